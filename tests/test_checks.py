@@ -1,0 +1,588 @@
+"""The system checks, by id: what they find, in which words, and what they leave alone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from cryptography.fernet import Fernet
+from django.core.checks import CheckMessage, Error, Warning, run_checks  # noqa: A004
+
+from giftcards import checks
+from giftcards.conf import conf
+from tests.conftest import Call
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs" / "settings.md"
+IDS = set(re.findall(r"giftcards\.[EW]\d{3}", Path(checks.__file__).read_text()))
+
+KEY = "sk-CANARY-ca11ab1e"
+SEALING, OTHER = (Fernet.generate_key().decode() for _ in range(2))
+DERIVED = base64.urlsafe_b64encode(hashlib.sha256(b"tests-only").digest()).decode()
+GIFTCARDS: dict[str, Any] = {"API_KEY": KEY, "ENCRYPTION_KEYS": [SEALING]}
+# As small as it can be; the options that matter are added by each case.
+CLUSTER: dict[str, Any] = {"orm": "default", "workers": 2, "timeout": 70, "retry": 71}
+
+PASTE = "Paste the key from the provider's dashboard as one line, without spaces."
+GENERATE = "Run `manage.py giftcards_generate_key` and put what it prints into the list."
+DEFAULT = "Correct it, or remove it to get django-q2's default."
+
+
+class Elsewhere:
+    """A router that keeps django-q2 in a database of its own."""
+
+    def db_for_write(self, model: Any, **hints: Any) -> str | None:
+        return "queue" if model._meta.app_label == "django_q" else None
+
+
+def found() -> list[CheckMessage]:
+    # Django keeps the functions in a set.
+    return sorted(run_checks(tags=[checks.TAG]), key=lambda message: str(message.id))
+
+
+@pytest.fixture(autouse=True)
+def _shop(settings: Any) -> None:
+    settings.GIFTCARDS = GIFTCARDS
+    settings.Q_CLUSTER = CLUSTER
+
+
+# Nothing to say
+
+
+def test_the_smallest_configuration_that_works() -> None:
+    assert found() == []
+
+
+def test_the_example_project_and_the_settings_of_these_tests() -> None:
+    command = [sys.executable, "manage.py", "check", "--fail-level", "INFO"]
+    for module in ("example_project.settings", "tests.settings"):
+        environment = os.environ | {"DJANGO_SETTINGS_MODULE": module}
+        environment = {k: v for k, v in environment.items() if not k.startswith("GIFTCARDS_")}
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+# One mistake, one id
+
+
+class Case(NamedTuple):
+    """A mistake in one of the two dicts, and all that is to be said about it."""
+
+    message: CheckMessage
+    giftcards: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+    cluster: dict[str, Any] = {}  # noqa: RUF012
+
+
+CASES = [
+    Case(
+        Error(
+            "GIFTCARDS['API_KEY'] is not set.",
+            hint="Set it to the key from the provider's dashboard.",
+            id="giftcards.E001",
+        ),
+        giftcards={"API_KEY": ""},
+    ),
+    Case(
+        Error(
+            "GIFTCARDS['API_KEY'] is not usable as an HTTP header.",
+            hint=PASTE,
+            id="giftcards.E002",
+        ),
+        giftcards={"API_KEY": f"{KEY}\n"},
+    ),
+    Case(
+        Error(
+            "GIFTCARDS['ENCRYPTION_KEYS'] is not set.",
+            hint=GENERATE,
+            id="giftcards.E003",
+        ),
+        giftcards={"ENCRYPTION_KEYS": []},
+    ),
+    Case(
+        Error(
+            "Key 2 of GIFTCARDS['ENCRYPTION_KEYS'] is not a Fernet key.",
+            hint=GENERATE,
+            id="giftcards.E004",
+        ),
+        giftcards={"ENCRYPTION_KEYS": [SEALING, OTHER[:-4]]},
+    ),
+    Case(
+        Error(
+            "GIFTCARDS has a setting 'POLL_INTERVALL' that does not exist.",
+            hint=(
+                "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
+                " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT, CURRENCY."
+            ),
+            id="giftcards.E005",
+        ),
+        giftcards={"POLL_INTERVALL": 5},
+    ),
+    Case(
+        Error(
+            "GIFTCARDS['POLL_INTERVAL'] must be a number from 0.1 to 60.",
+            hint="Correct it, or remove it to get the default.",
+            id="giftcards.E006",
+        ),
+        giftcards={"POLL_INTERVAL": "5"},
+    ),
+    Case(
+        Error(
+            "GIFTCARDS['POLL_INTERVAL'] must be a number from 0.1 to 60.",
+            hint="Correct it, or remove it to get the default.",
+            id="giftcards.E007",
+        ),
+        giftcards={"POLL_INTERVAL": 0},
+    ),
+    Case(
+        Error(
+            "GIFTCARDS['BASE_URL'] is not the address of an HTTP service.",
+            hint="Give scheme and host only, such as https://api.oneclickdz.com.",
+            id="giftcards.E008",
+        ),
+        giftcards={"BASE_URL": "https://api.oneclickdz.com/v3"},
+    ),
+    Case(
+        Error(
+            "GIFTCARDS['BASE_URL'] would send the API key and the card codes unencrypted.",
+            hint="Use https://, or http:// to this machine's own address only.",
+            id="giftcards.E009",
+        ),
+        giftcards={"BASE_URL": "http://api.oneclickdz.com"},
+    ),
+    Case(
+        Error(
+            "Q_CLUSTER['timeout'] is 69 s, but following orders may take 70 s: it would be cut"
+            " short, and an order that is being sent would stay unconfirmed.",
+            hint="Set 'timeout' to at least 70, and 'retry' to at least 140.",
+            id="giftcards.E011",
+        ),
+        cluster={"timeout": 69},
+    ),
+    Case(
+        Error(
+            "Q_CLUSTER['retry'] is 90 s, but a task may take 90 s: it would be started a second"
+            " time while it runs.",
+            hint="Set 'retry' to at least 180: waiting for a free worker counts, too.",
+            id="giftcards.E012",
+        ),
+        cluster={"timeout": 90, "retry": 90},
+    ),
+    Case(
+        Error(
+            "Q_CLUSTER['orm'] is 'other', but django-q2 keeps its schedules in 'default': it would"
+            " queue the first due one again and again, and never get to the others.",
+            hint="Set it to 'default'.",
+            id="giftcards.E014",
+        ),
+        cluster={"orm": "other"},
+    ),
+    Case(
+        Error(
+            "Q_CLUSTER['timeout'] must be a whole number of seconds, or None.",
+            hint=DEFAULT,
+            id="giftcards.E015",
+        ),
+        cluster={"timeout": 90.0},
+    ),
+    Case(
+        Error(
+            "Key 2 of GIFTCARDS['ENCRYPTION_KEYS'] is there twice.",
+            hint="Remove the second one.",
+            id="giftcards.E016",
+        ),
+        giftcards={"ENCRYPTION_KEYS": [SEALING, SEALING]},
+    ),
+    Case(
+        Error(
+            "Key 1 of GIFTCARDS['ENCRYPTION_KEYS'] is made from SECRET_KEY: whoever learns that"
+            " reads the codes as well, and changing it loses them.",
+            hint="Run `manage.py giftcards_generate_key` and put what it prints before this key.",
+            id="giftcards.E017",
+        ),
+        giftcards={"ENCRYPTION_KEYS": [DERIVED]},
+    ),
+    Case(
+        Error(
+            "GIFTCARDS['CURRENCY'] must be a code of three capital letters.",
+            hint="DZD is the one the provider charges in.",
+            id="giftcards.E018",
+        ),
+        giftcards={"CURRENCY": "DA"},
+    ),
+    Case(
+        Warning(
+            "django-q2 has one worker here: while orders are open, every other task waits for 40 s"
+            " at a time.",
+            hint="Set Q_CLUSTER['workers'] to 2 or more.",
+            id="giftcards.W001",
+        ),
+        cluster={"workers": 1},
+    ),
+    Case(
+        Warning(
+            "Q_CLUSTER['sync'] is on: tasks would run inside the web request, so orders are not"
+            " sent or followed.",
+            hint="Remove it, or run `manage.py giftcards_poll --loop`.",
+            id="giftcards.W002",
+        ),
+        cluster={"sync": True},
+    ),
+    Case(
+        Warning(
+            "Q_CLUSTER names no broker: django-q2 would look for Redis on this machine.",
+            hint="Add 'orm': 'default', or say where Redis is with 'redis'.",
+            id="giftcards.W003",
+        ),
+        cluster={"orm": None},
+    ),
+    Case(
+        Warning(
+            "Q_CLUSTER['scheduler'] is off: nothing watches over the loop, looks after late orders"
+            " or repeats what failed.",
+            hint="Remove it, unless another cluster runs the schedules of this database.",
+            id="giftcards.W004",
+        ),
+        cluster={"scheduler": False},
+    ),
+]
+NOT_INSTALLED = Error(
+    "django-q2, which follows the orders, is not installed.",
+    hint="Add 'django_q' to INSTALLED_APPS.",
+    id="giftcards.E010",
+)
+NO_CLUSTER = Error(
+    "Q_CLUSTER is not set: django-q2 would look for Redis on this machine, and let a task that"
+    " hangs hold its worker for ever.",
+    hint="Set it to a dict, such as the one on the settings page of the documentation.",
+    id="giftcards.E013",
+)
+
+
+def apply(case: Case, settings: Any) -> None:
+    settings.SECRET_KEY = "tests-only"
+    settings.GIFTCARDS = GIFTCARDS | case.giftcards
+    settings.Q_CLUSTER = CLUSTER | case.cluster
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.message.id for case in CASES])
+def test_one_mistake_is_one_message(settings: Any, case: Case) -> None:
+    apply(case, settings)
+    assert found() == [case.message]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.message.id for case in CASES])
+def test_no_message_tells_a_secret(settings: Any, case: Case) -> None:
+    apply(case, settings)
+    told = "".join(map(str, found()))
+    for secret in (KEY, SEALING, OTHER[:-4], DERIVED):
+        assert secret not in told
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.message.id for case in CASES])
+def test_an_error_stops_the_command_and_a_warning_does_not(
+    settings: Any, call: Call, case: Case
+) -> None:
+    apply(case, settings)
+    outcome = call("check", tags=[checks.TAG])
+    assert str(case.message) in outcome.err
+    assert outcome.code == (1 if isinstance(case.message, Error) else 0)
+
+
+def test_every_id_has_a_case_and_no_two_cases_have_one() -> None:
+    messages = [*(case.message for case in CASES), NOT_INSTALLED, NO_CLUSTER]
+    assert sorted(str(message.id) for message in messages) == sorted(IDS)
+
+
+def test_messages_can_be_silenced_by_id(settings: Any, call: Call) -> None:
+    settings.Q_CLUSTER = CLUSTER | {"workers": 1}
+    settings.SILENCED_SYSTEM_CHECKS = ["giftcards.W001"]
+    outcome = call("check", tags=[checks.TAG])
+    assert outcome == ("System check identified no issues (1 silenced).\n", "", 0)
+
+
+def test_everything_that_is_wrong_is_told_at_once(settings: Any) -> None:
+    settings.GIFTCARDS = {"CURRENCY": 1}
+    settings.Q_CLUSTER = {"timeout": 30, "retry": 20, "workers": 1, "orm": "other", "sync": True}
+    assert [str(message.id)[-4:] for message in found()] == [
+        *("E001", "E003", "E006", "E011", "E012", "E014", "W001", "W002")
+    ]
+
+
+@pytest.mark.parametrize("value", [None, [], "API_KEY"])
+def test_settings_that_are_not_a_dict(settings: Any, value: Any) -> None:
+    settings.GIFTCARDS = value
+    assert found() == [
+        Error(
+            "GIFTCARDS must be a dict.",
+            hint="See the settings page of the documentation.",
+            id="giftcards.E006",
+        )
+    ]
+
+
+# Q_CLUSTER
+
+
+@pytest.mark.parametrize("value", [None, {}, (), []])
+def test_a_cluster_without_options(settings: Any, value: Any) -> None:
+    settings.Q_CLUSTER = value
+    assert found() == [NO_CLUSTER]
+
+
+def test_no_cluster(settings: Any) -> None:
+    del settings.Q_CLUSTER
+    assert found() == [NO_CLUSTER]
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "wanted"),
+    [
+        (
+            "timeout",
+            [70.0, 2.5, "70", True, False, float("nan"), float("inf"), [70]],
+            "a whole number of seconds, or None",
+        ),
+        (
+            "retry",
+            [None, "240", True, float("nan"), float("inf"), float("-inf"), [240]],
+            "a number of seconds",
+        ),
+        ("workers", [-1, 1.5, 4.0, "4", [4], float("nan")], "a whole number from 1"),
+    ],
+)
+def test_types(settings: Any, option: str, values: list[Any], wanted: str) -> None:
+    for value in values:
+        settings.Q_CLUSTER = CLUSTER | {option: value}
+        message = f"Q_CLUSTER[{option!r}] must be {wanted}."
+        assert found() == [Error(message, hint=DEFAULT, id="giftcards.E015")]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"timeout": 70, "retry": 71},
+        {"timeout": 90, "retry": 240},
+        {"timeout": 70, "retry": 70.5},
+        {"timeout": 70, "retry": 10**400},
+        {"timeout": None, "retry": 71},
+        {"timeout": -1, "retry": 71},
+        {"retry": 71},
+    ],
+)
+def test_times_in_which_the_loop_runs_once_and_to_its_end(
+    settings: Any, times: dict[str, Any]
+) -> None:
+    settings.Q_CLUSTER = {"orm": "default", "workers": 2} | times
+    assert found() == []
+
+
+@pytest.mark.parametrize("timeout", [0, 1, 60, -2])
+def test_timeouts_that_cut_the_loop_short(settings: Any, timeout: int) -> None:
+    settings.Q_CLUSTER = CLUSTER | {"timeout": timeout, "retry": 10_000}
+    (message,) = found()
+    assert message.id == "giftcards.E011"
+    assert message.hint == "Set 'timeout' to at least 70, and 'retry' to at least 140."
+
+
+@pytest.mark.parametrize(
+    ("times", "retry", "limit", "enough"),
+    [
+        ({"timeout": 70}, 60, 70, 140),  # django-q2's default
+        ({"timeout": 90, "retry": 89}, 89, 90, 180),
+        ({"timeout": 900, "retry": 240}, 240, 900, 1800),
+        ({}, 60, 70, 140),
+        ({"timeout": None, "retry": 70}, 70, 70, 140),
+        ({"timeout": -1, "retry": 0}, 0, 70, 140),
+    ],
+)
+def test_retries_that_run_the_loop_twice(
+    settings: Any, times: dict[str, Any], retry: int, limit: int, enough: int
+) -> None:
+    settings.Q_CLUSTER = {"orm": "default", "workers": 2} | times
+    assert found() == [
+        Error(
+            f"Q_CLUSTER['retry'] is {retry} s, but a task may take {limit} s: it would be started a"
+            " second time while it runs.",
+            hint=f"Set 'retry' to at least {enough}: waiting for a free worker counts, too.",
+            id="giftcards.E012",
+        )
+    ]
+
+
+def test_the_hints_solve_it_in_one_go(settings: Any) -> None:
+    settings.Q_CLUSTER = CLUSTER | {"timeout": 30, "retry": 20}
+    hints = " ".join(str(message.hint) for message in found())
+    timeout, *retries = map(int, re.findall(r"at least (\d+)", hints))
+    assert len(set(retries)) == 1
+    settings.Q_CLUSTER = CLUSTER | {"timeout": timeout, "retry": retries[0]}
+    assert found() == []
+
+
+@pytest.mark.parametrize(
+    "broker",
+    [
+        {"broker_class": "shop.Broker"},
+        {"sqs": {"aws_region": "eu-west-3"}},
+        {"iron_mq": {"host": "mq.example"}},
+        {"mongo": {"host": "127.0.0.1"}},
+    ],
+)
+def test_other_brokers_that_repeat_a_task(settings: Any, broker: dict[str, Any]) -> None:
+    settings.Q_CLUSTER = {"workers": 2, "timeout": 70, "retry": 70} | broker
+    assert [message.id for message in found()] == ["giftcards.E012"]
+
+
+@pytest.mark.parametrize("broker", [{"redis": {"host": "127.0.0.1"}}, {"django_redis": "default"}])
+def test_redis_never_repeats_a_task(settings: Any, broker: dict[str, Any]) -> None:
+    settings.Q_CLUSTER = {"workers": 2, "timeout": 70} | broker
+    assert found() == []
+
+
+def test_how_long_is_long_enough_follows_from_the_request_timeout(settings: Any) -> None:
+    settings.GIFTCARDS = GIFTCARDS | {"REQUEST_TIMEOUT": 29.9}
+    settings.Q_CLUSTER = CLUSTER | {"timeout": 109, "retry": 240}
+    (message,) = found()
+    assert message.id == "giftcards.E011"
+    assert message.hint == "Set 'timeout' to at least 110, and 'retry' to at least 220."
+    settings.Q_CLUSTER = CLUSTER | {"timeout": 110, "retry": 240}
+    assert found() == []
+    assert conf.longest_task == pytest.approx(109.8)
+
+
+def test_without_a_request_timeout_the_rest_is_checked(settings: Any) -> None:
+    settings.GIFTCARDS = GIFTCARDS | {"REQUEST_TIMEOUT": 0}
+    settings.Q_CLUSTER = CLUSTER | {"timeout": 1, "workers": 1}
+    assert [message.id for message in found()] == ["giftcards.E007", "giftcards.W001"]
+
+
+@pytest.mark.parametrize("workers", [{}, {"workers": None}, {"workers": 0}, {"workers": False}])
+def test_without_a_number_of_workers_it_is_that_of_the_processors(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, workers: dict[str, Any]
+) -> None:
+    settings.Q_CLUSTER = {"orm": "default", "timeout": 70, "retry": 140} | workers
+    for processors, ids in ((1, ["giftcards.W001"]), (2, []), (None, [])):
+        monkeypatch.setattr(os, "cpu_count", lambda count=processors: count)
+        assert [message.id for message in found()] == ids
+
+
+def test_the_database_of_the_schedules_is_where_the_router_puts_it(settings: Any) -> None:
+    settings.DATABASE_ROUTERS = [f"{__name__}.Elsewhere"]
+    (message,) = found()
+    assert message.id == "giftcards.E014"
+    assert message.hint == "Set it to 'queue'."
+    settings.Q_CLUSTER = CLUSTER | {"orm": "queue"}
+    assert found() == []
+
+
+# Without django-q2
+
+
+def test_django_q_is_not_installed(settings: Any) -> None:
+    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "django_q"]
+    # Nothing about its options: there is nobody to read them.
+    settings.Q_CLUSTER = {"workers": 1}
+    assert found() == [NOT_INSTALLED]
+
+
+SHOP = f"""
+SECRET_KEY = "a shop"
+USE_TZ = True
+DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}}}
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "giftcards",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+TEMPLATES = [
+    {{
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "OPTIONS": {{
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        }},
+    }},
+]
+GIFTCARDS = {{"API_KEY": "{KEY}", "ENCRYPTION_KEYS": ["{SEALING}"]}}
+"""
+
+
+def check(tmp_path: Path, more: str) -> tuple[int, str]:
+    """What ``manage.py check`` says in a process of its own, of a shop with other settings."""
+    (tmp_path / "shop_settings.py").write_text(SHOP + more)
+    done = subprocess.run(
+        [sys.executable, "-m", "django", "check", "--settings=shop_settings"],
+        env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_shop_that_forgot_django_q_is_told_so(tmp_path: Path) -> None:
+    code, said = check(tmp_path, "")
+    assert code == 1
+    assert said == (
+        "SystemCheckError: System check identified some issues:\n\nERRORS:\n"
+        f"{NOT_INSTALLED}\n\nSystem check identified 1 issue (0 silenced).\n"
+    )
+
+
+def test_a_shop_that_forgot_q_cluster_is_told_so(tmp_path: Path) -> None:
+    code, said = check(tmp_path, "INSTALLED_APPS.append('django_q')\n")
+    assert code == 1
+    assert str(NO_CLUSTER) in said
+    assert "Traceback" not in said
+
+
+# The page of the documentation that the hints name
+
+
+def documented_cluster() -> dict[str, Any]:
+    (code,) = re.findall(
+        r"^```python\n(Q_CLUSTER = .*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL
+    )
+    names: dict[str, Any] = {}
+    exec(code, names)
+    cluster: dict[str, Any] = names["Q_CLUSTER"]
+    return cluster
+
+
+def test_the_documented_cluster_is_right(settings: Any) -> None:
+    settings.Q_CLUSTER = documented_cluster()
+    assert found() == []
+
+
+def test_every_id_is_documented() -> None:
+    rows = re.findall(r"^\| `(giftcards\.[EW]\d{3})` \|", DOCS.read_text(), re.MULTILINE)
+    assert rows == sorted(IDS)
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    from giftcards.conf import _SPECS
+
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]+?) \|", DOCS.read_text(), re.MULTILINE))
+    assert rows == {
+        name: "**required**" if spec.required else f"`{spec.default!r}`".replace("'", '"')
+        for name, spec in _SPECS.items()
+    }

@@ -1,0 +1,465 @@
+"""``settings.GIFTCARDS``: what is refused, in which words, and what the properties give."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from django.utils.encoding import force_bytes
+
+from giftcards import conf as conf_module
+from giftcards.conf import LOOP_SECONDS, Problem, conf, problems, require
+from giftcards.exceptions import ConfigurationError
+
+ROOT = Path(__file__).resolve().parent.parent
+KEY = "sk-CANARY-ca11ab1e"
+# Written out, so that they can be searched for; of no use anywhere.
+OLD, NEW = (base64.urlsafe_b64encode(bytes(range(n, n + 32))).decode() for n in (7, 77))
+MINIMUM: dict[str, Any] = {"API_KEY": KEY, "ENCRYPTION_KEYS": [NEW, OLD]}
+
+PROPERTIES = {
+    "API_KEY": "api_key",
+    "BASE_URL": "base_url",
+    "ENCRYPTION_KEYS": "encryption_keys",
+    "POLL_INTERVAL": "poll_interval",
+    "POLL_TIMEOUT": "poll_timeout",
+    "LATE_WATCH_HOURS": "late_watch_hours",
+    "REQUESTS_PER_MINUTE": "requests_per_minute",
+    "REQUEST_TIMEOUT": "request_timeout",
+    "CURRENCY": "currency",
+}
+NUMBERS = {
+    "POLL_INTERVAL": (0.1, 60, "a number from 0.1 to 60"),
+    "POLL_TIMEOUT": (1, 86_400, "a number from 1 to 86400"),
+    "LATE_WATCH_HOURS": (0, 8_760, "a number from 0 to 8760"),
+    "REQUESTS_PER_MINUTE": (1, 6_000, "a whole number from 1 to 6000"),
+    "REQUEST_TIMEOUT": (0.1, 30, "a number from 0.1 to 30"),
+}
+PASTE = "Paste the key from the provider's dashboard as one line, without spaces."
+HOST_ONLY = "Give scheme and host only, such as https://api.oneclickdz.com."
+GENERATE = "Run `manage.py giftcards_generate_key` and put what it prints into the list."
+CORRECT = "Correct it, or remove it to get the default."
+DINAR = "DZD is the one the provider charges in."
+
+
+@pytest.fixture(autouse=True)
+def _shop(settings: Any) -> None:
+    settings.GIFTCARDS = MINIMUM
+
+
+def change(settings: Any, **values: Any) -> None:
+    settings.GIFTCARDS = MINIMUM | values
+
+
+def assert_refused(setting: str, kind: str, message: str, hint: str) -> None:
+    """The one thing wrong is this, and who reads the setting is told the same sentence."""
+    assert list(problems()) == [Problem(setting, kind, message, hint)]
+    sentence = f"{message} {hint}"
+    with pytest.raises(ConfigurationError) as refused:
+        require("CURRENCY", setting)
+    assert str(refused.value) == sentence
+    with pytest.raises(ConfigurationError) as refused:
+        getattr(conf, PROPERTIES[setting])
+    assert str(refused.value) == sentence
+    for other, name in PROPERTIES.items():
+        if other != setting:
+            getattr(conf, name)
+            require(other)
+
+
+# What is right
+
+
+def test_defaults() -> None:
+    assert list(problems()) == []
+    assert {name: getattr(conf, name) for name in PROPERTIES.values()} == {
+        "api_key": KEY,
+        "base_url": "https://api.oneclickdz.com",
+        "encryption_keys": (NEW, OLD),
+        "poll_interval": 5.0,
+        "poll_timeout": 300.0,
+        "late_watch_hours": 72.0,
+        "requests_per_minute": 60,
+        "request_timeout": 10.0,
+        "currency": "DZD",
+    }
+    require(*PROPERTIES)
+
+
+def test_settings_are_read_when_they_are_asked_for(settings: Any) -> None:
+    change(settings, POLL_INTERVAL=2, CURRENCY="EUR", BASE_URL="https://provider.example/")
+    assert conf.poll_interval == 2.0
+    assert conf.currency == "EUR"
+    assert conf.base_url == "https://provider.example"
+    settings.GIFTCARDS = MINIMUM
+    assert conf.poll_interval == 5.0
+
+
+def test_every_setting_has_a_property() -> None:
+    assert list(PROPERTIES) == list(conf_module._SPECS)
+
+
+@pytest.mark.parametrize(("request_timeout", "longest"), [(10, 70), (0.5, 51), (30, 110)])
+def test_the_longest_task_is_the_loop_and_one_order_half_sent(
+    settings: Any, request_timeout: float, longest: float
+) -> None:
+    change(settings, REQUEST_TIMEOUT=request_timeout)
+    assert conf.longest_task == longest
+    assert conf.longest_task > LOOP_SECONDS + 2 * request_timeout
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_may_be_as_small_and_as_large_as_their_range(settings: Any, name: str) -> None:
+    for value in NUMBERS[name][:2]:
+        change(settings, **{name: value})
+        assert list(problems()) == []
+        assert getattr(conf, PROPERTIES[name]) == value
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_come_out_in_one_type(settings: Any, name: str) -> None:
+    wanted = int if name == "REQUESTS_PER_MINUTE" else float
+    change(settings, **{name: 7})
+    assert type(getattr(conf, PROPERTIES[name])) is wanted
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.oneclickdz.com",
+        "https://api.oneclickdz.com/",
+        "HTTPS://API.ONECLICKDZ.COM:8443",
+        "https://[2001:db8::1]:8443",
+        "https://192.0.2.7",
+        "http://localhost",
+        "http://LOCALHOST:8378/",
+        "http://127.0.0.1:8378",
+        "http://127.8.9.10",
+        "http://[::1]:8378",
+    ],
+)
+def test_base_urls_that_are_taken(settings: Any, url: str) -> None:
+    change(settings, BASE_URL=url)
+    assert list(problems()) == []
+    assert conf.base_url == url.rstrip("/")
+
+
+def test_keys_may_be_a_tuple_and_are_those_that_fernet_takes(settings: Any) -> None:
+    keys = tuple(Fernet.generate_key().decode() for _ in range(200))
+    change(settings, ENCRYPTION_KEYS=keys)
+    assert list(problems()) == []
+    assert conf.encryption_keys == keys
+
+
+# What is wrong
+
+
+@pytest.mark.parametrize("blank", [None, "", (), []])
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("API_KEY", "Set it to the key from the provider's dashboard."),
+        ("ENCRYPTION_KEYS", GENERATE),
+    ],
+)
+def test_missing(settings: Any, name: str, hint: str, blank: Any) -> None:
+    message = f"GIFTCARDS[{name!r}] is not set."
+    change(settings, **{name: blank})
+    assert_refused(name, f"no_{name.lower()}", message, hint)
+    settings.GIFTCARDS = {key: value for key, value in MINIMUM.items() if key != name}
+    assert_refused(name, f"no_{name.lower()}", message, hint)
+
+
+def test_both_missing_where_there_are_no_settings_at_all(settings: Any) -> None:
+    del settings.GIFTCARDS
+    assert [problem.kind for problem in problems()] == ["no_api_key", "no_encryption_keys"]
+    assert conf.currency == "DZD"
+
+
+@pytest.mark.parametrize("value", [None, [], [("API_KEY", KEY)], "", KEY, 0])
+def test_not_a_dict(settings: Any, value: Any) -> None:
+    settings.GIFTCARDS = value
+    message, hint = "GIFTCARDS must be a dict.", "See the settings page of the documentation."
+    assert list(problems()) == [Problem("", "type", message, hint)]
+    for name in PROPERTIES.values():
+        with pytest.raises(ConfigurationError) as refused:
+            getattr(conf, name)
+        assert str(refused.value) == f"{message} {hint}"
+    require()
+
+
+@pytest.mark.parametrize(("name", "shown"), [("API-KEY", "API-KEY"), ("", ""), (5, "5")])
+def test_unknown_settings_disturb_no_other(settings: Any, name: Any, shown: str) -> None:
+    settings.GIFTCARDS = MINIMUM | {name: 1}
+    assert list(problems()) == [
+        Problem(
+            shown,
+            "unknown",
+            f"GIFTCARDS has a setting {shown!r} that does not exist.",
+            "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
+            " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT, CURRENCY.",
+        )
+    ]
+    require(*PROPERTIES)
+    assert conf.poll_interval == 5.0
+
+
+@pytest.mark.parametrize("value", [0, False, 5, b"bytes", ["a"], {}])
+def test_the_api_key_is_a_text(settings: Any, value: Any) -> None:
+    change(settings, API_KEY=value)
+    assert_refused("API_KEY", "type", "GIFTCARDS['API_KEY'] must be a text.", PASTE)
+
+
+@pytest.mark.parametrize(
+    "value", [" ", f"{KEY} ", f" {KEY}", f"{KEY}\n", f"{KEY}\r\nX: 1", "a\tb", "clé", "a\0", "\x7f"]
+)
+def test_the_api_key_fits_into_a_header(settings: Any, value: str) -> None:
+    change(settings, API_KEY=value)
+    message = "GIFTCARDS['API_KEY'] is not usable as an HTTP header."
+    assert_refused("API_KEY", "api_key", message, PASTE)
+
+
+@pytest.mark.parametrize("value", [None, 5, b"https://api.oneclickdz.com", ["https://a.example"]])
+def test_the_base_url_is_a_text(settings: Any, value: Any) -> None:
+    change(settings, BASE_URL=value)
+    assert_refused("BASE_URL", "type", "GIFTCARDS['BASE_URL'] must be a text.", HOST_ONLY)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "api.oneclickdz.com",
+        "//api.oneclickdz.com",
+        "ftp://api.oneclickdz.com",
+        "https://",
+        "https:///v3",
+        "https://:443",
+        "https://api.oneclickdz.com/v3",
+        "https://api.oneclickdz.com//",
+        "https://api.oneclickdz.com?",
+        "https://api.oneclickdz.com?key=1",
+        "https://api.oneclickdz.com#",
+        "https://api.oneclickdz.com#a",
+        "https://user@api.oneclickdz.com",
+        "https://user:word@api.oneclickdz.com",
+        "https://@api.oneclickdz.com",
+        "https://api.oneclickdz.com:0",
+        "https://api.oneclickdz.com:99999",
+        "https://api.oneclickdz.com:port",
+        "https://api.oneclickdz.com\n",
+        "https://api.onec\tlickdz.com",
+        " https://api.oneclickdz.com",
+        "https://api oneclickdz.com",
+        "https://api.oneclickdz.com\\",
+        "https://[::1",
+        "https://[not-an-address]",
+        "https://[v1.a]",
+        "http://192.0.2.7/v3",
+    ],
+)
+def test_the_base_url_is_an_address(settings: Any, value: str) -> None:
+    change(settings, BASE_URL=value)
+    message = "GIFTCARDS['BASE_URL'] is not the address of an HTTP service."
+    assert_refused("BASE_URL", "base_url", message, HOST_ONLY)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "http://api.oneclickdz.com",
+        "HTTP://api.oneclickdz.com",
+        "http://127.0.0.1.example.com",
+        "http://localhost.example.com",
+        "http://0.0.0.0",
+        "http://10.0.0.1",
+        "http://[2001:db8::1]",
+    ],
+)
+def test_secrets_are_not_sent_in_the_clear(settings: Any, value: str) -> None:
+    change(settings, BASE_URL=value)
+    assert_refused(
+        "BASE_URL",
+        "insecure",
+        "GIFTCARDS['BASE_URL'] would send the API key and the card codes unencrypted.",
+        "Use https://, or http:// to this machine's own address only.",
+    )
+
+
+@pytest.mark.parametrize("value", [NEW, NEW.encode(), {NEW}, {NEW: 1}, 5, False])
+def test_the_encryption_keys_are_a_list(settings: Any, value: Any) -> None:
+    change(settings, ENCRYPTION_KEYS=value)
+    message = "GIFTCARDS['ENCRYPTION_KEYS'] must be a list of Fernet keys."
+    assert_refused("ENCRYPTION_KEYS", "type", message, GENERATE)
+
+
+@pytest.mark.parametrize("value", [OLD.encode(), None, 5])
+def test_every_encryption_key_is_a_text(settings: Any, value: Any) -> None:
+    change(settings, ENCRYPTION_KEYS=[NEW, value])
+    message = "Key 2 of GIFTCARDS['ENCRYPTION_KEYS'] must be a text."
+    assert_refused("ENCRYPTION_KEYS", "type", message, GENERATE)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "put-your-key-here",
+        OLD[:-1],
+        OLD + "\n",
+        " " + OLD,
+        OLD[:-2],
+        OLD + OLD,
+        OLD.replace("H", "é"),
+        f"{OLD},{NEW}",
+        base64.urlsafe_b64encode(bytes(32)).decode(),
+        base64.urlsafe_b64encode(b"secret" * 5 + b"se").decode(),
+        base64.urlsafe_b64encode(bytes(range(31))).decode(),
+        base64.urlsafe_b64encode(bytes(range(33))).decode(),
+    ],
+)
+def test_every_encryption_key_is_a_fernet_key(settings: Any, value: str) -> None:
+    change(settings, ENCRYPTION_KEYS=[NEW, value])
+    message = "Key 2 of GIFTCARDS['ENCRYPTION_KEYS'] is not a Fernet key."
+    assert_refused("ENCRYPTION_KEYS", "encryption_key", message, GENERATE)
+
+
+def test_a_key_is_there_once_however_it_is_written(settings: Any) -> None:
+    # The last character before the padding has four bits to spare.
+    again = OLD[:-2] + chr(ord(OLD[-2]) + 1) + "="
+    assert base64.urlsafe_b64decode(again) == base64.urlsafe_b64decode(OLD)
+    for repeated in (OLD, again):
+        change(settings, ENCRYPTION_KEYS=[OLD, NEW, repeated])
+        message = "Key 3 of GIFTCARDS['ENCRYPTION_KEYS'] is there twice."
+        assert_refused("ENCRYPTION_KEYS", "repeated_key", message, "Remove the second one.")
+
+
+SECRET_KEY = "a secret key of more than thirty-two characters"
+
+
+@pytest.mark.parametrize("secret_key", [SECRET_KEY, SECRET_KEY.encode()])
+@pytest.mark.parametrize("recipe", [lambda key: key[:32], lambda key: hashlib.sha256(key).digest()])
+def test_the_sealing_key_is_not_made_from_the_secret_key(
+    settings: Any, recipe: Any, secret_key: Any
+) -> None:
+    settings.SECRET_KEY = secret_key
+    derived = base64.urlsafe_b64encode(recipe(force_bytes(secret_key))).decode()
+    change(settings, ENCRYPTION_KEYS=[derived, NEW])
+    assert_refused(
+        "ENCRYPTION_KEYS",
+        "derived_key",
+        "Key 1 of GIFTCARDS['ENCRYPTION_KEYS'] is made from SECRET_KEY: whoever learns that reads"
+        " the codes as well, and changing it loses them.",
+        "Run `manage.py giftcards_generate_key` and put what it prints before this key.",
+    )
+    # As the hint says; old cards can still be opened.
+    change(settings, ENCRYPTION_KEYS=[NEW, derived])
+    assert list(problems()) == []
+
+
+def test_settings_can_be_checked_before_there_is_a_secret_key(settings: Any) -> None:
+    settings.SECRET_KEY = ""
+    assert list(problems()) == []
+
+
+@pytest.mark.parametrize(
+    "value", [None, "", "5", b"5", True, False, [], {}, 5j, Decimal(5), object()]
+)
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_are_numbers(settings: Any, name: str, value: Any) -> None:
+    change(settings, **{name: value})
+    message = f"GIFTCARDS[{name!r}] must be {NUMBERS[name][2]}."
+    assert_refused(name, "type", message, CORRECT)
+
+
+@pytest.mark.parametrize("value", [60.0, 0.5, float("nan"), float("inf")])
+def test_whole_numbers_are_whole(settings: Any, value: float) -> None:
+    change(settings, REQUESTS_PER_MINUTE=value)
+    message = "GIFTCARDS['REQUESTS_PER_MINUTE'] must be a whole number from 1 to 6000."
+    assert_refused("REQUESTS_PER_MINUTE", "type", message, CORRECT)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_keep_to_their_range(settings: Any, name: str) -> None:
+    minimum, maximum, wanted = NUMBERS[name]
+    values = [-1, minimum - 1, maximum + 1, 10**400]
+    if name != "REQUESTS_PER_MINUTE":
+        values += [-0.01, minimum - 0.01, maximum + 0.01, 1e308]
+        values += [float("nan"), float("inf"), float("-inf")]
+    if minimum > 0:
+        values += [0]
+    for value in values:
+        change(settings, **{name: value})
+        assert_refused(name, "range", f"GIFTCARDS[{name!r}] must be {wanted}.", CORRECT)
+
+
+@pytest.mark.parametrize("value", [None, 5, b"DZD", ["DZD"]])
+def test_the_currency_is_a_text(settings: Any, value: Any) -> None:
+    change(settings, CURRENCY=value)
+    assert_refused("CURRENCY", "type", "GIFTCARDS['CURRENCY'] must be a text.", DINAR)
+
+
+@pytest.mark.parametrize("value", ["", "DA", "dzd", "DINAR", "D2D", "دزد", "DZD ", "D D", "ÉUR"])
+def test_the_currency_is_a_code(settings: Any, value: str) -> None:
+    change(settings, CURRENCY=value)
+    message = "GIFTCARDS['CURRENCY'] must be a code of three capital letters."
+    assert_refused("CURRENCY", "currency", message, DINAR)
+
+
+# What is asked for, and what is told
+
+
+def test_everything_that_is_wrong_is_told_at_once(settings: Any) -> None:
+    settings.GIFTCARDS = {"API_KEY": "a b", "NEW": 1, "CURRENCY": "", "POLL_INTERVAL": 0}
+    assert [(problem.setting, problem.kind) for problem in problems()] == [
+        ("NEW", "unknown"),
+        ("API_KEY", "api_key"),
+        ("ENCRYPTION_KEYS", "no_encryption_keys"),
+        ("POLL_INTERVAL", "range"),
+        ("CURRENCY", "currency"),
+    ]
+    with pytest.raises(ConfigurationError, match=r"^GIFTCARDS\['CURRENCY'\] must be"):
+        require("BASE_URL", "CURRENCY", "API_KEY")
+    require("BASE_URL", "POLL_TIMEOUT")
+
+
+def test_requiring_what_does_not_exist_is_a_mistake_of_ours() -> None:
+    with pytest.raises(KeyError):
+        require("API_KEYS")
+
+
+def test_no_secret_is_ever_told(settings: Any) -> None:
+    half = OLD[:20]
+    told = ""
+    for values in (
+        {"API_KEY": f"{KEY} {KEY}"},
+        {"API_KEY": KEY.encode()},
+        {"API_KEY": [KEY]},
+        {"ENCRYPTION_KEYS": OLD},
+        {"ENCRYPTION_KEYS": [half]},
+        {"ENCRYPTION_KEYS": [OLD.encode()]},
+        {"ENCRYPTION_KEYS": [OLD, OLD]},
+        {"BASE_URL": f"https://{KEY}@api.oneclickdz.com"},
+        {"BASE_URL": f"https://api.oneclickdz.com?key={KEY}"},
+    ):
+        change(settings, **values)
+        (problem,) = problems()
+        told += f"{problem} {problem!r}"
+    assert KEY not in told
+    assert half not in told
+
+
+def test_importing_it_needs_no_settings() -> None:
+    code = (
+        "import giftcards.conf, giftcards.checks, giftcards.apps, sys;"
+        "assert not {'giftcards.models', 'django_q'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-W", "error", "-c", code]
+    subprocess.run(command, cwd=ROOT, env={}, check=True, timeout=60)
