@@ -1,0 +1,270 @@
+"""Reading single fields and cards; whole answers are in test_provider."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+from decimal import ROUND_UP, Context, Decimal, Inexact, localcontext
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giftcards.cards import CardSecret
+from giftcards.parsing import OrderAnswer, Unreadable, parse, plain, read_order
+
+UTC = datetime.UTC
+HANDLING = {"status": "HANDLING"}
+
+
+def order(**fields: Any) -> OrderAnswer:
+    return read_order({**HANDLING, **fields}, "")
+
+
+def written(text: str) -> OrderAnswer:
+    """Read an order whose further fields are given as JSON text."""
+    return read_order(parse(f'{{"status": "HANDLING", {text}}}'.encode()), "")
+
+
+class TestNumbers:
+    @pytest.mark.parametrize(
+        ("text", "quantity", "problems"),
+        [
+            ("2", 2, ()),
+            ("0", 0, ()),
+            ("2.0", 2, ()),
+            ("2e0", 2, ()),
+            ('"2"', 2, ()),
+            ('"2.00"', 2, ()),
+            ("null", None, ()),
+            ("2147483647", 2147483647, ()),
+            ("-1", -1, ("quantity is negative (-1).",)),
+            ('"-1"', -1, ("quantity is negative (-1).",)),
+            ("-2147483648", None, ("quantity is negative.", "quantity is out of range.")),
+            ("2147483648", None, ("quantity is out of range.",)),
+            ("1e400000", None, ("quantity is out of range.",)),
+            ("2.5", None, ("quantity is not a whole number (2.5).",)),
+            ("2.123456789", None, ("quantity is not a whole number.",)),
+            ("1e-400000", None, ("quantity is not a whole number.",)),
+            *(
+                (text, None, ("quantity is not a number.",))
+                for text in (
+                    "true",
+                    "false",
+                    "[]",
+                    "{}",
+                    '""',
+                    '"two"',
+                    '" 2"',
+                    '"2\\n"',
+                    '"+2"',
+                    '"2."',
+                    '".5"',
+                    '"1_0"',
+                    '"1e1"',
+                    '"0x2"',
+                    '"nan"',
+                    '"Infinity"',
+                    '"٢"',
+                    '"２"',
+                    '"' + "7" * 21 + '"',
+                )
+            ),
+        ],
+    )
+    def test_whole(self, text: str, quantity: int | None, problems: tuple[str, ...]) -> None:
+        answer = written(f'"quantity": {text}')
+        assert (answer.quantity, answer.problems) == (quantity, problems)
+        assert type(answer.quantity) is type(quantity)
+
+    @pytest.mark.parametrize(
+        ("text", "amount", "problems"),
+        [
+            ("490", "490.00", ()),
+            ("490.5", "490.50", ()),
+            ("490.500000", "490.50", ()),
+            ('"490.50"', "490.50", ()),
+            ("4.9e2", "490.00", ()),
+            ("0", "0.00", ()),
+            ("-0.0", "0.00", ()),
+            ("9999999999.99", "9999999999.99", ()),
+            ("-490", "-490.00", ("fulfilled_amount is negative (-490).",)),
+            ("1e10", None, ("fulfilled_amount is out of range.",)),
+            ("1e999999", None, ("fulfilled_amount is out of range.",)),
+            ("1.005", None, ("fulfilled_amount has more than two decimals (1.005).",)),
+            ("1e-999999", None, ("fulfilled_amount has more than two decimals.",)),
+            ("9999999999.999", None, ("fulfilled_amount has more than two decimals.",)),
+            ("490." + "0" * 99 + "1", None, ("fulfilled_amount has more than two decimals.",)),
+            ("true", None, ("fulfilled_amount is not a number.",)),
+            ('"1,5"', None, ("fulfilled_amount is not a number.",)),
+        ],
+    )
+    def test_money(self, text: str, amount: str | None, problems: tuple[str, ...]) -> None:
+        answer = written(f'"fulfilled_amount": {text}')
+        assert answer.problems == problems
+        assert amount == (None if answer.fulfilled_amount is None else str(answer.fulfilled_amount))
+
+    def test_the_decimal_context_of_the_site_does_not_matter(self) -> None:
+        with localcontext(Context(prec=3, rounding=ROUND_UP, traps=[Inexact])):
+            answer = written('"fulfilled_amount": 123456.78, "price_per_card": "98765.43"')
+            with pytest.raises(Unreadable):
+                written('"quantity": 1e99999999999999999999')
+        assert answer.fulfilled_amount == Decimal("123456.78")
+        assert answer.price_per_card == Decimal("98765.43")
+
+    @given(st.decimals(allow_nan=False, allow_infinity=False) | st.integers())
+    def test_any_number_is_exact_or_a_problem(self, number: Decimal | int) -> None:
+        answer = written(f'"fulfilled_amount": {number}, "quantity": {number}')
+        for field in (answer.fulfilled_amount, answer.quantity):
+            assert field == number or (field is None and answer.problems)
+
+
+class TestCards:
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ('"XXXX-1"', "XXXX-1"),
+            ('" two words\\n"', " two words\n"),
+            ('"بطاقة\\u0000"', "بطاقة\0"),
+            ("1234567890123456789012345", "1234567890123456789012345"),
+            ("12.50", "12.50"),
+        ],
+    )
+    def test_a_value_is_kept_as_it_was_sent(self, text: str, value: str) -> None:
+        answer = written(f'"cards": [{{"value": {text}, "serial": {text}}}]')
+        assert answer.cards == (CardSecret(value, value),)
+        assert answer.problems == ()
+
+    @pytest.mark.parametrize(
+        "card",
+        [
+            "7",
+            "null",
+            '"XXXX"',
+            "[]",
+            "{}",
+            *(
+                f'{{"value": {value}, "serial": "1"}}'
+                for value in ("null", '""', '" \\t\\u00a0"', "true", "[]", "12e3", '"\\ud800"')
+            ),
+        ],
+    )
+    def test_a_card_without_a_usable_value(self, card: str) -> None:
+        answer = written(f'"cards": [{card}, {{"value": "good"}}]')
+        assert answer.cards == (CardSecret("good", ""),)
+        assert answer.problems == ("1 of 2 cards without a usable value.",)
+
+    @pytest.mark.parametrize("serial", ["true", "[]", "{}", '"\\udfff"', "1e99"])
+    def test_a_card_with_an_unusable_serial(self, serial: str) -> None:
+        answer = written(f'"cards": [{{"value": "good", "serial": {serial}}}]')
+        assert answer.cards == (CardSecret("good", ""),)
+        assert answer.problems == ("1 of 1 cards with an unusable serial.",)
+
+    @pytest.mark.parametrize("serial", ["", ', "serial": null', ', "serial": ""'])
+    def test_a_card_without_a_serial(self, serial: str) -> None:
+        answer = written(f'"cards": [{{"value": "good"{serial}}}]')
+        assert answer.cards == (CardSecret("good", ""),)
+        assert answer.problems == ()
+
+    @pytest.mark.parametrize("cards", [{}, "XXXX", 7, True])
+    def test_no_list(self, cards: object) -> None:
+        answer = order(cards=cards)
+        assert answer.cards == ()
+        assert answer.problems == ("cards is not a list.",)
+
+    def test_none_yet(self) -> None:
+        assert (order().cards, order(cards=None).cards, order(cards=[]).cards) == ((), (), ())
+
+    def test_the_repr_shows_none(self) -> None:
+        assert "XXXX" not in repr(order(cards=[{"value": "XXXX", "serial": "XXXX"}]))
+
+    @given(st.text().filter(lambda text: text.strip()), st.text())
+    def test_any_text_survives(self, value: str, serial: str) -> None:
+        body = json.dumps({"cards": [{"value": value, "serial": serial}]}).encode()
+        assert read_order(parse(body), "").cards == (CardSecret(value, serial),)
+
+
+class TestWords:
+    @pytest.mark.parametrize(
+        ("status", "expected", "problems"),
+        [
+            ("FULFILLED", "FULFILLED", ()),
+            ("Some_new_one", "Some_new_one", ()),
+            (None, None, ("status is missing.",)),
+            ("", None, ("status is missing.",)),
+            ("FULFILLED ", None, ("status is not a plain text.",)),
+            ("FULFILLED\n", None, ("status is not a plain text.",)),
+            ("x" * 33, None, ("status is not a plain text.",)),
+            (7, None, ("status is not a plain text.",)),
+            (["FULFILLED"], None, ("status is not a plain text.",)),
+        ],
+    )
+    def test_the_status(
+        self, status: object, expected: str | None, problems: tuple[str, ...]
+    ) -> None:
+        answer = order(status=status)
+        assert (answer.status, answer.problems) == (expected, problems)
+
+    def test_no_status(self) -> None:
+        assert read_order({}, "").problems == ("status is missing.",)
+
+    @pytest.mark.parametrize("name", ["_id", "product", "type"])
+    @pytest.mark.parametrize("value", [7, "a\u202eb", "a\x00", " a", "x" * 101, "\ud800", {}])
+    def test_unusable_identifiers(self, name: str, value: object) -> None:
+        answer = order(**{name: value})
+        assert (answer.provider_id, answer.product_id, answer.type_id) == ("", "", "")
+        assert answer.problems == (f"{name} is not a plain text.",)
+
+    @pytest.mark.parametrize("value", ["a/b", "é", "a b"])
+    def test_an_order_s_id_is_stricter_than_a_product_s(self, value: str) -> None:
+        answer = order(_id=value, product=value, type=value)
+        assert (answer.provider_id, answer.product_id, answer.type_id) == ("", value, value)
+
+    @pytest.mark.parametrize(
+        ("text", "limit", "expected"),
+        [
+            (" a\t\nb\u2028c ", 9, "a b c"),
+            ("a\u202eb\x00\u200fc\ud800", 9, "abc"),
+            ("abcd", 3, "abc"),
+            ("\x00 a", 9, "a"),
+        ],
+    )
+    def test_plain(self, text: str, limit: int, expected: str) -> None:
+        assert plain(text, limit) == expected
+
+
+class TestTime:
+    @pytest.mark.parametrize(
+        ("text", "moment"),
+        [
+            ("2025-10-29T01:00:00.250Z", datetime.datetime(2025, 10, 29, 1, 0, 0, 250_000, UTC)),
+            ("2025-10-29T01:00:00+01:00", datetime.datetime(2025, 10, 29, tzinfo=UTC)),
+            ("2025-10-29T01:00:00", datetime.datetime(2025, 10, 29, 1, tzinfo=UTC)),
+            (None, None),
+        ],
+    )
+    def test_readable(self, text: str | None, moment: datetime.datetime | None) -> None:
+        answer = order(time=text)
+        assert (answer.created_at, answer.problems) == (moment, ())
+        assert moment is None or str(answer.created_at) == str(moment)
+
+    @pytest.mark.parametrize("value", ["soon", "", 1761699600, True, "0001-01-01T00:00:00+09:00"])
+    def test_unreadable(self, value: object) -> None:
+        answer = order(time=value)
+        assert answer.created_at is None
+        assert answer.problems == ("time is not a readable date.",)
+
+
+class TestStrictness:
+    def test_the_error_quotes_nothing(self) -> None:
+        with pytest.raises(Unreadable) as caught:
+            parse(b'{"value": "CANARY-CODE"')
+        assert str(caught.value) == "the answer is not a JSON object"
+        assert caught.value.__context__ is None
+
+    @given(st.binary())
+    def test_any_bytes(self, body: bytes) -> None:
+        with contextlib.suppress(Unreadable):
+            assert isinstance(parse(body), dict)
