@@ -1,0 +1,221 @@
+"""The refund arithmetic against the provider's guide, and against integers of centimes."""
+
+from __future__ import annotations
+
+import dataclasses
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giftcards.refunds import RefundBreakdown, compute, refund_breakdown
+from giftcards.statuses import SETTLED, Status
+from tests.builders import build_order
+
+PRICE = Decimal(490)
+
+
+def broken_down(
+    status: Status,
+    fulfilled: int,
+    charged: Decimal | int | None,
+    *,
+    price: Decimal | int | None = PRICE,
+    quantity: int = 5,
+) -> RefundBreakdown:
+    return compute(
+        status=status,
+        quantity=quantity,
+        fulfilled_quantity=fulfilled,
+        price_per_card=None if price is None else Decimal(price),
+        fulfilled_amount=None if charged is None else Decimal(charged),
+    )
+
+
+def test_the_guides_example() -> None:
+    assert broken_down(Status.PARTIALLY_FILLED, 3, 1470) == RefundBreakdown(
+        ordered_amount=Decimal(2450),
+        charged_amount=Decimal(1470),
+        refunded_quantity=2,
+        refunded_amount=Decimal(980),
+        is_consistent=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("breakdown", "ordered", "charged", "refunded_quantity", "refunded"),
+    [
+        (broken_down(Status.FULFILLED, 5, 2450), 2450, 2450, 0, 0),
+        (broken_down(Status.REFUNDED, 0, 0), 2450, 0, 5, 2450),
+        (broken_down(Status.PARTIALLY_FILLED, 1, 490, quantity=2), 980, 490, 1, 490),
+        (broken_down(Status.PARTIALLY_FILLED, 2, 980, quantity=4), 1960, 980, 2, 980),
+        # The sandbox: everything is free.
+        (broken_down(Status.FULFILLED, 5, 0, price=0), 0, 0, 0, 0),
+        (broken_down(Status.REFUNDED, 0, 0, price=0), 0, 0, 5, 0),
+        # Centimes, where binary fractions would go wrong.
+        (
+            broken_down(Status.PARTIALLY_FILLED, 1, Decimal("0.10"), price=Decimal("0.10")),
+            Decimal("0.50"),
+            Decimal("0.10"),
+            4,
+            Decimal("0.40"),
+        ),
+        # A refunded order cost nothing, also where the provider does not say so.
+        (broken_down(Status.REFUNDED, 0, None), 2450, 0, 5, 2450),
+        # What is not known is None, which is not 0.
+        (broken_down(Status.REFUNDED, 0, None, price=None), None, 0, 5, None),
+        (broken_down(Status.PARTIALLY_FILLED, 3, 1470, price=None), None, 1470, 2, None),
+        (broken_down(Status.PARTIALLY_FILLED, 3, None), 2450, None, 2, 980),
+        (broken_down(Status.FULFILLED, 5, None), 2450, None, 0, 0),
+        # Nothing is refunded, whatever a card cost.
+        (broken_down(Status.FULFILLED, 5, 2450, price=None), None, 2450, 0, 0),
+        (broken_down(Status.FULFILLED, 5, None, price=None), None, None, 0, 0),
+    ],
+)
+def test_amounts_that_fit(
+    breakdown: RefundBreakdown,
+    ordered: Decimal | None,
+    charged: Decimal | None,
+    refunded_quantity: int,
+    refunded: Decimal | None,
+) -> None:
+    assert breakdown == RefundBreakdown(ordered, charged, refunded_quantity, refunded, True)
+
+
+@pytest.mark.parametrize(
+    "breakdown",
+    [
+        # Charged for more, or for fewer, than were delivered.
+        broken_down(Status.PARTIALLY_FILLED, 3, 1960),
+        broken_down(Status.PARTIALLY_FILLED, 3, 980),
+        broken_down(Status.PARTIALLY_FILLED, 3, Decimal("1470.01")),
+        broken_down(Status.FULFILLED, 5, 2449),
+        broken_down(Status.FULFILLED, 5, 0),
+        broken_down(Status.REFUNDED, 0, 490),
+        broken_down(Status.REFUNDED, 0, 490, price=None),
+        # The status and the count contradict each other.
+        broken_down(Status.FULFILLED, 3, 2450),
+        broken_down(Status.FULFILLED, 3, 1470),
+        broken_down(Status.FULFILLED, 3, None, price=None),
+        broken_down(Status.REFUNDED, 3, 1470),
+        # Refunds that cannot be: of more than was ordered, of less than nothing.
+        broken_down(Status.PARTIALLY_FILLED, 6, 2940),
+        broken_down(Status.PARTIALLY_FILLED, -1, -490),
+        broken_down(Status.PARTIALLY_FILLED, 3, -1470, price=-490),
+        broken_down(Status.PARTIALLY_FILLED, 3, None, price=-490),
+        broken_down(Status.PARTIALLY_FILLED, 3, -1470, price=None),
+    ],
+)
+def test_figures_that_contradict_each_other(breakdown: RefundBreakdown) -> None:
+    assert not breakdown.is_consistent
+
+
+def test_contradicting_figures_are_shown_as_they_came() -> None:
+    breakdown = broken_down(Status.PARTIALLY_FILLED, 3, 1960)
+    assert (breakdown.charged_amount, breakdown.refunded_amount) == (1960, 980)
+    breakdown = broken_down(Status.PARTIALLY_FILLED, 6, 2940)
+    assert (breakdown.refunded_quantity, breakdown.refunded_amount) == (-1, -490)
+
+
+centimes = st.integers(min_value=-(10**12), max_value=10**12)
+statuses = st.sampled_from(sorted(SETTLED))
+
+
+def as_amount(value: int | None) -> Decimal | None:
+    return None if value is None else Decimal(value).scaleb(-2)
+
+
+@given(
+    status=statuses,
+    quantity=st.integers(1, 2000),
+    fulfilled=st.integers(-1, 2001),
+    price=st.none() | centimes,
+    charged=st.none() | centimes | st.just("exact"),
+)
+def test_against_integers_of_centimes(
+    status: Status, quantity: int, fulfilled: int, price: int | None, charged: int | str | None
+) -> None:
+    if charged == "exact":
+        charged = None if price is None else price * fulfilled
+    assert not isinstance(charged, str)
+    found = compute(
+        status=status,
+        quantity=quantity,
+        fulfilled_quantity=fulfilled,
+        price_per_card=as_amount(price),
+        fulfilled_amount=as_amount(charged),
+    )
+
+    back = {
+        Status.FULFILLED: 0,
+        Status.PARTIALLY_FILLED: quantity - fulfilled,
+        Status.REFUNDED: quantity,
+    }[status]
+    assert found.refunded_quantity == back
+    assert found.ordered_amount == (None if price is None else as_amount(quantity * price))
+    if price is None:
+        assert found.refunded_amount == (Decimal(0) if back == 0 else None)
+    else:
+        assert found.refunded_amount == as_amount(back * price)
+    if charged is None and status is Status.REFUNDED:
+        charged = 0
+    assert found.charged_amount == as_amount(charged)
+
+    if found.is_consistent:
+        assert 0 <= back <= quantity
+        assert fulfilled == quantity - back
+        if price is not None and charged is not None:
+            assert quantity * price == charged + back * price
+            assert charged == fulfilled * price
+            assert min(price, charged) >= 0
+
+
+@given(
+    status=statuses,
+    quantity=st.integers(2, 2000),
+    data=st.data(),
+    price=st.integers(0, 10**12),
+)
+def test_figures_that_fit_are_consistent_and_every_dinar_is_explained(
+    status: Status, quantity: int, data: st.DataObject, price: int
+) -> None:
+    fulfilled = {Status.FULFILLED: quantity, Status.REFUNDED: 0}.get(status)
+    if fulfilled is None:
+        fulfilled = data.draw(st.integers(1, quantity - 1))
+    found = compute(
+        status=status,
+        quantity=quantity,
+        fulfilled_quantity=fulfilled,
+        price_per_card=as_amount(price),
+        fulfilled_amount=as_amount(price * fulfilled),
+    )
+    assert found.is_consistent
+    assert found.charged_amount is not None
+    assert found.refunded_amount is not None
+    assert found.ordered_amount == found.charged_amount + found.refunded_amount
+
+
+@pytest.mark.parametrize("status", sorted(set(Status) - SETTLED))
+class TestNothingToBreakDown:
+    def test_an_order_gives_none(self, status: Status) -> None:
+        assert refund_breakdown(build_order(status)) is None
+
+    def test_the_arithmetic_refuses(self, status: Status) -> None:
+        with pytest.raises(ValueError, match=rf"\AAn order that is {status} has no refund"):
+            broken_down(status, 0, None)
+
+
+def test_of_an_order() -> None:
+    order = build_order(
+        Status.PARTIALLY_FILLED,
+        fulfilled_quantity=3,
+        price_per_card=PRICE,
+        fulfilled_amount=Decimal(1470),
+    )
+    assert refund_breakdown(order) == broken_down(Status.PARTIALLY_FILLED, 3, 1470)
+
+
+def test_a_breakdown_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        broken_down(Status.REFUNDED, 0, 0).refunded_amount = Decimal(0)  # type: ignore[misc]
