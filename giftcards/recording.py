@@ -1,0 +1,362 @@
+"""From answers to rows: one short transaction a batch, and an order that fails falls out alone."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+
+from giftcards.conf import conf
+from giftcards.crypto import Keyring
+from giftcards.exceptions import NotFound, ProviderError, Refused
+from giftcards.models import Card, Order, StatusChange
+from giftcards.provider import OrderAnswer
+from giftcards.statuses import FOLLOWED, Status, check_move
+from giftcards.verdict import Verdict, judge
+
+logger = logging.getLogger(__name__)
+
+# How long after it became DELAYED an order has been late for, and the pause until its next check:
+# checks at 1, 2, 5 and 15 minutes, then every hour.
+_LATE_PAUSES = (
+    (timedelta(minutes=1), timedelta(minutes=1)),
+    (timedelta(minutes=2), timedelta(minutes=1)),
+    (timedelta(minutes=5), timedelta(minutes=3)),
+    (timedelta(minutes=15), timedelta(minutes=10)),
+)
+_HOURLY = timedelta(hours=1)
+_WATCH_ENDED = "The late watch has ended and the order has not settled: ask the provider."
+_LONGEST_RETRY = timedelta(seconds=30)
+
+
+def next_check(order: Order, now: datetime) -> datetime | None:
+    """When to ask about ``order`` again; ``None`` once the late watch has ended."""
+    if order.status == Status.HANDLING:
+        return now + timedelta(seconds=conf.poll_interval)
+    assert order.accepted_at is not None  # noqa: S101 (a constraint of the table)
+    if now - order.accepted_at > timedelta(hours=conf.late_watch_hours):
+        return None
+    late_for = now - order.accepted_at - timedelta(seconds=conf.poll_timeout)
+    return now + next((pause for limit, pause in _LATE_PAUSES if late_for < limit), _HOURLY)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """An order, the answer about it, and what that means."""
+
+    order: Order
+    answer: OrderAnswer
+    verdict: Verdict
+    due_at: datetime | None
+
+    @property
+    def changes_nothing(self) -> bool:
+        return not (
+            self.verdict.settlement
+            or self.answer.cards
+            or self.problem != self.order.problem
+            or self.alias != self.order.provider_alias
+        )
+
+    @property
+    def problem(self) -> str:
+        if self.due_at is None and not self.verdict.settlement:
+            return f"{_WATCH_ENDED} {self.verdict.problem}".strip()
+        return self.verdict.problem
+
+    @property
+    def alias(self) -> str:
+        """The answer's own id where it is not the order id: rows of a list may carry either."""
+        answered = self.answer.provider_id
+        if answered and answered != self.order.provider_order_id:
+            return answered
+        return self.order.provider_alias
+
+
+def _read(order: Order, answer: OrderAnswer, *, now: datetime) -> _Reading:
+    verdict = judge(answer, quantity=order.quantity, known_price=order.price_per_card)
+    return _Reading(order, answer, verdict, None if order.is_final else next_check(order, now))
+
+
+def record_answers(answers: Sequence[tuple[Order, OrderAnswer]], *, now: datetime) -> int:
+    """Record what the provider answered about claimed orders; return how many settled.
+
+    ``now`` is when it was asked. The claims are given back.
+    """
+    try:
+        return _record_batch([_read(*answer, now=now) for answer in answers], now=now)
+    except Exception as error:  # noqa: BLE001 (whatever it is: the others have to be recorded)
+        if len(answers) > 1:
+            return sum(record_answers([answer], now=now) for answer in answers)
+        order = answers[0][0]
+        logger.error(  # noqa: TRY400 (a traceback may hold a row)
+            "What the provider answered about order %s could not be recorded: %s",
+            order.reference,
+            type(error).__name__,
+        )
+        record_failures([(order, error)], now=now)
+        return 0
+
+
+@sensitive_variables()
+def _record_batch(readings: Sequence[_Reading], *, now: datetime) -> int:
+    by_due: dict[datetime | None, list[_Reading]] = defaultdict(list)
+    changed = []
+    for reading in readings:
+        if reading.changes_nothing:
+            by_due[reading.due_at].append(reading)
+        else:
+            changed.append(reading)
+    # Every statement that comes first in its transaction writes: SQLite fails at once where a
+    # transaction that has read wants to write.
+    for due_at, unchanged in by_due.items():
+        _held(unchanged).update(due_at=due_at, checked_at=now, failures=0, claimed_until=None)
+    if not changed:
+        return 0
+    recorded: list[_Reading] = []
+    overtaken: list[_Reading] = []
+    with transaction.atomic():
+        for reading in changed:
+            (recorded if _update(reading, now=now) else overtaken).append(reading)
+        held = _store_cards(recorded)
+        _flag_surplus(recorded, held)
+        StatusChange.objects.bulk_create(
+            StatusChange(
+                order=reading.order,
+                from_status=reading.order.status,
+                to_status=reading.verdict.settlement.status,
+                source=StatusChange.Source.CHECK,
+                detail=_history(reading),
+            )
+            for reading in recorded
+            if reading.verdict.settlement
+        )
+    for reading in recorded:
+        _log(reading)
+    settled = len([reading for reading in recorded if reading.verdict.settlement])
+    return settled + sum(_record_overtaken(reading, now=now) for reading in overtaken)
+
+
+def _held(readings: Iterable[_Reading]) -> Any:
+    """The rows of ``readings`` that still are what this process claimed."""
+    return Order.objects.filter(
+        pk__in=[reading.order.pk for reading in readings],
+        claim__in={reading.order.claim for reading in readings},
+        status__in=FOLLOWED,
+    )
+
+
+def _update(reading: _Reading, *, now: datetime) -> bool:
+    """Write one order's changes; false if the row is no longer what this process claimed."""
+    order, settlement = reading.order, reading.verdict.settlement
+    if settlement:
+        check_move(order.status, settlement.status)
+    values: dict[str, Any] = {
+        "checked_at": now,
+        "failures": 0,
+        "claimed_until": None,
+        "problem": reading.problem,
+        "provider_alias": reading.alias,
+    }
+    if settlement:
+        values |= {
+            "status": settlement.status,
+            "settled_at": timezone.now(),
+            "due_at": None,
+            "fulfilled_quantity": settlement.fulfilled_quantity,
+            "fulfilled_amount": settlement.fulfilled_amount,
+            "price_per_card": settlement.price_per_card,
+        }
+    else:
+        arrived = min(len(reading.answer.cards), order.quantity)
+        values |= {
+            "due_at": reading.due_at,
+            "fulfilled_quantity": max(order.fulfilled_quantity, arrived),
+        }
+    row = Order.objects.filter(pk=order.pk, status=order.status, claim=order.claim)
+    return bool(row.update(**values))
+
+
+@sensitive_variables()
+def _store_cards(readings: Iterable[_Reading]) -> Counter[int]:
+    """Store those cards of the answers that are not stored yet.
+
+    Compared as a multiset of exact cards: the same code twice in one answer is two cards, the same
+    answer again, in whatever order, is none. Returns how many cards each order has then, by its
+    primary key, of the orders that have settled or whose answer brought cards.
+    """
+    telling = [
+        reading for reading in readings if reading.answer.cards or reading.verdict.settlement
+    ]
+    if not telling:
+        return Counter()
+    keyring = Keyring.from_settings()
+    stored: dict[int, Counter[str]] = defaultdict(Counter)
+    for order_id, identity in Card.objects.filter(
+        order__in=[reading.order.pk for reading in telling]
+    ).values_list("order_id", "identity"):
+        stored[order_id][identity] += 1
+    held = Counter({order_id: known.total() for order_id, known in stored.items()})
+    cards = []
+    for reading in telling:
+        known = stored[reading.order.pk]
+        for secret in reading.answer.cards:
+            identities = keyring.identities(secret)
+            seen = next((identity for identity in identities if known[identity]), None)
+            if seen:
+                known[seen] -= 1
+                continue
+            held[reading.order.pk] += 1
+            cards.append(
+                Card(
+                    order=reading.order,
+                    position=held[reading.order.pk],
+                    sealed=keyring.seal(secret, reference=reading.order.reference),
+                    identity=identities[0],
+                    value_fingerprint=keyring.value_fingerprints(secret.value)[0],
+                    serial_fingerprint=(
+                        keyring.serial_fingerprints(secret.serial)[0] if secret.serial else ""
+                    ),
+                )
+            )
+    Card.objects.bulk_create(cards)
+    return held
+
+
+def _flag_surplus(readings: Iterable[_Reading], held: Counter[int]) -> None:
+    """Show staff the orders that settle with more cards than the provider says it delivered."""
+    for reading in readings:
+        settlement = reading.verdict.settlement
+        if settlement and held[reading.order.pk] > settlement.fulfilled_quantity:
+            surplus = _surplus(held[reading.order.pk], settlement.fulfilled_quantity)
+            logger.error("Order %s: %s", reading.order.reference, surplus)
+            Order.objects.filter(pk=reading.order.pk).update(
+                problem=f"{reading.problem} {surplus}".strip()
+            )
+
+
+def _surplus(held: int, announced: int) -> str:
+    return f"The provider sent {held} different cards and speaks of {announced}."
+
+
+def _record_overtaken(reading: _Reading, *, now: datetime) -> int:
+    """Another process moved the order while this one was asking: keep what is new in the answer.
+
+    A final status is never left. Cards are never dropped, and a contradiction is shown to staff.
+    """
+    fresh = Order.objects.get(pk=reading.order.pk)
+    reading = _read(fresh, reading.answer, now=now)
+    if not fresh.is_final:
+        # It became DELAYED, or its claim ran out and another process took it.
+        return _record_batch([reading], now=now)
+    with transaction.atomic():
+        row = Order.objects.filter(pk=fresh.pk)
+        row.update(checked_at=now)
+        held = _store_cards([reading])[fresh.pk]
+        news = [text for text in _contradictions(reading, held) if text not in fresh.problem]
+        if news:
+            row.update(problem=" ".join(filter(None, [fresh.problem, *news])))
+    for text in news:
+        logger.error("Order %s is %s: %s", fresh.reference, fresh.status, text)
+    return 0
+
+
+def _contradictions(reading: _Reading, held: int) -> Iterator[str]:
+    """Yield what an answer says against the final order that it came too late for."""
+    order, settlement = reading.order, reading.verdict.settlement
+    if settlement and (settlement.status, settlement.fulfilled_quantity) != (
+        order.status,
+        order.fulfilled_quantity,
+    ):
+        yield (
+            f"After the order had settled, the provider called it {settlement.status}"
+            f" with {settlement.fulfilled_quantity} of {order.quantity} cards."
+        )
+    if held > order.fulfilled_quantity:
+        yield _surplus(held, order.fulfilled_quantity)
+
+
+def _history(reading: _Reading) -> str:
+    """What is worth keeping about a settlement: what was wrong on the way and what is now."""
+    earlier, now = reading.order.problem, reading.verdict.problem
+    return " ".join(filter(None, [earlier and f"Earlier: {earlier}", now]))
+
+
+def _log(reading: _Reading) -> None:
+    order, settlement = reading.order, reading.verdict.settlement
+    if settlement:
+        logger.info(
+            "Order %s is %s: %d of %d cards.",
+            order.reference,
+            settlement.status,
+            settlement.fulfilled_quantity,
+            order.quantity,
+        )
+    if reading.problem and reading.problem != order.problem:
+        logger.warning("Order %s: %s", order.reference, reading.problem)
+    if reading.alias != order.provider_alias:
+        logger.info(
+            "Order %s, placed as %s, is called %s in the provider's answer.",
+            order.reference,
+            order.provider_order_id,
+            reading.alias,
+        )
+
+
+def record_failures(
+    failures: Sequence[tuple[Order, Exception]],
+    *,
+    now: datetime,
+) -> None:
+    """Record that asking about claimed orders failed: they are asked again, later each time.
+
+    The claims are given back. Only an answer about the order itself becomes its problem; an outage
+    is everybody's, and is kept in ``ProviderState``.
+    """
+    groups: dict[tuple[datetime | None, int, str | None], list[Order]] = defaultdict(list)
+    for order, error in failures:
+        regular, problem = next_check(order, now), _own_problem(error)
+        if regular is None and problem is None:
+            # The watch ends with an answer, not with an outage.
+            regular = now + _HOURLY
+        elif regular is None:
+            problem = f"{_WATCH_ENDED} {problem}"
+        groups[regular, order.failures, problem].append(order)
+    for (regular, tries, problem), orders in groups.items():
+        retry_after = min(
+            timedelta(seconds=conf.poll_interval) * 2 ** min(tries, 10), _LONGEST_RETRY
+        )
+        retry_at = now + retry_after * random.uniform(1, 1.25)  # noqa: S311 (jitter)
+        values: dict[str, Any] = {"problem": problem} if problem is not None else {}
+        Order.objects.filter(
+            pk__in=[order.pk for order in orders],
+            claim__in={order.claim for order in orders},
+            status__in=FOLLOWED,
+        ).update(
+            due_at=None if regular is None else max(regular, retry_at),
+            failures=F("failures") + 1,
+            claimed_until=None,
+            **values,
+        )
+
+
+def _own_problem(error: Exception) -> str | None:
+    """What the failure says about the order itself; ``None`` if it says nothing about it."""
+    match error:
+        case NotFound():
+            return "The provider says that it does not know this order."
+        case Refused():
+            return f"The provider refuses to answer about this order: {error}"
+        case ProviderError():
+            return None
+        case _:
+            return f"The answer about this order cannot be processed ({type(error).__name__})."
