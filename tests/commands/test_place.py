@@ -1,0 +1,403 @@
+"""``giftcards_place``: one order, sent before the command returns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import responses
+from django.db import connection
+from django_q.models import OrmQ
+
+from giftcards.models import Order, ProviderState
+from giftcards.simulator import Simulator
+from giftcards.statuses import Status
+from tests.conftest import Call
+from tests.engine import LINE, PLACE, PSN, ago, make_order, posts
+
+pytest_plugins = ["tests.engine_fixtures"]
+pytestmark = pytest.mark.django_db
+
+PLACE_TWO = ("giftcards_place", PSN, "type_001", "2", "--reference", "cart-1")
+KEYS = [
+    "reference",
+    "provider_order_id",
+    "status",
+    "is_final",
+    "product_id",
+    "type_id",
+    "quantity",
+    "fulfilled_quantity",
+    "price_per_card",
+    "fulfilled_amount",
+    "cards",
+    "refund",
+    "created_at",
+    "settled_at",
+]
+PAUSED = "The provider asked for fewer requests. Slower. Calls go on by themselves."
+
+
+@pytest.fixture(autouse=True)
+def quickly(set_conf: Callable[..., None]) -> None:
+    set_conf(POLL_INTERVAL=0.1)
+
+
+def test_sends_before_it_returns(call: Call, simulator: Simulator) -> None:
+    out, err, code = call(*PLACE_TWO, "--sale-price", "549.90", "--email", "a@example.com")
+    order = Order.objects.get()
+    assert out == (
+        "Order cart-1\n"
+        "  status      HANDLING\n"
+        f"  provider    {order.provider_order_id}\n"
+        f"  line        2 × type_001 ({PSN})\n"
+        "  delivered   0 of 2\n"
+        "  cards       0 stored, encrypted\n"
+    )
+    assert (err, code) == ("", 0)
+    assert list(simulator.orders) == [order.provider_order_id]
+    assert (order.sale_price, order.customer_email) == (Decimal("549.90"), "a@example.com")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_leaves_the_rest_to_a_worker(call: Call, simulator: Simulator) -> None:
+    call(*PLACE_TWO)
+    [queued] = OrmQ.objects.all()
+    assert queued.task["func"] == "giftcards.tasks.sweep"
+
+
+def test_waits_and_shows_its_progress(call: Call, simulator: Simulator) -> None:
+    simulator.delay = (1, 1)
+    out, err, code = call("giftcards_place", PSN, "SIM_GROW", "2", "--wait")
+    order = Order.objects.get()
+    lines = out.splitlines()
+    assert lines[0] == "HANDLING: 0 of 2 cards delivered"
+    assert lines.count("HANDLING: 1 of 2 cards delivered") >= 1
+    assert lines[lines.index(f"Order {order.reference}") - 1] == (
+        "FULFILLED: 2 of 2 cards delivered"
+    )
+    assert out.endswith(
+        "  status      FULFILLED\n"
+        f"  provider    {order.provider_order_id}\n"
+        f"  line        2 × SIM_GROW ({PSN})\n"
+        "  delivered   2 of 2\n"
+        "  cards       2 stored, encrypted\n"
+        "  refund breakdown\n"
+        "    ordered   980.00 DZD\n"
+        "    charged   980.00 DZD\n"
+        "    refunded  0.00 DZD\n"
+    )
+    assert (err, code) == ("", 0)
+    assert not OrmQ.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("type_id", "status", "cards", "refund"),
+    [
+        ("type_001", "FULFILLED", 2, ["980.00", "980.00", 0, "0.00", True]),
+        ("TEST_PARTIAL", "PARTIALLY_FILLED", 1, ["980.00", "490.00", 1, "490.00", True]),
+        ("TEST_REFUND", "REFUNDED", 0, ["980.00", "0.00", 2, "980.00", True]),
+    ],
+)
+def test_for_machines(
+    type_id: str, status: str, cards: int, refund: list[Any], call: Call, simulator: Simulator
+) -> None:
+    out, err, code = call("giftcards_place", PSN, type_id, "2", "--wait", "--json")
+    assert (err, code) == ("", 0)
+    result = json.loads(out)
+    order = Order.objects.get()
+    assert list(result) == KEYS
+    assert list(result["refund"]) == [
+        "ordered_amount",
+        "charged_amount",
+        "refunded_quantity",
+        "refunded_amount",
+        "is_consistent",
+    ]
+    for name in ("created_at", "settled_at"):
+        assert datetime.fromisoformat(result.pop(name)) == getattr(order, name)
+    assert list(result.pop("refund").values()) == refund
+    assert list(result.values()) == [
+        order.reference,
+        order.provider_order_id,
+        status,
+        True,
+        PSN,
+        type_id,
+        2,
+        cards,
+        "490.00",
+        refund[1],
+        cards,
+    ]
+
+
+def test_for_machines_while_it_is_open(call: Call, simulator: Simulator) -> None:
+    out, err, code = call(*PLACE_TWO, "--json")
+    assert (err, code) == ("", 0)
+    result = json.loads(out)
+    assert list(result) == KEYS
+    nothing_yet = ("fulfilled_amount", "refund", "settled_at")
+    assert [result[name] for name in nothing_yet] == [None] * 3
+    assert (result["status"], result["is_final"], result["cards"]) == ("HANDLING", False, 0)
+    assert result["price_per_card"] == "490.00"
+
+
+@pytest.mark.parametrize("wait", [[], ["--wait"]])
+def test_silently(wait: list[str], call: Call, simulator: Simulator) -> None:
+    assert call(*PLACE_TWO, *wait, "-v0") == ("", "", 0)
+    assert posts(simulator) == 1
+
+
+def test_again_with_the_same_reference(call: Call, simulator: Simulator) -> None:
+    call(*PLACE_TWO)
+    out, err, code = call(*PLACE_TWO, "--wait", "--json")
+    assert (err, code) == ("", 0)
+    assert json.loads(out)["status"] == "FULFILLED"
+    assert call(*PLACE_TWO).code == 0
+    assert posts(simulator) == 1
+
+
+UNKNOWN = (
+    "The provider gave no usable answer (the connection broke before the answer was complete)."
+    " Whether the order was bought is not known; it is not sent again by itself."
+)
+
+
+@pytest.mark.parametrize("wait", [[], ["--wait"]])
+@pytest.mark.parametrize(
+    ("type_id", "status", "why"),
+    [
+        ("SIM_LOST", "UNCONFIRMED", UNKNOWN),
+        (
+            "SIM_REJECT",
+            "REJECTED",
+            "The provider refused the request (OUT_OF_STOCK): The type is out of stock.",
+        ),
+    ],
+)
+def test_what_did_not_work(
+    type_id: str, status: str, why: str, wait: list[str], call: Call, simulator: Simulator
+) -> None:
+    _, err, code = call("giftcards_place", PSN, type_id, "2", "--reference", "cart-1", *wait)
+    assert (err, code) == (f"The order cart-1 is {status}. {why}\n", 1)
+    out, err, code = call(
+        "giftcards_place", PSN, type_id, "2", "--reference", "cart-1", *wait, "--json"
+    )
+    assert json.loads(out)["status"] == status
+    assert (err, code) == (f"The order cart-1 is {status}. {why}\n", 1)
+    assert posts(simulator) == 1
+
+
+def test_waits_no_longer_than_the_timeout(
+    call: Call, simulator: Simulator, set_conf: Callable[..., None]
+) -> None:
+    set_conf(POLL_TIMEOUT=1)
+    out, err, code = call(
+        "giftcards_place", PSN, "SIM_NEVER", "2", "--reference", "cart-1", "--wait"
+    )
+    assert out.count("DELAYED") == 2  # progress and result
+    assert (err, code) == ("The order cart-1 is DELAYED.\n", 1)
+
+
+def test_the_provider_is_away(call: Call, closed_port: int, set_conf: Callable[..., None]) -> None:
+    set_conf(BASE_URL=f"http://127.0.0.1:{closed_port}")
+    _, err, code = call(*PLACE_TWO)
+    assert (err, code) == (
+        "The order cart-1 is PENDING. Not sent yet: The provider has not started on the request"
+        " (it could not be reached).\n",
+        1,
+    )
+    assert OrmQ.objects.count() == 1  # a worker will try again
+
+
+def test_the_provider_wants_a_pause(call: Call, simulator: Simulator) -> None:
+    ProviderState.objects.pause(
+        ProviderState.Pause.RATE, detail="Slower.", until=ago(-60), key="irrelevant"
+    )
+    _, err, code = call(*PLACE_TWO)
+    assert (err, code) == (f"The order cart-1 is PENDING. {PAUSED}\n", 1)
+    assert simulator.requests == []
+
+
+def test_the_key_is_refused(call: Call, simulator: Simulator) -> None:
+    simulator.keys = ["another"]
+    refused = (
+        "The order cart-1 is PENDING. Not sent yet: The provider refused the API key"
+        " (INVALID_ACCESS_TOKEN, 4 attempts left). Correct GIFTCARDS['API_KEY'] first:"
+        " asking on gets this server's address blocked.\n"
+    )
+    for wait in ([], ["--wait"]):
+        _, err, code = call(*PLACE_TWO, *wait)
+        assert (err, code) == (refused, 1)
+    assert len(simulator.requests) == 1
+
+
+def test_no_code_is_shown(call: Call, wire: responses.RequestsMock) -> None:
+    wire.post(PLACE, body='{"success": true, "data": {"cards": "CANARY-CODE-1234"}}')
+    assert call(*PLACE_TWO).code == 1
+
+
+NAMES = "Use letters, digits and punctuation only, without spaces.\n"
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            ((PSN, "t", "0"), "quantity: Ensure this value is greater than or equal to 1.\n"),
+            ((PSN, "t", "-1"), "quantity: Ensure this value is greater than or equal to 1.\n"),
+            ((PSN, "t", "9" * 18), "quantity: Ensure this value is less than or equal to 2000.\n"),
+            *(
+                (
+                    (PSN, "t", text),
+                    f"quantity: {text!r} is not a whole number."
+                    " Give the number of cards, as in 2.\n",
+                )
+                for text in ("two", "1.5", "", " 2", "2 ", "+2", "0x2", "1e1", "٢", "9" * 5000)
+            ),
+            (("", "t", "2"), "product_id: This field cannot be blank.\n"),
+            ((PSN, "", "2"), "type_id: This field cannot be blank.\n"),
+            ((PSN, "a b", "2"), f"type_id: {NAMES}"),
+            ((PSN, "t", "2", "--reference", "a b"), f"reference: {NAMES}"),
+            (
+                (PSN, "t", "2", "--reference", "x" * 101),
+                "reference: Ensure this value has at most 100 characters (it has 101).\n",
+            ),
+            (
+                (PSN, "t", "2", "--email", "nobody"),
+                "customer_email: Enter a valid email address.\n",
+            ),
+            (
+                (PSN, "t", "2", "--sale-price", "cheap"),
+                "sale_price: 'cheap' is not an amount. Write it like 550 or 549.90.\n",
+            ),
+            (
+                (PSN, "t", "2", "--sale-price", "1.005"),
+                "sale_price: Ensure that there are no more than 2 decimal places.\n",
+            ),
+            (
+                (PSN, "t", "2", "--sale-price=-1"),
+                "sale_price: Ensure this value is greater than or equal to 0.\n",
+            ),
+            (
+                (PSN, "t", "2", "--sale-price", "NaN"),
+                "sale_price: “NaN” value must be a decimal number.\n",
+            ),
+            (
+                ("x y", "t", "0"),
+                f"product_id: {NAMES[:-1]} quantity: Ensure this value is greater"
+                " than or equal to 1.\n",
+            ),
+        ],
+    )
+    def test_is_named(
+        self, args: tuple[str, ...], message: str, call: Call, simulator: Simulator
+    ) -> None:
+        assert call("giftcards_place", *args) == ("", message, 2)
+        assert not Order.objects.exists()
+        assert not OrmQ.objects.exists()
+        assert simulator.requests == []
+
+    def test_a_reference_of_another_line(self, call: Call, simulator: Simulator) -> None:
+        make_order(Status.REFUNDED, reference="cart-1")
+        assert call("giftcards_place", PSN, "type_001", "3", "--reference", "cart-1") == (
+            "",
+            f"The reference cart-1 already names an order of 2 × type_001 ({PSN})."
+            " Use another reference for another line.\n",
+            2,
+        )
+        assert Order.objects.count() == 1
+        assert simulator.requests == []
+
+
+NEW_KEY = "Run `manage.py giftcards_generate_key` and put what it prints into the list."
+# Nothing that any of these commands reads may be wrong once it has begun.
+WRONG_SETTINGS: list[tuple[dict[str, Any], str]] = [
+    (
+        {"API_KEY": ""},
+        "GIFTCARDS['API_KEY'] is not set. Set it to the key from the provider's dashboard.",
+    ),
+    (
+        {"API_KEY": "two words"},
+        "GIFTCARDS['API_KEY'] is not usable as an HTTP header. Paste the key from the provider's"
+        " dashboard as one line, without spaces.",
+    ),
+    ({"ENCRYPTION_KEYS": []}, f"GIFTCARDS['ENCRYPTION_KEYS'] is not set. {NEW_KEY}"),
+    (
+        {"ENCRYPTION_KEYS": ["CANARY-CODE-1234"]},
+        f"Key 1 of GIFTCARDS['ENCRYPTION_KEYS'] is not a Fernet key. {NEW_KEY}",
+    ),
+    (
+        {"ENCRYPTION_KEYS": "CANARY-CODE-1234"},
+        f"GIFTCARDS['ENCRYPTION_KEYS'] must be a list of Fernet keys. {NEW_KEY}",
+    ),
+    (
+        {"BASE_URL": "http://example.com"},
+        "GIFTCARDS['BASE_URL'] would send the API key and the card codes unencrypted."
+        " Use https://, or http:// to this machine's own address only.",
+    ),
+    (
+        {"POLL_TIMEOUT": 0},
+        "GIFTCARDS['POLL_TIMEOUT'] must be a number from 1 to 86400."
+        " Correct it, or remove it to get the default.",
+    ),
+    (
+        {"LATE_WATCH_HOURS": "x"},
+        "GIFTCARDS['LATE_WATCH_HOURS'] must be a number from 0 to 8760."
+        " Correct it, or remove it to get the default.",
+    ),
+    (
+        {"CURRENCY": "dinar"},
+        "GIFTCARDS['CURRENCY'] must be a code of three capital letters."
+        " DZD is the one the provider charges in.",
+    ),
+]
+
+
+@pytest.mark.parametrize("command", [PLACE_TWO, ("giftcards_poll",), ("giftcards_selftest",)])
+@pytest.mark.parametrize(("wrong", "message"), WRONG_SETTINGS)
+def test_wrong_settings(
+    command: tuple[str, ...],
+    wrong: dict[str, Any],
+    message: str,
+    call: Call,
+    simulator: Simulator,
+    settings: Any,
+) -> None:
+    right = settings.GIFTCARDS
+    settings.GIFTCARDS = right | wrong
+    assert call(*command) == ("", f"{message}\n", 2)
+    settings.GIFTCARDS = right
+    assert not Order.objects.exists()
+    assert simulator.requests == []
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "command",
+    [PLACE_TWO, ("giftcards_poll",), ("giftcards_status",), ("giftcards_setup",)],
+)
+def test_a_database_without_tables(
+    command: tuple[str, ...], call: Call, simulator: Simulator
+) -> None:
+    def fail(execute: Any, sql: str, *args: Any) -> Any:
+        # As in the database of a project that has not been migrated.
+        return execute(sql.replace("giftcards_", "not_there_yet_"), *args)
+
+    with connection.execute_wrapper(fail):
+        out, err, code = call(*command)
+    assert (out, code) == ("", 2)
+    assert err.startswith("The database did not work (")
+    assert err.endswith("Error). Is it running, and has `manage.py migrate` been run?\n")
+    assert simulator.requests == []
+
+
+def test_the_line_is_the_contracts(call: Call, simulator: Simulator) -> None:
+    """The builders of these tests order the same line."""
+    call(*PLACE_TWO)
+    assert Order.objects.filter(**LINE).exists()

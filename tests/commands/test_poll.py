@@ -1,0 +1,248 @@
+"""``giftcards_poll``: one sweep, one order, or the loop without django-q2."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.db import OperationalError, connection
+
+from giftcards.fulfilment import record_order
+from giftcards.models import Order, ProviderState
+from giftcards.simulator import Request, Simulator
+from tests.conftest import Call
+from tests.engine import LINE, PSN, ago, buy, checks, make_order, posts, wait_until
+
+pytest_plugins = ["tests.engine_fixtures"]
+pytestmark = pytest.mark.django_db
+
+PAUSED = (
+    "The provider refuses the API key or this server's address. The provider refused the API key"
+    " (INVALID_ACCESS_TOKEN, 4 attempts left). Correct GIFTCARDS['API_KEY'] first: asking on gets"
+    " this server's address blocked. Put a working key into the settings, or run"
+    " `manage.py giftcards_poll --resume` once it works again.\n"
+)
+NOTHING = "0 sent, 0 checked, 0 settled, 0 failed"
+
+
+@pytest.fixture(autouse=True)
+def quickly(set_conf: Callable[..., None]) -> None:
+    set_conf(POLL_INTERVAL=0.1)
+
+
+class TestSweep:
+    def test_says_what_was_done(self, call: Call, simulator: Simulator) -> None:
+        record_order(**LINE, reference=None)
+        buy(type_id="SIM_NEVER")
+        done = "1 sent, 2 checked, 1 settled, 0 failed.\n"
+        assert call("giftcards_poll") == (done, "", 0)
+
+    def test_nothing_to_do(self, call: Call, simulator: Simulator) -> None:
+        assert call("giftcards_poll") == (f"{NOTHING}.\n", "", 0)
+
+    def test_for_machines(self, call: Call, simulator: Simulator) -> None:
+        record_order(**LINE, reference=None)
+        out, err, code = call("giftcards_poll", "--json")
+        assert (err, code) == ("", 0)
+        counts = {"sent": 1, "checked": 1, "settled": 1, "failed": 0, "is_paused": False}
+        assert json.loads(out) == counts
+
+    def test_silently(self, call: Call, simulator: Simulator) -> None:
+        record_order(**LINE, reference=None)
+        assert call("giftcards_poll", "-v0") == ("", "", 0)
+        assert posts(simulator) == 1
+
+    def test_an_outage(self, call: Call, simulator: Simulator) -> None:
+        buy()
+        simulator.outage = True
+        assert call("giftcards_poll") == (
+            "0 sent, 1 checked, 0 settled, 1 failed.\n",
+            "Not everything worked. The provider gave no usable answer (SERVICE_UNAVAILABLE).\n",
+            1,
+        )
+
+    def test_an_order_that_is_refused(self, call: Call, simulator: Simulator) -> None:
+        record_order(**LINE | {"type_id": "SIM_REJECT"}, reference=None)
+        assert call("giftcards_poll") == (
+            "0 sent, 0 checked, 0 settled, 1 failed.\n",
+            "Not everything worked. The provider refused the request (OUT_OF_STOCK):"
+            " The type is out of stock.\n",
+            1,
+        )
+
+
+class TestRefusedKey:
+    def test_is_asked_about_once(self, call: Call, simulator: Simulator) -> None:
+        buy()
+        simulator.keys = ["another"]
+        simulator._requests.clear()
+        first = "0 sent, 1 checked, 0 settled, 1 failed; paused.\n"
+        assert call("giftcards_poll") == (first, PAUSED, 1)
+        assert call("giftcards_poll") == (f"{NOTHING}; paused.\n", PAUSED, 1)
+        assert len(simulator.requests) == 1
+
+    def test_until_a_person_says_so(self, call: Call, simulator: Simulator) -> None:
+        buy()
+        simulator.keys = ["another"]
+        call("giftcards_poll")
+        simulator.keys = []
+        Order.objects.update(due_at=ago(1))
+        assert call("giftcards_poll", "--resume") == (
+            "The pause is over.\n0 sent, 1 checked, 1 settled, 0 failed.\n",
+            "",
+            0,
+        )
+        assert call("giftcards_poll", "--resume") == (
+            f"There was no pause.\n{NOTHING}.\n",
+            "",
+            0,
+        )
+
+    def test_a_person_who_is_wrong(self, call: Call, simulator: Simulator) -> None:
+        buy()
+        simulator.keys = ["another"]
+        call("giftcards_poll")
+        Order.objects.update(due_at=ago(1))
+        out, err, code = call("giftcards_poll", "--resume")
+        assert out.startswith("The pause is over.\n")
+        assert (err, code) == (PAUSED.replace("4 attempts", "3 attempts"), 1)
+
+    def test_one_order(self, call: Call, simulator: Simulator) -> None:
+        order = buy()
+        simulator.keys = ["another"]
+        for _time in range(2):
+            out, err, code = call("giftcards_poll", "--reference", order.reference)
+            assert out.startswith(f"Order {order.reference}\n  status      HANDLING\n")
+            assert (err, code) == (PAUSED, 1)
+
+
+class TestOneOrder:
+    def test_whether_it_is_due_or_not(self, call: Call, simulator: Simulator) -> None:
+        order, other = buy(reference="cart-1"), buy()
+        Order.objects.update(due_at=ago(-99))
+        out, err, code = call("giftcards_poll", "--reference", "cart-1")
+        assert out.startswith("Order cart-1\n  status      FULFILLED\n")
+        assert (err, code) == ("", 0)
+        assert checks(simulator) == [order.provider_order_id]
+        other.refresh_from_db()
+        assert other.status == "HANDLING"
+
+    def test_for_machines(self, call: Call, simulator: Simulator) -> None:
+        buy(reference="cart-1", type_id="TEST_PARTIAL")
+        out, err, code = call("giftcards_poll", "--reference", "cart-1", "--json")
+        assert (err, code) == ("", 0)
+        assert json.loads(out)["status"] == "PARTIALLY_FILLED"
+
+    def test_what_is_wrong_with_it(self, call: Call, simulator: Simulator) -> None:
+        make_order(reference="cart-1", type_id="SIM_LOST")
+        out, err, code = call("giftcards_poll", "--reference", "cart-1")
+        assert "  status      UNCONFIRMED\n" in out
+        assert (err, code) == (
+            "The provider gave no usable answer (the connection broke before the answer was"
+            " complete). Whether the order was bought is not known; it is not sent again by"
+            " itself.\n",
+            1,
+        )
+
+    @pytest.mark.parametrize("reference", ["unknown", ""])
+    def test_that_does_not_exist(self, reference: str, call: Call, simulator: Simulator) -> None:
+        buy()
+        simulator._requests.clear()
+        state = ProviderState.objects.values().get()
+        assert call("giftcards_poll", "--resume", "--reference", reference) == (
+            "",
+            f"There is no order {reference!r}. `manage.py giftcards_status` counts the orders;"
+            " the admin lists them.\n",
+            2,
+        )
+        assert simulator.requests == []
+        assert ProviderState.objects.values().get() == state
+
+
+class TestLoop:
+    @pytest.fixture
+    def handlers(self) -> Iterator[None]:
+        """The command sets its own, as the only one in its process."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        yield
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_goes_on_until_it_is_stopped(
+        self, number: int, handlers: None, call: Call, simulator: Simulator
+    ) -> None:
+        buy(type_id="SIM_NEVER")
+
+        def stop_later(request: Request) -> None:
+            if len(checks(simulator)) == 4:
+                os.kill(os.getpid(), number)
+
+        simulator.on_request = stop_later
+        out, err, code = call("giftcards_poll", "--loop")
+        assert out.splitlines()[0] == "Following the orders. Stop with Ctrl-C."
+        assert out.splitlines()[-1] in {
+            f"0 sent, {checked} checked, 0 settled, 0 failed." for checked in (4, 5)
+        }
+        assert (err, code) == ("", 0)
+        assert ProviderState.objects.get().loop_until is None
+
+    def test_stands_by_while_another_process_runs_it(
+        self, handlers: None, call: Call, simulator: Simulator
+    ) -> None:
+        record_order(**LINE, reference=None)
+        ProviderState.objects.create(loop_token="other", loop_until=ago(-1.2))
+
+        def stop_at_once(request: Request) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        simulator.on_request = stop_at_once
+        out, err, code = call("giftcards_poll", "--loop")
+        assert out.splitlines()[0] == "Following the orders. Stop with Ctrl-C."
+        assert (err, code) == ("", 0)
+        assert len(simulator.requests) >= 1
+
+    def test_a_database_that_goes_away(
+        self, handlers: None, call: Call, simulator: Simulator
+    ) -> None:
+        def fail(*args: object) -> None:
+            raise OperationalError("CANARY-CODE-1234")
+
+        with connection.execute_wrapper(fail):
+            assert call("giftcards_poll", "--loop") == (
+                "Following the orders. Stop with Ctrl-C.\n",
+                "The database did not work (OperationalError). Is it running, and has"
+                " `manage.py migrate` been run?\n",
+                2,
+            )
+
+    def test_with_one_order_makes_no_sense(self, call: Call, simulator: Simulator) -> None:
+        assert call("giftcards_poll", "--loop", "--reference", "cart-1") == (
+            "",
+            "Use either --loop or --reference: the loop follows every order.\n",
+            2,
+        )
+
+    @pytest.mark.django_db(transaction=True)
+    def test_in_a_process_of_its_own(
+        self, simulator: Simulator, child: Callable[..., subprocess.Popen[str]]
+    ) -> None:
+        process = child("giftcards_poll", "--loop")
+        for type_id in ("type_001", "TEST_PARTIAL"):
+            record_order(product_id=PSN, type_id=type_id, quantity=2, reference=None)
+        settled = Order.objects.filter(settled_at__isnull=False)
+        wait_until(lambda: settled.count() == 2)
+        process.terminate()
+        output, _ = process.communicate(timeout=10)
+        assert process.returncode == 0
+        lines = output.splitlines()
+        assert lines[0] == "Following the orders. Stop with Ctrl-C."
+        assert lines[-1].endswith(" 2 settled, 0 failed.")
+        assert posts(simulator) == 2
+        for order in simulator.orders.values():
+            for card in order.cards:
+                assert card.value not in output

@@ -1,0 +1,268 @@
+"""``giftcards_selftest``: the provider's scenarios, against its stand-in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import responses
+from django.db.models import Model
+
+from giftcards.cards import CardSecret
+from giftcards.crypto import Keyring
+from giftcards.models import Card, Order, ProviderState
+from giftcards.signals import order_settled
+from giftcards.simulator import Simulator
+from tests.conftest import Call
+from tests.engine import PLACE, PROVIDER, ago, posts
+
+pytest_plugins = ["tests.engine_fixtures"]
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def quickly(set_conf: Callable[..., None]) -> None:
+    set_conf(POLL_INTERVAL=0.1)
+
+
+def test_passes(call: Call, simulator: Simulator) -> None:
+    simulator.delay = (0.1, 0.3)
+    assert call("giftcards_selftest") == (
+        "ok      refund: 2 × TEST_REFUND is REFUNDED, 0 delivered\n"
+        "ok      partial delivery: 4 × TEST_PARTIAL is PARTIALLY_FILLED, 2 delivered\n"
+        "ok      ordinary order: 2 × type_001 is FULFILLED, 2 delivered\n"
+        "All 3 scenarios passed.\n",
+        "",
+        0,
+    )
+    assert len(simulator.orders) == posts(simulator) == 3
+
+
+def test_for_machines(call: Call, simulator: Simulator) -> None:
+    out, err, code = call("giftcards_selftest", "--json")
+    assert (err, code) == ("", 0)
+    result = json.loads(out)
+    assert result["passed"] is True
+    assert [scenario["scenario"] for scenario in result["scenarios"]] == [
+        "refund",
+        "partial delivery",
+        "ordinary order",
+    ]
+    for scenario, order in zip(result["scenarios"], Order.objects.order_by("pk"), strict=True):
+        assert (scenario["passed"], scenario["complaints"]) == (True, [])
+        assert scenario["order"]["reference"] == order.reference
+        assert scenario["order"]["cards"] == order.cards.count()
+    refund = result["scenarios"][1]["order"]["refund"]
+    assert (refund["refunded_quantity"], refund["refunded_amount"]) == (2, "980.00")
+
+
+def test_silently(call: Call, simulator: Simulator) -> None:
+    assert call("giftcards_selftest", "-v0") == ("", "", 0)
+
+
+def test_of_another_product(call: Call, simulator: Simulator) -> None:
+    steam = ("--product", "507f1f77bcf86cd799439012", "--type", "type_101")
+    out, _, code = call("giftcards_selftest", *steam)
+    assert "ok      ordinary order: 2 × type_101 is FULFILLED, 2 delivered\n" in out
+    assert code == 0
+
+
+def test_a_sandbox_whose_cards_repeat(call: Call, simulator: Simulator) -> None:
+    simulator.repeat_codes = True
+    assert call("giftcards_selftest").code == 0
+
+
+def test_what_fails_is_named(
+    call: Call, simulator: Simulator, set_conf: Callable[..., None]
+) -> None:
+    set_conf(POLL_TIMEOUT=1)
+    out, err, code = call("giftcards_selftest", "--type", "SIM_NEVER")
+    assert out == (
+        "ok      refund: 2 × TEST_REFUND is REFUNDED, 0 delivered\n"
+        "ok      partial delivery: 4 × TEST_PARTIAL is PARTIALLY_FILLED, 2 delivered\n"
+        "FAILED  ordinary order: 2 × SIM_NEVER is DELAYED, 0 delivered\n"
+        "        The order should be FULFILLED, but is DELAYED.\n"
+    )
+    assert (err, code) == ("1 of 3 scenarios failed: ordinary order.\n", 1)
+
+
+def test_what_fails_is_named_for_machines(call: Call, simulator: Simulator) -> None:
+    out, err, code = call("giftcards_selftest", "--product", "unknown", "--json")
+    result = json.loads(out)
+    assert result["passed"] is False
+    assert [scenario["complaints"] for scenario in result["scenarios"]] == [
+        [
+            f"The order should be {status}, but is REJECTED. The provider refused the request"
+            " (NOT_FOUND): There is no such product."
+        ]
+        for status in ("REFUNDED", "PARTIALLY_FILLED", "FULFILLED")
+    ]
+    names = "refund, partial delivery, ordinary order"
+    assert (err, code) == (f"3 of 3 scenarios failed: {names}.\n", 1)
+
+
+def test_a_provider_that_is_not_the_guides(call: Call, wire: responses.RequestsMock) -> None:
+    """It refunds too little, and delivers less than its guide says and other than it announced."""
+    cards = [{"value": f"CANARY-CODE-1234-{number}"} for number in range(2)]
+    delivered = {"cards": cards[:1], "fulfilled_quantity": 1, "price_per_card": 490}
+    answers = {
+        "TEST_REFUND": {"status": "REFUNDED", "fulfilled_amount": 490},
+        "TEST_PARTIAL": {"status": "PARTIALLY_FILLED", "fulfilled_amount": 490} | delivered,
+        "type_001": {"status": "FULFILLED", "cards": cards},
+    }
+    wire.get(
+        f"{PROVIDER}/v3/validate",
+        json={"success": True, "data": {"apiKey": {"type": "SANDBOX"}}},
+    )
+
+    def place(request: Any) -> tuple[int, dict[str, str], str]:
+        type_id = json.loads(request.body)["typeId"]
+        return 200, {}, json.dumps({"success": True, "data": {"orderId": type_id}})
+
+    wire.add_callback("POST", PLACE, place)
+    for type_id, data in answers.items():
+        url = f"{PROVIDER}/v3/gift-cards/check-order/{type_id}"
+        wire.get(url, json={"success": True, "data": data})
+    assert call("giftcards_selftest") == (
+        "FAILED  refund: 2 × TEST_REFUND is REFUNDED, 0 delivered\n"
+        "        The provider's figures contradict each other.\n"
+        "FAILED  partial delivery: 4 × TEST_PARTIAL is PARTIALLY_FILLED, 1 delivered\n"
+        "        2 of 4 cards should have been delivered, but the provider says 1 and 1 are"
+        " stored.\n"
+        "        3 cards were refunded.\n"
+        "ok      ordinary order: 2 × type_001 is FULFILLED, 2 delivered\n",
+        "2 of 3 scenarios failed: refund, partial delivery.\n",
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("damaged", "complaint"),
+    [
+        (
+            "truncated",
+            "This card cannot be opened: none of GIFTCARDS['ENCRYPTION_KEYS'] fits, or the stored"
+            " text is damaged.",
+        ),
+        ("empty", "A card has no code."),
+    ],
+)
+def test_a_database_that_does_not_keep_the_codes(
+    damaged: str, complaint: str, call: Call, simulator: Simulator
+) -> None:
+    def damage(order: Order, **kwargs: Any) -> None:
+        token = Keyring.from_settings().seal(CardSecret("", ""), reference=order.reference)
+        order.cards.update(sealed=token[:50] if damaged == "truncated" else token)
+
+    order_settled.connect(damage)
+    try:
+        out, err, code = call("giftcards_selftest")
+    finally:
+        order_settled.disconnect(damage)
+        Card.objects.all().delete()
+    assert out.count(f"        {complaint}\n") == 2
+    assert (err, code) == (
+        "2 of 3 scenarios failed: partial delivery, ordinary order.\n",
+        1,
+    )
+
+
+class TestIsNotRun:
+    def refused(self, call: Call, message: str) -> None:
+        assert call("giftcards_selftest") == ("", f"{message}\n", 2)
+        models: list[type[Model]] = [Order, Card]
+        assert not any(model._default_manager.exists() for model in models)
+
+    def test_with_a_production_key(self, call: Call, simulator: Simulator) -> None:
+        simulator.key_type = "PRODUCTION"
+        self.refused(
+            call,
+            "The key is for PRODUCTION, not for the SANDBOX: the orders would cost money."
+            " Set GIFTCARDS['API_KEY'] to a sandbox key.",
+        )
+        assert posts(simulator) == 0
+
+    @pytest.mark.parametrize(
+        ("key", "message"),
+        [
+            (
+                {},
+                "The key is for an unknown environment, not for the SANDBOX: the orders would cost"
+                " money. Set GIFTCARDS['API_KEY'] to a sandbox key.",
+            ),
+            (
+                {"type": "SANDBOX", "scope": "READ-ONLY"},
+                "The key may only read. Set GIFTCARDS['API_KEY'] to a sandbox key that may order.",
+            ),
+        ],
+    )
+    def test_with_a_key_that_may_not(
+        self, key: dict[str, str], message: str, call: Call, wire: responses.RequestsMock
+    ) -> None:
+        answer = {"success": True, "data": {"apiKey": key}}
+        wire.get(f"{PROVIDER}/v3/validate", json=answer)
+        self.refused(call, message)
+
+    def test_without_the_provider(
+        self, call: Call, closed_port: int, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(BASE_URL=f"http://127.0.0.1:{closed_port}")
+        self.refused(
+            call,
+            "The provider could not be asked what the key is for: The provider has not started on"
+            " the request (it could not be reached).",
+        )
+
+    def test_during_an_outage(self, call: Call, simulator: Simulator) -> None:
+        simulator.outage = True
+        self.refused(
+            call,
+            "The provider could not be asked what the key is for: The provider gave no usable"
+            " answer (SERVICE_UNAVAILABLE).",
+        )
+
+    def test_with_a_wrong_key(self, call: Call, simulator: Simulator) -> None:
+        """Trying it again and again gets nobody blocked."""
+        simulator.keys = ["another"]
+        refused = (
+            "The provider refused the API key (INVALID_ACCESS_TOKEN, 4 attempts left). Correct"
+            " GIFTCARDS['API_KEY'] first: asking on gets this server's address blocked."
+        )
+        self.refused(call, f"The provider could not be asked what the key is for: {refused}")
+        for _time in range(3):
+            self.refused(
+                call,
+                f"The provider refuses the API key or this server's address. {refused} Put a"
+                " working key into the settings, or run `manage.py giftcards_poll --resume` once it"
+                " works again.",
+            )
+        assert len(simulator.requests) == 1
+
+    def test_during_a_pause(self, call: Call, simulator: Simulator) -> None:
+        ProviderState.objects.pause(
+            ProviderState.Pause.RATE, detail="Slower.", until=ago(-60), key="irrelevant"
+        )
+        self.refused(
+            call, "The provider asked for fewer requests. Slower. Calls go on by themselves."
+        )
+        assert simulator.requests == []
+
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            (["--product", ""], "product_id: This field cannot be blank.\n"),
+            (["--type", ""], "type_id: This field cannot be blank.\n"),
+            (
+                ["--type", "a b"],
+                "type_id: Use letters, digits and punctuation only, without spaces.\n",
+            ),
+        ],
+    )
+    def test_for_what_cannot_be_ordered(
+        self, args: list[str], message: str, call: Call, simulator: Simulator
+    ) -> None:
+        assert call("giftcards_selftest", *args) == ("", message, 2)
+        assert not Order.objects.exists()
+        assert posts(simulator) == 0

@@ -1,0 +1,16 @@
+"""The example project's settings with fixed secrets; DATABASE_URL chooses the database."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("DATABASE_URL", "sqlite://:memory:")
+os.environ["DJANGO_SECRET_KEY"] = "tests-only"
+os.environ["GIFTCARDS_API_KEY"] = "CANARY-KEY-7f3a9c"
+os.environ["GIFTCARDS_BASE_URL"] = "http://127.0.0.1:9"
+os.environ["GIFTCARDS_ENCRYPTION_KEYS"] = "bfUQrCyjMRx0Y1lWPZqBlIfCtqFXVC_E5a2gzCTh9vM="
+
+from example_project.settings import *  # noqa: F403
+
+DEBUG = False
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

@@ -1,0 +1,282 @@
+"""The shared way to the provider: pauses, the memory of trouble, prices."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import responses
+from django.utils import timezone
+
+from giftcards.crypto import key_fingerprint
+from giftcards.exceptions import (
+    AccessDenied,
+    NotFound,
+    OutcomeUnknown,
+    ProviderError,
+    RateLimited,
+    Refused,
+    TryLater,
+)
+from giftcards.gateway import Gateway
+from giftcards.models import ProviderState
+from giftcards.simulator import Simulator
+from tests.engine import PROVIDER, PSN, ago, make_order, messages
+
+pytest_plugins = ["tests.engine_fixtures"]
+pytestmark = pytest.mark.django_db
+
+STOPPED = (
+    "%s Every call to the provider is stopped until the key in the settings changes or you run"
+    " `manage.py giftcards_poll --resume`."
+)
+
+
+def state() -> ProviderState:
+    return ProviderState.objects.get()
+
+
+class TestRefusedKey:
+    def test_stops_every_process(self, caplog: pytest.LogCaptureFixture) -> None:
+        with Gateway() as gateway, Gateway() as other:
+            gateway.heard(None)
+            assert gateway.is_open()
+            assert gateway.heard(AccessDenied("No.", status=401)) is False
+            assert not gateway.is_proven
+            assert not gateway.is_open()
+            assert not gateway.may_reopen()
+            assert not other.is_open()
+        assert state().pause == "access"
+        assert state().pause_detail == "No."
+        assert state().paused_until is None
+        assert messages(caplog) == [STOPPED % "No."]
+
+    def test_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        with Gateway() as gateway, Gateway() as other:
+            for each in (gateway, other, other):
+                each.heard(AccessDenied("No.", status=401))
+        assert messages(caplog) == [STOPPED % "No."]
+
+    def test_a_blocked_address_is_let_in_again(self) -> None:
+        with Gateway() as gateway:
+            began = timezone.now()
+            gateway.heard(AccessDenied("Blocked.", status=403, code="IP_BLOCKED"))
+            until = state().paused_until
+            assert until is not None
+            assert began <= until - timedelta(minutes=15) <= timezone.now()
+            assert not gateway.is_open()
+            ProviderState.objects.update(paused_until=ago(1))
+            assert gateway.is_open()
+            assert gateway.may_reopen()
+
+    def test_ends_with_another_key(self, set_conf: Callable[..., None]) -> None:
+        with Gateway() as gateway:
+            gateway.heard(AccessDenied("No."))
+        set_conf(API_KEY="another")
+        with Gateway() as renewed:
+            assert renewed.is_open()
+            assert renewed.may_reopen()
+            assert state().pause == "access"  # it may be refused as well
+            renewed.heard(None)
+            renewed.note()
+        assert state().pause == ""
+
+    def test_another_key_may_be_refused_too(
+        self, set_conf: Callable[..., None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with Gateway() as gateway:
+            gateway.heard(AccessDenied("First."))
+        set_conf(API_KEY="another")
+        with Gateway() as renewed:
+            renewed.heard(AccessDenied("Second."))
+            assert not renewed.is_open()
+        assert messages(caplog) == [STOPPED % "First.", STOPPED % "Second."]
+
+    def test_ends_when_a_person_says_so(self) -> None:
+        with Gateway() as gateway:
+            gateway.heard(AccessDenied("No."))
+            assert ProviderState.objects.resume() is True
+            assert gateway.is_open()
+            assert ProviderState.objects.resume() is False
+
+    def test_outlives_the_answers_that_came_just_before(self) -> None:
+        """With four requests under way, some may have been answered with the key still good."""
+        with Gateway() as gateway, Gateway() as other:
+            gateway.heard(None)
+            other.heard(None)
+            gateway.heard(AccessDenied("Revoked."))
+            gateway.note()
+            other.note()
+            assert not gateway.is_open()
+        assert state().pause == "access"
+        assert state().succeeded_at is not None
+
+    def test_leaves_no_trace_of_the_key(self, settings: Any) -> None:
+        with Gateway() as gateway:
+            gateway.heard(AccessDenied("No."))
+        key = settings.GIFTCARDS["API_KEY"]
+        assert state().paused_key == key_fingerprint(key)
+        assert key not in str(vars(state()))
+
+
+class TestTooManyRequests:
+    @pytest.mark.parametrize(
+        ("asked_for", "seconds"), [(None, 60), (0, 0), (7, 7), (900, 900), (86_400, 900)]
+    )
+    def test_pauses(
+        self, asked_for: float | None, seconds: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with Gateway() as gateway:
+            began = timezone.now()
+            assert gateway.heard(RateLimited("Slower.", retry_after=asked_for)) is False
+            until = state().paused_until
+            assert until is not None
+            assert began <= until - timedelta(seconds=seconds) <= timezone.now()
+            assert gateway.is_open() is (seconds == 0)
+            assert gateway.may_reopen()
+        assert state().pause == "rate"
+        assert messages(caplog) == [f"Slower. Calls go on in {seconds} s."]
+
+    def test_is_over_by_itself(self) -> None:
+        with Gateway() as gateway:
+            gateway.heard(RateLimited("Slower."))
+            ProviderState.objects.update(paused_until=ago(1))
+            assert gateway.is_open()
+            gateway.heard(None)
+            gateway.note()
+        assert state().pause == ""
+        assert state().paused_until is None
+
+    def test_keeps_the_key_proven(self) -> None:
+        with Gateway() as gateway:
+            gateway.heard(None)
+            gateway.heard(RateLimited("Slower."))
+            assert gateway.is_proven
+
+    def test_holds_for_every_key(self, set_conf: Callable[..., None]) -> None:
+        with Gateway() as gateway:
+            gateway.heard(RateLimited("Slower."))
+        set_conf(API_KEY="another")
+        with Gateway() as renewed:
+            assert not renewed.is_open()
+
+
+@pytest.mark.parametrize("error", [TryLater, OutcomeUnknown, Refused, NotFound])
+def test_other_failures_stop_nothing(
+    error: type[ProviderError], caplog: pytest.LogCaptureFixture
+) -> None:
+    with Gateway() as gateway:
+        assert gateway.heard(error("Failed.")) is True
+        assert gateway.is_open()
+        assert not gateway.is_proven
+        gateway.note()
+    assert state().failure == "Failed."
+    assert state().pause == ""
+    assert messages(caplog) == []
+
+
+class TestNote:
+    def test_nothing_to_say(self) -> None:
+        began = timezone.now()
+        with Gateway() as gateway:
+            gateway.note()
+        assert began <= state().swept_at <= timezone.now()  # type: ignore[operator]
+        assert (state().succeeded_at, state().failed_at, state().failure) == (None, None, "")
+
+    def test_says_a_thing_once(self) -> None:
+        with Gateway() as gateway:
+            gateway.heard(None)
+            gateway.heard(OutcomeUnknown("Failed."))
+            gateway.note()
+            assert state().succeeded_at is not None
+            assert state().failed_at is not None
+            ProviderState.objects.update(succeeded_at=None, failed_at=None)
+            gateway.note()
+        assert (state().succeeded_at, state().failed_at) == (None, None)
+        assert state().failure == "Failed."
+
+    def test_remembers_the_spelling_that_works(self, simulator: Simulator) -> None:
+        simulator.spelling = "checkOrder"
+        for _process in range(2):
+            with Gateway() as gateway:
+                for _question in range(2):
+                    with pytest.raises(NotFound):
+                        gateway.client.check("A1")
+                gateway.note()
+        asked = [request.path.split("/")[3] for request in simulator.requests]
+        assert asked == ["check-order"] + ["checkOrder"] * 4
+        assert state().check_path == "checkOrder"
+
+    def test_changes_the_spelling_back(self, simulator: Simulator) -> None:
+        ProviderState.objects.create(check_path="checkOrder")
+        simulator.spelling = "check-order"
+        with Gateway() as gateway:
+            with pytest.raises(NotFound):
+                gateway.client.check("A1")
+            gateway.note()
+        assert state().check_path == "check-order"
+
+
+class TestPrice:
+    def test_is_asked_once_a_sweep(self, simulator: Simulator) -> None:
+        with Gateway() as gateway:
+            assert gateway.price(PSN, "type_001") == Decimal(490)
+            assert gateway.price(PSN, "type_003") == Decimal(1960)
+            assert gateway.price(PSN, "TEST_PARTIAL") is None
+            assert len(simulator.requests) == 1
+            gateway.note()
+            assert gateway.price(PSN, "type_001") == Decimal(490)
+        assert len(simulator.requests) == 2
+
+    def test_of_an_unknown_product(self, simulator: Simulator) -> None:
+        with Gateway() as gateway:
+            assert gateway.price("unknown", "type_001") is None
+            assert gateway.price("unknown", "type_001") is None
+        assert len(simulator.requests) == 1
+
+    def test_during_an_outage(self, simulator: Simulator) -> None:
+        simulator.outage = True
+        with Gateway() as gateway:
+            assert gateway.price(PSN, "type_001") is None
+        assert len(simulator.requests) == 1
+
+    @pytest.mark.parametrize("price", [-490, None, "soon", 1e20])
+    def test_that_cannot_be_meant(self, price: object, wire: responses.RequestsMock) -> None:
+        answer = {"success": True, "data": {"types": [{"id": "type_001", "price": price}]}}
+        wire.get(f"{PROVIDER}/v3/gift-cards/checkProduct/other", json=answer)
+        with Gateway() as gateway:
+            assert gateway.price("other", "type_001") is None
+
+    def test_with_a_wrong_key(self, simulator: Simulator) -> None:
+        simulator.keys = ["another"]
+        with Gateway() as gateway, pytest.raises(AccessDenied):
+            gateway.price(PSN, "type_001")
+
+    def test_too_many_requests(self, simulator: Simulator) -> None:
+        simulator.rate_limit = 1
+        with Gateway() as gateway:
+            gateway.price(PSN, "type_001")
+            with pytest.raises(RateLimited):
+                gateway.price("other", "type_001")
+
+    def test_without_a_provider(self, closed_port: int, set_conf: Callable[..., None]) -> None:
+        set_conf(BASE_URL=f"http://127.0.0.1:{closed_port}")
+        with Gateway() as gateway, pytest.raises(TryLater):
+            gateway.price(PSN, "type_001")
+
+
+def test_nothing_of_it_is_logged(
+    simulator: Simulator, caplog: pytest.LogCaptureFixture, settings: Any
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    simulator.keys = ["another"]
+    with Gateway() as gateway:
+        with pytest.raises(AccessDenied) as caught:
+            gateway.client.check(str(make_order().pk))
+        gateway.heard(caught.value)
+    assert caplog.text
+    assert settings.GIFTCARDS["API_KEY"] not in caplog.text

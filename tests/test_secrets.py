@@ -1,0 +1,379 @@
+"""A code, a serial and the API key are nowhere but where they belong.
+
+Each test looks for canaries in everything that somebody could come to read: the raw database,
+exports, logs, error mails, texts of objects. The searcher itself is tested first.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import copy
+import logging
+import pickle
+import pprint
+import re
+import zlib
+from collections.abc import Iterator
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core import mail, serializers
+from django.core.management import call_command
+from django.db import DatabaseError, connection
+from django.forms.models import model_to_dict
+from django.test import override_settings
+from django.utils import timezone
+from django.utils.log import AdminEmailHandler
+
+from giftcards.cards import CardSecret
+from giftcards.conf import conf
+from giftcards.crypto import Keyring, generate_key, key_fingerprint
+from giftcards.exceptions import ConfigurationError, DecryptionError, OutcomeUnknown
+from giftcards.fulfilment import place_order
+from giftcards.models import Card, Order, ProviderState, StatusChange
+from giftcards.outbox import announce
+from giftcards.recording import record_answers, record_failures
+from giftcards.signals import order_settled
+from giftcards.simulator import Simulator
+from tests.builders import REFUNDED, answer, claim, make_order, settled
+
+pytestmark = pytest.mark.django_db
+
+CODES = [CardSecret(f"CANARY-CODE-5d81-{n}", f"CANARY-SERIAL-5d81-{n}") for n in range(3)]
+API_KEY = "CANARY-KEY-7f3a9c"
+# As they are, and as they are normalised for searching.
+CANARIES = re.compile(rb"canary-?(code|serial|key)", re.IGNORECASE)
+
+PARTIAL = settled("PARTIALLY_FILLED", CODES)
+
+
+def traces(text: str | bytes, canaries: re.Pattern[bytes] = CANARIES) -> list[bytes]:
+    """The canaries in ``text``, also in what is packed inside it."""
+    return [found.group() for part in _unpacked(text) for found in canaries.finditer(part)]
+
+
+def _unpacked(text: str | bytes, depth: int = 4) -> Iterator[bytes]:
+    """Yield ``text``, and what its parts are when decoded as base64 or unpacked as zlib."""
+    raw = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    yield raw
+    if not depth:
+        return
+    with contextlib.suppress(zlib.error):
+        yield from _unpacked(zlib.decompress(raw), depth - 1)
+    for word in re.findall(rb"[A-Za-z0-9+/_-]{12,}", raw):
+        try:
+            unpacked = base64.b64decode(word + b"=" * (-len(word) % 4), altchars=b"-_")
+        except binascii.Error:
+            continue
+        yield from _unpacked(unpacked, depth - 1)
+
+
+def raw_database() -> Iterator[str | bytes]:
+    """Every value of every column of every table, as it comes from the driver."""
+    with connection.cursor() as cursor:
+        for table in connection.introspection.table_names(cursor):
+            cursor.execute(f"SELECT * FROM {connection.ops.quote_name(table)}")
+            for row in cursor.fetchall():
+                for value in row:
+                    yield value if isinstance(value, str | bytes) else repr(value)
+
+
+@pytest.fixture
+def stored() -> Order:
+    """An order with three canaries, after everything that recording can be asked to do."""
+    order, odd = claim(make_order(reference="order-1"), make_order())
+    record_answers(
+        [(order, answer("HANDLING", cards=(CODES[1],))), (odd, PARTIAL)], now=timezone.now()
+    )
+    record_answers([(order, PARTIAL), (odd, REFUNDED)], now=timezone.now())
+    [torn] = claim(make_order())
+    # An answer that cannot be recorded, because its card's number is taken.
+    Card(order=torn, position=2, sealed="x", identity="x", value_fingerprint="x").save()
+    record_answers([(torn, PARTIAL)], now=timezone.now())
+    record_failures([(torn, KeyError(CODES[0].value))], now=timezone.now())
+    announce()
+    assert Card.objects.count() == 7
+    return Order.objects.get(reference="order-1")
+
+
+class TestTheSearcher:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            CODES[0].value,
+            f"order {CODES[0].serial}, ",
+            "canarycode5d810",
+            base64.b64encode(CODES[0].value.encode()),
+            base64.urlsafe_b64encode(zlib.compress(pickle.dumps(CODES))),
+            b"gAAAA:" + base64.b64encode(pickle.dumps({"args": (CODES[0].value,)})).rstrip(b"="),
+            zlib.compress(base64.b64encode(API_KEY.encode())),
+        ],
+    )
+    def test_it_finds(self, text: str | bytes) -> None:
+        assert traces(text)
+
+    def test_it_finds_nothing_where_there_is_nothing(self) -> None:
+        assert not traces("canary " + base64.b64encode(b"CANARY " * 9).decode())
+
+    def test_it_looks_into_the_database(self, stored: Order) -> None:
+        packed = base64.b64encode(zlib.compress(pickle.dumps(CODES[0]))).decode()
+        StatusChange.objects.update(detail=packed)
+        assert any(map(traces, raw_database()))
+
+
+class TestDatabase:
+    def test_rows(self, stored: Order) -> None:
+        values = list(raw_database())
+        # They are what was recorded: the reference is there, as are the tokens.
+        assert "order-1" in values
+        assert sum(str(value).startswith("gAAAA") for value in values) == 6
+        assert [found for value in values for found in traces(value)] == []
+
+    def test_a_token_is_no_packing(self, stored: Order) -> None:
+        card = stored.cards.get(position=1)
+        assert traces(card.sealed) == []
+        assert traces(card.value)
+
+    def test_what_is_known_of_a_refused_key(self) -> None:
+        ProviderState.objects.pause(
+            ProviderState.Pause.ACCESS,
+            detail="",
+            until=None,
+            key=key_fingerprint(conf.api_key),
+        )
+        assert conf.api_key == API_KEY
+        assert [found for value in raw_database() for found in traces(value)] == []
+
+    def test_from_placing_to_the_end(
+        self,
+        simulator: Simulator,
+        call: Any,
+        caplog: pytest.LogCaptureFixture,
+        django_capture_on_commit_callbacks: Any,
+    ) -> None:
+        """Through the real client, with the provider's codes for canaries, every log open."""
+        simulator.keys = [API_KEY]
+        with every_log(caplog):
+            with django_capture_on_commit_callbacks(execute=True):
+                place_order(
+                    product_id="507f1f77bcf86cd799439011", type_id="TEST_PARTIAL", quantity=4
+                )
+            outcome = call(
+                "giftcards_place", "507f1f77bcf86cd799439011", "type_001", "2", wait=True
+            )
+        assert outcome.code == 0
+        for logger in ("django.db.backends", "giftcards.recording", "urllib3"):
+            assert logger in {
+                entry.name.removesuffix(".connectionpool") for entry in caplog.records
+            }
+        codes = [card for order in simulator.orders.values() for card in order.cards]
+        assert len(codes) >= 2
+        canaries = [API_KEY, *(c.value for c in codes), *(c.value.replace("-", "") for c in codes)]
+        pattern = re.compile("|".join(canaries).encode(), re.IGNORECASE)
+        places = {
+            "database": raw_database(),
+            "log": logged(caplog),
+            "output": [outcome.out, outcome.err],
+        }
+        assert {
+            place: [found for text in texts for found in traces(text, pattern)]
+            for place, texts in places.items()
+        } == {"database": [], "log": [], "output": []}
+
+
+@contextlib.contextmanager
+def every_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Open every log as far as it goes, that of SQL with its parameters too."""
+    connection.force_debug_cursor = True
+    with contextlib.ExitStack() as stack:
+        for name in ("", "django", "django.db.backends", "django-q", "giftcards", "urllib3"):
+            stack.enter_context(caplog.at_level(logging.DEBUG, name or None))
+        yield
+    connection.force_debug_cursor = False
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What any handler could make of the records: text, arguments, traceback."""
+    entries = [pprint.pformat(vars(entry)) for entry in caplog.records]
+    return [caplog.text, *entries]
+
+
+class TestExports:
+    @pytest.mark.parametrize("file_format", ["json", "jsonl", "xml", "python"])
+    @pytest.mark.parametrize("model", [Order, Card, StatusChange])
+    def test_serializers(self, stored: Order, file_format: str, model: Any) -> None:
+        exported = str(serializers.serialize(file_format, model.objects.all()))
+        assert model.objects.first()._meta.label_lower in exported
+        assert traces(exported) == []
+
+    def test_a_dump_is_loaded_as_it_was(self, stored: Order) -> None:
+        out = StringIO()
+        call_command("dumpdata", "giftcards", stdout=out)
+        assert traces(out.getvalue()) == []
+        columns = ("pk", "order", "position", "sealed", "identity", "value_fingerprint")
+        before = list(Card.objects.order_by("pk").values(*columns))
+        Card.objects.all().delete()
+        for loaded in serializers.deserialize("json", out.getvalue()):
+            loaded.save()
+        assert list(Card.objects.order_by("pk").values(*columns)) == before
+        # Sealed once, not twice.
+        assert stored.cards.get(position=1).value == CODES[1].value
+
+    def test_pickled_querysets(self, stored: Order) -> None:
+        queryset = Card.objects.select_related("order")
+        assert len(queryset) == 7
+        assert traces(pickle.dumps(queryset)) == []
+        assert traces(pickle.dumps(list(queryset))) == []
+
+    @pytest.mark.parametrize("show", [vars, repr, str, pickle.dumps, model_to_dict, copy.copy])
+    def test_an_instance_also_after_it_was_read(self, stored: Order, show: Any) -> None:
+        card = stored.cards.get(position=1)
+        assert (card.value, card.serial) == (CODES[1].value, CODES[1].serial)
+        for instance in (card, card.order, stored, stored.changes.get()):
+            assert traces(pickle.dumps(show(instance))) == []
+            assert traces(pprint.pformat(show(instance))) == []
+
+    def test_values(self, stored: Order) -> None:
+        assert traces(repr(list(Card.objects.values()))) == []
+        assert traces(repr(list(Card.objects.values_list()))) == []
+
+
+class TestTexts:
+    @pytest.mark.parametrize(
+        "thing",
+        [CODES[0], CODES, {"cards": CODES}, PARTIAL, (PARTIAL,), Keyring([generate_key()])],
+        ids=["card", "cards", "dict", "answer", "answers", "keyring"],
+    )
+    @pytest.mark.parametrize("show", [str, repr, format, ascii, pprint.pformat, "{}".format])
+    def test_of_objects_that_hold_codes(self, thing: Any, show: Any) -> None:
+        assert traces(show(thing)) == []
+
+    def test_a_card_has_no_dict_to_print(self) -> None:
+        assert not hasattr(CODES[0], "__dict__")
+
+    def test_a_keyring_does_not_show_its_keys(self) -> None:
+        key = generate_key()
+        keyring = Keyring([key])
+        for text in (repr(keyring), str(keyring), repr(vars(keyring))):
+            assert key not in text
+
+    @pytest.mark.parametrize("reference", ["order-1", "order-2"])
+    def test_of_an_error_when_opening(self, reference: str) -> None:
+        token = Keyring([generate_key()]).seal(CODES[0], reference=reference)
+        if reference == "order-2":
+            token = Keyring.from_settings().seal(CODES[0], reference=reference)
+        with pytest.raises(DecryptionError) as caught:
+            Keyring.from_settings().open(token, reference="order-1")
+        error: BaseException | None = caught.value
+        while error is not None:
+            assert traces(f"{error!s} {error!r} {error.args} {vars(error)}") == []
+            error = error.__cause__ or error.__context__
+
+
+class TestLogs:
+    def test_recording_at_every_level(self, caplog: pytest.LogCaptureFixture) -> None:
+        with every_log(caplog):
+            record_answers([(claim(make_order())[0], PARTIAL)], now=timezone.now())
+            [torn] = claim(make_order())
+            Card(order=torn, position=2, sealed="x", identity="x", value_fingerprint="x").save()
+            record_answers([(torn, PARTIAL)], now=timezone.now())
+            list(Card.objects.all().with_code(CODES[0].value))
+        assert "giftcards_card" in caplog.text
+        assert "could not be recorded: IntegrityError" in caplog.text
+        assert [found for text in logged(caplog) for found in traces(text)] == []
+
+
+def mailed(error: BaseException) -> str:
+    """The mail that Django sends to the site's admins about ``error``, tracebacks and locals."""
+    entry = logging.LogRecord(
+        "django.request",
+        logging.ERROR,
+        __file__,
+        1,
+        "Internal Server Error",
+        (),
+        (type(error), error, error.__traceback__),
+    )
+    mail.outbox.clear()
+    with override_settings(ADMINS=[("Staff", "staff@example.com")], DEBUG=False):
+        AdminEmailHandler(include_html=True).emit(entry)
+    [message] = mail.outbox
+    assert isinstance(message, mail.EmailMultiAlternatives)
+    return "\n".join([message.subject, str(message.body), str(message.alternatives)])
+
+
+class TestErrorMails:
+    def test_the_mail_shows_local_variables(self) -> None:
+        code = CODES[0].value
+        with pytest.raises(ZeroDivisionError) as caught:
+            _ = 1 / (len(code) - len(code))
+        assert traces(mailed(caught.value))
+
+    def test_of_a_recording_that_fails_altogether(self) -> None:
+        """The database goes away in the middle, so that no part of it catches the error."""
+        held = claim(make_order(), make_order())
+        answers = [(order, PARTIAL) for order in held]
+
+        def gone(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            if "giftcards_card" in sql and sql.startswith("INSERT"):
+                gone_for_good.append(sql)
+            if gone_for_good:
+                raise DatabaseError("server closed the connection unexpectedly")
+            return execute(sql, params, many, context)
+
+        gone_for_good: list[str] = []
+        with (
+            connection.execute_wrapper(gone),
+            pytest.raises(DatabaseError, match="server closed the connection") as caught,
+        ):
+            record_answers(answers, now=timezone.now())
+        connection.needs_rollback = False
+        text = mailed(caught.value)
+        # The frames are there, and those that may show their variables do.
+        for name in ("record_answers", "_record_batch", "_store_cards", "OrderAnswer("):
+            assert name in text
+        assert traces(text) == []
+
+    def test_of_a_card_that_does_not_open(self, stored: Order, settings: Any) -> None:
+        card = stored.cards.get(position=1)
+        other = Keyring.from_settings().seal(CODES[0], reference="order-2")
+        Card.objects.filter(pk=card.pk).update(sealed=other)
+        card.refresh_from_db()
+        with pytest.raises(DecryptionError) as caught:
+            _ = card.value
+        text = mailed(caught.value)
+        assert "belongs to another order" in text
+        assert traces(text) == []
+
+    def test_of_a_receiver_that_fails(self, caplog: pytest.LogCaptureFixture) -> None:
+        def deliver(order: Order, **_: Any) -> None:
+            code = order.cards.get(position=1).value
+            raise OutcomeUnknown(f"{code} could not be mailed")
+
+        record_answers([(claim(make_order())[0], PARTIAL)], now=timezone.now())
+        order_settled.connect(deliver)
+        try:
+            with every_log(caplog):
+                announce()
+        finally:
+            order_settled.disconnect(deliver)
+        assert "deliver failed on order" in caplog.text
+        assert [found for text in logged(caplog) for found in traces(text)] == []
+        assert mail.outbox == []
+
+
+@pytest.mark.parametrize("keys", [["not a key"], [API_KEY], "CANARY-KEY-as-a-string"])
+def test_wrong_keys_are_not_quoted(keys: Any, settings: Any) -> None:
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": keys, "API_KEY": f"{API_KEY}\n"}
+    for read in (lambda: conf.encryption_keys, lambda: conf.api_key, Keyring.from_settings):
+        with pytest.raises(ConfigurationError, match="GIFTCARDS") as caught:
+            read()
+        error = caught.value
+        assert error.__traceback__ is not None
+        # Without the frame of this test, which has the keys.
+        text = mailed(error.with_traceback(error.__traceback__.tb_next))
+        assert "GIFTCARDS" in text
+        assert traces(text) == []

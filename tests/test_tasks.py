@@ -1,0 +1,403 @@
+"""What django-q2 runs, what its rows show, and a real cluster of it."""
+
+from __future__ import annotations
+
+import base64
+import multiprocessing
+import subprocess
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connection
+from django.utils import timezone
+from django_q.brokers import get_broker
+from django_q.models import OrmQ, Schedule, Task
+from django_q.monitor import monitor
+from django_q.pusher import pusher
+from django_q.queues import Queue
+from django_q.scheduler import scheduler
+from django_q.tasks import async_task
+from django_q.worker import worker
+
+from giftcards import tasks
+from giftcards.fulfilment import place_order
+from giftcards.models import Order, ProviderState
+from giftcards.schedules import ensure_schedule
+from giftcards.simulator import Simulator
+from giftcards.statuses import Status
+from tests.engine import (
+    LINE,
+    ago,
+    buy,
+    checks,
+    history,
+    make_order,
+    messages,
+    posts,
+    secrets_of,
+    stop,
+    wait_until,
+)
+
+pytest_plugins = ["tests.engine_fixtures"]
+
+BUSY = "another process runs the loop"
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch, set_conf: Callable[..., None]) -> None:
+    set_conf(POLL_INTERVAL=0.1)
+    monkeypatch.setattr(tasks, "LOOP_SECONDS", 0.4)
+
+
+def state() -> ProviderState:
+    return ProviderState.objects.get()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("task", [tasks.sweep, tasks.tick])
+class TestBoth:
+    def test_follow_the_orders(self, task: Callable[[], str], simulator: Simulator) -> None:
+        make_order()
+        make_order(type_id="SIM_LOST")
+        assert task() == "1 sent, 1 checked, 1 settled, 1 failed"
+        assert state().loop_until is None
+        assert not OrmQ.objects.exists()
+
+    def test_nothing_to_do(self, task: Callable[[], str], simulator: Simulator) -> None:
+        assert task() == "0 sent, 0 checked, 0 settled, 0 failed"
+        assert state().loop_until is None
+        assert state().swept_at is not None
+        assert simulator.requests == []
+        assert not OrmQ.objects.exists()
+
+    def test_queue_a_successor_while_orders_are_open(
+        self, task: Callable[[], str], simulator: Simulator
+    ) -> None:
+        buy(type_id="SIM_NEVER")
+        assert task().endswith("0 settled, 0 failed")
+        assert state().loop_until is None
+        [queued] = OrmQ.objects.all()
+        assert queued.task["func"] == "giftcards.tasks.sweep"
+        assert (queued.task["args"], queued.task["kwargs"]) == ((), {})
+
+    def test_no_successor_for_what_waits_long(
+        self, task: Callable[[], str], simulator: Simulator
+    ) -> None:
+        for status in ("DELAYED", "UNCONFIRMED", "REJECTED", "REFUNDED"):
+            make_order(Status(status), due_at=None)
+        task()
+        assert not OrmQ.objects.exists()
+
+    def test_no_successor_once_the_key_is_refused(
+        self, task: Callable[[], str], simulator: Simulator
+    ) -> None:
+        buy()
+        simulator.keys = ["another"]
+        assert task() == "0 sent, 1 checked, 0 settled, 1 failed; paused"
+        assert task() == "0 sent, 0 checked, 0 settled, 0 failed; paused"
+        assert not OrmQ.objects.exists()
+        assert [request.key_ok for request in simulator.requests].count(False) == 1
+
+    def test_a_successor_through_a_short_pause(
+        self, task: Callable[[], str], simulator: Simulator
+    ) -> None:
+        make_order()
+        ProviderState.objects.pause(
+            ProviderState.Pause.RATE, detail="", until=ago(-60), key="irrelevant"
+        )
+        assert task() == "0 sent, 0 checked, 0 settled, 0 failed; paused"
+        assert OrmQ.objects.count() == 1
+
+    def test_an_order_that_came_in_the_last_moment(
+        self, task: Callable[[], str], simulator: Simulator
+    ) -> None:
+        """It queued nothing, because the lease was held: the task has to look again."""
+
+        def place(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            done = execute(sql, params, many, context)
+            is_release = "loop_until" in sql.partition("WHERE")[0] and "= NULL" in sql
+            if sql.startswith("UPDATE") and is_release:
+                make_order()
+            return done
+
+        with connection.execute_wrapper(place):
+            assert task() == "0 sent, 0 checked, 0 settled, 0 failed"
+        assert OrmQ.objects.count() == 1
+
+    def test_the_next_order_is_not_held_back(
+        self, task: Callable[[], str], simulator: Simulator, django_capture_on_commit_callbacks: Any
+    ) -> None:
+        """Within seconds of a kick whose work is already done, another kick is due."""
+        for _order in range(2):
+            with django_capture_on_commit_callbacks(execute=True):
+                place_order(**LINE)
+            assert OrmQ.objects.count() == 1
+            OrmQ.objects.all().delete()
+            assert task() == "1 sent, 1 checked, 1 settled, 0 failed"
+
+    def test_raise_nothing(
+        self,
+        task: Callable[[], str],
+        simulator: Simulator,
+        set_conf: Callable[..., None],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        make_order()
+        set_conf(API_KEY="")
+        assert task() == "failed"
+        assert messages(caplog) == [
+            "The task failed: GIFTCARDS['API_KEY'] is not set."
+            " Set it to the key from the provider's dashboard."
+        ]
+        assert simulator.requests == []
+        assert state().loop_until is None
+
+    def test_show_nothing_of_what_failed(
+        self, task: Callable[[], str], simulator: Simulator, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        make_order()
+
+        def fail(execute: Any, sql: str, *args: Any) -> Any:
+            raise ValueError("CANARY")
+
+        with connection.execute_wrapper(fail):
+            assert task() == "failed"
+        assert messages(caplog) == ["The task failed: ValueError"]
+        assert "CANARY" not in caplog.text
+
+
+@pytest.mark.django_db
+class TestTick:
+    def test_beats(self, simulator: Simulator) -> None:
+        began = timezone.now()
+        tasks.tick()
+        assert began <= state().ticked_at <= timezone.now()  # type: ignore[operator]
+
+    def test_beats_whatever_happens_then(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(API_KEY="")
+        assert tasks.tick() == "failed"
+        assert state().ticked_at is not None
+
+    def test_only_it_beats(self, simulator: Simulator) -> None:
+        tasks.sweep()
+        assert state().ticked_at is None
+
+    def test_does_the_slow_work(self, simulator: Simulator) -> None:
+        late = buy()
+        Order.objects.update(status=Status.DELAYED, accepted_at=ago(900))
+        lost = make_order(Status.PLACING, claim="x", claimed_until=ago(1))
+        tasks.tick()
+        assert history(late)[-1] == "FULFILLED"
+        assert history(lost) == ["UNCONFIRMED"]
+        assert not late.changes.filter(announced_at=None).exists()
+
+    def test_leaves_a_living_loop_alone(self, simulator: Simulator) -> None:
+        make_order()
+        ProviderState.objects.create(loop_token="other", loop_until=ago(-5))
+        renewals = iter(range(1, 9))
+
+        def renew(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            if sql.startswith("UPDATE") and "loop_token" in sql and next(renewals) == 1:
+                ProviderState.objects.update(loop_until=ago(-10))
+            return execute(sql, params, many, context)
+
+        with connection.execute_wrapper(renew):
+            assert tasks.tick() == BUSY
+        assert simulator.requests == []
+        assert not OrmQ.objects.exists()
+
+    def test_takes_a_dead_loop_over(
+        self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tasks, "LOOP_SECONDS", 20)
+        make_order()
+        ProviderState.objects.create(loop_token="dead", loop_until=ago(-0.8))
+        assert tasks.tick() == "1 sent, 1 checked, 1 settled, 0 failed"
+
+
+@pytest.mark.django_db
+def test_a_sweep_does_not_wait_for_the_loop(simulator: Simulator) -> None:
+    ProviderState.objects.create(loop_token="other", loop_until=ago(-5))
+    make_order()
+    assert tasks.sweep() == BUSY
+    assert state().loop_token == "other"
+    assert not OrmQ.objects.exists()
+
+
+@pytest.mark.django_db
+def test_a_database_that_is_gone(simulator: Simulator, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*args: Any) -> Any:
+        raise OperationalError("CANARY")
+
+    with connection.execute_wrapper(fail):
+        assert tasks.tick() == "failed"
+    assert messages(caplog) == ["The task failed: OperationalError"]
+
+
+def run_queue() -> None:
+    """Run what is queued as a cluster does, in this process."""
+    queued, finished, stopped = Queue(), Queue(), multiprocessing.Event()
+    stopped.set()
+    while get_broker().queue_size():
+        pusher(queued, stopped)
+    queued.put("STOP")
+    worker(queued, finished, multiprocessing.Value("f", -1))
+    finished.put("STOP")
+    monitor(finished)
+
+
+@pytest.mark.django_db(transaction=True)
+class TestPipeline:
+    def test_from_the_schedule_to_the_queue(self, simulator: Simulator) -> None:
+        ensure_schedule()
+        Schedule.objects.update(next_run=ago(1))
+        scheduler()
+        [queued] = OrmQ.objects.all()
+        task = queued.task
+        assert task["func"] == "giftcards.tasks.tick"
+        assert (task["args"], task["kwargs"]) == ((), {})
+        assert (task["save"], task["ack_failure"]) == (False, True)
+        schedule = Schedule.objects.get()
+        assert timezone.now() < schedule.next_run <= timezone.now() + timedelta(minutes=1)
+        assert schedule.repeats == -1
+        scheduler()
+        assert OrmQ.objects.count() == 1
+
+    def test_after_a_night_without_a_cluster(self, simulator: Simulator) -> None:
+        ensure_schedule()
+        Schedule.objects.update(next_run=ago(9 * 3600))
+        for _pass in range(3):
+            scheduler()
+        assert OrmQ.objects.count() == 1
+
+    def test_a_paused_schedule_stays_paused(self) -> None:
+        ensure_schedule()
+        Schedule.objects.update(next_run=ago(1), repeats=0)
+        ensure_schedule()
+        scheduler()
+        assert not OrmQ.objects.exists()
+
+    def test_from_the_order_to_the_cards(self, simulator: Simulator) -> None:
+        order = place_order(**LINE)
+        run_queue()
+        order.refresh_from_db()
+        assert order.status == "FULFILLED"
+        # Done and forgotten: successes leave no rows.
+        assert not OrmQ.objects.exists()
+        assert not Task.objects.exists()
+
+    def test_the_chain_goes_on_and_ends(self, simulator: Simulator) -> None:
+        order = place_order(**LINE | {"type_id": "SIM_NEVER"})
+        for _link in range(3):
+            run_queue()
+            assert OrmQ.objects.count() == 1
+        order.refresh_from_db()
+        simulator.settle(order.provider_order_id, delivered=1)
+        run_queue()
+        order.refresh_from_db()
+        assert order.status == "PARTIALLY_FILLED"
+        assert not OrmQ.objects.exists()
+
+    def test_a_failure_leaves_no_traceback(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        place_order(**LINE)
+        set_conf(ENCRYPTION_KEYS=[])
+        run_queue()
+        assert not Task.objects.exists()
+        assert not OrmQ.objects.exists()
+
+    def test_a_task_that_is_run_again(self, simulator: Simulator) -> None:
+        """By the button in the admin of django-q2, or by a second cluster."""
+        place_order(**LINE)
+        [task] = [row.task for row in OrmQ.objects.all()]
+        for _time in range(3):
+            async_task(task["func"], *task["args"], **task["kwargs"])
+        run_queue()
+        run_queue()
+        assert posts(simulator) == 1
+
+    def test_rows_hold_no_secrets(self, simulator: Simulator, settings: Any) -> None:
+        order = place_order(**LINE, reference="CANARY-REFERENCE")
+        make_order(type_id="SIM_NEVER")
+        ensure_schedule()
+        Schedule.objects.update(next_run=ago(1))
+        scheduler()
+        tasks.sweep()
+        # A row that stays, because somebody wants to see the result.
+        async_task("giftcards.tasks.sweep", save=True)
+        rows = [(row.payload, str(row.task)) for row in OrmQ.objects.all()]
+        assert len(rows) == 4
+        Schedule.objects.update(next_run=ago(1))
+        run_queue()
+        assert order.cards.count() == 2
+        [kept] = Task.objects.all()
+        assert kept.result.endswith("settled, 0 failed")
+        text = str([rows, Schedule.objects.values(), vars(kept)])
+        raw = [base64.urlsafe_b64decode(payload.split(":")[0] + "==") for payload, _task in rows]
+        for secret in [*secrets_of(settings, simulator), order.reference]:
+            assert secret not in text
+            assert all(secret.encode() not in content for content in raw)
+
+
+@pytest.mark.cluster
+@pytest.mark.django_db(transaction=True)
+class TestCluster:
+    def test_sends_and_settles_within_seconds(
+        self,
+        simulator: Simulator,
+        child: Callable[..., subprocess.Popen[str]],
+        settings: Any,
+        set_conf: Callable[..., None],
+    ) -> None:
+        set_conf(POLL_INTERVAL=1)
+        simulator.delay = (1, 2)
+        simulator.keys = [settings.GIFTCARDS["API_KEY"]]
+        cluster = child("qcluster")
+        first = [place_order(**LINE | {"type_id": kind}) for kind in ("type_001", "TEST_PARTIAL")]
+        never = place_order(**LINE | {"type_id": "SIM_NEVER"})
+        lost = place_order(**LINE | {"type_id": "SIM_LOST"})
+        wait_until(lambda: statuses_of(first) == ["FULFILLED", "PARTIALLY_FILLED"], seconds=30)
+        # The loop is running now: an order that comes is noticed without a task of its own.
+        later = place_order(**LINE | {"type_id": "TEST_REFUND"})
+        wait_until(lambda: statuses_of([later]) == ["REFUNDED"])
+        assert statuses_of([never, lost]) == ["HANDLING", "UNCONFIRMED"]
+        assert posts(simulator) == 5
+        assert checks(simulator).count(id_of(never)) >= 3
+        simulator.settle(id_of(never), delivered=2)
+        wait_until(lambda: statuses_of([never]) == ["FULFILLED"])
+        output = stop(cluster)
+        assert "Traceback" not in output
+        assert not Task.objects.exists()
+        for secret in secrets_of(settings, simulator):
+            assert secret not in output
+
+    def test_two_clusters_send_each_order_once(
+        self, simulator: Simulator, child: Callable[..., subprocess.Popen[str]]
+    ) -> None:
+        simulator.delay = (0.5, 1)
+        clusters = [child("qcluster"), child("qcluster")]
+        orders = [place_order(**LINE) for _order in range(12)]
+        wait_until(lambda: set(statuses_of(orders)) == {"FULFILLED"}, seconds=30)
+        assert posts(simulator) == 12
+        assert sorted(id_of(order) for order in orders) == sorted(simulator.orders)
+        for order in orders:
+            assert order.cards.count() == 2
+        for cluster in clusters:
+            stop(cluster)
+
+
+def statuses_of(orders: list[Order]) -> list[str]:
+    for order in orders:
+        order.refresh_from_db()
+    return [order.status for order in orders]
+
+
+def id_of(order: Order) -> str:
+    order.refresh_from_db()
+    return str(order.provider_order_id)
