@@ -1,0 +1,90 @@
+"""Make the pictures of the documentation: ``python -m docs.screenshots``, from the checkout.
+
+Needs Debian's chromium and chromium-driver, and the dependency group ``test``. ``--to DIRECTORY``
+writes them elsewhere; ``--all`` makes every page in every language, for the desktop and the phone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+IMAGES = Path(__file__).parent / "images"
+LANGUAGES = ("en", "fr", "ar")
+WINDOWS = {"desktop": (1280, 600), "phone": (390, 844)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m docs.screenshots", description=__doc__)
+    parser.add_argument("--to", type=Path, default=IMAGES, help="where to write the pictures")
+    parser.add_argument("--all", action="store_true", help="every language and window")
+    options = parser.parse_args(arguments)
+    options.to.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="giftcards-screenshots-") as directory:
+        os.environ["DATABASE_URL"] = f"sqlite:///{directory}/db.sqlite3"
+        os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+        _photograph(options.to, everything=options.all)
+    return 0
+
+
+def _photograph(directory: Path, *, everything: bool) -> None:
+    # All of these need the settings.
+    import django
+
+    django.setup()
+    from django.contrib.auth import get_user_model
+    from django.contrib.staticfiles.handlers import StaticFilesHandler
+    from django.core.management import call_command
+    from django.db import connections
+    from django.test import Client
+    from django.test.testcases import LiveServerThread
+
+    from giftcards.models import Order
+    from tests.browser import showcase
+    from tests.browser.chromium import chromium, photograph, resize
+
+    call_command("migrate", verbosity=0)
+    showcase.fill()
+    client = Client()
+    client.force_login(get_user_model().objects.create_superuser("amina", password=None))
+    order_list = "admin/giftcards/order/"
+    pages = {
+        "order-list": order_list,
+        "order-page": f"{order_list}{Order.objects.get(reference='web-1042').pk}/change/",
+    }
+    if everything:
+        other = {"unconfirmed": "web-1040", "large": "web-1037", "waiting": "web-1044"}
+        pages |= {
+            name: f"{order_list}{Order.objects.get(reference=reference).pk}/change/"
+            for name, reference in other.items()
+        }
+        pages |= {"order-add": f"{order_list}add/", "find-card": f"{order_list}find-card/"}
+    connections.close_all()
+
+    server = LiveServerThread("127.0.0.1", StaticFilesHandler)
+    server.daemon = True
+    server.start()
+    server.is_ready.wait()
+    site = f"http://127.0.0.1:{server.port}/"
+    try:
+        with chromium() as driver:
+            driver.get(f"{site}admin/login/")
+            driver.add_cookie({"name": "sessionid", "value": client.cookies["sessionid"].value})
+            for language in LANGUAGES if everything else ("en",):
+                driver.add_cookie({"name": "django_language", "value": language})
+                for window in WINDOWS if everything else ("desktop",):
+                    for name, address in pages.items():
+                        resize(driver, *WINDOWS[window])
+                        driver.get(site + address)
+                        name = f"{name}-{language}-{window}" if everything else name
+                        photograph(driver, directory / f"{name}.png")
+    finally:
+        server.terminate()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

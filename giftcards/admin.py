@@ -1,0 +1,365 @@
+"""Orders in the Django admin: to look at, to place, and to have checked. No page holds a code."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.decorators import method_decorator
+from django.utils.formats import number_format
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.timesince import timesince
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_post_parameters
+
+from giftcards.conf import conf
+from giftcards.crypto import key_fingerprint
+from giftcards.exceptions import ConfigurationError, ReferenceConflict
+from giftcards.fulfilment import place_order, wake_worker
+from giftcards.models import Card, Order, OrderQuerySet, ProviderState
+from giftcards.refunds import refund_breakdown
+from giftcards.statuses import Status
+
+if TYPE_CHECKING:
+    OrderModelAdmin = admin.ModelAdmin[Order]
+    AddForm = forms.ModelForm[Order]
+else:
+    OrderModelAdmin = admin.ModelAdmin
+    AddForm = forms.ModelForm
+
+
+def status_badge(status: str) -> SafeString:
+    """The status as a coloured badge that also reads as text."""
+    return format_html(
+        '<span class="giftcards-badge giftcards-{}">{}</span>',
+        status.lower().replace("_", "-"),
+        Status(status).label,
+    )
+
+
+def money(amount: Decimal | None) -> str:
+    """The amount as staff read it, isolated from the direction of the text around it."""
+    if amount is None:
+        return gettext("unknown")
+    figure = number_format(amount, 2, force_grouping=True)
+    return format_html('<bdi class="giftcards-money">{} {}</bdi>', figure, conf.currency)
+
+
+def _pause() -> str:
+    """Why calls to the provider are stopped, for staff; "" if they are not."""
+    state = ProviderState.objects.current()
+    try:
+        key = key_fingerprint(conf.api_key)
+    except ConfigurationError:
+        # A site that leaves the key to its workers: it is the one that was refused.
+        key = state.paused_key
+    return state.explain() if state.is_paused(key=key, now=timezone.now()) else ""
+
+
+class AttentionFilter(admin.SimpleListFilter):
+    title = _("attention")
+    parameter_name = "attention"
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        return [("needed", _("Needs attention"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.exclude(problem="") if self.value() == "needed" else queryset
+
+
+class OrderForm(AddForm):
+    """A new order. The last check is the placing: it knows whether the reference is free."""
+
+    placed: Order
+
+    def full_clean(self) -> None:
+        super().full_clean()
+        if not self.is_bound or self.errors:
+            return
+        try:
+            self.placed = place_order(**self.cleaned_data)
+        except ValidationError as error:
+            self.add_error(None, error)
+        except ReferenceConflict as conflict:
+            self.add_error("reference", str(conflict))
+
+    def validate_unique(self) -> None:
+        """Not an error: the second order of a double click is the first one."""
+
+
+class UnrepeatedInput(forms.PasswordInput):
+    """A text field that shows what is typed and, like a password's, never shows it again."""
+
+    input_type = "text"
+
+
+class TypedCode(str):
+    """A code on its way to the search: error pages and crash reporters print every variable."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<typed code>"
+
+
+class FindCardForm(forms.Form):
+    code = forms.CharField(
+        label=_("Code or serial"),
+        max_length=200,
+        help_text=_("The whole code or serial. Case, spaces and dashes do not matter."),
+        widget=UnrepeatedInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "ltr"}),
+    )
+
+    def clean_code(self) -> TypedCode:
+        return TypedCode(self.cleaned_data["code"])
+
+
+@admin.register(Order)
+class OrderAdmin(OrderModelAdmin):
+    list_display = ("reference", "badge", "delivered", "charged", "refunded", "age")
+    list_filter = (AttentionFilter, "status", "created_at")
+    search_fields = (
+        "reference__startswith",
+        "provider_order_id__startswith",
+        "customer_email__startswith",
+    )
+    search_help_text = _(
+        "A reference, the provider's order id or a customer's e-mail, or the beginning of one."
+    )
+    # Counting a million rows, and sorting them by a column without an index, would take seconds.
+    show_full_result_count = False
+    sortable_by = ("reference", "age")
+    list_per_page = 50
+    actions = ("check_now",)
+    form = OrderForm
+    add_fieldsets = (
+        (None, {"fields": ("product_id", "type_id", "quantity", "reference")}),
+        (_("Your sale"), {"fields": ("sale_price", "customer_email", "customer_language")}),
+    )
+    readonly_fields = ("badge", "attention", "delivered", "sale")
+
+    class Media:
+        css = {"all": ("giftcards/admin.css",)}
+
+    # What may be done: look, place, have checked. Orders are history: nothing is edited or deleted.
+
+    def has_change_permission(self, request: HttpRequest, obj: Order | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Order | None = None) -> bool:
+        return False
+
+    def has_view_permission(self, request: HttpRequest, obj: Order | None = None) -> bool:
+        # Asked directly: Django's own version counts the permission to change as well.
+        return any(request.user.has_perm(f"giftcards.{name}_order") for name in ("view", "change"))
+
+    def has_check_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("giftcards.change_order")
+
+    def has_find_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("giftcards.view_card")
+
+    # The list.
+
+    @admin.display(description=_("status"), ordering="status")
+    def badge(self, order: Order) -> SafeString:
+        badge = status_badge(order.status)
+        if not order.problem:
+            return badge
+        mark = '{} <span class="giftcards-mark" role="img" aria-label="{}" title="{}">⚠</span>'
+        return format_html(mark, badge, _("Needs attention"), order.problem)
+
+    @admin.display(description=_("delivered"))
+    def delivered(self, order: Order) -> str:
+        # In words: a slash between two numbers reads the other way round from right to left.
+        return gettext("%(delivered)d of %(ordered)d") % {
+            "delivered": order.fulfilled_quantity,
+            "ordered": order.quantity,
+        }
+
+    @admin.display(description=_("charged"), empty_value="")
+    def charged(self, order: Order) -> str | None:
+        breakdown = refund_breakdown(order)
+        return money(breakdown.charged_amount) if breakdown else None
+
+    @admin.display(description=_("refunded"), empty_value="")
+    def refunded(self, order: Order) -> str | None:
+        breakdown = refund_breakdown(order)
+        return money(breakdown.refunded_amount) if breakdown else None
+
+    @admin.display(description=_("age"), ordering="-created_at")
+    def age(self, order: Order) -> str:
+        return timesince(order.created_at, depth=1)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        # A whole name comes out of the indexes; for a beginning some databases read every row.
+        names = ("reference", "provider_order_id", "customer_email")
+        whole = queryset.filter(Q(*((name, search_term) for name in names), _connector=Q.OR))
+        if search_term and whole.exists():
+            return whole, False
+        return super().get_search_results(request, queryset, search_term)
+
+    @admin.action(description=_("Check selected orders now"), permissions=["check"])
+    def check_now(self, request: HttpRequest, queryset: OrderQuerySet) -> None:
+        selected = queryset.count()
+        asked = queryset.check_soon(
+            now=timezone.now(), interval=timedelta(seconds=conf.poll_interval)
+        )
+        if asked:
+            wake_worker()
+            text = ngettext(
+                "%(count)d order will be checked as soon as the worker gets to it.",
+                "%(count)d orders will be checked as soon as the worker gets to them.",
+                asked,
+            )
+            self.message_user(request, text % {"count": asked})
+        if selected > asked:
+            text = ngettext(
+                "%(count)d order is left alone: it is final, not sent yet, or was just checked.",
+                "%(count)d orders are left alone: they are final, not sent yet, or were just"
+                " checked.",
+                selected - asked,
+            )
+            self.message_user(request, text % {"count": selected - asked}, messages.WARNING)
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        context = {
+            "pause": _pause(),
+            "may_find": self.has_find_permission(request),
+        }
+        return super().changelist_view(request, context | (extra_context or {}))
+
+    # One order.
+
+    def get_fieldsets(self, request: HttpRequest, obj: Order | None = None) -> Any:
+        if obj is None:
+            return self.add_fieldsets
+        rows = [
+            "badge",
+            *(["attention"] if obj.problem else []),
+            ("product_id", "type_id"),
+            ("delivered", "sale"),
+            ("provider_order_id", "checked_at"),
+            ("customer_email", "customer_language"),
+        ]
+        return ((None, {"fields": rows}),)
+
+    @admin.display(description=_("needs attention"))
+    def attention(self, order: Order) -> SafeString:
+        return format_html("<bdi>{}</bdi>", order.problem)
+
+    @admin.display(description=_("sale price"))
+    def sale(self, order: Order) -> str | None:
+        return None if order.sale_price is None else money(order.sale_price)
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Order | None = None,
+    ) -> HttpResponse:
+        if obj is not None:
+            context |= self._sections(obj)
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    def _sections(self, order: Order) -> dict[str, Any]:
+        breakdown = refund_breakdown(order)
+        return {
+            "breakdown": breakdown,
+            "breakdown_rows": breakdown
+            and [
+                (_("Ordered"), order.quantity, money(breakdown.ordered_amount)),
+                (
+                    _("Delivered and charged"),
+                    order.quantity - breakdown.refunded_quantity,
+                    money(breakdown.charged_amount),
+                ),
+                (
+                    _("Not delivered and refunded"),
+                    breakdown.refunded_quantity,
+                    money(breakdown.refunded_amount),
+                ),
+            ],
+            "price_per_card": money(order.price_per_card),
+            "timeline": [
+                (change, status_badge(change.from_status), status_badge(change.to_status))
+                for change in order.changes.all()
+            ],
+            "cards": order.cards.with_repeats().defer("sealed"),
+        }
+
+    # Placing: the one thing that is written here, and not by the form.
+
+    def save_form(self, request: HttpRequest, form: Any, change: bool) -> Order:
+        super().save_form(request, form, change)
+        placed: Order = form.placed
+        return placed
+
+    def save_model(self, request: HttpRequest, obj: Order, form: Any, change: bool) -> None:
+        """Nothing: :func:`~giftcards.fulfilment.place_order` has written the row."""
+
+    def response_post_save_add(self, request: HttpRequest, obj: Order) -> HttpResponseRedirect:
+        if not self.has_view_permission(request, obj):
+            return super().response_post_save_add(request, obj)
+        page = reverse(
+            "admin:giftcards_order_change", args=[obj.pk], current_app=self.admin_site.name
+        )
+        return HttpResponseRedirect(page)
+
+    # Finding a card. By POST: what is in an address ends up in logs and in the browser's history.
+
+    def get_urls(self) -> list[URLPattern]:
+        return [
+            path(
+                "find-card/",
+                self.admin_site.admin_view(self.find_card_view),
+                name="giftcards_order_find_card",
+            ),
+            *super().get_urls(),
+        ]
+
+    @method_decorator(sensitive_post_parameters())
+    def find_card_view(self, request: HttpRequest) -> HttpResponse:
+        if not self.has_find_permission(request):
+            raise PermissionDenied
+        request.current_app = self.admin_site.name
+        form = FindCardForm(request.POST or None)
+        cards = None
+        if form.is_valid():
+            cards = (
+                Card.objects.with_code(form.cleaned_data["code"])
+                .select_related("order")
+                .defer("sealed")
+                .order_by("-pk")[:20]
+            )
+        title = gettext("Find an order by a card")
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": title,
+            # What Django's own template shows as the last step of the way here.
+            "original": title,
+            "has_view_permission": self.has_view_permission(request),
+            "form": form,
+            "cards": cards,
+            "media": self.media,
+        }
+        return TemplateResponse(request, "admin/giftcards/order/find_card.html", context)

@@ -1,0 +1,102 @@
+"""What the tests ask of a page, in the words of who looks at it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support import expected_conditions as ec
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.browser.chromium import resize
+
+PATIENCE = 10
+
+
+class Browser:
+    def __init__(self, driver: Chrome, site: str) -> None:
+        self.driver = driver
+        self.site = site
+        self._wait = WebDriverWait(driver, PATIENCE)
+
+    def reset(self) -> None:
+        """Forget the previous test: its window, its cookies, its complaints."""
+        resize(self.driver, 1280, 900)
+        self.open("/static/giftcards/admin.css")
+        self.driver.delete_all_cookies()
+        self.complaints()
+
+    def close_page(self) -> None:
+        self.driver.get("about:blank")
+
+    def set_cookie(self, name: str, value: str) -> None:
+        self.driver.add_cookie({"name": name, "value": value})
+
+    def speak(self, language: str) -> None:
+        self.set_cookie("django_language", language)
+
+    def resize(self, width: int, height: int) -> None:
+        resize(self.driver, width, height)
+
+    def open(self, path: str) -> None:
+        self.driver.get(f"{self.site}{path}")
+
+    def find(self, selector: str) -> WebElement:
+        """The first visible element for the CSS selector; waits until it is there."""
+        return self._wait.until(ec.visibility_of_element_located((By.CSS_SELECTOR, selector)))
+
+    def find_all(self, selector: str) -> list[WebElement]:
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def texts(self, selector: str) -> list[str]:
+        """What can be read of each of these elements, after the first has appeared."""
+        self.find(selector)
+        return [" ".join(element.text.split()) for element in self.find_all(selector)]
+
+    def follow(self, link: str) -> None:
+        """Click the link with this text, and wait for the page behind it."""
+        self._leave(self._wait.until(ec.element_to_be_clickable((By.LINK_TEXT, link))))
+
+    def press(self, selector: str) -> None:
+        """Click a button, and wait for the page that answers."""
+        self._leave(self._wait.until(ec.element_to_be_clickable((By.CSS_SELECTOR, selector))))
+
+    def _leave(self, element: WebElement) -> None:
+        page = self.driver.find_element(By.TAG_NAME, "html")
+        element.click()
+        self._wait.until(ec.staleness_of(page))
+        self._wait.until(
+            lambda driver: driver.execute_script("return document.readyState") == "complete"
+        )
+
+    def fill(self, **values: str) -> None:
+        for name, value in values.items():
+            field = self.find(f"[name={name}]")
+            field.clear()
+            field.send_keys(value)
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def overflow(self) -> int:
+        """By how many pixels the page is wider than its window."""
+        return int(
+            self.run(
+                "const page = document.documentElement;"
+                "return Math.max(page.scrollWidth, document.body.scrollWidth) - page.clientWidth;"
+            )
+        )
+
+    def left_of(self, selector: str) -> float:
+        """Where the element begins, in pixels from the left edge of the window."""
+        return float(self.find(selector).rect["x"])
+
+    def complaints(self) -> list[str]:
+        """The severe entries of the browser's console since the last call."""
+        return [
+            entry["message"]
+            for entry in self.driver.get_log("browser")
+            if entry["level"] == "SEVERE" and "/favicon.ico" not in entry["message"]
+        ]

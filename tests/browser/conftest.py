@@ -1,0 +1,49 @@
+"""One Chromium for all tests here, and a shop that it is shown."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.test import Client
+from selenium.webdriver import Chrome
+
+from tests.browser import showcase
+from tests.browser.browser import Browser
+from tests.browser.chromium import chromium, missing
+
+
+@pytest.fixture(scope="session")
+def driver(live_server: Any) -> Iterator[Chrome]:
+    """The browser; it ends before the site does, which could not close its connections later."""
+    if reason := missing():
+        pytest.skip(reason)
+    with chromium() as started:
+        yield started
+    for thread in threading.enumerate():
+        if "process_request_thread" in thread.name:
+            thread.join(timeout=5)
+
+
+@pytest.fixture
+def browser(driver: Chrome, live_server: Any) -> Iterator[Browser]:
+    """A window on the shop of :mod:`tests.browser.showcase`; nobody is logged in."""
+    showcase.fill()
+    get_user_model().objects.create_superuser("amina", password="correct horse")
+    window = Browser(driver, live_server.url)
+    window.reset()
+    yield window
+    # Before the tables are emptied: a page that is still loading would look into them.
+    window.close_page()
+
+
+@pytest.fixture
+def boss(browser: Browser) -> Browser:
+    """The same, and a superuser is logged in."""
+    client = Client()
+    client.force_login(get_user_model().objects.get(username="amina"))
+    browser.set_cookie("sessionid", client.cookies["sessionid"].value)
+    return browser

@@ -1,0 +1,98 @@
+"""The shop that the browser is shown: an order of each kind, made as the app itself makes them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from django.utils import timezone
+
+from giftcards.cards import CardSecret
+from giftcards.fulfilment import record_order
+from giftcards.models import Order, StatusChange
+from giftcards.provider import OrderAnswer
+from giftcards.recording import record_answers
+from giftcards.statuses import Status
+from tests.builders import CARDS, PRICE, PRODUCT, REFUNDED, TYPE, claim, settled
+
+LARGE = tuple(CardSecret(f"CANARY-{number:04}", f"9{number:08}") for number in range(25))
+# From the oldest to the newest: age, quantity, and what the provider said at last.
+_SETTLED: tuple[tuple[str, timedelta, int, OrderAnswer], ...] = (
+    ("web-1036", timedelta(days=2, hours=3), 2, settled("FULFILLED", CARDS[3:], quantity=2)),
+    ("web-1037", timedelta(days=1, hours=6), 25, settled("FULFILLED", LARGE, quantity=25)),
+    ("web-1038", timedelta(hours=9), 5, REFUNDED),
+    ("web-1042", timedelta(minutes=42), 5, settled("PARTIALLY_FILLED", CARDS[:3])),
+)
+_REFUSAL = "The provider refused the order: product out of stock."
+_SILENCE = (
+    "The provider gave no usable answer. Whether the order was bought is not known;"
+    " it is not sent again by itself."
+)
+
+
+def fill() -> None:
+    for reference, age, quantity, answer in _SETTLED:
+        order = _accepted(reference, quantity)
+        record_answers([(claim(order)[0], answer)], now=timezone.now())
+        _happened(order, age)
+    _happened(_left_placing("web-1039", Status.REJECTED, detail=_REFUSAL), timedelta(hours=5))
+    unconfirmed = _left_placing("web-1040", Status.UNCONFIRMED, detail=_SILENCE, problem=_SILENCE)
+    _happened(unconfirmed, timedelta(hours=2))
+    delayed = _accepted("web-1041", 10)
+    delayed.move(Status.DELAYED, source=StatusChange.Source.CLOCK)
+    _happened(delayed, timedelta(minutes=55), seconds=300)
+    _happened(_accepted("web-1043", 4), timedelta(minutes=2))
+    _happened(_recorded("web-1044", 1), timedelta(seconds=4))
+
+
+def _recorded(reference: str, quantity: int) -> Order:
+    return record_order(
+        product_id=PRODUCT,
+        type_id=TYPE,
+        quantity=quantity,
+        reference=reference,
+        sale_price=Decimal(550),
+        customer_email=f"customer-{reference[-2:]}@example.com",
+        customer_language="ar",
+    )
+
+
+def _left_placing(reference: str, target: Status, quantity: int = 3, **values: Any) -> Order:
+    order = _recorded(reference, quantity)
+    source = StatusChange.Source.PLACING
+    order.move(Status.PLACING, source=source, sent_at=timezone.now(), due_at=None)
+    order.move(target, source=source, **values)
+    return order
+
+
+def _accepted(reference: str, quantity: int) -> Order:
+    now = timezone.now()
+    return _left_placing(
+        reference,
+        Status.HANDLING,
+        quantity,
+        provider_order_id=f"6901616fe9e88196b4eb{reference[-4:]}",
+        price_per_card=PRICE,
+        accepted_at=now,
+        due_at=now,
+    )
+
+
+def _happened(order: Order, age: timedelta, *, seconds: float = 12) -> None:
+    """Let the order have been placed ``age`` ago, and have come to its status in ``seconds``."""
+    placed_at = timezone.now() - age
+    reached_at = placed_at + timedelta(seconds=seconds)
+    order.refresh_from_db()
+    row = Order.objects.filter(pk=order.pk)
+    row.update(
+        created_at=placed_at,
+        checked_at=reached_at if order.provider_order_id else None,
+        settled_at=reached_at if order.is_final else None,
+    )
+    changes = list(order.changes.all())
+    for number, change in enumerate(changes):
+        is_last = number == len(changes) - 1
+        change.at = reached_at if is_last else placed_at + timedelta(seconds=number + 1)
+        change.save()
+    order.cards.update(received_at=reached_at)

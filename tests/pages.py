@@ -1,0 +1,92 @@
+"""Reading the admin's pages as a person would: the texts of tables, fields and messages."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
+from django.test import Client
+from django.urls import reverse
+from django.utils.html import strip_tags
+
+from giftcards.models import Order
+
+LIST = "/admin/giftcards/order/"
+ADD = f"{LIST}add/"
+FIND = f"{LIST}find-card/"
+
+
+def order_page(order: Order) -> str:
+    return reverse("admin:giftcards_order_change", args=[order.pk])
+
+
+def sign_in(
+    *permissions: str, staff: bool = True, superuser: bool = False, **options: Any
+) -> Client:
+    """A browser of a person with these permissions of this app."""
+    users = get_user_model().objects
+    user = users.create_user(f"user{users.count()}", is_staff=staff, is_superuser=superuser)
+    for codename in permissions:
+        user.user_permissions.add(
+            Permission.objects.get(content_type__app_label="giftcards", codename=codename)
+        )
+    browser = Client(**options)
+    browser.force_login(user)
+    return browser
+
+
+def read(response: Any, status: int = 200) -> str:
+    assert response.status_code == status, response
+    return str(response.content.decode())
+
+
+def text(html: str) -> str:
+    return re.sub(r"\s+", " ", unescape(strip_tags(html))).strip()
+
+
+def element(html: str, start: str, tag: str) -> str:
+    """The first element ``tag`` whose opening tag holds ``start``; not for nested ones."""
+    found = re.search(rf"<{tag}\b[^>]*{re.escape(start)}[^>]*>.*?</{tag}>", html, re.DOTALL)
+    assert found, f"There is no <{tag} … {start} …>."
+    return found[0]
+
+
+def rows(html: str, table: str) -> list[list[str]]:
+    """The texts of the cells of the table whose opening tag holds ``table``, row by row."""
+    return [
+        [text(cell) for cell in re.findall(r"<t[hd]\b.*?</t[hd]>", row, re.DOTALL)]
+        for row in re.findall(r"<tr\b.*?</tr>", element(html, table, "table"), re.DOTALL)
+    ]
+
+
+def orders(html: str) -> list[list[str]]:
+    """The list's rows without its heading and the boxes to tick."""
+    return [row[1:] for row in rows(html, 'id="result_list"')[1:]]
+
+
+def references(html: str) -> list[str]:
+    return [row[0] for row in orders(html)] if 'id="result_list"' in html else []
+
+
+def messages(html: str) -> list[str]:
+    """What the page tells its reader about what was just done."""
+    if '<ul class="messagelist">' not in html:
+        return []
+    return [
+        text(item)
+        for item in re.findall(r"<li\b.*?</li>", element(html, "messagelist", "ul"), re.DOTALL)
+    ]
+
+
+def errors(html: str) -> list[str]:
+    """What the page says is wrong with the fields of its form."""
+    found = re.findall(r'<ul class="errorlist"[^>]*>.*?</ul>', html, re.DOTALL)
+    return [text(item) for item in found]
+
+
+def timeline(html: str) -> list[str]:
+    items = re.findall(r"<li\b.*?</li>", element(html, "giftcards-timeline", "ol"), re.DOTALL)
+    return [text(re.sub(r"<time.*?</time>", "", item, flags=re.DOTALL)) for item in items]

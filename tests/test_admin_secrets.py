@@ -1,0 +1,296 @@
+"""No page of the admin holds a code, a serial or a key, and a card is found all the same."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+from django.utils import timezone
+from django.utils.log import AdminEmailHandler
+
+from giftcards.cards import CardSecret
+from giftcards.crypto import generate_key
+from giftcards.models import Card, Order, StatusChange
+from giftcards.recording import record_answers
+from giftcards.statuses import Status
+from tests.builders import PRICE, PRODUCT, TYPE, claim, make_order, settled
+from tests.pages import ADD, FIND, LIST, element, errors, order_page, read, sign_in, text
+
+pytestmark = pytest.mark.django_db
+
+CODE = "CANARY-Code-4711-aaaa"
+SERIAL = "CANARY-SERIAL-8812"
+OTHER = CardSecret("CANARY-9999-9999", "CANARY-7777")
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def boss() -> Client:
+    return sign_in(superuser=True)
+
+
+@pytest.fixture
+def order() -> Order:
+    """An order with two cards, of which one is looked for."""
+    return receive("web-1042", CardSecret(CODE, SERIAL), OTHER)
+
+
+def receive(reference: str, *cards: CardSecret) -> Order:
+    order = make_order(reference=reference, quantity=len(cards))
+    answer = settled("FULFILLED", cards, quantity=len(cards))
+    record_answers([(claim(order)[0], answer)], now=timezone.now())
+    order.refresh_from_db()
+    return order
+
+
+def secrets_of(html: str) -> list[str]:
+    """What a page shows that no page may show: the key and all codes begin with CANARY."""
+    card = Card.objects.order_by("pk").first()
+    hidden = ["canary", "gaaaa"]  # the latter begins every sealed text
+    if card is not None:
+        hidden += [card.sealed, card.identity, card.value_fingerprint, card.serial_fingerprint]
+    return [name for name in hidden if name.casefold() in html.casefold()]
+
+
+# No page holds a secret.
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/admin/",
+        "/admin/giftcards/",
+        LIST,
+        f"{LIST}?q=web-1042",
+        f"{LIST}?status__exact=FULFILLED",
+        ADD,
+        FIND,
+        "{page}",
+        "{page}?_popup=1",
+        f"{LIST}{{pk}}/history/",
+    ],
+)
+def test_no_page_holds_a_secret(boss: Client, order: Order, address: str) -> None:
+    # For the recent actions and the history.
+    boss.post(ADD, {"product_id": PRODUCT, "type_id": TYPE, "quantity": 1, "reference": "web-2"})
+    address = address.format(page=order_page(order), pk=order.pk)
+
+    assert secrets_of(read(boss.get(address, follow=True))) == []
+
+
+@pytest.mark.parametrize("verb", ["get", "post"])
+def test_pages_that_are_refused_hold_no_secret(boss: Client, order: Order, verb: str) -> None:
+    for address in (f"{LIST}{order.pk}/delete/", f"{LIST}{order.pk}/change/"):
+        data = {"post": "yes", "_save": "1"} if verb == "post" else {}
+        html = getattr(boss, verb)(address, data).content.decode()
+        assert secrets_of(html) == []
+
+
+def test_autocomplete_answers_with_references(boss: Client, order: Order) -> None:
+    answer = boss.get(
+        "/admin/autocomplete/",
+        {"app_label": "giftcards", "model_name": "card", "field_name": "order", "term": "web"},
+    )
+
+    assert json.loads(read(answer)) == {
+        "results": [{"id": str(order.pk), "text": "web-1042"}],
+        "pagination": {"more": False},
+    }
+
+
+def test_the_log_of_the_admin_holds_references(boss: Client, order: Order) -> None:
+    boss.post(ADD, {"product_id": PRODUCT, "type_id": TYPE, "quantity": 1, "reference": "web-2"})
+    boss.post(FIND, {"code": CODE})
+
+    logged = LogEntry.objects.values_list("object_repr", "change_message")
+    assert list(logged) == [("web-2", '[{"added": {}}]')]
+
+
+def test_searching_the_list_for_a_code_finds_nothing(boss: Client, order: Order) -> None:
+    assert "0 results" in text(read(boss.get(LIST, {"q": CODE})))
+
+
+# Finding a card.
+
+
+def found(html: str) -> str:
+    return text(element(html, "aria-live", "section"))
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        CODE,
+        CODE.upper(),
+        CODE.lower(),
+        CODE.replace("-", ""),
+        CODE.replace("-", " "),
+        f"  {CODE} ",
+        "canarycode4711AAAA",
+        SERIAL,
+        SERIAL.lower().replace("-", ""),
+    ],
+)
+def test_a_card_is_found_by_its_code_or_serial(boss: Client, order: Order, typed: str) -> None:
+    receive("web-2", CardSecret("another", "one"))
+
+    html = read(boss.post(FIND, {"code": typed}))
+
+    assert found(html) == "Found web-1042, card 1"
+    assert f'href="{order_page(order)}"' in html
+    assert secrets_of(html) == []
+
+
+@pytest.mark.parametrize(
+    "typed", [CODE[:-1], CODE[1:], f"{CODE}1", "4711", "web-1042", "%", "----"]
+)
+def test_a_part_of_a_code_finds_nothing(boss: Client, order: Order, typed: str) -> None:
+    html = read(boss.post(FIND, {"code": typed}))
+
+    assert found(html) == "Found No order holds this card."
+    assert secrets_of(html) == []
+
+
+def test_every_order_that_holds_the_code_is_found(boss: Client, order: Order) -> None:
+    receive("web-2", OTHER, CardSecret(CODE, "another"))
+
+    assert found(read(boss.post(FIND, {"code": CODE}))) == "Found web-2, card 2 web-1042, card 1"
+
+
+def test_a_card_is_found_that_an_older_key_sealed(
+    boss: Client, order: Order, settings: Any
+) -> None:
+    older = settings.GIFTCARDS["ENCRYPTION_KEYS"]
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": [generate_key(), *older]}
+
+    assert found(read(boss.post(FIND, {"code": CODE}))) == "Found web-1042, card 1"
+
+
+@pytest.mark.parametrize(
+    ("typed", "complaint"),
+    [
+        ("", "This field is required."),
+        ("   ", "This field is required."),
+        ("CANARY\0", "Null characters are not allowed."),
+        ("CANARY" * 40, "Ensure this value has at most 200 characters (it has 240)."),
+    ],
+)
+def test_what_cannot_be_a_code_is_not_shown_again(
+    boss: Client, order: Order, typed: str, complaint: str
+) -> None:
+    html = read(boss.post(FIND, {"code": typed}))
+
+    assert errors(html) == [complaint]
+    assert "aria-live" not in html
+    assert secrets_of(html) == []
+
+
+def test_a_code_in_the_address_is_not_looked_at(boss: Client, order: Order) -> None:
+    html = read(boss.get(FIND, {"code": CODE, "q": CODE}))
+
+    assert "aria-live" not in html
+    assert '<form method="post" autocomplete="off">' in html
+    assert secrets_of(html) == []
+
+
+def test_nobody_keeps_a_copy_of_the_page(boss: Client, order: Order) -> None:
+    for response in (boss.get(FIND), boss.post(FIND, {"code": CODE})):
+        assert response["Cache-Control"] == (
+            "max-age=0, no-cache, no-store, must-revalidate, private"
+        )
+
+
+def test_finding_is_protected_against_forgery(order: Order) -> None:
+    browser = sign_in(superuser=True, enforce_csrf_checks=True)
+    assert browser.post(FIND, {"code": CODE}).status_code == 403
+
+
+def test_finding_needs_its_own_permission(order: Order) -> None:
+    allowed, others = sign_in("view_card"), sign_in("view_order", "change_order", "add_order")
+
+    assert found(read(allowed.post(FIND, {"code": CODE}))) == "Found web-1042, card 1"
+    assert others.post(FIND, {"code": CODE}).status_code == others.get(FIND).status_code == 403
+    assert "Find by code" not in read(others.get(LIST))
+    assert f'<a href="{FIND}">Find by code</a>' in read(sign_in(superuser=True).get(LIST))
+
+
+class Mailbox(AdminEmailHandler):
+    """Keeps the mails that would go to the site's administrators."""
+
+    def __init__(self) -> None:
+        super().__init__(include_html=True)
+        self.mails: list[str] = []
+
+    def send_mail(self, subject: str, message: str, *args: Any, **options: Any) -> None:
+        self.mails.append(f"{subject}\n{message}\n{options.get('html_message')}")
+
+
+def test_the_mail_about_a_failed_search_holds_no_code(
+    boss: Client, order: Order, settings: Any
+) -> None:
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": []}
+    boss.raise_request_exception = False
+    mailbox = Mailbox()
+    logging.getLogger("django.request").addHandler(mailbox)
+    try:
+        html = read(boss.post(FIND, {"code": CODE}), status=500)
+    finally:
+        logging.getLogger("django.request").removeHandler(mailbox)
+
+    (report,) = mailbox.mails
+    assert "GIFTCARDS[&#x27;ENCRYPTION_KEYS&#x27;] is not set." in report
+    assert "&lt;typed code&gt;" in report
+    assert CODE.casefold() not in report.casefold()
+    assert CODE.casefold() not in html.casefold()
+
+
+# What others have written is shown as text.
+
+
+def test_what_others_have_written_is_escaped(boss: Client) -> None:
+    evil = make_order(
+        Status.FULFILLED,
+        reference=EVIL,
+        product_id=EVIL,
+        type_id=EVIL,
+        provider_order_id=EVIL,
+        problem=f'"{EVIL}',
+        customer_email=f"{EVIL}@example.com",
+        customer_language=EVIL[:20],
+        quantity=1,
+        fulfilled_amount=PRICE,
+    )
+    StatusChange.objects.create(
+        order=evil, from_status="PLACING", to_status="HANDLING", source="placing", detail=EVIL
+    )
+    line = {"product_id": PRODUCT, "type_id": EVIL, "quantity": 1, "reference": f"{EVIL}2"}
+    added = boss.post(ADD, line, follow=True)
+    conflict = boss.post(ADD, {**line, "quantity": 2})
+    pages = [
+        boss.get(LIST),
+        boss.get(LIST, {"q": EVIL}),
+        boss.get(order_page(evil)),
+        boss.get(f"{LIST}{evil.pk}/history/"),
+        boss.get("/admin/"),
+        added,
+        conflict,
+    ]
+
+    for page in pages:
+        html = read(page)
+        assert "&lt;script&gt;alert(1)" in html
+        assert "<script>alert" not in html
+        assert 'title=""' not in html
+
+
+def test_what_was_found_is_escaped(boss: Client) -> None:
+    receive(EVIL, CardSecret(CODE, SERIAL))
+
+    html = read(boss.post(FIND, {"code": CODE}))
+
+    assert found(html) == f"Found {EVIL}, card 1"
+    assert "<script>alert" not in html

@@ -1,0 +1,319 @@
+"""French and Arabic: nothing is left untranslated, and what is compiled is what is written."""
+
+from __future__ import annotations
+
+import ast
+import gettext
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.utils import timezone, translation
+
+import giftcards
+from giftcards.fulfilment import place_order
+from giftcards.models import Order, ProviderState
+from giftcards.recording import record_answers
+from giftcards.statuses import Status
+from tests.builders import PARTIAL, PRODUCT, TYPE, claim, make_order
+from tests.pages import ADD, FIND, LIST, errors, messages, order_page, read, rows, sign_in, text
+
+PACKAGE = Path(giftcards.__file__).parent
+LANGUAGES = ("fr", "ar")
+# The plural forms that stand for one number each.
+SINGLE_FORMS: dict[str, set[int]] = {"fr": set(), "ar": {0, 1, 2}}
+PLURAL_FORMS = {"fr": 2, "ar": 6}
+
+
+@pytest.fixture(autouse=True)
+def others_read_english() -> Iterator[None]:
+    """A request leaves its language behind, for whatever runs next in the thread."""
+    yield
+    translation.activate("en")
+
+
+def catalogue(language: str, suffix: str, root: Path = PACKAGE) -> Path:
+    return root / "locale" / language / "LC_MESSAGES" / f"django.{suffix}"
+
+
+def needs(*tools: str) -> None:
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"Needs {', '.join(missing)} (Debian: gettext).")
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        check=False,
+        capture_output=True,
+        text=True,
+        # Not in the language of whoever runs the tests, and without Django's settings.
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "", "LC_ALL": "C"},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def entries(po: Path) -> dict[tuple[str, ...], list[str]]:
+    """The entries of a catalogue: (msgid, or msgid and msgid_plural) → its translations."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for block in po.read_text().split("\n\n"):
+        ids: list[str] = []
+        translations: list[str] = []
+        target = ids
+        for line in block.splitlines():
+            if line.startswith("#"):
+                continue
+            keyword, quoted = line.split('"', 1)
+            if keyword:
+                target = translations if keyword.startswith("msgstr") else ids
+                target.append("")
+            target[-1] += ast.literal_eval(f'"{quoted}')
+        found[tuple(ids)] = translations
+    # What stands first is about the catalogue.
+    del found[("",)]
+    return found
+
+
+def placeholders(message: str) -> list[str]:
+    return sorted(re.findall(r"%(?:\(\w+\))?[a-z%]|{[^}]*}|`[^`]*`", message))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_nothing_is_left_untranslated(language: str) -> None:
+    po = catalogue(language, "po")
+    found = entries(po)
+
+    assert len(found) > 100
+    assert [ids for ids, translations in found.items() if not all(translations)] == []
+    assert re.findall(r"^#(?:,.*\bfuzzy\b|~).*$", po.read_text(), re.MULTILINE) == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_plural_form_is_there(language: str) -> None:
+    counted = {
+        ids: len(translations)
+        for ids, translations in entries(catalogue(language, "po")).items()
+        if len(ids) == 2
+    }
+    assert len(counted) >= 2
+    assert set(counted.values()) == {PLURAL_FORMS[language]}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_translations_have_the_placeholders_of_the_original(language: str) -> None:
+    wrong = {}
+    for ids, translations in entries(catalogue(language, "po")).items():
+        expected = placeholders(ids[-1])
+        for number, translated in enumerate(translations):
+            got = placeholders(translated)
+            # "two orders" needs no number.
+            is_spelt_out = len(ids) == 2 and number in SINGLE_FORMS[language] and not got
+            if got != expected and not is_spelt_out:
+                wrong[translated] = (got, expected)
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_translations_begin_and_end_like_the_original(language: str) -> None:
+    """A sentence stays a sentence, and a label a label."""
+    wrong = [
+        (ids, translated)
+        for ids, translations in entries(catalogue(language, "po")).items()
+        for translated in translations
+        if ids[-1].endswith(".") != translated.endswith(".")
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_compiled_catalogue_is_the_written_one(language: str) -> None:
+    with catalogue(language, "mo").open("rb") as compiled:
+        known: dict[Any, str] = gettext.GNUTranslations(compiled)._catalog  # type: ignore[attr-defined]
+
+    written: dict[Any, str] = {}
+    for ids, translations in entries(catalogue(language, "po")).items():
+        if len(ids) == 1:
+            written[ids[0]] = translations[0]
+        else:
+            written |= {(ids[0], number): form for number, form in enumerate(translations)}
+    assert f"nplurals={PLURAL_FORMS[language]};" in known.pop("")
+    assert known == written
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_gettext_finds_nothing_wrong(language: str) -> None:
+    needs("msgfmt")
+    said = run("msgfmt", "--check", "-o", "/dev/null", catalogue(language, "po"), cwd=PACKAGE)
+    assert said == ""
+
+
+def test_there_is_nothing_new_to_translate(tmp_path: Path) -> None:
+    needs("xgettext", "msgmerge", "msguniq", "msgattrib")
+    copy = tmp_path / "giftcards"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.mo"))
+
+    options = ("--locale=fr", "--locale=ar", "--no-location", "--no-obsolete")
+    run(sys.executable, "-m", "django", "makemessages", *options, cwd=copy)
+
+    for language in LANGUAGES:
+        before = set(entries(catalogue(language, "po")))
+        after = set(entries(catalogue(language, "po", copy)))
+        assert (language, after - before, before - after) == (language, set(), set())
+
+
+# What staff read.
+
+
+@pytest.fixture
+def order(db: None) -> Order:
+    """The provider's example: 3 of 5 were delivered, and the rest was refunded."""
+    order = make_order(reference="web-1042", sale_price=Decimal(550))
+    record_answers([(claim(order)[0], PARTIAL)], now=timezone.now())
+    order.refresh_from_db()
+    return order
+
+
+FRENCH = (
+    [
+        ["", "Cartes", "Montant"],
+        ["Commandé", "5", "2 450,00 DZD"],
+        ["Livré et facturé", "3", "1 470,00 DZD"],
+        ["Non livré et remboursé", "2", "980,00 DZD"],
+    ],
+    "Statut : Livrée en partie Produit :",
+    "Livrées : 3 sur 5 Prix de vente : 550,00 DZD",
+)
+ARABIC = (
+    [
+        ["", "البطاقات", "المبلغ"],
+        ["المطلوب", "5", "2450,00 DZD"],
+        ["مُسلَّم ومخصوم", "3", "1470,00 DZD"],
+        ["غير مُسلَّم ومسترد", "2", "980,00 DZD"],
+    ],
+    "الحالة: منفَّذ جزئيًا المنتج:",
+    "المُسلَّم: 3 من 5 سعر البيع: 550,00 DZD",
+)
+
+
+@pytest.mark.parametrize(
+    ("language", "breakdown", "phrases"),
+    [("fr", FRENCH[0], FRENCH[1:]), ("ar", ARABIC[0], ARABIC[1:])],
+)
+def test_an_order_s_page(
+    order: Order, language: str, breakdown: list[list[str]], phrases: tuple[str, ...]
+) -> None:
+    browser = sign_in(superuser=True, headers={"accept-language": language})
+
+    html = read(browser.get(order_page(order)))
+
+    assert rows(html, "giftcards-breakdown") == breakdown
+    for phrase in phrases:
+        assert phrase in text(html)
+    assert f'lang="{language}"' in html
+    assert ('dir="rtl"' in html) == (language == "ar")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_text_of_ours_is_english(order: Order, language: str) -> None:
+    """On every page: none of the longer English originals can be read."""
+    catalogued = entries(catalogue(language, "po"))
+    translated = " ".join(form for forms in catalogued.values() for form in forms)
+    originals = [
+        ids[0]
+        for ids in catalogued
+        # Not what is a word of the other language as well, or short enough to be a part of one.
+        if len(ids[0]) > 8 and "%" not in ids[0] and ids[0] not in translated
+    ]
+    assert len(originals) > 60
+    make_order(Status.REFUNDED, price_per_card=None, problem="x")
+    browser = sign_in(superuser=True, headers={"accept-language": language})
+    ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=None, key="")
+    pages = [
+        browser.get(LIST),
+        browser.get(order_page(order)),
+        *(browser.get(order_page(make_order(status))) for status in Status),
+        browser.get(ADD),
+        browser.get(FIND),
+        browser.post(FIND, {"code": "x"}),
+    ]
+    for page in pages:
+        shown = text(read(page))
+        assert [original for original in originals if original in shown] == []
+
+
+@pytest.mark.parametrize(
+    ("language", "count", "message"),
+    [
+        ("fr", 1, "1 commande sera vérifiée dès que le processus de suivi s’en chargera."),
+        ("fr", 2, "2 commandes seront vérifiées dès que le processus de suivi s’en chargera."),
+        ("ar", 1, "سيجري التحقق من طلب واحد في أقرب وقت."),
+        ("ar", 2, "سيجري التحقق من طلبين في أقرب وقت."),
+        ("ar", 3, "سيجري التحقق من 3 طلبات في أقرب وقت."),
+        ("ar", 11, "سيجري التحقق من 11 طلبًا في أقرب وقت."),
+        ("ar", 100, "سيجري التحقق من 100 طلب في أقرب وقت."),
+    ],
+)
+def test_numbers_agree_with_their_nouns(db: None, language: str, count: int, message: str) -> None:
+    chosen = [make_order().pk for _ in range(count)]
+    browser = sign_in(superuser=True, headers={"accept-language": language})
+
+    answer = browser.post(
+        LIST,
+        {"action": "check_now", "_selected_action": chosen[:50], "select_across": "1"},
+        follow=True,
+    )
+
+    assert messages(read(answer)) == [message]
+
+
+@pytest.mark.parametrize(
+    ("language", "complaint"),
+    [
+        (
+            "fr",
+            f"La référence web-1042 désigne déjà une commande de 5 × type_001 ({PRODUCT})."
+            " Pour une autre ligne, utilisez une autre référence.",
+        ),
+        (
+            "ar",
+            f"المرجع web-1042 يخص طلبًا آخر: 5 × type_001 ({PRODUCT})."
+            " استعمل مرجعًا مختلفًا لطلب مختلف.",
+        ),
+    ],
+)
+def test_a_refused_order(order: Order, language: str, complaint: str) -> None:
+    browser = sign_in(superuser=True, headers={"accept-language": language})
+    line = {"product_id": PRODUCT, "type_id": TYPE, "quantity": "4", "reference": "web-1042"}
+
+    assert errors(read(browser.post(ADD, line))) == [complaint]
+
+
+def test_a_regional_language_gets_the_translation_of_its_language(settings: Any) -> None:
+    settings.LANGUAGES = [("ar-dz", "Algerian Arabic"), ("fr-ca", "Canadian French")]
+    for language, label in (("ar-dz", "منفَّذ"), ("fr-ca", "Livrée")):
+        with translation.override(language):
+            assert str(Status.FULFILLED.label) == label
+
+
+def test_the_command_that_ends_a_pause_can_be_copied() -> None:
+    state = ProviderState(pause=ProviderState.Pause.ACCESS)
+    for language in ("en", *LANGUAGES):
+        with translation.override(language):
+            assert "`manage.py giftcards_poll --resume`" in state.explain()
+
+
+@pytest.mark.django_db
+def test_what_a_shop_may_not_order_is_explained() -> None:
+    with translation.override("fr"), pytest.raises(Exception, match="nombre entier"):
+        place_order(product_id=PRODUCT, type_id=TYPE, quantity="2")  # type: ignore[arg-type]
