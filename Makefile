@@ -1,0 +1,55 @@
+# The interpreter to build with, the folder of the virtual environment, and what is installed in it.
+PYTHON ?= python3
+VENV ?= .venv
+GROUP ?= dev
+# Passed on to `make test` and `make demo`, as in: make test ARGS="-k refund".
+ARGS ?=
+# What runs the tests: `coverage run -m pytest` measures them.
+RUNNER ?= pytest
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint docs clean
+
+help:
+	@echo "make demo    the app at work: simulator, worker, site and four orders; ends with Ctrl-C"
+	@echo "             (ARGS=--once: ends when they have settled)"
+	@echo "make test    the tests; what they need and is not there is skipped, with the reason"
+	@echo "make lint    style, types, migrations, system checks"
+	@echo "make docs    the documentation, into docs/_build/html"
+	@echo "make clean   removes what was built; the demo's database and keys stay"
+	@echo
+	@echo "All of them make a virtual environment first, in $(VENV) with $(PYTHON)."
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group $(GROUP)
+	touch $@
+
+demo: $(INSTALLED)
+	@$(BIN)/python -m example_project.demo $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m $(RUNNER) $(ARGS)
+
+lint: export DATABASE_URL := sqlite://:memory:
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python manage.py makemigrations giftcards --check --dry-run
+	$(BIN)/python manage.py check --fail-level WARNING
+
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
+
+clean:
+	rm -rf build dist htmlcov docs/_build .coverage .coverage.* .hypothesis
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path "./.venv*" -prune -exec rm -rf {} +
+	test ! -f $(VENV)/pyvenv.cfg || rm -rf $(VENV)
