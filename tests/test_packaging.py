@@ -1,0 +1,171 @@
+"""The wheel: what is in it, and a new site that has nothing but it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.packaging
+
+ROOT = Path(__file__).resolve().parent.parent
+PRODUCT = "507f1f77bcf86cd799439011"
+
+SETTINGS = """
+import os
+
+INSTALLED_APPS += ["django_q", "giftcards"]
+Q_CLUSTER = {"name": "shop", "orm": "default", "workers": 2, "timeout": 90, "retry": 240}
+GIFTCARDS = {
+    "API_KEY": "key-of-the-shop",
+    "BASE_URL": os.environ.get("SIMULATOR_URL", "https://api.oneclickdz.com"),
+    "ENCRYPTION_KEYS": [os.environ["ENCRYPTION_KEY"]],
+    "POLL_INTERVAL": 0.5,
+}
+"""
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    """Run to the end and return what was printed; the environment is that of a new shell."""
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=clean_environment() | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def clean_environment() -> dict[str, str]:
+    ours = ("DJANGO_", "GIFTCARDS_", "DATABASE_URL", "PYTHON", "COVERAGE_", "COV_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the source distribution, built from a copy of the tree."""
+    pytest.importorskip("build")
+    folder = tmp_path_factory.mktemp("build")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    asked = subprocess.run(
+        [*pip, "download", "--quiet", "--no-deps", "--dest", folder / "asked", "hatchling"],
+        capture_output=True,
+        env=clean_environment(),
+    )
+    if asked.returncode:
+        pytest.skip("no package index can be reached, and a build needs hatchling from it")
+    source = folder / "source"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "giftcards", source / "giftcards", ignore=ignore)
+    for name in (".gitignore", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    run(sys.executable, "-m", "build", "--outdir", folder / "dist", cwd=source)
+    [built] = (folder / "dist").glob("*.whl")
+    return built
+
+
+class Site:
+    """A new Django project in a new virtual environment that has the wheel installed."""
+
+    def __init__(self, folder: Path, wheel: Path) -> None:
+        self.folder = folder
+        self.python = folder / "venv" / "bin" / "python"
+        run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
+        pip = (self.python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+        run(*pip, wheel, cwd=folder)
+        run(self.python, "-m", "django", "startproject", "shop", folder, cwd=folder)
+        with (folder / "shop" / "settings.py").open("a") as settings:
+            settings.write(SETTINGS)
+        self.environment = {"ENCRYPTION_KEY": "only-to-make-a-real-one"}
+        self.environment["ENCRYPTION_KEY"] = self.manage("giftcards_generate_key").strip()
+
+    def manage(self, *arguments: str) -> str:
+        return run(self.python, "manage.py", *arguments, cwd=self.folder, **self.environment)
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(tmp_path_factory.mktemp("site"), wheel)
+
+
+@pytest.fixture
+def simulator_url(site: Site) -> Iterator[str]:
+    """The address of the simulator that the installed package brings."""
+    instant = ("--port", "0", "--min-delay", "0", "--max-delay", "0")
+    process = subprocess.Popen(
+        [site.python, "manage.py", "giftcards_simulator", *instant],
+        cwd=site.folder,
+        env=clean_environment() | site.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        greeting = process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+", greeting)
+        assert found, greeting
+        yield found[0]
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def test_contents(wheel: Path) -> None:
+    """Everything of the app, and of nothing else."""
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    ours = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "giftcards").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert packed == ours
+    for pattern in (
+        r"giftcards/py\.typed",
+        r"giftcards/migrations/0001_initial\.py",
+        r"giftcards/management/commands/giftcards_place\.py",
+        r"giftcards/templates/.+",
+        r"giftcards/static/giftcards/.+",
+        r"giftcards/locale/ar/LC_MESSAGES/django\.mo",
+        r"giftcards/locale/fr/LC_MESSAGES/django\.mo",
+    ):
+        assert any(re.fullmatch(pattern, name) for name in packed), pattern
+
+
+def test_metadata(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    names = [name for name in archive.namelist() if ".dist-info/" in name]
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
+    [metadata] = (name for name in names if name.endswith("/METADATA"))
+    text = archive.read(metadata).decode()
+    required = re.findall(r"^Requires-Dist: ([\w-]+)", text, re.MULTILINE)
+    assert sorted(required) == ["cryptography", "django", "django-q2", "requests", "urllib3"]
+
+
+def test_a_new_site_orders_and_settles(site: Site, simulator_url: str) -> None:
+    site.environment["SIMULATOR_URL"] = simulator_url
+    site.manage("migrate")
+    site.manage("giftcards_setup")
+    site.manage("check", "--fail-level", "WARNING")
+    order = json.loads(
+        site.manage("giftcards_place", PRODUCT, "TEST_PARTIAL", "4", "--wait", "--json")
+    )
+    assert order["status"] == "PARTIALLY_FILLED"
+    assert order["cards"] == 2
+    assert order["refund"] == {
+        "ordered_amount": "1960.00",
+        "charged_amount": "980.00",
+        "refunded_quantity": 2,
+        "refunded_amount": "980.00",
+        "is_consistent": True,
+    }
