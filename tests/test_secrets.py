@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from io import StringIO
 from typing import Any
 
+import django
 import pytest
 from django.core import mail, serializers
 from django.core.management import call_command
@@ -298,7 +299,10 @@ def mailed(error: BaseException) -> str:
         (type(error), error, error.__traceback__),
     )
     mail.outbox.clear()
-    with override_settings(ADMINS=[("Staff", "staff@example.com")], DEBUG=False):
+    admin: Any = "staff@example.com"
+    if django.VERSION < (6, 0):
+        admin = ("Staff", admin)
+    with override_settings(ADMINS=[admin], DEBUG=False):
         AdminEmailHandler(include_html=True).emit(entry)
     [message] = mail.outbox
     assert isinstance(message, mail.EmailMultiAlternatives)
