@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from django.db import OperationalError, connection
 from django.utils import timezone
 
 from giftcards import following
+from giftcards.conf import conf
 from giftcards.following import BATCH, Swept, check_now, follow, is_work_left, sweep, watch
 from giftcards.fulfilment import LOOP_LEASE, record_order
 from giftcards.gateway import Gateway
@@ -588,6 +588,14 @@ class TestWatch:
         assert simulator.requests == []
 
 
+def intervals(times: list[float]) -> float:
+    """How many poll intervals lie between the first of the requests and the last.
+
+    One may have arrived late, so that the next seems early: what counts is how many there were.
+    """
+    return (times[-1] - times[0] + 0.05) / conf.poll_interval
+
+
 class TestLoop:
     @pytest.fixture(autouse=True)
     def quickly(self, set_conf: Callable[..., None]) -> None:
@@ -609,8 +617,7 @@ class TestLoop:
         done = follow(seconds=1)
         assert done is not None
         times = [request.at for request in simulator.requests]
-        assert 3 <= len(times) <= 11
-        assert min(later - earlier for earlier, later in pairwise(times)) > 0.08
+        assert 3 <= len(times) <= intervals(times) + 1
 
     def test_no_longer_than_told(self, simulator: Simulator) -> None:
         buy_many(simulator, 1, type_id="SIM_NEVER")
@@ -794,8 +801,7 @@ class TestLoop:
             if "/check-order/" in request.path:
                 by_order.setdefault(request.path, []).append(request.at)
         for times in by_order.values():
-            gaps = [later - earlier for earlier, later in pairwise(times)]
-            assert min(gaps) > 0.08
+            assert len(times) <= intervals(times) + 1
 
 
 def _take_over() -> None:
