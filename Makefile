@@ -11,12 +11,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint docs clean
+.PHONY: help install demo test bench lint docs clean
 
 help:
 	@echo "make demo    the app at work: simulator, worker, site and four orders; ends with Ctrl-C"
 	@echo "             (ARGS=--once: ends when they have settled)"
 	@echo "make test    the tests; what they need and is not there is skipped, with the reason"
+	@echo "make bench   what the app costs beside its baselines, in five minutes (ARGS=--quick: one)"
 	@echo "make lint    style, types, migrations, system checks"
 	@echo "make docs    the documentation, into docs/_build/html"
 	@echo "make clean   removes what was built; the demo's database and keys stay"
@@ -36,6 +37,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m $(RUNNER) $(ARGS)
+
+bench: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 lint: export DATABASE_URL := sqlite://:memory:
 lint: $(INSTALLED)

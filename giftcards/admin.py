@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.decorators import method_decorator
-from django.utils.formats import number_format
+from django.utils.formats import date_format, number_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
@@ -27,15 +29,18 @@ from giftcards.conf import conf
 from giftcards.crypto import key_fingerprint
 from giftcards.exceptions import ConfigurationError, ReferenceConflict
 from giftcards.fulfilment import place_order, wake_worker
-from giftcards.models import Card, Order, OrderQuerySet, ProviderState
+from giftcards.models import Card, Order, OrderQuerySet, ProviderState, StatusChange
+from giftcards.recovery import adopt, declare_absent
 from giftcards.refunds import refund_breakdown
 from giftcards.statuses import Status
 
 if TYPE_CHECKING:
     OrderModelAdmin = admin.ModelAdmin[Order]
+    StateModelAdmin = admin.ModelAdmin[ProviderState]
     AddForm = forms.ModelForm[Order]
 else:
     OrderModelAdmin = admin.ModelAdmin
+    StateModelAdmin = admin.ModelAdmin
     AddForm = forms.ModelForm
 
 
@@ -123,6 +128,40 @@ class FindCardForm(forms.Form):
 
     def clean_code(self) -> TypedCode:
         return TypedCode(self.cleaned_data["code"])
+
+
+def _candidate(row: dict[str, Any]) -> str:
+    created_at = row["created_at"] and datetime.fromisoformat(row["created_at"])
+    shown = {
+        "id": row["id"],
+        "time": date_format(timezone.localtime(created_at), "DATETIME_FORMAT")
+        if created_at
+        else "?",
+        "quantity": row["quantity"],
+        "type": row["type"],
+    }
+    text = gettext("It is the provider's order %(id)s of %(time)s: %(quantity)s × %(type)s.")
+    # Each part in an isolate of its own, or they change places in a text from right to left.
+    return text % {name: f"\u2068{part}\u2069" for name, part in shown.items()}
+
+
+class ResolveForm(forms.Form):
+    """What became of an order whose placing answer was lost."""
+
+    SEND_AGAIN = "send-again"
+    REJECT = "reject"
+
+    outcome = forms.ChoiceField(label=_("What became of it"), widget=forms.RadioSelect)
+    is_sure = forms.BooleanField(label=_("I have made sure of this in the provider's dashboard."))
+
+    def __init__(self, order: Order, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        outcomes = [(f"adopt:{row['id']}", _candidate(row)) for row in order.candidates]
+        self.fields["outcome"].choices = [  # type: ignore[attr-defined]
+            *outcomes,
+            (self.SEND_AGAIN, _("It was not placed: send it again.")),
+            (self.REJECT, _("It was not placed: reject it.")),
+        ]
 
 
 @admin.register(Order)
@@ -278,6 +317,7 @@ class OrderAdmin(OrderModelAdmin):
     ) -> HttpResponse:
         if obj is not None:
             context |= self._sections(obj)
+            context["may_resolve"] = self._may_resolve(request, obj)
         return super().render_change_form(request, context, add, change, form_url, obj)
 
     def _sections(self, order: Order) -> dict[str, Any]:
@@ -333,6 +373,11 @@ class OrderAdmin(OrderModelAdmin):
                 self.admin_site.admin_view(self.find_card_view),
                 name="giftcards_order_find_card",
             ),
+            path(
+                "<path:object_id>/resolve/",
+                self.admin_site.admin_view(self.resolve_view),
+                name="giftcards_order_resolve",
+            ),
             *super().get_urls(),
         ]
 
@@ -363,3 +408,85 @@ class OrderAdmin(OrderModelAdmin):
             "media": self.media,
         }
         return TemplateResponse(request, "admin/giftcards/order/find_card.html", context)
+
+    # Telling what became of an order whose placing answer was lost.
+
+    def _may_resolve(self, request: HttpRequest, order: Order) -> bool:
+        return order.status == Status.UNCONFIRMED and self.has_check_permission(request)
+
+    def resolve_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        order = self.get_object(request, unquote(object_id))
+        if order is None or not self._may_resolve(request, order):
+            raise PermissionDenied
+        request.current_app = self.admin_site.name
+        form = ResolveForm(order, request.POST or None)
+        if form.is_valid():
+            return self._resolve(request, order, form.cleaned_data["outcome"])
+        title = gettext("What became of the order %(order)s?") % {"order": order}
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": title,
+            "original": order,
+            "has_view_permission": self.has_view_permission(request),
+            "form": form,
+            "media": self.media,
+        }
+        return TemplateResponse(request, "admin/giftcards/order/resolve.html", context)
+
+    def _resolve(self, request: HttpRequest, order: Order, outcome: str) -> HttpResponse:
+        source, who = StatusChange.Source.STAFF, request.user.get_username()
+        action, _colon, provider_order_id = outcome.partition(":")
+        if action == "adopt":
+            detail = f"{who}: it is the provider's order {provider_order_id}."
+            is_done = adopt(order, provider_order_id, source=source, detail=detail)
+        else:
+            send_again = action == ResolveForm.SEND_AGAIN
+            detail = f"{who}: it was not placed; {'send it again' if send_again else 'reject it'}."
+            is_done = declare_absent(order, send_again=send_again, source=source, detail=detail)
+        if is_done:
+            self.log_change(request, order, detail)
+            self.message_user(request, gettext("Recorded."), messages.SUCCESS)
+            transaction.on_commit(wake_worker)
+        else:
+            text = gettext("Somebody or something else was first: look at the timeline.")
+            self.message_user(request, text, messages.ERROR)
+        return self.response_post_save_add(request, order)
+
+
+@admin.register(ProviderState)
+class ProviderStateAdmin(StateModelAdmin):
+    """What the processes know of the provider, in words; and the end of a pause."""
+
+    list_display = ("words", "worker", "succeeded_at", "failed_at", "failure", "swept_at")
+    list_display_links = None
+    actions = ("resume",)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: ProviderState | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: ProviderState | None = None) -> bool:
+        return False
+
+    def has_resume_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("giftcards.change_providerstate")
+
+    @admin.display(description=_("calls to the provider"))
+    def words(self, state: ProviderState) -> str:
+        return state.explain()
+
+    @admin.display(description=_("worker"))
+    def worker(self, state: ProviderState) -> str:
+        return state.worker_problem(timezone.now()) or gettext("at work")
+
+    @admin.action(description=_("Resume calls to the provider"), permissions=["resume"])
+    def resume(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        if ProviderState.objects.resume():
+            wake_worker()
+            self.message_user(request, gettext("Calls to the provider go on."))
+        else:
+            text = gettext("Calls to the provider were not paused.")
+            self.message_user(request, text, messages.WARNING)

@@ -222,6 +222,8 @@ _SPECS: Mapping[str, _Spec] = {
     "LATE_WATCH_HOURS": _Spec(_number(0, 8_760), 72),
     "REQUESTS_PER_MINUTE": _Spec(_number(1, 6_000, whole=True), 60),
     "REQUEST_TIMEOUT": _Spec(_number(0.1, 30), 10),
+    "SEND_TIMEOUT": _Spec(_number(1, 604_800), 3600),
+    "PROOF_OF_ABSENCE": _Spec(_number(1, 86_400), 120),
     "CURRENCY": _Spec(_currency, "DZD"),
 }
 
@@ -311,6 +313,16 @@ class Conf:
     def request_timeout(self) -> float:
         """Seconds that one call to the provider may take in all."""
         return float(self._get("REQUEST_TIMEOUT"))
+
+    @property
+    def send_timeout(self) -> float:
+        """Seconds after which an order that could not be sent is given up."""
+        return float(self._get("SEND_TIMEOUT"))
+
+    @property
+    def proof_of_absence(self) -> float:
+        """Seconds after which an order that the provider's list does not show was not placed."""
+        return float(self._get("PROOF_OF_ABSENCE"))
 
     @property
     def currency(self) -> str:

@@ -6,14 +6,21 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, router, transaction
+from django.db import (
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    close_old_connections,
+    router,
+    transaction,
+)
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -26,7 +33,7 @@ from giftcards.exceptions import (
     TryLater,
 )
 from giftcards.gateway import LONGEST_PAUSE, Gateway
-from giftcards.models import Order, OrderQuerySet, ProviderState, StatusChange, new_reference
+from giftcards.models import Order, ProviderState, StatusChange, new_reference
 from giftcards.statuses import Status
 
 logger = logging.getLogger(__name__)
@@ -37,6 +44,9 @@ LOOP_LEASE = timedelta(seconds=10)
 # Pauses before an order that could not be sent is tried again: doubled each time up to the second.
 _FIRST_RETRY = timedelta(seconds=5)
 _LONGEST_RETRY = timedelta(minutes=5)
+# How long the answer to sending an order is kept for a database that is away (seconds).
+_DATABASE_PATIENCE = 30.0
+_FIRST_LOOK = timedelta(seconds=10)
 
 
 def place_order(
@@ -157,7 +167,7 @@ def queue_sweep() -> None:
 def send(order: Order, gateway: Gateway) -> bool:
     """Send an order that this process has claimed; false if calls have to stop now.
 
-    ``order`` is changed in place.
+    The request has to be afforded already. ``order`` is changed in place.
     """
     error: ProviderError | None = None
     try:
@@ -168,12 +178,28 @@ def send(order: Order, gateway: Gateway) -> bool:
     except ProviderError as caught:
         error = caught
     if error is not None:
-        _record_failure(order, error)
+        _persist(partial(_record_failure, order, error))
         return gateway.heard(error)
     # Before the database is asked for anything: if it is gone, the log still knows the id.
     logger.info("Order %s was accepted as %s.", order.reference, placed.order_id)
-    _record_acceptance(order, placed.order_id, price)
+    _persist(partial(_record_acceptance, order, placed.order_id, price))
     return gateway.heard(None)
+
+
+def _persist(record: Callable[[], None]) -> None:
+    """Write down how sending ended, also if the database is away for a moment.
+
+    If it stays away the order is taken for lost later, and looked for at the provider.
+    """
+    patience = time.monotonic() + _DATABASE_PATIENCE
+    while True:
+        try:
+            return record()
+        except (OperationalError, InterfaceError):
+            if time.monotonic() >= patience:
+                raise
+        time.sleep(1)
+        close_old_connections()
 
 
 def claim(order: Order) -> bool:
@@ -215,7 +241,9 @@ def _record_acceptance(order: Order, provider_order_id: str, price: Decimal | No
             " Whether this one was bought is not known; it is not sent again by itself."
         )
         logger.error("Order %s: %s", order.reference, problem)  # noqa: TRY400 (no row in the log)
-        _leave_placing(order, Status.UNCONFIRMED, detail=problem, problem=problem)
+        _leave_placing(
+            order, Status.UNCONFIRMED, detail=problem, problem=problem, due_at=_first_look()
+        )
 
 
 def _record_failure(order: Order, error: ProviderError) -> None:
@@ -248,7 +276,19 @@ def _record_failure(order: Order, error: ProviderError) -> None:
                 " it is not sent again by itself."
             )
             logger.error("Order %s: %s", order.reference, problem)
-            _leave_placing(order, Status.UNCONFIRMED, detail=str(error), problem=problem)
+            _leave_placing(
+                order,
+                Status.UNCONFIRMED,
+                detail=str(error),
+                problem=problem,
+                due_at=_first_look(),
+                failures=0,
+            )
+
+
+def _first_look() -> datetime:
+    """When a lost order is looked for first: it may take the provider a moment to show it."""
+    return timezone.now() + min(_FIRST_LOOK, timedelta(seconds=conf.proof_of_absence / 4))
 
 
 def _retry_pause(order: Order, error: TryLater) -> timedelta:
@@ -278,9 +318,13 @@ def _leave_placing(order: Order, target: Status, *, detail: str = "", **values: 
 
 def send_now(order: Order, gateway: Gateway) -> Order:
     """Send ``order`` in this process, or wait until the one that is at it has; return it fresh."""
-    if order.status == Status.PENDING and gateway.is_open() and claim(order):
-        send(order, gateway)
-        gateway.note()
+    while order.status == Status.PENDING and gateway.is_open():
+        if gateway.afford(for_placing=True):
+            if claim(order):
+                send(order, gateway)
+                gateway.note()
+            break
+        time.sleep(max(gateway.wait_for(for_placing=True), 0.05))
     order.refresh_from_db()
     while order.status == Status.PLACING and not order.is_lost(timezone.now()):
         time.sleep(0.2)
@@ -289,17 +333,16 @@ def send_now(order: Order, gateway: Gateway) -> Order:
 
 
 def send_due(
-    orders: OrderQuerySet, gateway: Gateway, *, go_on: Callable[[], bool]
+    orders: Iterable[Order], gateway: Gateway, *, go_on: Callable[[], bool]
 ) -> tuple[int, int]:
-    """Send those of ``orders`` whose turn has come, one after the other.
+    """Send ``orders``, one after the other, as far as the request budget goes.
 
     Returns how many were accepted and how many were not. Stops when ``go_on`` says no and when
     calls have to stop.
     """
     accepted = failed = 0
-    # Read whole: SQLite lets nobody write who is still reading what others have changed since.
-    for order in orders.to_send(timezone.now()):
-        if not go_on():
+    for order in orders:
+        if not (go_on() and gateway.afford(for_placing=True)):
             break
         if not claim(order):
             continue
@@ -313,17 +356,27 @@ def send_due(
     return accepted, failed
 
 
-def give_up_lost(orders: OrderQuerySet) -> None:
-    """Call unconfirmed what a process was sending when it died: the request may have gone out."""
+def give_up(order: Order) -> None:
+    """Reject an order that could not be sent for too long: the customer has gone by now."""
+    why = f"It could not be sent for {conf.send_timeout:g} s and was given up. {order.problem}"
+    if order.move(
+        Status.REJECTED, source=StatusChange.Source.CLOCK, detail=why.strip(), problem=""
+    ):
+        logger.error("Order %s: %s", order.reference, why)
+
+
+def call_unconfirmed(order: Order) -> None:
+    """The process that was sending the order has died: the request may have gone out."""
     problem = (
         "The process that was sending the order died. Whether it was bought is not known;"
         " it is not sent again by itself."
     )
-    for order in orders.lost(timezone.now()):
-        if order.move(
-            Status.UNCONFIRMED,
-            source=StatusChange.Source.RECOVERY,
-            detail=problem,
-            problem=problem,
-        ):
-            logger.error("Order %s: %s", order.reference, problem)
+    if order.move(
+        Status.UNCONFIRMED,
+        source=StatusChange.Source.RECOVERY,
+        detail=problem,
+        problem=problem,
+        due_at=timezone.now(),
+        failures=0,
+    ):
+        logger.error("Order %s: %s", order.reference, problem)

@@ -1,12 +1,16 @@
 """The way to the provider that the processes of a shop share: a client, and the memory of trouble.
 
 Everything that talks to the provider goes through a :class:`Gateway`, so that the first answer that
-refuses the key stops every process, and a request for patience is kept by all of them.
+refuses the key stops every process, a request for patience is kept by all of them, and together
+they stay within ``REQUESTS_PER_MINUTE``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import random
+import time
 from datetime import datetime, timedelta
 from decimal import Decimal
 from types import TracebackType
@@ -27,10 +31,16 @@ _BLOCK = timedelta(minutes=15)
 # 429: the pause where the provider names none, and the longest that is believed.
 _PAUSE = timedelta(minutes=1)
 LONGEST_PAUSE = timedelta(minutes=15)
+# The provider does not answer: the pause after the n-th sweep in a row is 2ⁿ⁻¹ s, up to this.
+_LONGEST_OUTAGE_PAUSE = timedelta(minutes=1)
+# How long a product's prices are taken as known (seconds).
+_PRICES_HOLD = 60.0
 
 
 class Gateway:
     """A client for one piece of work, as a context manager.
+
+    Used by one thread; only ``client`` may be called from others.
 
     ``is_proven`` says whether the key has been accepted since the gateway was opened. Until then
     callers send one request at a time: wrong keys are counted, and five get the address blocked.
@@ -38,17 +48,19 @@ class Gateway:
 
     def __init__(self) -> None:
         self._key = key_fingerprint(conf.api_key)
-        self._check_path = ProviderState.objects.current().check_path or "check-order"
+        self._state = ProviderState.objects.current()
         self.client = Client(
             base_url=conf.base_url,
             api_key=conf.api_key,
             timeout=conf.request_timeout,
-            check_path=self._check_path,
+            check_path=self._state.check_path or "check-order",
         )
         self.is_proven = False
-        self._prices: dict[str, dict[str, Decimal | None]] = {}
+        self._prices: dict[str, tuple[float, dict[str, Decimal]]] = {}
         self._has_succeeded = False
         self._failure: ProviderError | None = None
+        # Requests that the budget has been charged for; the client counts what it really sent.
+        self._charged = 0
 
     def __enter__(self) -> Self:
         return self
@@ -61,14 +73,46 @@ class Gateway:
     ) -> None:
         self.client.close()
 
+    # Pauses.
+
     def is_open(self) -> bool:
-        """Whether calls may be made at present: looks at what the other processes have learnt."""
-        return not ProviderState.objects.current().is_paused(key=self._key, now=timezone.now())
+        """Whether calls may be made at present: looks at what the other processes have learnt.
+
+        When a refusal of the key has run out, or the key was changed, one careful call finds out
+        first whether it is accepted now.
+        """
+        self._state = ProviderState.objects.current()
+        if self._state.is_paused(key=self._key, now=timezone.now()):
+            return False
+        if self._state.pause == ProviderState.Pause.ACCESS and not self.is_proven:
+            return self._is_accepted()
+        return True
+
+    def _is_accepted(self) -> bool:
+        if not self.afford():
+            return False
+        try:
+            self.client.validate()
+        except (AccessDenied, RateLimited) as error:
+            return self.heard(error)
+        except ProviderError as error:
+            # Not every stand-in and proxy routes this path: the next call will tell.
+            self.heard(error)
+        else:
+            self.heard(None)
+        return True
+
+    @property
+    def allows_calls(self) -> bool:
+        """:meth:`is_open`, as far as this process knows: without asking the database again."""
+        return not self._state.is_paused(key=self._key, now=timezone.now())
 
     def may_reopen(self) -> bool:
         """Whether calls may be made within minutes, by themselves: not after a refused key."""
         state = ProviderState.objects.current()
-        return state.pause != ProviderState.Pause.ACCESS or self.is_open()
+        return state.pause != ProviderState.Pause.ACCESS or not state.is_paused(
+            key=self._key, now=timezone.now()
+        )
 
     def heard(self, error: ProviderError | None) -> bool:
         """Take note of how a call ended (``None``: well); false if calls have to stop now."""
@@ -90,6 +134,10 @@ class Gateway:
                     wait = min(timedelta(seconds=error.retry_after), LONGEST_PAUSE)
                 if self._pause(ProviderState.Pause.RATE, error, timezone.now() + wait):
                     logger.warning("%s Calls go on in %d s.", error, wait.total_seconds())
+            case Refused():
+                # An answer about one thing: the provider is there, and knows the key.
+                self.is_proven = self._has_succeeded = True
+                self._failure = error
             case _:
                 self._failure = error
         return not isinstance(error, AccessDenied | RateLimited)
@@ -98,49 +146,115 @@ class Gateway:
         self, reason: ProviderState.Pause, error: ProviderError, until: datetime | None
     ) -> bool:
         self._failure = error
-        return ProviderState.objects.pause(reason, detail=str(error), until=until, key=self._key)
+        is_news = ProviderState.objects.pause(reason, detail=str(error), until=until, key=self._key)
+        self._state = ProviderState.objects.current()
+        return is_news
+
+    # The request budget.
+
+    def afford(self, wanted: int = 1, *, for_placing: bool = False) -> int:
+        """Take up to ``wanted`` requests from the budget of all processes; return how many.
+
+        Questions leave some for placing. The budget is a leaky bucket, kept as the moment at which
+        it will be unspent again: a burst at most, then one request at a time.
+        """
+        burst, pace = _shape(conf.requests_per_minute)
+        keep = 0 if for_placing else burst // 4
+        for _attempt in range(10):
+            now = timezone.now()
+            spent_until = max(self._state.budget_at or now, now)
+            # Less what was sent beyond what was charged: a dropped connection, another spelling.
+            debt = max(self.client.requests_sent - self._charged, 0)
+            left = burst - debt - keep - (spent_until - now) / pace
+            granted = max(min(wanted, int(left)), 0)
+            if not granted + debt:
+                return 0
+            budget_at = spent_until + (granted + debt) * pace
+            # Another process may have taken some at the same moment: then look again.
+            if ProviderState.objects.filter(pk=1, budget_at=self._state.budget_at).update(
+                budget_at=budget_at
+            ):
+                self._state.budget_at = budget_at
+                self._charged += granted + debt
+                return granted
+            self._state = ProviderState.objects.current()
+        return 0
+
+    def wait_for(self, *, for_placing: bool = False) -> float:
+        """Seconds until a request can be afforded, if nobody else takes it."""
+        burst, pace = _shape(conf.requests_per_minute)
+        keep = 0 if for_placing else burst // 4
+        now = timezone.now()
+        spent_for = max(self._state.budget_at or now, now) - now
+        return max((spent_for - (burst - keep - 1) * pace).total_seconds(), 0.0)
+
+    # The price list and the list of orders.
 
     def price(self, product_id: str, type_id: str) -> Decimal | None:
         """What a card of the type costs at present; ``None`` if the provider doesn't tell.
 
-        Asked once a product until the next :meth:`note`. Raises :exc:`AccessDenied` and
-        :exc:`TryLater`, after which nothing else would work either.
+        Asked once a minute and product, if the request budget allows. Raises :exc:`AccessDenied`
+        and :exc:`TryLater`, after which nothing else would work either.
         """
-        if product_id not in self._prices:
-            self._prices[product_id] = {}
-            try:
-                product = self.client.product(product_id)
-            except (OutcomeUnknown, Refused):
-                # A price that is not known keeps nobody from buying.
-                return None
-            self._prices[product_id] = {
-                # A price below zero is not believed; no row could hold it.
-                kind.type_id: None if kind.price is None or kind.price < 0 else kind.price
-                for kind in product.types
-            }
-        return self._prices[product_id].get(type_id)
+        asked_at, prices = self._prices.get(product_id, (float("-inf"), {}))
+        if time.monotonic() - asked_at < _PRICES_HOLD or not self.afford():
+            return prices.get(type_id)
+        prices = {}
+        # A price that is not known keeps nobody from buying.
+        with contextlib.suppress(OutcomeUnknown, Refused):
+            product = self.client.product(product_id)
+            self.heard(None)
+            for kind in product.types:
+                # One below zero is not believed; no row could hold it.
+                if kind.price is not None and kind.price >= 0:
+                    prices[kind.type_id] = kind.price
+        self._prices[product_id] = time.monotonic(), prices
+        return prices.get(type_id)
+
+    @property
+    def is_list_useful(self) -> bool:
+        return self._state.list_at is None or self._state.list_at <= timezone.now()
+
+    def give_up_list(self, pause: timedelta) -> None:
+        """Do without the list for a while: it failed, or shows none of our orders."""
+        self._state.list_at = timezone.now() + pause
+        ProviderState.objects.filter(pk=1).update(list_at=self._state.list_at)
 
     def note(self) -> None:
         """Write down, for staff and for the other processes, how the calls have gone lately."""
-        self._prices.clear()
         now = timezone.now()
         values: dict[str, object] = {"swept_at": now}
-        if self._has_succeeded:
-            self._end_stale_pause(now)
-            values["succeeded_at"] = now
-            self._has_succeeded = False
         if self._failure is not None:
             values |= {"failed_at": now, "failure": str(self._failure)}
-            self._failure = None
-        if self.client.check_path != self._check_path:
-            self._check_path = values["check_path"] = self.client.check_path
+        if self._has_succeeded:
+            values |= {"succeeded_at": now, "outages": 0}
+            if self._state.pause and self.allows_calls:
+                # It no longer holds: its time has run out, or the key was replaced. But not one
+                # that another process has begun in the meantime.
+                ProviderState.objects.filter(pk=1, paused_at=self._state.paused_at).update(
+                    pause="", paused_until=None
+                )
+        elif self._failure is not None and not (
+            isinstance(self._failure, AccessDenied | RateLimited)
+            # A path that is not routed is no outage.
+            or self._failure.status == 404
+        ):
+            # Nothing succeeded: everybody waits, longer each time, and begins with one call.
+            self.is_proven = False
+            wait = min(timedelta(seconds=2 ** min(self._state.outages, 10)), _LONGEST_OUTAGE_PAUSE)
+            until = now + wait * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
+            self._pause(ProviderState.Pause.OUTAGE, self._failure, until)
+            values["outages"] = self._state.outages + 1
+        if self.client.check_path != self._state.check_path:
+            values["check_path"] = self.client.check_path
+        self._has_succeeded, self._failure = False, None
         ProviderState.objects.filter(pk=1).update(**values)
 
-    def _end_stale_pause(self, now: datetime) -> None:
-        """Forget a pause that no longer holds: one that ran out, or of a key that was replaced."""
-        state = ProviderState.objects.current()
-        if state.pause and not state.is_paused(key=self._key, now=now):
-            # Not one that another process has begun in the meantime.
-            ProviderState.objects.filter(pk=1, paused_at=state.paused_at).update(
-                pause="", paused_until=None
-            )
+
+def _shape(requests_per_minute: int) -> tuple[int, timedelta]:
+    """The burst and the pace at which no 60 seconds see more than ``requests_per_minute``.
+
+    Worked out for 65 seconds: a request may arrive later than the one before it was sent.
+    """
+    burst = max(requests_per_minute // 8, 1)
+    return burst, timedelta(seconds=65 / (requests_per_minute - burst + 1))

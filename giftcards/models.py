@@ -7,15 +7,17 @@ whose row count says who won; nobody else assigns ``status``.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models, transaction
 from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_variables
 
 from giftcards.cards import CardSecret
 from giftcards.crypto import Keyring
@@ -35,10 +37,6 @@ def new_reference() -> str:
 
 
 class OrderQuerySet(models.QuerySet["Order"]):
-    def unsettled(self) -> Self:
-        """Orders that are not in a final status."""
-        return self.exclude(status__in=FINAL)
-
     def urgent(self) -> Self:
         """Orders that need the loop: they move within seconds, not minutes."""
         return self.filter(status__in=URGENT)
@@ -47,26 +45,27 @@ class OrderQuerySet(models.QuerySet["Order"]):
         """Orders that no process is working on (a claim ends when its lease has run out)."""
         return self.filter(Q(claimed_until=None) | Q(claimed_until__lte=now))
 
-    def to_send(self, now: datetime) -> Self:
-        """Recorded orders whose turn to be sent has come, the oldest first."""
-        return self.filter(status=Status.PENDING, due_at__lte=now).order_by("due_at", "pk")
+    def chores(self, now: datetime, *, poll_timeout: timedelta) -> Self:
+        """Orders that something has to be done about other than asking, the oldest first.
 
-    def to_check(self, now: datetime) -> Self:
-        """Accepted orders to ask the provider about, fresh ones before late ones."""
+        To be sent; lost by the process that was sending them; not settled in time; to be looked
+        for at the provider.
+        """
         return (
-            self.filter(status__in=FOLLOWED, due_at__lte=now)
-            .unclaimed(now)
-            # HANDLING sorts after DELAYED.
-            .order_by("-status", "due_at", "pk")
+            self.unclaimed(now)
+            .filter(
+                Q(status__in=[Status.PENDING, Status.UNCONFIRMED], due_at__lte=now)
+                | Q(status=Status.PLACING)
+                | Q(status=Status.HANDLING, accepted_at__lte=now - poll_timeout)
+            )
+            .order_by("due_at", "pk")
         )
 
-    def lost(self, now: datetime) -> Self:
-        """Orders that were being sent by a process whose claim has run out."""
-        return self.filter(status=Status.PLACING).unclaimed(now)
-
-    def overdue(self, now: datetime, timeout: timedelta) -> Self:
-        """Orders that the provider has been handling for longer than ``timeout``."""
-        return self.filter(status=Status.HANDLING, accepted_at__lte=now - timeout).unclaimed(now)
+    def to_check(self, *, now: datetime, due_by: datetime) -> Self:
+        """Accepted orders that are due by ``due_by``, fresh ones before late ones."""
+        due = self.filter(status__in=FOLLOWED, due_at__lte=due_by)
+        # HANDLING sorts after DELAYED.
+        return due.unclaimed(now).order_by("-status", "due_at", "pk")
 
     def needing_attention(self) -> Self:
         """Orders that staff have to look at."""
@@ -90,21 +89,22 @@ class OrderQuerySet(models.QuerySet["Order"]):
         counts = self.order_by().values_list("status").annotate(models.Count("pk"))
         return dict.fromkeys(Status.values, 0) | dict(counts)
 
-    def claim(self, *, now: datetime, until: datetime, limit: int) -> list[Order]:
-        """Claim at most ``limit`` of these orders for this process and return them.
+    def claim(
+        self, wanted: Sequence[Order], *, now: datetime, due_by: datetime, until: datetime
+    ) -> list[Order]:
+        """Claim these orders, read a moment ago by :meth:`to_check`, for this process.
 
         One guarded UPDATE decides between processes; an order that another one took first is not
-        returned. The claim ends at ``until`` if it is not given back before.
+        returned. The claim ends at ``until`` if it is neither renewed nor given back before.
         """
-        wanted = list(self.values_list("pk", flat=True)[:limit])
-        if not wanted:
-            return []
         token = uuid.uuid4().hex
-        mine = Order.objects.filter(pk__in=wanted)
-        mine.filter(status__in=FOLLOWED, due_at__lte=now).unclaimed(now).update(
-            claim=token, claimed_until=until
-        )
-        return list(mine.filter(claim=token).order_by("pk"))
+        rows = self.filter(pk__in=[order.pk for order in wanted])
+        free = rows.filter(status__in=FOLLOWED, due_at__lte=due_by).unclaimed(now)
+        if free.update(claim=token, claimed_until=until) < len(wanted):
+            return list(rows.filter(claim=token))
+        for order in wanted:
+            order.claim, order.claimed_until = token, until
+        return list(wanted)
 
     def move_all(
         self, origin: Status, target: Status, *, source: StatusChange.Source, **values: Any
@@ -195,10 +195,17 @@ class Order(models.Model):
     accepted_at = models.DateTimeField(_("accepted"), null=True, editable=False)
     checked_at = models.DateTimeField(_("last checked"), null=True, editable=False)
     settled_at = models.DateTimeField(_("settled"), null=True, editable=False)
-    # When to send (PENDING) or to ask (HANDLING, DELAYED) next; NULL: not by itself.
+    # Since when it has been waiting to be sent: not for ever.
+    queued_at = models.DateTimeField(default=timezone.now, editable=False)
+    # When to send (PENDING), to ask (HANDLING, DELAYED) or to look for it at the provider
+    # (UNCONFIRMED) next; NULL: not by itself.
     due_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
     # Consecutive tries to send or to ask that failed.
     failures = models.PositiveIntegerField(default=0, editable=False)
+    # UNCONFIRMED: when it was first not found at the provider; and, where more was found than can
+    # be told apart, what a person has to choose from.
+    absent_since = models.DateTimeField(null=True, editable=False)
+    candidates = models.JSONField(default=list, blank=True, editable=False)
     # Which process works on the order, and until when that holds.
     claim = models.CharField(max_length=32, blank=True, editable=False)
     claimed_until = models.DateTimeField(null=True, editable=False)
@@ -316,6 +323,7 @@ class Order(models.Model):
 
 
 class CardQuerySet(models.QuerySet["Card"]):
+    @sensitive_variables()
     def with_code(self, text: str) -> Self:
         """Cards whose full code or serial is ``text``, found without opening any.
 
@@ -381,6 +389,16 @@ class Card(models.Model):
         return Keyring.from_settings().open(self.sealed, reference=self.order.reference)
 
 
+class StatusChangeQuerySet(models.QuerySet["StatusChange"]):
+    def to_announce(self, now: datetime) -> Self:
+        """Changes that some receiver has to be told of by now."""
+        return self.filter(announce_at__lte=now)
+
+    def given_up(self) -> Self:
+        """Changes that some receiver has not taken, and is not told of again."""
+        return self.filter(announced_at=None, announce_at=None)
+
+
 class StatusChange(models.Model):
     """One move of an order: its history, and the outbox of the shop's receivers.
 
@@ -402,7 +420,17 @@ class StatusChange(models.Model):
     at = models.DateTimeField(_("when"), default=timezone.now)
     source = models.CharField(_("because of"), max_length=20, choices=Source)
     detail = models.TextField(_("detail"), blank=True)
-    announced_at = models.DateTimeField(_("announced"), null=True, db_index=True)
+    announced_at = models.DateTimeField(_("announced"), null=True, editable=False)
+    # When to announce it next; NULL: done, or given up.
+    announce_at = models.DateTimeField(
+        null=True, default=timezone.now, db_index=True, editable=False
+    )
+    # The receivers that have not taken it, by name; NULL: nobody has been told yet.
+    unheard = models.JSONField(null=True, editable=False)
+    announce_failures = models.PositiveIntegerField(default=0, editable=False)
+    announce_error = models.TextField(_("announcement failed"), blank=True, editable=False)
+
+    objects = StatusChangeQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("status change")
@@ -413,26 +441,31 @@ class StatusChange(models.Model):
         return f"{self.from_status} → {self.to_status}"
 
 
+# What only one process does at a time: running the loop, announcing changes.
+Lease = Literal["loop", "outbox"]
+
+
 class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
     def current(self) -> ProviderState:
         """The one row; made when it is first asked for."""
         return self.get_or_create(pk=1)[0]
 
-    def take_loop(self, *, now: datetime, lease: timedelta) -> str | None:
-        """Become the one process that runs the loop: its token, or ``None`` if there is one."""
+    def take_lease(self, name: Lease, *, now: datetime, length: timedelta) -> str | None:
+        """Become the one process that has the lease: its token, or ``None`` if there is one."""
         self.current()
         token = uuid.uuid4().hex
-        taken = self.filter(Q(loop_until=None) | Q(loop_until__lte=now), pk=1).update(
-            loop_token=token, loop_until=now + lease
-        )
+        until = f"{name}_until"
+        free = self.filter(Q(**{until: None}) | Q(**{f"{until}__lte": now}), pk=1)
+        taken = free.update(**{f"{name}_token": token, until: now + length})
         return token if taken else None
 
-    def keep_loop(self, token: str, *, now: datetime, lease: timedelta) -> bool:
-        """Renew the lease; false if another process has taken the loop over."""
-        return bool(self.filter(pk=1, loop_token=token).update(loop_until=now + lease))
+    def keep_lease(self, name: Lease, token: str, *, now: datetime, length: timedelta) -> bool:
+        """Renew the lease; false if another process has it by now."""
+        held = self.filter(pk=1, **{f"{name}_token": token})
+        return bool(held.update(**{f"{name}_until": now + length}))
 
-    def release_loop(self, token: str) -> None:
-        self.filter(pk=1, loop_token=token).update(loop_until=None)
+    def release_lease(self, name: Lease, token: str) -> None:
+        self.filter(pk=1, **{f"{name}_token": token}).update(**{f"{name}_until": None})
 
     def take_kick(self, *, now: datetime, lease: timedelta) -> bool:
         """Whether a sweep has to be queued: no loop is running, and nobody has just queued one."""
@@ -485,6 +518,7 @@ class ProviderState(models.Model):
     class Pause(models.TextChoices):
         ACCESS = "access", _("The provider refuses the API key or this server's address.")
         RATE = "rate", _("The provider asked for fewer requests.")
+        OUTAGE = "outage", _("The provider does not answer.")
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
 
@@ -496,6 +530,13 @@ class ProviderState(models.Model):
     # Fingerprint of the API key that was refused: a new key ends the pause by itself.
     paused_key = models.CharField(max_length=16, blank=True)
 
+    # Consecutive sweeps in which no call succeeded.
+    outages = models.PositiveIntegerField(default=0)
+
+    # When the request budget will be unspent again; see giftcards.gateway.
+    budget_at = models.DateTimeField(null=True)
+    # The list of orders is of no use before this moment: it failed, or showed none of ours.
+    list_at = models.DateTimeField(null=True)
     # The spelling of the check path that answered last; "" if none has yet.
     check_path = models.CharField(max_length=20, blank=True)
     succeeded_at = models.DateTimeField(_("last answer"), null=True)
@@ -505,6 +546,8 @@ class ProviderState(models.Model):
     loop_token = models.CharField(max_length=32, blank=True)
     loop_until = models.DateTimeField(null=True)
     kicked_at = models.DateTimeField(null=True)
+    outbox_token = models.CharField(max_length=32, blank=True)
+    outbox_until = models.DateTimeField(null=True)
     swept_at = models.DateTimeField(_("last sweep"), null=True)
     ticked_at = models.DateTimeField(_("last tick"), null=True)
 
@@ -530,7 +573,7 @@ class ProviderState(models.Model):
 
     def explain(self) -> str:
         """The state of the line to the provider, in words for staff."""
-        if not self.pause:
+        if not self.pause or (self.paused_until and self.paused_until <= timezone.now()):
             return str(_("In service."))
         remedy = _("Calls go on by themselves.")
         if self.pause == self.Pause.ACCESS:
@@ -539,3 +582,14 @@ class ProviderState(models.Model):
                 " `manage.py giftcards_poll --resume` once it works again."
             )
         return f"{self.get_pause_display()} {self.pause_detail} {remedy}"
+
+    def worker_problem(self, now: datetime) -> str:
+        """Why nobody follows the orders, in words for staff; "" if somebody does."""
+        signs = [at for at in (self.ticked_at, self.swept_at) if at]
+        if not signs:
+            return str(_("No worker has run yet: start `manage.py qcluster`."))
+        if now - max(signs) > timedelta(minutes=3):
+            return str(
+                _("The worker is down: there has been no sign of it for more than 3 minutes.")
+            )
+        return ""

@@ -103,6 +103,11 @@ class Client:
         """Close the connections that are kept open between calls."""
         self._transport.close()
 
+    @property
+    def requests_sent(self) -> int:
+        """How many requests have gone out; a call may take more than one."""
+        return self._transport.requests_sent
+
     def place(self, *, product_id: str, type_id: str, quantity: int) -> Placed:
         """Buy. Not idempotent, so the request reaches the provider once at the most.
 

@@ -41,7 +41,8 @@ URGENT: Final = frozenset({Status.PENDING, Status.PLACING, Status.HANDLING})
 
 # Where an order may go from each status.
 MOVES: Final[Mapping[Status, frozenset[Status]]] = {
-    Status.PENDING: frozenset({Status.PLACING}),
+    # Given up without having been sent: rejected.
+    Status.PENDING: frozenset({Status.PLACING, Status.REJECTED}),
     Status.PLACING: frozenset(
         {Status.HANDLING, Status.REJECTED, Status.PENDING, Status.UNCONFIRMED}
     ),

@@ -62,6 +62,9 @@ class Transport:
         self._api_key = api_key
         self._timeout = timeout
         self._session = _Session(api_key)
+        self._lock = threading.Lock()
+        #: How many requests have gone out, repeated ones included.
+        self.requests_sent = 0
 
     def close(self) -> None:
         self._session.close()
@@ -97,6 +100,8 @@ class Transport:
         """Send one request once, and read the answer as far as it comes in the time left."""
         status: int | None = None
         headers: Mapping[str, str] = {}
+        with self._lock:
+            self.requests_sent += 1
         try:
             left = _clock.left()
             with session.request(

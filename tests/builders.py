@@ -59,9 +59,8 @@ def claim(*orders: Order) -> list[Order]:
     now = timezone.now()
     pks = [order.pk for order in orders]
     Order.objects.filter(pk__in=pks).update(due_at=now)
-    found = Order.objects.filter(pk__in=pks).claim(
-        now=now, until=now + timedelta(minutes=5), limit=len(pks)
-    )
+    wanted = list(Order.objects.filter(pk__in=pks).to_check(now=now, due_by=now))
+    found = Order.objects.claim(wanted, now=now, due_by=now, until=now + timedelta(minutes=5))
     return sorted(found, key=lambda order: pks.index(order.pk))
 
 

@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from giftcards.fulfilment import claim, record_order, send
 from giftcards.gateway import Gateway
-from giftcards.models import Card, Order
+from giftcards.models import Card, Order, ProviderState
 from giftcards.simulator import Simulator
 from giftcards.statuses import ACCEPTED, FINAL, Status
 
@@ -56,6 +56,34 @@ def buy(gateway: Gateway | None = None, **line: Any) -> Order:
         assert claim(order)
         send(order, gateway)
     return order
+
+
+def buy_many(simulator: Simulator, count: int, **line: Any) -> list[Order]:
+    """Orders that the provider has accepted and nobody has asked about."""
+    with Gateway() as gateway:
+        orders = [buy(gateway, **line) for _order in range(count)]
+    simulator._requests.clear()
+    return orders
+
+
+def statuses() -> list[str]:
+    return list(Order.objects.order_by("pk").values_list("status", flat=True))
+
+
+def without_list() -> None:
+    """Orders are asked about one by one: the list has just failed."""
+    ProviderState.objects.current()
+    ProviderState.objects.update(list_at=timezone.now() + timedelta(hours=1))
+
+
+def end_pause() -> None:
+    """The time of the pause has run out."""
+    ProviderState.objects.update(paused_until=ago(1))
+
+
+def lists(simulator: Simulator) -> int:
+    """How many pages of the list have been asked for."""
+    return [request.path for request in simulator.requests].count("/v3/gift-cards/list")
 
 
 def posts(simulator: Simulator) -> int:

@@ -91,6 +91,7 @@ def child(shared_database: str, settings: Any) -> Iterator[Callable[..., subproc
             "GIFTCARDS_BASE_URL": configured["BASE_URL"],
             "GIFTCARDS_ENCRYPTION_KEYS": ",".join(configured["ENCRYPTION_KEYS"]),
             "GIFTCARDS_POLL_INTERVAL": str(configured["POLL_INTERVAL"]),
+            "GIFTCARDS_REQUESTS_PER_MINUTE": str(configured["REQUESTS_PER_MINUTE"]),
             "PYTHONUNBUFFERED": "1",
         }
         process = subprocess.Popen(

@@ -538,9 +538,9 @@ def test_nothing_is_edited_or_deleted(permission: str) -> None:
     assert snapshot() == before
 
 
-def test_order_is_the_only_model_with_pages() -> None:
+def test_the_models_with_pages() -> None:
     ours = [model for model in admin.site._registry if model._meta.app_label == "giftcards"]
-    assert ours == [Order]
+    assert set(ours) == {Order, ProviderState}
 
 
 def test_who_may_only_add_is_led_back_to_the_index() -> None:

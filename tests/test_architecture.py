@@ -17,8 +17,10 @@ LAYERS = [
     "statuses crypto parsing transport provider refunds",
     "verdict models",
     "gateway recording signals outbox",
-    "fulfilment",
+    "asking",
+    "fulfilment recovery",
     "following",
+    "loop",
     "selftest schedules tasks checks apps admin management migrations",
 ]
 ORDER = " ".join(LAYERS).split()

@@ -120,7 +120,8 @@ CASES = [
             "GIFTCARDS has a setting 'POLL_INTERVALL' that does not exist.",
             hint=(
                 "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
-                " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT, CURRENCY."
+                " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
+                " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY."
             ),
             id="giftcards.E005",
         ),

@@ -33,6 +33,8 @@ PROPERTIES = {
     "LATE_WATCH_HOURS": "late_watch_hours",
     "REQUESTS_PER_MINUTE": "requests_per_minute",
     "REQUEST_TIMEOUT": "request_timeout",
+    "SEND_TIMEOUT": "send_timeout",
+    "PROOF_OF_ABSENCE": "proof_of_absence",
     "CURRENCY": "currency",
 }
 NUMBERS = {
@@ -41,6 +43,8 @@ NUMBERS = {
     "LATE_WATCH_HOURS": (0, 8_760, "a number from 0 to 8760"),
     "REQUESTS_PER_MINUTE": (1, 6_000, "a whole number from 1 to 6000"),
     "REQUEST_TIMEOUT": (0.1, 30, "a number from 0.1 to 30"),
+    "SEND_TIMEOUT": (1, 604_800, "a number from 1 to 604800"),
+    "PROOF_OF_ABSENCE": (1, 86_400, "a number from 1 to 86400"),
 }
 PASTE = "Paste the key from the provider's dashboard as one line, without spaces."
 HOST_ONLY = "Give scheme and host only, such as https://api.oneclickdz.com."
@@ -88,6 +92,8 @@ def test_defaults() -> None:
         "late_watch_hours": 72.0,
         "requests_per_minute": 60,
         "request_timeout": 10.0,
+        "send_timeout": 3600.0,
+        "proof_of_absence": 120.0,
         "currency": "DZD",
     }
     require(*PROPERTIES)
@@ -204,7 +210,8 @@ def test_unknown_settings_disturb_no_other(settings: Any, name: Any, shown: str)
             "unknown",
             f"GIFTCARDS has a setting {shown!r} that does not exist.",
             "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
-            " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT, CURRENCY.",
+            " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
+            " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY.",
         )
     ]
     require(*PROPERTIES)

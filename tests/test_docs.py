@@ -183,7 +183,7 @@ def test_every_setting_status_and_variable_that_is_named_exists(page: str) -> No
     named = {word for word in code(text) if re.fullmatch(r"[A-Z][A-Z0-9_]+", word)}
     named |= set(re.findall(r"GIFTCARDS\[[\"'](\w+)[\"']\]", text))
     files = [*MODULES, *(ROOT / "example_project").rglob("*.py"), ROOT / "Makefile"]
-    files += [ROOT / "tests" / "conftest.py"]
+    files += [ROOT / "tests" / "conftest.py", *(ROOT / "tests" / "benchmarks").glob("*.py")]
     known = set(re.findall(r"\w+", "\n".join(path.read_text() for path in files)))
     assert named - known - set(dir(global_settings)) == set()
 

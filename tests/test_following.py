@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 import responses
-from django.db import OperationalError, connection
 from django.utils import timezone
 
-from giftcards import following
-from giftcards.conf import conf
-from giftcards.following import BATCH, Swept, check_now, follow, is_work_left, sweep, watch
-from giftcards.fulfilment import LOOP_LEASE, record_order
+from giftcards.asking import BATCH
+from giftcards.following import Swept, check_now, sweep, watch
+from giftcards.fulfilment import record_order
 from giftcards.gateway import Gateway
+from giftcards.loop import is_work_left
 from giftcards.models import Order, OrderQuerySet, ProviderState
 from giftcards.signals import order_settled
 from giftcards.simulator import Request, Simulator
@@ -28,38 +27,26 @@ from tests.engine import (
     CODE,
     LINE,
     ago,
-    buy,
+    buy_many,
     check_url,
     checks,
+    end_pause,
     history,
     in_threads,
     make_order,
     messages,
-    posts,
     settled_answer,
+    statuses,
+    without_list,
 )
 
 pytest_plugins = ["tests.engine_fixtures"]
 pytestmark = pytest.mark.django_db
 
-NEVER = timedelta(days=365)
-
 
 def run_sweep(orders: OrderQuerySet | None = None, **options: Any) -> Swept:
     with Gateway() as gateway:
         return sweep(gateway, orders, **options)
-
-
-def buy_many(simulator: Simulator, count: int, **line: Any) -> list[Order]:
-    """Orders that the provider has accepted and nobody has asked about."""
-    with Gateway() as gateway:
-        orders = [buy(gateway, **line) for _order in range(count)]
-    simulator._requests.clear()
-    return orders
-
-
-def statuses() -> list[str]:
-    return list(Order.objects.order_by("pk").values_list("status", flat=True))
 
 
 class TestSweep:
@@ -127,6 +114,7 @@ class TestSweep:
 
     def test_stops_between_requests(self, simulator: Simulator) -> None:
         orders = buy_many(simulator, 12)
+        without_list()
         deadline = iter([True] * 4)
         done = run_sweep(go_on=lambda: next(deadline, False))
         assert 0 < done.checked < 12
@@ -137,36 +125,31 @@ class TestSweep:
         )
         assert run_sweep().settled == 12 - done.checked
 
-    def test_asks_about_each_order_once(
-        self, simulator: Simulator, set_conf: Callable[..., None]
-    ) -> None:
-        """Also when some are due again before all have been asked about."""
-        set_conf(POLL_INTERVAL=0.1)
+    def test_asks_about_each_order_once(self, simulator: Simulator) -> None:
+        """A sweep takes no more than a batch; the next one goes on with those left."""
         count = 2 * BATCH + 5
         buy_many(simulator, count, type_id="SIM_NEVER")
-        simulator.on_request = lambda request: threading.Event().wait(0.01)
-        assert run_sweep() == Swept(checked=count)
+        without_list()
+        assert run_sweep() == Swept(checked=BATCH, postponed=BATCH + 5)
+        assert run_sweep() == Swept(checked=BATCH, postponed=5)
+        assert run_sweep() == Swept(checked=5)
         assert sorted(checks(simulator)) == sorted(simulator.orders)
 
     def test_sends_between_the_batches(self, simulator: Simulator) -> None:
         """An order that comes while many are asked about need not wait for all of them."""
         buy_many(simulator, BATCH + 5, type_id="SIM_NEVER")
-        recorded = threading.Event()
-
-        def record() -> bool:
-            if checks(simulator) and not recorded.is_set():
-                record_order(**LINE, reference=None)
-                recorded.set()
-            return True
-
-        done = run_sweep(go_on=record)
-        assert (done.sent, done.checked) == (1, BATCH + 5)
+        without_list()
+        run_sweep()
+        record_order(**LINE | {"type_id": "SIM_NEVER"}, reference=None)
+        assert run_sweep() == Swept(sent=1, checked=6)
         asked = [request.method for request in simulator.requests]
-        assert asked.index("POST") < len(asked) - 4
+        # Its price, itself, and only then the six that are left.
+        assert asked.index("POST") == BATCH + 1
 
     @pytest.mark.django_db(transaction=True)
     def test_two_at_once_ask_once(self, simulator: Simulator, shared_database: str) -> None:
         buy_many(simulator, 30, type_id="SIM_NEVER")
+        without_list()
         assert sum(done.checked for done in in_threads(3, run_sweep)) == 30
         assert sorted(checks(simulator)) == sorted(simulator.orders)
 
@@ -245,6 +228,7 @@ class TestOneOrdersTrouble:
         for _sweep in range(3):
             Order.objects.update(due_at=ago(1))
             run_sweep()
+            end_pause()
         order.refresh_from_db()
         assert (order.status, order.problem, order.failures) == ("FULFILLED", "", 0)
 
@@ -255,7 +239,8 @@ class TestOneOrdersTrouble:
         for _sweep in range(5):
             began = timezone.now()
             Order.objects.update(due_at=began)
-            assert run_sweep() == Swept(checked=1, failed=1)
+            assert run_sweep() == Swept(checked=1, failed=1, is_paused=True)
+            end_pause()
             order.refresh_from_db()
             assert order.due_at is not None
             pauses.append((order.due_at - began).total_seconds())
@@ -273,7 +258,7 @@ class TestRefusedKey:
         buy_many(simulator, 30)
         simulator.keys = ["another"]
         caplog.clear()
-        assert run_sweep() == Swept(checked=1, failed=1, is_paused=True)
+        assert run_sweep() == Swept(postponed=30, is_paused=True)
         for _sweep in range(3):
             assert run_sweep() == Swept(is_paused=True)
         assert len(simulator.requests) == 1
@@ -295,11 +280,12 @@ class TestRefusedKey:
         for _order in range(3):
             make_order()
         simulator.keys = ["another"]
-        assert run_sweep() == Swept(failed=1, is_paused=True)
+        assert run_sweep() == Swept(failed=1, postponed=5, is_paused=True)
         assert len(simulator.requests) == 1
 
     def test_revoked_while_four_are_under_way(self, simulator: Simulator) -> None:
         buy_many(simulator, 30)
+        without_list()
 
         def revoke(request: Request) -> None:
             if len(simulator.requests) == 10:
@@ -340,6 +326,7 @@ class TestRefusedKey:
     def test_of_many_threads_one_asks(self, simulator: Simulator) -> None:
         """Four at a time only once the key is known to be good."""
         buy_many(simulator, 12, type_id="SIM_NEVER")
+        without_list()
         under_way: list[int] = []
         waiting = threading.Semaphore(0)
 
@@ -360,6 +347,7 @@ class TestTooManyRequests:
         self, simulator: Simulator, caplog: pytest.LogCaptureFixture
     ) -> None:
         buy_many(simulator, 30)
+        without_list()
         simulator.rate_limit = 10
         caplog.clear()
         done = run_sweep()
@@ -399,6 +387,7 @@ class TestTooManyRequests:
 def test_both_spellings(spelling: Any, simulator: Simulator) -> None:
     simulator.spelling = spelling
     buy_many(simulator, 6)
+    without_list()
     assert run_sweep().settled == 6
     asked = [request.path.split("/")[3] for request in simulator.requests]
     # The seed's spelling is tried first, and only once.
@@ -588,265 +577,24 @@ class TestWatch:
         assert simulator.requests == []
 
 
-def intervals(times: list[float]) -> float:
-    """How many poll intervals lie between the first of the requests and the last.
-
-    One may have arrived late, so that the next seems early: what counts is how many there were.
-    """
-    return (times[-1] - times[0] + 0.05) / conf.poll_interval
-
-
-class TestLoop:
-    @pytest.fixture(autouse=True)
-    def quickly(self, set_conf: Callable[..., None]) -> None:
-        set_conf(POLL_INTERVAL=0.1)
-
-    def test_until_all_orders_have_settled(self, simulator: Simulator) -> None:
-        simulator.delay = (0.2, 0.5)
-        for _order in range(3):
-            make_order()
-        done = follow(seconds=20)
-        assert done is not None
-        assert (done.sent, done.settled, done.failed) == (3, 3, 0)
-        assert statuses() == ["FULFILLED"] * 3
-        state = ProviderState.objects.get()
-        assert state.loop_until is None
-
-    def test_asks_every_interval(self, simulator: Simulator) -> None:
-        buy_many(simulator, 1, type_id="SIM_NEVER")
-        done = follow(seconds=1)
-        assert done is not None
-        times = [request.at for request in simulator.requests]
-        assert 3 <= len(times) <= intervals(times) + 1
-
-    def test_no_longer_than_told(self, simulator: Simulator) -> None:
-        buy_many(simulator, 1, type_id="SIM_NEVER")
-        began = time.monotonic()
-        follow(seconds=0.5)
-        assert 0.4 < time.monotonic() - began < 2
-
-    def test_until_it_is_stopped(self, simulator: Simulator) -> None:
-        """Without an end of its own it goes on even if there is nothing to do."""
-        stop = threading.Event()
-        threading.Timer(0.4, stop.set).start()
-        began = time.monotonic()
-        assert follow(seconds=None, stop=stop) == Swept()
-        assert 0.3 < time.monotonic() - began < 2
-        assert ProviderState.objects.get().loop_until is None
-
-    def test_not_for_delayed_orders(self, simulator: Simulator) -> None:
-        buy_many(simulator, 1, type_id="SIM_NEVER")
-        Order.objects.update(status=Status.DELAYED, accepted_at=ago(400))
-        began = time.monotonic()
-        done = follow(seconds=20)
-        assert done is not None
-        assert done.checked == 1
-        assert time.monotonic() - began < 2
-
-    def test_not_while_the_key_is_refused(self, simulator: Simulator) -> None:
-        buy_many(simulator, 3)
-        simulator.keys = ["another"]
-        began = time.monotonic()
-        assert follow(seconds=20) == Swept(checked=1, failed=1, is_paused=True)
-        assert time.monotonic() - began < 2
-
-    def test_through_a_short_pause(self, simulator: Simulator) -> None:
-        buy_many(simulator, 1)
-        ProviderState.objects.pause(
-            ProviderState.Pause.RATE, detail="", until=ago(-0.5), key="irrelevant"
-        )
-        done = follow(seconds=20)
-        assert done is not None
-        assert (done.settled, done.is_paused) == (1, False)
-
-    def test_idles_through_a_long_one(
-        self, simulator: Simulator, set_conf: Callable[..., None]
-    ) -> None:
-        set_conf(POLL_INTERVAL=0.2)
-        buy_many(simulator, 1)
-        ProviderState.objects.pause(
-            ProviderState.Pause.RATE, detail="", until=ago(-60), key="irrelevant"
-        )
-        sweeps = []
-
-        def count(execute: Any, sql: str, *args: Any) -> Any:
-            if "swept_at" in sql.partition("WHERE")[0] and sql.startswith("UPDATE"):
-                sweeps.append(sql)
-            return execute(sql, *args)
-
-        with connection.execute_wrapper(count):
-            follow(seconds=0.7)
-        assert 2 <= len(sweeps) <= 4
-        assert simulator.requests == []
-
-    def test_wakes_up_for_what_is_due(
-        self, simulator: Simulator, set_conf: Callable[..., None]
-    ) -> None:
-        """Not only once an interval, and also for an order that has just been placed."""
-        set_conf(POLL_INTERVAL=60)
-        order = make_order(due_at=ago(-0.3))
-        began = time.monotonic()
-        done = follow(seconds=20)
-        assert done is not None
-        assert done.settled == 1
-        assert 0.2 < time.monotonic() - began < 3
-        order.refresh_from_db()
-        assert order.is_final
-
-    def test_only_one(self, simulator: Simulator) -> None:
-        make_order()
-        ProviderState.objects.create(loop_token="other", loop_until=ago(-9))
-        began = time.monotonic()
-        assert follow(seconds=20) is None
-        assert time.monotonic() - began < 1
-        assert simulator.requests == []
-        assert ProviderState.objects.get().loop_token == "other"
-
-    def test_takes_over_from_a_dead_one(self, simulator: Simulator) -> None:
-        make_order()
-        ProviderState.objects.create(loop_token="other", loop_until=ago(0.1))
-        done = follow(seconds=20)
-        assert done is not None
-        assert done.settled == 1
-
-    def test_waits_for_a_dying_one(self, simulator: Simulator) -> None:
-        make_order()
-        ProviderState.objects.create(loop_token="other", loop_until=ago(-0.7))
-        done = follow(seconds=20, patience=timedelta(seconds=5))
-        assert done is not None
-        assert done.settled == 1
-
-    def test_waits_no_longer_than_told(self, simulator: Simulator) -> None:
-        ProviderState.objects.create(loop_token="other", loop_until=ago(-60))
-        began = time.monotonic()
-        assert follow(seconds=20, patience=timedelta(seconds=1)) is None
-        assert 0.9 < time.monotonic() - began < 3
-
-    def test_does_not_wait_once_it_is_stopped(self, simulator: Simulator) -> None:
-        ProviderState.objects.create(loop_token="other", loop_until=ago(-60))
-        stop = threading.Event()
-        stop.set()
-        assert follow(seconds=None, stop=stop, patience=NEVER) is None
-
-    def test_stops_when_another_process_has_taken_over(self, simulator: Simulator) -> None:
-        buy_many(simulator, 1, type_id="SIM_NEVER")
-
-        began = time.monotonic()
-        with connection.execute_wrapper(_after(12, _take_over)):
-            follow(seconds=20)
-        assert time.monotonic() - began < 5
-        state = ProviderState.objects.get()
-        # The other's lease is not released along with its own.
-        assert state.loop_token == "other"
-        assert state.loop_until is not None
-
-    def test_renews_its_lease(self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(following, "_HEARTBEAT", 0.2)
-        buy_many(simulator, 1, type_id="SIM_NEVER")
-        seen: list[Any] = []
-
-        def record(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-            if "loop_until" in sql and sql.startswith("UPDATE"):
-                seen.append(time.monotonic())
-            return execute(sql, params, many, context)
-
-        with connection.execute_wrapper(record):
-            follow(seconds=0.7)
-        # Taken, renewed all the time, released.
-        assert 4 <= len(seen) <= 5
-
-    @pytest.mark.django_db(transaction=True)
-    def test_survives_the_database(
-        self,
-        simulator: Simulator,
-        caplog: pytest.LogCaptureFixture,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        monkeypatch.setattr(following, "_HEARTBEAT", 0.05)
-        monkeypatch.setattr(following, "_DATABASE_PAUSE", 0.1)
-        buy_many(simulator, 1)
-        caplog.clear()
-        with connection.execute_wrapper(_failing(count=3, after=6)):
-            done = follow(seconds=30)
-        assert done is not None
-        assert statuses() == ["FULFILLED"]
-        assert (
-            messages(caplog)
-            == ["The database failed the loop, which goes on in 0.1 s: OperationalError"] * 3
-        )
-
-    def test_lets_other_failures_out_and_the_lease_go(self, simulator: Simulator) -> None:
-        make_order()
-
-        def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-            if "INSERT" in sql and "statuschange" in sql:
-                raise ZeroDivisionError
-            return execute(sql, params, many, context)
-
-        with connection.execute_wrapper(fail), pytest.raises(ZeroDivisionError):
-            follow(seconds=20)
-        assert ProviderState.objects.get().loop_until is None
-
-    @pytest.mark.django_db(transaction=True)
-    def test_one_of_many_processes(self, simulator: Simulator, shared_database: str) -> None:
-        simulator.delay = (0.5, 1)
-        for _order in range(4):
-            make_order()
-        results = in_threads(4, lambda: follow(seconds=20))
-        [done] = [result for result in results if result is not None]
-        assert (done.sent, done.settled) == (4, 4)
-        assert posts(simulator) == 4
-        by_order: dict[str, list[float]] = {}
-        for request in simulator.requests:
-            if "/check-order/" in request.path:
-                by_order.setdefault(request.path, []).append(request.at)
-        for times in by_order.values():
-            assert len(times) <= intervals(times) + 1
-
-
-def _take_over() -> None:
-    ProviderState.objects.update(loop_token="other", loop_until=timezone.now() + LOOP_LEASE)
-
-
-def _after(count: int, work: Callable[[], object]) -> Callable[..., Any]:
-    """Do ``work`` once, before the statement that follows the first ``count``."""
-    left = [count]
-
-    def wrapper(execute: Any, *args: Any) -> Any:
-        left[0] -= 1
-        if left[0] == 0:
-            work()
-        return execute(*args)
-
-    return wrapper
-
-
-def _failing(*, count: int, after: int) -> Callable[..., Any]:
-    """The database fails ``count`` statements, after the first ``after``."""
-    asked = [0]
-
-    def wrapper(execute: Any, *args: Any) -> Any:
-        asked[0] += 1
-        if after < asked[0] <= after + count:
-            raise OperationalError("server closed the connection unexpectedly")
-        return execute(*args)
-
-    return wrapper
-
-
 class TestSwept:
     def test_adds_up(self) -> None:
-        first = Swept(sent=1, checked=2, settled=3, failed=4, is_paused=True)
-        assert first + first == Swept(sent=2, checked=4, settled=6, failed=8, is_paused=True)
+        first = Swept(sent=1, checked=2, settled=3, failed=4, postponed=5, is_paused=True)
+        # What was postponed is postponed still, or was done later.
+        twice = Swept(sent=2, checked=4, settled=6, failed=8, postponed=5, is_paused=True)
+        assert first + first == twice
+        assert (first + Swept()).postponed == 0
         assert (first + Swept()).is_paused is False
         assert json.loads(json.dumps(first.as_dict())) == {
             "sent": 1,
             "checked": 2,
             "settled": 3,
             "failed": 4,
+            "postponed": 5,
             "is_paused": True,
         }
 
     def test_says_what_was_done(self) -> None:
         assert str(Swept(1, 2, 3, 4)) == "1 sent, 2 checked, 3 settled, 4 failed"
+        assert str(Swept(1, 2, 3, 4, 5)) == ("1 sent, 2 checked, 3 settled, 4 failed, 5 postponed")
         assert str(Swept(is_paused=True)) == "0 sent, 0 checked, 0 settled, 0 failed; paused"

@@ -22,8 +22,9 @@ from django_q.models import OrmQ
 from giftcards.exceptions import ReferenceConflict
 from giftcards.following import sweep
 from giftcards.fulfilment import (
+    call_unconfirmed,
     claim,
-    give_up_lost,
+    give_up,
     place_order,
     record_order,
     send,
@@ -315,7 +316,7 @@ class TestIntentFirst:
 
         def attempt() -> tuple[int, int]:
             with Gateway() as gateway:
-                return send_due(Order.objects.all(), gateway, go_on=lambda: True)
+                return send_due(waiting(), gateway, go_on=lambda: True)
 
         results = in_threads(3, attempt)
         assert [sum(counts) for counts in zip(*results, strict=True)] == [6, 0]
@@ -553,7 +554,9 @@ class TestEndings:
         assert detail in change.detail
         self.check(order, "UNCONFIRMED", change.detail, f"{change.detail} {NEVER_AGAIN}")
         order.refresh_from_db()
-        assert order.due_at is None
+        # It is looked for at the provider soon, not sent again.
+        assert order.due_at is not None
+        assert ago(-5) < order.due_at < ago(-11)
         assert messages(caplog) == [f"Order {order.reference}: {change.detail} {NEVER_AGAIN}"]
         self.sweep_on(order)
         wire.assert_call_count(PLACE, 1)
@@ -646,8 +649,7 @@ class TestLateAnswers:
         self, answer: dict[str, Any], status: str, problem: str, wire: responses.RequestsMock
     ) -> None:
         def lose(request: object) -> tuple[int, dict[str, str], str]:
-            Order.objects.update(claimed_until=ago(1))
-            give_up_lost(Order.objects.all())
+            call_unconfirmed(Order.objects.get())
             return answer.get("status", 200), {}, json.dumps(answer["json"])
 
         wire.add_callback("POST", PLACE, lose)
@@ -661,8 +663,7 @@ class TestLateAnswers:
         self, wire: responses.RequestsMock, caplog: pytest.LogCaptureFixture
     ) -> None:
         def lose(request: object) -> tuple[int, dict[str, str], str]:
-            Order.objects.update(claimed_until=ago(1))
-            give_up_lost(Order.objects.all())
+            call_unconfirmed(Order.objects.get())
             return 500, {}, ""
 
         wire.add_callback("POST", PLACE, lose)
@@ -734,32 +735,36 @@ class TestSendNow:
         assert simulator.requests == []
 
 
+def waiting() -> list[Order]:
+    return list(Order.objects.filter(status=Status.PENDING).order_by("due_at", "pk"))
+
+
 @pytest.mark.django_db
 class TestSendDue:
     def test_the_oldest_first_and_only_what_is_due(self, simulator: Simulator) -> None:
         late, later = make_order(due_at=ago(5)), make_order(due_at=ago(9))
-        waiting = make_order(due_at=ago(-60))
+        unripe = make_order(due_at=ago(-60))
         with Gateway() as gateway:
-            assert send_due(Order.objects.all(), gateway, go_on=lambda: True) == (2, 0)
+            assert sweep(gateway).sent == 2
         late.refresh_from_db()
         later.refresh_from_db()
         assert list(simulator.orders) == [later.provider_order_id, late.provider_order_id]
-        waiting.refresh_from_db()
-        assert waiting.status == "PENDING"
+        unripe.refresh_from_db()
+        assert unripe.status == "PENDING"
 
     def test_stops_when_told_to(self, simulator: Simulator) -> None:
         for _order in range(3):
             make_order()
         answers = iter([True, False])
         with Gateway() as gateway:
-            assert send_due(Order.objects.all(), gateway, go_on=answers.__next__) == (1, 0)
+            assert send_due(waiting(), gateway, go_on=answers.__next__) == (1, 0)
         assert posts(simulator) == 1
 
     def test_a_failure_stops_nobody_else(self, simulator: Simulator) -> None:
         for type_id in ("SIM_LOST", "type_001", "SIM_REJECT", "SIM_ERROR", "type_001"):
             make_order(type_id=type_id)
         with Gateway() as gateway:
-            assert send_due(Order.objects.all(), gateway, go_on=lambda: True) == (2, 3)
+            assert send_due(waiting(), gateway, go_on=lambda: True) == (2, 3)
         statuses = Order.objects.order_by("pk").values_list("status", flat=True)
         assert list(statuses) == ["UNCONFIRMED", "HANDLING", "REJECTED", "UNCONFIRMED", "HANDLING"]
 
@@ -771,7 +776,7 @@ class TestSendDue:
         for _order in range(3):
             make_order()
         with Gateway() as gateway:
-            assert send_due(Order.objects.all(), gateway, go_on=lambda: True) == (0, 1)
+            assert send_due(waiting(), gateway, go_on=lambda: True) == (0, 1)
         assert len([request for request in simulator.requests if request.status != 200]) == 1
 
 
@@ -781,19 +786,24 @@ class TestGivingUp:
         self, simulator: Simulator, caplog: pytest.LogCaptureFixture
     ) -> None:
         order = make_order(Status.PLACING, claim="x", claimed_until=ago(0.1))
-        give_up_lost(Order.objects.all())
+        with Gateway() as gateway:
+            sweep(gateway)
         order.refresh_from_db()
-        assert (order.status, order.problem, order.due_at) == ("UNCONFIRMED", DIED, None)
+        assert (order.status, order.problem) == ("UNCONFIRMED", DIED)
+        # It is looked for by the next sweep, and never sent by itself.
+        assert order.due_at is not None
+        assert order.due_at <= timezone.now()
         change = order.changes.get()
         assert (change.source, change.detail) == ("recovery", DIED)
         assert messages(caplog) == [f"Order {order.reference}: {DIED}"]
         with Gateway() as gateway:
             sweep(gateway)
-        assert simulator.requests == []
+        assert [request.path for request in simulator.requests] == ["/v3/gift-cards/list"]
 
-    def test_not_what_a_living_one_is_sending(self) -> None:
+    def test_not_what_a_living_one_is_sending(self, simulator: Simulator) -> None:
         order = make_order(Status.PLACING, claim="x", claimed_until=ago(-5))
-        give_up_lost(Order.objects.all())
+        with Gateway() as gateway:
+            sweep(gateway)
         order.refresh_from_db()
         assert order.status == "PLACING"
 
@@ -807,14 +817,60 @@ class TestGivingUp:
                 waiting.pop().move(Status.REJECTED, source=StatusChange.Source.PLACING)
             return execute(sql, *args)
 
-        waiting = [Order.objects.get()]
+        waiting, stale = [Order.objects.get()], Order.objects.get()
         with connection.execute_wrapper(answer):
-            give_up_lost(Order.objects.all())
+            call_unconfirmed(stale)
         assert history(order) == ["REJECTED"]
         assert messages(caplog) == []
 
     @pytest.mark.django_db(transaction=True)
     def test_in_two_processes(self, shared_database: str) -> None:
         order = make_order(Status.PLACING, claim="x", claimed_until=ago(1))
-        assert in_threads(4, lambda: give_up_lost(Order.objects.all())) == [None] * 4
+        seen = [Order.objects.get() for _process in range(4)]
+        assert in_threads(4, lambda: call_unconfirmed(seen.pop())) == [None] * 4
         assert history(order) == ["UNCONFIRMED"]
+
+
+@pytest.mark.django_db
+class TestSendTimeout:
+    """An order that could not be sent for too long is rejected: the customer has gone."""
+
+    def test_is_given_up(self, simulator: Simulator, caplog: pytest.LogCaptureFixture) -> None:
+        late = make_order(queued_at=ago(3601), problem="Not sent yet: a reason.")
+        intime = make_order(queued_at=ago(3590), due_at=ago(-60))
+        with Gateway() as gateway:
+            sweep(gateway)
+        for order in (late, intime):
+            order.refresh_from_db()
+        assert [late.status, intime.status] == ["REJECTED", "PENDING"]
+        change = late.changes.get()
+        assert change.source == "clock"
+        assert change.detail == (
+            "It could not be sent for 3600 s and was given up. Not sent yet: a reason."
+        )
+        assert late.problem == ""
+        assert posts(simulator) == 0
+
+    def test_the_time_is_a_setting(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(SEND_TIMEOUT=5)
+        order = make_order(queued_at=ago(6))
+        with Gateway() as gateway:
+            sweep(gateway)
+        assert history(order) == ["REJECTED"]
+        assert posts(simulator) == 0
+
+    def test_also_while_nothing_may_be_sent(self, simulator: Simulator) -> None:
+        order = make_order(queued_at=ago(3601))
+        ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-60), key="")
+        with Gateway() as gateway:
+            assert sweep(gateway).is_paused
+        assert history(order) == ["REJECTED"]
+
+    def test_one_that_was_claimed_meanwhile_goes_on(self) -> None:
+        order = make_order(queued_at=ago(3601))
+        stale = Order.objects.get()
+        assert claim(order)
+        give_up(stale)
+        assert history(order) == ["PLACING"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -25,7 +26,7 @@ from giftcards.exceptions import (
 from giftcards.gateway import Gateway
 from giftcards.models import ProviderState
 from giftcards.simulator import Simulator
-from tests.engine import PROVIDER, PSN, ago, make_order, messages
+from tests.engine import PROVIDER, PSN, ago, end_pause, in_threads, make_order, messages
 
 pytest_plugins = ["tests.engine_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -165,18 +166,198 @@ class TestTooManyRequests:
             assert not renewed.is_open()
 
 
-@pytest.mark.parametrize("error", [TryLater, OutcomeUnknown, Refused, NotFound])
-def test_other_failures_stop_nothing(
+@pytest.mark.parametrize("error", [Refused, NotFound])
+def test_a_refusal_of_one_thing_stops_nothing(
     error: type[ProviderError], caplog: pytest.LogCaptureFixture
 ) -> None:
     with Gateway() as gateway:
         assert gateway.heard(error("Failed.")) is True
-        assert gateway.is_open()
-        assert not gateway.is_proven
+        # The provider is there and knows the key.
+        assert gateway.is_proven
         gateway.note()
+        assert gateway.is_open()
     assert state().failure == "Failed."
-    assert state().pause == ""
+    assert (state().pause, state().outages) == ("", 0)
     assert messages(caplog) == []
+
+
+class TestOutage:
+    @pytest.mark.parametrize("error", [TryLater, OutcomeUnknown])
+    def test_one_failure_among_successes_stops_nothing(
+        self, error: type[ProviderError], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with Gateway() as gateway:
+            gateway.heard(None)
+            assert gateway.heard(error("Failed.")) is True
+            gateway.note()
+            assert gateway.is_open()
+            assert gateway.is_proven
+        assert state().failure == "Failed."
+        assert (state().pause, state().outages) == ("", 0)
+        assert messages(caplog) == []
+
+    @pytest.mark.parametrize("error", [TryLater, OutcomeUnknown])
+    def test_nothing_but_failures_pauses_everybody_longer_each_time(
+        self, error: type[ProviderError]
+    ) -> None:
+        with Gateway() as gateway, Gateway() as other:
+            gateway.heard(None)
+            gateway.note()
+            for number, seconds in enumerate([1, 2, 4, 8, 16, 32, 60, 60], start=1):
+                began = timezone.now()
+                # One call's failure alone does not pause: the sweep goes on to its end.
+                assert gateway.heard(error("Failed.")) is True
+                assert gateway.is_open()
+                gateway.note()
+                assert not gateway.is_open()
+                assert not other.is_open()
+                assert gateway.may_reopen()
+                assert not gateway.is_proven
+                until = state().paused_until
+                assert until is not None
+                assert 0.75 * seconds <= (until - began).total_seconds() <= 1.25 * seconds + 1
+                assert (state().pause, state().outages) == ("outage", number)
+                end_pause()
+                assert gateway.is_open()
+
+    def test_is_over_with_the_first_success(self) -> None:
+        with Gateway() as gateway:
+            gateway.heard(OutcomeUnknown("Failed."))
+            gateway.note()
+            end_pause()
+            assert gateway.is_open()
+            gateway.heard(None)
+            gateway.note()
+        assert (state().pause, state().outages) == ("", 0)
+
+    def test_a_path_that_is_not_routed_is_none(self) -> None:
+        with Gateway() as gateway:
+            gateway.heard(OutcomeUnknown("Failed.", status=404))
+            gateway.note()
+            assert gateway.is_open()
+
+
+class TestProbe:
+    """After a pause for a refused key, one careful call finds out whether it is good now."""
+
+    @pytest.fixture(autouse=True)
+    def _blocked(self, simulator: Simulator) -> None:
+        with Gateway() as gateway:
+            gateway.heard(AccessDenied("Blocked.", status=403, code="IP_BLOCKED"))
+        end_pause()
+
+    def test_that_succeeds(self, simulator: Simulator) -> None:
+        with Gateway() as gateway:
+            assert gateway.is_open()
+            assert gateway.is_proven
+            assert gateway.is_open()
+            gateway.note()
+        assert [request.path for request in simulator.requests] == ["/v3/validate"]
+        assert state().pause == ""
+
+    def test_that_is_refused(self, simulator: Simulator) -> None:
+        simulator.keys = ["another"]
+        with Gateway() as gateway, Gateway() as other:
+            assert not gateway.is_open()
+            assert not gateway.is_open()
+            assert not other.is_open()
+        assert len(simulator.requests) == 1
+        assert (state().pause, state().paused_until) == ("access", None)
+
+    def test_that_says_nothing(self, simulator: Simulator) -> None:
+        """The next call tells, and only one is made."""
+        simulator.outage = True
+        with Gateway() as gateway:
+            assert gateway.is_open()
+            assert not gateway.is_proven
+
+
+def taken(gateway: Gateway, moment: datetime, **options: Any) -> list[datetime]:
+    """When requests are granted to one who asks five times a second for two minutes."""
+    granted = []
+    with pytest.MonkeyPatch.context() as patch:
+        for step in range(600):
+            now = moment + timedelta(seconds=step / 5)
+            patch.setattr(timezone, "now", lambda now=now: now)
+            granted += [now] * gateway.afford(3, **options)
+    return granted
+
+
+class TestBudget:
+    @pytest.mark.parametrize("limit", [1, 7, 8, 60, 120, 600])
+    @pytest.mark.parametrize("for_placing", [True, False])
+    def test_no_minute_sees_more(
+        self, limit: int, for_placing: bool, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=limit)
+        with Gateway() as gateway:
+            granted = taken(gateway, timezone.now(), for_placing=for_placing)
+        minute = timedelta(seconds=60)
+        most = max(len([t for t in granted if at <= t < at + minute]) for at in granted)
+        # Nor much less: what was paid for is used.
+        assert 0.8 * limit - 1 <= most <= limit
+
+    def test_is_shared(self, set_conf: Callable[..., None]) -> None:
+        set_conf(REQUESTS_PER_MINUTE=80)
+        with Gateway() as one, Gateway() as other:
+            assert one.afford(6, for_placing=True) == 6
+            assert other.afford(9, for_placing=True) == 4
+            assert one.afford(for_placing=True) == 0
+
+    @pytest.mark.django_db(transaction=True)
+    def test_is_shared_by_processes(
+        self, shared_database: str, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=80)
+        ProviderState.objects.current()
+
+        def take() -> int:
+            with Gateway() as gateway:
+                return sum(gateway.afford(for_placing=True) for _request in range(6))
+
+        assert 9 <= sum(in_threads(4, take)) <= 11
+
+    def test_placing_has_room_when_questions_have_not(self, set_conf: Callable[..., None]) -> None:
+        set_conf(REQUESTS_PER_MINUTE=80)
+        with Gateway() as gateway:
+            assert gateway.afford(99) == 8
+            assert gateway.afford() == 0
+            assert gateway.wait_for() > 0
+            assert gateway.wait_for(for_placing=True) == 0
+            assert gateway.afford(99, for_placing=True) == 2
+
+    def test_what_was_sent_beyond_it_is_owed(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=80)
+        simulator.spelling = "checkOrder"
+        with Gateway() as gateway:
+            assert gateway.afford() == 1
+            with pytest.raises(NotFound):
+                gateway.client.check("A1")
+            assert gateway.client.requests_sent == len(simulator.requests) > 1
+            owed = len(simulator.requests) - 1
+            assert gateway.afford(99, for_placing=True) == 10 - 1 - owed
+
+    def test_says_how_long_to_wait(self, set_conf: Callable[..., None]) -> None:
+        set_conf(REQUESTS_PER_MINUTE=600)
+        with Gateway() as gateway:
+            assert gateway.wait_for() == 0
+            while gateway.afford(99, for_placing=True):
+                pass
+            wait = gateway.wait_for(for_placing=True)
+            assert 0 < wait < 0.2
+            time.sleep(wait)
+            assert gateway.afford(for_placing=True) == 1
+
+    def test_prices_are_done_without_when_it_is_short(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=1)
+        with Gateway() as gateway:
+            assert gateway.afford(for_placing=True) == 1
+            assert gateway.price(PSN, "type_001") is None
+        assert simulator.requests == []
 
 
 class TestNote:
@@ -222,13 +403,18 @@ class TestNote:
 
 
 class TestPrice:
-    def test_is_asked_once_a_sweep(self, simulator: Simulator) -> None:
+    def test_is_asked_once_a_minute(self, simulator: Simulator) -> None:
         with Gateway() as gateway:
             assert gateway.price(PSN, "type_001") == Decimal(490)
             assert gateway.price(PSN, "type_003") == Decimal(1960)
             assert gateway.price(PSN, "TEST_PARTIAL") is None
             assert len(simulator.requests) == 1
             gateway.note()
+            assert gateway.price(PSN, "type_001") == Decimal(490)
+            assert len(simulator.requests) == 1
+            # After a minute it may have changed.
+            asked_at, prices = gateway._prices[PSN]
+            gateway._prices[PSN] = asked_at - 60, prices
             assert gateway.price(PSN, "type_001") == Decimal(490)
         assert len(simulator.requests) == 2
 

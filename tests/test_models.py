@@ -16,7 +16,7 @@ from django.utils import timezone, translation
 from giftcards.cards import CardSecret
 from giftcards.crypto import generate_key
 from giftcards.exceptions import DecryptionError
-from giftcards.models import Card, Order, ProviderState, StatusChange
+from giftcards.models import Card, Lease, Order, ProviderState, StatusChange
 from giftcards.provider import OrderAnswer
 from giftcards.recording import record_answers
 from giftcards.statuses import ACCEPTED, FINAL, MOVES, Status
@@ -309,61 +309,92 @@ class TestMoveAll:
 
 class TestClaim:
     @staticmethod
-    def claimed(at: datetime, limit: int = 9) -> list[Order]:
-        return Order.objects.to_check(at).claim(now=at, until=at + MINUTE, limit=limit)
+    def wanted(at: datetime) -> list[Order]:
+        return list(Order.objects.to_check(now=at, due_by=at))
 
-    def test_it_takes_what_nobody_has_and_no_more_than_the_limit(self) -> None:
+    @staticmethod
+    def claimed(wanted: list[Order], at: datetime = NOW) -> list[Order]:
+        return Order.objects.claim(wanted, now=at, due_by=at, until=at + MINUTE)
+
+    def test_it_takes_what_nobody_has(self) -> None:
         orders = [make_order(due_at=NOW) for _ in range(3)]
-        first, second = self.claimed(NOW, limit=2), self.claimed(NOW, limit=2)
+        first = self.claimed(self.wanted(NOW)[:2])
+        second = self.claimed(self.wanted(NOW))
         assert [len(first), len(second)] == [2, 1]
         assert {order.pk for order in first + second} == {order.pk for order in orders}
         assert len({order.claim for order in first}) == 1
+        assert first[0].claim != second[0].claim
         assert {order.claimed_until for order in first + second} == {NOW + MINUTE}
 
-    def test_one_that_another_process_took_meanwhile_is_not_given(self) -> None:
-        order = make_order(due_at=NOW)
-        # A query that does not look for claims stands for one that looked too early.
-        early = Order.objects.filter(pk=order.pk)
-        assert len(self.claimed(NOW)) == 1
-        assert early.claim(now=NOW, until=NOW + MINUTE, limit=1) == []
+    def test_what_is_returned_is_what_the_rows_say(self) -> None:
+        make_order(due_at=NOW)
+        [order] = self.claimed(self.wanted(NOW))
+        row = Order.objects.get()
+        assert (order.claim, order.claimed_until) == (row.claim, row.claimed_until)
+
+    def test_those_that_another_process_took_meanwhile_are_not_given(self) -> None:
+        make_order(due_at=NOW)
+        early = self.wanted(NOW)
+        theirs = self.claimed(self.wanted(NOW))
+        later = make_order(due_at=NOW)
+        assert self.claimed(early) == []
+        assert [order.pk for order in self.claimed([*early, later])] == [later.pk]
+        assert Order.objects.get(pk=theirs[0].pk).claim == theirs[0].claim
+
+    def test_what_settled_meanwhile_is_not_given(self) -> None:
+        make_order(due_at=NOW)
+        early = self.wanted(NOW)
+        early[0].move(Status.REFUNDED, source=Source.CHECK)
+        assert self.claimed(early) == []
 
     def test_a_claim_ends(self) -> None:
         order = make_order(due_at=NOW)
-        [dead] = self.claimed(NOW)
-        assert self.claimed(NOW) == []
-        [taken] = self.claimed(NOW + MINUTE)
+        [dead] = self.claimed(self.wanted(NOW))
+        assert self.wanted(NOW) == []
+        assert self.claimed([order]) == []
+        [taken] = self.claimed(self.wanted(NOW + MINUTE), NOW + MINUTE)
         assert taken.pk == dead.pk == order.pk
         assert taken.claim != dead.claim
 
     @pytest.mark.parametrize("status", sorted(set(Status) - {"HANDLING", "DELAYED"}))
     def test_only_orders_at_the_provider(self, status: Status) -> None:
-        make_order(status, due_at=NOW)
-        assert Order.objects.all().claim(now=NOW, until=NOW + MINUTE, limit=9) == []
+        order = make_order(status, due_at=NOW)
+        assert self.wanted(NOW) == []
+        assert self.claimed([order]) == []
 
     @pytest.mark.parametrize("due_at", [NOW + MINUTE, None])
     def test_only_what_is_due(self, due_at: datetime | None) -> None:
-        make_order(due_at=due_at)
-        assert Order.objects.all().claim(now=NOW, until=NOW + MINUTE, limit=9) == []
+        order = make_order(due_at=due_at)
+        assert self.wanted(NOW) == []
+        assert self.claimed([order]) == []
 
-    def test_nothing_to_claim_costs_one_query(self, django_assert_num_queries: Any) -> None:
-        with django_assert_num_queries(1):
-            assert self.claimed(NOW) == []
-
-    def test_what_there_is_costs_three(self, django_assert_num_queries: Any) -> None:
-        for _ in range(4):
+    def test_it_costs_one_query(self, django_assert_num_queries: Any) -> None:
+        for _ in range(9):
             make_order(due_at=NOW)
-        with django_assert_num_queries(3):
-            assert len(self.claimed(NOW)) == 4
+        wanted = self.wanted(NOW)
+        with django_assert_num_queries(1):
+            assert len(self.claimed(wanted)) == 9
+
+    def test_fresh_ones_come_first(self) -> None:
+        late = make_order(Status.DELAYED, due_at=NOW - MINUTE)
+        second, first = make_order(due_at=NOW), make_order(due_at=NOW - MINUTE)
+        assert self.wanted(NOW) == [first, second, late]
 
 
 class TestQuestions:
-    def test_to_send(self) -> None:
-        second = make_order(Status.PENDING, due_at=NOW)
-        first = make_order(Status.PENDING, due_at=NOW - MINUTE)
-        make_order(Status.PENDING, due_at=NOW + MINUTE)
-        make_order(Status.PENDING, due_at=None)
-        make_order(Status.HANDLING, due_at=NOW)
-        assert list(Order.objects.to_send(NOW)) == [first, second]
+    @staticmethod
+    def chores() -> list[Order]:
+        return list(Order.objects.chores(NOW, poll_timeout=5 * MINUTE))
+
+    @pytest.mark.parametrize("status", [Status.PENDING, Status.UNCONFIRMED])
+    def test_chores_to_send_and_to_look_for(self, status: Status) -> None:
+        second = make_order(status, due_at=NOW)
+        first = make_order(status, due_at=NOW - MINUTE)
+        make_order(status, due_at=NOW + MINUTE)
+        make_order(status, due_at=None)
+        make_order(status, due_at=NOW, claimed_until=NOW + MINUTE)
+        make_order(Status.HANDLING, due_at=NOW, accepted_at=NOW)
+        assert self.chores() == [first, second]
 
     def test_to_check_takes_the_fresh_ones_first(self) -> None:
         late = make_order(Status.DELAYED, due_at=NOW - MINUTE)
@@ -371,25 +402,28 @@ class TestQuestions:
         fresher = make_order(due_at=NOW - MINUTE)
         back = make_order(due_at=NOW, claimed_until=NOW)
         make_order(due_at=NOW, claimed_until=NOW + MINUTE)
-        make_order(due_at=NOW + MINUTE)
+        soon = make_order(due_at=NOW + MINUTE)
         make_order(due_at=None)
         make_order(Status.PENDING, due_at=NOW)
-        assert list(Order.objects.to_check(NOW)) == [fresher, fresh, back, late]
+        due = Order.objects.to_check(now=NOW, due_by=NOW)
+        assert list(due) == [fresher, fresh, back, late]
+        ahead = Order.objects.to_check(now=NOW, due_by=NOW + MINUTE)
+        assert list(ahead) == [fresher, fresh, back, soon, late]
 
-    def test_lost(self) -> None:
+    def test_chores_lost(self) -> None:
         dead = make_order(Status.PLACING, claimed_until=NOW)
         alive = make_order(Status.PLACING, claimed_until=NOW + MINUTE)
-        make_order(claimed_until=NOW)
-        assert list(Order.objects.lost(NOW)) == [dead]
+        make_order(claimed_until=NOW, accepted_at=NOW)
+        assert self.chores() == [dead]
         assert dead.is_lost(NOW)
         assert not alive.is_lost(NOW)
 
-    def test_overdue(self) -> None:
+    def test_chores_overdue(self) -> None:
         late = make_order(accepted_at=NOW - 5 * MINUTE)
         make_order(accepted_at=NOW - 5 * MINUTE, claimed_until=NOW + MINUTE)
         make_order(accepted_at=NOW - 4 * MINUTE)
         make_order(Status.DELAYED, accepted_at=NOW - 5 * MINUTE)
-        assert list(Order.objects.overdue(NOW, 5 * MINUTE)) == [late]
+        assert self.chores() == [late]
 
     def test_check_soon(self) -> None:
         interval, later = 5 * MINUTE, NOW + 60 * MINUTE
@@ -411,8 +445,6 @@ class TestQuestions:
     def test_by_status(self) -> None:
         orders = {status: make_order(status) for status in Status}
         make_order(Status.REFUNDED)
-        unsettled = {order.status for order in Order.objects.unsettled()}
-        assert unsettled == {"PENDING", "PLACING", "UNCONFIRMED", "HANDLING", "DELAYED"}
         urgent = {order.status for order in Order.objects.urgent()}
         assert urgent == {"PENDING", "PLACING", "HANDLING"}
         assert {status for status, order in orders.items() if order.is_final} == {
@@ -642,40 +674,50 @@ class TestProviderState:
         )
 
 
-class TestLoop:
+class TestLeases:
     LEASE = timedelta(seconds=10)
 
-    def test_one_process_runs_it(self) -> None:
+    @pytest.mark.parametrize("name", ["loop", "outbox"])
+    def test_one_process_has_it(self, name: Lease) -> None:
         states = ProviderState.objects
-        token = states.take_loop(now=NOW, lease=self.LEASE)
+        token = states.take_lease(name, now=NOW, length=self.LEASE)
         assert token is not None
-        assert states.take_loop(now=NOW, lease=self.LEASE) is None
-        assert states.keep_loop(token, now=NOW + self.LEASE / 2, lease=self.LEASE)
-        assert states.take_loop(now=NOW + self.LEASE, lease=self.LEASE) is None
+        assert states.take_lease(name, now=NOW, length=self.LEASE) is None
+        assert states.keep_lease(name, token, now=NOW + self.LEASE / 2, length=self.LEASE)
+        assert states.take_lease(name, now=NOW + self.LEASE, length=self.LEASE) is None
 
-    def test_a_lease_that_ran_out_is_taken_over(self) -> None:
+    @pytest.mark.parametrize("name", ["loop", "outbox"])
+    def test_a_lease_that_ran_out_is_taken_over(self, name: Lease) -> None:
         states = ProviderState.objects
-        dead = states.take_loop(now=NOW, lease=self.LEASE)
-        heir = states.take_loop(now=NOW + self.LEASE, lease=self.LEASE)
+        dead = states.take_lease(name, now=NOW, length=self.LEASE)
+        heir = states.take_lease(name, now=NOW + self.LEASE, length=self.LEASE)
         assert dead is not None
         assert heir is not None
-        assert not states.keep_loop(dead, now=NOW + self.LEASE, lease=self.LEASE)
+        assert not states.keep_lease(name, dead, now=NOW + self.LEASE, length=self.LEASE)
         # Nor can the one that was taken for dead end what is not its own any more.
-        states.release_loop(dead)
-        assert states.take_loop(now=NOW + self.LEASE, lease=self.LEASE) is None
+        states.release_lease(name, dead)
+        assert states.take_lease(name, now=NOW + self.LEASE, length=self.LEASE) is None
 
-    def test_it_is_given_back(self) -> None:
+    @pytest.mark.parametrize("name", ["loop", "outbox"])
+    def test_it_is_given_back(self, name: Lease) -> None:
         states = ProviderState.objects
-        token = states.take_loop(now=NOW, lease=self.LEASE)
+        token = states.take_lease(name, now=NOW, length=self.LEASE)
         assert token is not None
-        states.release_loop(token)
-        assert states.take_loop(now=NOW, lease=self.LEASE) is not None
+        states.release_lease(name, token)
+        assert states.take_lease(name, now=NOW, length=self.LEASE) is not None
+
+    def test_each_is_one_of_its_own(self) -> None:
+        states = ProviderState.objects
+        assert states.take_lease("loop", now=NOW, length=self.LEASE) is not None
+        token = states.take_lease("outbox", now=NOW, length=self.LEASE)
+        assert token is not None
+        assert not states.keep_lease("loop", token, now=NOW, length=self.LEASE)
 
     def test_a_kick_is_given_once_and_only_where_no_loop_runs(self) -> None:
         states = ProviderState.objects
         assert states.take_kick(now=NOW, lease=self.LEASE)
         assert not states.take_kick(now=NOW, lease=self.LEASE)
         assert states.take_kick(now=NOW + self.LEASE, lease=self.LEASE)
-        states.take_loop(now=NOW + 2 * self.LEASE, lease=self.LEASE)
+        states.take_lease("loop", now=NOW + 2 * self.LEASE, length=self.LEASE)
         assert not states.take_kick(now=NOW + 2 * self.LEASE, lease=self.LEASE)
         assert states.take_kick(now=NOW + 3 * self.LEASE, lease=self.LEASE)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.db.models import F
 from django.dispatch import Signal
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
-from giftcards.models import Order, StatusChange
+from giftcards.models import Order, ProviderState, StatusChange
 from giftcards.outbox import announce
 from giftcards.signals import order_settled, order_status_changed
 from giftcards.statuses import Status
@@ -53,6 +59,65 @@ def heard(listen: Listen) -> Heard:
         lambda order, change: calls.append(("settled", order.reference, str(change))),
     )
     return calls
+
+
+@pytest.fixture
+def connected() -> Iterator[Callable[..., None]]:
+    """Connect receivers as they are, for as long as the test runs."""
+    done: list[Callable[..., Any]] = []
+
+    def connect(*receivers: Callable[..., Any]) -> None:
+        for receiver in receivers:
+            order_status_changed.connect(receiver, weak=False)
+            done.append(receiver)
+
+    yield connect
+    for receiver in done:
+        order_status_changed.disconnect(receiver)
+
+
+class Trouble:
+    """Receivers A and B of every change, which fail as long as they are in ``failing``."""
+
+    def __init__(self) -> None:
+        self.failing: set[str] = set()
+        self.told: list[str] = []
+
+    def a(self, change: StatusChange, **named: object) -> None:
+        self._receive("A", change)
+
+    def b(self, change: StatusChange, **named: object) -> None:
+        self._receive("B", change)
+
+    def _receive(self, name: str, change: StatusChange) -> None:
+        self.told.append(f"{name} {change.to_status}")
+        if name in self.failing:
+            raise ConnectionError("AAAA-AAAA-AAAA-AAAA")
+
+    def hears(self) -> list[str]:
+        """What is told now."""
+        self.told.clear()
+        announce()
+        return self.told
+
+
+@pytest.fixture
+def trouble(connected: Callable[..., None]) -> Trouble:
+    trouble = Trouble()
+    connected(trouble.a, trouble.b)
+    return trouble
+
+
+def pass_time(span: timedelta) -> None:
+    """Let everything that is to come be nearer by ``span``."""
+    StatusChange.objects.update(at=F("at") - span, announce_at=F("announce_at") - span)
+    ProviderState.objects.update(outbox_until=F("outbox_until") - span)
+
+
+def pause_of(change: StatusChange) -> float:
+    change.refresh_from_db()
+    assert change.announce_at
+    return (change.announce_at - timezone.now()).total_seconds()
 
 
 def moved(reference: str, *targets: Status) -> Order:
@@ -109,119 +174,375 @@ def test_nothing_to_announce_is_one_query(django_assert_num_queries: Any) -> Non
         assert announce() == 0
 
 
-def test_a_change_costs_one_query(django_assert_num_queries: Any) -> None:
+def test_a_change_costs_two_queries(heard: Heard) -> None:
+    def queries(*references: str) -> int:
+        for reference in references:
+            moved(reference, Status.DELAYED, Status.REFUNDED)
+        with CaptureQueriesContext(
+            connection,
+        ) as queries:
+            assert announce() == 2 * len(references)
+        return len(queries)
+
+    queries("first")
+    one, five = queries("1"), queries(*"23456")
+    assert five - one == 2 * 2 * 4
+
+
+def test_many_changes_are_announced_in_batches(
+    heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("giftcards.outbox._BATCH", 3)
+    for number in range(8):
+        moved(f"order-{number}", Status.DELAYED)
+    assert announce() == 8
+    assert [reference for _, reference, _ in heard] == [f"order-{n}" for n in range(8)]
+
+
+def test_it_stops_when_told_to(heard: Heard) -> None:
     moved("order-1", Status.DELAYED, Status.REFUNDED)
-    with django_assert_num_queries(3):
-        announce()
+    answers = iter([True, True, False, False])
+    assert announce(lambda: next(answers)) == 1
+    assert [str(change) for _, _, change in heard] == ["HANDLING → DELAYED"]
+    assert ProviderState.objects.get().outbox_until is None
+    assert announce() == 1
+    assert waiting() == 0
 
 
-@pytest.mark.parametrize("signal", [order_status_changed, order_settled])
 class TestReceiverThatFails:
-    """The one change of order-1 goes wrong: it is final, so it is sent as both signals."""
+    def test_only_it_is_told_again(self, trouble: Trouble) -> None:
+        moved("order-1", Status.DELAYED)
+        trouble.failing = {"A"}
+        assert trouble.hears() == ["A DELAYED", "B DELAYED"]
+        assert trouble.hears() == []
+        pass_time(timedelta(seconds=11))
+        assert trouble.hears() == ["A DELAYED"]
+        trouble.failing.clear()
+        pass_time(timedelta(seconds=21))
+        assert trouble.hears() == ["A DELAYED"]
+        change = StatusChange.objects.get()
+        assert change.announced_at is not None
+        assert (change.announce_error, change.unheard) == ("", [])
+        pass_time(timedelta(days=1))
+        assert trouble.hears() == []
 
-    @pytest.fixture
-    def fail(self, signal: Signal, listen: Listen) -> list[Exception]:
-        """A receiver raises the last of these when it is told of order-1."""
-        errors: list[Exception] = [ConnectionError("AAAA-AAAA-AAAA-AAAA")]
-
-        def receive(order: Order, change: StatusChange) -> None:
-            if errors and order.reference == "order-1":
-                raise errors[-1]
-
-        listen(signal, receive)
-        return errors
-
-    def test_the_others_are_told_and_it_is_called_again(
-        self, fail: list[Exception], heard: Heard
-    ) -> None:
-        order = moved("order-1", Status.REFUNDED)
-        moved("order-2", Status.REFUNDED)
-        told = [
-            ("changed", "order-1", "HANDLING → REFUNDED"),
-            ("settled", "order-1", "HANDLING → REFUNDED"),
-        ]
-        assert announce() == 1
-        assert heard[:2] == told
-        assert [reference for _, reference, _ in heard[2:]] == ["order-2", "order-2"]
-        assert list(StatusChange.objects.filter(announced_at=None)) == [order.changes.get()]
-
-        heard.clear()
-        fail.clear()
-        assert announce() == 1
-        assert heard == told
+    def test_it_hears_later_changes_after_the_earlier_ones(self, trouble: Trouble) -> None:
+        order = moved("order-1", Status.DELAYED)
+        trouble.failing = {"A"}
+        trouble.hears()
+        pass_time(timedelta(seconds=11))
+        trouble.hears()
+        order.move(Status.REFUNDED, source=StatusChange.Source.CLOCK)
+        moved("order-2", Status.DELAYED)
+        # Another order is nothing to it.
+        assert trouble.hears() == ["B REFUNDED", "A DELAYED", "B DELAYED"]
+        assert trouble.hears() == []
+        trouble.failing.clear()
+        pass_time(timedelta(seconds=21))
+        assert trouble.hears() == ["A DELAYED", "A REFUNDED", "A DELAYED"]
         assert waiting() == 0
 
-    def test_it_is_logged_without_what_it_raised(
-        self, fail: list[Exception], caplog: pytest.LogCaptureFixture
+    def test_what_is_held_back_has_not_failed(self, trouble: Trouble) -> None:
+        first, second = moved("order-1", Status.DELAYED, Status.REFUNDED).changes.all()
+        trouble.failing = {"A"}
+        trouble.hears()
+        for change in (first, second):
+            change.refresh_from_db()
+        assert (first.announce_failures, second.announce_failures) == (1, 0)
+        assert (second.announce_error, second.announce_at) == ("", first.announce_at)
+
+    def test_the_pauses_grow(self, trouble: Trouble) -> None:
+        [change] = moved("order-1", Status.DELAYED).changes.all()
+        trouble.failing = {"A"}
+        pauses = []
+        while trouble.hears():
+            change.refresh_from_db()
+            if change.announce_at is None:
+                break
+            pauses.append(pause_of(change))
+            pass_time(timedelta(seconds=pauses[-1] + 0.5))
+        assert [round(pause) for pause in pauses[:4]] == [10, 20, 40, 80]
+        assert max(pauses) == pytest.approx(3600, abs=5)
+        assert timedelta(hours=23) < timedelta(seconds=sum(pauses)) < timedelta(hours=26)
+
+    def test_it_is_given_up_and_shown(self, trouble: Trouble) -> None:
+        order = moved("order-1", Status.DELAYED, Status.REFUNDED)
+        first, second = order.changes.all()
+        trouble.failing = {"A"}
+        trouble.hears()
+        StatusChange.objects.filter(pk=first.pk).update(announce_failures=31)
+        pass_time(timedelta(seconds=11))
+        # What was held back is told now, however old it is.
+        assert trouble.hears() == ["A DELAYED", "A REFUNDED"]
+        assert list(StatusChange.objects.given_up()) == [first]
+        first.refresh_from_db()
+        assert first.announce_error.startswith("order_status_changed tests.test_outbox.Trouble.a: ")
+        assert first.unheard == ["order_status_changed tests.test_outbox.Trouble.a"]
+        assert pause_of(second) == pytest.approx(10, abs=2)
+        pass_time(timedelta(days=9))
+        assert trouble.hears() == ["A REFUNDED"]
+
+    def test_a_day_without_a_worker_gives_nothing_up(self, trouble: Trouble) -> None:
+        [change] = moved("order-1", Status.DELAYED).changes.all()
+        pass_time(timedelta(days=3))
+        trouble.failing = {"A"}
+        trouble.hears()
+        assert pause_of(change) == pytest.approx(10, abs=2)
+
+    def test_each_signal_is_told_again_by_itself(
+        self, heard: Heard, trouble: Trouble, listen: Listen
+    ) -> None:
+        errors = [ConnectionError()]
+
+        def receive(order: Order, change: StatusChange) -> None:
+            if errors:
+                raise errors.pop()
+
+        order_settled.connect(trouble.a)
+        listen(order_settled, receive)
+        try:
+            moved("order-1", Status.REFUNDED)
+            assert trouble.hears() == ["A REFUNDED", "B REFUNDED", "A REFUNDED"]
+            heard.clear()
+            pass_time(timedelta(seconds=11))
+            assert trouble.hears() == []
+            # It has the name of the other receiver that `listen` made.
+            assert heard == [("settled", "order-1", "HANDLING → REFUNDED")]
+        finally:
+            order_settled.disconnect(trouble.a)
+        assert waiting() == 0
+
+    def test_its_words_are_kept_nowhere(
+        self, trouble: Trouble, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level("DEBUG")
-        moved("order-1", Status.REFUNDED)
-        announce()
+        moved("order-1", Status.DELAYED)
+        trouble.failing = {"A"}
+        trouble.hears()
         [entry] = [entry for entry in caplog.records if entry.levelname == "ERROR"]
         message, line = entry.getMessage().split(f"{__file__}:")
         assert message == (
-            "The receiver listen.<locals>.connect.<locals>.a_shops_receiver failed on order"
-            " order-1 (HANDLING → REFUNDED): ConnectionError at "
+            "Announcing order order-1 (HANDLING → DELAYED) failed."
+            " order_status_changed tests.test_outbox.Trouble.a: ConnectionError at "
         )
-        assert re.fullmatch(r"\d+\. It will be called again\.", line)
+        assert re.fullmatch(r"\d+", line)
         assert entry.exc_info is None
         assert "AAAA" not in caplog.text
+        assert "AAAA" not in str(list(StatusChange.objects.values()))
 
-    def test_the_order_is_undisturbed(self, fail: list[Exception]) -> None:
+    def test_the_order_is_undisturbed(self, trouble: Trouble) -> None:
         order = moved("order-1", Status.REFUNDED)
         before = Order.objects.filter(pk=order.pk).values().get()
-        announce()
+        trouble.failing = {"A", "B"}
+        trouble.hears()
         assert Order.objects.filter(pk=order.pk).values().get() == before
 
+    def test_it_was_disconnected_meanwhile(
+        self, trouble: Trouble, connected: Callable[..., None]
+    ) -> None:
+        moved("order-1", Status.DELAYED)
+        trouble.failing = {"A"}
+        trouble.hears()
+        order_status_changed.disconnect(trouble.a)
+        pass_time(timedelta(seconds=11))
+        assert trouble.hears() == []
+        assert waiting() == 0
 
-def test_later_changes_of_the_same_order_wait_for_the_first(listen: Listen) -> None:
-    moved("order-1", Status.DELAYED, Status.REFUNDED)
+
+class Shop:
+    """A receiver that is an object, with a repr() that tells too much."""
+
+    def __call__(self, **named: object) -> None:
+        raise ConnectionError
+
+    def __repr__(self) -> str:
+        return "<AAAA-AAAA-AAAA-AAAA>"
+
+
+def fail(secret: str, **named: object) -> None:
+    raise ConnectionError
+
+
+async def fail_slowly(**named: object) -> None:
+    raise ConnectionError
+
+
+MODULE = "order_status_changed tests.test_outbox"
+HERE = f"{MODULE}.test_names_are_those_of_another_process_too.<locals>"
+
+
+def test_names_are_those_of_another_process_too(connected: Callable[..., None]) -> None:
+    def inner(**named: object) -> None:
+        raise ConnectionError
+
+    receivers = {
+        f"{MODULE}.Shop": Shop(),
+        f"{MODULE}.fail": partial(partial(fail), "AAAA-AAAA-AAAA-AAAA"),
+        f"{MODULE}.fail_slowly": fail_slowly,
+        f"{HERE}.inner": inner,
+        f"{HERE}.<lambda>": lambda **named: 1 / 0,
+    }
+    connected(*receivers.values())
+    moved("order-1", Status.DELAYED)
+    announce()
+    change = StatusChange.objects.get()
+    assert change.unheard == sorted(receivers)
+    assert "AAAA" not in change.announce_error
+    # As another process would have made them.
+    for receiver in receivers.values():
+        order_status_changed.disconnect(receiver)
+    told: list[str] = []
+    connected(partial(fail, "another"))
+    connected(lambda **named: told.append("lambda"))
+    pass_time(timedelta(seconds=11))
+    announce()
+    change.refresh_from_db()
+    assert change.unheard == [f"{MODULE}.fail"]
+    assert told == ["lambda"]
+
+
+def test_two_of_one_name_are_told_again_together(connected: Callable[..., None]) -> None:
+    told: list[str] = []
+    failing = [True]
+
+    def receive(name: str, **named: object) -> None:
+        told.append(name)
+        if name == "first" and failing:
+            raise ConnectionError
+
+    connected(partial(receive, "first"), partial(receive, "second"))
+    moved("order-1", Status.DELAYED)
+    assert announce() == 0
+    failing.clear()
+    pass_time(timedelta(seconds=11))
+    assert announce() == 1
+    assert told == ["first", "second"] * 2
+
+
+def test_an_async_receiver_is_awaited(connected: Callable[..., None]) -> None:
     told: list[str] = []
 
-    def receive(order: Order, change: StatusChange) -> None:
+    async def receive(change: StatusChange, **named: object) -> None:
         told.append(change.to_status)
-        if len(told) == 1:
-            raise ConnectionError
 
-    listen(order_status_changed, receive)
-    assert announce() == 0
-    assert told == ["DELAYED"]
-    assert announce() == 2
-    assert told == ["DELAYED", "DELAYED", "REFUNDED"]
+    connected(receive, partial(receive))
+    moved("order-1", Status.DELAYED)
+    assert announce() == 1
+    assert told == ["DELAYED", "DELAYED"]
 
 
-def test_a_receiver_without_a_name_disturbs_nobody(
-    heard: Heard, caplog: pytest.LogCaptureFixture
-) -> None:
-    class Shop:
-        def __call__(self, **named: object) -> None:
-            raise ConnectionError
+def test_an_order_that_is_gone_disturbs_nobody(heard: Heard, listen: Listen) -> None:
+    moved("order-1", Status.DELAYED)
+    moved("order-2", Status.DELAYED)
+    listen(
+        order_status_changed,
+        lambda order, change: order.reference == "order-1" and order.delete(),
+    )
+    announce()
+    assert [reference for _, reference, _ in heard] == ["order-1", "order-2"]
+    assert waiting() == 0
 
-        def __repr__(self) -> str:
-            return "<the shop>"
 
-    shop = Shop()
-    order_settled.connect(shop)
-    try:
-        moved("order-1", Status.REFUNDED)
-        moved("order-2", Status.DELAYED)
+class TestLease:
+    def test_one_process_announces(self, heard: Heard) -> None:
+        moved("order-1", Status.DELAYED)
+        token = ProviderState.objects.take_lease(
+            "outbox", now=timezone.now(), length=timedelta(minutes=2)
+        )
+        assert token
+        assert announce() == 0
+        assert heard == []
+        ProviderState.objects.release_lease("outbox", token)
         assert announce() == 1
-    finally:
-        order_settled.disconnect(shop)
-    assert [reference for _, reference, _ in heard] == ["order-1", "order-1", "order-2"]
-    assert "The receiver <the shop> failed on order order-1" in caplog.text
+
+    def test_nobody_announces_in_the_middle_of_it(self, heard: Heard, listen: Listen) -> None:
+        """As a receiver that places an order in a worker would."""
+        moved("order-1", Status.DELAYED)
+        found: list[int] = []
+        listen(order_status_changed, lambda order, change: found.append(announce()))
+        assert announce() == 1
+        assert found == [0]
+        assert len(heard) == 1
+
+    def test_what_comes_meanwhile_is_announced_as_well(self, heard: Heard, listen: Listen) -> None:
+        order = moved("order-1", Status.DELAYED)
+
+        def settle(_order: Order, change: StatusChange) -> None:
+            if change.to_status == Status.DELAYED:
+                order.move(Status.REFUNDED, source=StatusChange.Source.CLOCK)
+                assert announce() == 0
+
+        listen(order_status_changed, settle)
+        assert announce() == 2
+        assert len(heard) == 3
+
+    def test_who_has_lost_it_stops(self, heard: Heard, listen: Listen) -> None:
+        moved("order-1", Status.DELAYED, Status.REFUNDED)
+
+        def take_over(order: Order, change: StatusChange) -> None:
+            ProviderState.objects.update(outbox_token="another")
+
+        listen(order_status_changed, take_over)
+        assert announce() == 1
+        assert [str(change) for _, _, change in heard] == ["HANDLING → DELAYED"]
+        state = ProviderState.objects.get()
+        assert state.outbox_token == "another"
+        assert state.outbox_until is not None
 
 
-def test_a_process_that_dies_while_telling_tells_again(heard: Heard, listen: Listen) -> None:
-    """At least once: the change is marked only after every receiver has returned."""
-    moved("order-1", Status.REFUNDED)
+class TestProcessThatDies:
+    def test_in_the_middle_of_telling(
+        self, trouble: Trouble, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """At least once: a change is marked only after the receivers have returned."""
+        moved("order-1", Status.DELAYED)
 
-    def die(order: Order, change: StatusChange) -> None:
-        raise KeyboardInterrupt
+        class Killed(BaseException):
+            pass
 
-    listen(order_settled, die)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
+        def die(execute: Any, sql: str, *args: Any) -> Any:
+            # From the record on, nothing reaches the database.
+            if "giftcards_statuschange" in sql and sql.startswith("UPDATE"):
+                monkeypatch.setattr(ProviderState.objects, "release_lease", lambda *_: None)
+                raise Killed
+            return execute(sql, *args)
+
+        with connection.execute_wrapper(die), pytest.raises(Killed):
             announce()
-    assert [signal for signal, _, _ in heard] == ["changed", "settled"] * 2
-    assert waiting() == 1
+        monkeypatch.undo()
+        assert trouble.told == ["A DELAYED", "B DELAYED"]
+        pass_time(timedelta(minutes=2))
+        assert trouble.hears() == ["A DELAYED", "B DELAYED"]
+        assert waiting() == 0
+
+    def test_because_a_receiver_takes_too_long(
+        self, trouble: Trouble, connected: Callable[..., None]
+    ) -> None:
+        """django-q2 raises SystemExit in a task then. It must not be told first for ever."""
+        moved("order-1", Status.DELAYED)
+        moved("order-2", Status.DELAYED)
+        told: list[str] = []
+
+        def hang(order: Order, **named: object) -> None:
+            told.append(order.reference)
+            if order.reference == "order-1":
+                raise SystemExit
+
+        def late(order: Order, **named: object) -> None:
+            told.append(f"late {order.reference}")
+
+        connected(hang, late)
+        with pytest.raises(SystemExit):
+            announce()
+        assert told == ["order-1"]
+        assert announce() == 1
+        assert told == ["order-1", "order-2", "late order-2"]
+        trouble.told.clear()
+        pass_time(timedelta(seconds=11))
+        with pytest.raises(SystemExit):
+            announce()
+        assert trouble.told == []
+        order_status_changed.disconnect(hang)
+        pass_time(timedelta(seconds=21))
+        assert announce() == 1
+        assert told[-1] == "late order-1"

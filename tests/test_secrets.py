@@ -364,7 +364,7 @@ class TestErrorMails:
                 announce()
         finally:
             order_settled.disconnect(deliver)
-        assert "deliver failed on order" in caplog.text
+        assert "deliver: OutcomeUnknown at " in caplog.text
         assert [found for text in logged(caplog) for found in traces(text)] == []
         assert mail.outbox == []
 

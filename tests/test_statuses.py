@@ -17,6 +17,7 @@ from giftcards.statuses import (
 
 ALLOWED = {
     ("PENDING", "PLACING"),
+    ("PENDING", "REJECTED"),
     ("PLACING", "PENDING"),
     ("PLACING", "HANDLING"),
     ("PLACING", "REJECTED"),

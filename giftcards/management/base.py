@@ -16,6 +16,7 @@ from giftcards.conf import conf, require
 from giftcards.exceptions import ConfigurationError, GiftcardsError
 from giftcards.models import Order
 from giftcards.refunds import RefundBreakdown, refund_breakdown
+from giftcards.statuses import Status
 
 UNFINISHED = 1
 COULD_NOT_START = 2
@@ -157,4 +158,6 @@ def describe(order: Order) -> str:
             lines += ["    The provider's figures contradict each other."]
     if order.problem:
         lines += [f"  attention   {order.problem}"]
+    elif order.status == Status.REJECTED and (last := order.changes.last()):
+        lines += [f"  refused     {last.detail}"]
     return "\n".join(lines)

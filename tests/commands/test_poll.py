@@ -48,7 +48,8 @@ class TestSweep:
         record_order(**LINE, reference=None)
         out, err, code = call("giftcards_poll", "--json")
         assert (err, code) == ("", 0)
-        counts = {"sent": 1, "checked": 1, "settled": 1, "failed": 0, "is_paused": False}
+        counts = {"sent": 1, "checked": 1, "settled": 1, "failed": 0, "postponed": 0}
+        counts |= {"is_paused": False}
         assert json.loads(out) == counts
 
     def test_silently(self, call: Call, simulator: Simulator) -> None:
@@ -60,8 +61,9 @@ class TestSweep:
         buy()
         simulator.outage = True
         assert call("giftcards_poll") == (
-            "0 sent, 1 checked, 0 settled, 1 failed.\n",
-            "Not everything worked. The provider gave no usable answer (SERVICE_UNAVAILABLE).\n",
+            "0 sent, 1 checked, 0 settled, 1 failed; paused.\n",
+            "The provider does not answer. The provider gave no usable answer"
+            " (SERVICE_UNAVAILABLE). Calls go on by themselves.\n",
             1,
         )
 

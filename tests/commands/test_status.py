@@ -20,6 +20,8 @@ pytest_plugins = ["tests.engine_fixtures"]
 pytestmark = pytest.mark.django_db
 
 NO_SCHEDULE = "There is no schedule: run `manage.py giftcards_setup`."
+NO_WORKER = "No worker has run yet: start `manage.py qcluster`."
+DOWN = "The worker is down: there has been no sign of it for more than 3 minutes."
 
 
 class TestOverview:
@@ -40,7 +42,8 @@ class TestOverview:
             "  last failure    never\n"
             "  last sweep      never\n"
             "  last tick       never\n"
-            f"{NO_SCHEDULE}\n",
+            f"{NO_SCHEDULE}\n"
+            f"{NO_WORKER}\n",
             "",
             0,
         )
@@ -58,7 +61,8 @@ class TestOverview:
         assert "UNCONFIRMED       1" in lines
         assert "need attention    1" in lines
         assert f"  last sweep      {state.swept_at.isoformat()}" in lines
-        assert lines[-1] == "  last tick       never"  # nothing is wrong with the schedule
+        # Nothing is wrong with the schedule and the worker.
+        assert lines[-2:] == ["  last tick       never", f"The last failure: {state.failure}"]
 
     def test_for_machines(self, call: Call, simulator: Simulator) -> None:
         ensure_schedule()
@@ -69,6 +73,7 @@ class TestOverview:
         state = ProviderState.objects.get()
         assert state.failed_at is not None
         assert state.swept_at is not None
+        assert state.succeeded_at is not None  # the price was told
         assert json.loads(out) == {
             "orders": dict.fromkeys(Status.values, 0) | {"UNCONFIRMED": 1},
             "needing_attention": 1,
@@ -78,12 +83,13 @@ class TestOverview:
                 "last_failure": "The provider gave no usable answer"
                 " (the connection broke before the answer was complete).",
                 "paused_until": None,
-                "succeeded_at": None,
+                "succeeded_at": state.succeeded_at.isoformat(),
                 "failed_at": state.failed_at.isoformat(),
                 "swept_at": state.swept_at.isoformat(),
                 "ticked_at": None,
             },
             "schedule": "ok",
+            "worker": "ok",
         }
 
     def test_of_a_pause(self, call: Call, simulator: Simulator) -> None:
@@ -102,8 +108,19 @@ class TestOverview:
         ensure_schedule()
         Schedule.objects.update(repeats=0)
         paused = "The schedule is paused: set its repeats to -1 in the admin of django-q2."
-        assert call("giftcards_status").out.splitlines()[-1] == paused
+        assert call("giftcards_status").out.splitlines()[-2:] == [paused, NO_WORKER]
         assert json.loads(call("giftcards_status", "--json").out)["schedule"] == paused
+
+    @pytest.mark.parametrize("sign", ["ticked_at", "swept_at"])
+    @pytest.mark.parametrize(("seconds", "problem"), [(175, "ok"), (185, DOWN)])
+    def test_of_a_worker_that_is_down(
+        self, sign: str, seconds: float, problem: str, call: Call
+    ) -> None:
+        ensure_schedule()
+        ProviderState.objects.current()
+        ProviderState.objects.update(**{sign: ago(seconds)})
+        assert json.loads(call("giftcards_status", "--json").out)["worker"] == problem
+        assert (call("giftcards_status").out.splitlines()[-1] == DOWN) is (problem == DOWN)
 
     def test_silently(self, call: Call) -> None:
         assert call("giftcards_status", "-v0") == ("", "", 0)

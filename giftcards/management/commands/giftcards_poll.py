@@ -7,8 +7,9 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from giftcards.following import check_now, follow, sweep
+from giftcards.following import check_now, sweep
 from giftcards.gateway import Gateway
+from giftcards.loop import follow
 from giftcards.management.base import (
     UNFINISHED,
     WORKING_SETTINGS,
@@ -71,8 +72,13 @@ class Command(GiftcardsCommand):
 
     def _loop(self, options: dict[str, Any]) -> None:
         stop = threading.Event()
+
+        def end(*_args: object) -> None:
+            # In a thread: the main one may be inside `stop.wait()`, holding the lock that it needs.
+            threading.Thread(target=stop.set).start()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
+            signal.signal(number, end)
         self.say("Following the orders. Stop with Ctrl-C.", options)
         while not stop.is_set():
             done = follow(seconds=None, stop=stop)

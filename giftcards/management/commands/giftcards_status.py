@@ -3,6 +3,8 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
+from django.utils import timezone
+
 from giftcards.management.base import GiftcardsCommand, describe, find_order, order_as_dict
 from giftcards.models import Order, ProviderState
 from giftcards.schedules import schedule_problem
@@ -33,6 +35,7 @@ class Command(GiftcardsCommand):
                     "needing_attention": attention,
                     "provider": _as_dict(state),
                     "schedule": schedule_problem() or "ok",
+                    "worker": state.worker_problem(timezone.now()) or "ok",
                 }
             )
         for status, count in counts.items():
@@ -46,8 +49,10 @@ class Command(GiftcardsCommand):
             ("last tick", state.ticked_at),
         ):
             self.say(f"  {label:<16}{'never' if at is None else at.isoformat()}", options)
-        if problem := schedule_problem():
-            self.say(problem, options)
+        failure = f"The last failure: {state.failure}" if state.failure else ""
+        for trouble in (failure, schedule_problem(), state.worker_problem(timezone.now())):
+            if trouble:
+                self.say(trouble, options)
 
 
 def _as_dict(state: ProviderState) -> dict[str, str | None]:

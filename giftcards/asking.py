@@ -1,0 +1,219 @@
+"""Asking the provider about many orders with few requests: through its list, or one by one.
+
+Requests are made in threads that never touch the database, a few at a time; what they bring is
+yielded to the one thread that does.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+from django.utils import timezone
+
+from giftcards.exceptions import ProviderError
+from giftcards.gateway import Gateway
+from giftcards.models import Order
+from giftcards.provider import OrderAnswer, OrderPage
+from giftcards.statuses import Status
+from giftcards.verdict import judge
+
+logger = logging.getLogger(__name__)
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+# More would spend the attempts that a wrong key has before the first refusal is read.
+MAX_IN_FLIGHT = 4
+PAGE_SIZE = 100
+# How many orders are asked about one by one in one go.
+BATCH = 40
+# How far the provider's clock may be from ours before its list does not show our orders.
+CLOCK_SKEW = timedelta(minutes=10)
+# How long the list is done without: after it failed, and after it showed none of our orders.
+PASSING_TROUBLE = timedelta(seconds=30)
+USELESS = timedelta(minutes=10)
+# How often `go_on` is asked while calls are under way (seconds).
+_HEARTBEAT = 1.0
+# How long calls that are under way are waited for once no more may be made (seconds).
+_GRACE = 3.0
+
+
+def pays_list(due: Sequence[Order], gateway: Gateway) -> bool:
+    """Whether asking for the list is likely to be cheaper than asking about each order."""
+    listed = _listed(due)
+    return gateway.is_list_useful and (len(listed) > 2 or any(map(_is_known_by_row, listed)))
+
+
+def ask(
+    orders: Sequence[Order], *, due_by: datetime, gateway: Gateway, go_on: Callable[[], bool]
+) -> Iterator[tuple[Order, OrderAnswer | Exception]]:
+    """Ask about ``orders``; yield each one's answer, or why there is none.
+
+    Those that are not due by ``due_by`` are answered in passing only, if the list shows them.
+    Orders about which nothing is yielded were not asked about: calls had to stop, the request
+    budget is short, or there are too many for one go.
+    """
+    left = list(orders)
+    if pays_list(orders, gateway):
+        shown = yield from _read_list(_listed(orders), gateway, go_on)
+        left = [order for order in orders if order.pk not in shown]
+    left = [order for order in left if order.due_at and order.due_at <= due_by][:BATCH]
+    if not gateway.allows_calls:
+        # The list was refused: one wrong key is enough.
+        return
+    jobs = (
+        (order, partial(gateway.client.check, order.provider_order_id or ""))
+        for order in left[: gateway.afford(len(left)) if left else 0]
+    )
+    yield from fan_out(jobs, gateway, go_on, is_paid=True)
+
+
+def _is_known_by_row(order: Order) -> bool:
+    """Whether the order was found in the list, and the id it has there is not its order id."""
+    return order.failures > 0 and order.provider_alias == order.provider_order_id
+
+
+def _listed(orders: Sequence[Order]) -> list[Order]:
+    """Those of ``orders`` that the list can be expected to show under a name we know."""
+    # Where ids in the list are other ones, an order's is learnt from the first answer about it.
+    ids_differ = any(order.provider_alias for order in orders)
+    return [
+        order
+        for order in orders
+        # A late order is asked about itself: a list that is out of date would keep it late.
+        if order.status == Status.HANDLING
+        and (order.provider_alias or order.checked_at or not ids_differ)
+    ]
+
+
+def _read_list(
+    orders: Sequence[Order], gateway: Gateway, go_on: Callable[[], bool]
+) -> Generator[tuple[Order, OrderAnswer], None, set[int]]:
+    """Look for ``orders`` in as many pages of the list as are cheaper than asking one by one.
+
+    Returns the keys of those that were found.
+    """
+    wanted = {
+        name: order
+        for order in orders
+        for name in (order.provider_order_id, order.provider_alias)
+        if name
+    }
+    shown: set[int] = set()
+    sent = [order.sent_at for order in orders if order.sent_at]
+    if not sent:
+        return shown
+    pages = read_pages(
+        gateway,
+        go_on,
+        start=min(sent) - CLOCK_SKEW,
+        end=timezone.now() + CLOCK_SKEW,
+        # Reading on pays while a page costs less than what it may save.
+        limit=lambda: len(orders) - len(shown),
+    )
+    for page in pages:
+        if isinstance(page, Exception):
+            is_passing = isinstance(page, ProviderError) and page.status != 404
+            gateway.give_up_list(PASSING_TROUBLE if is_passing else USELESS)
+            return shown
+        for row in page.items:
+            order = wanted.get(row.provider_id)
+            # An order of another shop on the account, a row that slipped from one page to the
+            # next, one that is not whole: what is left is asked about itself.
+            if order and order.pk not in shown and _is_believed(row, order):
+                shown.add(order.pk)
+                yield order, row
+    if not shown:
+        # Orders that have not been asked about may have other ids there.
+        is_surprise = any(order.checked_at for order in orders)
+        gateway.give_up_list(USELESS if is_surprise else PASSING_TROUBLE)
+    return shown
+
+
+def _is_believed(row: OrderAnswer, order: Order) -> bool:
+    verdict = judge(row, quantity=order.quantity, known_price=order.price_per_card)
+    return bool(verdict.settlement) or (row.status == Status.HANDLING and not verdict.problem)
+
+
+def read_pages(
+    gateway: Gateway,
+    go_on: Callable[[], bool],
+    *,
+    start: datetime,
+    end: datetime,
+    limit: Callable[[], int],
+) -> Iterator[OrderPage | Exception]:
+    """Yield the pages of the list of orders created from ``start`` to ``end``, as they come.
+
+    The first page says how many there are; the others are read if they are no more than ``limit``
+    then. A page that fails is yielded as its error.
+    """
+    first: OrderPage | Exception | None = None
+    call = partial(gateway.client.list_orders, start=start, end=end, page_size=PAGE_SIZE)
+    for _number, first in fan_out([(1, partial(call, page=1))], gateway, go_on):
+        yield first
+    if isinstance(first, OrderPage) and 1 < (pages := first.total_pages or 1) <= limit() + 1:
+        jobs = [(number, partial(call, page=number)) for number in range(2, pages + 1)]
+        for _number, page in fan_out(jobs, gateway, go_on):
+            yield page
+
+
+def fan_out(
+    jobs: Iterable[tuple[K, Callable[[], T]]],
+    gateway: Gateway,
+    go_on: Callable[[], bool],
+    *,
+    is_paid: bool = False,
+) -> Iterator[tuple[K, T | Exception]]:
+    """Make the calls, a few at a time; yield each one's key and what came of it.
+
+    Unless ``is_paid``, each call waits until the request budget can afford it. Once calls have to
+    stop, what is under way is waited for briefly, and the rest is left out. The threads are
+    daemons: one that waits for its answer even then does not keep the process alive.
+    """
+    waiting = deque(jobs)
+    results: SimpleQueue[tuple[K, T | Exception]] = SimpleQueue()
+    running = 0
+    may_call = gateway.allows_calls
+    ends_at = float("inf")
+    while True:
+        if may_call and not go_on():
+            may_call, ends_at = False, time.monotonic() + _GRACE
+        # Until the key is known to be good: one at a time.
+        in_flight = MAX_IN_FLIGHT if gateway.is_proven else 1
+        while waiting and may_call and running < in_flight and (is_paid or gateway.afford()):
+            threading.Thread(target=_call, args=(*waiting.popleft(), results), daemon=True).start()
+            running += 1
+        left = ends_at - time.monotonic()
+        if not (running or (waiting and may_call)) or left <= 0:
+            return
+        wait = min(_HEARTBEAT, left)
+        if waiting and running < in_flight:
+            wait = min(wait, max(gateway.wait_for(), 0.01))
+        try:
+            key, result = results.get(timeout=wait)
+        except Empty:
+            continue
+        running -= 1
+        if isinstance(result, ProviderError):
+            may_call = gateway.heard(result) and may_call
+        elif isinstance(result, Exception):
+            logger.error("A call to the provider failed: %s", type(result).__name__)
+        else:
+            gateway.heard(None)
+        yield key, result
+
+
+def _call(key: K, job: Callable[[], T], results: SimpleQueue[tuple[K, T | Exception]]) -> None:
+    try:
+        results.put((key, job()))
+    except Exception as error:  # noqa: BLE001 (one order's failure is never another's)
+        results.put((key, error))

@@ -1,0 +1,98 @@
+"""How many orders a second are recorded as settled, with their cards encrypted."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from giftcards.cards import CardSecret
+from giftcards.crypto import Keyring
+from giftcards.models import Card, Order, StatusChange
+from giftcards.provider import OrderAnswer
+from giftcards.recording import record_answers
+from giftcards.statuses import Status
+from tests.benchmarks.stage import quantile, say
+from tests.builders import build_order, settled
+
+BATCH = 100
+Pairs = Sequence[tuple[Order, OrderAnswer]]
+
+
+def run(database: str, *, is_quick: bool) -> None:
+    count, repeats = (300, 3) if is_quick else (1_000, 5)
+    ways: dict[str, Callable[[Pairs], object]] = {
+        f"the app, {BATCH} orders a batch": in_batches,
+        "row by row, a transaction an order": partial(row_by_row, within=transaction.atomic),
+        "row by row, each save by itself": partial(row_by_row, within=nullcontext),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    # In turn, so that what else the machine does disturbs all alike.
+    for _repeat in range(repeats):
+        for name, way in ways.items():
+            pairs = prepare(count)
+            started_at = time.perf_counter()
+            way(pairs)
+            rates[name].append(count / (time.perf_counter() - started_at))
+            references = [order.pk for order, _answer in pairs]
+            assert Order.objects.filter(pk__in=references, status="FULFILLED").count() == count
+            assert Card.objects.filter(order__in=references).count() == 2 * count
+    ours = statistics.median(next(iter(rates.values())))
+    for name, measured in rates.items():
+        median = statistics.median(measured)
+        ratio = "" if median == ours else f"; the app is {ours / median:.1f} × as fast"
+        say(
+            f"{database}, {name}: {median:,.0f} a second (median of {repeats};"
+            f" {quantile(measured, 0):,.0f} to {quantile(measured, 1):,.0f}){ratio}"
+        )
+
+
+def prepare(count: int) -> Pairs:
+    """Claimed orders of two cards, and the final answer about each."""
+    token, until = uuid.uuid4().hex, timezone.now() + timedelta(minutes=10)
+    orders = Order.objects.bulk_create(
+        build_order(quantity=2, claim=token, claimed_until=until) for _ in range(count)
+    )
+    return [(order, settled("FULFILLED", new_cards(), quantity=2)) for order in orders]
+
+
+def new_cards() -> list[CardSecret]:
+    return [CardSecret(uuid.uuid4().hex[:16], uuid.uuid4().hex[:9]) for _ in range(2)]
+
+
+def in_batches(pairs: Pairs) -> None:
+    for first in range(0, len(pairs), BATCH):
+        record_answers(pairs[first : first + BATCH], now=timezone.now())
+
+
+def row_by_row(pairs: Pairs, within: Callable[[], AbstractContextManager[Any]]) -> None:
+    """The same rows, saved one by one."""
+    keyring = Keyring.from_settings()
+    for order, answer in pairs:
+        with within():
+            before, order.status = order.status, Status(answer.status or "")
+            order.settled_at = order.checked_at = timezone.now()
+            order.due_at = order.claimed_until = None
+            order.fulfilled_quantity = len(answer.cards)
+            order.fulfilled_amount = answer.fulfilled_amount
+            order.save()
+            for position, secret in enumerate(answer.cards, 1):
+                Card(
+                    order=order,
+                    position=position,
+                    sealed=keyring.seal(secret, reference=order.reference),
+                    identity=keyring.identities(secret)[0],
+                    value_fingerprint=keyring.value_fingerprints(secret.value)[0],
+                    serial_fingerprint=keyring.serial_fingerprints(secret.serial)[0],
+                ).save()
+            StatusChange(
+                order=order, from_status=before, to_status=order.status, source="check"
+            ).save()

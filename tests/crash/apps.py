@@ -1,0 +1,64 @@
+"""An app that has its process die at one step, and that writes down what the shop is told."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from django.apps import AppConfig
+
+
+class CrashConfig(AppConfig):
+    name = "tests.crash"
+
+    def ready(self) -> None:
+        if step := os.environ.get("CRASH_AT"):
+            die_at(step)
+        if told := os.environ.get("CRASH_TOLD"):
+            write_down(Path(told))
+
+
+def write_down(told: Path) -> Callable[..., None]:
+    """Connect a receiver that adds a line to the file ``told`` for each change it is told of."""
+    from giftcards.signals import order_status_changed
+
+    def a_shops_receiver(order: Any, change: Any, **named: object) -> None:
+        write_line(told, f"{order.reference} {change.to_status}")
+
+    order_status_changed.connect(a_shops_receiver, weak=False)
+    return a_shops_receiver
+
+
+def write_line(told: Path, line: str) -> None:
+    with told.open("a") as file:
+        file.write(f"{line}\n")
+
+
+def die_at(step: str) -> None:
+    """Die, like a machine without power, ``before`` or ``after`` the n-th call of a function.
+
+    As in ``after giftcards.models:Order.move 2``.
+    """
+    when, place, number = step.split()
+    module, _, path = place.partition(":")
+    *parents, name = path.split(".")
+    owner: Any = functools.reduce(getattr, parents, importlib.import_module(module))
+    original = getattr(owner, name)
+    left = iter(range(int(number) - 1, -1, -1))
+
+    @functools.wraps(original)
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        is_time = next(left, None) == 0
+        if is_time and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if is_time:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, dying)

@@ -1,0 +1,254 @@
+"""Asking about many orders with few requests: the list, and one by one what it does not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import responses
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from giftcards.following import Swept, sweep
+from giftcards.gateway import Gateway
+from giftcards.models import Card, Order, ProviderState
+from giftcards.simulator import Simulator
+from giftcards.statuses import Status
+from tests.engine import (
+    LINE,
+    PROVIDER,
+    ago,
+    buy_many,
+    check_url,
+    checks,
+    lists,
+    make_order,
+    settled_answer,
+    statuses,
+    without_list,
+)
+
+pytest_plugins = ["tests.engine_fixtures"]
+pytestmark = pytest.mark.django_db
+
+LIST = f"{PROVIDER}/v3/gift-cards/list"
+
+
+def run_sweep(**options: Any) -> Swept:
+    with Gateway() as gateway:
+        return sweep(gateway, **options)
+
+
+def run_sweeps(count: int) -> None:
+    for _sweep in range(count):
+        Order.objects.filter(due_at__isnull=False).update(due_at=ago(1))
+        run_sweep()
+
+
+def list_at() -> Any:
+    return ProviderState.objects.get().list_at
+
+
+def page(*rows: dict[str, Any], **pagination: Any) -> dict[str, Any]:
+    pagination = {"page": 1, "pageSize": 100, "totalPages": 1, "totalResults": len(rows)}
+    return {"success": True, "data": {"items": list(rows), "pagination": pagination}}
+
+
+def row(order: Order, **changes: Any) -> dict[str, Any]:
+    shown: dict[str, Any] = settled_answer(order)["data"]
+    about = {"product": LINE["product_id"], "type": LINE["type_id"]}
+    return shown | about | {"time": timezone.now().isoformat()} | changes
+
+
+class TestList:
+    @pytest.mark.parametrize("type_id", ["type_001", "SIM_NEVER"])
+    def test_a_hundred_orders_are_one_request(self, type_id: str, simulator: Simulator) -> None:
+        orders = buy_many(simulator, 100, type_id=type_id)
+        settled = 100 * (type_id == "type_001")
+        assert run_sweep() == Swept(checked=100, settled=settled)
+        assert [request.path for request in simulator.requests] == ["/v3/gift-cards/list"]
+        if settled:
+            for order in orders:
+                order.refresh_from_db()
+                bought = simulator.orders[order.provider_order_id or ""]
+                assert [(card.value, card.serial) for card in order.cards.all()] == [
+                    (card.value, card.serial) for card in bought.cards
+                ]
+
+    def test_more_pages_where_they_are_cheaper(self, simulator: Simulator) -> None:
+        buy_many(simulator, 230)
+        assert run_sweep() == Swept(checked=230, settled=230)
+        assert (lists(simulator), checks(simulator)) == (3, [])
+
+    @pytest.mark.parametrize(("count", "pages"), [(1, 0), (2, 0), (3, 1)])
+    def test_few_orders_are_asked_about_one_by_one(
+        self, count: int, pages: int, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, count)
+        assert run_sweep().settled == count
+        assert (lists(simulator), len(checks(simulator))) == (pages, 0 if pages else count)
+
+    def test_those_that_are_due_soon_are_answered_in_passing(self, simulator: Simulator) -> None:
+        orders = buy_many(simulator, 6)
+        pks = [order.pk for order in orders[:2]]
+        Order.objects.filter(pk__in=pks).update(due_at=timezone.now() + timedelta(seconds=2))
+        assert run_sweep() == Swept(checked=6, settled=6)
+        assert len(simulator.requests) == 1
+
+    def test_a_sweep_over_a_hundred_unchanged_orders_is_few_queries(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 100, type_id="SIM_NEVER")
+        run_sweeps(1)
+        Order.objects.update(due_at=ago(1))
+        with (
+            Gateway() as gateway,
+            CaptureQueriesContext(
+                connection,
+            ) as queries,
+        ):
+            assert sweep(gateway) == Swept(checked=100)
+        assert len(queries) <= 8, "\n".join(query["sql"] for query in queries)
+
+    def test_orders_of_others_on_the_account_are_never_stored(self, simulator: Simulator) -> None:
+        buy_many(simulator, 9)
+        kept = list(Order.objects.order_by("pk")[:5])
+        Order.objects.exclude(pk__in=[order.pk for order in kept]).update(
+            provider_order_id=None, status=Status.PENDING, accepted_at=None, due_at=None
+        )
+        Order.objects.filter(status=Status.PENDING).delete()
+        assert run_sweep() == Swept(checked=5, settled=5)
+        assert Order.objects.count() == 5
+        assert Card.objects.count() == 10
+        assert {card.order_id for card in Card.objects.all()} == {order.pk for order in kept}
+
+
+class TestListThatIsNoHelp:
+    """Everything still settles, by asking about each order."""
+
+    def test_is_not_routed(self, simulator: Simulator) -> None:
+        simulator.has_list = False
+        buy_many(simulator, 12)
+        began = timezone.now()
+        assert run_sweep() == Swept(checked=12, settled=12)
+        assert (lists(simulator), len(checks(simulator))) == (1, 12)
+        # Nor is it asked for again soon.
+        assert timedelta(minutes=9) < list_at() - began < timedelta(minutes=11)
+        buy_many(simulator, 12)
+        assert run_sweep() == Swept(checked=12, settled=12)
+        assert lists(simulator) == 0
+
+    def test_shows_other_ids(self, simulator: Simulator) -> None:
+        simulator.shifted_ids = True
+        orders = buy_many(simulator, 12, type_id="SIM_NEVER")
+        run_sweeps(3)
+        assert set(statuses()) == {"HANDLING"}
+        for order in orders:
+            simulator.settle(order.provider_order_id or "", delivered=1)
+        run_sweeps(1)
+        assert statuses() == ["PARTIALLY_FILLED"] * 12
+        for order in orders:
+            bought = simulator.orders[order.provider_order_id or ""]
+            assert [card.value for card in order.cards.all()] == [
+                card.value for card in bought.cards
+            ]
+
+    def test_that_is_learnt(self, simulator: Simulator) -> None:
+        """From the first answers about the orders themselves; then the list is of use again."""
+        simulator.shifted_ids = True
+        buy_many(simulator, 12, type_id="SIM_NEVER")
+        run_sweeps(1)
+        ProviderState.objects.update(list_at=None)
+        simulator._requests.clear()
+        run_sweeps(1)
+        assert (lists(simulator), checks(simulator)) == (1, [])
+
+    def test_lags(self, wire: responses.RequestsMock) -> None:
+        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(6)]
+        wire.get(LIST, json=page(*[row(order) for order in orders[:2]]))
+        for order in orders[2:]:
+            wire.get(check_url(order), json=settled_answer(order))
+        assert run_sweep() == Swept(checked=6, settled=6)
+
+    def test_is_empty(self, wire: responses.RequestsMock) -> None:
+        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
+        wire.get(LIST, json=page())
+        for order in orders:
+            wire.get(check_url(order), json=settled_answer(order))
+        assert run_sweep() == Swept(checked=4, settled=4)
+        assert list_at() > timezone.now()
+
+    @pytest.mark.parametrize(
+        "trouble",
+        [
+            {"status": 500, "body": "<html>"},
+            {"status": 400, "json": {"success": False, "error": {"code": "ERR_VALIDATION"}}},
+            {"body": "null"},
+            {"body": ConnectionResetError(104, "reset")},
+        ],
+    )
+    def test_fails(self, trouble: dict[str, Any], wire: responses.RequestsMock) -> None:
+        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
+        wire.get(LIST, **trouble)
+        for order in orders:
+            wire.get(check_url(order), json=settled_answer(order))
+        began = timezone.now()
+        assert run_sweep() == Swept(checked=4, settled=4)
+        assert list_at() - began < timedelta(minutes=1)
+
+    @pytest.mark.parametrize(
+        "torn",
+        [
+            {"cards": []},
+            {"cards": [None, {}]},
+            {"status": "CANCELLED"},
+            {"status": None},
+            {"quantity": 3},
+            {"fulfilled_quantity": -1},
+        ],
+    )
+    def test_a_row_that_is_not_whole(
+        self, torn: dict[str, Any], wire: responses.RequestsMock
+    ) -> None:
+        """It is not believed: the order is asked about itself, in the same sweep."""
+        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
+        rows = [row(orders[0], **torn), *[row(order) for order in orders[1:]]]
+        wire.get(LIST, json=page(*rows))
+        asked = wire.get(check_url(orders[0]), json=settled_answer(orders[0]))
+        assert run_sweep() == Swept(checked=4, settled=4)
+        assert asked.call_count == 1
+        assert not Order.objects.exclude(problem="").exists()
+
+
+class TestShortBudget:
+    def test_checks_come_later_and_never_fail(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        simulator.has_list = False
+        buy_many(simulator, 12)
+        set_conf(REQUESTS_PER_MINUTE=40)
+        ProviderState.objects.update(budget_at=None, list_at=timezone.now() + timedelta(hours=1))
+        done = run_sweep()
+        assert 0 < done.settled == done.checked == len(checks(simulator)) <= 5
+        assert (done.failed, done.postponed) == (0, 12 - done.checked)
+        assert not Order.objects.exclude(claimed_until=None).exists()
+        assert not Order.objects.exclude(failures=0).exists()
+
+    def test_an_order_is_sent_when_checks_have_to_wait(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        buy_many(simulator, 2, type_id="SIM_NEVER")
+        without_list()
+        set_conf(REQUESTS_PER_MINUTE=40)
+        with Gateway() as gateway:
+            ProviderState.objects.update(budget_at=None)
+            gateway.is_open()
+            while gateway.afford():
+                pass
+            make_order()
+            done = sweep(gateway)
+        assert (done.sent, done.checked) == (1, 0)
+        assert done.postponed == 3
