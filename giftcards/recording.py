@@ -122,28 +122,29 @@ def _record_batch(readings: Sequence[_Reading], *, now: datetime) -> int:
         _held(unchanged).update(due_at=due_at, checked_at=now, failures=0, claimed_until=None)
     if not changed:
         return 0
-    recorded: list[_Reading] = []
-    overtaken: list[_Reading] = []
-    with transaction.atomic():
-        for reading in changed:
-            (recorded if _update(reading, now=now) else overtaken).append(reading)
-        held = _store_cards(recorded)
-        _flag_surplus(recorded, held)
-        StatusChange.objects.bulk_create(
-            StatusChange(
-                order=reading.order,
-                from_status=reading.order.status,
-                to_status=reading.verdict.settlement.status,
-                source=StatusChange.Source.CHECK,
-                detail=_history(reading),
+    try:
+        with transaction.atomic():
+            _update(changed, now=now)
+            held = _store_cards(changed)
+            _flag_surplus(changed, held)
+            changes = StatusChange.objects.bulk_create(
+                StatusChange(
+                    order=reading.order,
+                    from_status=reading.order.status,
+                    to_status=reading.verdict.settlement.status,
+                    source=StatusChange.Source.CHECK,
+                    detail=_history(reading),
+                )
+                for reading in changed
+                if reading.verdict.settlement
             )
-            for reading in recorded
-            if reading.verdict.settlement
-        )
-    for reading in recorded:
+    except _Overtaken:
+        if len(changed) > 1:
+            raise
+        return _record_overtaken(changed[0], now=now)
+    for reading in changed:
         _log(reading)
-    settled = len([reading for reading in recorded if reading.verdict.settlement])
-    return settled + sum(_record_overtaken(reading, now=now) for reading in overtaken)
+    return len(changes)
 
 
 def _held(readings: Iterable[_Reading]) -> Any:
@@ -155,11 +156,30 @@ def _held(readings: Iterable[_Reading]) -> Any:
     )
 
 
-def _update(reading: _Reading, *, now: datetime) -> bool:
-    """Write one order's changes; false if the row is no longer what this process claimed."""
+class _Overtaken(Exception):
+    """Another process has moved one of the orders, or taken it over, while this one was asking."""
+
+
+def _update(readings: Iterable[_Reading], *, now: datetime) -> None:
+    """Write the orders' new values: one guarded UPDATE for all that get the same ones.
+
+    Raises :exc:`_Overtaken` if a row is no longer what this process claimed.
+    """
+    settled_at = timezone.now()
+    groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for reading in readings:
+        values = _values(reading, now=now, settled_at=settled_at)
+        guard = reading.order.status, reading.order.claim
+        groups[*guard, *values.items()].append(reading.order.pk)
+    for (status, claim, *columns), keys in groups.items():
+        rows = Order.objects.filter(pk__in=keys, status=status, claim=claim)
+        if rows.update(**dict(columns)) < len(keys):
+            raise _Overtaken
+
+
+def _values(reading: _Reading, *, now: datetime, settled_at: datetime) -> dict[str, Any]:
+    """The columns that the answer sets, with values that can be compared."""
     order, settlement = reading.order, reading.verdict.settlement
-    if settlement:
-        check_move(order.status, settlement.status)
     values: dict[str, Any] = {
         "checked_at": now,
         "failures": 0,
@@ -168,22 +188,20 @@ def _update(reading: _Reading, *, now: datetime) -> bool:
         "provider_alias": reading.alias,
     }
     if settlement:
-        values |= {
+        check_move(order.status, settlement.status)
+        return values | {
             "status": settlement.status,
-            "settled_at": timezone.now(),
+            "settled_at": settled_at,
             "due_at": None,
             "fulfilled_quantity": settlement.fulfilled_quantity,
             "fulfilled_amount": settlement.fulfilled_amount,
             "price_per_card": settlement.price_per_card,
         }
-    else:
-        arrived = min(len(reading.answer.cards), order.quantity)
-        values |= {
-            "due_at": reading.due_at,
-            "fulfilled_quantity": max(order.fulfilled_quantity, arrived),
-        }
-    row = Order.objects.filter(pk=order.pk, status=order.status, claim=order.claim)
-    return bool(row.update(**values))
+    arrived = min(len(reading.answer.cards), order.quantity)
+    return values | {
+        "due_at": reading.due_at,
+        "fulfilled_quantity": max(order.fulfilled_quantity, arrived),
+    }
 
 
 @sensitive_variables()

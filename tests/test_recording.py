@@ -516,6 +516,27 @@ class TestOvertaken:
         assert record_answers([(theirs, PARTIAL)], now=NOW) == 0
         assert cards_of(held) == [A, B, C]
 
+    def test_an_older_count_does_not_replace_what_another_process_has_stored(self) -> None:
+        [held] = claim(make_order())
+        Order.objects.filter(pk=held.pk).update(claimed_until=None)
+        [theirs] = claim(held)
+        record_answers([(theirs, answer("HANDLING", cards=(A, B, C)))], now=NOW)
+        record_answers([(held, answer("HANDLING", cards=(A,)))], now=NOW)
+        assert Order.objects.get(pk=held.pk).fulfilled_quantity == 3
+
+    @pytest.mark.parametrize("verdict", [PARTIAL, REFUNDED])
+    def test_the_others_of_the_batch_settle(self, verdict: OrderAnswer) -> None:
+        held = claim(*[make_order() for _ in range(5)])
+        record_answers([(held[1], PARTIAL)], now=NOW)
+        Order.objects.filter(pk=held[3].pk).update(claimed_until=None)
+        claim(held[3])
+        assert record_answers([(order, verdict) for order in held], now=NOW) == 4
+        for number, order in enumerate(held):
+            expected = PARTIAL if number == 1 else verdict
+            assert Order.objects.get(pk=order.pk).status == expected.status
+            assert cards_of(order) == list(expected.cards)
+            assert order.changes.count() == 1
+
     def test_an_answer_without_news_leaves_another_claim_alone(self) -> None:
         [held] = claim(make_order())
         Order.objects.filter(pk=held.pk).update(claimed_until=None)
@@ -678,18 +699,26 @@ class TestQueries:
             record_answers([(order, answer("HANDLING")) for order in held], now=NOW)
 
     @pytest.mark.parametrize("final", [PARTIAL, REFUNDED])
-    def test_a_settled_order_is_one_more(self, final: OrderAnswer) -> None:
-        costs = {}
-        for count in (10, 20):
-            held = claim(*[make_order() for _ in range(count)])
-            with CaptureQueriesContext(
-                connection,
-            ) as queries:
-                assert record_answers([(order, final) for order in held], now=NOW) == count
-            costs[count] = len(queries)
-        assert costs[20] - costs[10] == 10
-        # Beginning, cards there are, cards that came, history, end.
-        assert costs[10] <= 10 + 5
+    def test_orders_that_settle_alike_are_written_together(
+        self, django_assert_num_queries: Any, final: OrderAnswer
+    ) -> None:
+        held = claim(*[make_order() for _ in range(20)])
+        # Beginning, the orders, cards there are, cards that came, history, end.
+        with django_assert_num_queries(6 if final.cards else 5):
+            assert record_answers([(order, final) for order in held], now=NOW) == 20
+
+    def test_an_order_that_settles_otherwise_is_one_more(
+        self, django_assert_num_queries: Any
+    ) -> None:
+        held = claim(*[make_order(quantity=number) for number in range(1, 6)])
+        cards = [CARDS[: order.quantity] for order in held]
+        answers = [
+            (order, settled("FULFILLED", own, quantity=order.quantity))
+            for order, own in zip(held, cards, strict=True)
+        ]
+        with django_assert_num_queries(5 + 5):
+            assert record_answers(answers, now=NOW) == 5
+        assert [cards_of(order) for order in held] == [list(own) for own in cards]
 
 
 @pytest.fixture(params=["tuned", "host defaults"])
