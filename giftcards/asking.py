@@ -16,8 +16,6 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from django.utils import timezone
-
 from giftcards.exceptions import ProviderError
 from giftcards.gateway import Gateway
 from giftcards.models import Order
@@ -46,34 +44,48 @@ _HEARTBEAT = 1.0
 _GRACE = 3.0
 
 
-def pays_list(due: Sequence[Order], gateway: Gateway) -> bool:
+def pays_list(orders: Sequence[Order], gateway: Gateway) -> bool:
     """Whether asking for the list is likely to be cheaper than asking about each order."""
-    listed = _listed(due)
-    return gateway.is_list_useful and (len(listed) > 2 or any(map(_is_known_by_row, listed)))
+    return gateway.is_list_useful and any(map(_is_worth_listing, _by_age(orders)))
 
 
 def ask(
     orders: Sequence[Order], *, due_by: datetime, gateway: Gateway, go_on: Callable[[], bool]
 ) -> Iterator[tuple[Order, OrderAnswer | Exception]]:
-    """Ask about ``orders``; yield each one's answer, or why there is none.
+    """Ask about ``orders``, fresh ones first; yield each one's answer, or why there is none.
 
     Those that are not due by ``due_by`` are answered in passing only, if the list shows them.
     Orders about which nothing is yielded were not asked about: calls had to stop, the request
     budget is short, or there are too many for one go.
     """
-    left = list(orders)
-    if pays_list(orders, gateway):
-        shown = yield from _read_list(_listed(orders), gateway, go_on)
-        left = [order for order in orders if order.pk not in shown]
-    left = [order for order in left if order.due_at and order.due_at <= due_by][:BATCH]
-    if not gateway.allows_calls:
-        # The list was refused: one wrong key is enough.
-        return
-    jobs = (
-        (order, partial(gateway.client.check, order.provider_order_id or ""))
-        for order in left[: gateway.afford(len(left)) if left else 0]
-    )
-    yield from fan_out(jobs, gateway, go_on, is_paid=True)
+    for group in _by_age(orders):
+        shown: set[int] = set()
+        if gateway.is_list_useful and _is_worth_listing(group):
+            shown = yield from _read_list(_listed(group), gateway, go_on)
+        left = [
+            order
+            for order in group
+            if order.pk not in shown and order.due_at and order.due_at <= due_by
+        ][:BATCH]
+        if not gateway.allows_calls:
+            # The list was refused: one wrong key is enough.
+            return
+        jobs = (
+            (order, partial(gateway.client.check, order.provider_order_id or ""))
+            for order in left[: gateway.afford(len(left)) if left else 0]
+        )
+        yield from fan_out(jobs, gateway, go_on, is_paid=True)
+
+
+def _by_age(orders: Sequence[Order]) -> tuple[list[Order], list[Order]]:
+    """Fresh orders and late ones: of other times, so of other pages of the list."""
+    late = [order for order in orders if order.status == Status.DELAYED]
+    return [order for order in orders if order.status != Status.DELAYED], late
+
+
+def _is_worth_listing(group: Sequence[Order]) -> bool:
+    listed = _listed(group)
+    return len(listed) > 2 or any(map(_is_known_by_row, listed))
 
 
 def _is_known_by_row(order: Order) -> bool:
@@ -85,13 +97,7 @@ def _listed(orders: Sequence[Order]) -> list[Order]:
     """Those of ``orders`` that the list can be expected to show under a name we know."""
     # Where ids in the list are other ones, an order's is learnt from the first answer about it.
     ids_differ = any(order.provider_alias for order in orders)
-    return [
-        order
-        for order in orders
-        # A late order is asked about itself: a list that is out of date would keep it late.
-        if order.status == Status.HANDLING
-        and (order.provider_alias or order.checked_at or not ids_differ)
-    ]
+    return [order for order in orders if order.provider_alias or order.checked_at or not ids_differ]
 
 
 def _read_list(
@@ -99,7 +105,7 @@ def _read_list(
 ) -> Generator[tuple[Order, OrderAnswer], None, set[int]]:
     """Look for ``orders`` in as many pages of the list as are cheaper than asking one by one.
 
-    Returns the keys of those that were found.
+    Returns the keys of those about which it told.
     """
     wanted = {
         name: order
@@ -115,10 +121,11 @@ def _read_list(
         gateway,
         go_on,
         start=min(sent) - CLOCK_SKEW,
-        end=timezone.now() + CLOCK_SKEW,
+        end=max(sent) + CLOCK_SKEW,
         # Reading on pays while a page costs less than what it may save.
         limit=lambda: len(orders) - len(shown),
     )
+    knows_ours = False
     for page in pages:
         if isinstance(page, Exception):
             is_passing = isinstance(page, ProviderError) and page.status != 404
@@ -126,12 +133,13 @@ def _read_list(
             return shown
         for row in page.items:
             order = wanted.get(row.provider_id)
+            knows_ours |= order is not None
             # An order of another shop on the account, a row that slipped from one page to the
             # next, one that is not whole: what is left is asked about itself.
             if order and order.pk not in shown and _is_believed(row, order):
                 shown.add(order.pk)
                 yield order, row
-    if not shown:
+    if not knows_ours:
         # Orders that have not been asked about may have other ids there.
         is_surprise = any(order.checked_at for order in orders)
         gateway.give_up_list(USELESS if is_surprise else PASSING_TROUBLE)
@@ -140,7 +148,10 @@ def _read_list(
 
 def _is_believed(row: OrderAnswer, order: Order) -> bool:
     verdict = judge(row, quantity=order.quantity, known_price=order.price_per_card)
-    return bool(verdict.settlement) or (row.status == Status.HANDLING and not verdict.problem)
+    if verdict.settlement:
+        return True
+    # A list that is out of date would keep a late order late.
+    return row.status == Status.HANDLING == order.status and not verdict.problem
 
 
 def read_pages(

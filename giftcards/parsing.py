@@ -47,10 +47,10 @@ class Placed:
 class OrderAnswer:
     """What the provider says of one order.
 
-    ``None`` and ``""`` mean that a field is missing or unusable; in the second case ``problems``
-    has a sentence fragment on it, fit for staff. Negative numbers are given as they came, with a
-    problem. Amounts are in dinar, exact to two decimals. ``provider_id`` may differ from the id
-    that was asked for. ``cards`` may be fewer than announced.
+    ``None`` and ``""`` mean that a field is missing or unusable. In the second case ``problems``
+    says so, fit for staff, if it is a figure or a card. Negative numbers are given as they came,
+    with a problem. Amounts are in dinar, exact to two decimals. ``provider_id`` may differ from the
+    id that was asked for. ``cards`` may be fewer than announced.
     """
 
     provider_id: str
@@ -151,7 +151,7 @@ def read_order(data: JsonObject, request_id: str) -> OrderAnswer:
     fields = _Fields(data)
     return OrderAnswer(
         provider_id=fields.text("_id", _IDENTIFIER.fullmatch),
-        status=fields.status(),
+        status=fields.text("status", _STATUS.fullmatch) or None,
         quantity=fields.whole("quantity"),
         fulfilled_quantity=fields.whole("fulfilled_quantity"),
         fulfilled_amount=fields.money("fulfilled_amount"),
@@ -240,9 +240,10 @@ def _is_plain(text: str) -> bool:
 
 
 class _Fields:
-    """One JSON object, read field by field; what is wrong is added to ``problems``.
+    """One JSON object, read field by field; a field of no use gives ``None`` (text: ``""``).
 
-    A field that is missing or ``null`` gives ``None`` (text: ``""``) and is no problem.
+    What is wrong with numbers and cards is added to ``problems``, unless they are missing or
+    ``null``.
     """
 
     def __init__(self, data: JsonObject) -> None:
@@ -251,21 +252,11 @@ class _Fields:
 
     def text(self, name: str, is_usable: Callable[[str], object]) -> str:
         value = self._data.get(name)
-        if value is None or value == "":
-            return ""
-        if isinstance(value, str) and is_usable(value):
-            return value
-        self.problems.append(f"{name} is not a plain text.")
-        return ""
+        return value if isinstance(value, str) and is_usable(value) else ""
 
     def label(self, name: str) -> str:
         value = self._data.get(name)
         return plain(value, 100) if isinstance(value, str) else ""
-
-    def status(self) -> str | None:
-        if self._data.get("status") in (None, ""):
-            self.problems.append("status is missing.")
-        return self.text("status", _STATUS.fullmatch) or None
 
     def whole(self, name: str) -> int | None:
         value = self._number(name)
@@ -293,14 +284,10 @@ class _Fields:
         return rounded or Decimal("0.00")  # no negative zero
 
     def moment(self, name: str) -> datetime | None:
-        value = self._data.get(name)
-        if value is None:
-            return None
         try:
-            moment = datetime.fromisoformat(value)
+            moment = datetime.fromisoformat(self._data.get(name, ""))
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
         except (TypeError, ValueError, OverflowError):
-            self.problems.append(f"{name} is not a readable date.")
             return None
 
     def cards(self) -> tuple[CardSecret, ...]:

@@ -83,7 +83,12 @@ class _Reading:
 
 
 def _read(order: Order, answer: OrderAnswer, *, now: datetime) -> _Reading:
-    verdict = judge(answer, quantity=order.quantity, known_price=order.price_per_card)
+    verdict = judge(
+        answer,
+        quantity=order.quantity,
+        known_price=order.price_per_card,
+        is_late=order.status != Status.HANDLING,
+    )
     return _Reading(order, answer, verdict, None if order.is_final else next_check(order, now))
 
 

@@ -32,24 +32,25 @@ class Verdict:
     problem: str
 
 
-def judge(answer: OrderAnswer, *, quantity: int, known_price: Decimal | None) -> Verdict:
+def judge(
+    answer: OrderAnswer, *, quantity: int, known_price: Decimal | None, is_late: bool = False
+) -> Verdict:
     """Judge ``answer`` for an order of ``quantity`` cards.
 
     ``known_price`` is what a card cost when the order was placed; it stands in where the answer
-    brings no price.
+    brings no price. A figure that cannot be read is asked for again, unless the customer
+    ``is_late`` to be served: then it stays unknown.
     """
     problems = list(answer.problems)
     if answer.quantity is not None and answer.quantity != quantity:
         problems.append(
             f"The provider speaks of {answer.quantity} cards, the order is for {quantity}."
         )
-    if answer.status not in {Status.HANDLING, *SETTLED}:
-        if answer.status is None:
-            problems.append("The answer has no status that can be read.")
-        else:
-            problems.append(f"The provider gave a status that is not known: {answer.status}.")
-        return Verdict(None, " ".join(dict.fromkeys(problems)))
-    if answer.status == Status.HANDLING:
+    if answer.status is None:
+        problems.append("The answer has no status that can be read.")
+    elif answer.status not in {Status.HANDLING, *SETTLED}:
+        problems.append(f"The provider gave a status that is not known: {answer.status}.")
+    if answer.status not in SETTLED:
         return Verdict(None, " ".join(problems))
 
     status = Status(answer.status)
@@ -79,6 +80,8 @@ def judge(answer: OrderAnswer, *, quantity: int, known_price: Decimal | None) ->
         # Nothing but the cards says how many they are: one that cannot be read, or was paid for
         # and is not there, would be given up for ever.
         problems.append(f"The provider does not say how many of {quantity} cards it delivered.")
+        return Verdict(None, " ".join(problems))
+    if answer.problems and not is_late:
         return Verdict(None, " ".join(problems))
     if not figures.is_consistent:
         problems.append("The provider's figures contradict each other: see the refund breakdown.")

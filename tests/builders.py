@@ -83,7 +83,7 @@ def answer(status: str | None = "HANDLING", **values: Any) -> OrderAnswer:
 
 
 def settled(
-    status: str, cards: Iterable[CardSecret], *, quantity: int = 5, **values: Any
+    status: str | None, cards: Iterable[CardSecret], *, quantity: int = 5, **values: Any
 ) -> OrderAnswer:
     """A whole final answer: every figure is there and fits the cards."""
     cards = tuple(cards)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -124,6 +124,61 @@ class TestList:
         assert Order.objects.count() == 5
         assert Card.objects.count() == 10
         assert {card.order_id for card in Card.objects.all()} == {order.pk for order in kept}
+
+
+class TestLateOrders:
+    """After an outage there may be as many of them as of fresh ones."""
+
+    def make_late(self) -> None:
+        Order.objects.update(status=Status.DELAYED, due_at=ago(1))
+
+    def test_those_that_have_settled_are_a_page(self, simulator: Simulator) -> None:
+        buy_many(simulator, 100)
+        self.make_late()
+        assert run_sweep() == Swept(checked=100, settled=100)
+        assert (lists(simulator), checks(simulator)) == (1, [])
+
+    def test_those_that_have_not_are_asked_about_one_by_one(self, simulator: Simulator) -> None:
+        """A list that is out of date would keep them late."""
+        orders = buy_many(simulator, 6, type_id="SIM_NEVER")
+        self.make_late()
+        assert run_sweep() == Swept(checked=6)
+        assert lists(simulator) == 1
+        assert sorted(checks(simulator)) == sorted(o.provider_order_id or "" for o in orders)
+        # The list has shown them, so it is of use.
+        assert list_at() is None
+
+    def test_fresh_ones_go_first(self, simulator: Simulator) -> None:
+        buy_many(simulator, 4, type_id="SIM_NEVER")
+        self.make_late()
+        fresh = buy_many(simulator, 2, type_id="SIM_NEVER")
+        assert run_sweep() == Swept(checked=6)
+        assert checks(simulator)[:2] == [order.provider_order_id for order in fresh]
+
+    def test_old_ones_do_not_make_the_list_of_fresh_ones_longer(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        made = {"accepted_at": ago(400_000), "sent_at": ago(200_000)}
+        old = [make_order(Status.DELAYED, **made) for _ in range(3)]
+        fresh = [make_order(Status.HANDLING, sent_at=ago(5)) for _ in range(3)]
+        of = {1: page(*map(row, fresh)), 2: page(*map(row, old))}
+        for number, (start, end) in enumerate([(605, -595), (200_600, 199_400)], 1):
+            spans = {"from": start, "to": end}
+            wire.get(LIST, json=of[number], match=[near(spans)])
+        assert run_sweep() == Swept(checked=6, settled=6)
+
+
+def near(seconds_ago: dict[str, float]) -> Callable[[Any], tuple[bool, str]]:
+    """Matches requests whose parameters name these moments, give or take what a test takes."""
+
+    def match(request: Any) -> tuple[bool, str]:
+        for name, seconds in seconds_ago.items():
+            moment = datetime.fromisoformat(request.params[name])
+            if abs(moment - ago(seconds)) > timedelta(seconds=60):
+                return False, f"{name} is {moment}"
+        return True, ""
+
+    return match
 
 
 class TestListThatIsNoHelp:

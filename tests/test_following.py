@@ -163,11 +163,17 @@ class TestSweep:
 
 
 GARBAGE: list[tuple[dict[str, Any], str]] = [
-    ({"json": {"success": True, "data": {}}}, "status is missing."),
-    ({"json": {"success": True, "data": {"status": None}}}, "status is missing."),
+    ({"json": {"success": True, "data": {}}}, "The answer has no status that can be read."),
+    (
+        {"json": {"success": True, "data": {"status": None}}},
+        "The answer has no status that can be read.",
+    ),
     ({"json": {"success": True, "data": {"status": "CANCELLED"}}}, "not known: CANCELLED."),
     ({"json": {"success": True, "data": {"status": "fulfilled"}}}, "not known: fulfilled."),
-    ({"json": {"success": True, "data": {"status": 7}}}, "status is not a plain text."),
+    (
+        {"json": {"success": True, "data": {"status": 7}}},
+        "The answer has no status that can be read.",
+    ),
     ({"json": {"success": True, "data": {"status": "FULFILLED"}}}, "and sent 0 that can be read."),
     (
         {"json": {"success": True, "data": {"status": "FULFILLED", "cards": CODE}}},

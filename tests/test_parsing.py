@@ -187,35 +187,24 @@ class TestCards:
 
 
 class TestWords:
-    @pytest.mark.parametrize(
-        ("status", "expected", "problems"),
-        [
-            ("FULFILLED", "FULFILLED", ()),
-            ("Some_new_one", "Some_new_one", ()),
-            (None, None, ("status is missing.",)),
-            ("", None, ("status is missing.",)),
-            ("FULFILLED ", None, ("status is not a plain text.",)),
-            ("FULFILLED\n", None, ("status is not a plain text.",)),
-            ("x" * 33, None, ("status is not a plain text.",)),
-            (7, None, ("status is not a plain text.",)),
-            (["FULFILLED"], None, ("status is not a plain text.",)),
-        ],
-    )
-    def test_the_status(
-        self, status: object, expected: str | None, problems: tuple[str, ...]
-    ) -> None:
-        answer = order(status=status)
-        assert (answer.status, answer.problems) == (expected, problems)
+    @pytest.mark.parametrize("status", ["FULFILLED", "Some_new_one"])
+    def test_a_status(self, status: str) -> None:
+        assert order(status=status).status == status
 
-    def test_no_status(self) -> None:
-        assert read_order({}, "").problems == ("status is missing.",)
+    @pytest.mark.parametrize(
+        "status", [None, "", "FULFILLED ", "FULFILLED\n", "x" * 33, 7, ["FULFILLED"]]
+    )
+    def test_no_status(self, status: object) -> None:
+        assert order(status=status).status is None
+        assert read_order({}, "").status is None
 
     @pytest.mark.parametrize("name", ["_id", "product", "type"])
     @pytest.mark.parametrize("value", [7, "a\u202eb", "a\x00", " a", "x" * 101, "\ud800", {}])
     def test_unusable_identifiers(self, name: str, value: object) -> None:
         answer = order(**{name: value})
         assert (answer.provider_id, answer.product_id, answer.type_id) == ("", "", "")
-        assert answer.problems == (f"{name} is not a plain text.",)
+        # No row keeps them, so nobody has to look into it.
+        assert answer.problems == ()
 
     @pytest.mark.parametrize("value", ["a/b", "é", "a b"])
     def test_an_order_s_id_is_stricter_than_a_product_s(self, value: str) -> None:
@@ -247,14 +236,13 @@ class TestTime:
     )
     def test_readable(self, text: str | None, moment: datetime.datetime | None) -> None:
         answer = order(time=text)
-        assert (answer.created_at, answer.problems) == (moment, ())
+        assert answer.created_at == moment
         assert moment is None or str(answer.created_at) == str(moment)
 
     @pytest.mark.parametrize("value", ["soon", "", 1761699600, True, "0001-01-01T00:00:00+09:00"])
     def test_unreadable(self, value: object) -> None:
         answer = order(time=value)
-        assert answer.created_at is None
-        assert answer.problems == ("time is not a readable date.",)
+        assert (answer.created_at, answer.problems) == (None, ())
 
 
 class TestStrictness:
