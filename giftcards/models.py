@@ -402,7 +402,7 @@ class StatusChangeQuerySet(models.QuerySet["StatusChange"]):
 class StatusChange(models.Model):
     """One move of an order: its history, and the outbox of the shop's receivers.
 
-    ``announced_at`` is NULL until the receivers of :mod:`giftcards.signals` have been told.
+    ``announced_at`` is NULL until all receivers of :mod:`giftcards.signals` have taken it.
     """
 
     class Source(models.TextChoices):
@@ -425,8 +425,8 @@ class StatusChange(models.Model):
     announce_at = models.DateTimeField(
         null=True, default=timezone.now, db_index=True, editable=False
     )
-    # The receivers that have not taken it, by name; NULL: nobody has been told yet.
-    unheard = models.JSONField(null=True, editable=False)
+    # The receivers that have taken it, by name; NULL: nobody has been told yet.
+    heard = models.JSONField(null=True, editable=False)
     announce_failures = models.PositiveIntegerField(default=0, editable=False)
     announce_error = models.TextField(_("announcement failed"), blank=True, editable=False)
 

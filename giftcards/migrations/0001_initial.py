@@ -96,7 +96,7 @@ class Migration(migrations.Migration):
                 ('detail', models.TextField(blank=True, verbose_name='detail')),
                 ('announced_at', models.DateTimeField(editable=False, null=True, verbose_name='announced')),
                 ('announce_at', models.DateTimeField(db_index=True, default=django.utils.timezone.now, editable=False, null=True)),
-                ('unheard', models.JSONField(editable=False, null=True)),
+                ('heard', models.JSONField(editable=False, null=True)),
                 ('announce_failures', models.PositiveIntegerField(default=0, editable=False)),
                 ('announce_error', models.TextField(blank=True, editable=False, verbose_name='announcement failed')),
                 ('order', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='changes', to='giftcards.order', verbose_name='order')),
