@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.contrib.admin.utils import unquote
+from django.contrib.admin.utils import label_for_field, unquote
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import transaction
 from django.db.models import Q, QuerySet
@@ -30,6 +30,7 @@ from giftcards.crypto import key_fingerprint
 from giftcards.exceptions import ConfigurationError, ReferenceConflict
 from giftcards.fulfilment import place_order, wake_worker
 from giftcards.models import Card, Order, OrderQuerySet, ProviderState, StatusChange
+from giftcards.parsing import IDENTIFIER
 from giftcards.recovery import adopt, declare_absent
 from giftcards.refunds import refund_breakdown
 from giftcards.statuses import Status
@@ -130,6 +131,11 @@ class FindCardForm(forms.Form):
         return TypedCode(self.cleaned_data["code"])
 
 
+def _isolated(part: object) -> str:
+    """A part of a text that keeps its place where the text runs from right to left."""
+    return f"\u2068{part}\u2069"
+
+
 def _candidate(row: dict[str, Any]) -> str:
     created_at = row["created_at"] and datetime.fromisoformat(row["created_at"])
     shown = {
@@ -141,17 +147,41 @@ def _candidate(row: dict[str, Any]) -> str:
         "type": row["type"],
     }
     text = gettext("It is the provider's order %(id)s of %(time)s: %(quantity)s × %(type)s.")
-    # Each part in an isolate of its own, or they change places in a text from right to left.
-    return text % {name: f"\u2068{part}\u2069" for name, part in shown.items()}
+    return text % {name: _isolated(part) for name, part in shown.items()}
+
+
+def _facts(order: Order) -> list[tuple[str, object]]:
+    """What was sent and when: what an order at the provider is compared with."""
+    sent_at = order.sent_at and timezone.localtime(order.sent_at)
+    values = {
+        "product_id": order.product_id,
+        "type_id": order.type_id,
+        "quantity": order.quantity,
+        # With the zone: the dashboard may show another one.
+        "sent_at": f"{date_format(sent_at)} {date_format(sent_at, 'H:i:s (T)')}"
+        if sent_at
+        else gettext("unknown"),
+    }
+    return [
+        (label_for_field(name, Order, return_attr=False), value) for name, value in values.items()
+    ]
 
 
 class ResolveForm(forms.Form):
     """What became of an order whose placing answer was lost."""
 
+    ADOPT_OTHER = "adopt-other"
     SEND_AGAIN = "send-again"
     REJECT = "reject"
 
     outcome = forms.ChoiceField(label=_("What became of it"), widget=forms.RadioSelect)
+    # A CharField would also complain about what is ignored.
+    provider_order_id = forms.Field(
+        label=_("provider's order id"),
+        required=False,
+        # Without a maxlength: browsers cut what is pasted, and the rest would be another id.
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "ltr"}),
+    )
     is_sure = forms.BooleanField(label=_("I have made sure of this in the provider's dashboard."))
 
     def __init__(self, order: Order, *args: Any, **kwargs: Any) -> None:
@@ -159,9 +189,32 @@ class ResolveForm(forms.Form):
         outcomes = [(f"adopt:{row['id']}", _candidate(row)) for row in order.candidates]
         self.fields["outcome"].choices = [  # type: ignore[attr-defined]
             *outcomes,
+            (self.ADOPT_OTHER, _("It is another order at the provider, with this id:")),
             (self.SEND_AGAIN, _("It was not placed: send it again.")),
             (self.REJECT, _("It was not placed: reject it.")),
         ]
+
+    def clean_provider_order_id(self) -> str:
+        """The id that was typed, fit for the client; "" with the choices that have none."""
+        if self.cleaned_data.get("outcome") != self.ADOPT_OTHER:
+            return ""
+        typed: str = (self.cleaned_data["provider_order_id"] or "").strip()
+        if not typed:
+            raise ValidationError(self.fields["provider_order_id"].error_messages["required"])
+        if not IDENTIFIER.fullmatch(typed):
+            raise ValidationError(_("Use letters, digits, “_” and “-” only, at most 100 in all."))
+        other = Order.objects.known_as([typed]).first()
+        if other:
+            text = gettext("This is your order %(order)s already.")
+            raise ValidationError(text % {"order": _isolated(other)})
+        return typed
+
+    @property
+    def adopted(self) -> str:
+        """The provider's id of the order that it is; "" if it was not placed."""
+        typed: str = self.cleaned_data["provider_order_id"]
+        action, _colon, candidate = self.cleaned_data["outcome"].partition(":")
+        return candidate if action == "adopt" else typed
 
 
 @admin.register(Order)
@@ -421,7 +474,7 @@ class OrderAdmin(OrderModelAdmin):
         request.current_app = self.admin_site.name
         form = ResolveForm(order, request.POST or None)
         if form.is_valid():
-            return self._resolve(request, order, form.cleaned_data["outcome"])
+            return self._resolve(request, order, form)
         title = gettext("What became of the order %(order)s?") % {"order": order}
         context = {
             **self.admin_site.each_context(request),
@@ -429,19 +482,21 @@ class OrderAdmin(OrderModelAdmin):
             "title": title,
             "original": order,
             "has_view_permission": self.has_view_permission(request),
+            "facts": _facts(order),
             "form": form,
+            # For the page's title.
+            "errors": form.errors,
             "media": self.media,
         }
         return TemplateResponse(request, "admin/giftcards/order/resolve.html", context)
 
-    def _resolve(self, request: HttpRequest, order: Order, outcome: str) -> HttpResponse:
+    def _resolve(self, request: HttpRequest, order: Order, form: ResolveForm) -> HttpResponse:
         source, who = StatusChange.Source.STAFF, request.user.get_username()
-        action, _colon, provider_order_id = outcome.partition(":")
-        if action == "adopt":
-            detail = f"{who}: it is the provider's order {provider_order_id}."
-            is_done = adopt(order, provider_order_id, source=source, detail=detail)
+        if form.adopted:
+            detail = f"{who}: it is the provider's order {form.adopted}."
+            is_done = adopt(order, form.adopted, source=source, detail=detail)
         else:
-            send_again = action == ResolveForm.SEND_AGAIN
+            send_again = form.cleaned_data["outcome"] == ResolveForm.SEND_AGAIN
             detail = f"{who}: it was not placed; {'send it again' if send_again else 'reject it'}."
             is_done = declare_absent(order, send_again=send_again, source=source, detail=detail)
         if is_done:

@@ -7,7 +7,7 @@ whose row count says who won; nobody else assigns ``status``.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal, Self
@@ -66,6 +66,11 @@ class OrderQuerySet(models.QuerySet["Order"]):
         due = self.filter(status__in=FOLLOWED, due_at__lte=due_by)
         # HANDLING sorts after DELAYED.
         return due.unclaimed(now).order_by("-status", "due_at", "pk")
+
+    def known_as(self, names: Iterable[str]) -> Self:
+        """Orders that the provider calls by one of ``names``, in a list or anywhere else."""
+        names = set(names)
+        return self.filter(Q(provider_order_id__in=names) | Q(provider_alias__in=names))
 
     def needing_attention(self) -> Self:
         """Orders that staff have to look at."""

@@ -19,7 +19,8 @@ from giftcards.cards import CardSecret
 
 JsonObject = dict[str, Any]
 
-_IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,100}")
+# An id as this provider gives it, fit for a path.
+IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _STATUS = re.compile(r"[A-Za-z_]{1,32}")
 _WORD = re.compile(r"[A-Za-z_-]{1,32}")
 # float() and Decimal() also take exponents, underscores, "nan" and the digits of other scripts.
@@ -142,7 +143,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> JsonObject:
 def read_placed(data: JsonObject, request_id: str) -> Placed:
     order_id = data.get("orderId")
     # It goes into paths, and a number or "../x" is not an id that this provider gives.
-    if not isinstance(order_id, str) or not _IDENTIFIER.fullmatch(order_id):
+    if not isinstance(order_id, str) or not IDENTIFIER.fullmatch(order_id):
         raise Unreadable("the answer names no usable order id")
     return Placed(order_id, request_id)
 
@@ -150,7 +151,7 @@ def read_placed(data: JsonObject, request_id: str) -> Placed:
 def read_order(data: JsonObject, request_id: str) -> OrderAnswer:
     fields = _Fields(data)
     return OrderAnswer(
-        provider_id=fields.text("_id", _IDENTIFIER.fullmatch),
+        provider_id=fields.text("_id", IDENTIFIER.fullmatch),
         status=fields.text("status", _STATUS.fullmatch) or None,
         quantity=fields.whole("quantity"),
         fulfilled_quantity=fields.whole("fulfilled_quantity"),

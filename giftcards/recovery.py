@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError
-from django.db.models import Q
 from django.utils import timezone
 
 from giftcards.asking import CLOCK_SKEW, read_pages
@@ -69,7 +68,7 @@ def find_orphans(listing: Listing) -> list[OrderAnswer]:
     """The rows that no order of ours owns, the oldest first."""
     names = {row.provider_id for row in listing.rows}
     owned: set[str] = set()
-    known = Order.objects.filter(Q(provider_order_id__in=names) | Q(provider_alias__in=names))
+    known = Order.objects.known_as(names)
     for order_id, alias in known.values_list("provider_order_id", "provider_alias"):
         owned |= {order_id or "", alias}
     orphans = [row for row in listing.rows if row.provider_id not in owned]
@@ -250,6 +249,9 @@ def adopt(
     order: Order, provider_order_id: str, *, source: StatusChange.Source, detail: str = ""
 ) -> bool:
     """Take an order at the provider for the lost ``order``; false if either is taken by now."""
+    # No constraint knows aliases: a row under its other name would be delivered twice.
+    if Order.objects.known_as([provider_order_id]).exists():
+        return False
     now = timezone.now()
     try:
         change = order.move(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.urls import reverse
 from django.utils import timezone, translation
 
 import giftcards
@@ -238,11 +239,15 @@ def test_no_text_of_ours_is_english(order: Order, language: str) -> None:
     assert len(originals) > 60
     make_order(Status.REFUNDED, price_per_card=None, problem="x")
     browser = sign_in(superuser=True, headers={"accept-language": language})
+    lost = make_order(Status.UNCONFIRMED)
+    resolve_page = reverse("admin:giftcards_order_resolve", args=[lost.pk])
     ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=None, key="")
     pages = [
         browser.get(LIST),
         browser.get(order_page(order)),
         *(browser.get(order_page(make_order(status))) for status in Status),
+        browser.get(resolve_page),
+        browser.post(resolve_page, {"outcome": "adopt-other", "provider_order_id": "no id"}),
         browser.get(ADD),
         browser.get(FIND),
         browser.post(FIND, {"code": "x"}),
