@@ -7,7 +7,7 @@ batches as they come; see :mod:`giftcards.recording`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
@@ -26,10 +26,11 @@ from giftcards.statuses import FOLLOWED, URGENT, Status
 
 # The most orders that one sweep claims.
 _MOST = 1_000
-# Claims end by themselves this long after the process that has them died; until then they are
-# renewed this often.
+# Claims end by themselves this long after the process that has them died.
 _CLAIM = timedelta(seconds=15)
-_RENEWAL = timedelta(seconds=5)
+# A sweep that takes long renews its claims, and sends what was recorded meanwhile, this often
+# (seconds).
+_HEARTBEAT = 2.0
 # Answers are recorded when there are this many, or once the first has waited this long (seconds).
 _RECORD_AT = 100
 _RECORD_AFTER = 1.0
@@ -87,50 +88,129 @@ def sweep(
     ``go_on`` is called between requests: when it says no, what is under way is recorded and the
     rest is left for the next sweep.
     """
-    scope = Order.objects.all() if orders is None else orders
-    now = timezone.now()
-    is_open = gateway.is_open()
-    chores = list(scope.chores(now, poll_timeout=timedelta(seconds=conf.poll_timeout)))
-    of_status = {status: [o for o in chores if o.status == status] for status in Status}
-    for order in of_status[Status.PLACING]:
-        call_unconfirmed(order)
-    to_send = []
-    for order in of_status[Status.PENDING]:
-        if now - order.queued_at > timedelta(seconds=conf.send_timeout):
-            give_up(order)
-        else:
-            to_send.append(order)
-    done = Swept(is_paused=True)
-    if is_open:
-        # Placing goes first: what is asked later comes later, what is bought later is lost.
-        sent, unsent = send_due(to_send, gateway, go_on=go_on)
-        done = Swept(sent=sent, failed=unsent) + _check(scope, gateway, go_on)
-        if of_status[Status.UNCONFIRMED] and go_on():
-            recover(scope, gateway, go_on)
-        gateway.note()
-        done = replace(done, is_paused=not gateway.allows_calls)
-    if overdue := of_status[Status.HANDLING]:
-        # After they were asked about: the last answer in time counts.
-        scope.filter(pk__in=[order.pk for order in overdue]).unclaimed(timezone.now()).move_all(
-            Status.HANDLING,
-            Status.DELAYED,
-            source=StatusChange.Source.CLOCK,
-            due_at=timezone.now() + timedelta(minutes=1),
-        )
+    done = _Sweep(gateway, Order.objects.all() if orders is None else orders, go_on).run()
     outbox.announce(go_on)
     return done
+
+
+class _Sweep:
+    """One sweep over ``scope``: what it holds, and what it has sent."""
+
+    def __init__(
+        self, gateway: Gateway, scope: OrderQuerySet, may_go_on: Callable[[], bool]
+    ) -> None:
+        self._gateway = gateway
+        self._scope = scope
+        self._may_go_on = may_go_on
+        self._claim = ""
+        self._sent = self._unsent = 0
+        self._beat_at = time.monotonic()
+
+    def run(self) -> Swept:
+        now = timezone.now()
+        is_open = self._gateway.is_open()
+        chores = list(self._scope.chores(now, poll_timeout=timedelta(seconds=conf.poll_timeout)))
+        of_status = {status: [o for o in chores if o.status == status] for status in Status}
+        for order in of_status[Status.PLACING]:
+            call_unconfirmed(order)
+        to_send = []
+        for order in of_status[Status.PENDING]:
+            if now - order.queued_at > timedelta(seconds=conf.send_timeout):
+                give_up(order)
+            else:
+                to_send.append(order)
+        done = Swept()
+        if is_open:
+            # Placing goes first: what is asked later comes later, what is bought later is lost.
+            self._send(to_send)
+            done = self._check()
+            if of_status[Status.UNCONFIRMED] and self._go_on():
+                recover(self._scope, self._gateway, self._go_on)
+        # Also when nothing may be asked: whoever looks sees that there is a worker.
+        self._gateway.note()
+        if overdue := of_status[Status.HANDLING]:
+            # After they were asked about: the last answer in time counts.
+            held = self._scope.filter(pk__in=[order.pk for order in overdue])
+            held.unclaimed(timezone.now()).move_all(
+                Status.HANDLING,
+                Status.DELAYED,
+                source=StatusChange.Source.CLOCK,
+                due_at=timezone.now() + timedelta(minutes=1),
+            )
+        return replace(
+            done,
+            sent=self._sent,
+            failed=done.failed + self._unsent,
+            is_paused=not self._gateway.allows_calls,
+        )
+
+    def _send(self, orders: Iterable[Order]) -> None:
+        sent, unsent = send_due(orders, self._gateway, go_on=self._may_go_on)
+        self._sent += sent
+        self._unsent += unsent
+
+    def _go_on(self) -> bool:
+        """Whether more may be done; between requests, does what cannot wait for the sweep's end."""
+        if time.monotonic() - self._beat_at >= _HEARTBEAT:
+            now = timezone.now()
+            self._claimed().update(claimed_until=now + _CLAIM)
+            if self._gateway.is_proven and self._gateway.allows_calls:
+                self._send(self._scope.to_send(now))
+            self._beat_at = time.monotonic()
+        return self._may_go_on()
+
+    def _claimed(self) -> OrderQuerySet:
+        return Order.objects.filter(claim=self._claim, claimed_until__isnull=False)
+
+    def _check(self) -> Swept:
+        """Ask about the orders that are due, and record what the provider says."""
+        now = timezone.now()
+        # The list shows those that are due soon too, for nothing; from then on they keep in step.
+        soon = now + timedelta(seconds=conf.poll_interval / 2)
+        wanted = list(self._scope.to_check(now=now, due_by=soon)[:_MOST])
+        due = [order for order in wanted if order.due_at and order.due_at <= now]
+        if not (due and self._gateway.allows_calls and self._may_go_on()):
+            return Swept(postponed=len(due))
+        if not pays_list(due, self._gateway):
+            wanted = due
+        claimed = Order.objects.claim(wanted, now=now, due_by=soon, until=now + _CLAIM)
+        if not claimed:
+            return Swept()
+        self._claim = claimed[0].claim
+        recorder = _Recorder(now)
+        for order, result in ask(claimed, due_by=now, gateway=self._gateway, go_on=self._go_on):
+            recorder.add(order, result)
+        recorder.flush()
+        if len(recorder.asked) < len(claimed):
+            self._claimed().update(claimed_until=None)
+        return Swept(
+            checked=len(recorder.asked),
+            settled=recorder.settled,
+            failed=recorder.failed,
+            postponed=len([order for order in due if order.pk not in recorder.asked]),
+        )
+
+
+def time_to_check(order: Order, gateway: Gateway) -> float:
+    """Seconds until ``order`` may be asked about: once an interval, and as the budget allows."""
+    wait = gateway.wait_for()
+    if order.status in FOLLOWED and order.checked_at:
+        since = timezone.now() - order.checked_at
+        wait = max(wait, conf.poll_interval - since.total_seconds())
+    return wait
 
 
 def check_now(order: Order, gateway: Gateway) -> Swept:
     """Send or check ``order``, whether it is due or not, unless another process is at it.
 
-    Waits for the request budget.
+    Not if it was asked about within the interval, or if the budget is short; see
+    :func:`time_to_check`.
     """
     scope = Order.objects.filter(pk=order.pk)
     now = timezone.now()
-    open_statuses = [Status.PENDING, Status.UNCONFIRMED, *FOLLOWED]
-    scope.filter(status__in=open_statuses).unclaimed(now).update(due_at=now)
-    time.sleep(gateway.wait_for())
+    waiting = scope.filter(status__in=[Status.PENDING, Status.UNCONFIRMED])
+    waiting.unclaimed(now).update(due_at=now)
+    scope.check_soon(now=now, interval=timedelta(seconds=conf.poll_interval))
     return sweep(gateway, scope)
 
 
@@ -155,57 +235,6 @@ def _time_to(due_at: datetime | None, gateway: Gateway) -> float:
     """Seconds until ``due_at``, but no less than until the request can be afforded."""
     wait = (due_at - timezone.now()).total_seconds() if due_at else conf.poll_interval
     return max(wait, gateway.wait_for(), 0.05)
-
-
-class _Claims:
-    """The claims of one sweep, renewed while it goes on; passes ``go_on`` through."""
-
-    def __init__(self, token: str, go_on: Callable[[], bool]) -> None:
-        self._token = token
-        self._go_on = go_on
-        self._renewed_at = timezone.now()
-
-    def go_on(self) -> bool:
-        now = timezone.now()
-        if now - self._renewed_at > _RENEWAL:
-            self._renewed_at = now
-            self._held().update(claimed_until=now + _CLAIM)
-        return self._go_on()
-
-    def give_back(self) -> None:
-        self._held().update(claimed_until=None)
-
-    def _held(self) -> OrderQuerySet:
-        return Order.objects.filter(claim=self._token, claimed_until__isnull=False)
-
-
-def _check(scope: OrderQuerySet, gateway: Gateway, go_on: Callable[[], bool]) -> Swept:
-    """Ask about the orders that are due, and record what the provider says."""
-    now = timezone.now()
-    # The list shows those that are due soon as well, for nothing; from then on they keep in step.
-    soon = now + timedelta(seconds=conf.poll_interval / 2)
-    wanted = list(scope.to_check(now=now, due_by=soon)[:_MOST])
-    due = [order for order in wanted if order.due_at and order.due_at <= now]
-    if not (due and gateway.allows_calls and go_on()):
-        return Swept(postponed=len(due))
-    if not pays_list(due, gateway):
-        wanted = due
-    claimed = Order.objects.claim(wanted, now=now, due_by=soon, until=now + _CLAIM)
-    if not claimed:
-        return Swept()
-    claims = _Claims(claimed[0].claim, go_on)
-    recorder = _Recorder(now)
-    for order, result in ask(claimed, due_by=now, gateway=gateway, go_on=claims.go_on):
-        recorder.add(order, result)
-    recorder.flush()
-    if len(recorder.asked) < len(claimed):
-        claims.give_back()
-    return Swept(
-        checked=len(recorder.asked),
-        settled=recorder.settled,
-        failed=recorder.failed,
-        postponed=len([order for order in due if order.pk not in recorder.asked]),
-    )
 
 
 class _Recorder:

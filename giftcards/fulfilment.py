@@ -170,6 +170,7 @@ def send(order: Order, gateway: Gateway) -> bool:
     The request has to be afforded already. ``order`` is changed in place.
     """
     error: ProviderError | None = None
+    price = None
     try:
         price = gateway.price(order.product_id, order.type_id)
         placed = gateway.client.place(
@@ -178,7 +179,7 @@ def send(order: Order, gateway: Gateway) -> bool:
     except ProviderError as caught:
         error = caught
     if error is not None:
-        _persist(partial(_record_failure, order, error))
+        _persist(partial(_record_failure, order, error, price))
         return gateway.heard(error)
     # Before the database is asked for anything: if it is gone, the log still knows the id.
     logger.info("Order %s was accepted as %s.", order.reference, placed.order_id)
@@ -246,7 +247,7 @@ def _record_acceptance(order: Order, provider_order_id: str, price: Decimal | No
         )
 
 
-def _record_failure(order: Order, error: ProviderError) -> None:
+def _record_failure(order: Order, error: ProviderError, price: Decimal | None) -> None:
     match error:
         case AccessDenied():
             # The pause that follows keeps the order back, not a time of its own.
@@ -281,6 +282,8 @@ def _record_failure(order: Order, error: ProviderError) -> None:
                 Status.UNCONFIRMED,
                 detail=str(error),
                 problem=problem,
+                # What it costs if it was bought.
+                price_per_card=price,
                 due_at=_first_look(),
                 failures=0,
             )

@@ -61,6 +61,11 @@ class OrderQuerySet(models.QuerySet["Order"]):
             .order_by("due_at", "pk")
         )
 
+    def to_send(self, now: datetime) -> Self:
+        """Orders that are to be sent by now, the one that waits longest first."""
+        waiting = self.filter(status=Status.PENDING, due_at__lte=now)
+        return waiting.unclaimed(now).order_by("due_at", "pk")
+
     def to_check(self, *, now: datetime, due_by: datetime) -> Self:
         """Accepted orders that are due by ``due_by``, fresh ones before late ones."""
         due = self.filter(status__in=FOLLOWED, due_at__lte=due_by)
@@ -501,6 +506,9 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         # A refused key outranks a wait of a minute.
         is_worse = reason == ProviderState.Pause.ACCESS and state.pause != reason
         if state.is_paused(key=key, now=now) and not is_worse:
+            if until is not None and state.pause == reason:
+                # The longest of several answers that were under way counts.
+                self.filter(pk=1, pause=reason, paused_until__lt=until).update(paused_until=until)
             return False
         return bool(
             self.filter(pk=1, paused_at=state.paused_at).update(

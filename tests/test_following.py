@@ -15,7 +15,8 @@ import responses
 from django.utils import timezone
 
 from giftcards.asking import BATCH
-from giftcards.following import Swept, check_now, sweep, watch
+from giftcards.exceptions import AccessDenied
+from giftcards.following import Swept, check_now, sweep, time_to_check, watch
 from giftcards.fulfilment import record_order
 from giftcards.gateway import Gateway
 from giftcards.loop import is_work_left
@@ -75,6 +76,32 @@ class TestSweep:
         assert order.due_at is not None
         assert began <= order.due_at - timedelta(seconds=7) <= timezone.now()
         assert order.checked_at == order.due_at - timedelta(seconds=7)
+
+    def test_sends_first_what_comes_while_it_asks(
+        self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("giftcards.following._HEARTBEAT", 0)
+        buy_many(simulator, 230, type_id="SIM_NEVER")
+
+        def go_on() -> bool:
+            if len(simulator.requests) == 1 and Order.objects.count() == 230:
+                record_order(**LINE, reference=None)
+            return True
+
+        assert run_sweep(go_on=go_on) == Swept(sent=1, checked=230)
+        paths = [request.path.rpartition("/")[2] for request in simulator.requests]
+        assert paths == ["list", LINE["product_id"], "placeOrder", "list", "list"]
+
+    def test_a_pause_is_no_worker_that_is_down(self, simulator: Simulator) -> None:
+        with Gateway() as gateway:
+            gateway.heard(AccessDenied("No.", status=401))
+            began = timezone.now()
+            assert sweep(gateway) == Swept(is_paused=True)
+        state = ProviderState.objects.get()
+        assert state.swept_at is not None
+        assert began <= state.swept_at
+        assert state.worker_problem(timezone.now()) == ""
+        assert (state.pause, state.succeeded_at) == ("access", None)
 
     def test_only_of_some(self, simulator: Simulator) -> None:
         _first, second = buy_many(simulator, 2)
@@ -508,6 +535,17 @@ class TestCheckNow:
         order = make_order(due_at=ago(-99))
         with Gateway() as gateway:
             assert check_now(order, gateway) == Swept(sent=1, checked=1, settled=1)
+
+    def test_once_an_interval(self, simulator: Simulator) -> None:
+        [order] = buy_many(simulator, 1, type_id="SIM_NEVER")
+        with Gateway() as gateway:
+            assert time_to_check(order, gateway) == 0
+            assert check_now(order, gateway) == Swept(checked=1)
+            order.refresh_from_db()
+            assert 4 < time_to_check(order, gateway) <= 5
+            assert check_now(order, gateway) == Swept()
+            Order.objects.update(checked_at=ago(5))
+            assert check_now(order, gateway) == Swept(checked=1)
 
     def test_leaves_the_others_alone(self, simulator: Simulator) -> None:
         order, _other = buy_many(simulator, 2)

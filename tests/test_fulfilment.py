@@ -579,6 +579,8 @@ class TestEndings:
         detail = f"{UNUSABLE} (no complete answer within 0.2 s)."
         self.check(order, "UNCONFIRMED", detail, f"{detail} {NEVER_AGAIN}")
         assert len(simulator.orders) == 1
+        # What it costs if it was bought.
+        assert order.price_per_card == 490
 
     def test_the_id_of_another_order(
         self, wire: responses.RequestsMock, caplog: pytest.LogCaptureFixture

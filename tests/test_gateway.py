@@ -152,6 +152,17 @@ class TestTooManyRequests:
         assert state().pause == ""
         assert state().paused_until is None
 
+    def test_the_longest_of_several_answers_counts(self, caplog: pytest.LogCaptureFixture) -> None:
+        with Gateway() as gateway:
+            began = timezone.now()
+            for seconds in (20, 40, 10):
+                gateway.heard(RateLimited("Slower.", retry_after=seconds))
+        until = state().paused_until
+        assert until is not None
+        assert began <= until - timedelta(seconds=40) <= timezone.now()
+        # Said once: it is one and the same trouble.
+        assert messages(caplog) == ["Slower. Calls go on in 20 s."]
+
     def test_keeps_the_key_proven(self) -> None:
         with Gateway() as gateway:
             gateway.heard(None)

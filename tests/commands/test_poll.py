@@ -133,6 +133,18 @@ class TestOneOrder:
         other.refresh_from_db()
         assert other.status == "HANDLING"
 
+    def test_waits_for_its_turn_and_says_so(
+        self, call: Call, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(POLL_INTERVAL=1.5)
+        buy(reference="cart-1", type_id="SIM_NEVER")
+        out, _err, _code = call("giftcards_poll", "--reference", "cart-1")
+        assert out.startswith("Order cart-1\n")
+        out, _err, _code = call("giftcards_poll", "--reference", "cart-1")
+        assert out.startswith("Waiting 1 s: it was asked about a moment ago, or the request")
+        first, second = [r.at for r in simulator.requests if "/check-order/" in r.path]
+        assert second - first > 1.4
+
     def test_for_machines(self, call: Call, simulator: Simulator) -> None:
         buy(reference="cart-1", type_id="TEST_PARTIAL")
         out, err, code = call("giftcards_poll", "--reference", "cart-1", "--json")

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import CommandError
 
-from giftcards.following import check_now, sweep
+from giftcards.following import check_now, sweep, time_to_check
 from giftcards.gateway import Gateway
 from giftcards.loop import follow
 from giftcards.management.base import (
@@ -62,6 +63,11 @@ class Command(GiftcardsCommand):
 
     def _check(self, order: Order, options: dict[str, Any]) -> None:
         with Gateway() as gateway:
+            wait = time_to_check(order, gateway)
+            if wait >= 1:
+                why = "it was asked about a moment ago, or the request budget is short"
+                self.say(f"Waiting {wait:.0f} s: {why}.", options)
+            time.sleep(max(wait, 0))
             done = check_now(order, gateway)
         order.refresh_from_db()
         if options["json"]:
