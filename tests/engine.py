@@ -62,7 +62,7 @@ def buy_many(simulator: Simulator, count: int, **line: Any) -> list[Order]:
     """Orders that the provider has accepted and nobody has asked about."""
     with Gateway() as gateway:
         orders = [buy(gateway, **line) for _order in range(count)]
-    simulator._requests.clear()
+    simulator.forget_requests()
     return orders
 
 

@@ -35,8 +35,14 @@ ONLY = {
     "urllib3": {"provider", "transport"},
 }
 
-# Stands alone: it is run and copied without the rest.
+# Stands alone: it is run without the rest. Which of its modules may import which.
 SIMULATOR = "simulator"
+WITHIN_SIMULATOR = {
+    "account": set[str](),
+    "server": set[str](),
+    "api": {"account", "server"},
+    "__init__": {"account", "server", "api"},
+}
 
 
 def name_of(path: Path) -> str:
@@ -45,7 +51,13 @@ def name_of(path: Path) -> str:
 
 
 def modules() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+    """All but the simulator's."""
+    files = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+    return [path for path in files if name_of(path) != SIMULATOR]
+
+
+def simulator_modules() -> list[Path]:
+    return sorted((PACKAGE / SIMULATOR).rglob("*.py"))
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -68,9 +80,6 @@ def own_imports(path: Path) -> set[str]:
 def test_imports_go_one_way(path: Path) -> None:
     name, imported = name_of(path), own_imports(path)
     libraries = {dotted.partition(".")[0] for dotted in imports(path)}
-    if name == SIMULATOR:
-        assert libraries <= sys.stdlib_module_names
-        return
     assert name in ORDER, f"{name} is new: give it a place in the order"
     allowed = set(ORDER[: ORDER.index(name)])
     if path.parent.is_relative_to(PACKAGE / name):
@@ -84,12 +93,28 @@ def test_imports_go_one_way(path: Path) -> None:
         assert library not in libraries or name in importers, f"{name} may not import {library}"
 
 
+@pytest.mark.parametrize("path", simulator_modules(), ids=lambda path: path.stem)
+def test_the_simulator_stands_alone(path: Path) -> None:
+    inner = f"giftcards.{SIMULATOR}."
+    own = {dotted.split(".")[2] for dotted in imports(path) if dotted.startswith(inner)}
+    others = {dotted.partition(".")[0] for dotted in imports(path) if not dotted.startswith(inner)}
+    assert others <= sys.stdlib_module_names
+    assert own <= WITHIN_SIMULATOR[path.stem]
+
+
 def test_the_order_lists_what_there_is() -> None:
-    assert {name_of(path) for path in modules()} - {SIMULATOR} == set(ORDER)
+    assert {name_of(path) for path in modules()} == set(ORDER)
+    assert {path.stem for path in simulator_modules()} == WITHIN_SIMULATOR.keys()
 
 
 def test_packages_run_no_code() -> None:
+    """All are empty, but for the simulator's, which gathers names."""
+    gathers = PACKAGE / SIMULATOR / "__init__.py"
     files = [
         path for folder in ("giftcards", "tests") for path in (ROOT / folder).rglob("__init__.py")
     ]
-    assert [path for path in files if path.read_text("utf-8").strip()] == []
+    assert [path for path in files if path.read_text("utf-8").strip()] == [gathers]
+    docstring, *statements, names = ast.parse(gathers.read_text("utf-8")).body
+    assert isinstance(docstring, ast.Expr)
+    assert {type(statement) for statement in statements} == {ast.ImportFrom}
+    assert ast.unparse(names).startswith("__all__ = ")

@@ -217,7 +217,7 @@ class TestListThatIsNoHelp:
         buy_many(simulator, 12, type_id="SIM_NEVER")
         run_sweeps(1)
         ProviderState.objects.update(list_at=None)
-        simulator._requests.clear()
+        simulator.forget_requests()
         run_sweeps(1)
         assert (lists(simulator), checks(simulator)) == (1, [])
 

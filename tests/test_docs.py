@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
 import doctest
 import importlib
 import inspect
@@ -24,6 +25,7 @@ from giftcards import checks, conf, exceptions, signals
 from giftcards.management.base import order_as_dict
 from giftcards.models import Card, Order, ProviderState, StatusChange
 from giftcards.refunds import RefundBreakdown
+from giftcards.simulator import SPECIAL_TYPES, Simulator
 from giftcards.statuses import MOVES, Status
 from tests.builders import make_order
 from tests.conftest import Call
@@ -271,6 +273,14 @@ def test_every_signal_is_documented() -> None:
         if name.startswith("order_"):
             assert f"`{name}`" in section(page("orders"), "Telling your shop")
             assert f"giftcards.signals.{name}" in page("api")
+
+
+def test_the_simulator_is_documented() -> None:
+    text = page("simulator")
+    for name in SPECIAL_TYPES:
+        assert f"\n| `{name}` |" in text
+    for option in dataclasses.fields(Simulator):
+        assert f"`{option.name}`" in text
 
 
 def test_the_errors_that_are_named_exist() -> None:

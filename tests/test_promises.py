@@ -74,8 +74,7 @@ class Shop(RuleBasedStateMachine):
         super().__init__()
         for model in (StatusChange, Card, Order, ProviderState):
             model.objects.all().delete()
-        self.simulator._orders.clear()
-        self.simulator._due.clear()
+        self.simulator.reset()
         self.simulator.outage, self.simulator.keys = False, ()
         self.final: dict[int, str] = {}
         self.on_the_way: list[list[tuple[Order, OrderAnswer]]] = []

@@ -81,7 +81,7 @@ class TestRefusedKey:
     def test_is_asked_about_once(self, call: Call, simulator: Simulator) -> None:
         buy()
         simulator.keys = ["another"]
-        simulator._requests.clear()
+        simulator.forget_requests()
         first = "0 sent, 1 checked, 0 settled, 1 failed; paused.\n"
         assert call("giftcards_poll") == (first, PAUSED, 1)
         assert call("giftcards_poll") == (f"{NOTHING}; paused.\n", PAUSED, 1)
@@ -165,7 +165,7 @@ class TestOneOrder:
     @pytest.mark.parametrize("reference", ["unknown", ""])
     def test_that_does_not_exist(self, reference: str, call: Call, simulator: Simulator) -> None:
         buy()
-        simulator._requests.clear()
+        simulator.forget_requests()
         state = ProviderState.objects.values().get()
         assert call("giftcards_poll", "--resume", "--reference", reference) == (
             "",

@@ -1,0 +1,337 @@
+"""The shop's account at the provider: what is for sale, orders, cards and money, and time.
+
+Of HTTP it knows nothing. Where placing an order does not simply work, it raises :exc:`Refusal` or
+:exc:`NoAnswer`, before or after the order exists.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Literal
+
+_STOCK = 100_000
+_SPECIAL_PRICE = Decimal(490)
+_CODE_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
+_random = secrets.SystemRandom()
+
+
+@dataclass(frozen=True, slots=True)
+class Denomination:
+    """One type of a product; ``price`` in dinar, ``stock`` in cards. Stock is never used up."""
+
+    name: str
+    price: Decimal
+    stock: int = _STOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    title: str
+    region: str
+    types: Mapping[str, Denomination]
+
+
+CATALOGUE: Mapping[str, Product] = {
+    "507f1f77bcf86cd799439011": Product(
+        "PlayStation Network",
+        "DZ",
+        {
+            "type_001": Denomination("PSN 500 DA", Decimal(490)),
+            "type_003": Denomination("PSN 2000 DA", Decimal(1960), stock=0),
+        },
+    ),
+    "507f1f77bcf86cd799439012": Product(
+        "Steam",
+        "GLOBAL",
+        {"type_101": Denomination("Steam 5 USD", Decimal("1250.50"))},
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Special:
+    """What ordering one of the :data:`SPECIAL_TYPES` does; the defaults are a normal order.
+
+    ``answer`` is what placing answers: ``lost`` closes the connection after creating the order,
+    ``dropped`` closes it before, ``error`` is a 500 after creating it, ``refused`` a 400 before.
+    """
+
+    summary: str
+    delivers: Literal["all", "half", "none"] = "all"
+    settles: Literal["in time", "late", "never"] = "in time"
+    answer: Literal["accepted", "lost", "dropped", "error", "refused"] = "accepted"
+    grows: bool = False
+
+
+_NORMAL = Special(summary="is delivered in full")
+
+# Accepted for every product, at one price. The first two are the provider's own.
+SPECIAL_TYPES: Mapping[str, Special] = {
+    "TEST_REFUND": Special(summary="ends REFUNDED", delivers="none"),
+    "TEST_PARTIAL": Special(
+        summary="delivers half, rounded down, and ends PARTIALLY_FILLED; one card: REFUNDED",
+        delivers="half",
+    ),
+    "SIM_SLOW": Special(summary="settles after 6 minutes", settles="late"),
+    "SIM_NEVER": Special(summary="stays HANDLING", settles="never"),
+    "SIM_GROW": Special(summary="shows its cards one by one while HANDLING", grows=True),
+    "SIM_LOST": Special(
+        summary="creates the order, then closes the connection without an answer", answer="lost"
+    ),
+    "SIM_ERROR": Special(summary="creates the order, then answers 500", answer="error"),
+    "SIM_DROP": Special(
+        summary="closes the connection without an answer; there is no order", answer="dropped"
+    ),
+    "SIM_REJECT": Special(summary="answers 400; there is no order", answer="refused"),
+}
+
+
+class Refusal(Exception):
+    """An error that the provider answers; ``code`` is its word for it."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        details: object = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.details = details
+        self.retry_after = retry_after
+
+
+class NoAnswer(Exception):
+    """The connection is closed without an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    value: str = field(repr=False)
+    serial: str = field(repr=False)
+
+
+@dataclass(slots=True)
+class Order:
+    """One order in the ledger. At any moment ``charged + refunded == quantity * price``.
+
+    ``price`` is that of one card; all amounts are in dinar. ``charged`` is the whole price from
+    the moment of placing, as on the provider's account, until settling gives a part back.
+    ``settle_at`` is ``None`` for an order that never settles. ``cards`` are those shown so far.
+    """
+
+    id: str
+    product: str
+    type: str
+    quantity: int
+    price: Decimal
+    created_at: datetime
+    settle_at: datetime | None
+    charged: Decimal
+    refunded: Decimal = Decimal(0)
+    status: str = "HANDLING"
+    cards: tuple[Card, ...] = ()
+    special: Special = field(default=_NORMAL, repr=False)
+
+    @property
+    def is_settled(self) -> bool:
+        return self.status != "HANDLING"
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A change of the balance by a signed amount, and what the balance was then."""
+
+    id: str
+    kind: str
+    change: Decimal
+    balance: Decimal
+    order_id: str
+    created_at: datetime
+
+
+@dataclass(kw_only=True, eq=False)
+class Account:
+    """The account. Its options are explained where they are chosen, in the simulator."""
+
+    opening_balance: Decimal = Decimal(1_000_000)
+    delay: tuple[float, float] = (3, 45)
+    slow_delay: float = 360
+    repeat_codes: bool = False
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.delay[0] <= self.delay[1] < math.inf:
+            raise ValueError("The delays must not be negative, nor the least above the most.")
+        if not 0 <= self.slow_delay < math.inf:
+            raise ValueError("The slow delay must not be negative.")
+        balance = Decimal(self.opening_balance)
+        if not balance.is_finite() or balance < 0:
+            raise ValueError("The balance must not be negative.")
+        # One lock for everything: a request is short, and a ledger must not be torn.
+        self._lock = threading.RLock()
+        self._clock_zero = self.clock()
+        self._time_zero = datetime.now(UTC)
+        self._next_serial = 100_000_000 + secrets.randbelow(800_000_000)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything that has happened, as if just made."""
+        with self._lock:
+            self._orders: dict[str, Order] = {}
+            self._due: list[tuple[datetime, str]] = []  # a heap of the open orders that will settle
+            self._transactions: list[Transaction] = []
+            self._balance = Decimal(0)
+            self._book("DEPOSIT", Decimal(self.opening_balance), "", self._now())
+
+    # The ledger.
+
+    @property
+    def orders(self) -> dict[str, Order]:
+        """Copies of all orders by id, oldest first, as they are now."""
+        with self._lock:
+            self._settle_due()
+            for order in self._orders.values():
+                self._grow(order)
+            return {order.id: replace(order) for order in self._orders.values()}
+
+    @property
+    def balance(self) -> Decimal:
+        """In dinar; always ``opening_balance`` less what the orders are charged."""
+        with self._lock:
+            self._settle_due()
+            return self._balance
+
+    def settle(self, order_id: str, *, delivered: int | None = None) -> Order:
+        """Settle an open order now, as its type would or with the given number of cards.
+
+        A settled order is left alone; asking for another number of cards is then an error.
+        """
+        with self._lock:
+            order = self._orders[order_id]
+            if not order.is_settled:
+                if delivered is not None and not len(order.cards) <= delivered <= order.quantity:
+                    raise ValueError(f"Order {order_id} cannot deliver {delivered} cards.")
+                self._settle(order, self._now(), delivered)
+            elif delivered not in {None, len(order.cards)}:
+                raise ValueError(f"Order {order_id} is settled already.")
+            return replace(order)
+
+    # The rest is for who holds the lock, here and in the API.
+
+    def _place(self, product_id: str, type_id: str, quantity: int) -> Order:
+        product = find_product(product_id)
+        special = SPECIAL_TYPES.get(type_id, _NORMAL)
+        kind = product.types.get(type_id)
+        if type_id in SPECIAL_TYPES:
+            kind = Denomination(type_id, _SPECIAL_PRICE)
+        if kind is None:
+            raise Refusal("NOT_FOUND", "There is no such type.")
+        if quantity > kind.stock or special.answer == "refused":
+            raise Refusal("OUT_OF_STOCK", "The type is out of stock.")
+        amount = quantity * kind.price
+        if amount > self._balance:
+            raise Refusal("INSUFFICIENT_BALANCE", "The balance does not cover the order.")
+        if special.answer == "dropped":
+            raise NoAnswer
+        now = self._now()
+        order = Order(
+            id=_object_id(now),
+            product=product_id,
+            type=type_id,
+            quantity=quantity,
+            price=kind.price,
+            created_at=now,
+            settle_at=self._choose_settle_at(special, now),
+            charged=amount,
+            special=special,
+        )
+        self._orders[order.id] = order
+        if order.settle_at is not None:
+            heapq.heappush(self._due, (order.settle_at, order.id))
+        self._book("ORDER", -amount, order.id, now)
+        if special.answer == "lost":
+            raise NoAnswer
+        if special.answer == "error":
+            raise Refusal("INTERNAL_ERROR", "Something went wrong.")
+        return order
+
+    def _now(self) -> datetime:
+        """The time of day by the clock, to the millisecond that answers show."""
+        now = self._time_zero + timedelta(seconds=self.clock() - self._clock_zero)
+        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+    def _choose_settle_at(self, special: Special, now: datetime) -> datetime | None:
+        if special.settles == "never":
+            return None
+        late = special.settles == "late"
+        return now + timedelta(seconds=self.slow_delay if late else _random.uniform(*self.delay))
+
+    def _settle_due(self) -> None:
+        now = self._now()
+        while self._due and self._due[0][0] <= now:
+            due_at, order_id = heapq.heappop(self._due)
+            order = self._orders[order_id]
+            if not order.is_settled:  # settle() may have been faster
+                self._settle(order, due_at)
+
+    def _settle(self, order: Order, at: datetime, delivered: int | None = None) -> None:
+        if delivered is None:
+            by_type = {"all": order.quantity, "half": order.quantity // 2, "none": 0}
+            delivered = by_type[order.special.delivers]
+        order.settle_at = at
+        self._deliver(order, delivered)
+        if delivered == order.quantity:
+            order.status = "FULFILLED"
+            return
+        order.status = "PARTIALLY_FILLED" if delivered else "REFUNDED"
+        order.refunded = (order.quantity - delivered) * order.price
+        order.charged -= order.refunded
+        self._book("REFUND-ORDER", order.refunded, order.id, at)
+
+    def _grow(self, order: Order) -> None:
+        """Show the cards of a ``SIM_GROW`` order that have come by now, evenly over its delay."""
+        if order.special.grows and not order.is_settled and order.settle_at is not None:
+            # It may have become due since those that were due have been settled.
+            now = min(self._now(), order.settle_at)
+            part = (now - order.created_at) / (order.settle_at - order.created_at)
+            self._deliver(order, int(order.quantity * part))
+
+    def _deliver(self, order: Order, count: int) -> None:
+        numbers = range(len(order.cards) + 1, count + 1)
+        order.cards += tuple(self._new_card(number) for number in numbers)
+
+    def _new_card(self, number: int) -> Card:
+        """Return a card; ``number`` is its place in the order, from 1."""
+        if self.repeat_codes:
+            return Card(f"SANDBOX-CARD-{number}", f"SANDBOX-{number}")
+        groups = ("".join(_random.choices(_CODE_ALPHABET, k=4)) for _ in range(3))
+        self._next_serial += 1
+        return Card(f"SIM-{'-'.join(groups)}", str(self._next_serial))
+
+    def _book(self, kind: str, change: Decimal, order_id: str, at: datetime) -> None:
+        """Change the balance by a signed amount and write it down."""
+        self._balance += change
+        entry = Transaction(_object_id(at), kind, change, self._balance, order_id, at)
+        self._transactions.append(entry)
+
+
+def find_product(product_id: str) -> Product:
+    if product_id not in CATALOGUE:
+        raise Refusal("NOT_FOUND", "There is no such product.")
+    return CATALOGUE[product_id]
+
+
+def _object_id(now: datetime) -> str:
+    """Return a fresh id like MongoDB's: 24 hex digits, the first 8 the second of creation."""
+    return f"{int(now.timestamp()):08x}{secrets.token_hex(8)}"

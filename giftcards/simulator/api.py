@@ -1,0 +1,435 @@
+"""The provider's API in front of the account: paths, envelopes, keys, limits, and its faults."""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import ssl
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Literal, Self, TypeVar
+from urllib.parse import parse_qs
+
+from giftcards.simulator.account import (
+    CATALOGUE,
+    Account,
+    NoAnswer,
+    Order,
+    Refusal,
+    Transaction,
+    find_product,
+)
+from giftcards.simulator.server import MAX_BODY, Call, Reply, Server
+
+_STATUSES = {
+    "ERR_VALIDATION": 400,
+    "OUT_OF_STOCK": 400,
+    "MISSING_ACCESS_TOKEN": 401,
+    "INVALID_ACCESS_TOKEN": 401,
+    "IP_BLOCKED": 403,
+    "INSUFFICIENT_BALANCE": 403,
+    "NOT_FOUND": 404,
+    "PAYLOAD_TOO_LARGE": 413,
+    "RATE_LIMIT_EXCEEDED": 429,
+    "INTERNAL_ERROR": 500,
+    "SERVICE_UNAVAILABLE": 503,
+}
+_Data = dict[str, Any]  # what stands in ``data`` of an answer
+_Entry = TypeVar("_Entry", Order, Transaction)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request that was answered, without its key, query and body.
+
+    ``at`` is in seconds on the simulator's clock; ``status`` is 0 where the connection was closed
+    instead of an answer; ``key_ok`` says whether the request carried a key that is accepted.
+    """
+
+    at: float
+    method: str
+    path: str
+    status: int
+    key_ok: bool
+
+
+@dataclass(kw_only=True, eq=False)
+class Simulator(Account):
+    """The provider. Its options may be changed while it runs, but for those that start it:
+    ``host``, ``port``, ``ssl_context`` and ``opening_balance``.
+
+    ``port``: 0 takes a free one; after :meth:`start` this is the real one, so that a simulator
+    that is stopped and started again comes back at its old address with its old orders.
+
+    ``ssl_context``: a server's context with its certificate; the simulator then speaks TLS only.
+
+    ``opening_balance``: in dinar.
+
+    ``keys``: the accepted API keys; empty accepts every key. ``key_type``: as ``validate`` tells.
+
+    ``delay``: the least and the most seconds in which an order settles; ``slow_delay``: those
+    that ``SIM_SLOW`` takes.
+
+    ``rate_limit``: requests a minute for each key, 0 for no limit. ``lockout``: wrong keys after
+    which an address is blocked for ``lockout_time`` seconds, 0 for never.
+
+    ``spelling``: which of ``check-order`` and ``checkOrder`` exists. ``has_list``: whether
+    ``/v3/gift-cards/list`` does. ``repeat_codes``: the same codes in every order, as in the
+    provider's sandbox. ``shifted_ids``: answers show an ``_id`` that is not the order's id, as
+    some examples of the provider do. ``outage``: every answer is 503.
+
+    ``clock``: seconds, as from :func:`time.monotonic`; everything that takes time goes by it.
+    ``on_request``: called with each :class:`Request`, from the thread that answers it.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    ssl_context: ssl.SSLContext | None = None
+    keys: Collection[str] = field(default=(), repr=False)
+    key_type: Literal["SANDBOX", "PRODUCTION"] = "SANDBOX"
+    rate_limit: int = 60
+    lockout: int = 5
+    lockout_time: float = 900
+    spelling: Literal["both", "check-order", "checkOrder"] = "both"
+    has_list: bool = True
+    shifted_ids: bool = False
+    outage: bool = False
+    on_request: Callable[[Request], None] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError("The port must be from 0 to 65535.")
+        if any(limit < 0 for limit in (self.rate_limit, self.lockout, self.lockout_time)):
+            raise ValueError("Limits must not be negative.")
+        if not all(self.keys):
+            raise ValueError("A key must not be empty.")
+        self._server: Server | None = None
+        super().__post_init__()
+
+    def reset(self) -> None:
+        """Forget everything that has happened; the address and the options stay."""
+        with self._lock:
+            super().reset()
+            self._requests: list[Request] = []
+            self._recent: dict[str, deque[float]] = {}  # by key: when it was used, oldest first
+            self._wrong_keys: dict[str, int] = {}  # by address
+            self._blocked_until: dict[str, float] = {}  # by address
+
+    # Running.
+
+    def start(self) -> Self:
+        """Listen and answer in background threads; raise ``OSError`` if the port is not free."""
+        if self._server is not None:
+            raise RuntimeError("The simulator is running already.")
+        self._server = Server(self.host, self.port, self.respond, self.ssl_context)
+        self.port = self._server.server_port
+        return self
+
+    def stop(self) -> None:
+        """Close every connection, even one that waits for its answer. The ledger stays."""
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """The address for ``GIFTCARDS["BASE_URL"]``."""
+        return f"{'https' if self.ssl_context else 'http'}://{self.host}:{self.port}"
+
+    # The log.
+
+    @property
+    def requests(self) -> list[Request]:
+        """Every request so far, oldest first."""
+        with self._lock:
+            return list(self._requests)
+
+    def forget_requests(self) -> None:
+        """Empty the log; what the requests did stays."""
+        with self._lock:
+            self._requests.clear()
+
+    # Answering.
+
+    def respond(self, call: Call) -> Reply | None:
+        """Answer one request, whatever brought it; ``None``: close the connection instead."""
+        request_id = f"req_{secrets.token_hex(8)}"
+        reply: Reply | None
+        with self._lock:
+            self._settle_due()
+            try:
+                reply = self._answer(call, request_id)
+            except Refusal as refusal:
+                reply = _refuse(refusal, request_id)
+            except NoAnswer:
+                reply = None
+            status = reply.status if reply else 0
+            key_ok = self._accepts(call.key)
+            request = Request(self.clock(), call.method, call.path, status, key_ok)
+            self._requests.append(request)
+        if self.on_request is not None:
+            self.on_request(request)
+        return reply and replace(reply, headers={"X-Request-Id": request_id, **reply.headers})
+
+    def _answer(self, call: Call, request_id: str) -> Reply:
+        if self.outage:
+            raise Refusal("SERVICE_UNAVAILABLE", "The service is unavailable.")
+        self._check_address(call.address)
+        endpoint = self._route(call)
+        if endpoint is None:
+            message = f"Cannot {call.method} {call.path}"
+            return Reply(404, {"message": message, "error": "Not Found", "statusCode": 404})
+        self._check_key(call.key, call.address)
+        self._check_rate(call.key)
+        if len(call.body) > MAX_BODY:
+            raise Refusal("PAYLOAD_TOO_LARGE", "The request body is too large.")
+        payload = {
+            "success": True,
+            "data": endpoint(),
+            "meta": {"timestamp": _iso(self._now())},
+            "requestId": request_id,
+        }
+        return Reply(200, payload)
+
+    def _route(self, call: Call) -> Callable[[], _Data] | None:
+        spellings = {self.spelling} if self.spelling != "both" else {"check-order", "checkOrder"}
+        match call.method, *call.path.split("/")[1:]:
+            case "GET", "v3", "validate":
+                return partial(self._validate, call.key)
+            case "GET", "v3", "account", "balance":
+                return self._show_balance
+            case "GET", "v3", "account", "transactions":
+                return partial(_page, call.query, self._transactions, _show_transaction)
+            case "GET", "v3", "gift-cards", "catalog":
+                return _show_catalogue
+            case "GET", "v3", "gift-cards", "checkProduct", product_id:
+                return partial(_show_product, product_id)
+            case "POST", "v3", "gift-cards", "placeOrder":
+                return partial(self._place_order, call.body)
+            case "GET", "v3", "gift-cards", spelling, order_id if spelling in spellings:
+                return partial(self._check_order, order_id)
+            case "GET", "v3", "gift-cards", "list" if self.has_list:
+                return partial(_page, call.query, self._orders.values(), self._show_order)
+        return None
+
+    # Limits.
+
+    def _accepts(self, key: str) -> bool:
+        return bool(key) and (not self.keys or key in self.keys)
+
+    def _check_address(self, address: str) -> None:
+        until = self._blocked_until.get(address)
+        if until is None:
+            return
+        if self.clock() < until:
+            raise Refusal("IP_BLOCKED", "Too many failed attempts; the address is blocked.")
+        del self._blocked_until[address]
+
+    def _check_key(self, key: str, address: str) -> None:
+        if not key:
+            raise Refusal("MISSING_ACCESS_TOKEN", "The access token is missing.")
+        if self._accepts(key):
+            return
+        details = None
+        if self.lockout:
+            # Whether a right key forgives the wrong ones before it is not documented: it does not.
+            wrong = self._wrong_keys[address] = self._wrong_keys.get(address, 0) + 1
+            details = {"attemptsLeft": max(0, self.lockout - wrong)}
+            if wrong >= self.lockout:
+                self._blocked_until[address] = self.clock() + self.lockout_time
+                del self._wrong_keys[address]
+        raise Refusal("INVALID_ACCESS_TOKEN", "The access token is invalid.", details=details)
+
+    def _check_rate(self, key: str) -> None:
+        if not self.rate_limit:
+            return
+        now = self.clock()
+        recent = self._recent.setdefault(key, deque())
+        while recent and recent[0] <= now - 60:
+            recent.popleft()
+        if len(recent) >= self.rate_limit:
+            raise Refusal(
+                "RATE_LIMIT_EXCEEDED",
+                f"More than {self.rate_limit} requests in a minute.",
+                retry_after=math.ceil(recent[-self.rate_limit] + 60 - now),
+            )
+        recent.append(now)
+
+    # Endpoints.
+
+    def _validate(self, key: str) -> _Data:
+        return {
+            "username": "+213000000000",
+            "apiKey": {
+                "key": key,
+                "isEnabled": True,
+                "type": self.key_type,
+                "allowedips": [],
+                "scope": "READ-WRITE",
+            },
+        }
+
+    def _show_balance(self) -> _Data:
+        return {"balance": self._balance}
+
+    def _place_order(self, body: bytes) -> _Data:
+        return {"orderId": self._place(*_parse_order(body)).id}
+
+    def _check_order(self, order_id: str) -> _Data:
+        order = self._orders.get(order_id)
+        if order is None:
+            raise Refusal("NOT_FOUND", "There is no such order.")
+        shown = self._show_order(order)
+        if order.is_settled:
+            del shown["product"], shown["type"]
+        return shown
+
+    def _show_order(self, order: Order) -> _Data:
+        self._grow(order)
+        shown: _Data = {
+            "_id": f"{int(order.id, 16) + 1:024x}" if self.shifted_ids else order.id,
+            "status": order.status,
+            "quantity": order.quantity,
+        }
+        if order.is_settled or order.cards:
+            shown |= {
+                "fulfilled_quantity": len(order.cards),
+                "fulfilled_amount": len(order.cards) * order.price,
+                "price_per_card": order.price,
+                "cards": [{"value": card.value, "serial": card.serial} for card in order.cards],
+            }
+        return shown | {
+            "product": order.product,
+            "type": order.type,
+            "time": _iso(order.created_at),
+        }
+
+
+def _show_catalogue() -> _Data:
+    products = [
+        {"id": product_id, "title": product.title, "enabled": True, "region": product.region}
+        for product_id, product in CATALOGUE.items()
+    ]
+    return {"categories": [{"title": "Gaming", "products": products}]}
+
+
+def _show_product(product_id: str) -> _Data:
+    product = find_product(product_id)
+    return {
+        "productId": product_id,
+        "productTitle": product.title,
+        "types": [
+            {"id": type_id, "name": kind.name, "price": kind.price, "quantity": kind.stock}
+            for type_id, kind in product.types.items()
+        ],
+    }
+
+
+def _show_transaction(entry: Transaction) -> _Data:
+    return {
+        "_id": entry.id,
+        "type": entry.kind,
+        "operation": "IN" if entry.change >= 0 else "OUT",
+        "amount": abs(entry.change),
+        "oldBalance": entry.balance - entry.change,
+        "newBalance": entry.balance,
+        "objid": entry.order_id,
+        "note": "",
+        "time": _iso(entry.created_at),
+    }
+
+
+def _refuse(refusal: Refusal, request_id: str) -> Reply:
+    error: _Data = {"code": refusal.code, "message": str(refusal)}
+    if refusal.details is not None:
+        error["details"] = refusal.details
+    headers = {}
+    if refusal.retry_after is not None:
+        headers["Retry-After"] = str(refusal.retry_after)
+    payload = {"success": False, "error": error, "requestId": request_id}
+    return Reply(_STATUSES[refusal.code], payload, headers)
+
+
+def _invalid(details: list[str]) -> Refusal:
+    return Refusal("ERR_VALIDATION", "The request is not valid.", details=details)
+
+
+def _parse_order(body: bytes) -> tuple[str, str, int]:
+    """Return product id, type id and quantity from the body of ``placeOrder``."""
+    try:
+        order = json.loads(body)
+    except (ValueError, RecursionError):
+        order = None
+    if not isinstance(order, dict):
+        raise _invalid(["the body must be a JSON object"])
+    details = [
+        f"{name} must be a text that is not empty"
+        for name in ("productId", "typeId")
+        if not isinstance(order.get(name), str) or not order[name]
+    ]
+    # Not isinstance: to Python, True is an int as well.
+    if type(order.get("quantity")) is not int or order["quantity"] < 1:
+        details.append("quantity must be a whole number of at least 1")
+    if details:
+        raise _invalid(details)
+    return order["productId"], order["typeId"], order["quantity"]
+
+
+def _page(query: str, entries: Iterable[_Entry], show: Callable[[_Entry], _Data]) -> _Data:
+    """Show the page that the query asks for of ``entries``, which come oldest first: newest first.
+
+    Only those on the page are shown: showing changes an order that grows.
+    """
+    given = {name: values[-1] for name, values in parse_qs(query).items()}
+    details = []
+    found = list(entries)
+    number, size = given.get("page", "1"), given.get("pageSize", "20")
+    if not _is_count(number):
+        details.append("page must be a whole number of at least 1")
+    if not (_is_count(size) and int(size) <= 100):
+        details.append("pageSize must be a whole number from 1 to 100")
+    if "from" in given or "to" in given:
+        since, until = (_parse_time(given.get(name, "")) for name in ("from", "to"))
+        if since is None or until is None:
+            details.append("from and to must be ISO 8601 times and come together")
+        else:
+            found = [entry for entry in found if since <= entry.created_at <= until]
+    if details:
+        raise _invalid(details)
+    page, page_size = int(number), int(size)
+    start = (page - 1) * page_size
+    return {
+        "items": [show(entry) for entry in found[::-1][start : start + page_size]],
+        "pagination": {
+            "page": page,
+            "pageSize": page_size,
+            "totalPages": math.ceil(len(found) / page_size),
+            "totalResults": len(found),
+        },
+    }
+
+
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and len(text) < 10 and int(text) >= 1
+
+
+def _parse_time(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

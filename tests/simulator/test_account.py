@@ -1,0 +1,245 @@
+"""Orders, cards and money, and the types that misbehave."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import re
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+
+import pytest
+import requests
+
+from tests.simulator.shop import LOST, PSN, STEAM, Shop, error, is_id
+
+
+def test_order_from_handling_to_fulfilled() -> None:
+    with Shop(delay=(30, 30)) as shop:
+        order_id = shop.order("type_001", 2)
+        assert is_id(order_id)
+        created = shop.only_order.created_at
+        assert int(order_id[:8], 16) == int(created.timestamp())
+        time = created.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        handling = {
+            "_id": order_id,
+            "status": "HANDLING",
+            "quantity": 2,
+            "product": PSN,
+            "type": "type_001",
+            "time": time,
+        }
+        assert shop.check(order_id) == handling
+        shop.clock.now += 29.9
+        assert shop.check(order_id) == handling
+        shop.clock.now += 0.1
+        answer = shop.check(order_id)
+        assert shop.check(order_id) == answer
+        cards = answer.pop("cards")
+        assert answer == {
+            "_id": order_id,
+            "status": "FULFILLED",
+            "quantity": 2,
+            "fulfilled_quantity": 2,
+            "fulfilled_amount": 980,
+            "price_per_card": 490,
+            "time": time,
+        }
+        assert [card.keys() for card in cards] == [{"value", "serial"}] * 2
+        assert all(re.fullmatch(r"SIM(-[A-Z2-9]{4}){3}", card["value"]) for card in cards)
+        assert all(re.fullmatch(r"\d{9}", card["serial"]) for card in cards)
+
+
+def test_partial_order(shop: Shop) -> None:
+    answer = shop.check(shop.order("TEST_PARTIAL", 5))
+    assert (answer["status"], answer["quantity"], answer["fulfilled_quantity"]) == (
+        "PARTIALLY_FILLED",
+        5,
+        2,
+    )
+    assert (answer["fulfilled_amount"], answer["price_per_card"], len(answer["cards"])) == (
+        980,
+        490,
+        2,
+    )
+
+
+@pytest.mark.parametrize(("type_id", "quantity"), [("TEST_REFUND", 2), ("TEST_PARTIAL", 1)])
+def test_refunded_order(shop: Shop, type_id: str, quantity: int) -> None:
+    order_id = shop.order(type_id, quantity)
+    answer = shop.check(order_id)
+    assert answer.pop("time")
+    assert answer == {
+        "_id": order_id,
+        "status": "REFUNDED",
+        "quantity": quantity,
+        "fulfilled_quantity": 0,
+        "fulfilled_amount": 0,
+        "price_per_card": 490,
+        "cards": [],
+    }
+    assert shop.simulator.balance == 1_000_000
+
+
+def test_decimal_price(shop: Shop) -> None:
+    answer = shop.check(shop.order("type_101", 1, STEAM))
+    assert (answer["fulfilled_amount"], answer["price_per_card"]) == (1250.5, 1250.5)
+    assert shop.only_order.charged == Decimal("1250.50")
+
+
+def test_refund_can_be_spent(shop: Shop) -> None:
+    for _ in range(3):
+        shop.order("TEST_REFUND", 2040)
+    assert shop.simulator.balance == 1_000_000
+
+
+def test_codes_are_unique_unless_told_to_repeat(shop: Shop) -> None:
+    ids = [shop.order("type_001", 3) for _ in range(2)]
+    cards = [card for order_id in ids for card in shop.check(order_id)["cards"]]
+    assert len({card["value"] for card in cards}) == len({card["serial"] for card in cards}) == 6
+    shop.simulator.repeat_codes = True
+    ids = [shop.order("type_001", 2) for _ in range(2)]
+    sandbox = [{"value": f"SANDBOX-CARD-{n}", "serial": f"SANDBOX-{n}"} for n in (1, 2)]
+    assert [shop.check(order_id)["cards"] for order_id in ids] == [sandbox, sandbox]
+
+
+def test_cards_do_not_show_their_codes(shop: Shop) -> None:
+    shop.order()
+    assert "SIM-" not in repr(shop.simulator.orders)
+
+
+# Types that misbehave.
+
+
+def test_slow_order(shop: Shop) -> None:
+    order_id = shop.order("SIM_SLOW", 1)
+    shop.clock.now += 359
+    assert shop.check(order_id)["status"] == "HANDLING"
+    shop.clock.now += 1
+    assert shop.check(order_id)["status"] == "FULFILLED"
+
+
+def test_endless_order(shop: Shop) -> None:
+    order_id = shop.order("SIM_NEVER", 1)
+    shop.clock.now += 1e6
+    assert shop.check(order_id)["status"] == "HANDLING"
+    assert shop.only_order.settle_at is None
+    assert shop.simulator.settle(order_id).status == "FULFILLED"
+
+
+def test_growing_order() -> None:
+    with Shop(delay=(30, 30)) as shop:
+        order_id = shop.order("SIM_GROW", 3)
+        assert "cards" not in shop.check(order_id)
+        shop.clock.now += 20
+        assert len(shop.only_order.cards) == 2
+        growing = shop.check(order_id)
+        assert (growing["status"], growing["fulfilled_quantity"], growing["fulfilled_amount"]) == (
+            "HANDLING",
+            2,
+            980,
+        )
+        shop.clock.now += 10
+        full = shop.check(order_id)
+        assert full["status"] == "FULFILLED"
+        assert full["cards"][:2] == growing["cards"]
+        assert len(full["cards"]) == 3
+
+
+@pytest.mark.parametrize("delay", [10.5, 11.5])
+def test_growing_order_never_shows_more_cards_than_it_has(delay: float) -> None:
+    """Even if the clock passes its end while it is being looked at."""
+    with Shop(delay=(delay, delay)) as shop:
+        shop.order("SIM_GROW", 100)
+        shop.simulator.clock = itertools.count(shop.clock.now).__next__
+        while not shop.only_order.is_settled:
+            assert len(shop.only_order.cards) <= 100
+        assert len(shop.only_order.cards) == 100
+
+
+@pytest.mark.parametrize(("type_id", "created"), [("SIM_LOST", 1), ("SIM_DROP", 0)])
+def test_lost_answer(shop: Shop, type_id: str, created: int) -> None:
+    with pytest.raises(LOST):
+        shop.place(type_id, 2)
+    assert len(shop.simulator.orders) == created
+    assert [request.status for request in shop.simulator.requests] == [0]
+    items = shop.get("/v3/gift-cards/list")["items"]
+    assert [(item["type"], item["quantity"]) for item in items] == [(type_id, 2)] * created
+
+
+def test_error_after_creating(shop: Shop) -> None:
+    assert error(shop.place("SIM_ERROR", 2)) == (
+        500,
+        {"code": "INTERNAL_ERROR", "message": "Something went wrong."},
+    )
+    assert shop.only_order.status == "FULFILLED"
+
+
+# The ledger.
+
+
+def test_ledger() -> None:
+    with Shop(delay=(30, 30)) as shop:
+        order_id = shop.order("TEST_PARTIAL", 5)
+        order = shop.only_order
+        assert (order.id, order.product, order.type, order.quantity, order.price) == (
+            order_id,
+            PSN,
+            "TEST_PARTIAL",
+            5,
+            Decimal(490),
+        )
+        assert order.settle_at == order.created_at + dt.timedelta(seconds=30)
+        assert (order.status, order.cards, order.charged, order.refunded) == (
+            "HANDLING",
+            (),
+            2450,
+            0,
+        )
+        assert shop.simulator.balance == 1_000_000 - 2450
+        shop.clock.now += 30
+        assert order.status == "HANDLING"  # a copy
+        order = shop.only_order
+        assert (order.status, len(order.cards), order.charged, order.refunded) == (
+            "PARTIALLY_FILLED",
+            2,
+            980,
+            1470,
+        )
+        assert shop.simulator.balance == 1_000_000 - 980
+
+
+def test_settle_as_in_the_guide() -> None:
+    with Shop(delay=(30, 30)) as shop:
+        order_id = shop.order("type_001", 5)
+        with pytest.raises(ValueError, match=f"^Order {order_id} cannot deliver 6 cards.$"):
+            shop.simulator.settle(order_id, delivered=6)
+        order = shop.simulator.settle(order_id, delivered=3)
+        assert (order.status, order.charged, order.refunded) == ("PARTIALLY_FILLED", 1470, 980)
+        assert shop.check(order_id)["fulfilled_quantity"] == 3
+        assert shop.simulator.settle(order_id) == order
+        with pytest.raises(ValueError, match=f"^Order {order_id} is settled already.$"):
+            shop.simulator.settle(order_id, delivered=4)
+        shop.clock.now += 60
+        assert shop.only_order == order
+        with pytest.raises(KeyError):
+            shop.simulator.settle("other")
+
+
+def test_parallel_clients_leave_a_whole_ledger(shop: Shop) -> None:
+    types = ["type_001", "TEST_PARTIAL", "TEST_REFUND", "SIM_NEVER"] * 10
+
+    def buy(type_id: str) -> str:
+        body = {"productId": PSN, "typeId": type_id, "quantity": 3}
+        url = f"{shop.simulator.url}/v3/gift-cards/placeOrder"
+        answer = requests.post(url, json=body, headers={"X-Access-Token": "key"}, timeout=5)
+        return str(answer.json()["data"]["orderId"])
+
+    with ThreadPoolExecutor(8) as pool:
+        ids = set(pool.map(buy, types))
+    orders = shop.simulator.orders
+    assert len(ids) == 40
+    assert ids == orders.keys()
+    assert all(o.charged + o.refunded == o.quantity * o.price for o in orders.values())
+    assert shop.simulator.balance == 1_000_000 - sum(o.charged for o in orders.values())
+    assert sum(o.charged for o in orders.values()) == 10 * (1470 + 490 + 0 + 1470)

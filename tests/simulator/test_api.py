@@ -1,0 +1,437 @@
+"""Paths and envelopes, keys and limits, the log."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import requests
+
+from giftcards.simulator import Request, Simulator
+from tests.simulator.shop import PSN, STEAM, Shop, error, is_id
+
+# Envelope, account, catalogue.
+
+
+def test_use_as_in_the_docstring() -> None:
+    with Simulator(delay=(0, 0), rate_limit=0) as simulator:
+        requests.post(
+            f"{simulator.url}/v3/gift-cards/placeOrder",
+            json={"productId": PSN, "typeId": "type_001", "quantity": 2},
+            headers={"X-Access-Token": "key"},
+            timeout=5,
+        )
+    assert [order.status for order in simulator.orders.values()] == ["FULFILLED"]
+
+
+def test_envelope(shop: Shop) -> None:
+    answer = shop.ask("/v3/account/balance")
+    body = answer.json()
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert answer.headers["X-Request-Id"] == body.pop("requestId")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body.pop("meta")["timestamp"])
+    assert body == {"success": True, "data": {"balance": 1_000_000}}
+
+
+def test_validate_echoes_the_key(shop: Shop) -> None:
+    key = {"key": "key", "isEnabled": True, "allowedips": [], "scope": "READ-WRITE"}
+    expected = {"username": "+213000000000", "apiKey": key | {"type": "SANDBOX"}}
+    assert shop.get("/v3/validate") == expected
+    shop.simulator.key_type = "PRODUCTION"
+    assert shop.get("/v3/validate")["apiKey"] == key | {"type": "PRODUCTION"}
+
+
+def test_catalogue(shop: Shop) -> None:
+    assert shop.get("/v3/gift-cards/catalog") == {
+        "categories": [
+            {
+                "title": "Gaming",
+                "products": [
+                    {"id": PSN, "title": "PlayStation Network", "enabled": True, "region": "DZ"},
+                    {"id": STEAM, "title": "Steam", "enabled": True, "region": "GLOBAL"},
+                ],
+            }
+        ]
+    }
+
+
+def test_product(shop: Shop) -> None:
+    assert shop.get(f"/v3/gift-cards/checkProduct/{PSN}") == {
+        "productId": PSN,
+        "productTitle": "PlayStation Network",
+        "types": [
+            {"id": "type_001", "name": "PSN 500 DA", "price": 490, "quantity": 100_000},
+            {"id": "type_003", "name": "PSN 2000 DA", "price": 1960, "quantity": 0},
+        ],
+    }
+    steam = shop.get(f"/v3/gift-cards/checkProduct/{STEAM}")
+    assert steam["types"][0]["price"] == 1250.5
+    assert error(shop.ask("/v3/gift-cards/checkProduct/other")) == (
+        404,
+        {"code": "NOT_FOUND", "message": "There is no such product."},
+    )
+
+
+def test_transactions_add_up(shop: Shop) -> None:
+    order_id = shop.order("TEST_PARTIAL", 4)
+    answer = shop.get("/v3/account/transactions?page=1&pageSize=2")
+    assert answer["pagination"] == {"page": 1, "pageSize": 2, "totalPages": 2, "totalResults": 3}
+    refund, payment = answer["items"]
+    [deposit] = shop.get("/v3/account/transactions?page=2&pageSize=2")["items"]
+    assert all(is_id(item.pop("_id")) and item.pop("time") for item in (refund, payment, deposit))
+    assert refund == {
+        "type": "REFUND-ORDER",
+        "operation": "IN",
+        "amount": 980,
+        "oldBalance": 998_040,
+        "newBalance": 999_020,
+        "objid": order_id,
+        "note": "",
+    }
+    assert payment == {
+        "type": "ORDER",
+        "operation": "OUT",
+        "amount": 1960,
+        "oldBalance": 1_000_000,
+        "newBalance": 998_040,
+        "objid": order_id,
+        "note": "",
+    }
+    assert (deposit["type"], deposit["newBalance"]) == ("DEPOSIT", 1_000_000)
+    assert shop.get("/v3/account/balance") == {"balance": 999_020}
+    assert shop.simulator.balance == 999_020
+
+
+# Orders.
+
+BODY = "the body must be a JSON object"
+
+PRODUCT = "productId must be a text that is not empty"
+
+TYPE = "typeId must be a text that is not empty"
+
+QUANTITY = "quantity must be a whole number of at least 1"
+
+
+@pytest.mark.parametrize(
+    ("body", "details"),
+    [
+        ("", [BODY]),
+        ("[", [BODY]),
+        ("[" * 100_000, [BODY]),
+        ("9" * 5_000, [BODY]),
+        ("\xff", [BODY]),
+        ("[]", [BODY]),
+        ("{}", [PRODUCT, TYPE, QUANTITY]),
+        ('{"productId": 1, "typeId": "", "quantity": "2"}', [PRODUCT, TYPE, QUANTITY]),
+        ('{"productId": "p", "typeId": "t", "quantity": 0}', [QUANTITY]),
+        ('{"productId": "p", "typeId": "t", "quantity": true}', [QUANTITY]),
+        ('{"productId": "p", "typeId": "t", "quantity": 1.5}', [QUANTITY]),
+        ('{"productId": "p", "typeId": "t", "quantity": NaN}', [QUANTITY]),
+    ],
+)
+def test_invalid_body(shop: Shop, body: str, details: list[str]) -> None:
+    answer = shop.ask("/v3/gift-cards/placeOrder", method="POST", data=body.encode("latin-1"))
+    assert error(answer) == (
+        400,
+        {"code": "ERR_VALIDATION", "message": "The request is not valid.", "details": details},
+    )
+    assert shop.simulator.orders == {}
+
+
+@pytest.mark.parametrize(
+    ("product_id", "type_id", "quantity", "status", "code", "message"),
+    [
+        ("other", "type_001", 1, 404, "NOT_FOUND", "There is no such product."),
+        (PSN, "type_101", 1, 404, "NOT_FOUND", "There is no such type."),
+        (PSN, "type_003", 1, 400, "OUT_OF_STOCK", "The type is out of stock."),
+        (PSN, "TEST_REFUND", 100_001, 400, "OUT_OF_STOCK", "The type is out of stock."),
+        (PSN, "SIM_REJECT", 1, 400, "OUT_OF_STOCK", "The type is out of stock."),
+        (
+            PSN,
+            "type_001",
+            2041,
+            403,
+            "INSUFFICIENT_BALANCE",
+            "The balance does not cover the order.",
+        ),
+    ],
+)
+def test_refused_order(
+    shop: Shop, product_id: str, type_id: str, quantity: int, status: int, code: str, message: str
+) -> None:
+    answer = shop.place(type_id, quantity, product_id)
+    assert error(answer) == (status, {"code": code, "message": message})
+    assert shop.simulator.orders == {}
+    assert shop.simulator.balance == 1_000_000
+
+
+@pytest.mark.parametrize("spelling", ["check-order", "checkOrder"])
+def test_unknown_order(shop: Shop, spelling: str) -> None:
+    assert error(shop.ask(f"/v3/gift-cards/{spelling}/6901616fe9e88196b4eb64b2")) == (
+        404,
+        {"code": "NOT_FOUND", "message": "There is no such order."},
+    )
+
+
+def test_shifted_ids(shop: Shop) -> None:
+    order_id = shop.order()
+    shop.simulator.shifted_ids = True
+    shown = shop.check(order_id)["_id"]
+    assert int(shown, 16) == int(order_id, 16) + 1
+    assert is_id(shown)
+    assert [item["_id"] for item in shop.get("/v3/gift-cards/list")["items"]] == [shown]
+
+
+# Lists.
+
+
+def test_list_shows_every_order_newest_first(shop: Shop) -> None:
+    shop.simulator.delay = (5, 5)
+    first = shop.order("TEST_PARTIAL", 2)
+    shop.clock.now += 10
+    second = shop.order("type_001", 1)
+    answer = shop.get("/v3/gift-cards/list")
+    assert answer["pagination"] == {"page": 1, "pageSize": 20, "totalPages": 1, "totalResults": 2}
+    handling, partial = answer["items"]
+    assert handling == shop.check(second)
+    assert partial == shop.check(first) | {"product": PSN, "type": "TEST_PARTIAL"}
+    assert len(partial["cards"]) == 1
+
+
+def test_list_pages(shop: Shop) -> None:
+    ids = [shop.order() for _ in range(5)]
+    pages = [shop.get(f"/v3/gift-cards/list?page={page}&pageSize=2") for page in (1, 2, 3, 4)]
+    shown = [[item["_id"] for item in page["items"]] for page in pages]
+    assert shown == [[ids[4], ids[3]], [ids[2], ids[1]], [ids[0]], []]
+    assert {page["pagination"]["totalPages"] for page in pages} == {3}
+    assert len(shop.get("/v3/gift-cards/list?pageSize=100")["items"]) == 5
+
+
+def test_list_window_includes_its_ends(shop: Shop) -> None:
+    times = []
+    for _ in range(3):
+        order_id = shop.order()
+        times.append(shop.check(order_id)["time"])
+        shop.clock.now += 60
+    window = shop.get("/v3/gift-cards/list", params={"from": times[0], "to": times[1]})
+    assert [item["time"] for item in window["items"]] == [times[1], times[0]]
+    naive = {"from": times[2].removesuffix("Z"), "to": "2999-01-01"}
+    assert [item["time"] for item in shop.get("/v3/gift-cards/list", params=naive)["items"]] == [
+        times[2]
+    ]
+
+
+PAGE = "page must be a whole number of at least 1"
+
+SIZE = "pageSize must be a whole number from 1 to 100"
+
+WINDOW = "from and to must be ISO 8601 times and come together"
+
+
+@pytest.mark.parametrize(
+    ("query", "details"),
+    [
+        ("page=0&pageSize=101", [PAGE, SIZE]),
+        ("page=-1&pageSize=x", [PAGE, SIZE]),
+        ("page=99999999999999999999", [PAGE]),
+        ("from=2025-10-29T01:00:00Z", [WINDOW]),
+        ("to=2025-10-29T01:00:00Z", [WINDOW]),
+        ("from=yesterday&to=today", [WINDOW]),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v3/gift-cards/list", "/v3/account/transactions"])
+def test_invalid_query(shop: Shop, path: str, query: str, details: list[str]) -> None:
+    assert error(shop.ask(f"{path}?{query}")) == (
+        400,
+        {"code": "ERR_VALIDATION", "message": "The request is not valid.", "details": details},
+    )
+
+
+def test_no_list(shop: Shop) -> None:
+    shop.simulator.has_list = False
+    assert "success" not in shop.ask("/v3/gift-cards/list").json()
+
+
+# Paths.
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/v3/gift-cards/orders"),
+        ("GET", "/v3/validate/"),
+        ("GET", "/v3/gift-cards/placeOrder"),
+        ("POST", "/v3/account/balance"),
+        ("DELETE", "/v3/gift-cards/list"),
+    ],
+)
+def test_unknown_path_answers_without_the_envelope(shop: Shop, method: str, path: str) -> None:
+    answer = shop.ask(path, method=method, key=None)
+    assert answer.status_code == 404
+    assert answer.json() == {
+        "message": f"Cannot {method} {path}",
+        "error": "Not Found",
+        "statusCode": 404,
+    }
+
+
+@pytest.mark.parametrize(
+    ("known", "unknown"), [("check-order", "checkOrder"), ("checkOrder", "check-order")]
+)
+def test_one_spelling(shop: Shop, known: Any, unknown: str) -> None:
+    order_id = shop.order()
+    shop.simulator.spelling = known
+    assert shop.get(f"/v3/gift-cards/{known}/{order_id}")["_id"] == order_id
+    assert "success" not in shop.ask(f"/v3/gift-cards/{unknown}/{order_id}").json()
+
+
+# Keys and limits.
+
+BLOCKED = (
+    403,
+    {"code": "IP_BLOCKED", "message": "Too many failed attempts; the address is blocked."},
+)
+
+
+def invalid_key(**details: int) -> tuple[int, dict[str, Any]]:
+    refusal = {"code": "INVALID_ACCESS_TOKEN", "message": "The access token is invalid."}
+    return 401, refusal | ({"details": details} if details else {})
+
+
+def test_missing_key(shop: Shop) -> None:
+    for key in (None, ""):
+        assert error(shop.ask("/v3/validate", key=key)) == (
+            401,
+            {"code": "MISSING_ACCESS_TOKEN", "message": "The access token is missing."},
+        )
+
+
+def test_wrong_keys_block_the_address() -> None:
+    with Shop(keys=["right", "also-right"], lockout=2) as shop:
+        assert shop.ask("/v3/validate", key="right").ok
+        assert error(shop.ask("/v3/validate", key="wrong")) == invalid_key(attemptsLeft=1)
+        assert shop.ask("/v3/validate", key="also-right").ok  # which forgives nothing
+        assert error(shop.ask("/v3/validate", key="wrong")) == invalid_key(attemptsLeft=0)
+        assert error(shop.ask("/v3/validate", key="right")) == BLOCKED
+        shop.clock.now += 899
+        assert error(shop.ask("/nowhere", key=None)) == BLOCKED
+        shop.clock.now += 1
+        assert shop.ask("/v3/validate", key="right").ok
+        assert error(shop.ask("/v3/validate", key="wrong")) == invalid_key(attemptsLeft=1)
+
+
+def test_lockout_can_be_off() -> None:
+    with Shop(keys=["right"], lockout=0) as shop:
+        for _ in range(7):
+            assert error(shop.ask("/v3/validate", key="wrong")) == invalid_key()
+        assert shop.ask("/v3/validate", key="right").ok
+
+
+def test_rate_limit() -> None:
+    limited = {"code": "RATE_LIMIT_EXCEEDED", "message": "More than 2 requests in a minute."}
+    with Shop(rate_limit=2) as shop:
+        assert shop.place().ok
+        shop.clock.now += 20.5
+        assert shop.place().ok
+        answer = shop.place()
+        assert error(answer) == (429, limited)
+        assert answer.headers["Retry-After"] == "40"
+        assert shop.ask("/v3/validate", key="another").ok
+        shop.clock.now += 39.5
+        assert shop.place().ok
+        answer = shop.place()
+        assert error(answer) == (429, limited)
+        assert answer.headers["Retry-After"] == "21"
+        assert len(shop.simulator.orders) == 3
+
+
+def test_too_large(shop: Shop) -> None:
+    answer = shop.ask("/v3/gift-cards/placeOrder", method="POST", data=b" " * 1_000_000)
+    assert error(answer) == (
+        413,
+        {"code": "PAYLOAD_TOO_LARGE", "message": "The request body is too large."},
+    )
+    assert shop.place().ok  # on the same connection
+
+
+def test_outage(shop: Shop) -> None:
+    shop.simulator.outage = True
+    assert error(shop.place()) == (
+        503,
+        {"code": "SERVICE_UNAVAILABLE", "message": "The service is unavailable."},
+    )
+    assert shop.simulator.orders == {}
+    shop.simulator.outage = False
+    assert shop.place().ok
+
+
+# Options and the log.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"port": 65536}, "The port must be from 0 to 65535."),
+        (
+            {"delay": (2, 1)},
+            "The delays must not be negative, nor the least above the most.",
+        ),
+        ({"slow_delay": -1}, "The slow delay must not be negative."),
+        ({"opening_balance": Decimal("NaN")}, "The balance must not be negative."),
+        ({"lockout": -1}, "Limits must not be negative."),
+        ({"keys": [""]}, "A key must not be empty."),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Simulator(**options)
+
+
+def test_requests_are_recorded_without_secrets() -> None:
+    seen: list[Request] = []
+    with Shop(keys=["SECRET-KEY"], on_request=seen.append) as shop:
+        shop.ask("/v3/gift-cards/list?page=1&token=SECRET", key="SECRET-KEY")
+        shop.clock.now += 5
+        shop.ask("/v3/validate", key="SECRET-WRONG")
+        shop.ask("/nowhere", method="POST", data="SECRET", key=None)
+        assert shop.simulator.requests == seen
+    assert seen == [
+        Request(1000.0, "GET", "/v3/gift-cards/list", 200, key_ok=True),
+        Request(1005.0, "GET", "/v3/validate", 401, key_ok=False),
+        Request(1005.0, "POST", "/nowhere", 404, key_ok=False),
+    ]
+    assert "SECRET" not in repr(shop.simulator)
+
+
+def test_forgetting_the_requests_leaves_what_they_did(shop: Shop) -> None:
+    order_id = shop.order()
+    shop.simulator.forget_requests()
+    assert shop.simulator.requests == []
+    assert shop.simulator.orders.keys() == {order_id}
+
+
+def test_reset() -> None:
+    with Shop(keys=["key"], rate_limit=3, lockout=2, delay=(30, 30)) as shop:
+        url, order_id = shop.simulator.url, shop.order()
+        assert shop.check(order_id)["status"] == "HANDLING"
+        assert shop.ask("/v3/validate").ok
+        assert shop.ask("/v3/validate").status_code == 429
+        assert shop.ask("/v3/validate", key="wrong").status_code == 401
+        shop.simulator.reset()
+        assert (shop.simulator.orders, shop.simulator.requests) == ({}, [])
+        assert shop.simulator.balance == 1_000_000
+        assert shop.simulator.url == url
+        assert error(shop.ask("/v3/validate", key="wrong")) == invalid_key(attemptsLeft=1)
+        assert error(shop.ask("/v3/validate", key="wrong")) == invalid_key(attemptsLeft=0)
+        assert error(shop.ask("/v3/validate")) == BLOCKED
+        shop.simulator.reset()
+        assert shop.ask(f"/v3/gift-cards/check-order/{order_id}").status_code == 404
+        shop.clock.now += 60  # when the forgotten order would have settled
+        assert shop.simulator.balance == 1_000_000
+        [deposit] = shop.get("/v3/account/transactions")["items"]
+        assert deposit["type"] == "DEPOSIT"
