@@ -7,6 +7,7 @@ yielded to the one thread that does.
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections import deque
@@ -38,6 +39,8 @@ CLOCK_SKEW = timedelta(minutes=10)
 # How long the list is done without: after it failed, and after it showed none of our orders.
 PASSING_TROUBLE = timedelta(seconds=30)
 USELESS = timedelta(minutes=10)
+# Of the sweeps in which the budget is spent on fresh orders: in how many a late one has its turn.
+_LATE_SHARE = 1 / 8
 # How often `go_on` is asked while calls are under way (seconds).
 _HEARTBEAT = 1.0
 # How long calls that are under way are waited for once no more may be made (seconds).
@@ -58,7 +61,8 @@ def ask(
     Orders about which nothing is yielded were not asked about: calls had to stop, the request
     budget is short, or there are too many for one go.
     """
-    for group in _by_age(orders):
+    fresh, late = _by_age(orders)
+    for group in (fresh, late):
         shown: set[int] = set()
         if gateway.is_list_useful and _is_worth_listing(group):
             shown = yield from _read_list(_listed(group), gateway, go_on)
@@ -70,11 +74,18 @@ def ask(
         if not gateway.allows_calls:
             # The list was refused: one wrong key is enough.
             return
-        jobs = (
-            (order, partial(gateway.client.check, order.provider_order_id or ""))
-            for order in left[: gateway.afford(len(left)) if left else 0]
-        )
-        yield from fan_out(jobs, gateway, go_on, is_paid=True)
+        granted = gateway.afford(len(left)) if left else 0
+        yield from fan_out(_checks(left[:granted], gateway), gateway, go_on, is_paid=True)
+        if not granted and group is late and random.random() < _LATE_SHARE:  # noqa: S311
+            # Fresh ones go first, but they don't keep it waiting for ever.
+            yield from fan_out(_checks(left[:1], gateway), gateway, go_on)
+
+
+def _checks(
+    orders: Iterable[Order], gateway: Gateway
+) -> list[tuple[Order, Callable[[], OrderAnswer]]]:
+    check = gateway.client.check
+    return [(order, partial(check, order.provider_order_id or "")) for order in orders]
 
 
 def _by_age(orders: Sequence[Order]) -> tuple[list[Order], list[Order]]:

@@ -13,7 +13,6 @@ import random
 import time
 from datetime import datetime, timedelta
 from decimal import Decimal
-from types import TracebackType
 from typing import Self
 
 from django.utils import timezone
@@ -65,12 +64,7 @@ class Gateway:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc_info: object) -> None:
         self.client.close()
 
     # Pauses.

@@ -292,6 +292,24 @@ class TestShortBudget:
         assert not Order.objects.exclude(claimed_until=None).exists()
         assert not Order.objects.exclude(failures=0).exists()
 
+    def test_a_late_order_is_not_kept_waiting_for_ever(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        late, *_fresh = buy_many(simulator, 12, type_id="SIM_NEVER")
+        Order.objects.filter(pk=late.pk).update(status=Status.DELAYED)
+        without_list()
+        set_conf(REQUESTS_PER_MINUTE=200)
+        with Gateway() as gateway:
+            for _sweep in range(300):
+                while gateway.afford():
+                    pass
+                Order.objects.update(due_at=ago(1))
+                done = sweep(gateway)
+                if done.checked:
+                    break
+        assert (done.checked, done.postponed) == (1, 11)
+        assert checks(simulator) == [late.provider_order_id]
+
     def test_an_order_is_sent_when_checks_have_to_wait(
         self, simulator: Simulator, set_conf: Callable[..., None]
     ) -> None:
