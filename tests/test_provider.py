@@ -651,6 +651,7 @@ class TestSpellings:
         wire.get(OTHER_CHECK, json=error("NOT_FOUND"), status=404)
         assert type(raised(check, client)) is NotFound
         assert client.check_path == "checkOrder"
+        assert client.requests_sent == 2
 
     def test_neither(self, client: Client, wire: responses.RequestsMock) -> None:
         wire.get(CHECK, json=ROUTER, status=404)

@@ -443,7 +443,7 @@ class TestBrokenConnections:
             pytest.raises(OutcomeUnknown, match="the connection broke"),
         ):
             place(client)
-        assert server.connections == 1
+        assert (server.connections, client.requests_sent) == (1, 1)
 
     @pytest.mark.parametrize("fault", [read_and_reset, read_and_close, reset_unread, break_off])
     def test_a_question_is_repeated_once(
@@ -452,6 +452,8 @@ class TestBrokenConnections:
         script = first(fault, answer(response(ORDER)))
         with Server(script, context) as server, client_of(server.url) as client:
             assert client.check("A1").status == "FULFILLED"
+            # The budget has to know of both.
+            assert client.requests_sent == 2
         assert server.connections == 2
 
     def test_a_question_is_repeated_only_once(self, context: ssl.SSLContext | None) -> None:
