@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 K = TypeVar("K")
 T = TypeVar("T")
 
-# More would spend the attempts that a wrong key has before the first refusal is read.
-MAX_IN_FLIGHT = 4
+# With an order that is sent meanwhile, four: more would spend the attempts that a wrong key has
+# before the first refusal is read.
+MAX_IN_FLIGHT = 3
 PAGE_SIZE = 100
 # How many orders are asked about one by one in one go.
 BATCH = 40

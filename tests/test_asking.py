@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,7 +17,7 @@ from django.utils import timezone
 from giftcards.following import Swept, sweep
 from giftcards.gateway import Gateway
 from giftcards.models import Card, Order, ProviderState
-from giftcards.simulator import Simulator
+from giftcards.simulator import Request, Simulator
 from giftcards.statuses import Status
 from tests.engine import (
     LINE,
@@ -179,6 +181,35 @@ def near(seconds_ago: dict[str, float]) -> Callable[[Any], tuple[bool, str]]:
         return True, ""
 
     return match
+
+
+def test_at_most_four_requests_are_under_way(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a key that is wrong from one moment to the next, the fifth would block the address."""
+    monkeypatch.setattr("giftcards.following._HEARTBEAT", 0)
+    buy_many(simulator, 20, type_id="SIM_NEVER")
+    without_list()
+    lock, seen, most = threading.Lock(), 0, 0
+
+    def hold(request: Request) -> None:
+        nonlocal seen, most
+        with lock:
+            seen += 1
+            most = max(most, seen)
+        time.sleep(0.05)
+        with lock:
+            seen -= 1
+
+    def go_on() -> bool:
+        if Order.objects.count() < 26:
+            make_order()
+        return True
+
+    simulator.on_request = hold
+    done = run_sweep(go_on=go_on)
+    assert (done.sent, done.checked) == (6, 20)
+    assert 3 <= most <= 4
 
 
 class TestListThatIsNoHelp:
