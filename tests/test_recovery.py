@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -303,6 +303,19 @@ class TestAbsent:
         wire.get(LIST, json=listed(row(status="FULFILLED")))
         look()
         assert statuses() == ["PENDING", "FULFILLED"]
+
+    @pytest.mark.parametrize(("is_shown", "minutes"), [(True, [10]), (False, [10, 120])])
+    def test_only_a_clock_that_may_be_wrong_makes_it_read_hours(
+        self, is_shown: bool, minutes: list[int], wire: responses.RequestsMock
+    ) -> None:
+        lost = lose()
+        make_order(Status.FULFILLED, sent_at=ago(299), accepted_at=ago(298), provider_order_id="B1")
+        wire.get(LIST, json=listed(*[row()] * is_shown))
+        look()
+        read = [call.request.params["from"] for call in wire.calls]  # type: ignore[union-attr]
+        assert lost.sent_at is not None
+        before = [lost.sent_at - datetime.fromisoformat(start) for start in read]
+        assert [round(span.total_seconds() / 60) for span in before] == minutes
 
     def test_while_one_like_it_is_being_sent(self, simulator: Simulator) -> None:
         lose(type_id="SIM_DROP")
