@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import responses
+from django.db import connection
 from django.utils import timezone
 
 from giftcards.crypto import key_fingerprint
@@ -39,6 +40,23 @@ STOPPED = (
 
 def state() -> ProviderState:
     return ProviderState.objects.get()
+
+
+def once(wrapper: Callable[..., Any]) -> Callable[..., Any]:
+    """The wrapper of queries without those that it makes itself."""
+    is_inside = False
+
+    def run(execute: Any, *arguments: Any) -> Any:
+        nonlocal is_inside
+        if is_inside:
+            return execute(*arguments)
+        is_inside = True
+        try:
+            return wrapper(execute, *arguments)
+        finally:
+            is_inside = False
+
+    return run
 
 
 class TestRefusedKey:
@@ -115,6 +133,27 @@ class TestRefusedKey:
             assert not gateway.is_open()
         assert state().pause == "access"
         assert state().succeeded_at is not None
+
+    def test_is_not_ended_with_another_pause(self) -> None:
+        with Gateway() as gateway, Gateway() as other:
+            gateway.heard(RateLimited("Slower."))
+            end_pause()
+            assert gateway.is_open()
+            gateway.heard(None)
+            other.heard(AccessDenied("No.", status=401))
+            gateway.note()
+        assert state().pause == "access"
+
+    def test_is_not_replaced_by_one_of_the_same_moment(self) -> None:
+        def refuse(execute: Any, sql: str, *arguments: Any) -> Any:
+            """Another process is refused while this one writes down that it is to wait."""
+            if sql.startswith("UPDATE") and state().pause == "":
+                ProviderState.objects.filter(pk=1).update(pause="access", paused_at=ago(0))
+            return execute(sql, *arguments)
+
+        with Gateway() as gateway, connection.execute_wrapper(once(refuse)):
+            gateway.heard(RateLimited("Slower."))
+        assert state().pause == "access"
 
     def test_leaves_no_trace_of_the_key(self, settings: Any) -> None:
         with Gateway() as gateway:
