@@ -62,7 +62,12 @@ def _photograph(directory: Path, *, everything: bool) -> None:
             name: f"{order_list}{Order.objects.get(reference=reference).pk}/change/"
             for name, reference in other.items()
         }
-        pages |= {"order-add": f"{order_list}add/", "find-card": f"{order_list}find-card/"}
+        pages |= {
+            "order-add": f"{order_list}add/",
+            "find-card": f"{order_list}find-card/",
+            "resolve": pages["unconfirmed"].replace("/change/", "/resolve/"),
+            "provider": "admin/giftcards/providerstate/",
+        }
     connections.close_all()
 
     server = LiveServerThread("127.0.0.1", StaticFilesHandler)

@@ -189,7 +189,7 @@ class ResolveForm(forms.Form):
         outcomes = [(f"adopt:{row['id']}", _candidate(row)) for row in order.candidates]
         self.fields["outcome"].choices = [  # type: ignore[attr-defined]
             *outcomes,
-            (self.ADOPT_OTHER, _("It is another order at the provider, with this id:")),
+            (self.ADOPT_OTHER, _("It is the order at the provider with this id:")),
             (self.SEND_AGAIN, _("It was not placed: send it again.")),
             (self.REJECT, _("It was not placed: reject it.")),
         ]

@@ -164,7 +164,7 @@ class TestTypingAnId:
 
     def test_the_field(self, staff: Client) -> None:
         html = read(staff.get(page(lost_order())))
-        assert "It is another order at the provider, with this id:" in text(html)
+        assert "It is the order at the provider with this id:" in text(html)
         [field] = re.findall(r"<input[^>]*provider_order_id[^>]*>", html)
         for attribute in ('type="text"', 'dir="ltr"', 'autocomplete="off"', 'spellcheck="false"'):
             assert attribute in field
