@@ -92,6 +92,26 @@ class TestSweep:
         paths = [request.path.rpartition("/")[2] for request in simulator.requests]
         assert paths == ["list", LINE["product_id"], "placeOrder", "list", "list"]
 
+    def test_renews_its_claims_while_it_asks(
+        self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("giftcards.following._HEARTBEAT", 0)
+        buy_many(simulator, 12, type_id="SIM_NEVER")
+        without_list()
+        left: list[float] = []
+
+        def go_on() -> bool:
+            claimed = Order.objects.exclude(claimed_until=None)
+            ends = claimed.values_list("claimed_until", flat=True)
+            left.extend((at - timezone.now()).total_seconds() for at in ends if at)
+            claimed.update(claimed_until=ago(-1))
+            return True
+
+        assert run_sweep(go_on=go_on) == Swept(checked=12)
+        # Each time that it was asked, what is still claimed had its full time before it.
+        assert len(left) >= 2 * 12
+        assert min(left) > 10
+
     def test_a_pause_is_no_worker_that_is_down(self, simulator: Simulator) -> None:
         with Gateway() as gateway:
             gateway.heard(AccessDenied("No.", status=401))
