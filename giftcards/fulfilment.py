@@ -47,6 +47,9 @@ _LONGEST_RETRY = timedelta(minutes=5)
 # How long the answer to sending an order is kept for a database that is away (seconds).
 _DATABASE_PATIENCE = 30.0
 _FIRST_LOOK = timedelta(seconds=10)
+_NOT_KNOWN = (
+    "Whether it was bought is not known; it is sent again only if it is proven that it was not."
+)
 
 
 def place_order(
@@ -165,22 +168,29 @@ def queue_sweep() -> None:
 
 
 def send(order: Order, gateway: Gateway) -> bool:
-    """Send an order that this process has claimed; false if calls have to stop now.
+    """Claim a recorded order and send it; false if calls have to stop now.
 
-    The request has to be afforded already. ``order`` is changed in place.
+    The request has to be afforded already. ``order`` is changed in place; not at all if another
+    process was first.
     """
-    error: ProviderError | None = None
-    price = None
     try:
+        # Before the claim. A process that stops between the two, for whatever reason, must not go
+        # on to send what has been sent again meanwhile, so there is nothing between them.
         price = gateway.price(order.product_id, order.type_id)
+    except ProviderError as error:
+        return gateway.heard(error)
+    if not claim(order):
+        return True
+    failure: ProviderError | None = None
+    try:
         placed = gateway.client.place(
             product_id=order.product_id, type_id=order.type_id, quantity=order.quantity
         )
-    except ProviderError as caught:
-        error = caught
-    if error is not None:
-        _persist(partial(_record_failure, order, error, price))
-        return gateway.heard(error)
+    except ProviderError as error:
+        failure = error
+    if failure is not None:
+        _persist(partial(_record_failure, order, failure, price))
+        return gateway.heard(failure)
     # Before the database is asked for anything: if it is gone, the log still knows the id.
     logger.info("Order %s was accepted as %s.", order.reference, placed.order_id)
     _persist(partial(_record_acceptance, order, placed.order_id, price))
@@ -209,8 +219,8 @@ def claim(order: Order) -> bool:
     Not to be called inside a transaction: what goes out has to be on record first.
     """
     now = timezone.now()
-    # Longer than the two requests can take: the price's and the order's own.
-    lease = timedelta(seconds=2 * conf.request_timeout + 20)
+    # Longer than the request can take.
+    lease = timedelta(seconds=conf.request_timeout + 20)
     with transaction.atomic(durable=True):
         change = order.move(
             Status.PLACING,
@@ -239,7 +249,7 @@ def _record_acceptance(order: Order, provider_order_id: str, price: Decimal | No
     except IntegrityError:
         problem = (
             f"The provider answered with the id {provider_order_id}, which is another order's."
-            " Whether this one was bought is not known; it is not sent again by itself."
+            f" {_NOT_KNOWN}"
         )
         logger.error("Order %s: %s", order.reference, problem)  # noqa: TRY400 (no row in the log)
         _leave_placing(
@@ -272,10 +282,7 @@ def _record_failure(order: Order, error: ProviderError, price: Decimal | None) -
             logger.warning("Order %s was refused: %s", order.reference, error)
             _leave_placing(order, Status.REJECTED, detail=str(error), problem="")
         case _:
-            problem = (
-                f"{error} Whether the order was bought is not known;"
-                " it is not sent again by itself."
-            )
+            problem = f"{error} {_NOT_KNOWN}"
             logger.error("Order %s: %s", order.reference, problem)
             _leave_placing(
                 order,
@@ -308,14 +315,25 @@ def _leave_placing(order: Order, target: Status, *, detail: str = "", **values: 
     if move():
         return
     # The claim is left as it is: it tells whether the row is still this attempt's.
-    order.refresh_from_db(fields=["status"])
+    order.refresh_from_db(fields=["status", "provider_order_id"])
     if order.status == Status.UNCONFIRMED != target and move():
         return
+    if target == Status.HANDLING:
+        if order.provider_order_id == values["provider_order_id"]:
+            # It was found in the list meanwhile.
+            return
+        # It was taken for absent, and waits to be sent again: it must not be.
+        if order.status == Status.PENDING and claim(order) and move():
+            return
+        # Money was spent, and the row says otherwise.
+        problem = f"The provider accepted it as {values['provider_order_id']} after all."
+        Order.objects.filter(pk=order.pk).update(problem=problem)
     logger.error(
-        "Order %s is %s by now: that sending it ended as %s could not be recorded.",
+        "Order %s is %s by now: that sending it ended as %s (%s) could not be recorded.",
         order.reference,
         order.status,
         target,
+        values.get("provider_order_id") or detail,
     )
 
 
@@ -323,9 +341,8 @@ def send_now(order: Order, gateway: Gateway) -> Order:
     """Send ``order`` in this process, or wait until the one that is at it has; return it fresh."""
     while order.status == Status.PENDING and gateway.is_open():
         if gateway.afford(for_placing=True):
-            if claim(order):
-                send(order, gateway)
-                gateway.note()
+            send(order, gateway)
+            gateway.note()
             break
         time.sleep(max(gateway.wait_for(for_placing=True), 0.05))
     order.refresh_from_db()
@@ -347,12 +364,12 @@ def send_due(
     for order in orders:
         if not (go_on() and gateway.afford(for_placing=True)):
             break
-        if not claim(order):
-            continue
+        claim_before = order.claim
         may_go_on = send(order, gateway)
         if order.status == Status.HANDLING:
             accepted += 1
-        else:
+        elif order.claim != claim_before or not may_go_on:
+            # Neither if another process was first.
             failed += 1
         if not may_go_on:
             break
@@ -370,10 +387,7 @@ def give_up(order: Order) -> None:
 
 def call_unconfirmed(order: Order) -> None:
     """The process that was sending the order has died: the request may have gone out."""
-    problem = (
-        "The process that was sending the order died. Whether it was bought is not known;"
-        " it is not sent again by itself."
-    )
+    problem = f"The process that was sending the order died. {_NOT_KNOWN}"
     if order.move(
         Status.UNCONFIRMED,
         source=StatusChange.Source.RECOVERY,

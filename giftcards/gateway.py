@@ -7,7 +7,6 @@ they stay within ``REQUESTS_PER_MINUTE``.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 import time
@@ -19,7 +18,7 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.crypto import key_fingerprint
-from giftcards.exceptions import AccessDenied, OutcomeUnknown, ProviderError, RateLimited, Refused
+from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused
 from giftcards.models import ProviderState
 from giftcards.provider import Client
 
@@ -188,20 +187,24 @@ class Gateway:
         """What a card of the type costs at present; ``None`` if the provider doesn't tell.
 
         Asked once a minute and product, if the request budget allows. Raises :exc:`AccessDenied`
-        and :exc:`TryLater`, after which nothing else would work either.
+        and :exc:`RateLimited`, after which nothing else may be asked either.
         """
         asked_at, prices = self._prices.get(product_id, (float("-inf"), {}))
         if time.monotonic() - asked_at < _PRICES_HOLD or not self.afford():
             return prices.get(type_id)
         prices = {}
-        # A price that is not known keeps nobody from buying.
-        with contextlib.suppress(OutcomeUnknown, Refused):
+        try:
             product = self.client.product(product_id)
             self.heard(None)
             for kind in product.types:
                 # One below zero is not believed; no row could hold it.
                 if kind.price is not None and kind.price >= 0:
                     prices[kind.type_id] = kind.price
+        except (AccessDenied, RateLimited):
+            raise
+        except ProviderError:
+            # A price that is not known keeps nobody from buying.
+            prices = {}
         self._prices[product_id] = time.monotonic(), prices
         return prices.get(type_id)
 

@@ -16,6 +16,7 @@ from giftcards.following import Swept, sweep
 from giftcards.fulfilment import LOOP_LEASE
 from giftcards.gateway import Gateway
 from giftcards.models import Order, ProviderState
+from giftcards.statuses import FINAL
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,8 @@ class _Loop:
         while (left := until - time.monotonic()) > 0 and self.go_on():
             if gateway.allows_calls:
                 now = timezone.now()
-                due_at = Order.objects.unclaimed(now).aggregate(first=Min("due_at"))["first"]
+                waiting = Order.objects.unclaimed(now).exclude(status__in=FINAL)
+                due_at = waiting.aggregate(first=Min("due_at"))["first"]
                 if due_at is not None:
                     left = min(left, max((due_at - now).total_seconds(), gateway.wait_for()))
                 if left <= 0:

@@ -21,6 +21,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from giftcards.cards import CardSecret
 from giftcards.crypto import Keyring
+from giftcards.fields import ExactCharField
 from giftcards.statuses import ACCEPTED, FINAL, FOLLOWED, SETTLED, URGENT, Status, check_move
 
 # More cards than this in one order would not fit into the largest answer the client reads.
@@ -74,7 +75,7 @@ class OrderQuerySet(models.QuerySet["Order"]):
 
     def known_as(self, names: Iterable[str]) -> Self:
         """Orders that the provider calls by one of ``names``, in a list or anywhere else."""
-        names = set(names)
+        names = set(names) - {""}
         return self.filter(Q(provider_order_id__in=names) | Q(provider_alias__in=names))
 
     def needing_attention(self) -> Self:
@@ -141,7 +142,7 @@ class OrderQuerySet(models.QuerySet["Order"]):
 class Order(models.Model):
     """One line bought from the provider: a product, a type (denomination), a quantity."""
 
-    reference = models.CharField(
+    reference: models.CharField[str, str] = ExactCharField(
         _("reference"),
         max_length=100,
         unique=True,
@@ -149,8 +150,10 @@ class Order(models.Model):
         default=new_reference,
         help_text=_("Your own unique name for the order. Reusing it never buys twice."),
     )
-    product_id = models.CharField(_("product"), max_length=100, validators=[plain_text])
-    type_id = models.CharField(
+    product_id: models.CharField[str, str] = ExactCharField(
+        _("product"), max_length=100, validators=[plain_text]
+    )
+    type_id: models.CharField[str, str] = ExactCharField(
         _("type"),
         max_length=100,
         validators=[plain_text],
@@ -181,11 +184,15 @@ class Order(models.Model):
         _("status"), max_length=20, choices=Status, default=Status.PENDING, editable=False
     )
     # NULL until the provider has named the order, so that the constraint can be unique.
-    provider_order_id = models.CharField(  # noqa: DJ001
+    provider_order_id: models.CharField[str | None, str | None] = ExactCharField(
         _("provider's order id"), max_length=100, null=True, unique=True, editable=False
     )
     # The `_id` of its answers, where that is not the order id: rows of a list may carry either.
-    provider_alias = models.CharField(max_length=100, blank=True, editable=False)
+    provider_alias: models.CharField[str, str] = ExactCharField(
+        max_length=100, blank=True, db_index=True, editable=False
+    )
+    # Its id was learnt from the list, and asking about it by that id found nothing.
+    is_only_listed = models.BooleanField(default=False, editable=False)
     fulfilled_quantity = models.PositiveIntegerField(_("delivered"), default=0, editable=False)
     fulfilled_amount = models.DecimalField(
         _("charged"), max_digits=14, decimal_places=2, null=True, editable=False
@@ -317,7 +324,7 @@ class Order(models.Model):
         origin = Status(self.status)
         check_move(origin, target)
         if target in FINAL:
-            values["settled_at"] = timezone.now()
+            values |= {"settled_at": timezone.now(), "due_at": None}
         values = {"claimed_until": None, **values, "status": target}
         change = StatusChange(
             order=self, from_status=origin, to_status=target, source=source, detail=detail

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "giftcards"
 
 LAYERS = [
-    "exceptions cards conf",
+    "exceptions cards conf fields",
     "statuses crypto parsing transport provider refunds",
     "verdict models",
     "gateway recording signals outbox",

@@ -26,8 +26,8 @@ _SETTLED: tuple[tuple[str, timedelta, int, OrderAnswer], ...] = (
 )
 _REFUSAL = "The provider refused the order: product out of stock."
 _SILENCE = (
-    "The provider gave no usable answer. Whether the order was bought is not known;"
-    " it is not sent again by itself."
+    "The provider gave no usable answer. Whether it was bought is not known;"
+    " it is sent again only if it is proven that it was not."
 )
 
 

@@ -164,7 +164,7 @@ def test_again_with_the_same_reference(call: Call, simulator: Simulator) -> None
 
 UNKNOWN = (
     "The provider gave no usable answer (the connection broke before the answer was complete)."
-    " Whether the order was bought is not known; it is not sent again by itself."
+    " Whether it was bought is not known; it is sent again only if it is proven that it was not."
 )
 
 
@@ -227,9 +227,10 @@ def test_the_provider_wants_a_pause(call: Call, simulator: Simulator) -> None:
 def test_the_key_is_refused(call: Call, simulator: Simulator) -> None:
     simulator.keys = ["another"]
     refused = (
-        "The order cart-1 is PENDING. Not sent yet: The provider refused the API key"
-        " (INVALID_ACCESS_TOKEN, 4 attempts left). Correct GIFTCARDS['API_KEY'] first:"
-        " asking on gets this server's address blocked.\n"
+        "The order cart-1 is PENDING. The provider refuses the API key or this server's address."
+        " The provider refused the API key (INVALID_ACCESS_TOKEN, 4 attempts left). Correct"
+        " GIFTCARDS['API_KEY'] first: asking on gets this server's address blocked. Put a working"
+        " key into the settings, or run `manage.py giftcards_poll --resume` once it works again.\n"
     )
     for wait in ([], ["--wait"]):
         _, err, code = call(*PLACE_TWO, *wait)

@@ -157,8 +157,8 @@ class TestOneOrder:
         assert "  status      UNCONFIRMED\n" in out
         assert (err, code) == (
             "The provider gave no usable answer (the connection broke before the answer was"
-            " complete). Whether the order was bought is not known; it is not sent again by"
-            " itself.\n",
+            " complete). Whether it was bought is not known; it is sent again only if it is proven"
+            " that it was not.\n",
             1,
         )
 
