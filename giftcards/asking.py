@@ -17,6 +17,8 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
+from django.utils import timezone
+
 from giftcards.exceptions import ProviderError
 from giftcards.gateway import Gateway
 from giftcards.models import Order
@@ -38,8 +40,11 @@ BATCH = 40
 # How far the provider's clock may be from ours before its list does not show our orders.
 CLOCK_SKEW = timedelta(minutes=10)
 # How long the list is done without: after it failed, and after it showed none of our orders.
+# Shorter than an order may take, because some orders are known by the list only.
 PASSING_TROUBLE = timedelta(seconds=30)
-USELESS = timedelta(minutes=10)
+USELESS = timedelta(minutes=2)
+# Within this time after it was accepted, an order usually is in the list, and has settled.
+_USUAL = timedelta(minutes=1)
 # Of the sweeps in which the budget is spent on fresh orders: in how many a late one has its turn.
 _LATE_SHARE = 1 / 8
 # How often `go_on` is asked while calls are under way (seconds).
@@ -97,18 +102,13 @@ def _by_age(orders: Sequence[Order]) -> tuple[list[Order], list[Order]]:
 
 def _is_worth_listing(group: Sequence[Order]) -> bool:
     listed = _listed(group)
-    return len(listed) > 2 or any(map(_is_known_by_row, listed))
-
-
-def _is_known_by_row(order: Order) -> bool:
-    """Whether the order was found in the list, and the id it has there is not its order id."""
-    return order.failures > 0 and order.provider_alias == order.provider_order_id
+    return len(listed) > 2 or any(order.is_only_listed for order in listed)
 
 
 def _listed(orders: Sequence[Order]) -> list[Order]:
     """Those of ``orders`` that the list can be expected to show under a name we know."""
     # Where ids in the list are other ones, an order's is learnt from the first answer about it.
-    ids_differ = any(order.provider_alias for order in orders)
+    ids_differ = any(order.provider_alias not in {"", order.provider_order_id} for order in orders)
     return [order for order in orders if order.provider_alias or order.checked_at or not ids_differ]
 
 
@@ -137,6 +137,9 @@ def _read_list(
         # Reading on pays while a page costs less than what it may save.
         limit=lambda: len(orders) - len(shown),
     )
+    old = [order for order in orders if _is_old(order)]
+    # The list may be out of date: each time one order is asked about itself all the same.
+    doubted = min((o for o in old if not o.is_only_listed), key=_accepted_at, default=None)
     knows_ours = False
     for page in pages:
         if isinstance(page, Exception):
@@ -148,22 +151,32 @@ def _read_list(
             knows_ours |= order is not None
             # An order of another shop on the account, a row that slipped from one page to the
             # next, one that is not whole: what is left is asked about itself.
-            if order and order.pk not in shown and _is_believed(row, order):
+            if order and order.pk not in shown and _is_believed(row, order, order is doubted):
                 shown.add(order.pk)
                 yield order, row
     if not knows_ours:
-        # Orders that have not been asked about may have other ids there.
-        is_surprise = any(order.checked_at for order in orders)
+        # Orders that have not been asked about may have other ids there, new ones come later.
+        is_surprise = any(order.checked_at for order in old)
         gateway.give_up_list(USELESS if is_surprise else PASSING_TROUBLE)
     return shown
 
 
-def _is_believed(row: OrderAnswer, order: Order) -> bool:
+def _accepted_at(order: Order) -> datetime:
+    assert order.accepted_at is not None  # noqa: S101 (a constraint of the table)
+    return order.accepted_at
+
+
+def _is_old(order: Order) -> bool:
+    return _accepted_at(order) < timezone.now() - _USUAL
+
+
+def _is_believed(row: OrderAnswer, order: Order, is_doubted: bool) -> bool:
     verdict = judge(row, quantity=order.quantity, known_price=order.price_per_card)
     if verdict.settlement:
         return True
     # A list that is out of date would keep a late order late.
-    return row.status == Status.HANDLING == order.status and not verdict.problem
+    may_wait = order.is_only_listed or (order.status == Status.HANDLING and not is_doubted)
+    return row.status == Status.HANDLING and may_wait and not verdict.problem
 
 
 def read_pages(
@@ -177,15 +190,34 @@ def read_pages(
     """Yield the pages of the list of orders created from ``start`` to ``end``, as they come.
 
     The first page says how many there are; the others are read if they are no more than ``limit``
-    then. A page that fails is yielded as its error.
+    then. Where it does not say, pages are read until one brings nothing new. A page that fails is
+    yielded as its error.
     """
-    first: OrderPage | Exception | None = None
     call = partial(gateway.client.list_orders, start=start, end=end, page_size=PAGE_SIZE)
-    for _number, first in fan_out([(1, partial(call, page=1))], gateway, go_on):
-        yield first
-    if isinstance(first, OrderPage) and 1 < (pages := first.total_pages or 1) <= limit() + 1:
-        jobs = [(number, partial(call, page=number)) for number in range(2, pages + 1)]
+
+    def read(numbers: Iterable[int]) -> Iterator[OrderPage | Exception]:
+        jobs = [(number, partial(call, page=number)) for number in numbers]
         for _number, page in fan_out(jobs, gateway, go_on):
+            yield page
+
+    page: OrderPage | Exception | None = None
+    for page in read([1]):
+        yield page
+    if not isinstance(page, OrderPage):
+        return
+    if (count := page.page_count) is not None:
+        if 1 < count <= limit() + 1:
+            yield from read(range(2, count + 1))
+        return
+    seen: set[str] = set()
+    number = 1
+    while isinstance(page, OrderPage) and number <= limit():
+        names = {row.provider_id for row in page.items}
+        if names <= seen:
+            return
+        seen |= names
+        number, page = number + 1, None
+        for page in read([number]):
             yield page
 
 

@@ -28,6 +28,8 @@ from giftcards.statuses import FOLLOWED, URGENT, Status
 _MOST = 1_000
 # Claims end by themselves this long after the process that has them died.
 _CLAIM = timedelta(seconds=15)
+# Orders are sent for so long at a time before others are asked about (seconds).
+_SENDING = 5.0
 # A sweep that takes long renews its claims, and sends what was recorded meanwhile, this often
 # (seconds).
 _HEARTBEAT = 2.0
@@ -121,14 +123,16 @@ class _Sweep:
                 to_send.append(order)
         done = Swept()
         if is_open:
-            # Placing goes first: what is asked later comes later, what is bought later is lost.
+            # Placing goes first: what is asked later comes later, what is bought later is lost. But
+            # where it is slow, it does not go on until all are sent.
             self._send(to_send)
             done = self._check()
             if of_status[Status.UNCONFIRMED] and self._go_on():
                 recover(self._scope, self._gateway, self._go_on)
         # Also when nothing may be asked: whoever looks sees that there is a worker.
         self._gateway.note()
-        if overdue := of_status[Status.HANDLING]:
+        overdue = of_status[Status.HANDLING]
+        if overdue and self._may_go_on():
             # After they were asked about: the last answer in time counts.
             held = self._scope.filter(pk__in=[order.pk for order in overdue])
             held.unclaimed(timezone.now()).move_all(
@@ -145,7 +149,12 @@ class _Sweep:
         )
 
     def _send(self, orders: Iterable[Order]) -> None:
-        sent, unsent = send_due(orders, self._gateway, go_on=self._may_go_on)
+        ends_at = time.monotonic() + _SENDING
+
+        def go_on() -> bool:
+            return self._may_go_on() and time.monotonic() < ends_at
+
+        sent, unsent = send_due(orders, self._gateway, go_on=go_on)
         self._sent += sent
         self._unsent += unsent
 

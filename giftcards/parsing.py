@@ -7,6 +7,7 @@ numbers. It never quotes anything else, because any string in an answer may be a
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from giftcards.cards import CardSecret
 JsonObject = dict[str, Any]
 
 # An id as this provider gives it, fit for a path.
-IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,100}")
+IDENTIFIER = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9_~.:-]{0,99}")
 _STATUS = re.compile(r"[A-Za-z_]{1,32}")
 _WORD = re.compile(r"[A-Za-z_-]{1,32}")
 # float() and Decimal() also take exponents, underscores, "nan" and the digits of other scripts.
@@ -77,6 +78,16 @@ class OrderPage:
     total_pages: int | None
     total_results: int | None
     problems: tuple[str, ...]
+
+    @property
+    def page_count(self) -> int | None:
+        """How many pages there are, as far as this one tells, if it is the first."""
+        if self.total_pages is not None:
+            return self.total_pages
+        if self.total_results is None:
+            return None
+        # By what is on it: the size that was asked for may have been ignored.
+        return math.ceil(self.total_results / max(len(self.items), 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError
+from django.db.models import Q
 from django.utils import timezone
 
 from giftcards.asking import CLOCK_SKEW, read_pages
@@ -30,6 +31,11 @@ logger = logging.getLogger(__name__)
 _FARTHEST_CLOCK = timedelta(hours=2)
 # The longest pause between two looks.
 _LONGEST_PAUSE = timedelta(hours=1)
+_CHOOSE = (
+    "The answer to sending it was lost, and {} orders at the provider may be this one. Choose on"
+    " the order's page in the admin."
+)
+_NOT_SHOWN = "The answer to sending it was lost, and the provider's list does not show it."
 # More pages than this (a hundred orders each) are not read at one go.
 _MOST_PAGES = 50
 
@@ -46,22 +52,43 @@ def read_listing(
     gateway: Gateway, go_on: Callable[[], bool], *, start: datetime, end: datetime
 ) -> Listing:
     """Read the list of orders created from ``start`` to ``end``, every page of it."""
-    rows: dict[str, OrderAnswer] = {}
-    read, announced, announced_rows, is_whole = 0, 1, 0, True
+    pages: list[OrderPage] = []
+    has_failed = False
     for page in read_pages(gateway, go_on, start=start, end=end, limit=lambda: _MOST_PAGES):
-        if not isinstance(page, OrderPage):
-            is_whole = False
-            continue
-        read += 1
-        announced = max(announced, page.total_pages or 0)
-        announced_rows = max(announced_rows, page.total_results or 0)
-        # What cannot be told from another order proves nothing.
-        is_whole &= page.total_pages is not None and not page.problems
-        is_whole &= all(row.provider_id and row.created_at for row in page.items)
-        rows |= {row.provider_id: row for row in page.items}
+        if isinstance(page, OrderPage):
+            pages.append(page)
+        else:
+            has_failed = True
+    rows: dict[str, OrderAnswer] = {}
+    brought_news = True
+    for page in pages:
+        named = {row.provider_id: row for row in page.items if row.provider_id}
+        brought_news = not named.keys() <= rows.keys()
+        rows |= named
+    return Listing(
+        rows=tuple(rows.values()),
+        is_whole=not has_failed
+        and all(_can_be_told(page) for page in pages)
+        and _is_complete(pages, len(rows), brought_news=brought_news),
+    )
+
+
+def _can_be_told(page: OrderPage) -> bool:
+    # What cannot be told from another order proves nothing.
+    return not page.problems and all(row.provider_id and row.created_at for row in page.items)
+
+
+def _is_complete(pages: Sequence[OrderPage], rows: int, *, brought_news: bool) -> bool:
+    """Whether these pages are all that there are. ``brought_news``: the last one did."""
+    if not pages:
+        return False
+    count = pages[0].page_count
+    if count is None:
+        return rows > 0 and not brought_news
     # A page that came twice instead of another leaves rows out.
-    is_whole &= read >= announced and len(rows) >= announced_rows
-    return Listing(tuple(rows.values()), is_whole)
+    return len(pages) >= max(count, *(page.total_pages or 0 for page in pages)) and rows >= max(
+        page.total_results or 0 for page in pages
+    )
 
 
 def find_orphans(listing: Listing) -> list[OrderAnswer]:
@@ -98,87 +125,130 @@ def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
     groups: list[list[Order]] = []
     latest: datetime | None = None
     for order in lost:
-        assert order.sent_at is not None  # noqa: S101 (it was sent)
-        if latest is None or order.sent_at - latest > 2 * CLOCK_SKEW:
+        if latest is None or _sent_at(order) - latest > 2 * CLOCK_SKEW:
             groups.append([])
         groups[-1].append(order)
-        latest = order.sent_at
+        latest = _sent_at(order)
     return groups
 
 
 def _recover_group(lost: Sequence[Order], gateway: Gateway, go_on: Callable[[], bool]) -> int:
-    sent = [order.sent_at for order in lost if order.sent_at]
-    nearby = timedelta(seconds=conf.proof_of_absence / 2)
+    sent = [_sent_at(order) for order in lost]
+    first, last = min(sent), max(sent)
+    nearby = _nearby()
     # Before the list is read: what is accepted while it is read need not be in it.
     ours = list(
         Order.objects.filter(
-            status__in=ACCEPTED,
-            accepted_at__gte=min(sent) - nearby,
-            sent_at__lte=max(sent) + nearby,
-        ).values_list("provider_order_id", "provider_alias")
+            status__in=ACCEPTED, accepted_at__gte=first - nearby, sent_at__lte=last + nearby
+        )
     )
     # Where the list shows ours at their time, the provider's clock is right, and a busy account
     # need not be read through for orders at other times.
     for skew in (CLOCK_SKEW, _FARTHEST_CLOCK) if ours else (_FARTHEST_CLOCK,):
-        start, end = min(sent) - skew, max(sent) + skew
-        listing = read_listing(gateway, go_on, start=start, end=end)
+        listing = read_listing(gateway, go_on, start=first - skew, end=last + skew)
         names = {row.provider_id for row in listing.rows}
-        shows_ours = all(order_id in names or alias in names for order_id, alias in ours)
-        if shows_ours:
+        unseen = [order for order in ours if not _is_in(order, names)]
+        if len(unseen) < len(ours):
             break
-    # Before the owners of the rows are looked up: an order that is accepted meanwhile is one then.
-    being_sent = {_line(order) for order in Order.objects.filter(status=Status.PLACING)}
+    # After the list was read, and before the owners of its rows are looked up: a row that is an
+    # order's by then, and under which name, is seen by one of the two.
+    rivals = {_line(order) for order in _rivals(lost, first, last) if _may_own_any(order, names)}
     orphans = find_orphans(listing)
     by_line: dict[tuple[str, str, int], list[Order]] = defaultdict(list)
     for order in lost:
         by_line[_line(order)].append(order)
     explained = 0
     for line, alike in by_line.items():
-        if not shows_ours or line in being_sent:
-            # A row that seems to be nobody's may be another order of ours then.
-            _look_again(alike)
+        # A row that is exactly what another lost order bought is that one's.
+        others = by_line.keys() - {line}
+        rows = [row for row in orphans if _line_of(row) not in others]
+        if line in rivals:
+            # One of the rows may be another order's that is on its way.
+            _wait(alike, offered=_candidates(rows, alike), is_soon=True)
         else:
-            # A row that is exactly what another lost order bought is that one's.
-            others = by_line.keys() - {line}
-            rows = [row for row in orphans if _line_of(row) not in others]
-            explained += _explain(alike, rows, is_whole=listing.is_whole)
+            explained += _explain(alike, rows, unseen if listing.is_whole else None)
     return explained
+
+
+def _nearby() -> timedelta:
+    """How far apart in time two orders may be sent of which one tells whether the list has both."""
+    return timedelta(seconds=conf.proof_of_absence / 2)
+
+
+def _is_in(order: Order, names: set[str]) -> bool:
+    return order.provider_order_id in names or order.provider_alias in names
+
+
+def _rivals(lost: Sequence[Order], first: datetime, last: datetime) -> OrderQuerySet:
+    """Other orders of which the list may have rows like those of ``lost``."""
+    near = (first - 2 * CLOCK_SKEW, last + 2 * CLOCK_SKEW)
+    return Order.objects.filter(
+        Q(status=Status.PLACING)
+        | Q(status__in=[Status.UNCONFIRMED, *ACCEPTED], sent_at__range=near)
+    ).exclude(pk__in=[order.pk for order in lost])
+
+
+def _may_own_any(order: Order, names: set[str]) -> bool:
+    """Whether any row may be the order's: it is not known yet what its row is called."""
+    is_known = order.checked_at or order.provider_alias or order.provider_order_id in names
+    return not is_known
 
 
 def _line(order: Order) -> tuple[str, str, int]:
     return order.product_id, order.type_id, order.quantity
 
 
-def _explain(alike: Sequence[Order], orphans: Sequence[OrderAnswer], *, is_whole: bool) -> int:
-    """Explain lost orders of one and the same line; return for how many that succeeded."""
-    near = [row for row in orphans if any(_may_be(row, order) for order in alike)]
-    exact = [row for row in near if _is_line(row, alike[0])]
-    if len(exact) > len(alike) or (near and not exact):
-        _offer(alike, exact or near)
+def _sent_at(order: Order) -> datetime:
+    assert order.sent_at is not None  # noqa: S101 (it was sent)
+    return order.sent_at
+
+
+def _candidates(rows: Sequence[OrderAnswer], alike: Sequence[Order]) -> list[OrderAnswer]:
+    near = [row for row in rows if any(_may_be(row, order) for order in alike)]
+    return [row for row in near if _is_line(row, alike[0])] or near
+
+
+def _explain(
+    alike: Sequence[Order], orphans: Sequence[OrderAnswer], unseen: Sequence[Order] | None
+) -> int:
+    """Explain lost orders of one and the same line; return for how many that succeeded.
+
+    ``unseen``: orders that the list should show and does not; ``None``: it could not be read to
+    its end.
+    """
+    found = _candidates(orphans, alike)
+    if len(found) > len(alike) or not all(_is_line(row, alike[0]) for row in found):
+        _wait(alike, offered=found)
         return 0
     waiting = list(alike)
-    for row in exact:
+    left_over = []
+    for row in found:
         # Orders of one line are interchangeable: the first that it may be has it.
         order = next((order for order in waiting if _may_be(row, order)), None)
         if order and adopt(order, row.provider_id, source=StatusChange.Source.RECOVERY):
             waiting.remove(order)
-    far = [
+        elif order:
+            left_over.append(row)
+    # The provider's clock may be an hour off: nothing is bought again on that account.
+    left_over += [
         row
         for row in orphans
-        if row not in near
+        if row not in found
         and _is_line(row, alike[0])
         and any(_may_be(row, order, within=_FARTHEST_CLOCK) for order in waiting)
     ]
-    if far:
-        # The provider's clock may be an hour off: nothing is bought again on that account.
-        _offer(waiting, far)
-        return len(alike) - len(waiting)
     # A row that does not say what it is may be any of those that are left.
-    is_whole &= all(row.product_id and row.type_id and row.quantity for row in near)
-    absent = [order for order in waiting if is_whole and _is_absent(order)]
+    is_vague = any(
+        not (row.product_id and row.type_id and row.quantity)
+        for row in orphans
+        if any(_may_be(row, order) for order in waiting)
+    )
+    absent = []
+    if unseen is not None and not left_over and not is_vague:
+        absent = [order for order in waiting if _is_absent(order, unseen)]
     for order in absent:
         declare_absent(order, send_again=True, source=StatusChange.Source.RECOVERY)
-    _look_again([order for order in waiting if order not in absent])
+    _wait([order for order in waiting if order not in absent], offered=left_over)
     return len(alike) - len(waiting) + len(absent)
 
 
@@ -197,30 +267,45 @@ def _line_of(row: OrderAnswer) -> tuple[str, str, int | None]:
     return row.product_id, row.type_id, row.quantity
 
 
-def _is_absent(order: Order) -> bool:
+def _is_absent(order: Order, unseen: Sequence[Order]) -> bool:
     """Whether this look, which did not find the order, proves that it was not placed.
 
-    The first such look is remembered; the proof is a second one, long enough after sending that
-    the order's row would have shown.
+    Not if an order that was sent at about the same time is ``unseen`` as well. The first such look
+    is remembered; the proof is a second one, long enough after sending that the order's row would
+    have shown.
     """
     now = timezone.now()
-    patience = timedelta(seconds=conf.proof_of_absence)
+    sent_at = _sent_at(order)
+    if any(abs(_sent_at(other) - sent_at) <= _nearby() for other in unseen):
+        return False
     if order.absent_since is None:
         order.absent_since = now
         Order.objects.filter(pk=order.pk).update(absent_since=now)
         return False
-    assert order.sent_at is not None  # noqa: S101 (it was sent)
-    return now - order.absent_since >= patience / 2 and now - order.sent_at >= patience
+    patience = timedelta(seconds=conf.proof_of_absence)
+    return now - order.absent_since >= patience / 2 and now - sent_at >= patience
 
 
-def _look_again(orders: Sequence[Order]) -> None:
+def _wait(
+    orders: Sequence[Order], *, offered: Sequence[OrderAnswer] = (), is_soon: bool = False
+) -> None:
+    """Look again later, and leave the choice to a person where rows are ``offered``.
+
+    Twice soon, which is what a proof takes, then more and more rarely.
+    """
     for order in orders:
-        # Twice soon, which is what a proof takes, then more and more rarely.
-        wait = timedelta(seconds=conf.proof_of_absence / 2) * 2 ** max(order.failures - 1, 0)
-        Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED).update(
-            due_at=timezone.now() + min(wait, _LONGEST_PAUSE),
-            failures=min(order.failures + 1, 20),
-        )
+        wait = _nearby() * 2 ** max(order.failures - 1, 0)
+        values: dict[str, Any] = {"due_at": timezone.now() + min(wait, _LONGEST_PAUSE)}
+        if is_soon:
+            values["due_at"] = timezone.now() + _nearby() / 2
+        else:
+            values["failures"] = min(order.failures + 1, 20)
+        if offered:
+            values |= {"problem": _CHOOSE.format(len(offered)), "absent_since": None}
+        elif order.candidates:
+            values["problem"] = _NOT_SHOWN
+        values["candidates"] = [describe_row(row) for row in offered]
+        Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED).update(**values)
 
 
 def describe_row(row: OrderAnswer) -> dict[str, Any]:
@@ -233,20 +318,6 @@ def describe_row(row: OrderAnswer) -> dict[str, Any]:
         "product": row.product_id,
         "type": row.type_id,
     }
-
-
-def _offer(orders: Sequence[Order], rows: Sequence[OrderAnswer]) -> None:
-    """Leave the choice to a person: more was found than can be told apart."""
-    candidates = [describe_row(row) for row in rows]
-    problem = (
-        f"The answer to sending it was lost, and {len(rows)} orders at the provider may be this"
-        " one. Choose on the order's page in the admin."
-    )
-    for order in orders:
-        Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED).update(
-            candidates=candidates, problem=problem, absent_since=None
-        )
-    _look_again(orders)
 
 
 def adopt(
@@ -285,7 +356,10 @@ def declare_absent(
     now = timezone.now()
     values: dict[str, Any] = {"problem": "", "candidates": [], "absent_since": None, "failures": 0}
     if send_again:
-        values |= {"queued_at": now, "due_at": now}
+        values["due_at"] = now
+        if source == StatusChange.Source.STAFF:
+            # Who decides now does not mean an order that is given up for its age.
+            values["queued_at"] = now
     change = order.move(
         Status.PENDING if send_again else Status.REJECTED,
         source=source,

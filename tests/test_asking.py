@@ -13,6 +13,7 @@ import responses
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from responses import matchers
 
 from giftcards.following import Swept, sweep
 from giftcards.gateway import Gateway
@@ -54,8 +55,8 @@ def list_at() -> Any:
     return ProviderState.objects.get().list_at
 
 
-def page(*rows: dict[str, Any], **pagination: Any) -> dict[str, Any]:
-    pagination = {"page": 1, "pageSize": 100, "totalPages": 1, "totalResults": len(rows)}
+def page(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    pagination = {"page": 1, "pageSize": 100, "totalPages": 1, "totalResults": len(rows)} | changes
     return {"success": True, "data": {"items": list(rows), "pagination": pagination}}
 
 
@@ -63,6 +64,15 @@ def row(order: Order, **changes: Any) -> dict[str, Any]:
     shown: dict[str, Any] = settled_answer(order)["data"]
     about = {"product": LINE["product_id"], "type": LINE["type_id"]}
     return shown | about | {"time": timezone.now().isoformat()} | changes
+
+
+HANDLING = {
+    "status": "HANDLING",
+    "cards": None,
+    "fulfilled_quantity": None,
+    "fulfilled_amount": None,
+    "price_per_card": None,
+}
 
 
 class TestList:
@@ -92,6 +102,23 @@ class TestList:
         buy_many(simulator, count)
         assert run_sweep().settled == count
         assert (lists(simulator), len(checks(simulator))) == (pages, 0 if pages else count)
+
+    @pytest.mark.parametrize(
+        "told", [{"totalPages": None}, {"totalPages": None, "totalResults": None}]
+    )
+    def test_where_it_does_not_say_how_many_pages_there_are(
+        self, told: dict[str, Any], wire: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(5)]
+        rows = list(map(row, orders))
+        total = {"totalResults": 5} | told
+        # The size that was asked for is ignored.
+        for number, shown in enumerate([rows[:2], rows[2:4], rows[4:], []], 1):
+            query = matchers.query_param_matcher({"page": number}, strict_match=False)
+            wire.get(LIST, json=page(*shown, **total), match=[query])
+        # For one order a page saves nothing.
+        wire.get(check_url(orders[4]), json=settled_answer(orders[4]))
+        assert run_sweep() == Swept(checked=5, settled=5)
 
     def test_those_that_are_due_soon_are_answered_in_passing(self, simulator: Simulator) -> None:
         orders = buy_many(simulator, 6)
@@ -222,7 +249,7 @@ class TestListThatIsNoHelp:
         assert run_sweep() == Swept(checked=12, settled=12)
         assert (lists(simulator), len(checks(simulator))) == (1, 12)
         # Nor is it asked for again soon.
-        assert timedelta(minutes=9) < list_at() - began < timedelta(minutes=11)
+        assert timedelta(minutes=1) < list_at() - began < timedelta(minutes=3)
         buy_many(simulator, 12)
         assert run_sweep() == Swept(checked=12, settled=12)
         assert lists(simulator) == 0
@@ -259,13 +286,34 @@ class TestListThatIsNoHelp:
             wire.get(check_url(order), json=settled_answer(order))
         assert run_sweep() == Swept(checked=6, settled=6)
 
-    def test_is_empty(self, wire: responses.RequestsMock) -> None:
-        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
+    @pytest.mark.parametrize(("age", "minutes"), [(5, 0.5), (90, 2)])
+    def test_shows_none_of_ours(
+        self, age: int, minutes: float, wire: responses.RequestsMock
+    ) -> None:
+        """New ones may only be late; with older ones it is no use for a while."""
+        times = {"sent_at": ago(age), "accepted_at": ago(age), "checked_at": ago(1)}
+        orders = [make_order(Status.HANDLING, **times) for _order in range(4)]
         wire.get(LIST, json=page())
         for order in orders:
             wire.get(check_url(order), json=settled_answer(order))
+        began = timezone.now()
         assert run_sweep() == Swept(checked=4, settled=4)
-        assert list_at() > timezone.now()
+        assert round((list_at() - began) / timedelta(minutes=0.5)) == 2 * minutes
+
+    def test_is_out_of_date(self, wire: responses.RequestsMock) -> None:
+        """One order is asked about itself each time, the oldest, once it should have settled."""
+        orders = [
+            make_order(Status.HANDLING, sent_at=ago(age), accepted_at=ago(age))
+            for age in (70, 90, 80, 30, 30, 30)
+        ]
+        wire.get(LIST, json=page(*[row(order, **HANDLING) for order in orders]))
+        for order in orders[:3]:
+            wire.get(check_url(order), json=settled_answer(order))
+        for settled in range(1, 4):
+            Order.objects.filter(settled_at=None).update(due_at=ago(1))
+            assert run_sweep() == Swept(checked=7 - settled, settled=1)
+        asked = [url for call in wire.calls if "/check-order/" in (url := call.request.url or "")]
+        assert asked == [check_url(orders[number]) for number in (1, 2, 0)]
 
     @pytest.mark.parametrize(
         "trouble",

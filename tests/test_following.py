@@ -92,6 +92,60 @@ class TestSweep:
         paths = [request.path.rpartition("/")[2] for request in simulator.requests]
         assert paths == ["list", LINE["product_id"], "placeOrder", "list", "list"]
 
+    def test_slow_placing_keeps_nobody_from_being_asked_about(
+        self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("giftcards.following._SENDING", 0.2)
+        buy_many(simulator, 1)
+        for _ in range(9):
+            record_order(**LINE, reference=None)
+
+        def be_slow(request: Request) -> None:
+            if request.method == "POST":
+                time.sleep(0.15)
+
+        simulator.on_request = be_slow
+        done = run_sweep()
+        assert 1 <= done.sent < 9
+        assert done.settled == 1 + done.sent
+
+    def test_what_was_not_asked_about_is_not_late_yet(self, simulator: Simulator) -> None:
+        """The sweep was cut short: the next one asks first."""
+        buy_many(simulator, 1)
+        Order.objects.update(accepted_at=ago(301))
+        assert run_sweep(go_on=lambda: False) == Swept(postponed=1)
+        assert statuses() == ["HANDLING"]
+        assert run_sweep() == Swept(checked=1, settled=1)
+
+    def test_nothing_is_sent_meanwhile_with_a_key_that_is_refused(
+        self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("giftcards.following._HEARTBEAT", 0)
+        buy_many(simulator, 1)
+        make_order(Status.UNCONFIRMED, sent_at=ago(99), due_at=ago(1))
+        simulator.keys = ["another"]
+
+        def go_on() -> bool:
+            if Order.objects.count() == 2:
+                record_order(**LINE, reference=None)
+            return True
+
+        assert run_sweep(go_on=go_on).is_paused
+        assert len(simulator.requests) == 1
+
+    def test_an_overdue_order_that_another_process_asks_about_is_left_to_it(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 1)
+        Order.objects.update(accepted_at=ago(301), claim="x")
+
+        def go_on() -> bool:
+            Order.objects.update(claimed_until=ago(-60), due_at=ago(-60))
+            return True
+
+        assert run_sweep(go_on=go_on).checked == 0
+        assert statuses() == ["HANDLING"]
+
     def test_renews_its_claims_while_it_asks(
         self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
     ) -> None:

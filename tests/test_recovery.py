@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import responses
+from django.db import IntegrityError, connection
 from django.db.models import F
 from django.utils import timezone
 
@@ -186,6 +187,89 @@ class TestFound:
         assert posts(simulator) == 1
 
 
+class TestRivals:
+    """Orders whose row may be the one that seems to be nobody's: ``R1``."""
+
+    def test_one_of_the_same_line_whose_name_is_not_known(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        lost = lose()
+        other = make_order(Status.HANDLING, sent_at=ago(400), accepted_at=ago(399), due_at=None)
+        wire.get(LIST, json=listed(row(lost, _id="R1")))
+        look()
+        lost.refresh_from_db()
+        assert lost.status == "UNCONFIRMED"
+        # A person may know.
+        assert [candidate["id"] for candidate in lost.candidates] == ["R1"]
+        # It is asked about, and called something else.
+        Order.objects.filter(pk=other.pk).update(checked_at=ago(1), provider_alias="R2")
+        look()
+        lost.refresh_from_db()
+        assert (lost.status, lost.provider_order_id) == ("HANDLING", "R1")
+
+    @pytest.mark.parametrize(
+        "known",
+        [
+            {"type_id": "type_002"},
+            {"checked_at": ago(9)},
+            {"provider_alias": "R2"},
+            {"provider_order_id": "R3"},
+            {"sent_at": ago(9000), "accepted_at": ago(8999)},
+        ],
+    )
+    def test_one_that_cannot_own_it(
+        self, known: dict[str, Any], wire: responses.RequestsMock
+    ) -> None:
+        lost = lose()
+        values = {"sent_at": ago(400), "accepted_at": ago(399), "due_at": None} | known
+        make_order(Status.FULFILLED, **values)
+        shown = row(_id="R3", type="type_003")
+        wire.get(LIST, json=listed(row(lost, _id="R1"), shown))
+        look()
+        lost.refresh_from_db()
+        assert (lost.status, lost.provider_order_id) == ("HANDLING", "R1")
+
+    def test_one_that_is_accepted_while_the_list_is_read(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        lost = lose()
+        other = make_order(Status.PLACING, claimed_until=ago(-60))
+        rows = json.dumps(listed(row(lost, _id="R1")))
+
+        def accept(request: object) -> tuple[int, dict[str, str], str]:
+            Order.objects.filter(pk=other.pk).update(
+                status=Status.HANDLING, provider_order_id="A7", accepted_at=ago(0)
+            )
+            return 200, {}, rows
+
+        wire.add_callback("GET", LIST, accept)
+        look()
+        lost.refresh_from_db()
+        assert lost.status == "UNCONFIRMED"
+
+    def test_one_that_is_lost_while_the_list_is_read(self, wire: responses.RequestsMock) -> None:
+        lost = lose()
+        other = make_order(Status.PLACING, claimed_until=ago(-60))
+        rows = json.dumps(listed(row(lost, _id="R1")))
+
+        def lose_it(request: object) -> tuple[int, dict[str, str], str]:
+            Order.objects.filter(pk=other.pk).update(status=Status.UNCONFIRMED)
+            return 200, {}, rows
+
+        wire.add_callback("GET", LIST, lose_it)
+        look()
+        lost.refresh_from_db()
+        assert lost.status == "UNCONFIRMED"
+
+    def test_a_row_without_a_name_names_nobody(self, wire: responses.RequestsMock) -> None:
+        lost = lose()
+        make_order(Status.HANDLING, sent_at=ago(400), accepted_at=ago(399), due_at=None)
+        wire.get(LIST, json=listed(row(lost, _id="R1"), row(_id=None)))
+        look()
+        lost.refresh_from_db()
+        assert lost.status == "UNCONFIRMED"
+
+
 class TestAbsent:
     def test_two_looks_are_a_proof(
         self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
@@ -254,7 +338,8 @@ class TestAbsent:
             {"json": {"success": True, "data": []}},
             {"json": {"success": True, "data": {"items": None}}},
             {"json": {"success": True, "data": {"items": []}}},
-            {"json": listed(totalPages=None)},
+            {"json": listed(totalPages=None, totalResults=None)},
+            {"json": listed(row(quantity=7), totalPages=None, totalResults=2)},
             {"json": listed(totalPages="many")},
             {"json": listed(totalPages=60)},
             {"json": listed(totalResults=1)},
@@ -316,6 +401,55 @@ class TestAbsent:
         assert lost.sent_at is not None
         before = [lost.sent_at - datetime.fromisoformat(start) for start in read]
         assert [round(span.total_seconds() / 60) for span in before] == minutes
+
+    def test_a_row_that_could_not_be_adopted(self, wire: responses.RequestsMock) -> None:
+        """It is there, so the order is not sent again, whatever the reason."""
+        lost = lose()
+        wire.get(LIST, json=listed(row(lost)))
+
+        def refuse(execute: Any, sql: str, *arguments: Any) -> Any:
+            if sql.startswith("UPDATE") and "provider_alias" in sql:
+                raise IntegrityError("taken")
+            return execute(sql, *arguments)
+
+        with connection.execute_wrapper(refuse):
+            look()
+        lost.refresh_from_db()
+        assert lost.status == "UNCONFIRMED"
+        assert [candidate["id"] for candidate in lost.candidates] == ["B1"]
+
+    def test_an_order_that_is_never_shown_keeps_only_its_neighbours_back(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        found, near, far = (lose(type_id=f"type_00{number}") for number in (2, 3, 4))
+        Order.objects.filter(pk=far.pk).update(sent_at=ago(400))
+        make_order(Status.FULFILLED, sent_at=ago(299), accepted_at=ago(298), type_id="type_009")
+        wire.get(LIST, json=listed(row(found, type="type_002")))
+        look()
+        status = dict(Order.objects.values_list("pk", "status"))
+        assert [status[order.pk] for order in (found, near, far)] == [
+            "HANDLING",
+            "UNCONFIRMED",
+            "PENDING",
+        ]
+
+    @pytest.mark.parametrize("source", [SOURCE, StatusChange.Source.STAFF])
+    def test_only_a_person_makes_it_younger(self, source: StatusChange.Source) -> None:
+        """Or what is lost again and again would be bought when nobody wants it any more."""
+        lost = lose(queued_at=ago(900))
+        assert declare_absent(lost, send_again=True, source=source)
+        lost.refresh_from_db()
+        assert (lost.queued_at > ago(60)) == (source == StatusChange.Source.STAFF)
+
+    def test_what_is_not_there_any_more_is_not_offered(self, wire: responses.RequestsMock) -> None:
+        lost = lose(candidates=[{"id": "B9"}], problem="1 orders may be this one.")
+        wire.get(LIST, status=500)
+        look()
+        lost.refresh_from_db()
+        assert lost.candidates == []
+        assert lost.problem == (
+            "The answer to sending it was lost, and the provider's list does not show it."
+        )
 
     def test_while_one_like_it_is_being_sent(self, simulator: Simulator) -> None:
         lose(type_id="SIM_DROP")
