@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from django.utils import timezone
 
+from giftcards.conf import conf
 from giftcards.exceptions import ProviderError
 from giftcards.gateway import Gateway
 from giftcards.models import Order
@@ -43,8 +44,9 @@ CLOCK_SKEW = timedelta(minutes=10)
 # Shorter than an order may take, because some orders are known by the list only.
 PASSING_TROUBLE = timedelta(seconds=30)
 USELESS = timedelta(minutes=2)
-# Within this time after it was accepted, an order usually is in the list, and has settled.
-_USUAL = timedelta(minutes=1)
+# Within this part of the timeout after it was accepted, an order usually is in the list, and has
+# settled.
+_USUAL = 1 / 5
 # Of the sweeps in which the budget is spent on fresh orders: in how many a late one has its turn.
 _LATE_SHARE = 1 / 8
 # How often `go_on` is asked while calls are under way (seconds).
@@ -167,7 +169,8 @@ def _accepted_at(order: Order) -> datetime:
 
 
 def _is_old(order: Order) -> bool:
-    return _accepted_at(order) < timezone.now() - _USUAL
+    usual = timedelta(seconds=_USUAL * conf.poll_timeout)
+    return timezone.now() - _accepted_at(order) > usual
 
 
 def _is_believed(row: OrderAnswer, order: Order, is_doubted: bool) -> bool:

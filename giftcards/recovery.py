@@ -32,7 +32,7 @@ _FARTHEST_CLOCK = timedelta(hours=2)
 # The longest pause between two looks.
 _LONGEST_PAUSE = timedelta(hours=1)
 _CHOOSE = (
-    "The answer to sending it was lost, and {} orders at the provider may be this one. Choose on"
+    "The answer to sending it was lost. Orders at the provider that may be this one: {}. Choose on"
     " the order's page in the admin."
 )
 _NOT_SHOWN = "The answer to sending it was lost, and the provider's list does not show it."

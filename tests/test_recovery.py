@@ -442,7 +442,7 @@ class TestAbsent:
         assert (lost.queued_at > ago(60)) == (source == StatusChange.Source.STAFF)
 
     def test_what_is_not_there_any_more_is_not_offered(self, wire: responses.RequestsMock) -> None:
-        lost = lose(candidates=[{"id": "B9"}], problem="1 orders may be this one.")
+        lost = lose(candidates=[{"id": "B9"}], problem="May be one of these: 1.")
         wire.get(LIST, status=500)
         look()
         lost.refresh_from_db()
@@ -474,7 +474,7 @@ class TestAmbiguous:
         assert order.status == "UNCONFIRMED"
         assert {candidate["id"] for candidate in order.candidates} == set(simulator.orders)
         assert order.problem == (
-            "The answer to sending it was lost, and 2 orders at the provider may be this one."
+            "The answer to sending it was lost. Orders at the provider that may be this one: 2."
             " Choose on the order's page in the admin."
         )
         assert posts(simulator) == 2

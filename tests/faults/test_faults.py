@@ -680,7 +680,7 @@ def test_a_clock_that_is_far_off(minutes: int, provider: Callable[[str], Provide
     _run()
     struck.refresh_from_db()
     assert struck.status == "UNCONFIRMED"
-    assert "1 orders at the provider may be this one." in struck.problem
+    assert "Orders at the provider that may be this one: 1." in struck.problem
     assert len(struck.candidates) == 1
     for order in others:
         order.refresh_from_db()
