@@ -386,10 +386,11 @@ def record_failures(
 ) -> None:
     """Record that asking about claimed orders failed: they are asked again, later each time.
 
+    A late order keeps its regular turn, and gets one before that if the failure is a passing one.
     The claims are given back. Only an answer about the order itself becomes its problem; an outage
     is everybody's, and is kept in ``ProviderState``.
     """
-    groups: dict[tuple[datetime | None, int, str | None], list[Order]] = defaultdict(list)
+    groups: dict[tuple[bool, datetime | None, int, str | None], list[Order]] = defaultdict(list)
     for order, error in failures:
         regular, problem = next_check(order, now), _own_problem(error)
         if regular is None and problem is None:
@@ -397,19 +398,22 @@ def record_failures(
             regular = now + _HOURLY
         elif regular is None:
             problem = f"{_WATCH_ENDED} {problem}"
-        groups[regular, order.failures, problem].append(order)
-    for (regular, tries, problem), orders in groups.items():
-        retry_after = min(
-            timedelta(seconds=conf.poll_interval) * 2 ** min(tries, 10), _LONGEST_RETRY
-        )
-        retry_at = now + retry_after * random.uniform(1, 1.25)  # noqa: S311 (jitter)
+        groups[order.status != Status.HANDLING, regular, order.failures, problem].append(order)
+    for (is_late, due_at, tries, problem), orders in groups.items():
+        retry_after = timedelta(seconds=conf.poll_interval) * 2 ** min(tries, 16)
+        jitter = random.uniform(1, 1.25)  # noqa: S311
+        if not is_late:
+            due_at = max(due_at, now + min(retry_after, _LONGEST_RETRY) * jitter)
+        elif problem is None:
+            # Its turn may have been the only one in an hour.
+            due_at = min(due_at, now + retry_after * jitter)
         values: dict[str, Any] = {"problem": problem} if problem is not None else {}
         Order.objects.filter(
             pk__in=[order.pk for order in orders],
             claim__in={order.claim for order in orders},
             status__in=FOLLOWED,
         ).update(
-            due_at=None if regular is None else max(regular, retry_at),
+            due_at=due_at,
             failures=F("failures") + 1,
             claimed_until=None,
             **values,

@@ -722,16 +722,46 @@ class TestFailures:
         pause = order.due_at - NOW
         assert seconds * SECOND <= pause <= 1.25 * seconds * SECOND
 
-    def test_a_late_order_is_not_asked_sooner_for_it(self) -> None:
-        [held] = claim(make_order(Status.DELAYED, accepted_at=NOW - 2 * HOUR))
+    @pytest.mark.parametrize(
+        ("failures", "seconds"), [(0, 5), (1, 10), (4, 80), (9, 2560), (10, 3600), (1000, 3600)]
+    )
+    @pytest.mark.parametrize(
+        "error", [OutcomeUnknown("no answer"), TryLater("busy"), AccessDenied("wrong key")]
+    )
+    def test_an_outage_does_not_cost_a_late_order_its_turn(
+        self, error: Exception, failures: int, seconds: int
+    ) -> None:
+        late = make_order(Status.DELAYED, accepted_at=NOW - 2 * HOUR, failures=failures)
+        [held] = claim(late)
+        record_failures([(held, error)], now=NOW)
+        order = Order.objects.get(pk=held.pk)
+        assert order.due_at is not None
+        pause = order.due_at - NOW
+        assert seconds * SECOND <= pause <= min(1.25 * seconds * SECOND, HOUR)
+
+    def test_the_first_checks_of_a_late_order_do_not_come_later_for_it(self) -> None:
+        [held] = claim(make_order(Status.DELAYED, accepted_at=NOW - 5 * MINUTE, failures=9))
         record_failures([(held, OutcomeUnknown("no answer"))], now=NOW)
+        assert Order.objects.get(pk=held.pk).due_at == NOW + MINUTE
+
+    @pytest.mark.parametrize("error", [NotFound("unknown"), Refused("no"), KeyError("odd")])
+    def test_what_is_about_a_late_order_itself_is_not_asked_again_sooner(
+        self, error: Exception
+    ) -> None:
+        [held] = claim(make_order(Status.DELAYED, accepted_at=NOW - 2 * HOUR))
+        record_failures([(held, error)], now=NOW)
         assert Order.objects.get(pk=held.pk).due_at == NOW + HOUR
 
-    def test_an_outage_does_not_end_the_late_watch(self) -> None:
-        [held] = claim(make_order(Status.DELAYED, accepted_at=NOW - 73 * HOUR))
+    @pytest.mark.parametrize(("failures", "seconds"), [(0, 5), (1000, 3600)])
+    def test_an_outage_does_not_end_the_late_watch(self, failures: int, seconds: int) -> None:
+        late = make_order(Status.DELAYED, accepted_at=NOW - 73 * HOUR, failures=failures)
+        [held] = claim(late)
         record_failures([(held, OutcomeUnknown("no answer"))], now=NOW)
         order = Order.objects.get(pk=held.pk)
-        assert (order.due_at, order.problem) == (NOW + HOUR, "")
+        assert order.due_at is not None
+        pause = order.due_at - NOW
+        assert seconds * SECOND <= pause <= min(1.25 * seconds * SECOND, HOUR)
+        assert order.problem == ""
 
     def test_a_refusal_does_and_says_so(self) -> None:
         [held] = claim(make_order(Status.DELAYED, accepted_at=NOW - 73 * HOUR))
