@@ -27,7 +27,11 @@ _WORD = re.compile(r"[A-Za-z_-]{1,32}")
 # float() and Decimal() also take exponents, underscores, "nan" and the digits of other scripts.
 _NUMERAL = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 _CENT = Decimal("0.01")
-_MAX_MONEY = 10**10
+# What is smaller was never part of an amount: a backend that calculates with binary fractions sends
+# 3 × 490.10 as 1470.3000000000002.
+_NOISE = Decimal("0.000001")
+# The noise below it would be rounded up to more than the columns hold.
+_MAX_MONEY = Decimal("9999999999.999999")
 _MAX_WHOLE = 2**31 - 1
 # The thread's own decimal context belongs to the site, which may have changed its traps.
 _CONTEXT = Context(prec=28)
@@ -51,7 +55,7 @@ class OrderAnswer:
 
     ``None`` and ``""`` mean that a field is missing or unusable. In the second case ``problems``
     says so, fit for staff, if it is a figure or a card. Negative numbers are given as they came,
-    with a problem. Amounts are in dinar, exact to two decimals. ``provider_id`` may differ from the
+    with a problem. Amounts are in dinar, to two decimals. ``provider_id`` may differ from the
     id that was asked for. ``cards`` may be fewer than announced.
     """
 
@@ -290,7 +294,7 @@ class _Fields:
             self.problems.append(f"{name} is out of range.")
             return None
         rounded = value.quantize(_CENT, context=_CONTEXT)
-        if rounded != value:
+        if _CONTEXT.subtract(rounded, value).copy_abs() >= _NOISE:
             self.problems.append(f"{name} has more than two decimals{_shown(value)}.")
             return None
         return rounded or Decimal("0.00")  # no negative zero
@@ -336,7 +340,7 @@ class _Fields:
             self.problems.append(f"{name} is not a number.")
             return None
         number = Decimal(value)
-        if number < 0:
+        if number <= -_NOISE:
             self.problems.append(f"{name} is negative{_shown(number)}.")
         return number
 

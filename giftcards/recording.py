@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import random
 from collections import Counter, defaultdict
@@ -15,9 +17,10 @@ from django.db.models import F
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
+from giftcards.cards import CardSecret
 from giftcards.conf import conf
 from giftcards.crypto import Keyring
-from giftcards.exceptions import NotFound, ProviderError, Refused
+from giftcards.exceptions import DecryptionError, NotFound, ProviderError, Refused
 from giftcards.models import Card, Order, StatusChange
 from giftcards.provider import OrderAnswer
 from giftcards.statuses import FOLLOWED, Status, check_move
@@ -211,11 +214,10 @@ def _values(reading: _Reading, *, now: datetime, settled_at: datetime) -> dict[s
 
 @sensitive_variables()
 def _store_cards(readings: Iterable[_Reading]) -> Counter[int]:
-    """Store those cards of the answers that are not stored yet.
+    """Store those cards of the answers that are not stored yet, and serials that were missing.
 
-    Compared as a multiset of exact cards: the same code twice in one answer is two cards, the same
-    answer again, in whatever order, is none. Returns how many cards each order has then, by its
-    primary key, of the orders that have settled or whose answer brought cards.
+    Returns how many cards each order has then, by its primary key, of the orders that have settled
+    or whose answer brought cards.
     """
     telling = [
         reading for reading in readings if reading.answer.cards or reading.verdict.settlement
@@ -223,36 +225,78 @@ def _store_cards(readings: Iterable[_Reading]) -> Counter[int]:
     if not telling:
         return Counter()
     keyring = Keyring.from_settings()
-    stored: dict[int, Counter[str]] = defaultdict(Counter)
-    for order_id, identity in Card.objects.filter(
-        order__in=[reading.order.pk for reading in telling]
-    ).values_list("order_id", "identity"):
-        stored[order_id][identity] += 1
-    held = Counter({order_id: known.total() for order_id, known in stored.items()})
-    cards = []
+    stored: dict[int, list[Card]] = defaultdict(list)
+    rows = Card.objects.filter(order__in=[reading.order.pk for reading in telling])
+    for card in rows.order_by("position"):
+        stored[card.order_id].append(card)
+    held = Counter({order_id: len(cards) for order_id, cards in stored.items()})
+    new: list[Card] = []
+    completed: list[Card] = []
     for reading in telling:
-        known = stored[reading.order.pk]
-        for secret in reading.answer.cards:
-            identities = keyring.identities(secret)
-            seen = next((identity for identity in identities if known[identity]), None)
-            if seen:
-                known[seen] -= 1
+        order, secrets = reading.order, reading.answer.cards
+        known = _find_stored(secrets, stored[order.pk], order.reference, keyring)
+        for secret, row in zip(secrets, known, strict=True):
+            if row and (row.serial_fingerprint or not secret.serial):
                 continue
-            held[reading.order.pk] += 1
-            cards.append(
-                Card(
-                    order=reading.order,
-                    position=held[reading.order.pk],
-                    sealed=keyring.seal(secret, reference=reading.order.reference),
-                    identity=identities[0],
-                    value_fingerprint=keyring.value_fingerprints(secret.value)[0],
-                    serial_fingerprint=(
-                        keyring.serial_fingerprints(secret.serial)[0] if secret.serial else ""
-                    ),
-                )
+            if row is None:
+                held[order.pk] += 1
+            card = row or Card(order=order, position=held[order.pk])
+            (completed if row else new).append(card)
+            card.sealed = keyring.seal(secret, reference=order.reference)
+            card.identity = keyring.identities(secret)[0]
+            card.value_fingerprint = keyring.value_fingerprints(secret.value)[0]
+            card.serial_fingerprint = (
+                keyring.serial_fingerprints(secret.serial)[0] if secret.serial else ""
             )
-    Card.objects.bulk_create(cards)
+    Card.objects.bulk_update(
+        completed, ("sealed", "identity", "value_fingerprint", "serial_fingerprint")
+    )
+    Card.objects.bulk_create(new)
     return held
+
+
+@sensitive_variables()
+def _find_stored(
+    secrets: Sequence[CardSecret], stored: Iterable[Card], reference: str, keyring: Keyring
+) -> list[Card | None]:
+    """For each card of an answer the stored one that it is; ``None`` if it is new.
+
+    Compared as a multiset of exact cards: the same code twice in one answer is two cards, the same
+    answer again, in whatever order, is none. Where only one of the two has a serial, the same code
+    is the same card: the provider may add serials later, and may leave them out again.
+    """
+    left: dict[str, list[Card]] = defaultdict(list)
+    for card in stored:
+        left[card.identity].append(card)
+    found: list[Card | None] = [None] * len(secrets)
+    if not left:
+        return found
+
+    @sensitive_variables()
+    def take(secret: CardSecret) -> Card | None:
+        cards = next(filter(None, map(left.get, keyring.identities(secret))), None)
+        return cards.pop(0) if cards else None
+
+    # Those with a serial choose first: one without takes any card with its code.
+    for index, secret in sorted(enumerate(secrets), key=lambda item: not item[1].serial):
+        found[index] = take(secret)
+        if found[index] is None and secret.serial:
+            found[index] = take(CardSecret(secret.value, ""))
+    missing = [index for index, secret in enumerate(secrets) if not (found[index] or secret.serial)]
+    codes = {
+        fingerprint
+        for index in missing
+        for fingerprint in keyring.value_fingerprints(secrets[index].value)
+    }
+    for card in list(itertools.chain.from_iterable(left.values())):
+        if card.serial_fingerprint and card.value_fingerprint in codes:
+            # Opened, because codes that differ in case have one fingerprint and are two cards.
+            with contextlib.suppress(DecryptionError):
+                value = keyring.open(card.sealed, reference=reference).value
+                left[keyring.identities(CardSecret(value, ""))[0]].append(card)
+    for index in missing:
+        found[index] = take(secrets[index])
+    return found
 
 
 def _flag_surplus(readings: Iterable[_Reading], held: Counter[int]) -> None:
@@ -342,10 +386,11 @@ def record_failures(
 ) -> None:
     """Record that asking about claimed orders failed: they are asked again, later each time.
 
+    A late order keeps its regular turn, and gets one before that if the failure is a passing one.
     The claims are given back. Only an answer about the order itself becomes its problem; an outage
     is everybody's, and is kept in ``ProviderState``.
     """
-    groups: dict[tuple[datetime | None, int, str | None], list[Order]] = defaultdict(list)
+    groups: dict[tuple[bool, datetime | None, int, str | None], list[Order]] = defaultdict(list)
     for order, error in failures:
         regular, problem = next_check(order, now), _own_problem(error)
         if regular is None and problem is None:
@@ -353,19 +398,22 @@ def record_failures(
             regular = now + _HOURLY
         elif regular is None:
             problem = f"{_WATCH_ENDED} {problem}"
-        groups[regular, order.failures, problem].append(order)
-    for (regular, tries, problem), orders in groups.items():
-        retry_after = min(
-            timedelta(seconds=conf.poll_interval) * 2 ** min(tries, 10), _LONGEST_RETRY
-        )
-        retry_at = now + retry_after * random.uniform(1, 1.25)  # noqa: S311 (jitter)
+        groups[order.status != Status.HANDLING, regular, order.failures, problem].append(order)
+    for (is_late, due_at, tries, problem), orders in groups.items():
+        retry_after = timedelta(seconds=conf.poll_interval) * 2 ** min(tries, 16)
+        jitter = random.uniform(1, 1.25)  # noqa: S311
+        if not is_late:
+            due_at = max(due_at, now + min(retry_after, _LONGEST_RETRY) * jitter)
+        elif problem is None:
+            # Its turn may have been the only one in an hour.
+            due_at = min(due_at, now + retry_after * jitter)
         values: dict[str, Any] = {"problem": problem} if problem is not None else {}
         Order.objects.filter(
             pk__in=[order.pk for order in orders],
             claim__in={order.claim for order in orders},
             status__in=FOLLOWED,
         ).update(
-            due_at=None if regular is None else max(regular, retry_at),
+            due_at=due_at,
             failures=F("failures") + 1,
             claimed_until=None,
             **values,

@@ -72,6 +72,11 @@ def with_cards(given_answer: OrderAnswer, *cards: CardSecret) -> OrderAnswer:
     return dataclasses.replace(given_answer, cards=cards)
 
 
+def short_cards(text: str) -> tuple[CardSecret, ...]:
+    """``"a1 b"`` are a card with the code a and the serial 1, and one with the code b only."""
+    return tuple(CardSecret(word[0], word[1:]) for word in text.split())
+
+
 class TestSettling:
     @pytest.mark.parametrize("origin", [Status.HANDLING, Status.DELAYED])
     @pytest.mark.parametrize(
@@ -356,6 +361,80 @@ class TestEachCardOnce:
             order = record(order, answer("HANDLING", cards=tuple(shuffled)))
             expected |= Counter(cards)
             assert Counter(cards_of(order)) == expected
+
+    @pytest.mark.parametrize(
+        ("answers", "stored"),
+        [
+            # The serial comes later, or does not come again.
+            (["a", "a1 b2"], "a1 b2"),
+            (["a1 b2", "a b", "b a"], "a1 b2"),
+            (["b a", "a1", "b2 a1"], "b2 a1"),
+            (["a", "a1", "a", "a1"], "a1"),
+            # The same code twice in one answer is two cards, whichever have a serial.
+            (["a a1"], "a a1"),
+            (["a a", "a2 a1"], "a2 a1"),
+            (["a1 a2", "a a"], "a1 a2"),
+            (["a1", "a a"], "a1 a"),
+            (["a1", "a a", "a a2"], "a1 a2"),
+            (["a", "a1 a2"], "a1 a2"),
+            (["a1", "a2"], "a1 a2"),
+            (["a1", "a1 a1"], "a1 a1"),
+            # Two cards, now one and then the other without its serial.
+            (["a a1", "a a2"], "a2 a1"),
+            # New ones stay in the order of the answer.
+            (["a c b1"], "a c b1"),
+            # These look alike to a person, and are paid for one by one.
+            (["a", "A1"], "a A1"),
+            (["A1", "a"], "A1 a"),
+        ],
+    )
+    def test_a_serial_that_is_missing_at_times(self, answers: list[str], stored: str) -> None:
+        given_answers = (answer("HANDLING", cards=short_cards(text)) for text in answers)
+        order = record(make_order(), *given_answers)
+        assert cards_of(order) == list(short_cards(stored))
+        for row in order.cards.all():
+            assert row in order.cards.with_code(row.value)
+            assert bool(row.serial_fingerprint) == bool(row.serial)
+            assert not row.serial or row in order.cards.with_code(row.serial)
+
+    @settings(max_examples=100)
+    @given(st.lists(st.sampled_from(short_cards("a a1 a2 a3 A1 b b1")), max_size=5), st.data())
+    def test_never_more_cards_than_there_are(
+        self, bought: list[CardSecret], data: st.DataObject
+    ) -> None:
+        """Whichever of them an answer shows, in whatever order and with whichever serials."""
+        order, known = make_order(), 0
+        for _answer in range(data.draw(st.integers(0, 4))):
+            shown = [
+                card if data.draw(st.booleans()) else CardSecret(card.value, "")
+                for card in data.draw(st.permutations(bought))
+                if data.draw(st.booleans())
+            ]
+            order = record(order, answer("HANDLING", cards=tuple(shown)))
+            assert max(known, len(shown)) <= order.cards.count() <= len(bought)
+            known = order.cards.count()
+        order = record(order, answer("HANDLING", cards=tuple(bought)))
+        assert Counter(cards_of(order)) == Counter(bought)
+
+    def test_a_serial_that_comes_after_a_new_key(self, settings: Any) -> None:
+        order = record(make_order(), answer("HANDLING", cards=short_cards("a b1")))
+        [old_key] = settings.GIFTCARDS["ENCRYPTION_KEYS"]
+        new_key = generate_key()
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": [new_key, old_key]}
+        order = record(order, answer("HANDLING", cards=short_cards("a1 b")))
+        assert cards_of(order) == list(short_cards("a1 b1"))
+        # The row is the new key's altogether.
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": [new_key]}
+        row = order.cards.get(position=1)
+        assert (row.value, row.serial) == ("a", "1")
+        assert list(order.cards.with_code("a")) == list(order.cards.with_code("1")) == [row]
+
+    def test_a_stored_card_that_cannot_be_opened_is_no_other(self) -> None:
+        order = record(make_order(), answer("HANDLING", cards=short_cards("a1")))
+        order.cards.update(sealed="damaged")
+        order = record(order, answer("HANDLING", cards=short_cards("a")))
+        first, second = order.cards.order_by("position")
+        assert (first.sealed, second.value) == ("damaged", "a")
 
     def test_the_same_code_in_two_orders_is_stored_twice_and_can_be_seen(self) -> None:
         one, other = make_order(), make_order()
@@ -643,16 +722,46 @@ class TestFailures:
         pause = order.due_at - NOW
         assert seconds * SECOND <= pause <= 1.25 * seconds * SECOND
 
-    def test_a_late_order_is_not_asked_sooner_for_it(self) -> None:
-        [held] = claim(make_order(Status.DELAYED, accepted_at=NOW - 2 * HOUR))
+    @pytest.mark.parametrize(
+        ("failures", "seconds"), [(0, 5), (1, 10), (4, 80), (9, 2560), (10, 3600), (1000, 3600)]
+    )
+    @pytest.mark.parametrize(
+        "error", [OutcomeUnknown("no answer"), TryLater("busy"), AccessDenied("wrong key")]
+    )
+    def test_an_outage_does_not_cost_a_late_order_its_turn(
+        self, error: Exception, failures: int, seconds: int
+    ) -> None:
+        late = make_order(Status.DELAYED, accepted_at=NOW - 2 * HOUR, failures=failures)
+        [held] = claim(late)
+        record_failures([(held, error)], now=NOW)
+        order = Order.objects.get(pk=held.pk)
+        assert order.due_at is not None
+        pause = order.due_at - NOW
+        assert seconds * SECOND <= pause <= min(1.25 * seconds * SECOND, HOUR)
+
+    def test_the_first_checks_of_a_late_order_do_not_come_later_for_it(self) -> None:
+        [held] = claim(make_order(Status.DELAYED, accepted_at=NOW - 5 * MINUTE, failures=9))
         record_failures([(held, OutcomeUnknown("no answer"))], now=NOW)
+        assert Order.objects.get(pk=held.pk).due_at == NOW + MINUTE
+
+    @pytest.mark.parametrize("error", [NotFound("unknown"), Refused("no"), KeyError("odd")])
+    def test_what_is_about_a_late_order_itself_is_not_asked_again_sooner(
+        self, error: Exception
+    ) -> None:
+        [held] = claim(make_order(Status.DELAYED, accepted_at=NOW - 2 * HOUR))
+        record_failures([(held, error)], now=NOW)
         assert Order.objects.get(pk=held.pk).due_at == NOW + HOUR
 
-    def test_an_outage_does_not_end_the_late_watch(self) -> None:
-        [held] = claim(make_order(Status.DELAYED, accepted_at=NOW - 73 * HOUR))
+    @pytest.mark.parametrize(("failures", "seconds"), [(0, 5), (1000, 3600)])
+    def test_an_outage_does_not_end_the_late_watch(self, failures: int, seconds: int) -> None:
+        late = make_order(Status.DELAYED, accepted_at=NOW - 73 * HOUR, failures=failures)
+        [held] = claim(late)
         record_failures([(held, OutcomeUnknown("no answer"))], now=NOW)
         order = Order.objects.get(pk=held.pk)
-        assert (order.due_at, order.problem) == (NOW + HOUR, "")
+        assert order.due_at is not None
+        pause = order.due_at - NOW
+        assert seconds * SECOND <= pause <= min(1.25 * seconds * SECOND, HOUR)
+        assert order.problem == ""
 
     def test_a_refusal_does_and_says_so(self) -> None:
         [held] = claim(make_order(Status.DELAYED, accepted_at=NOW - 73 * HOUR))
@@ -705,6 +814,16 @@ class TestQueries:
         # Beginning, the orders, cards there are, cards that came, history, end.
         with django_assert_num_queries(6 if final.cards else 5):
             assert record_answers([(order, final) for order in held], now=NOW) == 20
+
+    def test_serials_that_come_later_are_one_more(self, django_assert_num_queries: Any) -> None:
+        orders = [make_order() for _ in range(20)]
+        early = answer("HANDLING", cards=tuple(CardSecret(card.value, "") for card in (A, B)))
+        record_answers([(order, early) for order in claim(*orders)], now=NOW)
+        held = claim(*orders)
+        # Beginning, the orders, cards there are, serials, the third card of each, history, end.
+        with django_assert_num_queries(7):
+            assert record_answers([(order, PARTIAL) for order in held], now=NOW) == 20
+        assert [cards_of(order) for order in orders] == [[A, B, C]] * 20
 
     def test_an_order_that_settles_otherwise_is_one_more(
         self, django_assert_num_queries: Any
