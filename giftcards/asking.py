@@ -57,7 +57,7 @@ _GRACE = 3.0
 
 def pays_list(orders: Sequence[Order], gateway: Gateway) -> bool:
     """Whether asking for the list is likely to be cheaper than asking about each order."""
-    return gateway.is_list_useful and any(map(_is_worth_listing, _by_age(orders)))
+    return any(_is_worth_listing(group, gateway) for group in _by_age(orders))
 
 
 def ask(
@@ -72,7 +72,7 @@ def ask(
     fresh, late = _by_age(orders)
     for group in (fresh, late):
         shown: set[int] = set()
-        if gateway.is_list_useful and _is_worth_listing(group):
+        if _is_worth_listing(group, gateway):
             shown = yield from _read_list(_listed(group), gateway, go_on)
         left = [
             order
@@ -102,9 +102,11 @@ def _by_age(orders: Sequence[Order]) -> tuple[list[Order], list[Order]]:
     return [order for order in orders if order.status != Status.DELAYED], late
 
 
-def _is_worth_listing(group: Sequence[Order]) -> bool:
+def _is_worth_listing(group: Sequence[Order], gateway: Gateway) -> bool:
     listed = _listed(group)
-    return len(listed) > 2 or any(order.is_only_listed for order in listed)
+    # Of some orders nothing else tells.
+    is_only_way = any(order.is_only_listed for order in listed)
+    return is_only_way or (gateway.is_list_useful and len(listed) > 2)
 
 
 def _listed(orders: Sequence[Order]) -> list[Order]:

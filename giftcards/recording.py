@@ -390,16 +390,20 @@ def record_failures(
     The claims are given back. Only an answer about the order itself becomes its problem; an outage
     is everybody's, and is kept in ``ProviderState``.
     """
-    groups: dict[tuple[bool, datetime | None, int, str | None], list[Order]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[Order]] = defaultdict(list)
     for order, error in failures:
-        regular, problem = next_check(order, now), _own_problem(error)
+        is_late = order.status != Status.HANDLING
+        is_only_listed = _is_only_listed(order, error)
+        # Then the list is asked instead, and it is no trouble.
+        problem = None if is_only_listed > order.is_only_listed else _own_problem(error)
+        regular = next_check(order, now)
         if regular is None and problem is None:
             # The watch ends with an answer, not with an outage.
             regular = now + _HOURLY
         elif regular is None:
             problem = f"{_WATCH_ENDED} {problem}"
-        groups[order.status != Status.HANDLING, regular, order.failures, problem].append(order)
-    for (is_late, due_at, tries, problem), orders in groups.items():
+        groups[is_late, regular, order.failures, problem, is_only_listed].append(order)
+    for (is_late, due_at, tries, problem, is_only_listed), orders in groups.items():
         retry_after = timedelta(seconds=conf.poll_interval) * 2 ** min(tries, 16)
         jitter = random.uniform(1, 1.25)  # noqa: S311
         if not is_late:
@@ -415,9 +419,19 @@ def record_failures(
         ).update(
             due_at=due_at,
             failures=F("failures") + 1,
+            is_only_listed=is_only_listed,
             claimed_until=None,
             **values,
         )
+
+
+def _is_only_listed(order: Order, error: Exception) -> bool:
+    """Whether asking about the order itself is of no use: its id there is not the one in the list.
+
+    That can be so for an order that was found in the list, and whose own id nobody has learnt.
+    """
+    is_found = order.provider_alias == order.provider_order_id
+    return order.is_only_listed or (is_found and isinstance(error, NotFound))
 
 
 def _own_problem(error: Exception) -> str | None:

@@ -18,7 +18,7 @@ from giftcards.exceptions import OutcomeUnknown
 from giftcards.following import sweep
 from giftcards.fulfilment import claim
 from giftcards.gateway import Gateway
-from giftcards.models import Card, Order, StatusChange
+from giftcards.models import Card, Order, ProviderState, StatusChange
 from giftcards.provider import Client
 from giftcards.recovery import adopt, declare_absent, find_orphans, read_listing, recover
 from giftcards.simulator import SPECIAL_TYPES, Simulator, Special
@@ -185,6 +185,45 @@ class TestFound:
         order.refresh_from_db()
         assert history(order) == ADOPTED
         assert posts(simulator) == 1
+
+
+class TestOnlyListed:
+    """Found in the list under an id by which the provider does not know it otherwise."""
+
+    CHECK = f"{PROVIDER}/v3/gift-cards/check-order/B1"
+
+    @pytest.mark.parametrize("is_late", [False, True])
+    def test_settles_by_the_list(self, is_late: bool, wire: responses.RequestsMock) -> None:
+        lost = lose()
+        unknown = {"success": False, "error": {"code": "NOT_FOUND"}}
+        asked = wire.get(self.CHECK, json=unknown, status=404)
+        shown = wire.get(LIST, json=listed(row(lost)))
+        look(3)
+        if is_late:
+            Order.objects.update(status=Status.DELAYED, accepted_at=ago(400))
+            # The list's failing is no reason not to ask it: nothing else tells.
+            ProviderState.objects.update(list_at=ago(-99))
+            look(2)
+        lost.refresh_from_db()
+        assert (lost.status, lost.problem) == ("DELAYED" if is_late else "HANDLING", "")
+        assert asked.call_count == 1
+        assert shown.call_count >= 2
+        cards = [{"value": f"CANARY-{number}"} for number in range(2)]
+        done = {"status": "FULFILLED", "fulfilled_quantity": 2, "cards": cards}
+        wire.replace("GET", LIST, json=listed(row(lost, **done)))
+        look()
+        lost.refresh_from_db()
+        assert (lost.status, lost.cards.count()) == ("FULFILLED", 2)
+
+    def test_not_in_the_list_any_more(self, wire: responses.RequestsMock) -> None:
+        lost = lose()
+        wire.get(self.CHECK, json={"success": False, "error": {"code": "NOT_FOUND"}}, status=404)
+        wire.get(LIST, json=listed(row(lost)))
+        look(2)
+        wire.replace("GET", LIST, json=listed())
+        look()
+        lost.refresh_from_db()
+        assert lost.problem == "The provider says that it does not know this order."
 
 
 class TestRivals:
