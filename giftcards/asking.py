@@ -235,11 +235,14 @@ def fan_out(
 ) -> Iterator[tuple[K, T | Exception]]:
     """Make the calls, a few at a time; yield each one's key and what came of it.
 
-    Unless ``is_paid``, each call waits until the request budget can afford it. Once calls have to
-    stop, what is under way is waited for briefly, and the rest is left out. The threads are
-    daemons: one that waits for its answer even then does not keep the process alive.
+    Unless ``is_paid``, each call waits until the request budget can afford it. One that is worth
+    repeating is made once more, before the others; if it was paid for in advance, only if the
+    budget can afford that now. Once calls have to stop, what is under way is waited for briefly,
+    and the rest is left out. The threads are daemons: one that waits for its answer even then does
+    not keep the process alive.
     """
     waiting = deque(jobs)
+    unrepeated = dict(waiting)
     results: SimpleQueue[tuple[K, T | Exception]] = SimpleQueue()
     running = 0
     may_call = gateway.allows_calls
@@ -247,9 +250,13 @@ def fan_out(
     while True:
         if may_call and not go_on():
             may_call, ends_at = False, time.monotonic() + _GRACE
+        # Another process may have been refused while this one waited to begin.
+        may_call = may_call and gateway.allows_calls
         # Until the key is known to be good: one at a time.
         in_flight = MAX_IN_FLIGHT if gateway.is_proven else 1
-        while waiting and may_call and running < in_flight and (is_paid or gateway.afford()):
+        while waiting and may_call and running < in_flight:
+            if not (gateway.may_begin() if is_paid else gateway.afford()):
+                break
             threading.Thread(target=_call, args=(*waiting.popleft(), results), daemon=True).start()
             running += 1
         left = ends_at - time.monotonic()
@@ -263,13 +270,21 @@ def fan_out(
         except Empty:
             continue
         running -= 1
-        if isinstance(result, ProviderError):
-            may_call = gateway.heard(result) and may_call
-        elif isinstance(result, Exception):
-            logger.error("A call to the provider failed: %s", type(result).__name__)
-        else:
-            gateway.heard(None)
+        job = unrepeated.pop(key, None)
+        is_worth_repeating = isinstance(result, ProviderError) and result.is_worth_repeating
+        if is_worth_repeating and job and (not is_paid or gateway.afford()):
+            waiting.appendleft((key, job))
+            continue
+        may_call = _heard(result, gateway) and may_call
         yield key, result
+
+
+def _heard(result: object, gateway: Gateway) -> bool:
+    """Tell the gateway how a call ended; false if calls have to stop now."""
+    if isinstance(result, Exception) and not isinstance(result, ProviderError):
+        logger.error("A call to the provider failed: %s", type(result).__name__)
+        return True
+    return gateway.heard(result if isinstance(result, ProviderError) else None)
 
 
 def _call(key: K, job: Callable[[], T], results: SimpleQueue[tuple[K, T | Exception]]) -> None:

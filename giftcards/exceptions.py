@@ -29,7 +29,8 @@ class ProviderError(GiftcardsError):
     ``status`` is the HTTP status (``None``: there was no answer), ``code`` the provider's own
     error code (``""``: none or unreadable), ``request_id`` the provider's name for the request
     (``""``: none), ``retry_after`` the pause in seconds that the provider asked for (``None``:
-    none or unreadable; never negative).
+    none or unreadable; never negative). ``is_worth_repeating`` is true of a question that may well
+    be answered if it is asked again at once.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class ProviderError(GiftcardsError):
         self.code = code
         self.request_id = request_id
         self.retry_after = retry_after
+        self.is_worth_repeating = False
 
 
 class TryLater(ProviderError):

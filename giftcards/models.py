@@ -458,8 +458,12 @@ class StatusChange(models.Model):
         return f"{self.from_status} → {self.to_status}"
 
 
-# What only one process does at a time: running the loop, announcing changes.
-Lease = Literal["loop", "outbox"]
+# What only one process does at a time: running the loop, announcing changes, finding out with one
+# call whether the provider accepts the key.
+Lease = Literal["loop", "outbox", "probe"]
+# How long a key is taken for good after the provider has accepted it. Short, because one that is
+# revoked meanwhile is refused to several requests at once; longer than from one tick to the next.
+_PROOF_HOLDS = timedelta(minutes=2)
 
 
 class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
@@ -510,6 +514,8 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         """
         now = timezone.now()
         state = self.current()
+        # Who is told to wait has a good key; after anything else, one call goes first.
+        proof = {} if reason == ProviderState.Pause.RATE else {"proven_key": ""}
         # A refused key outranks a wait of a minute.
         is_worse = reason == ProviderState.Pause.ACCESS and state.pause != reason
         if state.is_paused(key=key, now=now) and not is_worse:
@@ -524,12 +530,14 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
                 paused_at=now,
                 paused_until=until,
                 paused_key=key,
+                **proof,
             )
         )
 
     def resume(self) -> bool:
         """End the pause; false if there was none."""
-        return bool(self.filter(pk=1).exclude(pause="").update(pause="", paused_until=None))
+        paused = self.filter(pk=1).exclude(pause="")
+        return bool(paused.update(pause="", paused_until=None, proven_key=""))
 
 
 class ProviderState(models.Model):
@@ -557,9 +565,11 @@ class ProviderState(models.Model):
     budget_at = models.DateTimeField(null=True)
     # The list of orders is of no use before this moment: it failed, or showed none of ours.
     list_at = models.DateTimeField(null=True)
-    # The spelling of the check path that answered last; "" if none has yet.
+    # The spelling of the check path that answered last, or is to be tried next; "" at first.
     check_path = models.CharField(max_length=20, blank=True)
     succeeded_at = models.DateTimeField(_("last answer"), null=True)
+    # Fingerprint of the API key that was accepted last; "" once that may have changed.
+    proven_key = models.CharField(max_length=16, blank=True)
     failed_at = models.DateTimeField(_("last failure"), null=True)
     failure = models.TextField(_("last failure's text"), blank=True)
 
@@ -568,6 +578,8 @@ class ProviderState(models.Model):
     kicked_at = models.DateTimeField(null=True)
     outbox_token = models.CharField(max_length=32, blank=True)
     outbox_until = models.DateTimeField(null=True)
+    probe_token = models.CharField(max_length=32, blank=True)
+    probe_until = models.DateTimeField(null=True)
     swept_at = models.DateTimeField(_("last sweep"), null=True)
     ticked_at = models.DateTimeField(_("last tick"), null=True)
 
@@ -590,6 +602,12 @@ class ProviderState(models.Model):
         if self.pause == self.Pause.ACCESS and self.paused_key != key:
             return False
         return self.paused_until is None or self.paused_until > now
+
+    def is_proven(self, *, key: str, now: datetime) -> bool:
+        """Whether the API key with the fingerprint ``key`` was accepted a moment ago."""
+        if self.proven_key != key or self.succeeded_at is None:
+            return False
+        return now - self.succeeded_at < _PROOF_HOLDS
 
     def explain(self) -> str:
         """The state of the line to the provider, in words for staff."""

@@ -70,15 +70,17 @@ _CHECK_PATHS = {"check-order": "checkOrder", "checkOrder": "check-order"}
 class Client:
     """A client of the provider's API, for one key.
 
-    A call takes at most ``timeout`` seconds in all and raises a
+    A call is one request, takes at most ``timeout`` seconds and raises a
     :exc:`~giftcards.exceptions.ProviderError`. GETs may be made from several threads at once.
     """
 
     def __init__(
         self, *, base_url: str, api_key: str, timeout: float, check_path: str = "check-order"
     ) -> None:
-        #: The spelling of the path to an order that last answered.
+        #: The spelling of the path to an order that the next question uses.
         self.check_path = check_path if check_path in _CHECK_PATHS else "check-order"
+        #: The one that last answered; "" if none has.
+        self.known_check_path = ""
         self._base_url = base_url
         self._transport = Transport(base_url=base_url, api_key=api_key, timeout=timeout)
         spellings = {re.escape(api_key), re.escape(quote(api_key, safe=""))}
@@ -97,30 +99,26 @@ class Client:
         """Close the connections that are kept open between calls."""
         self._transport.close()
 
-    @property
-    def requests_sent(self) -> int:
-        """How many requests have gone out; a call may take more than one."""
-        return self._transport.requests_sent
-
     def place(self, *, product_id: str, type_id: str, quantity: int) -> Placed:
         """Buy. Not idempotent, so the request reaches the provider once at the most.
 
         After :exc:`OutcomeUnknown` it may have been carried out; after any other error it was not.
         """
         line = {"productId": product_id, "typeId": type_id, "quantity": quantity}
-        self._transport.start()
         return _unwrap(self._post("/v3/gift-cards/placeOrder", line, read_placed))
 
     def check(self, order_id: str) -> OrderAnswer:
         """Return the state of an order; :exc:`NotFound` if the provider has no such order."""
-        self._transport.start()
-        for spelling in (self.check_path, _CHECK_PATHS[self.check_path]):
-            path = f"/v3/gift-cards/{spelling}/{_segment(order_id)}"
-            result = self._get(path, read_order, missing=NotFound)
-            if isinstance(result, OrderAnswer | NotFound):
-                self.check_path = spelling
-            if not (isinstance(result, OutcomeUnknown) and result.status == 404):
-                break  # anything but the router's "no such path"
+        spelling = self.check_path
+        path = f"/v3/gift-cards/{spelling}/{_segment(order_id)}"
+        result = self._get(path, read_order, missing=NotFound)
+        if isinstance(result, OrderAnswer | NotFound):
+            self.known_check_path = spelling
+        elif isinstance(result, OutcomeUnknown) and result.status == 404:
+            # The router's "no such path". Of the threads that hear it, one changes the spelling.
+            if self.check_path == spelling:
+                self.check_path = _CHECK_PATHS[spelling]
+            result.is_worth_repeating = True
         return _unwrap(result)
 
     def list_orders(
@@ -134,24 +132,20 @@ class Client:
             "to": _timestamp(end),
         }
         read = partial(read_page, asked_for=page)
-        self._transport.start()
         return _unwrap(self._get("/v3/gift-cards/list", read, params=params, limit=_MAX_LIST_BODY))
 
     def validate(self) -> KeyInfo:
         """Return what the key may do."""
-        self._transport.start()
         return _unwrap(self._get("/v3/validate", read_key_info))
 
     def balance(self) -> Decimal:
         """Return the account's balance in dinar."""
-        self._transport.start()
         return _unwrap(self._get("/v3/account/balance", read_balance))
 
     def product(self, product_id: str) -> Product:
         """Return a product with prices and stock; :exc:`NotFound` if there is none such."""
         path = f"/v3/gift-cards/checkProduct/{_segment(product_id)}"
         read = partial(read_product, asked_for=product_id)
-        self._transport.start()
         return _unwrap(self._get(path, read, missing=NotFound))
 
     def _get(
@@ -164,7 +158,11 @@ class Client:
         missing: type[Refused] = Refused,
     ) -> T | ProviderError:
         reply = self._transport.get(path, params=params, limit=limit)
-        return self._result(reply, read, missing=missing)
+        result = self._result(reply, read, missing=missing)
+        if isinstance(result, ProviderError):
+            # Not so an order: it is never sent twice.
+            result.is_worth_repeating = reply.was_dropped
+        return result
 
     def _post(self, path: str, json: JsonObject, read: _Reader[T]) -> T | ProviderError:
         return self._result(self._transport.post(path, json=json), read, quotes_message=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from django.db import transaction
 
-from giftcards.exceptions import DecryptionError, ProviderError
+from giftcards.asking import fan_out
+from giftcards.exceptions import DecryptionError
 from giftcards.following import watch
 from giftcards.fulfilment import record_order, send_now
 from giftcards.gateway import Gateway
@@ -52,12 +53,14 @@ def why_not(gateway: Gateway) -> str:
     """Why the scenarios must not be run with the configured key, as a sentence; "" if they may."""
     if not gateway.is_open():
         return ProviderState.objects.current().explain()
-    try:
-        key = gateway.client.validate()
-    except ProviderError as error:
-        gateway.heard(error)
-        return f"The provider could not be asked what the key is for: {error}"
-    gateway.heard(None)
+    question = [("key", gateway.client.validate)]
+    answers = [answer for _name, answer in fan_out(question, gateway, lambda: True)]
+    if not answers:
+        # Another process was refused meanwhile.
+        return ProviderState.objects.current().explain()
+    [key] = answers
+    if isinstance(key, Exception):
+        return f"The provider could not be asked what the key is for: {key}"
     if key.key_type != "SANDBOX":
         return (
             f"The key is for {key.key_type or 'an unknown environment'}, not for the SANDBOX: the"

@@ -35,7 +35,8 @@ class Reply:
     """What came back for one request, decoded.
 
     ``status`` is ``None`` if nothing did, ``body`` if it did not come whole; ``trouble`` says why.
-    ``is_unsent`` means that the provider provably did not get a byte of the request.
+    ``is_unsent`` means that the provider provably did not get a byte of the request;
+    ``was_dropped`` that the connection broke, as one may that has idled too long.
     """
 
     status: int | None
@@ -53,8 +54,7 @@ class Reply:
 class Transport:
     """Sends requests to ``base_url`` with the API key.
 
-    :meth:`start` gives the calling thread ``timeout`` seconds for all its exchanges until it calls
-    it again. Threads may :meth:`get` at once.
+    A call is one request and takes at most ``timeout`` seconds. Threads may :meth:`get` at once.
     """
 
     def __init__(self, *, base_url: str, api_key: str, timeout: float) -> None:
@@ -62,24 +62,15 @@ class Transport:
         self._api_key = api_key
         self._timeout = timeout
         self._session = _Session(api_key)
-        self._lock = threading.Lock()
-        #: How many requests have gone out, repeated ones included.
-        self.requests_sent = 0
 
     def close(self) -> None:
         self._session.close()
 
-    def start(self) -> None:
-        _clock.ends = time.monotonic() + self._timeout
-
     def get(
         self, path: str, *, params: Mapping[str, str] | None = None, limit: int = MAX_BODY
     ) -> Reply:
-        """Ask; ask once more if the connection breaks, as one may that has idled too long."""
-        reply = self._exchange(self._session, "GET", path, params=params, limit=limit)
-        if reply.was_dropped:
-            reply = self._exchange(self._session, "GET", path, params=params, limit=limit)
-        return reply
+        """Ask, over a connection that may be one of an earlier question."""
+        return self._exchange(self._session, "GET", path, params=params, limit=limit)
 
     def post(self, path: str, *, json: Mapping[str, object]) -> Reply:
         """Send once, over a fresh connection: nobody could tell how far a stale one got."""
@@ -100,8 +91,7 @@ class Transport:
         """Send one request once, and read the answer as far as it comes in the time left."""
         status: int | None = None
         headers: Mapping[str, str] = {}
-        with self._lock:
-            self.requests_sent += 1
+        _clock.ends = time.monotonic() + self._timeout
         try:
             left = _clock.left()
             with session.request(

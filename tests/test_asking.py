@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+import requests
 import responses
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from responses import matchers
 
+from giftcards.asking import fan_out
+from giftcards.exceptions import AccessDenied, OutcomeUnknown, ProviderError
 from giftcards.following import Swept, sweep
 from giftcards.gateway import Gateway
 from giftcards.models import Card, Order, ProviderState
@@ -49,6 +52,16 @@ def run_sweeps(count: int) -> None:
     for _sweep in range(count):
         Order.objects.filter(due_at__isnull=False).update(due_at=ago(1))
         run_sweep()
+
+
+def prove() -> None:
+    with Gateway() as gateway:
+        gateway.heard(None)
+
+
+def budget_left() -> int:
+    with Gateway() as gateway:
+        return gateway.afford(99)
 
 
 def list_at() -> Any:
@@ -182,7 +195,7 @@ class TestLateOrders:
         self.make_late()
         fresh = buy_many(simulator, 2, type_id="SIM_NEVER")
         assert run_sweep() == Swept(checked=6)
-        assert checks(simulator)[:2] == [order.provider_order_id for order in fresh]
+        assert set(checks(simulator)[:2]) == {order.provider_order_id for order in fresh}
 
     def test_old_ones_do_not_make_the_list_of_fresh_ones_longer(
         self, wire: responses.RequestsMock
@@ -237,6 +250,167 @@ def test_at_most_four_requests_are_under_way(
     done = run_sweep(go_on=go_on)
     assert (done.sent, done.checked) == (6, 20)
     assert 3 <= most <= 4
+
+
+class TestRepetition:
+    """One more request, which has to be afforded like any other."""
+
+    @pytest.fixture
+    def limited(self, set_conf: Callable[..., None]) -> int:
+        """How many questions the budget has."""
+        set_conf(REQUESTS_PER_MINUTE=40)
+        prove()
+        without_list()
+        return 4
+
+    def drop(self, wire: responses.RequestsMock, order: Order, *, times: int) -> Any:
+        for _time in range(times):
+            wire.get(check_url(order), body=requests.ConnectionError("stale"))
+        return wire.get(check_url(order), json=settled_answer(order))
+
+    def test_of_a_dropped_question(self, wire: responses.RequestsMock, limited: int) -> None:
+        orders = [make_order(Status.HANDLING) for _order in range(2)]
+        for order in orders:
+            self.drop(wire, order, times=1)
+        assert run_sweep() == Swept(checked=2, settled=2)
+        assert (len(wire.calls), budget_left()) == (4, limited - 4)
+        state = ProviderState.objects.get()
+        # Nobody's failure.
+        assert (state.pause, state.failure) == ("", "")
+
+    def test_only_once(self, wire: responses.RequestsMock) -> None:
+        order = make_order(Status.HANDLING)
+        self.drop(wire, order, times=2)
+        assert run_sweep() == Swept(checked=1, failed=1, is_paused=True)
+        assert len(wire.calls) == 2
+
+    def test_only_if_it_can_be_afforded(self, wire: responses.RequestsMock, limited: int) -> None:
+        orders = [make_order(Status.HANDLING) for _order in range(3)]
+        for order in orders:
+            self.drop(wire, order, times=1)
+        # Three are paid for in advance, which leaves one.
+        done = run_sweep()
+        assert (done.checked, done.settled, done.failed) == (3, 1, 2)
+        assert (len(wire.calls), budget_left()) == (limited, 0)
+
+    def test_goes_first(self, wire: responses.RequestsMock) -> None:
+        without_list()
+        orders = [make_order(Status.HANDLING) for _order in range(5)]
+        self.drop(wire, orders[0], times=1)
+        for order in orders[1:]:
+            self.drop(wire, order, times=0)
+        # One at a time.
+        ProviderState.objects.update(proven_key="")
+        assert run_sweep().settled == 5
+        first, second, *_others = [call.request.url for call in wire.calls]
+        assert first == second == check_url(orders[0])
+
+    def test_of_a_page_of_the_list(self, wire: responses.RequestsMock) -> None:
+        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
+        wire.get(LIST, body=requests.ConnectionError("stale"))
+        wire.get(LIST, json=page(*map(row, orders)))
+        assert run_sweep() == Swept(checked=4, settled=4)
+        assert (len(wire.calls), list_at()) == (2, None)
+
+    def test_not_once_calls_have_to_stop(self, wire: responses.RequestsMock) -> None:
+        """Then the order was not asked about: it is due as before."""
+        order = make_order(Status.HANDLING)
+        self.drop(wire, order, times=1)
+        may_go_on = iter([True] * 2)
+        assert run_sweep(go_on=lambda: next(may_go_on, False)).postponed == 1
+        assert len(wire.calls) == 1
+        order.refresh_from_db()
+        assert (order.failures, order.claimed_until) == (0, None)
+
+    @pytest.mark.parametrize("spelling", ["check-order", "checkOrder"])
+    def test_of_the_other_spelling(self, spelling: Any, simulator: Simulator, limited: int) -> None:
+        """For the very first order, too."""
+        buy_many(simulator, 1)
+        ProviderState.objects.update(budget_at=None)
+        simulator.spelling = spelling
+        assert run_sweep() == Swept(checked=1, settled=1)
+        asked = len(simulator.requests)
+        assert asked == 1 + (spelling == "checkOrder")
+        assert budget_left() == limited - asked
+        state = ProviderState.objects.get()
+        assert (state.check_path, state.failure) == (spelling, "")
+
+    @pytest.mark.parametrize("spelling", ["check-order", "checkOrder"])
+    def test_an_unknown_order_is_unknown_under_either(
+        self, spelling: Any, simulator: Simulator
+    ) -> None:
+        simulator.spelling = spelling
+        order = make_order(Status.HANDLING)
+        assert run_sweep() == Swept(checked=1, failed=1)
+        order.refresh_from_db()
+        assert order.problem == "The provider says that it does not know this order."
+
+    def test_of_no_spelling_at_all(self, wire: responses.RequestsMock) -> None:
+        order = make_order(Status.HANDLING)
+        nothing = {"message": "Route not found", "error": "Not Found", "statusCode": 404}
+        asked = [
+            wire.get(check_url(order).replace("check-order", spelling), json=nothing, status=404)
+            for spelling in ("check-order", "checkOrder")
+        ]
+        assert run_sweep() == Swept(checked=1, failed=1)
+        assert [each.call_count for each in asked] == [1, 1]
+
+    def test_of_the_other_spelling_with_the_next_sweep(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        """Where the budget never affords two requests at once."""
+        buy_many(simulator, 1)
+        set_conf(REQUESTS_PER_MINUTE=10)
+        simulator.spelling = "checkOrder"
+        settled = []
+        for _sweep in range(2):
+            ProviderState.objects.update(budget_at=None)
+            Order.objects.update(due_at=ago(1))
+            settled.append(run_sweep().settled)
+        assert settled == [0, 1]
+
+
+class TestWaitingForAnotherProcess:
+    """Which has begun the first call with the key."""
+
+    @pytest.fixture
+    def other(self, simulator: Simulator) -> Iterator[Gateway]:
+        buy_many(simulator, 5)
+        ProviderState.objects.update(proven_key="")
+        with Gateway() as gateway:
+            assert gateway.afford() == 1
+            yield gateway
+
+    @pytest.mark.parametrize("is_paid", [True, False])
+    @pytest.mark.parametrize("error", [None, AccessDenied("No."), OutcomeUnknown("What?")])
+    def test_goes_on_when_it_has_heard(
+        self, error: ProviderError | None, is_paid: bool, other: Gateway, simulator: Simulator
+    ) -> None:
+        asked: list[int] = []
+
+        def look() -> bool:
+            if look_count() == 3:
+                asked.append(len(simulator.requests))
+                other.heard(error)
+            return True
+
+        look_count = iter(range(1, 99)).__next__
+        with Gateway() as gateway:
+            jobs = [(number, gateway.client.balance) for number in range(3)]
+            began = time.monotonic()
+            answers = list(fan_out(jobs, gateway, look, is_paid=is_paid))
+        assert asked == [0]
+        made = 0 if isinstance(error, AccessDenied) else 3
+        assert len(answers) == len(simulator.requests) == made
+        assert time.monotonic() - began < 2
+
+    def test_a_sweep_comes_back_later(self, other: Gateway, simulator: Simulator) -> None:
+        without_list()
+        assert run_sweep() == Swept(postponed=5)
+        assert simulator.requests == []
+        assert not Order.objects.exclude(claimed_until=None).exists()
+        other.heard(None)
+        assert run_sweep() == Swept(checked=5, settled=5)
 
 
 class TestListThatIsNoHelp:

@@ -677,7 +677,7 @@ class TestProviderState:
 class TestLeases:
     LEASE = timedelta(seconds=10)
 
-    @pytest.mark.parametrize("name", ["loop", "outbox"])
+    @pytest.mark.parametrize("name", ["loop", "outbox", "probe"])
     def test_one_process_has_it(self, name: Lease) -> None:
         states = ProviderState.objects
         token = states.take_lease(name, now=NOW, length=self.LEASE)
@@ -686,7 +686,7 @@ class TestLeases:
         assert states.keep_lease(name, token, now=NOW + self.LEASE / 2, length=self.LEASE)
         assert states.take_lease(name, now=NOW + self.LEASE, length=self.LEASE) is None
 
-    @pytest.mark.parametrize("name", ["loop", "outbox"])
+    @pytest.mark.parametrize("name", ["loop", "outbox", "probe"])
     def test_a_lease_that_ran_out_is_taken_over(self, name: Lease) -> None:
         states = ProviderState.objects
         dead = states.take_lease(name, now=NOW, length=self.LEASE)
@@ -698,7 +698,7 @@ class TestLeases:
         states.release_lease(name, dead)
         assert states.take_lease(name, now=NOW + self.LEASE, length=self.LEASE) is None
 
-    @pytest.mark.parametrize("name", ["loop", "outbox"])
+    @pytest.mark.parametrize("name", ["loop", "outbox", "probe"])
     def test_it_is_given_back(self, name: Lease) -> None:
         states = ProviderState.objects
         token = states.take_lease(name, now=NOW, length=self.LEASE)

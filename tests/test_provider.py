@@ -7,7 +7,9 @@ import datetime
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
@@ -599,26 +601,42 @@ class TestErrors:
         assert seconds is None or 0 <= seconds < 1e12
 
     @pytest.mark.parametrize(
-        ("failure", "expected", "calls"),
+        ("failure", "was_dropped"),
         [
-            (requests.ReadTimeout("slow"), OutcomeUnknown, 1),
-            (requests.ConnectionError("gone"), OutcomeUnknown, 2),
-            (requests.exceptions.ChunkedEncodingError("gone"), OutcomeUnknown, 2),
-            (requests.exceptions.ContentDecodingError("no gzip"), OutcomeUnknown, 1),
-            (ValueError("anything"), OutcomeUnknown, 1),
+            (requests.ReadTimeout("slow"), False),
+            (requests.ConnectionError("gone"), True),
+            (requests.exceptions.ChunkedEncodingError("gone"), True),
+            (requests.exceptions.ContentDecodingError("no gzip"), False),
+            (ValueError("anything"), False),
         ],
     )
     def test_other_failures_of_the_transport(
         self,
         failure: Exception,
-        expected: type[ProviderError],
-        calls: int,
+        was_dropped: bool,
         client: Client,
         wire: responses.RequestsMock,
     ) -> None:
         wire.get(CHECK, body=failure)
-        assert type(raised(check, client)) is expected
-        assert len(wire.calls) == calls
+        wire.post(PLACE, body=failure)
+        error = raised(check, client)
+        assert type(error) is OutcomeUnknown
+        assert error.is_worth_repeating is was_dropped
+        error = raised(place, client)
+        assert type(error) is OutcomeUnknown
+        assert not error.is_worth_repeating
+        assert len(wire.calls) == 2
+
+    @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 502, 503])
+    def test_an_answer_is_not_worth_repeating(
+        self, status: int, client: Client, answers: Callable[..., None]
+    ) -> None:
+        for body in (error("X"), "<html>"):
+            answers(body, status)
+            for name, call in CALLS.items():
+                # Except a router's, after which the other spelling is used.
+                is_router = name == "check" and status == 404 and body == "<html>"
+                assert raised(call, client).is_worth_repeating is is_router
 
 
 ROUTER = {"message": "Route not found", "error": "Not Found", "statusCode": 404}
@@ -626,15 +644,18 @@ ROUTER = {"message": "Route not found", "error": "Not Found", "statusCode": 404}
 
 class TestSpellings:
     @pytest.mark.parametrize("nothing", [json.dumps(ROUTER), "<html>", ""])
-    def test_the_other_one_is_tried_and_kept(
+    def test_the_other_one_is_used_next_and_kept(
         self, nothing: str, client: Client, wire: responses.RequestsMock
     ) -> None:
         wire.get(CHECK, body=nothing, status=404)
         wire.get(OTHER_CHECK, json={"success": True, "data": FULFILLED})
-        assert client.check_path == "check-order"
-        check(client)
-        assert client.check_path == "checkOrder"
-        check(client)
+        failure = raised(check, client)
+        assert (type(failure), failure.is_worth_repeating) == (OutcomeUnknown, True)
+        # It has not answered yet.
+        assert (client.check_path, client.known_check_path) == ("checkOrder", "")
+        for _question in range(2):
+            check(client)
+            assert (client.check_path, client.known_check_path) == ("checkOrder", "checkOrder")
         assert [call.request.url for call in wire.calls] == [CHECK, OTHER_CHECK, OTHER_CHECK]
 
     def test_a_missing_order_is_an_answer(
@@ -642,30 +663,47 @@ class TestSpellings:
     ) -> None:
         wire.get(CHECK, json=error("NOT_FOUND"), status=404)
         assert type(raised(check, client)) is NotFound
-        assert client.check_path == "check-order"
+        assert (client.check_path, client.known_check_path) == ("check-order", "check-order")
 
     def test_a_missing_order_under_the_other_one(
         self, client: Client, wire: responses.RequestsMock
     ) -> None:
         wire.get(CHECK, json=ROUTER, status=404)
         wire.get(OTHER_CHECK, json=error("NOT_FOUND"), status=404)
+        raised(check, client)
         assert type(raised(check, client)) is NotFound
-        assert client.check_path == "checkOrder"
-        assert client.requests_sent == 2
+        assert (client.check_path, client.known_check_path) == ("checkOrder", "checkOrder")
 
     def test_neither(self, client: Client, wire: responses.RequestsMock) -> None:
         wire.get(CHECK, json=ROUTER, status=404)
         wire.get(OTHER_CHECK, json=ROUTER, status=404)
-        failure = raised(check, client)
-        assert type(failure) is OutcomeUnknown
-        assert str(failure) == "The provider gave no usable answer (HTTP 404)."
-        assert client.check_path == "check-order"
+        for spelling in ("checkOrder", "check-order"):
+            failure = raised(check, client)
+            assert type(failure) is OutcomeUnknown
+            assert str(failure) == "The provider gave no usable answer (HTTP 404)."
+            assert (client.check_path, client.known_check_path) == (spelling, "")
 
     def test_trouble_is_not_an_answer(self, client: Client, wire: responses.RequestsMock) -> None:
-        wire.get(CHECK, json=ROUTER, status=404)
-        wire.get(OTHER_CHECK, status=502)
-        assert raised(check, client).status == 502
-        assert client.check_path == "check-order"
+        wire.get(CHECK, status=502)
+        failure = raised(check, client)
+        assert (failure.status, failure.is_worth_repeating) == (502, False)
+        assert (client.check_path, client.known_check_path) == ("check-order", "")
+
+    def test_of_several_threads_one_changes_it(
+        self, client: Client, wire: responses.RequestsMock
+    ) -> None:
+        """Two that change it would change it back."""
+        under_way = threading.Barrier(3)
+
+        def nothing(request: object) -> tuple[int, dict[str, str], str]:
+            under_way.wait(5)
+            return 404, {}, json.dumps(ROUTER)
+
+        wire.add_callback("GET", CHECK, callback=nothing)
+        with ThreadPoolExecutor(3) as threads:
+            failures = list(threads.map(lambda _: raised(check, client), range(3)))
+        assert [failure.is_worth_repeating for failure in failures] == [True] * 3
+        assert client.check_path == "checkOrder"
 
     @pytest.mark.parametrize(
         ("given", "used"), [("checkOrder", OTHER_CHECK), ("check-order", CHECK), ("../x", CHECK)]

@@ -79,7 +79,9 @@ def ends_killed(process: subprocess.Popen[str]) -> None:
 def let_leases_end() -> None:
     """What has been killed left its claims and leases behind; they end by themselves."""
     Order.objects.exclude(claimed_until=None).update(claimed_until=timezone.now())
-    ProviderState.objects.update(loop_until=None, outbox_until=None, kicked_at=None)
+    ProviderState.objects.update(
+        loop_until=None, outbox_until=None, probe_until=None, kicked_at=None
+    )
 
 
 def run_to_the_end() -> None:
