@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, ClassVar
 
+from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error
@@ -38,12 +39,14 @@ class GiftcardsCommand(BaseCommand):
     """Exit code 0: done. 1: something failed or is unfinished. 2: it could not start.
 
     ``needs`` names the settings without which the command cannot work; they are checked here, with
-    one sentence, instead of by the system checks.
+    one sentence, instead of by the system checks. So is the database, before anything is begun:
+    once it is, a failure is never taken for "nothing happened".
     """
 
     requires_system_checks = ()
     needs: ClassVar[Sequence[str]] = ()
     has_json: ClassVar[bool] = True
+    has_database: ClassVar[bool] = True
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         if self.has_json:
@@ -53,14 +56,25 @@ class GiftcardsCommand(BaseCommand):
         try:
             if self.needs:
                 require(*self.needs)
-            return super().execute(*args, **options)
+            if self.has_database:
+                _probe_database()
         except ConfigurationError as error:
-            raise CommandError(str(error), returncode=COULD_NOT_START) from None
+            raise refuse(str(error)) from None
         except Error as error:
             raise CommandError(
                 f"The database did not work ({type(error).__name__}). Is it running, and has"
                 " `manage.py migrate` been run?",
                 returncode=COULD_NOT_START,
+            ) from error
+        try:
+            return super().execute(*args, **options)
+        except ConfigurationError as error:
+            raise refuse(str(error)) from None
+        except Error as error:
+            raise database_failure(
+                error,
+                "What the command had begun may be half done."
+                " `manage.py giftcards_status` shows how things are.",
             ) from error
 
     def say(self, text: str, options: dict[str, Any]) -> None:
@@ -70,6 +84,19 @@ class GiftcardsCommand(BaseCommand):
 
     def write_json(self, result: Any) -> None:
         self.stdout.write(json.dumps(result, indent=2))
+
+
+def _probe_database() -> None:
+    """Read a row of every table, with all its columns: is the database there, and migrated?"""
+    for model in apps.get_app_config("giftcards").get_models():
+        model._default_manager.order_by("pk").first()  # noqa: SLF001
+
+
+def database_failure(error: Error, what_now: str) -> CommandError:
+    """The error for a database that failed after the command had begun its work."""
+    return CommandError(
+        f"The database failed ({type(error).__name__}). {what_now}", returncode=UNFINISHED
+    )
 
 
 def refuse(reason: str) -> CommandError:

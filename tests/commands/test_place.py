@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 import responses
-from django.db import connection
+from django.db import OperationalError, connection
 from django_q.models import OrmQ
 
+from giftcards import fulfilment
 from giftcards.models import Order, ProviderState
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.conftest import Call
-from tests.engine import LINE, PLACE, PSN, ago, make_order, posts
+from tests.engine import LINE, PLACE, PSN, ago, buy, make_order, posts
 
 pytest_plugins = ["tests.engine_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -396,6 +397,77 @@ def test_a_database_without_tables(
     assert err.startswith("The database did not work (")
     assert err.endswith("Error). Is it running, and has `manage.py migrate` been run?\n")
     assert simulator.requests == []
+
+
+@pytest.mark.django_db(transaction=True)
+class TestADatabaseThatGoesAway:
+    """Once something has begun, nobody may take the failure for "nothing happened"."""
+
+    @pytest.fixture(autouse=True)
+    def impatiently(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fulfilment, "_DATABASE_PATIENCE", 0)
+
+    @pytest.mark.parametrize("wait", [[], ["--wait"]])
+    @pytest.mark.parametrize("reference", [[], ["--reference", "cart-1"]])
+    @pytest.mark.parametrize("is_sent", [False, True])
+    def test_after_the_order_was_recorded(
+        self,
+        is_sent: bool,
+        reference: list[str],
+        wait: list[str],
+        call: Call,
+        simulator: Simulator,
+    ) -> None:
+        recorded = []
+
+        def fail(execute: Any, sql: str, *args: Any) -> Any:
+            if recorded and posts(simulator) >= is_sent:
+                raise OperationalError("server closed the connection unexpectedly")
+            result = execute(sql, *args)
+            if sql.startswith("INSERT") and "giftcards_order" in sql:
+                recorded.append(sql)
+            return result
+
+        with connection.execute_wrapper(fail):
+            out, err, code = call("giftcards_place", PSN, "type_001", "2", *reference, *wait)
+        order = Order.objects.get()
+        assert (out, code) == ("", 1)
+        assert err == (
+            f"The database failed (OperationalError). The order {order.reference} is recorded, and"
+            " may have been sent: do not place it again under another reference."
+            f" `manage.py giftcards_status {order.reference}` shows what became of it.\n"
+        )
+        assert posts(simulator) == is_sent
+        assert call("giftcards_status", order.reference).code == 0
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ("giftcards_poll",),
+            ("giftcards_poll", "--reference", "cart-1"),
+            ("giftcards_reconcile",),
+            ("giftcards_selftest",),
+        ],
+    )
+    def test_after_the_provider_was_asked(
+        self, command: tuple[str, ...], call: Call, simulator: Simulator
+    ) -> None:
+        buy(reference="cart-1", type_id="SIM_LOST" if "reconcile" in command[0] else "type_001")
+        simulator.forget_requests()
+
+        def fail(execute: Any, *args: Any) -> Any:
+            if simulator.requests:
+                raise OperationalError("server closed the connection unexpectedly")
+            return execute(*args)
+
+        with connection.execute_wrapper(fail):
+            out, err, code = call(*command)
+        assert simulator.requests
+        assert (out, code) == ("", 1)
+        assert err == (
+            "The database failed (OperationalError). What the command had begun may be half done."
+            " `manage.py giftcards_status` shows how things are.\n"
+        )
 
 
 def test_the_line_is_the_contracts(call: Call, simulator: Simulator) -> None:

@@ -9,6 +9,7 @@ from giftcards.management.base import GiftcardsCommand
 class Command(GiftcardsCommand):
     help = "Print a new encryption key for GIFTCARDS['ENCRYPTION_KEYS'], and nothing else."
     has_json = False
+    has_database = False
 
     def handle(self, **options: Any) -> None:  # noqa: ARG002
         self.stdout.write(generate_key())

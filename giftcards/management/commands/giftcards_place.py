@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
+from django.db import Error
 
 from giftcards.exceptions import ReferenceConflict
 from giftcards.following import watch
@@ -16,6 +17,7 @@ from giftcards.management.base import (
     UNFINISHED,
     WORKING_SETTINGS,
     GiftcardsCommand,
+    database_failure,
     describe,
     order_as_dict,
     refuse,
@@ -51,6 +53,18 @@ class Command(GiftcardsCommand):
             )
         except (ValidationError, ReferenceConflict) as error:
             raise refuse(sentences(error)) from None
+        try:
+            self._send(order, options)
+        except Error as error:
+            # A script that took this for "nothing happened" would buy the cards a second time.
+            raise database_failure(
+                error,
+                f"The order {order.reference} is recorded, and may have been sent: do not place"
+                f" it again under another reference. `manage.py giftcards_status"
+                f" {order.reference}` shows what became of it.",
+            ) from error
+
+    def _send(self, order: Order, options: dict[str, Any]) -> None:
         with Gateway() as gateway:
             order = send_now(order, gateway)
             if options["wait"]:
