@@ -51,6 +51,9 @@ _USUAL = 1 / 5
 _LATE_SHARE = 1 / 8
 # How often `go_on` is asked while calls are under way (seconds).
 _HEARTBEAT = 1.0
+# How long a request that was paid for in advance may be made: the budget is worked out for 65
+# seconds instead of 60.
+_PAID_FOR = 3.0
 # How long calls that are under way are waited for once no more may be made (seconds).
 _GRACE = 3.0
 
@@ -144,7 +147,7 @@ def _read_list(
     old = [order for order in orders if _is_old(order)]
     # The list may be out of date: each time one order is asked about itself all the same.
     doubted = min((o for o in old if not o.is_only_listed), key=_accepted_at, default=None)
-    knows_ours = False
+    knows_ours, page = False, None
     for page in pages:
         if isinstance(page, Exception):
             is_passing = isinstance(page, ProviderError) and page.status != 404
@@ -158,7 +161,7 @@ def _read_list(
             if order and order.pk not in shown and _is_believed(row, order, order is doubted):
                 shown.add(order.pk)
                 yield order, row
-    if not knows_ours:
+    if page and not knows_ours:
         # Orders that have not been asked about may have other ids there, new ones come later.
         is_surprise = any(order.checked_at for order in old)
         gateway.give_up_list(USELESS if is_surprise else PASSING_TROUBLE)
@@ -235,11 +238,11 @@ def fan_out(
 ) -> Iterator[tuple[K, T | Exception]]:
     """Make the calls, a few at a time; yield each one's key and what came of it.
 
-    Unless ``is_paid``, each call waits until the request budget can afford it. One that is worth
-    repeating is made once more, before the others; if it was paid for in advance, only if the
-    budget can afford that now. Once calls have to stop, what is under way is waited for briefly,
-    and the rest is left out. The threads are daemons: one that waits for its answer even then does
-    not keep the process alive.
+    Unless ``is_paid``, each call waits until the request budget can afford it; those that were paid
+    for have to begin soon, or are paid for again. One that is worth repeating is made once more,
+    before the others; if it was paid for in advance, only if the budget can afford that now. Once
+    calls have to stop, what is under way is waited for briefly, and the rest is left out. The
+    threads are daemons: one that waits for its answer even then does not keep the process alive.
     """
     waiting = deque(jobs)
     unrepeated = dict(waiting)
@@ -247,6 +250,7 @@ def fan_out(
     running = 0
     may_call = gateway.allows_calls
     ends_at = float("inf")
+    paid_until = time.monotonic() + _PAID_FOR if is_paid else 0.0
     while True:
         if may_call and not go_on():
             may_call, ends_at = False, time.monotonic() + _GRACE
@@ -255,7 +259,8 @@ def fan_out(
         # Until the key is known to be good: one at a time.
         in_flight = MAX_IN_FLIGHT if gateway.is_proven else 1
         while waiting and may_call and running < in_flight:
-            if not (gateway.may_begin() if is_paid else gateway.afford()):
+            is_affordable = time.monotonic() < paid_until or gateway.afford()
+            if not (is_affordable and gateway.may_begin()):
                 break
             threading.Thread(target=_call, args=(*waiting.popleft(), results), daemon=True).start()
             running += 1

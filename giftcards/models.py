@@ -513,26 +513,29 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         settings, or a person resumes.
         """
         now = timezone.now()
-        state = self.current()
-        # Who is told to wait has a good key; after anything else, one call goes first.
-        proof = {} if reason == ProviderState.Pause.RATE else {"proven_key": ""}
-        # A refused key outranks a wait of a minute.
-        is_worse = reason == ProviderState.Pause.ACCESS and state.pause != reason
-        if state.is_paused(key=key, now=now) and not is_worse:
-            if until is not None and state.pause == reason:
-                # The longest of several answers that were under way counts.
-                self.filter(pk=1, pause=reason, paused_until__lt=until).update(paused_until=until)
-            return False
-        return bool(
-            self.filter(pk=1, paused_at=state.paused_at).update(
-                pause=reason,
-                pause_detail=detail,
-                paused_at=now,
-                paused_until=until,
-                paused_key=key,
-                **proof,
-            )
-        )
+        values = {
+            "pause": reason,
+            "pause_detail": detail,
+            "paused_at": now,
+            "paused_until": until,
+            "paused_key": key,
+        }
+        if reason != ProviderState.Pause.RATE:
+            # Who is told to wait has a good key; after anything else, one call goes first.
+            values["proven_key"] = ""
+        while True:
+            state = self.current()
+            # A refused key outranks a wait of a minute.
+            is_worse = reason == ProviderState.Pause.ACCESS and state.pause != reason
+            if state.is_paused(key=key, now=now) and not is_worse:
+                break
+            # Another process may have begun a pause at the same moment: then look again.
+            if self.filter(pk=1, paused_at=state.paused_at).update(**values):
+                return True
+        if until is not None and state.pause == reason:
+            # The longest of several answers that were under way counts.
+            self.filter(pk=1, pause=reason, paused_until__lt=until).update(paused_until=until)
+        return False
 
     def resume(self) -> bool:
         """End the pause; false if there was none."""

@@ -151,11 +151,27 @@ class TestRefusedKey:
             gateway.note()
         assert state().pause == "access"
 
-    def test_is_not_replaced_by_one_of_the_same_moment(self) -> None:
+    def test_replaces_another_of_the_same_moment(self) -> None:
+        def slow_down(execute: Any, sql: str, *arguments: Any) -> Any:
+            """Another process is told to wait while this one writes down that it is refused."""
+            if sql.startswith("UPDATE") and state().pause == "":
+                until = ago(-60)
+                values = {"pause": "rate", "paused_at": ago(0), "paused_until": until}
+                ProviderState.objects.filter(pk=1).update(**values)
+            return execute(sql, *arguments)
+
+        with Gateway() as gateway, connection.execute_wrapper(once(slow_down)):
+            gateway.heard(AccessDenied("No.", status=401))
+        assert (state().pause, state().paused_until) == ("access", None)
+
+    def test_is_not_replaced_by_one_of_the_same_moment(self, settings: Any) -> None:
+        key = key_fingerprint(settings.GIFTCARDS["API_KEY"])
+
         def refuse(execute: Any, sql: str, *arguments: Any) -> Any:
             """Another process is refused while this one writes down that it is to wait."""
             if sql.startswith("UPDATE") and state().pause == "":
-                ProviderState.objects.filter(pk=1).update(pause="access", paused_at=ago(0))
+                values = {"pause": "access", "paused_at": ago(0), "paused_key": key}
+                ProviderState.objects.filter(pk=1).update(**values)
             return execute(sql, *arguments)
 
         with Gateway() as gateway, connection.execute_wrapper(once(refuse)):
