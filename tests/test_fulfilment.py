@@ -836,6 +836,18 @@ class TestSendDue:
             assert send_due(waiting(), gateway, go_on=answers.__next__) == (1, 0)
         assert posts(simulator) == 1
 
+    def test_stops_when_the_budget_is_spent(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=40)
+        for _order in range(9):
+            make_order()
+        with Gateway() as gateway:
+            accepted, failed = send_due(waiting(), gateway, go_on=lambda: True)
+        # An eighth of it at once, and the price takes one.
+        assert (accepted, failed) == (4, 0)
+        assert posts(simulator) == 4
+
     def test_a_failure_stops_nobody_else(self, simulator: Simulator) -> None:
         for type_id in ("SIM_LOST", "type_001", "SIM_REJECT", "SIM_ERROR", "type_001"):
             make_order(type_id=type_id)

@@ -710,6 +710,13 @@ class TestFailures:
             None,
         )
 
+    def test_an_order_that_settled_meanwhile_is_left_alone(self) -> None:
+        [held] = claim(make_order())
+        record_answers([(held, PARTIAL)], now=NOW)
+        before = Order.objects.filter(pk=held.pk).values().get()
+        record_failures([(held, NotFound("unknown"))], now=NOW)
+        assert Order.objects.filter(pk=held.pk).values().get() == before
+
     @pytest.mark.parametrize(
         ("failures", "seconds"), [(0, 5), (1, 10), (2, 20), (3, 30), (4, 30), (1000, 30)]
     )
