@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError
-from django.db.models import Q
 from django.utils import timezone
 
 from giftcards.asking import CLOCK_SKEW, read_pages
@@ -152,7 +151,7 @@ def _recover_group(lost: Sequence[Order], gateway: Gateway, go_on: Callable[[], 
             break
     # After the list was read, and before the owners of its rows are looked up: a row that is an
     # order's by then, and under which name, is seen by one of the two.
-    rivals = {_line(order) for order in _rivals(lost, first, last) if _may_own_any(order, names)}
+    rivals = [order for order in _others(lost, first, last) if not _is_known(order, names)]
     orphans = find_orphans(listing)
     by_line: dict[tuple[str, str, int], list[Order]] = defaultdict(list)
     for order in lost:
@@ -162,11 +161,8 @@ def _recover_group(lost: Sequence[Order], gateway: Gateway, go_on: Callable[[], 
         # A row that is exactly what another lost order bought is that one's.
         others = by_line.keys() - {line}
         rows = [row for row in orphans if _line_of(row) not in others]
-        if line in rivals:
-            # One of the rows may be another order's that is on its way.
-            _wait(alike, offered=_candidates(rows, alike), is_soon=True)
-        else:
-            explained += _explain(alike, rows, unseen if listing.is_whole else None)
+        unseen_then = unseen if listing.is_whole else None
+        explained += _explain(alike, rows, [o for o in rivals if _line(o) == line], unseen_then)
     return explained
 
 
@@ -179,19 +175,17 @@ def _is_in(order: Order, names: set[str]) -> bool:
     return order.provider_order_id in names or order.provider_alias in names
 
 
-def _rivals(lost: Sequence[Order], first: datetime, last: datetime) -> OrderQuerySet:
+def _others(lost: Sequence[Order], first: datetime, last: datetime) -> OrderQuerySet:
     """Other orders of which the list may have rows like those of ``lost``."""
     near = (first - 2 * CLOCK_SKEW, last + 2 * CLOCK_SKEW)
-    return Order.objects.filter(
-        Q(status=Status.PLACING)
-        | Q(status__in=[Status.UNCONFIRMED, *ACCEPTED], sent_at__range=near)
-    ).exclude(pk__in=[order.pk for order in lost])
+    others = Order.objects.filter(sent_at__range=near).exclude(pk__in=[o.pk for o in lost])
+    return others.filter(status__in=[Status.PLACING, Status.UNCONFIRMED, *ACCEPTED])
 
 
-def _may_own_any(order: Order, names: set[str]) -> bool:
-    """Whether any row may be the order's: it is not known yet what its row is called."""
-    is_known = order.checked_at or order.provider_alias or order.provider_order_id in names
-    return not is_known
+def _is_known(order: Order, names: set[str]) -> bool:
+    """Whether it is known what the order's row is called; if not, it may be any of its line."""
+    has_name = order.checked_at or order.provider_alias
+    return bool(has_name) or order.provider_order_id in names
 
 
 def _line(order: Order) -> tuple[str, str, int]:
@@ -203,26 +197,29 @@ def _sent_at(order: Order) -> datetime:
     return order.sent_at
 
 
-def _candidates(rows: Sequence[OrderAnswer], alike: Sequence[Order]) -> list[OrderAnswer]:
-    near = [row for row in rows if any(_may_be(row, order) for order in alike)]
-    return [row for row in near if _is_line(row, alike[0])] or near
-
-
 def _explain(
-    alike: Sequence[Order], orphans: Sequence[OrderAnswer], unseen: Sequence[Order] | None
+    alike: Sequence[Order],
+    orphans: Sequence[OrderAnswer],
+    rivals: Sequence[Order],
+    unseen: Sequence[Order] | None,
 ) -> int:
     """Explain lost orders of one and the same line; return for how many that succeeded.
 
-    ``unseen``: orders that the list should show and does not; ``None``: it could not be read to
-    its end.
+    ``rivals``: other orders of the line whose rows may seem to be nobody's. ``unseen``: orders that
+    the list should show and does not; ``None``: it could not be read to its end.
     """
-    found = _candidates(orphans, alike)
-    if len(found) > len(alike) or not all(_is_line(row, alike[0]) for row in found):
-        _wait(alike, offered=found)
+    near = [row for row in orphans if any(_may_be(row, order) for order in alike)]
+    exact = [row for row in near if _is_line(row, alike[0])]
+    if any(_may_be(row, rival) for row in exact for rival in rivals):
+        # It will be known soon which is whose.
+        _wait(alike, offered=exact, is_soon=True)
+        return 0
+    if len(exact) > len(alike) or (near and not exact):
+        _wait(alike, offered=exact or near)
         return 0
     waiting = list(alike)
     left_over = []
-    for row in found:
+    for row in exact:
         # Orders of one line are interchangeable: the first that it may be has it.
         order = next((order for order in waiting if _may_be(row, order)), None)
         if order and adopt(order, row.provider_id, source=StatusChange.Source.RECOVERY):
@@ -233,7 +230,7 @@ def _explain(
     left_over += [
         row
         for row in orphans
-        if row not in found
+        if row not in exact
         and _is_line(row, alike[0])
         and any(_may_be(row, order, within=_FARTHEST_CLOCK) for order in waiting)
     ]

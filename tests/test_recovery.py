@@ -286,6 +286,15 @@ class TestRivals:
         lost.refresh_from_db()
         assert lost.status == "UNCONFIRMED"
 
+    def test_one_whose_row_would_be_newer(self, wire: responses.RequestsMock) -> None:
+        """Where a line is sold all the time, one of it is always being sent."""
+        lost = lose(sent_at=ago(700))
+        make_order(Status.PLACING, claimed_until=ago(-60))
+        wire.get(LIST, json=listed(row(lost, _id="R1")))
+        look()
+        lost.refresh_from_db()
+        assert (lost.status, lost.provider_order_id) == ("HANDLING", "R1")
+
     def test_one_that_is_lost_while_the_list_is_read(self, wire: responses.RequestsMock) -> None:
         lost = lose()
         other = make_order(Status.PLACING, claimed_until=ago(-60))
@@ -489,16 +498,6 @@ class TestAbsent:
         assert lost.problem == (
             "The answer to sending it was lost, and the provider's list does not show it."
         )
-
-    def test_while_one_like_it_is_being_sent(self, simulator: Simulator) -> None:
-        lose(type_id="SIM_DROP")
-        other = make_order(type_id="SIM_DROP")
-        assert claim(other)
-        look()
-        assert statuses() == ["UNCONFIRMED", "PLACING"]
-        Order.objects.filter(pk=other.pk).update(type_id="SIM_LOST")
-        look()
-        assert statuses() == ["PENDING", "PLACING"]
 
 
 class TestAmbiguous:
