@@ -21,7 +21,7 @@ from giftcards.conf import conf
 from giftcards.crypto import key_fingerprint
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused
 from giftcards.models import ProviderState
-from giftcards.provider import Client
+from giftcards.provider import Client, Product
 
 logger = logging.getLogger(__name__)
 
@@ -255,19 +255,28 @@ class Gateway:
             return prices.get(type_id)
         prices = {}
         try:
-            product = self.client.product(product_id)
+            # One below zero is not believed; no row could hold it.
+            prices = {
+                kind.type_id: kind.price
+                for kind in self._ask_for(product_id).types
+                if kind.price is not None and kind.price >= 0
+            }
             self.heard(None)
-            for kind in product.types:
-                # One below zero is not believed; no row could hold it.
-                if kind.price is not None and kind.price >= 0:
-                    prices[kind.type_id] = kind.price
         except (AccessDenied, RateLimited):
             raise
         except ProviderError:
             # A price that is not known keeps nobody from buying.
-            prices = {}
+            pass
         self._prices[product_id] = time.monotonic(), prices
         return prices.get(type_id)
+
+    def _ask_for(self, product_id: str) -> Product:
+        try:
+            return self.client.product(product_id)
+        except ProviderError as error:
+            if not (error.is_worth_repeating and self.afford()):
+                raise
+        return self.client.product(product_id)
 
     @property
     def is_list_useful(self) -> bool:

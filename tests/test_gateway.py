@@ -28,7 +28,17 @@ from giftcards.fulfilment import record_order, send_now
 from giftcards.gateway import Gateway
 from giftcards.models import ProviderState
 from giftcards.simulator import Request, Simulator
-from tests.engine import LINE, PROVIDER, PSN, ago, end_pause, in_threads, make_order, messages
+from tests.engine import (
+    LINE,
+    PRICES,
+    PROVIDER,
+    PSN,
+    ago,
+    end_pause,
+    in_threads,
+    make_order,
+    messages,
+)
 
 pytest_plugins = ["tests.engine_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -639,6 +649,14 @@ class TestPrice:
             gateway._prices[PSN] = asked_at - 60, prices
             assert gateway.price(PSN, "type_001") == Decimal(490)
         assert len(simulator.requests) == 2
+
+    def test_over_a_connection_that_has_idled_too_long(self, wire: responses.RequestsMock) -> None:
+        url = f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}"
+        wire.replace("GET", url, body=ConnectionResetError(104, "reset"))
+        wire.get(url, json=PRICES)
+        with Gateway() as gateway:
+            assert gateway.price(PSN, "type_001") == Decimal(490)
+        wire.assert_call_count(url, 2)
 
     def test_of_an_unknown_product(self, simulator: Simulator) -> None:
         with Gateway() as gateway:
