@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 
 from django.db import InterfaceError, OperationalError, close_old_connections
@@ -39,30 +41,44 @@ def follow(
     the loop: where another one does and its lease does not run out within ``patience``, ``None``.
     """
     loop = _Loop(seconds, stop or threading.Event())
-    if not loop.take(patience):
-        return None
     done = Swept()
+    gateway: Gateway | None = None
     try:
-        with Gateway() as gateway:
+        with contextlib.ExitStack() as stack:
             while True:
-                try:
+                with _outliving_the_database(loop.stop):
+                    if gateway is None:
+                        if not loop.take(patience):
+                            return None
+                        gateway = stack.enter_context(Gateway())
                     if not loop.go_on():
                         break
                     done += sweep(gateway, go_on=loop.go_on)
                     if seconds is not None and not (gateway.may_reopen() and is_work_left()):
                         break
                     loop.wait_for_work(gateway)
-                except (OperationalError, InterfaceError) as error:
-                    logger.error(  # noqa: TRY400 (a traceback may hold a row)
-                        "The database failed the loop, which goes on in %g s: %s",
-                        _DATABASE_PAUSE,
-                        type(error).__name__,
-                    )
-                    loop.stop.wait(_DATABASE_PAUSE)
-                    close_old_connections()
+                # Also where the database has failed ever since the lease was asked for.
+                if loop.is_over:
+                    break
     finally:
-        loop.release()
+        with _outliving_the_database(loop.stop):
+            loop.release()
     return done
+
+
+@contextlib.contextmanager
+def _outliving_the_database(stop: threading.Event) -> Iterator[None]:
+    """If the database goes away in here, say so and give it a moment; the caller goes on."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        logger.error(  # noqa: TRY400 (a traceback may hold a row)
+            "The database failed the loop, which pauses for %g s: %s",
+            _DATABASE_PAUSE,
+            type(error).__name__,
+        )
+        stop.wait(_DATABASE_PAUSE)
+        close_old_connections()
 
 
 def is_work_left() -> bool:
@@ -86,9 +102,14 @@ class _Loop:
         until = time.monotonic() + patience.total_seconds()
         held_until = ProviderState.objects.current().loop_until
         while True:
-            token = ProviderState.objects.take_lease("loop", now=timezone.now(), length=LOOP_LEASE)
-            if token is not None:
-                self._token, self._beat_at = token, time.monotonic()
+            # The database may have failed this very method after the lease was taken.
+            if not self._token:
+                self._beat_at = time.monotonic()
+                self._token = (
+                    ProviderState.objects.take_lease("loop", now=timezone.now(), length=LOOP_LEASE)
+                    or ""
+                )
+            if self._token:
                 # From here on, who places an order relies on this run, not on one that is queued.
                 ProviderState.objects.filter(pk=1).update(kicked_at=None)
                 return True
@@ -98,11 +119,15 @@ class _Loop:
             if time.monotonic() >= until or self.stop.wait(_HEARTBEAT):
                 return False
 
+    @property
+    def is_over(self) -> bool:
+        return self.stop.is_set() or time.monotonic() >= self._ends_at
+
     def go_on(self) -> bool:
         """Whether the run may do more; renews the lease in passing."""
-        now = time.monotonic()
-        if self.stop.is_set() or now >= self._ends_at:
+        if self.is_over:
             return False
+        now = time.monotonic()
         if now - self._beat_at >= _HEARTBEAT:
             self._beat_at = now
             self._is_lost = not ProviderState.objects.keep_lease(
@@ -125,4 +150,5 @@ class _Loop:
             self.stop.wait(min(left, _HEARTBEAT))
 
     def release(self) -> None:
-        ProviderState.objects.release_lease("loop", self._token)
+        if self._token:
+            ProviderState.objects.release_lease("loop", self._token)

@@ -217,8 +217,66 @@ class TestLoop:
         assert statuses() == ["FULFILLED"]
         assert (
             messages(caplog)
-            == ["The database failed the loop, which goes on in 0.1 s: OperationalError"] * 3
+            == ["The database failed the loop, which pauses for 0.1 s: OperationalError"] * 3
         )
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.parametrize("at", range(8))
+    def test_survives_the_database_from_the_first_statement_on(
+        self, at: int, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Taking the lease and opening the gateway are five or six."""
+        monkeypatch.setattr(loop, "_DATABASE_PAUSE", 0.1)
+        buy_many(simulator, 1)
+        began = time.monotonic()
+        with connection.execute_wrapper(_failing(count=1, after=at)):
+            done = follow(seconds=30)
+        assert done is not None
+        assert statuses() == ["FULFILLED"]
+        assert ProviderState.objects.get().loop_until is None
+        assert time.monotonic() - began < 5
+
+    @pytest.mark.django_db(transaction=True)
+    def test_a_lease_that_cannot_be_released_runs_out(
+        self,
+        simulator: Simulator,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(loop, "_DATABASE_PAUSE", 0.1)
+        buy_many(simulator, 1)
+        caplog.clear()
+
+        def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            if sql.startswith("UPDATE") and "loop_until" in sql and "= NULL" in sql:
+                raise OperationalError("server closed the connection unexpectedly")
+            return execute(sql, params, many, context)
+
+        with connection.execute_wrapper(fail):
+            done = follow(seconds=20)
+        assert done is not None
+        assert done.settled == 1
+        assert messages(caplog) == [
+            "The database failed the loop, which pauses for 0.1 s: OperationalError"
+        ]
+        assert ProviderState.objects.get().loop_until is not None
+
+    def test_a_database_that_stays_away_does_not_keep_it(
+        self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(loop, "_DATABASE_PAUSE", 0.1)
+        began = time.monotonic()
+        with connection.execute_wrapper(_failing(count=10**6, after=0)):
+            assert follow(seconds=0.5) == Swept()
+        assert 0.4 < time.monotonic() - began < 2
+
+    def test_is_stopped_while_the_database_is_away(self, simulator: Simulator) -> None:
+        stop = threading.Event()
+        threading.Timer(0.3, stop.set).start()
+        began = time.monotonic()
+        with connection.execute_wrapper(_failing(count=10**6, after=0)):
+            assert follow(seconds=None, stop=stop, patience=NEVER) == Swept()
+        assert 0.2 < time.monotonic() - began < 1.5
 
     def test_lets_other_failures_out_and_the_lease_go(self, simulator: Simulator) -> None:
         make_order()

@@ -7,15 +7,17 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from django.db import OperationalError, connection
 
+from giftcards import loop
 from giftcards.fulfilment import record_order
 from giftcards.models import Order, ProviderState
 from giftcards.simulator import Request, Simulator
 from tests.conftest import Call
-from tests.engine import LINE, PSN, ago, buy, checks, make_order, posts, wait_until
+from tests.engine import LINE, PSN, ago, buy, checks, make_order, messages, posts, wait_until
 
 pytest_plugins = ["tests.engine_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -219,6 +221,39 @@ class TestLoop:
         assert out.splitlines()[0] == "Following the orders. Stop with Ctrl-C."
         assert (err, code) == ("", 0)
         assert len(simulator.requests) >= 1
+
+    @pytest.mark.django_db(transaction=True)
+    def test_a_database_that_goes_away_while_it_stands_by(
+        self,
+        handlers: None,
+        call: Call,
+        simulator: Simulator,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(loop, "_DATABASE_PAUSE", 0.1)
+        record_order(**LINE, reference=None)
+        ProviderState.objects.create(loop_token="other", loop_until=ago(-1.2))
+        failures = []
+
+        def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            if "loop_until" in sql and sql.startswith("UPDATE") and len(failures) < 3:
+                failures.append(sql)
+                raise OperationalError("server closed the connection unexpectedly")
+            return execute(sql, params, many, context)
+
+        def stop_at_once(request: Request) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        simulator.on_request = stop_at_once
+        with connection.execute_wrapper(fail):
+            out, err, code = call("giftcards_poll", "--loop")
+        assert out.splitlines()[0] == "Following the orders. Stop with Ctrl-C."
+        assert (err, code) == ("", 0)
+        assert len(failures) == 3
+        assert len(simulator.requests) >= 1
+        lost = "The database failed the loop, which pauses for 0.1 s: OperationalError"
+        assert messages(caplog).count(lost) == 3
 
     def test_a_database_that_is_away(
         self, handlers: None, call: Call, simulator: Simulator
