@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+import requests
 import responses
 from django.db import connection
 from django.utils import timezone
@@ -652,7 +653,7 @@ class TestPrice:
 
     def test_over_a_connection_that_has_idled_too_long(self, wire: responses.RequestsMock) -> None:
         url = f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}"
-        wire.replace("GET", url, body=ConnectionResetError(104, "reset"))
+        wire.replace("GET", url, body=requests.ConnectionError("reset"))
         wire.get(url, json=PRICES)
         with Gateway() as gateway:
             assert gateway.price(PSN, "type_001") == Decimal(490)
