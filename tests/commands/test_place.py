@@ -354,6 +354,21 @@ WRONG_SETTINGS: list[tuple[dict[str, Any], str]] = [
         " Correct it, or remove it to get the default.",
     ),
     (
+        {"PROOF_OF_ABSENCE": "x"},
+        "GIFTCARDS['PROOF_OF_ABSENCE'] must be a number from 1 to 86400."
+        " Correct it, or remove it to get the default.",
+    ),
+    (
+        {"REQUESTS_PER_MINUTE": 0},
+        "GIFTCARDS['REQUESTS_PER_MINUTE'] must be a whole number from 1 to 6000."
+        " Correct it, or remove it to get the default.",
+    ),
+    (
+        {"SEND_TIMEOUT": 0},
+        "GIFTCARDS['SEND_TIMEOUT'] must be a number from 1 to 604800."
+        " Correct it, or remove it to get the default.",
+    ),
+    (
         {"CURRENCY": "dinar"},
         "GIFTCARDS['CURRENCY'] must be a code of three capital letters."
         " DZD is the one the provider charges in.",
