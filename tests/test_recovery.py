@@ -268,23 +268,31 @@ class TestRivals:
         lost.refresh_from_db()
         assert (lost.status, lost.provider_order_id) == ("HANDLING", "R1")
 
-    def test_one_that_is_accepted_while_the_list_is_read(
-        self, wire: responses.RequestsMock
+    @pytest.mark.parametrize(
+        "moved",
+        [
+            {"status": "HANDLING", "provider_order_id": "A7", "accepted_at": ago(0)},
+            {"status": "UNCONFIRMED"},
+        ],
+    )
+    def test_one_that_moves_while_the_list_is_read(
+        self, moved: dict[str, Any], wire: responses.RequestsMock
     ) -> None:
         lost = lose()
         other = make_order(Status.PLACING, claimed_until=ago(-60))
-        rows = json.dumps(listed(row(lost, _id="R1")))
+        wire.get(LIST, json=listed(row(lost, _id="R1")))
 
-        def accept(request: object) -> tuple[int, dict[str, str], str]:
-            Order.objects.filter(pk=other.pk).update(
-                status=Status.HANDLING, provider_order_id="A7", accepted_at=ago(0)
-            )
-            return 200, {}, rows
+        def move(execute: Any, sql: str, *arguments: Any) -> Any:
+            """The list has been read: whose are its rows?"""
+            if "BETWEEN" in sql:
+                Order.objects.filter(pk=other.pk).update(**moved)
+            return execute(sql, *arguments)
 
-        wire.add_callback("GET", LIST, accept)
-        look()
+        with connection.execute_wrapper(move):
+            look()
         lost.refresh_from_db()
-        assert lost.status == "UNCONFIRMED"
+        other.refresh_from_db()
+        assert (lost.status, other.status) == ("UNCONFIRMED", moved["status"])
 
     def test_one_whose_row_would_be_newer(self, wire: responses.RequestsMock) -> None:
         """Where a line is sold all the time, one of it is always being sent."""
@@ -294,20 +302,6 @@ class TestRivals:
         look()
         lost.refresh_from_db()
         assert (lost.status, lost.provider_order_id) == ("HANDLING", "R1")
-
-    def test_one_that_is_lost_while_the_list_is_read(self, wire: responses.RequestsMock) -> None:
-        lost = lose()
-        other = make_order(Status.PLACING, claimed_until=ago(-60))
-        rows = json.dumps(listed(row(lost, _id="R1")))
-
-        def lose_it(request: object) -> tuple[int, dict[str, str], str]:
-            Order.objects.filter(pk=other.pk).update(status=Status.UNCONFIRMED)
-            return 200, {}, rows
-
-        wire.add_callback("GET", LIST, lose_it)
-        look()
-        lost.refresh_from_db()
-        assert lost.status == "UNCONFIRMED"
 
     def test_a_row_without_a_name_names_nobody(self, wire: responses.RequestsMock) -> None:
         lost = lose()
