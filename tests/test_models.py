@@ -170,6 +170,22 @@ class TestFields:
         ]
 
 
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["A1"], ["one"]),
+        (["B2"], ["two"]),
+        (["A1", "B2", "C3"], ["one", "two"]),
+        ([""], []),
+        ([], []),
+    ],
+)
+def test_by_either_of_its_names(names: list[str], found: list[str]) -> None:
+    make_order(reference="one", provider_order_id="A1")
+    make_order(reference="two", provider_order_id="A2", provider_alias="B2")
+    assert sorted(order.reference for order in Order.objects.known_as(names)) == found
+
+
 class TestMove:
     def test_it_writes_the_status_its_columns_and_the_history(self) -> None:
         order = make_order(Status.PENDING)
