@@ -30,6 +30,8 @@ _MOST = 1_000
 _CLAIM = timedelta(seconds=15)
 # Orders are sent for so long at a time before others are asked about (seconds).
 _SENDING = 5.0
+# Below this many requests a minute the burst is one request.
+_SMALL_BUDGET = 16
 # A sweep that takes long renews its claims, and sends what was recorded meanwhile, this often
 # (seconds).
 _HEARTBEAT = 2.0
@@ -126,6 +128,7 @@ class _Sweep:
             # Placing goes first: what is asked later comes later, what is bought later is lost. But
             # where it is slow, it does not go on until all are sent.
             self._send(to_send)
+            self._beat_at = time.monotonic()
             done = self._check()
             if of_status[Status.UNCONFIRMED] and self._go_on():
                 recover(self._scope, self._gateway, self._go_on)
@@ -160,11 +163,14 @@ class _Sweep:
 
     def _go_on(self) -> bool:
         """Whether more may be done; between requests, does what cannot wait for the sweep's end."""
-        if time.monotonic() - self._beat_at >= _HEARTBEAT:
-            now = timezone.now()
-            self._claimed().update(claimed_until=now + _CLAIM)
-            if self._gateway.is_proven and self._gateway.allows_calls:
-                self._send(self._scope.to_send(now))
+        is_time = time.monotonic() - self._beat_at >= _HEARTBEAT
+        if is_time:
+            self._claimed().update(claimed_until=timezone.now() + _CLAIM)
+        # Where the budget can keep nothing for placing, questions would always be first to take it.
+        may_send = self._gateway.is_proven and self._gateway.allows_calls
+        if may_send and (is_time or conf.requests_per_minute < _SMALL_BUDGET):
+            self._send(self._scope.to_send(timezone.now()))
+        if is_time:
             self._beat_at = time.monotonic()
         return self._may_go_on()
 

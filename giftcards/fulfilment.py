@@ -219,8 +219,8 @@ def claim(order: Order) -> bool:
     Not to be called inside a transaction: what goes out has to be on record first.
     """
     now = timezone.now()
-    # Longer than the request can take.
-    lease = timedelta(seconds=conf.request_timeout + 20)
+    # Longer than the request and its record can take.
+    lease = timedelta(seconds=conf.request_timeout + _DATABASE_PATIENCE + 5)
     with transaction.atomic(durable=True):
         change = order.move(
             Status.PLACING,
@@ -328,6 +328,10 @@ def _leave_placing(order: Order, target: Status, *, detail: str = "", **values: 
         # Money was spent, and the row says otherwise.
         problem = f"The provider accepted it as {values['provider_order_id']} after all."
         Order.objects.filter(pk=order.pk).update(problem=problem)
+        # The problem goes with the next answer; the history stays.
+        if last := order.changes.last():
+            detail = f"{last.detail} {problem}".strip()
+            StatusChange.objects.filter(pk=last.pk).update(detail=detail)
     logger.error(
         "Order %s is %s by now: that sending it ended as %s (%s) could not be recorded.",
         order.reference,
@@ -357,8 +361,8 @@ def send_due(
 ) -> tuple[int, int]:
     """Send ``orders``, one after the other, as far as the request budget goes.
 
-    Returns how many were accepted and how many were not. Stops when ``go_on`` says no and when
-    calls have to stop.
+    Returns how many were accepted and how many were not. Stops when ``go_on`` says no, when calls
+    have to stop, and after an answer that was lost.
     """
     accepted = failed = 0
     for order in orders:
@@ -371,7 +375,8 @@ def send_due(
         elif order.claim != claim_before or not may_go_on:
             # Neither if another process was first.
             failed += 1
-        if not may_go_on:
+        if not may_go_on or order.status == Status.UNCONFIRMED:
+            # Also in an outage: nobody could tell what became of the others either.
             break
     return accepted, failed
 

@@ -33,7 +33,7 @@ _PAUSE = timedelta(minutes=1)
 _SHORTEST_PAUSE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(minutes=15)
 # The provider does not answer: the pause after the n-th sweep in a row is 2ⁿ⁻¹ s, up to this.
-_LONGEST_OUTAGE_PAUSE = timedelta(minutes=1)
+_LONGEST_OUTAGE_PAUSE = timedelta(seconds=15)
 # How long a product's prices are taken as known (seconds).
 _PRICES_HOLD = 60.0
 # How often who waits for another process's first call looks whether it has ended (seconds).
@@ -209,7 +209,7 @@ class Gateway:
 
     def _take(self, wanted: int, *, for_placing: bool) -> int:
         burst, pace = _shape(conf.requests_per_minute)
-        keep = 0 if for_placing else burst // 4
+        keep = 0 if for_placing else _kept(burst)
         for _attempt in range(10):
             now = timezone.now()
             spent_until = max(self._state.budget_at or now, now)
@@ -229,7 +229,7 @@ class Gateway:
     def wait_for(self, *, for_placing: bool = False) -> float:
         """Seconds until a request can be afforded, if nobody else takes it."""
         burst, pace = _shape(conf.requests_per_minute)
-        keep = 0 if for_placing else burst // 4
+        keep = 0 if for_placing else _kept(burst)
         least = _PROBE_LOOK if self._is_probed_by_another() else 0.0
         now = timezone.now()
         spent_for = max(self._state.budget_at or now, now) - now
@@ -320,6 +320,11 @@ class Gateway:
         ProviderState.objects.filter(pk=1).update(**values)
         # A call that was afforded need not have been made.
         self._end_probe()
+
+
+def _kept(burst: int) -> int:
+    """What questions leave of the burst for placing."""
+    return max(burst // 4, 1) if burst > 1 else 0
 
 
 def _shape(requests_per_minute: int) -> tuple[int, timedelta]:

@@ -8,7 +8,7 @@ import logging
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -119,7 +119,7 @@ def record_answers(answers: Sequence[tuple[Order, OrderAnswer]], *, now: datetim
 def _record_batch(readings: Sequence[_Reading], *, now: datetime) -> int:
     by_due: dict[datetime | None, list[_Reading]] = defaultdict(list)
     changed = []
-    for reading in readings:
+    for reading in _without_doubles(readings):
         if reading.changes_nothing:
             by_due[reading.due_at].append(reading)
         else:
@@ -153,6 +153,27 @@ def _record_batch(readings: Sequence[_Reading], *, now: datetime) -> int:
     for reading in changed:
         _log(reading)
     return len(changes)
+
+
+@sensitive_variables()
+def _without_doubles(readings: Sequence[_Reading]) -> Iterator[_Reading]:
+    """Yield the readings; without what they say where it is about another order of ours.
+
+    That is seen by the id in the answer. It must not be: the cards would be handed out twice.
+    """
+    news = {reading.alias for reading in readings if reading.alias != reading.order.provider_alias}
+    owners: dict[str, str] = {}
+    if news:
+        for order in Order.objects.known_as(news):
+            owners |= {order.provider_order_id or "": str(order), order.provider_alias: str(order)}
+    for reading in readings:
+        owner = owners.get(reading.alias) if reading.alias else None
+        if owner is None or reading.alias == reading.order.provider_alias:
+            yield reading
+            continue
+        answer = replace(reading.answer, provider_id="", cards=())
+        problem = f"The provider's answer is about {reading.alias}, which is your order {owner}."
+        yield replace(reading, answer=answer, verdict=Verdict(None, problem))
 
 
 def _held(readings: Iterable[_Reading]) -> Any:

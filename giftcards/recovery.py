@@ -147,7 +147,8 @@ def _recover_group(lost: Sequence[Order], gateway: Gateway, go_on: Callable[[], 
         listing = read_listing(gateway, go_on, start=first - skew, end=last + skew)
         names = {row.provider_id for row in listing.rows}
         unseen = [order for order in ours if not _is_in(order, names)]
-        if len(unseen) < len(ours):
+        has_failed = not (listing.rows or listing.is_whole)
+        if len(unseen) < len(ours) or has_failed:
             break
     # After the list was read, and before the owners of its rows are looked up: a row that is an
     # order's by then, and under which name, is seen by one of the two.
@@ -184,8 +185,9 @@ def _others(lost: Sequence[Order], first: datetime, last: datetime) -> OrderQuer
 
 def _is_known(order: Order, names: set[str]) -> bool:
     """Whether it is known what the order's row is called; if not, it may be any of its line."""
-    has_name = order.checked_at or order.provider_alias
-    return bool(has_name) or order.provider_order_id in names
+    # An id that a person typed may be the one of its row, or the one that placing answers.
+    has_alias = order.provider_alias not in {"", order.provider_order_id}
+    return bool(order.checked_at) or has_alias or order.provider_order_id in names
 
 
 def _line(order: Order) -> tuple[str, str, int]:
@@ -240,12 +242,15 @@ def _explain(
         for row in orphans
         if any(_may_be(row, order) for order in waiting)
     )
-    absent = []
+    # Looks that count as a proof, if it has not been too soon.
+    clean = []
     if unseen is not None and not left_over and not is_vague:
-        absent = [order for order in waiting if _is_absent(order, unseen)]
+        clean = [order for order in waiting if not _has_unseen_neighbour(order, unseen)]
+    absent = [order for order in clean if _is_absent(order)]
     for order in absent:
         declare_absent(order, send_again=True, source=StatusChange.Source.RECOVERY)
-    _wait([order for order in waiting if order not in absent], offered=left_over)
+    _wait([order for order in clean if order not in absent], is_soon=True)
+    _wait([order for order in waiting if order not in clean], offered=left_over)
     return len(alike) - len(waiting) + len(absent)
 
 
@@ -264,23 +269,24 @@ def _line_of(row: OrderAnswer) -> tuple[str, str, int | None]:
     return row.product_id, row.type_id, row.quantity
 
 
-def _is_absent(order: Order, unseen: Sequence[Order]) -> bool:
+def _has_unseen_neighbour(order: Order, unseen: Sequence[Order]) -> bool:
+    """Whether the list does not show another order either that was sent at about the same time."""
+    return any(abs(_sent_at(other) - _sent_at(order)) <= _nearby() for other in unseen)
+
+
+def _is_absent(order: Order) -> bool:
     """Whether this look, which did not find the order, proves that it was not placed.
 
-    Not if an order that was sent at about the same time is ``unseen`` as well. The first such look
-    is remembered; the proof is a second one, long enough after sending that the order's row would
-    have shown.
+    The first such look is remembered; the proof is a second one, long enough after sending that the
+    order's row would have shown.
     """
     now = timezone.now()
-    sent_at = _sent_at(order)
-    if any(abs(_sent_at(other) - sent_at) <= _nearby() for other in unseen):
-        return False
     if order.absent_since is None:
         order.absent_since = now
         Order.objects.filter(pk=order.pk).update(absent_since=now)
         return False
     patience = timedelta(seconds=conf.proof_of_absence)
-    return now - order.absent_since >= patience / 2 and now - sent_at >= patience
+    return now - order.absent_since >= patience / 2 and now - _sent_at(order) >= patience
 
 
 def _wait(
@@ -288,20 +294,22 @@ def _wait(
 ) -> None:
     """Look again later, and leave the choice to a person where rows are ``offered``.
 
-    Twice soon, which is what a proof takes, then more and more rarely.
+    More and more rarely, unless the next look may tell (``is_soon``).
     """
+    now = timezone.now()
     for order in orders:
-        wait = _nearby() * 2 ** max(order.failures - 1, 0)
-        values: dict[str, Any] = {"due_at": timezone.now() + min(wait, _LONGEST_PAUSE)}
+        values: dict[str, Any] = {"candidates": [describe_row(row) for row in offered]}
         if is_soon:
-            values["due_at"] = timezone.now() + _nearby() / 2
-        else:
+            values["due_at"] = now + _nearby()
+        elif order.due_at is None or order.due_at <= now:
+            wait = _nearby() * 2 ** max(order.failures - 1, 0)
+            values["due_at"] = now + min(wait, _LONGEST_PAUSE)
             values["failures"] = min(order.failures + 1, 20)
+        # Otherwise it was another one's turn, and this one has its own.
         if offered:
             values |= {"problem": _CHOOSE.format(len(offered)), "absent_since": None}
         elif order.candidates:
             values["problem"] = _NOT_SHOWN
-        values["candidates"] = [describe_row(row) for row in offered]
         Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED).update(**values)
 
 

@@ -77,10 +77,11 @@ class TestSweep:
         assert began <= order.due_at - timedelta(seconds=7) <= timezone.now()
         assert order.checked_at == order.due_at - timedelta(seconds=7)
 
+    @pytest.mark.parametrize(("name", "value"), [("_HEARTBEAT", 0), ("_SMALL_BUDGET", 9_999)])
     def test_sends_first_what_comes_while_it_asks(
-        self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+        self, name: str, value: int, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("giftcards.following._HEARTBEAT", 0)
+        monkeypatch.setattr(f"giftcards.following.{name}", value)
         buy_many(simulator, 230, type_id="SIM_NEVER")
 
         def go_on() -> bool:

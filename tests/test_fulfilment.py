@@ -49,6 +49,7 @@ from tests.engine import (
     make_order,
     messages,
     posts,
+    statuses,
 )
 
 pytest_plugins = ["tests.engine_fixtures"]
@@ -748,6 +749,8 @@ class TestLateAnswers:
         order.refresh_from_db()
         assert order.status == "REJECTED"
         assert order.problem == "The provider accepted it as A1 after all."
+        [*_, last] = order.changes.all()
+        assert last.detail.endswith(order.problem)
 
     def test_of_the_price_find_that_the_order_was_sent_meanwhile(
         self, settings: Any, set_conf: Callable[..., None]
@@ -848,13 +851,23 @@ class TestSendDue:
         assert (accepted, failed) == (4, 0)
         assert posts(simulator) == 4
 
-    def test_a_failure_stops_nobody_else(self, simulator: Simulator) -> None:
-        for type_id in ("SIM_LOST", "type_001", "SIM_REJECT", "SIM_ERROR", "type_001"):
+    def test_a_refusal_stops_nobody_else(self, simulator: Simulator) -> None:
+        for type_id in ("SIM_REJECT", "type_001", "SIM_REJECT", "type_001"):
             make_order(type_id=type_id)
         with Gateway() as gateway:
-            assert send_due(waiting(), gateway, go_on=lambda: True) == (2, 3)
-        statuses = Order.objects.order_by("pk").values_list("status", flat=True)
-        assert list(statuses) == ["UNCONFIRMED", "HANDLING", "REJECTED", "UNCONFIRMED", "HANDLING"]
+            assert send_due(waiting(), gateway, go_on=lambda: True) == (2, 2)
+        assert statuses() == ["REJECTED", "HANDLING", "REJECTED", "HANDLING"]
+
+    @pytest.mark.parametrize("type_id", ["SIM_LOST", "SIM_ERROR", "SIM_DROP"])
+    def test_an_answer_that_is_lost_stops_the_others(
+        self, type_id: str, simulator: Simulator
+    ) -> None:
+        """In an outage, each of them would be lost as well."""
+        for each in ("type_001", type_id, "type_001"):
+            make_order(type_id=each)
+        with Gateway() as gateway:
+            assert send_due(waiting(), gateway, go_on=lambda: True) == (1, 1)
+        assert statuses() == ["HANDLING", "UNCONFIRMED", "PENDING"]
 
     @pytest.mark.parametrize("trouble", [{"keys": ["another"]}, {"rate_limit": 1}])
     def test_stops_when_calls_have_to_stop(

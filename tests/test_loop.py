@@ -248,7 +248,8 @@ class TestLoop:
         caplog.clear()
 
         def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-            if sql.startswith("UPDATE") and "loop_until" in sql and "= NULL" in sql:
+            is_null = "= NULL" in sql or None in (params or ())
+            if sql.startswith("UPDATE") and "loop_until" in sql and is_null:
                 raise OperationalError("server closed the connection unexpectedly")
             return execute(sql, params, many, context)
 

@@ -322,6 +322,24 @@ class TestAlias:
         assert record(order, PARTIAL).provider_alias == self.ALIAS
 
 
+class TestOfAnotherOrder:
+    """The answer bears the id of another order of ours: its cards would be handed out twice."""
+
+    @pytest.mark.parametrize("name", ["provider_order_id", "provider_alias"])
+    def test_is_not_taken(self, name: str) -> None:
+        make_order(Status.FULFILLED, reference="web-7", **{name: "R1"})
+        theirs = dataclasses.replace(PARTIAL, provider_id="R1")
+        order = record(make_order(), theirs, theirs)
+        assert (order.status, order.provider_alias) == ("HANDLING", "")
+        assert order.problem == "The provider's answer is about R1, which is your order web-7."
+        assert not order.cards.exists()
+
+    def test_its_own_is(self) -> None:
+        mine = dataclasses.replace(PARTIAL, provider_id="R1")
+        still = answer("HANDLING", provider_id="R1")
+        assert record(make_order(), still, mine).status == "PARTIALLY_FILLED"
+
+
 class TestEachCardOnce:
     @pytest.mark.parametrize(
         ("answers", "stored"),

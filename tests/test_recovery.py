@@ -246,6 +246,27 @@ class TestRivals:
         lost.refresh_from_db()
         assert (lost.status, lost.provider_order_id) == ("HANDLING", "R1")
 
+    def test_one_whose_id_a_person_typed(self, wire: responses.RequestsMock) -> None:
+        """It may be the one that placing answers, and its row called something else."""
+        lost, other = lose(), lose()
+        assert adopt(other, "A7", source=StatusChange.Source.STAFF)
+        Order.objects.filter(pk=other.pk).update(due_at=None)
+        wire.get(LIST, json=listed(row(lost, _id="R1")))
+        look()
+        lost.refresh_from_db()
+        assert (lost.status, len(lost.candidates)) == ("UNCONFIRMED", 1)
+
+    def test_another_ones_turn_is_not_this_ones(self, wire: responses.RequestsMock) -> None:
+        lost, other = lose(), lose(due_at=ago(-500), failures=3)
+        wire.get(LIST, status=502)
+        with Gateway() as gateway:
+            sweep(gateway)
+        lost.refresh_from_db()
+        assert lost.failures == 1
+        due_at = other.due_at
+        other.refresh_from_db()
+        assert (other.failures, other.due_at) == (3, due_at)
+
     @pytest.mark.parametrize(
         "known",
         [
@@ -359,15 +380,27 @@ class TestAbsent:
         assert (order.status, order.absent_since) == ("FULFILLED", None)
         assert posts(simulator) == 2  # of which one was somebody else's
 
-    def test_looks_become_rare(self, simulator: Simulator) -> None:
-        order = buy(type_id="SIM_DROP")
+    @pytest.mark.parametrize(
+        ("answer", "expected"),
+        [
+            ({"status": 502}, [30, 30, 60, 120, 240]),
+            # It is only too soon after sending.
+            ({"json": {"items": []}}, [30] * 5),
+        ],
+    )
+    def test_looks_become_rare_unless_the_next_one_may_tell(
+        self, answer: dict[str, Any], expected: list[int], wire: responses.RequestsMock
+    ) -> None:
+        order = lose(sent_at=ago(1), absent_since=None)
+        wire.get(LIST, **(answer if "status" in answer else {"json": listed()}))
         waits = []
         for _ in range(5):
             look()
+            ProviderState.objects.update(paused_until=ago(1))
             order.refresh_from_db()
             assert order.due_at is not None
             waits.append(round((order.due_at - timezone.now()).total_seconds()))
-        assert waits == [30, 30, 60, 120, 240]
+        assert waits == expected
 
     @pytest.mark.parametrize(
         "answer",
