@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import logging
 import random
 from collections import Counter, defaultdict
@@ -19,11 +17,11 @@ from django.views.decorators.debug import sensitive_variables
 
 from giftcards.cards import CardSecret
 from giftcards.conf import conf
-from giftcards.crypto import Keyring
-from giftcards.exceptions import DecryptionError, NotFound, ProviderError, Refused
-from giftcards.models import Card, Order, StatusChange
+from giftcards.exceptions import NotFound, ProviderError, Refused
+from giftcards.models import Order, StatusChange
 from giftcards.provider import OrderAnswer
 from giftcards.statuses import FOLLOWED, Status, check_move
+from giftcards.storing import store_cards
 from giftcards.verdict import Verdict, judge
 
 logger = logging.getLogger(__name__)
@@ -133,7 +131,7 @@ def _record_batch(readings: Sequence[_Reading], *, now: datetime) -> int:
     try:
         with transaction.atomic():
             _update(changed, now=now)
-            held = _store_cards(changed)
+            held = store_cards(_telling(changed))
             _flag_surplus(changed, held)
             changes = StatusChange.objects.bulk_create(
                 StatusChange(
@@ -233,91 +231,11 @@ def _values(reading: _Reading, *, now: datetime, settled_at: datetime) -> dict[s
     }
 
 
-@sensitive_variables()
-def _store_cards(readings: Iterable[_Reading]) -> Counter[int]:
-    """Store those cards of the answers that are not stored yet, and serials that were missing.
-
-    Returns how many cards each order has then, by its primary key, of the orders that have settled
-    or whose answer brought cards.
-    """
-    telling = [
-        reading for reading in readings if reading.answer.cards or reading.verdict.settlement
-    ]
-    if not telling:
-        return Counter()
-    keyring = Keyring.from_settings()
-    stored: dict[int, list[Card]] = defaultdict(list)
-    rows = Card.objects.filter(order__in=[reading.order.pk for reading in telling])
-    for card in rows.order_by("position"):
-        stored[card.order_id].append(card)
-    held = Counter({order_id: len(cards) for order_id, cards in stored.items()})
-    new: list[Card] = []
-    completed: list[Card] = []
-    for reading in telling:
-        order, secrets = reading.order, reading.answer.cards
-        known = _find_stored(secrets, stored[order.pk], order.reference, keyring)
-        for secret, row in zip(secrets, known, strict=True):
-            if row and (row.serial_fingerprint or not secret.serial):
-                continue
-            if row is None:
-                held[order.pk] += 1
-            card = row or Card(order=order, position=held[order.pk])
-            (completed if row else new).append(card)
-            card.sealed = keyring.seal(secret, reference=order.reference)
-            card.identity = keyring.identities(secret)[0]
-            card.value_fingerprint = keyring.value_fingerprints(secret.value)[0]
-            card.serial_fingerprint = (
-                keyring.serial_fingerprints(secret.serial)[0] if secret.serial else ""
-            )
-    Card.objects.bulk_update(
-        completed, ("sealed", "identity", "value_fingerprint", "serial_fingerprint")
-    )
-    Card.objects.bulk_create(new)
-    return held
-
-
-@sensitive_variables()
-def _find_stored(
-    secrets: Sequence[CardSecret], stored: Iterable[Card], reference: str, keyring: Keyring
-) -> list[Card | None]:
-    """For each card of an answer the stored one that it is; ``None`` if it is new.
-
-    Compared as a multiset of exact cards: the same code twice in one answer is two cards, the same
-    answer again, in whatever order, is none. Where only one of the two has a serial, the same code
-    is the same card: the provider may add serials later, and may leave them out again.
-    """
-    left: dict[str, list[Card]] = defaultdict(list)
-    for card in stored:
-        left[card.identity].append(card)
-    found: list[Card | None] = [None] * len(secrets)
-    if not left:
-        return found
-
-    @sensitive_variables()
-    def take(secret: CardSecret) -> Card | None:
-        cards = next(filter(None, map(left.get, keyring.identities(secret))), None)
-        return cards.pop(0) if cards else None
-
-    # Those with a serial choose first: one without takes any card with its code.
-    for index, secret in sorted(enumerate(secrets), key=lambda item: not item[1].serial):
-        found[index] = take(secret)
-        if found[index] is None and secret.serial:
-            found[index] = take(CardSecret(secret.value, ""))
-    missing = [index for index, secret in enumerate(secrets) if not (found[index] or secret.serial)]
-    codes = {
-        fingerprint
-        for index in missing
-        for fingerprint in keyring.value_fingerprints(secrets[index].value)
-    }
-    for card in list(itertools.chain.from_iterable(left.values())):
-        if card.serial_fingerprint and card.value_fingerprint in codes:
-            # Opened, because codes that differ in case have one fingerprint and are two cards.
-            with contextlib.suppress(DecryptionError):
-                value = keyring.open(card.sealed, reference=reference).value
-                left[keyring.identities(CardSecret(value, ""))[0]].append(card)
-    for index in missing:
-        found[index] = take(secrets[index])
-    return found
+def _telling(readings: Iterable[_Reading]) -> Iterator[tuple[Order, Sequence[CardSecret]]]:
+    """The readings that tell which cards an order has."""
+    for reading in readings:
+        if reading.answer.cards or reading.verdict.settlement:
+            yield reading.order, reading.answer.cards
 
 
 def _flag_surplus(readings: Iterable[_Reading], held: Counter[int]) -> None:
@@ -349,7 +267,7 @@ def _record_overtaken(reading: _Reading, *, now: datetime) -> int:
     with transaction.atomic():
         row = Order.objects.filter(pk=fresh.pk)
         row.update(checked_at=now)
-        held = _store_cards([reading])[fresh.pk]
+        held = store_cards(_telling([reading]))[fresh.pk]
         news = [text for text in _contradictions(reading, held) if text not in fresh.problem]
         if news:
             row.update(problem=" ".join(filter(None, [fresh.problem, *news])))

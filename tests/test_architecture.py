@@ -16,7 +16,7 @@ LAYERS = [
     "exceptions cards conf fields",
     "statuses crypto parsing transport provider refunds",
     "verdict models",
-    "gateway recording signals outbox",
+    "storing gateway recording signals outbox",
     "asking",
     "fulfilment recovery",
     "following",

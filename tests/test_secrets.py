@@ -337,7 +337,7 @@ class TestErrorMails:
         connection.needs_rollback = False
         text = mailed(caught.value)
         # The frames are there, and those that may show their variables do.
-        for name in ("record_answers", "_record_batch", "_store_cards", "OrderAnswer("):
+        for name in ("record_answers", "_record_batch", "store_cards", "OrderAnswer("):
             assert name in text
         assert traces(text) == []
 

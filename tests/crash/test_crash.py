@@ -132,7 +132,7 @@ PLACING = [
     "before giftcards.models:StatusChange.save 2",
     "after giftcards.fulfilment:send 1",
     "before giftcards.following:record_answers 1",
-    "after giftcards.recording:_store_cards 1",
+    "after giftcards.recording:store_cards 1",
     "after giftcards.following:record_answers 1",
 ]
 WORKING = [
@@ -141,7 +141,7 @@ WORKING = [
     "before giftcards.models:StatusChange.save 4",
     "before giftcards.following:ask 1",
     "after giftcards.recording:_update 2",
-    "after giftcards.recording:_store_cards 1",
+    "after giftcards.recording:store_cards 1",
     "before giftcards.outbox:announce 1",
     "before giftcards.outbox:_announce_change 3",
     "before tests.crash.apps:write_line 3",
