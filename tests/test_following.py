@@ -118,21 +118,30 @@ class TestSweep:
         assert statuses() == ["HANDLING"]
         assert run_sweep() == Swept(checked=1, settled=1)
 
-    def test_nothing_is_sent_meanwhile_with_a_key_that_is_refused(
+    def test_nothing_is_sent_while_the_key_is_tried(
         self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("giftcards.following._HEARTBEAT", 0)
+        monkeypatch.setattr("giftcards.asking._HEARTBEAT", 0.05)
         buy_many(simulator, 1)
-        make_order(Status.UNCONFIRMED, sent_at=ago(99), due_at=ago(1))
-        simulator.keys = ["another"]
+        ProviderState.objects.update(proven_key="")
+        others = threading.Semaphore(0)
+        came_meanwhile: list[bool] = []
+
+        def hold(request: Request) -> None:
+            if len(simulator.requests) == 1:
+                came_meanwhile.append(others.acquire(timeout=0.5))
+            else:
+                others.release()
 
         def go_on() -> bool:
-            if Order.objects.count() == 2:
+            if simulator.requests and Order.objects.count() == 1:
                 record_order(**LINE, reference=None)
             return True
 
-        assert run_sweep(go_on=go_on).is_paused
-        assert len(simulator.requests) == 1
+        simulator.on_request = hold
+        assert run_sweep(go_on=go_on).checked == 1
+        assert came_meanwhile == [False]
 
     def test_an_overdue_order_that_another_process_asks_about_is_left_to_it(
         self, simulator: Simulator
