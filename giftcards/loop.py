@@ -44,7 +44,8 @@ def follow(
     done = Swept()
     gateway: Gateway | None = None
     try:
-        with contextlib.ExitStack() as stack:
+        # The outer one is for the gateway's end, which may find the database gone as well.
+        with _outliving_the_database(loop.stop), contextlib.ExitStack() as stack:
             while True:
                 with _outliving_the_database(loop.stop):
                     if gateway is None:

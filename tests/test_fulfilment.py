@@ -705,57 +705,50 @@ class TestLateAnswers:
         ]
         assert order.problem == "The provider accepted it as A1 after all."
 
-    def test_of_an_order_that_was_taken_for_absent(self, wire: responses.RequestsMock) -> None:
-        """It waits to be sent again, which would buy it twice."""
+    def buy_while(
+        self, happens: Callable[..., bool], wire: responses.RequestsMock, *args: Any, **kwargs: Any
+    ) -> Order:
+        """Buy; before the answer comes, the order is taken for lost, and something ``happens``."""
 
-        def declare(request: object) -> tuple[int, dict[str, str], str]:
+        def answer(request: object) -> tuple[int, dict[str, str], str]:
             lost = Order.objects.get()
             call_unconfirmed(lost)
-            assert declare_absent(lost, send_again=True, source=StatusChange.Source.RECOVERY)
+            assert happens(lost, *args, **kwargs)
             return 200, {}, '{"success": true, "data": {"orderId": "A1"}}'
 
-        wire.add_callback("POST", PLACE, declare)
+        wire.add_callback("POST", PLACE, answer)
         order = buy()
         order.refresh_from_db()
+        wire.assert_call_count(PLACE, 1)
+        return order
+
+    def test_of_an_order_that_was_taken_for_absent(self, wire: responses.RequestsMock) -> None:
+        """It waits to be sent again, which would buy it twice."""
+        source = StatusChange.Source.RECOVERY
+        order = self.buy_while(declare_absent, wire, send_again=True, source=source)
         assert (order.status, order.provider_order_id) == ("HANDLING", "A1")
         assert history(order) == ["PLACING", "UNCONFIRMED", "PENDING", "PLACING", "HANDLING"]
-        wire.assert_call_count(PLACE, 1)
 
     def test_of_an_order_that_was_found_meanwhile(
         self, wire: responses.RequestsMock, caplog: pytest.LogCaptureFixture
     ) -> None:
-        def find(request: object) -> tuple[int, dict[str, str], str]:
-            lost = Order.objects.get()
-            call_unconfirmed(lost)
-            assert adopt(lost, "A1", source=StatusChange.Source.RECOVERY)
-            caplog.clear()
-            return 200, {}, '{"success": true, "data": {"orderId": "A1"}}'
-
-        wire.add_callback("POST", PLACE, find)
-        order = buy()
-        order.refresh_from_db()
+        order = self.buy_while(adopt, wire, "A1", source=StatusChange.Source.RECOVERY)
         assert (order.status, order.provider_order_id, order.problem) == ("HANDLING", "A1", "")
-        assert messages(caplog) == []
+        # That it was lost, and nothing after that.
+        assert messages(caplog) == [f"Order {order.reference}: {DIED}"]
 
     def test_of_an_order_that_is_not_wanted_any_more(self, wire: responses.RequestsMock) -> None:
-        def reject(request: object) -> tuple[int, dict[str, str], str]:
-            lost = Order.objects.get()
-            call_unconfirmed(lost)
-            assert declare_absent(lost, send_again=False, source=StatusChange.Source.STAFF)
-            return 200, {}, '{"success": true, "data": {"orderId": "A1"}}'
-
-        wire.add_callback("POST", PLACE, reject)
-        order = buy()
-        order.refresh_from_db()
+        source = StatusChange.Source.STAFF
+        order = self.buy_while(declare_absent, wire, send_again=False, source=source)
         assert order.status == "REJECTED"
         assert order.problem == "The provider accepted it as A1 after all."
         [*_, last] = order.changes.all()
         assert last.detail.endswith(order.problem)
 
-    def test_of_the_price_find_that_the_order_was_sent_meanwhile(
-        self, settings: Any, set_conf: Callable[..., None]
+    def test_a_process_that_stood_still_before_its_claim_sends_nothing(
+        self, set_conf: Callable[..., None]
     ) -> None:
-        """A process that stands still before it claims sends nothing when it goes on."""
+        """The order was sent by another one while it asked for the price."""
         set_conf(BASE_URL=PROVIDER)
         asked = []
 

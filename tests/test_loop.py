@@ -262,6 +262,25 @@ class TestLoop:
         ]
         assert ProviderState.objects.get().loop_until is not None
 
+    @pytest.mark.django_db(transaction=True)
+    def test_a_gateway_that_cannot_be_closed_is_no_failure(
+        self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It would give its try of the key back, which runs out by itself."""
+        monkeypatch.setattr(loop, "_DATABASE_PAUSE", 0.1)
+        buy_many(simulator, 1, type_id="SIM_NEVER")
+        ProviderState.objects.update(proven_key="")
+
+        def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            is_null = "= NULL" in sql or None in (params or ())
+            if sql.startswith("UPDATE") and "probe_until" in sql and is_null:
+                raise OperationalError("server closed the connection unexpectedly")
+            return execute(sql, params, many, context)
+
+        with connection.execute_wrapper(fail):
+            assert follow(seconds=0.5) is not None
+        assert ProviderState.objects.get().loop_until is None
+
     def test_a_database_that_stays_away_does_not_keep_it(
         self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
