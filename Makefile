@@ -9,6 +9,7 @@ RUNNER ?= pytest
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test bench lint docs clean
@@ -17,20 +18,28 @@ help:
 	@echo "make demo    the app at work: simulator, worker, site and four orders; ends with Ctrl-C"
 	@echo "             (ARGS=--once: ends when they have settled)"
 	@echo "make test    the tests; what they need and is not there is skipped, with the reason"
-	@echo "make bench   what the app costs beside its baselines, in five minutes (ARGS=--quick: one)"
-	@echo "make lint    style, types, migrations, system checks"
+	@echo "make bench   what the app costs beside its baselines, in twelve minutes (ARGS=--quick: three)"
+	@echo "make lint    style, types, complexity, migrations, system checks"
 	@echo "make docs    the documentation, into docs/_build/html"
 	@echo "make clean   removes what was built; the demo's database and keys stay"
 	@echo
-	@echo "All of them make a virtual environment first, in $(VENV) with $(PYTHON)."
+	@echo "All of them make a virtual environment first, in $(VENV) with $(PYTHON): a minute."
 
 install: $(INSTALLED)
 
+# A dot a second shows that pip, which is silent for most of the time, is at work.
 $(INSTALLED): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable . --group $(GROUP)
-	touch $@
+	@echo "Installing into $(VENV): about a minute, only this time."
+	@echo "  1/3  making the virtual environment ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "  2/3  getting a pip that knows dependency groups ..."
+	@$(PIP) --quiet --upgrade "pip>=25.1"
+	@echo "  3/3  downloading and installing the app and what it needs:"
+	@( while kill -0 $$$$ 2>/dev/null; do printf .; sleep 1; done ) & dots=$$!; \
+	$(PIP) --progress-bar off --editable . --group $(GROUP) >$(INSTALLED).log; status=$$?; \
+	kill $$dots; echo; \
+	test $$status -eq 0 || { tail -n 30 $(INSTALLED).log; exit $$status; }
+	@touch $@
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m example_project.demo $(ARGS)
@@ -46,6 +55,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/complexipy
 	$(BIN)/python manage.py makemigrations giftcards --check --dry-run
 	$(BIN)/python manage.py check --fail-level WARNING
 
@@ -54,6 +64,6 @@ docs: $(INSTALLED)
 
 clean:
 	rm -rf build dist htmlcov docs/_build .coverage .coverage.* .hypothesis
-	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .complexipy_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path "./.venv*" -prune -exec rm -rf {} +
 	test ! -f $(VENV)/pyvenv.cfg || rm -rf $(VENV)

@@ -1,7 +1,8 @@
 """Make the pictures of the documentation: ``python -m docs.screenshots``, from the checkout.
 
 Needs Debian's chromium and chromium-driver, and the dependency group ``test``. ``--to DIRECTORY``
-writes them elsewhere; ``--all`` makes every page in every language, for the desktop and the phone.
+writes them elsewhere; ``--all`` makes every page in every language, for the desktop and the phone,
+light and dark.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 IMAGES = Path(__file__).parent / "images"
 LANGUAGES = ("en", "fr", "ar")
 WINDOWS = {"desktop": (1280, 600), "phone": (390, 844)}
+THEMES = ("light", "dark")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m docs.screenshots", description=__doc__)
     parser.add_argument("--to", type=Path, default=IMAGES, help="where to write the pictures")
-    parser.add_argument("--all", action="store_true", help="every language and window")
+    parser.add_argument("--all", action="store_true", help="every page, language, window and theme")
     options = parser.parse_args(arguments)
     options.to.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="giftcards-screenshots-") as directory:
@@ -43,9 +46,9 @@ def _photograph(directory: Path, *, everything: bool) -> None:
     from django.test import Client
     from django.test.testcases import LiveServerThread
 
-    from giftcards.models import Order
+    from giftcards.models import Card, Order, Product
     from tests.browser import showcase
-    from tests.browser.chromium import chromium, photograph, resize
+    from tests.browser.chromium import chromium, photograph, prefer, resize
 
     call_command("migrate", verbosity=0)
     showcase.fill()
@@ -57,7 +60,7 @@ def _photograph(directory: Path, *, everything: bool) -> None:
         "order-page": f"{order_list}{Order.objects.get(reference='web-1042').pk}/change/",
     }
     if everything:
-        other = {"unconfirmed": "web-1040", "large": "web-1037", "waiting": "web-1044"}
+        other = {"unconfirmed": "web-1040", "large": "web-1037", "held": "web-1035"}
         pages |= {
             name: f"{order_list}{Order.objects.get(reference=reference).pk}/change/"
             for name, reference in other.items()
@@ -66,7 +69,13 @@ def _photograph(directory: Path, *, everything: bool) -> None:
             "order-add": f"{order_list}add/",
             "find-card": f"{order_list}find-card/",
             "resolve": pages["unconfirmed"].replace("/change/", "/resolve/"),
+            "price": pages["held"].replace("/change/", "/price/"),
+            "order-again": pages["order-page"].replace("/change/", "/repeat/"),
+            "reveal": f"{order_list}cards/{Card.objects.first().pk}/",
             "provider": "admin/giftcards/providerstate/",
+            "products": "admin/giftcards/product/",
+            "product": f"admin/giftcards/product/{Product.objects.get().pk}/change/",
+            "reveals": "admin/giftcards/cardreveal/",
         }
     connections.close_all()
 
@@ -81,12 +90,16 @@ def _photograph(directory: Path, *, everything: bool) -> None:
             driver.add_cookie({"name": "sessionid", "value": client.cookies["sessionid"].value})
             for language in LANGUAGES if everything else ("en",):
                 driver.add_cookie({"name": "django_language", "value": language})
-                for window in WINDOWS if everything else ("desktop",):
-                    for name, address in pages.items():
-                        resize(driver, *WINDOWS[window])
-                        driver.get(site + address)
-                        name = f"{name}-{language}-{window}" if everything else name
+                for name, address in pages.items():
+                    resize(driver, *WINDOWS["desktop"])
+                    driver.get(site + address)
+                    if not everything:
                         photograph(driver, directory / f"{name}.png")
+                        continue
+                    for window, theme in product(WINDOWS, THEMES):
+                        resize(driver, *WINDOWS[window])
+                        prefer(driver, theme)
+                        photograph(driver, directory / f"{name}-{language}-{window}-{theme}.png")
     finally:
         server.terminate()
 

@@ -1,32 +1,49 @@
-"""A shop in miniature. Everything is read from the environment; with nothing set, the project runs
-against the provider's simulator (``manage.py giftcards_simulator``) on a local SQLite file.
+"""Settings of a minimal shop, configured by environment variables. By default, it uses the
+provider's simulator (``manage.py giftcards_simulator``) and a local SQLite file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import dj_database_url
 import pymysql
 from cryptography.fernet import Fernet
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-# Made on first use and kept out of the repository: secrets of this checkout only.
-LOCAL_DIR = BASE_DIR / ".demo"
+# Made-up secrets, and the demo's database and logs. Not committed.
+LOCAL_DIR = Path(os.environ.get("EXAMPLE_DIR", BASE_DIR / ".demo"))
+
+SIMULATOR_URL = "http://127.0.0.1:8378"
+PROVIDER_URL = "https://api.oneclickdz.com"
+BASE_URL = os.environ.get(
+    "GIFTCARDS_BASE_URL", PROVIDER_URL if "GIFTCARDS_API_KEY" in os.environ else SIMULATOR_URL
+)
+# Only on this machine can it be the simulator.
+USES_SIMULATOR = urlsplit(BASE_URL).hostname in {"localhost", "127.0.0.1", "::1"}
+
+
+def private_file(path: Path) -> Path:
+    """Make ``path`` an empty file that only its owner may read, unless it exists."""
+    with contextlib.suppress(FileExistsError):
+        path.touch(mode=0o600, exist_ok=False)
+    return path
 
 
 def _local_secret(name: str, fresh: str) -> str:
-    """Return what the local file ``name`` holds; the first to come writes ``fresh`` into it."""
+    """Return the content of the local file ``name``, which is created with ``fresh`` if missing."""
     path = LOCAL_DIR / name
-    LOCAL_DIR.mkdir(exist_ok=True)
-    draft = LOCAL_DIR / f"{name}.{os.getpid()}"
-    draft.touch(mode=0o600)
+    LOCAL_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = private_file(LOCAL_DIR / f"{name}.{os.getpid()}")
     draft.write_text(fresh)
     try:
-        # Linking is atomic and never overwrites: two processes that start at once share one secret.
+        # Linking is atomic and never overwrites, so concurrent processes share one secret.
         path.hardlink_to(draft)
     except FileExistsError:
         pass
@@ -36,10 +53,19 @@ def _local_secret(name: str, fresh: str) -> str:
 
 
 def _secret(variable: str, name: str, fresh: str) -> str:
-    return os.environ[variable] if variable in os.environ else _local_secret(name, fresh)
+    """The secret in the environment; for the simulator only, one that is made up and kept."""
+    if variable in os.environ:
+        return os.environ[variable]
+    if USES_SIMULATOR:
+        return _local_secret(name, fresh)
+    raise ImproperlyConfigured(
+        f"{variable} is not set, and GIFTCARDS['BASE_URL'] is {BASE_URL}. The example project makes"
+        " up secrets for the simulator only."
+    )
 
 
-DEBUG = os.environ.get("DJANGO_DEBUG", "1") == "1"
+# With DEBUG, an error page shows the source and the local variables of every frame.
+DEBUG = os.environ.get("DJANGO_DEBUG") == "1"
 SECRET_KEY = _secret("DJANGO_SECRET_KEY", "secret-key", secrets.token_urlsafe(50))
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 
@@ -85,7 +111,11 @@ pymysql.install_as_MySQLdb()
 DATABASES = {"default": dj_database_url.config(default=f"sqlite:///{BASE_DIR / 'db.sqlite3'}")}
 match DATABASES["default"]["ENGINE"]:
     case "django.db.backends.sqlite3":
-        # The site, its workers and the commands write at the same time: wait for each other.
+        if not str(DATABASES["default"]["NAME"]).startswith((":memory:", "file:")):
+            # SQLite gives its other files, which hold the same data, the permissions of this one.
+            with contextlib.suppress(OSError):  # which Django reports when it opens the file
+                private_file(Path(DATABASES["default"]["NAME"]))
+        # The site, the workers and the commands write concurrently: wait for locks.
         DATABASES["default"]["OPTIONS"] = {
             "timeout": 20,
             "transaction_mode": "IMMEDIATE",
@@ -96,7 +126,7 @@ match DATABASES["default"]["ENGINE"]:
             "charset": "utf8mb4",
             "init_command": "SET sql_mode = 'STRICT_TRANS_TABLES'",
         }
-        # django-q2 has an index with a condition, which this database does without.
+        # django-q2 has a conditional index, which MySQL and MariaDB ignore.
         SILENCED_SYSTEM_CHECKS = ["models.W037"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -109,7 +139,7 @@ STATIC_URL = "static/"
 Q_CLUSTER = {
     "name": "example",
     "orm": "default",
-    # One worker follows the orders; the others are for the rest of the shop.
+    # One worker follows the orders; the others run the shop's other tasks.
     "workers": 4,
     "timeout": 90,
     "retry": 240,
@@ -120,15 +150,9 @@ Q_CLUSTER = {
     "label": "Tasks",
 }
 
-SIMULATOR_URL = "http://127.0.0.1:8378"
-_uses_simulator = "GIFTCARDS_API_KEY" not in os.environ
-
 GIFTCARDS = {
-    "API_KEY": os.environ.get("GIFTCARDS_API_KEY", "any-key-will-do-for-the-simulator"),
-    "BASE_URL": os.environ.get(
-        "GIFTCARDS_BASE_URL",
-        SIMULATOR_URL if _uses_simulator else "https://api.oneclickdz.com",
-    ),
+    "API_KEY": _secret("GIFTCARDS_API_KEY", "api-key", f"for-the-simulator-{secrets.token_hex(8)}"),
+    "BASE_URL": BASE_URL,
     "ENCRYPTION_KEYS": [
         key.strip()
         for key in _secret(

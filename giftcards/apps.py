@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
-from django.core.checks import register
+from django.core.checks import Tags, register
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.checks import TAG, check_cluster, check_settings
+from giftcards.checks import (
+    TAG,
+    check_cluster,
+    check_databases,
+    check_passwords,
+    check_settings,
+    check_stored_cards,
+    check_urls,
+)
 
 
 class GiftcardsConfig(AppConfig):
@@ -15,3 +23,7 @@ class GiftcardsConfig(AppConfig):
     def ready(self) -> None:
         register(check_settings, TAG)
         register(check_cluster, TAG)
+        register(check_databases, TAG)
+        register(check_urls, TAG)
+        register(check_passwords, TAG)
+        register(check_stored_cards, TAG, Tags.database)

@@ -7,20 +7,22 @@ are models, and also where django-q2 is missing, so it imports neither.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import ceil, inf
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
-from django.db import router
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, router, transaction
+from django.urls import NoReverseMatch, reverse
+from django.utils.module_loading import import_string
 
 from giftcards.conf import LOOP_SECONDS, conf, problems
 from giftcards.exceptions import ConfigurationError
 
 TAG = "giftcards"
-# From conf.Problem.kind.
+# By conf.Problem.kind.
 IDS: Mapping[str, str] = {
     "no_api_key": "giftcards.E001",
     "api_key": "giftcards.E002",
@@ -35,10 +37,10 @@ IDS: Mapping[str, str] = {
     "derived_key": "giftcards.E017",
     "currency": "giftcards.E018",
 }
-# The options that choose a broker. Without any, django-q2 takes Redis on the same machine.
+# The options that choose a broker. Without one, django-q2 uses Redis on the same machine.
 _BROKERS_THAT_REPEAT = ("broker_class", "iron_mq", "sqs", "orm", "mongo")
 _BROKERS = (*_BROKERS_THAT_REPEAT, "redis", "django_redis")
-# django-q2's own default (seconds), and how it writes "no timeout" besides None.
+# django-q2's default (seconds), and its value for "no timeout" besides None.
 _DEFAULT_RETRY = 60
 _NO_TIMEOUT = -1
 
@@ -50,8 +52,106 @@ def check_settings(**_: object) -> list[CheckMessage]:
     ]
 
 
+def check_databases(**_: object) -> list[CheckMessage]:
+    """Whether the app's tables are in the database of the shop's transactions, and of the app's."""
+    models = list(apps.get_app_config("giftcards").get_models())
+    aliases = {*map(router.db_for_read, models), *map(router.db_for_write, models)}
+    elsewhere = sorted(aliases - {DEFAULT_DB_ALIAS})
+    if not elsewhere:
+        return []
+    return [
+        Error(
+            f"The tables of giftcards are routed to {' and '.join(map(repr, elsewhere))}: an order"
+            f" would be bought although the transaction on {DEFAULT_DB_ALIAS!r} that placed it was"
+            " rolled back, and a replica would show what is no longer true.",
+            hint=f"Let your routers return {DEFAULT_DB_ALIAS!r} for the app 'giftcards', to read"
+            " and to write.",
+            id="giftcards.E019",
+        )
+    ]
+
+
+def check_urls(**_: object) -> list[CheckMessage]:
+    """Whether there is the page on which staff prove again who they are."""
+    try:
+        name = conf.reauthenticate
+    except ConfigurationError:
+        return []  # reported by check_settings
+    # Settings for workers alone may have no URLs.
+    if name is None or not hasattr(settings, "ROOT_URLCONF"):
+        return []
+    try:
+        reverse(name)
+    except NoReverseMatch:
+        return [
+            Error(
+                f"GIFTCARDS['REAUTHENTICATE'] is {name!r}, and no URL without arguments has this"
+                " name: nobody could reveal a code.",
+                hint="Name the URL of your page, with its namespace, or remove the setting: then"
+                " staff are asked for their password.",
+                id="giftcards.E021",
+            )
+        ]
+    return []
+
+
+def check_passwords(**_: object) -> list[CheckMessage]:
+    """Whether staff who are signed in by the web server can prove again who they are."""
+    try:
+        if conf.reauthenticate is not None:
+            return []
+    except ConfigurationError:
+        return []  # reported by check_settings
+    return [
+        Warning(
+            f"Staff are signed in by the web server ({name!r}), and are asked for a password before"
+            " a code is revealed: whoever has none cannot reveal one.",
+            hint="Name a page of yours in GIFTCARDS['REAUTHENTICATE'], or silence this warning if"
+            " all who reveal codes have passwords, and another backend checks them.",
+            id="giftcards.W005",
+        )
+        for name in settings.AUTHENTICATION_BACKENDS
+        if _signs_in_by_web_server(name)
+    ]
+
+
+def _signs_in_by_web_server(backend: str) -> bool:
+    # Only now: it imports models.
+    from django.contrib.auth.backends import RemoteUserBackend
+
+    try:
+        return issubclass(import_string(backend), RemoteUserBackend)
+    except (ImportError, TypeError):
+        return False  # Django says so itself.
+
+
+def check_stored_cards(
+    *, databases: Sequence[str] | None = None, **_: object
+) -> list[CheckMessage]:
+    """Whether the encryption keys open the newest and the oldest stored card."""
+    cards = apps.get_model("giftcards", "Card")
+    alias = router.db_for_read(cards)
+    if alias not in (databases or ()):
+        return []
+    try:
+        with transaction.atomic(using=alias):
+            troubles = cards.objects.using(alias).try_keys().values()
+    except (ConfigurationError, DatabaseError):
+        return []  # Reported by check_settings; or migrate, which runs this, has work to do first.
+    return [
+        Error(
+            trouble,
+            hint="If a key is missing, put it back into GIFTCARDS['ENCRYPTION_KEYS'], at the end if"
+            " new cards have another key: without it, the codes are lost. If the stored text is"
+            " another card's, somebody has changed rows of the database.",
+            id="giftcards.E020",
+        )
+        for trouble in dict.fromkeys(filter(None, troubles))
+    ]
+
+
 def check_cluster(**_: object) -> list[CheckMessage]:
-    """Whether django-q2 is there, and will run the loop once, to its end, beside other tasks."""
+    """Whether django-q2 is installed and can run the loop once, completely, beside other tasks."""
     if not apps.is_installed("django_q"):
         return [
             Error(
@@ -60,7 +160,7 @@ def check_cluster(**_: object) -> list[CheckMessage]:
                 id="giftcards.E010",
             )
         ]
-    # Not django_q.conf: that one is read once, when django-q2 is imported.
+    # Not django_q.conf, which is read only once, when django-q2 is imported.
     cluster = getattr(settings, "Q_CLUSTER", None)
     if not isinstance(cluster, Mapping) or not cluster:
         return [
@@ -76,7 +176,7 @@ def check_cluster(**_: object) -> list[CheckMessage]:
 
 def _check_times(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
     timeout, retry = cluster.get("timeout"), cluster.get("retry", _DEFAULT_RETRY)
-    # A fraction is refused by the alarm clock that django-q2 sets: every task would fail.
+    # signal.alarm(), which django-q2 calls, refuses a fraction: every task would fail.
     if timeout is not None and type(timeout) is not int:
         yield _wrong_type("timeout", "a whole number of seconds, or None")
         return
@@ -96,7 +196,7 @@ def _check_times(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
             hint=f"Set 'timeout' to at least {needed}, and 'retry' to at least {wanted_retry}.",
             id="giftcards.E011",
         )
-    # Redis forgets a task when it hands it out, so there is no second time.
+    # Redis removes a task when it hands it out, so that broker never repeats one.
     if retry <= longest and any(cluster.get(name) for name in _BROKERS_THAT_REPEAT):
         yield Error(
             f"Q_CLUSTER['retry'] is {retry} s, but a task may take {longest} s: it would be"
@@ -119,7 +219,7 @@ def _check_workers(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
     if not isinstance(workers, int) or workers < 1:
         yield _wrong_type("workers", "a whole number from 1")
     elif workers == 1:
-        # A warning: orders are followed all the same, and a shop may have no other tasks.
+        # Only a warning: orders are followed all the same, and a shop may have no other tasks.
         yield Warning(
             "django-q2 has one worker here: while orders are open, every other task waits for"
             f" {LOOP_SECONDS} s at a time.",
@@ -138,7 +238,7 @@ def _check_queue(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
             hint=f"Set it to {home!r}.",
             id="giftcards.E014",
         )
-    # Warnings: a project may mean it, in tests or where another cluster does the work.
+    # Only warnings: it may be intended, in tests or where another cluster does the work.
     if cluster.get("sync"):
         yield Warning(
             "Q_CLUSTER['sync'] is on: tasks would run inside the web request, so orders are not"

@@ -20,11 +20,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.encoding import force_bytes
 
 from giftcards.exceptions import ConfigurationError
+from giftcards.secrecy import Masked, contained
 
 VERSION = "0.1.0"
-# How long one task runs the loop (seconds): short enough that a cluster that stops has not to wait.
+# How long one task runs the loop (seconds): short, so that a stopping cluster does not wait long.
 LOOP_SECONDS = 40
-# What a task may need after its last request: to record, to tell the shop's receivers (seconds).
+# Time for a task to record answers and call receivers after its last request (seconds).
 _RECORDING_SECONDS = 10
 
 
@@ -45,7 +46,7 @@ class Problem:
         return f"{self.message} {self.hint}"
 
 
-# A validator gets a value that was set and says what is wrong with it: (kind, message, hint).
+# A validator gets the name and value of a setting and returns what is wrong with it, if anything.
 _Complaint = tuple[str, str, str]
 _Validator = Callable[[str, Any], _Complaint | None]
 
@@ -65,7 +66,7 @@ def _number(minimum: float, maximum: float, *, whole: bool = False) -> _Validato
         is_number = isinstance(value, int) if whole else isinstance(value, int | float)
         if not is_number or isinstance(value, bool):
             kind = "type"
-        elif minimum <= value <= maximum:  # not so of NaN
+        elif minimum <= value <= maximum:  # False for NaN
             return None
         else:
             kind = "range"
@@ -78,8 +79,14 @@ def _number(minimum: float, maximum: float, *, whole: bool = False) -> _Validato
     return validate
 
 
+def _switch(name: str, value: Any) -> _Complaint | None:
+    if isinstance(value, bool):
+        return None
+    return ("type", f"GIFTCARDS[{name!r}] must be True or False.", "Write it without quotes.")
+
+
 def _not_text(name: str, hint: str) -> _Complaint:
-    # The value itself may be a secret, so it is never shown.
+    # The value may be a secret, so the message does not contain it.
     return ("type", f"GIFTCARDS[{name!r}] must be a text.", hint)
 
 
@@ -107,7 +114,7 @@ def _base_url(name: str, value: Any) -> _Complaint | None:
             f"GIFTCARDS[{name!r}] is not the address of an HTTP service.",
             _GIVE_HOST,
         )
-    if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         return (
             "insecure",
             f"GIFTCARDS[{name!r}] would send the API key and the card codes unencrypted.",
@@ -117,8 +124,8 @@ def _base_url(name: str, value: Any) -> _Complaint | None:
 
 
 def _address(url: str) -> SplitResult | None:
-    """``url`` in parts if it is a scheme, a host and perhaps a port: the paths are the client's."""
-    # Whitespace is looked for first, because urlsplit drops some of it and the client does not.
+    """``url`` in parts if it has only a scheme, a host and perhaps a port; otherwise ``None``."""
+    # Whitespace is refused first, because urlsplit drops some of it and the client does not.
     if not url.isprintable() or " " in url:
         return None
     try:
@@ -143,7 +150,8 @@ def _is_host(host: str, *, in_brackets: bool) -> bool:
     return host != "" and all(character.isalnum() or character in ".-_" for character in host)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether ``host``, a name or an address without brackets, is this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -166,7 +174,7 @@ def _encryption_keys(name: str, value: Any) -> _Complaint | None:
             return ("encryption_key", f"{which} is not a Fernet key.", _NEW_KEY)
         if raw in known:
             return ("repeated_key", f"{which} is there twice.", "Remove the second one.")
-        # The others only open what was sealed with them: the way out of this mistake.
+        # Allowed in other positions, so that cards sealed with such a key can still be opened.
         if position == 1 and _is_from_secret_key(raw):
             return (
                 "derived_key",
@@ -179,7 +187,7 @@ def _encryption_keys(name: str, value: Any) -> _Complaint | None:
 
 
 def _raw_key(key: str) -> bytes | None:
-    """The 32 bytes that a Fernet key is in URL-safe base64; not those of a placeholder."""
+    """The 32 bytes of a Fernet key; ``None`` if it is malformed or looks like a placeholder."""
     try:
         raw = base64.b64decode(key.encode("ascii"), altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error):
@@ -188,12 +196,19 @@ def _raw_key(key: str) -> bytes | None:
 
 
 def _is_from_secret_key(raw: bytes) -> bool:
-    """Whether the key is one of the two that are usually made from ``SECRET_KEY``."""
+    """Whether the key is derived from ``SECRET_KEY`` in one of the two usual ways."""
     try:
         secret = force_bytes(settings.SECRET_KEY)
     except ImproperlyConfigured:
         return False
     return raw in (secret[:32], hashlib.sha256(secret).digest())
+
+
+def _url_name(name: str, value: Any) -> _Complaint | None:
+    # Whether there is such a URL is checked once there are URLs, by the system checks.
+    if isinstance(value, str):
+        return None
+    return _not_text(name, "Give the name of a URL, such as 'staff:prove'.")
 
 
 def _currency(name: str, value: Any) -> _Complaint | None:
@@ -225,6 +240,10 @@ _SPECS: Mapping[str, _Spec] = {
     "SEND_TIMEOUT": _Spec(_number(1, 604_800), 3600),
     "PROOF_OF_ABSENCE": _Spec(_number(1, 86_400), 120),
     "CURRENCY": _Spec(_currency, "DZD"),
+    "HOLD_ABOVE_SALE_PRICE": _Spec(_switch, True),
+    "PRICE_MAX_AGE": _Spec(_number(1, 86_400), 600),
+    "REAUTHENTICATE": _Spec(_url_name),
+    "REVEALS_PER_HOUR": _Spec(_number(1, 10_000, whole=True), 30),
 }
 
 
@@ -279,7 +298,8 @@ class Conf:
 
     @property
     def api_key(self) -> str:
-        return str(self._get("API_KEY"))
+        """The provider's key, with a masked ``repr``."""
+        return Masked(self._get("API_KEY"))
 
     @property
     def base_url(self) -> str:
@@ -287,8 +307,8 @@ class Conf:
 
     @property
     def encryption_keys(self) -> tuple[str, ...]:
-        """Fernet keys; the first one seals, every one opens."""
-        return tuple(self._get("ENCRYPTION_KEYS"))
+        """Fernet keys, each with a masked ``repr``: the first encrypts, all of them decrypt."""
+        return tuple(map(Masked, self._get("ENCRYPTION_KEYS")))
 
     @property
     def poll_interval(self) -> float:
@@ -311,17 +331,17 @@ class Conf:
 
     @property
     def request_timeout(self) -> float:
-        """Seconds that one call to the provider may take in all."""
+        """Seconds that one call to the provider may take in total."""
         return float(self._get("REQUEST_TIMEOUT"))
 
     @property
     def send_timeout(self) -> float:
-        """Seconds after which an order that could not be sent is given up."""
+        """Seconds after which an order that could not be sent is rejected."""
         return float(self._get("SEND_TIMEOUT"))
 
     @property
     def proof_of_absence(self) -> float:
-        """Seconds after which an order that the provider's list does not show was not placed."""
+        """Seconds after sending until an order missing in the provider's list counts as absent."""
         return float(self._get("PROOF_OF_ABSENCE"))
 
     @property
@@ -329,14 +349,39 @@ class Conf:
         return str(self._get("CURRENCY"))
 
     @property
+    def hold_above_sale_price(self) -> bool:
+        """Whether the customer's price is the ceiling of an order without ``max_price``."""
+        return bool(self._get("HOLD_ABOVE_SALE_PRICE"))
+
+    @property
+    def price_max_age(self) -> float:
+        """Seconds for which a price that the provider told counts as its current one."""
+        return float(self._get("PRICE_MAX_AGE"))
+
+    @property
+    def reauthenticate(self) -> str | None:
+        """The URL name of the page on which staff prove again who they are.
+
+        ``None``: they are asked for their password.
+        """
+        name: str | None = self._get("REAUTHENTICATE")
+        return name
+
+    @property
+    def reveals_per_hour(self) -> int:
+        """The most codes that one person may have revealed within an hour."""
+        return int(self._get("REVEALS_PER_HOUR"))
+
+    @property
     def longest_task(self) -> float:
-        """Seconds that one of our tasks may take: the system checks hold ``Q_CLUSTER`` against it.
+        """Seconds that one of our tasks may take; the system checks compare ``Q_CLUSTER`` with it.
 
         The loop's time includes what the watchdog waits for another holder of the lease. When it is
         over, one order may be half sent: the price is asked for, then the order goes out.
         """
         return LOOP_SECONDS + 2 * self.request_timeout + _RECORDING_SECONDS
 
+    @contained
     def _get(self, name: str) -> Any:
         require(name)
         return _configured().get(name, _SPECS[name].default)

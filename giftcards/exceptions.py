@@ -12,11 +12,15 @@ class GiftcardsError(Exception):
 
 
 class ConfigurationError(GiftcardsError):
-    """The settings are missing something or hold something unusable; the text names the fix."""
+    """A setting is missing or unusable; the text names the fix."""
 
 
 class ReferenceConflict(GiftcardsError):
-    """The reference already names an order for another product, type or quantity."""
+    """The reference already names another order, or the same one with other details."""
+
+
+class ReorderError(GiftcardsError):
+    """The missing cards of an order cannot be ordered again; the text says why."""
 
 
 class DecryptionError(GiftcardsError):
@@ -31,43 +35,72 @@ class ProviderError(GiftcardsError):
     (``""``: none), ``retry_after`` the pause in seconds that the provider asked for (``None``:
     none or unreadable; never negative). ``is_worth_repeating`` is true of a question that may well
     be answered if it is asked again at once.
+
+    The text is English, for logs. Staff are told by ``parameters``, those of a
+    :class:`~giftcards.problems.Problem`: ``reason`` (one of its ``REASONS``), ``message`` (the
+    provider's own words) and ``detail`` (what failed, for developers), each "" if there is none.
     """
+
+    reason = ""
 
     def __init__(
         self,
-        message: str,
+        text: str,
         *,
         status: int | None = None,
         code: str = "",
         request_id: str = "",
         retry_after: float | None = None,
+        reason: str = "",
+        message: str = "",
+        detail: str = "",
     ) -> None:
-        super().__init__(message)
+        super().__init__(text)
         self.status = status
         self.code = code
         self.request_id = request_id
         self.retry_after = retry_after
+        self.reason = reason or type(self).reason
+        self.message = message
+        self.detail = detail
         self.is_worth_repeating = False
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The parameters of a problem that this error has caused."""
+        told = {
+            "reason": self.reason,
+            "message": self.message,
+            "provider_code": self.code,
+            "detail": self.detail,
+        }
+        return {name: value for name, value in told.items() if value}
 
 
 class TryLater(ProviderError):
-    """Nothing was done: the request never left, or the provider said it did not start on it."""
+    """Nothing was done: the request was not sent, or the provider did not start on it."""
+
+    reason = "not_started"
 
 
 class RateLimited(TryLater):
-    """429: nothing was done, and every other call has to wait as well."""
+    """HTTP 429: nothing was done, and all other calls have to wait as well."""
+
+    reason = "too_many_requests"
 
 
 class OutcomeUnknown(ProviderError):
-    """The request may have been carried out. A question is asked again; an order never is."""
+    """The request may have been processed. Questions are retried; orders never are."""
 
 
 class AccessDenied(ProviderError):
-    """The key or the address is refused. Nothing was done, and asking on would get it blocked."""
+    """The key or the address is refused. Nothing was done; further calls would get it blocked."""
+
+    reason = "key_refused"
 
 
 class Refused(ProviderError):
-    """The provider said no to this request; saying it again would not help."""
+    """The provider refused this request; a retry would not help."""
 
 
 class NotFound(Refused):

@@ -1,4 +1,4 @@
-"""The refund arithmetic: pure, exact, from plain numbers."""
+"""Refund arithmetic: pure and exact, on plain numbers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from giftcards.statuses import SETTLED, Status
 
 @dataclass(frozen=True, slots=True)
 class RefundBreakdown:
-    """What the provider charged for a settled order and what it gave back.
+    """What the provider charged and refunded for a settled order.
 
-    Amounts are in the currency of ``GIFTCARDS["CURRENCY"]``; ``None`` means unknown, which is not
-    0. ``is_consistent`` is false where the provider's own figures contradict each other or are
-    negative; a figure that is missing contradicts nothing.
+    Amounts are in ``GIFTCARDS["CURRENCY"]``; ``None`` means unknown, not 0. ``is_consistent`` is
+    False if the provider's figures contradict each other or are negative; a missing figure is not
+    a contradiction.
     """
 
     ordered_amount: Decimal | None
@@ -26,7 +26,7 @@ class RefundBreakdown:
 
 
 class Settleable(Protocol):
-    """What :func:`refund_breakdown` reads of an order."""
+    """The attributes of an order that :func:`refund_breakdown` reads."""
 
     status: str
     quantity: int
@@ -36,9 +36,9 @@ class Settleable(Protocol):
 
 
 def refund_breakdown(order: Settleable) -> RefundBreakdown | None:
-    """Return the breakdown of ``order``, or ``None`` while there is nothing to break down.
+    """Return the breakdown of ``order``; ``None`` if it is open or was rejected.
 
-    That is: while the order is open, and where it was rejected and no money moved.
+    No money moves for a rejected order.
     """
     if order.status not in SETTLED:
         return None
@@ -59,11 +59,11 @@ def compute(
     price_per_card: Decimal | None,
     fulfilled_amount: Decimal | None,
 ) -> RefundBreakdown:
-    """Break a settled order down.
+    """Return the breakdown of a settled order; :exc:`ValueError` for any other status.
 
     The refund is (quantity − fulfilled_quantity) × price_per_card for ``PARTIALLY_FILLED`` (the
-    provider's guide), nothing for ``FULFILLED``, everything for ``REFUNDED``. What was charged is
-    ``fulfilled_amount`` as the provider gave it; of a refunded order that is 0 unless it says so.
+    provider's guide), 0 for ``FULFILLED`` and the whole price for ``REFUNDED``. The charge is the
+    provider's ``fulfilled_amount``; if that is missing, a refunded order was charged 0.
     """
     match status:
         case Status.FULFILLED:
@@ -99,15 +99,15 @@ def compute(
 def _adds_up(
     fulfilled_quantity: int, price_per_card: Decimal | None, charged: Decimal | None
 ) -> bool:
-    """Whether what was charged is the price of the cards that were delivered.
+    """Whether the charge equals the price of the delivered cards, as far as they are known.
 
-    Where the quantities fit, that is the same as ordered = charged + refunded.
+    If the quantities agree, this is equivalent to ordered = charged + refunded.
     """
     if any(amount is not None and amount < 0 for amount in (price_per_card, charged)):
         return False
     if charged is None:
         return True
     if price_per_card is None:
-        # Without a price one thing can still be told: money kept for no card.
+        # Without a price, only a charge for no cards is a contradiction.
         return fulfilled_quantity > 0 or charged == 0
     return charged == fulfilled_quantity * price_per_card

@@ -1,8 +1,8 @@
-"""The statuses of an order and the one table of moves between them."""
+"""The statuses of an order and the moves allowed between them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from django.db import models
@@ -10,50 +10,51 @@ from django.utils.translation import gettext_lazy as _
 
 
 class Status(models.TextChoices):
-    # Recorded, nothing sent.
+    # Recorded, not sent.
     PENDING = "PENDING", _("Waiting to be sent")
-    # Claimed by one process; a request is, or was, on its way.
+    # Claimed by a process, which may have made the request.
     PLACING = "PLACING", _("Being sent")
-    # The request went out and no usable answer came back: money may be spent.
+    # The request was made, but no usable answer arrived: money may have been spent.
     UNCONFIRMED = "UNCONFIRMED", _("Unconfirmed")
     # Refused by the provider; no money moved.
     REJECTED = "REJECTED", _("Rejected")
     # Accepted by the provider.
     HANDLING = "HANDLING", _("In progress")
-    # Accepted and not settled in time. Not a failure: a slow watch goes on.
+    # Accepted, but not settled within POLL_TIMEOUT. Not a failure: checks go on, less often.
     DELAYED = "DELAYED", _("Delayed")
-    FULFILLED = "FULFILLED", _("Fulfilled")
-    PARTIALLY_FILLED = "PARTIALLY_FILLED", _("Partially filled")
-    REFUNDED = "REFUNDED", _("Refunded")
+    FULFILLED = "FULFILLED", _("Delivered")
+    PARTIALLY_FILLED = "PARTIALLY_FILLED", _("Partly delivered")
+    REFUNDED = "REFUNDED", _("Not delivered, credited back")
 
 
-# The provider's own final words; cards and money are settled.
-SETTLED: Final = frozenset({Status.FULFILLED, Status.PARTIALLY_FILLED, Status.REFUNDED})
-# Final statuses are never left.
-FINAL: Final = SETTLED | {Status.REJECTED}
-# At the provider, and asked about.
-FOLLOWED: Final = frozenset({Status.HANDLING, Status.DELAYED})
-# The provider has named these: they carry its order id.
-ACCEPTED: Final = FOLLOWED | SETTLED
+# Tuples, not sets: queries and the constraints in migrations need a stable order.
 
-# These move within seconds, not minutes.
-URGENT: Final = frozenset({Status.PENDING, Status.PLACING, Status.HANDLING})
+# The provider's final statuses: cards and money are settled.
+SETTLED: Final = (Status.FULFILLED, Status.PARTIALLY_FILLED, Status.REFUNDED)
+# No order leaves these.
+FINAL: Final = (Status.REJECTED, *SETTLED)
+# Accepted and still open: checked regularly.
+FOLLOWED: Final = (Status.HANDLING, Status.DELAYED)
+# These have the provider's order id.
+ACCEPTED: Final = (*FOLLOWED, *SETTLED)
 
-# Where an order may go from each status.
-MOVES: Final[Mapping[Status, frozenset[Status]]] = {
-    # Given up without having been sent: rejected.
-    Status.PENDING: frozenset({Status.PLACING, Status.REJECTED}),
-    Status.PLACING: frozenset(
-        {Status.HANDLING, Status.REJECTED, Status.PENDING, Status.UNCONFIRMED}
-    ),
-    Status.UNCONFIRMED: frozenset({Status.HANDLING, Status.PENDING, Status.REJECTED}),
-    Status.HANDLING: SETTLED | {Status.DELAYED},
-    Status.DELAYED: SETTLED,
-    **dict.fromkeys(FINAL, frozenset()),
+# These normally change within seconds.
+URGENT: Final = (Status.PENDING, Status.PLACING, Status.HANDLING)
+
+# The statuses that an order may move to from each status.
+MOVES: Final[Mapping[Status, Sequence[Status]]] = {
+    # REJECTED: given up unsent.
+    Status.PENDING: (Status.PLACING, Status.REJECTED),
+    Status.PLACING: (Status.PENDING, Status.UNCONFIRMED, Status.REJECTED, Status.HANDLING),
+    Status.UNCONFIRMED: (Status.PENDING, Status.REJECTED, Status.HANDLING),
+    # UNCONFIRMED: the order at the provider that it was taken for is not it.
+    Status.HANDLING: (Status.UNCONFIRMED, Status.DELAYED, *SETTLED),
+    Status.DELAYED: (Status.UNCONFIRMED, *SETTLED),
+    **dict.fromkeys(FINAL, ()),
 }
 
 
 def check_move(origin: str, target: Status) -> None:
-    """Raise ``ValueError`` for a move that the table does not allow: a programming error."""
+    """Raise :exc:`ValueError`, for a programming error, if ``MOVES`` does not allow the move."""
     if target not in MOVES[Status(origin)]:
         raise ValueError(f"An order does not move from {origin} to {target}.")

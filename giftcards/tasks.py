@@ -1,6 +1,6 @@
-"""What django-q2 calls. No arguments, and results that are counts: its rows can be read by anyone.
+"""The tasks for django-q2. Task rows are readable, so no arguments, and only counts as results.
 
-Nothing is raised: a task that fails is kept with its traceback for ever, and run again.
+They never raise: django-q2 would keep a failed task with its traceback for ever, and run it again.
 """
 
 from __future__ import annotations
@@ -11,46 +11,46 @@ import threading
 import time
 from datetime import timedelta
 
-from django.utils import timezone
-
-from giftcards import outbox
 from giftcards.conf import LOOP_SECONDS
+from giftcards.engine import outbox
+from giftcards.engine.database import surviving
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.loop import follow, is_work_left
+from giftcards.engine.queue import LOOP_LEASE, queue_sweep
 from giftcards.exceptions import GiftcardsError
-from giftcards.fulfilment import LOOP_LEASE, queue_sweep
-from giftcards.gateway import Gateway
-from giftcards.loop import follow, is_work_left
 from giftcards.models import ProviderState
 
 logger = logging.getLogger(__name__)
 
-# How long a tick may go on telling receivers before it follows the orders.
+# The most time that a tick spends on announcements before it runs the loop (seconds).
 _ANNOUNCING_SECONDS = 10
 
 
 def sweep() -> str:
-    """Run the loop while orders are open, and queue its successor."""
+    """Run the loop while orders are urgent, and queue its successor."""
     return _run(patience=timedelta(0))
 
 
 def tick() -> str:
-    """The watchdog, once a minute: the slow work, and the loop if nobody runs it."""
-    # A holder that lives renews its lease within this time.
+    """The watchdog, once a minute: pending announcements, and the loop if no process runs it."""
+    # Longer than the lease, so that a dead holder's expires.
     return _run(patience=LOOP_LEASE + timedelta(seconds=1), is_tick=True)
 
 
 def _run(*, patience: timedelta, is_tick: bool = False) -> str:
+    stop = _cluster_stop() or threading.Event()
     try:
         if is_tick:
-            ProviderState.objects.current()
-            ProviderState.objects.filter(pk=1).update(ticked_at=timezone.now())
-            # What another process left behind, and receivers that failed; not for ever.
+            ProviderState.objects.note_tick()
+            # Covers announcements left by other processes, and retries; limited in time.
             ends_at = time.monotonic() + _ANNOUNCING_SECONDS
-            outbox.announce(lambda: time.monotonic() < ends_at)
-        done = follow(seconds=LOOP_SECONDS, stop=_cluster_stop(), patience=patience)
-        # Only now that the lease is released: an order that came a moment ago queued nothing.
+            with surviving(stop, "the announcements"):
+                outbox.announce(lambda: time.monotonic() < ends_at)
+        done = follow(seconds=LOOP_SECONDS, stop=stop, patience=patience)
+        # After releasing the lease: an order placed while it was held has queued no run.
         if done is not None and is_work_left():
             with Gateway() as gateway:
-                if gateway.may_reopen():
+                if gateway.reopens_by_itself():
                     queue_sweep()
     except GiftcardsError as error:
         logger.error("The task failed: %s", error)  # noqa: TRY400
@@ -62,14 +62,18 @@ def _run(*, patience: timedelta, is_tick: bool = False) -> str:
 
 
 def _cluster_stop() -> threading.Event | None:
-    """What django-q2 sets when the cluster has to stop, so that the loop need not be waited for.
+    """The event that django-q2 sets to stop the cluster, so that the loop can end at once.
 
-    It tells its tasks in no way. But a worker is forked in the middle of a method of the object
-    that has the event; where it is not, the loop ends by itself after ``LOOP_SECONDS``.
+    django-q2 does not pass it to tasks. But its Sentinel, which holds it, forks the workers, so one
+    of its methods is on a worker's stack. Without it, the loop ends after ``LOOP_SECONDS``.
     """
+    # Not imported: in a worker, the Sentinel's module is loaded already.
+    sentinel = getattr(sys.modules.get("django_q.cluster"), "Sentinel", None)
+    if sentinel is None:
+        return None
     frame = sys._getframe()  # noqa: SLF001
     while frame := frame.f_back:  # type: ignore[assignment]
-        stop = getattr(frame.f_locals.get("self"), "stop_event", None)
-        if hasattr(stop, "wait") and hasattr(stop, "is_set"):
-            return stop
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, sentinel):
+            return getattr(caller, "stop_event", None)
     return None

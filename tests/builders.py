@@ -1,4 +1,7 @@
-"""Orders, answers and cards as the provider's guide shows them: 490 DA a card, 3 of 5 delivered."""
+"""Builders of orders, answers and cards.
+
+The guide's order is for five cards at 490 DA, of which three are delivered.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,17 @@ from typing import Any
 
 from django.utils import timezone
 
-from giftcards.cards import CardSecret
-from giftcards.models import Order
-from giftcards.provider import OrderAnswer
+from giftcards.engine.recording import record_answers
+from giftcards.models import Order, StatusChange
+from giftcards.problems import Problem
+from giftcards.provider.answers import CardSecret, OrderAnswer
 from giftcards.statuses import ACCEPTED, FINAL, Status
 
 PRODUCT = "507f1f77bcf86cd799439011"
 TYPE = "type_001"
 PRICE = Decimal("490.00")
+# What most tests of the engine order.
+LINE = {"product_id": PRODUCT, "type_id": TYPE, "quantity": 2}
 
 CARDS = (
     CardSecret("AAAA-AAAA-AAAA-AAAA", "111111111"),
@@ -28,8 +34,10 @@ CARDS = (
 )
 
 
-def build_order(status: Status = Status.HANDLING, **values: Any) -> Order:
-    """An unsaved order in ``status``, with what an order in that status always has."""
+def build_guide_order(
+    status: Status = Status.HANDLING, *, problems: Iterable[Problem] = (), **values: Any
+) -> Order:
+    """The guide's order of five cards, not saved, with what an order in ``status`` always has."""
     now = timezone.now()
     values = {"product_id": PRODUCT, "type_id": TYPE, "quantity": 5, **values}
     if status in ACCEPTED:
@@ -45,13 +53,53 @@ def build_order(status: Status = Status.HANDLING, **values: Any) -> Order:
         values = {"settled_at": now, "due_at": None, **values}
     delivered = {Status.FULFILLED: values["quantity"], Status.PARTIALLY_FILLED: 3}.get(status, 0)
     values.setdefault("fulfilled_quantity", delivered)
-    return Order(status=status, **values)
+    return Order(status=status, **values, **Order().flags(new=problems))
 
 
-def make_order(status: Status = Status.HANDLING, **values: Any) -> Order:
-    order = build_order(status, **values)
+def make_guide_order(status: Status = Status.HANDLING, **values: Any) -> Order:
+    """:func:`build_guide_order`, saved."""
+    order = build_guide_order(status, **values)
     order.save()
     return order
+
+
+def make_order(
+    status: Status = Status.PENDING, *, problems: Iterable[Problem] = (), **values: Any
+) -> Order:
+    """A small order, two cards, in a status that it could have got into."""
+    if status in FINAL:
+        values = {"settled_at": timezone.now(), "due_at": None} | values
+    delivered = {Status.FULFILLED: 2, Status.PARTIALLY_FILLED: 1}.get(status, 0)
+    values = {"fulfilled_quantity": delivered} | values
+    if status == Status.PLACING:
+        values = {"sent_at": timezone.now(), "due_at": None} | values
+    if status in ACCEPTED:
+        values = {
+            "provider_order_id": f"A{Order.objects.count()}",
+            "accepted_at": timezone.now() - timedelta(seconds=1),
+        } | values
+    return Order.objects.create(
+        **{"status": status, **LINE, **values, **Order().flags(new=problems)}
+    )
+
+
+def problems(order: Order) -> list[Problem]:
+    """What is wrong with the order, as it is stored; whether staff are shown it has to agree."""
+    order.refresh_from_db(fields=["problems", "needs_attention"])
+    assert order.needs_attention == bool(order.open_problems)
+    return [Problem.of(entry) for entry in order.problems]
+
+
+def details(change: StatusChange | None) -> list[Problem]:
+    """What a change was about; without the problems that ended with it."""
+    assert change is not None
+    return [Problem.of(entry) for entry in change.details if "ended" not in entry]
+
+
+def ended(change: StatusChange | None) -> list[Problem]:
+    """The problems that ended with a change."""
+    assert change is not None
+    return [Problem.of(entry) for entry in change.details if "ended" in entry]
 
 
 def claim(*orders: Order) -> list[Order]:
@@ -60,7 +108,7 @@ def claim(*orders: Order) -> list[Order]:
     pks = [order.pk for order in orders]
     Order.objects.filter(pk__in=pks).update(due_at=now)
     wanted = list(Order.objects.filter(pk__in=pks).to_check(now=now, due_by=now))
-    found = Order.objects.claim(wanted, now=now, due_by=now, until=now + timedelta(minutes=5))
+    found = Order.objects.claim(wanted, now=now, due_by=now, until=now + timedelta(minutes=1))
     return sorted(found, key=lambda order: pks.index(order.pk))
 
 
@@ -95,6 +143,16 @@ def settled(
         "cards": cards,
     }
     return answer(status, **{**figures, **values})
+
+
+def settle(reference: str, answer: OrderAnswer, **values: Any) -> Order:
+    """An order that the provider has answered about like this, again if it was asked again."""
+    order = make_guide_order(reference=reference, **values)
+    for _check in range(2):
+        if not order.is_final:
+            record_answers([(claim(order)[0], answer)], now=timezone.now())
+            order.refresh_from_db()
+    return order
 
 
 PARTIAL = settled("PARTIALLY_FILLED", CARDS[:3])

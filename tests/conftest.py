@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import hypothesis
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
+from django.utils import translation
 
 from giftcards.simulator import Simulator
 
@@ -47,12 +49,56 @@ def call() -> Call:
     return run
 
 
+@pytest.fixture(autouse=True)
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing stands between a test and the servers on this machine."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _new_process() -> None:
+    """Each test is the first that happens in its process."""
+    from giftcards.engine.loop import try_stored_cards
+
+    try_stored_cards.cache_clear()
+    # A page in another language leaves it to the thread.
+    translation.deactivate()
+
+
 @pytest.fixture
 def simulator(settings: Any) -> Iterator[Simulator]:
     """The provider, settling at once and without limits; the settings point at it."""
     with Simulator(delay=(0, 0), rate_limit=0) as running:
         settings.GIFTCARDS = {**settings.GIFTCARDS, "BASE_URL": running.url}
         yield running
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_dead_rows(request: pytest.FixtureRequest) -> None:
+    """Remove what rolled-back tests have left in the table that each of them fills.
+
+    PostgreSQL keeps such rows until it vacuums, which it may not be set up to do: a query about no
+    row at all would then read millions.
+    """
+    items = request.session.items
+    if not any(item.path == request.path and "database" in item.keywords for item in items):
+        return
+    request.getfixturevalue("django_db_setup")
+    with request.getfixturevalue("django_db_blocker").unblock():
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("TRUNCATE giftcards_requestslot")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses the test database; pytest-django keeps all other tests from it."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if item.get_closest_marker("django_db") or fixtures & {"db", "transactional_db"}:
+            item.add_marker(pytest.mark.database)
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -8,15 +8,28 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils.html import strip_tags
 
 from giftcards.models import Order
+from tests.builders import PRODUCT, TYPE
 
 LIST = "/admin/giftcards/order/"
 ADD = f"{LIST}add/"
 FIND = f"{LIST}find-card/"
+# What is typed into the form for a new order.
+FORM = {
+    "product_id": PRODUCT,
+    "type_id": TYPE,
+    "quantity": "5",
+    "reference": "web-1042",
+    "sale_price": "550",
+    "customer_email": "customer@example.com",
+    "customer_language": "ar",
+}
 
 
 def order_page(order: Order) -> str:
@@ -43,6 +56,20 @@ def read(response: Any, status: int = 200) -> str:
     return str(response.content.decode())
 
 
+def count_queries(browser: Client, address: str) -> int:
+    """How many queries the page takes."""
+    with CaptureQueriesContext(connection) as queries:
+        read(browser.get(address))
+    return len(queries)
+
+
+def place(browser: Client, line: dict[str, Any], **options: Any) -> Any:
+    """Fill in the form for a new order, and press the button of the page that it leads to."""
+    asked = browser.post(ADD, line)
+    shown = hidden(asked.content.decode())
+    return browser.post(ADD, shown if "confirmed_card" in shown else line, **options)
+
+
 def text(html: str) -> str:
     return re.sub(r"\s+", " ", unescape(strip_tags(html))).strip()
 
@@ -63,12 +90,13 @@ def rows(html: str, table: str) -> list[list[str]]:
 
 
 def orders(html: str) -> list[list[str]]:
-    """The list's rows without its heading and the boxes to tick."""
-    return [row[1:] for row in rows(html, 'id="result_list"')[1:]]
+    """The list's rows without its heading, the boxes to tick, and what is hidden on a desktop."""
+    shown = re.sub(r'<span class="giftcards-(label|unseen)">.*?</span>', "", html)
+    return [row[1:] for row in rows(shown, 'id="result_list"')[1:]]
 
 
 def references(html: str) -> list[str]:
-    return [row[0] for row in orders(html)] if 'id="result_list"' in html else []
+    return [text(name) for name in re.findall(r'<th class="field-name">.*?</bdi>', html)]
 
 
 def messages(html: str) -> list[str]:
@@ -90,3 +118,14 @@ def errors(html: str) -> list[str]:
 def timeline(html: str) -> list[str]:
     items = re.findall(r"<li\b.*?</li>", element(html, "giftcards-timeline", "ol"), re.DOTALL)
     return [text(re.sub(r"<time.*?</time>", "", item, flags=re.DOTALL)) for item in items]
+
+
+def hidden(html: str) -> dict[str, str]:
+    """The hidden fields of the page's forms: what a form is about."""
+    inputs = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', html)
+    return {name: unescape(value) for name, value in inputs}
+
+
+def plain(shown: str) -> str:
+    """The text without the marks that isolate foreign text."""
+    return shown.replace("\u2068", "").replace("\u2069", "")

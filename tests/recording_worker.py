@@ -25,16 +25,16 @@ django.setup()
 from django.core.management import call_command  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
+from giftcards.engine.recording import record_answers  # noqa: E402
 from giftcards.models import Card, Order, StatusChange  # noqa: E402
-from giftcards.recording import record_answers  # noqa: E402
-from tests.builders import PARTIAL, claim, make_order  # noqa: E402
+from tests.builders import PARTIAL, claim, make_guide_order  # noqa: E402
 
 
 def main(command: str, *args: str) -> object:
     match command:
         case "prepare":
             call_command("migrate", verbosity=0)
-            return len(claim(*[make_order() for _ in range(int(args[0]))]))
+            return len(claim(*[make_guide_order() for _ in range(int(args[0]))]))
         case "record":
             orders = list(Order.objects.all())
             # Each process comes across the others at another row.

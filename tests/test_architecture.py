@@ -1,4 +1,4 @@
-"""Imports go one way. A module may import what stands before it here, and nothing else of ours."""
+"""Imports point down. These tables are the design; the tests hold the code to them."""
 
 from __future__ import annotations
 
@@ -12,57 +12,106 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "giftcards"
 
-LAYERS = [
-    "exceptions cards conf fields",
-    "statuses crypto parsing transport provider refunds",
-    "verdict models",
-    "storing gateway recording signals outbox",
-    "asking",
-    "fulfilment recovery",
-    "following",
-    "loop",
-    "selftest schedules tasks checks apps admin management migrations",
-]
-ORDER = " ".join(LAYERS).split()
-
-# Beyond the order: pairs that do not know each other.
-STRANGERS = {("models", "provider")}
-
-# Libraries that only these modules import.
-ONLY = {
-    "cryptography": {"crypto"},
-    "requests": {"provider", "transport"},
-    "urllib3": {"provider", "transport"},
+# What each part of the app may import of the others: only what stands above it.
+PARTS = {
+    "exceptions": "",
+    "secrecy": "exceptions",
+    "statuses": "",
+    "signals": "",
+    "problems": "",
+    "conf": "exceptions secrecy",
+    "checks": "exceptions conf",
+    "apps": "checks",
+    "refunds": "statuses",
+    "settlement": "statuses",
+    "provider": "exceptions secrecy conf problems",
+    "crypto": "exceptions secrecy conf provider",
+    "models": "exceptions secrecy statuses problems conf crypto",
+    "migrations": "models",
+    "engine": (
+        "exceptions secrecy statuses signals problems conf refunds settlement crypto provider"
+        " models"
+    ),
+    "fulfilment": "models engine",
+    "catalogue": "exceptions provider models engine",
+    "tasks": "exceptions conf models engine",
+    "roles": "exceptions",
+    "management": (
+        "exceptions statuses problems conf refunds settlement crypto models engine catalogue roles"
+    ),
+    "admin": (
+        "exceptions secrecy statuses problems conf refunds settlement crypto provider models engine"
+        " fulfilment catalogue"
+    ),
 }
 
-# Stands alone: it is run without the rest. Which of its modules may import which.
+# The order inside a package: a module may import what stands to the left of it.
+WITHIN = {
+    "provider": "transport answers client",
+    "models": (
+        "environment fields metadata moments leases prices catalogue provider changes"
+        " order_queries orders cards traces"
+    ),
+    "engine": (
+        "database backoff queue clock budget prices probe gateway identity verdict storing settled"
+        " recording polling outbox holding reordering sending recovery_plan recovery resolving"
+        " sweep loop health"
+    ),
+    "admin": (
+        "display forms readonly provider_sections provider catalogue buttons pages finding"
+        " reauthentication revealing pricing repeating resolving columns filters listing reveal_log"
+        " summary breakdown timeline notes checking order_page placing orders"
+    ),
+    "management": "output base overview selftest commands",
+}
+
+# Which libraries a part may import, beside the standard one and Django.
+LIBRARIES = {
+    "crypto": "cryptography",
+    "provider.transport": "requests urllib3",
+    "fulfilment": "asgiref",
+    "signals": "asgiref",
+    "engine.queue": "django_q",
+}
+
+# Runs without the rest, on the standard library alone; one command starts it.
 SIMULATOR = "simulator"
-WITHIN_SIMULATOR = {
-    "account": set[str](),
-    "server": set[str](),
-    "api": {"account", "server"},
-    "__init__": {"account", "server", "api"},
-}
+WITHIN_SIMULATOR = "account server api"
 
-
-def name_of(path: Path) -> str:
-    """The name in :data:`ORDER`: a package inside the app counts as one."""
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+# What gathers names; every other ``__init__.py`` is empty.
+GATHERING = {"admin/__init__.py", "models/__init__.py", "simulator/__init__.py"}
 
 
 def modules() -> list[Path]:
-    """All but the simulator's."""
-    files = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-    return [path for path in files if name_of(path) != SIMULATOR]
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def simulator_modules() -> list[Path]:
-    return sorted((PACKAGE / SIMULATOR).rglob("*.py"))
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def inner_name(path: Path) -> str:
+    """The module's name inside its part; "" for the part's own ``__init__``."""
+    _, *inner = path.relative_to(PACKAGE).with_suffix("").parts
+    return "" if not inner or inner == ["__init__"] else inner[0]
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every import in the file, wherever it stands, as a dotted name."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    """Every import in the file, wherever it stands, as a dotted name.
+
+    Not those that only the type checker sees: a queryset names the model it is a queryset of.
+    """
+    tree = ast.parse(path.read_text("utf-8"))
+    type_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for statement in block.body
+        for node in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if id(node) in type_only:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -70,51 +119,63 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def own_imports(path: Path) -> set[str]:
-    """The names in :data:`ORDER` that the file imports from."""
-    found = (dotted.split(".") for dotted in imports(path))
-    return {parts[1] for parts in found if parts[0] == "giftcards"}
+def own_imports(path: Path) -> Iterator[list[str]]:
+    """The imports from this package, in parts, without its name."""
+    for dotted in imports(path):
+        package, *parts = dotted.split(".")
+        if package == "giftcards":
+            yield parts
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_one_way(path: Path) -> None:
-    name, imported = name_of(path), own_imports(path)
-    libraries = {dotted.partition(".")[0] for dotted in imports(path)}
-    assert name in ORDER, f"{name} is new: give it a place in the order"
-    allowed = set(ORDER[: ORDER.index(name)])
-    if path.parent.is_relative_to(PACKAGE / name):
-        allowed.add(name)  # inside a package
-    if path.name == "giftcards_simulator.py":
-        allowed.add(SIMULATOR)
-    assert imported <= allowed, f"{name} may not import {sorted(imported - allowed)}"
-    for pair in STRANGERS:
-        assert name not in pair or imported.isdisjoint(pair), f"{pair} do not know each other"
-    for library, importers in ONLY.items():
-        assert library not in libraries or name in importers, f"{name} may not import {library}"
+class TestModules:
+    def test_modules_import_only_parts_above_them(self, path: Path) -> None:
+        part = part_of(path)
+        imported = {parts[0] for parts in own_imports(path)} - {part}
+        if path.name == "giftcards_simulator.py":
+            imported.remove(SIMULATOR)
+        allowed = set() if part == SIMULATOR else set(PARTS[part].split())
+        assert imported <= allowed, f"{part} may not import {sorted(imported - allowed)}"
+
+    def test_modules_import_only_those_left_of_them_inside_their_part(self, path: Path) -> None:
+        part, name = part_of(path), inner_name(path)
+        order = (WITHIN_SIMULATOR if part == SIMULATOR else WITHIN.get(part, "")).split()
+        if not name or name not in order:
+            return  # the part's own __init__, or a part of one module
+        imported = {parts[1] for parts in own_imports(path) if parts[0] == part and parts[1:]}
+        allowed = set(order[: order.index(name)]) | ({name} if path.parent.name == name else set())
+        assert imported <= allowed, f"{part}.{name} may not import {sorted(imported - allowed)}"
+
+    def test_modules_import_only_the_libraries_of_their_part(self, path: Path) -> None:
+        part, name = part_of(path), inner_name(path)
+        imported = {dotted.partition(".")[0] for dotted in imports(path)}
+        imported -= {*sys.stdlib_module_names, "giftcards", "django"}
+        if part == SIMULATOR:
+            assert not imported
+            assert "django" not in {dotted.partition(".")[0] for dotted in imports(path)}
+        allowed = LIBRARIES.get(part, "") + " " + LIBRARIES.get(f"{part}.{name}", "")
+        assert imported <= set(allowed.split()), f"{part}.{name} imports {sorted(imported)}"
 
 
-@pytest.mark.parametrize("path", simulator_modules(), ids=lambda path: path.stem)
-def test_the_simulator_stands_alone(path: Path) -> None:
-    inner = f"giftcards.{SIMULATOR}."
-    own = {dotted.split(".")[2] for dotted in imports(path) if dotted.startswith(inner)}
-    others = {dotted.partition(".")[0] for dotted in imports(path) if not dotted.startswith(inner)}
-    assert others <= sys.stdlib_module_names
-    assert own <= WITHIN_SIMULATOR[path.stem]
+def test_the_tables_of_the_architecture_list_every_module() -> None:
+    assert {part_of(path) for path in modules()} == {*PARTS, SIMULATOR}
+    for part, order in {**WITHIN, SIMULATOR: WITHIN_SIMULATOR}.items():
+        found = {inner_name(path) for path in modules() if part_of(path) == part} - {"", "__init__"}
+        assert found == set(order.split()), part
 
 
-def test_the_order_lists_what_there_is() -> None:
-    assert {name_of(path) for path in modules()} == set(ORDER)
-    assert {path.stem for path in simulator_modules()} == WITHIN_SIMULATOR.keys()
+def test_every_part_may_import_only_parts_above_it_in_the_table() -> None:
+    above: set[str] = set()
+    for part, allowed in PARTS.items():
+        assert set(allowed.split()) <= above, part
+        above.add(part)
 
 
-def test_packages_run_no_code() -> None:
-    """All are empty, but for the simulator's, which gathers names."""
-    gathers = PACKAGE / SIMULATOR / "__init__.py"
-    files = [
-        path for folder in ("giftcards", "tests") for path in (ROOT / folder).rglob("__init__.py")
-    ]
-    assert [path for path in files if path.read_text("utf-8").strip()] == [gathers]
-    docstring, *statements, names = ast.parse(gathers.read_text("utf-8")).body
-    assert isinstance(docstring, ast.Expr)
-    assert {type(statement) for statement in statements} == {ast.ImportFrom}
-    assert ast.unparse(names).startswith("__all__ = ")
+def test_a_package_runs_no_code_when_it_is_imported() -> None:
+    files = [path for folder in (PACKAGE, ROOT / "tests") for path in folder.rglob("__init__.py")]
+    filled = {path for path in files if path.read_text("utf-8").strip()}
+    assert {str(path.relative_to(PACKAGE)) for path in filled} == GATHERING
+    for path in filled:
+        _docstring, *statements, names = ast.parse(path.read_text("utf-8")).body
+        assert {type(statement) for statement in statements} == {ast.ImportFrom}
+        assert ast.unparse(names).startswith("__all__ = ")

@@ -14,10 +14,17 @@ from typing import Any, NamedTuple
 import pytest
 from cryptography.fernet import Fernet
 from django.core.checks import CheckMessage, Error, Warning, run_checks  # noqa: A004
+from django.db import ProgrammingError, connection
+from django.utils import timezone
 
 from giftcards import checks
 from giftcards.conf import conf
+from giftcards.engine.recording import record_answers
+from tests.builders import PARTIAL, claim, make_guide_order
 from tests.conftest import Call
+
+# Newer versions of Django also run the checks of the database, unless told otherwise.
+pytestmark = pytest.mark.django_db
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "settings.md"
@@ -42,6 +49,29 @@ class Elsewhere:
         return "queue" if model._meta.app_label == "django_q" else None
 
 
+class GiftcardsElsewhere:
+    """A router that keeps the app in a database of its own."""
+
+    def db_for_write(self, model: Any, **hints: Any) -> str | None:
+        return "cards" if model._meta.app_label == "giftcards" else None
+
+
+class Replica:
+    """A router that reads from a copy."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        return "replica"
+
+
+ROUTED = Error(
+    "The tables of giftcards are routed to 'cards': an order would be bought although the"
+    " transaction on 'default' that placed it was rolled back, and a replica would show what is no"
+    " longer true.",
+    hint="Let your routers return 'default' for the app 'giftcards', to read and to write.",
+    id="giftcards.E019",
+)
+
+
 def found() -> list[CheckMessage]:
     # Django keeps the functions in a set.
     return sorted(run_checks(tags=[checks.TAG]), key=lambda message: str(message.id))
@@ -56,11 +86,11 @@ def _shop(settings: Any) -> None:
 # Nothing to say
 
 
-def test_the_smallest_configuration_that_works() -> None:
+def test_the_smallest_valid_configuration_gives_no_message() -> None:
     assert found() == []
 
 
-def test_the_example_project_and_the_settings_of_these_tests() -> None:
+def test_the_example_project_and_the_test_settings_give_no_message() -> None:
     command = [sys.executable, "manage.py", "check", "--fail-level", "INFO"]
     for module in ("example_project.settings", "tests.settings"):
         environment = os.environ | {"DJANGO_SETTINGS_MODULE": module}
@@ -121,7 +151,8 @@ CASES = [
             hint=(
                 "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
                 " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
-                " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY."
+                " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY, HOLD_ABOVE_SALE_PRICE, PRICE_MAX_AGE,"
+                " REAUTHENTICATE, REVEALS_PER_HOUR."
             ),
             id="giftcards.E005",
         ),
@@ -254,6 +285,16 @@ CASES = [
         ),
         cluster={"scheduler": False},
     ),
+    Case(
+        Error(
+            "GIFTCARDS['REAUTHENTICATE'] is 'staff:prove', and no URL without arguments has this"
+            " name: nobody could reveal a code.",
+            hint="Name the URL of your page, with its namespace, or remove the setting: then staff"
+            " are asked for their password.",
+            id="giftcards.E021",
+        ),
+        giftcards={"REAUTHENTICATE": "staff:prove"},
+    ),
 ]
 NOT_INSTALLED = Error(
     "django-q2, which follows the orders, is not installed.",
@@ -275,13 +316,13 @@ def apply(case: Case, settings: Any) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.message.id for case in CASES])
-def test_one_mistake_is_one_message(settings: Any, case: Case) -> None:
+def test_each_mistake_gives_one_message(settings: Any, case: Case) -> None:
     apply(case, settings)
     assert found() == [case.message]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.message.id for case in CASES])
-def test_no_message_tells_a_secret(settings: Any, case: Case) -> None:
+def test_no_message_of_a_check_tells_a_secret(settings: Any, case: Case) -> None:
     apply(case, settings)
     told = "".join(map(str, found()))
     for secret in (KEY, SEALING, OTHER[:-4], DERIVED):
@@ -298,19 +339,65 @@ def test_an_error_stops_the_command_and_a_warning_does_not(
     assert outcome.code == (1 if isinstance(case.message, Error) else 0)
 
 
-def test_every_id_has_a_case_and_no_two_cases_have_one() -> None:
-    messages = [*(case.message for case in CASES), NOT_INSTALLED, NO_CLUSTER]
+def test_every_check_id_has_exactly_one_case() -> None:
+    others = [NOT_INSTALLED, NO_CLUSTER, ROUTED, LOST_KEY, NO_PASSWORDS]
+    messages = [*(case.message for case in CASES), *others]
     assert sorted(str(message.id) for message in messages) == sorted(IDS)
 
 
-def test_messages_can_be_silenced_by_id(settings: Any, call: Call) -> None:
+@pytest.mark.parametrize("name", ["", "admin:giftcards_order_change", "no-such-page"])
+def test_a_page_for_proving_that_needs_arguments_or_does_not_exist_is_an_error(
+    settings: Any, name: str
+) -> None:
+    settings.GIFTCARDS = GIFTCARDS | {"REAUTHENTICATE": name}
+    assert [message.id for message in found()] == ["giftcards.E021"]
+
+
+NO_PASSWORDS = Warning(
+    "Staff are signed in by the web server ('django.contrib.auth.backends.RemoteUserBackend'), and"
+    " are asked for a password before a code is revealed: whoever has none cannot reveal one.",
+    hint="Name a page of yours in GIFTCARDS['REAUTHENTICATE'], or silence this warning if all who"
+    " reveal codes have passwords, and another backend checks them.",
+    id="giftcards.W005",
+)
+
+
+@pytest.mark.parametrize("page", [{}, {"REAUTHENTICATE": "admin:password_change"}])
+def test_a_shop_whose_web_server_signs_people_in_is_told_that_it_needs_a_page_for_proving(
+    settings: Any, page: dict[str, Any]
+) -> None:
+    apply(Case(NO_PASSWORDS), settings)
+    settings.GIFTCARDS = GIFTCARDS | page
+    backends = ["RemoteUserBackend", "ModelBackend"]
+    settings.AUTHENTICATION_BACKENDS = [f"django.contrib.auth.backends.{name}" for name in backends]
+    assert found() == ([] if page else [NO_PASSWORDS])
+
+
+def test_a_backend_that_cannot_be_imported_is_not_the_matter_of_a_check(settings: Any) -> None:
+    apply(Case(NO_PASSWORDS), settings)
+    settings.AUTHENTICATION_BACKENDS = ["shop.gone.Backend"]
+    assert found() == []
+
+
+def test_a_page_for_proving_that_exists_gives_no_message(settings: Any) -> None:
+    settings.GIFTCARDS = GIFTCARDS | {"REAUTHENTICATE": "admin:password_change"}
+    assert found() == []
+
+
+def test_a_process_without_urls_is_not_asked_for_the_page_for_proving(settings: Any) -> None:
+    settings.GIFTCARDS = GIFTCARDS | {"REAUTHENTICATE": "staff:prove"}
+    del settings.ROOT_URLCONF
+    assert found() == []
+
+
+def test_messages_of_checks_can_be_silenced_by_id(settings: Any, call: Call) -> None:
     settings.Q_CLUSTER = CLUSTER | {"workers": 1}
     settings.SILENCED_SYSTEM_CHECKS = ["giftcards.W001"]
     outcome = call("check", tags=[checks.TAG])
     assert outcome == ("System check identified no issues (1 silenced).\n", "", 0)
 
 
-def test_everything_that_is_wrong_is_told_at_once(settings: Any) -> None:
+def test_all_mistakes_are_reported_at_once(settings: Any) -> None:
     settings.GIFTCARDS = {"CURRENCY": 1}
     settings.Q_CLUSTER = {"timeout": 30, "retry": 20, "workers": 1, "orm": "other", "sync": True}
     assert [str(message.id)[-4:] for message in found()] == [
@@ -319,7 +406,7 @@ def test_everything_that_is_wrong_is_told_at_once(settings: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [None, [], "API_KEY"])
-def test_settings_that_are_not_a_dict(settings: Any, value: Any) -> None:
+def test_settings_that_are_not_a_dict_are_an_error(settings: Any, value: Any) -> None:
     settings.GIFTCARDS = value
     assert found() == [
         Error(
@@ -334,12 +421,12 @@ def test_settings_that_are_not_a_dict(settings: Any, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [None, {}, (), []])
-def test_a_cluster_without_options(settings: Any, value: Any) -> None:
+def test_an_empty_q_cluster_is_an_error(settings: Any, value: Any) -> None:
     settings.Q_CLUSTER = value
     assert found() == [NO_CLUSTER]
 
 
-def test_no_cluster(settings: Any) -> None:
+def test_a_missing_q_cluster_is_an_error(settings: Any) -> None:
     del settings.Q_CLUSTER
     assert found() == [NO_CLUSTER]
 
@@ -360,7 +447,9 @@ def test_no_cluster(settings: Any) -> None:
         ("workers", [-1, 1.5, 4.0, "4", [4], float("nan")], "a whole number from 1"),
     ],
 )
-def test_types(settings: Any, option: str, values: list[Any], wanted: str) -> None:
+def test_options_of_q_cluster_of_a_wrong_type_are_errors(
+    settings: Any, option: str, values: list[Any], wanted: str
+) -> None:
     for value in values:
         settings.Q_CLUSTER = CLUSTER | {option: value}
         message = f"Q_CLUSTER[{option!r}] must be {wanted}."
@@ -379,7 +468,7 @@ def test_types(settings: Any, option: str, values: list[Any], wanted: str) -> No
         {"retry": 71},
     ],
 )
-def test_times_in_which_the_loop_runs_once_and_to_its_end(
+def test_times_in_which_the_loop_runs_once_and_to_its_end_are_accepted(
     settings: Any, times: dict[str, Any]
 ) -> None:
     settings.Q_CLUSTER = {"orm": "default", "workers": 2} | times
@@ -387,7 +476,7 @@ def test_times_in_which_the_loop_runs_once_and_to_its_end(
 
 
 @pytest.mark.parametrize("timeout", [0, 1, 60, -2])
-def test_timeouts_that_cut_the_loop_short(settings: Any, timeout: int) -> None:
+def test_a_timeout_that_cuts_the_loop_short_is_an_error(settings: Any, timeout: int) -> None:
     settings.Q_CLUSTER = CLUSTER | {"timeout": timeout, "retry": 10_000}
     (message,) = found()
     assert message.id == "giftcards.E011"
@@ -405,7 +494,7 @@ def test_timeouts_that_cut_the_loop_short(settings: Any, timeout: int) -> None:
         ({"timeout": -1, "retry": 0}, 0, 70, 140),
     ],
 )
-def test_retries_that_run_the_loop_twice(
+def test_a_retry_that_starts_the_loop_twice_is_an_error(
     settings: Any, times: dict[str, Any], retry: int, limit: int, enough: int
 ) -> None:
     settings.Q_CLUSTER = {"orm": "default", "workers": 2} | times
@@ -419,7 +508,7 @@ def test_retries_that_run_the_loop_twice(
     ]
 
 
-def test_the_hints_solve_it_in_one_go(settings: Any) -> None:
+def test_following_all_hints_leaves_no_message(settings: Any) -> None:
     settings.Q_CLUSTER = CLUSTER | {"timeout": 30, "retry": 20}
     hints = " ".join(str(message.hint) for message in found())
     timeout, *retries = map(int, re.findall(r"at least (\d+)", hints))
@@ -437,18 +526,22 @@ def test_the_hints_solve_it_in_one_go(settings: Any) -> None:
         {"mongo": {"host": "127.0.0.1"}},
     ],
 )
-def test_other_brokers_that_repeat_a_task(settings: Any, broker: dict[str, Any]) -> None:
+def test_a_short_retry_is_an_error_with_other_brokers_that_repeat_tasks(
+    settings: Any, broker: dict[str, Any]
+) -> None:
     settings.Q_CLUSTER = {"workers": 2, "timeout": 70, "retry": 70} | broker
     assert [message.id for message in found()] == ["giftcards.E012"]
 
 
 @pytest.mark.parametrize("broker", [{"redis": {"host": "127.0.0.1"}}, {"django_redis": "default"}])
-def test_redis_never_repeats_a_task(settings: Any, broker: dict[str, Any]) -> None:
+def test_a_short_retry_is_no_error_with_redis_which_never_repeats_tasks(
+    settings: Any, broker: dict[str, Any]
+) -> None:
     settings.Q_CLUSTER = {"workers": 2, "timeout": 70} | broker
     assert found() == []
 
 
-def test_how_long_is_long_enough_follows_from_the_request_timeout(settings: Any) -> None:
+def test_the_timeout_that_is_needed_follows_from_the_request_timeout(settings: Any) -> None:
     settings.GIFTCARDS = GIFTCARDS | {"REQUEST_TIMEOUT": 29.9}
     settings.Q_CLUSTER = CLUSTER | {"timeout": 109, "retry": 240}
     (message,) = found()
@@ -459,14 +552,14 @@ def test_how_long_is_long_enough_follows_from_the_request_timeout(settings: Any)
     assert conf.longest_task == pytest.approx(109.8)
 
 
-def test_without_a_request_timeout_the_rest_is_checked(settings: Any) -> None:
+def test_other_options_are_checked_though_the_request_timeout_is_wrong(settings: Any) -> None:
     settings.GIFTCARDS = GIFTCARDS | {"REQUEST_TIMEOUT": 0}
     settings.Q_CLUSTER = CLUSTER | {"timeout": 1, "workers": 1}
     assert [message.id for message in found()] == ["giftcards.E007", "giftcards.W001"]
 
 
 @pytest.mark.parametrize("workers", [{}, {"workers": None}, {"workers": 0}, {"workers": False}])
-def test_without_a_number_of_workers_it_is_that_of_the_processors(
+def test_the_number_of_processors_counts_if_workers_is_not_set(
     settings: Any, monkeypatch: pytest.MonkeyPatch, workers: dict[str, Any]
 ) -> None:
     settings.Q_CLUSTER = {"orm": "default", "timeout": 70, "retry": 140} | workers
@@ -475,7 +568,7 @@ def test_without_a_number_of_workers_it_is_that_of_the_processors(
         assert [message.id for message in found()] == ids
 
 
-def test_the_database_of_the_schedules_is_where_the_router_puts_it(settings: Any) -> None:
+def test_orm_has_to_name_the_database_to_which_schedules_are_routed(settings: Any) -> None:
     settings.DATABASE_ROUTERS = [f"{__name__}.Elsewhere"]
     (message,) = found()
     assert message.id == "giftcards.E014"
@@ -484,10 +577,100 @@ def test_the_database_of_the_schedules_is_where_the_router_puts_it(settings: Any
     assert found() == []
 
 
+def test_orders_routed_to_another_database_are_an_error(settings: Any, call: Call) -> None:
+    settings.DATABASE_ROUTERS = [f"{__name__}.GiftcardsElsewhere"]
+    assert found() == [ROUTED]
+    assert call("check", tags=[checks.TAG]).code == 1
+
+
+def test_orders_read_from_a_replica_are_an_error(settings: Any) -> None:
+    settings.DATABASE_ROUTERS = [f"{__name__}.Replica"]
+    (message,) = found()
+    assert message.id == "giftcards.E019"
+    assert message.msg.startswith("The tables of giftcards are routed to 'replica': ")
+
+
+# The keys and the stored cards
+
+
+LOST_KEY = Error(
+    "Card 3 of order web-1042: This card cannot be opened: none of GIFTCARDS['ENCRYPTION_KEYS']"
+    " fits, or the stored text is damaged.",
+    hint="If a key is missing, put it back into GIFTCARDS['ENCRYPTION_KEYS'], at the end if new"
+    " cards have another key: without it, the codes are lost. If the stored text is another card's,"
+    " somebody has changed rows of the database.",
+    id="giftcards.E020",
+)
+
+
+def receive(reference: str) -> None:
+    order = make_guide_order(reference=reference)
+    record_answers([(claim(order)[0], PARTIAL)], now=timezone.now())
+
+
+def check_database(alias: str = "default") -> list[CheckMessage]:
+    return run_checks(tags=[checks.TAG], databases=[alias])
+
+
+@pytest.mark.django_db
+class TestStoredCards:
+    def test_the_database_of_a_new_shop_gives_no_message(self) -> None:
+        assert check_database() == []
+
+    def test_stored_cards_that_open_give_no_message(self) -> None:
+        receive("web-1042")
+        assert check_database() == []
+
+    def test_stored_cards_that_do_not_open_are_an_error_of_the_database_check(
+        self, settings: Any, call: Call
+    ) -> None:
+        receive("web-1042")
+        settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [OTHER]}
+        newest, oldest = check_database()
+        assert newest == LOST_KEY
+        assert oldest.msg.startswith("Card 1 of order web-1042: This card cannot be opened:")
+        outcome = call("check", databases=["default"])
+        assert (str(LOST_KEY) in outcome.err, outcome.code) == (True, 1)
+        # Only where the database is to be asked.
+        assert call("check").code == 0
+
+    def test_an_older_stored_card_whose_key_was_removed_is_an_error(self, settings: Any) -> None:
+        receive("web-1041")
+        settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [OTHER]}
+        receive("web-1042")
+        [oldest] = check_database()
+        assert oldest.msg.startswith("Card 1 of order web-1041: This card cannot be opened:")
+        settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [OTHER, SEALING]}
+        assert check_database() == []
+
+    def test_cards_in_another_database_are_not_checked(self, settings: Any) -> None:
+        receive("web-1042")
+        settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [OTHER]}
+        assert check_database("queue") == []
+
+    def test_stored_cards_without_usable_keys_give_one_message(self, settings: Any) -> None:
+        receive("web-1042")
+        settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": []}
+        assert [message.id for message in check_database()] == ["giftcards.E003"]
+
+    def test_a_database_without_tables_gives_no_message(self) -> None:
+        def fail(*_: Any) -> None:
+            raise ProgrammingError('relation "giftcards_card" does not exist')
+
+        with connection.execute_wrapper(fail):
+            assert check_database() == []
+
+
+def test_a_new_shop_can_be_migrated(tmp_path: Path) -> None:
+    """``migrate`` asks for the checks of the database first, which has no tables yet."""
+    code, said = manage(tmp_path, "INSTALLED_APPS.append('django_q')\n" + CLUSTER_OK, "migrate")
+    assert (code, "Applying giftcards.0001_initial... OK" in said) == (0, True)
+
+
 # Without django-q2
 
 
-def test_django_q_is_not_installed(settings: Any) -> None:
+def test_without_django_q_installed_there_is_one_error(settings: Any) -> None:
     settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "django_q"]
     # Nothing about its options: there is nobody to read them.
     settings.Q_CLUSTER = {"workers": 1}
@@ -527,11 +710,14 @@ GIFTCARDS = {{"API_KEY": "{KEY}", "ENCRYPTION_KEYS": ["{SEALING}"]}}
 """
 
 
-def check(tmp_path: Path, more: str) -> tuple[int, str]:
-    """What ``manage.py check`` says in a process of its own, of a shop with other settings."""
+CLUSTER_OK = f"Q_CLUSTER = {CLUSTER}\n"
+
+
+def manage(tmp_path: Path, more: str, command: str) -> tuple[int, str]:
+    """What a command says in a process of its own, of a shop with other settings."""
     (tmp_path / "shop_settings.py").write_text(SHOP + more)
     done = subprocess.run(
-        [sys.executable, "-m", "django", "check", "--settings=shop_settings"],
+        [sys.executable, "-m", "django", command, "--settings=shop_settings"],
         env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
         capture_output=True,
         text=True,
@@ -541,7 +727,7 @@ def check(tmp_path: Path, more: str) -> tuple[int, str]:
 
 
 def test_a_shop_that_forgot_django_q_is_told_so(tmp_path: Path) -> None:
-    code, said = check(tmp_path, "")
+    code, said = manage(tmp_path, "", "check")
     assert code == 1
     assert said == (
         "SystemCheckError: System check identified some issues:\n\nERRORS:\n"
@@ -550,7 +736,7 @@ def test_a_shop_that_forgot_django_q_is_told_so(tmp_path: Path) -> None:
 
 
 def test_a_shop_that_forgot_q_cluster_is_told_so(tmp_path: Path) -> None:
-    code, said = check(tmp_path, "INSTALLED_APPS.append('django_q')\n")
+    code, said = manage(tmp_path, "INSTALLED_APPS.append('django_q')\n", "check")
     assert code == 1
     assert str(NO_CLUSTER) in said
     assert "Traceback" not in said
@@ -569,12 +755,12 @@ def documented_cluster() -> dict[str, Any]:
     return cluster
 
 
-def test_the_documented_cluster_is_right(settings: Any) -> None:
+def test_the_q_cluster_of_the_documentation_gives_no_message(settings: Any) -> None:
     settings.Q_CLUSTER = documented_cluster()
     assert found() == []
 
 
-def test_every_id_is_documented() -> None:
+def test_every_check_id_is_documented() -> None:
     rows = re.findall(r"^\| `(giftcards\.[EW]\d{3})` \|", DOCS.read_text(), re.MULTILINE)
     assert rows == sorted(IDS)
 

@@ -36,6 +36,10 @@ PROPERTIES = {
     "SEND_TIMEOUT": "send_timeout",
     "PROOF_OF_ABSENCE": "proof_of_absence",
     "CURRENCY": "currency",
+    "HOLD_ABOVE_SALE_PRICE": "hold_above_sale_price",
+    "PRICE_MAX_AGE": "price_max_age",
+    "REAUTHENTICATE": "reauthenticate",
+    "REVEALS_PER_HOUR": "reveals_per_hour",
 }
 NUMBERS = {
     "POLL_INTERVAL": (0.1, 60, "a number from 0.1 to 60"),
@@ -45,7 +49,10 @@ NUMBERS = {
     "REQUEST_TIMEOUT": (0.1, 30, "a number from 0.1 to 30"),
     "SEND_TIMEOUT": (1, 604_800, "a number from 1 to 604800"),
     "PROOF_OF_ABSENCE": (1, 86_400, "a number from 1 to 86400"),
+    "PRICE_MAX_AGE": (1, 86_400, "a number from 1 to 86400"),
+    "REVEALS_PER_HOUR": (1, 10_000, "a whole number from 1 to 10000"),
 }
+WHOLE = {name for name, (*_, wanted) in NUMBERS.items() if "whole" in wanted}
 PASTE = "Paste the key from the provider's dashboard as one line, without spaces."
 HOST_ONLY = "Give scheme and host only, such as https://api.oneclickdz.com."
 GENERATE = "Run `manage.py giftcards_generate_key` and put what it prints into the list."
@@ -81,7 +88,7 @@ def assert_refused(setting: str, kind: str, message: str, hint: str) -> None:
 # What is right
 
 
-def test_defaults() -> None:
+def test_settings_that_are_not_given_have_their_defaults() -> None:
     assert list(problems()) == []
     assert {name: getattr(conf, name) for name in PROPERTIES.values()} == {
         "api_key": KEY,
@@ -95,11 +102,15 @@ def test_defaults() -> None:
         "send_timeout": 3600.0,
         "proof_of_absence": 120.0,
         "currency": "DZD",
+        "hold_above_sale_price": True,
+        "price_max_age": 600.0,
+        "reauthenticate": None,
+        "reveals_per_hour": 30,
     }
     require(*PROPERTIES)
 
 
-def test_settings_are_read_when_they_are_asked_for(settings: Any) -> None:
+def test_settings_are_read_each_time_they_are_used(settings: Any) -> None:
     change(settings, POLL_INTERVAL=2, CURRENCY="EUR", BASE_URL="https://provider.example/")
     assert conf.poll_interval == 2.0
     assert conf.currency == "EUR"
@@ -122,7 +133,7 @@ def test_the_longest_task_is_the_loop_and_one_order_half_sent(
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_numbers_may_be_as_small_and_as_large_as_their_range(settings: Any, name: str) -> None:
+def test_numbers_at_the_ends_of_their_range_are_accepted(settings: Any, name: str) -> None:
     for value in NUMBERS[name][:2]:
         change(settings, **{name: value})
         assert list(problems()) == []
@@ -130,8 +141,8 @@ def test_numbers_may_be_as_small_and_as_large_as_their_range(settings: Any, name
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_numbers_come_out_in_one_type(settings: Any, name: str) -> None:
-    wanted = int if name == "REQUESTS_PER_MINUTE" else float
+def test_numbers_are_converted_to_one_type(settings: Any, name: str) -> None:
+    wanted = int if name in WHOLE else float
     change(settings, **{name: 7})
     assert type(getattr(conf, PROPERTIES[name])) is wanted
 
@@ -151,13 +162,13 @@ def test_numbers_come_out_in_one_type(settings: Any, name: str) -> None:
         "http://[::1]:8378",
     ],
 )
-def test_base_urls_that_are_taken(settings: Any, url: str) -> None:
+def test_valid_base_urls_are_accepted(settings: Any, url: str) -> None:
     change(settings, BASE_URL=url)
     assert list(problems()) == []
     assert conf.base_url == url.rstrip("/")
 
 
-def test_keys_may_be_a_tuple_and_are_those_that_fernet_takes(settings: Any) -> None:
+def test_encryption_keys_may_be_a_tuple_of_fernet_keys(settings: Any) -> None:
     keys = tuple(Fernet.generate_key().decode() for _ in range(200))
     change(settings, ENCRYPTION_KEYS=keys)
     assert list(problems()) == []
@@ -175,7 +186,7 @@ def test_keys_may_be_a_tuple_and_are_those_that_fernet_takes(settings: Any) -> N
         ("ENCRYPTION_KEYS", GENERATE),
     ],
 )
-def test_missing(settings: Any, name: str, hint: str, blank: Any) -> None:
+def test_missing_settings_are_named(settings: Any, name: str, hint: str, blank: Any) -> None:
     message = f"GIFTCARDS[{name!r}] is not set."
     change(settings, **{name: blank})
     assert_refused(name, f"no_{name.lower()}", message, hint)
@@ -183,14 +194,14 @@ def test_missing(settings: Any, name: str, hint: str, blank: Any) -> None:
     assert_refused(name, f"no_{name.lower()}", message, hint)
 
 
-def test_both_missing_where_there_are_no_settings_at_all(settings: Any) -> None:
+def test_without_giftcards_settings_both_required_ones_are_missing(settings: Any) -> None:
     del settings.GIFTCARDS
     assert [problem.kind for problem in problems()] == ["no_api_key", "no_encryption_keys"]
     assert conf.currency == "DZD"
 
 
 @pytest.mark.parametrize("value", [None, [], [("API_KEY", KEY)], "", KEY, 0])
-def test_not_a_dict(settings: Any, value: Any) -> None:
+def test_giftcards_settings_that_are_not_a_dict_are_refused(settings: Any, value: Any) -> None:
     settings.GIFTCARDS = value
     message, hint = "GIFTCARDS must be a dict.", "See the settings page of the documentation."
     assert list(problems()) == [Problem("", "type", message, hint)]
@@ -202,7 +213,9 @@ def test_not_a_dict(settings: Any, value: Any) -> None:
 
 
 @pytest.mark.parametrize(("name", "shown"), [("API-KEY", "API-KEY"), ("", ""), (5, "5")])
-def test_unknown_settings_disturb_no_other(settings: Any, name: Any, shown: str) -> None:
+def test_an_unknown_setting_is_reported_and_disturbs_no_other(
+    settings: Any, name: Any, shown: str
+) -> None:
     settings.GIFTCARDS = MINIMUM | {name: 1}
     assert list(problems()) == [
         Problem(
@@ -211,7 +224,8 @@ def test_unknown_settings_disturb_no_other(settings: Any, name: Any, shown: str)
             f"GIFTCARDS has a setting {shown!r} that does not exist.",
             "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
             " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
-            " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY.",
+            " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY, HOLD_ABOVE_SALE_PRICE, PRICE_MAX_AGE,"
+            " REAUTHENTICATE, REVEALS_PER_HOUR.",
         )
     ]
     require(*PROPERTIES)
@@ -219,7 +233,7 @@ def test_unknown_settings_disturb_no_other(settings: Any, name: Any, shown: str)
 
 
 @pytest.mark.parametrize("value", [0, False, 5, b"bytes", ["a"], {}])
-def test_the_api_key_is_a_text(settings: Any, value: Any) -> None:
+def test_an_api_key_that_is_no_text_is_refused(settings: Any, value: Any) -> None:
     change(settings, API_KEY=value)
     assert_refused("API_KEY", "type", "GIFTCARDS['API_KEY'] must be a text.", PASTE)
 
@@ -227,14 +241,14 @@ def test_the_api_key_is_a_text(settings: Any, value: Any) -> None:
 @pytest.mark.parametrize(
     "value", [" ", f"{KEY} ", f" {KEY}", f"{KEY}\n", f"{KEY}\r\nX: 1", "a\tb", "clé", "a\0", "\x7f"]
 )
-def test_the_api_key_fits_into_a_header(settings: Any, value: str) -> None:
+def test_an_api_key_that_does_not_fit_into_a_header_is_refused(settings: Any, value: str) -> None:
     change(settings, API_KEY=value)
     message = "GIFTCARDS['API_KEY'] is not usable as an HTTP header."
     assert_refused("API_KEY", "api_key", message, PASTE)
 
 
 @pytest.mark.parametrize("value", [None, 5, b"https://api.oneclickdz.com", ["https://a.example"]])
-def test_the_base_url_is_a_text(settings: Any, value: Any) -> None:
+def test_a_base_url_that_is_no_text_is_refused(settings: Any, value: Any) -> None:
     change(settings, BASE_URL=value)
     assert_refused("BASE_URL", "type", "GIFTCARDS['BASE_URL'] must be a text.", HOST_ONLY)
 
@@ -272,7 +286,7 @@ def test_the_base_url_is_a_text(settings: Any, value: Any) -> None:
         "http://192.0.2.7/v3",
     ],
 )
-def test_the_base_url_is_an_address(settings: Any, value: str) -> None:
+def test_a_base_url_that_is_no_address_of_a_host_is_refused(settings: Any, value: str) -> None:
     change(settings, BASE_URL=value)
     message = "GIFTCARDS['BASE_URL'] is not the address of an HTTP service."
     assert_refused("BASE_URL", "base_url", message, HOST_ONLY)
@@ -290,7 +304,9 @@ def test_the_base_url_is_an_address(settings: Any, value: str) -> None:
         "http://[2001:db8::1]",
     ],
 )
-def test_secrets_are_not_sent_in_the_clear(settings: Any, value: str) -> None:
+def test_an_unencrypted_base_url_is_refused_except_for_this_machine(
+    settings: Any, value: str
+) -> None:
     change(settings, BASE_URL=value)
     assert_refused(
         "BASE_URL",
@@ -301,14 +317,14 @@ def test_secrets_are_not_sent_in_the_clear(settings: Any, value: str) -> None:
 
 
 @pytest.mark.parametrize("value", [NEW, NEW.encode(), {NEW}, {NEW: 1}, 5, False])
-def test_the_encryption_keys_are_a_list(settings: Any, value: Any) -> None:
+def test_encryption_keys_that_are_no_list_are_refused(settings: Any, value: Any) -> None:
     change(settings, ENCRYPTION_KEYS=value)
     message = "GIFTCARDS['ENCRYPTION_KEYS'] must be a list of Fernet keys."
     assert_refused("ENCRYPTION_KEYS", "type", message, GENERATE)
 
 
 @pytest.mark.parametrize("value", [OLD.encode(), None, 5])
-def test_every_encryption_key_is_a_text(settings: Any, value: Any) -> None:
+def test_an_encryption_key_that_is_no_text_is_refused(settings: Any, value: Any) -> None:
     change(settings, ENCRYPTION_KEYS=[NEW, value])
     message = "Key 2 of GIFTCARDS['ENCRYPTION_KEYS'] must be a text."
     assert_refused("ENCRYPTION_KEYS", "type", message, GENERATE)
@@ -332,13 +348,13 @@ def test_every_encryption_key_is_a_text(settings: Any, value: Any) -> None:
         base64.urlsafe_b64encode(bytes(range(33))).decode(),
     ],
 )
-def test_every_encryption_key_is_a_fernet_key(settings: Any, value: str) -> None:
+def test_an_encryption_key_that_is_no_fernet_key_is_refused(settings: Any, value: str) -> None:
     change(settings, ENCRYPTION_KEYS=[NEW, value])
     message = "Key 2 of GIFTCARDS['ENCRYPTION_KEYS'] is not a Fernet key."
     assert_refused("ENCRYPTION_KEYS", "encryption_key", message, GENERATE)
 
 
-def test_a_key_is_there_once_however_it_is_written(settings: Any) -> None:
+def test_an_encryption_key_given_twice_is_refused_however_it_is_written(settings: Any) -> None:
     # The last character before the padding has four bits to spare.
     again = OLD[:-2] + chr(ord(OLD[-2]) + 1) + "="
     assert base64.urlsafe_b64decode(again) == base64.urlsafe_b64decode(OLD)
@@ -353,7 +369,7 @@ SECRET_KEY = "a secret key of more than thirty-two characters"
 
 @pytest.mark.parametrize("secret_key", [SECRET_KEY, SECRET_KEY.encode()])
 @pytest.mark.parametrize("recipe", [lambda key: key[:32], lambda key: hashlib.sha256(key).digest()])
-def test_the_sealing_key_is_not_made_from_the_secret_key(
+def test_a_sealing_key_made_from_the_secret_key_is_refused(
     settings: Any, recipe: Any, secret_key: Any
 ) -> None:
     settings.SECRET_KEY = secret_key
@@ -380,24 +396,24 @@ def test_settings_can_be_checked_before_there_is_a_secret_key(settings: Any) -> 
     "value", [None, "", "5", b"5", True, False, [], {}, 5j, Decimal(5), object()]
 )
 @pytest.mark.parametrize("name", NUMBERS)
-def test_numbers_are_numbers(settings: Any, name: str, value: Any) -> None:
+def test_numbers_of_a_wrong_type_are_refused(settings: Any, name: str, value: Any) -> None:
     change(settings, **{name: value})
     message = f"GIFTCARDS[{name!r}] must be {NUMBERS[name][2]}."
     assert_refused(name, "type", message, CORRECT)
 
 
 @pytest.mark.parametrize("value", [60.0, 0.5, float("nan"), float("inf")])
-def test_whole_numbers_are_whole(settings: Any, value: float) -> None:
+def test_whole_numbers_given_as_fractions_are_refused(settings: Any, value: float) -> None:
     change(settings, REQUESTS_PER_MINUTE=value)
     message = "GIFTCARDS['REQUESTS_PER_MINUTE'] must be a whole number from 1 to 6000."
     assert_refused("REQUESTS_PER_MINUTE", "type", message, CORRECT)
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_numbers_keep_to_their_range(settings: Any, name: str) -> None:
+def test_numbers_outside_their_range_are_refused(settings: Any, name: str) -> None:
     minimum, maximum, wanted = NUMBERS[name]
     values = [-1, minimum - 1, maximum + 1, 10**400]
-    if name != "REQUESTS_PER_MINUTE":
+    if name not in WHOLE:
         values += [-0.01, minimum - 0.01, maximum + 0.01, 1e308]
         values += [float("nan"), float("inf"), float("-inf")]
     if minimum > 0:
@@ -408,22 +424,34 @@ def test_numbers_keep_to_their_range(settings: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 5, b"DZD", ["DZD"]])
-def test_the_currency_is_a_text(settings: Any, value: Any) -> None:
+def test_a_currency_that_is_no_text_is_refused(settings: Any, value: Any) -> None:
     change(settings, CURRENCY=value)
     assert_refused("CURRENCY", "type", "GIFTCARDS['CURRENCY'] must be a text.", DINAR)
 
 
 @pytest.mark.parametrize("value", ["", "DA", "dzd", "DINAR", "D2D", "دزد", "DZD ", "D D", "ÉUR"])
-def test_the_currency_is_a_code(settings: Any, value: str) -> None:
+def test_a_currency_that_is_no_code_is_refused(settings: Any, value: str) -> None:
     change(settings, CURRENCY=value)
     message = "GIFTCARDS['CURRENCY'] must be a code of three capital letters."
     assert_refused("CURRENCY", "currency", message, DINAR)
 
 
+@pytest.mark.parametrize("value", [None, 0, 1, "", "False", "no", []])
+def test_a_switch_that_is_not_true_or_false_is_refused(settings: Any, value: Any) -> None:
+    change(settings, HOLD_ABOVE_SALE_PRICE=value)
+    message = "GIFTCARDS['HOLD_ABOVE_SALE_PRICE'] must be True or False."
+    assert_refused("HOLD_ABOVE_SALE_PRICE", "type", message, "Write it without quotes.")
+
+
+def test_a_switch_in_the_settings_can_be_off(settings: Any) -> None:
+    change(settings, HOLD_ABOVE_SALE_PRICE=False)
+    assert conf.hold_above_sale_price is False
+
+
 # What is asked for, and what is told
 
 
-def test_everything_that_is_wrong_is_told_at_once(settings: Any) -> None:
+def test_all_mistakes_in_the_settings_are_reported_at_once(settings: Any) -> None:
     settings.GIFTCARDS = {"API_KEY": "a b", "NEW": 1, "CURRENCY": "", "POLL_INTERVAL": 0}
     assert [(problem.setting, problem.kind) for problem in problems()] == [
         ("NEW", "unknown"),
@@ -437,12 +465,12 @@ def test_everything_that_is_wrong_is_told_at_once(settings: Any) -> None:
     require("BASE_URL", "POLL_TIMEOUT")
 
 
-def test_requiring_what_does_not_exist_is_a_mistake_of_ours() -> None:
+def test_requiring_a_setting_that_does_not_exist_raises_key_error() -> None:
     with pytest.raises(KeyError):
         require("API_KEYS")
 
 
-def test_no_secret_is_ever_told(settings: Any) -> None:
+def test_no_problem_with_the_settings_tells_a_secret(settings: Any) -> None:
     half = OLD[:20]
     told = ""
     for values in (
@@ -463,10 +491,29 @@ def test_no_secret_is_ever_told(settings: Any) -> None:
     assert half not in told
 
 
-def test_importing_it_needs_no_settings() -> None:
+def test_importing_the_settings_module_needs_no_settings() -> None:
     code = (
         "import giftcards.conf, giftcards.checks, giftcards.apps, sys;"
         "assert not {'giftcards.models', 'django_q'} & set(sys.modules)"
     )
     command = [sys.executable, "-W", "error", "-c", code]
     subprocess.run(command, cwd=ROOT, env={}, check=True, timeout=60)
+
+
+def test_secret_settings_have_a_masked_repr(settings: Any) -> None:
+    assert conf.api_key == settings.GIFTCARDS["API_KEY"]
+    assert list(conf.encryption_keys) == list(settings.GIFTCARDS["ENCRYPTION_KEYS"])
+    assert {repr(secret) for secret in (conf.api_key, *conf.encryption_keys)} == {"<masked>"}
+
+
+@pytest.mark.parametrize("value", [None, True, 5, b"prove", ["prove"]])
+def test_a_page_for_proving_that_is_no_text_is_refused(settings: Any, value: Any) -> None:
+    change(settings, REAUTHENTICATE=value)
+    message = "GIFTCARDS['REAUTHENTICATE'] must be a text."
+    hint = "Give the name of a URL, such as 'staff:prove'."
+    assert_refused("REAUTHENTICATE", "type", message, hint)
+
+
+def test_a_page_for_proving_is_named(settings: Any) -> None:
+    change(settings, REAUTHENTICATE="staff:prove")
+    assert conf.reauthenticate == "staff:prove"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from giftcards.simulator import Simulator
 
@@ -22,7 +25,9 @@ KEY = "a-key-of-the-provider"
 
 
 class Demo:
-    """A running demo, with a database of its own."""
+    """A running demo, with a folder of its own, in an environment that names another database."""
+
+    count = 0
 
     def __init__(self, folder: Path, *arguments: str, **more: str) -> None:
         # Its processes inherit the mark and so can be told from all others.
@@ -33,15 +38,17 @@ class Demo:
             if not name.startswith(("GIFTCARDS_", "DJANGO_", "COVERAGE_", "COV_"))
         }
         environment |= {
-            "DATABASE_URL": f"sqlite:///{folder / 'demo.sqlite3'}",
+            "DATABASE_URL": f"sqlite:///{folder / 'of-the-shop.sqlite3'}",
             "DEMO_TEST": str(folder),
+            "EXAMPLE_DIR": str(folder / "files"),
             # The demo has to be readable where nothing but ASCII is.
             "LC_ALL": "C",
             "PYTHONIOENCODING": "ascii",
             "PYTHONUNBUFFERED": "1",
             "PYTHONUTF8": "0",
         } | more
-        self._output = (folder / "output").open("wb")
+        Demo.count += 1
+        self._output = (folder / f"output-{Demo.count}").open("wb")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "example_project.demo", *arguments],
             cwd=ROOT,
@@ -55,7 +62,8 @@ class Demo:
         self.process.kill()
         self.process.wait()
         for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may end by itself meanwhile
+                os.kill(pid, signal.SIGKILL)
         self._output.close()
 
     @property
@@ -97,23 +105,42 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
         demo.close()
 
 
-def test_once(start: Callable[..., Demo]) -> None:
+def orders_in(database: Path) -> list[tuple[str, str]]:
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT reference, problems FROM giftcards_order ORDER BY id")
+        return [(reference[-7:], problems) for reference, problems in rows]
+
+
+def test_the_demo_with_once_ends_when_the_orders_have_settled(
+    start: Callable[..., Demo], tmp_path: Path
+) -> None:
     demo = start("--once")
     assert demo.process.wait(timeout=120) == 0, demo.output
     breakdowns = re.sub(r"demo-\d{4}-\d{6}-", "", demo.output.partition("Refund breakdown")[2])
-    assert breakdowns == (
-        ", in DZD:\n"
-        "  refund: ordered 980.00 = charged 0.00 + refunded 980.00 (2 of 2 cards refunded)\n"
-        "  partial: ordered 1960.00 = charged 980.00 + refunded 980.00 (2 of 4 cards refunded)\n"
-        "  ordinary: ordered 980.00 = charged 980.00 + refunded 0.00 (0 of 2 cards refunded)\n"
-        "  larger: ordered 12250.00 = charged 12250.00 + refunded 0.00 (0 of 25 cards refunded)\n"
-        "\n"
-    )
+    assert [line.split() for line in breakdowns.splitlines()] == [
+        [",", "in", "DZD:"],
+        ["ordered", "=", "charged", "+", "refunded", "cards", "refunded"],
+        ["refund", "980.00", "=", "0.00", "+", "980.00", "2", "of", "2"],
+        ["partial", "1960.00", "=", "980.00", "+", "980.00", "2", "of", "4"],
+        ["ordinary", "980.00", "=", "980.00", "+", "0.00", "0", "of", "2"],
+        ["larger", "12250.00", "=", "12250.00", "+", "0.00", "0", "of", "25"],
+        [],
+    ]
     assert re.search(r"http://127.0.0.1:\d+/  \(user admin, password \S+\)", demo.output)
+    table = demo.output[demo.output.index("reference") :]
+    assert max(map(len, table.splitlines())) < 80
     assert demo.processes() == {}
+    # What it has made is its owner's alone, and the shop's database was never opened.
+    files = tmp_path / "files"
+    assert {path.name for path in files.iterdir()} >= {"demo.sqlite3", "encryption-keys", "lock"}
+    assert {path.stat().st_mode & 0o777 for path in files.iterdir()} == {0o600}
+    assert files.stat().st_mode & 0o777 == 0o700
+    assert not (tmp_path / "of-the-shop.sqlite3").exists()
 
 
-def test_stopped_while_orders_are_open(start: Callable[..., Demo]) -> None:
+def test_the_demo_stopped_while_orders_are_open_leaves_no_process(
+    start: Callable[..., Demo],
+) -> None:
     demo = start()
     demo.wait_until(lambda: "HANDLING" in demo.output)
     assert len(demo.processes()) > 3
@@ -123,7 +150,52 @@ def test_stopped_while_orders_are_open(start: Callable[..., Demo]) -> None:
     assert demo.processes() == {}
 
 
-def test_a_process_that_ends_by_itself(start: Callable[..., Demo]) -> None:
+def test_a_demo_after_a_killed_one_starts_afresh_and_a_third_is_refused(
+    start: Callable[..., Demo], tmp_path: Path
+) -> None:
+    killed = start()
+    killed.wait_until(lambda: "HANDLING" in killed.output)
+    killed.process.kill()
+    killed.process.wait()
+    # Nobody is left to stop its processes.
+    give_up_at = time.monotonic() + 20
+    while killed.processes():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+
+    demo = start()
+    demo.wait_until(lambda: "HANDLING" in demo.output)
+    assert orders_in(tmp_path / "files" / "demo.sqlite3") == [
+        ("-refund", "[]"),
+        ("partial", "[]"),
+        ("rdinary", "[]"),
+        ("-larger", "[]"),
+    ]
+
+    other = start()
+    assert other.process.wait(timeout=30) == 1
+    assert other.output == (
+        f"Another demo is running in this checkout (process {demo.process.pid})."
+        " Stop it with Ctrl-C in its terminal first.\n"
+    )
+    assert demo.process.poll() is None
+
+
+def test_the_site_of_the_demo_shows_its_pages_without_debug(start: Callable[..., Demo]) -> None:
+    demo = start()
+    demo.wait_until(lambda: "password" in demo.output)
+    found = re.search(r"http://127.0.0.1:\d+/", demo.output)
+    assert found
+    assert requests.get(f"{found[0]}admin/login/", timeout=10).status_code == 200
+    style = requests.get(f"{found[0]}static/admin/css/base.css", timeout=10)
+    assert style.headers["Content-Type"].startswith("text/css")
+    missing = requests.get(f"{found[0]}missing", timeout=10)
+    assert (missing.status_code, "DEBUG" in missing.text) == (404, False)
+
+
+def test_the_demo_ends_if_one_of_its_processes_ends_by_itself(
+    start: Callable[..., Demo], tmp_path: Path
+) -> None:
     demo = start()
 
     def sites() -> list[int]:
@@ -132,12 +204,24 @@ def test_a_process_that_ends_by_itself(start: Callable[..., Demo]) -> None:
     demo.wait_until(lambda: bool(sites()))
     os.kill(sites()[0], signal.SIGKILL)
     assert demo.process.wait(timeout=30) == 1, demo.output
-    log = ROOT / ".demo" / "site.log"
+    log = tmp_path / "files" / "site.log"
     assert demo.output.endswith(f"\nThe site ended by itself; {log} says why.\n")
     assert demo.processes() == {}
 
 
-def test_with_a_key_it_talks_to_the_provider(start: Callable[..., Demo]) -> None:
+def test_the_demo_makes_up_no_secrets_for_the_provider(
+    start: Callable[..., Demo], tmp_path: Path
+) -> None:
+    demo = start(GIFTCARDS_API_KEY=KEY)
+    assert demo.process.wait(timeout=30) == 1
+    assert demo.output == (
+        "\nDJANGO_SECRET_KEY is not set, and GIFTCARDS['BASE_URL'] is https://api.oneclickdz.com."
+        " The example project makes up secrets for the simulator only.\n"
+    )
+    assert [path.name for path in (tmp_path / "files").iterdir()] == ["lock"]
+
+
+def test_the_demo_with_a_key_uses_the_provider_and_no_simulator(start: Callable[..., Demo]) -> None:
     with Simulator(delay=(0, 1), keys=[KEY]) as provider:
         demo = start("--once", GIFTCARDS_API_KEY=KEY, GIFTCARDS_BASE_URL=provider.url)
         demo.wait_until(lambda: "HANDLING" in demo.output)
@@ -149,7 +233,7 @@ def test_with_a_key_it_talks_to_the_provider(start: Callable[..., Demo]) -> None
     assert demo.processes() == {}
 
 
-def test_with_a_key_that_spends_money_it_orders_nothing(start: Callable[..., Demo]) -> None:
+def test_the_demo_with_a_production_key_orders_nothing(start: Callable[..., Demo]) -> None:
     with Simulator(keys=[KEY], key_type="PRODUCTION") as provider:
         demo = start(GIFTCARDS_API_KEY=KEY, GIFTCARDS_BASE_URL=provider.url)
         assert demo.process.wait(timeout=60) == 1

@@ -10,24 +10,26 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.apps import apps
 from django.conf import global_settings
+from django.contrib.admin import site
 from django.contrib.auth.models import Permission
 from django.core.management import get_commands, load_command_class
 from django.core.management.base import BaseCommand
 
-from giftcards import checks, conf, exceptions, signals
+from giftcards import checks, conf, exceptions, fulfilment, signals
 from giftcards.management.base import order_as_dict
 from giftcards.models import Card, Order, ProviderState, StatusChange
+from giftcards.problems import PARAMETERS, WORDINGS, Kind
 from giftcards.refunds import RefundBreakdown
 from giftcards.simulator import SPECIAL_TYPES, Simulator
 from giftcards.statuses import MOVES, Status
-from tests.builders import make_order
+from tests.builders import make_guide_order
 from tests.conftest import Call
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +43,8 @@ MODULES = sorted(
     path for path in (ROOT / "giftcards").rglob("*.py") if path.parts[-2] != "migrations"
 )
 
+FENCED = re.compile(r"^(```|:::).*?^\1$", re.DOTALL | re.MULTILINE)
+
 every_page = pytest.mark.parametrize("page", sorted(PAGES))
 
 
@@ -50,11 +54,12 @@ def page(name: str) -> str:
 
 def section(text: str, heading: str) -> str:
     """What stands under a heading, with what stands under its subheadings."""
-    found = re.search(rf"^(#+) {re.escape(heading)}\n", text, re.MULTILINE)
+    # In code, such a line is a comment.
+    prose = FENCED.sub(lambda block: re.sub(r"\S", " ", block[0]), text)
+    found = re.search(rf"^(#+) {re.escape(heading)}\n", prose, re.MULTILINE)
     assert found, f"There is no heading {heading!r}."
-    rest = text[found.end() :]
-    end = re.search(rf"^#{{1,{len(found[1])}}} ", rest, re.MULTILINE)
-    return rest[: end.start()] if end else rest
+    end = re.compile(rf"^#{{1,{len(found[1])}}} ", re.MULTILINE).search(prose, found.end())
+    return text[found.end() : end.start() if end else None]
 
 
 def rows(text: str) -> list[list[str]]:
@@ -67,8 +72,7 @@ def rows(text: str) -> list[list[str]]:
 
 def code(text: str) -> list[str]:
     """What stands between backticks in running text."""
-    prose = re.sub(r"^(```|:::).*?^\1$", "", text, flags=re.DOTALL | re.MULTILINE)
-    return re.findall(r"`([^`\n]+)`", prose)
+    return re.findall(r"`([^`\n]+)`", FENCED.sub("", text))
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -110,8 +114,14 @@ def test_every_command_and_option_is_documented(command: str) -> None:
 @every_page
 def test_every_command_that_is_named_exists(page: str) -> None:
     tables = {model._meta.db_table for model in apps.get_app_config("giftcards").get_models()}
-    named = set(re.findall(r"\bgiftcards_[a-z_]+\b", PAGES[page]))
+    named = set(re.findall(r"(?<!admin:)\bgiftcards_[a-z_]+\b", PAGES[page]))
     assert named <= {*COMMANDS, *tables}
+
+
+@every_page
+def test_every_page_of_the_admin_that_is_named_exists(page: str) -> None:
+    urls = {pattern.name for pattern in site._registry[Order].urls}
+    assert set(re.findall(r"admin:(giftcards_[a-z_]+)\b", PAGES[page])) <= urls
 
 
 @every_page
@@ -127,7 +137,7 @@ def test_every_command_line_has_options_that_exist(page: str) -> None:
             assert options_in(line) <= options_of(command)
 
 
-def test_the_arguments_of_placing_are_named() -> None:
+def test_the_arguments_of_giftcards_place_are_named() -> None:
     text = section(page("commands"), "giftcards_place")
     assert "product, type and quantity" in text.replace("\n", " ")
 
@@ -136,17 +146,17 @@ def test_the_arguments_of_placing_are_named() -> None:
 
 
 @pytest.mark.django_db
-def test_the_order_as_json_has_the_keys_that_are_shown() -> None:
+def test_the_documented_json_of_an_order_has_the_keys_that_are_printed() -> None:
     [shown] = blocks(section(page("commands"), "An order as JSON"), "json")
     documented = json.loads(shown)
-    printed = order_as_dict(make_order(Status.PARTIALLY_FILLED))
+    printed = order_as_dict(make_guide_order(Status.PARTIALLY_FILLED))
     assert list(documented) == list(printed)
     assert list(documented["refund"]) == list(printed["refund"])
     assert list(printed["refund"]) == [*RefundBreakdown.__dataclass_fields__]
 
 
 @pytest.mark.django_db
-def test_the_overview_as_json_has_the_keys_that_are_shown(call: Call) -> None:
+def test_the_documented_json_of_the_overview_has_the_keys_that_are_printed(call: Call) -> None:
     [shown] = blocks(section(page("commands"), "The overview as JSON"), "json")
     documented = json.loads(shown)
     printed = json.loads(call("giftcards_status", "--json").out)
@@ -156,7 +166,7 @@ def test_the_overview_as_json_has_the_keys_that_are_shown(call: Call) -> None:
 
 
 @pytest.mark.django_db
-def test_the_result_of_a_sweep_has_the_keys_that_are_shown(call: Call) -> None:
+def test_the_documented_json_of_a_sweep_has_the_keys_that_are_printed(call: Call) -> None:
     [shown] = re.findall(r'`(\{"sent".*?\})`', page("commands"))
     assert list(json.loads(shown)) == list(json.loads(call("giftcards_poll", "--json").out))
 
@@ -168,7 +178,8 @@ def test_every_setting_is_documented_with_its_default() -> None:
     documented = {row[0].strip("`"): row[1] for row in rows(section(page("settings"), "GIFTCARDS"))}
     assert list(documented) == list(conf._SPECS)
     for name, spec in conf._SPECS.items():
-        expected = "**required**" if spec.required else f"`{json.dumps(spec.default)}`"
+        default = repr(spec.default).replace("'", '"')
+        expected = "**required**" if spec.required else f"`{default}`"
         assert documented[name] == expected
 
 
@@ -179,13 +190,74 @@ def test_every_check_is_documented() -> None:
     assert set(documented) == set(re.findall(r"giftcards\.[EW]\d{3}", source))
 
 
+# A word of each check: in its message, in its row of the settings page, and wherever it is named.
+CHECKS = {
+    "giftcards.E001": "API_KEY",
+    "giftcards.E002": "API_KEY",
+    "giftcards.E003": "ENCRYPTION_KEYS",
+    "giftcards.E004": "encryption key",
+    "giftcards.E005": "GIFTCARDS",
+    "giftcards.E006": "type",
+    "giftcards.E007": "range",
+    "giftcards.E008": "BASE_URL",
+    "giftcards.E009": "BASE_URL",
+    "giftcards.E010": "django-q2",
+    "giftcards.E011": "timeout",
+    "giftcards.E012": "retry",
+    "giftcards.E013": "Q_CLUSTER",
+    "giftcards.E014": "orm",
+    "giftcards.E015": "Q_CLUSTER",
+    "giftcards.E016": "twice",
+    "giftcards.E017": "SECRET_KEY",
+    "giftcards.E018": "CURRENCY",
+    "giftcards.E019": "replica",
+    "giftcards.E020": "card",
+    "giftcards.E021": "REAUTHENTICATE",
+    "giftcards.W001": "worker",
+    "giftcards.W002": "sync",
+    "giftcards.W003": "broker",
+    "giftcards.W004": "scheduler",
+    "giftcards.W005": "password",
+}
+
+
+def checks_in_code() -> dict[str, str]:
+    """The texts of each check that ``checks.py`` words itself, by id."""
+    found = {}
+    for node in ast.walk(ast.parse(inspect.getsource(checks))):
+        if isinstance(node, ast.Call):
+            ids = [word.value for word in node.keywords if word.arg == "id"]
+            if ids and isinstance(ids[0], ast.Constant):
+                found[str(ids[0].value)] = ast.unparse(node)
+    return found
+
+
+def test_every_check_means_in_the_settings_what_its_message_says() -> None:
+    described = {
+        row[0].strip("`"): " ".join(row[1:])
+        for row in rows(section(page("settings"), "System checks"))
+    }
+    assert described.keys() == CHECKS.keys()
+    for name, word in CHECKS.items():
+        assert word in described[name], name
+        assert word in checks_in_code().get(name, word), name
+
+
+@every_page
+def test_every_check_is_named_beside_what_it_is_about(page: str) -> None:
+    for paragraph in re.split(r"\n\s*\n|\n(?=\|)", PAGES[page]):
+        for name in re.findall(r"giftcards\.[EW]\d{3}", paragraph):
+            assert CHECKS[name] in paragraph, name
+
+
 @every_page
 def test_every_setting_status_and_variable_that_is_named_exists(page: str) -> None:
     text = PAGES[page]
     named = {word for word in code(text) if re.fullmatch(r"[A-Z][A-Z0-9_]+", word)}
     named |= set(re.findall(r"GIFTCARDS\[[\"'](\w+)[\"']\]", text))
     files = [*MODULES, *(ROOT / "example_project").rglob("*.py"), ROOT / "Makefile"]
-    files += [ROOT / "tests" / "conftest.py", *(ROOT / "tests" / "benchmarks").glob("*.py")]
+    files += [ROOT / "tests" / "conftest.py", ROOT / "tests" / "recipes" / "settings.py"]
+    files += (ROOT / "tests" / "benchmarks").glob("*.py")
     known = set(re.findall(r"\w+", "\n".join(path.read_text() for path in files)))
     assert named - known - set(dir(global_settings)) == set()
 
@@ -247,6 +319,74 @@ def test_every_example_prints_what_is_shown(page: str) -> None:
     assert runner.summarize(verbose=False).failed == 0
 
 
+# The Python API
+
+
+def api_blocks() -> list[tuple[str, str]]:
+    """The blocks of signatures on the API page, each with the module that its first line names."""
+    first_line = re.compile(r"# (giftcards(?:\.\w+)+)\n")
+    found = [(first_line.match(block), block) for block in blocks(page("api"), "python")]
+    return [(match[1], block) for match, block in found if match]
+
+
+def surface(thing: Any, methods: Iterable[str]) -> list[str]:
+    """A function's signature; or a dataclass's fields, and the signatures of these methods."""
+    if not isinstance(thing, type):
+        return [f"async: {inspect.iscoroutinefunction(thing)}", str(inspect.signature(thing))]
+    lines = [f"{field.name}: {field.type}" for field in dataclasses.fields(thing)]
+    for name in methods:
+        method = inspect.getattr_static(thing, name)
+        function = getattr(method, "fget", None) or getattr(method, "__func__", method)
+        lines.append(f"{type(method).__name__} {name}{inspect.signature(function)}")
+    return lines
+
+
+@pytest.mark.parametrize(("module", "block"), api_blocks())
+def test_every_documented_signature_is_that_of_the_code(module: str, block: str) -> None:
+    names: dict[str, Any] = {"dataclass": dataclasses.dataclass, "field": dataclasses.field}
+    # Like the modules of the app, so that annotations are compared as texts.
+    exec(f"from __future__ import annotations\n{block}", names)
+    [stub] = ast.parse(block).body
+    assert isinstance(stub, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    methods = [node.name for node in stub.body if isinstance(node, ast.FunctionDef)]
+    found = getattr(importlib.import_module(module), stub.name)
+    assert surface(names[stub.name], methods) == surface(found, methods)
+
+
+def test_every_function_for_placing_has_its_signature_on_the_api_page() -> None:
+    documented = set(re.findall(r"def (\w+)", "".join(block for _, block in api_blocks())))
+    for name, kind in vars(fulfilment).items():
+        if inspect.isfunction(kind) and kind.__module__ == fulfilment.__name__:
+            assert name.startswith("_") or name in documented
+
+
+def test_every_error_is_documented_with_its_base() -> None:
+    documented = {
+        row[0].strip("`"): row[1].strip("`") for row in rows(section(page("api"), "Errors"))
+    }
+    assert documented == {
+        name: kind.__base__.__name__
+        for name, kind in vars(exceptions).items()
+        if isinstance(kind, type)
+    }
+
+
+@pytest.mark.parametrize(
+    "name", [re.findall(r"def (\w+)", block)[0] for _, block in api_blocks() if "\ndef" in block]
+)
+def test_every_error_that_a_docstring_names_is_on_the_api_page(name: str) -> None:
+    [module] = [module for module, block in api_blocks() if f"def {name}(" in block]
+    docstring = inspect.getdoc(getattr(importlib.import_module(module), name)) or ""
+    _, _, table = section(page("api"), name).partition("| raises | when |\n")
+    documented = {row[0].strip("`") for row in rows(table)}
+    assert documented == set(re.findall(r"\w+(?:Error|Conflict)", docstring))
+
+
+@every_page
+def test_every_page_can_be_read_as_plain_markdown(page: str) -> None:
+    assert "{eval-rst}" not in PAGES[page]
+
+
 @pytest.mark.parametrize("model", [Order, Card, StatusChange, ProviderState])
 def test_every_documented_field_of_a_model_exists(model: Any) -> None:
     names = [
@@ -275,7 +415,7 @@ def test_every_signal_is_documented() -> None:
             assert f"giftcards.signals.{name}" in page("api")
 
 
-def test_the_simulator_is_documented() -> None:
+def test_every_type_and_option_of_the_simulator_is_documented() -> None:
     text = page("simulator")
     for name in SPECIAL_TYPES:
         assert f"\n| `{name}` |" in text
@@ -283,7 +423,7 @@ def test_the_simulator_is_documented() -> None:
         assert f"`{option.name}`" in text
 
 
-def test_the_errors_that_are_named_exist() -> None:
+def test_every_error_that_is_named_exists() -> None:
     named = re.findall(r"`(\w+(?:Error|Conflict))`", "\n".join(PAGES.values()))
     assert named
     for name in named:
@@ -307,20 +447,44 @@ def test_every_move_is_documented() -> None:
     assert set(documented) == allowed
 
 
-def texts_of_the_app() -> Iterator[str]:
-    for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield node.value
+def test_every_code_is_documented_with_its_text_and_its_parameters() -> None:
+    documented = rows(section(page("orders"), "What needs attention"))
+    assert [row[0].strip("`") for row in documented if row[0].strip("`") not in WORDINGS] == []
+    assert len(documented) == len(WORDINGS)
+    for name, quoted, parameters, *_ in documented:
+        wording = WORDINGS[name.strip("`")]
+        text = re.sub(r" ?%\(reason\)s", "", str(wording.text))
+        assert quoted.strip('"').rstrip(".") == re.sub(r"%\(\w+\)s", "…", text).rstrip(".")
+        assert {*wording.parameters} <= {*code(parameters)} <= {*PARAMETERS}
 
 
-def test_every_text_for_staff_that_is_explained_is_one_that_the_app_writes() -> None:
-    written = list(texts_of_the_app())
-    explained = rows(section(page("orders"), "What needs attention"))
-    assert explained
-    for quoted, *_ in explained:
-        for part in filter(None, (part.strip() for part in quoted.strip('"').split("…"))):
-            assert any(part in text for text in written), part
+# How the column "ends" begins. What the final answer has said stays until it is ticked off.
+ENDS = {
+    Kind.SENDING: "when",
+    Kind.SEARCH: "with the next look",
+    Kind.ANSWER: "with the next answer|ticked off$|when it settles|never shown",
+    Kind.LASTING: "ticked off$",
+}
+
+
+def test_every_problem_ends_in_its_row_as_it_does_in_the_code() -> None:
+    for name, *cells in rows(section(page("orders"), "What needs attention")):
+        kind = WORDINGS[name.strip("`")].kind
+        assert kind is Kind.HISTORY or re.match(ENDS[kind], cells[2]), name
+
+
+@every_page
+def test_every_cell_can_be_read_without_the_row_above(page: str) -> None:
+    for row in rows(PAGES[page]):
+        for cell in row:
+            assert not re.match(r"(as above|the same(\.|,|$))", cell, re.IGNORECASE), row
+
+
+@every_page
+def test_every_python_file_that_is_named_exists(page: str) -> None:
+    for name in code(PAGES[page]):
+        if re.fullmatch(r"[\w/]+\.py", name):
+            assert (ROOT / name).exists() or (ROOT / "giftcards" / name).exists(), name
 
 
 # Links
@@ -348,11 +512,12 @@ def test_every_local_link_leads_somewhere(page: str) -> None:
             assert anchor in slugs(path.read_text()), target
 
 
-def test_every_page_can_be_found() -> None:
+def test_every_page_is_listed_in_the_index_and_the_readme() -> None:
     listed = {name for tree in blocks(page("index"), r"\{toctree\}") for name in tree.split()}
     assert {path.stem for path in DOCS.glob("*.md")} - {"index"} <= listed
     for path in DOCS.glob("*.md"):
-        if path.stem not in {"index", "changelog"}:
+        # The last two show files that the README links to by themselves.
+        if path.stem not in {"index", "changelog", "security-policy"}:
             assert f"(docs/{path.name})" in PAGES["README.md"]
 
 

@@ -19,12 +19,27 @@ from django.urls import reverse
 from django.utils import timezone, translation
 
 import giftcards
+from giftcards.engine.recording import record_answers
+from giftcards.engine.recovery import adopt
 from giftcards.fulfilment import place_order
-from giftcards.models import Order, ProviderState
-from giftcards.recording import record_answers
+from giftcards.models import Order, ProviderState, StatusChange
+from giftcards.problems import WORDINGS, Problem
 from giftcards.statuses import Status
-from tests.builders import PARTIAL, PRODUCT, TYPE, claim, make_order
-from tests.pages import ADD, FIND, LIST, errors, messages, order_page, read, rows, sign_in, text
+from tests.builders import PARTIAL, PRODUCT, TYPE, claim, make_guide_order
+from tests.pages import (
+    ADD,
+    FIND,
+    LIST,
+    errors,
+    hidden,
+    messages,
+    order_page,
+    read,
+    rows,
+    sign_in,
+    text,
+)
+from tests.stage import ago, refuse_key
 
 PACKAGE = Path(giftcards.__file__).parent
 LANGUAGES = ("fr", "ar")
@@ -91,7 +106,7 @@ def placeholders(message: str) -> list[str]:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_nothing_is_left_untranslated(language: str) -> None:
+def test_no_text_is_left_untranslated(language: str) -> None:
     po = catalogue(language, "po")
     found = entries(po)
 
@@ -101,7 +116,7 @@ def test_nothing_is_left_untranslated(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_every_plural_form_is_there(language: str) -> None:
+def test_every_plural_form_is_translated(language: str) -> None:
     counted = {
         ids: len(translations)
         for ids, translations in entries(catalogue(language, "po")).items()
@@ -119,7 +134,9 @@ def test_translations_have_the_placeholders_of_the_original(language: str) -> No
         for number, translated in enumerate(translations):
             got = placeholders(translated)
             # "two orders" needs no number.
-            is_spelt_out = len(ids) == 2 and number in SINGLE_FORMS[language] and not got
+            without_number = [name for name in expected if "count" not in name]
+            may_spell_out = len(ids) == 2 and number in SINGLE_FORMS[language]
+            is_spelt_out = may_spell_out and got in ([], without_number)
             if got != expected and not is_spelt_out:
                 wrong[translated] = (got, expected)
     assert wrong == {}
@@ -138,7 +155,7 @@ def test_translations_begin_and_end_like_the_original(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_the_compiled_catalogue_is_the_written_one(language: str) -> None:
+def test_the_compiled_catalogue_matches_the_written_one(language: str) -> None:
     with catalogue(language, "mo").open("rb") as compiled:
         known: dict[Any, str] = gettext.GNUTranslations(compiled)._catalog  # type: ignore[attr-defined]
 
@@ -153,13 +170,13 @@ def test_the_compiled_catalogue_is_the_written_one(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_gettext_finds_nothing_wrong(language: str) -> None:
+def test_gettext_finds_no_mistake_in_the_catalogue(language: str) -> None:
     needs("msgfmt")
     said = run("msgfmt", "--check", "-o", "/dev/null", catalogue(language, "po"), cwd=PACKAGE)
     assert said == ""
 
 
-def test_there_is_nothing_new_to_translate(tmp_path: Path) -> None:
+def test_the_catalogues_contain_every_text_of_the_code_and_no_other(tmp_path: Path) -> None:
     needs("xgettext", "msgmerge", "msguniq", "msgattrib")
     copy = tmp_path / "giftcards"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.mo"))
@@ -179,7 +196,7 @@ def test_there_is_nothing_new_to_translate(tmp_path: Path) -> None:
 @pytest.fixture
 def order(db: None) -> Order:
     """The provider's example: 3 of 5 were delivered, and the rest was refunded."""
-    order = make_order(reference="web-1042", sale_price=Decimal(550))
+    order = make_guide_order(reference="web-1042", sale_price=Decimal(550))
     record_answers([(claim(order)[0], PARTIAL)], now=timezone.now())
     order.refresh_from_db()
     return order
@@ -187,23 +204,27 @@ def order(db: None) -> Order:
 
 FRENCH = (
     [
-        ["", "Cartes", "Montant"],
-        ["Commandé", "5", "2 450,00 DZD"],
-        ["Livré et facturé", "3", "1 470,00 DZD"],
-        ["Non livré et remboursé", "2", "980,00 DZD"],
+        ["", "Calcul", "Montant"],
+        ["Le fournisseur PARTIALLY_FILLED"],
+        ["Commandé", "5 × 490", "2 450 DA"],
+        ["Débité", "3 × 490", "1 470 DA"],
+        ["Recrédité par le fournisseur", "2 × 490", "980 DA"],
     ],
+    "3 cartes livrées sur 5. Le fournisseur a recrédité 2 × 490 = 980 DA le",
+    "Il est dû 2 × 550 = 1 100 DA au client.",
     "Statut : Livrée en partie Produit :",
-    "Livrées : 3 sur 5 Prix de vente : 550,00 DZD",
 )
 ARABIC = (
     [
-        ["", "البطاقات", "المبلغ"],
-        ["المطلوب", "5", "2450,00 DZD"],
-        ["مُسلَّم ومخصوم", "3", "1470,00 DZD"],
-        ["غير مُسلَّم ومسترد", "2", "980,00 DZD"],
+        ["", "الحساب", "المبلغ"],
+        ["المزوّد PARTIALLY_FILLED"],
+        ["المطلوب", "5 × 490", "2 450 دج"],
+        ["المبلغ المقتطع", "3 × 490", "1 470 دج"],
+        ["المُعاد إلى الرصيد", "2 × 490", "980 دج"],
     ],
-    "الحالة: منفَّذ جزئيًا المنتج:",
-    "المُسلَّم: 3 من 5 سعر البيع: 550,00 DZD",
+    "سُلِّم 3 من 5 بطاقات. أعاد المزوّد 2 × 490 = 980 دج إلى الرصيد في",
+    "يُستحَق للزبون 2 × 550 = 1 100 دج.",
+    "الحالة: مُسلَّم جزئيًا المنتج:",
 )
 
 
@@ -211,14 +232,14 @@ ARABIC = (
     ("language", "breakdown", "phrases"),
     [("fr", FRENCH[0], FRENCH[1:]), ("ar", ARABIC[0], ARABIC[1:])],
 )
-def test_an_order_s_page(
+def test_the_page_of_an_order_is_translated(
     order: Order, language: str, breakdown: list[list[str]], phrases: tuple[str, ...]
 ) -> None:
     browser = sign_in(superuser=True, headers={"accept-language": language})
 
     html = read(browser.get(order_page(order)))
 
-    assert rows(html, "giftcards-breakdown") == breakdown
+    assert rows(html, "giftcards-breakdown")[:5] == breakdown
     for phrase in phrases:
         assert phrase in text(html)
     assert f'lang="{language}"' in html
@@ -226,7 +247,7 @@ def test_an_order_s_page(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_no_text_of_ours_is_english(order: Order, language: str) -> None:
+def test_no_page_shows_an_english_text_in_another_language(order: Order, language: str) -> None:
     """On every page: none of the longer English originals can be read."""
     catalogued = entries(catalogue(language, "po"))
     translated = " ".join(form for forms in catalogued.values() for form in forms)
@@ -237,20 +258,37 @@ def test_no_text_of_ours_is_english(order: Order, language: str) -> None:
         if len(ids[0]) > 8 and "%" not in ids[0] and ids[0] not in translated
     ]
     assert len(originals) > 60
-    make_order(Status.REFUNDED, price_per_card=None, problem="x")
+    every_problem = [
+        Problem(code, dict.fromkeys(wording.parameters, 1)) for code, wording in WORDINGS.items()
+    ]
+    make_guide_order(Status.REFUNDED, price_per_card=None, problems=every_problem)
+    troubled = make_guide_order(Status.PLACING, problems=every_problem[1:])
+    assert troubled.tick_off(every_problem[1], by="amina")
+    assert troubled.move(Status.REJECTED, source="staff", details=every_problem)
     browser = sign_in(superuser=True, headers={"accept-language": language})
-    lost = make_order(Status.UNCONFIRMED)
+    lost = make_guide_order(Status.UNCONFIRMED)
+    adopted = make_guide_order(Status.UNCONFIRMED)
+    assert adopt(adopted, "B1", source=StatusChange.Source.STAFF)
     resolve_page = reverse("admin:giftcards_order_resolve", args=[lost.pk])
-    ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=None, key="")
+    ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-60))
     pages = [
         browser.get(LIST),
         browser.get(order_page(order)),
-        *(browser.get(order_page(make_order(status))) for status in Status),
+        browser.get(order_page(troubled)),
+        *(browser.get(order_page(make_guide_order(status))) for status in Status),
         browser.get(resolve_page),
-        browser.post(resolve_page, {"outcome": "adopt-other", "provider_order_id": "no id"}),
+        browser.post(
+            resolve_page,
+            {
+                **hidden(read(browser.get(resolve_page))),
+                "outcome": "adopt-other",
+                "provider_order_id": "no id",
+            },
+        ),
+        browser.get(reverse("admin:giftcards_order_release", args=[adopted.pk])),
         browser.get(ADD),
         browser.get(FIND),
-        browser.post(FIND, {"code": "x"}),
+        browser.post(FIND, {"secret": "x"}),
     ]
     for page in pages:
         shown = text(read(page))
@@ -260,17 +298,19 @@ def test_no_text_of_ours_is_english(order: Order, language: str) -> None:
 @pytest.mark.parametrize(
     ("language", "count", "message"),
     [
-        ("fr", 1, "1 commande sera vérifiée dès que le processus de suivi s’en chargera."),
-        ("fr", 2, "2 commandes seront vérifiées dès que le processus de suivi s’en chargera."),
-        ("ar", 1, "سيجري التحقق من طلب واحد في أقرب وقت."),
-        ("ar", 2, "سيجري التحقق من طلبين في أقرب وقت."),
-        ("ar", 3, "سيجري التحقق من 3 طلبات في أقرب وقت."),
-        ("ar", 11, "سيجري التحقق من 11 طلبًا في أقرب وقت."),
-        ("ar", 100, "سيجري التحقق من 100 طلب في أقرب وقت."),
+        ("fr", 1, "1 commande sera vérifiée dans un instant."),
+        ("fr", 2, "2 commandes seront vérifiées dans un instant."),
+        ("ar", 1, "سيجري التحقق من طلب واحد بعد لحظات."),
+        ("ar", 2, "سيجري التحقق من طلبين بعد لحظات."),
+        ("ar", 3, "سيجري التحقق من 3 طلبات بعد لحظات."),
+        ("ar", 11, "سيجري التحقق من 11 طلبًا بعد لحظات."),
+        ("ar", 100, "سيجري التحقق من 100 طلب بعد لحظات."),
     ],
 )
-def test_numbers_agree_with_their_nouns(db: None, language: str, count: int, message: str) -> None:
-    chosen = [make_order().pk for _ in range(count)]
+def test_messages_with_a_number_use_the_right_plural_form(
+    db: None, language: str, count: int, message: str
+) -> None:
+    chosen = [make_guide_order().pk for _ in range(count)]
     browser = sign_in(superuser=True, headers={"accept-language": language})
 
     answer = browser.post(
@@ -282,43 +322,35 @@ def test_numbers_agree_with_their_nouns(db: None, language: str, count: int, mes
     assert messages(read(answer)) == [message]
 
 
-@pytest.mark.parametrize(
-    ("language", "complaint"),
-    [
-        (
-            "fr",
-            f"La référence web-1042 désigne déjà une commande de 5 × type_001 ({PRODUCT})."
-            " Pour une autre ligne, utilisez une autre référence.",
-        ),
-        (
-            "ar",
-            f"المرجع web-1042 يخص طلبًا آخر: 5 × type_001 ({PRODUCT})."
-            " استعمل مرجعًا مختلفًا لطلب مختلف.",
-        ),
-    ],
-)
-def test_a_refused_order(order: Order, language: str, complaint: str) -> None:
+@pytest.mark.parametrize("language", ["fr", "ar"])
+def test_the_complaint_about_a_taken_reference_is_translated(order: Order, language: str) -> None:
     browser = sign_in(superuser=True, headers={"accept-language": language})
     line = {"product_id": PRODUCT, "type_id": TYPE, "quantity": "4", "reference": "web-1042"}
+    english = "This reference is taken. Use another one for another order."
+    with translation.override(language):
+        complaint = translation.gettext(english)
 
+    assert complaint != english
     assert errors(read(browser.post(ADD, line))) == [complaint]
 
 
 def test_a_regional_language_gets_the_translation_of_its_language(settings: Any) -> None:
     settings.LANGUAGES = [("ar-dz", "Algerian Arabic"), ("fr-ca", "Canadian French")]
-    for language, label in (("ar-dz", "منفَّذ"), ("fr-ca", "Livrée")):
+    for language, label in (("ar-dz", "مُسلَّم"), ("fr-ca", "Livrée")):
         with translation.override(language):
             assert str(Status.FULFILLED.label) == label
 
 
-def test_the_command_that_ends_a_pause_can_be_copied() -> None:
-    state = ProviderState(pause=ProviderState.Pause.ACCESS)
+@pytest.mark.django_db
+def test_the_command_that_ends_a_pause_is_left_untranslated() -> None:
+    refuse_key()
+    state = ProviderState.objects.current()
     for language in ("en", *LANGUAGES):
         with translation.override(language):
             assert "`manage.py giftcards_poll --resume`" in state.explain()
 
 
 @pytest.mark.django_db
-def test_what_a_shop_may_not_order_is_explained() -> None:
+def test_errors_about_values_that_cannot_be_ordered_are_translated() -> None:
     with translation.override("fr"), pytest.raises(Exception, match="nombre entier"):
         place_order(product_id=PRODUCT, type_id=TYPE, quantity="2")  # type: ignore[arg-type]

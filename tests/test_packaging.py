@@ -68,7 +68,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = folder / "source"
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "giftcards", source / "giftcards", ignore=ignore)
-    for name in (".gitignore", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"):
+    for name in (
+        ".gitignore",
+        "pyproject.toml",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "SECURITY.md",
+    ):
         shutil.copy(ROOT / name, source)
     run(sys.executable, "-m", "build", "--outdir", folder / "dist", cwd=source)
     [built] = (folder / "dist").glob("*.whl")
@@ -121,7 +128,7 @@ def simulator_url(site: Site) -> Iterator[str]:
         process.communicate()
 
 
-def test_contents(wheel: Path) -> None:
+def test_the_wheel_has_all_files_of_the_app_and_no_others(wheel: Path) -> None:
     """Everything of the app, and of nothing else."""
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     ours = {
@@ -142,7 +149,7 @@ def test_contents(wheel: Path) -> None:
         assert any(re.fullmatch(pattern, name) for name in packed), pattern
 
 
-def test_metadata(wheel: Path) -> None:
+def test_the_wheel_names_its_licence_and_requirements(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     names = [name for name in archive.namelist() if ".dist-info/" in name]
     assert any(name.endswith("/licenses/LICENSE") for name in names)
@@ -152,7 +159,9 @@ def test_metadata(wheel: Path) -> None:
     assert sorted(required) == ["cryptography", "django", "django-q2", "requests", "urllib3"]
 
 
-def test_a_new_site_orders_and_settles(site: Site, simulator_url: str) -> None:
+def test_a_new_site_with_the_wheel_places_and_settles_an_order(
+    site: Site, simulator_url: str
+) -> None:
     site.environment["SIMULATOR_URL"] = simulator_url
     site.manage("migrate")
     site.manage("giftcards_setup")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django_q.models import OrmQ
 
 from giftcards import tasks
-from giftcards.fulfilment import SWEEP_TASK
+from giftcards.engine.queue import SWEEP_TASK
 from giftcards.models import Order, StatusChange
 from giftcards.signals import order_settled
 from giftcards.simulator import Simulator
@@ -24,21 +25,18 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def _own_receivers() -> Iterator[None]:
-    """Forget the example's receiver afterwards."""
-    before = order_settled.receivers[:]
-    yield
-    order_settled.receivers = before
-    order_settled.sender_receivers_cache.clear()
+def namespace() -> Iterator[dict[str, Any]]:
+    """What the example defines; its receiver is disconnected afterwards."""
+    names: dict[str, Any] = {}
+    yield names
+    order_settled.disconnect(names["deliver"])
 
 
-@pytest.mark.usefixtures("_own_receivers")
 @pytest.mark.django_db(transaction=True)
-def test_the_example_leads_to_a_settled_order(
-    simulator: Simulator, capsys: pytest.CaptureFixture[str]
+def test_the_example_of_the_readme_leads_to_a_settled_order(
+    simulator: Simulator, capsys: pytest.CaptureFixture[str], namespace: dict[str, Any]
 ) -> None:
     [example] = blocks("python")
-    namespace: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), namespace)
 
     # Nothing but a row and a wake-up call so far.
@@ -58,7 +56,7 @@ def test_the_example_leads_to_a_settled_order(
     assert capsys.readouterr().out in blocks("text")
 
 
-def test_the_example_is_short() -> None:
+def test_the_example_of_the_readme_has_five_lines() -> None:
     """Two imports and two blank lines aside, five lines are all that a shop needs to add."""
     [example] = blocks("python")
     lines = [line for line in example.splitlines() if line and "import" not in line]

@@ -10,13 +10,21 @@ import base64
 import binascii
 import contextlib
 import copy
+import gc
+import json
 import logging
+import os
 import pickle
 import pprint
 import re
+import subprocess
+import sys
+import traceback
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from html import unescape
 from io import StringIO
+from types import FrameType
 from typing import Any
 
 import django
@@ -28,18 +36,24 @@ from django.forms.models import model_to_dict
 from django.test import override_settings
 from django.utils import timezone
 from django.utils.log import AdminEmailHandler
+from sentry_sdk.utils import safe_repr
 
-from giftcards.cards import CardSecret
 from giftcards.conf import conf
-from giftcards.crypto import Keyring, generate_key, key_fingerprint
+from giftcards.crypto import Keyring, Place, generate_key, key_fingerprint
+from giftcards.engine.outbox import announce
+from giftcards.engine.recording import record_answers, record_failures
+from giftcards.engine.storing import store_cards
 from giftcards.exceptions import ConfigurationError, DecryptionError, OutcomeUnknown
 from giftcards.fulfilment import place_order
-from giftcards.models import Card, Order, ProviderState, StatusChange
-from giftcards.outbox import announce
-from giftcards.recording import record_answers, record_failures
+from giftcards.models import Card, Order, StatusChange
+from giftcards.provider.answers import CardSecret
+from giftcards.provider.client import Client
 from giftcards.signals import order_settled
 from giftcards.simulator import Simulator
-from tests.builders import REFUNDED, answer, claim, make_order, settled
+from tests.builders import REFUNDED, answer, claim, make_guide_order, settled
+from tests.fakes.sockets import Server, response
+from tests.fakes.sockets import answer as answer_with
+from tests.stage import ROOT, refuse_key
 
 pytestmark = pytest.mark.django_db
 
@@ -85,12 +99,12 @@ def raw_database() -> Iterator[str | bytes]:
 @pytest.fixture
 def stored() -> Order:
     """An order with three canaries, after everything that recording can be asked to do."""
-    order, odd = claim(make_order(reference="order-1"), make_order())
+    order, odd = claim(make_guide_order(reference="order-1"), make_guide_order())
     record_answers(
         [(order, answer("HANDLING", cards=(CODES[1],))), (odd, PARTIAL)], now=timezone.now()
     )
     record_answers([(order, PARTIAL), (odd, REFUNDED)], now=timezone.now())
-    [torn] = claim(make_order())
+    [torn] = claim(make_guide_order())
     # An answer that cannot be recorded, because its card's number is taken.
     Card(order=torn, position=2, sealed="x", identity="x", value_fingerprint="x").save()
     record_answers([(torn, PARTIAL)], now=timezone.now())
@@ -113,42 +127,37 @@ class TestTheSearcher:
             zlib.compress(base64.b64encode(API_KEY.encode())),
         ],
     )
-    def test_it_finds(self, text: str | bytes) -> None:
+    def test_the_searcher_finds_codes_in_packed_and_encoded_texts(self, text: str | bytes) -> None:
         assert traces(text)
 
-    def test_it_finds_nothing_where_there_is_nothing(self) -> None:
+    def test_the_searcher_finds_nothing_in_texts_without_codes(self) -> None:
         assert not traces("canary " + base64.b64encode(b"CANARY " * 9).decode())
 
-    def test_it_looks_into_the_database(self, stored: Order) -> None:
+    def test_the_searcher_finds_packed_codes_in_the_database(self, stored: Order) -> None:
         packed = base64.b64encode(zlib.compress(pickle.dumps(CODES[0]))).decode()
-        StatusChange.objects.update(detail=packed)
+        StatusChange.objects.update(details=[{"code": "found", "parameters": {"order": packed}}])
         assert any(map(traces, raw_database()))
 
 
 class TestDatabase:
-    def test_rows(self, stored: Order) -> None:
+    def test_rows_of_the_database_hold_no_secret(self, stored: Order) -> None:
         values = list(raw_database())
         # They are what was recorded: the reference is there, as are the tokens.
         assert "order-1" in values
         assert sum(str(value).startswith("gAAAA") for value in values) == 6
         assert [found for value in values for found in traces(value)] == []
 
-    def test_a_token_is_no_packing(self, stored: Order) -> None:
+    def test_a_sealed_token_is_not_taken_for_a_packed_code(self, stored: Order) -> None:
         card = stored.cards.get(position=1)
         assert traces(card.sealed) == []
         assert traces(card.value)
 
-    def test_what_is_known_of_a_refused_key(self) -> None:
-        ProviderState.objects.pause(
-            ProviderState.Pause.ACCESS,
-            detail="",
-            until=None,
-            key=key_fingerprint(conf.api_key),
-        )
+    def test_the_record_of_a_refused_key_does_not_hold_the_key(self) -> None:
+        refuse_key()
         assert conf.api_key == API_KEY
         assert [found for value in raw_database() for found in traces(value)] == []
 
-    def test_from_placing_to_the_end(
+    def test_no_secret_is_stored_logged_or_printed_from_placing_to_settling(
         self,
         simulator: Simulator,
         call: Any,
@@ -166,7 +175,7 @@ class TestDatabase:
                 "giftcards_place", "507f1f77bcf86cd799439011", "type_001", "2", wait=True
             )
         assert outcome.code == 0
-        for logger in ("django.db.backends", "giftcards.recording", "urllib3"):
+        for logger in ("django.db.backends", "giftcards.engine.recording", "urllib3"):
             assert logger in {
                 entry.name.removesuffix(".connectionpool") for entry in caplog.records
             }
@@ -205,12 +214,14 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
 class TestExports:
     @pytest.mark.parametrize("file_format", ["json", "jsonl", "xml", "python"])
     @pytest.mark.parametrize("model", [Order, Card, StatusChange])
-    def test_serializers(self, stored: Order, file_format: str, model: Any) -> None:
+    def test_serialized_models_hold_no_secret(
+        self, stored: Order, file_format: str, model: Any
+    ) -> None:
         exported = str(serializers.serialize(file_format, model.objects.all()))
         assert model.objects.first()._meta.label_lower in exported
         assert traces(exported) == []
 
-    def test_a_dump_is_loaded_as_it_was(self, stored: Order) -> None:
+    def test_a_dump_holds_no_secret_and_is_loaded_as_it_was(self, stored: Order) -> None:
         out = StringIO()
         call_command("dumpdata", "giftcards", stdout=out)
         assert traces(out.getvalue()) == []
@@ -223,21 +234,23 @@ class TestExports:
         # Sealed once, not twice.
         assert stored.cards.get(position=1).value == CODES[1].value
 
-    def test_pickled_querysets(self, stored: Order) -> None:
+    def test_pickled_querysets_hold_no_secret(self, stored: Order) -> None:
         queryset = Card.objects.select_related("order")
         assert len(queryset) == 7
         assert traces(pickle.dumps(queryset)) == []
         assert traces(pickle.dumps(list(queryset))) == []
 
     @pytest.mark.parametrize("show", [vars, repr, str, pickle.dumps, model_to_dict, copy.copy])
-    def test_an_instance_also_after_it_was_read(self, stored: Order, show: Any) -> None:
+    def test_an_instance_shows_no_secret_even_after_its_code_was_read(
+        self, stored: Order, show: Any
+    ) -> None:
         card = stored.cards.get(position=1)
         assert (card.value, card.serial) == (CODES[1].value, CODES[1].serial)
         for instance in (card, card.order, stored, stored.changes.get()):
             assert traces(pickle.dumps(show(instance))) == []
             assert traces(pprint.pformat(show(instance))) == []
 
-    def test_values(self, stored: Order) -> None:
+    def test_querysets_of_values_hold_no_secret(self, stored: Order) -> None:
         assert traces(repr(list(Card.objects.values()))) == []
         assert traces(repr(list(Card.objects.values_list()))) == []
 
@@ -249,7 +262,7 @@ class TestTexts:
         ids=["card", "cards", "dict", "answer", "answers", "keyring"],
     )
     @pytest.mark.parametrize("show", [str, repr, format, ascii, pprint.pformat, "{}".format])
-    def test_of_objects_that_hold_codes(self, thing: Any, show: Any) -> None:
+    def test_texts_of_objects_that_hold_codes_do_not_show_them(self, thing: Any, show: Any) -> None:
         assert traces(show(thing)) == []
 
     def test_a_card_has_no_dict_to_print(self) -> None:
@@ -262,12 +275,13 @@ class TestTexts:
             assert key not in text
 
     @pytest.mark.parametrize("reference", ["order-1", "order-2"])
-    def test_of_an_error_when_opening(self, reference: str) -> None:
-        token = Keyring([generate_key()]).seal(CODES[0], reference=reference)
+    def test_an_error_when_opening_a_card_does_not_show_its_code(self, reference: str) -> None:
+        place = Place(order=1, reference=reference, card=1)
+        row = Keyring([generate_key()]).seal(CODES[0], place=place)
         if reference == "order-2":
-            token = Keyring.from_settings().seal(CODES[0], reference=reference)
+            row = Keyring.from_settings().seal(CODES[0], place=place)
         with pytest.raises(DecryptionError) as caught:
-            Keyring.from_settings().open(token, reference="order-1")
+            Keyring.from_settings().open(row, place=place._replace(reference="order-1"))
         error: BaseException | None = caught.value
         while error is not None:
             assert traces(f"{error!s} {error!r} {error.args} {vars(error)}") == []
@@ -275,10 +289,12 @@ class TestTexts:
 
 
 class TestLogs:
-    def test_recording_at_every_level(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_recording_answers_logs_no_secret_at_any_level(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         with every_log(caplog):
-            record_answers([(claim(make_order())[0], PARTIAL)], now=timezone.now())
-            [torn] = claim(make_order())
+            record_answers([(claim(make_guide_order())[0], PARTIAL)], now=timezone.now())
+            [torn] = claim(make_guide_order())
             Card(order=torn, position=2, sealed="x", identity="x", value_fingerprint="x").save()
             record_answers([(torn, PARTIAL)], now=timezone.now())
             list(Card.objects.all().with_code(CODES[0].value))
@@ -310,15 +326,18 @@ def mailed(error: BaseException) -> str:
 
 
 class TestErrorMails:
-    def test_the_mail_shows_local_variables(self) -> None:
-        code = CODES[0].value
+    def test_an_error_mail_shows_local_variables_in_general(self) -> None:
+        code = str(CODES[0].value)
         with pytest.raises(ZeroDivisionError) as caught:
             _ = 1 / (len(code) - len(code))
         assert traces(mailed(caught.value))
 
-    def test_of_a_recording_that_fails_altogether(self) -> None:
+    def test_the_error_mail_of_a_failed_recording_holds_no_secret(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The database goes away in the middle, so that no part of it catches the error."""
-        held = claim(make_order(), make_order())
+        monkeypatch.setattr(connection, "is_usable", lambda: False)
+        held = claim(make_guide_order(), make_guide_order())
         answers = [(order, PARTIAL) for order in held]
 
         def gone(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
@@ -341,10 +360,13 @@ class TestErrorMails:
             assert name in text
         assert traces(text) == []
 
-    def test_of_a_card_that_does_not_open(self, stored: Order, settings: Any) -> None:
+    def test_the_error_mail_of_a_card_that_does_not_open_holds_no_secret(
+        self, stored: Order, settings: Any
+    ) -> None:
         card = stored.cards.get(position=1)
-        other = Keyring.from_settings().seal(CODES[0], reference="order-2")
-        Card.objects.filter(pk=card.pk).update(sealed=other)
+        elsewhere = Place(order=card.order_id, reference="order-2", card=1)
+        other = Keyring.from_settings().seal(CODES[0], place=elsewhere)
+        Card.objects.filter(pk=card.pk).update(sealed=other.sealed)
         card.refresh_from_db()
         with pytest.raises(DecryptionError) as caught:
             _ = card.value
@@ -352,12 +374,14 @@ class TestErrorMails:
         assert "belongs to another order" in text
         assert traces(text) == []
 
-    def test_of_a_receiver_that_fails(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_code_in_the_error_of_a_receiver_is_neither_logged_nor_mailed(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         def deliver(order: Order, **_: Any) -> None:
             code = order.cards.get(position=1).value
             raise OutcomeUnknown(f"{code} could not be mailed")
 
-        record_answers([(claim(make_order())[0], PARTIAL)], now=timezone.now())
+        record_answers([(claim(make_guide_order())[0], PARTIAL)], now=timezone.now())
         order_settled.connect(deliver)
         try:
             with every_log(caplog):
@@ -370,7 +394,7 @@ class TestErrorMails:
 
 
 @pytest.mark.parametrize("keys", [["not a key"], [API_KEY], "CANARY-KEY-as-a-string"])
-def test_wrong_keys_are_not_quoted(keys: Any, settings: Any) -> None:
+def test_errors_about_wrong_keys_do_not_quote_them(keys: Any, settings: Any) -> None:
     settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": keys, "API_KEY": f"{API_KEY}\n"}
     for read in (lambda: conf.encryption_keys, lambda: conf.api_key, Keyring.from_settings):
         with pytest.raises(ConfigurationError, match="GIFTCARDS") as caught:
@@ -381,3 +405,195 @@ def test_wrong_keys_are_not_quoted(keys: Any, settings: Any) -> None:
         text = mailed(error.with_traceback(error.__traceback__.tb_next))
         assert "GIFTCARDS" in text
         assert traces(text) == []
+
+
+@pytest.fixture(scope="module")
+def reports() -> dict[str, dict[str, list[str]]]:
+    """What is reported in each scenario, and where."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.reporting_process"],
+        cwd=ROOT,
+        env={**os.environ, "GIFTCARDS_API_KEY": API_KEY},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    found: dict[str, dict[str, list[str]]] = json.loads(done.stdout)
+    return found
+
+
+class TestReports:
+    """What Sentry, with its default settings, and Django's error mail make of bad days."""
+
+    def test_reports_show_a_code_that_is_not_masked(self, reports: Any) -> None:
+        report = reports["a_code_in_the_open"]
+        assert all(any(map(traces, report[place])) for place in ("sentry", "mail"))
+
+    @pytest.mark.parametrize(
+        ("scenario", "told"),
+        [
+            ("a_search_fails", "server closed the connection"),
+            ("the_session_fails", "server closed the connection"),
+            ("the_user_fails", "server closed the connection"),
+            ("a_card_of_another_order_is_read", "belongs to another order"),
+            ("a_card_with_the_name_of_another_is_read", "belong to another card"),
+            ("a_page_of_the_shop_fails", "<masked>"),
+            ("cards_cannot_be_stored", "server closed the connection"),
+            ("a_task_ends_while_an_order_is_sent", "transport.py:"),
+            ("a_task_ends_while_an_answer_is_read", "transport.py:"),
+            ("a_page_with_a_revealed_code_fails", "Missing staticfiles manifest entry"),
+            ("a_password_cannot_be_checked", "server closed the connection"),
+            ("a_reveal_cannot_be_recorded", "server closed the connection"),
+            ("encryption_keys_are_wrong", "is not a Fernet key"),
+            ("a_task_ends_while_a_receiver_handles_an_error", "TimeoutException at "),
+            ("an_announcement_ends_while_a_receiver_handles_an_error", "Interrupted while it was"),
+            ("a_receiver_leaves_with_a_message", "Interrupted while it was telling"),
+        ],
+    )
+    def test_reports_of_our_failures_hold_no_secret(
+        self, reports: Any, scenario: str, told: str
+    ) -> None:
+        report = reports[scenario]
+        for place in ("sentry", "mail"):
+            assert any(told in unescape(text) for text in report[place]), place
+        assert {
+            place: [found for text in texts for found in traces(text)]
+            for place, texts in report.items()
+        } == {"sentry": [], "mail": [], "printed": []}
+
+    def test_a_posted_code_is_reported_without_its_value(self, reports: Any) -> None:
+        [event] = map(json.loads, reports["the_session_fails"]["sentry"])
+        assert event["request"]["data"] == {"secret": "[Filtered]"}
+        mails = [unescape(mail) for mail in reports["the_session_fails"]["mail"]]
+        assert any("secret = '********************'" in mail for mail in mails)
+
+    def test_the_row_of_a_failed_task_says_which_receiver_was_told(self, reports: Any) -> None:
+        [row] = reports["a_task_ends_while_a_receiver_handles_an_error"]["printed"]
+        assert row.startswith("Interrupted while it was telling order_settled __main__.hang_after")
+        assert "django_q.exceptions.TimeoutException" in row
+
+
+class Strike(BaseException):
+    """Comes from outside, as KeyboardInterrupt does."""
+
+
+# Where a secret may come along. Not in threading, for example: a lock might never be released.
+STRUCK = {"giftcards", "requests", "urllib3", "http", "json", "cryptography", "hmac", "django"}
+
+
+def struck(work: Callable[[], object], at: int = -1) -> tuple[Strike | None, int]:
+    """Interrupt ``work`` when, for the ``at``-th time, a function is called or returns.
+
+    Returns the interruption, and how often that has happened.
+    """
+    count = 0
+
+    def strike(frame: FrameType, *_: object) -> None:
+        nonlocal count
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in STRUCK:
+            return
+        if frame.f_code.co_name == "allow_thread_sharing":
+            return  # it takes a lock of Django's, which might never be released
+        count += 1
+        if count == at:
+            sys.setprofile(None)
+            raise Strike
+
+    error = None
+    sys.setprofile(strike)
+    try:
+        work()
+    except Strike as raised:
+        error = raised
+    finally:
+        sys.setprofile(None)
+    return error, count
+
+
+def variables(error: BaseException | None) -> Iterator[str]:
+    """What a report could show of ``error``: its chain, and all variables of others' frames."""
+    while error is not None:
+        yield from traceback.format_exception_only(error)
+        for frame, _line in traceback.walk_tb(error.__traceback__):
+            if frame.f_code.co_filename != __file__:
+                yield from map(safe_repr, frame.f_locals.values())
+        error = error.__cause__ or error.__context__
+
+
+def leaks(work: Callable[[], object], moments: int = 200) -> dict[int, list[bytes]]:
+    """What is found of the canaries when ``work`` is interrupted, by the moment."""
+    work()  # what is imported and cached once is no part of it
+    _, length = struck(work)
+    found = {}
+    for at in range(1, length + 1, max(length // moments, 1)):
+        error, _ = struck(work, at)
+        found[at] = [trace for text in variables(error) for trace in traces(text)]
+    assert len(found) >= min(length, moments)
+    # An interruption in the middle of closing leaves a socket open, which its traceback keeps. The
+    # garbage collector is to find it now: later it would be held against an innocent test.
+    del error
+    gc.collect()
+    return {at: traced for at, traced in found.items() if traced}
+
+
+# One that strikes in a destructor goes no further, and one that strikes in close() prevents it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+class TestInterruptions:
+    """Ctrl-C, or django-q2's timeout of a task, at any moment."""
+
+    def test_a_code_in_a_local_variable_is_found_at_an_interruption(self) -> None:
+        def work() -> str:
+            return json.dumps([str(CODES[0].value)], indent=1)
+
+        assert leaks(work)
+
+    def test_an_interruption_of_sealing_or_opening_shows_no_secret(self) -> None:
+        place = Place(order=1, reference="order-1", card=1)
+
+        def work() -> None:
+            keyring = Keyring.from_settings()
+            row = keyring.seal(CODES[0], place=place)
+            assert keyring.open(row, place=place) == CODES[0]
+            with contextlib.suppress(DecryptionError):
+                keyring.open(row, place=place._replace(card=2))
+            with contextlib.suppress(DecryptionError):
+                keyring.open(row._replace(identity=""), place=place)
+
+        assert leaks(work) == {}
+
+    def test_an_interruption_of_a_search_shows_no_secret(self, stored: Order) -> None:
+        def work() -> None:
+            assert len(Card.objects.all().with_code(CODES[0].value)) == 2
+            assert stored.cards.get(position=1).value == CODES[1].value
+
+        assert leaks(work) == {}
+
+    def test_an_interruption_of_fingerprinting_the_api_key_shows_no_secret(self) -> None:
+        assert leaks(lambda: key_fingerprint(conf.api_key)) == {}
+
+    def test_an_interruption_of_matching_cards_shows_no_secret(self, stored: Order) -> None:
+        bare = [CardSecret(secret.value, "") for secret in CODES]
+        assert leaks(lambda: store_cards([(stored, bare)])) == {}
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda client: client.check("A1"),
+            lambda client: client.place(product_id="p", type_id="t", quantity=1),
+        ],
+        ids=["a question", "an order"],
+    )
+    def test_an_interruption_of_a_request_shows_no_secret(
+        self, call: Callable[[Client], object]
+    ) -> None:
+        card = {"value": CODES[0].value, "serial": CODES[0].serial}
+        data = {"orderId": "A1", "status": "FULFILLED", "cards": [card]}
+        body = json.dumps({"success": True, "data": data}).encode()
+
+        def work() -> None:
+            with Client(base_url=server.url, api_key=conf.api_key, timeout=5) as client:
+                call(client)
+
+        with Server(answer_with(response(body))) as server:
+            assert leaks(work) == {}
+        assert all(f"X-Access-Token: {API_KEY}\r\n".encode() in sent for sent in server.requests)

@@ -25,10 +25,14 @@ ALLOWED = {
     ("UNCONFIRMED", "HANDLING"),
     ("UNCONFIRMED", "PENDING"),
     ("UNCONFIRMED", "REJECTED"),
+    ("HANDLING", "UNCONFIRMED"),
     ("HANDLING", "DELAYED"),
+    ("HANDLING", "UNCONFIRMED"),
+    ("DELAYED", "UNCONFIRMED"),
     ("HANDLING", "FULFILLED"),
     ("HANDLING", "PARTIALLY_FILLED"),
     ("HANDLING", "REFUNDED"),
+    ("DELAYED", "UNCONFIRMED"),
     ("DELAYED", "FULFILLED"),
     ("DELAYED", "PARTIALLY_FILLED"),
     ("DELAYED", "REFUNDED"),
@@ -47,23 +51,23 @@ def test_only_the_moves_of_the_table_are_allowed(origin: Status, target: Status)
             check_move(origin, target)
 
 
-def test_the_table_is_whole() -> None:
+def test_the_table_of_moves_has_every_status() -> None:
     assert set(MOVES) == set(Status)
 
 
-def test_final_is_what_is_never_left() -> None:
-    assert {status for status, targets in MOVES.items() if not targets} == FINAL
+def test_a_status_is_final_if_no_move_leaves_it() -> None:
+    assert {status for status, targets in MOVES.items() if not targets} == set(FINAL)
 
 
-def test_groups() -> None:
-    assert {"FULFILLED", "PARTIALLY_FILLED", "REFUNDED"} == SETTLED
-    assert {*SETTLED, "REJECTED"} == FINAL
-    assert {"HANDLING", "DELAYED"} == FOLLOWED
-    assert ACCEPTED == FOLLOWED | SETTLED
-    assert {"PENDING", "PLACING", "HANDLING"} == URGENT
+def test_the_groups_of_statuses_fit_together() -> None:
+    assert SETTLED == ("FULFILLED", "PARTIALLY_FILLED", "REFUNDED")
+    assert ("REJECTED", *SETTLED) == FINAL
+    assert FOLLOWED == ("HANDLING", "DELAYED")
+    assert (*FOLLOWED, *SETTLED) == ACCEPTED
+    assert URGENT == ("PENDING", "PLACING", "HANDLING")
 
 
-def test_the_move_starts_from_a_status_as_a_row_has_it() -> None:
+def test_a_move_may_start_from_a_status_given_as_text() -> None:
     check_move("HANDLING", Status.FULFILLED)
     with pytest.raises(ValueError, match="'CANCELLED' is not a valid Status"):
         check_move("CANCELLED", Status.FULFILLED)

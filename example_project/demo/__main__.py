@@ -1,8 +1,8 @@
-"""The whole app at work in one terminal: ``python -m example_project.demo``.
+"""A demo of the whole app in one terminal: ``python -m example_project.demo``.
 
-Prepares the database, starts the provider's simulator, a worker and the site, places an order of
-each outcome and shows what becomes of them. With ``GIFTCARDS_API_KEY`` in the environment it talks
-to the provider's sandbox instead of the simulator. What it starts ends with it.
+Prepares a database of its own, starts the provider's simulator, a worker and the site, places an
+order for each outcome and shows their progress. If ``GIFTCARDS_API_KEY`` is set, it uses the
+provider's sandbox instead of the simulator. All processes that it starts end with it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
 
 import django
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
 from example_project.demo.processes import (
     HOST,
@@ -24,11 +27,14 @@ from example_project.demo.processes import (
     Stopped,
     answers,
     free_port,
+    lock,
 )
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SITE_PORT = 8000
 SIMULATOR_PORT = 8378
-# With --once: from the beginning until the orders have settled (seconds).
+# With --once: the time limit for the orders to settle, from the start (seconds).
 PATIENCE = 110
 
 
@@ -38,23 +44,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_once = parser.parse_args(arguments).once
     give_up_at = time.monotonic() + PATIENCE if is_once else None
 
-    # All of this before Django reads the settings, here and in the processes that are started.
+    try:
+        folder = _prepare_folder()
+        release = lock(folder)
+    except DemoError as error:
+        print(error, file=sys.stderr)
+        return 1
+    try:
+        return _demo(folder, is_once=is_once, give_up_at=give_up_at)
+    finally:
+        release()
+
+
+def _prepare_folder() -> Path:
+    """The folder of the demo's files, which nobody else may enter."""
+    folder = Path(os.environ.get("EXAMPLE_DIR") or ROOT / ".demo").resolve()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    os.environ["EXAMPLE_DIR"] = str(folder)
+    return folder
+
+
+def _configure(folder: Path, *, has_simulator: bool) -> None:
+    """Set the environment of this process and its children, and read the settings."""
     os.environ["DJANGO_SETTINGS_MODULE"] = "example_project.settings"
-    has_simulator = not os.environ.get("GIFTCARDS_API_KEY")
+    database = folder / ("demo.sqlite3" if has_simulator else "sandbox.sqlite3")
     if has_simulator:
-        os.environ.pop("GIFTCARDS_API_KEY", None)
-        simulator_port = _port("simulator", SIMULATOR_PORT)
-        os.environ["GIFTCARDS_BASE_URL"] = f"http://{HOST}:{simulator_port}"
-        os.environ["NO_PROXY"] = os.environ["no_proxy"] = HOST
-    site_port = _port("site", SITE_PORT)
-    django.setup()
+        # The simulator forgets its orders when it stops, so the database must not remember them.
+        for path in folder.glob(f"{database.name}*"):
+            path.unlink()
+    # Whatever database the environment names is the user's, not the demo's.
+    os.environ["DATABASE_URL"] = f"sqlite:///{quote(str(database))}"
+    try:
+        django.setup()
+    except ImproperlyConfigured as error:
+        raise DemoError(str(error)) from None
     for name in ("django-q", "giftcards"):
-        # What they say otherwise goes to the logs of the processes.
+        # Only errors: the processes have logs of their own.
         logging.getLogger(name).setLevel(logging.ERROR)
 
-    processes = Processes(log_dir=settings.LOCAL_DIR)
+
+def _demo(folder: Path, *, is_once: bool, give_up_at: float | None) -> int:
+    has_simulator = not os.environ.get("GIFTCARDS_API_KEY")
+    processes = Processes(log_dir=folder)
     processes.listen_to_signals()
     try:
+        if has_simulator:
+            os.environ.pop("GIFTCARDS_API_KEY", None)
+            simulator_port = _port("simulator", SIMULATOR_PORT)
+            os.environ["GIFTCARDS_BASE_URL"] = f"http://{HOST}:{simulator_port}"
+        site_port = _port("site", SITE_PORT)
+        _configure(folder, has_simulator=has_simulator)
         if has_simulator:
             delays = ("--min-delay", "3", "--max-delay", "10")
             processes.start(
@@ -63,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             processes.wait_until(
                 lambda: answers(simulator_port, "giftcards-simulator"), "simulator"
             )
-        _run(processes, site_port, give_up_at)
+        _run(processes, site_port, give_up_at, has_simulator=has_simulator)
         while not is_once:
             processes.wait(0.5)
     except Stopped:
@@ -76,6 +116,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _short(path: Path) -> Path:
+    """``path`` from here, if it is below."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def _port(name: str, wanted: int) -> int:
     port = free_port(wanted)
     if port != wanted:
@@ -83,16 +129,21 @@ def _port(name: str, wanted: int) -> int:
     return port
 
 
-def _run(processes: Processes, site_port: int, give_up_at: float | None) -> None:
-    """From an empty database to orders that have settled."""
-    # It imports models, which needs the settings.
+def _run(
+    processes: Processes, site_port: int, give_up_at: float | None, *, has_simulator: bool
+) -> None:
+    """Prepare the database, start the site and the worker, and follow the orders to the end."""
+    # Imported here: it imports models, which need the settings.
     from example_project.demo import shop
 
     print("Preparing the database, and starting the worker and the site ...", flush=True)
     password = shop.prepare(settings.LOCAL_DIR / "admin-password")
     if reason := shop.why_not_order():
         raise DemoError(reason)
-    processes.start("site", "runserver", "--noreload", f"{HOST}:{site_port}")
+    if has_simulator:  # the provider's own catalogue would take minutes
+        shop.read_catalogue()
+    # --insecure: static files without DEBUG, whose error pages would show local variables.
+    processes.start("site", "runserver", "--noreload", "--insecure", f"{HOST}:{site_port}")
     processes.start("worker", "qcluster")
     question = shop.ask_worker()
     processes.wait_until(lambda: answers(site_port, "WSGIServer"), "site")
@@ -100,7 +151,7 @@ def _run(processes: Processes, site_port: int, give_up_at: float | None) -> None
     print(
         f"\n  Site       http://{HOST}:{site_port}/  (user admin, password {password})"
         f"\n  Provider   {settings.GIFTCARDS['BASE_URL']}"
-        f"\n  Logs       {processes.log('*')}\n"
+        f"\n  Logs       {_short(processes.log('*'))}\n"
     )
 
     keys = shop.place()
@@ -110,7 +161,7 @@ def _run(processes: Processes, site_port: int, give_up_at: float | None) -> None
         if give_up_at is not None and time.monotonic() > give_up_at:
             raise DemoError(
                 f"The orders have not settled within {PATIENCE} seconds;"
-                f" {processes.log('worker')} may say why."
+                f" {_short(processes.log('worker'))} may say why."
             )
         processes.wait(0.3)
         table.show(orders := shop.find(keys))

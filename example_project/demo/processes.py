@@ -1,8 +1,9 @@
-"""Starting processes, noticing when one of them ends, and leaving none behind."""
+"""The demo's lock, and its child processes: starting, detecting when one exits, stopping."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import os
 import signal
@@ -14,32 +15,55 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+GUARD = Path(__file__).resolve().with_name("guard.py")
 MANAGE = Path(__file__).resolve().parents[2] / "manage.py"
 HOST = "127.0.0.1"
-# One that is told to stop has this long before it is killed (seconds).
+# How long a process may take to stop before it is killed (seconds).
 GRACE = 5
-# One that is started has this long until it works (seconds).
+# How long a process may take to start (seconds).
 PATIENCE = 60
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the text says what to do."""
+    """The demo cannot continue; the message says why or what to do."""
 
 
 class Stopped(Exception):
-    """A person, or the system, asked the demo to end."""
+    """The demo was asked to end by a signal."""
+
+
+def lock(folder: Path) -> Callable[[], None]:
+    """Reserve ``folder`` for this process until it ends, however it ends; return how to let go.
+
+    Raises :exc:`DemoError` if another demo has it.
+    """
+    path = folder / "lock"
+    path.touch(mode=0o600)
+    file = path.open("r+")
+    try:
+        # The system releases it when the process dies, so that no lock is left behind.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise DemoError(
+            f"Another demo is running in this checkout (process {file.read().strip() or '?'})."
+            " Stop it with Ctrl-C in its terminal first."
+        ) from None
+    file.truncate(0)
+    print(os.getpid(), file=file, flush=True)
+    return file.close
 
 
 @dataclass
 class Processes:
-    """The processes of the demo by name, each with a log of its own."""
+    """The demo's child processes by name, each with its own log file."""
 
     log_dir: Path
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     is_stopped: bool = False
 
     def listen_to_signals(self) -> None:
-        """Note the wish to end; raising here could lose a process that is just being started."""
+        """Set a flag on a signal; raising instead could lose a process that is being started."""
 
         def note(*_: object) -> None:
             self.is_stopped = True
@@ -51,11 +75,14 @@ class Processes:
         return self.log_dir / f"{name}.log"
 
     def start(self, name: str, *command: str) -> None:
-        """Start ``manage.py command`` in a session of its own, so that Ctrl-C is for us only."""
-        with self.log(name).open("wb") as log:
+        """Start ``manage.py command`` in a new session, so that Ctrl-C reaches only the demo."""
+        log_file = self.log(name)
+        log_file.touch(mode=0o600)
+        with log_file.open("wb") as log:
             self.running[name] = subprocess.Popen(  # noqa: S603 (our own manage.py)
-                [sys.executable, MANAGE, *command],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, GUARD, sys.executable, MANAGE, *command],
+                # The guard sees it closed when the demo is killed.
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -63,7 +90,7 @@ class Processes:
             )
 
     def wait(self, seconds: float) -> None:
-        """Let time pass; raise if the demo is to end or one of the processes has ended."""
+        """Sleep; raise :exc:`Stopped` after a signal, :exc:`DemoError` if a process exited."""
         time.sleep(seconds)
         if self.is_stopped:
             raise Stopped
@@ -72,7 +99,7 @@ class Processes:
                 raise DemoError(f"The {name} ended by itself; {self.log(name)} says why.")
 
     def wait_until(self, condition: Callable[[], bool], name: str) -> None:
-        """Return when ``condition`` holds, which shows that ``name`` works."""
+        """Wait until ``condition`` holds; :exc:`DemoError` about ``name`` after ``PATIENCE``."""
         give_up_at = time.monotonic() + PATIENCE
         while not condition():
             if time.monotonic() > give_up_at:
@@ -80,20 +107,22 @@ class Processes:
             self.wait(0.1)
 
     def stop(self) -> None:
-        """End all of them, the last one first."""
+        """Stop all processes, in reverse order of starting."""
         for process in reversed(self.running.values()):
-            # Only the main process: a cluster whose processes are all told at once waits for ever.
+            # Only the main process: a cluster hangs if all its processes are signalled at once.
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            assert process.stdin is not None  # noqa: S101 (it is a pipe)
+            process.stdin.close()
         self.running.clear()
 
 
 def free_port(wanted: int) -> int:
-    """Return the port, or another one if it is taken."""
+    """Return ``wanted``, or another free port if it is taken."""
     for port in (wanted, 0):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -103,7 +132,7 @@ def free_port(wanted: int) -> int:
 
 
 def answers(port: int, server: str) -> bool:
-    """Whether an HTTP server of that name answers, whatever it says."""
+    """Whether an HTTP server whose ``Server`` header starts with ``server`` answers."""
     connection = http.client.HTTPConnection(HOST, port, timeout=5)
     try:
         connection.request("GET", "/")

@@ -1,4 +1,4 @@
-"""The shop's part of the demo: its database, its orders, and what is shown of them."""
+"""The shop in the demo: its database, its orders, and how they are displayed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from django.utils import timezone
 from django_q.models import Task
 from django_q.tasks import async_task
 
+from giftcards import catalogue
 from giftcards.conf import conf
+from giftcards.engine.gateway import Gateway
 from giftcards.fulfilment import place_order
-from giftcards.gateway import Gateway
+from giftcards.management.selftest import PRODUCT, why_not
 from giftcards.models import Order
 from giftcards.refunds import refund_breakdown
-from giftcards.selftest import PRODUCT, why_not
 
-# The outcomes of the provider's sandbox: a name, the type, the quantity.
+# The outcomes of the provider's sandbox: (name, type, quantity).
 LINES = (
     ("refund", "TEST_REFUND", 2),
     ("partial", "TEST_PARTIAL", 4),
@@ -32,12 +33,14 @@ LINES = (
     ("larger", "type_001", 25),
 )
 SALE_PRICE = Decimal(550)
-COLUMNS = "{:<27}{:<13}{:>8}  {:<17}{:>9}{:>10}{:>9}{:>6}"
-HEADINGS = ("reference", "type", "quantity", "status", "delivered", "charged", "refunded", "age")
+# 79 columns, so that a terminal of 80 shows them.
+COLUMNS = "{:<25} {:<16} {:>9} {:>9} {:>9} {:>6}"
+HEADINGS = ("reference", "status", "delivered", "charged", "refunded", "age")
+BREAKDOWN = "  {:<25} {:>9} = {:>9} + {:>9}  {:>14}"
 
 
 def prepare(password_file: Path) -> str:
-    """Make the tables, the schedule and the user ``admin``; return the user's password."""
+    """Create the tables, the schedule and the user ``admin``; return the user's password."""
     call_command("migrate", verbosity=0)
     call_command("giftcards_setup", verbosity=0)
     password_file.touch(mode=0o600)
@@ -52,7 +55,7 @@ def prepare(password_file: Path) -> str:
 
 
 def ask_worker() -> str:
-    """Queue a task for :func:`has_answered`: a cluster shows other processes nothing of itself."""
+    """Queue a task and return its id: a cluster shows that it runs only by running a task."""
     return str(async_task("time.time", task_name="demo: is a worker there?"))
 
 
@@ -62,13 +65,19 @@ def has_answered(task_id: str) -> bool:
 
 
 def why_not_order() -> str:
-    """Why nothing may be ordered with the configured key, as a sentence; "" if it is free."""
+    """Why the demo must not order with the configured key, as a sentence; "" if it may."""
     with Gateway() as gateway:
         return why_not(gateway)
 
 
+def read_catalogue() -> None:
+    """Have the orders bear the names of what they buy, and the form offer what there is."""
+    with Gateway() as gateway:
+        catalogue.read_catalogue(gateway, on_wait=lambda _reading: None)
+
+
 def place() -> list[int]:
-    """Place the orders as a shop does, for the worker to send; return their primary keys."""
+    """Place the orders, for the worker to send; return their primary keys."""
     now = timezone.localtime()
     return [
         place_order(
@@ -76,7 +85,10 @@ def place() -> list[int]:
             type_id=type_id,
             quantity=quantity,
             reference=f"demo-{now:%m%d-%H%M%S}-{name}",
-            sale_price=SALE_PRICE,
+            customer_name="Amina",
+            customer_email="amina@example.com",
+            # In the sandbox, the test types may have no price to compare it with.
+            sale_price=None if type_id.startswith("TEST_") else SALE_PRICE,
         ).pk
         for name, type_id, quantity in LINES
     ]
@@ -87,7 +99,7 @@ def find(keys: Sequence[int]) -> list[Order]:
 
 
 class Table:
-    """The orders: drawn over and over on a terminal, elsewhere a line for each change."""
+    """A table of the orders: redrawn in place on a terminal; elsewhere, a line per change."""
 
     def __init__(self) -> None:
         self._is_live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
@@ -97,12 +109,12 @@ class Table:
     def show(self, orders: Iterable[Order]) -> None:
         now = timezone.now()
         rows = [_row(order, now) for order in orders]
-        # A line that breaks would upset the drawing.
+        # Truncated, because a wrapped line would break redrawing.
         width = shutil.get_terminal_size().columns - 1
         if self._is_live and self._shown:
             print(f"\x1b[{len(rows)}F", end="")
         for row in rows:
-            # That time passes is not a change.
+            # A new age alone is not a change.
             is_changed = self._shown.get(row[0]) != row[:-1]
             self._shown[row[0]] = row[:-1]
             if self._is_live:
@@ -117,10 +129,8 @@ def _row(order: Order, now: datetime) -> tuple[str, ...]:
     age = (order.settled_at or now) - order.created_at
     return (
         order.reference,
-        order.type_id,
-        str(order.quantity),
         order.status,
-        str(order.fulfilled_quantity),
+        f"{order.fulfilled_quantity} of {order.quantity}",
         _money(breakdown.charged_amount) if breakdown else "-",
         _money(breakdown.refunded_amount) if breakdown else "-",
         f"{age.total_seconds():.0f} s",
@@ -128,20 +138,23 @@ def _row(order: Order, now: datetime) -> tuple[str, ...]:
 
 
 def breakdowns(orders: Iterable[Order]) -> Iterator[str]:
-    """What became of the money, a line for each order."""
+    """Yield the lines of the refund breakdowns, one per order."""
     yield f"Refund breakdown, in {conf.currency}:"
+    yield BREAKDOWN.format("", "ordered", "charged", "refunded", "cards refunded")
     for order in orders:
         breakdown = refund_breakdown(order)
         if breakdown is None:
-            yield f"  {order.reference}: none, it is {order.status}"
+            yield f"  {order.reference} has none: it is {order.status}"
             continue
-        yield (
-            f"  {order.reference}: ordered {_money(breakdown.ordered_amount)}"
-            f" = charged {_money(breakdown.charged_amount)}"
-            f" + refunded {_money(breakdown.refunded_amount)}"
-            f" ({breakdown.refunded_quantity} of {order.quantity} cards refunded)"
-            f"{'' if breakdown.is_consistent else ': the figures contradict each other'}"
+        yield BREAKDOWN.format(
+            order.reference,
+            _money(breakdown.ordered_amount),
+            _money(breakdown.charged_amount),
+            _money(breakdown.refunded_amount),
+            f"{breakdown.refunded_quantity} of {order.quantity}",
         )
+        if not breakdown.is_consistent:
+            yield "    The provider's figures contradict each other."
 
 
 def _money(amount: Decimal | None) -> str:

@@ -1,36 +1,41 @@
-"""What the commands have in common: exit codes, ``--json``, and what they need to start."""
+"""What the commands share: ``--json``, the checks before they start, and how orders are shown."""
 
 from __future__ import annotations
 
 import json
+import os
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import Error
+from django.utils import translation
 
 from giftcards.conf import conf, require
 from giftcards.exceptions import ConfigurationError, GiftcardsError
-from giftcards.models import Order
+from giftcards.management.output import COULD_NOT_START, ConsoleCommand, Progress, iso
+from giftcards.management.output import UNFINISHED as UNFINISHED
+from giftcards.models import Order, ProviderState
+from giftcards.problems import Entry, Problem, in_english
 from giftcards.refunds import RefundBreakdown, refund_breakdown
 from giftcards.statuses import Status
 
-UNFINISHED = 1
-COULD_NOT_START = 2
-
-# Everything that placing and following read.
+# The settings that placing and following use.
 WORKING_SETTINGS = (
     "API_KEY",
     "BASE_URL",
     "CURRENCY",
     "ENCRYPTION_KEYS",
+    "HOLD_ABOVE_SALE_PRICE",
     "LATE_WATCH_HOURS",
     "POLL_INTERVAL",
     "POLL_TIMEOUT",
+    "PRICE_MAX_AGE",
     "PROOF_OF_ABSENCE",
     "REQUESTS_PER_MINUTE",
     "REQUEST_TIMEOUT",
@@ -38,7 +43,7 @@ WORKING_SETTINGS = (
 )
 
 
-class GiftcardsCommand(BaseCommand):
+class GiftcardsCommand(ConsoleCommand):
     """Exit code 0: done. 1: something failed or is unfinished. 2: it could not start.
 
     ``needs`` names the settings without which the command cannot work; they are checked here, with
@@ -53,7 +58,9 @@ class GiftcardsCommand(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         if self.has_json:
-            parser.add_argument("--json", action="store_true", help="Print the result as JSON.")
+            parser.add_argument(
+                "--json", action="store_true", help="Print the result as JSON (default: as text)."
+            )
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         try:
@@ -81,16 +88,25 @@ class GiftcardsCommand(BaseCommand):
             ) from error
 
     def say(self, text: str, options: dict[str, Any]) -> None:
-        """Print for a person: not with ``-v0``, nor where a machine is to read JSON."""
-        if options["verbosity"] > 0 and not options.get("json"):
-            self.stdout.write(text)
+        """Print text for a person, unless ``-v0`` or ``--json`` was given."""
+        if _is_for_people(options):
+            self.put(text)
+
+    def progress(self, options: dict[str, Any]) -> Progress:
+        """What shows the waits of the command, in the same cases as :meth:`say`."""
+        is_live = self.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        return Progress(self.put if _is_for_people(options) else None, is_live=is_live)
 
     def write_json(self, result: Any) -> None:
-        self.stdout.write(json.dumps(result, indent=2))
+        self.put(json.dumps(result, indent=2))
+
+
+def _is_for_people(options: dict[str, Any]) -> bool:
+    return options["verbosity"] > 0 and not options.get("json")
 
 
 def _probe_database() -> None:
-    """Read a row of every table, with all its columns: is the database there, and migrated?"""
+    """Read a row of every table, to see that the database is there and migrated."""
     for model in apps.get_app_config("giftcards").get_models():
         model._default_manager.order_by("pk").first()  # noqa: SLF001
 
@@ -103,19 +119,32 @@ def database_failure(error: Error, what_now: str) -> CommandError:
 
 
 def refuse(reason: str) -> CommandError:
-    """The error for a mistake of the person at the keyboard: nothing was started."""
+    """The error for a mistake of the user; nothing was started."""
     return CommandError(reason, returncode=COULD_NOT_START)
 
 
 def sentences(error: ValidationError | GiftcardsError) -> str:
-    """The text of an error as one line, naming the arguments it is about."""
-    if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
-        return " ".join(
-            f"{name}: {message}"
-            for name, messages in error.message_dict.items()
-            for message in messages
-        )
-    return str(error)
+    """The text of an error as one line of English, naming the arguments it is about."""
+    with translation.override(None):
+        if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
+            return " ".join(
+                f"{name}: {message}"
+                for name, messages in error.message_dict.items()
+                for message in messages
+            )
+        return str(error)
+
+
+def provider_state() -> str:
+    """Whether and why calls are paused, in English: the commands speak one language."""
+    with translation.override(None):
+        return ProviderState.objects.current().explain()
+
+
+def current_pause(state: ProviderState) -> str:
+    """Why calls to the provider are paused at present, in English; "" if they are not."""
+    with translation.override(None):
+        return state.why_paused()
 
 
 def find_order(reference: str) -> Order:
@@ -128,12 +157,17 @@ def find_order(reference: str) -> Order:
     return order
 
 
+def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:
+    """For ``--json``: what is wrong with each, or "ok"."""
+    return {name: trouble or "ok" for name, trouble in found.items()}
+
+
 def _amount(amount: Decimal | None) -> str | None:
     return None if amount is None else f"{amount:.2f}"
 
 
 def order_as_dict(order: Order) -> dict[str, Any]:
-    """What ``--json`` prints of an order: amounts are texts with two decimals, times ISO 8601."""
+    """The order as ``--json`` prints it: amounts are strings with two decimals, times ISO 8601."""
     breakdown = refund_breakdown(order)
     return {
         "reference": order.reference,
@@ -148,9 +182,17 @@ def order_as_dict(order: Order) -> dict[str, Any]:
         "fulfilled_amount": _amount(order.fulfilled_amount),
         "cards": order.cards.count(),
         "refund": None if breakdown is None else _breakdown_as_dict(breakdown),
-        "created_at": order.created_at.isoformat(),
-        "settled_at": None if order.settled_at is None else order.settled_at.isoformat(),
+        "created_at": iso(order.created_at),
+        "settled_at": iso(order.settled_at),
+        "problems": [_problem_as_dict(entry) for entry in order.problems],
     }
+
+
+def _problem_as_dict(entry: Entry) -> dict[str, Any]:
+    ticked = {}
+    if "ticked_at" in entry:
+        ticked = {"ticked_at": iso(datetime.fromisoformat(entry["ticked_at"]))}
+    return {**entry, **ticked, "text": str(Problem.of(entry))}
 
 
 def _breakdown_as_dict(breakdown: RefundBreakdown) -> dict[str, Any]:
@@ -164,13 +206,14 @@ def _breakdown_as_dict(breakdown: RefundBreakdown) -> dict[str, Any]:
 
 
 def describe(order: Order) -> str:
-    """The order for a person at a terminal, with its refund breakdown."""
+    """The order as text for a terminal, with its refund breakdown."""
     currency = conf.currency
     lines = [
         f"Order {order.reference}",
         f"  status      {order.status}",
         f"  provider    {order.provider_order_id or 'has not named it'}",
         f"  line        {order.quantity} × {order.type_id} ({order.product_id})",
+        *([f"  group       {order.group}"] if order.group else []),
         f"  delivered   {order.fulfilled_quantity} of {order.quantity}",
         f"  cards       {order.cards.count()} stored, encrypted",
     ]
@@ -186,8 +229,47 @@ def describe(order: Order) -> str:
         ]
         if not breakdown.is_consistent:
             lines += ["    The provider's figures contradict each other."]
-    if order.problem:
-        lines += [f"  attention   {order.problem}"]
-    elif order.status == Status.REJECTED and (last := order.changes.last()):
-        lines += [f"  refused     {last.detail}"]
+    for entry in order.problems:
+        label = f"ticked off by {entry['ticked_by']}," if "ticked_by" in entry else "attention  "
+        problem = Problem.of(entry)
+        lines += [f"  {label} {problem.code}: {problem}"]
+    if order.status == Status.REJECTED and (why := reason(order)):
+        lines += [f"  refused     {why}"]
     return "\n".join(lines)
+
+
+def why_not_all(began: datetime) -> str:
+    """Why the provider was not asked everything since ``began``: the pause, or the last failure."""
+    state = ProviderState.objects.current()
+    is_new = state.failed_at is not None and state.failed_at >= began
+    return current_pause(state) or (state.failure if is_new else "")
+
+
+class Wait(NamedTuple):
+    """What an order waits for, as the end of a sentence about it, and since when."""
+
+    what: str
+    since: datetime | None
+
+
+def what_it_waits_for(order: Order) -> Wait | None:
+    """What has to happen before the order moves on; ``None`` if no command waits for it."""
+    match order.status:
+        case Status.PENDING if order.is_held:
+            return None
+        case Status.PENDING:
+            return Wait("waiting until it may be sent", order.queued_at)
+        case Status.PLACING:
+            return Wait("another process is sending it", order.sent_at)
+        case Status.HANDLING:
+            return Wait("waiting for the provider", order.accepted_at)
+        case _:
+            return None
+
+
+def reason(order: Order) -> str:
+    """Why the order has its status: its problems, or else the details of its last move."""
+    if order.open_problems:
+        return " ".join(map(str, order.open_problems))
+    last = order.changes.last()
+    return in_english(last.details) if last else ""

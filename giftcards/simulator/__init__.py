@@ -1,18 +1,25 @@
-"""A stand-in for the provider, OneClickDz API v3, over real HTTP: for tests, demos and development.
+"""A simulator of the provider (OneClickDz API v3) over real HTTP, for tests and development.
 
-It needs the standard library only and keeps everything in memory. In a test::
+It uses only the standard library and keeps everything in memory. In a test::
 
     with Simulator(delay=(0, 0), rate_limit=0) as simulator:
         ...  # point GIFTCARDS["BASE_URL"] at simulator.url
     assert [order.status for order in simulator.orders.values()] == ["FULFILLED"]
 
-On the command line it is ``manage.py giftcards_simulator``. Where the provider's documentation is
-silent it had to choose; those choices are listed on the simulator's page of the documentation.
+On the command line, use ``manage.py giftcards_simulator``. The documentation has a page on the
+simulator, with the choices that it makes where the provider's documentation is silent.
 """
 
 from __future__ import annotations
 
-from giftcards.simulator.account import SPECIAL_TYPES, Card, Order, Special
+from giftcards.simulator.account import (
+    SPECIAL_TYPES,
+    Card,
+    Denomination,
+    Order,
+    Product,
+    Special,
+)
 from giftcards.simulator.api import Request, Simulator
 from giftcards.simulator.server import Call, Reply
 
@@ -20,7 +27,9 @@ __all__ = [
     "SPECIAL_TYPES",
     "Call",
     "Card",
+    "Denomination",
     "Order",
+    "Product",
     "Reply",
     "Request",
     "Simulator",

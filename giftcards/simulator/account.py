@@ -1,7 +1,7 @@
-"""The shop's account at the provider: what is for sale, orders, cards and money, and time.
+"""The shop's account at the provider: catalogue, orders, cards, balance and clock, without HTTP.
 
-Of HTTP it knows nothing. Where placing an order does not simply work, it raises :exc:`Refusal` or
-:exc:`NoAnswer`, before or after the order exists.
+If placing an order fails, :exc:`Refusal` or :exc:`NoAnswer` is raised; depending on the type, the
+order may have been created.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _random = secrets.SystemRandom()
 
 @dataclass(frozen=True, slots=True)
 class Denomination:
-    """One type of a product; ``price`` in dinar, ``stock`` in cards. Stock is never used up."""
+    """A type of a product; ``price`` in dinars, ``stock`` in cards. Orders do not reduce stock."""
 
     name: str
     price: Decimal
@@ -58,10 +58,11 @@ CATALOGUE: Mapping[str, Product] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Special:
-    """What ordering one of the :data:`SPECIAL_TYPES` does; the defaults are a normal order.
+    """How an order of one of the :data:`SPECIAL_TYPES` behaves; the defaults are a normal order.
 
-    ``answer`` is what placing answers: ``lost`` closes the connection after creating the order,
-    ``dropped`` closes it before, ``error`` is a 500 after creating it, ``refused`` a 400 before.
+    ``answer`` is the response to placing: ``lost`` creates the order and closes the connection,
+    ``error`` creates it and answers 500; ``dropped`` closes the connection and ``refused`` answers
+    400, both without creating an order. ``grows``: cards appear one by one before it settles.
     """
 
     summary: str
@@ -73,7 +74,7 @@ class Special:
 
 _NORMAL = Special(summary="is delivered in full")
 
-# Accepted for every product, at one price. The first two are the provider's own.
+# Accepted for every product, at one price. The first two exist in the provider's sandbox.
 SPECIAL_TYPES: Mapping[str, Special] = {
     "TEST_REFUND": Special(summary="ends REFUNDED", delivers="none"),
     "TEST_PARTIAL": Special(
@@ -95,7 +96,7 @@ SPECIAL_TYPES: Mapping[str, Special] = {
 
 
 class Refusal(Exception):
-    """An error that the provider answers; ``code`` is its word for it."""
+    """An error response; ``code`` is the provider's error code."""
 
     def __init__(
         self,
@@ -123,11 +124,11 @@ class Card:
 
 @dataclass(slots=True)
 class Order:
-    """One order in the ledger. At any moment ``charged + refunded == quantity * price``.
+    """An order in the ledger. ``charged + refunded == quantity * price`` always holds.
 
-    ``price`` is that of one card; all amounts are in dinar. ``charged`` is the whole price from
-    the moment of placing, as on the provider's account, until settling gives a part back.
-    ``settle_at`` is ``None`` for an order that never settles. ``cards`` are those shown so far.
+    ``price`` is the price of one card; amounts are in dinars. ``charged`` is the whole price until
+    the order settles, as on the provider's account, and then what was not refunded.
+    ``settle_at`` is ``None`` if it never settles. ``cards`` are those delivered so far.
     """
 
     id: str
@@ -150,7 +151,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A change of the balance by a signed amount, and what the balance was then."""
+    """A change of the balance by a signed amount, and the balance after it; in dinars."""
 
     id: str
     kind: str
@@ -162,11 +163,13 @@ class Transaction:
 
 @dataclass(kw_only=True, eq=False)
 class Account:
-    """The account. Its options are explained where they are chosen, in the simulator."""
+    """The account; :class:`~giftcards.simulator.Simulator` documents its options."""
 
     opening_balance: Decimal = Decimal(1_000_000)
     delay: tuple[float, float] = (3, 45)
     slow_delay: float = 360
+    catalogue: Mapping[str, Product] = field(default_factory=lambda: CATALOGUE, repr=False)
+    price_factor: Decimal | int = 1
     repeat_codes: bool = False
     clock: Callable[[], float] = time.monotonic
 
@@ -175,10 +178,13 @@ class Account:
             raise ValueError("The delays must not be negative, nor the least above the most.")
         if not 0 <= self.slow_delay < math.inf:
             raise ValueError("The slow delay must not be negative.")
+        factor = Decimal(self.price_factor)
+        if not factor.is_finite() or factor < 0:
+            raise ValueError("The price factor must not be negative.")
         balance = Decimal(self.opening_balance)
         if not balance.is_finite() or balance < 0:
             raise ValueError("The balance must not be negative.")
-        # One lock for everything: a request is short, and a ledger must not be torn.
+        # One lock for everything: requests are short, and the ledger must stay consistent.
         self._lock = threading.RLock()
         self._clock_zero = self.clock()
         self._time_zero = datetime.now(UTC)
@@ -186,10 +192,10 @@ class Account:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything that has happened, as if just made."""
+        """Return to the initial state."""
         with self._lock:
             self._orders: dict[str, Order] = {}
-            self._due: list[tuple[datetime, str]] = []  # a heap of the open orders that will settle
+            self._due: list[tuple[datetime, str]] = []  # a heap of the open orders to settle
             self._transactions: list[Transaction] = []
             self._balance = Decimal(0)
             self._book("DEPOSIT", Decimal(self.opening_balance), "", self._now())
@@ -198,7 +204,7 @@ class Account:
 
     @property
     def orders(self) -> dict[str, Order]:
-        """Copies of all orders by id, oldest first, as they are now."""
+        """Copies of all orders by id, oldest first, in their current state."""
         with self._lock:
             self._settle_due()
             for order in self._orders.values():
@@ -207,15 +213,17 @@ class Account:
 
     @property
     def balance(self) -> Decimal:
-        """In dinar; always ``opening_balance`` less what the orders are charged."""
+        """In dinars: ``opening_balance`` minus the charges of all orders."""
         with self._lock:
             self._settle_due()
             return self._balance
 
     def settle(self, order_id: str, *, delivered: int | None = None) -> Order:
-        """Settle an open order now, as its type would or with the given number of cards.
+        """Settle an open order now, with ``delivered`` cards or as many as its type delivers.
 
-        A settled order is left alone; asking for another number of cards is then an error.
+        Leaves a settled order as it is. Raises :exc:`ValueError` if ``delivered`` is above the
+        quantity, below the cards already shown, or not what a settled order has;
+        :exc:`KeyError` if there is no such order.
         """
         with self._lock:
             order = self._orders[order_id]
@@ -227,14 +235,11 @@ class Account:
                 raise ValueError(f"Order {order_id} is settled already.")
             return replace(order)
 
-    # The rest is for who holds the lock, here and in the API.
+    # The methods below require the lock.
 
     def _place(self, product_id: str, type_id: str, quantity: int) -> Order:
-        product = find_product(product_id)
         special = SPECIAL_TYPES.get(type_id, _NORMAL)
-        kind = product.types.get(type_id)
-        if type_id in SPECIAL_TYPES:
-            kind = Denomination(type_id, _SPECIAL_PRICE)
+        kind = self._types(product_id).get(type_id)
         if kind is None:
             raise Refusal("NOT_FOUND", "There is no such type.")
         if quantity > kind.stock or special.answer == "refused":
@@ -266,8 +271,22 @@ class Account:
             raise Refusal("INTERNAL_ERROR", "Something went wrong.")
         return order
 
+    def _types(self, product_id: str) -> dict[str, Denomination]:
+        """What is for sale of the product, at the current prices."""
+        special = {name: Denomination(name, _SPECIAL_PRICE) for name in SPECIAL_TYPES}
+        kinds = {**self._find_product(product_id).types, **special}
+        return {
+            name: replace(kind, price=kind.price * self.price_factor)
+            for name, kind in kinds.items()
+        }
+
+    def _find_product(self, product_id: str) -> Product:
+        if product_id not in self.catalogue:
+            raise Refusal("NOT_FOUND", "There is no such product.")
+        return self.catalogue[product_id]
+
     def _now(self) -> datetime:
-        """The time of day by the clock, to the millisecond that answers show."""
+        """The current time by ``clock``, in whole milliseconds, as in answers."""
         now = self._time_zero + timedelta(seconds=self.clock() - self._clock_zero)
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
@@ -282,7 +301,7 @@ class Account:
         while self._due and self._due[0][0] <= now:
             due_at, order_id = heapq.heappop(self._due)
             order = self._orders[order_id]
-            if not order.is_settled:  # settle() may have been faster
+            if not order.is_settled:  # settle() may have settled it
                 self._settle(order, due_at)
 
     def _settle(self, order: Order, at: datetime, delivered: int | None = None) -> None:
@@ -300,9 +319,9 @@ class Account:
         self._book("REFUND-ORDER", order.refunded, order.id, at)
 
     def _grow(self, order: Order) -> None:
-        """Show the cards of a ``SIM_GROW`` order that have come by now, evenly over its delay."""
+        """Deliver the cards of a ``SIM_GROW`` order that are due, evenly spread over its delay."""
         if order.special.grows and not order.is_settled and order.settle_at is not None:
-            # It may have become due since those that were due have been settled.
+            # It may have become due since the last _settle_due().
             now = min(self._now(), order.settle_at)
             part = (now - order.created_at) / (order.settle_at - order.created_at)
             self._deliver(order, int(order.quantity * part))
@@ -312,7 +331,7 @@ class Account:
         order.cards += tuple(self._new_card(number) for number in numbers)
 
     def _new_card(self, number: int) -> Card:
-        """Return a card; ``number`` is its place in the order, from 1."""
+        """Return a new card; ``number`` is its position in the order, from 1."""
         if self.repeat_codes:
             return Card(f"SANDBOX-CARD-{number}", f"SANDBOX-{number}")
         groups = ("".join(_random.choices(_CODE_ALPHABET, k=4)) for _ in range(3))
@@ -320,18 +339,12 @@ class Account:
         return Card(f"SIM-{'-'.join(groups)}", str(self._next_serial))
 
     def _book(self, kind: str, change: Decimal, order_id: str, at: datetime) -> None:
-        """Change the balance by a signed amount and write it down."""
+        """Change the balance by a signed amount and record the transaction."""
         self._balance += change
         entry = Transaction(_object_id(at), kind, change, self._balance, order_id, at)
         self._transactions.append(entry)
 
 
-def find_product(product_id: str) -> Product:
-    if product_id not in CATALOGUE:
-        raise Refusal("NOT_FOUND", "There is no such product.")
-    return CATALOGUE[product_id]
-
-
 def _object_id(now: datetime) -> str:
-    """Return a fresh id like MongoDB's: 24 hex digits, the first 8 the second of creation."""
+    """Return a new id like MongoDB's: 24 hex digits, the first 8 a Unix time in seconds."""
     return f"{int(now.timestamp()):08x}{secrets.token_hex(8)}"

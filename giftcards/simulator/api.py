@@ -1,28 +1,23 @@
-"""The provider's API in front of the account: paths, envelopes, keys, limits, and its faults."""
+"""The provider's API on top of the account: routes, envelopes, keys, limits and faults."""
 
 from __future__ import annotations
 
 import json
 import math
+import random
 import secrets
 import ssl
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from email.utils import format_datetime
 from functools import partial
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import parse_qs
 
-from giftcards.simulator.account import (
-    CATALOGUE,
-    Account,
-    NoAnswer,
-    Order,
-    Refusal,
-    Transaction,
-    find_product,
-)
+from giftcards.simulator.account import Account, NoAnswer, Order, Refusal, Transaction
 from giftcards.simulator.server import MAX_BODY, Call, Reply, Server
 
 _STATUSES = {
@@ -38,16 +33,18 @@ _STATUSES = {
     "INTERNAL_ERROR": 500,
     "SERVICE_UNAVAILABLE": 503,
 }
-_Data = dict[str, Any]  # what stands in ``data`` of an answer
+# The period of a list if its query gives none.
+_ALWAYS = {"from": "0001-01-01", "to": "9999-12-31"}
+_Data = dict[str, Any]  # the ``data`` of an answer
 _Entry = TypeVar("_Entry", Order, Transaction)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request that was answered, without its key, query and body.
+    """A log entry for one request, without its key, query and body.
 
-    ``at`` is in seconds on the simulator's clock; ``status`` is 0 where the connection was closed
-    instead of an answer; ``key_ok`` says whether the request carried a key that is accepted.
+    ``at`` is in seconds on the simulator's clock; ``status`` is 0 if the connection was closed
+    without an answer; ``key_ok``: whether it had an accepted key.
     """
 
     at: float
@@ -59,31 +56,35 @@ class Request:
 
 @dataclass(kw_only=True, eq=False)
 class Simulator(Account):
-    """The provider. Its options may be changed while it runs, but for those that start it:
-    ``host``, ``port``, ``ssl_context`` and ``opening_balance``.
+    """The simulated provider; a context manager. Raises :exc:`ValueError` for invalid options.
 
-    ``port``: 0 takes a free one; after :meth:`start` this is the real one, so that a simulator
-    that is stopped and started again comes back at its old address with its old orders.
+    Options may be changed while it runs, except ``host``, ``port``, ``ssl_context`` and
+    ``opening_balance``.
 
-    ``ssl_context``: a server's context with its certificate; the simulator then speaks TLS only.
+    ``port``: 0 picks a free one, and :meth:`start` then sets the actual one. A simulator that is
+    stopped and started again thus keeps its address, and its orders.
 
-    ``opening_balance``: in dinar.
+    ``ssl_context``: a server-side context with a certificate; the simulator then speaks TLS only.
 
-    ``keys``: the accepted API keys; empty accepts every key. ``key_type``: as ``validate`` tells.
+    ``opening_balance``: in dinars. ``catalogue``: the products by id. ``price_factor``: every price
+    is multiplied by it, for orders placed from then on.
 
-    ``delay``: the least and the most seconds in which an order settles; ``slow_delay``: those
-    that ``SIM_SLOW`` takes.
+    ``keys``: the accepted API keys; if empty, all are. ``key_type``: as ``validate`` shows it.
 
-    ``rate_limit``: requests a minute for each key, 0 for no limit. ``lockout``: wrong keys after
-    which an address is blocked for ``lockout_time`` seconds, 0 for never.
+    ``delay``: the minimum and maximum seconds until an order settles; ``slow_delay``: the seconds
+    for ``SIM_SLOW``. ``latency``: the minimum and maximum seconds of real time until an answer; a
+    random part passes before the request is counted, the rest after.
+
+    ``rate_limit``: requests per minute and key, 0: unlimited. ``lockout``: the number of wrong keys
+    that blocks an address for ``lockout_time`` seconds, 0: never.
 
     ``spelling``: which of ``check-order`` and ``checkOrder`` exists. ``has_list``: whether
-    ``/v3/gift-cards/list`` does. ``repeat_codes``: the same codes in every order, as in the
-    provider's sandbox. ``shifted_ids``: answers show an ``_id`` that is not the order's id, as
-    some examples of the provider do. ``outage``: every answer is 503.
+    ``/v3/gift-cards/list`` exists. ``repeat_codes``: every order has the same codes, as in the
+    provider's sandbox. ``shifted_ids``: answers have an ``_id`` other than the order id, as some
+    of the provider's examples do. ``outage``: every answer is a 503.
 
-    ``clock``: seconds, as from :func:`time.monotonic`; everything that takes time goes by it.
-    ``on_request``: called with each :class:`Request`, from the thread that answers it.
+    ``clock``: returns seconds, like :func:`time.monotonic`; all times but ``latency`` follow it.
+    ``on_request``: called with each :class:`Request`, in the thread that answers it.
     """
 
     host: str = "127.0.0.1"
@@ -98,6 +99,7 @@ class Simulator(Account):
     has_list: bool = True
     shifted_ids: bool = False
     outage: bool = False
+    latency: tuple[float, float] = (0, 0)
     on_request: Callable[[Request], None] | None = None
 
     def __post_init__(self) -> None:
@@ -105,24 +107,29 @@ class Simulator(Account):
             raise ValueError("The port must be from 0 to 65535.")
         if any(limit < 0 for limit in (self.rate_limit, self.lockout, self.lockout_time)):
             raise ValueError("Limits must not be negative.")
+        if not 0 <= self.latency[0] <= self.latency[1] < math.inf:
+            raise ValueError("The latencies must not be negative, nor the least above the most.")
         if not all(self.keys):
             raise ValueError("A key must not be empty.")
         self._server: Server | None = None
         super().__post_init__()
 
     def reset(self) -> None:
-        """Forget everything that has happened; the address and the options stay."""
+        """Return to the initial state, with the same address and options."""
         with self._lock:
             super().reset()
             self._requests: list[Request] = []
-            self._recent: dict[str, deque[float]] = {}  # by key: when it was used, oldest first
+            self._recent: dict[str, deque[float]] = {}  # by key: times of use, oldest first
             self._wrong_keys: dict[str, int] = {}  # by address
             self._blocked_until: dict[str, float] = {}  # by address
 
     # Running.
 
     def start(self) -> Self:
-        """Listen and answer in background threads; raise ``OSError`` if the port is not free."""
+        """Listen and answer in background threads.
+
+        Raises :exc:`OSError` if the port is taken, :exc:`RuntimeError` if it is already running.
+        """
         if self._server is not None:
             raise RuntimeError("The simulator is running already.")
         self._server = Server(self.host, self.port, self.respond, self.ssl_context)
@@ -130,7 +137,7 @@ class Simulator(Account):
         return self
 
     def stop(self) -> None:
-        """Close every connection, even one that waits for its answer. The ledger stays."""
+        """Close all connections, including those waiting for an answer; keep the ledger."""
         if self._server is not None:
             self._server.stop()
             self._server = None
@@ -143,7 +150,7 @@ class Simulator(Account):
 
     @property
     def url(self) -> str:
-        """The address for ``GIFTCARDS["BASE_URL"]``."""
+        """The value for ``GIFTCARDS["BASE_URL"]``."""
         return f"{'https' if self.ssl_context else 'http'}://{self.host}:{self.port}"
 
     # The log.
@@ -155,15 +162,18 @@ class Simulator(Account):
             return list(self._requests)
 
     def forget_requests(self) -> None:
-        """Empty the log; what the requests did stays."""
+        """Clear the log of requests, but not their effects."""
         with self._lock:
             self._requests.clear()
 
     # Answering.
 
     def respond(self, call: Call) -> Reply | None:
-        """Answer one request, whatever brought it; ``None``: close the connection instead."""
+        """Answer one request; ``None`` closes the connection without an answer."""
         request_id = f"req_{secrets.token_hex(8)}"
+        latency = random.uniform(*self.latency)  # noqa: S311 (timing)
+        before = random.uniform(0, latency)  # noqa: S311
+        time.sleep(before)
         reply: Reply | None
         with self._lock:
             self._settle_due()
@@ -179,7 +189,9 @@ class Simulator(Account):
             self._requests.append(request)
         if self.on_request is not None:
             self.on_request(request)
-        return reply and replace(reply, headers={"X-Request-Id": request_id, **reply.headers})
+        time.sleep(latency - before)
+        headers = {"Date": format_datetime(self._now(), usegmt=True), "X-Request-Id": request_id}
+        return reply and replace(reply, headers=headers | dict(reply.headers))
 
     def _answer(self, call: Call, request_id: str) -> Reply:
         if self.outage:
@@ -211,9 +223,9 @@ class Simulator(Account):
             case "GET", "v3", "account", "transactions":
                 return partial(_page, call.query, self._transactions, _show_transaction)
             case "GET", "v3", "gift-cards", "catalog":
-                return _show_catalogue
+                return self._show_catalogue
             case "GET", "v3", "gift-cards", "checkProduct", product_id:
-                return partial(_show_product, product_id)
+                return partial(self._show_product, product_id)
             case "POST", "v3", "gift-cards", "placeOrder":
                 return partial(self._place_order, call.body)
             case "GET", "v3", "gift-cards", spelling, order_id if spelling in spellings:
@@ -242,7 +254,7 @@ class Simulator(Account):
             return
         details = None
         if self.lockout:
-            # Whether a right key forgives the wrong ones before it is not documented: it does not.
+            # Undocumented: whether an accepted key resets the count. Here, it does not.
             wrong = self._wrong_keys[address] = self._wrong_keys.get(address, 0) + 1
             details = {"attemptsLeft": max(0, self.lockout - wrong)}
             if wrong >= self.lockout:
@@ -282,6 +294,24 @@ class Simulator(Account):
     def _show_balance(self) -> _Data:
         return {"balance": self._balance}
 
+    def _show_catalogue(self) -> _Data:
+        products = [
+            {"id": product_id, "title": product.title, "enabled": True, "region": product.region}
+            for product_id, product in self.catalogue.items()
+        ]
+        return {"categories": [{"title": "Gaming", "products": products}]}
+
+    def _show_product(self, product_id: str) -> _Data:
+        product = self._find_product(product_id)
+        return {
+            "productId": product_id,
+            "productTitle": product.title,
+            "types": [
+                {"id": type_id, "name": kind.name, "price": kind.price, "quantity": kind.stock}
+                for type_id, kind in self._types(product_id).items()
+            ],
+        }
+
     def _place_order(self, body: bytes) -> _Data:
         return {"orderId": self._place(*_parse_order(body)).id}
 
@@ -315,26 +345,6 @@ class Simulator(Account):
         }
 
 
-def _show_catalogue() -> _Data:
-    products = [
-        {"id": product_id, "title": product.title, "enabled": True, "region": product.region}
-        for product_id, product in CATALOGUE.items()
-    ]
-    return {"categories": [{"title": "Gaming", "products": products}]}
-
-
-def _show_product(product_id: str) -> _Data:
-    product = find_product(product_id)
-    return {
-        "productId": product_id,
-        "productTitle": product.title,
-        "types": [
-            {"id": type_id, "name": kind.name, "price": kind.price, "quantity": kind.stock}
-            for type_id, kind in product.types.items()
-        ],
-    }
-
-
 def _show_transaction(entry: Transaction) -> _Data:
     return {
         "_id": entry.id,
@@ -365,7 +375,7 @@ def _invalid(details: list[str]) -> Refusal:
 
 
 def _parse_order(body: bytes) -> tuple[str, str, int]:
-    """Return product id, type id and quantity from the body of ``placeOrder``."""
+    """Return the product id, type id and quantity from the body of ``placeOrder``."""
     try:
         order = json.loads(body)
     except (ValueError, RecursionError):
@@ -377,7 +387,7 @@ def _parse_order(body: bytes) -> tuple[str, str, int]:
         for name in ("productId", "typeId")
         if not isinstance(order.get(name), str) or not order[name]
     ]
-    # Not isinstance: to Python, True is an int as well.
+    # Not isinstance(): True is an int.
     if type(order.get("quantity")) is not int or order["quantity"] < 1:
         details.append("quantity must be a whole number of at least 1")
     if details:
@@ -385,35 +395,38 @@ def _parse_order(body: bytes) -> tuple[str, str, int]:
     return order["productId"], order["typeId"], order["quantity"]
 
 
-def _page(query: str, entries: Iterable[_Entry], show: Callable[[_Entry], _Data]) -> _Data:
-    """Show the page that the query asks for of ``entries``, which come oldest first: newest first.
-
-    Only those on the page are shown: showing changes an order that grows.
-    """
-    given = {name: values[-1] for name, values in parse_qs(query).items()}
+def _parse_page(query: str) -> tuple[int, int, datetime, datetime]:
+    """Return the page, its size, and the start and end time from the query of a list."""
+    given = {"page": "1", "pageSize": "20"}
+    given |= {name: values[-1] for name, values in parse_qs(query).items()}
+    if given.keys().isdisjoint(_ALWAYS):
+        given |= _ALWAYS
+    first, last = (_parse_time(given.get(name, "")) for name in _ALWAYS)
     details = []
-    found = list(entries)
-    number, size = given.get("page", "1"), given.get("pageSize", "20")
-    if not _is_count(number):
+    if not _is_count(given["page"]):
         details.append("page must be a whole number of at least 1")
-    if not (_is_count(size) and int(size) <= 100):
+    if not _is_count(given["pageSize"]) or int(given["pageSize"]) > 100:
         details.append("pageSize must be a whole number from 1 to 100")
-    if "from" in given or "to" in given:
-        since, until = (_parse_time(given.get(name, "")) for name in ("from", "to"))
-        if since is None or until is None:
-            details.append("from and to must be ISO 8601 times and come together")
-        else:
-            found = [entry for entry in found if since <= entry.created_at <= until]
+    if first is None or last is None:
+        raise _invalid([*details, "from and to must be ISO 8601 times and come together"])
     if details:
         raise _invalid(details)
-    page, page_size = int(number), int(size)
-    start = (page - 1) * page_size
+    return int(given["page"]), int(given["pageSize"]), first, last
+
+
+def _page(query: str, entries: Iterable[_Entry], show: Callable[[_Entry], _Data]) -> _Data:
+    """Return the page that the query requests, newest first; ``entries`` are oldest first.
+
+    ``show`` is called only for entries on the page, because it adds cards to a ``SIM_GROW`` order.
+    """
+    page, size, first, last = _parse_page(query)
+    found = [entry for entry in entries if first <= entry.created_at <= last][::-1]
     return {
-        "items": [show(entry) for entry in found[::-1][start : start + page_size]],
+        "items": [show(entry) for entry in found[(page - 1) * size : page * size]],
         "pagination": {
             "page": page,
-            "pageSize": page_size,
-            "totalPages": math.ceil(len(found) / page_size),
+            "pageSize": size,
+            "totalPages": math.ceil(len(found) / size),
             "totalResults": len(found),
         },
     }

@@ -1,7 +1,7 @@
-"""A small HTTP server: it hands over each request as a :class:`Call` and sends the :class:`Reply`.
+"""A small HTTP server: turns each request into a :class:`Call` and sends the :class:`Reply`.
 
-Of the provider it knows nothing. It keeps track of its connections, so that stopping it closes
-even one that waits for its answer.
+It knows nothing about the provider. It tracks its connections, so that :meth:`Server.stop` can
+close even those that wait for an answer.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MAX_BODY = 100 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An HTTP request as it came; ``key`` is ``""`` where there is none.
+    """An HTTP request; ``key`` is ``""`` if it has none.
 
-    ``body`` may be cut off after ``MAX_BODY + 1`` bytes.
+    ``body`` is truncated to ``MAX_BODY + 1`` bytes.
     """
 
     method: str
@@ -39,7 +39,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP answer: the JSON it carries and its headers beyond the usual."""
+    """An HTTP response: its JSON, and headers to add to the standard ones."""
 
     status: int
     payload: Mapping[str, Any]
@@ -47,12 +47,12 @@ class Reply:
 
 
 class Server(ThreadingHTTPServer):
-    """Listens from the start, in threads of its own; ``OSError`` if the port is not free.
+    """Listens once constructed, in threads of its own; :exc:`OSError` if the port is taken.
 
-    ``respond`` answers a call, or returns ``None`` to have the connection closed instead.
+    ``respond`` returns the reply to a call; ``None`` closes the connection without one.
     """
 
-    request_queue_size = 128  # a burst of clients must not wait for TCP to try again
+    request_queue_size = 128  # a burst of clients must not wait for TCP retries
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Server(ThreadingHTTPServer):
         self.connections: dict[socket.socket, threading.Thread] = {}
         super().__init__((host, port), _Handler)
         self.listener = threading.Thread(
-            # The interval is how long stop() may have to wait.
+            # stop() may have to wait for one interval.
             target=self.serve_forever,
             kwargs={"poll_interval": 0.02},
             name="giftcards-simulator",
@@ -78,25 +78,25 @@ class Server(ThreadingHTTPServer):
         self.shutdown()
         self.listener.join()
         self.server_close()
-        # A thread that waits for the next request of a kept connection would answer it.
+        # Otherwise threads of keep-alive connections would answer further requests.
         for connection, thread in list(self.connections.items()):
-            with contextlib.suppress(OSError):  # closed in the meantime
-                # Not SSLSocket.shutdown: it takes the TLS layer away from under the thread.
+            with contextlib.suppress(OSError):  # already closed
+                # Not SSLSocket.shutdown: it would remove the TLS layer that the thread uses.
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
             thread.join()
 
-    # What the base class calls.
+    # Overridden methods of the base class.
 
     def server_bind(self) -> None:
-        # HTTPServer's own asks DNS for the name of the host, which can take seconds.
+        # HTTPServer's version looks up the host name, which can take seconds.
         socketserver.TCPServer.server_bind(self)
         self.server_port = self.server_address[1]
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
         if self.ssl_context is not None:
-            # The handshake comes later, in the connection's own thread: here, a client that says
-            # nothing would keep every other one waiting.
+            # The handshake is left to the connection's own thread: here, a silent client would
+            # block all others.
             connection = self.ssl_context.wrap_socket(
                 connection, server_side=True, do_handshake_on_connect=False
             )
@@ -119,7 +119,7 @@ class Server(ThreadingHTTPServer):
         self.connections.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # Clients that go away are what a simulator is for; anything else is a bug in it.
+        # Clients may disconnect at any time; any other error is a bug in the simulator.
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
@@ -129,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "giftcards-simulator"
     sys_version = ""
-    wbufsize = -1  # headers and body leave in one packet
+    wbufsize = -1  # send headers and body in one packet
     disable_nagle_algorithm = True
 
     def _handle(self) -> None:
@@ -138,11 +138,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(411)
             return
         body, rest = b"", int(length)
-        # What is too large is read all the same: a client sees no answer before it has sent all.
+        # Read a body even if it is too large: clients read no answer before they have sent it.
         while rest and (chunk := self.rfile.read(min(rest, 65536))):
             rest -= len(chunk)
             body = (body + chunk)[: MAX_BODY + 1]
-        if rest:  # the client broke off: what it began to ask for is not done
+        if rest:  # the client disconnected: ignore the incomplete request
             self.close_connection = True
             return
         path, _, query = self.path.partition("?")
@@ -153,7 +153,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         content = json.dumps(reply.payload, default=_number).encode()
-        self.send_response(reply.status)
+        # Without the date of this machine: the reply has its own.
+        self.send_response_only(reply.status)
+        self.send_header("Server", self.version_string())
         for name, value in reply.headers.items():
             self.send_header(name, value)
         self.send_header("Content-Type", "application/json; charset=utf-8")
@@ -165,9 +167,9 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _handle  # noqa: N815
 
     def log_message(self, *args: object) -> None:
-        """Nothing: the simulator has a log of its own, and it leaves the query out."""
+        """Log nothing: the simulator has its own log, without queries."""
 
 
 def _number(value: Decimal) -> int | float:
-    """Turn money into a JSON number, as the provider sends it: 490, 1250.5."""
+    """Convert an amount to a JSON number as the provider sends it: 490, 1250.5."""
     return int(value) if value == value.to_integral_value() else float(value)

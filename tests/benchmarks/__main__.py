@@ -1,6 +1,7 @@
-"""Runs the benchmarks: ``python -m tests.benchmarks [--quick]``, or one: ``… following 100``.
+"""Runs the benchmarks: ``python -m tests.benchmarks [--quick]``, or one: ``… following 100 app``.
 
-Each runs in processes and on databases of its own, which are removed afterwards.
+Each runs in processes and on databases of its own, which are removed afterwards; one alone runs on
+``DATABASE_URL`` where that is set. What ``pipeline`` takes: ``… pipeline --help``.
 """
 
 from __future__ import annotations
@@ -16,18 +17,23 @@ import time
 import uuid
 from pathlib import Path
 
-PARTS = ("following", "recording", "queries", "memory")
+PARTS = ("following", "pipeline", "recording", "queries", "memory", "history")
 POSTGRES = os.environ.get("BENCH_POSTGRES", "postgres://root@127.0.0.1:5432/postgres")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("part", nargs="?", choices=PARTS, help="in this process, on DATABASE_URL")
-    parser.add_argument("args", nargs="*", help="what the part takes")
-    parser.add_argument("--quick", action="store_true", help="less than a minute, coarser figures")
-    options = parser.parse_args()
-    if options.part:
-        run(options.part, options.args, is_quick=options.quick)
+    parser.add_argument("part", nargs="?", choices=PARTS, help="the only one, with its arguments")
+    parser.add_argument("--quick", action="store_true", help="two minutes in all, coarser figures")
+    options, args = parser.parse_known_args()
+    if options.part and "DATABASE_URL" in os.environ:
+        run(options.part, args, is_quick=options.quick)
+    elif options.part:
+        flags = ["--quick"] if options.quick else []
+        with tempfile.TemporaryDirectory(prefix="giftcards-bench-") as folder:
+            sys.exit(start(folder, options.part, *args, *flags).wait())
+    elif args:
+        parser.error(f"unknown: {' '.join(args)}")
     else:
         run_all(is_quick=options.quick)
 
@@ -38,7 +44,8 @@ def run(part: str, args: list[str], *, is_quick: bool) -> None:
     from django.core.management import call_command
 
     django.setup()
-    logging.getLogger("giftcards").setLevel(logging.CRITICAL)
+    for name in ("giftcards", "django-q"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     call_command("migrate", verbosity=0)
     importlib.import_module(f"tests.benchmarks.{part}").run(*args, is_quick=is_quick)
 
@@ -58,13 +65,24 @@ def run_all(*, is_quick: bool) -> None:
         if not is_quick:
             say("  the seed's loop with 100 and 1,000 orders: 1,200 and 12,000 requests a minute,")
             say("  computed (12 a minute and order)")
+        say("\nOrders that come evenly, sent and followed by a process of their own")
+        rates = [("97", "120")] if is_quick else [("97", "120"), ("43", "60")]
+        together = [
+            start(folder, "pipeline", "--rate", rate, "--limit", limit, *flags)
+            for rate, limit in rates
+        ]
+        for process in together:
+            process.wait()
         say("\nOrders settled in a second, encryption included")
         start(folder, "recording", "sqlite", *flags).wait()
-        with_postgres(folder, flags)
+        with_postgres(folder, "recording", flags)
         say("\nQueries in one sweep over unchanged orders")
         start(folder, "queries", *flags).wait()
         say("\nMemory of a process that settles orders")
         start(folder, "memory", *flags).wait()
+        say("\nWhat a history of orders costs")
+        start(folder, "history", "sqlite", *flags).wait()
+        with_postgres(folder, "history", flags)
     say(f"\n{time.monotonic() - started_at:.0f} s in all.")
 
 
@@ -76,7 +94,7 @@ def start(
     return subprocess.Popen(command, env={**os.environ, "DATABASE_URL": url})
 
 
-def with_postgres(folder: str, flags: list[str]) -> None:
+def with_postgres(folder: str, part: str, flags: list[str]) -> None:
     try:
         import psycopg
 
@@ -91,7 +109,7 @@ def with_postgres(folder: str, flags: list[str]) -> None:
         server.execute(f"CREATE DATABASE {name}")
         try:
             url = f"{POSTGRES.rpartition('/')[0]}/{name}"
-            start(folder, "recording", "postgresql", *flags, database=url).wait()
+            start(folder, part, "postgresql", *flags, database=url).wait()
         finally:
             server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -8,9 +8,9 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from giftcards.loop import follow
+from giftcards.engine.loop import follow
 from giftcards.models import Card, Order, StatusChange
-from giftcards.provider import Client
+from giftcards.provider.client import Client
 from giftcards.simulator import Simulator
 from tests.benchmarks.stage import accept, configure, quantile, say
 from tests.builders import PRODUCT

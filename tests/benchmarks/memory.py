@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from giftcards.following import sweep
-from giftcards.gateway import Gateway
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.sweep import sweep
 from giftcards.models import Order
 from tests.benchmarks.stage import accept, configure, say
 

@@ -14,14 +14,13 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from giftcards.cards import CardSecret
 from giftcards.crypto import Keyring
+from giftcards.engine.recording import record_answers
 from giftcards.models import Card, Order, StatusChange
-from giftcards.provider import OrderAnswer
-from giftcards.recording import record_answers
+from giftcards.provider.answers import CardSecret, OrderAnswer
 from giftcards.statuses import Status
 from tests.benchmarks.stage import quantile, say
-from tests.builders import PRICE, build_order, settled
+from tests.builders import PRICE, build_guide_order, settled
 
 BATCH = 100
 DENOMINATIONS = 20
@@ -68,7 +67,7 @@ def prepare(count: int, prices: int) -> Pairs:
     """Claimed orders of two cards at so many prices in turn, and the final answer about each."""
     token, until = uuid.uuid4().hex, timezone.now() + timedelta(minutes=10)
     orders = Order.objects.bulk_create(
-        build_order(quantity=2, claim=token, claimed_until=until) for _ in range(count)
+        build_guide_order(quantity=2, claim=token, claimed_until=until) for _ in range(count)
     )
     answers = []
     for number, order in enumerate(orders):
@@ -100,14 +99,9 @@ def row_by_row(pairs: Pairs, within: Callable[[], AbstractContextManager[Any]]) 
             order.price_per_card = answer.price_per_card
             order.save()
             for position, secret in enumerate(answer.cards, 1):
-                Card(
-                    order=order,
-                    position=position,
-                    sealed=keyring.seal(secret, reference=order.reference),
-                    identity=keyring.identities(secret)[0],
-                    value_fingerprint=keyring.value_fingerprints(secret.value)[0],
-                    serial_fingerprint=keyring.serial_fingerprints(secret.serial)[0],
-                ).save()
+                card = Card(order=order, position=position)
+                card.row = keyring.seal(secret, place=card.place)
+                card.save()
             StatusChange(
                 order=order, from_status=before, to_status=order.status, source="check"
             ).save()

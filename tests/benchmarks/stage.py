@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from giftcards.models import Order
 from giftcards.statuses import Status
-from tests.builders import PRODUCT, TYPE, build_order
+from tests.builders import PRODUCT, TYPE, build_guide_order
 
 
 def say(text: str) -> None:
@@ -32,7 +32,7 @@ def accept(provider_order_ids: Iterable[str], *, type_id: str = TYPE, quantity: 
     """Record orders that the provider has accepted a moment ago."""
     now = timezone.now()
     Order.objects.bulk_create(
-        build_order(
+        build_guide_order(
             Status.HANDLING,
             provider_order_id=provider_order_id,
             product_id=PRODUCT,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support import expected_conditions as ec
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from tests.browser.chromium import resize
 
@@ -55,6 +58,10 @@ class Browser:
         self.find(selector)
         return [" ".join(element.text.split()) for element in self.find_all(selector)]
 
+    def wait_for_text(self, selector: str, text: str) -> None:
+        """Wait until the element says ``text``."""
+        self._wait.until(ec.text_to_be_present_in_element((By.CSS_SELECTOR, selector), text))
+
     def follow(self, link: str) -> None:
         """Click the link with this text, and wait for the page behind it."""
         self._leave(self._wait.until(ec.element_to_be_clickable((By.LINK_TEXT, link))))
@@ -64,9 +71,17 @@ class Browser:
         self._leave(self._wait.until(ec.element_to_be_clickable((By.CSS_SELECTOR, selector))))
 
     def _leave(self, element: WebElement) -> None:
+        with self.leaving():
+            element.click()
+
+    @contextmanager
+    def leaving(self) -> Iterator[None]:
+        """What is done in here leads to another page: wait for it."""
         page = self.driver.find_element(By.TAG_NAME, "html")
-        element.click()
-        self._wait.until(ec.staleness_of(page))
+        yield
+        # While the page is replaced, the driver may know neither the old one nor the new one.
+        leaving = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=[WebDriverException])
+        leaving.until(ec.staleness_of(page))
         self._wait.until(
             lambda driver: driver.execute_script("return document.readyState") == "complete"
         )
@@ -76,6 +91,10 @@ class Browser:
             field = self.find(f"[name={name}]")
             field.clear()
             field.send_keys(value)
+
+    def choose(self, name: str, value: str) -> None:
+        """Choose an option of a list."""
+        Select(self.find(f"[name={name}]")).select_by_value(value)
 
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)

@@ -56,6 +56,12 @@ def resize(driver: Chrome, width: int, height: int) -> None:
     )
 
 
+def prefer(driver: Chrome, theme: str) -> None:
+    """Let the person prefer the "light" or the "dark" theme."""
+    feature = {"name": "prefers-color-scheme", "value": theme}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
 def photograph(driver: Chrome, path: Path) -> None:
     """Write the whole page, as wide as the window, into a PNG file."""
     width, height = driver.execute_script(

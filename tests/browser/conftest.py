@@ -11,6 +11,9 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 from selenium.webdriver import Chrome
 
+from giftcards.catalogue import read_catalogue
+from giftcards.engine.gateway import Gateway
+from giftcards.simulator import Simulator
 from tests.browser import showcase
 from tests.browser.browser import Browser
 from tests.browser.chromium import chromium, missing
@@ -47,3 +50,11 @@ def boss(browser: Browser) -> Browser:
     client.force_login(get_user_model().objects.get(username="amina"))
     browser.set_cookie("sessionid", client.cookies["sessionid"].value)
     return browser
+
+
+@pytest.fixture
+def shop(boss: Browser, simulator: Simulator) -> Browser:
+    """The catalogue has been read."""
+    with Gateway() as gateway:
+        assert read_catalogue(gateway, on_wait=lambda _reading: None).is_whole
+    return boss

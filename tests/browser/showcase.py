@@ -8,13 +8,14 @@ from typing import Any
 
 from django.utils import timezone
 
-from giftcards.cards import CardSecret
-from giftcards.fulfilment import record_order
-from giftcards.models import Order, StatusChange
-from giftcards.provider import OrderAnswer
-from giftcards.recording import record_answers
+from giftcards.engine.holding import hold
+from giftcards.engine.recording import record_answers
+from giftcards.models import Order, Product, StatusChange
+from giftcards.problems import Problem
+from giftcards.provider.answers import CardSecret, OrderAnswer
 from giftcards.statuses import Status
 from tests.builders import CARDS, PRICE, PRODUCT, REFUNDED, TYPE, claim, settled
+from tests.stage import record_order
 
 LARGE = tuple(CardSecret(f"CANARY-{number:04}", f"9{number:08}") for number in range(25))
 # From the oldest to the newest: age, quantity, and what the provider said at last.
@@ -24,26 +25,44 @@ _SETTLED: tuple[tuple[str, timedelta, int, OrderAnswer], ...] = (
     ("web-1038", timedelta(hours=9), 5, REFUNDED),
     ("web-1042", timedelta(minutes=42), 5, settled("PARTIALLY_FILLED", CARDS[:3])),
 )
-_REFUSAL = "The provider refused the order: product out of stock."
-_SILENCE = (
-    "The provider gave no usable answer. Whether it was bought is not known;"
-    " it is sent again only if it is proven that it was not."
-)
+_REFUSAL = Problem("refused", {"reason": "out_of_stock", "provider_code": "OUT_OF_STOCK"})
+_SILENCE = Problem("answer_lost", {"detail": "no complete answer within 10 s"})
 
 
 def fill() -> None:
+    _read_catalogue()
+    held = _recorded("web-1035", 3)
+    hold(held, price=Decimal(570), ceiling=Decimal(550))
+    _happened(held, timedelta(days=3))
     for reference, age, quantity, answer in _SETTLED:
         order = _accepted(reference, quantity)
         record_answers([(claim(order)[0], answer)], now=timezone.now())
         _happened(order, age)
-    _happened(_left_placing("web-1039", Status.REJECTED, detail=_REFUSAL), timedelta(hours=5))
-    unconfirmed = _left_placing("web-1040", Status.UNCONFIRMED, detail=_SILENCE, problem=_SILENCE)
+    _happened(_left_placing("web-1039", Status.REJECTED, details=[_REFUSAL]), timedelta(hours=5))
+    unconfirmed = _left_placing("web-1040", Status.UNCONFIRMED, details=[_SILENCE])
     _happened(unconfirmed, timedelta(hours=2))
     delayed = _accepted("web-1041", 10)
     delayed.move(Status.DELAYED, source=StatusChange.Source.CLOCK)
     _happened(delayed, timedelta(minutes=55), seconds=300)
     _happened(_accepted("web-1043", 4), timedelta(minutes=2))
     _happened(_recorded("web-1044", 1), timedelta(seconds=4))
+
+
+def _read_catalogue() -> None:
+    """Orders have the names of what they buy from it."""
+    now = timezone.now()
+    product = Product.objects.create(
+        product_id=PRODUCT,
+        name="PlayStation Network",
+        category="Gaming",
+        listed_at=now,
+        types_read_at=now,
+    )
+    for type_id, name, price, stock in (
+        (TYPE, "PSN 500 DA", PRICE, 150),
+        ("type_003", "PSN 2000 DA", 1960, 0),
+    ):
+        product.types.create(type_id=type_id, name=name, price=price, stock=stock)
 
 
 def _recorded(reference: str, quantity: int) -> Order:
@@ -53,7 +72,10 @@ def _recorded(reference: str, quantity: int) -> Order:
         quantity=quantity,
         reference=reference,
         sale_price=Decimal(550),
+        group=f"invoice-{reference[-2:]}",
         customer_email=f"customer-{reference[-2:]}@example.com",
+        customer_name="أمينة بن علي",
+        customer_phone="+213 550 12 34 56",
         customer_language="ar",
     )
 

@@ -10,7 +10,7 @@ import pytest
 
 from giftcards.simulator import Simulator
 from tests.conftest import Call, Outcome
-from tests.engine import secrets_of
+from tests.stage import secrets_of
 
 
 @pytest.fixture

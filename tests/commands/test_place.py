@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
@@ -13,14 +14,15 @@ import responses
 from django.db import OperationalError, connection
 from django_q.models import OrmQ
 
-from giftcards import fulfilment
+from giftcards.management.output import clock_time
 from giftcards.models import Order, ProviderState
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
+from tests.builders import make_order
 from tests.conftest import Call
-from tests.engine import LINE, PLACE, PSN, ago, buy, make_order, posts
+from tests.stage import LINE, PLACE, PSN, ago, buy, posts
 
-pytest_plugins = ["tests.engine_fixtures"]
+pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 PLACE_TWO = ("giftcards_place", PSN, "type_001", "2", "--reference", "cart-1")
@@ -39,8 +41,9 @@ KEYS = [
     "refund",
     "created_at",
     "settled_at",
+    "problems",
 ]
-PAUSED = "The provider asked for fewer requests. Slower. Calls go on by themselves."
+PAUSED = "The provider asked for fewer requests. Slower. Requests go on by themselves."
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +51,7 @@ def quickly(set_conf: Callable[..., None]) -> None:
     set_conf(POLL_INTERVAL=0.1)
 
 
-def test_sends_before_it_returns(call: Call, simulator: Simulator) -> None:
+def test_place_sends_the_order_before_it_returns(call: Call, simulator: Simulator) -> None:
     out, err, code = call(*PLACE_TWO, "--sale-price", "549.90", "--email", "a@example.com")
     order = Order.objects.get()
     assert out == (
@@ -64,20 +67,43 @@ def test_sends_before_it_returns(call: Call, simulator: Simulator) -> None:
     assert (order.sale_price, order.customer_email) == (Decimal("549.90"), "a@example.com")
 
 
+def test_place_says_that_another_process_is_sending_the_order(
+    call: Call, simulator: Simulator
+) -> None:
+    """Another process is sending it."""
+    order = make_order(
+        Status.PLACING, reference="cart-1", sent_at=ago(30), claimed_until=ago(-1), due_at=None
+    )
+    out, _err, code = call(*PLACE_TWO)
+    assert order.sent_at is not None
+    assert re.match(
+        r"PLACING: 0 of 2 cards delivered, another process is sending it"
+        rf" \(since {clock_time(order.sent_at)}, 3\d s\)\n",
+        out,
+    )
+    assert code == 1
+
+
 @pytest.mark.django_db(transaction=True)
-def test_leaves_the_rest_to_a_worker(call: Call, simulator: Simulator) -> None:
+def test_place_without_wait_queues_a_sweep_for_a_worker(call: Call, simulator: Simulator) -> None:
     call(*PLACE_TWO)
     [queued] = OrmQ.objects.all()
     assert queued.task["func"] == "giftcards.tasks.sweep"
 
 
-def test_waits_and_shows_its_progress(call: Call, simulator: Simulator) -> None:
+def test_place_with_wait_shows_progress_until_the_order_settles(
+    call: Call, simulator: Simulator
+) -> None:
     simulator.delay = (1, 1)
     out, err, code = call("giftcards_place", PSN, "SIM_GROW", "2", "--wait")
     order = Order.objects.get()
+    assert order.accepted_at is not None
+    waiting = f"waiting for the provider (since {clock_time(order.accepted_at)}, "
     lines = out.splitlines()
-    assert lines[0] == "HANDLING: 0 of 2 cards delivered"
-    assert lines.count("HANDLING: 1 of 2 cards delivered") >= 1
+    # A line per change, not one per look.
+    assert lines[0] == f"HANDLING: 0 of 2 cards delivered, {waiting}0 s)"
+    assert lines[1].startswith(f"HANDLING: 1 of 2 cards delivered, {waiting}")
+    assert lines[2] == "FULFILLED: 2 of 2 cards delivered"
     assert lines[lines.index(f"Order {order.reference}") - 1] == (
         "FULFILLED: 2 of 2 cards delivered"
     )
@@ -104,7 +130,7 @@ def test_waits_and_shows_its_progress(call: Call, simulator: Simulator) -> None:
         ("TEST_REFUND", "REFUNDED", 0, ["980.00", "0.00", 2, "980.00", True]),
     ],
 )
-def test_for_machines(
+def test_place_with_json_prints_the_settled_order_as_one_object(
     type_id: str, status: str, cards: int, refund: list[Any], call: Call, simulator: Simulator
 ) -> None:
     out, err, code = call("giftcards_place", PSN, type_id, "2", "--wait", "--json")
@@ -134,10 +160,11 @@ def test_for_machines(
         "490.00",
         refund[1],
         cards,
+        [],
     ]
 
 
-def test_for_machines_while_it_is_open(call: Call, simulator: Simulator) -> None:
+def test_place_with_json_prints_an_open_order(call: Call, simulator: Simulator) -> None:
     out, err, code = call(*PLACE_TWO, "--json")
     assert (err, code) == ("", 0)
     result = json.loads(out)
@@ -149,12 +176,14 @@ def test_for_machines_while_it_is_open(call: Call, simulator: Simulator) -> None
 
 
 @pytest.mark.parametrize("wait", [[], ["--wait"]])
-def test_silently(wait: list[str], call: Call, simulator: Simulator) -> None:
+def test_place_with_verbosity_0_prints_nothing(
+    wait: list[str], call: Call, simulator: Simulator
+) -> None:
     assert call(*PLACE_TWO, *wait, "-v0") == ("", "", 0)
     assert posts(simulator) == 1
 
 
-def test_again_with_the_same_reference(call: Call, simulator: Simulator) -> None:
+def test_place_with_a_used_reference_shows_the_same_order(call: Call, simulator: Simulator) -> None:
     call(*PLACE_TWO)
     out, err, code = call(*PLACE_TWO, "--wait", "--json")
     assert (err, code) == ("", 0)
@@ -164,8 +193,8 @@ def test_again_with_the_same_reference(call: Call, simulator: Simulator) -> None
 
 
 UNKNOWN = (
-    "The provider gave no usable answer (the connection broke before the answer was complete)."
-    " Whether it was bought is not known; it is sent again only if it is proven that it was not."
+    "The order was sent, and no usable answer came back: it may have been bought."
+    " (the connection broke before the answer was complete)"
 )
 
 
@@ -177,11 +206,12 @@ UNKNOWN = (
         (
             "SIM_REJECT",
             "REJECTED",
-            "The provider refused the request (OUT_OF_STOCK): The type is out of stock.",
+            "The provider refused the order: nothing was bought. It is out of stock. The provider's"
+            " own words: “The type is out of stock.” (OUT_OF_STOCK)",
         ),
     ],
 )
-def test_what_did_not_work(
+def test_place_says_why_an_order_was_lost_or_rejected_and_exits_with_1(
     type_id: str, status: str, why: str, wait: list[str], call: Call, simulator: Simulator
 ) -> None:
     _, err, code = call("giftcards_place", PSN, type_id, "2", "--reference", "cart-1", *wait)
@@ -194,7 +224,7 @@ def test_what_did_not_work(
     assert posts(simulator) == 1
 
 
-def test_waits_no_longer_than_the_timeout(
+def test_place_waits_no_longer_than_the_timeout(
     call: Call, simulator: Simulator, set_conf: Callable[..., None]
 ) -> None:
     set_conf(POLL_TIMEOUT=1)
@@ -205,27 +235,30 @@ def test_waits_no_longer_than_the_timeout(
     assert (err, code) == ("The order cart-1 is DELAYED.\n", 1)
 
 
-def test_the_provider_is_away(call: Call, closed_port: int, set_conf: Callable[..., None]) -> None:
+@pytest.mark.django_db(transaction=True)
+def test_place_says_that_the_provider_is_away_and_queues_a_sweep(
+    call: Call, closed_port: int, set_conf: Callable[..., None]
+) -> None:
     set_conf(BASE_URL=f"http://127.0.0.1:{closed_port}")
     _, err, code = call(*PLACE_TWO)
     assert (err, code) == (
-        "The order cart-1 is PENDING. Not sent yet: The provider has not started on the request"
-        " (it could not be reached).\n",
+        "The order cart-1 is PENDING. The order has not been sent to the provider yet. The provider"
+        " could not be reached, or could not take the order. (it could not be reached)\n",
         1,
     )
     assert OrmQ.objects.count() == 1  # a worker will try again
 
 
-def test_the_provider_wants_a_pause(call: Call, simulator: Simulator) -> None:
-    ProviderState.objects.pause(
-        ProviderState.Pause.RATE, detail="Slower.", until=ago(-60), key="irrelevant"
-    )
+def test_place_explains_a_pause_and_makes_no_request(call: Call, simulator: Simulator) -> None:
+    ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=ago(-60))
     _, err, code = call(*PLACE_TWO)
     assert (err, code) == (f"The order cart-1 is PENDING. {PAUSED}\n", 1)
     assert simulator.requests == []
 
 
-def test_the_key_is_refused(call: Call, simulator: Simulator) -> None:
+def test_place_explains_that_the_key_is_refused_after_one_request(
+    call: Call, simulator: Simulator
+) -> None:
     simulator.keys = ["another"]
     refused = (
         "The order cart-1 is PENDING. The provider refuses the API key or this server's address."
@@ -239,7 +272,9 @@ def test_the_key_is_refused(call: Call, simulator: Simulator) -> None:
     assert len(simulator.requests) == 1
 
 
-def test_no_code_is_shown(call: Call, wire: responses.RequestsMock) -> None:
+def test_place_shows_no_code_of_an_unusable_answer(
+    call: Call, wire: responses.RequestsMock
+) -> None:
     wire.post(PLACE, body='{"success": true, "data": {"cards": "CANARY-CODE-1234"}}')
     assert call(*PLACE_TWO).code == 1
 
@@ -297,7 +332,7 @@ class TestBadInput:
             ),
         ],
     )
-    def test_is_named(
+    def test_place_names_the_argument_that_is_wrong(
         self, args: tuple[str, ...], message: str, call: Call, simulator: Simulator
     ) -> None:
         assert call("giftcards_place", *args) == ("", message, 2)
@@ -305,12 +340,15 @@ class TestBadInput:
         assert not OrmQ.objects.exists()
         assert simulator.requests == []
 
-    def test_a_reference_of_another_line(self, call: Call, simulator: Simulator) -> None:
+    def test_place_refuses_a_reference_of_another_line(
+        self, call: Call, simulator: Simulator
+    ) -> None:
         make_order(Status.REFUNDED, reference="cart-1")
         assert call("giftcards_place", PSN, "type_001", "3", "--reference", "cart-1") == (
             "",
-            f"The reference cart-1 already names an order of 2 × type_001 ({PSN})."
-            " Use another reference for another line.\n",
+            "The reference cart-1 already names another order, or the same one with other details."
+            " Use a new reference for a new order; to repeat an order, give every detail as you did"
+            " the first time.\n",
             2,
         )
         assert Order.objects.count() == 1
@@ -378,7 +416,7 @@ WRONG_SETTINGS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize("command", [PLACE_TWO, ("giftcards_poll",), ("giftcards_selftest",)])
 @pytest.mark.parametrize(("wrong", "message"), WRONG_SETTINGS)
-def test_wrong_settings(
+def test_commands_refuse_wrong_settings_before_anything_begins(
     command: tuple[str, ...],
     wrong: dict[str, Any],
     message: str,
@@ -399,7 +437,7 @@ def test_wrong_settings(
     "command",
     [PLACE_TWO, ("giftcards_poll",), ("giftcards_status",), ("giftcards_setup",)],
 )
-def test_a_database_without_tables(
+def test_commands_explain_a_database_without_tables(
     command: tuple[str, ...], call: Call, simulator: Simulator
 ) -> None:
     def fail(execute: Any, sql: str, *args: Any) -> Any:
@@ -419,13 +457,13 @@ class TestADatabaseThatGoesAway:
     """Once something has begun, nobody may take the failure for "nothing happened"."""
 
     @pytest.fixture(autouse=True)
-    def impatiently(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(fulfilment, "_DATABASE_PATIENCE", 0)
+    def impatiently(self, shorten: Callable[..., None]) -> None:
+        shorten(database_patience=0)
 
     @pytest.mark.parametrize("wait", [[], ["--wait"]])
     @pytest.mark.parametrize("reference", [[], ["--reference", "cart-1"]])
     @pytest.mark.parametrize("is_sent", [False, True])
-    def test_after_the_order_was_recorded(
+    def test_place_says_that_the_order_is_recorded_if_the_database_fails_then(
         self,
         is_sent: bool,
         reference: list[str],
@@ -433,13 +471,16 @@ class TestADatabaseThatGoesAway:
         call: Call,
         simulator: Simulator,
     ) -> None:
-        recorded = []
+        inserted, recorded = [], []
 
         def fail(execute: Any, sql: str, *args: Any) -> Any:
             if recorded and posts(simulator) >= is_sent:
                 raise OperationalError("server closed the connection unexpectedly")
             result = execute(sql, *args)
             if sql.startswith("INSERT") and "giftcards_order" in sql:
+                inserted.append(sql)
+            elif inserted and "giftcards_product" in sql:
+                # What the catalogue calls it is the last question of the transaction.
                 recorded.append(sql)
             return result
 
@@ -464,7 +505,7 @@ class TestADatabaseThatGoesAway:
             ("giftcards_selftest",),
         ],
     )
-    def test_after_the_provider_was_asked(
+    def test_commands_say_they_may_be_half_done_if_the_database_fails_midway(
         self, command: tuple[str, ...], call: Call, simulator: Simulator
     ) -> None:
         buy(reference="cart-1", type_id="SIM_LOST" if "reconcile" in command[0] else "type_001")
@@ -485,7 +526,64 @@ class TestADatabaseThatGoesAway:
         )
 
 
-def test_the_line_is_the_contracts(call: Call, simulator: Simulator) -> None:
+def test_place_orders_the_line_that_the_builders_of_the_tests_order(
+    call: Call, simulator: Simulator
+) -> None:
     """The builders of these tests order the same line."""
     call(*PLACE_TWO)
     assert Order.objects.filter(**LINE).exists()
+
+
+class TestCeiling:
+    """Above what a card may cost, the order is recorded and a person decides."""
+
+    @pytest.mark.parametrize("option", ["--sale-price", "--max-price"])
+    @pytest.mark.parametrize("wait", [(), ("--wait",)], ids=["", "--wait"])
+    def test_place_above_the_ceiling_says_that_the_order_waits_for_a_person(
+        self, option: str, wait: tuple[str, ...], call: Call, simulator: Simulator
+    ) -> None:
+        simulator.price_factor = 100
+        out, err, code = call(*PLACE_TWO, option, "550", *wait)
+        assert (err, code) == (
+            "The order cart-1 is PENDING. A card costs 49000.00 at the provider, and may cost"
+            " 550.00: the order waits for a person.\n",
+            1,
+        )
+        assert "  attention   price_above: A card costs 49000.00" in out
+        assert posts(simulator) == 0
+        assert Order.objects.get().is_held
+
+    def test_max_price_counts_instead_of_the_sale_price(
+        self, call: Call, simulator: Simulator
+    ) -> None:
+        _, err, code = call(*PLACE_TWO, "--sale-price", "400", "--max-price", "490")
+        assert (err, code) == ("", 0)
+        assert Order.objects.get().max_price == 490
+
+    def test_place_with_a_ceiling_says_that_the_price_is_unknown(
+        self, call: Call, simulator: Simulator
+    ) -> None:
+        _, err, code = call("giftcards_place", PSN, "not-listed", "1", "--max-price", "490")
+        order = Order.objects.get()
+        assert (err, code) == (
+            f"The order {order.reference} is PENDING. The order has not been sent: it may cost only"
+            " so much, and its price is not known at present. The provider shows no price for"
+            " it.\n",
+            1,
+        )
+
+    def test_a_max_price_that_is_no_amount_is_refused(self, call: Call) -> None:
+        assert call(*PLACE_TWO, "--max-price", "cheap") == (
+            "",
+            "max_price: 'cheap' is not an amount. Write it like 550 or 549.90.\n",
+            2,
+        )
+
+    def test_placing_a_held_order_again_shows_that_it_still_waits(
+        self, call: Call, simulator: Simulator
+    ) -> None:
+        for factor in (100, 1):
+            simulator.price_factor = factor
+            assert call(*PLACE_TWO, "--sale-price", "550").code == 1
+        assert Order.objects.count() == 1
+        assert posts(simulator) == 0

@@ -12,14 +12,27 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connection
 
-from giftcards import loop
-from giftcards.fulfilment import record_order
-from giftcards.models import Order, ProviderState
+from giftcards.models import ApiKey, Lease, Order, ProviderState
 from giftcards.simulator import Request, Simulator
+from tests.builders import make_order
 from tests.conftest import Call
-from tests.engine import LINE, PSN, ago, buy, checks, make_order, messages, posts, wait_until
+from tests.stage import (
+    LINE,
+    PSN,
+    ago,
+    buy,
+    changes_lease,
+    checks,
+    hold_lease,
+    lease,
+    messages,
+    posts,
+    record_order,
+    wait_until,
+    wrong_calls,
+)
 
-pytest_plugins = ["tests.engine_fixtures"]
+pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 PAUSED = (
@@ -37,16 +50,20 @@ def quickly(set_conf: Callable[..., None]) -> None:
 
 
 class TestSweep:
-    def test_says_what_was_done(self, call: Call, simulator: Simulator) -> None:
+    def test_poll_says_what_was_sent_checked_and_settled(
+        self, call: Call, simulator: Simulator
+    ) -> None:
         record_order(**LINE, reference=None)
         buy(type_id="SIM_NEVER")
         done = "1 sent, 2 checked, 1 settled, 0 failed.\n"
         assert call("giftcards_poll") == (done, "", 0)
 
-    def test_nothing_to_do(self, call: Call, simulator: Simulator) -> None:
+    def test_poll_with_nothing_to_do_says_so(self, call: Call, simulator: Simulator) -> None:
         assert call("giftcards_poll") == (f"{NOTHING}.\n", "", 0)
 
-    def test_for_machines(self, call: Call, simulator: Simulator) -> None:
+    def test_poll_with_json_prints_the_counts_as_one_object(
+        self, call: Call, simulator: Simulator
+    ) -> None:
         record_order(**LINE, reference=None)
         out, err, code = call("giftcards_poll", "--json")
         assert (err, code) == ("", 0)
@@ -54,22 +71,22 @@ class TestSweep:
         counts |= {"is_paused": False}
         assert json.loads(out) == counts
 
-    def test_silently(self, call: Call, simulator: Simulator) -> None:
+    def test_poll_with_verbosity_0_prints_nothing(self, call: Call, simulator: Simulator) -> None:
         record_order(**LINE, reference=None)
         assert call("giftcards_poll", "-v0") == ("", "", 0)
         assert posts(simulator) == 1
 
-    def test_an_outage(self, call: Call, simulator: Simulator) -> None:
+    def test_poll_in_an_outage_exits_with_1(self, call: Call, simulator: Simulator) -> None:
         buy()
         simulator.outage = True
         assert call("giftcards_poll") == (
             "0 sent, 1 checked, 0 settled, 1 failed; paused.\n",
             "The provider does not answer. The provider gave no usable answer"
-            " (SERVICE_UNAVAILABLE). Calls go on by themselves.\n",
+            " (SERVICE_UNAVAILABLE). Requests go on by themselves.\n",
             1,
         )
 
-    def test_an_order_that_is_refused(self, call: Call, simulator: Simulator) -> None:
+    def test_poll_says_why_an_order_was_refused(self, call: Call, simulator: Simulator) -> None:
         record_order(**LINE | {"type_id": "SIM_REJECT"}, reference=None)
         assert call("giftcards_poll") == (
             "0 sent, 0 checked, 0 settled, 1 failed.\n",
@@ -80,7 +97,9 @@ class TestSweep:
 
 
 class TestRefusedKey:
-    def test_is_asked_about_once(self, call: Call, simulator: Simulator) -> None:
+    def test_poll_with_a_refused_key_makes_one_request(
+        self, call: Call, simulator: Simulator
+    ) -> None:
         buy()
         simulator.keys = ["another"]
         simulator.forget_requests()
@@ -89,7 +108,9 @@ class TestRefusedKey:
         assert call("giftcards_poll") == (f"{NOTHING}; paused.\n", PAUSED, 1)
         assert len(simulator.requests) == 1
 
-    def test_until_a_person_says_so(self, call: Call, simulator: Simulator) -> None:
+    def test_poll_with_resume_ends_the_pause_of_a_refused_key(
+        self, call: Call, simulator: Simulator
+    ) -> None:
         buy()
         simulator.keys = ["another"]
         call("giftcards_poll")
@@ -106,7 +127,9 @@ class TestRefusedKey:
             0,
         )
 
-    def test_a_person_who_is_wrong(self, call: Call, simulator: Simulator) -> None:
+    def test_poll_with_resume_is_paused_again_if_the_key_is_still_refused(
+        self, call: Call, simulator: Simulator
+    ) -> None:
         buy()
         simulator.keys = ["another"]
         call("giftcards_poll")
@@ -115,7 +138,9 @@ class TestRefusedKey:
         assert out.startswith("The pause is over.\n")
         assert (err, code) == (PAUSED.replace("4 attempts", "3 attempts"), 1)
 
-    def test_one_order(self, call: Call, simulator: Simulator) -> None:
+    def test_poll_of_one_order_with_a_refused_key_exits_with_1(
+        self, call: Call, simulator: Simulator
+    ) -> None:
         order = buy()
         simulator.keys = ["another"]
         for _time in range(2):
@@ -125,7 +150,9 @@ class TestRefusedKey:
 
 
 class TestOneOrder:
-    def test_whether_it_is_due_or_not(self, call: Call, simulator: Simulator) -> None:
+    def test_poll_of_one_order_checks_it_whether_it_is_due_or_not(
+        self, call: Call, simulator: Simulator
+    ) -> None:
         order, other = buy(reference="cart-1"), buy()
         Order.objects.update(due_at=ago(-99))
         out, err, code = call("giftcards_poll", "--reference", "cart-1")
@@ -135,7 +162,7 @@ class TestOneOrder:
         other.refresh_from_db()
         assert other.status == "HANDLING"
 
-    def test_waits_for_its_turn_and_says_so(
+    def test_poll_of_one_order_waits_for_its_turn_and_says_so(
         self, call: Call, simulator: Simulator, set_conf: Callable[..., None]
     ) -> None:
         set_conf(POLL_INTERVAL=1.5)
@@ -147,25 +174,30 @@ class TestOneOrder:
         first, second = [r.at for r in simulator.requests if "/check-order/" in r.path]
         assert second - first > 1.4
 
-    def test_for_machines(self, call: Call, simulator: Simulator) -> None:
+    def test_poll_of_one_order_with_json_prints_one_object(
+        self, call: Call, simulator: Simulator
+    ) -> None:
         buy(reference="cart-1", type_id="TEST_PARTIAL")
         out, err, code = call("giftcards_poll", "--reference", "cart-1", "--json")
         assert (err, code) == ("", 0)
         assert json.loads(out)["status"] == "PARTIALLY_FILLED"
 
-    def test_what_is_wrong_with_it(self, call: Call, simulator: Simulator) -> None:
+    def test_poll_of_one_order_says_what_is_wrong_with_it(
+        self, call: Call, simulator: Simulator
+    ) -> None:
         make_order(reference="cart-1", type_id="SIM_LOST")
         out, err, code = call("giftcards_poll", "--reference", "cart-1")
         assert "  status      UNCONFIRMED\n" in out
         assert (err, code) == (
-            "The provider gave no usable answer (the connection broke before the answer was"
-            " complete). Whether it was bought is not known; it is sent again only if it is proven"
-            " that it was not.\n",
+            "The order was sent, and no usable answer came back: it may have been bought."
+            " (the connection broke before the answer was complete)\n",
             1,
         )
 
     @pytest.mark.parametrize("reference", ["unknown", ""])
-    def test_that_does_not_exist(self, reference: str, call: Call, simulator: Simulator) -> None:
+    def test_poll_of_an_order_that_does_not_exist_is_refused(
+        self, reference: str, call: Call, simulator: Simulator
+    ) -> None:
         buy()
         simulator.forget_requests()
         state = ProviderState.objects.values().get()
@@ -189,7 +221,7 @@ class TestLoop:
             signal.signal(number, handler)
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_goes_on_until_it_is_stopped(
+    def test_the_poll_loop_goes_on_until_it_is_stopped(
         self, number: int, handlers: None, call: Call, simulator: Simulator
     ) -> None:
         buy(type_id="SIM_NEVER")
@@ -205,13 +237,33 @@ class TestLoop:
             f"0 sent, {checked} checked, 0 settled, 0 failed." for checked in (4, 5)
         }
         assert (err, code) == ("", 0)
-        assert ProviderState.objects.get().loop_until is None
+        assert lease(Lease.LOOP).until is None
 
-    def test_stands_by_while_another_process_runs_it(
+    def test_the_poll_loop_ticks_as_the_schedule_would(
+        self, handlers: None, call: Call, simulator: Simulator, shorten: Callable[..., None]
+    ) -> None:
+        """Without a cluster, nothing else shows a monitor that orders are followed."""
+        shorten(loop_tick=0.2)
+        buy(type_id="SIM_NEVER")
+        ticks = []
+
+        def stop_later(execute: Any, sql: str, *args: Any) -> Any:
+            if sql.startswith("UPDATE") and "ticked_at" in sql.partition("WHERE")[0]:
+                ticks.append(sql)
+                if len(ticks) == 3:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            return execute(sql, *args)
+
+        with connection.execute_wrapper(stop_later):
+            assert call("giftcards_poll", "--loop").code == 0
+        assert ProviderState.objects.get().ticked_at is not None
+        assert call("giftcards_status", "--fail-on", "worker").code == 0
+
+    def test_the_poll_loop_stands_by_while_another_process_runs_it(
         self, handlers: None, call: Call, simulator: Simulator
     ) -> None:
         record_order(**LINE, reference=None)
-        ProviderState.objects.create(loop_token="other", loop_until=ago(-1.2))
+        hold_lease(Lease.LOOP, token="other", until=ago(-1.2))
 
         def stop_at_once(request: Request) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -223,21 +275,21 @@ class TestLoop:
         assert len(simulator.requests) >= 1
 
     @pytest.mark.django_db(transaction=True)
-    def test_a_database_that_goes_away_while_it_stands_by(
+    def test_the_poll_loop_stands_by_through_failures_of_the_database(
         self,
         handlers: None,
         call: Call,
         simulator: Simulator,
         caplog: pytest.LogCaptureFixture,
-        monkeypatch: pytest.MonkeyPatch,
+        shorten: Callable[..., None],
     ) -> None:
-        monkeypatch.setattr(loop, "_DATABASE_PAUSE", 0.1)
+        shorten(database_pause=0.1)
         record_order(**LINE, reference=None)
-        ProviderState.objects.create(loop_token="other", loop_until=ago(-1.2))
+        hold_lease(Lease.LOOP, token="other", until=ago(-1.2))
         failures = []
 
         def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-            if "loop_until" in sql and sql.startswith("UPDATE") and len(failures) < 3:
+            if changes_lease(Lease.LOOP, sql, params) and len(failures) < 3:
                 failures.append(sql)
                 raise OperationalError("server closed the connection unexpectedly")
             return execute(sql, params, many, context)
@@ -255,7 +307,7 @@ class TestLoop:
         lost = "The database failed the loop, which pauses for 0.1 s: OperationalError"
         assert messages(caplog).count(lost) == 3
 
-    def test_a_database_that_is_away(
+    def test_the_poll_loop_does_not_start_if_the_database_is_away(
         self, handlers: None, call: Call, simulator: Simulator
     ) -> None:
         def fail(*args: object) -> None:
@@ -269,7 +321,9 @@ class TestLoop:
                 2,
             )
 
-    def test_with_one_order_makes_no_sense(self, call: Call, simulator: Simulator) -> None:
+    def test_the_poll_loop_cannot_be_combined_with_one_order(
+        self, call: Call, simulator: Simulator
+    ) -> None:
         assert call("giftcards_poll", "--loop", "--reference", "cart-1") == (
             "",
             "Use either --loop or --reference: the loop follows every order.\n",
@@ -277,7 +331,7 @@ class TestLoop:
         )
 
     @pytest.mark.django_db(transaction=True)
-    def test_in_a_process_of_its_own(
+    def test_the_poll_loop_settles_orders_in_a_process_of_its_own(
         self, simulator: Simulator, child: Callable[..., subprocess.Popen[str]]
     ) -> None:
         process = child("giftcards_poll", "--loop")
@@ -295,3 +349,21 @@ class TestLoop:
         for order in simulator.orders.values():
             for card in order.cards:
                 assert card.value not in output
+
+    @pytest.mark.django_db(transaction=True)
+    def test_the_poll_loop_settles_orders_beside_one_whose_key_is_refused(
+        self,
+        simulator: Simulator,
+        child: Callable[..., subprocess.Popen[str]],
+    ) -> None:
+        """As in a rolling restart with a wrong new key: the wrong one comes first."""
+        simulator.keys = ["good"]
+        record_order(**LINE, reference=None)
+        child("giftcards_poll", "--loop", GIFTCARDS_API_KEY="wrong")
+        wait_until(lambda: ApiKey.objects.exclude(stopped_at=None))
+        child("giftcards_poll", "--loop", GIFTCARDS_API_KEY="good")
+        settled = Order.objects.filter(settled_at__isnull=False)
+        wait_until(lambda: settled.count() == 1)
+        record_order(**LINE, reference=None)
+        wait_until(lambda: settled.count() == 2)
+        assert wrong_calls(simulator) == 1

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import pytest
 
 from giftcards.models import Order
-from giftcards.provider import Client
+from giftcards.provider.client import Client
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.conftest import Call
-from tests.engine import LINE, posts
+from tests.stage import LINE, posts
 
-pytest_plugins = ["tests.engine_fixtures"]
+pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 
@@ -30,16 +30,17 @@ def lose_one(call: Call) -> Order:
     return Order.objects.get(type_id="SIM_LOST")
 
 
-def test_nothing_to_explain(call: Call, simulator: Simulator) -> None:
+def test_reconcile_with_nothing_to_explain_reports_zeros(call: Call, simulator: Simulator) -> None:
     out, err, code = call("giftcards_reconcile", "--since", "2026-01-01T00:00:00+00:00")
     assert out == (
         "0 lost orders explained, 0 left.\n"
         "0 orders at the provider since 2026-01-01T00:00:00+00:00 are nobody's here.\n"
+        "0 settled orders are different there and need a look.\n"
     )
     assert (err, code) == ("", 0)
 
 
-def test_a_lost_order_is_found(call: Call, simulator: Simulator) -> None:
+def test_reconcile_finds_a_lost_order(call: Call, simulator: Simulator) -> None:
     order = lose_one(call)
     assert order.status == Status.UNCONFIRMED
     out, _err, code = call("giftcards_reconcile", "--json")
@@ -48,6 +49,7 @@ def test_a_lost_order_is_found(call: Call, simulator: Simulator) -> None:
         "unconfirmed": 0,
         "is_whole": True,
         "orphans": [],
+        "changed": [],
     }
     assert code == 0
     order.refresh_from_db()
@@ -56,7 +58,7 @@ def test_a_lost_order_is_found(call: Call, simulator: Simulator) -> None:
     assert posts(simulator) == 1
 
 
-def test_orphans_are_reported_without_their_codes(call: Call, simulator: Simulator) -> None:
+def test_reconcile_reports_orphans_without_their_codes(call: Call, simulator: Simulator) -> None:
     with Client(base_url=simulator.url, api_key="CANARY-KEY-7f3a9c", timeout=2) as client:
         bought = client.place(product_id=LINE["product_id"], type_id="type_001", quantity=2)
     out, err, code = call("giftcards_reconcile")
@@ -67,17 +69,61 @@ def test_orphans_are_reported_without_their_codes(call: Call, simulator: Simulat
     assert code == 1
 
 
-def test_a_list_that_is_not_there_proves_nothing(call: Call, simulator: Simulator) -> None:
+def test_reconcile_explains_no_order_if_there_is_no_list(call: Call, simulator: Simulator) -> None:
     order = lose_one(call)
     simulator.has_list = False
-    _out, err, code = call("giftcards_reconcile")
-    assert "The provider's list could not be read whole." in err
-    assert code == 1
+    assert call("giftcards_reconcile") == (
+        "0 lost orders explained, 1 left.\n"
+        "The provider's list could not be read: it may have orders unknown here.\n",
+        "The provider's list could not be read whole. The provider gave no usable answer"
+        " (HTTP 404).\n",
+        1,
+    )
     order.refresh_from_db()
     assert order.status == Status.UNCONFIRMED
 
 
-def test_a_date_that_is_none(call: Call, simulator: Simulator) -> None:
+def test_reconcile_says_that_the_provider_is_away(call: Call, simulator: Simulator) -> None:
+    lose_one(call)
+    simulator.outage = True
+    out, err, code = call("giftcards_reconcile")
+    assert out == (
+        "0 lost orders explained, 1 left.\n"
+        "The provider's list could not be read: it may have orders unknown here.\n"
+    )
+    assert err.startswith("The provider's list could not be read whole. The provider ")
+    assert "The provider gave no usable answer (SERVICE_UNAVAILABLE)." in err
+    assert code == 1
+    out, _err, code = call("giftcards_reconcile", "--json")
+    assert json.loads(out) == {
+        "explained": 0,
+        "unconfirmed": 1,
+        "is_whole": False,
+        "orphans": [],
+        "changed": [],
+    }
+    assert code == 1
+
+
+def test_reconcile_shows_a_wait_for_the_provider(
+    call: Call, simulator: Simulator, shorten: Callable[..., None]
+) -> None:
+    shorten(short_wait=0.1, polling_heartbeat=0.1)
+    lose_one(call)
+    simulator.latency = (0.5, 0.5)
+    out, _err, code = call("giftcards_reconcile")
+    lines = out.splitlines()
+    assert lines[0].startswith("Looking for 1 lost order in the provider's list (since ")
+    assert lines[1].startswith("Reading the provider's list (since ")
+    assert lines[2] == "1 lost order explained, 0 left."
+    assert lines[4:] == ["0 settled orders are different there and need a look."]
+    assert code == 0
+    # For machines, and with -v0, there is nothing but the result.
+    assert len(json.loads(call("giftcards_reconcile", "--json").out)) == 5
+    assert call("giftcards_reconcile", "-v0") == ("", "", 0)
+
+
+def test_reconcile_refuses_a_since_that_is_no_date(call: Call, simulator: Simulator) -> None:
     for text in ("yesterday", "2026-13-01"):
         out, err, code = call("giftcards_reconcile", "--since", text)
         assert (out, code) == ("", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,15 +11,16 @@ import pytest
 import responses
 from django.db.models import Model
 
-from giftcards.cards import CardSecret
-from giftcards.crypto import Keyring
+from giftcards.conf import conf
+from giftcards.crypto import Keyring, generate_key
 from giftcards.models import Card, Order, ProviderState
+from giftcards.provider.answers import CardSecret
 from giftcards.signals import order_settled
 from giftcards.simulator import Simulator
 from tests.conftest import Call
-from tests.engine import PLACE, PROVIDER, ago, posts
+from tests.stage import PLACE, PROVIDER, ago, posts
 
-pytest_plugins = ["tests.engine_fixtures"]
+pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 
@@ -27,7 +29,9 @@ def quickly(set_conf: Callable[..., None]) -> None:
     set_conf(POLL_INTERVAL=0.1)
 
 
-def test_passes(call: Call, simulator: Simulator) -> None:
+def test_selftest_passes_all_scenarios_against_the_simulator(
+    call: Call, simulator: Simulator
+) -> None:
     simulator.delay = (0.1, 0.3)
     assert call("giftcards_selftest") == (
         "ok      refund: 2 × TEST_REFUND is REFUNDED, 0 delivered\n"
@@ -40,11 +44,24 @@ def test_passes(call: Call, simulator: Simulator) -> None:
     assert len(simulator.orders) == posts(simulator) == 3
 
 
-def test_for_machines(call: Call, simulator: Simulator) -> None:
+def test_selftest_shows_a_wait_for_the_provider(
+    call: Call, simulator: Simulator, shorten: Callable[..., None]
+) -> None:
+    shorten(short_wait=0.2)
+    simulator.delay = (1, 1)
+    out, _, code = call("giftcards_selftest")
+    waiting = r"refund: HANDLING, waiting for the provider \(since \d\d:\d\d:\d\d, \d s\)\n"
+    # One line an order, not one a look.
+    assert re.match(f"{waiting}ok      refund", out)
+    assert out.count("HANDLING") <= 3
+    assert code == 0
+
+
+def test_selftest_with_json_prints_one_object(call: Call, simulator: Simulator) -> None:
     out, err, code = call("giftcards_selftest", "--json")
     assert (err, code) == ("", 0)
     result = json.loads(out)
-    assert result["passed"] is True
+    assert (result["passed"], result["cards"]) == (True, {})
     assert [scenario["scenario"] for scenario in result["scenarios"]] == [
         "refund",
         "partial delivery",
@@ -58,23 +75,53 @@ def test_for_machines(call: Call, simulator: Simulator) -> None:
     assert (refund["refunded_quantity"], refund["refunded_amount"]) == (2, "980.00")
 
 
-def test_silently(call: Call, simulator: Simulator) -> None:
+def test_selftest_with_verbosity_0_prints_nothing(call: Call, simulator: Simulator) -> None:
     assert call("giftcards_selftest", "-v0") == ("", "", 0)
 
 
-def test_of_another_product(call: Call, simulator: Simulator) -> None:
+def test_selftest_fails_if_the_keys_do_not_open_the_cards_stored_before(
+    call: Call, simulator: Simulator, set_conf: Callable[..., None]
+) -> None:
+    assert call("giftcards_selftest").code == 0
+    assert json.loads(call("giftcards_selftest", "--json").out)["cards"] == {
+        "newest": "ok",
+        "oldest": "ok",
+    }
+    oldest, newest = Card.objects.order_by("pk").first(), Card.objects.order_by("pk").last()
+    assert oldest is not None
+    assert newest is not None
+    keys = conf.encryption_keys
+    set_conf(ENCRYPTION_KEYS=[generate_key(), *keys])
+    assert call("giftcards_selftest").code == 0
+    Card.objects.filter(pk__gt=newest.pk).delete()
+    set_conf(ENCRYPTION_KEYS=[generate_key()])
+    troubles = [
+        f"Card {card.position} of order {card.order.reference}: This card cannot be opened: none of"
+        " GIFTCARDS['ENCRYPTION_KEYS'] fits, or the stored text is damaged."
+        for card in (newest, oldest)
+    ]
+    out, err, code = call("giftcards_selftest")
+    assert out.count("ok ") == 3
+    assert (err, code) == (
+        f"Not all of the cards stored before can be opened. {' '.join(troubles)}\n",
+        1,
+    )
+    set_conf(ENCRYPTION_KEYS=[*conf.encryption_keys, *keys])
+
+
+def test_selftest_can_order_another_product(call: Call, simulator: Simulator) -> None:
     steam = ("--product", "507f1f77bcf86cd799439012", "--type", "type_101")
     out, _, code = call("giftcards_selftest", *steam)
     assert "ok      ordinary order: 2 × type_101 is FULFILLED, 2 delivered\n" in out
     assert code == 0
 
 
-def test_a_sandbox_whose_cards_repeat(call: Call, simulator: Simulator) -> None:
+def test_selftest_passes_in_a_sandbox_whose_cards_repeat(call: Call, simulator: Simulator) -> None:
     simulator.repeat_codes = True
     assert call("giftcards_selftest").code == 0
 
 
-def test_what_fails_is_named(
+def test_selftest_names_the_scenario_that_failed(
     call: Call, simulator: Simulator, set_conf: Callable[..., None]
 ) -> None:
     set_conf(POLL_TIMEOUT=1)
@@ -88,14 +135,16 @@ def test_what_fails_is_named(
     assert (err, code) == ("1 of 3 scenarios failed: ordinary order.\n", 1)
 
 
-def test_what_fails_is_named_for_machines(call: Call, simulator: Simulator) -> None:
+def test_selftest_with_json_names_the_complaints_of_failed_scenarios(
+    call: Call, simulator: Simulator
+) -> None:
     out, err, code = call("giftcards_selftest", "--product", "unknown", "--json")
     result = json.loads(out)
     assert result["passed"] is False
     assert [scenario["complaints"] for scenario in result["scenarios"]] == [
         [
-            f"The order should be {status}, but is REJECTED. The provider refused the request"
-            " (NOT_FOUND): There is no such product."
+            f"The order should be {status}, but is REJECTED. The provider refused the order:"
+            " nothing was bought. The provider's own words: “There is no such product.” (NOT_FOUND)"
         ]
         for status in ("REFUNDED", "PARTIALLY_FILLED", "FULFILLED")
     ]
@@ -103,7 +152,9 @@ def test_what_fails_is_named_for_machines(call: Call, simulator: Simulator) -> N
     assert (err, code) == (f"3 of 3 scenarios failed: {names}.\n", 1)
 
 
-def test_a_provider_that_is_not_the_guides(call: Call, wire: responses.RequestsMock) -> None:
+def test_selftest_fails_against_a_provider_that_differs_from_its_guide(
+    call: Call, wire: responses.RequestsMock
+) -> None:
     """It refunds too little, and delivers less than its guide says and other than it announced."""
     cards = [{"value": f"CANARY-CODE-1234-{number}"} for number in range(2)]
     delivered = {"cards": cards[:1], "fulfilled_quantity": 1, "price_per_card": 490}
@@ -149,12 +200,15 @@ def test_a_provider_that_is_not_the_guides(call: Call, wire: responses.RequestsM
         ("empty", "A card has no code."),
     ],
 )
-def test_a_database_that_does_not_keep_the_codes(
+def test_selftest_fails_if_the_database_does_not_keep_the_codes(
     damaged: str, complaint: str, call: Call, simulator: Simulator
 ) -> None:
     def damage(order: Order, **kwargs: Any) -> None:
-        token = Keyring.from_settings().seal(CardSecret("", ""), reference=order.reference)
-        order.cards.update(sealed=token[:50] if damaged == "truncated" else token)
+        for card in order.cards.select_related("order"):
+            card.row = Keyring.from_settings().seal(CardSecret("", ""), place=card.place)
+            if damaged == "truncated":
+                card.sealed = card.sealed[:50]
+            card.save()
 
     order_settled.connect(damage)
     try:
@@ -175,7 +229,9 @@ class TestIsNotRun:
         models: list[type[Model]] = [Order, Card]
         assert not any(model._default_manager.exists() for model in models)
 
-    def test_with_a_production_key(self, call: Call, simulator: Simulator) -> None:
+    def test_selftest_is_not_run_with_a_production_key(
+        self, call: Call, simulator: Simulator
+    ) -> None:
         simulator.key_type = "PRODUCTION"
         self.refused(
             call,
@@ -198,14 +254,14 @@ class TestIsNotRun:
             ),
         ],
     )
-    def test_with_a_key_that_may_not(
+    def test_selftest_is_not_run_with_an_unknown_or_read_only_key(
         self, key: dict[str, str], message: str, call: Call, wire: responses.RequestsMock
     ) -> None:
         answer = {"success": True, "data": {"apiKey": key}}
         wire.get(f"{PROVIDER}/v3/validate", json=answer)
         self.refused(call, message)
 
-    def test_without_the_provider(
+    def test_selftest_is_not_run_without_the_provider(
         self, call: Call, closed_port: int, set_conf: Callable[..., None]
     ) -> None:
         set_conf(BASE_URL=f"http://127.0.0.1:{closed_port}")
@@ -215,7 +271,7 @@ class TestIsNotRun:
             " the request (it could not be reached).",
         )
 
-    def test_during_an_outage(self, call: Call, simulator: Simulator) -> None:
+    def test_selftest_is_not_run_during_an_outage(self, call: Call, simulator: Simulator) -> None:
         simulator.outage = True
         self.refused(
             call,
@@ -223,7 +279,9 @@ class TestIsNotRun:
             " answer (SERVICE_UNAVAILABLE).",
         )
 
-    def test_with_a_wrong_key(self, call: Call, simulator: Simulator) -> None:
+    def test_selftest_is_not_run_with_a_wrong_key_and_tries_it_once(
+        self, call: Call, simulator: Simulator
+    ) -> None:
         """Trying it again and again gets nobody blocked."""
         simulator.keys = ["another"]
         refused = (
@@ -240,12 +298,10 @@ class TestIsNotRun:
             )
         assert len(simulator.requests) == 1
 
-    def test_during_a_pause(self, call: Call, simulator: Simulator) -> None:
-        ProviderState.objects.pause(
-            ProviderState.Pause.RATE, detail="Slower.", until=ago(-60), key="irrelevant"
-        )
+    def test_selftest_is_not_run_during_a_pause(self, call: Call, simulator: Simulator) -> None:
+        ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=ago(-60))
         self.refused(
-            call, "The provider asked for fewer requests. Slower. Calls go on by themselves."
+            call, "The provider asked for fewer requests. Slower. Requests go on by themselves."
         )
         assert simulator.requests == []
 
@@ -260,7 +316,7 @@ class TestIsNotRun:
             ),
         ],
     )
-    def test_for_what_cannot_be_ordered(
+    def test_selftest_is_not_run_for_what_cannot_be_ordered(
         self, args: list[str], message: str, call: Call, simulator: Simulator
     ) -> None:
         assert call("giftcards_selftest", *args) == ("", message, 2)

@@ -11,49 +11,136 @@ from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
+from django.contrib.auth.models import Group, Permission
 from django.test import modify_settings
+from django.utils import translation
 from django_q.models import Schedule
 
+from giftcards.roles import ROLES, ensure_roles, role_permissions
 from tests.conftest import Call
-from tests.engine import ROOT
+from tests.stage import ROOT, in_threads
 
+pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 
+NAMES = ["Gift card support", "Gift card manager", "Gift card accountant"]
+END = " Orders are followed while `manage.py qcluster` runs.\n"
+
+
+def groups(outcome: str) -> str:
+    return "".join(f"The group {name} is {outcome}.\n" for name in NAMES)
+
+
+def held(name: str) -> set[str]:
+    """The permissions of a group."""
+    found = Group.objects.get(name=name).permissions.values_list("codename", flat=True)
+    return set(found)
+
+
 class TestSetup:
-    def test_creates_and_repairs(self, call: Call) -> None:
-        end = " Orders are followed while `manage.py qcluster` runs.\n"
-        assert call("giftcards_setup") == ("The schedule is created." + end, "", 0)
-        assert call("giftcards_setup") == ("The schedule is in place." + end, "", 0)
+    def test_setup_creates_keeps_or_repairs_the_schedule(self, call: Call) -> None:
+        created, in_place = groups("created"), groups("in place")
+        assert call("giftcards_setup") == (f"The schedule is created.{END}{created}", "", 0)
+        assert call("giftcards_setup") == (f"The schedule is in place.{END}{in_place}", "", 0)
         Schedule.objects.update(minutes=9)
-        assert call("giftcards_setup") == ("The schedule is repaired." + end, "", 0)
+        assert call("giftcards_setup") == (f"The schedule is repaired.{END}{in_place}", "", 0)
         assert Schedule.objects.get().minutes == 1
 
-    def test_for_machines(self, call: Call) -> None:
+    def test_setup_with_json_prints_one_object(self, call: Call) -> None:
         out, err, code = call("giftcards_setup", "--json")
-        assert (json.loads(out), err, code) == ({"schedule": "created"}, "", 0)
+        new = {"outcome": "created", "missing": []}
+        expected = {"schedule": "created", "groups": dict.fromkeys(NAMES, new)}
+        assert (json.loads(out), err, code) == (expected, "", 0)
 
-    def test_silently(self, call: Call) -> None:
+    def test_setup_with_verbosity_0_prints_nothing(self, call: Call) -> None:
         assert call("giftcards_setup", "-v0") == ("", "", 0)
-        assert Schedule.objects.count() == 1
+        assert (Schedule.objects.count(), Group.objects.count()) == (1, 3)
 
-    def test_without_django_q(self, call: Call) -> None:
+    def test_setup_without_django_q_installed_is_refused(self, call: Call) -> None:
         with modify_settings(INSTALLED_APPS={"remove": "django_q"}):
             assert call("giftcards_setup") == (
                 "",
                 "django-q2 is missing. Add 'django_q' to INSTALLED_APPS.\n",
                 2,
             )
+        assert not Group.objects.exists()
 
-    def test_before_the_shop_is_configured(self, call: Call, settings: Any) -> None:
+    def test_setup_works_before_the_shop_is_configured(self, call: Call, settings: Any) -> None:
         configured = settings.GIFTCARDS
         del settings.GIFTCARDS
         assert call("giftcards_setup").code == 0
         settings.GIFTCARDS = configured
 
 
+class TestGroups:
+    def test_each_group_gets_the_permissions_of_its_role(self, call: Call) -> None:
+        call("giftcards_setup")
+        assert {name: held(name) for name in NAMES} == {
+            name: set(codenames) for name, codenames in ROLES.items()
+        }
+
+    def test_what_the_shop_adds_or_takes_away_stays_as_it_is(self, call: Call) -> None:
+        call("giftcards_setup")
+        group = Group.objects.get(name=NAMES[0])
+        group.permissions.remove(Permission.objects.get(codename="reveal_card"))
+        group.permissions.add(Permission.objects.get(codename="view_user"))
+        changed = held(NAMES[0])
+        out = call("giftcards_setup").out
+        assert (
+            "The group Gift card support is in place. It lacks reveal_card; --repair-groups adds"
+            " that.\n"
+        ) in out
+        assert held(NAMES[0]) == changed
+        found = json.loads(call("giftcards_setup", "--json").out)["groups"][NAMES[0]]
+        assert found == {"outcome": "in place", "missing": ["reveal_card"]}
+
+    def test_repairing_adds_what_is_missing_and_takes_nothing_away(self, call: Call) -> None:
+        call("giftcards_setup")
+        group = Group.objects.get(name=NAMES[0])
+        group.permissions.set([Permission.objects.get(codename="view_user")])
+        out = call("giftcards_setup", "--repair-groups").out
+        assert "The group Gift card support is repaired.\n" in out
+        assert "The group Gift card manager is in place.\n" in out
+        assert held(NAMES[0]) == {*ROLES[NAMES[0]], "view_user"}
+
+    def test_a_group_of_that_name_that_the_shop_has_made_is_left_alone(self, call: Call) -> None:
+        Group.objects.create(name=NAMES[1])
+        assert (
+            "The group Gift card manager is in place. It lacks view_order, "
+            in call("giftcards_setup").out
+        )
+        assert held(NAMES[1]) == set()
+
+    def test_setup_before_the_end_of_migrate_says_so_and_does_nothing(self, call: Call) -> None:
+        Permission.objects.filter(codename__in=["reveal_card", "view_cost"]).delete()
+        out, err, code = call("giftcards_setup")
+        assert (out, code) == ("", 2)
+        assert err == (
+            "These permissions are not there yet: reveal_card, view_cost. Django creates them at"
+            " the end of `manage.py migrate`: run it to its end, then run this again.\n"
+        )
+        assert (Group.objects.count(), Schedule.objects.count()) == (0, 0)
+
+    def test_the_names_of_groups_are_not_translated(self, call: Call) -> None:
+        with translation.override("fr"):
+            call("giftcards_setup")
+        assert list(Group.objects.order_by("pk").values_list("name", flat=True)) == NAMES
+
+
+@pytest.mark.django_db(transaction=True)
+def test_setup_on_several_servers_at_once_makes_each_group_once(
+    shared_database: str, call: Call
+) -> None:
+    results = in_threads(4, lambda: ensure_roles(role_permissions()))
+    assert not [result for result in results if isinstance(result, Exception)]
+    assert Group.objects.count() == 3
+    assert held(NAMES[1]) == set(ROLES[NAMES[1]])
+    assert [[role.outcome for role in roles].count("created") for roles in results] != [3] * 4
+
+
 class TestGenerateKey:
-    def test_prints_a_key_and_nothing_else(self, call: Call) -> None:
+    def test_generate_key_prints_a_new_key_and_nothing_else(self, call: Call) -> None:
         out, err, code = call("giftcards_generate_key")
         assert (err, code) == ("", 0)
         [key] = out.splitlines()
@@ -61,14 +148,16 @@ class TestGenerateKey:
         assert call("giftcards_generate_key").out != out
 
     @pytest.mark.parametrize("configured", [{}, None, "nonsense", {"ENCRYPTION_KEYS": ["x"]}])
-    def test_whatever_is_configured(self, call: Call, settings: Any, configured: Any) -> None:
+    def test_generate_key_works_whatever_is_configured(
+        self, call: Call, settings: Any, configured: Any
+    ) -> None:
         kept, settings.GIFTCARDS = settings.GIFTCARDS, configured
         out, err, code = call("giftcards_generate_key")
         settings.GIFTCARDS = kept
         assert (err, code) == ("", 0)
         Fernet(out.strip())
 
-    def test_in_a_project_that_has_just_been_made(self, tmp_path: Path) -> None:
+    def test_generate_key_works_in_a_project_that_has_just_been_made(self, tmp_path: Path) -> None:
         """No settings of ours, no database, nothing migrated."""
         (tmp_path / "bare.py").write_text(
             'SECRET_KEY = "x"\nINSTALLED_APPS = ["giftcards"]\nUSE_TZ = True\n'

@@ -41,7 +41,7 @@ class Terminal(io.StringIO):
             requests.get(
                 f"{self.url}/v3/gift-cards/list?token=SECRET",
                 headers={"X-Access-Token": "SECRET-KEY"},
-                timeout=5,
+                timeout=30,
             )
             raw(int(match[2]), b"GET /\x9b2J HTTP/1.1\r\n\r\n")
             with pytest.raises(LOST):
@@ -54,7 +54,7 @@ class Terminal(io.StringIO):
             f"{self.url}/v3/gift-cards/placeOrder",
             json={"productId": PSN, "typeId": type_id, "quantity": 1},
             headers={"X-Access-Token": "SECRET-KEY"},
-            timeout=5,
+            timeout=30,
         )
 
 
@@ -72,7 +72,9 @@ def _signals() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("keys", "shown"), [([], "any-text"), (["--key=SECRET-KEY"], "one of those given with --key")]
 )
-def test_command(stop_with: signal.Signals, keys: list[str], shown: str) -> None:
+def test_simulator_command_prints_its_settings_and_requests_until_stopped(
+    stop_with: signal.Signals, keys: list[str], shown: str
+) -> None:
     terminal = Terminal(stop_with)
     call_command("giftcards_simulator", "--port=0", *keys, stdout=terminal)
     text = terminal.getvalue()
@@ -88,11 +90,11 @@ def test_command(stop_with: signal.Signals, keys: list[str], shown: str) -> None
         "TIME POST /v3/gift-cards/placeOrder closed\n"
     )
     with pytest.raises(requests.ConnectionError):
-        requests.get(terminal.url, timeout=5)
+        requests.get(terminal.url, timeout=30)
 
 
 @pytest.mark.usefixtures("_signals")
-def test_command_explains_what_keeps_it_from_starting() -> None:
+def test_simulator_command_explains_what_keeps_it_from_starting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         for arguments, message in {
@@ -102,6 +104,7 @@ def test_command_explains_what_keeps_it_from_starting() -> None:
             ),
             ("--port=70000",): "The port must be from 0 to 65535.",
             ("--min-delay=50",): "The delays must not be negative, nor the least above the most.",
+            ("--price-factor=x",): "Error: argument --price-factor: 'x' is not a number",
             ("--balance=x",): "Error: argument --balance: 'x' is not an amount in dinar",
         }.items():
             with pytest.raises(CommandError) as caught:
@@ -129,24 +132,24 @@ def own_process(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[s
             process.kill()  # else a test that fails would wait for it
 
 
-def test_command_in_its_own_process(tmp_path: Path) -> None:
+def test_simulator_command_in_its_own_process_stops_on_sigterm(tmp_path: Path) -> None:
     with own_process(tmp_path, "--port=0") as process:
         assert process.stdout
         line = process.stdout.readline()
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=60)
     assert line.startswith("The simulator listens on http://127.0.0.1:")
     assert (process.returncode, errors) == (0, "")
 
 
-def test_command_is_silent_at_verbosity_0(tmp_path: Path) -> None:
+def test_simulator_command_with_verbosity_0_prints_nothing(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with own_process(tmp_path, f"--port={port}", "-v0") as process, requests.Session() as session:
         # There is no line to wait for: ask until it answers.
         retries = Retry(total=100, backoff_factor=0.1, backoff_max=0.1)
         session.mount("http://", HTTPAdapter(max_retries=retries))
-        session.get(f"http://127.0.0.1:{port}/v3/validate", timeout=5)
+        session.get(f"http://127.0.0.1:{port}/v3/validate", timeout=30)
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=10)
+        output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (0, "", "")

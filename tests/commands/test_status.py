@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from decimal import Decimal
 
 import pytest
+from django.conf import settings
+from django.test import override_settings
+from django.utils import timezone, translation
 from django_q.models import Schedule
 
-from giftcards.models import Order, ProviderState
-from giftcards.schedules import ensure_schedule
+from giftcards.conf import conf
+from giftcards.crypto import Keyring, generate_key, key_fingerprint
+from giftcards.engine.health import versions
+from giftcards.engine.queue import ensure_schedule
+from giftcards.engine.recording import record_answers
+from giftcards.models import Order, ProviderState, StatusChange
+from giftcards.problems import Problem
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
+from tests.builders import PARTIAL, claim, make_guide_order, make_order
 from tests.conftest import Call
-from tests.engine import PSN, ago, buy, make_order
+from tests.stage import PSN, ago, buy
 
-pytest_plugins = ["tests.engine_fixtures"]
+pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 NO_SCHEDULE = "There is no schedule: run `manage.py giftcards_setup`."
-NO_WORKER = "No worker has run yet: start `manage.py qcluster`."
-DOWN = "The worker is down: there has been no sign of it for more than 3 minutes."
+NO_WORKER = "Background work has not begun yet: start `manage.py qcluster`."
+DOWN = "Background work has stopped: there has been no sign of it for more than 3 minutes."
 
 
 class TestOverview:
-    def test_of_a_new_shop(self, call: Call) -> None:
+    def test_status_of_a_new_shop_shows_zeros_and_no_worker(self, call: Call) -> None:
+        [fingerprint] = Keyring.from_settings().key_fingerprints
+        running = ", ".join(f"{name} {number}" for name, number in versions().items())
         assert call("giftcards_status") == (
             "PENDING           0\n"
             "PLACING           0\n"
@@ -42,13 +54,59 @@ class TestOverview:
             "  last failure    never\n"
             "  last sweep      never\n"
             "  last tick       never\n"
+            "  next tick       never\n"
+            "  requests        0 of 1200 in the last minute\n"
+            "  balance         not read yet\n"
+            "  tasks           none waiting\n"
+            "  changes         none waiting\n"
+            "  given up        0 changes\n"
+            "  open orders     none waiting\n"
+            f"  encryption key  {fingerprint}, number 1: 0 cards\n"
+            f"  versions        {running}\n"
             f"{NO_SCHEDULE}\n"
             f"{NO_WORKER}\n",
             "",
             0,
         )
 
-    def test_counts(self, call: Call, simulator: Simulator) -> None:
+    def test_status_shows_what_the_provider_page_shows(
+        self, call: Call, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        ensure_schedule()
+        make_order()
+        make_order(type_id="SIM_LOST")
+        call("giftcards_poll")
+        ProviderState.objects.update(balance=Decimal("88235.9"), balance_read_at=ago(60))
+        [old] = Keyring.from_settings().key_fingerprints
+        set_conf(ENCRYPTION_KEYS=[generate_key(), *conf.encryption_keys])
+        new = Keyring.from_settings().key_fingerprints[0]
+        shown = call("giftcards_status").out
+        own = key_fingerprint(conf.api_key)[:8]
+        for line in (
+            f"  encryption key  {new}, number 1: 0 cards\n",
+            f"  encryption key  {old}, number 2: 2 cards\n",
+            "  balance         88235.90 DZD, read ",
+            "  open orders     1 waiting, since ",
+            f"  API key         {own} (in the settings), SANDBOX, accepted ",
+        ):
+            assert line in shown
+        found = json.loads(call("giftcards_status", "--json").out)
+        assert found["balance"] == "88235.90"
+        assert found["encryption_keys"] == [
+            {"key": new, "position": 1, "cards": 0},
+            {"key": old, "position": 2, "cards": 2},
+        ]
+        [key] = found["api_keys"]
+        assert (key["key"], key["is_own"], key["environment"]) == (own, True, "SANDBOX")
+        assert (key["is_refused"], key["refused_at"]) == (False, None)
+        assert found["requests"]["used"] > 0
+        assert found["waiting"]["oldest_order_at"] is not None
+        assert found["next_tick_at"] is not None
+        assert found["versions"] == versions()
+
+    def test_status_counts_the_orders_in_each_status(
+        self, call: Call, simulator: Simulator
+    ) -> None:
         ensure_schedule()
         for type_id in ("type_001", "TEST_PARTIAL", "TEST_PARTIAL", "SIM_LOST"):
             make_order(type_id=type_id)
@@ -62,9 +120,12 @@ class TestOverview:
         assert "need attention    1" in lines
         assert f"  last sweep      {state.swept_at.isoformat()}" in lines
         # Nothing is wrong with the schedule and the worker.
-        assert lines[-2:] == ["  last tick       never", f"The last failure: {state.failure}"]
+        assert lines[-2].startswith("  versions  ")
+        assert lines[-1] == f"The last failure: {state.failure}"
 
-    def test_for_machines(self, call: Call, simulator: Simulator) -> None:
+    def test_status_with_json_prints_the_overview_as_one_object(
+        self, call: Call, simulator: Simulator
+    ) -> None:
         ensure_schedule()
         make_order(type_id="SIM_LOST")
         call("giftcards_poll")
@@ -74,9 +135,14 @@ class TestOverview:
         assert state.failed_at is not None
         assert state.swept_at is not None
         assert state.succeeded_at is not None  # the price was told
-        assert json.loads(out) == {
+        told = json.loads(out)
+        names = ("next_tick_at", "requests", "waiting", "balance", "balance_read_at")
+        names += ("encryption_keys", "api_keys", "versions")
+        facts = {name: told[name] for name in names}
+        assert told == {
             "orders": dict.fromkeys(Status.values, 0) | {"UNCONFIRMED": 1},
             "needing_attention": 1,
+            "cards": {},
             "provider": {
                 "pause": None,
                 "explanation": "In service.",
@@ -90,20 +156,57 @@ class TestOverview:
             },
             "schedule": "ok",
             "worker": "ok",
+            "queue": "ok",
+            **facts,
         }
 
-    def test_of_a_pause(self, call: Call, simulator: Simulator) -> None:
+    def test_status_says_that_the_keys_open_the_cards(
+        self, call: Call, simulator: Simulator
+    ) -> None:
+        make_order()
+        call("giftcards_poll")
+        assert "This card" not in call("giftcards_status").out
+        shown = json.loads(call("giftcards_status", "--json").out)
+        assert shown["cards"] == {"newest": "ok", "oldest": "ok"}
+
+    def test_status_names_cards_that_the_keys_do_not_open(
+        self, call: Call, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        order = make_order(reference="web-1042")
+        call("giftcards_poll")
+        assert order.cards.count() == 2
+        keys = conf.encryption_keys
+        set_conf(ENCRYPTION_KEYS=[generate_key()])
+        troubles = [
+            f"Card {position} of order web-1042: This card cannot be opened: none of"
+            " GIFTCARDS['ENCRYPTION_KEYS'] fits, or the stored text is damaged."
+            for position in (2, 1)
+        ]
+        outcome = call("giftcards_status")
+        assert outcome.out.splitlines()[-2:] == troubles
+        assert outcome.code == 0
+        shown = json.loads(call("giftcards_status", "--json").out)
+        assert shown["cards"] == dict(zip(("newest", "oldest"), troubles, strict=True))
+        set_conf(ENCRYPTION_KEYS=keys)
+
+    def test_status_says_that_there_are_no_encryption_keys(
+        self, call: Call, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(ENCRYPTION_KEYS=[])
+        out, err, code = call("giftcards_status")
+        assert out.splitlines()[-1].startswith("GIFTCARDS['ENCRYPTION_KEYS'] is not set.")
+        assert (err, code) == ("", 0)
+
+    def test_status_explains_a_pause(self, call: Call, simulator: Simulator) -> None:
         until = ago(-60)
-        ProviderState.objects.pause(
-            ProviderState.Pause.RATE, detail="Slower.", until=until, key="irrelevant"
-        )
-        text = "The provider asked for fewer requests. Slower. Calls go on by themselves."
+        ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=until)
+        text = "The provider asked for fewer requests. Slower. Requests go on by themselves."
         assert f"Provider: {text}\n" in call("giftcards_status").out
         provider = json.loads(call("giftcards_status", "--json").out)["provider"]
         assert (provider["pause"], provider["explanation"]) == ("rate", text)
         assert provider["paused_until"] == until.isoformat()
 
-    def test_of_a_schedule_that_does_not_run(self, call: Call) -> None:
+    def test_status_says_that_the_schedule_is_missing_or_paused(self, call: Call) -> None:
         assert json.loads(call("giftcards_status", "--json").out)["schedule"] == NO_SCHEDULE
         ensure_schedule()
         Schedule.objects.update(repeats=0)
@@ -113,7 +216,7 @@ class TestOverview:
 
     @pytest.mark.parametrize("sign", ["ticked_at", "swept_at"])
     @pytest.mark.parametrize(("seconds", "problem"), [(175, "ok"), (185, DOWN)])
-    def test_of_a_worker_that_is_down(
+    def test_status_says_that_the_worker_is_down_after_three_minutes(
         self, sign: str, seconds: float, problem: str, call: Call
     ) -> None:
         ensure_schedule()
@@ -122,17 +225,188 @@ class TestOverview:
         assert json.loads(call("giftcards_status", "--json").out)["worker"] == problem
         assert (call("giftcards_status").out.splitlines()[-1] == DOWN) is (problem == DOWN)
 
-    def test_silently(self, call: Call) -> None:
+    def test_status_with_verbosity_0_prints_nothing(self, call: Call) -> None:
         assert call("giftcards_status", "-v0") == ("", "", 0)
 
-    def test_asks_nobody(self, call: Call, simulator: Simulator) -> None:
+    def test_status_makes_no_request(self, call: Call, simulator: Simulator) -> None:
         make_order(Status.HANDLING, due_at=ago(9))
         call("giftcards_status")
         assert simulator.requests == []
 
 
+class TestFailOn:
+    """For monitors: exit code 1 and a sentence if one of the conditions holds."""
+
+    EVERYTHING = "attention,paused,worker,queue,cards"
+
+    @pytest.fixture(autouse=True)
+    def all_is_well(self) -> None:
+        ensure_schedule()
+        ProviderState.objects.note_tick()
+
+    def asked(self, call: Call, conditions: str) -> tuple[str, int]:
+        """What is wrong, and the exit code; the same for people and for machines."""
+        out, err, code = call("giftcards_status", "--fail-on", conditions)
+        assert out.startswith("PENDING  ")
+        shown, *ended = call("giftcards_status", "--fail-on", conditions, "--json")
+        assert ended == [err, code]
+        assert list(json.loads(shown))[:7] == [
+            "orders",
+            "needing_attention",
+            "cards",
+            "provider",
+            "schedule",
+            "worker",
+            "queue",
+        ]
+        assert call("giftcards_status", "--fail-on", conditions, "-v0") == ("", err, code)
+        return err, code
+
+    def test_fail_on_cards_exits_with_1_if_a_card_does_not_open(self, call: Call) -> None:
+        order = make_guide_order(reference="web-1042")
+        record_answers([(claim(order)[0], PARTIAL)], now=timezone.now())
+        StatusChange.objects.update(announced_at=timezone.now())
+        other_key = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": [generate_key()]}
+        with override_settings(GIFTCARDS=other_key):
+            err, code = self.asked(call, "cards")
+            assert self.asked(call, "attention,paused,worker,queue") == ("", 0)
+        assert err.startswith("Card 3 of order web-1042: This card cannot be opened:")
+        assert code == 1
+        assert self.asked(call, "cards") == ("", 0)
+
+    def test_fail_on_exits_with_0_when_all_is_well(self, call: Call) -> None:
+        make_order(Status.HANDLING, due_at=ago(290))
+        make_order(queued_at=ago(290))
+        make_order(Status.REFUNDED)
+        assert self.asked(call, self.EVERYTHING) == ("", 0)
+
+    @pytest.mark.parametrize(
+        ("orders", "sentence"),
+        [(1, "1 order needs attention.\n"), (2, "2 orders need attention.\n")],
+    )
+    def test_fail_on_attention_counts_orders_that_need_attention(
+        self, orders: int, sentence: str, call: Call
+    ) -> None:
+        for _number in range(orders):
+            make_order(Status.DELAYED, problems=[Problem("watch_ended")], due_at=None)
+        assert self.asked(call, self.EVERYTHING) == (sentence, 1)
+        assert self.asked(call, "attention") == (sentence, 1)
+        assert self.asked(call, "paused,worker,queue") == ("", 0)
+
+    def test_fail_on_attention_ignores_problems_that_were_ticked_off(self, call: Call) -> None:
+        problem = Problem("watch_ended")
+        make_order(Status.DELAYED, problems=[problem], due_at=None).tick_off(problem, by="amina")
+        assert self.asked(call, "attention") == ("", 0)
+
+    def test_fail_on_paused_fails_until_the_pause_is_over(self, call: Call) -> None:
+        ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=ago(-60))
+        sentence = "The provider asked for fewer requests. Slower. Requests go on by themselves.\n"
+        assert self.asked(call, "paused") == (sentence, 1)
+        assert self.asked(call, "attention,worker,queue") == ("", 0)
+        ProviderState.objects.update(paused_until=ago(1))
+        assert self.asked(call, "paused") == ("", 0)
+
+    def test_fail_on_worker_fails_without_a_recent_sign_of_it(self, call: Call) -> None:
+        ProviderState.objects.update(ticked_at=ago(200))
+        assert self.asked(call, "worker") == (f"{DOWN}\n", 1)
+        ProviderState.objects.update(ticked_at=None)
+        assert self.asked(call, "worker") == (f"{NO_WORKER}\n", 1)
+        assert self.asked(call, "attention,paused,queue") == ("", 0)
+
+    def test_fail_on_worker_needs_a_schedule_only_if_no_loop_ticks(self, call: Call) -> None:
+        """A loop ticks by itself; sweeps alone come from a cluster that nothing watches."""
+        Schedule.objects.all().delete()
+        assert self.asked(call, "worker") == ("", 0)
+        ProviderState.objects.update(ticked_at=ago(200), swept_at=ago(1))
+        assert self.asked(call, "worker") == (f"{NO_SCHEDULE}\n", 1)
+
+    @pytest.mark.parametrize(
+        ("status", "late"),
+        [
+            # Also while sending it is tried again and again.
+            (Status.PENDING, {"queued_at": 310, "due_at": -60}),
+            (Status.PLACING, {"claimed_until": 310}),
+            (Status.UNCONFIRMED, {"due_at": 310}),
+            (Status.HANDLING, {"due_at": 310}),
+            (Status.DELAYED, {"due_at": 310}),
+        ],
+    )
+    def test_fail_on_queue_fails_for_an_order_that_is_five_minutes_overdue(
+        self, status: Status, late: dict[str, float], call: Call
+    ) -> None:
+        make_order(status, **{name: ago(seconds) for name, seconds in late.items()})
+        sentence = "1 order has waited to be sent or checked for more than 5 minutes.\n"
+        assert self.asked(call, "queue") == (sentence, 1)
+        assert call("giftcards_status").out.endswith(sentence)
+        assert self.asked(call, "attention,paused,worker") == ("", 0)
+
+    def test_fail_on_queue_fails_for_changes_not_announced_for_five_minutes(
+        self, call: Call
+    ) -> None:
+        order = make_order(Status.HANDLING, due_at=ago(-60))
+        for _number in range(2):
+            order.changes.create(
+                from_status="PENDING", to_status="PLACING", source="placing", at=ago(310)
+            )
+        make_order(Status.DELAYED, due_at=ago(310))
+        sentence = (
+            "1 order has waited to be sent or checked and 2 status changes have waited to be"
+            " announced to your receivers for more than 5 minutes.\n"
+        )
+        assert self.asked(call, "queue") == (sentence, 1)
+
+    def test_fail_on_queue_ignores_what_is_up_to_a_person(self, call: Call) -> None:
+        make_order(Status.UNCONFIRMED, due_at=None)
+        make_order(Status.DELAYED, due_at=None)
+        order = make_order(Status.REFUNDED)
+        order.changes.create(
+            from_status="PENDING",
+            to_status="PLACING",
+            source="placing",
+            at=ago(310),
+            announce_at=None,
+        )
+        assert self.asked(call, "queue") == ("", 0)
+
+    def test_fail_on_reports_several_conditions_together(self, call: Call) -> None:
+        ProviderState.objects.update(ticked_at=ago(200))
+        make_order(queued_at=ago(310), problems=[Problem("not_sent")])
+        waited = "1 order has waited to be sent or checked for more than 5 minutes."
+        sentences = f"1 order needs attention. {DOWN} {waited}\n"
+        assert self.asked(call, self.EVERYTHING) == (sentences, 1)
+        assert self.asked(call, "queue, worker,attention") == (sentences, 1)
+
+    @pytest.mark.parametrize(
+        ("conditions", "unknown"),
+        [("balance", "'balance'"), ("queue,,Worker", "'', 'Worker'"), ("", "''")],
+    )
+    def test_fail_on_refuses_a_condition_that_does_not_exist(
+        self, conditions: str, unknown: str, call: Call
+    ) -> None:
+        assert call("giftcards_status", "--fail-on", conditions) == (
+            "",
+            f"--fail-on: {unknown} is not known. Use one or more of attention, paused, worker,"
+            " queue, cards, separated by commas.\n",
+            2,
+        )
+
+    def test_fail_on_cannot_be_combined_with_one_order(self, call: Call) -> None:
+        make_order(reference="cart-1")
+        assert call("giftcards_status", "cart-1", "--fail-on", "queue") == (
+            "",
+            "Use either a reference or --fail-on, which is about all orders.\n",
+            2,
+        )
+
+
+CONTRADICTING = "The provider's figures contradict each other: see the refund breakdown."
+TWO_OF_THREE = {"told": 3, "ordered": 2}
+
+
 class TestOneOrder:
-    def test_with_its_breakdown(self, call: Call, simulator: Simulator) -> None:
+    def test_status_of_a_settled_order_shows_its_refund_breakdown(
+        self, call: Call, simulator: Simulator
+    ) -> None:
         order = buy(reference="cart-1", quantity=5, type_id="TEST_PARTIAL")
         call("giftcards_poll")
         assert call("giftcards_status", "cart-1") == (
@@ -150,7 +424,9 @@ class TestOneOrder:
             0,
         )
 
-    def test_that_has_not_been_sent(self, call: Call) -> None:
+    def test_status_of_an_order_that_has_not_been_sent_shows_no_provider_id(
+        self, call: Call
+    ) -> None:
         make_order(reference="cart-1")
         assert call("giftcards_status", "cart-1").out == (
             "Order cart-1\n"
@@ -161,13 +437,13 @@ class TestOneOrder:
             "  cards       0 stored, encrypted\n"
         )
 
-    def test_whose_figures_do_not_fit(self, call: Call) -> None:
+    def test_status_of_an_order_shows_figures_that_contradict_each_other(self, call: Call) -> None:
         make_order(
             Status.FULFILLED,
             reference="cart-1",
             price_per_card=Decimal(490),
             fulfilled_amount=Decimal(1000),
-            problem="The figures contradict each other.",
+            problems=[Problem("figures_contradict"), Problem("quantity_differs", TWO_OF_THREE)],
         )
         out, _, code = call("giftcards_status", "cart-1")
         assert out.endswith(
@@ -175,13 +451,44 @@ class TestOneOrder:
             "    charged   1000.00 DZD\n"
             "    refunded  0.00 DZD\n"
             "    The provider's figures contradict each other.\n"
-            "  attention   The figures contradict each other.\n"
+            f"  attention   figures_contradict: {CONTRADICTING}\n"
+            "  attention   quantity_differs: The provider speaks of 3 cards, the order is for 2.\n"
         )
         assert code == 0
-        refund = json.loads(call("giftcards_status", "cart-1", "--json").out)["refund"]
-        assert refund["is_consistent"] is False
+        result = json.loads(call("giftcards_status", "cart-1", "--json").out)
+        assert result["refund"]["is_consistent"] is False
+        assert result["problems"] == [
+            {
+                "code": "figures_contradict",
+                "parameters": {},
+                "text": CONTRADICTING,
+            },
+            {
+                "code": "quantity_differs",
+                "parameters": TWO_OF_THREE,
+                "text": "The provider speaks of 3 cards, the order is for 2.",
+            },
+        ]
 
-    def test_whose_price_nobody_knows(self, call: Call, set_conf: Callable[..., None]) -> None:
+    def test_status_of_an_order_shows_who_ticked_a_problem_off(self, call: Call) -> None:
+        problem = Problem("watch_ended")
+        order = make_order(Status.DELAYED, reference="cart-1", problems=[problem])
+        assert order.tick_off(problem, by="amina")
+        out = call("giftcards_status", "cart-1").out
+        assert out.endswith(f"  ticked off by amina, watch_ended: {problem}\n")
+        [entry] = json.loads(call("giftcards_status", "cart-1", "--json").out)["problems"]
+        assert (entry["ticked_by"], entry["text"]) == ("amina", str(problem))
+        assert datetime.fromisoformat(entry["ticked_at"]) == order.acknowledgements.get().at
+
+    def test_status_of_an_order_is_in_english_whatever_the_site_speaks(self, call: Call) -> None:
+        make_order(reference="cart-1", problems=[Problem("watch_ended")])
+        with translation.override("fr"):
+            out = call("giftcards_status", "cart-1").out
+        assert "  attention   watch_ended: The order has still not settled" in out
+
+    def test_status_of_an_order_shows_unknown_amounts_as_unknown(
+        self, call: Call, set_conf: Callable[..., None]
+    ) -> None:
         set_conf(CURRENCY="EUR")
         make_order(Status.REFUNDED, reference="cart-1")
         assert call("giftcards_status", "cart-1").out.endswith(
@@ -196,12 +503,12 @@ class TestOneOrder:
             "is_consistent": True,
         }
 
-    def test_that_was_rejected(self, call: Call) -> None:
+    def test_status_of_a_rejected_order_is_final_and_without_a_refund(self, call: Call) -> None:
         make_order(Status.REJECTED, reference="cart-1")
         result = json.loads(call("giftcards_status", "cart-1", "--json").out)
         assert (result["status"], result["is_final"], result["refund"]) == ("REJECTED", True, None)
 
-    def test_that_does_not_exist(self, call: Call) -> None:
+    def test_status_of_an_order_that_does_not_exist_is_refused(self, call: Call) -> None:
         make_order()
         for more in ([], ["--json"], ["-v0"]):
             assert call("giftcards_status", "unknown", *more) == (
@@ -211,11 +518,13 @@ class TestOneOrder:
                 2,
             )
 
-    def test_silently(self, call: Call) -> None:
+    def test_status_of_an_order_with_verbosity_0_prints_nothing(self, call: Call) -> None:
         order = make_order()
         assert call("giftcards_status", order.reference, "-v0") == ("", "", 0)
 
-    def test_changes_nothing(self, call: Call, simulator: Simulator) -> None:
+    def test_status_of_an_order_changes_nothing_and_asks_nothing(
+        self, call: Call, simulator: Simulator
+    ) -> None:
         order = buy()
         before = Order.objects.values().get()
         asked = len(simulator.requests)
@@ -224,7 +533,9 @@ class TestOneOrder:
         assert len(simulator.requests) == asked
 
 
-def test_a_currency_that_is_none(call: Call, set_conf: Callable[..., None]) -> None:
+def test_status_refuses_a_currency_that_is_no_code(
+    call: Call, set_conf: Callable[..., None]
+) -> None:
     set_conf(CURRENCY="dinar")
     assert call("giftcards_status") == (
         "",
@@ -232,3 +543,23 @@ def test_a_currency_that_is_none(call: Call, set_conf: Callable[..., None]) -> N
         " DZD is the one the provider charges in.\n",
         2,
     )
+
+
+class TestGroup:
+    def test_status_of_an_order_shows_its_group_if_it_has_one(self, call: Call) -> None:
+        make_order(reference="cart-1", group="Facture n° 12")
+        make_order(reference="cart-2")
+        assert "\n  group       Facture n° 12\n" in call("giftcards_status", "cart-1").out
+        assert "group" not in call("giftcards_status", "cart-2").out
+
+
+def test_status_says_that_a_held_order_needs_attention(call: Call, simulator: Simulator) -> None:
+    simulator.price_factor = 2
+    make_order(reference="cart-1", sale_price=Decimal(550))
+    call("giftcards_poll")
+    assert "need attention    1" in call("giftcards_status").out.splitlines()
+    shown = call("giftcards_status", "cart-1").out
+    assert (
+        "  attention   price_above: A card costs 980.00 at the provider, and may cost 550.00: the"
+        " order waits for a person.\n"
+    ) in shown

@@ -42,7 +42,7 @@ def write_line(told: Path, line: str) -> None:
 def die_at(step: str) -> None:
     """Die, like a machine without power, ``before`` or ``after`` the n-th call of a function.
 
-    As in ``after giftcards.models:Order.move 2``.
+    As in ``after giftcards.models.orders:Order.move 2``.
     """
     when, place, number = step.split()
     module, _, path = place.partition(":")

@@ -19,23 +19,23 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from giftcards.following import sweep
-from giftcards.fulfilment import place_order, record_order
-from giftcards.gateway import Gateway
-from giftcards.models import Card, Order, ProviderState, StatusChange
-from giftcards.outbox import announce
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.outbox import announce
+from giftcards.engine.sweep import sweep
+from giftcards.fulfilment import place_order
+from giftcards.models import Card, Lease, Order, StatusChange
 from giftcards.signals import order_status_changed
 from giftcards.simulator import Request, Simulator
 from giftcards.statuses import FINAL, SETTLED
 from tests.crash.apps import write_down
-from tests.engine import LINE, PSN, checks, posts, stop, wait_until
+from tests.stage import LINE, PSN, checks, lease, posts, record_order, stop, wait_until
 
-pytest_plugins = ["tests.engine_fixtures"]
+pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = [pytest.mark.cluster, pytest.mark.django_db(transaction=True)]
 
 CONF = {
     "POLL_INTERVAL": 0.2,
-    "REQUESTS_PER_MINUTE": 6000,
+    "REQUESTS_PER_MINUTE": 1200,
     "REQUEST_TIMEOUT": 5,
     "PROOF_OF_ABSENCE": 1,
 }
@@ -72,24 +72,23 @@ def start(
 
 
 def ends_killed(process: subprocess.Popen[str]) -> None:
-    process.wait(20)
+    process.wait(60)
     assert process.returncode == -signal.SIGKILL, stop(process)
 
 
 def let_leases_end() -> None:
-    """What has been killed left its claims and leases behind; they end by themselves."""
+    """What has been killed left claims, leases and pauses behind; they end by themselves."""
     Order.objects.exclude(claimed_until=None).update(claimed_until=timezone.now())
-    ProviderState.objects.update(
-        loop_until=None, outbox_until=None, probe_until=None, kicked_at=None
-    )
+    StatusChange.objects.filter(announced_at=None).update(announce_at=timezone.now())
+    Lease.objects.update(until=None)
 
 
 def run_to_the_end() -> None:
     let_leases_end()
-    ends = time.monotonic() + 20
+    ends = time.monotonic() + 60
     with Gateway() as gateway:
         while Order.objects.exclude(status__in=FINAL).exists():
-            assert time.monotonic() < ends, list(Order.objects.values_list("status", "problem"))
+            assert time.monotonic() < ends, list(Order.objects.values_list("status", "problems"))
             sweep(gateway)
             time.sleep(0.05)
     announce()
@@ -100,7 +99,7 @@ def check_promises(simulator: Simulator, told: Path) -> None:
     ours = list(Order.objects.all())
     # Bought once, and known.
     assert Counter(order.provider_order_id for order in ours) == Counter(theirs.keys())
-    assert {order.status for order in ours} <= SETTLED
+    assert {order.status for order in ours} <= set(SETTLED)
     # Sent once, and again only where it was proven that it had not been bought.
     proven = StatusChange.objects.filter(from_status="UNCONFIRMED", to_status="PENDING").count()
     assert posts(simulator) <= len(ours) + proven
@@ -124,34 +123,34 @@ def check_promises(simulator: Simulator, told: Path) -> None:
 
 
 PLACING = [
-    "after giftcards.management.commands.giftcards_place:record_order 1",
-    "before giftcards.models:StatusChange.save 1",
-    "after giftcards.fulfilment:claim 1",
-    "before giftcards.provider:Client.place 1",
-    "after giftcards.provider:Client.place 1",
-    "before giftcards.models:StatusChange.save 2",
-    "after giftcards.fulfilment:send 1",
-    "before giftcards.following:record_answers 1",
-    "after giftcards.recording:store_cards 1",
-    "after giftcards.following:record_answers 1",
+    "after giftcards.models.orders:OrderQuerySet.record 1",
+    "before giftcards.models.changes:StatusChange.save 1",
+    "after giftcards.engine.sending:claim 1",
+    "before giftcards.provider.client:Client.place 1",
+    "after giftcards.provider.client:Client.place 1",
+    "before giftcards.models.changes:StatusChange.save 2",
+    "after giftcards.engine.sending:send 1",
+    "before giftcards.engine.sweep:record_answers 1",
+    "after giftcards.engine.recording:store_cards 1",
+    "after giftcards.engine.sweep:record_answers 1",
 ]
 WORKING = [
-    "after giftcards.fulfilment:claim 2",
-    "after giftcards.provider:Client.place 2",
-    "before giftcards.models:StatusChange.save 4",
-    "before giftcards.following:ask 1",
-    "after giftcards.recording:_update 2",
-    "after giftcards.recording:store_cards 1",
-    "before giftcards.outbox:announce 1",
-    "before giftcards.outbox:_announce_change 3",
+    "after giftcards.engine.sending:claim 2",
+    "after giftcards.provider.client:Client.place 2",
+    "before giftcards.models.changes:StatusChange.save 4",
+    "before giftcards.engine.sweep:ask 1",
+    "after giftcards.models.orders:OrderQuerySet.write_batch 2",
+    "after giftcards.engine.recording:store_cards 1",
+    "before giftcards.engine.outbox:announce 1",
+    "before giftcards.engine.outbox:_announce_change 3",
     "before tests.crash.apps:write_line 3",
     "after tests.crash.apps:write_line 3",
-    "after giftcards.outbox:_announce_change 3",
+    "after giftcards.engine.outbox:_announce_change 3",
 ]
 
 
 @pytest.mark.parametrize("step", PLACING)
-def test_a_placing_process_is_killed(
+def test_killing_a_placing_process_at_any_step_keeps_the_promises(
     step: str, start: Start, simulator: Simulator, told: Path
 ) -> None:
     command = ("giftcards_place", PSN, "type_001", "2", "--reference", "order-1", "--wait")
@@ -164,7 +163,7 @@ def test_a_placing_process_is_killed(
     assert Order.objects.count() == 1
 
 
-def test_a_placing_process_is_killed_while_the_provider_answers(
+def test_killing_a_placing_process_during_the_answer_buys_the_order_once(
     start: Start, simulator: Simulator, told: Path
 ) -> None:
     running: list[subprocess.Popen[str]] = []
@@ -173,7 +172,7 @@ def test_a_placing_process_is_killed_while_the_provider_answers(
         if request.method == "POST":
             wait_until(lambda: running)
             os.kill(running[0].pid, signal.SIGKILL)
-            running[0].wait(5)
+            running[0].wait(30)
 
     simulator.on_request = kill
     command = ("giftcards_place", PSN, "type_001", "2", "--reference", "order-1")
@@ -186,7 +185,7 @@ def test_a_placing_process_is_killed_while_the_provider_answers(
 
 
 @pytest.mark.parametrize("step", WORKING)
-def test_a_worker_is_killed_twice(
+def test_killing_a_worker_twice_at_any_step_keeps_the_promises(
     step: str, start: Start, simulator: Simulator, told: Path
 ) -> None:
     for kind in ("type_001", "type_001", "TEST_PARTIAL", "TEST_REFUND", "type_001", "SIM_LOST"):
@@ -205,7 +204,9 @@ def test_a_worker_is_killed_twice(
 
 
 class TestStop:
-    def test_while_the_provider_hangs(self, start: Start, simulator: Simulator, told: Path) -> None:
+    def test_a_worker_stopped_while_the_provider_hangs_records_what_was_answered(
+        self, start: Start, simulator: Simulator, told: Path
+    ) -> None:
         """What has been answered is recorded before the worker ends."""
         hung, ended = [], []
 
@@ -223,37 +224,40 @@ class TestStop:
             wait_until(lambda: hung)
             began = time.monotonic()
             worker.terminate()
-            assert worker.wait(5) == 0
-            assert time.monotonic() - began < 5
+            assert worker.wait(30) == 0
+            assert time.monotonic() - began < 9
         finally:
             ended.append(True)
         assert "Traceback" not in stop(worker)
         simulator.on_request = None
         statuses = sorted(Order.objects.values_list("status", flat=True))
         assert statuses == ["FULFILLED", "HANDLING"]
-        state = ProviderState.objects.get()
-        assert (state.loop_until, state.outbox_until) == (None, None)
+        assert (lease(Lease.LOOP).until, lease(Lease.OUTBOX).until) == (None, None)
         run_to_the_end()
         check_promises(simulator, told)
 
-    def test_while_it_waits(self, start: Start, simulator: Simulator) -> None:
+    def test_a_worker_stopped_while_it_waits_ends_within_seconds(
+        self, start: Start, simulator: Simulator
+    ) -> None:
         place_order(**LINE | {"type_id": "SIM_NEVER"})
         worker = start("giftcards_poll", "--loop")
         wait_until(lambda: len(checks(simulator)) > 2)
         worker.terminate()
         assert worker.wait(3) == 0
         assert "Traceback" not in stop(worker)
-        assert ProviderState.objects.get().loop_until is None
+        assert lease(Lease.LOOP).until is None
 
-    def test_a_cluster_need_not_wait_for_the_loop(self, start: Start, simulator: Simulator) -> None:
+    def test_a_loop_ends_at_once_when_its_cluster_is_stopped(
+        self, start: Start, simulator: Simulator
+    ) -> None:
         cluster = start("qcluster")
         place_order(**LINE | {"type_id": "SIM_NEVER"})
         wait_until(lambda: len(checks(simulator)) > 2)
-        assert ProviderState.objects.get().loop_until is not None
+        assert lease(Lease.LOOP).until is not None
         cluster.terminate()
         # Long before its time (LOOP_SECONDS) is over. That the cluster itself does not always end
         # is issue 346 of django-q2.
-        wait_until(lambda: ProviderState.objects.get().loop_until is None, seconds=4)
+        wait_until(lambda: lease(Lease.LOOP).until is None, seconds=4)
         count = len(checks(simulator))
         time.sleep(1)
         assert len(checks(simulator)) == count

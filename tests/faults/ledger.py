@@ -10,14 +10,17 @@ from typing import Any
 from giftcards.models import Card, Order, StatusChange
 from giftcards.refunds import refund_breakdown
 from giftcards.statuses import SETTLED, Status
-from tests.faults.provider import PRICE, Bought, Provider
+from tests.fakes.provider import PRICE, Bought, Provider
 from tests.test_secrets import raw_database, traces
 
 
-def audit(provider: Provider, *, unpriced: Collection[int] = ()) -> None:
+def audit(
+    provider: Provider, *, unpriced: Collection[int] = (), strangers: Collection[str] = ()
+) -> None:
     """Every order and every card of the provider is explained, and no secret is on record.
 
-    The amounts of the orders with the keys ``unpriced`` are not compared.
+    The amounts of the orders with the keys ``unpriced`` are not compared. Orders of the types
+    ``strangers`` are somebody else's: none may be ours.
     """
     linked: dict[str, Order] = {}
     shown: set[str] = set()
@@ -28,15 +31,17 @@ def audit(provider: Provider, *, unpriced: Collection[int] = ()) -> None:
             assert order_id not in linked, "two orders own the same one"
             linked[order_id] = order
     assert linked.keys() <= provider.orders.keys(), "an order that the provider does not know"
-    assert provider.orders.keys() <= linked.keys() | shown, "bought and lost"
+    ours = {name: order for name, order in provider.orders.items() if order.type not in strangers}
+    assert linked.keys() <= ours.keys(), "an order of somebody else"
+    assert ours.keys() <= linked.keys() | shown, "bought and lost"
     for order in Order.objects.all():
         _audit_line(order)
     for order_id, order in linked.items():
         _audit_order(order, provider.orders[order_id])
         if order.status in SETTLED and order.pk not in unpriced:
             _audit_amounts(order, provider.orders[order_id])
-    bought = Counter(order.type for order in provider.orders.values())
-    recorded = Counter(Order.objects.values_list("type_id", flat=True))
+    bought = Counter((order.type, order.quantity) for order in ours.values())
+    recorded = Counter(Order.objects.values_list("type_id", "quantity"))
     assert bought <= recorded, "bought twice"
     stored = {value for value in raw_database() if len(value) > 8}
     assert [found for value in stored for found in traces(value)] == []

@@ -89,7 +89,7 @@ def is_id(text: str) -> bool:
 
 def raw(port: int, request: bytes) -> bytes:
     """Send bytes, then end of file, and return all that comes back."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
         return connection.makefile("rb").read()

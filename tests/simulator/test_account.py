@@ -14,7 +14,7 @@ import requests
 from tests.simulator.shop import LOST, PSN, STEAM, Shop, error, is_id
 
 
-def test_order_from_handling_to_fulfilled() -> None:
+def test_an_order_goes_from_handling_to_fulfilled() -> None:
     with Shop(delay=(30, 30)) as shop:
         order_id = shop.order("type_001", 2)
         assert is_id(order_id)
@@ -50,7 +50,23 @@ def test_order_from_handling_to_fulfilled() -> None:
         assert all(re.fullmatch(r"\d{9}", card["serial"]) for card in cards)
 
 
-def test_partial_order(shop: Shop) -> None:
+def test_every_price_can_be_multiplied_while_the_simulator_runs(shop: Shop) -> None:
+    before = shop.order("type_001", 2)
+    shop.simulator.price_factor = 100
+    [shown, *_] = shop.get(f"/v3/gift-cards/checkProduct/{PSN}")["types"]
+    assert shown["price"] == 49_000
+    after = shop.order("TEST_PARTIAL", 2)
+    prices = [shop.check(order_id)["price_per_card"] for order_id in (before, after)]
+    assert prices == [490, 49_000]
+
+
+@pytest.mark.parametrize("factor", [-1, Decimal("NaN"), Decimal("Infinity")])
+def test_a_price_factor_that_is_negative_or_no_number_is_refused(factor: Decimal) -> None:
+    with pytest.raises(ValueError, match="The price factor must not be negative"):
+        Shop(price_factor=factor)
+
+
+def test_a_partial_order_delivers_half(shop: Shop) -> None:
     answer = shop.check(shop.order("TEST_PARTIAL", 5))
     assert (answer["status"], answer["quantity"], answer["fulfilled_quantity"]) == (
         "PARTIALLY_FILLED",
@@ -65,7 +81,7 @@ def test_partial_order(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(("type_id", "quantity"), [("TEST_REFUND", 2), ("TEST_PARTIAL", 1)])
-def test_refunded_order(shop: Shop, type_id: str, quantity: int) -> None:
+def test_a_refunded_order_delivers_nothing(shop: Shop, type_id: str, quantity: int) -> None:
     order_id = shop.order(type_id, quantity)
     answer = shop.check(order_id)
     assert answer.pop("time")
@@ -81,13 +97,13 @@ def test_refunded_order(shop: Shop, type_id: str, quantity: int) -> None:
     assert shop.simulator.balance == 1_000_000
 
 
-def test_decimal_price(shop: Shop) -> None:
+def test_a_decimal_price_is_charged_exactly(shop: Shop) -> None:
     answer = shop.check(shop.order("type_101", 1, STEAM))
     assert (answer["fulfilled_amount"], answer["price_per_card"]) == (1250.5, 1250.5)
     assert shop.only_order.charged == Decimal("1250.50")
 
 
-def test_refund_can_be_spent(shop: Shop) -> None:
+def test_a_refund_can_be_spent_again(shop: Shop) -> None:
     for _ in range(3):
         shop.order("TEST_REFUND", 2040)
     assert shop.simulator.balance == 1_000_000
@@ -103,7 +119,7 @@ def test_codes_are_unique_unless_told_to_repeat(shop: Shop) -> None:
     assert [shop.check(order_id)["cards"] for order_id in ids] == [sandbox, sandbox]
 
 
-def test_cards_do_not_show_their_codes(shop: Shop) -> None:
+def test_the_repr_of_a_card_does_not_show_its_code(shop: Shop) -> None:
     shop.order()
     assert "SIM-" not in repr(shop.simulator.orders)
 
@@ -111,7 +127,7 @@ def test_cards_do_not_show_their_codes(shop: Shop) -> None:
 # Types that misbehave.
 
 
-def test_slow_order(shop: Shop) -> None:
+def test_a_slow_order_settles_late(shop: Shop) -> None:
     order_id = shop.order("SIM_SLOW", 1)
     shop.clock.now += 359
     assert shop.check(order_id)["status"] == "HANDLING"
@@ -119,7 +135,7 @@ def test_slow_order(shop: Shop) -> None:
     assert shop.check(order_id)["status"] == "FULFILLED"
 
 
-def test_endless_order(shop: Shop) -> None:
+def test_an_endless_order_never_settles(shop: Shop) -> None:
     order_id = shop.order("SIM_NEVER", 1)
     shop.clock.now += 1e6
     assert shop.check(order_id)["status"] == "HANDLING"
@@ -127,7 +143,7 @@ def test_endless_order(shop: Shop) -> None:
     assert shop.simulator.settle(order_id).status == "FULFILLED"
 
 
-def test_growing_order() -> None:
+def test_a_growing_order_delivers_card_by_card() -> None:
     with Shop(delay=(30, 30)) as shop:
         order_id = shop.order("SIM_GROW", 3)
         assert "cards" not in shop.check(order_id)
@@ -147,7 +163,7 @@ def test_growing_order() -> None:
 
 
 @pytest.mark.parametrize("delay", [10.5, 11.5])
-def test_growing_order_never_shows_more_cards_than_it_has(delay: float) -> None:
+def test_a_growing_order_never_shows_more_cards_than_it_has(delay: float) -> None:
     """Even if the clock passes its end while it is being looked at."""
     with Shop(delay=(delay, delay)) as shop:
         shop.order("SIM_GROW", 100)
@@ -158,7 +174,7 @@ def test_growing_order_never_shows_more_cards_than_it_has(delay: float) -> None:
 
 
 @pytest.mark.parametrize(("type_id", "created"), [("SIM_LOST", 1), ("SIM_DROP", 0)])
-def test_lost_answer(shop: Shop, type_id: str, created: int) -> None:
+def test_an_order_whose_answer_is_lost_was_placed(shop: Shop, type_id: str, created: int) -> None:
     with pytest.raises(LOST):
         shop.place(type_id, 2)
     assert len(shop.simulator.orders) == created
@@ -167,7 +183,7 @@ def test_lost_answer(shop: Shop, type_id: str, created: int) -> None:
     assert [(item["type"], item["quantity"]) for item in items] == [(type_id, 2)] * created
 
 
-def test_error_after_creating(shop: Shop) -> None:
+def test_an_order_answered_with_an_error_was_placed(shop: Shop) -> None:
     assert error(shop.place("SIM_ERROR", 2)) == (
         500,
         {"code": "INTERNAL_ERROR", "message": "Something went wrong."},
@@ -178,7 +194,7 @@ def test_error_after_creating(shop: Shop) -> None:
 # The ledger.
 
 
-def test_ledger() -> None:
+def test_the_ledger_of_an_order_adds_up() -> None:
     with Shop(delay=(30, 30)) as shop:
         order_id = shop.order("TEST_PARTIAL", 5)
         order = shop.only_order
@@ -209,7 +225,7 @@ def test_ledger() -> None:
         assert shop.simulator.balance == 1_000_000 - 980
 
 
-def test_settle_as_in_the_guide() -> None:
+def test_an_order_can_be_settled_by_hand_once() -> None:
     with Shop(delay=(30, 30)) as shop:
         order_id = shop.order("type_001", 5)
         with pytest.raises(ValueError, match=f"^Order {order_id} cannot deliver 6 cards.$"):
@@ -226,13 +242,13 @@ def test_settle_as_in_the_guide() -> None:
             shop.simulator.settle("other")
 
 
-def test_parallel_clients_leave_a_whole_ledger(shop: Shop) -> None:
+def test_parallel_clients_leave_a_ledger_that_adds_up(shop: Shop) -> None:
     types = ["type_001", "TEST_PARTIAL", "TEST_REFUND", "SIM_NEVER"] * 10
 
     def buy(type_id: str) -> str:
         body = {"productId": PSN, "typeId": type_id, "quantity": 3}
         url = f"{shop.simulator.url}/v3/gift-cards/placeOrder"
-        answer = requests.post(url, json=body, headers={"X-Access-Token": "key"}, timeout=5)
+        answer = requests.post(url, json=body, headers={"X-Access-Token": "key"}, timeout=30)
         return str(answer.json()["data"]["orderId"])
 
     with ThreadPoolExecutor(8) as pool:

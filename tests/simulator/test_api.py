@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import re
+import time
+from datetime import datetime, timedelta
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
 import requests
 
-from giftcards.simulator import Request, Simulator
+from giftcards.simulator import SPECIAL_TYPES, Denomination, Product, Request, Simulator
 from tests.simulator.shop import PSN, STEAM, Shop, error, is_id
 
 # Envelope, account, catalogue.
 
 
-def test_use_as_in_the_docstring() -> None:
+def test_the_example_in_the_docstring_works() -> None:
     with Simulator(delay=(0, 0), rate_limit=0) as simulator:
         requests.post(
             f"{simulator.url}/v3/gift-cards/placeOrder",
             json={"productId": PSN, "typeId": "type_001", "quantity": 2},
             headers={"X-Access-Token": "key"},
-            timeout=5,
+            timeout=30,
         )
     assert [order.status for order in simulator.orders.values()] == ["FULFILLED"]
 
 
-def test_envelope(shop: Shop) -> None:
+def test_answers_come_in_the_envelope_of_the_provider(shop: Shop) -> None:
     answer = shop.ask("/v3/account/balance")
     body = answer.json()
     assert answer.status_code == 200
@@ -36,7 +39,20 @@ def test_envelope(shop: Shop) -> None:
     assert body == {"success": True, "data": {"balance": 1_000_000}}
 
 
-def test_validate_echoes_the_key(shop: Shop) -> None:
+def test_the_date_of_an_answer_follows_the_clock_of_the_simulator() -> None:
+    with Shop() as shop:
+
+        def date() -> datetime:
+            answer = shop.ask("/v3/account/balance")
+            [text] = answer.raw.headers.getlist("Date")
+            return parsedate_to_datetime(text)
+
+        began = date()
+        shop.clock.now += 3_600
+        assert date() - began == timedelta(hours=1)
+
+
+def test_validate_describes_the_key(shop: Shop) -> None:
     key = {"key": "key", "isEnabled": True, "allowedips": [], "scope": "READ-WRITE"}
     expected = {"username": "+213000000000", "apiKey": key | {"type": "SANDBOX"}}
     assert shop.get("/v3/validate") == expected
@@ -44,7 +60,7 @@ def test_validate_echoes_the_key(shop: Shop) -> None:
     assert shop.get("/v3/validate")["apiKey"] == key | {"type": "PRODUCTION"}
 
 
-def test_catalogue(shop: Shop) -> None:
+def test_the_catalogue_lists_products_by_category(shop: Shop) -> None:
     assert shop.get("/v3/gift-cards/catalog") == {
         "categories": [
             {
@@ -58,13 +74,17 @@ def test_catalogue(shop: Shop) -> None:
     }
 
 
-def test_product(shop: Shop) -> None:
+def test_a_product_is_shown_with_its_types_and_prices(shop: Shop) -> None:
     assert shop.get(f"/v3/gift-cards/checkProduct/{PSN}") == {
         "productId": PSN,
         "productTitle": "PlayStation Network",
         "types": [
             {"id": "type_001", "name": "PSN 500 DA", "price": 490, "quantity": 100_000},
             {"id": "type_003", "name": "PSN 2000 DA", "price": 1960, "quantity": 0},
+            *(
+                {"id": name, "name": name, "price": 490, "quantity": 100_000}
+                for name in SPECIAL_TYPES
+            ),
         ],
     }
     steam = shop.get(f"/v3/gift-cards/checkProduct/{STEAM}")
@@ -75,7 +95,19 @@ def test_product(shop: Shop) -> None:
     )
 
 
-def test_transactions_add_up(shop: Shop) -> None:
+def test_another_catalogue_replaces_what_is_for_sale() -> None:
+    product = Product("Xbox", "DZ", {"type_9": Denomination("Xbox 10 USD", Decimal(2000))})
+    with Shop(catalogue={"xbox": product}) as shop:
+        [category] = shop.get("/v3/gift-cards/catalog")["categories"]
+        assert [item["id"] for item in category["products"]] == ["xbox"]
+        assert shop.get("/v3/gift-cards/checkProduct/xbox")["types"][0] == (
+            {"id": "type_9", "name": "Xbox 10 USD", "price": 2000, "quantity": 100_000}
+        )
+        assert shop.place("type_9", 1, "xbox").ok
+        assert shop.place("type_001", 1, PSN).status_code == 404
+
+
+def test_transactions_add_up_to_the_balance(shop: Shop) -> None:
     order_id = shop.order("TEST_PARTIAL", 4)
     answer = shop.get("/v3/account/transactions?page=1&pageSize=2")
     assert answer["pagination"] == {"page": 1, "pageSize": 2, "totalPages": 2, "totalResults": 3}
@@ -133,7 +165,7 @@ QUANTITY = "quantity must be a whole number of at least 1"
         ('{"productId": "p", "typeId": "t", "quantity": NaN}', [QUANTITY]),
     ],
 )
-def test_invalid_body(shop: Shop, body: str, details: list[str]) -> None:
+def test_an_invalid_body_of_an_order_is_refused(shop: Shop, body: str, details: list[str]) -> None:
     answer = shop.ask("/v3/gift-cards/placeOrder", method="POST", data=body.encode("latin-1"))
     assert error(answer) == (
         400,
@@ -160,7 +192,7 @@ def test_invalid_body(shop: Shop, body: str, details: list[str]) -> None:
         ),
     ],
 )
-def test_refused_order(
+def test_a_refused_order_is_not_placed(
     shop: Shop, product_id: str, type_id: str, quantity: int, status: int, code: str, message: str
 ) -> None:
     answer = shop.place(type_id, quantity, product_id)
@@ -170,14 +202,14 @@ def test_refused_order(
 
 
 @pytest.mark.parametrize("spelling", ["check-order", "checkOrder"])
-def test_unknown_order(shop: Shop, spelling: str) -> None:
+def test_an_unknown_order_is_not_found(shop: Shop, spelling: str) -> None:
     assert error(shop.ask(f"/v3/gift-cards/{spelling}/6901616fe9e88196b4eb64b2")) == (
         404,
         {"code": "NOT_FOUND", "message": "There is no such order."},
     )
 
 
-def test_shifted_ids(shop: Shop) -> None:
+def test_shifted_ids_are_one_higher_in_answers(shop: Shop) -> None:
     order_id = shop.order()
     shop.simulator.shifted_ids = True
     shown = shop.check(order_id)["_id"]
@@ -189,7 +221,7 @@ def test_shifted_ids(shop: Shop) -> None:
 # Lists.
 
 
-def test_list_shows_every_order_newest_first(shop: Shop) -> None:
+def test_the_list_shows_every_order_newest_first(shop: Shop) -> None:
     shop.simulator.delay = (5, 5)
     first = shop.order("TEST_PARTIAL", 2)
     shop.clock.now += 10
@@ -202,7 +234,7 @@ def test_list_shows_every_order_newest_first(shop: Shop) -> None:
     assert len(partial["cards"]) == 1
 
 
-def test_list_pages(shop: Shop) -> None:
+def test_the_list_is_given_in_pages(shop: Shop) -> None:
     ids = [shop.order() for _ in range(5)]
     pages = [shop.get(f"/v3/gift-cards/list?page={page}&pageSize=2") for page in (1, 2, 3, 4)]
     shown = [[item["_id"] for item in page["items"]] for page in pages]
@@ -211,7 +243,7 @@ def test_list_pages(shop: Shop) -> None:
     assert len(shop.get("/v3/gift-cards/list?pageSize=100")["items"]) == 5
 
 
-def test_list_window_includes_its_ends(shop: Shop) -> None:
+def test_the_window_of_the_list_includes_its_ends(shop: Shop) -> None:
     times = []
     for _ in range(3):
         order_id = shop.order()
@@ -244,14 +276,16 @@ WINDOW = "from and to must be ISO 8601 times and come together"
     ],
 )
 @pytest.mark.parametrize("path", ["/v3/gift-cards/list", "/v3/account/transactions"])
-def test_invalid_query(shop: Shop, path: str, query: str, details: list[str]) -> None:
+def test_an_invalid_query_of_a_list_is_refused(
+    shop: Shop, path: str, query: str, details: list[str]
+) -> None:
     assert error(shop.ask(f"{path}?{query}")) == (
         400,
         {"code": "ERR_VALIDATION", "message": "The request is not valid.", "details": details},
     )
 
 
-def test_no_list(shop: Shop) -> None:
+def test_the_path_of_the_list_is_not_routed_if_there_is_none(shop: Shop) -> None:
     shop.simulator.has_list = False
     assert "success" not in shop.ask("/v3/gift-cards/list").json()
 
@@ -270,7 +304,9 @@ def test_no_list(shop: Shop) -> None:
         ("DELETE", "/v3/gift-cards/list"),
     ],
 )
-def test_unknown_path_answers_without_the_envelope(shop: Shop, method: str, path: str) -> None:
+def test_an_unknown_path_is_answered_without_the_envelope(
+    shop: Shop, method: str, path: str
+) -> None:
     answer = shop.ask(path, method=method, key=None)
     assert answer.status_code == 404
     assert answer.json() == {
@@ -283,7 +319,9 @@ def test_unknown_path_answers_without_the_envelope(shop: Shop, method: str, path
 @pytest.mark.parametrize(
     ("known", "unknown"), [("check-order", "checkOrder"), ("checkOrder", "check-order")]
 )
-def test_one_spelling(shop: Shop, known: Any, unknown: str) -> None:
+def test_only_the_chosen_spelling_of_the_check_path_is_routed(
+    shop: Shop, known: Any, unknown: str
+) -> None:
     order_id = shop.order()
     shop.simulator.spelling = known
     assert shop.get(f"/v3/gift-cards/{known}/{order_id}")["_id"] == order_id
@@ -303,7 +341,7 @@ def invalid_key(**details: int) -> tuple[int, dict[str, Any]]:
     return 401, refusal | ({"details": details} if details else {})
 
 
-def test_missing_key(shop: Shop) -> None:
+def test_a_missing_key_is_refused(shop: Shop) -> None:
     for key in (None, ""):
         assert error(shop.ask("/v3/validate", key=key)) == (
             401,
@@ -325,14 +363,14 @@ def test_wrong_keys_block_the_address() -> None:
         assert error(shop.ask("/v3/validate", key="wrong")) == invalid_key(attemptsLeft=1)
 
 
-def test_lockout_can_be_off() -> None:
+def test_a_lockout_of_0_never_blocks_the_address() -> None:
     with Shop(keys=["right"], lockout=0) as shop:
         for _ in range(7):
             assert error(shop.ask("/v3/validate", key="wrong")) == invalid_key()
         assert shop.ask("/v3/validate", key="right").ok
 
 
-def test_rate_limit() -> None:
+def test_requests_above_the_rate_limit_are_refused_with_retry_after() -> None:
     limited = {"code": "RATE_LIMIT_EXCEEDED", "message": "More than 2 requests in a minute."}
     with Shop(rate_limit=2) as shop:
         assert shop.place().ok
@@ -350,7 +388,7 @@ def test_rate_limit() -> None:
         assert len(shop.simulator.orders) == 3
 
 
-def test_too_large(shop: Shop) -> None:
+def test_a_body_that_is_too_large_is_refused(shop: Shop) -> None:
     answer = shop.ask("/v3/gift-cards/placeOrder", method="POST", data=b" " * 1_000_000)
     assert error(answer) == (
         413,
@@ -359,7 +397,7 @@ def test_too_large(shop: Shop) -> None:
     assert shop.place().ok  # on the same connection
 
 
-def test_outage(shop: Shop) -> None:
+def test_an_outage_refuses_requests_until_it_ends(shop: Shop) -> None:
     shop.simulator.outage = True
     assert error(shop.place()) == (
         503,
@@ -368,6 +406,16 @@ def test_outage(shop: Shop) -> None:
     assert shop.simulator.orders == {}
     shop.simulator.outage = False
     assert shop.place().ok
+
+
+def test_a_request_counts_before_its_latency_has_passed() -> None:
+    with Shop(latency=(0.2, 0.2), clock=time.monotonic) as shop:
+        asked_at = time.monotonic()
+        shop.get("/v3/account/balance")
+        answered_at = time.monotonic()
+        [request] = shop.simulator.requests
+    assert answered_at - asked_at >= 0.2
+    assert asked_at < request.at < answered_at
 
 
 # Options and the log.
@@ -381,13 +429,17 @@ def test_outage(shop: Shop) -> None:
             {"delay": (2, 1)},
             "The delays must not be negative, nor the least above the most.",
         ),
+        (
+            {"latency": (2, 1)},
+            "The latencies must not be negative, nor the least above the most.",
+        ),
         ({"slow_delay": -1}, "The slow delay must not be negative."),
         ({"opening_balance": Decimal("NaN")}, "The balance must not be negative."),
         ({"lockout": -1}, "Limits must not be negative."),
         ({"keys": [""]}, "A key must not be empty."),
     ],
 )
-def test_wrong_options(options: dict[str, Any], message: str) -> None:
+def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Simulator(**options)
 
@@ -408,14 +460,14 @@ def test_requests_are_recorded_without_secrets() -> None:
     assert "SECRET" not in repr(shop.simulator)
 
 
-def test_forgetting_the_requests_leaves_what_they_did(shop: Shop) -> None:
+def test_forgetting_the_requests_leaves_the_orders(shop: Shop) -> None:
     order_id = shop.order()
     shop.simulator.forget_requests()
     assert shop.simulator.requests == []
     assert shop.simulator.orders.keys() == {order_id}
 
 
-def test_reset() -> None:
+def test_reset_forgets_orders_requests_limits_and_locks() -> None:
     with Shop(keys=["key"], rate_limit=3, lockout=2, delay=(30, 30)) as shop:
         url, order_id = shop.simulator.url, shop.order()
         assert shop.check(order_id)["status"] == "HANDLING"

@@ -29,8 +29,8 @@ def test_stop_closes_kept_connections_and_start_keeps_orders(shop: Shop) -> None
     assert shop.check(order_id)["status"] == "FULFILLED"
 
 
-def test_connections_are_kept(shop: Shop) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", shop.simulator.port, timeout=5)
+def test_a_connection_is_kept_for_the_next_request(shop: Shop) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", shop.simulator.port, timeout=30)
     ports = set()
     for _ in range(3):
         connection.request("GET", "/v3/account/balance", headers={"X-Access-Token": "key"})
@@ -41,7 +41,7 @@ def test_connections_are_kept(shop: Shop) -> None:
     assert len(ports) == 1
 
 
-def test_head_has_no_body(shop: Shop) -> None:
+def test_an_answer_to_head_has_no_body(shop: Shop) -> None:
     assert (shop.ask("/v3/validate", method="HEAD").status_code, shop.ask("/").status_code) == (
         404,
         404,
@@ -49,7 +49,7 @@ def test_head_has_no_body(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("header", ["Content-Length: -1", "Transfer-Encoding: chunked"])
-def test_body_of_unknown_length(shop: Shop, header: str) -> None:
+def test_a_body_of_unknown_length_is_refused(shop: Shop, header: str) -> None:
     answer = raw(
         shop.simulator.port, f"POST /v3/gift-cards/placeOrder HTTP/1.1\r\n{header}\r\n\r\n".encode()
     )
@@ -57,7 +57,7 @@ def test_body_of_unknown_length(shop: Shop, header: str) -> None:
     assert b"Connection: close" in answer
 
 
-def test_request_that_breaks_off_is_not_carried_out(shop: Shop) -> None:
+def test_a_request_that_breaks_off_is_not_carried_out(shop: Shop) -> None:
     body = b'{"productId": "%s", "typeId": "type_001", "quantity": 1}' % PSN.encode()
     head = b"POST /v3/gift-cards/placeOrder HTTP/1.1\r\nX-Access-Token: key\r\n"
     head += b"Content-Length: %d\r\n\r\n"
@@ -67,7 +67,7 @@ def test_request_that_breaks_off_is_not_carried_out(shop: Shop) -> None:
     assert len(shop.simulator.orders) == 1
 
 
-def test_bug_in_the_simulator_is_not_silent(shop: Shop, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_bug_in_the_simulator_is_printed(shop: Shop, capfd: pytest.CaptureFixture[str]) -> None:
     shop.simulator.clock = lambda: 1 / 0
     with pytest.raises(LOST):
         shop.ask("/")
@@ -75,7 +75,7 @@ def test_bug_in_the_simulator_is_not_silent(shop: Shop, capfd: pytest.CaptureFix
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
-def test_tls(tmp_path: Path) -> None:
+def test_the_simulator_speaks_tls(tmp_path: Path) -> None:
     certificate = make_certificate(tmp_path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
@@ -88,7 +88,7 @@ def test_tls(tmp_path: Path) -> None:
             with pytest.raises(LOST):
                 shop.place("SIM_LOST")
             with pytest.raises(LOST):
-                requests.get(shop.simulator.url.replace("https", "http"), timeout=5)
+                requests.get(shop.simulator.url.replace("https", "http"), timeout=30)
             shop.simulator.stop()
         with pytest.raises(requests.ConnectionError):
             shop.ask("/")

@@ -8,8 +8,9 @@ from giftcards.management.base import GiftcardsCommand
 
 class Command(GiftcardsCommand):
     help = "Print a new encryption key for GIFTCARDS['ENCRYPTION_KEYS'], and nothing else."
+    examples = (("Into a file that only you can read:", "> encryption-key"),)
     has_json = False
     has_database = False
 
     def handle(self, **options: Any) -> None:  # noqa: ARG002
-        self.stdout.write(generate_key())
+        self.put(generate_key())

@@ -8,11 +8,13 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 from django.db import Error
+from django.utils import translation
 
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.queue import wake_worker
+from giftcards.engine.sending import send_now
+from giftcards.engine.sweep import watch
 from giftcards.exceptions import ReferenceConflict
-from giftcards.following import watch
-from giftcards.fulfilment import record_order, send_now, wake_worker
-from giftcards.gateway import Gateway
 from giftcards.management.base import (
     UNFINISHED,
     WORKING_SETTINGS,
@@ -20,43 +22,75 @@ from giftcards.management.base import (
     database_failure,
     describe,
     order_as_dict,
+    provider_state,
+    reason,
     refuse,
     sentences,
+    what_it_waits_for,
 )
-from giftcards.models import Order, ProviderState
-from giftcards.statuses import FOLLOWED, SETTLED
+from giftcards.management.output import OutputClosed, Progress
+from giftcards.management.selftest import PRODUCT
+from giftcards.models import MAX_QUANTITY, Order, new_reference
+from giftcards.statuses import ACCEPTED, SETTLED
 
 
 class Command(GiftcardsCommand):
-    help = "Place an order and send it; with --wait, follow it until it settles."
+    help = (
+        "Place an order and send it; with --wait, follow it until it settles."
+        " With a production key, it spends money."
+    )
+    examples = (
+        ("Two cards, and wait for them:", f"{PRODUCT} type_001 2 --wait"),
+        ("One card, and what the customer pays for it:", f"{PRODUCT} type_001 1 --sale-price 550"),
+    )
     needs = WORKING_SETTINGS
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("product", help="The product's id in the provider's catalogue.")
         parser.add_argument("type", help="The id of the type (denomination).")
-        parser.add_argument("quantity", help="How many cards.")
-        parser.add_argument("--reference", help="Your own unique name for the order.")
-        parser.add_argument("--sale-price", help="What your customer pays for one card.")
-        parser.add_argument("--email", default="", help="Your customer's e-mail address.")
-        parser.add_argument("--wait", action="store_true", help="Follow the order to its end.")
+        parser.add_argument("quantity", help=f"How many cards, from 1 to {MAX_QUANTITY}.")
+        parser.add_argument(
+            "--reference",
+            help="Your own unique name for the order: the same one never buys twice"
+            " (default: one is made up).",
+        )
+        parser.add_argument(
+            "--sale-price", help="What your customer pays for one card (default: not recorded)."
+        )
+        parser.add_argument(
+            "--max-price",
+            help="What a card may cost you; above it, a person decides (default: the sale price).",
+        )
+        parser.add_argument(
+            "--email", default="", help="Your customer's e-mail address (default: none)."
+        )
+        parser.add_argument(
+            "--wait",
+            action="store_true",
+            help="Follow the order to its end, and show what it waits for"
+            " (default: return once the provider has accepted it).",
+        )
 
     def handle(self, **options: Any) -> None:
+        wanted = Order(
+            product_id=options["product"],
+            type_id=options["type"],
+            quantity=_whole_number(options["quantity"]),
+            reference=_reference(options["reference"]),
+            sale_price=_amount("sale_price", options["sale_price"]),
+            max_price=_amount("max_price", options["max_price"]),
+            customer_email=options["email"],
+        )
         try:
-            order = record_order(
-                product_id=options["product"],
-                type_id=options["type"],
-                quantity=_whole_number(options["quantity"]),
-                reference=options["reference"],
-                sale_price=_amount(options["sale_price"]),
-                customer_email=options["email"],
-            )
+            with translation.override(None):  # for the text of a conflict
+                order = Order.objects.record(wanted)
         except (ValidationError, ReferenceConflict) as error:
             raise refuse(sentences(error)) from None
         try:
             self._send(order, options)
         except Error as error:
-            # A script that took this for "nothing happened" would buy the cards a second time.
+            # The message must rule out "nothing happened": a script would buy the cards again.
             raise database_failure(
                 error,
                 f"The order {order.reference} is recorded, and may have been sent: do not place"
@@ -65,19 +99,45 @@ class Command(GiftcardsCommand):
             ) from error
 
     def _send(self, order: Order, options: dict[str, Any]) -> None:
-        with Gateway() as gateway:
-            order = send_now(order, gateway)
-            if options["wait"]:
-                for seen in watch(order, gateway):
-                    order = seen
-                    self.say(_progress(order), options)
-        if not order.is_final:
+        try:
+            with Gateway() as gateway, self.progress(options) as progress:
+                order = _follow(order, gateway, progress, wait=options["wait"])
+        except (OutputClosed, KeyboardInterrupt):
+            # Whoever watched has gone; the order goes on.
+            wake_worker()
+            raise
+        if not (order.is_final or order.is_held):
             wake_worker()
         if options["json"]:
             self.write_json(order_as_dict(order))
         self.say(describe(order), options)
-        if order.status not in (SETTLED if options["wait"] else SETTLED | FOLLOWED):
+        if order.status not in (SETTLED if options["wait"] else ACCEPTED):
             raise CommandError(_unfinished(order), returncode=UNFINISHED)
+
+
+def _follow(order: Order, gateway: Gateway, progress: Progress, *, wait: bool) -> Order:
+    """Send ``order`` and, with ``wait``, follow it; show what it waits for; return it refreshed."""
+    order = send_now(
+        order, gateway, on_wait=lambda order: _show(order, progress, unless_short=True)
+    )
+    if wait:
+        _show(order, progress)
+        for seen in watch(order, gateway):
+            order = seen
+            _show(order, progress)
+    return order
+
+
+def _show(order: Order, progress: Progress, *, unless_short: bool = False) -> None:
+    text = f"{order.status}: {order.fulfilled_quantity} of {order.quantity} cards delivered"
+    if (wait := what_it_waits_for(order)) is None:
+        progress.end(text)
+    else:
+        progress.show(f"{text}, {wait.what}", since=wait.since, unless_short=unless_short)
+
+
+def _reference(text: str | None) -> str:
+    return new_reference() if text is None else text
 
 
 def _whole_number(text: str) -> int:
@@ -88,22 +148,17 @@ def _whole_number(text: str) -> int:
     return int(text)
 
 
-def _amount(text: str | None) -> Decimal | None:
+def _amount(name: str, text: str | None) -> Decimal | None:
     if text is None:
         return None
     try:
         return Decimal(text)
     except InvalidOperation:
-        raise refuse(
-            f"sale_price: {text!r} is not an amount. Write it like 550 or 549.90."
-        ) from None
-
-
-def _progress(order: Order) -> str:
-    return f"{order.status}: {order.fulfilled_quantity} of {order.quantity} cards delivered"
+        raise refuse(f"{name}: {text!r} is not an amount. Write it like 550 or 549.90.") from None
 
 
 def _unfinished(order: Order) -> str:
-    last = order.changes.last()
-    why = order.problem or (last.detail if last else ProviderState.objects.current().explain())
+    # An order that was never tried has no reason of its own; the provider's state has.
+    has_reason = order.open_problems or order.changes.exists()
+    why = reason(order) if has_reason else provider_state()
     return f"The order {order.reference} is {order.status}. {why}".strip()

@@ -8,13 +8,15 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from giftcards.following import check_now, sweep, time_to_check
-from giftcards.gateway import Gateway
-from giftcards.loop import follow
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.loop import follow
+from giftcards.engine.sweep import Swept, check_now, check_settled, sweep, time_to_check
+from giftcards.exceptions import ProviderError
 from giftcards.management.base import (
     UNFINISHED,
     WORKING_SETTINGS,
     GiftcardsCommand,
+    current_pause,
     describe,
     find_order,
     order_as_dict,
@@ -25,16 +27,31 @@ from giftcards.models import Order, ProviderState
 
 class Command(GiftcardsCommand):
     help = "Ask the provider about the orders that are due: once, or until stopped."
+    examples = (
+        ("One sweep over the orders that are due:", ""),
+        ("Instead of qcluster, until Ctrl-C:", "--loop"),
+        ("One order, whether it is due or not:", "--reference cart-1042"),
+    )
     needs = WORKING_SETTINGS
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--loop", action="store_true", help="Go on until stopped (Ctrl-C).")
-        parser.add_argument("--reference", help="Ask about this order, whether it is due or not.")
+        parser.add_argument(
+            "--loop",
+            action="store_true",
+            help="Go on until stopped with Ctrl-C or SIGTERM (default: one sweep).",
+        )
+        parser.add_argument(
+            "--reference",
+            help="Ask about this order only, whether it is due or not"
+            " (default: all orders that are due).",
+        )
         parser.add_argument(
             "--resume",
             action="store_true",
-            help="First end the pause that began when the provider refused the key.",
+            help="First end every pause of calls: a refused API key is tried once more, and a rate"
+            " limit, an outage or a block of the address is not waited for any longer"
+            " (default: leave them).",
         )
 
     def handle(self, **options: Any) -> None:
@@ -59,7 +76,7 @@ class Command(GiftcardsCommand):
             self.write_json(done.as_dict())
         self.say(f"{done}.", options)
         if done.is_paused or done.failed:
-            raise CommandError(_trouble(), returncode=UNFINISHED)
+            raise CommandError(_trouble(done), returncode=UNFINISHED)
 
     def _check(self, order: Order, options: dict[str, Any]) -> None:
         with Gateway() as gateway:
@@ -68,19 +85,31 @@ class Command(GiftcardsCommand):
                 why = "it was asked about a moment ago, or the request budget is short"
                 self.say(f"Waiting {wait:.0f} s: {why}.", options)
             time.sleep(max(wait, 0))
-            done = check_now(order, gateway)
+            if order.is_settled:
+                done = Swept(is_paused=not self._compare(order, gateway))
+            else:
+                done = check_now(order, gateway)
         order.refresh_from_db()
         if options["json"]:
             self.write_json(order_as_dict(order))
         self.say(describe(order), options)
         if done.is_paused or done.failed:
-            raise CommandError(order.problem or _trouble(), returncode=UNFINISHED)
+            raise CommandError(
+                " ".join(map(str, order.open_problems)) or _trouble(done), returncode=UNFINISHED
+            )
+
+    def _compare(self, order: Order, gateway: Gateway) -> bool:
+        """Compare a settled order with what the provider says of it by now."""
+        try:
+            return check_settled(order, gateway)
+        except ProviderError as error:
+            raise CommandError(str(error), returncode=UNFINISHED) from None
 
     def _loop(self, options: dict[str, Any]) -> None:
         stop = threading.Event()
 
         def end(*_args: object) -> None:
-            # In a thread: the main one may be inside `stop.wait()`, holding the lock that it needs.
+            # In a thread: the main one may be in `stop.wait()`, holding the lock that set() needs.
             threading.Thread(target=stop.set).start()
 
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -89,13 +118,15 @@ class Command(GiftcardsCommand):
         while not stop.is_set():
             done = follow(seconds=None, stop=stop)
             if done is None:
-                # Another process runs the loop: stand by.
+                # Another process runs the loop; take over if it stops.
                 stop.wait(1)
             else:
                 self.say(f"{done}.", options)
 
 
-def _trouble() -> str:
-    """Why something could not be done: the pause, or else what failed last."""
+def _trouble(done: Swept) -> str:
+    """Why a sweep did not do everything: the pause, or else the last failure."""
     state = ProviderState.objects.current()
-    return state.explain() if state.pause else f"Not everything worked. {state.failure}".strip()
+    if done.is_paused:
+        return current_pause(state)
+    return f"Not everything worked. {state.failure}".strip()

@@ -1,20 +1,55 @@
 from __future__ import annotations
 
+from argparse import ArgumentParser
+from collections.abc import Sequence
 from typing import Any
 
+from giftcards.engine.queue import ensure_schedule
 from giftcards.management.base import GiftcardsCommand
-from giftcards.schedules import ensure_schedule
+from giftcards.roles import Role, ensure_roles, role_permissions
 
 
 class Command(GiftcardsCommand):
-    help = "Create or repair the schedule that follows the orders. Safe to repeat."
+    examples = (
+        ("After every deployment:", ""),
+        ("Give the groups back what they lack of their permissions:", "--repair-groups"),
+    )
+    help = (
+        "Create or repair the schedule that follows the orders, and create the groups of staff that"
+        " do not exist. Safe to repeat."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--repair-groups",
+            action="store_true",
+            help="Also add the permissions that existing groups lack; none is ever taken away"
+            " (default: existing groups are left alone).",
+        )
 
     def handle(self, **options: Any) -> None:
-        outcome = ensure_schedule()
+        # The first two refuse if something is missing: then nothing has been done.
+        permissions = role_permissions()
+        schedule = ensure_schedule()
+        roles = ensure_roles(permissions, repair=options["repair_groups"])
         if options["json"]:
-            self.write_json({"schedule": outcome.value})
+            self.write_json({"schedule": schedule.value, "groups": _as_dict(roles)})
         self.say(
-            f"The schedule is {outcome.value}."
+            f"The schedule is {schedule.value}."
             " Orders are followed while `manage.py qcluster` runs.",
             options,
         )
+        for role in roles:
+            self.say(_in_words(role), options)
+
+
+def _as_dict(roles: Sequence[Role]) -> dict[str, Any]:
+    return {role.name: {"outcome": role.outcome, "missing": list(role.missing)} for role in roles}
+
+
+def _in_words(role: Role) -> str:
+    text = f"The group {role.name} is {role.outcome}."
+    if role.missing:
+        text += f" It lacks {', '.join(role.missing)}; --repair-groups adds that."
+    return text

@@ -7,60 +7,91 @@ import time
 from argparse import ArgumentTypeError
 from contextlib import suppress
 from decimal import Decimal, InvalidOperation
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from giftcards.management.output import ConsoleCommand, OutputClosed
 from giftcards.simulator import SPECIAL_TYPES, Request, Simulator
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
 
-class Command(BaseCommand):
+class Command(ConsoleCommand):
     help = (
         "Runs a stand-in for the gift-card provider, for development and tests. It needs no "
         "settings and no database, and forgets everything when it stops (Ctrl+C)."
+    )
+    examples = (
+        ("On the usual port:", ""),
+        ("Every order settles at once:", "--min-delay 0 --max-delay 0"),
+        ("A provider that refuses the key:", "--key another-key"),
     )
     requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add = parser.add_argument
-        add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-        add("--port", type=int, default=8378, help="0 takes a free one (%(default)s)")
+        add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+        add("--port", type=int, default=8378, help="0 takes a free one (default: %(default)s)")
         add(
             "--key",
             dest="keys",
             metavar="KEY",
             action="append",
             default=[],
-            help="accept this API key, may be repeated; without it, every key is accepted",
+            help="accept this API key, may be repeated (default: every key is accepted)",
         )
         add(
             "--key-type",
             choices=["SANDBOX", "PRODUCTION"],
             default="SANDBOX",
-            help="what /v3/validate says of the key (%(default)s)",
+            help="what /v3/validate says of the key (default: %(default)s)",
         )
-        add("--balance", type=_amount, default="1000000", help="in dinar (%(default)s)")
+        add("--balance", type=_amount, default="1000000", help="in dinar (default: %(default)s)")
+        add(
+            "--price-factor",
+            type=_factor,
+            default="1",
+            metavar="FACTOR",
+            help="multiply every price by this (default: %(default)s)",
+        )
         seconds = partial(add, type=float, metavar="SECONDS")
-        seconds("--min-delay", default=3, help="least time to settle (%(default)s)")
-        seconds("--max-delay", default=45, help="most time to settle (%(default)s)")
-        seconds("--slow-delay", default=360, help="time to settle of SIM_SLOW (%(default)s)")
+        seconds("--min-delay", default=3, help="least time to settle (default: %(default)s)")
+        seconds("--max-delay", default=45, help="most time to settle (default: %(default)s)")
+        seconds(
+            "--slow-delay", default=360, help="time to settle of SIM_SLOW (default: %(default)s)"
+        )
         count = partial(add, type=int, metavar="N")
-        count("--rate-limit", default=60, help="requests a minute; 0: no limit (%(default)s)")
-        count("--lockout", default=5, help="wrong keys until a block; 0: none (%(default)s)")
-        seconds("--lockout-time", default=900, help="length of the block (%(default)s)")
+        count(
+            "--rate-limit", default=60, help="requests a minute; 0: no limit (default: %(default)s)"
+        )
+        count(
+            "--lockout", default=5, help="wrong keys until a block; 0: none (default: %(default)s)"
+        )
+        seconds("--lockout-time", default=900, help="length of the block (default: %(default)s)")
         add(
             "--spelling",
             choices=["both", "check-order", "checkOrder"],
             default="both",
-            help="which path of the order check exists (%(default)s)",
+            help="which path of the order check exists (default: %(default)s)",
         )
-        add("--no-list", action="store_true", help="do not know /v3/gift-cards/list")
-        add("--repeat-codes", action="store_true", help="the same codes in every order")
-        add("--shifted-ids", action="store_true", help="show an _id that is not the order's id")
+        add(
+            "--no-list",
+            action="store_true",
+            help="do not know /v3/gift-cards/list (default: know it)",
+        )
+        add(
+            "--repeat-codes",
+            action="store_true",
+            help="the same codes in every order (default: codes of its own)",
+        )
+        add(
+            "--shifted-ids",
+            action="store_true",
+            help="show an _id that is not the order's id (default: the id)",
+        )
 
     def handle(
         self,
@@ -70,6 +101,7 @@ class Command(BaseCommand):
         keys: list[str],
         key_type: Literal["SANDBOX", "PRODUCTION"],
         balance: Decimal,
+        price_factor: Decimal,
         min_delay: float,
         max_delay: float,
         slow_delay: float,
@@ -83,7 +115,7 @@ class Command(BaseCommand):
         verbosity: int,
         **_: Any,
     ) -> None:
-        # Both, and both explicitly: a shell that starts us in the background ignores SIGINT.
+        # Set SIGINT, too: a shell that starts this in the background has it ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
@@ -92,6 +124,7 @@ class Command(BaseCommand):
                     host=host,
                     port=port,
                     opening_balance=balance,
+                    price_factor=price_factor,
                     keys=keys,
                     key_type=key_type,
                     delay=(min_delay, max_delay),
@@ -114,14 +147,19 @@ class Command(BaseCommand):
             try:
                 if verbosity:
                     self._greet(simulator)
-                threading.Event().wait()
+                self._output_closed.wait()
+                raise OutputClosed
             finally:
                 simulator.stop()
+
+    @cached_property
+    def _output_closed(self) -> threading.Event:
+        return threading.Event()
 
     def _greet(self, simulator: Simulator) -> None:
         key = "one of those given with --key" if simulator.keys else "any-text"
         special = "\n".join(f"  {name:<13} {s.summary}" for name, s in SPECIAL_TYPES.items())
-        self._print(
+        self.put(
             f"The simulator listens on {simulator.url}. Ctrl+C stops it.\n\n"
             f'  GIFTCARDS["BASE_URL"] = "{simulator.url}"\n'
             f'  GIFTCARDS["API_KEY"] = "{key}"\n\n'
@@ -129,14 +167,21 @@ class Command(BaseCommand):
         )
 
     def _log(self, request: Request) -> None:
-        # A path comes from outside: what is not printable could steer the terminal.
+        # The path is untrusted: control characters in it could manipulate the terminal.
         path = "".join(c if c.isprintable() else "?" for c in request.path)
         status = request.status or "closed"
-        self._print(f"{time.strftime('%H:%M:%S')} {request.method} {path} {status}")
+        try:
+            self.put(f"{time.strftime('%H:%M:%S')} {request.method} {path} {status}")
+        except OutputClosed:
+            # This is the thread of a request; the main one ends the command.
+            self._output_closed.set()
 
-    def _print(self, text: str) -> None:
-        self.stdout.write(text)
-        self.stdout.flush()
+
+def _factor(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise ArgumentTypeError(f"{text!r} is not a number") from None
 
 
 def _amount(text: str) -> Decimal:

@@ -1,64 +1,85 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from collections.abc import Mapping
 from typing import Any
 
-from django.utils import timezone
+from django.core.management.base import CommandError
+from django.utils import translation
 
-from giftcards.management.base import GiftcardsCommand, describe, find_order, order_as_dict
-from giftcards.models import Order, ProviderState
-from giftcards.schedules import schedule_problem
+from giftcards.management.base import (
+    UNFINISHED,
+    GiftcardsCommand,
+    describe,
+    find_order,
+    order_as_dict,
+    refuse,
+)
+from giftcards.management.overview import CONDITIONS, Condition, Overview
 
 
 class Command(GiftcardsCommand):
     needs = ("CURRENCY",)
-    help = "Show one order with its refund breakdown, or how many orders are where."
+    help = (
+        "Show one order with its refund breakdown, or how many orders are where. It reads the"
+        " database only."
+    )
+    examples = (
+        ("How things stand:", ""),
+        ("One order:", "cart-1042"),
+        (
+            "For a monitor, exit code 1 if something is wrong:",
+            "--fail-on attention,paused,worker,queue",
+        ),
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("reference", nargs="?", help="The order; none: an overview.")
+        parser.add_argument(
+            "reference", nargs="?", help="The order (default: an overview of all orders)."
+        )
+        parser.add_argument(
+            "--fail-on",
+            metavar="CONDITIONS",
+            help="Exit with 1 if one of these holds, separated by commas:"
+            f" {', '.join(CONDITIONS)} (default: none).",
+        )
 
     def handle(self, **options: Any) -> None:
-        if options["reference"] is not None:
-            order = find_order(options["reference"])
-            if options["json"]:
-                self.write_json(order_as_dict(order))
-            self.say(describe(order), options)
-            return
-        counts = Order.objects.count_by_status()
-        attention = Order.objects.needing_attention().count()
-        state = ProviderState.objects.current()
+        conditions = _conditions(options["fail_on"])
+        if conditions and options["reference"] is not None:
+            raise refuse("Use either a reference or --fail-on, which is about all orders.")
+        # The command speaks one language, whatever the site's.
+        with translation.override(None):
+            if options["reference"] is not None:
+                self._show_order(options)
+            else:
+                self._show_overview(conditions, options)
+
+    def _show_order(self, options: dict[str, Any]) -> None:
+        order = find_order(options["reference"])
         if options["json"]:
-            self.write_json(
-                {
-                    "orders": counts,
-                    "needing_attention": attention,
-                    "provider": _as_dict(state),
-                    "schedule": schedule_problem() or "ok",
-                    "worker": state.worker_problem(timezone.now()) or "ok",
-                }
-            )
-        for status, count in counts.items():
-            self.say(f"{status:<18}{count}", options)
-        self.say(f"{'need attention':<18}{attention}", options)
-        self.say(f"Provider: {state.explain()}", options)
-        for label, at in (
-            ("last answer", state.succeeded_at),
-            ("last failure", state.failed_at),
-            ("last sweep", state.swept_at),
-            ("last tick", state.ticked_at),
-        ):
-            self.say(f"  {label:<16}{'never' if at is None else at.isoformat()}", options)
-        failure = f"The last failure: {state.failure}" if state.failure else ""
-        for trouble in (failure, schedule_problem(), state.worker_problem(timezone.now())):
-            if trouble:
-                self.say(trouble, options)
+            self.write_json(order_as_dict(order))
+        self.say(describe(order), options)
+
+    def _show_overview(self, conditions: Mapping[str, Condition], options: dict[str, Any]) -> None:
+        overview = Overview.read()
+        if options["json"]:
+            self.write_json(overview.as_dict())
+        self.say(str(overview), options)
+        if wrong := overview.failing(conditions):
+            raise CommandError(wrong, returncode=UNFINISHED)
 
 
-def _as_dict(state: ProviderState) -> dict[str, str | None]:
-    times = ("paused_until", "succeeded_at", "failed_at", "swept_at", "ticked_at")
-    return {
-        "pause": state.pause or None,
-        "explanation": state.explain(),
-        "last_failure": state.failure or None,
-    } | {name: at.isoformat() if (at := getattr(state, name)) else None for name in times}
+def _conditions(text: str | None) -> dict[str, Condition]:
+    """The conditions that ``--fail-on`` names."""
+    if text is None:
+        return {}
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in CONDITIONS]
+    if unknown:
+        raise refuse(
+            f"--fail-on: {', '.join(map(repr, unknown))} is not known."
+            f" Use one or more of {', '.join(CONDITIONS)}, separated by commas."
+        )
+    return {name: CONDITIONS[name] for name in CONDITIONS if name in names}

@@ -1,0 +1,138 @@
+"""The money of an order on both sides, with its arithmetic, and its cards as one bar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+
+from django.utils.translation import gettext, ngettext
+
+from giftcards.admin.display import calculation, money
+from giftcards.models import Order
+from giftcards.refunds import refund_breakdown
+from giftcards.settlement import customer_breakdown
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the table: its texts are HTML, ``arithmetic`` is "" if there is none."""
+
+    label: str
+    arithmetic: str
+    amount: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """The cards of a final order as the widths of two parts, in percent, and in words."""
+
+    delivered: str
+    missing: str
+    delivered_text: str
+    missing_text: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.delivered_text} {self.missing_text}"
+
+
+def provider_lines(order: Order) -> list[Line]:
+    """What the provider charged and credited back; empty while that is not settled."""
+    breakdown = refund_breakdown(order)
+    if breakdown is None:
+        return []
+    price, delivered = order.price_per_card, order.fulfilled_quantity
+    missing = breakdown.refunded_quantity
+    return [
+        Line(
+            gettext("Ordered"),
+            _product(order.quantity, price, breakdown.ordered_amount),
+            money(breakdown.ordered_amount),
+        ),
+        Line(
+            gettext("Cost"),
+            _product(delivered, price, breakdown.charged_amount),
+            money(breakdown.charged_amount),
+        ),
+        Line(
+            gettext("Credited back"),
+            _product(missing, price, breakdown.refunded_amount),
+            money(breakdown.refunded_amount),
+        ),
+    ]
+
+
+def customer_lines(order: Order, *, again: Order | None) -> list[Line]:
+    """What the customer paid, and what of it is kept and owed; empty if that is not known.
+
+    ``again`` is the order that orders the missing cards again: what was owed for them is its.
+    """
+    breakdown = customer_breakdown(order)
+    if breakdown is None:
+        return []
+    paid, kept, owed = breakdown.paid_amount, breakdown.kept_amount, breakdown.owed_amount
+    price, delivered = order.sale_price, order.fulfilled_quantity
+    if price is not None:
+        kept_how = _product(delivered, price, kept)
+        owed_how = _product(order.quantity - delivered, price, owed)
+    else:
+        kept_how = calculation(
+            "{paid} × {delivered} ÷ {quantity}",
+            paid=paid,
+            delivered=delivered,
+            quantity=order.quantity,
+        )
+        owed_how = calculation("{paid} − {kept}", paid=paid, kept=kept)
+    return [
+        Line(gettext("Paid"), _product(order.quantity, price, paid), money(paid)),
+        Line(gettext("Kept, for what was delivered"), kept_how, money(kept)),
+        *(
+            [Line(gettext("Owed to the customer"), owed_how, money(owed))]
+            if again is None
+            else _gone_along(order, again, owed)
+        ),
+    ]
+
+
+def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[Line]:
+    """What of the amount ``owed`` was paid for the new order, and the rest, if there is one."""
+    gone = owed if again.sale_amount is None else again.sale_amount
+    how = _product(again.quantity, order.sale_price, gone)
+    yield Line(gettext("Gone to the new order"), how, money(gone))
+    if gone < owed:
+        how = calculation("{owed} − {gone}", owed=owed, gone=gone)
+        yield Line(gettext("For cards that came late"), how, money(owed - gone))
+
+
+def margin_lines(order: Order) -> Iterator[Line]:
+    """What is kept less what it cost; nothing unless both are known."""
+    provider, customer = refund_breakdown(order), customer_breakdown(order)
+    if provider is None or customer is None or provider.charged_amount is None:
+        return
+    kept, cost = customer.kept_amount, provider.charged_amount
+    arithmetic = calculation("{kept} − {cost}", kept=kept, cost=cost)
+    yield Line(gettext("Margin"), arithmetic, money(kept - cost))
+
+
+def bar(order: Order) -> Bar | None:
+    """The bar of a settled order; ``None`` if no card was ever paid for."""
+    if not order.is_settled:
+        return None
+    delivered, missing = order.fulfilled_quantity, order.quantity - order.fulfilled_quantity
+    delivered_text = ngettext(
+        "%(count)d card delivered.", "%(count)d cards delivered.", delivered
+    ) % {"count": delivered}
+    missing_text = ngettext(
+        "%(count)d card credited back.", "%(count)d cards credited back.", missing
+    ) % {"count": missing}
+    # With a dot in every language: it is part of a drawing.
+    share = Decimal(100 * delivered) / order.quantity
+    return Bar(f"{share:.2f}", f"{100 - share:.2f}", delivered_text, missing_text)
+
+
+def _product(quantity: int, price: Decimal | None, amount: Decimal | None) -> str:
+    """How an amount comes about; "" where it is not that."""
+    if price is None or amount is None or quantity * price != amount:
+        return ""
+    return calculation("{quantity} × {price}", quantity=quantity, price=price)

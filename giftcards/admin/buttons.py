@@ -1,0 +1,36 @@
+"""Where further apps add buttons to the page of an order: :func:`register`.
+
+A subclass of ``OrderAdmin`` extends ``get_order_buttons`` instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from django.http import HttpRequest
+
+from giftcards.models import Order
+
+if TYPE_CHECKING:
+    from giftcards.admin.pages import OrderButton
+
+Offer = Callable[[HttpRequest, Order], "Iterable[OrderButton]"]
+
+_offers: list[Offer] = []
+
+
+def register(offer: Offer) -> Offer:
+    """Add the buttons that ``offer`` returns for a request and an order; usable as a decorator.
+
+    Call it once, from the ``ready`` method of an app. The offer looks at what the person may do,
+    and so does the page that the button leads to.
+    """
+    if offer not in _offers:
+        _offers.append(offer)
+    return offer
+
+
+def offered(request: HttpRequest, order: Order) -> list[OrderButton]:
+    """The buttons that other apps add to the page of ``order``."""
+    return [button for offer in _offers for button in offer(request, order)]

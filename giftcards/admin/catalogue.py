@@ -1,0 +1,90 @@
+"""The provider's catalogue as it was read last: to look at, and to see where ids come from.
+
+Nothing of it is edited: the next reading would overwrite it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.display import bdi, count_text, moment, money, named
+from giftcards.admin.readonly import ReadOnly
+from giftcards.models import Product, ProductType
+
+if TYPE_CHECKING:
+    ProductModelAdmin = admin.ModelAdmin[Product]
+    TypeInline = admin.TabularInline[ProductType, Product]
+else:
+    ProductModelAdmin = admin.ModelAdmin
+    TypeInline = admin.TabularInline
+
+
+class ProductTypes(ReadOnly, TypeInline):
+    """The types of a product; without prices for who may not see costs."""
+
+    model = ProductType
+    readonly_fields = ("title", "cost", "cards")
+    extra = 0
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        # Whoever may see the product.
+        return request.user.has_perm("giftcards.view_product")
+
+    def get_fields(self, request: HttpRequest, obj: Product | None = None) -> Any:
+        sees_costs = request.user.has_perm("giftcards.view_cost")
+        return [name for name in self.readonly_fields if sees_costs or name != "cost"]
+
+    @admin.display(description=_("type"))
+    def title(self, kind: ProductType) -> str:
+        return named(kind.name, kind.type_id)
+
+    @admin.display(description=_("price per card"))
+    def cost(self, kind: ProductType) -> str:
+        return money(kind.price)
+
+    @admin.display(description=_("in stock"))
+    def cards(self, kind: ProductType) -> str:
+        return money(None) if kind.stock is None else count_text(kind.stock)
+
+
+@admin.register(Product)
+class ProductAdmin(ReadOnly, ProductModelAdmin):
+    """The products of the catalogue, each with its types."""
+
+    list_display = ("title", "category", "region", "is_enabled", "read")
+    list_filter = ("is_enabled", "category")
+    search_fields = ("name", "product_id")
+    readonly_fields = (
+        "title",
+        "identifier",
+        "category",
+        "region",
+        "is_enabled",
+        "listed",
+        "read",
+    )
+    inlines = (ProductTypes,)
+    actions = None
+
+    class Media:
+        css = {"all": ("giftcards/admin.css",)}
+
+    @admin.display(description=_("name"), ordering="name")
+    def title(self, product: Product) -> str:
+        return bdi(product)
+
+    @admin.display(description=_("last listed"))
+    def listed(self, product: Product) -> str:
+        return moment(product.listed_at)
+
+    @admin.display(description=_("types last read"), ordering="types_read_at", empty_value="-")
+    def read(self, product: Product) -> str | None:
+        return moment(product.types_read_at) if product.types_read_at else None
+
+    @admin.display(description=_("product"))
+    def identifier(self, product: Product) -> str:
+        return bdi(product.product_id)

@@ -1,0 +1,193 @@
+"""How the admin's pages show statuses, amounts, dates and foreign text."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from django.utils import numberformat, timezone
+from django.utils.formats import date_format, get_format
+from django.utils.html import escape, format_html, strip_tags
+from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext
+
+from giftcards.conf import conf
+from giftcards.models.moments import with_zone
+from giftcards.problems import AMOUNTS, COUNTED, Explanation, Problem
+from giftcards.statuses import Status
+
+_AMOUNT = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+# One form of dates, and the 24-hour clock, on all pages. The formats of the languages are long, or
+# differ only in the order of figures.
+_DATE = "j N Y"
+
+
+def status_badge(status: str) -> SafeString:
+    """The status as a coloured badge with its label as text."""
+    return format_html(
+        '<span class="giftcards-badge giftcards-{}">{}</span>',
+        status.lower().replace("_", "-"),
+        Status(status).label,
+    )
+
+
+def money(amount: Decimal | None) -> str:
+    """The amount with its currency as HTML, in the way of the language: 1,470 DA.
+
+    Decimals are shown if it has any. It is isolated from the direction of the text around it, and
+    so is the figure from a currency that is written from right to left.
+    """
+    if amount is None:
+        return gettext("unknown")
+    decimals = _decimals(amount)
+    # Style sheets leave room for the missing decimals where digits have to stand under digits.
+    kind = "giftcards-exact" if decimals else "giftcards-whole"
+    return format_html(
+        '<bdi class="giftcards-money"><span class="{}" dir="ltr">{}</span>\u00a0{}</bdi>',
+        kind,
+        _grouped(amount, decimals=decimals),
+        _currency(),
+    )
+
+
+def calculation(formula: str, **amounts: Decimal | int) -> SafeString:
+    """A formula such as ``{quantity} × {price}`` as HTML, from left to right in every language."""
+    shown = {
+        name: _grouped(value := Decimal(amount), decimals=_decimals(value))
+        for name, amount in amounts.items()
+    }
+    return format_html('<bdi class="giftcards-money" dir="ltr">{}</bdi>', formula.format(**shown))
+
+
+def worked_out(quantity: int, price: Decimal | None, total: Decimal | None) -> str:
+    """The amount of ``quantity`` cards with how it comes about: 2 × 490 = 980 DA.
+
+    The amount alone where that is not how it comes about.
+    """
+    if total is None or price is None or quantity < 2 or quantity * price != total:
+        return money(total)
+    product = calculation("{quantity} × {price}", quantity=quantity, price=price)
+    # Two isolates, which follow each other in the direction of the text around them.
+    return format_html('<span class="giftcards-money">{} = {}</span>', product, money(total))
+
+
+def moment(at: datetime) -> SafeString:
+    """The local date and time as HTML: 24 Nov 23:59, with the year if it is not this one."""
+    is_of_this_year = _local(at).year == _local(timezone.now()).year
+    return _time(at, bdi(_formatted(at, "j N H:i" if is_of_this_year else f"{_DATE} H:i")))
+
+
+def exact_moment(at: datetime) -> SafeString:
+    """The local date and time as HTML, with the year and the seconds: 24 Nov 2026 23:59:30."""
+    return _time(at, bdi(_formatted(at, f"{_DATE} H:i:s")))
+
+
+def zoned_moment(at: datetime) -> SafeString:
+    """:func:`exact_moment` with the zone, because the provider's dashboard may show another one."""
+    return _time(at, bdi(_formatted(at, f"{_DATE} H:i:s (T)")))
+
+
+def wrapped_moment(at: datetime) -> SafeString:
+    """The date with the year, and the time of day, as two elements: a line breaks between them."""
+    parts = format_html(
+        "<span>{}</span> <span>{}</span>", _formatted(at, _DATE), _formatted(at, "H:i")
+    )
+    return _time(at, parts)
+
+
+def moment_text(at: datetime) -> str:
+    """The local date with the year, and the time of day, in plain text: 24 Nov 2026 23:59."""
+    return isolated(_formatted(at, f"{_DATE} H:i"))
+
+
+def _time(at: datetime, shown: SafeString) -> SafeString:
+    machine_readable = _local(at).isoformat(timespec="seconds")
+    return format_html('<time datetime="{}">{}</time>', machine_readable, shown)
+
+
+def _local(at: datetime) -> datetime:
+    return timezone.localtime(with_zone(at))
+
+
+def _formatted(at: datetime, form: str) -> str:
+    # Without the full stop of abbreviated months.
+    return date_format(_local(at), form).replace(".", "")
+
+
+def _decimals(amount: Decimal) -> int:
+    return 0 if amount == amount.to_integral_value() else 2
+
+
+def money_text(amount: Decimal | None) -> str:
+    """:func:`money` in plain text: for the options of a list, where HTML is not possible."""
+    return isolated(strip_tags(money(amount)))
+
+
+def count_text(number: int) -> str:
+    """A number of things in the way of the language: 100,000."""
+    return isolated(_grouped(Decimal(number), decimals=0))
+
+
+def _grouped(amount: Decimal, *, decimals: int) -> str:
+    # Django's formats for Arabic have no grouping.
+    has_grouping = get_format("NUMBER_GROUPING") != 0
+    return numberformat.format(
+        amount,
+        get_format("DECIMAL_SEPARATOR"),
+        decimals,
+        grouping=3,
+        thousand_sep=get_format("THOUSAND_SEPARATOR") if has_grouping else "\u00a0",
+        force_grouping=True,
+    )
+
+
+def _currency() -> str:
+    """The sign of the currency in the current language."""
+    return gettext("DA") if conf.currency == "DZD" else conf.currency
+
+
+def bdi(part: object) -> SafeString:
+    """Foreign text as HTML: escaped, and isolated from the direction of the text around it."""
+    return format_html("<bdi>{}</bdi>", part)
+
+
+def filled(text: str, **parts: object) -> SafeString:
+    """The translated ``text`` as HTML; ``parts`` are HTML already, or numbers."""
+    return mark_safe(escape(text) % parts)  # noqa: S308
+
+
+def named(name: str, identifier: str) -> SafeString:
+    """What the catalogue calls a product or a type, and its id, as HTML."""
+    if not name:
+        return bdi(identifier)
+    return format_html('{} <span class="giftcards-id">{}</span>', bdi(name), bdi(identifier))
+
+
+def isolated(part: object) -> str:
+    """``part`` isolated like :func:`bdi`, in plain text: for titles, messages and tooltips."""
+    return f"\u2068{part}\u2069"
+
+
+def explained(problem: Problem, *, shows_costs: bool) -> Explanation:
+    """The problem's texts as HTML, with foreign text escaped and isolated.
+
+    Without ``shows_costs``, no text tells what the provider charges.
+    """
+    shown = Problem(problem.code, {**problem.parameters, **_amounts(problem)})
+    # Every part has been escaped by one of the two.
+    parts = shown.explain(show=_parameter, own=escape, shows_costs=shows_costs)
+    return Explanation(*(mark_safe(part) for part in parts))  # noqa: S308
+
+
+def _parameter(value: object) -> str:
+    return money(value) if isinstance(value, Decimal) else bdi(value)
+
+
+def _amounts(problem: Problem) -> dict[str, Any]:
+    """The parameters that are amounts of money, as numbers."""
+    if problem.parameters.get("field") in COUNTED:
+        return {}
+    texts = {name: str(problem.parameters[name]) for name in AMOUNTS & problem.parameters.keys()}
+    return {name: Decimal(text) for name, text in texts.items() if _AMOUNT.fullmatch(text)}

@@ -1,0 +1,210 @@
+"""The filters of the list of orders, each of which finds its orders by an index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.utils import build_q_object_from_lookup_parameters
+from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import ValidationError
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.display import isolated
+from giftcards.models import Order, OrderQuerySet, Product
+from giftcards.models.order_queries import NEEDING_ATTENTION, OWING
+
+if TYPE_CHECKING:
+    AnyFilter = admin.ListFilter
+    AnyChangeList = ChangeList
+else:
+    AnyFilter = AnyChangeList = object
+
+# The most keys in one statement.
+_FEW = 1_000
+
+
+class _Filter(AnyFilter):
+    """A filter that can also be applied without an index: see :class:`OrderChangeList`."""
+
+    uses_index = True
+
+    def condition(self) -> Q:
+        """What its orders fulfil; asked for only if a value was given."""
+        return build_q_object_from_lookup_parameters(cast("Any", self.used_parameters))
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if not self.used_parameters:
+            return queryset
+        condition = self.condition()
+        try:
+            # SQLite uses no index for what is denied twice.
+            return queryset.filter(condition) if self.uses_index else queryset.exclude(~condition)
+        except (ValueError, ValidationError) as error:
+            raise IncorrectLookupParameters(error) from error
+
+    def find(self, request: HttpRequest, *, limit: int) -> list[int]:
+        """The keys of at most ``limit`` of its orders."""
+        found = self.queryset(request, Order.objects.order_by())
+        return list(found.values_list("pk", flat=True)[:limit])
+
+
+class AttentionFilter(_Filter, admin.SimpleListFilter):
+    title = _("to do")
+    parameter_name = "attention"
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        return [("needed", _("Needs a person"))]
+
+    def condition(self) -> Q:
+        return NEEDING_ATTENTION if self.value() == "needed" else Q()
+
+
+class OwedFilter(_Filter, admin.SimpleListFilter):
+    title = _("refund owed")
+    parameter_name = "refund"
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        return [("owed", _("Owed to the customer"))]
+
+    def condition(self) -> Q:
+        return OWING if self.value() == "owed" else Q()
+
+    def find(self, request: HttpRequest, *, limit: int) -> list[int]:
+        if self.value() != "owed":
+            return super().find(request, limit=limit)
+        return Order.objects.find_owing(limit=limit)
+
+
+class ProductFilter(_Filter, admin.SimpleListFilter):
+    """The products of the catalogue by name, and the one that the address asks for."""
+
+    title = _("product")
+    parameter_name = "product_id"
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        products = {
+            product.product_id: isolated(product)
+            for product in Product.objects.order_by("name", "product_id")
+        }
+        asked_for = self.value()
+        if asked_for and asked_for not in products:
+            products[asked_for] = isolated(asked_for)
+        return list(products.items())
+
+    def condition(self) -> Q:
+        return Q(product_id=self.value())
+
+
+class ChoicesFilter(_Filter, admin.ChoicesFieldListFilter):
+    """A column of few values."""
+
+
+class DateFilter(_Filter, admin.DateFieldListFilter):
+    """Today, this week, this month, this year."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        # Neither "No date" nor "Has date": that is what the statuses say.
+        choices = (link for link in self.links if f"{self.field_path}__isnull" not in link[1])
+        self.links = tuple(choices)
+
+
+class SettledFilter(DateFilter):
+    """When orders settled; the list shows those that settled last first."""
+
+
+class ShownFilter(NamedTuple):
+    """A filter as the page shows it."""
+
+    filter: admin.ListFilter
+    title: Any
+    choices: list[Mapping[str, Any]]
+
+    @property
+    def has_own_look(self) -> bool:
+        """Whether it is a shop's own, with a template of its own."""
+        return self.filter.template != admin.ListFilter.template
+
+    @property
+    def chosen(self) -> list[Any]:
+        """What the orders are filtered by; the first choice is that they are not."""
+        return [choice["display"] for choice in self.choices[1:] if choice.get("selected")]
+
+    @property
+    def without(self) -> str:
+        """The address of the list without this filter."""
+        address: str = self.choices[0].get("query_string", "?")
+        return address
+
+
+def shown_filters(changelist: ChangeList) -> Iterator[ShownFilter]:
+    for each in changelist.filter_specs:
+        yield ShownFilter(each, each.title, list(each.choices(changelist)))
+
+
+class OrderChangeList(AnyChangeList):
+    """A mixin for the change list: an index leads to the first orders, whatever is chosen.
+
+    A database that has to choose one of several indexes may read a large part of the table: SQLite
+    judges them by their averages, if at all. So each filter looks its orders up first. If those of
+    one are few, the list is made of their keys, and no filter uses an index. A search finds keys by
+    itself.
+    """
+
+    _CREATED = ("created_at", "pk")
+    # All columns of the index, because databases do not infer that the others are constant.
+    _SETTLED = ("settled_at", "status", "due_at", "pk")
+
+    _keys: set[int] | None = None
+
+    def get_filters(self, request: HttpRequest) -> Any:
+        answer = super().get_filters(request)
+        ours = [each for each in answer[0] if isinstance(each, _Filter) and each.used_parameters]
+        is_search = bool(self.query.strip())
+        if not is_search:
+            self._keys = _keys_if_few(request, ours)
+        by_keys = is_search or self._keys is not None
+        for each in ours:
+            each.uses_index = not by_keys and self._leads(each)
+        return answer
+
+    def _leads(self, each: _Filter) -> bool:
+        """Whether an index for the filter also has the order of the list."""
+        return isinstance(each, SettledFilter) or not self._is_by_settled
+
+    @property
+    def _is_by_settled(self) -> bool:
+        return any(name.startswith("settled_at__") for name in self.filter_params)
+
+    def get_queryset(self, request: HttpRequest, *args: Any) -> Any:
+        # For the filter of what is owed, and for its column.
+        self.root_queryset = cast("OrderQuerySet", self.root_queryset).with_repeats()
+        queryset = super().get_queryset(request, *args)
+        return queryset if self._keys is None else queryset.filter(pk__in=self._keys)
+
+    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
+        """From the newest order or from the oldest, both by an index.
+
+        Filtered by the settled date, the orders come as they settled: to find all of a year and
+        then sort them by age would take seconds.
+        """
+        ordering: list[Any] = super().get_ordering(request, queryset)
+        columns = self._SETTLED if self._is_by_settled else self._CREATED
+        match ordering[0]:
+            case "created_at":
+                return list(columns)
+            case "-created_at":
+                return [f"-{column}" for column in columns]
+        return ordering
+
+
+def _keys_if_few(request: HttpRequest, filters: list[_Filter]) -> set[int] | None:
+    """The keys of the orders that are left by those filters that leave few; ``None``: none does."""
+    found = [set(each.find(request, limit=_FEW + 1)) for each in filters]
+    few = [keys for keys in found if len(keys) <= _FEW]
+    return set.intersection(*few) if few else None

@@ -1,0 +1,118 @@
+"""Finding the order of a card by its code, or the end of it: with a trace and a limit."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path
+from django.utils import timezone
+from django.utils.translation import gettext, ngettext
+from django.views.decorators.debug import sensitive_post_parameters
+
+from giftcards.admin.forms import FindCardForm
+from giftcards.admin.pages import OrderPages
+from giftcards.models import Card
+from giftcards.secrecy import Masked
+
+# So many searches of one person in an hour: more is guessing.
+SEARCHES_PER_HOUR = 30
+# What the entries of the admin's log are about.
+_SEARCHED = "Find by card code"
+_REFUSED = "Find by card code, refused"
+# The most cards that a search shows.
+_MOST_SHOWN = 20
+
+
+class FindingPages(OrderPages):
+    """The page that finds a card. By POST, because URLs end up in logs and histories."""
+
+    def get_urls(self) -> list[URLPattern]:
+        # Outermost: asking for permission is a query, which may fail.
+        view = sensitive_post_parameters()(self.admin_site.admin_view(self.find_card_view))
+        return [
+            path(FindCardForm.path, view, name="giftcards_order_find_card"),
+            *super().get_urls(),
+        ]
+
+    def find_card_view(self, request: HttpRequest) -> HttpResponse:
+        if not self.has_find_permission(request):
+            raise PermissionDenied
+        form = FindCardForm(request.POST or None)
+        context: dict[str, Any] = {"form": form}
+        if form.is_valid():
+            trace = _begin_search(request)
+            if trace is None:
+                text = ngettext(
+                    "You have searched %(count)d time within an hour. Try again later.",
+                    "You have searched %(count)d times within an hour. Try again later.",
+                    SEARCHES_PER_HOUR,
+                )
+                form.add_error("secret", text % {"count": SEARCHES_PER_HOUR})
+                context["status"] = 429
+            else:
+                found = _newest(form.cleaned_data["secret"])
+                cards = found[:_MOST_SHOWN]
+                _end_search(trace, cards)
+                context["cards"] = self._with_links(request, cards)
+                context["has_more"] = len(found) > len(cards)
+        title = gettext("Find by card code")
+        return self.render_page(request, "find_card", title=title, **context)
+
+    def _with_links(self, request: HttpRequest, cards: list[Card]) -> list[tuple[Card, bool]]:
+        """The cards, each with whether the person may see its order."""
+        orders = self.get_queryset(request).filter(pk__in={card.order_id for card in cards})
+        visible = {order.pk for order in orders if self.has_view_permission(request, order)}
+        return [(card, card.order_id in visible) for card in cards]
+
+
+def _newest(code: Masked) -> list[Card]:
+    """The cards with this code, this serial or these last characters, newest first.
+
+    One more than are shown, or more: then there are others.
+    """
+    most = _MOST_SHOWN + 1
+    cards = Card.objects.select_related("order").defer("sealed")
+    # Four characters may also be all of a serial.
+    found = {*cards.newest_with_code(code, most), *cards.with_tail(code)[:most]}
+    return sorted(found, key=lambda card: -card.pk)
+
+
+def _end_search(trace: LogEntry, cards: list[Card]) -> None:
+    """Complete the record of a search with what it has found."""
+    names = ", ".join(dict.fromkeys(card.order.reference for card in cards))
+    trace.change_message += f" Found: {names or 'nothing'}."
+    trace.save(update_fields=["change_message"])
+
+
+def _begin_search(request: HttpRequest) -> LogEntry | None:
+    """Record that somebody searches, without the code; ``None`` if they have searched too often.
+
+    The trace comes before the search: a search that leaves none does not happen. It also counts
+    the searches, for all processes of the site.
+    """
+    person: Any = request.user.pk
+    kind = ContentType.objects.get_for_model(Card)
+    trace = LogEntry.objects.create(
+        user_id=person,
+        content_type=kind,
+        object_repr=_SEARCHED,
+        action_flag=CHANGE,
+        change_message="Searched for a card by its code.",
+    )
+    since = timezone.now() - timedelta(hours=1)
+    lately = LogEntry.objects.filter(user_id=person, content_type=kind, action_time__gt=since)
+    if lately.filter(object_repr=_SEARCHED).count() <= SEARCHES_PER_HOUR:
+        return trace
+    if lately.filter(object_repr=_REFUSED).exists():
+        # One trace an hour is enough: a script could leave any number.
+        trace.delete()
+    else:
+        trace.object_repr = _REFUSED
+        trace.change_message = f"Searched more than {SEARCHES_PER_HOUR} times within an hour."
+        trace.save(update_fields=["object_repr", "change_message"])
+    return None

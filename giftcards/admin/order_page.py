@@ -1,0 +1,333 @@
+"""The page of one order: what happened, what it cost, and what is to be done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.utils import label_for_field
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.urls import URLPattern, path
+from django.utils.html import format_html, format_html_join
+from django.utils.http import urlencode
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.breakdown import bar, customer_lines, margin_lines, provider_lines
+from giftcards.admin.checking import CheckingPages, fingerprint
+from giftcards.admin.display import (
+    bdi,
+    exact_moment,
+    explained,
+    isolated,
+    moment,
+    money,
+    named,
+    status_badge,
+)
+from giftcards.admin.notes import NotesPages
+from giftcards.admin.pages import about
+from giftcards.admin.pricing import PricingPages
+from giftcards.admin.resolving import ResolvingPages
+from giftcards.admin.summary import Story, summarise
+from giftcards.admin.timeline import RelatedOrder, Timeline
+from giftcards.crypto import Keyring
+from giftcards.engine.reordering import repetition
+from giftcards.exceptions import ConfigurationError, DecryptionError
+from giftcards.models import Card, Order
+from giftcards.problems import Entry, Problem
+from giftcards.refunds import refund_breakdown
+from giftcards.statuses import ACCEPTED, FOLLOWED, Status
+
+# How many orders of the same group are linked to; the list shows the others.
+_MOST_OF_GROUP = 20
+
+
+def _foreign(name: str) -> Callable[[Any, Order], str]:
+    """A read-only field for the column ``name``, whose text others have written."""
+
+    @admin.display(description=label_for_field(name, Order, return_attr=False))
+    def show(_admin: Any, order: Order) -> str:
+        value = getattr(order, name)
+        return bdi(value) if value else "-"
+
+    return show
+
+
+def _amount(name: str) -> Callable[[Any, Order], str]:
+    """A read-only field for the column ``name``, which holds an amount."""
+
+    @admin.display(description=label_for_field(name, Order, return_attr=False))
+    def show(_admin: Any, order: Order) -> str:
+        amount: Decimal | None = getattr(order, name)
+        return "-" if amount is None else money(amount)
+
+    return show
+
+
+def _named(name: str, identifier: str) -> Callable[[Any, Order], str]:
+    """A read-only field for an id with the name that the catalogue had for it."""
+
+    @admin.display(description=label_for_field(identifier, Order, return_attr=False))
+    def show(_admin: Any, order: Order) -> str:
+        return named(getattr(order, name), getattr(order, identifier))
+
+    return show
+
+
+class OrderPage(ResolvingPages, PricingPages, CheckingPages, NotesPages):
+    """The page of one order."""
+
+    readonly_fields = (
+        "its_reference",
+        "its_status",
+        "product",
+        "type",
+        "ordered",
+        "its_environment",
+        "sale",
+        "sale_total",
+        "expected_price",
+        "ceiling_given",
+        "price_approved",
+        "provider_id",
+        "last_checked",
+        "customer",
+        "phone",
+        "email",
+        "language",
+        "in_group",
+        "metadata_given",
+    )
+    product = _named("product_name", "product_id")
+    type = _named("type_name", "type_id")
+    ordered = _foreign("quantity")
+    sale = _amount("sale_price")
+    sale_total = _amount("sale_amount")
+    expected_price = _amount("price_at_placing")
+    ceiling_given = _amount("max_price")
+    price_approved = _amount("approved_price")
+    provider_id = _foreign("provider_order_id")
+    customer = _foreign("customer_name")
+    phone = _foreign("customer_phone")
+    email = _foreign("customer_email")
+    language = _foreign("customer_language")
+    in_group = _foreign("group")
+
+    def get_fieldsets(self, request: HttpRequest, obj: Order | None = None) -> Any:
+        if obj is None:
+            return super().get_fieldsets(request, obj)
+        costs = [("expected_price", "ceiling_given"), "price_approved"]
+        rows = [
+            # For themes that show no subtitle.
+            ("its_reference", "its_status"),
+            ("product", "type"),
+            ("ordered", "its_environment"),
+            ("sale", "sale_total"),
+            *(costs if self.may_see_costs(request) else ()),
+            ("provider_id", "last_checked"),
+            ("customer", "phone"),
+            ("email", "language"),
+            ("in_group", "metadata_given"),
+        ]
+        return ((_("Details"), {"fields": rows}),)
+
+    @admin.display(description=_("reference"))
+    def its_reference(self, order: Order) -> str:
+        return bdi(order.reference)
+
+    @admin.display(description=_("status"))
+    def its_status(self, order: Order) -> str:
+        return status_badge(order.status)
+
+    @admin.display(description=_("environment"))
+    def its_environment(self, order: Order) -> str:
+        return order.get_environment_display() or "-"
+
+    @admin.display(description=_("last checked"))
+    def last_checked(self, order: Order) -> str:
+        return moment(order.checked_at) if order.checked_at else "-"
+
+    @admin.display(description=_("metadata"))
+    def metadata_given(self, order: Order) -> str:
+        pairs = (
+            (name, json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value)
+            for name, value in order.metadata.items()
+        )
+        line = '<span class="giftcards-line"><bdi>{}</bdi>: <bdi>{}</bdi></span>'
+        return format_html_join("", line, pairs) or "-"
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Order | None = None,
+    ) -> HttpResponse:
+        if obj is not None:
+            context |= self._sections(request, obj)
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    def _sections(self, request: HttpRequest, order: Order) -> dict[str, Any]:
+        """What the templates of the page show, section by section."""
+        sees_costs = self.may_see_costs(request)
+        others = self._others(request, order)
+        repeats, repeated_by = others["repeats"], others["repeated_by"]
+        past = Timeline(order, shows_costs=sees_costs, repeats=repeats, repeated_by=repeated_by)
+        # Also one that a subclass hides from this person: its money is not owed here.
+        again = repeated_by.order if repeated_by else _repetition(order)
+        link = repeated_by.link if repeated_by else ""
+        story = Story(order, sees_costs, past.reason, again is not None, link)
+        return {
+            # Plain text: it is also in the title of the window.
+            "subtitle": isolated(order),
+            "about": about(order),
+            "has_history": past.has_history,
+            "summary": summarise(story),
+            "buttons": self.get_order_buttons(request, order),
+            "problems": [
+                (
+                    (problem := Problem.of(entry)).key,
+                    explained(problem, shows_costs=sees_costs),
+                    _ticked(entry),
+                )
+                for entry in order.problems
+            ],
+            # A held order keeps its problem until the price is decided.
+            "may_tick_off": self.has_check_permission(request) and not order.is_held,
+            "shows_hints": request.user.has_perm("giftcards.resume_provider"),
+            **_money(order, again, shows_costs=sees_costs),
+            "timeline": past.events,
+            "may_note": self.may_note(request),
+            "may_reveal": self.has_reveal_permission(request),
+            **self._cards(request, order),
+            **others,
+            "fingerprint": "" if order.is_final else fingerprint(order),
+        }
+
+    def _cards(self, request: HttpRequest, order: Order) -> dict[str, Any]:
+        """The cards, each with the end of its code for who may find or reveal it."""
+        rows = order.cards.with_repeats()
+        if not (self.has_find_permission(request) or self.has_reveal_permission(request)):
+            return {"cards": [_row(card) for card in rows.defer("sealed")]}
+        try:
+            keyring = Keyring.from_settings()
+        except ConfigurationError:
+            text = gettext("The keys in the settings are unusable, so no card can be opened.")
+            return {"cards": [_row(card) for card in rows.defer("sealed")], "no_keys": text}
+        return {"cards": [_row(card, *_tail(card, keyring)) for card in rows]}
+
+    def _others(self, request: HttpRequest, order: Order) -> dict[str, Any]:
+        """The orders that have to do with this one, as far as the person may see them."""
+
+        def seen(orders: Iterable[Order]) -> list[RelatedOrder]:
+            return [
+                RelatedOrder(other, self._link_to(other))
+                for other in orders
+                if self.has_view_permission(request, other)
+            ]
+
+        orders = self.get_queryset(request)
+        # Two questions: asked both at once, SQLite reads the whole table.
+        first = [] if order.repeats_id is None else seen(orders.filter(pk=order.repeats_id))
+        again = seen(orders.filter(repeats=order.pk).order_by())
+        found: dict[str, Any] = {
+            "repeats": first[0] if first else None,
+            "repeated_by": again[0] if again else None,
+        }
+        if order.group:
+            # By key, which is the order inside the index of groups.
+            same = orders.filter(group=order.group).exclude(pk=order.pk).order_by("-pk")
+            of_group = seen(same[: _MOST_OF_GROUP + 1])
+            found["of_group"] = of_group[:_MOST_OF_GROUP]
+            if len(of_group) > _MOST_OF_GROUP:
+                found["whole_group"] = (
+                    f"{self.address('changelist')}?{urlencode({'q': order.group})}"
+                )
+        return found
+
+    def _link_to(self, order: Order) -> str:
+        return format_html(
+            '<a href="{}"><bdi>{}</bdi></a>', self.address("change", order.pk), order
+        )
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.tick_off_view)
+        name = "giftcards_order_tick_off"
+        return [path("<path:object_id>/tick-off/", view, name=name), *super().get_urls()]
+
+    def tick_off_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        order = self.order_for(request, object_id, allowed=self.has_check_permission(request))
+        if order.is_held or not self.is_about(request, order):
+            return self.refuse_late(request, order)
+        held = {problem.key: problem for problem in map(Problem.of, order.problems)}
+        problem = held.get(request.POST.get("problem", ""))
+        if problem is None:
+            text = gettext("This problem is over: the page shows what holds now.")
+            self.message_user(request, text, messages.WARNING)
+        else:
+            # The second request of a double click finds it done.
+            if order.tick_off(problem, by=request.user.get_username()):
+                self.log_change(request, order, f"Ticked off: {problem.discreet}")
+            self.message_user(request, gettext("Ticked off."), messages.SUCCESS)
+        return self.to_order(order)
+
+
+def _ticked(entry: Entry) -> tuple[str, str] | None:
+    """Who ticked off a problem, and when."""
+    if "ticked_at" not in entry:
+        return None
+    return bdi(entry["ticked_by"]), moment(datetime.fromisoformat(entry["ticked_at"]))
+
+
+def _row(card: Card, tail: str = "", trouble: str = "") -> tuple[Card, str, str, str]:
+    return card, exact_moment(card.received_at), tail, trouble
+
+
+def _tail(card: Card, keyring: Keyring) -> tuple[str, str]:
+    """The end of the card's code; and why there is none, as a sentence, if it does not open."""
+    try:
+        return card.tail(keyring), ""
+    except DecryptionError:
+        text = gettext(
+            "This card cannot be opened. Tell the person who looks after the shop's software."
+        )
+        return "", text
+
+
+def _repetition(order: Order) -> Order | None:
+    """The order that orders its missing cards again; without a query if there are none."""
+    is_whole = not order.is_final or order.fulfilled_quantity == order.quantity
+    return None if is_whole else repetition(order)
+
+
+def _money(order: Order, again: Order | None, *, shows_costs: bool) -> dict[str, Any]:
+    """The breakdown on both sides; the provider's only for who may see costs."""
+    settled = refund_breakdown(order)
+    context: dict[str, Any] = {
+        "bar": bar(order),
+        "customer_lines": customer_lines(order, again=again),
+        "is_inconsistent": settled is not None and not settled.is_consistent,
+    }
+    if shows_costs:
+        context |= {
+            "provider_lines": provider_lines(order),
+            "margin_lines": list(margin_lines(order)),
+            "provider_status": _provider_status(order),
+        }
+    return context
+
+
+def _provider_status(order: Order) -> str:
+    """The provider's own word for the status; "" if it has none."""
+    if order.status not in ACCEPTED:
+        return ""
+    return str(Status.HANDLING if order.status in FOLLOWED else order.status)

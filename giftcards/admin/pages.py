@@ -1,0 +1,183 @@
+"""What the pages beside Django's own share: their frame, and how a decision ends."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.options import get_content_type_for_model
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.db import router, transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.crypto import constant_time_compare, salted_hmac
+from django.utils.translation import gettext
+
+from giftcards.admin import buttons
+from giftcards.admin.display import isolated
+from giftcards.admin.provider import pause_in_words
+from giftcards.conf import conf
+from giftcards.engine.queue import wake_worker
+from giftcards.models import Order, OrderQuerySet
+from giftcards.problems import Problem
+from giftcards.statuses import Status
+
+if TYPE_CHECKING:
+    OrderModelAdmin = admin.ModelAdmin[Order]
+else:
+    OrderModelAdmin = admin.ModelAdmin
+
+
+def about(order: Order) -> str:
+    """What a form about ``order`` is about: a text that differs once that has changed.
+
+    It covers the attempt to send the order, its status, its id at the provider, the candidates that
+    staff were offered, and the price for which it is held. A form that is posted late must not
+    decide about another attempt.
+    """
+    # A check of an accepted order also takes a claim, and changes nothing that staff decide about.
+    attempt = order.claim if order.status == Status.UNCONFIRMED else ""
+    sent_at = order.sent_at and order.sent_at.isoformat()
+    held_for = order.problems if order.is_held else []
+    seen = [order.pk, order.status, sent_at, attempt, order.provider_order_id, order.candidates]
+    seen += [held_for]
+    text = json.dumps(seen, sort_keys=True)
+    return salted_hmac("giftcards.admin.about", text, algorithm="sha256").hexdigest()
+
+
+def log_entries(order: Order) -> QuerySet[LogEntry]:
+    """What the admin has recorded about the order."""
+    return LogEntry.objects.filter(
+        content_type=get_content_type_for_model(order), object_id=str(order.pk)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OrderButton:
+    """A button on the page of an order.
+
+    It leads to a page that says what will happen; with ``is_post``, it sends a POST there at once,
+    with the field ``about``. ``is_minor``: shown as a link, for what is rarely needed.
+    """
+
+    label: str
+    url: str
+    is_post: bool = False
+    is_minor: bool = False
+
+
+class OrderPages(OrderModelAdmin):
+    """Helpers of the pages about orders that are not Django's own."""
+
+    def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
+        """The buttons on the page of ``order`` for this person; extend it with ``super()``."""
+        return buttons.offered(request, order)
+
+    def order_for(self, request: HttpRequest, object_id: str, *, allowed: bool) -> Order:
+        """The order of a page, for a person who may see it and is ``allowed`` to use the page."""
+        order: Order | None = self.get_object(request, unquote(object_id))
+        if order is None or not allowed or not self.has_view_permission(request, order):
+            raise PermissionDenied
+        return order
+
+    def may_see(self, request: HttpRequest, order: Order) -> bool:
+        """Whether the person may learn of an ``order`` that was not found by its page."""
+        is_shown = self.get_queryset(request).filter(pk=order.pk).exists()
+        return is_shown and self.has_view_permission(request, order)
+
+    def has_check_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("giftcards.check_order")
+
+    def has_find_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("giftcards.find_card")
+
+    def has_resolve_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("giftcards.resolve_order")
+
+    def has_reveal_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("giftcards.reveal_card")
+
+    def may_see_costs(self, request: HttpRequest) -> bool:
+        """Whether the person may see what the provider charges, and so the shop's margin."""
+        return request.user.has_perm("giftcards.view_cost")
+
+    def is_about(self, request: HttpRequest, order: Order) -> bool:
+        """Whether the posted form is about ``order`` as it is now."""
+        return constant_time_compare(request.POST.get("about", ""), about(order))
+
+    def address(self, page: str, *args: Any) -> str:
+        name = f"admin:giftcards_order_{page}"
+        return reverse(name, args=args, current_app=self.admin_site.name)
+
+    def to_order(self, order: Order) -> HttpResponseRedirect:
+        return HttpResponseRedirect(self.address("change", order.pk))
+
+    def render_page(
+        self, request: HttpRequest, name: str, *, title: str, status: int = 200, **context: Any
+    ) -> HttpResponse:
+        """Render ``admin/giftcards/order/<name>.html`` in the frame of the admin."""
+        request.current_app = self.admin_site.name
+        frame = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": title,
+            "has_view_permission": self.has_view_permission(request),
+            "media": self.media,
+        }
+        return TemplateResponse(
+            request, f"admin/giftcards/order/{name}.html", {**frame, **context}, status=status
+        )
+
+    def say_recorded(self, request: HttpRequest, order: Order) -> None:
+        """Say that an order was recorded. No word of success: the provider has yet to accept it."""
+        text = gettext("The order %(order)s was recorded; it is being sent.")
+        if not order.is_new:
+            text = gettext("The order %(order)s was recorded already. It is not bought twice.")
+        elif pause_in_words():
+            text = gettext(
+                "The order %(order)s was recorded. It cannot be sent at present: it will be sent as"
+                " soon as that is possible."
+            )
+        self.message_user(request, text % {"order": isolated(order)}, messages.INFO)
+
+    def ask_for_checks(self, request: HttpRequest, orders: OrderQuerySet) -> int:
+        """Have those of ``orders`` checked that may be; return how many will be, with a trace.
+
+        Those that were due already, as for the second request of a double click, leave no trace.
+        """
+        now, interval = timezone.now(), timedelta(seconds=conf.poll_interval)
+        with transaction.atomic(using=router.db_for_write(Order)):
+            # Due by whichever clock.
+            waiting = orders.exclude(due_at__lte=now + interval)
+            if waiting.check_soon(now=now, interval=interval):
+                asked: Any = list(orders.filter(due_at=now).only("reference"))
+                person: Any = request.user.pk
+                LogEntry.objects.log_actions(person, asked, CHANGE, "Asked for a check.")
+            due = orders.checkable(now=now, interval=interval).count()
+        if due:
+            wake_worker()
+        return due
+
+    # How a decision ends.
+
+    def conclude(self, request: HttpRequest, order: Order, decision: Problem) -> HttpResponse:
+        """A decision was carried out: leave a trace, wake the worker, show the order."""
+        # Whoever may see the order reads the log.
+        self.log_change(request, order, decision.discreet)
+        self.message_user(request, gettext("Recorded."), messages.SUCCESS)
+        wake_worker()
+        return self.to_order(order)
+
+    def refuse_late(self, request: HttpRequest, order: Order) -> HttpResponse:
+        """The page was about something that does not hold any more: show the order as it is."""
+        text = gettext("The order has changed meanwhile. Nothing was done: look at it again.")
+        self.message_user(request, text, messages.ERROR)
+        return self.to_order(order)

@@ -1,0 +1,73 @@
+"""A held order: staff see what a card cost when it was held, and buy or reject it at that price."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path
+from django.utils.translation import gettext
+
+from giftcards.admin.display import explained, money
+from giftcards.admin.forms import PriceForm, facts
+from giftcards.admin.pages import OrderButton, OrderPages, about
+from giftcards.engine.holding import approve_price, held_price, reject_held
+from giftcards.models import Order
+
+
+class PricingPages(OrderPages):
+    """The page that decides about an order that costs more than it may."""
+
+    def may_decide_prices(self, request: HttpRequest) -> bool:
+        """Whether the person may say what a card may cost: only who sees what it costs."""
+        return self.has_resolve_permission(request) and self.may_see_costs(request)
+
+    def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
+        mine = []
+        if order.is_held and self.may_decide_prices(request):
+            label = gettext("What may a card cost?")
+            mine.append(OrderButton(label, self.address("price", order.pk)))
+        return [*mine, *super().get_order_buttons(request, order)]
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.price_view)
+        page = path("<path:object_id>/price/", view, name="giftcards_order_price")
+        return [page, *super().get_urls()]
+
+    def price_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        order = self.order_for(request, object_id, allowed=self.may_decide_prices(request))
+        price = held_price(order)
+        if price is None or (request.method == "POST" and not self.is_about(request, order)):
+            return self.refuse_late(request, order)
+        form = PriceForm(order, price, request.POST or None)
+        if form.is_valid():
+            by = request.user.get_username()
+            if form.cleaned_data["outcome"] == PriceForm.APPROVE:
+                decision = approve_price(order, price, by=by)
+            else:
+                decision = reject_held(order, by=by)
+            if decision is None:
+                return self.refuse_late(request, order)
+            return self.conclude(request, order, decision)
+        return self.render_page(
+            request,
+            "price",
+            title=gettext("What may a card cost?"),
+            original=order,
+            about=about(order),
+            facts=[*facts(order), *_amounts(order, price)],
+            problems=[explained(problem, shows_costs=True) for problem in order.open_problems],
+            form=form,
+            errors=form.errors,
+        )
+
+
+def _amounts(order: Order, price: Decimal) -> list[tuple[str, object]]:
+    """What a card may cost and costs; and what the customer pays for it, if that is known."""
+    amounts = {
+        gettext("sale price"): order.sale_price,
+        gettext("sale amount"): order.sale_amount,
+        gettext("highest price"): order.price_ceiling,
+        gettext("price at the provider"): price,
+    }
+    return [(label, money(amount)) for label, amount in amounts.items() if amount is not None]

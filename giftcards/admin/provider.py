@@ -1,0 +1,219 @@
+"""The provider's page: whether gift cards can be bought and delivered now, and if not, why not.
+
+:class:`ProviderStateAdmin` is public: shops subclass it for their theme or for sections of their
+own.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.crypto import constant_time_compare, salted_hmac
+from django.utils.html import format_html
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin import provider_sections
+from giftcards.admin.display import bdi
+from giftcards.admin.provider_sections import Section
+from giftcards.admin.readonly import ReadOnly
+from giftcards.crypto import configured_key
+from giftcards.engine.health import api_keys as known_keys
+from giftcards.engine.queue import wake_worker
+from giftcards.models import ApiKey, Order, ProviderState
+
+if TYPE_CHECKING:
+    StateModelAdmin = admin.ModelAdmin[ProviderState]
+else:
+    StateModelAdmin = admin.ModelAdmin
+
+# What resuming does, by what it ends.
+_RESUMING = {
+    "key": _(
+        "The refused key is tried again with a single request. If the provider refuses it once"
+        " more, everything stops again; after five wrong attempts it blocks this server. So put a"
+        " working key into the settings first."
+    ),
+    ProviderState.Pause.ACCESS: _(
+        "The provider is asked again with a single request, although it may still block this"
+        " server. If it does, requests are paused again."
+    ),
+    ProviderState.Pause.RATE: _(
+        "Requests go on at once, sooner than the provider has asked for: it may refuse them."
+    ),
+    ProviderState.Pause.OUTAGE: _(
+        "The provider is asked again at once. That also happens by itself within seconds."
+    ),
+}
+
+
+def pause_in_words() -> str:
+    """Why requests to the provider are paused, for staff; "" if they are not."""
+    return ProviderState.objects.current().why_paused()
+
+
+@admin.register(ProviderState)
+class ProviderStateAdmin(ReadOnly, StateModelAdmin):
+    """One page about the single row. To subclass it: unregister this one first."""
+
+    change_list_template = "admin/giftcards/provider.html"
+
+    class Media:
+        css = {"all": ("giftcards/admin.css",)}
+
+    def has_resume_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("giftcards.resume_provider")
+
+    def may_see_costs(self, request: HttpRequest) -> bool:
+        """Whether the person may see the balance of the account."""
+        return request.user.has_perm("giftcards.view_cost")
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.resume_view)
+        return [path("resume/", view, name="giftcards_providerstate_resume"), *super().get_urls()]
+
+    def _to_page(self) -> HttpResponseRedirect:
+        return HttpResponseRedirect(self._address("providerstate_changelist"))
+
+    def _address(self, page: str, *args: Any) -> str:
+        return reverse(f"admin:giftcards_{page}", args=args, current_app=self.admin_site.name)
+
+    # The page. There is one row: no list, and no page of its own for the row.
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        request.current_app = self.admin_site.name
+        state = ProviderState.objects.current()
+        pause = state.why_paused()
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": gettext("The provider"),
+            "media": self.media,
+            "has_view_permission": True,
+            "pause": pause,
+            "about": _about(state),
+            "resuming": _what_resuming_does(state) if pause else [],
+            "may_resume": self.has_resume_permission(request),
+            "sections": self.get_sections(request, state),
+            **(extra_context or {}),
+        }
+        return TemplateResponse(request, self.change_list_template, context)
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return self._to_page()
+
+    def get_sections(self, request: HttpRequest, state: ProviderState) -> list[Section]:
+        """The parts of the page, from the top."""
+        keys = known_keys()
+        may_resume = self.has_resume_permission(request)
+        shows_costs = self.may_see_costs(request)
+
+        def name(order: Order) -> str:
+            return self._name(request, order)
+
+        return [
+            provider_sections.connection(
+                state,
+                is_paused=bool(state.why_paused()),
+                shows_balance=shows_costs,
+            ),
+            provider_sections.worker(state),
+            provider_sections.waiting(name, order_list=self._order_list(request)),
+            provider_sections.failures(state, keys, name, shows_costs=shows_costs),
+            # Hints for developers are for those who may resume requests, as on an order's page.
+            provider_sections.encryption(counts_all="cards" in request.GET, shows_hints=may_resume),
+            provider_sections.api_keys(keys),
+            provider_sections.versions(),
+        ]
+
+    # Orders are named as far as the page of the orders, which may be the shop's own, shows them.
+
+    def _orders(self) -> Any:
+        site = self.admin_site
+        return site.get_model_admin(Order) if site.is_registered(Order) else None
+
+    def _order_list(self, request: HttpRequest) -> str:
+        """The address of the list of orders; "" for a person who may not open it."""
+        orders = self._orders()
+        may_look = orders is not None and orders.has_view_permission(request)
+        return self._address("order_changelist") if may_look else ""
+
+    def _name(self, request: HttpRequest, order: Order) -> str:
+        """A link to the order by its reference; for a person who may not see it, no name."""
+        orders = self._orders()
+        if orders is None or not orders.has_view_permission(request, order):
+            return gettext("an order")
+        if not orders.get_queryset(request).filter(pk=order.pk).exists():
+            return gettext("an order")
+        address = self._address("order_change", order.pk)
+        return format_html('<a href="{}">{}</a>', address, bdi(order.reference))
+
+    # Resuming.
+
+    def resume_view(self, request: HttpRequest) -> HttpResponse:
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if not (self.has_view_permission(request) and self.has_resume_permission(request)):
+            raise PermissionDenied
+        state = ProviderState.objects.current()
+        if state.why_paused() and not constant_time_compare(
+            request.POST.get("about", ""), _about(state)
+        ):
+            text = gettext("There is another pause meanwhile. Nothing was done: look at it.")
+            self.message_user(request, text, messages.ERROR)
+        elif self._resume(request, state):
+            wake_worker()
+            self.message_user(request, gettext("Requests to the provider go on."), messages.SUCCESS)
+        else:
+            text = gettext("Requests to the provider were not paused.")
+            self.message_user(request, text, messages.WARNING)
+        return self._to_page()
+
+    def _resume(self, request: HttpRequest, state: ProviderState) -> bool:
+        """End the pause; False if there is none any more, as after a double click."""
+        with transaction.atomic():
+            # Both or neither: no request goes on without a trace.
+            is_resumed = ProviderState.objects.resume()
+            if is_resumed:
+                self.log_change(request, state, "Resumed requests to the provider.")
+        return is_resumed
+
+
+def _about(state: ProviderState) -> str:
+    """What the button is about: a text that differs once something else is paused."""
+    seen: list[Any] = []
+    if state.is_paused(timezone.now()):
+        # A pause for an outage is replaced every few seconds, and nothing is lost by ending it.
+        is_outage = state.pause == ProviderState.Pause.OUTAGE
+        seen += [state.pause, None if is_outage else str(state.paused_at)]
+    refused = ApiKey.objects.filter(is_refused=True).order_by("pk")
+    seen += [[key.pk, str(key.refused_at)] for key in refused]
+    return salted_hmac("giftcards.admin.provider", json.dumps(seen), algorithm="sha256").hexdigest()
+
+
+def _what_resuming_does(state: ProviderState) -> list[str]:
+    """What the button does, for each of the pauses that it ends."""
+    now = timezone.now()
+    ends = ["key"] if ApiKey.objects.holding_up(configured_key(), now) else []
+    ends += [state.pause] if state.is_paused(now) else []
+    return [str(_RESUMING[reason]) for reason in ends]

@@ -1,0 +1,315 @@
+"""The sections of the provider's page: how things stand, in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.timesince import timesince, timeuntil
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.display import bdi, count_text, exact_moment, filled, money, status_badge
+from giftcards.engine.health import (
+    KeyInUse,
+    KnownKey,
+    Requests,
+    Waiting,
+    encryption_keys,
+    try_keys,
+)
+from giftcards.engine.health import versions as running_versions
+from giftcards.engine.queue import Backlog, next_tick, schedule_problem
+from giftcards.exceptions import ConfigurationError
+from giftcards.models import Order, ProviderState, StatusChange
+from giftcards.statuses import Status
+
+# What an order is called, as HTML: a link with its reference for those who may see it.
+OrderName = Callable[[Order], str]
+
+_MINUTE = timedelta(minutes=1)
+# How many of the receivers' failures are shown.
+_FAILURES_SHOWN = 5
+# A number that is no amount.
+_HTTP_STATUS = re.compile(r"\bHTTP [1-5][0-9]{2}\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A line of the page."""
+
+    label: Any
+    #: A text, or HTML that is safe.
+    value: Any
+    #: Whether a person has to do something about it.
+    is_wrong: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the page: facts, or a table with a row for each of several things."""
+
+    #: The page's address leads to it with ``#giftcards-`` and this name.
+    name: str
+    title: Any
+    facts: Sequence[Fact] = ()
+    #: The headings of the table, and the texts of its cells.
+    columns: Sequence[Any] = ()
+    cells: Sequence[Sequence[Any]] = ()
+    #: Said below the table or the facts.
+    note: Any = ""
+
+    @property
+    def rows(self) -> list[list[tuple[Any, Any]]]:
+        """The cells with their headings, which a narrow page shows beside each."""
+        return [list(zip(self.columns, row, strict=True)) for row in self.cells]
+
+
+def connection(state: ProviderState, *, is_paused: bool, shows_balance: bool) -> Section:
+    """The connection to the provider."""
+    requests = Requests.read()
+    used = gettext("%(used)d of %(limit)d") % {"used": requests.used, "limit": requests.limit}
+    facts = [
+        # Why they are paused is said at the top of the page.
+        Fact(
+            _("Requests to the provider"), gettext("paused") if is_paused else gettext("in service")
+        ),
+        Fact(_("Last answer"), _moment(state.succeeded_at)),
+        Fact(_("Last failure"), _moment(state.failed_at)),
+        Fact(_("Requests in the last minute"), used),
+    ]
+    if shows_balance:
+        facts.append(Fact(_("Balance"), _balance(state)))
+    return Section("connection", _("Connection"), facts)
+
+
+def waiting(name: OrderName, *, order_list: str) -> Section:
+    """What waits; ``order_list`` is the address of the list of orders, "" for no links to it."""
+    found = Waiting.read()
+    return Section("waiting", _("Waiting"), list(_waiting(found, name, order_list)))
+
+
+def _waiting(found: Waiting, name: OrderName, order_list: str) -> Iterator[Fact]:
+    yield Fact(_("Tasks in the queue"), _backlog(found.tasks))
+    yield Fact(_("Changes that the shop has not been told of"), _backlog(found.changes))
+    if found.given_up:
+        text = ngettext(
+            "The shop could not be told of %(count)d change within a day; it is not tried again.",
+            "The shop could not be told of %(count)d changes within a day; it is not tried again.",
+            found.given_up,
+        )
+        yield Fact(_("Given up"), text % {"count": found.given_up}, is_wrong=True)
+    for status, backlog in found.orders.items():
+        yield Fact(_orders(status, order_list), _backlog(backlog))
+    yield Fact(_("Orders that need a person"), str(found.needing_attention))
+    if found.oldest_order:
+        yield Fact(_("Oldest open order"), _oldest(found.oldest_order, name))
+
+
+def _orders(status: Status, order_list: str) -> SafeString:
+    badge = status_badge(status)
+    if not order_list:
+        return badge
+    return format_html('<a href="{}?status__exact={}">{}</a>', order_list, status.value, badge)
+
+
+def _oldest(recorded_at: datetime, name: OrderName) -> str:
+    order = Order.objects.open().filter(created_at=recorded_at).order_by().first()
+    if order is None:
+        return gettext("none")  # it has just settled
+    text = gettext("%(order)s, since %(moment)s")
+    return filled(text, order=name(order), moment=_moment(recorded_at))
+
+
+def versions() -> Section:
+    """What runs here."""
+    facts = [Fact(bdi(name), bdi(number)) for name, number in running_versions().items()]
+    return Section("versions", _("Versions"), facts)
+
+
+def worker(state: ProviderState) -> Section:
+    """Whether a worker runs, and when it does so next."""
+    return Section("worker", _("Background work"), list(_worker(state)))
+
+
+def _worker(state: ProviderState) -> Iterator[Fact]:
+    problem = state.worker_problem(timezone.now())
+    yield Fact(_("State"), problem or gettext("At work."), is_wrong=bool(problem))
+    try:
+        schedule, next_run = schedule_problem(), next_tick()
+    except ConfigurationError as error:
+        schedule, next_run = str(error), None
+    if schedule:
+        yield Fact(_("Schedule"), schedule, is_wrong=True)
+    yield Fact(_("Last run"), _moment(state.ticked_at))
+    is_due = next_run is not None and next_run <= timezone.now()
+    yield Fact(_("Next run"), gettext("due now") if is_due else _moment(next_run))
+    yield Fact(_("Orders last looked after"), _moment(state.swept_at))
+
+
+def failures(
+    state: ProviderState, keys: Sequence[KnownKey], name: OrderName, *, shows_costs: bool
+) -> Section:
+    """The last failures: of requests, of keys, and of what the shop is told."""
+    text = _failure(state.failure, shows_costs=shows_costs)
+    found = [(state.failed_at, gettext("Provider"), text)]
+    found += [
+        (known.key.refused_at, gettext("API key"), _titled(bdi(known.name), known.key.refusal))
+        for known in keys
+    ]
+    told = StatusChange.objects.filter(announced_at=None).exclude(announce_error="")
+    changes = told.order_by("announced_at", "announce_at", "pk").select_related("order")
+    found += [
+        (
+            change.at,
+            gettext("Telling the shop"),
+            _titled(name(change.order), change.announce_error),
+        )
+        for change in changes[:_FAILURES_SHOWN]
+    ]
+    rows = [(at, what, text) for at, what, text in found if at is not None]
+    rows.sort(key=lambda row: row[0], reverse=True)
+    return Section(
+        "failures",
+        _("Last failures"),
+        columns=(_("When"), _("What"), _("Text")),
+        cells=[(_moment(at), what, text) for at, what, text in rows],
+        note="" if rows else _("None."),
+    )
+
+
+def _failure(text: str, *, shows_costs: bool) -> str:
+    """The failure, which may quote what the provider wrote of prices and the balance."""
+    if shows_costs or not any(map(str.isdigit, _HTTP_STATUS.sub("", text))):
+        return bdi(text)
+    return gettext("The text is not shown, because it may name an amount.")
+
+
+def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
+    """The encryption keys by their cards, and whether they open the newest and the oldest one.
+
+    ``shows_hints``: say for developers why a card cannot be opened, and which one it is.
+    """
+    try:
+        keys = encryption_keys(counts_all=counts_all)
+    except ConfigurationError as error:
+        problem = Fact(_("Encryption keys"), str(error), is_wrong=True)
+        return Section("encryption", _("Encryption keys"), [problem])
+    labels = {"newest": _("Newest card"), "oldest": _("Oldest card")}
+    facts = [
+        Fact(labels[name], _opens(trouble, shows_hints), is_wrong=bool(trouble))
+        for name, trouble in try_keys().items()
+    ]
+    link = format_html('<a href="?cards=all">{}</a>', gettext("Count all cards"))
+    # Otherwise, any of the keys may have sealed the cards of which that is not recorded.
+    is_recorded = all(key.fingerprint for key in keys)
+    return Section(
+        "encryption",
+        _("Encryption keys"),
+        facts,
+        columns=(_("Key"), _("In the settings"), _("Cards")),
+        cells=[
+            (bdi(key.fingerprint[:8] or "—"), _place(key), _cards(key, is_recorded)) for key in keys
+        ],
+        note=link if any(key.has_more for key in keys) else "",
+    )
+
+
+def _opens(trouble: str, shows_hints: bool) -> str:
+    if not trouble:
+        return gettext("can be opened")
+    return bdi(trouble) if shows_hints else gettext("cannot be opened")
+
+
+def _place(key: KeyInUse) -> str:
+    if not key.fingerprint:
+        return gettext("not recorded: sealed by an earlier version")
+    if key.position is None:
+        return gettext("missing: its cards cannot be opened")
+    if key.position == 1:
+        return gettext("first: new cards are sealed with it")
+    return gettext("number %(position)d: only opens cards") % {"position": key.position}
+
+
+def _cards(key: KeyInUse, is_recorded: bool) -> str:
+    if key.has_more:
+        return gettext("more than %(count)s") % {"count": count_text(key.cards)}
+    if not key.cards and key.position != 1 and is_recorded:
+        return gettext("none: it can be removed")
+    return count_text(key.cards)
+
+
+def api_keys(keys: Sequence[KnownKey]) -> Section:
+    """The API keys, known by the beginning of their fingerprint."""
+    rows = [
+        (
+            bdi(known.name),
+            gettext("yes") if known.is_own else gettext("no"),
+            known.key.get_environment_display() or gettext("unknown"),
+            _moment(known.key.accepted_at),
+            _moment(known.key.refused_at),
+            gettext("refused: no requests are made")
+            if known.key.is_refused
+            else gettext("in order"),
+        )
+        for known in keys
+    ]
+    return Section(
+        "api-keys",
+        _("API keys"),
+        columns=(
+            _("Key"),
+            _("In the settings"),
+            _("Environment"),
+            _("Last accepted"),
+            _("Last refused"),
+            _("State"),
+        ),
+        cells=rows,
+        note=_(
+            "Keys are known by the beginning of a fingerprint, from which nobody can tell the key."
+        ),
+    )
+
+
+def _titled(name: str, text: str) -> SafeString:
+    return format_html("{}: {}", name, bdi(text))
+
+
+def _balance(state: ProviderState) -> str:
+    if state.balance is None:
+        return gettext("not read yet")
+    text = gettext("%(balance)s, read on %(moment)s")
+    return filled(text, balance=money(state.balance), moment=_moment(state.balance_read_at))
+
+
+def _backlog(backlog: Backlog | None) -> str:
+    if backlog is None:
+        return gettext("unknown: the queue of django-q2 is not in the database")
+    if backlog.since is None:
+        return count_text(backlog.number)
+    text = gettext("%(count)s, the first since %(moment)s")
+    return filled(text, count=count_text(backlog.number), moment=_moment(backlog.since))
+
+
+def _moment(moment: datetime | None) -> str:
+    """The local time, and how long ago that was or is to come."""
+    if moment is None:
+        return gettext("never")
+    return format_html("{} ({})", exact_moment(moment), _distance(moment, timezone.now()))
+
+
+def _distance(moment: datetime, now: datetime) -> str:
+    if now <= moment:
+        if moment - now < _MINUTE:
+            return gettext("in less than a minute")
+        return gettext("in %(time)s") % {"time": timeuntil(moment, now, depth=1)}
+    if now - moment < _MINUTE:
+        return gettext("less than a minute ago")
+    return gettext("%(time)s ago") % {"time": timesince(moment, now, depth=1)}

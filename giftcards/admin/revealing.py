@@ -1,0 +1,313 @@
+"""Revealing a code: one card at a time, to a person who has proven who they are, with a trace."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django import forms
+from django.conf import settings
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.auth import get_user_model
+from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import PermissionDenied
+from django.core.mail import mail_managers
+from django.db import Error as DatabaseFailure
+from django.db import connection, router, transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone, translation
+from django.utils.decorators import method_decorator
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
+
+from giftcards.admin.pages import OrderPages
+from giftcards.admin.reauthentication import address_of_proof, is_confirmed, is_proven_by
+from giftcards.conf import conf
+from giftcards.crypto import Keyring
+from giftcards.exceptions import ConfigurationError, DecryptionError
+from giftcards.models import Card, CardReveal, Order
+from giftcards.models.fields import plain_line
+from giftcards.provider.answers import CardSecret
+from giftcards.secrecy import Masked, contained
+
+logger = logging.getLogger(__name__)
+
+# How long the page with a code stays (seconds).
+_SHOWN_FOR = 60
+# What the admin's log says about a person who has revealed too many.
+_REFUSED = "Reveal, refused"
+
+
+class Shown(NamedTuple):
+    """What the page shows: a card, or the reason why there is none."""
+
+    secret: CardSecret | None = None
+    trouble: str = ""
+    status: int = 200
+
+
+class RevealForm(forms.Form):
+    """Why a code is revealed; and the password, if the person has to prove who they are."""
+
+    reason = forms.CharField(
+        label=_("Reason"),
+        max_length=200,
+        validators=[plain_line],
+        help_text=_("For your colleagues, such as: the customer lost the e-mail. No codes here."),
+        widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
+    )
+    password = forms.CharField(
+        label=_("Your password"),
+        strip=False,
+        help_text=_("It is asked for again after ten minutes."),
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "dir": "ltr"}),
+    )
+
+    def __init__(self, request: HttpRequest, data: Any = None) -> None:
+        super().__init__(data)
+        self._request = request
+        if is_confirmed(request):
+            del self.fields["password"]
+
+    @sensitive_variables()
+    def clean_password(self) -> None:
+        password = Masked(self.cleaned_data["password"])
+        if not is_proven_by(self._request, password):
+            # The same whatever is wrong: this tells nobody whether they are locked out.
+            raise forms.ValidationError(gettext("That did not work. Try again."))
+
+    def clean(self) -> None:
+        if "password" in self.cleaned_data:
+            # It need not be typed again if something else has to be corrected.
+            del self.fields["password"]
+
+
+class RevealingPages(OrderPages):
+    """The question before a code is revealed, and the page that shows it."""
+
+    def get_urls(self) -> list[URLPattern]:
+        # Outermost: asking for permission is a query, which may fail.
+        ask = self.admin_site.admin_view(self.ask_view)
+        reveal = sensitive_post_parameters()(self.admin_site.admin_view(self.reveal_view))
+        # The trace is committed before the code is shown, whatever ATOMIC_REQUESTS says.
+        reveal = transaction.non_atomic_requests(using=router.db_for_write(CardReveal))(reveal)
+        return [
+            path("cards/<int:card_id>/", ask, name="giftcards_card_ask"),
+            path("cards/<int:card_id>/reveal/", reveal, name="giftcards_card_reveal"),
+            *super().get_urls(),
+        ]
+
+    def ask_view(self, request: HttpRequest, card_id: int) -> HttpResponse:
+        if request.method not in {"GET", "HEAD"}:
+            return HttpResponseNotAllowed(["GET", "HEAD"])
+        card = self._card(request, card_id)
+        if _needs_other_proof(request):
+            return self._to_proof(card)
+        return self._ask(request, card, RevealForm(request))
+
+    @method_decorator(sensitive_variables())
+    def reveal_view(self, request: HttpRequest, card_id: int) -> HttpResponse:
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        card = self._card(request, card_id)
+        if _needs_other_proof(request):
+            return self._to_proof(card)
+        form = RevealForm(request, request.POST)
+        if not form.is_valid():
+            return self._ask(request, card, form)
+        return self._show(request, card, self._reveal(request, card, form.cleaned_data["reason"]))
+
+    def _card(self, request: HttpRequest, card_id: int) -> Card:
+        """The card, for a person who may reveal it and see its order."""
+        card = Card.objects.filter(pk=card_id).first()
+        if card is None:
+            raise PermissionDenied
+        allowed = self.has_reveal_permission(request)
+        card.order = self.order_for(request, str(card.order_id), allowed=allowed)
+        return card
+
+    def _address(self, page: str, card: Card) -> str:
+        name = f"admin:giftcards_card_{page}"
+        return reverse(name, args=[card.pk], current_app=self.admin_site.name)
+
+    def _to_proof(self, card: Card) -> HttpResponse:
+        return HttpResponseRedirect(address_of_proof(back_to=self._address("ask", card)))
+
+    def _ask(self, request: HttpRequest, card: Card, form: RevealForm) -> HttpResponse:
+        first = next(iter(form.errors), "reason")
+        form.fields[first].widget.attrs["autofocus"] = True
+        return self.render_page(
+            request,
+            "reveal_ask",
+            title=_title(card),
+            original=card.order,
+            card=card,
+            form=form,
+            errors=form.errors,
+        )
+
+    @method_decorator(sensitive_variables())
+    def _reveal(self, request: HttpRequest, card: Card, reason: str) -> Shown:
+        """Record that the person reveals the card, then open it: both or neither."""
+        try:
+            with transaction.atomic(durable=True):
+                if not _record(request, card, reason):
+                    return _refused()
+                self.log_change(request, card.order, f"Revealed card {card.position}.")
+                return _opened(card)
+        except DatabaseFailure:
+            logger.exception(
+                "Card %s of order %s was not revealed: it could not be recorded.",
+                card.position,
+                card.order.reference,
+            )
+            text = gettext("This could not be recorded, so the code is not shown. Try again later.")
+            return Shown(trouble=text, status=503)
+
+    @method_decorator(sensitive_variables())
+    def _show(self, request: HttpRequest, card: Card, shown: Shown) -> HttpResponse:
+        order_page = self.address("change", card.order_id)
+        response = _rendered(
+            self.render_page(
+                request,
+                "reveal",
+                title=_title(card),
+                status=shown.status,
+                original=card.order,
+                card=card,
+                secret=shown.secret,
+                trouble=shown.trouble,
+                seconds=_SHOWN_FOR,
+                order_page=order_page,
+            )
+        )
+        # Not no-referrer: browsers would then hide the origin of the forms on this page, and Django
+        # would refuse them, that for logging out among them.
+        response["Referrer-Policy"] = "same-origin"
+        if shown.secret is not None:
+            # For browsers without script; the others hide the code by themselves as well.
+            response["Refresh"] = f"{_SHOWN_FOR}; url={order_page}"
+        return response
+
+
+@contained
+def _rendered(response: HttpResponse) -> HttpResponse:
+    """Render the page where no report on an error can show half of it."""
+    return response.render() if isinstance(response, TemplateResponse) else response
+
+
+def _title(card: Card) -> str:
+    return gettext("Reveal card %(position)s") % {"position": card.position}
+
+
+def _needs_other_proof(request: HttpRequest) -> bool:
+    """Whether the person has to prove who they are on a page of the shop."""
+    return bool(conf.reauthenticate) and not is_confirmed(request)
+
+
+@sensitive_variables()
+def _opened(card: Card) -> Shown:
+    try:
+        return Shown(Keyring.from_settings().open(card.row, place=card.place))
+    except (ConfigurationError, DecryptionError):
+        name, order = card.position, card.order.reference
+        logger.exception("Card %s of order %s cannot be revealed.", name, order)
+        text = gettext(
+            "This card cannot be opened. Those who run the site find the reason in its log."
+        )
+        return Shown(trouble=text)
+
+
+def _record(request: HttpRequest, card: Card, reason: str) -> bool:
+    """Write down who reveals the card; False, without a row, if it is one too many for an hour."""
+    _take_turn(request)
+    person: Any = request.user.pk
+    address = _ip_address(request)
+    row = CardReveal.objects.create(card=card, user_id=person, address=address, reason=reason)
+    since = timezone.now() - timedelta(hours=1)
+    if CardReveal.objects.filter(user_id=person, at__gt=since).count() <= conf.reveals_per_hour:
+        return True
+    row.delete()
+    _tell_of_refusal(request, card, since)
+    return False
+
+
+def _take_turn(request: HttpRequest) -> None:
+    """Let nobody count while another request of the same person does, until the transaction ends.
+
+    SQLite needs no lock: it has one writer at a time, and each begins by writing.
+    """
+    if connection.features.has_select_for_update:
+        # Whatever the default manager of the users leaves out.
+        users: QuerySet[Any] = QuerySet(get_user_model())
+        users.select_for_update().values_list("pk").get(pk=request.user.pk)
+
+
+def _refused() -> Shown:
+    limit = conf.reveals_per_hour
+    if settings.MANAGERS:
+        text = ngettext(
+            "You have revealed %(count)d code within an hour. Try again later. The managers of the"
+            " site have been told.",
+            "You have revealed %(count)d codes within an hour. Try again later. The managers of the"
+            " site have been told.",
+            limit,
+        )
+    else:
+        text = ngettext(
+            "You have revealed %(count)d code within an hour. Try again later.",
+            "You have revealed %(count)d codes within an hour. Try again later.",
+            limit,
+        )
+    return Shown(trouble=text % {"count": limit}, status=429)
+
+
+def _tell_of_refusal(request: HttpRequest, card: Card, since: datetime) -> None:
+    """Leave a trace, and tell the managers; once an hour, because a script could try any number."""
+    kind = ContentType.objects.get_for_model(Card)
+    about = {"user_id": request.user.pk, "content_type": kind, "object_repr": _REFUSED}
+    if LogEntry.objects.filter(**about, action_time__gt=since).exists():
+        return
+    limit = conf.reveals_per_hour
+    text = f"Wanted to reveal more than {limit} codes within an hour."
+    LogEntry.objects.create(**about, action_flag=CHANGE, change_message=text)
+    wanted = "%s wanted to reveal more than %s codes within an hour."
+    if not settings.MANAGERS:
+        untold = f"{wanted} Nobody is told by mail: MANAGERS is empty."
+        logger.error(untold, request.user, limit)
+        return
+    logger.warning(wanted, request.user, limit)
+
+    def tell() -> None:
+        _tell_managers(request.user.get_username(), limit, card.order)
+
+    # The refusal stands though nobody can be told; Django logs that.
+    transaction.on_commit(tell, robust=True)
+
+
+def _tell_managers(name: str, limit: int, order: Order) -> None:
+    with translation.override(settings.LANGUAGE_CODE):
+        text = gettext(
+            "%(name)s has revealed %(limit)d gift card codes within an hour and has wanted to see"
+            " another one, of order %(order)s. It was refused. If this is not their usual work, ask"
+            " them; somebody else may use their account."
+        )
+        text %= {"name": name, "limit": limit, "order": order.reference}
+        mail_managers(gettext("Many gift card codes were revealed"), text)
+
+
+def _ip_address(request: HttpRequest) -> str | None:
+    """The address that the request came from, as the server tells it; ``None`` if it does not."""
+    try:
+        # Without the name of an interface, as in fe80::1%eth0.
+        told, *_interface = request.META.get("REMOTE_ADDR", "").split("%")
+        address = ipaddress.ip_address(told)
+    except ValueError:
+        return None
+    return str(getattr(address, "ipv4_mapped", None) or address)

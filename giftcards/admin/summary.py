@@ -1,0 +1,244 @@
+"""The sentences that an order's page begins with: what happened, and what is next.
+
+Pure: made from an order as it was read, and what its timeline tells of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext, ngettext
+
+from giftcards.admin.display import explained, filled, moment, money, worked_out
+from giftcards.engine.holding import held_price
+from giftcards.models import Order
+from giftcards.problems import Problem
+from giftcards.refunds import RefundBreakdown, refund_breakdown
+from giftcards.settlement import customer_breakdown
+from giftcards.statuses import FOLLOWED, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """An order, and what else the sentences are about.
+
+    ``reason`` is why it last moved, if the timeline tells; ``was_repeated`` is whether its missing
+    cards were ordered again, and ``repeated_by`` names, as HTML, the order that does, if the person
+    may see that one.
+    """
+
+    order: Order
+    shows_costs: bool
+    reason: Problem | None = None
+    was_repeated: bool = False
+    repeated_by: str = ""
+
+
+def summarise(story: Story) -> SafeString:
+    """What happened to the order and what is next, as sentences of HTML."""
+    sentences = [*_what_happened(story), *_what_is_next(story)]
+    return format_html_join(" ", "{}", ((sentence,) for sentence in sentences))
+
+
+def _what_happened(story: Story) -> Iterator[str]:
+    status, breakdown = story.order.status, refund_breakdown(story.order)
+    if breakdown is not None:
+        yield from _settled(story, breakdown)
+    elif status in FOLLOWED:
+        yield from _followed(story.order)
+    elif status == Status.PENDING:
+        yield from _pending(story)
+    elif status == Status.PLACING:
+        yield gettext("The order is being sent to the provider at this moment.")
+    elif status == Status.UNCONFIRMED:
+        yield from _unconfirmed(story.order)
+    else:
+        yield _rejected(story)
+
+
+def _what_is_next(story: Story) -> Iterator[str]:
+    order = story.order
+    if story.was_repeated:
+        yield from _repeated(story)
+    else:
+        yield from _owed(order)
+    # That of a held order is what the first sentence is about.
+    problems = 0 if order.is_held else len(order.open_problems)
+    if problems:
+        text = ngettext(
+            "%(count)s problem needs a person: see below.",
+            "%(count)s problems need a person: see below.",
+            problems,
+        )
+        yield filled(text, count=problems)
+
+
+# Not accepted yet.
+
+
+def _pending(story: Story) -> Iterator[str]:
+    order = story.order
+    if order.is_held:
+        yield _held(order, shows_costs=story.shows_costs)
+        yield gettext("Nothing is bought until a person approves the price or rejects the order.")
+        return
+    if order.open_problems:
+        yield gettext("The order could not be sent yet; nothing has been bought.")
+        yield gettext("It is tried again by itself.")
+        return
+    if story.reason is not None:
+        yield explained(story.reason, shows_costs=story.shows_costs).text
+    else:
+        yield gettext("The order is recorded; nothing has been bought yet.")
+    yield gettext("It is sent by itself in a moment.")
+
+
+def _held(order: Order, *, shows_costs: bool) -> str:
+    price, ceiling = held_price(order), order.price_ceiling
+    if not shows_costs or price is None or ceiling is None:
+        return gettext("The order is held: a card costs more at the provider than it may.")
+    text = gettext("The order is held: a card costs %(price)s, and may cost %(ceiling)s.")
+    return filled(text, price=money(price), ceiling=money(ceiling))
+
+
+def _unconfirmed(order: Order) -> Iterator[str]:
+    yield gettext("The order was sent, and it is not known whether it was bought.")
+    if order.candidates or order.due_at is None:
+        yield gettext("A person has to say what became of it.")
+    else:
+        yield gettext(
+            "It is looked for at the provider by itself, and never sent again before it is proven"
+            " that it was not bought."
+        )
+
+
+def _rejected(story: Story) -> str:
+    if story.reason is None:
+        return gettext("The order was rejected: nothing was bought.")
+    return explained(story.reason, shows_costs=story.shows_costs).text
+
+
+# Accepted.
+
+
+def _followed(order: Order) -> Iterator[str]:
+    accepted_at = moment(order.accepted_at) if order.accepted_at else gettext("unknown")
+    if order.status == Status.HANDLING:
+        text = ngettext(
+            "The provider accepted the order on %(at)s. Its card comes by itself, mostly within a"
+            " minute.",
+            "The provider accepted the order on %(at)s. Its cards come by themselves, mostly within"
+            " a minute.",
+            order.quantity,
+        )
+    else:
+        text = gettext(
+            "The provider accepted the order on %(at)s, and takes longer than usual. The customer"
+            " has to wait."
+        )
+    yield filled(text, at=accepted_at)
+    if order.fulfilled_quantity:
+        text = ngettext(
+            "%(arrived)s of %(count)s card has come so far.",
+            "%(arrived)s of %(count)s cards have come so far.",
+            order.quantity,
+        )
+        yield filled(text, arrived=order.fulfilled_quantity, count=order.quantity)
+    if order.status == Status.DELAYED:
+        yield _next_check(order)
+
+
+def _next_check(order: Order) -> str:
+    if order.due_at is None:
+        return gettext("The provider is not asked by itself any more: ask its support.")
+    text = gettext("The provider is asked again by itself, next on %(at)s.")
+    return filled(text, at=moment(order.due_at))
+
+
+# Settled.
+
+
+def _settled(story: Story, breakdown: RefundBreakdown) -> Iterator[str]:
+    order = story.order
+    yield _delivered(order)
+    if breakdown.refunded_quantity:
+        yield _credited_back(story, breakdown)
+    elif story.shows_costs:
+        yield _charged(order, breakdown.charged_amount)
+
+
+def _delivered(order: Order) -> str:
+    at = moment(order.settled_at) if order.settled_at else gettext("unknown")
+    if order.status == Status.REFUNDED:
+        return gettext("No card was delivered.")
+    if order.status == Status.PARTIALLY_FILLED:
+        text = ngettext(
+            "%(delivered)s of %(count)s card delivered.",
+            "%(delivered)s of %(count)s cards delivered.",
+            order.quantity,
+        )
+        return filled(text, delivered=order.fulfilled_quantity, count=order.quantity)
+    text = ngettext(
+        "The card was delivered on %(at)s.",
+        "All %(count)s cards were delivered on %(at)s.",
+        order.quantity,
+    )
+    return filled(text, count=order.quantity, at=at)
+
+
+def _credited_back(story: Story, breakdown: RefundBreakdown) -> str:
+    order, quantity, amount = story.order, breakdown.refunded_quantity, breakdown.refunded_amount
+    at = moment(order.settled_at) if order.settled_at else gettext("unknown")
+    if not story.shows_costs:
+        text = ngettext(
+            "The provider credited back the price of %(count)s card on %(at)s.",
+            "The provider credited back the price of %(count)s cards on %(at)s.",
+            quantity,
+        )
+        return filled(text, count=quantity, at=at)
+    if amount is None:
+        text = ngettext(
+            "The provider credited back the price of %(count)s card on %(at)s; the amount is not"
+            " known.",
+            "The provider credited back the price of %(count)s cards on %(at)s; the amount is not"
+            " known.",
+            quantity,
+        )
+        return filled(text, count=quantity, at=at)
+    text = gettext("The provider credited back %(amount)s on %(at)s.")
+    return filled(text, amount=worked_out(quantity, order.price_per_card, amount), at=at)
+
+
+def _charged(order: Order, amount: Decimal | None) -> str:
+    if amount is None:
+        return gettext("The provider does not say what it charged.")
+    text = gettext("The provider charged %(amount)s.")
+    return filled(text, amount=worked_out(order.quantity, order.price_per_card, amount))
+
+
+def _repeated(story: Story) -> Iterator[str]:
+    if story.repeated_by:
+        text = gettext("The missing cards were ordered again: %(order)s.")
+        yield filled(text, order=story.repeated_by)
+    else:
+        yield gettext("The missing cards were ordered again.")
+    breakdown = customer_breakdown(story.order)
+    if breakdown is not None and breakdown.owed_amount:
+        yield gettext("What the customer paid for them went to the new order.")
+
+
+def _owed(order: Order) -> Iterator[str]:
+    missing = order.quantity - order.fulfilled_quantity
+    if not order.is_final or not missing:
+        return
+    breakdown = customer_breakdown(order)
+    if breakdown is None:
+        yield gettext("What the customer is owed is not known: the order has no sale amount.")
+    elif breakdown.owed_amount:
+        text = gettext("The customer is owed %(amount)s.")
+        amount = worked_out(missing, order.sale_price, breakdown.owed_amount)
+        yield filled(text, amount=amount)

@@ -1,0 +1,251 @@
+"""What happened to an order, in plain words, with who and when, oldest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from operator import attrgetter, itemgetter
+from typing import Any
+
+from django.utils.html import format_html_join
+from django.utils.translation import gettext, gettext_lazy, ngettext
+
+from giftcards.admin.display import bdi, exact_moment, explained, filled, status_badge
+from giftcards.admin.pages import log_entries
+from giftcards.models import Acknowledgement, CardReveal, Note, Order, StatusChange
+from giftcards.problems import Kind, Problem
+from giftcards.statuses import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened. The texts are HTML."""
+
+    at: datetime
+    text: str
+    # The badge of the status that the order came to; "" if it moved to none.
+    badge: str = ""
+    # What else is known of it: each text, and whether it warns.
+    details: Sequence[tuple[str, bool]] = ()
+
+    @property
+    def moment(self) -> str:
+        return exact_moment(self.at)
+
+
+# What a move is, unless its reason says so better.
+_MOVES: Mapping[str, Any] = {
+    Status.PENDING: gettext_lazy("The order was not bought. It is sent by itself."),
+    Status.PLACING: gettext_lazy("The order was sent."),
+    Status.UNCONFIRMED: gettext_lazy("It is not known whether the order was bought."),
+    Status.REJECTED: gettext_lazy("The order was rejected."),
+    Status.HANDLING: gettext_lazy("The provider accepted the order."),
+    Status.DELAYED: gettext_lazy("The provider takes longer than usual."),
+    Status.REFUNDED: gettext_lazy("The provider delivered no card, and credited back the price."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RelatedOrder:
+    """Another order that the page links to."""
+
+    order: Order
+    # As HTML.
+    link: str
+
+    @property
+    def at(self) -> datetime:
+        return self.order.created_at
+
+    @property
+    def badge(self) -> str:
+        return status_badge(self.order.status)
+
+
+class Timeline:
+    """The past of an order: read once, and told as events and as the reason of its status.
+
+    It ``repeats`` one order, and is ``repeated_by`` another one: ``None`` where there is none, or
+    none that the person may see.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        *,
+        shows_costs: bool,
+        repeats: RelatedOrder | None,
+        repeated_by: RelatedOrder | None,
+    ) -> None:
+        self._order = order
+        self._shows_costs = shows_costs
+        self._repeats, self._repeated_by = repeats, repeated_by
+        self._changes = list(order.changes.all())
+        self._ticks = list(order.acknowledgements.all())
+        self._first_entry = log_entries(order).select_related("user").order_by("pk").first()
+
+    @property
+    def has_history(self) -> bool:
+        """Whether the admin has recorded anything about the order."""
+        return self._first_entry is not None
+
+    @property
+    def reason(self) -> Problem | None:
+        """Why the order last moved, or was let go on; ``None`` if that is not recorded."""
+        moves = [(change.at, _headline(change)) for change in self._changes]
+        # What staff decide about a final order is not why it became final.
+        ticks = () if self._order.is_final else self._ticks
+        decisions = [(tick.at, Problem(tick.code, tick.parameters)) for tick in ticks]
+        moves += [(at, problem) for at, problem in decisions if problem.kind is Kind.HISTORY]
+        return max(moves, key=itemgetter(0))[1] if moves else None
+
+    @property
+    def events(self) -> list[Event]:
+        """All that happened, oldest first."""
+        first = _recorded(self._order, by=self._placed_by, repeats=self._repeats)
+        return [first, *sorted(self._later(), key=attrgetter("at"))]
+
+    @property
+    def _placed_by(self) -> str:
+        """Who placed the order by hand; "" if the shop did."""
+        entry = self._first_entry
+        return entry.user.get_username() if entry and entry.is_addition() else ""
+
+    def _later(self) -> Iterator[Event]:
+        order, shows_costs = self._order, self._shows_costs
+        for change in self._changes:
+            yield _moved(order, change, shows_costs=shows_costs)
+        for tick in self._ticks:
+            yield _reordered(tick) if self._hides(tick) else _acknowledged(tick, shows_costs)
+        if self._repeated_by and not self._is_told(self._repeated_by.order):
+            yield _repeated(self._repeated_by)
+        for note in order.notes.all():
+            yield _noted(note)
+        reveals = CardReveal.objects.filter(card__order=order).select_related("card", "user")
+        for reveal in reveals.defer("card__sealed").order_by("pk"):
+            yield _revealed(reveal)
+
+    def _hides(self, tick: Acknowledgement) -> bool:
+        """Whether the decision names an order that the person may not see."""
+        if tick.code != "staff_reordered":
+            return False
+        seen = self._repeated_by and self._repeated_by.order.reference
+        return bool(tick.parameters.get("order") != seen)
+
+    def _is_told(self, other: Order) -> bool:
+        """Whether a decision of staff names the order that repeats this one."""
+        return any(tick.parameters.get("order") == other.reference for tick in self._ticks)
+
+
+def _recorded(order: Order, *, by: str, repeats: RelatedOrder | None) -> Event:
+    text: str = gettext("The order was recorded.")
+    if by:
+        text = filled(gettext("%(by)s placed the order."), by=bdi(by))
+    if repeats:
+        what = gettext("It orders again what is missing from %(order)s.")
+        return Event(order.created_at, text, details=[(filled(what, order=repeats.link), False)])
+    return Event(order.created_at, text)
+
+
+def _repeated(other: RelatedOrder) -> Event:
+    text = gettext("The missing cards were ordered again: %(order)s.")
+    return Event(other.at, filled(text, order=other.link))
+
+
+def _moved(order: Order, change: StatusChange, *, shows_costs: bool) -> Event:
+    headline = _headline(change)
+    text = (
+        explained(headline, shows_costs=shows_costs).text
+        if headline
+        else _move_in_words(order, change)
+    )
+    return Event(
+        change.at,
+        text,
+        status_badge(change.to_status),
+        [*_details(change, headline, shows_costs=shows_costs), *_trouble(change)],
+    )
+
+
+def _reordered(tick: Acknowledgement) -> Event:
+    """That the missing cards were ordered again, without the name of the order."""
+    what = gettext("%(by)s ordered the missing cards again.")
+    return Event(tick.at, filled(what, by=bdi(tick.by)))
+
+
+def _acknowledged(tick: Acknowledgement, shows_costs: bool) -> Event:
+    problem = Problem(tick.code, tick.parameters)
+    text = explained(problem, shows_costs=shows_costs).text
+    if problem.kind is Kind.HISTORY:
+        return Event(tick.at, text)
+    what = filled(gettext("%(by)s ticked off a problem:"), by=bdi(tick.by))
+    return Event(tick.at, what, details=[(text, False)])
+
+
+def _noted(note: Note) -> Event:
+    what = filled(gettext("%(by)s wrote a note:"), by=bdi(note.by))
+    return Event(note.at, what, details=[(_lines(note.text), False)])
+
+
+def _revealed(reveal: CardReveal) -> Event:
+    """Which card was shown to whom, and why; without anything of the card."""
+    text = gettext("%(by)s revealed the code of card %(card)s.")
+    what = filled(text, by=bdi(reveal.user.get_username()), card=reveal.card.position)
+    return Event(reveal.at, what, details=[(bdi(reveal.reason), False)] if reveal.reason else [])
+
+
+def _move_in_words(order: Order, change: StatusChange) -> str:
+    delivered, quantity = order.fulfilled_quantity, order.quantity
+    if change.to_status == Status.FULFILLED:
+        text = ngettext(
+            "The provider delivered the card.",
+            "The provider delivered all %(count)s cards.",
+            quantity,
+        )
+        return filled(text, count=quantity)
+    if change.to_status == Status.PARTIALLY_FILLED:
+        text = ngettext(
+            "The provider delivered %(delivered)s of %(count)s card, and credited back the rest.",
+            "The provider delivered %(delivered)s of %(count)s cards, and credited back the rest.",
+            quantity,
+        )
+        return filled(text, delivered=delivered, count=quantity)
+    return str(_MOVES[change.to_status])
+
+
+def _headline(change: StatusChange) -> Problem | None:
+    """What says best why the order moved; ``None`` if nothing does."""
+    current = [Problem.of(entry) for entry in change.details if "ended" not in entry]
+    return next((problem for problem in current if problem.kind is Kind.HISTORY), None)
+
+
+def _details(
+    change: StatusChange, headline: Problem | None, *, shows_costs: bool
+) -> Iterator[tuple[str, bool]]:
+    for entry in change.details:
+        problem = Problem.of(entry)
+        if problem == headline:
+            continue
+        text = explained(problem, shows_costs=shows_costs).text
+        if "ended" in entry:
+            yield filled(gettext("Until then: %(problem)s"), problem=text), False
+        else:
+            yield text, False
+
+
+def _trouble(change: StatusChange) -> Iterator[tuple[str, bool]]:
+    """That the shop's own code could not be told of the move."""
+    if not change.announce_error:
+        return
+    if change.announce_at:
+        text = gettext("The shop could not be told; it will be tried again: %(error)s")
+    else:
+        text = gettext("The shop could not be told for a day, and is not told again: %(error)s")
+    yield filled(text, error=bdi(change.announce_error)), True
+
+
+def _lines(text: str) -> str:
+    """Text of several lines as HTML, each of them in its own direction."""
+    line = '<div class="giftcards-line" dir="auto">{}</div>'
+    return format_html_join("", line, ((part or "\u00a0",) for part in text.split("\n")))

@@ -1,0 +1,175 @@
+"""The request budget: at most ``REQUESTS_PER_MINUTE`` in any sliding window of 60 seconds.
+
+Each request takes a slot, a row that all processes share. The provider counts a request at some
+moment between sending and answer, so a slot is free again 60 seconds after the answer, or, if the
+process dies, 60 seconds after the request would have timed out. Whatever the latency, no window
+of the provider's contains more requests than there are slots.
+
+The list of orders has reserved slots, one per ``POLL_INTERVAL``, so that a rush of purchases does
+not delay codes. Late orders have one, and while the list is not usable half of its slots, so that
+fresh orders cannot starve them. The other slots are common: placing may use all of them, single
+checks leave an eighth free, and optional prices half; they are not requested while the budget is
+busy. The price of an order that may cost only so much is a part of placing it. Reading the
+catalogue can wait: it has a tenth of all slots at most, while at least half of the common ones are
+free and the budget is not busy.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import random
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.engine.clock import longest_request
+from giftcards.models import RequestSlot
+
+MINUTE = timedelta(seconds=60)
+# How many free slots a process tries before it gives up the race for one.
+_TRIED = 8
+# The request rate is measured over this span. The budget is busy if a minute at that rate would
+# need more than this share of the common slots.
+_LATELY = timedelta(seconds=10)
+_BUSY = 0.6
+# With a smaller limit, no slot is reserved for late orders.
+_LEAST_FOR_LATE = 30
+
+
+class Purpose(enum.Enum):
+    """What a request is for; decides which slots it may take."""
+
+    PLACING = enum.auto()
+    LISTING = enum.auto()
+    CHECKING = enum.auto()
+    CHECKING_LATE = enum.auto()
+    PRICING = enum.auto()
+    CATALOGUE = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Permission to make one request; held until ``until`` unless finished or given back."""
+
+    number: int
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """The slot numbers that are reserved for a purpose, and the common ones."""
+
+    listing: range
+    late: range
+    common: range
+
+    @property
+    def tenth(self) -> int:
+        """A tenth of all slots, and at least one."""
+        return max((len(self.listing) + len(self.late) + len(self.common)) // 10, 1)
+
+    @classmethod
+    def of(cls, *, limit: int, poll_interval: float) -> Shares:
+        """Divide ``limit`` requests per minute; the list gets a quarter at most."""
+        listing = min(math.ceil(60 / poll_interval), limit // 4)
+        late = 1 if limit >= _LEAST_FOR_LATE else 0
+        return cls(range(listing), range(listing, listing + late), range(listing + late, limit))
+
+    def pools(self, purpose: Purpose, *, has_list: bool) -> list[tuple[range, int]]:
+        """The slots that a request may take, preferred first, each with the number to leave free.
+
+        While the list is not usable (``has_list`` is False), single checks may take its slots:
+        those of late orders one half, the others the rest.
+        """
+        # A single slot cannot be left free.
+        kept = max(len(self.common) // 8, 1) if len(self.common) > 1 else 0
+        half = 0 if has_list else len(self.listing) // 2
+        for_late = [(self.late, 0), (self.listing[:half], 0)]
+        for_fresh = [] if has_list else [(self.listing[half:], 0)]
+        match purpose:
+            case Purpose.PLACING:
+                return [(self.common, 0)]
+            case Purpose.LISTING:
+                return [(self.listing, 0), (self.common, kept)]
+            case Purpose.CHECKING:
+                return [(self.common, kept), *for_fresh]
+            case Purpose.CHECKING_LATE:
+                # Their own first, so that more is left for the others.
+                return [*for_late, (self.common, kept)]
+            case Purpose.PRICING:
+                return [(self.common, len(self.common) // 2)]
+            case Purpose.CATALOGUE:
+                # Always the same ones: so no minute has more requests than these.
+                return [(self.common[-self.tenth :], 0)]
+
+
+class Budget:
+    """Takes and returns slots for one process."""
+
+    def __init__(self) -> None:
+        limit = conf.requests_per_minute
+        self._shares = Shares.of(limit=limit, poll_interval=conf.poll_interval)
+        self._longest_hold = longest_request()
+        RequestSlot.objects.make(limit)
+        RequestSlot.objects.cap(now=timezone.now(), longest=self._longest_hold)
+
+    def take(self, purpose: Purpose, *, has_list: bool) -> Slot | None:
+        """Take a slot for a request made now; ``None`` if ``purpose`` has none left."""
+        now = timezone.now()
+        if not self._has_room(purpose, now):
+            return None
+        until = now + self._longest_hold
+        for numbers, reserve in self._shares.pools(purpose, has_list=has_list):
+            free = RequestSlot.objects.among(numbers).free(now).values_list("number", flat=True)
+            candidates = list(free[reserve : reserve + _TRIED])
+            # Shuffled, so that concurrent processes rarely race for the same slot.
+            random.shuffle(candidates)
+            number = RequestSlot.objects.take_one(candidates, now=now, until=until)
+            if number is not None:
+                return Slot(number, until)
+        return None
+
+    def _has_room(self, purpose: Purpose, now: datetime) -> bool:
+        """Whether ``purpose`` gets a slot at all: what can wait gives way to what cannot."""
+        match purpose:
+            case Purpose.PRICING:
+                return not self._is_busy(now)
+            case Purpose.CATALOGUE:
+                return not self._is_busy(now) and self._is_half_free(now)
+            case _:
+                return True
+
+    def _is_half_free(self, now: datetime) -> bool:
+        common = self._shares.common
+        return RequestSlot.objects.among(common).free(now).count() >= len(common) // 2
+
+    def _is_busy(self, now: datetime) -> bool:
+        """Whether the recent request rate would use up most of the common slots."""
+        lately = RequestSlot.objects.filter(until__gt=now + MINUTE - _LATELY).count()
+        return lately * (MINUTE / _LATELY) > len(self._shares.common) * _BUSY
+
+    def finish(self, slot: Slot) -> None:
+        """Hold the slot for another 60 seconds: the request has ended, and was counted by now."""
+        self._hold(slot, timezone.now() + MINUTE)
+
+    def give_back(self, slot: Slot) -> None:
+        """Free the slot at once: the request was not made."""
+        self._hold(slot, timezone.now())
+
+    def _hold(self, slot: Slot, until: datetime) -> None:
+        # Guarded: after a very long request the slot may belong to another one.
+        RequestSlot.objects.filter(number=slot.number, until=slot.until).update(until=until)
+
+    def wait_for(self, purpose: Purpose, *, has_list: bool) -> float:
+        """Seconds until :meth:`take` can succeed, unless another process takes the slot first."""
+        now = timezone.now()
+        free_at: list[datetime] = []
+        for numbers, reserve in self._shares.pools(purpose, has_list=has_list):
+            slots = RequestSlot.objects.among(numbers).values_list("until", flat=True)
+            free_at += slots[reserve : reserve + 1]
+        wait = min(free_at, default=now + MINUTE) - now
+        # A slot that is held for longer was taken before the clock was set back.
+        return max(min(wait, self._longest_hold).total_seconds(), 0)

@@ -1,0 +1,108 @@
+"""What the engine does when the database fails: as a whole, or for one order.
+
+The errors are logged by their type only: PostgreSQL puts the failing row into the text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import TypeVar
+
+# Error is the base of them all: of a connection that broke as well as of a column that was added.
+from django.db import Error, close_old_connections, connections, router, transaction
+from django.db.models import F
+from django.utils import timezone
+
+from giftcards.models import Order, ProviderState
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# The pause after a failure of the database (seconds).
+_PAUSE = 2.0
+# How long an order that cannot be written is left alone.
+_POSTPONED = timedelta(seconds=30)
+
+
+@contextlib.contextmanager
+def surviving(stop: threading.Event, what: str) -> Iterator[None]:
+    """Log any failure of the database as that of ``what``, pause and reconnect; then go on."""
+    try:
+        yield
+    except Error as error:
+        logger.error(  # noqa: TRY400 (a traceback may hold a row)
+            "The database failed %s, which pauses for %g s: %s", what, _PAUSE, type(error).__name__
+        )
+        stop.wait(_PAUSE)
+        close_old_connections()
+
+
+@contextlib.contextmanager
+def tolerating(what: str) -> Iterator[None]:
+    """Log a failure of the database that concerns ``what`` alone, and go on.
+
+    It is raised if the database is away, because the next statement would fail as well.
+    """
+    try:
+        yield
+    except Error as error:
+        if not _is_there():
+            raise
+        logger.error(  # noqa: TRY400 (a traceback may hold a row)
+            "%s cannot be written: %s", what, type(error).__name__
+        )
+
+
+def _is_there() -> bool:
+    connection = connections[router.db_for_write(Order)]
+    return connection.connection is not None and connection.is_usable()
+
+
+@contextlib.contextmanager
+def sparing_others(*orders: Order) -> Iterator[None]:
+    """:func:`tolerating`, for a failure that concerns ``orders`` alone.
+
+    They are not due for a while then. If even that cannot be written, there is a short pause, so
+    that the next sweep does not follow at once; unless nothing can be written, which is raised.
+    """
+    names = ", ".join(order.reference for order in orders)
+    is_written = False
+    with tolerating(f"Order {names}"):
+        yield
+        is_written = True
+    if is_written:
+        return
+    try:
+        with transaction.atomic():
+            _postpone(orders)
+    except Error:
+        # Raises where the database refuses every write, as one does that is read-only.
+        ProviderState.objects.filter(pk=1).update(swept_at=F("swept_at"))
+        time.sleep(_PAUSE / 2)
+
+
+def _postpone(orders: Sequence[Order]) -> None:
+    now = timezone.now()
+    due = Order.objects.filter(pk__in=[order.pk for order in orders], due_at__lte=now)
+    due.update(due_at=now + _POSTPONED)
+
+
+def write_together(orders: Sequence[Order], write: Callable[[Sequence[Order]], T]) -> list[T]:
+    """Return what ``write`` returns for all ``orders``; nothing if there are none.
+
+    If the database refuses that because of some of them, the others are written one by one.
+    """
+    written: list[T] = []
+    if len(orders) > 1:
+        with tolerating(f"{len(orders)} orders together"):
+            written.append(write(orders))
+    for order in orders if not written else ():
+        with sparing_others(order):
+            written.append(write([order]))
+    return written

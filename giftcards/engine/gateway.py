@@ -1,0 +1,458 @@
+"""The only path to the provider, with limits that all processes share.
+
+Every call goes through a :class:`Gateway`. The first refusal of a key stops every process that has
+it, all processes honour a pause that the provider asks for, and together they stay within
+``REQUESTS_PER_MINUTE``. A call of the client is one request.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Self, TypeVar
+
+from django.utils import timezone
+
+from giftcards.conf import conf, require
+from giftcards.crypto import key_fingerprint
+from giftcards.engine.backoff import backoff
+from giftcards.engine.budget import Budget, Purpose, Slot
+from giftcards.engine.clock import Clock, recall_far_future
+from giftcards.engine.prices import PriceList, by_type
+from giftcards.engine.probe import KeyProbe
+from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused
+from giftcards.models import ApiKey, Lease, ProviderState
+from giftcards.models.moments import LONGEST_HOLD, is_ahead, is_recent
+from giftcards.provider.answers import KeyInfo, Product
+from giftcards.provider.client import Client
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# The provider unblocks an address after this long (its documentation).
+_BLOCK = timedelta(minutes=15)
+# After a 429: the pause without a ``Retry-After``, and the bounds for the one with it. An immediate
+# retry, as ``Retry-After: 0`` allows, would be refused again.
+_PAUSE = timedelta(minutes=1)
+_SHORTEST_PAUSE = timedelta(seconds=5)
+LONGEST_PAUSE = timedelta(minutes=15)
+# During an outage: the pause after the first failed sweep, and the longest.
+_OUTAGE_PAUSE = timedelta(seconds=1)
+_LONGEST_OUTAGE_PAUSE = timedelta(seconds=15)
+# The list is never given up for longer.
+_LONGEST_WITHOUT_LIST = timedelta(hours=1)
+# The largest difference between the provider's clock and one that is right.
+_CLOCK_ERROR = timedelta(minutes=5)
+# How often a process polls for the end of another process's key probe (seconds).
+_PROBE_POLL = 0.2
+
+
+class Gateway:
+    """A client with pauses, key probe and request budget enforced; a context manager.
+
+    Not thread-safe: one thread owns it. Other threads may only call ``client``, and only between
+    the owner's :meth:`begin` and :meth:`finish` for that call.
+    """
+
+    def __init__(self) -> None:
+        # No call without them: what it buys could not be stored.
+        require("ENCRYPTION_KEYS")
+        self._fingerprint = key_fingerprint(conf.api_key)
+        # A refusal that is not stored yet; it counts from the moment it is known.
+        self._refusal: AccessDenied | None = None
+        self._probe = KeyProbe()
+        self.clock = Clock()
+        recall_far_future()
+        self._load_state()
+        # After the clock: it frees and holds slots, if it was set.
+        self._budget = Budget()
+        self.client = Client(
+            base_url=conf.base_url,
+            api_key=conf.api_key,
+            timeout=conf.request_timeout,
+            check_path=self._state.check_path or "check-order",
+        )
+        self._prices = PriceList(self._read_product, key=self._fingerprint)
+        self._has_succeeded = False
+        self._failure: ProviderError | None = None
+        # When the list was last requested; None once that is stored.
+        self._list_asked_at: datetime | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.client.close()
+        try:
+            self._store_refusal()
+        finally:
+            self._probe.end()
+
+    def _load_state(self) -> None:
+        """Load the state that the processes share."""
+        self._state = self.clock.compare(ProviderState.objects.current())
+        self._load_key()
+
+    def _load_key(self) -> None:
+        self._store_refusal()
+        self._key = ApiKey.objects.current(self._fingerprint)
+        self._probe.is_proven = self._key.is_proven(timezone.now())
+
+    # Pauses.
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls may be made, as far as this process knows."""
+        return not (self._is_refused or self._state.is_paused(timezone.now()))
+
+    @property
+    def _is_refused(self) -> bool:
+        return self._refusal is not None or self._key.is_refused
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the key was accepted lately; if not, calls are made one at a time."""
+        return self._probe.is_proven
+
+    def try_open(self) -> bool:
+        """:attr:`is_open`, after loading the shared state.
+
+        If the address was blocked, a single call first checks whether it is let in again.
+        """
+        self._load_state()
+        if self.is_open and self._state.pause == ProviderState.Pause.ACCESS and not self.is_proven:
+            return self._try_key()
+        return self.is_open
+
+    def _try_key(self) -> bool:
+        try:
+            return self._ask_about_key(Purpose.CHECKING)
+        except ProviderError:
+            # Not every proxy routes this path. Unless this error paused calls, the next call tells.
+            return self.is_open
+
+    def _ask_about_key(self, purpose: Purpose) -> bool:
+        """Ask the provider about the key; False if :meth:`begin` denies it."""
+        key = self.ask(self.client.validate, purpose)
+        if key is not None:
+            self.note_key(key)
+        return key is not None
+
+    def note_key(self, key: KeyInfo) -> None:
+        """Note what the provider says of the key."""
+        ApiKey.objects.learn(self._key, key.key_type)
+
+    def environment(self) -> str:
+        """The environment of the key's account, which buys what is sent; "" if it is not known.
+
+        A key of which it is not known costs a request: an optional one, like that for an optional
+        price. If that does not tell, the next is made 2 minutes later at the earliest.
+        """
+        if not self._key.environment:
+            self._learn_environment()
+        return self._key.environment
+
+    def _learn_environment(self) -> None:
+        token = Lease.objects.take(Lease.KEY_ENVIRONMENT, LONGEST_HOLD)
+        if token is None:
+            return
+        # Not every proxy routes this path. If the error pauses calls, the order is not sent.
+        with suppress(ProviderError):
+            self._ask_about_key(Purpose.PRICING)
+        if self._key.environment:
+            Lease.objects.release(Lease.KEY_ENVIRONMENT, token)
+
+    def reopens_by_itself(self) -> bool:
+        """Whether calls are allowed now or after a timed pause; False if the key was refused."""
+        self._load_key()
+        return not self._is_refused
+
+    def reopens_within(self, span: timedelta) -> bool:
+        """Whether calls are allowed now, or before ``span`` has passed."""
+        self._load_state()
+        return not (self._is_refused or self._state.is_paused(timezone.now() + span))
+
+    # Calls.
+
+    def ask(self, call: Callable[[], T], purpose: Purpose, *, may_repeat: bool = True) -> T | None:
+        """Make a call, with one retry if the error allows it; ``None`` if :meth:`begin` denies it.
+
+        Raises :exc:`~giftcards.exceptions.ProviderError`, after recording it.
+        """
+        slot = self.begin(purpose)
+        if slot is None:
+            return None
+        while True:
+            try:
+                result = call()
+            except ProviderError as error:
+                may_repeat = may_repeat and error.is_worth_repeating
+                again = self.repeat(slot, purpose) if may_repeat else None
+                if again is None:
+                    self.finish(slot, error)
+                    raise
+                slot, may_repeat = again, False
+            else:
+                self.finish(slot, None)
+                return result
+
+    def begin(self, purpose: Purpose) -> Slot | None:
+        """Take a request slot for one call; the caller then makes the call and finishes it.
+
+        ``None`` if calls are paused, if another process is probing the key, or if the budget has
+        no slot left for ``purpose``.
+        """
+        had_probe = self._probe.is_held
+        slot = None
+        if self._may_call():
+            slot = self._budget.take(purpose, has_list=self.is_list_useful)
+        if slot is None and not had_probe:
+            self._probe.end()
+        return slot
+
+    def finish(self, slot: Slot, error: Exception | None) -> None:
+        """Record the end of a call; ``error`` is ``None`` if it succeeded."""
+        try:
+            self._budget.finish(slot)
+        finally:
+            # Even if the slot cannot be written: a refusal must not be forgotten.
+            if error is None or isinstance(error, ProviderError):
+                self.record_outcome(error)
+            else:
+                logger.error("A call to the provider failed: %s", type(error).__name__)
+
+    def repeat(self, slot: Slot, purpose: Purpose) -> Slot | None:
+        """:meth:`begin` a retry of the call that had ``slot``; releases ``slot`` on success."""
+        again = self.begin(purpose)
+        if again is not None:
+            self.release(slot)
+        return again
+
+    def release(self, slot: Slot) -> None:
+        """Record the end of a call, but not its outcome."""
+        self._budget.finish(slot)
+
+    def give_back(self, slot: Slot) -> None:
+        """Return the slot of a call that was not made."""
+        self._budget.give_back(slot)
+        self._probe.end()
+
+    def wait_for(self, purpose: Purpose) -> float:
+        """Seconds until :meth:`begin` may succeed, unless another process takes the slot first."""
+        least = _PROBE_POLL if self._is_probed_by_another() else 0.0
+        return max(self._budget.wait_for(purpose, has_list=self.is_list_useful), least)
+
+    def _may_call(self) -> bool:
+        # Any process with this key may have been refused since the last call.
+        self._load_key()
+        return self.is_open and (self.is_proven or self._may_try_key()) and self.is_open
+
+    def _may_try_key(self) -> bool:
+        if not self._probe.hold():
+            return False
+        # The previous holder of the probe may have proven the key or started a pause.
+        self._load_state()
+        if self.is_proven or not self.is_open:
+            self._probe.end()
+        return True
+
+    def _is_probed_by_another(self) -> bool:
+        if self.is_proven or self._probe.is_held:
+            return False
+        return Lease.objects.is_held(Lease.KEY_PROBE)
+
+    # Outcomes of calls.
+
+    def record_outcome(self, error: ProviderError | None) -> None:
+        """Record how a call ended (``None``: success); pauses apply to every process at once."""
+        match error:
+            case None | Refused():
+                # A refused order or question also proves that the key is accepted.
+                self._has_succeeded = True
+                self._failure = error or self._failure
+                self._prove()
+            case AccessDenied():
+                self._stop(error)
+            case RateLimited():
+                self._slow_down(error)
+            case _:
+                self._failure = error
+        # Only after the pause is stored: the next process to probe the key has to see it.
+        self._probe.end()
+
+    def _prove(self) -> None:
+        if not (self.is_proven and self._key.is_freshly_proven(timezone.now())):
+            self._probe.is_proven = ApiKey.objects.accept(self._key)
+
+    def _stop(self, error: AccessDenied) -> None:
+        self._probe.is_proven = False
+        if error.code == "IP_BLOCKED":
+            # It concerns every key, and nothing is known about this one.
+            self._pause_for(ProviderState.Pause.ACCESS, error, _BLOCK)
+        else:
+            self._failure = self._refusal = error
+            self._store_refusal()
+
+    def _store_refusal(self) -> None:
+        """Stop every process that has the key.
+
+        If the database fails, :attr:`is_open` is False nevertheless, and the next call waits until
+        the refusal is stored.
+        """
+        if self._refusal is None:
+            return
+        is_new = ApiKey.objects.refuse(self._fingerprint, detail=str(self._refusal))
+        self._key = ApiKey.objects.current(self._fingerprint)
+        if is_new:
+            logger.error(
+                "%s Every call to the provider is stopped until the key in the settings"
+                " changes or you run `manage.py giftcards_poll --resume`.",
+                self._refusal,
+            )
+        self._refusal = None
+
+    def _slow_down(self, error: RateLimited) -> None:
+        wait = _PAUSE
+        if error.retry_after is not None:
+            wait = min(timedelta(seconds=error.retry_after), LONGEST_PAUSE)
+            wait = max(wait, _SHORTEST_PAUSE)
+        self._pause_for(ProviderState.Pause.RATE, error, wait)
+
+    def _pause_for(
+        self, reason: ProviderState.Pause, error: ProviderError, length: timedelta
+    ) -> None:
+        if self._pause(reason, error, length):
+            is_block = reason == ProviderState.Pause.ACCESS
+            level = logging.ERROR if is_block else logging.WARNING
+            logger.log(level, "%s Calls go on in %d s.", error, length.total_seconds())
+
+    def _pause(self, reason: ProviderState.Pause, error: ProviderError, length: timedelta) -> bool:
+        self._failure = error
+        is_new = ProviderState.objects.pause(
+            reason, detail=str(error), until=timezone.now() + length
+        )
+        self._state = ProviderState.objects.current()
+        return is_new
+
+    def flush(self) -> None:
+        """Store the outcome of the calls since the last flush in ``ProviderState``."""
+        now = timezone.now()
+        values: dict[str, object] = {"swept_at": now}
+        if self._list_asked_at is not None:
+            values["list_read_at"] = self._state.list_read_at = self._list_asked_at
+        if self._failure is not None:
+            values |= {"failed_at": now, "failure": str(self._failure)}
+        if self._has_succeeded:
+            values |= {"succeeded_at": now, "outages": 0}
+            self._end_pause(now)
+        elif self._failure is not None and _is_outage(self._failure):
+            values["outages"] = self._pause_for_outage(self._failure)
+        # If neither spelling has answered, store the next one to try.
+        check_path = self.client.known_check_path or self.client.check_path
+        if check_path != self._state.check_path:
+            values["check_path"] = check_path
+        self._has_succeeded, self._failure, self._list_asked_at = False, None, None
+        ProviderState.objects.filter(pk=1).update(**values)
+        if self._key.is_refused:
+            ApiKey.objects.filter(pk=self._fingerprint).update(stopped_at=now)
+        self._probe.end()
+
+    def _end_pause(self, now: datetime) -> None:
+        """Clear a pause that has expired."""
+        if self._state.pause and not self._state.is_paused(now):
+            # Guarded: another process may have started a new pause in the meantime.
+            ProviderState.objects.filter(pk=1, paused_at=self._state.paused_at).update(
+                pause="", paused_until=None
+            )
+
+    def _pause_for_outage(self, failure: ProviderError) -> int:
+        """Pause every process with a growing back-off and require a new probe; return the count."""
+        outages = self._state.outages + 1
+        self._probe.is_proven = False
+        pause = backoff(outages, first=_OUTAGE_PAUSE, longest=_LONGEST_OUTAGE_PAUSE, jitter=0.25)
+        self._pause(ProviderState.Pause.OUTAGE, failure, pause)
+        return outages
+
+    def was_clock_right(self, moment: datetime) -> bool:
+        """Whether this server's clock agreed with the provider's when it showed ``moment``.
+
+        Judged by the ``Date`` of the provider's last answer, and by how our clock was set since.
+        """
+        ahead = self.client.clock_difference
+        return all(abs(ahead + span) <= _CLOCK_ERROR for span in self.clock.set_since(moment))
+
+    # Prices, and the list of orders.
+
+    def price(self, product_id: str, type_id: str) -> Decimal | None:
+        """The current price of a card; see :meth:`~giftcards.engine.prices.PriceList.price`."""
+        return self._prices.price(product_id, type_id)
+
+    def required_price(
+        self, product_id: str, type_id: str, *, asked_since: datetime | None = None
+    ) -> Decimal | None:
+        """The same for an order with a price ceiling; see :meth:`PriceList.required_price`."""
+        return self._prices.required_price(product_id, type_id, asked_since=asked_since)
+
+    def product(
+        self, product_id: str, purpose: Purpose, *, may_repeat: bool = True
+    ) -> Product | None:
+        """Ask for a product as :meth:`ask` does, and keep its prices for the orders."""
+        now = timezone.now()
+        product = self.ask(lambda: self.client.product(product_id), purpose, may_repeat=may_repeat)
+        if product is not None:
+            self._prices.keep(product_id, by_type(product), asked_at=now)
+        return product
+
+    def _read_product(self, product_id: str, purpose: Purpose) -> Product | None:
+        return self.ask(lambda: self.client.product(product_id), purpose)
+
+    @property
+    def is_list_useful(self) -> bool:
+        """Whether the list may be requested; False for a while after it failed or was useless."""
+        usable_at = self._state.list_usable_at
+        return usable_at is None or not is_ahead(
+            usable_at, timezone.now(), longest=_LONGEST_WITHOUT_LIST
+        )
+
+    @property
+    def _list_read_at(self) -> datetime | None:
+        return self._list_asked_at or self._state.list_read_at
+
+    @property
+    def is_list_read(self) -> bool:
+        """Whether the list is in use: it was read within the last two poll intervals."""
+        read_at = self._list_read_at
+        return read_at is not None and is_recent(read_at, timezone.now(), within=2 * _interval())
+
+    def list_turn(self) -> datetime | None:
+        """When the list is due to be read again; ``None`` if it is not in use."""
+        read_at = self._list_read_at
+        return read_at + _interval() if read_at and self.is_list_read else None
+
+    def note_list_read(self) -> None:
+        """Note that the list is read now; it is due again after one poll interval."""
+        self._list_asked_at = timezone.now()
+
+    def give_up_list(self, pause: timedelta) -> None:
+        """Stop using the list for ``pause``: it failed, or shows none of our orders."""
+        self._state.list_usable_at = timezone.now() + pause
+        self._state.list_read_at = self._list_asked_at = None
+        ProviderState.objects.filter(pk=1).update(
+            list_usable_at=self._state.list_usable_at, list_read_at=None
+        )
+
+
+def _is_outage(failure: ProviderError) -> bool:
+    """Whether the provider is unavailable: not for a 404, a refused key or a rate limit."""
+    return failure.status != 404 and not isinstance(failure, AccessDenied | RateLimited)
+
+
+def _interval() -> timedelta:
+    return timedelta(seconds=conf.poll_interval)

@@ -1,0 +1,47 @@
+"""Whether an answer of the provider is about our order: pure, without database or requests.
+
+The provider keeps no reference of ours. What an answer names of the line has to equal the order's;
+two orders of one line cannot be told apart.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from giftcards.problems import Problem
+from giftcards.provider.answers import OrderAnswer
+
+# What is bought: product, type, quantity.
+Line = tuple[str, str, int]
+
+# The largest difference between the provider's clock and ours: timestamps without a time zone are
+# off by whole hours.
+FARTHEST_CLOCK = timedelta(hours=2)
+
+
+def line_of(answer: OrderAnswer) -> tuple[str, str, int | None]:
+    """The line that the answer names; "" and ``None`` where it does not."""
+    return answer.product_id, answer.type_id, answer.quantity
+
+
+def find_difference(
+    answer: OrderAnswer, line: Line, *, sent_at: datetime | None = None
+) -> Problem | None:
+    """Return what shows that the answer is about another order; ``None`` if nothing does.
+
+    Where ``line`` has a "", the answer may name anything.
+    ``sent_at`` is given while the order's id is not confirmed: the provider then has to have
+    created the order at about that time.
+    """
+    product_id, type_id, quantity = line
+    if answer.quantity not in {None, quantity}:
+        told = answer.quantity or 0
+        return Problem("quantity_differs", {"told": told, "ordered": quantity})
+    if product_id and answer.product_id not in {"", product_id}:
+        return Problem("line_differs", {"field": "product"})
+    if type_id and answer.type_id not in {"", type_id}:
+        return Problem("line_differs", {"field": "type"})
+    created_at = answer.created_at
+    if sent_at and created_at and abs(created_at - sent_at) > FARTHEST_CLOCK:
+        return Problem("line_differs", {"field": "time"})
+    return None

@@ -1,0 +1,202 @@
+"""The loop that sweeps while orders are open, and the lease that limits it to one process."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from datetime import datetime, timedelta
+
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.engine.budget import Purpose
+from giftcards.engine.database import surviving
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.queue import LOOP_LEASE
+from giftcards.engine.sweep import Swept, sweep
+from giftcards.models import Card, Lease, Order, ProviderState
+from giftcards.statuses import Status
+
+logger = logging.getLogger(__name__)
+
+# How often, at least, the loop queries for due orders and renews its lease (seconds).
+_HEARTBEAT = 1.0
+# The shortest pause after a sweep that did nothing (seconds).
+_IDLE_PAUSE = 0.25
+# What an order in each status needs next.
+_REQUESTS = {
+    Status.PENDING: Purpose.PLACING,
+    Status.HANDLING: Purpose.CHECKING,
+    Status.DELAYED: Purpose.CHECKING_LATE,
+    Status.UNCONFIRMED: Purpose.LISTING,
+}
+# How often an endless loop records that it runs, as the schedule does (seconds).
+_TICK = 60.0
+
+
+def follow(
+    *,
+    seconds: float | None,
+    stop: threading.Event | None = None,
+    patience: timedelta = timedelta(0),
+) -> Swept | None:
+    """Run the loop: sweep whenever orders are due; return the sum of the sweeps.
+
+    Ends after ``seconds``, when ``stop`` is set, when no order is urgent, or when the provider
+    refuses the key; with ``seconds=None`` only when ``stop`` is set. Returns ``None`` if another
+    process runs the loop and its lease does not expire within ``patience``.
+    """
+    loop = _Loop(seconds, stop or threading.Event(), patience)
+    with surviving(loop.stop, "the loop"):
+        try_stored_cards()
+    is_over = False
+    try:
+        while not is_over:
+            with surviving(loop.stop, "the loop"):
+                is_over = not loop.step()
+            # A step that the database failed has not checked this.
+            is_over = is_over or loop.is_over
+    finally:
+        for clean_up in (loop.close_gateway, loop.release):
+            with surviving(loop.stop, "the loop"):
+                clean_up()
+    return loop.done
+
+
+@functools.cache  # once per process, whose keys do not change
+def try_stored_cards() -> None:
+    """Log an error if the encryption keys do not open the cards that are stored."""
+    for trouble in filter(None, Card.objects.all().try_keys().values()):
+        logger.error("%s", trouble)
+
+
+def is_work_left() -> bool:
+    """Whether any order is urgent, so that the loop has to go on."""
+    return Order.objects.urgent().exists()
+
+
+class _Loop:
+    """One run of the loop: its time limit, its lease and its gateway.
+
+    If the database fails, any method may raise; :func:`follow` then calls :meth:`step` again.
+    """
+
+    def __init__(self, seconds: float | None, stop: threading.Event, patience: timedelta) -> None:
+        self.stop = stop
+        # The sum of the sweeps; None if another process runs the loop.
+        self.done: Swept | None = Swept()
+        self._is_endless = seconds is None
+        self._ends_at = float("inf") if seconds is None else time.monotonic() + seconds
+        self._patience = patience
+        self._gateway: Gateway | None = None
+        self._token: str | None = None
+        self._beat_at = 0.0
+        self._tick_at = 0.0
+        # Whether another process has taken the lease.
+        self._is_lease_lost = False
+
+    def step(self) -> bool:
+        """Sweep, and wait for more work; False if the run has ended."""
+        if self._token is None and not self._take_lease():
+            self.done = None
+            return False
+        if self._gateway is None:
+            self._gateway = Gateway()
+        if not self.should_continue():
+            return False
+        swept = sweep(self._gateway, should_continue=self.should_continue)
+        assert self.done is not None  # noqa: S101 (the lease was taken)
+        self.done += swept
+        is_refused = not self._gateway.reopens_by_itself()
+        if not self._is_endless and (is_refused or not is_work_left()):
+            return False
+        if is_refused:
+            self._give_way()
+        else:
+            self._wait_for_work(self._gateway, is_idle=not (swept.sent or swept.checked))
+        return True
+
+    def _give_way(self) -> None:
+        """Leave the loop for one interval to a process that has another API key."""
+        self.release()
+        self.stop.wait(max(conf.poll_interval, _HEARTBEAT))
+
+    def _take_lease(self) -> bool:
+        """Take the lease; wait up to ``patience`` for that of a dead holder to expire."""
+        give_up_at = time.monotonic() + self._patience.total_seconds()
+        expiry = self._held_until()
+        while not self._token:
+            self._beat_at = time.monotonic()
+            self._token = Lease.objects.take(Lease.LOOP, LOOP_LEASE)
+            # A changed expiry means that the holder is alive.
+            if not self._token and (self._held_until() != expiry or self._beat_at >= give_up_at):
+                return False
+            if not self._token and self.stop.wait(_HEARTBEAT):
+                return False
+        # From here on, this run sends new orders; a queued run no longer counts.
+        Lease.objects.revoke(Lease.QUEUED_SWEEP)
+        return True
+
+    def _held_until(self) -> datetime | None:
+        lease = Lease.objects.filter(name=Lease.LOOP)
+        return lease.values_list("until", flat=True).first()
+
+    @property
+    def is_over(self) -> bool:
+        return self.stop.is_set() or time.monotonic() >= self._ends_at
+
+    def should_continue(self) -> bool:
+        """Whether the run may go on; renews the lease every ``_HEARTBEAT`` seconds."""
+        if self.is_over:
+            return False
+        now = time.monotonic()
+        if now - self._beat_at >= _HEARTBEAT and self._token:
+            self._beat_at = now
+            self._is_lease_lost = not Lease.objects.keep(Lease.LOOP, self._token, LOOP_LEASE)
+        if self._is_endless and now >= self._tick_at:
+            # It does the schedule's work as well, which may not be running.
+            self._tick_at = now + _TICK
+            ProviderState.objects.note_tick()
+        return not self._is_lease_lost
+
+    def _wait_for_work(self, gateway: Gateway, *, is_idle: bool) -> None:
+        """Return when an order is due and the budget allows a request, or after one interval."""
+        began = time.monotonic()
+        latest = began + conf.poll_interval
+        earliest = began + (_IDLE_PAUSE if is_idle else 0)
+        while self.should_continue():
+            wait = _time_to_work(gateway) if gateway.is_open else _HEARTBEAT
+            now = time.monotonic()
+            left = min(max(wait, earliest - now), latest - now)
+            if left <= 0:
+                return
+            self.stop.wait(min(left, _HEARTBEAT))
+
+    def close_gateway(self) -> None:
+        if self._gateway is not None:
+            self._gateway.close()
+
+    def release(self) -> None:
+        if self._token:
+            Lease.objects.release(Lease.LOOP, self._token)
+            self._token = None
+
+
+def _time_to_work(gateway: Gateway) -> float:
+    """Seconds until an order is due and the budget allows its request."""
+    now = timezone.now()
+    waits = [conf.poll_interval]
+    for status, purpose in _REQUESTS.items():
+        due_at = Order.objects.next_due_at([status], now)
+        if due_at is not None:
+            waits.append(max((due_at - now).total_seconds(), _time_to_slot(purpose, gateway)))
+    return min(waits)
+
+
+def _time_to_slot(purpose: Purpose, gateway: Gateway) -> float:
+    """Seconds until the budget allows such a request, or a page of the list if that is in use."""
+    wait = gateway.wait_for(purpose)
+    is_listed = purpose in {Purpose.CHECKING, Purpose.CHECKING_LATE} and gateway.is_list_read
+    return min(wait, gateway.wait_for(Purpose.LISTING)) if is_listed else wait

@@ -1,0 +1,341 @@
+"""The outbox: announces status changes to the shop's receivers, at least once, in order per order.
+
+One process announces at a time: it holds a lease, which a thread renews while receivers run. A
+receiver that raises is retried with back-off for about a day; until it succeeds, it is not called
+for later changes of the order. The other receivers are not affected. A change stores which
+receivers it was delivered to, so a receiver that a deploy has renamed is called as well.
+
+A try is recorded as failed before the receivers are called, and corrected afterwards. So receivers
+that kill the process, or whose success cannot be recorded, are retried with back-off as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
+from datetime import datetime, timedelta
+from traceback import walk_tb
+from typing import Any, NamedTuple
+
+from django.db import Error, close_old_connections, connections
+from django.utils import timezone
+
+from giftcards.engine.backoff import backoff
+from giftcards.engine.database import tolerating
+from giftcards.engine.queue import LOOP_LEASE
+from giftcards.models import Lease, Order, StatusChange, StatusChangeQuerySet
+from giftcards.secrecy import contained
+from giftcards.signals import order_settled, order_status_changed
+from giftcards.statuses import FINAL
+
+logger = logging.getLogger(__name__)
+
+# The lease of the process that announces; after a crash, another one takes over within this time.
+_LEASE = LOOP_LEASE
+# How often it is renewed while receivers run (seconds).
+_HEARTBEAT = 3.0
+# For how long it is renewed while the receivers of one change run (seconds). If they take longer,
+# they may hang, and another process may call them, too.
+_LONGEST_CALL = 120.0
+# How long to wait for the end of a renewal (seconds).
+_GRACE = 1.0
+_BATCH = 100
+_FIRST_PAUSE = timedelta(seconds=10)
+_LONGEST_PAUSE = timedelta(hours=1)
+# With these pauses, about a day of retries; time without a running worker does not count.
+_MOST_FAILURES = 32
+
+
+class _Receiver(NamedTuple):
+    # The names of the signal and the receiver: the same in every process.
+    name: str
+    call: Callable[..., Any]
+
+
+class NextTry(NamedTuple):
+    """When a change is announced again."""
+
+    failures: int
+    # None if never.
+    at: datetime | None
+
+
+def _always() -> bool:
+    return True
+
+
+def announce(should_continue: Callable[[], bool] = _always) -> int:
+    """Announce the changes that are due; return how many have now reached every receiver.
+
+    ``should_continue`` is called before each change. Once it returns False, the rest waits for the
+    next call.
+    """
+    announced = 0
+    # The changes that the database refuses to write.
+    refused: set[int] = set()
+    while should_continue() and _due(refused).exists():
+        with _holding_lease() as lease:
+            if lease is None:
+                break
+            known = len(refused)
+            reached = _announce_batch(lease, refused, should_continue)
+        announced += reached
+        if len(refused) > known and not reached:
+            # Probably no change can be written. The next sweep tries again.
+            break
+    return announced
+
+
+class _LeaseKeeper:
+    """The lease of the process that announces, and the thread that renews it.
+
+    The thread uses a connection of its own, and none unless a batch takes long.
+    """
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+        # When the current change was begun, and when this thread renewed the lease.
+        self._began = self._kept = time.monotonic()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+        self._thread.start()
+
+    def keep(self) -> bool:
+        """Go on with the next change; False if another process has taken over."""
+        self._began = time.monotonic()
+        if self._began - self._kept < _HEARTBEAT:
+            return True
+        self._kept = self._began
+        return Lease.objects.keep(Lease.OUTBOX, self._token, _LEASE)
+
+    def release(self) -> None:
+        self._is_over.set()
+        # Otherwise it might renew the lease that is released. But no longer, in case the
+        # database makes it wait for a lock.
+        self._thread.join(_GRACE)
+        Lease.objects.release(Lease.OUTBOX, self._token)
+
+    def _renew(self) -> None:
+        try:
+            while not self._is_over.wait(_HEARTBEAT):
+                if time.monotonic() - self._began < _LONGEST_CALL:
+                    self._renew_once()
+        finally:
+            connections.close_all()
+
+    def _renew_once(self) -> None:
+        try:
+            Lease.objects.keep(Lease.OUTBOX, self._token, _LEASE)
+        except Error:
+            # The next beat may succeed, before the lease expires.
+            close_old_connections()
+
+
+@contextlib.contextmanager
+def _holding_lease() -> Iterator[_LeaseKeeper | None]:
+    """Hold the lease inside the block; ``None`` if another process has it."""
+    token = Lease.objects.take(Lease.OUTBOX, _LEASE)
+    if token is None:
+        yield None
+        return
+    lease = _LeaseKeeper(token)
+    try:
+        yield lease
+    finally:
+        # Before the loop's next query: a process that was refused the lease relies on this one.
+        lease.release()
+
+
+def _due(refused: Collection[int]) -> StatusChangeQuerySet:
+    return StatusChange.objects.to_announce(timezone.now()).exclude(pk__in=refused)
+
+
+def _announce_batch(
+    lease: _LeaseKeeper, refused: set[int], should_continue: Callable[[], bool]
+) -> int:
+    """Announce the first changes that are due; add those that cannot be written to ``refused``."""
+    due = dict(_due(refused).values_list("pk", "order_id")[:_BATCH])
+    # Includes changes that are not due yet: they hold back later changes of their orders.
+    waiting = StatusChange.objects.filter(order__in=set(due.values())).exclude(announce_at=None)
+    held_back: dict[int, dict[str, datetime]] = defaultdict(dict)
+    announced = 0
+    for change in waiting.select_related("order").order_by("pk"):
+        if change.pk in due:
+            if not (should_continue() and lease.keep()):
+                break
+            refused.add(change.pk)
+            with tolerating(f"Announcing order {change.order.reference} ({change})"):
+                _announce_change(change, held_back[change.order_id])
+                refused.remove(change.pk)
+            announced += change.announced_at is not None
+        held_back[change.order_id].update(_holds_back(change))
+    return announced
+
+
+def _announce_change(change: StatusChange, held_back: dict[str, datetime]) -> None:
+    """Call the receivers that ``change`` has yet to reach, and record the outcome.
+
+    ``held_back`` maps the receivers that an earlier change of the order has yet to reach to the
+    time when that change is due. They are not called.
+    """
+    pending = _pending_receivers(change)
+    called = [receiver for receiver in pending if receiver.name not in held_back]
+    undelivered = called.copy()
+    held_until = max((held_back[name] for name, _ in pending if name in held_back), default=None)
+    failures = change.announce_failures
+    if called and not _begin(change, held_until):
+        return
+    try:
+        _deliver(change, undelivered)
+    finally:
+        # Even if the process is interrupted, as by the timeout of a task.
+        missing = {receiver.name for receiver in undelivered}
+        delivered = {receiver.name for receiver in called} - missing
+        then = next_try(
+            failures, has_failed=bool(missing), held_until=held_until, now=timezone.now()
+        )
+        _record(change, delivered, then, is_done=not (missing or held_until))
+
+
+def _deliver(change: StatusChange, undelivered: list[_Receiver]) -> None:
+    """Call each receiver once. Those that return are removed from ``undelivered``."""
+    change.announce_error = ""
+    for receiver in undelivered.copy():
+        failure = _call(receiver, change)
+        if failure is None:
+            undelivered.remove(receiver)
+            continue
+        change.announce_error = failure.text
+        logger.error(
+            "Announcing order %s (%s) failed. %s",
+            change.order.reference,
+            change,
+            change.announce_error,
+        )
+        # Errors of receivers are contained; an interrupt or exit of the process is not.
+        if failure.interruption is not None:
+            raise failure.interruption
+
+
+class _Failure(NamedTuple):
+    """What is told of an exception of a receiver; its messages may hold a code in the clear."""
+
+    text: str
+    # None if the process goes on.
+    interruption: BaseException | None
+
+
+@contained
+def _call(receiver: _Receiver, change: StatusChange) -> _Failure | None:
+    """Call a receiver, and keep its exception to this frame: later ones would refer to it."""
+    try:
+        receiver.call(order=change.order, change=change)
+    except Exception as error:  # noqa: BLE001 (reported by the caller)
+        return _Failure(_describe(error, receiver), None)
+    except BaseException as error:  # noqa: BLE001 (raised by the caller)
+        return _Failure(_describe(error, receiver), _without_words(error, receiver))
+    return None
+
+
+def _without_words(error: BaseException, receiver: _Receiver) -> BaseException:
+    """An interruption like ``error``, without its message, frames and causes."""
+    words: int | str | None = f"Interrupted while it was telling {receiver.name}."
+    if isinstance(error, SystemExit) and isinstance(error.code, int | None):
+        words = error.code
+    try:
+        return type(error)(words)
+    except Exception:  # noqa: BLE001 (it takes other arguments)
+        return SystemExit(words)
+
+
+def _begin(change: StatusChange, held_until: datetime | None) -> bool:
+    """Record a try as failed before it is made; False if another process has made one meanwhile."""
+    then = next_try(
+        change.announce_failures, has_failed=True, held_until=held_until, now=timezone.now()
+    )
+    return _write(change, announce_failures=then.failures, announce_at=then.at)
+
+
+def _record(change: StatusChange, delivered: set[str], then: NextTry, *, is_done: bool) -> None:
+    """Record how a try ended, unless another process has made one meanwhile."""
+    _write(
+        change,
+        delivered_to=sorted(delivered.union(change.delivered_to or ())),
+        announced_at=timezone.now() if is_done else None,
+        announce_failures=then.failures,
+        announce_at=then.at,
+        announce_error=change.announce_error,
+    )
+
+
+def _write(change: StatusChange, **values: Any) -> bool:
+    """Write to the row; False, and nothing is changed, if it is not as this process left it.
+
+    So the record of a process that was taken for dead does not replace that of its successor. The
+    row may also have been deleted with its order.
+    """
+    row = StatusChange.objects.filter(
+        pk=change.pk,
+        announced_at=None,
+        announce_at=change.announce_at,
+        announce_failures=change.announce_failures,
+    )
+    if not row.update(**values):
+        return False
+    for name, value in values.items():
+        setattr(change, name, value)
+    return True
+
+
+def next_try(
+    failures: int, *, has_failed: bool, held_until: datetime | None, now: datetime
+) -> NextTry:
+    """Decide when to announce a change again.
+
+    ``failures`` counts the earlier tries in which a receiver failed; ``has_failed`` tells whether
+    one failed in this try. ``held_until`` is when the earlier changes that hold some receivers back
+    are due; ``None`` if there are none. Without a failure or a held-back receiver, it is done.
+    """
+    if not has_failed:
+        # Due with the earlier change, which is announced first; None if nothing is held back.
+        return NextTry(failures, held_until)
+    failures += 1
+    # A receiver that is held back has not been called yet, so the change cannot be given up.
+    if failures >= _MOST_FAILURES and held_until is None:
+        return NextTry(failures, None)
+    return NextTry(failures, now + backoff(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE))
+
+
+def _holds_back(change: StatusChange) -> dict[str, datetime]:
+    """Map the receivers that ``change`` must reach before later changes to the time it is due.
+
+    A change that was given up holds nothing back.
+    """
+    if change.announce_at is None:
+        return {}
+    return {receiver.name: change.announce_at for receiver in _pending_receivers(change)}
+
+
+def _pending_receivers(change: StatusChange) -> list[_Receiver]:
+    """The receivers that ``change`` has yet to reach."""
+    signals = {"order_status_changed": order_status_changed}
+    if change.to_status in FINAL:
+        signals["order_settled"] = order_settled
+    receivers = [
+        _Receiver(f"{signal_name} {name}", call)
+        for signal_name, signal in signals.items()
+        for name, call in signal.named_receivers(Order)
+    ]
+    delivered = change.delivered_to or ()
+    return [receiver for receiver in receivers if receiver.name not in delivered]
+
+
+def _describe(error: BaseException, receiver: _Receiver) -> str:
+    """The receiver, and the error's type and location."""
+    *_, (frame, line) = walk_tb(error.__traceback__)
+    where = f"{frame.f_code.co_filename}:{line}"
+    return f"{receiver.name}: {type(error).__name__} at {where}"

@@ -1,0 +1,431 @@
+"""Checking many orders with few requests: through the provider's list, or one by one.
+
+A few requests run at a time, in threads that never touch the database. Their results are yielded
+to the calling thread, which does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar
+
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.engine.budget import Purpose, Slot
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.recording import evaluate_for
+from giftcards.exceptions import ProviderError
+from giftcards.models import Order
+from giftcards.provider.answers import OrderAnswer, OrderPage
+from giftcards.statuses import Status
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+# With an order being sent, four requests: five with a wrong key get the address blocked, so more
+# could trigger the block before the first refusal is read.
+MAX_IN_FLIGHT = 3
+PAGE_SIZE = 100
+# The most orders checked one by one for each group of a sweep.
+BATCH = 40
+# The largest clock difference at which orders are still searched for in the list.
+CLOCK_SKEW = timedelta(minutes=10)
+# The usual clock difference, tried first: a busy account has many orders in ten minutes.
+_USUAL_SKEW = timedelta(minutes=1)
+# How long the list is not used: after it failed, and after it showed none of our orders. Shorter
+# than the poll timeout, because some orders can only be followed through the list.
+_LIST_FAILED = timedelta(seconds=30)
+_LIST_USELESS = timedelta(minutes=2)
+# Up to this number of orders, single checks are as cheap as a page of the list.
+_FEW = 2
+# The share of the poll timeout within which an accepted order is usually listed and settled.
+_USUAL = 1 / 5
+# How often the pulse beats while requests are in flight (seconds).
+_HEARTBEAT = 1.0
+# How long to wait for requests in flight once no more may be started (seconds).
+_GRACE = 3.0
+
+
+def _always() -> bool:
+    return True
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """Callbacks of long work between requests: ``beat``, and whether it ``should_continue``.
+
+    Once it should not, results of requests in flight are still yielded; no more are started.
+    """
+
+    should_continue: Callable[[], bool] = _always
+    beat: Callable[[], None] = _nothing
+
+
+Rows = Sequence[OrderAnswer]
+Answers = Iterable[tuple[Order, OrderAnswer]]
+
+
+def _ignore(_rows: Rows) -> Answers:
+    return ()
+
+
+def is_list_worthwhile(orders: Sequence[Order], gateway: Gateway) -> bool:
+    """Whether the list is likely to take fewer requests than single checks, or is the only way."""
+    return any(_is_worth_listing(group, gateway) for group in _by_age(orders))
+
+
+def ask(
+    orders: Sequence[Order],
+    *,
+    due_by: datetime,
+    gateway: Gateway,
+    pulse: Pulse,
+    match_others: Callable[[Rows], Answers] = _ignore,
+) -> Iterator[tuple[Order, OrderAnswer | Exception]]:
+    """Check ``orders``, fresh ones first; yield each order with its answer or its error.
+
+    Orders that are not due by ``due_by`` are only yielded if the list happens to show them. Orders
+    that are not yielded were not checked: calls were paused, the budget ran out, or the batch was
+    full. ``match_others`` gets the rows of each page that are about none of ``orders``; what it
+    returns is yielded, too.
+    """
+    fresh, late = _by_age(orders)
+    if is_list_worthwhile(orders, gateway):
+        gateway.note_list_read()
+    for group, purpose in ((fresh, Purpose.CHECKING), (late, Purpose.CHECKING_LATE)):
+        search = _Search(_listed(group))
+        if _is_worth_listing(group, gateway):
+            yield from _read_list(search, gateway, pulse, match_others)
+        due = [order for order in group if order.due_at and order.due_at <= due_by]
+        unseen = [order for order in due if order.pk not in search.shown][:BATCH]
+        jobs = _check_jobs(unseen, gateway)
+        for order, result in fan_out(jobs, gateway, pulse, purpose=purpose, is_patient=False):
+            yield order, search.complete(order, result)
+
+
+def _check_jobs(
+    orders: Iterable[Order], gateway: Gateway
+) -> list[tuple[Order, Callable[[], OrderAnswer]]]:
+    check = gateway.client.check
+    return [(order, partial(check, order.provider_order_id or "")) for order in orders]
+
+
+def _by_age(orders: Sequence[Order]) -> tuple[list[Order], list[Order]]:
+    """Split into fresh and late orders, which are on different pages of the list."""
+    late = [order for order in orders if order.status == Status.DELAYED]
+    return [order for order in orders if order.status != Status.DELAYED], late
+
+
+def _is_worth_listing(group: Sequence[Order], gateway: Gateway) -> bool:
+    listed = _listed(group)
+    is_only_way = any(order.is_only_listed for order in listed)
+    return is_only_way or (gateway.is_list_useful and len(listed) > _FEW)
+
+
+def _listed(orders: Sequence[Order]) -> list[Order]:
+    """Those of ``orders`` that the list can be expected to show under an id we know."""
+    # If the list uses ids of its own, an order's is learnt from its first single check.
+    ids_differ = any(order.provider_alias and not order.was_adopted for order in orders)
+    return [order for order in orders if order.provider_alias or order.checked_at or not ids_differ]
+
+
+# The list.
+
+
+def _read_list(
+    search: _Search, gateway: Gateway, pulse: Pulse, match_others: Callable[[Rows], Answers]
+) -> Iterator[tuple[Order, OrderAnswer]]:
+    """Read the list for as many pages as are cheaper than single checks; yield what it shows."""
+    for skew in (_USUAL_SKEW, CLOCK_SKEW):
+        for page in search.read(gateway, pulse, skew):
+            if isinstance(page, Exception):
+                gateway.give_up_list(_pause_after(page))
+                return
+            yield from search.match(page)
+            yield from match_others(search.find_others(page))
+        if search.has_match or not search.has_read:
+            return
+    # New orders may still appear. Old ones should be there, unless the list uses ids of its own.
+    is_unexpected = any(order.checked_at for order in search.old)
+    gateway.give_up_list(_LIST_USELESS if is_unexpected else _LIST_FAILED)
+
+
+def _pause_after(error: Exception) -> timedelta:
+    """How long not to use the list after ``error``; a 404 will not go away soon."""
+    is_transient = isinstance(error, ProviderError) and error.status != 404
+    return _LIST_FAILED if is_transient else _LIST_USELESS
+
+
+class _Search:
+    """Matches rows of the list with orders."""
+
+    def __init__(self, orders: Sequence[Order]) -> None:
+        self._orders = orders
+        self._by_id = {provider_id: order for order in orders for provider_id in order.names}
+        self.old = [order for order in orders if _is_old(order)]
+        # The list may be stale: each time, the oldest order is checked by itself to verify.
+        self._to_verify = min(
+            (order for order in self.old if not order.is_only_listed),
+            key=_accepted_at,
+            default=None,
+        )
+        self.shown: set[int] = set()
+        self._unclear: dict[int, OrderAnswer] = {}
+        self.has_read = self.has_match = False
+
+    def read(
+        self, gateway: Gateway, pulse: Pulse, skew: timedelta
+    ) -> Iterator[OrderPage | Exception]:
+        """Yield the pages that cover the orders' sending times, plus or minus ``skew``."""
+        sent = [order.sent_at for order in self._orders if order.sent_at]
+        if not sent:
+            return iter(())
+        start, end = min(sent) - skew, max(sent) + skew
+        return read_pages(gateway, pulse, start=start, end=end, limit=self._count_missing)
+
+    def _count_missing(self) -> int:
+        """How many orders were not found: reading more pages costs more than single checks."""
+        return len(self._orders) - len(self.shown)
+
+    def match(self, page: OrderPage) -> Iterator[tuple[Order, OrderAnswer]]:
+        """Yield our orders with their rows.
+
+        Skips rows of other clients of the account, repeated rows and inconclusive ones; orders that
+        are left without a row are checked one by one.
+        """
+        self.has_read = True
+        for row in page.items:
+            order = self._by_id.get(row.provider_id)
+            if order is None:
+                continue
+            self.has_match = True
+            if order.pk in self.shown:
+                continue
+            if is_conclusive(row, order, is_to_verify=order is self._to_verify):
+                self.shown.add(order.pk)
+                yield order, row
+            else:
+                self._unclear[order.pk] = row
+
+    def find_others(self, page: OrderPage) -> Rows:
+        return [row for row in page.items if row.provider_id and row.provider_id not in self._by_id]
+
+    def complete(self, order: Order, result: OrderAnswer | Exception) -> OrderAnswer | Exception:
+        """Add what only the order's row names of the line, while its id is not confirmed.
+
+        Of a settled order, a single answer may name neither product nor type.
+        """
+        row = self._unclear.get(order.pk)
+        if order.identified_at or row is None or not isinstance(result, OrderAnswer):
+            return result
+        return replace(
+            result,
+            product_id=result.product_id or row.product_id,
+            type_id=result.type_id or row.type_id,
+            created_at=result.created_at or row.created_at,
+        )
+
+
+def is_conclusive(row: OrderAnswer, order: Order, *, is_to_verify: bool = False) -> bool:
+    """Whether no single check is needed: the row settles the order, or credibly says it is open."""
+    verdict = evaluate_for(order, row)
+    if verdict.settlement:
+        return True
+    # A late order is not trusted to be unsettled: a stale list would keep it late.
+    is_fresh = order.status == Status.HANDLING and not is_to_verify
+    is_row_trusted = order.is_only_listed or is_fresh
+    return row.status == Status.HANDLING and is_row_trusted and not verdict.problems
+
+
+def _accepted_at(order: Order) -> datetime:
+    assert order.accepted_at is not None  # noqa: S101 (a constraint of the table)
+    return order.accepted_at
+
+
+def _is_old(order: Order) -> bool:
+    usual = timedelta(seconds=_USUAL * conf.poll_timeout)
+    return timezone.now() - _accepted_at(order) > usual
+
+
+def read_pages(
+    gateway: Gateway,
+    pulse: Pulse,
+    *,
+    start: datetime,
+    end: datetime,
+    limit: Callable[[], int],
+) -> Iterator[OrderPage | Exception]:
+    """Yield the pages of the list of orders created from ``start`` to ``end``, as they arrive.
+
+    If the first page gives the page count, the others are read unless they exceed ``limit()``.
+    Otherwise pages are read until one has no new ids. A page that fails is yielded as its error.
+    """
+    call = partial(gateway.client.list_orders, start=start, end=end, page_size=PAGE_SIZE)
+
+    def read(*numbers: int) -> Iterator[OrderPage | Exception]:
+        jobs = [(number, partial(call, page=number)) for number in numbers]
+        for _number, page in fan_out(jobs, gateway, pulse, purpose=Purpose.LISTING):
+            yield page
+
+    first = next(read(1), None)
+    if first is None:
+        return
+    yield first
+    if isinstance(first, Exception):
+        return
+    if first.page_count is None:
+        yield from _read_uncounted(first, read, limit)
+    elif 1 < first.page_count <= limit() + 1:
+        yield from read(*range(2, first.page_count + 1))
+
+
+def _read_uncounted(
+    page: OrderPage | Exception | None,
+    read: Callable[[int], Iterator[OrderPage | Exception]],
+    limit: Callable[[], int],
+) -> Iterator[OrderPage | Exception]:
+    """Yield the pages after ``page``, the first one, until one has no new ids."""
+    seen: set[str] = set()
+    number = 1
+    while isinstance(page, OrderPage) and number <= limit():
+        ids = {row.provider_id for row in page.items}
+        if ids <= seen:
+            return
+        seen |= ids
+        number += 1
+        page = next(read(number), None)
+        if page is not None:
+            yield page
+
+
+# Concurrent calls.
+
+
+def fan_out(
+    jobs: Iterable[tuple[K, Callable[[], T]]],
+    gateway: Gateway,
+    pulse: Pulse,
+    *,
+    purpose: Purpose = Purpose.CHECKING,
+    is_patient: bool = True,
+) -> Iterator[tuple[K, T | Exception]]:
+    """Make the calls, a few at a time; yield each one's key with its result or its error.
+
+    With ``is_patient``, calls wait for the request budget; without, those that it does not allow
+    are skipped. A call whose error is worth repeating is retried once, before the others, if the
+    budget allows that at once. When calls have to stop, those in flight are waited for briefly, and
+    the others are skipped.
+    """
+    calls = _Calls(jobs, gateway, pulse, purpose)
+    ends_at = float("inf")
+    while calls.are_left and time.monotonic() < ends_at:
+        if not calls.may_go_on():
+            ends_at = min(ends_at, time.monotonic() + _GRACE)
+        pulse.beat()
+        calls.start()
+        if not (is_patient or calls.are_running):
+            return
+        yield from calls.results(timeout=min(_HEARTBEAT, ends_at - time.monotonic()))
+
+
+@dataclass(slots=True)
+class _Call(Generic[K, T]):
+    key: K
+    job: Callable[[], T]
+    slot: Slot | None = None
+    may_repeat: bool = True
+
+
+class _Calls(Generic[K, T]):
+    """Calls that are waiting, and calls in flight, each in a thread of its own.
+
+    The threads are daemons: one that hangs does not keep the process alive.
+    """
+
+    def __init__(
+        self,
+        jobs: Iterable[tuple[K, Callable[[], T]]],
+        gateway: Gateway,
+        pulse: Pulse,
+        purpose: Purpose,
+    ) -> None:
+        self._waiting = deque(_Call(key, job) for key, job in jobs)
+        self._gateway = gateway
+        self._pulse = pulse
+        self._purpose = purpose
+        self._ended: SimpleQueue[tuple[_Call[K, T], T | Exception]] = SimpleQueue()
+        self._running = 0
+        self._may_start = True
+
+    @property
+    def are_running(self) -> bool:
+        return self._running > 0
+
+    @property
+    def are_left(self) -> bool:
+        return self.are_running or (self._may_start and bool(self._waiting))
+
+    def may_go_on(self) -> bool:
+        """Whether calls may still be started; once False, always False."""
+        if self._may_start:
+            self._may_start = self._pulse.should_continue() and self._gateway.is_open
+        return self._may_start
+
+    @property
+    def _has_room(self) -> bool:
+        # Until the key is proven, calls are made one at a time.
+        in_flight = MAX_IN_FLIGHT if self._gateway.is_proven else 1
+        return self._may_start and bool(self._waiting) and self._running < in_flight
+
+    def start(self) -> None:
+        """Start as many of the waiting calls as the gateway and ``MAX_IN_FLIGHT`` allow."""
+        while self._has_room and (slot := self._gateway.begin(self._purpose)):
+            self._start(self._waiting.popleft(), slot)
+
+    def _start(self, call: _Call[K, T], slot: Slot) -> None:
+        call.slot = slot
+        self._running += 1
+        threading.Thread(target=self._run, args=(call,), daemon=True).start()
+
+    def _run(self, call: _Call[K, T]) -> None:
+        try:
+            self._ended.put((call, call.job()))
+        except Exception as error:  # noqa: BLE001 (one order's failure is never another's)
+            self._ended.put((call, error))
+
+    def results(self, *, timeout: float) -> Iterator[tuple[K, T | Exception]]:
+        """Wait for a call to end, or for the budget; yield the key and result unless it is retried.
+
+        A call that should be retried but may not, because calls have to stop, yields nothing.
+        """
+        if self._has_room:
+            timeout = min(timeout, max(self._gateway.wait_for(self._purpose), 0.01))
+        try:
+            call, result = self._ended.get(timeout=max(timeout, 0))
+        except Empty:
+            return
+        self._running -= 1
+        assert call.slot is not None  # noqa: S101 (it was started)
+        error = result if isinstance(result, Exception) else None
+        if call.may_repeat and isinstance(error, ProviderError) and error.is_worth_repeating:
+            call.may_repeat = False
+            if not self.may_go_on():
+                self._gateway.release(call.slot)
+                return
+            if (again := self._gateway.repeat(call.slot, self._purpose)) is not None:
+                self._start(call, again)
+                return
+        self._gateway.finish(call.slot, error)
+        yield call.key, result

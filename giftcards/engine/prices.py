@@ -1,0 +1,147 @@
+"""Current prices of cards, cached, because each query costs a request.
+
+An order without a price ceiling does without its price if need be. One with a ceiling is not sent
+before its price is known.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Self
+
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.engine.budget import Purpose
+from giftcards.exceptions import AccessDenied, NotFound, ProviderError, RateLimited
+from giftcards.models import ProductPrices
+from giftcards.models.moments import SLACK
+from giftcards.provider.answers import Product
+
+# The pause before a failed query is repeated, if the price is optional and if it is required
+# (seconds).
+_RETRY = 60.0
+_RETRY_REQUIRED = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Prices:
+    """What is known of a product's prices; ``asked_at`` is on the monotonic clock."""
+
+    asked_at: float
+    by_type: Mapping[str, Decimal] = field(default_factory=dict)
+    # Why the last query told no prices; None if it did.
+    failure: ProviderError | None = None
+
+    @property
+    def age(self) -> float:
+        """Seconds since the request, so that the time until its answer counts as well."""
+        return time.monotonic() - self.asked_at
+
+    @classmethod
+    def of(cls, row: ProductPrices) -> Self:
+        age = timezone.now() - row.asked_at
+        return cls(time.monotonic() - age.total_seconds(), row.prices)
+
+
+class PriceList:
+    """The prices of the products that are being ordered.
+
+    ``key`` is the fingerprint of the API key: each account has prices of its own. ``read`` requests
+    a product from the provider. It returns ``None`` if the request budget does not allow that now,
+    and raises :exc:`~giftcards.exceptions.ProviderError`.
+    """
+
+    def __init__(self, read: Callable[[str, Purpose], Product | None], *, key: str) -> None:
+        self._read = read
+        self._key = key
+        self._cache: dict[str, _Prices] = {}
+
+    def price(self, product_id: str, type_id: str) -> Decimal | None:
+        """The price of a card of the type, in dinars; ``None`` if it is unknown.
+
+        It may be older than ``PRICE_MAX_AGE`` while the budget is short. Raises
+        :exc:`AccessDenied` and :exc:`RateLimited`, which pause all calls.
+        """
+        prices = self._cache.get(product_id)
+        if prices is None or prices.age >= (_RETRY if prices.failure else conf.price_max_age):
+            prices = self._request(product_id, Purpose.PRICING) or prices
+        return None if prices is None else prices.by_type.get(type_id)
+
+    def required_price(
+        self, product_id: str, type_id: str, *, asked_since: datetime | None = None
+    ) -> Decimal | None:
+        """The price of a card, not older than ``PRICE_MAX_AGE``; ``None`` without a request slot.
+
+        It is part of placing, so it may take any slot that placing may take; and it may be what
+        the provider told another process, because most orders of a shop have a ceiling. With
+        ``asked_since``, only a price that was asked for after that moment counts. Raises
+        :exc:`ProviderError` if the price is unknown: the query failed, the product does not list
+        the type, or its price is unreadable.
+        """
+        prices = self._cache.get(product_id)
+        is_told = prices is not None and type_id in prices.by_type
+        max_age = _max_age(asked_since)
+        if prices is None or prices.age >= (max_age if is_told else _RETRY_REQUIRED):
+            told = self._told(product_id, type_id, max_age=max_age)
+            prices = told or self._request(product_id, Purpose.PLACING)
+        if prices is None:
+            return None
+        if type_id in prices.by_type:
+            return prices.by_type[type_id]
+        error = prices.failure or NotFound("The provider shows no price.", reason="no_price")
+        # It may have been raised before.
+        raise error.with_traceback(None)
+
+    def _told(self, product_id: str, type_id: str, *, max_age: float) -> _Prices | None:
+        """What the provider told another process, if that includes the type."""
+        row = ProductPrices.objects.told(
+            product_id, key=self._key, max_age=timedelta(seconds=max_age)
+        )
+        if row is None or type_id not in row.by_type:
+            return None
+        prices = self._cache[product_id] = _Prices.of(row)
+        return prices
+
+    def _request(self, product_id: str, purpose: Purpose) -> _Prices | None:
+        asked_at, now = time.monotonic(), timezone.now()
+        try:
+            product = self._read(product_id, purpose)
+        except (AccessDenied, RateLimited):
+            raise
+        except ProviderError as error:
+            prices = _Prices(asked_at, failure=error)
+        else:
+            if product is None:
+                return None
+            prices = _Prices(asked_at, by_type(product))
+            self.keep(product_id, prices.by_type, asked_at=now)
+        self._cache[product_id] = prices
+        return prices
+
+    def keep(self, product_id: str, prices: Mapping[str, Decimal], *, asked_at: datetime) -> None:
+        """Keep what the provider told, for orders with a ceiling."""
+        ProductPrices.objects.keep(product_id, prices, key=self._key, asked_at=asked_at)
+
+
+def _max_age(asked_since: datetime | None) -> float:
+    """How old a required price may be, in seconds; below 0 if it has to be asked for now."""
+    if asked_since is None:
+        return conf.price_max_age
+    # Another machine's clock may have written either time: in doubt, the provider is asked again.
+    since = timezone.now() - asked_since - SLACK
+    return min(conf.price_max_age, since.total_seconds())
+
+
+def by_type(product: Product) -> dict[str, Decimal]:
+    """The readable prices; the highest if a type is listed more than once."""
+    prices: dict[str, Decimal] = {}
+    for kind in product.types:
+        # A negative price is wrong, and violates a constraint of the table.
+        if kind.price is not None and kind.price >= 0:
+            prices[kind.type_id] = max(kind.price, prices.get(kind.type_id, kind.price))
+    return prices

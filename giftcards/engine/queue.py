@@ -1,0 +1,185 @@
+"""Queueing with django-q2: the loop on demand, and the watchdog once a minute."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, NamedTuple
+
+from django.apps import apps
+from django.db import connections, router, transaction
+from django.db.models import Count, F, Min
+from django.utils import timezone
+from django.utils.translation import gettext
+
+from giftcards.exceptions import ConfigurationError
+from giftcards.models import Lease
+
+logger = logging.getLogger(__name__)
+
+SWEEP_TASK = "giftcards.tasks.sweep"
+TICK_TASK = "giftcards.tasks.tick"
+# The lease of the loop's process; after a crash, another process takes over within this time.
+LOOP_LEASE = timedelta(seconds=10)
+_CONSOLATION = "The schedule starts the loop within about a minute."
+# How long a caller waits for a broker outside the database (seconds).
+_BROKER_PATIENCE = 0.5
+_NAME = "giftcards: follow orders"
+# In django-q2's format, the text of a dict. A success once a minute is not worth a row.
+_OPTIONS = "{'q_options': {'save': False, 'ack_failure': True}}"
+
+
+class Outcome(enum.Enum):
+    CREATED = "created"
+    REPAIRED = "repaired"
+    IN_PLACE = "in place"
+
+
+def _schedules() -> Any:
+    """django-q2's schedules; imported lazily, so that a system check can report it as missing."""
+    if not apps.is_installed("django_q"):
+        raise ConfigurationError("django-q2 is missing. Add 'django_q' to INSTALLED_APPS.")
+    return apps.get_model("django_q", "Schedule").objects
+
+
+def ensure_schedule() -> Outcome:
+    """Create or repair the schedule; its next run and whether it is paused stay as they are.
+
+    django-q2 has no unique constraint on names, so concurrent processes are serialised by a lock:
+    a row of our own, which the first statement of the transaction updates.
+    """
+    schedules = _schedules()
+    lock, _ = Lease.objects.get_or_create(name=Lease.SCHEDULE)
+    # The two may be in different databases: the lock is held until the schedule is committed.
+    with transaction.atomic(), transaction.atomic(using=router.db_for_write(schedules.model)):
+        lock.save(force_update=True)
+        wanted = {
+            "name": _NAME,
+            "schedule_type": schedules.model.MINUTES,
+            "minutes": 1,
+            "kwargs": _OPTIONS,
+        }
+        first, *others = schedules.filter(func=TICK_TASK).order_by("pk") or [None]
+        if first is None:
+            schedules.create(func=TICK_TASK, repeats=-1, next_run=timezone.now(), **wanted)
+            return Outcome.CREATED
+        schedules.filter(pk__in=[other.pk for other in others]).delete()
+        outdated = {name for name, value in wanted.items() if getattr(first, name) != value}
+        schedules.filter(pk=first.pk).update(**wanted)
+    return Outcome.REPAIRED if others or outdated else Outcome.IN_PLACE
+
+
+def schedule_problem() -> str:
+    """Why the schedule does not run and how to fix it, as a sentence; "" if it runs."""
+    schedule = _schedules().filter(func=TICK_TASK).order_by("pk").first()
+    if schedule is None:
+        return gettext("There is no schedule: run `manage.py giftcards_setup`.")
+    if schedule.repeats == 0:
+        return gettext("The schedule is paused: set its repeats to -1 in the admin of django-q2.")
+    return ""
+
+
+def next_tick() -> datetime | None:
+    """When the schedule runs next; ``None`` if it does not."""
+    runs = _schedules().filter(func=TICK_TASK).exclude(repeats=0).order_by("pk")
+    next_run: datetime | None = runs.values_list("next_run", flat=True).first()
+    return next_run
+
+
+class Backlog(NamedTuple):
+    """How many of something wait, and since when the first one does."""
+
+    number: int
+    since: datetime | None
+
+
+def waiting_tasks() -> Backlog | None:
+    """The tasks that no worker has taken, also those that are not ours, which ours wait behind.
+
+    ``None`` if django-q2 keeps its queue elsewhere, and it cannot be read.
+    """
+    if not (apps.is_installed("django_q") and _is_broker_in_database()):
+        return None
+    from django_q.conf import Conf
+
+    queue = apps.get_model("django_q", "OrmQ").objects.using(Conf.ORM)
+    # A task that is taken is locked until it counts as lost.
+    waiting = queue.filter(key=Conf.CLUSTER_NAME, lock__lte=timezone.now())
+    found = waiting.aggregate(count=Count("pk"), since=Min("lock"))
+    return Backlog(found["count"], found["since"])
+
+
+def follow_clock(span: timedelta, *, now: datetime) -> None:
+    """Move the next run by ``span``, by which the clock was set; does nothing without django-q2."""
+    if apps.is_installed("django_q"):
+        ahead = _schedules().filter(func=TICK_TASK, next_run__gt=now)
+        ahead.update(next_run=F("next_run") + span)
+
+
+def wake_worker() -> None:
+    """Queue the loop once the current transaction commits, at once if there is none.
+
+    Not if it is running, or was queued within the last ``LOOP_LEASE``. Never raises, and never
+    waits for a broker that is down: the watchdog starts the loop within about a minute.
+    """
+    transaction.on_commit(_wake, robust=True)
+
+
+def _wake() -> None:
+    leases = Lease.objects
+    if not leases.is_held(Lease.LOOP) and leases.take(Lease.QUEUED_SWEEP, LOOP_LEASE):
+        queue_sweep()
+
+
+def queue_sweep() -> None:
+    """Queue the loop; a broker that fails is logged. Not to be called in a transaction."""
+    # Imported here: without "django_q" in INSTALLED_APPS the import fails, and the system check
+    # that reports this could not run.
+    from django_q.conf import Conf
+    from django_q.tasks import async_task
+
+    if Conf.SYNC:
+        # In django-q2's test mode the task would run inside the web request.
+        return
+    # Task rows are readable in the database and in the admin: no arguments, no row on success.
+    options = {"save": False, "ack_failure": True}
+    queue_task = partial(async_task, SWEEP_TASK, q_options=options)
+    if _is_broker_in_database():
+        # In this thread, for the sake of its connection.
+        _enqueue(queue_task)
+        return
+    # Brokers have no time-out in common. The thread ends when the broker answers.
+    thread = threading.Thread(target=_enqueue_in_thread, args=[queue_task], daemon=True)
+    thread.start()
+    thread.join(_BROKER_PATIENCE)
+    if thread.is_alive():
+        logger.error("The broker of django-q2 does not answer. %s", _CONSOLATION)
+
+
+def _is_broker_in_database() -> bool:
+    """Whether django-q2 uses its ORM broker, by the order in which it chooses one."""
+    from django_q.conf import Conf
+
+    return bool(Conf.ORM) and not (Conf.BROKER_CLASS or Conf.IRON_MQ or Conf.SQS)
+
+
+def _enqueue_in_thread(queue_task: Callable[[], object]) -> None:
+    try:
+        _enqueue(queue_task)
+    finally:
+        # Those of this thread: a receiver of django-q2's signals may have opened one.
+        connections.close_all()
+
+
+def _enqueue(queue_task: Callable[[], object]) -> None:
+    try:
+        queue_task()
+    except Exception as error:  # noqa: BLE001 (a broker may raise anything)
+        # Not its text: the address of a broker may hold a password.
+        logger.error(  # noqa: TRY400
+            "Queueing a task of django-q2 failed: %s. %s", type(error).__name__, _CONSOLATION
+        )

@@ -1,0 +1,487 @@
+"""Recording answers: one short transaction per batch; if it fails, each order on its own."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from django.db import transaction
+from django.db.models import F
+from django.views.decorators.debug import sensitive_variables
+
+from giftcards.conf import conf
+from giftcards.engine.backoff import backoff
+from giftcards.engine.database import sparing_others, write_together
+from giftcards.engine.identity import line_of
+from giftcards.engine.settled import record_changes
+from giftcards.engine.storing import store_cards
+from giftcards.engine.verdict import CONTRADICTING, Verdict, evaluate_answer
+from giftcards.exceptions import NotFound, ProviderError, Refused
+from giftcards.models import Order, OrderQuerySet, StatusChange
+from giftcards.models.moments import with_zone
+from giftcards.models.orders import OrderUpdate, Overtaken, unidentified
+from giftcards.problems import Entry, Kind, Problem, history
+from giftcards.provider.answers import CardSecret, OrderAnswer
+from giftcards.statuses import FOLLOWED, Status
+
+logger = logging.getLogger(__name__)
+
+# For an order that has been late for less than the first, the second is the pause until its next
+# check: checks at 1, 2, 5 and 15 minutes, then every hour.
+_LATE_PAUSES = (
+    (timedelta(minutes=1), timedelta(minutes=1)),
+    (timedelta(minutes=2), timedelta(minutes=1)),
+    (timedelta(minutes=5), timedelta(minutes=3)),
+    (timedelta(minutes=15), timedelta(minutes=10)),
+)
+_HOURLY = timedelta(hours=1)
+_WATCH_ENDED = Problem("watch_ended")
+_LONGEST_RETRY = timedelta(seconds=30)
+
+
+def next_check(
+    order: Order, now: datetime, *, watched_since: datetime | None = None
+) -> datetime | None:
+    """When to check ``order`` again; ``None`` if it was accepted before ``watched_since``.
+
+    By default, that is ``LATE_WATCH_HOURS`` before ``now``.
+    """
+    if order.status == Status.HANDLING:
+        return now + timedelta(seconds=conf.poll_interval)
+    assert order.accepted_at is not None  # noqa: S101 (a constraint of the table)
+    if order.accepted_at < (watched_since or now - timedelta(hours=conf.late_watch_hours)):
+        return None
+    late_for = now - order.accepted_at - timedelta(seconds=conf.poll_timeout)
+    return now + next((pause for limit, pause in _LATE_PAUSES if late_for < limit), _HOURLY)
+
+
+def _always(_moment: datetime) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """The keyword arguments of :func:`record_answers`."""
+
+    now: datetime
+    watched_since: datetime | None = None
+    was_clock_right: Callable[[datetime], bool] = _always
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """The answer about an order, the verdict on it, and when the order is due again.
+
+    ``identifies``: it is the first answer that shows that the id is this order's.
+    """
+
+    order: Order
+    answer: OrderAnswer
+    verdict: Verdict
+    due_at: datetime | None
+    identifies: bool
+    times: _Times
+
+    @property
+    def refutes(self) -> bool:
+        """Whether the id that placing answered is another order's."""
+        return not self.verdict.is_ours and self.order.identified_at is None
+
+    @property
+    def changes_nothing(self) -> bool:
+        return not (
+            self.verdict.settlement
+            or self.answer.cards
+            or self.identifies
+            or self.refutes
+            or self.flags["problems"] != self.order.problems
+            or self.alias != self.order.provider_alias
+        )
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """The problems of this answer, and the end of the watch if it was the last check."""
+        if self.due_at is None and not self.verdict.settlement:
+            return _WATCH_ENDED, *self.verdict.problems
+        return self.verdict.problems
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The problem columns of the order after this answer."""
+        return self.order.flags(ends={Kind.ANSWER}, new=self.problems)
+
+    @property
+    def alias(self) -> str:
+        """The answer's id if it differs from the order id: rows of the list may have either."""
+        answered = self.answer.provider_id
+        if answered and answered != self.order.provider_order_id:
+            return answered
+        return self.order.provider_alias
+
+
+def evaluate_for(
+    order: Order,
+    answer: OrderAnswer,
+    *,
+    is_last: bool = False,
+    was_clock_right: Callable[[datetime], bool] = _always,
+) -> Verdict:
+    """Evaluate ``answer`` for an accepted order, given what is on record of it.
+
+    ``is_last``: it will not be checked again by itself. If the clock was not right when the order
+    was sent, that time says nothing about the answer.
+    """
+    sent_at = order.sent_at
+    is_comparable = sent_at and not order.identified_at and was_clock_right(sent_at)
+    return evaluate_answer(
+        answer,
+        line=order.line_at_provider,
+        sent_at=with_zone(sent_at) if sent_at and is_comparable else None,
+        known_price=order.price_per_card,
+        is_late=order.status != Status.HANDLING,
+        is_repeated=is_last or CONTRADICTING in map(Problem.of, order.problems),
+    )
+
+
+def _evaluate(order: Order, answer: OrderAnswer, times: _Times) -> _Result:
+    due_at = None
+    if not order.is_final:
+        due_at = next_check(order, times.now, watched_since=times.watched_since)
+    verdict = evaluate_for(
+        order, answer, is_last=due_at is None, was_clock_right=times.was_clock_right
+    )
+    if not verdict.is_ours:
+        answer = replace(answer, provider_id="", cards=())
+    # An answer that names less than the line proves nothing, but cards are delivered once only.
+    is_shown = line_of(answer) == order.line or verdict.settlement or answer.cards
+    identifies = order.identified_at is None and verdict.is_ours and bool(is_shown)
+    return _Result(order, answer, verdict, due_at, identifies, times)
+
+
+def record_answers(
+    answers: Sequence[tuple[Order, OrderAnswer]],
+    *,
+    now: datetime,
+    watched_since: datetime | None = None,
+    was_clock_right: Callable[[datetime], bool] = _always,
+) -> int:
+    """Record the answers about claimed orders and release the claims; return how many settled.
+
+    ``now`` is when the orders were checked. For ``watched_since`` see :func:`next_check`.
+    ``was_clock_right`` says of a stored time whether the clock agreed with the provider's then.
+    """
+    times = _Times(now, watched_since, was_clock_right)
+    try:
+        return _record_batch([_evaluate(*answer, times) for answer in answers], now=now)
+    except Exception as error:  # noqa: BLE001 (one order's error must not block the others)
+        if len(answers) > 1:
+            return sum(
+                record_answers(
+                    [answer],
+                    now=now,
+                    watched_since=watched_since,
+                    was_clock_right=was_clock_right,
+                )
+                for answer in answers
+            )
+        order = answers[0][0]
+        logger.error(  # noqa: TRY400 (a traceback may hold a row)
+            "What the provider answered about order %s could not be recorded: %s",
+            order.reference,
+            type(error).__name__,
+        )
+        record_failures([(order, error)], now=now, watched_since=watched_since)
+        return 0
+
+
+@sensitive_variables()
+def _record_batch(results: Sequence[_Result], *, now: datetime) -> int:
+    by_due: dict[datetime | None, list[Order]] = defaultdict(list)
+    changed = []
+    for result in _without_misattributed(results):
+        if result.changes_nothing:
+            by_due[result.due_at].append(result.order)
+        else:
+            changed.append(result)
+    # Each transaction starts with a write: SQLite may fail one that upgrades from read to write.
+    for due_at, unchanged in by_due.items():
+        _claimed_rows(unchanged).update(
+            due_at=due_at, checked_at=now, failures=0, claimed_until=None
+        )
+    if not changed:
+        return 0
+    try:
+        with transaction.atomic():
+            updates = [_update(result, now) for result in changed]
+            changes = Order.objects.write_batch(updates, source=StatusChange.Source.CHECK)
+            _flag_surplus(changed, store_cards(_card_lists(changed)))
+    except Overtaken:
+        if len(changed) > 1:
+            raise
+        return _record_after_race(changed[0], now=now)
+    for result in changed:
+        _log(result)
+    return sum(change.to_status != Status.UNCONFIRMED for change in changes)
+
+
+@sensitive_variables()
+def _without_misattributed(results: Sequence[_Result]) -> Iterator[_Result]:
+    """Yield the results; where the id in an answer is another order's, without its content.
+
+    Otherwise the same cards would be handed out for two orders.
+    """
+    new_ids = {result.alias for result in results if result.alias != result.order.provider_alias}
+    owners: dict[str, str] = {}
+    if new_ids:
+        for order in Order.objects.known_as(new_ids):
+            owners |= {order.provider_order_id or "": str(order), order.provider_alias: str(order)}
+    for result in results:
+        if not result.alias or result.alias == result.order.provider_alias:
+            yield result
+            continue
+        # Two answers of this batch may have the same new id.
+        owner = owners.setdefault(result.alias, str(result.order))
+        if owner == str(result.order):
+            yield result
+            continue
+        answer = replace(result.answer, provider_id="", cards=())
+        parameters = {"provider_order_id": result.alias, "order": owner}
+        verdict = Verdict(None, (Problem("answer_of_other", parameters),))
+        yield replace(result, answer=answer, verdict=verdict, identifies=False)
+
+
+def _claimed_rows(orders: Sequence[Order]) -> OrderQuerySet:
+    """The rows of ``orders`` that still carry this process's claim."""
+    return Order.objects.filter(
+        pk__in=[order.pk for order in orders],
+        claim__in={order.claim for order in orders},
+        status__in=FOLLOWED,
+    )
+
+
+def _update_claimed(columns: dict[str, Any], orders: Sequence[Order]) -> int:
+    return _claimed_rows(orders).update(**columns)
+
+
+def _update(result: _Result, now: datetime) -> OrderUpdate:
+    order, settlement = result.order, result.verdict.settlement
+    if result.refutes:
+        return _release(order, result.verdict.problems, now)
+    values: dict[str, Any] = {
+        "checked_at": now,
+        "failures": 0,
+        "provider_alias": result.alias,
+        **result.flags,
+    }
+    if result.identifies:
+        values["identified_at"] = now
+    if settlement is None:
+        arrived = min(len(result.answer.cards), order.quantity)
+        values |= {
+            "due_at": result.due_at,
+            "fulfilled_quantity": max(order.fulfilled_quantity, arrived),
+        }
+        return OrderUpdate(order, values)
+    values |= {
+        "fulfilled_quantity": settlement.fulfilled_quantity,
+        "fulfilled_amount": settlement.fulfilled_amount,
+        "price_per_card": settlement.price_per_card,
+    }
+    return OrderUpdate(order, values, settlement.status, _details(result))
+
+
+def _release(order: Order, reasons: Sequence[Problem], now: datetime) -> OrderUpdate:
+    """Give the id back to its owner, and have the order's own purchase searched for."""
+    problem = Problem("id_of_other", {"provider_order_id": order.provider_order_id or ""})
+    values: dict[str, Any] = {
+        **unidentified(),
+        "answered_id": order.provider_order_id,
+        "due_at": now,
+        "failures": 0,
+        **order.flags(ends={Kind.ANSWER}, new=[problem]),
+    }
+    details = history((), (), [problem, *reasons])
+    return OrderUpdate(order, values, Status.UNCONFIRMED, details)
+
+
+def _card_lists(results: Iterable[_Result]) -> Iterator[tuple[Order, Sequence[CardSecret]]]:
+    """Yield the orders whose answers have cards or settle them, with these cards."""
+    for result in results:
+        if result.answer.cards or result.verdict.settlement:
+            yield result.order, result.answer.cards
+
+
+def _flag_surplus(results: Iterable[_Result], stored: Counter[int]) -> None:
+    """Flag orders that settle with more stored cards than the provider says it delivered."""
+    for result in results:
+        settlement = result.verdict.settlement
+        if settlement and stored[result.order.pk] > settlement.fulfilled_quantity:
+            counts = {"received": stored[result.order.pk]}
+            counts["announced"] = settlement.fulfilled_quantity
+            surplus = Problem("surplus_cards", counts)
+            logger.error("Order %s: %s", result.order.reference, surplus)
+            flags = result.order.flags(ends={Kind.ANSWER}, new=[*result.problems, surplus])
+            Order.objects.filter(pk=result.order.pk).update(**flags)
+
+
+def _record_after_race(result: _Result, *, now: datetime) -> int:
+    """Record an answer about an order that another process moved in the meantime.
+
+    A final status stays. New cards are stored nonetheless, and a contradiction is flagged.
+    """
+    fresh = Order.objects.get(pk=result.order.pk)
+    if fresh.provider_order_id != result.order.provider_order_id:
+        # Another answer showed that this id is another order's.
+        return 0
+    if fresh.is_final:
+        record_changes([(fresh, result.answer)], now=now, is_thorough=True)
+        return 0
+    # It became DELAYED, or its claim expired and another process took it.
+    return _record_batch([_evaluate(fresh, result.answer, result.times)], now=now)
+
+
+def _details(result: _Result) -> list[Entry]:
+    """The details of a settlement: the problems it leaves, and those that ended with it."""
+    return history(result.order.problems, result.flags["problems"], result.problems)
+
+
+def _log(result: _Result) -> None:
+    order, settlement = result.order, result.verdict.settlement
+    if result.refutes:
+        _log_release(order)
+    if settlement:
+        logger.info(
+            "Order %s is %s: %d of %d cards.",
+            order.reference,
+            settlement.status,
+            settlement.fulfilled_quantity,
+            order.quantity,
+        )
+    known = [Problem.of(entry) for entry in order.problems]
+    for problem in result.problems:
+        if problem not in known:
+            logger.warning("Order %s: %s", order.reference, problem)
+    if result.alias != order.provider_alias:
+        logger.info(
+            "Order %s, placed as %s, is called %s in the provider's answer.",
+            order.reference,
+            order.provider_order_id,
+            result.alias,
+        )
+
+
+def _log_release(order: Order) -> None:
+    logger.error(
+        "Order %s is UNCONFIRMED: the id %s, under which it was accepted, is not its own.",
+        order.reference,
+        order.provider_order_id,
+    )
+
+
+def record_failures(
+    failures: Sequence[tuple[Order, Exception]],
+    *,
+    now: datetime,
+    watched_since: datetime | None = None,
+    proof_ago: datetime | None = None,
+) -> None:
+    """Record failed checks of claimed orders, release the claims, and back off.
+
+    An order sent before ``proof_ago``, ``PROOF_OF_ABSENCE`` ago, should be known to the provider.
+    A late order keeps its regular schedule, with an earlier retry if the failure is transient. Only
+    an error about the order itself becomes its problem; an outage is kept in ``ProviderState``.
+    """
+    # Orders with equal status and failure count get the same pause, and so share an UPDATE.
+    proof_ago = proof_ago or now - timedelta(seconds=conf.proof_of_absence)
+    pauses: dict[tuple[str, int], timedelta] = {}
+    groups: dict[str, tuple[dict[str, Any], list[Order]]] = {}
+    for order, error in failures:
+        with sparing_others(order):
+            if _is_refuted_by(error, order, proof_ago) and _try_release(order, now):
+                continue
+        pause = pauses.setdefault((order.status, order.failures), _retry_pause(order))
+        regular = next_check(order, now, watched_since=watched_since)
+        values = _values_after_failure(order, error, now=now, regular=regular, pause=pause)
+        groups.setdefault(repr(values), (values, []))[1].append(order)
+    for values, orders in groups.values():
+        columns = {"failures": F("failures") + 1, "claimed_until": None, **values}
+        write_together(orders, partial(_update_claimed, columns))
+
+
+def _is_refuted_by(error: Exception, order: Order, proof_ago: datetime) -> bool:
+    """Whether the provider has never known the id that its placing answer named.
+
+    One that the order was adopted by may be known in the list only.
+    """
+    was_seen = order.identified_at is not None or order.checked_at is not None
+    is_old = order.sent_at is not None and order.sent_at <= proof_ago
+    return isinstance(error, NotFound) and is_old and not (was_seen or order.was_adopted)
+
+
+def _try_release(order: Order, now: datetime) -> bool:
+    try:
+        with transaction.atomic():
+            update = _release(order, [Problem("not_known")], now)
+            Order.objects.write_batch([update], source=StatusChange.Source.CHECK)
+    except Overtaken:
+        return False
+    _log_release(order)
+    return True
+
+
+def _retry_pause(order: Order) -> timedelta:
+    longest = _LONGEST_RETRY if order.status == Status.HANDLING else _HOURLY
+    first = min(timedelta(seconds=conf.poll_interval), longest)
+    return backoff(order.failures + 1, first=first, longest=longest, jitter=0.25)
+
+
+def _values_after_failure(
+    order: Order,
+    error: Exception,
+    *,
+    now: datetime,
+    regular: datetime | None,
+    pause: timedelta,
+) -> dict[str, Any]:
+    is_only_listed = _is_only_listed(order, error)
+    # An order that becomes list-only with this error has no problem: the list is used instead.
+    problem = None if is_only_listed > order.is_only_listed else _own_problem(error)
+    if order.status == Status.HANDLING:
+        due_at: datetime | None = max(regular or now, now + pause)
+    elif problem is None:
+        # The regular check may be an hour away. An outage does not end the watch.
+        due_at = min(regular or now + _HOURLY, now + pause)
+    else:
+        due_at = regular
+    values: dict[str, Any] = {"due_at": due_at, "is_only_listed": is_only_listed}
+    if problem is None:
+        return values
+    new = [problem] if due_at else [_WATCH_ENDED, problem]
+    return values | order.flags(ends={Kind.ANSWER}, new=new)
+
+
+def _is_only_listed(order: Order, error: Exception) -> bool:
+    """Whether the order can only be followed through the list.
+
+    An order adopted from the list is known by the list's id only, which a single check may not
+    accept.
+    """
+    return order.is_only_listed or (order.was_adopted and isinstance(error, NotFound))
+
+
+def _own_problem(error: Exception) -> Problem | None:
+    """The problem of the order itself that caused the error; ``None`` if it has another cause."""
+    match error:
+        case NotFound():
+            return Problem("not_known")
+        case Refused():
+            return Problem("answer_refused", error.parameters)
+        case ProviderError():
+            return None
+        case _:
+            return Problem("answer_unprocessable", {"detail": type(error).__name__})

@@ -1,0 +1,457 @@
+"""Recovering orders whose placing answer was lost, without ever buying twice.
+
+:func:`recover` reads the provider's list around the time of sending, lets
+:mod:`giftcards.engine.recovery_plan` decide, and applies the decisions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import IntegrityError
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.engine.backoff import backoff
+from giftcards.engine.database import sparing_others
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.identity import FARTHEST_CLOCK, find_difference, line_of
+from giftcards.engine.polling import CLOCK_SKEW, Pulse, read_pages
+from giftcards.engine.recovery_plan import (
+    Absent,
+    Adopt,
+    AskPerson,
+    Decision,
+    SentOrder,
+    Survey,
+    Wait,
+    concede,
+    plan,
+)
+from giftcards.models import Order, OrderQuerySet, StatusChange
+from giftcards.models.moments import is_recent, with_zone
+from giftcards.problems import Kind, Problem
+from giftcards.provider.answers import OrderAnswer, OrderPage
+from giftcards.statuses import FOLLOWED, Status
+
+logger = logging.getLogger(__name__)
+
+# The longest pause between two searches.
+_LONGEST_PAUSE = timedelta(hours=1)
+# The most pages (of 100 orders) that one search reads.
+_MOST_PAGES = 50
+_SOURCE = StatusChange.Source.RECOVERY
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The rows of the provider's list in a span of time, by id.
+
+    ``is_whole``: no row is missing, and each has an id and a creation time.
+    """
+
+    rows: Mapping[str, OrderAnswer]
+    is_whole: bool
+
+    @property
+    def has_failed(self) -> bool:
+        return not (self.rows or self.is_whole)
+
+    def row_of(self, order: Order) -> OrderAnswer | None:
+        """The row with an id of ``order`` that may be about it."""
+        named = (self.rows.get(name) for name in order.names)
+        line = order.line_at_provider
+        return next((row for row in named if row and not find_difference(row, line)), None)
+
+    def shows(self, order: Order) -> bool:
+        return self.row_of(order) is not None
+
+
+def read_listing(gateway: Gateway, pulse: Pulse, *, start: datetime, end: datetime) -> Listing:
+    """Read the list of orders created from ``start`` to ``end``, every page of it."""
+    answers = list(read_pages(gateway, pulse, start=start, end=end, limit=lambda: _MOST_PAGES))
+    pages = [answer for answer in answers if isinstance(answer, OrderPage)]
+    rows: dict[str, OrderAnswer] = {}
+    has_new_rows = True
+    for page in pages:
+        by_id = {row.provider_id: row for row in page.items if row.provider_id}
+        has_new_rows = not by_id.keys() <= rows.keys()
+        rows |= by_id
+    return Listing(
+        rows=rows,
+        is_whole=len(pages) == len(answers)
+        and all(_is_identifiable(page) for page in pages)
+        and _is_complete(pages, len(rows), has_new_rows=has_new_rows),
+    )
+
+
+def _is_identifiable(page: OrderPage) -> bool:
+    """Whether each row has an id and a time; a row without could be any order."""
+    return not page.problems and all(row.provider_id and row.created_at for row in page.items)
+
+
+def _is_complete(pages: Sequence[OrderPage], rows: int, *, has_new_rows: bool) -> bool:
+    """Whether these are all pages. ``has_new_rows``: the last one has rows of its own."""
+    if not pages:
+        return False
+    count = pages[0].page_count
+    if count is None:
+        return rows > 0 and not has_new_rows
+    # Rows are counted, too: the provider may have sent one page twice and omitted another.
+    return len(pages) >= max(count, *(page.total_pages or 0 for page in pages)) and rows >= max(
+        page.total_results or 0 for page in pages
+    )
+
+
+def find_orphans(listing: Listing) -> list[OrderAnswer]:
+    """The rows that belong to no order of ours, oldest first.
+
+    A row whose id an order has, but whose line it has not, is not that order's.
+    """
+    owned = {
+        row.provider_id
+        for order in Order.objects.owners(listing.rows)
+        if (row := listing.row_of(order))
+    }
+    orphans = [row for name, row in listing.rows.items() if name not in owned]
+    now = with_zone(timezone.now())
+    return sorted(orphans, key=lambda row: (row.created_at or now, row.provider_id))
+
+
+def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
+    """Search for those of ``orders`` that are lost and due; return how many are resolved.
+
+    Other lost orders of the same time are resolved with them: they compete for the same rows.
+    """
+    due = set(orders.to_recover(timezone.now()).values_list("pk", flat=True))
+    if not due:
+        return 0
+    lost = Order.objects.open().filter(status=Status.UNCONFIRMED, sent_at__isnull=False)
+    resolved = 0
+    for group in _by_time(list(lost.order_by("sent_at", "pk"))):
+        is_due = any(order.pk in due for order in group)
+        if is_due and gateway.is_open and pulse.should_continue():
+            with sparing_others(*group):
+                decisions = plan(_survey(group, gateway, pulse))
+                resolved += _apply(decisions, {order.pk: order for order in group})
+    return resolved
+
+
+def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
+    """Group orders, sorted by sending time, so that no row can belong to orders of two groups.
+
+    This keeps an order that stays unresolved for weeks from stretching the span read for others.
+    """
+    groups: list[list[Order]] = []
+    latest: datetime | None = None
+    for order in lost:
+        if latest is None or _sent_at(order) - latest > 2 * CLOCK_SKEW:
+            groups.append([])
+        groups[-1].append(order)
+        latest = _sent_at(order)
+    return groups
+
+
+def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
+    """Read the list around lost orders, which are sorted by sending time."""
+    # The sequence of the queries matters, because other processes change orders at the same time.
+    now = timezone.now()
+    half_proof_ago, proof_ago = (
+        gateway.clock.long_ago(length) for length in (_half_proof(), 2 * _half_proof())
+    )
+    first, last = _sent_at(lost[0]), _sent_at(lost[-1])
+    # Before the list is read: an order accepted during the reading may be missing from it.
+    accepted = list(_accepted_nearby(first, last))
+    listing = _read_around(first, last, accepted, gateway, pulse)
+    # Between the list and the owners of its rows: an order that takes a row meanwhile is seen
+    # either as a rival or as an owner.
+    others = list(_others(lost, first, last))
+    rivals = [order for order in others if not _is_row_known(order, listing)]
+    rows = find_orphans(listing)
+    # Last: orders that another process resolved meanwhile count as rivals. Without them, this one
+    # would pair the rows differently and take rows that the other is about to adopt.
+    still = Order.objects.filter(pk__in=[order.pk for order in lost], status=Status.UNCONFIRMED)
+    still_lost = set(still.values_list("pk", flat=True))
+    rivals += [order for order in lost if order.pk not in still_lost]
+    lost = [order for order in lost if order.pk in still_lost]
+    return Survey(
+        lost=[
+            replace(sent, is_dated=_is_dated(order, gateway))
+            for order, sent in zip(lost, _as_sent(lost), strict=True)
+        ],
+        rows=rows,
+        rivals=_as_sent(rivals),
+        unseen=_as_sent(order for order in accepted if not listing.shows(order)),
+        doubts=_as_sent(order for order in others if _is_doubtful(order, listing, now)),
+        is_whole=listing.is_whole,
+        half_proof_ago=with_zone(half_proof_ago),
+        proof_ago=with_zone(proof_ago),
+        clock_skew=CLOCK_SKEW,
+        farthest_clock=FARTHEST_CLOCK,
+        proof_of_absence=2 * _half_proof(),
+    )
+
+
+def _is_dated(order: Order, gateway: Gateway) -> bool:
+    """Whether the clock was right when ``order`` was sent; otherwise its row may be elsewhere."""
+    sent_at = _sent_at(order)
+    is_dated = gateway.was_clock_right(sent_at)
+    if not is_dated:
+        logger.warning(
+            "The clock of this server was wrong at about %s, when a lost order was sent: the"
+            " provider's list cannot prove that it was not placed.",
+            sent_at.isoformat(),
+        )
+    return is_dated
+
+
+def _accepted_nearby(first: datetime, last: datetime) -> OrderQuerySet:
+    """Accepted orders sent near the lost ones; if the list lacks one of them, it lags."""
+    near = (first - _half_proof(), last + _half_proof())
+    return Order.objects.sent_between(*near).filter(accepted_at__isnull=False)
+
+
+def _read_around(
+    first: datetime,
+    last: datetime,
+    accepted: Sequence[Order],
+    gateway: Gateway,
+    pulse: Pulse,
+) -> Listing:
+    """Read the list from ``first`` to ``last``, with a margin for the provider's clock.
+
+    If a margin of minutes shows one of our ``accepted`` orders, the clock is right, and a busy
+    account is spared many pages. Otherwise the margin is hours.
+    """
+
+    def read(skew: timedelta) -> Listing:
+        return read_listing(gateway, pulse, start=first - skew, end=last + skew)
+
+    if accepted:
+        listing = read(CLOCK_SKEW)
+        if listing.has_failed or any(listing.shows(order) for order in accepted):
+            return listing
+    return read(FARTHEST_CLOCK)
+
+
+def _others(lost: Sequence[Order], first: datetime, last: datetime) -> OrderQuerySet:
+    """Other orders whose rows may look like those of ``lost``."""
+    near = (first - 2 * CLOCK_SKEW, last + 2 * CLOCK_SKEW)
+    return Order.objects.sent_between(*near).exclude(pk__in=[order.pk for order in lost])
+
+
+def _is_row_known(order: Order, listing: Listing) -> bool:
+    """Whether the id of the order's row is known; if not, any row of its line may be its own."""
+    # An id typed by staff may be the row's id or the order id.
+    has_alias = bool(order.provider_alias) and not order.was_adopted
+    was_answered = bool(order.checked_at) and not _is_unconfirmed(order)
+    return was_answered or has_alias or listing.shows(order)
+
+
+def _is_unconfirmed(order: Order) -> bool:
+    """Whether no answer has shown yet that the id is this order's."""
+    return order.status in FOLLOWED and order.identified_at is None
+
+
+def _is_doubtful(order: Order, listing: Listing, now: datetime) -> bool:
+    """Whether the id may be a lost order's: neither an answer nor its row shows otherwise.
+
+    An order accepted just before the search is left out: it was sent well after any order that the
+    search can prove absent. In a busy shop there always is one that has not been checked yet.
+    """
+    accepted_at = order.accepted_at
+    is_new = accepted_at is not None and is_recent(accepted_at, now, within=_half_proof())
+    if is_new or not _is_unconfirmed(order):
+        return False
+    row = listing.row_of(order)
+    return row is None or line_of(row) != order.line
+
+
+def _as_sent(orders: Iterable[Order]) -> list[SentOrder]:
+    return [
+        SentOrder(
+            key=order.pk,
+            line=(order.product_id, order.type_id, order.quantity),
+            sent_at=with_zone(_sent_at(order)),
+            absent_since=order.absent_since and with_zone(order.absent_since),
+            was_accepted=bool(order.answered_id),
+        )
+        for order in orders
+    ]
+
+
+def _sent_at(order: Order) -> datetime:
+    assert order.sent_at is not None  # noqa: S101 (it was sent)
+    return order.sent_at
+
+
+def _half_proof() -> timedelta:
+    """The least time between the two searches that prove absence, in which the list may lag."""
+    return timedelta(seconds=conf.proof_of_absence / 2)
+
+
+def _apply(decisions: Sequence[Decision], orders: Mapping[int, Order]) -> int:
+    """Carry out decisions about ``orders`` (by primary key); return how many are resolved."""
+    adoptions = [decision for decision in decisions if isinstance(decision, Adopt)]
+    failed = [
+        adoption
+        for adoption in adoptions
+        if not adopt(orders[adoption.order.key], adoption.row.provider_id, source=_SOURCE)
+    ]
+    resolved = len(adoptions) - len(failed)
+    rest = [decision for decision in decisions if not isinstance(decision, Adopt)]
+    for decision in concede(rest, failed):
+        order = orders[decision.order.key]
+        match decision:
+            case Absent():
+                resolved += declare_absent(order, send_again=True, source=_SOURCE)
+            case AskPerson(rows=rows, is_soon=is_soon):
+                _ask_person(order, rows, is_soon=is_soon)
+            case Wait(is_evidence=is_evidence):
+                _wait(order, is_evidence=is_evidence)
+    return resolved
+
+
+def _ask_person(order: Order, rows: Sequence[OrderAnswer], *, is_soon: bool) -> None:
+    """Offer ``rows`` to staff as candidates, and schedule the next search."""
+    _search_again(
+        order,
+        is_soon=is_soon,
+        candidates=[describe_row(row) for row in rows],
+        **order.flags(ends={Kind.SEARCH}, new=[Problem("choose", {"count": len(rows)})]),
+        absent_since=None,
+    )
+
+
+def _wait(order: Order, *, is_evidence: bool) -> None:
+    """Schedule the next search, and withdraw earlier candidates."""
+    values: dict[str, Any] = {"candidates": []}
+    if order.candidates:
+        values |= order.flags(ends={Kind.SEARCH}, new=[Problem("not_listed")])
+    now = timezone.now()
+    # A search that lies ahead was made before the clock was set back.
+    if is_evidence and (order.absent_since is None or order.absent_since > now):
+        values["absent_since"] = now
+    _search_again(order, is_soon=is_evidence, **values)
+
+
+def _search_again(order: Order, *, is_soon: bool, **values: Any) -> None:
+    """Schedule the next search: soon if it is likely to decide, otherwise with back-off."""
+    now = timezone.now()
+    if is_soon:
+        values["due_at"] = now + _half_proof()
+    elif order.due_at is None or order.due_at <= now:
+        longest = max(_LONGEST_PAUSE, _half_proof())
+        values["due_at"] = now + backoff(order.failures, first=_half_proof(), longest=longest)
+        values["failures"] = min(order.failures + 1, 20)
+    # Otherwise the search was due for another order, and this one keeps its own schedule.
+    Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED).update(**values)
+
+
+def describe_row(row: OrderAnswer) -> dict[str, Any]:
+    """What staff need to tell an order at the provider from others, without cards."""
+    return {
+        "id": row.provider_id,
+        "created_at": row.created_at and row.created_at.isoformat(),
+        "status": row.status,
+        "quantity": row.quantity,
+        "product": row.product_id,
+        "type": row.type_id,
+    }
+
+
+def adopt(
+    order: Order,
+    provider_order_id: str,
+    *,
+    source: StatusChange.Source,
+    detail: Problem | None = None,
+    is_insisted: bool = False,
+) -> bool:
+    """Identify the lost ``order`` with one at the provider; False if either is taken already.
+
+    The caller has compared the two. ``is_insisted``: they differ, and a person takes them for one
+    all the same; then answers may name another product and type, but no other quantity.
+
+    The decision is about the attempt that ``order`` was read with: False if the row has another
+    claim or status by now. Recovery does not adopt an id that staff have released from the order.
+    """
+    # No constraint covers aliases: a row adopted under its other id would be delivered twice.
+    if Order.objects.known_as([provider_order_id]).exists():
+        return False
+    if source != StatusChange.Source.STAFF and _was_released(order, provider_order_id):
+        return False
+    now = timezone.now()
+    try:
+        change = order.move(
+            Status.HANDLING,
+            source=source,
+            details=[detail or Problem("found", {"provider_order_id": provider_order_id})],
+            provider_order_id=provider_order_id,
+            provider_alias=provider_order_id,
+            accepted_at=now,
+            identified_at=now,
+            is_insisted=is_insisted,
+            due_at=now,
+            failures=0,
+            candidates=[],
+            absent_since=None,
+        )
+    except IntegrityError:
+        return False
+    if change:
+        logger.info("Order %s was found at the provider: %s.", order.reference, provider_order_id)
+    return change is not None
+
+
+def _was_released(order: Order, provider_order_id: str) -> bool:
+    """Whether staff have said that ``order`` is not the one with this id."""
+    releases = order.changes.filter(
+        to_status=Status.UNCONFIRMED, source=StatusChange.Source.STAFF
+    ).values_list("details", flat=True)
+    return any(
+        entry["parameters"].get("provider_order_id") == provider_order_id
+        for details in releases
+        for entry in details
+        if entry["code"] == "staff_released"
+    )
+
+
+def declare_absent(
+    order: Order,
+    *,
+    send_again: bool,
+    source: StatusChange.Source,
+    detail: Problem | None = None,
+) -> bool:
+    """Send the lost ``order`` again or reject it: it was not placed. False if it has moved.
+
+    The decision is about the attempt that ``order`` was read with, as in :func:`adopt`.
+    """
+    now = timezone.now()
+    values: dict[str, Any] = {
+        "answered_id": "",
+        "candidates": [],
+        "absent_since": None,
+        "failures": 0,
+    }
+    if send_again:
+        values["due_at"] = now
+        if source == StatusChange.Source.STAFF:
+            # Restarts SEND_TIMEOUT: staff want it sent now, however long it has waited.
+            values["queued_at"] = now
+    change = order.move(
+        Status.PENDING if send_again else Status.REJECTED,
+        source=source,
+        details=[detail or Problem("absent")],
+        # A late answer may have shown meanwhile that it was accepted.
+        where={"answered_id": order.answered_id},
+        **values,
+    )
+    if change:
+        logger.warning("Order %s was not placed; it is %s now.", order.reference, order.status)
+    return change is not None

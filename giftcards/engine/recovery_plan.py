@@ -1,0 +1,245 @@
+"""Deciding what became of orders whose placing answer was lost: pure, without database or clock.
+
+The provider keeps no reference of ours, so an order is identified by its line (product, type and
+quantity) and its sending time. Orders of one line are interchangeable.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from giftcards.engine.identity import Line, line_of
+from giftcards.provider.answers import OrderAnswer
+
+_LAST = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class SentOrder:
+    """An order of ours. ``absent_since``: when a search first gave evidence of its absence.
+
+    ``is_dated``: ``sent_at`` is right by the provider's clock, so its row would be found.
+    ``was_accepted``: the provider said that it had placed it, but named an id that is another's.
+    """
+
+    key: int
+    line: Line
+    sent_at: datetime
+    absent_since: datetime | None = None
+    is_dated: bool = True
+    was_accepted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What one search of the provider's list has shown about some lost orders."""
+
+    lost: Sequence[SentOrder]
+    # The rows that no order owns, with unique ids.
+    rows: Sequence[OrderAnswer]
+    # Other orders that may own one of the rows.
+    rivals: Sequence[SentOrder]
+    # Accepted orders that are missing from the list.
+    unseen: Sequence[SentOrder]
+    # Accepted orders whose id is not known to be theirs: it may be a lost order's.
+    doubts: Sequence[SentOrder]
+    # Whether every row was read.
+    is_whole: bool
+    # When the search began, half the time of the proof had passed since then, and all of it.
+    half_proof_ago: datetime
+    proof_ago: datetime
+    # The expected distance between an order's sending time and its row, at most.
+    clock_skew: timedelta
+    # Within this distance, a row of the same line prevents an order from being declared absent.
+    farthest_clock: timedelta
+    # The longest time after sending until the list shows an order.
+    proof_of_absence: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """``row`` is the order."""
+
+    order: SentOrder
+    row: OrderAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """The order was not placed."""
+
+    order: SentOrder
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Search again. ``is_evidence``: this search counts towards the proof of absence."""
+
+    order: SentOrder
+    is_evidence: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AskPerson:
+    """Each of ``rows`` may be the order. ``is_soon``: the next search is likely to decide."""
+
+    order: SentOrder
+    rows: tuple[OrderAnswer, ...]
+    is_soon: bool = False
+
+
+Decision = Adopt | Absent | Wait | AskPerson
+
+
+def plan(survey: Survey) -> list[Decision]:
+    """Return one decision per lost order; the survey's items may come in any sequence."""
+    by_line: dict[Line, list[SentOrder]] = defaultdict(list)
+    for order in sorted(survey.lost, key=lambda order: (order.sent_at, order.key)):
+        by_line[order.line].append(order)
+    # Undated rows come last: they match any time, and are paired with the orders that are left.
+    rows = sorted(survey.rows, key=lambda row: (row.created_at or _LAST, row.provider_id))
+    decisions: list[Decision] = []
+    for line, orders in by_line.items():
+        # A row whose line equals that of other lost orders belongs to those.
+        others = by_line.keys() - {line}
+        decisions += _plan_line(orders, [row for row in rows if line_of(row) not in others], survey)
+    return decisions
+
+
+def concede(decisions: Iterable[Decision], failed: Sequence[Adopt]) -> list[Decision]:
+    """Return the decisions that replace ``decisions`` and the adoptions that ``failed``.
+
+    A row that could not be adopted may be any order of its line: staff are asked about all of
+    them, and none is declared absent.
+    """
+    rows: dict[Line, tuple[OrderAnswer, ...]] = defaultdict(tuple)
+    for adoption in failed:
+        rows[adoption.order.line] += (adoption.row,)
+
+    def revise(decision: Decision) -> Decision:
+        line = decision.order.line
+        if line not in rows:
+            return decision
+        candidates = decision.rows if isinstance(decision, AskPerson) else ()
+        return AskPerson(decision.order, rows[line] + candidates)
+
+    return [revise(decision) for decision in (*decisions, *failed)]
+
+
+def _plan_line(
+    orders: Sequence[SentOrder], rows: Sequence[OrderAnswer], survey: Survey
+) -> list[Decision]:
+    """Decide about lost orders of one line; orders and rows are sorted by time."""
+    skew = survey.clock_skew
+    exact = tuple(row for row in rows if _matches_any(row, orders, skew))
+    is_contested = any(_matches_any(row, survey.rivals, skew) for row in exact)
+    pairs = _pair_off(orders, exact, skew)
+    if is_contested or len(pairs) < len(exact):
+        # Some row belongs to another order. If that is one of ours, its row is known soon.
+        return [AskPerson(order, exact, is_soon=is_contested) for order in orders]
+    unmatched = [order for order in orders if order not in pairs]
+    inexact = [row for row in rows if row not in exact]
+    return [Adopt(*pair) for pair in pairs.items()] + _plan_unmatched(unmatched, inexact, survey)
+
+
+def _pair_off(
+    orders: Sequence[SentOrder], rows: Sequence[OrderAnswer], clock_skew: timedelta
+) -> dict[SentOrder, OrderAnswer]:
+    """Pair each row with the first free order that it may be.
+
+    With both sorted by time, this greedy matching is maximal.
+    """
+    pairs: dict[SentOrder, OrderAnswer] = {}
+    for row in rows:
+        free = (order for order in orders if order not in pairs and _may_be(row, order, clock_skew))
+        if order := next(free, None):
+            pairs[order] = row
+    return _prefer_accepted(pairs, orders, clock_skew)
+
+
+def _prefer_accepted(
+    pairs: dict[SentOrder, OrderAnswer], orders: Sequence[SentOrder], clock_skew: timedelta
+) -> dict[SentOrder, OrderAnswer]:
+    """Give rows of orders that may not have been placed to free ones that certainly were."""
+    for order in orders:
+        if order.was_accepted and order not in pairs:
+            others = (
+                other
+                for other, row in pairs.items()
+                if not other.was_accepted and _may_be(row, order, clock_skew)
+            )
+            if other := next(others, None):
+                pairs[order] = pairs.pop(other)
+    return pairs
+
+
+def _plan_unmatched(
+    orders: Sequence[SentOrder], rows: Sequence[OrderAnswer], survey: Survey
+) -> list[Decision]:
+    """Decide about lost orders of one line that have no row, given the remaining rows.
+
+    A row near the sending time may be one of them whatever its line; a row of their line may be one
+    of them even hours off.
+    """
+    doubtful = tuple(
+        row
+        for row in rows
+        if _may_be_any(row, orders, survey.clock_skew)
+        or _matches_any(row, orders, survey.farthest_clock)
+    )
+    if doubtful:
+        return [AskPerson(order, doubtful) for order in orders]
+    return [_weigh_absence(order, survey) for order in orders]
+
+
+def _weigh_absence(order: SentOrder, survey: Survey) -> Wait | Absent:
+    """Decide about an order that matches none of the rows."""
+    is_evidence = (survey.is_whole and order.is_dated) and not (
+        order.was_accepted
+        or _has_unseen_neighbour(order, survey)
+        or _has_doubtful_neighbour(order, survey)
+    )
+    if not is_evidence:
+        return Wait(order, is_evidence=False)
+    return Absent(order) if _is_proven_absent(order, survey) else Wait(order, is_evidence=True)
+
+
+def _has_unseen_neighbour(order: SentOrder, survey: Survey) -> bool:
+    """Whether the list lags: it also lacks an accepted order sent at about the same time."""
+    nearby = survey.proof_of_absence / 2
+    return any(abs(other.sent_at - order.sent_at) <= nearby for other in survey.unseen)
+
+
+def _has_doubtful_neighbour(order: SentOrder, survey: Survey) -> bool:
+    """Whether an order sent at about the same time may have this one's id.
+
+    That includes lost orders that the provider has accepted: until their own rows are found, the
+    list hides at least one order, or ids are mixed up.
+    """
+    doubts = (*survey.doubts, *(other for other in survey.lost if other.was_accepted))
+    return any(abs(other.sent_at - order.sent_at) <= survey.clock_skew for other in doubts)
+
+
+def _is_proven_absent(order: SentOrder, survey: Survey) -> bool:
+    """Whether this search proves absence: late enough after the first one and after sending."""
+    if order.absent_since is None:
+        return False
+    return order.absent_since <= survey.half_proof_ago and order.sent_at <= survey.proof_ago
+
+
+def _matches_any(row: OrderAnswer, orders: Sequence[SentOrder], within: timedelta) -> bool:
+    return any(line_of(row) == order.line and _may_be(row, order, within) for order in orders)
+
+
+def _may_be_any(row: OrderAnswer, orders: Sequence[SentOrder], within: timedelta) -> bool:
+    return any(_may_be(row, order, within) for order in orders)
+
+
+def _may_be(row: OrderAnswer, order: SentOrder, within: timedelta) -> bool:
+    """Whether the row may be the order, judging by time and quantity only."""
+    if row.quantity not in {None, order.line[2]}:
+        return False
+    return row.created_at is None or abs(row.created_at - order.sent_at) <= within

@@ -1,0 +1,122 @@
+"""Ordering again the cards that did not come: in one new order, which is linked to the old one."""
+
+from __future__ import annotations
+
+import logging
+from decimal import Decimal
+
+from django.db import transaction
+from django.db.models import F
+from django.utils.translation import gettext
+
+from giftcards.crypto import configured_key
+from giftcards.engine.queue import wake_worker
+from giftcards.exceptions import ReorderError
+from giftcards.models import ApiKey, Order
+from giftcards.problems import Problem
+from giftcards.settlement import amount_of_missing
+
+logger = logging.getLogger(__name__)
+
+_COPIED = (
+    "product_id",
+    "type_id",
+    "product_name",
+    "type_name",
+    "sale_price",
+    "group",
+    "metadata",
+    "customer_email",
+    "customer_name",
+    "customer_phone",
+    "customer_language",
+)
+
+
+def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = None) -> Order:
+    """Order again the cards that did not come with a final ``order``; return the new order.
+
+    They are ordered again once: however often this is called, also at the same time, it returns the
+    same new order, whose ``repeats`` is ``order``. That one can be repeated in its turn, for what
+    it misses itself. ``by``, the name of whoever decided, is kept in the order's timeline.
+
+    The new order has a reference of its own, a UUID, because only the shop knows which of its
+    references are free. Product, group, metadata and customer are those of ``order``. One card may
+    cost ``max_price``, or else the ``max_price`` of ``order``; a price that staff have approved for
+    ``order`` is not approved for the new one, unless that would have no ceiling without it.
+
+    The customer has paid: what ``order`` owes for the missing cards becomes the ``sale_amount`` of
+    the new order, and is not owed by ``order`` any more. Cards that came after ``order`` had
+    settled are not missing, and nothing is owed for them any more either.
+
+    Raises :exc:`~giftcards.exceptions.ReorderError` if no card is missing, if ``order`` is open, if
+    it was bought in another environment than that of the API key in use, as far as both are known,
+    or if it has a problem that nobody has ticked off: the cards may have come after all. Raises
+    :exc:`~django.core.exceptions.ValidationError` for an invalid ``max_price``.
+    """
+    with transaction.atomic():
+        row = Order.objects.filter(pk=order.pk)
+        # A write before all reads: it locks the row, so that two at once follow each other.
+        row.update(needs_attention=F("needs_attention"))
+        known = repetition(order)
+        if known is not None:
+            return known
+        old = row.get()
+        check_reorderable(old)
+        new = Order.objects.record(missing_part(old, max_price=max_price))
+        old.acknowledge(Problem("staff_reordered", {"by": by, "order": new.reference}), by=by)
+    logger.info("Order %s orders again what is missing from %s.", new.reference, old.reference)
+    wake_worker()
+    return new
+
+
+def repetition(order: Order) -> Order | None:
+    """The order that orders again what is missing from ``order``, if there is one."""
+    return Order.objects.filter(repeats=order.pk).first()
+
+
+def check_reorderable(order: Order) -> None:
+    """Raise :exc:`ReorderError` if nothing of ``order`` can be ordered again."""
+    if not order.missing_quantity:
+        raise ReorderError(
+            gettext("There is nothing to order again: no card is missing, or the order is open.")
+        )
+    _check_environment(order)
+    if order.needs_attention:
+        raise ReorderError(
+            gettext(
+                "The cards may have come after all: look at the problems of the order, and tick"
+                " them off. Then order the missing cards again."
+            )
+        )
+
+
+def _check_environment(order: Order) -> None:
+    """Raise :exc:`ReorderError` if the API key in use is known to buy in another environment."""
+    if not order.environment:
+        return
+    key = ApiKey.objects.filter(pk=configured_key()).first()
+    if key is None or key.environment in {"", order.environment}:
+        return
+    text = gettext(
+        "This order was bought in the environment %(theirs)s, and the API key in use is for"
+        " %(ours)s: its cards cannot be ordered again there. Place a new order instead."
+    )
+    theirs, ours = order.get_environment_display(), key.get_environment_display()
+    raise ReorderError(text % {"theirs": theirs, "ours": ours})
+
+
+def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Order:
+    """A new order, not recorded, of the cards that are missing from ``order``."""
+    missing = order.missing_quantity
+    new = Order(
+        repeats=order,
+        quantity=missing,
+        sale_amount=amount_of_missing(order, missing),
+        max_price=order.max_price if max_price is None else max_price,
+        **{name: getattr(order, name) for name in _COPIED},
+    )
+    if new.price_ceiling is None:
+        # Whoever bought the old one by hand saw its price: the rest is not bought at every price.
+        new.max_price = order.approved_price
+    return new

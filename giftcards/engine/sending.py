@@ -1,0 +1,368 @@
+"""Sending orders at most once: claim the recorded row, make the request, record the outcome."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+from django.db import Error, IntegrityError, close_old_connections, transaction
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.engine.backoff import backoff
+from giftcards.engine.budget import Purpose, Slot
+from giftcards.engine.database import sparing_others
+from giftcards.engine.gateway import LONGEST_PAUSE, Gateway
+from giftcards.engine.holding import hold
+from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused, TryLater
+from giftcards.models import Order, StatusChange
+from giftcards.models.orders import unidentified
+from giftcards.problems import Problem
+from giftcards.statuses import Status
+
+logger = logging.getLogger(__name__)
+
+# The first and the longest pause before an order that could not be sent is tried again.
+_FIRST_RETRY = timedelta(seconds=5)
+_LONGEST_RETRY = timedelta(minutes=5)
+# How long recording the outcome is retried while the database fails (seconds).
+_DATABASE_PATIENCE = 30.0
+_FIRST_SEARCH = timedelta(seconds=10)
+# How long the provider's list may take to show a new order.
+_LIST_DELAY = timedelta(seconds=1)
+# Log levels for orders that were not accepted.
+_LEVELS = {
+    Status.PENDING: logging.INFO,
+    Status.REJECTED: logging.WARNING,
+    Status.UNCONFIRMED: logging.ERROR,
+}
+
+
+def send(order: Order, gateway: Gateway) -> bool:
+    """Claim a recorded order and send it; False if no order can be sent at present.
+
+    An order whose price is above its ceiling is held instead, and one with a ceiling whose price is
+    unknown is postponed. Updates ``order`` in place, unless another process was first.
+    """
+    is_possible = True  # also if the order cannot be written, and is left out
+    with sparing_others(order):
+        is_possible = _send(order, gateway)
+    return is_possible  # noqa: RET504 (the context may have swallowed an error)
+
+
+def _send(order: Order, gateway: Gateway) -> bool:
+    ceiling = order.price_ceiling
+    # Read the price before the claim, because nothing may delay the request after it: a process
+    # that stalls there could send an order that was declared lost and sent again meanwhile.
+    try:
+        price = _price(order, gateway)
+    except (AccessDenied, RateLimited):
+        return False
+    except ProviderError as error:
+        _postpone(order, error)
+        return True
+    if ceiling is not None:
+        if price is None:
+            return False
+        if price > ceiling:
+            hold(order, price=price, ceiling=ceiling)
+            return True
+    # Before the claim, for the same reason.
+    environment = gateway.environment()
+    slot = gateway.begin(Purpose.PLACING)
+    if slot is None:
+        return False
+    is_claimed = False
+    try:
+        is_claimed = claim(order, environment=environment)
+    finally:
+        if not is_claimed:
+            gateway.give_back(slot)
+    if is_claimed:
+        _place(order, gateway, slot, price)
+    return True
+
+
+def _price(order: Order, gateway: Gateway) -> Decimal | None:
+    """What a card costs; ``None`` if that cannot be asked for now, or need not be known."""
+    if order.price_ceiling is None:
+        return gateway.price(order.product_id, order.type_id)
+    # A person has decided on the price that is stored: compared with that, it always fits.
+    asked_since = None if order.approved_price is None else order.queued_at
+    return gateway.required_price(order.product_id, order.type_id, asked_since=asked_since)
+
+
+def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) -> None:
+    """Make the request for a claimed order, and record the outcome."""
+    failure: ProviderError | None = None
+    try:
+        placed = gateway.client.place(
+            product_id=order.product_id, type_id=order.type_id, quantity=order.quantity
+        )
+    except ProviderError as error:
+        failure = error
+    try:
+        if failure is not None:
+            _persist(partial(_record_failure, order, failure, price))
+        else:
+            # Log before using the database: if it is down, the log still has the id.
+            logger.info("Order %s was accepted as %s.", order.reference, placed.order_id)
+            record = partial(_record_acceptance, order, placed.order_id, price, gateway.list_turn())
+            _persist(record)
+    finally:
+        # Even if the order cannot be written: the key's refusal must not be forgotten.
+        gateway.finish(slot, failure)
+
+
+def _postpone(order: Order, error: ProviderError) -> None:
+    """Try an order again later: it has a ceiling, and its price is unknown."""
+    problem = Problem("price_unknown", error.parameters)
+    due_at = timezone.now() + _retry_pause(order)
+    if order.stay_pending(problem, due_at=due_at, failures=order.failures + 1):
+        logger.info("Order %s is not sent yet. %s", order.reference, problem)
+
+
+def _persist(record: Callable[[], None]) -> None:
+    """Call ``record``, and retry while the database fails.
+
+    If that lasts, the lease expires and the order is recovered from the provider's list.
+    """
+    patience = time.monotonic() + _DATABASE_PATIENCE
+    while True:
+        try:
+            return record()
+        except Error:
+            # Whatever the reason: a column may be missing in the middle of a migration.
+            if time.monotonic() >= patience:
+                raise
+        time.sleep(1)
+        close_old_connections()
+
+
+def claim(order: Order, *, environment: str = "") -> bool:
+    """Claim a recorded order for sending; False if another process was first.
+
+    ``environment`` is that of the account which is about to buy it.
+    Must not be called in a transaction: the claim has to be committed before the request is made.
+    """
+    # Nobody has held it or approved another price since it was read.
+    where = {"due_at__isnull": False, "approved_price": order.approved_price}
+    # Nothing that is known of an earlier attempt is about this one.
+    attempt = {
+        **unidentified(),
+        "answered_id": "",
+        "environment": environment,
+        "sent_at": timezone.now(),
+    }
+    return _take(order, where=where, **attempt)
+
+
+def _take(order: Order, *, where: Mapping[str, Any] | None = None, **values: Any) -> bool:
+    # Longer than the request and recording its outcome can take.
+    lease = timedelta(seconds=conf.request_timeout + _DATABASE_PATIENCE + 5)
+    with transaction.atomic(durable=True):
+        change = order.move(
+            Status.PLACING,
+            source=StatusChange.Source.PLACING,
+            where=where,
+            claim=uuid.uuid4().hex,
+            claimed_until=timezone.now() + lease,
+            due_at=None,
+            **values,
+        )
+    return change is not None
+
+
+def _record_acceptance(
+    order: Order, provider_order_id: str, price: Decimal | None, list_turn: datetime | None
+) -> None:
+    now = timezone.now()
+    name = {"provider_order_id": provider_order_id}
+    values = {
+        **name,
+        **_prices(price),
+        "accepted_at": now,
+        # Anybody's, until an answer about it shows that it is this order's.
+        "identified_at": None,
+        "answered_id": "",
+        "due_at": _first_check(now, list_turn),
+        "failures": 0,
+    }
+    try:
+        # No constraint covers aliases.
+        if Order.objects.known_as([provider_order_id]).exclude(pk=order.pk).exists():
+            raise IntegrityError  # noqa: TRY301 (as the constraint on order ids does)
+        is_recorded = _leave_placing(order, Status.HANDLING, **values)
+    except IntegrityError:
+        _record_not_accepted(
+            order,
+            Status.UNCONFIRMED,
+            Problem("id_taken", name),
+            answered_id=provider_order_id,
+            **_prices(price),
+            due_at=_first_search(),
+            failures=0,
+        )
+        # Also if it was declared lost meanwhile: it must not be declared absent.
+        lost = Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED, claim=order.claim)
+        lost.update(answered_id=provider_order_id)
+        return
+    # Unless recovery adopted it meanwhile, it was bought although the row says otherwise.
+    if not is_recorded and order.provider_order_id != provider_order_id:
+        problem = Problem("accepted_after_all", name)
+        Order.objects.filter(pk=order.pk).update(**order.flags(new=[problem]))
+        logger.error("Order %s is %s by now. %s", order.reference, order.status, problem)
+
+
+def _record_failure(order: Order, error: ProviderError, price: Decimal | None) -> None:
+    parameters, now = error.parameters, timezone.now()
+    match error:
+        case AccessDenied():
+            # Due at once: the pause that follows keeps the order back.
+            _record_not_accepted(order, Status.PENDING, Problem("not_sent", parameters), due_at=now)
+        case TryLater():
+            problem, failures = Problem("not_sent", parameters), order.failures + 1
+            due_at = now + _retry_pause(order, error.retry_after)
+            _record_not_accepted(order, Status.PENDING, problem, due_at=due_at, failures=failures)
+        case Refused():
+            _record_not_accepted(order, Status.REJECTED, Problem("refused", parameters))
+        case _:
+            _record_not_accepted(
+                order,
+                Status.UNCONFIRMED,
+                Problem("answer_lost", parameters),
+                # In case it was bought.
+                **_prices(price),
+                due_at=_first_search(),
+                failures=0,
+            )
+
+
+def _prices(price: Decimal | None) -> dict[str, Decimal | None]:
+    return {"price_per_card": price, "price_at_placing": price}
+
+
+def _first_check(now: datetime, list_turn: datetime | None) -> datetime:
+    """When an accepted order is first checked: at once, or with the list if that is in use."""
+    if list_turn is None:
+        return now
+    if list_turn - now < _LIST_DELAY:
+        # The list may not show it yet.
+        list_turn += timedelta(seconds=conf.poll_interval)
+    return list_turn
+
+
+def _first_search() -> datetime:
+    """When to search for a lost order first: the provider may take a moment to list it."""
+    return timezone.now() + min(_FIRST_SEARCH, timedelta(seconds=conf.proof_of_absence / 4))
+
+
+def _retry_pause(order: Order, retry_after: float | None = None) -> timedelta:
+    pause = backoff(order.failures + 1, first=_FIRST_RETRY, longest=_LONGEST_RETRY, jitter=0.25)
+    if retry_after is not None:
+        pause = max(pause, min(timedelta(seconds=retry_after), LONGEST_PAUSE))
+    return pause
+
+
+def _record_not_accepted(order: Order, target: Status, problem: Problem, **values: Any) -> None:
+    """Move an order that was not accepted to ``target``, with the reason."""
+    if _leave_placing(order, target, details=[problem], **values):
+        logger.log(_LEVELS[target], "Order %s is %s. %s", order.reference, target, problem)
+    else:
+        logger.error(
+            "Order %s is %s by now, but sending it ended as %s. %s",
+            order.reference,
+            order.status,
+            target,
+            problem,
+        )
+
+
+def _leave_placing(order: Order, target: Status, **values: Any) -> bool:
+    """Move to ``target``, even if the order was taken for lost because its claim expired.
+
+    If it was declared absent since, and may have been bought, it is claimed back before it is sent
+    again. False if another process has moved it elsewhere. ``order`` then has the current status
+    but keeps its claim, so that a further move fails unless the row still belongs to this attempt.
+    """
+    move = partial(order.move, target, source=StatusChange.Source.PLACING, **values)
+    if move():
+        return True
+    order.refresh_from_db(fields=["status", "provider_order_id", "problems"])
+    if order.status == Status.PENDING and target in {Status.HANDLING, Status.UNCONFIRMED}:
+        return _take(order) and move() is not None
+    return order.status == Status.UNCONFIRMED != target and move() is not None
+
+
+def send_now(
+    order: Order, gateway: Gateway, *, on_wait: Callable[[Order], None] = lambda _order: None
+) -> Order:
+    """Send ``order``, or wait for the process that is sending it; return it refreshed.
+
+    One that is held stays so. ``on_wait`` is called about once a second while it waits, for the
+    budget or the other process.
+    """
+    while order.status == Status.PENDING and not order.is_held and gateway.try_open():
+        if send(order, gateway):
+            gateway.flush()
+            break
+        on_wait(order)
+        time.sleep(min(max(gateway.wait_for(Purpose.PLACING), 0.05), 1))
+    order.refresh_from_db()
+    while order.status == Status.PLACING and not order.is_lost(timezone.now()):
+        on_wait(order)
+        time.sleep(0.2)
+        order.refresh_from_db()
+    return order
+
+
+def send_due(
+    orders: Iterable[Order], gateway: Gateway, *, should_continue: Callable[[], bool]
+) -> tuple[int, int]:
+    """Send ``orders``, one after the other, within the request budget.
+
+    Returns how many were accepted and how many were not. Stops when ``should_continue`` returns
+    False, when calls are paused, and after an answer that was lost.
+    """
+    accepted = failed = 0
+    for order in orders:
+        claim_before = order.claim
+        if not (should_continue() and send(order, gateway)):
+            break
+        if order.status == Status.HANDLING:
+            accepted += 1
+        elif order.claim != claim_before:
+            # This process claimed it; otherwise another one was first.
+            failed += 1
+        if order.status == Status.UNCONFIRMED or not gateway.is_open:
+            # The answers to the others would probably be lost, too.
+            break
+    return accepted, failed
+
+
+def give_up(order: Order) -> None:
+    """Reject an order that waited longer than ``SEND_TIMEOUT``: the customer has gone by now."""
+    reason = Problem("given_up", {"seconds": f"{conf.send_timeout:g}"})
+    # Nobody has held it, or had it wait anew, since it was read.
+    where = {"due_at__isnull": False, "queued_at": order.queued_at}
+    if order.move(Status.REJECTED, source=StatusChange.Source.CLOCK, details=[reason], where=where):
+        logger.error("Order %s is REJECTED. %s", order.reference, reason)
+
+
+def mark_unconfirmed(order: Order) -> None:
+    """Mark an order whose sender died as UNCONFIRMED: the request may have been made."""
+    problem = Problem("sender_died")
+    if order.move(
+        Status.UNCONFIRMED,
+        source=StatusChange.Source.RECOVERY,
+        details=[problem],
+        due_at=timezone.now(),
+        failures=0,
+    ):
+        logger.error("Order %s is UNCONFIRMED. %s", order.reference, problem)

@@ -1,0 +1,385 @@
+"""Following orders: one sweep over the orders that are due.
+
+Requests are made outside any transaction (:mod:`giftcards.engine.polling`); answers are recorded
+in batches as they arrive (:mod:`giftcards.engine.recording`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import chain
+
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.engine import outbox
+from giftcards.engine.budget import Purpose
+from giftcards.engine.database import sparing_others, tolerating, write_together
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.polling import (
+    Answers,
+    Pulse,
+    Rows,
+    ask,
+    is_conclusive,
+    is_list_worthwhile,
+)
+from giftcards.engine.recording import record_answers, record_failures
+from giftcards.engine.recovery import recover
+from giftcards.engine.sending import give_up, mark_unconfirmed, send_due
+from giftcards.engine.settled import find_owners, record_changes
+from giftcards.models import Order, OrderQuerySet, StatusChange
+from giftcards.provider.answers import OrderAnswer
+from giftcards.statuses import FOLLOWED, URGENT, Status
+
+# The most orders that one sweep claims.
+_MOST = 1_000
+# How many pending orders are read at a time: more than can be sent before the next read.
+_SLICE = 100
+# How long a claim lasts without renewal; a dead process blocks its orders for at most this long.
+_CLAIM = timedelta(seconds=15)
+# How long one round of sending may take before due orders are checked: the most and the least
+# (seconds).
+_LONGEST_SENDING = 5.0
+_SHORTEST_SENDING = 0.3
+# How often a long sweep renews its claims and sends newly placed orders (seconds).
+_HEARTBEAT = 2.0
+# A batch is recorded at this many answers, or this long after the previous batch (seconds).
+_RECORD_AT = 100
+_RECORD_AFTER = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What one sweep did, in numbers of orders.
+
+    ``postponed`` orders were due but not checked: the request budget ran out, or calls were paused.
+    """
+
+    sent: int = 0
+    checked: int = 0
+    settled: int = 0
+    failed: int = 0
+    postponed: int = 0
+    is_paused: bool = False
+
+    def __add__(self, other: Swept) -> Swept:
+        return Swept(
+            self.sent + other.sent,
+            self.checked + other.checked,
+            self.settled + other.settled,
+            self.failed + other.failed,
+            other.postponed,
+            other.is_paused,
+        )
+
+    def as_dict(self) -> dict[str, int | bool]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        counts = (
+            f"{self.sent} sent, {self.checked} checked, {self.settled} settled,"
+            f" {self.failed} failed"
+        )
+        if self.postponed:
+            counts = f"{counts}, {self.postponed} postponed"
+        return f"{counts}; paused" if self.is_paused else counts
+
+
+def _always() -> bool:
+    return True
+
+
+def sweep(
+    gateway: Gateway,
+    orders: OrderQuerySet | None = None,
+    *,
+    should_continue: Callable[[], bool] = _always,
+) -> Swept:
+    """Send, check, recover and time out those of ``orders`` (``None``: all orders) that are due.
+
+    ``should_continue`` is called between requests. Once it returns False, answers to requests in
+    flight are recorded and the remaining orders are left for the next sweep.
+    """
+    scope = Order.objects.all() if orders is None else orders
+    done = _Sweep(gateway, scope, should_continue).run()
+    outbox.announce(should_continue)
+    return done
+
+
+class _Sweep:
+    """The state of one sweep over ``scope``: its claims and its counts."""
+
+    def __init__(
+        self, gateway: Gateway, scope: OrderQuerySet, should_continue: Callable[[], bool]
+    ) -> None:
+        self._gateway = gateway
+        self._scope = scope
+        self._should_continue = should_continue
+        self._pulse = Pulse(should_continue, self._beat)
+        self._claimed: list[Order] = []
+        self._sent = self._unsent = 0
+        self._beat_at = time.monotonic()
+
+    def run(self) -> Swept:
+        is_open = self._gateway.try_open()
+        for order in self._scope.abandoned(timezone.now())[:_SLICE]:
+            with sparing_others(order):
+                mark_unconfirmed(order)
+        # Sending comes first: a late check only delays a code, a late purchase may lose the sale.
+        self._send()
+        done = self._check_and_recover() if is_open else Swept()
+        # Even if calls are paused: it also records that a worker is alive.
+        self._gateway.flush()
+        if self._should_continue():
+            self._mark_delayed()
+        return done + Swept(
+            sent=self._sent,
+            failed=self._unsent,
+            postponed=done.postponed,
+            is_paused=not self._gateway.is_open,
+        )
+
+    def _check_and_recover(self) -> Swept:
+        self._beat_at = time.monotonic()
+        done = self._check()
+        if self._should_continue():
+            recover(self._scope, self._gateway, self._pulse)
+        return done
+
+    def _mark_delayed(self) -> None:
+        """Move orders past the poll timeout to DELAYED; they have just been checked once more."""
+        now = timezone.now()
+        poll_timeout = timedelta(seconds=conf.poll_timeout)
+        overdue = self._scope.overdue(now, accepted_by=self._gateway.clock.long_ago(poll_timeout))
+
+        move = partial(
+            OrderQuerySet.move_all,
+            origin=Status.HANDLING,
+            target=Status.DELAYED,
+            source=StatusChange.Source.CLOCK,
+            due_at=now + timedelta(minutes=1),
+        )
+        failed = True
+        with tolerating("The orders that are late"):
+            move(overdue)
+            failed = False
+        for order in overdue[:_SLICE] if failed else ():
+            with sparing_others(order):
+                move(overdue.filter(pk=order.pk))
+
+    def _send(self) -> None:
+        """Send pending orders until the next check is due."""
+        now, began = timezone.now(), time.monotonic()
+        pending = self._give_up_expired(self._scope.to_send(now)[:_SLICE])
+        if not (pending and self._gateway.is_open):
+            return
+        seconds = _LONGEST_SENDING
+        if next_check := self._scope.next_due_at(FOLLOWED, now):
+            seconds = min(seconds, (next_check - now).total_seconds())
+        ends_at = began + max(seconds, _SHORTEST_SENDING)
+
+        def should_continue() -> bool:
+            return self._should_continue() and time.monotonic() < ends_at
+
+        sent, unsent = send_due(pending, self._gateway, should_continue=should_continue)
+        self._sent += sent
+        self._unsent += unsent
+
+    def _give_up_expired(self, orders: Iterable[Order]) -> list[Order]:
+        """Reject orders queued for longer than ``SEND_TIMEOUT``; return the others."""
+        oldest = self._gateway.clock.long_ago(timedelta(seconds=conf.send_timeout))
+        pending = []
+        for order in orders:
+            if order.queued_at < oldest:
+                with sparing_others(order):
+                    give_up(order)
+            else:
+                pending.append(order)
+        return pending
+
+    def _beat(self) -> None:
+        """Renew the claims and send new orders, every ``_HEARTBEAT`` seconds of a long sweep."""
+        if time.monotonic() - self._beat_at < _HEARTBEAT:
+            return
+        Order.objects.held(self._claimed).update(claimed_until=timezone.now() + _CLAIM)
+        # try_open() also notices a pause that another process has started.
+        if self._gateway.is_proven and self._gateway.try_open():
+            self._send()
+        self._beat_at = time.monotonic()
+
+    def _check(self) -> Swept:
+        """Check the orders that are due, and record the answers."""
+        now = timezone.now()
+        # Orders due soon share the list's pages at no extra cost, and are then due together.
+        soon = now + timedelta(seconds=conf.poll_interval)
+        wanted = self._scope.to_check(now=now, due_by=soon, limit=_MOST)
+        due = [order for order in wanted if order.due_at and order.due_at <= now]
+        if not (due and self._gateway.is_open and self._should_continue()):
+            return Swept(postponed=len(due))
+        if not is_list_worthwhile(wanted, self._gateway):
+            wanted = due
+        claimed = _claim(wanted, now, due_by=soon)
+        if not claimed:
+            return Swept()
+        self._claimed = claimed
+        recorder = _Recorder(self._gateway, now)
+
+        def match_others(rows: Rows) -> Answers:
+            return self._match_others(rows, due_by=soon, but=recorder.checked)
+
+        for order, result in ask(
+            claimed,
+            due_by=now,
+            gateway=self._gateway,
+            pulse=self._pulse,
+            match_others=match_others,
+        ):
+            recorder.add(order, result)
+        recorder.flush()
+        if unchecked := [order for order in claimed if order.pk not in recorder.checked]:
+            Order.objects.held(unchecked).update(claimed_until=None)
+        return Swept(
+            checked=len(recorder.checked),
+            settled=recorder.settled,
+            failed=recorder.failed,
+            postponed=len([order for order in due if order.pk not in recorder.checked]),
+        )
+
+    def _match_others(self, rows: Rows, *, due_by: datetime, but: Collection[int]) -> Answers:
+        """Use what a page of the list says of orders that this sweep has not claimed.
+
+        Open orders are claimed and returned with their rows, so that a page that was read for some
+        is of use to all. Settled ones are compared with what is on record.
+        """
+        # Not when the sweep began: the budget may have kept it waiting for the page.
+        now = timezone.now()
+        shown = list(find_owners({row.provider_id: row for row in rows}, self._scope))
+        record_changes([(order, row) for order, row in shown if order.is_settled], now=now)
+        free = {
+            order.pk: (order, row)
+            for order, row in shown
+            if order.may_be_claimed(now, due_by=due_by) and order.pk not in but
+        }
+        wanted = [order for order, row in free.values() if is_conclusive(row, order)]
+        return [(order, free[order.pk][1]) for order in _claim(wanted, now, due_by=due_by)]
+
+
+def _claim(orders: Sequence[Order], now: datetime, *, due_by: datetime) -> list[Order]:
+    """Claim ``orders``; return those that were won."""
+    claim = partial(Order.objects.claim, now=now, due_by=due_by, until=now + _CLAIM)
+    return list(chain.from_iterable(write_together(orders, claim)))
+
+
+def time_to_check(order: Order, gateway: Gateway) -> float:
+    """Seconds until ``order`` may be checked: once per interval, and within the budget."""
+    wait = gateway.wait_for(Purpose.CHECKING)
+    if order.status in FOLLOWED and order.checked_at:
+        # Not before: a check that lies ahead was made before the clock was set back.
+        since = max(timezone.now() - order.checked_at, timedelta(0))
+        wait = max(wait, conf.poll_interval - since.total_seconds())
+    return wait
+
+
+def check_now(order: Order, gateway: Gateway) -> Swept:
+    """Send or check ``order`` even if it is not due, unless another process has claimed it.
+
+    Does nothing if it is held, because only a person may have it sent. Nor if it was checked within
+    the interval or the budget is exhausted; see :func:`time_to_check`.
+    """
+    scope = Order.objects.filter(pk=order.pk)
+    now = timezone.now()
+    waiting = scope.filter(status__in=[Status.PENDING, Status.UNCONFIRMED])
+    # A held order is due at no time.
+    waiting.exclude(status=Status.PENDING, due_at=None).unclaimed(now).update(due_at=now)
+    scope.check_soon(now=now, interval=timedelta(seconds=conf.poll_interval))
+    return sweep(gateway, scope)
+
+
+def check_settled(order: Order, gateway: Gateway) -> bool:
+    """Ask about a settled ``order``, and record what the provider says of it by now.
+
+    False if calls are paused or the budget is exhausted. Raises
+    :exc:`~giftcards.exceptions.ProviderError` if there is no usable answer.
+    """
+    if not gateway.try_open():
+        return False
+    check = partial(gateway.client.check, order.provider_order_id or "")
+    answer = gateway.ask(check, Purpose.CHECKING)
+    gateway.flush()
+    if answer is None:
+        return False
+    record_changes([(order, answer)], now=timezone.now(), is_thorough=True)
+    return True
+
+
+def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
+    """Follow one order in this process; yield it after every sweep.
+
+    Ends when the order is final, delayed, unconfirmed or held, and at the latest one interval after
+    the poll timeout; at once if calls will not go on before that.
+    """
+    scope = Order.objects.filter(pk=order.pk)
+    ends_at = time.monotonic() + conf.poll_timeout + conf.poll_interval
+    while time.monotonic() < ends_at:
+        sweep(gateway, scope)
+        order = scope.get()
+        yield order
+        left = timedelta(seconds=ends_at - time.monotonic())
+        if order.status not in URGENT or order.is_held or not gateway.reopens_within(left):
+            return
+        time.sleep(min(_time_to(order.due_at, gateway), conf.poll_interval))
+
+
+def _time_to(due_at: datetime | None, gateway: Gateway) -> float:
+    """Seconds until ``due_at``, or until the budget allows a check if that is later."""
+    wait = (due_at - timezone.now()).total_seconds() if due_at else conf.poll_interval
+    return max(wait, gateway.wait_for(Purpose.CHECKING), 0.05)
+
+
+class _Recorder:
+    """Collects results and records them in batches, limited by size and by age."""
+
+    def __init__(self, gateway: Gateway, now: datetime) -> None:
+        self.checked: set[int] = set()
+        self.settled = self.failed = 0
+        long_ago = gateway.clock.long_ago
+        watched_since = long_ago(timedelta(hours=conf.late_watch_hours))
+        self._record_answers = partial(
+            record_answers,
+            now=now,
+            watched_since=watched_since,
+            was_clock_right=gateway.was_clock_right,
+        )
+        self._record_failures = partial(
+            record_failures,
+            now=now,
+            watched_since=watched_since,
+            proof_ago=long_ago(timedelta(seconds=conf.proof_of_absence)),
+        )
+        self._answers: list[tuple[Order, OrderAnswer]] = []
+        self._failures: list[tuple[Order, Exception]] = []
+        self._flushed_at = time.monotonic()
+
+    def add(self, order: Order, result: OrderAnswer | Exception) -> None:
+        self.checked.add(order.pk)
+        if isinstance(result, OrderAnswer):
+            self._answers.append((order, result))
+        else:
+            self.failed += 1
+            self._failures.append((order, result))
+        is_late = time.monotonic() - self._flushed_at >= _RECORD_AFTER
+        if is_late or len(self._answers) >= _RECORD_AT:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._answers:
+            self.settled += self._record_answers(self._answers)
+        if self._failures:
+            self._record_failures(self._failures)
+        self._answers, self._failures = [], []
+        self._flushed_at = time.monotonic()

@@ -1,0 +1,178 @@
+"""Evaluating the provider's answer about an order: pure, without database or requests.
+
+An order settles only by a complete answer. Otherwise it stays open, and its problems say why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from giftcards.engine.identity import Line, find_difference
+from giftcards.problems import Problem
+from giftcards.provider.answers import OrderAnswer
+from giftcards.refunds import compute
+from giftcards.statuses import SETTLED, Status
+
+CONTRADICTING = Problem("figures_contradict")
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The final status and figures of an order."""
+
+    status: Status
+    fulfilled_quantity: int
+    fulfilled_amount: Decimal | None
+    price_per_card: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``settlement`` is ``None`` while the order stays open.
+
+    An answer that is not ``is_ours`` is about another order: nothing in it may be used.
+    """
+
+    settlement: Settlement | None
+    problems: tuple[Problem, ...] = ()
+    is_ours: bool = True
+
+
+def evaluate_answer(
+    answer: OrderAnswer,
+    *,
+    line: Line,
+    known_price: Decimal | None,
+    sent_at: datetime | None = None,
+    is_late: bool = False,
+    is_repeated: bool = False,
+) -> Verdict:
+    """Evaluate ``answer`` for an order of ``line``.
+
+    ``sent_at`` is given while the order's id is not confirmed. ``known_price`` is the price of a
+    card when the order was placed; it is used if the answer has none. An unreadable figure keeps
+    the order open, so that it is requested again, unless the order ``is_late``: then it settles
+    without that figure. Figures that contradict each other keep it open, too, unless the answer
+    ``is_repeated``: the one before contradicted itself as well, or no other will be requested.
+    """
+    if difference := find_difference(answer, line, sent_at=sent_at):
+        return Verdict(None, (difference,), is_ours=False)
+    quantity = line[2]
+    objections = tuple(_objections(answer, quantity))
+    problems = (*answer.problems, *objections)
+    if objections or answer.status not in SETTLED or _has_negative(answer):
+        return Verdict(None, problems)
+    settlement = Settlement(
+        status=Status(answer.status),
+        fulfilled_quantity=_delivered(answer),
+        fulfilled_amount=answer.fulfilled_amount,
+        price_per_card=known_price if answer.price_per_card is None else answer.price_per_card,
+    )
+    is_consistent = compute(
+        status=settlement.status,
+        quantity=quantity,
+        fulfilled_quantity=settlement.fulfilled_quantity,
+        price_per_card=settlement.price_per_card,
+        fulfilled_amount=settlement.fulfilled_amount,
+    ).is_consistent
+    if _is_uncounted(answer) and (problems or not is_consistent):
+        # Only the cards themselves give their number: to settle would lose a card that is
+        # unreadable or missing.
+        return Verdict(None, (*problems, Problem("delivered_unknown", {"ordered": quantity})))
+    if problems and not is_late:
+        return Verdict(None, problems)
+    if not is_consistent:
+        problems = (*problems, CONTRADICTING)
+        if not is_repeated:
+            return Verdict(None, problems)
+    return Verdict(settlement, (*problems, *_money_problems(settlement, problems, known_price)))
+
+
+def _money_problems(
+    settlement: Settlement, problems: Sequence[Problem], known_price: Decimal | None
+) -> Iterator[Problem]:
+    """Yield what staff should know about the price and the charge of a settled order."""
+    price = settlement.price_per_card
+    if price is not None and known_price not in {None, price}:
+        yield Problem("price_changed", {"amount": f"{price:.2f}", "expected": f"{known_price:.2f}"})
+    named = {problem.parameters.get("field") for problem in problems}
+    if price is None and "price_per_card" not in named:
+        yield Problem("figure_unknown", {"field": "price_per_card"})
+    # A refunded order is charged nothing, whether the answer says so or not.
+    is_charged = settlement.status != Status.REFUNDED
+    if is_charged and settlement.fulfilled_amount is None and "fulfilled_amount" not in named:
+        yield Problem("figure_unknown", {"field": "fulfilled_amount"})
+
+
+def _objections(answer: OrderAnswer, quantity: int) -> Iterator[Problem]:
+    """Yield the problems that keep an order open however late it is."""
+    if answer.status is None:
+        yield Problem("status_missing")
+    elif answer.status not in {Status.HANDLING, *SETTLED}:
+        yield Problem("status_unknown", {"status": answer.status})
+    elif answer.status in SETTLED and not _is_whole(answer, quantity):
+        counts = {"delivered": _delivered(answer), "ordered": quantity, "cards": len(answer.cards)}
+        yield Problem("not_whole", {"status": answer.status, **counts})
+
+
+def _delivered(answer: OrderAnswer) -> int:
+    """How many cards were delivered: the answer's figure or, without one, its cards."""
+    figure = answer.fulfilled_quantity
+    return len(answer.cards) if figure is None else figure
+
+
+def _is_whole(answer: OrderAnswer, quantity: int) -> bool:
+    """Whether the number of cards in a final answer agrees with its status and its figures."""
+    delivered = _delivered(answer)
+    match answer.status:
+        case Status.FULFILLED:
+            fits = delivered == quantity
+        case Status.PARTIALLY_FILLED:
+            fits = 0 < delivered < quantity
+        case _:
+            fits = delivered == 0
+    return fits and len(answer.cards) == delivered
+
+
+def _is_uncounted(answer: OrderAnswer) -> bool:
+    return answer.fulfilled_quantity is None and answer.status == Status.PARTIALLY_FILLED
+
+
+def _has_negative(answer: OrderAnswer) -> bool:
+    return any(
+        amount is not None and amount < 0
+        for amount in (answer.fulfilled_amount, answer.price_per_card)
+    )
+
+
+def find_changes(answer: OrderAnswer, record: Settlement, *, quantity: int) -> Iterator[Problem]:
+    """Yield how a final ``answer`` about a settled order differs from what is on record.
+
+    What the answer does not name, or names in a way that cannot be, is no difference.
+    """
+    if answer.status not in SETTLED:
+        return
+    delivered = answer.fulfilled_quantity
+    if delivered is None or delivered < 0:
+        delivered = record.fulfilled_quantity
+    if (answer.status, delivered) != (record.status, record.fulfilled_quantity):
+        counts = {"delivered": delivered, "ordered": quantity}
+        yield Problem("contradicted", {"status": answer.status, **counts})
+    charged = record.fulfilled_amount
+    if charged is None and record.status == Status.REFUNDED:
+        charged = Decimal(0)
+    yield from _changed_figure("fulfilled_amount", answer.fulfilled_amount, charged)
+    yield from _changed_figure("price_per_card", answer.price_per_card, record.price_per_card)
+
+
+def _changed_figure(name: str, told: Decimal | None, known: Decimal | None) -> Iterator[Problem]:
+    if told is None or told < 0 or told == known:
+        return
+    if known is None:
+        yield Problem("figure_late", {"field": name, "amount": f"{told:.2f}"})
+    else:
+        amounts = {"amount": f"{told:.2f}", "expected": f"{known:.2f}"}
+        yield Problem("figure_changed", {"field": name, **amounts})

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from giftcards.catalogue import Reading, counts, read_catalogue
+from giftcards.engine.gateway import Gateway
+from giftcards.management.base import (
+    UNFINISHED,
+    WORKING_SETTINGS,
+    GiftcardsCommand,
+    current_pause,
+)
+from giftcards.management.output import counted
+from giftcards.models import ProviderState
+
+
+class Command(GiftcardsCommand):
+    help = (
+        "Read the provider's catalogue: products, types, prices and stock. It makes one request,"
+        " and one for each product on sale, with a tenth of the request budget at most. If it is"
+        " stopped, the next run within six hours goes on where it was."
+    )
+    examples = (
+        ("Once a day, from cron:", "-v0"),
+        ("The counts, for a script:", "--json"),
+    )
+    needs = WORKING_SETTINGS
+
+    def handle(self, **options: Any) -> None:
+        with Gateway() as gateway, self.progress(options) as progress:
+            reading = read_catalogue(
+                gateway, on_wait=lambda reading: progress.show(_wait(reading), unless_short=True)
+            )
+        found = counts()
+        if options["json"]:
+            done = {"read": reading.read, "skipped": reading.skipped}
+            self.write_json({**found, **done, "is_whole": reading.is_whole})
+        self.say(_text(reading, found), options)
+        if not reading.is_whole:
+            raise CommandError(_trouble(reading), returncode=UNFINISHED)
+
+
+def _wait(reading: Reading) -> str:
+    """What the reading waits for."""
+    what = "waiting for its share of the request budget"
+    if reading.is_paused:
+        what = _pause() or "waiting"
+    if not reading.total:
+        return f"Reading the catalogue: {what}"
+    return f"Reading the catalogue, {reading.read} of {counted(reading.total, 'product')}: {what}"
+
+
+def _text(reading: Reading, found: dict[str, int]) -> str:
+    return (
+        f"{counted(reading.read, 'product')} read, {reading.skipped} skipped,"
+        f" {found['to_read']} still to read.\n"
+        f"The catalogue has {counted(found['products'], 'product')}, {found['on_sale']} on sale,"
+        f" and {counted(found['types'], 'type')}, {found['types_for_sale']} for sale."
+    )
+
+
+def _trouble(reading: Reading) -> str:
+    rest = "Run the command again to read what is left."
+    return " ".join(filter(None, (_pause() or reading.trouble, rest)))
+
+
+def _pause() -> str:
+    return current_pause(ProviderState.objects.current())

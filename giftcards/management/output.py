@@ -1,0 +1,180 @@
+"""How the commands print: help with examples, progress, times, and pipes whose reader has gone.
+
+Imports nothing of the app, because the simulator's command needs no settings and no database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from django.core.management.base import BaseCommand, CommandParser, DjangoHelpFormatter
+from django.utils import timezone
+
+UNFINISHED = 1
+COULD_NOT_START = 2
+
+# In a log, waits shorter than this are not worth a line (seconds).
+_SHORT = 2.0
+# Where progress is a log, an unchanged line is repeated this often (seconds).
+_REMIND_AFTER = 60.0
+
+
+class OutputClosed(Exception):
+    """Whoever read the output has gone, as ``head`` does once it has enough lines."""
+
+
+class _HelpFormatter(DjangoHelpFormatter):
+    """Django's, except that the examples keep their lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("examples:"):
+            return "".join(indent + line for line in text.splitlines(keepends=True))
+        return super()._fill_text(text, width, indent)
+
+
+class ConsoleCommand(BaseCommand):
+    """A command that has examples in its help, and ends quietly when its output is closed."""
+
+    # Each is a comment and the arguments it is about.
+    examples: ClassVar[Sequence[tuple[str, str]]] = ()
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        lines = [
+            f"  # {comment}\n  {Path(prog_name).name} {subcommand} {arguments}".rstrip()
+            for comment, arguments in self.examples
+        ]
+        kwargs = {
+            "formatter_class": _HelpFormatter,
+            "epilog": "\n".join(["examples:", *lines]),
+            **kwargs,
+        }
+        return super().create_parser(prog_name, subcommand, **kwargs)
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        try:
+            return super().execute(*args, **options)
+        except OutputClosed:
+            # Else Python tries once more to write what is left, and complains, at exit.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
+            raise SystemExit(UNFINISHED) from None
+
+    def put(self, text: str, *, ending: str = "\n") -> None:
+        """Print ``text`` at once, also into a pipe; :exc:`OutputClosed` if nobody reads it."""
+        try:
+            self.stdout.write(text, ending=ending)
+            self.stdout.flush()
+        except BrokenPipeError:
+            raise OutputClosed from None
+
+
+class Progress:
+    """Shows what a command is waiting for, and since when; a context manager.
+
+    On a terminal, one line is redrawn. Elsewhere a line is printed whenever the text changes, and
+    once a minute while it does not. ``put=None`` shows nothing.
+    """
+
+    def __init__(self, put: Callable[..., None] | None, *, is_live: bool) -> None:
+        self._put = put
+        self._is_live = is_live
+        self._text = self._result = ""
+        # When a log gets the next line (monotonic).
+        self._next_at = 0.0
+        self._since = timezone.now()
+        # Whether the cursor is on a line that will be redrawn, and that line.
+        self._is_open, self._drawn = False, ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not OutputClosed:
+            self.end()
+
+    def show(self, text: str, *, since: datetime | None = None, unless_short: bool = False) -> None:
+        """Show ``text``; with ``unless_short``, a log gets it only if the wait is a longer one.
+
+        ``since``: when the wait began; by default when ``text`` was first given.
+        """
+        if self._put is None:
+            return
+        now = time.monotonic()
+        if text != self._text:
+            self.end()
+            self._text, self._since = text, since or timezone.now()
+            self._next_at = now + (_SHORT - self._seconds() if unless_short else 0)
+        elif since is not None:
+            self._since = since
+        if self._is_live:
+            # The cursor stays at the start: a line of the log, on the same terminal, replaces it.
+            line = self._line(shutil.get_terminal_size().columns - 1)
+            if not self._is_open or line != self._drawn:
+                self._put(f"\r{line}\x1b[K\r", ending="")
+            self._is_open, self._drawn = True, line
+        elif now >= self._next_at:
+            self._put(self._line())
+            self._next_at = now + _REMIND_AFTER
+
+    def end(self, text: str = "") -> None:
+        """End the wait; ``text``, if any, says how, and is printed once."""
+        if self._put is None:
+            return
+        if self._is_open:
+            self._put("")
+        self._is_open, self._text = False, ""
+        if text and text != self._result:
+            self._put(text)
+            self._result = text
+
+    def _seconds(self) -> float:
+        return max((timezone.now() - self._since).total_seconds(), 0)
+
+    def _line(self, width: int | None = None) -> str:
+        """The line, in at most ``width`` characters."""
+        how_long = f" (since {clock_time(self._since)}, {duration(self._seconds())})"
+        room = None if width is None else max(width - len(how_long), 0)
+        return self._text[:room] + how_long
+
+
+def clock_time(moment: datetime) -> str:
+    """``moment`` in the site's time zone: the time of day, with the date if it is not today."""
+    now = timezone.now()
+    if timezone.is_aware(moment):
+        moment, now = timezone.localtime(moment), timezone.localtime(now)
+    is_today = moment.date() == now.date()
+    return f"{moment:%H:%M:%S}" if is_today else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def duration(seconds: float) -> str:
+    """``seconds`` in words, as in ``39 s``, ``2 min 5 s`` or ``3 h 10 min``."""
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{minutes} min {rest} s" if hours < 1 else f"{hours} h {minutes} min"
+
+
+def iso(moment: datetime | None) -> str | None:
+    """``moment`` in ISO 8601 with its zone, also where ``USE_TZ`` is off and times have none."""
+    if moment is None:
+        return None
+    return (moment if timezone.is_aware(moment) else timezone.make_aware(moment)).isoformat()
+
+
+def counted(number: int, noun: str) -> str:
+    """``number`` and ``noun``, as in ``1 order`` or ``2 orders``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

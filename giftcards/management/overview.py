@@ -1,0 +1,244 @@
+"""How things stand, read from the database, and the conditions that a monitor can ask about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Self
+
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.engine.health import (
+    KeyInUse,
+    KnownKey,
+    Requests,
+    Waiting,
+    api_keys,
+    encryption_keys,
+    try_keys,
+    versions,
+)
+from giftcards.engine.queue import Backlog, next_tick, schedule_problem
+from giftcards.exceptions import ConfigurationError
+from giftcards.management.base import current_pause, ok_or_trouble
+from giftcards.management.output import counted, iso
+from giftcards.models import Order, ProviderState, StatusChange
+
+# How long work may be due before it counts as held up. Longer than the watchdog needs to start
+# the loop again, and than the pause after a request that failed.
+_PATIENCE = timedelta(minutes=5)
+_TIMES = ("paused_until", "succeeded_at", "failed_at", "swept_at", "ticked_at")
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The texts are sentences; "" means that nothing is wrong."""
+
+    orders: Mapping[str, int]
+    # Of the newest and the oldest card: why the encryption keys do not open it.
+    cards: Mapping[str, str]
+    state: ProviderState
+    pause: str
+    schedule: str
+    is_ticking: bool
+    worker: str
+    queue: str
+    requests: Requests
+    waiting: Waiting
+    encryption_keys: Sequence[KeyInUse]
+    api_keys: Sequence[KnownKey]
+    next_tick: datetime | None
+
+    @classmethod
+    def read(cls) -> Self:
+        now = timezone.now()
+        state = ProviderState.objects.current()
+        return cls(
+            orders=Order.objects.count_by_status(),
+            cards=try_keys(),
+            state=state,
+            pause=current_pause(state),
+            schedule=schedule_problem(),
+            is_ticking=state.is_ticking(now),
+            worker=state.worker_problem(now),
+            queue=_queue_problem(now),
+            requests=Requests.read(),
+            waiting=Waiting.read(),
+            encryption_keys=_encryption_keys(),
+            api_keys=api_keys(),
+            next_tick=next_tick(),
+        )
+
+    def failing(self, conditions: Mapping[str, Condition]) -> str:
+        """What is wrong according to ``conditions``, as sentences; "" if nothing is."""
+        return " ".join(filter(None, (is_wrong(self) for is_wrong in conditions.values())))
+
+    def as_dict(self) -> dict[str, Any]:
+        state = self.state
+        return {
+            "orders": dict(self.orders),
+            "needing_attention": self.waiting.needing_attention,
+            "cards": ok_or_trouble(self.cards),
+            "provider": {
+                "pause": state.paused_because or None,
+                "explanation": state.explain(),
+                "last_failure": state.failure or None,
+                **{name: iso(getattr(state, name)) for name in _TIMES},
+            },
+            "schedule": self.schedule or "ok",
+            "worker": self.worker or "ok",
+            "queue": self.queue or "ok",
+            "next_tick_at": iso(self.next_tick),
+            "requests": {"used": self.requests.used, "limit": self.requests.limit},
+            "waiting": self._waiting_as_dict(),
+            "balance": None if state.balance is None else f"{state.balance:.2f}",
+            "balance_read_at": iso(state.balance_read_at),
+            "encryption_keys": [
+                {"key": key.fingerprint, "position": key.position, "cards": key.cards}
+                for key in self.encryption_keys
+            ],
+            "api_keys": [_key_as_dict(known) for known in self.api_keys],
+            "versions": versions(),
+        }
+
+    def _waiting_as_dict(self) -> dict[str, Any]:
+        tasks, changes = self.waiting.tasks, self.waiting.changes
+        return {
+            "tasks": tasks and tasks.number,
+            "oldest_task_at": iso(tasks and tasks.since),
+            "changes": changes.number,
+            "oldest_change_at": iso(changes.since),
+            "changes_given_up": self.waiting.given_up,
+            "oldest_order_at": iso(self.waiting.oldest_order),
+        }
+
+    def __str__(self) -> str:
+        state = self.state
+        counts = {**self.orders, "need attention": self.waiting.needing_attention}
+        times = {
+            "last answer": state.succeeded_at,
+            "last failure": state.failed_at,
+            "last sweep": state.swept_at,
+            "last tick": state.ticked_at,
+            "next tick": self.next_tick,
+        }
+        failure = f"The last failure: {state.failure}" if state.failure else ""
+        lines = [f"{name:<18}{count}" for name, count in counts.items()]
+        lines += [f"Provider: {state.explain()}"]
+        lines += [f"  {label:<16}{iso(at) or 'never'}" for label, at in times.items()]
+        lines += self._facts()
+        lines += [failure, self.schedule, self.worker, self.queue]
+        lines += dict.fromkeys(self.cards.values())
+        return "\n".join(filter(None, lines))
+
+    def _facts(self) -> list[str]:
+        """What is neither right nor wrong."""
+        state, waiting = self.state, self.waiting
+        requests = f"{self.requests.used} of {self.requests.limit} in the last minute"
+        balance = "not read yet"
+        if state.balance is not None:
+            balance = f"{state.balance:.2f} {conf.currency}, read {iso(state.balance_read_at)}"
+        facts = {
+            "requests": requests,
+            "balance": balance,
+            "tasks": _backlog(waiting.tasks),
+            "changes": _backlog(waiting.changes),
+            "given up": f"{counted(waiting.given_up, 'change')}",
+            "open orders": _backlog(
+                Backlog(sum(one.number for one in waiting.orders.values()), waiting.oldest_order)
+            ),
+        }
+        lines = [f"  {name:<16}{fact}" for name, fact in facts.items()]
+        lines += [f"  encryption key  {_key_in_words(key)}" for key in self.encryption_keys]
+        lines += [f"  API key         {_known_in_words(known)}" for known in self.api_keys]
+        running = ", ".join(f"{name} {number}" for name, number in versions().items())
+        return [*lines, f"  versions        {running}"]
+
+
+def _encryption_keys() -> list[KeyInUse]:
+    try:
+        return encryption_keys(counts_all=True)
+    except ConfigurationError:
+        return []  # reported for the cards
+
+
+def _backlog(backlog: Backlog | None) -> str:
+    if backlog is None:
+        return "the queue of django-q2 is not in the database"
+    since = f", since {iso(backlog.since)}" if backlog.since else ""
+    return f"{backlog.number} waiting{since}" if backlog.number else "none waiting"
+
+
+def _key_in_words(key: KeyInUse) -> str:
+    cards = counted(key.cards, "card")
+    if not key.fingerprint:
+        return f"not recorded: {cards}"
+    place = "not in the settings" if key.position is None else f"number {key.position}"
+    return f"{key.fingerprint}, {place}: {cards}"
+
+
+def _known_in_words(known: KnownKey) -> str:
+    key = known.key
+    times = {"accepted": key.accepted_at, "refused": key.refused_at}
+    return ", ".join(
+        [
+            f"{known.name}{' (in the settings)' if known.is_own else ''}",
+            key.environment or "environment unknown",
+            *(f"{what} {iso(at)}" for what, at in times.items() if at),
+            *(["stopped"] if key.is_refused else []),
+        ]
+    )
+
+
+def _key_as_dict(known: KnownKey) -> dict[str, Any]:
+    key = known.key
+    return {
+        "key": known.name,
+        "is_own": known.is_own,
+        "environment": key.environment or None,
+        "is_refused": key.is_refused,
+        "refused_at": iso(key.refused_at),
+        "accepted_at": iso(key.accepted_at),
+    }
+
+
+def _queue_problem(now: datetime) -> str:
+    """What should have been done ``_PATIENCE`` ago, and was not."""
+    orders = Order.objects.count_held_up(now - _PATIENCE)
+    changes = StatusChange.objects.waiting_since(now - _PATIENCE).count()
+    held_up = [
+        f"{counted(number, noun)} {'has' if number == 1 else 'have'} waited {what}"
+        for number, noun, what in (
+            (orders, "order", "to be sent or checked"),
+            (changes, "status change", "to be announced to your receivers"),
+        )
+        if number
+    ]
+    minutes = _PATIENCE.total_seconds() / 60
+    return f"{' and '.join(held_up)} for more than {minutes:.0f} minutes." if held_up else ""
+
+
+Condition = Callable[[Overview], str]
+
+
+def _needs_attention(overview: Overview) -> str:
+    number = overview.waiting.needing_attention
+    needs = "needs" if number == 1 else "need"
+    return f"{counted(number, 'order')} {needs} attention." if number else ""
+
+
+def _has_no_worker(overview: Overview) -> str:
+    # `giftcards_poll --loop` ticks without a schedule.
+    return overview.worker or ("" if overview.is_ticking else overview.schedule)
+
+
+# What `giftcards_status --fail-on` knows, in the order in which it is reported.
+CONDITIONS: Mapping[str, Condition] = {
+    "attention": _needs_attention,
+    "paused": lambda overview: overview.pause,
+    "worker": _has_no_worker,
+    "queue": lambda overview: overview.queue,
+    "cards": lambda overview: " ".join(dict.fromkeys(filter(None, overview.cards.values()))),
+}

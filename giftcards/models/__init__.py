@@ -1,0 +1,30 @@
+"""The models, under the names by which Django and shops import them."""
+
+from giftcards.models.cards import Card
+from giftcards.models.catalogue import Product, ProductType
+from giftcards.models.changes import Acknowledgement, StatusChange, StatusChangeQuerySet
+from giftcards.models.leases import Lease, RequestSlot
+from giftcards.models.orders import MAX_QUANTITY, Order, OrderQuerySet, new_reference
+from giftcards.models.prices import ProductPrices
+from giftcards.models.provider import ApiKey, ProviderState
+from giftcards.models.traces import CardReveal, Note
+
+__all__ = [
+    "MAX_QUANTITY",
+    "Acknowledgement",
+    "ApiKey",
+    "Card",
+    "CardReveal",
+    "Lease",
+    "Note",
+    "Order",
+    "OrderQuerySet",
+    "Product",
+    "ProductPrices",
+    "ProductType",
+    "ProviderState",
+    "RequestSlot",
+    "StatusChange",
+    "StatusChangeQuerySet",
+    "new_reference",
+]

@@ -1,0 +1,111 @@
+"""The history of an order: its status changes, which are also the outbox, and acknowledgements."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Self
+
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.statuses import Status
+
+
+class StatusChangeQuerySet(models.QuerySet["StatusChange"]):
+    def to_announce(self, now: datetime) -> Self:
+        """Changes that are due to be announced, longest due first."""
+        # Sorted by the whole index. Sorted by age, a database may scan all announced changes.
+        due = self.filter(announced_at=None, announce_at__lte=now)
+        return due.order_by("announced_at", "announce_at", "pk")
+
+    def waiting_since(self, moment: datetime) -> Self:
+        """Changes made at ``moment`` or before that some receiver has yet to take."""
+        return self.filter(announced_at=None, announce_at__isnull=False, at__lte=moment)
+
+    def backlog(self) -> tuple[int, datetime | None]:
+        """How many changes some receiver has yet to take, and when the first of them was made."""
+        waiting = self.filter(announced_at=None, announce_at__isnull=False).order_by()
+        found = waiting.aggregate(count=models.Count("pk"), since=models.Min("at"))
+        return found["count"], found["since"]
+
+    def given_up(self) -> Self:
+        """Changes that some receiver failed to take, and that are no longer retried."""
+        return self.filter(announced_at=None, announce_at=None)
+
+
+class StatusChange(models.Model):
+    """One move of an order, and its entry in the outbox.
+
+    ``announced_at`` is NULL until all receivers of :mod:`giftcards.signals` have taken it.
+    """
+
+    class Source(models.TextChoices):
+        PLACING = "placing", _("Sending")
+        CHECK = "check", _("Answer of the provider")
+        CLOCK = "clock", _("Time limit")
+        RECOVERY = "recovery", _("Recovery")
+        STAFF = "staff", _("Staff")
+
+    order = models.ForeignKey(
+        "giftcards.Order", verbose_name=_("order"), on_delete=models.CASCADE, related_name="changes"
+    )
+    from_status = models.CharField(_("from"), max_length=20, choices=Status)
+    to_status = models.CharField(_("to"), max_length=20, choices=Status)
+    at = models.DateTimeField(_("when"), default=timezone.now)
+    source = models.CharField(_("because of"), max_length=20, choices=Source)
+    # See giftcards.problems: {"code", "parameters"}, without secrets; plus "ended": true for a
+    # problem that ended with the move.
+    details = models.JSONField(_("details"), default=list, blank=True)
+    announced_at = models.DateTimeField(_("announced"), null=True, editable=False)
+    # When to announce it next; NULL: done or given up.
+    announce_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
+    # The names of the receivers that have taken it; NULL: none was called yet.
+    delivered_to = models.JSONField(null=True, editable=False)
+    announce_failures = models.PositiveIntegerField(default=0, editable=False)
+    announce_error = models.TextField(_("announcement failed"), blank=True, editable=False)
+
+    objects = StatusChangeQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("status change")
+        verbose_name_plural = _("status changes")
+        ordering = ("pk",)
+        indexes = (
+            # The outbox: announced_at is set, and announce_at NULL, in almost every row.
+            models.Index(
+                fields=("announced_at", "announce_at", "id"), name="giftcards_change_outbox"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.from_status} → {self.to_status}"
+
+
+class Acknowledgement(models.Model):
+    """A problem that a member of staff has ticked off, or another decision that moves nothing.
+
+    No receiver is called.
+    """
+
+    order = models.ForeignKey(
+        "giftcards.Order",
+        verbose_name=_("order"),
+        on_delete=models.CASCADE,
+        related_name="acknowledgements",
+    )
+    # The problem, see giftcards.problems.
+    code = models.CharField(_("code"), max_length=40)
+    parameters = models.JSONField(_("parameters"), default=dict, blank=True)
+    by = models.CharField(_("by"), max_length=254)
+    at = models.DateTimeField(_("when"), default=timezone.now)
+
+    class Meta:
+        verbose_name = _("problem ticked off")
+        verbose_name_plural = _("problems ticked off")
+        ordering = ("pk",)
+        # It is created and shown only with its order.
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.code

@@ -1,0 +1,47 @@
+"""Model fields that behave the same on every database, and a validator of what people type."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils.translation import gettext_lazy as _
+
+# Control and format characters, lone surrogates, separators of lines and paragraphs. Format
+# characters include all that change the direction of text.
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# Format characters that spell words in Persian, and make one emoji of several.
+_JOINERS = {"\u200c", "\u200d"}
+
+
+def plain_line(text: str) -> None:
+    """Validate one line of text in any script, without characters that reorder or hide text.
+
+    Refuses control characters, line separators, bidirectional marks, embeddings, overrides and
+    isolates, and other invisible characters except the zero-width joiners.
+    """
+    if any(unicodedata.category(char) in _UNSEEN and char not in _JOINERS for char in text):
+        raise ValidationError(
+            _("Use one line of text, without control or direction characters."), code="plain_line"
+        )
+
+
+class ExactCharField(models.CharField):  # type: ignore[type-arg]
+    """Text compared and sorted by code points, whatever the collation of the database.
+
+    By default, MySQL and MariaDB treat ``a`` and ``A`` as equal, but the provider's ids may differ
+    only in case. In PostgreSQL, an index with a linguistic collation cannot serve prefix searches.
+    """
+
+    def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
+        parameters: dict[str, Any] = dict(super().db_parameters(connection))
+        if collation := {"mysql": "utf8mb4_bin", "postgresql": "C"}.get(connection.vendor):
+            parameters["collation"] = collation
+        return parameters
+
+
+class ExactEmailField(ExactCharField, models.EmailField):  # type: ignore[type-arg]
+    """An e-mail address that is compared in the same way."""

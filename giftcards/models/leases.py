@@ -1,0 +1,136 @@
+"""Leases on pieces of work, and the slots of the request budget."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Self
+
+from django.db import models
+from django.utils import timezone
+
+from giftcards.models.moments import LONGEST_HOLD, ahead, past
+
+# The expiry of a slot that was never used.
+_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+class LeaseQuerySet(models.QuerySet["Lease"]):
+    def take(self, name: str, length: timedelta) -> str | None:
+        """Take the lease for ``length``; return its token, or ``None`` if it is held.
+
+        ``length`` is 2 minutes at most (``LONGEST_HOLD``).
+        """
+        assert length <= LONGEST_HOLD  # noqa: S101 (it would count as past)
+        self.get_or_create(name=name)
+        now, token = timezone.now(), uuid.uuid4().hex
+        free = self.filter(past("until", now, longest=LONGEST_HOLD), name=name)
+        return token if free.update(token=token, until=now + length) else None
+
+    def keep(self, name: str, token: str, length: timedelta) -> bool:
+        """Renew the lease; False if another process has taken it."""
+        held = self.filter(name=name, token=token)
+        return bool(held.update(until=timezone.now() + length))
+
+    def release(self, name: str, token: str) -> None:
+        self.filter(name=name, token=token).update(until=None)
+
+    def revoke(self, name: str) -> None:
+        """Release the lease, whoever holds it."""
+        self.filter(name=name).update(until=None)
+
+    def is_held(self, name: str) -> bool:
+        held = ahead("until", timezone.now(), longest=LONGEST_HOLD)
+        return self.filter(held, name=name).exists()
+
+
+class Lease(models.Model):
+    """The exclusive right of one process to a piece of work, identified by a token.
+
+    It expires, so that a dead process does not block the others for long.
+    """
+
+    LOOP = "loop"
+    #: A run of the loop that is queued and has not started.
+    QUEUED_SWEEP = "queued sweep"
+    #: Announcing changes to the shop's receivers.
+    OUTBOX = "outbox"
+    #: Probing an API key.
+    KEY_PROBE = "key probe"
+    #: Asking which environment an API key is for; kept if that is not told, so as not to ask again.
+    KEY_ENVIRONMENT = "key environment"
+    #: Creating or repairing the schedule.
+    SCHEDULE = "schedule"
+
+    name = models.CharField(primary_key=True, max_length=20)
+    token = models.CharField(max_length=32, blank=True)
+    until = models.DateTimeField(null=True)
+
+    objects = LeaseQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
+    def make(self, count: int) -> None:
+        """Make the slots 0 to ``count`` - 1 the only ones there are."""
+        existing = self.count()
+        if existing < count:
+            # Not the field's default, which has a time zone even where USE_TZ is off.
+            free = timezone.now() - timedelta(days=1)
+            slots = (RequestSlot(number=number, until=free) for number in range(count))
+            self.bulk_create(slots, ignore_conflicts=True)
+        elif existing > count:
+            self._shrink(count)
+
+    def _shrink(self, count: int) -> None:
+        """Delete the slots from ``count`` on, and charge what they hold to slots that stay."""
+        now = timezone.now()
+        surplus = self.filter(number__gte=count)
+        for until in surplus.filter(until__gt=now).values_list("until", flat=True):
+            free = self.among(range(count)).free(now).values_list("number", flat=True)[:1]
+            self.take_one(free, now=now, until=until)
+        surplus.delete()
+
+    def among(self, numbers: range) -> Self:
+        """The slots with these numbers, earliest free first."""
+        span = self.filter(number__gte=numbers.start, number__lt=numbers.stop)
+        return span.order_by("until", "number")
+
+    def free(self, now: datetime) -> Self:
+        return self.filter(until__lte=now)
+
+    def cap(self, *, now: datetime, longest: timedelta) -> None:
+        """Shorten holds that are longer than ``longest``: the clock was set back since."""
+        self.filter(until__gt=now + longest).update(until=now + longest)
+
+    def follow_clock(self, *, before: datetime, now: datetime, longest: timedelta) -> None:
+        """Adapt the holds to a clock that was set from ``before`` to ``now``.
+
+        What was held is held for ``longest`` from now on; what was free is free.
+        """
+        # Holds up to ``longest`` ahead may have begun on the new clock: they stay.
+        self.filter(until__gt=now + longest, until__lte=before).update(until=now)
+        self.filter(until__gt=before).update(until=now + longest)
+
+    def take_one(self, numbers: Iterable[int], *, now: datetime, until: datetime) -> int | None:
+        """Take the first of these slots that is still free; ``None`` if none is."""
+        for number in numbers:
+            if self.filter(number=number).free(now).update(until=until):
+                return number
+        return None
+
+
+class RequestSlot(models.Model):
+    """One of the requests allowed per minute; see :mod:`giftcards.engine.budget`."""
+
+    number = models.PositiveIntegerField(primary_key=True)
+    # Taken until then.
+    until = models.DateTimeField(default=_LONG_AGO, db_index=True)
+
+    objects = RequestSlotQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return f"slot {self.number}"

@@ -1,0 +1,239 @@
+"""The questions about orders, each answered from an index whatever the number of settled orders.
+
+``tests/test_plans.py`` reads the plan of each of them on the database at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Self
+
+from django.db import models
+from django.db.models import Exists, OuterRef, Q
+
+from giftcards.models.moments import LONGEST_HOLD, SLACK, past
+from giftcards.statuses import URGENT, Status
+
+if TYPE_CHECKING:
+    from giftcards.models.orders import Order
+
+# For more than 200 names, MariaDB prefers a full table scan to index lookups.
+_NAMES_AT_ONCE = 100
+
+# The open statuses that are not urgent.
+_PATIENT = (Status.UNCONFIRMED, Status.DELAYED)
+
+# The final statuses of orders of which cards are missing.
+_OWING = (Status.REJECTED, Status.PARTIALLY_FILLED, Status.REFUNDED)
+_IS_PAID = Q(sale_amount__gt=0) | Q(sale_amount=None, sale_price__gt=0)
+# What was paid for the missing cards went to the order that orders them again, if there is one.
+# The condition needs `OrderQueries.with_repeats`.
+_IS_OWED = _IS_PAID & Q(is_repeated=False)
+# Final orders of which cards are missing that the customer has paid for.
+OWING = _IS_OWED & Q(status__in=_OWING)
+
+# Orders with a problem that nobody has ticked off. Django turns "= True" into a bare column, for
+# which SQLite uses no index.
+NEEDING_ATTENTION = Q(needs_attention__in=[True])
+
+_LAST_CHARACTER = "\U0010ffff"
+
+
+class OrderQueries(models.QuerySet["Order"]):
+    def open(self) -> Self:
+        """Orders that are not final.
+
+        Queries for open orders start here, because their index begins with ``settled_at``: by
+        average selectivity, a query planner would consider every status common.
+        """
+        return self.filter(settled_at=None)
+
+    def urgent(self) -> Self:
+        """Orders that need the loop, because they can move within seconds.
+
+        Not those that are held until a person decides.
+        """
+        urgent = self.open().filter(status__in=URGENT)
+        return urgent.exclude(status=Status.PENDING, due_at=None)
+
+    def unclaimed(self, now: datetime) -> Self:
+        """Orders without a claim, or with an expired one."""
+        return self.filter(past("claimed_until", now, longest=LONGEST_HOLD))
+
+    def held(self, orders: Iterable[Order]) -> Self:
+        """The rows of ``orders`` that still have the claims of these instances."""
+        orders = list(orders)
+        return self.filter(
+            pk__in=[order.pk for order in orders],
+            claim__in={order.claim for order in orders},
+            claimed_until__isnull=False,
+        )
+
+    def _waiting(self, status: Status) -> Self:
+        """Open orders in one status, longest due first."""
+        # Sorted by the whole index: PostgreSQL does not infer that settled_at is constant.
+        return self.open().filter(status=status).order_by("settled_at", "due_at", "pk")
+
+    def next_due_at(self, statuses: Collection[Status], now: datetime) -> datetime | None:
+        """When the first unclaimed order with one of ``statuses`` is due; ``None`` if none is."""
+        # One query per status: the index yields the first row of one status, not of several.
+        times = (
+            self._waiting(status)
+            .filter(due_at__isnull=False)
+            .unclaimed(now)
+            .values_list("due_at", flat=True)
+            .first()
+            for status in statuses
+        )
+        return min((due_at for due_at in times if due_at is not None), default=None)
+
+    def to_send(self, now: datetime) -> Self:
+        """Orders that are due to be sent, longest due first."""
+        return self._waiting(Status.PENDING).filter(due_at__lte=now).unclaimed(now)
+
+    def to_recover(self, now: datetime) -> Self:
+        """Lost orders that are due to be searched for at the provider, longest due first."""
+        return self._waiting(Status.UNCONFIRMED).filter(due_at__lte=now).unclaimed(now)
+
+    def abandoned(self, now: datetime) -> Self:
+        """Orders whose sender died."""
+        return self._waiting(Status.PLACING).unclaimed(now)
+
+    def overdue(self, now: datetime, *, accepted_by: datetime) -> Self:
+        """Orders accepted by ``accepted_by`` that have not settled, longest due first."""
+        late = self._waiting(Status.HANDLING).filter(accepted_at__lte=accepted_by)
+        return late.unclaimed(now)
+
+    def put_off_too_far(self, now: datetime, *, urgent: timedelta, others: timedelta) -> Self:
+        """Open orders that are due later than anything is put off.
+
+        That is ``urgent`` for those that normally change within seconds, and ``others`` for the
+        others.
+        """
+        return self.open().filter(
+            Q(status__in=URGENT, due_at__gt=now + urgent + SLACK)
+            | Q(status__in=_PATIENT, due_at__gt=now + others + SLACK)
+        )
+
+    def to_check(self, *, now: datetime, due_by: datetime, limit: int = 1_000) -> list[Order]:
+        """At most ``limit`` accepted orders due by ``due_by``, fresh ones before late ones."""
+        orders: list[Order] = []
+        # A tenth is kept for late orders: thousands of fresh ones must not starve them.
+        for status, most in ((Status.HANDLING, limit - limit // 10), (Status.DELAYED, limit)):
+            due = self._waiting(status).filter(due_at__lte=due_by).unclaimed(now)
+            orders += due[: most - len(orders)]
+        return orders
+
+    def count_held_up(self, since: datetime) -> int:
+        """How many orders should have been sent, checked or searched for at ``since``, or before.
+
+        Orders whose next step is up to a person are not among them.
+        """
+        due = {
+            # Also if sending it has failed and is tried again later; a held order is not due.
+            Status.PENDING: Q(queued_at__lte=since, due_at__isnull=False),
+            Status.PLACING: Q(claimed_until__lte=since),
+            Status.UNCONFIRMED: Q(due_at__lte=since),
+            Status.HANDLING: Q(due_at__lte=since),
+            Status.DELAYED: Q(due_at__lte=since),
+        }
+        return sum(self.open().filter(late, status=status).count() for status, late in due.items())
+
+    def sent_between(self, start: datetime, end: datetime) -> Self:
+        """Orders sent from ``start`` to ``end`` that the provider may know."""
+        sent = self.filter(sent_at__range=(start, end)).order_by("sent_at", "pk")
+        # Excluded, rather than filtered for the other statuses, so that SQLite uses the time index.
+        return sent.exclude(status__in=[Status.PENDING, Status.REJECTED])
+
+    def known_as(self, names: Iterable[str]) -> Self:
+        """Orders whose order id or alias at the provider is one of ``names``.
+
+        At most 200 names; :meth:`owners` takes any number.
+        """
+        names = set(names) - {""}
+        # The redundant condition makes SQLite use the index: many orders may have no alias, and it
+        # judges the index by its average selectivity.
+        by_alias = Q(provider_alias__gt="", provider_alias__in=names)
+        # Unsorted: to sort, SQLite would scan all orders by age.
+        return self.filter(Q(provider_order_id__in=names) | by_alias).order_by()
+
+    def owners(self, names: Iterable[str]) -> Iterator[Order]:
+        """Yield the orders known as one of ``names``, of which there may be any number."""
+        wanted = sorted(set(names) - {""})
+        for start in range(0, len(wanted), _NAMES_AT_ONCE):
+            yield from self.known_as(wanted[start : start + _NAMES_AT_ONCE])
+
+    def search(self, text: str, *, limit: int) -> list[int]:
+        """The primary keys of the orders that match ``text`` exactly, or else as a prefix.
+
+        Compares the reference, the group, the provider's order id, and the customer's e-mail
+        address, phone number and name. At most ``limit`` keys, unsorted.
+        """
+        # A range, because databases differ in when LIKE uses an index; and a UNION, because an OR
+        # leads to a full table scan.
+        parts = [
+            self.filter(**{f"{name}__range": (start, end)}).order_by().values_list("pk", name)
+            for name, starts in _spellings(text).items()
+            for start in starts
+            for end in (start, start + _LAST_CHARACTER)
+        ]
+        # Django 6.1 applies the model's default ordering to the union.
+        found = list(parts[0].union(*parts[1:], all=True).order_by()[:limit])
+        wanted = set().union(*_spellings(text).values())
+        whole = {key for key, name in found if name in wanted}
+        return list(whole or {key for key, _name in found})
+
+    def with_repeats(self) -> Self:
+        """Annotate ``is_repeated``: whether another order orders the missing cards again."""
+        # No join: from the statistics of a column that is mostly NULL, SQLite concludes that its
+        # index is of no use, and reads the whole table.
+        again = type(self)(self.model).filter(repeats=OuterRef("pk"))
+        return self.annotate(is_repeated=Exists(again))
+
+    def find_owing(self, *, limit: int) -> list[int]:
+        """The primary keys of at most ``limit`` orders that are ``OWING``."""
+        # One query for each status: for several, SQLite prefers to read the whole table.
+        paid = self.with_repeats().filter(_IS_OWED).order_by().values_list("pk", flat=True)
+        parts = [paid.filter(status=status) for status in _OWING]
+        return list(parts[0].union(*parts[1:], all=True).order_by()[:limit])
+
+    def needing_attention(self) -> Self:
+        """Orders with a problem that nobody has ticked off."""
+        return self.filter(NEEDING_ATTENTION)
+
+    def open_by_status(self) -> dict[Status, tuple[int, datetime | None]]:
+        """Of each status with open orders: how many, and when the first of them was recorded.
+
+        Reads the open orders only.
+        """
+        found = (
+            self.open()
+            .order_by()
+            .values_list("status")
+            .annotate(models.Count("pk"), models.Min("created_at"))
+        )
+        counts = {status: (count, since) for status, count, since in found}
+        return {status: counts[status] for status in Status if status in counts}
+
+    def count_by_status(self) -> dict[str, int]:
+        """The number of orders in each status, including zeros."""
+        counts = self.order_by().values_list("status").annotate(models.Count("pk"))
+        return dict.fromkeys(Status.values, 0) | dict(counts)
+
+
+def _spellings(text: str) -> dict[str, Collection[str]]:
+    """The columns that are searched, and what they may hold for ``text``.
+
+    Names and addresses are typed in any case, or with the capital that a phone begins with.
+    """
+    # Each once, in an order that stays.
+    names = dict.fromkeys((text, text.lower(), text.upper(), text.title()))
+    return {
+        "reference": [text],
+        "group": [text],
+        "provider_order_id": [text],
+        "customer_email": dict.fromkeys((text, text.lower())),
+        "customer_phone": [text],
+        "customer_name": names,
+    }

@@ -1,0 +1,764 @@
+"""Orders: their queries, and the moves between their statuses.
+
+Queries are methods of the queryset, changes are methods of the row. Nothing outside this module
+assigns ``status``: a move is one guarded UPDATE, whose row count tells which process won the race.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import ROUND_DOWN, Decimal
+from typing import Any, Self, cast
+
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.db import DEFAULT_DB_ALIAS, IntegrityError, models, router, transaction
+from django.db.models import F, Q
+from django.utils import timezone
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.conf import conf
+from giftcards.exceptions import ConfigurationError, ReferenceConflict
+from giftcards.models.catalogue import Product
+from giftcards.models.changes import Acknowledgement, StatusChange
+from giftcards.models.environment import Environment
+from giftcards.models.fields import ExactCharField, ExactEmailField, plain_line
+from giftcards.models.metadata import complaint_about_metadata, is_same_json
+from giftcards.models.moments import LONGEST_HOLD, SLACK, is_ahead
+from giftcards.models.order_queries import OrderQueries
+from giftcards.problems import Entry, Kind, Problem, history, revise
+from giftcards.statuses import ACCEPTED, FINAL, FOLLOWED, SETTLED, Status, check_move
+
+# The answer about an order of more cards would exceed the size limit of the client.
+MAX_QUANTITY = 2_000
+
+# The kinds of problems that a move ends, where they are not those of sending and searching.
+_ENDED_BY_MOVING: Mapping[Status, Collection[Kind]] = {
+    Status.PLACING: (),
+    Status.UNCONFIRMED: (Kind.SENDING, Kind.SEARCH, Kind.ANSWER),
+}
+
+# SQLite allows at most 32,766 parameters in a statement.
+_MOVED_AT_ONCE = 1_000
+
+# For URLs, logs and terminals: no spaces, control characters or bidirectional characters.
+plain_text = RegexValidator(
+    r"\A[!-~]+\Z", _("Use letters, digits and punctuation only, without spaces.")
+)
+
+# What the caller gives beside the reference, by kind.
+_TEXTS = (
+    "product_id",
+    "type_id",
+    "group",
+    "customer_email",
+    "customer_name",
+    "customer_phone",
+    "customer_language",
+)
+_AMOUNTS = ("sale_price", "sale_amount", "max_price")
+_GIVEN = (*_TEXTS, "quantity", *_AMOUNTS)
+
+
+def new_reference() -> str:
+    return str(uuid.uuid4())
+
+
+class OrderQuerySet(OrderQueries):
+    """Orders, and the changes to many of them at once."""
+
+    def record(self, order: Order) -> Order:
+        """Insert ``order``, or return the existing order with its reference.
+
+        Raises ``ValidationError`` for invalid values,
+        :exc:`~giftcards.exceptions.ReferenceConflict` if anything else was given for the existing
+        order, and :exc:`~giftcards.exceptions.ConfigurationError` if orders are routed to a
+        database of which the caller's transaction may not be.
+        """
+        if router.db_for_write(Order) != DEFAULT_DB_ALIAS:
+            raise ConfigurationError(
+                "Orders are routed to another database than 'default', so a transaction that rolls"
+                " back would not take its order along. Run `manage.py check`."
+            )
+        order.check_values()
+        try:
+            with transaction.atomic():
+                order.save(force_insert=True)
+                self._name(order)
+        except IntegrityError:
+            known = self.filter(reference=order.reference).first()
+            if known is None:
+                raise
+            if not known.was_given_as(order):
+                # Tells nothing of the other order: whoever asks may not be allowed to see it.
+                raise ReferenceConflict(
+                    gettext(
+                        "The reference %(reference)s already names another order, or the same one"
+                        " with other details. Use a new reference for a new order; to repeat an"
+                        " order, give every detail as you did the first time."
+                    )
+                    % {"reference": order.reference}
+                ) from None
+            return known
+        order.is_new = True
+        return order
+
+    def _name(self, order: Order) -> None:
+        """Keep what the catalogue calls the new order's product and type, if it was read."""
+        # After the INSERT: SQLite may fail a transaction that reads before it writes.
+        names = Product.objects.names(order.product_id, order.type_id)
+        if any(names):
+            order.product_name, order.type_name = names
+            order.save(update_fields=["product_name", "type_name"])
+
+    def checkable(self, *, now: datetime, interval: timedelta) -> Self:
+        """Orders at the provider, not checked within ``interval``, and not claimed."""
+        followed = self.filter(status__in=FOLLOWED)
+        rested = followed.filter(
+            Q(checked_at=None) | Q(checked_at__lte=now - interval) | Q(checked_at__gt=now + SLACK)
+        )
+        return rested.unclaimed(now)
+
+    def check_soon(self, *, now: datetime, interval: timedelta) -> int:
+        """Make those of these orders due now that are :meth:`checkable`; return how many."""
+        return self.checkable(now=now, interval=interval).update(due_at=now)
+
+    def claim(
+        self, wanted: Sequence[Order], *, now: datetime, due_by: datetime, until: datetime
+    ) -> list[Order]:
+        """Claim these orders, just read by :meth:`to_check`; return those that were won.
+
+        One guarded UPDATE decides the race between processes. The claim expires at ``until`` unless
+        it is renewed or released before.
+        """
+        token = uuid.uuid4().hex
+        rows = self.filter(pk__in=[order.pk for order in wanted]).order_by()
+        free = rows.filter(status__in=FOLLOWED, due_at__lte=due_by).unclaimed(now)
+        if free.update(claim=token, claimed_until=until) < len(wanted):
+            return list(rows.filter(claim=token))
+        for order in wanted:
+            order.claim, order.claimed_until = token, until
+        return list(wanted)
+
+    def move_all(
+        self, origin: Status, target: Status, *, source: StatusChange.Source, **values: Any
+    ) -> int:
+        """Move those of these orders that are in ``origin`` to ``target``; return how many.
+
+        At most 1,000 per call, because their keys are parameters of one statement. Only for
+        unclaimed orders: it overwrites the claim to identify the rows it moved. Not for final
+        targets, which need figures for each order.
+        """
+        check_move(origin, target)
+        token = uuid.uuid4().hex
+        # Before the transaction: SQLite may fail one that reads before it writes.
+        found = self.filter(status=origin).order_by().values_list("pk", flat=True)
+        keys = list(found[:_MOVED_AT_ONCE])
+        if not keys:
+            return 0
+        with transaction.atomic(using=self.db):
+            moved = self.filter(pk__in=keys, status=origin).update(
+                status=target, claim=token, claimed_until=None, **values
+            )
+            if moved < len(keys):
+                rows = Order.objects.filter(pk__in=keys, claim=token)
+                keys = list(rows.order_by().values_list("pk", flat=True))
+            StatusChange.objects.bulk_create(
+                StatusChange(order_id=key, from_status=origin, to_status=target, source=source)
+                for key in keys
+            )
+        return moved
+
+    def write_batch(
+        self, updates: Sequence[OrderUpdate], *, source: StatusChange.Source
+    ) -> list[StatusChange]:
+        """Write new values of claimed orders; return the moves.
+
+        Orders with equal values share one guarded UPDATE, and all moves share one INSERT. Must be
+        called in a transaction, and raises :exc:`Overtaken` to roll it back if a row has changed
+        since it was read.
+        """
+        now = timezone.now()
+        groups: dict[str, list[OrderUpdate]] = defaultdict(list)
+        for update in updates:
+            # By repr(), because the values may be unhashable.
+            groups[repr((update.guard, update.columns(now)))].append(update)
+        for group in groups.values():
+            keys = [update.order.pk for update in group]
+            rows = self.filter(pk__in=keys, **group[0].guard).order_by()
+            if rows.update(**group[0].columns(now)) < len(group):
+                raise Overtaken
+        return StatusChange.objects.bulk_create(
+            StatusChange(
+                order=update.order,
+                from_status=update.order.status,
+                to_status=update.target,
+                source=source,
+                details=update.details,
+            )
+            for update in updates
+            if update.target
+        )
+
+
+class Overtaken(Exception):
+    """Another process has moved or claimed one of the orders in the meantime."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderUpdate:
+    """New ``values`` of a claimed order; with a ``target``, also a move and its ``details``."""
+
+    order: Order
+    values: Mapping[str, Any]
+    target: Status | None = None
+    details: Sequence[Entry] = ()
+
+    @property
+    def guard(self) -> dict[str, Any]:
+        """The conditions under which nobody moved, claimed or ticked off the row since the read."""
+        return {
+            "status": self.order.status,
+            "claim": self.order.claim,
+            "needs_attention": self.order.needs_attention,
+        }
+
+    def columns(self, now: datetime) -> dict[str, Any]:
+        columns = {"claimed_until": None, **self.values}
+        if self.target is None:
+            return columns
+        check_move(self.order.status, self.target)
+        return columns | _status_columns(self.target, now)
+
+
+def unidentified() -> dict[str, Any]:
+    """The columns of an order of which no id at the provider is known."""
+    return {
+        "provider_order_id": None,
+        "provider_alias": "",
+        "identified_at": None,
+        "is_insisted": False,
+        "is_only_listed": False,
+        "accepted_at": None,
+        "checked_at": None,
+        "absent_since": None,
+        "candidates": [],
+    }
+
+
+def _status_columns(target: Status, now: datetime) -> dict[str, Any]:
+    if target in FINAL:
+        return {"status": target, "settled_at": now, "due_at": None}
+    return {"status": target}
+
+
+def _flags(problems: list[Entry]) -> dict[str, Any]:
+    is_open = any("ticked_at" not in entry for entry in problems)
+    return {"problems": problems, "needs_attention": is_open}
+
+
+class Order(models.Model):
+    """One line bought from the provider: a product, a type (denomination), a quantity."""
+
+    reference: models.CharField[str, str] = ExactCharField(
+        _("reference"),
+        max_length=100,
+        unique=True,
+        validators=[plain_text],
+        default=new_reference,
+        help_text=_("Your own unique name for the order. Using it again never buys twice."),
+    )
+    product_id: models.CharField[str, str] = ExactCharField(
+        _("product"), max_length=100, validators=[plain_text]
+    )
+    type_id: models.CharField[str, str] = ExactCharField(
+        _("type"),
+        max_length=100,
+        validators=[plain_text],
+        help_text=_("The denomination, as the provider's catalogue names it."),
+    )
+    # As the catalogue named them when the order was recorded; "" if it had not been read.
+    product_name = models.CharField(_("product's name"), max_length=200, blank=True, editable=False)
+    type_name = models.CharField(_("type's name"), max_length=200, blank=True, editable=False)
+    quantity = models.PositiveIntegerField(
+        _("quantity"),
+        validators=[
+            MinValueValidator(1),
+            MaxValueValidator(MAX_QUANTITY),
+        ],
+    )
+    sale_price = models.DecimalField(
+        _("sale price"),
+        max_digits=14,
+        decimal_places=2,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(Decimal(0))],
+        help_text=_("What your customer pays for one card; optional."),
+    )
+    sale_amount = models.DecimalField(
+        _("sale amount"),
+        max_digits=14,
+        decimal_places=2,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(Decimal(0))],
+        help_text=_("What your customer pays for all the cards; optional."),
+    )
+    max_price = models.DecimalField(
+        _("highest price"),
+        max_digits=14,
+        decimal_places=2,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(Decimal(0))],
+        help_text=_("What one card may cost you at most; above it, a person decides."),
+    )
+    group: models.CharField[str, str] = ExactCharField(
+        _("group"),
+        max_length=100,
+        blank=True,
+        validators=[plain_line],
+        help_text=_("What the order belongs to in your shop, such as a cart or an invoice."),
+    )
+    metadata = models.JSONField(_("metadata"), default=dict, blank=True)
+    customer_email: models.CharField[str, str] = ExactEmailField(
+        _("customer e-mail"), blank=True, validators=[plain_line]
+    )
+    # Exact like all that is searched for by its beginning.
+    customer_name: models.CharField[str, str] = ExactCharField(
+        _("customer name"), max_length=200, blank=True, validators=[plain_line]
+    )
+    customer_phone: models.CharField[str, str] = ExactCharField(
+        _("customer phone"), max_length=50, blank=True, validators=[plain_line]
+    )
+    customer_language = models.CharField(
+        _("customer language"), max_length=20, blank=True, validators=[plain_text]
+    )
+
+    status = models.CharField(
+        _("status"), max_length=20, choices=Status, default=Status.PENDING, editable=False
+    )
+    # NULL until the provider has named the order, so that the constraint can be unique.
+    provider_order_id: models.CharField[str | None, str | None] = ExactCharField(
+        _("provider's order id"), max_length=100, null=True, unique=True, editable=False
+    )
+    # The `_id` in its answers if that is not the order id: rows of the list may have either.
+    provider_alias: models.CharField[str, str] = ExactCharField(
+        max_length=100, blank=True, editable=False
+    )
+    # When an answer about its id first fitted its line; NULL: the id is only what placing answered.
+    identified_at = models.DateTimeField(null=True, editable=False)
+    # Staff have insisted that the order at the provider is this one, whatever it is called there.
+    is_insisted = models.BooleanField(default=False, editable=False)
+    # The id that placing answered, if it is another order's, or nobody's. The provider did accept
+    # the order, so no search proves that it was not bought. Kept until the order is sent again.
+    answered_id: models.CharField[str, str] = ExactCharField(
+        max_length=100, blank=True, editable=False
+    )
+    # Its id was taken from the list, and a check by that id found nothing.
+    is_only_listed = models.BooleanField(default=False, editable=False)
+    fulfilled_quantity = models.PositiveIntegerField(_("delivered"), default=0, editable=False)
+    fulfilled_amount = models.DecimalField(
+        _("cost"), max_digits=14, decimal_places=2, null=True, editable=False
+    )
+    price_per_card = models.DecimalField(
+        _("price per card"), max_digits=14, decimal_places=2, null=True, editable=False
+    )
+    # What the catalogue said just before it was sent; the final answer may say something else.
+    price_at_placing = models.DecimalField(
+        _("price at placing"), max_digits=14, decimal_places=2, null=True, editable=False
+    )
+    # What staff have allowed one card to cost, instead of the ceiling that was given.
+    approved_price = models.DecimalField(
+        _("approved price"),
+        max_digits=14,
+        decimal_places=2,
+        null=True,
+        editable=False,
+        validators=[MinValueValidator(Decimal(0))],
+    )
+    # That of the account which bought it; "" until it is sent, or if the provider did not say.
+    environment = models.CharField(
+        _("environment"), max_length=10, choices=Environment, blank=True, editable=False
+    )
+    # The order whose missing cards it orders again. Unique: they are ordered again once.
+    repeats = models.OneToOneField(
+        "self",
+        verbose_name=_("orders again what is missing from"),
+        on_delete=models.PROTECT,
+        null=True,
+        editable=False,
+        related_name="repeated_by",
+    )
+    # See giftcards.problems: {"code", "parameters"}, plus "ticked_by" and "ticked_at" once ticked
+    # off.
+    problems = models.JSONField(_("problems"), default=list, blank=True, editable=False)
+    # Whether a problem is not ticked off. Only `flags` and `tick_off` compute these two columns.
+    needs_attention = models.BooleanField(_("to do"), default=False, editable=False)
+
+    created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
+    sent_at = models.DateTimeField(_("sent"), null=True, editable=False)
+    accepted_at = models.DateTimeField(_("accepted"), null=True, editable=False)
+    checked_at = models.DateTimeField(_("last checked"), null=True, editable=False)
+    settled_at = models.DateTimeField(_("settled"), null=True, editable=False)
+    # Start of SEND_TIMEOUT: since when it has been waiting to be sent.
+    queued_at = models.DateTimeField(default=timezone.now, editable=False)
+    # When to send (PENDING), check (HANDLING, DELAYED) or search for it (UNCONFIRMED) next; NULL:
+    # not automatically. PENDING with NULL: held until a person decides about its price.
+    due_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
+    # Consecutive failed attempts to send, check or find it.
+    failures = models.PositiveIntegerField(default=0, editable=False)
+    # UNCONFIRMED only: when a search first gave evidence that it is absent; and the orders at the
+    # provider that staff have to choose from.
+    absent_since = models.DateTimeField(null=True, editable=False)
+    candidates = models.JSONField(default=list, blank=True, editable=False)
+    # The token of the process that works on the order, and when its claim expires.
+    claim = models.CharField(max_length=32, blank=True, editable=False)
+    claimed_until = models.DateTimeField(null=True, editable=False)
+
+    objects = OrderQuerySet.as_manager()
+
+    # Whether `record` has inserted this instance, rather than found its row.
+    is_new = False
+
+    class Meta:
+        verbose_name = _("order")
+        verbose_name_plural = _("orders")
+        ordering = ("-created_at", "-pk")
+        permissions = (
+            ("check_order", "Can have orders checked and tick off problems"),
+            ("resolve_order", "Can say what became of lost orders"),
+            ("find_card", "Can find orders by the code of a card"),
+            ("settle_refund", "Can record what was paid back to customers"),
+            ("export_order", "Can export orders and reports"),
+            ("view_cost", "Can see what the provider charges, and margins"),
+        )
+        # Every index slows down writes, so each serves a query. None is partial: MariaDB does not
+        # support that.
+        indexes = (
+            # The engine's queries for open orders, whose settled_at is NULL.
+            models.Index(
+                fields=("settled_at", "status", "due_at", "id"), name="giftcards_order_due"
+            ),
+            # Recovery: the orders that a row of the provider's list may be.
+            models.Index(fields=("sent_at",), name="giftcards_order_sent"),
+            models.Index(fields=("provider_alias",), name="giftcards_order_alias"),
+            # The admin's list (all and by status) and search; counting by status.
+            models.Index(fields=("-created_at", "-id"), name="giftcards_order_newest"),
+            models.Index(
+                fields=("needs_attention", "-created_at", "-id"), name="giftcards_order_attention"
+            ),
+            models.Index(fields=("status", "-created_at", "-id"), name="giftcards_order_by_status"),
+            models.Index(
+                fields=("product_id", "-created_at", "-id"), name="giftcards_order_product"
+            ),
+            models.Index(
+                fields=("environment", "-created_at", "-id"), name="giftcards_order_environment"
+            ),
+            models.Index(fields=("customer_email",), name="giftcards_order_email"),
+            models.Index(fields=("customer_name",), name="giftcards_order_name"),
+            models.Index(fields=("customer_phone",), name="giftcards_order_phone"),
+            models.Index(fields=("group",), name="giftcards_order_group"),
+        )
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(status__in=Status.values), name="giftcards_order_status"
+            ),
+            models.CheckConstraint(
+                condition=Q(quantity__gte=1, quantity__lte=MAX_QUANTITY),
+                name="giftcards_order_quantity",
+            ),
+            models.CheckConstraint(
+                condition=Q(fulfilled_quantity__gte=0, fulfilled_quantity__lte=F("quantity")),
+                name="giftcards_order_fulfilled_quantity",
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=FINAL, settled_at__isnull=False)
+                | (~Q(status__in=FINAL) & Q(settled_at__isnull=True)),
+                name="giftcards_order_final_is_settled",
+            ),
+            # In both directions: an order that the provider has named is never sent again.
+            models.CheckConstraint(
+                condition=Q(
+                    status__in=ACCEPTED, provider_order_id__isnull=False, accepted_at__isnull=False
+                )
+                | ~Q(status__in=ACCEPTED)
+                & Q(provider_order_id__isnull=True, accepted_at__isnull=True),
+                name="giftcards_order_accepted_is_named",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status__in=SETTLED)
+                | Q(status=Status.FULFILLED, fulfilled_quantity=F("quantity"))
+                | Q(
+                    status=Status.PARTIALLY_FILLED,
+                    fulfilled_quantity__gt=0,
+                    fulfilled_quantity__lt=F("quantity"),
+                )
+                | Q(status=Status.REFUNDED, fulfilled_quantity=0),
+                name="giftcards_order_settled_is_whole",
+            ),
+            models.CheckConstraint(
+                condition=~Q(reference="") & ~Q(product_id="") & ~Q(type_id=""),
+                name="giftcards_order_line_is_named",
+            ),
+            models.CheckConstraint(
+                condition=Q(price_per_card__isnull=True) | Q(price_per_card__gte=0),
+                name="giftcards_order_price",
+            ),
+            models.CheckConstraint(
+                condition=Q(fulfilled_amount__isnull=True) | Q(fulfilled_amount__gte=0),
+                name="giftcards_order_charged",
+            ),
+            models.CheckConstraint(
+                condition=Q(sale_price__isnull=True) | Q(sale_price__gte=0),
+                name="giftcards_order_sale_price",
+            ),
+            models.CheckConstraint(
+                condition=Q(sale_amount__isnull=True) | Q(sale_amount__gte=0),
+                name="giftcards_order_sale_amount",
+            ),
+            models.CheckConstraint(
+                condition=Q(max_price__isnull=True) | Q(max_price__gte=0),
+                name="giftcards_order_max_price",
+            ),
+            models.CheckConstraint(
+                condition=Q(approved_price__isnull=True) | Q(approved_price__gte=0),
+                name="giftcards_order_approved_price",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.reference
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is final and was accepted by the provider: its figures no longer change."""
+        return self.status in SETTLED
+
+    @property
+    def missing_quantity(self) -> int:
+        """How many cards of a final order did not come; 0 while it is open.
+
+        Cards that came after it had settled did come. Takes a query, unless all were delivered.
+        """
+        if not self.is_final or self.fulfilled_quantity == self.quantity:
+            return 0
+        came = max(self.fulfilled_quantity, self.cards.count())
+        return max(self.quantity - came, 0)
+
+    @property
+    def line(self) -> tuple[str, str, int]:
+        """What is bought: product, type, quantity."""
+        return self.product_id, self.type_id, self.quantity
+
+    @property
+    def line_at_provider(self) -> tuple[str, str, int]:
+        """The line that answers about it have to name; "" where they may name anything."""
+        return ("", "", self.quantity) if self.is_insisted else self.line
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The ids that the provider knows it by."""
+        return tuple(filter(None, (self.provider_order_id, self.provider_alias)))
+
+    @property
+    def was_adopted(self) -> bool:
+        """Whether its id is not what placing answered: it is from the list, or staff typed it.
+
+        Such an id is in both columns, and the provider may know it in the list only.
+        """
+        return bool(self.provider_alias) and self.provider_alias == self.provider_order_id
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is not sent until a person decides, because it costs more than it may."""
+        return self.status == Status.PENDING and self.due_at is None
+
+    @property
+    def price_ceiling(self) -> Decimal | None:
+        """What one card may cost without a further decision of a person; ``None``: anything.
+
+        The price that staff have approved, or else ``max_price``, or else, unless
+        ``HOLD_ABOVE_SALE_PRICE`` is off, what the customer pays for one card. The last is rounded
+        down to two decimals.
+        """
+        if self.approved_price is not None:
+            return self.approved_price
+        if self.max_price is not None:
+            return self.max_price
+        return self._sold_for if conf.hold_above_sale_price else None
+
+    @property
+    def _sold_for(self) -> Decimal | None:
+        if self.sale_price is not None or self.sale_amount is None:
+            return self.sale_price
+        return (Decimal(self.sale_amount) / self.quantity).quantize(Decimal("0.01"), ROUND_DOWN)
+
+    def was_given_as(self, other: Order) -> bool:
+        """Whether ``other``, just made of what a caller gave, repeats what this one was made of."""
+        return (
+            # A collation may have taken one reference for the other.
+            self.reference == other.reference
+            and all(getattr(self, name) == getattr(other, name) for name in _GIVEN)
+            and is_same_json(other.metadata, self.metadata)
+        )
+
+    def check_values(self) -> None:
+        """Raise ``ValidationError`` if it cannot be ordered with these values."""
+        self._check_types()
+        self.clean_fields()
+        if self.sale_price is None or self.sale_amount is None:
+            return
+        if self.sale_amount != self.sale_price * self.quantity:
+            text = gettext(
+                "This must be the sale price times the quantity. Give one of the two alone where"
+                " they differ."
+            )
+            raise ValidationError({"sale_amount": text})
+
+    def check_price(self, price: Decimal | int) -> Decimal:
+        """Return ``price``; raise ``ValidationError`` if it cannot be approved as a ceiling."""
+        if type(price) not in {int, Decimal}:
+            raise ValidationError(gettext("This must be a decimal number."))
+        field = cast("models.Field[Any, Any]", self._meta.get_field("approved_price"))
+        checked: Decimal = field.clean(price, self)
+        return checked
+
+    def _check_types(self) -> None:
+        """Reject types that Django's own validation would convert: ``"2"``, ``True``, ``1.5``."""
+        wrong: dict[str, Any] = {}
+        for name in ("reference", *_TEXTS):
+            if not isinstance(getattr(self, name), str):
+                wrong[name] = gettext("This must be a text.")
+        if type(self.quantity) is not int:
+            wrong["quantity"] = gettext("This must be a whole number.")
+        for name in _AMOUNTS:
+            amount = getattr(self, name)
+            if not (amount is None or type(amount) in {int, Decimal}):
+                wrong[name] = gettext("This must be a decimal number.")
+        if complaint := complaint_about_metadata(self.metadata):
+            wrong["metadata"] = complaint
+        if wrong:
+            raise ValidationError(wrong)
+
+    def stay_pending(self, problem: Problem | None, **values: Any) -> bool:
+        """Set columns of a PENDING order; ``problem`` replaces those about sending it.
+
+        False, and nothing is changed, if another process was first: it moved or claimed the order,
+        scheduled it anew, or approved a price.
+        """
+        new = [] if problem is None else [problem]
+        values |= self.flags(ends={Kind.SENDING}, new=new)
+        names = ("claim", "due_at", "approved_price", "needs_attention")
+        as_read = {name: getattr(self, name) for name in names}
+        row = Order.objects.filter(pk=self.pk, status=Status.PENDING, **as_read)
+        if not row.unclaimed(timezone.now()).update(**values):
+            return False
+        for name, value in values.items():
+            setattr(self, name, value)
+        return True
+
+    @property
+    def open_problems(self) -> list[Problem]:
+        """The problems that nobody has ticked off."""
+        return [Problem.of(entry) for entry in self.problems if "ticked_at" not in entry]
+
+    def flags(self, *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()) -> dict[str, Any]:
+        """The problem columns without problems of the kinds ``ends`` and with ``new`` ones.
+
+        Problems of ``new`` that are already there stay, ticked off or not.
+        """
+        return _flags(revise(self.problems, ends=ends, new=new))
+
+    def acknowledge(self, problem: Problem, *, by: str) -> Acknowledgement:
+        """Record in the timeline that ``by`` has dealt with ``problem``."""
+        acknowledgement = Acknowledgement(order=self, by=by, **problem.as_dict())
+        acknowledgement.save(force_insert=True)
+        return acknowledgement
+
+    def tick_off(self, problem: Problem, *, by: str) -> bool:
+        """Record that ``by`` has dealt with ``problem``; False if it is not open."""
+        with transaction.atomic(using=self._state.db):
+            row = Order.objects.filter(pk=self.pk, needs_attention=True)
+            # This write locks the row until the end of the transaction.
+            if not row.update(needs_attention=True):
+                return False
+            self.refresh_from_db(fields=["problems"])
+            if problem not in self.open_problems:
+                return False
+            acknowledgement = self.acknowledge(problem, by=by)
+            tick = {"ticked_by": by, "ticked_at": acknowledgement.at.isoformat()}
+            flags = _flags(
+                [entry | tick if Problem.of(entry) == problem else entry for entry in self.problems]
+            )
+            row.update(**flags)
+        self.problems, self.needs_attention = flags["problems"], flags["needs_attention"]
+        return True
+
+    def may_be_claimed(self, now: datetime, *, due_by: datetime) -> bool:
+        """Whether it is checked regularly, due by ``due_by``, and nobody's at ``now``."""
+        is_due = self.due_at is not None and self.due_at <= due_by
+        return self.status in FOLLOWED and not self._is_claimed(now) and is_due
+
+    def is_lost(self, now: datetime) -> bool:
+        """Whether the claim of its sender has expired: that process has died."""
+        return not self._is_claimed(now)
+
+    def _is_claimed(self, now: datetime) -> bool:
+        until = self.claimed_until
+        return until is not None and is_ahead(until, now, longest=LONGEST_HOLD)
+
+    def move(
+        self,
+        target: Status,
+        *,
+        source: StatusChange.Source,
+        details: Iterable[Problem] = (),
+        where: Mapping[str, Any] | None = None,
+        **values: Any,
+    ) -> StatusChange | None:
+        """Move to ``target``, set the columns ``values``, and record the change with ``details``.
+
+        Those of ``details`` that are problems are added to the order. A move ends the problems of
+        sending and searching, except one to ``PLACING``; one to ``UNCONFIRMED`` also ends those of
+        answers, which were about another order. A final change keeps them in its history.
+
+        Returns ``None``, and changes nothing, if the row's status or claim differ from this
+        instance's, or if it does not fit the lookups ``where``: another process was first. A move
+        that ``MOVES`` does not allow raises.
+        """
+        origin = Status(self.status)
+        check_move(origin, target)
+        details = tuple(details)
+        flags = self.flags(
+            ends=_ENDED_BY_MOVING.get(target, (Kind.SENDING, Kind.SEARCH)),
+            new=[detail for detail in details if detail.kind is not Kind.HISTORY],
+        )
+        if flags["problems"] != self.problems:
+            values |= flags
+        values = {"claimed_until": None, **values, **_status_columns(target, timezone.now())}
+        change = StatusChange(
+            order=self,
+            from_status=origin,
+            to_status=target,
+            source=source,
+            details=history(self.problems if target in FINAL else (), flags["problems"], details),
+        )
+        with transaction.atomic():
+            row = Order.objects.filter(pk=self.pk, status=origin, claim=self.claim)
+            if not row.filter(**(where or {})).update(**values):
+                return None
+            change.save(force_insert=True)
+        for name, value in values.items():
+            setattr(self, name, value)
+        return change

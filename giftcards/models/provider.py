@@ -1,0 +1,311 @@
+"""The state of the provider that all processes share."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+from django.utils.translation import get_language_bidi
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.crypto import configured_key
+from giftcards.models.environment import Environment
+from giftcards.models.moments import ahead, is_ahead, is_recent
+
+# How long a key counts as proven after the provider accepted it. Short, because a key revoked
+# meanwhile makes several concurrent requests fail; longer than the minute between two ticks.
+_PROOF_HOLDS = timedelta(minutes=2)
+# How old a proof may get before the next success renews it.
+_PROOF_IS_FRESH = timedelta(seconds=30)
+# No pause that ends by itself is longer: 15 minutes, and what the clocks of two machines differ by.
+LONGEST_PAUSE = timedelta(minutes=20)
+# A process that has shown no sign for this long is gone: longer than two ticks.
+_SIGN_HOLDS = timedelta(minutes=3)
+
+# The reasons for a pause, by ProviderState.Pause; a worse one replaces the others.
+_SEVERITY = ("", "outage", "rate", "access")
+
+
+class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
+    def current(self, fingerprint: str) -> ApiKey:
+        """The row of the key with this fingerprint; created on first use."""
+        return self.get_or_create(pk=fingerprint)[0]
+
+    def accept(self, key: ApiKey) -> bool:
+        """Note that the provider accepts ``key``; False if it was refused since it was read."""
+        now = timezone.now()
+        # Guarded: a success from before a refusal proves nothing, not even once staff have resumed.
+        row = self.filter(pk=key.pk, is_refused=False, refused_at=key.refused_at)
+        if not row.update(accepted_at=now):
+            return False
+        key.accepted_at = now
+        return True
+
+    def learn(self, key: ApiKey, environment: str) -> None:
+        """Note which environment the provider says ``key`` is for; anything else is not noted."""
+        if environment in Environment.values and environment != key.environment:
+            self.filter(pk=key.pk).update(environment=environment)
+            key.environment = environment
+
+    def refuse(self, fingerprint: str, *, detail: str) -> bool:
+        """Stop all calls with the key until :meth:`resume`; False if they were stopped already."""
+        self.current(fingerprint)
+        accepted = self.filter(pk=fingerprint, is_refused=False)
+        return bool(
+            accepted.update(
+                is_refused=True, refused_at=timezone.now(), refusal=detail, accepted_at=None
+            )
+        )
+
+    def doubt(self) -> None:
+        """Have every key probed again before several calls are made at a time."""
+        self.exclude(accepted_at=None).update(accepted_at=None)
+
+    def resume(self) -> bool:
+        """Have every refused key probed again; False if there is none."""
+        return bool(self.filter(is_refused=True).update(is_refused=False))
+
+    def holding_up(self, own: str | None, now: datetime) -> ApiKey | None:
+        """The refused key that stops this process, or else one that stops another running one.
+
+        ``own`` is the fingerprint of this process's key. ``None``: it has none, and the key that
+        was used last counts as its own.
+        """
+        # As many rows as the shop has had keys.
+        keys = list(self)
+        if own is None and keys:
+            own = max(keys, key=ApiKey.last_use).pk
+        refused = [key for key in keys if key.is_refused and (key.pk == own or key.is_in_use(now))]
+        return max(refused, key=lambda key: (key.pk == own, key.last_use()), default=None)
+
+
+class ApiKey(models.Model):
+    """What the provider thinks of an API key, shared by all processes that have it.
+
+    Known by its fingerprint only. Each key has its own row, so that the success of one never hides
+    that another is refused: a few calls with a refused key get the shop's address blocked.
+    """
+
+    # See giftcards.crypto.key_fingerprint.
+    fingerprint = models.CharField(primary_key=True, max_length=32, editable=False)
+    # The account it belongs to; "" if the provider did not say.
+    environment = models.CharField(max_length=10, choices=Environment, blank=True)
+    # Whether calls with it are stopped; a person ends that.
+    is_refused = models.BooleanField(default=False)
+    # The last refusal. It stays when calls are resumed: see ApiKeyQuerySet.accept.
+    refused_at = models.DateTimeField(null=True)
+    refusal = models.TextField(blank=True)
+    # When it was last accepted; NULL: it has to be probed.
+    accepted_at = models.DateTimeField(null=True)
+    # When a process last wanted to make calls and could not, because this key is refused.
+    stopped_at = models.DateTimeField(null=True)
+
+    objects = ApiKeyQuerySet.as_manager()
+
+    class Meta:
+        # Internal: staff see it in ProviderState.explain.
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.fingerprint
+
+    def is_proven(self, now: datetime) -> bool:
+        """Whether it was accepted in the last 2 minutes, so that calls may be made in parallel."""
+        return self._was_accepted_within(_PROOF_HOLDS, now)
+
+    def is_freshly_proven(self, now: datetime) -> bool:
+        """Whether a further success need not be noted yet."""
+        return self._was_accepted_within(_PROOF_IS_FRESH, now)
+
+    def _was_accepted_within(self, span: timedelta, now: datetime) -> bool:
+        if self.is_refused or self.accepted_at is None:
+            return False
+        return is_recent(self.accepted_at, now, within=span)
+
+    def is_in_use(self, now: datetime) -> bool:
+        """Whether a running process is stopped because this key is refused."""
+        stopped_at = self.stopped_at
+        return stopped_at is not None and is_recent(stopped_at, now, within=_SIGN_HOLDS)
+
+    def last_use(self) -> float:
+        """When a process last used the key, or wanted to, as a timestamp; 0: never."""
+        times = (self.refused_at, self.accepted_at, self.stopped_at)
+        return max((at.timestamp() for at in times if at), default=0)
+
+
+class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
+    def current(self) -> ProviderState:
+        """The single row; created on first use."""
+        return self.get_or_create(pk=1)[0]
+
+    def note_tick(self) -> None:
+        """Record that the watchdog's work is being done."""
+        self.current()
+        self.filter(pk=1).update(ticked_at=timezone.now())
+
+    def pause(self, reason: ProviderState.Pause, *, detail: str, until: datetime) -> bool:
+        """Pause all calls, whatever their key; False if another process has paused them already.
+
+        A key that is refused is no such pause: see :meth:`ApiKeyQuerySet.refuse`.
+        """
+        now = timezone.now()
+        while True:
+            state = self.current()
+            is_worse = _SEVERITY.index(reason) > _SEVERITY.index(state.pause)
+            if state.is_paused(now) and not is_worse:
+                break
+            values = {
+                "pause": reason,
+                "pause_detail": detail,
+                "paused_at": now,
+                # A worse pause replaces another one, and does not shorten it.
+                "paused_until": max(until, state.pause_end(now)),
+            }
+            # Guarded: if another process started a pause at the same time, read again.
+            if self.filter(pk=1, paused_at=state.paused_at).update(**values):
+                if reason != ProviderState.Pause.RATE:
+                    # A rate limit casts no doubt on a key; after any other pause, it is probed.
+                    ApiKey.objects.doubt()
+                return True
+        if state.pause == reason:
+            # Of several concurrent answers, the longest pause counts.
+            self.filter(pk=1, pause=reason, paused_until__lt=until).update(paused_until=until)
+        return False
+
+    def resume(self) -> bool:
+        """End every pause, and have refused keys tried again; False if there was nothing to end."""
+        paused = self.filter(pk=1).exclude(pause="")
+        is_on = ahead("paused_until", timezone.now(), longest=LONGEST_PAUSE)
+        # Told by the rows that were changed: of two persons at once, one has ended it. And written
+        # before anything is read: otherwise SQLite would refuse the second in its transaction.
+        was_paused = bool(paused.filter(is_on).update(pause="", paused_until=None))
+        paused.update(pause="", paused_until=None)
+        was_refused = ApiKey.objects.resume()
+        ApiKey.objects.doubt()
+        return was_paused or was_refused
+
+
+class ProviderState(models.Model):
+    """The provider's state as last seen by any process: a single row."""
+
+    class Pause(models.TextChoices):
+        ACCESS = "access", _("The provider refuses the API key or this server's address.")
+        RATE = "rate", _("The provider asked for fewer requests.")
+        OUTAGE = "outage", _("The provider does not answer.")
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+
+    # Why all calls are paused, whatever their key; "" if they are not. ACCESS: the address is
+    # blocked. A refused key is an ApiKey's own matter.
+    pause = models.CharField(_("paused because"), max_length=10, blank=True, choices=Pause)
+    pause_detail = models.TextField(_("detail"), blank=True)
+    paused_at = models.DateTimeField(_("paused at"), null=True)
+    paused_until = models.DateTimeField(_("paused until"), null=True)
+
+    # Consecutive sweeps in which no call succeeded.
+    outages = models.PositiveIntegerField(default=0)
+
+    # The account's balance as last read, in dinars.
+    balance = models.DecimalField(_("balance"), max_digits=14, decimal_places=2, null=True)
+    balance_read_at = models.DateTimeField(null=True)
+
+    # The list of orders is not used before this time: it failed, or showed none of ours.
+    list_usable_at = models.DateTimeField(null=True)
+    # When the list was last requested; NULL while it is not used.
+    list_read_at = models.DateTimeField(null=True)
+    # The spelling of the check path that last succeeded or is to be tried next; "" initially.
+    check_path = models.CharField(max_length=20, blank=True)
+    succeeded_at = models.DateTimeField(_("last answer"), null=True)
+    failed_at = models.DateTimeField(_("last failure"), null=True)
+    failure = models.TextField(_("last failure's text"), blank=True)
+
+    swept_at = models.DateTimeField(_("last sweep"), null=True)
+    ticked_at = models.DateTimeField(_("last tick"), null=True)
+
+    # How the wall clocks of the machines were set; see giftcards.engine.clock. Each write counts
+    # the version up, and is made only if nobody else has.
+    clock = models.JSONField(default=dict)
+    clock_version = models.PositiveIntegerField(default=0)
+
+    objects = ProviderStateQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("provider's state")
+        verbose_name_plural = _("provider's state")
+        permissions = (("resume_provider", "Can resume calls to the provider"),)
+        constraints = (
+            models.CheckConstraint(condition=Q(pk=1), name="giftcards_providerstate_one_row"),
+        )
+
+    def __str__(self) -> str:
+        return str(self.get_pause_display()) if self.pause else str(_("in service"))
+
+    def is_paused(self, now: datetime) -> bool:
+        """Whether all calls are paused, whatever their key."""
+        until = self.paused_until
+        return bool(self.pause and until and is_ahead(until, now, longest=LONGEST_PAUSE))
+
+    def pause_end(self, now: datetime) -> datetime:
+        """When the pause ends; ``now`` if there is none."""
+        return self.paused_until if self.paused_until and self.is_paused(now) else now
+
+    @property
+    def paused_because(self) -> str:
+        """Why this process makes no calls at present, a :class:`Pause`; "" if it may.
+
+        Also if it may, but another running process has a key that the provider refuses.
+        """
+        now = timezone.now()
+        if ApiKey.objects.holding_up(configured_key(), now):
+            return self.Pause.ACCESS
+        return self.pause if self.is_paused(now) else ""
+
+    def why_paused(self) -> str:
+        """Why calls are paused, and what to do about it, for staff; "" if they are not."""
+        now, own = timezone.now(), configured_key()
+        refused = ApiKey.objects.holding_up(own, now)
+        if refused and own in {None, refused.pk}:
+            remedy = _(
+                "Put a working key into the settings, or run"
+                " `manage.py giftcards_poll --resume` once it works again."
+            )
+            return f"{self.Pause.ACCESS.label} {_english(refused.refusal)} {remedy}"
+        if self.is_paused(now):
+            remedy = _("Requests go on by themselves.")
+            return f"{self.get_pause_display()} {_english(self.pause_detail)} {remedy}"
+        if refused:
+            first = _(
+                "A running process has another API key than this one, and the provider refuses it."
+            )
+            remedy = _("Put a working key into the settings of that process and restart it.")
+            return f"{first} {_english(refused.refusal)} {remedy}"
+        return ""
+
+    def explain(self) -> str:
+        """Whether and why calls are paused, and what to do about it, for staff."""
+        return self.why_paused() or str(_("In service."))
+
+    def is_ticking(self, now: datetime) -> bool:
+        """Whether the watchdog, which runs once a minute, is at work."""
+        return self.ticked_at is not None and is_recent(self.ticked_at, now, within=_SIGN_HOLDS)
+
+    def worker_problem(self, now: datetime) -> str:
+        """Why no worker seems to be running, for staff; "" if one is."""
+        heartbeats = [at for at in (self.ticked_at, self.swept_at) if at]
+        if not heartbeats:
+            return str(_("Background work has not begun yet: start `manage.py qcluster`."))
+        if not any(is_recent(at, now, within=_SIGN_HOLDS) for at in heartbeats):
+            return str(
+                _(
+                    "Background work has stopped: there has been no sign of it for more than 3"
+                    " minutes."
+                )
+            )
+        return ""
+
+
+def _english(text: str) -> str:
+    """``text``, which is English, isolated from a language that is written from right to left."""
+    return f"\u2068{text}\u2069" if text and get_language_bidi() else text

@@ -1,0 +1,107 @@
+"""What staff leave behind: who has revealed which card, and notes about orders."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxLengthValidator
+from django.db import models, transaction
+from django.db.models import F
+from django.utils import timezone
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.models.cards import Card
+from giftcards.models.fields import plain_line
+from giftcards.models.orders import Order
+
+# Within this time, the same note of the same person is the second click on the button.
+_TWICE = timedelta(minutes=1)
+_LONGEST_NOTE = 2_000
+
+
+class CardReveal(models.Model):
+    """A code that was shown to a person: written before it is shown, and never changed."""
+
+    card = models.ForeignKey(
+        Card, verbose_name=_("card"), on_delete=models.PROTECT, related_name="reveals"
+    )
+    # PROTECT: who has seen a code stays known, so such a user is deactivated, not deleted.
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        verbose_name=_("by"),
+        on_delete=models.PROTECT,
+        related_name="+",
+        # The index below begins with it.
+        db_index=False,
+    )
+    at = models.DateTimeField(_("when"), default=timezone.now)
+    address = models.GenericIPAddressField(_("address"), null=True)
+    reason = models.CharField(_("reason"), max_length=200, blank=True)
+
+    class Meta:
+        verbose_name = _("revealed code")
+        verbose_name_plural = _("revealed codes")
+        ordering = ("-at", "-pk")
+        default_permissions = ("view",)
+        # How many codes a person has revealed within the last hour.
+        indexes = (models.Index(fields=("user", "at"), name="giftcards_reveal_user"),)
+
+    def __str__(self) -> str:
+        return str(_("card %(position)s") % {"position": self.card.position})
+
+
+class NoteQuerySet(models.QuerySet["Note"]):
+    def add(self, order: Order, text: str, *, by: str) -> Note | None:
+        """Add a note; ``None`` if ``by`` has just written the same: the button was pressed twice.
+
+        Raises ``ValidationError`` for a text that is empty, too long, or has control or direction
+        characters. Line breaks are allowed.
+        """
+        lines = text.replace("\r\n", "\n").expandtabs(4).strip()
+        note = Note(order=order, text=lines, by=by)
+        note.full_clean(exclude={"order"})
+        with transaction.atomic(using=self.db):
+            # This write locks the order until the end of the transaction: of two requests at the
+            # same moment, the second one sees what the first has written.
+            Order.objects.filter(pk=order.pk).update(group=F("group"))
+            since = timezone.now() - _TWICE
+            if self.filter(order=order, by=by, text=note.text, at__gte=since).exists():
+                return None
+            note.save(force_insert=True)
+        return note
+
+
+class Note(models.Model):
+    """A note about an order, for colleagues. It is added, and never changed."""
+
+    order = models.ForeignKey(
+        Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="notes"
+    )
+    text = models.TextField(_("note"), max_length=_LONGEST_NOTE)
+    # A name, as in Acknowledgement: the user may be deleted.
+    by = models.CharField(_("by"), max_length=254)
+    at = models.DateTimeField(_("when"), default=timezone.now)
+
+    objects = NoteQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("note")
+        verbose_name_plural = _("notes")
+        ordering = ("pk",)
+        # It is created and shown only with its order.
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.text[:50]
+
+    def clean(self) -> None:
+        MaxLengthValidator(_LONGEST_NOTE)(self.text)
+        try:
+            for line in self.text.split("\n"):
+                plain_line(line)
+        except ValidationError:
+            text = gettext("Use text without control or direction characters.")
+            raise ValidationError(text, code="plain_line") from None

@@ -1,0 +1,606 @@
+"""The problems of an order: for each code, what is wrong and what staff can do about it.
+
+Rows store only codes and parameters; the texts are rendered here, in the reader's language. They
+address shop staff. A ``hint`` is for developers, and shown to users who may resume calls.
+No parameter may contain a secret: of the provider's answers, only values that the parser checked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any, NamedTuple
+
+from django.utils.translation import gettext, override
+from django.utils.translation import gettext_lazy as _
+
+Entry = dict[str, Any]
+
+
+class Kind(Enum):
+    """When a problem ends."""
+
+    SENDING = auto()  # when the outcome of sending the order is known
+    SEARCH = auto()  # with the next search of the provider's list, or like SENDING
+    ANSWER = auto()  # with the provider's next answer about the order
+    LASTING = auto()  # never by itself: staff tick it off
+    HISTORY = auto()  # not a problem, only an entry of the timeline
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """The texts of a code; ``parameters`` are the ones that they require.
+
+    ``discreet`` replaces a ``text`` that tells what the provider charges, for who may not see that.
+    """
+
+    kind: Kind
+    text: Any
+    remedy: Any = ""
+    hint: Any = ""
+    parameters: tuple[str, ...] = ()
+    discreet: Any = ""
+
+
+# The parameters by name, with the same meaning for every code. The last six are optional with any
+# code.
+PARAMETERS = {
+    "amount": "an amount of money, as the provider says",
+    "announced": "how many cards the provider says it delivered",
+    "by": "the name of the member of staff who decided",
+    "cards": "how many cards of an answer are readable",
+    "ceiling": "what a card may cost at most, in dinars, with two decimals",
+    "count": "how many orders there are to choose from",
+    "delivered": "how many cards were delivered, as the provider says",
+    "expected": "the amount of money that was known before",
+    "field": "the field's name in the provider's API; staff see its name in FIELDS",
+    "lost": "how many of `total` are unreadable",
+    "order": "the reference of another order",
+    "ordered": "how many cards were ordered",
+    "price": "what a card costs, or may cost, in dinars, with two decimals",
+    "provider_order_id": "the provider's id of an order",
+    "received": "how many different cards have arrived",
+    "seconds": "for how many seconds sending was tried",
+    "status": "a status, as the provider wrote it",
+    "told": "how many cards the provider says were ordered",
+    "total": "the number of cards or rows in the answer",
+    "reason": "why a request failed: one of REASONS",
+    "message": "the provider's own message, verbatim",
+    "provider_code": "the provider's own error code",
+    "detail": "what failed, in English, for developers",
+    "fault": "what is wrong with a figure, for developers",
+    "value": "the figure's text, if it is too short to be a card's code",
+}
+_TECHNICAL = ("provider_code", "detail", "fault", "value")
+# Amounts of money, unless the parameter "field" says that they are numbers of cards.
+AMOUNTS = frozenset({"amount", "ceiling", "expected", "price"})
+COUNTED = frozenset({"quantity", "fulfilled_quantity"})
+
+REASONS = {
+    "key_refused": _("The provider does not accept the shop's key."),
+    "address_blocked": _("The provider has blocked the shop's address for a while."),
+    "address_not_allowed": _("The provider does not allow the shop's address."),
+    "access_disabled": _("The provider has switched off the shop's access."),
+    "too_many_requests": _("The provider has been asked too often."),
+    "not_started": _("The provider could not be reached, or could not take the order."),
+    "no_balance": _("There is not enough money on the account at the provider."),
+    "out_of_stock": _("It is out of stock."),
+    "no_price": _("The provider shows no price for it."),
+}
+
+FIELDS = {
+    "quantity": _("quantity"),
+    "fulfilled_quantity": _("delivered cards"),
+    "fulfilled_amount": _("cost"),
+    "price_per_card": _("price per card"),
+    "product": _("product"),
+    "type": _("type"),
+    "time": _("time"),
+}
+
+_UNKNOWN = _("This order needs a look. This version of the software cannot say why (%(code)s).")
+_IT_IS_SOUGHT = _(
+    "Wait a few minutes: the order is looked for at the provider by itself, and is sent again only"
+    " once it is proven that it was not bought. If this stays, say on the order's page what became"
+    " of it."
+)
+_ASKED_AGAIN = _(
+    "Nothing for now: the provider is asked again by itself. If this stays, ask its support."
+)
+_COMPARE = _(
+    "While the order is open, the provider is asked again by itself. Afterwards, compare the order"
+    " with your account at the provider, then tick this off."
+)
+_TELL_DEVELOPER = _(
+    "Tell the person who looks after the shop's software. The provider is asked again by itself."
+)
+
+WORDINGS: Mapping[str, Wording] = {
+    "not_sent": Wording(
+        Kind.SENDING,
+        _("The order has not been sent to the provider yet. %(reason)s"),
+        _(
+            "It is sent by itself as soon as that is possible; after too long a wait it is given"
+            " up, and nothing is bought. If the provider refuses the shop's key, address or"
+            " access, tell the person who looks after the shop's software."
+        ),
+        _(
+            "A refused key or address is put right in the settings or in the provider's dashboard;"
+            " then resume requests."
+        ),
+    ),
+    "price_unknown": Wording(
+        Kind.SENDING,
+        _(
+            "The order has not been sent: it may cost only so much, and its price is not known at"
+            " present. %(reason)s"
+        ),
+        _(
+            "The price is asked for again by itself; after too long a wait the order is given up,"
+            " and nothing is bought. If this stays, look whether the provider still sells this"
+            " card."
+        ),
+    ),
+    "price_above": Wording(
+        Kind.SENDING,
+        _(
+            "A card costs %(price)s at the provider, and may cost %(ceiling)s: the order waits for"
+            " a person."
+        ),
+        _("Nothing is bought until you approve the price or reject the order."),
+        parameters=("price", "ceiling"),
+        discreet=_("A card costs more at the provider than it may: the order waits for a person."),
+    ),
+    "answer_lost": Wording(
+        Kind.SENDING,
+        _("The order was sent, and no usable answer came back: it may have been bought."),
+        _IT_IS_SOUGHT,
+    ),
+    "sender_died": Wording(
+        Kind.SENDING,
+        _("Sending the order was interrupted: it may have been bought."),
+        _IT_IS_SOUGHT,
+        _("The process that was sending it died, or took longer than its lease."),
+    ),
+    "id_taken": Wording(
+        Kind.SENDING,
+        _(
+            "The provider answered with the id %(provider_order_id)s, which is another order's: it"
+            " may have been bought."
+        ),
+        _(
+            "Wait a few minutes: the order is looked for at the provider by itself. If this stays,"
+            " ask the provider's support about both orders, then say on the order's page what"
+            " became of this one."
+        ),
+        parameters=("provider_order_id",),
+    ),
+    "staff_released": Wording(
+        Kind.SENDING,
+        _(
+            "%(by)s: it is not the provider's order %(provider_order_id)s. It may have been bought"
+            " as another one."
+        ),
+        _IT_IS_SOUGHT,
+        parameters=("by", "provider_order_id"),
+    ),
+    "id_of_other": Wording(
+        Kind.SENDING,
+        _(
+            "The provider accepted it under the id %(provider_order_id)s, which is not its own: it"
+            " was bought under an id that is not known yet."
+        ),
+        _(
+            "Wait a few minutes: the order is looked for at the provider by itself. If this stays,"
+            " say on the order's page what became of it."
+        ),
+        parameters=("provider_order_id",),
+    ),
+    "choose": Wording(
+        Kind.SEARCH,
+        _("Orders at the provider that may be this one: %(count)s."),
+        _(
+            "Compare them in the provider's dashboard, then say on the order's page which of them"
+            " it is."
+        ),
+        parameters=("count",),
+    ),
+    "not_listed": Wording(
+        Kind.SEARCH,
+        _("The provider's list of orders does not show this one, as far as it can be read."),
+        _IT_IS_SOUGHT,
+    ),
+    "quantity_differs": Wording(
+        Kind.ANSWER,
+        _("The provider speaks of %(told)s cards, the order is for %(ordered)s."),
+        _ASKED_AGAIN,
+        parameters=("told", "ordered"),
+    ),
+    "line_differs": Wording(
+        Kind.ANSWER,
+        _("The provider's answer is about another order: this differs: %(field)s."),
+        _(
+            "Nothing of the answer was used. While the order is open, the provider is asked again"
+            " by itself. If this stays, ask its support."
+        ),
+        parameters=("field",),
+    ),
+    "status_missing": Wording(
+        Kind.ANSWER,
+        _("The provider's answer has no status that can be read."),
+        _ASKED_AGAIN,
+    ),
+    "status_unknown": Wording(
+        Kind.ANSWER,
+        _("The provider gave a status that is not known: %(status)s."),
+        _ASKED_AGAIN,
+        _("The provider's API may have changed: look for a newer version of the app."),
+        parameters=("status",),
+    ),
+    "not_whole": Wording(
+        Kind.ANSWER,
+        _(
+            "The provider says %(status)s with %(delivered)s of %(ordered)s cards delivered, and"
+            " sent %(cards)s that can be read."
+        ),
+        _ASKED_AGAIN,
+        parameters=("status", "delivered", "ordered", "cards"),
+    ),
+    "delivered_unknown": Wording(
+        Kind.ANSWER,
+        _("The provider does not say how many of %(ordered)s cards it delivered."),
+        _ASKED_AGAIN,
+        parameters=("ordered",),
+    ),
+    "figures_contradict": Wording(
+        Kind.ANSWER,
+        _("The provider's figures contradict each other: see the refund breakdown."),
+        _(
+            "Compare the order with your account at the provider, and ask its support about the"
+            " difference. Then tick this off."
+        ),
+    ),
+    "figure_unknown": Wording(
+        Kind.ANSWER,
+        _("The provider does not say this figure: %(field)s."),
+        _("Look it up in your account at the provider, then tick this off."),
+        parameters=("field",),
+    ),
+    "figure_unreadable": Wording(
+        Kind.ANSWER,
+        _("A figure in the provider's answer cannot be read: %(field)s."),
+        _COMPARE,
+        parameters=("field",),
+    ),
+    "figure_negative": Wording(
+        Kind.ANSWER,
+        _("A figure in the provider's answer is negative: %(field)s."),
+        _ASKED_AGAIN,
+        parameters=("field",),
+    ),
+    "cards_unreadable": Wording(
+        Kind.ANSWER,
+        _("Cards in the provider's answer without a code that can be read: %(lost)s of %(total)s."),
+        _ASKED_AGAIN,
+        parameters=("lost", "total"),
+    ),
+    "cards_not_listed": Wording(
+        Kind.ANSWER,
+        _("The provider's answer does not list its cards in a way that can be read."),
+        _ASKED_AGAIN,
+    ),
+    "serials_unreadable": Wording(
+        Kind.ANSWER,
+        _("Cards with a serial that cannot be read: %(lost)s of %(total)s."),
+        _COMPARE,
+        parameters=("lost", "total"),
+    ),
+    "rows_unreadable": Wording(
+        Kind.ANSWER,
+        _("Rows of the provider's list that are not orders: %(lost)s of %(total)s."),
+        _ASKED_AGAIN,
+        parameters=("lost", "total"),
+    ),
+    "answer_of_other": Wording(
+        Kind.ANSWER,
+        _("The provider's answer is about %(provider_order_id)s, which is your order %(order)s."),
+        _(
+            "One order at the provider was taken for both. See in its dashboard which of the two"
+            " it is, and ask its support about the other."
+        ),
+        parameters=("provider_order_id", "order"),
+    ),
+    "not_known": Wording(
+        Kind.ANSWER,
+        _("The provider says that it does not know this order."),
+        _("Ask the provider's support, and tell the person who looks after the shop's software."),
+        _("Is the API key that of another account, or of the sandbox?"),
+    ),
+    "answer_refused": Wording(
+        Kind.ANSWER,
+        _("The provider refuses to answer about this order."),
+        _ASKED_AGAIN,
+    ),
+    "answer_unprocessable": Wording(
+        Kind.ANSWER,
+        _("The provider's answer about this order cannot be processed."),
+        _TELL_DEVELOPER,
+        _("The kind of error is in the log. The answer may hold what the database refuses."),
+    ),
+    "watch_ended": Wording(
+        Kind.ANSWER,
+        _("The order has still not settled, and is not asked about by itself any more."),
+        _("Ask the provider's support, then have the order checked again."),
+    ),
+    "surplus_cards": Wording(
+        Kind.LASTING,
+        _("The provider sent %(received)s different cards and speaks of %(announced)s."),
+        _(
+            "There are more cards than were paid for. Ask the provider's support before you hand"
+            " out the surplus, then tick this off."
+        ),
+        parameters=("received", "announced"),
+    ),
+    "contradicted": Wording(
+        Kind.LASTING,
+        _(
+            "After the order had settled, the provider called it %(status)s with %(delivered)s of"
+            " %(ordered)s cards."
+        ),
+        _("Compare the order with the provider's dashboard, then tick this off."),
+        parameters=("status", "delivered", "ordered"),
+    ),
+    "figure_changed": Wording(
+        Kind.LASTING,
+        _(
+            "After the order had settled, the provider gave another figure: %(field)s %(amount)s"
+            " instead of %(expected)s."
+        ),
+        _("Compare the order with your account at the provider, then tick this off."),
+        parameters=("field", "amount", "expected"),
+        discreet=_("After the order had settled, the provider gave another figure: %(field)s."),
+    ),
+    "figure_late": Wording(
+        Kind.LASTING,
+        _(
+            "After the order had settled, the provider gave a figure that was not known: %(field)s"
+            " %(amount)s."
+        ),
+        _("Compare the order with your account at the provider, then tick this off."),
+        parameters=("field", "amount"),
+        discreet=_(
+            "After the order had settled, the provider gave a figure that was not known: %(field)s."
+        ),
+    ),
+    "late_cards": Wording(
+        Kind.LASTING,
+        _(
+            "The order had settled with %(announced)s cards; now the provider has sent %(received)s"
+            " different ones. All are kept."
+        ),
+        _(
+            "They were charged. See in your account at the provider which of them it still counts,"
+            " and decide what your customer gets. Then tick this off."
+        ),
+        parameters=("received", "announced"),
+    ),
+    "price_changed": Wording(
+        Kind.LASTING,
+        _("A card costs %(amount)s; when the order was placed, the price was %(expected)s."),
+        _("Compare the order with your account at the provider, then tick this off."),
+        parameters=("amount", "expected"),
+        discreet=_("A card does not cost what it cost when the order was placed."),
+    ),
+    "accepted_after_all": Wording(
+        Kind.LASTING,
+        _("The provider accepted it as %(provider_order_id)s after all: that was bought."),
+        _(
+            "The answer came too late, and the cards do not arrive here. Look at that order in the"
+            " provider's dashboard, ask its support, then tick this off."
+        ),
+        parameters=("provider_order_id",),
+    ),
+    "refused": Wording(
+        Kind.HISTORY,
+        _("The provider refused the order: nothing was bought. %(reason)s"),
+        _("Order the missing cards again, or pay the customer back."),
+    ),
+    "given_up": Wording(
+        Kind.HISTORY,
+        _("It could not be sent for %(seconds)s seconds and was given up: nothing was bought."),
+        _("Order the missing cards again, or pay the customer back."),
+        parameters=("seconds",),
+    ),
+    "found": Wording(
+        Kind.HISTORY,
+        _("It was found at the provider as %(provider_order_id)s."),
+        parameters=("provider_order_id",),
+    ),
+    "absent": Wording(
+        Kind.HISTORY,
+        _("The provider's list does not show it: it was not bought."),
+    ),
+    "staff_adopted": Wording(
+        Kind.HISTORY,
+        _("%(by)s said that it is the provider's order %(provider_order_id)s."),
+        parameters=("by", "provider_order_id"),
+    ),
+    "staff_approved": Wording(
+        Kind.HISTORY,
+        _("%(by)s approved a price of %(price)s a card, instead of %(ceiling)s."),
+        parameters=("by", "price", "ceiling"),
+        discreet=_("%(by)s approved the price of a card."),
+    ),
+    "staff_declined": Wording(
+        Kind.HISTORY,
+        _("%(by)s rejected the order: it costs too much."),
+        parameters=("by",),
+    ),
+    "staff_insisted": Wording(
+        Kind.HISTORY,
+        _(
+            "%(by)s said that it is the provider's order %(provider_order_id)s, although that does"
+            " not match what was sent."
+        ),
+        parameters=("by", "provider_order_id"),
+    ),
+    "staff_reordered": Wording(
+        Kind.HISTORY,
+        _("%(by)s ordered the missing cards again, as %(order)s."),
+        parameters=("by", "order"),
+    ),
+    "staff_send_again": Wording(
+        Kind.HISTORY,
+        _("%(by)s said that it was not bought, and had it sent again."),
+        parameters=("by",),
+    ),
+    "staff_rejected": Wording(
+        Kind.HISTORY,
+        _("%(by)s said that it was not bought, and rejected it."),
+        parameters=("by",),
+    ),
+}
+
+
+class Explanation(NamedTuple):
+    """What is wrong, what staff can do, and what a developer can do; the last two may be ""."""
+
+    text: str
+    remedy: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A problem of an order, or an entry of its timeline; ``str()`` is English, for logs."""
+
+    code: str
+    parameters: Mapping[str, str | int] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Problem:
+        """Parse an entry of ``Order.problems`` or ``StatusChange.details``."""
+        parameters = entry.get("parameters")
+        return cls(str(entry.get("code", "")), parameters if isinstance(parameters, dict) else {})
+
+    def as_dict(self) -> Entry:
+        return {"code": self.code, "parameters": dict(self.parameters)}
+
+    @property
+    def key(self) -> str:
+        """A text for pages: equal for equal problems, and it reveals none of the parameters."""
+        # Imported here: it needs the settings, and planning the recovery needs none.
+        from django.utils.crypto import salted_hmac
+
+        text = json.dumps(self.as_dict(), sort_keys=True)
+        return salted_hmac("giftcards.problems", text, algorithm="sha256").hexdigest()
+
+    @property
+    def kind(self) -> Kind:
+        """When the problem ends; one with an unknown code lasts until it is ticked off."""
+        wording = WORDINGS.get(self.code)
+        return wording.kind if wording else Kind.LASTING
+
+    @property
+    def text(self) -> str:
+        return self.explain().text
+
+    @property
+    def remedy(self) -> str:
+        return self.explain().remedy
+
+    @property
+    def hint(self) -> str:
+        return self.explain().hint
+
+    def __str__(self) -> str:
+        with override(None):
+            technical = self._technical()
+            return f"{self.text} ({technical})" if technical else self.text
+
+    @property
+    def discreet(self) -> str:
+        """The text in English, without what the provider charges: for who may not see that."""
+        with override(None):
+            return self.explain(shows_costs=False).text
+
+    def explain(
+        self,
+        *,
+        show: Callable[[object], str] = str,
+        own: Callable[[str], str] = str,
+        shows_costs: bool = True,
+    ) -> Explanation:
+        """Render the texts in the active language.
+
+        ``show`` is applied to each parameter, ``own`` to the text around them: on a page, the
+        former isolates text directions and the latter escapes HTML. Without ``shows_costs``, no
+        text tells what the provider charges.
+        """
+        wording = WORDINGS.get(self.code)
+        if wording is None or not self.parameters.keys() >= set(wording.parameters):
+            # Written by another version of the app.
+            return Explanation(own(str(_UNKNOWN)) % {"code": show(self.code)}, "", "")
+        values = {name: show(value) for name, value in self.parameters.items()}
+        values["reason"] = own(str(REASONS.get(str(self.parameters.get("reason")), "")))
+        if (name := str(self.parameters.get("field"))) in FIELDS:
+            values["field"] = own(str(FIELDS[name]))
+        is_discreet = wording.discreet and not shows_costs
+        text = (own(str(wording.discreet if is_discreet else wording.text)) % values).strip()
+        if "message" in values and (shows_costs or not self._may_tell_amount("message")):
+            text += " " + own(gettext("The provider's own words: “%(message)s”")) % values
+        hint = own(str(wording.hint))
+        if technical := self._technical(shows_costs=shows_costs):
+            detail = own(gettext("Technical detail: %(detail)s.")) % {"detail": show(technical)}
+            hint = f"{hint} {detail}".strip()
+        return Explanation(text, own(str(wording.remedy)), hint)
+
+    def _technical(self, *, shows_costs: bool = True) -> str:
+        return ", ".join(
+            str(self.parameters[name])
+            for name in _TECHNICAL
+            if name in self.parameters and (shows_costs or not self._may_tell_amount(name))
+        )
+
+    def _may_tell_amount(self, name: str) -> bool:
+        """Whether what others have written may name a price."""
+        return any(map(str.isdigit, str(self.parameters[name])))
+
+
+def revise(
+    entries: Iterable[Entry], *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()
+) -> list[Entry]:
+    """Return ``entries`` without those of the kinds ``ends``, and with the ``new`` problems.
+
+    A problem that is also in ``new`` keeps its entry, and so its acknowledgement.
+    """
+    new = list(dict.fromkeys(new))
+    kept = [
+        entry
+        for entry in entries
+        if (problem := Problem.of(entry)) in new or problem.kind not in ends
+    ]
+    known = [Problem.of(entry) for entry in kept]
+    return kept + [problem.as_dict() for problem in new if problem not in known]
+
+
+def history(
+    before: Iterable[Entry], after: Iterable[Entry], details: Iterable[Problem]
+) -> list[Entry]:
+    """The entries of a change: its ``details``, and the problems that ended with it."""
+    current = list(details)
+    remaining = [Problem.of(entry) for entry in after]
+    ended = [problem for problem in map(Problem.of, before) if problem not in remaining + current]
+    return [problem.as_dict() for problem in current] + [
+        {**problem.as_dict(), "ended": True} for problem in ended
+    ]
+
+
+def in_english(entries: Iterable[Entry]) -> str:
+    """Render the entries as one line of English; "" if there are none."""
+    return " ".join(
+        f"Earlier: {Problem.of(entry)}" if entry.get("ended") else str(Problem.of(entry))
+        for entry in entries
+    )

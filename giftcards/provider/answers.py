@@ -1,0 +1,466 @@
+"""Parsing the provider's answers: strict JSON, typed fields, frozen dataclasses. No I/O.
+
+What leaves this module (a problem's parameters, the text of an :exc:`Unreadable`) names fields and
+shows short numbers. It never quotes anything else: any string in an answer may be a card's code.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Context, Decimal
+from functools import partial
+from typing import Any
+
+from giftcards.problems import Problem
+from giftcards.secrecy import Masked
+
+JsonObject = dict[str, Any]
+
+# An id in the form this provider uses; safe in a URL path.
+IDENTIFIER = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9_~.:-]{0,99}")
+# An id that an order can be placed with.
+_ORDERABLE = re.compile(r"[!-~]{1,100}")
+_STATUS = re.compile(r"[A-Za-z_]{1,32}")
+_WORD = re.compile(r"[A-Za-z_-]{1,32}")
+# float() and Decimal() also take exponents, underscores, "nan" and the digits of other scripts.
+_NUMERAL = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
+_CENT = Decimal("0.01")
+# Smaller fractions are rounding noise: binary floats turn 3 × 490.10 into 1470.3000000000002.
+_NOISE = Decimal("0.000001")
+# Anything above would round up to more than the columns hold.
+_MAX_MONEY = Decimal("9999999999.999999")
+_MAX_WHOLE = 2**31 - 1
+# A context of our own, because the site may have changed the traps of the thread's.
+_CONTEXT = Context(prec=28)
+
+
+class Unreadable(ValueError):
+    """The answer as a whole cannot be used; the text says why without quoting it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CardSecret:
+    """A delivered card: ``value`` is the code that the customer enters, ``serial`` its serial.
+
+    Both are secret, so neither is in the ``repr``, and their own is masked: error pages and crash
+    reporters print the ``repr`` of every local variable. ``serial`` is ``""`` where the provider
+    gave none.
+    """
+
+    value: str = field(repr=False)
+    serial: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("value", "serial"):
+            object.__setattr__(self, name, Masked(getattr(self, name)))
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An accepted order: the provider's ids of the order (safe in a path) and of the request."""
+
+    order_id: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderAnswer:
+    """The provider's answer about one order.
+
+    ``None`` and ``""`` mean that a field is missing or unusable. In the second case ``problems``
+    says so, if it is a figure or a card. Negative numbers are given as they came,
+    with a problem. Amounts are in dinar, to two decimals. ``provider_id`` may differ from the
+    id that was asked for. ``cards`` may be fewer than announced.
+    """
+
+    provider_id: str
+    status: str | None
+    quantity: int | None
+    fulfilled_quantity: int | None
+    fulfilled_amount: Decimal | None
+    price_per_card: Decimal | None
+    cards: tuple[CardSecret, ...] = field(repr=False)
+    product_id: str
+    type_id: str
+    created_at: datetime | None
+    problems: tuple[Problem, ...]
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderPage:
+    """One page of the list of orders. ``page`` is the number that the provider gives."""
+
+    items: tuple[OrderAnswer, ...]
+    page: int
+    total_pages: int | None
+    total_results: int | None
+    problems: tuple[Problem, ...]
+
+    @property
+    def page_count(self) -> int | None:
+        """The number of pages, if this is the first page and says so; otherwise ``None``."""
+        if self.total_pages is not None:
+            return self.total_pages
+        if self.total_results is None:
+            return None
+        # By the rows on this page, because the provider may ignore the page size.
+        return math.ceil(self.total_results / max(len(self.items), 1))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """Type (such as ``SANDBOX``) and scope (such as ``READ-WRITE``) of the key, without the key."""
+
+    key_type: str
+    scope: str
+    is_enabled: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProductType:
+    """One denomination: this account's price in dinar, and the stock (0: none left)."""
+
+    type_id: str
+    name: str
+    price: Decimal | None
+    stock: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A product and the denominations it is sold in."""
+
+    product_id: str
+    title: str
+    types: tuple[ProductType, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedProduct:
+    """A product as the catalogue lists it: without its types; texts are "" if they are missing."""
+
+    product_id: str
+    title: str
+    category: str
+    region: str
+    is_enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """All products, each once. ``unreadable``: how many rows of the answer could not be used."""
+
+    products: tuple[ListedProduct, ...]
+    unreadable: int
+
+
+def parse(body: bytes) -> JsonObject:
+    """Parse ``body`` strictly as a JSON object, numbers as ``int`` and ``Decimal``.
+
+    Raises :exc:`Unreadable` for anything else: broken UTF-8 (which would put U+FFFD into a code),
+    NaN and infinities, a key given twice, nesting or numbers too large to be meant.
+    """
+    try:
+        value = json.loads(
+            body.decode("utf-8"),
+            parse_float=partial(Decimal, context=_CONTEXT),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_unique_keys,
+        )
+    # ArithmeticError: an exponent of 20 digits. ValueError: an integer of 5,000 digits.
+    except (ValueError, ArithmeticError, RecursionError):
+        value = None
+    # Raised outside the handler: a JSONDecodeError holds the whole text and would be the context.
+    if not isinstance(value, dict):
+        raise Unreadable("the answer is not a JSON object")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> JsonObject:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
+def read_placed(data: JsonObject, request_id: str) -> Placed:
+    order_id = data.get("orderId")
+    # The id goes into paths, and this provider's ids are never numbers or like "../x".
+    if not isinstance(order_id, str) or not IDENTIFIER.fullmatch(order_id):
+        raise Unreadable("the answer names no usable order id")
+    return Placed(order_id, request_id)
+
+
+def read_order(data: JsonObject, request_id: str) -> OrderAnswer:
+    fields = _Fields(data)
+    return OrderAnswer(
+        provider_id=fields.text("_id", IDENTIFIER.fullmatch),
+        status=fields.text("status", _STATUS.fullmatch) or None,
+        quantity=fields.whole("quantity"),
+        fulfilled_quantity=fields.whole("fulfilled_quantity"),
+        fulfilled_amount=fields.money("fulfilled_amount"),
+        price_per_card=fields.money("price_per_card"),
+        cards=fields.cards(),
+        product_id=fields.text("product", _is_plain),
+        type_id=fields.text("type", _is_plain),
+        created_at=fields.moment("time"),
+        problems=tuple(fields.problems),
+        request_id=request_id,
+    )
+
+
+def read_page(data: JsonObject, request_id: str, *, asked_for: int) -> OrderPage:
+    rows = data.get("items")
+    if not isinstance(rows, list):
+        raise Unreadable("the answer has no list of orders")
+    pagination = data.get("pagination")
+    fields = _Fields(pagination if isinstance(pagination, dict) else {})
+    page = fields.whole("page")
+    total_pages = fields.whole("totalPages")
+    total_results = fields.whole("totalResults")
+    items = tuple(read_order(row, request_id) for row in rows if isinstance(row, dict))
+    if len(items) < len(rows):
+        lost = {"lost": len(rows) - len(items), "total": len(rows)}
+        fields.problems.append(Problem("rows_unreadable", lost))
+    return OrderPage(
+        items=items,
+        page=asked_for if page is None else page,
+        total_pages=total_pages,
+        total_results=total_results,
+        problems=tuple(fields.problems),
+    )
+
+
+def read_key_info(data: JsonObject, _request_id: str) -> KeyInfo:
+    # The answer also contains the whole key, which is not copied.
+    described = data.get("apiKey")
+    if not isinstance(described, dict):
+        raise Unreadable("the answer does not describe the key")
+    fields = _Fields(described)
+    is_enabled = described.get("isEnabled")
+    return KeyInfo(
+        key_type=fields.text("type", _WORD.fullmatch),
+        scope=fields.text("scope", _WORD.fullmatch),
+        is_enabled=is_enabled if isinstance(is_enabled, bool) else None,
+    )
+
+
+def read_balance(data: JsonObject, _request_id: str) -> Decimal:
+    balance = _Fields(data).money("balance")
+    if balance is None:
+        raise Unreadable("the answer has no usable balance")
+    return balance
+
+
+def read_catalogue(data: JsonObject, _request_id: str) -> Catalogue:
+    """Read the catalogue; a row that cannot be used is counted and skipped.
+
+    One without any usable product is unreadable: it would take everything off sale.
+    """
+    categories = data.get("categories")
+    if not isinstance(categories, list):
+        raise Unreadable("the answer has no list of categories")
+    rows = [row for category in categories for row in _products_of(category)]
+    products: dict[str, ListedProduct] = {}
+    for row in filter(None, rows):
+        products.setdefault(row.product_id, row)
+    if not products:
+        raise Unreadable("the catalogue lists no usable product")
+    return Catalogue(tuple(products.values()), unreadable=rows.count(None))
+
+
+def _products_of(category: object) -> Iterator[ListedProduct | None]:
+    """The products of a category; ``None`` for each row that cannot be used."""
+    rows = category.get("products", []) if isinstance(category, dict) else None
+    if not isinstance(category, dict) or not isinstance(rows, list):
+        yield None
+        return
+    name = _title(_Fields(category))
+    for row in rows:
+        yield _read_listed(row, category=name)
+
+
+def _read_listed(row: object, *, category: str) -> ListedProduct | None:
+    if not isinstance(row, dict):
+        return None
+    fields = _Fields(row)
+    product_id = _id(fields)
+    if not product_id:
+        return None
+    return ListedProduct(
+        product_id=product_id,
+        title=_title(fields),
+        category=category,
+        region=fields.label("region"),
+        is_enabled=row.get("enabled") is not False,
+    )
+
+
+def _id(fields: _Fields) -> str:
+    """The id of a product or a type: the provider's pages disagree about its key."""
+    return fields.text("id", _ORDERABLE.fullmatch) or fields.text("_id", _ORDERABLE.fullmatch)
+
+
+def _title(fields: _Fields) -> str:
+    return fields.label("title") or fields.label("name")
+
+
+def read_product(data: JsonObject, _request_id: str, *, asked_for: str) -> Product:
+    rows = data.get("types")
+    if not isinstance(rows, list):
+        raise Unreadable("the answer has no list of types")
+    # An answer that names no product is about the one that was asked for.
+    told = data.get("productId") or data.get("_id") or asked_for
+    if told != asked_for:
+        raise Unreadable("the answer is about another product")
+    fields = _Fields(data)
+    types = (_read_type(_Fields(row)) for row in rows if isinstance(row, dict))
+    return Product(
+        product_id=asked_for,
+        title=fields.label("productTitle"),
+        types=tuple(found for found in types if found.type_id),
+    )
+
+
+def _read_type(fields: _Fields) -> ProductType:
+    return ProductType(
+        type_id=_id(fields),
+        name=fields.label("name") or fields.label("title"),
+        price=fields.money("price"),
+        stock=fields.whole("quantity"),
+    )
+
+
+def plain(text: str, limit: int) -> str:
+    """Return ``text`` as one line, without control and bidi characters, at most ``limit`` long."""
+    kept = "".join(char for char in text if char.isprintable() or char.isspace())
+    return " ".join(kept.split())[:limit]
+
+
+def _is_plain(text: str) -> bool:
+    return text == plain(text, 100)
+
+
+class _Fields:
+    """Reads the fields of a JSON object; an unusable one is ``None`` (text: ``""``).
+
+    What is wrong with numbers and cards is added to ``problems``, unless they are missing or
+    ``null``.
+    """
+
+    def __init__(self, data: JsonObject) -> None:
+        self.problems: list[Problem] = []
+        self._data = data
+
+    def text(self, name: str, is_usable: Callable[[str], object]) -> str:
+        value = self._data.get(name)
+        return value if isinstance(value, str) and is_usable(value) else ""
+
+    def label(self, name: str) -> str:
+        value = self._data.get(name)
+        return plain(value, 100) if isinstance(value, str) else ""
+
+    def whole(self, name: str) -> int | None:
+        value = self._number(name)
+        if value is None:
+            return None
+        if value.copy_abs() > _MAX_WHOLE:
+            self._doubt(name, "out_of_range")
+            return None
+        if value != int(value):
+            self._doubt(name, "not_whole", value)
+            return None
+        return int(value)
+
+    def money(self, name: str) -> Decimal | None:
+        value = self._number(name)
+        if value is None:
+            return None
+        if value.copy_abs() >= _MAX_MONEY:
+            self._doubt(name, "out_of_range")
+            return None
+        rounded = value.quantize(_CENT, context=_CONTEXT)
+        if _CONTEXT.subtract(rounded, value).copy_abs() >= _NOISE:
+            self._doubt(name, "more_than_two_decimals", value)
+            return None
+        return rounded or Decimal("0.00")  # no negative zero
+
+    def moment(self, name: str) -> datetime | None:
+        try:
+            moment = datetime.fromisoformat(self._data.get(name, ""))
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        except (TypeError, ValueError, OverflowError):
+            return None
+
+    def cards(self) -> tuple[CardSecret, ...]:
+        rows = self._data.get("cards")
+        if rows is None:
+            return ()
+        if not isinstance(rows, list):
+            self.problems.append(Problem("cards_not_listed"))
+            return ()
+        cards = []
+        lost_serials = 0
+        for row in rows:
+            value = _secret(row.get("value")) if isinstance(row, dict) else None
+            if value is None or not value.strip():
+                continue
+            serial = "" if row.get("serial") is None else _secret(row["serial"])
+            lost_serials += serial is None
+            cards.append(CardSecret(value=value, serial=serial or ""))
+        # Only counted, because naming a card might reveal its code.
+        if lost := len(rows) - len(cards):
+            self.problems.append(Problem("cards_unreadable", {"lost": lost, "total": len(rows)}))
+        if lost_serials:
+            lost = lost_serials
+            self.problems.append(Problem("serials_unreadable", {"lost": lost, "total": len(rows)}))
+        return tuple(cards)
+
+    def _number(self, name: str) -> Decimal | None:
+        value = self._data.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not (
+            isinstance(value, int | Decimal)
+            or (isinstance(value, str) and _NUMERAL.fullmatch(value))
+        ):
+            self._doubt(name, "not_a_number")
+            return None
+        number = Decimal(value)
+        if number <= -_NOISE:
+            self.problems.append(Problem("figure_negative", {"field": name, **_shown(number)}))
+        return number
+
+    def _doubt(self, name: str, fault: str, number: Decimal | None = None) -> None:
+        what = {"field": name, "fault": fault, **_shown(number)}
+        self.problems.append(Problem("figure_unreadable", what))
+
+
+def _shown(number: Decimal | None) -> dict[str, str]:
+    """The number as a parameter, unless it is long enough to be a card's code."""
+    text = "" if number is None else str(number)
+    return {"value": text} if 0 < len(text) <= 8 else {}
+
+
+def _secret(value: object) -> str | None:
+    """Return a code or serial exactly as it was sent; ``None`` if that is impossible."""
+    if isinstance(value, int | Decimal) and not isinstance(value, bool):
+        text = str(value)
+        return None if "E" in text else text  # the provider did not write the exponent; Decimal did
+    if not isinstance(value, str):
+        return None
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate can be neither encrypted nor shown
+        return None
+    return value

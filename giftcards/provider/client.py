@@ -1,0 +1,394 @@
+"""The client of the provider's API. It returns frozen dataclasses and raises typed errors.
+
+What leaves here is an answer of :mod:`giftcards.provider.answers` or a
+:exc:`~giftcards.exceptions.ProviderError`, and neither carries the API key or the body of a reply.
+To keep them out of tracebacks as well, a failure travels as a return value up to :func:`_unwrap`:
+raised there, it has no context (``JSONDecodeError.doc`` is the body, an exception of requests has
+the request with the key) and no frame below it whose variables would show them. Anything else, such
+as the interruption of a request, is :func:`~giftcards.secrecy.contained`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Self, TypeVar
+from urllib.parse import quote
+
+from django.utils import timezone
+
+from giftcards.exceptions import (
+    AccessDenied,
+    NotFound,
+    OutcomeUnknown,
+    ProviderError,
+    RateLimited,
+    Refused,
+    TryLater,
+)
+from giftcards.provider.answers import (
+    Catalogue,
+    JsonObject,
+    KeyInfo,
+    ListedProduct,
+    OrderAnswer,
+    OrderPage,
+    Placed,
+    Product,
+    ProductType,
+    Unreadable,
+    parse,
+    plain,
+    read_balance,
+    read_catalogue,
+    read_key_info,
+    read_order,
+    read_page,
+    read_placed,
+    read_product,
+)
+from giftcards.provider.transport import MAX_BODY, Reply, Transport
+from giftcards.secrecy import contained
+
+__all__ = [
+    "Catalogue",
+    "Client",
+    "KeyInfo",
+    "ListedProduct",
+    "OrderAnswer",
+    "OrderPage",
+    "Placed",
+    "Product",
+    "ProductType",
+]
+
+T = TypeVar("T")
+# Parses an envelope's ``data``, given the request's id; raises Unreadable.
+_Reader = Callable[[JsonObject, str], T]
+
+_MAX_LIST_BODY = 2**24  # enough for a hundred orders with all their cards
+
+# The guide uses the first spelling of the path, the provider's other pages the second.
+_CHECK_PATHS = {"check-order": "checkOrder", "checkOrder": "check-order"}
+
+
+class Client:
+    """A client of the provider's API for one API key.
+
+    A call is one request, takes at most ``timeout`` seconds and raises a
+    :exc:`~giftcards.exceptions.ProviderError`. GETs may be made from several threads at once.
+    """
+
+    @contained
+    def __init__(
+        self, *, base_url: str, api_key: str, timeout: float, check_path: str = "check-order"
+    ) -> None:
+        #: The spelling of the order path that the next request uses.
+        self.check_path = check_path if check_path in _CHECK_PATHS else "check-order"
+        #: The spelling that answered last; "" if none has.
+        self.known_check_path = ""
+        #: How far the provider's clock is ahead of ours, by the ``Date`` of its last answer to a
+        #: question; zero if it had none.
+        self.clock_difference = timedelta(0)
+        self._base_url = base_url
+        self._transport = Transport(base_url=base_url, api_key=api_key, timeout=timeout)
+        spellings = {re.escape(api_key), re.escape(quote(api_key, safe=""))}
+        self._key_in_text = re.compile("|".join(sorted(spellings)), re.IGNORECASE)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._base_url}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self._transport.close()
+
+    def place(self, *, product_id: str, type_id: str, quantity: int) -> Placed:
+        """Place an order. Not idempotent, so the request is sent at most once.
+
+        After :exc:`OutcomeUnknown` it may have been carried out; after any other error it was not.
+        """
+        line = {"productId": product_id, "typeId": type_id, "quantity": quantity}
+        return _unwrap(self._post("/v3/gift-cards/placeOrder", line, read_placed))
+
+    def check(self, order_id: str) -> OrderAnswer:
+        """Return the state of an order; raises :exc:`NotFound` if the provider does not know it."""
+        spelling = self.check_path
+        path = f"/v3/gift-cards/{spelling}/{_segment(order_id)}"
+        result = self._get(path, read_order, missing=NotFound)
+        if isinstance(result, OrderAnswer | NotFound):
+            self.known_check_path = spelling
+        elif isinstance(result, OutcomeUnknown) and result.status == 404:
+            # The router does not know this path. Only one of several threads switches the spelling.
+            if self.check_path == spelling:
+                self.check_path = _CHECK_PATHS[spelling]
+            result.is_worth_repeating = True
+        return _unwrap(result)
+
+    def list_orders(
+        self, *, start: datetime, end: datetime, page: int = 1, page_size: int = 100
+    ) -> OrderPage:
+        """Return a page, counted from 1, of the orders created from ``start`` to ``end``.
+
+        ``page_size`` is 1 to 100 rows.
+        """
+        params = {
+            "page": str(page),
+            "pageSize": str(page_size),
+            "from": _timestamp(start),
+            "to": _timestamp(end),
+        }
+        read = partial(read_page, asked_for=page)
+        return _unwrap(self._get("/v3/gift-cards/list", read, params=params, limit=_MAX_LIST_BODY))
+
+    def validate(self) -> KeyInfo:
+        """Return the type and the scope of the API key."""
+        return _unwrap(self._get("/v3/validate", read_key_info))
+
+    def balance(self) -> Decimal:
+        """Return the account's balance in dinar."""
+        return _unwrap(self._get("/v3/account/balance", read_balance))
+
+    def catalogue(self) -> Catalogue:
+        """Return all products, without their types."""
+        return _unwrap(self._get("/v3/gift-cards/catalog", read_catalogue))
+
+    def product(self, product_id: str) -> Product:
+        """Return a product with prices and stock; raises :exc:`NotFound` if it does not exist."""
+        path = f"/v3/gift-cards/checkProduct/{_segment(product_id)}"
+        read = partial(read_product, asked_for=product_id)
+        return _unwrap(self._get(path, read, missing=NotFound))
+
+    @contained
+    def _get(
+        self,
+        path: str,
+        read: _Reader[T],
+        *,
+        params: Mapping[str, str] | None = None,
+        limit: int = MAX_BODY,
+        missing: type[Refused] = Refused,
+    ) -> T | ProviderError:
+        reply = self._transport.get(path, params=params, limit=limit)
+        if reply.is_success:
+            now = timezone.now().astimezone(UTC)
+            self.clock_difference = (_date(reply.headers.get("Date")) or now) - now
+        result = self._result(reply, read, missing=missing)
+        if isinstance(result, ProviderError):
+            # Only questions are repeated; an order is never sent twice.
+            result.is_worth_repeating = reply.was_dropped
+        return result
+
+    @contained
+    def _post(self, path: str, json: JsonObject, read: _Reader[T]) -> T | ProviderError:
+        return self._result(self._transport.post(path, json=json), read, quotes_message=True)
+
+    def _result(
+        self,
+        reply: Reply,
+        read: _Reader[T],
+        *,
+        missing: type[Refused] = Refused,
+        quotes_message: bool = False,
+    ) -> T | ProviderError:
+        """Return the answer that ``read`` parses, or the error to raise."""
+        envelope: JsonObject = {}
+        trouble = reply.trouble
+        if reply.body is not None:
+            try:
+                envelope = parse(reply.body)
+                if reply.is_success and envelope.get("success") is True:
+                    return read(_data(envelope), self._request_id(reply, envelope))
+            except Unreadable as exc:
+                trouble = str(exc)
+        return self._error(reply, envelope, trouble, missing, quotes_message=quotes_message)
+
+    def _error(
+        self,
+        reply: Reply,
+        envelope: JsonObject,
+        trouble: str,
+        missing: type[Refused],
+        *,
+        quotes_message: bool,
+    ) -> ProviderError:
+        is_enveloped = envelope.get("success") is False
+        error = envelope.get("error") if is_enveloped else None
+        error = error if isinstance(error, dict) else {}
+        code = self._token(error.get("code"))
+        kind: type[ProviderError] = TryLater
+        if not reply.is_unsent:
+            kind = _kind(reply.status, code, missing, is_enveloped=is_enveloped)
+        label = code or (f"HTTP {reply.status}" if reply.status else "")
+        # The provider's message is shown only if it explains a refused order. In an answer to a
+        # question it might quote a code.
+        message = self._quote(error.get("message")) if kind is Refused and quotes_message else ""
+        reason = _REFUSAL_REASONS.get(code, "") if kind is Refused else ""
+        if kind is AccessDenied:
+            reason, said, advice = _ACCESS_CODES.get(code, _WRONG_KEY)
+            text = f"{said} ({label}{_attempts_left(error)}). {advice}"
+        elif message:
+            text = f"{_TEXTS[kind]} ({label}): {message}"
+        else:
+            text = f"{_TEXTS[kind]} ({', '.join(filter(None, (label, trouble)))})."
+        return kind(
+            text,
+            status=reply.status,
+            code=code,
+            request_id=self._request_id(reply, envelope),
+            retry_after=_retry_after(reply.headers.get("Retry-After")),
+            reason=reason,
+            message=message,
+            detail=", ".join(filter(None, ("" if code else label, trouble))),
+        )
+
+    def _request_id(self, reply: Reply, envelope: JsonObject) -> str:
+        in_body = self._token(envelope.get("requestId"))
+        return in_body or self._token(reply.headers.get("X-Request-Id"))
+
+    def _token(self, value: object) -> str:
+        """Return ``value`` if it is a plain token that does not contain the key, else ``""``."""
+        if isinstance(value, str) and _TOKEN.fullmatch(value):
+            return "" if self._key_in_text.search(value) else value
+        return ""
+
+    def _quote(self, value: object) -> str:
+        text = plain(value, len(value)) if isinstance(value, str) else ""
+        # The key is masked after cleaning, which could join its parts, and before truncating,
+        # which could leave most of it.
+        return self._key_in_text.sub("•••", text)[:_MAX_MESSAGE]
+
+
+def _unwrap(result: T | ProviderError) -> T:
+    if isinstance(result, ProviderError):
+        raise result
+    return result
+
+
+def _segment(identifier: str) -> str:
+    """Return ``identifier`` quoted as one path segment."""
+    if identifier in ("", ".", ".."):  # quoting does not keep these from changing the path
+        raise NotFound(f"{_TEXTS[NotFound]}.")
+    return quote(identifier, safe="", errors="replace")
+
+
+def _timestamp(moment: datetime) -> str:
+    utc = moment.astimezone(UTC)
+    return utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _data(envelope: JsonObject) -> JsonObject:
+    data = envelope.get("data")
+    if not isinstance(data, dict):
+        raise Unreadable("the answer has no data")
+    return data
+
+
+# From a reply to an error.
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_MAX_MESSAGE = 500
+_TEXTS: dict[type[ProviderError], str] = {
+    TryLater: "The provider has not started on the request",
+    RateLimited: "The provider has been asked too often",
+    OutcomeUnknown: "The provider gave no usable answer",
+    Refused: "The provider refused the request",
+    NotFound: "The provider knows no such order or product",
+}
+_WRONG_KEY = (
+    "key_refused",
+    "The provider refused the API key",
+    "Correct GIFTCARDS['API_KEY'] first: asking on gets this server's address blocked.",
+)
+_ACCESS_CODES = {
+    "MISSING_ACCESS_TOKEN": _WRONG_KEY,
+    "INVALID_ACCESS_TOKEN": _WRONG_KEY,
+    "ERR_AUTH": _WRONG_KEY,
+    "IP_BLOCKED": (
+        "address_blocked",
+        "The provider has blocked this server's address",
+        "Check GIFTCARDS['API_KEY'], and ask nothing for 15 minutes.",
+    ),
+    "IP_NOT_ALLOWED": (
+        "address_not_allowed",
+        "The provider does not allow this server's address",
+        "Add it to the key's addresses in the provider's dashboard.",
+    ),
+    "API_DISABLED": (
+        "access_disabled",
+        "The provider has disabled the API for this account",
+        "Enable it in the provider's dashboard.",
+    ),
+}
+# What the codes mean, for staff; others are shown as they are.
+_REFUSAL_REASONS = {
+    "NO_BALANCE": "no_balance",
+    "INSUFFICIENT_BALANCE": "no_balance",
+    "OUT_OF_STOCK": "out_of_stock",
+}
+_REFUSAL_CODES = {
+    "ERR_VALIDATION",
+    "NO_BALANCE",
+    "INSUFFICIENT_BALANCE",
+    "DUPLICATED_REF",
+    "DUPLICATED-REF",
+    "NOT_FOUND",
+}
+
+
+def _kind(
+    status: int | None, code: str, missing: type[Refused], *, is_enveloped: bool
+) -> type[ProviderError]:
+    """Return the error for an HTTP status (``None``: no answer) and the provider's error code."""
+    family = (status or 0) // 100
+    # The first rule that holds decides.
+    rules: tuple[tuple[bool, type[ProviderError]], ...] = (
+        (status == 401, AccessDenied),
+        (status == 429, RateLimited),
+        ((status, code) == (503, "AUTH_UNAVAILABLE"), TryLater),
+        # A proxy, a router, a crash, half an answer.
+        (not is_enveloped or family not in (2, 4), OutcomeUnknown),
+        (code in _ACCESS_CODES, AccessDenied),
+        (code == "RATE_LIMIT_EXCEEDED", RateLimited),
+        # 408 and 425 say nothing about the first copy of the request.
+        (status in (408, 425), OutcomeUnknown),
+        # A failure with a status of success is believed only if its code leaves no doubt.
+        (family == 2 and code not in _REFUSAL_CODES, OutcomeUnknown),
+        (status == 404 or (family == 2 and code == "NOT_FOUND"), missing),
+    )
+    return next((kind for holds, kind in rules if holds), Refused)
+
+
+def _attempts_left(error: JsonObject) -> str:
+    details = error.get("details")
+    left = details.get("attemptsLeft") if isinstance(details, dict) else None
+    if isinstance(left, bool) or not isinstance(left, int) or not 0 <= left < 1000:
+        return ""
+    return f", {left} attempt{'' if left == 1 else 's'} left"
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Return the seconds that ``Retry-After`` names, as a number or a date; ``None`` if none."""
+    header = (header or "").strip()
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", header):
+        return float(header)
+    moment = _date(header)
+    seconds = -1 if moment is None else (moment - datetime.now(UTC)).total_seconds()
+    return seconds if seconds >= 0 else None
+
+
+def _date(header: str | None) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(header or "")
+        return moment.replace(tzinfo=moment.tzinfo or UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

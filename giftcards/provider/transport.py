@@ -1,0 +1,314 @@
+"""HTTP exchanges with the provider: one request, one :class:`Reply`.
+
+This is the only module that speaks HTTP to the provider. A failed exchange does not raise: the
+:class:`Reply` says how it failed. What was sent or received is never logged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import functools
+import http.client
+import logging
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from giftcards.conf import VERSION, is_loopback
+from giftcards.secrecy import Masked
+
+T = TypeVar("T")
+
+MAX_BODY = 2**20
+_CONNECT_TIMEOUT = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The outcome of one request.
+
+    ``status`` is ``None`` if no response arrived, and ``body`` if it did not arrive completely;
+    ``trouble`` then says why. ``is_unsent``: the provider provably received no byte of the
+    request. ``was_dropped``: the connection broke, as an idle one may.
+    """
+
+    status: int | None
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(default=None, repr=False)
+    trouble: str = ""
+    is_unsent: bool = False
+    was_dropped: bool = False
+
+    @property
+    def is_success(self) -> bool:
+        return self.status is not None and 200 <= self.status < 300
+
+
+class Transport:
+    """Sends requests to ``base_url`` with the API key.
+
+    Each call makes one request and takes at most ``timeout`` seconds. :meth:`get` is thread-safe.
+    """
+
+    def __init__(self, *, base_url: str, api_key: str, timeout: float) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._api_key = Masked(api_key)
+        self._timeout = timeout
+        self._session = _Session(self._api_key)
+
+    def close(self) -> None:
+        self._session.close()
+
+    def get(
+        self, path: str, *, params: Mapping[str, str] | None = None, limit: int = MAX_BODY
+    ) -> Reply:
+        """Make a GET request, on a pooled connection if one is idle; ``limit`` is in bytes."""
+        return self._exchange(self._session, "GET", path, params=params, limit=limit)
+
+    def post(self, path: str, *, json: Mapping[str, object]) -> Reply:
+        """Make a POST request once, on a new connection: a stale one may break after sending it."""
+        with _Session(self._api_key) as session:
+            session.headers["Connection"] = "close"
+            return self._exchange(session, "POST", path, json=json, limit=MAX_BODY)
+
+    def _exchange(
+        self,
+        session: _Session,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        json: Mapping[str, object] | None = None,
+        limit: int,
+    ) -> Reply:
+        """Send one request, without retries, and read what arrives of the response in time."""
+        status: int | None = None
+        headers: Mapping[str, str] = {}
+        _call.ends = time.monotonic() + self._timeout
+        _call.stage = _Stage.UNKNOWN
+        try:
+            with session.request(
+                method,
+                self._base_url + path,
+                params=params,
+                json=json,
+                timeout=(min(_CONNECT_TIMEOUT, self._timeout), self._timeout),
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                status, headers = response.status_code, response.headers
+                read = functools.partial(_read_body, response, limit)
+                body = _in_time(read, response.raw.connection)
+        except _TRANSPORT_ERRORS as exc:
+            if _call.stage is _Stage.PREPARING:
+                return Reply(None, {}, trouble=_why_unsent(exc), is_unsent=True)
+            if time.monotonic() >= _call.ends or isinstance(exc, requests.Timeout):
+                trouble = f"no complete answer within {self._timeout:g} s"
+                return Reply(status, headers, trouble=trouble)
+            # A retry after a 401, for example, would count as another wrong key.
+            was_dropped = isinstance(exc, _DROPPED) and status in (None, 200)
+            trouble = "the connection broke before the answer was complete"
+            return Reply(status, headers, trouble=trouble, was_dropped=was_dropped)
+        if body is None:
+            return Reply(status, headers, trouble=f"an answer of more than {limit // 2**20} MiB")
+        return Reply(status, headers, body)
+
+
+class _Stage(enum.Enum):
+    """How far a call has come, as far as that is certain."""
+
+    # Before, or where something stands in for the connections below, as in tests.
+    UNKNOWN = enum.auto()
+    # The request will take one of the connections below, which have not been given it yet. So
+    # whatever fails, such as a proxy, the handshake or the file of trusted certificates: the
+    # provider has received no byte of the request.
+    PREPARING = enum.auto()
+    SENDING = enum.auto()
+
+
+# About this thread's current call. ``ends``: its deadline, by time.monotonic(); ``stage``.
+_call = threading.local()
+
+
+class _Connection(urllib3.connection.HTTPConnection):
+    """A mixin for urllib3's connections that bounds every wait by the call's deadline.
+
+    urllib3's timeouts apply to one address or one receive: a server that sends a byte a second
+    never exceeds them, and name resolution has none. Sending is not bounded, because a request is
+    far smaller than the kernel's send buffer.
+    """
+
+    _opened: Any = None
+    # http.client prints every header, the key among them, if somebody sets this on its class.
+    debuglevel = 0
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is None:
+            self.connect()  # before the stage changes; otherwise, sending would connect
+        _call.stage = _Stage.SENDING
+        super().request(*args, **kwargs)
+
+    def connect(self) -> None:
+        # A connection made after the deadline is closed unused.
+        try:
+            _in_time(super().connect, self, late=self.close)
+        except (TimeoutError, RuntimeError, ValueError) as exc:
+            if self.sock is None:
+                raise urllib3.exceptions.NewConnectionError(self, "not connected") from exc
+            raise
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override] # as urllib3 does
+        self._opened = self.sock  # urllib3 clears ``sock`` after "Connection: close"
+        return _in_time(super().getresponse, self)
+
+    def shutdown(self) -> None:
+        """Shut the socket down, which wakes any thread that waits on it."""
+        sock: Any = self.sock or self._opened
+        sock = getattr(sock, "socket", sock)  # TLS in TLS wraps a socket
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+def _in_time(
+    step: Callable[[], T], connection: Any, *, late: Callable[[], object] | None = None
+) -> T:
+    """Return ``step()``; raise :exc:`TimeoutError` at the call's deadline.
+
+    The step runs in a thread of its own. At the deadline, its ``connection``, if not ``None``, is
+    shut down and the thread is abandoned. It ends soon, because name resolution, connecting and the
+    TLS handshake have timeouts of their own; ``late`` is then called. Raises :exc:`RuntimeError` if
+    no thread can be started.
+    """
+    result: Future[T] = Future()
+    threading.Thread(target=_run, args=(step, result), name=_THREAD_NAME, daemon=True).start()
+    try:
+        return result.result(_call.ends - time.monotonic())
+    finally:
+        if connection and not result.done():
+            connection.shutdown()
+            if late:
+                result.add_done_callback(lambda _: late())
+        del result  # its exception refers to this frame: the cycle would keep sockets open
+
+
+def _run(step: Callable[[], T], result: Future[T]) -> None:
+    try:
+        result.set_result(step())
+    except BaseException as exc:  # noqa: BLE001 (re-raised in the waiting thread)
+        result.set_exception(exc)
+
+
+# urllib3 logs malformed header lines, which may be part of a body.
+_THREAD_NAME = "giftcards-transport"
+logging.getLogger("urllib3.connection").addFilter(
+    lambda _: threading.current_thread().name != _THREAD_NAME
+)
+
+
+class _Adapter(HTTPAdapter):
+    """An adapter whose connections keep to the call's deadline, and that never retries.
+
+    The default, ``max_retries=0``, is essential: urllib3's ``Retry`` repeats a POST after a TLS
+    connection breaks, regardless of ``allowed_methods``.
+    """
+
+    pool: Any = None
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        _call.stage = _Stage.PREPARING
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        pool.ConnectionCls = _bounded(pool.ConnectionCls)
+        self.pool = pool
+        return pool
+
+    def close(self) -> None:
+        # Otherwise connections stay open until the pool is collected, which an exception can delay.
+        if self.pool is not None:
+            self.pool.close()
+        super().close()
+
+
+@functools.cache
+def _bounded(kind: type) -> type:
+    return kind if issubclass(kind, _Connection) else type(kind.__name__, (_Connection, kind), {})
+
+
+class _Session(requests.Session):
+    """A session that adds no credentials, cookies or redirects of its own."""
+
+    def __init__(self, api_key: Masked) -> None:
+        super().__init__()
+        self.headers.update(
+            {
+                "X-Access-Token": api_key,
+                "User-Agent": f"django-giftcards/{VERSION}",
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+            }
+        )
+        self.auth = lambda request: request  # otherwise requests reads ~/.netrc
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self.mount("http://", _Adapter())
+        self.mount("https://", _Adapter())
+
+    def merge_environment_settings(self, url: Any, *args: Any) -> Any:
+        """Use no proxy for this machine's own address, at which a proxy would find itself.
+
+        For others, HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY of the environment apply.
+        """
+        settings = super().merge_environment_settings(url, *args)
+        if is_loopback(urlsplit(url).hostname or ""):
+            settings["proxies"] = {}
+        return settings
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Treat no response as a redirect.
+
+        Even with ``allow_redirects=False``, requests reads the whole body of one, of any size.
+        """
+
+
+def _read_body(response: requests.Response, limit: int) -> bytes | None:
+    """Return the body; ``None``, without reading on, once it exceeds ``limit`` bytes."""
+    announced = response.headers.get("Content-Length", "")
+    if announced.isdigit() and int(announced) > limit:
+        return None
+    body = bytearray()
+    for chunk in response.iter_content(2**16):  # decoded: ``limit`` applies after decompression
+        body += chunk
+        if len(body) > limit:
+            return None
+    return bytes(body)
+
+
+# Everything that a broken connection has been seen to raise, and our own TimeoutError.
+_TRANSPORT_ERRORS = (
+    OSError,  # includes TimeoutError and requests.RequestException
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    ValueError,
+    RuntimeError,  # no thread can be started
+    zlib.error,
+)
+_DROPPED = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
+
+
+def _why_unsent(error: Exception) -> str:
+    trouble = "it could not be reached"
+    # A plain OSError is what requests raises if the file is missing.
+    if isinstance(error, requests.exceptions.SSLError) or type(error) is OSError:
+        trouble += ": its certificate is not trusted, or REQUESTS_CA_BUNDLE is unusable"
+    return trouble

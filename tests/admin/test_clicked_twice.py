@@ -1,0 +1,394 @@
+"""Every button of the staff's pages, pressed several times at the same moment: it decides once."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.contrib.admin.models import LogEntry
+from django.contrib.messages import get_messages
+from django.db.models import Model
+from django.test import Client
+from django.urls import resolve, reverse
+from django.utils import timezone
+from django_q.models import OrmQ
+
+from giftcards.admin.pages import about
+from giftcards.catalogue import read_catalogue
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.holding import hold
+from giftcards.engine.recovery import adopt
+from giftcards.models import (
+    Acknowledgement,
+    CardReveal,
+    Note,
+    Order,
+    ProviderState,
+    StatusChange,
+)
+from giftcards.problems import Problem
+from giftcards.statuses import Status
+from tests.builders import CARDS, PRODUCT, TYPE, make_guide_order, make_order, settle, settled
+from tests.pages import ADD, LIST, hidden, plain, read, sign_in
+from tests.stage import ago, in_threads, refuse_key
+
+pytest_plugins = ["tests.stage_fixtures"]
+
+CLICKS = 4
+# What decisions leave behind.
+TRACES: tuple[type[Model], ...] = (
+    Acknowledgement,
+    CardReveal,
+    LogEntry,
+    Note,
+    Order,
+    OrmQ,
+    StatusChange,
+)
+NAME = "web-1042"
+AT_PROVIDER = "6901616fe9e88196b4eb64b3"
+ASKED = "Asked for a check."
+RECORDED = "Recorded."
+
+
+@dataclass
+class Button:
+    """What a button sends, and what pressing it once leaves behind."""
+
+    address: str
+    form: dict[str, Any]
+    #: The lines of the admin's log.
+    logged: list[str]
+    #: How many rows there are more of the other models.
+    rows: dict[type[Model], int]
+    #: What is told, and by how many of the answers.
+    told: str
+    tellings: int = CLICKS
+    order: Order | None = None
+    becomes: Status | None = None
+    status_codes: list[int] = field(default_factory=lambda: [302] * CLICKS)
+
+
+def to(name: str, *args: Any) -> str:
+    return reverse(f"admin:giftcards_{name}", args=args)
+
+
+def at_rest(reference: str = NAME) -> Order:
+    """An order that is not due for a while."""
+    later = timezone.now() + timedelta(hours=1)
+    return make_guide_order(Status.DELAYED, reference=reference, due_at=later)
+
+
+def lost() -> Order:
+    row = {"id": AT_PROVIDER, "created_at": timezone.now().isoformat(), "status": "HANDLING"}
+    line = {"quantity": 5, "product": PRODUCT, "type": TYPE}
+    return make_guide_order(
+        Status.UNCONFIRMED,
+        reference=NAME,
+        sent_at=timezone.now(),
+        claim="first",
+        candidates=[{**row, **line}],
+        problems=[Problem("answer_lost")],
+    )
+
+
+def held() -> Order:
+    order = make_order(reference=NAME)
+    hold(order, price=Decimal(570), ceiling=Decimal(550))
+    order.refresh_from_db()
+    return order
+
+
+def tick_off(_boss: Client) -> Button:
+    problem = Problem("watch_ended")
+    order = make_guide_order(Status.DELAYED, problems=[problem])
+    return Button(
+        to("order_tick_off", order.pk),
+        {"problem": problem.key, "about": about(order)},
+        logged=[f"Ticked off: {problem}"],
+        rows={Acknowledgement: 1},
+        told="Ticked off.",
+    )
+
+
+def check_now(_boss: Client) -> Button:
+    return Button(
+        to("order_check", at_rest().pk),
+        {},
+        logged=[ASKED],
+        rows={OrmQ: 1},
+        told="The order will be checked in a moment.",
+    )
+
+
+def check_selected(_boss: Client) -> Button:
+    chosen = [at_rest(f"web-{number}").pk for number in range(2)]
+    return Button(
+        LIST,
+        {"action": "check_now", "_selected_action": chosen},
+        logged=[ASKED] * 2,
+        rows={OrmQ: 1},
+        told="2 orders will be checked in a moment.",
+    )
+
+
+def note(_boss: Client) -> Button:
+    return Button(
+        to("order_note", at_rest().pk),
+        {"note": "Called."},
+        logged=["Added a note."],
+        rows={Note: 1},
+        told="The note was added.",
+    )
+
+
+def resolve_as(outcome: str, decision: str, status: Status) -> Button:
+    order = lost()
+    return Button(
+        to("order_resolve", order.pk),
+        {"outcome": outcome, "is_sure": "on", "about": about(order)},
+        logged=[str(Problem(decision, {"by": "user0"}))],
+        rows={StatusChange: 1, OrmQ: 1},
+        told=RECORDED,
+        tellings=1,
+        order=order,
+        becomes=status,
+    )
+
+
+def send_again(_boss: Client) -> Button:
+    return resolve_as("send-again", "staff_send_again", Status.PENDING)
+
+
+def reject(_boss: Client) -> Button:
+    return resolve_as("reject", "staff_rejected", Status.REJECTED)
+
+
+def adopt_candidate(boss: Client) -> Button:
+    order = lost()
+    form = {"outcome": f"adopt:{AT_PROVIDER}", "is_sure": "on", "about": about(order)}
+    comparison = read(boss.post(to("order_resolve", order.pk), form))
+    names = {"by": "user0", "provider_order_id": AT_PROVIDER}
+    return Button(
+        to("order_adopt", order.pk),
+        {"seen": hidden(comparison)["seen"], "is_sure": "on"},
+        logged=[str(Problem("staff_adopted", names))],
+        rows={StatusChange: 1, OrmQ: 1},
+        told=RECORDED,
+        tellings=1,
+        order=order,
+        becomes=Status.HANDLING,
+    )
+
+
+def release(_boss: Client) -> Button:
+    order = lost()
+    assert adopt(order, AT_PROVIDER, source=StatusChange.Source.STAFF)
+    names = {"by": "user0", "provider_order_id": AT_PROVIDER}
+    return Button(
+        to("order_release", order.pk),
+        {"is_sure": "on", "about": about(order)},
+        logged=[str(Problem("staff_released", names))],
+        rows={StatusChange: 1, OrmQ: 1},
+        told=RECORDED,
+        tellings=1,
+        order=order,
+        becomes=Status.UNCONFIRMED,
+    )
+
+
+def approve_price(_boss: Client) -> Button:
+    order = held()
+    return Button(
+        to("order_price", order.pk),
+        {"outcome": "approve", "about": about(order)},
+        logged=["user0 approved the price of a card."],
+        rows={Acknowledgement: 1, OrmQ: 1},
+        told=RECORDED,
+        tellings=1,
+        order=order,
+        becomes=Status.PENDING,
+    )
+
+
+def decline_price(_boss: Client) -> Button:
+    order = held()
+    return Button(
+        to("order_price", order.pk),
+        {"outcome": "reject", "about": about(order)},
+        logged=[str(Problem("staff_declined", {"by": "user0"}))],
+        rows={StatusChange: 1, OrmQ: 1},
+        told=RECORDED,
+        tellings=1,
+        order=order,
+        becomes=Status.REJECTED,
+    )
+
+
+def order_again(_boss: Client) -> Button:
+    order = make_guide_order(Status.PARTIALLY_FILLED, reference=NAME)
+    return Button(
+        to("order_repeat", order.pk),
+        {"about": about(order)},
+        logged=[
+            "user0 ordered the missing cards again, as NEW.",
+            f"Orders again the missing cards of {NAME}.",
+        ],
+        rows={Order: 1, Acknowledgement: 1, OrmQ: 1},
+        told="The order NEW was recorded; it is being sent.",
+        tellings=1,
+    )
+
+
+def place(boss: Client) -> Button:
+    with Gateway() as gateway:
+        read_catalogue(gateway, on_wait=lambda _reading: None)
+    # A new name: the tests delete orders, which nobody else does, and where MariaDB still has to
+    # clear a deleted name away, inserts of the same name may end in a deadlock.
+    typed = {"card": f"{PRODUCT} {TYPE}", "quantity": "2", "reference": str(uuid.uuid4())}
+    confirmed = hidden(read(boss.post(ADD, typed)))
+    assert "confirmed_price" in confirmed
+    return Button(
+        ADD,
+        confirmed,
+        logged=["Added."],
+        rows={Order: 1, OrmQ: 1},
+        told="The order NEW was recorded; it is being sent.",
+        tellings=1,
+    )
+
+
+def reveal(_boss: Client) -> Button:
+    """Each answer that shows the code leaves a trace of its own."""
+    order = settle(NAME, settled("FULFILLED", CARDS))
+    return Button(
+        to("card_reveal", order.cards.get(position=1).pk),
+        {"reason": "Lost the e-mail"},
+        logged=["Revealed card 1."] * CLICKS,
+        rows={CardReveal: CLICKS},
+        told=CARDS[0].value,
+        status_codes=[200] * CLICKS,
+    )
+
+
+def resume(boss: Client) -> Button:
+    refuse_key()
+    ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-300))
+    return Button(
+        to("providerstate_resume"),
+        {"about": hidden(read(boss.get(to("providerstate_changelist"))))["about"]},
+        logged=["Resumed requests to the provider."],
+        rows={OrmQ: 1},
+        told="Requests to the provider go on.",
+        tellings=1,
+    )
+
+
+BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
+    "giftcards_order_tick_off": [tick_off],
+    "giftcards_order_check": [check_now],
+    "giftcards_order_changelist": [check_selected],
+    "giftcards_order_note": [note],
+    "giftcards_order_resolve": [send_again, reject],
+    "giftcards_order_adopt": [adopt_candidate],
+    "giftcards_order_release": [release],
+    "giftcards_order_price": [approve_price, decline_price],
+    "giftcards_order_repeat": [order_again],
+    "giftcards_order_add": [place],
+    "giftcards_card_reveal": [reveal],
+    "giftcards_providerstate_resume": [resume],
+}
+# The pages that decide nothing, or that nobody may use.
+UNDECIDING = {
+    "giftcards_card_ask",
+    "giftcards_order_change",
+    "giftcards_order_delete",
+    "giftcards_order_find_card",
+    "giftcards_order_fingerprint",
+    "giftcards_order_history",
+    *(
+        f"giftcards_{model}_{page}"
+        for model in ("cardreveal", "product", "providerstate")
+        for page in ("add", "change", "changelist", "delete", "history")
+    ),
+}
+
+
+def press_at_once(boss: Client, button: Button) -> list[Any]:
+    """The answers to several requests of one person at the same moment."""
+
+    def click() -> Any:
+        browser = Client()
+        browser.cookies = boss.cookies.copy()
+        return browser.post(button.address, button.form)
+
+    answers = in_threads(CLICKS, click)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
+
+
+def counts() -> Counter[type[Model]]:
+    return Counter({model: model._default_manager.count() for model in TRACES})
+
+
+def without_made_up_names(text: str) -> str:
+    return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "NEW", plain(text))
+
+
+def tells(answer: Any, text: str) -> bool:
+    """Whether the answer says so itself, or has the next page say so."""
+    told = [without_made_up_names(str(message)) for message in get_messages(answer.wsgi_request)]
+    return text in told or text in answer.content.decode()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("shared_database", "simulator")
+@pytest.mark.parametrize(
+    ("page", "prepare"),
+    [
+        pytest.param(page, prepare, id=prepare.__name__)
+        for page, ways in BUTTONS.items()
+        for prepare in ways
+    ],
+)
+def test_clicks_at_the_same_moment_decide_once(
+    page: str, prepare: Callable[[Client], Button]
+) -> None:
+    boss = sign_in(superuser=True)
+    button = prepare(boss)
+    assert resolve(button.address).url_name == page
+    before = counts()
+    latest = LogEntry.objects.order_by("pk").values_list("pk", flat=True).last() or 0
+
+    answers = press_at_once(boss, button)
+
+    assert [answer.status_code for answer in answers] == button.status_codes
+    lines = LogEntry.objects.filter(pk__gt=latest)
+    logged = [without_made_up_names(line.get_change_message()) for line in lines]
+    assert sorted(logged) == sorted(button.logged)
+    assert counts() - before == Counter({LogEntry: len(button.logged), **button.rows})
+    assert sum(tells(answer, button.told) for answer in answers) == button.tellings
+    if button.order is not None:
+        button.order.refresh_from_db()
+        assert button.order.status == button.becomes
+
+
+def test_no_button_is_left_out() -> None:
+    pages = {
+        pattern.name
+        for model, page in admin.site._registry.items()
+        if model._meta.app_label == "giftcards"
+        for pattern in page.get_urls()
+        if pattern.name
+    }
+    assert pages == UNDECIDING | BUTTONS.keys()

@@ -1,0 +1,75 @@
+"""How amounts and dates read in each language, isolated from what stands around them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.utils import timezone, translation
+
+from giftcards.admin.display import exact_moment, moment, moment_text, money, zoned_moment
+from tests.pages import plain, text
+
+
+def read(amount: Decimal | None, language: str) -> str:
+    with translation.override(language):
+        shown = money(amount)
+    return shown.replace("\xa0", " ")
+
+
+@pytest.mark.parametrize(
+    ("language", "whole", "exact", "sign"),
+    [
+        ("en", "1,470", "1,234,567.50", "DA"),
+        ("fr", "1 470", "1 234 567,50", "DA"),
+        ("ar", "1 470", "1 234 567,50", "دج"),
+        ("ar-dz", "1.470", "1.234.567,50", "دج"),
+    ],
+)
+def test_amounts_are_grouped_and_have_decimals_only_if_there_are_any(
+    language: str, whole: str, exact: str, sign: str
+) -> None:
+    assert read(Decimal("1470.00"), language) == (
+        f'<bdi class="giftcards-money"><span class="giftcards-whole" dir="ltr">{whole}</span>'
+        f" {sign}</bdi>"
+    )
+    assert read(Decimal("1234567.5"), language) == (
+        f'<bdi class="giftcards-money"><span class="giftcards-exact" dir="ltr">{exact}</span>'
+        f" {sign}</bdi>"
+    )
+
+
+@pytest.mark.parametrize("language", ["en", "fr", "ar"])
+def test_the_sign_of_a_negative_amount_stands_before_its_figure(language: str) -> None:
+    assert ">-980</span>" in read(Decimal(-980), language)
+
+
+def test_an_unknown_amount_is_not_zero() -> None:
+    assert read(None, "en") == "unknown"
+    assert ">0</span>" in read(Decimal(0), "en")
+
+
+def test_dates_have_one_form_without_full_stops_and_the_24_hour_clock(settings: Any) -> None:
+    settings.TIME_ZONE = "Africa/Algiers"
+    at = datetime(2025, 11, 24, 22, 59, 30, tzinfo=UTC)
+    with translation.override("en"):
+        assert text(moment(at)) == "24 Nov 2025 23:59"
+        assert text(exact_moment(at)) == "24 Nov 2025 23:59:30"
+        assert text(zoned_moment(at)) == "24 Nov 2025 23:59:30 (CET)"
+        assert plain(moment_text(at)) == "24 Nov 2025 23:59"
+    with translation.override("fr"):
+        assert text(exact_moment(at)) == "24 nov 2025 23:59:30"
+    with translation.override("ar"):
+        assert text(exact_moment(at)) == "24 نوفمبر 2025 23:59:30"
+
+
+def test_a_date_of_this_year_is_shown_without_it() -> None:
+    assert str(timezone.localtime().year) not in text(moment(timezone.now()))
+
+
+def test_dates_can_be_shown_where_times_have_no_zone(settings: Any) -> None:
+    settings.USE_TZ = False
+    settings.TIME_ZONE = "Africa/Algiers"
+    assert text(moment(datetime(2025, 11, 24, 23, 59, 30))) == "24 Nov 2025 23:59"  # noqa: DTZ001

@@ -1,0 +1,173 @@
+"""Finding a card by the last characters of its code, and with the digits of any keyboard.
+
+That no page or log holds what was searched for is tested in :mod:`tests.admin.test_secrets`.
+"""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from giftcards.models import Order
+from giftcards.provider.answers import CardSecret
+from tests.admin.test_secrets import found, receive
+from tests.pages import FIND, LIST, element, errors, order_page, read, sign_in, text
+
+pytestmark = pytest.mark.django_db
+
+CODE = "CANARY-5566-7788"
+SERIAL = "CANARY-0099"
+NONE = "Found No order holds this card."
+
+
+@pytest.fixture
+def order() -> Order:
+    return receive("web-1042", CardSecret("CANARY-1", ""), CardSecret(CODE, SERIAL))
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "7788",
+        " 77-88 ",
+        "٧٧٨٨",
+        "۷۷۸۸",
+        "\u200f7788\u200e",
+        "CANARY-٥٥٦٦-٧٧٨٨",
+        "canary٠٠٩٩",
+    ],
+)
+def test_a_card_is_found_by_its_last_characters_and_with_other_digits(
+    boss: Client, order: Order, typed: str
+) -> None:
+    html = read(boss.post(FIND, {"secret": typed}))
+
+    assert found(html) == "Found web-1042, card 2"
+
+
+def test_a_code_with_the_digits_of_another_script_is_found_with_ascii_digits(boss: Client) -> None:
+    receive("web-1", CardSecret("CANARY-٤٤٤٤-٥٥٥٥", ""))
+
+    for typed in ("canary-4444-5555", "5555"):
+        assert found(read(boss.post(FIND, {"secret": typed}))) == "Found web-1, card 1"
+
+
+@pytest.mark.parametrize("typed", ["788", "67788", "5566", "0099"])
+def test_any_other_part_of_a_code_or_serial_finds_nothing(
+    boss: Client, order: Order, typed: str
+) -> None:
+    assert found(read(boss.post(FIND, {"secret": typed}))) == NONE
+
+
+def test_a_short_code_is_not_found_by_its_last_characters(boss: Client) -> None:
+    receive("web-1", CardSecret("123-4567", ""), CardSecret("4567", ""))
+
+    assert found(read(boss.post(FIND, {"secret": "4567"}))) == "Found web-1, card 2"
+
+
+def test_four_characters_find_whole_serials_and_ends_of_codes(boss: Client) -> None:
+    receive("web-1", CardSecret("CANARY-1", "7788"))
+    receive("web-2", CardSecret(CODE, "7788"))
+
+    assert found(read(boss.post(FIND, {"secret": "7788"}))) == "Found web-2, card 1 web-1, card 1"
+
+
+def cards_with_one_end(count: int) -> None:
+    receive("web-1", *(CardSecret(f"CANARY-{number:04}-7788", "") for number in range(count)))
+
+
+def test_twenty_cards_with_one_end_are_listed_newest_first(boss: Client) -> None:
+    cards_with_one_end(20)
+
+    html = read(boss.post(FIND, {"secret": "7788"}))
+
+    listed = " ".join(f"web-1, card {number}" for number in range(20, 0, -1))
+    assert found(html) == f"Found {listed}"
+
+
+def test_of_more_cards_with_one_end_the_newest_are_listed_and_the_page_says_so(
+    boss: Client,
+) -> None:
+    cards_with_one_end(21)
+
+    html = read(boss.post(FIND, {"secret": "7788"}))
+
+    listed = " ".join(f"web-1, card {number}" for number in range(21, 1, -1))
+    assert found(html) == (
+        f"Found {listed} These are the newest; there are more. Enter the whole code."
+    )
+
+
+def test_of_more_cards_with_one_serial_the_newest_are_read_and_listed_and_the_page_says_so(
+    boss: Client,
+) -> None:
+    # As providers fill in what they do not have.
+    receive("web-1", CardSecret("N/A", ""))
+    receive("web-2", *(CardSecret(f"CANARY-{number:04}", "N/A") for number in range(30)))
+
+    with CaptureQueriesContext(connection) as sent:
+        html = read(boss.post(FIND, {"secret": "n/a"}))
+
+    listed = " ".join(f"web-2, card {number}" for number in range(30, 10, -1))
+    assert found(html) == (
+        f"Found {listed} These are the newest; there are more. Enter the whole code."
+    )
+    searches = [query["sql"] for query in sent if "_fingerprint" in query["sql"]]
+    assert searches
+    assert [sql for sql in searches if "LIMIT 21" not in sql] == []
+
+
+def test_a_code_that_is_also_a_serial_is_found_by_both(boss: Client) -> None:
+    receive("web-1", CardSecret("CANARY-1", "CANARY-2"))
+    receive("web-2", CardSecret("CANARY-2", "CANARY-2"))
+
+    html = read(boss.post(FIND, {"secret": "CANARY-2"}))
+
+    assert found(html) == "Found web-2, card 1 web-1, card 1"
+
+
+def test_a_search_by_last_characters_is_traced_without_them(boss: Client, order: Order) -> None:
+    read(boss.post(FIND, {"secret": "7788"}))
+
+    entry = LogEntry.objects.get()
+    assert entry.object_repr == "Find by card code"
+    assert entry.change_message == "Searched for a card by its code. Found: web-1042."
+    for address in ("/admin/", LIST, order_page(order), f"{LIST}{order.pk}/history/"):
+        assert "7788" not in read(boss.get(address))
+
+
+def test_searches_by_code_and_by_last_characters_are_limited_together(order: Order) -> None:
+    browser = sign_in("find_card")
+    for typed in [CODE, "7788", "٧٧٨٨"] * 10:
+        read(browser.post(FIND, {"secret": typed}))
+
+    html = read(browser.post(FIND, {"secret": "7788"}), status=429)
+
+    assert errors(html) == ["You have searched 30 times within an hour. Try again later."]
+    assert "aria-live" not in html
+    assert LogEntry.objects.filter(object_repr="Find by card code, refused").count() == 1
+
+
+def test_the_number_of_queries_does_not_grow_with_the_cards_found(boss: Client) -> None:
+    receive("web-1", CardSecret(CODE, ""))
+    read(boss.post(FIND, {"secret": "7788"}))
+    with CaptureQueriesContext(connection) as few:
+        read(boss.post(FIND, {"secret": "7788"}))
+    for number in range(2, 12):
+        receive(f"web-{number}", CardSecret(CODE, ""))
+
+    with CaptureQueriesContext(connection) as many:
+        html = read(boss.post(FIND, {"secret": "7788"}))
+
+    assert found(html).count("web-") == 11
+    assert len(many) == len(few)
+
+
+def test_the_page_says_that_the_last_four_characters_are_enough(boss: Client) -> None:
+    assert text(element(read(boss.get(FIND)), 'class="help"', "div")) == (
+        "The whole code or serial, or the last four characters of the code."
+        " Case, spaces and dashes do not matter."
+    )

@@ -1,0 +1,651 @@
+"""The list of orders: what it shows to whom, how it is filtered and searched."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from django.contrib.staticfiles import finders
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone, translation
+
+from giftcards.models import Order, Product
+from giftcards.problems import Problem
+from giftcards.statuses import Status
+from tests.builders import PRICE, PRODUCT, TYPE, build_guide_order, make_guide_order
+from tests.pages import (
+    FIND,
+    LIST,
+    count_queries,
+    element,
+    orders,
+    read,
+    references,
+    rows,
+    sign_in,
+    text,
+)
+
+pytestmark = pytest.mark.django_db
+
+LOST = Problem("status_unknown", {"status": "LOST"})
+COLUMNS = ["name", "badge", "bought", "sold_to", "delivered", "cost", "credited_back", "owed"]
+
+
+@pytest.fixture
+def seller() -> Client:
+    """Somebody who may look at orders, and not see what they cost."""
+    return sign_in("view_order")
+
+
+def listed(browser: Client, **query: str) -> list[str]:
+    return references(read(browser.get(LIST, query)))
+
+
+def cells(html: str, column: str) -> list[str]:
+    """What a column shows on a desktop, from the first row to the last."""
+    hidden = r'<span class="giftcards-(label|unseen)">.*?</span>'
+    found = re.findall(rf'<t[hd] class="field-{column}[^>]*>(.*?)</t[hd]>', html)
+    return [text(re.sub(hidden, "", cell)).replace("\xa0", " ") for cell in found]
+
+
+# What it shows.
+
+
+def test_each_order_shows_what_it_is_whose_it_is_and_what_became_of_the_money(
+    boss: Client,
+) -> None:
+    now = timezone.now()
+    for age, status, charged in (
+        (4, Status.FULFILLED, 5 * PRICE),
+        (3, Status.PARTIALLY_FILLED, 3 * PRICE),
+        (2, Status.REFUNDED, 0),
+        (1, Status.REJECTED, None),
+        (0, Status.HANDLING, None),
+    ):
+        make_guide_order(
+            status,
+            reference=f"web-{age}",
+            created_at=now - timedelta(minutes=age),
+            fulfilled_amount=charged,
+            sale_price=Decimal("550.50"),
+        )
+
+    html = read(boss.get(LIST))
+
+    assert rows(html, 'id="result_list"')[0][1:] == [
+        "Reference",
+        "Status",
+        "Product",
+        "Customer",
+        "Delivered",
+        "Cost",
+        "Credited back",
+        "Owed to the customer",
+        "When",
+    ]
+    shown = [cells(html, column) for column in ("name", "badge", "delivered")]
+    assert list(zip(*shown, strict=True)) == [
+        ("web-0", "In progress", "0 of 5"),
+        ("web-1", "Rejected", "0 of 5"),
+        ("web-2", "Not delivered, credited back", "0 of 5"),
+        ("web-3", "Partly delivered", "3 of 5"),
+        ("web-4", "Delivered", "5 of 5"),
+    ]
+    amounts = [cells(html, column) for column in ("cost", "credited_back", "owed")]
+    assert list(zip(*amounts, strict=True)) == [
+        ("", "", ""),
+        ("", "", "2,752.50 DA"),
+        ("0 DA", "2,450 DA", "2,752.50 DA"),
+        ("1,470 DA", "980 DA", "1,101 DA"),
+        ("2,450 DA", "0 DA", "0 DA"),
+    ]
+
+
+def test_the_group_stands_under_the_reference_if_there_is_one(boss: Client) -> None:
+    make_guide_order(reference="web-1", group="invoice-7")
+    make_guide_order(reference="web-2")
+
+    assert cells(read(boss.get(LIST)), "name") == ["web-2", "web-1 invoice-7"]
+
+
+def test_what_was_bought_is_shown_by_name_or_else_by_id(boss: Client) -> None:
+    make_guide_order(product_name="PSN <US>", type_name="10 USD")
+    make_guide_order(product_name="PSN <US>")
+    make_guide_order()
+
+    html = read(boss.get(LIST))
+    assert cells(html, "bought") == [f"{PRODUCT} {TYPE}", f"PSN <US> {TYPE}", "PSN <US> 10 USD"]
+    assert html.count("<bdi>PSN &lt;US&gt;</bdi>") == 2
+
+
+def test_the_customer_is_named_by_the_first_that_is_known_of_them(boss: Client) -> None:
+    known = {
+        "customer_name": "أمينة",
+        "customer_email": "a@example.com",
+        "customer_phone": "+213 5",
+    }
+    for number in range(4):
+        make_guide_order(**dict(list(known.items())[number:]))
+
+    html = read(boss.get(LIST))
+    assert cells(html, "sold_to") == ["", "+213 5", "a@example.com", "أمينة"]
+    assert "<bdi>أمينة</bdi>" in html
+
+
+def test_a_bar_shows_the_share_that_was_delivered_to_eyes_only(boss: Client) -> None:
+    make_guide_order(Status.PARTIALLY_FILLED)
+
+    bar = element(read(boss.get(LIST)), "giftcards-small-bar", "svg")
+    assert 'aria-hidden="true"' in bar
+    assert re.findall(r'<rect width="(\d+)"', bar) == ["100", "60"]
+
+
+def test_unknown_amounts_are_unknown_and_not_0(boss: Client) -> None:
+    make_guide_order(Status.REFUNDED, price_per_card=None)
+    make_guide_order(Status.FULFILLED, price_per_card=None)
+
+    html = read(boss.get(LIST))
+    assert cells(html, "cost") == ["unknown", "0 DA"]
+    assert cells(html, "credited_back") == ["0 DA", "unknown"]
+    # The shop has not said what the customer paid; of a whole order nothing can be owed.
+    assert cells(html, "owed") == ["", "unknown"]
+
+
+def test_amounts_are_shown_in_the_currency_of_the_shop(boss: Client, settings: Any) -> None:
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "CURRENCY": "EUR"}
+    make_guide_order(Status.FULFILLED, fulfilled_amount=5 * PRICE)
+
+    assert cells(read(boss.get(LIST)), "cost") == ["2,450 EUR"]
+
+
+def test_the_age_is_told_on_hover_and_to_screen_readers(boss: Client) -> None:
+    make_guide_order(created_at=timezone.now() - timedelta(hours=3, minutes=5))
+
+    html = read(boss.get(LIST))
+    assert 'title="3\xa0hours ago"' in html
+    assert '<span class="giftcards-unseen">3\xa0hours ago</span>' in html
+
+
+@pytest.mark.parametrize(
+    ("language", "shown"),
+    [("en", "24 Nov 2026 23:59"), ("fr", "24 nov 2026 23:59"), ("ar", "24 نوفمبر 2026 23:59")],
+)
+def test_the_time_is_local_and_reads_the_same_way_round_the_clock(
+    boss: Client, settings: Any, language: str, shown: str
+) -> None:
+    settings.TIME_ZONE = "Africa/Algiers"
+    created_at = datetime.fromisoformat("2026-11-24T22:59:30+00:00")
+    make_guide_order(created_at=created_at)
+    boss.cookies["django_language"] = language
+
+    # A request leaves its language behind.
+    with translation.override("en"):
+        assert cells(read(boss.get(LIST)), "when") == [shown]
+
+
+@pytest.mark.parametrize("status", Status)
+def test_every_status_has_a_colour_of_its_own(boss: Client, status: Status) -> None:
+    make_guide_order(status)
+    name = status.lower().replace("_", "-")
+    badge = f'<span class="giftcards-badge giftcards-{name}">{status.label}</span>'
+
+    assert badge in read(boss.get(LIST))
+    css = Path(str(finders.find("giftcards/admin.css"))).read_text()
+    # What waits to be sent is grey, like every badge that no other colour is given to.
+    assert (f".giftcards-{name}" in css) == (status != Status.PENDING)
+
+
+def test_orders_that_need_a_person_are_marked_with_what_is_wrong(boss: Client) -> None:
+    make_guide_order(reference="web-1", problems=[LOST, Problem("not_known")])
+    make_guide_order(reference="web-2")
+
+    html = read(boss.get(LIST))
+
+    assert html.count("giftcards-mark") == 1
+    assert (
+        '<span class="giftcards-mark" role="img" aria-label="To do"'
+        ' title="The provider gave a status that is not known: \u2068LOST\u2069.'
+        ' The provider says that it does not know this order.">⚠</span>'
+    ) in html
+
+
+def test_the_list_shows_the_first_10000_and_says_that_there_are_more(boss: Client) -> None:
+    Order.objects.bulk_create(build_guide_order() for _ in range(10_000))
+    more = "There are more than 10,000 of these orders. The pages show the first 10,000:"
+
+    assert more not in text(read(boss.get(LIST)))
+    make_guide_order(Status.REFUNDED)
+    page = read(boss.get(LIST))
+    assert more in text(page)
+    assert "10000 orders" in text(page)
+    assert len(orders(read(boss.get(LIST, {"p": 200})))) == 50
+    assert more not in text(read(boss.get(LIST, {"status__exact": "REFUNDED"})))
+
+
+def test_a_full_page_takes_as_many_queries_as_a_short_one(boss: Client) -> None:
+    for number in range(60):
+        make_guide_order(list(Status)[number % len(Status)], reference=f"web-{number}")
+    read(boss.get(LIST))
+
+    # Session, user, the provider's state, the API keys, the catalogue, how many, the orders.
+    assert count_queries(boss, LIST) == 7
+    assert count_queries(boss, f"{LIST}?q=web-59") == 8
+
+
+def test_the_list_with_three_filters_takes_10_queries_and_with_a_search_8(boss: Client) -> None:
+    make_guide_order(Status.REFUNDED, reference="web-1", sale_amount=1)
+    read(boss.get(LIST))
+    filtered = f"{LIST}?status__exact=REFUNDED&refund=owed&product_id={PRODUCT}"
+
+    # One more for each filter: whether it leaves few orders.
+    assert count_queries(boss, filtered) == 10
+    assert count_queries(boss, f"{filtered}&q=web") == 8
+
+
+# Who may not see costs.
+
+
+class TestWithoutCosts:
+    HELD = Problem("price_above", {"price": "571.25", "ceiling": "550.75"})
+    CHANGED = Problem("figure_late", {"field": "price_per_card", "amount": "571.25"})
+    REFUSED = Problem("not_sent", {"reason": "no_balance", "message": "You have 571.25 DZD."})
+
+    @pytest.fixture(autouse=True)
+    def _orders(self) -> None:
+        make_guide_order(
+            Status.PARTIALLY_FILLED,
+            reference="web-1",
+            price_per_card=Decimal("571.25"),
+            fulfilled_amount=Decimal("1713.75"),
+            sale_price=600,
+            problems=[self.HELD, self.CHANGED, self.REFUSED],
+        )
+
+    def test_neither_cost_nor_credit_nor_price_is_on_the_page(self, seller: Client) -> None:
+        html = read(seller.get(LIST))
+
+        assert references(html) == ["web-1"]
+        assert cells(html, "owed") == ["1,200 DA"]
+        for told in ("571", "1,713", "1,142", "550.75", "Cost", "Credited back"):
+            assert told not in text(html), told
+            assert f'title="{told}' not in html, told
+        assert "A card costs more at the provider than it may" in html
+        assert "571.25" not in html
+
+    def test_both_are_on_the_page_of_who_may_see_them(self) -> None:
+        html = read(sign_in("view_order", "view_cost").get(LIST))
+
+        assert cells(html, "cost") == ["1,713.75 DA"]
+        assert cells(html, "credited_back") == ["1,142.50 DA"]
+
+    QUESTIONS: ClassVar = [
+        "fulfilled_amount__gte",
+        "price_per_card",
+        "price_at_placing__lt",
+        "approved_price__gt",
+        "max_price__isnull",
+        "problems__0__parameters__price__startswith",
+        "repeats__price_per_card",
+    ]
+
+    @pytest.mark.parametrize("question", QUESTIONS)
+    def test_prices_cannot_be_guessed_by_asking_for_what_is_above(
+        self, seller: Client, question: str
+    ) -> None:
+        assert seller.get(LIST, {question: "1"}).status_code == 400
+
+    def test_no_number_of_a_column_sorts_by_a_price(self, seller: Client) -> None:
+        for number in range(-12, 12):
+            with CaptureQueriesContext(connection) as queries:
+                read(seller.get(LIST, {"o": str(number)}))
+            sorts = [sql["sql"].partition("ORDER BY")[2] for sql in queries]
+            assert not re.search("price|amount", " ".join(sorts))
+
+    def test_a_column_of_the_shops_own_that_tells_a_price_is_left_out(
+        self, seller: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from giftcards.admin import OrderAdmin
+
+        more = ("price_per_card", "group")
+        monkeypatch.setattr(OrderAdmin, "list_display", (*OrderAdmin.list_display, *more))
+        assert rows(read(seller.get(LIST)), 'id="result_list"')[0][-1] == "Group"
+        assert "571.25" not in read(seller.get(LIST))
+
+
+@pytest.mark.parametrize("question", ["failures", "metadata__x", "claim__gt", "candidates"])
+def test_a_question_that_no_index_answers_is_refused(boss: Client, question: str) -> None:
+    assert boss.get(LIST, {question: "1"}).status_code == 400
+
+
+def test_the_orders_of_a_group_have_an_address(boss: Client) -> None:
+    make_guide_order(reference="web-1", group="invoice-7")
+    make_guide_order(reference="web-2")
+    assert listed(boss, group="invoice-7") == ["web-1"]
+
+
+# The filters.
+
+
+def filters(html: str) -> dict[str, list[str]]:
+    """The filters above the rows, with their choices."""
+    groups = element(html, "giftcards-filters", "nav")
+    return {
+        text(title): [text(item) for item in re.findall(r"<li>.*?</li>", choices)]
+        for title, choices in re.findall(
+            r'(<p id="giftcards-filter-\d+">.*?</p>)\s*<ul[^>]*>(.*?)</ul>', groups, re.DOTALL
+        )
+    }
+
+
+def test_the_filters_stand_above_the_rows_and_are_closed(boss: Client) -> None:
+    make_guide_order()
+    html = read(boss.get(LIST))
+
+    assert list(filters(html)) == [
+        "To do",
+        "Status",
+        "Refund owed",
+        "Environment",
+        "Settled",
+        "Created",
+    ]
+    assert html.index("<details>") < html.index('id="result_list"')
+    assert "changelist-filter" not in html
+
+
+def test_what_the_orders_are_filtered_by_is_shown_with_a_way_out(boss: Client) -> None:
+    make_guide_order(Status.REFUNDED, reference="web-1")
+    html = read(boss.get(LIST, {"status__exact": "REFUNDED", "attention": "needed"}))
+
+    chosen = element(html, "giftcards-chosen", "ul")
+    assert text(chosen) == (
+        "To do Needs a person ✕ Status Not delivered, credited back ✕ Clear all filters"
+    )
+    assert re.findall(r'href="([^"]+)"', chosen) == [
+        "?status__exact=REFUNDED",
+        "?attention=needed",
+        "?",
+    ]
+    assert "giftcards-chosen" not in read(boss.get(LIST))
+
+
+def test_the_list_filters_by_what_needs_a_person(boss: Client) -> None:
+    make_guide_order(reference="web-1", problems=[LOST])
+    make_guide_order(reference="web-2")
+    assert listed(boss, attention="needed") == ["web-1"]
+
+
+def test_the_list_filters_by_status_and_dates(boss: Client) -> None:
+    now = timezone.now()
+    last_year = {"created_at": now - timedelta(days=400), "settled_at": now - timedelta(days=399)}
+    make_guide_order(Status.REFUNDED, reference="old", **last_year)
+    make_guide_order(Status.REFUNDED, reference="new")
+    make_guide_order(reference="open")
+
+    assert listed(boss) == ["open", "new", "old"]
+    assert listed(boss, status__exact="REFUNDED") == ["new", "old"]
+    today = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
+    days = {"gte": str(today), "lt": str(today + timedelta(days=1))}
+    created = {f"created_at__{name}": value for name, value in days.items()}
+    settled = {f"settled_at__{name}": value for name, value in days.items()}
+    assert listed(boss, **created) == ["open", "new"]
+    assert listed(boss, **settled) == ["new"]
+    assert listed(boss, settled_at__lt=str(today)) == ["old"]
+
+
+def test_orders_filtered_by_their_settled_date_come_as_they_settled(boss: Client) -> None:
+    now = timezone.now()
+    for name, created, settled in (("slow", 50, 10), ("quick", 40, 30)):
+        make_guide_order(
+            Status.FULFILLED,
+            reference=name,
+            created_at=now - timedelta(minutes=created),
+            settled_at=now - timedelta(minutes=settled),
+        )
+    since = {"settled_at__gte": str(now - timedelta(days=1))}
+
+    assert listed(boss) == ["quick", "slow"]
+    assert listed(boss, **since) == ["slow", "quick"]
+    when = str(len(COLUMNS) + 1)
+    assert listed(boss, **since, o=f"-{when}") == ["quick", "slow"]
+
+
+def test_an_order_that_was_ordered_again_owes_nothing_more(boss: Client) -> None:
+    """What was owed is what the new order was paid."""
+    order = make_guide_order(Status.PARTIALLY_FILLED, reference="web-1", sale_amount=2750)
+    make_guide_order(Status.HANDLING, reference="web-2", quantity=2, repeats=order)
+
+    assert references(read(boss.get(LIST, {"refund": "owed"}))) == []
+    assert cells(read(boss.get(LIST)), "owed") == ["", "ordered again"]
+
+
+def test_the_list_filters_by_what_is_owed_to_the_customer(boss: Client) -> None:
+    for status in Status:
+        make_guide_order(status, reference=f"{status}-1", sale_price=550)
+        make_guide_order(status, reference=f"{status}-2", sale_amount=2750)
+        make_guide_order(status, reference=f"{status}-free", sale_amount=0)
+        make_guide_order(status, reference=f"{status}-unsaid")
+
+    owed = {"REJECTED", "PARTIALLY_FILLED", "REFUNDED"}
+    found = listed(boss, refund="owed")
+    assert sorted(found) == sorted(f"{status}-{number}" for status in owed for number in (1, 2))
+    # It finds what the column shows.
+    amounts = cells(read(boss.get(LIST)), "owed")
+    assert len(found) == sum(amount not in {"", "0 DA", "unknown"} for amount in amounts)
+
+
+def test_the_list_filters_by_environment(boss: Client) -> None:
+    make_guide_order(reference="web-1", environment="SANDBOX")
+    make_guide_order(reference="web-2", environment="PRODUCTION")
+    make_guide_order(reference="web-3")
+
+    assert listed(boss, environment__exact="SANDBOX") == ["web-1"]
+    assert filters(read(boss.get(LIST)))["Environment"] == ["All", "Sandbox", "Production"]
+
+
+def test_the_list_filters_by_the_products_of_the_catalogue_by_name(boss: Client) -> None:
+    now = timezone.now()
+    Product.objects.create(product_id="p-2", name="Steam", listed_at=now)
+    Product.objects.create(product_id=PRODUCT, name="PSN <US>", listed_at=now)
+    make_guide_order(reference="web-1")
+    make_guide_order(reference="web-2", product_id="p-2")
+
+    shown = filters(read(boss.get(LIST)))["Product"]
+    assert shown == ["All", "\u2068PSN <US>\u2069", "\u2068Steam\u2069"]
+    assert listed(boss, product_id="p-2") == ["web-2"]
+
+
+def test_a_product_that_the_catalogue_does_not_name_is_shown_once_it_is_asked_for(
+    boss: Client,
+) -> None:
+    make_guide_order(reference="web-1", product_id="p-1")
+    make_guide_order(reference="web-2", product_id="p-2")
+
+    assert "Product" not in filters(read(boss.get(LIST)))
+    html = read(boss.get(LIST, {"product_id": "p-1"}))
+    assert filters(html)["Product"] == ["All", "\u2068p-1\u2069"]
+    assert references(html) == ["web-1"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"attention": "x"},
+        {"refund": "x"},
+        {"status__exact": "x"},
+        {"settled_at__gte": "x"},
+        {"environment__exact": "x"},
+        {"product_id": "\u202e<b>"},
+        {"o": "99"},
+        {"o": "x.-y"},
+        {"p": "999"},
+    ],
+    ids=str,
+)
+def test_a_wrong_address_is_no_error(boss: Client, wrong: dict[str, str]) -> None:
+    make_guide_order()
+    for more in ({}, {"q": "web"}, {"status__exact": "HANDLING"}):
+        assert boss.get(LIST, {**wrong, **more}, follow=True).status_code == 200
+
+
+def test_more_orders_than_are_looked_up_by_key_are_filtered_all_the_same(boss: Client) -> None:
+    Order.objects.bulk_create(
+        build_guide_order(
+            Status.REFUNDED,
+            reference=f"web-{number}",
+            environment="SANDBOX",
+            sale_price=550,
+            problems=[LOST],
+        )
+        for number in range(1_002)
+    )
+    make_guide_order(reference="other", environment="SANDBOX", problems=[LOST])
+    chosen = {
+        "attention": "needed",
+        "refund": "owed",
+        "status__exact": "REFUNDED",
+        "environment__exact": "SANDBOX",
+        "product_id": PRODUCT,
+        "settled_at__gte": str(timezone.now() - timedelta(days=1)),
+    }
+
+    for name, value in chosen.items():
+        html = read(boss.get(LIST, {name: value}))
+        assert len(references(html)) == 50, name
+    html = read(boss.get(LIST, chosen))
+    assert "1002 orders" in text(html)
+    assert "other" not in references(html)
+    # Beside a filter that leaves few, or a search.
+    Order.objects.filter(reference="web-7").update(environment="PRODUCTION")
+    few = {**chosen, "environment__exact": "PRODUCTION"}
+    assert listed(boss, **few) == ["web-7"]
+    assert listed(boss, **few, q="web-7") == ["web-7"]
+    assert listed(boss, **few, q="web-8") == []
+    assert listed(boss, **few, q="other") == []
+    assert listed(boss, **{**few, "product_id": "other"}) == []
+
+
+def test_only_the_time_sorts_the_list(boss: Client) -> None:
+    make_guide_order()
+    html = read(boss.get(LIST))
+    assert re.findall(r'class="[^"]*\bsortable column-(\w+)', html) == ["when"]
+
+
+def test_the_time_sorts_from_the_oldest_too(boss: Client) -> None:
+    same = timezone.now()
+    for name in ("a", "b", "c"):
+        make_guide_order(reference=name, created_at=same)
+    when = str(len(COLUMNS) + 1)
+
+    assert listed(boss, o=when) == ["c", "b", "a"]
+    assert listed(boss, o=f"-{when}") == ["a", "b", "c"]
+
+
+# The search.
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("web-1042", ["web-1042"]),
+        ("web-104", ["web-1042", "web-1041"]),
+        ("invoice-7", ["web-1041"]),
+        ("6901616fe9e88196b4eb64b2", ["web-1041"]),
+        ("6901616", ["web-1041"]),
+        ("amina@example.com", ["web-1042"]),
+        ("amina@", ["web-1042"]),
+        ("Amina@example.com", ["web-1042"]),
+        ("+213 550", ["web-1042"]),
+        ("+213 550 12 34 56", ["web-1042"]),
+        ("Amina Ben Ali", ["web-1042"]),
+        ("amina ben ali", ["web-1042"]),
+        ("AMINA", ["web-1042"]),
+        ("أمينة", ["web-1041"]),
+        ("  web-1042  ", ["web-1042"]),
+        ("1042", []),
+        ("Ali", []),
+        (PRODUCT, []),
+    ],
+)
+def test_search_finds_orders_by_the_beginning_of_what_names_them_or_their_customer(
+    boss: Client, typed: str, found: list[str]
+) -> None:
+    make_guide_order(
+        reference="web-1041",
+        group="invoice-77",
+        provider_order_id="6901616fe9e88196b4eb64b2",
+        customer_name="أمينة بن علي",
+    )
+    make_guide_order(
+        reference="web-1042",
+        customer_email="amina@example.com",
+        customer_name="Amina Ben Ali",
+        customer_phone="+213 550 12 34 56",
+    )
+    make_guide_order(reference="other")
+
+    assert listed(boss, q=typed) == found
+
+
+def test_search_for_a_whole_name_finds_only_that_order(boss: Client) -> None:
+    make_guide_order(reference="web-1")
+    make_guide_order(reference="web-10")
+    assert listed(boss, q="web-1") == ["web-1"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("Web-1", []),
+        ("web-1%", []),
+        ("web_1", []),
+        ("web-1~", ["web-1~~"]),
+        ("wéb", ["other"]),
+        ("w", ["other", "web-1~~", "web-1"]),
+    ],
+)
+def test_search_for_a_reference_is_case_sensitive_and_knows_no_wildcards(
+    boss: Client, typed: str, found: list[str]
+) -> None:
+    make_guide_order(reference="web-1")
+    make_guide_order(reference="web-1~~")
+    make_guide_order(reference="other", customer_email="wéb@example.com")
+    assert listed(boss, q=typed) == found
+
+
+def test_search_that_finds_too_many_says_so(boss: Client) -> None:
+    Order.objects.bulk_create(
+        build_guide_order(reference=f"web-{number}") for number in range(1_001)
+    )
+
+    html = read(boss.get(LIST, {"q": "web-"}))
+    assert "Too many orders begin like this to show them all. Type more of it." in text(html)
+    assert "1000 results" in text(html)
+
+    Order.objects.filter(reference="web-7").delete()
+    assert "Too many orders" not in text(read(boss.get(LIST, {"q": "web-"})))
+
+
+# The box for codes.
+
+
+def test_who_may_find_cards_can_type_a_code_above_the_list(boss: Client) -> None:
+    for browser in (boss, sign_in("view_order", "find_card")):
+        form = element(read(browser.get(LIST)), "giftcards-find", "form")
+        assert f'method="post" action="{FIND}"' in form
+        assert 'name="secret"' in form
+        assert "csrfmiddlewaretoken" in form
+        label = re.search(r'<label for="([^"]+)">Code or serial:</label>', form)
+        assert label
+        assert f'id="{label[1]}"' in form
+
+
+def test_who_may_not_find_cards_has_no_box_for_codes(seller: Client) -> None:
+    assert "giftcards-find" not in read(seller.get(LIST))

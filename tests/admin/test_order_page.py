@@ -1,0 +1,1028 @@
+"""The page of an order: what happened, the money, the cards, the past, and what staff can do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from decimal import Decimal
+from html import unescape
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth import get_user_model
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+from django_q.models import OrmQ
+
+from giftcards.admin import OrderAdmin, buttons
+from giftcards.admin.pages import OrderButton
+from giftcards.admin.pages import about as about_now
+from giftcards.crypto import Keyring, generate_key
+from giftcards.engine.holding import approve_price, hold
+from giftcards.engine.storing import store_cards
+from giftcards.exceptions import DecryptionError
+from giftcards.fulfilment import reorder_missing
+from giftcards.models import Card, CardReveal, Note, Order, StatusChange
+from giftcards.problems import Problem
+from giftcards.provider.answers import CardSecret
+from giftcards.statuses import Status
+from tests.builders import (
+    CARDS,
+    PARTIAL,
+    PRICE,
+    PRODUCT,
+    REFUNDED,
+    TYPE,
+    make_guide_order,
+    settle,
+    settled,
+)
+from tests.pages import (
+    FORM,
+    LIST,
+    count_queries,
+    element,
+    errors,
+    hidden,
+    messages,
+    order_page,
+    place,
+    plain,
+    read,
+    references,
+    rows,
+    sign_in,
+    text,
+    timeline,
+)
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+LOST = Problem("status_unknown", {"status": "LOST"})
+LATE = "The order has changed meanwhile. Nothing was done: look at it again."
+SOLD = {"sale_price": Decimal(550)}
+
+
+def address(name: str, order: Order) -> str:
+    return reverse(f"admin:giftcards_order_{name}", args=[order.pk])
+
+
+def show(browser: Client, order: Order) -> str:
+    return read(browser.get(order_page(order)))
+
+
+def summary(html: str) -> str:
+    return text(element(html, "giftcards-summary", "p"))
+
+
+def money(html: str) -> list[list[str]]:
+    return [
+        [cell.replace("\xa0", " ") for cell in row] for row in rows(html, "giftcards-breakdown")
+    ]
+
+
+def cards(html: str) -> list[str]:
+    """What the page shows of each code."""
+    return [row[1] for row in rows(html, "giftcards-cards-table")[1:]]
+
+
+def labels(html: str) -> list[str]:
+    """The texts of the buttons above the sections."""
+    if "giftcards-decide" not in html:
+        return []
+    found = re.findall(
+        r"<(?:a|button)\b.*?</(?:a|button)>", element(html, "giftcards-decide", "div")
+    )
+    return [text(button) for button in found]
+
+
+def fields(html: str) -> dict[str, str]:
+    # Newer versions of Django have the help between the two.
+    between = r"(?:(?!<label).)*?"
+    pair = rf'<label[^>]*>([^<]*)</label>{between}<div class="readonly">(.*?)</div>'
+    found = re.findall(pair, html, re.DOTALL)
+    return {text(label).rstrip(":"): text(value).replace("\xa0", " ") for label, value in found}
+
+
+# What happened, and the facts.
+
+
+def test_the_page_explains_the_example_of_the_providers_guide(boss: Client) -> None:
+    order = settle(
+        "web-1042",
+        PARTIAL,
+        provider_order_id="6901616fe9e88196b4eb64b2",
+        customer_email="customer@example.com",
+        customer_language="ar",
+        product_name="PSN 20 $",
+        environment="SANDBOX",
+        metadata={"cart": 7, "note": "gift"},
+        max_price=Decimal(500),
+        **SOLD,
+    )
+
+    html = show(boss, order)
+
+    shown = fields(html)
+    assert re.fullmatch(r"\d+ \w+ \d\d:\d\d", shown.pop("Last checked"))
+    assert shown == {
+        "Reference": "web-1042",
+        "Status": "Partly delivered",
+        "Product": f"PSN 20 $ {PRODUCT}",
+        "Type": TYPE,
+        "Quantity": "5",
+        "Environment": "Sandbox",
+        "Sale price": "550 DA",
+        "Sale amount": "-",
+        "Price at placing": "-",
+        "Highest price": "500 DA",
+        "Approved price": "-",
+        "Provider's order id": "6901616fe9e88196b4eb64b2",
+        "Customer name": "-",
+        "Customer phone": "-",
+        "Customer e-mail": "customer@example.com",
+        "Customer language": "ar",
+        "Group": "-",
+        "Metadata": "cart: 7note: gift",
+    }
+    assert re.fullmatch(
+        r"3 of 5 cards delivered\. The provider credited back 2 × 490 = 980 DA on"
+        r" \d+ \w+ \d\d:\d\d\."
+        r" The customer is owed 2 × 550 = 1,100 DA\.",
+        summary(html).replace("\xa0", " "),
+    )
+    assert "contradict" not in html
+
+
+def test_the_page_shows_a_dash_for_values_that_are_not_known(boss: Client) -> None:
+    html = show(boss, make_guide_order(Status.PENDING))
+
+    assert {name: fields(html)[name] for name in ("Sale price", "Customer e-mail", "Metadata")} == {
+        "Sale price": "-",
+        "Customer e-mail": "-",
+        "Metadata": "-",
+    }
+    assert "None" not in text(html)
+
+
+# The money.
+
+
+def test_the_breakdown_shows_both_sides_with_their_arithmetic(boss: Client) -> None:
+    html = show(boss, settle("web-1", PARTIAL, **SOLD))
+
+    assert money(html) == [
+        ["", "Calculation", "Amount"],
+        ["The provider PARTIALLY_FILLED"],
+        ["Ordered", "5 × 490", "2,450 DA"],
+        ["Cost", "3 × 490", "1,470 DA"],
+        ["Credited back", "2 × 490", "980 DA"],
+        ["The customer"],
+        ["Paid", "5 × 550", "2,750 DA"],
+        ["Kept, for what was delivered", "3 × 550", "1,650 DA"],
+        ["Owed to the customer", "2 × 550", "1,100 DA"],
+        ["Margin", "1,650 − 1,470", "180 DA"],
+    ]
+    assert 'aria-label="3 cards delivered. 2 cards credited back."' in html
+    assert re.findall(r'<rect [^>]*width="([^"]*)"', html) == ["60.00", "40.00"]
+
+
+def test_a_sale_amount_alone_is_divided_by_what_was_delivered(boss: Client) -> None:
+    html = show(boss, settle("web-1", PARTIAL, sale_amount=Decimal(1_000)))
+
+    assert money(html)[6:9] == [
+        ["Paid", "", "1,000 DA"],
+        ["Kept, for what was delivered", "1,000 × 3 ÷ 5", "600 DA"],
+        ["Owed to the customer", "1,000 − 600", "400 DA"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "amounts"),
+    [
+        (settled("FULFILLED", CARDS), ["2,450 DA", "2,450 DA", "0 DA"]),
+        (REFUNDED, ["2,450 DA", "0 DA", "2,450 DA"]),
+    ],
+)
+def test_the_breakdown_of_every_settlement(boss: Client, answer: Any, amounts: list[str]) -> None:
+    assert [row[2] for row in money(show(boss, settle("web-1", answer)))[2:5]] == amounts
+
+
+def test_an_unknown_amount_is_said_to_be_unknown(boss: Client) -> None:
+    html = show(boss, make_guide_order(Status.REFUNDED, price_per_card=None))
+
+    assert money(html)[2:] == [
+        ["Ordered", "", "unknown"],
+        ["Cost", "", "0 DA"],
+        ["Credited back", "", "unknown"],
+    ]
+    assert "What the customer paid is not known: the order has no sale amount." in text(html)
+
+
+def test_figures_that_contradict_each_other_are_warned_of(boss: Client) -> None:
+    order = settle("web-1", settled("PARTIALLY_FILLED", CARDS[:3], fulfilled_amount=Decimal(1500)))
+
+    html = show(boss, order)
+
+    assert money(html)[3] == ["Cost", "", "1,500 DA"]
+    assert (
+        "The provider's figures contradict each other: what was ordered is not what was charged"
+        " plus what was credited back, at this price. Ask the provider before you rely on them."
+    ) in text(html)
+    assert "1 problem needs a person: see below." in summary(html)
+    assert "To do The provider's figures contradict each other" in text(html)
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        (Status.PENDING, "The order is not settled yet."),
+        (Status.UNCONFIRMED, "The order is not settled yet."),
+        (Status.HANDLING, "The order is not settled yet. The provider's word for it: HANDLING."),
+        (Status.DELAYED, "The order is not settled yet. The provider's word for it: HANDLING."),
+        (Status.REJECTED, "Nothing was bought: the provider charged nothing."),
+    ],
+)
+def test_the_page_says_why_an_order_has_no_breakdown(
+    boss: Client, status: Status, sentence: str
+) -> None:
+    html = show(boss, make_guide_order(status))
+
+    assert "giftcards-breakdown" not in html
+    assert "<svg" not in element(html, "giftcards-money", "section")
+    assert f"Refund breakdown {sentence} Cards" in text(html)
+    none = "No card was delivered." if status == Status.REJECTED else "No card has come yet."
+    assert f"Cards {none}" in text(html)
+
+
+def test_a_rejected_order_shows_what_the_customer_is_owed(boss: Client) -> None:
+    html = show(boss, make_guide_order(Status.REJECTED, **SOLD))
+    assert money(html)[1:] == [
+        ["The customer"],
+        ["Paid", "5 × 550", "2,750 DA"],
+        ["Kept, for what was delivered", "0 × 550", "0 DA"],
+        ["Owed to the customer", "5 × 550", "2,750 DA"],
+    ]
+
+
+# Who may not see costs.
+
+
+class TestWithoutCosts:
+    """Wholesale prices are nowhere: not in the page, its source, nor the history."""
+
+    @pytest.fixture
+    def support(self) -> Client:
+        return sign_in("view_order", "check_order", "resolve_order", "add_order")
+
+    def test_the_customers_side_alone_is_shown(self, support: Client) -> None:
+        html = show(support, settle("web-1", PARTIAL, price_at_placing=PRICE, **SOLD))
+        assert [row[0] for row in money(html)[1:]] == [
+            "The customer",
+            "Paid",
+            "Kept, for what was delivered",
+            "Owed to the customer",
+        ]
+        assert "giftcards-bar" in html
+        for amount in ("490", "980", "1,470", "2,450", "180"):
+            assert f"{amount} DA" not in text(html)
+        for told in ("× 490", "Margin", "Price at placing", "Highest price", "Approved price"):
+            assert told not in text(html)
+
+    @pytest.mark.parametrize(
+        "problem",
+        [
+            Problem(
+                "figure_changed",
+                {"field": "price_per_card", "amount": "491.25", "expected": "490.75"},
+            ),
+            Problem("figure_late", {"field": "fulfilled_amount", "amount": "491.25"}),
+            Problem("price_changed", {"amount": "491.25", "expected": "490.75"}),
+            Problem("not_known", {"message": "It costs 491.25 DA."}),
+            Problem("figure_negative", {"field": "price_per_card", "value": "-491.25"}),
+        ],
+    )
+    def test_no_problem_tells_an_amount(self, problem: Problem, boss: Client) -> None:
+        order = make_guide_order(Status.DELAYED, problems=[problem])
+        support = sign_in("view_order", "check_order", "resume_provider")
+        assert "491.25" in show(boss, order)
+        assert "491.25" not in show(support, order)
+        form = {"problem": problem.key, "about": about_now(order)}
+        support.post(address("tick_off", order), form)
+        assert order.acknowledgements.exists()
+        for page in (order_page(order), f"{LIST}{order.pk}/history/"):
+            assert not re.search(r"49[01]\.[27]5", read(support.get(page)))
+
+    def test_a_held_order_and_its_approval_tell_no_amount(
+        self, support: Client, boss: Client
+    ) -> None:
+        order = make_guide_order(Status.PENDING, reference="web-1", **SOLD)
+        hold(order, price=Decimal("571.25"), ceiling=Decimal("569.75"))
+        pricing = address("price", order)
+        for html in (show(support, order), read(support.get(LIST))):
+            assert not re.search(r"5(71\.25|69\.75)", html)
+        assert "What may a card cost?" not in show(support, order)
+        assert support.get(pricing).status_code == support.post(pricing).status_code == 403
+        form = {**hidden(read(boss.get(pricing))), "outcome": "approve"}
+        boss.post(pricing, form)
+        assert "approved a price of 571.25 DA a card" in text(show(boss, order))
+        html = show(support, order)
+        assert "approved the price of a card." in text(html)
+        for page in (html, read(support.get(f"{LIST}{order.pk}/history/"))):
+            assert not re.search(r"5(71\.25|69\.75)", page)
+
+
+# Ticking off problems.
+
+
+class TestTickingOff:
+    """A problem that staff have dealt with; whoever may decide about orders may tick it off."""
+
+    LATE = Problem("watch_ended")
+
+    @pytest.fixture
+    def order(self) -> Order:
+        return make_guide_order(Status.DELAYED, reference="web-1", problems=[LOST, self.LATE])
+
+    @staticmethod
+    def post(browser: Client, order: Order, problem: Problem) -> list[str]:
+        about = hidden(read(browser.get(order_page(order)))).get("about", about_now(order))
+        answer = browser.post(
+            reverse("admin:giftcards_order_tick_off", args=[order.pk]),
+            {"problem": problem.key, "about": about},
+            follow=True,
+        )
+        return messages(read(answer))
+
+    def test_ticking_off_is_offered_with_each_problem_and_its_remedy(self, order: Order) -> None:
+        browser = sign_in("view_order", "check_order")
+        html = read(browser.get(order_page(order)))
+        assert html.count("Tick off") == 2
+        for problem in (LOST, self.LATE):
+            assert f'name="problem" value="{problem.key}"' in html
+            assert f"{problem.text} {problem.remedy} Tick off" in text(html)
+        assert "<bdi>LOST</bdi>" in html
+
+    def test_a_ticked_off_problem_shows_who_did_so_and_when(self, order: Order) -> None:
+        browser = sign_in("view_order", "check_order")
+        assert self.post(browser, order, LOST) == ["Ticked off."]
+        html = read(browser.get(order_page(order)))
+        assert html.count("Tick off") == 1
+        assert f"{LOST.text} Ticked off by user0, " in text(html)
+        assert timeline(html)[-1] == f"user0 ticked off a problem: {LOST.text}"
+        entry = LogEntry.objects.get()
+        assert entry.get_change_message() == f"Ticked off: {LOST}"
+        assert references(read(browser.get(LIST, {"attention": "needed"}))) == ["web-1"]
+        self.post(browser, order, self.LATE)
+        html = read(browser.get(LIST))
+        assert "giftcards-mark" not in html
+        assert references(read(browser.get(LIST, {"attention": "needed"}))) == []
+
+    @pytest.mark.parametrize("problem", ["", "x", Problem("not_known").key])
+    def test_ticking_off_a_problem_that_is_over_says_so(self, order: Order, problem: str) -> None:
+        browser = sign_in("view_order", "check_order")
+        address = reverse("admin:giftcards_order_tick_off", args=[order.pk])
+        form = {"problem": problem, "about": about_now(order)}
+        answer = browser.post(address, form, follow=True)
+        assert messages(read(answer)) == [
+            "This problem is over: the page shows what holds now.",
+        ]
+        assert not order.acknowledgements.exists()
+
+    def test_ticking_off_a_problem_of_an_earlier_attempt_does_nothing(self) -> None:
+        """The next attempt was lost in the same way: nobody has looked at that one."""
+        lost = Problem("answer_lost")
+        order = make_guide_order(Status.UNCONFIRMED, problems=[lost], claim="first")
+        browser = sign_in("view_order", "check_order")
+        form = {**hidden(read(browser.get(order_page(order)))), "problem": lost.key}
+        Order.objects.update(claim="second")
+        address = reverse("admin:giftcards_order_tick_off", args=[order.pk])
+        assert messages(read(browser.post(address, form, follow=True))) == [
+            "The order has changed meanwhile. Nothing was done: look at it again."
+        ]
+        order.refresh_from_db()
+        assert order.open_problems == [lost]
+
+    def test_ticking_off_needs_its_permission(self, order: Order) -> None:
+        address = reverse("admin:giftcards_order_tick_off", args=[order.pk])
+        viewer = sign_in("view_order", "change_order", "resolve_order", "resume_provider")
+        assert "Tick off" not in read(viewer.get(order_page(order)))
+        assert viewer.post(address, {"problem": LOST.key}).status_code == 403
+        assert Client().post(address, {"problem": LOST.key}).status_code == 302
+        assert not order.acknowledgements.exists()
+
+    def test_ticking_off_by_a_get_is_not_allowed(self, order: Order) -> None:
+        address = reverse("admin:giftcards_order_tick_off", args=[order.pk])
+        assert sign_in(superuser=True).get(address).status_code == 405
+
+    def test_ticking_off_at_an_order_that_does_not_exist_is_forbidden(self) -> None:
+        address = reverse("admin:giftcards_order_tick_off", args=[4711])
+        assert sign_in(superuser=True).post(address, {"problem": "x"}).status_code == 403
+
+    def test_the_hint_for_developers_is_for_those_who_may_resume_calls(self) -> None:
+        refused = {"reason": "key_refused", "provider_code": "INVALID_ACCESS_TOKEN"}
+        order = make_guide_order(Status.PENDING, problems=[Problem("not_sent", refused)])
+        for permissions, is_shown in ((), False), (("resume_provider",), True):
+            html = read(sign_in("view_order", *permissions).get(order_page(order)))
+            assert ("INVALID_ACCESS_TOKEN" in html) == is_shown
+            assert ("For developers:" in html) == is_shown
+
+
+# Cards.
+
+
+def test_cards_are_masked_for_who_may_not_find_or_reveal_them() -> None:
+    order = settle("web-1", PARTIAL)
+    html = show(sign_in("view_order", "check_order"), order)
+    assert cards(html) == ["••••"] * 3
+
+
+@pytest.mark.parametrize("permission", ["find_card", "reveal_card"])
+def test_the_end_of_a_code_is_shown_to_who_may_find_or_reveal_it(permission: str) -> None:
+    order = settle("web-1", PARTIAL)
+    html = show(sign_in("view_order", permission), order)
+    assert cards(html) == ["••••AAAA", "••••BBBB", "••••CCCC"]
+
+
+@pytest.mark.parametrize(
+    ("code", "tail"),
+    [
+        ("ABC", ""),
+        ("ABCD", "D"),
+        ("ABCDEFGH", "GH"),
+        ("ABCD-EFGH", "GH"),
+        ("ABCDEFGHIJKLMNOP", "MNOP"),
+        ("0123456789" * 4, "6789"),
+        ("ABCDEFGH--------", "GH"),
+        ("--- ---", ""),
+        ("\u202eABCDEFGH", "GH"),
+        ("رمزالبطاقةالسري", "سري"),
+    ],
+)
+def test_the_end_of_a_code_is_never_more_than_a_quarter_of_it(code: str, tail: str) -> None:
+    answer = settled("FULFILLED", [CardSecret(code, "1")], quantity=1)
+    card = settle("web-1", answer, quantity=1).cards.get()
+    assert card.tail(Keyring.from_settings()) == tail
+
+
+def test_nothing_of_a_code_is_in_the_frames_of_an_error_while_its_end_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    card = settle("web-1", PARTIAL).cards.get(position=1)
+    keyring = Keyring.from_settings()
+
+    def fail(*_arguments: Any) -> None:
+        raise MemoryError
+
+    # It strikes after the card was opened.
+    monkeypatch.setattr("giftcards.models.cards.min", fail, raising=False)
+    with pytest.raises(MemoryError) as caught:
+        card.tail(keyring)
+    frames = []
+    trace = caught.tb
+    while trace:
+        frames.append(trace.tb_frame)
+        trace = trace.tb_next
+    seen = " ".join(
+        repr(frame.f_locals) for frame in frames if frame.f_code.co_filename != __file__
+    )
+    assert "AAAA" not in seen
+
+
+def test_a_card_that_cannot_be_opened_is_a_sentence_and_no_error(
+    boss: Client, set_conf: Callable[..., None]
+) -> None:
+    order = settle("web-1", PARTIAL)
+    Card.objects.filter(order=order, position=2).update(sealed="damaged")
+    shown = cards(show(boss, order))
+    assert shown == [
+        "••••AAAA",
+        "This card cannot be opened. Tell the person who looks after the shop's software.",
+        "••••CCCC",
+    ]
+    set_conf(ENCRYPTION_KEYS=[generate_key()])
+    with pytest.raises(DecryptionError):
+        order.cards.get(position=1).tail(Keyring.from_settings())
+    assert all(text.startswith("This card cannot be opened.") for text in cards(show(boss, order)))
+
+
+def test_unusable_keys_are_a_sentence_and_no_error(
+    boss: Client, set_conf: Callable[..., None]
+) -> None:
+    order = settle("web-1", PARTIAL)
+    set_conf(ENCRYPTION_KEYS=["no key"])
+    html = show(boss, order)
+    assert cards(html) == ["••••"] * 3
+    assert "The keys in the settings are unusable, so no card can be opened." in text(html)
+
+
+def test_an_order_that_was_credited_back_says_that_no_card_was_delivered(boss: Client) -> None:
+    assert "Cards No card was delivered." in text(show(boss, settle("web-1", REFUNDED)))
+
+
+def test_order_page_marks_a_code_that_came_twice(boss: Client) -> None:
+    first = settle("web-1", settled("FULFILLED", CARDS[:1], quantity=1), quantity=1)
+    second = settle("web-2", settled("FULFILLED", CARDS[:2], quantity=2), quantity=2)
+
+    for order, expected in ((first, 1), (second, 1)):
+        html = read(boss.get(order_page(order)))
+        assert html.count("The same code was delivered more than once.") == expected
+
+
+# The past.
+
+
+def test_the_timeline_tells_in_plain_words_who_did_what_and_when(boss: Client) -> None:
+    place(boss, FORM)
+    order = Order.objects.get()
+    sending, check = StatusChange.Source.PLACING, StatusChange.Source.CHECK
+    order.move(Status.PLACING, source=sending)
+    accepted = {"provider_order_id": "6901616f", "accepted_at": timezone.now()}
+    order.move(Status.HANDLING, source=sending, **accepted)
+    order.move(Status.DELAYED, source=StatusChange.Source.CLOCK, details=[LOST])
+    figures = {"fulfilled_quantity": 3, "price_per_card": PRICE, "fulfilled_amount": 3 * PRICE}
+    order.move(Status.PARTIALLY_FILLED, source=check, **figures)
+    order.tick_off(LOST, by="karim")
+    Note.objects.add(order, "Amina has called.\nTwice.", by="karim")
+    card = Card.objects.create(
+        order=order, position=2, sealed="x", identity="i", value_fingerprint="v"
+    )
+    user = get_user_model().objects.create_user("nadia")
+    CardReveal.objects.create(card=card, user=user, reason="She lost it.")
+    CardReveal.objects.create(card=card, user=user)
+    again = make_guide_order(Status.PENDING, reference="web-2", quantity=2, repeats=order)
+
+    html = show(boss, order)
+
+    assert timeline(html) == [
+        "user0 placed the order.",
+        "The order was sent. Being sent",
+        "The provider accepted the order. In progress",
+        f"The provider takes longer than usual. Delayed {LOST.text}",
+        "The provider delivered 3 of 5 cards, and credited back the rest. Partly delivered",
+        f"karim ticked off a problem: {LOST.text}",
+        "karim wrote a note: Amina has called.Twice.",
+        "nadia revealed the code of card 2. She lost it.",
+        "nadia revealed the code of card 2.",
+        "The missing cards were ordered again: web-2.",
+    ]
+    assert '<div class="giftcards-line" dir="auto">Twice.</div>' in html
+    times = re.findall(r"<time .*?</time>", element(html, "giftcards-timeline", "ol"))
+    assert len(times) == 10
+    assert all(re.fullmatch(r"\d+ \w+ \d{4} \d\d:\d\d:\d\d", text(time)) for time in times)
+    assert "The missing cards were ordered again: web-2." in summary(html)
+    assert timeline(show(boss, again))[0] == (
+        "The order was recorded. It orders again what is missing from web-1042."
+    )
+
+
+def test_the_timeline_tells_the_decisions_of_staff(boss: Client) -> None:
+    order = make_guide_order(Status.PENDING, **SOLD)
+    hold(order, price=Decimal(570), ceiling=Decimal(550))
+    approve_price(order, 570, by="amina")
+    assert timeline(show(boss, order))[1:] == [
+        "amina approved a price of 570 DA a card, instead of 550 DA."
+    ]
+    assert summary(show(boss, order)).startswith("amina approved a price of 570 DA")
+    lost = make_guide_order(Status.UNCONFIRMED)
+    decision = Problem("staff_rejected", {"by": "amina"})
+    lost.move(Status.REJECTED, source=StatusChange.Source.STAFF, details=[decision])
+    assert timeline(show(boss, lost))[1:] == [
+        "amina said that it was not bought, and rejected it. Rejected"
+    ]
+
+
+def test_the_page_does_not_name_a_repeating_order_that_is_hidden_from_the_person(
+    boss: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = settle("web-1", PARTIAL, **SOLD)
+    again = reorder_missing(order, by="amina")
+    told = f"amina ordered the missing cards again, as {again.reference}."
+    assert told in timeline(show(boss, order))
+    shown = OrderAdmin.get_queryset
+    monkeypatch.setattr(
+        OrderAdmin,
+        "get_queryset",
+        lambda page, request: shown(page, request).exclude(pk=again.pk),
+    )
+
+    html = show(boss, order)
+
+    assert again.reference not in html
+    assert "amina ordered the missing cards again." in timeline(html)
+
+
+def test_a_later_decision_is_not_why_an_order_was_rejected(boss: Client) -> None:
+    order = make_guide_order(Status.PENDING)
+    refused = Problem("refused", {"reason": "out_of_stock"})
+    order.move(Status.REJECTED, source=StatusChange.Source.PLACING, details=[refused])
+    again = make_guide_order(Status.PENDING, reference="web-2", repeats=order)
+    assert timeline(show(boss, order))[-1] == "The missing cards were ordered again: web-2."
+
+    amounts = {"price": "570.00", "ceiling": "550.00", "order": again.reference}
+    order.acknowledge(Problem("staff_approved", {"by": "amina", **amounts}), by="amina")
+
+    html = show(boss, order)
+    assert summary(html).startswith(refused.text)
+    assert timeline(html)[-1].startswith("amina approved")
+    assert "ordered again" not in str(timeline(html))
+
+
+def test_the_timeline_says_that_the_shop_could_not_be_told(boss: Client) -> None:
+    order = make_guide_order(Status.REJECTED)
+    failed = {"announce_error": "ValueError in <shop>", "order": order, "source": "placing"}
+    moves = {"from_status": "PLACING", "to_status": "REJECTED"}
+    change = StatusChange.objects.create(**failed, **moves)
+    told = "The shop could not be told; it will be tried again: ValueError in <shop>"
+    assert told in timeline(show(boss, order))[-1]
+    StatusChange.objects.filter(pk=change.pk).update(announce_at=None)
+    entry = {**LOST.as_dict(), "ended": True}
+    StatusChange.objects.filter(pk=change.pk).update(details=[entry])
+    assert f"Until then: {LOST.text}" in timeline(show(boss, order))[-1]
+    told = "The shop could not be told for a day, and is not told again: ValueError in <shop>"
+    assert told in timeline(show(boss, order))[-1]
+
+
+def test_order_page_links_to_the_history_only_if_there_is_one(boss: Client) -> None:
+    order = make_guide_order(Status.DELAYED, problems=[LOST])
+    history = f"{LIST}{order.pk}/history/"
+
+    assert history not in read(boss.get(order_page(order)))
+    TestTickingOff.post(boss, order, LOST)
+    assert history in read(boss.get(order_page(order)))
+    assert "Ticked off: The provider gave a status" in text(read(boss.get(history)))
+
+
+def test_texts_that_others_have_written_are_isolated_from_their_line(boss: Client) -> None:
+    """In a line from right to left, it would otherwise tear apart what stands around it."""
+    order = make_guide_order(
+        Status.UNCONFIRMED,
+        reference="web-1042!",
+        customer_email="amina@example.com",
+        customer_language="ar",
+        sent_at=timezone.now(),
+    )
+
+    assert "<bdi>web-1042!</bdi>" in read(boss.get(LIST))
+    page = read(boss.get(order_page(order)))
+    for value in (PRODUCT, TYPE, "amina@example.com", "ar"):
+        assert f"<bdi>{value}</bdi>" in page
+    assert "\u2068web-1042!\u2069 |" in element(page, "", "title")
+    resolve = read(boss.get(reverse("admin:giftcards_order_resolve", args=[order.pk])))
+    for value in ("web-1042!", PRODUCT, TYPE):
+        assert f"<bdi>{value}</bdi>" in resolve
+    added = read(place(boss, FORM, follow=True))
+    assert messages(added) == ["The order \u2068web-1042\u2069 was recorded; it is being sent."]
+
+
+# Notes.
+
+
+class TestNotes:
+    @pytest.fixture
+    def order(self) -> Order:
+        return make_guide_order(Status.DELAYED, reference="web-1")
+
+    @staticmethod
+    def post(browser: Client, order: Order, note: str) -> list[str]:
+        answer = browser.post(address("note", order), {"note": note}, follow=True)
+        return messages(read(answer))
+
+    @pytest.mark.parametrize("permission", ["check_order", "resolve_order", "add_order"])
+    def test_a_note_is_added_by_who_does_more_than_look(
+        self, order: Order, permission: str
+    ) -> None:
+        browser = sign_in("view_order", permission)
+        assert 'name="note"' in show(browser, order)
+        assert self.post(browser, order, " <b>Called</b>\r\nback \r\n") == ["The note was added."]
+        note = Note.objects.get()
+        assert (note.order, note.text, note.by) == (order, "<b>Called</b>\nback", "user0")
+        assert ">&lt;b&gt;Called&lt;/b&gt;</div>" in show(browser, order)
+        entry = LogEntry.objects.get()
+        assert (entry.object_id, entry.change_message) == (str(order.pk), "Added a note.")
+
+    @pytest.mark.parametrize(
+        "permissions", [["view_order"], ["add_order"], ["view_order", "find_card"]]
+    )
+    def test_a_note_by_others_is_forbidden(self, order: Order, permissions: list[str]) -> None:
+        browser = sign_in(*permissions)
+        assert browser.post(address("note", order), {"note": "x"}).status_code == 403
+        assert not Note.objects.exists()
+        if permissions == ["view_order"]:
+            assert 'name="note"' not in show(browser, order)
+
+    @pytest.mark.parametrize(
+        ("note", "error"),
+        [
+            ("", "This field cannot be blank."),
+            (" \n ", "This field cannot be blank."),
+            ("x" * 2_001, "Ensure this value has at most 2000 characters (it has 2001)."),
+            *(
+                (note, "Use text without control or direction characters.")
+                for note in ("a\0b", "a\u202eb", "a\u2028b", "a\x1bb", "a\nb\u2067")
+            ),
+        ],
+    )
+    def test_a_note_that_cannot_be_kept_is_refused(
+        self, boss: Client, order: Order, note: str, error: str
+    ) -> None:
+        html = read(boss.post(address("note", order), {"note": note}))
+        assert errors(html) == [error]
+        typed = element(html, "giftcards-note-text", "textarea")
+        assert unescape(typed).endswith(f">\n{note}</textarea>")
+        assert not Note.objects.exists()
+        assert not LogEntry.objects.exists()
+
+    def test_a_double_click_adds_one_note(self, boss: Client, order: Order) -> None:
+        for _click in range(2):
+            assert self.post(boss, order, "Called.") == ["The note was added."]
+        assert Note.objects.count() == LogEntry.objects.count() == 1
+        self.post(sign_in("view_order", "check_order"), order, "Called.")
+        self.post(boss, order, "Called again.")
+        Note.objects.update(at=timezone.now() - timedelta(minutes=2))
+        self.post(boss, order, "Called.")
+        assert Note.objects.count() == 4
+
+    def test_a_note_by_a_get_is_not_allowed(self, boss: Client, order: Order) -> None:
+        assert boss.get(address("note", order)).status_code == 405
+
+
+# Related orders.
+
+
+def related(html: str) -> str:
+    return text(element(html, "giftcards-related", "section")) if "Related orders" in html else ""
+
+
+def test_the_page_links_to_the_orders_of_the_same_group(boss: Client) -> None:
+    order = make_guide_order(reference="web-1", group="cart 7&8")
+    other = make_guide_order(Status.REJECTED, reference="web-2", group="cart 7&8")
+    make_guide_order(reference="web-3", group="cart 9")
+    html = show(boss, order)
+    assert related(html) == "Related orders Of the same group: web-2 Rejected"
+    assert f'<a href="{order_page(other)}"><bdi>web-2</bdi></a>' in html
+    assert related(show(boss, make_guide_order(reference="web-4"))) == ""
+    Order.objects.bulk_create(
+        [
+            Order(reference=f"more-{n}", group="cart 7&8", product_id="p", type_id="t", quantity=1)
+            for n in range(20)
+        ]
+    )
+    html = show(boss, order)
+    assert related(html).count("Of the same group") == 20
+    [link] = re.findall(r'href="([^"]*)">All orders of the group', html)
+    assert len(references(read(boss.get(link)))) == 22
+
+
+def test_the_page_links_to_the_order_that_it_repeats_and_is_repeated_by(boss: Client) -> None:
+    order = settle("web-1", PARTIAL)
+    again = make_guide_order(reference="web-2", quantity=2, repeats=order)
+    assert related(show(boss, order)) == (
+        "Related orders The missing cards were ordered again: web-2. In progress"
+    )
+    html = show(boss, again)
+    assert related(html) == (
+        "Related orders It orders again what is missing from web-1. Partly delivered"
+    )
+    assert f'<a href="{order_page(order)}"><bdi>web-1</bdi></a>' in html
+
+
+@pytest.mark.parametrize("is_hidden", [False, True])
+def test_what_went_to_the_order_of_the_missing_cards_is_not_owed(
+    boss: Client, is_hidden: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = settle("web-1", PARTIAL, sale_price=Decimal(550))
+    new = reorder_missing(order, by="karim")
+    if is_hidden:
+        seen = OrderAdmin.get_queryset
+        monkeypatch.setattr(
+            OrderAdmin,
+            "get_queryset",
+            lambda page, request: seen(page, request).exclude(pk=new.pk),
+        )
+    html = show(boss, order)
+    shown = plain(text(html))
+    named = "." if is_hidden else f": {new.reference}."
+    assert f"The missing cards were ordered again{named} What the customer paid" in shown
+    assert "owed" not in shown.lower()
+    assert "Gone to the new order 2 × 550 1,100 DA" in shown
+    assert "Margin 1,650 − 1,470 180 DA" in shown
+    assert (new.reference in summary(html)) != is_hidden
+
+
+def test_what_was_paid_for_a_card_that_came_late_did_not_go_to_the_new_order(boss: Client) -> None:
+    order = settle("web-1", PARTIAL, sale_price=Decimal(550))
+    store_cards([(order, CARDS[:4])])
+    reorder_missing(order, by="karim")
+    shown = plain(text(show(boss, order)))
+    assert "Gone to the new order 1 × 550 550 DA" in shown
+    assert "For cards that came late 1,100 − 550 550 DA" in shown
+    assert "owed" not in shown.lower()
+
+
+# Buttons.
+
+
+@pytest.fixture
+def _no_offers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(buttons, "_offers", [])
+    return
+
+
+@pytest.mark.usefixtures("_no_offers")
+def test_another_app_adds_buttons_to_the_page(boss: Client) -> None:
+    @buttons.register
+    def offer(request: Any, order: Order) -> list[OrderButton]:
+        if not request.user.is_superuser:
+            return []
+        return [
+            OrderButton("Write <to> them", f"/mail/{order.pk}/"),
+            OrderButton("Write now", f"/mail/{order.pk}/now/", is_post=True),
+        ]
+
+    buttons.register(offer)
+    order = make_guide_order(Status.FULFILLED)
+    html = show(boss, order)
+    assert labels(html) == ["Write <to> them", "Write now"]
+    assert f'href="/mail/{order.pk}/">Write &lt;to&gt; them</a>' in html
+    assert f'form="giftcards-act" formaction="/mail/{order.pk}/now/">Write now</button>' in html
+    assert labels(show(sign_in("view_order"), order)) == []
+
+
+@pytest.mark.usefixtures("_no_offers")
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (Status.PENDING, []),
+        (Status.PLACING, []),
+        (Status.UNCONFIRMED, ["What happened to this order?"]),
+        (Status.HANDLING, ["Check now"]),
+        (Status.DELAYED, ["Check now"]),
+        (Status.REJECTED, ["Order the missing cards again"]),
+        (Status.FULFILLED, []),
+    ],
+)
+def test_the_buttons_of_each_status(boss: Client, status: Status, expected: list[str]) -> None:
+    assert labels(show(boss, make_guide_order(status))) == expected
+    assert labels(show(sign_in("view_order"), make_guide_order(status))) == []
+
+
+class TestCheckingNow:
+    @staticmethod
+    def press(browser: Client, order: Order) -> list[str]:
+        return messages(read(browser.post(address("check", order), follow=True)))
+
+    @pytest.mark.django_db(transaction=True)
+    def test_check_now_makes_the_order_due_once_with_a_trace(self) -> None:
+        later = timezone.now() + timedelta(hours=1)
+        order = make_guide_order(Status.DELAYED, due_at=later)
+        browser = sign_in("view_order", "check_order")
+        for _click in range(2):
+            assert self.press(browser, order) == ["The order will be checked in a moment."]
+        order.refresh_from_db()
+        assert order.due_at is not None
+        assert order.due_at <= timezone.now()
+        assert LogEntry.objects.get().change_message == "Asked for a check."
+        assert OrmQ.objects.get().task["func"] == "giftcards.tasks.sweep"
+
+    def test_an_order_that_nobody_watches_any_more_can_be_checked(self, boss: Client) -> None:
+        order = make_guide_order(Status.DELAYED, due_at=None)
+        assert self.press(boss, order) == ["The order will be checked in a moment."]
+
+    @pytest.mark.parametrize(
+        ("status", "values", "why"),
+        [
+            (
+                Status.FULFILLED,
+                {},
+                "The order is final: there is nothing left to ask the provider.",
+            ),
+            (
+                Status.PENDING,
+                {},
+                "The order has not been sent yet: there is nothing to ask about.",
+            ),
+            (
+                Status.UNCONFIRMED,
+                {},
+                "The order is unconfirmed, and is looked for by itself.",
+            ),
+            (
+                Status.HANDLING,
+                {"checked_at": timezone.now},
+                "The order was checked a moment ago. It is checked again by itself.",
+            ),
+        ],
+    )
+    def test_check_now_says_why_the_provider_is_not_asked(
+        self, boss: Client, status: Status, values: dict[str, Any], why: str
+    ) -> None:
+        order = make_guide_order(status, **{name: now() for name, now in values.items()})
+        before = Order.objects.values().get()
+        assert self.press(boss, order) == [why]
+        assert Order.objects.values().get() == before
+        assert not LogEntry.objects.exists()
+
+    def test_check_now_needs_its_permission(self) -> None:
+        order = make_guide_order(Status.DELAYED, due_at=None)
+        browser = sign_in("view_order", "resolve_order", "add_order")
+        assert browser.post(address("check", order)).status_code == 403
+        order.refresh_from_db()
+        assert order.due_at is None
+
+    def test_check_now_by_a_get_is_not_allowed(self, boss: Client) -> None:
+        assert boss.get(address("check", make_guide_order())).status_code == 405
+
+
+# Following an open order.
+
+
+def ask(browser: Client, order: Order) -> Any:
+    return browser.get(address("fingerprint", order)).json()
+
+
+def test_the_fingerprint_differs_once_the_order_has_changed(boss: Client) -> None:
+    order = make_guide_order()
+    [seen] = re.findall(r'data-seen="(\w+)"', show(boss, order))
+    assert ask(boss, order) == {"fingerprint": seen}
+    Order.objects.update(checked_at=timezone.now(), claim="another", due_at=timezone.now())
+    assert ask(boss, order)["fingerprint"] == seen
+    for change in (
+        {"fulfilled_quantity": 1},
+        {"problems": [LOST.as_dict()]},
+        {"status": Status.DELAYED},
+    ):
+        Order.objects.update(**change)
+        assert ask(boss, order)["fingerprint"] != seen
+        seen = ask(boss, order)["fingerprint"]
+
+
+def test_the_page_of_a_final_order_asks_nothing(boss: Client) -> None:
+    html = show(boss, settle("web-1", PARTIAL))
+    assert "giftcards-follow" not in html
+    assert "order.js" not in html
+
+
+def test_the_fingerprint_is_for_who_may_see_the_order_and_is_not_stored() -> None:
+    order = make_guide_order()
+    answer = sign_in("view_order").get(address("fingerprint", order))
+    assert "no-store" in answer["Cache-Control"]
+    assert sign_in("add_order").get(address("fingerprint", order)).status_code == 403
+    assert Client().get(address("fingerprint", order)).status_code == 302
+
+
+def test_asking_for_the_fingerprint_takes_one_query_about_the_order(boss: Client) -> None:
+    order = make_guide_order()
+    ask(boss, order)
+    with CaptureQueriesContext(connection) as queries:
+        ask(boss, order)
+    # Session, user, the order.
+    assert len(queries) == 3
+
+
+def test_the_page_has_no_script_or_style_of_its_own_inside(boss: Client) -> None:
+    html = show(boss, make_guide_order(Status.UNCONFIRMED, problems=[LOST], **SOLD))
+    section = html[html.index("giftcards-summary") :]
+    assert all(" src=" in tag for tag in re.findall(r"<script[^>]*>", section))
+    assert not re.search(r"<style| style=| on\w+=", section)
+
+
+# The whole page.
+
+
+def test_the_page_of_an_order_takes_a_constant_number_of_queries(boss: Client) -> None:
+    small = settle("web-1", settled("FULFILLED", CARDS[:1], quantity=1), quantity=1)
+    large = make_guide_order(
+        Status.FULFILLED, reference="web-2", quantity=25, fulfilled_amount=25 * PRICE
+    )
+    Card.objects.bulk_create(
+        Card(order=large, position=number, sealed="x", identity=f"{number}", value_fingerprint="v")
+        for number in range(1, 26)
+    )
+    StatusChange.objects.bulk_create(
+        StatusChange(order=large, from_status="PENDING", to_status="PLACING", source="placing")
+        for _ in range(25)
+    )
+    read(boss.get(order_page(small)))
+
+    # Session, user, the order; the order that it repeats or is repeated by, those of its group; its
+    # changes, what was ticked off, its history in the admin, notes, reveals and cards.
+    assert count_queries(boss, order_page(small)) == 10
+    Order.objects.update(group="cart")
+    assert count_queries(boss, order_page(small)) == 11
+    assert count_queries(boss, order_page(large)) == 11
+    html = read(boss.get(order_page(large)))
+    assert (len(cards(html)), len(timeline(html))) == (25, 26)
+
+
+def test_the_page_of_an_order_that_does_not_exist_says_so(boss: Client) -> None:
+    response = boss.get(f"{LIST}4711/change/", follow=True)
+    assert messages(read(response)) == [
+        "Order with ID “4711” doesn’t exist. Perhaps it was deleted?"
+    ]

@@ -1,0 +1,296 @@
+"""The staff's pages: an order's page, placing and checking; who may do what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+from django.utils import timezone
+from django_q.models import OrmQ
+
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.sweep import sweep
+from giftcards.fulfilment import place_order
+from giftcards.models import ApiKey, CardReveal, Order, Product, ProviderState
+from giftcards.problems import Problem
+from giftcards.simulator import Simulator
+from giftcards.statuses import Status
+from tests.builders import (
+    PRODUCT,
+    make_guide_order,
+)
+from tests.pages import (
+    ADD,
+    FIND,
+    FORM,
+    LIST,
+    messages,
+    order_page,
+    read,
+    references,
+    sign_in,
+    text,
+)
+from tests.stage import ago, refuse_key
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+LOST = Problem("status_unknown", {"status": "LOST"})
+OnCommit = Callable[..., Any]
+
+
+def press_check_now(browser: Client, *chosen: Order) -> Any:
+    return browser.post(
+        LIST,
+        {"action": "check_now", "_selected_action": [str(order.pk) for order in chosen]},
+        follow=True,
+    )
+
+
+# The pause of all calls.
+
+
+REFUSED = "The provider refused the API key (INVALID_ACCESS_TOKEN)."
+
+
+def banner(html: str) -> str:
+    found = re.search(r'<p class="giftcards-pause" role="alert">.*?</p>', html, re.DOTALL)
+    return text(found[0]) if found else ""
+
+
+def test_order_list_says_that_calls_are_paused(boss: Client) -> None:
+    assert banner(read(boss.get(LIST))) == ""
+    refuse_key(REFUSED)
+
+    assert banner(read(boss.get(LIST))) == (
+        "Requests to the provider are paused."
+        " The provider refuses the API key or this server's address."
+        " The provider refused the API key (INVALID_ACCESS_TOKEN)."
+        " Put a working key into the settings, or run `manage.py giftcards_poll --resume`"
+        " once it works again."
+    )
+
+
+def test_order_list_of_a_site_without_the_key_says_that_calls_are_paused(
+    boss: Client, settings: Any
+) -> None:
+    refuse_key(REFUSED)
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "API_KEY": ""}
+
+    assert banner(read(boss.get(LIST))).startswith("Requests to the provider are paused.")
+
+
+def test_order_list_does_not_show_a_pause_that_is_over(boss: Client) -> None:
+    ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(1))
+    assert banner(read(boss.get(LIST))) == ""
+
+
+def test_order_list_does_not_show_a_refused_key_that_was_replaced(boss: Client) -> None:
+    refuse_key(REFUSED, api_key="another")
+    assert banner(read(boss.get(LIST))) == ""
+
+
+def test_order_list_says_that_a_running_worker_has_another_key_that_is_refused(
+    boss: Client, set_conf: Callable[..., None]
+) -> None:
+    set_conf(API_KEY="of-the-worker")
+    refuse_key(REFUSED)
+    with Gateway() as gateway:
+        sweep(gateway)
+    set_conf(API_KEY="of-the-site")
+
+    assert banner(read(boss.get(LIST))) == (
+        "Requests to the provider are paused."
+        " A running process has another API key than this one, and the provider refuses it."
+        f" {REFUSED} Put a working key into the settings of that process and restart it."
+    )
+    ApiKey.objects.update(stopped_at=ago(181))
+    assert banner(read(boss.get(LIST))) == ""
+
+
+# Who may do what.
+
+
+def snapshot() -> list[dict[str, Any]]:
+    return list(Order.objects.order_by("pk").values())
+
+
+def test_anonymous_visitors_are_asked_to_log_in() -> None:
+    order = make_guide_order()
+    for address in (LIST, ADD, FIND, order_page(order), f"{LIST}{order.pk}/history/"):
+        for answer in (Client().get(address), Client().post(address, {"secret": "x"})):
+            assert answer.status_code == 302
+            assert answer["Location"] == f"/admin/login/?next={address}"
+
+
+def test_users_who_are_not_staff_are_asked_to_log_in() -> None:
+    browser = sign_in("view_order", "find_card", staff=False)
+    assert browser.get(LIST).status_code == browser.get(FIND).status_code == 302
+
+
+def test_staff_without_permission_see_nothing() -> None:
+    order, browser = make_guide_order(), sign_in()
+    for address in (LIST, ADD, FIND, order_page(order), f"{LIST}{order.pk}/history/"):
+        assert browser.get(address).status_code == 403
+        assert browser.post(address, {"secret": "x"}).status_code == 403
+    assert "Gift cards" not in read(browser.get("/admin/"))
+
+
+def test_staff_who_may_view_can_change_nothing() -> None:
+    order, browser = make_guide_order(), sign_in("view_order")
+    before = snapshot()
+
+    html = read(browser.get(LIST))
+    assert references(html) != []
+    assert 'name="action"' not in html
+    assert "Find by card code" not in html
+    assert "Add order" not in html
+    page = read(browser.get(order_page(order)))
+    assert not re.search(r'<input[^>]+type="(submit|text|number|email)"', page)
+    assert "Delete" not in page
+    for address in (ADD, FIND):
+        assert browser.get(address).status_code == browser.post(address, FORM).status_code == 403
+    assert messages(read(press_check_now(browser, order))) == []
+    assert snapshot() == before
+    assert OrmQ.objects.count() == 0
+
+
+@pytest.mark.parametrize("permission", ["delete_order", "change_order", "everything"])
+def test_no_order_can_be_edited_or_deleted(permission: str) -> None:
+    order = make_guide_order(Status.PENDING)
+    browser = sign_in("view_order", permission) if "_" in permission else sign_in(superuser=True)
+    before = snapshot()
+
+    html = read(browser.get(LIST))
+    assert "delete_selected" not in html
+    page = read(browser.get(order_page(order)))
+    assert 'name="_save"' not in page
+    assert f"{order.pk}/delete/" not in page
+    forged = {**FORM, "quantity": "1", "status": "FULFILLED", "_save": "Save"}
+    assert browser.post(order_page(order), forged).status_code == 403
+    delete = f"{LIST}{order.pk}/delete/"
+    assert browser.get(delete).status_code == 403
+    assert browser.post(delete, {"post": "yes"}).status_code == 403
+    browser.post(LIST, {"action": "delete_selected", "_selected_action": [order.pk], "post": "yes"})
+    assert snapshot() == before
+
+
+def test_only_orders_reveals_products_and_the_provider_have_pages() -> None:
+    ours = [model for model in admin.site._registry if model._meta.app_label == "giftcards"]
+    assert set(ours) == {CardReveal, Order, Product, ProviderState}
+
+
+def test_save_as_new_needs_the_permission_to_add() -> None:
+    order = make_guide_order(reference="web-1")
+    forged = {**FORM, "_saveasnew": "1"}
+
+    assert sign_in("view_order").post(order_page(order), forged).status_code == 403
+    assert Order.objects.get() == order
+
+
+# Check now.
+
+
+@pytest.mark.django_db(transaction=True)
+def test_check_now_makes_orders_due_and_wakes_the_worker(boss: Client) -> None:
+    later = timezone.now() + timedelta(hours=1)
+    waiting = make_guide_order(Status.DELAYED, due_at=later)
+    forgotten = make_guide_order(Status.DELAYED, due_at=None)
+    other = make_guide_order(Status.DELAYED, due_at=later)
+
+    html = read(press_check_now(boss, waiting, forgotten))
+
+    assert messages(html) == ["2 orders will be checked in a moment."]
+    due = set(Order.objects.filter(due_at__lte=timezone.now()))
+    assert due == {waiting, forgotten}
+    other.refresh_from_db()
+    assert other.due_at == later
+    assert OrmQ.objects.get().task["func"] == "giftcards.tasks.sweep"
+
+
+def test_check_now_skips_orders_that_are_final_or_were_just_checked(boss: Client) -> None:
+    alone = [
+        make_guide_order(Status.FULFILLED),
+        make_guide_order(Status.REJECTED),
+        make_guide_order(Status.PENDING, due_at=None),
+        make_guide_order(Status.UNCONFIRMED, due_at=None),
+        make_guide_order(Status.HANDLING, checked_at=timezone.now()),
+        make_guide_order(
+            Status.HANDLING, claim="x", claimed_until=timezone.now() + timedelta(minutes=1)
+        ),
+    ]
+    before = snapshot()
+
+    html = read(press_check_now(boss, *alone))
+
+    assert messages(html) == [
+        "2 orders are left alone: they are final.",
+        "1 order is left alone: it has not been sent yet.",
+        "1 order is left alone: it is unconfirmed, and is looked for by itself.",
+        "2 orders are left alone: they were just checked.",
+    ]
+    assert not LogEntry.objects.exists()
+    assert snapshot() == before
+    assert OrmQ.objects.count() == 0
+
+
+def test_check_now_speaks_of_one_order_in_the_singular(boss: Client) -> None:
+    order, final = make_guide_order(), make_guide_order(Status.REFUNDED)
+
+    assert messages(read(press_check_now(boss, order, final))) == [
+        "1 order will be checked in a moment.",
+        "1 order is left alone: it is final.",
+    ]
+
+
+def test_check_now_leaves_a_trace_at_each_order_that_was_not_due(boss: Client) -> None:
+    later = timezone.now() + timedelta(hours=1)
+    first = make_guide_order(Status.DELAYED, due_at=later)
+    second = make_guide_order(due_at=None)
+    final, due = make_guide_order(Status.FULFILLED), make_guide_order()
+
+    press_check_now(boss, first, second, final, due)
+
+    entries = LogEntry.objects.values_list("object_id", "object_repr", "change_message")
+    assert set(entries) == {
+        (str(order.pk), order.reference, "Asked for a check.") for order in (first, second)
+    }
+
+
+@pytest.mark.parametrize("permission", ["check_order", "change_order", "resolve_order"])
+def test_check_now_needs_its_own_permission(permission: str) -> None:
+    order = make_guide_order(Status.DELAYED, due_at=None)
+    html = read(press_check_now(sign_in("view_order", permission), order))
+
+    asked = ["1 order will be checked in a moment."]
+    assert messages(html) == (asked if permission == "check_order" else [])
+    order.refresh_from_db()
+    assert (order.due_at is not None) == (permission == "check_order")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_check_now_pressed_twenty_times_asks_the_provider_once(
+    boss: Client, simulator: Simulator, settings: Any
+) -> None:
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "POLL_INTERVAL": 60}
+    order = place_order(product_id=PRODUCT, type_id="SIM_NEVER", quantity=1)
+    with Gateway() as gateway:
+        sweep(gateway)
+        late = timezone.now() - timedelta(minutes=2)
+        Order.objects.update(checked_at=late, due_at=timezone.now() + timedelta(hours=1))
+        asked = len(simulator.requests)
+        for _ in range(20):
+            read(press_check_now(boss, order))
+            sweep(gateway)
+
+    new = [request.path for request in simulator.requests[asked:]]
+    order.refresh_from_db()
+    assert new == [f"/v3/gift-cards/check-order/{order.provider_order_id}"]
+    assert OrmQ.objects.count() == 1

@@ -1,0 +1,776 @@
+"""Placing by hand: the form for a new order, what it leads to, and who may do it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import requests
+import responses
+from django.contrib.admin.models import LogEntry
+from django.db import connection, models
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+from django_q.models import OrmQ
+
+from giftcards.catalogue import read_catalogue
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.sweep import sweep
+from giftcards.models import Order, Product, ProductPrices, ProductType, ProviderState
+from giftcards.simulator import Denomination, Simulator
+from giftcards.simulator import Product as SoldProduct
+from giftcards.statuses import Status
+from tests.builders import PRODUCT, TYPE
+from tests.pages import (
+    ADD,
+    FORM,
+    LIST,
+    errors,
+    hidden,
+    messages,
+    order_page,
+    place,
+    plain,
+    read,
+    rows,
+    sign_in,
+    text,
+)
+from tests.stage import (
+    PRICES,
+    PROVIDER,
+    PSN,
+    ago,
+    provider_state,
+    refuse_key,
+    spend_budget,
+)
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+OnCommit = Callable[..., Any]
+RECORDED = "The order \u2068web-1042\u2069 was recorded; it is being sent."
+REPEATED = "The order \u2068web-1042\u2069 was recorded already. It is not bought twice."
+TAKEN = "This reference is taken. Use another one for another order."
+PRODUCT_URL = f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}"
+BALANCE_URL = f"{PROVIDER}/v3/account/balance"
+
+
+def test_staff_who_may_only_add_are_led_back_to_the_index() -> None:
+    browser = sign_in("add_order")
+
+    response = place(browser, FORM, follow=True)
+
+    assert response.redirect_chain == [("/admin/", 302)]
+    assert messages(read(response)) == [RECORDED]
+    assert browser.get(LIST).status_code == 403
+
+
+class TestWhoMayOnlyAdd:
+    """They learn nothing of the orders of others."""
+
+    @pytest.fixture
+    def browser(self) -> Client:
+        return sign_in("add_order")
+
+    @pytest.mark.parametrize("quantity", ["5", "4"])
+    def test_a_reference_of_somebody_else_is_taken_for_staff_who_may_only_add(
+        self, browser: Client, quantity: str
+    ) -> None:
+        confirmed = hidden(read(browser.post(ADD, FORM)))
+        place(sign_in(superuser=True), FORM)
+
+        html = read(browser.post(ADD, {**FORM, "quantity": quantity}))
+        late = read(browser.post(ADD, {**confirmed, "quantity": quantity}))
+
+        assert errors(html) == errors(late) == [TAKEN]
+        assert LogEntry.objects.count() == 1
+        assert Order.objects.get().quantity == 5
+
+    def test_a_double_click_of_staff_who_may_only_add_is_no_error(self, browser: Client) -> None:
+        confirmed = hidden(read(browser.post(ADD, FORM)))
+        for said in (RECORDED, REPEATED):
+            response = browser.post(ADD, confirmed, follow=True)
+            assert response.redirect_chain == [("/admin/", 302)]
+            assert messages(read(response)) == [said]
+        assert Order.objects.count() == LogEntry.objects.count() == 1
+
+    @pytest.mark.parametrize("button", ["_save", "_continue", "_addanother"])
+    def test_no_button_leads_staff_who_may_only_add_to_the_order(
+        self, browser: Client, button: str
+    ) -> None:
+        response = place(browser, {**FORM, button: "1"})
+        assert response["Location"] == (ADD if button == "_addanother" else "/admin/")
+
+
+def test_typing_the_reference_of_an_order_is_not_logged_as_adding_it(boss: Client) -> None:
+    Order.objects.record(
+        Order(**{**FORM, "quantity": 5, "sale_price": Decimal(550)}),
+    )
+
+    html = read(boss.post(ADD, FORM, follow=True))
+
+    assert messages(html) == [REPEATED]
+    assert not LogEntry.objects.exists()
+
+
+# Placing.
+
+
+def test_placing_an_order_records_it_queues_a_sweep_and_leaves_a_trace(
+    boss: Client, django_capture_on_commit_callbacks: OnCommit
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        response = place(boss, FORM)
+
+    order = Order.objects.get()
+    assert response["Location"] == order_page(order)
+    placed = {name: str(getattr(order, name)) for name in FORM}
+    assert placed == {**FORM, "sale_price": "550.00"}
+    assert (order.status, order.provider_order_id) == (Status.PENDING, None)
+    html = read(boss.get(order_page(order)))
+    assert messages(html) == [RECORDED]
+    assert "Waiting to be sent" in text(html)
+    (queued,) = OrmQ.objects.all()
+    task = queued.task
+    assert (task["func"], task["args"], task["kwargs"]) == ("giftcards.tasks.sweep", (), {})
+    (entry,) = LogEntry.objects.all()
+    assert (entry.object_repr, entry.get_change_message()) == ("web-1042", "Added.")
+
+
+def test_no_sweep_is_queued_before_the_placed_order_is_committed(
+    boss: Client, django_capture_on_commit_callbacks: OnCommit
+) -> None:
+    with django_capture_on_commit_callbacks() as callbacks:
+        place(boss, FORM)
+
+    assert len(callbacks) == 1
+    assert OrmQ.objects.count() == 0
+
+
+def test_pressing_buy_twice_places_one_order(
+    boss: Client, django_capture_on_commit_callbacks: OnCommit
+) -> None:
+    confirmed = hidden(read(boss.post(ADD, FORM)))
+    with django_capture_on_commit_callbacks(execute=True):
+        first, second = boss.post(ADD, confirmed), boss.post(ADD, confirmed)
+
+    assert first["Location"] == second["Location"] == order_page(Order.objects.get())
+    assert OrmQ.objects.count() == 1
+
+
+def test_the_add_form_offers_a_new_reference_each_time(boss: Client) -> None:
+    def offered() -> str:
+        found = re.search(r'name="reference" value="([^"]+)"', read(boss.get(ADD)))
+        assert found
+        return found[1]
+
+    first = offered()
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", first)
+    assert offered() != first
+
+
+def test_a_reference_of_another_line_is_refused(boss: Client) -> None:
+    place(boss, FORM)
+
+    html = read(boss.post(ADD, {**FORM, "quantity": "4"}))
+
+    assert errors(html) == [TAKEN]
+    assert 'name="quantity" value="4"' in html
+    assert Order.objects.get().quantity == 5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"quantity": "0"}, ["Ensure this value is greater than or equal to 1."]),
+        ({"quantity": "-1"}, ["Ensure this value is greater than or equal to 0."]),
+        ({"quantity": "1.5"}, ["Enter a whole number."]),
+        ({"quantity": "2001"}, ["Ensure this value is less than or equal to 2000."]),
+        ({"quantity": ""}, ["This field is required."]),
+        ({"product_id": ""}, ["This field is required."]),
+        ({"product_id": "a b"}, ["Use letters, digits and punctuation only, without spaces."]),
+        ({"type_id": "\u202etype"}, ["Use letters, digits and punctuation only, without spaces."]),
+        ({"type_id": "x\0y"}, ["Null characters are not allowed."]),
+        (
+            {"type_id": "x" * 300},
+            ["Ensure this value has at most 100 characters (it has 300)."],
+        ),
+        ({"reference": ""}, ["This field is required."]),
+        ({"sale_price": "-1"}, ["Ensure this value is greater than or equal to 0."]),
+        ({"sale_price": "1.005"}, ["Ensure that there are no more than 2 decimal places."]),
+        ({"sale_price": "NaN"}, ["Enter a number."]),
+        ({"customer_email": "nobody"}, ["Enter a valid email address."]),
+        (
+            {"customer_email": "a@\u202eexample.com"},
+            ["Use one line of text, without control or direction characters."],
+        ),
+    ],
+)
+def test_values_that_cannot_be_ordered_are_refused_by_the_form(
+    boss: Client,
+    wrong: dict[str, str],
+    expected: list[str],
+    django_capture_on_commit_callbacks: OnCommit,
+) -> None:
+    with django_capture_on_commit_callbacks() as callbacks:
+        html = read(boss.post(ADD, {**FORM, **wrong}))
+
+    assert errors(html) == expected
+    assert (Order.objects.count(), callbacks) == (0, [])
+
+
+def test_only_the_line_and_the_sale_can_be_given_in_the_add_form(boss: Client) -> None:
+    place(boss, {**FORM, "status": "FULFILLED", "provider_order_id": "x", "problems": "y"})
+
+    order = Order.objects.get()
+    assert (order.status, order.provider_order_id, order.problems) == ("PENDING", None, [])
+    assert set(re.findall(r' name="(\w+)"', read(boss.get(ADD)))) & {
+        field.name for field in Order._meta.get_fields() if isinstance(field, models.Field)
+    } == {
+        *FORM,
+        "sale_amount",
+        "max_price",
+        "group",
+        "customer_name",
+        "customer_phone",
+    }
+
+
+def test_the_add_form_is_protected_against_forgery() -> None:
+    browser = sign_in(superuser=True, enforce_csrf_checks=True)
+    for values in (FORM, {**FORM, "confirmed_card": f"{PRODUCT} {TYPE}"}):
+        assert browser.post(ADD, values).status_code == 403
+    assert not Order.objects.exists()
+
+
+# Choosing from the catalogue.
+
+
+@pytest.fixture
+def read_in(simulator: Simulator) -> Simulator:
+    """The catalogue has been read; the provider goes on answering."""
+    with Gateway() as gateway:
+        assert read_catalogue(gateway, on_wait=lambda _reading: None).is_whole
+    simulator.forget_requests()
+    return simulator
+
+
+CHOSEN = {"card": f"{PRODUCT} {TYPE}", "quantity": "2", "reference": "web-1042"}
+
+
+def options(html: str) -> dict[str, list[str]]:
+    """The choices of the list of cards, by the group that they are in."""
+    found = re.findall(r'<optgroup label="([^"]*)">(.*?)</optgroup>', html, re.DOTALL)
+    return {
+        plain(label): [plain(text(option)) for option in re.findall(r"<option.*?</option>", group)]
+        for label, group in found
+    }
+
+
+def facts(html: str) -> dict[str, str]:
+    pairs = re.findall(
+        r"<label>(.*?)</label>\s*<div class=\"readonly\">(.*?)</div>", html, re.DOTALL
+    )
+    return {text(label).rstrip(":"): text(value).replace("\xa0", " ") for label, value in pairs}
+
+
+def costs(html: str) -> list[list[str]]:
+    found = rows(html, "giftcards-breakdown")
+    return [[cell.replace("\xa0", " ") for cell in row] for row in found]
+
+
+def warnings(html: str) -> list[str]:
+    found = re.findall(r'<p class="giftcards-warning">(.*?)</p>', html, re.DOTALL)
+    return [text(warning) for warning in found]
+
+
+def button(html: str) -> str:
+    found = re.search(r'<button type="submit" class="default.*?</button>', html, re.DOTALL)
+    assert found
+    return text(found[0]).replace("\xa0", " ")
+
+
+def asked(simulator: Simulator) -> list[str]:
+    return [request.path.split("/")[3] for request in simulator.requests]
+
+
+def test_cards_are_chosen_by_name_with_price_and_stock(boss: Client, read_in: Simulator) -> None:
+    html = read(boss.get(ADD))
+
+    shown = options(html)
+    assert list(shown) == ["Gaming – PlayStation Network", "Gaming – Steam"]
+    assert "PSN 500 DA · 490 DA · 100,000 in stock" in shown["Gaming – PlayStation Network"]
+    assert "PSN 2000 DA · 1,960 DA · none in stock" in shown["Gaming – PlayStation Network"]
+    assert "Steam 5 USD · 1,250.50 DA · 100,000 in stock" in shown["Gaming – Steam"]
+    assert "The catalogue was read on" in text(html)
+    assert "By id" in text(html)
+    assert read_in.requests == []
+
+
+def test_who_may_not_see_costs_sees_no_price_in_the_form_nor_the_confirmation(
+    read_in: Simulator,
+) -> None:
+    browser = sign_in("add_order", "view_order")
+    form = read(browser.get(ADD))
+    assert "PSN 500 DA · 100,000 in stock" in options(form)["Gaming – PlayStation Network"]
+
+    asked_for = read(browser.post(ADD, CHOSEN))
+
+    for html in (form, asked_for):
+        assert not re.search(r"490|980|1,960|1,000,000", text(html).replace("type_", ""))
+        assert 'value="490' not in html
+    assert "confirmed_price" not in asked_for
+    assert button(asked_for) == "Buy 2 cards"
+    place(browser, CHOSEN)
+    assert Order.objects.get().max_price is None
+
+
+def test_what_is_not_for_sale_is_not_offered(boss: Client, read_in: Simulator) -> None:
+    ProductType.objects.filter(type_id="type_003").update(price=0)
+    ProductType.objects.filter(type_id="TEST_REFUND").update(price=None)
+    Product.objects.filter(name="Steam").update(is_enabled=False)
+
+    shown = options(read(boss.get(ADD)))
+
+    assert list(shown) == ["Gaming – PlayStation Network"]
+    names = " ".join(shown["Gaming – PlayStation Network"])
+    assert "PSN 500 DA" in names
+    assert "PSN 2000 DA" not in names
+    assert "TEST_REFUND" not in names
+
+
+def test_without_a_catalogue_the_ids_are_asked_for(boss: Client) -> None:
+    html = read(boss.get(ADD))
+    assert 'name="card"' not in html
+    assert "The provider's catalogue has not been read yet" in text(html)
+    assert (
+        errors(read(boss.post(ADD, {**FORM, "product_id": "", "type_id": ""})))
+        == ["This field is required."] * 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ["This field is required."]),
+        ({"product_id": PRODUCT}, ["This field is required."]),
+        (
+            {"card": f"{PRODUCT} {TYPE}", "type_id": "other"},
+            ["Choose a card, or give its ids: not both."],
+        ),
+        ({"card": "one"}, ["Select a valid choice. one is not one of the available choices."]),
+        ({"card": "\u202ea b"}, ["Use letters, digits and punctuation only, without spaces."]),
+    ],
+)
+def test_a_card_or_both_of_its_ids_are_needed(
+    boss: Client, read_in: Simulator, given: dict[str, str], expected: list[str]
+) -> None:
+    html = read(boss.post(ADD, {"quantity": "1", "reference": "web-1", **given}))
+    assert errors(html) == expected
+    assert read_in.requests == []
+    assert not Order.objects.exists()
+
+
+def test_ids_are_out_of_the_way_unless_something_is_wrong_with_them(
+    boss: Client, read_in: Simulator
+) -> None:
+    assert "<details" in read(boss.get(ADD))
+    wrong = {"quantity": "1", "reference": "web-1", "product_id": PRODUCT}
+    assert "<details" not in read(boss.post(ADD, wrong))
+
+
+def test_an_order_can_be_placed_in_a_pop_up(boss: Client, read_in: Simulator) -> None:
+    chosen = {**CHOSEN, "_popup": "1"}
+    shown = read(boss.post(f"{ADD}?_popup=1", chosen))
+    assert "Welcome" not in text(shown)
+    html = read(boss.post(f"{ADD}?_popup=1", hidden(shown)))
+    assert "popup_response" in html
+    assert f"&quot;value&quot;: &quot;{Order.objects.get().pk}&quot;" in html
+
+
+@pytest.mark.parametrize("ids", [{}, {"product_id": PRODUCT, "type_id": TYPE}])
+def test_the_same_card_chosen_and_given_by_id_is_one_card(
+    boss: Client, read_in: Simulator, ids: dict[str, str]
+) -> None:
+    place(boss, {**CHOSEN, **ids})
+    order = Order.objects.get()
+    assert order.line == (PRODUCT, TYPE, 2)
+    assert (order.product_name, order.type_name) == ("PlayStation Network", "PSN 500 DA")
+
+
+def test_a_card_that_the_catalogue_does_not_have_can_be_given_by_its_ids(
+    boss: Client, read_in: Simulator
+) -> None:
+    ProductType.objects.all().delete()
+    Product.objects.filter(name="Steam").delete()
+    place(boss, FORM)
+    assert Order.objects.get().line == (PRODUCT, TYPE, 5)
+
+
+def test_the_form_takes_the_same_queries_whatever_the_catalogue_holds(
+    boss: Client, read_in: Simulator
+) -> None:
+    def count() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            read(boss.get(ADD))
+        return len(queries)
+
+    few = count()
+    product = Product.objects.get(product_id=PRODUCT)
+    ProductType.objects.bulk_create(
+        ProductType(product=product, type_id=f"x{number}", price=1) for number in range(300)
+    )
+    assert count() == few
+
+
+# The confirmation.
+
+
+def test_the_confirmation_says_what_is_bought_for_how_much(
+    boss: Client, read_in: Simulator
+) -> None:
+    html = read(boss.post(ADD, {**CHOSEN, "customer_name": "أمينة", "sale_amount": "1100"}))
+
+    assert facts(html) == {
+        "Product": f"PlayStation Network {PRODUCT}",
+        "Type": f"PSN 500 DA {TYPE}",
+        "Quantity": "2",
+        "Reference": "web-1042",
+        "Sale amount": "1,100 DA",
+        "Customer name": "أمينة",
+    }
+    assert costs(html) == [
+        ["Price per card", "490 DA", ""],
+        ["Total", "980 DA", ""],
+        ["Balance of the account", "1,000,000 DA", ""],
+    ]
+    assert warnings(html) == []
+    assert button(html) == "Buy 2 for 980 DA"
+    assert asked(read_in) == ["checkProduct", "balance"]
+    assert not Order.objects.exists()
+    assert not LogEntry.objects.exists()
+    state = provider_state()
+    assert state.balance == Decimal(1_000_000)
+    assert state.balance_read_at is not None
+
+
+def test_the_price_is_asked_for_afresh_and_kept(boss: Client, read_in: Simulator) -> None:
+    read_in.price_factor = 2
+    html = read(boss.post(ADD, CHOSEN))
+    assert button(html) == "Buy 2 for 1,960 DA"
+    assert ProductPrices.objects.get(pk=PRODUCT).prices[TYPE] == Decimal(980)
+    assert ProductType.objects.get(product__product_id=PRODUCT, type_id=TYPE).price == Decimal(980)
+
+
+def test_names_are_shown_even_if_the_catalogue_was_not_read(
+    boss: Client, simulator: Simulator
+) -> None:
+    html = read(boss.post(ADD, FORM))
+    assert facts(html)["Product"] == f"PlayStation Network {PRODUCT}"
+    assert not Product.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "ceiling", "held"),
+    [
+        ({}, Decimal(490), False),
+        ({"max_price": "600"}, Decimal(600), False),
+        ({"max_price": "400"}, Decimal(400), True),
+        ({"sale_price": "550"}, Decimal(490), False),
+        # As for every order that is sold below its cost.
+        ({"sale_price": "450"}, Decimal(450), True),
+        ({"sale_amount": "900"}, Decimal(450), True),
+    ],
+)
+def test_nobody_pays_more_than_the_button_said_without_being_asked(
+    boss: Client, read_in: Simulator, given: dict[str, str], ceiling: Decimal, held: bool
+) -> None:
+    html = read(boss.post(ADD, {**CHOSEN, **given}))
+    assert ("A card costs more than it may" in text(html)) == held
+    boss.post(ADD, hidden(html))
+    assert Order.objects.get().price_ceiling == ceiling
+
+
+def test_an_order_whose_price_rises_after_the_button_is_held(
+    boss: Client, read_in: Simulator
+) -> None:
+    confirmed = hidden(read(boss.post(ADD, CHOSEN)))
+    read_in.price_factor = 2
+    boss.post(ADD, confirmed)
+    with Gateway() as gateway:
+        sweep(gateway)
+    order = Order.objects.get()
+    assert order.is_held
+    assert read_in.orders == {}
+    said = "The order is held: a card costs 980 DA, and may cost 490 DA."
+    assert said in plain(text(read(boss.get(order_page(order)))))
+
+
+def test_an_order_whose_price_rises_above_the_highest_price_given_is_held(
+    boss: Client, read_in: Simulator
+) -> None:
+    confirmed = hidden(read(boss.post(ADD, {**CHOSEN, "max_price": "600"})))
+    read_in.price_factor = 2
+    boss.post(ADD, confirmed)
+    with Gateway() as gateway:
+        sweep(gateway)
+    assert Order.objects.get().is_held
+    assert read_in.orders == {}
+
+
+def test_a_form_that_is_confirmed_again_at_another_price_finds_the_same_order(
+    boss: Client, read_in: Simulator
+) -> None:
+    first = hidden(read(boss.post(ADD, CHOSEN)))
+    read_in.price_factor = 2
+    second = hidden(read(boss.post(ADD, CHOSEN)))
+    for confirmed in (first, second):
+        response = boss.post(ADD, confirmed, follow=True)
+        assert errors(read(response)) == []
+    assert Order.objects.get().price_ceiling == 490
+
+
+def test_the_button_buys_what_it_said(boss: Client, read_in: Simulator) -> None:
+    place(boss, CHOSEN)
+    with Gateway() as gateway:
+        sweep(gateway)
+    assert Order.objects.get().status in {Status.HANDLING, Status.FULFILLED}
+    [bought] = read_in.orders.values()
+    assert bought.price == Decimal(490)
+
+
+NO_BALANCE = "The balance of the account does not suffice: the provider will refuse this."
+# For more than the account holds.
+TOO_MANY = {**CHOSEN, "quantity": "2000", "card": "507f1f77bcf86cd799439012 type_101"}
+
+
+def test_a_balance_that_does_not_suffice_is_said_before_the_button(read_in: Simulator) -> None:
+    html = read(sign_in("add_order", "view_cost").post(ADD, TOO_MANY))
+    assert NO_BALANCE in warnings(html)
+    assert html.index(NO_BALANCE) < html.index('class="default giftcards-button"')
+
+
+def test_who_may_not_see_costs_cannot_find_out_the_balance_by_the_quantity(
+    read_in: Simulator,
+) -> None:
+    assert warnings(read(sign_in("add_order").post(ADD, TOO_MANY))) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("type_003", "The provider has only 0 of these cards in stock."),
+        ("gone", "The provider does not sell this card at present."),
+        ("free", "The provider does not sell this card at present."),
+    ],
+)
+def test_what_speaks_against_it_is_said_before_the_button(
+    boss: Client, read_in: Simulator, kind: str, said: str
+) -> None:
+    sold = read_in.catalogue[PRODUCT]
+    free = {"free": Denomination("Free", Decimal(0))}
+    read_in.catalogue = {PRODUCT: SoldProduct(sold.title, "DZ", {**sold.types, **free})}
+    html = read(boss.post(ADD, {**CHOSEN, "card": f"{PRODUCT} {kind}"}))
+    assert warnings(html) == [said]
+    if kind != "type_003":
+        assert button(html) == "Buy 2 cards"
+        assert costs(html)[1] == ["Total", "unknown", ""]
+
+
+def test_a_person_can_go_back_and_change_what_was_typed(boss: Client, read_in: Simulator) -> None:
+    confirmed = hidden(read(boss.post(ADD, {**CHOSEN, "customer_name": "Amina"})))
+    html = read(boss.post(ADD, {**confirmed, "_change": "1"}))
+    assert errors(html) == []
+    assert f'<option value="{PRODUCT} {TYPE}" selected>' in html
+    assert 'value="Amina"' in html
+    assert 'name="reference" value="web-1042"' in html
+    assert "confirmed_" not in html
+    assert not Order.objects.exists()
+
+
+def test_a_form_that_is_filled_in_again_after_buying_leads_to_the_order(
+    boss: Client, read_in: Simulator
+) -> None:
+    read(place(boss, CHOSEN, follow=True))
+    read_in.forget_requests()
+    response = boss.post(ADD, CHOSEN, follow=True)
+    assert response.redirect_chain[0][0] == order_page(Order.objects.get())
+    assert messages(read(response)) == [REPEATED]
+    assert read_in.requests == []
+
+
+def test_a_confirmation_that_is_posted_late_finds_the_same_order(
+    boss: Client, read_in: Simulator
+) -> None:
+    confirmed = hidden(read(boss.post(ADD, CHOSEN)))
+    read(boss.post(ADD, confirmed, follow=True))
+    Product.objects.update(is_enabled=False)
+    read_in.price_factor = 3
+    Order.objects.update(status=Status.REJECTED, settled_at=timezone.now(), due_at=None)
+    response = boss.post(ADD, confirmed, follow=True)
+    assert messages(read(response)) == [REPEATED]
+    assert Order.objects.count() == 1
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+@pytest.mark.django_db(transaction=True)
+def test_the_provider_is_asked_outside_any_transaction(
+    boss: Client, wire: responses.RequestsMock, atomic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", atomic)
+    states = []
+
+    def answer(_request: Any) -> Any:
+        states.append(connection.in_atomic_block)
+        return 200, {}, json.dumps(PRICES)
+
+    wire.remove("GET", PRODUCT_URL)
+    wire.add_callback("GET", PRODUCT_URL, answer)
+    wire.get(BALANCE_URL, json={"success": True, "data": {"balance": 5}})
+    read(boss.post(ADD, FORM))
+    assert states == [False]
+
+
+# Without the provider.
+
+
+def test_without_an_answer_the_last_known_price_is_shown_with_its_age(
+    boss: Client, read_in: Simulator
+) -> None:
+    read(boss.post(ADD, CHOSEN))
+    ProductPrices.objects.update(asked_at=ago(3 * 3600))
+    ProviderState.objects.update(balance_read_at=ago(2 * 86_400))
+    read_in.outage = True
+    read_in.forget_requests()
+
+    html = read(boss.post(ADD, CHOSEN))
+
+    assert costs(html) == [
+        ["Price per card", "490 DA", "as known 3 hours ago"],
+        ["Total", "980 DA", "as known 3 hours ago"],
+        ["Balance of the account", "1,000,000 DA", "as known 2 days ago"],
+    ]
+    assert warnings(html) == ["The provider could not be asked: the price is not up to date."]
+    assert button(html) == "Buy 2 for 980 DA"
+    # It was not asked for the balance as well.
+    assert asked(read_in) == ["checkProduct"]
+    boss.post(ADD, hidden(html))
+    assert Order.objects.get().price_ceiling == Decimal(490)
+
+
+def test_a_price_that_the_provider_tells_of_another_product_is_not_shown(
+    boss: Client, wire: responses.RequestsMock
+) -> None:
+    types = [{"id": TYPE, "name": "Dear card", "price": 12_250, "quantity": 5}]
+    answer = {"productId": "other", "productTitle": "Other", "types": types}
+    wire.replace("GET", PRODUCT_URL, json={"success": True, "data": answer})
+
+    html = read(boss.post(ADD, FORM))
+
+    assert costs(html)[0] == ["Price per card", "unknown", ""]
+    assert warnings(html) == ["The provider could not be asked: the price is not up to date."]
+    assert "Other" not in text(html)
+    assert "confirmed_price" not in hidden(html)
+
+
+def test_a_price_that_was_never_known_is_said_to_be_unknown(boss: Client) -> None:
+    html = read(boss.post(ADD, FORM))
+    assert [amount for _label, amount, _age in costs(html)] == ["unknown"] * 3
+    assert button(html) == "Buy 5 cards"
+    place(boss, FORM)
+    assert Order.objects.get().max_price is None
+
+
+def test_a_question_whose_connection_breaks_is_not_repeated_while_a_person_waits(
+    boss: Client, wire: responses.RequestsMock
+) -> None:
+    wire.replace("GET", PRODUCT_URL, body=requests.ConnectionError("reset"))
+    read(boss.post(ADD, FORM))
+    wire.assert_call_count(PRODUCT_URL, 1)
+
+
+def test_a_refused_key_is_said_and_an_order_can_be_recorded_all_the_same(
+    boss: Client, simulator: Simulator
+) -> None:
+    refuse_key("Refused.")
+    html = read(boss.post(ADD, FORM))
+    assert "Requests to the provider are paused. The provider refuses the API key" in text(html)
+    assert button(html) == "Buy 5 cards"
+    assert simulator.requests == []
+    response = boss.post(ADD, hidden(html), follow=True)
+    assert messages(read(response)) == [
+        "The order \u2068web-1042\u2069 was recorded. It cannot be sent at present: it will be sent"
+        " as soon as that is possible."
+    ]
+
+
+def test_a_key_that_is_refused_just_then_is_said(boss: Client, simulator: Simulator) -> None:
+    simulator.keys = ["another"]
+    html = read(boss.post(ADD, FORM))
+    assert "Requests to the provider are paused. The provider refuses the API key" in text(html)
+    assert asked(simulator) == ["checkProduct"]
+
+
+def test_a_short_budget_is_left_to_the_orders(boss: Client, read_in: Simulator) -> None:
+    spend_budget(but=10)
+    html = read(boss.post(ADD, CHOSEN))
+    assert warnings(html) == [
+        "The provider is being asked too much else: the price is not up to date."
+    ]
+    assert read_in.requests == []
+    assert button(html) == "Buy 2 for 980 DA"
+
+
+def test_a_server_without_a_key_says_so(boss: Client, set_conf: Callable[..., None]) -> None:
+    set_conf(API_KEY="")
+    html = read(boss.post(ADD, FORM))
+    assert warnings(html) == [
+        "This server has no key for the provider: the price is not up to date."
+    ]
+
+
+# Looking at the catalogue.
+
+
+def test_the_catalogue_can_be_looked_at_and_not_edited(read_in: Simulator) -> None:
+    product = Product.objects.get(product_id=PRODUCT)
+    address = f"/admin/giftcards/product/{product.pk}/change/"
+    viewer, manager = sign_in("view_product"), sign_in("view_product", "view_cost")
+    assert sign_in("view_order").get(address).status_code == 403
+
+    assert "PlayStation Network" in text(read(viewer.get("/admin/giftcards/product/")))
+    html = read(viewer.get(address))
+    assert "PSN 500 DA" in text(html)
+    assert TYPE in text(html)
+    assert "490" not in text(html)
+    assert "490 DA" in text(read(manager.get(address)))
+    assert 'name="_save"' not in html
+    boss = sign_in(superuser=True)
+    assert boss.post(address, {"name": "x"}).status_code == 403
+    assert boss.get("/admin/giftcards/product/add/").status_code == 403
+    assert boss.get(f"/admin/giftcards/product/{product.pk}/delete/").status_code == 403
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_transaction_that_records_the_order_begins_with_a_write(
+    boss: Client, read_in: Simulator
+) -> None:
+    confirmed = hidden(read(boss.post(ADD, CHOSEN)))
+    with CaptureQueriesContext(connection) as queries:
+        boss.post(ADD, confirmed)
+    statements = [query["sql"].replace("`", '"') for query in queries]
+    insert = next(
+        number
+        for number, sql in enumerate(statements)
+        if sql.startswith('INSERT INTO "giftcards_order"')
+    )
+    begin = max(n for n, sql in enumerate(statements[:insert]) if sql.startswith("BEGIN"))
+    # Others are checks of constraints, which read no table.
+    assert [sql for sql in statements[begin:insert] if " FROM " in sql] == []

@@ -1,0 +1,567 @@
+"""The provider's page: whether gift cards can be bought now, and if not, what to do about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import responses
+from django.contrib import admin
+from django.contrib.admin.models import LogEntry
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone, translation
+from django.utils.translation import gettext
+from django_q.models import OrmQ, Schedule
+
+from giftcards.admin import OrderAdmin, ProviderStateAdmin
+from giftcards.admin.provider_sections import Fact, Section
+from giftcards.conf import conf
+from giftcards.crypto import Keyring, generate_key, key_fingerprint
+from giftcards.engine import health
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.queue import ensure_schedule
+from giftcards.engine.recording import record_answers
+from giftcards.engine.sweep import sweep
+from giftcards.exceptions import AccessDenied
+from giftcards.fulfilment import place_order
+from giftcards.models import ApiKey, Card, Order, ProviderState, StatusChange
+from giftcards.simulator import Simulator
+from giftcards.statuses import Status
+from tests.builders import PARTIAL, claim, make_guide_order, make_order
+from tests.pages import element, hidden, messages, order_page, plain, read, sign_in, text
+from tests.stage import (
+    PLACE,
+    PSN,
+    ago,
+    refuse_key,
+    secrets_of,
+    spend_budget,
+    without_list,
+)
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+PAGE = "/admin/giftcards/providerstate/"
+RESUME = f"{PAGE}resume/"
+GO_ON = "Requests to the provider go on."
+NOT_PAUSED = "Requests to the provider were not paused."
+ANOTHER = "There is another pause meanwhile. Nothing was done: look at it."
+
+
+@pytest.fixture
+def viewer() -> Client:
+    return sign_in("view_providerstate")
+
+
+@pytest.fixture
+def manager() -> Client:
+    return sign_in("view_providerstate", "resume_provider")
+
+
+def section(html: str, name: str) -> str:
+    return element(html, f'aria-labelledby="giftcards-{name}"', "section")
+
+
+def facts(html: str, name: str) -> dict[str, str]:
+    """What a section of the page says, by its labels."""
+    pairs = re.findall(r"<dt>(.*?)</dt>\s*<dd.*?>(.*?)</dd>", section(html, name), re.DOTALL)
+    return {text(label): plain(text(value)) for label, value in pairs}
+
+
+def table(html: str, name: str) -> list[list[str]]:
+    """The texts of the rows of a section's table."""
+    found = re.findall(r"<tr>(.*?)</tr>", section(html, name), re.DOTALL)[1:]
+    return [
+        [plain(text(cell)) for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)] for row in found
+    ]
+
+
+def press(browser: Client, **form: str) -> list[str]:
+    """Press the button, as it is shown or with another ``form``; return what is said then."""
+    form = form or {"about": hidden(read(browser.get(PAGE)))["about"]}
+    return messages(read(browser.post(RESUME, form, follow=True)))
+
+
+def deliver() -> None:
+    """An order for five cards, of which three have come."""
+    order = make_guide_order(reference="web-1042")
+    record_answers([(claim(order)[0], PARTIAL)], now=timezone.now())
+
+
+class TestPage:
+    def test_a_new_shop_is_told_that_no_worker_has_run(self, viewer: Client) -> None:
+        html = read(viewer.get(PAGE))
+        assert facts(html, "connection") == {
+            "Requests to the provider": "in service",
+            "Last answer": "never",
+            "Last failure": "never",
+            "Requests in the last minute": "0 of 1200",
+        }
+        assert facts(html, "worker") == {
+            "State": "Background work has not begun yet: start `manage.py qcluster`.",
+            "Schedule": "There is no schedule: run `manage.py giftcards_setup`.",
+            "Last run": "never",
+            "Next run": "never",
+            "Orders last looked after": "never",
+        }
+        assert "None." in text(section(html, "failures"))
+
+    def test_a_shop_at_work_sees_its_last_answer_and_the_next_run(
+        self, viewer: Client, simulator: Simulator
+    ) -> None:
+        ensure_schedule()
+        Schedule.objects.update(next_run=timezone.now() + timedelta(seconds=50))
+        with Gateway() as gateway:
+            assert gateway.environment() == "SANDBOX"
+            gateway.flush()
+        ProviderState.objects.note_tick()
+        html = read(viewer.get(PAGE))
+        assert facts(html, "connection")["Last answer"].endswith("(less than a minute ago)")
+        assert facts(html, "connection")["Requests in the last minute"] == "1 of 1200"
+        worker = facts(html, "worker")
+        assert worker["State"] == "At work."
+        assert worker["Next run"].endswith("(in less than a minute)")
+        assert "Schedule" not in worker
+
+    def test_a_worker_that_is_down_is_marked(self, viewer: Client) -> None:
+        ProviderState.objects.current()
+        ProviderState.objects.update(ticked_at=ago(3600))
+        html = read(viewer.get(PAGE))
+        worker = facts(html, "worker")
+        assert worker["State"].startswith("Background work has stopped")
+        assert worker["Last run"].endswith("(1 hour ago)")
+        assert 'class="giftcards-warning">Background work has stopped' in html
+
+    def test_what_waits_is_shown_with_its_age_and_a_link(self) -> None:
+        OrmQ.objects.create(key="giftcards", payload="", lock=ago(600))
+        OrmQ.objects.create(key="giftcards", payload="", lock=ago(-600))
+        OrmQ.objects.update(key=_queue_name())
+        oldest = make_order(Status.UNCONFIRMED, reference="web-1", created_at=ago(7200))
+        make_order(Status.UNCONFIRMED)
+        change = StatusChange(order=oldest, from_status="PLACING", to_status="UNCONFIRMED")
+        change.at = ago(300)
+        change.save()
+        html = read(sign_in("view_providerstate", "view_order").get(PAGE))
+        found = facts(html, "waiting")
+        assert re.match(r"1, the first since .* \(10 minutes ago\)$", found["Tasks in the queue"])
+        told = found["Changes that the shop has not been told of"]
+        assert re.match(r"1, the first since .* \(5 minutes ago\)$", told)
+        assert re.match(r"2, the first since .* \(2 hours ago\)$", found["Unconfirmed"])
+        assert found["Oldest open order"].startswith("web-1, since ")
+        assert f'href="{order_page(oldest)}"' in html
+        assert 'href="/admin/giftcards/order/?status__exact=UNCONFIRMED"' in html
+
+    def test_who_may_not_look_at_orders_sees_numbers_without_names(self, viewer: Client) -> None:
+        make_order(Status.UNCONFIRMED, reference="web-1042")
+        html = read(viewer.get(PAGE))
+        assert facts(html, "waiting")["Unconfirmed"].startswith("1, ")
+        assert facts(html, "waiting")["Oldest open order"].startswith("an order, since ")
+        assert "web-1042" not in html
+        assert "giftcards/order/" not in html
+
+    def test_an_order_that_a_shop_hides_is_not_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        make_order(Status.UNCONFIRMED, reference="web-1042")
+
+        def hidden_from_all(_admin: Any, _request: Any) -> Any:
+            return Order.objects.none()
+
+        monkeypatch.setattr(OrderAdmin, "get_queryset", hidden_from_all)
+        html = read(sign_in("view_providerstate", "view_order").get(PAGE))
+        assert "web-1042" not in html
+
+    def test_a_queue_that_is_elsewhere_is_called_unknown(
+        self, viewer: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("django_q.conf.Conf.ORM", None)
+        found = facts(read(viewer.get(PAGE)), "waiting")
+        assert found["Tasks in the queue"] == (
+            "unknown: the queue of django-q2 is not in the database"
+        )
+
+    def test_a_shop_without_django_q_sees_the_page(self, viewer: Client, settings: Any) -> None:
+        settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "django_q"]
+        html = read(viewer.get(PAGE))
+        assert "django-q2 is missing" in facts(html, "worker")["Schedule"]
+
+    def test_the_last_failures_are_listed_newest_first(self, viewer: Client) -> None:
+        refuse_key("It is revoked.")
+        ProviderState.objects.current()
+        ProviderState.objects.update(failed_at=ago(60), failure="It is <away>.")
+        order = make_order(Status.UNCONFIRMED, reference="web-7")
+        StatusChange.objects.create(
+            order=order, from_status="PLACING", to_status="UNCONFIRMED", at=ago(3600),
+            announce_error="shop.tell: ValueError",
+        )  # fmt: skip
+        found = [(row[1], row[2]) for row in table(read(viewer.get(PAGE)), "failures")]
+        own = key_fingerprint(conf.api_key)[:8]
+        assert found == [
+            ("API key", f"{own}: It is revoked."),
+            ("Provider", "It is <away>."),
+            ("Telling the shop", "an order: shop.tell: ValueError"),
+        ]
+        html = read(sign_in("view_providerstate", "view_order").get(PAGE))
+        assert table(html, "failures")[2][2] == "web-7: shop.tell: ValueError"
+
+    @pytest.mark.parametrize(
+        ("message", "shown"),
+        [
+            (
+                "Insufficient balance. Required: 980 DA, available: 500 DA",
+                "The text is not shown, because it may name an amount.",
+            ),
+            ("Required: ٩٨٠ DA", "The text is not shown, because it may name an amount."),
+            (
+                "Insufficient balance",
+                "The provider refused the request (HTTP 403): Insufficient balance",
+            ),
+        ],
+    )
+    def test_who_may_not_see_costs_reads_no_failure_in_which_the_provider_names_figures(
+        self, viewer: Client, wire: responses.RequestsMock, message: str, shown: str
+    ) -> None:
+        answer = {"success": False, "error": {"message": message}}
+        wire.post(PLACE, json=answer, status=403)
+        place_order(product_id=PSN, type_id="type_001", quantity=2)
+        with Gateway() as gateway:
+            sweep(gateway)
+
+        html = read(viewer.get(PAGE))
+
+        assert [row[2] for row in table(html, "failures")] == [shown]
+        whole = f"The provider refused the request (HTTP 403): {message}"
+        boss = sign_in("view_providerstate", "view_cost")
+        assert [row[2] for row in table(read(boss.get(PAGE)), "failures")] == [whole]
+
+    def test_changes_that_were_given_up_are_marked(self, viewer: Client) -> None:
+        order = make_order(Status.UNCONFIRMED)
+        StatusChange.objects.create(
+            order=order, from_status="PLACING", to_status="UNCONFIRMED", announce_at=None
+        )
+        assert facts(read(viewer.get(PAGE)), "waiting")["Given up"] == (
+            "The shop could not be told of 1 change within a day; it is not tried again."
+        )
+
+    def test_the_balance_and_its_age_are_for_those_who_may_see_costs(self, viewer: Client) -> None:
+        ProviderState.objects.current()
+        ProviderState.objects.update(balance=Decimal("88235.91"), balance_read_at=ago(7200))
+        assert "88" not in text(section(read(viewer.get(PAGE)), "connection"))
+        accountant = sign_in("view_providerstate", "view_cost")
+        balance = facts(read(accountant.get(PAGE)), "connection")["Balance"]
+        assert balance.startswith("88,235.91 DA, read on ")
+        assert balance.endswith("(2 hours ago)")
+
+    def test_a_balance_that_was_never_read_is_called_so(self) -> None:
+        accountant = sign_in("view_providerstate", "view_cost")
+        assert facts(read(accountant.get(PAGE)), "connection")["Balance"] == "not read yet"
+
+    def test_the_versions_of_everything_are_shown(self, viewer: Client) -> None:
+        found = facts(read(viewer.get(PAGE)), "versions")
+        assert found == health.versions()
+        assert {"giftcards", "Django", "Python", "django-q2"} < found.keys()
+        assert connection.display_name in found
+
+    def test_the_page_of_the_row_leads_to_the_page(self, viewer: Client) -> None:
+        ProviderState.objects.current()
+        response = viewer.get(f"{PAGE}1/change/")
+        assert (response.status_code, response.headers["Location"]) == (302, PAGE)
+        assert viewer.get(f"{PAGE}1/history/").status_code == 200
+
+    @pytest.mark.parametrize("permission", ["view_order", "resume_provider", "view_cost"])
+    def test_a_person_without_the_permission_gets_403(self, permission: str) -> None:
+        browser = sign_in(permission)
+        for address in (PAGE, f"{PAGE}1/change/"):
+            assert browser.get(address).status_code == 403
+        assert browser.post(RESUME).status_code == 403
+
+    @pytest.mark.parametrize("address", ["add/", "1/delete/"])
+    def test_nobody_adds_or_deletes_the_state(self, address: str) -> None:
+        ProviderState.objects.current()
+        boss = sign_in(superuser=True)
+        assert boss.get(PAGE + address).status_code == 403
+        assert boss.post(PAGE + address, {"post": "yes"}).status_code == 403
+        boss.post(PAGE, {"action": "delete_selected", "_selected_action": "1", "post": "yes"})
+        assert ProviderState.objects.count() == 1
+
+    def test_the_page_holds_no_secret(self, settings: Any, simulator: Simulator) -> None:
+        deliver()
+        refuse_key()
+        html = read(sign_in(superuser=True).get(PAGE))
+        for secret in secrets_of(settings, simulator):
+            assert secret not in html
+        assert key_fingerprint(conf.api_key) not in html
+
+    @pytest.mark.parametrize("language", ["fr", "ar"])
+    def test_the_page_speaks_the_language_of_its_reader(
+        self, language: str, viewer: Client
+    ) -> None:
+        viewer.cookies["django_language"] = language
+        html = read(viewer.get(PAGE))
+        assert f'lang="{language}"' in html
+        with translation.override(language):
+            no_worker = gettext("Background work has not begun yet: start `manage.py qcluster`.")
+        assert plain(no_worker) in plain(text(html))
+        assert "qcluster" in no_worker
+
+    def test_the_number_of_queries_does_not_grow(self, viewer: Client) -> None:
+        def count() -> int:
+            with CaptureQueriesContext(connection) as queries:
+                read(viewer.get(PAGE))
+            return len(queries)
+
+        deliver()
+        count()
+        few = count()
+        for _order in range(5):
+            make_order(Status.UNCONFIRMED)
+            ApiKey.objects.create(pk=key_fingerprint(generate_key()), refused_at=ago(9))
+        assert count() <= few + 1 <= 40
+
+
+def _queue_name() -> str:
+    from django_q.conf import Conf
+
+    return str(Conf.CLUSTER_NAME)
+
+
+class TestKeys:
+    def test_cards_are_counted_by_the_key_that_seals_them(
+        self, viewer: Client, set_conf: Callable[..., None]
+    ) -> None:
+        deliver()
+        old = conf.encryption_keys[0]
+        new, spare = generate_key(), generate_key()
+        set_conf(ENCRYPTION_KEYS=[new, old, spare])
+        names = [Keyring([key]).key_fingerprints[0][:8] for key in (new, old, spare)]
+        html = read(viewer.get(PAGE))
+        assert table(html, "encryption") == [
+            [names[0], "first: new cards are sealed with it", "0"],
+            [names[1], "number 2: only opens cards", "3"],
+            [names[2], "number 3: only opens cards", "none: it can be removed"],
+        ]
+        assert facts(html, "encryption") == {
+            "Newest card": "can be opened",
+            "Oldest card": "can be opened",
+        }
+
+    def test_cards_of_a_key_that_is_gone_are_counted_and_said_to_be_shut(
+        self, viewer: Client, set_conf: Callable[..., None]
+    ) -> None:
+        deliver()
+        [old] = Keyring.from_settings().key_fingerprints
+        set_conf(ENCRYPTION_KEYS=[generate_key()])
+        html = read(viewer.get(PAGE))
+        assert table(html, "encryption")[1] == [
+            old[:8],
+            "missing: its cards cannot be opened",
+            "3",
+        ]
+        assert facts(html, "encryption")["Newest card"] == "cannot be opened"
+        assert "web-1042" not in html
+        html = read(sign_in("view_providerstate", "resume_provider").get(PAGE))
+        assert "Card 3 of order web-1042" in facts(html, "encryption")["Newest card"]
+
+    def test_a_key_is_not_called_removable_while_cards_do_not_tell_theirs(
+        self, viewer: Client, set_conf: Callable[..., None]
+    ) -> None:
+        deliver()
+        Card.objects.filter(position=1).update(key_fingerprint="")
+        set_conf(ENCRYPTION_KEYS=[*conf.encryption_keys, generate_key()])
+        found = table(read(viewer.get(PAGE)), "encryption")
+        assert [row[2] for row in found] == ["2", "0", "1"]
+        assert found[2][1] == "not recorded: sealed by an earlier version"
+
+    def test_many_cards_are_counted_only_if_asked_for(
+        self, viewer: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        deliver()
+        monkeypatch.setattr("giftcards.engine.health.MANY_CARDS", 2)
+        html = read(viewer.get(PAGE))
+        assert table(html, "encryption")[0][2] == "more than 2"
+        assert 'href="?cards=all"' in html
+        html = read(viewer.get(PAGE, {"cards": "all"}))
+        assert table(html, "encryption")[0][2] == "3"
+        assert 'href="?cards=all"' not in html
+
+    def test_keys_that_are_unusable_are_said_to_be_so(
+        self, viewer: Client, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(ENCRYPTION_KEYS=[])
+        found = facts(read(viewer.get(PAGE)), "encryption")
+        assert found["Encryption keys"].startswith("GIFTCARDS['ENCRYPTION_KEYS'] is not set.")
+
+    def test_a_card_that_gains_its_serial_gets_the_key_that_seals_it_again(
+        self, set_conf: Callable[..., None]
+    ) -> None:
+        from giftcards.engine.storing import store_cards
+        from giftcards.provider.answers import CardSecret
+
+        order = make_guide_order()
+        store_cards([(order, [CardSecret("AAAA-BBBB-CCCC", "")])])
+        before = Card.objects.get().key_fingerprint
+        set_conf(ENCRYPTION_KEYS=[generate_key(), *conf.encryption_keys])
+        store_cards([(order, [CardSecret("AAAA-BBBB-CCCC", "77")])])
+        after = Card.objects.get()
+        assert [before, after.key_fingerprint] == [
+            *reversed(Keyring.from_settings().key_fingerprints)
+        ]
+        assert after.serial == "77"
+
+    def test_api_keys_are_known_by_the_beginning_of_their_fingerprint(self, viewer: Client) -> None:
+        other = key_fingerprint("another key")
+        ApiKey.objects.create(pk=other, environment="SANDBOX", accepted_at=ago(90_000))
+        refuse_key()
+        own, foreign = table(read(viewer.get(PAGE)), "api-keys")
+        assert own[:4] == [key_fingerprint(conf.api_key)[:8], "yes", "unknown", "never"]
+        assert own[5] == "refused: no requests are made"
+        assert foreign[:3] == [other[:8], "no", "Sandbox"]
+        assert foreign[3].endswith("(1 day ago)")
+        assert foreign[4:] == ["never", "in order"]
+
+    def test_an_encryption_key_cannot_be_told_from_its_fingerprint(self) -> None:
+        key = generate_key()
+        [fingerprint] = Keyring([key]).key_fingerprints
+        assert re.fullmatch("[0-9a-f]{16}", fingerprint)
+        assert fingerprint == Keyring([key]).key_fingerprints[0]
+        assert fingerprint != Keyring([generate_key()]).key_fingerprints[0]
+        assert fingerprint != key_fingerprint(key)[:16]
+
+
+class TestResuming:
+    def test_a_pause_is_explained_with_what_resuming_does(self, manager: Client) -> None:
+        refuse_key()
+        html = read(manager.get(PAGE))
+        alert = element(html, f'action="{RESUME}"', "form")
+        assert ProviderState.objects.current().why_paused() in text(html)
+        assert "The refused key is tried again with a single request." in text(alert)
+        assert "Resume requests to the provider" in alert
+
+    @pytest.mark.parametrize(("language", "is_isolated"), [("ar", True), ("fr", False)])
+    def test_the_english_detail_of_a_pause_is_isolated_where_text_runs_from_right_to_left(
+        self, language: str, is_isolated: bool, viewer: Client
+    ) -> None:
+        refuse_key("It is revoked.")
+        viewer.cookies["django_language"] = language
+        html = read(viewer.get(PAGE))
+        assert ("\u2068It is revoked.\u2069" in html) is is_isolated
+        assert "It is revoked." in html
+
+    @pytest.mark.parametrize(
+        ("pause", "effect"),
+        [
+            ("access", "The provider is asked again with a single request, although"),
+            ("rate", "Requests go on at once, sooner than the provider has asked for"),
+            ("outage", "The provider is asked again at once."),
+        ],
+    )
+    def test_each_kind_of_pause_says_what_resuming_does(
+        self, pause: str, effect: str, manager: Client
+    ) -> None:
+        ProviderState.objects.pause(ProviderState.Pause(pause), detail="", until=ago(-300))
+        assert effect in text(read(manager.get(PAGE)))
+        assert press(manager) == [GO_ON]
+        assert ProviderState.objects.current().paused_because == ""
+
+    def test_both_a_refused_key_and_a_pause_are_named(self, manager: Client) -> None:
+        refuse_key()
+        ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-300))
+        shown = text(read(manager.get(PAGE)))
+        assert "The refused key is tried again" in shown
+        assert "Requests go on at once" in shown
+        assert press(manager) == [GO_ON]
+        assert ProviderState.objects.current().paused_because == ""
+
+    def test_resuming_leaves_a_trace_and_the_second_click_does_nothing(
+        self, manager: Client
+    ) -> None:
+        refuse_key()
+        form = {"about": hidden(read(manager.get(PAGE)))["about"]}
+        assert press(manager, **form) == [GO_ON]
+        assert press(manager, **form) == [NOT_PAUSED]
+        entry = LogEntry.objects.get()
+        assert (entry.change_message, entry.object_id) == ("Resumed requests to the provider.", "1")
+        assert entry.change_message in text(read(manager.get(f"{PAGE}1/history/")))
+
+    def test_a_page_opened_before_another_pause_resumes_nothing(self, manager: Client) -> None:
+        refuse_key()
+        form = {"about": hidden(read(manager.get(PAGE)))["about"]}
+        ProviderState.objects.resume()
+        refuse_key()
+        assert press(manager, **form) == [ANOTHER]
+        assert press(manager, about="") == [ANOTHER]
+        assert ProviderState.objects.current().paused_because == "access"
+        assert not LogEntry.objects.exists()
+
+    def test_an_outage_that_goes_on_does_not_refuse_the_button(self, manager: Client) -> None:
+        outage = ProviderState.Pause.OUTAGE
+        ProviderState.objects.pause(outage, detail="", until=ago(-5))
+        form = {"about": hidden(read(manager.get(PAGE)))["about"]}
+        ProviderState.objects.resume()
+        ProviderState.objects.pause(outage, detail="", until=ago(-15))
+        assert press(manager, **form) == [GO_ON]
+
+    def test_looking_is_not_resuming(self, viewer: Client, manager: Client) -> None:
+        refuse_key()
+        html = read(viewer.get(PAGE))
+        assert "Resume requests" not in html
+        form = {"about": hidden(read(manager.get(PAGE)))["about"]}
+        assert viewer.post(RESUME, form).status_code == 403
+        assert manager.get(RESUME).status_code == 405
+        assert Client().post(RESUME, form).status_code == 302
+        strict = sign_in("view_providerstate", "resume_provider", enforce_csrf_checks=True)
+        assert strict.post(RESUME, form).status_code == 403
+        assert ProviderState.objects.current().paused_because == "access"
+
+    def test_an_address_that_is_still_blocked_pauses_again_after_one_request(
+        self, manager: Client, simulator: Simulator
+    ) -> None:
+        without_list()
+        with Gateway() as gateway:
+            gateway.record_outcome(AccessDenied("Blocked.", status=403, code="IP_BLOCKED"))
+        simulator.keys = ["another"]
+        assert press(manager) == [GO_ON]
+        with Gateway() as gateway:
+            make_order()
+            from giftcards.engine.sweep import sweep
+
+            sweep(gateway)
+        assert len(simulator.requests) == 1
+
+
+def test_a_shop_adds_a_section_of_its_own(viewer: Client) -> None:
+    class ShopAdmin(ProviderStateAdmin):
+        def get_sections(self, request: Any, state: ProviderState) -> list[Section]:
+            own = Section("shop", "Shop", [Fact("Till", "open")])
+            return [own, *super().get_sections(request, state)]
+
+    site = admin.site
+    site.unregister(ProviderState)
+    site.register(ProviderState, ShopAdmin)
+    try:
+        # The addresses of the page are those of the first class.
+        model_admin = site._registry[ProviderState]
+        request = viewer.get(PAGE).wsgi_request
+        html = read(model_admin.changelist_view(request).render())
+    finally:
+        site.unregister(ProviderState)
+        site.register(ProviderState, ProviderStateAdmin)
+    assert facts(html, "shop") == {"Till": "open"}
+    assert "Connection" in html
+
+
+def test_the_budget_that_is_used_up_is_shown(viewer: Client) -> None:
+    spend_budget()
+    assert (
+        facts(read(viewer.get(PAGE)), "connection")["Requests in the last minute"] == "1200 of 1200"
+    )
+
+
+def test_the_list_of_orders_leads_to_the_page_by_its_name() -> None:
+    assert reverse("admin:giftcards_providerstate_changelist") == PAGE

@@ -1,0 +1,107 @@
+"""A shop with a page of its own on which staff prove who they are, before a code is revealed."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+from django.test import Client
+from django.urls import include, path
+
+from giftcards.admin.reauthentication import confirm
+from giftcards.models import Card, CardReveal
+from giftcards.provider.answers import CardSecret
+from tests.admin.test_reveal import (
+    CODE,
+    PASSWORD,
+    SERIAL,
+    ask_address,
+    let_pass,
+    person,
+    reveal,
+    shown,
+)
+from tests.admin.test_secrets import receive
+from tests.pages import read
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
+
+
+def prove(request: HttpRequest) -> HttpResponse:
+    """The shop's page: it asks for a token, and is content with 4711."""
+    if request.POST.get("token") == "4711":
+        return confirm(request)
+    return HttpResponse("Your token?")
+
+
+staff = ([path("prove/", prove, name="prove")], "staff")
+urlpatterns = [path("admin/", admin.site.urls), path("staff/", include(staff))]
+
+
+@pytest.fixture(autouse=True)
+def _shop(set_conf: Any) -> None:
+    set_conf(REAUTHENTICATE="staff:prove")
+
+
+@pytest.fixture
+def card() -> Card:
+    return receive("web-1042", CardSecret(CODE, SERIAL)).cards.get()
+
+
+def test_the_question_and_a_reveal_lead_to_the_page_of_the_shop(card: Card) -> None:
+    # Signing in is no proof here: the shop asks for more than that.
+    browser = person()
+    for response in (browser.get(ask_address(card)), reveal(browser, card, password=PASSWORD)):
+        assert response.status_code == 302
+        assert response["Location"] == f"/staff/prove/?next={quote(ask_address(card), safe='')}"
+    assert not CardReveal.objects.exists()
+
+
+def test_a_proof_leads_back_to_the_question_and_the_code_is_revealed(card: Card) -> None:
+    browser = person()
+    address = browser.get(ask_address(card))["Location"]
+
+    response = browser.post(address, {"token": "4711"}, follow=True)
+
+    assert response.redirect_chain == [(ask_address(card), 302)]
+    assert 'name="password"' not in read(response)
+    assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+
+
+def test_a_proof_of_the_shops_page_holds_for_ten_minutes(card: Card) -> None:
+    browser = person()
+    browser.post("/staff/prove/", {"token": "4711"})
+    let_pass(browser, 595)
+    assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+    let_pass(browser, 601)
+
+    assert reveal(browser, card).status_code == 302
+
+
+def test_a_page_of_the_shop_that_is_not_content_proves_nothing(card: Card) -> None:
+    browser = person()
+    browser.post("/staff/prove/", {"token": "0815"})
+
+    assert reveal(browser, card).status_code == 302
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://evil.example/", "//evil.example/", "/\\evil.example", "javascript:alert(1)", "", " "],
+)
+def test_a_proof_leads_to_no_other_site(address: str) -> None:
+    for data in ({}, {"next": address}):
+        response = person().post(f"/staff/prove/?next={address}", {"token": "4711", **data})
+        assert response["Location"] == "/admin/"
+
+
+def test_who_is_not_signed_in_cannot_prove_anything() -> None:
+    assert Client().post("/staff/prove/", {"token": "4711"}).status_code == 403
+
+
+def test_who_may_not_reveal_is_not_asked_for_a_proof(card: Card) -> None:
+    assert person("view_order").get(ask_address(card)).status_code == 403

@@ -1,0 +1,277 @@
+"""Staff order the missing cards again: what they are told, may do, and leave behind."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
+from django.test import Client
+from django.urls import reverse
+
+from giftcards.admin import pages
+from giftcards.conf import conf
+from giftcards.crypto import key_fingerprint
+from giftcards.engine.storing import store_cards
+from giftcards.fulfilment import reorder_missing
+from giftcards.models import ApiKey, Order
+from giftcards.problems import Problem
+from giftcards.statuses import Status
+from tests.builders import CARDS, make_guide_order
+from tests.pages import hidden, messages, order_page, plain, read, sign_in, text
+from tests.stage import in_threads
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+LATE = "The order has changed meanwhile. Nothing was done: look at it again."
+NOTHING = "There is nothing to order again: no card is missing, or the order is open."
+TWICE = "The missing cards of web-1042 were ordered again already. They are not ordered twice."
+OTHER_ENVIRONMENT = (
+    "This order was bought in the environment Sandbox, and the API key in use is for Production:"
+    " its cards cannot be ordered again there. Place a new order instead."
+)
+LABEL = "Order the missing cards again"
+CAME = Problem("late_cards", {"received": 5, "announced": 3})
+
+
+def partial(**values: Any) -> Order:
+    named = {"reference": "web-1042", "sale_price": Decimal(550), "max_price": Decimal(500)}
+    return make_guide_order(Status.PARTIALLY_FILLED, **named | values)
+
+
+def page(order: Order) -> str:
+    return reverse("admin:giftcards_order_repeat", args=[order.pk])
+
+
+def about(browser: Client, order: Order) -> dict[str, str]:
+    return {"about": hidden(read(browser.get(page(order))))["about"]}
+
+
+def told(response: Any) -> list[str]:
+    return [plain(message) for message in messages(read(response))]
+
+
+@pytest.fixture
+def staff() -> Client:
+    return sign_in("view_order", "add_order")
+
+
+def test_the_page_of_a_partly_delivered_order_leads_to_ordering_again(staff: Client) -> None:
+    order = partial(customer_name="آمنة بن علي", product_name="PSN", type_name="500 DA")
+    assert f'href="{page(order)}">{LABEL}</a>' in read(staff.get(order_page(order)))
+    html = read(staff.get(page(order)))
+    shown = plain(text(html))
+    for fact in (
+        "2 cards of this order did not come. They are bought in a new order, once;",
+        "The customer has paid for them: do not pay that back as well.",
+        "If a card costs more than it may by then, the new order waits for a person.",
+        "Orders again what is missing from: web-1042",
+        "Product: PSN",
+        "Type: 500 DA",
+        "Quantity: 2",
+        "Customer: آمنة بن علي",
+        "Paid by the customer: 1,100 DA",
+    ):
+        assert fact in shown
+    assert 'value="Order 2 cards"' in html
+    assert not Order.objects.filter(repeats=order).exists()
+
+
+def test_costs_are_shown_only_to_who_may_see_them(staff: Client) -> None:
+    order = partial()
+    # The text: the tokens in the page's source may hold any three digits.
+    shown = text(read(staff.get(page(order))))
+    assert not any(cost in shown for cost in ("490", "980", "500"))
+    boss = sign_in("view_order", "add_order", "view_cost")
+    shown = plain(text(read(boss.get(page(order)))))
+    for fact in (
+        "Price per card, last time: 490 DA",
+        "In all, at that price: 980 DA",
+        "Highest price: 500 DA",
+    ):
+        assert fact in shown
+
+
+def test_the_page_says_that_cards_without_a_highest_price_are_bought_whatever_they_cost(
+    staff: Client,
+) -> None:
+    order = partial(sale_price=None, max_price=None, price_per_card=None)
+    shown = text(read(staff.get(page(order))))
+    assert "the cards are bought whatever they cost by then." in shown
+    assert "do not pay that back" not in shown
+    assert "unknown" not in shown
+    assert "None" not in shown
+
+
+def test_ordering_again_records_one_order_and_leaves_a_trace_on_both(staff: Client) -> None:
+    order = partial()
+    response = staff.post(page(order), about(staff, order), follow=True)
+    new = Order.objects.get(repeats=order)
+    assert told(response) == [f"The order {new.reference} was recorded; it is being sent."]
+    assert response.redirect_chain == [(order_page(new), 302)]
+    assert (new.quantity, new.sale_amount, new.price_ceiling) == (2, 1100, 500)
+    assert [row.by for row in order.acknowledgements.all()] == ["user0"]
+    change = LogEntry.objects.get(object_id=order.pk)
+    addition = LogEntry.objects.get(object_id=new.pk)
+    assert (change.action_flag, addition.action_flag) == (CHANGE, ADDITION)
+    assert change.change_message == (f"user0 ordered the missing cards again, as {new.reference}.")
+    assert addition.change_message == "Orders again the missing cards of web-1042."
+
+
+def test_a_double_click_orders_once_and_leads_to_the_new_order(staff: Client) -> None:
+    order = partial()
+    form = about(staff, order)
+    staff.post(page(order), form)
+    response = staff.post(page(order), form, follow=True)
+    new = Order.objects.get(repeats=order)
+    assert TWICE in told(response)
+    assert response.redirect_chain == [(order_page(new), 302)]
+    assert LogEntry.objects.count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_people_at_once_order_once_and_both_are_told(shared_database: str) -> None:
+    order = partial()
+    people = [sign_in("view_order", "add_order") for _person in range(2)]
+    forms = [(person, about(person, order)) for person in people]
+
+    def press() -> list[str]:
+        person, form = forms.pop()
+        return [
+            (response := person.post(page(order), form, follow=True)).status_code,
+            *told(response),
+        ]
+
+    results = sorted(in_threads(2, press), key=str)
+
+    new = Order.objects.get(repeats=order)
+    assert results == [
+        [200, TWICE],
+        [200, f"The order {new.reference} was recorded; it is being sent."],
+    ]
+    assert Order.objects.count() == 2
+    assert LogEntry.objects.count() == 2
+
+
+def test_an_order_that_was_repeated_has_no_button_and_its_page_leads_to_the_new_order(
+    staff: Client,
+) -> None:
+    order = partial()
+    new = reorder_missing(order, by="karim")
+    assert page(order) not in read(staff.get(order_page(order)))
+    response = staff.get(page(order), follow=True)
+    assert response.redirect_chain == [(order_page(new), 302)]
+    assert told(response) == [TWICE]
+
+
+@pytest.mark.parametrize("status", [Status.FULFILLED, Status.HANDLING, Status.DELAYED])
+def test_an_order_that_misses_nothing_has_no_button_and_is_not_ordered_again(
+    staff: Client, status: Status
+) -> None:
+    order = make_guide_order(status)
+    assert page(order) not in read(staff.get(order_page(order)))
+    forged = {"about": pages.about(order)}
+    for response in (
+        staff.get(page(order), follow=True),
+        staff.post(page(order), forged, follow=True),
+    ):
+        assert told(response) == [NOTHING]
+        assert response.redirect_chain == [(order_page(order), 302)]
+    assert Order.objects.count() == 1
+
+
+def test_a_page_opened_before_the_order_changed_orders_nothing(staff: Client) -> None:
+    order = partial()
+    form = about(staff, order)
+    Order.objects.update(provider_order_id="B2")
+    assert told(staff.post(page(order), form, follow=True)) == [LATE]
+    assert Order.objects.count() == 1
+
+
+def test_a_page_opened_before_the_cards_came_after_all_orders_nothing(staff: Client) -> None:
+    order = partial()
+    form = about(staff, order)
+    Order.objects.update(**order.flags(new=[CAME]))
+    [message] = told(staff.post(page(order), form, follow=True))
+    assert message.startswith("The cards may have come after all: look at the problems")
+    assert Order.objects.count() == 1
+
+
+def test_problems_of_the_order_are_looked_at_before_it_is_ordered_again(staff: Client) -> None:
+    order = partial(problems=[CAME])
+    html = read(staff.get(page(order)))
+    assert "look at the problems of the order, and tick them off" in html
+    assert "Order 2 cards" not in html
+    assert order.tick_off(CAME, by="karim")
+    assert "Order 2 cards" in read(staff.get(page(order)))
+
+
+@pytest.mark.parametrize(
+    "permissions",
+    [("view_order",), ("add_order",), ("view_order", "resolve_order", "check_order", "view_cost")],
+)
+def test_other_permissions_do_not_allow_ordering_again(permissions: tuple[str, ...]) -> None:
+    order = partial()
+    form = about(sign_in(superuser=True), order)
+    browser = sign_in(*permissions)
+    if "view_order" in permissions:
+        assert page(order) not in read(browser.get(order_page(order)))
+    assert browser.get(page(order)).status_code == 403
+    assert browser.post(page(order), form).status_code == 403
+    assert Order.objects.count() == 1
+
+
+def test_a_form_without_its_csrf_token_orders_nothing() -> None:
+    order = partial()
+    browser = sign_in("view_order", "add_order", enforce_csrf_checks=True)
+    assert browser.post(page(order), about(browser, order)).status_code == 403
+    assert Order.objects.count() == 1
+
+
+def test_a_card_that_came_late_is_not_offered_again(staff: Client) -> None:
+    order = partial()
+    store_cards([(order, CARDS[:4])])
+    html = read(staff.get(page(order)))
+    shown = plain(text(html))
+    assert "1 card of this order did not come." in shown
+    assert "Paid by the customer: 550 DA" in shown
+    assert 'value="Order 1 card"' in html
+
+
+def test_an_order_whose_missing_cards_all_came_late_has_no_button(staff: Client) -> None:
+    order = partial()
+    store_cards([(order, CARDS)])
+    assert page(order) not in read(staff.get(order_page(order)))
+    assert told(staff.get(page(order), follow=True)) == [NOTHING]
+    assert told(staff.post(page(order), {"about": pages.about(order)}, follow=True)) == [NOTHING]
+    assert Order.objects.count() == 1
+
+
+def test_the_environment_of_the_order_is_shown_before_its_cards_are_ordered_again(
+    staff: Client,
+) -> None:
+    assert "Environment: Sandbox" in text(read(staff.get(page(partial(environment="SANDBOX")))))
+
+
+def test_cards_of_the_sandbox_are_not_ordered_again_with_a_real_key(staff: Client) -> None:
+    order = partial(environment="SANDBOX")
+    form = about(staff, order)
+    ApiKey.objects.create(pk=key_fingerprint(conf.api_key), environment="PRODUCTION")
+    html = read(staff.get(page(order)))
+    assert OTHER_ENVIRONMENT in text(html)
+    assert "Environment: Sandbox" in text(html)
+    assert "Order 2 cards" not in html
+    assert told(staff.post(page(order), form, follow=True)) == [OTHER_ENVIRONMENT]
+    assert Order.objects.count() == 1
+
+
+def test_the_page_asks_few_questions_of_the_database(
+    staff: Client, django_assert_max_num_queries: Any
+) -> None:
+    order = partial(environment="SANDBOX")
+    # Session, user and its permissions, the order, what repeats it, the API key; and the number of
+    # its cards, for whether it can be ordered again and for what would be.
+    with django_assert_max_num_queries(9):
+        staff.get(page(order))

@@ -1,0 +1,808 @@
+"""Staff say what became of a lost order, and end a pause: with a confirmation, and a trace."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import requests
+import responses
+from django.contrib.admin.models import LogEntry
+from django.core import signing
+from django.db import connection
+from django.db.models import QuerySet
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+from django_q.models import OrmQ
+
+from giftcards.engine.recording import record_answers
+from giftcards.engine.recovery import adopt, declare_absent
+from giftcards.models import Order, ProviderState, StatusChange
+from giftcards.problems import Problem
+from giftcards.statuses import Status
+from tests.builders import (
+    FULFILLED,
+    PRODUCT,
+    TYPE,
+    claim,
+    details,
+    make_guide_order,
+    problems,
+)
+from tests.pages import (
+    element,
+    errors,
+    hidden,
+    messages,
+    order_page,
+    plain,
+    read,
+    rows,
+    sign_in,
+    text,
+)
+from tests.stage import PROVIDER, spend_budget
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+# An id that is not among the candidates, as the provider's dashboard shows it.
+TYPED = "6901616fe9e88196b4eb64b9"
+STAFF = StatusChange.Source.STAFF
+LATE = "The order has changed meanwhile. Nothing was done: look at it again."
+
+
+def candidates(**changes: Any) -> list[dict[str, Any]]:
+    """Two orders at the provider that may be ours."""
+    row = {
+        "created_at": timezone.now().isoformat(),
+        "status": "FULFILLED",
+        "quantity": 5,
+        "product": PRODUCT,
+        "type": TYPE,
+    }
+    return [{**row, "id": f"6901616fe9e88196b4eb64b{number}", **changes} for number in (3, 4)]
+
+
+def lost_order(**values: Any) -> Order:
+    usual = {
+        "reference": "web-1042",
+        "sent_at": timezone.now(),
+        "claim": "first",
+        "candidates": candidates(),
+        "problems": [Problem("answer_lost"), Problem("choose", {"count": 2})],
+    }
+    return make_guide_order(Status.UNCONFIRMED, **{**usual, **values})
+
+
+def page(order: Order, name: str = "resolve") -> str:
+    return reverse(f"admin:giftcards_order_{name}", args=[order.pk])
+
+
+def choose(browser: Client, order: Order, outcome: str, typed: str = "", **more: str) -> Any:
+    """Open the page, make a choice, be sure, and confirm."""
+    about = hidden(read(browser.get(page(order))))["about"]
+    choice = {"outcome": outcome, "provider_order_id": typed, "is_sure": "on", "about": about}
+    return browser.post(page(order), {**choice, **more})
+
+
+def tell(wire: responses.RequestsMock, name: str = TYPED, **changes: Any) -> None:
+    """The provider says that the id is an order like ours, except for ``changes``."""
+    order = {
+        "_id": name,
+        "status": "HANDLING",
+        "quantity": 5,
+        "product": PRODUCT,
+        "type": TYPE,
+        "time": timezone.now().isoformat(),
+    }
+    data = {key: value for key, value in {**order, **changes}.items() if value is not None}
+    wire.get(f"{PROVIDER}/v3/gift-cards/check-order/{name}", json={"success": True, "data": data})
+
+
+def asked(wire: responses.RequestsMock) -> int:
+    return len([call for call in wire.calls if "check" in str(call.request.url).lower()])
+
+
+def compared(html: str) -> list[list[str]]:
+    return rows(html, "giftcards-comparison")[1:]
+
+
+def confirm(browser: Client, order: Order, comparison: str, **more: str) -> Any:
+    """Confirm on the page that compares."""
+    return browser.post(page(order, "adopt"), {"seen": hidden(comparison)["seen"], **more})
+
+
+def decisions() -> QuerySet[LogEntry]:
+    """What the admin has recorded, other than that somebody has asked the provider."""
+    return LogEntry.objects.exclude(change_message__startswith="Asked what ")
+
+
+def assert_nothing_happened(order: Order) -> None:
+    order.refresh_from_db()
+    assert (order.status, order.provider_order_id) == (Status.UNCONFIRMED, None)
+    assert not order.changes.exists()
+    assert not decisions().exists()
+
+
+def assert_adopted(order: Order, name: str, decision: Problem) -> None:
+    order.refresh_from_db()
+    assert (order.status, order.provider_order_id) == (Status.HANDLING, name)
+    assert (order.candidates, order.problems) == ([], [])
+    [change] = order.changes.all()
+    assert (change.source, details(change)) == ("staff", [decision])
+    assert str(decision) in decisions().get().change_message
+    # The next check asks about it.
+    assert claim(order) == [order]
+
+
+@pytest.fixture
+def staff() -> Client:
+    return sign_in("view_order", "resolve_order")
+
+
+class TestResolving:
+    def test_the_page_of_a_lost_order_leads_to_one_that_offers_the_candidates(
+        self, staff: Client
+    ) -> None:
+        order = lost_order(candidates=candidates(created_at="2025-10-29T01:00:00+00:00"))
+        shown = read(staff.get(order_page(order)))
+        assert f'href="{page(order)}">What happened to this order?</a>' in shown
+        shown = plain(text(read(staff.get(page(order)))))
+        assert "What happened to this order?" in shown
+        assert "Reference: web-1042 Product: " in shown
+        for row in order.candidates:
+            assert f"It is the provider's order {row['id']} of 29 Oct 2025 02:00: 5 × " in shown
+
+    @pytest.mark.parametrize(
+        ("outcome", "status", "code"),
+        [
+            ("send-again", Status.PENDING, "staff_send_again"),
+            ("reject", Status.REJECTED, "staff_rejected"),
+        ],
+    )
+    def test_a_lost_order_that_was_not_placed_can_be_resent_or_rejected(
+        self,
+        staff: Client,
+        outcome: str,
+        status: Status,
+        code: str,
+        django_capture_on_commit_callbacks: Any,
+    ) -> None:
+        order = lost_order()
+        with django_capture_on_commit_callbacks(execute=True):
+            response = choose(staff, order, outcome, "no id at all")
+        assert response.url == order_page(order)
+        assert messages(read(staff.get(response.url))) == ["Recorded."]
+        order.refresh_from_db()
+        assert order.status == status
+        decision = Problem(code, {"by": "user0"})
+        assert details(order.changes.get()) == [decision]
+        assert LogEntry.objects.get().change_message == str(decision)
+        assert OrmQ.objects.count() == 1
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [{"is_sure": ""}, {"outcome": ""}, {"outcome": "adopt:another"}],
+    )
+    def test_resolving_without_a_choice_and_a_confirmation_does_nothing(
+        self, staff: Client, wrong: dict[str, str]
+    ) -> None:
+        order = lost_order()
+        html = read(choose(staff, order, wrong.pop("outcome", "send-again"), **wrong))
+        assert len(errors(html)) == 1
+        assert_nothing_happened(order)
+
+    def test_only_lost_orders_can_be_resolved(self, staff: Client) -> None:
+        order = make_guide_order()
+        assert "resolve" not in read(staff.get(order_page(order)))
+        for response in (
+            staff.get(page(order), follow=True),
+            staff.post(page(order), {"outcome": "reject", "is_sure": "on"}, follow=True),
+        ):
+            assert messages(read(response)) == [LATE]
+        assert not order.changes.exists()
+
+    @pytest.mark.parametrize(
+        "permissions",
+        [
+            ("view_order",),
+            ("view_order", "change_order", "check_order", "find_card", "resume_provider"),
+            # Who may decide, but may not see what about.
+            ("resolve_order",),
+        ],
+    )
+    def test_resolving_needs_its_permission_and_the_one_to_view(
+        self, permissions: tuple[str, ...]
+    ) -> None:
+        order, browser = lost_order(), sign_in(*permissions)
+        if "view_order" in permissions:
+            assert "resolve" not in read(browser.get(order_page(order)))
+        for name in ("resolve", "adopt", "release"):
+            assert browser.get(page(order, name)).status_code == 403
+            assert browser.post(page(order, name), {"outcome": "reject"}).status_code == 403
+            assert Client().post(page(order, name)).status_code == 302
+        assert_nothing_happened(order)
+
+    def test_resolving_an_order_that_does_not_exist_is_forbidden(self, staff: Client) -> None:
+        for name in ("resolve", "adopt", "release"):
+            missing = reverse(f"admin:giftcards_order_{name}", args=[4711])
+            assert staff.post(missing).status_code == 403
+
+
+class TestPostedLate:
+    """A page that was open while the order went on decides about nothing any more."""
+
+    @staticmethod
+    def lose_again(order: Order) -> None:
+        """Another attempt is made, and its answer is lost as well."""
+        assert declare_absent(order, send_again=True, source=STAFF)
+        assert order.move(Status.PLACING, source=StatusChange.Source.PLACING, claim="second")
+        assert order.move(Status.UNCONFIRMED, source=StatusChange.Source.PLACING)
+
+    @pytest.mark.parametrize("outcome", ["send-again", "reject", "adopt-other"])
+    def test_a_choice_about_an_earlier_attempt_is_refused(
+        self, staff: Client, outcome: str, wire: responses.RequestsMock
+    ) -> None:
+        order = lost_order(candidates=[])
+        about = hidden(read(staff.get(page(order))))["about"]
+        self.lose_again(order)
+        stale = {"outcome": outcome, "provider_order_id": TYPED, "is_sure": "on", "about": about}
+        response = staff.post(page(order), stale, follow=True)
+        assert messages(read(response)) == [LATE]
+        order.refresh_from_db()
+        assert (order.status, order.changes.count()) == (Status.UNCONFIRMED, 3)
+        assert asked(wire) == 0
+        assert not LogEntry.objects.exists()
+
+    def test_a_comparison_for_an_earlier_attempt_is_refused(
+        self, staff: Client, wire: responses.RequestsMock
+    ) -> None:
+        order = lost_order(candidates=[])
+        tell(wire)
+        comparison = read(choose(staff, order, "adopt-other", TYPED))
+        self.lose_again(order)
+        response = staff.post(
+            page(order, "adopt"), {"seen": hidden(comparison)["seen"]}, follow=True
+        )
+        assert messages(read(response)) == [LATE]
+        order.refresh_from_db()
+        assert order.provider_order_id is None
+
+    def test_a_choice_between_other_candidates_is_refused(self, staff: Client) -> None:
+        order = lost_order()
+        about = hidden(read(staff.get(page(order))))["about"]
+        Order.objects.update(candidates=candidates()[:1])
+        choice = {"outcome": "send-again", "is_sure": "on", "about": about}
+        assert messages(read(staff.post(page(order), choice, follow=True))) == [LATE]
+        assert_nothing_happened(order)
+
+    @pytest.mark.parametrize("about", ["", "x", "é"])
+    def test_a_form_that_does_not_say_what_it_is_about_is_refused(
+        self, staff: Client, about: str
+    ) -> None:
+        order = lost_order()
+        choice = {"outcome": "send-again", "is_sure": "on", "about": about}
+        assert messages(read(staff.post(page(order), choice, follow=True))) == [LATE]
+        assert_nothing_happened(order)
+
+    def test_a_second_click_on_a_choice_decides_nothing(self, staff: Client) -> None:
+        order = lost_order()
+        about = hidden(read(staff.get(page(order))))["about"]
+        choice = {"outcome": "send-again", "is_sure": "on", "about": about}
+        answers = [staff.post(page(order), choice, follow=True) for _click in range(2)]
+        assert messages(read(answers[1])) == [LATE]
+        assert order.changes.count() == LogEntry.objects.count() == 1
+
+    def test_of_two_choices_about_a_lost_order_at_the_same_moment_one_wins(
+        self, staff: Client
+    ) -> None:
+        order = lost_order()
+        rival = [Order.objects.get()]
+
+        def deciding(execute: Any, sql: str, *arguments: Any) -> Any:
+            """The row is written: another process has decided since it was read."""
+            is_ours = sql.startswith("UPDATE") and "giftcards_order" in sql.partition(" SET ")[0]
+            if is_ours and rival:
+                assert declare_absent(rival.pop(), send_again=False, source=STAFF)
+            return execute(sql, *arguments)
+
+        with connection.execute_wrapper(deciding):
+            response = choose(staff, order, "send-again")
+        assert messages(read(staff.get(response.url))) == [LATE]
+        order.refresh_from_db()
+        assert (order.status, order.changes.count()) == (Status.REJECTED, 1)
+
+
+class TestAdopting:
+    """The provider is asked what an id is; a person compares, and confirms."""
+
+    def test_a_candidate_that_fits_is_adopted_after_one_confirmation(
+        self, staff: Client, wire: responses.RequestsMock
+    ) -> None:
+        order = lost_order()
+        chosen = order.candidates[1]["id"]
+        tell(wire, chosen)
+        html = read(choose(staff, order, f"adopt:{chosen}"))
+        assert_nothing_happened(order)
+        assert [(row[1], row[2], row[3]) for row in compared(html)[:3]] == [
+            (PRODUCT, PRODUCT, ""),
+            (TYPE, TYPE, ""),
+            ("5", "5", ""),
+        ]
+        assert compared(html)[4][1:] == ["Unconfirmed", "HANDLING", ""]
+        assert "is_sure" not in html
+        assert confirm(staff, order, html).url == order_page(order)
+        decision = Problem("staff_adopted", {"by": "user0", "provider_order_id": chosen})
+        assert_adopted(order, chosen, decision)
+        assert asked(wire) == 1
+
+    @pytest.mark.parametrize("offered", [False, True])
+    @pytest.mark.parametrize("typed", [TYPED, f" \t{TYPED}\u00a0\n", "a", "Z9_-" * 25])
+    def test_a_typed_id_that_fits_is_adopted_after_one_confirmation(
+        self, staff: Client, wire: responses.RequestsMock, typed: str, offered: bool
+    ) -> None:
+        order = lost_order(candidates=candidates() if offered else [])
+        tell(wire, typed.strip())
+        confirm(staff, order, read(choose(staff, order, "adopt-other", typed)))
+        names = {"by": "user0", "provider_order_id": typed.strip()}
+        assert_adopted(order, typed.strip(), Problem("staff_adopted", names))
+
+    def test_asking_what_an_id_is_leaves_a_trace_without_a_decision(
+        self, staff: Client, wire: responses.RequestsMock
+    ) -> None:
+        order = lost_order()
+        tell(wire)
+        choose(staff, order, "adopt-other", TYPED)
+        entry = LogEntry.objects.get()
+        assert entry.change_message == f"Asked what the provider's order {TYPED} is."
+        assert entry.object_id == str(order.pk)
+        assert_nothing_happened(order)
+
+    def choose_unlike(
+        self, staff: Client, wire: responses.RequestsMock, changes: dict[str, Any], how: str
+    ) -> tuple[Order, str, str]:
+        """Choose an id that is not quite like the order; the order, the id and the page."""
+        named = {name: value or "" for name, value in changes.items()}
+        order = lost_order(candidates=candidates(**named) if how == "candidate" else [])
+        name = order.candidates[0]["id"] if how == "candidate" else TYPED
+        tell(wire, name, **changes)
+        outcome = f"adopt:{name}" if how == "candidate" else "adopt-other"
+        return order, name, read(choose(staff, order, outcome, TYPED))
+
+    def adopt_at_the_second_yes(self, staff: Client, order: Order, html: str) -> None:
+        for _time in range(2):
+            html = read(confirm(staff, order, html))
+            assert errors(html) == ["This field is required."]
+            assert_nothing_happened(order)
+        confirm(staff, order, html, is_sure="on")
+
+    @pytest.mark.parametrize(
+        ("changes", "told"),
+        [
+            ({"product": "other"}, ["other", "different"]),
+            ({"type": "type_002"}, ["type_002", "different"]),
+        ],
+    )
+    @pytest.mark.parametrize("how", ["typed", "candidate"])
+    def test_an_id_that_does_not_fit_is_adopted_only_if_the_person_insists(
+        self,
+        staff: Client,
+        wire: responses.RequestsMock,
+        changes: dict[str, Any],
+        told: list[str],
+        how: str,
+    ) -> None:
+        order, name, html = self.choose_unlike(staff, wire, changes, how)
+        assert told in [row[2:] for row in compared(html)]
+        assert "It does not match what was sent." in text(html)
+        assert "there is no way back once it has settled" in text(html)
+        self.adopt_at_the_second_yes(staff, order, html)
+        decision = Problem("staff_insisted", {"by": "user0", "provider_order_id": name})
+        assert_adopted(order, name, decision)
+        assert order.is_insisted
+        assert asked(wire) == 1
+
+    @pytest.mark.parametrize("changes", [{"product": None}, {"quantity": None}])
+    @pytest.mark.parametrize("how", ["typed", "candidate"])
+    def test_an_id_of_which_not_all_is_told_is_adopted_at_the_second_yes_and_stays_compared(
+        self, staff: Client, wire: responses.RequestsMock, changes: dict[str, Any], how: str
+    ) -> None:
+        order, name, html = self.choose_unlike(staff, wire, changes, how)
+        assert ["", "not told"] in [row[2:] for row in compared(html)]
+        assert "The provider does not tell everything about it." in text(html)
+        self.adopt_at_the_second_yes(staff, order, html)
+        decision = Problem("staff_adopted", {"by": "user0", "provider_order_id": name})
+        assert_adopted(order, name, decision)
+        # Nobody has said that it may be of another product.
+        assert not order.is_insisted
+
+    @pytest.mark.parametrize("how", ["typed", "candidate"])
+    def test_an_id_of_another_quantity_is_refused(
+        self, staff: Client, wire: responses.RequestsMock, how: str
+    ) -> None:
+        order, _name, html = self.choose_unlike(staff, wire, {"quantity": 1}, how)
+        assert messages(html) == ["Its quantity is 1, and yours is 5: it is another order."]
+        assert_nothing_happened(order)
+
+    def test_an_id_of_another_day_does_not_fit(
+        self, staff: Client, wire: responses.RequestsMock
+    ) -> None:
+        order = lost_order()
+        tell(wire, time=(timezone.now() - timedelta(days=1)).isoformat())
+        html = read(choose(staff, order, "adopt-other", TYPED))
+        assert [row[3] for row in compared(html)] == ["", "", "", "different", ""]
+        assert "is_sure" in html
+
+    def test_what_an_answer_leaves_out_is_compared_as_listed(
+        self, staff: Client, wire: responses.RequestsMock
+    ) -> None:
+        order = lost_order()
+        name = order.candidates[0]["id"]
+        tell(wire, name, product=None, type=None, status="FULFILLED")
+        html = read(choose(staff, order, f"adopt:{name}"))
+        assert "is_sure" not in html
+        assert compared(html)[0][2] == PRODUCT
+
+    def test_a_candidate_that_only_the_list_knows_is_compared_as_listed(
+        self, staff: Client, wire: responses.RequestsMock
+    ) -> None:
+        order = lost_order()
+        name = order.candidates[0]["id"]
+        self.refuse(wire, name, 404, "NOT_FOUND")
+        confirm(staff, order, read(choose(staff, order, f"adopt:{name}")))
+        order.refresh_from_db()
+        assert order.provider_order_id == name
+
+    @staticmethod
+    def refuse(wire: responses.RequestsMock, name: str, status: int, code: str) -> None:
+        error = {"success": False, "error": {"code": code, "message": "no"}}
+        wire.get(f"{PROVIDER}/v3/gift-cards/check-order/{name}", status=status, json=error)
+
+    @pytest.mark.parametrize(
+        ("status", "code", "message"),
+        [
+            (404, "NOT_FOUND", "The provider knows no order with this id. Nothing was done."),
+            (401, "INVALID_ACCESS_TOKEN", "Requests to the provider are paused. Nothing was done."),
+            (429, "RATE_LIMIT_EXCEEDED", "Requests to the provider are paused. Nothing was done."),
+            (503, "SERVICE_UNAVAILABLE", "The provider could not be reached. Nothing was done."),
+        ],
+    )
+    def test_no_order_is_adopted_without_an_answer_about_the_id(
+        self, staff: Client, wire: responses.RequestsMock, status: int, code: str, message: str
+    ) -> None:
+        order = lost_order()
+        self.refuse(wire, TYPED, status, code)
+        html = read(choose(staff, order, "adopt-other", TYPED))
+        assert messages(html) == [message]
+        # The page is the same again, with what was typed.
+        assert f'value="{TYPED}"' in html
+        assert_nothing_happened(order)
+
+    def test_no_order_is_adopted_while_the_provider_is_away(
+        self, staff: Client, wire: responses.RequestsMock
+    ) -> None:
+        order = lost_order()
+        check = f"{PROVIDER}/v3/gift-cards/check-order/{TYPED}"
+        wire.get(check, body=requests.ConnectionError("no"))
+        html = read(choose(staff, order, "adopt-other", TYPED))
+        assert messages(html) == ["The provider could not be reached. Nothing was done."]
+        assert_nothing_happened(order)
+
+    def test_adopting_asks_nothing_while_calls_are_paused(
+        self, staff: Client, wire: responses.RequestsMock
+    ) -> None:
+        order = lost_order()
+        until = timezone.now() + timedelta(minutes=5)
+        ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slow.", until=until)
+        html = read(choose(staff, order, "adopt-other", TYPED))
+        assert messages(html) == ["Requests to the provider are paused. Nothing was done."]
+        assert len(wire.calls) == 0
+        assert_nothing_happened(order)
+
+    def test_adopting_asks_nothing_while_the_budget_is_spent(
+        self, staff: Client, wire: responses.RequestsMock
+    ) -> None:
+        order = lost_order()
+        spend_budget()
+        html = read(choose(staff, order, "adopt-other", TYPED))
+        assert messages(html) == [
+            "The provider is being asked too much else. Try again in a minute."
+        ]
+        assert len(wire.calls) == 0
+        assert_nothing_happened(order)
+
+    def test_adopting_on_a_site_without_the_key_says_so(self, staff: Client, settings: Any) -> None:
+        order = lost_order()
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "API_KEY": ""}
+        html = read(choose(staff, order, "adopt-other", TYPED))
+        assert messages(html) == [
+            "This server has no key for the provider, and cannot ask about the id."
+            " Nothing was done."
+        ]
+
+    @pytest.mark.parametrize("name", ["provider_order_id", "provider_alias"])
+    def test_an_id_whose_answer_names_another_order_of_ours_is_refused(
+        self, staff: Client, wire: responses.RequestsMock, name: str
+    ) -> None:
+        order = lost_order()
+        make_guide_order(reference="web-7", **{name: "other-id"})
+        tell(wire, TYPED, _id="other-id")
+        html = read(choose(staff, order, "adopt-other", TYPED))
+        assert plain(messages(html)[0]) == "This is your order web-7 already."
+        assert_nothing_happened(order)
+
+    def test_an_id_taken_while_the_comparison_was_open_is_refused(
+        self, staff: Client, wire: responses.RequestsMock
+    ) -> None:
+        order = lost_order()
+        tell(wire)
+        html = read(choose(staff, order, "adopt-other", TYPED))
+        make_guide_order(reference="web-7", provider_order_id=TYPED)
+        response = confirm(staff, order, html)
+        assert plain(messages(read(staff.get(response.url)))[0]) == (
+            "This is your order web-7 already."
+        )
+        assert_nothing_happened(order)
+
+    def test_an_id_taken_at_the_moment_of_the_confirmation_is_refused(
+        self, staff: Client, wire: responses.RequestsMock
+    ) -> None:
+        order = lost_order()
+        tell(wire)
+        html = read(choose(staff, order, "adopt-other", TYPED))
+
+        def taking(execute: Any, sql: str, *arguments: Any) -> Any:
+            """The row is written: another process has just given the id to its own order."""
+            is_ours = sql.startswith("UPDATE") and "giftcards_order" in sql.partition(" SET ")[0]
+            if is_ours and Order.objects.count() == 1:
+                make_guide_order(reference="web-7", provider_order_id=TYPED)
+            return execute(sql, *arguments)
+
+        with connection.execute_wrapper(taking):
+            response = confirm(staff, order, html)
+        # The test's transaction has taken the other order back with the write that failed.
+        assert messages(read(staff.get(response.url))) == [LATE]
+        assert_nothing_happened(order)
+
+    @pytest.mark.parametrize("forged", ["", "x", "unsigned", "of somebody else", "too old"])
+    def test_only_a_recent_comparison_of_ones_own_can_be_confirmed(
+        self, staff: Client, wire: responses.RequestsMock, forged: str, monkeypatch: Any
+    ) -> None:
+        order = lost_order()
+        tell(wire)
+        seen = hidden(read(choose(staff, order, "adopt-other", TYPED)))["seen"]
+        if forged == "too old":
+            monkeypatch.setattr(signing.time, "time", lambda: timezone.now().timestamp() + 901)
+        elif forged == "of somebody else":
+            staff = sign_in("view_order", "resolve_order")
+        else:
+            seen = signing.dumps({"id": TYPED}) if forged == "unsigned" else forged
+        response = staff.post(page(order, "adopt"), {"seen": seen})
+        assert response.url == page(order)
+        assert messages(read(staff.get(response.url))) == [
+            "Choose again: this page was open for too long. Nothing was done."
+        ]
+        assert_nothing_happened(order)
+
+    def test_a_comparison_for_another_order_is_refused(
+        self, staff: Client, wire: responses.RequestsMock
+    ) -> None:
+        first, second = lost_order(), lost_order(reference="web-1043")
+        tell(wire)
+        html = read(choose(staff, first, "adopt-other", TYPED))
+        response = staff.post(page(second, "adopt"), {"seen": hidden(html)["seen"]}, follow=True)
+        assert messages(read(response)) == [LATE]
+        assert_nothing_happened(second)
+
+    def test_the_comparison_page_holds_no_code(
+        self, staff: Client, wire: responses.RequestsMock
+    ) -> None:
+        order = lost_order()
+        card = {"value": "CANARY-1", "serial": "CANARY-2"}
+        tell(wire, status="FULFILLED", cards=[card] * 5, fulfilled_quantity=5)
+        html = read(choose(staff, order, "adopt-other", TYPED))
+        seen = signing.loads(hidden(html)["seen"], salt="giftcards.admin.adopt")
+        assert "CANARY" not in html + str(seen)
+
+
+class TestTypingAnId:
+    """The provider's list does not show the order; its dashboard does."""
+
+    def test_the_id_field_has_no_length_limit_and_is_not_required(self, staff: Client) -> None:
+        html = read(staff.get(page(lost_order())))
+        assert "It is the order at the provider with this id:" in text(html)
+        [field] = re.findall(r"<input[^>]*provider_order_id[^>]*>", html)
+        for attribute in ('type="text"', 'dir="ltr"', 'autocomplete="off"', 'spellcheck="false"'):
+            assert attribute in field
+        # Required with one of the choices only, and a browser knows no such thing. Nor may it cut
+        # what is pasted: the beginning of an id is another id.
+        assert "required" not in field
+        assert "maxlength" not in field
+
+    @pytest.mark.parametrize("offered", [False, True])
+    def test_the_page_says_what_to_look_for_in_the_dashboard(
+        self, staff: Client, offered: bool
+    ) -> None:
+        sent_at = datetime(2025, 10, 29, 1, 2, 3, tzinfo=UTC)
+        rows = candidates() if offered else []
+        order = lost_order(sent_at=sent_at, candidates=rows, quantity=7)
+        shown = text(read(staff.get(page(order))))
+        assert f"Product: {PRODUCT} Type: {TYPE} Quantity: 7" in shown
+        assert "Sent: 29 Oct 2025 02:02:03 (CET)" in shown
+        look = "Look in the provider's dashboard for an order of this product, type and quantity"
+        assert (look in shown) == (not offered)
+        assert ("may be this one are offered below" in shown) == offered
+
+    @pytest.mark.parametrize("typed", ["", " \u00a0"])
+    def test_adopting_without_an_id_asks_for_it(self, staff: Client, typed: str) -> None:
+        order = lost_order()
+        html = read(choose(staff, order, "adopt-other", typed))
+        assert errors(html) == ["This field is required."]
+        assert "Please correct the error below." in text(html)
+        assert_nothing_happened(order)
+
+    def test_an_id_is_asked_for_if_the_form_lacks_the_field(self, staff: Client) -> None:
+        order = lost_order()
+        about = hidden(read(staff.get(page(order))))["about"]
+        choice = {"outcome": "adopt-other", "is_sure": "on", "about": about}
+        html = read(staff.post(page(order), choice))
+        assert errors(html) == ["This field is required."]
+        assert_nothing_happened(order)
+
+    @pytest.mark.parametrize(
+        "typed",
+        ["690161 6fe9", "../orders", f"#{TYPED}", "a" * 101, "\u0661\u0662", "é", "a\0", "a\nb"],
+    )
+    def test_a_malformed_id_is_refused(self, staff: Client, typed: str) -> None:
+        order = lost_order()
+        html = read(choose(staff, order, "adopt-other", typed))
+        assert errors(html) == ["Use letters, digits, “_” and “-” only, at most 100 in all."]
+        assert_nothing_happened(order)
+
+    def test_an_error_in_the_resolve_form_is_beside_its_field_and_keeps_choices(
+        self, staff: Client
+    ) -> None:
+        html = read(choose(staff, lost_order(), "adopt-other", "no id"))
+        assert "<title>Error: " in html
+        [field] = re.findall(r"<input[^>]*provider_order_id[^>]*>", html)
+        assert 'value="no id"' in field
+        assert 'aria-invalid="true"' in field
+        [described_by] = re.findall(r'aria-describedby="([^"]*)"', field)
+        beside = element(html, "giftcards-choice-field errors", "div")
+        assert f'id="{described_by}"' in beside
+        assert field in beside
+        assert len(re.findall(r"<input[^>]*\bchecked\b", html)) == 2
+
+    @pytest.mark.parametrize("name", ["provider_order_id", "provider_alias"])
+    def test_a_typed_id_that_another_order_has_is_refused_without_asking(
+        self, staff: Client, name: str, wire: responses.RequestsMock
+    ) -> None:
+        order = lost_order()
+        make_guide_order(reference="web-<7>", **{name: TYPED})
+        html = read(choose(staff, order, "adopt-other", f"{TYPED} "))
+        assert messages(html) == ["This is your order \u2068web-<7>\u2069 already."]
+        assert "web-&lt;7&gt;" in html
+        assert asked(wire) == 0
+        assert_nothing_happened(order)
+
+    def test_an_id_without_a_choice_is_refused(self, staff: Client) -> None:
+        order = lost_order()
+        html = read(choose(staff, order, "", TYPED))
+        assert errors(html) == ["This field is required."]
+        assert_nothing_happened(order)
+
+    def test_a_typed_id_without_a_confirmation_is_refused(self, staff: Client) -> None:
+        order = lost_order()
+        html = read(choose(staff, order, "adopt-other", TYPED, is_sure=""))
+        assert errors(html) == ["This field is required."]
+        assert "is_sure" in element(html, "errors", "div")
+        assert_nothing_happened(order)
+
+    def test_the_page_for_typing_an_id_holds_no_code(self, staff: Client) -> None:
+        order = lost_order()
+        other = make_guide_order(provider_order_id=TYPED)
+        record_answers([(claim(other)[0], FULFILLED)], now=timezone.now())
+        card = other.cards.get(position=1)
+        for response in (staff.get(page(order)), choose(staff, order, "adopt-other", TYPED)):
+            html = read(response)
+            for secret in (card.value, card.serial, card.sealed, "CANARY"):
+                assert secret not in html
+
+
+class TestReleasing:
+    @pytest.fixture
+    def order(self) -> Order:
+        order = lost_order()
+        assert adopt(order, TYPED, source=STAFF)
+        return order
+
+    def test_a_released_order_is_lost_again_and_leaves_a_trace(
+        self, staff: Client, order: Order
+    ) -> None:
+        address = page(order, "release")
+        assert address in read(staff.get(order_page(order)))
+        html = read(staff.get(address))
+        assert f"This order was taken for the provider's order {TYPED}." in text(html)
+        response = staff.post(address, {**hidden(html), "is_sure": "on"})
+        assert response.url == order_page(order)
+        order.refresh_from_db()
+        assert (order.status, order.provider_order_id) == (Status.UNCONFIRMED, None)
+        decision = Problem("staff_released", {"by": "user0", "provider_order_id": TYPED})
+        assert problems(order) == [decision]
+        assert LogEntry.objects.get().change_message == str(decision)
+        shown = read(staff.get(order_page(order)))
+        assert decision.text in text(shown)
+        assert page(order) in shown
+
+    def test_releasing_without_a_confirmation_is_refused(self, staff: Client, order: Order) -> None:
+        address = page(order, "release")
+        html = read(staff.post(address, hidden(read(staff.get(address)))))
+        assert errors(html) == ["This field is required."]
+        order.refresh_from_db()
+        assert order.provider_order_id == TYPED
+
+    def test_releasing_by_a_page_about_another_id_is_refused(
+        self, staff: Client, order: Order
+    ) -> None:
+        address = page(order, "release")
+        stale = hidden(read(staff.get(address)))
+        Order.objects.update(provider_order_id="another")
+        response = staff.post(address, {**stale, "is_sure": "on"}, follow=True)
+        assert messages(read(response)) == [LATE]
+        order.refresh_from_db()
+        assert order.provider_order_id == "another"
+
+    def test_a_check_while_the_page_was_open_does_not_prevent_the_release(
+        self, staff: Client, order: Order
+    ) -> None:
+        address = page(order, "release")
+        form = hidden(read(staff.get(address)))
+        claim(order)
+        staff.post(address, {**form, "is_sure": "on"})
+        order.refresh_from_db()
+        assert order.status == Status.UNCONFIRMED
+
+    @pytest.mark.parametrize("how", ["settled", "cards came", "sent"])
+    def test_an_order_that_settled_has_cards_or_was_sent_is_not_released(
+        self, staff: Client, order: Order, how: str
+    ) -> None:
+        address = page(order, "release")
+        form = hidden(read(staff.get(address)))
+        match how:
+            case "settled":
+                record_answers([(claim(order)[0], FULFILLED)], now=timezone.now())
+            case "cards came":
+                Order.objects.update(fulfilled_quantity=1)
+            case "sent":
+                order = make_guide_order(provider_order_id="B2")
+        assert "release" not in read(staff.get(order_page(order)))
+        address = page(order, "release")
+        for response in (
+            staff.get(address, follow=True),
+            staff.post(address, {**form, "is_sure": "on"}, follow=True),
+        ):
+            assert messages(read(response)) == [LATE]
+        order.refresh_from_db()
+        assert order.provider_order_id is not None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_provider_is_asked_outside_any_transaction(
+    staff: Client, wire: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    order = lost_order(candidates=[])
+    inside = []
+
+    def answer(_request: Any) -> tuple[int, dict[str, str], str]:
+        inside.append(connection.in_atomic_block)
+        return 404, {}, ""
+
+    wire.add_callback("GET", f"{PROVIDER}/v3/gift-cards/check-order/{TYPED}", answer)
+    wire.add_callback("GET", f"{PROVIDER}/v3/gift-cards/checkOrder/{TYPED}", answer)
+    choose(staff, order, "adopt-other", TYPED)
+    assert inside == [False, False]

@@ -1,0 +1,992 @@
+"""Revealing a code: who may, who has to prove who they are, what is recorded, and what is shown."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import django
+import pytest
+from django.contrib import admin
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth import authenticate, get_user_model, login
+from django.contrib.auth.backends import ModelBackend
+from django.contrib.auth.models import Permission
+from django.contrib.auth.signals import user_login_failed
+from django.core import mail
+from django.core.exceptions import PermissionDenied
+from django.core.mail.backends.locmem import EmailBackend
+from django.db import OperationalError, connection
+from django.http import HttpRequest, HttpResponse
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import path, reverse
+from django.utils import timezone
+
+from giftcards.admin import OrderAdmin
+from giftcards.crypto import Keyring, generate_key
+from giftcards.models import Card, CardReveal, Order
+from giftcards.provider.answers import CardSecret
+from tests.admin.test_secrets import Mailbox, receive, secrets_of
+from tests.fakes.storage import WITHOUT_SCRIPT
+from tests.pages import LIST, element, errors, order_page, read, rows, sign_in, text
+from tests.stage import in_threads
+from tests.stage import messages as logged
+from tests.test_secrets import raw_database, traces
+
+pytest_plugins = ["tests.stage_fixtures"]
+# Django 6 wants addresses; before, it knows only pairs.
+MANAGERS = ["samir@example.com" if django.VERSION >= (6,) else ("Samir", "samir@example.com")]
+
+pytestmark = pytest.mark.django_db
+
+CODE = "CANARY-CODE-4711"
+SERIAL = "CANARY-SERIAL-8812"
+OTHER = CardSecret("CANARY-CODE-9999", "CANARY-SERIAL-7777")
+PASSWORD = " correct CANARY-KEY horse "
+REASON = "Lost the e-mail"
+REVEALS = "/admin/giftcards/cardreveal/"
+
+
+@pytest.fixture
+def order() -> Order:
+    return receive("web-1042", OTHER, CardSecret(CODE, SERIAL))
+
+
+@pytest.fixture
+def card(order: Order) -> Card:
+    return order.cards.get(position=2)
+
+
+def person(*permissions: str, **options: Any) -> Client:
+    """A browser of a member of staff with a password, who has just signed in."""
+    users = get_user_model().objects
+    user = users.create_user(f"person{users.count()}", password=PASSWORD, is_staff=True)
+    for codename in permissions or ("view_order", "reveal_card"):
+        user.user_permissions.add(
+            Permission.objects.get(content_type__app_label="giftcards", codename=codename)
+        )
+    browser = Client(**options)
+    assert browser.login(username=user.get_username(), password=PASSWORD)
+    return browser
+
+
+def name_of(browser: Client) -> str:
+    user = get_user_model().objects.get(pk=browser.session["_auth_user_id"])
+    return str(user.get_username())
+
+
+def reveal_address(card: Card) -> str:
+    return reverse("admin:giftcards_card_reveal", args=[card.pk])
+
+
+def ask_address(card: Card) -> str:
+    return reverse("admin:giftcards_card_ask", args=[card.pk])
+
+
+def reveal(browser: Client, card: Card, reason: str = REASON, **values: Any) -> Any:
+    return browser.post(reveal_address(card), {"reason": reason, **values})
+
+
+def change_proof(browser: Client, **values: Any) -> None:
+    session = browser.session
+    session["giftcards_proof"] |= values
+    session.save()
+
+
+def let_pass(browser: Client, seconds: float) -> None:
+    """So much time has passed since the person has proven who they are."""
+    change_proof(browser, at=time.time() - seconds)
+
+
+def shown(html: str) -> list[str]:
+    """The code and the serial on a page."""
+    return [text(item) for item in re.findall(r'<bdi dir="ltr"[^>]*>.*?</bdi>', html)]
+
+
+def asks_for(html: str) -> list[str]:
+    return re.findall(r'<input type="(?:text|password)" name="(\w+)"', html)
+
+
+# Who may.
+
+
+def test_a_code_and_its_serial_are_revealed_to_who_may(card: Card) -> None:
+    html = read(reveal(person(), card))
+
+    assert shown(html) == [CODE, SERIAL]
+    assert "9999" not in html
+    assert "7777" not in html
+    assert "gAAAA" not in html
+
+
+def test_a_card_without_a_serial_is_revealed_without_one(order: Order) -> None:
+    card = receive("web-1", CardSecret("<b>'\"&", "")).cards.get()
+
+    html = read(reveal(person(), card))
+
+    assert shown(html) == ["<b>'\"&"]
+    assert "<b>" not in html
+    assert "Serial" not in html
+
+
+@pytest.mark.parametrize("verb", ["get", "head", "put", "patch", "delete", "options"])
+def test_other_verbs_than_post_are_not_allowed(card: Card, verb: str) -> None:
+    response = getattr(person(), verb)(reveal_address(card))
+
+    assert response.status_code == 405
+    assert response["Allow"] == "POST"
+    assert not CardReveal.objects.exists()
+
+
+def test_nothing_is_revealed_to_who_is_not_signed_in(card: Card) -> None:
+    for browser in (Client(), sign_in("view_order", "reveal_card", staff=False)):
+        for address in (reveal_address(card), ask_address(card)):
+            response = browser.post(address, {"reason": REASON})
+            assert response.status_code == 302
+            assert response["Location"].startswith("/admin/login/?next=")
+    assert not CardReveal.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "permissions",
+    [
+        ("view_order", "find_card", "check_order", "resolve_order", "view_card", "add_order"),
+        ("reveal_card", "find_card"),
+        ("view_order", "view_cardreveal"),
+    ],
+)
+def test_revealing_needs_its_permission_and_that_to_see_the_order(
+    card: Card, permissions: tuple[str, ...]
+) -> None:
+    browser = person(*permissions)
+
+    assert reveal(browser, card).status_code == 403
+    assert browser.get(ask_address(card)).status_code == 403
+    assert not CardReveal.objects.exists()
+
+
+def test_a_card_that_does_not_exist_looks_like_one_that_may_not_be_revealed(card: Card) -> None:
+    card.pk += 1
+
+    assert reveal(person(), card).status_code == 403
+    assert person().get(ask_address(card)).status_code == 403
+
+
+def test_revealing_is_protected_against_forgery(card: Card) -> None:
+    assert reveal(person(enforce_csrf_checks=True), card).status_code == 403
+    assert not CardReveal.objects.exists()
+
+
+def test_the_page_of_the_order_leads_to_the_question_for_who_may(order: Order, card: Card) -> None:
+    link = f'href="{ask_address(card)}"'
+
+    html = read(person().get(order_page(order)))
+    assert link in html
+    assert 'aria-label="Reveal card 2"' in html
+    assert link not in read(person("view_order", "find_card").get(order_page(order)))
+
+
+# The question.
+
+
+def test_the_question_asks_why_and_shows_no_code(card: Card) -> None:
+    html = read(person().get(ask_address(card)))
+
+    assert asks_for(html) == ["reason"]
+    assert f'action="{reveal_address(card)}"' in html
+    assert secrets_of(html) == []
+    assert not CardReveal.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("reason", "complaint"),
+    [
+        ("", "This field is required."),
+        ("   ", "This field is required."),
+        ("x" * 201, "Ensure this value has at most 200 characters (it has 201)."),
+        ("a\nb", "Use one line of text, without control or direction characters."),
+        ("\u202eabc", "Use one line of text, without control or direction characters."),
+    ],
+)
+def test_a_code_is_not_revealed_without_a_usable_reason(
+    card: Card, reason: str, complaint: str
+) -> None:
+    html = read(reveal(person(), card, reason))
+
+    assert errors(html) == [complaint]
+    assert "<title>Error: Reveal card 2" in html
+    assert secrets_of(html) == []
+    assert not CardReveal.objects.exists()
+
+
+# Proving who one is.
+
+
+def test_who_has_signed_in_within_ten_minutes_is_not_asked_for_the_password(card: Card) -> None:
+    browser = person()
+    let_pass(browser, 595)
+
+    assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+
+
+def test_after_ten_minutes_the_password_is_asked_for(card: Card) -> None:
+    browser = person()
+    let_pass(browser, 601)
+
+    assert asks_for(read(browser.get(ask_address(card)))) == ["reason", "password"]
+    html = read(reveal(browser, card))
+
+    assert asks_for(html) == ["reason", "password"]
+    assert errors(html) == ["This field is required."]
+    assert f'value="{REASON}"' in html
+    assert secrets_of(html) == []
+    assert not CardReveal.objects.exists()
+
+
+def test_the_right_password_reveals_and_holds_for_ten_minutes(card: Card) -> None:
+    browser = person()
+    let_pass(browser, 601)
+
+    assert shown(read(reveal(browser, card, password=PASSWORD))) == [CODE, SERIAL]
+    assert asks_for(read(browser.get(ask_address(card)))) == ["reason"]
+    assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+    let_pass(browser, 601)
+    assert shown(read(reveal(browser, card))) == []
+
+
+def test_the_right_password_counts_though_the_reason_is_missing(card: Card) -> None:
+    browser = person()
+    let_pass(browser, 601)
+
+    html = read(reveal(browser, card, "", password=PASSWORD))
+
+    assert asks_for(html) == ["reason"]
+    assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+
+
+@contextmanager
+def failures() -> Iterator[list[str]]:
+    """The names of who has failed to prove who they are."""
+    seen: list[str] = []
+
+    def see(credentials: Any, request: Any, **_named: Any) -> None:
+        assert request.META["REMOTE_ADDR"] == "127.0.0.1"
+        seen.append(credentials["username"])
+
+    user_login_failed.connect(see)
+    yield seen
+    user_login_failed.disconnect(see)
+
+
+@pytest.mark.parametrize("password", ["wrong", PASSWORD.strip(), PASSWORD.upper(), "CANARY-KEY"])
+def test_a_wrong_password_reveals_nothing_and_is_told_to_the_site(
+    card: Card, password: str
+) -> None:
+    browser = person()
+    let_pass(browser, 601)
+
+    with failures() as seen:
+        html = read(reveal(browser, card, password=password))
+
+    assert errors(html) == ["That did not work. Try again."]
+    assert asks_for(html) == ["reason", "password"]
+    assert secrets_of(html) == []
+    assert seen == [name_of(browser)]
+    assert not CardReveal.objects.exists()
+    assert shown(read(reveal(browser, card))) == []
+
+
+class LockingBackend(ModelBackend):
+    """As axes and its like: after five wrong passwords, the right one does not help."""
+
+    failures = 0
+
+    def authenticate(self, request: Any, **credentials: Any) -> Any:
+        if type(self).failures >= 5:
+            raise PermissionDenied
+        user = super().authenticate(request, **credentials)
+        type(self).failures += user is None
+        return user
+
+
+class ForeignBackend(ModelBackend):
+    """Lets in whoever types the password, as somebody else."""
+
+    def authenticate(self, request: Any, **credentials: Any) -> Any:
+        user = super().authenticate(request, **credentials)
+        return user and get_user_model().objects.create_user("somebody else")
+
+
+def test_the_lock_out_of_the_site_is_respected(card: Card, settings: Any) -> None:
+    settings.AUTHENTICATION_BACKENDS = [f"{__name__}.LockingBackend"]
+    LockingBackend.failures = 0
+    browser = person()
+    let_pass(browser, 601)
+    for _attempt in range(5):
+        assert shown(read(reveal(browser, card, password="wrong"))) == []
+
+    html = read(reveal(browser, card, password=PASSWORD))
+
+    assert errors(html) == ["That did not work. Try again."]
+    assert not CardReveal.objects.exists()
+
+
+class ByNetwork(ModelBackend):
+    """A single sign-on: the server names the person, and nobody types anything."""
+
+    def authenticate(self, request: Any, **credentials: Any) -> Any:  # type: ignore[override]
+        return get_user_model().objects.get(username=request.META["HTTP_X_PERSON"])
+
+
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_who_is_signed_in_by_the_web_server_has_proven_nothing(
+    card: Card, settings: Any, method: str
+) -> None:
+    browser = Client(REMOTE_USER=name_of(person()))
+    settings.MIDDLEWARE = [
+        *settings.MIDDLEWARE, "django.contrib.auth.middleware.RemoteUserMiddleware",
+    ]  # fmt: skip
+    settings.AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.RemoteUserBackend"]
+
+    # A session begins with any request.
+    getattr(browser, method)("/admin/")
+    response = reveal(browser, card)
+
+    assert browser.session["_auth_user_backend"].endswith("RemoteUserBackend")
+    assert asks_for(read(response)) == ["reason", "password"]
+    assert not CardReveal.objects.exists()
+
+
+def sign_in_by_link(request: HttpRequest) -> HttpResponse:
+    login(request, authenticate(request))
+    return HttpResponse("Welcome.")
+
+
+urlpatterns = [path("admin/", admin.site.urls), path("link/", sign_in_by_link)]
+
+
+@pytest.mark.urls("tests.admin.test_reveal")
+@pytest.mark.parametrize(("method", "fields"), [("get", ["reason", "password"]), ("post", [])])
+def test_signing_in_is_a_proof_only_if_something_was_sent_with_it(
+    card: Card, settings: Any, method: str, fields: list[str]
+) -> None:
+    browser = Client(headers={"X-Person": name_of(person())})
+    settings.AUTHENTICATION_BACKENDS = ["tests.admin.test_reveal.ByNetwork"]
+
+    assert getattr(browser, method)("/link/").status_code == 200
+
+    assert asks_for(read(reveal(browser, card))) == fields
+
+
+def test_a_password_that_makes_one_somebody_else_proves_nothing(card: Card, settings: Any) -> None:
+    browser = person()
+    let_pass(browser, 601)
+    settings.AUTHENTICATION_BACKENDS = [
+        f"{__name__}.ForeignBackend",
+        "django.contrib.auth.backends.ModelBackend",
+    ]
+
+    html = read(reveal(browser, card, password=PASSWORD))
+
+    assert errors(html) == ["That did not work. Try again."]
+
+
+def test_a_password_that_is_hashed_anew_signs_nobody_out(card: Card, settings: Any) -> None:
+    browser = person()
+    let_pass(browser, 601)
+    settings.PASSWORD_HASHERS = [
+        "django.contrib.auth.hashers.ScryptPasswordHasher",
+        *settings.PASSWORD_HASHERS,
+    ]
+
+    assert shown(read(reveal(browser, card, password=PASSWORD))) == [CODE, SERIAL]
+    assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+
+
+def test_a_proof_ends_with_the_password_it_was_made_with(card: Card) -> None:
+    browser = person()
+    changed = {
+        "old_password": PASSWORD,
+        "new_password1": "x7-new-long",
+        "new_password2": "x7-new-long",
+    }
+    assert browser.post("/admin/password_change/", changed).status_code == 302
+
+    assert asks_for(read(browser.get(ask_address(card)))) == ["reason", "password"]
+
+
+def test_the_proof_of_another_person_counts_for_nothing(card: Card) -> None:
+    browser, other = person(), person()
+    change_proof(browser, by=other.session["giftcards_proof"]["by"])
+
+    assert shown(read(reveal(browser, card))) == []
+
+
+def test_a_proof_from_the_future_counts_for_nothing(card: Card) -> None:
+    browser = person()
+    let_pass(browser, -60)
+
+    assert shown(read(reveal(browser, card))) == []
+
+
+def test_a_session_from_before_there_were_proofs_is_asked_for_the_password(card: Card) -> None:
+    browser = person()
+    session = browser.session
+    del session["giftcards_proof"]
+    session.save()
+
+    assert asks_for(read(reveal(browser, card))) == ["reason", "password"]
+
+
+def test_sessions_of_customers_hold_no_proof() -> None:
+    get_user_model().objects.create_user("customer", password=PASSWORD)
+    browser = Client()
+    assert browser.login(username="customer", password=PASSWORD)
+
+    assert "giftcards_proof" not in browser.session
+
+
+# What is recorded.
+
+
+def test_a_reveal_leaves_who_when_from_where_and_why(card: Card) -> None:
+    browser = person()
+    before = timezone.now()
+
+    reveal(browser, card)
+
+    row = CardReveal.objects.get()
+    assert row.user.get_username() == name_of(browser)
+    assert (row.card, row.address, row.reason) == (card, "127.0.0.1", REASON)
+    assert before <= row.at <= timezone.now()
+
+
+def test_every_reveal_is_recorded(card: Card) -> None:
+    browser = person()
+
+    for _click in range(2):
+        assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+
+    assert CardReveal.objects.count() == 2
+
+
+@pytest.mark.parametrize(
+    ("told", "address"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("2001:DB8::0:1", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("::ffff:203.0.113.9", "203.0.113.9"),
+        ("", None),
+        ("unix:", None),
+        ("203.0.113.9, 10.0.0.1", None),
+    ],
+)
+def test_the_address_is_what_the_server_tells_if_it_is_one(
+    card: Card, told: str, address: str | None
+) -> None:
+    browser = person()
+
+    response = browser.post(
+        reveal_address(card),
+        {"reason": REASON},
+        REMOTE_ADDR=told,
+        headers={"x-forwarded-for": "198.51.100.1"},
+    )
+
+    assert shown(read(response)) == [CODE, SERIAL]
+    assert CardReveal.objects.get().address == address
+
+
+def test_the_history_of_the_order_names_the_card_and_no_code(order: Order, card: Card) -> None:
+    browser = person()
+    reveal(browser, card)
+
+    entry = LogEntry.objects.get()
+    assert (entry.object_repr, entry.change_message) == ("web-1042", "Revealed card 2.")
+    history = read(browser.get(f"{LIST}{order.pk}/history/"))
+    assert "Revealed card 2." in history
+    assert secrets_of(history) == []
+
+
+def test_no_table_session_message_or_page_holds_the_code_or_password_afterwards(
+    order: Order, card: Card
+) -> None:
+    browser = person()
+    let_pass(browser, 601)
+    response = reveal(browser, card, password=PASSWORD)
+    assert shown(read(response)) == [CODE, SERIAL]
+
+    assert [found for value in raw_database() for found in traces(value)] == []
+    assert traces(repr(dict(browser.session))) == []
+    assert traces(str(browser.cookies)) == []
+    assert traces(response.serialize_headers()) == []
+    for address in (order_page(order), ask_address(card), f"{LIST}{order.pk}/history/", "/admin/"):
+        html = read(browser.get(address))
+        assert traces(html) == []
+        assert "messagelist" not in html
+
+
+def test_no_log_holds_the_code_or_the_password(
+    card: Card, caplog: pytest.LogCaptureFixture
+) -> None:
+    browser = person()
+    let_pass(browser, 601)
+    with caplog.at_level(logging.DEBUG):
+        read(reveal(browser, card, password=PASSWORD))
+
+    assert traces(caplog.text) == []
+
+
+# What must not go wrong.
+
+
+@contextmanager
+def failing(start: str) -> Iterator[None]:
+    """The database is gone for statements that begin like this."""
+
+    def fail(execute: Any, sql: str, *args: Any) -> Any:
+        if sql.replace('"', "").replace("`", "").startswith(start):
+            raise OperationalError("server closed the connection unexpectedly")
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(fail):
+        yield
+
+
+@pytest.mark.parametrize("table", ["giftcards_cardreveal", "django_admin_log"])
+def test_nothing_is_shown_if_the_trace_cannot_be_written(
+    card: Card, table: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    browser = person()
+
+    with failing(f"INSERT INTO {table}"):
+        html = read(reveal(browser, card), 503)
+
+    assert "This could not be recorded, so the code is not shown. Try again later." in text(html)
+    assert secrets_of(html) == []
+    assert not CardReveal.objects.exists()
+    assert not LogEntry.objects.exists()
+    assert logged(caplog) == [
+        "Card 2 of order web-1042 was not revealed: it could not be recorded."
+    ]
+    assert traces(caplog.text) == []
+
+
+def lose_keys(settings: Any, *keys: str) -> None:
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": list(keys)}
+
+
+@pytest.mark.parametrize("keys", [[], [generate_key()]], ids=["none", "another"])
+def test_a_card_that_cannot_be_opened_gives_a_sentence_and_staff_are_told(
+    card: Card, settings: Any, keys: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    lose_keys(settings, *keys)
+
+    response = reveal(person(), card)
+
+    html = read(response)
+    assert "This card cannot be opened." in text(html)
+    assert shown(html) == []
+    assert secrets_of(html) == []
+    assert "Refresh" not in response
+    assert logged(caplog) == ["Card 2 of order web-1042 cannot be revealed."]
+    assert CardReveal.objects.get().reason == REASON
+
+
+def test_a_card_with_the_text_of_another_is_not_revealed(order: Order, card: Card) -> None:
+    Card.objects.filter(pk=card.pk).update(**order.cards.get(position=1).row._asdict())
+
+    html = read(reveal(person(), card))
+
+    assert "This card cannot be opened." in text(html)
+    assert secrets_of(html) == []
+
+
+def test_a_card_that_changes_meanwhile_is_shown_as_it_was_or_as_it_is(order: Order) -> None:
+    """The provider tells the serial at the moment of the reveal."""
+    card = receive("web-1", CardSecret(CODE, "")).cards.get()
+    later = Keyring.from_settings().seal(CardSecret(CODE, SERIAL), place=card.place)
+    row = Card.objects.filter(pk=card.pk)
+    browser = person()
+    changes = []
+
+    def change(execute: Any, sql: str, *args: Any) -> Any:
+        if not changes and "giftcards_cardreveal" in sql:
+            changes.append(sql)
+            row.update(**later._asdict())
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(change):
+        html = read(reveal(browser, card))
+
+    assert changes
+    assert shown(html) in ([CODE], [CODE, SERIAL])
+    assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+
+
+# The limit.
+
+
+@pytest.fixture
+def limited(set_conf: Callable[..., None], settings: Any) -> None:
+    set_conf(REVEALS_PER_HOUR=2)
+    settings.MANAGERS = MANAGERS
+
+
+TOO_MANY = (
+    "You have revealed 2 codes within an hour. Try again later."
+    " The managers of the site have been told."
+)
+
+
+@pytest.mark.usefixtures("limited")
+def test_one_code_too_many_for_an_hour_is_refused_and_told_once(
+    card: Card, django_capture_on_commit_callbacks: Any
+) -> None:
+    browser = person()
+    for _click in range(2):
+        reveal(browser, card)
+
+    with django_capture_on_commit_callbacks(execute=True):
+        response = reveal(browser, card)
+        html = read(response, 429)
+        read(reveal(browser, card), 429)
+
+    assert TOO_MANY in text(html)
+    assert secrets_of(html) == []
+    assert "Refresh" not in response
+    assert CardReveal.objects.count() == 2
+    refused = LogEntry.objects.get(object_repr="Reveal, refused")
+    assert refused.change_message == "Wanted to reveal more than 2 codes within an hour."
+    [told] = mail.outbox
+    assert told.to == ["samir@example.com"]
+    assert told.subject == "[Django] Many gift card codes were revealed"
+    assert name_of(browser) in told.body
+    assert "of order web-1042" in told.body
+    assert traces(str(told.message())) == []
+
+
+@pytest.mark.usefixtures("limited")
+def test_where_there_are_no_managers_the_page_does_not_say_that_they_were_told(
+    card: Card,
+    settings: Any,
+    caplog: pytest.LogCaptureFixture,
+    django_capture_on_commit_callbacks: Any,
+) -> None:
+    settings.MANAGERS = []
+    browser = person()
+    for _click in range(2):
+        reveal(browser, card)
+
+    with django_capture_on_commit_callbacks(execute=True):
+        html = read(reveal(browser, card), 429)
+        read(reveal(browser, card), 429)
+
+    assert "You have revealed 2 codes within an hour. Try again later." in text(html)
+    assert "managers" not in text(html)
+    assert mail.outbox == []
+    [told] = [entry for entry in caplog.records if entry.levelname == "ERROR"]
+    assert told.getMessage() == (
+        f"{name_of(browser)} wanted to reveal more than 2 codes within an hour."
+        " Nobody is told by mail: MANAGERS is empty."
+    )
+
+
+@pytest.mark.usefixtures("limited")
+def test_an_hour_later_codes_are_revealed_again_and_managers_are_told_again(
+    card: Card, django_capture_on_commit_callbacks: Any
+) -> None:
+    browser = person()
+    with django_capture_on_commit_callbacks(execute=True):
+        for _click in range(3):
+            reveal(browser, card)
+    hour = timedelta(hours=1)
+    first = CardReveal.objects.earliest("pk")
+    CardReveal.objects.filter(pk=first.pk).update(at=first.at - hour)
+    LogEntry.objects.update(action_time=timezone.now() - hour)
+
+    with django_capture_on_commit_callbacks(execute=True):
+        assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+        read(reveal(browser, card), 429)
+
+    assert len(mail.outbox) == 2
+
+
+@pytest.mark.usefixtures("limited")
+def test_the_limit_is_that_of_one_person(card: Card) -> None:
+    browser, other = person(), person()
+    for _click in range(3):
+        reveal(browser, card)
+
+    assert shown(read(reveal(other, card))) == [CODE, SERIAL]
+
+
+@pytest.mark.usefixtures("limited")
+def test_a_wrong_password_is_not_counted_as_a_reveal(card: Card) -> None:
+    browser = person()
+    let_pass(browser, 601)
+    for _attempt in range(3):
+        reveal(browser, card, password="wrong")
+
+    assert shown(read(reveal(browser, card, password=PASSWORD))) == [CODE, SERIAL]
+
+
+@pytest.mark.usefixtures("limited")
+def test_a_refusal_stands_though_the_mail_cannot_be_sent(
+    card: Card,
+    django_capture_on_commit_callbacks: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("no mail today")
+
+    monkeypatch.setattr(EmailBackend, "send_messages", fail)
+    browser = person()
+    with django_capture_on_commit_callbacks(execute=True):
+        for _click in range(2):
+            reveal(browser, card)
+        html = read(reveal(browser, card), 429)
+
+    assert TOO_MANY in text(html)
+    assert "no mail today" in caplog.text
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("shared_database")
+def test_of_many_reveals_at_once_no_more_than_allowed_are_shown(
+    set_conf: Callable[..., None], settings: Any
+) -> None:
+    """In sessions of one person, as the second click, another window or a script would be."""
+    set_conf(REVEALS_PER_HOUR=3)
+    settings.MANAGERS = MANAGERS
+    card = receive("web-1042", CardSecret(CODE, SERIAL)).cards.get()
+    first = person()
+    assert shown(read(reveal(first, card))) == [CODE, SERIAL]
+    session = first.cookies["sessionid"].value
+
+    def click() -> int:
+        browser = Client()
+        browser.cookies["sessionid"] = session
+        response = reveal(browser, card)
+        assert (shown(response.content.decode()) == [CODE, SERIAL]) == (response.status_code == 200)
+        return int(response.status_code)
+
+    assert sorted(in_threads(6, click), key=str) == [200] * 2 + [429] * 4
+    assert CardReveal.objects.count() == 3
+    assert LogEntry.objects.filter(change_message="Revealed card 1.").count() == 3
+    assert LogEntry.objects.filter(object_repr="Reveal, refused").count() == 1
+    assert len(mail.outbox) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_trace_is_committed_before_the_code_is_shown_whatever_the_site_does(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = receive("web-1042", CardSecret(CODE, SERIAL)).cards.get()
+    browser = person()
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    settings.STORAGES = {**settings.STORAGES, "staticfiles": {"BACKEND": WITHOUT_SCRIPT}}
+    browser.raise_request_exception = False
+
+    assert reveal(browser, card).status_code == 500
+
+    assert CardReveal.objects.count() == 1
+
+
+# The answer.
+
+
+def test_the_answer_is_not_kept_and_goes_away_after_a_minute(order: Order, card: Card) -> None:
+    response = reveal(person(), card)
+
+    kept = response["Cache-Control"].split(", ")
+    assert {"no-store", "private"} <= set(kept)
+    assert response["Refresh"] == f"60; url={order_page(order)}"
+    assert response["Referrer-Policy"] == "same-origin"
+
+
+def test_the_pages_need_no_inline_script_or_style(card: Card) -> None:
+    browser = person()
+    let_pass(browser, 601)
+    for html in (
+        read(browser.get(ask_address(card))),
+        read(reveal(browser, card, password=PASSWORD)),
+    ):
+        assert re.findall(r"<script(?![^>]*\bsrc=)[^>]*>", html) == []
+        assert re.findall(r"<style|\sstyle=|\son\w+=|javascript:", html) == []
+
+
+def test_the_code_is_isolated_in_arabic(card: Card) -> None:
+    browser = person(headers={"accept-language": "ar"})
+
+    html = read(reveal(browser, card))
+
+    assert f'<bdi dir="ltr" class="giftcards-secret" id="giftcards-code">{CODE}</bdi>' in html
+
+
+def test_the_error_mail_about_a_page_that_cannot_be_rendered_holds_no_code_or_password(
+    card: Card, settings: Any
+) -> None:
+    settings.STORAGES = {**settings.STORAGES, "staticfiles": {"BACKEND": WITHOUT_SCRIPT}}
+    browser = person(raise_request_exception=False)
+    let_pass(browser, 601)
+    mailbox = Mailbox()
+    logging.getLogger("django.request").addHandler(mailbox)
+    try:
+        html = read(reveal(browser, card, password=PASSWORD), 500)
+    finally:
+        logging.getLogger("django.request").removeHandler(mailbox)
+
+    (report,) = mailbox.mails
+    assert "Missing staticfiles manifest entry" in report
+    assert "revealing.py" in report
+    assert traces(report) == traces(html) == []
+
+
+def test_an_error_on_the_page_of_a_code_carries_no_variables_of_the_template(
+    card: Card, settings: Any
+) -> None:
+    settings.STORAGES = {**settings.STORAGES, "staticfiles": {"BACKEND": WITHOUT_SCRIPT}}
+
+    with pytest.raises(ValueError, match="Missing") as caught:
+        reveal(person(), card)
+
+    frames = [frame.f_code.co_filename for frame, _line in traceback.walk_tb(caught.tb)]
+    assert any("revealing.py" in name for name in frames)
+    assert not any("template" in name for name in frames)
+
+
+def test_the_number_of_queries_is_known(card: Card) -> None:
+    browser = person()
+    read(reveal(browser, card))
+    with CaptureQueriesContext(connection) as captured:
+        read(reveal(browser, card))
+
+    assert len(captured) <= 12, "\n".join(query["sql"] for query in captured)
+
+
+# The list of what was revealed.
+
+
+def test_the_list_shows_who_revealed_what_when_and_why(order: Order, card: Card) -> None:
+    browser = person()
+    reveal(browser, card)
+    reader = person("view_cardreveal", "view_order")
+
+    html = read(reader.get(REVEALS))
+
+    heading, row = rows(html, 'id="result_list"')
+    assert [name.casefold() for name in heading] == [
+        "when", "by", "order", "card", "address", "reason",
+    ]  # fmt: skip
+    at = timezone.localtime(CardReveal.objects.get().at)
+    assert row[0].endswith(f" {at:%H:%M:%S}")
+    assert row[1:] == [name_of(browser), "web-1042", "card 2", "127.0.0.1", REASON]
+    assert f'href="{order_page(order)}"' in html
+    assert secrets_of(html) == []
+
+
+def test_the_list_is_searched_by_the_reference_of_an_order(card: Card) -> None:
+    other = receive("web-2", CardSecret("CANARY-CODE-2", "")).cards.get()
+    browser = person()
+    reveal(browser, card)
+    reveal(browser, other)
+    reader = person("view_cardreveal", "view_order")
+
+    def found(words: str) -> list[str]:
+        html = read(reader.get(REVEALS, {"q": words}))
+        return (
+            [row[2] for row in rows(html, 'id="result_list"')[1:]] if "result_list" in html else []
+        )
+
+    assert found("") == ["web-2", "web-1042"]
+    assert found(" web-1042 ") == ["web-1042"]
+    assert found("web-10") == []
+
+
+@pytest.mark.parametrize("why", ["no permission", "left out", "this order"])
+def test_of_an_order_that_the_person_may_not_see_the_list_names_neither_it_nor_the_reason(
+    card: Card, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    browser = person()
+    reveal(browser, card)
+    reader = person("view_cardreveal", *([] if why == "no permission" else ["view_order"]))
+    if why == "left out":
+        nothing = Order.objects.none()
+        monkeypatch.setattr(OrderAdmin, "get_queryset", lambda *_anything: nothing)
+    if why == "this order":
+        monkeypatch.setattr(
+            OrderAdmin, "has_view_permission", lambda _page, _request, obj=None: obj is None
+        )
+    row = CardReveal.objects.get()
+
+    html = read(reader.get(REVEALS))
+    page = read(reader.get(f"{REVEALS}{row.pk}/change/"))
+
+    [_heading, shown_row] = rows(html, 'id="result_list"')
+    assert shown_row[1:] == [name_of(browser), "an order", "card 2", "127.0.0.1", "-"]
+    for told in (html, page):
+        assert "web-1042" not in told
+        assert REASON not in told
+    # Nor can it be found out that there is such an order.
+    assert "result_list" not in read(reader.get(REVEALS, {"q": "web-1042"}))
+
+
+def test_the_list_is_for_looking_only_and_needs_its_permission(card: Card) -> None:
+    reveal(person(), card)
+    row = CardReveal.objects.get()
+    boss = sign_in(superuser=True)
+
+    assert person().get(REVEALS).status_code == 403
+    assert boss.get(f"{REVEALS}add/").status_code == 403
+    assert boss.post(f"{REVEALS}{row.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert boss.post(f"{REVEALS}{row.pk}/change/", {"reason": "none"}).status_code == 403
+    html = read(boss.get(f"{REVEALS}{row.pk}/change/"))
+    assert REASON in html
+    assert "submit-row" not in html or 'name="_save"' not in html
+    assert CardReveal.objects.get().reason == REASON
+
+
+def test_a_user_who_has_revealed_a_code_cannot_be_deleted(card: Card) -> None:
+    browser = person()
+    reveal(browser, card)
+    user = get_user_model().objects.get(username=name_of(browser))
+    boss = sign_in(superuser=True)
+
+    boss.post(f"/admin/auth/user/{user.pk}/delete/", {"post": "yes"})
+
+    assert CardReveal.objects.get().user == user
+
+
+def test_the_number_of_queries_of_the_list_does_not_grow(card: Card) -> None:
+    browser, reader = person(), person("view_cardreveal", "view_order")
+    reveal(browser, card)
+    read(reader.get(REVEALS))
+    with CaptureQueriesContext(connection) as few:
+        read(reader.get(REVEALS))
+    for number in range(5):
+        reveal(person(), receive(f"web-{number}", CardSecret(f"C-{number}", "")).cards.get())
+
+    with CaptureQueriesContext(connection) as many:
+        read(reader.get(REVEALS))
+
+    assert len(many) == len(few)
+
+
+def test_the_reason_and_the_name_are_shown_as_text(card: Card) -> None:
+    reveal(person(), card, "<script>alert(1)</script>")
+
+    html = read(person("view_cardreveal", "view_order").get(REVEALS))
+
+    assert "&lt;script&gt;alert(1)" in html
+    assert "<script>alert" not in html
+    assert element(html, 'class="field-why"', "td").startswith("<td")

@@ -1,0 +1,344 @@
+"""No page of the admin holds a code, a serial or a key, and a card is found all the same."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+from django.utils import timezone
+from django.utils.log import AdminEmailHandler
+
+from giftcards.crypto import generate_key
+from giftcards.engine.recording import record_answers
+from giftcards.models import Card, Order, StatusChange
+from giftcards.problems import Problem
+from giftcards.provider.answers import CardSecret
+from giftcards.statuses import Status
+from tests.builders import PRICE, PRODUCT, TYPE, claim, make_guide_order, settled
+from tests.pages import ADD, FIND, LIST, element, errors, order_page, place, read, sign_in, text
+
+pytestmark = pytest.mark.django_db
+
+CODE = "CANARY-Code-4711-aaaa"
+SERIAL = "CANARY-SERIAL-8812"
+OTHER = CardSecret("CANARY-9999-9999", "CANARY-7777")
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def order() -> Order:
+    """An order with two cards, of which one is looked for."""
+    return receive("web-1042", CardSecret(CODE, SERIAL), OTHER)
+
+
+def receive(reference: str, *cards: CardSecret) -> Order:
+    order = make_guide_order(reference=reference, quantity=len(cards))
+    answer = settled("FULFILLED", cards, quantity=len(cards))
+    record_answers([(claim(order)[0], answer)], now=timezone.now())
+    order.refresh_from_db()
+    return order
+
+
+def secrets_of(html: str) -> list[str]:
+    """What a page shows that no page may show: the key and all codes begin with CANARY."""
+    card = Card.objects.order_by("pk").first()
+    hidden = ["canary", "gaaaa"]  # the latter begins every sealed text
+    if card is not None:
+        hidden += [card.sealed, card.identity, card.value_fingerprint]
+        hidden += [card.serial_fingerprint, card.tail_fingerprint]
+    return [name for name in hidden if name.casefold() in html.casefold()]
+
+
+# No page holds a secret.
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/admin/",
+        "/admin/giftcards/",
+        LIST,
+        f"{LIST}?q=web-1042",
+        f"{LIST}?status__exact=FULFILLED",
+        ADD,
+        FIND,
+        "{page}",
+        "{page}?_popup=1",
+        f"{LIST}{{pk}}/history/",
+    ],
+)
+def test_no_page_of_the_admin_holds_a_secret(boss: Client, order: Order, address: str) -> None:
+    # For the recent actions and the history.
+    place(boss, {"product_id": PRODUCT, "type_id": TYPE, "quantity": 1, "reference": "web-2"})
+    address = address.format(page=order_page(order), pk=order.pk)
+
+    assert secrets_of(read(boss.get(address, follow=True))) == []
+
+
+@pytest.mark.parametrize("verb", ["get", "post"])
+def test_refused_pages_of_the_admin_hold_no_secret(boss: Client, order: Order, verb: str) -> None:
+    for address in (f"{LIST}{order.pk}/delete/", f"{LIST}{order.pk}/change/"):
+        data = {"post": "yes", "_save": "1"} if verb == "post" else {}
+        html = getattr(boss, verb)(address, data).content.decode()
+        assert secrets_of(html) == []
+
+
+def test_autocomplete_answers_with_references_and_no_codes(boss: Client, order: Order) -> None:
+    answer = boss.get(
+        "/admin/autocomplete/",
+        {"app_label": "giftcards", "model_name": "card", "field_name": "order", "term": "web"},
+    )
+
+    assert json.loads(read(answer)) == {
+        "results": [{"id": str(order.pk), "text": "web-1042"}],
+        "pagination": {"more": False},
+    }
+
+
+def test_the_log_of_the_admin_holds_references_and_no_codes(boss: Client, order: Order) -> None:
+    place(boss, {"product_id": PRODUCT, "type_id": TYPE, "quantity": 1, "reference": "web-2"})
+    boss.post(FIND, {"secret": CODE})
+
+    boss.post(FIND, {"secret": "CANARY-UNKNOWN"})
+
+    logged = LogEntry.objects.order_by("pk").values_list("object_repr", "change_message")
+    searched = "Searched for a card by its code. Found:"
+    assert list(logged) == [
+        ("web-2", '[{"added": {}}]'),
+        ("Find by card code", f"{searched} web-1042."),
+        ("Find by card code", f"{searched} nothing."),
+    ]
+    assert secrets_of(read(boss.get("/admin/"))) == []
+
+
+def test_searching_the_list_for_a_code_finds_nothing(boss: Client, order: Order) -> None:
+    assert "0 results" in text(read(boss.get(LIST, {"q": CODE})))
+
+
+# Finding a card.
+
+
+def found(html: str) -> str:
+    return text(element(html, "aria-live", "section"))
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        CODE,
+        CODE.upper(),
+        CODE.lower(),
+        CODE.replace("-", ""),
+        CODE.replace("-", " "),
+        f"  {CODE} ",
+        "canarycode4711AAAA",
+        SERIAL,
+        SERIAL.lower().replace("-", ""),
+    ],
+)
+def test_a_card_is_found_by_its_code_or_serial(boss: Client, order: Order, typed: str) -> None:
+    receive("web-2", CardSecret("another", "one"))
+
+    html = read(boss.post(FIND, {"secret": typed}))
+
+    assert found(html) == "Found web-1042, card 1"
+    assert f'href="{order_page(order)}"' in html
+    assert secrets_of(html) == []
+
+
+@pytest.mark.parametrize(
+    "typed", [CODE[:-1], CODE[1:], f"{CODE}1", "4711", "web-1042", "%", "----", "7aaaa"]
+)
+def test_a_part_of_a_code_finds_nothing(boss: Client, order: Order, typed: str) -> None:
+    html = read(boss.post(FIND, {"secret": typed}))
+
+    assert found(html) == "Found No order holds this card."
+    assert secrets_of(html) == []
+
+
+def test_every_order_that_holds_the_code_is_found(boss: Client, order: Order) -> None:
+    receive("web-2", OTHER, CardSecret(CODE, "another"))
+
+    assert found(read(boss.post(FIND, {"secret": CODE}))) == "Found web-2, card 2 web-1042, card 1"
+
+
+def test_a_card_that_an_older_key_sealed_is_found(
+    boss: Client, order: Order, settings: Any
+) -> None:
+    older = settings.GIFTCARDS["ENCRYPTION_KEYS"]
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": [generate_key(), *older]}
+
+    assert found(read(boss.post(FIND, {"secret": CODE}))) == "Found web-1042, card 1"
+
+
+@pytest.mark.parametrize(
+    ("typed", "complaint"),
+    [
+        ("", "This field is required."),
+        ("   ", "This field is required."),
+        ("CANARY\0", "Null characters are not allowed."),
+        ("CANARY" * 40, "Ensure this value has at most 200 characters (it has 240)."),
+    ],
+)
+def test_a_text_that_cannot_be_a_code_is_refused_and_not_shown_again(
+    boss: Client, order: Order, typed: str, complaint: str
+) -> None:
+    html = read(boss.post(FIND, {"secret": typed}))
+
+    assert errors(html) == [complaint]
+    assert "aria-live" not in html
+    assert secrets_of(html) == []
+
+
+def test_a_code_in_the_query_string_is_not_searched_for(boss: Client, order: Order) -> None:
+    html = read(boss.get(FIND, {"secret": CODE, "q": CODE}))
+
+    assert "aria-live" not in html
+    assert '<form method="post" autocomplete="off">' in html
+    assert secrets_of(html) == []
+
+
+def test_the_page_for_finding_a_card_is_not_stored_by_browsers(boss: Client, order: Order) -> None:
+    for response in (boss.get(FIND), boss.post(FIND, {"secret": CODE})):
+        assert response["Cache-Control"] == (
+            "max-age=0, no-cache, no-store, must-revalidate, private"
+        )
+
+
+def test_finding_a_card_is_protected_against_forgery(order: Order) -> None:
+    browser = sign_in(superuser=True, enforce_csrf_checks=True)
+    assert browser.post(FIND, {"secret": CODE}).status_code == 403
+
+
+def test_finding_a_card_needs_its_own_permission(order: Order) -> None:
+    allowed = sign_in("find_card")
+    others = sign_in("view_order", "change_order", "add_order", "view_card", "check_order")
+
+    assert found(read(allowed.post(FIND, {"secret": CODE}))) == "Found web-1042, card 1"
+    assert others.post(FIND, {"secret": CODE}).status_code == others.get(FIND).status_code == 403
+    assert FIND not in read(others.get(LIST))
+    assert f'action="{FIND}"' in read(sign_in(superuser=True).get(LIST))
+
+
+def test_a_found_order_that_may_not_be_seen_is_named_and_not_linked(order: Order) -> None:
+    html = read(sign_in("find_card").post(FIND, {"secret": CODE}))
+
+    assert "<bdi>web-1042</bdi>, card 1" in html
+    assert order_page(order) not in html
+
+
+LIMITED = "You have searched 30 times within an hour. Try again later."
+
+
+def test_searches_for_cards_are_limited_to_30_per_person_and_hour(order: Order) -> None:
+    browser, other = sign_in("find_card"), sign_in("find_card")
+    for _search in range(30):
+        read(browser.post(FIND, {"secret": "CANARY-GUESS"}))
+
+    html = read(browser.post(FIND, {"secret": CODE}), status=429)
+
+    assert errors(html) == [LIMITED]
+    assert "aria-live" not in html
+    assert secrets_of(html) == []
+    # That somebody goes on is traced as well, once an hour.
+    read(browser.post(FIND, {"secret": CODE}), status=429)
+    refused = LogEntry.objects.filter(object_repr="Find by card code, refused")
+    assert refused.get().change_message == "Searched more than 30 times within an hour."
+    assert LogEntry.objects.count() == 31
+    assert found(read(other.post(FIND, {"secret": CODE}))) == "Found web-1042, card 1"
+    # What cannot be a code is no search.
+    assert errors(read(browser.post(FIND, {"secret": ""}))) == ["This field is required."]
+    earliest = LogEntry.objects.order_by("pk").first()
+    assert earliest
+    LogEntry.objects.filter(pk=earliest.pk).update(action_time=timezone.now() - timedelta(hours=1))
+    assert found(read(browser.post(FIND, {"secret": CODE}))) == "Found web-1042, card 1"
+    assert errors(read(browser.post(FIND, {"secret": CODE}), status=429)) == [LIMITED]
+
+
+class Mailbox(AdminEmailHandler):
+    """Keeps the mails that would go to the site's administrators."""
+
+    def __init__(self) -> None:
+        super().__init__(include_html=True)
+        self.mails: list[str] = []
+
+    def send_mail(self, subject: str, message: str, *args: Any, **options: Any) -> None:
+        self.mails.append(f"{subject}\n{message}\n{options.get('html_message')}")
+
+
+def test_the_error_mail_about_a_failed_search_holds_no_code(
+    boss: Client, order: Order, settings: Any
+) -> None:
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": []}
+    boss.raise_request_exception = False
+    mailbox = Mailbox()
+    logging.getLogger("django.request").addHandler(mailbox)
+    try:
+        html = read(boss.post(FIND, {"secret": CODE}), status=500)
+    finally:
+        logging.getLogger("django.request").removeHandler(mailbox)
+
+    (report,) = mailbox.mails
+    assert "GIFTCARDS[&#x27;ENCRYPTION_KEYS&#x27;] is not set." in report
+    assert "&lt;masked&gt;" in report
+    assert CODE.casefold() not in report.casefold()
+    assert CODE.casefold() not in html.casefold()
+
+
+# What others have written is shown as text.
+
+
+def test_texts_that_others_have_written_are_escaped(boss: Client) -> None:
+    evil = make_guide_order(
+        Status.FULFILLED,
+        reference=EVIL,
+        product_id=EVIL,
+        type_id=EVIL,
+        provider_order_id=EVIL,
+        problems=[Problem("status_unknown", {"status": f'"{EVIL}'}), Problem(EVIL)],
+        customer_email=f"{EVIL}@example.com",
+        customer_language=EVIL[:20],
+        quantity=1,
+        fulfilled_amount=PRICE,
+    )
+    StatusChange.objects.create(
+        order=evil,
+        from_status="PLACING",
+        to_status="HANDLING",
+        source="placing",
+        details=[Problem("found", {"provider_order_id": EVIL}).as_dict()],
+    )
+    line = {"product_id": PRODUCT, "type_id": EVIL, "quantity": 1, "reference": f"{EVIL}2"}
+    asked = boss.post(ADD, line)
+    added = place(boss, line, follow=True)
+    conflict = boss.post(ADD, {**line, "quantity": 2})
+    pages = [
+        boss.get(LIST),
+        boss.get(LIST, {"q": EVIL}),
+        boss.get(order_page(evil)),
+        boss.get(f"{LIST}{evil.pk}/history/"),
+        boss.get("/admin/"),
+        asked,
+        added,
+        conflict,
+    ]
+
+    for page in pages:
+        html = read(page)
+        assert "&lt;script&gt;alert(1)" in html
+        assert "<script>alert" not in html
+        assert 'title=""' not in html
+
+
+def test_the_reference_of_a_found_order_is_escaped(boss: Client) -> None:
+    receive(EVIL, CardSecret(CODE, SERIAL))
+
+    html = read(boss.post(FIND, {"secret": CODE}))
+
+    assert found(html) == f"Found {EVIL}, card 1"
+    assert "<script>alert" not in html

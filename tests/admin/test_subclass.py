@@ -1,0 +1,148 @@
+"""A shop's own page of orders: a subclass that hides some of them hides them everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.contrib.admin import AdminSite
+from django.test import Client
+from django.urls import path, reverse
+from django.utils import timezone
+
+from giftcards.admin import OrderAdmin
+from giftcards.admin.pages import OrderButton
+from giftcards.engine.recording import record_answers
+from giftcards.models import CardReveal, Order
+from giftcards.problems import Problem
+from giftcards.provider.answers import CardSecret
+from giftcards.statuses import Status
+from tests.builders import claim, make_guide_order, settled
+from tests.pages import (
+    ADD,
+    FIND,
+    LIST,
+    errors,
+    hidden,
+    messages,
+    order_page,
+    orders,
+    read,
+    text,
+)
+
+pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
+
+
+class BranchOrderAdmin(OrderAdmin):
+    """The orders of one branch of the shop."""
+
+    list_display = (*OrderAdmin.list_display, "customer_email")
+
+    def get_order_buttons(self, request: Any, order: Order) -> list[OrderButton]:
+        mine = OrderButton("Call the customer", f"/call/{order.pk}/")
+        return [*super().get_order_buttons(request, order), mine]
+
+    def get_queryset(self, request: Any) -> Any:
+        return super().get_queryset(request).exclude(reference="other-1")
+
+    def has_view_permission(self, request: Any, obj: Order | None = None) -> bool:
+        return super().has_view_permission(request, obj) and (
+            obj is None or obj.reference != "other-2"
+        )
+
+
+site = AdminSite()
+site.register(Order, BranchOrderAdmin)
+urlpatterns = [path("admin/", site.urls)]
+
+HIDDEN = ["other-1", "other-2"]
+
+
+def test_a_subclass_of_the_admin_can_add_columns(boss: Client) -> None:
+    make_guide_order(reference="web-1", customer_email="amina@example.com")
+    [row] = orders(read(boss.get(LIST)))
+    assert (row[0], row[-1]) == ("web-1", "amina@example.com")
+
+
+def test_a_subclass_of_the_admin_can_add_buttons(boss: Client) -> None:
+    order = make_guide_order(Status.UNCONFIRMED, reference="web-1")
+    html = read(boss.get(order_page(order)))
+    assert "What happened to this order?" in html
+    assert f'href="/call/{order.pk}/">Call the customer</a>' in html
+
+
+@pytest.mark.parametrize("reference", HIDDEN)
+def test_an_order_that_a_subclass_hides_cannot_be_decided_about(
+    boss: Client, reference: str
+) -> None:
+    order = make_guide_order(
+        Status.UNCONFIRMED, reference=reference, problems=[Problem("answer_lost")]
+    )
+    for name in ("resolve", "adopt", "release", "price", "tick_off", "check", "note"):
+        address = reverse(f"admin:giftcards_order_{name}", args=[order.pk])
+        assert boss.post(address, {"outcome": "reject", "note": "x"}).status_code == 403
+    fingerprint = reverse("admin:giftcards_order_fingerprint", args=[order.pk])
+    assert boss.get(fingerprint).status_code == 403
+    assert not order.notes.exists()
+    order.refresh_from_db()
+    assert order.status == Status.UNCONFIRMED
+
+
+@pytest.mark.parametrize("reference", HIDDEN)
+def test_an_order_that_a_subclass_hides_is_found_without_a_link(
+    boss: Client, reference: str
+) -> None:
+    order = make_guide_order(reference=reference, quantity=1)
+    answer = settled("FULFILLED", [CardSecret("CANARY-1", "")], quantity=1)
+    record_answers([(claim(order)[0], answer)], now=timezone.now())
+    html = read(boss.post(FIND, {"secret": "CANARY-1"}))
+    assert f"Found {reference}, card 1" in text(html)
+    assert order_page(order) not in html
+
+
+@pytest.mark.parametrize("reference", HIDDEN)
+def test_no_page_names_a_related_order_that_a_subclass_hides(boss: Client, reference: str) -> None:
+    shown = make_guide_order(Status.PARTIALLY_FILLED, reference="web-1", group="cart")
+    again = make_guide_order(reference=reference, group="cart", repeats=shown)
+    make_guide_order(reference="web-2", group="cart", repeats=again)
+    for order in (shown, Order.objects.get(reference="web-2")):
+        html = read(boss.get(order_page(order)))
+        assert reference not in html
+        assert order_page(again) not in html
+
+
+@pytest.mark.parametrize("reference", HIDDEN)
+def test_a_repetition_of_an_order_that_a_subclass_hides_is_a_taken_reference(
+    boss: Client, reference: str
+) -> None:
+    line = {"product_id": "p", "type_id": "t", "quantity": 1, "reference": reference}
+    Order.objects.record(Order(**line))
+    html = read(boss.post(ADD, line))
+    assert errors(html) == ["This reference is taken. Use another one for another order."]
+
+
+@pytest.mark.parametrize("reference", HIDDEN)
+def test_the_owner_of_an_id_is_not_named_if_a_subclass_hides_it(
+    boss: Client, reference: str
+) -> None:
+    make_guide_order(reference=reference, provider_order_id="B1")
+    lost = make_guide_order(Status.UNCONFIRMED, reference="web-1")
+    page = reverse("admin:giftcards_order_resolve", args=[lost.pk])
+    choice = {"outcome": "adopt-other", "provider_order_id": "B1", "is_sure": "on"}
+    html = read(boss.post(page, {**hidden(read(boss.get(page))), **choice}))
+    assert messages(html) == ["This is another of your orders already."]
+    assert reference not in text(html)
+
+
+@pytest.mark.parametrize("reference", HIDDEN)
+def test_cards_of_orders_that_a_shop_hides_are_not_revealed(boss: Client, reference: str) -> None:
+    order = make_guide_order(reference=reference, quantity=1)
+    answer = settled("FULFILLED", [CardSecret("CANARY-1", "")], quantity=1)
+    record_answers([(claim(order)[0], answer)], now=timezone.now())
+    card = order.cards.get()
+
+    assert boss.get(reverse("admin:giftcards_card_ask", args=[card.pk])).status_code == 403
+    address = reverse("admin:giftcards_card_reveal", args=[card.pk])
+    assert boss.post(address, {"reason": "Lost"}).status_code == 403
+    assert not CardReveal.objects.exists()

@@ -1,0 +1,289 @@
+"""The sentences that an order's page begins with: one set for each status and situation."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.utils import timezone, translation
+
+from giftcards.admin.summary import Story, summarise
+from giftcards.models import Order
+from giftcards.problems import Problem
+from giftcards.statuses import Status
+from tests.builders import PRICE, build_guide_order
+from tests.pages import text
+
+AT = datetime(2026, 11, 24, 22, 59, tzinfo=UTC)
+SOLD = {"sale_price": Decimal(550)}
+LOST = Problem("answer_lost")
+
+
+@pytest.fixture(autouse=True)
+def _in_november(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentences leave the year out while it is this one."""
+    monkeypatch.setattr(timezone, "now", lambda: AT + timedelta(hours=1))
+
+
+def tell(order: Order, *, shows_costs: bool = True, **more: Any) -> str:
+    return text(summarise(Story(order, shows_costs, **more))).replace("\xa0", " ")
+
+
+def settled_order(status: Status, **values: Any) -> Order:
+    delivered = {Status.FULFILLED: 5, Status.PARTIALLY_FILLED: 3}.get(status, 0)
+    quantity = values.get("quantity", 5)
+    figures = {"price_per_card": PRICE, "fulfilled_amount": min(delivered, quantity) * PRICE}
+    return build_guide_order(status, **{"settled_at": AT, **SOLD, **figures, **values})
+
+
+# Settled.
+
+
+def test_a_partly_delivered_order_says_what_came_what_was_credited_and_what_is_owed() -> None:
+    assert tell(settled_order(Status.PARTIALLY_FILLED)) == (
+        "3 of 5 cards delivered. The provider credited back 2 × 490 = 980 DA on 24 Nov 23:59."
+        " The customer is owed 2 × 550 = 1,100 DA."
+    )
+
+
+def test_the_sentences_leave_out_what_the_provider_charges_for_who_may_not_see_it() -> None:
+    order = settled_order(Status.PARTIALLY_FILLED)
+    assert tell(order, shows_costs=False) == (
+        "3 of 5 cards delivered. The provider credited back the price of 2 cards on 24 Nov 23:59."
+        " The customer is owed 2 × 550 = 1,100 DA."
+    )
+    whole = settled_order(Status.FULFILLED)
+    assert tell(whole, shows_costs=False) == "All 5 cards were delivered on 24 Nov 23:59."
+
+
+def test_a_delivered_order_says_what_it_cost() -> None:
+    assert tell(settled_order(Status.FULFILLED)) == (
+        "All 5 cards were delivered on 24 Nov 23:59. The provider charged 5 × 490 = 2,450 DA."
+    )
+
+
+def test_an_order_of_one_card_speaks_of_one_card() -> None:
+    one = {"quantity": 1, "fulfilled_quantity": 1, "fulfilled_amount": PRICE}
+    assert tell(settled_order(Status.FULFILLED, **one)) == (
+        "The card was delivered on 24 Nov 23:59. The provider charged 490 DA."
+    )
+    assert tell(settled_order(Status.REFUNDED, quantity=1)) == (
+        "No card was delivered. The provider credited back 490 DA on 24 Nov 23:59."
+        " The customer is owed 550 DA."
+    )
+
+
+def test_an_order_that_was_credited_back_owes_the_customer_everything() -> None:
+    assert tell(settled_order(Status.REFUNDED)) == (
+        "No card was delivered. The provider credited back 5 × 490 = 2,450 DA on 24 Nov 23:59."
+        " The customer is owed 5 × 550 = 2,750 DA."
+    )
+
+
+def test_unknown_amounts_are_said_to_be_unknown_and_never_to_be_zero() -> None:
+    unknown = {"price_per_card": None, "fulfilled_amount": None, "sale_price": None}
+    assert tell(settled_order(Status.FULFILLED, **unknown)) == (
+        "All 5 cards were delivered on 24 Nov 23:59. The provider does not say what it charged."
+    )
+    assert tell(settled_order(Status.PARTIALLY_FILLED, **unknown)) == (
+        "3 of 5 cards delivered. The provider credited back the price of 2 cards on 24 Nov 23:59;"
+        " the amount is not known. What the customer is owed is not known: the order has no"
+        " sale amount."
+    )
+
+
+def test_an_amount_that_is_no_product_is_shown_without_arithmetic() -> None:
+    paid = {"sale_price": None, "sale_amount": Decimal(2_700)}
+    assert tell(settled_order(Status.PARTIALLY_FILLED, **paid)).endswith(
+        "The customer is owed 1,080 DA."
+    )
+    charged = settled_order(Status.FULFILLED, fulfilled_amount=Decimal("2449.50"))
+    assert tell(charged).endswith("The provider charged 2,449.50 DA.")
+
+
+def test_a_customer_who_paid_nothing_is_owed_nothing() -> None:
+    assert "owed" not in tell(settled_order(Status.REFUNDED, sale_price=Decimal(0)))
+
+
+def test_missing_cards_that_were_ordered_again_are_named() -> None:
+    order = settled_order(Status.PARTIALLY_FILLED)
+    assert tell(order, was_repeated=True, repeated_by="<a>web-2</a>").endswith(
+        " The missing cards were ordered again: web-2."
+        " What the customer paid for them went to the new order."
+    )
+
+
+def test_missing_cards_that_were_ordered_again_out_of_sight_are_not_owed() -> None:
+    found = tell(settled_order(Status.PARTIALLY_FILLED), was_repeated=True)
+    assert found.endswith(
+        " The missing cards were ordered again."
+        " What the customer paid for them went to the new order."
+    )
+    assert "owed" not in found
+
+
+@pytest.mark.parametrize("sale_price", [None, Decimal(0)], ids=["unknown", "nothing"])
+def test_money_that_is_not_known_went_nowhere(sale_price: Decimal | None) -> None:
+    order = settled_order(Status.PARTIALLY_FILLED, sale_price=sale_price)
+    assert tell(order, was_repeated=True).endswith(" The missing cards were ordered again.")
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, "1 problem needs a person: see below."),
+        (2, "2 problems need a person: see below."),
+    ],
+)
+def test_open_problems_are_counted(count: int, expected: str) -> None:
+    problems = [LOST, Problem("not_known")][:count]
+    assert tell(settled_order(Status.FULFILLED, problems=problems)).endswith(expected)
+
+
+# Not settled.
+
+
+def test_a_new_order_is_sent_by_itself() -> None:
+    assert tell(build_guide_order(Status.PENDING)) == (
+        "The order is recorded; nothing has been bought yet. It is sent by itself in a moment."
+    )
+
+
+def test_an_order_that_could_not_be_sent_says_that_nothing_was_bought() -> None:
+    order = build_guide_order(Status.PENDING, problems=[Problem("not_sent")])
+    assert tell(order) == (
+        "The order could not be sent yet; nothing has been bought. It is tried again by itself."
+        " 1 problem needs a person: see below."
+    )
+
+
+def test_a_held_order_waits_for_a_decision_about_its_price() -> None:
+    above = Problem("price_above", {"price": "570.00", "ceiling": "550.00"})
+    order = build_guide_order(Status.PENDING, problems=[above], due_at=None, **SOLD)
+    decision = "Nothing is bought until a person approves the price or rejects the order."
+    assert tell(order) == (
+        f"The order is held: a card costs 570 DA, and may cost 550 DA. {decision}"
+    )
+    discreet = tell(order, shows_costs=False)
+    assert discreet == (
+        f"The order is held: a card costs more at the provider than it may. {decision}"
+    )
+
+
+def test_an_order_that_is_proven_absent_is_sent_again() -> None:
+    order = build_guide_order(Status.PENDING)
+    assert tell(order, reason=Problem("absent")) == (
+        "The provider's list does not show it: it was not bought. It is sent by itself in a moment."
+    )
+
+
+def test_an_order_whose_price_was_approved_names_who_approved_it() -> None:
+    amounts = {"by": "amina", "price": "570.00", "ceiling": "550.00"}
+    approved = Problem("staff_approved", amounts)
+    order = build_guide_order(Status.PENDING)
+    assert tell(order, reason=approved) == (
+        "amina approved a price of 570 DA a card, instead of 550 DA. It is sent by itself in a"
+        " moment."
+    )
+    assert "570" not in tell(order, reason=approved, shows_costs=False)
+
+
+def test_an_order_that_is_being_sent_says_so() -> None:
+    assert tell(build_guide_order(Status.PLACING)) == (
+        "The order is being sent to the provider at this moment."
+    )
+
+
+def test_an_unconfirmed_order_is_looked_for_or_waits_for_a_person() -> None:
+    sent = "The order was sent, and it is not known whether it was bought."
+    order = build_guide_order(Status.UNCONFIRMED)
+    assert tell(order).startswith(f"{sent} It is looked for at the provider by itself, and never")
+    order.candidates = [{"id": "B1"}]
+    assert tell(order) == f"{sent} A person has to say what became of it."
+    assert tell(build_guide_order(Status.UNCONFIRMED, due_at=None)).endswith(
+        "A person has to say what became of it."
+    )
+
+
+def test_an_accepted_order_says_since_when_and_that_its_cards_come_by_themselves() -> None:
+    order = build_guide_order(accepted_at=AT)
+    assert tell(order) == (
+        "The provider accepted the order on 24 Nov 23:59. Its cards come by themselves, mostly"
+        " within a minute."
+    )
+    order.fulfilled_quantity = 2
+    assert tell(order).endswith("2 of 5 cards have come so far.")
+
+
+def test_a_delayed_order_says_when_the_provider_is_asked_next() -> None:
+    order = build_guide_order(Status.DELAYED, accepted_at=AT, due_at=AT + timedelta(minutes=15))
+    assert tell(order) == (
+        "The provider accepted the order on 24 Nov 23:59, and takes longer than usual. The customer"
+        " has to wait. The provider is asked again by itself, next on 25 Nov 00:14."
+    )
+    order.due_at = None
+    assert tell(order).endswith("The provider is not asked by itself any more: ask its support.")
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        (None, "The order was rejected: nothing was bought."),
+        (
+            Problem("refused", {"reason": "out_of_stock"}),
+            "The provider refused the order: nothing was bought. It is out of stock.",
+        ),
+        (
+            Problem("given_up", {"seconds": "3600"}),
+            "It could not be sent for 3600 seconds and was given up: nothing was bought.",
+        ),
+        (
+            Problem("staff_declined", {"by": "karim"}),
+            "karim rejected the order: it costs too much.",
+        ),
+    ],
+)
+def test_a_rejected_order_says_why_and_owes_everything(
+    reason: Problem | None, expected: str
+) -> None:
+    order = build_guide_order(Status.REJECTED, **SOLD)
+    assert tell(order, reason=reason) == (f"{expected} The customer is owed 5 × 550 = 2,750 DA.")
+
+
+# In every language.
+
+
+@pytest.mark.parametrize("language", ["en", "fr", "ar"])
+@pytest.mark.parametrize("status", Status)
+@pytest.mark.parametrize("quantity", [1, 2, 3, 11, 100])
+def test_every_status_has_sentences_in_every_language(
+    status: Status, language: str, quantity: int
+) -> None:
+    delivered = {Status.FULFILLED: quantity, Status.PARTIALLY_FILLED: 1}.get(status, 0)
+    order = build_guide_order(
+        status, quantity=quantity, fulfilled_quantity=delivered, problems=[LOST], **SOLD
+    )
+    for shows_costs in (True, False):
+        with translation.override(language):
+            found = tell(order, shows_costs=shows_costs)
+        assert found.endswith(".")
+        assert "%(" not in found
+
+
+def test_arithmetic_is_isolated_and_runs_from_left_to_right_in_arabic() -> None:
+    with translation.override("ar"):
+        found = summarise(Story(settled_order(Status.PARTIALLY_FILLED), shows_costs=True))
+    assert (
+        '<span class="giftcards-money"><bdi class="giftcards-money" dir="ltr">2 × 490</bdi> = '
+        '<bdi class="giftcards-money"><span class="giftcards-whole" dir="ltr">980</span>'
+        "\xa0دج</bdi></span>"
+    ) in found
+
+
+def test_what_others_have_written_is_escaped() -> None:
+    order = build_guide_order(Status.REJECTED)
+    refused = Problem("refused", {"message": "<b>no</b>"})
+    found = summarise(Story(order, shows_costs=True, reason=refused))
+    assert "<bdi>&lt;b&gt;no&lt;/b&gt;</bdi>" in found

@@ -1,0 +1,103 @@
+"""Every page of the admin under other themes, which replace the templates that ours extend."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pages import text
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+Pages = dict[str, str]
+
+# What has to be readable, wherever the theme puts it.
+SHOWN = {
+    "list": "Requests to the provider are paused. The provider does not answer. It is away.",
+    "provider": "The provider does not answer. It is away.",
+    "search": "web-1040",
+    "add by id": "The provider's catalogue has not been read yet",
+    "add": "Your own unique name for the order.",
+    "confirm": "What it costs Price per card unknown Total unknown",
+    "change": "The catalogue was read on",
+    "product": "PSN 500 DA",
+    "products": "PlayStation Network",
+    "add, wrong": "Ensure this value is greater than or equal to 1.",
+    "settled": "Credited back 2 × 490 980 DA",
+    "lost": "What happened to this order? To do",
+    "adopted": "Release it from its order at the provider",
+    "resolve": "What was sent Reference: web-1040",
+    "resolve, wrong": "This field is required.",
+    "release": "Is it another order? This order was taken for the provider's order",
+    "adopt": "It does not match what was sent.",
+    "held": "What may a card cost?",
+    "price": "Buy it: at most 570 DA a card, 1,710 DA in all.",
+    "price, wrong": "This field is required.",
+    "repeat": "Order the missing cards again 2 cards of this order did not come.",
+    "find": "Find by card code Code or serial:",
+    "found": "Found web-1042, card 1",
+    "ask": "Reveal card 1 The code of card 1 of order web-1042 is shown for a minute.",
+    "ask, wrong": "This field is required.",
+    "revealed": "Code AAAA-AAAA-AAAA-AAAA Copy Serial 111111111",
+    "reveals": "Lost the e-mail",
+    "checked": "1 order will be checked in a moment.",
+    "history": "Asked for a check.",
+    "index": "Orders",
+}
+
+
+@pytest.fixture(
+    scope="module", params=[("unfold", ""), ("unfold", "subclass"), ("jazzmin", "")], ids=" ".join
+)
+def pages(request: pytest.FixtureRequest) -> Pages:
+    theme, how = request.param
+    if importlib.util.find_spec(theme) is None:
+        pytest.skip(f"Needs django-{theme}.")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.themes.visit", theme, *filter(None, [how])]
+    visit = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert visit.returncode == 0, visit.stderr
+    seen: Pages = json.loads(visit.stdout)
+    return seen
+
+
+def test_every_page_opens_under_a_theme_and_shows_what_matters(pages: Pages) -> None:
+    assert pages.keys() == SHOWN.keys()
+    missing = {
+        name: text(html)[-300:] for name, html in pages.items() if SHOWN[name] not in text(html)
+    }
+    assert missing == {}
+
+
+def test_every_page_about_an_order_names_it_under_a_theme(pages: Pages) -> None:
+    names = {
+        "settled": "web-1042",
+        "repeat": "web-1042",
+        "adopted": "web-1050",
+        "release": "web-1050",
+    }
+    names |= dict.fromkeys(("lost", "resolve", "resolve, wrong", "adopt"), "web-1040")
+    names |= dict.fromkeys(("held", "price", "price, wrong"), "web-1035")
+    for name, reference in names.items():
+        assert f"<bdi>{reference}</bdi>" in pages[name], name
+
+
+def test_every_form_names_its_object_under_a_theme(pages: Pages) -> None:
+    for name in ("lost", "resolve", "resolve, wrong", "release", "price", "price, wrong", "repeat"):
+        assert 'name="about"' in pages[name], name
+    assert 'name="seen"' in pages["adopt"]
+
+
+def test_no_page_holds_a_code_under_a_theme(pages: Pages) -> None:
+    for name, html in pages.items():
+        if name == "revealed":
+            continue
+        for secret in ("AAAA-AAAA", "CANARY", "gAAAA"):
+            assert secret not in html, name

@@ -1,0 +1,279 @@
+"""WCAG 2.1 AA: what axe-core finds in every page, in each language, theme and window.
+
+To see what a newer axe-core finds: ``GIFTCARDS_TESTS_AXE=axe.min.js make test ARGS=tests/browser``.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from itertools import product
+
+import pytest
+from django.contrib import admin
+from django.urls import resolve
+from django.utils import timezone
+
+from giftcards.catalogue import read_catalogue
+from giftcards.conf import conf
+from giftcards.engine.gateway import Gateway
+from giftcards.models import Order, Product, ProviderState
+from giftcards.provider.client import Client
+from giftcards.simulator import Simulator
+from tests.browser.axe import THEMES, WINDOWS, load, look, missing, violations
+from tests.browser.browser import Browser
+from tests.browser.people import log_in_as
+from tests.builders import CARDS, PRODUCT, TYPE
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+]
+
+LIST = "/admin/giftcards/order/"
+PROVIDER = "/admin/giftcards/providerstate/"
+PRODUCTS = "/admin/giftcards/product/"
+SUBMIT = ".submit-row [type=submit]"
+# The narrowest window in which no page may have to be moved sideways.
+NARROWEST = (360, 740)
+
+Visit = Callable[[Browser], None]
+Looks = Iterable[tuple[str, tuple[int, int]]]
+
+
+def at(address: str) -> Visit:
+    return lambda browser: browser.open(address)
+
+
+def about(reference: str, name: str = "change") -> Visit:
+    """A page about an order."""
+
+    def visit(browser: Browser) -> None:
+        browser.open(f"{LIST}{Order.objects.get(reference=reference).pk}/{name}/")
+
+    return visit
+
+
+def sent(visit: Visit, button: str = SUBMIT, **values: str) -> Visit:
+    """What answers the form of a page, filled in with these values."""
+
+    def press(browser: Browser) -> None:
+        visit(browser)
+        browser.fill(**values)
+        browser.run(
+            "document.querySelectorAll('form').forEach(form => { form.noValidate = true; })"
+        )
+        browser.press(button)
+
+    return press
+
+
+def comparison(browser: Browser) -> None:
+    """A lost order beside one at the provider."""
+    with Client(base_url=conf.base_url, api_key=conf.api_key, timeout=5) as client:
+        other = client.place(product_id=PRODUCT, type_id=TYPE, quantity=3).order_id
+    about("web-1040", "resolve")(browser)
+    browser.find("[value=adopt-other]").click()
+    browser.fill(provider_order_id=other)
+    browser.find("[name=is_sure]").click()
+    browser.press(SUBMIT)
+
+
+def adopted(name: str) -> Visit:
+    """A page about an order that staff have taken for one at the provider."""
+
+    def visit(browser: Browser) -> None:
+        comparison(browser)
+        browser.find("[name=is_sure]").click()
+        browser.press(SUBMIT)
+        about("web-1040", name)(browser)
+
+    return visit
+
+
+def asking(browser: Browser) -> None:
+    """Why a code is to be revealed."""
+    about("web-1042")(browser)
+    browser.press("a[href*='/cards/']")
+
+
+def with_catalogue(visit: Visit) -> Visit:
+    """A page once the provider's catalogue has been read."""
+
+    def read(browser: Browser) -> None:
+        with Gateway() as gateway:
+            assert read_catalogue(gateway, on_wait=lambda _reading: None).is_whole
+        visit(browser)
+
+    return read
+
+
+def chosen(browser: Browser) -> None:
+    """What is bought, before it is bought."""
+    browser.open(f"{LIST}add/")
+    browser.run(f"document.querySelector('[name=card]').value = '{PRODUCT} {TYPE}'")
+    browser.fill(quantity="2")
+    browser.press("[name=_save]")
+
+
+def a_product(browser: Browser) -> None:
+    browser.open(f"{PRODUCTS}{Product.objects.get(product_id=PRODUCT).pk}/change/")
+
+
+def paused_at_the_provider(browser: Browser) -> None:
+    paused(browser)
+    browser.open(PROVIDER)
+
+
+def paused(browser: Browser) -> None:
+    until = timezone.now() + timedelta(minutes=5)
+    ProviderState.objects.pause("outage", detail="It is away.", until=until)
+    browser.open(LIST)
+
+
+# Pages that change what the others show come last.
+PAGES: dict[str, Visit] = {
+    "list": at(LIST),
+    "list, filtered": at(f"{LIST}?status__exact=DELAYED"),
+    "search without a result": at(f"{LIST}?q=nobody"),
+    "new order": at(f"{LIST}add/"),
+    "new order, wrong": sent(at(f"{LIST}add/"), "[name=_save]", quantity="0"),
+    "new order by catalogue": with_catalogue(at(f"{LIST}add/")),
+    "new order, before it is bought": chosen,
+    "catalogue": at(PRODUCTS),
+    "product": a_product,
+    "find a card": at(f"{LIST}find-card/"),
+    "find a card, found": sent(at(f"{LIST}find-card/"), secret=CARDS[0].value),
+    "find a card, several": sent(at(f"{LIST}find-card/"), secret=CARDS[0].value[-4:]),
+    "find a card, wrong": sent(at(f"{LIST}find-card/")),
+    "delivered": about("web-1036"),
+    "credited back": about("web-1038"),
+    "rejected": about("web-1039"),
+    "lost": about("web-1040"),
+    "delayed": about("web-1041"),
+    "partly delivered": about("web-1042"),
+    "in progress": about("web-1043"),
+    "to be sent": about("web-1044"),
+    "held": about("web-1035"),
+    "what may it cost": about("web-1035", "price"),
+    "what may it cost, wrong": sent(about("web-1035", "price")),
+    "reveal": asking,
+    "reveal, wrong": sent(asking),
+    "revealed": sent(asking, reason="Lost the e-mail"),
+    "revealed codes": at("/admin/giftcards/cardreveal/"),
+    "note, wrong": sent(about("web-1042"), "button[form=giftcards-note]"),
+    "order again": about("web-1042", "repeat"),
+    "ordered again": sent(about("web-1042", "repeat")),
+    "what happened": about("web-1040", "resolve"),
+    "what happened, wrong": sent(about("web-1040", "resolve")),
+    "compare": comparison,
+    "release": adopted("release"),
+    "history": about("web-1040", "history"),
+    "provider": at(PROVIDER),
+    "list, paused": paused,
+    "provider, paused": paused_at_the_provider,
+}
+
+# Why nobody sees these pages.
+UNSEEN = {
+    "giftcards_order_tick_off": "a POST that leads to the order",
+    "giftcards_order_adopt": "a POST of the comparison, which leads to the order",
+    "giftcards_order_check": "a POST that leads to the order",
+    "giftcards_order_fingerprint": "read by a script",
+    "giftcards_providerstate_resume": "a POST that leads to the provider",
+    "giftcards_order_delete": "nobody deletes orders",
+    "giftcards_providerstate_add": "there is one",
+    "giftcards_providerstate_change": "nobody edits it",
+    "giftcards_providerstate_delete": "nobody deletes it",
+    "giftcards_providerstate_history": "nothing leads there",
+    **{
+        f"giftcards_{model}_{page}": "the provider's catalogue and the trace are read only"
+        for model in ("product", "cardreveal")
+        for page in ("add", "delete", "history")
+    },
+    "giftcards_cardreveal_change": "nothing leads there",
+}
+
+
+# Each theme and each window is seen in every language; how they meet, in English.
+ALL_LOOKS = tuple(product(THEMES, WINDOWS))
+LOOKS = {"en": ALL_LOOKS, "fr": ALL_LOOKS[::3], "ar": ALL_LOOKS[::3]}
+# Django's table of who did what.
+WIDE = {"history"}
+
+
+class Findings:
+    """What is wrong, and in which pages; empty if all is well."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, list[str]] = defaultdict(list)
+
+    def look_at(self, browser: Browser, name: str, looks: Looks = ALL_LOOKS) -> None:
+        """Add what is wrong with the current page in these themes and windows."""
+        load(browser)
+        for theme, window in looks:
+            look(browser, theme, window)
+            for violation in violations(browser):
+                self._places[str(violation)].append(f"{name} ({theme}, {window[0]} px)")
+        look(browser, THEMES[0], NARROWEST)
+        if browser.overflow() and name not in WIDE:
+            self._places[f"wider than a window of {NARROWEST[0]} px"].append(name)
+        look(browser, THEMES[0], WINDOWS[0])
+
+    def __bool__(self) -> bool:
+        return bool(self._places)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{what}\n  in {', '.join(at)}" for what, at in self._places.items())
+
+
+@pytest.mark.parametrize("language", LOOKS)
+def test_axe_finds_nothing_of_ours(boss: Browser, simulator: Simulator, language: str) -> None:
+    boss.speak(language)
+    found, names = Findings(), set()
+    for name, visit in PAGES.items():
+        visit(boss)
+        names.add(resolve(boss.run("return location.pathname")).url_name)
+        found.look_at(boss, name, LOOKS[language])
+    assert not found, str(found)
+    # A new page is listed above, or it is said why nobody sees it.
+    assert ours() - names == UNSEEN.keys()
+
+
+def ours() -> set[str]:
+    """The names of the addresses of the app's pages in the admin."""
+    return {
+        pattern.name
+        for model, pages in admin.site._registry.items()
+        if model._meta.app_label == "giftcards"
+        for pattern in pages.get_urls()
+        if pattern.name
+    }
+
+
+@pytest.mark.parametrize("role", ["support", "accountant", "reader"])
+def test_axe_finds_nothing_in_what_a_role_sees(browser: Browser, role: str) -> None:
+    log_in_as(browser, role)
+    found = Findings()
+    for name in ("list", "lost", "partly delivered", "held"):
+        PAGES[name](browser)
+        found.look_at(browser, name)
+    assert not found, str(found)
+
+
+def test_axe_does_find_what_is_wrong(boss: Browser) -> None:
+    """The test above can fail: in each theme, for a mistake of ours and one of markup."""
+    boss.open(LIST)
+    boss.run(
+        "const content = document.querySelector('#content');"
+        "content.insertAdjacentHTML('beforeend', '<img src=\"/static/giftcards/none.png\">');"
+        "document.querySelectorAll('.giftcards-badge').forEach(badge => {"
+        " badge.style.setProperty('color', '#777'); });"
+    )
+    load(boss)
+    for theme in THEMES:
+        look(boss, theme, WINDOWS[0])
+        assert {violation.rule for violation in violations(boss)} >= {"image-alt", "color-contrast"}
+        assert any("giftcards-badge" in str(violation) for violation in violations(boss))

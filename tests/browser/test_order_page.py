@@ -1,0 +1,101 @@
+"""The page of an order in a real browser: what its script does, and what works without it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+from selenium.webdriver.support.ui import WebDriverWait
+
+from giftcards.models import Note, Order
+from giftcards.statuses import Status
+from tests.browser.browser import Browser
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+LIST = "/admin/giftcards/order/"
+# The script asks every five seconds.
+PATIENCE = 15
+
+
+def open_page(browser: Browser, reference: str) -> Order:
+    order = Order.objects.get(reference=reference)
+    browser.open(f"{LIST}{order.pk}/change/")
+    return order
+
+
+def wait_for_text(browser: Browser, selector: str, text: str) -> None:
+    def is_there(_driver: object) -> bool:
+        return text in browser.run(
+            "const found = document.querySelector(arguments[0]);"
+            "return found && !found.hidden ? found.textContent : '';",
+            selector,
+        )
+
+    WebDriverWait(browser.driver, PATIENCE).until(is_there)
+
+
+def settle(order: Order) -> None:
+    Order.objects.filter(pk=order.pk).update(
+        status=Status.REFUNDED, settled_at=timezone.now(), due_at=None
+    )
+
+
+def test_an_open_order_shows_itself_again_once_it_has_changed(boss: Browser) -> None:
+    order = open_page(boss, "web-1043")
+    assert "Its cards come by themselves" in boss.texts(".giftcards-summary")[0]
+
+    settle(order)
+
+    wait_for_text(boss, ".giftcards-summary", "No card was delivered.")
+    assert boss.find_all("#giftcards-follow") == []
+    assert boss.complaints() == []
+
+
+def test_a_page_on_which_something_was_typed_stays_and_says_that_it_is_old(boss: Browser) -> None:
+    order = open_page(boss, "web-1043")
+    boss.fill(note="She has")
+
+    settle(order)
+
+    wait_for_text(boss, ".giftcards-changed", "The order has changed meanwhile.")
+    assert boss.find("[name=note]").get_attribute("value") == "She has"
+    boss.follow("Show it as it is now")
+    assert "No card was delivered." in boss.texts(".giftcards-summary")[0]
+
+
+def test_a_page_that_nobody_looks_at_asks_nothing(boss: Browser) -> None:
+    open_page(boss, "web-1043")
+    asked = boss.run(
+        "window.asked = 0;"
+        "window.fetch = () => { window.asked += 1; return new Promise(() => {}); };"
+        "window.waits = 0; window.setTimeout = () => { window.waits += 1; return 0; };"
+        "Object.defineProperty(document, 'hidden', {get: () => true, configurable: true});"
+        "document.dispatchEvent(new Event('visibilitychange'));"
+        "const hidden = [window.asked, window.waits];"
+        "Object.defineProperty(document, 'hidden', {get: () => false, configurable: true});"
+        "document.dispatchEvent(new Event('visibilitychange'));"
+        "return [...hidden, window.asked];"
+    )
+    assert asked == [0, 0, 1]
+
+
+@pytest.mark.parametrize("language", ["en", "fr", "ar"])
+def test_a_note_and_a_check_need_no_script(boss: Browser, language: str) -> None:
+    boss.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        boss.speak(language)
+        boss.resize(390, 844)
+        order = open_page(boss, "web-1041")
+        Order.objects.filter(pk=order.pk).update(due_at=timezone.now() + timedelta(hours=1))
+        boss.find("[name=note]").send_keys("اتصلت الزبونة.")
+        boss.find("button[form=giftcards-note]").click()
+        boss.find(".messagelist li")
+        assert Note.objects.get().text == "اتصلت الزبونة."
+        boss.find(".giftcards-decide button").click()
+        WebDriverWait(boss.driver, PATIENCE).until(
+            lambda _driver: Order.objects.get(pk=order.pk).due_at <= timezone.now()
+        )
+    finally:
+        boss.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

@@ -1,0 +1,409 @@
+"""The request budget: never more than the limit in a minute of the provider's, and hardly less."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.utils import timezone
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from giftcards.conf import conf
+from giftcards.engine.budget import Budget, Purpose, Shares, Slot
+from giftcards.models import RequestSlot
+from tests.stage import in_threads, slots_in_use, spend_budget
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+LIMITS = st.integers(1, 2_000)
+INTERVALS = st.floats(0.1, 300)
+QUESTIONS = [Purpose.LISTING, Purpose.CHECKING, Purpose.CHECKING_LATE, Purpose.PRICING]
+
+
+def shares(limit: int = 120, poll_interval: float = 5) -> Shares:
+    return Shares.of(limit=limit, poll_interval=poll_interval)
+
+
+def free_for(budget: Budget, purpose: Purpose, *, has_list: bool = True) -> int:
+    """How many requests can be made for ``purpose`` now; they are made."""
+    requests = itertools.takewhile(
+        bool, (budget.take(purpose, has_list=has_list) for _ in itertools.count())
+    )
+    return len(list(requests))
+
+
+class TestShares:
+    @given(LIMITS, INTERVALS)
+    def test_every_request_slot_belongs_to_exactly_one_share(
+        self, limit: int, poll_interval: float
+    ) -> None:
+        parts = shares(limit, poll_interval)
+        assert [*parts.listing, *parts.late, *parts.common] == list(range(limit))
+
+    @given(LIMITS, INTERVALS)
+    def test_at_least_half_of_the_request_slots_are_common(
+        self, limit: int, poll_interval: float
+    ) -> None:
+        assert len(shares(limit, poll_interval).common) >= limit / 2
+
+    @pytest.mark.parametrize(
+        ("limit", "poll_interval", "listing", "late"),
+        [
+            (120, 5, 12, 1),
+            (120, 1, 30, 1),
+            (120, 7, 9, 1),
+            (600, 5, 12, 1),
+            (30, 90, 1, 1),
+            (29, 5, 7, 0),
+            (4, 5, 1, 0),
+            (3, 5, 0, 0),
+            (1, 5, 0, 0),
+        ],
+    )
+    def test_the_list_has_a_slot_per_interval_up_to_a_quarter_and_late_orders_one(
+        self, limit: int, poll_interval: float, listing: int, late: int
+    ) -> None:
+        parts = shares(limit, poll_interval)
+        assert (len(parts.listing), len(parts.late)) == (listing, late)
+
+    @given(LIMITS, INTERVALS, st.booleans(), st.sampled_from(Purpose))
+    def test_every_purpose_has_a_request_slot_that_it_may_use(
+        self, limit: int, poll_interval: float, has_list: bool, purpose: Purpose
+    ) -> None:
+        pools = shares(limit, poll_interval).pools(purpose, has_list=has_list)
+        assert any(len(numbers) > left for numbers, left in pools)
+
+    @given(LIMITS, INTERVALS, st.booleans())
+    def test_placing_may_use_all_common_slots_and_no_others(
+        self, limit: int, poll_interval: float, has_list: bool
+    ) -> None:
+        parts = shares(limit, poll_interval)
+        assert parts.pools(Purpose.PLACING, has_list=has_list) == [(parts.common, 0)]
+
+    @given(st.integers(2, 2_000), INTERVALS, st.booleans(), st.sampled_from(QUESTIONS))
+    def test_questions_leave_at_least_an_eighth_of_the_common_slots_to_placing(
+        self, limit: int, poll_interval: float, has_list: bool, purpose: Purpose
+    ) -> None:
+        parts = shares(limit, poll_interval)
+        left = dict(parts.pools(purpose, has_list=has_list))[parts.common]
+        assert left >= max(len(parts.common) // 8, 1)
+
+    @given(LIMITS, INTERVALS, st.sampled_from([p for p in Purpose if p != Purpose.LISTING]))
+    def test_slots_of_the_list_are_used_by_nothing_else_while_it_is_read(
+        self, limit: int, poll_interval: float, purpose: Purpose
+    ) -> None:
+        parts = shares(limit, poll_interval)
+        taken = {n for numbers, _ in parts.pools(purpose, has_list=True) for n in numbers}
+        assert taken.isdisjoint(parts.listing)
+
+    @given(LIMITS, INTERVALS)
+    def test_slots_of_an_unread_list_go_to_checks_half_of_them_to_late_orders(
+        self, limit: int, poll_interval: float
+    ) -> None:
+        parts = shares(limit, poll_interval)
+        late, fresh = (
+            {n for numbers, _ in parts.pools(purpose, has_list=False) for n in numbers}
+            & set(parts.listing)
+            for purpose in (Purpose.CHECKING_LATE, Purpose.CHECKING)
+        )
+        assert late | fresh == set(parts.listing)
+        assert late.isdisjoint(fresh)
+        assert 0 <= len(fresh) - len(late) <= 1
+
+    @given(LIMITS, INTERVALS, st.booleans())
+    def test_the_catalogue_has_a_tenth_of_the_slots_at_most_and_none_that_is_set_aside(
+        self, limit: int, poll_interval: float, has_list: bool
+    ) -> None:
+        parts = shares(limit, poll_interval)
+        [(numbers, left)] = parts.pools(Purpose.CATALOGUE, has_list=has_list)
+        assert len(numbers) == max(limit // 10, 1)
+        assert left == 0
+        assert set(numbers) <= set(parts.common)
+
+    @given(st.integers(30, 2_000), INTERVALS, st.booleans())
+    def test_the_slot_for_late_orders_is_used_by_nothing_else(
+        self, limit: int, poll_interval: float, has_list: bool
+    ) -> None:
+        parts = shares(limit, poll_interval)
+        users = [
+            purpose
+            for purpose in Purpose
+            if (parts.late, 0) in parts.pools(purpose, has_list=has_list)
+        ]
+        assert users == [Purpose.CHECKING_LATE]
+
+
+class TestTaking:
+    @pytest.mark.parametrize(
+        ("purpose", "has_list", "count"),
+        [
+            # Of 40 slots the list has 10, late orders one; 29 are common.
+            (Purpose.PLACING, True, 29),
+            (Purpose.PLACING, False, 29),
+            (Purpose.LISTING, True, 10 + 26),
+            (Purpose.CHECKING, True, 26),
+            (Purpose.CHECKING, False, 26 + 5),
+            (Purpose.CHECKING_LATE, True, 26 + 1),
+            (Purpose.CHECKING_LATE, False, 26 + 5 + 1),
+            (Purpose.PRICING, True, 3),
+        ],
+    )
+    def test_each_purpose_gets_its_share_of_a_minute_and_no_more(
+        self, purpose: Purpose, has_list: bool, count: int, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=40, POLL_INTERVAL=5)
+        assert free_for(Budget(), purpose, has_list=has_list) == count
+        assert slots_in_use() == count
+
+    def test_placing_has_slots_left_when_questions_have_used_theirs_up(
+        self, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=40, POLL_INTERVAL=5)
+        budget = Budget()
+        free_for(budget, Purpose.CHECKING)
+        assert free_for(budget, Purpose.PLACING) == 3
+
+    def test_the_list_and_late_orders_have_slots_left_when_placing_used_the_rest(
+        self, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=40, POLL_INTERVAL=5)
+        budget = Budget()
+        free_for(budget, Purpose.PLACING)
+        assert free_for(budget, Purpose.CHECKING) == 0
+        assert free_for(budget, Purpose.LISTING) == 10
+        assert free_for(budget, Purpose.CHECKING_LATE) == 1
+
+    @pytest.mark.parametrize("purpose", Purpose)
+    def test_with_a_limit_of_one_any_purpose_that_comes_first_gets_the_slot(
+        self, purpose: Purpose, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=1)
+        assert free_for(Budget(), purpose) == 1
+        assert Budget().take(Purpose.PLACING, has_list=False) is None
+
+    def test_a_request_that_was_not_made_gives_its_slot_back_for_the_next_one(self) -> None:
+        spend_budget(but=1)
+        budget = Budget()
+        for _request in range(2):
+            slot = budget.take(Purpose.PLACING, has_list=True)
+            assert slot is not None
+            assert budget.take(Purpose.PLACING, has_list=True) is None
+            budget.give_back(slot)
+
+    def test_two_processes_share_one_request_budget(self, set_conf: Callable[..., None]) -> None:
+        set_conf(REQUESTS_PER_MINUTE=8, POLL_INTERVAL=60)
+        one, other = Budget(), Budget()
+        for budget in (one, other, one, other, one, other, one):
+            assert budget.take(Purpose.PLACING, has_list=True) is not None
+        assert free_for(one, Purpose.PLACING) == free_for(other, Purpose.PLACING) == 0
+
+    @pytest.mark.django_db(transaction=True)
+    def test_concurrent_processes_never_take_the_same_request_slot(
+        self, shared_database: str, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=20, POLL_INTERVAL=60)
+        Budget()
+
+        def take() -> list[Slot | None]:
+            budget = Budget()
+            return [budget.take(Purpose.PLACING, has_list=True) for _request in range(6)]
+
+        taken = [slot.number for slots in in_threads(4, take) for slot in slots if slot]
+        assert len(taken) == len(set(taken)) == slots_in_use() <= 19
+        # Who was beaten to all the slots that it looked at comes back for the rest.
+        assert len(taken) + free_for(Budget(), Purpose.PLACING) == 19
+
+
+class Clock:
+    """What ``timezone.now`` tells, in seconds since the beginning."""
+
+    _BEGAN = datetime(2024, 1, 1, tzinfo=UTC)
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def now(self) -> datetime:
+        return self._BEGAN + timedelta(seconds=self.seconds)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(timezone, "now", clock.now)
+    return clock
+
+
+class TestFreeing:
+    """A slot is free again when the provider no longer counts its request."""
+
+    @pytest.fixture
+    def budget(self, clock: Clock, set_conf: Callable[..., None]) -> Budget:
+        set_conf(REQUESTS_PER_MINUTE=1, REQUEST_TIMEOUT=20)
+        return Budget()
+
+    def can_take(self, budget: Budget) -> bool:
+        return budget.take(Purpose.PLACING, has_list=False) is not None
+
+    def test_a_slot_is_free_again_a_minute_after_the_answer(
+        self, budget: Budget, clock: Clock
+    ) -> None:
+        slot = budget.take(Purpose.PLACING, has_list=False)
+        assert slot is not None
+        clock.seconds = 2
+        budget.finish(slot)
+        clock.seconds = 61.9
+        assert not self.can_take(budget)
+        clock.seconds = 62
+        assert self.can_take(budget)
+
+    def test_a_slot_of_a_dead_process_is_free_a_minute_after_its_longest_request(
+        self, budget: Budget, clock: Clock
+    ) -> None:
+        assert self.can_take(budget)
+        for clock.seconds in (60, 79.9):
+            assert not self.can_take(budget)
+        clock.seconds = 80
+        assert self.can_take(budget)
+
+    def test_a_very_late_answer_does_not_free_the_slot_of_the_next_request(
+        self, budget: Budget, clock: Clock
+    ) -> None:
+        slot = budget.take(Purpose.PLACING, has_list=False)
+        assert slot is not None
+        clock.seconds = 80
+        assert self.can_take(budget)
+        for end in (budget.finish, budget.give_back):
+            end(slot)
+            clock.seconds += 79
+            assert not self.can_take(budget)
+            clock.seconds -= 79
+
+
+class TestWaiting:
+    @given(data=st.data(), limit=st.integers(1, 50), has_list=st.booleans())
+    @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_a_request_can_be_made_when_the_announced_wait_is_over_and_not_before(
+        self,
+        data: st.DataObject,
+        limit: int,
+        has_list: bool,
+        clock: Clock,
+        set_conf: Callable[..., None],
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=limit, POLL_INTERVAL=data.draw(st.integers(1, 30)))
+        clock.seconds = 0
+        RequestSlot.objects.all().delete()
+        budget = Budget()
+        for slot in RequestSlot.objects.all():
+            slot.until = clock.now() + timedelta(seconds=data.draw(st.integers(-5, 60)))
+            slot.save()
+        # Whether these may be asked for depends on the pace as well.
+        for purpose in set(Purpose) - {Purpose.PRICING, Purpose.CATALOGUE}:
+            clock.seconds = 0
+            wait = budget.wait_for(purpose, has_list=has_list)
+            assert 0 <= wait <= 60
+            if wait:
+                clock.seconds = wait - 0.001
+                assert budget.take(purpose, has_list=has_list) is None
+            clock.seconds = wait
+            slot = budget.take(purpose, has_list=has_list)
+            assert slot is not None
+            budget.give_back(slot)
+
+
+class Shop:
+    """Processes that make requests, and the provider that counts them, in simulated time.
+
+    The provider counts a request at a random moment between its sending and its answer, which takes
+    up to ``latency`` seconds. A process that dies leaves its slot as it is, and is replaced.
+    """
+
+    def __init__(self, clock: Clock, *, latency: float, death: float = 0, seed: int = 0) -> None:
+        self._clock = clock
+        self._latency = latency
+        self._death = death
+        self._random = random.Random(seed)
+        # When each request was counted.
+        self.counted: list[float] = []
+
+    def run(self, *purposes: Purpose, seconds: float, pause: float = 0) -> None:
+        """A process for each of ``purposes`` makes requests, with up to ``pause`` after each."""
+        agenda = [(0.0, number, self._process(p, pause)) for number, p in enumerate(purposes)]
+        while agenda[0][0] < seconds:
+            self._clock.seconds, number, process = agenda[0]
+            heapq.heapreplace(agenda, (self._clock.seconds + next(process), number, process))
+
+    def _process(self, purpose: Purpose, pause: float) -> Iterator[float]:
+        """Yields how long each step takes, in seconds."""
+        budget = Budget()
+        while True:
+            slot = budget.take(purpose, has_list=True)
+            if slot is None:
+                # A price is refused while the pace is high, which no waiting time foretells.
+                least = 1.0 if purpose is Purpose.PRICING else 0.001
+                yield max(budget.wait_for(purpose, has_list=True), least)
+            elif self._random.random() < self._death:
+                self._count(within=conf.request_timeout)
+                budget = Budget()
+            else:
+                latency = self._random.uniform(0.5, 1) * self._latency
+                self._count(within=latency)
+                yield latency
+                budget.finish(slot)
+                yield self._random.uniform(0, pause)
+
+    def _count(self, *, within: float) -> None:
+        self.counted.append(self._clock.seconds + self._random.uniform(0, within))
+
+    def most_in_a_minute(self) -> int:
+        # Moments on record are rounded to microseconds.
+        minute, times = 60 - 1e-5, sorted(self.counted)
+        return max(bisect_left(times, at + minute) - first for first, at in enumerate(times))
+
+
+class TestWindow:
+    @given(
+        limit=st.integers(1, 40),
+        latency=st.floats(0, 2),
+        pause=st.floats(0, 3),
+        death=st.sampled_from([0, 0.05, 0.5]),
+        purposes=st.lists(st.sampled_from(Purpose), min_size=1, max_size=6),
+        seed=st.integers(0, 2**32),
+    )
+    @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_the_provider_never_counts_more_requests_in_a_minute_than_the_limit(
+        self,
+        limit: int,
+        latency: float,
+        pause: float,
+        death: float,
+        purposes: list[Purpose],
+        seed: int,
+        clock: Clock,
+        set_conf: Callable[..., None],
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=limit, REQUEST_TIMEOUT=5)
+        RequestSlot.objects.all().delete()
+        clock.seconds = 0
+        shop = Shop(clock, latency=latency, death=death, seed=seed)
+        shop.run(*purposes, seconds=130, pause=pause)
+        assert shop.most_in_a_minute() <= limit
+
+    @pytest.mark.parametrize("limit", [30, 120])
+    def test_under_full_demand_nearly_all_of_the_request_budget_is_used(
+        self, limit: int, clock: Clock, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=limit)
+        shop = Shop(clock, latency=0.15)
+        demand = [Purpose.PLACING, Purpose.LISTING, Purpose.CHECKING_LATE]
+        shop.run(*demand, seconds=245)
+        # After the first minute, in which the shop begins.
+        used = len([at for at in shop.counted if 60 <= at < 240]) / 3
+        assert 0.95 * limit <= used <= limit

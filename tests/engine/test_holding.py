@@ -1,0 +1,585 @@
+"""What a card may cost: above it, nothing is bought before a person has decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import requests
+import responses
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.test import override_settings
+from django.utils import timezone
+from django_q.models import OrmQ
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.holding import approve_price, reject_held
+from giftcards.engine.loop import is_work_left
+from giftcards.engine.sending import send
+from giftcards.engine.sweep import check_now, sweep
+from giftcards.fulfilment import place_order
+from giftcards.models import Lease, Order, ProductPrices, ProviderState, StatusChange
+from giftcards.problems import Problem
+from giftcards.simulator import Simulator
+from giftcards.statuses import Status
+from giftcards.tasks import tick
+from tests.builders import make_order, problems
+from tests.stage import (
+    LINE,
+    PLACE,
+    PROVIDER,
+    PSN,
+    ago,
+    history,
+    in_threads,
+    messages,
+    posts,
+    refill_budget,
+    spend_budget,
+)
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+URL = f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}"
+ACCEPTED = {"success": True, "data": {"orderId": "A1"}}
+ABOVE = Problem("price_above", {"price": "49000.00", "ceiling": "550.00"})
+
+
+def run_sweep() -> None:
+    with Gateway() as gateway:
+        sweep(gateway)
+
+
+def held(simulator: Simulator, **values: Any) -> Order:
+    """An order that costs a hundred times what the customer pays."""
+    simulator.price_factor = 100
+    order = place_order(**{**LINE, "sale_price": 550, **values})
+    run_sweep()
+    order.refresh_from_db()
+    assert order.is_held
+    return order
+
+
+def prices_of(*prices: object) -> dict[str, Any]:
+    types = [{"id": "type_001", "price": price} for price in prices]
+    return {"success": True, "data": {"types": types}}
+
+
+class TestCeiling:
+    """Which of the amounts that were given counts."""
+
+    @pytest.mark.parametrize(
+        ("values", "ceiling"),
+        [
+            ({}, None),
+            ({"sale_price": 550}, 550),
+            ({"sale_price": Decimal("0.00")}, 0),
+            ({"sale_amount": 1000, "quantity": 3}, Decimal("333.33")),
+            ({"sale_amount": 2000, "quantity": 3}, Decimal("666.66")),
+            ({"sale_price": 550, "max_price": 500}, 500),
+            ({"sale_price": 550, "max_price": 600}, 600),
+            ({"max_price": 0, "sale_price": 550}, 0),
+            ({"max_price": 500, "approved_price": 700}, 700),
+            ({"sale_price": 550, "approved_price": Decimal(0)}, 0),
+        ],
+    )
+    def test_the_price_ceiling_is_the_approved_else_the_maximum_else_the_sale_price(
+        self, values: dict[str, Any], ceiling: Any
+    ) -> None:
+        assert Order(**LINE | values).price_ceiling == ceiling
+
+    def test_without_the_setting_only_the_maximum_price_is_a_ceiling(
+        self, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(HOLD_ABOVE_SALE_PRICE=False)
+        assert Order(**LINE, sale_price=550).price_ceiling is None
+        assert Order(**LINE, sale_amount=550).price_ceiling is None
+        assert Order(**LINE, sale_price=550, max_price=500).price_ceiling == 500
+
+    @given(
+        amount=st.decimals(0, 10**9, places=2),
+        quantity=st.integers(1, 2000),
+        price=st.decimals(0, 10**9, places=2),
+    )
+    def test_a_ceiling_from_a_sale_amount_allows_what_costs_no_more_in_all(
+        self, amount: Decimal, quantity: int, price: Decimal
+    ) -> None:
+        ceiling = Order(**LINE | {"quantity": quantity}, sale_amount=amount).price_ceiling
+        assert ceiling is not None
+        for card in (price, ceiling, ceiling + Decimal("0.01")):
+            assert (card <= ceiling) == (card * quantity <= amount)
+
+
+class TestSending:
+    @pytest.mark.parametrize("ceiling", ["sale_price", "max_price"])
+    @pytest.mark.parametrize(
+        ("price", "limit", "is_sent"),
+        [
+            (490, Decimal(490), True),
+            (490, Decimal("490.01"), True),
+            (490, Decimal("489.99"), False),
+            (Decimal("490.01"), Decimal(490), False),
+            (0, Decimal(0), True),
+        ],
+    )
+    def test_an_order_is_sent_up_to_its_price_ceiling_and_held_above_it(
+        self, ceiling: str, price: Any, limit: Decimal, is_sent: bool, wire: Any
+    ) -> None:
+        wire.replace("GET", URL, json=prices_of(float(price)))
+        wire.post(PLACE, json=ACCEPTED)
+        order = place_order(**LINE, **{ceiling: limit})
+        run_sweep()
+        order.refresh_from_db()
+        assert order.status == ("HANDLING" if is_sent else "PENDING")
+        assert order.is_held is not is_sent
+        wire.assert_call_count(PLACE, int(is_sent))
+
+    def test_an_order_at_a_hundred_times_its_price_is_held_for_a_person(
+        self, simulator: Simulator, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        simulator.price_factor = 100
+        order = place_order(**LINE, reference="cart-1", sale_price=550)
+        run_sweep()
+        assert problems(order) == [ABOVE]
+        order.refresh_from_db()
+        assert (order.status, order.due_at, history(order)) == ("PENDING", None, [])
+        assert order.needs_attention
+        assert posts(simulator) == 0
+        assert messages(caplog) == [
+            "Order cart-1 is held. A card costs 49000.00 at the provider, and may cost 550.00: the"
+            " order waits for a person."
+        ]
+
+    def test_a_held_order_costs_no_requests_while_it_waits(self, simulator: Simulator) -> None:
+        order = held(simulator)
+        assert not is_work_left()
+        simulator.forget_requests()
+        for _sweep in range(3):
+            run_sweep()
+        assert simulator.requests == []
+        assert problems(order) == [ABOVE]
+
+    def test_a_held_order_does_not_time_out(self, simulator: Simulator) -> None:
+        order = held(simulator)
+        Order.objects.update(queued_at=ago(100_000), created_at=ago(100_000))
+        run_sweep()
+        with Gateway() as gateway:
+            check_now(order, gateway)
+        order.refresh_from_db()
+        assert order.is_held
+
+    def test_the_loop_ends_when_only_held_orders_are_left(self, simulator: Simulator) -> None:
+        held(simulator)
+        assert "0 sent" in tick()
+
+    def test_orders_within_their_ceiling_are_sent_in_a_sweep_that_holds_others(
+        self, simulator: Simulator
+    ) -> None:
+        lines: list[dict[str, Any]] = [
+            {"sale_price": 550},
+            {"max_price": 550, "product_id": "unknown"},
+            {"max_price": 550, "type_id": "unknown"},
+            {},
+            {"max_price": 49_000},
+            {"max_price": 48_999},
+        ]
+        simulator.price_factor = 100
+        for line in lines:
+            place_order(**LINE | line)
+        run_sweep()
+        found = Order.objects.order_by("pk").values_list("status", flat=True)
+        expected = ["PENDING", "PENDING", "PENDING", "FULFILLED", "FULFILLED", "PENDING"]
+        assert list(found) == expected
+
+    def test_an_order_without_a_ceiling_is_bought_at_any_price(self, simulator: Simulator) -> None:
+        simulator.price_factor = 100
+        order = place_order(**LINE)
+        run_sweep()
+        order.refresh_from_db()
+        assert (order.status, order.price_per_card) == ("FULFILLED", 49_000)
+
+    def test_an_order_that_is_sent_again_is_compared_with_its_ceiling_again(
+        self, simulator: Simulator
+    ) -> None:
+        order = make_order(sale_price=550, queued_at=timezone.now())
+        order.move(Status.PLACING, source=StatusChange.Source.PLACING, due_at=None)
+        order.move(Status.PENDING, source=StatusChange.Source.PLACING, due_at=ago(1))
+        simulator.price_factor = 2
+        run_sweep()
+        assert posts(simulator) == 0
+        order.refresh_from_db()
+        assert order.is_held
+
+    def test_two_processes_that_send_one_order_above_its_ceiling_hold_it_once(
+        self, simulator: Simulator, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        simulator.price_factor = 100
+        place_order(**LINE, sale_price=550)
+        one, other = Order.objects.get(), Order.objects.get()
+        with Gateway() as gateway:
+            assert send(one, gateway)
+            assert send(other, gateway)
+        assert len(messages(caplog)) == 1
+        assert problems(one) == [ABOVE]
+
+    def test_a_process_that_read_an_order_before_it_was_held_does_not_send_it(
+        self, simulator: Simulator
+    ) -> None:
+        place_order(**LINE, sale_price=550)
+        slow = Order.objects.get()
+        with Gateway() as gateway:
+            # It knows the price from before the rise.
+            assert gateway.required_price(PSN, "type_001") == 490
+            ProductPrices.objects.all().delete()
+            simulator.price_factor = 100
+            run_sweep()
+            assert send(slow, gateway)
+        assert posts(simulator) == 0
+        assert Order.objects.get().is_held
+
+    def test_a_process_that_read_an_order_with_a_higher_ceiling_does_not_send_it(
+        self, simulator: Simulator
+    ) -> None:
+        held(simulator)
+        approve_price(Order.objects.get(), 49_000, by="amina")
+        slow = Order.objects.get()
+        Order.objects.update(due_at=None)
+        approve_price(Order.objects.get(), 500, by="amina")
+        with Gateway() as gateway:
+            assert send(slow, gateway)
+        assert posts(simulator) == 0
+
+    @given(
+        price=st.decimals(0, 10_000, places=2),
+        sale_price=st.none() | st.decimals(0, 10_000, places=2),
+        max_price=st.none() | st.decimals(0, 10_000, places=2),
+        is_on=st.booleans(),
+    )
+    @pytest.mark.django_db(transaction=True)
+    def test_no_order_is_bought_above_its_ceiling(
+        self,
+        price: Decimal,
+        sale_price: Decimal | None,
+        max_price: Decimal | None,
+        is_on: bool,
+    ) -> None:
+        """The rule in other words: the first amount that counts bounds the price."""
+        configured = {**settings.GIFTCARDS, "BASE_URL": PROVIDER, "HOLD_ABOVE_SALE_PRICE": is_on}
+        bound = max_price if max_price is not None else sale_price if is_on else None
+        with (
+            override_settings(GIFTCARDS=configured),
+            responses.RequestsMock(assert_all_requests_are_fired=False) as wire,
+        ):
+            ProductPrices.objects.all().delete()
+            wire.get(URL, json=prices_of(float(price)))
+            wire.post(PLACE, json={"success": True, "data": {"orderId": Order().reference}})
+            order = place_order(**LINE, sale_price=sale_price, max_price=max_price)
+            with Gateway() as gateway:
+                send(order, gateway)
+            bought = len([call for call in wire.calls if call.request.method == "POST"])
+        assert bought == (bound is None or price <= bound)
+        assert order.is_held is not bool(bought)
+
+
+class TestUnknownPrice:
+    """With a ceiling, nothing is sent before the price is known; the order is tried again."""
+
+    @pytest.fixture(
+        params=["no such product", "not listed", "unreadable", "negative", "outage", "no answer"]
+    )
+    def trouble(self, request: pytest.FixtureRequest, wire: responses.RequestsMock) -> str:
+        answers: dict[str, dict[str, Any]] = {
+            "no such product": {
+                "status": 404,
+                "json": {"success": False, "error": {"code": "NOT_FOUND", "message": "No."}},
+            },
+            "not listed": {"json": {"success": True, "data": {"types": []}}},
+            "unreadable": {"json": prices_of("soon")},
+            "negative": {"json": prices_of(-490)},
+            "outage": {"status": 503, "body": ""},
+            "no answer": {"body": requests.ConnectionError("reset")},
+        }
+        wire.post(PLACE, json=ACCEPTED)
+        wire.replace("GET", URL, **answers[request.param])
+        return str(request.param)
+
+    def test_an_order_with_an_unknown_price_is_sent_once_the_price_is_known(
+        self, trouble: str, wire: responses.RequestsMock
+    ) -> None:
+        order = place_order(**LINE, max_price=500)
+        run_sweep()
+        order.refresh_from_db()
+        assert (order.status, order.failures) == ("PENDING", 1)
+        assert order.due_at is not None
+        assert timedelta(0) < order.due_at - timezone.now() < timedelta(seconds=7)
+        [problem] = problems(order)
+        assert problem.code == "price_unknown"
+        assert is_work_left()
+        wire.assert_call_count(PLACE, 0)
+
+        wire.replace("GET", URL, json=prices_of(490))
+        ProviderState.objects.update(pause="", paused_until=None)
+        Order.objects.update(due_at=ago(1))
+        run_sweep()
+        order.refresh_from_db()
+        assert (order.status, order.problems) == ("HANDLING", [])
+
+    def test_pauses_grow_while_the_price_of_an_order_stays_unknown(self, trouble: str) -> None:
+        order = place_order(**LINE, max_price=500)
+        for least in (4, 8, 16, 32):
+            Order.objects.update(due_at=ago(1))
+            ProviderState.objects.update(pause="", paused_until=None)
+            run_sweep()
+            order.refresh_from_db()
+            assert order.due_at is not None
+            assert order.due_at - timezone.now() > timedelta(seconds=least - 1)
+        assert order.failures == 4
+
+    def test_an_order_is_given_up_if_its_price_stays_unknown_for_too_long(
+        self, trouble: str
+    ) -> None:
+        order = place_order(**LINE, max_price=500)
+        run_sweep()
+        Order.objects.update(due_at=ago(1), queued_at=ago(4000))
+        run_sweep()
+        order.refresh_from_db()
+        assert (order.status, history(order)) == ("REJECTED", ["REJECTED"])
+
+    def test_an_order_without_a_ceiling_is_sent_though_its_price_is_unknown(
+        self, trouble: str, wire: responses.RequestsMock
+    ) -> None:
+        order = place_order(**LINE)
+        run_sweep()
+        order.refresh_from_db()
+        assert order.status == "HANDLING"
+
+    def test_many_orders_of_one_product_ask_for_an_unknown_price_once(
+        self, trouble: str, wire: responses.RequestsMock
+    ) -> None:
+        for _order in range(5):
+            place_order(**LINE, max_price=500)
+        run_sweep()
+        assert {order.failures for order in Order.objects.all()} == {1}
+        # A broken connection is tried twice.
+        assert len(wire.calls) <= 2
+
+
+class TestBudget:
+    def test_asking_for_a_required_price_may_take_the_slots_of_placing(
+        self, simulator: Simulator
+    ) -> None:
+        order = place_order(**LINE, max_price=500)
+        spend_budget(but=2)
+        run_sweep()
+        order.refresh_from_db()
+        assert order.status == "HANDLING"
+
+    def test_an_order_whose_price_cannot_be_asked_for_stays_without_a_problem(
+        self, simulator: Simulator
+    ) -> None:
+        order = place_order(**LINE, max_price=500)
+        spend_budget()
+        run_sweep()
+        assert problems(order) == []
+        refill_budget()
+        run_sweep()
+        order.refresh_from_db()
+        assert order.status == "FULFILLED"
+
+    def test_the_price_is_read_once_for_many_orders_with_a_ceiling(
+        self, simulator: Simulator
+    ) -> None:
+        for _order in range(5):
+            place_order(**LINE, max_price=500)
+        run_sweep()
+        paths = [request.path for request in simulator.requests]
+        assert sum("checkProduct" in path for path in paths) == 1
+        assert posts(simulator) == 5
+
+    def test_a_wrong_key_is_tried_once_when_a_price_is_required(self, simulator: Simulator) -> None:
+        simulator.keys = ["another"]
+        order = place_order(**LINE, max_price=500)
+        run_sweep()
+        run_sweep()
+        assert len(simulator.requests) == 1
+        assert problems(order) == []
+
+
+@pytest.mark.django_db(transaction=True)
+class TestApproving:
+    def test_a_held_order_is_sent_at_the_approved_price(self, simulator: Simulator) -> None:
+        order = held(simulator)
+        Order.objects.update(queued_at=ago(100_000))
+        OrmQ.objects.all().delete()
+        order.refresh_from_db()
+        assert approve_price(order, Decimal(49_000), by="amina")
+        assert problems(order) == []
+        order.refresh_from_db()
+        assert (order.approved_price, order.price_ceiling) == (49_000, 49_000)
+        run_sweep()
+        order.refresh_from_db()
+        assert (order.status, order.price_per_card) == ("FULFILLED", 49_000)
+        assert posts(simulator) == 1
+
+    def test_the_timeline_says_who_approved_the_price_of_a_held_order(
+        self, simulator: Simulator
+    ) -> None:
+        order = held(simulator)
+        approve_price(order, Decimal("49000.5"), by="amina")
+        trace = order.acknowledgements.get()
+        assert (trace.by, Problem(trace.code, trace.parameters).text) == (
+            "amina",
+            "amina approved a price of 49000.50 a card, instead of 550.00.",
+        )
+
+    def test_approving_a_price_wakes_the_worker_after_the_commit(
+        self, simulator: Simulator
+    ) -> None:
+        order = held(simulator)
+        OrmQ.objects.all().delete()
+        Lease.objects.all().delete()
+        with transaction.atomic():
+            assert approve_price(order, 49_000, by="amina")
+            assert not OrmQ.objects.exists()
+        assert OrmQ.objects.count() == 1
+
+    def test_an_order_that_costs_more_than_approved_is_held_again(
+        self, simulator: Simulator
+    ) -> None:
+        order = held(simulator)
+        simulator.price_factor = 200
+        ProductPrices.objects.all().delete()
+        assert approve_price(order, 49_000, by="amina")
+        run_sweep()
+        assert posts(simulator) == 0
+        assert problems(order) == [
+            Problem("price_above", {"price": "98000.00", "ceiling": "49000.00"})
+        ]
+
+    def test_an_order_that_got_dearer_since_it_was_held_is_not_bought_at_the_price_known_before(
+        self, simulator: Simulator
+    ) -> None:
+        order = held(simulator)
+        simulator.price_factor = 200
+        assert approve_price(order, 49_000, by="amina")
+        run_sweep()
+        assert posts(simulator) == 0
+        assert problems(order) == [
+            Problem("price_above", {"price": "98000.00", "ceiling": "49000.00"})
+        ]
+
+    def test_the_price_of_an_approved_order_is_asked_for_once_while_no_slot_is_free_to_place_it(
+        self, simulator: Simulator
+    ) -> None:
+        order = held(simulator)
+        assert approve_price(order, 49_000, by="amina")
+        ProductPrices.objects.update(asked_at=ago(60))
+        Order.objects.update(queued_at=ago(30))
+        simulator.forget_requests()
+        for _slot in range(2):
+            spend_budget(but=1)
+            run_sweep()
+        order.refresh_from_db()
+        assert order.status == "HANDLING"
+        paths = [request.path for request in simulator.requests]
+        assert len([path for path in paths if "checkProduct" in path]) == 1
+
+    def test_an_order_with_an_ordinary_ceiling_uses_the_price_that_is_known(
+        self, simulator: Simulator
+    ) -> None:
+        with Gateway() as gateway:
+            gateway.required_price(PSN, "type_001")
+        simulator.forget_requests()
+        for _order in range(2):
+            place_order(**LINE, max_price=500, sale_price=550)
+        run_sweep()
+        assert posts(simulator) == 2
+        assert not [request for request in simulator.requests if "checkProduct" in request.path]
+
+    def test_of_two_decisions_about_a_held_order_the_first_approval_counts(
+        self, simulator: Simulator
+    ) -> None:
+        order = held(simulator)
+        stale = Order.objects.get()
+        assert approve_price(order, 49_000, by="amina")
+        assert not approve_price(stale, 60_000, by="karim")
+        assert not approve_price(order, 60_000, by="karim")
+        assert not reject_held(stale, by="karim")
+        order.refresh_from_db()
+        assert (order.approved_price, order.status) == (49_000, "PENDING")
+        assert order.acknowledgements.count() == 1
+
+    def test_of_four_concurrent_approvals_of_a_price_one_counts(
+        self, simulator: Simulator, shared_database: str
+    ) -> None:
+        pk = held(simulator).pk
+        orders = [Order.objects.get(pk=pk) for _person in range(4)]
+        done = in_threads(4, lambda: approve_price(orders.pop(), 49_000, by="amina"))
+        assert sorted(map(bool, done)) == [False, False, False, True]
+
+    @pytest.mark.parametrize("status", [Status.PENDING, Status.PLACING, Status.HANDLING])
+    def test_deciding_about_an_order_that_is_not_held_changes_nothing(self, status: Status) -> None:
+        order = make_order(status)
+        assert not approve_price(order, 49_000, by="amina")
+        assert not reject_held(order, by="amina")
+        order.refresh_from_db()
+        assert (order.status, order.approved_price) == (status, None)
+        assert not order.acknowledgements.exists()
+
+    def test_a_slow_process_does_not_hold_an_order_again_after_its_approval(
+        self, simulator: Simulator
+    ) -> None:
+        simulator.price_factor = 100
+        place_order(**LINE, sale_price=550)
+        slow = Order.objects.get()
+        run_sweep()
+        assert approve_price(Order.objects.get(), 49_000, by="amina")
+        with Gateway() as gateway:
+            send(slow, gateway)
+        order = Order.objects.get()
+        assert (order.is_held, order.problems) == (False, [])
+
+    @pytest.mark.parametrize("price", [-1, Decimal("1.005"), 490.0, "490", True, Decimal("NaN")])
+    def test_approving_an_impossible_price_is_refused(
+        self, price: Any, simulator: Simulator
+    ) -> None:
+        order = held(simulator)
+        with pytest.raises(ValidationError):
+            approve_price(order, price, by="amina")
+        order.refresh_from_db()
+        assert order.is_held
+
+
+@pytest.mark.django_db(transaction=True)
+class TestRejecting:
+    def test_rejecting_a_held_order_is_final_and_is_told_to_the_shop(
+        self, simulator: Simulator
+    ) -> None:
+        order = held(simulator)
+        assert reject_held(order, by="amina")
+        order.refresh_from_db()
+        assert (order.status, order.problems) == ("REJECTED", [])
+        change = order.changes.get()
+        assert change.source == "staff"
+        texts = [Problem.of(entry).text for entry in change.details]
+        assert texts == ["amina rejected the order: it costs too much.", ABOVE.text]
+        run_sweep()
+        assert posts(simulator) == 0
+
+    def test_after_a_rejection_no_other_decision_about_a_held_order_counts(
+        self, simulator: Simulator
+    ) -> None:
+        order = held(simulator)
+        stale = Order.objects.get()
+        assert reject_held(order, by="amina")
+        assert not approve_price(stale, 49_000, by="karim")
+        assert not reject_held(stale, by="karim")
+        assert Order.objects.get().status == "REJECTED"

@@ -1,0 +1,499 @@
+"""The loop: sweeps while orders are open, in one process at a time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connection, connections
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.crypto import generate_key
+from giftcards.engine import loop
+from giftcards.engine.budget import Shares
+from giftcards.engine.loop import follow
+from giftcards.engine.queue import LOOP_LEASE
+from giftcards.engine.recording import record_answers
+from giftcards.engine.sweep import Swept, sweep
+from giftcards.models import ApiKey, Lease, Order, ProviderState, RequestSlot
+from giftcards.simulator import Simulator
+from giftcards.statuses import Status
+from tests.builders import PARTIAL, claim, make_guide_order, make_order
+from tests.stage import (
+    ago,
+    buy_many,
+    changes_lease,
+    hold_lease,
+    in_threads,
+    lease,
+    messages,
+    posts,
+    releases_lease,
+    spend_budget,
+    statuses,
+    wait_until,
+    without_list,
+    wrong_calls,
+)
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+NEVER = timedelta(days=365)
+
+
+def intervals(times: list[float]) -> float:
+    """How many poll intervals lie between the first of the requests and the last.
+
+    One may have arrived late, so that the next seems early: what counts is how many there were.
+    """
+    return (times[-1] - times[0] + 0.05) / conf.poll_interval
+
+
+class TestStart:
+    """A worker whose keys do not open the cards that are there says so, once per process."""
+
+    @pytest.fixture
+    def order(self) -> Order:
+        order = make_guide_order(reference="web-1042")
+        record_answers([(claim(order)[0], PARTIAL)], now=timezone.now())
+        return order
+
+    @pytest.mark.usefixtures("order")
+    def test_a_worker_with_the_right_encryption_key_logs_nothing(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.clear()
+        follow(seconds=0)
+        assert messages(caplog) == []
+
+    @pytest.mark.usefixtures("order")
+    def test_a_worker_with_another_encryption_key_logs_cards_it_cannot_open_once(
+        self, caplog: pytest.LogCaptureFixture, set_conf: Callable[..., None]
+    ) -> None:
+        caplog.clear()
+        set_conf(ENCRYPTION_KEYS=[generate_key()])
+        for _run in range(2):
+            follow(seconds=0)
+        assert messages(caplog, logging.ERROR) == [
+            f"Card {position} of order web-1042: This card cannot be opened: none of"
+            " GIFTCARDS['ENCRYPTION_KEYS'] fits, or the stored text is damaged."
+            for position in (3, 1)
+        ]
+
+    # A connection that has failed is closed, and with it any transaction.
+    @pytest.mark.django_db(transaction=True)
+    def test_a_worker_tries_the_encryption_keys_once_the_database_is_there(
+        self,
+        order: Order,
+        caplog: pytest.LogCaptureFixture,
+        set_conf: Callable[..., None],
+        shorten: Callable[..., None],
+    ) -> None:
+        shorten(database_pause=0)
+        set_conf(ENCRYPTION_KEYS=[generate_key()])
+
+        def fail(execute: Any, sql: str, *args: Any) -> Any:
+            if "giftcards_card" in sql:
+                raise OperationalError
+            return execute(sql, *args)
+
+        with connection.execute_wrapper(fail):
+            follow(seconds=0)
+        assert "This card cannot be opened" not in caplog.text
+        follow(seconds=0)
+        assert "This card cannot be opened" in caplog.text
+
+
+class TestLoop:
+    @pytest.fixture(autouse=True)
+    def quickly(self, set_conf: Callable[..., None]) -> None:
+        set_conf(POLL_INTERVAL=0.1)
+
+    def test_the_loop_runs_until_all_orders_have_settled(self, simulator: Simulator) -> None:
+        simulator.delay = (0.2, 0.5)
+        for _order in range(3):
+            make_order()
+        done = follow(seconds=20)
+        assert done is not None
+        assert (done.sent, done.settled, done.failed) == (3, 3, 0)
+        assert statuses() == ["FULFILLED"] * 3
+        assert lease(Lease.LOOP).until is None
+
+    def test_the_loop_checks_open_orders_once_an_interval(self, simulator: Simulator) -> None:
+        buy_many(simulator, 1, type_id="SIM_NEVER")
+        done = follow(seconds=1)
+        assert done is not None
+        times = [request.at for request in simulator.requests]
+        assert 3 <= len(times) <= intervals(times) + 1
+
+    def test_the_loop_runs_no_longer_than_told(self, simulator: Simulator) -> None:
+        buy_many(simulator, 1, type_id="SIM_NEVER")
+        began = time.monotonic()
+        follow(seconds=0.5)
+        assert 0.4 < time.monotonic() - began < 10
+
+    def test_the_loop_without_an_end_runs_until_it_is_stopped(self, simulator: Simulator) -> None:
+        """Without an end of its own it goes on even if there is nothing to do."""
+        stop = threading.Event()
+        threading.Timer(0.4, stop.set).start()
+        began = time.monotonic()
+        assert follow(seconds=None, stop=stop) == Swept()
+        assert 0.3 < time.monotonic() - began < 10
+        assert lease(Lease.LOOP).until is None
+
+    def test_the_loop_does_not_run_on_for_delayed_orders(self, simulator: Simulator) -> None:
+        buy_many(simulator, 1, type_id="SIM_NEVER")
+        Order.objects.update(status=Status.DELAYED, accepted_at=ago(400))
+        began = time.monotonic()
+        done = follow(seconds=20)
+        assert done is not None
+        assert done.checked == 1
+        assert time.monotonic() - began < 10
+
+    def test_the_loop_ends_when_the_key_is_refused(self, simulator: Simulator) -> None:
+        buy_many(simulator, 3)
+        simulator.keys = ["another"]
+        began = time.monotonic()
+        assert follow(seconds=20) == Swept(postponed=3, is_paused=True)
+        assert len(simulator.requests) == 1
+        assert time.monotonic() - began < 10
+
+    @pytest.mark.django_db(transaction=True)
+    def test_an_endless_loop_is_left_to_a_process_whose_key_is_not_refused(
+        self, simulator: Simulator, shared_database: str, settings: Any
+    ) -> None:
+        buy_many(simulator, 1)
+        simulator.keys = ["another"]
+        stop = threading.Event()
+        refused = threading.Thread(target=_follow_until, args=[stop])
+        refused.start()
+        try:
+            wait_until(lambda: simulator.requests)
+            # The first one has read its key by now.
+            settings.GIFTCARDS = {**settings.GIFTCARDS, "API_KEY": "another"}
+            done = follow(seconds=20, patience=timedelta(seconds=10))
+        finally:
+            stop.set()
+            refused.join()
+        assert done is not None
+        assert done.settled == 1
+        assert wrong_calls(simulator) == 1
+
+    def test_the_loop_waits_through_a_short_pause(self, simulator: Simulator) -> None:
+        buy_many(simulator, 1)
+        ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-0.5))
+        done = follow(seconds=20)
+        assert done is not None
+        assert (done.settled, done.is_paused) == (1, False)
+
+    def test_the_loop_idles_through_a_long_pause_without_requests(
+        self,
+        simulator: Simulator,
+        set_conf: Callable[..., None],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        set_conf(POLL_INTERVAL=0.2)
+        buy_many(simulator, 1)
+        ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-60))
+        sweeps = []
+
+        def count(*args: Any, **options: Any) -> Swept:
+            sweeps.append(sweep(*args, **options))
+            return sweeps[-1]
+
+        monkeypatch.setattr(loop, "sweep", count)
+        done = follow(seconds=0.7)
+        assert done is not None
+        assert done.is_paused
+        assert 2 <= len(sweeps) <= 4
+        assert simulator.requests == []
+
+    @pytest.mark.parametrize(
+        ("status", "free"),
+        [
+            # Without a list, each kind of check may take one half of its slots.
+            (Status.HANDLING, "first half"),
+            (Status.DELAYED, "second half"),
+        ],
+    )
+    def test_the_loop_does_not_spin_while_the_budget_has_slots_for_other_requests_only(
+        self, status: Status, free: str, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(POLL_INTERVAL=2)
+        make_order(status, due_at=ago(1))
+        # A fresh order, so that the loop runs for late ones as well.
+        make_order(Status.HANDLING, due_at=ago(-60))
+        without_list()
+        spend_budget()
+        listing = list(Shares.of(limit=conf.requests_per_minute, poll_interval=2).listing)
+        half = len(listing) // 2
+        numbers = listing[:half] if free == "first half" else listing[half:]
+        RequestSlot.objects.filter(number__in=numbers).update(until=ago(1))
+        claims = []
+
+        def count(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            if sql.startswith("UPDATE") and "giftcards_order" in sql and "claim" in sql:
+                claims.append(sql)
+            return execute(sql, params, many, context)
+
+        with connection.execute_wrapper(count):
+            follow(seconds=1.5)
+        assert simulator.requests == []
+        # The order is claimed and given back once an interval, and not four times a second.
+        assert len(claims) <= 4
+
+    def test_the_loop_wakes_up_for_an_order_that_becomes_due(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        """Not only once an interval, and also for an order that has just been placed."""
+        set_conf(POLL_INTERVAL=60)
+        order = make_order(due_at=ago(-0.3))
+        began = time.monotonic()
+        done = follow(seconds=20)
+        assert done is not None
+        assert done.settled == 1
+        assert 0.2 < time.monotonic() - began < 10
+        order.refresh_from_db()
+        assert order.is_final
+
+    def test_the_loop_does_nothing_while_another_process_runs_it(
+        self, simulator: Simulator
+    ) -> None:
+        make_order()
+        hold_lease(Lease.LOOP, token="other", until=ago(-9))
+        began = time.monotonic()
+        assert follow(seconds=20) is None
+        assert time.monotonic() - began < 10
+        assert simulator.requests == []
+        assert lease(Lease.LOOP).token == "other"
+
+    def test_the_loop_is_taken_over_from_a_dead_process(self, simulator: Simulator) -> None:
+        make_order()
+        hold_lease(Lease.LOOP, token="other", until=ago(0.1))
+        done = follow(seconds=20)
+        assert done is not None
+        assert done.settled == 1
+
+    def test_a_patient_loop_waits_until_the_lease_of_another_process_expires(
+        self, simulator: Simulator
+    ) -> None:
+        make_order()
+        hold_lease(Lease.LOOP, token="other", until=ago(-0.7))
+        done = follow(seconds=20, patience=timedelta(seconds=5))
+        assert done is not None
+        assert done.settled == 1
+
+    def test_a_patient_loop_waits_for_the_lease_no_longer_than_told(
+        self, simulator: Simulator
+    ) -> None:
+        hold_lease(Lease.LOOP, token="other", until=ago(-60))
+        began = time.monotonic()
+        assert follow(seconds=20, patience=timedelta(seconds=1)) is None
+        assert 0.9 < time.monotonic() - began < 10
+
+    def test_a_stopped_loop_does_not_wait_for_the_lease(self, simulator: Simulator) -> None:
+        hold_lease(Lease.LOOP, token="other", until=ago(-60))
+        stop = threading.Event()
+        stop.set()
+        assert follow(seconds=None, stop=stop, patience=NEVER) is None
+
+    def test_the_loop_stops_when_another_process_has_taken_over(self, simulator: Simulator) -> None:
+        buy_many(simulator, 1, type_id="SIM_NEVER")
+
+        began = time.monotonic()
+        with connection.execute_wrapper(_after(12, _take_over)):
+            follow(seconds=20)
+        assert time.monotonic() - began < 10
+        # The other's lease is not released along with its own.
+        assert lease(Lease.LOOP).token == "other"
+        assert lease(Lease.LOOP).until is not None
+
+    def test_the_loop_renews_its_lease(
+        self, simulator: Simulator, shorten: Callable[..., None]
+    ) -> None:
+        shorten(loop_heartbeat=0.2)
+        buy_many(simulator, 1, type_id="SIM_NEVER")
+        seen: list[Any] = []
+
+        def record(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            if changes_lease(Lease.LOOP, sql, params):
+                seen.append(time.monotonic())
+            return execute(sql, params, many, context)
+
+        with connection.execute_wrapper(record):
+            follow(seconds=0.7)
+        # Taken, renewed all the time, released.
+        assert 3 <= len(seen) <= 5
+
+    @pytest.mark.django_db(transaction=True)
+    def test_the_loop_goes_on_after_operational_errors_of_the_database(
+        self,
+        simulator: Simulator,
+        caplog: pytest.LogCaptureFixture,
+        shorten: Callable[..., None],
+    ) -> None:
+        shorten(loop_heartbeat=0.05, database_pause=0.1)
+        buy_many(simulator, 1)
+        caplog.clear()
+        with connection.execute_wrapper(_failing(count=3, after=6)):
+            done = follow(seconds=30)
+        assert done is not None
+        assert statuses() == ["FULFILLED"]
+        assert (
+            messages(caplog)
+            == ["The database failed the loop, which pauses for 0.1 s: OperationalError"] * 3
+        )
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.parametrize("at", range(8))
+    def test_the_loop_goes_on_whichever_of_its_first_statements_fails(
+        self, at: int, simulator: Simulator, shorten: Callable[..., None]
+    ) -> None:
+        """Taking the lease and opening the gateway are five or six."""
+        shorten(database_pause=0.1)
+        buy_many(simulator, 1)
+        began = time.monotonic()
+        with connection.execute_wrapper(_failing(count=1, after=at)):
+            done = follow(seconds=30)
+        assert done is not None
+        assert statuses() == ["FULFILLED"]
+        assert lease(Lease.LOOP).until is None
+        assert time.monotonic() - began < 10
+
+    @pytest.mark.django_db(transaction=True)
+    def test_a_lease_of_the_loop_that_cannot_be_released_expires(
+        self,
+        simulator: Simulator,
+        caplog: pytest.LogCaptureFixture,
+        shorten: Callable[..., None],
+    ) -> None:
+        shorten(database_pause=0.1)
+        buy_many(simulator, 1)
+        caplog.clear()
+
+        def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            if releases_lease(Lease.LOOP, sql, params):
+                raise OperationalError("server closed the connection unexpectedly")
+            return execute(sql, params, many, context)
+
+        with connection.execute_wrapper(fail):
+            done = follow(seconds=20)
+        assert done is not None
+        assert done.settled == 1
+        assert messages(caplog) == [
+            "The database failed the loop, which pauses for 0.1 s: OperationalError"
+        ]
+        assert lease(Lease.LOOP).until is not None
+
+    @pytest.mark.django_db(transaction=True)
+    def test_the_loop_ends_normally_if_its_gateway_cannot_be_closed(
+        self, simulator: Simulator, shorten: Callable[..., None]
+    ) -> None:
+        """It would give its try of the key back, which runs out by itself."""
+        shorten(database_pause=0.1)
+        buy_many(simulator, 1, type_id="SIM_NEVER")
+        ApiKey.objects.doubt()
+
+        def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            if releases_lease(Lease.KEY_PROBE, sql, params):
+                raise OperationalError("server closed the connection unexpectedly")
+            return execute(sql, params, many, context)
+
+        with connection.execute_wrapper(fail):
+            assert follow(seconds=0.5) is not None
+        assert lease(Lease.LOOP).until is None
+
+    def test_the_loop_ends_in_time_though_the_database_stays_away(
+        self, simulator: Simulator, shorten: Callable[..., None]
+    ) -> None:
+        shorten(database_pause=0.1)
+        began = time.monotonic()
+        with connection.execute_wrapper(_failing(count=10**6, after=0)):
+            assert follow(seconds=0.5) == Swept()
+        assert 0.4 < time.monotonic() - began < 10
+
+    def test_the_loop_can_be_stopped_while_the_database_is_away(self, simulator: Simulator) -> None:
+        stop = threading.Event()
+        threading.Timer(0.3, stop.set).start()
+        began = time.monotonic()
+        with connection.execute_wrapper(_failing(count=10**6, after=0)):
+            assert follow(seconds=None, stop=stop, patience=NEVER) == Swept()
+        assert 0.2 < time.monotonic() - began < 10
+
+    def test_the_loop_raises_other_errors_and_releases_its_lease(
+        self, simulator: Simulator
+    ) -> None:
+        make_order()
+
+        def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            if "INSERT" in sql and "statuschange" in sql:
+                raise ZeroDivisionError
+            return execute(sql, params, many, context)
+
+        with connection.execute_wrapper(fail), pytest.raises(ZeroDivisionError):
+            follow(seconds=20)
+        assert lease(Lease.LOOP).until is None
+
+    @pytest.mark.django_db(transaction=True)
+    def test_of_many_processes_one_runs_the_loop(
+        self, simulator: Simulator, shared_database: str
+    ) -> None:
+        simulator.delay = (0.5, 1)
+        for _order in range(4):
+            make_order()
+        results = in_threads(4, lambda: follow(seconds=20))
+        [done] = [result for result in results if result is not None]
+        assert (done.sent, done.settled) == (4, 4)
+        assert posts(simulator) == 4
+        by_path: dict[str, list[float]] = {}
+        for request in simulator.requests:
+            if "/check-order/" in request.path or request.path.endswith("/list"):
+                by_path.setdefault(request.path, []).append(request.at)
+        assert len(by_path["/v3/gift-cards/list"]) > 2
+        for times in by_path.values():
+            assert len(times) <= intervals(times) + 1
+
+
+def _follow_until(stop: threading.Event) -> None:
+    """As `giftcards_poll --loop` does in a process of its own."""
+    try:
+        follow(seconds=None, stop=stop)
+    finally:
+        connections.close_all()
+
+
+def _take_over() -> None:
+    hold_lease(Lease.LOOP, until=timezone.now() + LOOP_LEASE)
+
+
+def _after(count: int, work: Callable[[], object]) -> Callable[..., Any]:
+    """Do ``work`` once, before the statement that follows the first ``count``."""
+    left = [count]
+
+    def wrapper(execute: Any, *args: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            work()
+        return execute(*args)
+
+    return wrapper
+
+
+def _failing(*, count: int, after: int) -> Callable[..., Any]:
+    """The database fails ``count`` statements, after the first ``after``."""
+    asked = [0]
+
+    def wrapper(execute: Any, *args: Any) -> Any:
+        asked[0] += 1
+        if after < asked[0] <= after + count:
+            raise OperationalError("server closed the connection unexpectedly")
+        return execute(*args)
+
+    return wrapper

@@ -1,0 +1,647 @@
+"""Asking about many orders with few requests: the list, and one by one what it does not tell."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+import requests
+import responses
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+from responses import matchers
+
+from giftcards.engine.budget import Purpose, Shares
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.polling import Pulse, fan_out
+from giftcards.engine.sweep import Swept, sweep
+from giftcards.exceptions import AccessDenied, OutcomeUnknown, ProviderError
+from giftcards.models import ApiKey, Card, Order, ProviderState, RequestSlot
+from giftcards.problems import Problem
+from giftcards.simulator import Request, Simulator
+from giftcards.statuses import Status
+from tests.builders import make_order, problems
+from tests.stage import (
+    LINE,
+    PROVIDER,
+    ago,
+    buy_many,
+    check_url,
+    checks,
+    lists,
+    prove_key,
+    provider_state,
+    settled_answer,
+    spend_budget,
+    statuses,
+    without_list,
+)
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+LIST = f"{PROVIDER}/v3/gift-cards/list"
+
+
+def run_sweep(**options: Any) -> Swept:
+    with Gateway() as gateway:
+        return sweep(gateway, **options)
+
+
+def run_sweeps(count: int) -> None:
+    for _sweep in range(count):
+        Order.objects.filter(due_at__isnull=False).update(due_at=ago(1))
+        run_sweep()
+
+
+def leave_questions(count: int) -> None:
+    """The budget has so many checks left, and one request that only placing may take."""
+    spend_budget(but=count + 1)
+
+
+def take_questions() -> int:
+    """How many checks the budget has left; it has none any more."""
+    with Gateway() as gateway:
+        return sum(1 for _slot in iter(partial(gateway.begin, Purpose.CHECKING), None))
+
+
+def page(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    pagination = {"page": 1, "pageSize": 100, "totalPages": 1, "totalResults": len(rows)} | changes
+    return {"success": True, "data": {"items": list(rows), "pagination": pagination}}
+
+
+def row(order: Order, **changes: Any) -> dict[str, Any]:
+    shown: dict[str, Any] = settled_answer(order)["data"]
+    about = {"product": LINE["product_id"], "type": LINE["type_id"]}
+    created_at = order.sent_at or timezone.now()
+    return shown | about | {"time": created_at.isoformat()} | changes
+
+
+HANDLING = {
+    "status": "HANDLING",
+    "cards": None,
+    "fulfilled_quantity": None,
+    "fulfilled_amount": None,
+    "price_per_card": None,
+}
+
+
+class TestList:
+    @pytest.mark.parametrize("type_id", ["type_001", "SIM_NEVER"])
+    def test_a_hundred_orders_are_checked_by_one_request(
+        self, type_id: str, simulator: Simulator
+    ) -> None:
+        orders = buy_many(simulator, 100, type_id=type_id)
+        settled = 100 * (type_id == "type_001")
+        assert run_sweep() == Swept(checked=100, settled=settled)
+        assert [request.path for request in simulator.requests] == ["/v3/gift-cards/list"]
+        if settled:
+            for order in orders:
+                order.refresh_from_db()
+                bought = simulator.orders[order.provider_order_id or ""]
+                assert [(card.value, card.serial) for card in order.cards.all()] == [
+                    (card.value, card.serial) for card in bought.cards
+                ]
+
+    def test_more_pages_of_the_list_are_read_where_they_are_cheaper(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 230)
+        assert run_sweep() == Swept(checked=230, settled=230)
+        assert (lists(simulator), checks(simulator)) == (3, [])
+
+    @pytest.mark.parametrize(("count", "pages"), [(1, 0), (2, 0), (3, 1)])
+    def test_fewer_than_three_orders_are_checked_one_by_one(
+        self, count: int, pages: int, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, count)
+        assert run_sweep().settled == count
+        assert (lists(simulator), len(checks(simulator))) == (pages, 0 if pages else count)
+
+    @pytest.mark.parametrize(
+        "told", [{"totalPages": None}, {"totalPages": None, "totalResults": None}]
+    )
+    def test_the_list_is_read_to_its_end_if_it_does_not_say_how_many_pages_it_has(
+        self, told: dict[str, Any], wire: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(5)]
+        rows = list(map(row, orders))
+        total = {"totalResults": 5} | told
+        # The size that was asked for is ignored.
+        for number, shown in enumerate([rows[:2], rows[2:4], rows[4:], []], 1):
+            query = matchers.query_param_matcher({"page": number}, strict_match=False)
+            wire.get(LIST, json=page(*shown, **total), match=[query])
+        # For one order a page saves nothing.
+        wire.get(check_url(orders[4]), json=settled_answer(orders[4]))
+        assert run_sweep() == Swept(checked=5, settled=5)
+
+    def test_orders_that_are_due_soon_are_checked_by_a_page_read_for_others(
+        self, simulator: Simulator
+    ) -> None:
+        orders = buy_many(simulator, 6)
+        pks = [order.pk for order in orders[:2]]
+        Order.objects.filter(pk__in=pks).update(due_at=timezone.now() + timedelta(seconds=2))
+        assert run_sweep() == Swept(checked=6, settled=6)
+        assert len(simulator.requests) == 1
+
+    def test_a_sweep_over_a_hundred_unchanged_orders_needs_few_queries(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 100, type_id="SIM_NEVER")
+        run_sweeps(1)
+        Order.objects.update(due_at=ago(1))
+        with Gateway() as gateway, CaptureQueriesContext(connection) as queries:
+            assert sweep(gateway) == Swept(checked=100)
+        assert len(queries) <= 16, "\n".join(query["sql"] for query in queries)
+
+    def test_orders_of_others_on_the_account_are_never_stored(self, simulator: Simulator) -> None:
+        buy_many(simulator, 9)
+        kept = list(Order.objects.order_by("pk")[:5])
+        Order.objects.exclude(pk__in=[order.pk for order in kept]).update(
+            provider_order_id=None, status=Status.PENDING, accepted_at=None, due_at=None
+        )
+        Order.objects.filter(status=Status.PENDING).delete()
+        assert run_sweep() == Swept(checked=5, settled=5)
+        assert Order.objects.count() == 5
+        assert Card.objects.count() == 10
+        assert {card.order_id for card in Card.objects.all()} == {order.pk for order in kept}
+
+
+class TestLateOrders:
+    """After an outage there may be as many of them as of fresh ones."""
+
+    def make_late(self) -> None:
+        Order.objects.update(status=Status.DELAYED, due_at=ago(1))
+
+    def test_late_orders_that_have_settled_are_checked_by_one_page(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 100)
+        self.make_late()
+        assert run_sweep() == Swept(checked=100, settled=100)
+        assert (lists(simulator), checks(simulator)) == (1, [])
+
+    def test_late_orders_that_the_list_shows_as_open_are_checked_one_by_one(
+        self, simulator: Simulator
+    ) -> None:
+        """A list that is out of date would keep them late."""
+        orders = buy_many(simulator, 6, type_id="SIM_NEVER")
+        self.make_late()
+        assert run_sweep() == Swept(checked=6)
+        assert lists(simulator) == 1
+        assert sorted(checks(simulator)) == sorted(o.provider_order_id or "" for o in orders)
+        # The list has shown them, so it is of use.
+        assert provider_state().list_usable_at is None
+
+    def test_fresh_orders_are_checked_before_late_ones(self, simulator: Simulator) -> None:
+        buy_many(simulator, 4, type_id="SIM_NEVER")
+        self.make_late()
+        fresh = buy_many(simulator, 2, type_id="SIM_NEVER")
+        assert run_sweep() == Swept(checked=6)
+        assert set(checks(simulator)[:2]) == {order.provider_order_id for order in fresh}
+
+    def test_old_late_orders_do_not_widen_the_list_read_for_fresh_ones(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        made = {"accepted_at": ago(400_000), "sent_at": ago(200_000)}
+        old = [make_order(Status.DELAYED, **made) for _ in range(3)]
+        fresh = [make_order(Status.HANDLING, sent_at=ago(5)) for _ in range(3)]
+        of = {1: page(*map(row, fresh)), 2: page(*map(row, old))}
+        for number, (start, end) in enumerate([(65, -55), (200_060, 199_940)], 1):
+            spans = {"from": start, "to": end}
+            wire.get(LIST, json=of[number], match=[near(spans)])
+        assert run_sweep() == Swept(checked=6, settled=6)
+
+
+def near(seconds_ago: dict[str, float]) -> Callable[[Any], tuple[bool, str]]:
+    """Matches requests whose parameters name these moments, give or take what a test takes."""
+
+    def match(request: Any) -> tuple[bool, str]:
+        for name, seconds in seconds_ago.items():
+            moment = datetime.fromisoformat(request.params[name])
+            if abs(moment - ago(seconds)) > timedelta(seconds=30):
+                return False, f"{name} is {moment}"
+        return True, ""
+
+    return match
+
+
+def test_at_most_four_requests_are_under_way_at_a_time(
+    simulator: Simulator, shorten: Callable[..., None]
+) -> None:
+    """With a key that is wrong from one moment to the next, the fifth would block the address."""
+    shorten(sweep_heartbeat=0)
+    buy_many(simulator, 20, type_id="SIM_NEVER")
+    without_list()
+    lock, seen, most = threading.Lock(), 0, 0
+
+    def hold(request: Request) -> None:
+        nonlocal seen, most
+        with lock:
+            seen += 1
+            most = max(most, seen)
+        time.sleep(0.05)
+        with lock:
+            seen -= 1
+
+    def should_continue() -> bool:
+        if Order.objects.count() < 26:
+            make_order()
+        return True
+
+    simulator.on_request = hold
+    done = run_sweep(should_continue=should_continue)
+    assert (done.sent, done.checked) == (6, 20)
+    assert 3 <= most <= 4
+
+
+@pytest.fixture
+def small_budget(set_conf: Callable[..., None]) -> None:
+    """Of 16 requests, the list has one of its own, and checks leave one to placing."""
+    set_conf(REQUESTS_PER_MINUTE=16, POLL_INTERVAL=60)
+
+
+class TestRepetition:
+    """One more request, which has to be afforded like any other."""
+
+    @pytest.fixture(autouse=True)
+    def _four_questions(self, small_budget: None) -> None:
+        prove_key()
+        without_list()
+        leave_questions(4)
+
+    def drop(self, wire: responses.RequestsMock, order: Order, *, times: int) -> Any:
+        for _time in range(times):
+            wire.get(check_url(order), body=requests.ConnectionError("stale"))
+        return wire.get(check_url(order), json=settled_answer(order))
+
+    def test_a_check_whose_connection_broke_is_repeated(self, wire: responses.RequestsMock) -> None:
+        orders = [make_order(Status.HANDLING) for _order in range(2)]
+        for order in orders:
+            self.drop(wire, order, times=1)
+        assert run_sweep() == Swept(checked=2, settled=2)
+        assert (len(wire.calls), take_questions()) == (4, 0)
+        state = ProviderState.objects.get()
+        # Nobody's failure.
+        assert (state.pause, state.failure) == ("", "")
+
+    def test_a_check_whose_connection_broke_is_repeated_only_once(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        order = make_order(Status.HANDLING)
+        self.drop(wire, order, times=2)
+        assert run_sweep() == Swept(checked=1, failed=1, is_paused=True)
+        assert len(wire.calls) == 2
+
+    def test_a_dropped_check_is_repeated_only_if_the_budget_affords_it_at_once(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        orders = [make_order(Status.HANDLING) for _order in range(3)]
+        for order in orders:
+            self.drop(wire, order, times=1)
+        # Three are under way, which leaves one.
+        done = run_sweep()
+        assert (done.checked, done.settled, done.failed) == (3, 1, 2)
+        assert (len(wire.calls), take_questions()) == (4, 0)
+
+    def test_a_repeated_check_goes_before_the_others(self, wire: responses.RequestsMock) -> None:
+        leave_questions(6)
+        orders = [make_order(Status.HANDLING) for _order in range(5)]
+        self.drop(wire, orders[0], times=1)
+        for order in orders[1:]:
+            self.drop(wire, order, times=0)
+        # One at a time.
+        ApiKey.objects.doubt()
+        assert run_sweep().settled == 5
+        first, second, *_others = [call.request.url for call in wire.calls]
+        assert first == second == check_url(orders[0])
+
+    def test_a_page_of_the_list_whose_connection_broke_is_repeated(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        ProviderState.objects.update(list_usable_at=None)
+        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
+        wire.get(LIST, body=requests.ConnectionError("stale"))
+        wire.get(LIST, json=page(*map(row, orders)))
+        assert run_sweep() == Swept(checked=4, settled=4)
+        assert (len(wire.calls), provider_state().list_usable_at) == (2, None)
+
+    def test_a_dropped_check_is_not_repeated_once_calls_have_to_stop(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        """Then the order was not asked about: it is due as before."""
+        order = make_order(Status.HANDLING)
+        self.drop(wire, order, times=1)
+        assert run_sweep(should_continue=lambda: not wire.calls).postponed == 1
+        assert len(wire.calls) == 1
+        order.refresh_from_db()
+        assert (order.failures, order.claimed_until) == (0, None)
+
+    @pytest.mark.parametrize("spelling", ["check-order", "checkOrder"])
+    def test_a_check_is_repeated_under_the_other_spelling_of_the_path(
+        self, spelling: Any, simulator: Simulator
+    ) -> None:
+        """For the very first order, too."""
+        buy_many(simulator, 1)
+        leave_questions(4)
+        simulator.spelling = spelling
+        assert run_sweep() == Swept(checked=1, settled=1)
+        asked = len(simulator.requests)
+        assert asked == 1 + (spelling == "checkOrder")
+        assert take_questions() == 4 - asked
+        state = ProviderState.objects.get()
+        assert (state.check_path, state.failure) == (spelling, "")
+
+    @pytest.mark.parametrize("spelling", ["check-order", "checkOrder"])
+    def test_an_order_that_the_provider_does_not_know_is_a_failed_check(
+        self, spelling: Any, simulator: Simulator
+    ) -> None:
+        simulator.spelling = spelling
+        order = make_order(Status.HANDLING)
+        assert run_sweep() == Swept(checked=1, failed=1)
+        order.refresh_from_db()
+        assert problems(order) == [Problem("not_known")]
+
+    def test_each_spelling_is_tried_once_if_neither_is_routed(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        order = make_order(Status.HANDLING)
+        nothing = {"message": "Route not found", "error": "Not Found", "statusCode": 404}
+        asked = [
+            wire.get(check_url(order).replace("check-order", spelling), json=nothing, status=404)
+            for spelling in ("check-order", "checkOrder")
+        ]
+        assert run_sweep() == Swept(checked=1, failed=1)
+        assert [each.call_count for each in asked] == [1, 1]
+
+    def test_the_other_spelling_is_tried_in_the_next_sweep_if_the_budget_is_short(
+        self, simulator: Simulator
+    ) -> None:
+        """Where the budget never affords two requests at once."""
+        buy_many(simulator, 1)
+        simulator.spelling = "checkOrder"
+        settled = []
+        for _sweep in range(2):
+            leave_questions(1)
+            Order.objects.update(due_at=ago(1))
+            settled.append(run_sweep().settled)
+        assert settled == [0, 1]
+
+
+class TestWaitingForAnotherProcess:
+    """Which has begun the first call with the key."""
+
+    @pytest.fixture
+    def hear(self, simulator: Simulator) -> Iterator[Callable[[ProviderError | None], None]]:
+        """The call of the other process ends."""
+        buy_many(simulator, 5)
+        ApiKey.objects.doubt()
+        with Gateway() as other:
+            slot = other.begin(Purpose.CHECKING)
+            assert slot is not None
+            yield partial(other.finish, slot)
+
+    @pytest.mark.parametrize("error", [None, AccessDenied("No."), OutcomeUnknown("What?")])
+    def test_calls_with_an_unproven_key_wait_for_the_result_of_another_process(
+        self,
+        error: ProviderError | None,
+        hear: Callable[[ProviderError | None], None],
+        simulator: Simulator,
+    ) -> None:
+        asked: list[int] = []
+
+        def look() -> bool:
+            if look_count() == 3:
+                asked.append(len(simulator.requests))
+                hear(error)
+            return True
+
+        look_count = iter(range(1, 99)).__next__
+        with Gateway() as gateway:
+            jobs = [(number, gateway.client.balance) for number in range(3)]
+            began = time.monotonic()
+            answers = list(fan_out(jobs, gateway, Pulse(look)))
+        assert asked == [0]
+        made = 0 if isinstance(error, AccessDenied) else 3
+        assert len(answers) == len(simulator.requests) == made
+        assert time.monotonic() - began < 10
+
+    def test_a_sweep_postpones_its_checks_while_another_process_tries_the_key(
+        self, hear: Callable[[ProviderError | None], None], simulator: Simulator
+    ) -> None:
+        without_list()
+        assert run_sweep() == Swept(postponed=5)
+        assert simulator.requests == []
+        assert not Order.objects.exclude(claimed_until=None).exists()
+        hear(None)
+        assert run_sweep() == Swept(checked=5, settled=5)
+
+
+def test_the_list_is_read_for_a_longer_time_if_the_providers_clock_is_off(
+    wire: responses.RequestsMock,
+) -> None:
+    orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _ in range(3)]
+    for shown, skew in (([], 60), (orders, 600)):
+        spans = {"from": 5 + skew, "to": 5 - skew}
+        wire.get(LIST, json=page(*map(row, shown)), match=[near(spans)])
+    assert run_sweep() == Swept(checked=3, settled=3)
+    assert ProviderState.objects.get().list_usable_at is None
+
+
+class TestListThatIsNoHelp:
+    """Everything still settles, by asking about each order."""
+
+    def test_orders_are_checked_one_by_one_if_the_list_is_not_routed(
+        self, simulator: Simulator
+    ) -> None:
+        simulator.has_list = False
+        buy_many(simulator, 12)
+        began = timezone.now()
+        assert run_sweep() == Swept(checked=12, settled=12)
+        assert (lists(simulator), len(checks(simulator))) == (1, 12)
+        # Nor is it asked for again soon.
+        assert timedelta(minutes=1) < provider_state().list_usable_at - began < timedelta(minutes=3)
+        buy_many(simulator, 12)
+        assert run_sweep() == Swept(checked=12, settled=12)
+        assert lists(simulator) == 0
+
+    def test_orders_settle_though_the_list_shows_them_under_other_ids(
+        self, simulator: Simulator
+    ) -> None:
+        simulator.shifted_ids = True
+        orders = buy_many(simulator, 12, type_id="SIM_NEVER")
+        run_sweeps(3)
+        assert set(statuses()) == {"HANDLING"}
+        for order in orders:
+            simulator.settle(order.provider_order_id or "", delivered=1)
+        run_sweeps(1)
+        assert statuses() == ["PARTIALLY_FILLED"] * 12
+        for order in orders:
+            bought = simulator.orders[order.provider_order_id or ""]
+            assert [card.value for card in order.cards.all()] == [
+                card.value for card in bought.cards
+            ]
+
+    def test_other_ids_in_the_list_are_learnt_so_that_it_is_of_use_again(
+        self, simulator: Simulator
+    ) -> None:
+        """From the first answers about the orders themselves; then the list is of use again."""
+        simulator.shifted_ids = True
+        buy_many(simulator, 12, type_id="SIM_NEVER")
+        run_sweeps(1)
+        ProviderState.objects.update(list_usable_at=None)
+        simulator.forget_requests()
+        run_sweeps(1)
+        assert (lists(simulator), checks(simulator)) == (1, [])
+
+    def test_orders_that_a_lagging_list_lacks_are_checked_one_by_one(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(6)]
+        wire.get(LIST, json=page(*[row(order) for order in orders[:2]]))
+        for order in orders[2:]:
+            wire.get(check_url(order), json=settled_answer(order))
+        assert run_sweep() == Swept(checked=6, settled=6)
+
+    @pytest.mark.parametrize(("age", "minutes"), [(5, 0.5), (90, 2)])
+    def test_a_list_that_shows_none_of_our_orders_is_not_read_for_a_while(
+        self, age: int, minutes: float, wire: responses.RequestsMock
+    ) -> None:
+        """New ones may only be late; with older ones it is no use for a while."""
+        times = {"sent_at": ago(age), "accepted_at": ago(age), "checked_at": ago(1)}
+        orders = [make_order(Status.HANDLING, **times) for _order in range(4)]
+        wire.get(LIST, json=page())
+        for order in orders:
+            wire.get(check_url(order), json=settled_answer(order))
+        began = timezone.now()
+        assert run_sweep() == Swept(checked=4, settled=4)
+        assert (
+            round((provider_state().list_usable_at - began) / timedelta(minutes=0.5)) == 2 * minutes
+        )
+
+    def test_the_oldest_order_is_checked_by_itself_though_the_list_shows_it_open(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        """One order is asked about itself each time, the oldest, once it should have settled."""
+        orders = [
+            make_order(Status.HANDLING, sent_at=ago(age), accepted_at=ago(age))
+            for age in (70, 90, 80, 30, 30, 30)
+        ]
+        wire.get(LIST, json=page(*[row(order, **HANDLING) for order in orders]))
+        for order in orders[:3]:
+            wire.get(check_url(order), json=settled_answer(order))
+        for settled in range(1, 4):
+            Order.objects.filter(settled_at=None).update(due_at=ago(1))
+            assert run_sweep() == Swept(checked=7 - settled, settled=1)
+        asked = [url for call in wire.calls if "/check-order/" in (url := call.request.url or "")]
+        assert asked == [check_url(orders[number]) for number in (1, 2, 0)]
+
+    @pytest.mark.parametrize(
+        "trouble",
+        [
+            {"status": 500, "body": "<html>"},
+            {"status": 400, "json": {"success": False, "error": {"code": "ERR_VALIDATION"}}},
+            {"body": "null"},
+            {"body": ConnectionResetError(104, "reset")},
+        ],
+    )
+    def test_orders_are_checked_one_by_one_if_reading_the_list_fails(
+        self, trouble: dict[str, Any], wire: responses.RequestsMock
+    ) -> None:
+        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
+        wire.get(LIST, **trouble)
+        for order in orders:
+            wire.get(check_url(order), json=settled_answer(order))
+        began = timezone.now()
+        assert run_sweep() == Swept(checked=4, settled=4)
+        assert provider_state().list_usable_at - began < timedelta(minutes=1)
+
+    @pytest.mark.parametrize(
+        "torn",
+        [
+            {"cards": []},
+            {"cards": [None, {}]},
+            {"status": "CANCELLED"},
+            {"status": None},
+            {"quantity": 3},
+            {"fulfilled_quantity": -1},
+        ],
+    )
+    def test_an_order_whose_row_is_incomplete_is_checked_by_itself(
+        self, torn: dict[str, Any], wire: responses.RequestsMock
+    ) -> None:
+        """It is not believed: the order is asked about itself, in the same sweep."""
+        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
+        rows = [row(orders[0], **torn), *[row(order) for order in orders[1:]]]
+        wire.get(LIST, json=page(*rows))
+        asked = wire.get(check_url(orders[0]), json=settled_answer(orders[0]))
+        assert run_sweep() == Swept(checked=4, settled=4)
+        assert asked.call_count == 1
+        assert not Order.objects.needing_attention().exists()
+
+
+@pytest.mark.usefixtures("small_budget")
+class TestShortBudget:
+    def test_checks_beyond_the_budget_are_postponed_without_a_failure(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 12)
+        without_list()
+        leave_questions(4)
+        assert run_sweep() == Swept(checked=4, settled=4, postponed=8)
+        assert len(checks(simulator)) == 4
+        assert not Order.objects.exclude(claimed_until=None).exists()
+        assert not Order.objects.exclude(failures=0).exists()
+
+    def test_a_late_order_is_checked_though_fresh_ones_use_up_the_budget(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        """One request of each minute is for late orders only."""
+        late, *_fresh = buy_many(simulator, 12, type_id="SIM_NEVER")
+        Order.objects.filter(pk=late.pk).update(status=Status.DELAYED)
+        without_list()
+        set_conf(REQUESTS_PER_MINUTE=30)
+        spend_budget()
+        own = Shares.of(limit=30, poll_interval=60).late
+        RequestSlot.objects.filter(number__in=own).update(until=ago(1))
+        assert run_sweep() == Swept(checked=1, postponed=11)
+        assert checks(simulator) == [late.provider_order_id]
+
+    def test_an_order_is_sent_while_checks_have_to_wait_for_the_budget(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 2, type_id="SIM_NEVER")
+        without_list()
+        leave_questions(0)
+        make_order()
+        done = run_sweep()
+        assert (done.sent, done.checked, done.postponed) == (1, 0, 3)
+
+    def test_the_list_is_read_though_placing_used_up_the_rest_of_the_budget(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 12)
+        spend_budget()
+        own = Shares.of(limit=16, poll_interval=60).listing
+        RequestSlot.objects.filter(number__in=own).update(until=ago(1))
+        assert run_sweep() == Swept(checked=12, settled=12)
+        assert lists(simulator) == 1
+
+    def test_single_checks_leave_the_list_its_share_of_the_budget(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 2)
+        with Gateway() as gateway:
+            gateway.note_list_read()
+            gateway.flush()
+        spend_budget()
+        own = Shares.of(limit=16, poll_interval=60).listing
+        RequestSlot.objects.filter(number__in=own).update(until=ago(1))
+        assert run_sweep() == Swept(postponed=2)
+        assert simulator.requests == []

@@ -1,0 +1,244 @@
+"""The schedule of the watchdog: one row, whatever happens. Brokers that are down or too fast."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django.test import modify_settings
+from django.utils import timezone
+from django_q.brokers import Broker
+from django_q.conf import Conf
+from django_q.models import OrmQ, Schedule
+
+from giftcards.engine.queue import Outcome, ensure_schedule, schedule_problem, wake_worker
+from giftcards.exceptions import ConfigurationError
+from giftcards.fulfilment import place_order
+from giftcards.models import Lease, Order
+from giftcards.simulator import Simulator
+from giftcards.tasks import tick
+from tests.fakes.brokers import PASSWORD, AtOnce, Down, Hanging, Unreachable, broker
+from tests.stage import LINE, ago, in_threads, messages, stop, wait_until
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+ROW = {
+    "name": "giftcards: follow orders",
+    "func": "giftcards.tasks.tick",
+    "schedule_type": "I",
+    "minutes": 1,
+    "args": None,
+    "kwargs": "{'q_options': {'save': False, 'ack_failure': True}}",
+    "hook": None,
+    "repeats": -1,
+    "cron": None,
+    "cluster": None,
+}
+
+
+def row() -> dict[str, Any]:
+    return Schedule.objects.values(*ROW).get()
+
+
+def test_a_new_schedule_is_created_and_due_at_once() -> None:
+    assert ensure_schedule() is Outcome.CREATED
+    assert row() == ROW
+    assert Schedule.objects.get().next_run <= timezone.now()
+
+
+def test_a_correct_schedule_is_left_as_it_is() -> None:
+    ensure_schedule()
+    before = Schedule.objects.values().get()
+    assert ensure_schedule() is Outcome.IN_PLACE
+    assert Schedule.objects.values().get() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"minutes": 5},
+        {"minutes": None},
+        {"schedule_type": "H"},
+        {"schedule_type": "O"},
+        {"kwargs": None},
+        {"kwargs": "{'q_options': {'save': True}}"},
+        {"name": None},
+        {"name": "mine"},
+    ],
+)
+def test_a_damaged_schedule_is_repaired(change: dict[str, Any]) -> None:
+    ensure_schedule()
+    Schedule.objects.update(**change)
+    assert ensure_schedule() is Outcome.REPAIRED
+    assert row() == ROW
+    assert ensure_schedule() is Outcome.IN_PLACE
+
+
+@pytest.mark.parametrize("change", [{}, {"minutes": 5, "schedule_type": "H"}])
+@pytest.mark.parametrize("choice", [{"repeats": 0}, {"cluster": "other"}, {"next_run": ago(-999)}])
+def test_changes_to_a_schedule_that_a_person_may_make_are_kept(
+    change: dict[str, Any], choice: dict[str, Any]
+) -> None:
+    ensure_schedule()
+    Schedule.objects.update(**change, **choice)
+    ensure_schedule()
+    assert Schedule.objects.filter(**choice).exists()
+
+
+def test_of_several_schedules_of_the_watchdog_the_first_is_kept(settings: Any) -> None:
+    ensure_schedule()
+    first = Schedule.objects.get()
+    for name in (first.name, "copy", None):
+        Schedule.objects.create(func=first.func, name=name, schedule_type="I", minutes=1)
+    assert ensure_schedule() is Outcome.REPAIRED
+    assert Schedule.objects.get() == first
+
+
+def test_schedules_of_other_functions_are_left_alone() -> None:
+    Schedule.objects.create(func="shop.tasks.report", name=ROW["name"], schedule_type="D")
+    before = Schedule.objects.values().get()
+    assert ensure_schedule() is Outcome.CREATED
+    assert ensure_schedule() is Outcome.IN_PLACE
+    assert Schedule.objects.values().get(func="shop.tasks.report") == before
+
+
+@pytest.mark.django_db(transaction=True)
+def test_concurrent_threads_create_one_schedule(shared_database: str) -> None:
+    outcomes = in_threads(4, ensure_schedule)
+    assert sorted(outcome.value for outcome in outcomes) == ["created"] + ["in place"] * 3
+    assert row() == ROW
+
+
+@pytest.mark.django_db(transaction=True)
+def test_concurrent_processes_create_one_schedule(
+    child: Callable[..., subprocess.Popen[str]],
+) -> None:
+    processes = [child("giftcards_setup") for _process in range(3)]
+    assert [process.wait(30) for process in processes] == [0, 0, 0]
+    said = sorted(stop(process).split(".")[0] for process in processes)
+    assert said == ["The schedule is created"] + ["The schedule is in place"] * 2
+    assert row() == ROW
+
+
+def test_a_missing_or_paused_schedule_is_explained() -> None:
+    assert schedule_problem() == "There is no schedule: run `manage.py giftcards_setup`."
+    ensure_schedule()
+    assert schedule_problem() == ""
+    Schedule.objects.update(repeats=0)
+    assert schedule_problem() == (
+        "The schedule is paused: set its repeats to -1 in the admin of django-q2."
+    )
+
+
+@pytest.mark.parametrize("ask", [ensure_schedule, schedule_problem])
+def test_without_django_q_installed_the_schedule_raises_configuration_error(
+    ask: Callable[[], object],
+) -> None:
+    without = modify_settings(INSTALLED_APPS={"remove": "django_q"})
+    with without, pytest.raises(ConfigurationError) as caught:
+        ask()
+    assert str(caught.value) == "django-q2 is missing. Add 'django_q' to INSTALLED_APPS."
+
+
+@pytest.mark.django_db(transaction=True)
+class TestBrokers:
+    @pytest.fixture
+    def hanging(self) -> Iterator[None]:
+        Hanging.answers.clear()
+        with broker(Hanging):
+            yield
+            Hanging.answers.set()
+
+    @pytest.mark.parametrize("kind", [Down, Unreachable])
+    def test_a_broker_that_is_down_does_not_fail_the_order(
+        self, kind: type[Broker], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with broker(kind):
+            order = place_order(**LINE)
+        assert Order.objects.get() == order
+        assert messages(caplog) == [
+            "Queueing a task of django-q2 failed: ConnectionError. The schedule starts the loop"
+            " within about a minute."
+        ]
+        assert PASSWORD not in caplog.text
+
+    @pytest.mark.usefixtures("hanging")
+    def test_a_broker_that_hangs_does_not_hold_up_placing_an_order(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        began = time.monotonic()
+        order = place_order(**LINE)
+        assert time.monotonic() - began < 1
+        assert Order.objects.get() == order
+        assert messages(caplog) == [
+            "The broker of django-q2 does not answer. The schedule starts the loop within about a"
+            " minute."
+        ]
+
+    @pytest.mark.usefixtures("hanging")
+    def test_while_a_broker_hangs_the_next_orders_do_not_wait_for_it(self) -> None:
+        before = threading.active_count()
+        for _order in range(5):
+            place_order(**LINE)
+        assert threading.active_count() == before + 1
+        Hanging.answers.set()
+        wait_until(lambda: threading.active_count() == before)
+
+    @pytest.mark.parametrize("kind", [Down, Unreachable, Hanging])
+    def test_the_watchdog_sends_an_order_that_the_broker_did_not_queue(
+        self, kind: type[Broker], simulator: Simulator
+    ) -> None:
+        Hanging.answers.set()
+        with broker(kind):
+            order = place_order(**LINE)
+            assert "1 sent" in tick()
+        order.refresh_from_db()
+        assert order.status == "FULFILLED"
+
+    def test_a_broker_that_runs_tasks_at_once_finds_the_committed_order(
+        self, shared_database: str
+    ) -> None:
+        AtOnce.seen.clear()
+        with broker(AtOnce):
+            with transaction.atomic():
+                place_order(**LINE, reference="cart-1")
+                wake_worker()
+                assert AtOnce.seen == []
+            assert AtOnce.seen == [{"cart-1"}]
+            Lease.objects.all().delete()
+            place_order(**LINE, reference="cart-2")
+            assert AtOnce.seen[1:] == [{"cart-1", "cart-2"}]
+
+    def test_nothing_is_queued_after_a_rollback(self, shared_database: str) -> None:
+        AtOnce.seen.clear()
+        with broker(AtOnce), transaction.atomic():
+            place_order(**LINE)
+            transaction.set_rollback(True)
+        assert AtOnce.seen == []
+
+    def test_the_database_broker_uses_the_connection_of_the_caller(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So tests of a shop see the task, and no second connection is opened."""
+        started: list[threading.Thread] = []
+        monkeypatch.setattr(threading.Thread, "start", started.append)
+        place_order(**LINE)
+        assert OrmQ.objects.count() == 1
+        assert started == []
+
+    def test_the_redis_broker_is_used_if_no_database_is_configured(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, closed_port: int
+    ) -> None:
+        monkeypatch.setattr(Conf, "ORM", None)
+        monkeypatch.setattr(Conf, "REDIS", {"host": "127.0.0.1", "port": closed_port})
+        place_order(**LINE)
+        [message] = messages(caplog)
+        # Or it is not installed.
+        assert message.startswith("Queueing a task of django-q2 failed: ")
+        assert not OrmQ.objects.exists()

@@ -1,0 +1,1148 @@
+"""From answers to rows: each card once, each move with its history, nobody's failure another's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from django.db import DatabaseError, connection
+from django.test.utils import CaptureQueriesContext
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from giftcards.crypto import generate_key
+from giftcards.engine.recording import next_check, record_answers, record_failures
+from giftcards.exceptions import AccessDenied, NotFound, OutcomeUnknown, Refused, TryLater
+from giftcards.models import Card, Order, StatusChange
+from giftcards.problems import Problem
+from giftcards.provider.answers import CardSecret, OrderAnswer
+from giftcards.statuses import Status
+from tests.builders import (
+    CARDS,
+    FULFILLED,
+    PARTIAL,
+    PRICE,
+    PRODUCT,
+    REFUNDED,
+    TYPE,
+    answer,
+    build_guide_order,
+    claim,
+    details,
+    ended,
+    make_guide_order,
+    problems,
+    settled,
+)
+
+pytestmark = pytest.mark.django_db
+
+NOW = datetime.fromisoformat("2025-10-29T01:00:00+00:00")
+SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
+SOURCE = StatusChange.Source.RECOVERY
+WATCH_ENDED = Problem("watch_ended")
+LOST = Problem("status_unknown", {"status": "LOST"})
+CONTRADICTING = Problem("figures_contradict")
+ANSWER_OF_R1 = {"provider_order_id": "R1", "order": "web-7"}
+A, B, C, D, E = CARDS
+
+
+def record(order: Order, *answers: OrderAnswer, now: datetime = NOW) -> Order:
+    """Claim ``order`` and record one answer after the other, as sweeps do; return it fresh."""
+    for given_answer in answers:
+        [held] = claim(order)
+        record_answers([(held, given_answer)], now=now)
+    return Order.objects.get(pk=order.pk)
+
+
+def cards_of(order: Order) -> list[CardSecret]:
+    """The stored cards, opened, in their order."""
+    cards = list(order.cards.order_by("position"))
+    assert [card.position for card in cards] == list(range(1, len(cards) + 1))
+    return [CardSecret(card.value, card.serial) for card in cards]
+
+
+def troubles(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log has for a person to look at."""
+    return [entry.getMessage() for entry in caplog.records if entry.levelname != "INFO"]
+
+
+def surplus(received: int, announced: int) -> Problem:
+    return Problem("surplus_cards", {"received": received, "announced": announced})
+
+
+def not_whole(status: str, delivered: int, cards: int) -> Problem:
+    counts = {"delivered": delivered, "ordered": 5, "cards": cards}
+    return Problem("not_whole", {"status": status, **counts})
+
+
+def contradicted(status: str, delivered: int) -> Problem:
+    parameters = {"status": status, "delivered": delivered, "ordered": 5}
+    return Problem("contradicted", parameters)
+
+
+def with_cards(given_answer: OrderAnswer, *cards: CardSecret) -> OrderAnswer:
+    return dataclasses.replace(given_answer, cards=cards)
+
+
+def short_cards(text: str) -> tuple[CardSecret, ...]:
+    """``"a1 b"`` are a card with the code a and the serial 1, and one with the code b only."""
+    return tuple(CardSecret(word[0], word[1:]) for word in text.split())
+
+
+class TestSettling:
+    @pytest.mark.parametrize("origin", [Status.HANDLING, Status.DELAYED])
+    @pytest.mark.parametrize(
+        ("given_answer", "amount"),
+        [(FULFILLED, 2450), (PARTIAL, 1470), (REFUNDED, 0)],
+    )
+    def test_a_settled_order_has_its_figures_cards_and_history(
+        self, origin: Status, given_answer: OrderAnswer, amount: int
+    ) -> None:
+        order = make_guide_order(origin, price_per_card=None, failures=3)
+        [held] = claim(order)
+        assert record_answers([(held, given_answer)], now=NOW) == 1
+
+        order = Order.objects.get(pk=order.pk)
+        assert (
+            order.status,
+            order.fulfilled_quantity,
+            order.fulfilled_amount,
+            order.price_per_card,
+            problems(order),
+            order.checked_at,
+            order.due_at,
+            order.failures,
+            order.claimed_until,
+        ) == (
+            given_answer.status,
+            len(given_answer.cards),
+            amount,
+            PRICE,
+            [],
+            NOW,
+            None,
+            0,
+            None,
+        )
+        assert order.settled_at is not None
+        assert cards_of(order) == list(given_answer.cards)
+        change = order.changes.get()
+        assert (
+            change.from_status,
+            change.to_status,
+            change.source,
+            change.details,
+            change.announced_at,
+        ) == (origin, given_answer.status, "check", [], None)
+
+    def test_the_price_at_placing_stands_in_for_one_missing_in_the_answer(self) -> None:
+        order = record(make_guide_order(price_per_card=PRICE), answer("REFUNDED"))
+        assert (order.status, order.price_per_card, order.fulfilled_amount) == (
+            "REFUNDED",
+            PRICE,
+            None,
+        )
+
+    def test_a_problem_that_ends_by_settling_is_kept_in_the_history(self) -> None:
+        order = record(make_guide_order(), answer("LOST"), FULFILLED)
+        assert problems(order) == []
+        assert (details(order.changes.get()), ended(order.changes.get())) == ([], [LOST])
+
+    def test_contradicting_figures_are_asked_for_again_before_an_order_settles(
+        self,
+    ) -> None:
+        charged = dataclasses.replace(PARTIAL, fulfilled_amount=Decimal(1960))
+        order = record(make_guide_order(), charged)
+        assert (order.status, problems(order)) == ("HANDLING", [CONTRADICTING])
+        assert order.due_at == NOW + 5 * SECOND
+        order = record(order, charged)
+        assert (order.status, order.fulfilled_amount) == ("PARTIALLY_FILLED", 1960)
+        assert problems(order) == details(order.changes.get()) == [CONTRADICTING]
+
+    def test_an_order_that_settles_is_one_line_in_the_log(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("DEBUG", "giftcards")
+        record(make_guide_order(reference="order-1"), PARTIAL)
+        assert caplog.messages == ["Order order-1 is PARTIALLY_FILLED: 3 of 5 cards."]
+
+    def test_recording_no_answers_costs_no_query(self, django_assert_num_queries: Any) -> None:
+        with django_assert_num_queries(0):
+            assert record_answers([], now=NOW) == 0
+
+    def test_an_order_that_was_never_accepted_does_not_settle(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        order = make_guide_order(Status.UNCONFIRMED, reference="order-1")
+        order.accepted_at = NOW
+        assert record_answers([(order, FULFILLED)], now=NOW) == 0
+        assert caplog.messages == [
+            "What the provider answered about order order-1 could not be recorded: ValueError"
+        ]
+        assert Order.objects.get(pk=order.pk).status == "UNCONFIRMED"
+
+
+class TestStayingOpen:
+    def test_an_open_order_gets_its_next_check_and_gives_its_claim_back(self) -> None:
+        order = record(make_guide_order(failures=3), answer("HANDLING", quantity=5))
+        assert (
+            order.status,
+            order.due_at,
+            order.checked_at,
+            order.failures,
+            order.claimed_until,
+            problems(order),
+        ) == ("HANDLING", NOW + 5 * SECOND, NOW, 0, None, [])
+        assert not order.changes.exists()
+
+    def test_cards_of_an_order_that_is_still_open_are_kept(self) -> None:
+        order = record(make_guide_order(), answer("HANDLING", cards=(A, B)))
+        assert (order.status, order.fulfilled_quantity, order.due_at) == (
+            "HANDLING",
+            2,
+            NOW + 5 * SECOND,
+        )
+        assert cards_of(order) == [A, B]
+
+    @pytest.mark.parametrize(
+        ("given_answer", "problem"),
+        [
+            (
+                with_cards(FULFILLED, A, B, C),
+                not_whole("FULFILLED", 5, 3),
+            ),
+            (
+                settled("REFUNDED", [A], fulfilled_quantity=0),
+                not_whole("REFUNDED", 0, 1),
+            ),
+            (
+                settled("CANCELLED", [A, B]),
+                Problem("status_unknown", {"status": "CANCELLED"}),
+            ),
+            (answer(None, cards=(A,)), Problem("status_missing")),
+        ],
+    )
+    def test_an_incomplete_answer_is_shown_as_a_problem_and_its_cards_are_kept(
+        self, given_answer: OrderAnswer, problem: Problem, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        order = make_guide_order(reference="order-1")
+        # Said once, however often it is answered.
+        order = record(order, given_answer, given_answer)
+        assert (order.status, problems(order), order.due_at) == (
+            "HANDLING",
+            [problem],
+            NOW + 5 * SECOND,
+        )
+        assert cards_of(order) == list(given_answer.cards)
+        assert not order.changes.exists()
+        assert caplog.messages == [f"Order order-1: {problem}"]
+
+    def test_a_complete_answer_after_an_incomplete_one_settles_the_order(self) -> None:
+        order = record(make_guide_order(), with_cards(FULFILLED, C, A), FULFILLED)
+        assert (order.status, problems(order)) == ("FULFILLED", [])
+        assert cards_of(order) == [C, A, B, D, E]
+
+    def test_a_problem_that_an_answer_disproves_is_cleared(self) -> None:
+        order = make_guide_order(problems=[LOST, Problem("not_known")])
+        assert problems(record(order, answer("HANDLING"))) == []
+
+    def test_problems_with_other_causes_stay_when_an_answer_is_recorded(self) -> None:
+        spent = Problem("accepted_after_all", {"provider_order_id": "A1"})
+        order = record(make_guide_order(problems=[spent, LOST]), answer("HANDLING"))
+        assert problems(order) == [spent]
+        order = record(order, answer("LOST"), FULFILLED)
+        assert problems(order) == [spent]
+        assert ended(order.changes.get()) == [LOST]
+
+    def test_the_count_of_cards_never_falls_nor_exceeds_the_quantity(self) -> None:
+        order = record(make_guide_order(quantity=2), answer("HANDLING", cards=(A, B, C)))
+        assert order.fulfilled_quantity == 2
+        order = record(order, answer("HANDLING", cards=(A,)))
+        assert order.fulfilled_quantity == 2
+        assert cards_of(order) == [A, B, C]
+
+
+NAMED = {"product_id": PRODUCT, "type_id": TYPE, "quantity": 5}
+OTHER_TYPE = Problem("line_differs", {"field": "type"})
+
+
+def foreign(given_answer: OrderAnswer) -> OrderAnswer:
+    """The answer, but about an order of another type, under another id."""
+    return dataclasses.replace(given_answer, type_id="type_002", provider_id="S1")
+
+
+class TestIdentity:
+    """The id in a placing answer is believed once an answer about it has fitted the line."""
+
+    @pytest.mark.parametrize("status", [Status.HANDLING, Status.DELAYED])
+    @pytest.mark.parametrize("given_answer", [answer("HANDLING", cards=(A,)), FULFILLED, PARTIAL])
+    def test_an_order_gives_back_an_id_whose_first_answer_is_of_another_order(
+        self, status: Status, given_answer: OrderAnswer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        order = make_guide_order(status, reference="order-1", provider_order_id="P1")
+        order = record(order, foreign(given_answer))
+        of_other = Problem("id_of_other", {"provider_order_id": "P1"})
+        assert (
+            order.status,
+            order.provider_order_id,
+            order.provider_alias,
+            order.answered_id,
+            order.accepted_at,
+            order.due_at,
+            order.claimed_until,
+            order.price_per_card,
+        ) == ("UNCONFIRMED", None, "", "P1", None, NOW, None, PRICE)
+        assert problems(order) == [of_other]
+        change = order.changes.get()
+        assert (change.from_status, change.to_status) == (status, "UNCONFIRMED")
+        assert details(change) == [of_other, OTHER_TYPE]
+        assert cards_of(order) == []
+        # The owner of the id can have it.
+        make_guide_order(provider_order_id="P1")
+        assert troubles(caplog) == [
+            "Order order-1 is UNCONFIRMED: the id P1, under which it was accepted, is not its own.",
+            f"Order order-1: {OTHER_TYPE}",
+        ]
+
+    @pytest.mark.parametrize(
+        "first",
+        [
+            answer("HANDLING", **NAMED),
+            # Cards are delivered once only: it can't be another's any more.
+            answer("HANDLING", cards=(A,)),
+        ],
+    )
+    def test_an_answer_of_another_line_about_a_confirmed_id_is_only_shown(
+        self, first: OrderAnswer
+    ) -> None:
+        before = record(make_guide_order(provider_alias="R1"), first)
+        assert before.identified_at == NOW
+        after = record(before, foreign(FULFILLED))
+        assert (after.status, after.provider_order_id) == ("HANDLING", before.provider_order_id)
+        assert (after.provider_alias, after.due_at) == ("R1", NOW + 5 * SECOND)
+        assert problems(after) == [OTHER_TYPE]
+        assert cards_of(after) == list(first.cards)
+        # The next answer is ours again.
+        settled_order = record(after, FULFILLED)
+        assert (settled_order.status, problems(settled_order)) == ("FULFILLED", [])
+        assert ended(settled_order.changes.get()) == [OTHER_TYPE]
+
+    def test_an_answer_that_does_not_name_the_line_confirms_no_id(self) -> None:
+        order = record(make_guide_order(), answer("HANDLING", quantity=5))
+        assert (order.status, order.identified_at) == ("HANDLING", None)
+        assert record(order, foreign(FULFILLED)).status == "UNCONFIRMED"
+
+    def test_an_order_that_settles_has_a_confirmed_id(self) -> None:
+        assert record(make_guide_order(), FULFILLED).identified_at == NOW
+
+    def test_ids_of_a_hundred_orders_are_confirmed_by_one_update(self) -> None:
+        held = claim(*(make_guide_order() for _ in range(100)))
+        named = answer("HANDLING", **NAMED)
+        with CaptureQueriesContext(connection) as queries:
+            record_answers([(order, named) for order in held], now=NOW)
+        assert len([q for q in queries if q["sql"].startswith("UPDATE")]) == 1
+        assert Order.objects.filter(identified_at=NOW).count() == 100
+
+    @pytest.mark.parametrize("late", [FULFILLED, answer("HANDLING", cards=(A,))])
+    def test_an_answer_under_way_while_the_id_was_given_back_is_dropped(
+        self, late: OrderAnswer
+    ) -> None:
+        [held] = claim(make_guide_order())
+        # The claim has run out, and another process asked as well.
+        Order.objects.update(claimed_until=None)
+        order = record(held, foreign(FULFILLED))
+        assert record_answers([(held, late)], now=NOW) == 0
+        assert Order.objects.get(pk=order.pk).status == "UNCONFIRMED"
+        assert order.move(Status.HANDLING, source=SOURCE, provider_order_id="P2", accepted_at=NOW)
+        assert record_answers([(held, late)], now=NOW) == 0
+        assert Order.objects.get(pk=order.pk).status == "HANDLING"
+        assert cards_of(order) == []
+
+    def test_the_second_of_two_answers_with_one_new_id_is_not_taken(self) -> None:
+        """Both orders are asked about at once, and the provider speaks of one of them."""
+        orders = [make_guide_order(reference=f"web-{number}") for number in (7, 8)]
+        same = dataclasses.replace(FULFILLED, provider_id="R1")
+        assert record_answers([(held, same) for held in claim(*orders)], now=NOW) == 1
+        first, second = Order.objects.order_by("pk")
+        assert (first.status, first.provider_alias) == ("FULFILLED", "R1")
+        assert (second.status, second.provider_alias) == ("HANDLING", "")
+        assert problems(second) == [Problem("answer_of_other", ANSWER_OF_R1)]
+        assert cards_of(second) == []
+
+    def test_an_unconfirmed_id_unknown_to_the_provider_is_given_back_after_120_s(self) -> None:
+        """It may not know a new order for a moment."""
+        sent_at = NOW - 119 * SECOND
+        [held] = claim(make_guide_order(sent_at=sent_at, provider_order_id="P1"))
+        record_failures([(held, NotFound("gone"))], now=NOW)
+        held.refresh_from_db()
+        assert (held.status, problems(held)) == ("HANDLING", [Problem("not_known")])
+        [held] = claim(held)
+        record_failures([(held, NotFound("gone"))], now=NOW + SECOND)
+        order = Order.objects.get(pk=held.pk)
+        assert (order.status, order.answered_id, order.provider_order_id) == (
+            "UNCONFIRMED",
+            "P1",
+            None,
+        )
+
+    @pytest.mark.parametrize(
+        "known",
+        [
+            {"identified_at": NOW},
+            {"checked_at": NOW - HOUR / 2},  # answered, though without the line
+            {"provider_order_id": "P1", "provider_alias": "P1"},
+        ],
+    )
+    def test_a_confirmed_or_chosen_id_is_kept_though_the_provider_does_not_know_it(
+        self, known: dict[str, Any]
+    ) -> None:
+        [held] = claim(make_guide_order(sent_at=NOW - HOUR, **known))
+        record_failures([(held, NotFound("gone"))], now=NOW)
+        held.refresh_from_db()
+        assert (held.status, held.answered_id) == ("HANDLING", "")
+
+
+class TestMoney:
+    def test_the_price_at_placing_is_kept_beside_another_final_price(self) -> None:
+        dearer = settled(
+            "FULFILLED", CARDS, price_per_card=Decimal(520), fulfilled_amount=Decimal(2600)
+        )
+        order = record(make_guide_order(price_at_placing=PRICE), dearer)
+        assert (order.price_per_card, order.price_at_placing) == (520, 490)
+        both = Problem("price_changed", {"amount": "520.00", "expected": "490.00"})
+        assert problems(order) == details(order.changes.get()) == [both]
+        assert order.tick_off(both, by="amina")
+
+    def test_figures_unknown_when_an_order_settles_are_shown_as_problems(self) -> None:
+        order = record(make_guide_order(price_per_card=None), answer("FULFILLED", cards=CARDS))
+        assert order.status == "FULFILLED"
+        assert problems(order) == [
+            Problem("figure_unknown", {"field": "price_per_card"}),
+            Problem("figure_unknown", {"field": "fulfilled_amount"}),
+        ]
+
+    def test_a_contradiction_gone_from_the_next_answer_is_only_in_the_history(self) -> None:
+        odd = dataclasses.replace(PARTIAL, fulfilled_amount=Decimal(1960))
+        order = record(make_guide_order(), odd, PARTIAL)
+        assert (order.fulfilled_amount, problems(order)) == (1470, [])
+        assert ended(order.changes.get()) == [CONTRADICTING]
+
+    def test_a_contradiction_in_the_last_answer_of_the_watch_settles_the_order(self) -> None:
+        odd = dataclasses.replace(PARTIAL, fulfilled_amount=Decimal(1960))
+        order = make_guide_order(Status.DELAYED, accepted_at=NOW - 73 * HOUR)
+        order = record(order, odd)
+        assert (order.status, problems(order)) == ("PARTIALLY_FILLED", [CONTRADICTING])
+
+
+class TestNextCheck:
+    @pytest.mark.parametrize(
+        ("late_for", "pause"),
+        [
+            (-MINUTE, MINUTE),  # the time-out was lengthened meanwhile
+            (0 * MINUTE, MINUTE),
+            (1 * MINUTE, MINUTE),
+            (2 * MINUTE, 3 * MINUTE),
+            (5 * MINUTE, 10 * MINUTE),
+            (15 * MINUTE, HOUR),
+            (71 * HOUR, HOUR),
+        ],
+    )
+    def test_a_late_order_is_checked_at_growing_intervals_up_to_an_hour(
+        self, late_for: timedelta, pause: timedelta
+    ) -> None:
+        order = build_guide_order(Status.DELAYED, accepted_at=NOW - 5 * MINUTE - late_for)
+        assert next_check(order, NOW) == NOW + pause
+
+    def test_a_late_order_is_not_checked_after_72_hours(self) -> None:
+        order = build_guide_order(Status.DELAYED, accepted_at=NOW - 72 * HOUR - SECOND)
+        assert next_check(order, NOW) is None
+
+    def test_a_fresh_order_is_checked_however_old_it_is(self) -> None:
+        order = build_guide_order(accepted_at=NOW - 1000 * HOUR)
+        assert next_check(order, NOW) == NOW + 5 * SECOND
+
+    def test_the_next_check_follows_the_settings(self, settings: Any) -> None:
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "POLL_INTERVAL": 7, "LATE_WATCH_HOURS": 1}
+        assert next_check(build_guide_order(), NOW) == NOW + 7 * SECOND
+        assert (
+            next_check(build_guide_order(Status.DELAYED, accepted_at=NOW - 2 * HOUR), NOW) is None
+        )
+
+    def test_the_end_of_the_late_watch_is_shown_as_a_problem(self) -> None:
+        order = make_guide_order(Status.DELAYED, accepted_at=NOW - 73 * HOUR)
+        order = record(order, answer("HANDLING"))
+        assert (order.status, order.due_at) == ("DELAYED", None)
+        assert problems(order) == [WATCH_ENDED]
+
+    def test_the_end_of_the_late_watch_is_shown_beside_other_problems(self) -> None:
+        order = make_guide_order(Status.DELAYED, accepted_at=NOW - 73 * HOUR)
+        order = record(order, answer("LOST"))
+        assert problems(order) == [WATCH_ENDED, LOST]
+
+    def test_an_answer_at_the_end_of_the_late_watch_settles_the_order(self) -> None:
+        order = make_guide_order(Status.DELAYED, accepted_at=NOW - 73 * HOUR)
+        order = record(order, FULFILLED)
+        assert (order.status, problems(order)) == ("FULFILLED", [])
+
+
+class TestAlias:
+    ALIAS = "6901616fe9e88196b4eb64b3"
+
+    def test_the_id_in_an_answer_is_kept_as_alias_and_logged_once(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO", "giftcards")
+        order = make_guide_order(reference="order-1", provider_order_id="6901616fe9e88196b4eb64b2")
+        named = answer("HANDLING", provider_id=self.ALIAS)
+        order = record(order, named, named)
+        assert (order.provider_order_id, order.provider_alias) == (
+            "6901616fe9e88196b4eb64b2",
+            self.ALIAS,
+        )
+        assert caplog.messages == [
+            "Order order-1, placed as 6901616fe9e88196b4eb64b2, is called"
+            " 6901616fe9e88196b4eb64b3 in the provider's answer."
+        ]
+
+    def test_the_orders_own_id_in_an_answer_is_not_kept_as_alias(self) -> None:
+        order = make_guide_order(provider_order_id=self.ALIAS)
+        assert record(order, answer("HANDLING", provider_id=self.ALIAS)).provider_alias == ""
+
+    def test_an_answer_without_an_id_does_not_clear_the_alias(self) -> None:
+        order = make_guide_order(provider_alias=self.ALIAS)
+        assert record(order, PARTIAL).provider_alias == self.ALIAS
+
+
+class TestOfAnotherOrder:
+    """The answer bears the id of another order of ours: its cards would be handed out twice."""
+
+    @pytest.mark.parametrize("name", ["provider_order_id", "provider_alias"])
+    def test_an_answer_with_the_id_of_another_order_is_not_taken(self, name: str) -> None:
+        make_guide_order(Status.FULFILLED, reference="web-7", **{name: "R1"})
+        theirs = dataclasses.replace(PARTIAL, provider_id="R1")
+        order = record(make_guide_order(), theirs, theirs)
+        assert (order.status, order.provider_alias) == ("HANDLING", "")
+        assert problems(order) == [Problem("answer_of_other", ANSWER_OF_R1)]
+        assert not order.cards.exists()
+
+    def test_an_answer_with_the_orders_own_alias_is_taken(self) -> None:
+        mine = dataclasses.replace(PARTIAL, provider_id="R1")
+        still = answer("HANDLING", provider_id="R1")
+        assert record(make_guide_order(), still, mine).status == "PARTIALLY_FILLED"
+
+
+class TestEachCardOnce:
+    @pytest.mark.parametrize(
+        ("answers", "stored"),
+        [
+            ([(A, B), (A, B)], [A, B]),
+            ([(A, B), (B, A)], [A, B]),
+            ([(B,), (A, B)], [B, A]),
+            ([(A, B, C), (C,), ()], [A, B, C]),
+            # The same code twice is two cards, each time the same two.
+            ([(A, A)], [A, A]),
+            ([(A, A), (A, A)], [A, A]),
+            ([(A,), (A, A), (A,)], [A, A]),
+            ([(A, B), (B, B, A)], [A, B, B]),
+            # These look alike to a person, and are paid for one by one.
+            ([(CardSecret("ab", "1"), CardSecret("AB", "1"))], [("ab", "1"), ("AB", "1")]),
+            ([(CardSecret("A", "1"), CardSecret("A", "2"))], [("A", "1"), ("A", "2")]),
+            ([(CardSecret("A", ""), CardSecret("A", ""))], [("A", ""), ("A", "")]),
+        ],
+    )
+    def test_each_card_is_stored_once_answer_after_answer(
+        self, answers: Sequence[Sequence[CardSecret]], stored: Sequence[Any]
+    ) -> None:
+        handling = [answer("HANDLING", cards=tuple(cards)) for cards in answers]
+        order = record(make_guide_order(), *handling)
+        expected = [card if isinstance(card, CardSecret) else CardSecret(*card) for card in stored]
+        assert cards_of(order) == expected
+
+    @settings(max_examples=50)
+    @given(st.lists(st.lists(st.sampled_from(CARDS), max_size=6), max_size=6), st.data())
+    def test_each_card_is_stored_once_in_whatever_order_answers_come(
+        self, answers: list[list[CardSecret]], data: st.DataObject
+    ) -> None:
+        order = make_guide_order()
+        expected: Counter[CardSecret] = Counter()
+        for cards in answers:
+            shuffled = data.draw(st.permutations(cards))
+            order = record(order, answer("HANDLING", cards=tuple(shuffled)))
+            expected |= Counter(cards)
+            assert Counter(cards_of(order)) == expected
+
+    @pytest.mark.parametrize(
+        ("answers", "stored"),
+        [
+            # The serial comes later, or does not come again.
+            (["a", "a1 b2"], "a1 b2"),
+            (["a1 b2", "a b", "b a"], "a1 b2"),
+            (["b a", "a1", "b2 a1"], "b2 a1"),
+            (["a", "a1", "a", "a1"], "a1"),
+            # The same code twice in one answer is two cards, whichever have a serial.
+            (["a a1"], "a a1"),
+            (["a a", "a2 a1"], "a2 a1"),
+            (["a1 a2", "a a"], "a1 a2"),
+            (["a1", "a a"], "a1 a"),
+            (["a1", "a a", "a a2"], "a1 a2"),
+            (["a", "a1 a2"], "a1 a2"),
+            (["a1", "a2"], "a1 a2"),
+            (["a1", "a1 a1"], "a1 a1"),
+            # Two cards, now one and then the other without its serial.
+            (["a a1", "a a2"], "a2 a1"),
+            # New ones stay in the order of the answer.
+            (["a c b1"], "a c b1"),
+            # These look alike to a person, and are paid for one by one.
+            (["a", "A1"], "a A1"),
+            (["A1", "a"], "A1 a"),
+        ],
+    )
+    def test_a_card_whose_serial_is_missing_at_times_is_stored_once(
+        self, answers: list[str], stored: str
+    ) -> None:
+        given_answers = (answer("HANDLING", cards=short_cards(text)) for text in answers)
+        order = record(make_guide_order(), *given_answers)
+        assert cards_of(order) == list(short_cards(stored))
+        for row in order.cards.all():
+            assert row in order.cards.with_code(row.value)
+            assert bool(row.serial_fingerprint) == bool(row.serial)
+            assert not row.serial or row in order.cards.with_code(row.serial)
+
+    @settings(max_examples=100)
+    @given(st.lists(st.sampled_from(short_cards("a a1 a2 a3 A1 b b1")), max_size=5), st.data())
+    def test_never_more_cards_are_stored_than_were_bought(
+        self, bought: list[CardSecret], data: st.DataObject
+    ) -> None:
+        """Whichever of them an answer shows, in whatever order and with whichever serials."""
+        order, known = make_guide_order(), 0
+        for _answer in range(data.draw(st.integers(0, 4))):
+            shown = [
+                card if data.draw(st.booleans()) else CardSecret(card.value, "")
+                for card in data.draw(st.permutations(bought))
+                if data.draw(st.booleans())
+            ]
+            order = record(order, answer("HANDLING", cards=tuple(shown)))
+            assert max(known, len(shown)) <= order.cards.count() <= len(bought)
+            known = order.cards.count()
+        order = record(order, answer("HANDLING", cards=tuple(bought)))
+        assert Counter(cards_of(order)) == Counter(bought)
+
+    def test_a_serial_that_comes_after_a_new_encryption_key_completes_the_card(
+        self, settings: Any
+    ) -> None:
+        order = record(make_guide_order(), answer("HANDLING", cards=short_cards("a b1")))
+        [old_key] = settings.GIFTCARDS["ENCRYPTION_KEYS"]
+        new_key = generate_key()
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": [new_key, old_key]}
+        order = record(order, answer("HANDLING", cards=short_cards("a1 b")))
+        assert cards_of(order) == list(short_cards("a1 b1"))
+        # The row is the new key's altogether.
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": [new_key]}
+        row = order.cards.get(position=1)
+        assert (row.value, row.serial) == ("a", "1")
+        assert list(order.cards.with_code("a")) == list(order.cards.with_code("1")) == [row]
+
+    def test_a_stored_card_that_cannot_be_opened_is_taken_for_no_other(self) -> None:
+        order = record(make_guide_order(), answer("HANDLING", cards=short_cards("a1")))
+        order.cards.update(sealed="damaged")
+        order = record(order, answer("HANDLING", cards=short_cards("a")))
+        first, second = order.cards.order_by("position")
+        assert (first.sealed, second.value) == ("damaged", "a")
+
+    def test_the_same_code_in_two_orders_is_stored_twice_and_marked_as_repeated(self) -> None:
+        one, other = make_guide_order(), make_guide_order()
+        readings = [(order, PARTIAL) for order in claim(one, other)]
+        assert record_answers(readings, now=NOW) == 2
+        assert cards_of(one) == cards_of(other) == [A, B, C]
+        assert all(card.is_repeated for card in Card.objects.with_repeats())
+
+    def test_a_new_encryption_key_between_answers_stores_no_card_twice(self, settings: Any) -> None:
+        order = record(make_guide_order(), answer("HANDLING", cards=(A, B)))
+        [old_key] = settings.GIFTCARDS["ENCRYPTION_KEYS"]
+        settings.GIFTCARDS = {
+            **settings.GIFTCARDS,
+            "ENCRYPTION_KEYS": [generate_key(), old_key],
+        }
+        order = record(order, answer("HANDLING", cards=(C, B, A)), PARTIAL)
+        assert cards_of(order) == [A, B, C]
+        assert problems(order) == []
+
+    def test_cards_sealed_by_the_first_key_are_recognised_with_that_key_alone(
+        self, settings: Any
+    ) -> None:
+        [old_key] = settings.GIFTCARDS["ENCRYPTION_KEYS"]
+        new_key = generate_key()
+        order = make_guide_order()
+        for keys in ([new_key, old_key], [new_key]):
+            settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": keys}
+            order = record(order, answer("HANDLING", cards=(A, B)))
+        assert cards_of(order) == [A, B]
+
+    def test_a_card_without_a_serial_is_stored_without_a_serial_fingerprint(self) -> None:
+        order = record(
+            make_guide_order(quantity=1), settled("FULFILLED", [CardSecret("A1", "")], quantity=1)
+        )
+        assert cards_of(order) == [CardSecret("A1", "")]
+        assert order.cards.get().serial_fingerprint == ""
+
+    def test_the_row_of_a_card_holds_its_code_as_ciphertext_only(self) -> None:
+        order = record(make_guide_order(), PARTIAL)
+        row = Card.objects.filter(order=order, position=1).values().get()
+        assert not [text for text in map(str, row.values()) if A.value in text or A.serial in text]
+
+
+class TestSurplus:
+    """More cards than were announced: paid or not, staff have to see it."""
+
+    def test_cards_beyond_those_of_the_final_answer_are_kept_as_surplus(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        order = record(
+            make_guide_order(reference="order-1"), answer("HANDLING", cards=(D,)), PARTIAL
+        )
+        assert (order.status, problems(order)) == ("PARTIALLY_FILLED", [surplus(4, 3)])
+        assert cards_of(order) == [D, A, B, C]
+        assert troubles(caplog) == [f"Order order-1: {surplus(4, 3)}"]
+
+    def test_a_card_of_an_order_that_is_refunded_then_is_kept_as_surplus(self) -> None:
+        order = record(make_guide_order(), answer("HANDLING", cards=(A,)), REFUNDED)
+        assert (order.status, order.fulfilled_quantity) == ("REFUNDED", 0)
+        assert problems(order) == [surplus(1, 0)]
+        assert cards_of(order) == [A]
+
+    def test_cards_that_the_final_answer_lacks_are_kept_as_surplus(self) -> None:
+        order = record(
+            make_guide_order(),
+            answer("HANDLING", cards=(A, B, C)),
+            *[settled("PARTIALLY_FILLED", [A, B], fulfilled_amount=Decimal(1470))] * 2,
+        )
+        assert problems(order) == [CONTRADICTING, surplus(3, 2)]
+
+
+class TestOvertaken:
+    """Another process recorded something while this one was asking."""
+
+    def test_the_same_answer_from_two_processes_changes_nothing_the_second_time(self) -> None:
+        [held] = claim(make_guide_order())
+        assert record_answers([(held, PARTIAL)], now=NOW) == 1
+        before = Order.objects.filter(pk=held.pk).values().get()
+        later = NOW + MINUTE
+        assert record_answers([(held, with_cards(PARTIAL, C, B, A))], now=later) == 0
+        after = Order.objects.filter(pk=held.pk).values().get()
+        assert after == {**before, "checked_at": later}
+        assert cards_of(held) == [A, B, C]
+        assert held.changes.count() == 1
+
+    @pytest.mark.parametrize("late", [answer("HANDLING"), answer("HANDLING", cards=(B,))])
+    def test_an_older_answer_about_a_settled_order_is_ignored(self, late: OrderAnswer) -> None:
+        [held] = claim(make_guide_order())
+        record_answers([(held, PARTIAL)], now=NOW)
+        before = Order.objects.filter(pk=held.pk).values().get()
+        record_answers([(held, late)], now=NOW)
+        assert Order.objects.filter(pk=held.pk).values().get() == before
+        assert cards_of(held) == [A, B, C]
+
+    def test_a_contradiction_after_settling_is_shown_and_its_cards_are_kept(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        [held] = claim(make_guide_order(reference="order-1"))
+        record_answers([(held, REFUNDED)], now=NOW)
+        for _ in range(2):
+            assert record_answers([(held, PARTIAL)], now=NOW) == 0
+        order = Order.objects.get(pk=held.pk)
+        charged = {"field": "fulfilled_amount", "amount": "1470.00", "expected": "0.00"}
+        said = [
+            contradicted("PARTIALLY_FILLED", 3),
+            Problem("figure_changed", charged),
+            Problem("late_cards", {"received": 3, "announced": 0}),
+        ]
+        assert (order.status, order.fulfilled_quantity, order.fulfilled_amount) == (
+            "REFUNDED",
+            0,
+            0,
+        )
+        assert problems(order) == said
+        assert cards_of(order) == [A, B, C]
+        assert order.changes.count() == 1
+        # Once, though it was answered twice.
+        assert troubles(caplog) == [f"Order order-1 is REFUNDED: {text}" for text in said]
+
+    def test_other_cards_under_the_same_final_status_are_kept_and_shown(self) -> None:
+        [held] = claim(make_guide_order())
+        record_answers([(held, PARTIAL)], now=NOW)
+        record_answers([(held, with_cards(PARTIAL, A, B, D))], now=NOW)
+        assert cards_of(held) == [A, B, C, D]
+        assert problems(held) == [surplus(4, 3)]
+
+    def test_problems_of_a_settled_order_stay_when_a_contradiction_comes(self) -> None:
+        odd = dataclasses.replace(PARTIAL, fulfilled_amount=Decimal(1960))
+        [held] = claim(record(make_guide_order(), odd))
+        assert record_answers([(held, odd)], now=NOW) == 1
+        record_answers([(held, REFUNDED)], now=NOW)
+        charged = {"field": "fulfilled_amount", "amount": "0.00", "expected": "1960.00"}
+        assert problems(held) == [
+            CONTRADICTING,
+            contradicted("REFUNDED", 0),
+            Problem("figure_changed", charged),
+        ]
+
+    def test_an_order_that_became_late_while_it_was_checked_settles(self) -> None:
+        [held] = claim(make_guide_order())
+        Order.objects.filter(pk=held.pk).move_all(
+            Status.HANDLING, Status.DELAYED, source=StatusChange.Source.CLOCK
+        )
+        assert record_answers([(held, PARTIAL)], now=NOW) == 1
+        assert [(c.from_status, c.to_status) for c in held.changes.all()] == [
+            ("HANDLING", "DELAYED"),
+            ("DELAYED", "PARTIALLY_FILLED"),
+        ]
+        assert cards_of(held) == [A, B, C]
+
+    def test_an_order_claimed_by_another_process_meanwhile_settles_once(self) -> None:
+        [held] = claim(make_guide_order())
+        Order.objects.filter(pk=held.pk).update(claimed_until=None)
+        [theirs] = claim(held)
+        assert held.claim != theirs.claim
+        assert record_answers([(held, PARTIAL)], now=NOW) == 1
+        assert record_answers([(theirs, PARTIAL)], now=NOW) == 0
+        assert cards_of(held) == [A, B, C]
+
+    def test_an_older_count_of_cards_does_not_replace_a_newer_one(self) -> None:
+        [held] = claim(make_guide_order())
+        Order.objects.filter(pk=held.pk).update(claimed_until=None)
+        [theirs] = claim(held)
+        record_answers([(theirs, answer("HANDLING", cards=(A, B, C)))], now=NOW)
+        record_answers([(held, answer("HANDLING", cards=(A,)))], now=NOW)
+        assert Order.objects.get(pk=held.pk).fulfilled_quantity == 3
+
+    @pytest.mark.parametrize("verdict", [PARTIAL, REFUNDED])
+    def test_other_orders_of_a_batch_settle_though_some_were_overtaken(
+        self, verdict: OrderAnswer
+    ) -> None:
+        held = claim(*[make_guide_order() for _ in range(5)])
+        record_answers([(held[1], PARTIAL)], now=NOW)
+        Order.objects.filter(pk=held[3].pk).update(claimed_until=None)
+        claim(held[3])
+        assert record_answers([(order, verdict) for order in held], now=NOW) == 4
+        for number, order in enumerate(held):
+            expected = PARTIAL if number == 1 else verdict
+            assert Order.objects.get(pk=order.pk).status == expected.status
+            assert cards_of(order) == list(expected.cards)
+            assert order.changes.count() == 1
+
+    def test_an_answer_without_news_leaves_the_claim_of_another_process_alone(self) -> None:
+        [held] = claim(make_guide_order())
+        Order.objects.filter(pk=held.pk).update(claimed_until=None)
+        [theirs] = claim(held)
+        record_answers([(held, answer("HANDLING"))], now=NOW)
+        assert Order.objects.get(pk=held.pk).claimed_until == theirs.claimed_until
+
+
+# Cannot even be compared with 0; the parser lets no such thing through.
+POISON = dataclasses.replace(PARTIAL, fulfilled_amount=Decimal("NaN"))
+
+
+class TestFailingAlone:
+    def test_one_answer_that_cannot_be_processed_does_not_affect_99_others(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        orders = claim(
+            make_guide_order(reference="poison"), *[make_guide_order() for _ in range(99)]
+        )
+        answers = [(order, PARTIAL) for order in orders]
+        answers[0] = (orders[0], POISON)
+        assert record_answers(answers, now=NOW) == 99
+        poisoned = Order.objects.get(reference="poison")
+        assert (poisoned.status, poisoned.failures, poisoned.claimed_until, problems(poisoned)) == (
+            "HANDLING",
+            1,
+            None,
+            [Problem("answer_unprocessable", {"detail": "InvalidOperation"})],
+        )
+        assert poisoned.due_at is not None
+        assert poisoned.due_at > NOW
+        assert not poisoned.cards.exists()
+        assert Card.objects.count() == 3 * 99
+        assert troubles(caplog) == [
+            "What the provider answered about order poison could not be recorded: InvalidOperation"
+        ]
+
+    def test_an_order_whose_rows_the_database_refuses_does_not_affect_others(self) -> None:
+        torn = record(make_guide_order(), answer("HANDLING", cards=(A, B)))
+        # Somebody deleted a card by hand, so that the next one's number is taken.
+        torn.cards.filter(position=1).delete()
+        torn, whole = claim(torn, make_guide_order())
+        assert record_answers([(torn, PARTIAL), (whole, PARTIAL)], now=NOW) == 1
+        assert Order.objects.get(pk=whole.pk).status == "PARTIALLY_FILLED"
+        torn = Order.objects.get(pk=torn.pk)
+        assert (torn.status, problems(torn)) == (
+            "HANDLING",
+            [Problem("answer_unprocessable", {"detail": "IntegrityError"})],
+        )
+
+    def test_status_cards_and_history_are_stored_together_or_not_at_all(self) -> None:
+        [held] = claim(make_guide_order())
+
+        def no_history(execute: Any, sql: str, *args: Any) -> Any:
+            if sql.startswith("INSERT") and "giftcards_statuschange" in sql:
+                raise DatabaseError("disk full")
+            return execute(sql, *args)
+
+        with connection.execute_wrapper(no_history):
+            assert record_answers([(held, PARTIAL)], now=NOW) == 0
+        order = Order.objects.get(pk=held.pk)
+        assert (order.status, order.settled_at, order.fulfilled_quantity) == ("HANDLING", None, 0)
+        assert not order.cards.exists()
+        assert record(order, PARTIAL).status == "PARTIALLY_FILLED"
+        assert cards_of(order) == [A, B, C]
+
+
+class TestFailures:
+    @pytest.mark.parametrize(
+        ("error", "problem"),
+        [
+            (OutcomeUnknown("no answer"), LOST),
+            (TryLater("busy"), LOST),
+            (AccessDenied("wrong key"), LOST),
+            (NotFound("unknown"), Problem("not_known")),
+            (
+                Refused("The provider refused the request (HTTP 400).", detail="HTTP 400"),
+                Problem("answer_refused", {"detail": "HTTP 400"}),
+            ),
+            (
+                KeyError("AAAA-AAAA-AAAA-AAAA"),
+                Problem("answer_unprocessable", {"detail": "KeyError"}),
+            ),
+        ],
+    )
+    def test_only_a_failure_that_is_about_the_order_is_shown_as_its_problem(
+        self, error: Exception, problem: Problem
+    ) -> None:
+        [held] = claim(make_guide_order(problems=[LOST]))
+        record_failures([(held, error)], now=NOW)
+        order = Order.objects.get(pk=held.pk)
+        assert (order.status, problems(order), order.failures, order.claimed_until) == (
+            "HANDLING",
+            [problem],
+            1,
+            None,
+        )
+
+    def test_a_failed_check_leaves_an_order_that_settled_meanwhile_alone(self) -> None:
+        [held] = claim(make_guide_order())
+        record_answers([(held, PARTIAL)], now=NOW)
+        before = Order.objects.filter(pk=held.pk).values().get()
+        record_failures([(held, NotFound("unknown"))], now=NOW)
+        assert Order.objects.filter(pk=held.pk).values().get() == before
+
+    @pytest.mark.parametrize(
+        ("failures", "seconds"), [(0, 5), (1, 10), (2, 20), (3, 30), (4, 30), (1000, 30)]
+    )
+    def test_an_order_whose_checks_fail_is_checked_later_each_time(
+        self, failures: int, seconds: int
+    ) -> None:
+        [held] = claim(make_guide_order(failures=failures))
+        record_failures([(held, OutcomeUnknown("no answer"))], now=NOW)
+        order = Order.objects.get(pk=held.pk)
+        assert order.failures == failures + 1
+        assert order.due_at is not None
+        pause = order.due_at - NOW
+        assert seconds * SECOND <= pause <= 1.25 * seconds * SECOND
+
+    @pytest.mark.parametrize(
+        ("failures", "seconds"), [(0, 5), (1, 10), (4, 80), (9, 2560), (10, 3600), (1000, 3600)]
+    )
+    @pytest.mark.parametrize(
+        "error", [OutcomeUnknown("no answer"), TryLater("busy"), AccessDenied("wrong key")]
+    )
+    def test_a_late_order_is_checked_again_soon_after_an_outage(
+        self, error: Exception, failures: int, seconds: int
+    ) -> None:
+        late = make_guide_order(Status.DELAYED, accepted_at=NOW - 2 * HOUR, failures=failures)
+        [held] = claim(late)
+        record_failures([(held, error)], now=NOW)
+        order = Order.objects.get(pk=held.pk)
+        assert order.due_at is not None
+        pause = order.due_at - NOW
+        assert seconds * SECOND <= pause <= min(1.25 * seconds * SECOND, HOUR)
+
+    def test_first_checks_of_a_late_order_are_not_delayed_by_earlier_failures(self) -> None:
+        [held] = claim(make_guide_order(Status.DELAYED, accepted_at=NOW - 5 * MINUTE, failures=9))
+        record_failures([(held, OutcomeUnknown("no answer"))], now=NOW)
+        assert Order.objects.get(pk=held.pk).due_at == NOW + MINUTE
+
+    @pytest.mark.parametrize("error", [NotFound("unknown"), Refused("no"), KeyError("odd")])
+    def test_a_failure_about_a_late_order_itself_is_not_retried_sooner(
+        self, error: Exception
+    ) -> None:
+        [held] = claim(make_guide_order(Status.DELAYED, accepted_at=NOW - 2 * HOUR))
+        record_failures([(held, error)], now=NOW)
+        assert Order.objects.get(pk=held.pk).due_at == NOW + HOUR
+
+    @pytest.mark.parametrize(("failures", "seconds"), [(0, 5), (1000, 3600)])
+    def test_an_outage_does_not_end_the_watch_of_a_late_order(
+        self, failures: int, seconds: int
+    ) -> None:
+        late = make_guide_order(Status.DELAYED, accepted_at=NOW - 73 * HOUR, failures=failures)
+        [held] = claim(late)
+        record_failures([(held, OutcomeUnknown("no answer"))], now=NOW)
+        order = Order.objects.get(pk=held.pk)
+        assert order.due_at is not None
+        pause = order.due_at - NOW
+        assert seconds * SECOND <= pause <= min(1.25 * seconds * SECOND, HOUR)
+        assert problems(order) == []
+
+    def test_an_unknown_order_at_the_end_of_the_late_watch_is_not_checked_again(self) -> None:
+        [held] = claim(make_guide_order(Status.DELAYED, accepted_at=NOW - 73 * HOUR))
+        record_failures([(held, NotFound("unknown"))], now=NOW)
+        order = Order.objects.get(pk=held.pk)
+        assert order.due_at is None
+        assert problems(order) == [WATCH_ENDED, Problem("not_known")]
+
+    def test_a_failed_check_leaves_the_claim_of_another_process_alone(self) -> None:
+        [held] = claim(make_guide_order())
+        Order.objects.filter(pk=held.pk).update(claimed_until=None)
+        [theirs] = claim(held)
+        record_failures([(held, OutcomeUnknown("no answer"))], now=NOW)
+        order = Order.objects.get(pk=held.pk)
+        assert (order.failures, order.claimed_until) == (0, theirs.claimed_until)
+
+    def test_failures_of_a_hundred_orders_are_recorded_by_one_query(
+        self, django_assert_num_queries: Any
+    ) -> None:
+        held = claim(*[make_guide_order() for _ in range(100)])
+        failures = [(order, OutcomeUnknown("no answer")) for order in held]
+        with django_assert_num_queries(1):
+            record_failures(failures, now=NOW)
+        assert Order.objects.filter(failures=1).count() == 100
+
+
+class TestQueries:
+    def test_a_hundred_unchanged_answers_are_recorded_by_one_query(
+        self, django_assert_num_queries: Any
+    ) -> None:
+        held = claim(*[make_guide_order() for _ in range(100)])
+        with django_assert_num_queries(1):
+            record_answers([(order, answer("HANDLING")) for order in held], now=NOW)
+        assert Order.objects.filter(checked_at=NOW, claimed_until=None).count() == 100
+
+    def test_unchanged_late_orders_cost_one_query_for_each_pause(
+        self, django_assert_num_queries: Any
+    ) -> None:
+        ages = [0 * MINUTE, 6 * MINUTE, 8 * MINUTE, 12 * MINUTE, 2 * HOUR]
+        late = [make_guide_order(Status.DELAYED, accepted_at=NOW - age) for age in ages * 5]
+        held = claim(*late)
+        with django_assert_num_queries(4):
+            record_answers([(order, answer("HANDLING")) for order in held], now=NOW)
+
+    @pytest.mark.parametrize("final", [PARTIAL, REFUNDED])
+    def test_orders_that_settle_alike_are_written_together(
+        self, django_assert_num_queries: Any, final: OrderAnswer
+    ) -> None:
+        held = claim(*[make_guide_order() for _ in range(20)])
+        # Beginning, the orders, cards there are, cards that came, history, end.
+        with django_assert_num_queries(6 if final.cards else 5):
+            assert record_answers([(order, final) for order in held], now=NOW) == 20
+
+    def test_serials_that_come_later_cost_one_query_more_for_all_orders(
+        self, django_assert_num_queries: Any
+    ) -> None:
+        orders = [make_guide_order() for _ in range(20)]
+        early = answer("HANDLING", cards=tuple(CardSecret(card.value, "") for card in (A, B)))
+        record_answers([(order, early) for order in claim(*orders)], now=NOW)
+        held = claim(*orders)
+        # Beginning, the orders, cards there are, serials, the third card of each, history, end.
+        with django_assert_num_queries(7):
+            assert record_answers([(order, PARTIAL) for order in held], now=NOW) == 20
+        assert [cards_of(order) for order in orders] == [[A, B, C]] * 20
+
+    def test_orders_that_settle_differently_cost_one_query_each(
+        self, django_assert_num_queries: Any
+    ) -> None:
+        held = claim(*[make_guide_order(quantity=number) for number in range(1, 6)])
+        cards = [CARDS[: order.quantity] for order in held]
+        answers = [
+            (order, settled("FULFILLED", own, quantity=order.quantity))
+            for order, own in zip(held, cards, strict=True)
+        ]
+        with django_assert_num_queries(5 + 5):
+            assert record_answers(answers, now=NOW) == 5
+        assert [cards_of(order) for order in held] == [list(own) for own in cards]
+
+
+@pytest.fixture(params=["tuned", "host defaults"])
+def shared_database(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """The environment of processes that share one database, empty but for the tables."""
+    environment = dict(os.environ)
+    if request.param == "host defaults":
+        environment["HOST_DEFAULTS"] = "1"
+    if connection.vendor == "sqlite":
+        # The tests' own may be in memory, where no other process sees it.
+        environment["DATABASE_URL"] = f"sqlite:///{tmp_path / 'shared.sqlite3'}"
+        return environment
+    request.getfixturevalue("transactional_db")
+    config = connection.settings_dict
+    scheme = {"postgresql": "postgres", "mysql": "mysql"}[connection.vendor]
+    login = ":".join(quote(config[name], safe="") for name in ("USER", "PASSWORD") if config[name])
+    environment["DATABASE_URL"] = (
+        f"{scheme}://{login}@{config['HOST']}:{config['PORT']}/{config['NAME']}"
+    )
+    return environment
+
+
+def start(environment: dict[str, str], *args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.recording_worker", *args],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result(process: subprocess.Popen[str]) -> tuple[Any, str]:
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return json.loads(out), err
+
+
+@pytest.mark.django_db(transaction=True)
+def test_processes_that_record_the_same_answers_settle_each_order_once(
+    shared_database: dict[str, str],
+) -> None:
+    count = 30
+    assert result(start(shared_database, "prepare", str(count)))[0] == count
+    workers = [start(shared_database, "record") for _ in range(3)]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    results = [result(worker) for worker in workers]
+    assert sum(recorded for recorded, _ in results) == count
+    assert not [err for _, err in results if "ERROR" in err or "Traceback" in err]
+
+    report, _ = result(start(shared_database, "report"))
+    assert report["statuses"]["PARTIALLY_FILLED"] == count
+    assert report == {
+        "statuses": {**report["statuses"], "HANDLING": 0},
+        "problems": 0,
+        "changes": count,
+        "positions": {"1": count, "2": count, "3": count},
+    }

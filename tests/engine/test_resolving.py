@@ -1,0 +1,298 @@
+"""What staff decide about a lost order from: what an id is, whether it fits, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import pytest
+import responses
+from django.utils import timezone
+
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.recording import record_answers
+from giftcards.engine.recovery import adopt, declare_absent
+from giftcards.engine.resolving import (
+    Fit,
+    NoAnswer,
+    compare,
+    look_up,
+    may_release,
+    overall,
+    release,
+)
+from giftcards.engine.sweep import sweep
+from giftcards.models import Order, StatusChange
+from giftcards.problems import Problem
+from giftcards.simulator import Simulator
+from giftcards.statuses import Status
+from tests.builders import CARDS, PRODUCT, TYPE, claim, details, make_order, problems, settled
+from tests.stage import (
+    PROVIDER,
+    ago,
+    buy,
+    in_threads,
+    provider_state,
+    refuse_key,
+    slots_in_use,
+    spend_budget,
+)
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_settings")]
+
+CHECK = f"{PROVIDER}/v3/gift-cards/check-order/B1"
+STAFF = StatusChange.Source.STAFF
+RELEASED = Problem("staff_released", {"by": "amina", "provider_order_id": "B1"})
+
+
+@pytest.fixture
+def _settings(set_conf: Callable[..., None]) -> None:
+    set_conf(PROOF_OF_ABSENCE=60, REQUESTS_PER_MINUTE=1200, POLL_INTERVAL=0.1)
+
+
+def envelope(**data: Any) -> dict[str, Any]:
+    return {"success": True, "data": data}
+
+
+def refusal(code: str) -> dict[str, Any]:
+    return {"success": False, "error": {"code": code, "message": "no"}}
+
+
+def lose(**values: Any) -> Order:
+    return make_order(Status.UNCONFIRMED, **{"sent_at": ago(1), "claim": "first", **values})
+
+
+def adopted(name: str = "B1", **values: Any) -> Order:
+    """A lost order that a person has taken for the provider's order ``name``."""
+    order = lose(**values)
+    assert adopt(order, name, source=STAFF)
+    return order
+
+
+class TestLookingUp:
+    def test_looking_up_an_id_tells_its_line_and_keeps_no_card(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        time = "2025-10-29T01:00:00.000Z"
+        card = {"value": "CANARY-1", "serial": "CANARY-2"}
+        wire.get(
+            CHECK,
+            json=envelope(
+                _id="B1", status="FULFILLED", quantity=1, product="p", type="t", time=time,
+                cards=[card],
+            ),
+        )  # fmt: skip
+        assert look_up("B1") == {
+            "id": "B1",
+            "created_at": "2025-10-29T01:00:00+00:00",
+            "status": "FULFILLED",
+            "quantity": 1,
+            "product": "p",
+            "type": "t",
+        }
+        # It counts in the budget that all share, and is no sign of a worker.
+        assert slots_in_use() == 1
+        assert provider_state().swept_at is None
+
+    @pytest.mark.parametrize(
+        ("answer", "expected"),
+        [
+            ({"status": 404, "json": refusal("NOT_FOUND")}, NoAnswer.NOT_FOUND),
+            ({"status": 400, "json": refusal("ERR_VALIDATION")}, NoAnswer.UNREACHABLE),
+            ({"status": 500, "body": "no"}, NoAnswer.UNREACHABLE),
+            ({"status": 200, "body": "no JSON"}, NoAnswer.UNREACHABLE),
+            ({"body": ConnectionError("no")}, NoAnswer.UNREACHABLE),
+            ({"status": 401, "json": refusal("INVALID_ACCESS_TOKEN")}, NoAnswer.PAUSED),
+            ({"status": 429, "json": refusal("RATE_LIMIT_EXCEEDED")}, NoAnswer.PAUSED),
+        ],
+    )
+    def test_looking_up_an_id_tells_why_there_is_no_answer(
+        self, answer: dict[str, Any], expected: NoAnswer, wire: responses.RequestsMock
+    ) -> None:
+        if isinstance(answer.get("body"), ConnectionError):
+            import requests
+
+            answer = {"body": requests.ConnectionError("no")}
+        wire.get(CHECK, **answer)
+        assert look_up("B1") is expected
+
+    def test_looking_up_an_id_asks_nothing_while_calls_are_paused(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        refuse_key()
+        assert look_up("B1") is NoAnswer.PAUSED
+        assert len(wire.calls) == 0
+
+    def test_looking_up_an_id_asks_nothing_while_the_budget_is_spent(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        spend_budget()
+        assert look_up("B1") is NoAnswer.BUSY
+        assert len(wire.calls) == 0
+
+    def test_looking_up_an_id_without_an_api_key_is_not_configured(
+        self, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(API_KEY="")
+        assert look_up("B1") is NoAnswer.NOT_CONFIGURED
+
+
+class TestComparing:
+    ROW: ClassVar = {"product": PRODUCT, "type": TYPE, "quantity": 2}
+
+    @pytest.mark.parametrize(
+        ("changes", "differing", "verdict"),
+        [
+            ({}, set(), Fit.FITS),
+            ({"hours": 1.9}, set(), Fit.FITS),
+            ({"hours": -2.1}, {"created_at"}, Fit.DIFFERS),
+            ({"product": "other"}, {"product"}, Fit.DIFFERS),
+            ({"type": TYPE.upper()}, {"type"}, Fit.DIFFERS),
+            ({"quantity": 5}, {"quantity"}, Fit.DIFFERS),
+            # What is not told does not differ, but is no proof either.
+            ({"product": ""}, set(), Fit.NOT_TOLD),
+            ({"quantity": None}, set(), Fit.NOT_TOLD),
+            ({"hours": None}, set(), Fit.FITS),
+            ({"product": "", "type": "other"}, {"type"}, Fit.DIFFERS),
+        ],
+    )
+    def test_a_looked_up_id_fits_if_nothing_that_it_tells_differs(
+        self, changes: dict[str, Any], differing: set[str], verdict: Fit
+    ) -> None:
+        order = lose()
+        hours = changes.pop("hours", 0)
+        assert order.sent_at is not None
+        time = None if hours is None else (order.sent_at + timedelta(hours=hours)).isoformat()
+        fits = compare(order, {**self.ROW, "created_at": time, **changes})
+        assert {name for name, fit in fits.items() if fit is Fit.DIFFERS} == differing
+        assert overall(fits) is verdict
+
+    def test_an_order_whose_time_of_sending_is_unknown_fits_no_time(self) -> None:
+        order = lose(sent_at=None)
+        row = {**self.ROW, "created_at": timezone.now().isoformat()}
+        assert compare(order, row)["created_at"] is Fit.DIFFERS
+
+
+class TestReleasing:
+    def test_an_order_that_is_released_is_still_known_to_have_been_accepted(self) -> None:
+        order = adopted(answered_id="S1")
+        Order.objects.update(checked_at=ago(1))
+        order.refresh_from_db()
+        assert release(order, by="amina")
+        order.refresh_from_db()
+        assert (order.answered_id, order.checked_at) == ("S1", None)
+
+    @pytest.mark.parametrize("status", [Status.HANDLING, Status.DELAYED])
+    def test_an_order_that_is_released_is_lost_again_and_its_id_is_free(
+        self, status: Status
+    ) -> None:
+        order = adopted()
+        Order.objects.update(status=status, is_only_listed=True, failures=3)
+        order.refresh_from_db()
+        assert release(order, by="amina")
+        order.refresh_from_db()
+        assert (order.status, order.provider_order_id, order.provider_alias) == (
+            Status.UNCONFIRMED,
+            None,
+            "",
+        )
+        assert (order.accepted_at, order.is_only_listed, order.failures) == (None, False, 0)
+        assert order.due_at is not None
+        assert problems(order) == [RELEASED]
+        change = order.changes.last()
+        assert change is not None
+        assert (change.from_status, change.source) == (status, "staff")
+        assert details(change) == [RELEASED]
+        assert adopt(lose(), "B1", source=StatusChange.Source.RECOVERY)
+
+    def test_problems_about_the_other_order_end_when_an_order_is_released(self) -> None:
+        order = adopted()
+        differs = Problem("quantity_differs", {"told": 5, "ordered": 2})
+        Order.objects.update(**order.flags(new=[differs]))
+        order.refresh_from_db()
+        assert release(order, by="amina")
+        assert problems(order) == [RELEASED]
+
+    @pytest.mark.parametrize("status", set(Status) - {Status.HANDLING, Status.DELAYED})
+    def test_only_an_order_that_is_followed_can_be_released(self, status: Status) -> None:
+        order = make_order(status)
+        assert not release(order, by="amina")
+        assert not order.changes.exists()
+
+    def test_an_order_whose_id_came_from_placing_cannot_be_released(
+        self, simulator: Simulator
+    ) -> None:
+        order = buy()
+        assert order.status == Status.HANDLING
+        assert not may_release(order)
+        assert not release(order, by="amina")
+        # Nor one whose process was only slow: that knows the id from the answer.
+        late = lose()
+        values = {"provider_order_id": "B2", "accepted_at": timezone.now()}
+        late.move(Status.HANDLING, source=StatusChange.Source.PLACING, **values)
+        assert not release(late, by="amina")
+
+    def test_an_order_that_recovery_found_can_be_released(self, simulator: Simulator) -> None:
+        order = lose()
+        assert adopt(order, "B1", source=StatusChange.Source.RECOVERY)
+        assert release(order, by="amina")
+
+    def test_an_order_that_has_a_card_cannot_be_released(self) -> None:
+        order = adopted()
+        stale = Order.objects.get(pk=order.pk)
+        record_answers(
+            [(claim(order)[0], settled(None, CARDS[:1], quantity=order.quantity))],
+            now=timezone.now(),
+        )
+        fresh = Order.objects.get(pk=order.pk)
+        assert fresh.cards.count() == 1
+        for instance in (fresh, stale):
+            assert not release(instance, by="amina")
+        fresh.refresh_from_db()
+        assert fresh.provider_order_id == "B1"
+
+    def test_an_answer_under_way_while_an_order_is_released_is_dropped(self) -> None:
+        """It is about the order that this one is not: no code of it may get into ours."""
+        order = adopted()
+        [checked] = claim(order)
+        assert release(Order.objects.get(pk=order.pk), by="amina")
+        whole = settled("FULFILLED", CARDS[:2], quantity=2)
+        assert record_answers([(checked, whole)], now=timezone.now()) == 0
+        order.refresh_from_db()
+        assert (order.status, order.cards.count()) == (Status.UNCONFIRMED, 0)
+        # The same if it has been adopted again in the meantime.
+        assert adopt(order, "B2", source=STAFF)
+        assert record_answers([(checked, whole)], now=timezone.now()) == 0
+        order.refresh_from_db()
+        assert (order.status, order.cards.count()) == (Status.HANDLING, 0)
+
+    def test_a_decision_from_before_an_adoption_does_not_apply_after_the_release(self) -> None:
+        order = lose()
+        stale = Order.objects.get(pk=order.pk)
+        assert adopt(order, "B1", source=STAFF)
+        assert release(order, by="amina")
+        assert not declare_absent(stale, send_again=True, source=STAFF)
+        assert not adopt(stale, "B2", source=STAFF)
+
+    def test_of_two_concurrent_releases_one_counts(self, shared_database: str) -> None:
+        order = adopted()
+        results = in_threads(2, lambda: release(Order.objects.get(pk=order.pk), by="amina"))
+        assert sorted(results) == [False, True]
+
+    def test_recovery_does_not_adopt_a_released_id_but_asks_a_person(
+        self, simulator: Simulator
+    ) -> None:
+        order = buy(type_id="SIM_LOST")
+        [bought] = simulator.orders
+        assert adopt(order, bought, source=STAFF)
+        assert release(order, by="amina")
+        Order.objects.update(due_at=ago(1))
+        with Gateway() as gateway:
+            sweep(gateway)
+        order.refresh_from_db()
+        assert order.status == Status.UNCONFIRMED
+        assert [row["id"] for row in order.candidates] == [bought]
+        # A person may.
+        assert adopt(order, bought, source=STAFF)

@@ -1,0 +1,312 @@
+"""What the provider says of an order after it has settled: seen, shown once, and its cards kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import responses
+from django.db import DatabaseError, connection
+from django.test.utils import CaptureQueriesContext
+
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.recording import record_answers
+from giftcards.engine.settled import compare_rows, record_changes
+from giftcards.engine.sweep import check_settled, sweep
+from giftcards.exceptions import NotFound
+from giftcards.models import Card, Order
+from giftcards.problems import Problem
+from giftcards.provider.answers import OrderAnswer
+from giftcards.statuses import Status
+from tests.builders import (
+    CARDS,
+    FULFILLED,
+    LINE,
+    PARTIAL,
+    PRICE,
+    REFUNDED,
+    answer,
+    claim,
+    make_guide_order,
+    make_order,
+    problems,
+)
+from tests.stage import CODE, PROVIDER, ago, messages, settled_answer
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+NOW = datetime.fromisoformat("2025-10-29T01:00:00+00:00")
+LIST = f"{PROVIDER}/v3/gift-cards/list"
+MORE = [
+    Problem("contradicted", {"status": "FULFILLED", "delivered": 5, "ordered": 5}),
+    Problem(
+        "figure_changed", {"field": "fulfilled_amount", "amount": "2450.00", "expected": "1470.00"}
+    ),
+    Problem("late_cards", {"received": 5, "announced": 3}),
+]
+
+
+def settle(given_answer: OrderAnswer = PARTIAL, **values: Any) -> Order:
+    """An order that has settled by this answer."""
+    [held] = claim(make_guide_order(reference="order-1", **values))
+    assert record_answers([(held, given_answer)], now=NOW) == 1
+    return Order.objects.get(pk=held.pk)
+
+
+def see(order: Order, told: OrderAnswer, *, times: int = 1, **options: bool) -> Order:
+    """Record an answer about a settled order; return it fresh."""
+    for _ in range(times):
+        record_changes([(Order.objects.get(pk=order.pk), told)], now=NOW, **options)
+    return Order.objects.get(pk=order.pk)
+
+
+def codes(order: Order) -> list[str]:
+    return [card.value for card in order.cards.order_by("position")]
+
+
+class TestDifferences:
+    def test_two_more_cards_after_settling_are_kept_and_the_status_stays(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        order = settle()
+        caplog.clear()
+        after = see(order, FULFILLED, times=3)
+        assert (after.status, after.fulfilled_quantity, after.fulfilled_amount) == (
+            "PARTIALLY_FILLED",
+            3,
+            1470,
+        )
+        assert after.settled_at == order.settled_at
+        assert problems(after) == MORE
+        assert codes(after) == [card.value for card in CARDS]
+        assert not [row for row in Card.objects.all() if CARDS[4].value in row.sealed]
+        # Once, however often it is seen.
+        assert messages(caplog) == [f"Order order-1 is PARTIALLY_FILLED: {text}" for text in MORE]
+
+    def test_a_refund_after_settling_is_shown_and_the_status_stays(self) -> None:
+        after = see(settle(FULFILLED), REFUNDED)
+        assert after.status == "FULFILLED"
+        assert problems(after) == [
+            Problem("contradicted", {"status": "REFUNDED", "delivered": 0, "ordered": 5}),
+            Problem(
+                "figure_changed",
+                {"field": "fulfilled_amount", "amount": "0.00", "expected": "2450.00"},
+            ),
+        ]
+        assert len(codes(after)) == 5
+
+    def test_a_difference_that_was_ticked_off_stays_so_until_another_comes(self) -> None:
+        order = see(settle(), FULFILLED)
+        for problem in MORE:
+            assert order.tick_off(problem, by="amina")
+        assert see(order, FULFILLED).open_problems == []
+        after = see(order, dataclasses.replace(FULFILLED, price_per_card=Decimal(500)))
+        price = {"field": "price_per_card", "amount": "500.00", "expected": "490.00"}
+        assert after.open_problems == [Problem("figure_changed", price)]
+
+    def test_cards_after_settling_beyond_the_announced_number_are_surplus(self) -> None:
+        told = dataclasses.replace(PARTIAL, cards=CARDS[:4])
+        after = see(settle(), told, times=2)
+        assert problems(after) == [Problem("surplus_cards", {"received": 4, "announced": 3})]
+        assert len(codes(after)) == 4
+
+    def test_other_codes_of_the_same_number_are_seen_by_a_thorough_comparison(self) -> None:
+        order = settle()
+        told = dataclasses.replace(PARTIAL, cards=CARDS[1:4])
+        assert codes(see(order, told)) == [card.value for card in CARDS[:3]]
+        after = see(order, told, is_thorough=True)
+        assert codes(after) == [card.value for card in CARDS[:4]]
+        assert problems(after) == [Problem("surplus_cards", {"received": 4, "announced": 3})]
+
+    def test_an_answer_about_another_line_after_settling_is_only_shown(self) -> None:
+        told = dataclasses.replace(FULFILLED, type_id="type_002")
+        for is_thorough in (False, True):
+            after = see(settle(), told, is_thorough=is_thorough)
+            assert problems(after) == [Problem("line_differs", {"field": "type"})]
+            assert len(codes(after)) == 3
+            Card.objects.all().delete()
+            Order.objects.all().delete()
+
+    @pytest.mark.parametrize("told", [PARTIAL, answer("HANDLING"), answer("PARTIALLY_FILLED")])
+    def test_answers_without_a_difference_cost_no_query_after_settling(
+        self, told: OrderAnswer, django_assert_num_queries: Any
+    ) -> None:
+        order = settle()
+        with django_assert_num_queries(0):
+            record_changes([(order, told)] * 100, now=NOW)
+
+    def test_a_difference_that_was_seen_before_costs_no_query(
+        self, django_assert_num_queries: Any
+    ) -> None:
+        order = see(settle(), FULFILLED)
+        with django_assert_num_queries(0):
+            record_changes([(order, FULFILLED)] * 100, now=NOW)
+
+    def test_a_difference_that_cannot_be_recorded_keeps_no_other_back(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        first = settle()
+        Order.objects.update(reference="order-0")
+        second = settle()
+        caplog.clear()
+
+        def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            if sql.startswith("UPDATE") and params[-1] == first.pk:
+                raise DatabaseError("CANARY-CODE-1234")
+            return execute(sql, params, many, context)
+
+        with connection.execute_wrapper(fail):
+            record_changes([(first, FULFILLED), (second, FULFILLED)], now=NOW)
+        assert problems(second) == MORE
+        assert problems(first) == []
+        assert messages(caplog)[0] == (
+            "What the provider answered about order order-1 could not be recorded: DatabaseError"
+        )
+
+
+def shown(order: Order, **changes: Any) -> dict[str, Any]:
+    """The row of an order in the list."""
+    assert order.sent_at is not None
+    row: dict[str, Any] = settled_answer(order)["data"]
+    about = {"product": order.product_id, "type": order.type_id, "time": order.sent_at.isoformat()}
+    return row | about | changes
+
+
+def listed(*rows: dict[str, Any]) -> dict[str, Any]:
+    pages = {"page": 1, "pageSize": 100, "totalPages": 1, "totalResults": len(rows)}
+    return {"success": True, "data": {"items": list(rows), "pagination": pages}}
+
+
+def follow_three() -> list[Order]:
+    """Orders for which the list is worth reading."""
+    return [make_order(Status.HANDLING, sent_at=ago(9), due_at=ago(1)) for _ in range(3)]
+
+
+OPEN = {"status": "HANDLING", "cards": [], "fulfilled_quantity": 0, "fulfilled_amount": 0}
+
+
+class TestInPassing:
+    """Rows of settled orders on pages that are read for others."""
+
+    def test_a_change_of_a_settled_order_is_seen_without_another_request(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        done = make_order(
+            Status.FULFILLED, sent_at=ago(10), fulfilled_amount=980, price_per_card=PRICE
+        )
+        open_orders = follow_three()
+        gone = {"status": "REFUNDED", "cards": [], "fulfilled_quantity": 0, "fulfilled_amount": 0}
+        rows = [shown(order, **OPEN) for order in open_orders]
+        wire.get(LIST, json=listed(shown(done, **gone), *rows))
+        for _ in range(2):
+            Order.objects.filter(settled_at=None).update(due_at=ago(1))
+            with Gateway() as gateway:
+                assert sweep(gateway).checked == 3
+        assert [
+            call for call in wire.calls if f"/{done.provider_order_id}" in call.request.url
+        ] == []
+        done.refresh_from_db()
+        assert done.status == "FULFILLED"
+        assert [problem.code for problem in problems(done)] == ["contradicted", "figure_changed"]
+
+    @pytest.mark.parametrize("is_changed", [False, True])
+    def test_comparing_any_number_of_settled_orders_costs_one_query(
+        self, is_changed: bool, wire: responses.RequestsMock
+    ) -> None:
+        def count(settled: int) -> int:
+            Card.objects.all().delete()
+            Order.objects.all().delete()
+            known = {"fulfilled_amount": 980, "price_per_card": PRICE, "sent_at": ago(10)}
+            done = [make_order(Status.FULFILLED, **known) for _ in range(settled)]
+            told = {"price_per_card": 500} if is_changed else {}
+            rows = [shown(order, **told) for order in done]
+            rows += [shown(order, **OPEN) for order in follow_three()]
+            wire.replace("GET", LIST, json=listed(*rows))
+            for _ in range(2):
+                Order.objects.filter(settled_at=None).update(due_at=ago(1))
+                # At the second time, what is different is on record.
+                with Gateway() as gateway, CaptureQueriesContext(connection) as queries:
+                    sweep(gateway)
+            return len(queries)
+
+        wire.get(LIST, json=listed())
+        assert count(40) == count(1)
+
+    def test_a_sweep_of_some_orders_leaves_other_settled_orders_alone(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        done = make_order(Status.FULFILLED, sent_at=ago(10), fulfilled_amount=980)
+        rows = [shown(order, **OPEN) for order in follow_three()]
+        wire.get(LIST, json=listed(shown(done, fulfilled_amount=1), *rows))
+        with Gateway() as gateway:
+            sweep(gateway, Order.objects.exclude(pk=done.pk))
+        assert problems(done) == []
+
+
+class TestOnRequest:
+    def test_a_settled_order_is_compared_card_by_card_on_request(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        done = make_order(Status.FULFILLED, fulfilled_amount=980, price_per_card=PRICE)
+        url = f"{PROVIDER}/v3/gift-cards/check-order/{done.provider_order_id}"
+        wire.get(url, json=settled_answer(done))
+        with Gateway() as gateway:
+            assert check_settled(done, gateway)
+        assert problems(done) == []
+        assert codes(done) == [f"{CODE}-0", f"{CODE}-1"]
+
+    def test_checking_a_settled_order_that_the_provider_does_not_know_raises(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        done = make_order(Status.FULFILLED)
+        url = f"{PROVIDER}/v3/gift-cards/check-order/{done.provider_order_id}"
+        wire.get(url, status=404, json={"success": False, "error": {"code": "NOT_FOUND"}})
+        with Gateway() as gateway, pytest.raises(NotFound):
+            check_settled(done, gateway)
+
+    def test_comparing_rows_returns_settled_orders_with_open_differences(self) -> None:
+        order, same = settle(), make_order(Status.FULFILLED, provider_order_id="A7")
+        make_order(Status.HANDLING, provider_order_id="A8")
+        rows = {name: answer("FULFILLED", provider_id=name, **LINE) for name in ("A7", "A8", "A9")}
+        rows[str(order.provider_order_id)] = FULFILLED
+        assert compare_rows(rows) == [order]
+        assert problems(order) == MORE
+        # Until it is ticked off.
+        assert compare_rows(rows) == [order]
+        for problem in MORE:
+            order.tick_off(problem, by="amina")
+        assert compare_rows(rows) == []
+        # Nor for another problem, which has nothing to do with the rows.
+        Order.objects.filter(pk=order.pk).update(**order.flags(new=[Problem("price_unknown")]))
+        assert compare_rows(rows) == []
+        assert problems(same) == []
+
+
+def test_poll_and_reconcile_compare_settled_orders(
+    call: Callable[..., Any], wire: responses.RequestsMock
+) -> None:
+    done = make_order(
+        Status.PARTIALLY_FILLED,
+        sent_at=ago(10),
+        fulfilled_amount=490,
+        price_per_card=PRICE,
+        reference="cart-1",
+    )
+    url = f"{PROVIDER}/v3/gift-cards/check-order/{done.provider_order_id}"
+    wire.get(url, json=settled_answer(done))
+    wire.get(LIST, json=listed(shown(done)))
+    out, _err, code = call("giftcards_reconcile")
+    assert "1 settled order is different there and needs a look.\n  cart-1\n" in out
+    assert code == 1
+    assert len(codes(done)) == 2
+    Order.objects.filter(pk=done.pk).update(problems=[], needs_attention=False)
+    out, _err, code = call("giftcards_poll", "--reference", "cart-1")
+    assert "attention   contradicted: After the order had settled, the provider called it" in out
+    assert code == 0
+    assert [p.code for p in problems(done)] == ["contradicted", "figure_changed", "late_cards"]
+    assert CODE not in out

@@ -1,0 +1,915 @@
+"""Following: sweeps over what is due, one order's trouble kept to itself, and the loop."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import responses
+from django.db.models import F
+from django.db.models.signals import post_init
+from django.utils import timezone
+
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.loop import is_work_left
+from giftcards.engine.polling import BATCH, MAX_IN_FLIGHT
+from giftcards.engine.sweep import Swept, check_now, sweep, time_to_check, watch
+from giftcards.exceptions import AccessDenied, ProviderError, RateLimited
+from giftcards.models import ApiKey, Order, OrderQuerySet, ProviderState, RequestSlot
+from giftcards.problems import Problem
+from giftcards.signals import order_settled
+from giftcards.simulator import Request, Simulator
+from giftcards.statuses import Status
+from tests.builders import make_order, problems
+from tests.stage import (
+    CODE,
+    LINE,
+    PROVIDER,
+    ago,
+    buy_many,
+    check_url,
+    checks,
+    end_pause,
+    history,
+    in_threads,
+    lists,
+    messages,
+    own_key,
+    posts,
+    record_order,
+    refill_budget,
+    settled_answer,
+    spend_budget,
+    statuses,
+    without_list,
+    wrong_calls,
+)
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+
+def run_sweep(orders: OrderQuerySet | None = None, **options: Any) -> Swept:
+    with Gateway() as gateway:
+        return sweep(gateway, orders, **options)
+
+
+class TestSweep:
+    def test_a_sweep_sends_and_checks_what_is_due(self, simulator: Simulator) -> None:
+        for type_id in ("type_001", "TEST_PARTIAL", "TEST_REFUND", "SIM_NEVER", "SIM_LOST"):
+            record_order(**LINE | {"type_id": type_id}, reference=None)
+        assert run_sweep() == Swept(sent=4, checked=4, settled=3, failed=1)
+        assert statuses() == [
+            "FULFILLED",
+            "PARTIALLY_FILLED",
+            "REFUNDED",
+            "HANDLING",
+            "UNCONFIRMED",
+        ]
+        cards = [order.cards.count() for order in Order.objects.order_by("pk")]
+        assert cards == [2, 1, 0, 0, 0]
+        assert run_sweep() == Swept()
+
+    def test_a_sweep_makes_an_open_order_due_again_an_interval_later(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(POLL_INTERVAL=7)
+        [order] = buy_many(simulator, 1, type_id="SIM_NEVER")
+        began = timezone.now()
+        run_sweep()
+        order.refresh_from_db()
+        assert order.status == "HANDLING"
+        assert order.due_at is not None
+        assert began <= order.due_at - timedelta(seconds=7) <= timezone.now()
+        assert order.checked_at == order.due_at - timedelta(seconds=7)
+
+    def test_an_order_placed_during_the_checks_of_a_sweep_is_sent_first(
+        self, simulator: Simulator, shorten: Callable[..., None]
+    ) -> None:
+        shorten(sweep_heartbeat=0)
+        buy_many(simulator, 230, type_id="SIM_NEVER")
+        refill_budget()
+
+        def should_continue() -> bool:
+            if len(simulator.requests) == 1 and Order.objects.count() == 230:
+                record_order(**LINE, reference=None)
+            return True
+
+        assert run_sweep(should_continue=should_continue) == Swept(sent=1, checked=230)
+        paths = [request.path.rpartition("/")[2] for request in simulator.requests]
+        assert paths == ["list", LINE["product_id"], "placeOrder", "list", "list"]
+
+    def test_slow_placing_does_not_keep_a_sweep_from_checking(
+        self, simulator: Simulator, shorten: Callable[..., None]
+    ) -> None:
+        shorten(shortest_sending=0.2)
+        buy_many(simulator, 1)
+        for _ in range(9):
+            record_order(**LINE, reference=None)
+
+        def be_slow(request: Request) -> None:
+            if request.method == "POST":
+                time.sleep(0.15)
+
+        simulator.on_request = be_slow
+        done = run_sweep()
+        assert 1 <= done.sent < 9
+        assert done.settled == 1 + done.sent
+
+    def test_an_overdue_order_that_could_not_be_checked_is_not_late_yet(
+        self, simulator: Simulator
+    ) -> None:
+        """The sweep was cut short: the next one asks first."""
+        buy_many(simulator, 1)
+        Order.objects.update(accepted_at=ago(301))
+        assert run_sweep(should_continue=lambda: False) == Swept(postponed=1)
+        assert statuses() == ["HANDLING"]
+        assert run_sweep() == Swept(checked=1, settled=1)
+
+    def test_a_sweep_sends_nothing_while_it_tries_the_key(
+        self, simulator: Simulator, shorten: Callable[..., None]
+    ) -> None:
+        shorten(sweep_heartbeat=0, polling_heartbeat=0.05)
+        buy_many(simulator, 1)
+        ApiKey.objects.doubt()
+        others = threading.Semaphore(0)
+        came_meanwhile: list[bool] = []
+
+        def hold(request: Request) -> None:
+            if len(simulator.requests) == 1:
+                came_meanwhile.append(others.acquire(timeout=0.5))
+            else:
+                others.release()
+
+        def should_continue() -> bool:
+            if simulator.requests and Order.objects.count() == 1:
+                record_order(**LINE, reference=None)
+            return True
+
+        simulator.on_request = hold
+        assert run_sweep(should_continue=should_continue).checked == 1
+        assert came_meanwhile == [False]
+
+    def test_an_overdue_order_that_another_process_checks_is_left_to_it(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 1)
+        Order.objects.update(accepted_at=ago(301), claim="x")
+
+        def should_continue() -> bool:
+            Order.objects.update(claimed_until=ago(-60), due_at=ago(-60))
+            return True
+
+        assert run_sweep(should_continue=should_continue).checked == 0
+        assert statuses() == ["HANDLING"]
+
+    def test_a_sweep_renews_its_claims_while_it_checks(
+        self, simulator: Simulator, shorten: Callable[..., None]
+    ) -> None:
+        shorten(sweep_heartbeat=0)
+        buy_many(simulator, 12, type_id="SIM_NEVER")
+        without_list()
+        left: list[float] = []
+
+        def should_continue() -> bool:
+            claimed = Order.objects.exclude(claimed_until=None)
+            ends = claimed.values_list("claimed_until", flat=True)
+            left.extend((at - timezone.now()).total_seconds() for at in ends if at)
+            claimed.update(claimed_until=ago(-1))
+            return True
+
+        assert run_sweep(should_continue=should_continue) == Swept(checked=12)
+        # Each time that it was asked, what is still claimed had its full time before it.
+        assert len(left) >= 2 * 12
+        assert min(left) > 10
+
+    def test_a_sweep_during_a_pause_still_counts_as_a_sign_of_the_worker(
+        self, simulator: Simulator
+    ) -> None:
+        with Gateway() as gateway:
+            gateway.record_outcome(AccessDenied("No.", status=401))
+            began = timezone.now()
+            assert sweep(gateway) == Swept(is_paused=True)
+        state = ProviderState.objects.get()
+        assert state.swept_at is not None
+        assert began <= state.swept_at
+        assert state.worker_problem(timezone.now()) == ""
+        assert (state.paused_because, state.succeeded_at) == ("access", None)
+
+    def test_a_sweep_reads_only_a_slice_of_a_long_queue(self, simulator: Simulator) -> None:
+        Order.objects.bulk_create(Order(**LINE) for _ in range(250))
+        with Gateway() as gateway:
+            gateway.record_outcome(AccessDenied("No.", status=401))
+            made: list[Order] = []
+
+            def count(instance: Order, **_: Any) -> None:
+                made.append(instance)
+
+            post_init.connect(count, sender=Order)
+            try:
+                sweep(gateway)
+            finally:
+                post_init.disconnect(count, sender=Order)
+        assert len(made) == 100
+
+    def test_a_sweep_of_some_orders_leaves_the_others_alone(self, simulator: Simulator) -> None:
+        _first, second = buy_many(simulator, 2)
+        assert run_sweep(Order.objects.filter(pk=second.pk)).settled == 1
+        assert statuses() == ["HANDLING", "FULFILLED"]
+
+    def test_a_sweep_records_when_it_ran_and_when_a_call_succeeded(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 1)
+        ProviderState.objects.update(swept_at=None, succeeded_at=None)
+        began = timezone.now()
+        run_sweep()
+        state = ProviderState.objects.get()
+        assert began <= state.swept_at <= state.succeeded_at <= timezone.now()  # type: ignore[operator]
+
+    def test_a_sweep_checks_fresh_orders_before_late_ones(self, simulator: Simulator) -> None:
+        late, *_fresh = buy_many(simulator, BATCH + 1, type_id="SIM_NEVER")
+        Order.objects.filter(pk=late.pk).update(
+            status=Status.DELAYED, accepted_at=ago(400), due_at=ago(99)
+        )
+        assert run_sweep().checked == BATCH + 1
+        assert checks(simulator)[-1] == late.provider_order_id
+
+    def test_a_sweep_announces_the_changes_that_it_made(self, simulator: Simulator) -> None:
+        told: list[str] = []
+
+        def receiver(order: Order, **kwargs: Any) -> None:
+            told.append(order.reference)
+
+        [order] = buy_many(simulator, 1)
+        order_settled.connect(receiver)
+        try:
+            run_sweep()
+        finally:
+            order_settled.disconnect(receiver)
+        assert told == [order.reference]
+        assert not order.changes.filter(announced_at=None).exists()
+
+    def test_a_sweep_stops_between_requests_and_frees_the_other_orders(
+        self, simulator: Simulator
+    ) -> None:
+        orders = buy_many(simulator, 12)
+        without_list()
+        deadline = iter([True] * 4)
+        done = run_sweep(should_continue=lambda: next(deadline, False))
+        assert 0 < done.checked < 12
+        assert done.settled == done.checked == len(checks(simulator))
+        # The others are free for whoever comes next.
+        assert Order.objects.filter(status="HANDLING", claimed_until=None).count() == (
+            len(orders) - done.checked
+        )
+        assert run_sweep().settled == 12 - done.checked
+
+    def test_sweeps_check_each_order_once_in_batches(self, simulator: Simulator) -> None:
+        """A sweep takes no more than a batch; the next one goes on with those left."""
+        count = 2 * BATCH + 5
+        buy_many(simulator, count, type_id="SIM_NEVER")
+        without_list()
+        assert run_sweep() == Swept(checked=BATCH, postponed=BATCH + 5)
+        assert run_sweep() == Swept(checked=BATCH, postponed=5)
+        assert run_sweep() == Swept(checked=5)
+        assert sorted(checks(simulator)) == sorted(simulator.orders)
+
+    def test_an_order_is_sent_between_two_batches_of_checks(self, simulator: Simulator) -> None:
+        """An order that comes while many are asked about need not wait for all of them."""
+        buy_many(simulator, BATCH + 5, type_id="SIM_NEVER")
+        without_list()
+        run_sweep()
+        record_order(**LINE | {"type_id": "SIM_NEVER"}, reference=None)
+        assert run_sweep() == Swept(sent=1, checked=6)
+        asked = [request.method for request in simulator.requests]
+        # Its price, itself, and only then the six that are left.
+        assert asked.index("POST") == BATCH + 1
+
+    @pytest.mark.django_db(transaction=True)
+    def test_concurrent_sweeps_check_each_order_once(
+        self, simulator: Simulator, shared_database: str
+    ) -> None:
+        buy_many(simulator, 30, type_id="SIM_NEVER")
+        without_list()
+        assert sum(done.checked for done in in_threads(3, run_sweep)) == 30
+        assert sorted(checks(simulator)) == sorted(simulator.orders)
+
+    @pytest.mark.django_db(transaction=True)
+    def test_concurrent_sweeps_settle_each_order_once(
+        self, simulator: Simulator, shared_database: str
+    ) -> None:
+        orders = buy_many(simulator, 12)
+        assert sum(done.settled for done in in_threads(3, run_sweep)) == 12
+        for order in orders:
+            assert history(order) == ["PLACING", "HANDLING", "FULFILLED"]
+            assert order.cards.count() == 2
+
+
+GARBAGE: list[tuple[dict[str, Any], str]] = [
+    ({"json": {"success": True, "data": {}}}, "status_missing"),
+    (
+        {"json": {"success": True, "data": {"status": None}}},
+        "status_missing",
+    ),
+    ({"json": {"success": True, "data": {"status": "CANCELLED"}}}, "status_unknown"),
+    ({"json": {"success": True, "data": {"status": "fulfilled"}}}, "status_unknown"),
+    (
+        {"json": {"success": True, "data": {"status": 7}}},
+        "status_missing",
+    ),
+    ({"json": {"success": True, "data": {"status": "FULFILLED"}}}, "not_whole"),
+    (
+        {"json": {"success": True, "data": {"status": "FULFILLED", "cards": CODE}}},
+        "cards_not_listed",
+    ),
+    (
+        {"json": {"success": True, "data": {"status": "FULFILLED", "cards": [None, 7, {}]}}},
+        "cards_unreadable",
+    ),
+    ({"json": {"success": False, "error": {"code": "NOT_FOUND"}}, "status": 404}, "not_known"),
+    ({"json": {"success": False, "error": {"code": "GONE"}}, "status": 410}, "answer_refused"),
+    # Nothing about the order itself: an outage is everybody's.
+    ({"body": f"<html>{CODE}</html>"}, ""),
+    ({"body": f"<html>{CODE}</html>", "status": 404}, ""),
+    ({"body": f'{{"success": true, "data": {{"status": "FULFILLED", "cards": ["{CODE}'}, ""),
+    ({"body": ""}, ""),
+    ({"body": "null"}, ""),
+    ({"json": {"success": True, "data": None}}, ""),
+    ({"json": {"success": False, "error": {"code": "INTERNAL_ERROR"}}, "status": 500}, ""),
+    ({"json": {"success": False, "error": {"code": "AUTH_UNAVAILABLE"}}, "status": 503}, ""),
+    ({"body": ConnectionResetError(104, "reset")}, ""),
+    # Not even an error of HTTP: a client that is broken.
+    ({"body": AssertionError(CODE)}, "answer_unprocessable"),
+]
+
+
+class TestManyOpenOrders:
+    """More than a sweep claims; what is counted is requests and orders, whatever time they take."""
+
+    @pytest.mark.parametrize("type_id", ["type_001", "SIM_NEVER"])
+    def test_every_order_that_a_page_shows_is_checked_by_it(
+        self, type_id: str, simulator: Simulator, shorten: Callable[..., None]
+    ) -> None:
+        shorten(sweep_most=10, page_size=20)
+        orders = buy_many(simulator, 60, type_id=type_id)
+        settled = 60 * (type_id == "type_001")
+        assert run_sweep() == Swept(checked=60, settled=settled)
+        assert (lists(simulator), len(simulator.requests)) == (3, 3)
+        for order in orders:
+            order.refresh_from_db()
+            assert (order.claimed_until, order.cards.count()) == (None, 2 * bool(settled))
+
+    def test_an_order_on_a_page_that_another_process_has_claimed_is_left_to_it(
+        self, simulator: Simulator, shorten: Callable[..., None]
+    ) -> None:
+        shorten(sweep_most=10)
+        orders = buy_many(simulator, 30)
+        theirs = Order.objects.filter(pk__in=[order.pk for order in orders[20:]])
+        theirs.update(claim="other", claimed_until=ago(-60))
+        assert run_sweep().checked == 20
+        assert set(theirs.values_list("status", "claim")) == {("HANDLING", "other")}
+
+    def test_an_order_not_claimed_whose_row_is_incomplete_is_left_for_later(
+        self, wire: responses.RequestsMock, shorten: Callable[..., None]
+    ) -> None:
+        shorten(sweep_most=3)
+        made = [make_order(Status.HANDLING, sent_at=ago(9), due_at=ago(1)) for _ in range(5)]
+        rows = [settled_answer(order)["data"] | {"time": ago(9).isoformat()} for order in made]
+        rows[4]["cards"] = []
+        pages = {"page": 1, "pageSize": 100, "totalPages": 1, "totalResults": 5}
+        answer = {"success": True, "data": {"items": rows, "pagination": pages}}
+        wire.get(f"{PROVIDER}/v3/gift-cards/list", json=answer)
+        assert run_sweep() == Swept(checked=4, settled=4)
+        made[4].refresh_from_db()
+        assert (made[4].status, made[4].claimed_until) == ("HANDLING", None)
+
+    def test_late_orders_have_a_share_of_the_checks_while_there_is_no_list(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        """Eight fresh orders could use every request of the minute."""
+        set_conf(REQUESTS_PER_MINUTE=60, POLL_INTERVAL=5)
+        late = buy_many(simulator, 30, type_id="SIM_NEVER")
+        Order.objects.update(status=Status.DELAYED, due_at=ago(1))
+        buy_many(simulator, 8, type_id="SIM_NEVER")
+        without_list()
+        # A minute in which each request was used, one a second.
+        for slot in RequestSlot.objects.all():
+            RequestSlot.objects.filter(pk=slot.pk).update(until=ago(-slot.number))
+        for _five_seconds in range(24):
+            RequestSlot.objects.update(until=F("until") - timedelta(seconds=5))
+            Order.objects.update(due_at=ago(1))
+            run_sweep()
+        ids = {order.provider_order_id for order in late}
+        asked = [order_id in ids for order_id in checks(simulator)]
+        # In each minute half of the 12 requests for the list, and one that is always theirs.
+        assert 2 * 6 <= asked.count(True) <= 2 * 8
+        assert asked.count(False) > 70
+
+    def test_many_fresh_orders_do_not_keep_late_ones_from_being_checked(
+        self, simulator: Simulator, shorten: Callable[..., None]
+    ) -> None:
+        shorten(sweep_most=50)
+        late = buy_many(simulator, 10, type_id="SIM_NEVER")
+        Order.objects.update(status=Status.DELAYED, due_at=ago(1))
+        buy_many(simulator, 60, type_id="SIM_NEVER")
+        without_list()
+        run_sweep()
+        ids = {order.provider_order_id for order in late}
+        asked = [order_id in ids for order_id in checks(simulator)]
+        assert (asked.count(False), asked.count(True)) == (BATCH, 5)
+
+
+class TestOneOrdersTrouble:
+    @pytest.mark.parametrize(("answer", "problem"), GARBAGE)
+    def test_an_unusable_answer_is_a_problem_of_its_order_and_stops_no_other(
+        self,
+        answer: dict[str, Any],
+        problem: str,
+        wire: responses.RequestsMock,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        before, poor, after = (make_order(Status.HANDLING) for _order in range(3))
+        for spelling in ("check-order", "checkOrder"):
+            wire.get(check_url(poor).replace("check-order", spelling), **answer)
+        for order in (before, after):
+            # Under both spellings: the poor one's 404 makes the client try the other one.
+            for spelling in ("check-order", "checkOrder"):
+                url = check_url(order).replace("check-order", spelling)
+                wire.get(url, json=settled_answer(order))
+        began = timezone.now()
+        done = run_sweep()
+        assert (done.checked, done.settled, done.is_paused) == (3, 2, False)
+        assert statuses() == ["FULFILLED", "HANDLING", "FULFILLED"]
+        poor.refresh_from_db()
+        found = [held.code for held in problems(poor)]
+        assert (problem in found) if problem else (found == [])
+        assert poor.claimed_until is None
+        assert poor.due_at is not None
+        assert timedelta(seconds=5) <= poor.due_at - began <= timedelta(seconds=7)
+        assert CODE not in caplog.text + str(poor.problems) + str(vars(ProviderState.objects.get()))
+
+    def test_a_problem_of_an_order_is_over_once_its_answer_is_complete(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        order = make_order(Status.HANDLING)
+        wire.get(check_url(order), json=settled_answer(order, cards=[]))
+        wire.get(check_url(order), body="<html>")
+        wire.get(check_url(order), json=settled_answer(order))
+        for _sweep in range(3):
+            Order.objects.update(due_at=ago(1))
+            run_sweep()
+            end_pause()
+        order.refresh_from_db()
+        assert (order.status, problems(order), order.failures) == ("FULFILLED", [], 0)
+
+    def test_an_order_whose_check_fails_is_checked_later_each_time(
+        self, simulator: Simulator
+    ) -> None:
+        [order] = buy_many(simulator, 1)
+        simulator.outage = True
+        pauses = []
+        for _sweep in range(5):
+            began = timezone.now()
+            Order.objects.update(due_at=began)
+            assert run_sweep() == Swept(checked=1, failed=1, is_paused=True)
+            end_pause()
+            order.refresh_from_db()
+            assert order.due_at is not None
+            pauses.append((order.due_at - began).total_seconds())
+        for pause, least in zip(pauses, [5, 10, 20, 30, 30], strict=True):
+            assert least <= pause <= least * 1.25 + 1
+        simulator.outage = False
+        Order.objects.update(due_at=ago(1))
+        assert run_sweep().settled == 1
+
+
+class TestRefusedKey:
+    def test_a_sweep_with_a_refused_key_makes_one_request(
+        self, simulator: Simulator, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        buy_many(simulator, 30)
+        simulator.keys = ["another"]
+        caplog.clear()
+        assert run_sweep() == Swept(postponed=30, is_paused=True)
+        for _sweep in range(3):
+            assert run_sweep() == Swept(is_paused=True)
+        assert len(simulator.requests) == 1
+        [message] = messages(caplog)
+        assert message.startswith(
+            "The provider refused the API key (INVALID_ACCESS_TOKEN, 4 attempts left)."
+        )
+        assert message.endswith(
+            "Every call to the provider is stopped until the key in the settings changes or you"
+            " run `manage.py giftcards_poll --resume`."
+        )
+        # Nobody is worse off than late, and the order that was asked about is not to blame.
+        assert set(statuses()) == {"HANDLING"}
+        assert not Order.objects.needing_attention().exists()
+        assert not Order.objects.exclude(claimed_until=None).exists()
+
+    def test_a_sweep_with_a_refused_key_asks_for_one_price_and_sends_nothing(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 5)
+        for _order in range(3):
+            make_order()
+        simulator.keys = ["another"]
+        assert run_sweep() == Swept(postponed=5, is_paused=True)
+        [request] = simulator.requests
+        assert "checkProduct" in request.path
+        assert statuses() == ["HANDLING"] * 5 + ["PENDING"] * 3
+
+    def test_a_sweep_makes_no_request_after_placing_with_a_refused_key(
+        self, simulator: Simulator
+    ) -> None:
+        """Where the price has cost no request."""
+        buy_many(simulator, 5)
+        for _order in range(3):
+            make_order()
+        simulator.keys = ["another"]
+        # Prices leave half of the budget, which placing may use.
+        spend_budget(but=2)
+        assert run_sweep() == Swept(failed=1, postponed=5, is_paused=True)
+        assert (posts(simulator), len(simulator.requests)) == (1, 1)
+
+    @pytest.mark.parametrize("error", [AccessDenied("No."), RateLimited("Slower.")])
+    def test_a_sweep_under_way_stops_when_another_process_is_refused_or_limited(
+        self, error: ProviderError, simulator: Simulator, shorten: Callable[..., None]
+    ) -> None:
+        shorten(sweep_heartbeat=0)
+        buy_many(simulator, 30)
+        without_list()
+
+        def should_continue() -> bool:
+            if len(simulator.requests) >= 10:
+                other.record_outcome(error)
+            return True
+
+        with Gateway() as other:
+            done = run_sweep(should_continue=should_continue)
+        assert (done.is_paused, done.failed) == (True, 0)
+        assert 10 <= done.checked == len(simulator.requests) <= 16
+        assert done.postponed == 30 - done.checked
+
+    def test_a_key_revoked_during_a_sweep_causes_at_most_four_wrong_calls(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 30)
+        without_list()
+
+        def revoke(request: Request) -> None:
+            if len(simulator.requests) == 10:
+                simulator.keys = ["another"]
+
+        simulator.on_request = revoke
+        done = run_sweep()
+        assert done.is_paused
+        assert done.settled >= 7
+        for _sweep in range(3):
+            run_sweep()
+        assert 1 <= wrong_calls(simulator) <= 4
+        assert own_key().is_refused
+        assert not Order.objects.exclude(claimed_until=None).exists()
+
+    def test_a_new_key_in_the_settings_ends_the_pause_of_a_refused_one(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        buy_many(simulator, 5)
+        simulator.keys = ["another"]
+        run_sweep()
+        Order.objects.update(due_at=ago(1))
+        set_conf(API_KEY="another")
+        assert run_sweep() == Swept(checked=5, settled=5)
+        assert not own_key().is_refused
+
+    def test_another_wrong_key_costs_one_request(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        buy_many(simulator, 9)
+        simulator.keys = ["another"]
+        run_sweep()
+        set_conf(API_KEY="wrong-as-well")
+        run_sweep()
+        run_sweep()
+        assert len(simulator.requests) == 2
+
+    def test_an_unproven_key_is_tried_by_one_thread_alone(self, simulator: Simulator) -> None:
+        """Several at a time only once the key is known to be good."""
+        buy_many(simulator, 12, type_id="SIM_NEVER")
+        without_list()
+        ApiKey.objects.doubt()
+        others = threading.Semaphore(0)
+        came_meanwhile: list[bool] = []
+
+        def hold(request: Request) -> None:
+            if len(simulator.requests) == 1:
+                came_meanwhile.append(others.acquire(timeout=0.2))
+            else:
+                others.release()
+
+        simulator.on_request = hold
+        assert run_sweep().checked == 12
+        assert came_meanwhile == [False]
+
+
+class TestTooManyRequests:
+    def test_too_many_requests_pause_every_sweep_until_the_pause_is_over(
+        self, simulator: Simulator, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        buy_many(simulator, 30)
+        without_list()
+        simulator.rate_limit = 10
+        caplog.clear()
+        done = run_sweep()
+        assert done.is_paused
+        assert done.settled == 10
+        assert len(simulator.requests) <= 14  # those that were under way
+        asked = len(simulator.requests)
+        run_sweep()
+        assert len(simulator.requests) == asked
+        [message] = messages(caplog)
+        assert message.startswith("The provider has been asked too often (RATE_LIMIT_EXCEEDED).")
+        simulator.rate_limit = 0
+        ProviderState.objects.update(paused_until=ago(1))
+        Order.objects.update(due_at=ago(1))
+        assert run_sweep() == Swept(checked=20, settled=20)
+
+    @pytest.mark.parametrize(
+        ("retry_after", "seconds"),
+        [("7", 7), ("86400", 900), ("soon", 60), ("-5", 60), (None, 60)],
+    )
+    def test_a_sweep_pauses_for_as_long_as_retry_after_asks(
+        self, retry_after: str | None, seconds: int, wire: responses.RequestsMock
+    ) -> None:
+        order = make_order(Status.HANDLING)
+        headers = {} if retry_after is None else {"Retry-After": retry_after}
+        wire.get(check_url(order), status=429, body="<html>", headers=headers)
+        began = timezone.now()
+        assert run_sweep() == Swept(checked=1, failed=1, is_paused=True)
+        until = ProviderState.objects.get().paused_until
+        assert until is not None
+        assert began <= until - timedelta(seconds=seconds) <= timezone.now()
+        order.refresh_from_db()
+        assert (order.status, problems(order)) == ("HANDLING", [])
+
+
+@pytest.mark.parametrize("spelling", ["check-order", "checkOrder"])
+def test_a_sweep_works_with_either_spelling_of_the_check_path(
+    spelling: Any, simulator: Simulator
+) -> None:
+    simulator.spelling = spelling
+    buy_many(simulator, 6)
+    without_list()
+    assert run_sweep().settled == 6
+    asked = [request.path.split("/")[3] for request in simulator.requests]
+    # The seed's spelling is tried first, by those that are under way at once.
+    wrong = len(asked) - 6
+    assert 0 <= wrong <= MAX_IN_FLIGHT
+    assert bool(wrong) == (spelling == "checkOrder")
+    assert asked.count(spelling) == 6
+    assert ProviderState.objects.get().check_path == spelling
+
+
+class TestDelayed:
+    def test_an_order_that_has_not_settled_in_time_becomes_delayed(
+        self, simulator: Simulator
+    ) -> None:
+        almost, overdue = buy_many(simulator, 2, type_id="SIM_NEVER")
+        Order.objects.filter(pk=almost.pk).update(accepted_at=ago(290))
+        Order.objects.filter(pk=overdue.pk).update(accepted_at=ago(300.5))
+        began = timezone.now()
+        run_sweep()
+        assert statuses() == ["HANDLING", "DELAYED"]
+        overdue.refresh_from_db()
+        assert not overdue.is_final
+        assert problems(overdue) == []
+        assert overdue.due_at is not None
+        assert began <= overdue.due_at - timedelta(minutes=1) <= timezone.now()
+        change = overdue.changes.last()
+        assert change is not None
+        assert (change.from_status, change.source) == ("HANDLING", "clock")
+        assert change.announced_at is not None
+
+    def test_the_poll_timeout_is_a_setting(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(POLL_TIMEOUT=20)
+        buy_many(simulator, 1, type_id="SIM_NEVER")
+        Order.objects.update(accepted_at=ago(21))
+        run_sweep()
+        assert statuses() == ["DELAYED"]
+
+    def test_an_order_becomes_delayed_though_no_call_can_be_made(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 1)
+        Order.objects.update(accepted_at=ago(301))
+        simulator.keys = ["another"]
+        assert run_sweep().is_paused
+        assert statuses() == ["DELAYED"]
+
+    def test_an_overdue_order_that_its_last_check_settles_is_not_delayed(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 1)
+        Order.objects.update(accepted_at=ago(301))
+        run_sweep()
+        assert statuses() == ["FULFILLED"]
+
+    @pytest.mark.parametrize(
+        ("late_minutes", "pause_minutes"),
+        [(0.1, 1), (0.9, 1), (1.5, 1), (3, 3), (6, 10), (14, 10), (16, 60), (600, 60)],
+    )
+    def test_a_delayed_order_is_checked_at_growing_intervals(
+        self, late_minutes: float, pause_minutes: int, simulator: Simulator
+    ) -> None:
+        [order] = buy_many(simulator, 1, type_id="SIM_NEVER")
+        Order.objects.update(status=Status.DELAYED, accepted_at=ago(300 + 60 * late_minutes))
+        began = timezone.now()
+        assert run_sweep().checked == 1
+        order.refresh_from_db()
+        assert order.due_at is not None
+        assert began <= order.due_at - timedelta(minutes=pause_minutes) <= timezone.now()
+        assert not is_work_left()
+
+    @pytest.mark.parametrize("type_id", ["SIM_NEVER", "TEST_PARTIAL"])
+    def test_the_watch_of_a_delayed_order_ends_after_a_last_check(
+        self, type_id: str, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(LATE_WATCH_HOURS=2)
+        [order] = buy_many(simulator, 1, type_id=type_id)
+        Order.objects.update(status=Status.DELAYED, accepted_at=ago(2 * 3600 + 1))
+        run_sweep()
+        order.refresh_from_db()
+        assert order.due_at is None
+        if type_id == "TEST_PARTIAL":  # the last question was worth it
+            assert (order.status, problems(order)) == ("PARTIALLY_FILLED", [])
+        else:
+            assert order.status == "DELAYED"
+            assert problems(order) == [Problem("watch_ended")]
+        assert run_sweep() == Swept()
+
+    @pytest.mark.parametrize(
+        ("type_id", "status", "cards", "charged"),
+        [
+            ("type_001", "FULFILLED", 2, 980),
+            ("TEST_PARTIAL", "PARTIALLY_FILLED", 1, 490),
+            ("TEST_REFUND", "REFUNDED", 0, 0),
+        ],
+    )
+    def test_a_delayed_order_settles_like_any_other(
+        self, type_id: str, status: str, cards: int, charged: int, simulator: Simulator
+    ) -> None:
+        [order] = buy_many(simulator, 1, type_id=type_id)
+        Order.objects.update(status=Status.DELAYED, accepted_at=ago(3600))
+        assert run_sweep().settled == 1
+        order.refresh_from_db()
+        assert (order.status, order.cards.count()) == (status, cards)
+        assert order.fulfilled_amount == Decimal(charged)
+        assert order.due_at is None
+
+
+class TestCheckNow:
+    @pytest.mark.parametrize("status", ["HANDLING", "DELAYED"])
+    def test_check_now_checks_an_order_whether_it_is_due_or_not(
+        self, status: str, simulator: Simulator
+    ) -> None:
+        [order] = buy_many(simulator, 1)
+        Order.objects.update(status=status, due_at=None if status == "DELAYED" else ago(-9))
+        with Gateway() as gateway:
+            assert check_now(order, gateway) == Swept(checked=1, settled=1)
+
+    def test_check_now_sends_a_pending_order(self, simulator: Simulator) -> None:
+        order = make_order(due_at=ago(-99))
+        with Gateway() as gateway:
+            assert check_now(order, gateway) == Swept(sent=1, checked=1, settled=1)
+
+    def test_check_now_checks_an_order_once_an_interval(self, simulator: Simulator) -> None:
+        [order] = buy_many(simulator, 1, type_id="SIM_NEVER")
+        with Gateway() as gateway:
+            assert time_to_check(order, gateway) == 0
+            assert check_now(order, gateway) == Swept(checked=1)
+            order.refresh_from_db()
+            assert 4 < time_to_check(order, gateway) <= 5
+            assert check_now(order, gateway) == Swept()
+            Order.objects.update(checked_at=ago(5))
+            assert check_now(order, gateway) == Swept(checked=1)
+
+    def test_check_now_leaves_other_orders_alone(self, simulator: Simulator) -> None:
+        order, _other = buy_many(simulator, 2)
+        with Gateway() as gateway:
+            check_now(order, gateway)
+        assert statuses() == ["FULFILLED", "HANDLING"]
+
+    def test_check_now_leaves_an_order_to_the_process_that_has_claimed_it(
+        self, simulator: Simulator
+    ) -> None:
+        [order] = buy_many(simulator, 1)
+        Order.objects.update(claim="x", claimed_until=ago(-60))
+        with Gateway() as gateway:
+            assert check_now(order, gateway) == Swept()
+        assert simulator.requests == []
+
+    @pytest.mark.parametrize("status", ["UNCONFIRMED", "REJECTED", "FULFILLED", "PLACING"])
+    def test_check_now_asks_nothing_about_an_order_that_is_not_followed(
+        self, status: str, simulator: Simulator
+    ) -> None:
+        order = make_order(Status(status), claimed_until=ago(-60))
+        with Gateway() as gateway:
+            assert check_now(order, gateway) == Swept()
+        assert simulator.requests == []
+
+
+class TestWatch:
+    def test_watching_does_not_wait_for_a_pause_longer_than_the_watch(
+        self, simulator: Simulator
+    ) -> None:
+        [order] = buy_many(simulator, 1)
+        with Gateway() as gateway:
+            gateway.record_outcome(AccessDenied("Blocked.", status=403, code="IP_BLOCKED"))
+        assert self.follow(order) == ["HANDLING"]
+
+    def follow(self, order: Order) -> list[str]:
+        with Gateway() as gateway:
+            return [seen.status for seen in watch(order, gateway)]
+
+    def test_watching_shows_an_order_until_it_has_settled(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(POLL_INTERVAL=0.1)
+        [order] = buy_many(simulator, 1, type_id="SIM_NEVER")
+
+        def settle(request: Request) -> None:
+            if len(checks(simulator)) == 3:
+                simulator.settle(checks(simulator)[0], delivered=2)
+
+        simulator.on_request = settle
+        assert self.follow(order) == ["HANDLING"] * 3 + ["FULFILLED"]
+
+    def test_watching_shows_a_final_order_once(self, simulator: Simulator) -> None:
+        assert self.follow(make_order(Status.REFUNDED)) == ["REFUNDED"]
+
+    @pytest.mark.parametrize(
+        ("type_id", "status"), [("SIM_LOST", "UNCONFIRMED"), ("SIM_REJECT", "REJECTED")]
+    )
+    def test_watching_ends_with_an_order_that_was_lost_or_rejected(
+        self, type_id: str, status: str, simulator: Simulator
+    ) -> None:
+        assert self.follow(make_order(type_id=type_id)) == [status]
+
+    def test_watching_ends_when_the_order_is_delayed(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(POLL_INTERVAL=0.1, POLL_TIMEOUT=1)
+        [order] = buy_many(simulator, 1, type_id="SIM_NEVER")
+        seen = self.follow(order)
+        assert seen[-1] == "DELAYED"
+        assert set(seen[:-1]) == {"HANDLING"}
+
+    def test_watching_ends_when_the_key_is_refused(self, simulator: Simulator) -> None:
+        [order] = buy_many(simulator, 1)
+        simulator.keys = ["another"]
+        assert self.follow(order) == ["HANDLING"]
+        assert len(simulator.requests) == 1
+
+    def test_watching_lasts_no_longer_than_the_timeout(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        """Here another process has the order and does not let go of it."""
+        set_conf(POLL_INTERVAL=0.1, POLL_TIMEOUT=1)
+        [order] = buy_many(simulator, 1)
+        Order.objects.update(claim="x", claimed_until=ago(-60))
+        began = time.monotonic()
+        assert set(self.follow(order)) == {"HANDLING"}
+        assert 1 < time.monotonic() - began < 10
+        assert simulator.requests == []
+
+
+class TestSwept:
+    def test_results_of_sweeps_add_up(self) -> None:
+        first = Swept(sent=1, checked=2, settled=3, failed=4, postponed=5, is_paused=True)
+        # What was postponed is postponed still, or was done later.
+        twice = Swept(sent=2, checked=4, settled=6, failed=8, postponed=5, is_paused=True)
+        assert first + first == twice
+        assert (first + Swept()).postponed == 0
+        assert (first + Swept()).is_paused is False
+        assert json.loads(json.dumps(first.as_dict())) == {
+            "sent": 1,
+            "checked": 2,
+            "settled": 3,
+            "failed": 4,
+            "postponed": 5,
+            "is_paused": True,
+        }
+
+    def test_the_result_of_a_sweep_says_what_was_done(self) -> None:
+        assert str(Swept(1, 2, 3, 4)) == "1 sent, 2 checked, 3 settled, 4 failed"
+        assert str(Swept(1, 2, 3, 4, 5)) == ("1 sent, 2 checked, 3 settled, 4 failed, 5 postponed")
+        assert str(Swept(is_paused=True)) == "0 sent, 0 checked, 0 settled, 0 failed; paused"

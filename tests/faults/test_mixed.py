@@ -1,0 +1,176 @@
+"""Many faults at once, in an order drawn by chance: at the end each row is held against the ledger.
+
+A placing answer may name a stranger's id, one that an order of ours has, or one that the next order
+is about to get. It may be lost, and processes may die before and after sending.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db.models import F
+from django.utils import timezone
+
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.recording import record_answers
+from giftcards.engine.sending import claim
+from giftcards.engine.sweep import sweep
+from giftcards.exceptions import ProviderError
+from giftcards.models import Order, ProviderState
+from giftcards.provider.answers import OrderAnswer
+from giftcards.statuses import FINAL, Status
+from tests.fakes.provider import Exchange, Fault, Provider, change, give, say
+from tests.faults.ledger import audit
+from tests.stage import PSN, record_order, refill_budget
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+# A product, a type and a quantity of ours; few, so that many orders are alike.
+LINES = [("one", 1), ("two", 2), ("two", 1), ("three", 3)]
+STRANGER = "stranger"
+SEEDS = range(12)
+
+
+@pytest.fixture
+def provider(set_conf: Callable[..., None]) -> Iterator[Provider]:
+    with Provider() as running:
+        set_conf(
+            BASE_URL=running.url,
+            POLL_INTERVAL=0.1,
+            REQUEST_TIMEOUT=5,
+            REQUESTS_PER_MINUTE=3000,
+            PROOF_OF_ABSENCE=2,
+        )
+        yield running
+
+
+def name_next() -> Fault:
+    """Buy, and answer the id that the next order is about to get."""
+    return change(lambda data: {"orderId": f"P{int(data['orderId'][1:]) + 1}"})
+
+
+def name_known(chance: random.Random) -> Fault:
+    """Buy, and answer the id of any order before it."""
+
+    def edit(data: dict[str, Any]) -> dict[str, Any]:
+        number = int(data["orderId"][1:])
+        return {"orderId": f"P{chance.randint(max(number - 4, 1), number)}"}
+
+    return change(edit)
+
+
+def name_stranger(line: tuple[str, int]) -> Fault:
+    """Buy, and answer the id of an order that somebody else placed just before."""
+
+    def fault(exchange: Exchange) -> None:
+        theirs = exchange.provider.buy(PSN, *line)
+        give(orderId=theirs)(exchange)
+
+    return fault
+
+
+def lose(*, carried_out: bool) -> Fault:
+    return say(Exchange.close, carried_out=carried_out)
+
+
+def draw_fault(chance: random.Random) -> Fault | None:
+    """What happens to a placing answer: mostly nothing."""
+    stranger = chance.choice([(STRANGER, 2), (STRANGER, 7)])
+    faults: list[Fault | None] = [
+        name_next(),
+        name_known(chance),
+        name_stranger(stranger),
+        lose(carried_out=True),
+        lose(carried_out=False),
+    ]
+    return chance.choice([*faults, *[None] * 4])
+
+
+def place(provider: Provider, chance: random.Random) -> Order:
+    kind, quantity = chance.choice(LINES)
+    if fault := draw_fault(chance):
+        provider.script("place", fault, type_id=kind)
+    return record_order(product_id=PSN, type_id=kind, quantity=quantity, reference=None)
+
+
+def die_while_placing(order: Order, *, has_sent: bool) -> None:
+    if order.status == Status.PENDING and claim(order) and has_sent:
+        line = {"product_id": PSN, "type_id": order.type_id, "quantity": order.quantity}
+        with Gateway() as gateway, contextlib.suppress(ProviderError):
+            gateway.client.place(**line)
+
+
+def pass_time(seconds: float = 2) -> None:
+    """Everything is due, and what dead processes held has ended."""
+    waited = timedelta(seconds=seconds)
+    names = ("sent_at", "accepted_at", "absent_since")
+    Order.objects.update(**{name: F(name) - waited for name in names})
+    Order.objects.exclude(due_at=None).update(due_at=timezone.now())
+    Order.objects.exclude(claimed_until=None).update(claimed_until=timezone.now())
+    ProviderState.objects.exclude(paused_until=None).update(paused_until=timezone.now())
+    ProviderState.objects.update(list_usable_at=None)
+    refill_budget()
+
+
+def run_sweep() -> None:
+    with Gateway() as gateway:
+        sweep(gateway)
+
+
+Answers = list[tuple[Order, OrderAnswer]]
+
+
+def be_slow_while_asking() -> Answers:
+    """Ask about what is due; others may take it over before the answers are recorded."""
+    now = timezone.now()
+    wanted = Order.objects.to_check(now=now, due_by=now)
+    held = Order.objects.claim(wanted, now=now, due_by=now, until=now) if wanted else []
+    answers: Answers = []
+    with Gateway() as gateway:
+        for order in held:
+            with contextlib.suppress(ProviderError):
+                answers.append((order, gateway.client.check(order.provider_order_id or "")))
+    return answers
+
+
+def live(provider: Provider, chance: random.Random) -> None:
+    """Place orders, sweep and die, in random order; then let everything come to its end."""
+    on_the_way: Answers = []
+    for _step in range(14):
+        order = place(provider, chance)
+        if chance.random() < 0.2:
+            die_while_placing(order, has_sent=chance.random() < 0.7)
+        if chance.random() < 0.2:
+            on_the_way += be_slow_while_asking()
+        if chance.random() < 0.5:
+            run_sweep()
+        if on_the_way and chance.random() < 0.2:
+            record_answers(on_the_way, now=timezone.now())
+            on_the_way = []
+        if chance.random() < 0.3:
+            pass_time(0.1)
+    record_answers(on_the_way, now=timezone.now())
+    provider.recover()
+    for _round in range(12):
+        pass_time()
+        run_sweep()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_order_is_lost_or_bought_twice_whatever_placing_answers(
+    seed: int, provider: Provider
+) -> None:
+    # Every other provider calls an order something else than its placing answer does.
+    provider.prefix = "X" * (seed % 2)
+    live(provider, random.Random(seed))
+    audit(provider, strangers={STRANGER})
+    left = Order.objects.exclude(status__in=FINAL)
+    # What is left is with a person, who sees why.
+    assert set(left.values_list("status", flat=True)) <= {Status.UNCONFIRMED}
+    assert set(left.values_list("needs_attention", flat=True)) <= {True}

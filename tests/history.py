@@ -1,0 +1,200 @@
+"""A shop with a past: many settled orders, with their cards and their timelines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from django.db import connection, models, transaction
+from django.utils import timezone
+
+from giftcards.models import Card, Order, StatusChange
+from giftcards.statuses import Status
+from tests.builders import build_guide_order
+
+# What each final status is of a hundred orders.
+_SHARES = {
+    Status.REJECTED: 1,
+    Status.REFUNDED: 4,
+    Status.PARTIALLY_FILLED: 5,
+    Status.FULFILLED: 90,
+}
+_PATHS = {status: (Status.PLACING, Status.HANDLING, status) for status in _SHARES} | {
+    Status.REJECTED: (Status.PLACING, Status.REJECTED)
+}
+_CARDS = 2
+# The numbers from 1 to `count`, as a table "numbers" with the column "i".
+_NUMBERS = {
+    "sqlite": (
+        "(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
+        " SELECT i FROM n) numbers"
+    ),
+    "postgresql": "generate_series(1, {count}) numbers(i)",
+    "mysql": "(SELECT seq AS i FROM seq_1_to_{count}) numbers",
+}
+# The moment so many minutes after another.
+_LATER = {
+    "sqlite": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', {start}, '+' || {minutes} || ' minutes')",
+    "postgresql": "{start} + {minutes} * interval '1 minute'",
+    "mysql": "{start} + INTERVAL {minutes} MINUTE",
+}
+
+
+def add_history(count: int) -> None:
+    """Add so many settled orders, one a minute until an hour ago, two cards and a timeline each.
+
+    The database makes them itself, out of one order of each final status: a million take a minute.
+    The statistics of the planner are up to date afterwards.
+    """
+    with _patterns(timezone.now() - timedelta(hours=1, minutes=count)) as statuses:
+        _copy_orders(count, statuses)
+        _copy_changes(statuses)
+        _copy_cards(statuses)
+    analyze()
+
+
+def analyze() -> None:
+    """Bring the statistics of the planner up to date, as autovacuum does in PostgreSQL."""
+    command = {"mysql": "ANALYZE TABLE", "postgresql": "VACUUM ANALYZE"}.get(
+        connection.vendor, "ANALYZE"
+    )
+    with connection.cursor() as cursor:
+        for model in (Order, StatusChange, Card):
+            cursor.execute(f"{command} {model._meta.db_table}")
+
+
+@contextmanager
+def _patterns(start: object) -> Iterator[dict[Status, Order]]:
+    """An order of each final status, with its cards and changes, to copy; deleted afterwards."""
+    patterns: dict[Status, Order] = {}
+    for status, path in _PATHS.items():
+        sent = {"created_at": start, "sent_at": start, "settled_at": start}
+        order = patterns[status] = build_guide_order(
+            status, quantity=_CARDS, **_fitting(status), **sent
+        )
+        order.save()
+        StatusChange.objects.bulk_create(
+            StatusChange(
+                order=order,
+                from_status=origin,
+                to_status=target,
+                source=StatusChange.Source.CHECK,
+                announced_at=start,
+                announce_at=None,
+                delivered_to=[],
+            )
+            for origin, target in zip((Status.PENDING, *path), path, strict=False)
+        )
+        Card.objects.bulk_create(
+            Card(order=order, position=position, sealed="x" * 200, value_fingerprint="-")
+            for position in range(1, order.fulfilled_quantity + 1)
+        )
+    yield patterns
+    keys = [order.pk for order in patterns.values()]
+    for model in (Card, StatusChange):
+        model.objects.filter(order__in=keys).delete()
+    Order.objects.filter(pk__in=keys).delete()
+
+
+def _fitting(status: Status) -> dict[str, int]:
+    return {"fulfilled_quantity": 1} if status == Status.PARTIALLY_FILLED else {}
+
+
+def _copy_orders(count: int, patterns: dict[Status, Order]) -> None:
+    minutes = {"minutes": "i"}
+    later = _LATER[connection.vendor]
+    values = {
+        name: later.format(start=f"p.{name}", **minutes)
+        for name in ("created_at", "sent_at", "settled_at")
+    }
+    values["accepted_at"] = f"CASE WHEN p.accepted_at IS NOT NULL THEN {values['sent_at']} END"
+    values["reference"] = _text("shop-", "i", 10)
+    values["customer_email"] = _text("customer-", "i", 10, "@example.com")
+    values["customer_name"] = _text("Amina ", "i", 10)
+    values["customer_phone"] = _text("+213", "i", 10)
+    values["product_id"] = "CASE WHEN i %% 7 < 3 THEN 'product-001' ELSE 'product-002' END"
+    values["sale_price"] = "CASE WHEN i %% 4 = 0 THEN 550 END"
+    values["environment"] = "CASE WHEN i %% 2999 = 0 THEN 'SANDBOX' ELSE 'PRODUCTION' END"
+    invoice = _text("invoice-", "i", 10)
+    values["group"] = f"CASE WHEN i %% 2 = 0 THEN {invoice} ELSE '' END"
+    values["provider_order_id"] = (
+        f"CASE WHEN p.provider_order_id IS NOT NULL THEN {_text('id-', 'i', 20)} END"
+    )
+    ends, choice = 0, "CASE"
+    for status, share in _SHARES.items():
+        ends += share
+        # Mixed well: 37 and 100 have no common factor.
+        choice += f" WHEN (i * 37) %% 100 < {ends} THEN {patterns[status].pk}"
+    numbers = _NUMBERS[connection.vendor].format(count=count)
+    _copy(Order, values, f"{numbers} JOIN {{table}} p ON p.id = {choice} END")
+
+
+def _copy_changes(patterns: dict[Status, Order]) -> None:
+    values = {"order_id": "o.id", "at": "o.sent_at", "announced_at": "o.settled_at"}
+    _copy_rows(StatusChange, values, patterns)
+
+
+def _copy_cards(patterns: dict[Status, Order]) -> None:
+    number = f"o.id * {_CARDS} + p.position"
+    values = {
+        "order_id": "o.id",
+        "identity": _text("", number, 64),
+        "value_fingerprint": _text("", number, 64),
+        "tail_fingerprint": _text("", f"({number}) %% 10000", 64),
+    }
+    _copy_rows(Card, values, patterns)
+
+
+def _copy_rows(
+    model: type[models.Model], values: dict[str, str], patterns: dict[Status, Order]
+) -> None:
+    """For each order the rows that the order of its status in ``patterns`` has."""
+    keys = ", ".join(str(order.pk) for order in patterns.values())
+    orders = Order._meta.db_table
+    _copy(
+        model,
+        values,
+        f"{orders} o JOIN {orders} q ON q.status = o.status AND q.id IN ({keys})"
+        f" JOIN {{table}} p ON p.order_id = q.id WHERE o.id NOT IN ({keys})"
+        f" AND o.settled_at IS NOT NULL ORDER BY o.id, p.id",
+    )
+
+
+def _copy(model: type[models.Model], values: dict[str, str], source: str) -> None:
+    """Insert the rows ``p`` of ``source`` with these values in place of their own."""
+    table = model._meta.db_table
+    columns = [field.column for field in model._meta.concrete_fields if not field.primary_key]
+    quoted = ", ".join(map(connection.ops.quote_name, columns))
+    selected = ", ".join(
+        values.get(column, f"p.{connection.ops.quote_name(column)}") for column in columns
+    )
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {table} ({quoted}) SELECT {selected} FROM {source.format(table=table)}",
+            [],
+        )
+
+
+def _text(before: str, number: str, digits: int, after: str = "") -> str:
+    """SQL for the number with leading zeros between two texts."""
+    text = "CHAR" if connection.vendor == "mysql" else "TEXT"
+    padded = f"LPAD(CAST({number} AS {text}), {digits}, '0')"
+    if connection.vendor == "mysql":
+        return f"CONCAT('{before}', {padded}, '{after}')"
+    return f"'{before}' || {padded} || '{after}'"
+
+
+def remove_history() -> None:
+    """Remove all orders with what belongs to them, and what the planner knows of them."""
+    for model in (Card, StatusChange, Order):
+        model._base_manager.all()._raw_delete(connection.alias)  # type: ignore[attr-defined]
+    analyze()
+
+
+def forget_statistics() -> None:
+    """SQLite has none until somebody asks for them: most sites never do."""
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM sqlite_stat1")
+        # It keeps in memory what it has read of them.
+        cursor.execute("PRAGMA writable_schema = RESET")

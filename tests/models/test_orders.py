@@ -1,0 +1,1059 @@
+"""Rows: what the database refuses, who wins a move or a claim, and how cards are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.core.exceptions import ValidationError
+from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db.models import ProtectedError
+from django.utils import timezone, translation
+
+from giftcards.crypto import generate_key
+from giftcards.engine.recording import record_answers
+from giftcards.exceptions import ConfigurationError, DecryptionError
+from giftcards.models import ApiKey, Card, Order, ProviderState, StatusChange
+from giftcards.problems import Problem
+from giftcards.provider.answers import CardSecret, OrderAnswer
+from giftcards.statuses import ACCEPTED, FINAL, MOVES, Status
+from tests.builders import (
+    CARDS,
+    PARTIAL,
+    answer,
+    build_guide_order,
+    claim,
+    details,
+    ended,
+    make_guide_order,
+    problems,
+    settled,
+)
+from tests.stage import refuse_key
+
+FOUND = Problem("found", {"provider_order_id": "A1"})
+LOST = Problem("status_unknown", {"status": "LOST"})
+OTHER = Problem("status_unknown", {"status": "OTHER"})
+ENDED = Problem("watch_ended")
+
+pytestmark = pytest.mark.django_db
+
+NOW = datetime.fromisoformat("2025-10-29T01:00:00+00:00")
+MINUTE = timedelta(minutes=1)
+Source = StatusChange.Source
+Pause = ProviderState.Pause
+
+
+@pytest.fixture(autouse=True)
+def english() -> Iterator[None]:
+    """A test of the admin may have left another language behind."""
+    with translation.override("en"):
+        yield
+
+
+def use_keys(settings: Any, *keys: str) -> None:
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": list(keys)}
+
+
+def delivered(order: Order | None = None, answered: OrderAnswer = PARTIAL) -> Order:
+    """An order with the three cards of the guide, recorded as a sweep records them."""
+    [held] = claim(order or make_guide_order())
+    assert record_answers([(held, answered)], now=timezone.now()) == 1
+    return Order.objects.get(pk=held.pk)
+
+
+class TestConstraints:
+    """What must always be true, also for raw SQL, a shell or a bug of ours."""
+
+    @pytest.mark.parametrize("status", Status)
+    def test_a_row_of_every_status_can_be_stored(self, status: Status) -> None:
+        order = make_guide_order(status)
+        assert Order.objects.get(pk=order.pk).status == status
+
+    @pytest.mark.parametrize(
+        ("status", "values", "constraint"),
+        [
+            ("PENDING", {"status": "CANCELLED"}, "status"),
+            ("PENDING", {"status": ""}, "status"),
+            ("PENDING", {"quantity": 0}, "quantity"),
+            ("PENDING", {"quantity": 2001}, "quantity"),
+            ("HANDLING", {"fulfilled_quantity": 6}, "fulfilled_quantity"),
+            # Final and settled_at go together.
+            ("HANDLING", {"settled_at": NOW}, "final_is_settled"),
+            ("REFUNDED", {"settled_at": None}, "final_is_settled"),
+            ("REJECTED", {"settled_at": None}, "final_is_settled"),
+            # So do accepted and named: what has a name is never sent again.
+            ("HANDLING", {"provider_order_id": None}, "accepted_is_named"),
+            ("HANDLING", {"accepted_at": None}, "accepted_is_named"),
+            ("REFUNDED", {"provider_order_id": None}, "accepted_is_named"),
+            ("PENDING", {"provider_order_id": "A1"}, "accepted_is_named"),
+            ("PLACING", {"provider_order_id": "A1"}, "accepted_is_named"),
+            ("UNCONFIRMED", {"provider_order_id": "A1"}, "accepted_is_named"),
+            ("REJECTED", {"provider_order_id": "A1"}, "accepted_is_named"),
+            ("PENDING", {"accepted_at": NOW}, "accepted_is_named"),
+            # A final status says how many cards there are.
+            ("FULFILLED", {"fulfilled_quantity": 4}, "settled_is_whole"),
+            ("PARTIALLY_FILLED", {"fulfilled_quantity": 0}, "settled_is_whole"),
+            ("PARTIALLY_FILLED", {"fulfilled_quantity": 5}, "settled_is_whole"),
+            ("REFUNDED", {"fulfilled_quantity": 1}, "settled_is_whole"),
+            ("PENDING", {"reference": ""}, "line_is_named"),
+            ("PENDING", {"product_id": ""}, "line_is_named"),
+            ("PENDING", {"type_id": ""}, "line_is_named"),
+            ("HANDLING", {"price_per_card": Decimal("-0.01")}, "price"),
+            ("HANDLING", {"fulfilled_amount": Decimal("-0.01")}, "charged"),
+            ("PENDING", {"sale_price": Decimal("-0.01")}, "sale_price"),
+        ],
+    )
+    def test_a_row_that_contradicts_itself_cannot_be_stored(
+        self, status: str, values: dict[str, Any], constraint: str
+    ) -> None:
+        order = make_guide_order(Status(status))
+        # MariaDB calls a violated check an OperationalError.
+        with pytest.raises(DatabaseError) as caught, transaction.atomic():
+            Order.objects.filter(pk=order.pk).update(**values)
+        assert f"giftcards_order_{constraint}" in str(caught.value)
+
+    @pytest.mark.parametrize("field", ["quantity", "fulfilled_quantity"])
+    def test_a_negative_quantity_cannot_be_stored(self, field: str) -> None:
+        order = make_guide_order()
+        with pytest.raises(DatabaseError), transaction.atomic():
+            Order.objects.filter(pk=order.pk).update(**{field: -1})
+
+    @pytest.mark.parametrize("field", ["reference", "provider_order_id"])
+    def test_references_and_provider_ids_are_unique(self, field: str) -> None:
+        order = make_guide_order()
+        with pytest.raises(IntegrityError), transaction.atomic():
+            make_guide_order(**{field: getattr(order, field)})
+
+    def test_many_orders_may_have_no_provider_id_yet(self) -> None:
+        make_guide_order(Status.PENDING)
+        make_guide_order(Status.PENDING)
+
+    @pytest.mark.parametrize("values", [{"position": 0}, {"sealed": ""}, {"value_fingerprint": ""}])
+    def test_a_card_without_a_number_token_or_fingerprint_cannot_be_stored(
+        self, values: dict[str, Any]
+    ) -> None:
+        card = delivered().cards.get(position=1)
+        with pytest.raises(DatabaseError) as caught, transaction.atomic():
+            Card.objects.filter(pk=card.pk).update(**values)
+        assert "giftcards_card_is_sealed" in str(caught.value)
+
+    def test_two_cards_of_an_order_cannot_have_one_number(self) -> None:
+        cards = delivered().cards
+        with pytest.raises(IntegrityError), transaction.atomic():
+            cards.filter(position=1).update(position=2)
+
+    def test_a_second_row_about_the_provider_cannot_be_stored(self) -> None:
+        with pytest.raises(DatabaseError) as caught, transaction.atomic():
+            ProviderState.objects.create(pk=2)
+        assert "giftcards_providerstate_one_row" in str(caught.value)
+
+    def test_an_order_with_cards_cannot_be_deleted(self) -> None:
+        order = delivered()
+        with pytest.raises(ProtectedError):
+            order.delete()
+        assert Card.objects.count() == 3
+
+    def test_the_migrations_match_the_models(self, call: Any) -> None:
+        outcome = call("makemigrations", "giftcards", check=True, dry_run=True, verbosity=1)
+        assert outcome.out == "No changes detected in app 'giftcards'\n"
+
+
+class TestFields:
+    @pytest.mark.parametrize("reference", ["", "a b", "a\n", "a\0", "\u202eabc", "é", "x" * 101])
+    def test_a_reference_that_is_not_plain_is_refused(self, reference: str) -> None:
+        with pytest.raises(ValidationError) as caught:
+            build_guide_order(Status.PENDING, reference=reference).full_clean()
+        assert list(caught.value.message_dict) == ["reference"]
+
+    @pytest.mark.parametrize("quantity", [0, -1, 2001, 10**9, None, "two"])
+    def test_a_quantity_that_cannot_be_ordered_is_refused(self, quantity: Any) -> None:
+        order = build_guide_order(Status.PENDING, quantity=quantity, fulfilled_quantity=0)
+        with pytest.raises(ValidationError) as caught:
+            order.clean_fields()
+        assert list(caught.value.message_dict) == ["quantity"]
+
+    def test_a_reference_is_made_up_where_there_is_none(self) -> None:
+        one, other = make_guide_order(Status.PENDING), make_guide_order(Status.PENDING)
+        assert one.reference != other.reference
+        one.full_clean()
+
+    def test_rows_are_printed_as_reference_move_and_card_number(self) -> None:
+        order = make_guide_order(reference="order-1")
+        change = StatusChange(order=order, from_status="HANDLING", to_status="DELAYED")
+        assert [str(order), str(change), str(Card(order=order, position=2))] == [
+            "order-1",
+            "HANDLING → DELAYED",
+            "card 2",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["A1"], ["one"]),
+        (["B2"], ["two"]),
+        (["A1", "B2", "C3"], ["one", "two"]),
+        ([""], []),
+        ([], []),
+    ],
+)
+def test_orders_are_found_by_their_provider_id_or_alias(names: list[str], found: list[str]) -> None:
+    make_guide_order(reference="one", provider_order_id="A1")
+    make_guide_order(reference="two", provider_order_id="A2", provider_alias="B2")
+    assert sorted(order.reference for order in Order.objects.known_as(names)) == found
+
+
+class TestMove:
+    def test_a_move_writes_the_status_its_columns_and_the_history(self) -> None:
+        order = make_guide_order(Status.PENDING)
+        change = order.move(
+            Status.PLACING,
+            source=Source.PLACING,
+            details=[FOUND],
+            claim="c1",
+            claimed_until=NOW,
+            sent_at=NOW,
+            due_at=None,
+        )
+        assert change is not None
+        fresh = Order.objects.get(pk=order.pk)
+        for row in (order, fresh):
+            assert (row.status, row.claim, row.claimed_until, row.sent_at, row.due_at) == (
+                "PLACING",
+                "c1",
+                NOW,
+                NOW,
+                None,
+            )
+        stored = fresh.changes.get()
+        assert stored == change
+        assert (
+            stored.from_status,
+            stored.to_status,
+            stored.source,
+            stored.details,
+            stored.announced_at,
+        ) == ("PENDING", "PLACING", "placing", [FOUND.as_dict()], None)
+
+    @pytest.mark.parametrize(
+        ("origin", "target"),
+        [(origin, target) for origin in Status for target in Status if target in MOVES[origin]],
+    )
+    def test_every_move_of_the_table_is_possible(self, origin: Status, target: Status) -> None:
+        order = make_guide_order(origin)
+        values: dict[str, Any] = {}
+        if target in ACCEPTED and origin not in ACCEPTED:
+            values = {"provider_order_id": "A1", "accepted_at": NOW}
+        if origin in ACCEPTED and target not in ACCEPTED:
+            values = {"provider_order_id": None, "accepted_at": None}
+        if target in {Status.FULFILLED, Status.PARTIALLY_FILLED}:
+            values["fulfilled_quantity"] = {"FULFILLED": 5, "PARTIALLY_FILLED": 3}[target]
+        assert order.move(target, source=Source.STAFF, **values)
+        fresh = Order.objects.get(pk=order.pk)
+        assert fresh.status == target
+        assert (fresh.settled_at is not None) is (target in FINAL)
+        assert fresh.settled_at == order.settled_at
+
+    @pytest.mark.parametrize(
+        ("origin", "target"),
+        [(origin, target) for origin in Status for target in Status if target not in MOVES[origin]],
+    )
+    def test_a_move_that_is_not_in_the_table_is_refused(
+        self, origin: Status, target: Status
+    ) -> None:
+        order = make_guide_order(origin)
+        with pytest.raises(
+            ValueError, match=rf"\AAn order does not move from {origin} to {target}\.\Z"
+        ):
+            order.move(target, source=Source.STAFF)
+        assert Order.objects.get(pk=order.pk).status == origin
+        assert not StatusChange.objects.exists()
+
+    def test_a_move_gives_the_claim_back(self) -> None:
+        [order] = claim(make_guide_order())
+        assert order.claimed_until is not None
+        order.move(Status.DELAYED, source=Source.CLOCK)
+        assert Order.objects.get(pk=order.pk).claimed_until is None
+
+    @pytest.mark.parametrize(
+        "values",
+        [{"status": "UNCONFIRMED"}, {"claim": "another process"}],
+        ids=["moved by another", "claimed by another"],
+    )
+    def test_the_second_of_two_processes_that_move_an_order_changes_nothing(
+        self, values: dict[str, str]
+    ) -> None:
+        stale = make_guide_order(Status.PLACING)
+        Order.objects.filter(pk=stale.pk).update(**values)
+        before = Order.objects.filter(pk=stale.pk).values().get()
+        assert stale.move(Status.REJECTED, source=Source.PLACING, details=[LOST]) is None
+        assert (stale.status, stale.problems) == ("PLACING", [])
+        assert Order.objects.filter(pk=stale.pk).values().get() == before
+        assert not StatusChange.objects.exists()
+
+    def test_status_and_history_are_written_in_one_transaction(self) -> None:
+        order = make_guide_order()
+
+        def no_history(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+            if "giftcards_statuschange" in sql:
+                raise DatabaseError("disk full")
+            return execute(sql, *args)
+
+        with (
+            pytest.raises(DatabaseError, match="disk full"),
+            connection.execute_wrapper(no_history),
+        ):
+            order.move(Status.DELAYED, source=Source.CLOCK)
+        assert order.status == "HANDLING"
+        assert Order.objects.get(pk=order.pk).status == "HANDLING"
+
+
+class TestProblems:
+    """Several hold at once; each ends with its cause, or is ticked off."""
+
+    def test_problems_about_sending_end_with_the_move_after_sending(self) -> None:
+        unsent, choice = Problem("not_sent"), Problem("choose", {"count": 2})
+        spent = Problem("accepted_after_all", {"provider_order_id": "A1"})
+        order = make_guide_order(Status.PENDING, problems=[unsent, choice, spent])
+        order.move(Status.PLACING, source=Source.PLACING)
+        assert problems(order) == [unsent, choice, spent]
+        order.move(Status.REJECTED, source=Source.PLACING, details=[Problem("refused")])
+        assert problems(order) == [spent]
+        [*_, change] = order.changes.all()
+        assert (details(change), ended(change)) == ([Problem("refused")], [unsent, choice])
+
+    def test_a_problem_that_begins_with_a_move_is_in_its_details(self) -> None:
+        order = make_guide_order(Status.PLACING)
+        order.move(Status.UNCONFIRMED, source=Source.RECOVERY, details=[Problem("sender_died")])
+        assert problems(order) == details(order.changes.get()) == [Problem("sender_died")]
+
+    def test_a_problem_is_ticked_off_with_who_and_when(self) -> None:
+        order = make_guide_order(problems=[LOST, ENDED])
+        assert order.tick_off(LOST, by="amina")
+        fresh = Order.objects.get(pk=order.pk)
+        tick = fresh.acknowledgements.get()
+        assert (Problem(tick.code, tick.parameters), tick.by) == (LOST, "amina")
+        assert (
+            fresh.problems
+            == order.problems
+            == [
+                {**LOST.as_dict(), "ticked_by": "amina", "ticked_at": tick.at.isoformat()},
+                ENDED.as_dict(),
+            ]
+        )
+        assert (fresh.open_problems, fresh.needs_attention) == ([ENDED], True)
+        assert order.tick_off(ENDED, by="amina")
+        assert not order.needs_attention
+        assert not Order.objects.needing_attention().exists()
+
+    def test_a_problem_is_ticked_off_once(self) -> None:
+        order = make_guide_order(problems=[LOST, ENDED])
+        stale = Order.objects.get(pk=order.pk)
+        assert order.tick_off(LOST, by="amina")
+        assert not stale.tick_off(LOST, by="karim")
+        assert [tick.by for tick in order.acknowledgements.all()] == ["amina"]
+
+    @pytest.mark.parametrize("held", [[], [LOST]])
+    def test_a_problem_that_is_over_cannot_be_ticked_off(self, held: list[Problem]) -> None:
+        order = make_guide_order(problems=[LOST, ENDED])
+        Order.objects.filter(pk=order.pk).update(**Order().flags(new=held))
+        assert not order.tick_off(ENDED, by="amina")
+        assert not order.acknowledgements.exists()
+
+    def test_a_problem_that_is_found_again_stays_ticked_off(self) -> None:
+        order = make_guide_order(problems=[LOST])
+        order.tick_off(LOST, by="amina")
+        for given_answer in (answer("LOST"), answer("LOST", cards=CARDS[:1])):
+            record_answers([(claim(order)[0], given_answer)], now=NOW)
+        order.refresh_from_db()
+        assert (order.open_problems, order.needs_attention) == ([], False)
+
+    def test_another_problem_of_a_kind_that_was_ticked_off_is_shown(self) -> None:
+        order = make_guide_order(problems=[LOST])
+        order.tick_off(LOST, by="amina")
+        record_answers([(claim(order)[0], answer("OTHER"))], now=NOW)
+        order.refresh_from_db()
+        assert (order.open_problems, order.needs_attention) == ([OTHER], True)
+
+    def test_a_ticked_off_problem_that_ended_and_returns_is_shown(self) -> None:
+        order = make_guide_order(problems=[LOST])
+        order.tick_off(LOST, by="amina")
+        for given_answer in (answer("HANDLING"), answer("LOST")):
+            record_answers([(claim(order)[0], given_answer)], now=NOW)
+        assert problems(order) == order.open_problems == [LOST]
+
+    def test_a_tick_made_while_the_provider_is_asked_is_kept(self) -> None:
+        order = make_guide_order(problems=[LOST])
+        [held] = claim(order)
+        order.tick_off(LOST, by="amina")
+        record_answers([(held, answer("LOST", cards=CARDS[:1]))], now=NOW)
+        order.refresh_from_db()
+        assert (order.open_problems, order.cards.count()) == ([], 1)
+
+    def test_ticking_off_a_problem_announces_no_change(self) -> None:
+        order = make_guide_order(problems=[LOST])
+        order.tick_off(LOST, by="amina")
+        assert not order.changes.exists()
+
+
+class TestMoveAll:
+    def test_move_all_moves_the_orders_in_that_status_with_their_history(self) -> None:
+        late, later = make_guide_order(), make_guide_order()
+        done = make_guide_order(Status.REFUNDED)
+        moved = Order.objects.all().move_all(
+            Status.HANDLING, Status.DELAYED, source=Source.CLOCK, due_at=NOW
+        )
+        assert moved == 2
+        for order in (late, later):
+            order.refresh_from_db()
+            assert (order.status, order.due_at, order.claimed_until) == ("DELAYED", NOW, None)
+            change = order.changes.get()
+            assert (change.from_status, change.to_status, change.source) == (
+                "HANDLING",
+                "DELAYED",
+                "clock",
+            )
+        assert not done.changes.exists()
+
+    def test_move_all_records_no_change_for_an_order_moved_meanwhile(self) -> None:
+        stays, goes = make_guide_order(), make_guide_order()
+        others_move = [Order.objects.filter(pk=goes.pk)]
+
+        def interfere(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+            if sql.startswith("UPDATE") and others_move:
+                others_move.pop().update(status=Status.DELAYED)
+            return execute(sql, *args)
+
+        with connection.execute_wrapper(interfere):
+            moved = Order.objects.all().move_all(
+                Status.HANDLING, Status.DELAYED, source=Source.CLOCK
+            )
+        assert moved == 1
+        assert (stays.changes.count(), goes.changes.count()) == (1, 0)
+
+    def test_move_all_without_a_matching_order_costs_one_query(
+        self, django_assert_num_queries: Any
+    ) -> None:
+        make_guide_order(Status.REFUNDED)
+        with django_assert_num_queries(1):
+            moved = Order.objects.all().move_all(
+                Status.HANDLING, Status.DELAYED, source=Source.CLOCK
+            )
+        assert moved == 0
+
+    def test_move_all_refuses_a_move_that_is_not_in_the_table(self) -> None:
+        order = make_guide_order(Status.FULFILLED)
+        with pytest.raises(
+            ValueError, match=r"\AAn order does not move from FULFILLED to HANDLING\.\Z"
+        ):
+            Order.objects.all().move_all(Status.FULFILLED, Status.HANDLING, source=Source.STAFF)
+        order.refresh_from_db()
+        assert order.status == "FULFILLED"
+
+
+class TestClaim:
+    @staticmethod
+    def wanted(at: datetime) -> list[Order]:
+        return list(Order.objects.to_check(now=at, due_by=at))
+
+    @staticmethod
+    def claimed(wanted: list[Order], at: datetime = NOW) -> list[Order]:
+        return Order.objects.claim(wanted, now=at, due_by=at, until=at + MINUTE)
+
+    def test_claiming_takes_only_orders_that_no_process_has(self) -> None:
+        orders = [make_guide_order(due_at=NOW) for _ in range(3)]
+        first = self.claimed(self.wanted(NOW)[:2])
+        second = self.claimed(self.wanted(NOW))
+        assert [len(first), len(second)] == [2, 1]
+        assert {order.pk for order in first + second} == {order.pk for order in orders}
+        assert len({order.claim for order in first}) == 1
+        assert first[0].claim != second[0].claim
+        assert {order.claimed_until for order in first + second} == {NOW + MINUTE}
+
+    def test_a_claimed_order_says_what_its_row_says(self) -> None:
+        make_guide_order(due_at=NOW)
+        [order] = self.claimed(self.wanted(NOW))
+        row = Order.objects.get()
+        assert (order.claim, order.claimed_until) == (row.claim, row.claimed_until)
+
+    def test_orders_claimed_by_another_process_meanwhile_are_not_claimed(self) -> None:
+        make_guide_order(due_at=NOW)
+        early = self.wanted(NOW)
+        theirs = self.claimed(self.wanted(NOW))
+        later = make_guide_order(due_at=NOW)
+        assert self.claimed(early) == []
+        assert [order.pk for order in self.claimed([*early, later])] == [later.pk]
+        assert Order.objects.get(pk=theirs[0].pk).claim == theirs[0].claim
+
+    def test_an_order_that_settled_meanwhile_is_not_claimed(self) -> None:
+        make_guide_order(due_at=NOW)
+        early = self.wanted(NOW)
+        early[0].move(Status.REFUNDED, source=Source.CHECK)
+        assert self.claimed(early) == []
+
+    def test_an_order_can_be_claimed_again_when_its_claim_has_expired(self) -> None:
+        order = make_guide_order(due_at=NOW)
+        [dead] = self.claimed(self.wanted(NOW))
+        assert self.wanted(NOW) == []
+        assert self.claimed([order]) == []
+        [taken] = self.claimed(self.wanted(NOW + MINUTE), NOW + MINUTE)
+        assert taken.pk == dead.pk == order.pk
+        assert taken.claim != dead.claim
+
+    @pytest.mark.parametrize("status", sorted(set(Status) - {"HANDLING", "DELAYED"}))
+    def test_only_orders_at_the_provider_are_claimed(self, status: Status) -> None:
+        order = make_guide_order(status, due_at=NOW)
+        assert self.wanted(NOW) == []
+        assert self.claimed([order]) == []
+
+    @pytest.mark.parametrize("due_at", [NOW + MINUTE, None])
+    def test_only_orders_that_are_due_are_claimed(self, due_at: datetime | None) -> None:
+        order = make_guide_order(due_at=due_at)
+        assert self.wanted(NOW) == []
+        assert self.claimed([order]) == []
+
+    def test_claiming_many_orders_costs_one_query(self, django_assert_num_queries: Any) -> None:
+        for _ in range(9):
+            make_guide_order(due_at=NOW)
+        wanted = self.wanted(NOW)
+        with django_assert_num_queries(1):
+            assert len(self.claimed(wanted)) == 9
+
+    def test_fresh_orders_are_claimed_before_late_ones(self) -> None:
+        late = make_guide_order(Status.DELAYED, due_at=NOW - MINUTE)
+        second, first = make_guide_order(due_at=NOW), make_guide_order(due_at=NOW - MINUTE)
+        assert self.wanted(NOW) == [first, second, late]
+
+
+class TestQuestions:
+    def test_to_send_gives_pending_orders_that_are_due_oldest_first(self) -> None:
+        second = make_guide_order(Status.PENDING, due_at=NOW)
+        first = make_guide_order(Status.PENDING, due_at=NOW - MINUTE)
+        make_guide_order(Status.PENDING, due_at=NOW + MINUTE)
+        make_guide_order(Status.PENDING, due_at=None)
+        make_guide_order(Status.PENDING, due_at=NOW, claimed_until=NOW + MINUTE)
+        make_guide_order(Status.HANDLING, due_at=NOW, accepted_at=NOW)
+        assert list(Order.objects.to_send(NOW)) == [first, second]
+
+    def test_to_check_gives_orders_that_are_due_fresh_ones_first(self) -> None:
+        late = make_guide_order(Status.DELAYED, due_at=NOW - MINUTE)
+        fresh = make_guide_order(due_at=NOW)
+        fresher = make_guide_order(due_at=NOW - MINUTE)
+        back = make_guide_order(due_at=NOW, claimed_until=NOW)
+        make_guide_order(due_at=NOW, claimed_until=NOW + MINUTE)
+        soon = make_guide_order(due_at=NOW + MINUTE)
+        make_guide_order(due_at=None)
+        make_guide_order(Status.PENDING, due_at=NOW)
+        due = Order.objects.to_check(now=NOW, due_by=NOW)
+        assert list(due) == [fresher, fresh, back, late]
+        ahead = Order.objects.to_check(now=NOW, due_by=NOW + MINUTE)
+        assert list(ahead) == [fresher, fresh, back, soon, late]
+
+    def test_abandoned_gives_orders_whose_sender_has_died(self) -> None:
+        dead = make_guide_order(Status.PLACING, claimed_until=NOW)
+        alive = make_guide_order(Status.PLACING, claimed_until=NOW + MINUTE)
+        make_guide_order(claimed_until=NOW, accepted_at=NOW)
+        assert list(Order.objects.abandoned(NOW)) == [dead]
+        assert dead.is_lost(NOW)
+        assert not alive.is_lost(NOW)
+
+    def test_overdue_gives_orders_that_have_not_settled_in_time(self) -> None:
+        late = make_guide_order(accepted_at=NOW - 5 * MINUTE)
+        make_guide_order(accepted_at=NOW - 4 * MINUTE)
+        make_guide_order(Status.DELAYED, accepted_at=NOW - 5 * MINUTE)
+        assert list(Order.objects.overdue(NOW, accepted_by=NOW - 5 * MINUTE)) == [late]
+
+    def test_next_due_at_is_the_earliest_time_among_unclaimed_orders(self) -> None:
+        make_guide_order(Status.PENDING, due_at=None)
+        make_guide_order(Status.REFUNDED)
+        make_guide_order(due_at=NOW - 9 * MINUTE, claimed_until=NOW + MINUTE)
+        statuses = [Status.PENDING, Status.HANDLING]
+        assert Order.objects.next_due_at(statuses, NOW) is None
+        make_guide_order(Status.UNCONFIRMED, due_at=NOW - 9 * MINUTE)
+        make_guide_order(Status.PENDING, due_at=NOW + 2 * MINUTE)
+        assert Order.objects.next_due_at(statuses, NOW) == NOW + 2 * MINUTE
+        make_guide_order(Status.HANDLING, due_at=NOW + MINUTE)
+        assert Order.objects.next_due_at(statuses, NOW) == NOW + MINUTE
+
+    def test_to_check_with_a_limit_gives_late_orders_only_after_all_fresh_ones(self) -> None:
+        late = make_guide_order(Status.DELAYED, due_at=NOW - MINUTE)
+        orders = [make_guide_order(due_at=NOW) for _ in range(3)]
+        assert Order.objects.to_check(now=NOW, due_by=NOW, limit=2) == orders[:2]
+        assert Order.objects.to_check(now=NOW, due_by=NOW, limit=4) == [*orders, late]
+
+    def test_held_gives_orders_whose_claim_is_still_theirs(self) -> None:
+        for _ in range(4):
+            make_guide_order()
+        orders = claim(*Order.objects.order_by("pk"))
+        Order.objects.filter(pk=orders[0].pk).update(claimed_until=None)
+        Order.objects.filter(pk=orders[1].pk).update(claim="other")
+        assert list(Order.objects.held(orders[:3])) == [orders[2]]
+
+    def test_sent_between_gives_orders_that_the_provider_may_know(self) -> None:
+        found = [
+            make_guide_order(status, sent_at=NOW)
+            for status in Status
+            if status not in {"PENDING", "REJECTED"}
+        ]
+        for status in (Status.PENDING, Status.REJECTED):
+            make_guide_order(status, sent_at=NOW)
+        make_guide_order(sent_at=NOW - 2 * MINUTE)
+        make_guide_order(sent_at=NOW + 2 * MINUTE)
+        assert list(Order.objects.sent_between(NOW - MINUTE, NOW + MINUTE)) == found
+
+    def test_owners_are_found_by_exact_id_or_alias(self) -> None:
+        owner = make_guide_order(provider_order_id="A1", provider_alias="B1")
+        make_guide_order(Status.PENDING)
+        many = [f"x{number}" for number in range(250)]
+        assert list(Order.objects.owners(["A1", "b1", "", *many])) == [owner]
+        assert list(Order.objects.owners(["B1", "A1"])) == [owner]
+        assert list(Order.objects.owners(["b1"])) == []
+        assert list(Order.objects.owners([""])) == []
+
+    def test_search_prefers_an_exact_match_and_finds_beginnings(self) -> None:
+        make_guide_order(reference="web-1")
+        ten = make_guide_order(reference="web-10", customer_email="web-1@example.com")
+        whole = make_guide_order(provider_order_id="web-10")
+        assert set(Order.objects.search("web-10", limit=9)) == {ten.pk, whole.pk}
+        assert Order.objects.search("web-1@", limit=9) == [ten.pk]
+        assert len(Order.objects.search("web", limit=2)) == 2
+        assert Order.objects.search("eb-1", limit=9) == []
+
+    def test_check_soon_makes_orders_due_that_were_not_just_checked(self) -> None:
+        interval, later = 5 * MINUTE, NOW + 60 * MINUTE
+        never = make_guide_order(due_at=later)
+        long_ago = make_guide_order(Status.DELAYED, due_at=None, checked_at=NOW - interval)
+        others = [
+            make_guide_order(due_at=later, checked_at=NOW - 4 * MINUTE),
+            make_guide_order(due_at=later, claimed_until=NOW + MINUTE),
+            make_guide_order(Status.PENDING, due_at=later),
+            make_guide_order(Status.REFUNDED),
+        ]
+        before = [order.due_at for order in others]
+        assert Order.objects.all().check_soon(now=NOW, interval=interval) == 2
+        for order in (never, long_ago, *others):
+            order.refresh_from_db()
+        assert never.due_at == long_ago.due_at == NOW
+        assert [order.due_at for order in others] == before
+
+    def test_urgent_final_and_settled_follow_from_the_status(self) -> None:
+        orders = {status: make_guide_order(status) for status in Status}
+        make_guide_order(Status.REFUNDED)
+        urgent = {order.status for order in Order.objects.urgent()}
+        assert urgent == {"PENDING", "PLACING", "HANDLING"}
+        assert {status for status, order in orders.items() if order.is_final} == {
+            "REJECTED",
+            "FULFILLED",
+            "PARTIALLY_FILLED",
+            "REFUNDED",
+        }
+        assert {status for status, order in orders.items() if order.is_settled} == {
+            "FULFILLED",
+            "PARTIALLY_FILLED",
+            "REFUNDED",
+        }
+
+    def test_count_by_status_counts_every_status(self) -> None:
+        make_guide_order(Status.REFUNDED)
+        make_guide_order(Status.REFUNDED)
+        make_guide_order(Status.HANDLING)
+        assert Order.objects.count_by_status() == {
+            "PENDING": 0,
+            "PLACING": 0,
+            "UNCONFIRMED": 0,
+            "REJECTED": 0,
+            "HANDLING": 1,
+            "DELAYED": 0,
+            "FULFILLED": 0,
+            "PARTIALLY_FILLED": 0,
+            "REFUNDED": 2,
+        }
+
+    def test_needing_attention_is_answered_from_its_index(self) -> None:
+        make_guide_order(problems=[LOST])
+        plan = Order.objects.needing_attention().order_by("-created_at", "-pk")[:50].explain()
+        if connection.vendor == "sqlite":
+            assert "giftcards_order_attention" in plan
+            assert "TEMP B-TREE" not in plan
+
+    def test_needing_attention_gives_orders_with_an_open_problem(self) -> None:
+        order = make_guide_order(problems=[LOST])
+        make_guide_order()
+        assert list(Order.objects.needing_attention()) == [order]
+
+
+def _columns(order: Order) -> dict[str, Any]:
+    """What the row of an order's first card holds besides the order."""
+    card = order.cards.get(position=1)
+    return {"position": card.position, **card.row._asdict()}
+
+
+class TestReadingCards:
+    def test_reading_the_code_of_a_card_opens_it(self) -> None:
+        cards = delivered().cards.all()
+        assert [(card.value, card.serial) for card in cards] == [
+            ("AAAA-AAAA-AAAA-AAAA", "111111111"),
+            ("BBBB-BBBB-BBBB-BBBB", "222222222"),
+            ("CCCC-CCCC-CCCC-CCCC", "333333333"),
+        ]
+
+    def test_loading_cards_opens_none(self, settings: Any) -> None:
+        delivered()
+        use_keys(settings, generate_key())
+        assert len(Card.objects.select_related("order")) == 3
+
+    @pytest.mark.parametrize("name", ["value", "serial"])
+    def test_a_card_of_an_unknown_key_does_not_open(self, settings: Any, name: str) -> None:
+        card = delivered().cards.get(position=1)
+        use_keys(settings, generate_key())
+        with pytest.raises(DecryptionError) as caught:
+            getattr(card, name)
+        assert str(caught.value) == (
+            "This card cannot be opened: none of GIFTCARDS['ENCRYPTION_KEYS'] fits,"
+            " or the stored text is damaged."
+        )
+
+    def test_a_card_with_the_token_of_another_order_does_not_open(self) -> None:
+        card = delivered().cards.get(position=1)
+        other = delivered().cards.get(position=2)
+        Card.objects.filter(pk=card.pk).update(sealed=other.sealed)
+        card.refresh_from_db()
+        with pytest.raises(DecryptionError) as caught:
+            _ = card.value
+        assert str(caught.value) == (
+            "This card cannot be opened: its stored text belongs to another order."
+        )
+
+    def test_a_card_that_was_moved_to_another_order_does_not_open(self) -> None:
+        card = delivered().cards.get(position=1)
+        Card.objects.filter(pk=card.pk).update(order=make_guide_order())
+        card = Card.objects.get(pk=card.pk)
+        with pytest.raises(DecryptionError, match="its stored text belongs to another order"):
+            _ = card.serial
+
+    def test_a_card_of_an_order_with_the_reference_of_another_does_not_open(self) -> None:
+        order, other = delivered(), delivered()
+        Order.objects.filter(pk=other.pk).update(reference="elsewhere")
+        Order.objects.filter(pk=order.pk).update(reference=other.reference)
+        for card in (order.cards.get(position=1), Card(**_columns(other), order_id=order.pk)):
+            card.order.refresh_from_db()
+            with pytest.raises(DecryptionError, match="its stored text belongs to another order"):
+                _ = card.value
+
+    def test_a_card_that_was_copied_within_its_order_does_not_open(self) -> None:
+        order = delivered()
+        first, second = order.cards.filter(position__lte=2).order_by("position")
+        Card.objects.filter(pk=second.pk).update(**first.row._asdict())
+        second.refresh_from_db()
+        with pytest.raises(DecryptionError) as caught:
+            _ = second.value
+        assert str(caught.value) == (
+            "This card cannot be opened: its stored text belongs to another card of the order."
+        )
+
+    @pytest.mark.parametrize(
+        "name", ["identity", "value_fingerprint", "serial_fingerprint", "tail_fingerprint"]
+    )
+    def test_a_card_with_the_fingerprint_of_another_does_not_open(self, name: str) -> None:
+        order = delivered()
+        first, second = order.cards.filter(position__lte=2).order_by("position")
+        Card.objects.filter(pk=first.pk).update(**{name: getattr(second, name)})
+        first.refresh_from_db()
+        with pytest.raises(DecryptionError) as caught:
+            _ = first.value
+        assert str(caught.value) == (
+            "This card cannot be opened: the fingerprints in its row belong to another card."
+        )
+
+    def test_saving_a_card_that_cannot_be_opened_keeps_its_token(self, settings: Any) -> None:
+        card = delivered().cards.get(position=1)
+        sealed, keys = card.sealed, settings.GIFTCARDS["ENCRYPTION_KEYS"]
+        use_keys(settings, generate_key())
+        card.save()
+        use_keys(settings, *keys)
+        card = Card.objects.get(pk=card.pk)
+        assert card.sealed == sealed
+        assert card.value == "AAAA-AAAA-AAAA-AAAA"
+
+    def test_old_cards_open_after_a_new_key_was_put_first(self, settings: Any) -> None:
+        order = delivered()
+        use_keys(settings, generate_key(), *settings.GIFTCARDS["ENCRYPTION_KEYS"])
+        assert order.cards.get(position=1).value == "AAAA-AAAA-AAAA-AAAA"
+
+
+class TestTryingTheKeys:
+    def test_trying_the_keys_without_cards_says_nothing(self) -> None:
+        assert Card.objects.all().try_keys() == {}
+
+    def test_trying_the_keys_opens_the_newest_and_the_oldest_card(
+        self, django_assert_num_queries: Any
+    ) -> None:
+        delivered()
+        delivered()
+        with django_assert_num_queries(2):
+            assert Card.objects.all().try_keys() == {"newest": "", "oldest": ""}
+
+    def test_trying_the_keys_names_cards_whose_key_was_lost(self, settings: Any) -> None:
+        order = delivered()
+        use_keys(settings, generate_key())
+        newer = delivered()
+        lost = (
+            f"Card 1 of order {order.reference}: This card cannot be opened: none of"
+            " GIFTCARDS['ENCRYPTION_KEYS'] fits, or the stored text is damaged."
+        )
+        assert Card.objects.all().try_keys() == {"newest": "", "oldest": lost}
+        order.cards.all().delete()
+        use_keys(settings, generate_key())
+        found = Card.objects.all().try_keys()
+        assert found["newest"].startswith(f"Card 3 of order {newer.reference}: This card cannot")
+        assert found["oldest"].startswith(f"Card 1 of order {newer.reference}: This card cannot")
+
+    def test_trying_the_keys_without_any_raises_configuration_error(self, settings: Any) -> None:
+        delivered()
+        use_keys(settings)
+        with pytest.raises(ConfigurationError, match="ENCRYPTION_KEYS"):
+            Card.objects.all().try_keys()
+
+
+class TestFindingCards:
+    @pytest.mark.parametrize(
+        "typed",
+        [
+            "AAAA-AAAA-AAAA-AAAA",
+            "aaaa aaaa aaaa aaaa",
+            "AAAAAAAAAAAAAAAA",
+            "111111111",
+            "111-111 111",
+        ],
+    )
+    def test_a_card_is_found_by_its_code_or_serial(self, typed: str) -> None:
+        order = delivered()
+        assert list(Card.objects.all().with_code(typed)) == [order.cards.get(position=1)]
+
+    @pytest.mark.parametrize("typed", ["AAAA-AAAA-AAAA", "11111111", "", " ", "-", "\0", "\ud800"])
+    def test_no_card_is_found_by_a_part_of_its_code_or_by_nothing(self, typed: str) -> None:
+        delivered()
+        delivered(answered=settled("FULFILLED", [*CARDS[:4], CardSecret("FFFF", "")]))
+        assert list(Card.objects.all().with_code(typed)) == []
+
+    def test_cards_are_found_by_the_last_four_characters_newest_first(self) -> None:
+        short = CardSecret("BB-AAAA", "")
+        one, other = delivered(), delivered(answered=settled("FULFILLED", [*CARDS[:4], short]))
+        for typed in ("AAAA", "aa-aa", " aaaa "):
+            found = [(card.order, card.position) for card in Card.objects.with_tail(typed)]
+            assert found == [(other, 1), (one, 1)]
+        for typed in ("AAA", "AAAAA", "", "CCCA", "1111"):
+            assert list(Card.objects.with_tail(typed)) == []
+
+    def test_cards_are_found_without_opening_any(
+        self, settings: Any, django_assert_num_queries: Any
+    ) -> None:
+        card = delivered().cards.get(position=1)
+        Card.objects.update(sealed="damaged")
+        with django_assert_num_queries(1):
+            assert list(Card.objects.all().with_code("AAAA-AAAA-AAAA-AAAA")) == [card]
+
+    def test_a_card_is_found_under_every_key_of_the_list(self, settings: Any) -> None:
+        old_keys = settings.GIFTCARDS["ENCRYPTION_KEYS"]
+        before = delivered()
+        new_key = generate_key()
+        use_keys(settings, new_key, *old_keys)
+        after = delivered()
+        found = Card.objects.all().with_code("111111111")
+        assert {card.order for card in found} == {before, after}
+        use_keys(settings, new_key)
+        assert [card.order for card in Card.objects.all().with_code("111111111")] == [after]
+
+    def test_a_search_for_a_card_can_be_narrowed_to_one_order(self) -> None:
+        one, other = delivered(), delivered()
+        assert Card.objects.all().with_code("111111111").count() == 2
+        assert [card.order for card in other.cards.all().with_code("111111111")] == [other]
+        assert one != other
+
+    def test_codes_that_repeat_in_two_orders_are_marked(self) -> None:
+        one, other = delivered(), delivered()
+        repeated = Card.objects.with_repeats().filter(is_repeated=True)
+        assert {(card.order, card.position) for card in repeated} == {
+            (order, position) for order in (one, other) for position in (1, 2, 3)
+        }
+
+    def test_codes_that_repeat_in_one_order_are_marked(self) -> None:
+        order = delivered(answered=settled("PARTIALLY_FILLED", [CARDS[0], CARDS[1], CARDS[0]]))
+        found = {card.position: card.is_repeated for card in order.cards.with_repeats()}
+        assert found == {1: True, 2: False, 3: True}
+
+
+class TestProviderState:
+    def pause(self, reason: Pause, until: datetime) -> bool:
+        return ProviderState.objects.pause(reason, detail=f"({reason})", until=until)
+
+    def is_paused(self, *, after: timedelta = timedelta(0)) -> bool:
+        return ProviderState.objects.current().is_paused(timezone.now() + after)
+
+    def test_the_row_about_the_provider_is_created_when_it_is_needed(self) -> None:
+        assert ProviderState.objects.current() == ProviderState.objects.current()
+        assert ProviderState.objects.count() == 1
+
+    def test_a_rate_limit_pause_ends_by_itself(self) -> None:
+        assert self.pause(Pause.RATE, timezone.now() + MINUTE)
+        assert self.is_paused()
+        assert not self.is_paused(after=2 * MINUTE)
+
+    def test_a_pause_ends_when_a_person_resumes(self) -> None:
+        self.pause(Pause.ACCESS, timezone.now() + MINUTE)
+        assert ProviderState.objects.resume()
+        assert not self.is_paused()
+        assert not ProviderState.objects.resume()
+
+    def test_a_pause_that_is_over_cannot_be_ended_by_a_person(self) -> None:
+        self.pause(Pause.RATE, timezone.now() - MINUTE)
+        assert not ProviderState.objects.resume()
+
+    def test_a_pause_without_an_end_from_an_older_version_is_over(self) -> None:
+        ProviderState.objects.create(pause=Pause.ACCESS, paused_at=timezone.now())
+        assert not self.is_paused()
+
+    def test_only_the_first_process_to_set_a_pause_is_told_so(self) -> None:
+        until = timezone.now() + MINUTE
+        assert [self.pause(Pause.ACCESS, until) for _ in range(4)] == [True, False, False, False]
+
+    def test_a_block_of_the_address_replaces_a_rate_limit_pause(self) -> None:
+        self.pause(Pause.RATE, timezone.now() + MINUTE)
+        assert self.pause(Pause.ACCESS, timezone.now() + 3 * MINUTE)
+        assert self.is_paused(after=2 * MINUTE)
+        state = ProviderState.objects.current()
+        assert (state.pause, state.pause_detail) == ("access", "(access)")
+
+    def test_a_rate_limit_replaces_the_short_pause_of_an_outage(self) -> None:
+        self.pause(Pause.OUTAGE, timezone.now() + timedelta(seconds=1))
+        assert self.pause(Pause.RATE, timezone.now() + MINUTE)
+        assert self.is_paused(after=timedelta(seconds=30))
+        assert not self.pause(Pause.OUTAGE, timezone.now() + timedelta(seconds=1))
+        assert ProviderState.objects.current().pause == "rate"
+
+    def test_a_worse_pause_does_not_shorten_the_one_that_it_replaces(self) -> None:
+        self.pause(Pause.OUTAGE, timezone.now() + MINUTE)
+        assert self.pause(Pause.RATE, timezone.now() + timedelta(seconds=5))
+        assert self.is_paused(after=timedelta(seconds=30))
+
+    def test_a_machine_whose_clock_is_behind_honours_the_longest_pause(self) -> None:
+        self.pause(Pause.ACCESS, timezone.now() + 15 * MINUTE)
+        assert self.is_paused(after=-MINUTE)
+
+    def test_a_rate_limit_pause_does_not_shorten_a_block(self) -> None:
+        self.pause(Pause.ACCESS, timezone.now() + 3 * MINUTE)
+        assert not self.pause(Pause.RATE, timezone.now() + MINUTE)
+        assert self.is_paused(after=2 * MINUTE)
+
+    def test_a_pause_that_is_over_can_be_followed_by_another(self) -> None:
+        self.pause(Pause.RATE, timezone.now() - MINUTE)
+        assert self.pause(Pause.RATE, timezone.now() + MINUTE)
+        assert self.is_paused()
+
+    def test_each_pause_is_explained_in_words(self) -> None:
+        state = ProviderState.objects.current()
+        assert (str(state), state.explain()) == ("in service", "In service.")
+        assert (state.paused_because, state.why_paused()) == ("", "")
+        self.pause(Pause.RATE, timezone.now() + MINUTE)
+        state = ProviderState.objects.current()
+        assert str(state) == "The provider asked for fewer requests."
+        assert state.paused_because == "rate"
+        assert state.explain() == (
+            "The provider asked for fewer requests. (rate) Requests go on by themselves."
+        )
+
+
+class TestApiKey:
+    OWN, OTHER = "own", "other"
+
+    def refuse(self, key: str = OWN) -> bool:
+        return ApiKey.objects.refuse(key, detail=f"({key})")
+
+    def holding_up(self, own: str | None) -> str | None:
+        key = ApiKey.objects.holding_up(own, timezone.now())
+        return key and key.pk
+
+    def test_a_process_without_a_key_is_told_of_a_refused_one_without_time_zones(
+        self, settings: Any
+    ) -> None:
+        settings.USE_TZ = False
+        self.refuse()
+        ApiKey.objects.current(self.OTHER)  # never used
+        assert self.holding_up(None) == self.OWN
+
+    def test_only_the_first_process_to_refuse_a_key_is_told_so(self) -> None:
+        assert [self.refuse() for _ in range(3)] == [True, False, False]
+
+    def test_a_refused_key_stays_refused_until_a_person_resumes(self) -> None:
+        self.refuse()
+        assert self.holding_up(self.OWN) == self.OWN
+        assert ProviderState.objects.resume()
+        assert self.holding_up(self.OWN) is None
+        assert not ProviderState.objects.resume()
+
+    def test_the_success_of_another_key_does_not_end_a_refusal(self) -> None:
+        self.refuse()
+        assert ApiKey.objects.accept(ApiKey.objects.current(self.OTHER))
+        assert self.holding_up(self.OWN) == self.OWN
+
+    def test_a_success_from_before_a_refusal_proves_nothing_after_resuming(self) -> None:
+        before = ApiKey.objects.current(self.OWN)
+        self.refuse()
+        assert not ApiKey.objects.accept(before)
+        ProviderState.objects.resume()
+        assert not ApiKey.objects.accept(before)
+        resumed = ApiKey.objects.current(self.OWN)
+        assert not resumed.is_proven(timezone.now())
+        assert ApiKey.objects.accept(resumed)
+        assert ApiKey.objects.current(self.OWN).is_proven(timezone.now())
+
+    def test_the_proof_of_a_key_ends_when_it_is_doubted(self) -> None:
+        ApiKey.objects.accept(ApiKey.objects.current(self.OWN))
+        ApiKey.objects.doubt()
+        assert not ApiKey.objects.current(self.OWN).is_proven(timezone.now())
+
+    @pytest.mark.parametrize("away", [timedelta(minutes=3), -timedelta(minutes=3)])
+    def test_the_proof_of_a_key_ends_if_the_clock_is_three_minutes_off_either_way(
+        self, away: timedelta
+    ) -> None:
+        ApiKey.objects.accept(key := ApiKey.objects.current(self.OWN))
+        assert not key.is_proven(timezone.now() + away)
+        assert key.is_proven(timezone.now() + timedelta(seconds=100))
+
+    def test_a_refused_key_that_no_process_has_any_more_stops_nothing(self) -> None:
+        self.refuse(self.OTHER)
+        assert self.holding_up(self.OWN) is None
+
+    def test_a_refused_key_of_another_running_process_is_noticed(self) -> None:
+        self.refuse(self.OTHER)
+        ApiKey.objects.update(stopped_at=timezone.now() - 2 * MINUTE)
+        assert self.holding_up(self.OWN) == self.OTHER
+        ApiKey.objects.update(stopped_at=timezone.now() - 4 * MINUTE)
+        assert self.holding_up(self.OWN) is None
+
+    def test_the_processs_own_refused_key_is_reported_first(self) -> None:
+        self.refuse()
+        self.refuse(self.OTHER)
+        ApiKey.objects.update(stopped_at=timezone.now())
+        assert self.holding_up(self.OWN) == self.OWN
+
+    def test_a_process_without_a_key_reports_the_key_used_last(self) -> None:
+        assert self.holding_up(None) is None
+        self.refuse(self.OTHER)
+        assert self.holding_up(None) == self.OTHER
+        ApiKey.objects.accept(ApiKey.objects.current(self.OWN))
+        assert self.holding_up(None) is None
+
+    def test_a_refused_key_is_explained_in_words(self) -> None:
+        refuse_key("(refused)")
+        state = ProviderState.objects.current()
+        assert state.paused_because == "access"
+        assert state.explain() == (
+            "The provider refuses the API key or this server's address. (refused)"
+            " Put a working key into the settings, or run"
+            " `manage.py giftcards_poll --resume` once it works again."
+        )

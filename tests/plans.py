@@ -1,0 +1,83 @@
+"""How the database goes about the statements that a piece of code sends to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from django.db import connection
+
+from giftcards.models import Card, CardReveal, Note, Order, StatusChange
+
+_TABLES = [model._meta.db_table for model in (Order, StatusChange, Card, CardReveal, Note)]
+_EXPLAIN = {
+    "sqlite": "EXPLAIN QUERY PLAN ",
+    "postgresql": "EXPLAIN (FORMAT JSON) ",
+    "mysql": "EXPLAIN ",
+}
+
+
+# More rows than this are as good as all. Only MariaDB tells how many it expects to read.
+MANY = 1_000
+
+
+class Statement(NamedTuple):
+    sql: str
+    # What the plan says of each table that is read from end to end, the index included if it is.
+    scans: list[str]
+
+
+@contextmanager
+def explained() -> Iterator[list[Statement]]:
+    """Collect what is sent to the tables that grow: each read and each update, with its plan."""
+    statements: list[Statement] = []
+
+    def explain(
+        execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]
+    ) -> Any:
+        is_explained = sql.startswith(("SELECT", "UPDATE", "DELETE", "(SELECT"))
+        if is_explained and any(table in sql for table in _TABLES):
+            execute(_EXPLAIN[connection.vendor] + sql, params, many, context)
+            statements.append(Statement(sql, _SCANS[connection.vendor](context["cursor"])))
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(explain):
+        yield statements
+
+
+def _scans_of_sqlite(cursor: Any) -> list[str]:
+    steps = [detail for *_, detail in cursor.fetchall()]
+    return [step for step in steps if step.startswith("SCAN ") and "SUBQUERY" not in step.upper()]
+
+
+def _scans_of_postgresql(cursor: Any) -> list[str]:
+    [(plan,)] = cursor.fetchall()
+    nodes = [(json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]]
+    scans = []
+    while nodes:
+        node = nodes.pop()
+        nodes += node.get("Plans", ())
+        is_whole = node["Node Type"] in {"Seq Scan", "Index Scan", "Index Only Scan"}
+        if is_whole and "Index Cond" not in node:
+            scans.append(f"{node['Node Type']} {node.get('Index Name', '')}".strip())
+    return scans
+
+
+def _scans_of_mysql(cursor: Any) -> list[str]:
+    columns = [column[0] for column in cursor.description]
+    rows = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+    return [
+        f"{row['type']} {row['key'] or ''}".strip()
+        for row in rows
+        if not str(row["table"]).startswith("<")
+        and (row["type"] in {"ALL", "index"} or int(row["rows"] or 0) > MANY)
+    ]
+
+
+_SCANS: dict[str, Callable[[Any], list[str]]] = {
+    "sqlite": _scans_of_sqlite,
+    "postgresql": _scans_of_postgresql,
+    "mysql": _scans_of_mysql,
+}

@@ -1,0 +1,629 @@
+"""The provider's client over real sockets, plain and TLS: what no fake of ``requests`` can show."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import http.client
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from giftcards.exceptions import OutcomeUnknown, ProviderError, RateLimited, TryLater
+from giftcards.provider.client import Client
+from tests.fakes.sockets import (
+    CODE,
+    ORDER,
+    Script,
+    Server,
+    answer,
+    break_off,
+    drip,
+    first,
+    garble,
+    read_and_close,
+    read_and_reset,
+    reset_unread,
+    response,
+    tunnel_to,
+)
+
+pytest_plugins = ["tests.fakes.tls"]
+
+KEY = "CANARY-KEY-wire+1"
+PLACED = b'{"success": true, "data": {"orderId": "A1"}}'
+
+
+@pytest.fixture(params=["http", "https"])
+def context(request: pytest.FixtureRequest) -> ssl.SSLContext | None:
+    return request.getfixturevalue("tls") if request.param == "https" else None
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    with socket.socket() as bound:  # bound and not listening: nobody else gets it
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+def client_of(url: str, timeout: float = 5) -> Client:
+    return Client(base_url=url, api_key=KEY, timeout=timeout)
+
+
+def wait_for_threads() -> None:
+    """Wait until no thread of the transport is left."""
+    for thread in threading.enumerate():
+        if thread.name == "giftcards-transport":
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def place(client: Client) -> object:
+    return client.place(product_id="p", type_id="t", quantity=1)
+
+
+def check(client: Client) -> object:
+    return client.check("A1")
+
+
+CALLS = pytest.mark.parametrize("call", [place, check])
+
+
+class TestOnTheWire:
+    def test_a_question_is_sent_once_and_answered(self, context: ssl.SSLContext | None) -> None:
+        with Server(answer(response(ORDER)), context) as server, client_of(server.url) as client:
+            assert client.check("A1").cards[0].value == CODE
+        head = server.requests[0].decode()
+        assert head.startswith("GET /v3/gift-cards/check-order/A1 HTTP/1.1\r\n")
+        for header in (
+            f"X-Access-Token: {KEY}",
+            "User-Agent: django-giftcards/0.1.0",
+            "Accept: application/json",
+            "Accept-Encoding: identity",
+        ):
+            assert f"\r\n{header}\r\n" in head
+
+    def test_questions_share_connections(self, context: ssl.SSLContext | None) -> None:
+        with Server(answer(response(ORDER)), context) as server, client_of(server.url) as client:
+            client.check("A1")
+            client.check("A1")
+        assert (server.connections, len(server.requests)) == (1, 2)
+
+    def test_an_order_has_a_connection_of_its_own(self, context: ssl.SSLContext | None) -> None:
+        script = answer(response(PLACED))
+        with Server(script, context) as server, client_of(server.url + "/") as client:
+            for _ in range(2):
+                assert client.place(product_id="p", type_id="t", quantity=2).order_id == "A1"
+        assert server.connections == 2
+        head, _, body = server.requests[1].partition(b"\r\n\r\n")
+        assert head.startswith(b"POST /v3/gift-cards/placeOrder HTTP/1.1\r\n")
+        assert b"\r\nConnection: close" in head
+        assert body == b'{"productId": "p", "typeId": "t", "quantity": 2}'
+
+    def test_cookies_and_netrc_are_not_used(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        netrc = tmp_path / "netrc"
+        netrc.write_text("machine 127.0.0.1 login someone password secret\n")
+        monkeypatch.setenv("NETRC", str(netrc))
+        script = answer(response(ORDER, "Set-Cookie: a=b; Path=/"))
+        with Server(script) as server, client_of(server.url) as client:
+            client.check("A1")
+            client.check("A1")
+        assert b"cookie" not in server.requests[1].lower()
+        assert b"authorization" not in server.requests[1].lower()
+
+    @CALLS
+    @pytest.mark.parametrize("status", ["302 Found", "307 Temporary Redirect"])
+    def test_redirects_are_not_followed(
+        self, call: Callable[[Client], object], status: str
+    ) -> None:
+        with Server(answer(response(ORDER))) as elsewhere:
+            location = f"Location: {elsewhere.url}/"
+            # Left to itself, requests reads the body of a redirect whole, whatever its size.
+            moved = response(b"", location, status=status).replace(b"th: 0", b"th: 1048577")
+            with (
+                Server(answer(moved)) as server,
+                client_of(server.url) as client,
+                pytest.raises(OutcomeUnknown, match="more than 1 MiB") as caught,
+            ):
+                call(client)
+        assert caught.value.status == int(status[:3])
+        assert elsewhere.connections == 0
+
+
+class TestDeadline:
+    @CALLS
+    @pytest.mark.parametrize(
+        ("head", "byte"),
+        [
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b" "),
+            (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b" "),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+            (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x"),
+            (b"", b"H"),
+            (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        ],
+        ids=["body", "closing", "chunks", "headers", "status", "continue"],
+    )
+    def test_an_answer_that_drips_ends_at_the_deadline(
+        self,
+        head: bytes,
+        byte: bytes,
+        call: Callable[[Client], object],
+        context: ssl.SSLContext | None,
+    ) -> None:
+        with Server(drip(head, byte), context) as server, client_of(server.url, 0.3) as client:
+            began = time.monotonic()
+            with pytest.raises(OutcomeUnknown, match=r"no complete answer within 0\.3 s"):
+                call(client)
+            assert 0.2 < time.monotonic() - began < 5
+            wait_for_threads()  # while the server goes on
+        assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("is_tls_in_tls", [True, False])
+    def test_an_answer_that_drips_through_a_tunnel_ends_at_the_deadline(
+        self, is_tls_in_tls: bool, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dripping = drip(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b" ")
+        with (
+            Server(dripping, tls) as server,
+            Server(tunnel_to(server.port), tls if is_tls_in_tls else None) as proxy,
+        ):
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+            with client_of("https://behind-a-proxy.invalid", 0.5) as client:
+                began = time.monotonic()
+                with pytest.raises(OutcomeUnknown, match=r"no complete answer within 0\.5 s"):
+                    place(client)
+                assert time.monotonic() - began < 5
+                wait_for_threads()
+        assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("is_dripping", [True, False])
+    def test_a_handshake_that_does_not_end_is_given_up_at_the_deadline(
+        self, tls: ssl.SSLContext, is_dripping: bool
+    ) -> None:
+        def script(server: Server, connection: socket.socket) -> None:
+            if is_dripping:  # a record of 16 KiB, or so it says
+                drip(b"\x16\x03\x03\x40\x00", b"\x00")(server, connection)
+            else:
+                server.stopping.wait(3)
+
+        with Server(script) as server:
+            url = server.url.replace("http:", "https:")
+            with client_of(url, 0.3) as client:
+                began = time.monotonic()
+                with pytest.raises(TryLater, match="it could not be reached"):
+                    client.check("A1")
+                assert 0.2 < time.monotonic() - began < 5
+                wait_for_threads()
+
+    def test_a_resolver_that_answers_too_late_is_given_up_at_the_deadline(
+        self, context: ssl.SSLContext | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Server(answer(response(PLACED)), context) as server:
+            here = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", server.port))]
+            resolved = threading.Event()
+
+            def resolve(*args: object) -> object:
+                resolved.wait(5)
+                return here
+
+            monkeypatch.setattr(socket, "getaddrinfo", resolve)
+            with client_of(server.url.replace("127.0.0.1", "localhost"), 0.3) as client:
+                began = time.monotonic()
+                with pytest.raises(TryLater, match="it could not be reached"):
+                    place(client)
+                assert 0.2 < time.monotonic() - began < 5
+                resolved.set()
+                wait_for_threads()
+        assert server.requests == []
+
+    def test_addresses_that_never_answer_are_given_up_at_the_deadline(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, socket.socket() as full:
+            address = listener.getsockname()
+            full.connect(address)  # and now its queue is full
+            found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address)] * 5
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *args: found)
+            with client_of("http://provider.invalid", 0.3) as client:
+                began = time.monotonic()
+                with pytest.raises(TryLater, match="it could not be reached"):
+                    place(client)
+                assert 0.2 < time.monotonic() - began < 5
+
+    def test_each_thread_has_a_deadline_of_its_own(self) -> None:
+        def script(server: Server, connection: socket.socket) -> None:
+            while request := server.read(connection):
+                if b"/slow " in request:
+                    server.stopping.wait()
+                connection.sendall(response(ORDER))
+
+        def ask(order_id: str) -> str | None:
+            try:
+                return client.check(order_id).status
+            except ProviderError as error:
+                return str(error)
+
+        with (
+            Server(script) as server,
+            client_of(server.url, 0.5) as client,
+            ThreadPoolExecutor(4) as threads,
+        ):
+            slow = threads.submit(ask, "slow")
+            assert set(threads.map(ask, ["A1"] * 60)) == {"FULFILLED"}
+            assert "no complete answer" in str(slow.result())
+
+
+class TestBrokenConnections:
+    @pytest.mark.parametrize("fault", [read_and_reset, read_and_close, garble])
+    def test_an_order_over_a_broken_tls_connection_is_sent_once(
+        self, fault: Script, tls: ssl.SSLContext
+    ) -> None:
+        """urllib3 sends a POST again over TLS whatever the method, if it may retry at all."""
+        with Server(fault, tls) as server, client_of(server.url) as client:
+            for sent in range(1, 21):
+                with pytest.raises(OutcomeUnknown, match="the connection broke"):
+                    place(client)
+                assert len(server.requests) == sent
+
+    @pytest.mark.parametrize("fault", [read_and_reset, read_and_close, reset_unread, break_off])
+    def test_an_order_over_a_broken_connection_is_sent_once(self, fault: Script) -> None:
+        with (
+            Server(fault) as server,
+            client_of(server.url) as client,
+            pytest.raises(OutcomeUnknown, match="the connection broke") as caught,
+        ):
+            place(client)
+        assert server.connections == 1
+        assert not caught.value.is_worth_repeating
+
+    @pytest.mark.parametrize("fault", [read_and_reset, read_and_close, reset_unread, break_off])
+    def test_a_question_over_a_broken_connection_is_worth_repeating(
+        self, fault: Script, context: ssl.SSLContext | None
+    ) -> None:
+        """Which is for the caller to do: each request has to be afforded."""
+        script = first(fault, answer(response(ORDER)))
+        with Server(script, context) as server, client_of(server.url) as client:
+            with pytest.raises(OutcomeUnknown, match="the connection broke") as caught:
+                client.check("A1")
+            assert caught.value.is_worth_repeating
+            assert server.connections == 1
+            assert client.check("A1").status == "FULFILLED"
+
+    def test_a_question_over_a_stale_connection_is_worth_repeating(
+        self, context: ssl.SSLContext | None
+    ) -> None:
+        def script(server: Server, connection: socket.socket) -> None:
+            server.read(connection)
+            connection.sendall(response(ORDER))
+            server.read(connection)
+
+        with Server(script, context) as server, client_of(server.url) as client:
+            client.check("A1")
+            with pytest.raises(OutcomeUnknown) as caught:
+                client.check("A1")
+            assert caught.value.is_worth_repeating
+            assert client.check("A1").status == "FULFILLED"
+        assert (server.connections, len(server.requests)) == (2, 3)
+
+    def test_a_rate_limit_answer_that_breaks_off_still_counts(self) -> None:
+        def script(server: Server, connection: socket.socket) -> None:
+            server.read(connection)
+            connection.sendall(response(b"{}", "Retry-After: 7", status="429 Slow Down")[:-1])
+
+        with (
+            Server(script) as server,
+            client_of(server.url) as client,
+            pytest.raises(RateLimited) as caught,
+        ):
+            client.check("A1")
+        assert caught.value.retry_after == 7
+        assert not caught.value.is_worth_repeating
+
+    def test_text_among_the_headers_is_not_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.DEBUG)
+        early = f"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{CODE}\r\n\r\n".encode()
+        with (
+            Server(answer(early)) as server,
+            client_of(server.url) as client,
+            pytest.raises(OutcomeUnknown, match="the answer is not a JSON object"),
+        ):
+            client.check("A1")
+        assert caplog.text
+        assert CODE not in caplog.text
+        assert KEY not in caplog.text
+
+
+class TestDebugOutput:
+    @CALLS
+    def test_debug_output_of_http_client_is_suppressed(
+        self,
+        call: Callable[[Client], object],
+        context: ssl.SSLContext | None,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        """As the documentation of requests advises, to see what is sent."""
+        monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
+        script = answer(response(ORDER.replace(b'"_id"', b'"orderId": "A1", "_id"')))
+        with Server(script, context) as server, client_of(server.url) as client:
+            call(client)
+        assert f"X-Access-Token: {KEY}\r\n".encode() in server.requests[0]
+        assert capfd.readouterr() == ("", "")
+
+    def test_the_api_key_has_a_masked_repr_in_the_transport(self) -> None:
+        with client_of("http://127.0.0.1:9") as client:
+            session = client._transport._session
+            assert session.headers["X-Access-Token"] == KEY
+            for thing in (vars(client._transport), session.headers, vars(session)):
+                assert KEY not in repr(thing)
+
+
+class TestUnsent:
+    def test_an_order_is_unsent_if_the_connection_is_refused(self, closed_port: int) -> None:
+        with (
+            client_of(f"http://127.0.0.1:{closed_port}") as client,
+            pytest.raises(TryLater) as caught,
+        ):
+            place(client)
+        assert str(caught.value) == (
+            "The provider has not started on the request (it could not be reached)."
+        )
+        assert caught.value.status is None
+
+    def test_the_next_address_is_tried_if_the_first_refuses(
+        self, closed_port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Server(answer(response(PLACED))) as server:
+            found = [
+                (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))
+                for port in (closed_port, server.port)
+            ]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *args: found)
+            with client_of("http://provider.invalid") as client:
+                place(client)
+        assert len(server.requests) == 1
+
+    def test_an_order_is_unsent_if_no_thread_can_be_started(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with Server(answer(response(PLACED))) as server, client_of(server.url) as client:
+            monkeypatch.setattr(threading.Thread, "start", fail)
+            with pytest.raises(TryLater, match="it could not be reached"):
+                place(client)
+            monkeypatch.undo()
+        assert server.connections == 0
+
+    @pytest.mark.parametrize("error", [socket.gaierror(-2, "unknown"), UnicodeError("too long")])
+    def test_an_order_is_unsent_if_the_host_is_unknown(
+        self, error: Exception, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*args: object) -> None:
+            raise error
+
+        monkeypatch.setattr(socket, "getaddrinfo", fail)
+        with (
+            client_of("http://provider.invalid") as client,
+            pytest.raises(TryLater, match="it could not be reached"),
+        ):
+            place(client)
+
+    @pytest.mark.parametrize("is_wrong_name", [True, False])
+    def test_an_order_is_unsent_if_the_certificate_is_not_trusted(
+        self, is_wrong_name: bool, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Server(answer(response(PLACED)), tls) as server:
+            url = server.url
+            if is_wrong_name:
+                here = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", server.port))]
+                monkeypatch.setattr(socket, "getaddrinfo", lambda *args: here)
+                url = "https://provider.invalid"
+            else:
+                monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+                monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+            with client_of(url) as client, pytest.raises(TryLater, match="it could not be reached"):
+                place(client)
+        assert server.requests == []
+
+    def test_an_order_is_unsent_if_the_proxy_cannot_be_reached(
+        self, closed_port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{closed_port}")
+        with (
+            client_of("https://provider.invalid") as client,
+            pytest.raises(TryLater, match="it could not be reached"),
+        ):
+            place(client)
+
+    def test_an_order_is_unsent_if_the_proxy_opens_no_tunnel(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Server(answer(response(b"", status="407 Who Are You"))) as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+            with (
+                client_of("https://provider.invalid") as client,
+                pytest.raises(TryLater, match="it could not be reached"),
+            ):
+                place(client)
+        assert KEY.encode() not in proxy.requests[0]
+
+    def test_the_outcome_of_an_order_is_unknown_if_the_proxy_breaks_off(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """urllib3 reports a ``ProxyError`` here too, though the order was on its way."""
+        with Server(read_and_reset) as proxy:
+            monkeypatch.setenv("HTTP_PROXY", proxy.url)
+            with (
+                client_of("http://provider.invalid") as client,
+                pytest.raises(OutcomeUnknown, match="the connection broke"),
+            ):
+                place(client)
+        assert len(proxy.requests) == 1
+
+    def test_an_order_is_unsent_if_the_proxy_drips_until_the_deadline(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Server(drip(b"HTTP/1.1 200 OK\r\n", b"x")) as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+            with client_of("https://provider.invalid", 0.3) as client:
+                began = time.monotonic()
+                with pytest.raises(TryLater, match="it could not be reached"):
+                    place(client)
+                assert time.monotonic() - began < 5
+                wait_for_threads()
+
+    # The first needs PySocks, which may be missing; the second is no address.
+    @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "http://[:9", "nonsense://x"])
+    def test_an_order_is_unsent_if_the_proxy_is_unusable(
+        self, proxy: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        with Server(answer(response(PLACED))) as server:
+            here = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", server.port))]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *args: here)
+            with (
+                client_of("http://provider.invalid") as client,
+                pytest.raises(TryLater, match="it could not be reached"),
+            ):
+                place(client)
+        assert server.requests == []
+
+    @CALLS
+    @pytest.mark.parametrize("bundle", ["missing", "unreadable", "of nonsense", "empty"])
+    @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+    def test_an_order_is_unsent_if_the_certificates_cannot_be_read(
+        self,
+        variable: str,
+        bundle: str,
+        call: Callable[[Client], object],
+        tls: ssl.SSLContext,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        path = tmp_path / "bundle.pem"
+        if bundle == "unreadable":
+            # Permissions do not keep root from reading a file.
+            path.symlink_to("/proc/self/mem")
+        elif bundle != "missing":
+            path.write_text("nonsense" if bundle == "of nonsense" else "")
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+        monkeypatch.setenv(variable, str(path))
+        with (
+            Server(answer(response(PLACED)), tls) as server,
+            client_of(server.url) as client,
+            pytest.raises(TryLater) as caught,
+        ):
+            call(client)
+        assert server.requests == []
+        assert str(caught.value) == (
+            "The provider has not started on the request (it could not be reached: its certificate"
+            " is not trusted, or REQUESTS_CA_BUNDLE is unusable)."
+        )
+
+    def test_an_order_is_unsent_if_the_server_speaks_no_tls(self) -> None:
+        with Server(lambda _server, connection: connection.sendall(response(b""))) as server:
+            url = server.url.replace("http:", "https:")
+            with client_of(url) as client, pytest.raises(TryLater, match="it could not be reached"):
+                place(client)
+
+
+class TestProxies:
+    @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+    @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "LocalHost", "[::1]"])
+    def test_no_proxy_is_used_for_the_machine_itself(
+        self, host: str, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Server(answer(response(PLACED))) as server, Server(read_and_close) as proxy:
+            monkeypatch.setenv(name, proxy.url)
+            here = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", server.port))]
+            there = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", proxy.port))]
+            monkeypatch.setattr(
+                socket, "getaddrinfo", lambda _h, port, *_: there if port == proxy.port else here
+            )
+            with client_of(f"http://{host}:{server.port}") as client:
+                place(client)
+        assert (server.connections, proxy.connections) == (1, 0)
+
+    def test_no_proxy_is_used_for_the_machine_itself_over_tls(
+        self, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Server(answer(response(PLACED)), tls) as server, Server(read_and_close) as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+            with client_of(server.url) as client:
+                place(client)
+        assert (server.connections, proxy.connections) == (1, 0)
+
+    def test_a_proxy_is_used_for_other_addresses(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with Server(answer(response(PLACED))) as proxy:
+            monkeypatch.setenv("HTTP_PROXY", proxy.url)
+            with client_of("http://localhost.provider.invalid") as client:
+                place(client)
+        assert proxy.requests[0].startswith(b"POST http://localhost.provider.invalid/v3/")
+
+    def test_no_proxy_is_used_for_an_address_in_no_proxy(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Server(answer(response(PLACED))) as server, Server(read_and_close) as proxy:
+            monkeypatch.setenv("HTTP_PROXY", proxy.url)
+            monkeypatch.setenv("NO_PROXY", "provider.invalid")
+            here = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", server.port))]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *args: here)
+            with client_of("http://provider.invalid") as client:
+                place(client)
+        assert (server.connections, proxy.connections) == (1, 0)
+
+
+class TestSize:
+    @CALLS
+    def test_an_answer_announced_as_too_large_is_not_read(
+        self, call: Callable[[Client], object]
+    ) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 1048577\r\n\r\n"
+        with Server(answer(head)) as server, client_of(server.url) as client:
+            began = time.monotonic()
+            with pytest.raises(OutcomeUnknown, match="an answer of more than 1 MiB"):
+                call(client)
+            assert time.monotonic() - began < 5  # it did not wait for the body
+        assert server.connections == 1
+
+    def test_a_small_answer_that_unpacks_to_a_too_large_one_is_refused(self) -> None:
+        bomb = gzip.compress(b" " * 2**25)
+        script = answer(response(bomb, "Content-Encoding: gzip"))
+        with (
+            Server(script) as server,
+            client_of(server.url) as client,
+            pytest.raises(OutcomeUnknown, match="an answer of more than 1 MiB"),
+        ):
+            client.check("A1")
+
+    def test_a_compressed_answer_is_read(self) -> None:
+        script = answer(response(gzip.compress(ORDER), "Content-Encoding: gzip"))
+        with Server(script) as server, client_of(server.url) as client:
+            assert client.check("A1").status == "FULFILLED"
+
+    def test_the_answer_of_the_list_may_be_larger(self) -> None:
+        rows = b'{"success": true, "data": {"items": []}}' + b" " * 2**21
+        with Server(answer(response(rows))) as server, client_of(server.url) as client:
+            now = datetime.datetime.now(datetime.UTC)
+            assert client.list_orders(start=now, end=now).items == ()
+
+    def test_a_content_length_that_is_no_number_raises_outcome_unknown(self) -> None:
+        head = "HTTP/1.1 200 OK\r\nContent-Length: ²\r\n\r\n".encode("latin-1")
+        with (
+            Server(answer(head)) as server,
+            client_of(server.url) as client,
+            pytest.raises(OutcomeUnknown),
+        ):
+            client.check("A1")

@@ -1,0 +1,34 @@
+"""The settings of the shop that the recipes build; see ``test_recipes.py``."""
+
+from __future__ import annotations
+
+SECRET_KEY = "tests-only"
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django_q",
+    "giftcards",
+    "shop",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+]
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
+ROOT_URLCONF = "tests.recipes.urls"
+# Tables without migrations: the recipe has none.
+MIGRATION_MODULES = {"shop": None}
+# The shop's tests start threads of async code, which share one connection.
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+# The name of Django 6.1 and later, as in the settings of the other tests.
+MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
+SHOP_URL = "https://shop.example"
+
+Q_CLUSTER = {"orm": "default", "workers": 2, "timeout": 90, "retry": 240}
+GIFTCARDS = {
+    "API_KEY": "any-text",
+    "ENCRYPTION_KEYS": ["bfUQrCyjMRx0Y1lWPZqBlIfCtqFXVC_E5a2gzCTh9vM="],
+}

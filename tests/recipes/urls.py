@@ -1,0 +1,8 @@
+"""The pages of the shop that the recipes build."""
+
+from __future__ import annotations
+
+from django.urls import path
+from shop import async_views, urls
+
+urlpatterns = [*urls.urlpatterns, path("buy/<int:line_pk>/", async_views.buy)]

@@ -1,0 +1,325 @@
+"""A process in which things go wrong while Sentry and Django's error mail are at work.
+
+Both patch what they watch, so they are kept out of the tests' own process. Prints what they and
+others have reported, by the name of the scenario, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import re
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import Value
+from typing import Any
+
+import django
+import sentry_sdk
+from sentry_sdk.envelope import Envelope
+from sentry_sdk.transport import Transport
+
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+os.environ["DATABASE_URL"] = "sqlite://:memory:"
+from tests import settings as site
+
+site.ADMINS = ["staff@example.com"] if django.VERSION >= (6, 0) else [("", "staff@example.com")]
+site.LOGGING["handlers"]["mail"] = {
+    "class": "django.utils.log.AdminEmailHandler",
+    "include_html": True,
+}
+site.LOGGING["loggers"]["django"] = {"handlers": ["mail"], "level": "ERROR"}
+site.LOGGING["loggers"]["giftcards"] = {"handlers": ["mail"], "level": "INFO"}
+
+EVENTS: list[Any] = []
+
+
+class Collector(Transport):
+    """Takes the place of Sentry's server."""
+
+    def capture_envelope(self, envelope: Envelope) -> None:
+        if event := envelope.get_event():
+            EVENTS.append(event)
+
+
+# As its documentation tells a Django site to, with every other option left as it is.
+sentry_sdk.init(dsn="https://key@sentry.invalid/1", transport=Collector)
+django.setup()
+
+from django.conf import settings  # noqa: E402
+from django.contrib.auth import get_user_model  # noqa: E402
+from django.core import mail  # noqa: E402
+from django.core.management import call_command  # noqa: E402
+from django.db import OperationalError, connection  # noqa: E402
+from django.test import Client as Browser  # noqa: E402
+from django.test.utils import override_settings, setup_test_environment  # noqa: E402
+from django.urls import reverse  # noqa: E402
+from django.utils import timezone  # noqa: E402
+from django_q.timeout import TimeoutHandler  # noqa: E402
+from django_q.worker import worker  # noqa: E402
+
+from giftcards.conf import conf  # noqa: E402
+from giftcards.engine.outbox import announce  # noqa: E402
+from giftcards.engine.recording import record_answers  # noqa: E402
+from giftcards.engine.storing import store_cards  # noqa: E402
+from giftcards.models import Card, Order  # noqa: E402
+from giftcards.provider.answers import CardSecret  # noqa: E402
+from giftcards.provider.client import Client  # noqa: E402
+from giftcards.signals import order_settled  # noqa: E402
+from tests.builders import claim, make_guide_order, settled  # noqa: E402
+from tests.fakes.sockets import Server, response  # noqa: E402
+from tests.fakes.storage import WITHOUT_SCRIPT  # noqa: E402
+from tests.pages import FIND, sign_in  # noqa: E402
+from tests.stage import PRICES, buy, prove_key  # noqa: E402
+
+# Not in one piece in a line of this file: Sentry shows lines, too.
+CANARY = "CANARY"
+CODE = f"{CANARY}-CODE-5d81"
+PASSWORD = f"{CANARY}-KEY horse"
+CARDS = [CardSecret(f"{CODE}-{number}", f"{CANARY}-SERIAL-5d81-{number}") for number in range(3)]
+ANSWER = settled("PARTIALLY_FILLED", CARDS)
+
+
+def receive() -> Order:
+    order = make_guide_order()
+    record_answers([(claim(order)[0], ANSWER)], now=timezone.now())
+    return order
+
+
+@contextmanager
+def failing(table: str, verb: str = "SELECT") -> Iterator[None]:
+    """The database is gone whenever a statement names ``table``."""
+
+    def fail(execute: Any, sql: str, *args: Any) -> Any:
+        if table in sql and sql.startswith(verb):
+            raise OperationalError("server closed the connection unexpectedly")
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(fail):
+        yield
+
+
+@contextmanager
+def interrupted_by(make: Callable[[], bytes]) -> Iterator[None]:
+    """A provider that sends what ``make`` returns, and then has django-q2 end the task."""
+
+    def serve(server: Server, client: Any) -> None:
+        while request := server.read(client):
+            if request.startswith(b"GET /v3/gift-cards/checkProduct"):
+                client.sendall(response(json.dumps(PRICES).encode()))
+                continue
+            client.sendall(make())
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+            server.stopping.wait()
+
+    with Server(serve) as server, TimeoutHandler(60):
+        settings.GIFTCARDS["BASE_URL"] = server.url
+        yield
+
+
+# Scenarios.
+
+
+def a_code_in_the_open() -> None:
+    code = str(CARDS[0].value)
+    raise OSError(len(code))
+
+
+def search(table: str) -> None:
+    receive()
+    browser = sign_in(superuser=True)
+    page = browser.get(FIND).content.decode()
+    [field] = re.findall(r'<input type="text" name="(\w+)"', page)
+    browser.raise_request_exception = False
+    with failing(table):
+        answer = browser.post(FIND, {field: CARDS[0].value.lower()})
+    assert answer.status_code == 500
+
+
+def a_search_fails() -> None:
+    search("giftcards_card")
+
+
+def the_session_fails() -> None:
+    search("django_session")
+
+
+def the_user_fails() -> None:
+    search("auth_user")
+
+
+def a_card_of_another_order_is_read() -> None:
+    card, other = receive().cards.get(position=1), receive().cards.get(position=1)
+    Card.objects.filter(pk=card.pk).update(sealed=other.sealed)
+    _ = Card.objects.get(pk=card.pk).value
+
+
+def a_card_with_the_name_of_another_is_read() -> None:
+    card, other = receive().cards.filter(position__lte=2)
+    Card.objects.filter(pk=card.pk).update(identity=other.identity)
+    _ = Card.objects.get(pk=card.pk).value
+
+
+def a_page_of_the_shop_fails() -> None:
+    card = receive().cards.get(position=1)
+    code, serial, of_page = card.value, card.serial, {"cards": [(card, card.value)]}
+    raise OSError(len(of_page), bool(code), bool(serial))
+
+
+def reveal() -> None:
+    """The person types the password, ten minutes after the last time."""
+    card = receive().cards.get(position=1)
+    user = get_user_model().objects.create_superuser("boss", password=PASSWORD)
+    browser = Browser(raise_request_exception=False)
+    browser.force_login(user)
+    session = browser.session
+    session["giftcards_proof"]["at"] -= 601
+    session.save()
+    address = reverse("admin:giftcards_card_reveal", args=[card.pk])
+    answer = browser.post(address, {"reason": "Lost", "password": PASSWORD})
+    assert answer.status_code in {500, 503}
+    assert CANARY not in answer.content.decode()
+
+
+def a_page_with_a_revealed_code_fails() -> None:
+    storages = {**settings.STORAGES, "staticfiles": {"BACKEND": WITHOUT_SCRIPT}}
+    with override_settings(STORAGES=storages):
+        reveal()
+
+
+def a_password_cannot_be_checked() -> None:
+    with failing('"auth_user"."username" = '):
+        reveal()
+
+
+def a_reveal_cannot_be_recorded() -> None:
+    with failing("giftcards_cardreveal", "INSERT"):
+        reveal()
+
+
+def cards_cannot_be_stored() -> None:
+    # Recording does not let this out; whoever stores cards by themselves gets it.
+    with failing("giftcards_card", "INSERT"):
+        store_cards([(make_guide_order(), ANSWER.cards)])
+
+
+def a_task_ends_while_an_order_is_sent() -> None:
+    prove_key()
+    with interrupted_by(bytes):
+        buy()
+
+
+def half_an_answer() -> bytes:
+    body = b'{"success": true, "data": {"cards": [{"value": "' + CODE.encode() + b'"},'
+    return b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n" + body
+
+
+def client_of_site() -> Client:
+    return Client(base_url=conf.base_url, api_key=conf.api_key, timeout=30)
+
+
+def a_task_ends_while_an_answer_is_read() -> None:
+    with interrupted_by(half_an_answer), client_of_site() as client:
+        client.check("A1")
+
+
+def encryption_keys_are_wrong() -> None:
+    settings.GIFTCARDS["ENCRYPTION_KEYS"] = [f"{CANARY}-KEY"]
+    _ = conf.encryption_keys
+
+
+def hang_after_an_error(order: Order, **_named: Any) -> None:
+    code = str(order.cards.get(position=1).value)
+    try:
+        raise ValueError(f"{code} could not be mailed")
+    except ValueError:
+        signal.raise_signal(signal.SIGALRM)
+
+
+def leave_with_a_message(order: Order, **_named: Any) -> None:
+    sys.exit(f"{order.cards.get(position=1).value} could not be mailed")
+
+
+@contextmanager
+def told(receiver: Callable[..., None]) -> Iterator[None]:
+    receive()
+    order_settled.connect(receiver)
+    try:
+        yield
+    finally:
+        order_settled.disconnect(receiver)
+
+
+def a_task_ends_while_a_receiver_handles_an_error() -> str:
+    """As django-q2's worker runs it; returns what would be in the row of the failure."""
+    tasks: queue.Queue[Any] = queue.Queue()
+    results: queue.Queue[Any] = queue.Queue()
+    tasks.put({"name": "tick", "func": "giftcards.tasks.tick", "args": (), "kwargs": {}})
+    with told(hang_after_an_error):
+        worker(tasks, results, Value("f", -1), timeout=60)
+    task = results.get_nowait()
+    assert not task["success"]
+    return str(task["result"])
+
+
+def an_announcement_ends_while_a_receiver_handles_an_error() -> None:
+    with told(hang_after_an_error), TimeoutHandler(60):
+        announce()
+
+
+def a_receiver_leaves_with_a_message() -> None:
+    with told(leave_with_a_message):
+        announce()
+
+
+SCENARIOS = [
+    a_code_in_the_open,
+    a_search_fails,
+    the_session_fails,
+    the_user_fails,
+    a_card_of_another_order_is_read,
+    a_card_with_the_name_of_another_is_read,
+    a_page_of_the_shop_fails,
+    a_page_with_a_revealed_code_fails,
+    a_password_cannot_be_checked,
+    a_reveal_cannot_be_recorded,
+    cards_cannot_be_stored,
+    a_task_ends_while_an_order_is_sent,
+    a_task_ends_while_an_answer_is_read,
+    encryption_keys_are_wrong,
+    a_task_ends_while_a_receiver_handles_an_error,
+    an_announcement_ends_while_a_receiver_handles_an_error,
+    a_receiver_leaves_with_a_message,
+]
+
+
+def report(scenario: Callable[[], str | None]) -> dict[str, Any]:
+    """What comes of ``scenario``: its last words, Sentry's events, mails and tracebacks."""
+    EVENTS.clear()
+    mail.outbox = []
+    printed = []
+    try:
+        with override_settings(GIFTCARDS={**settings.GIFTCARDS}):
+            printed.append(scenario())
+    except BaseException as error:
+        printed.append("".join(traceback.format_exception(error)))
+        sentry_sdk.capture_exception(error)
+        logging.getLogger("django.request").error("It failed.", exc_info=error)
+    call_command("flush", verbosity=0, interactive=False)
+    return {
+        "printed": [text for text in printed if text],
+        "sentry": [json.dumps(event, default=repr) for event in EVENTS],
+        "mail": [f"{one.subject}\n{one.body}\n{one.alternatives}" for one in mail.outbox],
+    }
+
+
+if __name__ == "__main__":
+    setup_test_environment()
+    call_command("migrate", verbosity=0)
+    json.dump({scenario.__name__: report(scenario) for scenario in SCENARIOS}, sys.stdout)

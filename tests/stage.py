@@ -1,0 +1,244 @@
+"""What the tests of placing and following share; the fixtures are in stage_fixtures."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.crypto import key_fingerprint
+from giftcards.engine.budget import Budget
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.sending import send
+from giftcards.models import ApiKey, Card, Lease, Order, ProviderState, RequestSlot
+from giftcards.simulator import Simulator
+from tests.builders import LINE, PRODUCT
+
+ROOT = Path(__file__).resolve().parent.parent
+PSN = PRODUCT
+PROVIDER = "https://provider.invalid"
+CODE = "CANARY-CODE-1234"
+
+
+def ago(seconds: float) -> datetime:
+    return timezone.now() - timedelta(seconds=seconds)
+
+
+def record_order(*, reference: str | None = None, **line: Any) -> Order:
+    """An order that is recorded and that no worker has been told of."""
+    named = {} if reference is None else {"reference": reference}
+    return Order.objects.record(Order(**line, **named))
+
+
+def buy(gateway: Gateway | None = None, **line: Any) -> Order:
+    """Record an order and send it; how that ended is in the order."""
+    order = record_order(**{**LINE, "reference": None, **line})
+    with contextlib.ExitStack() as stack:
+        gateway = gateway or stack.enter_context(Gateway())
+        send(order, gateway)
+    return order
+
+
+def buy_many(simulator: Simulator, count: int, **line: Any) -> list[Order]:
+    """Orders that the provider has accepted and nobody has asked about."""
+    with Gateway() as gateway:
+        orders = [buy(gateway, **line) for _order in range(count)]
+    simulator.forget_requests()
+    return orders
+
+
+def statuses() -> list[str]:
+    return list(Order.objects.order_by("pk").values_list("status", flat=True))
+
+
+def without_list() -> None:
+    """Orders are asked about one by one: the list has just failed."""
+    ProviderState.objects.current()
+    ProviderState.objects.update(list_usable_at=timezone.now() + timedelta(hours=1))
+
+
+def lease(name: str) -> Lease:
+    """The lease as it is on record; one that nobody ever had is free."""
+    return Lease.objects.filter(name=name).first() or Lease(name=name)
+
+
+def hold_lease(name: str, *, until: datetime, token: str = "other") -> None:
+    """Another process has the lease."""
+    Lease.objects.update_or_create(name=name, defaults={"token": token, "until": until})
+
+
+def changes_lease(name: str, sql: str, params: Any) -> bool:
+    """Whether a statement takes, renews or releases the lease."""
+    is_update = sql.startswith("UPDATE") and "giftcards_lease" in sql
+    return is_update and name in (params or ())
+
+
+def releases_lease(name: str, sql: str, params: Any) -> bool:
+    # Some versions of Django write the NULL into the statement, some pass it along.
+    return changes_lease(name, sql, params) and ("= NULL" in sql or None in params)
+
+
+def spend_budget(*, but: int = 0) -> None:
+    """All requests of the minute are spent but for some of those that are not set aside."""
+    Budget()
+    RequestSlot.objects.update(until=timezone.now() + timedelta(seconds=60))
+    free = RequestSlot.objects.order_by("-number").values_list("number", flat=True)[:but]
+    RequestSlot.objects.filter(number__in=list(free)).update(until=ago(1))
+
+
+def refill_budget() -> None:
+    """A minute has passed since the last request."""
+    RequestSlot.objects.update(until=ago(1))
+
+
+def slots_in_use() -> int:
+    """How many requests of the minute are spent."""
+    return RequestSlot.objects.filter(until__gt=timezone.now()).count()
+
+
+def prove_key() -> None:
+    """The provider has accepted the key just now."""
+    with Gateway() as gateway:
+        gateway.record_outcome(None)
+
+
+def refuse_key(detail: str = "Refused.", *, api_key: str | None = None) -> None:
+    """The provider has refused an API key: that of the settings, or another one."""
+    ApiKey.objects.refuse(key_fingerprint(api_key or conf.api_key), detail=detail)
+
+
+def own_key() -> ApiKey:
+    """What is on record about the API key of the settings."""
+    return ApiKey.objects.get(pk=key_fingerprint(conf.api_key))
+
+
+def wrong_calls(simulator: Simulator) -> int:
+    """How many requests carried a key that the provider does not know."""
+    return [request.key_ok for request in simulator.requests].count(False)
+
+
+def provider_state() -> ProviderState:
+    """What is on record about the provider."""
+    return ProviderState.objects.get()
+
+
+def end_pause() -> None:
+    """The time of the pause has run out."""
+    ProviderState.objects.update(paused_until=ago(1))
+
+
+def lists(simulator: Simulator) -> int:
+    """How many pages of the list have been asked for."""
+    return [request.path for request in simulator.requests].count("/v3/gift-cards/list")
+
+
+def posts(simulator: Simulator) -> int:
+    return [request.method for request in simulator.requests].count("POST")
+
+
+def checks(simulator: Simulator) -> list[str]:
+    """The last parts of the paths of all checks, oldest first."""
+    paths = [request.path for request in simulator.requests if "/check" in request.path]
+    return [path.rpartition("/")[2] for path in paths if "checkProduct" not in path]
+
+
+def history(order: Order) -> list[str]:
+    return [str(change.to_status) for change in order.changes.all()]
+
+
+def messages(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
+    """What our modules have logged."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name.startswith("giftcards") and record.levelno >= level
+    ]
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 60) -> None:
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def in_threads(count: int, work: Callable[[], Any]) -> list[Any]:
+    """What ``work`` returns in each of ``count`` threads that start at once."""
+    barrier = threading.Barrier(count)
+    results: list[Any] = []
+
+    def run() -> None:
+        barrier.wait()
+        try:
+            results.append(work())
+        except Exception as error:  # noqa: BLE001 (the test looks at it)
+            results.append(error)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return results
+
+
+PRICES = {"success": True, "data": {"types": [{"id": "type_001", "price": 490}]}}
+PLACE = f"{PROVIDER}/v3/gift-cards/placeOrder"
+
+
+def check_url(order: Order) -> str:
+    return f"{PROVIDER}/v3/gift-cards/check-order/{order.provider_order_id}"
+
+
+def settled_answer(order: Order, **changes: Any) -> dict[str, Any]:
+    """The provider's answer about a fulfilled order."""
+    cards = [{"value": f"{CODE}-{number}", "serial": f"{number}"} for number in range(2)]
+    data = {
+        "_id": order.provider_order_id,
+        "status": "FULFILLED",
+        "quantity": 2,
+        "fulfilled_quantity": 2,
+        "fulfilled_amount": 980,
+        "price_per_card": 490,
+        "cards": cards,
+    }
+    return {"success": True, "data": data | changes}
+
+
+def stop(process: subprocess.Popen[str]) -> str:
+    """End a process the polite way; return what it printed, errors included.
+
+    A cluster of django-q2 does not always end that way (its issue 346), so its group is killed.
+    """
+    if process.poll() is None:
+        process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(5)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with process:
+        assert process.stdout is not None
+        return "" if process.stdout.closed else process.stdout.read()
+
+
+def secrets_of(settings: Any, simulator: Simulator) -> list[str]:
+    """Everything that must not be read anywhere: the keys, and all codes there are."""
+    found = [settings.GIFTCARDS["API_KEY"], *settings.GIFTCARDS["ENCRYPTION_KEYS"], CODE]
+    cards = [card for order in simulator.orders.values() for card in order.cards]
+    found += [text for card in cards for text in (card.value, card.serial)]
+    return found + [card.value for card in Card.objects.select_related("order")]

@@ -1,0 +1,148 @@
+"""The fixtures of the tests of placing and following: a pytest plugin."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import responses
+from django.db import connection, connections
+
+from tests.stage import PRICES, PROVIDER, PSN, ROOT, stop
+from tests.wall import Wall
+
+
+@pytest.fixture
+def wire(settings: Any) -> Iterator[responses.RequestsMock]:
+    """The provider, for answers that the simulator cannot give. Prices are answered."""
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "BASE_URL": PROVIDER}
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
+        mock.get(f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}", json=PRICES)
+        yield mock
+
+
+# Rhythms and sizes of the engine that no setting governs: nobody else names them in a test.
+CONSTANTS = {
+    "announcing_batch": "giftcards.engine.outbox._BATCH",
+    "announcing_heartbeat": "giftcards.engine.outbox._HEARTBEAT",
+    "announcing_lease": "giftcards.engine.outbox._LEASE",
+    "announcing_longest": "giftcards.engine.outbox._LONGEST_CALL",
+    "database_patience": "giftcards.engine.sending._DATABASE_PATIENCE",
+    "database_pause": "giftcards.engine.database._PAUSE",
+    "loop_heartbeat": "giftcards.engine.loop._HEARTBEAT",
+    "loop_tick": "giftcards.engine.loop._TICK",
+    "page_size": "giftcards.engine.polling.PAGE_SIZE",
+    "polling_heartbeat": "giftcards.engine.polling._HEARTBEAT",
+    "short_wait": "giftcards.management.output._SHORT",
+    "shortest_sending": "giftcards.engine.sweep._SHORTEST_SENDING",
+    "sweep_heartbeat": "giftcards.engine.sweep._HEARTBEAT",
+    "sweep_most": "giftcards.engine.sweep._MOST",
+    "task_seconds": "giftcards.tasks.LOOP_SECONDS",
+}
+
+
+@pytest.fixture
+def shorten(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Shorten some of :data:`CONSTANTS`, for a test that would wait for them otherwise."""
+
+    def change(**values: Any) -> None:
+        for name, value in values.items():
+            monkeypatch.setattr(CONSTANTS[name], value)
+
+    return change
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def set_conf(settings: Any) -> Callable[..., None]:
+    """Change some of the settings of giftcards for the test."""
+
+    def change(**values: Any) -> None:
+        settings.GIFTCARDS = {**settings.GIFTCARDS, **values}
+
+    return change
+
+
+@pytest.fixture
+def shared_database(transactional_db: None, tmp_path: Path) -> Iterator[str]:
+    """A database that threads and processes can open side by side; its address.
+
+    The one in memory cannot be opened by others: a copy of it in a file takes its place.
+    """
+    if connection.vendor != "sqlite":
+        values = connection.settings_dict
+        place = f"{values['HOST']}:{values['PORT']}/{values['NAME']}"
+        kind = {"postgresql": "postgres"}.get(connection.vendor, connection.vendor)
+        password = f":{values['PASSWORD']}" if values["PASSWORD"] else ""
+        yield f"{kind}://{values['USER']}{password}@{place}"
+        return
+    path = tmp_path / "shared.sqlite3"
+    connection.ensure_connection()
+    with contextlib.closing(sqlite3.connect(path)) as copy:
+        connection.connection.backup(copy)
+    original, name = connections["default"], connections.settings["default"]["NAME"]
+    connections.settings["default"]["NAME"] = str(path)
+    connections["default"] = connections.create_connection("default")
+    # The first connection changes the journal's mode, for which SQLite lets nobody wait.
+    connections["default"].ensure_connection()
+    try:
+        yield f"sqlite:///{path}"
+    finally:
+        connections["default"].close()
+        connections["default"] = original
+        connections.settings["default"]["NAME"] = name
+
+
+@pytest.fixture
+def child(shared_database: str, settings: Any) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start ``manage.py`` with some arguments in a process of its own, on the same database."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*args: str, **variables: str) -> subprocess.Popen[str]:
+        configured = settings.GIFTCARDS
+        environment = {
+            **os.environ,
+            "DATABASE_URL": shared_database,
+            "DJANGO_SETTINGS_MODULE": "example_project.settings",
+            "DJANGO_SECRET_KEY": settings.SECRET_KEY,
+            "GIFTCARDS_API_KEY": configured["API_KEY"],
+            "GIFTCARDS_BASE_URL": configured["BASE_URL"],
+            "GIFTCARDS_ENCRYPTION_KEYS": ",".join(configured["ENCRYPTION_KEYS"]),
+            "GIFTCARDS_POLL_INTERVAL": str(configured["POLL_INTERVAL"]),
+            "GIFTCARDS_REQUESTS_PER_MINUTE": str(configured["REQUESTS_PER_MINUTE"]),
+            "PYTHONUNBUFFERED": "1",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", *args],
+            cwd=ROOT,
+            env=environment | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        stop(process)
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
+    return Wall(monkeypatch)

@@ -1,0 +1,440 @@
+"""How every question is answered on a table with a past: by an index, and never by reading it all.
+
+Counting statements would not show it, and a small table would not either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.db import connection
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from giftcards.engine import outbox
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.holding import approve_price, reject_held
+from giftcards.engine.loop import follow, is_work_left
+from giftcards.engine.recording import record_answers
+from giftcards.engine.recovery import adopt, declare_absent
+from giftcards.engine.resolving import release
+from giftcards.engine.sweep import check_now, check_settled, sweep
+from giftcards.exceptions import ReferenceConflict
+from giftcards.fulfilment import place_order, reorder_missing
+from giftcards.models import Card, CardReveal, Note, Order, StatusChange
+from giftcards.signals import order_settled
+from giftcards.simulator import Simulator
+from giftcards.statuses import Status
+from tests.builders import answer, claim, make_order
+from tests.history import add_history, forget_statistics, remove_history
+from tests.pages import FIND, LIST, order_page, read, sign_in
+from tests.plans import Statement, explained
+from tests.stage import LINE, ago, buy_many, provider_state, record_order
+from tests.wall import Wall
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_history")]
+
+SOURCE = StatusChange.Source.STAFF
+STATISTICS = ["fresh", "none"] if connection.vendor == "sqlite" else ["fresh"]
+
+
+@pytest.fixture(scope="module", params=STATISTICS, ids="{} statistics".format)
+def _history(
+    request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any
+) -> Iterator[None]:
+    with django_db_blocker.unblock():
+        add_history(3_000)
+        if request.param == "none":
+            forget_statistics()
+        yield
+        remove_history()
+
+
+@pytest.fixture
+def open_orders(simulator: Simulator) -> dict[Status, Order]:
+    """One or more orders of each open status, and something to do about each."""
+    fresh, overdue, late, *_ = buy_many(simulator, 5, type_id="SIM_NEVER")
+    Order.objects.filter(pk=overdue.pk).update(accepted_at=ago(1_000))
+    late.move(Status.DELAYED, source=SOURCE, due_at=ago(1))
+    record_order(**LINE)
+    return {
+        Status.HANDLING: fresh,
+        Status.DELAYED: late,
+        Status.PLACING: make_order(Status.PLACING, claimed_until=ago(1)),
+        Status.UNCONFIRMED: make_order(Status.UNCONFIRMED, sent_at=ago(300), due_at=ago(1)),
+    }
+
+
+def scans(statements: list[Statement]) -> list[Statement]:
+    assert statements
+    return [statement for statement in statements if statement.scans]
+
+
+def run_sweep() -> None:
+    with Gateway() as gateway:
+        sweep(gateway)
+
+
+def test_a_query_that_reads_a_whole_table_is_detected() -> None:
+    with explained() as statements:
+        list(Order.objects.filter(failures=9).order_by())
+        list(Order.objects.filter(failures=9).order_by("-created_at", "-pk"))
+        Order.objects.filter(claim="nobody").update(failures=0)
+    assert len(scans(statements)) == 3
+
+
+def test_a_sweep_with_nothing_to_do_reads_no_whole_table() -> None:
+    with explained() as statements:
+        run_sweep()
+    assert scans(statements) == []
+
+
+def test_a_sweep_with_every_kind_of_work_reads_no_whole_table(
+    open_orders: dict[Status, Order],
+) -> None:
+    with explained() as statements:
+        run_sweep()
+    assert scans(statements) == []
+    # It did send, look for the lost, and give up waiting.
+    moved = set(StatusChange.objects.filter(announced_at__isnull=False).values_list("to_status"))
+    assert {("PLACING",), ("UNCONFIRMED",), ("DELAYED",)} <= moved
+    assert Order.objects.get(pk=open_orders[Status.UNCONFIRMED].pk).due_at > timezone.now()
+
+
+def test_a_sweep_in_which_orders_settle_reads_no_whole_table(simulator: Simulator) -> None:
+    buy_many(simulator, 3)
+    with explained() as statements:
+        run_sweep()
+    assert scans(statements) == []
+    assert not is_work_left()
+
+
+def test_comparing_settled_orders_with_their_rows_reads_no_whole_table(
+    simulator: Simulator, shorten: Callable[..., None]
+) -> None:
+    settled = buy_many(simulator, 3)
+    run_sweep()
+    buy_many(simulator, 6, type_id="SIM_NEVER")
+    # Some are claimed only when a page shows them.
+    shorten(sweep_most=4)
+    Order.objects.filter(settled_at=None).update(due_at=ago(1))
+    Order.objects.filter(pk__in=[order.pk for order in settled]).update(fulfilled_amount=1)
+    with explained() as statements, Gateway() as gateway:
+        assert sweep(gateway).checked == 6
+        assert check_settled(Order.objects.get(pk=settled[0].pk), gateway)
+    assert scans(statements) == []
+    assert Order.objects.filter(needs_attention=True).count() == 3
+
+
+def test_giving_back_the_id_of_another_order_reads_no_whole_table(
+    open_orders: dict[Status, Order],
+) -> None:
+    held = claim(open_orders[Status.HANDLING], open_orders[Status.DELAYED])
+    foreign = answer("HANDLING", quantity=9)
+    with explained() as statements:
+        record_answers([(order, foreign) for order in held], now=timezone.now())
+    assert scans(statements) == []
+    assert Order.objects.exclude(answered_id="").count() == 2
+
+
+def test_the_waiting_loop_reads_no_whole_table(simulator: Simulator) -> None:
+    [order] = buy_many(simulator, 1, type_id="SIM_NEVER")
+    Order.objects.filter(pk=order.pk).update(due_at=ago(-60))
+    follow(seconds=0)  # what a process does at its start, see below
+    with explained() as statements:
+        follow(seconds=0.2)
+    assert scans(statements) == []
+
+
+@pytest.mark.parametrize("seconds", [-600, 600])
+def test_a_sweep_after_the_clock_was_set_reads_no_whole_table(
+    open_orders: dict[Status, Order], wall: Wall, seconds: float
+) -> None:
+    run_sweep()
+    wall.step(seconds)
+    with explained() as statements:
+        run_sweep()
+    assert len(provider_state().clock["steps"]) == 1
+    assert scans(statements) == []
+
+
+def test_renewing_claims_reads_no_whole_table(open_orders: dict[Status, Order]) -> None:
+    claimed = claim(open_orders[Status.HANDLING], open_orders[Status.DELAYED])
+    with explained() as statements:
+        assert Order.objects.held(claimed).update(claimed_until=ago(-60)) == 2
+    assert scans(statements) == []
+
+
+def test_claiming_orders_beside_another_process_reads_no_whole_table(
+    open_orders: dict[Status, Order],
+) -> None:
+    now = timezone.now()
+    wanted = list(Order.objects.to_check(now=now, due_by=now))
+    wanted[0].move(Status.REFUNDED, source=SOURCE)
+    with explained() as statements:
+        claimed = Order.objects.claim(wanted, now=now, due_by=now, until=ago(-60))
+    assert len(claimed) == len(wanted) - 1
+    assert scans(statements) == []
+
+
+def test_announcing_changes_again_reads_no_whole_table(open_orders: dict[Status, Order]) -> None:
+    def fail(**_named: Any) -> None:
+        raise RuntimeError
+
+    order_settled.connect(fail)
+    try:
+        open_orders[Status.HANDLING].move(Status.REFUNDED, source=SOURCE)
+        with explained() as statements:
+            outbox.announce()
+            StatusChange.objects.update(announce_at=ago(1))
+            StatusChange.objects.filter(pk__in=[1, 2, 3]).update(announce_at=None)
+    finally:
+        order_settled.disconnect(fail)
+    del statements[-2:]
+    with explained() as again:
+        assert outbox.announce() > 0
+        list(StatusChange.objects.given_up())
+    assert scans(statements + again) == []
+
+
+def test_checking_an_order_by_hand_reads_no_whole_table(open_orders: dict[Status, Order]) -> None:
+    with explained() as statements, Gateway() as gateway:
+        check_now(open_orders[Status.DELAYED], gateway)
+    assert scans(statements) == []
+
+
+def test_resolving_a_lost_order_reads_no_whole_table(open_orders: dict[Status, Order]) -> None:
+    other = make_order(Status.UNCONFIRMED, sent_at=ago(300))
+    with explained() as statements:
+        assert adopt(open_orders[Status.UNCONFIRMED], "new-id", source=SOURCE)
+        assert declare_absent(other, send_again=True, source=SOURCE)
+        list(Order.objects.owners(f"id-{number}" for number in range(5)))
+    assert scans(statements) == []
+
+
+def test_passing_over_held_orders_reads_no_whole_table(simulator: Simulator) -> None:
+    simulator.price_factor = 2
+    orders = [record_order(**LINE, max_price=490) for _order in range(20)]
+    run_sweep()
+    with explained() as statements:
+        run_sweep()
+        assert not is_work_left()
+        one, other, *_ = Order.objects.filter(pk__in=[order.pk for order in orders])
+        assert approve_price(one, 980, by="amina")
+        assert reject_held(other, by="amina")
+        run_sweep()
+    assert scans(statements) == []
+    assert Order.objects.get(pk=one.pk).status == Status.FULFILLED
+
+
+def test_counting_what_is_held_up_reads_no_whole_table(open_orders: dict[Status, Order]) -> None:
+    with explained() as statements:
+        assert Order.objects.count_held_up(timezone.now()) == 8
+        assert StatusChange.objects.waiting_since(timezone.now()).count() > 0
+    assert scans(statements) == []
+
+
+def test_releasing_an_adopted_order_reads_no_whole_table(open_orders: dict[Status, Order]) -> None:
+    lost = open_orders[Status.UNCONFIRMED]
+    assert adopt(lost, "new-id", source=SOURCE)
+    with explained() as statements:
+        assert release(lost, by="amina")
+        # Recovery looks whether it has been released.
+        assert not adopt(lost, "new-id", source=StatusChange.Source.RECOVERY)
+    assert scans(statements) == []
+
+
+def test_choosing_orders_to_be_checked_reads_a_limited_number_of_rows(
+    boss: Client, open_orders: dict[Status, Order]
+) -> None:
+    chosen = [str(order.pk) for order in open_orders.values()]
+    with explained() as statements:
+        boss.post(LIST, {"action": "check_now", "_selected_action": chosen})
+    assert all("LIMIT" in statement.sql for statement in scans(statements))
+
+
+def test_using_a_reference_again_reads_no_whole_table() -> None:
+    line = {**LINE, "quantity": 1}
+    with explained() as statements:
+        place_order(**LINE, reference="twice")
+        place_order(**LINE, reference="twice")
+        with pytest.raises(ReferenceConflict):
+            place_order(**line, reference="twice")
+    assert scans(statements) == []
+
+
+def test_opening_the_newest_and_the_oldest_card_reads_one_row_each() -> None:
+    with explained() as statements:
+        assert len(Card.objects.all().try_keys()) == 2
+    assert len(statements) == 2
+    # They end after one row.
+    assert all("LIMIT 1" in statement.sql for statement in scans(statements))
+    assert all(_is_by_key(scan) for statement in statements for scan in statement.scans)
+
+
+def _is_by_key(scan: str) -> bool:
+    """Whether a table is read in the order of its primary key."""
+    return scan == "SCAN giftcards_card" or "giftcards_card_pkey" in scan or "PRIMARY" in scan
+
+
+# The admin.
+
+
+@pytest.fixture
+def boss() -> Client:
+    return sign_in(superuser=True)
+
+
+def _since(column: str, **age: int) -> dict[str, str]:
+    now = timezone.now()
+    return {f"{column}__gte": str(now - timedelta(**age)), f"{column}__lt": str(now)}
+
+
+def test_the_list_reads_the_first_orders_only(boss: Client) -> None:
+    with explained() as statements:
+        read(boss.get(LIST))
+    # The page and the counting end after so many rows.
+    assert all("LIMIT" in statement.sql for statement in scans(statements))
+    assert all("giftcards_order_newest" in str(statement.scans) for statement in statements[1:])
+
+
+# Each finds few orders, or none.
+FEW: list[dict[str, str]] = [
+    {"attention": "needed"},
+    {"status__exact": "DELAYED"},
+    {"product_id": "nothing-like-this"},
+    {"environment__exact": "SANDBOX"},
+    _since("settled_at", minutes=70),
+    _since("created_at", minutes=70),
+]
+# Each finds a large part of the orders here.
+MANY: list[dict[str, str]] = [
+    {"refund": "owed"},
+    {"status__exact": "FULFILLED"},
+    {"product_id": "product-001"},
+    {"environment__exact": "PRODUCTION"},
+    _since("settled_at", days=400),
+    _since("created_at", days=400),
+]
+SEARCHES: list[dict[str, str]] = [
+    {"q": "nothing-like-this"},
+    {"q": "shop-0000000042"},
+    {"q": "id-0000000000000000004"},
+    {"q": "customer-000000004"},
+    {"q": "invoice-0000000042"},
+    {"q": "invoice-000000004"},
+    {"q": "+213000000004"},
+    {"q": "amina 000000004"},
+]
+
+
+def _pairs(some: list[dict[str, str]], others: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{**one, **other} for one in some for other in others if not one.keys() & other.keys()]
+
+
+WHEN = "9"
+ORDERS: list[dict[str, str]] = [{}, {"o": WHEN}, {"o": f"-{WHEN}"}]
+
+
+def listing(boss: Client, chosen: dict[str, str]) -> list[Statement]:
+    """What the list sends to the database, in each of its orders."""
+    with explained() as statements:
+        for order in ORDERS:
+            read(boss.get(LIST, {**chosen, **order}))
+    return statements
+
+
+@pytest.mark.parametrize("chosen", [*FEW, *SEARCHES, *_pairs(FEW, SEARCHES[1:2])], ids=str)
+def test_a_filter_or_a_search_of_the_list_reads_no_whole_table(
+    boss: Client, chosen: dict[str, str]
+) -> None:
+    assert scans(listing(boss, chosen)) == []
+
+
+@pytest.mark.parametrize("chosen", _pairs(FEW, FEW), ids=str)
+def test_two_filters_that_find_few_orders_read_no_whole_table(
+    boss: Client, chosen: dict[str, str]
+) -> None:
+    assert scans(listing(boss, chosen)) == []
+
+
+@pytest.mark.parametrize("chosen", [*MANY, *_pairs(MANY, MANY), *_pairs(FEW, MANY)], ids=str)
+def test_filters_that_find_many_orders_read_a_limited_number_of_them(
+    boss: Client, chosen: dict[str, str]
+) -> None:
+    # Where they find a large part of the table, it may be read until there are enough.
+    assert all("LIMIT" in statement.sql for statement in scans(listing(boss, chosen)))
+
+
+@pytest.mark.parametrize("status", [Status.FULFILLED, Status.PARTIALLY_FILLED, Status.REJECTED])
+def test_the_page_of_an_order_reads_no_whole_table(boss: Client, status: Status) -> None:
+    order, other = Order.objects.filter(status=status)[:2]
+    Order.objects.filter(pk=order.pk).update(repeats=other, group="cart")
+    add_traces()
+    with explained() as statements:
+        read(boss.get(order_page(order)))
+        read(boss.get(order_page(other)))
+        read(boss.get(reverse("admin:giftcards_order_fingerprint", args=[order.pk])))
+    assert scans(statements) == []
+
+
+def add_traces() -> None:
+    """What staff have left behind: many notes and revealed codes."""
+    user = get_user_model().objects.get()
+    Note.objects.bulk_create(
+        Note(order_id=key, text="Called.", by="amina")
+        for key in Order.objects.order_by("pk").values_list("pk", flat=True)[:2_000]
+    )
+    CardReveal.objects.bulk_create(
+        CardReveal(card_id=key, user=user)
+        for key in Card.objects.order_by("pk").values_list("pk", flat=True)[:2_000]
+    )
+
+
+def test_finding_a_card_reads_no_whole_table(boss: Client) -> None:
+    with explained() as statements:
+        read(boss.post(FIND, {"secret": "AAAA-BBBB"}))
+        read(boss.post(FIND, {"secret": "BBBB"}))
+    assert scans(statements) == []
+
+
+def test_the_page_of_the_provider_reads_no_whole_table(
+    boss: Client, open_orders: dict[Status, Order]
+) -> None:
+    with explained() as statements:
+        html = read(boss.get("/admin/giftcards/providerstate/"))
+    assert "Oldest open order" in html
+    # Of the cards, it reads the first of each key, and opens the newest and the oldest.
+    assert all("LIMIT 1" in statement.sql for statement in scans(statements))
+    assert all(_is_by_key(scan) or "card_key" in scan for one in statements for scan in one.scans)
+
+
+def test_ordering_missing_cards_again_reads_no_whole_table() -> None:
+    order = make_order(Status.PARTIALLY_FILLED)
+    browser = sign_in(superuser=True)
+    with explained() as statements:
+        read(browser.get(reverse("admin:giftcards_order_repeat", args=[order.pk])))
+        assert reorder_missing(order, by="amina") == reorder_missing(order, by="amina")
+    assert scans(statements) == []
+
+
+def test_revealing_a_card_reads_no_whole_table(boss: Client) -> None:
+    card = Card.objects.filter(order__status=Status.FULFILLED)[0]
+    with explained() as statements:
+        read(boss.get(reverse("admin:giftcards_card_ask", args=[card.pk])))
+        # The cards of this past are no real ones, so there is no code; the row is written.
+        read(boss.post(reverse("admin:giftcards_card_reveal", args=[card.pk]), {"reason": "x"}))
+    assert scans(statements) == []
+
+
+def test_the_reveals_of_an_order_are_found_without_reading_a_whole_table(boss: Client) -> None:
+    card = Card.objects.filter(order__status=Status.FULFILLED)[0]
+    with explained() as statements:
+        read(boss.get("/admin/giftcards/cardreveal/", {"q": card.order.reference}))
+    assert scans(statements) == []

@@ -1,0 +1,132 @@
+"""The code of the documentation, run as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from giftcards.checks import check_cluster
+from giftcards.engine.storing import store_cards
+from giftcards.provider.answers import CardSecret
+from giftcards.simulator import Simulator
+from giftcards.statuses import Status
+from tests.builders import CARDS, build_guide_order, make_guide_order
+from tests.conftest import Call
+from tests.test_docs import ROOT, blocks, page, section
+
+
+def write_project(folder: Path) -> None:
+    """Write the files of the recipes' shop, except those that need other libraries."""
+    for block in blocks(page("recipes"), "python") + blocks(page("recipes"), "html"):
+        named = re.match(r"(?:# |<!-- )(shop/[\w/]+\.\w+)", block)
+        if named and not re.search(r"^from (?:celery|rest_framework)\b", block, re.MULTILINE):
+            path = folder / named[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block)
+    (folder / "shop" / "__init__.py").touch()
+    shutil.copy(ROOT / "tests" / "recipes" / "more.py", folder / "shop" / "test_more.py")
+
+
+def test_the_shop_of_the_recipes_passes_its_tests(tmp_path: Path) -> None:
+    write_project(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "django", "test", "shop", "--pattern", "test*.py"],
+        env=os.environ
+        | {
+            "DJANGO_SETTINGS_MODULE": "tests.recipes.settings",
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert re.search(r"^Ran 15 tests in .*\n\nOK$", done.stderr, re.MULTILINE), done.stderr
+
+
+@pytest.mark.django_db
+def test_the_product_ids_that_the_documentation_prints_can_be_ordered(
+    simulator: Simulator, capsys: pytest.CaptureFixture[str], call: Call
+) -> None:
+    text = section(page("installation"), "Product and type ids")
+    [script] = blocks(text, "python")
+    reading, shown = blocks(text, "console")
+    assert call("giftcards_catalogue").out == reading.partition("\n")[2]
+    exec(script, {})
+    assert {*shown.splitlines()[1:]} <= {*capsys.readouterr().out.splitlines()}
+
+
+@pytest.mark.django_db
+def test_surplus_cards_are_told_apart_by_their_position() -> None:
+    order = make_guide_order(Status.HANDLING, quantity=2)
+    store_cards([(order, CARDS[:1])])
+    store_cards([(order, CARDS[1:3])])
+    order.fulfilled_quantity = 2
+    [snippet] = blocks(section(page("orders"), "More cards than ordered"), "python")
+    names: dict[str, Any] = {"order": order}
+    exec(snippet, names)
+    shown = {
+        name: [CardSecret(card.value, card.serial) for card in names[name]]
+        for name in ("delivered", "surplus")
+    }
+    assert shown == {"delivered": [*CARDS[:2]], "surplus": [CARDS[2]]}
+
+
+@pytest.mark.parametrize(
+    ("paid", "came", "owed"),
+    [
+        ({"sale_amount": Decimal(1000)}, 2, "333.33"),
+        ({"sale_amount": Decimal(1000)}, 0, "1000.00"),
+        ({"sale_price": Decimal("333.50")}, 1, "667.00"),
+        ({}, 2, "None"),
+    ],
+)
+def test_the_amount_owed_to_the_customer_is_exact(
+    paid: dict[str, Decimal], came: int, owed: str
+) -> None:
+    names: dict[str, Any] = {}
+    [block] = blocks(section(page("refunds"), "What you owe the customer"), "python")
+    exec(block, names)
+    order = build_guide_order(Status.PARTIALLY_FILLED, quantity=3, fulfilled_quantity=came, **paid)
+    assert str(names["owed_back"](order)) == owed
+    order.status = Status.HANDLING
+    assert names["owed_back"](order) is None
+
+
+[_example] = blocks(section(page("simulator"), "In your own tests"), "python")[:1]
+# Collected like the tests above: it is a test for pytest-django.
+exec(_example)
+
+
+@pytest.mark.parametrize("database", ["If your database is SQLite", "If it is MariaDB or MySQL"])
+@pytest.mark.parametrize("installed", [["shop"], ("shop",)])
+def test_a_shop_that_installs_the_app_keeps_its_settings(
+    installed: list[str] | tuple[str, ...], database: str
+) -> None:
+    text = page("installation")
+    names: dict[str, Any] = {
+        "INSTALLED_APPS": installed,
+        "DATABASES": {"default": {"OPTIONS": {"isolation_level": "read committed"}}},
+    }
+    for part in ("2. Add two apps", database):
+        [block] = blocks(section(text, part), "python")
+        exec(block, names)
+    assert names["INSTALLED_APPS"] == ["shop", "django_q", "giftcards"]
+    options = names["DATABASES"]["default"]["OPTIONS"]
+    assert options.keys() > {"isolation_level", "init_command"}
+
+
+def test_the_documented_cluster_beside_celery_causes_only_silenced_warnings(
+    settings: Any,
+) -> None:
+    text = section(page("recipes"), "Celery instead of a cluster")
+    names: dict[str, Any] = {}
+    exec(blocks(text, "python")[0], names)
+    settings.Q_CLUSTER = names["Q_CLUSTER"]
+    assert [message.id for message in check_cluster()] == names["SILENCED_SYSTEM_CHECKS"]

@@ -1,0 +1,147 @@
+"""Open every page of the admin under a theme: ``python -m tests.themes.visit THEME [subclass]``.
+
+Prints a JSON object: for each page its HTML, or "HTTP " and the status if that is not 200. It runs
+in a process of its own, because a theme is an app of its own settings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+FAR = "6901616fe9e88196b4eb64b9"
+
+
+def main(theme: str, how: str = "") -> None:
+    os.environ["GIFTCARDS_TESTS_THEME"] = theme
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.themes.settings"
+    import django
+
+    django.setup()
+    from django.core.management import call_command
+
+    if how == "subclass":
+        _register_subclass()
+    call_command("migrate", verbosity=0)
+    json.dump(dict(_visit()), sys.stdout)
+
+
+def _register_subclass() -> None:
+    """What the documentation tells a shop with this theme to do."""
+    import unfold.admin
+    from django.contrib import admin
+
+    from giftcards.admin import OrderAdmin
+    from giftcards.models import Order
+
+    class MyOrderAdmin(OrderAdmin, unfold.admin.ModelAdmin):
+        pass
+
+    admin.site.unregister(Order)
+    admin.site.register(Order, MyOrderAdmin)
+
+
+def _visit() -> Iterator[tuple[str, str]]:
+    import responses
+    from django.test import Client
+    from django.test.utils import setup_test_environment
+    from django.urls import reverse
+    from django.utils import timezone
+
+    from giftcards.models import Order, Product, ProviderState
+    from tests.browser import showcase
+    from tests.builders import CARDS, PRODUCT, TYPE
+    from tests.pages import ADD, FIND, LIST, hidden
+
+    setup_test_environment()
+    showcase.fill()
+    _take_for(FAR)
+    browser = _boss(Client(raise_request_exception=False))
+
+    def page(reference: str, name: str = "change") -> str:
+        return f"{LIST}{Order.objects.get(reference=reference).pk}/{name}/"
+
+    def seen(response: Any) -> str:
+        return response.content.decode() if response.status_code == 200 else (
+            f"HTTP {response.status_code}"
+        )  # fmt: skip
+
+    resolve = page("web-1040", "resolve")
+    about = {"about": hidden(seen(browser.get(resolve))).get("about", "")}
+    until = timezone.now() + timedelta(minutes=5)
+    ProviderState.objects.pause("outage", detail="It is away.", until=until)
+    yield "list", seen(browser.get(LIST))
+    yield "provider", seen(browser.get("/admin/giftcards/providerstate/"))
+    ProviderState.objects.resume()
+    yield "search", seen(browser.get(LIST, {"q": "web-10", "attention": "needed"}))
+    Product.objects.update(is_enabled=False)
+    yield "add by id", seen(browser.get(ADD))
+    Product.objects.update(is_enabled=True)
+    product = Product.objects.get()
+    yield "add", seen(browser.get(ADD))
+    chosen = {"card": f"{PRODUCT} {TYPE}", "quantity": "2", "reference": "web-1051"}
+    yield "confirm", (shown := seen(browser.post(ADD, chosen)))
+    yield "change", seen(browser.post(ADD, {**hidden(shown), "_change": "1"}))
+    yield "product", seen(browser.get(f"/admin/giftcards/product/{product.pk}/change/"))
+    yield "products", seen(browser.get("/admin/giftcards/product/"))
+    yield "add, wrong", seen(browser.post(ADD, {"quantity": "0"}))
+    yield "settled", seen(browser.get(page("web-1042")))
+    yield "lost", seen(browser.get(page("web-1040")))
+    yield "adopted", seen(browser.get(page("web-1050")))
+    yield "resolve", seen(browser.get(resolve))
+    yield "resolve, wrong", seen(browser.post(resolve, about))
+    yield "release", seen(browser.get(page("web-1050", "release")))
+    with responses.RequestsMock() as wire:
+        told = {"_id": "B2", "status": "HANDLING", "quantity": 3, "product": PRODUCT, "type": "x"}
+        check = "http://127.0.0.1:9/v3/gift-cards/check-order/B2"
+        wire.get(check, json={"success": True, "data": told})
+        choice = {"outcome": "adopt-other", "provider_order_id": "B2", "is_sure": "on"}
+        yield "adopt", seen(browser.post(resolve, {**about, **choice}))
+    price = page("web-1035", "price")
+    yield "held", seen(browser.get(page("web-1035")))
+    yield "price", (shown := seen(browser.get(price)))
+    held_about = {"about": hidden(shown).get("about", "")}
+    yield "price, wrong", seen(browser.post(price, held_about))
+    yield "repeat", seen(browser.get(page("web-1042", "repeat")))
+    yield "find", seen(browser.get(FIND))
+    yield "found", seen(browser.post(FIND, {"secret": CARDS[0].value}))
+    checked = {"action": "check_now", "_selected_action": [page("web-1043").split("/")[-3]]}
+    # An order that is due is checked anyway, and nobody's asking is recorded.
+    Order.objects.filter(reference="web-1043").update(due_at=None)
+    card = Order.objects.get(reference="web-1042").cards.get(position=1)
+    ask, reveal = (
+        reverse(f"admin:giftcards_card_{name}", args=[card.pk]) for name in ("ask", "reveal")
+    )
+    yield "ask", seen(browser.get(ask))
+    yield "ask, wrong", seen(browser.post(reveal))
+    yield "revealed", seen(browser.post(reveal, {"reason": "Lost the e-mail"}))
+    yield "reveals", seen(browser.get("/admin/giftcards/cardreveal/"))
+    yield "checked", seen(browser.post(LIST, checked, follow=True))
+    yield "history", seen(browser.get(page("web-1043", "history")))
+    yield "index", seen(browser.get("/admin/"))
+
+
+def _take_for(name: str) -> None:
+    """A lost order that staff have taken for the provider's order ``name``."""
+    from giftcards.engine.recovery import adopt
+    from giftcards.models import Order, StatusChange
+    from giftcards.statuses import Status
+    from tests.builders import make_order
+
+    make_order(Status.UNCONFIRMED, reference="web-1050")
+    assert adopt(Order.objects.get(reference="web-1050"), name, source=StatusChange.Source.STAFF)
+
+
+def _boss(browser: Any) -> Any:
+    from django.contrib.auth import get_user_model
+
+    browser.force_login(get_user_model().objects.create_superuser("amina", password=None))
+    return browser
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
