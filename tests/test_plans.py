@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.contrib.auth.base_user import AbstractBaseUser
 from django.db import connection
 from django.test import Client
 from django.urls import reverse
@@ -31,7 +32,7 @@ from giftcards.signals import order_settled
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import answer, claim, make_order
-from tests.history import add_history, forget_statistics, remove_history
+from tests.history import add_history, analyze, forget_statistics, remove_history
 from tests.pages import FIND, LIST, order_page, read, sign_in
 from tests.plans import Statement, explained
 from tests.stage import LINE, ago, buy_many, provider_state, record_order
@@ -50,10 +51,29 @@ def _history(
 ) -> Iterator[None]:
     with django_db_blocker.unblock():
         add_history(3_000)
+        user = add_traces()
+        analyze()
         if request.param == "none":
             forget_statistics()
         yield
+        CardReveal.objects.all().delete()
+        Note.objects.all().delete()
+        user.delete()
         remove_history()
+
+
+def add_traces() -> AbstractBaseUser:
+    """What staff have left behind: many notes and revealed codes, by a user of the past."""
+    user = get_user_model().objects.create(username="past")
+    Note.objects.bulk_create(
+        Note(order_id=key, text="Called.", by="past")
+        for key in Order.objects.order_by("pk").values_list("pk", flat=True)[:2_000]
+    )
+    CardReveal.objects.bulk_create(
+        CardReveal(card_id=key, user=user)
+        for key in Card.objects.order_by("pk").values_list("pk", flat=True)[:2_000]
+    )
+    return user
 
 
 @pytest.fixture
@@ -376,25 +396,11 @@ def test_filters_that_find_many_orders_read_a_limited_number_of_them(
 def test_the_page_of_an_order_reads_no_whole_table(boss: Client, status: Status) -> None:
     order, other = Order.objects.filter(status=status)[:2]
     Order.objects.filter(pk=order.pk).update(repeats=other, group="cart")
-    add_traces()
     with explained() as statements:
         read(boss.get(order_page(order)))
         read(boss.get(order_page(other)))
         read(boss.get(reverse("admin:giftcards_order_fingerprint", args=[order.pk])))
     assert scans(statements) == []
-
-
-def add_traces() -> None:
-    """What staff have left behind: many notes and revealed codes."""
-    user = get_user_model().objects.get()
-    Note.objects.bulk_create(
-        Note(order_id=key, text="Called.", by="amina")
-        for key in Order.objects.order_by("pk").values_list("pk", flat=True)[:2_000]
-    )
-    CardReveal.objects.bulk_create(
-        CardReveal(card_id=key, user=user)
-        for key in Card.objects.order_by("pk").values_list("pk", flat=True)[:2_000]
-    )
 
 
 def test_finding_a_card_reads_no_whole_table(boss: Client) -> None:
