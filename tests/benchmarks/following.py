@@ -42,11 +42,12 @@ def run(size: str, kind: str, limit: str = "60", *, is_quick: bool) -> None:
     with Simulator(delay=(still, still + settling), rate_limit=0, clock=clock) as simulator:
         configure(BASE_URL=simulator.url, REQUESTS_PER_MINUTE=int(limit))
         with Client(base_url=simulator.url, api_key="bench", timeout=10) as client:
-            ids = [
-                client.place(product_id=PRODUCT, type_id=random.choice(TYPES), quantity=2).order_id
-                for _ in range(count)
-            ]
-        accept(ids)
+            placed: dict[str, list[str]] = {type_id: [] for type_id in TYPES}
+            for type_id in random.choices(TYPES, k=count):
+                order = client.place(product_id=PRODUCT, type_id=type_id, quantity=2)
+                placed[type_id].append(order.order_id)
+        for type_id, ids in placed.items():
+            accept(ids, type_id=type_id)
         base = len(simulator.requests)
         # The seed's loop would get nothing but 429 from here on: it is spared the limit.
         simulator.rate_limit = int(limit) if kind == "app" else 0
