@@ -23,6 +23,10 @@ class ReorderError(GiftcardsError):
     """The missing cards of an order cannot be ordered again; the text says why."""
 
 
+class RefundError(GiftcardsError):
+    """An amount cannot be paid back to a customer, or not any more; the text says why."""
+
+
 class DecryptionError(GiftcardsError):
     """A sealed card could not be opened: wrong key, damaged token, or another order's token."""
 

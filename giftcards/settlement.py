@@ -1,90 +1,103 @@
-"""The customer's side of an order: what was paid for, and what is owed for cards that did not come.
+"""The customer's money: what is owed for cards that did not come, and paying it back.
 
-Pure and exact, on plain numbers; the provider's side is :mod:`giftcards.refunds`.
+What is paid back is recorded here; the money itself moves outside this app.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
-from typing import Protocol
+import logging
+from decimal import Decimal
+from functools import partial
 
-from giftcards.statuses import FINAL
+from django.db import transaction
+from django.utils import timezone
 
-_CENTIME = Decimal("0.01")
+from giftcards.models import CustomerRefund, Order
+from giftcards.models.money import RefundSource, RefundState
+from giftcards.sales import CustomerBreakdown, customer_breakdown
+from giftcards.signals import customer_refund_changed
+
+__all__ = [
+    "CustomerBreakdown",
+    "cancel_refund",
+    "complete_refund",
+    "customer_breakdown",
+    "record_refund",
+]
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class CustomerBreakdown:
-    """What the customer paid for a final order, in ``GIFTCARDS["CURRENCY"]``.
+def record_refund(
+    order: Order,
+    *,
+    amount: Decimal | int,
+    reference: str,
+    method: str = "",
+    by: str | None = None,
+    comment: str = "",
+    is_paid: bool = True,
+    source: RefundSource = RefundSource.CODE,
+) -> CustomerRefund:
+    """Record that the customer of ``order`` was paid back ``amount``; return the refund.
 
-    ``paid_amount`` is ``kept_amount``, for the cards that were delivered, plus ``owed_amount``, for
-    those that were not.
+    ``reference`` names the payment, uniquely for the order: recording it again with the same amount
+    and method returns the refund that is there, however often and wherever that happens at the same
+    moment. ``by`` names who paid it back, for the order's page. With ``is_paid=False`` the refund
+    is decided only, until :func:`complete_refund`; it counts all the same, so that nobody pays
+    twice.
+
+    Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above what is still owed
+    (``customer_breakdown(order).open_amount``), if nothing can be owed, or if the reference names
+    another refund of the order; :exc:`~django.core.exceptions.ValidationError` for an amount that
+    is not above 0 with two decimals at most, or texts that are too long or have control or
+    direction characters.
+
+    :data:`~giftcards.signals.customer_refund_changed` is sent after the commit.
     """
+    refund = CustomerRefund(
+        amount=amount,
+        reference=reference,
+        method=method,
+        comment=comment,
+        source=source,
+        created_by=by or "",
+        state=RefundState.DONE if is_paid else RefundState.CREATED,
+        executed_by=(by or "") if is_paid else "",
+        executed_at=timezone.now() if is_paid else None,
+    )
+    refund, is_new = CustomerRefund.objects.record(order, refund)
+    if is_new:
+        _announce(refund)
+    return refund
 
-    paid_amount: Decimal
-    kept_amount: Decimal
-    owed_amount: Decimal
 
+def complete_refund(refund: CustomerRefund, *, by: str) -> CustomerRefund:
+    """Record that a refund which was only decided has been paid; ``by`` names who paid it.
 
-class Sold(Protocol):
-    """The attributes of an order that :func:`customer_breakdown` reads."""
-
-    status: str
-    quantity: int
-    fulfilled_quantity: int
-    sale_price: Decimal | None
-    sale_amount: Decimal | None
-
-
-def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
-    """Return the breakdown of ``order``; ``None`` while it is open, or without a sale amount.
-
-    A rejected order was paid for as well, and owes everything. Cards that came after the order had
-    settled change nothing: the shop decides what its customer gets of them.
-
-    It is about this order alone. Once its missing cards are ordered again, ``owed_amount`` is what
-    the order ``repeated_by`` was paid (its ``paid_amount``), and is owed by that one, if at all. So
-    sums over orders leave out what is owed by those that have a ``repeated_by``, and what was paid
-    for those that have ``repeats``: neither is counted twice, and paid = kept + owed still holds.
-
-    If cards had come late by then, only what was paid for the others went along. The late cards
-    count as handed over: what is left of ``owed_amount`` is the shop's, like ``kept_amount``.
+    Does nothing if it was paid already. Raises :exc:`~giftcards.exceptions.RefundError` if it was
+    cancelled.
     """
-    paid = paid_amount(order)
-    if paid is None or order.status not in FINAL:
-        return None
-    return compute(paid=paid, quantity=order.quantity, fulfilled_quantity=order.fulfilled_quantity)
+    refund, is_new = CustomerRefund.objects.complete(refund, by=by)
+    if is_new:
+        _announce(refund)
+    return refund
 
 
-def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:
-    """What the customer paid for ``quantity`` cards of the order that are missing.
+def cancel_refund(refund: CustomerRefund, *, by: str, why: str = "") -> CustomerRefund:
+    """Take a refund back: its amount is owed again. ``by`` names who did, and ``why`` is kept.
 
-    It is what a breakdown would owe if all the others had been delivered; ``None`` if the shop has
-    not said what was paid.
+    Does nothing if it was cancelled already.
     """
-    paid = paid_amount(order)
-    if paid is None:
-        return None
-    delivered = order.quantity - quantity
-    return compute(paid=paid, quantity=order.quantity, fulfilled_quantity=delivered).owed_amount
+    refund, is_new = CustomerRefund.objects.cancel(refund, by=by, why=why)
+    if is_new:
+        _announce(refund)
+    return refund
 
 
-def paid_amount(order: Sold) -> Decimal | None:
-    """What the customer pays for all the cards; ``None`` if the shop has not said."""
-    if order.sale_amount is not None:
-        return order.sale_amount
-    return None if order.sale_price is None else order.sale_price * order.quantity
-
-
-def compute(*, paid: Decimal, quantity: int, fulfilled_quantity: int) -> CustomerBreakdown:
-    """Split ``paid`` by the share of the cards that were delivered.
-
-    What is kept is rounded half up to two decimals, and the rest is owed: nothing is lost. Raises
-    :exc:`ValueError` unless ``paid`` is at least 0, ``quantity`` at least 1, and
-    ``fulfilled_quantity`` between 0 and ``quantity``.
-    """
-    if paid < 0 or quantity < 1 or not 0 <= fulfilled_quantity <= quantity:
-        raise ValueError("These figures are not those of an order.")
-    kept = (paid * fulfilled_quantity / quantity).quantize(_CENTIME, ROUND_HALF_UP)
-    return CustomerBreakdown(paid_amount=paid, kept_amount=kept, owed_amount=paid - kept)
+def _announce(refund: CustomerRefund) -> None:
+    logger.info(
+        "Refund %s of order %s is %s.", refund.reference, refund.order.reference, refund.state
+    )
+    send = partial(customer_refund_changed.send_robust, CustomerRefund, refund=refund)
+    transaction.on_commit(send, robust=True)

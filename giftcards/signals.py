@@ -1,10 +1,11 @@
 """The signals that a shop connects its receivers to.
 
-Both are sent after the change is committed, at least once, in order per order, with ``order`` (an
-:class:`~giftcards.models.Order`) and ``change`` (a :class:`~giftcards.models.StatusChange`);
-``sender`` is the ``Order`` class. A receiver must be idempotent: it may be called twice for the
-same change. One that raises is retried, up to 32 calls over about a day; then the change is given
-up, and the admin shows it. Its errors affect neither the order nor the other receivers.
+The first two are sent after the change is committed, at least once, in order per order, with
+``order`` (an :class:`~giftcards.models.Order`) and ``change`` (a
+:class:`~giftcards.models.StatusChange`); ``sender`` is the ``Order`` class. A receiver
+must be idempotent: it may be called twice for the same change. One that raises is retried, up to 32
+calls over about a day; then the change is given up, and the admin shows it. Its errors affect
+neither the order nor the other receivers.
 
 One process calls all receivers, one after the other. If that takes more than two minutes for one
 change, another process may call them for the same change. So be quick, and set a timeout on
@@ -16,6 +17,9 @@ or class. Give each receiver a ``dispatch_uid``: its name then survives moving a
 function. A receiver with a new name is a new receiver: it is called for every change that some
 receiver has yet to take, even if it took that change under its old name. Receivers that share a
 name (lambdas of one function, methods of two objects of one class) are retried together.
+
+The others are ordinary signals of Django. They are sent once, after the commit and by the process
+that made the change; the error of a receiver is logged, and not retried.
 """
 
 from __future__ import annotations
@@ -134,3 +138,5 @@ def _definition(receiver: Any) -> str:
 order_status_changed = OutboxSignal()
 # Sent for a move to a final status, after order_status_changed.
 order_settled = OutboxSignal()
+# Sent with ``refund``, a CustomerRefund that was recorded, paid or cancelled: see its ``state``.
+customer_refund_changed = Signal()

@@ -23,16 +23,16 @@ PARTS = {
     "checks": "exceptions conf",
     "apps": "checks",
     "refunds": "statuses",
-    "settlement": "statuses",
+    "sales": "statuses",
     "provider": "exceptions secrecy conf problems",
     "crypto": "exceptions secrecy conf provider",
-    "models": "exceptions secrecy statuses problems conf crypto",
-    "migrations": "models",
+    "models": "exceptions secrecy statuses problems refunds sales conf crypto",
+    "migrations": "statuses refunds sales models",
     "engine": (
-        "exceptions secrecy statuses signals problems conf refunds settlement crypto provider"
-        " models"
+        "exceptions secrecy statuses signals problems conf refunds sales crypto provider models"
     ),
     "fulfilment": "models engine",
+    "settlement": "signals sales models",
     "catalogue": "exceptions provider models engine",
     "tasks": "exceptions conf models engine",
     "roles": "exceptions",
@@ -50,7 +50,7 @@ WITHIN = {
     "provider": "transport answers client",
     "models": (
         "environment fields metadata moments leases prices catalogue provider changes"
-        " order_queries orders cards traces"
+        " order_queries orders cards traces ledger money"
     ),
     "engine": (
         "database backoff queue clock budget prices probe gateway identity verdict storing settled"

@@ -95,12 +95,12 @@ class OrderColumns(OrderPages):
 
     @admin.display(description=_("owed to the customer"), empty_value="")
     def owed(self, order: Order) -> SafeString | str | None:
-        if order.is_repeated:  # type: ignore[attr-defined] # annotated by the list
+        if order.reordered_amount is not None:
             # The money went along: the new order is what was paid for.
             return gettext("ordered again")
         breakdown = customer_breakdown(order)
         if breakdown:
-            return _labelled(gettext("owed to the customer"), money(breakdown.owed_amount))
+            return _labelled(gettext("owed to the customer"), money(breakdown.open_amount))
         if order.is_final and order.fulfilled_quantity < order.quantity:
             # Something may be owed: the shop has not said what was paid.
             return _labelled(gettext("owed to the customer"), money(None))

@@ -15,8 +15,8 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.display import isolated
-from giftcards.models import Order, OrderQuerySet, Product
-from giftcards.models.order_queries import NEEDING_ATTENTION, OWING
+from giftcards.models import Order, Product
+from giftcards.models.order_queries import CONTRADICTORY, NEEDING_ATTENTION, NOT_CREDITED, OWING
 
 if TYPE_CHECKING:
     AnyFilter = admin.ListFilter
@@ -74,10 +74,27 @@ class OwedFilter(_Filter, admin.SimpleListFilter):
     def condition(self) -> Q:
         return OWING if self.value() == "owed" else Q()
 
-    def find(self, request: HttpRequest, *, limit: int) -> list[int]:
-        if self.value() != "owed":
-            return super().find(request, limit=limit)
-        return Order.objects.find_owing(limit=limit)
+
+class ContradictoryFilter(_Filter, admin.SimpleListFilter):
+    title = _("figures")
+    parameter_name = "figures"
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        return [("contradictory", _("Contradict each other"))]
+
+    def condition(self) -> Q:
+        return CONTRADICTORY if self.value() == "contradictory" else Q()
+
+
+class NotCreditedFilter(_Filter, admin.SimpleListFilter):
+    title = _("ledger")
+    parameter_name = "ledger"
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        return [("missing", _("Not credited back"))]
+
+    def condition(self) -> Q:
+        return NOT_CREDITED if self.value() == "missing" else Q()
 
 
 class ProductFilter(_Filter, admin.SimpleListFilter):
@@ -182,8 +199,6 @@ class OrderChangeList(AnyChangeList):
         return any(name.startswith("settled_at__") for name in self.filter_params)
 
     def get_queryset(self, request: HttpRequest, *args: Any) -> Any:
-        # For the filter of what is owed, and for its column.
-        self.root_queryset = cast("OrderQuerySet", self.root_queryset).with_repeats()
         queryset = super().get_queryset(request, *args)
         return queryset if self._keys is None else queryset.filter(pk__in=self._keys)
 

@@ -19,7 +19,9 @@ from giftcards.admin.columns import COSTS, OrderColumns
 from giftcards.admin.filters import (
     AttentionFilter,
     ChoicesFilter,
+    ContradictoryFilter,
     DateFilter,
+    NotCreditedFilter,
     OrderChangeList,
     OwedFilter,
     ProductFilter,
@@ -121,6 +123,8 @@ class ListPage(OrderColumns):
         ("environment", ChoicesFilter),
         ("settled_at", SettledFilter),
         ("created_at", DateFilter),
+        NotCreditedFilter,
+        ContradictoryFilter,
     )
     # Shows the search box; get_search_results does the search. One field only: a theme puts the
     # names of all into a script, unquoted, where an apostrophe ends it.

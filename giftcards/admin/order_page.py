@@ -304,9 +304,8 @@ def _tail(card: Card, keyring: Keyring) -> tuple[str, str]:
 
 
 def _repetition(order: Order) -> Order | None:
-    """The order that orders its missing cards again; without a query if there are none."""
-    is_whole = not order.is_final or order.fulfilled_quantity == order.quantity
-    return None if is_whole else repetition(order)
+    """The order that orders its missing cards again; without a query if none does."""
+    return None if order.reordered_amount is None else repetition(order)
 
 
 def _money(order: Order, again: Order | None, *, shows_costs: bool) -> dict[str, Any]:

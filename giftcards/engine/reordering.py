@@ -14,7 +14,7 @@ from giftcards.engine.queue import wake_worker
 from giftcards.exceptions import ReorderError
 from giftcards.models import ApiKey, Order
 from giftcards.problems import Problem
-from giftcards.settlement import amount_of_missing
+from giftcards.sales import amount_of_missing
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,9 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
 
     Raises :exc:`~giftcards.exceptions.ReorderError` if no card is missing, if ``order`` is open, if
     it was bought in another environment than that of the API key in use, as far as both are known,
-    or if it has a problem that nobody has ticked off: the cards may have come after all. Raises
-    :exc:`~django.core.exceptions.ValidationError` for an invalid ``max_price``.
+    if the customer has been paid back, or if it has a problem that nobody has ticked off: the cards
+    may have come after all. Raises :exc:`~django.core.exceptions.ValidationError` for an invalid
+    ``max_price``.
     """
     with transaction.atomic():
         row = Order.objects.filter(pk=order.pk)
@@ -64,6 +65,9 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
         old = row.get()
         check_reorderable(old)
         new = Order.objects.record(missing_part(old, max_price=max_price))
+        # NULL if nobody has said what the customer paid.
+        still_owed = None if old.open_amount is None else 0
+        row.update(reordered_amount=new.sale_amount or 0, open_amount=still_owed)
         old.acknowledge(Problem("staff_reordered", {"by": by, "order": new.reference}), by=by)
     logger.info("Order %s orders again what is missing from %s.", new.reference, old.reference)
     wake_worker()
@@ -82,6 +86,12 @@ def check_reorderable(order: Order) -> None:
             gettext("There is nothing to order again: no card is missing, or the order is open.")
         )
     _check_environment(order)
+    if order.paid_back_amount:
+        raise ReorderError(
+            gettext(
+                "The customer has been paid back: place a new order, or take the refund back first."
+            )
+        )
     if order.needs_attention:
         raise ReorderError(
             gettext(

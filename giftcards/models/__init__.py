@@ -4,6 +4,8 @@ from giftcards.models.cards import Card
 from giftcards.models.catalogue import Product, ProductType
 from giftcards.models.changes import Acknowledgement, StatusChange, StatusChangeQuerySet
 from giftcards.models.leases import Lease, RequestSlot
+from giftcards.models.ledger import LedgerEntry
+from giftcards.models.money import CustomerRefund
 from giftcards.models.orders import MAX_QUANTITY, Order, OrderQuerySet, new_reference
 from giftcards.models.prices import ProductPrices
 from giftcards.models.provider import ApiKey, ProviderState
@@ -15,7 +17,9 @@ __all__ = [
     "ApiKey",
     "Card",
     "CardReveal",
+    "CustomerRefund",
     "Lease",
+    "LedgerEntry",
     "Note",
     "Order",
     "OrderQuerySet",

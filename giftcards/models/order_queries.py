@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
 from django.db import models
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Q
 
 from giftcards.models.moments import LONGEST_HOLD, SLACK, past
 from giftcards.statuses import URGENT, Status
@@ -24,14 +24,13 @@ _NAMES_AT_ONCE = 100
 # The open statuses that are not urgent.
 _PATIENT = (Status.UNCONFIRMED, Status.DELAYED)
 
-# The final statuses of orders of which cards are missing.
-_OWING = (Status.REJECTED, Status.PARTIALLY_FILLED, Status.REFUNDED)
-_IS_PAID = Q(sale_amount__gt=0) | Q(sale_amount=None, sale_price__gt=0)
-# What was paid for the missing cards went to the order that orders them again, if there is one.
-# The condition needs `OrderQueries.with_repeats`.
-_IS_OWED = _IS_PAID & Q(is_repeated=False)
-# Final orders of which cards are missing that the customer has paid for.
-OWING = _IS_OWED & Q(status__in=_OWING)
+# Orders whose customer is still to be paid back.
+OWING = Q(open_amount__gt=0)
+# Settled orders whose figures, as the provider told them, do not agree with each other. As a list,
+# because Django turns "= False" into NOT, for which SQLite uses no index.
+CONTRADICTORY = Q(is_consistent__in=[False])
+# Settled orders for which the ledger does not have what the provider promised to credit back.
+NOT_CREDITED = Q(is_credited__in=[False])
 
 # Orders with a problem that nobody has ticked off. Django turns "= True" into a bare column, for
 # which SQLite uses no index.
@@ -183,20 +182,6 @@ class OrderQueries(models.QuerySet["Order"]):
         wanted = set().union(*_spellings(text).values())
         whole = {key for key, name in found if name in wanted}
         return list(whole or {key for key, _name in found})
-
-    def with_repeats(self) -> Self:
-        """Annotate ``is_repeated``: whether another order orders the missing cards again."""
-        # No join: from the statistics of a column that is mostly NULL, SQLite concludes that its
-        # index is of no use, and reads the whole table.
-        again = type(self)(self.model).filter(repeats=OuterRef("pk"))
-        return self.annotate(is_repeated=Exists(again))
-
-    def find_owing(self, *, limit: int) -> list[int]:
-        """The primary keys of at most ``limit`` orders that are ``OWING``."""
-        # One query for each status: for several, SQLite prefers to read the whole table.
-        paid = self.with_repeats().filter(_IS_OWED).order_by().values_list("pk", flat=True)
-        parts = [paid.filter(status=status) for status in _OWING]
-        return list(parts[0].union(*parts[1:], all=True).order_by()[:limit])
 
     def needing_attention(self) -> Self:
         """Orders with a problem that nobody has ticked off."""

@@ -22,6 +22,7 @@ from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from giftcards import refunds, sales
 from giftcards.conf import conf
 from giftcards.exceptions import ConfigurationError, ReferenceConflict
 from giftcards.models.catalogue import Product
@@ -32,6 +33,7 @@ from giftcards.models.metadata import complaint_about_metadata, is_same_json
 from giftcards.models.moments import LONGEST_HOLD, SLACK, is_ahead
 from giftcards.models.order_queries import OrderQueries
 from giftcards.problems import Entry, Kind, Problem, history, revise
+from giftcards.sales import paid_amount
 from giftcards.statuses import ACCEPTED, FINAL, FOLLOWED, SETTLED, Status, check_move
 
 # The answer about an order of more cards would exceed the size limit of the client.
@@ -63,6 +65,8 @@ _TEXTS = (
 )
 _AMOUNTS = ("sale_price", "sale_amount", "max_price")
 _GIVEN = (*_TEXTS, "quantity", *_AMOUNTS)
+# What the provider says of an order that it settles.
+_FIGURES = ("fulfilled_quantity", "price_per_card", "fulfilled_amount")
 
 
 def new_reference() -> str:
@@ -233,7 +237,7 @@ class OrderUpdate:
         if self.target is None:
             return columns
         check_move(self.order.status, self.target)
-        return columns | _status_columns(self.target, now)
+        return columns | _status_columns(self.order, self.target, columns, now)
 
 
 def unidentified() -> dict[str, Any]:
@@ -251,10 +255,45 @@ def unidentified() -> dict[str, Any]:
     }
 
 
-def _status_columns(target: Status, now: datetime) -> dict[str, Any]:
-    if target in FINAL:
-        return {"status": target, "settled_at": now, "due_at": None}
-    return {"status": target}
+def _status_columns(
+    order: Order, target: Status, values: Mapping[str, Any], now: datetime
+) -> dict[str, Any]:
+    """The columns that follow from moving ``order``, with the new ``values``, to ``target``."""
+    if target not in FINAL:
+        return {"status": target}
+    figures = {name: values.get(name, getattr(order, name)) for name in _FIGURES}
+    return {
+        "status": target,
+        "settled_at": now,
+        "due_at": None,
+        **final_money(target, paid=paid_amount(order), quantity=order.quantity, **figures),
+    }
+
+
+def final_money(
+    status: Status,
+    *,
+    paid: Decimal | None,
+    quantity: int,
+    fulfilled_quantity: int,
+    price_per_card: Decimal | None,
+    fulfilled_amount: Decimal | None,
+) -> dict[str, Any]:
+    """The columns that are computed when an order becomes final, so that sums can be queried."""
+    columns: dict[str, Any] = {"open_amount": None, "is_consistent": None}
+    if paid is not None:
+        split = sales.compute(paid=paid, quantity=quantity, fulfilled_quantity=fulfilled_quantity)
+        columns["open_amount"] = split.owed_amount
+    if status in SETTLED:
+        breakdown = refunds.compute(
+            status=status,
+            quantity=quantity,
+            fulfilled_quantity=fulfilled_quantity,
+            price_per_card=price_per_card,
+            fulfilled_amount=fulfilled_amount,
+        )
+        columns["is_consistent"] = breakdown.is_consistent
+    return columns
 
 
 def _flags(problems: list[Entry]) -> dict[str, Any]:
@@ -396,6 +435,24 @@ class Order(models.Model):
         editable=False,
         related_name="repeated_by",
     )
+    # What of the money that the customer paid for missing cards is still to be paid back. NULL: the
+    # order is open, or nobody has said what the customer paid.
+    open_amount = models.DecimalField(
+        _("still owed"), max_digits=14, decimal_places=2, null=True, editable=False
+    )
+    # The sum of its refunds that are not cancelled: see CustomerRefund.
+    paid_back_amount = models.DecimalField(
+        _("paid back"), max_digits=14, decimal_places=2, default=Decimal(0), editable=False
+    )
+    # What went along to the order that orders the missing cards again; NULL: none does.
+    reordered_amount = models.DecimalField(
+        max_digits=14, decimal_places=2, null=True, editable=False
+    )
+    # Whether the provider's figures agree with each other; NULL unless it is settled.
+    is_consistent = models.BooleanField(_("figures agree"), null=True, editable=False)
+    # Whether the ledger has what the provider promised to credit back. NULL: nothing was promised,
+    # it is not known how much, or the ledger was not read that far.
+    is_credited = models.BooleanField(_("credited"), null=True, editable=False)
     # See giftcards.problems: {"code", "parameters"}, plus "ticked_by" and "ticked_at" once ticked
     # off.
     problems = models.JSONField(_("problems"), default=list, blank=True, editable=False)
@@ -461,6 +518,14 @@ class Order(models.Model):
             models.Index(
                 fields=("environment", "-created_at", "-id"), name="giftcards_order_environment"
             ),
+            models.Index(
+                fields=("is_consistent", "-created_at", "-id"), name="giftcards_order_consistent"
+            ),
+            models.Index(
+                fields=("is_credited", "-created_at", "-id"), name="giftcards_order_credited"
+            ),
+            # Who is owed money.
+            models.Index(fields=("open_amount",), name="giftcards_order_open"),
             models.Index(fields=("customer_email",), name="giftcards_order_email"),
             models.Index(fields=("customer_name",), name="giftcards_order_name"),
             models.Index(fields=("customer_phone",), name="giftcards_order_phone"),
@@ -530,6 +595,14 @@ class Order(models.Model):
             models.CheckConstraint(
                 condition=Q(approved_price__isnull=True) | Q(approved_price__gte=0),
                 name="giftcards_order_approved_price",
+            ),
+            # No more is paid back than is owed, whatever is called at the same moment.
+            models.CheckConstraint(
+                condition=Q(open_amount__isnull=True) | Q(open_amount__gte=0),
+                name="giftcards_order_open_amount",
+            ),
+            models.CheckConstraint(
+                condition=Q(paid_back_amount__gte=0), name="giftcards_order_paid_back"
             ),
         )
 
@@ -746,7 +819,8 @@ class Order(models.Model):
         )
         if flags["problems"] != self.problems:
             values |= flags
-        values = {"claimed_until": None, **values, **_status_columns(target, timezone.now())}
+        values = {"claimed_until": None, **values}
+        values |= _status_columns(self, target, values, timezone.now())
         change = StatusChange(
             order=self,
             from_status=origin,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giftcards.settlement import CustomerBreakdown, compute, customer_breakdown
+from giftcards.sales import CustomerBreakdown, compute, customer_breakdown
 from giftcards.statuses import FINAL, Status
 from tests.builders import build_guide_order
 
@@ -30,7 +30,9 @@ def test_what_is_kept_is_the_share_of_the_delivered_cards_and_the_rest_is_owed(
     paid: str, quantity: int, delivered: int, kept: str, owed: str
 ) -> None:
     found = compute(paid=Decimal(paid), quantity=quantity, fulfilled_quantity=delivered)
-    assert found == CustomerBreakdown(Decimal(paid), Decimal(kept), Decimal(owed))
+    assert found == CustomerBreakdown(
+        Decimal(paid), Decimal(kept), Decimal(owed), Decimal(0), Decimal(owed)
+    )
 
 
 @given(
@@ -65,13 +67,13 @@ class TestOrder:
     def test_an_order_with_a_price_of_one_card_has_the_breakdown_of_all(self) -> None:
         order = build_guide_order(Status.PARTIALLY_FILLED, sale_price=Decimal(550))
         assert customer_breakdown(order) == CustomerBreakdown(
-            Decimal(2750), Decimal(1650), Decimal(1100)
+            Decimal(2750), Decimal(1650), Decimal(1100), Decimal(0), Decimal(1100)
         )
 
     def test_a_rejected_order_owes_everything(self) -> None:
         order = build_guide_order(Status.REJECTED, sale_amount=Decimal(2750))
         assert customer_breakdown(order) == CustomerBreakdown(
-            Decimal(2750), Decimal(0), Decimal(2750)
+            Decimal(2750), Decimal(0), Decimal(2750), Decimal(0), Decimal(2750)
         )
 
     @pytest.mark.parametrize("status", [status for status in Status if status not in FINAL])
