@@ -164,7 +164,11 @@ def _copy_rows(
 def _copy(model: type[models.Model], values: dict[str, str], source: str) -> None:
     """Insert the rows ``p`` of ``source`` with these values in place of their own."""
     table = model._meta.db_table
-    columns = [field.column for field in model._meta.concrete_fields if not field.primary_key]
+    columns = [
+        field.column
+        for field in model._meta.concrete_fields
+        if not (field.primary_key or field.generated)
+    ]
     quoted = ", ".join(map(connection.ops.quote_name, columns))
     selected = ", ".join(
         values.get(column, f"p.{connection.ops.quote_name(column)}") for column in columns

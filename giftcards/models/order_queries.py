@@ -25,7 +25,7 @@ _NAMES_AT_ONCE = 100
 _PATIENT = (Status.UNCONFIRMED, Status.DELAYED)
 
 # Orders whose customer is still to be paid back.
-OWING = Q(open_amount__gt=0)
+OWING = Q(is_owing__in=[True])
 # Settled orders whose figures, as the provider told them, do not agree with each other. As a list,
 # because Django turns "= False" into NOT, for which SQLite uses no index.
 CONTRADICTORY = Q(is_consistent__in=[False])

@@ -440,6 +440,15 @@ class Order(models.Model):
     open_amount = models.DecimalField(
         _("still owed"), max_digits=14, decimal_places=2, null=True, editable=False
     )
+    # Computed by the database, for the index that finds who is owed money.
+    is_owing = models.GeneratedField(
+        expression=models.ExpressionWrapper(
+            Q(open_amount__gt=0), output_field=models.BooleanField()
+        ),
+        output_field=models.BooleanField(),
+        db_persist=True,
+        editable=False,
+    )
     # The sum of its refunds that are not cancelled: see CustomerRefund.
     paid_back_amount = models.DecimalField(
         _("paid back"), max_digits=14, decimal_places=2, default=Decimal(0), editable=False
@@ -524,8 +533,7 @@ class Order(models.Model):
             models.Index(
                 fields=("is_credited", "-created_at", "-id"), name="giftcards_order_credited"
             ),
-            # Who is owed money.
-            models.Index(fields=("open_amount",), name="giftcards_order_open"),
+            models.Index(fields=("is_owing", "-created_at", "-id"), name="giftcards_order_owing"),
             models.Index(fields=("customer_email",), name="giftcards_order_email"),
             models.Index(fields=("customer_name",), name="giftcards_order_name"),
             models.Index(fields=("customer_phone",), name="giftcards_order_phone"),
