@@ -160,6 +160,37 @@ class Catalogue:
     unreadable: int
 
 
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """A booking on the account, in dinar; positive amounts came in.
+
+    ``row_id`` is the provider's id of it, ``type`` its word for what it is (such as ``ORDER``), and
+    ``objid`` what it says the booking is about. Texts are "" and balances ``None`` if they are
+    missing or unusable. The balances are as told, even if they contradict the amount.
+    """
+
+    row_id: str
+    type: str
+    amount: Decimal
+    time: datetime
+    objid: str = ""
+    balance_before: Decimal | None = None
+    balance_after: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerPage:
+    """One page of the bookings. ``unreadable``: how many of its rows could not be used.
+
+    ``total_pages`` and ``total_results`` are ``None`` if the provider does not say.
+    """
+
+    rows: tuple[LedgerRow, ...]
+    unreadable: int
+    total_pages: int | None
+    total_results: int | None
+
+
 def parse(body: bytes) -> JsonObject:
     """Parse ``body`` strictly as a JSON object, numbers as ``int`` and ``Decimal``.
 
@@ -239,6 +270,84 @@ def read_page(data: JsonObject, request_id: str, *, asked_for: int) -> OrderPage
         total_results=total_results,
         problems=tuple(fields.problems),
     )
+
+
+# Types of bookings, by the provider's documentation; every refund comes in as well.
+_TYPES_IN = {"DEPOSIT", "RECEIVE", "POINT-EXCHANGE"}
+_TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
+# The provider does not document the words of ``operation``.
+_WORDS_IN = {"IN", "CREDIT", "+"}
+_WORDS_OUT = {"OUT", "DEBIT", "-"}
+
+
+def read_ledger(data: JsonObject, _request_id: str) -> LedgerPage:
+    """Read a page of bookings; one without usable type, amount or time is counted and skipped."""
+    told = data.get("items")
+    if not isinstance(told, list):
+        raise Unreadable("the answer has no list of transactions")
+    rows = tuple(filter(None, map(_read_booking, told)))
+    pagination = data.get("pagination")
+    fields = _Fields(pagination if isinstance(pagination, dict) else {})
+    return LedgerPage(
+        rows=rows,
+        unreadable=len(told) - len(rows),
+        total_pages=_count(fields, "totalPages"),
+        total_results=_count(fields, "totalResults"),
+    )
+
+
+def _read_booking(row: object) -> LedgerRow | None:
+    if not isinstance(row, dict):
+        return None
+    fields = _Fields(row)
+    kind, amount, time = fields.label("type", 40), fields.money("amount"), fields.moment("time")
+    if not kind or amount is None or time is None:
+        return None
+    before, after = fields.money("oldBalance"), fields.money("newBalance")
+    direction = (
+        _direction_by_type(kind)
+        or _direction_by_balances(before, after)
+        or _direction_by_word(fields.label("operation"))
+    )
+    return LedgerRow(
+        row_id=fields.text("_id", IDENTIFIER.fullmatch),
+        type=kind,
+        amount=_signed(amount, direction),
+        time=time,
+        objid=fields.text("objid", IDENTIFIER.fullmatch),
+        balance_before=before,
+        balance_after=after,
+    )
+
+
+# Which way a booking goes: 1 in, -1 out, 0 if this does not tell.
+
+
+def _direction_by_type(kind: str) -> int:
+    kind = kind.upper()
+    return (kind in _TYPES_IN or kind.startswith("REFUND-")) - (kind in _TYPES_OUT)
+
+
+def _direction_by_balances(before: Decimal | None, after: Decimal | None) -> int:
+    return 0 if before is None or after is None else (after > before) - (after < before)
+
+
+def _direction_by_word(operation: str) -> int:
+    operation = operation.upper()
+    return (operation in _WORDS_IN) - (operation in _WORDS_OUT)
+
+
+def _signed(amount: Decimal, direction: int) -> Decimal:
+    """Return ``amount`` with the sign of ``direction``; with its own if that is 0."""
+    if not amount or not direction:
+        return amount
+    size = amount.copy_abs()  # unlike abs(), not subject to the context of the thread
+    return size if direction > 0 else size.copy_negate()
+
+
+def _count(fields: _Fields, name: str) -> int | None:
+    count = fields.whole(name)
+    return None if count is None or count < 0 else count
 
 
 def read_key_info(data: JsonObject, _request_id: str) -> KeyInfo:
@@ -366,9 +475,9 @@ class _Fields:
         value = self._data.get(name)
         return value if isinstance(value, str) and is_usable(value) else ""
 
-    def label(self, name: str) -> str:
+    def label(self, name: str, limit: int = 100) -> str:
         value = self._data.get(name)
-        return plain(value, 100) if isinstance(value, str) else ""
+        return plain(value, limit) if isinstance(value, str) else ""
 
     def whole(self, name: str) -> int | None:
         value = self._number(name)

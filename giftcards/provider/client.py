@@ -34,6 +34,8 @@ from giftcards.provider.answers import (
     Catalogue,
     JsonObject,
     KeyInfo,
+    LedgerPage,
+    LedgerRow,
     ListedProduct,
     OrderAnswer,
     OrderPage,
@@ -46,6 +48,7 @@ from giftcards.provider.answers import (
     read_balance,
     read_catalogue,
     read_key_info,
+    read_ledger,
     read_order,
     read_page,
     read_placed,
@@ -58,6 +61,8 @@ __all__ = [
     "Catalogue",
     "Client",
     "KeyInfo",
+    "LedgerPage",
+    "LedgerRow",
     "ListedProduct",
     "OrderAnswer",
     "OrderPage",
@@ -141,14 +146,20 @@ class Client:
 
         ``page_size`` is 1 to 100 rows.
         """
-        params = {
-            "page": str(page),
-            "pageSize": str(page_size),
-            "from": _timestamp(start),
-            "to": _timestamp(end),
-        }
+        params = _period(start, end, page, page_size)
         read = partial(read_page, asked_for=page)
         return _unwrap(self._get("/v3/gift-cards/list", read, params=params, limit=_MAX_LIST_BODY))
+
+    def transactions(
+        self, *, start: datetime, end: datetime, page: int = 1, page_size: int = 100
+    ) -> LedgerPage:
+        """Return a page, counted from 1, of the account's bookings from ``start`` to ``end``.
+
+        ``page_size`` is 1 to 100 rows.
+        """
+        params = _period(start, end, page, page_size)
+        path = "/v3/account/transactions"
+        return _unwrap(self._get(path, read_ledger, params=params, limit=_MAX_LIST_BODY))
 
     def validate(self) -> KeyInfo:
         """Return the type and the scope of the API key."""
@@ -279,6 +290,16 @@ def _segment(identifier: str) -> str:
     if identifier in ("", ".", ".."):  # quoting does not keep these from changing the path
         raise NotFound(f"{_TEXTS[NotFound]}.")
     return quote(identifier, safe="", errors="replace")
+
+
+def _period(start: datetime, end: datetime, page: int, page_size: int) -> dict[str, str]:
+    """The query for a page of a list; the provider wants both ends of the period, or none."""
+    return {
+        "page": str(page),
+        "pageSize": str(page_size),
+        "from": _timestamp(start),
+        "to": _timestamp(end),
+    }
 
 
 def _timestamp(moment: datetime) -> str:
