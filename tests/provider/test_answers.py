@@ -13,7 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giftcards.problems import Problem
-from giftcards.provider.answers import CardSecret, OrderAnswer, Unreadable, parse, plain, read_order
+from giftcards.provider.answers import (
+    CardSecret,
+    LedgerPage,
+    LedgerRow,
+    OrderAnswer,
+    Unreadable,
+    parse,
+    plain,
+    read_ledger,
+    read_order,
+)
 
 UTC = datetime.UTC
 HANDLING = {"status": "HANDLING"}
@@ -302,6 +312,142 @@ class TestTime:
     def test_unreadable_times_are_read_as_none(self, value: object) -> None:
         answer = order(time=value)
         assert (answer.created_at, answer.problems) == (None, ())
+
+
+BOOKED = {"type": "ORDER", "amount": 490, "time": "2025-10-29T01:00:00.000Z"}
+MONEY = st.decimals(0, 9_999_999, places=2)
+
+
+def ledger(*rows: Any, **pagination: Any) -> LedgerPage:
+    body = json.dumps({"items": list(rows), "pagination": pagination}, default=float).encode()
+    return read_ledger(parse(body), "")
+
+
+def booking(**fields: Any) -> LedgerRow:
+    [row] = ledger({**BOOKED, **fields}).rows
+    return row
+
+
+class TestBookings:
+    @pytest.mark.parametrize("amount", [490, -490, "490.00", "-490", 490.0000000001])
+    @pytest.mark.parametrize(
+        ("kind", "sign"),
+        [
+            *((kind, 1) for kind in ("DEPOSIT", "RECEIVE", "POINT-EXCHANGE", "deposit")),
+            *((kind, 1) for kind in ("REFUND-ORDER", "REFUND-FLEXY", "REFUND-SOME-NEW-ONE")),
+            *((kind, -1) for kind in ("ORDER", "FLEXY", "ADSL", "WITHDRAW", "SEND", "SERVICE")),
+        ],
+    )
+    def test_the_type_tells_the_sign_whatever_the_rest_says(
+        self, kind: str, sign: int, amount: object
+    ) -> None:
+        row = booking(
+            type=kind,
+            amount=amount,
+            operation="OUT" if sign > 0 else "IN",
+            oldBalance=1000,
+            newBalance=1000 - sign * 490,
+        )
+        assert (row.type, row.amount) == (kind, sign * Decimal(490))
+
+    @pytest.mark.parametrize(
+        ("fields", "amount"),
+        [
+            ({"oldBalance": 1000, "newBalance": 510, "operation": "IN"}, -490),
+            ({"oldBalance": 510, "newBalance": 1000, "operation": "OUT"}, 490),
+            ({"oldBalance": 510, "newBalance": 510, "operation": "OUT"}, -490),
+            ({"oldBalance": 510, "operation": "out"}, -490),
+            ({"newBalance": 510, "amount": -490, "operation": "credit"}, 490),
+            ({"operation": "+", "amount": -490}, 490),
+            ({"operation": "transfer", "amount": -490}, -490),
+            ({"operation": {}, "amount": 490}, 490),
+            ({"amount": -490}, -490),
+        ],
+    )
+    def test_the_sign_of_an_unknown_type_follows_from_what_else_is_told(
+        self, fields: dict[str, Any], amount: int
+    ) -> None:
+        assert booking(type="BONUS", **fields).amount == amount
+
+    def test_nothing_is_booked_without_a_sign(self) -> None:
+        assert str(booking(amount=0).amount) == str(booking(amount="-0.00").amount) == "0.00"
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            *({"amount": amount} for amount in (None, "", "dear", True, [], "nan", "1e3", 490.005)),
+            *({"amount": amount} for amount in (1e10, -(10**400), "Infinity")),
+            *({"time": time} for time in (None, "", "soon", 1761699600, {})),
+            *({"type": kind} for kind in (None, "", " \u202e", "\ud800", 7, ["ORDER"])),
+        ],
+    )
+    def test_a_row_without_usable_type_amount_or_time_is_counted_and_skipped(
+        self, fields: dict[str, Any]
+    ) -> None:
+        page = ledger({**BOOKED, **fields}, BOOKED, None, "ORDER", [])
+        assert (page.rows, page.unreadable) == ((booking(),), 4)
+
+    def test_what_else_is_missing_or_unusable_is_left_out(self) -> None:
+        bare = LedgerRow("", "ORDER", Decimal(-490), datetime.datetime(2025, 10, 29, 1, tzinfo=UTC))
+        assert booking() == bare
+        nonsense = (7, True, {}, "a b", "../x", "\ud800", "x" * 101)
+        for value in nonsense:
+            assert booking(_id=value, objid=value) == bare
+        for value in ("dear", 490.005, "NaN", False, 1e300):
+            assert booking(oldBalance=value, newBalance=value) == bare
+
+    def test_a_type_is_cleaned_and_cut(self) -> None:
+        assert booking(type="ORDER\u202e\n" + "X" * 99).type == ("ORDER " + "X" * 99)[:40]
+
+    def test_balances_that_contradict_the_amount_are_kept_as_told(self) -> None:
+        row = booking(oldBalance="100.50", newBalance=-7)
+        told = (row.amount, row.balance_before, row.balance_after)
+        assert told == (-490, Decimal("100.50"), -7)
+
+    @pytest.mark.parametrize("count", [None, -1, 2.5, "many", True, 2**31])
+    def test_a_number_of_pages_that_is_nonsense_is_not_told(self, count: object) -> None:
+        page = ledger(totalPages=count, totalResults=count)
+        assert (page.total_pages, page.total_results) == (None, None)
+
+    def test_a_page_without_pagination_is_read(self) -> None:
+        assert read_ledger({"items": [], "pagination": 3}, "") == LedgerPage((), 0, None, None)
+
+    def test_the_decimal_context_of_the_site_does_not_matter(self) -> None:
+        with localcontext(Context(prec=3, rounding=ROUND_UP, traps=[Inexact])):
+            assert str(booking(amount="123456.78").amount) == "-123456.78"
+
+    @given(before=MONEY, change=MONEY, comes_in=st.booleans(), kind=st.sampled_from(["ORDER", "X"]))
+    def test_whole_bookings_explain_their_balances(
+        self, before: Decimal, change: Decimal, *, comes_in: bool, kind: str
+    ) -> None:
+        kind = "REFUND-ORDER" if comes_in and kind == "ORDER" else kind
+        after = before + change if comes_in else before - change
+        row = booking(type=kind, amount=change, oldBalance=before, newBalance=after)
+        assert row.amount == after - before
+        assert (row.balance_before, row.balance_after) == (before, after)
+
+    @given(
+        st.lists(
+            st.dictionaries(
+                st.sampled_from([*BOOKED, "_id", "objid", "operation", "oldBalance", "newBalance"]),
+                st.sampled_from(list(BOOKED.values()))
+                | st.text(max_size=9)
+                # Others cannot come: the parser refuses the whole answer.
+                | st.floats(allow_nan=False, allow_infinity=False)
+                | st.integers()
+                | st.none(),
+            ),
+            max_size=4,
+        )
+    )
+    def test_any_row_is_read_or_counted(self, rows: list[dict[str, Any]]) -> None:
+        page = ledger(*rows)
+        assert len(page.rows) + page.unreadable == len(rows)
+        for row in page.rows:
+            assert 0 < len(row.type) <= 40
+            assert row.amount.is_finite()
+            assert row.amount == round(row.amount, 2)
+            assert abs(row.amount) < 10**10
 
 
 class TestStrictness:

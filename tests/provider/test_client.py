@@ -34,6 +34,8 @@ from giftcards.provider import client as provider
 from giftcards.provider.answers import (
     CardSecret,
     KeyInfo,
+    LedgerPage,
+    LedgerRow,
     OrderAnswer,
     OrderPage,
     Placed,
@@ -82,6 +84,11 @@ def list_orders(client: Client) -> OrderPage:
     return client.list_orders(start=moment, end=moment)
 
 
+def transactions(client: Client) -> LedgerPage:
+    moment = datetime.datetime(2025, 10, 29, tzinfo=UTC)
+    return client.transactions(start=moment, end=moment)
+
+
 def product(client: Client) -> Product:
     return client.product("p1")
 
@@ -90,6 +97,7 @@ CALLS: dict[str, Callable[[Client], object]] = {
     "place": place,
     "check": check,
     "list": list_orders,
+    "transactions": transactions,
     "validate": Client.validate,
     "balance": Client.balance,
     "product": product,
@@ -216,6 +224,69 @@ class TestAnswers:
         answers({"success": True, "data": {"items": [], "pagination": 3}})
         assert list_orders(client) == OrderPage((), 1, None, None, ())
 
+    def test_a_page_of_the_ledger_is_read_and_bad_rows_are_counted(
+        self, client: Client, wire: responses.RequestsMock
+    ) -> None:
+        rows = [
+            {
+                "_id": "6901616fe9e88196b4eb64c0",
+                "type": "ORDER",
+                "operation": "OUT",
+                "amount": 2450,
+                "oldBalance": 1_000_000,
+                "newBalance": "997550.00",
+                "objid": "6901616fe9e88196b4eb64b3",
+                "note": "",
+                "time": "2025-10-29T01:00:00.000Z",
+            },
+            {"type": "FLEXY", "amount": 500, "time": "2025-10-29T00:59:00.000Z"},
+            {"type": "ORDER", "amount": 490},
+            7,
+        ]
+        data = {"items": rows, "pagination": {"page": 3, "totalPages": 11, "totalResults": "1022"}}
+        wire.get(
+            f"{HOST}/v3/account/transactions",
+            json={"success": True, "data": data},
+            match=[
+                responses.matchers.query_param_matcher(
+                    {
+                        "page": "3",
+                        "pageSize": "100",
+                        "from": "2025-10-28T23:00:00.000Z",
+                        "to": "2025-10-29T22:59:59.999Z",
+                    }
+                )
+            ],
+        )
+        algiers = datetime.timezone(datetime.timedelta(hours=1))
+        page = client.transactions(
+            start=datetime.datetime(2025, 10, 29, tzinfo=algiers),
+            end=datetime.datetime(2025, 10, 29, 23, 59, 59, 999_000, tzinfo=algiers),
+            page=3,
+        )
+        assert page == LedgerPage(
+            rows=(
+                LedgerRow(
+                    row_id="6901616fe9e88196b4eb64c0",
+                    type="ORDER",
+                    amount=Decimal(-2450),
+                    time=datetime.datetime(2025, 10, 29, 1, tzinfo=UTC),
+                    objid="6901616fe9e88196b4eb64b3",
+                    balance_before=Decimal(1_000_000),
+                    balance_after=Decimal(997_550),
+                ),
+                LedgerRow(
+                    row_id="",
+                    type="FLEXY",
+                    amount=Decimal(-500),
+                    time=datetime.datetime(2025, 10, 29, 0, 59, tzinfo=UTC),
+                ),
+            ),
+            unreadable=2,
+            total_pages=11,
+            total_results=1022,
+        )
+
     def test_validating_returns_type_and_scope_of_the_key(
         self, client: Client, answers: Callable[..., None]
     ) -> None:
@@ -270,6 +341,7 @@ class TestAnswers:
         ("call", "data", "trouble"),
         [
             (list_orders, {}, "the answer has no list of orders"),
+            (transactions, {"items": {}}, "the answer has no list of transactions"),
             (Client.validate, {"apiKey": KEY}, "the answer does not describe the key"),
             (Client.balance, {"balance": None}, "the answer has no usable balance"),
             (product, {"types": {}}, "the answer has no list of types"),
@@ -415,7 +487,7 @@ class TestErrors:
         answers({"success": True, "data": {"orderId": "A1"}}, status)
         assert type(raised(place, client)) is OutcomeUnknown
 
-    @pytest.mark.parametrize("call", [list_orders, Client.validate, Client.balance])
+    @pytest.mark.parametrize("call", [list_orders, transactions, Client.validate, Client.balance])
     def test_not_found_for_a_call_that_names_no_thing_is_a_refusal(
         self, call: Callable[[Client], object], client: Client, answers: Callable[..., None]
     ) -> None:
@@ -908,6 +980,10 @@ ENVELOPES = {
     "place": {"orderId": "A1"},
     "check": FULFILLED,
     "list": {"items": [FULFILLED], "pagination": {"page": 1, "totalPages": 1}},
+    "transactions": {
+        "items": [{"type": "ORDER", "amount": 490, "time": "2025-10-29T01:00:00.000Z"}],
+        "pagination": {"totalPages": 1},
+    },
     "validate": {"apiKey": {"type": "SANDBOX", "scope": "READ-WRITE", "isEnabled": True}},
     "balance": {"balance": 1326.13},
     "product": {"productId": "p", "types": [{"id": "t", "price": 490, "quantity": 1}]},
