@@ -13,17 +13,20 @@ simulator, with the choices that it makes where the provider's documentation is 
 from __future__ import annotations
 
 from giftcards.simulator.account import (
+    LEDGER_ODDITIES,
     SPECIAL_TYPES,
     Card,
     Denomination,
     Order,
     Product,
     Special,
+    Transaction,
 )
 from giftcards.simulator.api import Request, Simulator
 from giftcards.simulator.server import Call, Reply
 
 __all__ = [
+    "LEDGER_ODDITIES",
     "SPECIAL_TYPES",
     "Call",
     "Card",
@@ -34,4 +37,5 @@ __all__ = [
     "Request",
     "Simulator",
     "Special",
+    "Transaction",
 ]

@@ -7,11 +7,12 @@ order may have been created.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -94,6 +95,30 @@ SPECIAL_TYPES: Mapping[str, Special] = {
     "SIM_REJECT": Special(summary="answers 400; there is no order", answer="refused"),
 }
 
+# What the provider's ledger may be like; several may be chosen together.
+LEDGER_ODDITIES: Mapping[str, str] = {
+    "signed": "amounts that left the account are negative",
+    "unsigned": "amounts are positive, and no field but the type tells the direction",
+    "no-objid": "no entry names its order",
+    "bare": "an entry is a type, an amount and a time",
+    "late": "every second entry is shown a while after its time",
+    "repeated": "every page begins with the last entry of the page before",
+    "foreign": "with every order, something else is booked, such as a top-up of a phone",
+    "missing": "what was not delivered is credited, but its entry is never shown",
+    "uncredited": "what was not delivered is never credited",
+}
+# What leaves the account; everything else comes in.
+_TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
+# What is booked in turn with the oddity ``foreign``; the account can always afford it.
+_FOREIGN = (
+    ("DEPOSIT", 5000),
+    ("FLEXY", 500),
+    ("ADSL", 2000),
+    ("ORDER", 490),
+    ("REFUND-ORDER", 490),
+    ("WITHDRAW", 1000),
+)
+
 
 class Refusal(Exception):
     """An error response; ``code`` is the provider's error code."""
@@ -151,14 +176,19 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A change of the balance by a signed amount, and the balance after it; in dinars."""
+    """A change of the balance by a signed amount, and the balance after it; in dinars.
+
+    ``objid`` is what it is about, such as the id of an order. ``shown_at``: from when on the API
+    shows it; ``None``: it never does.
+    """
 
     id: str
     kind: str
     change: Decimal
     balance: Decimal
-    order_id: str
+    objid: str
     created_at: datetime
+    shown_at: datetime | None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -171,6 +201,8 @@ class Account:
     catalogue: Mapping[str, Product] = field(default_factory=lambda: CATALOGUE, repr=False)
     price_factor: Decimal | int = 1
     repeat_codes: bool = False
+    ledger_oddities: Collection[str] = ()
+    ledger_delay: float = 60
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -178,6 +210,10 @@ class Account:
             raise ValueError("The delays must not be negative, nor the least above the most.")
         if not 0 <= self.slow_delay < math.inf:
             raise ValueError("The slow delay must not be negative.")
+        if not 0 <= self.ledger_delay < math.inf:
+            raise ValueError("The delay of the ledger must not be negative.")
+        if unknown := sorted(set(self.ledger_oddities) - LEDGER_ODDITIES.keys()):
+            raise ValueError(f"The ledger has no such oddity: {', '.join(unknown)}.")
         factor = Decimal(self.price_factor)
         if not factor.is_finite() or factor < 0:
             raise ValueError("The price factor must not be negative.")
@@ -198,7 +234,8 @@ class Account:
             self._due: list[tuple[datetime, str]] = []  # a heap of the open orders to settle
             self._transactions: list[Transaction] = []
             self._balance = Decimal(0)
-            self._book("DEPOSIT", Decimal(self.opening_balance), "", self._now())
+            self._foreign = itertools.cycle(_FOREIGN)
+            self._book("DEPOSIT", Decimal(self.opening_balance), at=self._now())
 
     # The ledger.
 
@@ -213,10 +250,54 @@ class Account:
 
     @property
     def balance(self) -> Decimal:
-        """In dinars: ``opening_balance`` minus the charges of all orders."""
+        """In dinars: ``opening_balance`` minus the charges of all orders, plus all else booked."""
         with self._lock:
             self._settle_due()
             return self._balance
+
+    @property
+    def transactions(self) -> list[Transaction]:
+        """Every change of the balance, oldest first, whether the API shows it or not.
+
+        Their sum is the balance.
+        """
+        with self._lock:
+            self._settle_due()
+            return list(self._transactions)
+
+    def book(
+        self,
+        kind: str,
+        amount: Decimal | int,
+        *,
+        objid: str = "",
+        shown_after: float | None = 0,
+    ) -> Transaction:
+        """Change the balance by something that is no order of this account's, and return it.
+
+        ``kind`` is a type of the provider's, such as ``DEPOSIT`` or ``FLEXY``. It tells whether the
+        ``amount``, which is positive, leaves the account. The API shows it after ``shown_after``
+        seconds, or never if that is ``None``. Raises :exc:`ValueError` for an amount that is not
+        positive, has more than two decimals, or is not there.
+        """
+        change = Decimal(amount)
+        if not change.is_finite() or change <= 0 or change != round(change, 2):
+            raise ValueError("The amount must be positive, with at most two decimals.")
+        change = -change if kind in _TYPES_OUT else change
+        with self._lock:
+            self._settle_due()
+            if self._balance + change < 0:
+                raise ValueError("The balance does not cover the amount.")
+            return self._book(kind, change, objid, at=self._now(), shown_after=shown_after)
+
+    def hide(self, transaction_id: str) -> None:
+        """Never show a transaction again; :exc:`KeyError` if there is none."""
+        with self._lock:
+            for number, entry in enumerate(self._transactions):
+                if entry.id == transaction_id:
+                    self._transactions[number] = replace(entry, shown_at=None)
+                    return
+            raise KeyError(transaction_id)
 
     def settle(self, order_id: str, *, delivered: int | None = None) -> Order:
         """Settle an open order now, with ``delivered`` cards or as many as its type delivers.
@@ -264,7 +345,9 @@ class Account:
         self._orders[order.id] = order
         if order.settle_at is not None:
             heapq.heappush(self._due, (order.settle_at, order.id))
-        self._book("ORDER", -amount, order.id, now)
+        self._book("ORDER", -amount, order.id, at=now)
+        if "foreign" in self.ledger_oddities:
+            self._book_foreign(now)
         if special.answer == "lost":
             raise NoAnswer
         if special.answer == "error":
@@ -316,7 +399,9 @@ class Account:
         order.status = "PARTIALLY_FILLED" if delivered else "REFUNDED"
         order.refunded = (order.quantity - delivered) * order.price
         order.charged -= order.refunded
-        self._book("REFUND-ORDER", order.refunded, order.id, at)
+        if "uncredited" not in self.ledger_oddities:
+            shown_after = None if "missing" in self.ledger_oddities else 0
+            self._book("REFUND-ORDER", order.refunded, order.id, at=at, shown_after=shown_after)
 
     def _grow(self, order: Order) -> None:
         """Deliver the cards of a ``SIM_GROW`` order that are due, evenly spread over its delay."""
@@ -338,11 +423,31 @@ class Account:
         self._next_serial += 1
         return Card(f"SIM-{'-'.join(groups)}", str(self._next_serial))
 
-    def _book(self, kind: str, change: Decimal, order_id: str, at: datetime) -> None:
+    def _book(
+        self,
+        kind: str,
+        change: Decimal,
+        objid: str = "",
+        *,
+        at: datetime,
+        shown_after: float | None = 0,
+    ) -> Transaction:
         """Change the balance by a signed amount and record the transaction."""
+        if self._transactions:
+            # An order may be found to have settled a while ago; the ledger is in the order of time.
+            at = max(at, self._transactions[-1].created_at)
+        if "late" in self.ledger_oddities and shown_after == 0 and len(self._transactions) % 2:
+            shown_after = self.ledger_delay
+        shown_at = None if shown_after is None else at + timedelta(seconds=shown_after)
         self._balance += change
-        entry = Transaction(_object_id(at), kind, change, self._balance, order_id, at)
+        entry = Transaction(_object_id(at), kind, change, self._balance, objid, at, shown_at)
         self._transactions.append(entry)
+        return entry
+
+    def _book_foreign(self, at: datetime) -> None:
+        kind, amount = next(self._foreign)
+        change = Decimal(-amount if kind in _TYPES_OUT else amount)
+        self._book(kind, change, _object_id(at), at=at)
 
 
 def _object_id(now: datetime) -> str:

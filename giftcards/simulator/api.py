@@ -83,6 +83,9 @@ class Simulator(Account):
     provider's sandbox. ``shifted_ids``: answers have an ``_id`` other than the order id, as some
     of the provider's examples do. ``outage``: every answer is a 503.
 
+    ``ledger_oddities``: the names of some of :data:`LEDGER_ODDITIES`, which describes them.
+    ``ledger_delay``: the seconds until the API shows an entry that is ``late``.
+
     ``clock``: returns seconds, like :func:`time.monotonic`; all times but ``latency`` follow it.
     ``on_request``: called with each :class:`Request`, in the thread that answers it.
     """
@@ -221,7 +224,7 @@ class Simulator(Account):
             case "GET", "v3", "account", "balance":
                 return self._show_balance
             case "GET", "v3", "account", "transactions":
-                return partial(_page, call.query, self._transactions, _show_transaction)
+                return partial(self._show_ledger, call.query)
             case "GET", "v3", "gift-cards", "catalog":
                 return self._show_catalogue
             case "GET", "v3", "gift-cards", "checkProduct", product_id:
@@ -344,19 +347,35 @@ class Simulator(Account):
             "time": _iso(order.created_at),
         }
 
+    def _show_ledger(self, query: str) -> _Data:
+        now = self._now()
+        shown = [
+            entry
+            for entry in self._transactions
+            if entry.shown_at is not None and entry.shown_at <= now
+        ]
+        is_moving = "repeated" in self.ledger_oddities
+        return _page(query, shown, self._show_transaction, is_moving=is_moving)
 
-def _show_transaction(entry: Transaction) -> _Data:
-    return {
-        "_id": entry.id,
-        "type": entry.kind,
-        "operation": "IN" if entry.change >= 0 else "OUT",
-        "amount": abs(entry.change),
-        "oldBalance": entry.balance - entry.change,
-        "newBalance": entry.balance,
-        "objid": entry.order_id,
-        "note": "",
-        "time": _iso(entry.created_at),
-    }
+    def _show_transaction(self, entry: Transaction) -> _Data:
+        odd = self.ledger_oddities
+        row = {
+            "_id": entry.id,
+            "type": entry.kind,
+            "operation": "IN" if entry.change >= 0 else "OUT",
+            "amount": entry.change if "signed" in odd else abs(entry.change),
+            "oldBalance": entry.balance - entry.change,
+            "newBalance": entry.balance,
+            "objid": entry.objid,
+            "note": "",
+            "time": _iso(entry.created_at),
+        }
+        without = {"operation"} if "unsigned" in odd else set()
+        if "no-objid" in odd:
+            without.add("objid")
+        if "bare" in odd:
+            without |= row.keys() - {"type", "amount", "time"}
+        return {name: value for name, value in row.items() if name not in without}
 
 
 def _refuse(refusal: Refusal, request_id: str) -> Reply:
@@ -414,20 +433,30 @@ def _parse_page(query: str) -> tuple[int, int, datetime, datetime]:
     return int(given["page"]), int(given["pageSize"]), first, last
 
 
-def _page(query: str, entries: Iterable[_Entry], show: Callable[[_Entry], _Data]) -> _Data:
+def _page(
+    query: str,
+    entries: Iterable[_Entry],
+    show: Callable[[_Entry], _Data],
+    *,
+    is_moving: bool = False,
+) -> _Data:
     """Return the page that the query requests, newest first; ``entries`` are oldest first.
 
     ``show`` is called only for entries on the page, because it adds cards to a ``SIM_GROW`` order.
+    ``is_moving``: as if an entry had been added since the page before, which moves the others.
     """
     page, size, first, last = _parse_page(query)
     found = [entry for entry in entries if first <= entry.created_at <= last][::-1]
+    moved_by = page - 1 if is_moving and size > 1 else 0
+    start = (page - 1) * size - moved_by
+    total = len(found) + moved_by
     return {
-        "items": [show(entry) for entry in found[(page - 1) * size : page * size]],
+        "items": [show(entry) for entry in found[start : start + size]],
         "pagination": {
             "page": page,
             "pageSize": size,
-            "totalPages": math.ceil(len(found) / size),
-            "totalResults": len(found),
+            "totalPages": math.ceil(total / size),
+            "totalResults": total,
         },
     }
 

@@ -104,6 +104,7 @@ def test_simulator_command_explains_what_keeps_it_from_starting() -> None:
             ),
             ("--port=70000",): "The port must be from 0 to 65535.",
             ("--min-delay=50",): "The delays must not be negative, nor the least above the most.",
+            ("--ledger-oddities=late,odd",): "The ledger has no such oddity: odd.",
             ("--price-factor=x",): "Error: argument --price-factor: 'x' is not a number",
             ("--balance=x",): "Error: argument --balance: 'x' is not an amount in dinar",
         }.items():

@@ -242,6 +242,62 @@ def test_an_order_can_be_settled_by_hand_once() -> None:
             shop.simulator.settle("other")
 
 
+def test_something_else_is_booked_and_explains_the_balance(shop: Shop) -> None:
+    shop.order("TEST_PARTIAL", 5)
+    flexy = shop.simulator.book("FLEXY", Decimal("500.50"))
+    refund = shop.simulator.book("REFUND-ORDER", 490, objid="abc")
+    assert (flexy.kind, flexy.change, flexy.objid) == ("FLEXY", Decimal("-500.50"), "")
+    assert (refund.kind, refund.change, refund.objid) == ("REFUND-ORDER", 490, "abc")
+    booked = shop.simulator.transactions
+    assert [entry.kind for entry in booked] == [
+        "DEPOSIT",
+        "ORDER",
+        "REFUND-ORDER",
+        "FLEXY",
+        "REFUND-ORDER",
+    ]
+    assert booked[-2:] == [flexy, refund]
+    assert sum(entry.change for entry in booked) == shop.simulator.balance
+    assert shop.simulator.balance == 1_000_000 - 980 - Decimal("500.50") + 490
+
+
+@pytest.mark.parametrize("amount", [0, -1, Decimal("0.005"), Decimal("NaN"), Decimal("Infinity")])
+def test_an_amount_that_is_no_sum_of_money_is_not_booked(shop: Shop, amount: Decimal) -> None:
+    with pytest.raises(
+        ValueError, match=r"^The amount must be positive, with at most two decimals\."
+    ):
+        shop.simulator.book("DEPOSIT", amount)
+    assert shop.simulator.balance == 1_000_000
+
+
+def test_what_is_not_there_cannot_be_withdrawn(shop: Shop) -> None:
+    with pytest.raises(ValueError, match=r"^The balance does not cover the amount\.$"):
+        shop.simulator.book("WITHDRAW", Decimal("1000000.01"))
+    assert shop.simulator.book("WITHDRAW", 1_000_000).balance == 0
+
+
+def test_the_ledger_is_in_the_order_of_time_whenever_orders_are_looked_at() -> None:
+    with Shop(delay=(10, 10)) as shop:
+        first, second = shop.order("TEST_REFUND", 1), shop.order("TEST_REFUND", 2)
+        shop.clock.now += 20
+        shop.simulator.settle(second)
+        shop.simulator.book("DEPOSIT", 1)
+        assert shop.simulator.orders[first].is_settled
+        booked = shop.simulator.transactions
+        times = [entry.created_at for entry in booked]
+        assert times == sorted(times)
+        balances = [entry.balance for entry in booked]
+        assert balances == list(itertools.accumulate(entry.change for entry in booked))
+
+
+def test_a_refund_that_is_never_credited_is_not_in_the_balance() -> None:
+    with Shop(ledger_oddities=["uncredited"]) as shop:
+        answer = shop.check(shop.order("TEST_PARTIAL", 5))
+        assert answer["status"] == "PARTIALLY_FILLED"
+        assert shop.simulator.balance == 1_000_000 - 2450
+        assert [entry.kind for entry in shop.simulator.transactions] == ["DEPOSIT", "ORDER"]
+
+
 def test_parallel_clients_leave_a_ledger_that_adds_up(shop: Shop) -> None:
     types = ["type_001", "TEST_PARTIAL", "TEST_REFUND", "SIM_NEVER"] * 10
 

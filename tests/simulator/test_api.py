@@ -7,6 +7,7 @@ import time
 from datetime import datetime, timedelta
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -135,6 +136,114 @@ def test_transactions_add_up_to_the_balance(shop: Shop) -> None:
     assert (deposit["type"], deposit["newBalance"]) == ("DEPOSIT", 1_000_000)
     assert shop.get("/v3/account/balance") == {"balance": 999_020}
     assert shop.simulator.balance == 999_020
+
+
+# What the provider's ledger may be like.
+
+LEDGER = "/v3/account/transactions"
+
+
+def shown(shop: Shop) -> list[dict[str, Any]]:
+    """The entries that the ledger shows, oldest first."""
+    entries: list[dict[str, Any]] = shop.get(f"{LEDGER}?pageSize=100")["items"][::-1]
+    return entries
+
+
+def test_amounts_have_their_sign_if_asked_to() -> None:
+    with Shop(ledger_oddities=["signed"]) as shop:
+        shop.order("TEST_PARTIAL", 5)
+        assert [entry["amount"] for entry in shown(shop)] == [1_000_000, -2450, 1470]
+
+
+@pytest.mark.parametrize(
+    ("oddities", "missing"),
+    [
+        ({"unsigned"}, {"operation"}),
+        ({"no-objid"}, {"objid"}),
+        ({"unsigned", "no-objid"}, {"operation", "objid"}),
+        ({"bare"}, {"_id", "operation", "oldBalance", "newBalance", "objid", "note"}),
+    ],
+)
+def test_fields_are_left_out_if_asked_to(oddities: set[str], missing: set[str]) -> None:
+    with Shop() as shop:
+        shop.order()
+        whole = shown(shop)
+        shop.simulator.ledger_oddities = oddities
+        assert shown(shop) == [
+            {name: value for name, value in entry.items() if name not in missing} for entry in whole
+        ]
+
+
+def test_every_second_entry_is_shown_late_with_the_time_of_its_booking() -> None:
+    with Shop(ledger_oddities=["late"], ledger_delay=30) as shop:
+        for _ in range(3):
+            shop.order()
+        assert [entry["type"] for entry in shown(shop)] == ["DEPOSIT", "ORDER"]
+        shop.clock.now += 30
+        whole = shown(shop)
+        assert [entry["type"] for entry in whole] == ["DEPOSIT", "ORDER", "ORDER", "ORDER"]
+        assert whole[1]["time"] <= whole[2]["time"]
+        assert [entry["newBalance"] for entry in whole] == [1_000_000, 999_020, 998_040, 997_060]
+
+
+def test_an_entry_is_shown_when_it_is_told_to_be_or_never(shop: Shop) -> None:
+    shop.simulator.book("FLEXY", 500, shown_after=30)
+    shop.simulator.book("ADSL", 2000, shown_after=None)
+    deposit = shop.simulator.book("DEPOSIT", 100)
+    assert [entry["amount"] for entry in shown(shop)] == [1_000_000, 100]
+    shop.simulator.hide(deposit.id)
+    shop.clock.now += 30
+    assert [entry["amount"] for entry in shown(shop)] == [1_000_000, 500]
+    assert len(shop.simulator.transactions) == 4
+    assert shop.simulator.balance == 1_000_000 - 500 - 2000 + 100
+    with pytest.raises(KeyError):
+        shop.simulator.hide("other")
+
+
+def test_the_refund_of_an_order_is_credited_and_never_shown_if_asked_to() -> None:
+    with Shop(ledger_oddities=["missing"]) as shop:
+        shop.order("TEST_REFUND", 1)
+        shop.order("TEST_PARTIAL", 5)
+        assert [entry["type"] for entry in shown(shop)] == ["DEPOSIT", "ORDER", "ORDER"]
+        assert shop.get("/v3/account/balance") == {"balance": 1_000_000 - 980}
+
+
+@pytest.mark.parametrize(("size", "rows"), [(1, 5), (2, 8), (3, 6), (5, 5), (100, 5)])
+def test_pages_that_move_repeat_rows_and_lose_none(size: int, rows: int) -> None:
+    with Shop(ledger_oddities=["repeated"]) as shop:
+        for amount in range(1, 5):
+            shop.simulator.book("DEPOSIT", amount)
+        whole = shown(shop)[::-1]
+        pages, number, last = [], 1, 1
+        while number <= last:
+            answer = shop.get(f"{LEDGER}?page={number}&pageSize={size}")
+            pages.append(answer["items"])
+            number, last = number + 1, answer["pagination"]["totalPages"]
+        if size > 1:
+            assert all(page[-1] == later[0] for page, later in pairwise(pages))
+        met = [row for page in pages for row in page]
+        assert len(met) == rows
+        assert list({row["_id"]: row for row in met}.values()) == whole
+
+
+def test_other_services_book_beside_the_orders_if_asked_to() -> None:
+    with Shop(ledger_oddities=["foreign"]) as shop:
+        ids = [shop.order() for _ in range(12)]
+        entries = shown(shop)
+        orders = [entry for entry in entries if entry["objid"] in ids]
+        assert [entry["objid"] for entry in orders] == ids
+        others = [entry["type"] for entry in entries if entry["objid"] not in ids]
+        kinds = ["DEPOSIT", "FLEXY", "ADSL", "ORDER", "REFUND-ORDER", "WITHDRAW"]
+        assert others == ["DEPOSIT", *kinds, *kinds]
+        assert shop.simulator.balance == entries[-1]["newBalance"]
+        assert sum(entry.change for entry in shop.simulator.transactions) == shop.simulator.balance
+
+
+def test_an_oddity_or_a_delay_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^The ledger has no such oddity: late!, odd\.$"):
+        Simulator(ledger_oddities=["odd", "late", "late!"])
+    with pytest.raises(ValueError, match=r"^The delay of the ledger must not be negative\.$"):
+        Simulator(ledger_delay=-1)
 
 
 # Orders.

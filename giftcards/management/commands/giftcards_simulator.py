@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from django.core.management.base import CommandError
 
 from giftcards.management.output import ConsoleCommand, OutputClosed
-from giftcards.simulator import SPECIAL_TYPES, Request, Simulator
+from giftcards.simulator import LEDGER_ODDITIES, SPECIAL_TYPES, Request, Simulator
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -92,6 +92,19 @@ class Command(ConsoleCommand):
             action="store_true",
             help="show an _id that is not the order's id (default: the id)",
         )
+        add(
+            "--ledger-oddities",
+            type=_names,
+            default="",
+            metavar="NAMES",
+            help=f"what the ledger is like: {', '.join(LEDGER_ODDITIES)}, with commas between "
+            "(default: as documented)",
+        )
+        seconds(
+            "--ledger-delay",
+            default=60,
+            help="time until entries show that are late (default: %(default)s)",
+        )
 
     def handle(
         self,
@@ -112,6 +125,8 @@ class Command(ConsoleCommand):
         no_list: bool,
         repeat_codes: bool,
         shifted_ids: bool,
+        ledger_oddities: list[str],
+        ledger_delay: float,
         verbosity: int,
         **_: Any,
     ) -> None:
@@ -136,6 +151,8 @@ class Command(ConsoleCommand):
                     has_list=not no_list,
                     repeat_codes=repeat_codes,
                     shifted_ids=shifted_ids,
+                    ledger_oddities=ledger_oddities,
+                    ledger_delay=ledger_delay,
                     on_request=self._log if verbosity else None,
                 ).start()
             except ValueError as error:
@@ -175,6 +192,10 @@ class Command(ConsoleCommand):
         except OutputClosed:
             # This is the thread of a request; the main one ends the command.
             self._output_closed.set()
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
 def _factor(text: str) -> Decimal:
