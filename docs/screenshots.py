@@ -46,7 +46,7 @@ def _photograph(directory: Path, *, everything: bool) -> None:
     from django.test import Client
     from django.test.testcases import LiveServerThread
 
-    from giftcards.models import Card, Order, Product
+    from giftcards.models import Card, LedgerEntry, Order, Product
     from tests.browser import showcase
     from tests.browser.chromium import chromium, photograph, prefer, resize
 
@@ -60,7 +60,12 @@ def _photograph(directory: Path, *, everything: bool) -> None:
         "order-page": f"{order_list}{Order.objects.get(reference='web-1042').pk}/change/",
     }
     if everything:
-        other = {"unconfirmed": "web-1040", "large": "web-1037", "held": "web-1035"}
+        other = {
+            "unconfirmed": "web-1040",
+            "large": "web-1037",
+            "held": "web-1035",
+            "not-credited": "web-1038",
+        }
         pages |= {
             name: f"{order_list}{Order.objects.get(reference=reference).pk}/change/"
             for name, reference in other.items()
@@ -76,6 +81,8 @@ def _photograph(directory: Path, *, everything: bool) -> None:
             "products": "admin/giftcards/product/",
             "product": f"admin/giftcards/product/{Product.objects.get().pk}/change/",
             "reveals": "admin/giftcards/cardreveal/",
+            "ledger": "admin/giftcards/ledgerentry/",
+            "ledger-entry": f"admin/giftcards/ledgerentry/{LedgerEntry.objects.first().pk}/change/",
         }
     connections.close_all()
 

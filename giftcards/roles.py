@@ -31,13 +31,20 @@ ROLES: Mapping[str, Collection[str]] = {
         "settle_refund",
         "export_order",
         "view_cost",
+        "view_ledgerentry",
         "view_product",
         "view_producttype",
         "view_providerstate",
         "resume_provider",
     ),
     # All of the money, and none of the codes.
-    "Gift card accountant": ("view_order", "view_cost", "export_order", "settle_refund"),
+    "Gift card accountant": (
+        "view_order",
+        "view_cost",
+        "view_ledgerentry",
+        "export_order",
+        "settle_refund",
+    ),
 }
 
 

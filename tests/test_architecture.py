@@ -59,8 +59,8 @@ WITHIN = {
     ),
     "admin": (
         "display forms readonly provider_sections provider catalogue buttons pages finding"
-        " reauthentication revealing pricing repeating resolving columns filters listing reveal_log"
-        " summary breakdown timeline notes checking order_page placing orders"
+        " reauthentication revealing pricing repeating resolving columns filters listing mentions"
+        " reveal_log ledger summary breakdown timeline notes checking order_page placing orders"
     ),
     "management": "output base overview selftest commands",
 }

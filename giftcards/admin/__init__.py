@@ -1,8 +1,15 @@
 """The admin's pages; Django imports this module to register them."""
 
 from giftcards.admin.catalogue import ProductAdmin
+from giftcards.admin.ledger import LedgerEntryAdmin
 from giftcards.admin.orders import OrderAdmin
 from giftcards.admin.provider import ProviderStateAdmin
 from giftcards.admin.reveal_log import CardRevealAdmin
 
-__all__ = ["CardRevealAdmin", "OrderAdmin", "ProductAdmin", "ProviderStateAdmin"]
+__all__ = [
+    "CardRevealAdmin",
+    "LedgerEntryAdmin",
+    "OrderAdmin",
+    "ProductAdmin",
+    "ProviderStateAdmin",
+]

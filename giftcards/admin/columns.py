@@ -84,14 +84,14 @@ class OrderColumns(OrderPages):
         breakdown = refund_breakdown(order)
         if breakdown is None:
             return None
-        return _labelled(gettext("cost"), money(breakdown.charged_amount))
+        return labelled(gettext("cost"), money(breakdown.charged_amount))
 
     @admin.display(description=_("credited back"), empty_value="")
     def credited_back(self, order: Order) -> SafeString | None:
         breakdown = refund_breakdown(order)
         if breakdown is None:
             return None
-        return _labelled(gettext("credited back"), money(breakdown.refunded_amount))
+        return labelled(gettext("credited back"), money(breakdown.refunded_amount))
 
     @admin.display(description=_("owed to the customer"), empty_value="")
     def owed(self, order: Order) -> SafeString | str | None:
@@ -100,10 +100,10 @@ class OrderColumns(OrderPages):
             return gettext("ordered again")
         breakdown = customer_breakdown(order)
         if breakdown:
-            return _labelled(gettext("owed to the customer"), money(breakdown.open_amount))
+            return labelled(gettext("owed to the customer"), money(breakdown.open_amount))
         if order.is_final and order.fulfilled_quantity < order.quantity:
             # Something may be owed: the shop has not said what was paid.
-            return _labelled(gettext("owed to the customer"), money(None))
+            return labelled(gettext("owed to the customer"), money(None))
         return None
 
     @admin.display(description=_("when"), ordering="-created_at")
@@ -124,7 +124,7 @@ def _two_lines(first: str, second: str) -> SafeString:
     return format_html('{} <span class="giftcards-second">{}</span>', bdi(first), bdi(second))
 
 
-def _labelled(label: str, amount: str) -> SafeString:
+def labelled(label: str, amount: str) -> SafeString:
     """The amount, with the name of its column where no heading stands above it."""
     return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), amount)
 

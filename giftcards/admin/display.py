@@ -41,13 +41,22 @@ def money(amount: Decimal | None) -> str:
     """
     if amount is None:
         return gettext("unknown")
-    decimals = _decimals(amount)
+    return _with_currency(_grouped(amount, decimals=_decimals(amount)), amount)
+
+
+def signed_money(amount: Decimal) -> str:
+    """:func:`money` of what came in or went out, with its sign: +980 DA, −2,450 DA."""
+    sign = "+" if amount > 0 else "\N{MINUS SIGN}" if amount < 0 else ""
+    return _with_currency(sign + _grouped(abs(amount), decimals=_decimals(amount)), amount)
+
+
+def _with_currency(figure: str, amount: Decimal) -> str:
     # Style sheets leave room for the missing decimals where digits have to stand under digits.
-    kind = "giftcards-exact" if decimals else "giftcards-whole"
+    kind = "giftcards-exact" if _decimals(amount) else "giftcards-whole"
     return format_html(
         '<bdi class="giftcards-money"><span class="{}" dir="ltr">{}</span>\u00a0{}</bdi>',
         kind,
-        _grouped(amount, decimals=decimals),
+        figure,
         _currency(),
     )
 

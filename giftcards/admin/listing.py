@@ -205,13 +205,13 @@ class ListPage(OrderColumns):
         }
         response = super().changelist_view(request, context | (extra_context or {}))
         shown = getattr(response, "context_data", None)
-        if shown and "cl" in shown and _is_stock():
+        if shown and "cl" in shown and has_stock_lists():
             shown["shown_filters"] = list(shown_filters(shown["cl"]))
         return response
 
 
-def _is_stock() -> bool:
-    """Whether the list is Django's own. A theme's has a place for its filters."""
+def has_stock_lists() -> bool:
+    """Whether lists are Django's own. A theme's has a place for its filters."""
     page: Any = get_template("admin/change_list.html")
     return Path(page.origin.name).is_relative_to(Path(admin.__file__).parent)
 

@@ -29,6 +29,7 @@ from giftcards.admin.display import (
     named,
     status_badge,
 )
+from giftcards.admin.ledger import bookings
 from giftcards.admin.notes import NotesPages
 from giftcards.admin.pages import about
 from giftcards.admin.pricing import PricingPages
@@ -321,6 +322,7 @@ def _money(order: Order, again: Order | None, *, shows_costs: bool) -> dict[str,
             "provider_lines": provider_lines(order),
             "margin_lines": list(margin_lines(order)),
             "provider_status": _provider_status(order),
+            "bookings": bookings(order),
         }
     return context
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
-from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.display import bdi, exact_moment
 from giftcards.admin.listing import OrderPaginator
+from giftcards.admin.mentions import MentionsOrders
 from giftcards.admin.readonly import ReadOnly
 from giftcards.models import CardReveal, Order
 
@@ -26,7 +23,7 @@ else:
 
 
 @admin.register(CardReveal)
-class CardRevealAdmin(ReadOnly, RevealModelAdmin):
+class CardRevealAdmin(ReadOnly, MentionsOrders, RevealModelAdmin):
     """The revealed codes, the latest first."""
 
     list_display = ("when", "by", "order", "which", "came_from", "why")
@@ -57,38 +54,11 @@ class CardRevealAdmin(ReadOnly, RevealModelAdmin):
             return queryset, False
         # Only an order that the person may see is found.
         wanted = Order.objects.filter(reference=name).first()
-        is_found = wanted is not None and self._seen(request, [wanted])
+        is_found = wanted is not None and self.seen_orders(request, [wanted])
         return queryset.filter(card__order=wanted) if is_found else queryset.none(), False
 
-    # Orders are named as far as the page of the orders, which may be the shop's own, shows them.
-
-    def get_changelist_instance(self, request: HttpRequest) -> Any:
-        found = super().get_changelist_instance(request)
-        self._mark(request, found.result_list)
-        return found
-
-    def get_object(
-        self, request: HttpRequest, object_id: str, from_field: str | None = None
-    ) -> CardReveal | None:
-        reveal = super().get_object(request, object_id, from_field)
-        if reveal is not None:
-            self._mark(request, [reveal])
-        return reveal
-
-    def _mark(self, request: HttpRequest, reveals: Iterable[Any]) -> None:
-        """Note of each row whether it may name its order, and the reason, which is about that."""
-        seen = self._seen(request, [reveal.card.order for reveal in reveals])
-        for reveal in reveals:
-            reveal.names_order = reveal.card.order_id in seen
-
-    def _seen(self, request: HttpRequest, orders: list[Order]) -> set[int]:
-        """The keys of those of the ``orders`` that the person may see."""
-        site = self.admin_site
-        if not site.is_registered(Order):
-            return set()
-        page: Any = site.get_model_admin(Order)
-        keys = {order.pk for order in orders if page.has_view_permission(request, order)}
-        return set(page.get_queryset(request).filter(pk__in=keys).values_list("pk", flat=True))
+    def order_of(self, row: CardReveal) -> Order:
+        return row.card.order
 
     @admin.display(description=_("when"))
     def when(self, reveal: CardReveal) -> str:
@@ -100,12 +70,7 @@ class CardRevealAdmin(ReadOnly, RevealModelAdmin):
 
     @admin.display(description=_("order"))
     def order(self, reveal: CardReveal) -> str:
-        if not _names_order(reveal):
-            return gettext("an order")
-        order = reveal.card.order
-        name, site = "admin:giftcards_order_change", self.admin_site.name
-        address = reverse(name, args=[order.pk], current_app=site)
-        return format_html('<a href="{}">{}</a>', address, bdi(order.reference))
+        return self.order_link(reveal)
 
     @admin.display(description=_("card"))
     def which(self, reveal: CardReveal) -> str:
@@ -117,9 +82,4 @@ class CardRevealAdmin(ReadOnly, RevealModelAdmin):
 
     @admin.display(description=_("reason"), empty_value="-")
     def why(self, reveal: CardReveal) -> SafeString | None:
-        return bdi(reveal.reason) if reveal.reason and _names_order(reveal) else None
-
-
-def _names_order(reveal: CardReveal) -> bool:
-    """Whether the person who looks at the row may see its order."""
-    return getattr(reveal, "names_order", False)
+        return bdi(reveal.reason) if reveal.reason and self.names_order(reveal) else None

@@ -339,4 +339,8 @@ class Migration(migrations.Migration):
             model_name="ledgerentry",
             index=models.Index(fields=["objid"], name="giftcards_ledger_objid"),
         ),
+        migrations.AddIndex(
+            model_name='ledgerentry',
+            index=models.Index(fields=['is_guess', '-time', '-id'], name='giftcards_ledger_guess'),
+        ),
     ]

@@ -59,6 +59,7 @@ class LedgerEntry(models.Model):
             # Entries for which no order is known: few, in a shop of its own.
             models.Index(fields=("order", "type", "time"), name="giftcards_ledger_order"),
             models.Index(fields=("objid",), name="giftcards_ledger_objid"),
+            models.Index(fields=("is_guess", "-time", "-id"), name="giftcards_ledger_guess"),
         )
 
     def __str__(self) -> str:

@@ -316,7 +316,7 @@ UNDECIDING = {
     "giftcards_order_history",
     *(
         f"giftcards_{model}_{page}"
-        for model in ("cardreveal", "product", "providerstate")
+        for model in ("cardreveal", "ledgerentry", "product", "providerstate")
         for page in ("add", "change", "changelist", "delete", "history")
     ),
 }

@@ -45,6 +45,8 @@ SHOWN = {
     "ask, wrong": "This field is required.",
     "revealed": "Code AAAA-AAAA-AAAA-AAAA Copy Serial 111111111",
     "reveals": "Lost the e-mail",
+    "ledger": "Gift cards, credited back REFUND-ORDER",
+    "ledger entry": "Gift cards ORDER",
     "checked": "1 order will be checked in a moment.",
     "history": "Asked for a check.",
     "index": "Orders",

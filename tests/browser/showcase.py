@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from giftcards.engine.holding import hold
 from giftcards.engine.recording import record_answers
-from giftcards.models import Order, Product, StatusChange
+from giftcards.models import LedgerEntry, Order, Product, StatusChange
 from giftcards.problems import Problem
 from giftcards.provider.answers import CardSecret, OrderAnswer
 from giftcards.statuses import Status
@@ -46,6 +46,7 @@ def fill() -> None:
     _happened(delayed, timedelta(minutes=55), seconds=300)
     _happened(_accepted("web-1043", 4), timedelta(minutes=2))
     _happened(_recorded("web-1044", 1), timedelta(seconds=4))
+    _read_ledger()
 
 
 def _read_catalogue() -> None:
@@ -63,6 +64,38 @@ def _read_catalogue() -> None:
         ("type_003", "PSN 2000 DA", 1960, 0),
     ):
         product.types.create(type_id=type_id, name=name, price=price, stock=stock)
+
+
+def _read_ledger() -> None:
+    """What the provider has booked. It has yet to credit back the order of which no card came."""
+    now, start = timezone.now(), timezone.now() - timedelta(days=4)
+    booked: list[tuple[Any, ...]] = [
+        (start, "DEPOSIT", 50_000, None, False),
+        (now - timedelta(days=1), "FLEXY", -500, None, False),
+        (now - timedelta(hours=30), "ORDER", Decimal("-1250.50"), None, False),
+    ]
+    for order in Order.objects.filter(accepted_at__isnull=False):
+        placed_at = order.created_at + timedelta(seconds=1)
+        booked.append((placed_at, "ORDER", -order.quantity * PRICE, order, False))
+        if order.status == Status.PARTIALLY_FILLED:
+            booked.append((order.settled_at, "REFUND-ORDER", 2 * PRICE, order, True))
+    booked.sort(key=lambda entry: entry[0])
+    balance = Decimal(0)
+    for number, (time, kind, amount, order, is_guess) in enumerate(booked):
+        LedgerEntry.objects.create(
+            provider_id=f"6901616fe9e88196b4ec{number:04}",
+            type=kind,
+            amount=amount,
+            balance_before=balance,
+            balance_after=balance + amount,
+            time=time,
+            objid=order.provider_order_id if order and not is_guess else "",
+            order=order,
+            is_guess=is_guess,
+        )
+        balance += amount
+    Order.objects.filter(reference="web-1038").update(is_credited=False)
+    Order.objects.filter(reference="web-1042").update(is_credited=True)
 
 
 def _recorded(reference: str, quantity: int) -> Order:

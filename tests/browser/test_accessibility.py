@@ -35,6 +35,7 @@ pytestmark = [
 LIST = "/admin/giftcards/order/"
 PROVIDER = "/admin/giftcards/providerstate/"
 PRODUCTS = "/admin/giftcards/product/"
+LEDGER = "/admin/giftcards/ledgerentry/"
 SUBMIT = ".submit-row [type=submit]"
 # The narrowest window in which no page may have to be moved sideways.
 NARROWEST = (360, 740)
@@ -122,6 +123,11 @@ def a_product(browser: Browser) -> None:
     browser.open(f"{PRODUCTS}{Product.objects.get(product_id=PRODUCT).pk}/change/")
 
 
+def first_entry(browser: Browser) -> None:
+    browser.open(LEDGER)
+    browser.press("#result_list .field-when a")
+
+
 def paused_at_the_provider(browser: Browser) -> None:
     paused(browser)
     browser.open(PROVIDER)
@@ -163,6 +169,9 @@ PAGES: dict[str, Visit] = {
     "reveal, wrong": sent(asking),
     "revealed": sent(asking, reason="Lost the e-mail"),
     "revealed codes": at("/admin/giftcards/cardreveal/"),
+    "ledger": at(LEDGER),
+    "ledger, filtered": at(f"{LEDGER}?order=guessed&type=REFUND-ORDER"),
+    "ledger, an entry": first_entry,
     "note, wrong": sent(about("web-1042"), "button[form=giftcards-note]"),
     "order again": about("web-1042", "repeat"),
     "ordered again": sent(about("web-1042", "repeat")),
@@ -189,8 +198,8 @@ UNSEEN = {
     "giftcards_providerstate_delete": "nobody deletes it",
     "giftcards_providerstate_history": "nothing leads there",
     **{
-        f"giftcards_{model}_{page}": "the provider's catalogue and the trace are read only"
-        for model in ("product", "cardreveal")
+        f"giftcards_{model}_{page}": "catalogue, ledger and trace are read only"
+        for model in ("product", "cardreveal", "ledgerentry")
         for page in ("add", "delete", "history")
     },
     "giftcards_cardreveal_change": "nothing leads there",

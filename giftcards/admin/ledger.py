@@ -1,0 +1,347 @@
+"""The provider's ledger as it was read: a list to look at, and what it has about one order.
+
+All of it tells what the provider charges, so none of it is shown without the permission for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.formats import date_format
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.columns import labelled
+from giftcards.admin.display import bdi, exact_moment, isolated, moment, money, signed_money
+from giftcards.admin.filters import shown_filters
+from giftcards.admin.listing import OrderPaginator, has_stock_lists
+from giftcards.admin.mentions import MentionsOrders
+from giftcards.admin.readonly import ReadOnly
+from giftcards.models import LedgerEntry, Order
+from giftcards.refunds import refund_breakdown
+
+if TYPE_CHECKING:
+    LedgerModelAdmin = admin.ModelAdmin[LedgerEntry]
+else:
+    LedgerModelAdmin = admin.ModelAdmin
+
+_CHARGE, _CREDIT = "ORDER", "REFUND-ORDER"
+# The provider's words for what it books, in the shop's.
+_KINDS: Mapping[str, Any] = {
+    _CHARGE: _("Gift cards"),
+    _CREDIT: _("Gift cards, credited back"),
+    "DEPOSIT": _("Top-up of the account"),
+    "WITHDRAW": _("Withdrawal"),
+    "SEND": _("Sent to another account"),
+    "RECEIVE": _("Received from another account"),
+    "POINT-EXCHANGE": _("Points exchanged"),
+    "SERVICE": _("Service"),
+    "FLEXY": _("Phone credit"),
+    "REFUND-FLEXY": _("Phone credit, credited back"),
+    "ADSL": _("Internet credit"),
+    "REFUND-ADSL": _("Internet credit, credited back"),
+}
+# The most types that are offered as a filter, and the most rows that a search shows.
+_MOST_KINDS = 30
+_MOST_FOUND = 1_000
+_MONTHS = 12
+
+
+class KindFilter(admin.SimpleListFilter):
+    """The types that the ledger has."""
+
+    title = _("type")
+    parameter_name = "type"
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        return [(kind, _kind_text(kind)) for kind in islice(_known_kinds(), _MOST_KINDS)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(type=self.value()) if self.value() else queryset
+
+
+class MatchFilter(admin.SimpleListFilter):
+    """Entries whose order is guessed, or of which no order is known."""
+
+    title = _("order")
+    parameter_name = "order"
+
+    #: For each choice, its text and what its entries fulfil. As a list, because Django turns
+    #: "= True" into a bare column, for which SQLite uses no index.
+    CHOICES: ClassVar[Mapping[str, tuple[Any, dict[str, Any]]]] = {
+        "guessed": (_("Guessed"), {"is_guess__in": [True]}),
+        "charged": (_("Unknown, charged"), {"order": None, "type": _CHARGE}),
+        "credited": (_("Unknown, credited back"), {"order": None, "type": _CREDIT}),
+    }
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        return [(name, text) for name, (text, _condition) in self.CHOICES.items()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        chosen = self.CHOICES.get(self.value() or "")
+        return queryset.filter(**chosen[1]) if chosen else queryset
+
+
+class PeriodFilter(admin.SimpleListFilter):
+    """Today, the last week, and the last months, by the days of the site."""
+
+    title = _("when")
+    parameter_name = "period"
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        months = list(islice(_months_back(_site_date()), _MONTHS))
+        asked_for = self.value()
+        if asked_for and (month := _month(asked_for)) and month not in months:
+            months.append(month)
+        return [
+            ("today", _("Today")),
+            ("week", _("Past 7 days")),
+            *((f"{month:%Y-%m}", isolated(date_format(month, "F Y"))) for month in months),
+        ]
+
+    @property
+    def period(self) -> tuple[date, date] | None:
+        """The first and the last day; ``None`` if no period was chosen."""
+        chosen = self.value()
+        if not chosen:
+            return None
+        today = _site_date()
+        if chosen in {"today", "week"}:
+            return (today if chosen == "today" else today - timedelta(days=6)), today
+        first = _month(chosen)
+        if first is None:
+            raise IncorrectLookupParameters
+        return first, _next_month(first) - timedelta(days=1)
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.period is None:
+            return queryset
+        first, last = self.period
+        return queryset.filter(
+            time__gte=_beginning(first), time__lt=_beginning(last + timedelta(days=1))
+        )
+
+
+@admin.register(LedgerEntry)
+class LedgerEntryAdmin(ReadOnly, MentionsOrders, LedgerModelAdmin):
+    """What the provider has booked, the latest first."""
+
+    list_display = ("when", "kind", "change", "balance", "its_order")
+    list_display_links = ("when",)
+    list_filter = (PeriodFilter, KindFilter, MatchFilter)
+    list_select_related = ("order",)
+    fields = readonly_fields = (
+        "when",
+        "kind",
+        "change",
+        "balance_was",
+        "balance",
+        "its_order",
+        "about",
+        "identifier",
+        "read",
+    )
+    # Shows the search box; get_search_results does the search.
+    search_fields = ("provider_id",)
+    search_help_text = _("The id of an entry, of what it is about, or the reference of an order.")
+    sortable_by = ()
+    actions = None
+    paginator = OrderPaginator
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    list_per_page = 50
+
+    class Media:
+        css = {"all": ("giftcards/admin.css",)}
+
+    def has_view_permission(self, request: HttpRequest, obj: LedgerEntry | None = None) -> bool:
+        sees_costs = request.user.has_perm("giftcards.view_cost")
+        return sees_costs and super().has_view_permission(request, obj)
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        if request.GET.get(MatchFilter.parameter_name) in {"charged", "credited"}:
+            # By the whole index: it leads to the few that have no order, and PostgreSQL would not
+            # infer that this column is constant.
+            return ("-order_id", "-type", "-time", "-pk")
+        return ("-time", "-pk")
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Only what a filter asks: any other question reads all entries."""
+        return lookup in {each.parameter_name for each in self.list_filter}
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        name = search_term.strip()
+        if not name:
+            return queryset, False
+        # One query for each index.
+        entries = LedgerEntry.objects.order_by()
+        found = [entries.filter(provider_id=name), entries.filter(objid=name)]
+        order = Order.objects.filter(reference=name).first()
+        # Only an order that the person may see is found.
+        if order is not None and self.seen_orders(request, [order]):
+            found.append(entries.filter(order=order))
+        keys = {key for part in found for key in part.values_list("pk", flat=True)[:_MOST_FOUND]}
+        return queryset.filter(pk__in=sorted(keys)[-_MOST_FOUND:]), False
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        response = super().changelist_view(request, extra_context)
+        shown = getattr(response, "context_data", None)
+        if shown and "cl" in shown and has_stock_lists():
+            shown["shown_filters"] = list(shown_filters(shown["cl"]))
+        return response
+
+    def order_of(self, row: LedgerEntry) -> Order | None:
+        return row.order
+
+    @admin.display(description=_("when"))
+    def when(self, entry: LedgerEntry) -> str:
+        return exact_moment(entry.time)
+
+    @admin.display(description=_("type"))
+    def kind(self, entry: LedgerEntry) -> SafeString:
+        words = _KINDS.get(entry.type)
+        if words is None:
+            return bdi(entry.type)
+        return format_html('{} <bdi class="giftcards-second">{}</bdi>', words, entry.type)
+
+    @admin.display(description=_("amount"))
+    def change(self, entry: LedgerEntry) -> str:
+        return signed_money(entry.amount)
+
+    @admin.display(description=_("balance before"))
+    def balance_was(self, entry: LedgerEntry) -> str:
+        return money(entry.balance_before)
+
+    @admin.display(description=_("balance after"))
+    def balance(self, entry: LedgerEntry) -> str:
+        return labelled(gettext("balance after"), money(entry.balance_after))
+
+    @admin.display(description=_("order"), empty_value="-")
+    def its_order(self, entry: LedgerEntry) -> str | None:
+        if entry.order_id is None:
+            return gettext("unknown") if entry.type in {_CHARGE, _CREDIT} else None
+        link = self.order_link(entry)
+        return format_html("{} ({})", link, gettext("guessed")) if entry.is_guess else link
+
+    @admin.display(description=_("about"), empty_value="-")
+    def about(self, entry: LedgerEntry) -> SafeString | None:
+        # It is the provider's id of the order.
+        is_open = entry.order_id is None or self.names_order(entry)
+        return bdi(entry.objid) if entry.objid and is_open else None
+
+    @admin.display(description=_("entry"))
+    def identifier(self, entry: LedgerEntry) -> SafeString:
+        return bdi(entry.provider_id)
+
+    @admin.display(description=_("first read"))
+    def read(self, entry: LedgerEntry) -> str:
+        return exact_moment(entry.read_at)
+
+
+# What the ledger has about one order.
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """An entry about an order; its texts are HTML."""
+
+    amount: str
+    when: str
+    is_guess: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bookings:
+    """What the provider has booked about an order.
+
+    ``promised`` and ``credited``, which are HTML, are "" unless the ledger lacks what the provider
+    promised to credit back.
+    """
+
+    entries: list[Booking]
+    promised: str
+    credited: str
+
+    @property
+    def has_guess(self) -> bool:
+        return any(entry.is_guess for entry in self.entries)
+
+
+def bookings(order: Order) -> Bookings:
+    """The entries of the ledger about ``order``, the oldest first."""
+    entries = list(order.ledger_entries.order_by("time", "pk"))
+    promised = credited = ""
+    if order.is_credited is False:
+        breakdown = refund_breakdown(order)
+        promised = money(breakdown.refunded_amount if breakdown else None)
+        amounts = (entry.amount for entry in entries if entry.type == _CREDIT)
+        credited = money(sum(amounts, Decimal(0)))
+    shown = [
+        Booking(signed_money(entry.amount), moment(entry.time), entry.is_guess) for entry in entries
+    ]
+    return Bookings(shown, promised, credited)
+
+
+def _kind_text(kind: str) -> str:
+    """A type in plain text: in words, with the provider's own."""
+    words = _KINDS.get(kind)
+    return isolated(kind) if words is None else f"{words} {isolated(kind)}"
+
+
+def _known_kinds() -> Iterator[str]:
+    """The types in the ledger. Each is a step in an index: a million entries do not slow it."""
+    kinds = LedgerEntry.objects.order_by("type").values_list("type", flat=True)
+    kind = kinds.first()
+    while kind is not None:
+        yield kind
+        kind = kinds.filter(type__gt=kind).first()
+
+
+# Days of the site.
+
+
+def _site_date() -> date:
+    """Today where the shop is, whatever the time zone of the person."""
+    return timezone.localdate(timezone=timezone.get_default_timezone())
+
+
+def _beginning(day: date) -> datetime:
+    return timezone.make_aware(datetime.combine(day, time.min), timezone.get_default_timezone())
+
+
+def _month(text: str) -> date | None:
+    """The first day of a month such as ``2026-11``."""
+    try:
+        first = date.fromisoformat(f"{text}-01")
+    except ValueError:
+        return None
+    # Times of far years do not fit into every time zone.
+    return first if 2000 <= first.year <= 2100 and f"{first:%Y-%m}" == text else None
+
+
+def _next_month(first: date) -> date:
+    return (first + timedelta(days=31)).replace(day=1)
+
+
+def _months_back(day: date) -> Iterator[date]:
+    """The first days of the month of ``day`` and of those before."""
+    while True:
+        day = day.replace(day=1)
+        yield day
+        day -= timedelta(days=1)

@@ -1,0 +1,75 @@
+"""Orders on pages of other things: named as far as the person may see them.
+
+The page of the orders, which may be the shop's own, decides which those are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.translation import gettext
+
+from giftcards.admin.display import bdi
+from giftcards.models import Order
+
+if TYPE_CHECKING:
+    AnyModelAdmin = admin.ModelAdmin[Any]
+else:
+    AnyModelAdmin = object
+
+
+class MentionsOrders(AnyModelAdmin):
+    """A mixin for the admin of a model whose rows are about orders."""
+
+    def order_of(self, row: Any) -> Order | None:
+        """The order that ``row`` is about."""
+        raise NotImplementedError
+
+    def names_order(self, row: Any) -> bool:
+        """Whether the person who looks at ``row`` may see its order."""
+        return getattr(row, "names_order", False)
+
+    def order_link(self, row: Any) -> str:
+        """The order of ``row`` as a link, or "an order"."""
+        order = self.order_of(row)
+        if order is None or not self.names_order(row):
+            return gettext("an order")
+        name, site = "admin:giftcards_order_change", self.admin_site.name
+        address = reverse(name, args=[order.pk], current_app=site)
+        return format_html('<a href="{}">{}</a>', address, bdi(order.reference))
+
+    def seen_orders(self, request: HttpRequest, orders: Iterable[Order]) -> set[int]:
+        """The keys of those of the ``orders`` that the person may see."""
+        site = self.admin_site
+        if not site.is_registered(Order):
+            return set()
+        page: Any = site.get_model_admin(Order)
+        keys = {order.pk for order in orders if page.has_view_permission(request, order)}
+        if not keys:
+            return set()
+        return set(page.get_queryset(request).filter(pk__in=keys).values_list("pk", flat=True))
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        found = super().get_changelist_instance(request)
+        self._mark(request, found.result_list)
+        return found
+
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> Any:
+        row = super().get_object(request, object_id, from_field)
+        if row is not None:
+            self._mark(request, [row])
+        return row
+
+    def _mark(self, request: HttpRequest, rows: Iterable[Any]) -> None:
+        """Note of each row whether it may name its order."""
+        orders = [(row, self.order_of(row)) for row in rows]
+        seen = self.seen_orders(request, [order for _row, order in orders if order is not None])
+        for row, order in orders:
+            row.names_order = order is not None and order.pk in seen
