@@ -2,12 +2,98 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Self
+
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.models.fields import ExactCharField
 from giftcards.models.orders import Order
+
+# The types of the entries that are about orders of gift cards.
+CHARGE = "ORDER"
+CREDIT = "REFUND-ORDER"
+
+# What the provider says of an entry; if one of the first three changes, so may its order.
+_IDENTIFYING = ("type", "amount", "objid")
+_TOLD = (*_IDENTIFYING, "balance_before", "balance_after", "time")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What of some entries was new, and what was known otherwise (as it is now)."""
+
+    new: Sequence[LedgerEntry]
+    changed: Sequence[LedgerEntry]
+
+
+class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
+    def keep(self, entries: Sequence[LedgerEntry]) -> Kept:
+        """Insert these entries, or update those that are known by their ``provider_id``.
+
+        At most 100 entries, each with another ``provider_id``. An entry that changes otherwise than
+        in its balances or its time loses its order.
+        """
+        names = [entry.provider_id for entry in entries]
+        known = {entry.provider_id: entry for entry in self.filter(provider_id__in=names)}
+        new = [entry for entry in entries if entry.provider_id not in known]
+        # Somebody without the lease may have inserted them meanwhile.
+        self.bulk_create(new, ignore_conflicts=True)
+        changed = [
+            known[entry.provider_id]
+            for entry in entries
+            if entry.provider_id in known and known[entry.provider_id].take_over(entry)
+        ]
+        for entry in changed:
+            entry.save(update_fields=[*_TOLD, "order", "is_guess"])
+        return Kept(new, changed)
+
+    def without_order(self, type_: str, start: datetime, end: datetime) -> Self:
+        """The entries of a type from ``start`` to ``end`` that belong to no order, oldest first."""
+        return self.filter(order=None, type=type_, time__range=(start, end)).order_by("time", "pk")
+
+    def names_orders(self, start: datetime, end: datetime) -> bool:
+        """Whether entries from ``start`` to ``end`` name orders of this shop.
+
+        If so, one that names another order is about somebody else's.
+        """
+        named = self.filter(order__isnull=False, is_guess=False, time__range=(start, end))
+        return any(named.filter(type=type_).order_by().exists() for type_ in (CHARGE, CREDIT))
+
+    def credited(self, orders: Iterable[int]) -> dict[int, Decimal]:
+        """What was credited for each of these orders; at most 100 primary keys."""
+        return self._sums(orders, CREDIT)
+
+    def charged(self, orders: Iterable[int]) -> dict[int, Decimal]:
+        """What was charged for each of these orders, a negative sum; at most 100 primary keys."""
+        return self._sums(orders, CHARGE)
+
+    def _sums(self, orders: Iterable[int], type_: str) -> dict[int, Decimal]:
+        # Added up here: SQLite would add binary fractions.
+        sums: defaultdict[int, Decimal] = defaultdict(Decimal)
+        found = self.filter(order__in=orders, type=type_).order_by()
+        for order, amount in found.values_list("order_id", "amount"):
+            sums[order] += amount
+        return sums
+
+    def assign(self, orders: dict[int, int], *, is_guess: bool) -> None:
+        """Assign entries that have no order to orders, both by primary key."""
+        self.filter(order=None).bulk_update(
+            [LedgerEntry(pk=key, order_id=order, is_guess=is_guess) for key, order in orders.items()],
+            ["order", "is_guess"],
+            batch_size=100,
+        )
+
+    def drop_guesses(self, orders: Collection[int], type_: str) -> int:
+        """Take the guessed entries of a type from these orders; return how many there were."""
+        guessed = self.filter(order__in=orders, type=type_, is_guess=True)
+        return guessed.update(order=None, is_guess=False)
 
 
 class LedgerEntry(models.Model):
@@ -48,6 +134,8 @@ class LedgerEntry(models.Model):
     # When it was first read: long after `time` if the provider booked it late.
     read_at = models.DateTimeField(_("first read"), default=timezone.now, editable=False)
 
+    objects = LedgerEntryQuerySet.as_manager()
+
     class Meta:
         verbose_name = _("ledger entry")
         verbose_name_plural = _("ledger")
@@ -64,3 +152,12 @@ class LedgerEntry(models.Model):
 
     def __str__(self) -> str:
         return self.provider_id
+
+    def take_over(self, other: LedgerEntry) -> bool:
+        """Take over what ``other`` says of the same entry; False if that is known."""
+        changed = [name for name in _TOLD if getattr(self, name) != getattr(other, name)]
+        for name in changed:
+            setattr(self, name, getattr(other, name))
+        if set(changed) & set(_IDENTIFYING):
+            self.order, self.is_guess = None, False
+        return bool(changed)

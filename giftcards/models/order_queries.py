@@ -183,6 +183,10 @@ class OrderQueries(models.QuerySet["Order"]):
         whole = {key for key, name in found if name in wanted}
         return list(whole or {key for key, _name in found})
 
+    def not_credited(self) -> Self:
+        """Settled orders of which the ledger has another refund than the provider promised."""
+        return self.filter(NOT_CREDITED)
+
     def needing_attention(self) -> Self:
         """Orders with a problem that nobody has ticked off."""
         return self.filter(NEEDING_ATTENTION)
