@@ -34,6 +34,7 @@ PARTS = {
     "fulfilment": "models engine",
     "settlement": "signals sales models",
     "catalogue": "exceptions provider models engine",
+    "ledger": "exceptions statuses refunds crypto provider models engine",
     "tasks": "exceptions conf models engine",
     "roles": "exceptions",
     "management": (
@@ -41,7 +42,7 @@ PARTS = {
     ),
     "admin": (
         "exceptions secrecy statuses problems conf refunds settlement crypto provider models engine"
-        " fulfilment catalogue"
+        " fulfilment catalogue ledger"
     ),
 }
 
@@ -57,10 +58,12 @@ WITHIN = {
         " recording polling outbox holding reordering sending recovery_plan recovery resolving"
         " sweep loop health"
     ),
+    "ledger": "summary",
     "admin": (
         "display forms readonly provider_sections provider catalogue buttons pages finding"
         " reauthentication revealing pricing repeating resolving columns filters listing mentions"
-        " reveal_log ledger summary breakdown timeline notes checking order_page placing orders"
+        " reveal_log books ledger summary breakdown timeline notes checking order_page placing"
+        " orders"
     ),
     "management": "output base overview selftest commands",
 }
@@ -79,7 +82,12 @@ SIMULATOR = "simulator"
 WITHIN_SIMULATOR = "account server api"
 
 # What gathers names; every other ``__init__.py`` is empty.
-GATHERING = {"admin/__init__.py", "models/__init__.py", "simulator/__init__.py"}
+GATHERING = {
+    "admin/__init__.py",
+    "ledger/__init__.py",
+    "models/__init__.py",
+    "simulator/__init__.py",
+}
 
 
 def modules() -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -111,6 +111,11 @@ def moment_text(at: datetime) -> str:
     return isolated(_formatted(at, f"{_DATE} H:i"))
 
 
+def day_text(day: date, form: str = _DATE) -> str:
+    """The date in plain text: 24 Nov 2026."""
+    return isolated(_without_stop(date_format(day, form)))
+
+
 def _time(at: datetime, shown: SafeString) -> SafeString:
     machine_readable = _local(at).isoformat(timespec="seconds")
     return format_html('<time datetime="{}">{}</time>', machine_readable, shown)
@@ -121,8 +126,12 @@ def _local(at: datetime) -> datetime:
 
 
 def _formatted(at: datetime, form: str) -> str:
-    # Without the full stop of abbreviated months.
-    return date_format(_local(at), form).replace(".", "")
+    return _without_stop(date_format(_local(at), form))
+
+
+def _without_stop(shown: str) -> str:
+    """The date without the full stop of abbreviated months."""
+    return shown.replace(".", "")
 
 
 def _decimals(amount: Decimal) -> int:

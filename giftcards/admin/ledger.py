@@ -7,29 +7,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import ChangeList
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from django.utils import timezone
-from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.books import books
 from giftcards.admin.columns import labelled
-from giftcards.admin.display import bdi, exact_moment, isolated, moment, money, signed_money
+from giftcards.admin.display import (
+    bdi,
+    day_text,
+    exact_moment,
+    isolated,
+    moment,
+    money,
+    signed_money,
+)
 from giftcards.admin.filters import shown_filters
 from giftcards.admin.listing import OrderPaginator, has_stock_lists
 from giftcards.admin.mentions import MentionsOrders
 from giftcards.admin.readonly import ReadOnly
+from giftcards.ledger import Discrepancy, summarise
 from giftcards.models import LedgerEntry, Order
+from giftcards.models.ledger import CHARGE, CREDIT
+from giftcards.models.moments import begin_of, day_of
 from giftcards.refunds import refund_breakdown
 
 if TYPE_CHECKING:
@@ -37,11 +50,10 @@ if TYPE_CHECKING:
 else:
     LedgerModelAdmin = admin.ModelAdmin
 
-_CHARGE, _CREDIT = "ORDER", "REFUND-ORDER"
 # The provider's words for what it books, in the shop's.
 _KINDS: Mapping[str, Any] = {
-    _CHARGE: _("Gift cards"),
-    _CREDIT: _("Gift cards, credited back"),
+    CHARGE: _("Gift cards"),
+    CREDIT: _("Gift cards, credited back"),
     "DEPOSIT": _("Top-up of the account"),
     "WITHDRAW": _("Withdrawal"),
     "SEND": _("Sent to another account"),
@@ -82,8 +94,8 @@ class MatchFilter(admin.SimpleListFilter):
     #: "= True" into a bare column, for which SQLite uses no index.
     CHOICES: ClassVar[Mapping[str, tuple[Any, dict[str, Any]]]] = {
         "guessed": (_("Guessed"), {"is_guess__in": [True]}),
-        "charged": (_("Unknown, charged"), {"order": None, "type": _CHARGE}),
-        "credited": (_("Unknown, credited back"), {"order": None, "type": _CREDIT}),
+        "charged": (_("Unknown, charged"), {"order": None, "type": CHARGE}),
+        "credited": (_("Unknown, credited back"), {"order": None, "type": CREDIT}),
     }
 
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
@@ -101,14 +113,14 @@ class PeriodFilter(admin.SimpleListFilter):
     parameter_name = "period"
 
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        months = list(islice(_months_back(_site_date()), _MONTHS))
+        months = list(islice(_months_back(day_of(timezone.now())), _MONTHS))
         asked_for = self.value()
         if asked_for and (month := _month(asked_for)) and month not in months:
             months.append(month)
         return [
             ("today", _("Today")),
             ("week", _("Past 7 days")),
-            *((f"{month:%Y-%m}", isolated(date_format(month, "F Y"))) for month in months),
+            *((f"{month:%Y-%m}", day_text(month, "F Y")) for month in months),
         ]
 
     @property
@@ -117,7 +129,7 @@ class PeriodFilter(admin.SimpleListFilter):
         chosen = self.value()
         if not chosen:
             return None
-        today = _site_date()
+        today = day_of(timezone.now())
         if chosen in {"today", "week"}:
             return (today if chosen == "today" else today - timedelta(days=6)), today
         first = _month(chosen)
@@ -130,7 +142,7 @@ class PeriodFilter(admin.SimpleListFilter):
             return queryset
         first, last = self.period
         return queryset.filter(
-            time__gte=_beginning(first), time__lt=_beginning(last + timedelta(days=1))
+            time__gte=begin_of(first), time__lt=begin_of(last + timedelta(days=1))
         )
 
 
@@ -202,9 +214,38 @@ class LedgerEntryAdmin(ReadOnly, MentionsOrders, LedgerModelAdmin):
     ) -> HttpResponse:
         response = super().changelist_view(request, extra_context)
         shown = getattr(response, "context_data", None)
-        if shown and "cl" in shown and has_stock_lists():
-            shown["shown_filters"] = list(shown_filters(shown["cl"]))
+        if shown and "cl" in shown:
+            shown |= self._summary(request, shown["cl"])
+            if has_stock_lists():
+                shown["shown_filters"] = list(shown_filters(shown["cl"]))
         return response
+
+    def _summary(self, request: HttpRequest, changelist: ChangeList) -> dict[str, Any]:
+        """What a period adds up to, above its first page; nothing if more than that is asked for.
+
+        It reads every entry of the period.
+        """
+        chosen = [each for each in changelist.filter_specs if isinstance(each, PeriodFilter)]
+        period = chosen[0].period if chosen else None
+        if period is None or request.GET.keys() != {PeriodFilter.parameter_name}:
+            return {}
+        summary = summarise(*period)
+        keys = [item.key for item in summary.promised_not_credited.first]
+        orders = Order.objects.in_bulk(keys)
+        seen = self.seen_orders(request, orders.values())
+
+        def name_order(item: Discrepancy) -> str:
+            return self.named_order(orders[item.key] if item.key in seen else None)
+
+        return {
+            "books": books(summary, name_order=name_order, name_entry=self._name_entry),
+            "books_title": _period_text(*period),
+        }
+
+    def _name_entry(self, item: Discrepancy) -> SafeString:
+        name, site = "admin:giftcards_ledgerentry_change", self.admin_site.name
+        address = reverse(name, args=[item.key], current_app=site)
+        return format_html('<a href="{}">{}</a>', address, bdi(item.reference))
 
     def order_of(self, row: LedgerEntry) -> Order | None:
         return row.order
@@ -235,7 +276,7 @@ class LedgerEntryAdmin(ReadOnly, MentionsOrders, LedgerModelAdmin):
     @admin.display(description=_("order"), empty_value="-")
     def its_order(self, entry: LedgerEntry) -> str | None:
         if entry.order_id is None:
-            return gettext("unknown") if entry.type in {_CHARGE, _CREDIT} else None
+            return gettext("unknown") if entry.type in {CHARGE, CREDIT} else None
         link = self.order_link(entry)
         return format_html("{} ({})", link, gettext("guessed")) if entry.is_guess else link
 
@@ -290,7 +331,7 @@ def bookings(order: Order) -> Bookings:
     if order.is_credited is False:
         breakdown = refund_breakdown(order)
         promised = money(breakdown.refunded_amount if breakdown else None)
-        amounts = (entry.amount for entry in entries if entry.type == _CREDIT)
+        amounts = (entry.amount for entry in entries if entry.type == CREDIT)
         credited = money(sum(amounts, Decimal(0)))
     shown = [
         Booking(signed_money(entry.amount), moment(entry.time), entry.is_guess) for entry in entries
@@ -313,16 +354,12 @@ def _known_kinds() -> Iterator[str]:
         kind = kinds.filter(type__gt=kind).first()
 
 
+def _period_text(first: date, last: date) -> str:
+    """The days in plain text: 1 Nov 2026 – 30 Nov 2026."""
+    return day_text(first) if first == last else f"{day_text(first)} – {day_text(last)}"
+
+
 # Days of the site.
-
-
-def _site_date() -> date:
-    """Today where the shop is, whatever the time zone of the person."""
-    return timezone.localdate(timezone=timezone.get_default_timezone())
-
-
-def _beginning(day: date) -> datetime:
-    return timezone.make_aware(datetime.combine(day, time.min), timezone.get_default_timezone())
 
 
 def _month(text: str) -> date | None:

@@ -36,8 +36,11 @@ class MentionsOrders(AnyModelAdmin):
 
     def order_link(self, row: Any) -> str:
         """The order of ``row`` as a link, or "an order"."""
-        order = self.order_of(row)
-        if order is None or not self.names_order(row):
+        return self.named_order(self.order_of(row) if self.names_order(row) else None)
+
+    def named_order(self, order: Order | None) -> str:
+        """A link to ``order``; "an order" if the person may not see it, so that it is ``None``."""
+        if order is None:
             return gettext("an order")
         name, site = "admin:giftcards_order_change", self.admin_site.name
         address = reverse(name, args=[order.pk], current_app=site)

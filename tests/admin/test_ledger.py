@@ -16,7 +16,7 @@ from giftcards.admin import OrderAdmin
 from giftcards.models import LedgerEntry, Order
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
-from tests.pages import count_queries, element, order_page, read, rows, sign_in, text
+from tests.pages import count_queries, element, order_page, plain, read, rows, sign_in, text
 from tests.wall import Wall
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -292,6 +292,130 @@ def test_amounts_and_foreign_words_are_isolated_in_arabic(accountant: Client) ->
         html = read(accountant.get(LEDGER, headers={"Accept-Language": "ar"}))
     assert '<bdi class="giftcards-second">ORDER</bdi>' in html
     assert 'dir="ltr">−2' in html
+
+
+# What a period adds up to.
+
+
+def books(browser: Client, **query: str) -> dict[str, Any]:
+    """What the section about a period says."""
+    html = read(browser.get(LEDGER, query)).replace("\xa0", " ")
+    if "giftcards-books" not in html:
+        return {}
+    html = element(html, "giftcards-books", "section")
+    html = re.sub(r"<time.*?</time>", "TIME", html, flags=re.DOTALL).replace("</th>", " ")
+    parts = {
+        "title": r"<h2\b.*?</h2>",
+        "verdict": r"<p\b.*?</p>",
+        "lines": r"<tr\b.*?</tr>",
+        "unfit": r"<summary>.*?</summary>|<li>.*?</li>",
+    }
+    found = {name: re.findall(part, html, re.DOTALL) for name, part in parts.items()}
+    told = {name: [plain(text(each)) for each in texts] for name, texts in found.items()}
+    return {**told, "title": told["title"][0], "verdict": told["verdict"][0]}
+
+
+@pytest.mark.usefixtures("_end_of_november")
+def test_above_a_period_stands_whether_its_books_close(accountant: Client, order: Order) -> None:
+    now = timezone.now()
+    balance = Decimal(0)
+    for kind, amount, values in (
+        ("DEPOSIT", Decimal(100_000), {}),
+        ("ORDER", Decimal(-2450), {"order": order}),
+        ("FLEXY", Decimal(-500), {}),
+        ("REFUND-ORDER", Decimal(980), {"order": order, "is_guess": True}),
+    ):
+        balance += amount
+        book(
+            kind,
+            amount,
+            balance_before=balance - amount,
+            balance_after=balance,
+            time=now - timedelta(days=2),
+            **values,
+        )
+        now += timedelta(minutes=1)
+
+    assert books(accountant) == {}
+    assert books(accountant, period="2026-11") == {
+        "title": "1 Nov 2026 – 30 Nov 2026",
+        "verdict": "The books close: the entries explain the whole change of the balance.",
+        "lines": [
+            "Balance before 0 DA",
+            "Gift cards −2,450 DA",
+            "Gift cards, credited back +980 DA",
+            "Top-ups +100,000 DA",
+            "Other services −500 DA",
+            "Balance after 98,030 DA",
+            "Entries 4",
+            "Of known orders 2",
+            "Of guessed orders 1",
+        ],
+        "unfit": [],
+    }
+    assert books(accountant, period="today") == {
+        "title": "1 Dec 2026",
+        "verdict": "The ledger has no entry of this period, or none has been read yet.",
+        "lines": [
+            "Balance before 98,030 DA",
+            "Gift cards 0 DA",
+            "Gift cards, credited back 0 DA",
+            "Top-ups 0 DA",
+            "Other services 0 DA",
+            "Balance after 98,030 DA",
+            "Entries 0",
+            "Of known orders 0",
+            "Of guessed orders 0",
+        ],
+        "unfit": [],
+    }
+    # It reads all entries of the period, so it stands above the first page only.
+    assert books(accountant, period="2026-11", type="ORDER") == {}
+    assert books(accountant, period="2026-11", q="x") == {}
+    assert books(accountant, period="2026-11", p="1") == {}
+
+
+def test_what_does_not_fit_is_named_with_a_way_to_it(accountant: Client, order: Order) -> None:
+    now = datetime(2026, 11, 15, 12, tzinfo=UTC)
+    Order.objects.filter(pk=order.pk).update(is_credited=False, settled_at=now)
+    book(order=order, balance_before=10_000, balance_after=7550, time=now - timedelta(minutes=9))
+    charged = book("ORDER", -490, balance_before=7550, balance_after=7060, time=now)
+    credited = book(
+        "REFUND-ORDER",
+        Decimal("99.50"),
+        balance_before=7000,
+        balance_after=Decimal("7099.50"),
+        time=now + timedelta(minutes=2),
+    )
+
+    found = books(accountant, period="2026-11")
+
+    assert found["verdict"] == "The balance has changed by −60 DA that no entry explains."
+    assert "Without an entry −60 DA" in found["lines"]
+    assert found["unfit"] == [
+        "Promised and not credited back 1 980 DA",
+        "web-1042 980 DA TIME",
+        "Credited back and not promised 1 99.50 DA",
+        f"{credited.provider_id} 99.50 DA TIME",
+        "Charged for an unknown order 1 490 DA",
+        f"{charged.provider_id} 490 DA TIME",
+        "The balance changed before it without an entry 1 60 DA",
+        f"{credited.provider_id} 60 DA TIME",
+    ]
+    html = read(accountant.get(LEDGER, {"period": "2026-11"}))
+    for address in (order_page(order), f"{LEDGER}{charged.pk}/change/"):
+        assert f'<li><a href="{address}">' in html
+    # Who may not see the order is told how much lacks.
+    stranger = sign_in("view_cost", "view_ledgerentry")
+    unfit = books(stranger, period="2026-11")["unfit"]
+    assert unfit[:2] == ["Promised and not credited back 1 980 DA", "an order 980 DA TIME"]
+
+
+def test_without_balances_nobody_can_say_whether_the_books_close(accountant: Client) -> None:
+    book()
+    assert books(accountant, period="today")["verdict"] == (
+        "The provider has not told the balances, so nobody can say what they hide."
+    )
 
 
 # The page of an order.

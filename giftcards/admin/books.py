@@ -1,0 +1,112 @@
+"""Whether the ledger explains the balance in a period, as the page of the ledger says it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext
+
+from giftcards.admin.display import count_text, exact_moment, filled, money, signed_money
+from giftcards.ledger import Discrepancies, Discrepancy, Summary
+
+# How a page names an order or an entry, as HTML.
+Name = Callable[[Discrepancy], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the table. ``amount`` is HTML; ``is_total``: a balance, not a change of it."""
+
+    label: str
+    amount: str
+    is_total: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What does not fit in one way: how many, how much, and the first of them, as HTML."""
+
+    label: str
+    count: str
+    amount: str
+    items: list[SafeString]
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """A period of the ledger; ``verdict`` is HTML, and a warning unless the books close."""
+
+    verdict: str
+    closes: bool
+    lines: list[Line]
+    counts: list[Line]
+    groups: list[Group]
+
+
+def books(summary: Summary, *, name_order: Name, name_entry: Name) -> Books:
+    """The ``summary`` as the page shows it."""
+    return Books(
+        verdict=_verdict(summary),
+        closes=not summary.gap,
+        lines=list(_lines(summary)),
+        counts=[
+            Line(gettext("Entries"), count_text(summary.entries)),
+            Line(gettext("Of known orders"), count_text(summary.matched)),
+            Line(gettext("Of guessed orders"), count_text(summary.guessed)),
+        ],
+        groups=list(_groups(summary, name_order, name_entry)),
+    )
+
+
+def _verdict(summary: Summary) -> str:
+    if not summary.entries:
+        return gettext("The ledger has no entry of this period, or none has been read yet.")
+    if summary.gap is None:
+        return gettext("The provider has not told the balances, so nobody can say what they hide.")
+    if summary.gap:
+        text = gettext("The balance has changed by %(gap)s that no entry explains.")
+        return filled(text, gap=signed_money(summary.gap))
+    return gettext("The books close: the entries explain the whole change of the balance.")
+
+
+def _lines(summary: Summary) -> Iterator[Line]:
+    yield Line(gettext("Balance before"), money(summary.opening_balance), is_total=True)
+    for label, change in (
+        (gettext("Gift cards"), summary.orders),
+        (gettext("Gift cards, credited back"), summary.refunds),
+        (gettext("Top-ups"), summary.top_ups),
+        (gettext("Other services"), summary.other_services),
+    ):
+        yield Line(label, signed_money(change))
+    if summary.gap:
+        yield Line(gettext("Without an entry"), signed_money(summary.gap))
+    yield Line(gettext("Balance after"), money(summary.closing_balance), is_total=True)
+
+
+def _groups(summary: Summary, name_order: Name, name_entry: Name) -> Iterator[Group]:
+    for label, found, name in (
+        (gettext("Promised and not credited back"), summary.promised_not_credited, name_order),
+        (gettext("Credited back and not promised"), summary.credited_not_promised, name_entry),
+        (gettext("Charged for an unknown order"), summary.charged_unknown, name_entry),
+        (gettext("The balance changed before it without an entry"), summary.breaks, name_entry),
+    ):
+        if found.count:
+            yield _group(label, found, name)
+
+
+def _group(label: str, found: Discrepancies, name: Name) -> Group:
+    items = [
+        format_html("{} {} {}", name(item), money(item.amount), exact_moment(item.time))
+        for item in found.first
+    ]
+    return Group(
+        label=label,
+        count=count_text(found.count),
+        amount=money(found.amount),
+        items=items,
+        has_more=found.count > len(items),
+    )
