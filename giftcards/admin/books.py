@@ -66,7 +66,9 @@ def _verdict(summary: Summary) -> str:
     if not summary.entries:
         return gettext("The ledger has no entry of this period, or none has been read yet.")
     if summary.gap is None:
-        return gettext("The provider has not told the balances, so nobody can say what they hide.")
+        return gettext(
+            "The provider has not told the balances: whether the books close is not known."
+        )
     if summary.gap:
         text = gettext("The balance has changed by %(gap)s that no entry explains.")
         return filled(text, gap=signed_money(summary.gap))
@@ -100,7 +102,7 @@ def _groups(summary: Summary, name_order: Name, name_entry: Name) -> Iterator[Gr
 
 def _group(label: str, found: Discrepancies, name: Name) -> Group:
     items = [
-        format_html("{} {} {}", name(item), money(item.amount), exact_moment(item.time))
+        format_html("{} · {} · {}", name(item), money(item.amount), exact_moment(item.time))
         for item in found.first
     ]
     return Group(

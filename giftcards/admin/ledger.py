@@ -259,7 +259,9 @@ class LedgerEntryAdmin(ReadOnly, MentionsOrders, LedgerModelAdmin):
         words = _KINDS.get(entry.type)
         if words is None:
             return bdi(entry.type)
-        return format_html('{} <bdi class="giftcards-second">{}</bdi>', words, entry.type)
+        return format_html(
+            '{} <span class="giftcards-second"><bdi>{}</bdi></span>', words, entry.type
+        )
 
     @admin.display(description=_("amount"))
     def change(self, entry: LedgerEntry) -> str:
@@ -273,18 +275,21 @@ class LedgerEntryAdmin(ReadOnly, MentionsOrders, LedgerModelAdmin):
     def balance(self, entry: LedgerEntry) -> str:
         return labelled(gettext("balance after"), money(entry.balance_after))
 
-    @admin.display(description=_("order"), empty_value="-")
-    def its_order(self, entry: LedgerEntry) -> str | None:
+    @admin.display(description=_("order"))
+    def its_order(self, entry: LedgerEntry) -> str:
+        return labelled(gettext("order"), self._order_text(entry))
+
+    def _order_text(self, entry: LedgerEntry) -> str:
         if entry.order_id is None:
-            return gettext("unknown") if entry.type in {CHARGE, CREDIT} else None
+            return gettext("unknown") if entry.type in {CHARGE, CREDIT} else "-"
         link = self.order_link(entry)
         return format_html("{} ({})", link, gettext("guessed")) if entry.is_guess else link
 
-    @admin.display(description=_("about"), empty_value="-")
-    def about(self, entry: LedgerEntry) -> SafeString | None:
+    @admin.display(description=_("about"))
+    def about(self, entry: LedgerEntry) -> str:
         # It is the provider's id of the order.
         is_open = entry.order_id is None or self.names_order(entry)
-        return bdi(entry.objid) if entry.objid and is_open else None
+        return bdi(entry.objid) if entry.objid and is_open else "-"
 
     @admin.display(description=_("entry"))
     def identifier(self, entry: LedgerEntry) -> SafeString:

@@ -76,10 +76,10 @@ class CardRevealAdmin(ReadOnly, MentionsOrders, RevealModelAdmin):
     def which(self, reveal: CardReveal) -> str:
         return str(reveal.card)
 
-    @admin.display(description=_("address"), empty_value="-")
-    def came_from(self, reveal: CardReveal) -> SafeString | None:
-        return bdi(reveal.address) if reveal.address else None
+    @admin.display(description=_("address"))
+    def came_from(self, reveal: CardReveal) -> str:
+        return bdi(reveal.address) if reveal.address else "-"
 
-    @admin.display(description=_("reason"), empty_value="-")
-    def why(self, reveal: CardReveal) -> SafeString | None:
-        return bdi(reveal.reason) if reveal.reason and self.names_order(reveal) else None
+    @admin.display(description=_("reason"))
+    def why(self, reveal: CardReveal) -> str:
+        return bdi(reveal.reason) if reveal.reason and self.names_order(reveal) else "-"

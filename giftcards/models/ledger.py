@@ -138,7 +138,7 @@ class LedgerEntry(models.Model):
 
     class Meta:
         verbose_name = _("ledger entry")
-        verbose_name_plural = _("ledger")
+        verbose_name_plural = _("ledger entries")
         ordering = ("-time", "-pk")
         default_permissions = ("view",)
         indexes = (

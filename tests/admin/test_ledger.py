@@ -290,7 +290,7 @@ def test_amounts_and_foreign_words_are_isolated_in_arabic(accountant: Client) ->
     book()
     with translation.override("ar"):
         html = read(accountant.get(LEDGER, headers={"Accept-Language": "ar"}))
-    assert '<bdi class="giftcards-second">ORDER</bdi>' in html
+    assert '<span class="giftcards-second"><bdi>ORDER</bdi></span>' in html
     assert 'dir="ltr">−2' in html
 
 
@@ -393,14 +393,14 @@ def test_what_does_not_fit_is_named_with_a_way_to_it(accountant: Client, order: 
     assert found["verdict"] == "The balance has changed by −60 DA that no entry explains."
     assert "Without an entry −60 DA" in found["lines"]
     assert found["unfit"] == [
-        "Promised and not credited back 1 980 DA",
-        "web-1042 980 DA TIME",
-        "Credited back and not promised 1 99.50 DA",
-        f"{credited.provider_id} 99.50 DA TIME",
-        "Charged for an unknown order 1 490 DA",
-        f"{charged.provider_id} 490 DA TIME",
-        "The balance changed before it without an entry 1 60 DA",
-        f"{credited.provider_id} 60 DA TIME",
+        "Promised and not credited back 980 DA (1)",
+        "web-1042 · 980 DA · TIME",
+        "Credited back and not promised 99.50 DA (1)",
+        f"{credited.provider_id} · 99.50 DA · TIME",
+        "Charged for an unknown order 490 DA (1)",
+        f"{charged.provider_id} · 490 DA · TIME",
+        "The balance changed before it without an entry 60 DA (1)",
+        f"{credited.provider_id} · 60 DA · TIME",
     ]
     html = read(accountant.get(LEDGER, {"period": "2026-11"}))
     for address in (order_page(order), f"{LEDGER}{charged.pk}/change/"):
@@ -408,13 +408,13 @@ def test_what_does_not_fit_is_named_with_a_way_to_it(accountant: Client, order: 
     # Who may not see the order is told how much lacks.
     stranger = sign_in("view_cost", "view_ledgerentry")
     unfit = books(stranger, period="2026-11")["unfit"]
-    assert unfit[:2] == ["Promised and not credited back 1 980 DA", "an order 980 DA TIME"]
+    assert unfit[:2] == ["Promised and not credited back 980 DA (1)", "an order · 980 DA · TIME"]
 
 
-def test_without_balances_nobody_can_say_whether_the_books_close(accountant: Client) -> None:
+def test_without_balances_it_is_not_known_whether_the_books_close(accountant: Client) -> None:
     book()
     assert books(accountant, period="today")["verdict"] == (
-        "The provider has not told the balances, so nobody can say what they hide."
+        "The provider has not told the balances: whether the books close is not known."
     )
 
 
