@@ -82,6 +82,7 @@ def _photograph(directory: Path, *, everything: bool) -> None:
             "product": f"admin/giftcards/product/{Product.objects.get().pk}/change/",
             "reveals": "admin/giftcards/cardreveal/",
             "ledger": "admin/giftcards/ledgerentry/",
+            "ledger-period": "admin/giftcards/ledgerentry/?period=week",
             "ledger-entry": f"admin/giftcards/ledgerentry/{LedgerEntry.objects.first().pk}/change/",
         }
     connections.close_all()

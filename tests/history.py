@@ -9,7 +9,7 @@ from datetime import timedelta
 from django.db import connection, models, transaction
 from django.utils import timezone
 
-from giftcards.models import Card, CardReveal, Note, Order, StatusChange
+from giftcards.models import Card, CardReveal, LedgerEntry, Note, Order, StatusChange
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
 
@@ -60,7 +60,7 @@ def analyze() -> None:
         connection.vendor, "ANALYZE"
     )
     with connection.cursor() as cursor:
-        for model in (Order, StatusChange, Card, CardReveal, Note):
+        for model in (Order, StatusChange, Card, CardReveal, Note, LedgerEntry):
             cursor.execute(f"{command} {model._meta.db_table}")
 
 

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 from django.db import connection
 
-from giftcards.models import Card, CardReveal, Note, Order, StatusChange
+from giftcards.models import Card, CardReveal, LedgerEntry, Note, Order, StatusChange
 
-_TABLES = [model._meta.db_table for model in (Order, StatusChange, Card, CardReveal, Note)]
+_TABLES = [
+    model._meta.db_table for model in (Order, StatusChange, Card, CardReveal, Note, LedgerEntry)
+]
 _EXPLAIN = {
     "sqlite": "EXPLAIN QUERY PLAN ",
     "postgresql": "EXPLAIN (FORMAT JSON) ",

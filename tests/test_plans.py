@@ -27,7 +27,7 @@ from giftcards.engine.resolving import release
 from giftcards.engine.sweep import check_now, check_settled, sweep
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import place_order, reorder_missing
-from giftcards.models import Card, CardReveal, Note, Order, StatusChange
+from giftcards.models import Card, CardReveal, LedgerEntry, Note, Order, StatusChange
 from giftcards.signals import order_settled
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
@@ -52,12 +52,14 @@ def _history(
     with django_db_blocker.unblock():
         add_history(3_000)
         user = add_traces()
+        add_ledger()
         analyze()
         if request.param == "none":
             forget_statistics()
         yield
         CardReveal.objects.all().delete()
         Note.objects.all().delete()
+        LedgerEntry.objects.all().delete()
         user.delete()
         remove_history()
 
@@ -74,6 +76,26 @@ def add_traces() -> AbstractBaseUser:
         for key in Card.objects.order_by("pk").values_list("pk", flat=True)[:2_000]
     )
     return user
+
+
+def add_ledger() -> None:
+    """What the provider has booked: most of it for orders of the shop, a few of them unknown."""
+    orders = Order.objects.order_by("pk").values_list("pk", flat=True)[:2_500]
+    now = timezone.now()
+    LedgerEntry.objects.bulk_create(
+        LedgerEntry(
+            provider_id=f"entry-{number:04}-{kind}",
+            type=kind,
+            amount=amount,
+            time=now - timedelta(hours=number),
+            objid=f"{kind}-{number:04}",
+            order_id=order if kind == "ORDER" and number % 500 else None,
+            is_guess=kind == "ORDER" and number % 499 == 1,
+        )
+        for number, order in enumerate(orders)
+        for kind, amount in (("ORDER", -980), ("FLEXY", -500))
+        if kind == "ORDER" or number % 10 == 2
+    )
 
 
 @pytest.fixture
@@ -444,3 +466,47 @@ def test_the_reveals_of_an_order_are_found_without_reading_a_whole_table(boss: C
     with explained() as statements:
         read(boss.get("/admin/giftcards/cardreveal/", {"q": card.order.reference}))
     assert scans(statements) == []
+
+
+LEDGER = "/admin/giftcards/ledgerentry/"
+
+
+def _is_first_row(statement: Statement) -> bool:
+    """Whether an index leads to the one row that it reads: MariaDB expects all that follow."""
+    by_index = (["range giftcards_ledger_type"], ["range giftcards_ledger_newest"])
+    return statement.sql.endswith("LIMIT 1") and statement.scans in by_index
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"order": "guessed"},
+        {"order": "charged"},
+        {"order": "credited"},
+        {"order": "charged", "type": "ORDER", "period": "week"},
+        {"type": "BONUS"},
+        {"type": "FLEXY", "period": "today"},
+        {"period": "today"},
+        {"period": "2025-01"},
+        {"q": "entry-0042-FLEXY"},
+        {"q": "FLEXY-0042"},
+        {"q": "shop-0000000042"},
+        {"q": "shop-0000000042", "order": "guessed"},
+    ],
+    ids=str,
+)
+def test_a_filter_or_a_search_of_the_ledger_reads_no_whole_table(
+    boss: Client, chosen: dict[str, str]
+) -> None:
+    with explained() as statements:
+        read(boss.get(LEDGER, chosen))
+    assert [each for each in scans(statements) if not _is_first_row(each)] == []
+
+
+@pytest.mark.parametrize("chosen", [{}, {"type": "ORDER"}], ids=str)
+def test_the_ledger_reads_a_limited_number_of_its_entries(
+    boss: Client, chosen: dict[str, str]
+) -> None:
+    with explained() as statements:
+        read(boss.get(LEDGER, chosen))
+    assert all("LIMIT" in statement.sql for statement in scans(statements))

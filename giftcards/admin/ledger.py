@@ -153,7 +153,6 @@ class LedgerEntryAdmin(ReadOnly, MentionsOrders, LedgerModelAdmin):
     list_display = ("when", "kind", "change", "balance", "its_order")
     list_display_links = ("when",)
     list_filter = (PeriodFilter, KindFilter, MatchFilter)
-    list_select_related = ("order",)
     fields = readonly_fields = (
         "when",
         "kind",
@@ -177,6 +176,11 @@ class LedgerEntryAdmin(ReadOnly, MentionsOrders, LedgerModelAdmin):
 
     class Media:
         css = {"all": ("giftcards/admin.css",)}
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[LedgerEntry]:
+        # Not joined: PostgreSQL expects so many entries without an order that it would read all
+        # orders first.
+        return super().get_queryset(request).prefetch_related("order")
 
     def has_view_permission(self, request: HttpRequest, obj: LedgerEntry | None = None) -> bool:
         sees_costs = request.user.has_perm("giftcards.view_cost")
@@ -353,10 +357,9 @@ def _kind_text(kind: str) -> str:
 def _known_kinds() -> Iterator[str]:
     """The types in the ledger. Each is a step in an index: a million entries do not slow it."""
     kinds = LedgerEntry.objects.order_by("type").values_list("type", flat=True)
-    kind = kinds.first()
-    while kind is not None:
+    kind: str | None = ""
+    while (kind := kinds.filter(type__gt=kind).first()) is not None:
         yield kind
-        kind = kinds.filter(type__gt=kind).first()
 
 
 def _period_text(first: date, last: date) -> str:

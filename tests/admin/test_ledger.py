@@ -126,6 +126,14 @@ def test_an_entry_has_a_page_with_all_that_is_known_of_it(accountant: Client, or
     assert 'name="_save"' not in html
 
 
+def test_what_is_not_known_of_an_entry_is_a_dash_or_unknown(accountant: Client) -> None:
+    html = read(accountant.get(f"{LEDGER}{book('FLEXY', -500).pk}/change/"))
+    shown_fields = re.findall(r'<div class="readonly">(.*?)</div>', html, re.DOTALL)
+    hidden = r'<span class="giftcards-label">.*?</span>'
+    values = [text(re.sub(hidden, "", value)) for value in shown_fields]
+    assert values[3:7] == ["unknown", "unknown", "-", "-"]
+
+
 @pytest.mark.parametrize(
     "permissions", [(), ("view_ledgerentry",), ("view_cost",), ("view_order", "view_ledgerentry")]
 )

@@ -937,6 +937,7 @@ def test_of_an_order_that_the_person_may_not_see_the_list_names_neither_it_nor_t
     for told in (html, page):
         assert "web-1042" not in told
         assert REASON not in told
+        assert ">None<" not in told
     # Nor can it be found out that there is such an order.
     assert "result_list" not in read(reader.get(REVEALS, {"q": "web-1042"}))
 

@@ -170,6 +170,7 @@ PAGES: dict[str, Visit] = {
     "revealed": sent(asking, reason="Lost the e-mail"),
     "revealed codes": at("/admin/giftcards/cardreveal/"),
     "ledger": at(LEDGER),
+    "ledger, a period": at(f"{LEDGER}?period=week"),
     "ledger, filtered": at(f"{LEDGER}?order=guessed&type=REFUND-ORDER"),
     "ledger, an entry": first_entry,
     "note, wrong": sent(about("web-1042"), "button[form=giftcards-note]"),
