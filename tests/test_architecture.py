@@ -62,8 +62,8 @@ WITHIN = {
     "admin": (
         "display forms readonly provider_sections provider catalogue buttons pages finding"
         " reauthentication revealing pricing repeating resolving columns filters listing mentions"
-        " reveal_log books ledger summary breakdown timeline notes checking order_page placing"
-        " orders"
+        " reveal_log books ledger summary breakdown bookings timeline notes checking order_page"
+        " placing orders"
     ),
     "management": "output base overview selftest commands",
 }

@@ -38,10 +38,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """A period of the ledger; ``verdict`` is HTML, and a warning unless the books close."""
+    """A period of the ledger; ``verdict`` is HTML."""
 
     verdict: str
-    closes: bool
+    is_warning: bool
     lines: list[Line]
     counts: list[Line]
     groups: list[Group]
@@ -51,7 +51,7 @@ def books(summary: Summary, *, name_order: Name, name_entry: Name) -> Books:
     """The ``summary`` as the page shows it."""
     return Books(
         verdict=_verdict(summary),
-        closes=not summary.gap,
+        is_warning=bool(summary.gap),
         lines=list(_lines(summary)),
         counts=[
             Line(gettext("Entries"), count_text(summary.entries)),
@@ -63,15 +63,15 @@ def books(summary: Summary, *, name_order: Name, name_entry: Name) -> Books:
 
 
 def _verdict(summary: Summary) -> str:
+    if summary.gap:
+        text = gettext("The balance has changed by %(gap)s that no entry explains.")
+        return filled(text, gap=signed_money(summary.gap))
     if not summary.entries:
         return gettext("The ledger has no entry of this period, or none has been read yet.")
     if summary.gap is None:
         return gettext(
             "The provider has not told the balances: whether the books close is not known."
         )
-    if summary.gap:
-        text = gettext("The balance has changed by %(gap)s that no entry explains.")
-        return filled(text, gap=signed_money(summary.gap))
     return gettext("The books close: the entries explain the whole change of the balance.")
 
 

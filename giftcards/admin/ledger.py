@@ -1,14 +1,12 @@
-"""The provider's ledger as it was read: a list to look at, and what it has about one order.
+"""The provider's ledger as it was read: a list to look at.
 
-All of it tells what the provider charges, so none of it is shown without the permission for that.
+All of it tells what the provider charges, so nobody sees it without the permission for that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import date, timedelta
-from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,15 +24,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.books import books
 from giftcards.admin.columns import labelled
-from giftcards.admin.display import (
-    bdi,
-    day_text,
-    exact_moment,
-    isolated,
-    moment,
-    money,
-    signed_money,
-)
+from giftcards.admin.display import bdi, day_text, exact_moment, isolated, money, signed_money
 from giftcards.admin.filters import shown_filters
 from giftcards.admin.listing import OrderPaginator, has_stock_lists
 from giftcards.admin.mentions import MentionsOrders
@@ -43,7 +33,6 @@ from giftcards.ledger import Discrepancy, summarise
 from giftcards.models import LedgerEntry, Order
 from giftcards.models.ledger import CHARGE, CREDIT
 from giftcards.models.moments import begin_of, day_of
-from giftcards.refunds import refund_breakdown
 
 if TYPE_CHECKING:
     LedgerModelAdmin = admin.ModelAdmin[LedgerEntry]
@@ -302,50 +291,6 @@ class LedgerEntryAdmin(ReadOnly, MentionsOrders, LedgerModelAdmin):
     @admin.display(description=_("first read"))
     def read(self, entry: LedgerEntry) -> str:
         return exact_moment(entry.read_at)
-
-
-# What the ledger has about one order.
-
-
-@dataclass(frozen=True, slots=True)
-class Booking:
-    """An entry about an order; its texts are HTML."""
-
-    amount: str
-    when: str
-    is_guess: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Bookings:
-    """What the provider has booked about an order.
-
-    ``promised`` and ``credited``, which are HTML, are "" unless the ledger lacks what the provider
-    promised to credit back.
-    """
-
-    entries: list[Booking]
-    promised: str
-    credited: str
-
-    @property
-    def has_guess(self) -> bool:
-        return any(entry.is_guess for entry in self.entries)
-
-
-def bookings(order: Order) -> Bookings:
-    """The entries of the ledger about ``order``, the oldest first."""
-    entries = list(order.ledger_entries.order_by("time", "pk"))
-    promised = credited = ""
-    if order.is_credited is False:
-        breakdown = refund_breakdown(order)
-        promised = money(breakdown.refunded_amount if breakdown else None)
-        amounts = (entry.amount for entry in entries if entry.type == CREDIT)
-        credited = money(sum(amounts, Decimal(0)))
-    shown = [
-        Booking(signed_money(entry.amount), moment(entry.time), entry.is_guess) for entry in entries
-    ]
-    return Bookings(shown, promised, credited)
 
 
 def _kind_text(kind: str) -> str:

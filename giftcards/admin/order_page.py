@@ -17,6 +17,7 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.bookings import bookings
 from giftcards.admin.breakdown import bar, customer_lines, margin_lines, provider_lines
 from giftcards.admin.checking import CheckingPages, fingerprint
 from giftcards.admin.display import (
@@ -29,7 +30,6 @@ from giftcards.admin.display import (
     named,
     status_badge,
 )
-from giftcards.admin.ledger import bookings
 from giftcards.admin.notes import NotesPages
 from giftcards.admin.pages import about
 from giftcards.admin.pricing import PricingPages

@@ -1015,8 +1015,8 @@ def test_the_page_of_an_order_takes_a_constant_number_of_queries(boss: Client) -
     # changes, what was ticked off, its history in the admin, notes, reveals, cards and the ledger.
     assert count_queries(boss, order_page(small)) == 11
     Order.objects.update(group="cart")
-    assert count_queries(boss, order_page(small)) == 11
-    assert count_queries(boss, order_page(large)) == 11
+    assert count_queries(boss, order_page(small)) == 12
+    assert count_queries(boss, order_page(large)) == 12
     html = read(boss.get(order_page(large)))
     assert (len(cards(html)), len(timeline(html))) == (25, 26)
 

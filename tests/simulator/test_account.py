@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from typing import Any
 
 import pytest
 import requests
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.simulator.shop import LOST, PSN, STEAM, Shop, error, is_id
+from giftcards.simulator import LEDGER_ODDITIES, Call, Simulator
+from tests.simulator.shop import LOST, PSN, STEAM, Clock, Shop, error, is_id
 
 
 def test_an_order_goes_from_handling_to_fulfilled() -> None:
@@ -296,6 +301,44 @@ def test_a_refund_that_is_never_credited_is_not_in_the_balance() -> None:
         assert answer["status"] == "PARTIALLY_FILLED"
         assert shop.simulator.balance == 1_000_000 - 2450
         assert [entry.kind for entry in shop.simulator.transactions] == ["DEPOSIT", "ORDER"]
+
+
+@given(data=st.data(), oddities=st.sets(st.sampled_from(sorted(LEDGER_ODDITIES))))
+def test_the_ledger_explains_the_balance_whatever_happens(
+    data: st.DataObject, oddities: set[str]
+) -> None:
+    clock = Clock()
+    simulator = Simulator(delay=(0, 9), clock=clock, ledger_oddities=oddities, rate_limit=0)
+
+    def ask(path: str, *, body: object = None, query: str = "") -> Any:
+        method = "GET" if body is None else "POST"
+        call = Call(method, path, query, "key", json.dumps(body).encode(), "127.0.0.1")
+        reply = simulator.respond(call)
+        assert reply is not None
+        return reply.payload["data"]
+
+    for _ in range(data.draw(st.integers(0, 9))):
+        match data.draw(st.sampled_from(["order", "book", "wait", "hide"])):
+            case "order":
+                kind = data.draw(st.sampled_from(["type_001", "TEST_PARTIAL", "TEST_REFUND"]))
+                line = {"productId": PSN, "typeId": kind, "quantity": 3}
+                ask("/v3/gift-cards/placeOrder", body=line)
+            case "book":
+                amount = data.draw(st.decimals("0.01", 999, places=2))
+                simulator.book(data.draw(st.sampled_from(["FLEXY", "DEPOSIT"])), amount)
+            case "wait":
+                clock.now += data.draw(st.integers(0, 30))
+            case "hide":
+                simulator.hide(data.draw(st.sampled_from(simulator.transactions)).id)
+    clock.now += simulator.ledger_delay
+    booked = simulator.transactions
+    assert sum(entry.change for entry in booked) == simulator.balance
+    assert simulator.balance == ask("/v3/account/balance")["balance"]
+    shown = ask("/v3/account/transactions", query="pageSize=100")["items"]
+    visible = [entry for entry in booked if entry.shown_at is not None][::-1]
+    assert [(row["type"], abs(row["amount"])) for row in shown] == [
+        (entry.kind, abs(entry.change)) for entry in visible
+    ]
 
 
 def test_parallel_clients_leave_a_ledger_that_adds_up(shop: Shop) -> None:

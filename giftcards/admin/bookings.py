@@ -1,0 +1,55 @@
+"""What the provider's ledger has about one order, for the order's page.
+
+It tells what the provider charged, so it is shown only to who may see that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from giftcards.admin.display import moment, money, signed_money
+from giftcards.models import Order
+from giftcards.models.ledger import CREDIT
+from giftcards.refunds import refund_breakdown
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """An entry about an order; its texts are HTML."""
+
+    amount: str
+    when: str
+    is_guess: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bookings:
+    """What the provider has booked about an order.
+
+    ``promised`` and ``credited``, which are HTML, are "" unless the ledger lacks what the provider
+    promised to credit back.
+    """
+
+    entries: list[Booking]
+    promised: str
+    credited: str
+
+    @property
+    def has_guess(self) -> bool:
+        return any(entry.is_guess for entry in self.entries)
+
+
+def bookings(order: Order) -> Bookings:
+    """The entries of the ledger about ``order``, the oldest first."""
+    entries = list(order.ledger_entries.order_by("time", "pk"))
+    promised = credited = ""
+    if order.is_credited is False:
+        breakdown = refund_breakdown(order)
+        promised = money(breakdown.refunded_amount if breakdown else None)
+        amounts = (entry.amount for entry in entries if entry.type == CREDIT)
+        credited = money(sum(amounts, Decimal(0)))
+    shown = [
+        Booking(signed_money(entry.amount), moment(entry.time), entry.is_guess) for entry in entries
+    ]
+    return Bookings(shown, promised, credited)
