@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -11,18 +10,12 @@ from typing import Any, TypeVar
 
 from django.utils import timezone
 
+from giftcards.engine.background import Stopped, ask_when_free
 from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.prices import by_type
 from giftcards.engine.resolving import NoAnswer
-from giftcards.exceptions import (
-    AccessDenied,
-    ConfigurationError,
-    NotFound,
-    ProviderError,
-    RateLimited,
-    Refused,
-)
+from giftcards.exceptions import ConfigurationError, NotFound, ProviderError, Refused
 from giftcards.models import Product, ProductPrices, ProductType, ProviderState
 from giftcards.models.catalogue import Names
 from giftcards.models.moments import is_recent
@@ -36,16 +29,9 @@ T = TypeVar("T")
 _RESUMABLE = timedelta(hours=6)
 # After so many products in a row without any answer, the provider is taken to be away.
 _MOST_SILENT = 3
-# How long to wait before the next attempt to make a call (seconds).
-_SHORTEST_WAIT = 0.2
-_LONGEST_WAIT = 1.0
 
 
 # Reading the catalogue.
-
-
-class _Stopped(Exception):
-    """No further call is made: the key is refused, or the provider is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +63,10 @@ def read_catalogue(gateway: Gateway, *, on_wait: Callable[[Reading], None]) -> R
     reader = _Reader(gateway, on_wait)
     try:
         reader.run()
-    except _Stopped:
-        pass
+    except Stopped as stopped:
+        # Without a text, the trouble is what the last product had.
+        if str(stopped):
+            reader.note(trouble=str(stopped))
     except ProviderError as error:
         # The catalogue itself could not be read: what is known of it stays.
         reader.note(trouble=str(error))
@@ -110,7 +98,7 @@ class _Reader:
     def _read_list(self) -> None:
         at = timezone.now()
         client = self._gateway.client
-        catalogue = self._ask(lambda: self._gateway.ask(client.catalogue, Purpose.CATALOGUE))
+        catalogue = self._ask(lambda: self._gateway.ask(client.catalogue, Purpose.BACKGROUND))
         if catalogue.unreadable:
             trouble = "The catalogue has rows that could not be read."
             self.note(skipped=catalogue.unreadable, trouble=trouble)
@@ -119,7 +107,7 @@ class _Reader:
     def _read_types(self, product_id: str) -> None:
         at = timezone.now()
         try:
-            product = self._ask(lambda: self._gateway.product(product_id, Purpose.CATALOGUE))
+            product = self._ask(lambda: self._gateway.product(product_id, Purpose.BACKGROUND))
         except ProviderError as error:
             self._skip(product_id, error)
         else:
@@ -134,32 +122,13 @@ class _Reader:
         is_answer = isinstance(error, Refused) or error.status == 200
         self._silent = 0 if is_answer else self._silent + 1
         if self._silent == _MOST_SILENT:
-            raise _Stopped
+            raise Stopped
 
     def _ask(self, call: Callable[[], T | None]) -> T:
-        """Make the call as soon as pauses and the budget allow it."""
-        while True:
-            self._wait_until_open()
-            try:
-                answer = call()
-            except (AccessDenied, RateLimited):
-                # Calls are paused now.
-                continue
-            if answer is not None:
-                return answer
-            if self._gateway.is_open:
-                self._wait(self._gateway.wait_for(Purpose.CATALOGUE), is_paused=False)
+        return ask_when_free(self._gateway, call, self._wait)
 
-    def _wait_until_open(self) -> None:
-        while not self._gateway.try_open():
-            if not self._gateway.reopens_by_itself():
-                self.note(trouble="The provider refuses the API key.")
-                raise _Stopped
-            self._wait(_LONGEST_WAIT, is_paused=True)
-
-    def _wait(self, seconds: float, *, is_paused: bool) -> None:
+    def _wait(self, is_paused: bool) -> None:
         self._on_wait(replace(self.reading, is_paused=is_paused))
-        time.sleep(min(max(seconds, _SHORTEST_WAIT), _LONGEST_WAIT))
 
 
 def _is_unfinished() -> bool:

@@ -11,14 +11,15 @@ import threading
 import time
 from datetime import timedelta
 
-from giftcards.conf import LOOP_SECONDS
+from giftcards.conf import LOOP_SECONDS, conf
 from giftcards.engine import outbox
 from giftcards.engine.database import surviving
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import follow, is_work_left
 from giftcards.engine.queue import LOOP_LEASE, queue_sweep
 from giftcards.exceptions import GiftcardsError
-from giftcards.models import ProviderState
+from giftcards.ledger.nightly import read_if_due
+from giftcards.models import Lease, ProviderState
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +33,17 @@ def sweep() -> str:
 
 
 def tick() -> str:
-    """The watchdog, once a minute: pending announcements, and the loop if no process runs it."""
+    """The watchdog, once a minute: pending announcements, and the loop if no process runs it.
+
+    Then, once a night, the provider's ledger, a part at a time.
+    """
     # Longer than the lease, so that a dead holder's expires.
     return _run(patience=LOOP_LEASE + timedelta(seconds=1), is_tick=True)
 
 
 def _run(*, patience: timedelta, is_tick: bool = False) -> str:
     stop = _cluster_stop() or threading.Event()
+    began = time.monotonic()
     try:
         if is_tick:
             ProviderState.objects.note_tick()
@@ -52,6 +57,12 @@ def _run(*, patience: timedelta, is_tick: bool = False) -> str:
             with Gateway() as gateway:
                 if gateway.reopens_by_itself():
                     queue_sweep()
+        if is_tick:
+            # Last, because orders may wait for the loop. A request takes as long as any other.
+            ends_at = began + conf.longest_task - conf.request_timeout
+            with surviving(stop, "the reading of the provider's ledger"):
+                if time.monotonic() < ends_at and not stop.is_set():
+                    read_if_due(lambda: time.monotonic() < ends_at and _is_free(stop))
     except GiftcardsError as error:
         logger.error("The task failed: %s", error)  # noqa: TRY400
         return "failed"
@@ -59,6 +70,11 @@ def _run(*, patience: timedelta, is_tick: bool = False) -> str:
         logger.error("The task failed: %s", type(error).__name__)  # noqa: TRY400
         return "failed"
     return "another process runs the loop" if done is None else str(done)
+
+
+def _is_free(stop: threading.Event) -> bool:
+    """Whether no order waits for this worker: a process runs the loop, or none is urgent."""
+    return not stop.is_set() and (Lease.objects.is_held(Lease.LOOP) or not is_work_left())
 
 
 def _cluster_stop() -> threading.Event | None:

@@ -35,10 +35,11 @@ PARTS = {
     "settlement": "signals sales models",
     "catalogue": "exceptions provider models engine",
     "ledger": "exceptions statuses refunds crypto provider models engine",
-    "tasks": "exceptions conf models engine",
+    "tasks": "exceptions conf models engine ledger",
     "roles": "exceptions",
     "management": (
-        "exceptions statuses problems conf refunds settlement crypto models engine catalogue roles"
+        "exceptions statuses problems conf refunds settlement crypto models engine catalogue ledger"
+        " roles"
     ),
     "admin": (
         "exceptions secrecy statuses problems conf refunds settlement crypto provider models engine"
@@ -54,11 +55,11 @@ WITHIN = {
         " order_queries orders cards traces ledger money"
     ),
     "engine": (
-        "database backoff queue clock budget prices probe gateway identity verdict storing settled"
-        " recording polling outbox holding reordering sending recovery_plan recovery resolving"
-        " sweep loop health"
+        "database backoff queue clock budget prices probe gateway background identity verdict"
+        " storing settled recording polling outbox holding reordering sending recovery_plan"
+        " recovery resolving sweep loop health"
     ),
-    "ledger": "summary",
+    "ledger": "summary pairing matching reading nightly",
     "admin": (
         "display forms readonly provider_sections provider catalogue buttons pages finding"
         " reauthentication revealing pricing repeating resolving columns filters listing mentions"

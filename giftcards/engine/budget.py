@@ -10,8 +10,8 @@ not delay codes. Late orders have one, and while the list is not usable half of 
 fresh orders cannot starve them. The other slots are common: placing may use all of them, single
 checks leave an eighth free, and optional prices half; they are not requested while the budget is
 busy. The price of an order that may cost only so much is a part of placing it. Reading the
-catalogue can wait: it has a tenth of all slots at most, while at least half of the common ones are
-free and the budget is not busy.
+catalogue and the ledger can wait: together they have a tenth of all slots at most, while at least
+half of the common ones are free and the budget is not busy.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Purpose(enum.Enum):
     CHECKING = enum.auto()
     CHECKING_LATE = enum.auto()
     PRICING = enum.auto()
-    CATALOGUE = enum.auto()
+    BACKGROUND = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Shares:
                 return [*for_late, (self.common, kept)]
             case Purpose.PRICING:
                 return [(self.common, len(self.common) // 2)]
-            case Purpose.CATALOGUE:
+            case Purpose.BACKGROUND:
                 # Always the same ones: so no minute has more requests than these.
                 return [(self.common[-self.tenth :], 0)]
 
@@ -137,7 +137,7 @@ class Budget:
         match purpose:
             case Purpose.PRICING:
                 return not self._is_busy(now)
-            case Purpose.CATALOGUE:
+            case Purpose.BACKGROUND:
                 return not self._is_busy(now) and self._is_half_free(now)
             case _:
                 return True

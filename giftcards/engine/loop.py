@@ -6,6 +6,7 @@ import functools
 import logging
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from django.utils import timezone
@@ -32,8 +33,16 @@ _REQUESTS = {
     Status.DELAYED: Purpose.CHECKING_LATE,
     Status.UNCONFIRMED: Purpose.LISTING,
 }
-# How often an endless loop records that it runs, as the schedule does (seconds).
+# How often an endless loop does what the schedule would: it records that it runs, and does the
+# chores (seconds).
 _TICK = 60.0
+
+# Work that has nothing to do with orders. It may go on as long as what it is given returns True.
+Chores = Callable[[Callable[[], bool]], None]
+
+
+def _no_chores(_should_continue: Callable[[], bool]) -> None:
+    pass
 
 
 def follow(
@@ -41,14 +50,18 @@ def follow(
     seconds: float | None,
     stop: threading.Event | None = None,
     patience: timedelta = timedelta(0),
+    chores: Chores = _no_chores,
 ) -> Swept | None:
     """Run the loop: sweep whenever orders are due; return the sum of the sweeps.
 
     Ends after ``seconds``, when ``stop`` is set, when no order is urgent, or when the provider
     refuses the key; with ``seconds=None`` only when ``stop`` is set. Returns ``None`` if another
     process runs the loop and its lease does not expire within ``patience``.
+
+    With ``seconds=None``, ``chores`` are done once a minute, between sweeps, while nothing is
+    urgent.
     """
-    loop = _Loop(seconds, stop or threading.Event(), patience)
+    loop = _Loop(seconds, stop or threading.Event(), patience, chores)
     with surviving(loop.stop, "the loop"):
         try_stored_cards()
     is_over = False
@@ -83,8 +96,16 @@ class _Loop:
     If the database fails, any method may raise; :func:`follow` then calls :meth:`step` again.
     """
 
-    def __init__(self, seconds: float | None, stop: threading.Event, patience: timedelta) -> None:
+    def __init__(
+        self,
+        seconds: float | None,
+        stop: threading.Event,
+        patience: timedelta,
+        chores: Chores,
+    ) -> None:
         self.stop = stop
+        self._chores = chores
+        self._chores_at = 0.0
         # The sum of the sweeps; None if another process runs the loop.
         self.done: Swept | None = Swept()
         self._is_endless = seconds is None
@@ -115,8 +136,15 @@ class _Loop:
         if is_refused:
             self._give_way()
         else:
+            self._do_chores()
             self._wait_for_work(self._gateway, is_idle=not (swept.sent or swept.checked))
         return True
+
+    def _do_chores(self) -> None:
+        now = time.monotonic()
+        if self._is_endless and now >= self._chores_at:
+            self._chores_at = now + _TICK
+            self._chores(lambda: self.should_continue() and not is_work_left())
 
     def _give_way(self) -> None:
         """Leave the loop for one interval to a process that has another API key."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from giftcards.models import LedgerEntry, Order
 from giftcards.models.ledger import CHARGE, CREDIT
-from giftcards.models.moments import begin_of
+from giftcards.models.moments import begin_of, day_of
 from giftcards.refunds import refund_breakdown
 
 # How many of a kind are listed; all are counted.
@@ -155,6 +155,11 @@ class _Row(NamedTuple):
 
 def _rows(start: date, end: date) -> Iterator[_Row]:
     """The entries of the period, by time."""
+    first = LedgerEntry.objects.order_by("time", "pk").first()
+    last = LedgerEntry.objects.order_by("-time", "-pk").first()
+    if first is None or last is None:
+        return
+    start, end = max(start, day_of(first.time)), min(end, day_of(last.time))
     for number in range((end - start).days + 1):
         day = start + timedelta(days=number)
         yield from _rows_between(begin_of(day), begin_of(day + timedelta(days=1)))
@@ -316,8 +321,8 @@ class _Balances:
             # Without entries, or back where it began.
             is_told = self._first is not None or not self._untold
             return opening, opening if is_told else None
-        booked_at = last.row.time if last.row else datetime.min
-        is_last = not self._untold or (last.row is not None and booked_at > self._untold[-1])
+        booked_at = last.row and last.row.time
+        is_last = not self._untold or (booked_at is not None and booked_at > self._untold[-1])
         return opening, last.balance if is_last else None
 
     def _opening(self) -> Decimal | None:

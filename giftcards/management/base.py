@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar, NamedTuple
@@ -155,6 +155,18 @@ def find_order(reference: str) -> Order:
             " the admin lists them."
         )
     return order
+
+
+def named_conditions(text: str | None, known: Iterable[str]) -> list[str]:
+    """Those of the ``known`` conditions that ``--fail-on`` names, in the order in which they are."""
+    names = [] if text is None else [name.strip() for name in text.split(",")]
+    known = list(known)
+    if unknown := [name for name in names if name not in known]:
+        raise refuse(
+            f"--fail-on: {', '.join(map(repr, unknown))} is not known."
+            f" Use one or more of {', '.join(known)}, separated by commas."
+        )
+    return [name for name in known if name in names]
 
 
 def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:

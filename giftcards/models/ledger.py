@@ -84,11 +84,11 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
 
     def assign(self, orders: dict[int, int], *, is_guess: bool) -> None:
         """Assign entries that have no order to orders, both by primary key."""
-        self.filter(order=None).bulk_update(
-            [LedgerEntry(pk=key, order_id=order, is_guess=is_guess) for key, order in orders.items()],
-            ["order", "is_guess"],
-            batch_size=100,
-        )
+        entries = [
+            LedgerEntry(pk=key, order_id=order, is_guess=is_guess) for key, order in orders.items()
+        ]
+        unmatched = self.filter(order=None)
+        unmatched.bulk_update(entries, ["order", "is_guess"], batch_size=100)
 
     def drop_guesses(self, orders: Collection[int], type_: str) -> int:
         """Take the guessed entries of a type from these orders; return how many there were."""

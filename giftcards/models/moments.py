@@ -24,7 +24,7 @@ def with_zone(moment: datetime) -> datetime:
 
 
 def as_stored(moment: datetime) -> datetime:
-    """A time that the provider told, as this site stores it: without a zone if ``USE_TZ`` is off."""
+    """A time that the provider told as this site stores it: without zone if ``USE_TZ`` is off."""
     return moment if settings.USE_TZ else timezone.make_naive(moment, _site_zone())
 
 

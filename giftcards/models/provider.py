@@ -224,6 +224,15 @@ class ProviderState(models.Model):
     swept_at = models.DateTimeField(_("last sweep"), null=True)
     ticked_at = models.DateTimeField(_("last tick"), null=True)
 
+    # The ledger is known up to here. What comes late is found when its last days are read again.
+    ledger_read_until = models.DateTimeField(null=True)
+    # The place of a reading of it that has not come to its end; see giftcards.ledger.reading.
+    ledger_place = models.JSONField(default=dict)
+    # When it is to be read by itself next; NULL until that is decided.
+    ledger_due_at = models.DateTimeField(null=True)
+    # Consecutive attempts to do so that failed.
+    ledger_failures = models.PositiveIntegerField(default=0)
+
     # How the wall clocks of the machines were set; see giftcards.engine.clock. Each write counts
     # the version up, and is made only if nobody else has.
     clock = models.JSONField(default=dict)

@@ -122,7 +122,7 @@ class TestShares:
         self, limit: int, poll_interval: float, has_list: bool
     ) -> None:
         parts = shares(limit, poll_interval)
-        [(numbers, left)] = parts.pools(Purpose.CATALOGUE, has_list=has_list)
+        [(numbers, left)] = parts.pools(Purpose.BACKGROUND, has_list=has_list)
         assert len(numbers) == max(limit // 10, 1)
         assert left == 0
         assert set(numbers) <= set(parts.common)
@@ -305,7 +305,7 @@ class TestWaiting:
             slot.until = clock.now() + timedelta(seconds=data.draw(st.integers(-5, 60)))
             slot.save()
         # Whether these may be asked for depends on the pace as well.
-        for purpose in set(Purpose) - {Purpose.PRICING, Purpose.CATALOGUE}:
+        for purpose in set(Purpose) - {Purpose.PRICING, Purpose.BACKGROUND}:
             clock.seconds = 0
             wait = budget.wait_for(purpose, has_list=has_list)
             assert 0 <= wait <= 60

@@ -12,6 +12,7 @@ from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import follow
 from giftcards.engine.sweep import Swept, check_now, check_settled, sweep, time_to_check
 from giftcards.exceptions import ProviderError
+from giftcards.ledger.nightly import read_if_due
 from giftcards.management.base import (
     UNFINISHED,
     WORKING_SETTINGS,
@@ -116,7 +117,7 @@ class Command(GiftcardsCommand):
             signal.signal(number, end)
         self.say("Following the orders. Stop with Ctrl-C.", options)
         while not stop.is_set():
-            done = follow(seconds=None, stop=stop)
+            done = follow(seconds=None, stop=stop, chores=read_if_due)
             if done is None:
                 # Another process runs the loop; take over if it stops.
                 stop.wait(1)

@@ -12,6 +12,7 @@ from giftcards.management.base import (
     GiftcardsCommand,
     describe,
     find_order,
+    named_conditions,
     order_as_dict,
     refuse,
 )
@@ -73,13 +74,4 @@ class Command(GiftcardsCommand):
 
 def _conditions(text: str | None) -> dict[str, Condition]:
     """The conditions that ``--fail-on`` names."""
-    if text is None:
-        return {}
-    names = [name.strip() for name in text.split(",")]
-    unknown = [name for name in names if name not in CONDITIONS]
-    if unknown:
-        raise refuse(
-            f"--fail-on: {', '.join(map(repr, unknown))} is not known."
-            f" Use one or more of {', '.join(CONDITIONS)}, separated by commas."
-        )
-    return {name: CONDITIONS[name] for name in CONDITIONS if name in names}
+    return {name: CONDITIONS[name] for name in named_conditions(text, CONDITIONS)}

@@ -1,0 +1,56 @@
+"""Calls that can wait until neither pauses nor orders stand in their way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from giftcards.engine.budget import Purpose
+from giftcards.engine.gateway import Gateway
+from giftcards.exceptions import AccessDenied, RateLimited
+
+T = TypeVar("T")
+
+# How long to wait before the next attempt to make a call (seconds).
+_SHORTEST_WAIT = 0.2
+_LONGEST_WAIT = 1.0
+
+
+class Stopped(Exception):
+    """No further call is made; the text, if any, says why."""
+
+
+def ask_when_free(
+    gateway: Gateway, call: Callable[[], T | None], on_wait: Callable[[bool], object]
+) -> T:
+    """Make ``call``, for :attr:`Purpose.BACKGROUND`, as soon as pauses and the budget allow it.
+
+    ``call`` returns ``None`` if the gateway denies it. ``on_wait`` is called before each wait,
+    which takes a second at most, and told whether calls are paused; it may raise :exc:`Stopped`,
+    which is also raised if the provider refuses the API key.
+    """
+    while True:
+        _wait_until_open(gateway, on_wait)
+        try:
+            answer = call()
+        except (AccessDenied, RateLimited):
+            # Calls are paused now.
+            continue
+        if answer is not None:
+            return answer
+        if gateway.is_open:
+            on_wait(False)
+            _pause(gateway.wait_for(Purpose.BACKGROUND))
+
+
+def _wait_until_open(gateway: Gateway, on_wait: Callable[[bool], object]) -> None:
+    while not gateway.try_open():
+        if not gateway.reopens_by_itself():
+            raise Stopped("The provider refuses the API key.")
+        on_wait(True)
+        _pause(_LONGEST_WAIT)
+
+
+def _pause(seconds: float) -> None:
+    time.sleep(min(max(seconds, _SHORTEST_WAIT), _LONGEST_WAIT))

@@ -1,0 +1,84 @@
+"""The provider's ledger, read by itself once a night, a few seconds at a time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from django.utils import timezone
+
+from giftcards.crypto import configured_key
+from giftcards.engine.background import Stopped
+from giftcards.engine.backoff import backoff
+from giftcards.engine.gateway import Gateway
+from giftcards.ledger.reading import Reading, read_ledger
+from giftcards.models import ProviderState
+from giftcards.models.moments import begin_of, day_of, is_ahead
+
+logger = logging.getLogger(__name__)
+
+# When the night's reading may begin, after midnight in the time zone of the site. Each shop has its
+# own moment, so that they do not all come at once.
+_FROM = timedelta(hours=2)
+_MINUTES = 180
+# How long one part of a reading takes at most, beyond its first request (seconds).
+_SECONDS = 5.0
+# After a reading that failed.
+_FIRST_PAUSE = timedelta(minutes=2)
+_LONGEST_PAUSE = timedelta(hours=1)
+
+
+def read_if_due(should_continue: Callable[[], bool]) -> None:
+    """Read a part of the ledger if it was not read to its end since the last night began.
+
+    Makes one request, and more for five seconds while ``should_continue`` and the request budget
+    allow it. The next call goes on where this one has ended.
+    """
+    state = ProviderState.objects.current()
+    now = timezone.now()
+    if state.ledger_due_at is None:
+        _put_off_to_next_night()
+    elif not is_ahead(state.ledger_due_at, now, longest=timedelta(days=2)):
+        _read_part(state, should_continue)
+
+
+def _read_part(state: ProviderState, should_continue: Callable[[], bool]) -> None:
+    ends_at = time.monotonic() + _SECONDS
+    with Gateway() as gateway:
+        reading = read_ledger(
+            gateway,
+            on_wait=_do_not_wait,
+            should_continue=lambda: time.monotonic() < ends_at and should_continue(),
+        )
+    for day, count in reading.changed_days.items():
+        logger.warning("The provider's ledger of %s has changed: %d entries.", day, count)
+    if reading.is_whole:
+        _put_off_to_next_night()
+    elif reading.trouble:
+        _put_off(state.ledger_failures + 1)
+        logger.warning("The provider's ledger could not be read. %s", reading.trouble)
+    elif state.ledger_failures:
+        ProviderState.objects.filter(pk=1).update(ledger_failures=0)
+
+
+def _do_not_wait(_reading: Reading) -> None:
+    # What orders need comes first. The next tick tries again.
+    raise Stopped
+
+
+def _put_off_to_next_night() -> None:
+    now = timezone.now()
+    offset = _FROM + timedelta(minutes=int(configured_key() or "0", 16) % _MINUTES)
+    today = day_of(now)
+    tonight = begin_of(today) + offset
+    due_at = tonight if tonight > now else begin_of(today + timedelta(days=1)) + offset
+    ProviderState.objects.filter(pk=1).update(ledger_due_at=due_at, ledger_failures=0)
+
+
+def _put_off(failures: int) -> None:
+    pause = backoff(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, jitter=0.25)
+    ProviderState.objects.filter(pk=1).update(
+        ledger_due_at=timezone.now() + pause, ledger_failures=min(failures, 20)
+    )

@@ -1,0 +1,339 @@
+"""Reading the provider's ledger: a day at a time, oldest first, and the last days again.
+
+How far a reading has come is stored with each page, in the transaction that stores its entries. So
+a reading that is killed goes on where it was, and no entry is lost or counted twice. One process
+reads at a time: it holds a lease, and writes only while it does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Self
+
+from django.db import transaction
+from django.utils import timezone
+
+from giftcards.engine.background import Stopped, ask_when_free
+from giftcards.engine.budget import Purpose
+from giftcards.engine.gateway import Gateway
+from giftcards.exceptions import ProviderError
+from giftcards.ledger.matching import match
+from giftcards.models import Lease, LedgerEntry, Order, ProviderState
+from giftcards.models.moments import LONGEST_HOLD, as_stored, begin_of, day_of, with_zone
+from giftcards.provider.answers import LedgerPage, LedgerRow
+
+# How much is read before entries are matched. After a window without any, the next is twice as
+# long.
+_WINDOW = timedelta(days=1)
+_LONGEST_WINDOW = timedelta(days=365)
+# How many days that were read are read again by the next reading: some entries come late.
+_AGAIN = 3
+_PAGE_SIZE = 100
+# How often a window is read from its first page, if it seems to have more than its pages show.
+_MOST_PASSES = 3
+# How often a process looks whether the one that reads has finished (seconds).
+_LEASE_POLL = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a reading has brought.
+
+    ``start`` is the first day that it read. ``rows`` counts the rows that the provider showed,
+    ``new`` the entries that were not known, and ``unreadable`` rows without type, amount or time.
+    ``not_shown`` are entries that the provider counts and does not show. ``changed_days`` says for
+    days that had been read before how many of their entries are new or different. ``trouble`` is
+    why it has not come to its end.
+    """
+
+    start: date | None = None
+    rows: int = 0
+    new: int = 0
+    unreadable: int = 0
+    not_shown: int = 0
+    changed_days: Mapping[date, int] = field(default_factory=dict)
+    trouble: str = ""
+    is_whole: bool = False
+    # Why it waits: calls are paused, or else the request budget has no slot.
+    is_paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The next page to be read: a page, counted from 1, of a window of time.
+
+    ``new`` counts what was new on the pages before, of this of the ``passes`` over the window.
+    """
+
+    start: datetime
+    until: datetime
+    page: int = 1
+    passes: int = 1
+    new: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        times = {"start": self.start.isoformat(), "until": self.until.isoformat()}
+        return {**asdict(self), **times}
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Self | None:
+        """The place that was stored; ``None`` if none was."""
+        if not stored:
+            return None
+        times = {name: datetime.fromisoformat(stored[name]) for name in ("start", "until")}
+        return cls(**{**stored, **times})
+
+
+def read_ledger(
+    gateway: Gateway,
+    *,
+    since: date | None = None,
+    on_wait: Callable[[Reading], object],
+    should_continue: Callable[[], bool] = lambda: True,
+) -> Reading:
+    """Read what was booked since the last reading, and again the three days before; match it.
+
+    ``since``: read from this day on, even if it was read before. ``on_wait`` is called again and
+    again while it waits, for a call or for another process that reads; it may raise
+    :exc:`~giftcards.engine.background.Stopped`. ``should_continue`` is asked after each page.
+    """
+    reader = _Reader(gateway, on_wait, should_continue)
+    try:
+        reader.run(since)
+    except (Stopped, ProviderError) as error:
+        reader.note(trouble=str(error))
+    finally:
+        reader.release()
+    return reader.reading
+
+
+class _Reader:
+    def __init__(
+        self,
+        gateway: Gateway,
+        on_wait: Callable[[Reading], object],
+        should_continue: Callable[[], bool],
+    ) -> None:
+        self.reading = Reading()
+        self._gateway = gateway
+        self._on_wait = on_wait
+        self._should_continue = should_continue
+        self._token: str | None = None
+        # The time up to which it reads.
+        self._end = timezone.now()
+        # The ids on the page before: a provider that shows it again has no further pages.
+        self._shown: set[str] = set()
+
+    def note(self, **changes: Any) -> None:
+        self.reading = replace(self.reading, **changes)
+
+    def run(self, since: date | None) -> None:
+        self._take_lease()
+        place = self._begin(since)
+        self.note(start=day_of(place.start))
+        while True:
+            if (next_place := self._read(place)) is None:
+                self.note(is_whole=True)
+                return
+            place = next_place
+            if not self._should_continue():
+                return
+
+    # The lease.
+
+    def _take_lease(self) -> None:
+        while (token := Lease.objects.take(Lease.LEDGER, LONGEST_HOLD)) is None:
+            self._wait(is_paused=False)
+            time.sleep(_LEASE_POLL)
+        self._token = token
+        self._end = timezone.now()
+
+    def _hold(self) -> None:
+        """Keep the lease; the first statement of each transaction."""
+        assert self._token is not None  # noqa: S101
+        if not Lease.objects.keep(Lease.LEDGER, self._token, LONGEST_HOLD):
+            raise Stopped("Another process has taken over.")
+
+    def release(self) -> None:
+        if self._token is not None:
+            Lease.objects.release(Lease.LEDGER, self._token)
+
+    # Where to read.
+
+    def _begin(self, since: date | None) -> Place:
+        state = ProviderState.objects.current()
+        place = Place.of(state.ledger_place)
+        if place and place.until > self._end:
+            place = None  # the clock was set back
+        known_until = state.ledger_read_until
+        if since is None:
+            return place or self._window(self._start(known_until))
+        start = begin_of(since)
+        for moment in (known_until, place and place.start):
+            # What was not read before is not skipped.
+            start = min(start, moment or start)
+        return self._window(start)
+
+    def _start(self, known_until: datetime | None) -> datetime:
+        if known_until is not None:
+            last_day = day_of(min(known_until, self._end))
+            return begin_of(last_day - timedelta(days=_AGAIN))
+        first = Order.objects.order_by("created_at", "pk").first()
+        return begin_of(day_of(first.created_at if first else self._end))
+
+    def _window(self, start: datetime, length: timedelta = _WINDOW) -> Place:
+        start = min(start, self._end)
+        return Place(start, min(start + length, self._end))
+
+    def _window_after(self, place: Place) -> Place | None:
+        if place.until >= self._end:
+            return None
+        entries = LedgerEntry.objects.filter(time__range=(place.start, place.until))
+        is_empty = not entries.order_by().exists()
+        length = min(2 * (place.until - place.start), _LONGEST_WINDOW) if is_empty else _WINDOW
+        return self._window(place.until, length)
+
+    # One page.
+
+    def _read(self, place: Place) -> Place | None:
+        """Read a page; return what is to be read next, ``None`` if nothing is."""
+        page = self._ask(place)
+        entries = entries_of(page.rows)
+        shown = {entry.provider_id for entry in entries}
+        is_repeated = place.page > 1 and bool(shown) and shown == self._shown
+        self._shown = shown
+        read_until = ProviderState.objects.current().ledger_read_until
+        following = replace(place, page=place.page + 1)
+        is_last = is_repeated or _is_last(page, place.page)
+        with transaction.atomic():
+            self._hold()
+            kept = LedgerEntry.objects.keep(entries)
+            following = replace(following, new=place.new + len(kept.new))
+            if not is_last:
+                _store(following)
+        self._count(page, kept.new, [*kept.new, *kept.changed], read_until)
+        return self._finish(following, page) if is_last else following
+
+    def _ask(self, place: Place) -> LedgerPage:
+        def call() -> LedgerPage | None:
+            return self._gateway.ask(
+                lambda: self._gateway.client.transactions(
+                    start=with_zone(place.start),
+                    end=with_zone(place.until),
+                    page=place.page,
+                    page_size=_PAGE_SIZE,
+                ),
+                Purpose.BACKGROUND,
+                may_repeat=False,
+            )
+
+        return ask_when_free(self._gateway, call, lambda paused: self._wait(is_paused=paused))
+
+    def _wait(self, *, is_paused: bool) -> None:
+        self._on_wait(replace(self.reading, is_paused=is_paused))
+
+    def _count(
+        self,
+        page: LedgerPage,
+        new: Iterable[LedgerEntry],
+        different: Iterable[LedgerEntry],
+        read_until: datetime | None,
+    ) -> None:
+        late = Counter(
+            day_of(entry.time) for entry in different if read_until and entry.time < read_until
+        )
+        self.note(
+            rows=self.reading.rows + len(page.rows),
+            new=self.reading.new + len(list(new)),
+            unreadable=self.reading.unreadable + page.unreadable,
+            changed_days=dict(sorted((Counter(self.reading.changed_days) + late).items())),
+        )
+
+    # The end of a window.
+
+    def _finish(self, place: Place, page: LedgerPage) -> Place | None:
+        """Match what the window has brought; return what is to be read next."""
+        lacking = _lacking(place, page)
+        if lacking and place.new and place.passes < _MOST_PASSES:
+            # Its pages may have shifted while they were read.
+            again = replace(place, page=1, passes=place.passes + 1, new=0)
+            with transaction.atomic():
+                self._hold()
+                _store(again)
+            self._shown = set()
+            return again
+        self.note(not_shown=self.reading.not_shown + lacking)
+        match(place.start, place.until, hold=self._hold)
+        following = self._window_after(place)
+        with transaction.atomic():
+            self._hold()
+            _store(following, read_until=place.until)
+        self._shown = set()
+        return following
+
+
+def _store(place: Place | None, *, read_until: datetime | None = None) -> None:
+    state = ProviderState.objects.filter(pk=1)
+    state.update(ledger_place={} if place is None else place.as_json())
+    if read_until is not None:
+        # Never back, as long as it makes sense: the last days are read again and again.
+        state.exclude(ledger_read_until__range=(read_until, timezone.now())).update(
+            ledger_read_until=read_until
+        )
+
+
+def _is_last(page: LedgerPage, number: int) -> bool:
+    """Whether nothing follows the page; what the provider counts is only a hint."""
+    rows = len(page.rows) + page.unreadable
+    if rows == 0:
+        return True
+    return rows < _PAGE_SIZE and page.total_pages is not None and number >= page.total_pages
+
+
+def _lacking(place: Place, page: LedgerPage) -> int:
+    """How many entries of the window the provider counts, and has not shown."""
+    if page.total_results is None:
+        return 0
+    known = LedgerEntry.objects.filter(time__range=(place.start, place.until)).count()
+    return max(page.total_results - page.unreadable - known, 0)
+
+
+# Entries of rows.
+
+
+def entries_of(rows: Iterable[LedgerRow]) -> list[LedgerEntry]:
+    """The rows of one page as entries, not saved, each with its own ``provider_id``.
+
+    A row without an id is known by what it says. Rows of one page that say the same are several
+    entries; a row that another page repeats is one.
+    """
+    entries: dict[str, LedgerEntry] = {}
+    equal: Counter[str] = Counter()
+    for row in rows:
+        name = row.row_id
+        if not name:
+            content = _content_of(row)
+            equal[content] += 1
+            name = f"{content}-{equal[content]}"
+        entries[name] = LedgerEntry(
+            provider_id=name,
+            type=row.type,
+            amount=row.amount,
+            balance_before=row.balance_before,
+            balance_after=row.balance_after,
+            time=as_stored(row.time),
+            objid=row.objid,
+        )
+    return list(entries.values())
+
+
+def _content_of(row: LedgerRow) -> str:
+    balances = (row.balance_before, row.balance_after)
+    amounts = [None if one is None else f"{one:.2f}" for one in (row.amount, *balances)]
+    told = repr((row.type, row.time.astimezone(UTC).isoformat(), row.objid, amounts))
+    return f"row-{hashlib.sha256(told.encode()).hexdigest()[:40]}"

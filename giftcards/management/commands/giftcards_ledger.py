@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any
+
+from django.core.management.base import CommandError
+from django.utils import timezone
+from django.utils.dateparse import parse_date
+
+from giftcards.conf import conf
+from giftcards.engine.gateway import Gateway
+from giftcards.ledger import Discrepancies, Summary, summarise
+from giftcards.ledger.reading import Reading, read_ledger
+from giftcards.management.base import (
+    UNFINISHED,
+    WORKING_SETTINGS,
+    GiftcardsCommand,
+    current_pause,
+    named_conditions,
+    refuse,
+)
+from giftcards.management.output import counted, iso
+from giftcards.models import ProviderState
+from giftcards.models.moments import day_of
+
+# Days outside of these are mistakes, and some of them no database can compare with.
+_EARLIEST, _LATEST = date(2000, 1, 1), date(2199, 12, 31)
+
+
+class Command(GiftcardsCommand):
+    help = (
+        "Read the provider's ledger, match it to the orders, and say what does not fit. It takes a"
+        " tenth of the request budget at most. If it is stopped, the next run goes on where it was."
+    )
+    examples = (
+        ("What was booked since the last run:", ""),
+        ("Last month, from what was read:", "--offline --from 2026-10-01 --to 2026-10-31"),
+        ("For a monitor, exit code 1 if money is missing:", "--fail-on gap,missing -v0"),
+    )
+    needs = WORKING_SETTINGS
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--since",
+            metavar="DAY",
+            help="Read from this day on, as in 2026-11-24, even if it was read before (default:"
+            " from three days before the end of the last reading; the first one begins with the"
+            " first order).",
+        )
+        parser.add_argument(
+            "--from",
+            metavar="DAY",
+            help="Sum up from this day on (default: the first day that this run reads).",
+        )
+        parser.add_argument(
+            "--to", metavar="DAY", help="Sum up to this day, included (default: today)."
+        )
+        parser.add_argument(
+            "--offline",
+            action="store_true",
+            help="Read nothing: sum up what was read before (default: read first).",
+        )
+        parser.add_argument(
+            "--fail-on",
+            metavar="CONDITIONS",
+            help="Exit with 1 if one of these holds, separated by commas:"
+            f" {', '.join(CONDITIONS)} (default: none).",
+        )
+
+    def handle(self, **options: Any) -> None:
+        conditions = _conditions(options["fail_on"])
+        since, first, last = (_day(name, options[name]) for name in ("since", "from", "to"))
+        if options["offline"] and since is not None:
+            raise refuse("Use either --offline or --since, which reads.")
+        today = day_of(timezone.now())
+        if since is not None and since > today:
+            raise refuse("--since: that day is yet to come.")
+        if first and (last or today) < first:
+            raise refuse("The period ends before it starts.")
+        reading = Reading(is_whole=True)
+        if not options["offline"]:
+            with Gateway() as gateway, self.progress(options) as progress:
+                reading = read_ledger(
+                    gateway,
+                    since=since,
+                    on_wait=lambda reading: progress.show(_wait(reading), unless_short=True),
+                )
+        last = last or today
+        summary = summarise(first or min(reading.start or _days_read(today), last), last)
+        if options["json"]:
+            self.write_json({**_as_dict(summary), **_reading_as_dict(reading)})
+        self.say(_text(summary, reading), options)
+        if not reading.is_whole:
+            raise CommandError(_trouble(reading), returncode=UNFINISHED)
+        if wrong := " ".join(filter(None, (is_wrong(summary) for is_wrong in conditions.values()))):
+            raise CommandError(wrong, returncode=UNFINISHED)
+
+
+def _day(name: str, text: str | None) -> date | None:
+    if text is None:
+        return None
+    try:
+        day = parse_date(text)
+    except ValueError:
+        day = None
+    if day is None or not _EARLIEST <= day <= _LATEST:
+        raise refuse(f"--{name}: {text!r} is not a day. Write it like 2026-11-24.")
+    return day
+
+
+def _days_read(today: date) -> date:
+    """The first of the days that the next reading would read again."""
+    read_until = ProviderState.objects.current().ledger_read_until
+    last = day_of(read_until) if read_until else today
+    return min(last, today) - timedelta(days=3)
+
+
+# While it reads.
+
+
+def _wait(reading: Reading) -> str:
+    what = "waiting for its share of the request budget, or for another process that reads it"
+    if reading.is_paused:
+        what = _pause() or "waiting"
+    read = f", {counted(reading.rows, 'entry')} so far" if reading.rows else ""
+    return f"Reading the provider's ledger{read}: {what}"
+
+
+def _trouble(reading: Reading) -> str:
+    rest = "Run the command again to read what is left."
+    return " ".join(filter(None, (_pause() or reading.trouble, rest)))
+
+
+def _pause() -> str:
+    return current_pause(ProviderState.objects.current())
+
+
+# What it found.
+
+
+def _text(summary: Summary, reading: Reading) -> str:
+    facts = {
+        "entries": f"{summary.entries}, {summary.matched} of them of orders"
+        f" ({summary.guessed} guessed)",
+        "orders": _money(summary.orders),
+        "refunds": _money(summary.refunds),
+        "top-ups": _money(summary.top_ups),
+        "other services": _money(summary.other_services),
+        "opening balance": _money(summary.opening_balance),
+        "closing balance": _money(summary.closing_balance),
+        "gap": _money(summary.gap),
+    }
+    lines = [f"The provider's ledger from {summary.start} to {summary.end}:"]
+    lines += [f"  {label:<17}{fact}" for label, fact in facts.items()]
+    lines += _listed("refund", "promised and not credited", summary.promised_not_credited)
+    lines += _listed("refund", "credited and not promised", summary.credited_not_promised)
+    lines += _listed("charge", "of no order here, or once too often", summary.charged_unknown)
+    lines += _listed("change", "of the balance without an entry", summary.breaks)
+    lines += [*_notes(reading)]
+    return "\n".join(lines)
+
+
+def _listed(noun: str, what: str, found: Discrepancies) -> list[str]:
+    if not found.count:
+        return []
+    lines = [f"{counted(found.count, noun)} {what}, {_money(found.amount)}:"]
+    lines += [
+        f"  {item.reference}  {_money(item.amount)}  {iso(item.time)}" for item in found.first
+    ]
+    more = found.count - len(found.first)
+    return [*lines, *([f"  and {more} more"] if more else [])]
+
+
+def _notes(reading: Reading) -> list[str]:
+    """What else the reading has brought."""
+    notes = [
+        f"{day} has changed since it was read: {count} new or different."
+        for day, count in reading.changed_days.items()
+    ]
+    if reading.unreadable:
+        notes += [f"{counted(reading.unreadable, 'row')} could not be read."]
+    if reading.not_shown:
+        notes += [f"The provider counts {reading.not_shown} more than it shows."]
+    return notes
+
+
+def _money(amount: Decimal | None) -> str:
+    return "unknown" if amount is None else f"{amount:.2f} {conf.currency}"
+
+
+def _amount(amount: Decimal | None) -> str | None:
+    return None if amount is None else f"{amount:.2f}"
+
+
+def _as_dict(summary: Summary) -> dict[str, Any]:
+    lists = ("promised_not_credited", "credited_not_promised", "charged_unknown", "breaks")
+    amounts = ("orders", "refunds", "top_ups", "other_services")
+    return {
+        "from": summary.start.isoformat(),
+        "to": summary.end.isoformat(),
+        "entries": summary.entries,
+        "matched": summary.matched,
+        "guessed": summary.guessed,
+        **{f"{name}_amount": _amount(getattr(summary, name)) for name in amounts},
+        **{
+            key: value
+            for name in lists
+            for key, value in _found_as_dict(name, getattr(summary, name)).items()
+        },
+        "opening_balance": _amount(summary.opening_balance),
+        "closing_balance": _amount(summary.closing_balance),
+        "gap": _amount(summary.gap),
+    }
+
+
+def _found_as_dict(name: str, found: Discrepancies) -> dict[str, Any]:
+    return {
+        name: found.count,
+        f"{name}_amount": _amount(found.amount),
+        f"{name}_references": list(found.references),
+    }
+
+
+def _reading_as_dict(reading: Reading) -> dict[str, Any]:
+    return {
+        "is_whole": reading.is_whole,
+        "new": reading.new,
+        "unreadable": reading.unreadable,
+        "not_shown": reading.not_shown,
+        "changed_days": {str(day): count for day, count in reading.changed_days.items()},
+    }
+
+
+# What a monitor can ask about.
+
+Condition = Callable[[Summary], str]
+
+
+def _has_gap(summary: Summary) -> str:
+    if not summary.gap and not summary.breaks.count:
+        return ""
+    return f"The books do not close: the gap is {_money(summary.gap)}."
+
+
+def _is_missing(summary: Summary) -> str:
+    found = summary.promised_not_credited
+    refunds = counted(found.count, "refund")
+    return f"{refunds} promised and not credited, {_money(found.amount)}." if found.count else ""
+
+
+def _is_unknown(summary: Summary) -> str:
+    found = [
+        f"{counted(one.count, noun)} of no order here, {_money(one.amount)}."
+        for noun, one in (
+            ("charge", summary.charged_unknown),
+            ("refund", summary.credited_not_promised),
+        )
+        if one.count
+    ]
+    return " ".join(found)
+
+
+CONDITIONS: Mapping[str, Condition] = {
+    "gap": _has_gap,
+    "missing": _is_missing,
+    "unknown": _is_unknown,
+}
+
+
+def _conditions(text: str | None) -> dict[str, Condition]:
+    """The conditions that ``--fail-on`` names."""
+    return {name: CONDITIONS[name] for name in named_conditions(text, CONDITIONS)}
