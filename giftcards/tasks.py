@@ -58,11 +58,8 @@ def _run(*, patience: timedelta, is_tick: bool = False) -> str:
                 if gateway.reopens_by_itself():
                     queue_sweep()
         if is_tick:
-            # Last, because orders may wait for the loop. A request takes as long as any other.
-            ends_at = began + conf.longest_task - conf.request_timeout
-            with surviving(stop, "the reading of the provider's ledger"):
-                if time.monotonic() < ends_at and not stop.is_set():
-                    read_if_due(lambda: time.monotonic() < ends_at and _is_free(stop))
+            # Last, because orders may wait for the loop.
+            _read_ledger(stop, ends_at=began + conf.longest_task - conf.request_timeout)
     except GiftcardsError as error:
         logger.error("The task failed: %s", error)  # noqa: TRY400
         return "failed"
@@ -72,9 +69,20 @@ def _run(*, patience: timedelta, is_tick: bool = False) -> str:
     return "another process runs the loop" if done is None else str(done)
 
 
-def _is_free(stop: threading.Event) -> bool:
+def _read_ledger(stop: threading.Event, *, ends_at: float) -> None:
+    """Read a part of the provider's ledger, if it is due; begin no request after ``ends_at``."""
+
+    def has_time() -> bool:
+        return time.monotonic() < ends_at and not stop.is_set()
+
+    with surviving(stop, "the reading of the provider's ledger"):
+        if has_time():
+            read_if_due(lambda: has_time() and _is_nobody_waiting())
+
+
+def _is_nobody_waiting() -> bool:
     """Whether no order waits for this worker: a process runs the loop, or none is urgent."""
-    return not stop.is_set() and (Lease.objects.is_held(Lease.LOOP) or not is_work_left())
+    return Lease.objects.is_held(Lease.LOOP) or not is_work_left()
 
 
 def _cluster_stop() -> threading.Event | None:

@@ -158,7 +158,7 @@ def find_order(reference: str) -> Order:
 
 
 def named_conditions(text: str | None, known: Iterable[str]) -> list[str]:
-    """Those of the ``known`` conditions that ``--fail-on`` names, in the order in which they are."""
+    """Those of the ``known`` conditions that ``--fail-on`` names, in the order of ``known``."""
     names = [] if text is None else [name.strip() for name in text.split(",")]
     known = list(known)
     if unknown := [name for name in names if name not in known]:

@@ -73,24 +73,13 @@ class Command(GiftcardsCommand):
 
     def handle(self, **options: Any) -> None:
         conditions = _conditions(options["fail_on"])
-        since, first, last = (_day(name, options[name]) for name in ("since", "from", "to"))
-        if options["offline"] and since is not None:
-            raise refuse("Use either --offline or --since, which reads.")
         today = day_of(timezone.now())
-        if since is not None and since > today:
-            raise refuse("--since: that day is yet to come.")
-        if first and (last or today) < first:
-            raise refuse("The period ends before it starts.")
+        since, first, last = _period(options, today)
         reading = Reading(is_whole=True)
         if not options["offline"]:
-            with Gateway() as gateway, self.progress(options) as progress:
-                reading = read_ledger(
-                    gateway,
-                    since=since,
-                    on_wait=lambda reading: progress.show(_wait(reading), unless_short=True),
-                )
+            reading = self._read(since, options)
         last = last or today
-        summary = summarise(first or min(reading.start or _days_read(today), last), last)
+        summary = summarise(first or min(reading.start or _last_days(today), last), last)
         if options["json"]:
             self.write_json({**_as_dict(summary), **_reading_as_dict(reading)})
         self.say(_text(summary, reading), options)
@@ -98,6 +87,26 @@ class Command(GiftcardsCommand):
             raise CommandError(_trouble(reading), returncode=UNFINISHED)
         if wrong := " ".join(filter(None, (is_wrong(summary) for is_wrong in conditions.values()))):
             raise CommandError(wrong, returncode=UNFINISHED)
+
+    def _read(self, since: date | None, options: dict[str, Any]) -> Reading:
+        with Gateway() as gateway, self.progress(options) as progress:
+            return read_ledger(
+                gateway,
+                since=since,
+                on_wait=lambda reading: progress.show(_wait(reading), unless_short=True),
+            )
+
+
+def _period(options: dict[str, Any], today: date) -> tuple[date | None, date | None, date | None]:
+    """From when to read, and from when to when to sum up, as far as the options say."""
+    since, first, last = (_day(name, options[name]) for name in ("since", "from", "to"))
+    if options["offline"] and since is not None:
+        raise refuse("Use either --offline or --since, which reads.")
+    if since is not None and since > today:
+        raise refuse("--since: that day is yet to come.")
+    if first and first > (last or today):
+        raise refuse("The period ends before it starts.")
+    return since, first, last
 
 
 def _day(name: str, text: str | None) -> date | None:
@@ -112,7 +121,7 @@ def _day(name: str, text: str | None) -> date | None:
     return day
 
 
-def _days_read(today: date) -> date:
+def _last_days(today: date) -> date:
     """The first of the days that the next reading would read again."""
     read_until = ProviderState.objects.current().ledger_read_until
     last = day_of(read_until) if read_until else today
