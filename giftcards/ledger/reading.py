@@ -63,29 +63,33 @@ class Reading:
     is_paused: bool = False
 
 
+_TIMES = ("start", "until", "end")
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """The next page to be read: a page, counted from 1, of a window of time.
 
-    ``new`` counts what was new on the pages before, of this of the ``passes`` over the window.
+    ``end`` is where the reading ends. ``new`` counts what was new on the pages before, of this of
+    the ``passes`` over the window.
     """
 
     start: datetime
     until: datetime
+    end: datetime
     page: int = 1
     passes: int = 1
     new: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        times = {"start": self.start.isoformat(), "until": self.until.isoformat()}
-        return {**asdict(self), **times}
+        return {**asdict(self), **{name: getattr(self, name).isoformat() for name in _TIMES}}
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self | None:
         """The place that was stored; ``None`` if none was."""
         if not stored:
             return None
-        times = {name: datetime.fromisoformat(stored[name]) for name in ("start", "until")}
+        times = {name: datetime.fromisoformat(stored[name]) for name in _TIMES}
         return cls(**{**stored, **times})
 
 
@@ -124,7 +128,7 @@ class _Reader:
         self._on_wait = on_wait
         self._should_continue = should_continue
         self._token: str | None = None
-        # The time up to which it reads.
+        # Now. If it goes on with a reading that began earlier, that one ends earlier.
         self._end = timezone.now()
         # The ids on the page before: a provider that shows it again has no further pages.
         self._shown: set[str] = set()
@@ -168,7 +172,7 @@ class _Reader:
     def _begin(self, since: date | None) -> Place:
         state = ProviderState.objects.current()
         place = Place.of(state.ledger_place)
-        if place and place.until > self._end:
+        if place and place.end > self._end:
             place = None  # the clock was set back
         known_until = state.ledger_read_until
         if since is None:
@@ -188,10 +192,10 @@ class _Reader:
 
     def _window(self, start: datetime, length: timedelta = _WINDOW) -> Place:
         start = min(start, self._end)
-        return Place(start, min(start + length, self._end))
+        return Place(start, min(start + length, self._end), self._end)
 
     def _window_after(self, place: Place) -> Place | None:
-        if place.until >= self._end:
+        if place.until >= place.end and (place.end >= self._end or not self._should_continue()):
             return None
         entries = LedgerEntry.objects.filter(time__range=(place.start, place.until))
         is_empty = not entries.order_by().exists()
