@@ -6,12 +6,13 @@ fractions, and no query tells whether the balances follow from each other.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from itertools import islice
+from itertools import groupby, islice
+from operator import attrgetter
 from typing import NamedTuple
 
 from giftcards.models import LedgerEntry, Order
@@ -108,10 +109,11 @@ def summarise(start: date, end: date) -> Summary:
         raise ValueError("The period ends before it starts.")
     tally = _Tally()
     balances = _Balances(_balance_before(begin_of(start)))
-    for row in _rows(start, end):
-        tally.add(row)
-        balances.add(row)
-    opening, closing = balances.ends()
+    for _time, same in groupby(_rows(start, end), key=attrgetter("time")):
+        rows = list(same)
+        tally.add(rows)
+        balances.add(rows)
+    opening, closing = balances.opening, balances.closing
     if closing is None:
         closing = _balance_from(begin_of(end + timedelta(days=1)))
     gap = None
@@ -134,7 +136,7 @@ def summarise(start: date, end: date) -> Summary:
         opening_balance=opening,
         closing_balance=closing,
         gap=gap,
-        breaks=balances.breaks(),
+        breaks=balances.breaks,
     )
 
 
@@ -162,12 +164,9 @@ def _rows(start: date, end: date) -> Iterator[_Row]:
     start, end = max(start, day_of(first.time)), min(end, day_of(last.time))
     for number in range((end - start).days + 1):
         day = start + timedelta(days=number)
-        yield from _rows_between(begin_of(day), begin_of(day + timedelta(days=1)))
-
-
-def _rows_between(start: datetime, end: datetime) -> Iterator[_Row]:
-    entries = LedgerEntry.objects.filter(time__gte=start, time__lt=end).order_by("time", "pk")
-    return map(_Row._make, entries.values_list(*_Row._fields))
+        next_day = begin_of(day + timedelta(days=1))
+        entries = LedgerEntry.objects.filter(time__gte=begin_of(day), time__lt=next_day)
+        yield from map(_Row._make, entries.order_by("time", "pk").values_list(*_Row._fields))
 
 
 # Counting and adding up.
@@ -203,7 +202,11 @@ class _Tally:
     # The orders that credits of the period belong to.
     credited: set[int] = field(default_factory=set)
 
-    def add(self, row: _Row) -> None:
+    def add(self, rows: Iterable[_Row]) -> None:
+        for row in rows:
+            self._add(row)
+
+    def _add(self, row: _Row) -> None:
         self.entries += 1
         self.matched += row.order_id is not None
         self.guessed += row.is_guess
@@ -267,126 +270,124 @@ def _batches(keys: Iterable[int]) -> Iterator[list[int]]:
 
 # The chain of balances.
 
-# Entries that follow each other may have been given times in another order, but not farther apart.
-_DISORDER = timedelta(minutes=1)
 
+class _Link(NamedTuple):
+    """An entry with the balances before and after it."""
 
-class _End(NamedTuple):
-    """A balance at which the chain ends, and the row that left it; ``None``: a row before all."""
-
-    balance: Decimal
-    row: _Row | None
+    before: Decimal
+    after: Decimal
+    row: _Row
 
 
 class _Balances:
-    """Joins the entries to chains, each of which begins with the balance the one before left.
+    """Follows the balance from entry to entry, which come by time.
 
-    The time alone does not order them: several may have the same. So whatever two entries meet in
-    a balance are joined. If nothing lacks, a single chain is left, whose ends are the opening and
-    the closing balance.
+    ``opening`` is the balance before the first of them, if it is known. Where an entry begins with
+    another balance than the one before has left, the chain is broken.
     """
 
     def __init__(self, opening: Decimal | None = None) -> None:
-        self._seed = opening
-        # The entries that begin a chain, and those that end one, by the balance there.
-        self._starts: defaultdict[Decimal, list[_Row]] = defaultdict(list)
-        self._ends: defaultdict[Decimal, list[_End]] = defaultdict(list)
-        if opening is not None:
-            self._ends[opening].append(_End(opening, None))
-        self._first: _Row | None = None
-        # When the first and the last entry without any balance were booked.
-        self._untold: list[datetime] = []
+        self.opening = self._last = opening
+        self._breaks = _Found()
+        # Whether any entry came without balances, and whether one of the last moment did.
+        self._has_untold = self._ends_untold = False
 
-    def add(self, row: _Row) -> None:
-        before, after = _both_balances(row)
-        if before is None or after is None:
-            self._untold = [*self._untold[:1], row.time]
-            return
-        self._first = self._first or row
-        if self._ends[before]:
-            self._ends[before].pop()
-        else:
-            self._starts[before].append(row)
-        follower = next(iter(self._starts[after]), None)
-        if follower is not None and row.time - follower.time <= _DISORDER:
-            self._starts[after].remove(follower)
-        else:
-            self._ends[after].append(_End(after, row))
+    def add(self, rows: Iterable[_Row]) -> None:
+        """Follow the entries of one moment, which have no order of their own."""
+        links, untold = _links(rows)
+        self._ends_untold = bool(untold)
+        self._has_untold = self._has_untold or bool(untold)
+        for link in _in_chain(links, self._last):
+            if self._last is None:
+                self.opening = None if self._has_untold else link.before
+            elif link.before != self._last:
+                self._breaks.add(link.row.as_discrepancy(link.before - self._last))
+            self._last = link.after
 
-    def ends(self) -> tuple[Decimal | None, Decimal | None]:
-        """The opening and the closing balance; ``None`` if one is not known."""
-        opening = self._opening()
-        last = self._last()
-        if last is None:
-            # Without entries, or back where it began.
-            is_told = self._first is not None or not self._untold
-            return opening, opening if is_told else None
-        booked_at = last.row and last.row.time
-        is_last = not self._untold or (booked_at is not None and booked_at > self._untold[-1])
-        return opening, last.balance if is_last else None
+    @property
+    def closing(self) -> Decimal | None:
+        """The balance after the last entry; ``None`` if it is not known."""
+        return None if self._ends_untold else self._last
 
-    def _opening(self) -> Decimal | None:
-        if self._seed is not None:
-            return self._seed
-        first = min(self._begins(), key=_time_of, default=self._first)
-        if first is None or (self._untold and self._untold[0] <= first.time):
-            return None
-        return _both_balances(first)[0]
-
-    def _begins(self) -> list[_Row]:
-        return [row for rows in self._starts.values() for row in rows]
-
-    def _all_ends(self) -> list[_End]:
-        """The ends of all chains, oldest first."""
-        ends = [end for same in self._ends.values() for end in same]
-        before_all = [end for end in ends if end.row is None]
-        others = [end for end in ends if end.row is not None]
-        return before_all + sorted(others, key=lambda end: _time_of(end.row))
-
-    def _last(self) -> _End | None:
-        return next(reversed(self._all_ends()), None)
-
+    @property
     def breaks(self) -> Discrepancies:
-        """The entries before which the balance has changed without one; none if any is untold."""
-        begins = sorted(self._begins(), key=_time_of)
-        found = _Found()
-        if not self._untold:
-            # The first chain begins with the period, unless the balance before it is known.
-            later = begins if self._seed is not None else begins[1:]
-            for row, end in zip(later, self._all_ends(), strict=False):
-                found.add(row.as_discrepancy((_both_balances(row)[0] or _ZERO) - end.balance))
-        return found.result()
+        """The entries at which the chain is broken; none if any came without balances."""
+        return Discrepancies() if self._has_untold else self._breaks.result()
 
 
-def _time_of(row: _Row | None) -> datetime:
-    assert row is not None  # noqa: S101
-    return row.time
+def _links(rows: Iterable[_Row]) -> tuple[list[_Link], list[_Row]]:
+    """The entries with their balances, and those of which none was told."""
+    links, untold = [], []
+    for row in rows:
+        before, after = row.balance_before, row.balance_after
+        if before is not None:
+            links.append(_Link(before, before + row.amount if after is None else after, row))
+        elif after is not None:
+            links.append(_Link(after - row.amount, after, row))
+        else:
+            untold.append(row)
+    return links, untold
 
 
-def _both_balances(row: _Row) -> tuple[Decimal | None, Decimal | None]:
-    """The balances before and after the entry; ``None`` if neither was told."""
-    before, after = row.balance_before, row.balance_after
-    if before is None and after is not None:
-        before = after - row.amount
-    if after is None and before is not None:
-        after = before + row.amount
-    return before, after
+def _in_chain(links: list[_Link], balance: Decimal | None) -> list[_Link]:
+    """The entries of one moment so that each begins where the one before ends, if there is a way.
+
+    ``balance`` is what the moment before has left.
+    """
+    if len(links) < 2:
+        return links
+    # The entries that begin with a balance, last first.
+    left: defaultdict[Decimal, list[_Link]] = defaultdict(list)
+    for link in reversed(links):
+        left[link.before].append(link)
+    chain: list[_Link] = []
+    while len(chain) < len(links):
+        if balance is None or not left[balance]:
+            balance = _first_balance(left)
+        chain += _trail(left, balance)
+        balance = chain[-1].after
+    return chain
+
+
+def _first_balance(left: Mapping[Decimal, Iterable[_Link]]) -> Decimal:
+    """The balance with which a chain of these entries begins: no other entry has left it."""
+    links = [link for same in left.values() for link in same]
+    surplus = Counter(link.before for link in links)
+    surplus.subtract(link.after for link in links)
+    return next((link.before for link in links if surplus[link.before] > 0), links[0].before)
+
+
+def _trail(left: defaultdict[Decimal, list[_Link]], balance: Decimal) -> list[_Link]:
+    """Take out of ``left`` the longest chain from ``balance`` (Hierholzer's algorithm)."""
+    ways: list[_Link] = []
+    trail: list[_Link] = []
+    while True:
+        if left[balance]:
+            ways.append(left[balance].pop())
+            balance = ways[-1].after
+        elif ways:
+            trail.append(ways.pop())
+            balance = trail[-1].before
+        else:
+            return trail[::-1]
 
 
 def _balance_before(moment: datetime) -> Decimal | None:
-    """The balance that the last entry before ``moment`` left, if it was read and told."""
-    last = LedgerEntry.objects.filter(time__lt=moment).order_by("-time", "-pk").first()
-    return None if last is None else _ends_of(last.time - _DISORDER, moment)[1]
+    """The balance that the last entry before ``moment`` has left, if it was read and told."""
+    entries = LedgerEntry.objects.filter(time__lt=moment)
+    return _balances_at(entries.order_by("-time", "-pk").first()).closing
 
 
 def _balance_from(moment: datetime) -> Decimal | None:
     """The balance before the first entry from ``moment`` on, if it was read and told."""
-    first = LedgerEntry.objects.filter(time__gte=moment).order_by("time", "pk").first()
-    return None if first is None else _ends_of(moment, first.time + _DISORDER)[0]
+    entries = LedgerEntry.objects.filter(time__gte=moment)
+    return _balances_at(entries.order_by("time", "pk").first()).opening
 
 
-def _ends_of(start: datetime, end: datetime) -> tuple[Decimal | None, Decimal | None]:
+def _balances_at(entry: LedgerEntry | None) -> _Balances:
+    """The balances of the moment of ``entry``."""
     balances = _Balances()
-    for row in _rows_between(start, end):
-        balances.add(row)
-    return balances.ends()
+    if entry is not None:
+        entries = LedgerEntry.objects.filter(time=entry.time).order_by("pk")
+        balances.add(map(_Row._make, entries.values_list(*_Row._fields)))
+    return balances
