@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.utils import timezone
 
@@ -68,12 +68,16 @@ def _do_not_wait(_reading: Reading) -> None:
     raise Stopped
 
 
+def next_night(now: datetime, minute: int) -> datetime:
+    """The next moment after ``now`` that is so many minutes past two, in the site's time zone."""
+    nights = (begin_of(day_of(now) + timedelta(days=number)) for number in range(2))
+    moments = (night + _FROM + timedelta(minutes=minute) for night in nights)
+    return next(moment for moment in moments if moment > now)
+
+
 def _put_off_to_next_night() -> None:
-    now = timezone.now()
-    offset = _FROM + timedelta(minutes=int(configured_key() or "0", 16) % _MINUTES)
-    today = day_of(now)
-    tonight = begin_of(today) + offset
-    due_at = tonight if tonight > now else begin_of(today + timedelta(days=1)) + offset
+    minute = int(configured_key() or "0", 16) % _MINUTES
+    due_at = next_night(timezone.now(), minute)
     ProviderState.objects.filter(pk=1).update(ledger_due_at=due_at, ledger_failures=0)
 
 

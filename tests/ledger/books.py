@@ -16,6 +16,7 @@ from django.utils import timezone
 from giftcards.engine.gateway import Gateway
 from giftcards.ledger.reading import Reading, read_ledger
 from giftcards.models import LedgerEntry, Order
+from giftcards.statuses import Status
 from tests.builders import make_guide_order
 from tests.stage import PROVIDER
 
@@ -92,10 +93,10 @@ def read(since: date | None = None, **options: Any) -> Reading:
         return read_ledger(gateway, since=since, **{"on_wait": fail, **options})
 
 
-def ordered(**values: Any) -> Order:
+def ordered(status: Status = Status.HANDLING, **values: Any) -> Order:
     """The guide's order, sent and accepted at :data:`NOON` if nothing else is given."""
     times = {"created_at": NOON, "sent_at": NOON, "accepted_at": NOON}
-    return make_guide_order(**{**times, **values})
+    return make_guide_order(status, **{**times, **values})
 
 
 def matches() -> dict[str, tuple[str | None, bool]]:
