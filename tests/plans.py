@@ -11,9 +11,8 @@ from django.db import connection
 
 from giftcards.models import Card, CardReveal, LedgerEntry, Note, Order, StatusChange
 
-_TABLES = [
-    model._meta.db_table for model in (Order, StatusChange, Card, CardReveal, Note, LedgerEntry)
-]
+_GROWING = (Order, StatusChange, Card, CardReveal, Note, LedgerEntry)
+_TABLES = [model._meta.db_table for model in _GROWING]
 _EXPLAIN = {
     "sqlite": "EXPLAIN QUERY PLAN ",
     "postgresql": "EXPLAIN (FORMAT JSON) ",

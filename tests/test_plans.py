@@ -27,12 +27,25 @@ from giftcards.engine.resolving import release
 from giftcards.engine.sweep import check_now, check_settled, sweep
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import place_order, reorder_missing
-from giftcards.models import Card, CardReveal, LedgerEntry, Note, Order, StatusChange
+from giftcards.ledger import summarise
+from giftcards.ledger.matching import match
+from giftcards.ledger.reading import Place
+from giftcards.models import (
+    Card,
+    CardReveal,
+    LedgerEntry,
+    Note,
+    Order,
+    ProviderState,
+    StatusChange,
+)
+from giftcards.models.moments import day_of
 from giftcards.signals import order_settled
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import answer, claim, make_order
 from tests.history import add_history, analyze, forget_statistics, remove_history
+from tests.ledger.books import read as read_books
 from tests.pages import FIND, LIST, order_page, read, sign_in
 from tests.plans import Statement, explained
 from tests.stage import LINE, ago, buy_many, provider_state, record_order
@@ -57,9 +70,9 @@ def _history(
         if request.param == "none":
             forget_statistics()
         yield
+        LedgerEntry.objects.all().delete()
         CardReveal.objects.all().delete()
         Note.objects.all().delete()
-        LedgerEntry.objects.all().delete()
         user.delete()
         remove_history()
 
@@ -79,22 +92,30 @@ def add_traces() -> AbstractBaseUser:
 
 
 def add_ledger() -> None:
-    """What the provider has booked: most of it for orders of the shop, a few of them unknown."""
-    orders = Order.objects.order_by("pk").values_list("pk", flat=True)[:2_500]
-    now = timezone.now()
+    """What the provider has booked, an entry an hour until a month ago; some is somebody else's."""
+    latest = timezone.now() - timedelta(days=30)
+    orders = Order.objects.exclude(provider_order_id=None).order_by("pk")
+    rows = list(enumerate(orders.only("provider_order_id")))
     LedgerEntry.objects.bulk_create(
         LedgerEntry(
-            provider_id=f"entry-{number:04}-{kind}",
-            type=kind,
-            amount=amount,
-            time=now - timedelta(hours=number),
-            objid=f"{kind}-{number:04}",
-            order_id=order if kind == "ORDER" and number % 500 else None,
-            is_guess=kind == "ORDER" and number % 499 == 1,
+            provider_id=f"past-{order.pk}",
+            type="REFUND-ORDER" if number % 10 == 1 else "ORDER",
+            amount=-980,
+            time=latest - timedelta(hours=number),
+            objid=order.provider_order_id,
+            order=order if number % 500 else None,
+            is_guess=number % 499 == 1,
         )
-        for number, order in enumerate(orders)
-        for kind, amount in (("ORDER", -980), ("FLEXY", -500))
-        if kind == "ORDER" or number % 10 == 2
+        for number, order in rows
+    )
+    LedgerEntry.objects.bulk_create(
+        LedgerEntry(
+            provider_id=f"past-phone-{number}",
+            type="FLEXY",
+            amount=-500,
+            time=latest - timedelta(hours=number),
+        )
+        for number, _order in rows[::10]
     )
 
 
@@ -323,6 +344,44 @@ def test_opening_the_newest_and_the_oldest_card_reads_one_row_each() -> None:
 def _is_by_key(scan: str) -> bool:
     """Whether a table is read in the order of its primary key."""
     return scan == "SCAN giftcards_card" or "giftcards_card_pkey" in scan or "PRIMARY" in scan
+
+
+# The ledger.
+
+
+def test_reading_and_matching_the_ledger_reads_no_whole_table(simulator: Simulator) -> None:
+    simulator.ledger_oddities = ["foreign"]
+    buy_many(simulator, 3, type_id="TEST_PARTIAL")
+    simulator.ledger_oddities = ["no-objid"]
+    buy_many(simulator, 1, type_id="TEST_PARTIAL", quantity=4)
+    run_sweep()
+    now = timezone.now()
+    place = Place(start=now - timedelta(minutes=5), until=now, end=now)
+    ProviderState.objects.update(ledger_place=place.as_json(), ledger_read_until=place.start)
+    with explained() as statements:
+        assert read_books().is_whole
+    assert scans(statements) == []
+    assert LedgerEntry.objects.filter(is_guess=True, type="ORDER").count() == 1
+
+
+def test_what_was_left_open_in_the_ledger_is_tried_again_without_reading_a_whole_table() -> None:
+    end = timezone.now() - timedelta(days=40)
+    left = LedgerEntry.objects.filter(order=None, time__range=(end - timedelta(days=1), end))
+    with explained() as statements:
+        match(end - timedelta(hours=2), end, hold=ProviderState.objects.note_tick)
+    assert scans(statements) == []
+    assert not left.exists()
+
+
+def test_a_summary_of_the_ledger_reads_its_days_only() -> None:
+    lacking = Order.objects.filter(status=Status.PARTIALLY_FILLED).latest("settled_at")
+    Order.objects.filter(pk=lacking.pk).update(is_credited=False)
+    day = day_of(lacking.settled_at)
+    with explained() as statements:
+        assert summarise(day - timedelta(days=40), day - timedelta(days=36)).entries > 100
+        assert summarise(day, day).promised_not_credited.count == 1
+    # The first and the last entry of all are the ends of an index.
+    assert all("LIMIT 1" in statement.sql for statement in scans(statements))
 
 
 # The admin.

@@ -28,7 +28,7 @@ def today() -> str:
 
 
 def trade() -> None:
-    """Three of five cards are not delivered: 1,470 DA are charged, 980 DA come back."""
+    """Two of five cards are delivered: 2,450 DA are charged, and 1,470 DA come back."""
     with Gateway() as gateway:
         buy(gateway, type_id="TEST_PARTIAL", quantity=5, reference="cart-1042")
         sweep(gateway)
