@@ -103,7 +103,7 @@ def add_ledger() -> None:
             amount=-980,
             time=latest - timedelta(hours=number),
             objid=order.provider_order_id,
-            order=order if number % 500 else None,
+            order=order if number % 20 else None,
             is_guess=number % 499 == 1,
         )
         for number, order in rows
@@ -361,12 +361,15 @@ def test_reading_and_matching_the_ledger_reads_no_whole_table(simulator: Simulat
     with explained() as statements:
         assert read_books().is_whole
     assert scans(statements) == []
-    assert LedgerEntry.objects.filter(is_guess=True, type="ORDER").count() == 1
+    new = LedgerEntry.objects.exclude(provider_id__startswith="past-")
+    assert new.filter(is_guess=True, type="ORDER").count() == 1
 
 
 def test_what_was_left_open_in_the_ledger_is_tried_again_without_reading_a_whole_table() -> None:
     end = timezone.now() - timedelta(days=40)
-    left = LedgerEntry.objects.filter(order=None, time__range=(end - timedelta(days=1), end))
+    span = (end - timedelta(days=2), end)
+    left = LedgerEntry.objects.filter(order=None, time__range=span).exclude(type="FLEXY")
+    assert left.exists()
     with explained() as statements:
         match(end - timedelta(hours=2), end, hold=ProviderState.objects.note_tick)
     assert scans(statements) == []
@@ -531,9 +534,10 @@ LEDGER = "/admin/giftcards/ledgerentry/"
 
 
 def _is_first_row(statement: Statement) -> bool:
-    """Whether an index leads to the one row that it reads: MariaDB expects all that follow."""
-    by_index = (["range giftcards_ledger_type"], ["range giftcards_ledger_newest"])
-    return statement.sql.endswith("LIMIT 1") and statement.scans in by_index
+    """Whether an index leads to the one row that it reads: the plan expects all that follow."""
+    return statement.sql.endswith("LIMIT 1") and all(
+        "giftcards_ledger_" in scan for scan in statement.scans
+    )
 
 
 @pytest.mark.parametrize(

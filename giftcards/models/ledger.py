@@ -64,7 +64,10 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         If so, one that names another order is about somebody else's.
         """
         named = self.filter(order__isnull=False, is_guess=False, time__range=(start, end))
-        return any(named.filter(type=type_).order_by().exists() for type_ in (CHARGE, CREDIT))
+        # Sorted, for the index: to find any one, PostgreSQL may begin with the oldest entry of all.
+        return any(
+            named.filter(type=type_).order_by("-time", "-pk").first() for type_ in (CHARGE, CREDIT)
+        )
 
     def credited(self, orders: Iterable[int]) -> dict[int, Decimal]:
         """What was credited for each of these orders; at most 100 primary keys."""
