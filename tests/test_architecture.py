@@ -35,15 +35,17 @@ PARTS = {
     "settlement": "signals sales models",
     "catalogue": "exceptions provider models engine",
     "ledger": "exceptions statuses refunds crypto provider models engine",
+    "reports": "statuses models",
+    "exports": "statuses refunds sales models reports",
     "tasks": "exceptions conf models engine ledger",
     "roles": "exceptions",
     "management": (
         "exceptions statuses problems conf refunds settlement crypto models engine catalogue ledger"
-        " roles"
+        " reports exports roles"
     ),
     "admin": (
         "exceptions secrecy statuses problems conf refunds settlement crypto provider models engine"
-        " fulfilment catalogue ledger"
+        " fulfilment catalogue ledger reports exports"
     ),
 }
 
@@ -75,6 +77,7 @@ LIBRARIES = {
     "provider.transport": "requests urllib3",
     "fulfilment": "asgiref",
     "signals": "asgiref",
+    "exports": "openpyxl",
     "engine.queue": "django_q",
 }
 

@@ -1,0 +1,446 @@
+"""What was ordered, delivered, charged, sold and owed in a period, by day, by month or by product.
+
+An order belongs to the day it became final on, in the site's time zone. The admin's page, the
+command and the downloads all get their numbers from :func:`report`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import date, datetime, time, timedelta
+from decimal import ROUND_DOWN, Decimal
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import BigIntegerField, Case, Count, F, Func, Max, Q, QuerySet, Sum, When
+from django.db.models.functions import Coalesce
+from django.db.models.sql.compiler import SQLCompiler
+from django.utils import timezone
+
+from giftcards.models import Order
+from giftcards.models.order_queries import CONTRADICTORY
+from giftcards.statuses import FOLLOWED, SETTLED, Status
+
+_ZERO = Decimal("0.00")
+# No order becomes final before or after; the moments of other years may not fit into a datetime.
+_FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(9998, 12, 31)
+# Each is a parameter of one statement.
+_NAMED_AT_ONCE = 500
+
+
+class By(enum.StrEnum):
+    """What each row of a report is about. Weeks are those of ISO 8601, from Monday to Sunday."""
+
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    PRODUCT = "product"
+    # A product and a type: a denomination.
+    TYPE = "type"
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Sums over final orders; they add up with ``+``.
+
+    Amounts are in ``GIFTCARDS["CURRENCY"]``, with two decimals. Each sums the orders of which it is
+    known, as :func:`~giftcards.refunds.refund_breakdown` and
+    :func:`~giftcards.sales.customer_breakdown` say. If ``unknown`` and ``contradictory`` are 0,
+    ordered = charged + refunded.
+
+    The customers' side counts each dinar once: what a customer paid for cards that were ordered
+    again belongs to the order that orders them. So paid = kept + owed.
+    """
+
+    orders: int = 0
+    # Of these, how many were refused or given up: nothing was bought, and everything is owed.
+    rejected: int = 0
+    cards_ordered: int = 0
+    cards_delivered: int = 0
+    # The provider's side.
+    ordered_amount: Decimal = _ZERO
+    charged_amount: Decimal = _ZERO
+    refunded_amount: Decimal = _ZERO
+    # The customers' side. What was paid back is counted where its order is, whenever it was paid.
+    paid_amount: Decimal = _ZERO
+    owed_amount: Decimal = _ZERO
+    customer_refunded_amount: Decimal = _ZERO
+    # Kept less charged, of the orders of which both are known.
+    margin_amount: Decimal = _ZERO
+    # What the missing cards would have earned: owed less refunded, of the settled orders of which
+    # both are known, and of which nothing was ordered again.
+    lost_margin_amount: Decimal = _ZERO
+    # Settled orders of which an amount at the provider is not known.
+    unknown: int = 0
+    # Settled orders of which the provider's figures contradict each other.
+    contradictory: int = 0
+    # Orders of which nobody has said what the customer paid.
+    unpaid: int = 0
+
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(*(getattr(self, name) + getattr(other, name) for name in _NAMES))
+
+    @property
+    def kept_amount(self) -> Decimal:
+        """What customers paid for cards that were delivered."""
+        return self.paid_amount - self.owed_amount
+
+    @property
+    def open_amount(self) -> Decimal:
+        """What is still to be paid back."""
+        return self.owed_amount - self.customer_refunded_amount
+
+    @property
+    def fill_rate(self) -> Decimal | None:
+        """The share of the cards that were delivered: 0 to 1, rounded down to four decimals."""
+        if not self.cards_ordered:
+            return None
+        share = Decimal(self.cards_delivered) / self.cards_ordered
+        return share.quantize(Decimal("0.0001"), ROUND_DOWN)
+
+
+_NAMES = tuple(field.name for field in fields(Figures))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The figures of a day, a week, a month, a product or a type.
+
+    ``key`` is the first day, also of a week or month that begins before the report does; or the
+    ids of the product and of the type, which is "" in a report by product. ``label`` names it: the
+    date, ``2026-W48``, ``2026-11``, or the names in the catalogue.
+    """
+
+    key: date | tuple[str, str]
+    label: str
+    figures: Figures
+
+
+class Settling(NamedTuple):
+    """How long orders took from being recorded to being settled, in whole seconds.
+
+    Half of them took no longer than ``p50``, and 95 of a hundred no longer than ``p95``.
+    """
+
+    p50: int
+    p95: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The figures from ``start`` to ``end``, both included.
+
+    ``total`` is the sum of ``rows``. There is no row for a day, week or month without orders.
+    ``settling`` is ``None`` if no order has settled.
+    """
+
+    start: date
+    end: date
+    by: By
+    rows: tuple[Row, ...]
+    total: Figures
+    settling: Settling | None
+
+
+class Open(NamedTuple):
+    """The open orders that were sent, and what the provider may have charged for them.
+
+    ``unknown`` is how many of the orders are not part of ``amount``: their price is not known.
+    """
+
+    orders: int
+    amount: Decimal
+    unknown: int
+
+
+def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> Report:
+    """Return the figures of the orders that became final from ``start`` to ``end``.
+
+    Both days are included, as the calendar of ``settings.TIME_ZONE`` has them. A week or month that
+    the period cuts has the orders of the days inside only. ``product_id`` limits the report to one
+    product. Orders bought in the provider's sandbox count like all others.
+
+    Raises :exc:`ValueError` if ``end`` is before ``start``.
+    """
+    if end < start:
+        raise ValueError("A report ends on the day it starts, or later.")
+    orders = Order.objects.all()
+    if product_id:
+        orders = orders.filter(product_id=product_id)
+    if by in {By.PRODUCT, By.TYPE}:
+        rows = tuple(_rows_of_products(settled_between(orders, start, end), by))
+    else:
+        rows = tuple(_rows_of_days(orders, start, end, by))
+    total = sum((row.figures for row in rows), Figures())
+    return Report(start, end, by, rows, total, _settling(settled_between(orders, start, end)))
+
+
+def money_in_open_orders() -> Open:
+    """Return what the provider may have charged for orders that are open."""
+    # Those that wait to be sent have cost nothing.
+    sent = (Status.PLACING, Status.UNCONFIRMED, *FOLLOWED)
+    price = Coalesce(F("price_per_card"), F("price_at_placing"))
+    found = (
+        Order.objects.open()
+        .filter(status__in=sent)
+        .aggregate(
+            orders=Count("pk"), known=Count(price), amount=Sum(F("quantity") * _Centimes(price))
+        )
+    )
+    return Open(found["orders"], _amount(found["amount"]), found["orders"] - found["known"])
+
+
+def settled_between(orders: QuerySet[Order], start: date, end: date) -> QuerySet[Order]:
+    """Those of ``orders`` that became final from ``start`` to ``end``, unsorted."""
+    after = end if end >= _LAST_DAY else end + timedelta(days=1)
+    return orders.filter(
+        settled_at__gte=_start_of(start), settled_at__lt=_start_of(after)
+    ).order_by()
+
+
+def _start_of(day: date) -> datetime:
+    """The first moment of ``day`` in the site's time zone.
+
+    Where the clock is set at midnight, that moment may be one o'clock, or the first of two
+    midnights.
+    """
+    midnight = datetime.combine(min(max(day, _FIRST_DAY), _LAST_DAY), time.min)
+    if not settings.USE_TZ:
+        return midnight
+    return timezone.make_aware(midnight, timezone.get_default_timezone())
+
+
+def local(moment: datetime) -> datetime:
+    """``moment`` as the clocks of the site's time zone show it, without a zone."""
+    if timezone.is_naive(moment):
+        return moment
+    return timezone.make_naive(moment, timezone.get_default_timezone())
+
+
+# Rows.
+
+
+def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> Iterator[Row]:
+    found = _days_with_orders(settled_between(orders, start, end))
+    if found is None:
+        return
+    for key, first, last in _spans(*found, by):
+        # A query of its own for each: databases differ in what they know of time zones.
+        if cells := _cells(settled_between(orders, max(first, start), min(last, end))):
+            yield Row(key, _label(key, by), _sum(cells))
+
+
+def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
+    """The first and the last day on which one of ``orders`` became final."""
+    moments = orders.values_list("settled_at", flat=True)
+    first = moments.order_by("settled_at").first()
+    last = moments.order_by("-settled_at").first()
+    if first is None or last is None:
+        return None
+    return local(first).date(), local(last).date()
+
+
+def _spans(start: date, end: date, by: By) -> Iterator[tuple[date, date, date]]:
+    """The days, weeks or months from ``start`` to ``end``: key, first and last day of each."""
+    key = _first_day(start, by)
+    while key <= end:
+        following = _first_day(key + timedelta(days=_LONGEST[by]), by)
+        yield key, key, following - timedelta(days=1)
+        key = following
+
+
+# Days after which the next one has begun, counted from the first day of one.
+_LONGEST = {By.DAY: 1, By.WEEK: 7, By.MONTH: 31}
+
+
+def _first_day(day: date, by: By) -> date:
+    match by:
+        case By.WEEK:
+            return day - timedelta(days=day.weekday())
+        case By.MONTH:
+            return day.replace(day=1)
+    return day
+
+
+def _label(key: date, by: By) -> str:
+    match by:
+        case By.WEEK:
+            year, week, _day = key.isocalendar()
+            return f"{year}-W{week:02}"
+        case By.MONTH:
+            return f"{key:%Y-%m}"
+    return key.isoformat()
+
+
+def _rows_of_products(orders: QuerySet[Order], by: By) -> list[Row]:
+    groups: dict[tuple[str, str], list[_Cell]] = defaultdict(list)
+    for cell in _cells(orders):
+        groups[cell.product_id, cell.type_id if by is By.TYPE else ""].append(cell)
+    newest = {key: max(cell.newest for cell in cells) for key, cells in groups.items()}
+    names = _names(newest.values())
+    rows = [
+        Row(key, _name(key, names.get(newest[key], ("", ""))), _sum(cells))
+        for key, cells in groups.items()
+    ]
+    return sorted(rows, key=lambda row: (row.label.casefold(), row.key))
+
+
+def _name(key: tuple[str, str], names: tuple[str, str]) -> str:
+    """The product, and the type if the row is about one; by their ids where they have no names."""
+    return " · ".join(name or id_ for id_, name in zip(key, names, strict=True) if id_)
+
+
+def _names(keys: Iterable[int]) -> dict[int, tuple[str, str]]:
+    """What these orders call their products and types."""
+    wanted = sorted(keys)
+    names: dict[int, tuple[str, str]] = {}
+    for start in range(0, len(wanted), _NAMED_AT_ONCE):
+        rows = Order.objects.filter(pk__in=wanted[start : start + _NAMED_AT_ONCE]).order_by()
+        for key, product, type_ in rows.values_list("pk", "product_name", "type_name"):
+            names[key] = (product, type_)
+    return names
+
+
+# Sums.
+
+
+class _Cell(NamedTuple):
+    """The orders of one product and type; ``newest`` is the key of the last one recorded."""
+
+    product_id: str
+    type_id: str
+    newest: int
+    figures: Figures
+
+
+class _Centimes(Func):
+    """An amount as whole centimes, exactly. SQLite computes with binary fractions."""
+
+    output_field = BigIntegerField()
+    template = "(%(expressions)s * 100)"
+
+    def as_sqlite(
+        self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any
+    ) -> Any:
+        template = "CAST(ROUND(%(expressions)s * 100) AS INTEGER)"
+        return self.as_sql(compiler, connection, template=template, **context)
+
+
+def _cells(orders: QuerySet[Order]) -> list[_Cell]:
+    found = orders.values("product_id", "type_id").annotate(newest=Max("pk"), **_sums())
+    return [
+        _Cell(row["product_id"], row["type_id"], row["newest"], _figures(row)) for row in found
+    ]
+
+
+def _sum(cells: Iterable[_Cell]) -> Figures:
+    return sum((cell.figures for cell in cells), Figures())
+
+
+def _sums() -> dict[str, Any]:
+    """The columns of :class:`Figures`, amounts in centimes. What is not known is NULL throughout.
+
+    The constraints of the table make one formula do for every status: a refunded order has no
+    cards, and a fulfilled one all of them. A rejected order has neither price nor charge.
+    """
+    settled = Q(status__in=SETTLED)
+    price, charged = _Centimes("price_per_card"), _Centimes("fulfilled_amount")
+    # What costs nothing if the provider does not say what it costs.
+    free = Case(When(status__in=(Status.REJECTED, Status.REFUNDED), then=0))
+    missing = F("quantity") - F("fulfilled_quantity")
+    paid = Coalesce(_Centimes("sale_amount"), _Centimes("sale_price") * F("quantity"))
+    paid_once = paid - Coalesce(_Centimes("reordered_amount"), 0)
+    paid_back = _Centimes("paid_back_amount")
+    owed = _Centimes("open_amount") + paid_back
+    is_charge_unknown = Q(fulfilled_amount=None) & ~Q(status=Status.REFUNDED)
+    return {
+        "orders": Count("pk"),
+        "rejected": Count("pk", filter=Q(status=Status.REJECTED)),
+        "cards_ordered": Sum("quantity"),
+        "cards_delivered": Sum("fulfilled_quantity"),
+        "ordered_amount": Sum(F("quantity") * price, filter=settled),
+        "charged_amount": Sum(charged, filter=settled),
+        "refunded_amount": Sum(missing * price, filter=settled),
+        "paid_amount": Sum(paid_once),
+        "owed_amount": Sum(owed),
+        "customer_refunded_amount": Sum(paid_back),
+        "margin_amount": Sum(paid_once - owed - Coalesce(charged, free)),
+        "lost_margin_amount": Sum(
+            owed - missing * price, filter=settled & Q(reordered_amount=None)
+        ),
+        "unknown": Count("pk", filter=settled & (Q(price_per_card=None) | is_charge_unknown)),
+        "contradictory": Count("pk", filter=CONTRADICTORY),
+        "unpaid": Count("pk", filter=Q(open_amount=None)),
+    }
+
+
+def _figures(row: Mapping[str, Any]) -> Figures:
+    return Figures(
+        **{
+            name: _amount(row[name]) if name.endswith("_amount") else int(row[name])
+            for name in _NAMES
+        }
+    )
+
+
+def _amount(centimes: Decimal | int | None) -> Decimal:
+    """An amount with two decimals; NULL is the sum of no amounts."""
+    return Decimal(int(centimes or 0)).scaleb(-2)
+
+
+# Time to settle.
+
+
+class _SecondsBetween(Func):
+    """Whole seconds to a moment from an earlier one; both are columns."""
+
+    arity = 2
+    arg_joiner = " - "
+    output_field = BigIntegerField()
+    template = "FLOOR(EXTRACT(EPOCH FROM (%(expressions)s)))"
+
+    def as_mysql(
+        self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any
+    ) -> Any:
+        template = "-TIMESTAMPDIFF(SECOND, %(expressions)s)"
+        return self.as_sql(compiler, connection, template=template, arg_joiner=", ", **context)
+
+    def as_sqlite(
+        self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **_context: Any
+    ) -> Any:
+        later, earlier = (compiler.compile(column)[0] for column in self.get_source_expressions())
+        # A moment is a text there, whose microseconds begin at the 21st character, if it has any.
+        whole = " - ".join(
+            f"CAST(strftime('%%s', {moment}) AS INTEGER)" for moment in (later, earlier)
+        )
+        return f"({whole} - (SUBSTR({later}, 21) < SUBSTR({earlier}, 21)))", []
+
+
+def _settling(orders: QuerySet[Order]) -> Settling | None:
+    found = (
+        orders.filter(status__in=SETTLED)
+        .values_list(_SecondsBetween("settled_at", "created_at"))
+        .annotate(Count("pk"))
+    )
+    # A clock that was set back makes no time negative.
+    histogram = sorted((max(int(seconds), 0), count) for seconds, count in found)
+    if not histogram:
+        return None
+    return Settling(_percentile(histogram, 50), _percentile(histogram, 95))
+
+
+def _percentile(histogram: list[tuple[int, int]], percent: int) -> int:
+    """The least value that so many percent of the values do not exceed.
+
+    ``histogram`` has the values in rising order, each with how often it occurs.
+    """
+    left = sum(count for _value, count in histogram) * percent
+    for value, count in histogram:
+        left -= count * 100
+        if left <= 0:
+            return value
+    raise ValueError("There are no values.")
