@@ -1,0 +1,388 @@
+"""Reports and orders for spreadsheets: rows of cells, written as CSV or as xlsx.
+
+No code and no serial of a card is among them: nothing here reads cards.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from itertools import chain
+from operator import attrgetter
+from typing import IO, Any, NamedTuple
+
+from django.db.models import Q, QuerySet
+from django.utils.functional import Promise
+from django.utils.translation import get_language_bidi
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.models import Order
+from giftcards.models.environment import Environment
+from giftcards.refunds import refund_breakdown
+from giftcards.reports import By, Report, Row, local, settled_between
+from giftcards.sales import customer_breakdown
+from giftcards.statuses import Status
+
+# Amounts are decimals, and ``None`` is what is not known or not there. Moments have no zone: they
+# are what the clocks of the site's time zone show.
+Cell = str | int | Decimal | date | datetime | None
+Cells = Sequence[Cell]
+
+SEPARATORS = (",", ";", "\t")
+
+_ORDERS_AT_ONCE = 1_000
+# Characters.
+_WRITTEN_AT_ONCE = 64 * 1024
+# An xlsx sheet has at most 1,048,576 rows.
+_ROWS_OF_SHEET = 1_000_000
+
+# What a spreadsheet may take for a formula: one of these signs, whatever space is before it. Some
+# versions take the wide signs for the narrow ones.
+_FORMULA = re.compile(r"[\s\ufeff\u200b-\u200f]*[=+\-@\u2212\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+# Not allowed in the XML of an xlsx file.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+class _Column(NamedTuple):
+    heading: str | Promise
+    # The cell, from a row of the report or a line about an order.
+    value: Callable[[Any], Cell]
+
+
+# Reports.
+
+
+def report_rows(report: Report, *, shows_costs: bool = True) -> Iterator[Cells]:
+    """Return the headings, and the rows of ``report`` without its total.
+
+    Without ``shows_costs``, there is nothing that tells what the provider charges. The headings are
+    in the language that is active when this is called, whenever the rows are read.
+    """
+    columns = [*_KEYS[report.by], *_FIGURES, *(_COSTS if shows_costs else ())]
+    return chain([_headings(columns)], (_cells(columns, row) for row in report.rows))
+
+
+_PRODUCT_KEYS = (
+    _Column(_("Name"), attrgetter("label")),
+    _Column(_("Product"), lambda row: row.key[0]),
+)
+_KEYS: Mapping[By, Sequence[_Column]] = {
+    By.DAY: (_Column(_("Day"), attrgetter("key")),),
+    By.WEEK: (
+        _Column(_("Week"), attrgetter("label")),
+        _Column(_("First day"), attrgetter("key")),
+    ),
+    By.MONTH: (
+        _Column(_("Month"), attrgetter("label")),
+        _Column(_("First day"), attrgetter("key")),
+    ),
+    By.PRODUCT: _PRODUCT_KEYS,
+    By.TYPE: (*_PRODUCT_KEYS, _Column(_("Type"), lambda row: row.key[1])),
+}
+_FIGURES = (
+    _Column(_("Orders"), attrgetter("figures.orders")),
+    _Column(_("Rejected"), attrgetter("figures.rejected")),
+    _Column(_("Cards ordered"), attrgetter("figures.cards_ordered")),
+    _Column(_("Cards delivered"), attrgetter("figures.cards_delivered")),
+    _Column(_("Paid by customers"), attrgetter("figures.paid_amount")),
+    _Column(_("Owed to customers"), attrgetter("figures.owed_amount")),
+    _Column(_("Paid back"), attrgetter("figures.customer_refunded_amount")),
+    _Column(_("Still owed"), attrgetter("figures.open_amount")),
+    _Column(_("Orders without a sale amount"), attrgetter("figures.unpaid")),
+)
+_COSTS = (
+    _Column(_("Ordered"), attrgetter("figures.ordered_amount")),
+    _Column(_("Cost"), attrgetter("figures.charged_amount")),
+    _Column(_("Credited back"), attrgetter("figures.refunded_amount")),
+    _Column(_("Margin"), attrgetter("figures.margin_amount")),
+    _Column(_("Margin lost"), attrgetter("figures.lost_margin_amount")),
+    _Column(_("Orders with unknown amounts"), attrgetter("figures.unknown")),
+    _Column(_("Orders with contradictory figures"), attrgetter("figures.contradictory")),
+)
+
+
+# Orders.
+
+
+def order_rows(
+    start: date,
+    end: date,
+    *,
+    product_id: str = "",
+    shows_costs: bool = True,
+    shows_contacts: bool = False,
+) -> Iterator[Cells]:
+    """Return the headings, and a row for each order that became final from ``start`` to ``end``.
+
+    The orders are those of :func:`~giftcards.reports.report`, whose sums are the sums of these
+    columns: what went along to another order, which orders missing cards again, is not counted
+    here. They are read while the rows are: memory does not grow with their number.
+
+    With ``shows_contacts``, the customers' addresses and phone numbers are among them.
+    ``shows_costs`` and the language are those of :func:`report_rows`.
+    """
+    columns = [
+        *_ORDER,
+        *(_ORDER_COSTS if shows_costs else ()),
+        *(_CONTACTS if shows_contacts else ()),
+    ]
+    orders = Order.objects.all()
+    if product_id:
+        orders = orders.filter(product_id=product_id)
+    labels = {str(choice): str(choice.label) for choice in (*Status, *Environment)}
+    lines = (_line(order, labels) for order in _each(settled_between(orders, start, end)))
+    return chain([_headings(columns)], (_cells(columns, line) for line in lines))
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """An order with its amounts as a report counts them; ``None`` is not known."""
+
+    order: Order
+    status: str
+    environment: str
+    ordered: Decimal | None
+    charged: Decimal | None
+    refunded: Decimal | None
+    paid: Decimal | None
+    owed: Decimal | None
+    open: Decimal | None
+
+    @property
+    def created_at(self) -> datetime:
+        return local(self.order.created_at)
+
+    @property
+    def settled_at(self) -> datetime | None:
+        return self.order.settled_at and local(self.order.settled_at)
+
+    @property
+    def repeats(self) -> str:
+        return self.order.repeats.reference if self.order.repeats else ""
+
+    @property
+    def margin(self) -> Decimal | None:
+        if self.paid is None or self.owed is None or self.charged is None:
+            return None
+        return self.paid - self.owed - self.charged
+
+
+def _line(order: Order, labels: Mapping[str, str]) -> _Line:
+    provider, customer = refund_breakdown(order), customer_breakdown(order)
+    ordered = charged = refunded = None
+    if order.status == Status.REJECTED:
+        ordered = charged = refunded = Decimal(0)
+    elif provider:
+        ordered, charged = provider.ordered_amount, provider.charged_amount
+        refunded = provider.refunded_amount
+    paid = owed = still_owed = None
+    if customer:
+        paid = customer.paid_amount - (order.reordered_amount or 0)
+        owed = customer.open_amount + customer.refunded_amount
+        still_owed = customer.open_amount
+    return _Line(
+        order,
+        labels[order.status],
+        labels.get(order.environment, ""),
+        ordered,
+        charged,
+        refunded,
+        paid,
+        owed,
+        still_owed,
+    )
+
+
+# Everything that a line reads; the other columns of an order may be long.
+_READ = (
+    "reference",
+    "group",
+    "provider_order_id",
+    "environment",
+    "created_at",
+    "settled_at",
+    "status",
+    "product_id",
+    "product_name",
+    "type_id",
+    "type_name",
+    "quantity",
+    "fulfilled_quantity",
+    "price_per_card",
+    "fulfilled_amount",
+    "sale_price",
+    "sale_amount",
+    "reordered_amount",
+    "paid_back_amount",
+    "customer_name",
+    "customer_email",
+    "customer_phone",
+    "repeats__reference",
+)
+
+
+def _each(orders: QuerySet[Order]) -> Iterator[Order]:
+    """Yield ``orders``, which are final, as they became so; few are in memory at any time."""
+    # Sorted by the whole index. An order that is final is never due.
+    rows = orders.order_by("settled_at", "status", "due_at", "pk")
+    rows = rows.select_related("repeats").only(*_READ)
+    batch = list(rows[:_ORDERS_AT_ONCE])
+    while batch:
+        yield from batch
+        last = batch[-1]
+        after = (
+            Q(settled_at__gt=last.settled_at)
+            | Q(status__gt=last.status)
+            | Q(status=last.status, pk__gt=last.pk)
+        )
+        batch = list(rows.filter(after, settled_at__gte=last.settled_at)[:_ORDERS_AT_ONCE])
+
+
+_ORDER = (
+    _Column(_("Reference"), attrgetter("order.reference")),
+    _Column(_("Group"), attrgetter("order.group")),
+    _Column(_("Provider's order id"), attrgetter("order.provider_order_id")),
+    _Column(_("Environment"), attrgetter("environment")),
+    _Column(_("Created"), attrgetter("created_at")),
+    _Column(_("Settled"), attrgetter("settled_at")),
+    _Column(_("Status"), attrgetter("status")),
+    _Column(_("Orders again"), attrgetter("repeats")),
+    _Column(_("Product"), attrgetter("order.product_id")),
+    _Column(_("Product's name"), attrgetter("order.product_name")),
+    _Column(_("Type"), attrgetter("order.type_id")),
+    _Column(_("Type's name"), attrgetter("order.type_name")),
+    _Column(_("Cards ordered"), attrgetter("order.quantity")),
+    _Column(_("Cards delivered"), attrgetter("order.fulfilled_quantity")),
+    _Column(_("Customer"), attrgetter("order.customer_name")),
+    _Column(_("Paid by the customer"), attrgetter("paid")),
+    _Column(_("Owed to the customer"), attrgetter("owed")),
+    _Column(_("Paid back"), attrgetter("order.paid_back_amount")),
+    _Column(_("Still owed"), attrgetter("open")),
+)
+_ORDER_COSTS = (
+    _Column(_("Price per card"), attrgetter("order.price_per_card")),
+    _Column(_("Ordered"), attrgetter("ordered")),
+    _Column(_("Cost"), attrgetter("charged")),
+    _Column(_("Credited back"), attrgetter("refunded")),
+    _Column(_("Margin"), attrgetter("margin")),
+)
+_CONTACTS = (
+    _Column(_("Customer's e-mail"), attrgetter("order.customer_email")),
+    _Column(_("Customer's phone"), attrgetter("order.customer_phone")),
+)
+
+
+def _headings(columns: Iterable[_Column]) -> Cells:
+    return [str(column.heading) for column in columns]
+
+
+def _cells(columns: Iterable[_Column], source: Any) -> Cells:
+    return [column.value(source) for column in columns]
+
+
+# Files.
+
+
+def as_csv(rows: Iterable[Cells], *, separator: str = ",", has_bom: bool = False) -> Iterator[bytes]:
+    """Yield ``rows`` as a CSV file (RFC 4180) in UTF-8, a piece at a time.
+
+    ``separator`` is a comma, a semicolon or a tab. ``has_bom`` adds the byte order mark by which
+    spreadsheets recognise UTF-8, and at which other programs may stumble. Amounts have two decimals
+    after a dot, days and moments are those of ISO 8601.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front. A NUL is left
+    out. Raises :exc:`ValueError` for another separator.
+    """
+    if separator not in SEPARATORS:
+        raise ValueError("The separator is a comma, a semicolon or a tab.")
+    return _csv_chunks(rows, separator, "\ufeff" if has_bom else "")
+
+
+def _csv_chunks(rows: Iterable[Cells], separator: str, start: str) -> Iterator[bytes]:
+    written = io.StringIO(newline="")
+    written.write(start)
+    writer = csv.writer(written, delimiter=separator, lineterminator="\r\n")
+    for row in rows:
+        writer.writerow([_as_text(cell) for cell in row])
+        if written.tell() >= _WRITTEN_AT_ONCE:
+            yield written.getvalue().encode()
+            written.seek(0)
+            written.truncate()
+    yield written.getvalue().encode()
+
+
+def _as_text(cell: Cell) -> str:
+    match cell:
+        case None:
+            return ""
+        case str():
+            return _harmless(cell)
+        case Decimal():
+            return f"{cell:.2f}"
+        case datetime():
+            return f"{cell:%Y-%m-%d %H:%M:%S}"
+    return str(cell)
+
+
+def _harmless(text: str) -> str:
+    text = text.replace("\0", "")
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def can_write_xlsx() -> bool:
+    """Whether openpyxl is installed: ``pip install django-giftcards[xlsx]``."""
+    return importlib.util.find_spec("openpyxl") is not None
+
+
+def write_xlsx(rows: Iterable[Cells], file: IO[bytes]) -> None:
+    """Write ``rows``, the first of them headings, to ``file`` as an xlsx file.
+
+    Amounts, days and moments are numbers and dates there, and texts are never formulas. Beyond a
+    million rows, it goes on in another sheet. Memory does not grow with their number. Raises
+    :exc:`ImportError` unless :func:`can_write_xlsx`.
+    """
+    from openpyxl import Workbook
+
+    book = Workbook(write_only=True)
+    unread = iter(rows)
+    headings = next(unread, ())
+    sheet = _new_sheet(book, headings)
+    for number, row in enumerate(unread, 1):
+        if number % _ROWS_OF_SHEET == 0:
+            sheet = _new_sheet(book, headings)
+        sheet.append([_as_cell(sheet, cell) for cell in row])
+    book.save(file)
+
+
+def _new_sheet(book: Any, headings: Cells) -> Any:
+    from openpyxl.utils import get_column_letter
+
+    sheet = book.create_sheet()
+    sheet.sheet_view.rightToLeft = get_language_bidi()
+    sheet.freeze_panes = "A2"
+    for number in range(1, len(headings) + 1):
+        # Dates that do not fit into their column are shown as ####.
+        sheet.column_dimensions[get_column_letter(number)].width = 20
+    sheet.append([_as_cell(sheet, cell) for cell in headings])
+    return sheet
+
+
+def _as_cell(sheet: Any, value: Cell) -> Any:
+    from openpyxl.cell import WriteOnlyCell
+
+    if isinstance(value, str):
+        cell = WriteOnlyCell(sheet, _CONTROLS.sub("", value))
+        # Else a text with "=" in front would be a formula.
+        cell.data_type = "s"
+        return cell
+    if isinstance(value, Decimal):
+        cell = WriteOnlyCell(sheet, value)
+        cell.number_format = "#,##0.00"
+        return cell
+    return value
