@@ -25,7 +25,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.models import Order
 from giftcards.models.environment import Environment
 from giftcards.refunds import refund_breakdown
-from giftcards.reports import By, Report, Row, local, settled_between
+from giftcards.reports import By, Report, local, settled_between
 from giftcards.sales import customer_breakdown
 from giftcards.statuses import Status
 
@@ -289,7 +289,9 @@ def _cells(columns: Iterable[_Column], source: Any) -> Cells:
 # Files.
 
 
-def as_csv(rows: Iterable[Cells], *, separator: str = ",", has_bom: bool = False) -> Iterator[bytes]:
+def as_csv(
+    rows: Iterable[Cells], *, separator: str = ",", has_bom: bool = False
+) -> Iterator[bytes]:
     """Yield ``rows`` as a CSV file (RFC 4180) in UTF-8, a piece at a time.
 
     ``separator`` is a comma, a semicolon or a tab. ``has_bom`` adds the byte order mark by which

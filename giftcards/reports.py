@@ -332,9 +332,7 @@ class _Centimes(Func):
 
 def _cells(orders: QuerySet[Order]) -> list[_Cell]:
     found = orders.values("product_id", "type_id").annotate(newest=Max("pk"), **_sums())
-    return [
-        _Cell(row["product_id"], row["type_id"], row["newest"], _figures(row)) for row in found
-    ]
+    return [_Cell(row["product_id"], row["type_id"], row["newest"], _figures(row)) for row in found]
 
 
 def _sum(cells: Iterable[_Cell]) -> Figures:
@@ -379,12 +377,10 @@ def _sums() -> dict[str, Any]:
 
 
 def _figures(row: Mapping[str, Any]) -> Figures:
-    return Figures(
-        **{
-            name: _amount(row[name]) if name.endswith("_amount") else int(row[name])
-            for name in _NAMES
-        }
-    )
+    values: dict[str, Any] = {
+        name: _amount(row[name]) if name.endswith("_amount") else int(row[name]) for name in _NAMES
+    }
+    return Figures(**values)
 
 
 def _amount(centimes: Decimal | int | None) -> Decimal:
@@ -410,12 +406,14 @@ class _SecondsBetween(Func):
         return self.as_sql(compiler, connection, template=template, arg_joiner=", ", **context)
 
     def as_sqlite(
-        self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **_context: Any
+        self, compiler: SQLCompiler, _connection: BaseDatabaseWrapper, **_context: Any
     ) -> Any:
         later, earlier = (compiler.compile(column)[0] for column in self.get_source_expressions())
-        # A moment is a text there, whose microseconds begin at the 21st character, if it has any.
+        # A moment is a text there: 19 characters, a dot and microseconds, unless these are zero.
+        # strftime() rounds what is near the next second.
         whole = " - ".join(
-            f"CAST(strftime('%%s', {moment}) AS INTEGER)" for moment in (later, earlier)
+            f"CAST(strftime('%%s', SUBSTR({moment}, 1, 19)) AS INTEGER)"
+            for moment in (later, earlier)
         )
         return f"({whole} - (SUBSTR({later}, 21) < SUBSTR({earlier}, 21)))", []
 

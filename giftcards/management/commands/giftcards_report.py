@@ -158,7 +158,9 @@ def _row_as_dict(row: Row) -> dict[str, Any]:
 
 
 def _figures_as_dict(figures: Figures) -> dict[str, Any]:
-    computed = {name: getattr(figures, name) for name in ("kept_amount", "open_amount", "fill_rate")}
+    computed = {
+        name: getattr(figures, name) for name in ("kept_amount", "open_amount", "fill_rate")
+    }
     return {
         name: str(value) if isinstance(value, Decimal) else value
         for name, value in (asdict(figures) | computed).items()

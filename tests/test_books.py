@@ -1,0 +1,109 @@
+"""Every report of the same orders says the same, and every dinar is explained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date, timedelta
+from random import Random
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+from django_q.models import OrmQ
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from giftcards.models import Acknowledgement, Card, CustomerRefund, Order, StatusChange
+from giftcards.reports import By, Figures, report
+from tests.books import DAYS, PRODUCTS, add_books, expected, figures_of
+
+
+@pytest.fixture(scope="module")
+def _books(
+    request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any
+) -> Iterator[None]:
+    seed = request.config.getoption("randomly_seed", 0)
+    with django_db_blocker.unblock():
+        with transaction.atomic():
+            add_books(1_000, Random(seed))
+        yield
+        for model in (CustomerRefund, Acknowledgement, StatusChange, Card, Order):
+            model._base_manager.all()._raw_delete("default")  # type: ignore[attr-defined]
+        OrmQ.objects.all().delete()
+
+
+first, last = DAYS[0] - timedelta(days=1), DAYS[-1]
+days = st.dates(first, last)
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("_books")
+class TestIdentities:
+    @given(st.tuples(days, days).map(sorted), st.sampled_from(["", *PRODUCTS]))
+    @hypothesis_settings(max_examples=30)
+    def test_a_report_by_anything_is_the_sum_of_its_orders(
+        self, period: list[date], product_id: str
+    ) -> None:
+        start, end = period
+        there = timezone.get_default_timezone()
+        orders = [
+            order
+            for order in Order.objects.filter(settled_at__isnull=False)
+            if start <= order.settled_at.astimezone(there).date() <= end  # type: ignore[union-attr]
+            and product_id in {"", order.product_id}
+        ]
+        wanted = expected(orders)
+        for by in By:
+            found = report(start, end, by, product_id=product_id)
+            assert found.total == wanted
+            assert sum((row.figures for row in found.rows), Figures()) == wanted
+
+    def test_every_row_is_the_sum_of_its_orders(self) -> None:
+        orders = list(Order.objects.filter(settled_at__isnull=False))
+        found = report(first, last, By.TYPE)
+        assert len(found.rows) == 6
+        for row in found.rows:
+            own = [order for order in orders if (order.product_id, order.type_id) == row.key]
+            assert row.figures == expected(own)
+
+    def test_every_dinar_is_explained_on_both_sides(self) -> None:
+        found = report(first, last).total
+        assert found.paid_amount == found.kept_amount + found.owed_amount
+        assert 0 < found.customer_refunded_amount < found.owed_amount
+        # What customers paid, they paid once: the orders that order cards again are no sales.
+        sales = Order.objects.filter(repeats=None, settled_at__isnull=False)
+        left_open = Order.objects.filter(settled_at=None, repeats__isnull=False)
+        paid = sum(
+            (order.sale_price or 0) * order.quantity + (order.sale_amount or 0) for order in sales
+        )
+        gone_along = sum(order.sale_amount or 0 for order in left_open)
+        assert found.paid_amount == paid - gone_along
+        # Whatever the fixture made, it made some of everything.
+        assert found.rejected
+        assert found.unknown
+        assert found.contradictory
+        assert found.unpaid
+        assert Order.objects.filter(reordered_amount__gt=0).exists()
+        assert CustomerRefund.objects.filter(state="cancelled").exists()
+
+    def test_what_was_ordered_was_charged_or_refunded_where_all_of_it_is_known(self) -> None:
+        everything = Order.objects.filter(settled_at__isnull=False)
+        odd = [
+            order.pk
+            for order in everything
+            if (figures := figures_of(order)).unknown or figures.contradictory
+        ]
+        everything.filter(pk__in=odd).update(settled_at=timezone.now())
+        found = report(first, last).total
+        assert (found.unknown, found.contradictory) == (0, 0)
+        assert found.orders == everything.count() - len(odd)
+        assert found.ordered_amount == found.charged_amount + found.refunded_amount
+
+    def test_no_order_is_paid_back_more_than_it_owes(self) -> None:
+        for order in Order.objects.filter(paid_back_amount__gt=0):
+            paid_back = sum(refund.amount for refund in order.refunds.exclude(state="cancelled"))
+            assert paid_back == order.paid_back_amount
+            assert order.open_amount is not None
+            assert order.open_amount >= 0
