@@ -406,8 +406,11 @@ class _SecondsBetween(Func):
         return self.as_sql(compiler, connection, template=template, arg_joiner=", ", **context)
 
     def as_sqlite(
-        self, compiler: SQLCompiler, _connection: BaseDatabaseWrapper, **_context: Any
-    ) -> Any:
+        self,
+        compiler: SQLCompiler,
+        connection: BaseDatabaseWrapper,  # noqa: ARG002 (Django's signature)
+        **_context: Any,
+    ) -> tuple[str, tuple[str | int, ...]]:
         later, earlier = (compiler.compile(column)[0] for column in self.get_source_expressions())
         # A moment is a text there: 19 characters, a dot and microseconds, unless these are zero.
         # strftime() rounds what is near the next second.
@@ -415,7 +418,7 @@ class _SecondsBetween(Func):
             f"CAST(strftime('%%s', SUBSTR({moment}, 1, 19)) AS INTEGER)"
             for moment in (later, earlier)
         )
-        return f"({whole} - (SUBSTR({later}, 21) < SUBSTR({earlier}, 21)))", []
+        return f"({whole} - (SUBSTR({later}, 21) < SUBSTR({earlier}, 21)))", ()
 
 
 def _settling(orders: QuerySet[Order]) -> Settling | None:

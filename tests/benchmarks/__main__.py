@@ -17,7 +17,7 @@ import time
 import uuid
 from pathlib import Path
 
-PARTS = ("following", "pipeline", "recording", "queries", "memory", "history")
+PARTS = ("following", "pipeline", "recording", "queries", "memory", "history", "books")
 POSTGRES = os.environ.get("BENCH_POSTGRES", "postgres://root@127.0.0.1:5432/postgres")
 
 
