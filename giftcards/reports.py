@@ -342,13 +342,17 @@ def _sum(cells: Iterable[_Cell]) -> Figures:
 def _sums() -> dict[str, Any]:
     """The columns of :class:`Figures`, amounts in centimes. What is not known is NULL throughout.
 
-    The constraints of the table make one formula do for every status: a refunded order has no
-    cards, and a fulfilled one all of them. A rejected order has neither price nor charge.
+    The constraints of the table make one formula of what was refunded do for every status: a
+    refunded order has no cards, and a fulfilled one all of them.
     """
     settled = Q(status__in=SETTLED)
-    price, charged = _Centimes("price_per_card"), _Centimes("fulfilled_amount")
-    # What costs nothing if the provider does not say what it costs.
-    free = Case(When(status__in=(Status.REJECTED, Status.REFUNDED), then=0))
+    price, told = _Centimes("price_per_card"), _Centimes("fulfilled_amount")
+    charged = Case(
+        When(status=Status.REJECTED, then=0),
+        When(status=Status.REFUNDED, then=Coalesce(told, 0)),
+        default=told,
+        output_field=BigIntegerField(),
+    )
     missing = F("quantity") - F("fulfilled_quantity")
     paid = Coalesce(_Centimes("sale_amount"), _Centimes("sale_price") * F("quantity"))
     paid_once = paid - Coalesce(_Centimes("reordered_amount"), 0)
@@ -361,12 +365,12 @@ def _sums() -> dict[str, Any]:
         "cards_ordered": Sum("quantity"),
         "cards_delivered": Sum("fulfilled_quantity"),
         "ordered_amount": Sum(F("quantity") * price, filter=settled),
-        "charged_amount": Sum(charged, filter=settled),
+        "charged_amount": Sum(charged),
         "refunded_amount": Sum(missing * price, filter=settled),
         "paid_amount": Sum(paid_once),
         "owed_amount": Sum(owed),
         "customer_refunded_amount": Sum(paid_back),
-        "margin_amount": Sum(paid_once - owed - Coalesce(charged, free)),
+        "margin_amount": Sum(paid_once - owed - charged),
         "lost_margin_amount": Sum(
             owed - missing * price, filter=settled & Q(reordered_amount=None)
         ),

@@ -29,7 +29,7 @@ def wire(settings: Any) -> Iterator[responses.RequestsMock]:
         yield mock
 
 
-# Rhythms and sizes of the engine that no setting governs: nobody else names them in a test.
+# Rhythms and sizes that no setting governs: nobody else names them in a test.
 CONSTANTS = {
     "announcing_batch": "giftcards.engine.outbox._BATCH",
     "announcing_heartbeat": "giftcards.engine.outbox._HEARTBEAT",
@@ -37,6 +37,8 @@ CONSTANTS = {
     "announcing_longest": "giftcards.engine.outbox._LONGEST_CALL",
     "database_patience": "giftcards.engine.sending._DATABASE_PATIENCE",
     "database_pause": "giftcards.engine.database._PAUSE",
+    "export_batch": "giftcards.exports._ORDERS_AT_ONCE",
+    "export_sheet": "giftcards.exports._ROWS_OF_SHEET",
     "loop_heartbeat": "giftcards.engine.loop._HEARTBEAT",
     "loop_tick": "giftcards.engine.loop._TICK",
     "page_size": "giftcards.engine.polling.PAGE_SIZE",

@@ -26,6 +26,7 @@ from giftcards.engine.recovery import adopt, declare_absent
 from giftcards.engine.resolving import release
 from giftcards.engine.sweep import check_now, check_settled, sweep
 from giftcards.exceptions import ReferenceConflict
+from giftcards.exports import order_rows
 from giftcards.fulfilment import place_order, reorder_missing
 from giftcards.ledger import summarise
 from giftcards.ledger.matching import match
@@ -40,6 +41,7 @@ from giftcards.models import (
     StatusChange,
 )
 from giftcards.models.moments import day_of
+from giftcards.reports import By, money_in_open_orders, report
 from giftcards.signals import order_settled
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
@@ -385,6 +387,37 @@ def test_a_summary_of_the_ledger_reads_its_days_only() -> None:
         assert summarise(day, day).promised_not_credited.count == 1
     # The first and the last entry of all are the ends of an index.
     assert all("LIMIT 1" in statement.sql for statement in scans(statements))
+
+
+@pytest.mark.parametrize("product_id", ["", "product-001"])
+def test_a_report_of_a_day_or_a_week_reads_no_whole_table(product_id: str) -> None:
+    newest = Order.objects.latest("settled_at").settled_at
+    assert newest is not None
+    day = timezone.localtime(newest).date()
+    with explained() as statements:
+        for by in By:
+            assert report(day, day, by, product_id=product_id).total.orders > 0
+        report(day - timedelta(days=400), day - timedelta(days=300), product_id=product_id)
+    assert scans(statements) == []
+
+
+def test_an_export_reads_a_limited_number_of_orders_at_a_time(shorten: Callable[..., None]) -> None:
+    shorten(export_batch=500)
+    newest = Order.objects.latest("settled_at").settled_at
+    assert newest is not None
+    day = timezone.localtime(newest).date()
+    with explained() as statements:
+        assert sum(1 for _row in order_rows(day - timedelta(days=1), day)) > 1_000
+    assert len(statements) > 2
+    assert all("LIMIT" in statement.sql for statement in statements)
+    # By the index, so that what has been read is not read and sorted again.
+    assert all("order_due" in scan for one in statements for scan in one.scans)
+
+
+def test_what_is_in_open_orders_reads_no_whole_table(open_orders: dict[Status, Order]) -> None:
+    with explained() as statements:
+        assert money_in_open_orders().orders == 7
+    assert scans(statements) == []
 
 
 # The admin.

@@ -101,7 +101,9 @@ def _see_to(order: Order, random: Random) -> None:
 def _measure_reports(start: Any, end: Any) -> None:
     found: dict[By, Report] = {}
     for by in By:
-        found[by] = _measured(f"report {start} to {end}, by {by}", lambda by=by: report(start, end, by))
+        found[by] = _measured(
+            f"report {start} to {end}, by {by}", lambda by=by: report(start, end, by)
+        )
     slow = _measured("  one by one", lambda: _one_by_one(start, end))
     assert {by: each.total for by, each in found.items()} == dict.fromkeys(By, slow)
 
