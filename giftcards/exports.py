@@ -233,8 +233,8 @@ def _each(orders: QuerySet[Order]) -> Iterator[Order]:
     rows = orders.order_by("settled_at", "status", "due_at", "pk")
     rows = rows.select_related("repeats").only(*_READ)
     batch = list(rows[:_ORDERS_AT_ONCE])
-    while batch:
-        yield from batch
+    yield from batch
+    while len(batch) == _ORDERS_AT_ONCE:
         last = batch[-1]
         after = (
             Q(settled_at__gt=last.settled_at)
@@ -242,6 +242,7 @@ def _each(orders: QuerySet[Order]) -> Iterator[Order]:
             | Q(status=last.status, pk__gt=last.pk)
         )
         batch = list(rows.filter(after, settled_at__gte=last.settled_at)[:_ORDERS_AT_ONCE])
+        yield from batch
 
 
 _ORDER = (

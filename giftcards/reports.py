@@ -7,7 +7,7 @@ command and the downloads all get their numbers from :func:`report`.
 from __future__ import annotations
 
 import enum
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import date, datetime, time, timedelta
@@ -171,12 +171,10 @@ def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> 
     orders = Order.objects.all()
     if product_id:
         orders = orders.filter(product_id=product_id)
-    if by in {By.PRODUCT, By.TYPE}:
-        rows = tuple(_rows_of_products(settled_between(orders, start, end), by))
-    else:
-        rows = tuple(_rows_of_days(orders, start, end, by))
+    rows_of = _rows_of_products if by in {By.PRODUCT, By.TYPE} else _rows_of_days
+    rows = tuple(rows_of(orders, start, end, by))
     total = sum((row.figures for row in rows), Figures())
-    return Report(start, end, by, rows, total, _settling(settled_between(orders, start, end)))
+    return Report(start, end, by, rows, total, _settling(orders, start, end))
 
 
 def money_in_open_orders() -> Open:
@@ -225,13 +223,44 @@ def local(moment: datetime) -> datetime:
 
 
 def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> Iterator[Row]:
+    # A query of its own for each row: databases differ in what they know of time zones.
+    for key, part in _parts(orders, start, end, by):
+        figures = _figures(part.aggregate(**_sums()))
+        if figures.orders:
+            yield Row(key, _label(key, by), figures)
+
+
+def _rows_of_products(orders: QuerySet[Order], start: date, end: date, by: By) -> list[Row]:
+    cells = [cell for _month, part in _parts(orders, start, end, By.MONTH) for cell in _cells(part)]
+    groups: dict[tuple[str, str], list[_Cell]] = defaultdict(list)
+    for cell in cells:
+        groups[cell.product_id, cell.type_id if by is By.TYPE else ""].append(cell)
+    newest = {key: max(cell.newest for cell in found) for key, found in groups.items()}
+    names = _names(newest.values())
+    rows = [
+        Row(
+            key,
+            _name(key, names.get(newest[key], ("", ""))),
+            sum((cell.figures for cell in found), Figures()),
+        )
+        for key, found in groups.items()
+    ]
+    return sorted(rows, key=lambda row: (row.label.casefold(), row.key))
+
+
+def _parts(
+    orders: QuerySet[Order], start: date, end: date, by: By
+) -> Iterator[tuple[date, QuerySet[Order]]]:
+    """The days, weeks or months from ``start`` to ``end``, and those of ``orders`` in each.
+
+    Databases sort what they group: a month at a time fits into memory. Days before the first order
+    and after the last are left out.
+    """
     found = _days_with_orders(settled_between(orders, start, end))
     if found is None:
         return
     for key, first, last in _spans(*found, by):
-        # A query of its own for each: databases differ in what they know of time zones.
-        if cells := _cells(settled_between(orders, max(first, start), min(last, end))):
-            yield Row(key, _label(key, by), _sum(cells))
+        yield key, settled_between(orders, max(first, start), min(last, end))
 
 
 def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
@@ -274,19 +303,6 @@ def _label(key: date, by: By) -> str:
         case By.MONTH:
             return f"{key:%Y-%m}"
     return key.isoformat()
-
-
-def _rows_of_products(orders: QuerySet[Order], by: By) -> list[Row]:
-    groups: dict[tuple[str, str], list[_Cell]] = defaultdict(list)
-    for cell in _cells(orders):
-        groups[cell.product_id, cell.type_id if by is By.TYPE else ""].append(cell)
-    newest = {key: max(cell.newest for cell in cells) for key, cells in groups.items()}
-    names = _names(newest.values())
-    rows = [
-        Row(key, _name(key, names.get(newest[key], ("", ""))), _sum(cells))
-        for key, cells in groups.items()
-    ]
-    return sorted(rows, key=lambda row: (row.label.casefold(), row.key))
 
 
 def _name(key: tuple[str, str], names: tuple[str, str]) -> str:
@@ -335,10 +351,6 @@ def _cells(orders: QuerySet[Order]) -> list[_Cell]:
     return [_Cell(row["product_id"], row["type_id"], row["newest"], _figures(row)) for row in found]
 
 
-def _sum(cells: Iterable[_Cell]) -> Figures:
-    return sum((cell.figures for cell in cells), Figures())
-
-
 def _sums() -> dict[str, Any]:
     """The columns of :class:`Figures`, amounts in centimes. What is not known is NULL throughout.
 
@@ -382,7 +394,7 @@ def _sums() -> dict[str, Any]:
 
 def _figures(row: Mapping[str, Any]) -> Figures:
     values: dict[str, Any] = {
-        name: _amount(row[name]) if name.endswith("_amount") else int(row[name]) for name in _NAMES
+        name: _amount(row[name]) if name.endswith("_amount") else row[name] or 0 for name in _NAMES
     }
     return Figures(**values)
 
@@ -425,16 +437,16 @@ class _SecondsBetween(Func):
         return f"({whole} - (SUBSTR({later}, 21) < SUBSTR({earlier}, 21)))", ()
 
 
-def _settling(orders: QuerySet[Order]) -> Settling | None:
-    found = (
-        orders.filter(status__in=SETTLED)
-        .values_list(_SecondsBetween("settled_at", "created_at"))
-        .annotate(Count("pk"))
-    )
-    # A clock that was set back makes no time negative.
-    histogram = sorted((max(int(seconds), 0), count) for seconds, count in found)
-    if not histogram:
+def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | None:
+    times: Counter[int] = Counter()
+    for _month, part in _parts(orders.filter(status__in=SETTLED), start, end, By.MONTH):
+        seconds = part.values_list(_SecondsBetween("settled_at", "created_at"))
+        for taken, count in seconds.annotate(Count("pk")):
+            # A clock that was set back makes no time negative.
+            times[max(int(taken), 0)] += count
+    if not times:
         return None
+    histogram = sorted(times.items())
     return Settling(_percentile(histogram, 50), _percentile(histogram, 95))
 
 

@@ -29,6 +29,7 @@ def _books(
         with transaction.atomic():
             add_books(1_000, Random(seed))
         yield
+        Order.objects.update(repeats=None)
         for model in (CustomerRefund, Acknowledgement, StatusChange, Card, Order):
             model._base_manager.all()._raw_delete("default")  # type: ignore[attr-defined]
         OrmQ.objects.all().delete()

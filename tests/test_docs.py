@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import builtins
 import dataclasses
 import doctest
 import importlib
@@ -343,7 +344,9 @@ def surface(thing: Any, methods: Iterable[str]) -> list[str]:
 
 @pytest.mark.parametrize(("module", "block"), api_blocks())
 def test_every_documented_signature_is_that_of_the_code(module: str, block: str) -> None:
-    names: dict[str, Any] = {"dataclass": dataclasses.dataclass, "field": dataclasses.field}
+    # Defaults may be what the module imports.
+    names = dict(vars(importlib.import_module(module)))
+    names |= {"dataclass": dataclasses.dataclass, "field": dataclasses.field}
     # Like the modules of the app, so that annotations are compared as texts.
     exec(f"from __future__ import annotations\n{block}", names)
     [stub] = ast.parse(block).body
@@ -427,7 +430,7 @@ def test_every_error_that_is_named_exists() -> None:
     named = re.findall(r"`(\w+(?:Error|Conflict))`", "\n".join(PAGES.values()))
     assert named
     for name in named:
-        assert name == "ValidationError" or hasattr(exceptions, name)
+        assert name == "ValidationError" or hasattr(exceptions, name) or hasattr(builtins, name)
 
 
 # Orders

@@ -254,7 +254,7 @@ class TestOrders:
             rows = lines(order_rows(DAY, DAY))
         assert sorted(row["Reference"] for row in rows) == sorted(o.reference for o in orders)
         assert [row["Settled"] for row in rows] == sorted(row["Settled"] for row in rows)
-        assert len(queries) == 4
+        assert len(queries) == 3
 
 
 @pytest.mark.django_db
