@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple
 
 from django.db.models import Q, QuerySet
 from django.utils.functional import Promise
+from django.utils.text import capfirst
 from django.utils.translation import get_language_bidi
 from django.utils.translation import gettext_lazy as _
 
@@ -70,7 +71,7 @@ def report_rows(report: Report, *, shows_costs: bool = True) -> Iterator[Cells]:
 
 _PRODUCT_KEYS = (
     _Column(_("Name"), attrgetter("label")),
-    _Column(_("Product"), lambda row: row.key[0]),
+    _Column(_("product"), lambda row: row.key[0]),
 )
 _KEYS: Mapping[By, Sequence[_Column]] = {
     By.DAY: (_Column(_("Day"), attrgetter("key")),),
@@ -83,10 +84,10 @@ _KEYS: Mapping[By, Sequence[_Column]] = {
         _Column(_("First day"), attrgetter("key")),
     ),
     By.PRODUCT: _PRODUCT_KEYS,
-    By.TYPE: (*_PRODUCT_KEYS, _Column(_("Type"), lambda row: row.key[1])),
+    By.TYPE: (*_PRODUCT_KEYS, _Column(_("type"), lambda row: row.key[1])),
 }
 _FIGURES = (
-    _Column(_("Orders"), attrgetter("figures.orders")),
+    _Column(_("orders"), attrgetter("figures.orders")),
     _Column(_("Rejected"), attrgetter("figures.rejected")),
     _Column(_("Cards ordered"), attrgetter("figures.cards_ordered")),
     _Column(_("Cards delivered"), attrgetter("figures.cards_delivered")),
@@ -246,41 +247,41 @@ def _each(orders: QuerySet[Order]) -> Iterator[Order]:
 
 
 _ORDER = (
-    _Column(_("Reference"), attrgetter("order.reference")),
-    _Column(_("Group"), attrgetter("order.group")),
-    _Column(_("Provider's order id"), attrgetter("order.provider_order_id")),
+    _Column(_("reference"), attrgetter("order.reference")),
+    _Column(_("group"), attrgetter("order.group")),
+    _Column(_("provider's order id"), attrgetter("order.provider_order_id")),
     _Column(_("Environment"), attrgetter("environment")),
-    _Column(_("Created"), attrgetter("created_at")),
-    _Column(_("Settled"), attrgetter("settled_at")),
-    _Column(_("Status"), attrgetter("status")),
+    _Column(_("created"), attrgetter("created_at")),
+    _Column(_("settled"), attrgetter("settled_at")),
+    _Column(_("status"), attrgetter("status")),
     _Column(_("Orders again"), attrgetter("repeats")),
-    _Column(_("Product"), attrgetter("order.product_id")),
-    _Column(_("Product's name"), attrgetter("order.product_name")),
-    _Column(_("Type"), attrgetter("order.type_id")),
-    _Column(_("Type's name"), attrgetter("order.type_name")),
+    _Column(_("product"), attrgetter("order.product_id")),
+    _Column(_("product's name"), attrgetter("order.product_name")),
+    _Column(_("type"), attrgetter("order.type_id")),
+    _Column(_("type's name"), attrgetter("order.type_name")),
     _Column(_("Cards ordered"), attrgetter("order.quantity")),
     _Column(_("Cards delivered"), attrgetter("order.fulfilled_quantity")),
-    _Column(_("Customer"), attrgetter("order.customer_name")),
-    _Column(_("Paid by the customer"), attrgetter("paid")),
+    _Column(_("customer"), attrgetter("order.customer_name")),
+    _Column(_("paid by the customer"), attrgetter("paid")),
     _Column(_("Owed to the customer"), attrgetter("owed")),
     _Column(_("Paid back"), attrgetter("order.paid_back_amount")),
     _Column(_("Still owed"), attrgetter("open")),
 )
 _ORDER_COSTS = (
-    _Column(_("Price per card"), attrgetter("order.price_per_card")),
+    _Column(_("price per card"), attrgetter("order.price_per_card")),
     _Column(_("Ordered"), attrgetter("ordered")),
     _Column(_("Cost"), attrgetter("charged")),
     _Column(_("Credited back"), attrgetter("refunded")),
     _Column(_("Margin"), attrgetter("margin")),
 )
 _CONTACTS = (
-    _Column(_("Customer's e-mail"), attrgetter("order.customer_email")),
-    _Column(_("Customer's phone"), attrgetter("order.customer_phone")),
+    _Column(_("customer e-mail"), attrgetter("order.customer_email")),
+    _Column(_("customer phone"), attrgetter("order.customer_phone")),
 )
 
 
 def _headings(columns: Iterable[_Column]) -> Cells:
-    return [str(column.heading) for column in columns]
+    return [capfirst(str(column.heading)) for column in columns]
 
 
 def _cells(columns: Iterable[_Column], source: Any) -> Cells:
