@@ -134,6 +134,13 @@ class DateFilter(_Filter, admin.DateFieldListFilter):
 class SettledFilter(DateFilter):
     """When orders settled; the list shows those that settled last first."""
 
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        # Of a period that another page has asked for, the list says that there is one.
+        if self.date_params and self.date_params not in [link[1] for link in self.links]:
+            period: Any = (_("In the period of a report"), self.date_params)
+            self.links = (*self.links, period)
+
 
 class ShownFilter(NamedTuple):
     """A filter as the page shows it."""
