@@ -72,6 +72,8 @@ def _photograph(directory: Path, *, everything: bool) -> None:
         }
         pages |= {
             "order-add": f"{order_list}add/",
+            "report": f"{order_list}report/",
+            "report-products": f"{order_list}report/?by=product",
             "find-card": f"{order_list}find-card/",
             "resolve": pages["unconfirmed"].replace("/change/", "/resolve/"),
             "price": pages["held"].replace("/change/", "/price/"),

@@ -63,10 +63,10 @@ WITHIN = {
     ),
     "ledger": "summary pairing matching reading nightly",
     "admin": (
-        "display forms readonly provider_sections provider catalogue buttons pages finding"
+        "charts display forms readonly provider_sections provider catalogue buttons pages finding"
         " reauthentication revealing pricing repeating resolving columns filters listing mentions"
         " reveal_log books ledger summary breakdown bookings timeline notes checking order_page"
-        " placing orders"
+        " placing periods figures pictures reports orders"
     ),
     "management": "output base overview selftest commands",
 }

@@ -147,7 +147,7 @@ class TestWithoutCosts:
         yield page(lost, "resolve")
         yield page(adopted, "release")
         yield from (page(order, "history") for order in (lost, settled, adopted))
-        yield from (ADD, FIND, PROVIDER_PAGE, f"{PROVIDER_PAGE}1/history/")
+        yield from (ADD, FIND, f"{LIST}report/", PROVIDER_PAGE, f"{PROVIDER_PAGE}1/history/")
         yield from ("/admin/", "/admin/giftcards/")
 
     def test_no_page_tells_them(self, browser: Client) -> None:

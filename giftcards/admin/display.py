@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import date, datetime
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
 from django.utils import numberformat, timezone
@@ -57,7 +57,7 @@ def _with_currency(figure: str, amount: Decimal) -> str:
         '<bdi class="giftcards-money"><span class="{}" dir="ltr">{}</span>\u00a0{}</bdi>',
         kind,
         figure,
-        _currency(),
+        currency(),
     )
 
 
@@ -148,6 +148,13 @@ def count_text(number: int) -> str:
     return isolated(_grouped(Decimal(number), decimals=0))
 
 
+def share_text(share: Decimal) -> str:
+    """A share of 1 as percents in the way of the language: 98.5%. Less than all is never 100%."""
+    percent = (share * 100).quantize(Decimal("0.1"), ROUND_DOWN)
+    shown = _grouped(percent, decimals=1 if _decimals(percent) else 0)
+    return isolated(gettext("%(share)s%%") % {"share": shown})
+
+
 def _grouped(amount: Decimal, *, decimals: int) -> str:
     # Django's formats for Arabic have no grouping.
     has_grouping = get_format("NUMBER_GROUPING") != 0
@@ -161,7 +168,7 @@ def _grouped(amount: Decimal, *, decimals: int) -> str:
     )
 
 
-def _currency() -> str:
+def currency() -> str:
     """The sign of the currency in the current language."""
     return gettext("DA") if conf.currency == "DZD" else conf.currency
 

@@ -199,6 +199,7 @@ class ListPage(OrderColumns):
     ) -> HttpResponse:
         context = {
             "pause": pause_in_words(),
+            "has_report_permission": self.has_report_permission(request),
             "find_form": FindCardForm(auto_id="giftcards-find-%s")
             if self.has_find_permission(request)
             else None,

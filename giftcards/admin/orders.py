@@ -13,12 +13,21 @@ from giftcards.admin.listing import ListPage
 from giftcards.admin.order_page import OrderPage
 from giftcards.admin.placing import PlacingPage
 from giftcards.admin.repeating import RepeatingPages
+from giftcards.admin.reports import ReportPages
 from giftcards.admin.revealing import RevealingPages
 from giftcards.models import Order
 
 
 @admin.register(Order)
-class OrderAdmin(ListPage, OrderPage, RepeatingPages, PlacingPage, FindingPages, RevealingPages):
+class OrderAdmin(
+    ListPage,
+    OrderPage,
+    RepeatingPages,
+    PlacingPage,
+    FindingPages,
+    RevealingPages,
+    ReportPages,
+):
     """The orders' pages. To subclass it: unregister this one first, and register yours."""
 
     class Media:

@@ -105,6 +105,14 @@ class OrderPages(OrderModelAdmin):
     def has_reveal_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("giftcards.reveal_card")
 
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("giftcards.export_order")
+
+    def has_report_permission(self, request: HttpRequest) -> bool:
+        """Whether the person may see sums over all orders: not who is shown some of them only."""
+        is_shown_all = not self.get_queryset(request).query.where
+        return is_shown_all and self.has_view_permission(request)
+
     def may_see_costs(self, request: HttpRequest) -> bool:
         """Whether the person may see what the provider charges, and so the shop's margin."""
         return request.user.has_perm("giftcards.view_cost")

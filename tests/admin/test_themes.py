@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,10 @@ SHOWN = {
     "price": "Buy it: at most 570 DA a card, 1,710 DA in all.",
     "price, wrong": "This field is required.",
     "repeat": "Order the missing cards again 2 cards of this order did not come.",
+    "report": "What customers paid, in DA Kept Paid back Still owed",
+    "report by product": "PlayStation Network",
+    "report, wrong": "Enter a valid date.",
+    "app index": "Report",
     "find": "Find by card code Code or serial:",
     "found": "Found web-1042, card 1",
     "ask": "Reveal card 1 The code of card 1 of order web-1042 is shown for a minute.",
@@ -95,6 +100,11 @@ def test_every_form_names_its_object_under_a_theme(pages: Pages) -> None:
     for name in ("lost", "resolve", "resolve, wrong", "release", "price", "price, wrong", "repeat"):
         assert 'name="about"' in pages[name], name
     assert 'name="seen"' in pages["adopt"]
+
+
+def test_the_list_leads_to_the_report_under_a_theme(pages: Pages) -> None:
+    for name in ("list", "app index"):
+        assert re.search(r'<a[^>]* href="/admin/giftcards/order/report/"', pages[name]), name
 
 
 def test_no_page_holds_a_code_under_a_theme(pages: Pages) -> None:

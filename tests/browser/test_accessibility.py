@@ -150,6 +150,10 @@ PAGES: dict[str, Visit] = {
     "new order, before it is bought": chosen,
     "catalogue": at(PRODUCTS),
     "product": a_product,
+    "report": at(f"{LIST}report/"),
+    "report by product": at(f"{LIST}report/?by=product"),
+    "report, wrong": at(f"{LIST}report/?from=2026-11-31"),
+    "report, empty": at(f"{LIST}report/?from=2020-01-01&to=2020-01-31"),
     "find a card": at(f"{LIST}find-card/"),
     "find a card, found": sent(at(f"{LIST}find-card/"), secret=CARDS[0].value),
     "find a card, several": sent(at(f"{LIST}find-card/"), secret=CARDS[0].value[-4:]),
@@ -190,6 +194,7 @@ PAGES: dict[str, Visit] = {
 UNSEEN = {
     "giftcards_order_tick_off": "a POST that leads to the order",
     "giftcards_order_adopt": "a POST of the comparison, which leads to the order",
+    "giftcards_order_report_download": "a file",
     "giftcards_order_check": "a POST that leads to the order",
     "giftcards_order_fingerprint": "read by a script",
     "giftcards_providerstate_resume": "a POST that leads to the provider",
@@ -267,7 +272,7 @@ def ours() -> set[str]:
 def test_axe_finds_nothing_in_what_a_role_sees(browser: Browser, role: str) -> None:
     log_in_as(browser, role)
     found = Findings()
-    for name in ("list", "lost", "partly delivered", "held"):
+    for name in ("list", "lost", "partly delivered", "held", "report"):
         PAGES[name](browser)
         found.look_at(browser, name)
     assert not found, str(found)

@@ -172,6 +172,8 @@ def test_no_page_is_wider_than_a_phone(boss: Browser, language: str) -> None:
         LIST,
         f"{LIST}add/",
         f"{LIST}find-card/",
+        f"{LIST}report/",
+        f"{LIST}report/?by=type",
         *(page_of(f"web-{number}") for number in (1037, 1040, 1042)),
         page_of("web-1040").replace("/change/", "/resolve/"),
         page_of("web-1035").replace("/change/", "/price/"),

@@ -22,6 +22,7 @@ SEEN = (
     "list",
     "new order",
     "new order, before it is bought",
+    "report",
     "find a card, several",
     "delayed",
     "reveal",

@@ -108,6 +108,11 @@ def _visit() -> Iterator[tuple[str, str]]:
     held_about = {"about": hidden(shown).get("about", "")}
     yield "price, wrong", seen(browser.post(price, held_about))
     yield "repeat", seen(browser.get(page("web-1042", "repeat")))
+    report = f"{LIST}report/"
+    yield "report", seen(browser.get(report))
+    yield "report by product", seen(browser.get(report, {"by": "product"}))
+    yield "report, wrong", seen(browser.get(report, {"from": "2026-11-31"}))
+    yield "app index", seen(browser.get("/admin/giftcards/"))
     yield "find", seen(browser.get(FIND))
     yield "found", seen(browser.post(FIND, {"secret": CARDS[0].value}))
     checked = {"action": "check_now", "_selected_action": [page("web-1043").split("/")[-3]]}

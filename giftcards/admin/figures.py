@@ -1,0 +1,299 @@
+"""The key figures of a report and its table, as a template needs them.
+
+What tells the provider's prices is left out for who may not see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from django.conf import settings
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.display import count_text, day_text, isolated, money, share_text
+from giftcards.admin.periods import Question
+from giftcards.reports import By, Figures, Open, Report, Row
+
+_MINUTE, _HOUR = 60, 3_600
+
+
+class Fact(NamedTuple):
+    """A key figure: its value is HTML; ``address`` leads to the orders that it counts, if any."""
+
+    label: str
+    value: str
+    address: str = ""
+    is_wrong: bool = False
+
+
+class Group(NamedTuple):
+    title: str
+    facts: list[Fact]
+
+
+class Column(NamedTuple):
+    """A column of the table; ``cell`` returns HTML."""
+
+    label: Any
+    cell: Callable[[Figures], str]
+    is_cost: bool = False
+
+
+class Line(NamedTuple):
+    """A row of the table: what it is about, and each cell with the name of its column."""
+
+    label: str
+    address: str
+    cells: list[tuple[str, str]]
+
+
+def list_address(order_list: str, question: Question, **filters: str) -> str:
+    """The list of the orders that became final in the period, and pass the other ``filters``."""
+    product = {"product_id": question.product_id} if question.product_id else {}
+    period = {
+        "settled_at__gte": str(_start_of(question.start)),
+        "settled_at__lt": str(_start_of(question.end + timedelta(days=1))),
+    }
+    return f"{order_list}?{urlencode({**filters, **product, **period})}"
+
+
+def _start_of(day: date) -> datetime:
+    midnight = datetime.combine(day, time.min)
+    if not settings.USE_TZ:
+        return midnight
+    return timezone.make_aware(midnight, timezone.get_default_timezone())
+
+
+# Key figures.
+
+
+def groups(
+    report: Report, question: Question, *, order_list: str, open_orders: Open | None
+) -> Iterator[Group]:
+    """The key figures. ``open_orders`` is ``None`` for who may not see costs."""
+    total = report.total
+    shows_costs = open_orders is not None
+
+    def orders(**filters: str) -> str:
+        return list_address(order_list, question, **filters)
+
+    yield Group(gettext("Orders and cards"), list(_order_facts(report, orders)))
+    if open_orders:
+        yield Group(gettext("The provider"), list(_provider_facts(total, open_orders, orders)))
+    yield Group(gettext("The customers"), list(_customer_facts(total, orders)))
+    if shows_costs:
+        margin = Fact(gettext("Margin"), _of_paid(total, total.margin_amount))
+        lost = Fact(
+            gettext("Margin lost"),
+            _of_paid(total, total.lost_margin_amount),
+        )
+        yield Group(gettext("Margin"), [margin, lost])
+
+
+def _order_facts(report: Report, orders: Callable[..., str]) -> Iterator[Fact]:
+    total = report.total
+    yield Fact(gettext("Orders"), count_text(total.orders), orders())
+    if total.rejected:
+        address = orders(status__exact="REJECTED")
+        yield Fact(gettext("Rejected orders"), count_text(total.rejected), address)
+    yield Fact(gettext("Cards ordered"), count_text(total.cards_ordered))
+    yield Fact(gettext("Cards delivered"), count_text(total.cards_delivered))
+    if total.fill_rate is not None:
+        yield Fact(gettext("Share of the cards that came"), share_text(total.fill_rate))
+    if report.settling:
+        half, most = report.settling
+        yield Fact(gettext("Half of the orders were settled within"), duration_text(half))
+        yield Fact(gettext("95 of 100 were settled within"), duration_text(most))
+
+
+def _provider_facts(
+    total: Figures, open_orders: Open, orders: Callable[..., str]
+) -> Iterator[Fact]:
+    yield Fact(gettext("Ordered"), money(total.ordered_amount))
+    yield Fact(gettext("Cost"), money(total.charged_amount))
+    yield Fact(gettext("Credited back"), money(total.refunded_amount))
+    if total.unknown:
+        yield Fact(
+            gettext("Orders with unknown amounts"),
+            count_text(total.unknown),
+            is_wrong=True,
+        )
+    if total.contradictory:
+        yield Fact(
+            gettext("Orders with contradictory figures"),
+            count_text(total.contradictory),
+            orders(figures="contradictory"),
+            is_wrong=True,
+        )
+    if open_orders.orders:
+        yield Fact(gettext("In open orders, at present"), _open_text(open_orders))
+
+
+def _open_text(found: Open) -> str:
+    amount = money(None if found.orders == found.unknown else found.amount)
+    if not 0 < found.unknown < found.orders:
+        return amount
+    text = ngettext(
+        "and %(count)s order of unknown price",
+        "and %(count)s orders of unknown price",
+        found.unknown,
+    )
+    return format_html("{} {}", amount, text % {"count": count_text(found.unknown)})
+
+
+def _customer_facts(total: Figures, orders: Callable[..., str]) -> Iterator[Fact]:
+    for label, amount in (
+        (gettext("Paid by customers"), total.paid_amount),
+        (gettext("Kept, for what was delivered"), total.kept_amount),
+        (gettext("Owed to customers"), total.owed_amount),
+        (gettext("Paid back"), total.customer_refunded_amount),
+    ):
+        yield Fact(label, _of_paid(total, amount))
+    is_owed = total.open_amount > 0
+    address = orders(refund="owed") if is_owed else ""
+    yield Fact(gettext("Still owed"), _of_paid(total, total.open_amount), address, is_owed)
+    if total.unpaid:
+        yield Fact(gettext("Orders without a sale amount"), count_text(total.unpaid))
+
+
+def duration_text(seconds: int) -> str:
+    """A duration in two units at most: 45 s, 3 min 5 s, 26 h 10 min."""
+    hours, rest = divmod(seconds, _HOUR)
+    minutes, rest = divmod(rest, _MINUTE)
+    parts = [
+        (hours, gettext("%(count)s h")),
+        (minutes, gettext("%(count)s min")),
+        (0 if hours else rest, gettext("%(count)s s")),
+    ]
+    shown = [text % {"count": count_text(number)} for number, text in parts if number]
+    return isolated(" ".join(shown) or gettext("%(count)s s") % {"count": count_text(0)})
+
+
+# The table.
+
+
+def _count_cell(name: str) -> Callable[[Figures], str]:
+    return lambda figures: count_text(getattr(figures, name))
+
+
+def _cost_cell(name: str) -> Callable[[Figures], str]:
+    return lambda figures: _marked(money(getattr(figures, name)), _left_out(figures.unknown))
+
+
+def _paid_cell(name: str) -> Callable[[Figures], str]:
+    return lambda figures: _marked(
+        _of_paid(figures, getattr(figures, name)), _without_amount(figures)
+    )
+
+
+def _margin_cell(figures: Figures) -> str:
+    amount = _of_paid(figures, figures.margin_amount)
+    return _marked(amount, _left_out(figures.unknown) or _without_amount(figures))
+
+
+COLUMNS = (
+    Column(_("Orders"), _count_cell("orders")),
+    Column(_("Cards ordered"), _count_cell("cards_ordered")),
+    Column(_("Cards delivered"), _count_cell("cards_delivered")),
+    Column(_("Cost"), _cost_cell("charged_amount"), is_cost=True),
+    Column(_("Credited back"), _cost_cell("refunded_amount"), is_cost=True),
+    Column(_("Paid by customers"), _paid_cell("paid_amount")),
+    Column(_("Owed to customers"), _paid_cell("owed_amount")),
+    Column(_("Paid back"), _paid_cell("customer_refunded_amount")),
+    Column(_("Margin"), _margin_cell, is_cost=True),
+)
+
+
+def columns(*, shows_costs: bool) -> list[Column]:
+    return [column for column in COLUMNS if shows_costs or not column.is_cost]
+
+
+def lines(
+    report: Report, question: Question, *, order_list: str, shows_costs: bool
+) -> Iterator[Line]:
+    for row in report.rows:
+        about = _question_of(row, question)
+        address = list_address(order_list, about) if about else ""
+        yield Line(row_text(row, report), address, cells(row.figures, shows_costs=shows_costs))
+
+
+def cells(figures: Figures, *, shows_costs: bool) -> list[tuple[str, str]]:
+    return [
+        (str(column.label), column.cell(figures)) for column in columns(shows_costs=shows_costs)
+    ]
+
+
+def row_text(row: Row, report: Report) -> str:
+    """What the row is about, in plain text."""
+    if isinstance(row.key, tuple):
+        return isolated(row.label)
+    if report.by is By.MONTH:
+        return day_text(row.key, "F Y")
+    days = [row.key] if report.by is By.DAY else [row.key, row.key + timedelta(days=6)]
+    # The title has the year, unless there are several.
+    years = {day.year for day in (report.start, report.end, *days)}
+    return " – ".join(day_text(day, "j N" if len(years) == 1 else "j N Y") for day in days)
+
+
+def _question_of(row: Row, question: Question) -> Question | None:
+    """What the list of the row's orders is asked; ``None`` if no filter of it finds just these."""
+    if isinstance(row.key, tuple):
+        product_id, type_id = row.key
+        if type_id:
+            return None
+        return Question(question.start, question.end, product_id=product_id)
+    last = next_key(row.key, question.by) - timedelta(days=1)
+    start, end = max(row.key, question.start), min(last, question.end)
+    return Question(start, end, product_id=question.product_id)
+
+
+def next_key(key: date, by: By) -> date:
+    """The first day of the day, week or month after that of ``key``."""
+    match by:
+        case By.WEEK:
+            return key + timedelta(days=7)
+        case By.MONTH:
+            return (key + timedelta(days=31)).replace(day=1)
+    return key + timedelta(days=1)
+
+
+def _of_paid(figures: Figures, amount: Decimal) -> str:
+    """An amount of the customers' side. Where nothing is known of it, it is not 0."""
+    return money(None if figures.orders and figures.orders == figures.unpaid else amount)
+
+
+def _left_out(unknown: int) -> str:
+    if not unknown:
+        return ""
+    text = ngettext(
+        "Without %(count)s order of which an amount is not known.",
+        "Without %(count)s orders of which an amount is not known.",
+        unknown,
+    )
+    return text % {"count": count_text(unknown)}
+
+
+def _without_amount(figures: Figures) -> str:
+    if not 0 < figures.unpaid < figures.orders:
+        return ""
+    text = ngettext(
+        "Without %(count)s order that has no sale amount.",
+        "Without %(count)s orders that have no sale amount.",
+        figures.unpaid,
+    )
+    return text % {"count": count_text(figures.unpaid)}
+
+
+def _marked(amount: str, why: str) -> str:
+    """The amount with a mark before it, where digits still stand under digits."""
+    if not why:
+        return amount
+    mark = '<span class="giftcards-mark" role="img" aria-label="{}" title="{}">⚠</span> {}'
+    return format_html(mark, why, why, amount)

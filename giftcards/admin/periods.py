@@ -1,0 +1,233 @@
+"""The forms of a report: its period, what its rows are, a product; and how it is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.core.validators import ProhibitNullCharactersValidator
+from django.utils import timezone
+from django.utils.translation import get_language, gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.display import day_text, isolated
+from giftcards.exports import can_write_xlsx
+from giftcards.models import Product
+from giftcards.reports import By
+
+# No shop has sold cards before, and times of far years do not fit into every time zone.
+_FIRST = date(2000, 1, 1)
+_LAST = date(2100, 12, 31)
+# The most days of a report: each row by day is a query, and a row by month reads all of its orders.
+_MOST_DAYS = 366
+_MOST_YEARS = 10
+
+# What the rows of a report may be.
+ROWS = (
+    (By.DAY, _("day")),
+    (By.WEEK, _("week")),
+    (By.MONTH, _("month")),
+    (By.PRODUCT, _("product")),
+    (By.TYPE, _("denomination")),
+)
+_XLSX = "xlsx"
+_SEPARATORS = {"semicolon": ";", "comma": ",", "tab": "\t"}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a report is asked: the days, both included, what the rows are, and one product or all.
+
+    ``product_id`` is "" for all products.
+    """
+
+    start: date
+    end: date
+    by: By = By.DAY
+    product_id: str = ""
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The question as the form's fields."""
+        fields = {
+            "from": self.start.isoformat(),
+            "to": self.end.isoformat(),
+            "by": self.by.value,
+            "product": self.product_id,
+        }
+        return {name: value for name, value in fields.items() if value}
+
+    @property
+    def address(self) -> str:
+        return f"?{urlencode(self.parameters)}"
+
+    @property
+    def text(self) -> str:
+        """The period in plain text: 1 Nov 2026 – 30 Nov 2026."""
+        days = [day_text(self.start)]
+        if self.end != self.start:
+            days.append(day_text(self.end))
+        return " – ".join(days)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An offer of a period; ``is_current``: it is the one that is shown."""
+
+    text: str
+    address: str
+    is_current: bool
+
+
+class ReportForm(forms.Form):
+    """Read from the address, so that a report can be linked to. What is missing has a default."""
+
+    by = forms.ChoiceField(label=_("By"), choices=ROWS)
+    product = forms.ChoiceField(
+        label=_("Product"), required=False, validators=[ProhibitNullCharactersValidator()]
+    )
+    # "from" is a word of Python.
+    field_order = ("from", "to", "by", "product")
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        today = site_date()
+        this_month = Question(today.replace(day=1), today)
+        super().__init__({**this_month.parameters, **_plain(data)}, auto_id="giftcards-report-%s")
+        self.fields["from"] = _date_field(_("From"))
+        self.fields["to"] = _date_field(_("To"))
+        self.fields["product"].choices = _products(str(self.data.get("product", "")))  # type: ignore[attr-defined]
+        self.order_fields(self.field_order)
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or {}
+        start, end = cleaned.get("from"), cleaned.get("to")
+        if not (start and end):
+            return cleaned
+        if end < start:
+            self.add_error("to", gettext("The last day is before the first."))
+        elif cleaned.get("by") == By.DAY and (end - start).days >= _MOST_DAYS:
+            text = gettext("By day, a report has at most %(count)d days. Choose weeks or months.")
+            self.add_error("to", text % {"count": _MOST_DAYS})
+        elif (end - start).days >= _MOST_YEARS * _MOST_DAYS:
+            text = gettext("A report has at most %(count)d years.")
+            self.add_error("to", text % {"count": _MOST_YEARS})
+        return cleaned
+
+    @property
+    def question(self) -> Question:
+        """What the valid form asks."""
+        given = self.cleaned_data
+        return Question(given["from"], given["to"], By(given["by"]), given["product"])
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """What is downloaded, and how: the rows of the report or the orders behind them."""
+
+    is_of_orders: bool
+    #: The character between the fields of a CSV file; "" for an xlsx file.
+    separator: str
+    has_bom: bool
+    has_contacts: bool
+
+    @property
+    def is_xlsx(self) -> bool:
+        return not self.separator
+
+
+class DownloadForm(forms.Form):
+    """How a report is downloaded. Its two buttons say what."""
+
+    what = forms.ChoiceField(choices=[("report", ""), ("orders", "")])
+    format = forms.ChoiceField(label=_("File"))
+    has_bom = forms.BooleanField(
+        label=_("Mark it as Unicode, so that spreadsheets show Arabic letters"),
+        help_text=_("CSV only. Take the mark away if a program reads the file."),
+        required=False,
+        initial=True,
+    )
+    has_contacts = forms.BooleanField(
+        label=_("Orders with the customers' e-mail addresses and phone numbers"), required=False
+    )
+
+    def __init__(self, data: Mapping[str, Any] | None = None) -> None:
+        super().__init__(data, auto_id="giftcards-download-%s", label_suffix="")
+        choices: list[Any] = [
+            ("semicolon", _("CSV with semicolons, for spreadsheets in French or Arabic")),
+            ("comma", _("CSV with commas, for spreadsheets in English")),
+            ("tab", _("CSV with tabs")),
+        ]
+        if can_write_xlsx():
+            choices.append((_XLSX, _("Excel (xlsx)")))
+        self.fields["format"].choices = choices  # type: ignore[attr-defined]
+        # Where a comma is part of a number, spreadsheets expect semicolons.
+        has_commas = (get_language() or "").startswith("en")
+        self.fields["format"].initial = "comma" if has_commas else "semicolon"
+
+    @property
+    def download(self) -> Download:
+        """What the valid form asks for."""
+        given = self.cleaned_data
+        is_of_orders = given["what"] == "orders"
+        return Download(
+            is_of_orders=is_of_orders,
+            separator=_SEPARATORS.get(given["format"], ""),
+            has_bom=given["has_bom"],
+            has_contacts=is_of_orders and given["has_contacts"],
+        )
+
+
+def links(question: Question | None) -> list[Link]:
+    """The usual periods, for the product that is asked about."""
+    today = site_date()
+    this_month = today.replace(day=1)
+    last_month = this_month - timedelta(days=1)
+    product_id = question.product_id if question else ""
+    offers = (
+        (gettext("This month"), this_month, today, By.DAY),
+        (gettext("Last month"), last_month.replace(day=1), last_month, By.DAY),
+        (gettext("This year"), today.replace(month=1, day=1), today, By.MONTH),
+    )
+    found = ((text, Question(start, end, by, product_id)) for text, start, end, by in offers)
+    return [Link(text, offer.address, is_current=offer == question) for text, offer in found]
+
+
+def site_date() -> date:
+    """Today where the shop is, whatever the time zone of the person."""
+    return timezone.localdate(timezone=timezone.get_default_timezone())
+
+
+def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The last value of each field, of a dictionary with several."""
+    return {name: data[name] for name in ReportForm.field_order if name in data}
+
+
+def _date_field(label: Any) -> forms.DateField:
+    # The browser has a calendar of its own for it, in its language, and sends this form only.
+    widget = forms.DateInput(
+        format="%Y-%m-%d", attrs={"type": "date", "min": str(_FIRST), "max": str(_LAST)}
+    )
+    return forms.DateField(
+        label=label, widget=widget, input_formats=["%Y-%m-%d"], validators=[_check_year]
+    )
+
+
+def _check_year(day: date) -> None:
+    if not _FIRST <= day <= _LAST:
+        raise ValidationError(gettext("Enter a year from 2000 to 2100."))
+
+
+def _products(asked_for: str) -> list[tuple[str, Any]]:
+    """The products of the catalogue by name, and the one that the address asks for."""
+    names = {
+        product.product_id: isolated(product)
+        for product in Product.objects.order_by("name", "product_id")
+    }
+    if asked_for and asked_for not in names:
+        names[asked_for] = isolated(asked_for)
+    return [("", _("All products")), *names.items()]
