@@ -259,7 +259,7 @@ def _ask_balance(gateway: Gateway, known: Quote) -> Quote:
         return known
     if balance is None:
         return known
-    ProviderState.objects.filter(pk=1).update(balance=balance, balance_read_at=at)
+    ProviderState.objects.keep_balance(balance, asked_at=at)
     return replace(known, balance=balance, balance_read_at=at)
 
 

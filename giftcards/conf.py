@@ -12,6 +12,7 @@ import hashlib
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -77,6 +78,27 @@ def _number(minimum: float, maximum: float, *, whole: bool = False) -> _Validato
         )
 
     return validate
+
+
+# As much as a column for amounts holds.
+_LARGEST_AMOUNT = Decimal("999999999999.99")
+
+
+def _amount(name: str, value: Any) -> _Complaint | None:
+    # No binary fraction: it would not be the amount that is written.
+    if not isinstance(value, int | Decimal) or isinstance(value, bool):
+        return (
+            "type",
+            f"GIFTCARDS[{name!r}] must be an amount: a whole number or a Decimal.",
+            "Correct it, or remove it to get the default.",
+        )
+    if Decimal(value).is_finite() and 0 < value <= _LARGEST_AMOUNT:
+        return None
+    return (
+        "range",
+        f"GIFTCARDS[{name!r}] must be an amount above 0, and not above {_LARGEST_AMOUNT}.",
+        "Correct it, or remove it to get the default.",
+    )
 
 
 def _switch(name: str, value: Any) -> _Complaint | None:
@@ -242,6 +264,7 @@ _SPECS: Mapping[str, _Spec] = {
     "CURRENCY": _Spec(_currency, "DZD"),
     "HOLD_ABOVE_SALE_PRICE": _Spec(_switch, True),
     "PRICE_MAX_AGE": _Spec(_number(1, 86_400), 600),
+    "LOW_BALANCE": _Spec(_amount),
     "REAUTHENTICATE": _Spec(_url_name),
     "REVEALS_PER_HOUR": _Spec(_number(1, 10_000, whole=True), 30),
 }
@@ -357,6 +380,12 @@ class Conf:
     def price_max_age(self) -> float:
         """Seconds for which a price that the provider told counts as its current one."""
         return float(self._get("PRICE_MAX_AGE"))
+
+    @property
+    def low_balance(self) -> Decimal | None:
+        """The balance, in dinars, below which people are warned; ``None``: they never are."""
+        amount = self._get("LOW_BALANCE")
+        return None if amount is None else Decimal(amount)
 
     @property
     def reauthenticate(self) -> str | None:

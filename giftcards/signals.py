@@ -140,3 +140,6 @@ order_status_changed = OutboxSignal()
 order_settled = OutboxSignal()
 # Sent with ``refund``, a CustomerRefund that was recorded, paid or cancelled: see its ``state``.
 customer_refund_changed = Signal()
+# Sent with ``balance`` and ``limit``, two Decimals, when the account's balance is found to be below
+# ``LOW_BALANCE``, and again only after it was not. ``sender`` is the class ``ProviderState``.
+balance_low = Signal()

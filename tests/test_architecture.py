@@ -37,6 +37,7 @@ PARTS = {
     "ledger": "exceptions statuses refunds crypto provider models engine",
     "reports": "statuses models",
     "exports": "statuses refunds sales models reports",
+    "funds": "statuses models",
     "tasks": "exceptions conf models engine ledger",
     "roles": "exceptions",
     "management": (
@@ -45,7 +46,7 @@ PARTS = {
     ),
     "admin": (
         "exceptions secrecy statuses problems conf refunds settlement crypto provider models engine"
-        " fulfilment catalogue ledger reports exports"
+        " fulfilment catalogue ledger reports exports funds"
     ),
 }
 
@@ -59,14 +60,14 @@ WITHIN = {
     "engine": (
         "database backoff queue clock budget prices probe gateway background identity verdict"
         " storing settled recording polling outbox holding reordering sending recovery_plan"
-        " recovery resolving sweep loop health"
+        " recovery resolving sweep balance loop health"
     ),
     "ledger": "summary pairing matching reading nightly",
     "admin": (
         "charts display forms readonly provider_sections provider catalogue buttons pages finding"
-        " reauthentication revealing pricing repeating resolving columns filters listing mentions"
-        " reveal_log books ledger summary breakdown bookings timeline notes checking order_page"
-        " placing periods figures pictures reports orders"
+        " reauthentication revealing pricing repeating resolving columns filters balance listing"
+        " mentions reveal_log books ledger summary breakdown bookings timeline notes checking"
+        " order_page placing periods figures pictures reports orders"
     ),
     "management": "output base overview selftest commands",
 }

@@ -15,6 +15,7 @@ from django.utils.functional import cached_property
 from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.balance import head_of_list
 from giftcards.admin.columns import COSTS, OrderColumns
 from giftcards.admin.filters import (
     AttentionFilter,
@@ -29,8 +30,7 @@ from giftcards.admin.filters import (
     shown_filters,
 )
 from giftcards.admin.forms import FindCardForm
-from giftcards.admin.provider import pause_in_words
-from giftcards.models import Order, OrderQuerySet
+from giftcards.models import Order, OrderQuerySet, ProviderState
 from giftcards.statuses import FINAL, FOLLOWED, Status
 
 if TYPE_CHECKING:
@@ -197,8 +197,12 @@ class ListPage(OrderColumns):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
+        state = ProviderState.objects.current()
         context = {
-            "pause": pause_in_words(),
+            "pause": state.why_paused(),
+            "balance": head_of_list(request, self.admin_site, state)
+            if self.may_see_costs(request)
+            else None,
             "has_report_permission": self.has_report_permission(request),
             "find_form": FindCardForm(auto_id="giftcards-find-%s")
             if self.has_find_permission(request)

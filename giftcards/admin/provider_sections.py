@@ -16,6 +16,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.display import bdi, count_text, exact_moment, filled, money, status_badge
+from giftcards.conf import conf
 from giftcards.engine.health import (
     KeyInUse,
     KnownKey,
@@ -85,7 +86,7 @@ def connection(state: ProviderState, *, is_paused: bool, shows_balance: bool) ->
         Fact(_("Requests in the last minute"), used),
     ]
     if shows_balance:
-        facts.append(Fact(_("Balance"), _balance(state)))
+        facts.append(Fact(_("Balance"), _balance(state), is_wrong=state.is_balance_low))
     return Section("connection", _("Connection"), facts)
 
 
@@ -286,7 +287,14 @@ def _balance(state: ProviderState) -> str:
     if state.balance is None:
         return gettext("not read yet")
     text = gettext("%(balance)s, read on %(moment)s")
-    return filled(text, balance=money(state.balance), moment=_moment(state.balance_read_at))
+    shown = filled(text, balance=money(state.balance), moment=_moment(state.balance_read_at))
+    return format_html("{}. {}", shown, low_balance()) if state.is_balance_low else shown
+
+
+def low_balance() -> str:
+    """That the balance is low, as HTML."""
+    text = gettext("The balance is below %(limit)s: top up the account at the provider.")
+    return filled(text, limit=money(conf.low_balance))
 
 
 def _backlog(backlog: Backlog | None) -> str:
@@ -302,10 +310,11 @@ def _moment(moment: datetime | None) -> str:
     """The local time, and how long ago that was or is to come."""
     if moment is None:
         return gettext("never")
-    return format_html("{} ({})", exact_moment(moment), _distance(moment, timezone.now()))
+    return format_html("{} ({})", exact_moment(moment), distance(moment, timezone.now()))
 
 
-def _distance(moment: datetime, now: datetime) -> str:
+def distance(moment: datetime, now: datetime) -> str:
+    """How long ago ``moment`` was, or in how long it is."""
     if now <= moment:
         if moment - now < _MINUTE:
             return gettext("in less than a minute")

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from django.utils import timezone
 
 from giftcards.conf import conf
+from giftcards.engine.balance import BalanceReader
 from giftcards.engine.budget import Purpose
 from giftcards.engine.database import surviving
 from giftcards.engine.gateway import Gateway
@@ -72,7 +73,7 @@ def follow(
             # A step that the database failed has not checked this.
             is_over = is_over or loop.is_over
     finally:
-        for clean_up in (loop.close_gateway, loop.release):
+        for clean_up in (loop.close_gateway, loop.release, loop.close_balance):
             with surviving(loop.stop, "the loop"):
                 clean_up()
     return loop.done
@@ -112,6 +113,7 @@ class _Loop:
         self._ends_at = float("inf") if seconds is None else time.monotonic() + seconds
         self._patience = patience
         self._gateway: Gateway | None = None
+        self._balance = BalanceReader()
         self._token: str | None = None
         self._beat_at = 0.0
         self._tick_at = 0.0
@@ -130,6 +132,8 @@ class _Loop:
         swept = sweep(self._gateway, should_continue=self.should_continue)
         assert self.done is not None  # noqa: S101 (the lease was taken)
         self.done += swept
+        if self._gateway.is_open and self.should_continue():
+            self._balance.look_after()
         is_refused = not self._gateway.reopens_by_itself()
         if not self._is_endless and (is_refused or not is_work_left()):
             return False
@@ -205,6 +209,10 @@ class _Loop:
     def close_gateway(self) -> None:
         if self._gateway is not None:
             self._gateway.close()
+
+    def close_balance(self) -> None:
+        """Wait for the balance if it was asked for; without the lease, so that no order waits."""
+        self._balance.close(seconds=0 if self.stop.is_set() else conf.request_timeout)
 
     def release(self) -> None:
         if self._token:

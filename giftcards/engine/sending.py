@@ -21,7 +21,7 @@ from giftcards.engine.database import sparing_others
 from giftcards.engine.gateway import LONGEST_PAUSE, Gateway
 from giftcards.engine.holding import hold
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused, TryLater
-from giftcards.models import Order, StatusChange
+from giftcards.models import Order, ProviderState, StatusChange
 from giftcards.models.orders import unidentified
 from giftcards.problems import Problem
 from giftcards.statuses import Status
@@ -232,6 +232,9 @@ def _record_failure(order: Order, error: ProviderError, price: Decimal | None) -
             _record_not_accepted(order, Status.PENDING, problem, due_at=due_at, failures=failures)
         case Refused():
             _record_not_accepted(order, Status.REJECTED, Problem("refused", parameters))
+            if error.reason == "no_balance":
+                needed = None if price is None else order.quantity * price
+                ProviderState.objects.doubt_balance(needed)
         case _:
             _record_not_accepted(
                 order,

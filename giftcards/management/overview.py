@@ -71,6 +71,13 @@ class Overview:
             next_tick=next_tick(),
         )
 
+    @property
+    def unjudged(self) -> str:
+        """Why nothing can be said of the balance, as a sentence; "" if something can."""
+        if conf.low_balance is None:
+            return "LOW_BALANCE is not set, so no balance is too low."
+        return "The balance is not known yet." if self.state.balance is None else ""
+
     def failing(self, conditions: Mapping[str, Condition]) -> str:
         """What is wrong according to ``conditions``, as sentences; "" if nothing is."""
         return " ".join(filter(None, (is_wrong(self) for is_wrong in conditions.values())))
@@ -95,6 +102,8 @@ class Overview:
             "waiting": self._waiting_as_dict(),
             "balance": None if state.balance is None else f"{state.balance:.2f}",
             "balance_read_at": iso(state.balance_read_at),
+            "low_balance": None if conf.low_balance is None else f"{conf.low_balance:.2f}",
+            "low_balance_since": iso(state.low_balance_since),
             "encryption_keys": [
                 {"key": key.fingerprint, "position": key.position, "cards": key.cards}
                 for key in self.encryption_keys
@@ -129,7 +138,7 @@ class Overview:
         lines += [f"Provider: {state.explain()}"]
         lines += [f"  {label:<16}{iso(at) or 'never'}" for label, at in times.items()]
         lines += self._facts()
-        lines += [failure, self.schedule, self.worker, self.queue]
+        lines += [failure, self.schedule, self.worker, self.queue, _low_balance(self)]
         lines += dict.fromkeys(self.cards.values())
         return "\n".join(filter(None, lines))
 
@@ -137,12 +146,9 @@ class Overview:
         """What is neither right nor wrong."""
         state, waiting = self.state, self.waiting
         requests = f"{self.requests.used} of {self.requests.limit} in the last minute"
-        balance = "not read yet"
-        if state.balance is not None:
-            balance = f"{state.balance:.2f} {conf.currency}, read {iso(state.balance_read_at)}"
         facts = {
             "requests": requests,
-            "balance": balance,
+            "balance": _balance_in_words(state),
             "tasks": _backlog(waiting.tasks),
             "changes": _backlog(waiting.changes),
             "given up": f"{counted(waiting.given_up, 'change')}",
@@ -155,6 +161,12 @@ class Overview:
         lines += [f"  API key         {_known_in_words(known)}" for known in self.api_keys]
         running = ", ".join(f"{name} {number}" for name, number in versions().items())
         return [*lines, f"  versions        {running}"]
+
+
+def _balance_in_words(state: ProviderState) -> str:
+    if state.balance is None:
+        return "not read yet"
+    return f"{state.balance:.2f} {conf.currency}, read {iso(state.balance_read_at)}"
 
 
 def _encryption_keys() -> list[KeyInUse]:
@@ -223,6 +235,17 @@ def _queue_problem(now: datetime) -> str:
 Condition = Callable[[Overview], str]
 
 
+def _low_balance(overview: Overview) -> str:
+    """That the balance is low; "" if it is not, if it is not known, or without ``LOW_BALANCE``."""
+    state = overview.state
+    if not state.is_balance_low:
+        return ""
+    return (
+        f"The balance of the account is {state.balance:.2f} {conf.currency}, below LOW_BALANCE"
+        f" ({conf.low_balance:.2f})."
+    )
+
+
 def _needs_attention(overview: Overview) -> str:
     number = overview.waiting.needing_attention
     needs = "needs" if number == 1 else "need"
@@ -240,5 +263,6 @@ CONDITIONS: Mapping[str, Condition] = {
     "paused": lambda overview: overview.pause,
     "worker": _has_no_worker,
     "queue": lambda overview: overview.queue,
+    "balance": _low_balance,
     "cards": lambda overview: " ".join(dict.fromkeys(filter(None, overview.cards.values()))),
 }

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Self
+from decimal import Decimal
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from django.db import models
 from django.db.models import Q
@@ -24,6 +25,9 @@ _NAMES_AT_ONCE = 100
 # The open statuses that are not urgent.
 _PATIENT = (Status.UNCONFIRMED, Status.DELAYED)
 
+# Orders that are not sent until a person decides about their price.
+HELD = Q(status=Status.PENDING, due_at=None)
+
 # Orders whose customer is still to be paid back.
 OWING = Q(is_owing__in=[True])
 # Settled orders whose figures, as the provider told them, do not agree with each other. As a list,
@@ -37,6 +41,17 @@ NOT_CREDITED = Q(is_credited__in=[False])
 NEEDING_ATTENTION = Q(needs_attention__in=[True])
 
 _LAST_CHARACTER = "\U0010ffff"
+
+
+class OpenLine(NamedTuple):
+    """Open orders of one status, product, type and price per card (``None``: unknown)."""
+
+    status: str
+    product_id: str
+    type_id: str
+    price: Decimal | None
+    orders: int
+    cards: int
 
 
 class OrderQueries(models.QuerySet["Order"]):
@@ -54,7 +69,7 @@ class OrderQueries(models.QuerySet["Order"]):
         Not those that are held until a person decides.
         """
         urgent = self.open().filter(status__in=URGENT)
-        return urgent.exclude(status=Status.PENDING, due_at=None)
+        return urgent.exclude(HELD)
 
     def unclaimed(self, now: datetime) -> Self:
         """Orders without a claim, or with an expired one."""
@@ -190,6 +205,26 @@ class OrderQueries(models.QuerySet["Order"]):
     def needing_attention(self) -> Self:
         """Orders with a problem that nobody has ticked off."""
         return self.filter(NEEDING_ATTENTION)
+
+    def open_lines(self) -> list[OpenLine]:
+        """What the open orders are for, but those that are held; reads the open orders only."""
+        found = (
+            self.open()
+            .exclude(HELD)
+            .order_by()
+            .values_list("status", "product_id", "type_id", "price_per_card")
+            .annotate(models.Count("pk"), models.Sum("quantity"))
+        )
+        return [OpenLine(*row) for row in found]
+
+    def last_charges(self, *, since: datetime, limit: int) -> list[tuple[datetime, Decimal | None]]:
+        """When orders settled since ``since``, and what each was charged; newest first."""
+        found = self.filter(settled_at__gt=since).order_by("-settled_at")
+        return [
+            (at, charged)
+            for at, charged in found.values_list("settled_at", "fulfilled_amount")[:limit]
+            if at is not None
+        ]
 
     def open_by_status(self) -> dict[Status, tuple[int, datetime | None]]:
         """Of each status with open orders: how many, and when the first of them was recorded.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from django.db import models
 from django.db.models import Q
@@ -10,9 +11,10 @@ from django.utils import timezone
 from django.utils.translation import get_language_bidi
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.conf import conf
 from giftcards.crypto import configured_key
 from giftcards.models.environment import Environment
-from giftcards.models.moments import ahead, is_ahead, is_recent
+from giftcards.models.moments import ahead, is_ahead, is_recent, past
 
 # How long a key counts as proven after the provider accepted it. Short, because a key revoked
 # meanwhile makes several concurrent requests fail; longer than the minute between two ticks.
@@ -23,6 +25,8 @@ _PROOF_IS_FRESH = timedelta(seconds=30)
 LONGEST_PAUSE = timedelta(minutes=20)
 # A process that has shown no sign for this long is gone: longer than two ticks.
 _SIGN_HOLDS = timedelta(minutes=3)
+# How often the balance is read, at most.
+BALANCE_EVERY = timedelta(minutes=5)
 
 # The reasons for a pause, by ProviderState.Pause; a worse one replaces the others.
 _SEVERITY = ("", "outage", "rate", "access")
@@ -186,6 +190,38 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         ApiKey.objects.doubt()
         return was_paused or was_refused
 
+    # The balance.
+
+    def claim_balance(self) -> bool:
+        """Take the turn to read the balance; False if it is not due, or if another process did."""
+        now = timezone.now()
+        due = self.filter(past("balance_due_at", now, longest=BALANCE_EVERY), pk=1)
+        return bool(due.update(balance_due_at=now + BALANCE_EVERY))
+
+    def keep_balance(self, balance: Decimal, *, asked_at: datetime) -> None:
+        """Keep the balance that was asked for at ``asked_at``, unless a later one is known."""
+        older = self.filter(past("balance_read_at", asked_at, longest=timedelta(0)), pk=1)
+        older.update(balance=balance, balance_read_at=asked_at)
+
+    def doubt_balance(self, needed: Decimal | None) -> None:
+        """Make the balance due: the provider says that it does not cover ``needed`` dinars.
+
+        Unless the balance that is known does not cover it, either. ``None``: an unknown amount.
+        """
+        row = self.filter(pk=1)
+        if needed is not None:
+            row = row.filter(Q(balance=None) | Q(balance__gte=needed))
+        row.update(balance_due_at=None)
+
+    def note_low_balance(self, state: ProviderState) -> bool:
+        """Note that the balance of ``state`` is low; False if it is noted, or not the latest."""
+        latest = self.filter(pk=1, balance_read_at=state.balance_read_at)
+        return bool(latest.filter(low_balance_since=None).update(low_balance_since=timezone.now()))
+
+    def forget_low_balance(self, state: ProviderState) -> None:
+        """Note that the balance of ``state`` is not low, if it is the latest."""
+        self.filter(pk=1, balance_read_at=state.balance_read_at).update(low_balance_since=None)
+
 
 class ProviderState(models.Model):
     """The provider's state as last seen by any process: a single row."""
@@ -210,6 +246,10 @@ class ProviderState(models.Model):
     # The account's balance as last read, in dinars.
     balance = models.DecimalField(_("balance"), max_digits=14, decimal_places=2, null=True)
     balance_read_at = models.DateTimeField(null=True)
+    # When it is to be read next; NULL: at once.
+    balance_due_at = models.DateTimeField(null=True)
+    # Since when those who are to be told of a low balance have been; NULL: it is not low.
+    low_balance_since = models.DateTimeField(_("low balance since"), null=True)
 
     # The list of orders is not used before this time: it failed, or showed none of ours.
     list_usable_at = models.DateTimeField(null=True)
@@ -295,6 +335,17 @@ class ProviderState(models.Model):
     def explain(self) -> str:
         """Whether and why calls are paused, and what to do about it, for staff."""
         return self.why_paused() or str(_("In service."))
+
+    def is_balance_due(self, now: datetime) -> bool:
+        """Whether the balance is to be read."""
+        due_at = self.balance_due_at
+        return due_at is None or not is_ahead(due_at, now, longest=BALANCE_EVERY)
+
+    @property
+    def is_balance_low(self) -> bool:
+        """Whether the balance that is known is below ``LOW_BALANCE``."""
+        limit = conf.low_balance
+        return limit is not None and self.balance is not None and self.balance < limit
 
     def is_ticking(self, now: datetime) -> bool:
         """Whether the watchdog, which runs once a minute, is at work."""

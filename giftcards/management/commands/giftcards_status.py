@@ -20,7 +20,7 @@ from giftcards.management.overview import CONDITIONS, Condition, Overview
 
 
 class Command(GiftcardsCommand):
-    needs = ("CURRENCY",)
+    needs = ("CURRENCY", "LOW_BALANCE")
     help = (
         "Show one order with its refund breakdown, or how many orders are where. It reads the"
         " database only."
@@ -30,7 +30,7 @@ class Command(GiftcardsCommand):
         ("One order:", "cart-1042"),
         (
             "For a monitor, exit code 1 if something is wrong:",
-            "--fail-on attention,paused,worker,queue",
+            "--fail-on attention,paused,worker,queue,balance",
         ),
     )
 
@@ -68,6 +68,8 @@ class Command(GiftcardsCommand):
         if options["json"]:
             self.write_json(overview.as_dict())
         self.say(str(overview), options)
+        if "balance" in conditions and overview.unjudged:
+            self.say(overview.unjudged, options)
         if wrong := overview.failing(conditions):
             raise CommandError(wrong, returncode=UNFINISHED)
 

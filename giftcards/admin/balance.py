@@ -1,0 +1,114 @@
+"""The head of the list of orders: what the account at the provider holds, and how long it lasts.
+
+Only for those who may see costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.contrib.admin import AdminSite
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html_join
+from django.utils.timesince import timesince
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.display import count_text, filled, money
+from giftcards.admin.provider_sections import distance, low_balance
+from giftcards.funds import MOST_CHARGES, Funds, OpenMoney, Pace
+from giftcards.models import ProviderState
+
+_HOUR = timedelta(hours=1)
+_YEAR = timedelta(days=365)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A label, an amount or a time, and what else is to be said of it. Texts or safe HTML."""
+
+    label: Any
+    value: str
+    about: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    figures: Sequence[Figure]
+    warnings: Sequence[str]
+    #: The address of the provider's page; "" for a person who may not open it.
+    provider: str
+
+
+def head_of_list(request: HttpRequest, site: AdminSite, state: ProviderState) -> Head:
+    """How the account stands, for a person who may see costs."""
+    funds = Funds.read(state)
+    return Head(list(_figures(funds)), list(_warnings(funds)), _provider_page(request, site))
+
+
+def _provider_page(request: HttpRequest, site: AdminSite) -> str:
+    if not site.is_registered(ProviderState):
+        return ""
+    if not site.get_model_admin(ProviderState).has_view_permission(request):
+        return ""
+    return reverse("admin:giftcards_providerstate_changelist", current_app=site.name)
+
+
+def _figures(funds: Funds) -> Iterator[Figure]:
+    state = funds.state
+    if state.balance is None or state.balance_read_at is None:
+        yield Figure(_("Balance"), gettext("not read yet"))
+    else:
+        age = distance(state.balance_read_at, timezone.now())
+        yield Figure(_("Balance"), money(state.balance), age)
+    yield Figure(_("In open orders"), money(funds.in_orders.total), _of_open(funds.in_orders))
+    if funds.lasts is not None:
+        yield Figure(_("Enough for"), _span(funds.lasts), _of_pace(funds.pace))
+
+
+def _of_open(money_in_orders: OpenMoney) -> str:
+    """What part of it is still to be sent, and how many orders are not part of it."""
+    texts = []
+    if money_in_orders.unsent:
+        text = gettext("%(amount)s of it still to be sent")
+        texts.append(filled(text, amount=money(money_in_orders.unsent)))
+    if unknown := money_in_orders.unknown:
+        text = ngettext(
+            "and %(count)s order of unknown price",
+            "and %(count)s orders of unknown price",
+            unknown,
+        )
+        texts.append(filled(text, count=count_text(unknown)))
+    return format_html_join(" ", "{}", ((text,) for text in texts))
+
+
+def _span(lasts: timedelta) -> str:
+    if lasts < _HOUR:
+        return gettext("less than an hour")
+    if lasts > _YEAR:
+        return gettext("more than a year")
+    now = timezone.now()
+    return gettext("about %(time)s") % {"time": timesince(now - lasts, now, depth=1)}
+
+
+def _of_pace(pace: Pace) -> str:
+    if pace.is_of_a_day:
+        return gettext("at the pace of the last 24 hours")
+    text = gettext("at the pace of the last %(count)s orders")
+    return text % {"count": count_text(MOST_CHARGES)}
+
+
+def _warnings(funds: Funds) -> Iterator[str]:
+    if funds.state.is_balance_low:
+        yield low_balance()
+    if funds.is_short:
+        text = gettext(
+            "The orders that are still to be sent cost %(amount)s, more than the balance: the"
+            " provider will refuse some of them."
+        )
+        yield filled(text, amount=money(funds.in_orders.unsent))

@@ -1,0 +1,121 @@
+"""Keeping the balance of the account fresh, and telling the shop when it has become low.
+
+It is read every five minutes at most, by one process, and with a request that nothing else needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from queue import Empty, SimpleQueue
+
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.engine.budget import Purpose, Slot
+from giftcards.engine.gateway import Gateway
+from giftcards.models import ProviderState
+from giftcards.provider.client import Client
+from giftcards.signals import balance_low
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A request for the balance that is on its way."""
+
+    slot: Slot
+    asked_at: datetime
+    answer: SimpleQueue[Decimal | Exception] = field(default_factory=SimpleQueue)
+
+    def start(self, client: Client) -> None:
+        # A daemon: if it hangs, it does not keep the process alive.
+        threading.Thread(target=self._run, args=(client,), daemon=True).start()
+
+    def _run(self, client: Client) -> None:
+        try:
+            self.answer.put(client.balance())
+        except Exception as error:  # noqa: BLE001 (the owner looks at it)
+            self.answer.put(error)
+
+
+class BalanceReader:
+    """Reads the balance while its owner goes on with the orders, which never wait for the answer.
+
+    It has a gateway of its own, which stores no failure as an outage: whether the provider answers
+    is for the questions about orders to say. A refused key and a rate limit count as they do
+    everywhere.
+    """
+
+    def __init__(self) -> None:
+        self._gateway: Gateway | None = None
+        self._call: _Call | None = None
+
+    def look_after(self) -> None:
+        """Take the answer if it has come, ask if that is due, and tell the shop of a fall."""
+        self._take_answer(seconds=0)
+        state = ProviderState.objects.current()
+        if self._call is None and state.is_balance_due(timezone.now()):
+            self._ask()
+        _tell_of_fall(state)
+
+    def close(self, *, seconds: float) -> None:
+        """Wait for an answer that is on its way, for so many seconds at most."""
+        try:
+            if self._take_answer(seconds=seconds):
+                _tell_of_fall(ProviderState.objects.current())
+        finally:
+            if self._gateway is not None:
+                self._gateway.close()
+
+    def _ask(self) -> None:
+        gateway = self._gateway = self._gateway or Gateway()
+        slot = gateway.begin(Purpose.PRICING) if gateway.try_open() else None
+        if slot is None:
+            return
+        is_claimed = False
+        try:
+            is_claimed = ProviderState.objects.claim_balance()
+        finally:
+            if not is_claimed:
+                gateway.give_back(slot)
+        if is_claimed:
+            self._call = _Call(slot, timezone.now())
+            self._call.start(gateway.client)
+
+    def _take_answer(self, *, seconds: float) -> bool:
+        """Store the balance; False if there is no answer within so many seconds, or an error."""
+        if self._call is None or self._gateway is None:
+            return False
+        try:
+            answer = self._call.answer.get(block=seconds > 0, timeout=seconds)
+        except Empty:
+            return False
+        call, self._call = self._call, None
+        error = answer if isinstance(answer, Exception) else None
+        self._gateway.finish(call.slot, error)
+        if isinstance(answer, Exception):
+            return False
+        ProviderState.objects.keep_balance(answer, asked_at=call.asked_at)
+        return True
+
+
+def _tell_of_fall(state: ProviderState) -> None:
+    """Tell the shop once that the balance is low, and again only after it was not."""
+    if state.is_balance_low == (state.low_balance_since is not None):
+        return
+    if not state.is_balance_low:
+        ProviderState.objects.forget_low_balance(state)
+    elif ProviderState.objects.note_low_balance(state):
+        limit = conf.low_balance
+        logger.warning(
+            "The balance of the account is %.2f %s, below LOW_BALANCE (%.2f).",
+            state.balance,
+            conf.currency,
+            limit,
+        )
+        balance_low.send_robust(ProviderState, balance=state.balance, limit=limit)
