@@ -22,6 +22,8 @@ _ZERO = Decimal("0.00")
 # more orders than these, so that reading it takes milliseconds in any shop.
 _DAY = timedelta(hours=24)
 MOST_CHARGES = 1_000
+# A century is as good as for ever.
+_MOST_SPANS = 36_500
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,8 @@ class Pace:
         """For how long ``balance`` will do at this pace; ``None`` if nothing was spent."""
         if self.spent <= 0:
             return None
-        hours = max(balance, _ZERO) / self.spent * Decimal(self.span / timedelta(hours=1))
-        # A century is as good as for ever.
-        return timedelta(hours=float(min(hours, 876_000)))
+        spans = float(max(balance, _ZERO) / self.spent)
+        return min(spans, _MOST_SPANS) * self.span
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,4 +128,4 @@ def _pace() -> Pace:
     span = _DAY
     if len(charges) == MOST_CHARGES:
         span = max(now - charges[-1][0], timedelta(minutes=1))
-    return Pace(sum((charged or _ZERO for _at, charged in charges), _ZERO), span)
+    return Pace(sum((charged or _ZERO for _at, charged in charges), start=_ZERO), span)

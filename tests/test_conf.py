@@ -38,6 +38,7 @@ PROPERTIES = {
     "CURRENCY": "currency",
     "HOLD_ABOVE_SALE_PRICE": "hold_above_sale_price",
     "PRICE_MAX_AGE": "price_max_age",
+    "LOW_BALANCE": "low_balance",
     "REAUTHENTICATE": "reauthenticate",
     "REVEALS_PER_HOUR": "reveals_per_hour",
 }
@@ -104,6 +105,7 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
         "currency": "DZD",
         "hold_above_sale_price": True,
         "price_max_age": 600.0,
+        "low_balance": None,
         "reauthenticate": None,
         "reveals_per_hour": 30,
     }
@@ -175,7 +177,29 @@ def test_encryption_keys_may_be_a_tuple_of_fernet_keys(settings: Any) -> None:
     assert conf.encryption_keys == keys
 
 
+@pytest.mark.parametrize("amount", [1, Decimal("0.01"), Decimal("999999999999.99")])
+def test_a_low_balance_is_a_decimal(settings: Any, amount: Any) -> None:
+    change(settings, LOW_BALANCE=amount)
+    assert list(problems()) == []
+    assert conf.low_balance == amount
+    assert type(conf.low_balance) is Decimal
+
+
 # What is wrong
+
+
+@pytest.mark.parametrize("value", [None, "5000", 5000.0, True, float("nan")])
+def test_a_low_balance_that_is_no_amount_is_refused(settings: Any, value: Any) -> None:
+    change(settings, LOW_BALANCE=value)
+    message = "GIFTCARDS['LOW_BALANCE'] must be an amount: a whole number or a Decimal."
+    assert_refused("LOW_BALANCE", "type", message, CORRECT)
+
+
+@pytest.mark.parametrize("value", [0, -1, 10**12, Decimal("NaN"), Decimal("sNaN"), Decimal("inf")])
+def test_a_low_balance_out_of_range_is_refused(settings: Any, value: Any) -> None:
+    change(settings, LOW_BALANCE=value)
+    message = "GIFTCARDS['LOW_BALANCE'] must be an amount above 0, and not above 999999999999.99."
+    assert_refused("LOW_BALANCE", "range", message, CORRECT)
 
 
 @pytest.mark.parametrize("blank", [None, "", (), []])
@@ -225,7 +249,7 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
             "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
             " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
             " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY, HOLD_ABOVE_SALE_PRICE, PRICE_MAX_AGE,"
-            " REAUTHENTICATE, REVEALS_PER_HOUR.",
+            " LOW_BALANCE, REAUTHENTICATE, REVEALS_PER_HOUR.",
         )
     ]
     require(*PROPERTIES)

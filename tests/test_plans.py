@@ -18,6 +18,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from giftcards.engine import outbox
+from giftcards.engine.balance import BalanceReader
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.holding import approve_price, reject_held
 from giftcards.engine.loop import follow, is_work_left
@@ -28,6 +29,7 @@ from giftcards.engine.sweep import check_now, check_settled, sweep
 from giftcards.exceptions import ReferenceConflict
 from giftcards.exports import order_rows
 from giftcards.fulfilment import place_order, reorder_missing
+from giftcards.funds import Funds
 from giftcards.ledger import summarise
 from giftcards.ledger.matching import match
 from giftcards.ledger.reading import Place
@@ -272,6 +274,31 @@ def test_checking_an_order_by_hand_reads_no_whole_table(open_orders: dict[Status
     with explained() as statements, Gateway() as gateway:
         check_now(open_orders[Status.DELAYED], gateway)
     assert scans(statements) == []
+
+
+def test_reading_the_balance_and_a_refusal_for_want_of_money_read_no_whole_table(
+    simulator: Simulator,
+) -> None:
+    record_order(**{**LINE, "quantity": 2_000}, max_price=1_000_000)
+    simulator.price_factor = 1_000
+    with explained() as statements:
+        run_sweep()
+        reader = BalanceReader()
+        reader.look_after()
+        reader.close(seconds=20)
+    assert scans(statements) == []
+    assert provider_state().balance == 1_000_000
+    assert Order.objects.latest("pk").status == Status.REJECTED
+
+
+def test_how_the_account_stands_is_read_from_open_orders_and_the_last_settled_ones(
+    open_orders: dict[Status, Order],
+) -> None:
+    with explained() as statements:
+        funds = Funds.read(provider_state())
+    assert funds.in_orders.total > 0
+    # The table of this past is so small that all of it may be read for the last thousand orders.
+    assert all("LIMIT 1000" in statement.sql for statement in scans(statements))
 
 
 def test_resolving_a_lost_order_reads_no_whole_table(open_orders: dict[Status, Order]) -> None:

@@ -81,7 +81,7 @@ class TestBoth:
         assert task() == "0 sent, 0 checked, 0 settled, 0 failed"
         assert lease(Lease.LOOP).until is None
         assert state().swept_at is not None
-        assert simulator.requests == []
+        assert [request.path for request in simulator.requests] == ["/v3/account/balance"]
         assert not OrmQ.objects.exists()
 
     def test_both_tasks_queue_a_sweep_while_orders_are_open(

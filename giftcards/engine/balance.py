@@ -56,12 +56,18 @@ class BalanceReader:
         self._call: _Call | None = None
 
     def look_after(self) -> None:
-        """Take the answer if it has come, ask if that is due, and tell the shop of a fall."""
-        self._take_answer(seconds=0)
+        """Ask if that is due, and tell the shop of a fall."""
         state = ProviderState.objects.current()
         if self._call is None and state.is_balance_due(timezone.now()):
             self._ask()
         _tell_of_fall(state)
+
+    def take_answer(self) -> None:
+        """Store the balance if the answer has come.
+
+        Until then, it may be the only request that is allowed: the one that tries the key.
+        """
+        self._take_answer(seconds=0)
 
     def close(self, *, seconds: float) -> None:
         """Wait for an answer that is on its way, for so many seconds at most."""

@@ -129,6 +129,7 @@ class _Loop:
             self._gateway = Gateway()
         if not self.should_continue():
             return False
+        self._balance.take_answer()
         swept = sweep(self._gateway, should_continue=self.should_continue)
         assert self.done is not None  # noqa: S101 (the lease was taken)
         self.done += swept

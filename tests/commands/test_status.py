@@ -137,7 +137,7 @@ class TestOverview:
         assert state.succeeded_at is not None  # the price was told
         told = json.loads(out)
         names = ("next_tick_at", "requests", "waiting", "balance", "balance_read_at")
-        names += ("encryption_keys", "api_keys", "versions")
+        names += ("low_balance", "low_balance_since", "encryption_keys", "api_keys", "versions")
         facts = {name: told[name] for name in names}
         assert told == {
             "orders": dict.fromkeys(Status.values, 0) | {"UNCONFIRMED": 1},
@@ -274,6 +274,42 @@ class TestFailOn:
         assert code == 1
         assert self.asked(call, "cards") == ("", 0)
 
+    def test_fail_on_balance_exits_with_1_while_it_is_below_the_limit(
+        self, call: Call, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(LOW_BALANCE=5000)
+        ProviderState.objects.update(balance=Decimal("4999.99"), balance_read_at=ago(60))
+        low = "The balance of the account is 4999.99 DZD, below LOW_BALANCE (5000.00).\n"
+        assert self.asked(call, "balance") == (low, 1)
+        assert self.asked(call, self.EVERYTHING) == ("", 0)
+        assert low in call("giftcards_status").out
+        ProviderState.objects.update(balance=5000)
+        assert self.asked(call, "balance") == ("", 0)
+
+    def test_fail_on_balance_says_why_nothing_can_be_said_of_it(
+        self, call: Call, set_conf: Callable[..., None]
+    ) -> None:
+        def said() -> str:
+            assert self.asked(call, "balance") == ("", 0)
+            return call("giftcards_status", "--fail-on", "balance").out.splitlines()[-1]
+
+        assert said() == "LOW_BALANCE is not set, so no balance is too low."
+        set_conf(LOW_BALANCE=Decimal("0.01"))
+        assert said() == "The balance is not known yet."
+
+    def test_status_with_json_tells_the_limit_and_since_when_the_balance_is_low(
+        self, call: Call, set_conf: Callable[..., None]
+    ) -> None:
+        def told() -> list[object]:
+            found = json.loads(call("giftcards_status", "--json").out)
+            return [found[name] for name in ("balance", "low_balance", "low_balance_since")]
+
+        assert told() == [None, None, None]
+        set_conf(LOW_BALANCE=5000)
+        since = ago(60)
+        ProviderState.objects.update(balance=490, balance_read_at=since, low_balance_since=since)
+        assert told() == ["490.00", "5000.00", since.isoformat()]
+
     def test_fail_on_exits_with_0_when_all_is_well(self, call: Call) -> None:
         make_order(Status.HANDLING, due_at=ago(290))
         make_order(queued_at=ago(290))
@@ -378,7 +414,7 @@ class TestFailOn:
 
     @pytest.mark.parametrize(
         ("conditions", "unknown"),
-        [("balance", "'balance'"), ("queue,,Worker", "'', 'Worker'"), ("", "''")],
+        [("money", "'money'"), ("queue,,Worker", "'', 'Worker'"), ("", "''")],
     )
     def test_fail_on_refuses_a_condition_that_does_not_exist(
         self, conditions: str, unknown: str, call: Call
@@ -386,7 +422,7 @@ class TestFailOn:
         assert call("giftcards_status", "--fail-on", conditions) == (
             "",
             f"--fail-on: {unknown} is not known. Use one or more of attention, paused, worker,"
-            " queue, cards, separated by commas.\n",
+            " queue, balance, cards, separated by commas.\n",
             2,
         )
 

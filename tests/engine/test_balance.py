@@ -1,0 +1,393 @@
+"""The account's balance: when it is read, and whom a fall is told."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import responses
+from django.db import OperationalError, connection, connections
+from django.utils import timezone
+
+from giftcards import catalogue
+from giftcards.engine.balance import BalanceReader
+from giftcards.engine.loop import follow
+from giftcards.models import Lease, ProviderState
+from giftcards.models.provider import BALANCE_EVERY
+from giftcards.signals import balance_low
+from giftcards.simulator import Simulator
+from giftcards.statuses import Status
+from tests.builders import make_order
+from tests.stage import (
+    PLACE,
+    PROVIDER,
+    PSN,
+    ago,
+    buy_many,
+    in_threads,
+    lease,
+    messages,
+    own_key,
+    provider_state,
+    refuse_key,
+    spend_budget,
+)
+from tests.wall import Wall
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+BALANCE = f"{PROVIDER}/v3/account/balance"
+MINUTE = 60
+
+
+@pytest.fixture(autouse=True)
+def quickly(set_conf: Callable[..., None]) -> None:
+    set_conf(POLL_INTERVAL=0.1)
+
+
+@pytest.fixture
+def falls() -> Iterator[list[tuple[Decimal, Decimal]]]:
+    """The falls that a receiver of the shop is told of: balance and limit."""
+    told: list[tuple[Decimal, Decimal]] = []
+
+    def receive(sender: type, balance: Decimal, limit: Decimal, **_named: Any) -> None:
+        assert sender is ProviderState
+        told.append((balance, limit))
+
+    balance_low.connect(receive)
+    yield told
+    balance_low.disconnect(receive)
+
+
+def run_loop(seconds: float = 20) -> None:
+    """A run of the loop, which ends at once while no order is open."""
+    assert follow(seconds=seconds) is not None
+
+
+def reads(simulator: Simulator) -> int:
+    return [request.path for request in simulator.requests].count("/v3/account/balance")
+
+
+def known() -> Decimal | None:
+    return provider_state().balance
+
+
+def let_turn_come() -> None:
+    """Five minutes have passed since the balance was asked for."""
+    ProviderState.objects.update(balance_due_at=ago(0.001))
+
+
+class TestReading:
+    def test_the_balance_is_read_every_five_minutes_at_most(
+        self, simulator: Simulator, wall: Wall
+    ) -> None:
+        run_loop()
+        assert (known(), reads(simulator)) == (Decimal(1_000_000), 1)
+        read_at = provider_state().balance_read_at
+        assert read_at is not None
+        assert timedelta(0) <= timezone.now() - read_at < timedelta(seconds=20)
+
+        wall.let_pass(4.9 * MINUTE)
+        for _tick in range(3):
+            run_loop()
+        assert reads(simulator) == 1
+        wall.let_pass(0.2 * MINUTE)
+        for _tick in range(3):
+            run_loop()
+        assert reads(simulator) == 2
+
+    def test_it_is_read_while_orders_are_followed(self, simulator: Simulator) -> None:
+        simulator.delay = (0.4, 0.4)
+        buy_many(simulator, 1)
+        run_loop()
+        assert (known(), reads(simulator)) == (Decimal(1_000_000 - 980), 1)
+
+    def test_no_order_waits_for_the_answer(self, simulator: Simulator) -> None:
+        """Its turn comes when an order is followed; the answer takes longer than the order."""
+        buy_many(simulator, 1)
+        simulator.on_request = lambda request: (
+            time.sleep(1.5) if request.path.endswith("balance") else None
+        )
+        simulator.delay = (0.3, 0.3)
+        let_turn_come()
+        order = make_order(due_at=ago(-0.2))
+        began = time.monotonic()
+        with connection.execute_wrapper(_noting_settled(settled := [])):
+            run_loop()
+        assert settled[-1] - began < 1.4
+        order.refresh_from_db()
+        assert order.status == Status.FULFILLED
+        # It was waited for all the same, when nothing else was left, and without the lease.
+        assert known() is not None
+        assert time.monotonic() - began > 1.4
+
+    def test_a_failure_leaves_what_is_known_and_waits_for_the_next_turn(
+        self, wire: responses.RequestsMock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        wire.get(BALANCE, status=502)
+        ProviderState.objects.current()
+        ProviderState.objects.update(balance=Decimal("12.50"), balance_read_at=ago(900))
+        caplog.clear()
+        for _tick in range(3):
+            run_loop()
+        state = provider_state()
+        assert state.balance == Decimal("12.50")
+        # One turn: a question is repeated once.
+        assert len(wire.calls) == 1
+        assert not state.is_balance_due(timezone.now())
+        # No order has failed, and none has to wait.
+        assert (state.pause, state.outages, state.failure) == ("", 0, "")
+        assert messages(caplog) == []
+
+    @pytest.mark.parametrize("told", [None, "NaN", "12.505", "a lot", {}])
+    def test_an_answer_without_a_usable_balance_leaves_what_is_known(
+        self, wire: responses.RequestsMock, told: Any
+    ) -> None:
+        wire.get(BALANCE, json={"success": True, "data": {"balance": told}})
+        ProviderState.objects.current()
+        ProviderState.objects.update(balance=5, balance_read_at=ago(900))
+        run_loop()
+        assert known() == 5
+
+    def test_it_is_not_read_while_the_budget_is_short(self, simulator: Simulator) -> None:
+        spend_budget(but=3)
+        for _tick in range(2):
+            run_loop()
+        assert reads(simulator) == 0
+        # Its turn was not used up.
+        assert provider_state().is_balance_due(timezone.now())
+
+    def test_it_is_not_read_while_requests_are_paused(self, simulator: Simulator) -> None:
+        ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-60))
+        run_loop()
+        assert simulator.requests == []
+        ProviderState.objects.resume()
+        run_loop()
+        assert reads(simulator) == 1
+
+    def test_it_is_not_read_while_the_key_is_refused(self, simulator: Simulator) -> None:
+        refuse_key()
+        run_loop()
+        assert simulator.requests == []
+
+    def test_a_wrong_key_is_tried_once_and_stops_everything(self, simulator: Simulator) -> None:
+        simulator.keys = ["another"]
+        for _tick in range(3):
+            run_loop()
+        assert [request.key_ok for request in simulator.requests] == [False]
+        assert own_key().is_refused
+
+    def test_an_answer_leaves_the_key_to_be_used_by_others(self, simulator: Simulator) -> None:
+        run_loop()
+        assert lease(Lease.KEY_PROBE).until is None
+        assert own_key().is_proven(timezone.now())
+
+    # A connection that has failed is closed, and with it any transaction.
+    @pytest.mark.django_db(transaction=True)
+    def test_a_database_that_fails_when_it_is_stored_leaves_no_key_held(
+        self, simulator: Simulator, shorten: Callable[..., None]
+    ) -> None:
+        shorten(database_pause=0)
+        ProviderState.objects.current()
+
+        def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            if sql.startswith("UPDATE") and '"balance" =' in sql.replace("`", '"'):
+                raise OperationalError
+            return execute(sql, params, many, context)
+
+        with connection.execute_wrapper(fail):
+            run_loop()
+        assert known() is None
+        assert lease(Lease.KEY_PROBE).until is None
+
+    def test_a_clock_that_was_set_back_does_not_put_it_off(
+        self, simulator: Simulator, wall: Wall
+    ) -> None:
+        run_loop()
+        wall.step(-86_400)
+        run_loop()
+        assert reads(simulator) == 2
+
+    def test_an_older_answer_does_not_replace_a_newer_one(self) -> None:
+        ProviderState.objects.current()
+        ProviderState.objects.keep_balance(Decimal(100), asked_at=ago(1))
+        ProviderState.objects.keep_balance(Decimal(200), asked_at=ago(2))
+        assert known() == 100
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.usefixtures("shared_database")
+    def test_of_several_processes_one_reads_it(self, simulator: Simulator) -> None:
+        ProviderState.objects.current()
+
+        def look() -> None:
+            reader = BalanceReader()
+            reader.look_after()
+            reader.close(seconds=20)
+
+        assert in_threads(4, look) == [None] * 4
+        assert (known(), reads(simulator)) == (Decimal(1_000_000), 1)
+        assert lease(Lease.KEY_PROBE).until is None
+
+
+def _noting_settled(moments: list[float]) -> Callable[..., Any]:
+    def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        done = execute(sql, params, many, context)
+        if "settled_at" in sql and sql.startswith("UPDATE") and "FULFILLED" in str(params):
+            moments.append(time.monotonic())
+        return done
+
+    return note
+
+
+class TestRefusal:
+    @pytest.fixture(autouse=True)
+    def just_read(self) -> None:
+        ProviderState.objects.current()
+        due_at = timezone.now() + BALANCE_EVERY
+        ProviderState.objects.update(
+            balance=980, balance_read_at=timezone.now(), balance_due_at=due_at
+        )
+
+    def refuse(self, wire: responses.RequestsMock, code: str = "INSUFFICIENT_BALANCE") -> None:
+        details = {"required": 980, "available": 100}
+        error = {"code": code, "message": "No.", "details": details}
+        wire.post(PLACE, status=403, json={"success": False, "error": error})
+        wire.get(BALANCE, json={"success": True, "data": {"balance": 100}})
+        wire.get(f"{PROVIDER}/v3/validate", json={"success": True, "data": {"apiKey": {}}})
+
+    @pytest.mark.parametrize("code", ["INSUFFICIENT_BALANCE", "NO_BALANCE"])
+    def test_an_order_that_the_balance_should_have_covered_has_it_read_at_once(
+        self, wire: responses.RequestsMock, code: str
+    ) -> None:
+        self.refuse(wire, code)
+        make_order()
+        run_loop()
+        run_loop()
+        assert known() == 100
+
+    def test_an_order_that_the_balance_does_not_cover_tells_nothing_new(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        self.refuse(wire)
+        make_order(quantity=3)
+        run_loop()
+        run_loop()
+        assert known() == 980
+
+    def test_another_refusal_leaves_it_to_its_turn(self, wire: responses.RequestsMock) -> None:
+        self.refuse(wire, "OUT_OF_STOCK")
+        make_order()
+        run_loop()
+        run_loop()
+        assert known() == 980
+
+
+@pytest.mark.usefixtures("falls")
+class TestFall:
+    @pytest.fixture(autouse=True)
+    def limit(self, set_conf: Callable[..., None]) -> None:
+        set_conf(LOW_BALANCE=Decimal("999100.50"))
+
+    def read(self) -> None:
+        let_turn_come()
+        run_loop()
+
+    def test_a_fall_is_told_once_and_again_only_after_a_recovery(
+        self,
+        simulator: Simulator,
+        falls: list[tuple[Decimal, Decimal]],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        run_loop()
+        assert falls == []
+        assert provider_state().low_balance_since is None
+
+        [order] = buy_many(simulator, 1, type_id="SIM_NEVER")
+        caplog.clear()
+        for _turn in range(3):
+            let_turn_come()
+            run_loop(0.3)
+        assert falls == [(Decimal(999_020), Decimal("999100.50"))]
+        assert provider_state().low_balance_since is not None
+        assert messages(caplog) == [
+            "The balance of the account is 999020.00 DZD, below LOW_BALANCE (999100.50)."
+        ]
+
+        simulator.settle(str(order.provider_order_id), delivered=0)
+        self.read()
+        assert provider_state().low_balance_since is None
+        assert len(falls) == 1
+
+        buy_many(simulator, 1, type_id="SIM_NEVER")
+        let_turn_come()
+        run_loop(0.3)
+        assert len(falls) == 2
+
+    def test_a_balance_at_the_limit_is_not_low(
+        self, simulator: Simulator, falls: list[Any], set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(LOW_BALANCE=1_000_000)
+        run_loop()
+        assert falls == []
+
+    def test_a_limit_that_is_raised_is_told_without_another_request(
+        self, simulator: Simulator, falls: list[Any], set_conf: Callable[..., None]
+    ) -> None:
+        run_loop()
+        set_conf(LOW_BALANCE=2_000_000)
+        run_loop()
+        assert (len(falls), reads(simulator)) == (1, 1)
+
+    def test_without_a_limit_nobody_is_told(
+        self, simulator: Simulator, falls: list[Any], settings: Any
+    ) -> None:
+        del settings.GIFTCARDS["LOW_BALANCE"]
+        ProviderState.objects.current()
+        ProviderState.objects.update(low_balance_since=ago(60))
+        run_loop()
+        assert falls == []
+        assert provider_state().low_balance_since is None
+
+    def test_a_fall_that_a_page_has_read_is_told_by_the_loop(
+        self, simulator: Simulator, falls: list[Any]
+    ) -> None:
+        run_loop()
+        buy_many(simulator, 1)
+        assert catalogue.quote(PSN, "type_001").balance == Decimal(999_020)
+        assert falls == []
+        run_loop()
+        assert falls == [(Decimal(999_020), Decimal("999100.50"))]
+
+    def test_a_receiver_that_fails_disturbs_nothing(
+        self, simulator: Simulator, falls: list[Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail(**_named: Any) -> None:
+            raise RuntimeError("CANARY")
+
+        balance_low.connect(fail)
+        try:
+            buy_many(simulator, 1)
+            run_loop()
+        finally:
+            balance_low.disconnect(fail)
+        assert len(falls) == 1
+        assert "CANARY" not in "".join(messages(caplog, logging.DEBUG))
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.usefixtures("shared_database")
+    def test_of_several_processes_one_tells_of_the_fall(
+        self, falls: list[Any], simulator: Simulator
+    ) -> None:
+        ProviderState.objects.current()
+        ProviderState.objects.update(
+            balance=5, balance_read_at=timezone.now(), balance_due_at=timezone.now() + BALANCE_EVERY
+        )
+        assert in_threads(4, lambda: BalanceReader().look_after()) == [None] * 4
+        assert len(falls) == 1
+        connections.close_all()
