@@ -470,7 +470,7 @@ def test_the_list_reads_the_first_orders_only(boss: Client) -> None:
         read(boss.get(LIST))
     # The page and the counting end after so many rows.
     assert all("LIMIT" in statement.sql for statement in scans(statements))
-    assert all("giftcards_order_newest" in str(statement.scans) for statement in statements[1:])
+    assert "giftcards_order_newest" in str(statements[-1].scans)
 
 
 # Each finds few orders, or none.

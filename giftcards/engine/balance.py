@@ -63,10 +63,7 @@ class BalanceReader:
         _tell_of_fall(state)
 
     def take_answer(self) -> None:
-        """Store the balance if the answer has come.
-
-        Until then, it may be the only request that is allowed: the one that tries the key.
-        """
+        """Store the balance if the answer has come."""
         self._take_answer(seconds=0)
 
     def close(self, *, seconds: float) -> None:

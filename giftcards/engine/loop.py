@@ -129,7 +129,6 @@ class _Loop:
             self._gateway = Gateway()
         if not self.should_continue():
             return False
-        self._balance.take_answer()
         swept = sweep(self._gateway, should_continue=self.should_continue)
         assert self.done is not None  # noqa: S101 (the lease was taken)
         self.done += swept
@@ -184,6 +183,8 @@ class _Loop:
         """Whether the run may go on; renews the lease every ``_HEARTBEAT`` seconds."""
         if self.is_over:
             return False
+        # At once: until then, the key may be in use to read it, and not be free to send an order.
+        self._balance.take_answer()
         now = time.monotonic()
         if now - self._beat_at >= _HEARTBEAT and self._token:
             self._beat_at = now
