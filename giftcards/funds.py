@@ -11,19 +11,13 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Self
 
-from django.utils import timezone
-
 from giftcards.models import Order, ProductPrices, ProviderState
 from giftcards.models.order_queries import OpenLine
 from giftcards.statuses import Status
 
 _ZERO = Decimal("0.00")
-# The pace is that of a whole day, so that it is the same in the morning and at night; but of no
-# more orders than these, so that reading it takes milliseconds in any shop.
-_DAY = timedelta(hours=24)
-MOST_CHARGES = 1_000
 # A century is as good as for ever.
-_MOST_SPANS = 36_500
+_MOST_DAYS = 36_500
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,36 +39,15 @@ class OpenMoney:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """What was ``spent``, in dinars, on the orders that settled within the last ``span``."""
-
-    spent: Decimal
-    span: timedelta
-
-    @property
-    def is_of_a_day(self) -> bool:
-        """Whether it is that of the last 24 hours, not only of the last ``MOST_CHARGES`` orders."""
-        return self.span == _DAY
-
-    def lasts(self, balance: Decimal) -> timedelta | None:
-        """For how long ``balance`` will do at this pace; ``None`` if nothing was spent."""
-        if self.spent <= 0:
-            return None
-        spans = float(max(balance, _ZERO) / self.spent)
-        return min(spans, _MOST_SPANS) * self.span
-
-
-@dataclass(frozen=True, slots=True)
 class Funds:
     """How the account stands; ``state`` has its balance, if that was ever read."""
 
     state: ProviderState
     in_orders: OpenMoney
-    pace: Pace
 
     @classmethod
     def read(cls, state: ProviderState) -> Self:
-        return cls(state, _money_in_open_orders(), _pace())
+        return cls(state, _money_in_open_orders())
 
     @property
     def is_short(self) -> bool:
@@ -83,8 +56,16 @@ class Funds:
 
     @property
     def lasts(self) -> timedelta | None:
-        """For how long the balance will do; ``None`` if that cannot be told."""
-        return None if self.state.balance is None else self.pace.lasts(self.state.balance)
+        """For how long the balance will do at the pace of the 24 hours before it was read.
+
+        A whole day, so that the pace is the same in the morning and at night. ``None`` if nothing
+        was spent, or if it is not known.
+        """
+        balance, spent = self.state.balance, self.state.spent_lately
+        if balance is None or not spent:
+            return None
+        days = float(max(balance, _ZERO) / spent)
+        return timedelta(days=min(days, _MOST_DAYS))
 
 
 def add_up(lines: Iterable[OpenLine], told: Mapping[tuple[str, str], Decimal]) -> OpenMoney:
@@ -120,12 +101,3 @@ def _money_in_open_orders() -> OpenMoney:
         for type_id, price in row.prices.items()
     }
     return add_up(lines, told)
-
-
-def _pace() -> Pace:
-    now = timezone.now()
-    charges = Order.objects.all().last_charges(since=now - _DAY, limit=MOST_CHARGES)
-    span = _DAY
-    if len(charges) == MOST_CHARGES:
-        span = max(now - charges[-1][0], timedelta(minutes=1))
-    return Pace(sum((charged or _ZERO for _at, charged in charges), start=_ZERO), span)

@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giftcards.funds import MOST_CHARGES, Funds, OpenMoney, Pace, add_up
-from giftcards.models import Order, ProductPrices, ProviderState
+from giftcards.funds import Funds, OpenMoney, add_up
+from giftcards.models import ProductPrices, ProviderState
 from giftcards.models.order_queries import OpenLine
 from giftcards.statuses import FINAL, Status
-from tests.builders import PRODUCT, TYPE, build_guide_order, make_guide_order, make_order
+from tests.builders import PRODUCT, TYPE, make_guide_order, make_order
 from tests.stage import ago
 
-DAY = timedelta(days=1)
 AMOUNTS = st.decimals(0, 10**11, places=2)
 
 
@@ -68,43 +67,18 @@ class TestOpenOrders:
         assert read(balance=Decimal("979.99")).is_short
 
 
-@pytest.mark.django_db
-class TestPace:
-    def test_it_is_what_the_orders_of_the_last_24_hours_were_charged(self) -> None:
-        make_guide_order(Status.FULFILLED, fulfilled_amount=2450, settled_at=ago(86_300))
-        make_guide_order(Status.PARTIALLY_FILLED, fulfilled_amount=Decimal("1470.50"))
-        make_guide_order(Status.REFUNDED)
-        make_guide_order(Status.FULFILLED, fulfilled_amount=2450, settled_at=ago(86_500))
-        funds = read(balance=Decimal("7841.00"))
-        assert funds.pace == Pace(Decimal("3920.50"), DAY)
-        assert funds.lasts == timedelta(days=2)
-
-    def test_of_very_many_orders_only_the_last_count_and_their_time(self) -> None:
-        Order.objects.bulk_create(
-            build_guide_order(Status.FULFILLED, fulfilled_amount=10, settled_at=ago(7200 - number))
-            for number in range(MOST_CHARGES + 200)
-        )
-        pace = read().pace
-        assert pace.spent == 10 * MOST_CHARGES
-        assert timedelta(seconds=6999) < pace.span < timedelta(seconds=7030)
-        assert not pace.is_of_a_day
-
-    def test_nothing_is_said_if_nothing_was_spent_or_the_balance_is_unknown(self) -> None:
-        assert read(balance=Decimal(5)).lasts is None
-        make_guide_order(Status.FULFILLED, fulfilled_amount=2450)
-        assert read(balance=None).lasts is None
-
-    def test_a_balance_below_zero_lasts_no_time(self) -> None:
-        assert Pace(Decimal(100), DAY).lasts(Decimal(-5)) == timedelta(0)
-
-
-@given(spent=AMOUNTS, balance=st.decimals(-(10**11), 10**11, places=2))
-def test_how_long_it_lasts_is_never_negative_and_never_overflows(
-    spent: Decimal, balance: Decimal
+@given(spent=st.none() | AMOUNTS, balance=st.none() | st.decimals(-(10**11), 10**11, places=2))
+def test_how_long_it_lasts_is_the_balance_by_what_was_spent_in_a_day(
+    spent: Decimal | None, balance: Decimal | None
 ) -> None:
-    lasts = Pace(spent, DAY).lasts(balance)
-    assert (lasts is None) == (spent == 0)
-    assert lasts is None or timedelta(0) <= lasts <= timedelta(days=36_500)
+    lasts = Funds(ProviderState(balance=balance, spent_lately=spent), OpenMoney()).lasts
+    if balance is None or not spent:
+        assert lasts is None
+        return
+    assert lasts is not None
+    assert timedelta(0) <= lasts <= timedelta(days=36_500)
+    if 0 <= balance <= 1_000 * spent:
+        assert lasts / timedelta(days=1) == pytest.approx(float(balance / spent), abs=1e-9)
 
 
 LINES = st.lists(

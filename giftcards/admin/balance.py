@@ -21,7 +21,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.display import count_text, filled, money
 from giftcards.admin.provider_sections import distance, low_balance
-from giftcards.funds import MOST_CHARGES, Funds, OpenMoney, Pace
+from giftcards.funds import Funds, OpenMoney
 from giftcards.models import ProviderState
 
 _HOUR = timedelta(hours=1)
@@ -68,7 +68,8 @@ def _figures(funds: Funds) -> Iterator[Figure]:
         yield Figure(_("Balance"), money(state.balance), age)
     yield Figure(_("In open orders"), money(funds.in_orders.total), _of_open(funds.in_orders))
     if funds.lasts is not None:
-        yield Figure(_("Enough for"), _span(funds.lasts), _of_pace(funds.pace))
+        about = gettext("at the pace of the last 24 hours")
+        yield Figure(_("Enough for"), _span(funds.lasts), about)
 
 
 def _of_open(money_in_orders: OpenMoney) -> str:
@@ -94,13 +95,6 @@ def _span(lasts: timedelta) -> str:
         return gettext("more than a year")
     now = timezone.now()
     return gettext("about %(time)s") % {"time": timesince(now - lasts, now, depth=1)}
-
-
-def _of_pace(pace: Pace) -> str:
-    if pace.is_of_a_day:
-        return gettext("at the pace of the last 24 hours")
-    text = gettext("at the pace of the last %(count)s orders")
-    return text % {"count": count_text(MOST_CHARGES)}
 
 
 def _warnings(funds: Funds) -> Iterator[str]:

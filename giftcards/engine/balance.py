@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from queue import Empty, SimpleQueue
 
@@ -17,7 +17,7 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.budget import Purpose, Slot
 from giftcards.engine.gateway import Gateway
-from giftcards.models import ProviderState
+from giftcards.models import Order, ProviderState
 from giftcards.provider.client import Client
 from giftcards.signals import balance_low
 
@@ -104,6 +104,8 @@ class BalanceReader:
         if isinstance(answer, Exception):
             return False
         ProviderState.objects.keep_balance(answer, asked_at=call.asked_at)
+        since = timezone.now() - timedelta(hours=24)
+        ProviderState.objects.note_spending(Order.objects.all().charged_since(since))
         return True
 
 

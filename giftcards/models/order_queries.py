@@ -217,14 +217,19 @@ class OrderQueries(models.QuerySet["Order"]):
         )
         return [OpenLine(*row) for row in found]
 
-    def last_charges(self, *, since: datetime, limit: int) -> list[tuple[datetime, Decimal | None]]:
-        """When orders settled since ``since``, and what each was charged; newest first."""
-        found = self.filter(settled_at__gt=since).order_by("-settled_at")
-        return [
-            (at, charged)
-            for at, charged in found.values_list("settled_at", "fulfilled_amount")[:limit]
-            if at is not None
-        ]
+    def charged_since(self, since: datetime) -> Decimal:
+        """What the orders that have settled since then were charged, as far as it is known."""
+        found = (
+            self.filter(settled_at__gt=since)
+            .order_by()
+            .values_list("fulfilled_amount")
+            .annotate(models.Count("pk"))
+        )
+        # Added up here, because SQLite would compute with binary fractions.
+        return sum(
+            (amount * count for amount, count in found if amount is not None),
+            start=Decimal("0.00"),
+        )
 
     def open_by_status(self) -> dict[Status, tuple[int, datetime | None]]:
         """Of each status with open orders: how many, and when the first of them was recorded.

@@ -203,6 +203,10 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         older = self.filter(past("balance_read_at", asked_at, longest=timedelta(0)), pk=1)
         older.update(balance=balance, balance_read_at=asked_at)
 
+    def note_spending(self, amount: Decimal) -> None:
+        """Keep what was spent in the last 24 hours."""
+        self.filter(pk=1).update(spent_lately=amount)
+
     def doubt_balance(self, needed: Decimal | None) -> None:
         """Make the balance due: the provider says that it does not cover ``needed`` dinars.
 
@@ -246,6 +250,8 @@ class ProviderState(models.Model):
     # The account's balance as last read, in dinars.
     balance = models.DecimalField(_("balance"), max_digits=14, decimal_places=2, null=True)
     balance_read_at = models.DateTimeField(null=True)
+    # What was spent in the 24 hours before a worker read it last; NULL: none has.
+    spent_lately = models.DecimalField(max_digits=14, decimal_places=2, null=True)
     # When it is to be read next; NULL: at once.
     balance_due_at = models.DateTimeField(null=True)
     # Since when those who are to be told of a low balance have been; NULL: it is not low.

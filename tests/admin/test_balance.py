@@ -59,7 +59,7 @@ def test_the_balance_its_age_open_orders_and_how_long_it_lasts_are_shown(
     make_guide_order()
     make_order()
     make_order(Status.HANDLING, type_id="unknown")
-    make_guide_order(Status.FULFILLED, fulfilled_amount=2450)
+    ProviderState.objects.update(spent_lately=2450)
     ProductPrices.objects.keep(PRODUCT, {TYPE: Decimal(490)}, key="k", asked_at=ago(60))
     html = read(accountant.get(LIST))
     assert head(html) == {

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from giftcards.engine.holding import hold
 from giftcards.engine.recording import record_answers
-from giftcards.models import LedgerEntry, Order, Product, StatusChange
+from giftcards.models import LedgerEntry, Order, Product, ProviderState, StatusChange
 from giftcards.problems import Problem
 from giftcards.provider.answers import CardSecret, OrderAnswer
 from giftcards.statuses import Status
@@ -47,6 +47,7 @@ def fill() -> None:
     _happened(_accepted("web-1043", 4), timedelta(minutes=2))
     _happened(_recorded("web-1044", 1), timedelta(seconds=4))
     _read_ledger()
+    _read_balance()
 
 
 def _read_catalogue() -> None:
@@ -96,6 +97,13 @@ def _read_ledger() -> None:
         balance += amount
     Order.objects.filter(reference="web-1038").update(is_credited=False)
     Order.objects.filter(reference="web-1042").update(is_credited=True)
+
+
+def _read_balance() -> None:
+    ProviderState.objects.current()
+    read_at = timezone.now() - timedelta(minutes=3)
+    ProviderState.objects.keep_balance(Decimal("88235.91"), asked_at=read_at)
+    ProviderState.objects.note_spending(Decimal(14_700))
 
 
 def _recorded(reference: str, quantity: int) -> Order:

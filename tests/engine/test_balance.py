@@ -22,7 +22,7 @@ from giftcards.models.provider import BALANCE_EVERY
 from giftcards.signals import balance_low
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
-from tests.builders import make_order
+from tests.builders import make_guide_order, make_order
 from tests.stage import (
     PLACE,
     PROVIDER,
@@ -107,6 +107,18 @@ class TestReading:
         buy_many(simulator, 1)
         run_loop()
         assert (known(), reads(simulator)) == (Decimal(1_000_000 - 980), 1)
+
+    def test_what_was_spent_in_the_24_hours_before_is_kept_with_it(
+        self, simulator: Simulator
+    ) -> None:
+        make_guide_order(Status.FULFILLED, fulfilled_amount=2450, settled_at=ago(86_300))
+        make_guide_order(Status.PARTIALLY_FILLED, fulfilled_amount=Decimal("1470.10"))
+        make_guide_order(Status.PARTIALLY_FILLED, fulfilled_amount=Decimal("1470.10"))
+        make_guide_order(Status.REFUNDED)
+        make_guide_order(Status.FULFILLED, fulfilled_amount=2450, settled_at=ago(86_500))
+        assert ProviderState.objects.current().spent_lately is None
+        run_loop()
+        assert provider_state().spent_lately == Decimal("5390.20")
 
     def test_no_order_waits_for_the_answer(self, simulator: Simulator) -> None:
         """Its turn comes when an order is followed; the answer takes longer than the order."""
