@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from typing import Self
 
 from giftcards.models import Order, ProductPrices, ProviderState
 from giftcards.models.order_queries import OpenLine
@@ -37,35 +36,36 @@ class OpenMoney:
     def total(self) -> Decimal:
         return self.sent + self.unsent
 
+    def exceeds(self, balance: Decimal | None) -> bool:
+        """Whether ``balance`` does not cover the orders that are still to be sent."""
+        return balance is not None and balance < self.unsent
 
-@dataclass(frozen=True, slots=True)
-class Funds:
-    """How the account stands; ``state`` has its balance, if that was ever read."""
 
-    state: ProviderState
-    in_orders: OpenMoney
+def lasts(state: ProviderState) -> timedelta | None:
+    """For how long the balance will do at the pace of the 24 hours before it was read.
 
-    @classmethod
-    def read(cls, state: ProviderState) -> Self:
-        return cls(state, _money_in_open_orders())
+    A whole day, so that the pace is the same in the morning and at night. ``None`` if nothing was
+    spent, or if it is not known.
+    """
+    balance, spent = state.balance, state.spent_lately
+    if balance is None or not spent:
+        return None
+    days = float(max(balance, _ZERO) / spent)
+    return timedelta(days=min(days, _MOST_DAYS))
 
-    @property
-    def is_short(self) -> bool:
-        """Whether the balance does not cover the orders that are still to be sent."""
-        return self.state.balance is not None and self.state.balance < self.in_orders.unsent
 
-    @property
-    def lasts(self) -> timedelta | None:
-        """For how long the balance will do at the pace of the 24 hours before it was read.
-
-        A whole day, so that the pace is the same in the morning and at night. ``None`` if nothing
-        was spent, or if it is not known.
-        """
-        balance, spent = self.state.balance, self.state.spent_lately
-        if balance is None or not spent:
-            return None
-        days = float(max(balance, _ZERO) / spent)
-        return timedelta(days=min(days, _MOST_DAYS))
+def money_in_open_orders() -> OpenMoney:
+    """What the open orders cost; reads these only."""
+    lines = Order.objects.all().open_lines()
+    wanted = {
+        line.product_id for line in lines if line.price is None or line.status == Status.PENDING
+    }
+    told = {
+        (row.product_id, type_id): price
+        for row in ProductPrices.objects.filter(pk__in=wanted)
+        for type_id, price in row.prices.items()
+    }
+    return add_up(lines, told)
 
 
 def add_up(lines: Iterable[OpenLine], told: Mapping[tuple[str, str], Decimal]) -> OpenMoney:
@@ -88,16 +88,3 @@ def add_up(lines: Iterable[OpenLine], told: Mapping[tuple[str, str], Decimal]) -
         else:
             sent += line.cards * price
     return OpenMoney(sent, unsent, unknown)
-
-
-def _money_in_open_orders() -> OpenMoney:
-    lines = Order.objects.all().open_lines()
-    wanted = {
-        line.product_id for line in lines if line.price is None or line.status == Status.PENDING
-    }
-    told = {
-        (row.product_id, type_id): price
-        for row in ProductPrices.objects.filter(pk__in=wanted)
-        for type_id, price in row.prices.items()
-    }
-    return add_up(lines, told)

@@ -152,7 +152,7 @@ CASES = [
                 "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
                 " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
                 " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY, HOLD_ABOVE_SALE_PRICE, PRICE_MAX_AGE,"
-                " REAUTHENTICATE, REVEALS_PER_HOUR."
+                " LOW_BALANCE, REAUTHENTICATE, REVEALS_PER_HOUR."
             ),
             id="giftcards.E005",
         ),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giftcards.funds import Funds, OpenMoney, add_up
+from giftcards.funds import OpenMoney, add_up, lasts, money_in_open_orders
 from giftcards.models import ProductPrices, ProviderState
 from giftcards.models.order_queries import OpenLine
 from giftcards.statuses import FINAL, Status
@@ -17,10 +17,6 @@ from tests.builders import PRODUCT, TYPE, make_guide_order, make_order
 from tests.stage import ago
 
 AMOUNTS = st.decimals(0, 10**11, places=2)
-
-
-def read(**state: object) -> Funds:
-    return Funds.read(ProviderState(**state))
 
 
 def tell_price(price: str) -> None:
@@ -34,51 +30,56 @@ class TestOpenOrders:
             make_guide_order(status)
         make_order(Status.UNCONFIRMED, price_per_card=Decimal("490.50"))
         tell_price("1000")
-        assert read().in_orders == OpenMoney(sent=Decimal("5881.00"))
+        assert money_in_open_orders() == OpenMoney(sent=Decimal("5881.00"))
 
     def test_an_order_that_is_to_be_sent_counts_with_the_price_of_now(self) -> None:
         make_order(price_per_card=Decimal(490))
         make_guide_order()
         tell_price("500")
-        assert read().in_orders == OpenMoney(sent=Decimal("2450.00"), unsent=Decimal("1000.00"))
-        assert read().in_orders.total == 3450
+        assert money_in_open_orders() == OpenMoney(
+            sent=Decimal("2450.00"), unsent=Decimal("1000.00")
+        )
+        assert money_in_open_orders().total == 3450
 
     def test_orders_of_which_no_price_is_known_are_counted(self) -> None:
         make_order()
         make_order(Status.HANDLING)
         make_order(Status.HANDLING, type_id="another")
-        assert read().in_orders == OpenMoney(unknown=3)
+        assert money_in_open_orders() == OpenMoney(unknown=3)
         tell_price("490")
-        assert read().in_orders == OpenMoney(sent=Decimal(980), unsent=Decimal(980), unknown=1)
+        assert money_in_open_orders() == OpenMoney(
+            sent=Decimal(980), unsent=Decimal(980), unknown=1
+        )
 
     def test_orders_that_wait_for_a_decision_or_are_final_are_left_out(self) -> None:
         tell_price("490")
         make_order(due_at=None)
         for status in FINAL:
             make_guide_order(status)
-        assert read().in_orders == OpenMoney()
+        assert money_in_open_orders() == OpenMoney()
 
     def test_the_balance_is_short_if_it_does_not_cover_what_is_still_to_be_sent(self) -> None:
         make_guide_order()
         make_order()
         tell_price("490")
-        assert not read(balance=None).is_short
-        assert not read(balance=Decimal(980)).is_short
-        assert read(balance=Decimal("979.99")).is_short
+        in_orders = money_in_open_orders()
+        assert not in_orders.exceeds(None)
+        assert not in_orders.exceeds(Decimal(980))
+        assert in_orders.exceeds(Decimal("979.99"))
 
 
 @given(spent=st.none() | AMOUNTS, balance=st.none() | st.decimals(-(10**11), 10**11, places=2))
 def test_how_long_it_lasts_is_the_balance_by_what_was_spent_in_a_day(
     spent: Decimal | None, balance: Decimal | None
 ) -> None:
-    lasts = Funds(ProviderState(balance=balance, spent_lately=spent), OpenMoney()).lasts
+    span = lasts(ProviderState(balance=balance, spent_lately=spent))
     if balance is None or not spent:
-        assert lasts is None
+        assert span is None
         return
-    assert lasts is not None
-    assert timedelta(0) <= lasts <= timedelta(days=36_500)
+    assert span is not None
+    assert timedelta(0) <= span <= timedelta(days=36_500)
     if 0 <= balance <= 1_000 * spent:
-        assert lasts / timedelta(days=1) == pytest.approx(float(balance / spent), abs=1e-9)
+        assert span / timedelta(days=1) == pytest.approx(float(balance / spent), abs=1e-9)
 
 
 LINES = st.lists(

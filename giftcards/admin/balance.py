@@ -21,9 +21,11 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.display import count_text, filled, money
 from giftcards.admin.provider_sections import distance, low_balance
-from giftcards.funds import Funds, OpenMoney
+from giftcards.funds import OpenMoney, lasts, money_in_open_orders
 from giftcards.models import ProviderState
 
+# What the address of the list may say while all orders are shown.
+_OF_WHOLE_LIST = {"o", "p", "all"}
 _HOUR = timedelta(hours=1)
 _YEAR = timedelta(days=365)
 
@@ -46,9 +48,17 @@ class Head:
 
 
 def head_of_list(request: HttpRequest, site: AdminSite, state: ProviderState) -> Head:
-    """How the account stands, for a person who may see costs."""
-    funds = Funds.read(state)
-    return Head(list(_figures(funds)), list(_warnings(funds)), _provider_page(request, site))
+    """How the account stands, for a person who may see costs.
+
+    What open orders cost is left out while the list is filtered or searched, which takes queries
+    enough.
+    """
+    in_orders = None if request.GET.keys() - _OF_WHOLE_LIST else money_in_open_orders()
+    return Head(
+        list(_figures(state, in_orders)),
+        list(_warnings(state, in_orders)),
+        _provider_page(request, site),
+    )
 
 
 def _provider_page(request: HttpRequest, site: AdminSite) -> str:
@@ -59,26 +69,26 @@ def _provider_page(request: HttpRequest, site: AdminSite) -> str:
     return reverse("admin:giftcards_providerstate_changelist", current_app=site.name)
 
 
-def _figures(funds: Funds) -> Iterator[Figure]:
-    state = funds.state
+def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[Figure]:
     if state.balance is None or state.balance_read_at is None:
         yield Figure(_("Balance"), gettext("not read yet"))
     else:
         age = distance(state.balance_read_at, timezone.now())
         yield Figure(_("Balance"), money(state.balance), age)
-    yield Figure(_("In open orders"), money(funds.in_orders.total), _of_open(funds.in_orders))
-    if funds.lasts is not None:
+    if in_orders is not None:
+        yield Figure(_("In open orders"), money(in_orders.total), _of_open(in_orders))
+    if (span := lasts(state)) is not None:
         about = gettext("at the pace of the last 24 hours")
-        yield Figure(_("Enough for"), _span(funds.lasts), about)
+        yield Figure(_("Enough for"), _in_words(span), about)
 
 
-def _of_open(money_in_orders: OpenMoney) -> str:
+def _of_open(in_orders: OpenMoney) -> str:
     """What part of it is still to be sent, and how many orders are not part of it."""
     texts = []
-    if money_in_orders.unsent:
+    if in_orders.unsent:
         text = gettext("%(amount)s of it still to be sent")
-        texts.append(filled(text, amount=money(money_in_orders.unsent)))
-    if unknown := money_in_orders.unknown:
+        texts.append(filled(text, amount=money(in_orders.unsent)))
+    if unknown := in_orders.unknown:
         text = ngettext(
             "and %(count)s order of unknown price",
             "and %(count)s orders of unknown price",
@@ -88,21 +98,21 @@ def _of_open(money_in_orders: OpenMoney) -> str:
     return format_html_join(" ", "{}", ((text,) for text in texts))
 
 
-def _span(lasts: timedelta) -> str:
-    if lasts < _HOUR:
+def _in_words(span: timedelta) -> str:
+    if span < _HOUR:
         return gettext("less than an hour")
-    if lasts > _YEAR:
+    if span > _YEAR:
         return gettext("more than a year")
     now = timezone.now()
-    return gettext("about %(time)s") % {"time": timesince(now - lasts, now, depth=1)}
+    return gettext("about %(time)s") % {"time": timesince(now - span, now, depth=1)}
 
 
-def _warnings(funds: Funds) -> Iterator[str]:
-    if funds.state.is_balance_low:
+def _warnings(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[str]:
+    if state.is_balance_low:
         yield low_balance()
-    if funds.is_short:
+    if in_orders is not None and in_orders.exceeds(state.balance):
         text = gettext(
             "The orders that are still to be sent cost %(amount)s, more than the balance: the"
             " provider will refuse some of them."
         )
-        yield filled(text, amount=money(funds.in_orders.unsent))
+        yield filled(text, amount=money(in_orders.unsent))

@@ -11,7 +11,7 @@ import pytest
 from django.test import Client
 from django.utils import translation
 
-from giftcards.admin.balance import _span
+from giftcards.admin.balance import _in_words
 from giftcards.models import ProductPrices, ProviderState
 from giftcards.statuses import Status
 from tests.builders import PRODUCT, TYPE, make_guide_order, make_order
@@ -74,6 +74,20 @@ def test_a_shop_that_has_just_begun_sees_what_is_not_known(accountant: Client) -
     assert head(read(accountant.get(LIST))) == {"Balance": "not read yet", "In open orders": "0 DA"}
 
 
+def test_a_filtered_list_shows_what_takes_no_query(
+    accountant: Client, set_conf: Callable[..., None]
+) -> None:
+    set_conf(LOW_BALANCE=5000)
+    hold("490")
+    make_order()
+    for query in ({"q": "web"}, {"status__exact": "PENDING"}):
+        html = read(accountant.get(LIST, query))
+        assert head(html) == {"Balance": "490 DA 3 minutes ago"}
+        assert warnings(html) == [LOW]
+    for query in ({"o": "1"}, {"p": "1"}):
+        assert "In open orders" in head(read(accountant.get(LIST, query)))
+
+
 def test_a_low_balance_is_said_above_the_list_and_on_the_page_of_the_provider(
     set_conf: Callable[..., None],
 ) -> None:
@@ -117,7 +131,7 @@ def test_the_page_of_the_provider_is_linked_for_those_who_may_open_it(accountant
 
 
 @pytest.mark.parametrize(
-    ("lasts", "shown"),
+    ("span", "shown"),
     [
         (timedelta(0), "less than an hour"),
         (timedelta(minutes=59), "less than an hour"),
@@ -128,8 +142,8 @@ def test_the_page_of_the_provider_is_linked_for_those_who_may_open_it(accountant
         (timedelta(days=36_500), "more than a year"),
     ],
 )
-def test_how_long_it_lasts_is_told_in_one_unit(lasts: timedelta, shown: str) -> None:
-    assert _span(lasts).replace("\xa0", " ") == shown
+def test_how_long_it_lasts_is_told_in_one_unit(span: timedelta, shown: str) -> None:
+    assert _in_words(span).replace("\xa0", " ") == shown
 
 
 @pytest.mark.parametrize("language", ["fr", "ar"])
