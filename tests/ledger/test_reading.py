@@ -13,11 +13,21 @@ from django.utils import timezone
 
 from giftcards.engine.background import Stopped
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.sweep import sweep
 from giftcards.ledger.reading import Reading, read_ledger
-from giftcards.models import Lease, LedgerEntry, ProviderState
+from giftcards.models import Lease, LedgerEntry, Order, ProviderState
 from giftcards.models.moments import begin_of, day_of
+from giftcards.simulator import Simulator
 from tests.ledger.books import NOON, URL, Books, at, ordered, read
-from tests.stage import ago, hold_lease, lease, provider_state, spend_budget
+from tests.stage import (
+    ago,
+    buy_many,
+    hold_lease,
+    in_threads,
+    lease,
+    provider_state,
+    spend_budget,
+)
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -276,6 +286,24 @@ class TestTogether:
         assert (reading.new, reading.trouble) == (100, "Another process has taken over.")
         assert LedgerEntry.objects.count() == 100
         assert lease(Lease.LEDGER).token == "other"
+
+    @pytest.mark.django_db(transaction=True)
+    def test_two_processes_at_once_read_each_entry_once(
+        self, simulator: Simulator, shared_database: str
+    ) -> None:
+        buy_many(simulator, 3, type_id="TEST_PARTIAL")
+        with Gateway() as gateway:
+            sweep(gateway)
+
+        def read_patiently() -> Reading:
+            with Gateway() as gateway:
+                return read_ledger(gateway, on_wait=lambda _reading: None)
+
+        readings = in_threads(2, read_patiently)
+        assert sorted(reading.new for reading in readings) == [0, 7]
+        assert all(reading.is_whole for reading in readings)
+        assert LedgerEntry.objects.filter(order=None).count() == 1
+        assert set(Order.objects.values_list("is_credited", flat=True)) == {True}
 
     def test_it_waits_while_orders_need_the_budget(self, books: Books) -> None:
         spend_budget()
