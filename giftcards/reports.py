@@ -23,7 +23,7 @@ from django.utils import timezone
 
 from giftcards.models import Order
 from giftcards.models.order_queries import CONTRADICTORY
-from giftcards.statuses import FOLLOWED, SETTLED, Status
+from giftcards.statuses import SETTLED, Status
 
 _ZERO = Decimal("0.00")
 # No order becomes final before or after; the moments of other years may not fit into a datetime.
@@ -146,17 +146,6 @@ class Report:
     settling: Settling | None
 
 
-class Open(NamedTuple):
-    """The open orders that were sent, and what the provider may have charged for them.
-
-    ``unknown`` is how many of the orders are not part of ``amount``: their price is not known.
-    """
-
-    orders: int
-    amount: Decimal
-    unknown: int
-
-
 def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> Report:
     """Return the figures of the orders that became final from ``start`` to ``end``.
 
@@ -175,21 +164,6 @@ def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> 
     rows = tuple(rows_of(orders, start, end, by))
     total = sum((row.figures for row in rows), Figures())
     return Report(start, end, by, rows, total, _settling(orders, start, end))
-
-
-def money_in_open_orders() -> Open:
-    """Return what the provider may have charged for orders that are open."""
-    # Those that wait to be sent have cost nothing.
-    sent = (Status.PLACING, Status.UNCONFIRMED, *FOLLOWED)
-    price = Coalesce(F("price_per_card"), F("price_at_placing"))
-    found = (
-        Order.objects.open()
-        .filter(status__in=sent)
-        .aggregate(
-            orders=Count("pk"), known=Count(price), amount=Sum(F("quantity") * _Centimes(price))
-        )
-    )
-    return Open(found["orders"], _amount(found["amount"]), found["orders"] - found["known"])
 
 
 def settled_between(orders: QuerySet[Order], start: date, end: date) -> QuerySet[Order]:

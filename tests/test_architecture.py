@@ -42,7 +42,7 @@ PARTS = {
     "roles": "exceptions",
     "management": (
         "exceptions statuses problems conf refunds settlement crypto models engine catalogue ledger"
-        " reports exports roles"
+        " reports exports funds roles"
     ),
     "admin": (
         "exceptions secrecy statuses problems conf refunds settlement crypto provider models engine"

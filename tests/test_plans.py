@@ -450,12 +450,6 @@ def test_an_export_reads_the_orders_of_its_period_only(
     assert scans(statements) == []
 
 
-def test_what_is_in_open_orders_reads_no_whole_table(open_orders: dict[Status, Order]) -> None:
-    with explained() as statements:
-        assert money_in_open_orders().orders == 7
-    assert scans(statements) == []
-
-
 # The admin.
 
 

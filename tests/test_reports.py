@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import Order
-from giftcards.reports import By, Figures, Open, Settling, money_in_open_orders, report
+from giftcards.reports import By, Figures, Settling, report
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import PRICE, PRODUCT, TYPE, build_guide_order, make_guide_order
@@ -276,18 +276,3 @@ class TestSettling:
     def test_rejected_orders_have_not_settled(self) -> None:
         settled(Status.REJECTED)
         assert report(DAY, DAY).settling is None
-
-
-@pytest.mark.django_db
-def test_money_in_open_orders_is_that_of_orders_which_were_sent() -> None:
-    make_guide_order(Status.HANDLING, price_per_card=None, price_at_placing=PRICE)
-    make_guide_order(Status.DELAYED, price_per_card=PRICE)
-    make_guide_order(Status.UNCONFIRMED)
-    make_guide_order(Status.PENDING, price_at_placing=PRICE)
-    settled()
-    assert money_in_open_orders() == Open(orders=3, amount=Decimal(4900), unknown=1)
-
-
-@pytest.mark.django_db
-def test_there_is_no_money_in_no_open_orders() -> None:
-    assert money_in_open_orders() == Open(0, Decimal(0), 0)

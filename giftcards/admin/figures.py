@@ -19,7 +19,8 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.display import count_text, day_text, isolated, money, share_text
 from giftcards.admin.periods import Question
-from giftcards.reports import By, Figures, Open, Report, Row
+from giftcards.funds import OpenMoney
+from giftcards.reports import By, Figures, Report, Row
 
 _MINUTE, _HOUR = 60, 3_600
 
@@ -75,7 +76,7 @@ def _start_of(day: date) -> datetime:
 
 
 def groups(
-    report: Report, question: Question, *, order_list: str, open_orders: Open | None
+    report: Report, question: Question, *, order_list: str, open_orders: OpenMoney | None
 ) -> Iterator[Group]:
     """The key figures. ``open_orders`` is ``None`` for who may not see costs."""
     total = report.total
@@ -85,7 +86,7 @@ def groups(
         return list_address(order_list, question, **filters)
 
     yield Group(gettext("Orders and cards"), list(_order_facts(report, orders)))
-    if open_orders:
+    if open_orders is not None:
         yield Group(gettext("The provider"), list(_provider_facts(total, open_orders, orders)))
     yield Group(gettext("The customers"), list(_customer_facts(total, orders)))
     if shows_costs:
@@ -114,7 +115,7 @@ def _order_facts(report: Report, orders: Callable[..., str]) -> Iterator[Fact]:
 
 
 def _provider_facts(
-    total: Figures, open_orders: Open, orders: Callable[..., str]
+    total: Figures, open_orders: OpenMoney, orders: Callable[..., str]
 ) -> Iterator[Fact]:
     yield Fact(gettext("Ordered"), money(total.ordered_amount))
     yield Fact(gettext("Cost"), money(total.charged_amount))
@@ -132,13 +133,13 @@ def _provider_facts(
             orders(figures="contradictory"),
             is_wrong=True,
         )
-    if open_orders.orders:
+    if open_orders.total or open_orders.unknown:
         yield Fact(gettext("In open orders, at present"), _open_text(open_orders))
 
 
-def _open_text(found: Open) -> str:
-    amount = money(None if found.orders == found.unknown else found.amount)
-    if not 0 < found.unknown < found.orders:
+def _open_text(found: OpenMoney) -> str:
+    amount = money(found.total or None)
+    if not (found.total and found.unknown):
         return amount
     text = ngettext(
         "and %(count)s order of unknown price",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Coalesce
 
 from giftcards.models.moments import LONGEST_HOLD, SLACK, past
 from giftcards.statuses import URGENT, Status
@@ -212,7 +213,8 @@ class OrderQueries(models.QuerySet["Order"]):
             self.open()
             .exclude(HELD)
             .order_by()
-            .values_list("status", "product_id", "type_id", "price_per_card")
+            .annotate(price=Coalesce("price_per_card", "price_at_placing"))
+            .values_list("status", "product_id", "type_id", "price")
             .annotate(models.Count("pk"), models.Sum("quantity"))
         )
         return [OpenLine(*row) for row in found]

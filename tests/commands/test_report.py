@@ -88,7 +88,7 @@ def test_what_the_sums_lack_is_said(call: Call) -> None:
         "1 order with amounts that the provider has not told.",
         "1 order with figures that contradict each other.",
         "3 orders of which nobody has said what the customer paid.",
-        "2 orders still open: 2450.00, and 1 of unknown price.",
+        "In open orders at present: 2450.00, and 1 order of unknown price.",
     ]
 
 
@@ -101,7 +101,7 @@ def test_the_report_can_be_had_as_json(call: Call, order: Order) -> None:
         "rows": [{"key": "2026-11-24", "label": "2026-11-24", **FIGURES}],
         "total": FIGURES,
         "settling": {"p50": 7, "p95": 7},
-        "open": {"orders": 0, "amount": "0.00", "unknown": 0},
+        "open": {"sent": "0.00", "unsent": "0.00", "unknown": 0},
     }
     assert (err, code) == ("", 0)
 

@@ -11,9 +11,10 @@ from django.utils import timezone, translation
 
 from giftcards.conf import conf
 from giftcards.exports import as_csv, order_rows, report_rows
+from giftcards.funds import OpenMoney, money_in_open_orders
 from giftcards.management.base import GiftcardsCommand, refuse
 from giftcards.management.output import OutputClosed, counted
-from giftcards.reports import By, Figures, Open, Report, Row, local, money_in_open_orders, report
+from giftcards.reports import By, Figures, Report, Row, local, report
 
 _SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t"}
 
@@ -139,7 +140,7 @@ def _day(option: str, text: str | None) -> date | None:
 # As JSON.
 
 
-def _as_dict(found: Report, open_: Open) -> dict[str, Any]:
+def _as_dict(found: Report, open_: OpenMoney) -> dict[str, Any]:
     return {
         "from": found.start.isoformat(),
         "to": found.end.isoformat(),
@@ -147,7 +148,11 @@ def _as_dict(found: Report, open_: Open) -> dict[str, Any]:
         "rows": [_row_as_dict(row) for row in found.rows],
         "total": _figures_as_dict(found.total),
         "settling": found.settling and found.settling._asdict(),
-        "open": {**open_._asdict(), "amount": str(open_.amount)},
+        "open": {
+            "sent": f"{open_.sent:.2f}",
+            "unsent": f"{open_.unsent:.2f}",
+            "unknown": open_.unknown,
+        },
     }
 
 
@@ -180,7 +185,7 @@ _COLUMNS = (
 )
 
 
-def _text(found: Report, open_: Open) -> Iterator[str]:
+def _text(found: Report, open_: OpenMoney) -> Iterator[str]:
     yield f"{found.start} to {found.end}, amounts in {conf.currency}"
     lines = [
         [found.by.value, "orders", "cards", "delivered", *(name for name, _field in _COLUMNS)],
@@ -200,7 +205,7 @@ def _line(label: str, figures: Figures) -> list[str]:
     return [label, *map(str, counts), *map(str, amounts)]
 
 
-def _notes(found: Report, open_: Open) -> Iterator[str]:
+def _notes(found: Report, open_: OpenMoney) -> Iterator[str]:
     total = found.total
     yield f"Still owed to customers: {total.open_amount}. Margin lost: {total.lost_margin_amount}."
     if found.settling is not None:
@@ -216,6 +221,6 @@ def _notes(found: Report, open_: Open) -> Iterator[str]:
         yield f"{counted(total.contradictory, 'order')} with figures that contradict each other."
     if total.unpaid:
         yield f"{counted(total.unpaid, 'order')} of which nobody has said what the customer paid."
-    if open_.orders:
-        unknown = f", and {open_.unknown} of unknown price" if open_.unknown else ""
-        yield f"{counted(open_.orders, 'order')} still open: {open_.amount}{unknown}."
+    if open_.total or open_.unknown:
+        unknown = f", and {counted(open_.unknown, 'order')} of unknown price" * bool(open_.unknown)
+        yield f"In open orders at present: {open_.total:.2f}{unknown}."
