@@ -6,6 +6,9 @@ stored and shown to staff as they are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from decimal import Decimal
+
 
 class GiftcardsError(Exception):
     """Base of everything below."""
@@ -24,7 +27,25 @@ class ReorderError(GiftcardsError):
 
 
 class RefundError(GiftcardsError):
-    """An amount cannot be paid back to a customer, or not any more; the text says why."""
+    """A refund to a customer cannot be recorded, paid or taken back; the text says why.
+
+    The text is in the active language, and amounts in it have two decimals. :meth:`shown` writes
+    them, and references, in another way.
+    """
+
+    def __init__(self, template: str, **parts: Decimal | str) -> None:
+        self._template, self._parts = template, parts
+        super().__init__(self.shown(_plainly))
+
+    def shown(self, show: Callable[[Decimal | str], str]) -> str:
+        """The text, with its amounts and references as ``show`` writes them."""
+        if not self._parts:
+            return self._template
+        return self._template % {name: show(part) for name, part in self._parts.items()}
+
+
+def _plainly(part: Decimal | str) -> str:
+    return f"{part:.2f}" if isinstance(part, Decimal) else part
 
 
 class DecryptionError(GiftcardsError):

@@ -29,6 +29,7 @@ ROLES: Mapping[str, Collection[str]] = {
         "reveal_card",
         "view_cardreveal",
         "settle_refund",
+        "view_customerrefund",
         "export_order",
         "view_cost",
         "view_ledgerentry",
@@ -44,6 +45,7 @@ ROLES: Mapping[str, Collection[str]] = {
         "view_ledgerentry",
         "export_order",
         "settle_refund",
+        "view_customerrefund",
     ),
 }
 

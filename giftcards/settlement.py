@@ -6,8 +6,11 @@ What is paid back is recorded here; the money itself moves outside this app.
 from __future__ import annotations
 
 import logging
+from copy import copy
+from datetime import datetime
 from decimal import Decimal
 from functools import partial
+from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
@@ -44,8 +47,8 @@ def record_refund(
     ``reference`` names the payment, uniquely for the order: recording it again with the same amount
     and method returns the refund that is there, however often and wherever that happens at the same
     moment. ``by`` names who paid it back, for the order's page. With ``is_paid=False`` the refund
-    is decided only, until :func:`complete_refund`; it counts all the same, so that nobody pays
-    twice.
+    is planned only, until :func:`complete_refund`, or until it is recorded again as paid; it counts
+    all the same, so that nobody pays twice. The sums of ``order`` are brought up to date.
 
     Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above what is still owed
     (``customer_breakdown(order).open_amount``), if nothing can be owed, or if the reference names
@@ -55,49 +58,58 @@ def record_refund(
 
     :data:`~giftcards.signals.customer_refund_changed` is sent after the commit.
     """
-    refund = CustomerRefund(
-        amount=amount,
-        reference=reference,
-        method=method,
-        comment=comment,
-        source=source,
-        created_by=by or "",
-        state=RefundState.DONE if is_paid else RefundState.CREATED,
-        executed_by=(by or "") if is_paid else "",
-        executed_at=timezone.now() if is_paid else None,
+    now = timezone.now()
+    refund = CustomerRefund.objects.record(
+        order,
+        CustomerRefund(
+            amount=amount,
+            reference=reference,
+            method=method,
+            comment=comment,
+            source=source,
+            created_by=by or "",
+            created_at=now,
+            **_paid(by, now) if is_paid else {"state": RefundState.CREATED},
+        ),
     )
-    refund, is_new = CustomerRefund.objects.record(order, refund)
-    if is_new:
-        _announce(refund)
+    _announce(refund)
     return refund
 
 
+def _paid(by: str | None, now: datetime) -> dict[str, Any]:
+    return {"state": RefundState.DONE, "executed_by": by or "", "executed_at": now}
+
+
 def complete_refund(refund: CustomerRefund, *, by: str) -> CustomerRefund:
-    """Record that a refund which was only decided has been paid; ``by`` names who paid it.
+    """Record that a planned ``refund`` has been paid; ``by`` names who paid it.
 
     Does nothing if it was paid already. Raises :exc:`~giftcards.exceptions.RefundError` if it was
-    cancelled.
+    taken back.
     """
-    refund, is_new = CustomerRefund.objects.complete(refund, by=by)
-    if is_new:
-        _announce(refund)
+    CustomerRefund.objects.complete(refund, by=by)
+    _announce(refund)
     return refund
 
 
 def cancel_refund(refund: CustomerRefund, *, by: str, why: str = "") -> CustomerRefund:
-    """Take a refund back: its amount is owed again. ``by`` names who did, and ``why`` is kept.
+    """Take ``refund`` back: its amount is owed again. ``by`` names who did, and ``why`` is kept.
 
-    Does nothing if it was cancelled already.
+    Does nothing if it was taken back already.
     """
-    refund, is_new = CustomerRefund.objects.cancel(refund, by=by, why=why)
-    if is_new:
-        _announce(refund)
+    CustomerRefund.objects.cancel(refund, by=by, why=why)
+    _announce(refund)
     return refund
 
 
 def _announce(refund: CustomerRefund) -> None:
+    """Tell the log and the receivers after the commit, if there is anything to tell."""
+    if refund.has_changed:
+        # A copy: what happens to it in the same transaction later is told as well.
+        transaction.on_commit(partial(_tell, copy(refund)), robust=True)
+
+
+def _tell(refund: CustomerRefund) -> None:
     logger.info(
         "Refund %s of order %s is %s.", refund.reference, refund.order.reference, refund.state
     )
-    send = partial(customer_refund_changed.send_robust, CustomerRefund, refund=refund)
-    transaction.on_commit(send, robust=True)
+    customer_refund_changed.send_robust(CustomerRefund, refund=refund)

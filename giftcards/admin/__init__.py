@@ -4,10 +4,12 @@ from giftcards.admin.catalogue import ProductAdmin
 from giftcards.admin.ledger import LedgerEntryAdmin
 from giftcards.admin.orders import OrderAdmin
 from giftcards.admin.provider import ProviderStateAdmin
+from giftcards.admin.refund_log import CustomerRefundAdmin
 from giftcards.admin.reveal_log import CardRevealAdmin
 
 __all__ = [
     "CardRevealAdmin",
+    "CustomerRefundAdmin",
     "LedgerEntryAdmin",
     "OrderAdmin",
     "ProductAdmin",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
 from django.utils.translation import gettext, ngettext
 
 from giftcards.admin.display import calculation, money
-from giftcards.models import Order
+from giftcards.models import CustomerRefund, Order
 from giftcards.refunds import refund_breakdown
-from giftcards.settlement import customer_breakdown
+from giftcards.settlement import CustomerBreakdown, customer_breakdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,17 @@ def provider_lines(order: Order) -> list[Line]:
     ]
 
 
-def customer_lines(order: Order, *, again: Order | None) -> list[Line]:
-    """What the customer paid, and what of it is kept and owed; empty if that is not known.
+def planned_amount(refunds: Iterable[CustomerRefund]) -> Decimal:
+    """What of the refunds is still to be paid."""
+    planned = (one.amount for one in refunds if one.state == CustomerRefund.State.CREATED)
+    return sum(planned, Decimal(0))
+
+
+def customer_lines(order: Order, *, again: Order | None, planned: Decimal) -> list[Line]:
+    """What the customer paid, and what of it is kept, owed and paid back; empty if not known.
 
     ``again`` is the order that orders the missing cards again: what was owed for them is its.
+    ``planned`` is the part of what counts as paid back that is still to be paid.
     """
     breakdown = customer_breakdown(order)
     if breakdown is None:
@@ -88,11 +95,27 @@ def customer_lines(order: Order, *, again: Order | None) -> list[Line]:
         Line(gettext("Paid"), _product(order.quantity, price, paid), money(paid)),
         Line(gettext("Kept, for what was delivered"), kept_how, money(kept)),
         *(
-            [Line(gettext("Owed to the customer"), owed_how, money(owed))]
+            [
+                Line(gettext("Owed to the customer"), owed_how, money(owed)),
+                *_paid_back(breakdown, planned),
+            ]
             if again is None
             else _gone_along(order, again, owed)
         ),
     ]
+
+
+def _paid_back(breakdown: CustomerBreakdown, planned: Decimal) -> Iterator[Line]:
+    """What of the amount owed was paid back, and what is left; nothing if none was."""
+    owed, refunded = breakdown.owed_amount, breakdown.refunded_amount
+    if not refunded:
+        return
+    if refunded > planned:
+        yield Line(gettext("Paid back"), "", money(refunded - planned))
+    if planned:
+        yield Line(gettext("To be paid back"), "", money(planned))
+    how = calculation("{owed} − {refunded}", owed=owed, refunded=refunded)
+    yield Line(gettext("Still owed"), how, money(breakdown.open_amount))
 
 
 def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[Line]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from django.contrib import admin
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -10,7 +12,7 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.display import bdi, isolated, money, status_badge, wrapped_moment
+from giftcards.admin.display import bdi, filled, isolated, money, status_badge, wrapped_moment
 from giftcards.admin.pages import OrderPages
 from giftcards.models import Order
 from giftcards.refunds import refund_breakdown
@@ -100,7 +102,8 @@ class OrderColumns(OrderPages):
             return gettext("ordered again")
         breakdown = customer_breakdown(order)
         if breakdown:
-            return labelled(gettext("owed to the customer"), money(breakdown.open_amount))
+            still_owed = labelled(gettext("owed to the customer"), money(breakdown.open_amount))
+            return _with_paid_back(still_owed, breakdown.refunded_amount)
         if order.is_final and order.fulfilled_quantity < order.quantity:
             # Something may be owed: the shop has not said what was paid.
             return labelled(gettext("owed to the customer"), money(None))
@@ -127,6 +130,13 @@ def _two_lines(first: str, second: str) -> SafeString:
 def labelled(label: str, amount: str) -> SafeString:
     """The amount, with the name of its column where no heading stands above it."""
     return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), amount)
+
+
+def _with_paid_back(still_owed: SafeString, amount: Decimal) -> SafeString:
+    if not amount:
+        return still_owed
+    paid_back = filled(gettext("paid back: %(amount)s"), amount=money(amount))
+    return format_html('{} <span class="giftcards-second">{}</span>', still_owed, paid_back)
 
 
 def _bar(order: Order) -> SafeString:

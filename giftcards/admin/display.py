@@ -9,11 +9,12 @@ from typing import Any
 
 from django.utils import numberformat, timezone
 from django.utils.formats import date_format, get_format
-from django.utils.html import escape, format_html, strip_tags
+from django.utils.html import escape, format_html, format_html_join, strip_tags
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext
 
 from giftcards.conf import conf
+from giftcards.models import CustomerRefund
 from giftcards.models.moments import with_zone
 from giftcards.problems import AMOUNTS, COUNTED, Explanation, Problem
 from giftcards.statuses import Status
@@ -188,6 +189,18 @@ def named(name: str, identifier: str) -> SafeString:
     if not name:
         return bdi(identifier)
     return format_html('{} <span class="giftcards-id">{}</span>', bdi(name), bdi(identifier))
+
+
+def payment(refund: CustomerRefund) -> SafeString:
+    """How a refund was paid, and its reference, as HTML."""
+    parts = (bdi(part) for part in (refund.method, refund.reference) if part)
+    return format_html_join(" · ", "{}", ((part,) for part in parts))
+
+
+def refund_badge(refund: CustomerRefund) -> SafeString:
+    """The state of a refund like the status of an order."""
+    badge = '<span class="giftcards-badge giftcards-refund-{}">{}</span>'
+    return format_html(badge, refund.state, refund.get_state_display())
 
 
 def isolated(part: object) -> str:

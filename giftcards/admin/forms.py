@@ -32,14 +32,16 @@ from giftcards.engine.holding import confirm_price
 from giftcards.engine.resolving import Fit, Row
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import place_order
-from giftcards.models import Order, ProductType
+from giftcards.models import CustomerRefund, Order, ProductType
+from giftcards.models.fields import plain_line
 from giftcards.provider.answers import IDENTIFIER
 from giftcards.secrecy import Masked
 
 if TYPE_CHECKING:
     AddForm = forms.ModelForm[Order]
+    RefundModelForm = forms.ModelForm[CustomerRefund]
 else:
-    AddForm = forms.ModelForm
+    AddForm = RefundModelForm = forms.ModelForm
 
 
 _GIVEN = set(inspect.signature(place_order).parameters)
@@ -353,6 +355,48 @@ class AdoptForm(forms.Form):
 
 class ReleaseForm(forms.Form):
     is_sure = forms.BooleanField(label=_("I have made sure that it is another order."))
+
+
+class RefundForm(RefundModelForm):
+    """What the customer is paid back: first looked at, then confirmed."""
+
+    state = forms.ChoiceField(
+        label=_("The payment"),
+        choices=[
+            (CustomerRefund.State.DONE, _("It has been made.")),
+            (CustomerRefund.State.CREATED, _("It is still to be made.")),
+        ],
+        initial=CustomerRefund.State.DONE,
+        widget=forms.RadioSelect,
+    )
+
+    class Meta:
+        model = CustomerRefund
+        fields = ("amount", "method", "reference", "comment")
+        widgets: ClassVar = {
+            name: forms.TextInput(attrs={"dir": "auto", "autocomplete": "off"})
+            for name in ("method", "reference", "comment")
+        }
+
+    @property
+    def is_confirmed(self) -> bool:
+        return "_confirmed" in self.data
+
+    def is_valid(self) -> bool:
+        # The person may go back from the confirmation, to change something.
+        return super().is_valid() and "_change" not in self.data
+
+
+class TakeBackForm(forms.Form):
+    """Why a refund is taken back."""
+
+    reason = forms.CharField(
+        label=_("Reason"),
+        max_length=200,
+        validators=[plain_line],
+        help_text=_("For your colleagues, such as: the transfer came back."),
+        widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
+    )
 
 
 class PriceForm(forms.Form):

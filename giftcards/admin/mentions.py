@@ -57,6 +57,11 @@ class MentionsOrders(AnyModelAdmin):
             return set()
         return set(page.get_queryset(request).filter(pk__in=keys).values_list("pk", flat=True))
 
+    def seen_order(self, request: HttpRequest, reference: str) -> Order | None:
+        """The order with this reference, if the person may see it."""
+        order = Order.objects.filter(reference=reference).first()
+        return order if order is not None and self.seen_orders(request, [order]) else None
+
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         found = super().get_changelist_instance(request)
         self._mark(request, found.result_list)

@@ -12,6 +12,7 @@ from giftcards.admin.finding import FindingPages
 from giftcards.admin.listing import ListPage
 from giftcards.admin.order_page import OrderPage
 from giftcards.admin.placing import PlacingPage
+from giftcards.admin.refunding import RefundingPages
 from giftcards.admin.repeating import RepeatingPages
 from giftcards.admin.reports import ReportPages
 from giftcards.admin.revealing import RevealingPages
@@ -23,6 +24,7 @@ class OrderAdmin(
     ListPage,
     OrderPage,
     RepeatingPages,
+    RefundingPages,
     PlacingPage,
     FindingPages,
     RevealingPages,

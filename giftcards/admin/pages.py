@@ -40,15 +40,15 @@ def about(order: Order) -> str:
     """What a form about ``order`` is about: a text that differs once that has changed.
 
     It covers the attempt to send the order, its status, its id at the provider, the candidates that
-    staff were offered, and the price for which it is held. A form that is posted late must not
-    decide about another attempt.
+    staff were offered, the price for which it is held, and what was paid back. A form that is
+    posted late must not decide about another attempt.
     """
     # A check of an accepted order also takes a claim, and changes nothing that staff decide about.
     attempt = order.claim if order.status == Status.UNCONFIRMED else ""
     sent_at = order.sent_at and order.sent_at.isoformat()
     held_for = order.problems if order.is_held else []
     seen = [order.pk, order.status, sent_at, attempt, order.provider_order_id, order.candidates]
-    seen += [held_for]
+    seen += [held_for, f"{order.paid_back_amount:.2f}"]
     text = json.dumps(seen, sort_keys=True)
     return salted_hmac("giftcards.admin.about", text, algorithm="sha256").hexdigest()
 
@@ -112,6 +112,9 @@ class OrderPages(OrderModelAdmin):
         """Whether the person may see sums over all orders: not who is shown some of them only."""
         is_shown_all = not self.get_queryset(request).query.where
         return is_shown_all and self.has_view_permission(request)
+
+    def has_settle_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("giftcards.settle_refund")
 
     def may_see_costs(self, request: HttpRequest) -> bool:
         """Whether the person may see what the provider charges, and so the shop's margin."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -11,23 +11,15 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.display import bdi, exact_moment
-from giftcards.admin.listing import OrderPaginator
-from giftcards.admin.mentions import MentionsOrders
-from giftcards.admin.readonly import ReadOnly
+from giftcards.admin.order_rows import OrderRows
 from giftcards.models import CardReveal, Order
-
-if TYPE_CHECKING:
-    RevealModelAdmin = admin.ModelAdmin[CardReveal]
-else:
-    RevealModelAdmin = admin.ModelAdmin
 
 
 @admin.register(CardReveal)
-class CardRevealAdmin(ReadOnly, MentionsOrders, RevealModelAdmin):
+class CardRevealAdmin(OrderRows):
     """The revealed codes, the latest first."""
 
     list_display = ("when", "by", "order", "which", "came_from", "why")
-    list_display_links = None
     list_select_related = ("user", "card__order")
     fields = readonly_fields = list_display
     # Shows the search box; get_search_results does the search.
@@ -35,13 +27,9 @@ class CardRevealAdmin(ReadOnly, MentionsOrders, RevealModelAdmin):
     search_help_text = _("The reference of an order.")
     # As they were written: by time, there is no index of all people's.
     ordering = ("-pk",)
-    sortable_by = ()
-    paginator = OrderPaginator
-    show_full_result_count = False
-    list_per_page = 50
 
-    class Media:
-        css = {"all": ("giftcards/admin.css",)}
+    def order_of(self, row: CardReveal) -> Order:
+        return row.card.order
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[CardReveal]:
         return super().get_queryset(request).defer("card__sealed")
@@ -53,12 +41,8 @@ class CardRevealAdmin(ReadOnly, MentionsOrders, RevealModelAdmin):
         if not name:
             return queryset, False
         # Only an order that the person may see is found.
-        wanted = Order.objects.filter(reference=name).first()
-        is_found = wanted is not None and self.seen_orders(request, [wanted])
-        return queryset.filter(card__order=wanted) if is_found else queryset.none(), False
-
-    def order_of(self, row: CardReveal) -> Order:
-        return row.card.order
+        wanted = self.seen_order(request, name)
+        return queryset.filter(card__order=wanted) if wanted else queryset.none(), False
 
     @admin.display(description=_("when"))
     def when(self, reveal: CardReveal) -> str:
@@ -67,10 +51,6 @@ class CardRevealAdmin(ReadOnly, MentionsOrders, RevealModelAdmin):
     @admin.display(description=_("by"))
     def by(self, reveal: CardReveal) -> SafeString:
         return bdi(reveal.user.get_username())
-
-    @admin.display(description=_("order"))
-    def order(self, reveal: CardReveal) -> str:
-        return self.order_link(reveal)
 
     @admin.display(description=_("card"))
     def which(self, reveal: CardReveal) -> str:

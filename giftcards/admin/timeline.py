@@ -11,9 +11,24 @@ from typing import Any
 from django.utils.html import format_html_join
 from django.utils.translation import gettext, gettext_lazy, ngettext
 
-from giftcards.admin.display import bdi, exact_moment, explained, filled, status_badge
+from giftcards.admin.display import (
+    bdi,
+    exact_moment,
+    explained,
+    filled,
+    money,
+    payment,
+    status_badge,
+)
 from giftcards.admin.pages import log_entries
-from giftcards.models import Acknowledgement, CardReveal, Note, Order, StatusChange
+from giftcards.models import (
+    Acknowledgement,
+    CardReveal,
+    CustomerRefund,
+    Note,
+    Order,
+    StatusChange,
+)
 from giftcards.problems import Kind, Problem
 from giftcards.statuses import Status
 
@@ -83,6 +98,8 @@ class Timeline:
         self._repeats, self._repeated_by = repeats, repeated_by
         self._changes = list(order.changes.all())
         self._ticks = list(order.acknowledgements.all())
+        #: The refunds to the customer, oldest first.
+        self.refunds = list(order.refunds.order_by("pk"))
         self._first_entry = log_entries(order).select_related("user").order_by("pk").first()
 
     @property
@@ -120,6 +137,8 @@ class Timeline:
             yield _reordered(tick) if self._hides(tick) else _acknowledged(tick, shows_costs)
         if self._repeated_by and not self._is_told(self._repeated_by.order):
             yield _repeated(self._repeated_by)
+        for refund in self.refunds:
+            yield from _refunded(refund)
         for note in order.notes.all():
             yield _noted(note)
         reveals = CardReveal.objects.filter(card__order=order).select_related("card", "user")
@@ -186,6 +205,48 @@ def _acknowledged(tick: Acknowledgement, shows_costs: bool) -> Event:
 def _noted(note: Note) -> Event:
     what = filled(gettext("%(by)s wrote a note:"), by=bdi(note.by))
     return Event(note.at, what, details=[(_lines(note.text), False)])
+
+
+# What is said of a refund: by whom, where a name is known.
+_PLANNED = (
+    gettext_lazy("%(by)s recorded that the customer is to be paid back %(amount)s."),
+    gettext_lazy("It was recorded that the customer is to be paid back %(amount)s."),
+)
+_PAID = (
+    gettext_lazy("%(by)s recorded that the customer was paid back %(amount)s."),
+    gettext_lazy("It was recorded that the customer was paid back %(amount)s."),
+)
+_TAKEN_BACK = (
+    gettext_lazy("%(by)s took back a refund of %(amount)s: it is owed again."),
+    gettext_lazy("A refund of %(amount)s was taken back: it is owed again."),
+)
+
+
+def _refunded(refund: CustomerRefund) -> Iterator[Event]:
+    """What became of a refund: recorded, paid, and taken back."""
+    source = "" if refund.created_by else refund.get_source_display()
+    said = [(text, False) for text in (payment(refund), bdi(refund.comment), source) if text]
+    if refund.was_planned:
+        yield _told(_PLANNED, refund, refund.created_at, refund.created_by, said)
+    if refund.executed_at:
+        what = [] if refund.was_planned else said
+        yield _told(_PAID, refund, refund.executed_at, refund.executed_by, what)
+    if refund.cancelled_at:
+        why = [(bdi(refund.cancel_reason), False)] if refund.cancel_reason else []
+        yield _told(_TAKEN_BACK, refund, refund.cancelled_at, refund.cancelled_by, why)
+
+
+def _told(
+    texts: tuple[Any, Any],
+    refund: CustomerRefund,
+    at: datetime,
+    by: str,
+    details: Sequence[tuple[str, bool]],
+) -> Event:
+    named, unnamed = texts
+    text = str(named if by else unnamed)
+    what = filled(text, by=bdi(by), amount=money(refund.amount))
+    return Event(at, what, details=details)
 
 
 def _revealed(reveal: CardReveal) -> Event:

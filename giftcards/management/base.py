@@ -6,8 +6,9 @@ import json
 import os
 from argparse import ArgumentParser
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar, NamedTuple
 
 from django.apps import apps
@@ -20,9 +21,10 @@ from giftcards.conf import conf, require
 from giftcards.exceptions import ConfigurationError, GiftcardsError
 from giftcards.management.output import COULD_NOT_START, ConsoleCommand, Progress, iso
 from giftcards.management.output import UNFINISHED as UNFINISHED
-from giftcards.models import Order, ProviderState
+from giftcards.models import CustomerRefund, Order, ProviderState
 from giftcards.problems import Entry, Problem, in_english
 from giftcards.refunds import RefundBreakdown, refund_breakdown
+from giftcards.settlement import customer_breakdown
 from giftcards.statuses import Status
 
 # The settings that placing and following use.
@@ -178,6 +180,14 @@ def _amount(amount: Decimal | None) -> str | None:
     return None if amount is None else f"{amount:.2f}"
 
 
+def typed_amount(name: str, text: str) -> Decimal:
+    """The amount that was typed for the argument ``name``."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise refuse(f"{name}: {text!r} is not an amount. Write it like 550 or 549.90.") from None
+
+
 def order_as_dict(order: Order) -> dict[str, Any]:
     """The order as ``--json`` prints it: amounts are strings with two decimals, times ISO 8601."""
     breakdown = refund_breakdown(order)
@@ -194,6 +204,8 @@ def order_as_dict(order: Order) -> dict[str, Any]:
         "fulfilled_amount": _amount(order.fulfilled_amount),
         "cards": order.cards.count(),
         "refund": None if breakdown is None else _breakdown_as_dict(breakdown),
+        "customer": customer_as_dict(order),
+        "refunds": [refund_as_dict(refund) for refund in order.refunds.order_by("pk")],
         "created_at": iso(order.created_at),
         "settled_at": iso(order.settled_at),
         "problems": [_problem_as_dict(entry) for entry in order.problems],
@@ -217,8 +229,63 @@ def _breakdown_as_dict(breakdown: RefundBreakdown) -> dict[str, Any]:
     }
 
 
+def customer_as_dict(order: Order) -> dict[str, str] | None:
+    """What the customer paid, is owed and was paid back; ``None`` if that is not known."""
+    breakdown = customer_breakdown(order)
+    if breakdown is None:
+        return None
+    return {name: f"{amount:.2f}" for name, amount in asdict(breakdown).items()}
+
+
+def refund_as_dict(refund: CustomerRefund) -> dict[str, Any]:
+    """A refund to the customer as ``--json`` prints it."""
+    return {
+        "reference": refund.reference,
+        "amount": _amount(refund.amount),
+        "state": refund.state,
+        "method": refund.method,
+        "comment": refund.comment,
+        "source": refund.source,
+        "created_at": iso(refund.created_at),
+        "created_by": refund.created_by,
+        "executed_at": iso(refund.executed_at),
+        "executed_by": refund.executed_by,
+        "cancelled_at": iso(refund.cancelled_at),
+        "cancelled_by": refund.cancelled_by,
+        "cancel_reason": refund.cancel_reason,
+    }
+
+
+def describe_customer(order: Order) -> list[str]:
+    """The customer's side of the order as lines for a terminal; none if it is not known."""
+    breakdown = customer_breakdown(order)
+    if breakdown is None:
+        return []
+    currency = conf.currency
+    amounts = {
+        "paid": breakdown.paid_amount,
+        "kept": breakdown.kept_amount,
+        "owed": breakdown.owed_amount,
+        "paid back": breakdown.refunded_amount,
+        "went along": order.reordered_amount,
+        "still owed": breakdown.open_amount,
+    }
+    return [
+        "  customer",
+        *(
+            f"    {label:<12}{amount:.2f} {currency}"
+            for label, amount in amounts.items()
+            if amount is not None
+        ),
+        *(
+            f"    refund {refund.reference}: {refund.amount:.2f} {currency}, {refund.state}"
+            for refund in order.refunds.order_by("pk")
+        ),
+    ]
+
+
 def describe(order: Order) -> str:
-    """The order as text for a terminal, with its refund breakdown."""
+    """The order as text for a terminal, with its refund breakdown on both sides."""
     currency = conf.currency
     lines = [
         f"Order {order.reference}",
@@ -241,6 +308,7 @@ def describe(order: Order) -> str:
         ]
         if not breakdown.is_consistent:
             lines += ["    The provider's figures contradict each other."]
+    lines += describe_customer(order)
     for entry in order.problems:
         label = f"ticked off by {entry['ticked_by']}," if "ticked_by" in entry else "attention  "
         problem = Problem.of(entry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
@@ -15,104 +15,117 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.exceptions import RefundError
 from giftcards.models.fields import ExactCharField, plain_line
+from giftcards.models.order_queries import LAST_CHARACTER
 from giftcards.models.orders import Order
 from giftcards.sales import customer_breakdown
 
 _CENTIME = Decimal("0.01")
 
 
-class Recorded(NamedTuple):
-    """A refund, and whether this call has recorded or changed it."""
-
-    refund: CustomerRefund
-    is_new: bool
-
-
 class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
     """Refunds to customers. Each change of one locks its order until the transaction ends."""
 
-    def record(self, order: Order, refund: CustomerRefund) -> Recorded:
+    def record(self, order: Order, refund: CustomerRefund) -> CustomerRefund:
         """Record ``refund``, not saved yet, for ``order``; or return the one with its reference.
 
-        Raises ``ValidationError`` for invalid values, and
+        If that one was only planned, and ``refund`` is paid, it is paid from now on. The sums of
+        ``order`` are brought up to date. Raises ``ValidationError`` for invalid values, and
         :exc:`~giftcards.exceptions.RefundError` if more would be paid back than is owed, or if the
         reference names another refund of the order.
         """
-        refund.order = order
         refund.check_values()
         with transaction.atomic():
-            locked = _lock(order)
+            locked = _lock(order.pk)
             known = self.filter(order=order.pk, reference=refund.reference).first()
-            if known is not None:
+            if known is None:
+                check_amount(locked, refund.amount)
+                _write(locked, paid_back=locked.paid_back_amount + refund.amount)
+                refund.order = locked
+                refund.save(force_insert=True)
+                refund.has_changed = True
+            else:
                 known.check_same(refund)
-                return Recorded(known, is_new=False)
-            _take(locked, refund.amount)
-            refund.order = locked
-            refund.save(force_insert=True)
-        return Recorded(refund, is_new=True)
+                known.order = locked
+                if refund.state == RefundState.DONE:
+                    known.mark_as_paid(by=refund.executed_by)
+        order.paid_back_amount, order.open_amount = locked.paid_back_amount, locked.open_amount
+        return known or refund
 
-    def complete(self, refund: CustomerRefund, *, by: str) -> Recorded:
+    def complete(self, refund: CustomerRefund, *, by: str) -> None:
         """Note that a refund that was only planned has been paid; once, whoever else does so."""
+        refund.check_text("by", "executed_by", by)
         with transaction.atomic():
-            _lock(refund.order)
-            refund.refresh_from_db()
-            match refund.state:
-                case RefundState.DONE:
-                    return Recorded(refund, is_new=False)
-                case RefundState.CANCELLED:
-                    raise RefundError(gettext("This refund was cancelled."))
-            refund.state, refund.executed_at = RefundState.DONE, timezone.now()
-            refund.executed_by = by
-            refund.save(update_fields=["state", "executed_at", "executed_by"])
-        return Recorded(refund, is_new=True)
-
-    def cancel(self, refund: CustomerRefund, *, by: str, why: str) -> Recorded:
-        """Take a refund back; its amount is owed again. It stays in the books, as cancelled."""
-        refund.cancel_reason = why
-        refund.clean_fields(exclude=("order",))
-        with transaction.atomic():
-            locked = _lock(refund.order)
-            refund.refresh_from_db()
+            locked = _lock(refund.order_id)
+            refund.read_again(locked)
             if refund.state == RefundState.CANCELLED:
-                return Recorded(refund, is_new=False)
-            _give_back(locked, refund.amount)
-            refund.state, refund.cancelled_at = RefundState.CANCELLED, timezone.now()
-            refund.cancelled_by, refund.cancel_reason = by, why
-            refund.save(update_fields=["state", "cancelled_at", "cancelled_by", "cancel_reason"])
-            refund.order = locked
-        return Recorded(refund, is_new=True)
+                raise RefundError(gettext("This refund was taken back."))
+            refund.mark_as_paid(by=by)
 
-    def standing(self) -> CustomerRefundQuerySet:
-        """Those that are not cancelled."""
-        return self.exclude(state=RefundState.CANCELLED)
+    def cancel(self, refund: CustomerRefund, *, by: str, why: str) -> None:
+        """Take a refund back; its amount is owed again. It stays in the books, as cancelled."""
+        refund.check_text("by", "cancelled_by", by)
+        refund.check_text("why", "cancel_reason", why)
+        with transaction.atomic():
+            locked = _lock(refund.order_id)
+            refund.read_again(locked)
+            if refund.state == RefundState.CANCELLED:
+                return
+            _write(locked, paid_back=locked.paid_back_amount - refund.amount)
+            refund.change(
+                state=RefundState.CANCELLED,
+                cancelled_at=timezone.now(),
+                cancelled_by=by,
+                cancel_reason=why,
+            )
+
+    def search(self, text: str, *, limit: int) -> list[CustomerRefund]:
+        """At most ``limit`` refunds whose reference begins with ``text``, with their orders."""
+        # A range, as in the search of orders.
+        found = self.filter(reference__range=(text, text + LAST_CHARACTER))
+        return list(found.select_related("order").order_by("reference")[:limit])
 
 
-def _lock(order: Order) -> Order:
-    """Read ``order`` again, its row locked until the transaction ends."""
-    rows = Order.objects.filter(pk=order.pk)
+def _lock(key: int) -> Order:
+    """Read the order with this key, its row locked until the transaction ends."""
+    rows = Order.objects.filter(pk=key)
     # A write before all reads: it locks the row on every database. SQLite may fail a transaction
     # that reads before it writes.
     rows.update(paid_back_amount=F("paid_back_amount"))
     return rows.get()
 
 
-def _take(order: Order, amount: Decimal) -> None:
+def refundable_amount(order: Order) -> Decimal:
+    """What can still be paid back for ``order``, which is more than 0.
+
+    Raises :exc:`~giftcards.exceptions.RefundError`, which says why, if nothing can.
+    """
     breakdown = customer_breakdown(order)
     if breakdown is None:
+        raise RefundError(_why_nothing_is_known(order))
+    if order.reordered_amount is not None:
         raise RefundError(
             gettext(
-                "Nothing can be paid back: the order is open, or nobody has said what the customer"
-                " paid."
+                "The missing cards were ordered again: what the customer paid for them went to the"
+                " new order."
             )
         )
-    if amount > breakdown.open_amount:
+    if not breakdown.open_amount:
+        raise RefundError(gettext("Nothing is left to be paid back for this order."))
+    return breakdown.open_amount
+
+
+def check_amount(order: Order, amount: Decimal) -> None:
+    """Raise :exc:`~giftcards.exceptions.RefundError` if ``amount`` cannot be paid back."""
+    left = refundable_amount(order)
+    if amount > left:
         text = gettext("Only %(open)s can still be paid back, not %(amount)s.")
-        raise RefundError(text % {"open": breakdown.open_amount, "amount": amount})
-    _write(order, paid_back=order.paid_back_amount + amount)
+        raise RefundError(text, open=left, amount=amount)
 
 
-def _give_back(order: Order, amount: Decimal) -> None:
-    _write(order, paid_back=order.paid_back_amount - amount)
+def _why_nothing_is_known(order: Order) -> str:
+    if not order.is_final:
+        return gettext("The order is open: it is not known yet whether anything is owed.")
+    return gettext("What the customer is owed is not known: the order has no sale amount.")
 
 
 def _write(order: Order, *, paid_back: Decimal) -> None:
@@ -127,7 +140,7 @@ class RefundState(models.TextChoices):
     # Decided, and not paid yet. It counts as paid back: nobody pays it a second time.
     CREATED = "created", _("To be paid")
     DONE = "done", _("Paid back")
-    CANCELLED = "cancelled", _("Cancelled")
+    CANCELLED = "cancelled", _("Taken back")
 
 
 class RefundSource(models.TextChoices):
@@ -176,17 +189,20 @@ class CustomerRefund(models.Model):
     comment = models.CharField(_("comment"), max_length=500, blank=True, validators=[plain_line])
     source = models.CharField(_("source"), max_length=10, choices=Source, default=Source.CODE)
     # Names, as in Acknowledgement: users may be deleted.
-    created_by = models.CharField(_("by"), max_length=254, blank=True)
-    created_at = models.DateTimeField(_("recorded"), default=timezone.now)
-    executed_by = models.CharField(max_length=254, blank=True)
-    executed_at = models.DateTimeField(_("paid"), null=True)
-    cancelled_by = models.CharField(max_length=254, blank=True)
-    cancelled_at = models.DateTimeField(_("cancelled"), null=True)
+    created_by = models.CharField(_("by"), max_length=254, blank=True, validators=[plain_line])
+    created_at = models.DateTimeField(_("recorded"), default=timezone.now, editable=False)
+    executed_by = models.CharField(max_length=254, blank=True, validators=[plain_line])
+    executed_at = models.DateTimeField(_("paid"), null=True, editable=False)
+    cancelled_by = models.CharField(max_length=254, blank=True, validators=[plain_line])
+    cancelled_at = models.DateTimeField(_("taken back"), null=True, editable=False)
     cancel_reason = models.CharField(
         _("reason"), max_length=200, blank=True, validators=[plain_line]
     )
 
     objects = CustomerRefundQuerySet.as_manager()
+
+    # Whether the call that has returned this instance recorded or changed it, rather than found it.
+    has_changed = False
 
     class Meta:
         verbose_name = _("refund to a customer")
@@ -196,6 +212,8 @@ class CustomerRefund(models.Model):
         indexes = (
             models.Index(fields=("-created_at", "-id"), name="giftcards_refund_newest"),
             models.Index(fields=("state", "-created_at", "-id"), name="giftcards_refund_state"),
+            # The search.
+            models.Index(fields=("reference",), name="giftcards_refund_reference"),
         )
         constraints = (
             models.UniqueConstraint(
@@ -212,20 +230,65 @@ class CustomerRefund(models.Model):
     def __str__(self) -> str:
         return self.reference
 
+    @property
+    def was_planned(self) -> bool:
+        """Whether it was recorded before it was paid."""
+        return self.executed_at != self.created_at
+
     def check_values(self) -> None:
         """Raise ``ValidationError`` if it cannot be recorded with these values."""
+        wrong = {
+            name: gettext("This must be a text.")
+            for name in ("reference", "method", "comment")
+            if not isinstance(getattr(self, name), str)
+        }
         if type(self.amount) not in {int, Decimal}:
-            raise ValidationError({"amount": gettext("This must be a decimal number.")})
-        self.clean_fields(exclude=("order",))
+            wrong["amount"] = gettext("This must be a decimal number.")
+        if wrong:
+            raise ValidationError(wrong)
+        self.clean_fields(exclude=("order", "created_by", "executed_by"))
+        # Databases differ in whether spaces alone are the empty text.
+        if not self.reference.strip():
+            raise ValidationError({"reference": gettext("This field cannot be blank.")})
+        self.check_text("by", "created_by", self.created_by)
+        self.amount = self.amount.quantize(_CENTIME)
+
+    def check_text(self, parameter: str, column: str, text: str) -> None:
+        """Raise ``ValidationError`` about ``parameter`` unless ``column`` can hold ``text``."""
+        if not isinstance(text, str):
+            raise ValidationError({parameter: gettext("This must be a text.")})
+        field: Any = self._meta.get_field(column)
+        try:
+            field.clean(text, self)
+        except ValidationError as error:
+            raise ValidationError({parameter: error.messages}) from None
 
     def check_same(self, other: CustomerRefund) -> None:
         """Raise :exc:`RefundError` unless ``other``, with its reference, repeats this one."""
         if self.state == RefundState.CANCELLED:
-            text = gettext("The refund %(reference)s was cancelled. Use a new reference.")
-            raise RefundError(text % {"reference": self.reference})
+            text = gettext("The refund %(reference)s was taken back. Use a new reference.")
+            raise RefundError(text, reference=self.reference)
         given: tuple[Any, ...] = (self.amount, self.method, self.reference)
         if given != (other.amount, other.method, other.reference):
             text = gettext(
                 "The reference %(reference)s already names another refund of this order."
             )
-            raise RefundError(text % {"reference": self.reference})
+            raise RefundError(text, reference=self.reference)
+
+    def read_again(self, order: Order) -> None:
+        """Read the row again, which belongs to ``order``."""
+        self.refresh_from_db()
+        self.order, self.has_changed = order, False
+
+    def mark_as_paid(self, *, by: str) -> None:
+        """Note that it has been paid, if it was only planned."""
+        if self.state == RefundState.CREATED:
+            now = timezone.now()
+            self.change(state=RefundState.DONE, executed_at=now, executed_by=by)
+
+    def change(self, **values: Any) -> None:
+        """Set these columns of a row whose order is locked."""
+        for name, value in values.items():
+            setattr(self, name, value)
+        self.save(update_fields=[*values])
+        self.has_changed = True

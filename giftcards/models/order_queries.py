@@ -41,7 +41,8 @@ NOT_CREDITED = Q(is_credited__in=[False])
 # which SQLite uses no index.
 NEEDING_ATTENTION = Q(needs_attention__in=[True])
 
-_LAST_CHARACTER = "\U0010ffff"
+# Above all texts that begin alike.
+LAST_CHARACTER = "\U0010ffff"
 
 
 class OpenLine(NamedTuple):
@@ -191,7 +192,7 @@ class OrderQueries(models.QuerySet["Order"]):
             self.filter(**{f"{name}__range": (start, end)}).order_by().values_list("pk", name)
             for name, starts in _spellings(text).items()
             for start in starts
-            for end in (start, start + _LAST_CHARACTER)
+            for end in (start, start + LAST_CHARACTER)
         ]
         # Django 6.1 applies the model's default ordering to the union.
         found = list(parts[0].union(*parts[1:], all=True).order_by()[:limit])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentParser
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -26,6 +26,7 @@ from giftcards.management.base import (
     reason,
     refuse,
     sentences,
+    typed_amount,
     what_it_waits_for,
 )
 from giftcards.management.output import OutputClosed, Progress
@@ -149,12 +150,7 @@ def _whole_number(text: str) -> int:
 
 
 def _amount(name: str, text: str | None) -> Decimal | None:
-    if text is None:
-        return None
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        raise refuse(f"{name}: {text!r} is not an amount. Write it like 550 or 549.90.") from None
+    return None if text is None else typed_amount(name, text)
 
 
 def _unfinished(order: Order) -> str:

@@ -1,0 +1,35 @@
+"""Lists of what happened to orders: only to look at, and each row names its order if it may."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.listing import OrderPaginator
+from giftcards.admin.mentions import MentionsOrders
+from giftcards.admin.readonly import ReadOnly
+
+if TYPE_CHECKING:
+    RowModelAdmin = admin.ModelAdmin[Any]
+else:
+    RowModelAdmin = admin.ModelAdmin
+
+
+class OrderRows(ReadOnly, MentionsOrders, RowModelAdmin):
+    """Rows that are about orders, 50 a page."""
+
+    list_display_links = None
+    sortable_by = ()
+    paginator = OrderPaginator
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    list_per_page = 50
+
+    class Media:
+        css = {"all": ("giftcards/admin.css",)}
+
+    @admin.display(description=_("order"))
+    def order(self, row: Any) -> str:
+        return self.order_link(row)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import CommandError
+from django.utils import translation
+
+from giftcards.conf import conf
+from giftcards.exceptions import RefundError
+from giftcards.management.base import (
+    UNFINISHED,
+    GiftcardsCommand,
+    customer_as_dict,
+    describe_customer,
+    find_order,
+    refund_as_dict,
+    refuse,
+    sentences,
+    typed_amount,
+)
+from giftcards.models import CustomerRefund, Order
+from giftcards.settlement import cancel_refund, record_refund
+
+_STATES: Mapping[str, str] = {
+    CustomerRefund.State.CREATED: "is to be paid back",
+    CustomerRefund.State.DONE: "is paid back",
+    CustomerRefund.State.CANCELLED: "was taken back",
+}
+
+
+class Command(GiftcardsCommand):
+    help = (
+        "Record what the customer of an order was paid back for cards that did not come. It moves"
+        " no money, and the same --reference never counts twice."
+    )
+    examples = (
+        (
+            "550 were transferred, with this number:",
+            "cart-1042 550 --reference VIR-88 --method transfer",
+        ),
+        ("The transfer came back:", "cart-1042 --reference VIR-88 --cancel"),
+    )
+    needs = ("CURRENCY",)
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("order", metavar="REFERENCE", help="The order.")
+        parser.add_argument(
+            "amount", metavar="AMOUNT", nargs="?", help="How much; not needed with --cancel."
+        )
+        parser.add_argument(
+            "--reference",
+            required=True,
+            help="The number of the payment, unique for the order: used again, it pays nothing"
+            " twice.",
+        )
+        parser.add_argument(
+            "--method", default="", help="How it was paid, such as transfer (default: not said)."
+        )
+        parser.add_argument(
+            "--comment", default="", help="For your colleagues; with --cancel, why (default: none)."
+        )
+        parser.add_argument("--by", default="", help="Who paid it (default: not said).")
+        parser.add_argument(
+            "--planned",
+            action="store_true",
+            help="It is still to be paid. Repeat the command without this option once it is.",
+        )
+        parser.add_argument(
+            "--cancel", action="store_true", help="Take the refund back: it is owed again."
+        )
+
+    def handle(self, **options: Any) -> None:
+        order = find_order(options["order"])
+        try:
+            with translation.override(None):
+                refund = _cancel(order, options) if options["cancel"] else _record(order, options)
+        except ValidationError as error:
+            raise refuse(sentences(error)) from None
+        except RefundError as error:
+            raise CommandError(str(error), returncode=UNFINISHED) from None
+        order = refund.order
+        if options["json"]:
+            self.write_json(
+                {
+                    "order": order.reference,
+                    "has_changed": refund.has_changed,
+                    "refund": refund_as_dict(refund),
+                    "customer": customer_as_dict(order),
+                }
+            )
+        self.say("\n".join([_told(refund), *describe_customer(order)]), options)
+
+
+def _record(order: Order, options: dict[str, Any]) -> CustomerRefund:
+    if options["amount"] is None:
+        raise refuse("How much was paid back? Give the amount after the order's reference.")
+    return record_refund(
+        order,
+        amount=typed_amount("amount", options["amount"]),
+        reference=options["reference"],
+        method=options["method"],
+        by=options["by"],
+        comment=options["comment"],
+        is_paid=not options["planned"],
+        source=CustomerRefund.Source.COMMAND,
+    )
+
+
+def _cancel(order: Order, options: dict[str, Any]) -> CustomerRefund:
+    if options["planned"] or options["method"]:
+        raise refuse("--cancel takes no --planned and no --method.")
+    refund = order.refunds.filter(reference=options["reference"]).first()
+    if refund is None:
+        raise refuse(f"The order has no refund {options['reference']!r}.")
+    amount = options["amount"]
+    if amount is not None and typed_amount("amount", amount) != refund.amount:
+        raise refuse(f"This refund is one of {refund.amount:.2f}. Nothing was taken back.")
+    return cancel_refund(refund, by=options["by"], why=options["comment"])
+
+
+def _told(refund: CustomerRefund) -> str:
+    already = "" if refund.has_changed else ", and was so already"
+    amount = f"{refund.amount:.2f} {conf.currency}"
+    return f"Refund {refund.reference}: {amount} {_STATES[refund.state]}{already}."
