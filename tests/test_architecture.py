@@ -66,8 +66,9 @@ WITHIN = {
     "admin": (
         "charts display forms readonly provider_sections provider catalogue buttons pages finding"
         " reauthentication revealing pricing repeating resolving columns filters balance listing"
-        " mentions order_rows reveal_log refund_log books ledger summary breakdown refunding bookings"
-        " timeline notes checking order_page placing periods figures pictures reports orders"
+        " mentions order_rows reveal_log refund_log books ledger summary breakdown refunding"
+        " bookings timeline notes checking order_page placing periods figures pictures reports"
+        " orders"
     ),
     "management": "output base overview selftest commands",
 }

@@ -132,7 +132,8 @@ class RefundingPages(OrderPages):
         is_valid = form.is_valid()
         # The second request of a double click is about a refund that is there.
         is_known = order.refunds.filter(reference=form.cleaned_data.get("reference")).exists()
-        if not (is_known or self.is_about(request, order)):
+        is_possible = self.is_about(request, order) and order.open_amount
+        if not (is_known or is_possible):
             return self.refuse_late(request, order)
         if not is_valid:
             return self._ask_for_refund(request, order, form)

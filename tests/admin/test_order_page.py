@@ -1012,7 +1012,8 @@ def test_the_page_of_an_order_takes_a_constant_number_of_queries(boss: Client) -
     read(boss.get(order_page(small)))
 
     # Session, user, the order; the order that it repeats or is repeated by, those of its group; its
-    # changes, what was ticked off, its history in the admin, notes, reveals, cards and the ledger.
+    # changes, what was ticked off, its history in the admin, notes, reveals, refunds, cards and the
+    # ledger.
     assert count_queries(boss, order_page(small)) == 11
     Order.objects.update(group="cart")
     assert count_queries(boss, order_page(small)) == 12

@@ -39,6 +39,8 @@ KEYS = [
     "fulfilled_amount",
     "cards",
     "refund",
+    "customer",
+    "refunds",
     "created_at",
     "settled_at",
     "problems",
@@ -148,6 +150,7 @@ def test_place_with_json_prints_the_settled_order_as_one_object(
     for name in ("created_at", "settled_at"):
         assert datetime.fromisoformat(result.pop(name)) == getattr(order, name)
     assert list(result.pop("refund").values()) == refund
+    assert (result.pop("customer"), result.pop("refunds")) == (None, [])
     assert list(result.values()) == [
         order.reference,
         order.provider_order_id,

@@ -1,0 +1,480 @@
+"""Paying customers back: in parts, once, and never more than is owed, whoever does it when."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+from django.db.models import F, ProtectedError
+from django.utils import translation
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giftcards.engine.storing import store_cards
+from giftcards.exceptions import RefundError, ReorderError
+from giftcards.fulfilment import reorder_missing
+from giftcards.models import CustomerRefund, Order
+from giftcards.settlement import (
+    cancel_refund,
+    complete_refund,
+    customer_breakdown,
+    record_refund,
+)
+from giftcards.signals import customer_refund_changed
+from giftcards.statuses import FINAL, Status
+from tests.builders import CARDS, make_guide_order
+from tests.stage import in_threads
+
+pytest_plugins = ["tests.stage_fixtures"]
+
+REORDERED = (
+    "The missing cards were ordered again: what the customer paid for them went to the new order."
+)
+NOTHING_LEFT = "Nothing is left to be paid back for this order."
+
+
+def sold(**values: Any) -> Order:
+    """1,000 were paid for three cards, and two came: 333.33 are owed."""
+    three = {"quantity": 3, "fulfilled_quantity": 2, "sale_amount": Decimal(1000)}
+    named = {"reference": "cart-1042"}
+    return make_guide_order(Status.PARTIALLY_FILLED, **named | three | values)
+
+
+def pay(order: Order, amount: Any = Decimal("333.33"), reference: str = "R1", **values: Any) -> Any:
+    return record_refund(order, amount=amount, reference=reference, **values)
+
+
+def left(order: Order) -> Decimal:
+    """What is still owed by the row; its columns and its refunds say the same."""
+    row = Order.objects.get(pk=order.pk)
+    breakdown = customer_breakdown(row)
+    assert breakdown is not None
+    assert breakdown.open_amount == row.open_amount
+    standing = row.refunds.exclude(state=CustomerRefund.State.CANCELLED)
+    assert breakdown.refunded_amount == sum(refund.amount for refund in standing)
+    assert breakdown.owed_amount == breakdown.refunded_amount + breakdown.open_amount
+    return breakdown.open_amount
+
+
+@contextmanager
+def heard() -> Iterator[list[tuple[str, str]]]:
+    """The reference and the state of each refund that receivers are told of."""
+    told: list[tuple[str, str]] = []
+
+    def hear(refund: CustomerRefund, **_named: Any) -> None:
+        told.append((refund.reference, refund.state))
+
+    customer_refund_changed.connect(hear)
+    try:
+        yield told
+    finally:
+        customer_refund_changed.disconnect(hear)
+
+
+@pytest.mark.django_db
+class TestPayingBack:
+    def test_all_that_is_owed_is_paid_back_at_once(self) -> None:
+        order = sold()
+        refund = pay(order, by="amina", method="cash", comment="At the counter.")
+        row = CustomerRefund.objects.get()
+        assert (row.amount, row.state, row.reference) == (Decimal("333.33"), "done", "R1")
+        assert (row.created_by, row.executed_by, row.source) == ("amina", "amina", "code")
+        assert row.executed_at == row.created_at
+        assert (row, row.has_changed, refund.has_changed) == (refund, False, True)
+        assert left(order) == 0
+
+    def test_parts_add_up_to_what_is_owed_and_not_a_centime_more(self) -> None:
+        order = sold()
+        first = pay(order, 200, "R1")
+        assert left(order) == Decimal("133.33")
+        pay(order, Decimal("133.33"), "R2")
+        assert left(order) == 0
+        with pytest.raises(RefundError, match=NOTHING_LEFT):
+            pay(order, Decimal("0.01"), "R3")
+        cancel_refund(first, by="amina")
+        assert left(order) == 200
+        with pytest.raises(RefundError) as caught:
+            pay(order, Decimal("200.01"), "R3")
+        assert str(caught.value) == "Only 200.00 can still be paid back, not 200.01."
+        assert CustomerRefund.objects.count() == 2
+
+    def test_the_order_that_was_given_has_the_new_sums(self) -> None:
+        order = sold()
+        pay(order, 200)
+        breakdown = customer_breakdown(order)
+        assert breakdown is not None
+        assert (breakdown.refunded_amount, breakdown.open_amount) == (200, Decimal("133.33"))
+        assert order.open_amount == Decimal("133.33")
+
+    def test_an_order_that_was_read_before_is_read_again(self) -> None:
+        order = sold()
+        stale = Order.objects.get(pk=order.pk)
+        pay(order)
+        with pytest.raises(RefundError, match=NOTHING_LEFT):
+            pay(stale, 200, "R2")
+
+    @pytest.mark.parametrize("status", FINAL)
+    def test_every_final_order_owes_what_was_paid_for_its_missing_cards(
+        self, status: Status
+    ) -> None:
+        order = make_guide_order(status, sale_price=Decimal(550))
+        owed = 550 * (5 - order.fulfilled_quantity)
+        assert left(order) == owed
+        if owed:
+            pay(order, owed)
+            assert left(order) == 0
+
+    @pytest.mark.parametrize("status", [status for status in Status if status not in FINAL])
+    def test_an_open_order_owes_nothing_yet(self, status: Status) -> None:
+        order = make_guide_order(status, sale_price=Decimal(550))
+        with pytest.raises(RefundError, match="The order is open"):
+            pay(order, 550)
+        assert not CustomerRefund.objects.exists()
+
+    def test_without_a_sale_amount_nothing_is_known_to_be_owed(self) -> None:
+        with pytest.raises(RefundError, match="the order has no sale amount"):
+            pay(make_guide_order(Status.REFUNDED), 550)
+
+    def test_a_refund_stays_when_its_order_would_be_deleted(self) -> None:
+        order = sold()
+        pay(order)
+        with pytest.raises(ProtectedError):
+            order.delete()
+
+    @given(
+        owed=st.integers(1, 500_000),
+        steps=st.lists(st.tuples(st.integers(1, 500_000), st.booleans()), max_size=6),
+    )
+    def test_whatever_is_paid_and_taken_back_the_sums_agree(
+        self, owed: int, steps: list[tuple[int, bool]]
+    ) -> None:
+        with transaction.atomic():
+            order = make_guide_order(Status.REFUNDED, sale_amount=Decimal(owed) / 100)
+            paid = 0
+            for number, (centimes, is_kept) in enumerate(steps):
+                try:
+                    refund = pay(order, Decimal(centimes) / 100, f"R{number}")
+                except RefundError:
+                    assert centimes > owed - paid
+                    continue
+                if is_kept:
+                    paid += centimes
+                else:
+                    cancel_refund(refund, by="amina")
+                assert left(order) == Decimal(owed - paid) / 100
+            transaction.set_rollback(True)
+
+
+@pytest.mark.django_db
+class TestOnce:
+    def test_the_same_reference_pays_once(self) -> None:
+        order = sold()
+        first = pay(order, 200, method="cash")
+        with heard() as told:
+            again = pay(order, Decimal("200.00"), method="cash")
+        assert (again, again.has_changed, told) == (first, False, [])
+        assert left(order) == Decimal("133.33")
+
+    def test_the_same_reference_pays_once_though_nothing_is_left(self) -> None:
+        order = sold()
+        assert pay(order) == pay(order)
+
+    @pytest.mark.parametrize("other", [{"amount": 100}, {"method": "cash"}])
+    def test_the_reference_of_another_refund_is_refused(self, other: dict[str, Any]) -> None:
+        order = sold()
+        pay(order, 200)
+        with pytest.raises(RefundError, match="R1 already names another refund of this order"):
+            pay(order, **{"amount": 200, **other})
+        assert left(order) == Decimal("133.33")
+
+    def test_the_reference_of_a_refund_that_was_taken_back_is_refused(self) -> None:
+        order = sold()
+        cancel_refund(pay(order, 200), by="amina")
+        with pytest.raises(RefundError, match="R1 was taken back"):
+            pay(order, 200)
+        assert left(order) == Decimal("333.33")
+
+    def test_references_differ_in_their_case_and_belong_to_their_order(self) -> None:
+        order, other = sold(), sold(reference="cart-1043")
+        assert len({pay(order, 100, "r1").pk, pay(order, 100).pk, pay(other, 100).pk}) == 3
+
+
+@pytest.mark.django_db
+class TestPlanned:
+    def test_a_planned_refund_counts_until_it_is_paid_or_taken_back(self) -> None:
+        order = sold()
+        refund = pay(order, 200, is_paid=False, by="amina")
+        assert (refund.state, refund.executed_at, refund.executed_by) == ("created", None, "")
+        assert left(order) == Decimal("133.33")
+        complete_refund(refund, by="karim")
+        row = CustomerRefund.objects.get()
+        assert (row.state, row.created_by, row.executed_by) == ("done", "amina", "karim")
+        assert row.executed_at > row.created_at
+        assert row.was_planned
+        assert left(order) == Decimal("133.33")
+
+    def test_recording_it_again_as_paid_pays_it(self) -> None:
+        order = sold()
+        planned = pay(order, 200, is_paid=False)
+        paid = pay(order, 200, by="karim")
+        assert (paid, paid.state, paid.executed_by) == (planned, "done", "karim")
+        assert paid.has_changed
+
+    def test_planning_it_again_leaves_it_paid(self) -> None:
+        order = sold()
+        pay(order, 200)
+        assert pay(order, 200, is_paid=False).state == "done"
+
+    def test_paying_it_twice_changes_nothing(self) -> None:
+        refund = complete_refund(pay(sold(), is_paid=False), by="amina")
+        stale = CustomerRefund.objects.get()
+        before = stale.executed_at
+        assert not complete_refund(stale, by="karim").has_changed
+        assert (stale.executed_by, stale.executed_at) == ("amina", before)
+        assert refund.has_changed
+
+    def test_one_that_was_taken_back_is_not_paid(self) -> None:
+        refund = pay(sold(), is_paid=False)
+        stale = CustomerRefund.objects.get()
+        cancel_refund(refund, by="amina")
+        with pytest.raises(RefundError, match=r"This refund was taken back\."):
+            complete_refund(stale, by="karim")
+        assert CustomerRefund.objects.get().state == "cancelled"
+
+
+@pytest.mark.django_db
+class TestTakingBack:
+    def test_it_is_owed_again_and_stays_on_record(self) -> None:
+        order = sold()
+        refund = pay(order)
+        cancel_refund(refund, by="amina", why="The transfer came back.")
+        row = CustomerRefund.objects.get()
+        assert (row.state, row.cancelled_by) == ("cancelled", "amina")
+        assert row.cancel_reason == "The transfer came back."
+        assert row.cancelled_at is not None
+        assert left(order) == Decimal("333.33")
+
+    def test_twice_gives_back_once(self) -> None:
+        order = sold()
+        pay(order, 100, "R1")
+        refund = pay(order, 200, "R2")
+        stale = CustomerRefund.objects.get(reference="R2")
+        cancel_refund(refund, by="amina")
+        assert not cancel_refund(stale, by="karim", why="again").has_changed
+        assert (stale.cancelled_by, stale.cancel_reason) == ("amina", "")
+        assert left(order) == Decimal("233.33")
+
+
+@pytest.mark.django_db
+class TestOrderedAgain:
+    def test_nothing_is_paid_back_once_the_missing_cards_are_ordered_again(self) -> None:
+        order = sold()
+        new = reorder_missing(order, by="amina")
+        with pytest.raises(RefundError, match=REORDERED):
+            pay(order)
+        new.move(Status.PLACING, source="staff")
+        new.move(Status.REJECTED, source="staff")
+        pay(new)
+        assert left(new) == 0
+
+    def test_what_was_paid_for_late_cards_is_not_paid_back_either(self) -> None:
+        order = make_guide_order(Status.PARTIALLY_FILLED, sale_price=Decimal(550))
+        store_cards([(order, CARDS[:4])])
+        reorder_missing(order, by="amina")
+        with pytest.raises(RefundError, match=REORDERED):
+            pay(order, 550)
+
+    @pytest.mark.parametrize("is_paid", [True, False])
+    def test_nothing_is_ordered_again_once_a_part_is_paid_back(self, is_paid: bool) -> None:
+        order = sold()
+        refund = pay(order, 1, is_paid=is_paid)
+        with pytest.raises(ReorderError, match="has been paid back"):
+            reorder_missing(order, by="amina")
+        cancel_refund(refund, by="amina")
+        assert reorder_missing(order, by="amina").sale_amount == Decimal("333.33")
+
+
+@pytest.mark.django_db
+class TestInvalid:
+    @pytest.mark.parametrize(
+        "amount",
+        [
+            "200", 200.0, True, None, 0, -1, Decimal("0.001"), Decimal("333.333"), Decimal("NaN"),
+            Decimal("sNaN"), Decimal("Infinity"), Decimal("1E+30"), 10**13,
+        ],
+    )  # fmt: skip
+    def test_an_amount_that_is_none_records_nothing(self, amount: Any) -> None:
+        self.refuse("amount", amount=amount)
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            *(("reference", text) for text in ("", "   ", "x" * 101, "a\nb", "a\u202eb", 7, None)),
+            *(("method", text) for text in ("x" * 51, "a\tb", None)),
+            *(("comment", text) for text in ("x" * 501, "a\0b", None)),
+            *(("by", text) for text in ("x" * 255, "a\u2066b", 7)),
+        ],
+    )
+    def test_a_text_that_is_too_long_or_has_unseen_characters_records_nothing(
+        self, name: str, text: Any
+    ) -> None:
+        self.refuse(name, **{name: text})
+
+    def refuse(self, name: str, **values: Any) -> None:
+        order = sold()
+        with pytest.raises(ValidationError) as caught:
+            record_refund(order, **{"amount": 200, "reference": "R1", **values})
+        assert list(caught.value.message_dict) == [name]
+        assert left(order) == Decimal("333.33")
+
+    @pytest.mark.parametrize(
+        ("name", "values"),
+        [("by", {"by": "x" * 255}), ("by", {"by": None}), ("why", {"by": "a", "why": "x" * 201})],
+    )
+    def test_a_refund_is_not_taken_back_with_invalid_texts(
+        self, name: str, values: dict[str, Any]
+    ) -> None:
+        refund = pay(sold())
+        with pytest.raises(ValidationError) as caught:
+            cancel_refund(refund, **values)
+        assert list(caught.value.message_dict) == [name]
+        assert CustomerRefund.objects.get().state == "done"
+
+    def test_whole_numbers_and_decimals_are_amounts(self) -> None:
+        order = sold()
+        assert str(pay(order, 200, "R1").amount) == "200.00"
+        assert str(pay(order, Decimal("133.3"), "R2").amount) == "133.30"
+
+
+@pytest.mark.django_db
+class TestErrors:
+    def error(self) -> RefundError:
+        order = make_guide_order(Status.REFUNDED, sale_amount=Decimal("1234.5"))
+        with pytest.raises(RefundError) as caught:
+            pay(order, Decimal(5000))
+        return caught.value
+
+    def test_the_text_has_amounts_with_two_decimals_or_as_its_reader_writes_them(self) -> None:
+        error = self.error()
+        assert str(error) == "Only 1234.50 can still be paid back, not 5000.00."
+        shown = error.shown(lambda part: f"<{part}>")
+        assert shown == "Only <1234.50> can still be paid back, not <5000.00>."
+
+    def test_it_survives_the_way_to_another_process(self) -> None:
+        error = pickle.loads(pickle.dumps(self.error()))
+        assert str(error) == "Only 1234.50 can still be paid back, not 5000.00."
+        assert "<" in error.shown(lambda part: f"<{part}>")
+
+    def test_a_reference_with_a_percent_sign_is_told_as_it_is(self) -> None:
+        order = sold()
+        pay(order, 100, "10%d")
+        with pytest.raises(RefundError, match="10%d already names"):
+            pay(order, 200, "10%d")
+
+    @pytest.mark.parametrize("language", ["en", "fr", "ar"])
+    def test_it_tells_the_amounts_in_each_language(self, language: str) -> None:
+        with translation.override(language):
+            error = self.error()
+        assert {"1234.50", "5000.00"} <= set(str(error).replace(",", "").rstrip(".").split())
+
+
+class TestReceivers:
+    @pytest.mark.django_db(transaction=True)
+    def test_they_are_told_of_each_change_after_the_commit(self) -> None:
+        order = sold()
+        with heard() as told:
+            with transaction.atomic():
+                refund = pay(order, is_paid=False)
+                complete_refund(refund, by="amina")
+                assert told == []
+            cancel_refund(refund, by="amina")
+            cancel_refund(refund, by="amina")
+        assert told == [("R1", "created"), ("R1", "done"), ("R1", "cancelled")]
+
+    @pytest.mark.django_db(transaction=True)
+    def test_they_are_told_of_nothing_that_was_rolled_back(self) -> None:
+        order = sold()
+        with heard() as told, transaction.atomic():
+            pay(order)
+            transaction.set_rollback(True)
+        assert told == []
+        assert left(order) == Decimal("333.33")
+
+    @pytest.mark.django_db(transaction=True)
+    def test_one_that_fails_disturbs_nothing(self, caplog: pytest.LogCaptureFixture) -> None:
+        def fail(**_named: Any) -> None:
+            raise OSError("no mail today")
+
+        customer_refund_changed.connect(fail)
+        try:
+            with heard() as told, caplog.at_level(logging.INFO):
+                assert pay(order := sold()).has_changed
+        finally:
+            customer_refund_changed.disconnect(fail)
+        assert told == [("R1", "done")]
+        assert left(order) == 0
+        assert "no mail today" in caplog.text
+        assert "Refund R1 of order cart-1042 is done." in caplog.messages
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("shared_database")
+class TestAtOnce:
+    def test_of_many_who_pay_the_last_part_one_wins_and_the_others_are_told(self) -> None:
+        order = sold()
+        pay(order, 200, "R0")
+        references = [f"R{number}" for number in range(1, 7)]
+        results = in_threads(6, lambda: pay(order, Decimal("133.33"), references.pop()))
+        refused = [result for result in results if isinstance(result, RefundError)]
+        assert {str(error) for error in refused} == {NOTHING_LEFT}
+        assert len(refused) == 5
+        assert left(order) == 0
+
+    def test_of_many_with_one_reference_all_get_the_same_refund(self) -> None:
+        order = sold()
+        results = in_threads(6, lambda: pay(order, 200))
+        assert {result.pk for result in results} == {CustomerRefund.objects.get().pk}
+        assert [result.has_changed for result in results].count(True) == 1
+        assert left(order) == Decimal("133.33")
+
+    def test_of_many_who_take_one_back_one_gives_it_back(self) -> None:
+        order = sold()
+        pay(order, 100, "R0")
+        key = pay(order, 200).pk
+        results = in_threads(
+            6, lambda: cancel_refund(CustomerRefund.objects.get(pk=key), by="amina")
+        )
+        assert [result.has_changed for result in results].count(True) == 1
+        assert left(order) == Decimal("233.33")
+
+    def test_paying_back_and_ordering_again_exclude_each_other(self) -> None:
+        order = sold()
+        ways = [
+            *(lambda: reorder_missing(order, by="amina") for _person in range(2)),
+            *(lambda: pay(order) for _person in range(2)),
+        ]
+        results = in_threads(4, lambda: ways.pop()())
+        is_ordered = Order.objects.filter(repeats=order).exists()
+        refused = RefundError if is_ordered else ReorderError
+        assert [type(result) for result in results].count(refused) == 2
+        assert CustomerRefund.objects.exists() != is_ordered
+
+    def test_an_overpayment_by_hand_is_refused_by_the_database(self) -> None:
+        order = sold()
+        row = Order.objects.filter(pk=order.pk)
+        for wrong in (
+            {"open_amount": F("open_amount") - 334, "paid_back_amount": 334},
+            {"paid_back_amount": -1},
+        ):
+            with pytest.raises(IntegrityError), transaction.atomic():
+                row.update(**wrong)
+        with pytest.raises(IntegrityError), transaction.atomic():
+            CustomerRefund.objects.create(order=order, amount=-1, reference="R1")
+        assert left(order) == Decimal("333.33")
