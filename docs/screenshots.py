@@ -46,7 +46,7 @@ def _photograph(directory: Path, *, everything: bool) -> None:
     from django.test import Client
     from django.test.testcases import LiveServerThread
 
-    from giftcards.models import Card, LedgerEntry, Order, Product
+    from giftcards.models import Card, CustomerRefund, LedgerEntry, Order, Product
     from tests.browser import showcase
     from tests.browser.chromium import chromium, photograph, prefer, resize
 
@@ -64,12 +64,13 @@ def _photograph(directory: Path, *, everything: bool) -> None:
             "unconfirmed": "web-1040",
             "large": "web-1037",
             "held": "web-1035",
-            "not-credited": "web-1038",
+            "paid-back": "web-1038",
         }
         pages |= {
             name: f"{order_list}{Order.objects.get(reference=reference).pk}/change/"
             for name, reference in other.items()
         }
+        planned = CustomerRefund.objects.get(reference="cart-38")
         pages |= {
             "order-add": f"{order_list}add/",
             "report": f"{order_list}report/",
@@ -78,6 +79,10 @@ def _photograph(directory: Path, *, everything: bool) -> None:
             "resolve": pages["unconfirmed"].replace("/change/", "/resolve/"),
             "price": pages["held"].replace("/change/", "/price/"),
             "order-again": pages["order-page"].replace("/change/", "/repeat/"),
+            "pay-back": pages["order-page"].replace("/change/", "/pay-back/"),
+            "refund-paid": f"{order_list}refunds/{planned.pk}/paid/",
+            "refund-take-back": f"{order_list}refunds/{planned.pk}/take-back/",
+            "refunds": "admin/giftcards/customerrefund/",
             "reveal": f"{order_list}cards/{Card.objects.first().pk}/",
             "provider": "admin/giftcards/providerstate/",
             "products": "admin/giftcards/product/",

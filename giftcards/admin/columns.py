@@ -103,7 +103,7 @@ class OrderColumns(OrderPages):
         breakdown = customer_breakdown(order)
         if breakdown:
             still_owed = labelled(gettext("owed to the customer"), money(breakdown.open_amount))
-            return _with_paid_back(still_owed, breakdown.refunded_amount)
+            return _with_refunds(still_owed, breakdown.refunded_amount)
         if order.is_final and order.fulfilled_quantity < order.quantity:
             # Something may be owed: the shop has not said what was paid.
             return labelled(gettext("owed to the customer"), money(None))
@@ -132,11 +132,12 @@ def labelled(label: str, amount: str) -> SafeString:
     return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), amount)
 
 
-def _with_paid_back(still_owed: SafeString, amount: Decimal) -> SafeString:
+def _with_refunds(still_owed: SafeString, amount: Decimal) -> SafeString:
+    """What is still owed, and the refunds that are paid or planned, if there are any."""
     if not amount:
         return still_owed
-    paid_back = filled(gettext("paid back: %(amount)s"), amount=money(amount))
-    return format_html('{} <span class="giftcards-second">{}</span>', still_owed, paid_back)
+    refunds = filled(gettext("refunds: %(amount)s"), amount=money(amount))
+    return format_html('{} <span class="giftcards-second">{}</span>', still_owed, refunds)
 
 
 def _bar(order: Order) -> SafeString:

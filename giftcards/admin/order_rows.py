@@ -30,6 +30,7 @@ class OrderRows(ReadOnly, MentionsOrders, RowModelAdmin):
     class Media:
         css = {"all": ("giftcards/admin.css",)}
 
+    # Not "order": Django would show the column of that name, where the model has one.
     @admin.display(description=_("order"))
-    def order(self, row: Any) -> str:
+    def its_order(self, row: Any) -> str:
         return self.order_link(row)

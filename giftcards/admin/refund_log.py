@@ -22,7 +22,15 @@ _MOST_FOUND = 1_000
 class CustomerRefundAdmin(OrderRows):
     """The refunds to customers, the latest first. They are recorded on the pages of the orders."""
 
-    list_display = ("when", "order", "how_much", "its_state", "its_method", "its_reference", "by")
+    list_display = (
+        "when",
+        "its_order",
+        "how_much",
+        "its_state",
+        "its_method",
+        "its_reference",
+        "by",
+    )
     list_select_related = ("order",)
     list_filter = (("state", admin.ChoicesFieldListFilter), "created_at")
     fields = readonly_fields = (*list_display, "its_comment")
@@ -63,7 +71,7 @@ class CustomerRefundAdmin(OrderRows):
 
     @admin.display(description=_("method"))
     def its_method(self, refund: CustomerRefund) -> str:
-        return self._told(refund, refund.method)
+        return self._told(refund, refund.method, empty="")
 
     @admin.display(description=_("reference"))
     def its_reference(self, refund: CustomerRefund) -> str:
@@ -73,8 +81,8 @@ class CustomerRefundAdmin(OrderRows):
     def its_comment(self, refund: CustomerRefund) -> str:
         return self._told(refund, refund.comment)
 
-    def _told(self, refund: CustomerRefund, text: str) -> str:
-        return bdi(text) if text and self.names_order(refund) else "-"
+    def _told(self, refund: CustomerRefund, text: str, *, empty: str = "-") -> str:
+        return bdi(text) if text and self.names_order(refund) else empty
 
     @admin.display(description=_("by"))
     def by(self, refund: CustomerRefund) -> SafeString:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import router, transaction
@@ -220,6 +221,7 @@ class RefundingPages(OrderPages):
             refund,
             title=gettext("Mark as paid"),
             consequence=gettext("It is recorded that the customer has been paid."),
+            form=forms.Form(),
         )
 
     def _complete_refund(

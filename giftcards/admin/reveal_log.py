@@ -19,7 +19,7 @@ from giftcards.models import CardReveal, Order
 class CardRevealAdmin(OrderRows):
     """The revealed codes, the latest first."""
 
-    list_display = ("when", "by", "order", "which", "came_from", "why")
+    list_display = ("when", "by", "its_order", "which", "came_from", "why")
     list_select_related = ("user", "card__order")
     fields = readonly_fields = list_display
     # Shows the search box; get_search_results does the search.

@@ -10,9 +10,17 @@ from django.utils import timezone
 
 from giftcards.engine.holding import hold
 from giftcards.engine.recording import record_answers
-from giftcards.models import LedgerEntry, Order, Product, ProviderState, StatusChange
+from giftcards.models import (
+    CustomerRefund,
+    LedgerEntry,
+    Order,
+    Product,
+    ProviderState,
+    StatusChange,
+)
 from giftcards.problems import Problem
 from giftcards.provider.answers import CardSecret, OrderAnswer
+from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, PRICE, PRODUCT, REFUNDED, TYPE, claim, settled
 from tests.stage import record_order
@@ -48,6 +56,17 @@ def fill() -> None:
     _happened(_recorded("web-1044", 1), timedelta(seconds=4))
     _read_ledger()
     _read_balance()
+    _pay_back(Order.objects.get(reference="web-1038"))
+
+
+def _pay_back(order: Order) -> None:
+    """A part is paid, a part is still to be paid, and one came back."""
+    staff: dict[str, Any] = {"by": "amina", "source": CustomerRefund.Source.STAFF}
+    transfer = {"method": "CCP", "comment": "حوالة بريدية"}
+    back = record_refund(order, amount=550, reference="R-7F3A09B2C4D1", **transfer, **staff)
+    cancel_refund(back, by="karim", why="The account number was wrong.")
+    record_refund(order, amount=550, reference="CCP 0021-88", **transfer, **staff)
+    record_refund(order, amount=Decimal("825.50"), reference="cart-38", is_paid=False)
 
 
 def _read_catalogue() -> None:

@@ -18,7 +18,7 @@ from django.utils import timezone
 from giftcards.catalogue import read_catalogue
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
-from giftcards.models import Order, Product, ProviderState
+from giftcards.models import CustomerRefund, Order, Product, ProviderState
 from giftcards.provider.client import Client
 from giftcards.simulator import Simulator
 from tests.browser.axe import THEMES, WINDOWS, load, look, missing, violations
@@ -53,6 +53,16 @@ def about(reference: str, name: str = "change") -> Visit:
 
     def visit(browser: Browser) -> None:
         browser.open(f"{LIST}{Order.objects.get(reference=reference).pk}/{name}/")
+
+    return visit
+
+
+def about_refund(name: str) -> Visit:
+    """A page about a refund that is still to be paid."""
+
+    def visit(browser: Browser) -> None:
+        refund = CustomerRefund.objects.get(state=CustomerRefund.State.CREATED)
+        browser.open(f"{LIST}refunds/{refund.pk}/{name}/")
 
     return visit
 
@@ -179,6 +189,13 @@ PAGES: dict[str, Visit] = {
     "ledger, an entry": first_entry,
     "note, wrong": sent(about("web-1042"), "button[form=giftcards-note]"),
     "order again": about("web-1042", "repeat"),
+    "pay back": about("web-1042", "pay-back"),
+    "pay back, wrong": sent(about("web-1042", "pay-back"), amount="", reference=""),
+    "pay back, before it is recorded": sent(about("web-1042", "pay-back")),
+    "paid, of a refund": about_refund("paid"),
+    "take back": about_refund("take-back"),
+    "take back, wrong": sent(about_refund("take-back")),
+    "refunds": at("/admin/giftcards/customerrefund/"),
     "ordered again": sent(about("web-1042", "repeat")),
     "what happened": about("web-1040", "resolve"),
     "what happened, wrong": sent(about("web-1040", "resolve")),
@@ -204,11 +221,12 @@ UNSEEN = {
     "giftcards_providerstate_delete": "nobody deletes it",
     "giftcards_providerstate_history": "nothing leads there",
     **{
-        f"giftcards_{model}_{page}": "catalogue, ledger and trace are read only"
-        for model in ("product", "cardreveal", "ledgerentry")
+        f"giftcards_{model}_{page}": "catalogue, ledger, refunds and trace are read only"
+        for model in ("product", "cardreveal", "customerrefund", "ledgerentry")
         for page in ("add", "delete", "history")
     },
     "giftcards_cardreveal_change": "nothing leads there",
+    "giftcards_customerrefund_change": "nothing leads there",
 }
 
 

@@ -52,7 +52,7 @@ def _visit() -> Iterator[tuple[str, str]]:
     from django.urls import reverse
     from django.utils import timezone
 
-    from giftcards.models import LedgerEntry, Order, Product, ProviderState
+    from giftcards.models import CustomerRefund, LedgerEntry, Order, Product, ProviderState
     from tests.browser import showcase
     from tests.builders import CARDS, PRODUCT, TYPE
     from tests.pages import ADD, FIND, LIST, hidden
@@ -113,6 +113,17 @@ def _visit() -> Iterator[tuple[str, str]]:
     yield "report by product", seen(browser.get(report, {"by": "product"}))
     yield "report, wrong", seen(browser.get(report, {"from": "2026-11-31"}))
     yield "app index", seen(browser.get("/admin/giftcards/"))
+    pay_back = page("web-1042", "pay-back")
+    yield "pay back", (shown := seen(browser.get(pay_back)))
+    payment = {**hidden(shown), "amount": "550", "reference": "CCP 12", "state": "done"}
+    yield "pay back, confirm", seen(browser.post(pay_back, payment))
+    yield "pay back, wrong", seen(browser.post(pay_back, {**payment, "amount": "5000"}))
+    yield "paid back", seen(browser.get(page("web-1038")))
+    refund = CustomerRefund.objects.get(state=CustomerRefund.State.CREATED)
+    for name in ("complete", "cancel"):
+        address = reverse(f"admin:giftcards_refund_{name}", args=[refund.pk])
+        yield f"{name} refund", seen(browser.get(address))
+    yield "refunds", seen(browser.get("/admin/giftcards/customerrefund/"))
     yield "find", seen(browser.get(FIND))
     yield "found", seen(browser.post(FIND, {"secret": CARDS[0].value}))
     checked = {"action": "check_now", "_selected_action": [page("web-1043").split("/")[-3]]}

@@ -1,0 +1,428 @@
+"""Paying customers back in the admin: what is owed, what it means, once, and with a trace."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+from django.urls import reverse
+
+from giftcards.admin import OrderAdmin
+from giftcards.fulfilment import reorder_missing
+from giftcards.models import CustomerRefund, Order
+from giftcards.settlement import cancel_refund, record_refund
+from giftcards.statuses import FINAL, Status
+from tests.builders import make_guide_order
+from tests.pages import (
+    LIST,
+    errors,
+    hidden,
+    messages,
+    order_page,
+    orders,
+    plain,
+    read,
+    rows,
+    sign_in,
+    text,
+    timeline,
+)
+from tests.stage import in_threads
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+LABEL = "Pay back the customer"
+LATE = "The order has changed meanwhile. Nothing was done: look at it again."
+TWICE = "This refund was recorded already. It is not paid twice."
+NOTHING_LEFT = "Nothing is left to be paid back for this order."
+TYPED = {"amount": "550", "reference": "CCP 12", "method": "CCP", "comment": "", "state": "done"}
+
+
+def sold(**values: Any) -> Order:
+    """Five cards were paid for with 550 each, and three came: 1,100 are owed."""
+    named = {"reference": "web-1042", "sale_price": Decimal(550), "customer_name": "آمنة"}
+    return make_guide_order(Status.PARTIALLY_FILLED, **named | values)
+
+
+def page(order: Order) -> str:
+    return reverse("admin:giftcards_order_pay_back", args=[order.pk])
+
+
+def refund_page(refund: CustomerRefund, name: str) -> str:
+    return reverse(f"admin:giftcards_refund_{name}", args=[refund.pk])
+
+
+def confirmed(browser: Client, order: Order, **typed: str) -> dict[str, str]:
+    """What the button of the confirmation sends."""
+    shown = hidden(read(browser.get(page(order))))
+    form = hidden(read(browser.post(page(order), {**shown, **TYPED, **typed})))
+    assert form["_confirmed"]
+    return form
+
+
+def told(response: Any) -> list[str]:
+    return [plain(message) for message in messages(read(response))]
+
+
+def shown_lines(html: str, table: str = "giftcards-breakdown") -> dict[str, list[str]]:
+    return {name: rest for name, *rest in map(tuple, rows(html, table)) if name}
+
+
+@pytest.fixture
+def staff() -> Client:
+    return sign_in("view_order", "settle_refund")
+
+
+class TestAsking:
+    def test_the_page_of_an_order_that_owes_leads_to_what_is_owed(self, staff: Client) -> None:
+        order = sold()
+        assert f'href="{page(order)}">{LABEL}</a>' in read(staff.get(order_page(order)))
+        html = read(staff.get(page(order)))
+        assert shown_lines(html) == {
+            "Paid": ["5 × 550", "2,750 DA"],
+            "Kept, for what was delivered": ["3 × 550", "1,650 DA"],
+            "Owed to the customer": ["2 × 550", "1,100 DA"],
+        }
+        assert 'name="amount" value="1100.00"' in html
+        assert "Customer: آمنة" in text(html)
+
+    def test_each_form_has_a_reference_of_its_own(self, staff: Client) -> None:
+        order = sold()
+        pages = [read(staff.get(page(order))) for _time in range(2)]
+        fields = [re.findall(r'name="reference" value="(.*?)"', html)[0] for html in pages]
+        assert len(set(fields)) == 2
+        assert all(field.startswith("R-") for field in fields)
+
+    def test_the_confirmation_says_in_words_what_is_recorded_and_records_nothing(
+        self, staff: Client
+    ) -> None:
+        order = sold()
+        asked = hidden(read(staff.get(page(order))))
+        shown = plain(text(read(staff.post(page(order), {**asked, **TYPED}))))
+        assert "550 DA is recorded as paid back to آمنة." in shown
+        assert "After that, 550 DA is still owed." in shown
+        assert "Method: CCP Reference: CCP 12" in shown
+        assert "Record 550 DA as paid back" in shown
+        planned = {**asked, **TYPED, "state": "created", "amount": "1100"}
+        shown = plain(text(read(staff.post(page(order), planned))))
+        assert "It is recorded that 1,100 DA is to be paid back to آمنة." in shown
+        assert "After that, nothing is owed any more." in shown
+        assert "Record 1,100 DA as to be paid back" in shown
+        assert not CustomerRefund.objects.exists()
+
+    def test_going_back_from_the_confirmation_keeps_what_was_typed(self, staff: Client) -> None:
+        order = sold()
+        form = confirmed(staff, order, comment="Called her.")
+        html = read(staff.post(page(order), {**form, "_change": "1"}))
+        for value in ("550", "CCP 12", "Called her."):
+            assert f'value="{value}"' in html
+        assert errors(html) == []
+
+    @pytest.mark.parametrize("language", ["fr", "ar"])
+    def test_amounts_with_decimals_survive_every_language(
+        self, staff: Client, language: str
+    ) -> None:
+        order = sold(sale_price=Decimal("1234.55"))
+        staff.cookies["django_language"] = language
+        form = confirmed(staff, order, amount="2469.10")
+        staff.post(page(order), form)
+        assert CustomerRefund.objects.get().amount == Decimal("2469.10")
+
+    @pytest.mark.parametrize(
+        ("name", "value", "error"),
+        [
+            ("amount", "", "This field is required."),
+            ("amount", "0", "Ensure this value is greater than or equal to 0.01."),
+            ("amount", "1.001", "Ensure that there are no more than 2 decimal places."),
+            ("amount", "1100.01", "Only 1,100 DA can still be paid back, not 1,100.01 DA."),
+            ("reference", "   ", "This field is required."),
+            ("method", "x" * 51, "Ensure this value has at most 50 characters (it has 51)."),
+            (
+                "comment",
+                "a\u202eb",
+                "Use one line of text, without control or direction characters.",
+            ),
+            ("state", "cancelled", "Select a valid choice. cancelled is not one of the available"
+             " choices."),
+        ],
+    )  # fmt: skip
+    def test_a_wrong_form_says_what_is_wrong_and_records_nothing(
+        self, staff: Client, name: str, value: str, error: str
+    ) -> None:
+        order = sold()
+        asked = hidden(read(staff.get(page(order))))
+        html = read(staff.post(page(order), {**asked, **TYPED, name: value}))
+        assert [plain(line) for line in errors(html)] == [error]
+        assert f'name="{name}"' in html
+        staff.post(page(order), {**asked, **TYPED, name: value, "_confirmed": "1"})
+        assert not CustomerRefund.objects.exists()
+
+    def test_an_order_that_owes_nothing_has_no_button_and_says_why(self, staff: Client) -> None:
+        paid, ordered_again, without = sold(), sold(reference="b"), sold(reference="c")
+        record_refund(paid, amount=1100, reference="R1")
+        reorder_missing(ordered_again, by="karim")
+        Order.objects.filter(pk=without.pk).update(sale_price=None, open_amount=None)
+        for order, why in (
+            (make_guide_order(Status.HANDLING, sale_price=550), "The order is open"),
+            (make_guide_order(Status.FULFILLED, sale_price=550), NOTHING_LEFT),
+            (paid, NOTHING_LEFT),
+            (ordered_again, "The missing cards were ordered again: what the customer paid"),
+            (without, "the order has no sale amount."),
+        ):
+            assert page(order) not in read(staff.get(order_page(order)))
+            [message] = told(staff.get(page(order), follow=True))
+            assert why in message
+
+
+class TestRecording:
+    def test_it_is_recorded_with_a_trace(self, staff: Client) -> None:
+        order = sold()
+        response = staff.post(page(order), confirmed(staff, order), follow=True)
+        assert told(response) == ["Recorded: the customer was paid back 550 DA."]
+        refund = CustomerRefund.objects.get()
+        assert (refund.amount, refund.method, refund.reference) == (550, "CCP", "CCP 12")
+        assert (refund.state, refund.source, refund.created_by) == ("done", "staff", "user0")
+        [entry] = LogEntry.objects.all()
+        assert entry.change_message == "Recorded a refund to the customer: 550.00, CCP 12."
+
+    def test_what_is_still_to_be_paid_is_recorded_as_that(self, staff: Client) -> None:
+        order = sold()
+        response = staff.post(page(order), confirmed(staff, order, state="created"), follow=True)
+        assert told(response) == ["Recorded: the customer is to be paid back 550 DA."]
+        assert CustomerRefund.objects.get().state == "created"
+        [entry] = LogEntry.objects.all()
+        assert entry.change_message == "Planned a refund to the customer: 550.00, CCP 12."
+
+    def test_a_second_click_records_nothing_more(self, staff: Client) -> None:
+        order = sold()
+        form = confirmed(staff, order)
+        staff.post(page(order), form)
+        assert TWICE in told(staff.post(page(order), form, follow=True))
+        assert (CustomerRefund.objects.count(), LogEntry.objects.count()) == (1, 1)
+
+    def test_a_page_opened_before_another_refund_was_recorded_records_nothing(
+        self, staff: Client
+    ) -> None:
+        order = sold()
+        form = confirmed(staff, order)
+        record_refund(order, amount=100, reference="R1")
+        assert told(staff.post(page(order), form, follow=True)) == [LATE]
+        assert CustomerRefund.objects.count() == 1
+
+    def test_a_page_opened_before_the_cards_were_ordered_again_records_nothing(
+        self, staff: Client
+    ) -> None:
+        order = sold()
+        form = confirmed(staff, order)
+        reorder_missing(order, by="karim")
+        assert told(staff.post(page(order), form, follow=True)) == [LATE]
+        assert not CustomerRefund.objects.exists()
+
+    def test_the_reference_of_another_refund_is_refused(self, staff: Client) -> None:
+        order = sold()
+        record_refund(order, amount=100, reference="CCP 12")
+        response = staff.post(page(order), confirmed(staff, order), follow=True)
+        assert told(response) == [
+            "The reference CCP 12 already names another refund of this order."
+        ]
+        assert CustomerRefund.objects.count() == 1
+
+    @pytest.mark.django_db(transaction=True)
+    def test_two_people_at_once_record_one_and_the_other_is_told(
+        self, shared_database: str
+    ) -> None:
+        order = sold()
+        people = [sign_in("view_order", "settle_refund") for _person in range(2)]
+        forms = [
+            (person, confirmed(person, order, amount="1100", reference=f"R{number}"))
+            for number, person in enumerate(people)
+        ]
+
+        def press() -> list[str]:
+            person, form = forms.pop()
+            return told(person.post(page(order), form, follow=True))
+
+        results = [message for messages in in_threads(2, press) for message in messages]
+        assert results.count("Recorded: the customer was paid back 1,100 DA.") == 1
+        [other] = [message for message in results if not message.startswith("Recorded")]
+        assert other in {NOTHING_LEFT, LATE}
+        assert CustomerRefund.objects.get().amount == 1100
+        assert LogEntry.objects.count() == 1
+
+
+class TestLaterOn:
+    def planned(self, order: Order) -> CustomerRefund:
+        return record_refund(order, amount=550, reference="R1", is_paid=False, by="amina")
+
+    def test_a_planned_refund_is_marked_as_paid(self, staff: Client) -> None:
+        order = sold()
+        address = refund_page(self.planned(order), "complete")
+        assert f'href="{address}">Mark as paid</a>' in read(staff.get(order_page(order)))
+        assert "Amount: 550 DA Reference: R1" in plain(text(read(staff.get(address))))
+        assert told(staff.post(address, follow=True)) == ["The refund is recorded as paid."]
+        again = staff.post(address, follow=True)
+        assert told(again) == ["The refund was recorded as paid already."]
+        refund = CustomerRefund.objects.get()
+        assert (refund.state, refund.executed_by) == ("done", "user0")
+        [entry] = LogEntry.objects.all()
+        assert entry.change_message == "Marked as paid: 550.00, R1."
+        assert told(staff.get(address, follow=True)) == [LATE]
+        assert address not in read(staff.get(order_page(order)))
+
+    def test_a_refund_is_taken_back_with_a_reason(self, staff: Client) -> None:
+        order = sold()
+        address = refund_page(self.planned(order), "cancel")
+        assert f'href="{address}">Take back</a>' in read(staff.get(order_page(order)))
+        for reason, error in (("", "This field is required."), ("x" * 201, "Ensure this value")):
+            [shown] = errors(read(staff.post(address, {"reason": reason})))
+            assert shown.startswith(error)
+        form = {"reason": "The transfer came back."}
+        taken = "The refund was taken back. Its amount is owed again."
+        assert told(staff.post(address, form, follow=True)) == [taken]
+        again = staff.post(address, form, follow=True)
+        assert told(again) == ["The refund was taken back already."]
+        refund = CustomerRefund.objects.get()
+        assert (refund.state, refund.cancelled_by) == ("cancelled", "user0")
+        assert refund.cancel_reason == "The transfer came back."
+        [entry] = LogEntry.objects.all()
+        assert entry.change_message == "Took back a refund: 550.00, R1."
+        assert told(staff.get(address, follow=True)) == [LATE]
+        assert address not in read(staff.get(order_page(order)))
+
+    def test_a_refund_that_was_taken_back_is_not_marked_as_paid(self, staff: Client) -> None:
+        refund = self.planned(sold())
+        cancel_refund(refund, by="karim")
+        response = staff.post(refund_page(refund, "complete"), follow=True)
+        assert told(response) == ["This refund was taken back."]
+        assert CustomerRefund.objects.get().state == "cancelled"
+
+
+@pytest.mark.parametrize(
+    "permissions",
+    [("view_order",), ("settle_refund",), ("view_order", "add_order", "resolve_order")],
+)
+def test_other_permissions_show_amounts_at_most_and_decide_nothing(
+    permissions: tuple[str, ...],
+) -> None:
+    order, browser, boss = sold(), sign_in(*permissions), sign_in(superuser=True)
+    form = confirmed(boss, order)
+    refund = record_refund(order, amount=100, reference="R1", is_paid=False)
+    addresses = [page(order), *(refund_page(refund, name) for name in ("complete", "cancel"))]
+    for address in addresses:
+        assert browser.get(address).status_code == 403
+        assert browser.post(address, {**form, "reason": "x"}).status_code == 403
+    if "view_order" in permissions:
+        html = read(browser.get(order_page(order)))
+        assert "The customer is still owed 1,000 DA." in plain(text(html))
+        assert not [address for address in addresses if address in html]
+    refund.refresh_from_db()
+    assert (refund.state, CustomerRefund.objects.count()) == ("created", 1)
+
+
+def test_an_order_or_a_refund_that_is_not_there_or_hidden_is_not_told_of(
+    staff: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = sold()
+    refund = record_refund(order, amount=100, reference="R1")
+    seen = OrderAdmin.get_queryset
+    monkeypatch.setattr(
+        OrderAdmin, "get_queryset", lambda page, request: seen(page, request).exclude(pk=order.pk)
+    )
+    missing = [
+        reverse("admin:giftcards_refund_cancel", args=[refund.pk + 1]),
+        reverse("admin:giftcards_order_pay_back", args=[order.pk + 1]),
+    ]
+    for address in (page(order), refund_page(refund, "cancel"), *missing):
+        assert staff.post(address, {"reason": "x"}).status_code == 403
+    refund.refresh_from_db()
+    assert refund.state == "done"
+
+
+def test_a_form_without_its_csrf_token_records_nothing() -> None:
+    order = sold()
+    form = confirmed(sign_in(superuser=True), order)
+    browser = sign_in("view_order", "settle_refund", enforce_csrf_checks=True)
+    assert browser.post(page(order), form).status_code == 403
+    assert not CustomerRefund.objects.exists()
+
+
+class TestOrdersPage:
+    """200 of 1,100 are paid, 300 are planned, and 50 were taken back."""
+
+    @pytest.fixture
+    def html(self, staff: Client) -> str:
+        order = sold()
+        record_refund(
+            order, amount=200, reference="R1", method="cash", comment="At the <counter>", by="amina"
+        )
+        record_refund(order, amount=300, reference="R2", is_paid=False)
+        back = record_refund(order, amount=50, reference="R3", by="amina", is_paid=False)
+        cancel_refund(back, by="karim", why="A mistake.")
+        return read(staff.get(order_page(order)))
+
+    def test_the_first_sentences_say_what_was_paid_and_what_is_left(self, html: str) -> None:
+        assert (
+            "The customer was paid back 200 DA. 300 DA is to be paid back, and has not been paid"
+            " yet. The customer is still owed 600 DA."
+        ) in plain(text(html))
+
+    def test_the_breakdown_has_it_with_its_arithmetic(self, html: str) -> None:
+        lines = shown_lines(html)
+        assert lines["Owed to the customer"] == ["2 × 550", "1,100 DA"]
+        assert lines["Paid back"] == ["", "200 DA"]
+        assert lines["To be paid back"] == ["", "300 DA"]
+        assert lines["Still owed"] == ["1,100 − 500", "600 DA"]
+
+    def test_each_refund_has_a_line_with_all_that_is_known_of_it(self, html: str) -> None:
+        _heading, first, second, third = rows(html, "giftcards-refunds")
+        assert first[0] == "200 DA Paid back"
+        assert first[1] == "cash · R1"
+        assert first[2].endswith(" amina")
+        assert first[3:] == ["At the <counter>", "Take back"]
+        assert second[:2] == ["300 DA To be paid", "R2"]
+        assert second[2].endswith(" The shop's software")
+        assert second[3:] == ["", "Mark as paid Take back"]
+        assert third[0] == "50 DA Taken back"
+        assert third[3:] == ["A mistake.", ""]
+        assert "taken back" in third[2]
+
+    def test_the_timeline_tells_it_in_words(self, html: str) -> None:
+        assert [plain(event) for event in timeline(html)[1:]] == [
+            "amina recorded that the customer was paid back 200 DA. cash · R1At the <counter>",
+            "It was recorded that the customer is to be paid back 300 DA. R2The shop's software",
+            "amina recorded that the customer is to be paid back 50 DA. R3",
+            "karim took back a refund of 50 DA: it is owed again. A mistake.",
+        ]
+
+    def test_nothing_of_it_is_shown_without_refunds(self, staff: Client) -> None:
+        html = read(staff.get(order_page(sold())))
+        assert "giftcards-refunds" not in html
+        assert "Still owed" not in shown_lines(html)
+
+    def test_a_refund_that_was_paid_later_is_told_twice(self, staff: Client) -> None:
+        order = sold()
+        record_refund(order, amount=1100, reference="R1", is_paid=False, by="amina")
+        record_refund(order, amount=1100, reference="R1", by="karim")
+        html = read(staff.get(order_page(order)))
+        assert [plain(event) for event in timeline(html)[1:]] == [
+            "amina recorded that the customer is to be paid back 1,100 DA. R1",
+            "karim recorded that the customer was paid back 1,100 DA.",
+        ]
+        assert "The customer was paid back 1,100 DA." in plain(text(html))
+        assert "still owed" not in text(html)
+
+
+@pytest.mark.parametrize("status", FINAL)
+def test_the_list_shows_what_is_still_owed_and_the_refunds(staff: Client, status: Status) -> None:
+    order = make_guide_order(status, sale_price=Decimal(550))
+    owed = 550 * (5 - order.fulfilled_quantity)
+    if owed:
+        record_refund(order, amount=Decimal("100.50"), reference="R1")
+    [row] = orders(read(staff.get(LIST)))
+    left = f"{owed - Decimal('100.50'):,.2f} DA refunds: 100.50 DA"
+    assert (left if owed else "0 DA") in row
