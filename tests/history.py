@@ -9,10 +9,19 @@ from datetime import timedelta
 from django.db import connection, models, transaction
 from django.utils import timezone
 
-from giftcards.models import Card, CardReveal, LedgerEntry, Note, Order, StatusChange
+from giftcards.models import (
+    Card,
+    CardReveal,
+    CustomerRefund,
+    LedgerEntry,
+    Note,
+    Order,
+    StatusChange,
+)
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
 
+_GROWING = (Order, StatusChange, Card, CardReveal, CustomerRefund, Note, LedgerEntry)
 # What each final status is of a hundred orders.
 _SHARES = {
     Status.REJECTED: 1,
@@ -60,7 +69,7 @@ def analyze() -> None:
         connection.vendor, "ANALYZE"
     )
     with connection.cursor() as cursor:
-        for model in (Order, StatusChange, Card, CardReveal, Note, LedgerEntry):
+        for model in _GROWING:
             cursor.execute(f"{command} {model._meta.db_table}")
 
 

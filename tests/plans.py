@@ -9,9 +9,17 @@ from typing import Any, NamedTuple
 
 from django.db import connection
 
-from giftcards.models import Card, CardReveal, LedgerEntry, Note, Order, StatusChange
+from giftcards.models import (
+    Card,
+    CardReveal,
+    CustomerRefund,
+    LedgerEntry,
+    Note,
+    Order,
+    StatusChange,
+)
 
-_GROWING = (Order, StatusChange, Card, CardReveal, Note, LedgerEntry)
+_GROWING = (Order, StatusChange, Card, CardReveal, CustomerRefund, Note, LedgerEntry)
 _TABLES = [model._meta.db_table for model in _GROWING]
 _EXPLAIN = {
     "sqlite": "EXPLAIN QUERY PLAN ",

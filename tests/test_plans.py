@@ -36,6 +36,7 @@ from giftcards.ledger.reading import Place
 from giftcards.models import (
     Card,
     CardReveal,
+    CustomerRefund,
     LedgerEntry,
     Note,
     Order,
@@ -44,6 +45,7 @@ from giftcards.models import (
 )
 from giftcards.models.moments import day_of
 from giftcards.reports import By, report
+from giftcards.settlement import cancel_refund, complete_refund, record_refund
 from giftcards.signals import order_settled
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
@@ -77,16 +79,28 @@ def _history(
         LedgerEntry.objects.all().delete()
         CardReveal.objects.all().delete()
         Note.objects.all().delete()
+        CustomerRefund.objects.all().delete()
         user.delete()
         remove_history()
 
 
 def add_traces() -> AbstractBaseUser:
-    """What staff have left behind: many notes and revealed codes, by a user of the past."""
+    """What staff have left behind: many notes, refunds and revealed codes, by one of the past."""
     user = get_user_model().objects.create(username="past")
     Note.objects.bulk_create(
         Note(order_id=key, text="Called.", by="past")
         for key in Order.objects.order_by("pk").values_list("pk", flat=True)[:2_000]
+    )
+    now = timezone.now()
+    CustomerRefund.objects.bulk_create(
+        CustomerRefund(
+            order_id=key,
+            amount=1,
+            reference=f"CCP {key}",
+            state="cancelled" if key % 500 == 0 else "done",
+            created_at=now - timedelta(minutes=number),
+        )
+        for number, key in enumerate(Order.objects.order_by("pk").values_list("pk", flat=True))
     )
     CardReveal.objects.bulk_create(
         CardReveal(card_id=key, user=user)
@@ -635,4 +649,47 @@ def test_the_ledger_reads_a_limited_number_of_its_entries(
 ) -> None:
     with explained() as statements:
         read(boss.get(LEDGER, chosen))
+    assert all("LIMIT" in statement.sql for statement in scans(statements))
+
+
+def test_paying_a_customer_back_reads_no_whole_table(boss: Client) -> None:
+    order = make_order(Status.REJECTED, sale_price=550, open_amount=1_100)
+    with explained() as statements:
+        read(boss.get(reverse("admin:giftcards_order_pay_back", args=[order.pk])))
+        refund = record_refund(order, amount=550, reference="R1", is_paid=False)
+        read(boss.get(reverse("admin:giftcards_refund_cancel", args=[refund.pk])))
+        cancel_refund(complete_refund(refund, by="amina"), by="amina")
+        read(boss.get(order_page(order)))
+    assert scans(statements) == []
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"q": "CCP 42"},
+        {"q": "nothing-like-this"},
+        {"q": "shop-0000000042"},
+        {"state__exact": "created"},
+        {"state__exact": "cancelled"},
+        {"state__exact": "cancelled", **_since("created_at", minutes=10)},
+        _since("created_at", minutes=10),
+    ],
+    ids=str,
+)
+def test_a_filter_or_a_search_of_the_refunds_reads_no_whole_table(
+    boss: Client, chosen: dict[str, str]
+) -> None:
+    with explained() as statements:
+        read(boss.get("/admin/giftcards/customerrefund/", chosen))
+    assert scans(statements) == []
+
+
+@pytest.mark.parametrize(
+    "chosen", [{}, {"state__exact": "done"}, _since("created_at", days=400)], ids=str
+)
+def test_the_list_of_the_refunds_reads_the_first_ones_only(
+    boss: Client, chosen: dict[str, str]
+) -> None:
+    with explained() as statements:
+        read(boss.get("/admin/giftcards/customerrefund/", chosen))
     assert all("LIMIT" in statement.sql for statement in scans(statements))

@@ -23,7 +23,15 @@ from django.utils import timezone
 from giftcards.engine.holding import hold
 from giftcards.engine.recovery import adopt
 from giftcards.engine.storing import store_cards
-from giftcards.models import Card, CardReveal, Note, Order, ProviderState, StatusChange
+from giftcards.models import (
+    Card,
+    CardReveal,
+    CustomerRefund,
+    Note,
+    Order,
+    ProviderState,
+    StatusChange,
+)
 from giftcards.problems import Problem
 from giftcards.roles import ROLES
 from giftcards.statuses import ACCEPTED, SETTLED, Status
@@ -144,6 +152,7 @@ class TestWithoutCosts:
         lost, settled = bought(Status.UNCONFIRMED), bought(Status.PARTIALLY_FILLED)
         adopted = bought(Status.UNCONFIRMED, reference="web-adopted", claim="other")
         assert adopt(adopted, "B9", source=StatusChange.Source.STAFF)
+        yield page(settled, "pay_back")
         yield page(lost, "resolve")
         yield page(adopted, "release")
         yield from (page(order, "history") for order in (lost, settled, adopted))
@@ -296,7 +305,7 @@ class TestRoles:
     @pytest.mark.parametrize("role", ROLES)
     def test_each_role_opens_its_pages_and_no_other(self, role: str) -> None:
         browser, may = sign_in(*ROLES[role]), set(ROLES[role])
-        lost, waits = bought(Status.UNCONFIRMED), held()
+        lost, waits, owing = bought(Status.UNCONFIRMED), held(), bought(Status.REJECTED)
         pages = {
             LIST: {"view_order"},
             order_page(lost): {"view_order"},
@@ -304,6 +313,8 @@ class TestRoles:
             FIND: {"find_card"},
             page(lost, "resolve"): {"view_order", "resolve_order"},
             page(waits, "price"): {"view_order", "resolve_order", "view_cost"},
+            page(owing, "pay_back"): {"view_order", "settle_refund"},
+            "/admin/giftcards/customerrefund/": {"view_customerrefund"},
             PROVIDER_PAGE: {"view_providerstate"},
         }
         statuses = {address: browser.get(address).status_code for address in pages}
@@ -348,7 +359,7 @@ class TestDeleting:
             assert not one.has_delete_permission(request), one
             assert not one.has_change_permission(request), one
 
-    @pytest.mark.parametrize("model", [Card, StatusChange, CardReveal, Note])
+    @pytest.mark.parametrize("model", [Card, StatusChange, CardReveal, Note, CustomerRefund])
     def test_cards_and_traces_have_no_page_that_deletes_them(
         self, boss: Client, model: type[Any]
     ) -> None:

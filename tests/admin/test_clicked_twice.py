@@ -29,12 +29,14 @@ from giftcards.engine.recovery import adopt
 from giftcards.models import (
     Acknowledgement,
     CardReveal,
+    CustomerRefund,
     Note,
     Order,
     ProviderState,
     StatusChange,
 )
 from giftcards.problems import Problem
+from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, PRODUCT, TYPE, make_guide_order, make_order, settle, settled
 from tests.pages import ADD, LIST, hidden, plain, read, sign_in
@@ -47,6 +49,7 @@ CLICKS = 4
 TRACES: tuple[type[Model], ...] = (
     Acknowledgement,
     CardReveal,
+    CustomerRefund,
     LogEntry,
     Note,
     Order,
@@ -248,6 +251,50 @@ def order_again(_boss: Client) -> Button:
     )
 
 
+def owing() -> Order:
+    return make_guide_order(
+        Status.PARTIALLY_FILLED, reference=str(uuid.uuid4()), sale_price=Decimal(550)
+    )
+
+
+def pay_back(boss: Client) -> Button:
+    address = to("order_pay_back", owing().pk)
+    asked = hidden(read(boss.get(address)))
+    typed = {"amount": "980", "reference": "CCP 12", "method": "", "comment": "", "state": "done"}
+    return Button(
+        address,
+        hidden(read(boss.post(address, {**asked, **typed}))),
+        logged=["Recorded a refund to the customer: 980.00, CCP 12."],
+        rows={CustomerRefund: 1},
+        told="Recorded: the customer was paid back 980\u00a0DA.",
+        tellings=1,
+    )
+
+
+def complete_refund(_boss: Client) -> Button:
+    refund = record_refund(owing(), amount=980, reference="CCP 12", is_paid=False)
+    return Button(
+        to("refund_complete", refund.pk),
+        {},
+        logged=["Marked as paid: 980.00, CCP 12."],
+        rows={},
+        told="The refund is recorded as paid.",
+        tellings=1,
+    )
+
+
+def cancel_refund(_boss: Client) -> Button:
+    refund = record_refund(owing(), amount=980, reference="CCP 12")
+    return Button(
+        to("refund_cancel", refund.pk),
+        {"reason": "The transfer came back."},
+        logged=["Took back a refund: 980.00, CCP 12."],
+        rows={},
+        told="The refund was taken back. Its amount is owed again.",
+        tellings=1,
+    )
+
+
 def place(boss: Client) -> Button:
     with Gateway() as gateway:
         read_catalogue(gateway, on_wait=lambda _reading: None)
@@ -302,6 +349,9 @@ BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
     "giftcards_order_release": [release],
     "giftcards_order_price": [approve_price, decline_price],
     "giftcards_order_repeat": [order_again],
+    "giftcards_order_pay_back": [pay_back],
+    "giftcards_refund_complete": [complete_refund],
+    "giftcards_refund_cancel": [cancel_refund],
     "giftcards_order_add": [place],
     "giftcards_card_reveal": [reveal],
     "giftcards_providerstate_resume": [resume],
@@ -316,7 +366,7 @@ UNDECIDING = {
     "giftcards_order_history",
     *(
         f"giftcards_{model}_{page}"
-        for model in ("cardreveal", "ledgerentry", "product", "providerstate")
+        for model in ("cardreveal", "customerrefund", "ledgerentry", "product", "providerstate")
         for page in ("add", "change", "changelist", "delete", "history")
     ),
 }
