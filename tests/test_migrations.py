@@ -1,13 +1,21 @@
-"""Migrations are the same SQL wherever and whenever they run."""
+"""Migrations are the same SQL wherever and whenever they run, and compute what they have to."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+
+from giftcards.models import Order
+from giftcards.statuses import Status
+from tests.builders import build_guide_order
 
 ROOT = Path(__file__).resolve().parent.parent
 MIGRATIONS = sorted(path.stem for path in ROOT.glob("giftcards/migrations/[0-9]*.py"))
@@ -36,3 +44,57 @@ def test_the_sql_of_a_migration_does_not_depend_on_the_hash_seed(migration: str)
     first, *others = (sql(migration, hash_seed=seed) for seed in ("0", "1", "42"))
     assert first.startswith("BEGIN;")
     assert others == [first, first]
+
+
+FIGURES = ("open_amount", "paid_back_amount", "reordered_amount", "is_consistent", "is_credited")
+
+
+def migrate(name: str) -> Any:
+    """Bring the app's tables to a migration; the models as they are there."""
+    executor = MigrationExecutor(connection)
+    return executor.migrate([("giftcards", name)]).apps
+
+
+@pytest.mark.django_db(transaction=True)
+def test_orders_that_are_final_already_get_the_figures_that_others_get() -> None:
+    sold = {"sale_amount": Decimal(1000), "quantity": 3}
+    orders = {
+        "partly": (Status.PARTIALLY_FILLED, {"fulfilled_quantity": 2, **sold}),
+        "contradictory": (Status.FULFILLED, {"fulfilled_amount": Decimal(1)}),
+        "rejected": (Status.REJECTED, {"sale_price": Decimal(550)}),
+        "open": (Status.DELAYED, {"sale_price": Decimal(550)}),
+        "unknown": (Status.REFUNDED, {}),
+        "again": (Status.REFUNDED, sold),
+        "again, unknown": (Status.REFUNDED, {}),
+    }
+    gone = {"again": Decimal("1000.00"), "again, unknown": None}
+    try:
+        before = migrate("0003_staff_pages").get_model("giftcards", "Order")
+        names = {field.attname for field in before._meta.concrete_fields} - {"id"}
+        for reference, (status, values) in orders.items():
+            order = build_guide_order(status, reference=reference, **values)
+            before(**{name: getattr(order, name) for name in names}).save()
+        for reference, amount in gone.items():
+            repeated = before.objects.get(reference=reference)
+            order = build_guide_order(Status.PENDING, reference=f"{reference} 2")
+            columns = {name: getattr(order, name) for name in names - {"repeats_id", "sale_amount"}}
+            before(**columns, repeats=repeated, sale_amount=amount).save()
+    finally:
+        migrate(MIGRATIONS[-1])
+
+    zero, nothing = Decimal(0), None
+    found = {order.reference: order for order in Order.objects.all()}
+    assert {
+        reference: tuple(getattr(order, name) for name in FIGURES)
+        for reference, order in found.items()
+    } == {
+        "partly": (Decimal("333.33"), zero, nothing, True, nothing),
+        "contradictory": (nothing, zero, nothing, False, nothing),
+        "rejected": (Decimal(2750), zero, nothing, nothing, nothing),
+        "open": (nothing, zero, nothing, nothing, nothing),
+        "unknown": (nothing, zero, nothing, True, nothing),
+        "again": (zero, zero, Decimal(1000), True, nothing),
+        "again 2": (nothing, zero, nothing, nothing, nothing),
+        "again, unknown": (nothing, zero, zero, True, nothing),
+        "again, unknown 2": (nothing, zero, nothing, nothing, nothing),
+    }
