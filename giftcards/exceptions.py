@@ -6,8 +6,11 @@ stored and shown to staff as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from decimal import Decimal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from decimal import Decimal
 
 
 class GiftcardsError(Exception):
@@ -45,7 +48,7 @@ class RefundError(GiftcardsError):
 
 
 def _plainly(part: Decimal | str) -> str:
-    return f"{part:.2f}" if isinstance(part, Decimal) else part
+    return part if isinstance(part, str) else f"{part:.2f}"
 
 
 class DecryptionError(GiftcardsError):

@@ -16,7 +16,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from giftcards.models import CustomerRefund, Order
-from giftcards.models.money import RefundSource, RefundState
+from giftcards.models.money import RefundState
 from giftcards.sales import CustomerBreakdown, customer_breakdown
 from giftcards.signals import customer_refund_changed
 
@@ -40,7 +40,7 @@ def record_refund(
     by: str | None = None,
     comment: str = "",
     is_paid: bool = True,
-    source: RefundSource = RefundSource.CODE,
+    source: str = "code",
 ) -> CustomerRefund:
     """Record that the customer of ``order`` was paid back ``amount``; return the refund.
 
@@ -48,7 +48,8 @@ def record_refund(
     and method returns the refund that is there, however often and wherever that happens at the same
     moment. ``by`` names who paid it back, for the order's page. With ``is_paid=False`` the refund
     is planned only, until :func:`complete_refund`, or until it is recorded again as paid; it counts
-    all the same, so that nobody pays twice. The sums of ``order`` are brought up to date.
+    all the same, so that nobody pays twice. ``source`` is ``"code"``, ``"staff"`` or ``"command"``.
+    The sums of ``order`` are brought up to date.
 
     Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above what is still owed
     (``customer_breakdown(order).open_amount``), if nothing can be owed, or if the reference names
@@ -84,7 +85,7 @@ def complete_refund(refund: CustomerRefund, *, by: str) -> CustomerRefund:
     """Record that a planned ``refund`` has been paid; ``by`` names who paid it.
 
     Does nothing if it was paid already. Raises :exc:`~giftcards.exceptions.RefundError` if it was
-    taken back.
+    taken back, and :exc:`~django.core.exceptions.ValidationError` for an invalid name.
     """
     CustomerRefund.objects.complete(refund, by=by)
     _announce(refund)
@@ -94,7 +95,8 @@ def complete_refund(refund: CustomerRefund, *, by: str) -> CustomerRefund:
 def cancel_refund(refund: CustomerRefund, *, by: str, why: str = "") -> CustomerRefund:
     """Take ``refund`` back: its amount is owed again. ``by`` names who did, and ``why`` is kept.
 
-    Does nothing if it was taken back already.
+    Does nothing if it was taken back already. Raises
+    :exc:`~django.core.exceptions.ValidationError` for invalid texts.
     """
     CustomerRefund.objects.cancel(refund, by=by, why=why)
     _announce(refund)

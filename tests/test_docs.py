@@ -25,9 +25,10 @@ from django.core.management.base import BaseCommand
 
 from giftcards import checks, conf, exceptions, fulfilment, signals
 from giftcards.management.base import order_as_dict
-from giftcards.models import Card, Order, ProviderState, StatusChange
+from giftcards.models import Card, CustomerRefund, Order, ProviderState, StatusChange
 from giftcards.problems import PARAMETERS, WORDINGS, Kind
 from giftcards.refunds import RefundBreakdown
+from giftcards.settlement import record_refund
 from giftcards.simulator import SPECIAL_TYPES, Simulator
 from giftcards.statuses import MOVES, Status
 from tests.builders import make_guide_order
@@ -150,10 +151,15 @@ def test_the_arguments_of_giftcards_place_are_named() -> None:
 def test_the_documented_json_of_an_order_has_the_keys_that_are_printed() -> None:
     [shown] = blocks(section(page("commands"), "An order as JSON"), "json")
     documented = json.loads(shown)
-    printed = order_as_dict(make_guide_order(Status.PARTIALLY_FILLED))
+    order = make_guide_order(Status.PARTIALLY_FILLED, sale_price=550)
+    record_refund(order, amount=550, reference="R1")
+    printed = order_as_dict(order)
     assert list(documented) == list(printed)
     assert list(documented["refund"]) == list(printed["refund"])
     assert list(printed["refund"]) == [*RefundBreakdown.__dataclass_fields__]
+    assert list(documented["customer"]) == list(printed["customer"])
+    [refund] = printed["refunds"]
+    assert list(documented["refunds"][0]) == list(refund)
 
 
 @pytest.mark.django_db
@@ -390,7 +396,7 @@ def test_every_page_can_be_read_as_plain_markdown(page: str) -> None:
     assert "{eval-rst}" not in PAGES[page]
 
 
-@pytest.mark.parametrize("model", [Order, Card, StatusChange, ProviderState])
+@pytest.mark.parametrize("model", [Order, Card, CustomerRefund, StatusChange, ProviderState])
 def test_every_documented_field_of_a_model_exists(model: Any) -> None:
     names = [
         name
@@ -413,6 +419,8 @@ def test_every_documented_method_of_a_manager_exists(model: Any) -> None:
 
 def test_every_signal_is_documented() -> None:
     for name in vars(signals):
+        if name == "customer_refund_changed":
+            assert f"`giftcards.signals.{name}`" in page("api")
         if name.startswith("order_"):
             assert f"`{name}`" in section(page("orders"), "Telling your shop")
             assert f"giftcards.signals.{name}" in page("api")
