@@ -249,7 +249,8 @@ class CustomerRefund(models.Model):
         self.clean_fields(exclude=("order", "created_by", "executed_by"))
         # Databases differ in whether spaces alone are the empty text.
         if not self.reference.strip():
-            raise ValidationError({"reference": gettext("This field cannot be blank.")})
+            field: Any = self._meta.get_field("reference")
+            raise ValidationError({"reference": field.error_messages["blank"]})
         self.check_text("by", "created_by", self.created_by)
         self.amount = self.amount.quantize(_CENTIME)
 
