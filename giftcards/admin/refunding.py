@@ -220,7 +220,7 @@ class RefundingPages(OrderPages):
             order,
             refund,
             title=gettext("Mark as paid"),
-            consequence=gettext("It is recorded that the customer has been paid."),
+            consequence=gettext("It will be recorded that the customer has been paid."),
             form=forms.Form(),
         )
 
@@ -344,9 +344,9 @@ def _payment_facts(given: Mapping[str, Any]) -> list[tuple[str, object]]:
 
 
 def _consequence(order: Order, given: Mapping[str, Any]) -> SafeString:
-    text = gettext("%(amount)s is recorded as paid back to %(customer)s.")
+    text = gettext("%(amount)s will be recorded as paid back to %(customer)s.")
     if given["state"] != _State.DONE:
-        text = gettext("It is recorded that %(amount)s is to be paid back to %(customer)s.")
+        text = gettext("It will be recorded that %(amount)s is to be paid back to %(customer)s.")
     customer = _customer(order)
     named = bdi(customer) if customer else gettext("the customer")
     return filled(text, amount=money(given["amount"]), customer=named)

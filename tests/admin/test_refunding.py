@@ -104,13 +104,13 @@ class TestAsking:
         order = sold()
         asked = hidden(read(staff.get(page(order))))
         shown = plain(text(read(staff.post(page(order), {**asked, **TYPED}))))
-        assert "550 DA is recorded as paid back to آمنة." in shown
+        assert "550 DA will be recorded as paid back to آمنة." in shown
         assert "After that, 550 DA is still owed." in shown
         assert "Method: CCP Reference: CCP 12" in shown
         assert "Record 550 DA as paid back" in shown
         planned = {**asked, **TYPED, "state": "created", "amount": "1100"}
         shown = plain(text(read(staff.post(page(order), planned))))
-        assert "It is recorded that 1,100 DA is to be paid back to آمنة." in shown
+        assert "It will be recorded that 1,100 DA is to be paid back to آمنة." in shown
         assert "After that, nothing is owed any more." in shown
         assert "Record 1,100 DA as to be paid back" in shown
         assert not CustomerRefund.objects.exists()
