@@ -18,7 +18,7 @@ help:
 	@echo "make demo    the app at work: simulator, worker, site and four orders; ends with Ctrl-C"
 	@echo "             (ARGS=--once: ends when they have settled)"
 	@echo "make test    the tests; what they need and is not there is skipped, with the reason"
-	@echo "make bench   what the app costs beside its baselines, in twelve minutes (ARGS=--quick: three)"
+	@echo "make bench   what the app costs beside its baselines, in fifteen minutes (ARGS=--quick: four)"
 	@echo "make lint    style, types, complexity, migrations, system checks"
 	@echo "make docs    the documentation, into docs/_build/html"
 	@echo "make clean   removes what was built; the demo's database and keys stay"

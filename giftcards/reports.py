@@ -196,16 +196,17 @@ def local(moment: datetime) -> datetime:
 # Rows.
 
 
-def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> Iterator[Row]:
-    # A query of its own for each row: databases differ in what they know of time zones.
+def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> list[Row]:
+    sums: dict[date, Figures] = {}
     for key, part in _parts(orders, start, end, by):
         figures = _figures(part.aggregate(**_sums()))
         if figures.orders:
-            yield Row(key, _label(key, by), figures)
+            sums[key] = sums.get(key, Figures()) + figures
+    return [Row(key, _label(key, by), figures) for key, figures in sums.items()]
 
 
 def _rows_of_products(orders: QuerySet[Order], start: date, end: date, by: By) -> list[Row]:
-    cells = [cell for _month, part in _parts(orders, start, end, By.MONTH) for cell in _cells(part)]
+    cells = [cell for _week, part in _parts(orders, start, end, By.WEEK) for cell in _cells(part)]
     groups: dict[tuple[str, str], list[_Cell]] = defaultdict(list)
     for cell in cells:
         groups[cell.product_id, cell.type_id if by is By.TYPE else ""].append(cell)
@@ -227,14 +228,20 @@ def _parts(
 ) -> Iterator[tuple[date, QuerySet[Order]]]:
     """The days, weeks or months from ``start`` to ``end``, and those of ``orders`` in each.
 
-    Databases sort what they group: a month at a time fits into memory. Days before the first order
-    and after the last are left out.
+    Each part is a query of its own, because databases differ in what they know of time zones. A
+    month comes in several parts: for a large one, MariaDB would read the whole table instead of an
+    index, and SQLite would sort it on disk. Days before the first order and after the last are left
+    out.
     """
     found = _days_with_orders(settled_between(orders, start, end))
     if found is None:
         return
     for key, first, last in _spans(*found, by):
-        yield key, settled_between(orders, max(first, start), min(last, end))
+        day = first
+        while day <= last:
+            until = min(day + timedelta(days=6), last)
+            yield key, settled_between(orders, day, until)
+            day = until + timedelta(days=1)
 
 
 def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
@@ -248,11 +255,11 @@ def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
 
 
 def _spans(start: date, end: date, by: By) -> Iterator[tuple[date, date, date]]:
-    """The days, weeks or months from ``start`` to ``end``: key, first and last day of each."""
+    """The days, weeks or months: the key of each, and its first and last day in the period."""
     key = _first_day(start, by)
     while key <= end:
         following = _first_day(key + timedelta(days=_LONGEST[by]), by)
-        yield key, key, following - timedelta(days=1)
+        yield key, max(key, start), min(following - timedelta(days=1), end)
         key = following
 
 
@@ -413,7 +420,7 @@ class _SecondsBetween(Func):
 
 def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | None:
     times: Counter[int] = Counter()
-    for _month, part in _parts(orders.filter(status__in=SETTLED), start, end, By.MONTH):
+    for _week, part in _parts(orders.filter(status__in=SETTLED), start, end, By.WEEK):
         seconds = part.values_list(_SecondsBetween("settled_at", "created_at"))
         for taken, count in seconds.annotate(Count("pk")):
             # A clock that was set back makes no time negative.

@@ -83,6 +83,9 @@ def run_all(*, is_quick: bool) -> None:
         say("\nWhat a history of orders costs")
         start(folder, "history", "sqlite", *flags).wait()
         with_postgres(folder, "history", flags)
+        say("\nA report of a month, and its orders as a file")
+        start(folder, "books", "sqlite", *flags).wait()
+        with_postgres(folder, "books", flags)
     say(f"\n{time.monotonic() - started_at:.0f} s in all.")
 
 

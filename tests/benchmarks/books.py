@@ -36,7 +36,8 @@ _STATUSES = 90 * [Status.FULFILLED] + 5 * [Status.PARTIALLY_FILLED] + 4 * [Statu
 _STATUSES.append(Status.REJECTED)
 
 
-def run(count: str = "", *, is_quick: bool) -> None:
+def run(*args: str, is_quick: bool) -> None:
+    count = next(filter(str.isdecimal, args), "")
     wanted = int(count or (20_000 if is_quick else MONTH))
     began = time.monotonic()
     orders = _orders(wanted, Random(wanted))
