@@ -158,7 +158,7 @@ class _Reader:
         self._end = timezone.now()
 
     def _hold(self) -> None:
-        """Keep the lease; the first statement of each transaction."""
+        """Keep the lease: in each wait, and as the first statement of each transaction."""
         assert self._token is not None  # noqa: S101
         if not Lease.objects.keep(Lease.LEDGER, self._token, LONGEST_HOLD):
             raise Stopped("Another process has taken over.")
@@ -239,6 +239,8 @@ class _Reader:
         return ask_when_free(self._gateway, call, lambda paused: self._wait(is_paused=paused))
 
     def _wait(self, *, is_paused: bool) -> None:
+        if self._token is not None:
+            self._hold()
         self._on_wait(replace(self.reading, is_paused=is_paused))
 
     def _count(

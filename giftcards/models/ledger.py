@@ -38,13 +38,14 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         """Insert these entries, or update those that are known by their ``provider_id``.
 
         At most 100 entries, each with another ``provider_id``. An entry that changes otherwise than
-        in its balances or its time loses its order.
+        in its balances or its time loses its order, of which it is then open what was credited.
         """
         names = [entry.provider_id for entry in entries]
         known = {entry.provider_id: entry for entry in self.filter(provider_id__in=names)}
         new = [entry for entry in entries if entry.provider_id not in known]
         # Somebody without the lease may have inserted them meanwhile.
         self.bulk_create(new, ignore_conflicts=True)
+        owners = {entry.pk: entry.order_id for entry in known.values()}
         changed = [
             known[entry.provider_id]
             for entry in entries
@@ -52,6 +53,8 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         ]
         for entry in changed:
             entry.save(update_fields=[*_TOLD, "order", "is_guess"])
+        bereft = [owners[entry.pk] for entry in changed if entry.order_id is None]
+        Order.objects.filter(pk__in=[key for key in bereft if key]).update(is_credited=None)
         return Kept(new, changed)
 
     def without_order(self, type_: str, start: datetime, end: datetime) -> Self:

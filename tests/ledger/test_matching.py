@@ -213,6 +213,18 @@ class TestCredited:
         assert is_credited(order) == [True]
 
 
+def test_a_credit_that_becomes_somebody_elses_is_missed(books: Books) -> None:
+    order = partly_delivered("cart-1", provider_order_id="ab12")
+    booked = books.book("REFUND-ORDER", 980, at(9), name="r", objid="ab12")
+    books.book("ORDER", 2450, at(0), name="c", objid="ab12")
+    read()
+    assert is_credited(order) == [True]
+    booked["objid"] = "ff00"
+    read()
+    assert matches()["r"] == (None, False)
+    assert is_credited(order) == [False]
+
+
 def test_an_entry_that_changes_loses_its_order_and_finds_another(books: Books) -> None:
     ordered(reference="cart-1")
     ordered(reference="cart-2", quantity=1, sent_at=at(60))

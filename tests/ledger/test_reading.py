@@ -305,6 +305,21 @@ class TestTogether:
         assert LedgerEntry.objects.filter(order=None).count() == 1
         assert set(Order.objects.values_list("is_credited", flat=True)) == {True}
 
+    def test_the_lease_is_kept_while_it_waits(self, books: Books) -> None:
+        spend_budget()
+        waits = 0
+
+        def lose(_reading: Reading) -> None:
+            nonlocal waits
+            waits += 1
+            assert waits == 1
+            assert lease(Lease.LEDGER).until > timezone.now() + timedelta(seconds=100)
+            hold_lease(Lease.LEDGER, until=ago(-60))
+
+        with Gateway() as gateway:
+            reading = read_ledger(gateway, on_wait=lose)
+        assert reading.trouble == "Another process has taken over."
+
     def test_it_waits_while_orders_need_the_budget(self, books: Books) -> None:
         spend_budget()
 
