@@ -7,10 +7,11 @@ fractions, and no query tells whether the balances follow from each other.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from itertools import chain as chained
 from itertools import groupby, islice
 from operator import attrgetter
 from typing import NamedTuple
@@ -22,6 +23,8 @@ from giftcards.refunds import refund_breakdown
 
 # How many of a kind are listed; all are counted.
 _LISTED = 20
+# At how many moments before a period the balance is looked for.
+_LOOK_BACK = 10
 # Keys in one query; with more than 200, MariaDB may read the whole table.
 _AT_ONCE = 100
 # What the shop itself, or another account, put into the account.
@@ -291,18 +294,39 @@ class _Balances:
         self._breaks = _Found()
         # Whether any entry came without balances, and whether one of the last moment did.
         self._has_untold = self._ends_untold = False
+        # As long as the balance has only come back to where it was: where it may have been.
+        self._turning: frozenset[Decimal] = frozenset()
 
     def add(self, rows: Iterable[_Row]) -> None:
         """Follow the entries of one moment, which have no order of their own."""
         links, untold = _links(rows)
         self._ends_untold = bool(untold)
         self._has_untold = self._has_untold or bool(untold)
+        if links:
+            self._turn(links)
         for link in _in_chain(links, self._last):
             if self._last is None:
                 self.opening = None if self._has_untold else link.before
             elif link.before != self._last:
                 self._breaks.add(link.row.as_discrepancy(link.before - self._last))
             self._last = link.after
+
+    def _turn(self, links: list[_Link]) -> None:
+        """Begin where these entries can go on, if everything so far was a circle."""
+        befores = frozenset(link.before for link in links)
+        start = _surplus_of(links)
+        if self._last is None:
+            self._turning = befores if start is None else frozenset()
+        elif self._turning:
+            shared = self._turning & (befores if start is None else {start})
+            if shared:
+                self._last = min(shared)
+                self.opening = None if self.opening is None else self._last
+            self._turning = shared if start is None else frozenset()
+
+    @property
+    def is_turning(self) -> bool:
+        return bool(self._turning)
 
     @property
     def closing(self) -> Decimal | None:
@@ -343,18 +367,27 @@ def _in_chain(links: list[_Link], balance: Decimal | None) -> list[_Link]:
     chain: list[_Link] = []
     while len(chain) < len(links):
         if balance is None or not left[balance]:
-            balance = _first_balance(left)
+            balance = _beginning_of(list(chained.from_iterable(left.values())))
         chain += _trail(left, balance)
         balance = chain[-1].after
     return chain
 
 
-def _first_balance(left: Mapping[Decimal, Iterable[_Link]]) -> Decimal:
-    """The balance with which a chain of these entries begins: no other entry has left it."""
-    links = [link for same in left.values() for link in same]
-    surplus = Counter(link.before for link in links)
-    surplus.subtract(link.after for link in links)
-    return next((link.before for link in links if surplus[link.before] > 0), links[0].before)
+def _beginning_of(links: Sequence[_Link]) -> Decimal:
+    start = _surplus_of(links)
+    return links[0].before if start is None else start
+
+
+def _surplus_of(links: Iterable[_Link]) -> Decimal | None:
+    """The balance with which a chain of these entries begins; ``None`` if it is a circle.
+
+    More of them begin with it than end with it.
+    """
+    surplus: Counter[Decimal] = Counter()
+    for link in links:
+        surplus[link.before] += 1
+        surplus[link.after] -= 1
+    return next((balance for balance, count in surplus.items() if count > 0), None)
 
 
 def _trail(left: defaultdict[Decimal, list[_Link]], balance: Decimal) -> list[_Link]:
@@ -374,20 +407,34 @@ def _trail(left: defaultdict[Decimal, list[_Link]], balance: Decimal) -> list[_L
 
 def _balance_before(moment: datetime) -> Decimal | None:
     """The balance that the last entry before ``moment`` has left, if it was read and told."""
-    entries = LedgerEntry.objects.filter(time__lt=moment)
-    return _balances_at(entries.order_by("-time", "-pk").first()).closing
+    moments: list[list[_Row]] = []
+    while len(moments) < _LOOK_BACK and (rows := _last_rows_before(moment)):
+        moments.append(rows)
+        moment = rows[0].time
+        if _surplus_of(_links(rows)[0]) is not None:
+            # No circle: it tells where it ends.
+            break
+    balances = _Balances()
+    for rows in reversed(moments):
+        balances.add(rows)
+    # A circle may begin and end anywhere on it.
+    return None if balances.is_turning else balances.closing
+
+
+def _last_rows_before(moment: datetime) -> list[_Row]:
+    """The entries of the last moment before ``moment`` that has any."""
+    last = LedgerEntry.objects.filter(time__lt=moment).order_by("-time", "-pk").first()
+    return _rows_at(last.time) if last else []
 
 
 def _balance_from(moment: datetime) -> Decimal | None:
     """The balance before the first entry from ``moment`` on, if it was read and told."""
-    entries = LedgerEntry.objects.filter(time__gte=moment)
-    return _balances_at(entries.order_by("time", "pk").first()).opening
-
-
-def _balances_at(entry: LedgerEntry | None) -> _Balances:
-    """The balances of the moment of ``entry``."""
+    first = LedgerEntry.objects.filter(time__gte=moment).order_by("time", "pk").first()
     balances = _Balances()
-    if entry is not None:
-        entries = LedgerEntry.objects.filter(time=entry.time).order_by("pk")
-        balances.add(map(_Row._make, entries.values_list(*_Row._fields)))
-    return balances
+    balances.add(_rows_at(first.time) if first else [])
+    return balances.opening
+
+
+def _rows_at(moment: datetime) -> list[_Row]:
+    entries = LedgerEntry.objects.filter(time=moment).order_by("pk")
+    return list(map(_Row._make, entries.values_list(*_Row._fields)))

@@ -269,6 +269,12 @@ class TestBalances:
             entry.save(force_insert=True)
         summary = summarise(DAY, DAY)
         assert (summary.gap, summary.breaks.count) == (0, 0)
+        # So do those of the day after, which begins with what this one has left.
+        tomorrow = DAY + timedelta(days=1)
+        left = 100 + sum(amounts)
+        enter("later", "DEPOSIT", 3, 86_400, before=left, after=left + 3)
+        assert closing(summarise(DAY, tomorrow))[1:] == (left + 3, 0, 0)
+        assert closing(summarise(tomorrow, tomorrow)) == (left, left + 3, 0, 0)
 
 
 def test_a_day_is_the_time_between_two_midnights() -> None:
