@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from giftcards.engine.storing import store_cards
 from giftcards.provider.answers import CardSecret
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
-from tests.builders import CARDS, build_guide_order, make_guide_order
+from tests.builders import CARDS, make_guide_order
 from tests.conftest import Call
 from tests.test_docs import ROOT, blocks, page, section
 
@@ -76,27 +75,6 @@ def test_surplus_cards_are_told_apart_by_their_position() -> None:
         for name in ("delivered", "surplus")
     }
     assert shown == {"delivered": [*CARDS[:2]], "surplus": [CARDS[2]]}
-
-
-@pytest.mark.parametrize(
-    ("paid", "came", "owed"),
-    [
-        ({"sale_amount": Decimal(1000)}, 2, "333.33"),
-        ({"sale_amount": Decimal(1000)}, 0, "1000.00"),
-        ({"sale_price": Decimal("333.50")}, 1, "667.00"),
-        ({}, 2, "None"),
-    ],
-)
-def test_the_amount_owed_to_the_customer_is_exact(
-    paid: dict[str, Decimal], came: int, owed: str
-) -> None:
-    names: dict[str, Any] = {}
-    [block] = blocks(section(page("refunds"), "What you owe the customer"), "python")
-    exec(block, names)
-    order = build_guide_order(Status.PARTIALLY_FILLED, quantity=3, fulfilled_quantity=came, **paid)
-    assert str(names["owed_back"](order)) == owed
-    order.status = Status.HANDLING
-    assert names["owed_back"](order) is None
 
 
 [_example] = blocks(section(page("simulator"), "In your own tests"), "python")[:1]

@@ -69,7 +69,7 @@ class CustomerRefundAdmin(OrderRows):
 
     # What others have typed is about the order.
 
-    @admin.display(description=_("method"))
+    @admin.display(description=_("method"), empty_value="")
     def its_method(self, refund: CustomerRefund) -> str:
         return self._told(refund, refund.method, empty="")
 

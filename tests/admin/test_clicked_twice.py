@@ -364,6 +364,8 @@ UNDECIDING = {
     "giftcards_order_find_card",
     "giftcards_order_fingerprint",
     "giftcards_order_history",
+    "giftcards_order_report",
+    "giftcards_order_report_download",
     *(
         f"giftcards_{model}_{page}"
         for model in ("cardreveal", "customerrefund", "ledgerentry", "product", "providerstate")

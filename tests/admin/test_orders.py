@@ -17,7 +17,15 @@ from django_q.models import OrmQ
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import sweep
 from giftcards.fulfilment import place_order
-from giftcards.models import ApiKey, CardReveal, Order, Product, ProviderState
+from giftcards.models import (
+    ApiKey,
+    CardReveal,
+    CustomerRefund,
+    LedgerEntry,
+    Order,
+    Product,
+    ProviderState,
+)
 from giftcards.problems import Problem
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
@@ -182,9 +190,10 @@ def test_no_order_can_be_edited_or_deleted(permission: str) -> None:
     assert snapshot() == before
 
 
-def test_only_orders_reveals_products_and_the_provider_have_pages() -> None:
+def test_cards_notes_and_what_the_engine_keeps_have_no_pages() -> None:
     ours = [model for model in admin.site._registry if model._meta.app_label == "giftcards"]
-    assert set(ours) == {CardReveal, Order, Product, ProviderState}
+    shown = {CardReveal, CustomerRefund, LedgerEntry, Order, Product, ProviderState}
+    assert set(ours) == shown
 
 
 def test_save_as_new_needs_the_permission_to_add() -> None:

@@ -49,7 +49,10 @@ class Command(GiftcardsCommand):
         super().add_arguments(parser)
         parser.add_argument("order", metavar="REFERENCE", help="The order.")
         parser.add_argument(
-            "amount", metavar="AMOUNT", nargs="?", help="How much; not needed with --cancel."
+            "amount",
+            metavar="AMOUNT",
+            nargs="?",
+            help="How much (default, with --cancel: all of it).",
         )
         parser.add_argument(
             "--reference",
@@ -67,10 +70,13 @@ class Command(GiftcardsCommand):
         parser.add_argument(
             "--planned",
             action="store_true",
-            help="It is still to be paid. Repeat the command without this option once it is.",
+            help="It is still to be paid (default: it is paid). Repeat the command without this option"
+            " once it is.",
         )
         parser.add_argument(
-            "--cancel", action="store_true", help="Take the refund back: it is owed again."
+            "--cancel",
+            action="store_true",
+            help="Take the refund back: it is owed again (default: no).",
         )
 
     def handle(self, **options: Any) -> None:

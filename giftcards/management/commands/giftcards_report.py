@@ -30,8 +30,8 @@ class Command(GiftcardsCommand):
         ("This month so far, by day:", ""),
         ("A year, by month, for a script:", "--from 2026-01-01 --to 2026-12-31 --by month --json"),
         (
-            "The orders of a month, for a spreadsheet that speaks French:",
-            "--from 2026-11-01 --to 2026-11-30 --orders --separator semicolon --bom > orders.csv",
+            "The orders of this month, for a spreadsheet that speaks French:",
+            "--orders --separator semicolon --bom > orders.csv",
         ),
     )
 
@@ -58,14 +58,19 @@ class Command(GiftcardsCommand):
         parser.add_argument(
             "--product", metavar="ID", default="", help="Only this product (default: all)."
         )
-        parser.add_argument("--csv", action="store_true", help="Print the rows as CSV.")
         parser.add_argument(
-            "--orders", action="store_true", help="Print the orders instead, a row each, as CSV."
+            "--csv", action="store_true", help="Print the rows as CSV (default: as text)."
+        )
+        parser.add_argument(
+            "--orders",
+            action="store_true",
+            help="Print the orders instead, a row each, as CSV (default: their sums).",
         )
         parser.add_argument(
             "--contacts",
             action="store_true",
-            help="With --orders: also the customers' e-mail addresses and phone numbers.",
+            help="With --orders: also the customers' e-mail addresses and phone numbers (default:"
+            " neither).",
         )
         parser.add_argument(
             "--separator",
@@ -76,7 +81,8 @@ class Command(GiftcardsCommand):
         parser.add_argument(
             "--bom",
             action="store_true",
-            help="Begin the CSV with the mark by which spreadsheets recognise UTF-8.",
+            help="Begin the CSV with the mark by which spreadsheets recognise UTF-8 (default: no"
+            " mark).",
         )
 
     def handle(self, **options: Any) -> None:
