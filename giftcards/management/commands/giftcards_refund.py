@@ -52,7 +52,7 @@ class Command(GiftcardsCommand):
             "amount",
             metavar="AMOUNT",
             nargs="?",
-            help="How much (default, with --cancel: all of it).",
+            help="How much; optional with --cancel (default: all of it).",
         )
         parser.add_argument(
             "--reference",
@@ -70,13 +70,13 @@ class Command(GiftcardsCommand):
         parser.add_argument(
             "--planned",
             action="store_true",
-            help="It is still to be paid (default: it is paid). Repeat the command without this option"
-            " once it is.",
+            help="It is still to be paid (default: it is paid). Repeat the command without this"
+            " option once it is.",
         )
         parser.add_argument(
             "--cancel",
             action="store_true",
-            help="Take the refund back: it is owed again (default: no).",
+            help="Take the refund back: it is owed again (default: it is recorded).",
         )
 
     def handle(self, **options: Any) -> None:
