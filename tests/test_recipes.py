@@ -77,6 +77,40 @@ def test_surplus_cards_are_told_apart_by_their_position() -> None:
     assert shown == {"delivered": [*CARDS[:2]], "surplus": [CARDS[2]]}
 
 
+class Wallet:
+    """Books each deposit once, by its reference; the power fails before some of them."""
+
+    def __init__(self) -> None:
+        self.booked: dict[str, Decimal] = {}
+        self.fails = False
+
+    def deposit(self, amount: Decimal, *, reference: str) -> None:
+        if self.fails:
+            raise KeyboardInterrupt
+        self.booked.setdefault(reference, amount)
+
+
+@pytest.mark.django_db
+def test_what_is_owed_goes_to_the_wallet_once_wherever_it_is_interrupted() -> None:
+    names: dict[str, Any] = {}
+    [block] = blocks(section(page("refunds"), "Paying back"), "python")
+    exec(block, names)
+    sold = {"quantity": 3, "fulfilled_quantity": 2, "sale_amount": Decimal(1000)}
+    order = make_guide_order(Status.PARTIALLY_FILLED, reference="cart-7", **sold)
+    wallet = Wallet()
+    wallet.fails = True
+    with pytest.raises(KeyboardInterrupt):
+        names["pay_back"](order, wallet)
+    assert order.refunds.get().state == "created"
+    wallet.fails = False
+    for _time in range(2):
+        names["pay_back"](order, wallet)
+    assert wallet.booked == {"wallet-cart-7": Decimal("333.33")}
+    assert order.refunds.get().state == "done"
+    names["pay_back"](make_guide_order(Status.FULFILLED, sale_price=Decimal(550)), wallet)
+    assert len(wallet.booked) == 1
+
+
 [_example] = blocks(section(page("simulator"), "In your own tests"), "python")[:1]
 # Collected like the tests above: it is a test for pytest-django.
 exec(_example)

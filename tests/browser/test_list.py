@@ -51,7 +51,7 @@ def test_no_amount_is_cut_on_a_phone(boss: Browser, language: str, size: tuple[i
     boss.open(LIST)
 
     boss.find("#result_list .giftcards-money")
-    assert len(boss.find_all("#result_list .giftcards-money")) == 13
+    assert len(boss.find_all("#result_list .giftcards-money")) == 14
     assert boss.run(_CUT) == []
     assert boss.overflow() == 0
     assert boss.complaints() == []
@@ -93,7 +93,7 @@ def test_digits_stand_under_digits(boss: Browser, language: str) -> None:
     for column in AMOUNTS:
         # Where the whole part of each figure ends: what is left of it is as wide as its decimals.
         ends = boss.run(
-            f"return [...document.querySelectorAll('.field-{column} .giftcards-money > span')]"
+            f"return [...document.querySelectorAll('.field-{column} > .giftcards-money > span')]"
             ".map(figure => {"
             " const range = document.createRange(), text = figure.firstChild;"
             " const whole = figure.matches('.giftcards-exact') ? text.length - 3 : text.length;"
