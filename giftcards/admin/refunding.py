@@ -171,7 +171,6 @@ class RefundingPages(OrderPages):
             about=about(order),
             consequence=_consequence(order, given),
             left=money(left) if left else "",
-            is_paid=given["state"] == _State.DONE,
             facts=[*_whom(order), *_payment_facts(given)],
             # As texts: a number would be written in the way of the language.
             posted=[(name, str(given[name])) for name in form.fields],
