@@ -21,8 +21,9 @@ class RepeatingPages(OrderPages):
     """The page that orders the missing cards again."""
 
     def may_repeat(self, request: HttpRequest, order: Order) -> bool:
-        is_missing = bool(order.missing_quantity) and repetition(order) is None
-        return self.has_add_permission(request) and is_missing
+        is_untouched = order.reordered_amount is None and not order.paid_back_amount
+        is_allowed = is_untouched and self.has_add_permission(request)
+        return is_allowed and bool(order.missing_quantity)
 
     def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
         mine = []

@@ -17,6 +17,7 @@ from giftcards.engine.storing import store_cards
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import ApiKey, Order
 from giftcards.problems import Problem
+from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order
 from tests.pages import hidden, messages, order_page, plain, read, sign_in, text
@@ -164,6 +165,16 @@ def test_an_order_that_was_repeated_has_no_button_and_its_page_leads_to_the_new_
     response = staff.get(page(order), follow=True)
     assert response.redirect_chain == [(order_page(new), 302)]
     assert told(response) == [TWICE]
+
+
+def test_an_order_whose_customer_was_paid_back_has_no_button_until_that_is_taken_back(
+    staff: Client,
+) -> None:
+    order = make_guide_order(Status.PARTIALLY_FILLED, sale_price=Decimal(550))
+    refund = record_refund(order, amount=1, reference="CCP 12")
+    assert page(order) not in read(staff.get(order_page(order)))
+    cancel_refund(refund, by="karim")
+    assert page(order) in read(staff.get(order_page(order)))
 
 
 @pytest.mark.parametrize("status", [Status.FULFILLED, Status.HANDLING, Status.DELAYED])
