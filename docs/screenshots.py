@@ -58,6 +58,7 @@ def _photograph(directory: Path, *, everything: bool) -> None:
     pages = {
         "order-list": order_list,
         "order-page": f"{order_list}{Order.objects.get(reference='web-1042').pk}/change/",
+        "report": f"{order_list}report/",
     }
     if everything:
         other = {
@@ -73,7 +74,6 @@ def _photograph(directory: Path, *, everything: bool) -> None:
         planned = CustomerRefund.objects.get(reference="cart-38")
         pages |= {
             "order-add": f"{order_list}add/",
-            "report": f"{order_list}report/",
             "report-products": f"{order_list}report/?by=product",
             "find-card": f"{order_list}find-card/",
             "resolve": pages["unconfirmed"].replace("/change/", "/resolve/"),
