@@ -11,641 +11,153 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     initial = True
 
-    dependencies = []
+    dependencies = [
+    ]
 
     operations = [
         migrations.CreateModel(
-            name="Lease",
+            name='Lease',
             fields=[
-                ("name", models.CharField(max_length=20, primary_key=True, serialize=False)),
-                ("token", models.CharField(blank=True, max_length=32)),
-                ("until", models.DateTimeField(null=True)),
+                ('name', models.CharField(max_length=20, primary_key=True, serialize=False)),
+                ('token', models.CharField(blank=True, max_length=32)),
+                ('until', models.DateTimeField(null=True)),
             ],
         ),
         migrations.CreateModel(
-            name="RequestSlot",
+            name='RequestSlot',
             fields=[
-                ("number", models.PositiveIntegerField(primary_key=True, serialize=False)),
-                (
-                    "until",
-                    models.DateTimeField(
-                        db_index=True,
-                        default=datetime.datetime(2000, 1, 1, 0, 0, tzinfo=datetime.timezone.utc),
-                    ),
-                ),
+                ('number', models.PositiveIntegerField(primary_key=True, serialize=False)),
+                ('until', models.DateTimeField(db_index=True, default=datetime.datetime(2000, 1, 1, 0, 0, tzinfo=datetime.timezone.utc))),
             ],
         ),
         migrations.CreateModel(
-            name="Order",
+            name='Order',
             fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                (
-                    "reference",
-                    giftcards.models.fields.ExactCharField(
-                        default=giftcards.models.orders.new_reference,
-                        help_text="Your own unique name for the order. Reusing it never buys twice.",
-                        max_length=100,
-                        unique=True,
-                        validators=[
-                            django.core.validators.RegexValidator(
-                                "\\A[!-~]+\\Z",
-                                "Use letters, digits and punctuation only, without spaces.",
-                            )
-                        ],
-                        verbose_name="reference",
-                    ),
-                ),
-                (
-                    "product_id",
-                    giftcards.models.fields.ExactCharField(
-                        max_length=100,
-                        validators=[
-                            django.core.validators.RegexValidator(
-                                "\\A[!-~]+\\Z",
-                                "Use letters, digits and punctuation only, without spaces.",
-                            )
-                        ],
-                        verbose_name="product",
-                    ),
-                ),
-                (
-                    "type_id",
-                    giftcards.models.fields.ExactCharField(
-                        help_text="The denomination, as the provider's catalogue names it.",
-                        max_length=100,
-                        validators=[
-                            django.core.validators.RegexValidator(
-                                "\\A[!-~]+\\Z",
-                                "Use letters, digits and punctuation only, without spaces.",
-                            )
-                        ],
-                        verbose_name="type",
-                    ),
-                ),
-                (
-                    "quantity",
-                    models.PositiveIntegerField(
-                        validators=[
-                            django.core.validators.MinValueValidator(1),
-                            django.core.validators.MaxValueValidator(2000),
-                        ],
-                        verbose_name="quantity",
-                    ),
-                ),
-                (
-                    "sale_price",
-                    models.DecimalField(
-                        blank=True,
-                        decimal_places=2,
-                        help_text="What your customer pays for one card; optional.",
-                        max_digits=14,
-                        null=True,
-                        validators=[django.core.validators.MinValueValidator(Decimal("0"))],
-                        verbose_name="sale price",
-                    ),
-                ),
-                (
-                    "customer_email",
-                    giftcards.models.fields.ExactEmailField(
-                        blank=True, max_length=254, verbose_name="customer e-mail"
-                    ),
-                ),
-                (
-                    "customer_language",
-                    models.CharField(
-                        blank=True,
-                        max_length=20,
-                        validators=[
-                            django.core.validators.RegexValidator(
-                                "\\A[!-~]+\\Z",
-                                "Use letters, digits and punctuation only, without spaces.",
-                            )
-                        ],
-                        verbose_name="customer language",
-                    ),
-                ),
-                (
-                    "status",
-                    models.CharField(
-                        choices=[
-                            ("PENDING", "Waiting to be sent"),
-                            ("PLACING", "Being sent"),
-                            ("UNCONFIRMED", "Unconfirmed"),
-                            ("REJECTED", "Rejected"),
-                            ("HANDLING", "In progress"),
-                            ("DELAYED", "Delayed"),
-                            ("FULFILLED", "Fulfilled"),
-                            ("PARTIALLY_FILLED", "Partially filled"),
-                            ("REFUNDED", "Refunded"),
-                        ],
-                        default="PENDING",
-                        editable=False,
-                        max_length=20,
-                        verbose_name="status",
-                    ),
-                ),
-                (
-                    "provider_order_id",
-                    giftcards.models.fields.ExactCharField(
-                        editable=False,
-                        max_length=100,
-                        null=True,
-                        unique=True,
-                        verbose_name="provider's order id",
-                    ),
-                ),
-                (
-                    "provider_alias",
-                    giftcards.models.fields.ExactCharField(
-                        blank=True, editable=False, max_length=100
-                    ),
-                ),
-                ("is_only_listed", models.BooleanField(default=False, editable=False)),
-                (
-                    "fulfilled_quantity",
-                    models.PositiveIntegerField(
-                        default=0, editable=False, verbose_name="delivered"
-                    ),
-                ),
-                (
-                    "fulfilled_amount",
-                    models.DecimalField(
-                        decimal_places=2,
-                        editable=False,
-                        max_digits=14,
-                        null=True,
-                        verbose_name="charged",
-                    ),
-                ),
-                (
-                    "price_per_card",
-                    models.DecimalField(
-                        decimal_places=2,
-                        editable=False,
-                        max_digits=14,
-                        null=True,
-                        verbose_name="price per card",
-                    ),
-                ),
-                (
-                    "problems",
-                    models.JSONField(
-                        blank=True, default=list, editable=False, verbose_name="problems"
-                    ),
-                ),
-                (
-                    "needs_attention",
-                    models.BooleanField(
-                        default=False, editable=False, verbose_name="needs attention"
-                    ),
-                ),
-                (
-                    "created_at",
-                    models.DateTimeField(
-                        default=django.utils.timezone.now, editable=False, verbose_name="created"
-                    ),
-                ),
-                ("sent_at", models.DateTimeField(editable=False, null=True, verbose_name="sent")),
-                (
-                    "accepted_at",
-                    models.DateTimeField(editable=False, null=True, verbose_name="accepted"),
-                ),
-                (
-                    "checked_at",
-                    models.DateTimeField(editable=False, null=True, verbose_name="last checked"),
-                ),
-                (
-                    "settled_at",
-                    models.DateTimeField(editable=False, null=True, verbose_name="settled"),
-                ),
-                (
-                    "queued_at",
-                    models.DateTimeField(default=django.utils.timezone.now, editable=False),
-                ),
-                (
-                    "due_at",
-                    models.DateTimeField(
-                        default=django.utils.timezone.now, editable=False, null=True
-                    ),
-                ),
-                ("failures", models.PositiveIntegerField(default=0, editable=False)),
-                ("absent_since", models.DateTimeField(editable=False, null=True)),
-                ("candidates", models.JSONField(blank=True, default=list, editable=False)),
-                ("claim", models.CharField(blank=True, editable=False, max_length=32)),
-                ("claimed_until", models.DateTimeField(editable=False, null=True)),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('reference', giftcards.models.fields.ExactCharField(default=giftcards.models.orders.new_reference, help_text='Your own unique name for the order. Reusing it never buys twice.', max_length=100, unique=True, validators=[django.core.validators.RegexValidator('\\A[!-~]+\\Z', 'Use letters, digits and punctuation only, without spaces.')], verbose_name='reference')),
+                ('product_id', giftcards.models.fields.ExactCharField(max_length=100, validators=[django.core.validators.RegexValidator('\\A[!-~]+\\Z', 'Use letters, digits and punctuation only, without spaces.')], verbose_name='product')),
+                ('type_id', giftcards.models.fields.ExactCharField(help_text="The denomination, as the provider's catalogue names it.", max_length=100, validators=[django.core.validators.RegexValidator('\\A[!-~]+\\Z', 'Use letters, digits and punctuation only, without spaces.')], verbose_name='type')),
+                ('quantity', models.PositiveIntegerField(validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(2000)], verbose_name='quantity')),
+                ('sale_price', models.DecimalField(blank=True, decimal_places=2, help_text='What your customer pays for one card; optional.', max_digits=14, null=True, validators=[django.core.validators.MinValueValidator(Decimal('0'))], verbose_name='sale price')),
+                ('customer_email', giftcards.models.fields.ExactEmailField(blank=True, max_length=254, verbose_name='customer e-mail')),
+                ('customer_language', models.CharField(blank=True, max_length=20, validators=[django.core.validators.RegexValidator('\\A[!-~]+\\Z', 'Use letters, digits and punctuation only, without spaces.')], verbose_name='customer language')),
+                ('status', models.CharField(choices=[('PENDING', 'Waiting to be sent'), ('PLACING', 'Being sent'), ('UNCONFIRMED', 'Unconfirmed'), ('REJECTED', 'Rejected'), ('HANDLING', 'In progress'), ('DELAYED', 'Delayed'), ('FULFILLED', 'Fulfilled'), ('PARTIALLY_FILLED', 'Partially filled'), ('REFUNDED', 'Refunded')], default='PENDING', editable=False, max_length=20, verbose_name='status')),
+                ('provider_order_id', giftcards.models.fields.ExactCharField(editable=False, max_length=100, null=True, unique=True, verbose_name="provider's order id")),
+                ('provider_alias', giftcards.models.fields.ExactCharField(blank=True, editable=False, max_length=100)),
+                ('is_only_listed', models.BooleanField(default=False, editable=False)),
+                ('fulfilled_quantity', models.PositiveIntegerField(default=0, editable=False, verbose_name='delivered')),
+                ('fulfilled_amount', models.DecimalField(decimal_places=2, editable=False, max_digits=14, null=True, verbose_name='charged')),
+                ('price_per_card', models.DecimalField(decimal_places=2, editable=False, max_digits=14, null=True, verbose_name='price per card')),
+                ('problems', models.JSONField(blank=True, default=list, editable=False, verbose_name='problems')),
+                ('needs_attention', models.BooleanField(default=False, editable=False, verbose_name='needs attention')),
+                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False, verbose_name='created')),
+                ('sent_at', models.DateTimeField(editable=False, null=True, verbose_name='sent')),
+                ('accepted_at', models.DateTimeField(editable=False, null=True, verbose_name='accepted')),
+                ('checked_at', models.DateTimeField(editable=False, null=True, verbose_name='last checked')),
+                ('settled_at', models.DateTimeField(editable=False, null=True, verbose_name='settled')),
+                ('queued_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('due_at', models.DateTimeField(default=django.utils.timezone.now, editable=False, null=True)),
+                ('failures', models.PositiveIntegerField(default=0, editable=False)),
+                ('absent_since', models.DateTimeField(editable=False, null=True)),
+                ('candidates', models.JSONField(blank=True, default=list, editable=False)),
+                ('claim', models.CharField(blank=True, editable=False, max_length=32)),
+                ('claimed_until', models.DateTimeField(editable=False, null=True)),
             ],
             options={
-                "verbose_name": "order",
-                "verbose_name_plural": "orders",
-                "ordering": ("-created_at", "-pk"),
-                "indexes": [
-                    models.Index(
-                        fields=["settled_at", "status", "due_at", "id"], name="giftcards_order_due"
-                    ),
-                    models.Index(fields=["sent_at"], name="giftcards_order_sent"),
-                    models.Index(fields=["provider_alias"], name="giftcards_order_alias"),
-                    models.Index(fields=["-created_at", "-id"], name="giftcards_order_newest"),
-                    models.Index(
-                        fields=["needs_attention", "-created_at", "-id"],
-                        name="giftcards_order_attention",
-                    ),
-                    models.Index(
-                        fields=["status", "-created_at", "-id"], name="giftcards_order_by_status"
-                    ),
-                    models.Index(fields=["customer_email"], name="giftcards_order_email"),
-                ],
-                "constraints": [
-                    models.CheckConstraint(
-                        condition=models.Q(
-                            (
-                                "status__in",
-                                [
-                                    "PENDING",
-                                    "PLACING",
-                                    "UNCONFIRMED",
-                                    "REJECTED",
-                                    "HANDLING",
-                                    "DELAYED",
-                                    "FULFILLED",
-                                    "PARTIALLY_FILLED",
-                                    "REFUNDED",
-                                ],
-                            )
-                        ),
-                        name="giftcards_order_status",
-                    ),
-                    models.CheckConstraint(
-                        condition=models.Q(("quantity__gte", 1), ("quantity__lte", 2000)),
-                        name="giftcards_order_quantity",
-                    ),
-                    models.CheckConstraint(
-                        condition=models.Q(
-                            ("fulfilled_quantity__gte", 0),
-                            ("fulfilled_quantity__lte", models.F("quantity")),
-                        ),
-                        name="giftcards_order_fulfilled_quantity",
-                    ),
-                    models.CheckConstraint(
-                        condition=models.Q(
-                            models.Q(
-                                ("settled_at__isnull", False),
-                                (
-                                    "status__in",
-                                    ("REJECTED", "FULFILLED", "PARTIALLY_FILLED", "REFUNDED"),
-                                ),
-                            ),
-                            models.Q(
-                                models.Q(
-                                    (
-                                        "status__in",
-                                        ("REJECTED", "FULFILLED", "PARTIALLY_FILLED", "REFUNDED"),
-                                    ),
-                                    _negated=True,
-                                ),
-                                ("settled_at__isnull", True),
-                            ),
-                            _connector="OR",
-                        ),
-                        name="giftcards_order_final_is_settled",
-                    ),
-                    models.CheckConstraint(
-                        condition=models.Q(
-                            models.Q(
-                                ("accepted_at__isnull", False),
-                                ("provider_order_id__isnull", False),
-                                (
-                                    "status__in",
-                                    (
-                                        "HANDLING",
-                                        "DELAYED",
-                                        "FULFILLED",
-                                        "PARTIALLY_FILLED",
-                                        "REFUNDED",
-                                    ),
-                                ),
-                            ),
-                            models.Q(
-                                models.Q(
-                                    (
-                                        "status__in",
-                                        (
-                                            "HANDLING",
-                                            "DELAYED",
-                                            "FULFILLED",
-                                            "PARTIALLY_FILLED",
-                                            "REFUNDED",
-                                        ),
-                                    ),
-                                    _negated=True,
-                                ),
-                                ("accepted_at__isnull", True),
-                                ("provider_order_id__isnull", True),
-                            ),
-                            _connector="OR",
-                        ),
-                        name="giftcards_order_accepted_is_named",
-                    ),
-                    models.CheckConstraint(
-                        condition=models.Q(
-                            models.Q(
-                                ("status__in", ("FULFILLED", "PARTIALLY_FILLED", "REFUNDED")),
-                                _negated=True,
-                            ),
-                            models.Q(
-                                ("fulfilled_quantity", models.F("quantity")),
-                                ("status", "FULFILLED"),
-                            ),
-                            models.Q(
-                                ("fulfilled_quantity__gt", 0),
-                                ("fulfilled_quantity__lt", models.F("quantity")),
-                                ("status", "PARTIALLY_FILLED"),
-                            ),
-                            models.Q(("fulfilled_quantity", 0), ("status", "REFUNDED")),
-                            _connector="OR",
-                        ),
-                        name="giftcards_order_settled_is_whole",
-                    ),
-                    models.CheckConstraint(
-                        condition=models.Q(
-                            models.Q(("reference", ""), _negated=True),
-                            models.Q(("product_id", ""), _negated=True),
-                            models.Q(("type_id", ""), _negated=True),
-                        ),
-                        name="giftcards_order_line_is_named",
-                    ),
-                    models.CheckConstraint(
-                        condition=models.Q(
-                            ("price_per_card__isnull", True),
-                            ("price_per_card__gte", 0),
-                            _connector="OR",
-                        ),
-                        name="giftcards_order_price",
-                    ),
-                    models.CheckConstraint(
-                        condition=models.Q(
-                            ("fulfilled_amount__isnull", True),
-                            ("fulfilled_amount__gte", 0),
-                            _connector="OR",
-                        ),
-                        name="giftcards_order_charged",
-                    ),
-                    models.CheckConstraint(
-                        condition=models.Q(
-                            ("sale_price__isnull", True), ("sale_price__gte", 0), _connector="OR"
-                        ),
-                        name="giftcards_order_sale_price",
-                    ),
-                ],
+                'verbose_name': 'order',
+                'verbose_name_plural': 'orders',
+                'ordering': ('-created_at', '-pk'),
+                'indexes': [models.Index(fields=['settled_at', 'status', 'due_at', 'id'], name='giftcards_order_due'), models.Index(fields=['sent_at'], name='giftcards_order_sent'), models.Index(fields=['provider_alias'], name='giftcards_order_alias'), models.Index(fields=['-created_at', '-id'], name='giftcards_order_newest'), models.Index(fields=['needs_attention', '-created_at', '-id'], name='giftcards_order_attention'), models.Index(fields=['status', '-created_at', '-id'], name='giftcards_order_by_status'), models.Index(fields=['customer_email'], name='giftcards_order_email')],
+                'constraints': [models.CheckConstraint(condition=models.Q(('status__in', ['PENDING', 'PLACING', 'UNCONFIRMED', 'REJECTED', 'HANDLING', 'DELAYED', 'FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED'])), name='giftcards_order_status'), models.CheckConstraint(condition=models.Q(('quantity__gte', 1), ('quantity__lte', 2000)), name='giftcards_order_quantity'), models.CheckConstraint(condition=models.Q(('fulfilled_quantity__gte', 0), ('fulfilled_quantity__lte', models.F('quantity'))), name='giftcards_order_fulfilled_quantity'), models.CheckConstraint(condition=models.Q(models.Q(('settled_at__isnull', False), ('status__in', ('REJECTED', 'FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED'))), models.Q(models.Q(('status__in', ('REJECTED', 'FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED')), _negated=True), ('settled_at__isnull', True)), _connector='OR'), name='giftcards_order_final_is_settled'), models.CheckConstraint(condition=models.Q(models.Q(('accepted_at__isnull', False), ('provider_order_id__isnull', False), ('status__in', ('HANDLING', 'DELAYED', 'FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED'))), models.Q(models.Q(('status__in', ('HANDLING', 'DELAYED', 'FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED')), _negated=True), ('accepted_at__isnull', True), ('provider_order_id__isnull', True)), _connector='OR'), name='giftcards_order_accepted_is_named'), models.CheckConstraint(condition=models.Q(models.Q(('status__in', ('FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED')), _negated=True), models.Q(('fulfilled_quantity', models.F('quantity')), ('status', 'FULFILLED')), models.Q(('fulfilled_quantity__gt', 0), ('fulfilled_quantity__lt', models.F('quantity')), ('status', 'PARTIALLY_FILLED')), models.Q(('fulfilled_quantity', 0), ('status', 'REFUNDED')), _connector='OR'), name='giftcards_order_settled_is_whole'), models.CheckConstraint(condition=models.Q(models.Q(('reference', ''), _negated=True), models.Q(('product_id', ''), _negated=True), models.Q(('type_id', ''), _negated=True)), name='giftcards_order_line_is_named'), models.CheckConstraint(condition=models.Q(('price_per_card__isnull', True), ('price_per_card__gte', 0), _connector='OR'), name='giftcards_order_price'), models.CheckConstraint(condition=models.Q(('fulfilled_amount__isnull', True), ('fulfilled_amount__gte', 0), _connector='OR'), name='giftcards_order_charged'), models.CheckConstraint(condition=models.Q(('sale_price__isnull', True), ('sale_price__gte', 0), _connector='OR'), name='giftcards_order_sale_price')],
             },
         ),
         migrations.CreateModel(
-            name="Acknowledgement",
+            name='Acknowledgement',
             fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                ("code", models.CharField(max_length=40, verbose_name="code")),
-                (
-                    "parameters",
-                    models.JSONField(blank=True, default=dict, verbose_name="parameters"),
-                ),
-                ("by", models.CharField(max_length=254, verbose_name="by")),
-                (
-                    "at",
-                    models.DateTimeField(default=django.utils.timezone.now, verbose_name="when"),
-                ),
-                (
-                    "order",
-                    models.ForeignKey(
-                        on_delete=django.db.models.deletion.CASCADE,
-                        related_name="acknowledgements",
-                        to="giftcards.order",
-                        verbose_name="order",
-                    ),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('code', models.CharField(max_length=40, verbose_name='code')),
+                ('parameters', models.JSONField(blank=True, default=dict, verbose_name='parameters')),
+                ('by', models.CharField(max_length=254, verbose_name='by')),
+                ('at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='when')),
+                ('order', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='acknowledgements', to='giftcards.order', verbose_name='order')),
             ],
             options={
-                "verbose_name": "problem ticked off",
-                "verbose_name_plural": "problems ticked off",
-                "ordering": ("pk",),
-                "default_permissions": (),
+                'verbose_name': 'problem ticked off',
+                'verbose_name_plural': 'problems ticked off',
+                'ordering': ('pk',),
+                'default_permissions': (),
             },
         ),
         migrations.CreateModel(
-            name="ProviderState",
+            name='ProviderState',
             fields=[
-                (
-                    "id",
-                    models.PositiveSmallIntegerField(
-                        default=1, editable=False, primary_key=True, serialize=False
-                    ),
-                ),
-                (
-                    "pause",
-                    models.CharField(
-                        blank=True,
-                        choices=[
-                            (
-                                "access",
-                                "The provider refuses the API key or this server's address.",
-                            ),
-                            ("rate", "The provider asked for fewer requests."),
-                            ("outage", "The provider does not answer."),
-                        ],
-                        max_length=10,
-                        verbose_name="paused because",
-                    ),
-                ),
-                ("pause_detail", models.TextField(blank=True, verbose_name="detail")),
-                ("paused_at", models.DateTimeField(null=True, verbose_name="paused at")),
-                ("paused_until", models.DateTimeField(null=True, verbose_name="paused until")),
-                ("paused_key", models.CharField(blank=True, max_length=16)),
-                ("outages", models.PositiveIntegerField(default=0)),
-                ("list_usable_at", models.DateTimeField(null=True)),
-                ("list_read_at", models.DateTimeField(null=True)),
-                ("check_path", models.CharField(blank=True, max_length=20)),
-                ("succeeded_at", models.DateTimeField(null=True, verbose_name="last answer")),
-                ("proven_key", models.CharField(blank=True, max_length=16)),
-                ("failed_at", models.DateTimeField(null=True, verbose_name="last failure")),
-                ("failure", models.TextField(blank=True, verbose_name="last failure's text")),
-                ("swept_at", models.DateTimeField(null=True, verbose_name="last sweep")),
-                ("ticked_at", models.DateTimeField(null=True, verbose_name="last tick")),
+                ('id', models.PositiveSmallIntegerField(default=1, editable=False, primary_key=True, serialize=False)),
+                ('pause', models.CharField(blank=True, choices=[('access', "The provider refuses the API key or this server's address."), ('rate', 'The provider asked for fewer requests.'), ('outage', 'The provider does not answer.')], max_length=10, verbose_name='paused because')),
+                ('pause_detail', models.TextField(blank=True, verbose_name='detail')),
+                ('paused_at', models.DateTimeField(null=True, verbose_name='paused at')),
+                ('paused_until', models.DateTimeField(null=True, verbose_name='paused until')),
+                ('paused_key', models.CharField(blank=True, max_length=16)),
+                ('outages', models.PositiveIntegerField(default=0)),
+                ('list_usable_at', models.DateTimeField(null=True)),
+                ('list_read_at', models.DateTimeField(null=True)),
+                ('check_path', models.CharField(blank=True, max_length=20)),
+                ('succeeded_at', models.DateTimeField(null=True, verbose_name='last answer')),
+                ('proven_key', models.CharField(blank=True, max_length=16)),
+                ('failed_at', models.DateTimeField(null=True, verbose_name='last failure')),
+                ('failure', models.TextField(blank=True, verbose_name="last failure's text")),
+                ('swept_at', models.DateTimeField(null=True, verbose_name='last sweep')),
+                ('ticked_at', models.DateTimeField(null=True, verbose_name='last tick')),
             ],
             options={
-                "verbose_name": "provider's state",
-                "verbose_name_plural": "provider's state",
-                "constraints": [
-                    models.CheckConstraint(
-                        condition=models.Q(("pk", 1)), name="giftcards_providerstate_one_row"
-                    )
-                ],
+                'verbose_name': "provider's state",
+                'verbose_name_plural': "provider's state",
+                'constraints': [models.CheckConstraint(condition=models.Q(('pk', 1)), name='giftcards_providerstate_one_row')],
             },
         ),
         migrations.CreateModel(
-            name="Card",
+            name='Card',
             fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                ("position", models.PositiveIntegerField(verbose_name="card")),
-                ("sealed", models.TextField(editable=False)),
-                ("identity", models.CharField(editable=False, max_length=64)),
-                ("value_fingerprint", models.CharField(editable=False, max_length=64)),
-                ("serial_fingerprint", models.CharField(blank=True, editable=False, max_length=64)),
-                (
-                    "received_at",
-                    models.DateTimeField(
-                        default=django.utils.timezone.now, editable=False, verbose_name="received"
-                    ),
-                ),
-                (
-                    "order",
-                    models.ForeignKey(
-                        db_index=False,
-                        on_delete=django.db.models.deletion.PROTECT,
-                        related_name="cards",
-                        to="giftcards.order",
-                        verbose_name="order",
-                    ),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('position', models.PositiveIntegerField(verbose_name='card')),
+                ('sealed', models.TextField(editable=False)),
+                ('identity', models.CharField(editable=False, max_length=64)),
+                ('value_fingerprint', models.CharField(editable=False, max_length=64)),
+                ('serial_fingerprint', models.CharField(blank=True, editable=False, max_length=64)),
+                ('received_at', models.DateTimeField(default=django.utils.timezone.now, editable=False, verbose_name='received')),
+                ('order', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='cards', to='giftcards.order', verbose_name='order')),
             ],
             options={
-                "verbose_name": "card",
-                "verbose_name_plural": "cards",
-                "ordering": ("order", "position"),
-                "indexes": [
-                    models.Index(fields=["value_fingerprint"], name="giftcards_card_value"),
-                    models.Index(fields=["serial_fingerprint"], name="giftcards_card_serial"),
-                ],
-                "constraints": [
-                    models.UniqueConstraint(
-                        fields=("order", "position"), name="giftcards_card_order_position"
-                    ),
-                    models.CheckConstraint(
-                        condition=models.Q(
-                            ("position__gte", 1),
-                            models.Q(("sealed", ""), _negated=True),
-                            models.Q(("value_fingerprint", ""), _negated=True),
-                        ),
-                        name="giftcards_card_is_sealed",
-                    ),
-                ],
+                'verbose_name': 'card',
+                'verbose_name_plural': 'cards',
+                'ordering': ('order', 'position'),
+                'indexes': [models.Index(fields=['value_fingerprint'], name='giftcards_card_value'), models.Index(fields=['serial_fingerprint'], name='giftcards_card_serial')],
+                'constraints': [models.UniqueConstraint(fields=('order', 'position'), name='giftcards_card_order_position'), models.CheckConstraint(condition=models.Q(('position__gte', 1), models.Q(('sealed', ''), _negated=True), models.Q(('value_fingerprint', ''), _negated=True)), name='giftcards_card_is_sealed')],
             },
         ),
         migrations.CreateModel(
-            name="StatusChange",
+            name='StatusChange',
             fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                (
-                    "from_status",
-                    models.CharField(
-                        choices=[
-                            ("PENDING", "Waiting to be sent"),
-                            ("PLACING", "Being sent"),
-                            ("UNCONFIRMED", "Unconfirmed"),
-                            ("REJECTED", "Rejected"),
-                            ("HANDLING", "In progress"),
-                            ("DELAYED", "Delayed"),
-                            ("FULFILLED", "Fulfilled"),
-                            ("PARTIALLY_FILLED", "Partially filled"),
-                            ("REFUNDED", "Refunded"),
-                        ],
-                        max_length=20,
-                        verbose_name="from",
-                    ),
-                ),
-                (
-                    "to_status",
-                    models.CharField(
-                        choices=[
-                            ("PENDING", "Waiting to be sent"),
-                            ("PLACING", "Being sent"),
-                            ("UNCONFIRMED", "Unconfirmed"),
-                            ("REJECTED", "Rejected"),
-                            ("HANDLING", "In progress"),
-                            ("DELAYED", "Delayed"),
-                            ("FULFILLED", "Fulfilled"),
-                            ("PARTIALLY_FILLED", "Partially filled"),
-                            ("REFUNDED", "Refunded"),
-                        ],
-                        max_length=20,
-                        verbose_name="to",
-                    ),
-                ),
-                (
-                    "at",
-                    models.DateTimeField(default=django.utils.timezone.now, verbose_name="when"),
-                ),
-                (
-                    "source",
-                    models.CharField(
-                        choices=[
-                            ("placing", "Sending"),
-                            ("check", "Answer of the provider"),
-                            ("clock", "Time limit"),
-                            ("recovery", "Recovery"),
-                            ("staff", "Staff"),
-                        ],
-                        max_length=20,
-                        verbose_name="because of",
-                    ),
-                ),
-                ("details", models.JSONField(blank=True, default=list, verbose_name="details")),
-                (
-                    "announced_at",
-                    models.DateTimeField(editable=False, null=True, verbose_name="announced"),
-                ),
-                (
-                    "announce_at",
-                    models.DateTimeField(
-                        default=django.utils.timezone.now, editable=False, null=True
-                    ),
-                ),
-                ("delivered_to", models.JSONField(editable=False, null=True)),
-                ("announce_failures", models.PositiveIntegerField(default=0, editable=False)),
-                (
-                    "announce_error",
-                    models.TextField(
-                        blank=True, editable=False, verbose_name="announcement failed"
-                    ),
-                ),
-                (
-                    "order",
-                    models.ForeignKey(
-                        on_delete=django.db.models.deletion.CASCADE,
-                        related_name="changes",
-                        to="giftcards.order",
-                        verbose_name="order",
-                    ),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('from_status', models.CharField(choices=[('PENDING', 'Waiting to be sent'), ('PLACING', 'Being sent'), ('UNCONFIRMED', 'Unconfirmed'), ('REJECTED', 'Rejected'), ('HANDLING', 'In progress'), ('DELAYED', 'Delayed'), ('FULFILLED', 'Fulfilled'), ('PARTIALLY_FILLED', 'Partially filled'), ('REFUNDED', 'Refunded')], max_length=20, verbose_name='from')),
+                ('to_status', models.CharField(choices=[('PENDING', 'Waiting to be sent'), ('PLACING', 'Being sent'), ('UNCONFIRMED', 'Unconfirmed'), ('REJECTED', 'Rejected'), ('HANDLING', 'In progress'), ('DELAYED', 'Delayed'), ('FULFILLED', 'Fulfilled'), ('PARTIALLY_FILLED', 'Partially filled'), ('REFUNDED', 'Refunded')], max_length=20, verbose_name='to')),
+                ('at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='when')),
+                ('source', models.CharField(choices=[('placing', 'Sending'), ('check', 'Answer of the provider'), ('clock', 'Time limit'), ('recovery', 'Recovery'), ('staff', 'Staff')], max_length=20, verbose_name='because of')),
+                ('details', models.JSONField(blank=True, default=list, verbose_name='details')),
+                ('announced_at', models.DateTimeField(editable=False, null=True, verbose_name='announced')),
+                ('announce_at', models.DateTimeField(default=django.utils.timezone.now, editable=False, null=True)),
+                ('delivered_to', models.JSONField(editable=False, null=True)),
+                ('announce_failures', models.PositiveIntegerField(default=0, editable=False)),
+                ('announce_error', models.TextField(blank=True, editable=False, verbose_name='announcement failed')),
+                ('order', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='changes', to='giftcards.order', verbose_name='order')),
             ],
             options={
-                "verbose_name": "status change",
-                "verbose_name_plural": "status changes",
-                "ordering": ("pk",),
-                "indexes": [
-                    models.Index(
-                        fields=["announced_at", "announce_at", "id"], name="giftcards_change_outbox"
-                    )
-                ],
+                'verbose_name': 'status change',
+                'verbose_name_plural': 'status changes',
+                'ordering': ('pk',),
+                'indexes': [models.Index(fields=['announced_at', 'announce_at', 'id'], name='giftcards_change_outbox')],
             },
         ),
     ]

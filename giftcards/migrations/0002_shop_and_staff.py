@@ -7,227 +7,138 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("giftcards", "0001_initial"),
+        ('giftcards', '0001_initial'),
     ]
 
     operations = [
         migrations.CreateModel(
-            name="ApiKey",
+            name='ApiKey',
             fields=[
-                (
-                    "fingerprint",
-                    models.CharField(
-                        editable=False, max_length=32, primary_key=True, serialize=False
-                    ),
-                ),
-                ("is_refused", models.BooleanField(default=False)),
-                ("refused_at", models.DateTimeField(null=True)),
-                ("refusal", models.TextField(blank=True)),
-                ("accepted_at", models.DateTimeField(null=True)),
-                ("stopped_at", models.DateTimeField(null=True)),
+                ('fingerprint', models.CharField(editable=False, max_length=32, primary_key=True, serialize=False)),
+                ('is_refused', models.BooleanField(default=False)),
+                ('refused_at', models.DateTimeField(null=True)),
+                ('refusal', models.TextField(blank=True)),
+                ('accepted_at', models.DateTimeField(null=True)),
+                ('stopped_at', models.DateTimeField(null=True)),
             ],
             options={
-                "default_permissions": (),
+                'default_permissions': (),
             },
         ),
         migrations.CreateModel(
-            name="ProductPrices",
+            name='ProductPrices',
             fields=[
-                (
-                    "product_id",
-                    giftcards.models.fields.ExactCharField(
-                        max_length=100, primary_key=True, serialize=False
-                    ),
-                ),
-                ("key", models.CharField(max_length=64)),
-                ("by_type", models.JSONField(default=dict)),
-                ("asked_at", models.DateTimeField()),
+                ('product_id', giftcards.models.fields.ExactCharField(max_length=100, primary_key=True, serialize=False)),
+                ('key', models.CharField(max_length=64)),
+                ('by_type', models.JSONField(default=dict)),
+                ('asked_at', models.DateTimeField()),
             ],
             options={
-                "default_permissions": (),
+                'default_permissions': (),
             },
         ),
         migrations.AlterModelOptions(
-            name="order",
-            options={
-                "ordering": ("-created_at", "-pk"),
-                "permissions": (
-                    ("check_order", "Can have orders checked and tick off problems"),
-                    ("resolve_order", "Can say what became of lost orders"),
-                    ("find_card", "Can find orders by the code of a card"),
-                ),
-                "verbose_name": "order",
-                "verbose_name_plural": "orders",
-            },
+            name='order',
+            options={'ordering': ('-created_at', '-pk'), 'permissions': (('check_order', 'Can have orders checked and tick off problems'), ('resolve_order', 'Can say what became of lost orders'), ('find_card', 'Can find orders by the code of a card')), 'verbose_name': 'order', 'verbose_name_plural': 'orders'},
         ),
         migrations.AlterModelOptions(
-            name="providerstate",
-            options={
-                "permissions": (("resume_provider", "Can resume calls to the provider"),),
-                "verbose_name": "provider's state",
-                "verbose_name_plural": "provider's state",
-            },
+            name='providerstate',
+            options={'permissions': (('resume_provider', 'Can resume calls to the provider'),), 'verbose_name': "provider's state", 'verbose_name_plural': "provider's state"},
         ),
         migrations.RemoveField(
-            model_name="providerstate",
-            name="paused_key",
+            model_name='providerstate',
+            name='paused_key',
         ),
         migrations.RemoveField(
-            model_name="providerstate",
-            name="proven_key",
+            model_name='providerstate',
+            name='proven_key',
         ),
         migrations.AddField(
-            model_name="order",
-            name="answered_id",
-            field=giftcards.models.fields.ExactCharField(
-                blank=True, editable=False, max_length=100
-            ),
+            model_name='order',
+            name='answered_id',
+            field=giftcards.models.fields.ExactCharField(blank=True, editable=False, max_length=100),
         ),
         migrations.AddField(
-            model_name="order",
-            name="approved_price",
-            field=models.DecimalField(
-                decimal_places=2,
-                editable=False,
-                max_digits=14,
-                null=True,
-                validators=[django.core.validators.MinValueValidator(Decimal("0"))],
-                verbose_name="approved price",
-            ),
+            model_name='order',
+            name='approved_price',
+            field=models.DecimalField(decimal_places=2, editable=False, max_digits=14, null=True, validators=[django.core.validators.MinValueValidator(Decimal('0'))], verbose_name='approved price'),
         ),
         migrations.AddField(
-            model_name="order",
-            name="customer_name",
-            field=models.CharField(
-                blank=True,
-                max_length=200,
-                validators=[giftcards.models.fields.plain_line],
-                verbose_name="customer name",
-            ),
+            model_name='order',
+            name='customer_name',
+            field=models.CharField(blank=True, max_length=200, validators=[giftcards.models.fields.plain_line], verbose_name='customer name'),
         ),
         migrations.AddField(
-            model_name="order",
-            name="customer_phone",
-            field=models.CharField(
-                blank=True,
-                max_length=50,
-                validators=[giftcards.models.fields.plain_line],
-                verbose_name="customer phone",
-            ),
+            model_name='order',
+            name='customer_phone',
+            field=models.CharField(blank=True, max_length=50, validators=[giftcards.models.fields.plain_line], verbose_name='customer phone'),
         ),
         migrations.AddField(
-            model_name="order",
-            name="group",
-            field=giftcards.models.fields.ExactCharField(
-                blank=True,
-                help_text="What the order belongs to in your shop, such as a cart or an invoice.",
-                max_length=100,
-                validators=[giftcards.models.fields.plain_line],
-                verbose_name="group",
-            ),
+            model_name='order',
+            name='group',
+            field=giftcards.models.fields.ExactCharField(blank=True, help_text='What the order belongs to in your shop, such as a cart or an invoice.', max_length=100, validators=[giftcards.models.fields.plain_line], verbose_name='group'),
         ),
         migrations.AddField(
-            model_name="order",
-            name="identified_at",
+            model_name='order',
+            name='identified_at',
             field=models.DateTimeField(editable=False, null=True),
         ),
         migrations.AddField(
-            model_name="order",
-            name="is_insisted",
+            model_name='order',
+            name='is_insisted',
             field=models.BooleanField(default=False, editable=False),
         ),
         migrations.AddField(
-            model_name="order",
-            name="max_price",
-            field=models.DecimalField(
-                blank=True,
-                decimal_places=2,
-                help_text="What one card may cost you at most; above it, a person decides.",
-                max_digits=14,
-                null=True,
-                validators=[django.core.validators.MinValueValidator(Decimal("0"))],
-                verbose_name="highest price",
-            ),
+            model_name='order',
+            name='max_price',
+            field=models.DecimalField(blank=True, decimal_places=2, help_text='What one card may cost you at most; above it, a person decides.', max_digits=14, null=True, validators=[django.core.validators.MinValueValidator(Decimal('0'))], verbose_name='highest price'),
         ),
         migrations.AddField(
-            model_name="order",
-            name="metadata",
-            field=models.JSONField(blank=True, default=dict, verbose_name="metadata"),
+            model_name='order',
+            name='metadata',
+            field=models.JSONField(blank=True, default=dict, verbose_name='metadata'),
         ),
         migrations.AddField(
-            model_name="order",
-            name="price_at_placing",
-            field=models.DecimalField(
-                decimal_places=2,
-                editable=False,
-                max_digits=14,
-                null=True,
-                verbose_name="price at placing",
-            ),
+            model_name='order',
+            name='price_at_placing',
+            field=models.DecimalField(decimal_places=2, editable=False, max_digits=14, null=True, verbose_name='price at placing'),
         ),
         migrations.AddField(
-            model_name="order",
-            name="sale_amount",
-            field=models.DecimalField(
-                blank=True,
-                decimal_places=2,
-                help_text="What your customer pays for all the cards; optional.",
-                max_digits=14,
-                null=True,
-                validators=[django.core.validators.MinValueValidator(Decimal("0"))],
-                verbose_name="sale amount",
-            ),
+            model_name='order',
+            name='sale_amount',
+            field=models.DecimalField(blank=True, decimal_places=2, help_text='What your customer pays for all the cards; optional.', max_digits=14, null=True, validators=[django.core.validators.MinValueValidator(Decimal('0'))], verbose_name='sale amount'),
         ),
         migrations.AddField(
-            model_name="providerstate",
-            name="clock",
+            model_name='providerstate',
+            name='clock',
             field=models.JSONField(default=dict),
         ),
         migrations.AddField(
-            model_name="providerstate",
-            name="clock_version",
+            model_name='providerstate',
+            name='clock_version',
             field=models.PositiveIntegerField(default=0),
         ),
         migrations.AlterField(
-            model_name="order",
-            name="customer_email",
-            field=giftcards.models.fields.ExactEmailField(
-                blank=True,
-                max_length=254,
-                validators=[giftcards.models.fields.plain_line],
-                verbose_name="customer e-mail",
-            ),
+            model_name='order',
+            name='customer_email',
+            field=giftcards.models.fields.ExactEmailField(blank=True, max_length=254, validators=[giftcards.models.fields.plain_line], verbose_name='customer e-mail'),
         ),
         migrations.AddIndex(
-            model_name="order",
-            index=models.Index(fields=["group"], name="giftcards_order_group"),
+            model_name='order',
+            index=models.Index(fields=['group'], name='giftcards_order_group'),
         ),
         migrations.AddConstraint(
-            model_name="order",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    ("sale_amount__isnull", True), ("sale_amount__gte", 0), _connector="OR"
-                ),
-                name="giftcards_order_sale_amount",
-            ),
+            model_name='order',
+            constraint=models.CheckConstraint(condition=models.Q(('sale_amount__isnull', True), ('sale_amount__gte', 0), _connector='OR'), name='giftcards_order_sale_amount'),
         ),
         migrations.AddConstraint(
-            model_name="order",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    ("max_price__isnull", True), ("max_price__gte", 0), _connector="OR"
-                ),
-                name="giftcards_order_max_price",
-            ),
+            model_name='order',
+            constraint=models.CheckConstraint(condition=models.Q(('max_price__isnull', True), ('max_price__gte', 0), _connector='OR'), name='giftcards_order_max_price'),
         ),
         migrations.AddConstraint(
-            model_name="order",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    ("approved_price__isnull", True), ("approved_price__gte", 0), _connector="OR"
-                ),
-                name="giftcards_order_approved_price",
-            ),
+            model_name='order',
+            constraint=models.CheckConstraint(condition=models.Q(('approved_price__isnull', True), ('approved_price__gte', 0), _connector='OR'), name='giftcards_order_approved_price'),
         ),
     ]

@@ -10,430 +10,221 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("giftcards", "0002_shop_and_staff"),
+        ('giftcards', '0002_shop_and_staff'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name="CardReveal",
+            name='CardReveal',
             fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                (
-                    "at",
-                    models.DateTimeField(default=django.utils.timezone.now, verbose_name="when"),
-                ),
-                ("address", models.GenericIPAddressField(null=True, verbose_name="address")),
-                ("reason", models.CharField(blank=True, max_length=200, verbose_name="reason")),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='when')),
+                ('address', models.GenericIPAddressField(null=True, verbose_name='address')),
+                ('reason', models.CharField(blank=True, max_length=200, verbose_name='reason')),
             ],
             options={
-                "verbose_name": "revealed code",
-                "verbose_name_plural": "revealed codes",
-                "ordering": ("-at", "-pk"),
-                "default_permissions": ("view",),
+                'verbose_name': 'revealed code',
+                'verbose_name_plural': 'revealed codes',
+                'ordering': ('-at', '-pk'),
+                'default_permissions': ('view',),
             },
         ),
         migrations.CreateModel(
-            name="Note",
+            name='Note',
             fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                ("text", models.TextField(max_length=2000, verbose_name="note")),
-                ("by", models.CharField(max_length=254, verbose_name="by")),
-                (
-                    "at",
-                    models.DateTimeField(default=django.utils.timezone.now, verbose_name="when"),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('text', models.TextField(max_length=2000, verbose_name='note')),
+                ('by', models.CharField(max_length=254, verbose_name='by')),
+                ('at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='when')),
             ],
             options={
-                "verbose_name": "note",
-                "verbose_name_plural": "notes",
-                "ordering": ("pk",),
-                "default_permissions": (),
+                'verbose_name': 'note',
+                'verbose_name_plural': 'notes',
+                'ordering': ('pk',),
+                'default_permissions': (),
             },
         ),
         migrations.CreateModel(
-            name="Product",
+            name='Product',
             fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                (
-                    "product_id",
-                    giftcards.models.fields.ExactCharField(
-                        editable=False, max_length=100, unique=True, verbose_name="product"
-                    ),
-                ),
-                (
-                    "name",
-                    models.CharField(
-                        blank=True, editable=False, max_length=200, verbose_name="name"
-                    ),
-                ),
-                (
-                    "category",
-                    models.CharField(
-                        blank=True, editable=False, max_length=200, verbose_name="category"
-                    ),
-                ),
-                (
-                    "region",
-                    models.CharField(
-                        blank=True, editable=False, max_length=100, verbose_name="region"
-                    ),
-                ),
-                (
-                    "is_enabled",
-                    models.BooleanField(default=True, editable=False, verbose_name="on sale"),
-                ),
-                ("listed_at", models.DateTimeField(editable=False, verbose_name="last listed")),
-                (
-                    "types_read_at",
-                    models.DateTimeField(editable=False, null=True, verbose_name="types last read"),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('product_id', giftcards.models.fields.ExactCharField(editable=False, max_length=100, unique=True, verbose_name='product')),
+                ('name', models.CharField(blank=True, editable=False, max_length=200, verbose_name='name')),
+                ('category', models.CharField(blank=True, editable=False, max_length=200, verbose_name='category')),
+                ('region', models.CharField(blank=True, editable=False, max_length=100, verbose_name='region')),
+                ('is_enabled', models.BooleanField(default=True, editable=False, verbose_name='on sale')),
+                ('listed_at', models.DateTimeField(editable=False, verbose_name='last listed')),
+                ('types_read_at', models.DateTimeField(editable=False, null=True, verbose_name='types last read')),
             ],
             options={
-                "verbose_name": "product",
-                "verbose_name_plural": "products",
-                "ordering": ("category", "name", "pk"),
-                "default_permissions": ("view",),
+                'verbose_name': 'product',
+                'verbose_name_plural': 'products',
+                'ordering': ('category', 'name', 'pk'),
+                'default_permissions': ('view',),
             },
         ),
         migrations.CreateModel(
-            name="ProductType",
+            name='ProductType',
             fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                (
-                    "type_id",
-                    giftcards.models.fields.ExactCharField(
-                        editable=False, max_length=100, verbose_name="type"
-                    ),
-                ),
-                (
-                    "name",
-                    models.CharField(
-                        blank=True, editable=False, max_length=200, verbose_name="name"
-                    ),
-                ),
-                (
-                    "price",
-                    models.DecimalField(
-                        decimal_places=2,
-                        editable=False,
-                        max_digits=14,
-                        null=True,
-                        verbose_name="price per card",
-                    ),
-                ),
-                (
-                    "stock",
-                    models.PositiveIntegerField(editable=False, null=True, verbose_name="in stock"),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('type_id', giftcards.models.fields.ExactCharField(editable=False, max_length=100, verbose_name='type')),
+                ('name', models.CharField(blank=True, editable=False, max_length=200, verbose_name='name')),
+                ('price', models.DecimalField(decimal_places=2, editable=False, max_digits=14, null=True, verbose_name='price per card')),
+                ('stock', models.PositiveIntegerField(editable=False, null=True, verbose_name='in stock')),
             ],
             options={
-                "verbose_name": "type",
-                "verbose_name_plural": "types",
-                "ordering": ("product", "price", "pk"),
-                "default_permissions": ("view",),
+                'verbose_name': 'type',
+                'verbose_name_plural': 'types',
+                'ordering': ('product', 'price', 'pk'),
+                'default_permissions': ('view',),
             },
         ),
         migrations.AlterModelOptions(
-            name="card",
-            options={
-                "ordering": ("order", "position"),
-                "permissions": (("reveal_card", "Can reveal the code of a card"),),
-                "verbose_name": "card",
-                "verbose_name_plural": "cards",
-            },
+            name='card',
+            options={'ordering': ('order', 'position'), 'permissions': (('reveal_card', 'Can reveal the code of a card'),), 'verbose_name': 'card', 'verbose_name_plural': 'cards'},
         ),
         migrations.AlterModelOptions(
-            name="order",
-            options={
-                "ordering": ("-created_at", "-pk"),
-                "permissions": (
-                    ("check_order", "Can have orders checked and tick off problems"),
-                    ("resolve_order", "Can say what became of lost orders"),
-                    ("find_card", "Can find orders by the code of a card"),
-                    ("settle_refund", "Can record what was paid back to customers"),
-                    ("export_order", "Can export orders and reports"),
-                    ("view_cost", "Can see what the provider charges, and margins"),
-                ),
-                "verbose_name": "order",
-                "verbose_name_plural": "orders",
-            },
+            name='order',
+            options={'ordering': ('-created_at', '-pk'), 'permissions': (('check_order', 'Can have orders checked and tick off problems'), ('resolve_order', 'Can say what became of lost orders'), ('find_card', 'Can find orders by the code of a card'), ('settle_refund', 'Can record what was paid back to customers'), ('export_order', 'Can export orders and reports'), ('view_cost', 'Can see what the provider charges, and margins')), 'verbose_name': 'order', 'verbose_name_plural': 'orders'},
         ),
         migrations.AddField(
-            model_name="apikey",
-            name="environment",
-            field=models.CharField(
-                blank=True,
-                choices=[("SANDBOX", "Sandbox"), ("PRODUCTION", "Production")],
-                max_length=10,
-            ),
+            model_name='apikey',
+            name='environment',
+            field=models.CharField(blank=True, choices=[('SANDBOX', 'Sandbox'), ('PRODUCTION', 'Production')], max_length=10),
         ),
         migrations.AddField(
-            model_name="card",
-            name="key_fingerprint",
+            model_name='card',
+            name='key_fingerprint',
             field=models.CharField(blank=True, editable=False, max_length=16),
         ),
         migrations.AddField(
-            model_name="card",
-            name="tail_fingerprint",
+            model_name='card',
+            name='tail_fingerprint',
             field=models.CharField(blank=True, editable=False, max_length=64),
         ),
         migrations.AddField(
-            model_name="order",
-            name="environment",
-            field=models.CharField(
-                blank=True,
-                choices=[("SANDBOX", "Sandbox"), ("PRODUCTION", "Production")],
-                editable=False,
-                max_length=10,
-                verbose_name="environment",
-            ),
+            model_name='order',
+            name='environment',
+            field=models.CharField(blank=True, choices=[('SANDBOX', 'Sandbox'), ('PRODUCTION', 'Production')], editable=False, max_length=10, verbose_name='environment'),
         ),
         migrations.AddField(
-            model_name="order",
-            name="product_name",
-            field=models.CharField(
-                blank=True, editable=False, max_length=200, verbose_name="product's name"
-            ),
+            model_name='order',
+            name='product_name',
+            field=models.CharField(blank=True, editable=False, max_length=200, verbose_name="product's name"),
         ),
         migrations.AddField(
-            model_name="order",
-            name="repeats",
-            field=models.OneToOneField(
-                editable=False,
-                null=True,
-                on_delete=django.db.models.deletion.PROTECT,
-                related_name="repeated_by",
-                to="giftcards.order",
-                verbose_name="orders again what is missing from",
-            ),
+            model_name='order',
+            name='repeats',
+            field=models.OneToOneField(editable=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='repeated_by', to='giftcards.order', verbose_name='orders again what is missing from'),
         ),
         migrations.AddField(
-            model_name="order",
-            name="type_name",
-            field=models.CharField(
-                blank=True, editable=False, max_length=200, verbose_name="type's name"
-            ),
+            model_name='order',
+            name='type_name',
+            field=models.CharField(blank=True, editable=False, max_length=200, verbose_name="type's name"),
         ),
         migrations.AddField(
-            model_name="providerstate",
-            name="balance",
-            field=models.DecimalField(
-                decimal_places=2, max_digits=14, null=True, verbose_name="balance"
-            ),
+            model_name='providerstate',
+            name='balance',
+            field=models.DecimalField(decimal_places=2, max_digits=14, null=True, verbose_name='balance'),
         ),
         migrations.AddField(
-            model_name="providerstate",
-            name="balance_read_at",
+            model_name='providerstate',
+            name='balance_read_at',
             field=models.DateTimeField(null=True),
         ),
         migrations.AlterField(
-            model_name="order",
-            name="customer_name",
-            field=giftcards.models.fields.ExactCharField(
-                blank=True,
-                max_length=200,
-                validators=[giftcards.models.fields.plain_line],
-                verbose_name="customer name",
-            ),
+            model_name='order',
+            name='customer_name',
+            field=giftcards.models.fields.ExactCharField(blank=True, max_length=200, validators=[giftcards.models.fields.plain_line], verbose_name='customer name'),
         ),
         migrations.AlterField(
-            model_name="order",
-            name="customer_phone",
-            field=giftcards.models.fields.ExactCharField(
-                blank=True,
-                max_length=50,
-                validators=[giftcards.models.fields.plain_line],
-                verbose_name="customer phone",
-            ),
+            model_name='order',
+            name='customer_phone',
+            field=giftcards.models.fields.ExactCharField(blank=True, max_length=50, validators=[giftcards.models.fields.plain_line], verbose_name='customer phone'),
         ),
         migrations.AlterField(
-            model_name="order",
-            name="fulfilled_amount",
-            field=models.DecimalField(
-                decimal_places=2, editable=False, max_digits=14, null=True, verbose_name="cost"
-            ),
+            model_name='order',
+            name='fulfilled_amount',
+            field=models.DecimalField(decimal_places=2, editable=False, max_digits=14, null=True, verbose_name='cost'),
         ),
         migrations.AlterField(
-            model_name="order",
-            name="needs_attention",
-            field=models.BooleanField(default=False, editable=False, verbose_name="to do"),
+            model_name='order',
+            name='needs_attention',
+            field=models.BooleanField(default=False, editable=False, verbose_name='to do'),
         ),
         migrations.AlterField(
-            model_name="order",
-            name="reference",
-            field=giftcards.models.fields.ExactCharField(
-                default=giftcards.models.orders.new_reference,
-                help_text="Your own unique name for the order. Using it again never buys twice.",
-                max_length=100,
-                unique=True,
-                validators=[
-                    django.core.validators.RegexValidator(
-                        "\\A[!-~]+\\Z", "Use letters, digits and punctuation only, without spaces."
-                    )
-                ],
-                verbose_name="reference",
-            ),
+            model_name='order',
+            name='reference',
+            field=giftcards.models.fields.ExactCharField(default=giftcards.models.orders.new_reference, help_text='Your own unique name for the order. Using it again never buys twice.', max_length=100, unique=True, validators=[django.core.validators.RegexValidator('\\A[!-~]+\\Z', 'Use letters, digits and punctuation only, without spaces.')], verbose_name='reference'),
         ),
         migrations.AlterField(
-            model_name="order",
-            name="status",
-            field=models.CharField(
-                choices=[
-                    ("PENDING", "Waiting to be sent"),
-                    ("PLACING", "Being sent"),
-                    ("UNCONFIRMED", "Unconfirmed"),
-                    ("REJECTED", "Rejected"),
-                    ("HANDLING", "In progress"),
-                    ("DELAYED", "Delayed"),
-                    ("FULFILLED", "Delivered"),
-                    ("PARTIALLY_FILLED", "Partly delivered"),
-                    ("REFUNDED", "Not delivered, credited back"),
-                ],
-                default="PENDING",
-                editable=False,
-                max_length=20,
-                verbose_name="status",
-            ),
+            model_name='order',
+            name='status',
+            field=models.CharField(choices=[('PENDING', 'Waiting to be sent'), ('PLACING', 'Being sent'), ('UNCONFIRMED', 'Unconfirmed'), ('REJECTED', 'Rejected'), ('HANDLING', 'In progress'), ('DELAYED', 'Delayed'), ('FULFILLED', 'Delivered'), ('PARTIALLY_FILLED', 'Partly delivered'), ('REFUNDED', 'Not delivered, credited back')], default='PENDING', editable=False, max_length=20, verbose_name='status'),
         ),
         migrations.AlterField(
-            model_name="statuschange",
-            name="from_status",
-            field=models.CharField(
-                choices=[
-                    ("PENDING", "Waiting to be sent"),
-                    ("PLACING", "Being sent"),
-                    ("UNCONFIRMED", "Unconfirmed"),
-                    ("REJECTED", "Rejected"),
-                    ("HANDLING", "In progress"),
-                    ("DELAYED", "Delayed"),
-                    ("FULFILLED", "Delivered"),
-                    ("PARTIALLY_FILLED", "Partly delivered"),
-                    ("REFUNDED", "Not delivered, credited back"),
-                ],
-                max_length=20,
-                verbose_name="from",
-            ),
+            model_name='statuschange',
+            name='from_status',
+            field=models.CharField(choices=[('PENDING', 'Waiting to be sent'), ('PLACING', 'Being sent'), ('UNCONFIRMED', 'Unconfirmed'), ('REJECTED', 'Rejected'), ('HANDLING', 'In progress'), ('DELAYED', 'Delayed'), ('FULFILLED', 'Delivered'), ('PARTIALLY_FILLED', 'Partly delivered'), ('REFUNDED', 'Not delivered, credited back')], max_length=20, verbose_name='from'),
         ),
         migrations.AlterField(
-            model_name="statuschange",
-            name="to_status",
-            field=models.CharField(
-                choices=[
-                    ("PENDING", "Waiting to be sent"),
-                    ("PLACING", "Being sent"),
-                    ("UNCONFIRMED", "Unconfirmed"),
-                    ("REJECTED", "Rejected"),
-                    ("HANDLING", "In progress"),
-                    ("DELAYED", "Delayed"),
-                    ("FULFILLED", "Delivered"),
-                    ("PARTIALLY_FILLED", "Partly delivered"),
-                    ("REFUNDED", "Not delivered, credited back"),
-                ],
-                max_length=20,
-                verbose_name="to",
-            ),
+            model_name='statuschange',
+            name='to_status',
+            field=models.CharField(choices=[('PENDING', 'Waiting to be sent'), ('PLACING', 'Being sent'), ('UNCONFIRMED', 'Unconfirmed'), ('REJECTED', 'Rejected'), ('HANDLING', 'In progress'), ('DELAYED', 'Delayed'), ('FULFILLED', 'Delivered'), ('PARTIALLY_FILLED', 'Partly delivered'), ('REFUNDED', 'Not delivered, credited back')], max_length=20, verbose_name='to'),
         ),
         migrations.AddIndex(
-            model_name="card",
-            index=models.Index(fields=["tail_fingerprint"], name="giftcards_card_tail"),
+            model_name='card',
+            index=models.Index(fields=['tail_fingerprint'], name='giftcards_card_tail'),
         ),
         migrations.AddIndex(
-            model_name="card",
-            index=models.Index(fields=["key_fingerprint"], name="giftcards_card_key"),
+            model_name='card',
+            index=models.Index(fields=['key_fingerprint'], name='giftcards_card_key'),
         ),
         migrations.AddIndex(
-            model_name="order",
-            index=models.Index(
-                fields=["product_id", "-created_at", "-id"], name="giftcards_order_product"
-            ),
+            model_name='order',
+            index=models.Index(fields=['product_id', '-created_at', '-id'], name='giftcards_order_product'),
         ),
         migrations.AddIndex(
-            model_name="order",
-            index=models.Index(
-                fields=["environment", "-created_at", "-id"], name="giftcards_order_environment"
-            ),
+            model_name='order',
+            index=models.Index(fields=['environment', '-created_at', '-id'], name='giftcards_order_environment'),
         ),
         migrations.AddIndex(
-            model_name="order",
-            index=models.Index(fields=["customer_name"], name="giftcards_order_name"),
+            model_name='order',
+            index=models.Index(fields=['customer_name'], name='giftcards_order_name'),
         ),
         migrations.AddIndex(
-            model_name="order",
-            index=models.Index(fields=["customer_phone"], name="giftcards_order_phone"),
+            model_name='order',
+            index=models.Index(fields=['customer_phone'], name='giftcards_order_phone'),
         ),
         migrations.AddField(
-            model_name="cardreveal",
-            name="card",
-            field=models.ForeignKey(
-                on_delete=django.db.models.deletion.PROTECT,
-                related_name="reveals",
-                to="giftcards.card",
-                verbose_name="card",
-            ),
+            model_name='cardreveal',
+            name='card',
+            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='reveals', to='giftcards.card', verbose_name='card'),
         ),
         migrations.AddField(
-            model_name="cardreveal",
-            name="user",
-            field=models.ForeignKey(
-                db_index=False,
-                on_delete=django.db.models.deletion.PROTECT,
-                related_name="+",
-                to=settings.AUTH_USER_MODEL,
-                verbose_name="by",
-            ),
+            model_name='cardreveal',
+            name='user',
+            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to=settings.AUTH_USER_MODEL, verbose_name='by'),
         ),
         migrations.AddField(
-            model_name="note",
-            name="order",
-            field=models.ForeignKey(
-                on_delete=django.db.models.deletion.PROTECT,
-                related_name="notes",
-                to="giftcards.order",
-                verbose_name="order",
-            ),
+            model_name='note',
+            name='order',
+            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='notes', to='giftcards.order', verbose_name='order'),
         ),
         migrations.AddField(
-            model_name="producttype",
-            name="product",
-            field=models.ForeignKey(
-                db_index=False,
-                editable=False,
-                on_delete=django.db.models.deletion.CASCADE,
-                related_name="types",
-                to="giftcards.product",
-                verbose_name="product",
-            ),
+            model_name='producttype',
+            name='product',
+            field=models.ForeignKey(db_index=False, editable=False, on_delete=django.db.models.deletion.CASCADE, related_name='types', to='giftcards.product', verbose_name='product'),
         ),
         migrations.AddIndex(
-            model_name="cardreveal",
-            index=models.Index(fields=["user", "at"], name="giftcards_reveal_user"),
+            model_name='cardreveal',
+            index=models.Index(fields=['user', 'at'], name='giftcards_reveal_user'),
         ),
         migrations.AddConstraint(
-            model_name="producttype",
-            constraint=models.UniqueConstraint(
-                fields=("product", "type_id"), name="giftcards_type_of_product"
-            ),
+            model_name='producttype',
+            constraint=models.UniqueConstraint(fields=('product', 'type_id'), name='giftcards_type_of_product'),
         ),
     ]
