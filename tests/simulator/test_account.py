@@ -330,7 +330,8 @@ def test_the_ledger_explains_the_balance_whatever_happens(
                 clock.now += data.draw(st.integers(0, 30))
             case "hide":
                 simulator.hide(data.draw(st.sampled_from(simulator.transactions)).id)
-    clock.now += simulator.ledger_delay
+    # Until all orders have settled, and what was booked late then is shown.
+    clock.now += simulator.delay[1] + simulator.ledger_delay
     booked = simulator.transactions
     assert sum(entry.change for entry in booked) == simulator.balance
     assert simulator.balance == ask("/v3/account/balance")["balance"]
