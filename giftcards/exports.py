@@ -25,8 +25,9 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.models import Order
 from giftcards.models.environment import Environment
+from giftcards.models.moments import local
 from giftcards.refunds import refund_breakdown
-from giftcards.reports import By, Report, local, settled_between
+from giftcards.reports import By, Report, settled_between
 from giftcards.sales import customer_breakdown
 from giftcards.statuses import Status
 
@@ -35,7 +36,8 @@ from giftcards.statuses import Status
 Cell = str | int | Decimal | date | datetime | None
 Cells = Sequence[Cell]
 
-SEPARATORS = (",", ";", "\t")
+# What may separate the cells of a CSV file, by the name that a person chooses it by.
+SEPARATORS: Mapping[str, str] = {"comma": ",", "semicolon": ";", "tab": "\t"}
 
 _ORDERS_AT_ONCE = 1_000
 # Characters.
@@ -303,7 +305,7 @@ def as_csv(
     A text that a spreadsheet would take for a formula gets an apostrophe in front. A NUL is left
     out. Raises :exc:`ValueError` for another separator.
     """
-    if separator not in SEPARATORS:
+    if separator not in SEPARATORS.values():
         raise ValueError("The separator is a comma, a semicolon or a tab.")
     return _csv_chunks(rows, separator, "\ufeff" if has_bom else "")
 

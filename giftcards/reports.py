@@ -10,26 +10,22 @@ import enum
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from datetime import date, datetime, time, timedelta
+from datetime import date, timedelta
 from decimal import ROUND_DOWN, Decimal
 from typing import Any, NamedTuple
 
-from django.conf import settings
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import BigIntegerField, Case, Count, F, Func, Max, Q, QuerySet, Sum, When
 from django.db.models.functions import Coalesce
 from django.db.models.sql.compiler import SQLCompiler
-from django.utils import timezone
 
 from giftcards.models import Order
+from giftcards.models.batches import batches
+from giftcards.models.moments import day_of, within
 from giftcards.models.order_queries import CONTRADICTORY
 from giftcards.statuses import SETTLED, Status
 
 _ZERO = Decimal("0.00")
-# No order becomes final before or after; the moments of other years may not fit into a datetime.
-_FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(9998, 12, 31)
-# Each is a parameter of one statement.
-_NAMED_AT_ONCE = 500
 
 
 class By(enum.StrEnum):
@@ -168,29 +164,36 @@ def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> 
 
 def settled_between(orders: QuerySet[Order], start: date, end: date) -> QuerySet[Order]:
     """Those of ``orders`` that became final from ``start`` to ``end``, unsorted."""
-    after = end if end >= _LAST_DAY else end + timedelta(days=1)
-    return orders.filter(
-        settled_at__gte=_start_of(start), settled_at__lt=_start_of(after)
-    ).order_by()
+    return orders.filter(within("settled_at", start, end)).order_by()
 
 
-def _start_of(day: date) -> datetime:
-    """The first moment of ``day`` in the site's time zone.
-
-    Where the clock is set at midnight, that moment may be one o'clock, or the first of two
-    midnights.
-    """
-    midnight = datetime.combine(min(max(day, _FIRST_DAY), _LAST_DAY), time.min)
-    if not settings.USE_TZ:
-        return midnight
-    return timezone.make_aware(midnight, timezone.get_default_timezone())
+# Days, weeks and months.
 
 
-def local(moment: datetime) -> datetime:
-    """``moment`` as the clocks of the site's time zone show it, without a zone."""
-    if timezone.is_naive(moment):
-        return moment
-    return timezone.make_naive(moment, timezone.get_default_timezone())
+def first_day(day: date, by: By) -> date:
+    """The first day of the day, the week or the month that ``day`` is in."""
+    match by:
+        case By.WEEK:
+            return day - timedelta(days=day.weekday())
+        case By.MONTH:
+            return day.replace(day=1)
+    return day
+
+
+def last_day(day: date, by: By) -> date:
+    """The last day of the day, the week or the month that ``day`` is in."""
+    # Days after which the next one has begun, counted from the first day of any.
+    longest = {By.WEEK: 7, By.MONTH: 31}.get(by, 1)
+    following = first_day(day, by) + timedelta(days=longest)
+    return first_day(following, by) - timedelta(days=1)
+
+
+def spans(start: date, end: date, by: By) -> Iterator[tuple[date, date, date]]:
+    """The days, weeks or months: the key of each, and its first and last day in the period."""
+    while start <= end:
+        last = min(last_day(start, by), end)
+        yield first_day(start, by), start, last
+        start = last + timedelta(days=1)
 
 
 # Rows.
@@ -236,7 +239,7 @@ def _parts(
     found = _days_with_orders(settled_between(orders, start, end))
     if found is None:
         return
-    for key, first, last in _spans(*found, by):
+    for key, first, last in spans(*found, by):
         day = first
         while day <= last:
             until = min(day + timedelta(days=6), last)
@@ -251,29 +254,7 @@ def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
     last = moments.order_by("-settled_at").first()
     if first is None or last is None:
         return None
-    return local(first).date(), local(last).date()
-
-
-def _spans(start: date, end: date, by: By) -> Iterator[tuple[date, date, date]]:
-    """The days, weeks or months: the key of each, and its first and last day in the period."""
-    key = _first_day(start, by)
-    while key <= end:
-        following = _first_day(key + timedelta(days=_LONGEST[by]), by)
-        yield key, max(key, start), min(following - timedelta(days=1), end)
-        key = following
-
-
-# Days after which the next one has begun, counted from the first day of one.
-_LONGEST = {By.DAY: 1, By.WEEK: 7, By.MONTH: 31}
-
-
-def _first_day(day: date, by: By) -> date:
-    match by:
-        case By.WEEK:
-            return day - timedelta(days=day.weekday())
-        case By.MONTH:
-            return day.replace(day=1)
-    return day
+    return day_of(first), day_of(last)
 
 
 def _label(key: date, by: By) -> str:
@@ -293,10 +274,9 @@ def _name(key: tuple[str, str], names: tuple[str, str]) -> str:
 
 def _names(keys: Iterable[int]) -> dict[int, tuple[str, str]]:
     """What these orders call their products and types."""
-    wanted = sorted(keys)
     names: dict[int, tuple[str, str]] = {}
-    for start in range(0, len(wanted), _NAMED_AT_ONCE):
-        rows = Order.objects.filter(pk__in=wanted[start : start + _NAMED_AT_ONCE]).order_by()
+    for batch in batches(sorted(keys)):
+        rows = Order.objects.filter(pk__in=batch).order_by()
         for key, product, type_ in rows.values_list("pk", "product_name", "type_name"):
             names[key] = (product, type_)
     return names

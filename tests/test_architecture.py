@@ -54,7 +54,7 @@ PARTS = {
 WITHIN = {
     "provider": "transport answers client",
     "models": (
-        "environment fields metadata moments leases prices catalogue provider changes"
+        "environment fields metadata moments batches leases prices catalogue provider changes"
         " order_queries orders cards traces ledger money"
     ),
     "engine": (

@@ -62,7 +62,7 @@ class TestCsv:
     def test_moments_have_no_zone_so_that_spreadsheets_know_them(self) -> None:
         assert text([[datetime(2026, 11, 24, 12, 0, 5, 17)]]) == "2026-11-24 12:00:05\r\n"  # noqa: DTZ001
 
-    @pytest.mark.parametrize("separator", SEPARATORS)
+    @pytest.mark.parametrize("separator", SEPARATORS.values())
     def test_the_separator_and_the_byte_order_mark_can_be_chosen(self, separator: str) -> None:
         written = text([["a", "b"]], separator=separator, has_bom=True)
         assert written == f"\ufeffa{separator}b\r\n"

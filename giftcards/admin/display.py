@@ -117,6 +117,11 @@ def day_text(day: date, form: str = _DATE) -> str:
     return isolated(_without_stop(date_format(day, form)))
 
 
+def period_text(first: date, last: date) -> str:
+    """The days in plain text: 1 Nov 2026 – 30 Nov 2026; one day alone once."""
+    return day_text(first) if first == last else f"{day_text(first)} – {day_text(last)}"
+
+
 def _time(at: datetime, shown: SafeString) -> SafeString:
     machine_readable = _local(at).isoformat(timespec="seconds")
     return format_html('<time datetime="{}">{}</time>', machine_readable, shown)

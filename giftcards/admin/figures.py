@@ -6,13 +6,10 @@ What tells the provider's prices is left out for who may not see it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from django.conf import settings
-from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
@@ -20,7 +17,8 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin.display import count_text, day_text, isolated, money, share_text
 from giftcards.admin.periods import Question
 from giftcards.funds import OpenMoney
-from giftcards.reports import By, Figures, Report, Row
+from giftcards.models.moments import bounds
+from giftcards.reports import By, Figures, Report, Row, last_day
 
 _MINUTE, _HOUR = 60, 3_600
 
@@ -58,18 +56,12 @@ class Line(NamedTuple):
 def list_address(order_list: str, question: Question, **filters: str) -> str:
     """The list of the orders that became final in the period, and pass the other ``filters``."""
     product = {"product_id": question.product_id} if question.product_id else {}
+    start, end = bounds(question.start, question.end)
     period = {
-        "settled_at__gte": str(_start_of(question.start)),
-        "settled_at__lt": str(_start_of(question.end + timedelta(days=1))),
+        "settled_at__gte": str(start),
+        "settled_at__lt": str(end),
     }
     return f"{order_list}?{urlencode({**filters, **product, **period})}"
-
-
-def _start_of(day: date) -> datetime:
-    midnight = datetime.combine(day, time.min)
-    if not settings.USE_TZ:
-        return midnight
-    return timezone.make_aware(midnight, timezone.get_default_timezone())
 
 
 # Key figures.
@@ -80,7 +72,6 @@ def groups(
 ) -> Iterator[Group]:
     """The key figures. ``open_orders`` is ``None`` for who may not see costs."""
     total = report.total
-    shows_costs = open_orders is not None
 
     def orders(**filters: str) -> str:
         return list_address(order_list, question, **filters)
@@ -89,12 +80,9 @@ def groups(
     if open_orders is not None:
         yield Group(gettext("The provider"), list(_provider_facts(total, open_orders, orders)))
     yield Group(gettext("The customers"), list(_customer_facts(total, orders)))
-    if shows_costs:
+    if open_orders is not None:
         margin = Fact(gettext("Margin"), _of_paid(total, total.margin_amount))
-        lost = Fact(
-            gettext("Margin lost"),
-            _of_paid(total, total.lost_margin_amount),
-        )
+        lost = Fact(gettext("Margin lost"), _of_paid(total, total.lost_margin_amount))
         yield Group(gettext("Margin"), [margin, lost])
 
 
@@ -237,7 +225,7 @@ def row_text(row: Row, report: Report) -> str:
         return isolated(row.label)
     if report.by is By.MONTH:
         return day_text(row.key, "F Y")
-    days = [row.key] if report.by is By.DAY else [row.key, row.key + timedelta(days=6)]
+    days = sorted({row.key, last_day(row.key, report.by)})
     # The title has the year, unless there are several.
     years = {day.year for day in (report.start, report.end, *days)}
     return " – ".join(day_text(day, "j N" if len(years) == 1 else "j N Y") for day in days)
@@ -250,19 +238,9 @@ def _question_of(row: Row, question: Question) -> Question | None:
         if type_id:
             return None
         return Question(question.start, question.end, product_id=product_id)
-    last = next_key(row.key, question.by) - timedelta(days=1)
-    start, end = max(row.key, question.start), min(last, question.end)
+    start = max(row.key, question.start)
+    end = min(last_day(row.key, question.by), question.end)
     return Question(start, end, product_id=question.product_id)
-
-
-def next_key(key: date, by: By) -> date:
-    """The first day of the day, week or month after that of ``key``."""
-    match by:
-        case By.WEEK:
-            return key + timedelta(days=7)
-        case By.MONTH:
-            return (key + timedelta(days=31)).replace(day=1)
-    return key + timedelta(days=1)
 
 
 def _of_paid(figures: Figures, amount: Decimal) -> str:

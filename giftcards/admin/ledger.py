@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
@@ -16,7 +16,6 @@ from django.contrib.admin.views.main import ChangeList
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
@@ -24,20 +23,23 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.books import books
 from giftcards.admin.columns import labelled
-from giftcards.admin.display import bdi, day_text, exact_moment, isolated, money, signed_money
+from giftcards.admin.display import (
+    bdi,
+    day_text,
+    exact_moment,
+    isolated,
+    money,
+    period_text,
+    signed_money,
+)
 from giftcards.admin.filters import shown_filters
-from giftcards.admin.listing import OrderPaginator, has_stock_lists
-from giftcards.admin.mentions import MentionsOrders
-from giftcards.admin.readonly import ReadOnly
+from giftcards.admin.listing import has_stock_lists
+from giftcards.admin.order_rows import OrderRows
 from giftcards.ledger import Discrepancy, summarise
 from giftcards.models import LedgerEntry, Order
 from giftcards.models.ledger import CHARGE, CREDIT
-from giftcards.models.moments import begin_of, day_of
-
-if TYPE_CHECKING:
-    LedgerModelAdmin = admin.ModelAdmin[LedgerEntry]
-else:
-    LedgerModelAdmin = admin.ModelAdmin
+from giftcards.models.moments import today, within
+from giftcards.reports import By, first_day, last_day
 
 # The provider's words for what it books, in the shop's.
 _KINDS: Mapping[str, Any] = {
@@ -102,7 +104,7 @@ class PeriodFilter(admin.SimpleListFilter):
     parameter_name = "period"
 
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        months = list(islice(_months_back(day_of(timezone.now())), _MONTHS))
+        months = list(islice(_months_back(today()), _MONTHS))
         asked_for = self.value()
         if asked_for and (month := _month(asked_for)) and month not in months:
             months.append(month)
@@ -118,25 +120,21 @@ class PeriodFilter(admin.SimpleListFilter):
         chosen = self.value()
         if not chosen:
             return None
-        today = day_of(timezone.now())
+        day = today()
         if chosen in {"today", "week"}:
-            return (today if chosen == "today" else today - timedelta(days=6)), today
+            return (day if chosen == "today" else day - timedelta(days=6)), day
         first = _month(chosen)
         if first is None:
             raise IncorrectLookupParameters
-        return first, _next_month(first) - timedelta(days=1)
+        return first, last_day(first, By.MONTH)
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        if self.period is None:
-            return queryset
-        first, last = self.period
-        return queryset.filter(
-            time__gte=begin_of(first), time__lt=begin_of(last + timedelta(days=1))
-        )
+        period = self.period
+        return queryset.filter(within("time", *period)) if period else queryset
 
 
 @admin.register(LedgerEntry)
-class LedgerEntryAdmin(ReadOnly, MentionsOrders, LedgerModelAdmin):
+class LedgerEntryAdmin(OrderRows):
     """What the provider has booked, the latest first."""
 
     list_display = ("when", "kind", "change", "balance", "its_order")
@@ -153,18 +151,10 @@ class LedgerEntryAdmin(ReadOnly, MentionsOrders, LedgerModelAdmin):
         "identifier",
         "read",
     )
-    # Shows the search box; get_search_results does the search.
+    # Shows the search box; named() does the search.
     search_fields = ("provider_id",)
     search_help_text = _("The id of an entry, of what it is about, or the reference of an order.")
-    sortable_by = ()
     actions = None
-    paginator = OrderPaginator
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
-    list_per_page = 50
-
-    class Media:
-        css = {"all": ("giftcards/admin.css",)}
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[LedgerEntry]:
         # Not joined: PostgreSQL expects so many entries without an order that it would read all
@@ -186,21 +176,14 @@ class LedgerEntryAdmin(ReadOnly, MentionsOrders, LedgerModelAdmin):
         """Only what a filter asks: any other question reads all entries."""
         return lookup in {each.parameter_name for each in self.list_filter}
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        name = search_term.strip()
-        if not name:
-            return queryset, False
+    def named(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
         # One query for each index.
         entries = LedgerEntry.objects.order_by()
         found = [entries.filter(provider_id=name), entries.filter(objid=name)]
-        order = Order.objects.filter(reference=name).first()
-        # Only an order that the person may see is found.
-        if order is not None and self.seen_orders(request, [order]):
-            found.append(entries.filter(order=order))
+        if wanted := self.seen_order(request, name):
+            found.append(entries.filter(order=wanted))
         keys = {key for part in found for key in part.values_list("pk", flat=True)[:_MOST_FOUND]}
-        return queryset.filter(pk__in=sorted(keys)[-_MOST_FOUND:]), False
+        return rows.filter(pk__in=sorted(keys)[-_MOST_FOUND:])
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -232,7 +215,7 @@ class LedgerEntryAdmin(ReadOnly, MentionsOrders, LedgerModelAdmin):
 
         return {
             "books": books(summary, name_order=name_order, name_entry=self._name_entry),
-            "books_title": _period_text(*period),
+            "books_title": period_text(*period),
         }
 
     def _name_entry(self, item: Discrepancy) -> SafeString:
@@ -307,11 +290,6 @@ def _known_kinds() -> Iterator[str]:
         yield kind
 
 
-def _period_text(first: date, last: date) -> str:
-    """The days in plain text: 1 Nov 2026 – 30 Nov 2026."""
-    return day_text(first) if first == last else f"{day_text(first)} – {day_text(last)}"
-
-
 # Days of the site.
 
 
@@ -325,13 +303,9 @@ def _month(text: str) -> date | None:
     return first if 2000 <= first.year <= 2100 and f"{first:%Y-%m}" == text else None
 
 
-def _next_month(first: date) -> date:
-    return (first + timedelta(days=31)).replace(day=1)
-
-
 def _months_back(day: date) -> Iterator[date]:
     """The first days of the month of ``day`` and of those before."""
     while True:
-        day = day.replace(day=1)
+        day = first_day(day, By.MONTH)
         yield day
         day -= timedelta(days=1)

@@ -11,14 +11,14 @@ from urllib.parse import urlencode
 from django import forms
 from django.core.exceptions import ValidationError
 from django.core.validators import ProhibitNullCharactersValidator
-from django.utils import timezone
 from django.utils.translation import get_language, gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.display import day_text, isolated
-from giftcards.exports import can_write_xlsx
+from giftcards.admin.display import isolated, period_text
+from giftcards.exports import SEPARATORS, can_write_xlsx
 from giftcards.models import Product
-from giftcards.reports import By
+from giftcards.models.moments import today
+from giftcards.reports import By, first_day
 
 # No shop has sold cards before, and times of far years do not fit into every time zone.
 _FIRST = date(2000, 1, 1)
@@ -36,7 +36,6 @@ ROWS = (
     (By.TYPE, _("denomination")),
 )
 _XLSX = "xlsx"
-_SEPARATORS = {"semicolon": ";", "comma": ",", "tab": "\t"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +67,8 @@ class Question:
 
     @property
     def text(self) -> str:
-        """The period in plain text: 1 Nov 2026 – 30 Nov 2026."""
-        days = [day_text(self.start)]
-        if self.end != self.start:
-            days.append(day_text(self.end))
-        return " – ".join(days)
+        """The period in plain text."""
+        return period_text(self.start, self.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +91,8 @@ class ReportForm(forms.Form):
     field_order = ("from", "to", "by", "product")
 
     def __init__(self, data: Mapping[str, Any]) -> None:
-        today = site_date()
-        this_month = Question(today.replace(day=1), today)
+        day = today()
+        this_month = Question(first_day(day, By.MONTH), day)
         super().__init__({**this_month.parameters, **_plain(data)}, auto_id="giftcards-report-%s")
         self.fields["from"] = _date_field(_("From"))
         self.fields["to"] = _date_field(_("To"))
@@ -176,7 +172,7 @@ class DownloadForm(forms.Form):
         is_of_orders = given["what"] == "orders"
         return Download(
             is_of_orders=is_of_orders,
-            separator=_SEPARATORS.get(given["format"], ""),
+            separator=SEPARATORS.get(given["format"], ""),
             has_bom=given["has_bom"],
             has_contacts=is_of_orders and given["has_contacts"],
         )
@@ -184,22 +180,17 @@ class DownloadForm(forms.Form):
 
 def links(question: Question | None) -> list[Link]:
     """The usual periods, for the product that is asked about."""
-    today = site_date()
-    this_month = today.replace(day=1)
+    day = today()
+    this_month = first_day(day, By.MONTH)
     last_month = this_month - timedelta(days=1)
     product_id = question.product_id if question else ""
     offers = (
-        (gettext("This month"), this_month, today, By.DAY),
-        (gettext("Last month"), last_month.replace(day=1), last_month, By.DAY),
-        (gettext("This year"), today.replace(month=1, day=1), today, By.MONTH),
+        (gettext("This month"), this_month, day, By.DAY),
+        (gettext("Last month"), first_day(last_month, By.MONTH), last_month, By.DAY),
+        (gettext("This year"), day.replace(month=1, day=1), day, By.MONTH),
     )
     found = ((text, Question(start, end, by, product_id)) for text, start, end, by in offers)
     return [Link(text, offer.address, is_current=offer == question) for text, offer in found]
-
-
-def site_date() -> date:
-    """Today where the shop is, whatever the time zone of the person."""
-    return timezone.localdate(timezone=timezone.get_default_timezone())
 
 
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -16,8 +16,8 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin import charts
 from giftcards.admin.display import count_text, currency, day_text, money_text
-from giftcards.admin.figures import next_key, row_text
-from giftcards.reports import By, Figures, Report, Row
+from giftcards.admin.figures import row_text
+from giftcards.reports import By, Figures, Report, Row, spans
 
 # The most bars of a picture whose rows are products: the table has the others.
 _MOST_BARS = 8
@@ -133,7 +133,7 @@ def _columns(picture: Picture, report: Report) -> Chart:
     """A chart over time, in which each day has its place, also one without orders."""
     rows = {row.key: row for row in report.rows}
     nothing = Figures()
-    keys = list(_keys(report))
+    keys = [key for key, _first, _last in spans(report.start, report.end, report.by)]
     found = [rows.get(key) or Row(key, "", nothing) for key in keys]
     drawn = charts.columns([_values(picture, row.figures) for row in found])
     labelled = sorted(charts.labelled(len(keys)))
@@ -176,19 +176,6 @@ def _bars(picture: Picture, report: Report) -> Chart:
         ],
         others=len(ranked) - len(shown),
     )
-
-
-def _keys(report: Report) -> Iterator[date]:
-    """The first days of all days, weeks or months of the period."""
-    key = report.start
-    match report.by:
-        case By.WEEK:
-            key -= timedelta(days=key.weekday())
-        case By.MONTH:
-            key = key.replace(day=1)
-    while key <= report.end:
-        yield key
-        key = next_key(key, report.by)
 
 
 def _values(picture: Picture, figures: Figures) -> list[Decimal]:

@@ -34,26 +34,19 @@ class CustomerRefundAdmin(OrderRows):
     list_select_related = ("order",)
     list_filter = (("state", admin.ChoicesFieldListFilter), "created_at")
     fields = readonly_fields = (*list_display, "its_comment")
-    # Shows the search box; get_search_results does the search.
+    # Shows the search box; named() does the search.
     search_fields = ("reference",)
     search_help_text = _("The reference of an order, or of a refund, or the beginning of one.")
 
     def order_of(self, row: CustomerRefund) -> Order:
         return row.order
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        name = search_term.strip()
-        if not name:
-            return queryset, False
+    def named(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
         if wanted := self.seen_order(request, name):
-            return queryset.filter(order=wanted), False
+            return rows.filter(order=wanted)
         refunds = CustomerRefund.objects.search(name, limit=_MOST_FOUND)
-        # Only refunds of orders that the person may see are found.
         orders = self.seen_orders(request, [refund.order for refund in refunds])
-        found = [refund.pk for refund in refunds if refund.order_id in orders]
-        return queryset.filter(pk__in=found), False
+        return rows.filter(pk__in=[refund.pk for refund in refunds if refund.order_id in orders])
 
     @admin.display(description=_("recorded"))
     def when(self, refund: CustomerRefund) -> str:

@@ -22,7 +22,7 @@ class CardRevealAdmin(OrderRows):
     list_display = ("when", "by", "its_order", "which", "came_from", "why")
     list_select_related = ("user", "card__order")
     fields = readonly_fields = list_display
-    # Shows the search box; get_search_results does the search.
+    # Shows the search box; named() does the search.
     search_fields = ("card__order__reference",)
     search_help_text = _("The reference of an order.")
     # As they were written: by time, there is no index of all people's.
@@ -34,15 +34,9 @@ class CardRevealAdmin(OrderRows):
     def get_queryset(self, request: HttpRequest) -> QuerySet[CardReveal]:
         return super().get_queryset(request).defer("card__sealed")
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        name = search_term.strip()
-        if not name:
-            return queryset, False
-        # Only an order that the person may see is found.
+    def named(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
         wanted = self.seen_order(request, name)
-        return queryset.filter(card__order=wanted) if wanted else queryset.none(), False
+        return rows.filter(card__order=wanted) if wanted else rows.none()
 
     @admin.display(description=_("when"))
     def when(self, reveal: CardReveal) -> str:

@@ -11,18 +11,16 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import TypeVar
 
 from django.db import transaction
 
 from giftcards.crypto import configured_key
 from giftcards.ledger.pairing import Booking, Expected, Span, could_be, pair
 from giftcards.models import ApiKey, LedgerEntry, Order, OrderQuerySet
+from giftcards.models.batches import batches
 from giftcards.models.ledger import CHARGE, CREDIT
 from giftcards.refunds import refund_breakdown
 from giftcards.statuses import ACCEPTED, Status
-
-T = TypeVar("T")
 
 # What was booked so long before a period is tried again with it: orders settle later, and lost ones
 # are found.
@@ -43,8 +41,6 @@ _CREDITED_WITHIN = (
     Span(timedelta(seconds=90), timedelta(seconds=30)),
     Span(_UNNOTICED, _SKEW),
 )
-# Keys in one query; with more than 200, MariaDB may read the whole table.
-_AT_ONCE = 100
 _REFUNDING = (Status.PARTIALLY_FILLED, Status.REFUNDED)
 # What of an order is read here.
 _NEEDED = (
@@ -92,7 +88,7 @@ class _Matching:
         for kind in (CHARGE, CREDIT):
             open_entries = LedgerEntry.objects.without_order(kind, self._start, self._end)
             naming = open_entries.exclude(objid="").values_list("pk", "objid", "amount")
-            for batch in _batches(list(naming)):
+            for batch in batches(list(naming)):
                 self._assign_named(kind, batch)
 
     def _assign_named(self, kind: str, entries: Sequence[tuple[int, str, Decimal]]) -> None:
@@ -158,7 +154,7 @@ class _Matching:
         settled = _refunding(start - GRACE, self._end - GRACE)
         keys = self._touched | set(settled.values_list("pk", flat=True))
         account = _environment()
-        for batch in _batches(sorted(keys)):
+        for batch in batches(sorted(keys)):
             orders = Order.objects.only(*_NEEDED).in_bulk(batch).values()
             # The ledger of one account says nothing of the orders that another one bought.
             self._judge([order for order in orders if order.environment in {"", account}])
@@ -262,7 +258,7 @@ def _refunding(start: datetime, end: datetime) -> OrderQuerySet:
 
 def _without_entry(expected: Iterable[Expected], kind: str) -> list[Expected]:
     by_key = {one.key: one for one in expected}
-    for batch in _batches(list(by_key)):
+    for batch in batches(list(by_key)):
         entries = LedgerEntry.objects.filter(order__in=batch, type=kind).order_by()
         for key in entries.values_list("order_id", flat=True):
             by_key.pop(key, None)
@@ -280,7 +276,3 @@ def _stretches(
             start = stretches.pop()[0]
         stretches.append((start, end))
     return stretches
-
-
-def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE))

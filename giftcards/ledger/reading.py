@@ -32,7 +32,7 @@ from giftcards.provider.answers import LedgerPage, LedgerRow
 _WINDOW = timedelta(days=1)
 _LONGEST_WINDOW = timedelta(days=365)
 # How many days that were read are read again by the next reading: some entries come late.
-_AGAIN = 3
+AGAIN = 3
 _PAGE_SIZE = 100
 # How often a window is read from its first page, if it seems to have more than its pages show.
 _MOST_PASSES = 3
@@ -186,7 +186,7 @@ class _Reader:
     def _start(self, known_until: datetime | None) -> datetime:
         if known_until is not None:
             last_day = day_of(min(known_until, self._end))
-            return begin_of(last_day - timedelta(days=_AGAIN))
+            return begin_of(last_day - timedelta(days=AGAIN))
         first = Order.objects.order_by("created_at", "pk").first()
         return begin_of(day_of(first.created_at if first else self._end))
 

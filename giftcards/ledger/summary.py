@@ -12,21 +12,20 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from itertools import chain as chained
-from itertools import groupby, islice
+from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
 from giftcards.models import LedgerEntry, Order
+from giftcards.models.batches import batches
 from giftcards.models.ledger import CHARGE, CREDIT
-from giftcards.models.moments import begin_of, day_of
+from giftcards.models.moments import bounds, day_of, within
 from giftcards.refunds import refund_breakdown
 
 # How many of a kind are listed; all are counted.
 _LISTED = 20
 # At how many moments before a period the balance is looked for.
 _LOOK_BACK = 10
-# Keys in one query; with more than 200, MariaDB may read the whole table.
-_AT_ONCE = 100
 # What the shop itself, or another account, put into the account.
 _TOP_UPS = {"DEPOSIT", "RECEIVE", "POINT-EXCHANGE"}
 
@@ -110,15 +109,16 @@ def summarise(start: date, end: date) -> Summary:
     """
     if end < start:
         raise ValueError("The period ends before it starts.")
+    first_moment, next_moment = bounds(start, end)
     tally = _Tally()
-    balances = _Balances(_balance_before(begin_of(start)))
+    balances = _Balances(_balance_before(first_moment))
     for _time, same in groupby(_rows(start, end), key=attrgetter("time")):
         rows = list(same)
         tally.add(rows)
         balances.add(rows)
     opening, closing = balances.opening, balances.closing
     if closing is None:
-        closing = _balance_from(begin_of(end + timedelta(days=1)))
+        closing = _balance_from(next_moment)
     gap = None
     if opening is not None and closing is not None:
         gap = closing - opening - sum(tally.totals.values())
@@ -167,8 +167,7 @@ def _rows(start: date, end: date) -> Iterator[_Row]:
     start, end = max(start, day_of(first.time)), min(end, day_of(last.time))
     for number in range((end - start).days + 1):
         day = start + timedelta(days=number)
-        next_day = begin_of(day + timedelta(days=1))
-        entries = LedgerEntry.objects.filter(time__gte=begin_of(day), time__lt=next_day)
+        entries = LedgerEntry.objects.filter(within("time", day, day))
         yield from map(_Row._make, entries.order_by("time", "pk").values_list(*_Row._fields))
 
 
@@ -232,11 +231,9 @@ def _kind(type_: str) -> str:
 
 
 def _promised_not_credited(start: date, end: date) -> Discrepancies:
-    orders = Order.objects.not_credited().filter(
-        settled_at__gte=begin_of(start), settled_at__lt=begin_of(end + timedelta(days=1))
-    )
+    orders = Order.objects.not_credited().filter(within("settled_at", start, end))
     found = _Found()
-    for keys in _batches(orders.order_by("settled_at", "pk").values_list("pk", flat=True)):
+    for keys in batches(orders.order_by("settled_at", "pk").values_list("pk", flat=True)):
         by_key = Order.objects.in_bulk(keys)
         credited = LedgerEntry.objects.credited(keys)
         for order in (by_key[key] for key in keys if key in by_key):
@@ -248,27 +245,21 @@ def _promised_not_credited(start: date, end: date) -> Discrepancies:
 
 def _add_surplus(found: _Found, tally: _Tally, start: date, end: date) -> None:
     """Add the entries of the period that exceed the refund of their order."""
-    first, last = begin_of(start), begin_of(end + timedelta(days=1))
-    for keys in _batches(sorted(tally.credited)):
+    first_moment, next_moment = bounds(start, end)
+    for keys in batches(sorted(tally.credited)):
         for order in Order.objects.not_credited().filter(pk__in=keys).order_by():
             entries = LedgerEntry.objects.filter(order=order, type=CREDIT).order_by("time", "pk")
             left = _promised(order)
             for row in map(_Row._make, entries.values_list(*_Row._fields)):
                 surplus = min(row.amount - max(left, _ZERO), row.amount)
                 left -= row.amount
-                if surplus > 0 and first <= row.time < last:
+                if surplus > 0 and first_moment <= row.time < next_moment:
                     found.add(row.as_discrepancy(surplus))
 
 
 def _promised(order: Order) -> Decimal:
     breakdown = refund_breakdown(order)
     return (breakdown and breakdown.refunded_amount) or _ZERO
-
-
-def _batches(keys: Iterable[int]) -> Iterator[list[int]]:
-    iterator = iter(keys)
-    while batch := list(islice(iterator, _AT_ONCE)):
-        yield batch
 
 
 # The chain of balances.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from argparse import ArgumentParser
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
@@ -26,6 +26,8 @@ from giftcards.problems import Entry, Problem, in_english
 from giftcards.refunds import RefundBreakdown, refund_breakdown
 from giftcards.settlement import customer_breakdown
 from giftcards.statuses import Status
+
+T = TypeVar("T")
 
 # The settings that placing and following use.
 WORKING_SETTINGS = (
@@ -159,16 +161,31 @@ def find_order(reference: str) -> Order:
     return order
 
 
-def named_conditions(text: str | None, known: Iterable[str]) -> list[str]:
+def add_fail_on(parser: ArgumentParser, known: Iterable[str]) -> None:
+    """Add the option ``--fail-on``, for monitors, which names some of the ``known`` conditions."""
+    parser.add_argument(
+        "--fail-on",
+        metavar="CONDITIONS",
+        help="Exit with 1 if one of these holds, separated by commas:"
+        f" {', '.join(known)} (default: none).",
+    )
+
+
+def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
     """Those of the ``known`` conditions that ``--fail-on`` names, in the order of ``known``."""
     names = [] if text is None else [name.strip() for name in text.split(",")]
-    known = list(known)
     if unknown := [name for name in names if name not in known]:
         raise refuse(
             f"--fail-on: {', '.join(map(repr, unknown))} is not known."
             f" Use one or more of {', '.join(known)}, separated by commas."
         )
-    return [name for name in known if name in names]
+    return {name: condition for name, condition in known.items() if name in names}
+
+
+def fail_on(conditions: Mapping[str, Callable[[T], str]], subject: T) -> None:
+    """Fail if ``subject`` fulfils one of ``conditions``: each says what is wrong, or ""."""
+    if wrong := " ".join(filter(None, (is_wrong(subject) for is_wrong in conditions.values()))):
+        raise CommandError(wrong, returncode=UNFINISHED)
 
 
 def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:
@@ -176,8 +193,19 @@ def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:
     return {name: trouble or "ok" for name, trouble in found.items()}
 
 
-def _amount(amount: Decimal | None) -> str | None:
+def two_decimals(amount: Decimal | None) -> str | None:
+    """An amount as ``--json`` prints it; ``None`` is not known."""
     return None if amount is None else f"{amount:.2f}"
+
+
+def typed_day(name: str, text: str | None) -> date | None:
+    """The day that was typed for the option ``name``; ``None`` if it was not given."""
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise refuse(f"{name}: {text!r} is not a day. Write it like 2026-11-24.") from None
 
 
 def typed_amount(name: str, text: str) -> Decimal:
@@ -200,8 +228,8 @@ def order_as_dict(order: Order) -> dict[str, Any]:
         "type_id": order.type_id,
         "quantity": order.quantity,
         "fulfilled_quantity": order.fulfilled_quantity,
-        "price_per_card": _amount(order.price_per_card),
-        "fulfilled_amount": _amount(order.fulfilled_amount),
+        "price_per_card": two_decimals(order.price_per_card),
+        "fulfilled_amount": two_decimals(order.fulfilled_amount),
         "cards": order.cards.count(),
         "refund": None if breakdown is None else _breakdown_as_dict(breakdown),
         "customer": customer_as_dict(order),
@@ -221,10 +249,10 @@ def _problem_as_dict(entry: Entry) -> dict[str, Any]:
 
 def _breakdown_as_dict(breakdown: RefundBreakdown) -> dict[str, Any]:
     return {
-        "ordered_amount": _amount(breakdown.ordered_amount),
-        "charged_amount": _amount(breakdown.charged_amount),
+        "ordered_amount": two_decimals(breakdown.ordered_amount),
+        "charged_amount": two_decimals(breakdown.charged_amount),
         "refunded_quantity": breakdown.refunded_quantity,
-        "refunded_amount": _amount(breakdown.refunded_amount),
+        "refunded_amount": two_decimals(breakdown.refunded_amount),
         "is_consistent": breakdown.is_consistent,
     }
 
@@ -241,7 +269,7 @@ def refund_as_dict(refund: CustomerRefund) -> dict[str, Any]:
     """A refund to the customer as ``--json`` prints it."""
     return {
         "reference": refund.reference,
-        "amount": _amount(refund.amount),
+        "amount": two_decimals(refund.amount),
         "state": refund.state,
         "method": refund.method,
         "comment": refund.comment,

@@ -78,10 +78,6 @@ class Overview:
             return "LOW_BALANCE is not set, so no balance is too low."
         return "The balance is not known yet." if self.state.balance is None else ""
 
-    def failing(self, conditions: Mapping[str, Condition]) -> str:
-        """What is wrong according to ``conditions``, as sentences; "" if nothing is."""
-        return " ".join(filter(None, (is_wrong(self) for is_wrong in conditions.values())))
-
     def as_dict(self) -> dict[str, Any]:
         state = self.state
         return {

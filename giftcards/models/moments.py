@@ -1,7 +1,8 @@
-"""Comparing stored times with a clock that may have been set back since they were written.
+"""Moments as they are stored, and days in the time zone of the site.
 
-Such a time can lie farther ahead than anything that is written today. It then counts as past:
-otherwise a lease of seconds would last for as long as the clock was set back.
+A clock may have been set back since a moment was written, which can then lie farther ahead than
+anything that is written today. Such a moment counts as past: otherwise a lease of seconds would
+last for as long as the clock was set back.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from django.utils import timezone
 SLACK = timedelta(seconds=5)
 # No lease and no claim on an order is taken for longer.
 LONGEST_HOLD = timedelta(minutes=2)
+# Nothing here is older or newer; the moments of far years fit neither into a datetime with every
+# zone nor into every database.
+_FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(9998, 12, 31)
 
 
 def with_zone(moment: datetime) -> datetime:
@@ -25,18 +29,42 @@ def with_zone(moment: datetime) -> datetime:
 
 def as_stored(moment: datetime) -> datetime:
     """A time that the provider told as this site stores it: without zone if ``USE_TZ`` is off."""
-    return moment if settings.USE_TZ else timezone.make_naive(moment, _site_zone())
+    return moment if settings.USE_TZ else local(moment)
 
 
-def begin_of(day: date) -> datetime:
-    """When ``day`` begins in the time zone of the site, as it would be stored."""
-    midnight = datetime.combine(day, time.min)
-    return timezone.make_aware(midnight, _site_zone()) if settings.USE_TZ else midnight
+def local(moment: datetime) -> datetime:
+    """``moment`` as the clocks of the site's time zone show it, without a zone."""
+    return moment if timezone.is_naive(moment) else timezone.make_naive(moment, _site_zone())
 
 
 def day_of(moment: datetime) -> date:
     """The day of ``moment`` in the time zone of the site."""
-    return timezone.localtime(with_zone(moment), _site_zone()).date()
+    return local(moment).date()
+
+
+def today() -> date:
+    """The day in the time zone of the site, whatever that of the person who looks at a page."""
+    return day_of(timezone.now())
+
+
+def begin_of(day: date) -> datetime:
+    """When ``day`` begins in the time zone of the site, as it would be stored.
+
+    Where the clock is set at midnight, that may be one o'clock, or the first of two midnights.
+    """
+    midnight = datetime.combine(min(max(day, _FIRST_DAY), _LAST_DAY), time.min)
+    return timezone.make_aware(midnight, _site_zone()) if settings.USE_TZ else midnight
+
+
+def bounds(first: date, last: date) -> tuple[datetime, datetime]:
+    """When ``first`` begins, and when the day after ``last`` does, as they would be stored."""
+    return begin_of(first), begin_of(min(last, _LAST_DAY) + timedelta(days=1))
+
+
+def within(field: str, first: date, last: date) -> Q:
+    """As a condition on a column: it lies on a day from ``first`` to ``last``."""
+    start, end = bounds(first, last)
+    return Q(**{f"{field}__gte": start, f"{field}__lt": end})
 
 
 def _site_zone() -> tzinfo:

@@ -14,14 +14,12 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Coalesce
 
+from giftcards.models.batches import batches
 from giftcards.models.moments import LONGEST_HOLD, SLACK, past
 from giftcards.statuses import URGENT, Status
 
 if TYPE_CHECKING:
     from giftcards.models.orders import Order
-
-# For more than 200 names, MariaDB prefers a full table scan to index lookups.
-_NAMES_AT_ONCE = 100
 
 # The open statuses that are not urgent.
 _PATIENT = (Status.UNCONFIRMED, Status.DELAYED)
@@ -176,9 +174,8 @@ class OrderQueries(models.QuerySet["Order"]):
 
     def owners(self, names: Iterable[str]) -> Iterator[Order]:
         """Yield the orders known as one of ``names``, of which there may be any number."""
-        wanted = sorted(set(names) - {""})
-        for start in range(0, len(wanted), _NAMES_AT_ONCE):
-            yield from self.known_as(wanted[start : start + _NAMES_AT_ONCE])
+        for batch in batches(sorted(set(names) - {""})):
+            yield from self.known_as(batch)
 
     def search(self, text: str, *, limit: int) -> list[int]:
         """The primary keys of the orders that match ``text`` exactly, or else as a prefix.

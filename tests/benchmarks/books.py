@@ -21,8 +21,9 @@ from django.utils import timezone
 
 from giftcards.exports import as_csv, order_rows
 from giftcards.models import Order
+from giftcards.models.moments import today
 from giftcards.refunds import refund_breakdown
-from giftcards.reports import By, Figures, Report, local, report, settled_between
+from giftcards.reports import By, Figures, Report, report, settled_between
 from giftcards.sales import customer_breakdown
 from giftcards.statuses import Status
 from tests.benchmarks.stage import say
@@ -46,7 +47,7 @@ def run(*args: str, is_quick: bool) -> None:
     analyze()
     name = {"mysql": "MariaDB"}.get(connection.vendor, connection.vendor)
     say(f"{name}: {wanted:,} final orders, made in {time.monotonic() - began:.0f} s")
-    end = local(timezone.now()).date()
+    end = today()
     month, year = end - timedelta(days=DAYS - 1), end - timedelta(days=365)
     _measure_reports(month, end)
     if wanted > MONTH:

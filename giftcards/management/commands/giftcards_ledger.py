@@ -7,27 +7,26 @@ from decimal import Decimal
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.utils import timezone
-from django.utils.dateparse import parse_date
 
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
 from giftcards.ledger import Discrepancies, Summary, summarise
-from giftcards.ledger.reading import Reading, read_ledger
+from giftcards.ledger.reading import AGAIN, Reading, read_ledger
 from giftcards.management.base import (
     UNFINISHED,
     WORKING_SETTINGS,
     GiftcardsCommand,
+    add_fail_on,
     current_pause,
+    fail_on,
     named_conditions,
     refuse,
+    two_decimals,
+    typed_day,
 )
 from giftcards.management.output import counted, iso
 from giftcards.models import ProviderState
-from giftcards.models.moments import day_of
-
-# Days outside of these are mistakes, and some of them no database can compare with.
-_EARLIEST, _LATEST = date(2000, 1, 1), date(2199, 12, 31)
+from giftcards.models.moments import day_of, today
 
 
 class Command(GiftcardsCommand):
@@ -64,29 +63,22 @@ class Command(GiftcardsCommand):
             action="store_true",
             help="Read nothing: sum up what was read before (default: read first).",
         )
-        parser.add_argument(
-            "--fail-on",
-            metavar="CONDITIONS",
-            help="Exit with 1 if one of these holds, separated by commas:"
-            f" {', '.join(CONDITIONS)} (default: none).",
-        )
+        add_fail_on(parser, CONDITIONS)
 
     def handle(self, **options: Any) -> None:
-        conditions = _conditions(options["fail_on"])
-        today = day_of(timezone.now())
-        since, first, last = _period(options, today)
+        conditions = named_conditions(options["fail_on"], CONDITIONS)
+        since, first, last = _period(options)
         reading = Reading(is_whole=True)
         if not options["offline"]:
             reading = self._read(since, options)
-        last = last or today
-        summary = summarise(first or min(reading.start or _last_days(today), last), last)
+        last = last or today()
+        summary = summarise(first or min(reading.start or _last_days(), last), last)
         if options["json"]:
             self.write_json({**_as_dict(summary), **_reading_as_dict(reading)})
         self.say(_text(summary, reading), options)
         if not reading.is_whole:
             raise CommandError(_trouble(reading), returncode=UNFINISHED)
-        if wrong := " ".join(filter(None, (is_wrong(summary) for is_wrong in conditions.values()))):
-            raise CommandError(wrong, returncode=UNFINISHED)
+        fail_on(conditions, summary)
 
     def _read(self, since: date | None, options: dict[str, Any]) -> Reading:
         with Gateway() as gateway, self.progress(options) as progress:
@@ -97,35 +89,24 @@ class Command(GiftcardsCommand):
             )
 
 
-def _period(options: dict[str, Any], today: date) -> tuple[date | None, date | None, date | None]:
+def _period(options: dict[str, Any]) -> tuple[date | None, date | None, date | None]:
     """From when to read, and from when to when to sum up, as far as the options say."""
-    since, first, last = (_day(name, options[name]) for name in ("since", "from", "to"))
+    names = ("since", "from", "to")
+    since, first, last = (typed_day(f"--{name}", options[name]) for name in names)
     if options["offline"] and since is not None:
         raise refuse("Use either --offline or --since, which reads.")
-    if since is not None and since > today:
+    if since is not None and since > today():
         raise refuse("--since: that day is yet to come.")
-    if first and first > (last or today):
+    if first and first > (last or today()):
         raise refuse("The period ends before it starts.")
     return since, first, last
 
 
-def _day(name: str, text: str | None) -> date | None:
-    if text is None:
-        return None
-    try:
-        day = parse_date(text)
-    except ValueError:
-        day = None
-    if day is None or not _EARLIEST <= day <= _LATEST:
-        raise refuse(f"--{name}: {text!r} is not a day. Write it like 2026-11-24.")
-    return day
-
-
-def _last_days(today: date) -> date:
+def _last_days() -> date:
     """The first of the days that the next reading would read again."""
     read_until = ProviderState.objects.current().ledger_read_until
-    last = day_of(read_until) if read_until else today
-    return min(last, today) - timedelta(days=3)
+    last = day_of(read_until) if read_until else today()
+    return min(last, today()) - timedelta(days=AGAIN)
 
 
 # While it reads.
@@ -201,10 +182,6 @@ def _money(amount: Decimal | None) -> str:
     return "unknown" if amount is None else f"{amount:.2f} {conf.currency}"
 
 
-def _amount(amount: Decimal | None) -> str | None:
-    return None if amount is None else f"{amount:.2f}"
-
-
 def _as_dict(summary: Summary) -> dict[str, Any]:
     lists = ("promised_not_credited", "credited_not_promised", "charged_unknown", "breaks")
     amounts = ("orders", "refunds", "top_ups", "other_services")
@@ -214,22 +191,22 @@ def _as_dict(summary: Summary) -> dict[str, Any]:
         "entries": summary.entries,
         "matched": summary.matched,
         "guessed": summary.guessed,
-        **{f"{name}_amount": _amount(getattr(summary, name)) for name in amounts},
+        **{f"{name}_amount": two_decimals(getattr(summary, name)) for name in amounts},
         **{
             key: value
             for name in lists
             for key, value in _found_as_dict(name, getattr(summary, name)).items()
         },
-        "opening_balance": _amount(summary.opening_balance),
-        "closing_balance": _amount(summary.closing_balance),
-        "gap": _amount(summary.gap),
+        "opening_balance": two_decimals(summary.opening_balance),
+        "closing_balance": two_decimals(summary.closing_balance),
+        "gap": two_decimals(summary.gap),
     }
 
 
 def _found_as_dict(name: str, found: Discrepancies) -> dict[str, Any]:
     return {
         name: found.count,
-        f"{name}_amount": _amount(found.amount),
+        f"{name}_amount": two_decimals(found.amount),
         f"{name}_references": list(found.references),
     }
 
@@ -278,8 +255,3 @@ CONDITIONS: Mapping[str, Condition] = {
     "missing": _is_missing,
     "unknown": _is_unknown,
 }
-
-
-def _conditions(text: str | None) -> dict[str, Condition]:
-    """The conditions that ``--fail-on`` names."""
-    return {name: CONDITIONS[name] for name in named_conditions(text, CONDITIONS)}

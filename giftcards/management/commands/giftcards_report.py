@@ -7,16 +7,15 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from django.utils import timezone, translation
+from django.utils import translation
 
 from giftcards.conf import conf
-from giftcards.exports import as_csv, order_rows, report_rows
+from giftcards.exports import SEPARATORS, as_csv, order_rows, report_rows
 from giftcards.funds import OpenMoney, money_in_open_orders
-from giftcards.management.base import GiftcardsCommand, refuse
+from giftcards.management.base import GiftcardsCommand, refuse, typed_day
 from giftcards.management.output import OutputClosed, counted
-from giftcards.reports import By, Figures, Report, Row, local, report
-
-_SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t"}
+from giftcards.models.moments import today
+from giftcards.reports import By, Figures, Report, Row, first_day, report
 
 
 class Command(GiftcardsCommand):
@@ -74,7 +73,7 @@ class Command(GiftcardsCommand):
         )
         parser.add_argument(
             "--separator",
-            choices=[*_SEPARATORS],
+            choices=[*SEPARATORS],
             default="comma",
             help="What separates the cells of the CSV (default: comma).",
         )
@@ -112,7 +111,7 @@ class Command(GiftcardsCommand):
             self.say("\n".join(_text(found, open_)), options)
 
     def _write_csv(self, rows: Iterable[Any], options: dict[str, Any]) -> None:
-        separator = _SEPARATORS[options["separator"]]
+        separator = SEPARATORS[options["separator"]]
         # Bytes, where that is possible: the file is UTF-8 whatever the terminal is.
         out = getattr(self.stdout, "buffer", None)
         for chunk in as_csv(rows, separator=separator, has_bom=options["bom"]):
@@ -127,20 +126,11 @@ class Command(GiftcardsCommand):
 
 
 def _period(start: str | None, end: str | None) -> tuple[date, date]:
-    last = _day("--to", end) or local(timezone.now()).date()
-    first = _day("--from", start) or last.replace(day=1)
+    last = typed_day("--to", end) or today()
+    first = typed_day("--from", start) or first_day(last, By.MONTH)
     if last < first:
         raise refuse(f"The period would end on {last}, before it starts on {first}.")
     return first, last
-
-
-def _day(option: str, text: str | None) -> date | None:
-    if text is None:
-        return None
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise refuse(f"{option}: {text!r} is not a day. Write it like 2026-11-24.") from None
 
 
 # As JSON.

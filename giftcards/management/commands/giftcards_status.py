@@ -4,13 +4,13 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from typing import Any
 
-from django.core.management.base import CommandError
 from django.utils import translation
 
 from giftcards.management.base import (
-    UNFINISHED,
     GiftcardsCommand,
+    add_fail_on,
     describe,
+    fail_on,
     find_order,
     named_conditions,
     order_as_dict,
@@ -39,15 +39,10 @@ class Command(GiftcardsCommand):
         parser.add_argument(
             "reference", nargs="?", help="The order (default: an overview of all orders)."
         )
-        parser.add_argument(
-            "--fail-on",
-            metavar="CONDITIONS",
-            help="Exit with 1 if one of these holds, separated by commas:"
-            f" {', '.join(CONDITIONS)} (default: none).",
-        )
+        add_fail_on(parser, CONDITIONS)
 
     def handle(self, **options: Any) -> None:
-        conditions = _conditions(options["fail_on"])
+        conditions = named_conditions(options["fail_on"], CONDITIONS)
         if conditions and options["reference"] is not None:
             raise refuse("Use either a reference or --fail-on, which is about all orders.")
         # The command speaks one language, whatever the site's.
@@ -70,10 +65,4 @@ class Command(GiftcardsCommand):
         self.say(str(overview), options)
         if "balance" in conditions and overview.unjudged:
             self.say(overview.unjudged, options)
-        if wrong := overview.failing(conditions):
-            raise CommandError(wrong, returncode=UNFINISHED)
-
-
-def _conditions(text: str | None) -> dict[str, Condition]:
-    """The conditions that ``--fail-on`` names."""
-    return {name: CONDITIONS[name] for name in named_conditions(text, CONDITIONS)}
+        fail_on(conditions, overview)
