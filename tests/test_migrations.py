@@ -21,9 +21,18 @@ ROOT = Path(__file__).resolve().parent.parent
 MIGRATIONS = sorted(path.stem for path in ROOT.glob("giftcards/migrations/[0-9]*.py"))
 
 
-def sql(migration: str, *, hash_seed: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-m", "django", "sqlmigrate", "giftcards", migration],
+SQL = """
+import sys, django
+from django.core.management import call_command
+django.setup()
+for name in sys.argv[1:]:
+    call_command("sqlmigrate", "giftcards", name)
+"""
+
+
+def start_writing_sql(hash_seed: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SQL, *MIGRATIONS],
         cwd=ROOT,
         env={
             **os.environ,
@@ -31,18 +40,16 @@ def sql(migration: str, *, hash_seed: str) -> str:
             "DJANGO_SETTINGS_MODULE": "tests.settings",
             "PYTHONHASHSEED": hash_seed,
         },
-        check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=60,
-    ).stdout
+    )
 
 
-@pytest.mark.parametrize("migration", MIGRATIONS)
-def test_the_sql_of_a_migration_does_not_depend_on_the_hash_seed(migration: str) -> None:
+def test_the_sql_of_the_migrations_does_not_depend_on_the_hash_seed() -> None:
     """The iteration order of a set of texts changes with the hash seed of the process."""
-    first, *others = (sql(migration, hash_seed=seed) for seed in ("0", "1", "42"))
-    assert first.startswith("BEGIN;")
+    processes = [start_writing_sql(seed) for seed in ("0", "1", "42")]
+    first, *others = (process.communicate(timeout=60)[0] for process in processes)
+    assert first.count("CREATE TABLE") > len(MIGRATIONS)
     assert others == [first, first]
 
 
