@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from django.db import transaction
@@ -17,18 +17,36 @@ from hypothesis import strategies as st
 
 from giftcards.models import Acknowledgement, Card, CustomerRefund, Order, StatusChange
 from giftcards.reports import By, Figures, report
-from tests.books import DAYS, PRODUCTS, add_books, expected, figures_of
+from tests.books import DAYS, PRODUCTS, add_books, figures_of
+
+
+class Line(NamedTuple):
+    """A final order, and what it adds to a report."""
+
+    day: date
+    order: Order
+    figures: Figures
+
+
+def read_line(order: Order) -> Line:
+    assert order.settled_at is not None
+    day = order.settled_at.astimezone(timezone.get_default_timezone()).date()
+    return Line(day, order, figures_of(order))
+
+
+def total(lines: Iterable[Line]) -> Figures:
+    return sum((line.figures for line in lines), Figures())
 
 
 @pytest.fixture(scope="module")
-def _books(
+def books(
     request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any
-) -> Iterator[None]:
+) -> Iterator[list[Line]]:
     seed = request.config.getoption("randomly_seed", 0)
     with django_db_blocker.unblock():
         with transaction.atomic():
             add_books(1_000, Random(seed))
-        yield
+        yield [read_line(order) for order in Order.objects.filter(settled_at__isnull=False)]
         Order.objects.update(repeats=None)
         for model in (CustomerRefund, Acknowledgement, StatusChange, Card, Order):
             model._base_manager.all()._raw_delete("default")  # type: ignore[attr-defined]
@@ -40,34 +58,30 @@ days = st.dates(first, last)
 
 
 @pytest.mark.django_db
-@pytest.mark.usefixtures("_books")
+@pytest.mark.usefixtures("books")
 class TestIdentities:
     @given(st.tuples(days, days).map(sorted), st.sampled_from(["", *PRODUCTS]))
     @hypothesis_settings(max_examples=30)
     def test_a_report_by_anything_is_the_sum_of_its_orders(
-        self, period: list[date], product_id: str
+        self, books: list[Line], period: list[date], product_id: str
     ) -> None:
         start, end = period
-        there = timezone.get_default_timezone()
-        orders = [
-            order
-            for order in Order.objects.filter(settled_at__isnull=False)
-            if start <= order.settled_at.astimezone(there).date() <= end  # type: ignore[union-attr]
-            and product_id in {"", order.product_id}
-        ]
-        wanted = expected(orders)
+        wanted = total(
+            line
+            for line in books
+            if start <= line.day <= end and product_id in {"", line.order.product_id}
+        )
         for by in By:
             found = report(start, end, by, product_id=product_id)
             assert found.total == wanted
             assert sum((row.figures for row in found.rows), Figures()) == wanted
 
-    def test_every_row_is_the_sum_of_its_orders(self) -> None:
-        orders = list(Order.objects.filter(settled_at__isnull=False))
+    def test_every_row_is_the_sum_of_its_orders(self, books: list[Line]) -> None:
         found = report(first, last, By.TYPE)
         assert len(found.rows) == 6
         for row in found.rows:
-            own = [order for order in orders if (order.product_id, order.type_id) == row.key]
-            assert row.figures == expected(own)
+            own = (each for each in books if (each.order.product_id, each.order.type_id) == row.key)
+            assert row.figures == total(own)
 
     def test_every_dinar_is_explained_on_both_sides(self) -> None:
         found = report(first, last).total
@@ -89,17 +103,16 @@ class TestIdentities:
         assert Order.objects.filter(reordered_amount__gt=0).exists()
         assert CustomerRefund.objects.filter(state="cancelled").exists()
 
-    def test_what_was_ordered_was_charged_or_refunded_where_all_of_it_is_known(self) -> None:
-        everything = Order.objects.filter(settled_at__isnull=False)
+    def test_what_was_ordered_was_charged_or_refunded_where_all_of_it_is_known(
+        self, books: list[Line]
+    ) -> None:
         odd = [
-            order.pk
-            for order in everything
-            if (figures := figures_of(order)).unknown or figures.contradictory
+            line.order.pk for line in books if line.figures.unknown or line.figures.contradictory
         ]
-        everything.filter(pk__in=odd).update(settled_at=timezone.now())
+        Order.objects.filter(pk__in=odd).update(settled_at=timezone.now())
         found = report(first, last).total
         assert (found.unknown, found.contradictory) == (0, 0)
-        assert found.orders == everything.count() - len(odd)
+        assert found.orders == len(books) - len(odd)
         assert found.ordered_amount == found.charged_amount + found.refunded_amount
 
     def test_no_order_is_paid_back_more_than_it_owes(self) -> None:
