@@ -37,10 +37,9 @@ STEAM = "507f1f77bcf86cd799439012"
 
 
 @pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_waiting(shorten: Callable[..., None]) -> None:
     """A wait is over as soon as the test has changed what it is for."""
-    monkeypatch.setattr("giftcards.engine.background._SHORTEST_WAIT", 0.001)
-    monkeypatch.setattr("giftcards.engine.background._LONGEST_WAIT", 0.001)
+    shorten(background_wait=0.001)
 
 
 def product_url(product_id: str) -> str:

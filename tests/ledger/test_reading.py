@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -289,8 +290,9 @@ class TestTogether:
 
     @pytest.mark.django_db(transaction=True)
     def test_two_processes_at_once_read_each_entry_once(
-        self, simulator: Simulator, shared_database: str
+        self, simulator: Simulator, shared_database: str, shorten: Callable[..., None]
     ) -> None:
+        shorten(ledger_lease_poll=0.05)
         buy_many(simulator, 3, type_id="TEST_PARTIAL")
         with Gateway() as gateway:
             sweep(gateway)
@@ -305,7 +307,10 @@ class TestTogether:
         assert LedgerEntry.objects.filter(order=None).count() == 1
         assert set(Order.objects.values_list("is_credited", flat=True)) == {True}
 
-    def test_the_lease_is_kept_while_it_waits(self, books: Books) -> None:
+    def test_the_lease_is_kept_while_it_waits(
+        self, books: Books, shorten: Callable[..., None]
+    ) -> None:
+        shorten(background_wait=0.01)
         spend_budget()
         waits = 0
 
