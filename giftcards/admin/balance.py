@@ -15,6 +15,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
@@ -88,14 +89,17 @@ def _of_open(in_orders: OpenMoney) -> str:
     if in_orders.unsent:
         text = gettext("%(amount)s of it still to be sent")
         texts.append(filled(text, amount=money(in_orders.unsent)))
-    if unknown := in_orders.unknown:
-        text = ngettext(
-            "and %(count)s order of unknown price",
-            "and %(count)s orders of unknown price",
-            unknown,
-        )
-        texts.append(filled(text, count=count_text(unknown)))
+    if in_orders.unknown:
+        texts.append(orders_of_unknown_price(in_orders.unknown))
     return format_html_join(" ", "{}", ((text,) for text in texts))
+
+
+def orders_of_unknown_price(count: int) -> SafeString:
+    """As HTML, behind the amount of the other open orders."""
+    text = ngettext(
+        "and %(count)s order of unknown price", "and %(count)s orders of unknown price", count
+    )
+    return filled(text, count=count_text(count))
 
 
 def _in_words(span: timedelta) -> str:

@@ -14,6 +14,7 @@ from django.utils.html import format_html
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.balance import orders_of_unknown_price
 from giftcards.admin.display import count_text, day_text, isolated, money, share_text
 from giftcards.admin.periods import Question
 from giftcards.funds import OpenMoney
@@ -129,12 +130,7 @@ def _open_text(found: OpenMoney) -> str:
     amount = money(found.total or None)
     if not (found.total and found.unknown):
         return amount
-    text = ngettext(
-        "and %(count)s order of unknown price",
-        "and %(count)s orders of unknown price",
-        found.unknown,
-    )
-    return format_html("{} {}", amount, text % {"count": count_text(found.unknown)})
+    return format_html("{} {}", amount, orders_of_unknown_price(found.unknown))
 
 
 def _customer_facts(total: Figures, orders: Callable[..., str]) -> Iterator[Fact]:

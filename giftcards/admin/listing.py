@@ -34,9 +34,9 @@ from giftcards.models import Order, OrderQuerySet, ProviderState
 from giftcards.statuses import FINAL, FOLLOWED, Status
 
 if TYPE_CHECKING:
-    OrderModelPaginator = Paginator[Order]
+    RowPaginator = Paginator[Any]
 else:
-    OrderModelPaginator = Paginator
+    RowPaginator = Paginator
 
 # The most orders that a search shows.
 _MOST_FOUND = 1_000
@@ -92,15 +92,15 @@ _LEFT_ALONE = (
 )
 
 
-class OrderPaginator(OrderModelPaginator):
-    """Pages through the first ``limit`` orders, and counts no further."""
+class LimitedPaginator(RowPaginator):
+    """Pages through the first ``limit`` rows, and counts no further."""
 
     limit = 10_000
 
     @cached_property
     def _counted(self) -> int:
-        orders = cast("OrderQuerySet", self.object_list)
-        return orders.order_by()[: self.limit + 1].count()
+        rows = cast("QuerySet[Any]", self.object_list)
+        return rows.order_by()[: self.limit + 1].count()
 
     @cached_property
     def count(self) -> int:
@@ -108,7 +108,7 @@ class OrderPaginator(OrderModelPaginator):
 
     @property
     def has_more(self) -> bool:
-        """Whether there are orders beyond the last page."""
+        """Whether there are rows beyond the last page."""
         return self._counted > self.limit
 
 
@@ -134,7 +134,7 @@ class ListPage(OrderColumns):
         " or the beginning of one."
     )
     # Nothing counts all orders, or sorts them without an index: both are slow at a million orders.
-    paginator = OrderPaginator
+    paginator = LimitedPaginator
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     list_per_page = 50

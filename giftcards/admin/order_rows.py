@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.listing import OrderPaginator
+from giftcards.admin.listing import LimitedPaginator
 from giftcards.admin.mentions import MentionsOrders
 from giftcards.admin.readonly import ReadOnly
 
@@ -24,7 +24,7 @@ class OrderRows(ReadOnly, MentionsOrders, RowModelAdmin):
 
     list_display_links: tuple[Any, ...] | None = None
     sortable_by = ()
-    paginator = OrderPaginator
+    paginator = LimitedPaginator
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     list_per_page = 50

@@ -123,3 +123,15 @@ def test_the_list_takes_a_constant_number_of_queries(browser: Client) -> None:
     for number in range(2, 12):
         refund(sold(f"web-{number}"), f"R{number}")
     assert count_queries(browser, LOG) == few
+
+
+def test_the_list_says_that_there_are_more_refunds_than_its_pages_show(
+    browser: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = sold("web-1042")
+    for number in range(3):
+        refund(order, f"R{number}")
+    more = "There are more than 2 of these entries. The pages show the first 2:"
+    assert more not in plain(read(browser.get(LOG)))
+    monkeypatch.setattr("giftcards.admin.listing.LimitedPaginator.limit", 2)
+    assert more in plain(read(browser.get(LOG)))
