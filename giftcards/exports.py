@@ -190,15 +190,15 @@ def _line(order: Order, labels: Mapping[str, str]) -> _Line:
         owed = customer.open_amount + customer.refunded_amount
         still_owed = customer.open_amount
     return _Line(
-        order,
-        labels[order.status],
-        labels.get(order.environment, ""),
-        ordered,
-        charged,
-        refunded,
-        paid,
-        owed,
-        still_owed,
+        order=order,
+        status=labels[order.status],
+        environment=labels.get(order.environment, ""),
+        ordered=ordered,
+        charged=charged,
+        refunded=refunded,
+        paid=paid,
+        owed=owed,
+        open=still_owed,
     )
 
 

@@ -151,7 +151,7 @@ class LedgerEntryAdmin(OrderRows):
         "identifier",
         "read",
     )
-    # Shows the search box; named() does the search.
+    # Shows the search box; search_rows() does the search.
     search_fields = ("provider_id",)
     search_help_text = _("The id of an entry, of what it is about, or the reference of an order.")
     actions = None
@@ -176,11 +176,11 @@ class LedgerEntryAdmin(OrderRows):
         """Only what a filter asks: any other question reads all entries."""
         return lookup in {each.parameter_name for each in self.list_filter}
 
-    def named(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
+    def search_rows(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
         # One query for each index.
         entries = LedgerEntry.objects.order_by()
         found = [entries.filter(provider_id=name), entries.filter(objid=name)]
-        if wanted := self.seen_order(request, name):
+        if wanted := self.visible_order(request, name):
             found.append(entries.filter(order=wanted))
         keys = {key for part in found for key in part.values_list("pk", flat=True)[:_MOST_FOUND]}
         return rows.filter(pk__in=sorted(keys)[-_MOST_FOUND:])
@@ -208,7 +208,7 @@ class LedgerEntryAdmin(OrderRows):
         summary = summarise(*period)
         keys = [item.key for item in summary.promised_not_credited.first]
         orders = Order.objects.in_bulk(keys)
-        seen = self.seen_orders(request, orders.values())
+        seen = self.visible_orders(request, orders.values())
 
         def name_order(item: Discrepancy) -> str:
             return self.named_order(orders[item.key] if item.key in seen else None)

@@ -46,7 +46,7 @@ class MentionsOrders(AnyModelAdmin):
         address = reverse(name, args=[order.pk], current_app=site)
         return format_html('<a href="{}">{}</a>', address, bdi(order.reference))
 
-    def seen_orders(self, request: HttpRequest, orders: Iterable[Order]) -> set[int]:
+    def visible_orders(self, request: HttpRequest, orders: Iterable[Order]) -> set[int]:
         """The keys of those of the ``orders`` that the person may see."""
         site = self.admin_site
         if not site.is_registered(Order):
@@ -57,10 +57,10 @@ class MentionsOrders(AnyModelAdmin):
             return set()
         return set(page.get_queryset(request).filter(pk__in=keys).values_list("pk", flat=True))
 
-    def seen_order(self, request: HttpRequest, reference: str) -> Order | None:
+    def visible_order(self, request: HttpRequest, reference: str) -> Order | None:
         """The order with this reference, if the person may see it."""
         order = Order.objects.filter(reference=reference).first()
-        return order if order is not None and self.seen_orders(request, [order]) else None
+        return order if order is not None and self.visible_orders(request, [order]) else None
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         found = super().get_changelist_instance(request)
@@ -78,6 +78,6 @@ class MentionsOrders(AnyModelAdmin):
     def _mark(self, request: HttpRequest, rows: Iterable[Any]) -> None:
         """Note of each row whether it may name its order."""
         orders = [(row, self.order_of(row)) for row in rows]
-        seen = self.seen_orders(request, [order for _row, order in orders if order is not None])
+        seen = self.visible_orders(request, [order for _row, order in orders if order is not None])
         for row, order in orders:
             row.names_order = order is not None and order.pk in seen

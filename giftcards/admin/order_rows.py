@@ -36,9 +36,9 @@ class OrderRows(ReadOnly, MentionsOrders, RowModelAdmin):
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
         name = search_term.strip()
-        return (self.named(request, queryset, name) if name else queryset), False
+        return (self.search_rows(request, queryset, name) if name else queryset), False
 
-    def named(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
+    def search_rows(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
         """Those of ``rows`` that a search for ``name`` finds.
 
         Of rows about an order, only those whose order the person may see.

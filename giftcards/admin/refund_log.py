@@ -34,18 +34,18 @@ class CustomerRefundAdmin(OrderRows):
     list_select_related = ("order",)
     list_filter = (("state", admin.ChoicesFieldListFilter), "created_at")
     fields = readonly_fields = (*list_display, "its_comment")
-    # Shows the search box; named() does the search.
+    # Shows the search box; search_rows() does the search.
     search_fields = ("reference",)
     search_help_text = _("The reference of an order, or of a refund, or the beginning of one.")
 
     def order_of(self, row: CustomerRefund) -> Order:
         return row.order
 
-    def named(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
-        if wanted := self.seen_order(request, name):
+    def search_rows(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
+        if wanted := self.visible_order(request, name):
             return rows.filter(order=wanted)
         refunds = CustomerRefund.objects.search(name, limit=_MOST_FOUND)
-        orders = self.seen_orders(request, [refund.order for refund in refunds])
+        orders = self.visible_orders(request, [refund.order for refund in refunds])
         return rows.filter(pk__in=[refund.pk for refund in refunds if refund.order_id in orders])
 
     @admin.display(description=_("recorded"))

@@ -22,7 +22,7 @@ class CardRevealAdmin(OrderRows):
     list_display = ("when", "by", "its_order", "which", "came_from", "why")
     list_select_related = ("user", "card__order")
     fields = readonly_fields = list_display
-    # Shows the search box; named() does the search.
+    # Shows the search box; search_rows() does the search.
     search_fields = ("card__order__reference",)
     search_help_text = _("The reference of an order.")
     # As they were written: by time, there is no index of all people's.
@@ -34,8 +34,8 @@ class CardRevealAdmin(OrderRows):
     def get_queryset(self, request: HttpRequest) -> QuerySet[CardReveal]:
         return super().get_queryset(request).defer("card__sealed")
 
-    def named(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
-        wanted = self.seen_order(request, name)
+    def search_rows(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
+        wanted = self.visible_order(request, name)
         return rows.filter(card__order=wanted) if wanted else rows.none()
 
     @admin.display(description=_("when"))

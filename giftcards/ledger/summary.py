@@ -285,7 +285,7 @@ class _Balances:
         self._breaks = _Found()
         # Whether any entry came without balances, and whether one of the last moment did.
         self._has_untold = self._ends_untold = False
-        # As long as the balance has only come back to where it was: where it may have been.
+        # While the entries so far form a circle, which begins and ends anywhere: at which balances.
         self._turning: frozenset[Decimal] = frozenset()
 
     def add(self, rows: Iterable[_Row]) -> None:

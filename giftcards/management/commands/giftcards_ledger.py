@@ -183,7 +183,6 @@ def _money(amount: Decimal | None) -> str:
 
 
 def _as_dict(summary: Summary) -> dict[str, Any]:
-    lists = ("promised_not_credited", "credited_not_promised", "charged_unknown", "breaks")
     amounts = ("orders", "refunds", "top_ups", "other_services")
     return {
         "from": summary.start.isoformat(),
@@ -192,11 +191,10 @@ def _as_dict(summary: Summary) -> dict[str, Any]:
         "matched": summary.matched,
         "guessed": summary.guessed,
         **{f"{name}_amount": two_decimals(getattr(summary, name)) for name in amounts},
-        **{
-            key: value
-            for name in lists
-            for key, value in _found_as_dict(name, getattr(summary, name)).items()
-        },
+        **_found_as_dict("promised_not_credited", summary.promised_not_credited),
+        **_found_as_dict("credited_not_promised", summary.credited_not_promised),
+        **_found_as_dict("charged_unknown", summary.charged_unknown),
+        **_found_as_dict("breaks", summary.breaks),
         "opening_balance": two_decimals(summary.opening_balance),
         "closing_balance": two_decimals(summary.closing_balance),
         "gap": two_decimals(summary.gap),
