@@ -130,7 +130,7 @@ class _Reader:
         self._token: str | None = None
         # Now. If it goes on with a reading that began earlier, that one ends earlier.
         self._end = timezone.now()
-        # The ids on the page before: a provider that shows it again has no further pages.
+        # The ids on the pages before: a provider that shows nothing else has no further pages.
         self._shown: set[str] = set()
 
     def note(self, **changes: Any) -> None:
@@ -209,8 +209,8 @@ class _Reader:
         page = self._ask(place)
         entries = entries_of(page.rows)
         shown = {entry.provider_id for entry in entries}
-        is_repeated = place.page > 1 and bool(shown) and shown == self._shown
-        self._shown = shown
+        is_repeated = place.page > 1 and bool(shown) and shown <= self._shown
+        self._shown |= shown
         read_until = ProviderState.objects.current().ledger_read_until
         following = replace(place, page=place.page + 1)
         is_last = is_repeated or _is_last(page, place.page)
@@ -295,9 +295,10 @@ def _store(place: Place | None, *, read_until: datetime | None = None) -> None:
 
 def _is_last(page: LedgerPage, number: int) -> bool:
     """Whether nothing follows the page; what the provider counts is only a hint."""
+    if not page.rows:
+        # Rows that cannot be read do not tell whether the page is another one again and again.
+        return page.unreadable == 0 or number >= (page.total_pages or 0)
     rows = len(page.rows) + page.unreadable
-    if rows == 0:
-        return True
     return rows < _PAGE_SIZE and page.total_pages is not None and number >= page.total_pages
 
 

@@ -112,6 +112,39 @@ class TestPages:
         assert read(DAY).new == 100
         assert len(books.pages_shown) < 20
 
+    @pytest.mark.parametrize("told", [50_000, None])
+    def test_pages_that_come_in_turn_again_and_again_are_not_asked_for_ever(
+        self, books: Books, told: int | None
+    ) -> None:
+        fill(books, 150)
+        halves = books.rows[:100], books.rows[100:]
+        books.change_page = lambda page, _rows: halves[(page - 1) % 2]
+        books.change_count = lambda _count: told
+        self.limit(books)
+        assert read(DAY).new == 150
+
+    @pytest.mark.parametrize("told", [200, None])
+    def test_pages_of_which_nothing_can_be_read_are_not_asked_for_ever(
+        self, books: Books, told: int | None
+    ) -> None:
+        books.change_page = lambda _page, _rows: [{"type": "DEPOSIT"}] * 100
+        books.change_count = lambda _count: told
+        self.limit(books)
+        assert read(DAY).is_whole
+
+    def test_a_page_of_which_nothing_can_be_read_is_not_the_last_if_more_are_counted(
+        self, books: Books
+    ) -> None:
+        fill(books, 150)
+        books.change_page = lambda page, rows: rows if page == 2 else [{"type": "DEPOSIT"}] * 100
+        assert read(DAY).new == 50
+
+    def limit(self, books: Books) -> None:
+        def fail(_page: int) -> None:
+            assert len(books.pages_shown) < 20
+
+        books.on_page = fail
+
     def test_a_page_that_ends_early_is_not_the_last_if_more_are_counted(self, books: Books) -> None:
         fill(books, 250)
         books.change_page = lambda page, rows: rows[:10] if page == 1 else rows
