@@ -29,6 +29,9 @@ _LOOK_BACK = 10
 # What the shop itself, or another account, put into the account.
 _TOP_UPS = {"DEPOSIT", "RECEIVE", "POINT-EXCHANGE"}
 
+# What a breakdown of an order reads.
+_PRICED = ("status", "quantity", "fulfilled_quantity", "price_per_card", "fulfilled_amount")
+
 _ZERO = Decimal(0)
 
 
@@ -72,7 +75,8 @@ class Summary:
 
     ``promised_not_credited`` are orders settled in the period whose refund the ledger does not have
     in full. ``credited_not_promised`` are refunds of no order here, and what exceeds the refund of
-    an order. ``charged_unknown`` are charges of no order here, and further charges of an order.
+    an order. ``charged_unknown`` are charges of no order here, further charges of an order, and
+    what exceeds the price of an order.
 
     ``gap`` is what the balance has changed by beyond the sum of the entries: 0 if the books close,
     ``None`` if a balance is not known. ``breaks`` are entries before which the balance has changed
@@ -111,11 +115,14 @@ def summarise(start: date, end: date) -> Summary:
         raise ValueError("The period ends before it starts.")
     first_moment, next_moment = bounds(start, end)
     tally = _Tally()
+    dear = _Dear(tally.unknown_charges)
     balances = _Balances(_balance_before(first_moment))
     for _time, same in groupby(_rows(start, end), key=attrgetter("time")):
         rows = list(same)
         tally.add(rows)
+        dear.add(rows)
         balances.add(rows)
+    dear.look_up()
     opening, closing = balances.opening, balances.closing
     if closing is None:
         closing = _balance_from(next_moment)
@@ -255,6 +262,39 @@ def _add_surplus(found: _Found, tally: _Tally, start: date, end: date) -> None:
                 left -= row.amount
                 if surplus > 0 and first_moment <= row.time < next_moment:
                     found.add(row.as_discrepancy(surplus))
+
+
+class _Dear:
+    """Finds the charges that exceed the price of their order, many at a time.
+
+    One that was guessed does not: its amount is the price.
+    """
+
+    def __init__(self, found: _Found) -> None:
+        self._found = found
+        self._charges: list[_Row] = []
+
+    def add(self, rows: Iterable[_Row]) -> None:
+        self._charges += [
+            row for row in rows if row.type == CHARGE and row.order_id and not row.is_guess
+        ]
+        if len(self._charges) >= _AT_ONCE:
+            self.look_up()
+
+    def look_up(self) -> None:
+        charges, self._charges = self._charges, []
+        for part in batches(charges):
+            orders = Order.objects.only(*_PRICED).in_bulk([row.order_id for row in part])
+            for row in part:
+                ordered = _ordered(orders.get(row.order_id))
+                if ordered is not None and -row.amount > ordered:
+                    self._found.add(row.as_discrepancy(-row.amount - ordered))
+
+
+def _ordered(order: Order | None) -> Decimal | None:
+    """The price of a settled order; until then, it may still change."""
+    breakdown = refund_breakdown(order) if order else None
+    return breakdown.ordered_amount if breakdown else None
 
 
 def _promised(order: Order) -> Decimal:

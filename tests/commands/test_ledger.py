@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_listed(call: Call, unfitting: Simulator) -> None:
             f"  {entries['REFUND-ORDER'].provider_id}  250.00 DZD  ",
         ),
         (
-            "1 charge of no order here, or once too often, 490.00 DZD:",
+            "1 charge of no order here, once too often or too high, 490.00 DZD:",
             f"  {LedgerEntry.objects.get(type='ORDER', order=None).provider_id}  490.00 DZD  ",
         ),
         ("1 change of the balance without an entry, 100.00 DZD:", "  "),

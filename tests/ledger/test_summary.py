@@ -161,6 +161,18 @@ class TestOrders:
         found = summarise(DAY, DAY).charged_unknown
         assert (found.count, found.amount, found.references) == (1, Decimal(490), ("c1",))
 
+    @pytest.mark.parametrize(("booked", "beyond"), [("2450", "0"), ("2450.01", "0.01")])
+    def test_a_charge_beyond_the_price_of_its_order_is_named(
+        self, booked: str, beyond: str
+    ) -> None:
+        enter("c0", "ORDER", f"-{booked}", 1, order=partly_delivered())
+        assert summarise(DAY, DAY).charged_unknown.amount == Decimal(beyond)
+
+    def test_an_open_order_may_still_cost_something_else(self) -> None:
+        order = ordered(Status.HANDLING, price_per_card=None, price_at_placing=490)
+        enter("c0", "ORDER", -2500, 1, order=order)
+        assert not summarise(DAY, DAY).charged_unknown.count
+
     def test_all_are_counted_and_the_first_are_listed(self) -> None:
         for number in range(25):
             enter(f"c{number:02}", "ORDER", "-0.01", number)

@@ -148,7 +148,9 @@ def _text(summary: Summary, reading: Reading) -> str:
     lines += [f"  {label:<17}{fact}" for label, fact in facts.items()]
     lines += _listed("refund", "promised and not credited", summary.promised_not_credited)
     lines += _listed("refund", "credited and not promised", summary.credited_not_promised)
-    lines += _listed("charge", "of no order here, or once too often", summary.charged_unknown)
+    lines += _listed(
+        "charge", "of no order here, once too often or too high", summary.charged_unknown
+    )
     lines += _listed("change", "of the balance without an entry", summary.breaks)
     lines += [*_notes(reading)]
     return "\n".join(lines)
