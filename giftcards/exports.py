@@ -45,9 +45,11 @@ _WRITTEN_AT_ONCE = 64 * 1024
 # An xlsx sheet has at most 1,048,576 rows.
 _ROWS_OF_SHEET = 1_000_000
 
-# What a spreadsheet may take for a formula: one of these signs, whatever space is before it. Some
-# versions take the wide signs for the narrow ones.
-_FORMULA = re.compile(r"[\s\ufeff\u200b-\u200f]*[=+\-@\u2212\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+# What a spreadsheet may take for a formula: one of these signs, whatever space or unseen character
+# is before it. Some versions take the wide and the small signs for the usual ones.
+_UNSEEN = r"\s\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+_SIGNS = r"=+\-@\u2212\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b"
+_FORMULA = re.compile(rf"[{_UNSEEN}]*[{_SIGNS}]|[\t\r\n]")
 # Not allowed in the XML of an xlsx file.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 

@@ -86,6 +86,12 @@ class TestCsv:
             "\ufeff=1",
             "＝1",
             "−1",
+            "\ufe661",
+            "\ufe6bSUM(A1)",
+            "\u2060=1",
+            "\u202e=1",
+            "\xad=1",
+            "\x01=1",
         ],
     )
     def test_a_text_that_looks_like_a_formula_is_only_a_text(self, formula: str) -> None:
