@@ -146,6 +146,13 @@ class ListPage(OrderColumns):
             return columns
         return [column for column in columns if column not in COSTS]
 
+    def get_list_filter(self, request: HttpRequest) -> list[Any]:
+        filters = list(super().get_list_filter(request))
+        if self.may_see_costs(request):
+            return filters
+        # What the ledger lacks is for those who may see it.
+        return [each for each in filters if each is not NotCreditedFilter]
+
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Only what a filter or an index is for: any other question reads all orders.
 

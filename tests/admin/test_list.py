@@ -287,6 +287,13 @@ class TestWithoutCosts:
         assert cells(html, "cost") == ["1,713.75 DA"]
         assert cells(html, "credited_back") == ["1,142.50 DA"]
 
+    def test_what_the_ledger_lacks_is_a_filter_for_who_may_see_them(self) -> None:
+        make_guide_order(Status.REFUNDED, reference="missing", is_credited=False)
+        support, accountant = sign_in("view_order"), sign_in("view_order", "view_cost")
+        assert references(read(accountant.get(LIST, {"ledger": "missing"}))) == ["missing"]
+        assert "ledger" not in read(support.get(LIST)).lower()
+        assert support.get(LIST, {"ledger": "missing"}).status_code == 302
+
     QUESTIONS: ClassVar = [
         "fulfilled_amount__gte",
         "price_per_card",
