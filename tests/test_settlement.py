@@ -202,6 +202,13 @@ class TestOnce:
             pay(order, 200)
         assert left(order) == Decimal("333.33")
 
+    @pytest.mark.parametrize("typed", ["R1 ", " R1", "R1\u00a0"])
+    def test_spaces_around_a_reference_pay_nothing_twice(self, typed: str) -> None:
+        order = sold()
+        assert pay(order, 100, typed).reference == "R1"
+        assert pay(order, 100).pk == pay(order, 100, typed).pk
+        assert left(order) == Decimal("233.33")
+
     def test_references_differ_in_their_case_and_belong_to_their_order(self) -> None:
         order, other = sold(), sold(reference="cart-1043")
         assert len({pay(order, 100, "r1").pk, pay(order, 100).pk, pay(other, 100).pk}) == 3

@@ -119,7 +119,7 @@ def _record(order: Order, options: dict[str, Any]) -> CustomerRefund:
 def _cancel(order: Order, options: dict[str, Any]) -> CustomerRefund:
     if options["planned"] or options["method"]:
         raise refuse("--cancel takes no --planned and no --method.")
-    refund = order.refunds.filter(reference=options["reference"]).first()
+    refund = order.refunds.filter(reference=options["reference"].strip()).first()
     if refund is None:
         raise refuse(f"The order has no refund {options['reference']!r}.")
     amount = options["amount"]
