@@ -106,6 +106,15 @@ class TestPayingBack:
         assert str(caught.value) == "Only 200.00 can still be paid back, not 200.01."
         assert CustomerRefund.objects.count() == 2
 
+    @pytest.mark.parametrize(("by_hand", "error"), [(200, "133.33"), (400, "Nothing is left")])
+    def test_a_refund_that_was_written_by_hand_counts(self, by_hand: int, error: str) -> None:
+        order = sold()
+        CustomerRefund.objects.create(order=order, amount=by_hand, reference="R0")
+        with pytest.raises(RefundError, match=error):
+            pay(order, 200)
+        cancel_refund(CustomerRefund.objects.get(), by="amina")
+        assert left(order) == Decimal("333.33")
+
     def test_the_order_that_was_given_has_the_new_sums(self) -> None:
         order = sold()
         pay(order, 200)

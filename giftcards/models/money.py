@@ -91,7 +91,11 @@ def _lock(key: int) -> Order:
     # A write before all reads: it locks the row on every database. SQLite may fail a transaction
     # that reads before it writes.
     rows.update(paid_back_amount=F("paid_back_amount"))
-    return rows.get()
+    order = rows.get()
+    # What the refunds say, not what the column does: a row that somebody wrote by hand counts.
+    counted = order.refunds.exclude(state=RefundState.CANCELLED).order_by()
+    order.paid_back_amount = sum(counted.values_list("amount", flat=True), Decimal("0.00"))
+    return order
 
 
 def refundable_amount(order: Order) -> Decimal:
@@ -109,7 +113,7 @@ def refundable_amount(order: Order) -> Decimal:
                 " new order."
             )
         )
-    if not breakdown.open_amount:
+    if breakdown.open_amount <= 0:
         raise RefundError(gettext("Nothing is left to be paid back for this order."))
     return breakdown.open_amount
 
