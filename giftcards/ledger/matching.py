@@ -63,24 +63,24 @@ _ZERO = Decimal(0)
 Hold = Callable[[], None]
 
 
-def match(start: datetime, end: datetime, *, hold: Hold) -> None:
+def match(start: datetime, end: datetime, *, hold: Hold, bereft: Iterable[int] = ()) -> None:
     """Find the orders of the entries from ``start`` to ``end``, and of older ones left open.
 
-    Then judge, in ``Order.is_credited``, the orders that got an entry, and those that settled in
-    that time; ``end`` is when the ledger was read.
+    Then judge, in ``Order.is_credited``, the orders that got an entry, the ``bereft``, which have
+    lost one, and those that settled in that time; ``end`` is when the ledger was read.
     """
-    matching = _Matching(start - _LOOK_BACK, end, hold)
+    matching = _Matching(start - _LOOK_BACK, end, hold, bereft)
     matching.by_name()
     matching.by_amount()
     matching.judge(start)
 
 
 class _Matching:
-    def __init__(self, start: datetime, end: datetime, hold: Hold) -> None:
+    def __init__(self, start: datetime, end: datetime, hold: Hold, bereft: Iterable[int]) -> None:
         self._start, self._end = start, end
         self._hold = hold
         # The orders whose refunds have changed.
-        self._touched: set[int] = set()
+        self._touched = set(bereft)
 
     # Entries that name their order.
 

@@ -132,6 +132,8 @@ class _Reader:
         self._end = timezone.now()
         # The ids on the pages before: a provider that shows nothing else has no further pages.
         self._shown: set[str] = set()
+        # The orders that have lost an entry in this window.
+        self._bereft: set[int] = set()
 
     def note(self, **changes: Any) -> None:
         self.reading = replace(self.reading, **changes)
@@ -220,6 +222,7 @@ class _Reader:
             following = replace(following, new=place.new + len(kept.new))
             if not is_last:
                 _store(following)
+        self._bereft |= set(kept.bereft)
         self._count(page, kept.new, [*kept.new, *kept.changed], read_until)
         return self._finish(following, page) if is_last else following
 
@@ -264,7 +267,7 @@ class _Reader:
 
     def _finish(self, place: Place, page: LedgerPage) -> Place | None:
         """Match what the window has brought; return what is to be read next."""
-        lacking = _lacking(place, page)
+        lacking = _lacking(place, page, shown=len(self._shown))
         if lacking and place.new and place.passes < _MOST_PASSES:
             # Its pages may have shifted while they were read.
             again = replace(place, page=1, passes=place.passes + 1, new=0)
@@ -274,7 +277,8 @@ class _Reader:
             self._shown = set()
             return again
         self.note(not_shown=self.reading.not_shown + lacking)
-        match(place.start, place.until, hold=self._hold)
+        match(place.start, place.until, hold=self._hold, bereft=self._bereft)
+        self._bereft = set()
         following = self._window_after(place)
         with transaction.atomic():
             self._hold()
@@ -302,12 +306,15 @@ def _is_last(page: LedgerPage, number: int) -> bool:
     return rows < _PAGE_SIZE and page.total_pages is not None and number >= page.total_pages
 
 
-def _lacking(place: Place, page: LedgerPage) -> int:
-    """How many entries of the window the provider counts, and has not shown."""
+def _lacking(place: Place, page: LedgerPage, *, shown: int) -> int:
+    """How many entries the provider counts, and has not shown.
+
+    It may count, and show, others than those of the window: whole days, for example.
+    """
     if page.total_results is None:
         return 0
     known = LedgerEntry.objects.filter(time__range=(place.start, place.until)).count()
-    return max(page.total_results - page.unreadable - known, 0)
+    return max(page.total_results - page.unreadable - max(known, shown), 0)
 
 
 # Entries of rows.

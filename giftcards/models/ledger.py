@@ -27,10 +27,14 @@ _TOLD = (*_IDENTIFYING, "balance_before", "balance_after", "time")
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What of some entries was new, and what was known otherwise (as it is now)."""
+    """What of some entries was new, and what was known otherwise (as it is now).
+
+    ``bereft`` are the primary keys of orders that have lost an entry.
+    """
 
     new: Sequence[LedgerEntry]
     changed: Sequence[LedgerEntry]
+    bereft: Collection[int]
 
 
 class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
@@ -53,9 +57,10 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         ]
         for entry in changed:
             entry.save(update_fields=[*_TOLD, "order", "is_guess"])
-        bereft = [owners[entry.pk] for entry in changed if entry.order_id is None]
-        Order.objects.filter(pk__in=[key for key in bereft if key]).update(is_credited=None)
-        return Kept(new, changed)
+        lost = (owners[entry.pk] for entry in changed if entry.order_id is None)
+        bereft = {key for key in lost if key is not None}
+        Order.objects.filter(pk__in=bereft).update(is_credited=None)
+        return Kept(new, changed, bereft)
 
     def without_order(self, type_: str, start: datetime, end: datetime) -> Self:
         """The entries of a type from ``start`` to ``end`` that belong to no order, oldest first."""

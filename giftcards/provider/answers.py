@@ -275,6 +275,7 @@ def read_page(data: JsonObject, request_id: str, *, asked_for: int) -> OrderPage
 # Types of bookings, by the provider's documentation; every refund comes in as well.
 _TYPES_IN = {"DEPOSIT", "RECEIVE", "POINT-EXCHANGE"}
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
+_REFUNDS = "REFUND-"
 # The provider does not document the words of ``operation``.
 _WORDS_IN = {"IN", "CREDIT", "+"}
 _WORDS_OUT = {"OUT", "DEBIT", "-"}
@@ -300,7 +301,8 @@ def _read_booking(row: object) -> LedgerRow | None:
     if not isinstance(row, dict):
         return None
     fields = _Fields(row)
-    kind, amount, time = fields.label("type", 40), fields.money("amount"), fields.moment("time")
+    kind, amount = _usual_type(fields.label("type", 40)), fields.money("amount")
+    time = fields.moment("time")
     if not kind or amount is None or time is None:
         return None
     before, after = fields.money("oldBalance"), fields.money("newBalance")
@@ -320,12 +322,21 @@ def _read_booking(row: object) -> LedgerRow | None:
     )
 
 
+def _usual_type(told: str) -> str:
+    """A type as it is documented, however it is written; an unknown one as it was told.
+
+    Other words of the provider come with hyphens and with underscores.
+    """
+    kind = told.upper().replace("_", "-")
+    is_known = kind in _TYPES_IN | _TYPES_OUT or kind.startswith(_REFUNDS)
+    return kind if is_known else told
+
+
 # Which way a booking goes: 1 in, -1 out, 0 if this does not tell.
 
 
 def _direction_by_type(kind: str) -> int:
-    kind = kind.upper()
-    return (kind in _TYPES_IN or kind.startswith("REFUND-")) - (kind in _TYPES_OUT)
+    return (kind in _TYPES_IN or kind.startswith(_REFUNDS)) - (kind in _TYPES_OUT)
 
 
 def _direction_by_balances(before: Decimal | None, after: Decimal | None) -> int:

@@ -236,3 +236,17 @@ def test_an_entry_that_changes_loses_its_order_and_finds_another(books: Books) -
     assert read().changed_days == {DAY: 1}
     assert matches() == {"c": ("cart-2", True)}
     assert LedgerEntry.objects.get().amount == -490
+
+
+def test_an_order_that_loses_its_entry_long_after_it_settled_lacks_its_refund(books: Books) -> None:
+    early = at(-6 * 86_400)
+    times = dict.fromkeys(("created_at", "sent_at", "settled_at"), early)
+    order = ordered(Status.REFUNDED, **times)
+    late = books.book("REFUND-ORDER", 2450, at(0), name="late", objid=order.provider_order_id)
+    read()
+    order.refresh_from_db()
+    assert order.is_credited
+    late["objid"] = "somebody-elses"
+    read()
+    order.refresh_from_db()
+    assert order.is_credited is False

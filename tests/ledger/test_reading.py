@@ -153,6 +153,14 @@ class TestPages:
         read(DAY)
         assert total() == true_total(books)
 
+    def test_a_provider_that_shows_whole_days_hides_nothing(self, books: Books) -> None:
+        fill(books, 5)
+        fill(books, 5, start=-86_400)
+        books.change_page = lambda page, _rows: books.rows if page == 1 else []
+        books.change_count = lambda _count: 10
+        reading = read(DAY)
+        assert (reading.new, reading.not_shown) == (10, 0)
+
     def test_unreadable_rows_are_counted_and_spoil_nothing(self, books: Books) -> None:
         fill(books, 3)
         books.book("DEPOSIT", "much", at(4), name="bad")

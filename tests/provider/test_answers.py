@@ -333,7 +333,7 @@ class TestBookings:
     @pytest.mark.parametrize(
         ("kind", "sign"),
         [
-            *((kind, 1) for kind in ("DEPOSIT", "RECEIVE", "POINT-EXCHANGE", "deposit")),
+            *((kind, 1) for kind in ("DEPOSIT", "RECEIVE", "POINT-EXCHANGE")),
             *((kind, 1) for kind in ("REFUND-ORDER", "REFUND-FLEXY", "REFUND-SOME-NEW-ONE")),
             *((kind, -1) for kind in ("ORDER", "FLEXY", "ADSL", "WITHDRAW", "SEND", "SERVICE")),
         ],
@@ -395,6 +395,19 @@ class TestBookings:
             assert booking(_id=value, objid=value) == bare
         for value in ("dear", 490.005, "NaN", False, 1e300):
             assert booking(oldBalance=value, newBalance=value) == bare
+
+    @pytest.mark.parametrize(
+        ("told", "kind"),
+        [
+            ("order", "ORDER"),
+            ("Refund_Order", "REFUND-ORDER"),
+            ("refund-adsl", "REFUND-ADSL"),
+            ("Point_Exchange", "POINT-EXCHANGE"),
+            ("New_Thing", "New_Thing"),
+        ],
+    )
+    def test_a_type_is_known_however_it_is_written(self, told: str, kind: str) -> None:
+        assert booking(type=told).type == kind
 
     def test_a_type_is_cleaned_and_cut(self) -> None:
         assert booking(type="ORDER\u202e\n" + "X" * 99).type == ("ORDER " + "X" * 99)[:40]
