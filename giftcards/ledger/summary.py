@@ -7,7 +7,7 @@ fractions, and no query tells whether the balances follow from each other.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -21,16 +21,16 @@ from giftcards.models.batches import batches
 from giftcards.models.ledger import CHARGE, CREDIT
 from giftcards.models.moments import bounds, day_of, within
 from giftcards.refunds import refund_breakdown
+from giftcards.statuses import SETTLED
 
 # How many of a kind are listed; all are counted.
 _LISTED = 20
 # At how many moments before a period the balance is looked for.
 _LOOK_BACK = 10
+# How many charges are kept until their prices are looked up.
+_MOST_WAITING = 1_000
 # What the shop itself, or another account, put into the account.
 _TOP_UPS = {"DEPOSIT", "RECEIVE", "POINT-EXCHANGE"}
-
-# What a breakdown of an order reads.
-_PRICED = ("status", "quantity", "fulfilled_quantity", "price_per_card", "fulfilled_amount")
 
 _ZERO = Decimal(0)
 
@@ -278,23 +278,29 @@ class _Dear:
         self._charges += [
             row for row in rows if row.type == CHARGE and row.order_id and not row.is_guess
         ]
-        if len(self._charges) >= _AT_ONCE:
+        if len(self._charges) >= _MOST_WAITING:
             self.look_up()
 
     def look_up(self) -> None:
         charges, self._charges = self._charges, []
         for part in batches(charges):
-            orders = Order.objects.only(*_PRICED).in_bulk([row.order_id for row in part])
+            prices = _prices([row.order_id for row in part if row.order_id])
             for row in part:
-                ordered = _ordered(orders.get(row.order_id))
-                if ordered is not None and -row.amount > ordered:
-                    self._found.add(row.as_discrepancy(-row.amount - ordered))
+                beyond = -row.amount - prices.get(row.order_id, -row.amount)
+                if beyond > 0:
+                    self._found.add(row.as_discrepancy(beyond))
 
 
-def _ordered(order: Order | None) -> Decimal | None:
-    """The price of a settled order; until then, it may still change."""
-    breakdown = refund_breakdown(order) if order else None
-    return breakdown.ordered_amount if breakdown else None
+def _prices(keys: Collection[int]) -> dict[int | None, Decimal]:
+    """What these orders cost, of the settled ones: until then, the price may still change."""
+    # The status is no condition of the query: for it, a database may take another index.
+    orders = Order.objects.filter(pk__in=keys).order_by()
+    rows = orders.values_list("pk", "status", "quantity", "price_per_card")
+    return {
+        key: quantity * price
+        for key, status, quantity, price in rows
+        if status in SETTLED and price is not None
+    }
 
 
 def _promised(order: Order) -> Decimal:
