@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from giftcards.models import Acknowledgement, Card, CustomerRefund, Order, StatusChange
+from giftcards.models import Acknowledgement, Card, CustomerRefund, Lease, Order, StatusChange
 from giftcards.reports import By, Figures, report
 from tests.books import DAYS, PRODUCTS, add_books, figures_of
 
@@ -51,6 +51,7 @@ def books(
         for model in (CustomerRefund, Acknowledgement, StatusChange, Card, Order):
             model._base_manager.all()._raw_delete("default")  # type: ignore[attr-defined]
         OrmQ.objects.all().delete()
+        Lease.objects.all().delete()
 
 
 first, last = DAYS[0] - timedelta(days=1), DAYS[-1]
