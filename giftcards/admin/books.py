@@ -51,7 +51,7 @@ def books(summary: Summary, *, name_order: Name, name_entry: Name) -> Books:
     """The ``summary`` as the page shows it."""
     return Books(
         verdict=_verdict(summary),
-        is_warning=bool(summary.gap),
+        is_warning=bool(summary.gap or summary.breaks.count),
         lines=list(_lines(summary)),
         counts=[
             Line(gettext("Entries"), count_text(summary.entries)),
@@ -71,6 +71,11 @@ def _verdict(summary: Summary) -> str:
     if summary.gap is None:
         return gettext(
             "The provider has not told the balances: whether the books close is not known."
+        )
+    if summary.breaks.count:
+        return gettext(
+            "The entries add up to the change of the balance, but some are missing: see where it"
+            " changed without an entry."
         )
     return gettext("The books close: the entries explain the whole change of the balance.")
 
@@ -93,7 +98,7 @@ def _groups(summary: Summary, name_order: Name, name_entry: Name) -> Iterator[Gr
     for label, found, name in (
         (gettext("Promised and not credited back"), summary.promised_not_credited, name_order),
         (gettext("Credited back and not promised"), summary.credited_not_promised, name_entry),
-        (gettext("Charged for an unknown order"), summary.charged_unknown, name_entry),
+        (gettext("Charged for an unknown order, or beyond the price"), summary.charged_unknown, name_entry),
         (gettext("The balance changed before it without an entry"), summary.breaks, name_entry),
     ):
         if found.count:

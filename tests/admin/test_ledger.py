@@ -405,7 +405,7 @@ def test_what_does_not_fit_is_named_with_a_way_to_it(accountant: Client, order: 
         "web-1042 · 980 DA · TIME",
         "Credited back and not promised 99.50 DA (1)",
         f"{credited.provider_id} · 99.50 DA · TIME",
-        "Charged for an unknown order 490 DA (1)",
+        "Charged for an unknown order, or beyond the price 490 DA (1)",
         f"{charged.provider_id} · 490 DA · TIME",
         "The balance changed before it without an entry 60 DA (1)",
         f"{credited.provider_id} · 60 DA · TIME",
@@ -417,6 +417,18 @@ def test_what_does_not_fit_is_named_with_a_way_to_it(accountant: Client, order: 
     stranger = sign_in("view_cost", "view_ledgerentry")
     unfit = books(stranger, period="2026-11")["unfit"]
     assert unfit[:2] == ["Promised and not credited back 980 DA (1)", "an order · 980 DA · TIME"]
+
+
+def test_missing_entries_that_add_up_to_nothing_are_told_of(accountant: Client) -> None:
+    noon = datetime(2026, 11, 15, 12, tzinfo=UTC)
+    # 100 came in and went out again without an entry.
+    for minute, before in enumerate([1000, 1090, 980]):
+        time = noon + timedelta(minutes=minute)
+        book("FLEXY", -10, balance_before=before, balance_after=before - 10, time=time)
+    assert books(accountant, period="2026-11")["verdict"] == (
+        "The entries add up to the change of the balance, but some are missing: see where it"
+        " changed without an entry."
+    )
 
 
 def test_without_balances_it_is_not_known_whether_the_books_close(accountant: Client) -> None:
