@@ -98,7 +98,11 @@ def _groups(summary: Summary, name_order: Name, name_entry: Name) -> Iterator[Gr
     for label, found, name in (
         (gettext("Promised and not credited back"), summary.promised_not_credited, name_order),
         (gettext("Credited back and not promised"), summary.credited_not_promised, name_entry),
-        (gettext("Charged for an unknown order, or beyond the price"), summary.charged_unknown, name_entry),
+        (
+            gettext("Charged for an unknown order, or beyond the price"),
+            summary.charged_unknown,
+            name_entry,
+        ),
         (gettext("The balance changed before it without an entry"), summary.breaks, name_entry),
     ):
         if found.count:
