@@ -49,7 +49,7 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         new = [entry for entry in entries if entry.provider_id not in known]
         # Somebody without the lease may have inserted them meanwhile.
         self.bulk_create(new, ignore_conflicts=True)
-        owners = {entry.pk: entry.order_id for entry in known.values()}
+        owners = _owners(known.values())
         changed = [
             known[entry.provider_id]
             for entry in entries
@@ -57,8 +57,8 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         ]
         for entry in changed:
             entry.save(update_fields=[*_TOLD, "order", "is_guess"])
-        lost = (owners[entry.pk] for entry in changed if entry.order_id is None)
-        bereft = {key for key in lost if key is not None}
+        lost = owners.items() - _owners(known.values()).items()
+        bereft = {order for _entry, order in lost}
         Order.objects.filter(pk__in=bereft).update(is_credited=None)
         return Kept(new, changed, bereft)
 
@@ -105,6 +105,11 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         """Take the guessed entries of a type from these orders; return how many there were."""
         guessed = self.filter(order__in=orders, type=type_, is_guess=True)
         return guessed.update(order=None, is_guess=False)
+
+
+def _owners(entries: Iterable[LedgerEntry]) -> dict[int, int]:
+    """The orders of the entries that have one, both by primary key."""
+    return {entry.pk: entry.order_id for entry in entries if entry.order_id is not None}
 
 
 class LedgerEntry(models.Model):
