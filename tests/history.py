@@ -124,6 +124,8 @@ def _copy_orders(count: int, patterns: dict[Status, Order]) -> None:
     values["customer_phone"] = _text("+213", "i", 10)
     values["product_id"] = "CASE WHEN i %% 7 < 3 THEN 'product-001' ELSE 'product-002' END"
     values["sale_price"] = "CASE WHEN i %% 4 = 0 THEN 550 END"
+    owed = "550 * (p.quantity - p.fulfilled_quantity)"
+    values["open_amount"] = f"CASE WHEN i %% 4 = 0 THEN {owed} END"
     values["environment"] = "CASE WHEN i %% 2999 = 0 THEN 'SANDBOX' ELSE 'PRODUCTION' END"
     invoice = _text("invoice-", "i", 10)
     values["group"] = f"CASE WHEN i %% 2 = 0 THEN {invoice} ELSE '' END"
