@@ -22,7 +22,7 @@ from giftcards.conf import LOOP_SECONDS, conf, problems
 from giftcards.exceptions import ConfigurationError
 
 TAG = "giftcards"
-# By conf.Problem.kind.
+# By options.Problem.kind.
 IDS: Mapping[str, str] = {
     "no_api_key": "giftcards.E001",
     "api_key": "giftcards.E002",

@@ -10,8 +10,6 @@ import base64
 import binascii
 import hashlib
 import ipaddress
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -20,8 +18,8 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.encoding import force_bytes
 
-from giftcards.exceptions import ConfigurationError
-from giftcards.secrecy import Masked, contained
+from giftcards.options import CORRECT, Complaint, Option, Options, not_text, number
+from giftcards.secrecy import Masked
 
 VERSION = "0.1.0"
 # How long one task runs the loop (seconds): short, so that a stopping cluster does not wait long.
@@ -30,122 +28,67 @@ LOOP_SECONDS = 40
 _RECORDING_SECONDS = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong with one setting: ``message`` states it, ``hint`` names the fix.
-
-    ``setting`` is the key inside ``GIFTCARDS`` (``""``: the dict itself). ``kind`` is what the
-    system checks turn into an id, so it stands for one kind of mistake.
-    """
-
-    setting: str
-    kind: str
-    message: str
-    hint: str
-
-    def __str__(self) -> str:
-        return f"{self.message} {self.hint}"
-
-
-# A validator gets the name and value of a setting and returns what is wrong with it, if anything.
-_Complaint = tuple[str, str, str]
-_Validator = Callable[[str, Any], _Complaint | None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Spec:
-    validate: _Validator
-    default: Any = None
-    required: bool = False
-    hint: str = ""
-
-
-def _number(minimum: float, maximum: float, *, whole: bool = False) -> _Validator:
-    noun = "a whole number" if whole else "a number"
-
-    def validate(name: str, value: Any) -> _Complaint | None:
-        is_number = isinstance(value, int) if whole else isinstance(value, int | float)
-        if not is_number or isinstance(value, bool):
-            kind = "type"
-        elif minimum <= value <= maximum:  # False for NaN
-            return None
-        else:
-            kind = "range"
-        return (
-            kind,
-            f"GIFTCARDS[{name!r}] must be {noun} from {minimum:g} to {maximum:g}.",
-            "Correct it, or remove it to get the default.",
-        )
-
-    return validate
-
-
 # As much as a column for amounts holds.
 _LARGEST_AMOUNT = Decimal("999999999999.99")
 
 
-def _amount(name: str, value: Any) -> _Complaint | None:
+def _amount(setting: str, value: Any) -> Complaint | None:
     # No binary fraction: it would not be the amount that is written.
     if not isinstance(value, int | Decimal) or isinstance(value, bool):
         return (
             "type",
-            f"GIFTCARDS[{name!r}] must be an amount: a whole number or a Decimal.",
-            "Correct it, or remove it to get the default.",
+            f"{setting} must be an amount: a whole number or a Decimal.",
+            CORRECT,
         )
     if Decimal(value).is_finite() and 0 < value <= _LARGEST_AMOUNT:
         return None
     return (
         "range",
-        f"GIFTCARDS[{name!r}] must be an amount above 0, and not above {_LARGEST_AMOUNT}.",
-        "Correct it, or remove it to get the default.",
+        f"{setting} must be an amount above 0, and not above {_LARGEST_AMOUNT}.",
+        CORRECT,
     )
 
 
-def _switch(name: str, value: Any) -> _Complaint | None:
+def _switch(setting: str, value: Any) -> Complaint | None:
     if isinstance(value, bool):
         return None
-    return ("type", f"GIFTCARDS[{name!r}] must be True or False.", "Write it without quotes.")
-
-
-def _not_text(name: str, hint: str) -> _Complaint:
-    # The value may be a secret, so the message does not contain it.
-    return ("type", f"GIFTCARDS[{name!r}] must be a text.", hint)
+    return ("type", f"{setting} must be True or False.", "Write it without quotes.")
 
 
 _PASTE_KEY = "Paste the key from the provider's dashboard as one line, without spaces."
 
 
-def _api_key(name: str, value: Any) -> _Complaint | None:
+def _api_key(setting: str, value: Any) -> Complaint | None:
     if not isinstance(value, str):
-        return _not_text(name, _PASTE_KEY)
+        return not_text(setting, _PASTE_KEY)
     if value.isascii() and value.isprintable() and " " not in value:
         return None
-    return ("api_key", f"GIFTCARDS[{name!r}] is not usable as an HTTP header.", _PASTE_KEY)
+    return ("api_key", f"{setting} is not usable as an HTTP header.", _PASTE_KEY)
 
 
 _GIVE_HOST = "Give scheme and host only, such as https://api.oneclickdz.com."
 
 
-def _base_url(name: str, value: Any) -> _Complaint | None:
+def _base_url(setting: str, value: Any) -> Complaint | None:
     if not isinstance(value, str):
-        return _not_text(name, _GIVE_HOST)
-    parts = _address(value)
+        return not_text(setting, _GIVE_HOST)
+    parts = address_parts(value)
     if parts is None:
         return (
             "base_url",
-            f"GIFTCARDS[{name!r}] is not the address of an HTTP service.",
+            f"{setting} is not the address of an HTTP service.",
             _GIVE_HOST,
         )
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         return (
             "insecure",
-            f"GIFTCARDS[{name!r}] would send the API key and the card codes unencrypted.",
+            f"{setting} would send the API key and the card codes unencrypted.",
             "Use https://, or http:// to this machine's own address only.",
         )
     return None
 
 
-def _address(url: str) -> SplitResult | None:
+def address_parts(url: str) -> SplitResult | None:
     """``url`` in parts if it has only a scheme, a host and perhaps a port; otherwise ``None``."""
     # Whitespace is refused first, because urlsplit drops some of it and the client does not.
     if not url.isprintable() or " " in url:
@@ -183,12 +126,12 @@ def is_loopback(host: str) -> bool:
 _NEW_KEY = "Run `manage.py giftcards_generate_key` and put what it prints into the list."
 
 
-def _encryption_keys(name: str, value: Any) -> _Complaint | None:
+def _encryption_keys(setting: str, value: Any) -> Complaint | None:
     if not isinstance(value, list | tuple):
-        return ("type", f"GIFTCARDS[{name!r}] must be a list of Fernet keys.", _NEW_KEY)
+        return ("type", f"{setting} must be a list of Fernet keys.", _NEW_KEY)
     known: set[bytes] = set()
     for position, key in enumerate(value, start=1):
-        which = f"Key {position} of GIFTCARDS[{name!r}]"
+        which = f"Key {position} of {setting}"
         if not isinstance(key, str):
             return ("type", f"{which} must be a text.", _NEW_KEY)
         raw = _raw_key(key)
@@ -226,94 +169,53 @@ def _is_from_secret_key(raw: bytes) -> bool:
     return raw in (secret[:32], hashlib.sha256(secret).digest())
 
 
-def _url_name(name: str, value: Any) -> _Complaint | None:
+def _url_name(setting: str, value: Any) -> Complaint | None:
     # Whether there is such a URL is checked once there are URLs, by the system checks.
     if isinstance(value, str):
         return None
-    return _not_text(name, "Give the name of a URL, such as 'staff:prove'.")
+    return not_text(setting, "Give the name of a URL, such as 'staff:prove'.")
 
 
-def _currency(name: str, value: Any) -> _Complaint | None:
+def _currency(setting: str, value: Any) -> Complaint | None:
     hint = "DZD is the one the provider charges in."
     if not isinstance(value, str):
-        return _not_text(name, hint)
+        return not_text(setting, hint)
     if len(value) == 3 and value.isascii() and value.isalpha() and value.isupper():
         return None
     return (
         "currency",
-        f"GIFTCARDS[{name!r}] must be a code of three capital letters.",
+        f"{setting} must be a code of three capital letters.",
         hint,
     )
 
 
-_SPECS: Mapping[str, _Spec] = {
-    "API_KEY": _Spec(
-        _api_key,
-        required=True,
-        hint="Set it to the key from the provider's dashboard.",
-    ),
-    "BASE_URL": _Spec(_base_url, "https://api.oneclickdz.com"),
-    "ENCRYPTION_KEYS": _Spec(_encryption_keys, required=True, hint=_NEW_KEY),
-    "POLL_INTERVAL": _Spec(_number(0.1, 60), 5),
-    "POLL_TIMEOUT": _Spec(_number(1, 86_400), 300),
-    "LATE_WATCH_HOURS": _Spec(_number(0, 8_760), 72),
-    "REQUESTS_PER_MINUTE": _Spec(_number(1, 6_000, whole=True), 60),
-    "REQUEST_TIMEOUT": _Spec(_number(0.1, 30), 10),
-    "SEND_TIMEOUT": _Spec(_number(1, 604_800), 3600),
-    "PROOF_OF_ABSENCE": _Spec(_number(1, 86_400), 120),
-    "CURRENCY": _Spec(_currency, "DZD"),
-    "HOLD_ABOVE_SALE_PRICE": _Spec(_switch, True),
-    "PRICE_MAX_AGE": _Spec(_number(1, 86_400), 600),
-    "LOW_BALANCE": _Spec(_amount),
-    "REAUTHENTICATE": _Spec(_url_name),
-    "REVEALS_PER_HOUR": _Spec(_number(1, 10_000, whole=True), 30),
-}
-
-
-def _configured() -> Any:
-    return getattr(settings, "GIFTCARDS", {})
-
-
-def _problem(name: str) -> Problem | None:
-    spec = _SPECS[name]
-    configured = _configured()
-    if spec.required and configured.get(name) in (None, "", [], ()):
-        return Problem(name, f"no_{name.lower()}", f"GIFTCARDS[{name!r}] is not set.", spec.hint)
-    complaint = spec.validate(name, configured[name]) if name in configured else None
-    return None if complaint is None else Problem(name, *complaint)
-
-
-def _not_a_dict() -> Problem | None:
-    if isinstance(_configured(), Mapping):
-        return None
-    return Problem(
-        "", "type", "GIFTCARDS must be a dict.", "See the settings page of the documentation."
-    )
-
-
-def problems() -> Iterator[Problem]:
-    """Yield everything that is wrong with ``settings.GIFTCARDS``."""
-    if problem := _not_a_dict():
-        yield problem
-        return
-    for name in _configured():
-        if name not in _SPECS:
-            yield Problem(
-                str(name),
-                "unknown",
-                f"GIFTCARDS has a setting {str(name)!r} that does not exist.",
-                f"The settings are {', '.join(_SPECS)}.",
-            )
-    for name in _SPECS:
-        if problem := _problem(name):
-            yield problem
-
-
-def require(*names: str) -> None:
-    """Raise :exc:`ConfigurationError` for the first of the settings ``names`` that is unusable."""
-    for name in names:
-        if problem := _not_a_dict() or _problem(name):
-            raise ConfigurationError(str(problem))
+OPTIONS = Options(
+    "GIFTCARDS",
+    {
+        "API_KEY": Option(
+            _api_key,
+            required=True,
+            hint="Set it to the key from the provider's dashboard.",
+        ),
+        "BASE_URL": Option(_base_url, "https://api.oneclickdz.com"),
+        "ENCRYPTION_KEYS": Option(_encryption_keys, required=True, hint=_NEW_KEY),
+        "POLL_INTERVAL": Option(number(0.1, 60), 5),
+        "POLL_TIMEOUT": Option(number(1, 86_400), 300),
+        "LATE_WATCH_HOURS": Option(number(0, 8_760), 72),
+        "REQUESTS_PER_MINUTE": Option(number(1, 6_000, whole=True), 60),
+        "REQUEST_TIMEOUT": Option(number(0.1, 30), 10),
+        "SEND_TIMEOUT": Option(number(1, 604_800), 3600),
+        "PROOF_OF_ABSENCE": Option(number(1, 86_400), 120),
+        "CURRENCY": Option(_currency, "DZD"),
+        "HOLD_ABOVE_SALE_PRICE": Option(_switch, True),
+        "PRICE_MAX_AGE": Option(number(1, 86_400), 600),
+        "LOW_BALANCE": Option(_amount),
+        "REAUTHENTICATE": Option(_url_name),
+        "REVEALS_PER_HOUR": Option(number(1, 10_000, whole=True), 30),
+    },
+)
+problems = OPTIONS.problems
+require = OPTIONS.require
 
 
 class Conf:
@@ -322,69 +224,69 @@ class Conf:
     @property
     def api_key(self) -> str:
         """The provider's key, with a masked ``repr``."""
-        return Masked(self._get("API_KEY"))
+        return Masked(OPTIONS.get("API_KEY"))
 
     @property
     def base_url(self) -> str:
-        return str(self._get("BASE_URL")).rstrip("/")
+        return str(OPTIONS.get("BASE_URL")).rstrip("/")
 
     @property
     def encryption_keys(self) -> tuple[str, ...]:
         """Fernet keys, each with a masked ``repr``: the first encrypts, all of them decrypt."""
-        return tuple(map(Masked, self._get("ENCRYPTION_KEYS")))
+        return tuple(map(Masked, OPTIONS.get("ENCRYPTION_KEYS")))
 
     @property
     def poll_interval(self) -> float:
         """Seconds between two checks of an open order."""
-        return float(self._get("POLL_INTERVAL"))
+        return float(OPTIONS.get("POLL_INTERVAL"))
 
     @property
     def poll_timeout(self) -> float:
         """Seconds after which an order that has not settled is ``DELAYED``."""
-        return float(self._get("POLL_TIMEOUT"))
+        return float(OPTIONS.get("POLL_TIMEOUT"))
 
     @property
     def late_watch_hours(self) -> float:
         """Hours, from acceptance, for which a delayed order is still checked."""
-        return float(self._get("LATE_WATCH_HOURS"))
+        return float(OPTIONS.get("LATE_WATCH_HOURS"))
 
     @property
     def requests_per_minute(self) -> int:
-        return int(self._get("REQUESTS_PER_MINUTE"))
+        return int(OPTIONS.get("REQUESTS_PER_MINUTE"))
 
     @property
     def request_timeout(self) -> float:
         """Seconds that one call to the provider may take in total."""
-        return float(self._get("REQUEST_TIMEOUT"))
+        return float(OPTIONS.get("REQUEST_TIMEOUT"))
 
     @property
     def send_timeout(self) -> float:
         """Seconds after which an order that could not be sent is rejected."""
-        return float(self._get("SEND_TIMEOUT"))
+        return float(OPTIONS.get("SEND_TIMEOUT"))
 
     @property
     def proof_of_absence(self) -> float:
         """Seconds after sending until an order missing in the provider's list counts as absent."""
-        return float(self._get("PROOF_OF_ABSENCE"))
+        return float(OPTIONS.get("PROOF_OF_ABSENCE"))
 
     @property
     def currency(self) -> str:
-        return str(self._get("CURRENCY"))
+        return str(OPTIONS.get("CURRENCY"))
 
     @property
     def hold_above_sale_price(self) -> bool:
         """Whether the customer's price is the ceiling of an order without ``max_price``."""
-        return bool(self._get("HOLD_ABOVE_SALE_PRICE"))
+        return bool(OPTIONS.get("HOLD_ABOVE_SALE_PRICE"))
 
     @property
     def price_max_age(self) -> float:
         """Seconds for which a price that the provider told counts as its current one."""
-        return float(self._get("PRICE_MAX_AGE"))
+        return float(OPTIONS.get("PRICE_MAX_AGE"))
 
     @property
     def low_balance(self) -> Decimal | None:
         """The balance, in dinars, below which people are warned; ``None``: they never are."""
-        amount = self._get("LOW_BALANCE")
+        amount = OPTIONS.get("LOW_BALANCE")
         return None if amount is None else Decimal(amount)
 
     @property
@@ -393,13 +295,13 @@ class Conf:
 
         ``None``: they are asked for their password.
         """
-        name: str | None = self._get("REAUTHENTICATE")
+        name: str | None = OPTIONS.get("REAUTHENTICATE")
         return name
 
     @property
     def reveals_per_hour(self) -> int:
         """The most codes that one person may have revealed within an hour."""
-        return int(self._get("REVEALS_PER_HOUR"))
+        return int(OPTIONS.get("REVEALS_PER_HOUR"))
 
     @property
     def longest_task(self) -> float:
@@ -409,11 +311,6 @@ class Conf:
         over, one order may be half sent: the price is asked for, then the order goes out.
         """
         return LOOP_SECONDS + 2 * self.request_timeout + _RECORDING_SECONDS
-
-    @contained
-    def _get(self, name: str) -> Any:
-        require(name)
-        return _configured().get(name, _SPECS[name].default)
 
 
 conf = Conf()

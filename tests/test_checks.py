@@ -766,10 +766,10 @@ def test_every_check_id_is_documented() -> None:
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
-    from giftcards.conf import _SPECS
+    from giftcards.conf import OPTIONS
 
     rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]+?) \|", DOCS.read_text(), re.MULTILINE))
     assert rows == {
         name: "**required**" if spec.required else f"`{spec.default!r}`".replace("'", '"')
-        for name, spec in _SPECS.items()
+        for name, spec in OPTIONS.options.items()
     }

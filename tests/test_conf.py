@@ -15,8 +15,9 @@ from cryptography.fernet import Fernet
 from django.utils.encoding import force_bytes
 
 from giftcards import conf as conf_module
-from giftcards.conf import LOOP_SECONDS, Problem, conf, problems, require
+from giftcards.conf import LOOP_SECONDS, conf, problems, require
 from giftcards.exceptions import ConfigurationError
+from giftcards.options import Problem
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "sk-CANARY-ca11ab1e"
@@ -122,7 +123,7 @@ def test_settings_are_read_each_time_they_are_used(settings: Any) -> None:
 
 
 def test_every_setting_has_a_property() -> None:
-    assert list(PROPERTIES) == list(conf_module._SPECS)
+    assert list(PROPERTIES) == list(conf_module.OPTIONS.options)
 
 
 @pytest.mark.parametrize(("request_timeout", "longest"), [(10, 70), (0.5, 51), (30, 110)])

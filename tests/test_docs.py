@@ -183,8 +183,8 @@ def test_the_documented_json_of_a_sweep_has_the_keys_that_are_printed(call: Call
 
 def test_every_setting_is_documented_with_its_default() -> None:
     documented = {row[0].strip("`"): row[1] for row in rows(section(page("settings"), "GIFTCARDS"))}
-    assert list(documented) == list(conf._SPECS)
-    for name, spec in conf._SPECS.items():
+    assert list(documented) == list(conf.OPTIONS.options)
+    for name, spec in conf.OPTIONS.options.items():
         default = repr(spec.default).replace("'", '"')
         expected = "**required**" if spec.required else f"`{default}`"
         assert documented[name] == expected
