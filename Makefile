@@ -56,7 +56,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/complexipy
-	$(BIN)/python manage.py makemigrations giftcards --check --dry-run
+	$(BIN)/python manage.py makemigrations giftcards giftcards_delivery --check --dry-run
 	$(BIN)/python manage.py check --fail-level WARNING
 
 docs: $(INSTALLED)

@@ -78,6 +78,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django_q",
     "giftcards",
+    "giftcards.delivery",
 ]
 
 MIDDLEWARE = [
@@ -163,6 +164,15 @@ GIFTCARDS = {
     "POLL_INTERVAL": float(os.environ.get("GIFTCARDS_POLL_INTERVAL", "5")),
     "POLL_TIMEOUT": float(os.environ.get("GIFTCARDS_POLL_TIMEOUT", "300")),
     "REQUESTS_PER_MINUTE": int(os.environ.get("GIFTCARDS_REQUESTS_PER_MINUTE", "60")),
+}
+
+# The customers' mails are files in a folder; in your project, a mail server sends them.
+EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+EMAIL_FILE_PATH = LOCAL_DIR / "mails"
+GIFTCARDS_DELIVERY = {
+    "BASE_URL": os.environ.get("EXAMPLE_SHOP_URL", "http://127.0.0.1:8000"),
+    "FROM_EMAIL": "Example Shop <shop@example.com>",
+    "SHOP_NAME": "Example Shop",
 }
 
 LOGGING = {

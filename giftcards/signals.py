@@ -18,8 +18,8 @@ function. A receiver with a new name is a new receiver: it is called for every c
 receiver has yet to take, even if it took that change under its old name. Receivers that share a
 name (lambdas of one function, methods of two objects of one class) are retried together.
 
-The others are ordinary signals of Django. They are sent once, after the commit and by the process
-that made the change; the error of a receiver is logged, and not retried.
+The others are ordinary signals of Django. They are sent once, by the process that made the change
+after its commit; the error of a receiver is logged, and not retried.
 """
 
 from __future__ import annotations
@@ -143,3 +143,6 @@ customer_refund_changed = Signal()
 # Sent with ``balance`` and ``limit``, two Decimals, when the account's balance is found to be below
 # ``LOW_BALANCE``, and again only after it was not. ``sender`` is the class ``ProviderState``.
 balance_low = Signal()
+# Sent once a minute by the worker that runs the schedule, before its own work. For starting other
+# work, such as by queueing a task: orders wait until all receivers have returned.
+tick_began = Signal()

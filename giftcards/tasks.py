@@ -20,6 +20,7 @@ from giftcards.engine.queue import LOOP_LEASE, queue_sweep
 from giftcards.exceptions import GiftcardsError
 from giftcards.ledger.nightly import read_if_due
 from giftcards.models import Lease, ProviderState
+from giftcards.signals import tick_began
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def _run(*, patience: timedelta, is_tick: bool = False) -> str:
     try:
         if is_tick:
             ProviderState.objects.note_tick()
+            tick_began.send_robust(sender=None)
             # Covers announcements left by other processes, and retries; limited in time.
             ends_at = time.monotonic() + _ANNOUNCING_SECONDS
             with surviving(stop, "the announcements"):

@@ -17,4 +17,6 @@ from example_project.settings import *  # noqa: F403
 DEBUG = False
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 # The name of Django 6.1 and later for what error mails are sent with.
+# Tests of the core run without messages; see tests/delivery/conftest.py.
+GIFTCARDS_DELIVERY = {"MODE": "off"}
 MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}

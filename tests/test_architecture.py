@@ -39,7 +39,7 @@ PARTS = {
     "reports": "statuses models",
     "exports": "statuses refunds sales models reports",
     "funds": "statuses models",
-    "tasks": "exceptions conf models engine ledger",
+    "tasks": "exceptions conf signals models engine ledger",
     "roles": "exceptions",
     "management": (
         "exceptions statuses problems conf refunds settlement crypto models engine catalogue ledger"
@@ -48,6 +48,10 @@ PARTS = {
     "admin": (
         "exceptions secrecy statuses problems conf refunds settlement crypto provider models engine"
         " fulfilment catalogue ledger reports exports funds"
+    ),
+    "delivery": (
+        "exceptions secrecy statuses signals problems options conf checks refunds settlement crypto"
+        " models engine fulfilment catalogue ledger funds roles management admin"
     ),
 }
 
@@ -65,13 +69,17 @@ WITHIN = {
     ),
     "ledger": "summary pairing matching reading nightly",
     "admin": (
-        "charts display forms readonly provider_sections provider catalogue buttons pages finding"
-        " reauthentication revealing pricing repeating resolving columns filters balance listing"
-        " mentions order_rows reveal_log refund_log books ledger summary breakdown refunding"
+        "charts display forms readonly provider_sections provider catalogue buttons sections pages"
+        " finding reauthentication revealing pricing repeating resolving columns filters balance"
+        " listing mentions order_rows reveal_log refund_log books ledger summary breakdown refunding"
         " bookings timeline notes checking order_page placing periods figures pictures reports"
         " orders"
     ),
     "management": "output base overview selftest commands",
+    "delivery": (
+        "kinds conf checks models migrations channels facts links messages queueing receivers"
+        " sending digests tasks pages views urls admin templatetags management apps"
+    ),
 }
 
 # Which libraries a part may import, beside the standard one and Django.
@@ -91,6 +99,7 @@ WITHIN_SIMULATOR = "account server api"
 # What gathers names; every other ``__init__.py`` is empty.
 GATHERING = {
     "admin/__init__.py",
+    "delivery/models/__init__.py",
     "ledger/__init__.py",
     "models/__init__.py",
     "simulator/__init__.py",

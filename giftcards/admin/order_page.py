@@ -17,6 +17,7 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin import sections
 from giftcards.admin.bookings import bookings
 from giftcards.admin.breakdown import (
     bar,
@@ -215,6 +216,7 @@ class OrderPage(ResolvingPages, PricingPages, CheckingPages, NotesPages):
             "refunds": refund_rows(past.refunds),
             "may_settle": self.has_settle_permission(request),
             "timeline": past.events,
+            "more_sections": sections.rendered(request, order),
             "may_note": self.may_note(request),
             "may_reveal": self.has_reveal_permission(request),
             **self._cards(request, order),

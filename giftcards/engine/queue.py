@@ -25,7 +25,7 @@ SWEEP_TASK = "giftcards.tasks.sweep"
 TICK_TASK = "giftcards.tasks.tick"
 # The lease of the loop's process; after a crash, another process takes over within this time.
 LOOP_LEASE = timedelta(seconds=10)
-_CONSOLATION = "The schedule starts the loop within about a minute."
+_CONSOLATION = "The schedule does the work within about a minute."
 # How long a caller waits for a broker outside the database (seconds).
 _BROKER_PATIENCE = 0.5
 _NAME = "giftcards: follow orders"
@@ -137,6 +137,16 @@ def _wake() -> None:
 
 def queue_sweep() -> None:
     """Queue the loop; a broker that fails is logged. Not to be called in a transaction."""
+    queue_task(SWEEP_TASK)
+
+
+def queue_task(path: str) -> None:
+    """Queue the function at ``path``, without arguments; a broker that fails is logged.
+
+    Not to be called in a transaction. Does nothing without django-q2.
+    """
+    if not apps.is_installed("django_q"):
+        return
     # Imported here: without "django_q" in INSTALLED_APPS the import fails, and the system check
     # that reports this could not run.
     from django_q.conf import Conf
@@ -147,13 +157,13 @@ def queue_sweep() -> None:
         return
     # Task rows are readable in the database and in the admin: no arguments, no row on success.
     options = {"save": False, "ack_failure": True}
-    queue_task = partial(async_task, SWEEP_TASK, q_options=options)
+    queue = partial(async_task, path, q_options=options)
     if _is_broker_in_database():
         # In this thread, for the sake of its connection.
-        _enqueue(queue_task)
+        _enqueue(queue)
         return
     # Brokers have no time-out in common. The thread ends when the broker answers.
-    thread = threading.Thread(target=_enqueue_in_thread, args=[queue_task], daemon=True)
+    thread = threading.Thread(target=_enqueue_in_thread, args=[queue], daemon=True)
     thread.start()
     thread.join(_BROKER_PATIENCE)
     if thread.is_alive():
@@ -167,17 +177,17 @@ def _is_broker_in_database() -> bool:
     return bool(Conf.ORM) and not (Conf.BROKER_CLASS or Conf.IRON_MQ or Conf.SQS)
 
 
-def _enqueue_in_thread(queue_task: Callable[[], object]) -> None:
+def _enqueue_in_thread(queue: Callable[[], object]) -> None:
     try:
-        _enqueue(queue_task)
+        _enqueue(queue)
     finally:
         # Those of this thread: a receiver of django-q2's signals may have opened one.
         connections.close_all()
 
 
-def _enqueue(queue_task: Callable[[], object]) -> None:
+def _enqueue(queue: Callable[[], object]) -> None:
     try:
-        queue_task()
+        queue()
     except Exception as error:  # noqa: BLE001 (a broker may raise anything)
         # Not its text: the address of a broker may hold a password.
         logger.error(  # noqa: TRY400

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import contextlib
+
+from django.apps import AppConfig
+from django.core.checks import register
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.checks import TAG
+from giftcards.exceptions import ConfigurationError
+
+
+class DeliveryConfig(AppConfig):
+    name = "giftcards.delivery"
+    label = "giftcards_delivery"
+    verbose_name = _("Gift cards: messages to customers")
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from giftcards.delivery import receivers
+        from giftcards.delivery.checks import check_settings
+        from giftcards.delivery.conf import conf
+
+        register(check_settings, TAG)
+        with contextlib.suppress(ConfigurationError):  # reported by check_settings
+            if conf.is_off:
+                return
+        receivers.connect()

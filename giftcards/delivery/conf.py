@@ -1,0 +1,238 @@
+"""The one place that reads ``settings.GIFTCARDS_DELIVERY``: lazily, typed, with defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.utils.module_loading import import_string
+
+from giftcards.conf import address_parts, is_loopback
+from giftcards.delivery.kinds import Kind, Mode
+from giftcards.options import Complaint, Option, Options, not_text, number
+from giftcards.roles import ROLES
+
+if TYPE_CHECKING:
+    from django.db.models import QuerySet
+
+    from giftcards.delivery.channels import Channel
+    from giftcards.models import Order
+
+
+def _mode(setting: str, value: Any) -> Complaint | None:
+    modes = value if isinstance(value, Mapping) else {Kind.DELIVERED: value}
+    if all(kind in Kind.values and mode in Mode.values for kind, mode in modes.items()):
+        return None
+    return (
+        "mode",
+        f"{setting} must be one of {', '.join(map(repr, Mode.values))}, or a dict of them by kind"
+        " of message.",
+        f"The kinds are {', '.join(Kind.values)}.",
+    )
+
+
+def _base_url(setting: str, value: Any) -> Complaint | None:
+    hint = "Give scheme and host only, such as https://shop.example."
+    if not isinstance(value, str):
+        return not_text(setting, hint)
+    parts = address_parts(value)
+    if parts is None:
+        return ("base_url", f"{setting} is not the address of a site.", hint)
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        return (
+            "insecure",
+            f"{setting} would have the card codes travel unencrypted.",
+            "Use https://, or http:// to this machine's own address only.",
+        )
+    return None
+
+
+def _text(setting: str, value: Any) -> Complaint | None:
+    hint = "Write one line of text."
+    if not isinstance(value, str):
+        return not_text(setting, hint)
+    return None if value.isprintable() else ("text", f"{setting} is not one line of text.", hint)
+
+
+def _path(setting: str, value: Any) -> Complaint | None:
+    hint = "Give a dotted path, such as 'shop.gifts.owned_orders'."
+    if not isinstance(value, str):
+        return not_text(setting, hint)
+    return _complaint_about_path(setting, value, hint)
+
+
+def _complaint_about_path(setting: str, path: str, hint: str) -> Complaint | None:
+    if all(part.isidentifier() for part in path.split(".")) and "." in path:
+        return None
+    return ("path", f"{setting} is not a dotted path.", hint)
+
+
+def _channels(setting: str, value: Any) -> Complaint | None:
+    hint = "List the dotted paths of classes, such as 'giftcards.delivery.channels.Mail'."
+    if not isinstance(value, list | tuple) or not all(isinstance(path, str) for path in value):
+        return ("type", f"{setting} must be a list of texts.", hint)
+    complaints = (_complaint_about_path(setting, path, hint) for path in value)
+    return next(filter(None, complaints), None)
+
+
+def _staff_emails(setting: str, value: Any) -> Complaint | None:
+    hint = (
+        "List addresses, or dicts with 'address', and if you like 'language' and 'role', which is"
+        f" one of {', '.join(map(repr, ROLES))}."
+    )
+    if not isinstance(value, list | tuple):
+        return ("type", f"{setting} must be a list.", hint)
+    entries = [{"address": entry} if isinstance(entry, str) else entry for entry in value]
+    if all(map(_is_person, entries)):
+        return None
+    return ("staff_emails", f"{setting} has an entry that is not usable.", hint)
+
+
+def _is_person(entry: Any) -> bool:
+    if not isinstance(entry, Mapping) or not entry.keys() <= {"address", "language", "role"}:
+        return False
+    try:
+        validate_email(entry.get("address"))
+    except ValidationError:
+        return False
+    is_role = entry.get("role", next(iter(ROLES))) in ROLES
+    return is_role and entry.get("language", settings.LANGUAGE_CODE) in _languages()
+
+
+def _languages() -> set[str]:
+    return {settings.LANGUAGE_CODE, *dict(settings.LANGUAGES)}
+
+
+OPTIONS = Options(
+    "GIFTCARDS_DELIVERY",
+    {
+        "MODE": Option(_mode, "link"),
+        "BASE_URL": Option(_base_url),
+        "FROM_EMAIL": Option(_text),
+        "SHOP_NAME": Option(_text),
+        "CONTACT": Option(_text),
+        "CHANNELS": Option(_channels, ("giftcards.delivery.channels.Mail",)),
+        "LINK_DAYS": Option(number(1, 3_650), 30),
+        "LINK_REVEALS": Option(number(1, 1_000, whole=True)),
+        "PIN": Option(_path),
+        "OWNED_ORDERS": Option(_path),
+        "STAFF_EMAILS": Option(_staff_emails, ()),
+        "DIGEST_MINUTES": Option(number(1, 1_440), 30),
+    },
+)
+problems = OPTIONS.problems
+require = OPTIONS.require
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A member of staff who gets digests; ``role`` is a key of :data:`giftcards.roles.ROLES`.
+
+    ``None``: they are told of everything.
+    """
+
+    address: str
+    language: str
+    role: str | None
+
+
+class Conf:
+    """The settings, one typed property each; see the delivery page of the documentation."""
+
+    def mode(self, kind: str) -> Mode:
+        """In which form messages of this kind are sent."""
+        configured = OPTIONS.get("MODE")
+        if isinstance(configured, Mapping):
+            configured = configured.get(kind, Mode.LINK)
+        return Mode(configured)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether customers get no messages at all."""
+        return all(self.mode(kind) == Mode.OFF for kind in Kind)
+
+    @property
+    def base_url(self) -> str:
+        """The address of the shop, without a slash at its end; "" if it is not set."""
+        return (OPTIONS.get("BASE_URL") or "").rstrip("/")
+
+    @property
+    def from_email(self) -> str | None:
+        """The sender of messages; ``None``: ``DEFAULT_FROM_EMAIL``."""
+        address: str | None = OPTIONS.get("FROM_EMAIL")
+        return address
+
+    @property
+    def shop_name(self) -> str:
+        """What the shop calls itself; otherwise the host of its address."""
+        parts = address_parts(self.base_url)
+        return OPTIONS.get("SHOP_NAME") or (parts and parts.hostname) or ""
+
+    @property
+    def contact(self) -> str:
+        """How customers reach the shop: an e-mail address, a phone number, the address of a page.
+
+        "" if they are not told.
+        """
+        return OPTIONS.get("CONTACT") or ""
+
+    @property
+    def channels(self) -> list[Channel]:
+        """A channel each, in the order in which they are set."""
+        paths: Sequence[str] = OPTIONS.get("CHANNELS")
+        return [import_string(path)() for path in paths]
+
+    @property
+    def link_days(self) -> float:
+        """Days for which a link works."""
+        return float(OPTIONS.get("LINK_DAYS"))
+
+    @property
+    def link_reveals(self) -> int | None:
+        """How often the cards behind a link are shown; ``None``: as often as the customer likes."""
+        reveals: int | None = OPTIONS.get("LINK_REVEALS")
+        return reveals
+
+    @property
+    def pin_of(self) -> Callable[[Order], str] | None:
+        """Returns what the customer has to type before the cards are shown; "" for nothing."""
+        function: Callable[[Order], str] | None = self._imported("PIN")
+        return function
+
+    @property
+    def owned_orders(self) -> Callable[[Any], QuerySet[Order]] | None:
+        """Returns the orders of a user; ``None``: nobody is shown any."""
+        function: Callable[[Any], QuerySet[Order]] | None = self._imported("OWNED_ORDERS")
+        return function
+
+    @property
+    def staff(self) -> list[Person]:
+        """Who gets digests."""
+        entries = OPTIONS.get("STAFF_EMAILS")
+        return [
+            _person({"address": entry} if isinstance(entry, str) else entry) for entry in entries
+        ]
+
+    @property
+    def digest_minutes(self) -> float:
+        """Minutes between two digests to the same person, at least."""
+        return float(OPTIONS.get("DIGEST_MINUTES"))
+
+    def _imported(self, name: str) -> Any:
+        path: str | None = OPTIONS.get(name)
+        return None if path is None else import_string(path)
+
+
+def _person(entry: str | Mapping[str, str]) -> Person:
+    if isinstance(entry, str):
+        entry = {"address": entry}
+    return Person(
+        entry["address"], entry.get("language", settings.LANGUAGE_CODE), entry.get("role")
+    )
+
+
+conf = Conf()

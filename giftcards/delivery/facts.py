@@ -1,0 +1,109 @@
+"""What a customer is told about an order: in messages and on pages. Nothing of what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from django.conf import settings
+from django.utils.translation import get_supported_language_variant
+
+from giftcards.delivery.kinds import KIND_OF_STATUS
+from giftcards.models import Card, CustomerRefund, Order
+from giftcards.models.money import RefundState
+from giftcards.settlement import customer_breakdown
+
+
+@dataclass(frozen=True, slots=True)
+class PaidBack:
+    """A refund that the customer has got."""
+
+    amount: Decimal
+    at: datetime
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """An order in the customer's words. Amounts are ``None`` where the shop gave no sale amount."""
+
+    reference: str
+    #: What the catalogue calls the product and the denomination, or else their ids.
+    product: str
+    type: str
+    quantity: int
+    delivered: int
+    missing: int
+    #: A :class:`~giftcards.delivery.kinds.Kind`; "" while the order is open and not delayed.
+    kind: str
+    #: When it was placed, and when it settled.
+    ordered_at: datetime
+    settled_at: datetime | None
+    #: For the cards that did not come: in all, and what is still to be paid back.
+    owed: Decimal | None
+    to_pay_back: Decimal | None
+    #: What was paid back, the first one first.
+    paid_back: tuple[PaidBack, ...]
+    #: Whether the missing cards were ordered again, so that they are still to come.
+    is_reordered: bool
+
+    @property
+    def paid_back_amount(self) -> Decimal:
+        return sum((refund.amount for refund in self.paid_back), Decimal(0))
+
+
+def facts_of(order: Order) -> Facts:
+    """What the customer of ``order`` may be told at present. One query for a final order."""
+    breakdown = customer_breakdown(order)
+    paid_back: tuple[PaidBack, ...] = ()
+    if order.is_final:
+        done = order.refunds.filter(state=RefundState.DONE).order_by("executed_at", "pk")
+        paid_back = tuple(map(_paid_back, done))
+    owed = None if breakdown is None else breakdown.owed_amount
+    left = None
+    if owed is not None:
+        # A refund that is only planned counts as not paid yet: the customer does not have it.
+        got = sum((refund.amount for refund in paid_back), Decimal(0))
+        left = Decimal(0) if order.reordered_amount is not None else owed - got
+    return Facts(
+        reference=order.reference,
+        product=order.product_name or order.product_id,
+        type=order.type_name or order.type_id,
+        quantity=order.quantity,
+        delivered=order.fulfilled_quantity if order.is_final else 0,
+        missing=order.quantity - order.fulfilled_quantity if order.is_final else 0,
+        kind=KIND_OF_STATUS.get(order.status, ""),
+        ordered_at=order.created_at,
+        settled_at=order.settled_at,
+        owed=owed,
+        to_pay_back=left,
+        paid_back=paid_back,
+        is_reordered=order.reordered_amount is not None,
+    )
+
+
+def cards_of(order: Order) -> list[Card]:
+    """The cards that the customer has paid for; none before the order is final.
+
+    Cards beyond those that the settled order counts, surplus ones and those that came late, are for
+    staff to decide about.
+    """
+    if not order.is_final:
+        return []
+    cards = list(order.cards.filter(position__lte=order.fulfilled_quantity).order_by("position"))
+    for card in cards:
+        card.order = order  # for opening it, without a query
+    return cards
+
+
+def language_of(order: Order) -> str:
+    """The language in which the customer of ``order`` is told: theirs, or else the site's."""
+    try:
+        return get_supported_language_variant(order.customer_language or settings.LANGUAGE_CODE)
+    except LookupError:
+        return settings.LANGUAGE_CODE
+
+
+def _paid_back(refund: CustomerRefund) -> PaidBack:
+    return PaidBack(refund.amount, refund.executed_at or refund.created_at, refund.method)

@@ -1,0 +1,39 @@
+"""The kinds of messages to customers, and in which form each of them is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.statuses import Status
+
+
+class Kind(models.TextChoices):
+    DELIVERED = "delivered", _("Cards delivered")
+    PARTLY_DELIVERED = "partly_delivered", _("Cards delivered in part")
+    REFUNDED = "refunded", _("Not delivered")
+    DELAYED = "delayed", _("Please wait")
+    PAID_BACK = "paid_back", _("Paid back")
+
+
+class Mode(models.TextChoices):
+    #: Cards are shown on a page that the message links to.
+    LINK = "link"
+    #: Cards are in the message.
+    CODES = "codes"
+    OFF = "off"
+
+
+#: What the customer is told when an order moves to a status. A rejected order is, for the customer,
+#: like one that the provider has credited back: no card came.
+KIND_OF_STATUS: Mapping[str, Kind] = {
+    Status.DELAYED: Kind.DELAYED,
+    Status.FULFILLED: Kind.DELIVERED,
+    Status.PARTIALLY_FILLED: Kind.PARTLY_DELIVERED,
+    Status.REFUNDED: Kind.REFUNDED,
+    Status.REJECTED: Kind.REFUNDED,
+}
+#: The messages that hand over cards.
+WITH_CARDS = frozenset({Kind.DELIVERED, Kind.PARTLY_DELIVERED})

@@ -1,0 +1,63 @@
+"""Links to cards: making, finding and withdrawing them."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import timedelta
+
+from django.conf import settings
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.crypto import salted_hmac
+
+from giftcards.delivery.conf import conf
+from giftcards.delivery.models import CardLink, Delivery
+from giftcards.models import Order
+from giftcards.secrecy import Masked, contained
+
+# 192 bits.
+_BYTES = 24
+_SALT = "giftcards.delivery.links"
+
+
+@contained
+def issue(
+    order: Order,
+    *,
+    origin: CardLink.Origin,
+    delivery: Delivery | None = None,
+    by: str = "",
+) -> tuple[CardLink, Masked]:
+    """Make a link to the cards of ``order``; return it with its token, which is stored nowhere."""
+    token = Masked(secrets.token_urlsafe(_BYTES))
+    link = CardLink.objects.create(
+        order=order,
+        origin=origin,
+        delivery=delivery,
+        token_hash=_hash(token, settings.SECRET_KEY),
+        created_by=by,
+        expires_at=timezone.now() + timedelta(days=conf.link_days),
+    )
+    return link, token
+
+
+@contained
+def find(token: str) -> CardLink | None:
+    """The link of this token, if it shows cards at present; ``None`` if not, whatever the reason.
+
+    One query, whatever is found.
+    """
+    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+    hashes = [_hash(token, key) for key in keys]
+    usable = CardLink.objects.usable(timezone.now(), reveals=conf.link_reveals)
+    return usable.filter(token_hash__in=hashes).select_related("order").first()
+
+
+@contained
+def address(token: str) -> Masked:
+    """The address of the customer's page, with scheme and host."""
+    return Masked(conf.base_url + reverse("giftcards_delivery:cards", args=[token]))
+
+
+def _hash(token: str, key: str | bytes) -> str:
+    return salted_hmac(_SALT, token, secret=key, algorithm="sha256").hexdigest()

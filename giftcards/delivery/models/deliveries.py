@@ -1,0 +1,195 @@
+"""Messages to customers, one row for each and each address; the rows are also the queue."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from datetime import datetime
+from typing import Any, Self
+
+from django.db import IntegrityError, models, transaction
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.delivery.kinds import Kind
+from giftcards.models import CustomerRefund, Order, StatusChange
+from giftcards.models.fields import ExactCharField, plain_line
+
+
+class DeliveryStatus(models.TextChoices):
+    QUEUED = "queued", _("Waiting to be sent")
+    SENDING = "sending", _("Being sent")
+    RETRYING = "retrying", _("Waiting for another try")
+    SENT = "sent", _("Sent")
+    FAILED = "failed", _("Not sent")
+    CANCELLED = "cancelled", _("Not needed any more")
+
+
+#: A row in one of these is due when its ``next_attempt_at`` is past. One that is being sent is due
+#: again once the claim of a process that must have died is over.
+OPEN = (DeliveryStatus.QUEUED, DeliveryStatus.RETRYING, DeliveryStatus.SENDING)
+
+
+class DeliveryQuerySet(models.QuerySet["Delivery"]):
+    def due(self, now: datetime) -> Self:
+        """Messages that are to be sent now, longest due first."""
+        # NULL in the rows that are done, so the index holds what is open together.
+        return self.filter(next_attempt_at__lte=now).order_by("next_attempt_at", "pk")
+
+    def next_due_at(self) -> datetime | None:
+        """When the next open message is due; ``None`` if none is open."""
+        found = self.filter(next_attempt_at__isnull=False).aggregate(
+            at=models.Min("next_attempt_at")
+        )
+        at: datetime | None = found["at"]
+        return at
+
+    def claim(self, wanted: Delivery, *, until: datetime) -> bool:
+        """Claim a message that was read as due; False if another process was first.
+
+        The claim ends at ``until``: if its process has died by then, another one takes over.
+        """
+        token = uuid.uuid4().hex
+        rows = self.filter(
+            pk=wanted.pk, status=wanted.status, next_attempt_at=wanted.next_attempt_at
+        )
+        values: dict[str, Any] = {
+            "status": DeliveryStatus.SENDING,
+            "claim": token,
+            "next_attempt_at": until,
+            "attempts": wanted.attempts + 1,
+        }
+        # Whoever claimed it last has not said how that ended.
+        if wanted.status == DeliveryStatus.SENDING:
+            values["unanswered"] = wanted.unanswered + 1
+        if not rows.update(**values):
+            return False
+        for name, value in values.items():
+            setattr(wanted, name, value)
+        return True
+
+    def conclude(self, claimed: Delivery, **values: Any) -> bool:
+        """Record how an attempt ended; False if its claim was over and another process has it."""
+        rows = self.filter(pk=claimed.pk, status=DeliveryStatus.SENDING, claim=claimed.claim)
+        if not rows.update(**values):
+            return False
+        for name, value in values.items():
+            setattr(claimed, name, value)
+        return True
+
+    def add(self, message: Delivery) -> bool:
+        """Insert the message; False if it is there already, by its ``key``."""
+        try:
+            with transaction.atomic(using=self.db):
+                message.save(force_insert=True)
+        except IntegrityError:
+            if not self.filter(key=message.key).exists():
+                raise
+            return False
+        return True
+
+    def cancel(self, **which: Any) -> int:
+        """Cancel those of these messages that no process is sending; return how many."""
+        waiting = (DeliveryStatus.QUEUED, DeliveryStatus.RETRYING)
+        rows = self.filter(status__in=waiting, **which).order_by()
+        return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
+
+
+def key_of(occasion: str, channel: str, address: str) -> str:
+    """What makes a message one of its kind: nobody is told of the same occasion twice."""
+    text = "\0".join((occasion, channel, address))
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+class Delivery(models.Model):
+    """A message to a customer: for one occasion, over one channel, to one address."""
+
+    Status = DeliveryStatus
+
+    order = models.ForeignKey(
+        Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="deliveries"
+    )
+    # What it announces: a move of the order, or a refund to the customer. Both NULL: it was sent
+    # again by a person.
+    change = models.ForeignKey(
+        StatusChange,
+        verbose_name=_("status change"),
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="+",
+    )
+    refund = models.ForeignKey(
+        CustomerRefund,
+        verbose_name=_("refund to a customer"),
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="+",
+    )
+    kind = models.CharField(_("message"), max_length=20, choices=Kind)
+    channel = models.CharField(_("channel"), max_length=40, default="mail")
+    address: models.CharField[str, str] = ExactCharField(_("address"), max_length=254)
+    language = models.CharField(_("language"), max_length=20)
+    status = models.CharField(
+        _("status"), max_length=10, choices=DeliveryStatus, default=DeliveryStatus.QUEUED
+    )
+    attempts = models.PositiveIntegerField(_("attempts"), default=0)
+    # Of these, those of which it is not known whether the message went out: the process died, or
+    # the server did not answer.
+    unanswered = models.PositiveIntegerField(default=0)
+    # While it is being sent: when the claim of the process ends. NULL: it is done.
+    next_attempt_at = models.DateTimeField(_("next attempt"), null=True, default=timezone.now)
+    claim = models.CharField(max_length=32, blank=True)
+    # Class and place of the last error: its text may hold what was in the message.
+    error = models.TextField(_("error"), blank=True)
+    # As the channel calls it; by this name, a bounce is reported.
+    message_id: models.CharField[str, str] = ExactCharField(max_length=200, blank=True)
+    key = models.CharField(max_length=64, unique=True)
+    created_at = models.DateTimeField(_("created"), default=timezone.now)
+    sent_at = models.DateTimeField(_("sent"), null=True)
+    # A name, as in giftcards.Acknowledgement; "" unless a person had it sent again.
+    requested_by = models.CharField(_("by"), max_length=254, blank=True)
+    reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
+
+    objects = DeliveryQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("message to a customer")
+        verbose_name_plural = _("messages to customers")
+        ordering = ("-pk",)
+        default_permissions = ("view",)
+        permissions = (("resend_delivery", "Can have messages sent again, and links withdrawn"),)
+        indexes = (
+            models.Index(fields=("next_attempt_at", "id"), name="giftcards_delivery_due"),
+            models.Index(fields=("status", "-id"), name="giftcards_delivery_status"),
+            models.Index(fields=("message_id",), name="giftcards_delivery_message"),
+            models.Index(fields=("address",), name="giftcards_delivery_address"),
+        )
+
+    def __str__(self) -> str:
+        return str(self.get_kind_display())
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in OPEN
+
+    @property
+    def needs_look(self) -> bool:
+        """Whether the customer was not told, and no further attempt is made."""
+        return self.status == DeliveryStatus.FAILED
+
+
+class Installation(models.Model):
+    """When the app was installed: customers are told of nothing that happened before."""
+
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return str(self.at)
+
+    @classmethod
+    def begin(cls) -> datetime:
+        """When that was; now, if it is not known yet."""
+        return cls.objects.get_or_create(pk=1)[0].at

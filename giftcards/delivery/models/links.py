@@ -1,0 +1,127 @@
+"""Links by which customers reach their cards, and who has used them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Self
+
+from django.db import models
+from django.db.models import F, Q
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.delivery.models.deliveries import Delivery
+from giftcards.models import Order
+
+#: So many wrong PINs lock a link.
+MOST_WRONG_PINS = 5
+
+
+class CardLinkQuerySet(models.QuerySet["CardLink"]):
+    def usable(self, now: datetime, *, reveals: int | None) -> Self:
+        """Links that show cards: not withdrawn, expired or used up (``reveals`` times)."""
+        links = self.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
+        return links if reveals is None else links.filter(reveals__lt=reveals)
+
+    def revoke(self, order: Order, *, by: str) -> int:
+        """Withdraw every link of the order; return how many worked until now."""
+        now = timezone.now()
+        rows = self.filter(order=order, revoked_at=None).exclude(origin=CardLink.Origin.ACCOUNT)
+        return rows.update(revoked_at=now, revoked_by=by)
+
+    def take_reveal(self, link: CardLink, now: datetime, *, most: int | None) -> bool:
+        """Count one reveal; False if the link has ended, or none is left, in the meantime."""
+        return bool(
+            self.filter(pk=link.pk).usable(now, reveals=most).update(reveals=F("reveals") + 1)
+        )
+
+    def take_guess(self, link: CardLink) -> bool:
+        """Count one guess of the PIN as wrong, before it is looked at; False if none is left."""
+        rows = self.filter(pk=link.pk, wrong_pins__lt=MOST_WRONG_PINS)
+        return bool(rows.update(wrong_pins=F("wrong_pins") + 1))
+
+
+class CardLink(models.Model):
+    """One way in which a customer reaches the cards of an order.
+
+    Its token is known only to who was sent it: the row holds a hash with a key.
+    """
+
+    class Origin(models.TextChoices):
+        MESSAGE = "message", _("Message")
+        #: Made by staff, who hand it over themselves.
+        STAFF = "staff", _("Staff")
+        #: The customer is logged in to the shop; it has no token.
+        ACCOUNT = "account", _("Account in the shop")
+
+    order = models.ForeignKey(
+        Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="card_links"
+    )
+    origin = models.CharField(_("origin"), max_length=10, choices=Origin)
+    # The message that it went out with.
+    delivery = models.ForeignKey(
+        Delivery,
+        verbose_name=_("message"),
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="links",
+    )
+    token_hash = models.CharField(max_length=64, null=True, unique=True, editable=False)  # noqa: DJ001
+    created_at = models.DateTimeField(_("created"), default=timezone.now)
+    created_by = models.CharField(_("by"), max_length=254, blank=True)
+    expires_at = models.DateTimeField(_("expires"), null=True)
+    revoked_at = models.DateTimeField(_("withdrawn"), null=True)
+    revoked_by = models.CharField(max_length=254, blank=True)
+    reveals = models.PositiveIntegerField(_("revealed"), default=0)
+    wrong_pins = models.PositiveIntegerField(_("wrong PINs"), default=0)
+
+    objects = CardLinkQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("link to cards")
+        verbose_name_plural = _("links to cards")
+        ordering = ("-pk",)
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return str(_("link %(number)s") % {"number": self.pk})
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether the PIN was wrong too often."""
+        return self.wrong_pins >= MOST_WRONG_PINS
+
+
+class LinkVisit(models.Model):
+    """Somebody, or some program, has opened a link, or had its cards shown."""
+
+    class What(models.TextChoices):
+        OPENED = "opened", _("Opened")
+        REVEALED = "revealed", _("Cards shown")
+        #: The last guess that was left.
+        LOCKED = "locked", _("Locked after wrong PINs")
+
+    link = models.ForeignKey(
+        CardLink, verbose_name=_("link"), on_delete=models.PROTECT, related_name="visits"
+    )
+    at = models.DateTimeField(_("when"), default=timezone.now)
+    what = models.CharField(_("what"), max_length=10, choices=What)
+    address = models.GenericIPAddressField(_("address"), null=True)
+    agent = models.CharField(_("program"), max_length=300, blank=True)
+    # The user name of a customer who was logged in.
+    user = models.CharField(_("user"), max_length=254, blank=True)
+    # How many of the cards could not be opened.
+    unreadable = models.PositiveIntegerField(_("unreadable cards"), default=0)
+
+    class Meta:
+        verbose_name = _("visit of a link")
+        verbose_name_plural = _("visits of links")
+        ordering = ("pk",)
+        default_permissions = ("view",)
+        indexes = (
+            # For the digests: what went wrong since the last one.
+            models.Index(fields=("what", "at"), name="giftcards_visit_what"),
+        )
+
+    def __str__(self) -> str:
+        return str(self.get_what_display())

@@ -1,0 +1,117 @@
+"""From an announcement of the core to messages that wait to be sent."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from giftcards.delivery.models import Delivery, Installation
+from giftcards.engine import outbox
+from giftcards.models import StatusChange
+from giftcards.settlement import cancel_refund, complete_refund, record_refund
+from giftcards.statuses import Status
+from tests.builders import make_guide_order
+
+pytestmark = pytest.mark.django_db
+
+CUSTOMER = {"customer_email": "lina@example.com", "customer_language": "ar"}
+
+
+def moved(status: Status, **values: Any) -> StatusChange:
+    order = make_guide_order(status, **CUSTOMER | values)
+    return StatusChange.objects.create(
+        order=order, from_status=Status.HANDLING, to_status=status, source="check"
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (Status.FULFILLED, "delivered"),
+        (Status.PARTIALLY_FILLED, "partly_delivered"),
+        (Status.REFUNDED, "refunded"),
+        (Status.REJECTED, "refunded"),
+        (Status.DELAYED, "delayed"),
+    ],
+)
+def test_a_move_that_concerns_the_customer_queues_one_message(status: Status, kind: str) -> None:
+    change = moved(status)
+    outbox.announce()
+    message = Delivery.objects.get()
+    assert (message.order, message.change, message.kind) == (change.order, change, kind)
+    assert (message.channel, message.address, message.language) == (
+        "mail",
+        "lina@example.com",
+        "ar",
+    )
+    assert (message.status, message.attempts) == ("queued", 0)
+
+
+def test_a_move_that_is_announced_twice_queues_one_message() -> None:
+    change = moved(Status.FULFILLED)
+    outbox.announce()
+    StatusChange.objects.filter(pk=change.pk).update(
+        announced_at=None, announce_at=change.at, delivered_to=None
+    )
+    assert outbox.announce() == 1
+    assert Delivery.objects.count() == 1
+
+
+def test_nobody_is_told_of_moves_before_the_installation() -> None:
+    change = moved(Status.FULFILLED)
+    Installation.objects.update_or_create(pk=1, defaults={"at": change.at + timedelta(seconds=1)})
+    assert outbox.announce() == 1
+    assert not Delivery.objects.exists()
+
+
+def test_without_an_address_nothing_is_queued() -> None:
+    moved(Status.FULFILLED, customer_email="")
+    assert outbox.announce() == 1
+    assert not Delivery.objects.exists()
+
+
+def test_a_kind_that_is_off_is_not_queued_and_the_others_are(settings: Any) -> None:
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": {"delayed": "off"}}
+    moved(Status.DELAYED)
+    moved(Status.FULFILLED)
+    outbox.announce()
+    assert [message.kind for message in Delivery.objects.all()] == ["delivered"]
+
+
+def test_a_final_status_cancels_the_request_to_wait() -> None:
+    order = moved(Status.DELAYED).order
+    outbox.announce()
+    StatusChange.objects.create(
+        order=order, from_status=Status.DELAYED, to_status=Status.REFUNDED, source="check"
+    )
+    outbox.announce()
+    kinds = Delivery.objects.order_by("pk").values_list("kind", "status", "next_attempt_at")
+    assert list(kinds[:1]) == [("delayed", "cancelled", None)]
+    assert [kind for kind, *_ in kinds] == ["delayed", "refunded"]
+
+
+def test_a_language_that_the_site_does_not_have_becomes_that_of_the_site() -> None:
+    moved(Status.DELAYED, customer_language="tlh")
+    outbox.announce()
+    assert Delivery.objects.get().language == "en"
+
+
+@pytest.mark.django_db(transaction=True)
+class TestRefunds:
+    def test_a_planned_refund_is_told_of_once_it_is_paid(self) -> None:
+        Installation.begin()
+        order = make_guide_order(Status.REFUNDED, sale_price=600, **CUSTOMER)
+        refund = record_refund(order, amount=500, reference="R1", is_paid=False)
+        assert not Delivery.objects.exists()
+        complete_refund(refund, by="amina")
+        message = Delivery.objects.get()
+        assert (message.kind, message.refund, message.change) == ("paid_back", refund, None)
+
+    def test_a_refund_that_is_taken_back_is_not_told_of_any_more(self) -> None:
+        Installation.begin()
+        order = make_guide_order(Status.REFUNDED, sale_price=600, **CUSTOMER)
+        refund = record_refund(order, amount=500, reference="R1")
+        cancel_refund(refund, by="amina", why="wrong account")
+        assert Delivery.objects.get().status == "cancelled"
