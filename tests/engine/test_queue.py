@@ -177,7 +177,7 @@ class TestBrokers:
         assert time.monotonic() - began < 1
         assert Order.objects.get() == order
         assert messages(caplog) == [
-            "The broker of django-q2 does not answer. The schedule starts the loop within about a"
+            "The broker of django-q2 does not answer. The schedule does the work within about a"
             " minute."
         ]
 

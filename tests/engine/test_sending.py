@@ -280,7 +280,7 @@ class TestWaking:
         assert Order.objects.get() == order
         error = "OperationalError" if connection.vendor == "sqlite" else "ProgrammingError"
         assert messages(caplog) == [
-            f"Queueing a task of django-q2 failed: {error}. The schedule starts the loop within"
+            f"Queueing a task of django-q2 failed: {error}. The schedule does the work within"
             " about a minute."
         ]
 
