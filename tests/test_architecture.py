@@ -99,6 +99,7 @@ WITHIN_SIMULATOR = "account server api"
 # What gathers names; every other ``__init__.py`` is empty.
 GATHERING = {
     "admin/__init__.py",
+    "delivery/admin/__init__.py",
     "delivery/models/__init__.py",
     "ledger/__init__.py",
     "models/__init__.py",

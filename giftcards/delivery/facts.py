@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 
 from django.conf import settings
 from django.utils.translation import get_supported_language_variant
@@ -13,6 +14,20 @@ from giftcards.delivery.kinds import KIND_OF_STATUS
 from giftcards.models import Card, CustomerRefund, Order
 from giftcards.models.money import RefundState
 from giftcards.settlement import customer_breakdown
+
+
+class Payback(StrEnum):
+    """How it stands with the customer's money for the cards that did not come."""
+
+    #: Nothing is owed.
+    NOTHING = "nothing"
+    #: The missing cards are ordered again for it.
+    REORDERED = "reordered"
+    OWED = "owed"
+    OWED_IN_PART = "owed_in_part"
+    DONE = "done"
+    #: The shop gave no sale amount.
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +66,18 @@ class Facts:
     @property
     def paid_back_amount(self) -> Decimal:
         return sum((refund.amount for refund in self.paid_back), Decimal(0))
+
+    @property
+    def payback(self) -> Payback:
+        if not self.missing:
+            return Payback.NOTHING
+        if self.is_reordered:
+            return Payback.REORDERED
+        if self.owed is None:
+            return Payback.UNKNOWN
+        if self.to_pay_back:
+            return Payback.OWED_IN_PART if self.paid_back else Payback.OWED
+        return Payback.DONE if self.paid_back else Payback.NOTHING
 
 
 def facts_of(order: Order) -> Facts:
@@ -99,8 +126,13 @@ def cards_of(order: Order) -> list[Card]:
 
 def language_of(order: Order) -> str:
     """The language in which the customer of ``order`` is told: theirs, or else the site's."""
+    return supported_language(order.customer_language)
+
+
+def supported_language(language: str | None) -> str:
+    """The language of the site that is closest to this one; its own if none is, or none given."""
     try:
-        return get_supported_language_variant(order.customer_language or settings.LANGUAGE_CODE)
+        return get_supported_language_variant(language or settings.LANGUAGE_CODE)
     except LookupError:
         return settings.LANGUAGE_CODE
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.urls import reverse
@@ -36,9 +36,14 @@ def issue(
         delivery=delivery,
         token_hash=_hash(token, settings.SECRET_KEY),
         created_by=by,
-        expires_at=timezone.now() + timedelta(days=conf.link_days),
+        expires_at=expiry(),
     )
     return link, token
+
+
+def expiry() -> datetime:
+    """Until when a link works that is made now."""
+    return timezone.now() + timedelta(days=conf.link_days)
 
 
 @contained

@@ -1,28 +1,385 @@
-"""Writing messages: from an order and a kind to the texts that are sent."""
+"""Writing messages: from an order and a kind to the texts that are sent.
+
+The words are those of templates in ``giftcards_delivery/messages/``, which a shop overrides. Each
+kind of message has three of its own, ``<kind>/subject.txt``, ``<kind>/body.txt`` and
+``<kind>/short.txt``. The body is written once, and rendered twice: its paragraphs go into
+``message.txt`` and ``message.html``, which lay out every message, unless there is one of that name
+in the folder of the kind.
+"""
 
 from __future__ import annotations
 
+import logging
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from django.template.loader import select_template
+from django.utils import timezone, translation
+from django.utils.safestring import SafeString, mark_safe
+from django.utils.text import Truncator, capfirst
+from django.utils.translation import gettext
+
+from giftcards.admin.display import bdi, count_text, isolated, moment_text, money, money_text
+from giftcards.crypto import Keyring
 from giftcards.delivery.channels import Message
-from giftcards.delivery.links import address
+from giftcards.delivery.conf import conf
+from giftcards.delivery.facts import Facts, PaidBack, Payback, cards_of, facts_of
+from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
+from giftcards.delivery.links import address, expiry
 from giftcards.delivery.models import Delivery
-from giftcards.secrecy import Masked
+from giftcards.exceptions import ConfigurationError, DecryptionError
+from giftcards.models import Card, Order
+from giftcards.secrecy import Masked, contained
+
+logger = logging.getLogger(__name__)
+
+#: A message with more cards than that links to the customer's page, where they are a file.
+MOST_CODES = 100
+# Longer names are cut off.
+_LONGEST_NAME = 80
+_FOLDER = "giftcards_delivery/messages"
+_BLANK_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
+_SPACES = re.compile(r"[ \t\r\n]+")
+# Control characters, those that change the direction of text or are not seen, lone surrogates, and
+# separators of lines. The joiners spell words in Persian, and make one emoji of several.
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_JOINERS = {"\u200c", "\u200d"}
+# The customer's money is still to come.
+_TO_COME = {Payback.OWED, Payback.OWED_IN_PART, Payback.UNKNOWN}
+_NO_BREAK = "\u00a0"
+_DIRECTIONS = {"L": "ltr", "R": "rtl", "AL": "rtl"}
+_MARKS = {"ltr": "\u200e", "rtl": "\u200f"}
+_PHONE = re.compile(r"\+?[0-9][0-9 ().-]{4,}")
 
 
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A card in a message. ``value`` is "" if it cannot be opened, ``serial`` if it has none."""
+
+    position: int
+    value: str = field(default="", repr=False)
+    serial: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a message tells."""
+
+    kind: str
+    facts: Facts
+    customer_name: str = ""
+    #: What was paid back, for a message about that.
+    refund: PaidBack | None = None
+    #: Of the customer's page; "" if the message does not lead there.
+    link: str = field(default="", repr=False)
+    link_until: datetime | None = None
+    #: The cards that are in the message itself.
+    codes: tuple[Code, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table in a message."""
+
+    label: str
+    value: str
+
+
+@contained
 def compose(delivery: Delivery, token: Masked | None) -> Message:
     """The message of ``delivery`` as it is to be sent now, in its language.
 
-    ``token`` is that of the link it hands over; ``None`` if it hands over none.
+    ``token`` is that of the link it hands over, if :func:`needs_link`; it is not used otherwise.
+    Raises :exc:`~giftcards.exceptions.ConfigurationError` if it needs a link and has none, or the
+    encryption keys are unusable; :exc:`ValueError` if it is about a refund, and nothing was paid
+    back; and whatever a template raises, without a secret in its frames.
     """
-    link = "" if token is None else address(token)
-    text = f"{delivery.get_kind_display()} {link}"
-    return Message(
-        kind=delivery.kind,
-        reference=delivery.order.reference,
-        language=delivery.language,
-        address=delivery.address,
-        subject=str(delivery.get_kind_display()),
-        text=text,
-        html=text,
-        short=text,
-        link=link,
+    content = _content(delivery, token)
+    return render(content, language=delivery.language, address=delivery.address)
+
+
+def needs_link(order: Order, kind: str) -> bool:
+    """Whether a message of this kind hands over a link to the cards, rather than the cards."""
+    if kind not in WITH_CARDS:
+        return False
+    if conf.mode(kind) != Mode.CODES:
+        return True
+    # A shop without pages gets a long message.
+    return order.fulfilled_quantity > MOST_CODES and bool(conf.base_url)
+
+
+def render(content: Content, *, language: str, address: str) -> Message:
+    """The message that tells ``content`` in ``language``."""
+    kind = content.kind
+    with translation.override(language), timezone.override(timezone.get_default_timezone()):
+        seen = _without_hidden_characters(content)
+        short, plain, rich = (_words(seen, language, form) for form in (_SHORT, _PLAIN, _RICH))
+        subject = _line(_rendered(kind, "subject.txt", short))
+        plain |= {"subject": subject, "paragraphs": _paragraphs(kind, plain)}
+        rich |= {"subject": subject, "paragraphs": _paragraphs(kind, rich)}
+        return Message(
+            kind=kind,
+            reference=content.facts.reference,
+            language=language,
+            address=address,
+            subject=subject,
+            text=Masked(_tidied(_rendered(kind, "message.txt", plain))),
+            html=Masked(_rendered(kind, "message.html", rich)),
+            short=Masked(_directed(_compact(_rendered(kind, "short.txt", short)))),
+            link=content.link,
+        )
+
+
+# What there is to tell.
+
+
+def _content(delivery: Delivery, token: Masked | None) -> Content:
+    order, kind = delivery.order, delivery.kind
+    facts = facts_of(order)
+    content = Content(kind, facts, order.customer_name, refund=_refund(delivery, facts))
+    if needs_link(order, kind):
+        if token is None or not conf.base_url:
+            raise ConfigurationError(
+                "GIFTCARDS_DELIVERY['BASE_URL'] is not set: messages link to the cards there."
+            )
+        return replace(content, link=address(token), link_until=expiry())
+    if kind in WITH_CARDS:
+        return replace(content, codes=tuple(_codes(order)))
+    return content
+
+
+def _refund(delivery: Delivery, facts: Facts) -> PaidBack | None:
+    if delivery.kind != Kind.PAID_BACK:
+        return None
+    refund = delivery.refund
+    if refund is not None:
+        return PaidBack(refund.amount, refund.executed_at or refund.created_at, refund.method)
+    if not facts.paid_back:
+        raise ValueError("Nothing was paid back.")
+    # Sent again by a person: the last one.
+    return facts.paid_back[-1]
+
+
+def _codes(order: Order) -> list[Code]:
+    """The customer's cards, opened; those that are missing in the database as well."""
+    keyring = Keyring.from_settings()
+    cards = {card.position: card for card in cards_of(order)}
+    return [
+        _code(position, cards.get(position), order, keyring)
+        for position in range(1, order.fulfilled_quantity + 1)
+    ]
+
+
+def _code(position: int, card: Card | None, order: Order, keyring: Keyring) -> Code:
+    trouble = "It is not in the database."
+    if card is not None:
+        try:
+            secret = keyring.open(card.row, place=card.place)
+            return Code(position, secret.value, secret.serial)
+        except DecryptionError as error:
+            trouble = str(error)
+    logger.error(
+        "The customer was sent a message without card %s of order %s. %s",
+        position,
+        order.reference,
+        trouble,
     )
+    return Code(position)
+
+
+# The words for it.
+
+
+class _Verbatim(Masked, SafeString):
+    """A text that goes into plain text as it is: no template escapes it."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How one form of a message shows what is not its own words."""
+
+    foreign: Callable[[str], str]
+    amount: Callable[[Decimal], str]
+    #: What people copy or click: nothing is added to it, not even a mark that is not seen.
+    exact: Callable[[str], str]
+
+
+def _isolated(text: str) -> str:
+    return _Verbatim(isolated(text))
+
+
+def _amount(amount: Decimal) -> str:
+    return _Verbatim(money_text(amount))
+
+
+def _short_amount(amount: Decimal) -> str:
+    text = _line(money_text(amount))
+    return _Verbatim(text if translation.get_language_bidi() else text.replace(_NO_BREAK, " "))
+
+
+# In subjects and short messages, marks of direction are seen by old programs, and make a message
+# in the alphabet of telephones twice as long.
+_SHORT = _Form(_Verbatim, _short_amount, _Verbatim)
+_PLAIN = _Form(_isolated, _amount, _Verbatim)
+_RICH = _Form(bdi, money, Masked)
+
+
+def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
+    """The names that templates use; see the delivery page of the documentation."""
+    facts, refund = content.facts, content.refund
+    is_rtl = translation.get_language_bidi()
+    last = facts.paid_back[-1] if facts.paid_back else None
+    return {
+        "kind": content.kind,
+        "language": language,
+        "direction": "rtl" if is_rtl else "ltr",
+        "start": "right" if is_rtl else "left",
+        "facts": facts,
+        "shop_name": conf.shop_name and form.foreign(conf.shop_name),
+        "contact": form.exact(conf.contact),
+        "contact_address": _contact_address(conf.contact),
+        "customer_name": content.customer_name and form.foreign(content.customer_name),
+        "reference": form.foreign(facts.reference),
+        "product": form.foreign(facts.product),
+        "type": form.foreign(facts.type),
+        "owed": _shown(facts.owed, form),
+        "to_pay_back": _shown(facts.to_pay_back, form),
+        "paid_back": form.amount(facts.paid_back_amount),
+        "paid_back_on": last and moment_text(last.at),
+        "refund": refund and form.amount(refund.amount),
+        "is_told_of_money": facts.payback in _TO_COME and conf.mode(Kind.PAID_BACK) != Mode.OFF,
+        "link": form.exact(content.link),
+        "link_until": content.link_until and moment_text(content.link_until),
+        "link_reveals": conf.link_reveals,
+        "codes": [_code_in(form, code) for code in content.codes],
+        "rows": _rows(content, form),
+    }
+
+
+def _shown(amount: Decimal | None, form: _Form) -> str | None:
+    return None if amount is None else form.amount(amount)
+
+
+def _code_in(form: _Form, code: Code) -> Code:
+    return replace(code, value=form.exact(code.value), serial=form.exact(code.serial))
+
+
+def _contact_address(contact: str) -> str:
+    """Where a click on the contact leads; "" if it is neither a page, an address nor a number."""
+    if contact.startswith(("https://", "http://")):
+        return contact
+    if _PHONE.fullmatch(contact):
+        return "tel:" + re.sub(r"[^+0-9]", "", contact)
+    return f"mailto:{contact}" if "@" in contact and " " not in contact else ""
+
+
+def _rows(content: Content, form: _Form) -> list[Row]:
+    facts = content.facts
+    return [
+        *_rows_of_refund(content, form),
+        Row(gettext("Product"), form.foreign(facts.product)),
+        Row(gettext("Denomination"), form.foreign(facts.type)),
+        Row(capfirst(gettext("quantity")), count_text(facts.quantity)),
+        *_rows_of_part(content),
+        Row(gettext("Ordered on"), moment_text(facts.ordered_at)),
+        Row(capfirst(gettext("reference")), form.foreign(facts.reference)),
+    ]
+
+
+def _rows_of_part(content: Content) -> list[Row]:
+    if content.kind != Kind.PARTLY_DELIVERED:
+        return []
+    return [
+        Row(gettext("Cards delivered"), count_text(content.facts.delivered)),
+        Row(gettext("Cards missing"), count_text(content.facts.missing)),
+    ]
+
+
+def _rows_of_refund(content: Content, form: _Form) -> list[Row]:
+    refund, left = content.refund, content.facts.to_pay_back
+    if refund is None:
+        return []
+    rows = [
+        Row(gettext("Amount"), form.amount(refund.amount)),
+        Row(gettext("Paid back on"), moment_text(refund.at)),
+    ]
+    if refund.method:
+        rows.append(Row(gettext("Paid back by"), form.foreign(refund.method)))
+    if left:
+        rows.append(Row(gettext("Still to be paid back"), form.amount(left)))
+    return rows
+
+
+# From the words to texts.
+
+
+def _rendered(kind: str, name: str, words: dict[str, Any]) -> str:
+    template = select_template([f"{_FOLDER}/{kind}/{name}", f"{_FOLDER}/{name}"])
+    rendered: str = template.render(words)
+    return rendered
+
+
+def _paragraphs(kind: str, words: dict[str, Any]) -> list[str]:
+    """The paragraphs of the body; what was escaped in it stays so."""
+    body = _rendered(kind, "body.txt", words)
+    parts = (_SPACES.sub(" ", part).strip() for part in _BLANK_LINES.split(body))
+    return [mark_safe(part) for part in parts if part]  # noqa: S308 (templates escape)
+
+
+def _without_hidden_characters(content: Content) -> Content:
+    """The content with each text that others have written as one short line of plain text."""
+    facts, refund = content.facts, content.refund
+    return replace(
+        content,
+        facts=replace(
+            facts,
+            product=_name(facts.product),
+            type=_name(facts.type),
+            reference=_line(facts.reference),
+        ),
+        customer_name=_name(content.customer_name),
+        refund=refund and replace(refund, method=_name(refund.method)),
+    )
+
+
+def _name(text: str) -> str:
+    return Truncator(_line(text)).chars(_LONGEST_NAME)
+
+
+def _line(text: str) -> str:
+    """One line without characters that are not seen, or that change the direction of text."""
+    # A no-break space stays: it keeps the digits of an amount in order between Arabic letters.
+    spaced = (" " if char.isspace() and char != _NO_BREAK else char for char in text)
+    return _SPACES.sub(" ", "".join(filter(_is_seen, spaced))).strip()
+
+
+def _is_seen(char: str) -> bool:
+    return char in _JOINERS or unicodedata.category(char) not in _UNSEEN
+
+
+def _tidied(text: str) -> str:
+    """The text without the blank lines that a template leaves where it had nothing to say."""
+    return _BLANK_LINES.sub("\n\n", "\n".join(_lines(text)).strip("\n")) + "\n"
+
+
+def _compact(text: str) -> str:
+    """The text without blank lines."""
+    return "\n".join(filter(None, _lines(text)))
+
+
+def _directed(text: str) -> str:
+    """The text with a mark in front, if its first letter would turn it to the wrong side."""
+    direction = "rtl" if translation.get_language_bidi() else "ltr"
+    letters = filter(None, (_DIRECTIONS.get(unicodedata.bidirectional(char)) for char in text))
+    return text if next(letters, direction) == direction else _MARKS[direction] + text
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip(" \t\r") for line in text.split("\n")]

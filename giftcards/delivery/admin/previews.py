@@ -1,0 +1,237 @@
+"""The page on which staff look at the messages to customers, filled with an example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http.request import QueryDict
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.translation import get_language, gettext
+from django.utils.translation import gettext_lazy as _
+from django.views.decorators.clickjacking import xframe_options_sameorigin
+
+from giftcards.delivery.channels import Mail, Message
+from giftcards.delivery.conf import conf
+from giftcards.delivery.facts import Facts, PaidBack, supported_language
+from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
+from giftcards.delivery.links import expiry
+from giftcards.delivery.messages import Code, Content, render
+from giftcards.delivery.models import Delivery
+
+if TYPE_CHECKING:
+    DeliveryModelAdmin = admin.ModelAdmin[Delivery]
+else:
+    DeliveryModelAdmin = admin.ModelAdmin
+
+# What the page of the mail may do: be shown in ours, with its own styles.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox"
+_MODES = {
+    Mode.LINK: _("With a link to the cards"),
+    Mode.CODES: _("With the codes"),
+}
+
+
+class PreviewForm(forms.Form):
+    """Which message is shown."""
+
+    kind = forms.ChoiceField(label=_("Message"), choices=Kind.choices)
+    language = forms.ChoiceField(label=_("Language"))
+    mode = forms.ChoiceField(
+        label=_("Cards"),
+        choices=list(_MODES.items()),
+        help_text=_("It makes a difference to messages that hand over cards."),
+    )
+
+    def __init__(self, data: QueryDict) -> None:
+        kind = data.get("kind", Kind.DELIVERED)
+        chosen: dict[str, Any] = {
+            "kind": kind,
+            "language": supported_language(get_language()),
+            "mode": _usual_mode(kind),
+        }
+        chosen |= {name: data[name] for name in self.base_fields if name in data}
+        super().__init__(chosen)
+        languages: Any = self.fields["language"]
+        languages.choices = _languages()
+
+    @property
+    def message(self) -> Message:
+        """The message that is chosen, written for nobody."""
+        chosen = self.cleaned_data
+        content = example(chosen["kind"], chosen["mode"])
+        return render(content, language=chosen["language"], address="")
+
+
+class PreviewPages(DeliveryModelAdmin):
+    """The page with the previews; mixed into the admin of :class:`Delivery`."""
+
+    def get_urls(self) -> list[URLPattern]:
+        wrapped = self.admin_site.admin_view
+        mail = xframe_options_sameorigin(wrapped(self.preview_mail_view))
+        return [
+            path("previews/", wrapped(self.previews_view), name="giftcards_delivery_previews"),
+            path("previews/mail/", mail, name="giftcards_delivery_preview_mail"),
+            path(
+                "previews/send/",
+                wrapped(self.send_preview_view),
+                name="giftcards_delivery_preview_send",
+            ),
+            *super().get_urls(),
+        ]
+
+    def previews_view(self, request: HttpRequest) -> HttpResponse:
+        """The choice of a message, and that message in all its forms."""
+        form = self._form(request, request.GET)
+        message = form.message if form.is_valid() else None
+        request.current_app = self.admin_site.name
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": gettext("Messages to customers: examples"),
+            "media": self.media,
+            "has_view_permission": True,
+            "form": form,
+            "errors": form.errors,
+            "message": message,
+            "chosen": form.data,
+            "address": self._own_address(request),
+        }
+        return TemplateResponse(request, "admin/giftcards_delivery/previews.html", context)
+
+    def preview_mail_view(self, request: HttpRequest) -> HttpResponse:
+        """The HTML of a message, as a document of its own for a frame."""
+        form = self._form(request, request.GET)
+        if not form.is_valid():
+            return HttpResponse(status=400)
+        # A policy that is there is left alone by Django's middleware.
+        return HttpResponse(form.message.html, headers={"Content-Security-Policy": _POLICY})
+
+    def send_preview_view(self, request: HttpRequest) -> HttpResponse:
+        """Send the message to the person who looks at it."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        form = self._form(request, request.POST)
+        address = self._own_address(request)
+        if not address:
+            raise PermissionDenied
+        if not form.is_valid():
+            return HttpResponse(status=400)
+        self._send(request, replace(form.message, address=address))
+        page = reverse("admin:giftcards_delivery_previews", current_app=self.admin_site.name)
+        chosen = QueryDict(mutable=True)
+        chosen.update(form.cleaned_data)
+        return HttpResponseRedirect(f"{page}?{chosen.urlencode()}")
+
+    def _form(self, request: HttpRequest, data: QueryDict) -> PreviewForm:
+        """The form, for a person who may look at messages."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return PreviewForm(data)
+
+    def _own_address(self, request: HttpRequest) -> str:
+        """Where the person gets examples; "" if they may not send messages, or have no address."""
+        if not request.user.has_perm("giftcards_delivery.resend_delivery"):
+            return ""
+        return str(getattr(request.user, "email", ""))
+
+    def _send(self, request: HttpRequest, message: Message) -> None:
+        try:
+            Mail().send(message)
+        except Exception as error:  # noqa: BLE001 (whatever a mail backend raises)
+            text = gettext("The example was not sent: %(error)s")
+            text %= {"error": type(error).__name__}
+            self.message_user(request, text, messages.ERROR)
+        else:
+            self.message_user(request, gettext("The example was sent."), messages.SUCCESS)
+
+
+def _languages() -> list[tuple[str, str]]:
+    names: dict[str, Any] = {settings.LANGUAGE_CODE: settings.LANGUAGE_CODE}
+    names |= dict(settings.LANGUAGES)
+    # As they are, or names that Django translates.
+    return [(code, gettext(str(name))) for code, name in names.items()]
+
+
+def _usual_mode(kind: str) -> str:
+    """The form in which the shop sends messages of this kind."""
+    is_codes = kind in Kind.values and conf.mode(kind) == Mode.CODES
+    return Mode.CODES if is_codes else Mode.LINK
+
+
+# The example: the provider's own, of five cards at 490.
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What the example's order came to."""
+
+    delivered: int = 0
+    paid_back: Decimal | None = None
+
+
+_PRICE = Decimal(490)
+_QUANTITY = 5
+_OUTCOMES = {
+    Kind.DELIVERED: _Outcome(delivered=5),
+    Kind.PARTLY_DELIVERED: _Outcome(delivered=3),
+    Kind.REFUNDED: _Outcome(),
+    Kind.PAID_BACK: _Outcome(delivered=3, paid_back=2 * _PRICE),
+}
+_LETTERS = "ABCDE"
+
+
+def example(kind: str, mode: str) -> Content:
+    """A message of this kind about an order that does not exist; nothing is stored."""
+    now = timezone.now()
+    facts = _facts(kind, now)
+    content = Content(
+        kind=kind,
+        facts=facts,
+        customer_name="Lina",
+        refund=facts.paid_back[0] if facts.paid_back else None,
+    )
+    if kind not in WITH_CARDS:
+        return content
+    if mode == Mode.CODES:
+        return replace(content, codes=tuple(map(_code, range(1, facts.delivered + 1))))
+    shop = conf.base_url or "https://shop.example"
+    return replace(content, link=f"{shop}/cards/example/", link_until=expiry())
+
+
+def _facts(kind: str, now: datetime) -> Facts:
+    outcome = _OUTCOMES.get(Kind(kind))
+    is_final = outcome is not None
+    outcome = outcome or _Outcome()
+    missing = _QUANTITY - outcome.delivered if is_final else 0
+    paid_back = outcome.paid_back or Decimal(0)
+    owed = missing * _PRICE
+    return Facts(
+        reference="web-1042",
+        product="PUBG Mobile",
+        type="325 UC",
+        quantity=_QUANTITY,
+        delivered=outcome.delivered,
+        missing=missing,
+        kind=kind,
+        ordered_at=now - timedelta(minutes=7),
+        settled_at=now if is_final else None,
+        owed=owed if is_final else None,
+        to_pay_back=owed - paid_back if is_final else None,
+        paid_back=(PaidBack(paid_back, now, "CCP"),) if paid_back else (),
+        is_reordered=False,
+    )
+
+
+def _code(position: int) -> Code:
+    letter = _LETTERS[position - 1]
+    return Code(position, "-".join([letter * 4] * 4), str(position) * 9)
