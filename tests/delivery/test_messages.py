@@ -1,0 +1,643 @@
+"""What messages say, and what they never say, in three languages."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.mail import EmailMultiAlternatives
+from django.template.exceptions import TemplateDoesNotExist
+from django.template.loader import get_template
+from django.utils import timezone, translation
+from hypothesis import given
+from hypothesis import strategies as st
+
+import giftcards.delivery
+from giftcards.admin.display import money_text
+from giftcards.delivery import links
+from giftcards.delivery.admin.previews import example
+from giftcards.delivery.channels import Message
+from giftcards.delivery.facts import Payback, facts_of
+from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
+from giftcards.delivery.messages import MOST_CODES, compose, needs_link, render
+from giftcards.delivery.models import CardLink, Delivery
+from giftcards.exceptions import ConfigurationError
+from giftcards.models import Card, CustomerRefund, Order
+from giftcards.provider.answers import CardSecret
+from giftcards.secrecy import Masked
+from giftcards.settlement import record_refund
+from giftcards.statuses import Status
+from tests.builders import CARDS, FULFILLED, PARTIAL, REFUNDED, make_guide_order, settle, settled
+from tests.test_secrets import every_log, logged, mailed
+
+LANGUAGES = ("en", "fr", "ar")
+TOKEN = Masked("tok-" + "A" * 28)
+LINK = f"https://shop.example/cards/{TOKEN}/"
+LINE = {
+    "product_name": "PUBG Mobile",
+    "type_name": "325 UC",
+    "sale_price": Decimal(550),
+    "customer_name": "Lina",
+}
+CODES = [card.value for card in CARDS]
+# In the three languages.
+WORDS_FOR_CODES = re.compile(r"code|serial|série|رمز|رموز|تسلسلي", re.IGNORECASE)
+UNSEEN = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+
+
+@pytest.fixture(autouse=True)
+def _others_read_english() -> Iterator[None]:
+    with translation.override("en"):
+        yield
+
+
+@pytest.fixture
+def codes_in_messages(settings: Any) -> None:
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": "codes"}
+
+
+def write(
+    order: Order,
+    kind: str = "",
+    *,
+    language: str = "en",
+    token: Masked | None = TOKEN,
+    refund: CustomerRefund | None = None,
+) -> Message:
+    delivery = Delivery(
+        order=order,
+        kind=kind or facts_of(order).kind,
+        language=language,
+        address="lina@example.com",
+        refund=refund,
+    )
+    return compose(delivery, token)
+
+
+class _Reader(HTMLParser):
+    """The texts of an HTML document, and its elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.elements: list[tuple[str, list[tuple[str, str | None]]]] = []
+        self._in_style = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._in_style = tag == "style"
+        if tag not in {"a", "bdi", "span"}:
+            self.texts.append(" ")
+        self.elements.append((tag, attrs))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_style = False
+        if tag not in {"a", "bdi", "span"}:
+            self.texts.append(" ")
+
+    def handle_data(self, data: str) -> None:
+        if not self._in_style:
+            self.texts.append(data)
+
+
+def read(html: str) -> _Reader:
+    reader = _Reader()
+    reader.feed(html)
+    reader.close()
+    return reader
+
+
+def seen(html: str) -> str:
+    """What a person reads in the HTML."""
+    return " ".join("".join(read(html).texts).split())
+
+
+def plain(text: str) -> str:
+    return " ".join(UNSEEN.sub("", text).split())
+
+
+def money(amount: int) -> str:
+    return plain(money_text(Decimal(amount)))
+
+
+def segments(text: str) -> int:
+    """How many parts of an SMS the text takes."""
+    gsm = (
+        "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?"
+        "¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà"
+    )
+    one, many = (160, 153) if set(text) <= set(gsm) else (70, 67)
+    return 1 if len(text) <= one else -(-len(text) // many)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("kind", Kind.values)
+class TestEveryMessage:
+    def test_it_says_what_was_ordered_and_by_which_name(self, kind: str, language: str) -> None:
+        content = example(kind, Mode.LINK)
+        message = render(content, language=language, address="lina@example.com")
+        for text in (plain(message.text), seen(message.html)):
+            for part in ("Lina", "PUBG Mobile", "325 UC", "web-1042", "The Shop"):
+                assert part in text
+        assert (message.address, message.reference) == ("lina@example.com", "web-1042")
+
+    def test_its_html_is_in_the_language_and_its_direction(self, kind: str, language: str) -> None:
+        html = render(example(kind, Mode.LINK), language=language, address="").html
+        tag, attributes = read(html).elements[0]
+        direction = "rtl" if language == "ar" else "ltr"
+        assert (tag, dict(attributes)) == ("html", {"lang": language, "dir": direction})
+
+    def test_nothing_in_its_html_is_loaded_or_run(self, kind: str, language: str) -> None:
+        html = render(example(kind, Mode.LINK), language=language, address="").html
+        reader = read(html)
+        assert not {"img", "script", "link", "iframe", "form"} & {tag for tag, _ in reader.elements}
+        assert "url(" not in html
+        assert "@import" not in html
+        names = {name for _, attributes in reader.elements for name, _ in attributes}
+        assert not {name for name in names if name.startswith("on")} | {"src"} & names
+
+    def test_html_and_text_tell_the_same(self, kind: str, language: str) -> None:
+        message = render(example(kind, Mode.CODES), language=language, address="")
+        html = plain(seen(message.html))
+        for line in filter(None, message.text.split("\n")):
+            label, _, value = plain(line).partition(": ")
+            for part in (label, value):
+                assert part.strip(":") in html
+
+    def test_it_has_no_gaps_and_no_name_that_templates_do_not_get(
+        self, kind: str, language: str, settings: Any
+    ) -> None:
+        [engine] = settings.TEMPLATES
+        options = {**engine["OPTIONS"], "string_if_invalid": "UNKNOWN(%s)"}
+        settings.TEMPLATES = [{**engine, "OPTIONS": options}]
+        full = example(kind, Mode.CODES)
+        bare = replace(full, facts=replace(full.facts, owed=None, to_pay_back=None))
+        linked = replace(example(kind, Mode.LINK), customer_name="")
+        for content in (full, bare, linked):
+            message = render(content, language=language, address="")
+            for text in (message.subject, message.text, message.html, message.short):
+                assert "UNKNOWN(" not in text
+                assert "None" not in text
+            assert "\n\n\n" not in message.text
+            assert "\n\n" not in message.short
+
+    def test_short_messages_take_at_most_two_parts_of_an_sms(
+        self, kind: str, language: str
+    ) -> None:
+        content = example(kind, Mode.LINK)
+        content = replace(content, link=content.link and LINK)
+        short = render(content, language=language, address="").short
+        assert "The Shop" in short
+        assert segments(short) <= 2, (len(short), short)
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((Path(giftcards.delivery.__file__).parent / "templates").rglob("*.*")),
+    ids=lambda path: path.stem,
+)
+def test_every_template_compiles(path: Path) -> None:
+    assert get_template(str(path).partition("/templates/")[2])
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("language", LANGUAGES)
+class TestLinks:
+    @pytest.mark.parametrize("answer", [FULFILLED, PARTIAL], ids=["delivered", "partly"])
+    def test_in_mode_link_a_message_has_the_link_and_no_code(
+        self, answer: Any, language: str
+    ) -> None:
+        message = write(settle("web-1042", answer, **LINE), language=language)
+        assert message.link == LINK
+        # On a line of its own, with nothing that would be copied along.
+        assert LINK in message.text.split("\n")
+        assert LINK in message.short.split("\n")
+        hrefs = [dict(attributes).get("href") for _, attributes in read(message.html).elements]
+        assert hrefs.count(LINK) == 2
+        whole = "".join([message.subject, message.text, message.html, message.short])
+        assert not [card for card in CARDS if card.value in whole or card.serial in whole]
+
+    @pytest.mark.parametrize("status", [Status.REFUNDED, Status.REJECTED, Status.DELAYED])
+    def test_without_cards_there_is_neither_a_link_nor_a_word_of_codes(
+        self, status: Status, language: str
+    ) -> None:
+        order = make_guide_order(status, reference="web-1042", **LINE)
+        message = write(order, language=language)
+        assert message.link == ""
+        texts = [message.subject, message.text, message.short, seen(message.html)]
+        assert not [text for text in texts if "/cards/" in text or str(TOKEN) in text]
+        assert not [text for text in texts if WORDS_FOR_CODES.search(text)]
+
+    def test_it_says_until_when_the_link_works(self, language: str, settings: Any) -> None:
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "LINK_DAYS": 3}
+        day = timezone.localtime(links.expiry()).day
+        message = write(settle("web-1042", FULFILLED, **LINE), language=language)
+        for text in (message.text, seen(message.html)):
+            assert re.search(rf"\b{day} ", text.split("web-1042")[0])
+
+
+@pytest.mark.django_db
+class TestLimitsOfLinks:
+    def test_it_says_how_often_the_cards_are_shown(self, settings: Any) -> None:
+        order = settle("web-1042", FULFILLED, **LINE)
+        assert "times" not in write(order).text
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "LINK_REVEALS": 3}
+        message = write(order)
+        assert "3 times" in message.text
+        assert "3 times" in seen(message.html)
+
+    def test_the_stored_link_ends_when_the_message_says(self) -> None:
+        order = settle("web-1042", FULFILLED, **LINE)
+        link, token = links.issue(order, origin=CardLink.Origin.MESSAGE)
+        assert link.expires_at is not None
+        shown = timezone.localtime(link.expires_at).strftime("%Y %H:%M")
+        assert shown in write(order, token=token).text
+
+    @pytest.mark.parametrize("token", [TOKEN, None])
+    def test_without_an_address_of_the_shop_no_message_promises_a_page(
+        self, token: Masked | None, settings: Any
+    ) -> None:
+        settings.GIFTCARDS_DELIVERY = {"SHOP_NAME": "The Shop"}
+        with pytest.raises(ConfigurationError, match="BASE_URL"):
+            write(settle("web-1042", FULFILLED, **LINE), token=token)
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("codes_in_messages")
+class TestCodes:
+    @pytest.mark.parametrize("language", LANGUAGES)
+    def test_each_code_and_serial_stands_alone_and_is_copied_as_it_is(self, language: str) -> None:
+        message = write(settle("web-1042", PARTIAL, **LINE), language=language)
+        lines = message.text.split("\n")
+        cells = read(message.html)
+        for card in CARDS[:3]:
+            assert lines.count(card.value) == 1
+            assert lines.count(card.serial) == 1
+            assert cells.texts.count(card.value) == 1
+            assert cells.texts.count(card.serial) == 1
+        assert [code for code in CODES[3:] if code in message.text + message.html] == []
+        ltr = re.compile(rf'<td [^>]*dir="ltr"[^>]*>{CODES[0]}</td>')
+        assert ltr.search(message.html)
+        assert message.link == ""
+        assert str(TOKEN) not in message.text + message.html + message.short
+
+    def test_short_messages_hold_the_codes_on_lines_of_their_own(self) -> None:
+        lines = write(settle("web-1042", PARTIAL, **LINE)).short.split("\n")
+        assert [line for line in lines if line in CODES] == CODES[:3]
+
+    def test_signs_of_html_in_a_code_are_read_as_they_are(self) -> None:
+        odd = CardSecret("A&B<C>'D\"=E", "S&1")
+        answer = settled("FULFILLED", [odd], quantity=1)
+        message = write(settle("web-1042", answer, **{**LINE, "quantity": 1}))
+        assert {odd.value, odd.serial} <= set(message.text.split("\n"))
+        assert odd.value in message.short.split("\n")
+        assert {odd.value, odd.serial} <= set(read(message.html).texts)
+
+    @pytest.mark.parametrize("is_lost", [False, True])
+    def test_a_card_that_cannot_be_opened_is_named_and_the_others_are_there(
+        self, is_lost: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        order = settle("web-1042", PARTIAL, **LINE)
+        second = order.cards.filter(position=2)
+        if is_lost:
+            second.delete()
+        else:
+            second.update(sealed=Card.objects.get(position=3).sealed)
+        with every_log(caplog):
+            message = write(order)
+        assert [code for code in CODES if code in message.text] == [CODES[0], CODES[2]]
+        [_, after] = message.text.split("Card 2\n")
+        assert after.startswith("This card cannot be shown at present.")
+        assert "This card cannot be shown at present." in seen(message.html)
+        assert "Card 2 cannot be shown" in message.short
+        [entry] = [entry for entry in caplog.records if entry.levelno >= logging.ERROR]
+        assert "without card 2 of order web-1042" in entry.getMessage()
+        assert not [code for code in CODES if code in "".join(logged(caplog))]
+
+    def test_surplus_cards_are_not_handed_over(self) -> None:
+        order = settle("web-1042", FULFILLED, **LINE)
+        # Not saved: what belongs to such an order is not of interest here.
+        order.status, order.fulfilled_quantity = Status.PARTIALLY_FILLED, 4
+        message = write(order)
+        assert [code for code in CODES if code in message.text + message.html] == CODES[:4]
+
+    def test_more_cards_than_fit_are_behind_a_link(self, settings: Any) -> None:
+        cards = [CardSecret(f"CODE-{n:04}-X", f"{n:09}") for n in range(MOST_CODES + 1)]
+        answer = settled("FULFILLED", cards, quantity=len(cards))
+        order = settle("web-1042", answer, **{**LINE, "quantity": len(cards)})
+        assert needs_link(order, Kind.DELIVERED)
+        message = write(order)
+        assert message.link == LINK
+        assert "CODE-" not in message.text + message.html + message.short
+        # A shop without pages has no other way.
+        settings.GIFTCARDS_DELIVERY = {"MODE": "codes"}
+        assert not needs_link(order, Kind.DELIVERED)
+        lines = write(order, token=None).text.split("\n")
+        assert [line for line in lines if line.startswith("CODE-")] == [c.value for c in cards]
+
+    def test_without_an_address_of_the_shop_codes_are_sent_all_the_same(
+        self, settings: Any
+    ) -> None:
+        settings.GIFTCARDS_DELIVERY = {"MODE": "codes"}
+        message = write(settle("web-1042", PARTIAL, **LINE), token=None)
+        assert CODES[0] in message.text
+        assert message.text.startswith("Hello")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("kind", [Kind.REFUNDED, Kind.DELAYED, Kind.PAID_BACK])
+def test_messages_without_cards_need_no_link(kind: str) -> None:
+    assert not needs_link(settle("web-1042", FULFILLED), kind)
+
+
+def texts_of(message: Message) -> list[str]:
+    return [plain(message.text), plain(seen(message.html))]
+
+
+@pytest.mark.django_db(transaction=True)
+class TestMoney:
+    def test_partly_delivered_says_what_came_what_is_missing_and_what_will_be_paid(self) -> None:
+        message = write(settle("web-1042", PARTIAL, **LINE))
+        for text in texts_of(message):
+            assert "3 of the 5" in text
+            assert "2 could not be delivered" in text
+            assert f"will be paid back {money(1100)}" in text
+            assert "We will write to you" in text
+        assert money(1100) in message.short
+
+    def test_a_message_that_the_shop_does_not_send_is_not_promised(self, settings: Any) -> None:
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": {"paid_back": "off"}}
+        for text in texts_of(write(settle("web-1042", PARTIAL, **LINE))):
+            assert money(1100) in text
+            assert "We will write to you" not in text
+
+    def test_what_was_paid_back_already_is_said_with_its_day(self) -> None:
+        order = settle("web-1042", PARTIAL, **LINE)
+        record_refund(order, amount=1100, reference="R1")
+        for text in texts_of(write(order)):
+            assert f"We have paid you back {money(1100)}, on" in text
+            assert str(timezone.localtime().year) in text
+            assert "will" not in text.split("Product")[0].split("https")[0]
+
+    def test_a_refund_in_part_names_both_amounts(self) -> None:
+        order = settle("web-1042", PARTIAL, **LINE)
+        record_refund(order, amount=400, reference="R1")
+        for text in texts_of(write(order)):
+            assert f"paid you back {money(400)}. Another {money(700)} will follow" in text
+
+    def test_a_planned_refund_is_not_taken_for_one_that_was_paid(self) -> None:
+        order = settle("web-1042", PARTIAL, **LINE)
+        record_refund(order, amount=1100, reference="R1", is_paid=False)
+        for text in texts_of(write(order)):
+            assert f"will be paid back {money(1100)}" in text
+
+    def test_cards_that_are_ordered_again_are_announced_and_no_money_is(self) -> None:
+        order = settle("web-1042", PARTIAL, **LINE)
+        Order.objects.filter(pk=order.pk).update(reordered_amount=1100)
+        order.refresh_from_db()
+        for text in texts_of(write(order)):
+            assert "ordered them for you again" in text
+            assert money(1100) not in text
+            assert "paid back" not in text
+
+    def test_an_unknown_amount_is_promised_without_a_figure(self) -> None:
+        order = settle("web-1042", REFUNDED, **{**LINE, "sale_price": None})
+        for text in texts_of(write(order)):
+            assert "will be paid back what you paid" in text
+            assert "DA" not in text
+            # What the shop pays the provider is nothing for customers.
+            assert "490" not in text
+
+    def test_of_a_gift_no_money_is_said(self) -> None:
+        order = settle("web-1042", PARTIAL, **{**LINE, "sale_price": Decimal(0)})
+        assert facts_of(order).payback == Payback.NOTHING
+        for text in texts_of(write(order)):
+            assert "paid back" not in text
+
+    @pytest.mark.parametrize("status", [Status.REFUNDED, Status.REJECTED])
+    def test_not_delivered_names_the_whole_amount(self, status: Status) -> None:
+        order = make_guide_order(status, **LINE)
+        for text in [*texts_of(write(order)), plain(write(order).short)]:
+            assert money(2750) in text
+
+    @pytest.mark.parametrize("language", LANGUAGES)
+    def test_paid_back_says_how_much_when_how_for_what_and_what_is_open(
+        self, language: str
+    ) -> None:
+        order = settle("web-1042", PARTIAL, **LINE)
+        refund = record_refund(order, amount=400, reference="R1", method="CCP")
+        message = write(order, Kind.PAID_BACK, language=language, refund=refund)
+        with translation.override(language):
+            paid, left = money(400), money(700)
+        for text in texts_of(message):
+            for part in (paid, left, "CCP", "PUBG Mobile", str(timezone.localtime().year)):
+                assert part in text
+        assert paid in plain(message.subject)
+        assert paid in plain(message.short)
+        assert left in plain(message.short)
+
+    def test_the_last_payment_says_that_nothing_is_open(self) -> None:
+        order = settle("web-1042", PARTIAL, **LINE)
+        record_refund(order, amount=400, reference="R1")
+        refund = record_refund(order, amount=700, reference="R2")
+        for message in (write(order, Kind.PAID_BACK, refund=refund), write(order, Kind.PAID_BACK)):
+            for text in texts_of(message):
+                assert money(700) in text
+                assert "all that we owed you" in text
+
+    def test_nothing_is_said_to_be_paid_back_that_was_not(self) -> None:
+        with pytest.raises(ValueError, match="Nothing was paid back"):
+            write(settle("web-1042", PARTIAL, **LINE), Kind.PAID_BACK)
+
+
+def test_delayed_asks_to_wait_and_says_that_nothing_is_lost() -> None:
+    message = render(example(Kind.DELAYED, Mode.LINK), language="en", address="")
+    for text in texts_of(message):
+        assert "still on it" in text
+        assert "nothing is lost" in text
+        assert "do not order again" in text
+    assert "please wait" in message.short
+
+
+def test_times_are_those_of_the_site_wherever_the_message_is_written() -> None:
+    content = example(Kind.DELAYED, Mode.LINK)
+    at = datetime(2026, 6, 30, 23, 30, tzinfo=UTC)
+    content = replace(content, facts=replace(content.facts, ordered_at=at))
+    with timezone.override("America/New_York"):
+        message = render(content, language="en", address="")
+    for text in texts_of(message):
+        assert "1 July 2026 00:30" in text
+
+
+def test_the_currency_of_amounts_in_arabic_does_not_tear_figures_apart() -> None:
+    content = example(Kind.REFUNDED, Mode.LINK)
+    message = render(content, language="ar", address="")
+    assert "2\u00a0450\u00a0دج" in message.short
+    # A name in Latin letters stands first, and would turn the whole to the other side.
+    assert message.short.startswith("\u200fThe Shop")
+
+
+@pytest.mark.parametrize(
+    ("contact", "address"),
+    [
+        ("help@shop.example", "mailto:help@shop.example"),
+        ("+213 555 12 34 56", "tel:+213555123456"),
+        ("https://shop.example/help", "https://shop.example/help"),
+        ("Ask at the counter", None),
+        ("javascript:alert(1)", None),
+    ],
+)
+def test_the_contact_can_be_clicked_if_it_is_an_address(
+    contact: str, address: str | None, settings: Any
+) -> None:
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "CONTACT": contact}
+    message = render(example(Kind.DELAYED, Mode.LINK), language="en", address="")
+    assert contact in message.text.split("\n")
+    assert contact in read(message.html).texts
+    hrefs = [dict(attributes).get("href") for _, attributes in read(message.html).elements]
+    assert [href for href in hrefs if href] == ([address] if address else [])
+
+
+def shape(message: Message) -> Any:
+    """What a message looks like apart from its words."""
+    elements = [tag for tag, _ in read(message.html).elements]
+    return elements, len(message.text.split("\n")), len(message.short.split("\n"))
+
+
+HOSTILE = st.one_of(
+    st.text(max_size=300),
+    st.sampled_from(
+        [
+            "x\r\nBcc: evil@example.com",
+            "<script>alert(1)</script>",
+            '"><img src=x onerror=alert(1)>',
+            "\u202eevil\u2066",
+            "{{ link }}{% load x %}",
+            "%(count)s %s",
+            "a\u2028b\x00c\x0bd",
+            "A" * 5000,
+            "\ud800",
+        ]
+    ),
+)
+
+
+@given(product=HOSTILE, kind_of_card=HOSTILE, reference=HOSTILE, name=HOSTILE, method=HOSTILE)
+@pytest.mark.parametrize("kind", [Kind.PARTLY_DELIVERED, Kind.PAID_BACK])
+def test_texts_of_others_change_neither_headers_nor_shape_nor_direction(
+    kind: str, product: str, kind_of_card: str, reference: str, name: str, method: str
+) -> None:
+    usual = example(kind, Mode.LINK)
+    facts = replace(usual.facts, product=product, type=kind_of_card, reference=reference)
+    refund = usual.refund and replace(usual.refund, method=f"CCP{method}")
+    content = replace(usual, facts=facts, customer_name=f"L{name}", refund=refund)
+    message = render(content, language="ar", address="lina@example.com")
+    assert shape(message) == shape(render(usual, language="ar", address=""))
+    assert len(message.subject.split("\n")) == 1
+    assert len(message.subject) < 200
+    for text in (message.subject, message.text, message.short):
+        assert not re.search(
+            "[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066\u2067]", text
+        )
+        assert text.count("\u2068") == text.count("\u2069")
+    mail = EmailMultiAlternatives(message.subject, message.text, "a@b.example", [message.address])
+    mail.attach_alternative(message.html, "text/html")
+    sent = mail.message()
+    assert sent["Bcc"] is None
+    assert b"\nBcc:" not in sent.as_bytes()
+
+
+class TestTemplatesOfTheShop:
+    @pytest.fixture(autouse=True)
+    def templates(self, settings: Any) -> dict[str, str]:
+        [engine] = settings.TEMPLATES
+        own: dict[str, str] = {}
+        loaders = [
+            ("django.template.loaders.locmem.Loader", own),
+            "django.template.loaders.app_directories.Loader",
+        ]
+        options = {**engine["OPTIONS"], "loaders": loaders}
+        settings.TEMPLATES = [{**engine, "APP_DIRS": False, "OPTIONS": options}]
+        return own
+
+    def test_words_of_a_kind_are_replaced_in_text_and_html_alike(
+        self, templates: dict[str, str]
+    ) -> None:
+        templates["giftcards_delivery/messages/delayed/body.txt"] = (
+            "One moment: {{ product }} & {{ reference }}.\n\nWe <3 you."
+        )
+        content = example(Kind.DELAYED, Mode.LINK)
+        content = replace(content, facts=replace(content.facts, product="A&B <i>"))
+        message = render(content, language="en", address="")
+        assert "One moment: A&B <i> & web-1042." in plain(message.text)
+        assert "A&amp;B &lt;i&gt;" in message.html
+        assert message.html.count("<p ") == 3  # the greeting, and two paragraphs
+
+    def test_the_layout_is_extended_block_by_block(self, templates: dict[str, str]) -> None:
+        templates["giftcards_delivery/messages/delayed/message.html"] = (
+            '{% extends "giftcards_delivery/messages/message.html" %}'
+            "{% block header %}<tr><td>Our logo</td></tr>{% endblock %}"
+        )
+        delayed, refunded = (
+            render(example(kind, Mode.LINK), language="en", address="")
+            for kind in (Kind.DELAYED, Kind.REFUNDED)
+        )
+        assert "Our logo" in delayed.html
+        assert "PUBG Mobile" in delayed.html
+        assert "Our logo" not in refunded.html
+
+    def test_a_subject_of_several_lines_becomes_one(self, templates: dict[str, str]) -> None:
+        templates["giftcards_delivery/messages/delayed/subject.txt"] = "\nWait\nfor {{ product }}\n"
+        message = render(example(Kind.DELAYED, Mode.LINK), language="en", address="")
+        assert message.subject == "Wait for PUBG Mobile"
+
+    @pytest.mark.django_db
+    @pytest.mark.usefixtures("codes_in_messages")
+    @pytest.mark.parametrize("name", ["message.txt", "message.html", "delivered/short.txt"])
+    def test_an_error_while_codes_are_written_shows_none_of_them(
+        self, templates: dict[str, str], name: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        order = settle("web-1042", FULFILLED, **LINE)
+        templates[f"giftcards_delivery/messages/{name}"] = (
+            # What is rendered so far is in a variable of the loop.
+            "{% for code in codes %}{{ code.value }}{{ code.serial }}{{ code.nothing.there }}"
+            '{% include "not/there.html" %}{% endfor %}'
+        )
+        with every_log(caplog), pytest.raises(TemplateDoesNotExist) as caught:
+            write(order)
+        report = mailed(caught.value)
+        assert "not/there.html" in report
+        # Django logs the names that templates look for in vain, with all that they get.
+        assert "Exception while resolving variable" in "".join(logged(caplog))
+        for text in (report, *logged(caplog)):
+            assert not [c for c in CARDS if c.value in text or c.serial in text]
+
+    @pytest.mark.django_db
+    def test_an_error_while_a_link_is_written_does_not_show_it(
+        self, templates: dict[str, str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        order = settle("web-1042", FULFILLED, **LINE)
+        templates["giftcards_delivery/messages/message.html"] = (
+            '{% for letter in "ab" %}{{ link }}{{ link.nothing.there }}'
+            '{% include "not/there.html" %}{% endfor %}'
+        )
+        with every_log(caplog), pytest.raises(TemplateDoesNotExist) as caught:
+            write(order)
+        for text in (mailed(caught.value), *logged(caplog)):
+            assert str(TOKEN) not in text
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("codes_in_messages")
+def test_a_message_does_not_show_what_it_says_in_its_repr() -> None:
+    message = write(settle("web-1042", FULFILLED, **LINE))
+    shown = [repr(message), *(repr(getattr(message, name)) for name in ("text", "html", "short"))]
+    assert not [code for code in CODES if code in "".join(shown)]
+    assert message.kind in WITH_CARDS
