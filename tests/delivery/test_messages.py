@@ -27,7 +27,7 @@ from giftcards.delivery.admin.previews import example
 from giftcards.delivery.channels import Message
 from giftcards.delivery.facts import Payback, facts_of
 from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
-from giftcards.delivery.messages import MOST_CODES, compose, needs_link, render
+from giftcards.delivery.messages import MOST_CODES, Code, compose, needs_link, render
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.exceptions import ConfigurationError
 from giftcards.models import Card, CustomerRefund, Order
@@ -283,7 +283,7 @@ class TestCodes:
             assert cells.texts.count(card.value) == 1
             assert cells.texts.count(card.serial) == 1
         assert [code for code in CODES[3:] if code in message.text + message.html] == []
-        ltr = re.compile(rf'<td [^>]*dir="ltr"[^>]*>{CODES[0]}</td>')
+        ltr = re.compile(rf'<div [^>]*dir="ltr"[^>]*>{CODES[0]}</div>')
         assert ltr.search(message.html)
         assert message.link == ""
         assert str(TOKEN) not in message.text + message.html + message.short
@@ -341,6 +341,13 @@ class TestCodes:
         assert not needs_link(order, Kind.DELIVERED)
         lines = write(order, token=None).text.split("\n")
         assert [line for line in lines if line.startswith("CODE-")] == [c.value for c in cards]
+
+    def test_a_message_with_as_many_codes_as_fit_is_not_cut_off_by_gmail(self) -> None:
+        codes = tuple(Code(n, f"ABCD-EFGH-IJKL-{n:04}", f"{n:016}") for n in range(MOST_CODES))
+        content = replace(example(Kind.DELIVERED, Mode.CODES), codes=codes)
+        message = render(content, language="ar", address="")
+        assert message.html.count("ABCD-") == MOST_CODES
+        assert len(message.html.encode()) < 102_000
 
     def test_without_an_address_of_the_shop_codes_are_sent_all_the_same(
         self, settings: Any

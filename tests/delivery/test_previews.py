@@ -6,6 +6,7 @@ import re
 from html import unescape
 from typing import Any
 
+import django
 import pytest
 from django.conf import settings as site
 from django.contrib.auth import get_user_model
@@ -169,8 +170,11 @@ class TestSending:
         assert browser.post(SEND, CHOICE).status_code == 403
 
     def test_a_mail_server_that_fails_is_named_by_its_error_only(self, settings: Any) -> None:
-        settings.MAILERS = {"default": {"BACKEND": "tests.delivery.test_previews.Refusing"}}
-        settings.EMAIL_BACKEND = "tests.delivery.test_previews.Refusing"
+        backend = "tests.delivery.test_previews.Refusing"
+        if django.VERSION < (6, 1):
+            settings.EMAIL_BACKEND = backend
+        else:
+            settings.MAILERS = {"default": {"BACKEND": backend}}
         browser = staff("view_delivery", "resend_delivery")
         page = read(browser.post(SEND, CHOICE, follow=True))
         assert "The example was not sent: ConnectionRefusedError" in page
