@@ -18,6 +18,7 @@ from django.template.exceptions import TemplateDoesNotExist
 from django.template.loader import get_template
 from django.utils import timezone, translation
 from hypothesis import given
+from hypothesis import settings as trying
 from hypothesis import strategies as st
 
 import giftcards.delivery
@@ -167,9 +168,8 @@ class TestEveryMessage:
         message = render(example(kind, Mode.CODES), language=language, address="")
         html = plain(seen(message.html))
         for line in filter(None, message.text.split("\n")):
-            label, _, value = plain(line).partition(": ")
-            for part in (label, value):
-                assert part.strip(":") in html
+            for part in plain(line).split(": "):
+                assert part.strip(" :") in html
 
     def test_it_has_no_gaps_and_no_name_that_templates_do_not_get(
         self, kind: str, language: str, settings: Any
@@ -536,6 +536,7 @@ HOSTILE = st.one_of(
 )
 
 
+@trying(max_examples=50)
 @given(product=HOSTILE, kind_of_card=HOSTILE, reference=HOSTILE, name=HOSTILE, method=HOSTILE)
 @pytest.mark.parametrize("kind", [Kind.PARTLY_DELIVERED, Kind.PAID_BACK])
 def test_texts_of_others_change_neither_headers_nor_shape_nor_direction(
@@ -587,8 +588,11 @@ class TestTemplatesOfTheShop:
         assert "A&amp;B &lt;i&gt;" in message.html
         assert message.html.count("<p ") == 3  # the greeting, and two paragraphs
 
-    def test_the_layout_is_extended_block_by_block(self, templates: dict[str, str]) -> None:
-        templates["giftcards_delivery/messages/delayed/message.html"] = (
+    @pytest.mark.parametrize("name", ["message.html", "delayed/message.html"])
+    def test_the_layout_is_extended_block_by_block_for_all_kinds_or_for_one(
+        self, templates: dict[str, str], name: str
+    ) -> None:
+        templates[f"giftcards_delivery/messages/{name}"] = (
             '{% extends "giftcards_delivery/messages/message.html" %}'
             "{% block header %}<tr><td>Our logo</td></tr>{% endblock %}"
         )
@@ -598,7 +602,7 @@ class TestTemplatesOfTheShop:
         )
         assert "Our logo" in delayed.html
         assert "PUBG Mobile" in delayed.html
-        assert "Our logo" not in refunded.html
+        assert ("Our logo" in refunded.html) is (name == "message.html")
 
     def test_a_subject_of_several_lines_becomes_one(self, templates: dict[str, str]) -> None:
         templates["giftcards_delivery/messages/delayed/subject.txt"] = "\nWait\nfor {{ product }}\n"
