@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from giftcards.models import Acknowledgement, Card, CustomerRefund, Lease, Order, StatusChange
 from giftcards.reports import By, Figures, report
 from tests.books import DAYS, PRODUCTS, add_books, figures_of
+from tests.laws import examples
 
 
 class Line(NamedTuple):
@@ -62,7 +63,7 @@ days = st.dates(first, last)
 @pytest.mark.usefixtures("books")
 class TestIdentities:
     @given(st.tuples(days, days).map(sorted), st.sampled_from(["", *PRODUCTS]))
-    @hypothesis_settings(max_examples=30)
+    @hypothesis_settings(max_examples=examples(30))
     def test_a_report_by_anything_is_the_sum_of_its_orders(
         self, books: list[Line], period: list[date], product_id: str
     ) -> None:

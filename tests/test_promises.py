@@ -36,6 +36,7 @@ from giftcards.provider.answers import OrderAnswer
 from giftcards.refunds import refund_breakdown
 from giftcards.simulator import Simulator
 from giftcards.statuses import FINAL, FOLLOWED, SETTLED, Status
+from tests.laws import examples
 from tests.stage import PSN, record_order, refill_budget
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -294,7 +295,7 @@ def test_the_promises_hold_over_random_interleavings(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=25,
+            max_examples=examples(25),
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

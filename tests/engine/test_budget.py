@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from giftcards.conf import conf
 from giftcards.engine.budget import Budget, Purpose, Shares, Slot
 from giftcards.models import RequestSlot
+from tests.laws import examples
 from tests.stage import in_threads, slots_in_use, spend_budget
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -288,7 +289,9 @@ class TestFreeing:
 
 class TestWaiting:
     @given(data=st.data(), limit=st.integers(1, 50), has_list=st.booleans())
-    @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
     def test_a_request_can_be_made_when_the_announced_wait_is_over_and_not_before(
         self,
         data: st.DataObject,
@@ -377,7 +380,9 @@ class TestWindow:
         purposes=st.lists(st.sampled_from(Purpose), min_size=1, max_size=6),
         seed=st.integers(0, 2**32),
     )
-    @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
     def test_the_provider_never_counts_more_requests_in_a_minute_than_the_limit(
         self,
         limit: int,

@@ -28,6 +28,7 @@ from giftcards.signals import order_status_changed
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import LINE, make_order
+from tests.laws import examples
 from tests.stage import (
     ago,
     buy,
@@ -696,7 +697,9 @@ class TestAnyHistory:
         events=st.lists(st.tuples(PASSES, STEPS_BETWEEN), max_size=12),
         length=st.sampled_from([0, 60, 3_600, 40_000]),
     )
-    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
     def test_what_counts_as_long_ago_was_really_lived_through_despite_steps(
         self, events: list[tuple[float, float]], length: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -45,6 +45,7 @@ from tests.builders import (
     problems,
     settled,
 )
+from tests.laws import examples
 
 pytestmark = pytest.mark.django_db
 
@@ -570,7 +571,7 @@ class TestEachCardOnce:
         expected = [card if isinstance(card, CardSecret) else CardSecret(*card) for card in stored]
         assert cards_of(order) == expected
 
-    @settings(max_examples=50)
+    @settings(max_examples=examples(50))
     @given(st.lists(st.lists(st.sampled_from(CARDS), max_size=6), max_size=6), st.data())
     def test_each_card_is_stored_once_in_whatever_order_answers_come(
         self, answers: list[list[CardSecret]], data: st.DataObject
@@ -620,7 +621,7 @@ class TestEachCardOnce:
             assert bool(row.serial_fingerprint) == bool(row.serial)
             assert not row.serial or row in order.cards.with_code(row.serial)
 
-    @settings(max_examples=100)
+    @settings(max_examples=examples(100))
     @given(st.lists(st.sampled_from(short_cards("a a1 a2 a3 A1 b b1")), max_size=5), st.data())
     def test_never_more_cards_are_stored_than_were_bought(
         self, bought: list[CardSecret], data: st.DataObject

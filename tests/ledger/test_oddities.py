@@ -17,6 +17,7 @@ from giftcards.models import Card, LedgerEntry, Order, ProviderState, StatusChan
 from giftcards.models.ledger import CHARGE
 from giftcards.models.moments import day_of
 from giftcards.simulator import Simulator
+from tests.laws import examples
 from tests.ledger.books import read
 from tests.stage import buy, refill_budget
 
@@ -101,7 +102,7 @@ LINES = st.lists(
 )
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     days=st.lists(
         st.tuples(LINES, st.sets(st.sampled_from([*LOOKS, "missing"]))), min_size=1, max_size=3
@@ -132,7 +133,7 @@ def test_the_sum_is_the_change_of_the_balance_or_the_gap_is_named(
     assert not named & set(left)
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=LINES, oddities=st.sets(st.sampled_from([*LOOKS, "bare"])))
 def test_entries_that_name_no_order_are_guessed_or_left_open(
     simulator: Simulator, lines: list[tuple[str, int]], oddities: set[str]

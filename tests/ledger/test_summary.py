@@ -18,6 +18,7 @@ from giftcards.ledger.summary import Discrepancies
 from giftcards.models import LedgerEntry, Order
 from giftcards.models.moments import begin_of, day_of
 from giftcards.statuses import Status
+from tests.laws import examples
 from tests.ledger.books import NOON, at, ordered
 
 pytestmark = pytest.mark.django_db
@@ -241,7 +242,9 @@ class TestBalances:
         enter("a", "DEPOSIT", 10, before=0, after=11)
         assert closing(summarise(DAY, DAY)) == (0, 11, 1, 0)
 
-    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
     @given(
         amounts=st.lists(st.integers(-5, 5).filter(bool), min_size=2, max_size=12),
         chance=st.randoms(use_true_random=False),
@@ -262,7 +265,9 @@ class TestBalances:
         assert (summary.opening_balance, summary.closing_balance) == (100, 100 + sum(amounts))
         assert summary.breaks.amount >= abs(summary.gap)
 
-    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
     @given(
         amounts=st.lists(st.integers(-5, 5).filter(bool), min_size=1, max_size=15),
         chance=st.randoms(use_true_random=False),
