@@ -92,16 +92,16 @@ class TestSweep:
     def test_an_order_placed_during_the_checks_of_a_sweep_is_sent_first(
         self, simulator: Simulator, shorten: Callable[..., None]
     ) -> None:
-        shorten(sweep_heartbeat=0)
-        buy_many(simulator, 230, type_id="SIM_NEVER")
+        shorten(sweep_heartbeat=0, page_size=20)
+        buy_many(simulator, 46, type_id="SIM_NEVER")
         refill_budget()
 
         def should_continue() -> bool:
-            if len(simulator.requests) == 1 and Order.objects.count() == 230:
+            if len(simulator.requests) == 1 and Order.objects.count() == 46:
                 record_order(**LINE, reference=None)
             return True
 
-        assert run_sweep(should_continue=should_continue) == Swept(sent=1, checked=230)
+        assert run_sweep(should_continue=should_continue) == Swept(sent=1, checked=46)
         paths = [request.path.rpartition("/")[2] for request in simulator.requests]
         assert paths == ["list", LINE["product_id"], "placeOrder", "list", "list"]
 
