@@ -349,8 +349,8 @@ class Shop:
         while True:
             slot = budget.take(purpose, has_list=True)
             if slot is None:
-                # A price is refused while the pace is high, which no waiting time foretells.
-                least = 1.0 if purpose is Purpose.PRICING else 0.001
+                # These are refused while the pace is high, which no waiting time foretells.
+                least = 1.0 if purpose in {Purpose.PRICING, Purpose.BACKGROUND} else 0.001
                 yield max(budget.wait_for(purpose, has_list=True), least)
             elif self._random.random() < self._death:
                 self._count(within=conf.request_timeout)
