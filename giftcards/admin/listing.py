@@ -30,6 +30,7 @@ from giftcards.admin.filters import (
     shown_filters,
 )
 from giftcards.admin.forms import FindCardForm
+from giftcards.admin.notices import rendered as rendered_notices
 from giftcards.models import Order, OrderQuerySet, ProviderState
 from giftcards.statuses import FINAL, FOLLOWED, Status
 
@@ -207,6 +208,7 @@ class ListPage(OrderColumns):
         state = ProviderState.objects.current()
         context = {
             "pause": state.why_paused(),
+            "notices": rendered_notices(request),
             "balance": head_of_list(request, self.admin_site, state)
             if self.may_see_costs(request)
             else None,
