@@ -33,6 +33,7 @@ from giftcards.crypto import Keyring
 from giftcards.exceptions import ConfigurationError, DecryptionError
 from giftcards.models import Card, CardReveal, Order
 from giftcards.models.fields import plain_line
+from giftcards.models.traces import REFUSED_REVEAL
 from giftcards.provider.answers import CardSecret
 from giftcards.secrecy import Masked, contained
 
@@ -40,8 +41,6 @@ logger = logging.getLogger(__name__)
 
 # How long the page with a code stays (seconds).
 _SHOWN_FOR = 60
-# What the admin's log says about a person who has revealed too many.
-_REFUSED = "Reveal, refused"
 
 
 class Shown(NamedTuple):
@@ -271,7 +270,7 @@ def _refused() -> Shown:
 def _tell_of_refusal(request: HttpRequest, card: Card, since: datetime) -> None:
     """Leave a trace, and tell the managers; once an hour, because a script could try any number."""
     kind = ContentType.objects.get_for_model(Card)
-    about = {"user_id": request.user.pk, "content_type": kind, "object_repr": _REFUSED}
+    about = {"user_id": request.user.pk, "content_type": kind, "object_repr": REFUSED_REVEAL}
     if LogEntry.objects.filter(**about, action_time__gt=since).exists():
         return
     limit = conf.reveals_per_hour

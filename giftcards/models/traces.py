@@ -17,6 +17,8 @@ from giftcards.models.cards import Card
 from giftcards.models.fields import plain_line
 from giftcards.models.orders import Order
 
+#: What the admin's log says about a person who has wanted to reveal too many codes.
+REFUSED_REVEAL = "Reveal, refused"
 # Within this time, the same note of the same person is the second click on the button.
 _TWICE = timedelta(minutes=1)
 _LONGEST_NOTE = 2_000
