@@ -55,8 +55,11 @@ class Migration(migrations.Migration):
                 ("sent_at", models.DateTimeField(null=True, verbose_name="last digest")),
                 ("covers_until", models.DateTimeField(null=True)),
                 ("told", models.JSONField(default=dict)),
-                ("next_attempt_at", models.DateTimeField(null=True)),
-                ("failures", models.PositiveIntegerField(default=0)),
+                ("next_attempt_at", models.DateTimeField(null=True, verbose_name="next attempt")),
+                (
+                    "failures",
+                    models.PositiveIntegerField(default=0, verbose_name="failed attempts"),
+                ),
                 ("error", models.TextField(blank=True, verbose_name="error")),
             ],
             options={
@@ -131,6 +134,7 @@ class Migration(migrations.Migration):
                     models.DateTimeField(default=django.utils.timezone.now, verbose_name="created"),
                 ),
                 ("sent_at", models.DateTimeField(null=True, verbose_name="sent")),
+                ("failed_at", models.DateTimeField(null=True)),
                 ("requested_by", models.CharField(blank=True, max_length=254, verbose_name="by")),
                 (
                     "reason",
@@ -307,6 +311,10 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name="delivery",
             index=models.Index(fields=["address"], name="giftcards_delivery_address"),
+        ),
+        migrations.AddIndex(
+            model_name="delivery",
+            index=models.Index(fields=["failed_at"], name="giftcards_delivery_failed"),
         ),
         migrations.AddIndex(
             model_name="linkvisit",

@@ -31,6 +31,12 @@ OPEN = (DeliveryStatus.QUEUED, DeliveryStatus.RETRYING, DeliveryStatus.SENDING)
 
 
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
+    def update(self, **values: Any) -> int:
+        """As usual; whoever marks messages as failed also notes when that was."""
+        if values.get("status") == DeliveryStatus.FAILED:
+            values.setdefault("failed_at", timezone.now())
+        return super().update(**values)
+
     def due(self, now: datetime) -> Self:
         """Messages that are to be sent now, longest due first."""
         # NULL in the rows that are done, so the index holds what is open together.
@@ -146,6 +152,8 @@ class Delivery(models.Model):
     key = models.CharField(max_length=64, unique=True)
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     sent_at = models.DateTimeField(_("sent"), null=True)
+    # When it was marked as failed, perhaps long after it was sent: it came back.
+    failed_at = models.DateTimeField(null=True)
     # A name, as in giftcards.Acknowledgement; "" unless a person had it sent again.
     requested_by = models.CharField(_("by"), max_length=254, blank=True)
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
@@ -163,6 +171,8 @@ class Delivery(models.Model):
             models.Index(fields=("status", "-id"), name="giftcards_delivery_status"),
             models.Index(fields=("message_id",), name="giftcards_delivery_message"),
             models.Index(fields=("address",), name="giftcards_delivery_address"),
+            # For the digests: what failed since the last one.
+            models.Index(fields=("failed_at",), name="giftcards_delivery_failed"),
         )
 
     def __str__(self) -> str:
