@@ -69,16 +69,17 @@ WITHIN = {
     ),
     "ledger": "summary pairing matching reading nightly",
     "admin": (
-        "charts display forms readonly provider_sections provider catalogue buttons sections pages"
-        " finding reauthentication revealing pricing repeating resolving columns filters balance"
-        " listing mentions order_rows reveal_log refund_log books ledger summary breakdown"
-        " refunding bookings timeline notes checking order_page placing periods figures pictures reports"
-        " orders"
+        "charts display forms readonly provider_sections provider catalogue buttons sections"
+        " notices pages finding reauthentication revealing pricing repeating resolving columns"
+        " filters balance listing mentions order_rows reveal_log refund_log books ledger summary"
+        " breakdown refunding bookings timeline notes checking order_page placing periods figures"
+        " pictures reports orders"
     ),
     "management": "output base overview selftest commands",
     "delivery": (
-        "kinds conf checks models migrations channels facts links messages queueing receivers"
-        " sending digests tasks pages views urls admin templatetags management apps"
+        "kinds conf checks models migrations channels facts links messages signals news briefing"
+        " digests queueing receivers sending tasks pages views urls admin templatetags management"
+        " apps"
     ),
 }
 

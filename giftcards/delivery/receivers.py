@@ -6,6 +6,7 @@ from typing import Any
 
 from django.utils import timezone
 
+from giftcards.delivery import digests
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.queueing import tell_of_change, tell_of_refund, wake
 from giftcards.models import CustomerRefund, Order, StatusChange
@@ -37,6 +38,6 @@ def on_refund(*, refund: CustomerRefund, **_: Any) -> None:
 
 
 def on_tick(**_: Any) -> None:
-    """Once a minute: wake the worker for what is due, retries among it."""
-    if Delivery.objects.due(timezone.now()).exists():
+    """Once a minute: wake the worker for what is due, retries and digests for staff among it."""
+    if Delivery.objects.due(timezone.now()).exists() or digests.is_due():
         wake()

@@ -1,0 +1,102 @@
+"""Who of the staff was told when, and of what; and which digests cannot be sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.urls import NoReverseMatch, reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.display import bdi, exact_moment, filled
+from giftcards.admin.notices import register
+from giftcards.admin.readonly import ReadOnly
+from giftcards.delivery.digests import RECEIVERS, last_digest
+from giftcards.delivery.models import StaffDigest
+
+if TYPE_CHECKING:
+    DigestModelAdmin = admin.ModelAdmin[StaffDigest]
+else:
+    DigestModelAdmin = admin.ModelAdmin
+
+
+@admin.register(StaffDigest)
+class StaffDigestAdmin(ReadOnly, DigestModelAdmin):
+    """The digests, a row for each person who gets them."""
+
+    list_display = ("whose", "last_sent", "what_it_said", "how_it_stands", "next_try")
+    list_display_links = None
+    fields = readonly_fields = list_display
+    sortable_by = ()
+
+    class Media:
+        css = {"all": ("giftcards/admin.css",)}
+
+    @admin.display(description=_("address"))
+    def whose(self, digest: StaffDigest) -> SafeString | str:
+        if digest.address == RECEIVERS:
+            return gettext("the shop's software")
+        return bdi(digest.address)
+
+    @admin.display(description=_("last digest"))
+    def last_sent(self, digest: StaffDigest) -> str:
+        return exact_moment(digest.sent_at) if digest.sent_at else gettext("none yet")
+
+    @admin.display(description=_("what it said"))
+    def what_it_said(self, digest: StaffDigest) -> str:
+        lines = ((item.headline,) for item in last_digest(digest))
+        return format_html_join(SafeString("<br>"), "{}", lines) or "-"
+
+    @admin.display(description=_("state"))
+    def how_it_stands(self, digest: StaffDigest) -> str:
+        if not digest.is_failing:
+            return gettext("in order")
+        text = ngettext(
+            "cannot be sent: %(count)s attempt failed",
+            "cannot be sent: %(count)s attempts failed",
+            digest.failures,
+        )
+        shown = filled(text, count=digest.failures)
+        warning = '<span class="giftcards-warning">{}</span><br>{}'
+        return format_html(warning, shown, bdi(digest.error))
+
+    @admin.display(description=_("next attempt"))
+    def next_try(self, digest: StaffDigest) -> str:
+        at = digest.next_attempt_at
+        return exact_moment(at) if digest.is_failing and at else "-"
+
+
+@register
+def failing_digests(request: HttpRequest) -> SafeString | str:
+    """Above the list of orders: that staff are not told by mail, and might think all is well."""
+    if not request.user.has_perm("giftcards_delivery.view_staffdigest"):
+        return ""
+    count = failing().count()
+    if not count:
+        return ""
+    text = ngettext(
+        "A digest for staff cannot be sent, so %(count)s person is not told what there is to do.",
+        "Digests for staff cannot be sent, so %(count)s persons are not told what there is to do.",
+        count,
+    )
+    link = _list_of_digests()
+    more = format_html(' <a href="{}">{}</a>', link, gettext("Show the digests")) if link else ""
+    notice = '<p class="giftcards-pause" role="alert">{}{}</p>'
+    return format_html(notice, filled(text, count=count), more)
+
+
+def failing() -> QuerySet[StaffDigest]:
+    """The digests whose last attempts have failed; there are as many rows as persons."""
+    return StaffDigest.objects.filter(failures__gt=0).order_by()
+
+
+def _list_of_digests() -> str:
+    try:
+        return reverse("admin:giftcards_delivery_staffdigest_changelist")
+    except NoReverseMatch:
+        return ""

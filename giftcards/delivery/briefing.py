@@ -1,0 +1,60 @@
+"""Writing the digests for staff: from what there is to tell to a mail.
+
+The templates are in ``giftcards_delivery/digest/``: ``subject.txt``, ``mail.txt`` and
+``mail.html``, each with ``items``, ``news`` (those of them that hold or happened), ``ended`` (those
+that do not hold any more), ``shop_name``, ``language`` and ``is_rtl``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.mail import EmailMultiAlternatives
+from django.template.loader import render_to_string
+from django.utils.translation import get_language_bidi, gettext, override
+
+from giftcards.delivery.conf import Person, conf
+from giftcards.delivery.news import Item
+
+_FOLDER = "giftcards_delivery/digest"
+
+
+def write(person: Person, items: Sequence[Item]) -> EmailMultiAlternatives:
+    """The digest for ``person``, in their language."""
+    with override(person.language):
+        context = {
+            "items": items,
+            "news": [item for item in items if not item.has_ended],
+            "ended": [item for item in items if item.has_ended],
+            "title": title(items),
+            "shop_name": conf.shop_name,
+            "language": person.language,
+            "is_rtl": get_language_bidi(),
+        }
+        mail = EmailMultiAlternatives(
+            # In one line: a template ends with a line break.
+            " ".join(_rendered("subject.txt", context).split()),
+            _rendered("mail.txt", context).strip() + "\n",
+            conf.from_email,
+            [person.address],
+            # So that nobody's note of absence answers it.
+            headers={"Auto-Submitted": "auto-generated"},
+        )
+        mail.attach_alternative(_rendered("mail.html", context), "text/html")
+    return mail
+
+
+def title(items: Sequence[Item]) -> str:
+    """The most important of ``items`` in one line: 2 orders to do, the balance is low and more."""
+    first, *others = [item.headline.removesuffix(".") for item in items]
+    if not others:
+        return first
+    names = {"first": first, "second": others[0]}
+    if others[1:]:
+        return gettext("%(first)s, %(second)s and more") % names
+    return gettext("%(first)s, %(second)s") % names
+
+
+def _rendered(name: str, context: dict[str, Any]) -> str:
+    return render_to_string(f"{_FOLDER}/{name}", context)

@@ -1,0 +1,284 @@
+"""Telling staff: to whom, and when. At most one digest in ``DIGEST_MINUTES`` for each person.
+
+Each person has a row, and so have the receivers of the signal ``staff_news`` together. A process
+claims the row before it sends; if it dies before it records that, another one sends the digest once
+more after two minutes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cache
+from traceback import walk_tb
+from typing import Any, Self
+
+from django.conf import settings
+from django.core.mail import EmailMessage
+from django.utils import timezone
+
+from giftcards.delivery import news
+from giftcards.delivery.briefing import write
+from giftcards.delivery.conf import Person, conf
+from giftcards.delivery.models import StaffDigest
+from giftcards.delivery.news import WORDINGS, Item, Situation
+from giftcards.delivery.signals import staff_news
+from giftcards.models.moments import LONGEST_HOLD, is_ahead
+from giftcards.roles import ROLES
+from giftcards.secrecy import contained
+
+logger = logging.getLogger(__name__)
+
+# Whatever puts off the next look, it is not for longer: the greatest DIGEST_MINUTES.
+_LONGEST = timedelta(days=1)
+# How often to look whether there is something to tell.
+_LOOK_EVERY = timedelta(minutes=1)
+# What is younger may have a time before another event that was told already: it was written, or
+# its transaction has ended, a moment later.
+_LAG = timedelta(seconds=30)
+# What holds is told again after that.
+_REMINDED_AFTER = timedelta(days=1)
+_PAUSES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 5 * 60, 30 * 60, 60 * 60))
+# What a row knows, as Told has it, and what it is where a row does not say it.
+_PARTS: Mapping[str, Callable[[], Any]] = {"states": dict, "matters": dict, "last": list}
+#: The address in the row of the receivers of the signal.
+RECEIVERS = ""
+
+
+@dataclass(slots=True)
+class Told:
+    """What somebody knows, as ``StaffDigest.told`` holds it."""
+
+    #: When they were told that something holds, by code, as a timestamp.
+    states: dict[str, float] = field(default_factory=dict)
+    #: The open orders that they were told of, by code, as primary keys.
+    matters: dict[str, list[int]] = field(default_factory=dict)
+    #: What the last digest said: code, count, and whether it had ended.
+    last: list[tuple[str, int, bool]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, digest: StaffDigest) -> Self:
+        return cls(*(digest.told.get(part) or empty() for part, empty in _PARTS.items()))
+
+    def as_dict(self) -> dict[str, Any]:
+        return {part: getattr(self, part) for part in _PARTS}
+
+
+def is_due() -> bool:
+    """Whether :func:`send_due` is to be called, as it is about once a minute. One small query."""
+    people = _listed()
+    if not people:
+        return False
+    now = timezone.now()
+    times = dict(StaffDigest.objects.order_by().values_list("address", "next_attempt_at"))
+    return any(address not in times or _is_past(times[address], now) for address in people)
+
+
+def send_due() -> int:
+    """Send each person who is due a digest, if there is something new; return how many were sent.
+
+    What fails is logged, and shown in the admin; it is tried again after a while.
+    """
+    people = _listed()
+    if not people:
+        return 0
+    rows = {row.address: row for row in StaffDigest.objects.all()}
+    _forget(rows.keys() - people.keys())
+    now = timezone.now()
+    wanted = [
+        address
+        for address in people
+        if address not in rows or _is_past(rows[address].next_attempt_at, now)
+    ]
+    if not wanted:
+        return 0
+    situation = news.look()
+    happened = cache(news.happened)
+    sent = 0
+    for address in wanted:
+        digest = rows.get(address) or _begin(address, situation)
+        if digest is not None and _claim(digest):
+            sent += _serve(digest, people[address], situation, happened)
+    return sent
+
+
+def concerns(person: Person, code: str) -> bool:
+    """Whether ``person`` is told of items with this code, by their role."""
+    return person.role is None or WORDINGS[code].permission in ROLES[person.role]
+
+
+def _listed() -> dict[str, Person]:
+    """Who is told, by address; somebody who is listed twice, as the first entry says."""
+    people = {person.address: person for person in reversed(conf.staff)}
+    if any(staff_news.named_receivers(None)):
+        people[RECEIVERS] = Person(RECEIVERS, settings.LANGUAGE_CODE, None)
+    return people
+
+
+def _is_past(moment: datetime | None, now: datetime) -> bool:
+    return moment is None or not is_ahead(moment, now, longest=_LONGEST)
+
+
+def _forget(addresses: Iterable[str]) -> None:
+    """Remove who is not listed any more: if they are again, they begin anew."""
+    # The receivers of the signal may be connected in some processes only.
+    gone = set(addresses) - {RECEIVERS}
+    if gone:
+        StaffDigest.objects.filter(address__in=gone).delete()
+
+
+def _begin(address: str, situation: Situation) -> StaffDigest | None:
+    """The row of somebody new, who is not told of the past; ``None`` if it was made meanwhile."""
+    told = Told(matters={code: list(orders) for code, orders in situation.matters.items()})
+    digest, is_new = StaffDigest.objects.get_or_create(
+        address=address, defaults={"covers_until": situation.at, "told": told.as_dict()}
+    )
+    return digest if is_new else None
+
+
+def _claim(digest: StaffDigest) -> bool:
+    """Claim the row as it was read; False if another process was first."""
+    return _write(digest, next_attempt_at=timezone.now() + LONGEST_HOLD)
+
+
+def _write(digest: StaffDigest, **values: Any) -> bool:
+    """Write to the row, unless another process has claimed it in the meantime."""
+    row = StaffDigest.objects.filter(pk=digest.pk, next_attempt_at=digest.next_attempt_at)
+    if not row.update(**values):
+        return False
+    for name, value in values.items():
+        setattr(digest, name, value)
+    return True
+
+
+def _serve(
+    digest: StaffDigest,
+    person: Person,
+    situation: Situation,
+    happened: Callable[[datetime, datetime], list[Item]],
+) -> bool:
+    """Send what is new to ``person``, whose row is claimed, and record it; whether it was sent."""
+    # Not later than now, where the clock was set back.
+    since = min(digest.covers_until or situation.at, situation.at)
+    until = max(since, situation.at - _LAG)
+    told = Told.of(digest)
+    items = [
+        item
+        for item in _new(told, situation, happened(since, until))
+        if concerns(person, item.code)
+    ]
+    if items and (trouble := _hand_over(person, items)):
+        _note_failure(digest, trouble)
+        return False
+    now = timezone.now()
+    values: dict[str, Any] = {
+        "covers_until": until,
+        "told": _knows(told, situation, items).as_dict(),
+        "next_attempt_at": now + _LOOK_EVERY,
+        "failures": 0,
+        "error": "",
+    }
+    if items:
+        values |= {
+            "sent_at": now,
+            "next_attempt_at": now + timedelta(minutes=conf.digest_minutes),
+        }
+    _write(digest, **values)
+    return bool(items)
+
+
+# What is new.
+
+
+def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Item]:
+    """What somebody does not know yet, the most important first, and last what has ended."""
+    states, at = situation.states, situation.at.timestamp()
+    items = [
+        item
+        for code, item in states.items()
+        if not 0 <= at - told.states.get(code, 0) < _REMINDED_AFTER.total_seconds()
+    ]
+    for code, orders in situation.matters.items():
+        known = set(told.matters.get(code, ()))
+        if unknown := [(key, name) for key, name in orders.items() if key not in known]:
+            items.append(news.matter(code, unknown))
+    items += happened
+    items += [Item(code, has_ended=True) for code in told.states.keys() - states.keys()]
+    order = list(WORDINGS)
+    return sorted(items, key=lambda item: (item.has_ended, order.index(item.code)))
+
+
+def _knows(told: Told, situation: Situation, items: Iterable[Item]) -> Told:
+    """What somebody knows who was told ``items``."""
+    items = list(items)
+    at = situation.at.timestamp()
+    new = {item.code: at for item in items if item.code in situation.states}
+    return Told(
+        # What has ended counts as known, also by who was not told of it.
+        states={code: at for code, at in told.states.items() if code in situation.states} | new,
+        # All that is open: what does not concern somebody now is not told later as new.
+        matters={code: list(orders) for code, orders in situation.matters.items()},
+        last=[(item.code, item.count, item.has_ended) for item in items] or told.last,
+    )
+
+
+# Handing it over.
+
+
+@contained
+def _hand_over(person: Person, items: list[Item]) -> str:
+    """Send ``items`` to ``person``; return what went wrong, by class and place, or "".
+
+    The texts of errors are kept here: they may hold an address or a password of a server.
+    """
+    if person.address == RECEIVERS:
+        _call_receivers(items)
+        return ""
+    try:
+        _send(write(person, items))
+    except Exception as error:  # noqa: BLE001 (backends raise anything)
+        return _describe(error)
+    return ""
+
+
+def _send(mail: EmailMessage) -> None:
+    if not mail.send():
+        raise NotAccepted
+
+
+class NotAccepted(Exception):
+    """The mail backend says that it has not sent the mail, and not why."""
+
+
+def _call_receivers(items: list[Item]) -> None:
+    """Call each receiver once, whatever becomes of the others."""
+    for name, call in staff_news.named_receivers(None):
+        try:
+            call(items=items)
+        except Exception as error:  # noqa: BLE001 (receivers raise anything)
+            logger.error(  # noqa: TRY400 (its text may hold the key of a chat)
+                "Telling staff failed. %s: %s", name, _describe(error)
+            )
+
+
+def _describe(error: Exception) -> str:
+    *_, (frame, line) = walk_tb(error.__traceback__)
+    return f"{type(error).__name__} at {frame.f_code.co_filename}:{line}"
+
+
+def _note_failure(digest: StaffDigest, trouble: str) -> None:
+    logger.error("A digest for staff could not be sent. %s", trouble)
+    failures = digest.failures + 1
+    pause = _PAUSES[min(failures, len(_PAUSES)) - 1]
+    _write(digest, failures=failures, error=trouble, next_attempt_at=timezone.now() + pause)
+
+
+def last_digest(digest: StaffDigest) -> list[Item]:
+    """What the last digest said, as far as this version knows these codes."""
+    return [
+        Item(code, count, has_ended=has_ended)
+        for code, count, has_ended in Told.of(digest).last
+        if code in WORDINGS
+    ]

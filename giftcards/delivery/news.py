@@ -1,0 +1,487 @@
+"""What there is to tell staff: what happened, and what holds at present. No codes, no customers.
+
+Read from the database alone, each part from an index and up to ``MOST`` rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from django.db.models import QuerySet
+from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
+from django.utils.translation import gettext, ngettext_lazy
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.display import moment_text, money_text
+from giftcards.conf import conf as core
+from giftcards.delivery.conf import conf
+from giftcards.delivery.models import Delivery, DeliveryStatus, LinkVisit
+from giftcards.delivery.models.deliveries import OPEN
+from giftcards.funds import OpenMoney, money_in_open_orders
+from giftcards.models import Card, Order, ProviderState
+from giftcards.models.moments import is_recent
+from giftcards.models.traces import REFUSED_REVEAL
+from giftcards.statuses import Status
+
+#: More of one kind are not counted.
+MOST = 1_000
+# How many orders an item names.
+_NAMED = 5
+# For how long nothing may succeed before staff are told. Shorter disturbances end by themselves.
+_PATIENCE = timedelta(minutes=5)
+_FEW_OUTAGES = 3
+# As the index of the open orders is sorted.
+_BY_DUE = ("settled_at", "status", "due_at", "pk")
+
+
+class Severity(StrEnum):
+    #: Something does not work until a person sees to it.
+    URGENT = "urgent"
+    #: A person has something to do.
+    WARNING = "warning"
+    #: Good to know.
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """The texts of a code, and the permission that says whom it concerns.
+
+    ``headline`` is part of a sentence, and counts if it has a ``%(count)s``. ``ended`` says that it
+    does not hold any more; "" for what only happens.
+    """
+
+    severity: Severity
+    #: Of the app ``giftcards``: who has it by their role is told.
+    permission: str
+    headline: Any
+    remedy: Any = ""
+    ended: Any = ""
+
+
+#: By code, the most important first.
+WORDINGS: Mapping[str, Wording] = {
+    "paused": Wording(
+        Severity.URGENT,
+        "check_order",
+        _("requests to the provider are paused"),
+        ended=_("Requests to the provider are not paused any more."),
+    ),
+    "failing": Wording(
+        Severity.URGENT,
+        "check_order",
+        _("requests to the provider fail"),
+        _("They are repeated by themselves. If it lasts, ask the provider's support."),
+        ended=_("The provider answers again."),
+    ),
+    "worker": Wording(
+        Severity.URGENT,
+        "check_order",
+        _("background work has stopped"),
+        _("Orders are not followed. Those who run the site have to start it again."),
+        ended=_("Background work goes on."),
+    ),
+    "waiting": Wording(
+        Severity.URGENT,
+        "check_order",
+        ngettext_lazy(
+            "%(count)s message to a customer could not be sent yet",
+            "%(count)s messages to customers could not be sent yet",
+            "count",
+        ),
+        _("It is tried again by itself. If it lasts, the mail server needs a look."),
+        ended=_("Messages to customers are sent again."),
+    ),
+    "to_do": Wording(
+        Severity.WARNING,
+        "check_order",
+        ngettext_lazy("%(count)s order to do", "%(count)s orders to do", "count"),
+        _("The page of the order says what is wrong and what you can do."),
+    ),
+    "balance": Wording(
+        Severity.WARNING,
+        "view_cost",
+        _("the balance is low"),
+        _("Top up the account at the provider."),
+        ended=_("The balance is not low any more."),
+    ),
+    "unsent": Wording(
+        Severity.WARNING,
+        "check_order",
+        ngettext_lazy(
+            "%(count)s order whose customer could not be told",
+            "%(count)s orders whose customers could not be told",
+            "count",
+        ),
+        _("Send the message again, to another address if need be, or call the customer."),
+    ),
+    "partly": Wording(
+        Severity.WARNING,
+        "view_order",
+        ngettext_lazy(
+            "%(count)s order partly delivered", "%(count)s orders partly delivered", "count"
+        ),
+        _("Order the missing cards again, or pay the customer back for them."),
+    ),
+    "refunded": Wording(
+        Severity.WARNING,
+        "view_order",
+        ngettext_lazy(
+            "%(count)s order not delivered and credited back",
+            "%(count)s orders not delivered and credited back",
+            "count",
+        ),
+        _("Order the cards again, or pay the customer back."),
+    ),
+    "rejected": Wording(
+        Severity.WARNING,
+        "view_order",
+        ngettext_lazy("%(count)s order rejected", "%(count)s orders rejected", "count"),
+        _("Nothing was bought. Order the cards again, or pay the customer back."),
+    ),
+    "unconfirmed": Wording(
+        Severity.WARNING,
+        "check_order",
+        ngettext_lazy("%(count)s unconfirmed order", "%(count)s unconfirmed orders", "count"),
+        _("It is looked for at the provider by itself. Do not buy the cards a second time."),
+    ),
+    "delayed": Wording(
+        Severity.NOTE,
+        "check_order",
+        ngettext_lazy("%(count)s order delayed", "%(count)s orders delayed", "count"),
+        _("The provider is asked again by itself. The customer has to wait."),
+    ),
+    "unreadable": Wording(
+        Severity.WARNING,
+        "reveal_card",
+        ngettext_lazy(
+            "%(count)s order with cards that cannot be opened",
+            "%(count)s orders with cards that cannot be opened",
+            "count",
+        ),
+        _(
+            "The customer has seen that, and not the code. Those who run the site find the reason"
+            " in its log."
+        ),
+    ),
+    "locked": Wording(
+        Severity.WARNING,
+        "reveal_card",
+        ngettext_lazy(
+            "%(count)s link locked after wrong PINs",
+            "%(count)s links locked after wrong PINs",
+            "count",
+        ),
+        _("Ask the customer whether it was them, and send a new link."),
+    ),
+    "reveals": Wording(
+        Severity.WARNING,
+        "view_cardreveal",
+        ngettext_lazy(
+            "%(count)s attempt to reveal more codes than allowed",
+            "%(count)s attempts to reveal more codes than allowed",
+            "count",
+        ),
+        _(
+            "It was refused. If this is not the person's usual work, ask them: somebody else may"
+            " use their account."
+        ),
+    ),
+}
+_CODE_OF_STATUS = {
+    Status.PARTIALLY_FILLED: "partly",
+    Status.REFUNDED: "refunded",
+    Status.REJECTED: "rejected",
+}
+
+
+class Mention(NamedTuple):
+    """An order, by name, and its page in the admin: "" if there is none."""
+
+    reference: str
+    url: str
+
+
+def _nothing() -> str:
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to tell. Its texts are in the language that is active when they are read."""
+
+    #: A key of :data:`WORDINGS`.
+    code: str
+    count: int = 1
+    #: Whether there are more than ``count``.
+    has_more: bool = False
+    #: Whether it is told that this does not hold any more.
+    has_ended: bool = False
+    #: The first of the orders that it is about.
+    orders: tuple[Mention, ...] = ()
+    #: Where the admin shows it; "" if it does not.
+    url: str = ""
+    #: What else there is to say, as a sentence of plain text.
+    explain: Callable[[], str] = field(default=_nothing, repr=False, compare=False)
+
+    @property
+    def severity(self) -> Severity:
+        return Severity.NOTE if self.has_ended else self._wording.severity
+
+    @property
+    def headline(self) -> str:
+        """It in a few words, without a full stop: 2 orders to do."""
+        if self.has_ended:
+            return str(self._wording.ended)
+        text = str(self._wording.headline % {"count": self.count})
+        return gettext("%(what)s or more") % {"what": text} if self.has_more else text
+
+    @property
+    def detail(self) -> str:
+        return "" if self.has_ended else self.explain()
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it, in a sentence."""
+        return "" if self.has_ended else str(self._wording.remedy)
+
+    @property
+    def text(self) -> str:
+        """All of it, as one line of plain text."""
+        names = ", ".join(order.reference for order in self.orders)
+        title = f"{self.headline}: {names}" if names else self.headline
+        return " ".join(filter(None, (_as_sentence(title), self.detail, self.remedy)))
+
+    @property
+    def unnamed(self) -> int:
+        """How many orders it is about beside those that it names."""
+        return self.count - len(self.orders) if self.orders else 0
+
+    @property
+    def _wording(self) -> Wording:
+        return WORDINGS[self.code]
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """How things stand at a moment."""
+
+    at: datetime
+    #: What holds, by code: what is told when it begins, while it lasts, and when it has ended.
+    states: Mapping[str, Item]
+    #: The open matters by code: the orders that it is about by their primary keys.
+    matters: Mapping[str, Mapping[int, str]]
+
+
+def look() -> Situation:
+    """How things stand now."""
+    now = timezone.now()
+    states = {item.code: item for item in _states(now)}
+    opened = Order.objects.open()
+    matters = {
+        "to_do": _named(Order.objects.all().needing_attention()),
+        "unconfirmed": _named(opened.filter(status=Status.UNCONFIRMED).order_by(*_BY_DUE)),
+        "delayed": _named(opened.filter(status=Status.DELAYED).order_by(*_BY_DUE)),
+    }
+    return Situation(now, states, matters)
+
+
+def _named(orders: QuerySet[Order]) -> dict[int, str]:
+    return dict(orders.values_list("pk", "reference")[: MOST + 1])
+
+
+def matter(code: str, orders: Iterable[tuple[int, str]]) -> Item:
+    """An item about these orders, each a primary key and a reference."""
+    return _about_orders(code, orders, url=_list_of(code))
+
+
+# What holds.
+
+
+def _states(now: datetime) -> Iterator[Item]:
+    state = ProviderState.objects.current()
+    provider = _address("giftcards_providerstate_changelist")
+    if state.paused_because == ProviderState.Pause.ACCESS:
+        yield Item("paused", url=provider, explain=state.why_paused)
+    elif _is_failing(state, now):
+        yield Item("failing", url=provider, explain=state.why_paused)
+    if state.worker_problem(now):
+        yield Item("worker", url=provider, explain=lambda: state.worker_problem(now))
+    yield from _balance(state, url=provider)
+    yield from _waiting(now)
+
+
+def _is_failing(state: ProviderState, now: datetime) -> bool:
+    succeeded_at = state.succeeded_at
+    if succeeded_at is not None and is_recent(succeeded_at, now, within=_PATIENCE):
+        return False
+    return state.outages >= _FEW_OUTAGES or state.paused_because == ProviderState.Pause.RATE
+
+
+def _balance(state: ProviderState, *, url: str) -> Iterator[Item]:
+    if state.balance is None:
+        return
+    in_orders = money_in_open_orders()
+    if state.is_balance_low or in_orders.exceeds(state.balance):
+        yield Item("balance", url=url, explain=lambda: _in_figures(state, in_orders))
+
+
+def _in_figures(state: ProviderState, in_orders: OpenMoney) -> str:
+    text = gettext("The balance is %(balance)s; open orders cost %(amount)s.")
+    texts = [text % {"balance": money_text(state.balance), "amount": money_text(in_orders.total)}]
+    if state.is_balance_low:
+        limit = gettext("It is below %(limit)s.")
+        texts.append(limit % {"limit": money_text(core.low_balance)})
+    if in_orders.exceeds(state.balance):
+        texts.append(gettext("It does not cover the orders that are still to be sent."))
+    return " ".join(texts)
+
+
+def _waiting(now: datetime) -> Iterator[Item]:
+    """Messages to customers that should have been sent some minutes ago."""
+    found = Delivery.objects.filter(status__in=OPEN).order_by()
+    times = list(found.values_list("created_at", flat=True)[: MOST + 1])
+    late = [at for at in times if at <= now - _PATIENCE]
+    if late:
+        since = min(late)
+        yield Item(
+            "waiting",
+            count=min(len(late), MOST),
+            has_more=len(late) > MOST,
+            url=_address("giftcards_delivery_delivery_changelist"),
+            explain=lambda: (
+                gettext("The first has been waiting since %(moment)s.")
+                % {"moment": moment_text(since)}
+            ),
+        )
+
+
+# What happened.
+
+
+def happened(since: datetime, until: datetime) -> list[Item]:
+    """What happened after ``since``, and at ``until`` or before."""
+    return [
+        *_settled(since, until),
+        *_unsent(since, until),
+        *_visits(since, until),
+        *_reveals(since, until),
+    ]
+
+
+def _settled(since: datetime, until: datetime) -> Iterator[Item]:
+    """Orders that became final, and not all that was ordered came."""
+    settled = Order.objects.filter(settled_at__gt=since, settled_at__lte=until)
+    # Excluded, and not one query for each status, so that the index by time is used. No order has
+    # settled that was not to be paid back but these.
+    unfilled = settled.exclude(status=Status.FULFILLED).order_by("settled_at")
+    rows = list(unfilled.values_list("status", "pk", "reference")[: MOST + 1])
+    for status, code in _CODE_OF_STATUS.items():
+        yield from _some(
+            code,
+            [(key, name) for found, key, name in rows if found == status],
+            has_more=len(rows) > MOST,
+        )
+
+
+def _unsent(since: datetime, until: datetime) -> Iterator[Item]:
+    failed = Delivery.objects.filter(failed_at__gt=since, failed_at__lte=until)
+    rows = failed.order_by("failed_at").values_list("order_id", "order__reference")
+    found = list(rows[: MOST + 1])
+    yield from _some("unsent", dict(found).items(), has_more=len(found) > MOST)
+
+
+def _visits(since: datetime, until: datetime) -> Iterator[Item]:
+    visits = LinkVisit.objects.filter(at__gt=since, at__lte=until).order_by("what", "at")
+    kinds = {
+        "locked": visits.filter(what=LinkVisit.What.LOCKED),
+        "unreadable": visits.filter(what=LinkVisit.What.REVEALED, unreadable__gt=0),
+    }
+    for code, rows in kinds.items():
+        found = list(rows.values_list("link__order_id", "link__order__reference")[: MOST + 1])
+        yield from _some(code, dict(found).items(), has_more=len(found) > MOST)
+
+
+def _reveals(since: datetime, until: datetime) -> Iterator[Item]:
+    """The traces of refusals; there is one an hour and person, and nothing else about cards."""
+    from django.contrib.admin.models import LogEntry
+    from django.contrib.contenttypes.models import ContentType
+
+    about = {
+        "content_type": ContentType.objects.get_for_model(Card),
+        "object_repr": REFUSED_REVEAL,
+    }
+    refused = LogEntry.objects.filter(**about, action_time__gt=since, action_time__lte=until)
+    count = refused.order_by().count()
+    if count:
+        yield Item("reveals", count, url=_address("giftcards_cardreveal_changelist"))
+
+
+def _some(
+    code: str, orders: Iterable[tuple[int, str]], *, has_more: bool = False
+) -> Iterator[Item]:
+    item = _about_orders(code, orders, url=_list_of(code), has_more=has_more)
+    if item.count:
+        yield item
+
+
+def _about_orders(
+    code: str, orders: Iterable[tuple[int, str]], *, url: str, has_more: bool = False
+) -> Item:
+    rows = list(orders)
+    return Item(
+        code,
+        min(len(rows), MOST),
+        has_more or len(rows) > MOST,
+        orders=tuple(
+            Mention(name, _address("giftcards_order_change", key)) for key, name in rows[:_NAMED]
+        ),
+        url=url,
+    )
+
+
+# Where the admin shows it.
+
+# By code: the page, and what it is asked for.
+_LISTS: Mapping[str, tuple[str, str]] = {
+    "to_do": ("giftcards_order_changelist", "?attention=needed"),
+    **{
+        code: ("giftcards_order_changelist", f"?status__exact={status}")
+        for status, code in (
+            *_CODE_OF_STATUS.items(),
+            (Status.UNCONFIRMED, "unconfirmed"),
+            (Status.DELAYED, "delayed"),
+        )
+    },
+    "unsent": (
+        "giftcards_delivery_delivery_changelist",
+        f"?status__exact={DeliveryStatus.FAILED}",
+    ),
+}
+
+
+def _list_of(code: str) -> str:
+    page, query = _LISTS.get(code, ("", ""))
+    address = _address(page) if page else ""
+    return address and address + query
+
+
+def _address(page: str, *args: object) -> str:
+    """The address of a page of the admin; "" if the admin, or this page of it, is not there."""
+    if not conf.base_url:
+        return ""
+    try:
+        return conf.base_url + reverse(f"admin:{page}", args=args)
+    except NoReverseMatch:
+        return ""
+
+
+def _as_sentence(text: str) -> str:
+    """The text with a capital, and a full stop if it has none."""
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."

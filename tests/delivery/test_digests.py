@@ -1,0 +1,650 @@
+"""What staff are told by digest: who, when, what, and what becomes of a digest that fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import django
+import pytest
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.auth import get_user_model
+from django.contrib.contenttypes.models import ContentType
+from django.core import mail
+from django.core.mail import EmailMultiAlternatives
+from django.core.mail.backends.base import BaseEmailBackend
+from django.db.models import F
+from django.utils import timezone
+
+from giftcards.delivery import digests, receivers
+from giftcards.delivery.conf import conf
+from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, LinkVisit, StaffDigest
+from giftcards.delivery.news import WORDINGS, Severity
+from giftcards.delivery.queueing import QUEUED
+from giftcards.delivery.signals import staff_news
+from giftcards.models import ApiKey, Card, Lease, Order, ProviderState
+from giftcards.models.traces import REFUSED_REVEAL
+from giftcards.problems import Problem
+from giftcards.roles import ROLES
+from giftcards.statuses import Status
+from tests.builders import make_guide_order, make_order
+
+pytestmark = pytest.mark.django_db
+
+BOSS = "boss@shop.example"
+SUPPORT = {"address": "support@shop.example", "role": "Gift card support"}
+BOOKS = {"address": "books@shop.example", "role": "Gift card accountant"}
+TROUBLE = Problem("late", {})
+ADMIN = "https://shop.example/admin/giftcards"
+
+
+class Broken(BaseEmailBackend):
+    """A mail server that refuses everything, with words that hold what it was sent."""
+
+    def send_messages(self, email_messages: Any) -> int:
+        raise ConnectionRefusedError(f"CANARY-WORDS {email_messages[0].body}")
+
+
+class Silent(BaseEmailBackend):
+    """It does not send, and says no more than that."""
+
+    def send_messages(self, email_messages: Any) -> int:
+        return 0
+
+
+@pytest.fixture
+def listed(settings: Any) -> Callable[..., None]:
+    """Have these people get digests; they are known, and told of nothing of the past."""
+
+    def listed(*people: Any, **others: Any) -> None:
+        configured = {"STAFF_EMAILS": list(people), **others}
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, **configured}
+        digests.send_due()
+        mail.outbox.clear()
+        let_pass(minutes=60)
+
+    return listed
+
+
+@pytest.fixture(autouse=True)
+def _worker() -> None:
+    ProviderState.objects.current()
+    note_tick()
+
+
+def send_with(settings: Any, backend: str) -> None:
+    if django.VERSION < (6, 1):
+        settings.EMAIL_BACKEND = backend
+    else:
+        settings.MAILERS = {"default": {"BACKEND": backend}}
+
+
+def note_tick() -> None:
+    now = timezone.now()
+    ProviderState.objects.update(ticked_at=now, swept_at=now, succeeded_at=now)
+
+
+def let_pass(**span: float) -> None:
+    """Move what has been recorded into the past."""
+    for model, name in ((Order, "settled_at"), (Delivery, "failed_at"), (LinkVisit, "at")):
+        rows = model.objects.filter(**{f"{name}__isnull": False})  # type: ignore[attr-defined]
+        rows.update(**{name: F(name) - timedelta(**span)})
+    for digest in StaffDigest.objects.all():
+        for name in ("sent_at", "covers_until", "next_attempt_at"):
+            if (at := getattr(digest, name)) is not None:
+                setattr(digest, name, at - timedelta(**span))
+        states = digest.told.get("states", {})
+        for code in states:
+            states[code] -= timedelta(**span).total_seconds()
+        digest.save()
+
+
+def ago(**span: float) -> Any:
+    return timezone.now() - timedelta(**span)
+
+
+def settled(status: Status, reference: str, **values: Any) -> Order:
+    return make_guide_order(status, reference=reference, settled_at=ago(minutes=2), **values)
+
+
+def sent() -> list[EmailMultiAlternatives]:
+    """The digests that one look sends."""
+    mail.outbox.clear()
+    count = digests.send_due()
+    assert count == len(mail.outbox)
+    return list(mail.outbox)  # type: ignore[arg-type]
+
+
+def html_of(digest: EmailMultiAlternatives) -> str:
+    [(html, kind)] = digest.alternatives
+    assert kind == "text/html"
+    return str(html)
+
+
+def test_a_digest_names_each_kind_of_order_with_a_count_and_a_link(
+    listed: Callable[..., None],
+) -> None:
+    listed(BOSS)
+    settled(Status.PARTIALLY_FILLED, "web-1")
+    settled(Status.PARTIALLY_FILLED, "web-2")
+    settled(Status.REFUNDED, "web-3")
+    settled(Status.REJECTED, "web-4")
+    settled(Status.FULFILLED, "web-5")
+    make_guide_order(Status.HANDLING, reference="web-6", problems=[TROUBLE])
+    make_guide_order(Status.DELAYED, reference="web-7")
+    make_order(Status.UNCONFIRMED, reference="web-8")
+    [digest] = sent()
+    assert digest.to == [BOSS]
+    assert digest.from_email == "Shop <shop@shop.example>"
+    assert digest.subject == "The Shop: 1 order to do, 2 orders partly delivered and more"
+    for text in (digest.body, html_of(digest)):
+        for headline in (
+            "2 orders partly delivered",
+            "1 order not delivered and credited back",
+            "1 order rejected",
+            "1 order delayed",
+            "1 unconfirmed order",
+        ):
+            assert headline in text
+        assert "web-5" not in text
+        for reference in ("web-1", "web-2", "web-3", "web-4", "web-6", "web-7", "web-8"):
+            key = Order.objects.get(reference=reference).pk
+            assert reference in text
+            assert f"{ADMIN}/order/{key}/change/" in text
+        assert f"{ADMIN}/order/?attention=needed" in text
+        assert f"{ADMIN}/order/?status__exact=PARTIALLY_FILLED" in text
+
+
+def test_no_code_address_or_name_of_a_customer_is_in_a_digest(
+    listed: Callable[..., None],
+) -> None:
+    listed(BOSS)
+    order = settled(
+        Status.PARTIALLY_FILLED,
+        "web-1",
+        customer_email="lina@example.com",
+        customer_name="Lina Haddad",
+        customer_phone="+213555",
+    )
+    Card.objects.create(order=order, position=1, sealed="CANARY-SEALED", value_fingerprint="-")
+    unsent(order, address="lina@example.com")
+    [digest] = sent()
+    for text in (digest.subject, digest.body, html_of(digest), str(StaffDigest.objects.get().told)):
+        assert not any(
+            word in text for word in ("lina@example.com", "Lina Haddad", "+213555", "CANARY")
+        )
+
+
+def test_nothing_is_told_of_the_time_before_a_person_was_listed(settings: Any) -> None:
+    settled(Status.REFUNDED, "web-1")
+    make_guide_order(Status.DELAYED, reference="web-2")
+    make_guide_order(Status.HANDLING, problems=[TROUBLE])
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF_EMAILS": [BOSS]}
+    assert sent() == []
+    let_pass(minutes=1)
+    assert sent() == []
+
+
+def test_somebody_who_is_listed_again_is_not_told_of_the_time_between(
+    listed: Callable[..., None],
+) -> None:
+    listed(BOSS, SUPPORT)
+    listed(SUPPORT)
+    assert [row.address for row in StaffDigest.objects.all()] == [SUPPORT["address"]]
+    settled(Status.REFUNDED, "web-1")
+    listed(BOSS, SUPPORT)
+    assert [digest.to for digest in sent()] == []
+
+
+def test_the_same_is_told_once_and_only_if_there_is_something_new(
+    listed: Callable[..., None],
+) -> None:
+    listed(BOSS)
+    settled(Status.REFUNDED, "web-1")
+    make_guide_order(Status.HANDLING, reference="web-2", problems=[TROUBLE])
+    assert len(sent()) == 1
+    let_pass(minutes=31)
+    assert sent() == []
+    make_guide_order(Status.HANDLING, reference="web-3", problems=[TROUBLE])
+    let_pass(minutes=31)
+    [digest] = sent()
+    assert digest.subject == "The Shop: 1 order to do"
+    assert "web-3" in digest.body
+    assert "web-2" not in digest.body
+
+
+def test_between_two_digests_pass_the_minutes_of_the_settings(
+    listed: Callable[..., None],
+) -> None:
+    listed(BOSS, DIGEST_MINUTES=10)
+    settled(Status.REFUNDED, "web-1")
+    assert len(sent()) == 1
+    let_pass(minutes=9)
+    settled(Status.REJECTED, "web-2")
+    assert sent() == []
+    assert not digests.is_due()
+    let_pass(minutes=1)
+    assert digests.is_due()
+    [digest] = sent()
+    assert digest.subject == "The Shop: 1 order rejected"
+
+
+def test_what_happened_a_moment_ago_waits_for_transactions_that_began_before(
+    listed: Callable[..., None],
+) -> None:
+    listed(BOSS)
+    order = make_guide_order(Status.REFUNDED, reference="web-1")
+    assert sent() == []
+    let_pass(minutes=1)
+    [digest] = sent()
+    assert order.reference in digest.body
+
+
+def test_an_open_matter_that_ends_before_the_digest_is_not_told(
+    listed: Callable[..., None],
+) -> None:
+    listed(BOSS)
+    order = make_guide_order(Status.DELAYED, reference="web-1")
+    Order.objects.filter(pk=order.pk).delete()
+    assert sent() == []
+
+
+def test_more_than_a_few_orders_are_counted_and_the_first_ones_named(
+    listed: Callable[..., None],
+) -> None:
+    listed(BOSS)
+    for number in range(8):
+        settled(Status.REJECTED, f"web-{number}")
+    [digest] = sent()
+    assert digest.subject == "The Shop: 8 orders rejected"
+    assert digest.body.count("/change/") == 5
+    assert "and 3 others" in digest.body
+    assert "and 3 others" in html_of(digest)
+
+
+def test_beyond_a_thousand_is_said_without_counting_on(
+    listed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("giftcards.delivery.news.MOST", 2)
+    listed(BOSS)
+    for number in range(4):
+        make_guide_order(Status.HANDLING, reference=f"web-{number}", problems=[TROUBLE])
+    [digest] = sent()
+    assert digest.subject == "The Shop: 2 orders to do or more"
+
+
+class TestStates:
+    def test_a_refused_key_is_told_at_once_then_daily_and_its_end_once(
+        self, listed: Callable[..., None]
+    ) -> None:
+        listed(BOSS)
+        from giftcards.crypto import configured_key
+
+        key = configured_key()
+        assert key
+        ApiKey.objects.refuse(key, detail="HTTP 401.")
+        [digest] = sent()
+        assert digest.subject == "The Shop: requests to the provider are paused"
+        assert "giftcards_poll --resume" in digest.body
+        let_pass(hours=23)
+        note_tick()
+        assert sent() == []
+        let_pass(hours=2)
+        assert len(sent()) == 1
+        ApiKey.objects.resume()
+        let_pass(minutes=31)
+        [digest] = sent()
+        assert digest.subject == "The Shop: Requests to the provider are not paused any more"
+        assert "Over again" in digest.body
+        let_pass(minutes=31)
+        assert sent() == []
+        ApiKey.objects.refuse(key, detail="HTTP 401.")
+        assert len(sent()) == 0
+        let_pass(minutes=1)
+        assert len(sent()) == 1
+
+    def test_an_outage_is_told_once_nothing_has_succeeded_for_minutes(
+        self, listed: Callable[..., None]
+    ) -> None:
+        listed(BOSS)
+        ProviderState.objects.update(outages=9)
+        assert sent() == []
+        ProviderState.objects.update(succeeded_at=ago(minutes=6))
+        let_pass(minutes=1)
+        [digest] = sent()
+        assert digest.subject == "The Shop: requests to the provider fail"
+
+    def test_stopped_background_work_is_told_by_whoever_sends_messages(
+        self, listed: Callable[..., None]
+    ) -> None:
+        listed(BOSS)
+        ProviderState.objects.update(ticked_at=ago(minutes=9), swept_at=ago(minutes=9))
+        [digest] = sent()
+        assert digest.subject == "The Shop: background work has stopped"
+        assert "no sign of it for more than 3 minutes" in digest.body
+
+    def test_a_low_balance_is_told_in_figures_to_those_who_may_see_costs(
+        self, listed: Callable[..., None], settings: Any
+    ) -> None:
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "LOW_BALANCE": 5_000}
+        listed(BOOKS, SUPPORT)
+        ProviderState.objects.update(balance=Decimal("1234.50"))
+        make_guide_order(Status.HANDLING)
+        [digest] = sent()
+        assert digest.to == [BOOKS["address"]]
+        plain = digest.body.translate(dict.fromkeys((0x2066, 0x2067, 0x2068, 0x2069)))
+        assert "1,234.50\u00a0DA" in plain
+        assert "open orders cost 2,450\u00a0DA" in plain
+        assert "below 5,000\u00a0DA" in plain
+
+    def test_messages_that_wait_are_told_with_their_number_and_since_when(
+        self, listed: Callable[..., None]
+    ) -> None:
+        listed(BOSS)
+        order = make_guide_order(Status.FULFILLED, reference="web-1")
+        message(order, status=DeliveryStatus.RETRYING, created_at=ago(minutes=4))
+        assert sent() == []
+        Delivery.objects.update(created_at=ago(minutes=40))
+        let_pass(minutes=1)
+        [digest] = sent()
+        assert digest.subject == "The Shop: 1 message to a customer could not be sent yet"
+        assert "The first has been waiting since" in digest.body
+        Delivery.objects.update(status=DeliveryStatus.SENT, next_attempt_at=None)
+        let_pass(minutes=31)
+        [digest] = sent()
+        assert "Messages to customers are sent again." in digest.body
+
+
+class TestHappenings:
+    def test_messages_that_failed_are_told_by_the_orders_however_they_were_marked(
+        self, listed: Callable[..., None]
+    ) -> None:
+        listed(BOSS)
+        order = make_guide_order(Status.FULFILLED, reference="web-1")
+        unsent(order, key="1")
+        unsent(order, key="2")
+        bounced = message(make_guide_order(Status.FULFILLED, reference="web-2"), key="3")
+        Delivery.objects.filter(pk=bounced.pk).update(status=DeliveryStatus.FAILED)
+        Delivery.objects.filter(pk=bounced.pk).update(failed_at=ago(minutes=1))
+        [digest] = sent()
+        assert digest.subject == "The Shop: 2 orders whose customers could not be told"
+        assert "web-1" in digest.body
+        assert "web-2" in digest.body
+
+    def test_what_went_wrong_on_the_customers_page_is_told_to_who_may_help(
+        self, listed: Callable[..., None]
+    ) -> None:
+        listed(SUPPORT, BOOKS)
+        order = make_guide_order(Status.FULFILLED, reference="web-1")
+        link = CardLink.objects.create(order=order, origin=CardLink.Origin.MESSAGE)
+        visit = {"link": link, "at": ago(minutes=1)}
+        LinkVisit.objects.create(**visit, what="locked")
+        LinkVisit.objects.create(**visit, what="revealed", unreadable=2)
+        LinkVisit.objects.create(**visit, what="revealed", unreadable=2)
+        LinkVisit.objects.create(**visit, what="revealed")
+        LinkVisit.objects.create(**visit, what="opened")
+        [digest] = sent()
+        assert digest.to == [SUPPORT["address"]]
+        assert "1 link locked after wrong PINs" in digest.body.lower().replace("pins", "PINs")
+        assert "1 order with cards that cannot be opened" in digest.body
+
+    def test_reveals_over_the_limit_are_told_to_managers_only(
+        self, listed: Callable[..., None]
+    ) -> None:
+        manager = {"address": BOSS, "role": "Gift card manager"}
+        listed(manager, SUPPORT, BOOKS)
+        entry = LogEntry.objects.create(
+            user=get_user_model().objects.create(username="nosy"),
+            content_type=ContentType.objects.get_for_model(Card),
+            object_repr=REFUSED_REVEAL,
+            action_flag=CHANGE,
+        )
+        LogEntry.objects.filter(pk=entry.pk).update(action_time=ago(minutes=1))
+        [digest] = sent()
+        assert digest.to == [BOSS]
+        assert digest.subject == "The Shop: 1 attempt to reveal more codes than allowed"
+        assert f"{ADMIN}/cardreveal/" in digest.body
+
+
+def message(order: Order, **values: Any) -> Delivery:
+    values = {"kind": "delivered", "address": "lina@example.com", "language": "en"} | values
+    values.setdefault("key", f"key {order.pk}")
+    return Delivery.objects.create(order=order, **values)
+
+
+def unsent(order: Order, **values: Any) -> Delivery:
+    failed = {"status": DeliveryStatus.FAILED, "failed_at": ago(minutes=1)}
+    return message(order, **failed, next_attempt_at=None, **values)
+
+
+@pytest.mark.parametrize(
+    ("language", "subject", "direction"),
+    [("en", "orders rejected", "ltr"), ("ar", "", "rtl"), ("fr", "", "ltr")],
+)
+def test_each_person_is_told_in_their_language_and_its_direction(
+    listed: Callable[..., None], language: str, subject: str, direction: str
+) -> None:
+    listed({"address": BOSS, "language": language})
+    settled(Status.REJECTED, "web-1")
+    settled(Status.REJECTED, "web-2")
+    [digest] = sent()
+    assert subject in digest.subject
+    assert f'<html lang="{language}" dir="{direction}">' in html_of(digest)
+
+
+def test_every_item_concerns_a_role_and_every_role_is_told_of_something() -> None:
+    granted = set().union(*ROLES.values())
+    assert {wording.permission for wording in WORDINGS.values()} <= granted
+    from giftcards.delivery.conf import Person
+
+    for role in ROLES:
+        person = Person("x@shop.example", "en", role)
+        concerned = [code for code in WORDINGS if digests.concerns(person, code)]
+        assert concerned
+        assert ("balance" in concerned) == ("view_cost" in ROLES[role])
+    everything = Person("x@shop.example", "en", None)
+    assert all(digests.concerns(everything, code) for code in WORDINGS)
+
+
+def test_hostile_references_and_shop_names_stay_text(
+    listed: Callable[..., None], settings: Any
+) -> None:
+    listed(BOSS, SHOP_NAME="<b>Shop</b> & Co")
+    settled(Status.REJECTED, "<script>alert(1)</script>")
+    [digest] = sent()
+    assert digest.subject == "<b>Shop</b> & Co: 1 order rejected"
+    assert "<script>alert(1)</script>" in digest.body
+    assert "<script>" not in html_of(digest)
+    assert "<b>" not in html_of(digest)
+    assert digest.message()["Auto-Submitted"] == "auto-generated"
+
+
+def test_without_the_address_of_the_shop_there_are_no_links(
+    listed: Callable[..., None], settings: Any
+) -> None:
+    listed(BOSS)
+    settings.GIFTCARDS_DELIVERY = {"STAFF_EMAILS": [BOSS]}
+    settled(Status.REJECTED, "web-1")
+    [digest] = sent()
+    assert "web-1" in digest.body
+    assert "http" not in digest.body
+    assert "href" not in html_of(digest)
+
+
+class TestFailures:
+    @pytest.fixture(autouse=True)
+    def _news(self, listed: Callable[..., None]) -> None:
+        listed(BOSS, SUPPORT)
+        settled(Status.REJECTED, "web-1")
+
+    @pytest.mark.parametrize(
+        ("backend", "name"), [("Broken", "ConnectionRefusedError"), ("Silent", "NotAccepted")]
+    )
+    def test_a_digest_that_cannot_be_sent_is_noted_without_words_and_tried_again(
+        self, settings: Any, caplog: pytest.LogCaptureFixture, backend: str, name: str
+    ) -> None:
+        send_with(settings, f"{__name__}.{backend}")
+        with caplog.at_level(logging.INFO):
+            assert digests.send_due() == 0
+        digest = StaffDigest.objects.get(address=BOSS)
+        assert (digest.failures, digest.is_failing) == (1, True)
+        assert digest.error.startswith(f"{name} at ")
+        assert "CANARY-WORDS" not in caplog.text + digest.error
+        assert "web-1" not in caplog.text + digest.error
+        waits = []
+        for _attempt in range(6):
+            waits.append((digest.next_attempt_at - timezone.now()).total_seconds())
+            StaffDigest.objects.update(next_attempt_at=ago(seconds=1))
+            digests.send_due()
+            digest.refresh_from_db()
+        expected = [10, 60, 300, 1800, 3600, 3600]
+        assert all(abs(wait - due) < 5 for wait, due in zip(waits, expected, strict=True))
+        send_with(settings, "django.core.mail.backends.locmem.EmailBackend")
+        StaffDigest.objects.update(next_attempt_at=ago(seconds=1))
+        assert len(sent()) == 2
+        digest.refresh_from_db()
+        assert (digest.failures, digest.error) == (0, "")
+        assert digest.sent_at is not None
+
+    def test_a_template_that_is_broken_fails_one_digest_and_not_the_process(
+        self, settings: Any, tmp_path: Any
+    ) -> None:
+        folder = tmp_path / "giftcards_delivery" / "digest"
+        folder.mkdir(parents=True)
+        (folder / "mail.txt").write_text("{% nonsense %}")
+        [templates] = settings.TEMPLATES
+        settings.TEMPLATES = [{**templates, "DIRS": [tmp_path]}]
+        assert sent() == []
+        assert StaffDigest.objects.get(address=BOSS).error.startswith("TemplateSyntaxError at ")
+
+    def test_a_shop_replaces_a_template(self, settings: Any, tmp_path: Any) -> None:
+        folder = tmp_path / "giftcards_delivery" / "digest"
+        folder.mkdir(parents=True)
+        (folder / "subject.txt").write_text("[{{ items|length }}]\n{{ title }}\n")
+        [templates] = settings.TEMPLATES
+        settings.TEMPLATES = [{**templates, "DIRS": [tmp_path]}]
+        assert sent()[0].subject == "[1] 1 order rejected"
+
+
+def test_a_row_that_another_process_has_claimed_is_left_to_it(
+    listed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both read the row before either claims it."""
+    listed(BOSS)
+    settled(Status.REJECTED, "web-1")
+    look = digests.news.look
+    inner: list[int] = []
+
+    def look_while_another_is_faster() -> Any:
+        monkeypatch.setattr(digests.news, "look", look)
+        inner.append(digests.send_due())
+        return look()
+
+    monkeypatch.setattr(digests.news, "look", look_while_another_is_faster)
+    assert digests.send_due() == 0
+    assert inner == [1]
+    assert len(mail.outbox) == 1
+
+
+def test_a_claim_of_a_process_that_died_ends(listed: Callable[..., None]) -> None:
+    listed(BOSS)
+    settled(Status.REJECTED, "web-1")
+    StaffDigest.objects.update(next_attempt_at=timezone.now() + timedelta(minutes=2))
+    assert sent() == []
+    let_pass(minutes=2)
+    assert len(sent()) == 1
+
+
+def test_a_clock_that_was_set_back_silences_nobody(listed: Callable[..., None]) -> None:
+    listed(BOSS)
+    ahead = timezone.now() + timedelta(days=400)
+    StaffDigest.objects.update(next_attempt_at=ahead, covers_until=ahead, sent_at=ahead)
+    assert digests.is_due()
+    assert sent() == []  # until when they were told is not known any more
+    let_pass(minutes=5)
+    settled(Status.REJECTED, "web-1")
+    assert len(sent()) == 1
+
+
+class TestTick:
+    def test_the_tick_wakes_the_worker_when_somebody_may_have_to_be_told(
+        self,
+        listed: Callable[..., None],
+        django_capture_on_commit_callbacks: Any,
+    ) -> None:
+        listed(BOSS)
+        StaffDigest.objects.update(next_attempt_at=timezone.now() + timedelta(minutes=5))
+        with django_capture_on_commit_callbacks(execute=True):
+            receivers.on_tick()
+        assert not Lease.objects.is_held(QUEUED)
+        StaffDigest.objects.update(next_attempt_at=ago(seconds=1))
+        with django_capture_on_commit_callbacks(execute=True):
+            receivers.on_tick()
+        assert Lease.objects.is_held(QUEUED)
+
+    def test_nobody_listed_takes_no_query(self, django_assert_num_queries: Any) -> None:
+        with django_assert_num_queries(0):
+            assert not digests.is_due()
+            assert digests.send_due() == 0
+
+
+class TestSignal:
+    @pytest.fixture
+    def heard(self) -> Iterator[list[Any]]:
+        heard: list[Any] = []
+
+        def receive(*, items: Any, **_: Any) -> None:
+            heard.append([(item.code, item.count, item.severity, item.text) for item in items])
+
+        staff_news.connect(receive)
+        yield heard
+        staff_news.disconnect(receive)
+
+    def test_receivers_are_told_once_in_a_period_without_anybody_listed(
+        self, heard: list[Any]
+    ) -> None:
+        assert conf.staff == []
+        digests.send_due()
+        let_pass(minutes=60)
+        order = settled(Status.REJECTED, "web-1")
+        assert digests.send_due() == 1
+        assert heard == [
+            [
+                (
+                    "rejected",
+                    1,
+                    Severity.WARNING,
+                    "1 order rejected: web-1. Nothing was bought. Order the cards again, or pay"
+                    " the customer back.",
+                )
+            ]
+        ]
+        let_pass(minutes=29)
+        settled(Status.REJECTED, "web-2")
+        assert digests.send_due() == 0
+        let_pass(minutes=2)
+        assert digests.send_due() == 1
+        assert order.reference not in heard[1][0][3]
+        assert mail.outbox == []
+
+    def test_an_error_of_a_receiver_is_logged_without_words_and_hinders_nobody(
+        self, heard: list[Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail(**_: Any) -> None:
+            raise RuntimeError("https://chat.example/CANARY-TOKEN")
+
+        staff_news.connect(fail, dispatch_uid="chat")
+        try:
+            digests.send_due()
+            let_pass(minutes=60)
+            settled(Status.REJECTED, "web-1")
+            with caplog.at_level(logging.INFO):
+                assert digests.send_due() == 1
+        finally:
+            staff_news.disconnect(dispatch_uid="chat")
+        assert len(heard) == 1
+        assert "chat: RuntimeError at " in caplog.text
+        assert "CANARY-TOKEN" not in caplog.text
