@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from django.db import connection
+from django.db.models import Model
 
 from giftcards.models import (
     Card,
@@ -39,15 +40,19 @@ class Statement(NamedTuple):
 
 
 @contextmanager
-def explained() -> Iterator[list[Statement]]:
-    """Collect what is sent to the tables that grow: each read and each update, with its plan."""
+def explained(*others: type[Model]) -> Iterator[list[Statement]]:
+    """Collect what is sent to the tables that grow: each read and each update, with its plan.
+
+    Beside those of the core, those of ``others``.
+    """
     statements: list[Statement] = []
+    tables = [*_TABLES, *(model._meta.db_table for model in others)]
 
     def explain(
         execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]
     ) -> Any:
         is_explained = sql.startswith(("SELECT", "UPDATE", "DELETE", "(SELECT"))
-        if is_explained and any(table in sql for table in _TABLES):
+        if is_explained and any(table in sql for table in tables):
             execute(_EXPLAIN[connection.vendor] + sql, params, many, context)
             statements.append(Statement(sql, _SCANS[connection.vendor](context["cursor"])))
         return execute(sql, params, many, context)

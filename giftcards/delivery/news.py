@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from django.db.models import QuerySet
+from django.db.models import Max, QuerySet
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.translation import gettext, ngettext_lazy
@@ -21,7 +21,6 @@ from giftcards.admin.display import moment_text, money_text
 from giftcards.conf import conf as core
 from giftcards.delivery.conf import conf
 from giftcards.delivery.models import Delivery, DeliveryStatus, LinkVisit
-from giftcards.delivery.models.deliveries import OPEN
 from giftcards.funds import OpenMoney, money_in_open_orders
 from giftcards.models import Card, Order, ProviderState
 from giftcards.models.moments import is_recent
@@ -35,6 +34,10 @@ _NAMED = 5
 # For how long nothing may succeed before staff are told. Shorter disturbances end by themselves.
 _PATIENCE = timedelta(minutes=5)
 _FEW_OUTAGES = 3
+# No message waits longer for its next attempt.
+_LONGEST_WAIT = timedelta(days=1)
+# The admin's log has no index by time: further back, nothing is looked for in it.
+_LATEST_ENTRIES = 10_000
 # As the index of the open orders is sorted.
 _BY_DUE = ("settled_at", "status", "due_at", "pk")
 
@@ -344,9 +347,10 @@ def _in_figures(state: ProviderState, in_orders: OpenMoney) -> str:
 
 def _waiting(now: datetime) -> Iterator[Item]:
     """Messages to customers that should have been sent some minutes ago."""
-    found = Delivery.objects.filter(status__in=OPEN).order_by()
-    times = list(found.values_list("created_at", flat=True)[: MOST + 1])
-    late = [at for at in times if at <= now - _PATIENCE]
+    # By the index of what is due: a planner takes each status for a common one.
+    found = Delivery.objects.filter(next_attempt_at__lte=now + _LONGEST_WAIT)
+    rows = found.order_by("next_attempt_at", "pk").values_list("created_at", flat=True)
+    late = [at for at in rows[: MOST + 1] if at <= now - _PATIENCE]
     if late:
         since = min(late)
         yield Item(
@@ -408,17 +412,19 @@ def _visits(since: datetime, until: datetime) -> Iterator[Item]:
 
 
 def _reveals(since: datetime, until: datetime) -> Iterator[Item]:
-    """The traces of refusals; there is one an hour and person, and nothing else about cards."""
+    """The traces of refusals in the admin's log; there is one an hour and person."""
     from django.contrib.admin.models import LogEntry
     from django.contrib.contenttypes.models import ContentType
 
-    about = {
-        "content_type": ContentType.objects.get_for_model(Card),
-        "object_repr": REFUSED_REVEAL,
-    }
-    refused = LogEntry.objects.filter(**about, action_time__gt=since, action_time__lte=until)
-    count = refused.order_by().count()
-    if count:
+    latest = LogEntry.objects.aggregate(pk=Max("pk"))["pk"] or 0
+    refused = LogEntry.objects.filter(
+        pk__gt=latest - _LATEST_ENTRIES,
+        content_type=ContentType.objects.get_for_model(Card),
+        object_repr=REFUSED_REVEAL,
+        action_time__gt=since,
+        action_time__lte=until,
+    )
+    if count := refused.order_by().count():
         yield Item("reveals", count, url=_address("giftcards_cardreveal_changelist"))
 
 

@@ -1,0 +1,163 @@
+"""What a digest asks the database, in a shop with a past: answered from indexes.
+
+The digests are looked at once a minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.auth import get_user_model
+from django.contrib.contenttypes.models import ContentType
+from django.db import connection, models
+from django.utils import timezone
+
+from giftcards.delivery import digests, news
+from giftcards.delivery.models import CardLink, Delivery, LinkVisit, StaffDigest
+from giftcards.models import Card, Order
+from giftcards.models.traces import REFUSED_REVEAL
+from giftcards.problems import Problem
+from giftcards.statuses import Status
+from tests.builders import make_guide_order, make_order
+from tests.history import add_history, analyze, forget_statistics, remove_history
+from tests.plans import explained
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_past")]
+
+_OURS: tuple[type[models.Model], ...] = (Delivery, CardLink, LinkVisit, LogEntry)
+STATISTICS = ["fresh", "none"] if connection.vendor == "sqlite" else ["fresh"]
+BOSS = "boss@shop.example"
+
+
+@pytest.fixture(scope="module", params=STATISTICS, ids="{} statistics".format)
+def _past(
+    request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any
+) -> Iterator[None]:
+    with django_db_blocker.unblock():
+        add_history(3_000)
+        user = add_past()
+        analyze()
+        analyze_ours()
+        if request.param == "none":
+            forget_statistics()
+        yield
+        for model in _OURS[::-1]:
+            model.objects.all().delete()  # type: ignore[attr-defined]
+        user.delete()
+        remove_history()
+
+
+def add_past() -> Any:
+    """A message to each customer, one in twenty in vain; each link was opened and revealed."""
+    now = timezone.now()
+    keys = list(Order.objects.order_by("pk").values_list("pk", flat=True))
+    links, messages = [], []
+    for number, key in enumerate(keys):
+        then = now - timedelta(hours=1, minutes=len(keys) - number)
+        has_failed = number % 20 == 0
+        links.append((key, then))
+        messages.append(
+            Delivery(
+                order_id=key,
+                kind="delivered",
+                address=f"customer-{key}@example.com",
+                language="fr",
+                key=f"past {key}",
+                status="failed" if has_failed else "sent",
+                next_attempt_at=None,
+                created_at=then,
+                failed_at=then if has_failed else None,
+            )
+        )
+    Delivery.objects.bulk_create(messages)
+    made = [CardLink(order_id=key, origin="message", created_at=then) for key, then in links]
+    CardLink.objects.bulk_create(made)
+    by_order = dict(CardLink.objects.values_list("order_id", "pk"))
+    LinkVisit.objects.bulk_create(
+        LinkVisit(link_id=by_order[key], at=then, what=what)
+        for key, then in links
+        for what in ("opened", "revealed")
+    )
+    user = get_user_model().objects.create(username="past")
+    of_orders = ContentType.objects.get_for_model(Order)
+    LogEntry.objects.bulk_create(
+        LogEntry(user=user, content_type=of_orders, object_repr="-", action_flag=CHANGE)
+        for _entry in range(2_000)
+    )
+    return user
+
+
+def analyze_ours() -> None:
+    command = {"mysql": "ANALYZE TABLE", "postgresql": "VACUUM ANALYZE"}.get(
+        connection.vendor, "ANALYZE"
+    )
+    with connection.cursor() as cursor:
+        for model in _OURS:
+            cursor.execute(f"{command} {model._meta.db_table}")
+
+
+@pytest.fixture
+def _news() -> None:
+    """Something of each kind."""
+    now = timezone.now()
+    lately = now - timedelta(minutes=1)
+    for status in (Status.PARTIALLY_FILLED, Status.REFUNDED, Status.REJECTED, Status.FULFILLED):
+        make_guide_order(status, settled_at=lately)
+    make_guide_order(Status.DELAYED, problems=[Problem("late", {})])
+    make_order(Status.UNCONFIRMED)
+    order = make_guide_order(Status.FULFILLED, settled_at=lately)
+    message = {"order": order, "kind": "delivered", "address": "x@example.com", "language": "fr"}
+    Delivery.objects.create(**message, key="1", status="failed", failed_at=lately)
+    Delivery.objects.create(
+        **message, key="2", status="retrying", created_at=now - timedelta(hours=1)
+    )
+    link = CardLink.objects.create(order=order, origin="message")
+    LinkVisit.objects.create(link=link, what="locked", at=lately)
+    LinkVisit.objects.create(link=link, what="revealed", at=lately, unreadable=1)
+    LogEntry.objects.create(
+        user=get_user_model().objects.get(username="past"),
+        content_type=ContentType.objects.get_for_model(Card),
+        object_repr=REFUSED_REVEAL,
+        action_flag=CHANGE,
+        action_time=lately,
+    )
+
+
+@pytest.mark.usefixtures("_news")
+def test_looking_for_news_reads_no_whole_table() -> None:
+    since = timezone.now() - timedelta(minutes=30)
+    with explained(*_OURS) as statements:
+        situation = news.look()
+        happened = news.happened(since, timezone.now())
+    assert statements
+    assert [statement for statement in statements if statement.scans] == []
+    assert {code for code, orders in situation.matters.items() if orders} == {
+        "to_do",
+        "unconfirmed",
+        "delayed",
+    }
+    assert {item.code for item in happened} == {
+        "partly",
+        "refunded",
+        "rejected",
+        "unsent",
+        "locked",
+        "unreadable",
+        "reveals",
+    }
+    assert "waiting" in situation.states
+
+
+def test_a_tick_asks_one_small_question(settings: Any, django_assert_num_queries: Any) -> None:
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF_EMAILS": [BOSS]}
+    digests.send_due()
+    StaffDigest.objects.update(next_attempt_at=None)
+    with explained(*_OURS) as statements, django_assert_num_queries(1):
+        assert digests.is_due()
+    assert statements == []
+    with django_assert_num_queries(16):
+        assert digests.send_due() == 0
