@@ -1,0 +1,100 @@
+"""The digests in the admin: who was told what, and above the orders, that one cannot be sent."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
+from django.test import Client
+from django.utils import timezone
+
+from giftcards.admin import notices
+from giftcards.delivery.models import StaffDigest
+from tests.pages import LIST, count_queries, read, rows, sign_in, text
+
+pytestmark = pytest.mark.django_db
+
+DIGESTS = "/admin/giftcards_delivery/staffdigest/"
+NOTICE = "A digest for staff cannot be sent, so 1 person is not told what there is to do."
+
+
+@pytest.fixture
+def browser() -> Client:
+    """Of a person who may see orders and digests."""
+    browser = sign_in("view_order")
+    user = get_user_model().objects.latest("pk")
+    user.user_permissions.add(Permission.objects.get(codename="view_staffdigest"))
+    return browser
+
+
+def failing(address: str = "boss@shop.example", **values: Any) -> StaffDigest:
+    values = {
+        "failures": 3,
+        "error": "ConnectionRefusedError at /srv/<b>smtp.py:12",
+        "next_attempt_at": timezone.now() + timedelta(minutes=5),
+    } | values
+    return StaffDigest.objects.create(address=address, **values)
+
+
+def test_the_list_says_who_was_told_when_and_what(browser: Client) -> None:
+    last = [["to_do", 2, False], ["paused", 1, True], ["of a later version", 1, False]]
+    StaffDigest.objects.create(
+        address="boss@shop.example", sent_at=timezone.now(), told={"last": last}
+    )
+    StaffDigest.objects.create(address="")
+    shown = rows(read(browser.get(DIGESTS)), 'id="result_list"')
+    software, boss = shown[1:]
+    assert software[0] == "the shop's software"
+    assert software[1:] == ["none yet", "-", "in order", "-"]
+    assert boss[0] == "boss@shop.example"
+    assert boss[2] == "2 orders to doRequests to the provider are not paused any more."
+    assert boss[3:] == ["in order", "-"]
+
+
+def test_a_digest_that_cannot_be_sent_is_shown_with_class_and_place(browser: Client) -> None:
+    failing()
+    html = read(browser.get(DIGESTS))
+    assert "cannot be sent: 3 attempts failed" in text(html)
+    assert "ConnectionRefusedError at /srv/&lt;b&gt;smtp.py:12" in html
+
+
+def test_a_failing_digest_is_told_above_the_list_of_orders(browser: Client) -> None:
+    assert NOTICE not in text(read(browser.get(LIST)))
+    before = count_queries(browser, LIST)
+    failing()
+    failing("books@shop.example", failures=0)
+    html = read(browser.get(LIST))
+    assert NOTICE in text(html)
+    assert f'href="{DIGESTS}"' in html
+    assert count_queries(browser, LIST) == before
+
+
+def test_who_may_not_see_digests_sees_neither_the_notice_nor_the_list() -> None:
+    failing()
+    browser = sign_in("view_order")
+    assert NOTICE not in text(read(browser.get(LIST)))
+    read(browser.get(DIGESTS), status=403)
+
+
+@pytest.mark.parametrize("page", ["add/", "{}/change/", "{}/delete/"])
+def test_digests_are_only_looked_at(page: str) -> None:
+    digest = failing()
+    browser = sign_in(superuser=True)
+    address = DIGESTS + page.format(digest.pk)
+    read(browser.post(address, {"address": "x@example.com"}), status=403)
+    digest.refresh_from_db()
+    assert digest.address == "boss@shop.example"
+
+
+def test_a_notice_that_is_registered_twice_is_shown_once(browser: Client) -> None:
+    def notice(request: Any) -> str:
+        return "Closed on Friday."
+
+    try:
+        assert notices.register(notices.register(notice)) is notice
+        assert read(browser.get(LIST)).count("Closed on Friday.") == 1
+    finally:
+        notices._notices.remove(notice)
