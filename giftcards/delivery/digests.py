@@ -88,19 +88,25 @@ def send_due() -> int:
     _forget(rows.keys() - people.keys())
     now = timezone.now()
     wanted = [
-        address
-        for address in people
+        person
+        for address, person in people.items()
         if address not in rows or _is_past(rows[address].next_attempt_at, now)
     ]
-    if not wanted:
-        return 0
+    return _serve_all(wanted, rows) if wanted else 0
+
+
+def _serve_all(people: Iterable[Person], rows: Mapping[str, StaffDigest]) -> int:
     situation = news.look()
     happened = cache(news.happened)
     sent = 0
-    for address in wanted:
-        digest = rows.get(address) or _begin(address, situation)
-        if digest is not None and _claim(digest):
-            sent += _serve(digest, people[address], situation, happened)
+    for person in people:
+        digest = rows.get(person.address) or _begin(person.address, situation)
+        if digest is None or not _claim(digest):
+            continue
+        sent += _serve(digest, person, situation, happened)
+        if digest.is_failing:
+            # The mail server may be away: the others stay due, and are tried next time.
+            break
     return sent
 
 
@@ -111,9 +117,12 @@ def concerns(person: Person, code: str) -> bool:
 
 def _listed() -> dict[str, Person]:
     """Who is told, by address; somebody who is listed twice, as the first entry says."""
-    people = {person.address: person for person in reversed(conf.staff)}
+    people: dict[str, Person] = {}
+    # First, because a chat works while mail does not.
     if any(staff_news.named_receivers(None)):
         people[RECEIVERS] = Person(RECEIVERS, settings.LANGUAGE_CODE, None)
+    for person in conf.staff:
+        people.setdefault(person.address, person)
     return people
 
 
@@ -169,7 +178,7 @@ def _serve(
         for item in _new(told, situation, happened(since, until))
         if concerns(person, item.code)
     ]
-    if items and (trouble := _hand_over(person, items)):
+    if items and (trouble := _tell(person, items)):
         _note_failure(digest, trouble)
         return False
     now = timezone.now()
@@ -228,7 +237,7 @@ def _knows(told: Told, situation: Situation, items: Iterable[Item]) -> Told:
 
 
 @contained
-def _hand_over(person: Person, items: list[Item]) -> str:
+def _tell(person: Person, items: list[Item]) -> str:
     """Send ``items`` to ``person``; return what went wrong, by class and place, or "".
 
     The texts of errors are kept here: they may hold an address or a password of a server.
@@ -237,13 +246,13 @@ def _hand_over(person: Person, items: list[Item]) -> str:
         _call_receivers(items)
         return ""
     try:
-        _send(write(person, items))
+        _hand_over(write(person, items))
     except Exception as error:  # noqa: BLE001 (backends raise anything)
         return _describe(error)
     return ""
 
 
-def _send(mail: EmailMessage) -> None:
+def _hand_over(mail: EmailMessage) -> None:
     if not mail.send():
         raise NotAccepted
 

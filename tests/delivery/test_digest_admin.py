@@ -21,6 +21,12 @@ DIGESTS = "/admin/giftcards_delivery/staffdigest/"
 NOTICE = "A digest for staff cannot be sent, so 1 person is not told what there is to do."
 
 
+@pytest.fixture(autouse=True)
+def _listed(settings: Any) -> None:
+    people = ["boss@shop.example", "books@shop.example"]
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF_EMAILS": people}
+
+
 @pytest.fixture
 def browser() -> Client:
     """Of a person who may see orders and digests."""

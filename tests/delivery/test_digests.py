@@ -509,6 +509,29 @@ class TestFailures:
         assert (digest.failures, digest.error) == (0, "")
         assert digest.sent_at is not None
 
+    def test_while_mail_is_down_each_look_tries_one_digest_and_the_chat_is_told(
+        self, settings: Any
+    ) -> None:
+        heard: list[Any] = []
+
+        def receive(*, items: Any, **_: Any) -> None:
+            heard.append(items)
+
+        staff_news.connect(receive)
+        try:
+            digests.send_due()
+            StaffDigest.objects.filter(address="").update(next_attempt_at=None)
+            send_with(settings, f"{__name__}.Broken")
+            let_pass(minutes=60)
+            settled(Status.REJECTED, "web-2")
+            assert digests.send_due() == 1
+        finally:
+            staff_news.disconnect(receive)
+        assert len(heard) == 1
+        failures = StaffDigest.objects.exclude(address="").order_by("failures")
+        assert [row.failures for row in failures] == [0, 1]
+        assert digests.is_due()
+
     def test_a_template_that_is_broken_fails_one_digest_and_not_the_process(
         self, settings: Any, tmp_path: Any
     ) -> None:

@@ -16,6 +16,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin.display import bdi, exact_moment, filled
 from giftcards.admin.notices import register
 from giftcards.admin.readonly import ReadOnly
+from giftcards.delivery.conf import conf
 from giftcards.delivery.digests import RECEIVERS, last_digest
 from giftcards.delivery.models import StaffDigest
 
@@ -74,7 +75,7 @@ class StaffDigestAdmin(ReadOnly, DigestModelAdmin):
 @register
 def failing_digests(request: HttpRequest) -> SafeString | str:
     """Above the list of orders: that staff are not told by mail, and might think all is well."""
-    if not request.user.has_perm("giftcards_delivery.view_staffdigest"):
+    if not (conf.staff and request.user.has_perm("giftcards_delivery.view_staffdigest")):
         return ""
     count = failing().count()
     if not count:
