@@ -18,6 +18,7 @@ from typing import Any, Self
 from django.conf import settings
 from django.core.mail import EmailMessage
 from django.utils import timezone
+from django.utils.translation import override
 
 from giftcards.delivery import news
 from giftcards.delivery.briefing import write
@@ -243,7 +244,8 @@ def _tell(person: Person, items: list[Item]) -> str:
     The texts of errors are kept here: they may hold an address or a password of a server.
     """
     if person.address == RECEIVERS:
-        _call_receivers(items)
+        with override(person.language):
+            _call_receivers(items)
         return ""
     try:
         _hand_over(write(person, items))

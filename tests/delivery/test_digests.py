@@ -17,7 +17,7 @@ from django.core import mail
 from django.core.mail import EmailMultiAlternatives
 from django.core.mail.backends.base import BaseEmailBackend
 from django.db.models import F
-from django.utils import timezone
+from django.utils import timezone, translation
 
 from giftcards.delivery import digests, receivers
 from giftcards.delivery.conf import conf
@@ -298,7 +298,7 @@ class TestStates:
         let_pass(minutes=31)
         [digest] = sent()
         assert digest.subject == "The Shop: Requests to the provider are not paused any more"
-        assert "Over again" in digest.body
+        assert "Back in order" in digest.body
         let_pass(minutes=31)
         assert sent() == []
         ApiKey.objects.refuse(key, detail="HTTP 401.")
@@ -652,6 +652,23 @@ class TestSignal:
         assert digests.send_due() == 1
         assert order.reference not in heard[1][0][3]
         assert mail.outbox == []
+
+    def test_receivers_read_the_items_in_the_language_of_the_site(self) -> None:
+        spoken: list[str | None] = []
+
+        def receive(**_: Any) -> None:
+            spoken.append(translation.get_language())
+
+        staff_news.connect(receive)
+        try:
+            digests.send_due()
+            let_pass(minutes=60)
+            settled(Status.REJECTED, "web-1")
+            with translation.override("fr"):
+                digests.send_due()
+        finally:
+            staff_news.disconnect(receive)
+        assert spoken == ["en"]
 
     def test_an_error_of_a_receiver_is_logged_without_words_and_hinders_nobody(
         self, heard: list[Any], caplog: pytest.LogCaptureFixture
