@@ -381,8 +381,7 @@ def happened(since: datetime, until: datetime) -> list[Item]:
 def _settled(since: datetime, until: datetime) -> Iterator[Item]:
     """Orders that became final, and not all that was ordered came."""
     settled = Order.objects.filter(settled_at__gt=since, settled_at__lte=until)
-    # Excluded, and not one query for each status, so that the index by time is used. No order has
-    # settled that was not to be paid back but these.
+    # Excluded, rather than filtered for the other statuses, so that the index by time is used.
     unfilled = settled.exclude(status=Status.FULFILLED).order_by("settled_at")
     rows = list(unfilled.values_list("status", "pk", "reference")[: MOST + 1])
     for status, code in _CODE_OF_STATUS.items():
