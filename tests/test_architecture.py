@@ -39,11 +39,12 @@ PARTS = {
     "reports": "statuses models",
     "exports": "statuses refunds sales models reports",
     "funds": "statuses models",
+    "rotation": "exceptions secrecy conf crypto models",
     "tasks": "exceptions conf signals models engine ledger",
     "roles": "exceptions",
     "management": (
         "exceptions statuses problems conf refunds settlement crypto models engine catalogue ledger"
-        " reports exports funds roles"
+        " reports exports funds rotation roles"
     ),
     "admin": (
         "exceptions secrecy statuses problems conf refunds settlement crypto provider models engine"

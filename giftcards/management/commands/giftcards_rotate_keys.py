@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from giftcards.management.base import UNFINISHED, GiftcardsCommand
+from giftcards.management.output import counted
+from giftcards.models import Card
+from giftcards.rotation import Tally, count_left, rotate, verify
+
+_PER_SECOND = 500
+
+
+class Command(GiftcardsCommand):
+    help = (
+        "Seal every card anew under the first of GIFTCARDS['ENCRYPTION_KEYS'], while shop and"
+        " workers run. If it is stopped, the next run goes on where it was. First deploy the new"
+        " key, in front of the old one, to every process."
+    )
+    examples = (
+        ("After the new key was put in front and deployed:", ""),
+        ("Prove that the old keys are not needed any more:", "--verify"),
+        ("Gently, on a small machine:", "--per-second 50"),
+    )
+    needs = ("ENCRYPTION_KEYS",)
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--verify",
+            action="store_true",
+            help="Change nothing: open every card with the first key alone, and show nothing of it"
+            " (default: seal anew).",
+        )
+        parser.add_argument(
+            "--per-second",
+            type=_speed,
+            default=_PER_SECOND,
+            metavar="N",
+            help=f"Seal at most so many cards a second (default: {_PER_SECOND}).",
+        )
+
+    def handle(self, **options: Any) -> None:
+        is_proof = options["verify"]
+        what = "Opening cards with the first key" if is_proof else "Sealing cards anew"
+        with self.progress(options) as progress:
+            total = max(Card.objects.count() if is_proof else count_left(), 1)
+
+            def show(tally: Tally) -> None:
+                # In whole percents, because a log gets a line for each.
+                percent = min(100 * (tally.done + tally.failed) // total, 100)
+                progress.show(f"{what}, {counted(total, 'card')}: {percent} %")
+
+            if is_proof:
+                tally = verify(on_batch=show)
+            else:
+                tally = rotate(per_second=options["per_second"], on_batch=show)
+        if options["json"]:
+            name = "opened" if is_proof else "sealed"
+            self.write_json({name: tally.done, "failed": tally.failed, "troubles": tally.troubles})
+        self.say(_text(tally, is_proof=is_proof), options)
+        if tally.failed:
+            raise CommandError(_trouble(tally, is_proof=is_proof), returncode=UNFINISHED)
+
+
+def _speed(text: str) -> int:
+    try:
+        speed = int(text)
+    except ValueError:
+        speed = 0
+    if speed < 1:
+        raise ArgumentTypeError("Give a whole number above 0.")
+    return speed
+
+
+def _text(tally: Tally, *, is_proof: bool) -> str:
+    if is_proof:
+        return f"{counted(tally.done, 'card')} opened with the first key."
+    return f"{counted(tally.done, 'card')} sealed anew under the first key."
+
+
+def _trouble(tally: Tally, *, is_proof: bool) -> str:
+    wrong = f"{counted(tally.failed, 'card')} could not be opened."
+    if is_proof:
+        wrong = f"{counted(tally.failed, 'card')} would be lost without the other keys."
+    return "\n".join([wrong, *tally.troubles])
