@@ -128,7 +128,10 @@ def _signs_in_by_web_server(backend: str) -> bool:
 def check_stored_cards(
     *, databases: Sequence[str] | None = None, **_: object
 ) -> list[CheckMessage]:
-    """Whether the encryption keys open the newest and the oldest stored card."""
+    """Whether the encryption keys open the newest and the oldest card, and which cards need them.
+
+    Those of which cards know the key are counted by that; none is opened for it.
+    """
     cards = apps.get_model("giftcards", "Card")
     alias = router.db_for_read(cards)
     if alias not in (databases or ()):
@@ -136,6 +139,7 @@ def check_stored_cards(
     try:
         with transaction.atomic(using=alias):
             troubles = cards.objects.using(alias).try_keys().values()
+            lost, unneeded = cards.objects.using(alias).need_of_keys()
     except (ConfigurationError, DatabaseError):
         return []  # Reported by check_settings; or migrate, which runs this, has work to do first.
     return [
@@ -147,7 +151,32 @@ def check_stored_cards(
             id="giftcards.E020",
         )
         for trouble in dict.fromkeys(filter(None, troubles))
+    ] + _need_of_keys(lost, unneeded)
+
+
+def _need_of_keys(lost: int, unneeded: Sequence[int]) -> list[CheckMessage]:
+    messages: list[CheckMessage] = []
+    if lost:
+        messages.append(
+            Error(
+                "Stored cards that are sealed with keys which GIFTCARDS['ENCRYPTION_KEYS'] does"
+                f" not have: {lost}. Their codes cannot be opened.",
+                hint="Put the key back, at the end of the list, and run `manage.py"
+                " giftcards_rotate_keys` before you remove it.",
+                id="giftcards.E022",
+            )
+        )
+    messages += [
+        Warning(
+            f"Key {position} of GIFTCARDS['ENCRYPTION_KEYS'] seals no stored card.",
+            hint="If every process has the key in front of it by now, prove with `manage.py"
+            " giftcards_rotate_keys --verify` that you do not need it, and remove it: a key that is"
+            " not there cannot leak. If you are about to put it in front, ignore this.",
+            id="giftcards.W006",
+        )
+        for position in unneeded
     ]
+    return messages
 
 
 def check_cluster(**_: object) -> list[CheckMessage]:

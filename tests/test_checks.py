@@ -20,6 +20,7 @@ from django.utils import timezone
 from giftcards import checks
 from giftcards.conf import conf
 from giftcards.engine.recording import record_answers
+from giftcards.rotation import rotate
 from tests.builders import PARTIAL, claim, make_guide_order
 from tests.conftest import Call
 
@@ -340,7 +341,7 @@ def test_an_error_stops_the_command_and_a_warning_does_not(
 
 
 def test_every_check_id_has_exactly_one_case() -> None:
-    others = [NOT_INSTALLED, NO_CLUSTER, ROUTED, LOST_KEY, NO_PASSWORDS]
+    others = [NOT_INSTALLED, NO_CLUSTER, ROUTED, LOST_KEY, LOST_CARDS, UNNEEDED, NO_PASSWORDS]
     messages = [*(case.message for case in CASES), *others]
     assert sorted(str(message.id) for message in messages) == sorted(IDS)
 
@@ -603,6 +604,22 @@ LOST_KEY = Error(
 )
 
 
+LOST_CARDS = Error(
+    "Stored cards that are sealed with keys which GIFTCARDS['ENCRYPTION_KEYS'] does not have: 3."
+    " Their codes cannot be opened.",
+    hint="Put the key back, at the end of the list, and run `manage.py giftcards_rotate_keys`"
+    " before you remove it.",
+    id="giftcards.E022",
+)
+UNNEEDED = Warning(
+    "Key 2 of GIFTCARDS['ENCRYPTION_KEYS'] seals no stored card.",
+    hint="If every process has the key in front of it by now, prove with `manage.py"
+    " giftcards_rotate_keys --verify` that you do not need it, and remove it: a key that is not"
+    " there cannot leak. If you are about to put it in front, ignore this.",
+    id="giftcards.W006",
+)
+
+
 def receive(reference: str) -> None:
     order = make_guide_order(reference=reference)
     record_answers([(claim(order)[0], PARTIAL)], now=timezone.now())
@@ -626,7 +643,7 @@ class TestStoredCards:
     ) -> None:
         receive("web-1042")
         settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [OTHER]}
-        newest, oldest = check_database()
+        newest, oldest, _counted = check_database()
         assert newest == LOST_KEY
         assert oldest.msg.startswith("Card 1 of order web-1042: This card cannot be opened:")
         outcome = call("check", databases=["default"])
@@ -638,9 +655,23 @@ class TestStoredCards:
         receive("web-1041")
         settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [OTHER]}
         receive("web-1042")
-        [oldest] = check_database()
+        oldest, counted = check_database()
+        assert counted == LOST_CARDS
         assert oldest.msg.startswith("Card 1 of order web-1041: This card cannot be opened:")
         settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [OTHER, SEALING]}
+        assert check_database() == []
+
+    def test_an_old_key_that_seals_no_card_any_more_is_a_warning(self, settings: Any) -> None:
+        receive("web-1041")
+        settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [SEALING, OTHER]}
+        assert check_database() == [UNNEEDED]
+        settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [OTHER, SEALING]}
+        assert check_database() == []
+        rotate(per_second=1e6, on_batch=lambda _tally: None)
+        assert check_database() == [UNNEEDED]
+
+    def test_a_second_key_before_there_are_cards_gives_no_message(self, settings: Any) -> None:
+        settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [SEALING, OTHER]}
         assert check_database() == []
 
     def test_cards_in_another_database_are_not_checked(self, settings: Any) -> None:

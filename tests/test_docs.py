@@ -220,11 +220,13 @@ CHECKS = {
     "giftcards.E019": "replica",
     "giftcards.E020": "card",
     "giftcards.E021": "REAUTHENTICATE",
+    "giftcards.E022": "cards",
     "giftcards.W001": "worker",
     "giftcards.W002": "sync",
     "giftcards.W003": "broker",
     "giftcards.W004": "scheduler",
     "giftcards.W005": "password",
+    "giftcards.W006": "key",
 }
 
 

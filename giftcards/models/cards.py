@@ -76,6 +76,22 @@ class CardQuerySet(models.QuerySet["Card"]):
             yield found
             found = rows.filter(key_fingerprint__gt=found).first()
 
+    def need_of_keys(self) -> tuple[int, list[int]]:
+        """How many cards are lost without another key, and which keys seal no card.
+
+        The first is a number of cards whose key is not in the settings; the second the positions in
+        the settings, from 2, of keys that no card needs: none while there are cards of which the
+        key is not known, or none at all. Raises
+        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
+        """
+        configured = Keyring.from_settings().key_fingerprints
+        used = set(self.key_fingerprints())
+        lost = self.filter(key_fingerprint__in=used.difference(configured, [""])).count()
+        if not used or "" in used:
+            return lost, []
+        old = enumerate(configured[1:], 2)
+        return lost, [position for position, key in old if key not in used]
+
     def try_keys(self) -> dict[str, str]:
         """Open the newest and the oldest card, to see that the encryption keys still fit.
 
