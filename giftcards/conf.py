@@ -212,6 +212,7 @@ OPTIONS = Options(
         "LOW_BALANCE": Option(_amount),
         "REAUTHENTICATE": Option(_url_name),
         "REVEALS_PER_HOUR": Option(number(1, 10_000, whole=True), 30),
+        "CODES_KEPT_DAYS": Option(number(1, 36_500)),
     },
 )
 problems = OPTIONS.problems
@@ -302,6 +303,12 @@ class Conf:
     def reveals_per_hour(self) -> int:
         """The most codes that one person may have revealed within an hour."""
         return int(OPTIONS.get("REVEALS_PER_HOUR"))
+
+    @property
+    def codes_kept_days(self) -> float | None:
+        """Days after which the codes of a settled order are destroyed; ``None``: never."""
+        days = OPTIONS.get("CODES_KEPT_DAYS")
+        return None if days is None else float(days)
 
     @property
     def longest_task(self) -> float:

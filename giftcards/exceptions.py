@@ -55,6 +55,10 @@ class DecryptionError(GiftcardsError):
     """A sealed card could not be opened: wrong key, damaged token, or another order's token."""
 
 
+class CodeDestroyed(DecryptionError):
+    """The code of a card was destroyed on purpose, once it had been kept for long enough."""
+
+
 class ProviderError(GiftcardsError):
     """A call to the provider failed. The subclasses say what the caller does next.
 

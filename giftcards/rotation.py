@@ -19,7 +19,7 @@ from giftcards.conf import conf
 from giftcards.crypto import Keyring, Sealed
 from giftcards.exceptions import DecryptionError
 from giftcards.models import Card
-from giftcards.models.cards import CardQuerySet
+from giftcards.models.cards import DESTROYED, CardQuerySet
 from giftcards.secrecy import contained
 
 # How many cards are sealed in one transaction: short ones, because the shop writes meanwhile.
@@ -78,7 +78,7 @@ def verify(*, on_batch: Callable[[Tally], object]) -> Tally:
     """
     keyring = Keyring(conf.encryption_keys[:1])
     tally = Tally()
-    for keys in _batches(Card.objects.all()):
+    for keys in _batches(Card.objects.all().readable()):
         for card in _read(keys):
             if trouble := card.trouble(keyring):
                 tally.note(trouble)
@@ -95,7 +95,7 @@ def count_left() -> int:
 
 def _of_other_keys(keyring: Keyring) -> CardQuerySet:
     # Those of an unknown key as well, sealed before it was written down.
-    return Card.objects.exclude(key_fingerprint=keyring.key_fingerprints[0])
+    return Card.objects.all().readable().exclude(key_fingerprint=keyring.key_fingerprints[0])
 
 
 def _batches(cards: CardQuerySet) -> Iterator[list[int]]:
@@ -128,8 +128,8 @@ def _seal_again(keys: Sequence[int], keyring: Keyring, tally: Tally) -> None:
         # destroys a code, between reading and writing.
         Card.objects.filter(pk__in=keys).order_by().update(position=F("position"))
         for card in _read(keys):
-            if card.key_fingerprint == first:
-                continue  # sealed by another process in the meantime
+            if card.key_fingerprint in {first, DESTROYED}:
+                continue  # another process was first
             try:
                 card.row = _sealed_under_first(card, keyring)
             except DecryptionError as error:
@@ -145,4 +145,4 @@ def _seal_again(keys: Sequence[int], keyring: Keyring, tally: Tally) -> None:
 
 @contained
 def _sealed_under_first(card: Card, keyring: Keyring) -> Sealed:
-    return keyring.seal(keyring.open(card.row, place=card.place), place=card.place)
+    return keyring.seal(card.open(keyring), place=card.place)

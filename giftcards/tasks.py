@@ -20,6 +20,7 @@ from giftcards.engine.queue import LOOP_LEASE, queue_sweep
 from giftcards.exceptions import GiftcardsError
 from giftcards.ledger.nightly import read_if_due
 from giftcards.models import Lease, ProviderState
+from giftcards.retention import purge_if_due
 from giftcards.signals import tick_began
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def _run(*, patience: timedelta, is_tick: bool = False) -> str:
                     queue_sweep()
         if is_tick:
             # Last, because orders may wait for the loop.
-            _read_ledger(stop, ends_at=began + conf.longest_task - conf.request_timeout)
+            _do_chores(stop, ends_at=began + conf.longest_task - conf.request_timeout)
     except GiftcardsError as error:
         logger.error("The task failed: %s", error)  # noqa: TRY400
         return "failed"
@@ -71,8 +72,8 @@ def _run(*, patience: timedelta, is_tick: bool = False) -> str:
     return "another process runs the loop" if done is None else str(done)
 
 
-def _read_ledger(stop: threading.Event, *, ends_at: float) -> None:
-    """Read a part of the provider's ledger, if it is due; begin no request after ``ends_at``."""
+def _do_chores(stop: threading.Event, *, ends_at: float) -> None:
+    """A part of what is due once a day, if it is due; nothing is begun after ``ends_at``."""
 
     def has_time() -> bool:
         return time.monotonic() < ends_at and not stop.is_set()
@@ -80,6 +81,8 @@ def _read_ledger(stop: threading.Event, *, ends_at: float) -> None:
     with surviving(stop, "the reading of the provider's ledger"):
         if has_time():
             read_if_due(lambda: has_time() and _is_nobody_waiting())
+    with surviving(stop, "the destruction of old codes"):
+        purge_if_due(has_time)
 
 
 def _is_nobody_waiting() -> bool:

@@ -39,12 +39,14 @@ PARTS = {
     "reports": "statuses models",
     "exports": "statuses refunds sales models reports",
     "funds": "statuses models",
+    "retention": "conf models",
     "rotation": "exceptions secrecy conf crypto models",
-    "tasks": "exceptions conf signals models engine ledger",
+    "tasks": "exceptions conf signals models engine ledger retention",
     "roles": "exceptions",
     "management": (
         "exceptions statuses problems conf refunds settlement crypto models engine catalogue ledger"
-        " reports exports funds rotation roles"
+        " reports exports funds retention rotation"
+        " roles"
     ),
     "admin": (
         "exceptions secrecy statuses problems conf refunds settlement crypto provider models engine"

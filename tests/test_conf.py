@@ -42,6 +42,7 @@ PROPERTIES = {
     "LOW_BALANCE": "low_balance",
     "REAUTHENTICATE": "reauthenticate",
     "REVEALS_PER_HOUR": "reveals_per_hour",
+    "CODES_KEPT_DAYS": "codes_kept_days",
 }
 NUMBERS = {
     "POLL_INTERVAL": (0.1, 60, "a number from 0.1 to 60"),
@@ -53,6 +54,7 @@ NUMBERS = {
     "PROOF_OF_ABSENCE": (1, 86_400, "a number from 1 to 86400"),
     "PRICE_MAX_AGE": (1, 86_400, "a number from 1 to 86400"),
     "REVEALS_PER_HOUR": (1, 10_000, "a whole number from 1 to 10000"),
+    "CODES_KEPT_DAYS": (1, 36_500, "a number from 1 to 36500"),
 }
 WHOLE = {name for name, (*_, wanted) in NUMBERS.items() if "whole" in wanted}
 PASTE = "Paste the key from the provider's dashboard as one line, without spaces."
@@ -109,6 +111,7 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
         "low_balance": None,
         "reauthenticate": None,
         "reveals_per_hour": 30,
+        "codes_kept_days": None,
     }
     require(*PROPERTIES)
 
@@ -250,7 +253,8 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
             "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
             " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
             " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY, HOLD_ABOVE_SALE_PRICE, PRICE_MAX_AGE,"
-            " LOW_BALANCE, REAUTHENTICATE, REVEALS_PER_HOUR.",
+            " LOW_BALANCE, REAUTHENTICATE, REVEALS_PER_HOUR,"
+            " CODES_KEPT_DAYS.",
         )
     ]
     require(*PROPERTIES)

@@ -46,7 +46,7 @@ from giftcards.admin.summary import Story, summarise
 from giftcards.admin.timeline import RelatedOrder, Timeline
 from giftcards.crypto import Keyring
 from giftcards.engine.reordering import repetition
-from giftcards.exceptions import ConfigurationError, DecryptionError
+from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionError
 from giftcards.models import Card, Order
 from giftcards.problems import Entry, Problem
 from giftcards.refunds import refund_breakdown
@@ -309,6 +309,8 @@ def _tail(card: Card, keyring: Keyring) -> tuple[str, str]:
     """The end of the card's code; and why there is none, as a sentence, if it does not open."""
     try:
         return card.tail(keyring), ""
+    except CodeDestroyed:
+        return "", gettext("This code was destroyed: it had been kept long enough.")
     except DecryptionError:
         text = gettext(
             "This card cannot be opened. Tell the person who looks after the shop's software."

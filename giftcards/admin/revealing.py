@@ -30,7 +30,7 @@ from giftcards.admin.pages import OrderPages
 from giftcards.admin.reauthentication import address_of_proof, is_confirmed, is_proven_by
 from giftcards.conf import conf
 from giftcards.crypto import Keyring
-from giftcards.exceptions import ConfigurationError, DecryptionError
+from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionError
 from giftcards.models import Card, CardReveal, Order
 from giftcards.models.fields import plain_line
 from giftcards.models.traces import REFUSED_REVEAL
@@ -213,7 +213,9 @@ def _needs_other_proof(request: HttpRequest) -> bool:
 @sensitive_variables()
 def _opened(card: Card) -> Shown:
     try:
-        return Shown(Keyring.from_settings().open(card.row, place=card.place))
+        return Shown(card.open(Keyring.from_settings()))
+    except CodeDestroyed:
+        return Shown(trouble=gettext("This code was destroyed: it had been kept long enough."))
     except (ConfigurationError, DecryptionError):
         name, order = card.position, card.order.reference
         logger.exception("Card %s of order %s cannot be revealed.", name, order)

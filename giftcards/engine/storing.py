@@ -20,7 +20,8 @@ from giftcards.provider.answers import CardSecret
 def store_cards(card_lists: Iterable[tuple[Order, Sequence[CardSecret]]]) -> Counter[int]:
     """Store the cards, and the serials of stored cards, that are new.
 
-    ``card_lists`` has each order at most once. Returns how many cards each order has afterwards, by
+    ``card_lists`` has each order at most once. Of an order whose codes were destroyed, nothing is
+    stored. Returns how many cards each order has afterwards, by
     primary key.
     """
     answers = list(card_lists)
@@ -35,6 +36,8 @@ def store_cards(card_lists: Iterable[tuple[Order, Sequence[CardSecret]]]) -> Cou
     new: list[Card] = []
     completed: list[Card] = []
     for order, secrets in answers:
+        if any(card.is_destroyed for card in stored[order.pk]):
+            continue  # what the shop has destroyed does not come back with a later answer
         added, filled = _seal_missing(order, secrets, stored[order.pk], keyring)
         new += added
         completed += filled
@@ -124,7 +127,7 @@ def _match_stored(
         if card.value_fingerprint in wanted:
             # Decrypted, because codes that differ only in case share this fingerprint.
             with contextlib.suppress(DecryptionError):
-                secret = CardSecret(keyring.open(card.row, place=card.place).value, "")
+                secret = CardSecret(card.open(keyring).value, "")
                 return Fingerprints([card.identity], keyring.identities(secret))
         return Fingerprints([card.identity], [""])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from django.db import models
 from django.db.models import Exists, F, OuterRef, Q
@@ -11,12 +11,18 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.crypto import Keyring, Place, Sealed
-from giftcards.exceptions import DecryptionError
+from giftcards.exceptions import CodeDestroyed, DecryptionError
 from giftcards.models.orders import Order
 from giftcards.secrecy import Masked, contained
 
+if TYPE_CHECKING:
+    from giftcards.provider.answers import CardSecret
+
 # How much of a code is shown at most to who may find or reveal it.
 _LONGEST_TAIL = 4
+#: Instead of a key's fingerprint: the code was destroyed. Its row stays, for the books, and so that
+#: the same code is recognised if it is delivered once more.
+DESTROYED = "destroyed"
 
 
 def _by_value(text: str) -> Q:
@@ -65,6 +71,27 @@ class CardQuerySet(models.QuerySet["Card"]):
         twins = Card.objects.filter(value_fingerprint=OuterRef("value_fingerprint"))
         return self.annotate(is_repeated=Exists(twins.exclude(pk=OuterRef("pk"))))
 
+    def readable(self) -> Self:
+        """Cards whose code was not destroyed."""
+        return self.exclude(key_fingerprint=DESTROYED)
+
+    def destroy(self) -> int:
+        """Destroy the codes of these cards; return how many were there.
+
+        What is left is the fingerprint by which the same code is recognised.
+        """
+        return (
+            self.readable()
+            .order_by()
+            .update(
+                sealed="",
+                key_fingerprint=DESTROYED,
+                identity="",
+                serial_fingerprint="",
+                tail_fingerprint="",
+            )
+        )
+
     def key_fingerprints(self) -> Iterator[str]:
         """The fingerprints of the encryption keys that cards are sealed with, one query for each.
 
@@ -73,7 +100,8 @@ class CardQuerySet(models.QuerySet["Card"]):
         rows = self.order_by("key_fingerprint").values_list("key_fingerprint", flat=True)
         found = rows.first()
         while found is not None:
-            yield found
+            if found != DESTROYED:
+                yield found
             found = rows.filter(key_fingerprint__gt=found).first()
 
     def need_of_keys(self) -> tuple[int, list[int]]:
@@ -96,16 +124,21 @@ class CardQuerySet(models.QuerySet["Card"]):
         """Open the newest and the oldest card, to see that the encryption keys still fit.
 
         Returns for "newest" and "oldest" what is wrong, in a sentence that shows nothing of the
-        card; "" if it opens, and nothing if there is no card. Two queries, each for one row. Raises
-        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
+        card; "" if it opens, and nothing if there is no card. Two queries for each key in use, each
+        for one row. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the
+        settings are unusable.
         """
         keyring = Keyring.from_settings()
         cards = self.select_related("order")
-        found = {
-            "newest": cards.order_by("-pk").first(),
-            "oldest": cards.order_by("pk").first(),
-        }
-        return {name: card.trouble(keyring) for name, card in found.items() if card is not None}
+        found: list[Card] = []
+        for key in self.key_fingerprints():
+            of_key = cards.filter(key_fingerprint=key)
+            ends = (of_key.order_by("pk").first(), of_key.order_by("-pk").first())
+            found += filter(None, ends)
+        if not found:
+            return {}
+        found.sort(key=lambda card: card.pk)
+        return {"newest": found[-1].trouble(keyring), "oldest": found[0].trouble(keyring)}
 
 
 class Card(models.Model):
@@ -128,7 +161,8 @@ class Card(models.Model):
     serial_fingerprint = models.CharField(max_length=64, blank=True, editable=False)
     # Of the last four characters of the code; "" if that would be more than half of it.
     tail_fingerprint = models.CharField(max_length=64, blank=True, editable=False)
-    # Of the encryption key it is sealed with; "" if it was sealed before this was written down.
+    # Of the encryption key it is sealed with, or DESTROYED; "" if it was sealed before this was
+    # written down.
     key_fingerprint = models.CharField(max_length=16, blank=True, editable=False)
     received_at = models.DateTimeField(_("received"), default=timezone.now, editable=False)
 
@@ -144,15 +178,20 @@ class Card(models.Model):
             models.Index(fields=("value_fingerprint",), name="giftcards_card_value"),
             models.Index(fields=("serial_fingerprint",), name="giftcards_card_serial"),
             models.Index(fields=("tail_fingerprint",), name="giftcards_card_tail"),
-            # Counting the cards of each encryption key.
-            models.Index(fields=("key_fingerprint",), name="giftcards_card_key"),
+            # Counting the cards of each encryption key; its newest and its oldest one.
+            models.Index(fields=("key_fingerprint", "id"), name="giftcards_card_key"),
         )
         constraints = (
             models.UniqueConstraint(
                 fields=("order", "position"), name="giftcards_card_order_position"
             ),
             models.CheckConstraint(
-                condition=Q(position__gte=1) & ~Q(sealed="") & ~Q(value_fingerprint=""),
+                condition=Q(position__gte=1)
+                & ~Q(value_fingerprint="")
+                & (
+                    ~Q(sealed="") & ~Q(key_fingerprint=DESTROYED)
+                    | Q(sealed="", key_fingerprint=DESTROYED)
+                ),
                 name="giftcards_card_is_sealed",
             ),
         )
@@ -166,12 +205,29 @@ class Card(models.Model):
 
         Raises :exc:`~giftcards.exceptions.DecryptionError`.
         """
-        return Keyring.from_settings().open(self.row, place=self.place).value
+        return self.open(Keyring.from_settings()).value
 
     @property
     def serial(self) -> str:
         """The serial in the clear, "" if there is none; otherwise like :attr:`value`."""
-        return Keyring.from_settings().open(self.row, place=self.place).serial
+        return self.open(Keyring.from_settings()).serial
+
+    @contained
+    def open(self, keyring: Keyring) -> CardSecret:
+        """Decrypt the card; the order is read if it is not there yet.
+
+        Raises :exc:`~giftcards.exceptions.DecryptionError`; its subclass
+        :exc:`~giftcards.exceptions.CodeDestroyed` if the code was destroyed on purpose.
+        """
+        if self.is_destroyed:
+            raise CodeDestroyed(
+                "The code of this card was destroyed: it had been kept long enough."
+            )
+        return keyring.open(self.row, place=self.place)
+
+    @property
+    def is_destroyed(self) -> bool:
+        return self.key_fingerprint == DESTROYED
 
     @contained
     def tail(self, keyring: Keyring) -> str:
@@ -180,7 +236,7 @@ class Card(models.Model):
         At most four, and at most a quarter of the code. Nothing else of the card gets out. Raises
         :exc:`~giftcards.exceptions.DecryptionError`.
         """
-        secret = keyring.open(self.row, place=self.place)
+        secret = self.open(keyring)
         signs = [sign for sign in secret.value if sign.isalnum()]
         shown = min(_LONGEST_TAIL, len(signs) // 4)
         return "".join(signs[len(signs) - shown :])
@@ -188,7 +244,7 @@ class Card(models.Model):
     def trouble(self, keyring: Keyring) -> str:
         """Why the card cannot be opened, in a sentence; "" if it can."""
         try:
-            keyring.open(self.row, place=self.place)
+            self.open(keyring)
         except DecryptionError as error:
             return f"Card {self.position} of order {self.order.reference}: {error}"
         return ""

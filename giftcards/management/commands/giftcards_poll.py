@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from argparse import ArgumentParser
+from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -24,6 +25,7 @@ from giftcards.management.base import (
     refuse,
 )
 from giftcards.models import Order, ProviderState
+from giftcards.retention import purge_if_due
 
 
 class Command(GiftcardsCommand):
@@ -117,12 +119,18 @@ class Command(GiftcardsCommand):
             signal.signal(number, end)
         self.say("Following the orders. Stop with Ctrl-C.", options)
         while not stop.is_set():
-            done = follow(seconds=None, stop=stop, chores=read_if_due)
+            done = follow(seconds=None, stop=stop, chores=_do_chores)
             if done is None:
                 # Another process runs the loop; take over if it stops.
                 stop.wait(1)
             else:
                 self.say(f"{done}.", options)
+
+
+def _do_chores(should_continue: Callable[[], bool]) -> None:
+    """A part of what is due once a day."""
+    read_if_due(should_continue)
+    purge_if_due(should_continue)
 
 
 def _trouble(done: Swept) -> str:

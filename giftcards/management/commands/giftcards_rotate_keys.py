@@ -46,7 +46,7 @@ class Command(GiftcardsCommand):
         is_proof = options["verify"]
         what = "Opening cards with the first key" if is_proof else "Sealing cards anew"
         with self.progress(options) as progress:
-            total = max(Card.objects.count() if is_proof else count_left(), 1)
+            total = max(Card.objects.all().readable().count() if is_proof else count_left(), 1)
 
             def show(tally: Tally) -> None:
                 # In whole percents, because a log gets a line for each.

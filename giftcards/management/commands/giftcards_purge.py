@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError
+from datetime import timedelta
+from typing import Any
+
+from django.utils import timezone
+
+from giftcards.management.base import GiftcardsCommand
+from giftcards.management.output import counted
+from giftcards.retention import REASONS, Purge, purge
+
+# Why orders were left alone, by the keys of REASONS.
+_TEXTS = {
+    "problem": "with a problem that nobody has ticked off",
+    "owed": "with money still owed to the customer",
+    "planned_refund": "with a refund that is still to be paid",
+    "not_credited": "with money that the provider has not credited back",
+    "no_cards": "without cards",
+}
+
+
+class Command(GiftcardsCommand):
+    help = (
+        "Destroy the codes of orders that settled long ago. The orders, the books and who has seen"
+        " which code stay. What is destroyed does not come back, but from a backup."
+    )
+    examples = (
+        ("What would be destroyed:", "--settled-before 365 --dry-run"),
+        ("Every night, from cron (or set CODES_KEPT_DAYS):", "--settled-before 365 -v0"),
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--settled-before",
+            type=_days,
+            required=True,
+            metavar="DAYS",
+            help="Take the orders that settled more than so many days ago.",
+        )
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="Change nothing, and count what would be destroyed (default: destroy).",
+        )
+
+    def handle(self, **options: Any) -> None:
+        is_dry_run = options["dry_run"]
+        with self.progress(options) as progress:
+            done = purge(
+                settled_before=timezone.now() - timedelta(days=options["settled_before"]),
+                is_dry_run=is_dry_run,
+                on_batch=lambda done: progress.show(_so_far(done), unless_short=True),
+            )
+        if options["json"]:
+            left_alone = {reason: done.left_alone[reason] for reason in REASONS}
+            self.write_json({"orders": done.orders, "cards": done.cards, "left_alone": left_alone})
+        self.say(_text(done, is_dry_run=is_dry_run), options)
+
+
+def _days(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 36_500:
+        raise ArgumentTypeError("Give a whole number of days from 1 to 36500.")
+    return int(text)
+
+
+def _so_far(done: Purge) -> str:
+    # In steps, because a log may get a line for each.
+    return f"Looking through old orders: more than {done.orders // 10_000 * 10_000} so far"
+
+
+def _text(done: Purge, *, is_dry_run: bool) -> str:
+    verb = "would be destroyed" if is_dry_run else "destroyed"
+    first = f"{counted(done.cards, 'code')} of {counted(done.orders, 'order')} {verb}."
+    left = [
+        f"Left alone: {counted(done.left_alone[reason], 'order')} {_TEXTS[reason]}."
+        for reason in REASONS
+        if done.left_alone[reason]
+    ]
+    return "\n".join([first, *left])
