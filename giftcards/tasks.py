@@ -6,7 +6,6 @@ They never raise: django-q2 would keep a failed task with its traceback for ever
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from datetime import timedelta
@@ -16,7 +15,7 @@ from giftcards.engine import outbox
 from giftcards.engine.database import surviving
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import follow, is_work_left
-from giftcards.engine.queue import LOOP_LEASE, queue_sweep
+from giftcards.engine.queue import LOOP_LEASE, cluster_stop, queue_sweep
 from giftcards.exceptions import GiftcardsError
 from giftcards.ledger.nightly import read_if_due
 from giftcards.models import Lease, ProviderState
@@ -44,7 +43,7 @@ def tick() -> str:
 
 
 def _run(*, patience: timedelta, is_tick: bool = False) -> str:
-    stop = _cluster_stop() or threading.Event()
+    stop = cluster_stop() or threading.Event()
     began = time.monotonic()
     try:
         if is_tick:
@@ -88,21 +87,3 @@ def _do_chores(stop: threading.Event, *, ends_at: float) -> None:
 def _is_nobody_waiting() -> bool:
     """Whether no order waits for this worker: a process runs the loop, or none is urgent."""
     return Lease.objects.is_held(Lease.LOOP) or not is_work_left()
-
-
-def _cluster_stop() -> threading.Event | None:
-    """The event that django-q2 sets to stop the cluster, so that the loop can end at once.
-
-    django-q2 does not pass it to tasks. But its Sentinel, which holds it, forks the workers, so one
-    of its methods is on a worker's stack. Without it, the loop ends after ``LOOP_SECONDS``.
-    """
-    # Not imported: in a worker, the Sentinel's module is loaded already.
-    sentinel = getattr(sys.modules.get("django_q.cluster"), "Sentinel", None)
-    if sentinel is None:
-        return None
-    frame = sys._getframe()  # noqa: SLF001
-    while frame := frame.f_back:  # type: ignore[assignment]
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, sentinel):
-            return getattr(caller, "stop_event", None)
-    return None

@@ -80,9 +80,9 @@ WITHIN = {
     ),
     "management": "output base overview selftest commands",
     "delivery": (
-        "kinds conf checks models migrations channels facts links messages signals news briefing"
-        " digests queueing receivers sending tasks pages views urls admin templatetags management"
-        " apps"
+        "kinds conf checks models migrations channels failures handover facts links messages"
+        " signals news briefing digests queueing tracking receivers sending tasks pins pages"
+        " views urls admin templatetags management apps"
     ),
 }
 
@@ -94,6 +94,9 @@ LIBRARIES = {
     "signals": "asgiref",
     "exports": "openpyxl",
     "engine.queue": "django_q",
+    "delivery.failures": "requests urllib3",
+    "delivery.tracking": "anymail",
+    "delivery.tasks": "django_q",
 }
 
 # Runs without the rest, on the standard library alone; one command starts it.

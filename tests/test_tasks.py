@@ -24,7 +24,7 @@ from django_q.tasks import async_task
 from django_q.worker import worker
 
 from giftcards import tasks
-from giftcards.engine.queue import ensure_schedule
+from giftcards.engine.queue import cluster_stop, ensure_schedule
 from giftcards.fulfilment import place_order
 from giftcards.models import Lease, Order, ProviderState
 from giftcards.simulator import Simulator
@@ -302,7 +302,7 @@ class TestClusterThatStops:
 
 def is_stop_found() -> bool:
     """A task: whether it finds the event with which its cluster stops."""
-    return tasks._cluster_stop() is not None
+    return cluster_stop() is not None
 
 
 def run_queue() -> None:

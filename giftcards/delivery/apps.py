@@ -18,10 +18,11 @@ class DeliveryConfig(AppConfig):
 
     def ready(self) -> None:
         from giftcards.delivery import receivers
-        from giftcards.delivery.checks import check_settings
+        from giftcards.delivery.checks import check_links, check_mail, check_settings
         from giftcards.delivery.conf import conf
 
-        register(check_settings, TAG)
+        for check in (check_settings, check_links, check_mail):
+            register(check, TAG)
         with contextlib.suppress(ConfigurationError):  # reported by check_settings
             if conf.is_off and not conf.staff:
                 return

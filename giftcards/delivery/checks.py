@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from django.core.checks import CheckMessage, Error
+import django
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
+from django.urls import NoReverseMatch, reverse
+from django.utils.module_loading import import_string
 
-from giftcards.delivery.conf import problems
+from giftcards.delivery.conf import OPTIONS, conf, problems
+from giftcards.delivery.kinds import WITH_CARDS, Mode
+from giftcards.exceptions import ConfigurationError
 
 # By options.Problem.kind.
 IDS: Mapping[str, str] = {
@@ -22,8 +30,131 @@ IDS: Mapping[str, str] = {
 }
 
 
+# As long as the column.
+_LONGEST_NAME = 40
+_SMTP = "django.core.mail.backends.smtp.EmailBackend"
+# The backends that deliver nothing.
+_PRETENDING = {f"django.core.mail.backends.{name}.EmailBackend" for name in ("console", "dummy")}
+
+
 def check_settings(**_: object) -> list[CheckMessage]:
     """What is wrong with ``GIFTCARDS_DELIVERY``."""
-    return [
+    found: list[CheckMessage] = [
         Error(problem.message, hint=problem.hint, id=IDS[problem.kind]) for problem in problems()
     ]
+    return found or [message for check in (_check_paths, _check_channels) for message in check()]
+
+
+def check_links(**_: object) -> list[CheckMessage]:
+    """Whether there is a page that messages can link to."""
+    return _unless_wrong(_check_links)
+
+
+def check_mail(**_: object) -> list[CheckMessage]:
+    """Whether mail arrives, and a mail server that hangs does not stop it."""
+    return _unless_wrong(_check_mail)
+
+
+def _unless_wrong(check: Callable[[], Iterator[CheckMessage]]) -> list[CheckMessage]:
+    """What ``check`` finds where messages are sent and the settings are usable."""
+    try:
+        return [] if conf.is_off else list(check())
+    except (ConfigurationError, ImportError):
+        return []  # reported by check_settings
+
+
+def _check_paths() -> Iterator[CheckMessage]:
+    """Whether what the settings name is there."""
+    single = {name: OPTIONS.get(name) for name in ("PIN", "OWNED_ORDERS")}
+    paths = [(f"GIFTCARDS_DELIVERY[{name!r}]", path) for name, path in single.items() if path]
+    paths += [("GIFTCARDS_DELIVERY['CHANNELS']", path) for path in OPTIONS.get("CHANNELS")]
+    for setting, path in paths:
+        if not callable(_found(path)):
+            yield Error(
+                f"{setting} names {path!r}, which cannot be imported or called.",
+                hint="Correct the path. What it names must be there when the site starts.",
+                id="giftcards_delivery.E010",
+            )
+
+
+def _found(path: str) -> Any:
+    try:
+        return import_string(path)
+    except Exception:  # noqa: BLE001 (a module of the shop may raise anything)
+        return None
+
+
+def _check_channels() -> Iterator[CheckMessage]:
+    """Whether rows can name the channels."""
+    classes = [(path, _found(path)) for path in OPTIONS.get("CHANNELS")]
+    names = [(path, getattr(found, "name", None)) for path, found in classes if callable(found)]
+    for path, name in names:
+        if not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME):
+            yield Error(
+                f"The channel {path} has no name, or one of more than {_LONGEST_NAME} characters.",
+                hint="Set its attribute 'name' to a short text.",
+                id="giftcards_delivery.E012",
+            )
+    counts = Counter(name for _, name in names if isinstance(name, str))
+    for name in (name for name, count in counts.items() if count > 1):
+        yield Error(
+            f"Several channels of GIFTCARDS_DELIVERY['CHANNELS'] have the name {name!r}: only one"
+            " of them would be used.",
+            hint="Give each channel a name of its own, and list each one once.",
+            id="giftcards_delivery.E011",
+        )
+
+
+def _check_links() -> Iterator[CheckMessage]:
+    if all(conf.mode(kind) != Mode.LINK for kind in WITH_CARDS):
+        return
+    if not conf.base_url:
+        yield Error(
+            "GIFTCARDS_DELIVERY['BASE_URL'] is not set, so messages cannot link to the cards.",
+            hint="Set it to the address of the shop, such as https://shop.example, or 'MODE' to"
+            " 'codes' or 'off'.",
+            id="giftcards_delivery.E013",
+        )
+    # Settings for workers alone may have no URLs; but messages are written there.
+    try:
+        reverse("giftcards_delivery:cards", args=["token"])
+    except (NoReverseMatch, AttributeError):
+        yield Error(
+            "The customer's page has no address, so messages cannot link to the cards.",
+            hint="Add path('cards/', include('giftcards.delivery.urls')) to ROOT_URLCONF.",
+            id="giftcards_delivery.E014",
+        )
+
+
+def _check_mail() -> Iterator[CheckMessage]:
+    if all(channel.name != "mail" for channel in conf.channels):
+        return
+    backend, timeout, where = _mailer()
+    if backend in _PRETENDING and not settings.DEBUG:
+        yield Warning(
+            f"The mail backend {backend} delivers nothing: customers would be taken as told.",
+            hint="Set the backend of your mail server or provider.",
+            id="giftcards_delivery.W002",
+        )
+    if timeout is None and _is_smtp(backend):
+        yield Warning(
+            "Mail has no time-out: each message to a mail server that hangs would take a minute,"
+            " and leave a thread and a connection behind.",
+            hint=f"Set {where} to 10 seconds.",
+            id="giftcards_delivery.W001",
+        )
+
+
+def _mailer() -> tuple[str, object, str]:
+    """The path of the mail backend, its time-out, and the setting of that."""
+    mailers = getattr(settings, "MAILERS", None) if django.VERSION >= (6, 1) else None
+    if not mailers:
+        return settings.EMAIL_BACKEND, settings.EMAIL_TIMEOUT, "EMAIL_TIMEOUT"
+    mailer = mailers.get("default", {})
+    timeout = mailer.get("OPTIONS", {}).get("timeout")
+    return mailer.get("BACKEND", _SMTP), timeout, "MAILERS['default']['OPTIONS']['timeout']"
+
+
+def _is_smtp(backend: str) -> bool:
+    found = _found(backend)
+    return isinstance(found, type) and issubclass(found, import_string(_SMTP))

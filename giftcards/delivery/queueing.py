@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from django.db import transaction
+from django.db.models import Exists, OuterRef
+from django.utils import timezone
 
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import language_of
@@ -20,6 +22,12 @@ TASK = "giftcards.delivery.tasks.deliver"
 #: A task that is queued and has not started. Not queued twice within this time.
 QUEUED = "queued delivery"
 _QUEUED_FOR = timedelta(seconds=20)
+#: Refunds whose signal was lost were looked for. Not done again within this time.
+LOST_REFUNDS = "lost refunds"
+_LOOKED_FOR = timedelta(minutes=2)
+_PAID_WITHIN = timedelta(days=2)
+# What is planned is rarely paid later. The index is on this.
+_RECORDED_WITHIN = timedelta(days=30)
 
 
 def tell_of_change(order: Order, change: StatusChange) -> list[Delivery]:
@@ -44,6 +52,25 @@ def tell_of_refund(refund: CustomerRefund) -> list[Delivery]:
     if refund.executed_at < Installation.begin():
         return []
     return _queue(refund.order, Kind.PAID_BACK, f"refund {refund.pk}", refund=refund)
+
+
+def tell_of_lost_refunds() -> int:
+    """Queue the news of refunds that nobody was told of; return how many.
+
+    Their process died between the commit and the signal. Looks at those that were paid within the
+    last two days, and recorded within the last thirty; does nothing if it was done a moment ago.
+    """
+    is_off = conf.mode(Kind.PAID_BACK) == Mode.OFF
+    if is_off or not Lease.objects.take(LOST_REFUNDS, _LOOKED_FOR):
+        return 0
+    now = timezone.now()
+    lost = CustomerRefund.objects.filter(
+        ~Exists(Delivery.objects.filter(refund=OuterRef("pk"))),
+        state=RefundState.DONE,
+        created_at__gte=now - _RECORDED_WITHIN,
+        executed_at__gte=max(now - _PAID_WITHIN, Installation.begin()),
+    )
+    return sum(bool(tell_of_refund(refund)) for refund in lost.select_related("order"))
 
 
 def _queue(
@@ -80,8 +107,8 @@ def _queue(
 def wake() -> None:
     """Have a worker send what is due, once the current transaction commits.
 
-    Not if that was asked for a moment ago. Never raises; without a worker, ``giftcards_deliver``
-    sends it.
+    Not if that was asked for a moment ago, and no worker has begun since. Never raises; without a
+    worker, ``giftcards_deliver`` sends it.
     """
     transaction.on_commit(_wake, robust=True)
 

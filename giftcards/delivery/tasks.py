@@ -1,8 +1,125 @@
-"""The task for django-q2 that sends messages."""
+"""The task for django-q2 that sends messages. Like the others, it never raises, and tells counts.
+
+So that a mail server that hangs delays mail and nothing else, messages occupy all workers but two
+at most, and one where there are two or one. A single worker spends no more than a few seconds at a
+time on them.
+"""
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
+from datetime import timedelta
+from typing import NamedTuple
+
+from django.utils import timezone
+
+from giftcards.conf import LOOP_SECONDS
+from giftcards.conf import conf as core
+from giftcards.delivery.handover import Limits
+from giftcards.delivery.models import Delivery
+from giftcards.delivery.queueing import QUEUED, tell_of_lost_refunds, wake
+from giftcards.delivery.sending import Tally, send_due
+from giftcards.engine.queue import cluster_stop
+from giftcards.exceptions import GiftcardsError
+from giftcards.models import Lease
+
+logger = logging.getLogger(__name__)
+
+# Names of the leases on sending, of which a task takes one.
+_SLOT = "messages {number}"
+_MOST_SLOTS = 4
+# Longer than the task, so that it need not be renewed.
+_SLOT_FOR = timedelta(minutes=2)
+_LONGEST_TASK = 100.0
+# Before a task would be cut short, so much is left for recording (seconds).
+_RECORDING_SECONDS = 10.0
+# An attempt that is begun has at least this time (seconds).
+_SHORTEST_ATTEMPT = 20.0
+# Where one worker does everything: how long attempts begin, and how long they last (seconds).
+_ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
+# How long a task waits for messages that are due soon, and how often it looks (seconds).
+_LONGEST_WAIT, _HEARTBEAT = 15.0, 1.0
+
+
+class _Slot(NamedTuple):
+    name: str
+    token: str
+
 
 def deliver() -> str:
-    """Send what is due; return how many, in words."""
-    raise NotImplementedError
+    """Send what is due, and queue a successor if something is left; return counts, in words."""
+    stop = cluster_stop() or threading.Event()
+    try:
+        # What is queued from now on may come too late for this run.
+        Lease.objects.revoke(QUEUED)
+        tell_of_lost_refunds()
+        return _send(stop)
+    except GiftcardsError as error:
+        logger.error("The task failed: %s", error)  # noqa: TRY400
+    except Exception as error:  # noqa: BLE001 (see the module's docstring)
+        logger.error("The task failed: %s", type(error).__name__)  # noqa: TRY400
+    return "failed"
+
+
+def _send(stop: threading.Event) -> str:
+    workers = _workers()
+    slot = _take_slot(max(1, min(workers - 2, _MOST_SLOTS)))
+    if slot is None:
+        return "other processes send the messages"
+    try:
+        done = _send_and_wait(_limits(stop, workers), may_wait=workers > 2)
+    finally:
+        Lease.objects.release(slot.name, slot.token)
+    # After releasing it: who was woken while it was held has not begun. A server that is away is
+    # left alone until the next minute.
+    if not done.is_cut_short and Delivery.objects.due(timezone.now()).exists():
+        wake()
+    return str(done)
+
+
+def _workers() -> int:
+    from django_q.conf import Conf
+
+    return int(Conf.WORKERS)
+
+
+def _take_slot(number: int) -> _Slot | None:
+    for name in (_SLOT.format(number=index) for index in range(number)):
+        if token := Lease.objects.take(name, _SLOT_FOR):
+            return _Slot(name, token)
+    return None
+
+
+def _limits(stop: threading.Event, workers: int) -> Limits:
+    now = time.monotonic()
+    if workers < 2:
+        return Limits(stop, now + _ALONE_SECONDS, now + _ALONE_SECONDS + _ALONE_ATTEMPT)
+    seconds = min(core.longest_task, _LONGEST_TASK) - _RECORDING_SECONDS
+    return Limits(stop, now + min(LOOP_SECONDS, seconds - _SHORTEST_ATTEMPT), now + seconds)
+
+
+def _send_and_wait(limits: Limits, *, may_wait: bool) -> Tally:
+    """Send what is due, and what is due soon if the worker may wait for that."""
+    wait_until = time.monotonic() + _LONGEST_WAIT
+    done = send_due(limits)
+    while may_wait and not done.is_cut_short and _wait(limits, until=wait_until):
+        done += send_due(limits)
+    return done
+
+
+def _wait(limits: Limits, *, until: float) -> bool:
+    """Wait for a message that is due by ``until``; False if there is none."""
+    while limits.may_begin():
+        due_at = Delivery.objects.next_due_at()
+        if due_at is None:
+            return False
+        seconds = (due_at - timezone.now()).total_seconds()
+        if seconds <= 0:
+            return True
+        if time.monotonic() + seconds > until:
+            return False
+        # Another one may be queued meanwhile.
+        limits.stop.wait(min(seconds, _HEARTBEAT))
+    return False

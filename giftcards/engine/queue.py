@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -193,3 +194,22 @@ def _enqueue(queue: Callable[[], object]) -> None:
         logger.error(  # noqa: TRY400
             "Queueing a task of django-q2 failed: %s. %s", type(error).__name__, _CONSOLATION
         )
+
+
+def cluster_stop() -> threading.Event | None:
+    """The event that django-q2 sets to stop the cluster, so that the loop can end at once.
+
+    django-q2 does not pass it to tasks. But its Sentinel, which holds it, forks the workers, so one
+    of its methods is on a worker's stack. ``None`` outside of a
+    worker: a task then ends when its time is over.
+    """
+    # Not imported: in a worker, the Sentinel's module is loaded already.
+    sentinel = getattr(sys.modules.get("django_q.cluster"), "Sentinel", None)
+    if sentinel is None:
+        return None
+    frame = sys._getframe()  # noqa: SLF001
+    while frame := frame.f_back:  # type: ignore[assignment]
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, sentinel):
+            return getattr(caller, "stop_event", None)
+    return None

@@ -59,6 +59,8 @@ class GiftcardsCommand(ConsoleCommand):
     needs: ClassVar[Sequence[str]] = ()
     has_json: ClassVar[bool] = True
     has_database: ClassVar[bool] = True
+    #: The apps, by their labels, whose tables have to be there.
+    needs_tables: ClassVar[Sequence[str]] = ("giftcards",)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         if self.has_json:
@@ -71,7 +73,7 @@ class GiftcardsCommand(ConsoleCommand):
             if self.needs:
                 require(*self.needs)
             if self.has_database:
-                _probe_database()
+                _probe_database(self.needs_tables)
         except ConfigurationError as error:
             raise refuse(str(error)) from None
         except Error as error:
@@ -109,10 +111,11 @@ def _is_for_people(options: dict[str, Any]) -> bool:
     return options["verbosity"] > 0 and not options.get("json")
 
 
-def _probe_database() -> None:
-    """Read a row of every table, to see that the database is there and migrated."""
-    for model in apps.get_app_config("giftcards").get_models():
-        model._default_manager.order_by("pk").first()  # noqa: SLF001
+def _probe_database(labels: Sequence[str]) -> None:
+    """Read a row of every table of these apps, to see that the database is there and migrated."""
+    for label in labels:
+        for model in apps.get_app_config(label).get_models():
+            model._default_manager.order_by("pk").first()  # noqa: SLF001
 
 
 def database_failure(error: Error, what_now: str) -> CommandError:

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from argparse import ArgumentParser
+from datetime import datetime
+from typing import Any
+
+from django.core.management.base import CommandError
+from django.utils import timezone
+
+from giftcards.delivery.conf import require
+from giftcards.delivery.handover import Limits
+from giftcards.delivery.models import Delivery
+from giftcards.delivery.queueing import tell_of_lost_refunds
+from giftcards.delivery.sending import Tally, send_due
+from giftcards.engine.database import surviving
+from giftcards.management.base import UNFINISHED, GiftcardsCommand
+
+# How often the loop looks for messages, and when it does so after a server was away (seconds).
+_HEARTBEAT, _PAUSE = 1.0, 10.0
+# After so long without a message, it does what the task does once a minute (seconds).
+_TICK = 60.0
+
+
+class Command(GiftcardsCommand):
+    help = "Send the messages to customers that are due: once, or until stopped."
+    examples = (
+        ("What is due now:", ""),
+        ("Instead of qcluster, until Ctrl-C:", "--loop"),
+    )
+    needs_tables = ("giftcards", "giftcards_delivery")
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--loop",
+            action="store_true",
+            help="Go on until stopped with Ctrl-C or SIGTERM, and try again when it is time"
+            " (default: send what is due once).",
+        )
+
+    def handle(self, **options: Any) -> None:
+        require("MODE", "BASE_URL", "FROM_EMAIL", "CHANNELS")
+        if options["loop"]:
+            self._loop(options)
+        else:
+            self._send(options)
+
+    def _send(self, options: dict[str, Any]) -> None:
+        tell_of_lost_refunds()
+        done = send_due(Limits())
+        waiting = Delivery.objects.filter(next_attempt_at__isnull=False).count()
+        if options["json"]:
+            self.write_json({**done.as_dict(), "waiting": waiting})
+        self.say(f"{done}.", options)
+        if done.failed or waiting:
+            raise CommandError(_trouble(done, waiting), returncode=UNFINISHED)
+
+    def _loop(self, options: dict[str, Any]) -> None:
+        stop = threading.Event()
+
+        def end(*_args: object) -> None:
+            # In a thread: the main one may be in `stop.wait()`, holding the lock that set() needs.
+            threading.Thread(target=stop.set).start()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, end)
+        self.say("Sending the messages. Stop with Ctrl-C.", options)
+        while not stop.is_set():
+            with surviving(stop, "the messages"):
+                tell_of_lost_refunds()
+                done = send_due(Limits(stop))
+                if done != Tally():
+                    self.say(f"{done}.", options)
+                _wait(stop, _PAUSE if done.is_cut_short else 0)
+
+
+def _trouble(done: Tally, waiting: int) -> str:
+    return (
+        f"{done.failed} could not be sent, and {waiting} wait for another try. The admin shows why."
+    )
+
+
+def _wait(stop: threading.Event, seconds: float) -> None:
+    """Wait so long, and then until a message is due; a minute at most."""
+    began = time.monotonic()
+    while not stop.is_set() and (waited := time.monotonic() - began) < _TICK:
+        due_at = Delivery.objects.next_due_at()
+        is_due = due_at is not None and due_at <= timezone.now()
+        if is_due and waited >= seconds:
+            return
+        stop.wait(_left(due_at, seconds - waited))
+
+
+def _left(due_at: datetime | None, seconds: float) -> float:
+    """How long to wait before the next look."""
+    if seconds > 0 or due_at is None:
+        return min(max(seconds, 0) or _HEARTBEAT, _HEARTBEAT)
+    return min(max((due_at - timezone.now()).total_seconds(), 0), _HEARTBEAT)

@@ -1,0 +1,252 @@
+"""Sending the messages that wait: each is claimed, sent, and how that ended is recorded.
+
+How often a customer may get the same message: once, unless an attempt ends without anybody knowing
+whether it went out. That is so if the process dies between handing the message over and recording
+it, or if the server got the message and did not answer. There are at most
+:data:`MOST_UNANSWERED` such attempts, so a message goes out at most that often.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import ProtectedError
+from django.utils import timezone
+from django.utils.crypto import salted_hmac
+
+from giftcards.delivery import links
+from giftcards.delivery.channels import Channel
+from giftcards.delivery.conf import conf
+from giftcards.delivery.failures import Failure, Meaning, describe
+from giftcards.delivery.handover import Limits, Sent, hand_over
+from giftcards.delivery.kinds import KIND_OF_STATUS, WITH_CARDS, Kind, Mode
+from giftcards.delivery.messages import compose
+from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus
+from giftcards.delivery.tracking import stored_id
+from giftcards.exceptions import ConfigurationError
+from giftcards.models.money import RefundState
+from giftcards.secrecy import Masked, contained
+
+#: How long a process may be busy with a message before another one takes over: longer than the
+#: longest attempt.
+CLAIM = timedelta(minutes=2)
+#: After so many attempts of which nobody knows how they ended, there is no other.
+MOST_UNANSWERED = 6
+# The pauses after attempts that certainly failed, then the one after each further attempt.
+_PAUSES = (
+    timedelta(seconds=10),
+    timedelta(seconds=30),
+    timedelta(minutes=1),
+    timedelta(minutes=5),
+    timedelta(minutes=15),
+    timedelta(minutes=30),
+)
+_LONGEST_PAUSE = timedelta(hours=1)
+# The pause after an attempt of which nobody knows how it ended.
+_UNANSWERED_PAUSE = timedelta(minutes=15)
+# A message is given up when it is so old, and every one of the pauses has been waited for.
+_GIVEN_UP_AFTER = timedelta(days=1)
+# A server that has failed so many times in a row is left alone for the rest of the pass.
+_FAILURES_IN_A_ROW = 3
+# How many messages are looked up at once.
+_BATCH = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a pass did, in numbers of messages; ``is_cut_short``: a server was left alone."""
+
+    sent: int = 0
+    retrying: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    is_cut_short: bool = False
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.sent + other.sent,
+            self.retrying + other.retrying,
+            self.failed + other.failed,
+            self.cancelled + other.cancelled,
+            other.is_cut_short,
+        )
+
+    def as_dict(self) -> dict[str, int | bool]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        counts = (
+            f"{self.sent} sent, {self.retrying} to be tried again, {self.failed} failed,"
+            f" {self.cancelled} cancelled"
+        )
+        return f"{counts}; a server does not answer" if self.is_cut_short else counts
+
+
+def send_due(limits: Limits) -> Tally:
+    """Send all messages that are due, longest due first, within ``limits``.
+
+    A channel whose server fails three times in a row is left alone: what was not tried stays due.
+    Processes that do this at the same time share the work.
+    """
+    return _Pass(limits).run()
+
+
+class _Pass:
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._counts: Counter[str] = Counter()
+        # By channel, in a row.
+        self._failures: Counter[str] = Counter()
+        self._away: set[str] = set()
+
+    def run(self) -> Tally:
+        while batch := self._next():
+            for wanted in batch:
+                if self._limits.may_begin() and wanted.channel not in self._away:
+                    self._send(wanted)
+        return Tally(**self._counts, is_cut_short=bool(self._away))
+
+    def _next(self) -> list[Delivery]:
+        if not self._limits.may_begin():
+            return []
+        due = Delivery.objects.due(timezone.now()).exclude(channel__in=self._away)
+        return list(due[:_BATCH])
+
+    def _send(self, wanted: Delivery) -> None:
+        if not Delivery.objects.claim(wanted, until=timezone.now() + CLAIM):
+            return
+        # Anew: it may have waited behind slow ones.
+        rows = Delivery.objects.filter(claim=wanted.claim).select_related("order", "refund")
+        delivery = rows.filter(pk=wanted.pk).first()
+        if delivery is None:
+            return  # deleted with its order
+        values = self._values(delivery)
+        if Delivery.objects.conclude(delivery, **values):
+            self._counts[_COUNTED[values["status"]]] += 1
+
+    def _values(self, delivery: Delivery) -> dict[str, Any]:
+        """Send the message if that is still wanted; return what the row says of it from now on."""
+        if delivery.unanswered >= MOST_UNANSWERED:
+            # Its process died during the last attempt; this one was not made.
+            ended = "The process that was sending it ended"
+            values = _ended(DeliveryStatus.FAILED, error=delivery.error or ended)
+            return {**values, "attempts": delivery.attempts - 1}
+        if not is_wanted(delivery):
+            return _ended(DeliveryStatus.CANCELLED)
+        end = _attempt(delivery, self._limits)
+        if isinstance(end, Sent):
+            self._failures[delivery.channel] = 0
+            return _ended(
+                DeliveryStatus.SENT,
+                sent_at=timezone.now(),
+                message_id=stored_id(end.message_id),
+                error="",
+            )
+        self._note(delivery.channel, end)
+        return _after_failure(delivery, end)
+
+    def _note(self, channel: str, failure: Failure) -> None:
+        if failure.meaning in {Meaning.SERVER_AWAY, Meaning.UNANSWERED}:
+            self._failures[channel] += 1
+            if self._failures[channel] >= _FAILURES_IN_A_ROW:
+                self._away.add(channel)
+
+
+# The count of a Tally by what became of a message.
+_COUNTED = {
+    DeliveryStatus.SENT: "sent",
+    DeliveryStatus.RETRYING: "retrying",
+    DeliveryStatus.FAILED: "failed",
+    DeliveryStatus.CANCELLED: "cancelled",
+}
+
+
+def is_wanted(delivery: Delivery) -> bool:
+    """Whether the message is still true, and still to be sent."""
+    is_off = conf.mode(delivery.kind) == Mode.OFF and not delivery.requested_by
+    if is_off or not delivery.address:
+        return False
+    if delivery.kind == Kind.PAID_BACK:
+        return delivery.refund is None or delivery.refund.state == RefundState.DONE
+    return KIND_OF_STATUS.get(delivery.order.status) == delivery.kind
+
+
+@contained
+def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure:
+    link: CardLink | None = None
+    try:
+        channel = _channel(delivery.channel)
+        link, token = _link(delivery)
+        message = replace(compose(delivery, token), id=_id(delivery))
+    except Exception as error:  # noqa: BLE001 (templates and hooks of the shop)
+        end: Sent | Failure = Failure(Meaning.NOT_SENT, describe(error))
+    else:
+        end = hand_over(channel, message, limits)
+    if link is not None and isinstance(end, Failure) and end.meaning is not Meaning.UNANSWERED:
+        _forget(link)
+    return end
+
+
+def _channel(name: str) -> Channel:
+    return {channel.name: channel for channel in conf.channels}[name]
+
+
+def _link(delivery: Delivery) -> tuple[CardLink | None, Masked | None]:
+    """A link for this attempt, with its token; none for a message that hands over no cards."""
+    if delivery.kind not in WITH_CARDS:
+        return None, None
+    if conf.mode(delivery.kind) == Mode.LINK and not conf.base_url:
+        raise ConfigurationError("GIFTCARDS_DELIVERY['BASE_URL'] is not set.")
+    if not conf.base_url:
+        return None, None
+    return links.issue(delivery.order, origin=CardLink.Origin.MESSAGE, delivery=delivery)
+
+
+def _forget(link: CardLink) -> None:
+    """Delete a link that nobody was told of."""
+    try:
+        link.delete()
+    except ProtectedError:
+        # Somebody has opened it, so that they were told after all.
+        return
+
+
+def _id(delivery: Delivery) -> str:
+    """The same for each attempt at the same message, so that others can tell a repetition."""
+    digest = salted_hmac("giftcards.delivery.message", delivery.key, algorithm="sha256")
+    return digest.hexdigest()[:32]
+
+
+def _ended(status: DeliveryStatus, **values: Any) -> dict[str, Any]:
+    return {"status": status, "next_attempt_at": None, **values}
+
+
+def _after_failure(delivery: Delivery, failure: Failure) -> dict[str, Any]:
+    is_unanswered = failure.meaning is Meaning.UNANSWERED
+    values = {"error": failure.error, "unanswered": delivery.unanswered + is_unanswered}
+    now = timezone.now()
+    if is_unanswered:
+        is_over = values["unanswered"] == MOST_UNANSWERED
+        next_attempt_at = now + _UNANSWERED_PAUSE
+    else:
+        failures = delivery.attempts - delivery.unanswered
+        next_attempt_at = now + _pause(failures)
+        is_over = failure.meaning is Meaning.REFUSED or _is_too_old(
+            delivery.created_at, next_attempt_at, failures
+        )
+    if is_over:
+        return _ended(DeliveryStatus.FAILED, **values)
+    return {"status": DeliveryStatus.RETRYING, "next_attempt_at": next_attempt_at, **values}
+
+
+def _pause(failures: int) -> timedelta:
+    """The pause after the ``failures``-th attempt that certainly failed, counted from 1."""
+    return _PAUSES[failures - 1] if failures <= len(_PAUSES) else _LONGEST_PAUSE
+
+
+def _is_too_old(created_at: datetime, next_attempt_at: datetime, failures: int) -> bool:
+    # Where no worker ran for a day, the first attempt is not the last.
+    return failures > len(_PAUSES) and next_attempt_at > created_at + _GIVEN_UP_AFTER
