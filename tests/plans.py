@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from django.db import connection
 from django.db.models import Model
 
+from giftcards.delivery.models import CardLink, Delivery
 from giftcards.models import (
     Card,
     CardReveal,
@@ -20,7 +21,17 @@ from giftcards.models import (
     StatusChange,
 )
 
-_GROWING = (Order, StatusChange, Card, CardReveal, CustomerRefund, Note, LedgerEntry)
+_GROWING = (
+    Order,
+    StatusChange,
+    Card,
+    CardReveal,
+    CustomerRefund,
+    Note,
+    LedgerEntry,
+    Delivery,
+    CardLink,
+)
 _TABLES = [model._meta.db_table for model in _GROWING]
 _EXPLAIN = {
     "sqlite": "EXPLAIN QUERY PLAN ",

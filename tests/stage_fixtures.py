@@ -38,6 +38,8 @@ CONSTANTS = {
     "background_wait": "giftcards.engine.background._LONGEST_WAIT",
     "database_patience": "giftcards.engine.sending._DATABASE_PATIENCE",
     "database_pause": "giftcards.engine.database._PAUSE",
+    "delivering_wait": "giftcards.delivery.tasks._LONGEST_WAIT",
+    "delivering_heartbeat": "giftcards.delivery.tasks._HEARTBEAT",
     "export_batch": "giftcards.exports._ORDERS_AT_ONCE",
     "export_sheet": "giftcards.exports._ROWS_OF_SHEET",
     "ledger_lease_poll": "giftcards.ledger.reading._LEASE_POLL",

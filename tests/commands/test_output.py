@@ -29,7 +29,8 @@ from tests.stage import PSN, ROOT, ago
 
 pytest_plugins = ["tests.stage_fixtures"]
 
-COMMANDS = sorted(name for name, app in get_commands().items() if app == "giftcards")
+APPS = {name: str(app) for name, app in get_commands().items() if str(app).startswith("giftcards")}
+COMMANDS = sorted(APPS)
 
 
 class ClosedPipe(io.StringIO):
@@ -58,6 +59,8 @@ class TestAPipeThatIsClosed:
             "giftcards_poll --json",
             "giftcards_poll --reference cart-1",
             "giftcards_reconcile",
+            "giftcards_deliver",
+            "giftcards_deliver --json",
             "giftcards_status",
             "giftcards_status --json",
             "giftcards_status cart-1",
@@ -103,7 +106,7 @@ class TestAPipeThatIsClosed:
 class TestHelp:
     @pytest.mark.parametrize("name", COMMANDS)
     def test_help_has_examples_that_the_command_understands(self, name: str) -> None:
-        command: Any = load_command_class("giftcards", name)
+        command: Any = load_command_class(APPS[name], name)
         parser = command.create_parser("manage.py", name)
         text = parser.format_help()
         shown = re.findall(rf"^  manage\.py {name}(.*)$", text, re.MULTILINE)
@@ -114,7 +117,7 @@ class TestHelp:
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_help_names_the_default_of_every_option(self, name: str) -> None:
-        parser = load_command_class("giftcards", name).create_parser("manage.py", name)
+        parser = load_command_class(APPS[name], name).create_parser("manage.py", name)
         common = BaseCommand().create_parser("manage.py", name)
         inherited = {option for action in common._actions for option in action.option_strings}
         for action in parser._actions:
@@ -124,7 +127,7 @@ class TestHelp:
     @pytest.mark.parametrize("name", COMMANDS)
     def test_help_fits_80_columns(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("COLUMNS", "80")
-        parser = load_command_class("giftcards", name).create_parser("manage.py", name)
+        parser = load_command_class(APPS[name], name).create_parser("manage.py", name)
         assert max(map(len, parser.format_help().splitlines())) <= 80
 
 

@@ -1,0 +1,54 @@
+"""Messages that wait, and ways to have them sent."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from datetime import timedelta
+from typing import Any
+
+from django.utils import timezone
+
+from giftcards.delivery.handover import Limits
+from giftcards.delivery.kinds import KIND_OF_STATUS
+from giftcards.delivery.models import Delivery
+from giftcards.delivery.sending import Tally, send_due
+from giftcards.models import Order
+from giftcards.statuses import Status
+from tests.builders import make_guide_order
+
+ADDRESS = "lina@example.com"
+
+
+def make_message(
+    status: Status = Status.FULFILLED, *, order: Order | None = None, **values: Any
+) -> Delivery:
+    """A message that is due, by default about an order that was delivered just now."""
+    address = values.setdefault("address", ADDRESS)
+    order = order or make_guide_order(status, customer_email=address)
+    values = {"kind": KIND_OF_STATUS[status], "language": "en", "key": uuid.uuid4().hex} | values
+    return Delivery.objects.create(order=order, **values)
+
+
+def send(*, seconds: float = 30) -> Tally:
+    """A pass over what is due, which may take so long."""
+    return send_due(Limits(end_at=time.monotonic() + seconds))
+
+
+def is_due() -> None:
+    """Time passes until every open message is due."""
+    Delivery.objects.filter(next_attempt_at__isnull=False).update(
+        next_attempt_at=timezone.now() - timedelta(seconds=1)
+    )
+
+
+def again(message: Delivery) -> Delivery:
+    """The message as its row says now."""
+    return Delivery.objects.get(pk=message.pk)
+
+
+def pause(message: Delivery) -> float:
+    """Seconds until the next attempt."""
+    due_at = again(message).next_attempt_at
+    assert due_at is not None
+    return (due_at - timezone.now()).total_seconds()

@@ -1,0 +1,124 @@
+"""Settings with which customers would not be told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.checks import CheckMessage, run_checks
+
+from giftcards.delivery.channels import Mail
+from tests.delivery.conftest import SHOP
+from tests.fakes.mail import SMTP, backend_settings, smtp_settings
+
+MAIL = "giftcards.delivery.channels.Mail"
+HERE = "tests.delivery.test_checks"
+
+
+class Second(Mail):
+    pass
+
+
+class Nameless:
+    pass
+
+
+class Chatty(Mail):
+    name = "x" * 41
+
+
+class Letters(Mail):
+    name = "letters"
+
+
+def found(settings: Any, **values: Any) -> list[CheckMessage]:
+    settings.GIFTCARDS_DELIVERY = {**SHOP, **values}
+    return [
+        message for message in run_checks() if str(message.id).startswith("giftcards_delivery.")
+    ]
+
+
+def ids(settings: Any, **values: Any) -> list[str]:
+    return [str(message.id)[-4:] for message in found(settings, **values)]
+
+
+def test_a_shop_that_is_set_up_passes(settings: Any) -> None:
+    assert ids(settings) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"CHANNELS": [MAIL, "shop.missing.Channel"]}, ["E010"]),
+        ({"CHANNELS": [f"{HERE}.HERE"]}, ["E010"]),
+        ({"PIN": "shop.missing.pin"}, ["E010"]),
+        ({"OWNED_ORDERS": "shop.missing.orders"}, ["E010"]),
+        ({"CHANNELS": [MAIL, f"{HERE}.Second"]}, ["E011"]),
+        ({"CHANNELS": [MAIL, MAIL]}, ["E011"]),
+        ({"CHANNELS": [f"{HERE}.Nameless"]}, ["E012"]),
+        ({"CHANNELS": [f"{HERE}.Chatty"]}, ["E012"]),
+        ({"BASE_URL": ""}, ["E005"]),
+        ({"MODE": "codes", "PIN": "shop.missing.pin"}, ["E010"]),
+    ],
+)
+def test_what_the_settings_name_has_to_be_there(
+    values: dict[str, Any], expected: list[str], settings: Any
+) -> None:
+    assert ids(settings, **values) == expected
+
+
+class TestLinks:
+    def test_links_need_the_address_of_the_shop(self, settings: Any) -> None:
+        settings.GIFTCARDS_DELIVERY = {}
+        errors = [str(message.id)[-4:] for message in run_checks(tags=["giftcards"])]
+        assert "E013" in errors
+
+    @pytest.mark.parametrize(
+        "mode", ["codes", "off", {"delivered": "codes", "partly_delivered": "off"}]
+    )
+    def test_a_shop_without_links_needs_no_address(self, mode: Any, settings: Any) -> None:
+        settings.ROOT_URLCONF = "tests.recipes.urls"
+        settings.GIFTCARDS_DELIVERY = {"MODE": mode}
+        errors = [str(message.id) for message in run_checks(tags=["giftcards"])]
+        assert not any(error.startswith("giftcards_delivery") for error in errors)
+
+    def test_links_need_the_pages_of_the_app(self, settings: Any) -> None:
+        settings.ROOT_URLCONF = "tests.delivery.no_urls"
+        assert ids(settings) == ["E014"]
+
+    def test_a_shop_without_messages_is_not_checked(self, settings: Any) -> None:
+        settings.ROOT_URLCONF = "tests.delivery.no_urls"
+        settings.GIFTCARDS_DELIVERY = {"MODE": "off"}
+        errors = [str(message.id) for message in run_checks(tags=["giftcards"])]
+        assert not any(error.startswith("giftcards_delivery") for error in errors)
+
+
+class TestMail:
+    def use(self, settings: Any, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            setattr(settings, name, value)
+
+    @pytest.mark.parametrize(("timeout", "expected"), [(None, ["W001"]), (10, [])])
+    def test_a_mail_server_needs_a_time_out(
+        self, timeout: Any, expected: list[str], settings: Any
+    ) -> None:
+        self.use(settings, smtp_settings(25, timeout=timeout))
+        assert ids(settings) == expected
+
+    def test_the_advice_names_the_setting(self, settings: Any) -> None:
+        self.use(settings, smtp_settings(25, timeout=None))  # type: ignore[arg-type]
+        [message] = found(settings)
+        assert ("MAILERS" if "MAILERS" in smtp_settings(25) else "EMAIL_TIMEOUT") in message.hint
+
+    @pytest.mark.parametrize("name", ["console", "dummy"])
+    def test_a_backend_that_delivers_nothing_is_for_development(
+        self, name: str, settings: Any
+    ) -> None:
+        self.use(settings, backend_settings(f"django.core.mail.backends.{name}.EmailBackend"))
+        assert ids(settings) == ["W002"]
+        settings.DEBUG = True
+        assert ids(settings) == []
+
+    def test_a_shop_that_sends_no_mail_needs_no_mail_server(self, settings: Any) -> None:
+        self.use(settings, backend_settings(SMTP))
+        assert ids(settings, CHANNELS=[f"{HERE}.Letters"]) == []

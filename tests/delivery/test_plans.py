@@ -1,0 +1,131 @@
+"""How the questions about messages are answered on tables with a past: never by reading it all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from anymail.signals import AnymailTrackingEvent
+from django.utils import timezone
+
+from giftcards.delivery import tracking
+from giftcards.delivery.models import CardLink, Delivery, Installation, LinkVisit
+from giftcards.delivery.queueing import tell_of_lost_refunds
+from giftcards.delivery.sending import Tally
+from giftcards.models import CustomerRefund, Lease, Order
+from giftcards.settlement import record_refund
+from giftcards.statuses import Status
+from tests.builders import make_guide_order
+from tests.delivery.mails import make_message, send
+from tests.fakes.mail import DROP, Fault, MailServer, smtp_settings
+from tests.history import add_history, analyze, remove_history
+from tests.plans import explained
+from tests.stage import ago
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_history")]
+
+# A year, so that a month is not all of it.
+MINUTES_APART = 175
+
+
+@pytest.fixture(scope="module")
+def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """A message and a link for each order, and a refund paid and told of for each."""
+    with django_db_blocker.unblock():
+        add_history(3_000)
+        keys = list(Order.objects.order_by("-pk").values_list("pk", flat=True))
+        now = timezone.now()
+        refunds = CustomerRefund.objects.bulk_create(
+            CustomerRefund(
+                order_id=key,
+                amount=1,
+                reference=f"CCP {key}",
+                state="done",
+                created_at=now - timedelta(minutes=MINUTES_APART * number),
+                executed_at=now - timedelta(minutes=MINUTES_APART * number),
+            )
+            for number, key in enumerate(keys)
+        )
+        messages = Delivery.objects.bulk_create(
+            Delivery(
+                order_id=refund.order_id,
+                refund=refund,
+                kind="paid_back",
+                address=f"c{refund.order_id}@example.com",
+                language="fr",
+                status="sent",
+                next_attempt_at=None,
+                message_id=f"<{refund.order_id}@shop.example>",
+                key=f"past {refund.order_id}",
+            )
+            for refund in refunds
+        )
+        CardLink.objects.bulk_create(
+            CardLink(
+                order_id=message.order_id,
+                delivery=message,
+                origin="message",
+                token_hash=f"past {message.pk}",
+            )
+            for message in messages
+        )
+        analyze()
+        yield
+        LinkVisit.objects.all().delete()
+        CardLink.objects.all().delete()
+        Delivery.objects.all().delete()
+        CustomerRefund.objects.all().delete()
+        remove_history()
+
+
+@pytest.fixture
+def server(settings: Any) -> Iterator[MailServer]:
+    with MailServer() as running:
+        for name, value in smtp_settings(running.port).items():
+            setattr(settings, name, value)
+        yield running
+
+
+def test_a_pass_with_every_kind_of_end_reads_no_whole_table(server: MailServer) -> None:
+    plans = {2: Fault("connect", DROP), 3: Fault("rcpt", "550 5.1.1 No")}
+    server.plan = plans.get
+    for number in range(3):
+        make_message(address=f"c{number}@example.com")
+    make_message(kind="delayed")
+    with explained() as statements:
+        assert send() == Tally(sent=1, retrying=1, failed=1, cancelled=1)
+        Delivery.objects.next_due_at()
+        Delivery.objects.filter(next_attempt_at__isnull=False).count()
+    assert len(statements) > 10
+    assert [statement for statement in statements if statement.scans] == []
+
+
+def test_a_pass_with_nothing_to_do_reads_no_whole_table() -> None:
+    with explained() as statements:
+        assert send() == Tally()
+    assert len(statements) == 1
+    assert [statement for statement in statements if statement.scans] == []
+
+
+def test_a_bounce_is_found_without_reading_all_messages() -> None:
+    message = Delivery.objects.latest("pk")
+    event = AnymailTrackingEvent(
+        event_type="bounced", message_id=message.message_id, reject_reason="bounced"
+    )
+    with explained() as statements:
+        tracking.on_event(event=event)
+    assert [statement for statement in statements if statement.scans] == []
+    message.refresh_from_db()
+    assert message.status == "failed"
+
+
+def test_lost_refunds_are_found_without_reading_all_refunds() -> None:
+    Installation.objects.update_or_create(pk=1, defaults={"at": ago(900 * 86_400)})
+    Lease.objects.all().delete()
+    order = make_guide_order(Status.REFUNDED, sale_price=600, customer_email="lina@example.com")
+    record_refund(order, amount=500, reference="R1")  # the signal waits for a commit
+    with explained() as statements:
+        assert tell_of_lost_refunds() == 1
+    assert [statement for statement in statements if statement.scans] == []

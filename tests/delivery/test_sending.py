@@ -1,0 +1,446 @@
+"""From a message that waits to one that was sent, or never will be."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import pytest
+from django.core import mail
+from django.db import connection
+from django.utils import timezone, translation
+
+from giftcards.delivery.channels import AddressRefused, Channel, Message, OutcomeUnknown
+from giftcards.delivery.handover import Limits
+from giftcards.delivery.links import find
+from giftcards.delivery.models import CardLink, Delivery, LinkVisit
+from giftcards.delivery.sending import CLAIM, MOST_UNANSWERED, Tally, send_due
+from giftcards.models import Order
+from giftcards.settlement import cancel_refund, record_refund
+from giftcards.statuses import Status
+from tests.builders import make_guide_order
+from tests.delivery.mails import again, is_due, make_message, pause, send
+from tests.fakes.mail import DROP, HANG, Fault, MailServer, smtp_settings
+from tests.stage import in_threads
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+DAY = 86_400
+
+
+@pytest.fixture
+def server(settings: Any) -> Iterator[MailServer]:
+    with MailServer() as running:
+        for name, value in smtp_settings(running.port).items():
+            setattr(settings, name, value)
+        yield running
+
+
+class Telling(Channel):
+    """A channel of a shop; what it raises is up to the test."""
+
+    name: ClassVar[str] = "telling"
+    error: ClassVar[BaseException | None] = None
+    sent: ClassVar[list[Message]] = []
+    languages: ClassVar[list[str | None]] = []
+
+    def address_of(self, order: Order) -> str:
+        return order.customer_phone
+
+    def send(self, message: Message) -> str | None:
+        self.languages.append(translation.get_language())
+        if self.error is not None:
+            raise self.error
+        self.sent.append(message)
+        return None
+
+
+@pytest.fixture
+def telling(settings: Any, monkeypatch: pytest.MonkeyPatch) -> type[Telling]:
+    settings.GIFTCARDS_DELIVERY = {
+        **settings.GIFTCARDS_DELIVERY,
+        "CHANNELS": [
+            "giftcards.delivery.channels.Mail",
+            "tests.delivery.test_sending.Telling",
+        ],
+    }
+    monkeypatch.setattr(Telling, "sent", [])
+    monkeypatch.setattr(Telling, "languages", [])
+    monkeypatch.setattr(Telling, "error", None)
+    return Telling
+
+
+class TestSent:
+    def test_a_message_that_is_due_is_sent_once_and_recorded(self, server: MailServer) -> None:
+        message = make_message()
+        assert send() == Tally(sent=1)
+        assert send() == Tally()
+        [received] = server.received
+        row = again(message)
+        assert (row.status, row.attempts, row.unanswered, row.error) == ("sent", 1, 0, "")
+        assert row.next_attempt_at is None
+        assert row.sent_at is not None
+        assert row.message_id == received.mail["Message-ID"]
+        assert received.recipient == row.address
+
+    def test_a_message_that_is_not_due_yet_waits(self, server: MailServer) -> None:
+        make_message(next_attempt_at=timezone.now() + timedelta(seconds=30))
+        assert send() == Tally()
+        assert not server.connections
+
+    def test_the_message_that_has_been_due_longest_goes_first(self, server: MailServer) -> None:
+        for number, minutes in enumerate((1, 3, 2)):
+            due_at = timezone.now() - timedelta(minutes=minutes)
+            make_message(address=f"c{number}@example.com", next_attempt_at=due_at)
+        assert send().sent == 3
+        recipients = [received.recipient for received in server.received]
+        assert recipients == ["c1@example.com", "c2@example.com", "c0@example.com"]
+
+    def test_the_link_of_a_message_opens_the_cards_of_its_order(self, server: MailServer) -> None:
+        message = make_message()
+        send()
+        link = CardLink.objects.get()
+        assert (link.order, link.delivery, link.origin) == (message.order, message, "message")
+        body = server.received[0].mail.get_body(("plain",))
+        assert body is not None
+        token = body.get_content().partition("/cards/")[2].partition("/")[0]
+        assert find(token) == link
+
+    @pytest.mark.parametrize("status", [Status.DELAYED, Status.REFUNDED])
+    def test_a_message_without_cards_gets_no_link(self, status: Status, server: MailServer) -> None:
+        make_message(status)
+        assert send().sent == 1
+        assert not CardLink.objects.exists()
+
+    def test_messages_wait_where_the_shop_has_no_address_for_their_links(
+        self, server: MailServer, settings: Any
+    ) -> None:
+        settings.GIFTCARDS_DELIVERY = {"FROM_EMAIL": "shop@shop.example"}
+        message = make_message()
+        make_message(Status.REFUNDED)
+        assert send() == Tally(sent=1, retrying=1)
+        assert again(message).error.startswith("ConfigurationError at ")
+
+    def test_a_channel_gets_the_language_of_the_message_and_its_own_address(
+        self, telling: type[Telling], server: MailServer
+    ) -> None:
+        make_message(channel="telling", address="0550", language="ar")
+        assert send() == Tally(sent=1)
+        assert telling.languages == ["ar"]
+        assert (telling.sent[0].address, len(telling.sent[0].id)) == ("0550", 32)
+        assert translation.get_language() == "en"
+
+
+class TestWanted:
+    def test_nobody_is_asked_to_wait_for_an_order_that_has_moved_on(
+        self, server: MailServer
+    ) -> None:
+        message = make_message(Status.FULFILLED, kind="delayed")
+        assert send() == Tally(cancelled=1)
+        assert (again(message).status, again(message).next_attempt_at) == ("cancelled", None)
+        assert not server.connections
+
+    def test_a_refund_that_was_taken_back_meanwhile_is_not_told_of(
+        self, server: MailServer
+    ) -> None:
+        order = make_guide_order(Status.REFUNDED, sale_price=600)
+        refund = record_refund(order, amount=500, reference="R1")
+        message = make_message(Status.REFUNDED, order=order, kind="paid_back", refund=refund)
+        cancel_refund(refund, by="amina", why="wrong account")
+        assert send() == Tally(cancelled=1)
+        assert again(message).status == "cancelled"
+
+    def test_what_was_switched_off_is_sent_only_if_a_person_asked_for_it(
+        self, server: MailServer, settings: Any
+    ) -> None:
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": {"refunded": "off"}}
+        make_message(Status.REFUNDED)
+        make_message(Status.REFUNDED, requested_by="amina", address="asked@example.com")
+        assert send() == Tally(sent=1, cancelled=1)
+        assert [received.recipient for received in server.received] == ["asked@example.com"]
+
+    def test_a_message_whose_address_was_erased_is_cancelled(self, server: MailServer) -> None:
+        message = make_message()
+        Delivery.objects.update(address="")
+        assert send() == Tally(cancelled=1)
+        assert again(message).attempts == 1
+
+
+class TestRetries:
+    def test_the_pauses_are_those_of_the_ladder_and_then_an_hour(self, server: MailServer) -> None:
+        server.plan = lambda _number: Fault("connect", "421 Busy")
+        message = make_message()
+        pauses = []
+        for _attempt in range(8):
+            assert send() == Tally(retrying=1)
+            pauses.append(pause(message))
+            is_due()
+        assert pauses == pytest.approx([10, 30, 60, 300, 900, 1_800, 3_600, 3_600], abs=2)
+        assert not CardLink.objects.exists()
+        server.plan = lambda _number: None
+        assert send() == Tally(sent=1)
+        row = again(message)
+        assert (row.status, row.attempts, row.unanswered, row.error) == ("sent", 9, 0, "")
+        assert CardLink.objects.count() == 1
+
+    def test_a_message_is_given_up_after_a_day_and_thirty_attempts(
+        self, telling: type[Telling], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(telling, "error", ConnectionRefusedError())
+        message = make_message(channel="telling", address="0550")
+        waited = 0.0
+        while send().retrying:
+            waited += pause(message)
+            # As much time passes as the message has to wait.
+            Delivery.objects.update(created_at=timezone.now() - timedelta(seconds=waited))
+            is_due()
+        row = again(message)
+        assert (row.status, row.attempts, row.unanswered) == ("failed", 30, 0)
+        assert row.next_attempt_at is None
+        assert DAY - 3_600 < waited <= DAY
+
+    def test_a_message_that_no_worker_took_for_days_is_tried_as_often_as_any(
+        self, server: MailServer
+    ) -> None:
+        server.plan = lambda _number: Fault("connect", DROP)
+        message = make_message(created_at=timezone.now() - timedelta(days=3))
+        for _attempt in range(6):
+            assert send().retrying == 1
+            is_due()
+        assert send().failed == 1
+        assert again(message).attempts == 7
+
+    @pytest.mark.parametrize("reply", ["550 5.1.1 No such user", "553 No such user", "552 Full"])
+    def test_an_address_that_is_refused_fails_at_once(self, reply: str, server: MailServer) -> None:
+        server.plan = lambda _number: Fault("rcpt", reply)
+        message = make_message()
+        assert send() == Tally(failed=1)
+        row = again(message)
+        assert (row.status, row.attempts, row.next_attempt_at) == ("failed", 1, None)
+        assert row.error.startswith(f"SMTPRecipientsRefused {reply[:3]} at ")
+        assert not CardLink.objects.exists()
+
+    def test_a_channel_can_refuse_an_address(
+        self, telling: type[Telling], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(telling, "error", AddressRefused("0550 does not exist"))
+        message = make_message(channel="telling", address="0550")
+        assert send() == Tally(failed=1)
+        assert again(message).error.startswith("AddressRefused at ")
+        assert "0550" not in again(message).error
+
+    def test_an_error_is_stored_without_its_text(
+        self, telling: type[Telling], monkeypatch: pytest.MonkeyPatch, caplog: Any
+    ) -> None:
+        for error in (RuntimeError("CANARY"), SystemExit("CANARY"), KeyError("CANARY")):
+            monkeypatch.setattr(telling, "error", error)
+            message = make_message(channel="telling", address="0550")
+            assert send() == Tally(retrying=1)
+            name, at, place = again(message).error.split()
+            assert (name, at) == (type(error).__name__, "at")
+            assert place.partition(":")[0].endswith("test_sending.py")
+        assert "CANARY" not in caplog.text
+
+    def test_a_channel_that_is_no_longer_listed_may_come_back(self, server: MailServer) -> None:
+        message = make_message(channel="pigeon")
+        assert send() == Tally(retrying=1)
+        assert again(message).error.startswith("KeyError at ")
+
+
+class TestUnanswered:
+    @pytest.mark.parametrize("action", [DROP, HANG])
+    def test_a_server_that_takes_messages_and_does_not_say_so_gets_six_of_one(
+        self, action: str, server: MailServer
+    ) -> None:
+        server.plan = lambda _number: Fault("end", action)
+        message = make_message()
+        for _attempt in range(MOST_UNANSWERED - 1):
+            assert send(seconds=0.3) == Tally(retrying=1)
+            assert pause(message) == pytest.approx(900, abs=2)
+            is_due()
+        assert send(seconds=0.3) == Tally(failed=1)
+        row = again(message)
+        assert (row.status, row.unanswered, row.next_attempt_at) == ("failed", 6, None)
+        is_due()
+        assert send() == Tally()
+        assert len(server.received) == 6
+        # Whichever of them arrives: its link works, and mail servers can tell a repetition.
+        assert CardLink.objects.count() == 6
+        assert len({received.mail["Message-ID"] for received in server.received}) == 1
+
+    def test_an_attempt_that_takes_too_long_is_not_waited_for(self, server: MailServer) -> None:
+        server.plan = lambda _number: Fault("rcpt", HANG)
+        message = make_message()
+        began = time.monotonic()
+        assert send(seconds=0.3) == Tally(retrying=1)
+        assert time.monotonic() - began < 3
+        row = again(message)
+        assert (row.status, row.unanswered, row.error) == ("retrying", 1, "No answer within 0 s")
+
+    def test_a_channel_can_say_that_it_does_not_know(
+        self, telling: type[Telling], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(telling, "error", OutcomeUnknown())
+        message = make_message(channel="telling", address="0550")
+        assert send() == Tally(retrying=1)
+        assert (again(message).unanswered, CardLink.objects.count()) == (1, 1)
+
+    def test_attempts_that_failed_and_unanswered_ones_have_pauses_of_their_own(
+        self, server: MailServer
+    ) -> None:
+        faults = [
+            Fault("end", DROP),
+            Fault("connect", DROP),
+            Fault("end", DROP),
+            Fault("rcpt", "450 x"),
+        ]
+        server.plan = lambda number: faults[number - 1]
+        message = make_message()
+        pauses = []
+        for _fault in faults:
+            send()
+            pauses.append(pause(message))
+            is_due()
+        assert pauses == pytest.approx([900, 10, 900, 30], abs=2)
+        assert again(message).unanswered == 2
+
+    def test_the_message_of_a_process_that_died_is_taken_over_when_its_claim_ends(
+        self, server: MailServer
+    ) -> None:
+        message = make_message()
+        claimed = again(message)
+        until = timezone.now() + CLAIM
+        assert Delivery.objects.claim(claimed, until=until)
+        assert send() == Tally()
+        is_due()
+        assert send() == Tally(sent=1)
+        row = again(message)
+        assert (row.status, row.attempts, row.unanswered) == ("sent", 2, 1)
+        # The one that was taken for dead has nothing to say any more.
+        assert not Delivery.objects.conclude(claimed, status="failed")
+
+    def test_a_message_that_kills_its_process_is_given_up(self, server: MailServer) -> None:
+        message = make_message()
+        for _death in range(MOST_UNANSWERED):
+            assert Delivery.objects.claim(again(message), until=timezone.now())
+        assert send() == Tally(failed=1)
+        row = again(message)
+        assert (row.status, row.attempts, row.unanswered) == ("failed", 6, 6)
+        assert row.error == "The process that was sending it ended"
+        assert not server.connections
+
+
+class TestServerAway:
+    def test_a_server_that_is_away_costs_three_attempts_and_leaves_the_rest_due(
+        self, server: MailServer
+    ) -> None:
+        server.plan = lambda _number: Fault("connect", DROP)
+        messages = [make_message(address=f"c{number}@example.com") for number in range(5)]
+        assert send() == Tally(retrying=3, is_cut_short=True)
+        assert server.connections == 3
+        assert [again(message).status for message in messages] == ["retrying"] * 3 + ["queued"] * 2
+        server.plan = lambda _number: None
+        assert send() == Tally(sent=2)
+
+    def test_messages_that_fail_for_reasons_of_their_own_stop_no_others(
+        self, server: MailServer
+    ) -> None:
+        server.plan = lambda number: Fault("rcpt", "450 4.2.1 Greylisted") if number < 6 else None
+        for number in range(6):
+            make_message(address=f"c{number}@example.com")
+        assert send() == Tally(sent=1, retrying=5)
+
+    def test_a_channel_whose_server_is_away_does_not_stop_the_others(
+        self, telling: type[Telling], server: MailServer
+    ) -> None:
+        server.plan = lambda _number: Fault("connect", DROP)
+        for number in range(4):
+            make_message(address=f"c{number}@example.com")
+        make_message(channel="telling", address="0550")
+        assert send() == Tally(sent=1, retrying=3, is_cut_short=True)
+
+    def test_failures_that_are_not_in_a_row_do_not_count(self, server: MailServer) -> None:
+        server.plan = lambda number: Fault("connect", DROP) if number % 3 else None
+        for number in range(6):
+            make_message(address=f"c{number}@example.com")
+        assert send() == Tally(sent=2, retrying=4)
+
+
+class TestStop:
+    def test_no_attempt_begins_after_the_stop_or_when_the_time_is_over(
+        self, server: MailServer
+    ) -> None:
+        make_message()
+        stop = threading.Event()
+        stop.set()
+        assert send_due(Limits(stop)) == Tally()
+        assert send_due(Limits(begin_until=time.monotonic())) == Tally()
+        assert not server.connections
+
+    def test_an_attempt_under_way_is_given_time_to_end_after_the_stop(
+        self, telling: type[Telling], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stop = threading.Event()
+
+        def take_long(channel: Channel, message: Message) -> None:
+            stop.set()
+            time.sleep(0.5)
+
+        monkeypatch.setattr(telling, "send", take_long)
+        make_message(channel="telling", address="0550")
+        make_message(channel="telling", address="0551")
+        assert send_due(Limits(stop)) == Tally(sent=1)
+
+
+@pytest.mark.django_db(transaction=True)
+class TestSideBySide:
+    def test_workers_share_the_work_and_send_nothing_twice(
+        self, server: MailServer, shared_database: str
+    ) -> None:
+        for number in range(40):
+            make_message(address=f"c{number}@example.com")
+        tallies = in_threads(3, send)
+        assert sum((tally.sent for tally in tallies), 0) == 40
+        recipients = [received.recipient for received in server.received]
+        assert sorted(recipients) == sorted({f"c{number}@example.com" for number in range(40)})
+        assert set(Delivery.objects.values_list("status", "attempts")) == {("sent", 1)}
+
+    def test_a_channel_that_uses_the_database_leaves_no_connection_behind(
+        self, telling: type[Telling], monkeypatch: pytest.MonkeyPatch, shared_database: str
+    ) -> None:
+        used: list[Any] = []
+
+        def look(channel: Channel, message: Message) -> None:
+            used.append(Order.objects.get(reference=message.reference))
+            used.append(connection.connection)
+
+        monkeypatch.setattr(telling, "send", look)
+        make_message(channel="telling", address="0550")
+        assert send() == Tally(sent=1)
+        order, opened = used
+        assert order == Order.objects.get()
+        assert opened is not connection.connection
+        with pytest.raises(Exception, match=r"(?i)closed"):
+            opened.cursor().execute("SELECT 1")
+
+    def test_a_link_that_was_opened_all_the_same_stays(
+        self, telling: type[Telling], monkeypatch: pytest.MonkeyPatch, shared_database: str
+    ) -> None:
+        def open_and_fail(channel: Channel, message: Message) -> None:
+            LinkVisit.objects.create(link=CardLink.objects.get(), what="opened")
+            raise RuntimeError
+
+        monkeypatch.setattr(telling, "send", open_and_fail)
+        make_message(channel="telling", address="0550")
+        assert send() == Tally(retrying=1)
+        assert CardLink.objects.count() == 1
+
+
+def test_mail_of_the_test_backend_is_sent_without_a_server() -> None:
+    make_message()
+    assert send() == Tally(sent=1)
+    assert len(mail.outbox) == 1

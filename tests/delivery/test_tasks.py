@@ -1,0 +1,256 @@
+"""The task that a worker runs, and what wakes it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connection
+from django.utils import timezone
+from django_q.conf import Conf
+from django_q.models import OrmQ
+
+from giftcards.delivery.models import Delivery, Installation
+from giftcards.delivery.queueing import LOST_REFUNDS, QUEUED, wake
+from giftcards.delivery.tasks import deliver
+from giftcards.models import CustomerRefund, Lease
+from giftcards.settlement import record_refund
+from giftcards.signals import tick_began
+from giftcards.statuses import Status
+from tests.builders import make_guide_order
+from tests.delivery.mails import again, make_message, pause
+from tests.fakes.mail import DROP, HANG, Fault, MailServer, smtp_settings
+from tests.stage import ago, hold_lease, lease, messages, releases_lease
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def server(settings: Any) -> Iterator[MailServer]:
+    with MailServer() as running:
+        for name, value in smtp_settings(running.port).items():
+            setattr(settings, name, value)
+        yield running
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    def set_workers(number: int) -> None:
+        monkeypatch.setattr(Conf, "WORKERS", number)
+
+    set_workers(2)
+    return set_workers
+
+
+@pytest.fixture(autouse=True)
+def _workers(workers: Callable[[int], None]) -> None:
+    """Two, unless a test says something else: with more, the task waits for what is due soon."""
+
+
+def queued() -> list[str]:
+    return [row.task["func"] for row in OrmQ.objects.all()]
+
+
+def test_the_task_sends_what_is_due_and_tells_counts_only(server: MailServer) -> None:
+    make_message()
+    make_message(Status.DELAYED, address="b@example.com")
+    assert deliver() == "2 sent, 0 to be tried again, 0 failed, 0 cancelled"
+    assert len(server.received) == 2
+    assert lease("messages 0").until is None
+    assert queued() == []
+
+
+class TestWaking:
+    def test_a_worker_is_woken_once_for_messages_that_follow_each_other(self) -> None:
+        wake()
+        wake()
+        assert queued() == ["giftcards.delivery.tasks.deliver"]
+
+    def test_a_message_that_comes_after_the_task_has_begun_wakes_another(
+        self, server: MailServer
+    ) -> None:
+        wake()
+        deliver()
+        wake()
+        assert len(queued()) == 2
+
+    def test_every_tick_wakes_a_worker(self) -> None:
+        tick_began.send(sender=None)
+        assert queued() == ["giftcards.delivery.tasks.deliver"]
+
+
+class TestWorkers:
+    @pytest.mark.parametrize(("number", "slots"), [(1, 1), (2, 1), (3, 1), (4, 2), (6, 4), (16, 4)])
+    def test_messages_leave_two_workers_to_the_orders(
+        self, number: int, slots: int, workers: Callable[[int], None], server: MailServer
+    ) -> None:
+        workers(number)
+        make_message()
+        for slot in range(slots):
+            assert not server.received
+            hold_lease(f"messages {slot}", until=timezone.now() + timedelta(minutes=1))
+        assert deliver() == "other processes send the messages"
+        Lease.objects.revoke(f"messages {slots - 1}")
+        assert deliver().startswith("1 sent")
+
+    def test_a_message_queued_as_the_task_ends_wakes_a_worker(self, server: MailServer) -> None:
+        """Whoever was woken for it has found the slots taken, and has ended."""
+
+        def queue(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            done = execute(sql, params, many, context)
+            if releases_lease("messages 0", sql, params):
+                make_message()
+            return done
+
+        with connection.execute_wrapper(queue):
+            assert deliver().startswith("0 sent")
+        assert queued() == ["giftcards.delivery.tasks.deliver"]
+
+    def test_a_single_worker_spends_seconds_only_on_a_server_that_hangs(
+        self,
+        workers: Callable[[int], None],
+        server: MailServer,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        workers(1)
+        monkeypatch.setattr("giftcards.delivery.tasks._ALONE_SECONDS", 0.2)
+        monkeypatch.setattr("giftcards.delivery.tasks._ALONE_ATTEMPT", 0.3)
+        server.plan = lambda _number: Fault("rcpt", HANG)
+        rows = [make_message(address=f"c{number}@example.com") for number in range(2)]
+        began = time.monotonic()
+        assert deliver().startswith("0 sent, 1 to be tried again")
+        assert time.monotonic() - began < 3
+        assert [again(row).status for row in rows] == ["retrying", "queued"]
+        # There is work left, and the server has not failed often enough to be left alone.
+        assert queued() == ["giftcards.delivery.tasks.deliver"]
+
+    def test_a_server_that_is_away_is_left_alone_until_the_next_minute(
+        self, server: MailServer
+    ) -> None:
+        server.plan = lambda _number: Fault("connect", DROP)
+        for number in range(4):
+            make_message(address=f"c{number}@example.com")
+        assert deliver().endswith("0 cancelled; a server does not answer")
+        assert queued() == []
+
+
+class TestSoon:
+    def test_a_retry_that_is_due_soon_is_waited_for_where_workers_are_free(
+        self, workers: Callable[[int], None], server: MailServer, shorten: Callable[..., None]
+    ) -> None:
+        workers(3)
+        shorten(delivering_heartbeat=0.05)
+        make_message(next_attempt_at=timezone.now() + timedelta(seconds=0.5))
+        assert deliver().startswith("1 sent")
+
+    def test_a_retry_that_is_due_later_is_left_to_the_next_minute(
+        self, workers: Callable[[int], None], server: MailServer, shorten: Callable[..., None]
+    ) -> None:
+        workers(3)
+        shorten(delivering_wait=0.2)
+        message = make_message(next_attempt_at=timezone.now() + timedelta(seconds=5))
+        assert deliver().startswith("0 sent")
+        assert pause(message) > 0
+        assert queued() == []
+
+    def test_nothing_is_waited_for_where_workers_are_few(self, server: MailServer) -> None:
+        make_message(next_attempt_at=timezone.now() + timedelta(seconds=5))
+        began = time.monotonic()
+        assert deliver().startswith("0 sent")
+        assert time.monotonic() - began < 3
+
+
+class TestTrouble:
+    def test_the_task_raises_nothing_when_the_database_fails(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            raise OperationalError("Failing row contains (CANARY)")
+
+        with connection.execute_wrapper(fail):
+            assert deliver() == "failed"
+        assert messages(caplog) == ["The task failed: OperationalError"]
+
+    def test_settings_that_are_wrong_are_named(
+        self, settings: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        settings.GIFTCARDS_DELIVERY = {"MODE": "CANARY"}
+        assert deliver() == "failed"
+        [logged] = messages(caplog)
+        assert logged.startswith("The task failed: GIFTCARDS_DELIVERY['MODE'] must be one of")
+        assert "CANARY" not in logged
+
+
+class TestLostRefunds:
+    @pytest.fixture
+    def refund(self) -> CustomerRefund:
+        """One whose process died between the commit and the signal."""
+        Installation.objects.update_or_create(pk=1, defaults={"at": ago(90 * 86_400)})
+        order = make_guide_order(Status.REFUNDED, sale_price=600, customer_email="lina@example.com")
+        refund = record_refund(order, amount=500, reference="R1")
+        Delivery.objects.all().delete()
+        OrmQ.objects.all().delete()
+        return refund
+
+    def test_the_customer_of_a_lost_refund_is_told_once(
+        self, refund: CustomerRefund, server: MailServer
+    ) -> None:
+        assert deliver().startswith("1 sent")
+        message = Delivery.objects.get()
+        assert (message.kind, message.refund, message.status) == ("paid_back", refund, "sent")
+        Lease.objects.revoke(LOST_REFUNDS)
+        assert deliver().startswith("0 sent")
+        assert Delivery.objects.count() == 1
+
+    def test_lost_refunds_are_looked_for_every_two_minutes(
+        self, refund: CustomerRefund, server: MailServer
+    ) -> None:
+        hold_lease(LOST_REFUNDS, until=timezone.now() + timedelta(minutes=1))
+        assert deliver().startswith("0 sent")
+        Lease.objects.revoke(LOST_REFUNDS)
+        assert deliver().startswith("1 sent")
+
+    @pytest.mark.parametrize(
+        ("days_ago", "recorded_days_ago", "is_told"),
+        [(1, 1, True), (1, 20, True), (3, 3, False), (1, 40, False)],
+    )
+    def test_only_refunds_of_late_are_told_of(
+        self,
+        days_ago: int,
+        recorded_days_ago: int,
+        is_told: bool,
+        refund: CustomerRefund,
+        server: MailServer,
+    ) -> None:
+        CustomerRefund.objects.update(
+            executed_at=ago(days_ago * 86_400), created_at=ago(recorded_days_ago * 86_400)
+        )
+        deliver()
+        assert Delivery.objects.exists() == is_told
+
+    def test_refunds_from_before_the_installation_are_not_told_of(
+        self, refund: CustomerRefund, server: MailServer
+    ) -> None:
+        Installation.objects.update(at=timezone.now())
+        deliver()
+        assert not Delivery.objects.exists()
+
+    def test_a_refund_that_is_only_planned_is_not_told_of(
+        self, refund: CustomerRefund, server: MailServer
+    ) -> None:
+        CustomerRefund.objects.update(state="created")
+        deliver()
+        assert not Delivery.objects.exists()
+
+
+def test_the_slot_of_a_worker_that_died_is_free_again_after_two_minutes(
+    server: MailServer,
+) -> None:
+    make_message()
+    hold_lease("messages 0", until=ago(1))
+    hold_lease(QUEUED, until=ago(1))
+    assert deliver().startswith("1 sent")
