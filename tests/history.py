@@ -63,13 +63,16 @@ def add_history(count: int) -> None:
     analyze()
 
 
-def analyze() -> None:
-    """Bring the statistics of the planner up to date, as autovacuum does in PostgreSQL."""
+def analyze(*others: type[models.Model]) -> None:
+    """Bring the statistics of the planner up to date, as autovacuum does in PostgreSQL.
+
+    Those of the core's tables, and of the ``others``.
+    """
     command = {"mysql": "ANALYZE TABLE", "postgresql": "VACUUM ANALYZE"}.get(
         connection.vendor, "ANALYZE"
     )
     with connection.cursor() as cursor:
-        for model in _GROWING:
+        for model in (*_GROWING, *others):
             cursor.execute(f"{command} {model._meta.db_table}")
 
 

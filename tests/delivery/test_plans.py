@@ -71,7 +71,7 @@ def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
             )
             for message in messages
         )
-        analyze()
+        analyze(Delivery, CardLink)
         yield
         LinkVisit.objects.all().delete()
         CardLink.objects.all().delete()
