@@ -31,11 +31,11 @@ pytestmark = [pytest.mark.cluster, pytest.mark.django_db(transaction=True)]
 
 logger = logging.getLogger(__name__)
 
-CUSTOMERS = 25
+CUSTOMERS = 16
 # How often all workers are killed, and how many connections each time is apart.
-DEATHS, CONNECTIONS = 3, 14
+DEATHS, CONNECTIONS = 2, 14
 # Seconds after which a client gives up on a server that hangs.
-PATIENCE = 0.4
+PATIENCE = 0.3
 FAULTS = [
     Fault("connect", DROP),
     Fault("connect", "421 Busy"),

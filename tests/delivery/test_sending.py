@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -110,6 +111,25 @@ class TestSent:
         assert body is not None
         token = body.get_content().partition("/cards/")[2].partition("/")[0]
         assert find(token) == link
+
+    def test_the_link_is_in_the_mail_and_nowhere_else(
+        self, server: MailServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        server.plan = lambda number: Fault("end", DROP) if number == 1 else None
+        make_message()
+        for _attempt in range(2):
+            send()
+            is_due()
+        bodies = [received.mail.get_body(("plain",)) for received in server.received]
+        tokens = {
+            body.get_content().partition("/cards/")[2].partition("/")[0]
+            for body in bodies
+            if body is not None
+        }
+        assert len(tokens) == 2
+        stored = repr([*Delivery.objects.values(), *CardLink.objects.values()])
+        assert not any(token in stored + caplog.text for token in tokens)
 
     @pytest.mark.parametrize("status", [Status.DELAYED, Status.REFUNDED])
     def test_a_message_without_cards_gets_no_link(self, status: Status, server: MailServer) -> None:
