@@ -88,7 +88,8 @@ class Tally:
 def send_due(limits: Limits) -> Tally:
     """Send all messages that are due, longest due first, within ``limits``.
 
-    A channel whose server fails three times in a row is left alone: what was not tried stays due.
+    A channel whose server fails three times in a row, or until the time is over, is left alone:
+    what was not tried stays due.
     Processes that do this at the same time share the work.
     """
     return _Pass(limits).run()
@@ -107,7 +108,10 @@ class _Pass:
             for wanted in batch:
                 if self._limits.may_begin() and wanted.channel not in self._away:
                     self._send(wanted)
-        return Tally(**self._counts, is_cut_short=bool(self._away))
+        # Also if the time is over because a server took all of it.
+        is_over = not self._limits.may_begin()
+        is_cut_short = bool(self._away) or (is_over and any(self._failures.values()))
+        return Tally(**self._counts, is_cut_short=is_cut_short)
 
     def _next(self) -> list[Delivery]:
         if not self._limits.may_begin():

@@ -11,6 +11,9 @@ from giftcards.delivery.channels import Mail
 from tests.delivery.conftest import SHOP
 from tests.fakes.mail import SMTP, backend_settings, smtp_settings
 
+# Django 6.1 has all checks look at the database.
+pytestmark = pytest.mark.django_db
+
 MAIL = "giftcards.delivery.channels.Mail"
 HERE = "tests.delivery.test_checks"
 
