@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 
@@ -43,37 +45,69 @@ class Limits:
         return not self.stop.is_set() and time.monotonic() < self.begin_until
 
 
+class _End:
+    """How an attempt ended, told to whoever waits; and afterwards to ``late``."""
+
+    def __init__(self, late: Callable[[Sent], None]) -> None:
+        self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue[Sent | Failure] = queue.SimpleQueue()
+        self._is_awaited = True
+        self._late = late
+
+    def tell(self, end: Sent | Failure) -> None:
+        with self._lock:
+            if self._is_awaited:
+                self._queue.put(end)
+                return
+        if isinstance(end, Sent):
+            self._late(end)
+
+    def wait(self, seconds: float) -> Sent | Failure | None:
+        with contextlib.suppress(queue.Empty):
+            return self._queue.get(timeout=seconds)
+        return None
+
+    def give_up(self) -> Sent | Failure | None:
+        """Wait no longer; what was told until now, if anything."""
+        with self._lock:
+            self._is_awaited = False
+        return None if self._queue.empty() else self._queue.get()
+
+
 @contained
-def hand_over(channel: Channel, message: Message, limits: Limits) -> Sent | Failure:
+def hand_over(
+    channel: Channel, message: Message, limits: Limits, *, late: Callable[[Sent], None]
+) -> Sent | Failure:
     """Have ``channel`` send ``message`` in a thread of its own; return how that ended.
 
-    After :data:`ATTEMPT_SECONDS`, or when the limits are reached, nobody knows: the thread goes on
-    by itself, and what comes of it is not looked at.
+    After :data:`ATTEMPT_SECONDS`, or when the limits are reached, nobody knows. The thread goes on
+    by itself: if the message goes out after all, it calls ``late``.
     """
-    ends: queue.SimpleQueue[Sent | Failure] = queue.SimpleQueue()
+    end = _End(late)
     # A daemon, so that it does not keep a process that wants to end.
     threading.Thread(
-        target=_send, args=(channel, message, ends), name="giftcards: message", daemon=True
+        target=_send, args=(channel, message, end), name="giftcards: message", daemon=True
     ).start()
     began = time.monotonic()
     give_up_at = min(began + ATTEMPT_SECONDS, limits.end_at)
+    is_stopping = False
     while (now := time.monotonic()) < give_up_at:
-        try:
-            return ends.get(timeout=min(_HEARTBEAT, give_up_at - now))
-        except queue.Empty:
-            if limits.stop.is_set():
-                give_up_at = min(give_up_at, time.monotonic() + _STOPPING_SECONDS)
-                limits = Limits(end_at=give_up_at)
-    return Failure(Meaning.UNANSWERED, f"No answer within {now - began:.0f} s")
+        if told := end.wait(min(_HEARTBEAT, give_up_at - now)):
+            return told
+        if limits.stop.is_set() and not is_stopping:
+            is_stopping = True
+            give_up_at = min(give_up_at, time.monotonic() + _STOPPING_SECONDS)
+    waited = Failure(Meaning.UNANSWERED, f"No answer within {now - began:.0f} s")
+    return end.give_up() or waited
 
 
 @contained
-def _send(channel: Channel, message: Message, ends: queue.SimpleQueue[Sent | Failure]) -> None:
+def _send(channel: Channel, message: Message, end: _End) -> None:
     try:
         with translation.override(message.language):
-            ends.put(Sent(channel.send(message) or ""))
+            end.tell(Sent(channel.send(message) or ""))
     except BaseException as error:  # noqa: BLE001 (a channel may raise anything)
-        ends.put(failure_of(error))
+        end.tell(failure_of(error))
     finally:
         # Those of this thread, if the channel has used any.
         connections.close_all()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from django.db.models import ProtectedError
@@ -143,12 +144,7 @@ class _Pass:
         end = _attempt(delivery, self._limits)
         if isinstance(end, Sent):
             self._failures[delivery.channel] = 0
-            return _ended(
-                DeliveryStatus.SENT,
-                sent_at=timezone.now(),
-                message_id=stored_id(end.message_id),
-                error="",
-            )
+            return _sent(end)
         self._note(delivery.channel, end)
         return _after_failure(delivery, end)
 
@@ -188,7 +184,7 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure:
     except Exception as error:  # noqa: BLE001 (templates and hooks of the shop)
         end: Sent | Failure = Failure(Meaning.NOT_SENT, describe(error))
     else:
-        end = hand_over(channel, message, limits)
+        end = hand_over(channel, message, limits, late=partial(_record_late, delivery))
     if link is not None and isinstance(end, Failure) and end.meaning is not Meaning.UNANSWERED:
         _forget(link)
     return end
@@ -226,6 +222,23 @@ def _id(delivery: Delivery) -> str:
 
 def _ended(status: DeliveryStatus, **values: Any) -> dict[str, Any]:
     return {"status": status, "next_attempt_at": None, **values}
+
+
+def _sent(end: Sent) -> dict[str, Any]:
+    return _ended(
+        DeliveryStatus.SENT,
+        sent_at=timezone.now(),
+        message_id=stored_id(end.message_id),
+        error="",
+    )
+
+
+def _record_late(delivery: Delivery, end: Sent) -> None:
+    """Record that a message went out after nobody waited for it, if it was not tried again since.
+
+    Called in the thread of the attempt.
+    """
+    Delivery.objects.filter(pk=delivery.pk, claim=delivery.claim).update(**_sent(end))
 
 
 def _after_failure(delivery: Delivery, failure: Failure) -> dict[str, Any]:

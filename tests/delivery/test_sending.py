@@ -449,6 +449,25 @@ class TestSideBySide:
         # Once the thread has closed it.
         wait_until(lambda: used[0].connection is None)
 
+    def test_a_message_that_goes_out_late_is_not_sent_again(
+        self, telling: type[Telling], monkeypatch: pytest.MonkeyPatch, shared_database: str
+    ) -> None:
+        is_given_up = threading.Event()
+
+        def take_long(channel: Channel, message: Message) -> str:
+            assert is_given_up.wait(10)
+            return "named"
+
+        monkeypatch.setattr(telling, "send", take_long)
+        message = make_message(channel="telling", address="0550")
+        assert send(seconds=0.1).retrying == 1
+        is_given_up.set()
+        wait_until(lambda: again(message).status == "sent")
+        row = again(message)
+        assert (row.message_id, row.unanswered, row.next_attempt_at) == ("named", 1, None)
+        is_due()
+        assert send() == Tally()
+
     def test_a_link_that_was_opened_all_the_same_stays(
         self, telling: type[Telling], monkeypatch: pytest.MonkeyPatch, shared_database: str
     ) -> None:
