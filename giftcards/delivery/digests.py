@@ -11,8 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cache
-from traceback import walk_tb
+from functools import cache, partial
 from typing import Any, Self
 
 from django.conf import settings
@@ -22,7 +21,10 @@ from django.utils.translation import override
 
 from giftcards.delivery import news
 from giftcards.delivery.briefing import write
+from giftcards.delivery.channels import NotTaken
 from giftcards.delivery.conf import Person, conf
+from giftcards.delivery.failures import Failure, describe
+from giftcards.delivery.handover import Limits, Sent, hand_over
 from giftcards.delivery.models import StaffDigest
 from giftcards.delivery.news import WORDINGS, Item, Situation
 from giftcards.delivery.signals import staff_news
@@ -77,7 +79,7 @@ def is_due() -> bool:
     return any(address not in times or _is_past(times[address], now) for address in people)
 
 
-def send_due() -> int:
+def send_due(limits: Limits) -> int:
     """Send each person who is due a digest, if there is something new; return how many were sent.
 
     What fails is logged, and shown in the admin; it is tried again after a while.
@@ -93,18 +95,20 @@ def send_due() -> int:
         for address, person in people.items()
         if address not in rows or _is_past(rows[address].next_attempt_at, now)
     ]
-    return _serve_all(wanted, rows) if wanted else 0
+    return _serve_all(wanted, rows, limits) if wanted else 0
 
 
-def _serve_all(people: Iterable[Person], rows: Mapping[str, StaffDigest]) -> int:
+def _serve_all(people: Iterable[Person], rows: Mapping[str, StaffDigest], limits: Limits) -> int:
     situation = news.look()
     happened = cache(news.happened)
     sent = 0
     for person in people:
         digest = rows.get(person.address) or _begin(person.address, situation)
+        if not limits.may_begin():
+            break
         if digest is None or not _claim(digest):
             continue
-        sent += _serve(digest, person, situation, happened)
+        sent += _serve(digest, person, situation, happened, limits)
         if digest.is_failing:
             # The mail server may be away: the others stay due, and are tried next time.
             break
@@ -168,6 +172,7 @@ def _serve(
     person: Person,
     situation: Situation,
     happened: Callable[[datetime, datetime], list[Item]],
+    limits: Limits,
 ) -> bool:
     """Send what is new to ``person``, whose row is claimed, and record it; whether it was sent."""
     # Not later than now, where the clock was set back.
@@ -179,7 +184,7 @@ def _serve(
         for item in _new(told, situation, happened(since, until))
         if concerns(person, item.code)
     ]
-    if items and (trouble := _tell(person, items)):
+    if items and (trouble := _tell(person, items, limits)):
         _note_failure(digest, trouble)
         return False
     now = timezone.now()
@@ -238,7 +243,7 @@ def _knows(told: Told, situation: Situation, items: Iterable[Item]) -> Told:
 
 
 @contained
-def _tell(person: Person, items: list[Item]) -> str:
+def _tell(person: Person, items: list[Item], limits: Limits) -> str:
     """Send ``items`` to ``person``; return what went wrong, by class and place, or "".
 
     The texts of errors are kept here: they may hold an address or a password of a server.
@@ -248,19 +253,21 @@ def _tell(person: Person, items: list[Item]) -> str:
             _call_receivers(items)
         return ""
     try:
-        _hand_over(write(person, items))
-    except Exception as error:  # noqa: BLE001 (backends raise anything)
-        return _describe(error)
-    return ""
+        mail = write(person, items)
+    except Exception as error:  # noqa: BLE001 (templates of the shop raise anything)
+        return describe(error)
+    # What goes out after nobody waits for it goes out once more.
+    end = hand_over(partial(_hand_over, mail), limits, late=_ignore)
+    return end.error if isinstance(end, Failure) else ""
+
+
+def _ignore(_sent: Sent) -> None:
+    pass
 
 
 def _hand_over(mail: EmailMessage) -> None:
     if not mail.send():
-        raise NotAccepted
-
-
-class NotAccepted(Exception):
-    """The mail backend says that it has not sent the mail, and not why."""
+        raise NotTaken
 
 
 def _call_receivers(items: list[Item]) -> None:
@@ -270,13 +277,8 @@ def _call_receivers(items: list[Item]) -> None:
             call(items=items)
         except Exception as error:  # noqa: BLE001 (receivers raise anything)
             logger.error(  # noqa: TRY400 (its text may hold the key of a chat)
-                "Telling staff failed. %s: %s", name, _describe(error)
+                "Telling staff failed. %s: %s", name, describe(error)
             )
-
-
-def _describe(error: Exception) -> str:
-    *_, (frame, line) = walk_tb(error.__traceback__)
-    return f"{type(error).__name__} at {frame.f_code.co_filename}:{line}"
 
 
 def _note_failure(digest: StaffDigest, trouble: str) -> None:

@@ -1,4 +1,4 @@
-"""Handing a message to its channel, without waiting for ever for a server that hangs."""
+"""Handing a message over, without waiting for ever for a server that hangs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from django.db import connections
-from django.utils import translation
 
-from giftcards.delivery.channels import Channel, Message
 from giftcards.delivery.failures import Failure, Meaning, failure_of
 from giftcards.secrecy import contained
 
@@ -48,7 +46,7 @@ class Limits:
 class _End:
     """How an attempt ended, told to whoever waits; and afterwards to ``late``."""
 
-    def __init__(self, late: Callable[[Sent], None]) -> None:
+    def __init__(self, late: Callable[[Sent], object]) -> None:
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[Sent | Failure] = queue.SimpleQueue()
         self._is_awaited = True
@@ -76,18 +74,16 @@ class _End:
 
 @contained
 def hand_over(
-    channel: Channel, message: Message, limits: Limits, *, late: Callable[[Sent], None]
+    send: Callable[[], str | None], limits: Limits, *, late: Callable[[Sent], object]
 ) -> Sent | Failure:
-    """Have ``channel`` send ``message`` in a thread of its own; return how that ended.
+    """Call ``send``, which hands a message over, in a thread of its own; return how that ended.
 
     After :data:`ATTEMPT_SECONDS`, or when the limits are reached, nobody knows. The thread goes on
     by itself: if the message goes out after all, it calls ``late``.
     """
     end = _End(late)
     # A daemon, so that it does not keep a process that wants to end.
-    threading.Thread(
-        target=_send, args=(channel, message, end), name="giftcards: message", daemon=True
-    ).start()
+    threading.Thread(target=_send, args=(send, end), name="giftcards: message", daemon=True).start()
     began = time.monotonic()
     give_up_at = min(began + ATTEMPT_SECONDS, limits.end_at)
     is_stopping = False
@@ -102,12 +98,11 @@ def hand_over(
 
 
 @contained
-def _send(channel: Channel, message: Message, end: _End) -> None:
+def _send(send: Callable[[], str | None], end: _End) -> None:
     try:
-        with translation.override(message.language):
-            end.tell(Sent(channel.send(message) or ""))
-    except BaseException as error:  # noqa: BLE001 (a channel may raise anything)
+        end.tell(Sent(send() or ""))
+    except BaseException as error:  # noqa: BLE001 (whoever sends may raise anything)
         end.tell(failure_of(error))
     finally:
-        # Those of this thread, if the channel has used any.
+        # Those of this thread, if it has used any.
         connections.close_all()

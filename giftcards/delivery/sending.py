@@ -15,19 +15,18 @@ from functools import partial
 from typing import Any
 
 from django.db.models import ProtectedError
-from django.utils import timezone
+from django.utils import timezone, translation
 from django.utils.crypto import salted_hmac
 
 from giftcards.delivery import links
-from giftcards.delivery.channels import Channel
+from giftcards.delivery.channels import Channel, Message
 from giftcards.delivery.conf import conf
 from giftcards.delivery.failures import Failure, Meaning, describe
 from giftcards.delivery.handover import Limits, Sent, hand_over
-from giftcards.delivery.kinds import KIND_OF_STATUS, WITH_CARDS, Kind, Mode
-from giftcards.delivery.messages import compose
+from giftcards.delivery.kinds import KIND_OF_STATUS, Kind, Mode
+from giftcards.delivery.messages import compose, needs_link
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus
 from giftcards.delivery.tracking import stored_id
-from giftcards.exceptions import ConfigurationError
 from giftcards.models.money import RefundState
 from giftcards.secrecy import Masked, contained
 
@@ -184,7 +183,8 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure:
     except Exception as error:  # noqa: BLE001 (templates and hooks of the shop)
         end: Sent | Failure = Failure(Meaning.NOT_SENT, describe(error))
     else:
-        end = hand_over(channel, message, limits, late=partial(_record_late, delivery))
+        send = partial(_send, channel, message)
+        end = hand_over(send, limits, late=partial(_record_late, delivery))
     if link is not None and isinstance(end, Failure) and end.meaning is not Meaning.UNANSWERED:
         _forget(link)
     return end
@@ -194,13 +194,14 @@ def _channel(name: str) -> Channel:
     return {channel.name: channel for channel in conf.channels}[name]
 
 
+def _send(channel: Channel, message: Message) -> str | None:
+    with translation.override(message.language):
+        return channel.send(message)
+
+
 def _link(delivery: Delivery) -> tuple[CardLink | None, Masked | None]:
-    """A link for this attempt, with its token; none for a message that hands over no cards."""
-    if delivery.kind not in WITH_CARDS:
-        return None, None
-    if conf.mode(delivery.kind) == Mode.LINK and not conf.base_url:
-        raise ConfigurationError("GIFTCARDS_DELIVERY['BASE_URL'] is not set.")
-    if not conf.base_url:
+    """A link for this attempt, with its token; none for a message that hands over no link."""
+    if not needs_link(delivery.order, delivery.kind):
         return None, None
     return links.issue(delivery.order, origin=CardLink.Origin.MESSAGE, delivery=delivery)
 

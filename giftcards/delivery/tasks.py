@@ -17,12 +17,14 @@ from django.utils import timezone
 
 from giftcards.conf import LOOP_SECONDS
 from giftcards.conf import conf as core
+from giftcards.delivery import digests
 from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.queueing import QUEUED, tell_of_lost_refunds, wake
 from giftcards.delivery.sending import Tally, send_due
 from giftcards.engine.queue import cluster_stop
 from giftcards.exceptions import GiftcardsError
+from giftcards.management.output import counted
 from giftcards.models import Lease
 
 logger = logging.getLogger(__name__)
@@ -69,14 +71,17 @@ def _send(stop: threading.Event) -> str:
     if slot is None:
         return "other processes send the messages"
     try:
-        done = _send_and_wait(_limits(stop, workers), may_wait=workers > 2)
+        limits = _limits(stop, workers)
+        done = _send_and_wait(limits, may_wait=workers > 2)
+        # Last: what customers wait for comes first.
+        told = digests.send_due(limits)
     finally:
         Lease.objects.release(slot.name, slot.token)
     # After releasing it: who was woken while it was held has not begun. A server that is away is
     # left alone until the next minute.
     if not done.is_cut_short and Delivery.objects.due(timezone.now()).exists():
         wake()
-    return str(done)
+    return f"{done}; {counted(told, 'digest')} for staff"
 
 
 def _workers() -> int:

@@ -33,7 +33,11 @@ def server(settings: Any) -> Iterator[MailServer]:
 def test_the_command_sends_what_is_due_and_prints_counts(call: Call, server: MailServer) -> None:
     make_message()
     done = call("giftcards_deliver")
-    assert done == ("1 sent, 0 to be tried again, 0 failed, 0 cancelled.\n", "", 0)
+    assert done == (
+        "1 sent, 0 to be tried again, 0 failed, 0 cancelled; 0 digests for staff.\n",
+        "",
+        0,
+    )
     assert call("giftcards_deliver", "-v0").out == ""
 
 
@@ -48,6 +52,7 @@ def test_json_has_the_counts_and_how_many_wait(call: Call, server: MailServer) -
         "retrying": 1,
         "failed": 1,
         "cancelled": 0,
+        "digests": 0,
         "is_cut_short": False,
         "waiting": 1,
     }

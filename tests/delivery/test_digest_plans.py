@@ -17,6 +17,7 @@ from django.db import connection, models
 from django.utils import timezone
 
 from giftcards.delivery import digests, news
+from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit, StaffDigest
 from giftcards.models import Card, Order
 from giftcards.models.traces import REFUSED_REVEAL
@@ -154,10 +155,10 @@ def test_looking_for_news_reads_no_whole_table() -> None:
 
 def test_a_tick_asks_one_small_question(settings: Any, django_assert_num_queries: Any) -> None:
     settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF_EMAILS": [BOSS]}
-    digests.send_due()
+    digests.send_due(Limits())
     StaffDigest.objects.update(next_attempt_at=None)
     with explained(*_OURS) as statements, django_assert_num_queries(1):
         assert digests.is_due()
     assert statements == []
     with django_assert_num_queries(16):
-        assert digests.send_due() == 0
+        assert digests.send_due(Limits()) == 0

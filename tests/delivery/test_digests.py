@@ -19,13 +19,13 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.db.models import F
 from django.utils import timezone, translation
 
-from giftcards.delivery import digests, receivers
+from giftcards.delivery import digests
 from giftcards.delivery.conf import conf
+from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, LinkVisit, StaffDigest
 from giftcards.delivery.news import WORDINGS, Severity
-from giftcards.delivery.queueing import QUEUED
 from giftcards.delivery.signals import staff_news
-from giftcards.models import ApiKey, Card, Lease, Order, ProviderState
+from giftcards.models import ApiKey, Card, Order, ProviderState
 from giftcards.models.traces import REFUSED_REVEAL
 from giftcards.problems import Problem
 from giftcards.roles import ROLES
@@ -62,7 +62,7 @@ def listed(settings: Any) -> Callable[..., None]:
     def listed(*people: Any, **others: Any) -> None:
         configured = {"STAFF_EMAILS": list(people), **others}
         settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, **configured}
-        digests.send_due()
+        digests.send_due(Limits())
         mail.outbox.clear()
         let_pass(minutes=60)
 
@@ -113,7 +113,7 @@ def settled(status: Status, reference: str, **values: Any) -> Order:
 def sent() -> list[EmailMultiAlternatives]:
     """The digests that one look sends."""
     mail.outbox.clear()
-    count = digests.send_due()
+    count = digests.send_due(Limits())
     assert count == len(mail.outbox)
     return list(mail.outbox)  # type: ignore[arg-type]
 
@@ -481,14 +481,14 @@ class TestFailures:
         settled(Status.REJECTED, "web-1")
 
     @pytest.mark.parametrize(
-        ("backend", "name"), [("Broken", "ConnectionRefusedError"), ("Silent", "NotAccepted")]
+        ("backend", "name"), [("Broken", "ConnectionRefusedError"), ("Silent", "NotTaken")]
     )
     def test_a_digest_that_cannot_be_sent_is_noted_without_words_and_tried_again(
         self, settings: Any, caplog: pytest.LogCaptureFixture, backend: str, name: str
     ) -> None:
         send_with(settings, f"{__name__}.{backend}")
         with caplog.at_level(logging.INFO):
-            assert digests.send_due() == 0
+            assert digests.send_due(Limits()) == 0
         digest = StaffDigest.objects.get(address=BOSS)
         assert (digest.failures, digest.is_failing) == (1, True)
         assert digest.error.startswith(f"{name} at ")
@@ -498,7 +498,7 @@ class TestFailures:
         for _attempt in range(6):
             waits.append((digest.next_attempt_at - timezone.now()).total_seconds())
             StaffDigest.objects.update(next_attempt_at=ago(seconds=1))
-            digests.send_due()
+            digests.send_due(Limits())
             digest.refresh_from_db()
         expected = [10, 60, 300, 1800, 3600, 3600]
         assert all(abs(wait - due) < 5 for wait, due in zip(waits, expected, strict=True))
@@ -519,12 +519,12 @@ class TestFailures:
 
         staff_news.connect(receive)
         try:
-            digests.send_due()
+            digests.send_due(Limits())
             StaffDigest.objects.filter(address="").update(next_attempt_at=None)
             send_with(settings, f"{__name__}.Broken")
             let_pass(minutes=60)
             settled(Status.REJECTED, "web-2")
-            assert digests.send_due() == 1
+            assert digests.send_due(Limits()) == 1
         finally:
             staff_news.disconnect(receive)
         assert len(heard) == 1
@@ -563,11 +563,11 @@ def test_a_row_that_another_process_has_claimed_is_left_to_it(
 
     def look_while_another_is_faster() -> Any:
         monkeypatch.setattr(digests.news, "look", look)
-        inner.append(digests.send_due())
+        inner.append(digests.send_due(Limits()))
         return look()
 
     monkeypatch.setattr(digests.news, "look", look_while_another_is_faster)
-    assert digests.send_due() == 0
+    assert digests.send_due(Limits()) == 0
     assert inner == [1]
     assert len(mail.outbox) == 1
 
@@ -593,25 +593,10 @@ def test_a_clock_that_was_set_back_silences_nobody(listed: Callable[..., None]) 
 
 
 class TestTick:
-    def test_the_tick_wakes_the_worker_when_somebody_may_have_to_be_told(
-        self,
-        listed: Callable[..., None],
-        django_capture_on_commit_callbacks: Any,
-    ) -> None:
-        listed(BOSS)
-        StaffDigest.objects.update(next_attempt_at=timezone.now() + timedelta(minutes=5))
-        with django_capture_on_commit_callbacks(execute=True):
-            receivers.on_tick()
-        assert not Lease.objects.is_held(QUEUED)
-        StaffDigest.objects.update(next_attempt_at=ago(seconds=1))
-        with django_capture_on_commit_callbacks(execute=True):
-            receivers.on_tick()
-        assert Lease.objects.is_held(QUEUED)
-
     def test_nobody_listed_takes_no_query(self, django_assert_num_queries: Any) -> None:
         with django_assert_num_queries(0):
             assert not digests.is_due()
-            assert digests.send_due() == 0
+            assert digests.send_due(Limits()) == 0
 
 
 class TestSignal:
@@ -630,10 +615,10 @@ class TestSignal:
         self, heard: list[Any]
     ) -> None:
         assert conf.staff == []
-        digests.send_due()
+        digests.send_due(Limits())
         let_pass(minutes=60)
         order = settled(Status.REJECTED, "web-1")
-        assert digests.send_due() == 1
+        assert digests.send_due(Limits()) == 1
         assert heard == [
             [
                 (
@@ -647,9 +632,9 @@ class TestSignal:
         ]
         let_pass(minutes=29)
         settled(Status.REJECTED, "web-2")
-        assert digests.send_due() == 0
+        assert digests.send_due(Limits()) == 0
         let_pass(minutes=2)
-        assert digests.send_due() == 1
+        assert digests.send_due(Limits()) == 1
         assert order.reference not in heard[1][0][3]
         assert mail.outbox == []
 
@@ -661,11 +646,11 @@ class TestSignal:
 
         staff_news.connect(receive)
         try:
-            digests.send_due()
+            digests.send_due(Limits())
             let_pass(minutes=60)
             settled(Status.REJECTED, "web-1")
             with translation.override("fr"):
-                digests.send_due()
+                digests.send_due(Limits())
         finally:
             staff_news.disconnect(receive)
         assert spoken == ["en"]
@@ -678,11 +663,11 @@ class TestSignal:
 
         staff_news.connect(fail, dispatch_uid="chat")
         try:
-            digests.send_due()
+            digests.send_due(Limits())
             let_pass(minutes=60)
             settled(Status.REJECTED, "web-1")
             with caplog.at_level(logging.INFO):
-                assert digests.send_due() == 1
+                assert digests.send_due(Limits()) == 1
         finally:
             staff_news.disconnect(dispatch_uid="chat")
         assert len(heard) == 1

@@ -13,10 +13,11 @@ from django.utils import timezone
 from django_q.conf import Conf
 from django_q.models import OrmQ
 
-from giftcards.delivery.models import Delivery, Installation
+from giftcards.delivery.models import Delivery, Installation, StaffDigest
 from giftcards.delivery.queueing import LOST_REFUNDS, QUEUED, wake
 from giftcards.delivery.tasks import deliver
 from giftcards.models import CustomerRefund, Lease
+from giftcards.problems import Problem
 from giftcards.settlement import record_refund
 from giftcards.signals import tick_began
 from giftcards.statuses import Status
@@ -58,7 +59,7 @@ def queued() -> list[str]:
 def test_the_task_sends_what_is_due_and_tells_counts_only(server: MailServer) -> None:
     make_message()
     make_message(Status.DELAYED, address="b@example.com")
-    assert deliver() == "2 sent, 0 to be tried again, 0 failed, 0 cancelled"
+    assert deliver() == ("2 sent, 0 to be tried again, 0 failed, 0 cancelled; 0 digests for staff")
     assert len(server.received) == 2
     assert lease("messages 0").until is None
     assert queued() == []
@@ -134,7 +135,7 @@ class TestWorkers:
         server.plan = lambda _number: Fault("connect", DROP)
         for number in range(4):
             make_message(address=f"c{number}@example.com")
-        assert deliver().endswith("0 cancelled; a server does not answer")
+        assert deliver().endswith("0 cancelled; a server does not answer; 0 digests for staff")
         assert queued() == []
 
 
@@ -254,3 +255,16 @@ def test_the_slot_of_a_worker_that_died_is_free_again_after_two_minutes(
     hold_lease("messages 0", until=ago(1))
     hold_lease(QUEUED, until=ago(1))
     assert deliver().startswith("1 sent")
+
+
+def test_the_task_sends_the_digests_for_staff_after_the_messages(
+    server: MailServer, settings: Any
+) -> None:
+    boss = "boss@example.com"
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF_EMAILS": [boss]}
+    deliver()
+    make_guide_order(problems=[Problem("surplus_cards", {"received": 3, "announced": 2})])
+    StaffDigest.objects.update(next_attempt_at=None)
+    make_message()
+    assert deliver() == ("1 sent, 0 to be tried again, 0 failed, 0 cancelled; 1 digest for staff")
+    assert [mail.recipient for mail in server.received][1:] == [boss]

@@ -10,6 +10,7 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.utils import timezone
 
+from giftcards.delivery import digests
 from giftcards.delivery.conf import require
 from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import Delivery
@@ -17,6 +18,7 @@ from giftcards.delivery.queueing import tell_of_lost_refunds
 from giftcards.delivery.sending import Tally, send_due
 from giftcards.engine.database import surviving
 from giftcards.management.base import UNFINISHED, GiftcardsCommand
+from giftcards.management.output import counted
 
 # How often the loop looks for messages, and when it does so after a server was away (seconds).
 _HEARTBEAT, _PAUSE = 1.0, 10.0
@@ -25,7 +27,10 @@ _TICK = 60.0
 
 
 class Command(GiftcardsCommand):
-    help = "Send the messages to customers that are due: once, or until stopped."
+    help = (
+        "Send the messages to customers and the digests for staff that are due: once, or until"
+        " stopped."
+    )
     examples = (
         ("What is due now:", ""),
         ("Instead of qcluster, until Ctrl-C:", "--loop"),
@@ -51,10 +56,11 @@ class Command(GiftcardsCommand):
     def _send(self, options: dict[str, Any]) -> None:
         tell_of_lost_refunds()
         done = send_due(Limits())
+        told = digests.send_due(Limits())
         waiting = Delivery.objects.filter(next_attempt_at__isnull=False).count()
         if options["json"]:
-            self.write_json({**done.as_dict(), "waiting": waiting})
-        self.say(f"{done}.", options)
+            self.write_json({**done.as_dict(), "waiting": waiting, "digests": told})
+        self.say(f"{done}; {counted(told, 'digest')} for staff.", options)
         if done.failed or waiting:
             raise CommandError(_trouble(done, waiting), returncode=UNFINISHED)
 
@@ -72,8 +78,9 @@ class Command(GiftcardsCommand):
             with surviving(stop, "the messages"):
                 tell_of_lost_refunds()
                 done = send_due(Limits(stop))
-                if done != Tally():
-                    self.say(f"{done}.", options)
+                told = digests.send_due(Limits(stop)) if digests.is_due() else 0
+                if told or done != Tally():
+                    self.say(f"{done}; {counted(told, 'digest')} for staff.", options)
                 _wait(stop, _PAUSE if done.is_cut_short else 0)
 
 
