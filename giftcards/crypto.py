@@ -130,7 +130,7 @@ class Keyring:
 
     def _row_fingerprints(self, secret: CardSecret) -> tuple[list[str], ...]:
         """The fingerprints in a card's row, each under every key, in the order of the columns."""
-        code = _normalised(secret.value)
+        code = normalised(secret.value)
         # Four of fewer than eight would be more than half of the code.
         has_tail = len(code) >= 2 * TAIL
         return (
@@ -153,12 +153,12 @@ class Keyring:
     @contained
     def value_fingerprints(self, text: str) -> list[str]:
         """Fingerprints by which a card is found by its full code, one per key."""
-        return self._fingerprints("value", _normalised(text))
+        return self._fingerprints("value", normalised(text))
 
     @contained
     def serial_fingerprints(self, text: str) -> list[str]:
         """Fingerprints by which a card is found by its full serial, one per key."""
-        return self._fingerprints("serial", _normalised(text))
+        return self._fingerprints("serial", normalised(text))
 
     @contained
     def tail_fingerprints(self, text: str) -> list[str]:
@@ -166,7 +166,7 @@ class Keyring:
 
         Empty if ``text`` has not as many characters as are needed for that.
         """
-        tail = _normalised(text)
+        tail = normalised(text)
         return self._fingerprints("tail", tail) if len(tail) == TAIL else []
 
     @contained
@@ -189,7 +189,7 @@ def _mismatch(content: dict[str, Any], place: Place) -> str:
     return "" if content["card"] == place.card else _OTHER_CARD
 
 
-def _normalised(text: str) -> str:
+def normalised(text: str) -> str:
     """``text`` without what differs when a code is typed again: case, spaces, dashes, digits.
 
     A keyboard may write digits as ٣ or ۳, and letters and digits of full width.

@@ -81,8 +81,8 @@ WITHIN = {
     "management": "output base overview selftest commands",
     "delivery": (
         "kinds conf checks models migrations channels failures handover facts links messages"
-        " signals news briefing digests queueing tracking receivers sending tasks pins pages"
-        " views urls admin templatetags management apps"
+        " signals news briefing digests queueing tracking receivers sending tasks pins qr"
+        " page_tokens revealing pages owned views urls admin templatetags management apps"
     ),
 }
 
@@ -97,6 +97,7 @@ LIBRARIES = {
     "delivery.failures": "requests urllib3",
     "delivery.tracking": "anymail",
     "delivery.tasks": "django_q",
+    "delivery.qr": "segno",
 }
 
 # Runs without the rest, on the standard library alone; one command starts it.

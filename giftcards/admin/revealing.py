@@ -229,7 +229,7 @@ def _record(request: HttpRequest, card: Card, reason: str) -> bool:
     """Write down who reveals the card; False, without a row, if it is one too many for an hour."""
     _take_turn(request)
     person: Any = request.user.pk
-    address = _ip_address(request)
+    address = ip_address(request)
     row = CardReveal.objects.create(card=card, user_id=person, address=address, reason=reason)
     since = timezone.now() - timedelta(hours=1)
     if CardReveal.objects.filter(user_id=person, at__gt=since).count() <= conf.reveals_per_hour:
@@ -303,7 +303,7 @@ def _tell_managers(name: str, limit: int, order: Order) -> None:
         mail_managers(gettext("Many gift card codes were revealed"), text)
 
 
-def _ip_address(request: HttpRequest) -> str | None:
+def ip_address(request: HttpRequest) -> str | None:
     """The address that the request came from, as the server tells it; ``None`` if it does not."""
     try:
         # Without the name of an interface, as in fe80::1%eth0.

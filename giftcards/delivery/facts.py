@@ -8,6 +8,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from django.conf import settings
+from django.db.models import QuerySet
 from django.utils.translation import get_supported_language_variant
 
 from giftcards.delivery.kinds import KIND_OF_STATUS
@@ -85,8 +86,9 @@ def facts_of(order: Order) -> Facts:
     breakdown = customer_breakdown(order)
     paid_back: tuple[PaidBack, ...] = ()
     if order.is_final:
-        done = order.refunds.filter(state=RefundState.DONE).order_by("executed_at", "pk")
-        paid_back = tuple(map(_paid_back, done))
+        # In Python, so that a list of orders can fetch the refunds of all of them at once.
+        done = [refund for refund in order.refunds.all() if refund.state == RefundState.DONE]
+        paid_back = tuple(sorted(map(_paid_back, done), key=lambda refund: refund.at))
     owed = None if breakdown is None else breakdown.owed_amount
     left = None
     if owed is not None:
@@ -116,12 +118,21 @@ def cards_of(order: Order) -> list[Card]:
     Cards beyond those that the settled order counts, surplus ones and those that came late, are for
     staff to decide about.
     """
-    if not order.is_final:
-        return []
-    cards = list(order.cards.filter(position__lte=order.fulfilled_quantity).order_by("position"))
+    cards = list(_cards(order).order_by("position"))
     for card in cards:
         card.order = order  # for opening it, without a query
     return cards
+
+
+def has_cards(order: Order) -> bool:
+    """Whether there is any of :func:`cards_of`."""
+    return _cards(order).exists()
+
+
+def _cards(order: Order) -> QuerySet[Card]:
+    if not order.is_final:
+        return order.cards.none()
+    return order.cards.filter(position__lte=order.fulfilled_quantity)
 
 
 def language_of(order: Order) -> str:

@@ -47,15 +47,17 @@ def expiry() -> datetime:
 
 
 @contained
-def find(token: str) -> CardLink | None:
+def find(token: str, *, again: str | None = None) -> CardLink | None:
     """The link of this token, if it shows cards at present; ``None`` if not, whatever the reason.
 
-    One query, whatever is found.
+    That includes an order that has no cards for its customer. ``again`` as in
+    :meth:`CardLinkQuerySet.usable`. One query, whatever is found.
     """
     keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
     hashes = [_hash(token, key) for key in keys]
-    usable = CardLink.objects.usable(timezone.now(), reveals=conf.link_reveals)
-    return usable.filter(token_hash__in=hashes).select_related("order").first()
+    usable = CardLink.objects.usable(timezone.now(), reveals=conf.link_reveals, again=again)
+    links = usable.with_cards().filter(token_hash__in=hashes)
+    return links.select_related("order").first()
 
 
 @contained

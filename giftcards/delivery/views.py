@@ -1,13 +1,172 @@
-"""The customer's pages."""
+"""The views of the customer's pages: which page answers a request."""
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse, HttpResponseNotFound
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import SuspiciousOperation
+from django.core.paginator import Paginator
+from django.db import Error as DatabaseFailure
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.http.multipartparser import MultiPartParserError
+from django.views.decorators.csrf import csrf_exempt, csrf_protect
+from django.views.decorators.debug import sensitive_post_parameters
+
+from giftcards.delivery import owned, page_tokens, pages
+from giftcards.delivery.conf import conf
+from giftcards.delivery.links import find
+from giftcards.delivery.models import CardLink
+from giftcards.delivery.pins import pin_of
+from giftcards.delivery.revealing import (
+    Visitor,
+    guess,
+    is_same_reveal,
+    note_opening,
+    reveal,
+    shown_at,
+)
+from giftcards.secrecy import Masked, contained
+
+logger = logging.getLogger(__name__)
+
+_METHODS = ("GET", "HEAD", "POST")
+_PER_PAGE = 20
 
 
-def cards(request: HttpRequest, token: str) -> HttpResponse:  # noqa: ARG001
-    return HttpResponseNotFound()
+@csrf_exempt  # the page has a token of its own
+@transaction.non_atomic_requests  # a reveal is committed before the cards are shown
+@sensitive_post_parameters("page", "pin")
+def cards(request: HttpRequest, token: str) -> HttpResponse:
+    """The page behind a link. GET shows nothing and uses nothing up, because programs fetch."""
+    token = Masked(token)
+    return _kept_in(request, lambda: _answer_link(request, token))
 
 
-def my_cards(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
-    return HttpResponseNotFound()
+@transaction.non_atomic_requests
+@sensitive_post_parameters("page")
+@csrf_protect
+def my_cards(request: HttpRequest) -> HttpResponse:
+    """The orders of who is logged in; POST with ``order`` shows its cards."""
+    if request.method not in _METHODS:
+        return pages.refuse_method(*_METHODS)
+    if not owned.is_offered():
+        return pages.gone(request)
+    user = getattr(request, "user", None)
+    if user is None or not user.is_authenticated:
+        return redirect_to_login(request.path)
+    if request.method == "POST":
+        return _kept_in(request, lambda: _show_owned(request, user))
+    listed = Paginator(owned.orders_of(user).prefetch_related("refunds"), _PER_PAGE)
+    page = listed.get_page(request.GET.get("page"))
+    orders = owned.shown_orders(user, page)
+    return pages.owned(request, {"orders": orders, "paginated": page})
+
+
+def _kept_in(request: HttpRequest, answer: Callable[[], HttpResponse]) -> HttpResponse:
+    """The answer, or a page that says there is none: no error leads to one that tells the address.
+
+    The error is logged by its kind and the lines it passed: its text could tell a code.
+    """
+    try:
+        return answer()
+    except Exception as error:  # whatever a template, a hook or the database raises
+        if settings.DEBUG:
+            raise
+        lines = "\n".join(getattr(error, "__notes__", ()))
+        logger.error("A customer's page was not shown: %s. %s", type(error).__qualname__, lines)  # noqa: TRY400
+        return pages.trouble(request)
+
+
+@contained
+def _answer_link(request: HttpRequest, token: str) -> HttpResponse:
+    if request.method not in _METHODS:
+        return pages.refuse_method(*_METHODS)
+    if request.method == "POST":
+        return _answer_press(request, token)
+    link = find(token)
+    if link is None:
+        return pages.gone(request)
+    if request.method == "GET":
+        _note_opening(request, link)
+    return pages.ask(link, token, asks_pin=bool(pin_of(link.order)))
+
+
+def _note_opening(request: HttpRequest, link: CardLink) -> None:
+    try:
+        note_opening(link, Visitor.of(request))
+    except DatabaseFailure as error:
+        # The customer can do without.
+        kind = type(error).__qualname__
+        logger.warning("That link %s was opened is not written down: %s.", link.pk, kind)
+
+
+@contained
+def _answer_press(request: HttpRequest, token: str) -> HttpResponse:
+    posted = _posted(request)
+    page = posted.get("page", "")
+    key = page_tokens.read(page, token)
+    link = find(token, again=key)
+    if link is None:
+        return pages.gone(request)
+    pin = pin_of(link.order)
+    asks_pin = bool(pin)
+    if key is None or _is_spent(link, key):
+        return pages.ask(link, token, asks_pin=asks_pin, complaint="again")
+    visitor = Visitor.of(request)
+    # A page that has shown the cards was given the PIN.
+    is_asked = asks_pin and shown_at(link, key) is None
+    if is_asked and not guess(link, Masked(posted.get("pin", "")), pin, visitor):
+        return pages.ask(link, token, asks_pin=True, complaint="pin")
+    return _show(request, link, page, key, visitor, conf.link_reveals, pages.SECRET_ADDRESS)
+
+
+@contained
+def _show_owned(request: HttpRequest, user: Any) -> HttpResponse:
+    order = owned.order_with_cards(user, request.POST.get("order", ""))
+    if order is None:
+        return pages.gone(request)
+    link = CardLink.objects.of_account(order)
+    page = request.POST.get("page", "")
+    key = page_tokens.read(page, owned.place_of(user, order), quickest=0)
+    if key is None or _is_spent(link, key):
+        # Django's token has proven that the form was sent on purpose, and may be older than ours.
+        page, key = page_tokens.make(owned.place_of(user, order))
+    visitor = Visitor.of(request, user.get_username())
+    return _show(request, link, page, key, visitor, None, pages.PLAIN_ADDRESS)
+
+
+@contained
+def _show(
+    request: HttpRequest,
+    link: CardLink,
+    page: str,
+    key: str,
+    visitor: Visitor,
+    most: int | None,
+    referrer: str,
+) -> HttpResponse:
+    shown = reveal(link, key, visitor, most=most)
+    if not shown:
+        return pages.gone(request)
+    if "file" in request.POST:
+        return pages.file_of(link.order, shown)
+    return pages.show(link.order, shown, page, key, referrer)
+
+
+def _is_spent(link: CardLink, key: str) -> bool:
+    """Whether the page has shown the cards, and may not show them again without asking."""
+    at = shown_at(link, key)
+    return at is not None and not is_same_reveal(at)
+
+
+def _posted(request: HttpRequest) -> Any:
+    """The fields of the form; none if what came is none, or too large for one."""
+    try:
+        return request.POST
+    except (MultiPartParserError, OSError, SuspiciousOperation):
+        return {}

@@ -280,8 +280,13 @@ class Migration(migrations.Migration):
                     models.PositiveIntegerField(default=0, verbose_name="unreadable cards"),
                 ),
                 (
+                    "key",
+                    models.CharField(editable=False, max_length=40, null=True, unique=True),
+                ),
+                (
                     "link",
                     models.ForeignKey(
+                        db_index=False,
                         on_delete=django.db.models.deletion.PROTECT,
                         related_name="visits",
                         to="giftcards_delivery.cardlink",
@@ -315,6 +320,10 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name="delivery",
             index=models.Index(fields=["failed_at"], name="giftcards_delivery_failed"),
+        ),
+        migrations.AddIndex(
+            model_name="linkvisit",
+            index=models.Index(fields=["link", "what"], name="giftcards_visit_link"),
         ),
         migrations.AddIndex(
             model_name="linkvisit",

@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Self
 
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.delivery.models.deliveries import Delivery
-from giftcards.models import Order
+from giftcards.models import Card, Order
+from giftcards.statuses import FINAL
 
 #: So many wrong PINs lock a link.
 MOST_WRONG_PINS = 5
+#: Showing the cards again from the same page, as by reloading it, is the same reveal for so long.
+SAME_REVEAL = timedelta(minutes=10)
 
 
 class CardLinkQuerySet(models.QuerySet["CardLink"]):
-    def usable(self, now: datetime, *, reveals: int | None) -> Self:
-        """Links that show cards: not withdrawn, expired or used up (``reveals`` times)."""
+    def usable(self, now: datetime, *, reveals: int | None, again: str | None = None) -> Self:
+        """Links that show cards: not withdrawn, expired or used up (``reveals`` times).
+
+        A link that is used up shows them ``again`` to the page whose reveal has this key, for a
+        while.
+        """
         links = self.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
-        return links if reveals is None else links.filter(reveals__lt=reveals)
+        if reveals is None:
+            return links
+        is_left = Q(reveals__lt=reveals)
+        if again is None:
+            return links.filter(is_left)
+        shown = LinkVisit.objects.filter(link=OuterRef("pk"), key=again)
+        return links.filter(is_left | Q(Exists(shown.filter(at__gt=now - SAME_REVEAL))))
+
+    def with_cards(self) -> Self:
+        """Links of orders that are final and have cards for the customer."""
+        cards = Card.objects.filter(
+            order=OuterRef("order"), position__lte=OuterRef("order__fulfilled_quantity")
+        )
+        return self.filter(Exists(cards), order__status__in=sorted(FINAL))
+
+    def of_account(self, order: Order) -> CardLink:
+        """The link over which a customer who is logged in reaches the order; made if need be."""
+        origin = CardLink.Origin.ACCOUNT
+        # No hash looks like this, and the column is unique.
+        name = f"{origin} {order.pk}"
+        return self.get_or_create(token_hash=name, defaults={"order": order, "origin": origin})[0]
 
     def revoke(self, order: Order, *, by: str) -> int:
         """Withdraw every link of the order; return how many worked until now."""
@@ -35,10 +62,18 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
             self.filter(pk=link.pk).usable(now, reveals=most).update(reveals=F("reveals") + 1)
         )
 
+    def give_reveal_back(self, link: CardLink) -> None:
+        """No card could be shown."""
+        self.filter(pk=link.pk, reveals__gt=0).update(reveals=F("reveals") - 1)
+
     def take_guess(self, link: CardLink) -> bool:
         """Count one guess of the PIN as wrong, before it is looked at; False if none is left."""
         rows = self.filter(pk=link.pk, wrong_pins__lt=MOST_WRONG_PINS)
         return bool(rows.update(wrong_pins=F("wrong_pins") + 1))
+
+    def give_guess_back(self, link: CardLink) -> None:
+        """The guess was right."""
+        self.filter(pk=link.pk, wrong_pins__gt=0).update(wrong_pins=F("wrong_pins") - 1)
 
 
 class CardLink(models.Model):
@@ -66,6 +101,7 @@ class CardLink(models.Model):
         null=True,
         related_name="links",
     )
+    # Of a customer's account, which has no token: the name of the order's only such link.
     token_hash = models.CharField(max_length=64, null=True, unique=True, editable=False)  # noqa: DJ001
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     created_by = models.CharField(_("by"), max_length=254, blank=True)
@@ -102,7 +138,12 @@ class LinkVisit(models.Model):
         LOCKED = "locked", _("Locked after wrong PINs")
 
     link = models.ForeignKey(
-        CardLink, verbose_name=_("link"), on_delete=models.PROTECT, related_name="visits"
+        CardLink,
+        verbose_name=_("link"),
+        on_delete=models.PROTECT,
+        related_name="visits",
+        # An index of its own begins with it.
+        db_index=False,
     )
     at = models.DateTimeField(_("when"), default=timezone.now)
     what = models.CharField(_("what"), max_length=10, choices=What)
@@ -112,6 +153,9 @@ class LinkVisit(models.Model):
     user = models.CharField(_("user"), max_length=254, blank=True)
     # How many of the cards could not be opened.
     unreadable = models.PositiveIntegerField(_("unreadable cards"), default=0)
+    # What happens once: showing the cards from one page, however often it is loaded again, and
+    # locking the link.
+    key = models.CharField(max_length=40, null=True, unique=True, editable=False)  # noqa: DJ001
 
     class Meta:
         verbose_name = _("visit of a link")
@@ -119,6 +163,7 @@ class LinkVisit(models.Model):
         ordering = ("pk",)
         default_permissions = ("view",)
         indexes = (
+            models.Index(fields=("link", "what"), name="giftcards_visit_link"),
             # For the digests: what went wrong since the last one.
             models.Index(fields=("what", "at"), name="giftcards_visit_what"),
         )

@@ -1,0 +1,214 @@
+"""The customer's pages as they are sent: what all of them say, and what browsers may do there."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.template.loader import render_to_string
+from django.utils import translation
+from django.utils.crypto import salted_hmac
+from django.utils.http import content_disposition_header
+
+from giftcards.delivery import page_tokens
+from giftcards.delivery.conf import conf
+from giftcards.delivery.facts import facts_of, language_of
+from giftcards.delivery.models import CardLink
+from giftcards.delivery.models.links import MOST_WRONG_PINS
+from giftcards.delivery.pins import help_text
+from giftcards.delivery.qr import can_draw, qr
+from giftcards.delivery.revealing import ShownCard, earlier_reveals
+from giftcards.models import Order
+from giftcards.secrecy import Masked, contained
+
+#: Of more cards, the page offers a file instead.
+MOST_ON_PAGE = 100
+_HEADERS = {
+    "Cache-Control": "no-store, private",
+    "X-Robots-Tag": "noindex, nofollow",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), clipboard-write=(self)",
+}
+# Nothing but our own style sheet and script, and images and fonts of the shop.
+_POLICY = (
+    "default-src 'none'; {ours}img-src 'self'; font-src 'self'; form-action 'self';"
+    " frame-ancestors 'none'; base-uri 'none'"
+)
+#: The address of the page is a secret, so no other site is told.
+SECRET_ADDRESS = "no-referrer"  # noqa: S105 (a policy)
+#: With the other one, browsers hide the origin of forms, and Django refuses them.
+PLAIN_ADDRESS = "same-origin"
+
+
+def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> HttpResponse:
+    """The page before the cards, which says nothing of them.
+
+    ``complaint`` is "" or one of "again" (the page was too old, say) and "pin".
+    """
+    return _page(
+        "ask",
+        {
+            "reference": link.order.reference,
+            "page": page_tokens.make(place)[0],
+            "asks_pin": asks_pin,
+            "pin_help": help_text() if asks_pin else "",
+            "is_locked": asks_pin and link.is_locked,
+            "tries_left": MOST_WRONG_PINS - link.wrong_pins,
+            "complaint": complaint,
+        },
+        language=language_of(link.order),
+        referrer=SECRET_ADDRESS,
+    )
+
+
+@contained
+def show(order: Order, shown: list[ShownCard], page: str, key: str, referrer: str) -> HttpResponse:
+    """The page with the cards. ``page`` is its token, with which the file is fetched."""
+    is_on_page = len(shown) <= MOST_ON_PAGE
+    return _page(
+        "cards",
+        {
+            "order": order,
+            "facts": facts_of(order),
+            "cards": [_Row(card) for card in shown] if is_on_page else [],
+            "count": len(shown),
+            "unreadable": sum(not card.is_readable for card in shown),
+            "earlier": earlier_reveals(order, but=key),
+            "page": page,
+        },
+        language=language_of(order),
+        referrer=referrer,
+    )
+
+
+class _Row:
+    """A card as the template shows it."""
+
+    def __init__(self, card: ShownCard) -> None:
+        self.position = card.position
+        self.is_readable = card.is_readable
+        self.value = card.value
+        self.serial = card.serial
+        self.qr = qr(card.value) if card.is_readable and can_draw() else Masked()
+
+
+@contained
+def file_of(order: Order, shown: list[ShownCard]) -> HttpResponse:
+    """The cards as plain text, a line each: its number, the code and the serial."""
+    lines = [Masked(_line(card)) for card in shown]
+    with translation.override(language_of(order)):
+        head = render_to_string(
+            "giftcards_delivery/page/file.txt",
+            {**_shop(), "order": order, "facts": facts_of(order)},
+        )
+    text = Masked("\r\n".join([*head.strip().splitlines(), "", *lines, ""]))
+    response = HttpResponse(text, content_type="text/plain; charset=utf-8")
+    kept = "".join(sign if sign.isalnum() else "-" for sign in order.reference)
+    response["Content-Disposition"] = content_disposition_header(True, f"cards-{kept}.txt")
+    return _protected(response, SECRET_ADDRESS)
+
+
+def _line(card: ShownCard) -> str:
+    if not card.is_readable:
+        return f"{card.position}\t?"
+    return f"{card.position}\t{card.value}\t{card.serial}".rstrip("\t")
+
+
+def gone(request: HttpRequest) -> HttpResponse:
+    """The page of a link that does not show cards: the same to the last byte, whatever the reason.
+
+    So it is in the language of who looks, not in that of an order; and nothing of a request is on
+    it, which lets it do with one nonce.
+    """
+    language = translation.get_language_from_request(request)
+    nonce = salted_hmac("giftcards.delivery.pages", "gone", algorithm="sha256").hexdigest()[:32]
+    return _page("gone", {}, language=language, referrer=SECRET_ADDRESS, status=404, nonce=nonce)
+
+
+def refuse_method(*allowed: str) -> HttpResponse:
+    """The answer to a method that these pages do not have, whatever the link."""
+    return _protected(HttpResponseNotAllowed(allowed), SECRET_ADDRESS)
+
+
+def trouble(request: HttpRequest) -> HttpResponse:
+    """The page that is shown when the right one cannot be."""
+    language = translation.get_language_from_request(request)
+    with suppress(Exception):
+        return _page("trouble", {}, language=language, referrer=SECRET_ADDRESS, status=503)
+    # A template of the shop's may be what is broken.
+    with translation.override(language):
+        text = translation.gettext("The cards cannot be shown at the moment. Try again later.")
+    response = HttpResponse(text, content_type="text/plain; charset=utf-8", status=503)
+    return _protected(response, SECRET_ADDRESS)
+
+
+def owned(request: HttpRequest, context: Mapping[str, Any]) -> HttpResponse:
+    """The list of a customer's orders, in the language of the site's other pages."""
+    language = translation.get_language() or language_of(Order())
+    return _page("my_cards", context, language=language, referrer=PLAIN_ADDRESS, request=request)
+
+
+@contained
+def _page(
+    name: str,
+    context: Mapping[str, Any],
+    *,
+    language: str,
+    referrer: str,
+    status: int = 200,
+    nonce: str = "",
+    request: HttpRequest | None = None,
+) -> HttpResponse:
+    """Render a page, by default without the request: no context processor opens the session."""
+    nonce = nonce or secrets.token_urlsafe(16)
+    # Under the name that Django 6 has for its own, so that its tags give ours.
+    shared = {**_shop(), "csp_nonce": nonce}
+    with translation.override(language):
+        template = f"giftcards_delivery/page/{name}.html"
+        content = render_to_string(template, {**shared, **context}, request)
+    response = HttpResponse(content, status=status)
+    response["Content-Language"] = language
+    return _protected(response, referrer, nonce=nonce)
+
+
+def _protected(response: HttpResponse, referrer: str, *, nonce: str = "") -> HttpResponse:
+    for name, value in _HEADERS.items():
+        response[name] = value
+    response["Referrer-Policy"] = referrer
+    ours = f"style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; " if nonce else ""
+    # A middleware, such as that of Django 6, adds none where there is one.
+    response["Content-Security-Policy"] = _POLICY.format(ours=ours)
+    if referrer == SECRET_ADDRESS:
+        # Reports on a policy, and Django's log of answers from 400 on, name the address.
+        vars(response).update(_csp_ro_config={}, _has_been_logged=True)
+    return response
+
+
+def _shop() -> dict[str, str]:
+    contact = conf.contact
+    return {
+        "shop_name": conf.shop_name,
+        "shop_url": conf.base_url,
+        "contact": contact,
+        "contact_url": _address_of(contact),
+    }
+
+
+def _address_of(contact: str) -> str:
+    """What a link to the contact leads to; "" if it is none of address, number and page."""
+    if contact.startswith(("https://", "http://")):
+        return contact
+    with suppress(ValidationError):
+        validate_email(contact)
+        return f"mailto:{contact}"
+    number = "".join(sign for sign in contact if sign not in " .-()\u00a0")
+    is_number = number.removeprefix("+").isdecimal() and number.isascii()
+    return f"tel:{number}" if is_number else ""

@@ -1,0 +1,46 @@
+"""What a customer has to know, beside the link, to see the cards."""
+
+from __future__ import annotations
+
+from django.utils.crypto import constant_time_compare
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.crypto import normalised
+from giftcards.delivery.conf import conf
+from giftcards.models import Order
+from giftcards.secrecy import Masked, contained
+
+_DIGITS = 4
+
+
+class _LastDigitsOfPhone:
+    #: The page asks with these words. A function of yours may have such an attribute as well.
+    help_text: str | Promise = _("The last four digits of your phone number.")
+
+    def __call__(self, order: Order) -> str:
+        """The digits; without a phone number "", so that the cards are shown without a PIN."""
+        digits = "".join(filter(str.isdecimal, normalised(order.customer_phone)))
+        return digits[-_DIGITS:] if len(digits) >= _DIGITS else ""
+
+
+#: For ``GIFTCARDS_DELIVERY["PIN"]``.
+last_digits_of_phone = _LastDigitsOfPhone()
+
+
+@contained
+def pin_of(order: Order) -> Masked:
+    """What the customer of ``order`` has to type; "" for nothing."""
+    function = conf.pin_of
+    return Masked("" if function is None else function(order) or "")
+
+
+def help_text() -> str:
+    """What the page says about the PIN, in the current language; "" for nothing."""
+    return str(getattr(conf.pin_of, "help_text", ""))
+
+
+@contained
+def is_right(typed: str, pin: str) -> bool:
+    """Whether ``typed`` is the PIN, whatever its case, spaces, dashes and script of digits."""
+    return constant_time_compare(normalised(typed), normalised(pin))

@@ -1,0 +1,37 @@
+"""QR codes as inline SVG, where ``segno`` is installed: ``pip install django-giftcards[qr]``."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from giftcards.secrecy import Masked, contained
+
+
+def can_draw() -> bool:
+    """Whether segno is installed."""
+    return importlib.util.find_spec("segno") is not None
+
+
+@contained
+def qr(text: str) -> Masked:
+    """An SVG element that shows ``text`` as a QR code; "" if it is too long for one.
+
+    It has no size of its own. Raises :exc:`ImportError` unless :func:`can_draw`.
+    """
+    import segno
+
+    try:
+        code = segno.make_qr(text)
+    except segno.DataOverflowError:
+        return Masked()
+    # Light on white in a dark theme as well: not every camera reads the opposite.
+    return _Drawing(code.svg_inline(light="#fff", omitsize=True))
+
+
+class _Drawing(Masked):
+    """Markup of ours: templates do not escape it."""
+
+    __slots__ = ()
+
+    def __html__(self) -> str:
+        return self

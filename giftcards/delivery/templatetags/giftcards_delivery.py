@@ -1,0 +1,61 @@
+"""For the templates of a shop: ``{% load giftcards_delivery %}``.
+
+``{% my_cards %}`` lists the orders of the user who is logged in; ``{% order_cards order %}`` shows
+the state of one order and the button for its cards. Both show nothing to anybody else, and need
+``GIFTCARDS_DELIVERY["OWNED_ORDERS"]`` and the request in the context.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from django import template
+from django.template import RequestContext
+from django.utils.safestring import SafeString
+
+from giftcards.admin import display
+from giftcards.delivery import owned
+from giftcards.models import Order
+
+register = template.Library()
+
+# The page lists the others.
+_MOST_LISTED = 20
+
+
+@register.filter
+def money(amount: Decimal) -> str:
+    """An amount with its currency, as HTML."""
+    return display.money(amount)
+
+
+@register.filter
+def moment(at: datetime) -> SafeString:
+    """The local date and time, as HTML."""
+    return display.moment(at)
+
+
+@register.inclusion_tag("giftcards_delivery/tags/my_cards.html", takes_context=True)
+def my_cards(context: RequestContext) -> dict[str, Any]:
+    """The newest orders of who is logged in."""
+    user = _user(context)
+    found = list(owned.orders_of(user).prefetch_related("refunds")[: _MOST_LISTED + 1])
+    return {
+        "orders": owned.shown_orders(user, found[:_MOST_LISTED]),
+        "has_more": len(found) > _MOST_LISTED,
+    }
+
+
+@register.inclusion_tag("giftcards_delivery/tags/order_cards.html", takes_context=True)
+def order_cards(context: RequestContext, order: Order) -> dict[str, Any]:
+    """The state of ``order`` and the button for its cards, if it is that user's."""
+    user = _user(context)
+    # Read anew: a page may hold the order of a moment ago.
+    found = owned.orders_of(user).filter(pk=order.pk)[:1]
+    return {"orders": owned.shown_orders(user, found)}
+
+
+def _user(context: RequestContext) -> Any:
+    return getattr(context.get("request"), "user", None)
