@@ -112,27 +112,23 @@ def facts_of(order: Order) -> Facts:
     )
 
 
+def has_cards(order: Order) -> bool:
+    """Whether there are cards for the customer: see :func:`cards_of`."""
+    return order.is_final and _paid_for(order).exists()
+
+
 def cards_of(order: Order) -> list[Card]:
     """The cards that the customer has paid for; none before the order is final.
 
     Cards beyond those that the settled order counts, surplus ones and those that came late, are for
     staff to decide about.
     """
-    cards = list(_cards(order).order_by("position"))
+    if not order.is_final:
+        return []
+    cards = list(_paid_for(order).order_by("position"))
     for card in cards:
         card.order = order  # for opening it, without a query
     return cards
-
-
-def has_cards(order: Order) -> bool:
-    """Whether there is any of :func:`cards_of`."""
-    return _cards(order).exists()
-
-
-def _cards(order: Order) -> QuerySet[Card]:
-    if not order.is_final:
-        return order.cards.none()
-    return order.cards.filter(position__lte=order.fulfilled_quantity)
 
 
 def language_of(order: Order) -> str:
@@ -146,6 +142,10 @@ def supported_language(language: str | None) -> str:
         return get_supported_language_variant(language or settings.LANGUAGE_CODE)
     except LookupError:
         return settings.LANGUAGE_CODE
+
+
+def _paid_for(order: Order) -> QuerySet[Card]:
+    return order.cards.filter(position__lte=order.fulfilled_quantity)
 
 
 def _paid_back(refund: CustomerRefund) -> PaidBack:

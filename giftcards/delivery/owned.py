@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.db.models import QuerySet
@@ -26,7 +26,7 @@ class OwnedOrder:
     order: Order
     facts: Facts
     #: Of the form that shows the cards: its token.
-    page: str
+    page: str = field(repr=False)
 
     @property
     def state(self) -> str:

@@ -57,7 +57,7 @@ def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> H
         "ask",
         {
             "reference": link.order.reference,
-            "page": page_tokens.make(place)[0],
+            "page": Masked(page_tokens.make(place)[0]),
             "asks_pin": asks_pin,
             "pin_help": help_text() if asks_pin else "",
             "is_locked": asks_pin and link.is_locked,
@@ -70,8 +70,10 @@ def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> H
 
 
 @contained
-def show(order: Order, shown: list[ShownCard], page: str, key: str, referrer: str) -> HttpResponse:
-    """The page with the cards. ``page`` is its token, with which the file is fetched."""
+def show(
+    order: Order, shown: list[ShownCard], key: str, form: Mapping[str, str], referrer: str
+) -> HttpResponse:
+    """The page with the cards. ``form`` is what has to be posted again to get them as a file."""
     is_on_page = len(shown) <= MOST_ON_PAGE
     return _page(
         "cards",
@@ -82,7 +84,7 @@ def show(order: Order, shown: list[ShownCard], page: str, key: str, referrer: st
             "count": len(shown),
             "unreadable": sum(not card.is_readable for card in shown),
             "earlier": earlier_reveals(order, but=key),
-            "page": page,
+            "form": form,
         },
         language=language_of(order),
         referrer=referrer,

@@ -47,7 +47,7 @@ class Visitor:
         agent = "".join(filter(str.isprintable, request.headers.get("User-Agent", "")))
         return cls(ip_address(request), agent[:_LONGEST_AGENT], user[:254])
 
-    def visits(self, link: CardLink, what: LinkVisit.What, **values: object) -> LinkVisit:
+    def visit(self, link: CardLink, what: LinkVisit.What, **values: object) -> LinkVisit:
         """The row of a visit of ``link``, not saved."""
         told = {"address": self.address, "agent": self.agent, "user": self.user}
         return LinkVisit(link=link, what=what, **told, **values)
@@ -75,7 +75,8 @@ def note_opening(link: CardLink, visitor: Visitor) -> None:
     if len(rows) < MOST_OPENED and not any(
         is_recent(at, now, within=_SAME_OPENING) for at in earlier
     ):
-        visitor.visits(link, LinkVisit.What.OPENED).save()
+        with transaction.atomic():
+            visitor.visit(link, LinkVisit.What.OPENED).save()
 
 
 @contained
@@ -98,7 +99,7 @@ def guess(link: CardLink, typed: str, pin: str, visitor: Visitor) -> bool:
 def _note_lock(link: CardLink, visitor: Visitor) -> None:
     try:
         with transaction.atomic():
-            visitor.visits(link, LinkVisit.What.LOCKED, key=f"locked {link.pk}").save()
+            visitor.visit(link, LinkVisit.What.LOCKED, key=f"locked {link.pk}").save()
     except IntegrityError:
         return  # several wrong guesses at once
     logger.warning(
@@ -150,7 +151,7 @@ def _reveal_first(
         is_any_shown = unreadable < len(shown)
         if not is_any_shown:
             CardLink.objects.give_reveal_back(link)
-        visitor.visits(
+        visitor.visit(
             link,
             LinkVisit.What.REVEALED,
             unreadable=unreadable,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.conf import settings
@@ -14,6 +14,7 @@ from django.db import Error as DatabaseFailure
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.http.multipartparser import MultiPartParserError
+from django.middleware.csrf import get_token
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters
 
@@ -23,6 +24,7 @@ from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink
 from giftcards.delivery.pins import pin_of
 from giftcards.delivery.revealing import (
+    ShownCard,
     Visitor,
     guess,
     is_same_reveal,
@@ -122,7 +124,8 @@ def _answer_press(request: HttpRequest, token: str) -> HttpResponse:
     is_asked = asks_pin and shown_at(link, key) is None
     if is_asked and not guess(link, Masked(posted.get("pin", "")), pin, visitor):
         return pages.ask(link, token, asks_pin=True, complaint="pin")
-    return _show(request, link, page, key, visitor, conf.link_reveals, pages.SECRET_ADDRESS)
+    shown = reveal(link, key, visitor, most=conf.link_reveals)
+    return _shown(request, link, shown, key, {"page": Masked(page)}, pages.SECRET_ADDRESS)
 
 
 @contained
@@ -137,25 +140,26 @@ def _show_owned(request: HttpRequest, user: Any) -> HttpResponse:
         # Django's token has proven that the form was sent on purpose, and may be older than ours.
         page, key = page_tokens.make(owned.place_of(user, order))
     visitor = Visitor.of(request, user.get_username())
-    return _show(request, link, page, key, visitor, None, pages.PLAIN_ADDRESS)
+    form = {"page": page, "order": str(order.pk), "csrfmiddlewaretoken": get_token(request)}
+    shown = reveal(link, key, visitor, most=None)
+    masked = {name: Masked(value) for name, value in form.items()}
+    return _shown(request, link, shown, key, masked, pages.PLAIN_ADDRESS)
 
 
 @contained
-def _show(
+def _shown(
     request: HttpRequest,
     link: CardLink,
-    page: str,
+    shown: list[ShownCard] | None,
     key: str,
-    visitor: Visitor,
-    most: int | None,
+    form: Mapping[str, str],
     referrer: str,
 ) -> HttpResponse:
-    shown = reveal(link, key, visitor, most=most)
     if not shown:
         return pages.gone(request)
     if "file" in request.POST:
         return pages.file_of(link.order, shown)
-    return pages.show(link.order, shown, page, key, referrer)
+    return pages.show(link.order, shown, key, form, referrer)
 
 
 def _is_spent(link: CardLink, key: str) -> bool:

@@ -1,0 +1,63 @@
+"""The customer's pages in tests: a link, a browser without cookies, and a button to press."""
+
+from __future__ import annotations
+
+import re
+import time
+from html import unescape
+from typing import Any
+from unittest import mock
+
+from django.test import Client
+from django.urls import reverse
+from django.utils.html import strip_tags
+
+from giftcards.delivery.links import issue
+from giftcards.delivery.models import CardLink
+from giftcards.models import Order
+from giftcards.provider.answers import OrderAnswer
+from tests.builders import CARDS, PARTIAL, settle
+
+CODES = [card.value for card in CARDS]
+
+
+def make_settled(
+    reference: str = "web-1042", answer: OrderAnswer = PARTIAL, **values: Any
+) -> Order:
+    values = {"product_name": "PlayStation", "type_name": "500 DA", **values}
+    return settle(reference, answer, **values)
+
+
+def address_of_new_link(order: Order) -> str:
+    _link, token = issue(order, origin=CardLink.Origin.MESSAGE)
+    return reverse("giftcards_delivery:cards", args=[token])
+
+
+def fetch(address: str, browser: Client | None = None, *, ago: float = 5.0, **headers: Any) -> Any:
+    """GET the page, as it was ``ago`` seconds ago."""
+    now = time.time()
+    with mock.patch.object(time, "time", return_value=now - ago):
+        return (browser or Client()).get(address, **headers)
+
+
+def page_token(response: Any) -> str:
+    [found] = set(re.findall(r'name="page" value="([^"]+)"', response.content.decode()))
+    return str(found)
+
+
+def press(address: str, *, ago: float = 5.0, browser: Client | None = None, **posted: str) -> Any:
+    """Fetch the page and press its button ``ago`` seconds later."""
+    if "page" not in posted:
+        posted["page"] = page_token(fetch(address, ago=ago))
+    return (browser or Client()).post(address, posted)
+
+
+def words(response: Any) -> str:
+    """What can be read of the page."""
+    markup = re.sub(r"<(head|script).*?</\1>", "", response.content.decode(), flags=re.DOTALL)
+    return " ".join(unescape(strip_tags(markup)).split())
+
+
+def codes_in(response: Any) -> list[str]:
+    text = response.content.decode()
+    return [card.value for card in CARDS if card.value in text or card.serial in text]

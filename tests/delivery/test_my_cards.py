@@ -1,0 +1,267 @@
+"""The orders of a customer who is logged in: listed for their owner, shown to their owner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AnonymousUser
+from django.db import connection
+from django.db.models import QuerySet
+from django.template import Context, Template
+from django.test import Client, RequestFactory
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone, translation
+
+from giftcards.delivery.models import CardLink, LinkVisit
+from giftcards.models import Order
+from giftcards.provider.answers import CardSecret
+from giftcards.settlement import record_refund
+from giftcards.statuses import Status
+from tests.builders import CARDS, make_guide_order, settled
+from tests.delivery.pages import CODES, codes_in, make_settled, page_token, words
+
+pytestmark = pytest.mark.django_db
+
+PAGE = "/cards/"
+
+
+def orders_by_mail(user: Any) -> QuerySet[Order]:
+    """The hook of a shop whose users have the address that they order with."""
+    return Order.objects.filter(customer_email=user.email)
+
+
+@pytest.fixture(autouse=True)
+def _hook(settings: Any) -> Iterator[None]:
+    settings.GIFTCARDS_DELIVERY = {
+        **settings.GIFTCARDS_DELIVERY,
+        "OWNED_ORDERS": "tests.delivery.test_my_cards.orders_by_mail",
+    }
+    yield
+    translation.deactivate()
+
+
+def log_in(name: str, **options: Any) -> Client:
+    user = get_user_model().objects.create_user(name, f"{name}@example.com")
+    browser = Client(**options)
+    browser.force_login(user)
+    return browser
+
+
+@pytest.fixture
+def lina() -> Client:
+    return log_in("lina")
+
+
+@pytest.fixture
+def order() -> Order:
+    return make_settled(customer_email="lina@example.com", sale_price=550)
+
+
+def show(browser: Client, order: Order, **posted: str) -> Any:
+    return browser.post(PAGE, {"order": str(order.pk), **posted})
+
+
+class TestList:
+    def test_it_lists_the_orders_of_the_user_newest_first(self, lina: Client, order: Order) -> None:
+        record_refund(order, amount=600, reference="R1", method="CCP")
+        make_guide_order(reference="web-2", customer_email="lina@example.com")
+        make_guide_order(
+            Status.REFUNDED, reference="web-3", customer_email="lina@example.com", sale_price=10
+        )
+        make_guide_order(reference="of-somebody-else", customer_email="sami@example.com")
+        Order.objects.filter(pk=order.pk).update(created_at=timezone.now() - timedelta(days=1))
+        response = lina.get(PAGE)
+        text = words(response).replace("\N{NO-BREAK SPACE}", " ")
+        assert text.index("web-3") < text.index("web-2") < text.index("web-1042")
+        assert "of-somebody-else" not in text
+        assert "Cards delivered in part" in text
+        assert "In progress" in text
+        assert "Not delivered" in text
+        assert "2 cards could not be delivered." in text
+        assert "600 DA paid back on" in text
+        assert "500 DA will be paid back to you" in text
+        assert text.count("Show 3 cards") == response.content.decode().count("<button") == 1
+        assert codes_in(response) == []
+
+    def test_who_has_ordered_nothing_is_told_so(self, lina: Client, order: Order) -> None:
+        Order.objects.update(customer_email="sami@example.com")
+        assert "You have not ordered any gift cards yet." in words(lina.get(PAGE))
+
+    def test_who_is_not_logged_in_logs_in_first(self, order: Order) -> None:
+        for response in (Client().get(PAGE), show(Client(), order)):
+            assert response.status_code == 302
+            assert response["Location"] == "/accounts/login/?next=/cards/"
+        assert not LinkVisit.objects.exists()
+
+    def test_without_the_hook_there_is_no_such_page(
+        self, lina: Client, order: Order, settings: Any
+    ) -> None:
+        del settings.GIFTCARDS_DELIVERY["OWNED_ORDERS"]
+        for response in (lina.get(PAGE), show(lina, order), Client().get(PAGE)):
+            assert response.status_code == 404
+            assert codes_in(response) == []
+
+    def test_many_orders_are_paged_with_a_fixed_number_of_queries(self, lina: Client) -> None:
+        counts = []
+        for first, last in ((0, 2), (2, 23)):
+            for number in range(first, last):
+                make_settled(f"web-{number:02}", customer_email="lina@example.com")
+            with CaptureQueriesContext(connection) as queries:
+                newest = words(lina.get(PAGE))
+            counts.append(len(queries))
+        assert counts[0] == counts[1]
+        assert "web-22" in newest
+        assert "web-02" not in newest
+        oldest = words(lina.get(PAGE, {"page": "2"}))
+        assert "web-02" in oldest
+        assert "web-22" not in oldest
+        assert "2 / 2" in oldest
+
+    def test_the_page_is_kept_out_of_caches_and_lets_forms_pass(
+        self, lina: Client, order: Order
+    ) -> None:
+        response = lina.get(PAGE)
+        assert response["Cache-Control"] == "no-store, private"
+        # With "no-referrer", browsers hide the origin of forms, and Django refuses them.
+        assert response["Referrer-Policy"] == "same-origin"
+        assert "default-src 'none'" in response["Content-Security-Policy"]
+
+
+class TestReveal:
+    def test_the_button_shows_the_cards_and_who_saw_them_is_written_down(
+        self, lina: Client, order: Order
+    ) -> None:
+        response = show(lina, order, page=page_token(lina.get(PAGE)))
+        assert codes_in(response) == CODES[:3]
+        visit = LinkVisit.objects.get()
+        assert (visit.what, visit.user, visit.unreadable) == ("revealed", "lina", 0)
+        link = visit.link
+        assert (link.order, link.origin, link.reveals) == (order, "account", 1)
+
+    def test_all_reveals_of_an_order_share_one_link(self, lina: Client, order: Order) -> None:
+        for _ in range(3):
+            assert codes_in(show(lina, order)) == CODES[:3]
+        assert CardLink.objects.get().reveals == 3
+        assert "Shown before" in words(show(lina, order))
+
+    def test_a_page_that_is_loaded_again_is_the_same_reveal(
+        self, lina: Client, order: Order
+    ) -> None:
+        token = page_token(lina.get(PAGE))
+        for _ in range(2):
+            assert codes_in(show(lina, order, page=token)) == CODES[:3]
+        assert CardLink.objects.get().reveals == 1
+        LinkVisit.objects.update(at=timezone.now() - timedelta(minutes=11))
+        assert codes_in(show(lina, order, page=token)) == CODES[:3]
+        assert CardLink.objects.get().reveals == 2
+
+    def test_the_limit_and_the_withdrawal_of_links_do_not_concern_the_account(
+        self, lina: Client, order: Order, settings: Any
+    ) -> None:
+        settings.GIFTCARDS_DELIVERY["LINK_REVEALS"] = 1
+        show(lina, order)
+        CardLink.objects.revoke(order, by="amina")
+        assert codes_in(show(lina, order)) == CODES[:3]
+
+    def test_nobody_else_is_shown_the_cards(self, lina: Client, order: Order) -> None:
+        token = page_token(lina.get(PAGE))
+        sami = log_in("sami")
+        response = show(sami, order, page=token)
+        assert response.status_code == 404
+        assert codes_in(response) == []
+        assert not LinkVisit.objects.exists()
+
+    def test_ownership_is_asked_for_again_when_the_button_is_pressed(
+        self, lina: Client, order: Order
+    ) -> None:
+        token = page_token(lina.get(PAGE))
+        Order.objects.update(customer_email="sami@example.com")
+        assert show(lina, order, page=token).status_code == 404
+
+    @pytest.mark.parametrize("key", ["", "0", "-1", "x", "١", "9" * 30, "1 OR 1", "\0"])
+    def test_a_key_of_no_order_shows_nothing(self, lina: Client, order: Order, key: str) -> None:
+        response = lina.post(PAGE, {"order": key})
+        assert response.status_code == 404
+        assert codes_in(response) == []
+
+    def test_an_order_without_cards_shows_nothing_and_leaves_no_trace(self, lina: Client) -> None:
+        order = make_guide_order(Status.REFUNDED, customer_email="lina@example.com")
+        assert show(lina, order).status_code == 404
+        assert not CardLink.objects.exists()
+
+    def test_a_form_of_another_site_is_refused(self, order: Order) -> None:
+        lina = log_in("lina", enforce_csrf_checks=True)
+        assert show(lina, order).status_code == 403
+        html = lina.get(PAGE).content.decode()
+        [token] = {
+            part.partition('"')[0] for part in html.split('csrfmiddlewaretoken" value="')[1:]
+        }
+        assert codes_in(show(lina, order, csrfmiddlewaretoken=token)) == CODES[:3]
+
+    def test_the_file_of_many_cards_is_fetched_with_the_form_of_the_page(self) -> None:
+        cards = [CardSecret(f"MANY-{number:04}", "") for number in range(101)]
+        answer = settled("FULFILLED", cards, quantity=101)
+        order = make_settled("m", answer, quantity=101, customer_email="lina@example.com")
+        lina = log_in("lina", enforce_csrf_checks=True)
+        html = lina.get(PAGE).content.decode()
+        for _ in range(2):
+            fields = dict(_fields(html))
+            response = lina.post(PAGE, {**fields, "file": "1"} if "file" in html else fields)
+            html = response.content.decode()
+        assert html.count("MANY-") == 101
+        assert response["Content-Type"] == "text/plain; charset=utf-8"
+        assert LinkVisit.objects.filter(link__order=order).count() == 1
+
+
+def _fields(html: str) -> Iterator[tuple[str, str]]:
+    for part in html.split('<input type="hidden" name="')[1:]:
+        name, rest = part.split('" value="', 1)
+        yield name, rest.partition('"')[0]
+
+
+class TestTags:
+    def render(self, template: str, user: Any, **context: Any) -> str:
+        request = RequestFactory().get("/")
+        request.user = user
+        source = "{% load giftcards_delivery %}" + template
+        return Template(source).render(Context({"request": request, **context}))
+
+    def user(self, name: str) -> Any:
+        return get_user_model().objects.create_user(name, f"{name}@example.com")
+
+    def test_a_page_of_the_shop_lists_the_orders_of_its_user(self, order: Order) -> None:
+        html = self.render("{% my_cards %}", self.user("lina"))
+        assert "web-1042" in html
+        assert 'action="/cards/"' in html
+        assert self.render("{% my_cards %}", self.user("sami")).strip() == ""
+
+    def test_a_page_of_the_shop_links_to_orders_beyond_the_newest(self) -> None:
+        for number in range(21):
+            make_guide_order(reference=f"web-{number:02}", customer_email="lina@example.com")
+        html = self.render("{% my_cards %}", self.user("lina"))
+        assert "web-00" not in html
+        assert '<a href="/cards/">' in html
+
+    def test_a_page_of_the_shop_shows_the_state_of_one_order(self, order: Order) -> None:
+        html = self.render("{% order_cards order %}", self.user("lina"), order=order)
+        assert "Cards delivered in part" in html
+        assert "Show 3 cards" in html
+        assert not any(card.value in html for card in CARDS)
+
+    def test_nothing_is_shown_of_the_order_of_somebody_else(self, order: Order) -> None:
+        for user in (self.user("sami"), AnonymousUser()):
+            html = self.render("{% order_cards order %}{% my_cards %}", user, order=order)
+            assert html.strip() == ""
+
+    def test_without_the_hook_or_the_request_nothing_is_shown(
+        self, order: Order, settings: Any
+    ) -> None:
+        template = Template("{% load giftcards_delivery %}{% order_cards order %}{% my_cards %}")
+        assert template.render(Context({"order": order})).strip() == ""
+        del settings.GIFTCARDS_DELIVERY["OWNED_ORDERS"]
+        html = self.render("{% order_cards order %}", self.user("lina"), order=order)
+        assert html.strip() == ""

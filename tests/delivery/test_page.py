@@ -1,0 +1,774 @@
+"""The customer's page: what it shows to whom, what it counts, what it lets nobody see."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+from giftcards.delivery import page_tokens, revealing
+from giftcards.delivery.links import issue
+from giftcards.delivery.models import CardLink, LinkVisit
+from giftcards.models import Card, Order
+from giftcards.provider.answers import CardSecret
+from giftcards.settlement import record_refund
+from giftcards.statuses import Status
+from tests.builders import CARDS, FULFILLED, settled
+from tests.delivery.pages import (
+    CODES,
+    address_of_new_link,
+    codes_in,
+    fetch,
+    make_settled,
+    page_token,
+    press,
+    words,
+)
+from tests.plans import explained
+from tests.test_secrets import every_log, logged, raw_database, variables
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def order() -> Order:
+    return make_settled(customer_language="en")
+
+
+@pytest.fixture
+def address(order: Order) -> str:
+    return address_of_new_link(order)
+
+
+def configure(settings: Any, **values: Any) -> None:
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, **values}
+
+
+def visits(what: str) -> list[LinkVisit]:
+    return list(LinkVisit.objects.filter(what=what))
+
+
+class TestBeforeTheButtonIsPressed:
+    def test_the_page_shows_shop_and_order_and_nothing_of_the_cards(self, address: str) -> None:
+        response = fetch(address)
+        assert response.status_code == 200
+        text = words(response)
+        assert "The Shop" in text
+        assert "web-1042" in text
+        assert "Show the cards" in text
+        assert codes_in(response) == []
+        assert "PlayStation" not in text
+
+    @pytest.mark.parametrize("method", ["get", "head", "options", "put", "delete", "patch"])
+    def test_no_other_method_than_post_uses_anything_up(
+        self, address: str, method: str, settings: Any
+    ) -> None:
+        configure(settings, LINK_REVEALS=1)
+        for _ in range(3):
+            assert codes_in(getattr(Client(), method)(address)) == []
+        assert CardLink.objects.get().reveals == 0
+        assert visits("revealed") == []
+        assert codes_in(press(address)) == CODES[:3]
+
+    @pytest.mark.parametrize(
+        "posted",
+        [
+            {},
+            {"page": ""},
+            {"page": "x"},
+            {"page": "☃" * 5_000},
+            {"page": ["a", "b"], "csrfmiddlewaretoken": "x"},
+        ],
+    )
+    def test_a_post_without_the_token_of_the_page_asks_again(
+        self, address: str, posted: dict[str, Any]
+    ) -> None:
+        response = Client().post(address, posted)
+        assert response.status_code == 200
+        assert "once more" in words(response)
+        assert codes_in(response) == []
+        assert CardLink.objects.get().reveals == 0
+
+    def test_a_body_that_is_no_form_asks_again(self, address: str) -> None:
+        broken = Client().post(address, b"x", content_type="multipart/form-data; boundary=")
+        huge = Client().post(address, {"page": "x" * 3_000_000}, HTTP_X="")
+        for response in (broken, huge):
+            assert response.status_code == 200
+            assert "once more" in words(response)
+
+    def test_the_token_of_another_page_asks_again(self, order: Order, address: str) -> None:
+        other = address_of_new_link(order)
+        response = press(address, page=page_token(fetch(other)))
+        assert codes_in(response) == []
+        assert "once more" in words(response)
+
+    @pytest.mark.parametrize("ago", [0, 0.8, 3_601])
+    def test_a_page_that_was_pressed_at_once_or_too_late_asks_again(
+        self, address: str, ago: float
+    ) -> None:
+        response = press(address, ago=ago)
+        assert codes_in(response) == []
+        assert "once more" in words(response)
+        assert codes_in(press(address, ago=1.1)) == CODES[:3]
+
+    def test_a_page_that_was_pressed_after_almost_an_hour_shows_the_cards(
+        self, address: str
+    ) -> None:
+        assert codes_in(press(address, ago=3_590)) == CODES[:3]
+
+    def test_the_page_that_asks_again_can_be_pressed(self, address: str) -> None:
+        now = time.time()
+        response = Client().post(address)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(time, "time", lambda: now + 5)
+            assert codes_in(Client().post(address, {"page": page_token(response)})) == CODES[:3]
+
+
+class TestOpenings:
+    def test_who_opens_a_link_is_written_down(self, address: str) -> None:
+        fetch(address, REMOTE_ADDR="::ffff:41.96.1.2", HTTP_USER_AGENT="Phone\0 1.0" + "x" * 400)
+        [visit] = visits("opened")
+        assert visit.address == "41.96.1.2"
+        assert visit.agent == ("Phone 1.0" + "x" * 400)[:300]
+        assert (visit.unreadable, visit.user) == (0, "")
+
+    def test_an_address_that_the_server_does_not_tell_is_left_out(self, address: str) -> None:
+        fetch(address, REMOTE_ADDR="")
+        assert visits("opened")[0].address is None
+
+    def test_the_same_visitor_counts_again_after_ten_minutes_only(self, address: str) -> None:
+        fetch(address)
+        fetch(address)
+        fetch(address, HTTP_USER_AGENT="another")
+        assert len(visits("opened")) == 2
+        LinkVisit.objects.update(at=timezone.now() - timedelta(minutes=11))
+        fetch(address)
+        assert len(visits("opened")) == 3
+
+    def test_a_link_is_written_down_as_opened_so_many_times_at_most(
+        self, address: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert revealing.MOST_OPENED == 100
+        monkeypatch.setattr(revealing, "MOST_OPENED", 5)
+        for number in range(12):
+            host = ipaddress.ip_address("10.0.0.0") + number
+            assert fetch(address, REMOTE_ADDR=str(host)).status_code == 200
+        assert len(visits("opened")) == revealing.MOST_OPENED
+
+    def test_the_page_is_there_though_its_opening_cannot_be_written_down(
+        self, address: str, refuse_visits: Callable[[], Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with refuse_visits():
+            assert fetch(address).status_code == 200
+        assert visits("opened") == []
+        assert "is not written down" in caplog.text
+
+
+@pytest.fixture
+def refuse_visits() -> Callable[[], Any]:
+    """The database refuses to insert visits."""
+
+    def refuse(execute: Any, sql: str, *args: Any) -> Any:
+        if sql.startswith("INSERT") and "linkvisit" in sql:
+            raise DatabaseError(f"Failing row contains ({CODES[0]})")
+        return execute(sql, *args)
+
+    return lambda: connection.execute_wrapper(refuse)
+
+
+class TestReveal:
+    def test_the_button_shows_the_cards_that_came(self, address: str) -> None:
+        response = press(address)
+        assert codes_in(response) == CODES[:3]
+        text = words(response)
+        for card in CARDS[:3]:
+            assert card.serial in text
+        assert "PlayStation · 500 DA" in text
+        assert "I have used it" in text
+        assert "Shown before" not in text
+
+    def test_a_reveal_is_counted_and_written_down(self, address: str) -> None:
+        token = page_token(fetch(address))
+        Client().post(
+            address, {"page": token}, REMOTE_ADDR="41.96.1.2", HTTP_USER_AGENT="Phone 1.0"
+        )
+        [visit] = visits("revealed")
+        assert (visit.address, visit.agent, visit.unreadable) == ("41.96.1.2", "Phone 1.0", 0)
+        assert CardLink.objects.get().reveals == 1
+
+    def test_earlier_reveals_are_told_over_whichever_link(self, order: Order, address: str) -> None:
+        press(address_of_new_link(order))
+        LinkVisit.objects.filter(what="revealed").update(at=timezone.now() - timedelta(days=400))
+        year = (timezone.now() - timedelta(days=400)).year
+        text = words(press(address))
+        assert "Shown before" in text
+        assert str(year) in text
+        assert LinkVisit.objects.filter(what="revealed").count() == 2
+
+    def test_a_page_that_is_loaded_again_is_the_same_reveal_for_ten_minutes(
+        self, address: str, settings: Any
+    ) -> None:
+        configure(settings, LINK_REVEALS=1)
+        token = page_token(fetch(address))
+        for _ in range(3):
+            response = press(address, page=token)
+            assert codes_in(response) == CODES[:3]
+            assert "Shown before" not in words(response)
+        assert CardLink.objects.get().reveals == 1
+        assert len(visits("revealed")) == 1
+        LinkVisit.objects.update(at=timezone.now() - timedelta(minutes=11))
+        assert press(address, page=token).status_code == 404
+
+    def test_after_ten_minutes_a_page_that_has_shown_the_cards_asks_again(
+        self, address: str
+    ) -> None:
+        token = page_token(fetch(address))
+        press(address, page=token)
+        LinkVisit.objects.update(at=timezone.now() - timedelta(minutes=11))
+        response = press(address, page=token)
+        assert codes_in(response) == []
+        assert "once more" in words(response)
+        assert CardLink.objects.get().reveals == 1
+
+    def test_a_link_shows_its_cards_as_often_as_is_set(self, address: str, settings: Any) -> None:
+        configure(settings, LINK_REVEALS=2)
+        tokens = [page_token(fetch(address)) for _ in range(3)]
+        shown = [bool(codes_in(press(address, page=token))) for token in tokens]
+        assert shown == [True, True, False]
+        assert fetch(address).status_code == 404
+
+    def test_cards_that_cannot_be_recorded_are_not_shown(
+        self, address: str, refuse_visits: Callable[[], Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        token = page_token(fetch(address))
+        with refuse_visits():
+            response = press(address, page=token)
+        assert response.status_code == 503
+        assert codes_in(response) == []
+        assert CardLink.objects.get().reveals == 0
+        assert CODES[0] not in caplog.text
+        assert "was not shown: DatabaseError" in caplog.text
+        assert codes_in(press(address, page=token)) == CODES[:3]
+
+    def test_surplus_and_late_cards_are_not_shown(self, order: Order, address: str) -> None:
+        late = settled("PARTIALLY_FILLED", CARDS)
+        Order.objects.filter(pk=order.pk).update(fulfilled_quantity=2)
+        assert late.cards
+        assert codes_in(press(address)) == CODES[:2]
+
+    def test_codes_are_shown_as_text_whatever_they_hold(self) -> None:
+        odd = CardSecret("</bdi><script>alert(1)</script>&amp;", '"=1+1"')
+        order = make_settled("odd", settled("FULFILLED", [odd], quantity=1), quantity=1)
+        response = press(address_of_new_link(order))
+        assert odd.value in words(response)
+        assert odd.serial in words(response)
+        assert "<script>alert" not in response.content.decode()
+
+    def test_two_links_in_one_browser_show_each_its_own(self, address: str) -> None:
+        others = settled("FULFILLED", CARDS[3:], quantity=2)
+        other = address_of_new_link(make_settled("web-2", others, quantity=2))
+        browser = Client()
+        pages = {link: page_token(fetch(link, browser)) for link in (address, other)}
+        assert codes_in(press(other, page=pages[other], browser=browser)) == CODES[3:]
+        assert codes_in(press(address, page=pages[address], browser=browser)) == CODES[:3]
+        assert not browser.cookies
+
+    def test_the_page_needs_and_sets_no_cookie(self, address: str) -> None:
+        browser = Client(enforce_csrf_checks=True)
+        first = fetch(address, browser)
+        # As a browser sends it from a page with the policy no-referrer.
+        second = browser.post(address, {"page": page_token(first)}, HTTP_ORIGIN="null")
+        assert codes_in(second) == CODES[:3]
+        for response in (first, second):
+            assert not response.cookies
+            assert "Cookie" not in response.get("Vary", "")
+
+    def test_qr_codes_are_drawn_on_the_page(self, address: str) -> None:
+        html = press(address).content.decode()
+        assert html.count("<svg") == 3
+        assert html.count("<details") == 3
+        assert "style=" not in html
+
+    def test_without_segno_the_page_has_no_qr_codes(
+        self, address: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+        response = press(address)
+        assert codes_in(response) == CODES[:3]
+        assert "<svg" not in response.content.decode()
+
+    def test_a_code_that_is_too_long_for_a_qr_code_has_none(self) -> None:
+        long = CardSecret("é" * 9_000, "")
+        order = make_settled("long", settled("FULFILLED", [long], quantity=1), quantity=1)
+        response = press(address_of_new_link(order))
+        assert long.value in words(response)
+        assert "<svg" not in response.content.decode()
+
+
+class TestWhatIsMissing:
+    @pytest.mark.parametrize(
+        ("refunds", "told"),
+        [
+            ([], ["2 cards could not be delivered.", "1,100 DA will be paid back to you"]),
+            ([(600, True)], ["600 DA paid back on", "500 DA will be paid back to you"]),
+            ([(1_100, False)], ["1,100 DA will be paid back to you"]),
+            ([(1_100, True)], ["1,100 DA paid back on", "(CCP)"]),
+        ],
+    )
+    def test_the_page_tells_what_is_missing_and_paid_back(
+        self, refunds: list[tuple[int, bool]], told: list[str]
+    ) -> None:
+        order = make_settled(sale_price=550)
+        for number, (amount, is_paid) in enumerate(refunds):
+            record_refund(
+                order, amount=amount, reference=f"R{number}", is_paid=is_paid, method="CCP"
+            )
+        text = words(press(address_of_new_link(order))).replace("\N{NO-BREAK SPACE}", " ")
+        for sentence in told:
+            assert sentence in text
+        assert ("will be paid back" in text) == any("will be" in sentence for sentence in told)
+
+    def test_without_a_sale_amount_the_page_promises_no_figure(self, address: str) -> None:
+        text = words(press(address))
+        assert "2 cards could not be delivered." in text
+        assert "What you paid for it will be paid back to you" in text
+        assert " DA will" not in text
+
+    def test_missing_cards_that_are_ordered_again_are_announced(self) -> None:
+        order = make_settled(sale_price=550)
+        Order.objects.filter(pk=order.pk).update(reordered_amount=1_100)
+        text = words(press(address_of_new_link(order)))
+        assert "They were ordered again" in text
+        assert "paid back" not in text
+
+    def test_an_order_of_which_all_cards_came_says_nothing_of_missing_ones(self) -> None:
+        order = make_settled(answer=FULFILLED, sale_price=550)
+        text = words(press(address_of_new_link(order)))
+        assert "5 cards" in text
+        assert "could not" not in text
+        assert "paid back" not in text
+
+
+class TestCardsThatDoNotOpen:
+    def test_a_card_that_does_not_open_says_so_and_the_others_are_shown(
+        self, order: Order, address: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        Card.objects.filter(order=order, position=2).update(sealed="broken")
+        response = press(address)
+        assert codes_in(response) == [CODES[0], CODES[2]]
+        assert words(response).count("cannot be shown at the moment") == 2
+        assert visits("revealed")[0].unreadable == 1
+        assert "web-1042 was not shown 1 of 3 cards" in caplog.text
+        assert not any(code in caplog.text for code in CODES)
+
+    @pytest.mark.parametrize("keys", [[], ["nonsense"]])
+    def test_without_usable_keys_the_page_says_so_and_no_reveal_is_used_up(
+        self, address: str, settings: Any, keys: list[str]
+    ) -> None:
+        configure(settings, LINK_REVEALS=1)
+        right = settings.GIFTCARDS
+        settings.GIFTCARDS = {**right, "ENCRYPTION_KEYS": keys}
+        token = page_token(fetch(address))
+        response = press(address, page=token)
+        assert response.status_code == 200
+        assert "3 cards cannot be shown" in words(response)
+        assert visits("revealed")[0].unreadable == 3
+        assert CardLink.objects.get().reveals == 0
+        settings.GIFTCARDS = right
+        response = press(address, page=token)
+        assert codes_in(response) == CODES[:3]
+        assert "Shown before" not in words(response)
+
+
+class TestManyCards:
+    @pytest.fixture
+    def many(self) -> Order:
+        cards = [CardSecret(f"MANY-{number:04}", f"{number:08}") for number in range(101)]
+        answer = settled("FULFILLED", cards, quantity=101)
+        return make_settled("many/1", answer, quantity=101, customer_language="ar")
+
+    def test_more_than_a_hundred_cards_are_a_file(self, many: Order, settings: Any) -> None:
+        configure(settings, LINK_REVEALS=1)
+        address = address_of_new_link(many)
+        token = page_token(fetch(address))
+        page = press(address, page=token)
+        assert "MANY-" not in page.content.decode()
+        assert page_token(page) == token
+        file = press(address, page=token, file="1")
+        assert file["Content-Type"] == "text/plain; charset=utf-8"
+        assert file["Content-Disposition"] == 'attachment; filename="cards-many-1.txt"'
+        assert file["Cache-Control"] == "no-store, private"
+        lines = file.content.decode().split("\r\n")
+        assert "many/1" in lines[1]
+        assert lines[4:-1] == [f"{n + 1}\tMANY-{n:04}\t{n:08}" for n in range(101)]
+        assert len(visits("revealed")) == CardLink.objects.get().reveals == 1
+
+    def test_a_file_is_fetched_by_who_has_pressed_only(self, many: Order) -> None:
+        address = address_of_new_link(many)
+        for response in (
+            Client().post(address, {"file": "1"}),
+            Client().get(address, {"file": "1"}),
+        ):
+            assert "MANY-" not in response.content.decode()
+
+    def test_a_hundred_cards_are_on_the_page(self) -> None:
+        cards = [CardSecret(f"MANY-{number:04}", "") for number in range(100)]
+        order = make_settled("many", settled("FULFILLED", cards, quantity=100), quantity=100)
+        assert press(address_of_new_link(order)).content.decode().count("MANY-") == 100
+
+    def test_queries_do_not_grow_with_the_cards(self, order: Order, many: Order) -> None:
+        counts = []
+        for each in (order, many):
+            address = address_of_new_link(each)
+            token = page_token(fetch(address))
+            with CaptureQueriesContext(connection) as queries:
+                press(address, page=token)
+            counts.append(len(queries))
+        assert counts[0] == counts[1]
+
+
+def expired(link: CardLink) -> None:
+    CardLink.objects.filter(pk=link.pk).update(expires_at=timezone.now())
+
+
+def revoked(link: CardLink) -> None:
+    CardLink.objects.revoke(link.order, by="amina")
+
+
+def used_up(link: CardLink) -> None:
+    CardLink.objects.filter(pk=link.pk).update(reveals=3)
+
+
+def not_final(link: CardLink) -> None:
+    values = {"open_amount": None, "is_consistent": None, "settled_at": None}
+    Order.objects.filter(pk=link.order_id).update(
+        status=Status.HANDLING, due_at=timezone.now(), **values
+    )
+
+
+def without_cards(link: CardLink) -> None:
+    link.order.cards.all().delete()
+
+
+def with_surplus_only(link: CardLink) -> None:
+    Order.objects.filter(pk=link.order_id).update(status=Status.REFUNDED, fulfilled_quantity=0)
+
+
+class TestDeadLinks:
+    ENDS = (expired, revoked, used_up, not_final, without_cards, with_surplus_only)
+
+    def answers(self, address: str, **headers: Any) -> list[tuple[Any, ...]]:
+        """What a stranger gets from the address, with what the database was asked."""
+        found = []
+        for method, data in (("get", {}), ("head", {}), ("post", {}), ("post", {"page": "x"})):
+            with CaptureQueriesContext(connection) as queries:
+                response = getattr(Client(), method)(address, data, **headers)
+            asked = [query["sql"].split()[0] for query in queries]
+            found.append((response.status_code, response.content, dict(response.items()), asked))
+        return found
+
+    def test_links_that_show_nothing_are_alike_to_the_last_byte(self, settings: Any) -> None:
+        configure(settings, LINK_REVEALS=3, CONTACT="help@shop.example")
+        wrong = reverse("giftcards_delivery:cards", args=["A" * 32])
+        headers = {"HTTP_ACCEPT_LANGUAGE": "fr"}
+        expected = self.answers(wrong, **headers)
+        assert [(status, asked) for status, _, _, asked in expected] == 4 * [(404, ["SELECT"])]
+        for number, end in enumerate(self.ENDS):
+            order = make_settled(f"web-{number}", customer_language="ar")
+            link, token = issue(order, origin=CardLink.Origin.MESSAGE)
+            end(link)
+            address = reverse("giftcards_delivery:cards", args=[token])
+            assert self.answers(address, **headers) == expected, end.__name__
+        assert LinkVisit.objects.count() == 0
+
+    @pytest.mark.parametrize("token", ["x", "é", "%00", "account 1", "x" * 3_000, "..%2f"])
+    def test_no_token_makes_the_page_fail(self, token: str) -> None:
+        assert Client().get(f"/cards/{token}/").status_code == 404
+
+    def test_the_link_of_an_account_has_no_address(self, order: Order) -> None:
+        link = CardLink.objects.of_account(order)
+        name = link.token_hash
+        assert name
+        assert fetch(reverse("giftcards_delivery:cards", args=[name])).status_code == 404
+
+    def test_a_new_link_ends_the_old_one_at_once(self, order: Order, address: str) -> None:
+        token = page_token(fetch(address))
+        CardLink.objects.revoke(order, by="amina")
+        new = address_of_new_link(order)
+        assert press(address, page=token).status_code == 404
+        assert codes_in(press(new)) == CODES[:3]
+
+    def test_a_link_that_ends_while_its_page_is_open_shows_nothing(self, address: str) -> None:
+        token = page_token(fetch(address))
+        press(address, page=token)
+        CardLink.objects.update(expires_at=timezone.now())
+        response = press(address, page=token)
+        assert response.status_code == 404
+        assert codes_in(response) == []
+
+    def test_a_link_works_after_the_secret_key_was_changed_with_a_fallback(
+        self, address: str, settings: Any
+    ) -> None:
+        settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
+        settings.SECRET_KEY = "another"
+        assert codes_in(press(address)) == CODES[:3]
+
+    def test_no_token_is_logged(self, address: str, caplog: pytest.LogCaptureFixture) -> None:
+        CardLink.objects.update(revoked_at=timezone.now())
+        with every_log(caplog):
+            for method in ("get", "post", "options", "put"):
+                getattr(Client(), method)(address)
+        token = address.strip("/").rpartition("/")[2]
+        texts = [text for text in logged(caplog) if "testserver" not in text]
+        assert not [text for text in texts if token in text]
+
+
+class TestPin:
+    PHONE = "+213 550 12 34 56"
+
+    @pytest.fixture(autouse=True)
+    def _pin(self, settings: Any) -> None:
+        configure(
+            settings,
+            PIN="giftcards.delivery.pins.last_digits_of_phone",
+            CONTACT="+213 21 00 00 00",
+        )
+
+    @pytest.fixture
+    def address(self) -> str:
+        return address_of_new_link(make_settled(customer_phone=self.PHONE))
+
+    def test_the_page_asks_for_the_pin(self, address: str) -> None:
+        text = words(fetch(address))
+        assert "The last four digits of your phone number." in text
+        assert "3456" not in text
+
+    @pytest.mark.parametrize("typed", ["3456", " 34 56", "٣٤٥٦", "۳۴۵۶", "34-56"])
+    def test_the_pin_is_right_in_any_script_of_digits(self, address: str, typed: str) -> None:
+        assert codes_in(press(address, pin=typed)) == CODES[:3]
+        assert CardLink.objects.get().wrong_pins == 0
+
+    @pytest.mark.parametrize("typed", ["", "3457", "345", "☃", "x" * 200, "12 34 56"])
+    def test_a_wrong_pin_shows_nothing_and_tells_the_tries_that_are_left(
+        self, address: str, typed: str
+    ) -> None:
+        response = press(address, pin=typed)
+        assert codes_in(response) == []
+        assert "You have 4 tries left." in words(response)
+        assert CardLink.objects.get().reveals == 0
+
+    def test_five_wrong_pins_lock_this_link_only(self, address: str) -> None:
+        other = address_of_new_link(Order.objects.get())
+        for _ in range(6):
+            response = press(address, pin="0000", page=self.token_of(address))
+        assert "this link is locked" in words(response)
+        assert "+213 21 00 00 00" in words(response)
+        assert "<form" not in response.content.decode()
+        assert len(visits("locked")) == 1
+        assert "this link is locked" in words(fetch(address))
+        assert codes_in(press(other, pin="3456")) == CODES[:3]
+
+    def token_of(self, address: str) -> str:
+        """A token of the page, also after it has stopped to offer one."""
+        now = time.time()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(time, "time", lambda: now - 5)
+            return page_tokens.make(address.strip("/").rpartition("/")[2])[0]
+
+    def test_a_locked_link_does_not_take_the_right_pin(self, address: str) -> None:
+        CardLink.objects.update(wrong_pins=5)
+        response = press(address, pin="3456", page=self.token_of(address))
+        assert codes_in(response) == []
+        assert "this link is locked" in words(response)
+        assert CardLink.objects.get().wrong_pins == 5
+
+    def test_a_reload_needs_no_other_guess_and_a_stranger_does(self, address: str) -> None:
+        token = page_token(fetch(address))
+        assert codes_in(press(address, page=token, pin="3456")) == CODES[:3]
+        assert codes_in(press(address, page=token)) == CODES[:3]
+        assert codes_in(press(address)) == []
+
+    @pytest.mark.parametrize("phone", ["", "12", "call me"])
+    def test_an_order_without_a_phone_number_is_shown_without_a_pin(self, phone: str) -> None:
+        address = address_of_new_link(make_settled("web-3", customer_phone=phone))
+        assert 'name="pin"' not in fetch(address).content.decode()
+        assert codes_in(press(address)) == CODES[:3]
+
+    def test_a_hook_that_fails_shows_nothing_and_tells_nothing(
+        self, address: str, settings: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        token = page_token(fetch(address))
+        configure(settings, PIN="tests.delivery.test_page.fails")
+        for response in (fetch(address), press(address, page=token)):
+            assert response.status_code == 503
+            assert codes_in(response) == []
+        assert "was not shown: KeyError" in caplog.text
+        assert self.PHONE not in caplog.text
+        assert address.strip("/").rpartition("/")[2] not in caplog.text
+
+
+def fails(order: Order) -> str:
+    raise KeyError(order.customer_phone)
+
+
+class TestHeaders:
+    def pages(self, address: str) -> list[Any]:
+        dead = reverse("giftcards_delivery:cards", args=["A" * 32])
+        return [fetch(address), press(address), fetch(dead), Client().options(address)]
+
+    def test_every_answer_keeps_out_caches_indexes_frames_and_referrers(self, address: str) -> None:
+        for response in self.pages(address):
+            assert response["Cache-Control"] == "no-store, private"
+            assert response["X-Robots-Tag"] == "noindex, nofollow"
+            assert response["Referrer-Policy"] == "no-referrer"
+            assert response["X-Content-Type-Options"] == "nosniff"
+            assert response["X-Frame-Options"] == "DENY"
+            assert "frame-ancestors 'none'" in response["Content-Security-Policy"]
+            assert "default-src 'none'" in response["Content-Security-Policy"]
+
+    def test_only_what_bears_the_nonce_of_the_answer_is_loaded(self, address: str) -> None:
+        nonces = set()
+        for response in self.pages(address)[:3]:
+            [nonce] = set(re.findall(r"'nonce-([^']+)'", response["Content-Security-Policy"]))
+            html = response.content.decode()
+            assert set(re.findall(r'nonce="([^"]*)"', html)) == {nonce}
+            assert not re.findall(r"<style|<script(?! src=)|\son\w+=|\sstyle=", html)
+            assert set(re.findall(r'(?:src|href)="(https?://[^/"]*)', html)) <= {
+                "https://shop.example"
+            }
+            nonces.add(nonce)
+        assert len(nonces) == 3
+
+    def test_the_page_keeps_its_policy_under_the_middleware_of_the_site(
+        self, address: str, settings: Any
+    ) -> None:
+        csp = pytest.importorskip("django.utils.csp", reason="Needs Django 6.")
+        settings.MIDDLEWARE = [
+            "django.middleware.csp.ContentSecurityPolicyMiddleware",
+            *settings.MIDDLEWARE,
+        ]
+        settings.SECURE_CSP = {"default-src": [csp.CSP.SELF]}
+        settings.SECURE_CSP_REPORT_ONLY = {"default-src": [csp.CSP.NONE], "report-uri": "/r/"}
+        for response in self.pages(address):
+            assert response["Content-Security-Policy"].startswith("default-src 'none'")
+            # A report would name the address of the page.
+            assert "Content-Security-Policy-Report-Only" not in response
+
+
+class TestLanguages:
+    @pytest.mark.parametrize(
+        ("language", "direction"), [("ar", "rtl"), ("fr", "ltr"), ("en", "ltr"), ("tlh", "ltr")]
+    )
+    def test_pages_are_in_the_language_of_the_order(self, language: str, direction: str) -> None:
+        address = address_of_new_link(make_settled(customer_language=language))
+        shown = language if language != "tlh" else "en"
+        for response in (fetch(address, HTTP_ACCEPT_LANGUAGE="fr"), press(address)):
+            assert f'<html lang="{shown}" dir="{direction}">' in response.content.decode()
+            assert response["Content-Language"] == shown
+
+    def test_a_link_that_shows_nothing_speaks_the_language_of_who_looks(self) -> None:
+        dead = reverse("giftcards_delivery:cards", args=["A" * 32])
+        response = Client().get(dead, HTTP_ACCEPT_LANGUAGE="ar-DZ,ar;q=0.9")
+        assert '<html lang="ar" dir="rtl">' in response.content.decode()
+
+
+class TestContact:
+    @pytest.mark.parametrize(
+        ("contact", "target"),
+        [
+            ("help@shop.example", "mailto:help@shop.example"),
+            ("+213 (21) 00-00.00", "tel:+21321000000"),
+            ("https://shop.example/help", "https://shop.example/help"),
+            ("Monday to Friday at the shop", None),
+            ("javascript:alert(1)", None),
+        ],
+    )
+    def test_the_contact_is_a_link_where_it_can_be(
+        self, address: str, settings: Any, contact: str, target: str | None
+    ) -> None:
+        configure(settings, CONTACT=contact)
+        html = fetch(address).content.decode()
+        assert contact in html
+        footer = html.partition("<footer")[2]
+        assert re.findall(r'href="([^"]*)"', footer) == ([] if target is None else [target])
+
+
+class TestOverriding:
+    def test_a_shop_has_its_own_base_and_words(
+        self, address: str, settings: Any, tmp_path: Any
+    ) -> None:
+        folder = tmp_path / "giftcards_delivery" / "page"
+        folder.mkdir(parents=True)
+        (folder / "base.html").write_text("<h1>Ours</h1>{% block content %}{% endblock %}")
+        settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [tmp_path]}]
+        assert "<h1>Ours</h1>" in fetch(address).content.decode()
+        assert codes_in(press(address)) == CODES[:3]
+
+    def test_a_template_that_fails_tells_nothing(
+        self,
+        address: str,
+        settings: Any,
+        tmp_path: Any,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        folder = tmp_path / "giftcards_delivery" / "page"
+        folder.mkdir(parents=True)
+        (folder / "base.html").write_text("{% block content %}{% endblock %}{% include cards %}")
+        token = page_token(fetch(address))
+        settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [tmp_path]}]
+        with every_log(caplog):
+            response = press(address, page=token)
+        assert response.status_code == 503
+        assert codes_in(response) == []
+        texts = "\n".join(logged(caplog))
+        assert "was not shown" in texts
+        assert not any(card.value in texts or card.serial in texts for card in CARDS)
+
+
+class TestSecrets:
+    def test_an_error_while_the_cards_are_rendered_shows_none_of_them(
+        self, order: Order, address: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As a crash reporter would see it, where the site is debugged and the error gets out."""
+        settings.DEBUG = True
+        token = page_token(fetch(address))
+
+        def fail(*_: Any, **__: Any) -> None:
+            raise ValueError("broken")
+
+        monkeypatch.setattr("giftcards.admin.display.moment", fail)
+        with pytest.raises(ValueError, match="broken") as raised:
+            press(address, page=token)
+        shown = "\n".join(variables(raised.value))
+        assert not any(card.value in shown or card.serial in shown for card in CARDS)
+
+    def test_rows_and_logs_of_a_reveal_hold_no_code_and_no_token(
+        self, address: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with every_log(caplog):
+            token = page_token(fetch(address))
+            assert codes_in(press(address, page=token)) == CODES[:3]
+        link_token = address.strip("/").rpartition("/")[2]
+        texts = [*map(str, raw_database()), caplog.text]
+        assert any("revealed" in text for text in texts)
+        assert not [t for t in texts for s in (*CODES, link_token, token) if s in t]
+
+
+def test_a_plan_of_each_query_uses_an_index(order: Order, address: str) -> None:
+    token = page_token(fetch(address))
+    with explained(CardLink, LinkVisit) as statements:
+        fetch(address, HTTP_USER_AGENT="another")
+        press(address, page=token)
+    assert len(statements) >= 9
+    if connection.vendor == "sqlite":
+        assert [s for s in statements if s.scans] == []
