@@ -16,7 +16,7 @@ from giftcards.secrecy import contained
 _SALT = "giftcards.delivery.page"
 # Seconds.
 _LONGEST = 60 * 60
-#: A person needs longer to read the page and press the button.
+#: A person needs longer, in seconds, to read the page and press the button.
 QUICKEST = 1.0
 
 
@@ -32,7 +32,7 @@ def make(place: str) -> tuple[str, str]:
 
 
 @contained
-def read(token: str, place: str, *, quickest: float = QUICKEST) -> str | None:
+def read(token: str, place: str, *, quickest: float) -> str | None:
     """What sets the page apart, from :func:`make`; ``None`` if the token is not to be trusted.
 
     That is one of another place, of more than an hour ago, or of less than ``quickest`` seconds

@@ -341,7 +341,7 @@ class TestWhatIsMissing:
     def test_without_a_sale_amount_the_page_promises_no_figure(self, address: str) -> None:
         text = words(press(address))
         assert "2 cards could not be delivered." in text
-        assert "What you paid for it will be paid back to you" in text
+        assert "What you paid for what is missing will be paid back to you" in text
         assert " DA will" not in text
 
     def test_missing_cards_that_are_ordered_again_are_announced(self) -> None:

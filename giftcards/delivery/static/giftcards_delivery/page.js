@@ -6,19 +6,22 @@
   if (!page) return;
   const status = page.querySelector("[role=status]");
 
-  function select(secret) {
-    getSelection().selectAllChildren(secret);
-    status.textContent = page.dataset.selected;
+  let timer = 0;
+
+  function say(text) {
+    status.textContent = text;
+    clearTimeout(timer);
+    timer = setTimeout(() => { status.textContent = ""; }, 4000);
   }
 
   async function copy(secret) {
-    status.textContent = "";
     try {
       await navigator.clipboard.writeText(secret.textContent);
-      status.textContent = page.dataset.copied;
+      say(page.dataset.copied);
     } catch {
       // Refused, or a browser inside another program that has no clipboard.
-      select(secret);
+      getSelection().selectAllChildren(secret);
+      say(page.dataset.selected);
     }
   }
 

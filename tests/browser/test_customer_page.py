@@ -1,0 +1,176 @@
+"""The customer's page in a real browser: on a phone, without script, in two languages, for all."""
+
+from __future__ import annotations
+
+import urllib.request
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+
+from giftcards.delivery import page_tokens
+from giftcards.delivery.models import CardLink, LinkVisit
+from giftcards.models import Order
+from tests.browser import axe
+from tests.browser.browser import Browser
+from tests.browser.people import without_script
+from tests.builders import CARDS
+from tests.delivery.pages import address_of_new_link
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+PHONE = (360, 800)
+CODES = [card.value for card in CARDS[:3]]
+BUTTON = ".gc-ask button"
+
+
+@pytest.fixture(autouse=True)
+def _shop(settings: Any, live_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.GIFTCARDS_DELIVERY = {
+        "MODE": "off",
+        "BASE_URL": live_server.url,
+        "SHOP_NAME": "متجر البطاقات",
+        "CONTACT": "+213 21 00 00 00",
+        "OWNED_ORDERS": "tests.browser.test_customer_page.orders_of",
+    }
+    # The driver is quicker than a person.
+    monkeypatch.setattr(page_tokens, "QUICKEST", 0)
+
+
+def orders_of(_user: Any) -> Any:
+    return Order.objects.filter(reference__in=["web-1038", "web-1042", "web-1043"])
+
+
+def new_address(**values: Any) -> str:
+    order = Order.objects.get(reference="web-1042")
+    Order.objects.filter(pk=order.pk).update(**values)
+    return address_of_new_link(order)
+
+
+def shown(window: Browser) -> list[str]:
+    return window.texts(".gc-secret:not(.gc-serial)")
+
+
+def test_a_customer_copies_a_code_and_ticks_the_card_off(browser: Browser) -> None:
+    address = new_address(customer_language="en")
+    browser.open(address)
+    browser.run("localStorage.clear()")
+    browser.press(BUTTON)
+
+    assert shown(browser) == CODES
+    browser.run(
+        "window.copied = []; navigator.clipboard.writeText = async (text) => copied.push(text);"
+    )
+    browser.find("[data-copies=gc-code-2]").click()
+    browser.wait_for_text(".gc-status", "Copied.")
+    assert browser.run("return copied") == [CODES[1]]
+    browser.find("[data-card='2']").click()
+
+    browser.open(address)
+    browser.press(BUTTON)
+    assert browser.run(
+        "return [...document.querySelectorAll('[data-card]')].map(box => box.checked)"
+    ) == [False, True, False]
+    kept = browser.run(
+        "const kept = JSON.stringify(localStorage); localStorage.clear(); return kept"
+    )
+    assert "web-1042" in kept
+    assert not any(code in kept for code in CODES)
+    assert browser.run("return document.cookie") == ""
+    assert browser.complaints() == []
+
+
+def test_going_back_to_the_cards_asks_again(browser: Browser) -> None:
+    address = new_address()
+    browser.open(address)
+    browser.press(BUTTON)
+    assert shown(browser) == CODES
+
+    browser.driver.back()
+    browser.find(BUTTON)
+    assert not any(code in browser.driver.page_source for code in CODES)
+
+    browser.press(BUTTON)
+    browser.open("/static/giftcards_delivery/page.css")
+    browser.driver.back()
+    assert not any(code in browser.driver.page_source for code in CODES)
+    assert CardLink.objects.get().reveals == 2
+
+
+def test_the_page_works_without_script(browser: Browser) -> None:
+    with without_script(browser):
+        browser.open(new_address())
+        browser.press(BUTTON)
+        assert shown(browser) == CODES
+        browser.find("[data-card='1']").click()
+        browser.find("details summary").click()
+        assert browser.find(".gc-qr svg").size["width"] > 100
+        assert not [b for b in browser.find_all("[data-copies]") if b.is_displayed()]
+
+
+def test_a_crawler_that_runs_scripts_and_follows_links_uses_nothing_up(browser: Browser) -> None:
+    address = new_address()
+    browser.open(address)
+    links = browser.run(
+        "return [...document.querySelectorAll('[href], [src]')].map(e => e.href || e.src)"
+    )
+    assert len(links) >= 2
+    for link in filter(lambda link: link.startswith("http"), links):
+        browser.driver.get(link)
+    for method in ("GET", "HEAD"):
+        request = urllib.request.Request(browser.site + address, method=method)
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert not any(code in response.read().decode() for code in CODES)
+    # As previews in chat programs do: every event that a page could listen to.
+    browser.open(address)
+    browser.run(
+        "for (const name of ['focus', 'load', 'pageshow', 'mouseover', 'scroll'])"
+        " for (const each of [window, document, ...document.querySelectorAll('*')])"
+        " each.dispatchEvent(new Event(name, {bubbles: true}));"
+    )
+    browser.find(BUTTON)
+    assert CardLink.objects.get().reveals == 0
+    assert {visit.what for visit in LinkVisit.objects.all()} == {"opened"}
+
+
+@pytest.mark.parametrize("language", ["en", "ar"])
+def test_pages_are_within_everybodys_reach(browser: Browser, language: str) -> None:
+    if reason := axe.missing():
+        pytest.skip(reason)
+    browser.speak(language)
+    address = new_address(customer_language=language)
+    problems = []
+
+    def judge(theme: str, window: tuple[int, int]) -> None:
+        axe.look(browser, theme, window)
+        axe.load(browser)
+        problems.extend(map(str, axe.violations(browser)))
+        assert browser.overflow() == 0
+
+    browser.open("/cards/nobody/")
+    judge("light", PHONE)
+    browser.open(address)
+    judge("dark", PHONE)
+    judge("light", (1280, 900))
+    browser.press(BUTTON)
+    browser.find("details summary").click()
+    browser.find("[data-card='1']").click()
+    for theme in axe.THEMES:
+        judge(theme, PHONE)
+    assert problems == []
+    # The browser itself says that the first page was not found.
+    assert [entry for entry in browser.complaints() if "/cards/nobody/" not in entry] == []
+
+
+def test_a_customer_who_is_logged_in_opens_the_cards_from_the_list(boss: Browser) -> None:
+    assert get_user_model().objects.count() == 1
+    boss.resize(*PHONE)
+    boss.open("/cards/")
+    if not axe.missing():
+        axe.load(boss)
+        assert axe.violations(boss) == []
+    assert boss.overflow() == 0
+    boss.press(".gc-order form button")
+    assert shown(boss) == CODES
+    assert LinkVisit.objects.get().user == "amina"
+    assert boss.complaints() == []
