@@ -17,7 +17,7 @@ import time
 import uuid
 from pathlib import Path
 
-PARTS = ("following", "pipeline", "recording", "queries", "memory", "history", "books")
+PARTS = ("following", "pipeline", "recording", "queries", "memory", "history", "books", "links")
 POSTGRES = os.environ.get("BENCH_POSTGRES", "postgres://root@127.0.0.1:5432/postgres")
 
 
@@ -86,6 +86,8 @@ def run_all(*, is_quick: bool) -> None:
         say("\nA report of a month, and its orders as a file")
         start(folder, "books", "sqlite", *flags).wait()
         with_postgres(folder, "books", flags)
+        say("\nLinks to cards: right ones, wrong ones, and one to many cards")
+        start(folder, "links", *flags).wait()
     say(f"\n{time.monotonic() - started_at:.0f} s in all.")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import django
 import pytest
 from django.db import DatabaseError, connection
 from django.test import Client
@@ -313,6 +314,58 @@ class TestReveal:
         response = press(address_of_new_link(order))
         assert long.value in words(response)
         assert "<svg" not in response.content.decode()
+
+
+class TestAtOnce:
+    @pytest.mark.parametrize("most", [None, 1])
+    def test_a_button_that_is_pressed_twice_at_once_reveals_once(
+        self, order: Order, address: str, settings: Any, most: int | None
+    ) -> None:
+        configure(settings, **({} if most is None else {"LINK_REVEALS": most}))
+        token = page_token(fetch(address))
+        secret = address.strip("/").rpartition("/")[2]
+        key = page_tokens.read(token, secret, quickest=0)
+        seen: list[str] = []
+
+        def interfere(execute: Any, sql: str, *args: Any) -> Any:
+            """The other request commits after this one has looked whether it was shown."""
+            result = execute(sql, *args)
+            if sql.startswith("SELECT") and "linkvisit" in sql.partition("WHERE")[0]:
+                seen.append(sql)
+                if len(seen) == 2:
+                    link = CardLink.objects.get()
+                    link.visits.create(what="revealed", key=key)
+                    CardLink.objects.update(reveals=1)
+            return result
+
+        with connection.execute_wrapper(interfere):
+            response = press(address, page=token)
+        assert codes_in(response) == CODES[:3]
+        assert len(visits("revealed")) == CardLink.objects.get().reveals == 1
+
+    def test_a_link_that_ends_between_two_steps_shows_nothing(self, address: str) -> None:
+        token = page_token(fetch(address))
+
+        with connection.execute_wrapper(_revoke_before_counting):
+            response = press(address, page=token)
+        assert response.status_code == 404
+        assert codes_in(response) == []
+        assert visits("revealed") == []
+
+
+def _revoke_before_counting(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+    if sql.startswith("UPDATE") and "reveals" in sql.partition("WHERE")[0]:
+        CardLink.objects.filter(revoked_at=None).update(revoked_at=timezone.now())
+    return execute(sql, params, many, context)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_reveal_is_committed_by_itself_where_requests_are_transactions(
+    order: Order, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    assert codes_in(press(address)) == CODES[:3]
+    assert CardLink.objects.get().reveals == len(visits("revealed")) == 1
 
 
 class TestWhatIsMissing:
@@ -649,20 +702,21 @@ class TestHeaders:
             nonces.add(nonce)
         assert len(nonces) == 3
 
-    def test_the_page_keeps_its_policy_under_the_middleware_of_the_site(
-        self, address: str, settings: Any
-    ) -> None:
-        csp = pytest.importorskip("django.utils.csp", reason="Needs Django 6.")
-        settings.MIDDLEWARE = [
-            "django.middleware.csp.ContentSecurityPolicyMiddleware",
-            *settings.MIDDLEWARE,
-        ]
-        settings.SECURE_CSP = {"default-src": [csp.CSP.SELF]}
-        settings.SECURE_CSP_REPORT_ONLY = {"default-src": [csp.CSP.NONE], "report-uri": "/r/"}
-        for response in self.pages(address):
-            assert response["Content-Security-Policy"].startswith("default-src 'none'")
-            # A report would name the address of the page.
-            assert "Content-Security-Policy-Report-Only" not in response
+    if django.VERSION >= (6, 0):
+
+        def test_the_page_keeps_its_policy_under_the_middleware_of_django(
+            self, address: str, settings: Any
+        ) -> None:
+            settings.MIDDLEWARE = [
+                "django.middleware.csp.ContentSecurityPolicyMiddleware",
+                *settings.MIDDLEWARE,
+            ]
+            settings.SECURE_CSP = {"default-src": ["'self'"]}
+            settings.SECURE_CSP_REPORT_ONLY = {"default-src": ["'none'"], "report-uri": "/r/"}
+            for response in self.pages(address):
+                assert response["Content-Security-Policy"].startswith("default-src 'none'")
+                # A report would name the address of the page.
+                assert "Content-Security-Policy-Report-Only" not in response
 
 
 class TestLanguages:
