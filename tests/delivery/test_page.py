@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from giftcards.delivery import page_tokens, revealing
+from giftcards.delivery import page_tokens, pages, revealing
 from giftcards.delivery.links import issue
 from giftcards.delivery.models import CardLink, LinkVisit
 from giftcards.models import Card, Order
@@ -36,7 +36,7 @@ from tests.delivery.pages import (
     words,
 )
 from tests.plans import explained
-from tests.test_secrets import every_log, logged, raw_database, variables
+from tests.test_secrets import every_log, logged, raw_database, struck, variables
 
 pytestmark = pytest.mark.django_db
 
@@ -805,6 +805,26 @@ class TestSecrets:
             press(address, page=token)
         shown = "\n".join(variables(raised.value))
         assert not any(card.value in shown or card.serial in shown for card in CARDS)
+
+    def test_an_interruption_at_any_moment_shows_no_code(self, order: Order) -> None:
+        """Every so many calls of functions, from opening the cards to the finished page."""
+        Order.objects.filter(pk=order.pk).update(fulfilled_quantity=1)
+        order.refresh_from_db()
+
+        def show() -> None:
+            shown = revealing.open_cards(order)
+            pages.show(order, shown, "key", {"page": "x"}, pages.SECRET_ADDRESS)
+            pages.file_of(order, shown)
+
+        show()
+        error, calls = struck(show)
+        assert error is None
+        assert calls > 500
+        for at in range(1, calls, calls // 60):
+            error, _ = struck(show, at)
+            assert error is not None
+            shown = "\n".join(variables(error))
+            assert not any(card.value in shown or card.serial in shown for card in CARDS)
 
     def test_rows_and_logs_of_a_reveal_hold_no_code_and_no_token(
         self, address: str, caplog: pytest.LogCaptureFixture
