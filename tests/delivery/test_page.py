@@ -35,7 +35,6 @@ from tests.delivery.pages import (
     press,
     words,
 )
-from tests.plans import explained
 from tests.test_secrets import every_log, logged, raw_database, struck, variables
 
 pytestmark = pytest.mark.django_db
@@ -836,13 +835,3 @@ class TestSecrets:
         texts = [*map(str, raw_database()), caplog.text]
         assert any("revealed" in text for text in texts)
         assert not [t for t in texts for s in (*CODES, link_token, token) if s in t]
-
-
-def test_a_plan_of_each_query_uses_an_index(order: Order, address: str) -> None:
-    token = page_token(fetch(address))
-    with explained(CardLink, LinkVisit) as statements:
-        fetch(address, HTTP_USER_AGENT="another")
-        press(address, page=token)
-    assert len(statements) >= 9
-    if connection.vendor == "sqlite":
-        assert [s for s in statements if s.scans] == []

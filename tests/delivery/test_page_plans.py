@@ -1,0 +1,97 @@
+"""How the customer's pages find their rows in a shop with a past: by an index, never by all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.db import connection
+from django.test import Client
+from django.utils import timezone
+
+from giftcards.delivery.models import CardLink, LinkVisit
+from giftcards.models import CustomerRefund, Order
+from tests.delivery.pages import CODES, address_of_new_link, codes_in, fetch, make_settled, press
+from tests.delivery.pages import page_token as token_of
+from tests.history import add_history, analyze, forget_statistics, remove_history
+from tests.plans import explained
+
+pytestmark = pytest.mark.django_db
+
+STATISTICS = ["fresh", "none"] if connection.vendor == "sqlite" else ["fresh"]
+
+
+@pytest.fixture(scope="module", params=STATISTICS, ids="{} statistics".format, autouse=True)
+def _history(
+    request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any
+) -> Iterator[None]:
+    with django_db_blocker.unblock():
+        add_history(3_000)
+        _add_links()
+        analyze()
+        with connection.cursor() as cursor:
+            for model in (CardLink, LinkVisit):
+                command = "ANALYZE TABLE" if connection.vendor == "mysql" else "ANALYZE"
+                cursor.execute(f"{command} {model._meta.db_table}")
+        if request.param == "none":
+            forget_statistics()
+        yield
+        LinkVisit.objects.all().delete()
+        CardLink.objects.all().delete()
+        CustomerRefund.objects.all().delete()
+        remove_history()
+
+
+def _add_links() -> None:
+    """A link for each order, opened by the same program a moment ago, revealed; and a refund."""
+    now = timezone.now()
+    CardLink.objects.bulk_create(
+        CardLink(order_id=key, origin="message", token_hash=f"{key:064}", expires_at=now, reveals=1)
+        for key in Order.objects.values_list("pk", flat=True)
+    )
+    LinkVisit.objects.bulk_create(
+        LinkVisit(link_id=key, what=what, at=now, key=f"{what} {key}")
+        for key in CardLink.objects.values_list("pk", flat=True)
+        for what in ("opened", "revealed")
+    )
+    CustomerRefund.objects.bulk_create(
+        CustomerRefund(order_id=key, amount=1, reference=f"R{key}", state="done", executed_at=now)
+        for key in Order.objects.values_list("pk", flat=True)
+    )
+
+
+def owned_orders(_user: Any) -> Any:
+    return Order.objects.filter(reference="web-1042")
+
+
+@pytest.mark.parametrize("most", [None, 5])
+def test_a_link_is_opened_and_revealed_without_reading_others(
+    settings: Any, most: int | None
+) -> None:
+    limit = {} if most is None else {"LINK_REVEALS": most}
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, **limit}
+    address = address_of_new_link(make_settled())
+    token = token_of(fetch(address))
+    with explained(CardLink, LinkVisit) as statements:
+        fetch(address, HTTP_USER_AGENT="another")
+        for _ in range(2):
+            assert codes_in(press(address, page=token)) == CODES[:3]
+        assert fetch("/cards/wrong/").status_code == 404
+    assert len(statements) > 15
+    assert [statement for statement in statements if statement.scans] == []
+
+
+def test_the_cards_of_an_account_are_shown_without_reading_others(settings: Any) -> None:
+    hook = {"OWNED_ORDERS": "tests.delivery.test_page_plans.owned_orders"}
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, **hook}
+    order = make_settled(created_at=timezone.now() - timedelta(days=1))
+    lina = Client()
+    lina.force_login(get_user_model().objects.create_user("lina"))
+    with explained(CardLink, LinkVisit) as statements:
+        assert lina.get("/cards/").status_code == 200
+        assert codes_in(lina.post("/cards/", {"order": str(order.pk)})) == CODES[:3]
+    assert len(statements) > 8
+    assert [statement for statement in statements if statement.scans] == []
