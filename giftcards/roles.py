@@ -1,5 +1,8 @@
 """The groups of staff that ``giftcards_setup`` creates, and what each of them may do.
 
+An app that adds pages for staff says in its config which of its own permissions the groups get:
+``giftcards_roles`` is a mapping like :data:`ROLES`, of codenames of permissions of that app.
+
 A group is created once. After that it is the shop's: nothing that the shop adds is taken away, and
 nothing that it takes away comes back, unless it asks for a repair.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from django.apps import apps
 from django.contrib.auth.models import Group, Permission
 from django.db import IntegrityError, router, transaction
 
@@ -57,11 +61,16 @@ class Role:
     name: str
     #: "created", "repaired" or "in place", as for the schedule.
     outcome: str
-    #: The permissions of the role that the group does not have.
+    #: The permissions of the role that the group does not have, named as in the config that asks
+    #: for them.
     missing: Collection[str] = ()
 
 
-def ensure_roles(permissions: Mapping[str, Permission], *, repair: bool = False) -> list[Role]:
+#: A permission by the label of its app and its codename.
+_Key = tuple[str, str]
+
+
+def ensure_roles(permissions: Mapping[_Key, Permission], *, repair: bool = False) -> list[Role]:
     """Create the groups that do not exist; with ``repair``, add what others of them lack.
 
     ``permissions``: see :func:`role_permissions`.
@@ -69,25 +78,42 @@ def ensure_roles(permissions: Mapping[str, Permission], *, repair: bool = False)
     return [_ensure(name, permissions, repair=repair) for name in ROLES]
 
 
-def role_permissions() -> dict[str, Permission]:
-    """The permissions of all roles, by codename.
+def role_permissions() -> dict[_Key, Permission]:
+    """The permissions of all roles, by the label of their app and their codename.
 
     Raises :exc:`~giftcards.exceptions.ConfigurationError` if they are not there yet: Django creates
     them at the end of ``manage.py migrate``.
     """
-    wanted = {codename for role in ROLES.values() for codename in role}
-    found = Permission.objects.filter(content_type__app_label="giftcards", codename__in=wanted)
-    permissions = {permission.codename: permission for permission in found}
+    wanted = {key for name in ROLES for key in _wanted(name)}
+    found = Permission.objects.select_related("content_type").filter(
+        content_type__app_label__in={label for label, _codename in wanted},
+        codename__in={codename for _label, codename in wanted},
+    )
+    permissions = {
+        (permission.content_type.app_label, permission.codename): permission for permission in found
+    }
     if missing := wanted - permissions.keys():
+        names = ", ".join(sorted(codename for _label, codename in missing))
         raise ConfigurationError(
-            f"These permissions are not there yet: {', '.join(sorted(missing))}. Django creates"
+            f"These permissions are not there yet: {names}. Django creates"
             " them at the end of `manage.py migrate`: run it to its end, then run this again."
         )
     return permissions
 
 
-def _ensure(name: str, permissions: Mapping[str, Permission], *, repair: bool) -> Role:
-    wanted = [permissions[codename] for codename in ROLES[name]]
+def _wanted(name: str) -> list[_Key]:
+    """The permissions of a role, those of optional apps after our own."""
+    roles = {"giftcards": ROLES}
+    for config in apps.get_app_configs():
+        if hasattr(config, "giftcards_roles"):
+            roles[config.label] = config.giftcards_roles
+    return [
+        (label, codename) for label, of_app in roles.items() for codename in of_app.get(name, ())
+    ]
+
+
+def _ensure(name: str, permissions: Mapping[_Key, Permission], *, repair: bool) -> Role:
+    wanted = [permissions[key] for key in _wanted(name)]
     group = Group.objects.filter(name=name).first() or _create(name, wanted)
     if group is None:
         return Role(name, "created")

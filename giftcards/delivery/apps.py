@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection, Mapping
+from typing import ClassVar
 
 from django.apps import AppConfig
 from django.core.checks import register
@@ -9,12 +11,20 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.checks import TAG
 from giftcards.exceptions import ConfigurationError
 
+# "I got no message", "It does not open", "My code is already used."
+_SUPPORT = ("view_delivery", "view_cardlink", "view_linkvisit", "resend_delivery")
+
 
 class DeliveryConfig(AppConfig):
     name = "giftcards.delivery"
     label = "giftcards_delivery"
     verbose_name = _("Gift cards: messages to customers")
     default_auto_field = "django.db.models.BigAutoField"
+    #: What giftcards_setup lets the groups of staff do here: see giftcards.roles.
+    giftcards_roles: ClassVar[Mapping[str, Collection[str]]] = {
+        "Gift card support": _SUPPORT,
+        "Gift card manager": (*_SUPPORT, "view_staffdigest"),
+    }
 
     def ready(self) -> None:
         from giftcards.delivery import receivers

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
+from django.apps import apps
 from django.contrib.auth.models import Group, Permission
 from django.test import modify_settings
 from django.utils import translation
@@ -36,6 +37,12 @@ def held(name: str) -> set[str]:
     """The permissions of a group."""
     found = Group.objects.get(name=name).permissions.values_list("codename", flat=True)
     return set(found)
+
+
+def of_role(name: str) -> set[str]:
+    """The permissions that a role is to have, those of the optional app among them."""
+    others = apps.get_app_config("giftcards_delivery").giftcards_roles  # type: ignore[attr-defined]
+    return {*ROLES[name], *others.get(name, ())}
 
 
 class TestSetup:
@@ -76,9 +83,32 @@ class TestSetup:
 class TestGroups:
     def test_each_group_gets_the_permissions_of_its_role(self, call: Call) -> None:
         call("giftcards_setup")
+        assert {name: held(name) for name in NAMES} == {name: of_role(name) for name in NAMES}
+
+    def test_an_optional_app_says_what_its_permissions_are_for(self, call: Call) -> None:
+        call("giftcards_setup")
+        of_delivery = Permission.objects.filter(content_type__app_label="giftcards_delivery")
+        codenames = set(of_delivery.values_list("codename", flat=True))
+        assert held(NAMES[1]) >= codenames
+        assert held(NAMES[0]) & codenames == codenames - {"view_staffdigest"}
+        assert not held(NAMES[2]) & codenames
+
+    def test_without_the_optional_app_there_are_no_permissions_of_it(self, call: Call) -> None:
+        with modify_settings(INSTALLED_APPS={"remove": "giftcards.delivery"}):
+            assert call("giftcards_setup").code == 0
         assert {name: held(name) for name in NAMES} == {
             name: set(codenames) for name, codenames in ROLES.items()
         }
+
+    def test_a_group_of_the_time_before_the_optional_app_gets_its_part_by_a_repair(
+        self, call: Call
+    ) -> None:
+        with modify_settings(INSTALLED_APPS={"remove": "giftcards.delivery"}):
+            call("giftcards_setup")
+        lacks = "It lacks view_delivery, view_cardlink, view_linkvisit, resend_delivery;"
+        assert lacks in call("giftcards_setup").out
+        call("giftcards_setup", "--repair-groups")
+        assert held(NAMES[0]) == of_role(NAMES[0])
 
     def test_what_the_shop_adds_or_takes_away_stays_as_it_is(self, call: Call) -> None:
         call("giftcards_setup")
@@ -102,7 +132,7 @@ class TestGroups:
         out = call("giftcards_setup", "--repair-groups").out
         assert "The group Gift card support is repaired.\n" in out
         assert "The group Gift card manager is in place.\n" in out
-        assert held(NAMES[0]) == {*ROLES[NAMES[0]], "view_user"}
+        assert held(NAMES[0]) == of_role(NAMES[0]) | {"view_user"}
 
     def test_a_group_of_that_name_that_the_shop_has_made_is_left_alone(self, call: Call) -> None:
         Group.objects.create(name=NAMES[1])
@@ -135,7 +165,7 @@ def test_setup_on_several_servers_at_once_makes_each_group_once(
     results = in_threads(4, lambda: ensure_roles(role_permissions()))
     assert not [result for result in results if isinstance(result, Exception)]
     assert Group.objects.count() == 3
-    assert held(NAMES[1]) == set(ROLES[NAMES[1]])
+    assert held(NAMES[1]) == of_role(NAMES[1])
     assert [[role.outcome for role in roles].count("created") for roles in results] != [3] * 4
 
 
