@@ -219,22 +219,10 @@ class OrderPage(ResolvingPages, PricingPages, CheckingPages, NotesPages):
             "more_sections": sections.rendered(request, order),
             "may_note": self.may_note(request),
             "may_reveal": self.has_reveal_permission(request),
-            **self._cards(request, order),
+            **cards_shown(order, with_tails=self.may_see_tails(request)),
             **others,
             "fingerprint": "" if order.is_final else fingerprint(order),
         }
-
-    def _cards(self, request: HttpRequest, order: Order) -> dict[str, Any]:
-        """The cards, each with the end of its code for who may find or reveal it."""
-        rows = order.cards.with_repeats()
-        if not (self.has_find_permission(request) or self.has_reveal_permission(request)):
-            return {"cards": [_row(card) for card in rows.defer("sealed")]}
-        try:
-            keyring = Keyring.from_settings()
-        except ConfigurationError:
-            text = gettext("The keys in the settings are unusable, so no card can be opened.")
-            return {"cards": [_row(card) for card in rows.defer("sealed")], "no_keys": text}
-        return {"cards": [_row(card, *_tail(card, keyring)) for card in rows]}
 
     def _others(self, request: HttpRequest, order: Order) -> dict[str, Any]:
         """The orders that have to do with this one, as far as the person may see them."""
@@ -299,6 +287,19 @@ def _ticked(entry: Entry) -> tuple[str, str] | None:
     if "ticked_at" not in entry:
         return None
     return bdi(entry["ticked_by"]), moment(datetime.fromisoformat(entry["ticked_at"]))
+
+
+def cards_shown(order: Order, *, with_tails: bool) -> dict[str, Any]:
+    """The cards for the template, each ``with_tails`` with the end of its code."""
+    rows = order.cards.with_repeats()
+    if not with_tails:
+        return {"cards": [_row(card) for card in rows.defer("sealed")]}
+    try:
+        keyring = Keyring.from_settings()
+    except ConfigurationError:
+        text = gettext("The keys in the settings are unusable, so no card can be opened.")
+        return {"cards": [_row(card) for card in rows.defer("sealed")], "no_keys": text}
+    return {"cards": [_row(card, *_tail(card, keyring)) for card in rows]}
 
 
 def _row(card: Card, tail: str = "", trouble: str = "") -> tuple[Card, str, str, str]:

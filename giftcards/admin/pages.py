@@ -120,6 +120,10 @@ class OrderPages(OrderModelAdmin):
         """Whether the person may see what the provider charges, and so the shop's margin."""
         return request.user.has_perm("giftcards.view_cost")
 
+    def may_see_tails(self, request: HttpRequest) -> bool:
+        """Whether the person may see the ends of codes: whoever may find or reveal cards."""
+        return self.has_find_permission(request) or self.has_reveal_permission(request)
+
     def is_about(self, request: HttpRequest, order: Order) -> bool:
         """Whether the posted form is about ``order`` as it is now."""
         return constant_time_compare(request.POST.get("about", ""), about(order))

@@ -39,8 +39,8 @@ from giftcards.secrecy import Masked, contained
 
 logger = logging.getLogger(__name__)
 
-# How long the page with a code stays (seconds).
-_SHOWN_FOR = 60
+#: How long the page with a code stays (seconds).
+SHOWN_FOR = 60
 
 
 class Shown(NamedTuple):
@@ -106,7 +106,7 @@ class RevealingPages(OrderPages):
         if request.method not in {"GET", "HEAD"}:
             return HttpResponseNotAllowed(["GET", "HEAD"])
         card = self._card(request, card_id)
-        if _needs_other_proof(request):
+        if needs_other_proof(request):
             return self._to_proof(card)
         return self._ask(request, card, RevealForm(request))
 
@@ -115,7 +115,7 @@ class RevealingPages(OrderPages):
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         card = self._card(request, card_id)
-        if _needs_other_proof(request):
+        if needs_other_proof(request):
             return self._to_proof(card)
         form = RevealForm(request, request.POST)
         if not form.is_valid():
@@ -172,7 +172,7 @@ class RevealingPages(OrderPages):
     @method_decorator(sensitive_variables())
     def _show(self, request: HttpRequest, card: Card, shown: Shown) -> HttpResponse:
         order_page = self.address("change", card.order_id)
-        response = _rendered(
+        response = rendered(
             self.render_page(
                 request,
                 "reveal",
@@ -182,7 +182,7 @@ class RevealingPages(OrderPages):
                 card=card,
                 secret=shown.secret,
                 trouble=shown.trouble,
-                seconds=_SHOWN_FOR,
+                seconds=SHOWN_FOR,
                 order_page=order_page,
             )
         )
@@ -191,12 +191,12 @@ class RevealingPages(OrderPages):
         response["Referrer-Policy"] = "same-origin"
         if shown.secret is not None:
             # For browsers without script; the others hide the code by themselves as well.
-            response["Refresh"] = f"{_SHOWN_FOR}; url={order_page}"
+            response["Refresh"] = f"{SHOWN_FOR}; url={order_page}"
         return response
 
 
 @contained
-def _rendered(response: HttpResponse) -> HttpResponse:
+def rendered(response: HttpResponse) -> HttpResponse:
     """Render the page where no report on an error can show half of it."""
     return response.render() if isinstance(response, TemplateResponse) else response
 
@@ -205,7 +205,7 @@ def _title(card: Card) -> str:
     return gettext("Reveal card %(position)s") % {"position": card.position}
 
 
-def _needs_other_proof(request: HttpRequest) -> bool:
+def needs_other_proof(request: HttpRequest) -> bool:
     """Whether the person has to prove who they are on a page of the shop."""
     return bool(conf.reauthenticate) and not is_confirmed(request)
 

@@ -9,9 +9,9 @@ from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from giftcards.delivery.conf import conf
-from giftcards.delivery.facts import language_of
-from giftcards.delivery.kinds import KIND_OF_STATUS, Kind, Mode
-from giftcards.delivery.models import Delivery, Installation
+from giftcards.delivery.facts import has_cards, language_of
+from giftcards.delivery.kinds import KIND_OF_STATUS, WITH_CARDS, Kind, Mode
+from giftcards.delivery.models import CardLink, Delivery, Installation
 from giftcards.delivery.models.deliveries import key_of
 from giftcards.engine.queue import queue_task
 from giftcards.models import CustomerRefund, Lease, Order, StatusChange
@@ -102,6 +102,74 @@ def _queue(
     if added:
         wake()
     return added
+
+
+def kinds_that_fit(order: Order) -> list[Kind]:
+    """The messages that are true of ``order`` now, and that the settings let be sent.
+
+    One that hands over cards fits only while there are cards to hand over.
+    """
+    kinds = [KIND_OF_STATUS[order.status]] if order.status in KIND_OF_STATUS else []
+    if kinds and kinds[0] in WITH_CARDS and not has_cards(order):
+        kinds = []
+    if _last_paid(order):
+        kinds.append(Kind.PAID_BACK)
+    return [kind for kind in kinds if conf.mode(kind) != Mode.OFF]
+
+
+def send_again(
+    order: Order,
+    *,
+    kind: str,
+    channel: str,
+    address: str,
+    language: str,
+    by: str,
+    reason: str,
+    once: str,
+    withdraws: bool = False,
+) -> Delivery | None:
+    """Queue a message that a person asks for; ``None`` if this was asked for already.
+
+    ``once`` is a value that the form was made with: whoever presses its button twice sends one
+    message. With ``withdraws``, the earlier links to the cards end now, and the waiting messages
+    that would bring further ones are cancelled.
+    """
+    message = Delivery(
+        order=order,
+        refund=_last_paid(order) if kind == Kind.PAID_BACK else None,
+        kind=kind,
+        channel=channel,
+        address=address,
+        language=language,
+        key=key_of(f"again {order.pk} {once}", channel, address),
+        requested_by=by,
+        reason=reason,
+    )
+    with transaction.atomic():
+        # First, because the second press may not cancel the message of the first one.
+        if not Delivery.objects.add(message):
+            return None
+        if withdraws:
+            withdraw(order, by=by, but=message)
+        wake()
+    return message
+
+
+def withdraw(order: Order, *, by: str, but: Delivery | None = None) -> int:
+    """End every link to the cards of ``order``; return how many worked until now.
+
+    The waiting messages that would bring further ones are cancelled, ``but`` this one.
+    """
+    with transaction.atomic():
+        ended = CardLink.objects.revoke(order, by=by)
+        others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
+        others.cancel(order=order, kind__in=WITH_CARDS)
+    return ended
+
+
+def _last_paid(order: Order) -> CustomerRefund | None:
+    return order.refunds.filter(state=RefundState.DONE).order_by("-executed_at", "-pk").first()
 
 
 def wake() -> None:

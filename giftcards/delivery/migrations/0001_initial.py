@@ -311,6 +311,14 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="delivery",
+            index=models.Index(fields=["kind", "-id"], name="giftcards_delivery_kind"),
+        ),
+        migrations.AddIndex(
+            model_name="delivery",
+            index=models.Index(fields=["channel", "-id"], name="giftcards_delivery_channel"),
+        ),
+        migrations.AddIndex(
+            model_name="delivery",
             index=models.Index(fields=["message_id"], name="giftcards_delivery_message"),
         ),
         migrations.AddIndex(

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Self
 
 from django.db import IntegrityError, models, transaction
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -100,6 +101,21 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         rows = self.filter(status__in=waiting, **which).order_by()
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
+    def hurry(self, waiting: Delivery) -> bool:
+        """Have a message sent now that waits for another try; False if it does not wait."""
+        now = timezone.now()
+        rows = self.filter(
+            pk=waiting.pk, status=DeliveryStatus.RETRYING, next_attempt_at__gt=now
+        ).order_by()
+        return bool(rows.update(next_attempt_at=now))
+
+    def untold(self) -> Self:
+        """Messages that were not sent, and that no later one to the same customer makes up for."""
+        later = Delivery.objects.filter(
+            order=OuterRef("order"), kind=OuterRef("kind"), pk__gt=OuterRef("pk")
+        ).exclude(status__in=(DeliveryStatus.FAILED, DeliveryStatus.CANCELLED))
+        return self.filter(~Exists(later), status=DeliveryStatus.FAILED)
+
 
 def key_of(occasion: str, channel: str, address: str) -> str:
     """What makes a message one of its kind: nobody is told of the same occasion twice."""
@@ -115,8 +131,8 @@ class Delivery(models.Model):
     order = models.ForeignKey(
         Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="deliveries"
     )
-    # What it announces: a move of the order, or a refund to the customer. Both NULL: it was sent
-    # again by a person.
+    # What it announces: a move of the order, or a refund to the customer. A message about a move that
+    # a person has had sent again names none.
     change = models.ForeignKey(
         StatusChange,
         verbose_name=_("status change"),
@@ -169,6 +185,9 @@ class Delivery(models.Model):
         indexes = (
             models.Index(fields=("next_attempt_at", "id"), name="giftcards_delivery_due"),
             models.Index(fields=("status", "-id"), name="giftcards_delivery_status"),
+            # For the filters of the admin's list.
+            models.Index(fields=("kind", "-id"), name="giftcards_delivery_kind"),
+            models.Index(fields=("channel", "-id"), name="giftcards_delivery_channel"),
             models.Index(fields=("message_id",), name="giftcards_delivery_message"),
             models.Index(fields=("address",), name="giftcards_delivery_address"),
             # For the digests: what failed since the last one.
