@@ -27,6 +27,7 @@ def issue(
     origin: CardLink.Origin,
     delivery: Delivery | None = None,
     by: str = "",
+    reason: str = "",
 ) -> tuple[CardLink, Masked]:
     """Make a link to the cards of ``order``; return it with its token, which is stored nowhere."""
     token = Masked(secrets.token_urlsafe(_BYTES))
@@ -36,6 +37,7 @@ def issue(
         delivery=delivery,
         token_hash=_hash(token, settings.SECRET_KEY),
         created_by=by,
+        reason=reason,
         expires_at=expiry(),
     )
     return link, token

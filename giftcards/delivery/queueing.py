@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import NamedTuple
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef
@@ -28,6 +29,13 @@ _LOOKED_FOR = timedelta(minutes=2)
 _PAID_WITHIN = timedelta(days=2)
 # What is planned is rarely paid later. The index is on this.
 _RECORDED_WITHIN = timedelta(days=30)
+
+
+class Withdrawn(NamedTuple):
+    """How many links worked until they were withdrawn, and how many messages were cancelled."""
+
+    links: int
+    messages: int
 
 
 def tell_of_change(order: Order, change: StatusChange) -> list[Delivery]:
@@ -156,16 +164,17 @@ def send_again(
     return message
 
 
-def withdraw(order: Order, *, by: str, but: Delivery | None = None) -> int:
-    """End every link to the cards of ``order``; return how many worked until now.
+def withdraw(order: Order, *, by: str, but: Delivery | None = None) -> Withdrawn:
+    """End every link to the cards of ``order`` now.
 
     The waiting messages that would bring further ones are cancelled, ``but`` this one.
     """
+    others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
     with transaction.atomic():
-        ended = CardLink.objects.revoke(order, by=by)
-        others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
-        others.cancel(order=order, kind__in=WITH_CARDS)
-    return ended
+        return Withdrawn(
+            links=CardLink.objects.revoke(order, by=by),
+            messages=others.cancel(order=order, kind__in=WITH_CARDS),
+        )
 
 
 def _last_paid(order: Order) -> CustomerRefund | None:

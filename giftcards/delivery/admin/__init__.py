@@ -1,6 +1,8 @@
-"""The admin's pages about messages; Django imports this module to register them."""
+"""What staff see of messages and links; Django imports this module to register the pages."""
 
 from giftcards.delivery.admin.deliveries import DeliveryAdmin
 from giftcards.delivery.admin.digests import StaffDigestAdmin
+from giftcards.delivery.admin.links import CardLinkAdmin
+from giftcards.delivery.admin.section import section
 
-__all__ = ["DeliveryAdmin", "StaffDigestAdmin"]
+__all__ = ["CardLinkAdmin", "DeliveryAdmin", "StaffDigestAdmin", "section"]

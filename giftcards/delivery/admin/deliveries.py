@@ -1,15 +1,191 @@
-"""The page of the messages to customers."""
+"""The list of the messages to customers, and the page of one. Fast at a million of them."""
 
 from __future__ import annotations
 
-from django.contrib import admin
+from typing import Any, cast
 
-from giftcards.admin.readonly import ReadOnly
-from giftcards.delivery.admin.previews import PreviewPages
-from giftcards.delivery.models import Delivery
+from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.display import bdi, exact_moment
+from giftcards.admin.filters import ChoicesFilter, OrderChangeList
+from giftcards.delivery.admin.dispute import DisputePages
+from giftcards.delivery.admin.handing_over import HandingOverPages
+from giftcards.delivery.admin.pages import may_resend
+from giftcards.delivery.admin.resending import ResendingPages
+from giftcards.delivery.admin.words import doubts, status_badge, what_became, who_asked
+from giftcards.delivery.conf import conf
+from giftcards.delivery.models import Delivery, DeliveryQuerySet, DeliveryStatus
+from giftcards.models import Order
+
+# The most messages that a search shows.
+_MOST_FOUND = 1_000
+_WAITING = (DeliveryStatus.QUEUED, DeliveryStatus.RETRYING)
+
+
+class _Few(ChoicesFilter):
+    """A column of few values, with an index of its own."""
+
+    def find(self, request: HttpRequest, *, limit: int) -> list[int]:
+        found = self.queryset(request, Delivery.objects.order_by())
+        return list(found.values_list("pk", flat=True)[:limit])
+
+
+class ChannelFilter(_Few):
+    """The channels in use; none where there is only one."""
+
+    def has_output(self) -> bool:
+        return len(conf.channels) > 1
+
+    def choices(self, changelist: ChangeList) -> Any:
+        names = [channel.name for channel in conf.channels]
+        chosen = self.lookup_val and self.lookup_val[0]
+        for name in (None, *names):
+            changes = {self.lookup_kwarg: name} if name else {}
+            yield {
+                "selected": (name or None) == (chosen or None),
+                "query_string": changelist.get_query_string(changes, [self.lookup_kwarg]),
+                "display": name or _("All"),
+            }
+
+
+class UntoldFilter(admin.SimpleListFilter):
+    title = _("customers")
+    parameter_name = "customers"
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        return [("untold", _("Not told"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() != "untold":
+            return queryset
+        return cast("DeliveryQuerySet", queryset).untold()
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(ReadOnly, PreviewPages):
-    class Media:
-        css = {"all": ("giftcards/admin.css", "giftcards_delivery/admin.css")}
+class DeliveryAdmin(ResendingPages, HandingOverPages, DisputePages):
+    """The messages to customers, the latest first."""
+
+    list_display = (
+        "when",
+        "its_kind",
+        "its_status",
+        "its_order",
+        "to",
+        "its_language",
+        "tries",
+        "next_try",
+        "last_error",
+    )
+    list_display_links = ("when",)
+    list_select_related = ("order",)
+    list_filter = (
+        UntoldFilter,
+        ("status", _Few),
+        ("kind", _Few),
+        ("channel", ChannelFilter),
+    )
+    fields = readonly_fields = (
+        "its_kind",
+        "its_status",
+        "became",
+        "its_order",
+        "its_channel",
+        "to",
+        "its_language",
+        "when",
+        "tries",
+        "next_try",
+        "was_sent",
+        "last_error",
+        "asked_for",
+    )
+    # Shows the search box; search_rows() does the search.
+    search_fields = ("order__reference",)
+    search_help_text = _("The reference of an order, or the whole address of a customer.")
+
+    def order_of(self, row: Delivery) -> Order:
+        return row.order
+
+    def get_changelist(self, request: HttpRequest, **named: Any) -> type[ChangeList]:
+        base = super().get_changelist(request, **named)
+        return type("ChangeList", (OrderChangeList, base), {})
+
+    def search_rows(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
+        if wanted := self.visible_order(request, name):
+            return rows.filter(order=wanted)
+        # As they were typed by most customers.
+        found = Delivery.objects.filter(address__in={name, name.lower()}).select_related("order")
+        messages = list(found.order_by("-pk")[:_MOST_FOUND])
+        orders = self.visible_orders(request, {message.order for message in messages})
+        return rows.filter(pk__in=[each.pk for each in messages if each.order_id in orders])
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **named: Any
+    ) -> HttpResponse:
+        message = context["original"]
+        may_decide = may_resend(request) and self.names_order(message)
+        context |= {
+            "may_cancel": may_decide and message.status in _WAITING,
+            "may_hurry": may_decide and message.status == DeliveryStatus.RETRYING,
+            "may_resend": may_decide,
+        }
+        return super().render_change_form(request, context, *args, **named)
+
+    @admin.display(description=_("created"))
+    def when(self, message: Delivery) -> str:
+        return exact_moment(message.created_at)
+
+    @admin.display(description=_("message"))
+    def its_kind(self, message: Delivery) -> str:
+        return message.get_kind_display()
+
+    @admin.display(description=_("status"))
+    def its_status(self, message: Delivery) -> SafeString:
+        return status_badge(message)
+
+    @admin.display(description=_("channel"))
+    def its_channel(self, message: Delivery) -> SafeString:
+        return bdi(message.channel)
+
+    @admin.display(description=_("language"))
+    def its_language(self, message: Delivery) -> SafeString:
+        return bdi(message.language)
+
+    @admin.display(description=_("attempts"))
+    def tries(self, message: Delivery) -> int:
+        return message.attempts
+
+    @admin.display(description=_("next attempt"))
+    def next_try(self, message: Delivery) -> str:
+        return exact_moment(message.next_attempt_at) if message.next_attempt_at else ""
+
+    @admin.display(description=_("sent"))
+    def was_sent(self, message: Delivery) -> str:
+        return exact_moment(message.sent_at) if message.sent_at else "-"
+
+    @admin.display(description=_("error"))
+    def last_error(self, message: Delivery) -> str:
+        return bdi(message.error) if message.error else ""
+
+    # What tells of a customer is about the order.
+
+    @admin.display(description=_("address"))
+    def to(self, message: Delivery) -> str:
+        return bdi(message.address) if self.names_order(message) else "-"
+
+    @admin.display(description=_("what became of it"))
+    def became(self, message: Delivery) -> SafeString | str:
+        if not self.names_order(message):
+            return "-"
+        parts = (what_became(message), doubts(message))
+        return format_html_join(" ", "{}", ((part,) for part in parts if part))
+
+    @admin.display(description=_("sent again"))
+    def asked_for(self, message: Delivery) -> SafeString | str:
+        return (self.names_order(message) and who_asked(message)) or "-"

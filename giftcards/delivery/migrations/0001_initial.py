@@ -215,6 +215,15 @@ class Migration(migrations.Migration):
                     models.DateTimeField(default=django.utils.timezone.now, verbose_name="created"),
                 ),
                 ("created_by", models.CharField(blank=True, max_length=254, verbose_name="by")),
+                (
+                    "reason",
+                    models.CharField(
+                        blank=True,
+                        max_length=200,
+                        validators=[giftcards.models.fields.plain_line],
+                        verbose_name="reason",
+                    ),
+                ),
                 ("expires_at", models.DateTimeField(null=True, verbose_name="expires")),
                 ("revoked_at", models.DateTimeField(null=True, verbose_name="withdrawn")),
                 ("revoked_by", models.CharField(blank=True, max_length=254)),

@@ -131,8 +131,8 @@ class Delivery(models.Model):
     order = models.ForeignKey(
         Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="deliveries"
     )
-    # What it announces: a move of the order, or a refund to the customer. A message about a move that
-    # a person has had sent again names none.
+    # What it announces: a move of the order, or a refund to the customer. It names no move if a
+    # person has had it sent again.
     change = models.ForeignKey(
         StatusChange,
         verbose_name=_("status change"),

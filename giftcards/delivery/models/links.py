@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.delivery.models.deliveries import Delivery
 from giftcards.models import Card, Order
+from giftcards.models.fields import plain_line
 from giftcards.statuses import FINAL
 
 #: So many wrong PINs lock a link.
@@ -105,6 +106,8 @@ class CardLink(models.Model):
     token_hash = models.CharField(max_length=64, null=True, unique=True, editable=False)  # noqa: DJ001
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     created_by = models.CharField(_("by"), max_length=254, blank=True)
+    # Why staff have made it.
+    reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
     expires_at = models.DateTimeField(_("expires"), null=True)
     revoked_at = models.DateTimeField(_("withdrawn"), null=True)
     revoked_by = models.CharField(max_length=254, blank=True)

@@ -1,0 +1,215 @@
+"""The proof of delivery: all that is known of an order whose code is said to be used already.
+
+One page to print. It holds no code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Min, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path
+from django.utils import timezone, translation
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import get_language_bidi, gettext
+
+from giftcards.admin.display import bdi, filled, money, named, status_badge, zoned_moment
+from giftcards.admin.order_page import cards_shown
+from giftcards.admin.timeline import Timeline
+from giftcards.delivery.admin.pages import OrderPages, deliveries_of, newest
+from giftcards.delivery.admin.words import doubts, origin_of, state_of, visit_rows, who_asked
+from giftcards.delivery.admin.words import status_badge as message_badge
+from giftcards.delivery.models import CardLink, Delivery, LinkVisit
+from giftcards.models import CardReveal, Order
+from giftcards.settlement import customer_breakdown
+
+# The most messages, links and visits that are printed.
+_MOST = 200
+# The most cards whose ends are quoted.
+_FEW = 10
+#: The languages in which the provider can be written to.
+_LANGUAGES = ("fr", "ar", "en")
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A text to send to the provider, as HTML."""
+
+    language: str
+    is_rtl: bool
+    text: SafeString
+
+
+class DisputePages(OrderPages):
+    """The page about an order whose customer says that a code does not work."""
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.dispute_view)
+        page = path("orders/<int:order_id>/proof/", view, name="giftcards_delivery_dispute")
+        return [page, *super().get_urls()]
+
+    def dispute_view(self, request: HttpRequest, order_id: int) -> HttpResponse:
+        may = request.user.has_perm
+        allowed = may("giftcards_delivery.view_delivery")
+        order = self.order_for(request, order_id, allowed=allowed)
+        # The ends of codes are for the same people as on the page of the order.
+        with_tails = may("giftcards.find_card") or may("giftcards.reveal_card")
+        cards = cards_shown(order, with_tails=with_tails)
+        past = Timeline(
+            order, shows_costs=may("giftcards.view_cost"), repeats=None, repeated_by=None
+        )
+        messages, has_more_messages = newest(deliveries_of(order), _MOST)
+        context: dict[str, Any] = {
+            "made_at": zoned_moment(timezone.now()),
+            "made_by": request.user.get_username(),
+            "bought": _bought(order),
+            "at_provider": _at_provider(order),
+            **cards,
+            "messages_sent": [_message_row(message) for message in messages],
+            "has_more": has_more_messages,
+            "timeline": past.events,
+            "quotes": list(_quotes(order, [tail for _card, _at, tail, _why in cards["cards"]])),
+        }
+        if may("giftcards_delivery.view_cardlink"):
+            context |= _links(order, sees_visits=may("giftcards_delivery.view_linkvisit"))
+        if may("giftcards.view_cardreveal"):
+            context |= {"sees_reveals": True, "reveals": [*map(_reveal_row, _reveals_of(order))]}
+        return self.render_page(
+            request, "dispute", order, title=gettext("Proof of delivery"), **context
+        )
+
+
+def _known(facts: list[tuple[str, object]]) -> list[tuple[str, object]]:
+    return [(label, value) for label, value in facts if value not in {None, ""}]
+
+
+def _when(at: datetime | None) -> SafeString | str:
+    return zoned_moment(at) if at else ""
+
+
+def _bought(order: Order) -> list[tuple[str, object]]:
+    sale = customer_breakdown(order)
+    count = gettext("%(delivered)d of %(ordered)d") % {
+        "delivered": order.fulfilled_quantity,
+        "ordered": order.quantity,
+    }
+    return _known(
+        [
+            (gettext("reference"), order.reference),
+            (gettext("status"), status_badge(order.status)),
+            (gettext("product"), named(order.product_name, order.product_id)),
+            (gettext("type"), named(order.type_name, order.type_id)),
+            (gettext("delivered"), count),
+            (gettext("paid by the customer"), money(sale.paid_amount) if sale else ""),
+            (gettext("ordered"), _when(order.created_at)),
+            (gettext("customer"), order.customer_name),
+            (gettext("e-mail"), order.customer_email),
+            (gettext("phone"), order.customer_phone),
+        ]
+    )
+
+
+def _at_provider(order: Order) -> list[tuple[str, object]]:
+    return _known(
+        [
+            (gettext("provider's order id"), order.provider_order_id),
+            (gettext("environment"), order.get_environment_display()),
+            (gettext("sent"), _when(order.sent_at)),
+            (gettext("accepted"), _when(order.accepted_at)),
+            (gettext("settled"), _when(order.settled_at)),
+        ]
+    )
+
+
+def _message_row(message: Delivery) -> dict[str, Any]:
+    """A message with its attempts. The texts are HTML."""
+    details = (who_asked(message), doubts(message), bdi(message.error) if message.error else "")
+    return {
+        "kind": message.get_kind_display(),
+        "badge": message_badge(message),
+        "address": bdi(message.address),
+        "queued": zoned_moment(message.created_at),
+        "sent": _when(message.sent_at),
+        "attempts": message.attempts,
+        "details": [detail for detail in details if detail],
+    }
+
+
+def _links(order: Order, *, sees_visits: bool) -> dict[str, Any]:
+    """The links, and whoever has used one of them."""
+    links, has_more_links = newest(CardLink.objects.filter(order=order), _MOST)
+    now = timezone.now()
+    rows = [
+        {
+            "number": link.pk,
+            "made": origin_of(link),
+            "at": zoned_moment(link.created_at),
+            "reason": bdi(link.reason) if link.reason else "",
+            "state": state_of(link, now)[0],
+        }
+        for link in links
+    ]
+    if not sees_visits:
+        return {"sees_links": True, "links": rows, "has_more_links": has_more_links}
+    visits, has_more_visits = newest(LinkVisit.objects.filter(link__order=order), _MOST)
+    return {
+        "sees_links": True,
+        "links": rows,
+        "has_more_links": has_more_links,
+        "sees_visits": True,
+        "visits": visit_rows(visits),
+        "has_more_visits": has_more_visits,
+    }
+
+
+def _reveals_of(order: Order) -> QuerySet[CardReveal]:
+    reveals = CardReveal.objects.filter(card__order=order).select_related("card", "user")
+    return reveals.defer("card__sealed").order_by("pk")
+
+
+def _reveal_row(reveal: CardReveal) -> dict[str, Any]:
+    return {
+        "card": reveal.card.position,
+        "by": bdi(reveal.user.get_username()),
+        "at": zoned_moment(reveal.at),
+        "address": reveal.address,
+        "reason": bdi(reveal.reason),
+    }
+
+
+def _quotes(order: Order, tails: list[str]) -> Iterator[Quote]:
+    """What can be sent to the provider, in each language. Nothing where it has no such order."""
+    if not order.provider_order_id:
+        return
+    shown = LinkVisit.objects.filter(link__order=order, what=LinkVisit.What.REVEALED)
+    first_shown: datetime | None = shown.aggregate(at=Min("at"))["at"]
+    for language in _LANGUAGES:
+        with translation.override(language):
+            parts = _quoted(order, tails, first_shown)
+            text = format_html_join(" ", "{}", ((part,) for part in parts))
+            yield Quote(language, get_language_bidi(), text)
+
+
+def _quoted(order: Order, tails: list[str], first_shown: datetime | None) -> Iterator[SafeString]:
+    yield filled(
+        gettext("Our customer tells us that a code of your order %(order)s is used already."),
+        order=bdi(order.provider_order_id),
+    )
+    yield filled(
+        gettext("We ordered it at %(at)s."), at=zoned_moment(order.sent_at or order.created_at)
+    )
+    if order.settled_at:
+        yield filled(gettext("You delivered it at %(at)s."), at=zoned_moment(order.settled_at))
+    known = [tail for tail in tails if tail]
+    if known and len(known) <= _FEW:
+        ends = format_html_join(", ", "{}", ((bdi(tail),) for tail in known))
+        yield filled(gettext("The codes end in %(ends)s."), ends=ends)
+    if first_shown:
+        text = gettext("The customer first saw the codes at %(at)s.")
+        yield filled(text, at=zoned_moment(first_shown))
+    yield filled(gettext("Please tell us when and where each of these codes was used."))

@@ -1,0 +1,85 @@
+"""What our pages about an order share: who may use them, and their frame."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+
+from giftcards.admin.order_rows import OrderRows
+from giftcards.delivery.models import Delivery
+from giftcards.models import Order
+
+
+def may_resend(request: HttpRequest) -> bool:
+    """Whether the person may have messages sent again, make links, and withdraw them."""
+    return request.user.has_perm("giftcards_delivery.resend_delivery")
+
+
+class OrderPages(OrderRows):
+    """Helpers of the pages about an order; they stand in the frame of the orders' pages."""
+
+    class Media:
+        css = {"all": ("giftcards/delivery.css",)}
+
+    def order_for(self, request: HttpRequest, order_id: int, *, allowed: bool) -> Order:
+        """The order of a page, for a person who may see it and is ``allowed`` to use the page."""
+        order = Order.objects.filter(pk=order_id).first()
+        if order is None or not allowed or not self.visible_orders(request, [order]):
+            raise PermissionDenied
+        return order
+
+    def address(self, page: str, *args: Any) -> str:
+        """The address of one of our pages."""
+        name = f"admin:giftcards_delivery_{page}"
+        return reverse(name, args=args, current_app=self.admin_site.name)
+
+    def order_address(self, order: Order) -> str:
+        name = "admin:giftcards_order_change"
+        return reverse(name, args=[order.pk], current_app=self.admin_site.name)
+
+    def conclude(
+        self, request: HttpRequest, order: Order, text: str, level: int = messages.SUCCESS
+    ) -> HttpResponse:
+        """Tell what was done, on the page of the order."""
+        self.message_user(request, text, level)
+        return HttpResponseRedirect(self.order_address(order))
+
+    def render_page(
+        self,
+        request: HttpRequest,
+        name: str,
+        order: Order,
+        *,
+        title: str,
+        **context: Any,
+    ) -> HttpResponse:
+        """Render ``admin/giftcards_delivery/<name>.html``, a page about ``order``."""
+        request.current_app = self.admin_site.name
+        frame = {
+            **self.admin_site.each_context(request),
+            "opts": self.admin_site.get_model_admin(Order).opts,
+            "has_view_permission": True,
+            "media": self.media,
+            "original": order,
+            "order_page": self.order_address(order),
+            "title": title,
+        }
+        return TemplateResponse(
+            request, f"admin/giftcards_delivery/{name}.html", {**frame, **context}
+        )
+
+
+def newest(rows: QuerySet[Any], most: int) -> tuple[list[Any], bool]:
+    """The newest ``most`` of the rows, the newest first; and whether there are more."""
+    found = list(rows.order_by("-pk")[: most + 1])
+    return found[:most], len(found) > most
+
+
+def deliveries_of(order: Order) -> QuerySet[Delivery]:
+    return Delivery.objects.filter(order=order)

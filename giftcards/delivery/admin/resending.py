@@ -1,0 +1,216 @@
+"""Sending a message again, on the wish of a customer; stopping one that waits, or not waiting."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.validators import validate_email
+from django.db import router, transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.urls import URLPattern, path
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.display import isolated
+from giftcards.delivery.admin.pages import OrderPages, may_resend
+from giftcards.delivery.channels import Channel, Mail
+from giftcards.delivery.conf import conf
+from giftcards.delivery.facts import language_of
+from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
+from giftcards.delivery.models import Delivery
+from giftcards.delivery.queueing import kinds_that_fit, send_again, wake
+from giftcards.models import Order
+from giftcards.models.fields import plain_line
+
+_FIELDS = ("kind", "channel", "address", "language", "reason")
+
+
+class SendAgainForm(forms.Form):
+    """Which message goes where, and what becomes of the links that went out before."""
+
+    # What becomes of the earlier links.
+    IF_ELSEWHERE, ALL, NONE = "elsewhere", "all", "none"
+
+    kind = forms.ChoiceField(label=_("Message"))
+    channel = forms.ChoiceField(label=_("Channel"))
+    address = forms.CharField(
+        label=_("Address"),
+        required=False,
+        max_length=254,
+        validators=[plain_line],
+        help_text=_("If it is empty, the message goes to the address of the order."),
+        widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
+    )
+    language = forms.ChoiceField(label=_("Language"))
+    reason = forms.CharField(
+        label=_("Reason"),
+        max_length=200,
+        validators=[plain_line],
+        help_text=_("For your colleagues, such as: the customer has a new address. No codes here."),
+        widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
+    )
+    links = forms.ChoiceField(
+        label=_("Earlier links to the cards"),
+        choices=[
+            (IF_ELSEWHERE, _("Withdraw them if the message goes to another address.")),
+            (ALL, _("Withdraw them.")),
+            (NONE, _("They go on working.")),
+        ],
+        widget=forms.RadioSelect,
+    )
+    # Made with the form: whoever presses the button twice sends one message.
+    once = forms.UUIDField(widget=forms.HiddenInput)
+
+    def __init__(
+        self, order: Order, kinds: Sequence[Kind], *, withdraws: bool = False, data: Any = None
+    ) -> None:
+        self._order = order
+        self._channels: dict[str, Channel] = {channel.name: channel for channel in conf.channels}
+        first = next(iter(self._channels.values()))
+        initial = {
+            "address": first.address_of(order) if len(self._channels) == 1 else "",
+            "channel": first.name,
+            "language": language_of(order),
+            "links": self.ALL if withdraws else self.IF_ELSEWHERE,
+            "once": uuid.uuid4(),
+        }
+        super().__init__(data, initial=initial)
+        self._offer("kind", [(kind.value, kind.label) for kind in kinds])
+        self._offer("channel", [(name, isolated(name)) for name in self._channels])
+        self._offer("language", [(code, gettext(str(name))) for code, name in settings.LANGUAGES])
+        if len(self._channels) == 1:
+            self.fields["channel"].widget = forms.HiddenInput()
+        if not WITH_CARDS & set(kinds):
+            del self.fields["links"]
+
+    def _offer(self, name: str, choices: list[tuple[str, Any]]) -> None:
+        self.fields[name].choices = choices  # type: ignore[attr-defined]
+
+    def clean(self) -> dict[str, Any]:
+        given = self.cleaned_data
+        channel = self._channels.get(given.get("channel", ""))
+        if channel is None or "address" not in given:
+            return given
+        own = channel.address_of(self._order)
+        given["address"] = given["address"].strip() or own
+        self._check(channel, given["address"])
+        links = given.get("links")
+        is_elsewhere = links == self.IF_ELSEWHERE and given["address"] != own
+        given["withdraws"] = given.get("kind") in WITH_CARDS and (is_elsewhere or links == self.ALL)
+        return given
+
+    def _check(self, channel: Channel, address: str) -> None:
+        """Complain about an address that the channel cannot have."""
+        if not address:
+            self.add_error("address", gettext("The order has no address for this: give one."))
+        elif isinstance(channel, Mail):
+            try:
+                validate_email(address)
+            except ValidationError as error:
+                self.add_error("address", error)
+
+
+class ResendingPages(OrderPages):
+    """The page that sends a message again, and the addresses that stop or hurry one."""
+
+    def get_urls(self) -> list[URLPattern]:
+        page = self.admin_site.admin_view
+        return [
+            path(
+                "orders/<int:order_id>/send-again/",
+                page(self.send_again_view),
+                name="giftcards_delivery_send_again",
+            ),
+            path(
+                "<int:message_id>/cancel/", page(self.cancel_view), name="giftcards_delivery_cancel"
+            ),
+            path(
+                "<int:message_id>/try-now/",
+                page(self.try_now_view),
+                name="giftcards_delivery_try_now",
+            ),
+            *super().get_urls(),
+        ]
+
+    def send_again_view(self, request: HttpRequest, order_id: int) -> HttpResponse:
+        order = self.order_for(request, order_id, allowed=may_resend(request))
+        kinds = kinds_that_fit(order)
+        if not kinds:
+            text = gettext("There is nothing to tell the customer of this order now.")
+            return self.conclude(request, order, text, messages.WARNING)
+        data = request.POST if request.method == "POST" else None
+        form = SendAgainForm(order, kinds, withdraws="withdraw" in request.GET, data=data)
+        if form.is_valid():
+            return self._send_again(request, order, form.cleaned_data)
+        return self.render_page(
+            request,
+            "send_again",
+            order,
+            title=gettext("Send a message again"),
+            form=form,
+            errors=form.errors,
+            holds_codes=any(kind in WITH_CARDS and conf.mode(kind) == Mode.CODES for kind in kinds),
+        )
+
+    def _send_again(
+        self, request: HttpRequest, order: Order, given: dict[str, Any]
+    ) -> HttpResponse:
+        done = f"Had a message sent again: {given['kind']}."
+        if given["withdraws"]:
+            done += " Withdrew the earlier links to the cards."
+        # Both or neither: no message without a trace.
+        with transaction.atomic(using=router.db_for_write(Delivery)):
+            message = send_again(
+                order,
+                **{name: given[name] for name in _FIELDS},
+                by=request.user.get_username(),
+                once=str(given["once"]),
+                withdraws=given["withdraws"],
+            )
+            if message is not None:
+                self.log_change(request, order, done)
+        if message is None:
+            text = gettext("This was asked for already. The message is not sent twice.")
+            return self.conclude(request, order, text, messages.INFO)
+        text = gettext("The message to %(address)s is sent in a moment.")
+        return self.conclude(request, order, text % {"address": isolated(message.address)})
+
+    def cancel_view(self, request: HttpRequest, message_id: int) -> HttpResponse:
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        message, order = self._message_for(request, message_id)
+        with transaction.atomic(using=router.db_for_write(Delivery)):
+            is_cancelled = Delivery.objects.cancel(pk=message.pk)
+            if is_cancelled:
+                self.log_change(request, order, f"Cancelled a message: {message.kind}.")
+        if is_cancelled:
+            return self.conclude(request, order, gettext("The message is not sent."))
+        text = gettext("The message does not wait any more: look at what became of it.")
+        return self.conclude(request, order, text, messages.WARNING)
+
+    def try_now_view(self, request: HttpRequest, message_id: int) -> HttpResponse:
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        message, order = self._message_for(request, message_id)
+        with transaction.atomic(using=router.db_for_write(Delivery)):
+            is_hurried = Delivery.objects.hurry(message)
+            if is_hurried:
+                self.log_change(request, order, f"Had a message tried now: {message.kind}.")
+                wake()
+        if is_hurried:
+            return self.conclude(request, order, gettext("It is tried again in a moment."))
+        text = gettext("The message does not wait any more: look at what became of it.")
+        return self.conclude(request, order, text, messages.WARNING)
+
+    def _message_for(self, request: HttpRequest, key: int) -> tuple[Delivery, Order]:
+        """A message and its order, for a person who may decide about it."""
+        message = Delivery.objects.filter(pk=key).first()
+        if message is None:
+            raise PermissionDenied
+        return message, self.order_for(request, message.order_id, allowed=may_resend(request))

@@ -1,0 +1,214 @@
+"""What the page of an order says of its messages and links, and what can be done about them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.http import HttpRequest
+from django.template.loader import render_to_string
+from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.http import urlencode
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext
+
+from giftcards.admin import sections
+from giftcards.admin.display import bdi, moment
+from giftcards.delivery.admin.handing_over import may_have_link
+from giftcards.delivery.admin.pages import deliveries_of, may_resend, newest
+from giftcards.delivery.admin.words import (
+    Use,
+    doubts,
+    origin_of,
+    state_of,
+    status_badge,
+    use_in_words,
+    what_became,
+    who_asked,
+    with_use,
+)
+from giftcards.delivery.conf import conf
+from giftcards.delivery.kinds import KIND_OF_STATUS, WITH_CARDS, Mode
+from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, Installation
+from giftcards.delivery.queueing import kinds_that_fit
+from giftcards.models import Order
+
+# The most messages, and the most links, that the page of an order shows.
+_MOST = 20
+# Statuses with an error worth showing, and those in which nobody is told.
+_TROUBLED = (DeliveryStatus.RETRYING, DeliveryStatus.SENDING, DeliveryStatus.FAILED)
+_UNTOLD = (DeliveryStatus.FAILED, DeliveryStatus.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """A button. It leads to a page; with ``is_post``, it sends a POST there at once."""
+
+    label: str
+    url: str
+    is_post: bool = False
+    is_minor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRow:
+    """A message as the page of its order shows it. The texts are HTML."""
+
+    kind: str
+    badge: SafeString
+    said: SafeString
+    #: What else is known of it.
+    details: Sequence[SafeString | str]
+    #: Class and place of the last error.
+    error: str
+    is_failed: bool
+    acts: Sequence[Act]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRow:
+    """A link as the page of its order shows it. The texts are HTML."""
+
+    made: SafeString | str
+    use: SafeString | str
+    state: SafeString | str
+    needs_look: bool
+    url: str
+
+
+class Section:
+    """The section of one order, for one person; it takes the same few queries for each."""
+
+    def __init__(self, request: HttpRequest, order: Order) -> None:
+        self._request, self._order = request, order
+        may = request.user.has_perm
+        self._sees_messages = may("giftcards_delivery.view_delivery")
+        self._sees_links = may("giftcards_delivery.view_cardlink")
+        self._may_act = may_resend(request)
+
+    @property
+    def is_allowed(self) -> bool:
+        return self._sees_messages or self._sees_links or self._may_act
+
+    def context(self) -> dict[str, Any]:
+        """What the template shows; empty if there is nothing to say."""
+        order, now = self._order, timezone.now()
+        messages, has_more_messages = newest(deliveries_of(order), _MOST)
+        links, has_more_links = newest(with_use(CardLink.objects.filter(order=order)), _MOST)
+        if conf.is_off and not (messages or links):
+            return {}
+        acts = list(self._acts(links))
+        silence = self._why_silent({message.kind for message in messages})
+        if not (messages or links or acts or silence):
+            return {}
+        name = urlencode({"q": order.reference})
+        return {
+            "original": order,
+            "silence": silence,
+            "sees_messages": self._sees_messages,
+            "messages": [self._message_row(each, messages, links) for each in messages],
+            "all_messages": f"{self._url('delivery_changelist')}?{name}"
+            if has_more_messages
+            else "",
+            "sees_links": self._sees_links,
+            "links": [self._link_row(link, now) for link in links],
+            "all_links": f"{self._url('cardlink_changelist')}?{name}" if has_more_links else "",
+            "buttons": acts,
+        }
+
+    def _url(self, page: str, *args: Any) -> str:
+        """The address of one of our pages; "" on a site of the admin that does not have it."""
+        match = self._request.resolver_match
+        site = match.namespace if match else None
+        try:
+            return reverse(f"admin:giftcards_delivery_{page}", args=args, current_app=site)
+        except NoReverseMatch:
+            return ""
+
+    def _acts(self, links: Sequence[CardLink]) -> Iterator[Act]:
+        key, acts = self._order.pk, []
+        if self._may_act:
+            if kinds_that_fit(self._order):
+                acts.append(Act(gettext("Send a message again"), self._url("send_again", key)))
+            if may_have_link(self._order):
+                acts.append(Act(gettext("New link to hand over"), self._url("new_link", key)))
+            if any(link.revoked_at is None and link.token_hash for link in links):
+                url = self._url("withdraw", key)
+                acts.append(Act(gettext("Withdraw all links"), url, is_post=True))
+        if self._sees_messages and self._order.fulfilled_quantity:
+            url = self._url("dispute", key)
+            acts.append(Act(gettext("Proof of delivery"), url, is_minor=True))
+        return (act for act in acts if act.url)
+
+    def _why_silent(self, told: Collection[str]) -> str:
+        """Why the customer was not told of what became of the order; "" if they were, or need not.
+
+        ``told``: the kinds of the messages that there are.
+        """
+        order = self._order
+        kind = KIND_OF_STATUS.get(order.status)
+        if kind is None or kind in told or conf.mode(kind) == Mode.OFF:
+            return ""
+        if not any(channel.address_of(order) for channel in conf.channels):
+            return gettext(
+                "The customer was not told, because the order has no address. Ask for one, and send"
+                " a message there; or hand over a link."
+            )
+        if (order.settled_at or timezone.now()) < Installation.begin():
+            return gettext(
+                "The customer was not told: it happened before messages to customers were set up."
+            )
+        return gettext("The customer has yet to be told. This happens by itself in a moment.")
+
+    def _message_row(
+        self, message: Delivery, messages: Sequence[Delivery], links: Sequence[CardLink]
+    ) -> MessageRow:
+        details = [who_asked(message), doubts(message)]
+        if message.status == DeliveryStatus.SENT and message.kind in WITH_CARDS:
+            own = [link for link in links if link.delivery_id == message.pk]
+            if own:
+                details.append(use_in_words(Use.of(own)))
+        return MessageRow(
+            message.get_kind_display(),
+            status_badge(message),
+            what_became(message),
+            [detail for detail in details if detail],
+            bdi(message.error) if message.error and message.status in _TROUBLED else "",
+            message.needs_look and not _is_made_up_for(message, messages),
+            [act for act in self._message_acts(message) if act.url],
+        )
+
+    def _message_acts(self, message: Delivery) -> Iterator[Act]:
+        if not self._may_act:
+            return
+        if message.status == DeliveryStatus.RETRYING:
+            yield Act(gettext("Try now"), self._url("try_now", message.pk), is_post=True)
+        if message.status in {DeliveryStatus.QUEUED, DeliveryStatus.RETRYING}:
+            yield Act(gettext("Do not send it"), self._url("cancel", message.pk), is_post=True)
+
+    def _link_row(self, link: CardLink, now: Any) -> LinkRow:
+        state, needs_look = state_of(link, now)
+        made = format_html("{} · {}", origin_of(link), moment(link.created_at))
+        url = self._url("cardlink_change", link.pk)
+        return LinkRow(made, use_in_words(Use.of([link])), state, needs_look, url)
+
+
+def _is_made_up_for(failed: Delivery, messages: Sequence[Delivery]) -> bool:
+    """Whether a later one of the ``messages`` tells the customer the same."""
+    return any(
+        message.pk > failed.pk and message.kind == failed.kind and message.status not in _UNTOLD
+        for message in messages
+    )
+
+
+@sections.register
+def section(request: HttpRequest, order: Order) -> SafeString | str:
+    """The section of the page of ``order`` about messages and links; "" for nothing."""
+    shown = Section(request, order)
+    context = shown.context() if shown.is_allowed else {}
+    if not context:
+        return ""
+    return render_to_string("admin/giftcards_delivery/section.html", context, request)

@@ -1,0 +1,191 @@
+"""What became of messages and links, in plain words. The texts are HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Count, Max, Q
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.timesince import timesince
+from django.utils.translation import gettext, ngettext
+
+from giftcards.admin.display import bdi, count_text, filled, moment, zoned_moment
+from giftcards.delivery.conf import conf
+from giftcards.delivery.models import (
+    CardLink,
+    CardLinkQuerySet,
+    Delivery,
+    DeliveryStatus,
+    LinkVisit,
+)
+
+_What = LinkVisit.What
+# The badges of the statuses of orders that mean the same.
+_COLOURS = {
+    DeliveryStatus.QUEUED: "pending",
+    DeliveryStatus.SENDING: "handling",
+    DeliveryStatus.RETRYING: "delayed",
+    DeliveryStatus.SENT: "fulfilled",
+    DeliveryStatus.FAILED: "unconfirmed",
+    DeliveryStatus.CANCELLED: "pending",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How often links were opened, and their cards shown."""
+
+    opened: int = 0
+    shown: int = 0
+    opened_at: datetime | None = None
+    shown_at: datetime | None = None
+
+    @classmethod
+    def of(cls, links: Iterable[Any]) -> Use:
+        """Of all these links, which were read :func:`with_use`."""
+        links = list(links)
+        return cls(
+            sum(link.times_opened for link in links),
+            sum(link.times_shown for link in links),
+            max((link.opened_at for link in links if link.opened_at), default=None),
+            max((link.shown_at for link in links if link.shown_at), default=None),
+        )
+
+
+def with_use(links: CardLinkQuerySet) -> Any:
+    """The links with what :class:`Use` sums up, in one query."""
+    opened, shown = Q(visits__what=_What.OPENED), Q(visits__what=_What.REVEALED)
+    return links.annotate(
+        times_opened=Count("visits", filter=opened),
+        times_shown=Count("visits", filter=shown),
+        opened_at=Max("visits__at", filter=opened),
+        shown_at=Max("visits__at", filter=shown),
+    )
+
+
+def status_badge(message: Delivery) -> SafeString:
+    """The status of a message like that of an order."""
+    badge = '<span class="giftcards-badge giftcards-{}">{}</span>'
+    colour = _COLOURS[DeliveryStatus(message.status)]
+    return format_html(badge, colour, message.get_status_display())
+
+
+def what_became(message: Delivery) -> SafeString:
+    """A sentence or two: where the message is, and what to do about it."""
+    parts: dict[str, Any] = {"address": bdi(message.address)}
+    match message.status:
+        case DeliveryStatus.SENT:
+            text = gettext("Sent to %(address)s, %(age)s ago.")
+            parts["age"] = timesince(message.sent_at or message.created_at, depth=1)
+        case DeliveryStatus.QUEUED:
+            text = gettext("It waits to be sent to %(address)s.")
+        case DeliveryStatus.SENDING:
+            text = gettext("It is being sent to %(address)s.")
+        case DeliveryStatus.RETRYING:
+            text = gettext(
+                "It could not be sent to %(address)s yet; it was first tried %(age)s ago. The next"
+                " try is at %(at)s."
+            )
+            parts["age"] = timesince(message.created_at, depth=1)
+            parts["at"] = moment(message.next_attempt_at or timezone.now())
+        case DeliveryStatus.FAILED:
+            text = gettext(
+                "It was not sent to %(address)s, and is not tried again. Ask the customer for an"
+                " address that works, and send it again."
+            )
+        case _:
+            text = gettext("It was not sent to %(address)s: it is not needed any more.")
+    return filled(text, **parts)
+
+
+def doubts(message: Delivery) -> str:
+    """That the customer may have got the message more than once, or not at all; "" if not."""
+    if not message.unanswered:
+        return ""
+    text = ngettext(
+        "Of %(count)s attempt it is not known whether the message went out.",
+        "Of %(count)s attempts it is not known whether the message went out.",
+        message.unanswered,
+    )
+    return text % {"count": count_text(message.unanswered)}
+
+
+def who_asked(message: Delivery) -> SafeString | str:
+    """Who has had the message sent again, and why; "" if nobody has."""
+    if not message.requested_by:
+        return ""
+    text = gettext("%(by)s had it sent again: %(reason)s")
+    return filled(text, by=bdi(message.requested_by), reason=bdi(message.reason))
+
+
+def use_in_words(use: Use) -> SafeString | str:
+    """How often the links were opened and the cards shown, and when that was last."""
+    if not (use.opened or use.shown):
+        return gettext("Not opened yet.")
+    opened = ngettext("Opened %(count)s time", "Opened %(count)s times", use.opened)
+    said = opened % {"count": count_text(use.opened)} if use.opened else ""
+    if not use.shown:
+        return _last(f"{said}; {gettext('cards not shown yet')}", use.opened_at)
+    shown = ngettext("cards shown %(count)s time", "cards shown %(count)s times", use.shown)
+    shown %= {"count": count_text(use.shown)}
+    return _last(f"{said}; {shown}" if said else shown, use.shown_at)
+
+
+def _last(said: str, at: datetime | None) -> SafeString | str:
+    if at is None:
+        return said
+    text = gettext("%(what)s, last at %(at)s.")
+    return filled(text, what=bdi(said), at=moment(at))
+
+
+def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
+    """What becomes of whoever uses the link now; and whether staff have to do something."""
+    if link.revoked_at:
+        text = gettext("Withdrawn at %(at)s by %(by)s.")
+        return filled(text, at=moment(link.revoked_at), by=bdi(link.revoked_by or "-")), False
+    if link.is_locked:
+        return gettext("Locked, because the PIN was wrong too often. Send a new link."), True
+    if link.expires_at and link.expires_at <= now:
+        return filled(gettext("Expired at %(at)s."), at=moment(link.expires_at)), False
+    if conf.link_reveals is not None and link.reveals >= conf.link_reveals:
+        return gettext("Used up: it has shown the cards as often as it may."), False
+    if link.expires_at:
+        return filled(gettext("Valid until %(at)s."), at=moment(link.expires_at)), False
+    return gettext("Valid for who is logged in."), False
+
+
+@dataclass(frozen=True, slots=True)
+class VisitRow:
+    """Somebody has used a link. The moment is HTML."""
+
+    at: SafeString
+    what: str
+    address: str
+    agent: str
+    user: str
+
+
+def visit_rows(visits: Iterable[LinkVisit]) -> list[VisitRow]:
+    return [
+        VisitRow(
+            zoned_moment(visit.at),
+            visit.get_what_display(),
+            visit.address or "",
+            visit.agent,
+            visit.user,
+        )
+        for visit in visits
+    ]
+
+
+def origin_of(link: CardLink) -> SafeString | str:
+    """How the link came about, and by whom."""
+    if link.created_by and link.origin == CardLink.Origin.STAFF:
+        text = gettext("Made by %(by)s, to be handed over")
+        return filled(text, by=bdi(link.created_by))
+    return link.get_origin_display()
