@@ -14,7 +14,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
-from giftcards.admin.display import count_text
+from giftcards.admin.display import count_text, moment
 from giftcards.admin.reauthentication import address_of_proof
 from giftcards.admin.revealing import SHOWN_FOR, RevealForm, needs_other_proof, rendered
 from giftcards.delivery import links
@@ -87,7 +87,7 @@ class HandingOverPages(OrderPages):
             return HttpResponseRedirect(address_of_proof(back_to=back_to))
         form = NewLinkForm(request, request.POST if request.method == "POST" else None)
         if form.is_valid():
-            return self._show(request, order, self._make(request, order, form.cleaned_data))
+            return self._show(request, *self._make(request, order, form.cleaned_data))
         known = CardLink.objects.filter(order=order).order_by("-pk").values_list("pk", flat=True)
         form.fields["newest"].initial = known.first()
         return self.render_page(
@@ -100,8 +100,10 @@ class HandingOverPages(OrderPages):
         )
 
     @method_decorator(sensitive_variables())
-    def _make(self, request: HttpRequest, order: Order, given: dict[str, Any]) -> Masked:
-        """The address of a new link to the cards; on record, with who has made it and why."""
+    def _make(
+        self, request: HttpRequest, order: Order, given: dict[str, Any]
+    ) -> tuple[CardLink, Masked]:
+        """A new link to the cards and its address; on record, with who has made it and why."""
         by = request.user.get_username()
         done = "Made a link to the cards, to hand over."
         with transaction.atomic(using=router.db_for_write(CardLink), durable=True):
@@ -109,14 +111,15 @@ class HandingOverPages(OrderPages):
                 known = CardLink.objects.filter(pk__lte=given["newest"] or 0)
                 known.revoke(order, by=by)
                 done = f"Withdrew the earlier links. {done}"
-            _link, token = links.issue(
+            link, token = links.issue(
                 order, origin=CardLink.Origin.STAFF, by=by, reason=given["reason"]
             )
             self.log_change(request, order, done)
-        return links.address(token)
+        return link, links.address(token)
 
     @method_decorator(sensitive_variables())
-    def _show(self, request: HttpRequest, order: Order, address: Masked) -> HttpResponse:
+    def _show(self, request: HttpRequest, link: CardLink, address: Masked) -> HttpResponse:
+        order = link.order
         response = rendered(
             self.render_page(
                 request,
@@ -125,7 +128,7 @@ class HandingOverPages(OrderPages):
                 title=gettext("New link to hand over"),
                 address=address,
                 seconds=SHOWN_FOR,
-                days=conf.link_days,
+                until=moment(link.expires_at) if link.expires_at else "",
             )
         )
         # As on the page of a revealed code.

@@ -98,11 +98,11 @@ class SendAgainForm(forms.Form):
         if channel is None or "address" not in given:
             return given
         own = channel.address_of(self._order)
-        given["address"] = given["address"].strip() or own
-        self._check(channel, given["address"])
+        address = given["address"] = given["address"].strip() or own
         links = given.get("links")
-        is_elsewhere = links == self.IF_ELSEWHERE and given["address"] != own
+        is_elsewhere = links == self.IF_ELSEWHERE and address != own
         given["withdraws"] = given.get("kind") in WITH_CARDS and (is_elsewhere or links == self.ALL)
+        self._check(channel, address)
         return given
 
     def _check(self, channel: Channel, address: str) -> None:

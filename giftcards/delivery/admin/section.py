@@ -31,7 +31,7 @@ from giftcards.delivery.admin.words import (
     with_use,
 )
 from giftcards.delivery.conf import conf
-from giftcards.delivery.kinds import KIND_OF_STATUS, WITH_CARDS, Mode
+from giftcards.delivery.kinds import KIND_OF_STATUS, Mode
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, Installation
 from giftcards.delivery.queueing import kinds_that_fit
 from giftcards.models import Order
@@ -100,7 +100,7 @@ class Section:
         links, has_more_links = newest(with_use(CardLink.objects.filter(order=order)), _MOST)
         if conf.is_off and not (messages or links):
             return {}
-        acts = list(self._acts(links))
+        acts = self._acts(links)
         silence = self._why_silent({message.kind for message in messages})
         if not (messages or links or acts or silence):
             return {}
@@ -128,20 +128,22 @@ class Section:
         except NoReverseMatch:
             return ""
 
-    def _acts(self, links: Sequence[CardLink]) -> Iterator[Act]:
-        key, acts = self._order.pk, []
-        if self._may_act:
-            if kinds_that_fit(self._order):
-                acts.append(Act(gettext("Send a message again"), self._url("send_again", key)))
-            if may_have_link(self._order):
-                acts.append(Act(gettext("New link to hand over"), self._url("new_link", key)))
-            if any(link.revoked_at is None and link.token_hash for link in links):
-                url = self._url("withdraw", key)
-                acts.append(Act(gettext("Withdraw all links"), url, is_post=True))
+    def _acts(self, links: Sequence[CardLink]) -> list[Act]:
+        """What can be done about the order; only what this site of the admin has a page for."""
+        acts = list(self._decisions(links)) if self._may_act else []
         if self._sees_messages and self._order.fulfilled_quantity:
-            url = self._url("dispute", key)
+            url = self._url("dispute", self._order.pk)
             acts.append(Act(gettext("Proof of delivery"), url, is_minor=True))
-        return (act for act in acts if act.url)
+        return [act for act in acts if act.url]
+
+    def _decisions(self, links: Sequence[CardLink]) -> Iterator[Act]:
+        key = self._order.pk
+        if kinds_that_fit(self._order):
+            yield Act(gettext("Send a message again"), self._url("send_again", key))
+        if may_have_link(self._order):
+            yield Act(gettext("New link to hand over"), self._url("new_link", key))
+        if any(link.revoked_at is None and link.token_hash for link in links):
+            yield Act(gettext("Withdraw all links"), self._url("withdraw", key), is_post=True)
 
     def _why_silent(self, told: Collection[str]) -> str:
         """Why the customer was not told of what became of the order; "" if they were, or need not.
@@ -166,16 +168,11 @@ class Section:
     def _message_row(
         self, message: Delivery, messages: Sequence[Delivery], links: Sequence[CardLink]
     ) -> MessageRow:
-        details = [who_asked(message), doubts(message)]
-        if message.status == DeliveryStatus.SENT and message.kind in WITH_CARDS:
-            own = [link for link in links if link.delivery_id == message.pk]
-            if own:
-                details.append(use_in_words(Use.of(own)))
         return MessageRow(
             message.get_kind_display(),
             status_badge(message),
             what_became(message),
-            [detail for detail in details if detail],
+            _details(message, links),
             bdi(message.error) if message.error and message.status in _TROUBLED else "",
             message.needs_look and not _is_made_up_for(message, messages),
             [act for act in self._message_acts(message) if act.url],
@@ -194,6 +191,15 @@ class Section:
         made = format_html("{} · {}", origin_of(link), moment(link.created_at))
         url = self._url("cardlink_change", link.pk)
         return LinkRow(made, use_in_words(Use.of([link])), state, needs_look, url)
+
+
+def _details(message: Delivery, links: Sequence[CardLink]) -> list[SafeString | str]:
+    """Who has had the message sent again, what of it is not known, and how its links were used."""
+    details = [who_asked(message), doubts(message)]
+    own = [link for link in links if link.delivery_id == message.pk]
+    if own:
+        details.append(use_in_words(Use.of(own)))
+    return [detail for detail in details if detail]
 
 
 def _is_made_up_for(failed: Delivery, messages: Sequence[Delivery]) -> bool:

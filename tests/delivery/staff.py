@@ -1,0 +1,74 @@
+"""Orders that customers were told of, and who looks at them in the admin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
+from django.test import Client
+from django.urls import reverse
+
+from giftcards.delivery import links
+from giftcards.delivery.models import CardLink, Delivery, LinkVisit
+from giftcards.delivery.models.deliveries import key_of
+from giftcards.models import Order
+from giftcards.provider.answers import CardSecret
+from giftcards.secrecy import Masked
+from tests.admin.test_secrets import receive
+
+CODES = ("CANARY-CODE-4711", "CANARY-CODE-8822")
+SERIALS = ("CANARY-SERIAL-1", "CANARY-SERIAL-2")
+EMAIL = "lina@example.com"
+PASSWORD = "correct horse"
+#: What support and managers may do here.
+SUPPORT = ("view_delivery", "view_cardlink", "view_linkvisit", "resend_delivery")
+
+
+def delivered(reference: str = "web-1042", **values: Any) -> Order:
+    """An order whose two cards have come."""
+    order = receive(reference, *map(CardSecret, CODES, SERIALS))
+    values = {"customer_email": EMAIL, "customer_language": "ar", **values}
+    Order.objects.filter(pk=order.pk).update(**values)
+    order.refresh_from_db()
+    return order
+
+
+def message(order: Order, **values: Any) -> Delivery:
+    """A message about the order, waiting unless something else is given."""
+    values = {"kind": "delivered", "address": EMAIL, "language": "en", **values}
+    key = key_of(str(Delivery.objects.count()), "mail", values["address"])
+    if values.get("status") in {"sent", "failed", "cancelled"}:
+        values = {"next_attempt_at": None, **values}
+    return Delivery.objects.create(order=order, key=key, **values)
+
+
+def link(order: Order, **values: Any) -> tuple[CardLink, Masked]:
+    made = links.issue(order, origin=values.pop("origin", CardLink.Origin.MESSAGE))
+    CardLink.objects.filter(pk=made[0].pk).update(**values)
+    made[0].refresh_from_db()
+    return made
+
+
+def visit(visited: CardLink, *what: str, **values: Any) -> None:
+    values = {"address": "41.200.1.2", "agent": "Firefox on a phone", **values}
+    for each in what:
+        LinkVisit.objects.create(link=visited, what=each, **values)
+
+
+def person(*permissions: str, name: str = "amina", **options: Any) -> Client:
+    """A browser of a member of staff, who has just signed in; ``view_order`` is theirs as well."""
+    user = get_user_model().objects.create_user(name, password=PASSWORD, is_staff=True)
+    for codename in ("view_order", *permissions):
+        user.user_permissions.add(
+            Permission.objects.get(
+                content_type__app_label__in=["giftcards", "giftcards_delivery"], codename=codename
+            )
+        )
+    browser = Client(**options)
+    assert browser.login(username=name, password=PASSWORD)
+    return browser
+
+
+def to(page: str, key: int) -> str:
+    return reverse(f"admin:giftcards_delivery_{page}", args=[key])

@@ -1,0 +1,133 @@
+"""How the staff's pages about messages are answered on tables with a past: by an index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+
+from giftcards.delivery.models import CardLink, Delivery, LinkVisit
+from giftcards.models import Order
+from giftcards.statuses import Status
+from tests import plans
+from tests.builders import build_guide_order
+from tests.delivery.staff import person, to
+from tests.pages import order_page, read
+from tests.plans import Statement, explained
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_history")]
+
+MESSAGES = "/admin/giftcards_delivery/delivery/"
+LINKS = "/admin/giftcards_delivery/cardlink/"
+INDEX = "/admin/giftcards_delivery/"
+_OURS = (Delivery, CardLink, LinkVisit)
+# More than MariaDB may expect to read.
+_COUNT = 4_000
+
+
+@pytest.fixture(scope="module")
+def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """Messages about many orders, each with a link that was opened; few failed or were delayed."""
+    with django_db_blocker.unblock():
+        Order.objects.bulk_create(
+            build_guide_order(Status.FULFILLED, reference=f"past-{number}")
+            for number in range(_COUNT // 2)
+        )
+        orders = list(Order.objects.filter(reference__startswith="past-"))
+        Delivery.objects.bulk_create(
+            Delivery(
+                order=orders[number // 2],
+                kind="delayed" if number % 500 == 0 else "delivered",
+                address=f"customer-{number}@example.com",
+                language="en",
+                status="failed" if number % 400 == 0 else "sent",
+                next_attempt_at=None,
+                key=str(number),
+            )
+            for number in range(_COUNT)
+        )
+        CardLink.objects.bulk_create(
+            CardLink(order=orders[number // 2], origin="message", token_hash=str(number))
+            for number in range(_COUNT)
+        )
+        links = list(CardLink.objects.order_by("pk"))
+        LinkVisit.objects.bulk_create(LinkVisit(link=link, what="opened") for link in links)
+        _analyze()
+        yield
+        for model in (LinkVisit, CardLink, Delivery):
+            model.objects.all().delete()
+        Order.objects.filter(reference__startswith="past-").delete()
+        _analyze()
+
+
+def _analyze() -> None:
+    command = {"mysql": "ANALYZE TABLE"}.get(connection.vendor, "ANALYZE")
+    with connection.cursor() as cursor:
+        for model in _OURS:
+            cursor.execute(f"{command} {model._meta.db_table}")
+
+
+@pytest.fixture
+def boss(monkeypatch: pytest.MonkeyPatch) -> Client:
+    monkeypatch.setattr(plans, "_TABLES", [model._meta.db_table for model in _OURS])
+    return person("view_delivery", "view_cardlink", "view_linkvisit", "resend_delivery")
+
+
+def scans(statements: list[Statement]) -> list[Statement]:
+    assert statements
+    return [statement for statement in statements if statement.scans]
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"status__exact": "failed"},
+        {"kind__exact": "delayed"},
+        {"status__exact": "failed", "kind__exact": "delayed"},
+        {"customers": "untold"},
+        {"q": "past-7"},
+        {"q": "customer-7@example.com"},
+        {"q": "nothing-like-this"},
+    ],
+    ids=str,
+)
+def test_a_filter_or_a_search_of_the_messages_reads_no_whole_table(
+    boss: Client, chosen: dict[str, str]
+) -> None:
+    with explained() as statements:
+        read(boss.get(MESSAGES, chosen))
+    assert scans(statements) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "chosen"),
+    [
+        (MESSAGES, {}),
+        (MESSAGES, {"status__exact": "sent"}),
+        (MESSAGES, {"status__exact": "sent", "kind__exact": "delayed"}),
+        (LINKS, {}),
+        (LINKS, {"q": "past-7"}),
+    ],
+    ids=str,
+)
+def test_the_lists_read_the_first_rows_only(
+    boss: Client, address: str, chosen: dict[str, str]
+) -> None:
+    with explained() as statements:
+        read(boss.get(address, chosen))
+    assert all("LIMIT" in statement.sql for statement in scans(statements))
+
+
+def test_the_index_and_the_pages_about_an_order_read_no_whole_table(boss: Client) -> None:
+    order = Order.objects.get(reference="past-7")
+    one = CardLink.objects.filter(order=order).latest("pk")
+    with explained() as statements:
+        read(boss.get(INDEX))
+        read(boss.get(order_page(order)))
+        read(boss.get(to("dispute", order.pk)))
+        read(boss.get(to("cardlink_change", one.pk)))
+        boss.post(to("withdraw", order.pk))
+    assert scans(statements) == []

@@ -1,0 +1,211 @@
+"""Links that staff hand over themselves, and the end of all links of an order."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+
+from giftcards.delivery.links import find
+from giftcards.delivery.models import CardLink, Delivery
+from giftcards.models import Order
+from tests.admin.test_reveal import let_pass
+from tests.delivery.staff import (
+    CODES,
+    PASSWORD,
+    SERIALS,
+    SUPPORT,
+    delivered,
+    link,
+    message,
+    person,
+    to,
+)
+from tests.pages import errors, messages, order_page, plain, read
+from tests.test_secrets import raw_database
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+REASON = "On the phone"
+
+
+@pytest.fixture
+def amina() -> Client:
+    return person(*SUPPORT)
+
+
+@pytest.fixture
+def order() -> Order:
+    return delivered()
+
+
+def ask(browser: Client, order: Order) -> dict[str, str]:
+    html = read(browser.get(to("new_link", order.pk)))
+    known = re.search(r'name="newest"(?: value="(\d*)")?', html)
+    assert known
+    return {"reason": REASON, "withdraws": "on", "newest": known[1] or ""}
+
+
+def make(browser: Client, order: Order, **values: str) -> Any:
+    return browser.post(to("new_link", order.pk), {**ask(browser, order), **values})
+
+
+def shown(answer: Any) -> str:
+    """The address on the page."""
+    found = re.search(r'<bdi dir="ltr" class="giftcards-secret"[^>]*>(.*?)</bdi>', read(answer))
+    assert found
+    return unescape(found[1])
+
+
+def token_of(address: str) -> str:
+    return address.rstrip("/").rpartition("/")[2]
+
+
+def test_a_new_link_is_shown_once_and_leads_to_the_order(amina: Client, order: Order) -> None:
+    answer = make(amina, order)
+    address = shown(answer)
+    assert address.startswith("https://shop.example/cards/")
+    found = find(token_of(address))
+    assert found
+    assert (found.order, found.origin, found.created_by, found.reason) == (
+        order,
+        "staff",
+        "amina",
+        REASON,
+    )
+    assert "no-store" in answer["Cache-Control"]
+    assert answer["Referrer-Policy"] == "same-origin"
+    assert answer["Refresh"] == f"60; url={order_page(order)}"
+
+
+def test_the_token_is_nowhere_else(amina: Client, order: Order, caplog: Any) -> None:
+    address = shown(make(amina, order))
+    token = token_of(address)
+    assert token not in raw_database()
+    assert token not in caplog.text
+    assert token not in read(amina.get(order_page(order)))
+    for page in ("giftcards_delivery/cardlink/", f"giftcards/order/{order.pk}/history/"):
+        assert token not in read(amina.get(f"/admin/{page}"))
+    assert [entry.get_change_message() for entry in LogEntry.objects.all()] == [
+        "Withdrew the earlier links. Made a link to the cards, to hand over."
+    ]
+
+
+def test_earlier_links_are_dead_at_once_unless_they_may_go_on(amina: Client, order: Order) -> None:
+    first, token = link(order)
+    shown(make(amina, order, withdraws=""))
+    assert find(token)
+    shown(make(amina, order))
+    assert find(token) is None
+    assert CardLink.objects.get(pk=first.pk).revoked_by == "amina"
+    assert CardLink.objects.filter(revoked_at=None).count() == 1
+
+
+def test_a_locked_link_is_replaced(amina: Client, order: Order) -> None:
+    link(order, wrong_pins=5)
+    found = find(token_of(shown(make(amina, order))))
+    assert found
+    assert not found.is_locked
+
+
+def test_the_second_press_of_the_button_shows_a_link_that_works_as_well(
+    amina: Client, order: Order
+) -> None:
+    link(order)
+    form = ask(amina, order)
+    both = [shown(amina.post(to("new_link", order.pk), form)) for _press in range(2)]
+    assert all(find(token_of(address)) for address in both)
+
+
+@pytest.mark.parametrize("reason", ["", "  ", "x" * 201, "a\nb", "\u202eabc"])
+def test_without_a_usable_reason_no_link_is_made(amina: Client, order: Order, reason: str) -> None:
+    _known, token = link(order)
+    assert errors(read(make(amina, order, reason=reason)))
+    assert CardLink.objects.count() == 1
+    assert find(token)
+
+
+def test_a_link_takes_the_same_proof_as_a_code(amina: Client, order: Order) -> None:
+    let_pass(amina, 601)
+    html = read(make(amina, order))
+    assert errors(html) == ["This field is required."]
+    assert 'name="password"' in html
+    assert not CardLink.objects.exists()
+    assert find(token_of(shown(make(amina, order, password=PASSWORD))))
+
+
+def test_a_look_at_the_question_makes_no_link(amina: Client, order: Order) -> None:
+    html = read(amina.get(to("new_link", order.pk)))
+    assert not CardLink.objects.exists()
+    assert not [secret for secret in (*CODES, *SERIALS) if secret in html]
+
+
+@pytest.mark.parametrize("missing", ["cards", "address"])
+def test_no_link_is_offered_where_it_would_lead_nowhere(
+    amina: Client, order: Order, missing: str, settings: Any
+) -> None:
+    if missing == "cards":
+        order.cards.all().delete()
+    else:
+        shop = settings.GIFTCARDS_DELIVERY
+        settings.GIFTCARDS_DELIVERY = {name: shop[name] for name in shop if name != "BASE_URL"}
+    answer = amina.post(to("new_link", order.pk), {"reason": REASON}, follow=True)
+    assert messages(read(answer)) == ["There are no cards to link to."]
+    assert not CardLink.objects.exists()
+    assert "New link to hand over" not in read(amina.get(order_page(order)))
+
+
+class TestWithdrawing:
+    def test_all_links_are_dead_at_once_and_waiting_messages_are_cancelled(
+        self, amina: Client, order: Order
+    ) -> None:
+        tokens = [link(order)[1] for _number in range(2)]
+        other_order = delivered("web-2")
+        _other, other = link(other_order)
+        for status in ("retrying", "sent"):
+            message(order, status=status)
+        answer = amina.post(to("withdraw", order.pk), follow=True)
+        assert plain(messages(read(answer))[0]) == (
+            "2 links were withdrawn: they show nothing any more. 1 waiting message with a link was"
+            " cancelled."
+        )
+        assert [find(token) for token in tokens] == [None, None]
+        assert find(other)
+        statuses = Delivery.objects.order_by("pk").values_list("status", flat=True)
+        assert list(statuses) == ["cancelled", "sent"]
+        assert set(CardLink.objects.filter(order=order).values_list("revoked_by")) == {("amina",)}
+
+    def test_the_second_press_of_the_button_finds_it_done(
+        self, amina: Client, order: Order
+    ) -> None:
+        link(order)
+        told = [
+            plain(messages(read(amina.post(to("withdraw", order.pk), follow=True)))[0])
+            for _press in range(2)
+        ]
+        assert told == [
+            "1 link was withdrawn: it shows nothing any more.",
+            "There is no link that works.",
+        ]
+        assert [entry.get_change_message() for entry in LogEntry.objects.all()] == [
+            "Withdrew the links to the cards."
+        ]
+
+    def test_what_a_customer_sees_in_their_account_is_not_withdrawn(
+        self, amina: Client, order: Order
+    ) -> None:
+        account, _token = link(order, origin="account")
+        amina.post(to("withdraw", order.pk))
+        account.refresh_from_db()
+        assert account.revoked_at is None
+
+    def test_only_a_post_withdraws(self, amina: Client, order: Order) -> None:
+        _known, token = link(order)
+        for verb in (amina.get, amina.head, amina.put):
+            assert verb(to("withdraw", order.pk)).status_code == 405
+        assert find(token)

@@ -1,0 +1,233 @@
+"""The lists of messages and links in the admin, and the page of one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.test import Client
+from django.utils import timezone
+
+from giftcards.admin import OrderAdmin
+from giftcards.delivery.models import CardLink, Delivery, LinkVisit
+from giftcards.models import Order
+from tests.delivery.staff import EMAIL, SUPPORT, delivered, link, message, person, to, visit
+from tests.pages import count_queries, element, plain, read, rows, text
+
+pytestmark = pytest.mark.django_db
+
+MESSAGES = "/admin/giftcards_delivery/delivery/"
+LINKS = "/admin/giftcards_delivery/cardlink/"
+INDEX = "/admin/giftcards_delivery/"
+
+
+@pytest.fixture
+def amina() -> Client:
+    return person(*SUPPORT)
+
+
+def listed(browser: Client, address: str, **chosen: str) -> list[list[str]]:
+    html = read(browser.get(address, chosen))
+    return rows(html, 'id="result_list"')[1:] if 'id="result_list"' in html else []
+
+
+def addresses(browser: Client, **chosen: str) -> list[str]:
+    return [row[4] for row in listed(browser, MESSAGES, **chosen)]
+
+
+def test_a_row_tells_what_became_of_a_message(amina: Client) -> None:
+    order = delivered()
+    later = timezone.now() + timedelta(minutes=5)
+    message(order, status="retrying", attempts=3, next_attempt_at=later, error="TimeoutError")
+    [row] = listed(amina, MESSAGES)
+    assert row[1:7] == [
+        "Cards delivered",
+        "Waiting for another try",
+        "web-1042",
+        EMAIL,
+        "en",
+        "3",
+    ]
+    assert row[8] == "TimeoutError"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "found"),
+    [
+        ({}, "edcba"),
+        ({"status__exact": "failed"}, "ea"),
+        ({"kind__exact": "delayed"}, "d"),
+        ({"status__exact": "failed", "kind__exact": "delivered"}, "ea"),
+        ({"status__exact": "failed", "kind__exact": "delayed"}, ""),
+        # The customer of "a" was told by "b", and that of "e" by nobody.
+        ({"customers": "untold"}, "e"),
+        ({"q": "web-1"}, "cba"),
+        ({"q": "E@example.com"}, "e"),
+        ({"q": "example.com"}, ""),
+        ({"q": "web-1", "status__exact": "failed"}, "a"),
+    ],
+    ids=str,
+)
+def test_filters_and_the_search_find_messages(
+    amina: Client, chosen: dict[str, str], found: str
+) -> None:
+    one, other = delivered("web-1"), delivered("web-2")
+    for order, letter, values in (
+        (one, "a", {"status": "failed"}),
+        (one, "b", {"status": "sent"}),
+        (one, "c", {"status": "queued"}),
+        (other, "d", {"status": "sent", "kind": "delayed"}),
+        (other, "e", {"status": "failed"}),
+    ):
+        message(order, address=f"{letter}@example.com", **values)
+    assert "".join(address[0] for address in addresses(amina, **chosen)) == found
+
+
+def test_the_channels_are_a_filter_where_there_is_more_than_one(
+    amina: Client, settings: Any
+) -> None:
+    order = delivered()
+    message(order)
+    message(order, channel="sms", address="+213550000000")
+    assert "channel__exact" not in read(amina.get(MESSAGES))
+    settings.GIFTCARDS_DELIVERY = {
+        **settings.GIFTCARDS_DELIVERY,
+        "CHANNELS": ["giftcards.delivery.channels.Mail", "tests.delivery.test_lists.Sms"],
+    }
+    assert "?channel__exact=sms" in read(amina.get(MESSAGES))
+    assert addresses(amina, channel__exact="sms") == ["+213550000000"]
+
+
+class Sms:
+    name = "sms"
+
+
+def test_the_index_of_the_app_says_how_many_customers_were_not_told(amina: Client) -> None:
+    assert "customers=untold" not in read(amina.get(INDEX))
+    message(delivered(), status="failed")
+    html = read(amina.get(INDEX))
+    assert "1 message to a customer was not sent." in plain(html)
+    assert f'href="{MESSAGES}?customers=untold"' in html
+
+
+def test_the_page_of_a_message_tells_all_of_it_and_changes_nothing(amina: Client) -> None:
+    sent = message(delivered(), requested_by="karim", reason="New address", unanswered=1)
+    html = read(amina.get(to("delivery_change", sent.pk)))
+    shown = plain(text(html))
+    for part in ("karim had it sent again: New address", EMAIL, "Of 1 attempt it is not known"):
+        assert part in shown
+    assert 'name="_save"' not in html
+    address = to("delivery_change", sent.pk)
+    assert amina.post(address, {"address": "x@example.com"}).status_code == 403
+    assert amina.post(to("delivery_delete", sent.pk)).status_code == 403
+
+
+class TestLinks:
+    def test_a_row_tells_its_order_and_its_state(self, amina: Client) -> None:
+        order = delivered()
+        link(order, wrong_pins=5, reveals=2)
+        [row] = listed(amina, LINKS)
+        assert row[1:] == [
+            "web-1042",
+            "Message",
+            "Locked, because the PIN was wrong too often. Send a new link.",
+            "2",
+        ]
+
+    def test_the_search_finds_the_links_of_an_order(self, amina: Client) -> None:
+        link(delivered("web-1"))
+        link(delivered("web-2"))
+        assert [row[1] for row in listed(amina, LINKS, q="web-2")] == ["web-2"]
+        assert listed(amina, LINKS, q="web") == []
+
+    def test_the_page_shows_the_visits_and_nothing_of_the_token(self, amina: Client) -> None:
+        one, token = link(delivered())
+        visit(one, "opened", agent="<b>Bot</b>")
+        visit(one, "revealed", user="lina", address=None)
+        html = read(amina.get(to("cardlink_change", one.pk)))
+        shown = rows(html, "giftcards-visits")
+        assert [row[1:] for row in shown[1:]] == [
+            ["Cards shown", "", "Firefox on a phone", "lina"],
+            ["Opened", "41.200.1.2", "<b>Bot</b>", ""],
+        ]
+        assert token not in html
+        assert one.token_hash not in html
+
+    def test_of_very_many_visits_the_page_shows_the_latest(self, amina: Client) -> None:
+        one, _token = link(delivered())
+        visits = [LinkVisit(link=one, what="opened", agent=f"bot-{n}") for n in range(201)]
+        LinkVisit.objects.bulk_create(visits)
+        html = read(amina.get(to("cardlink_change", one.pk)))
+        assert len(rows(html, "giftcards-visits")) == 201
+        assert "These are the latest." in html
+        assert "bot-0<" not in html
+
+    def test_visits_take_their_own_permission(self) -> None:
+        one, _token = link(delivered())
+        visit(one, "opened")
+        browser = person("view_cardlink")
+        assert "41.200.1.2" not in read(browser.get(to("cardlink_change", one.pk)))
+
+
+class OneShopsOrders(OrderAdmin):
+    """Shows the orders of one shop only."""
+
+    def get_queryset(self, request: Any) -> Any:
+        return super().get_queryset(request).filter(group="mine")
+
+
+@pytest.fixture
+def _one_shops_orders() -> Any:
+    page = admin.site._registry[Order]
+    admin.site._registry[Order] = OneShopsOrders(Order, admin.site)
+    yield
+    admin.site._registry[Order] = page
+
+
+@pytest.mark.usefixtures("_one_shops_orders")
+def test_of_orders_that_the_person_may_not_see_nothing_is_told(amina: Client) -> None:
+    hidden, mine = delivered("web-1"), delivered("web-2", group="mine")
+    secret = "hidden@example.com"
+    away = message(hidden, address=secret, status="retrying", reason="Secret", requested_by="x")
+    one, _token = link(hidden, reason="Secret")
+    visit(one, "opened")
+    message(mine)
+    pages = [MESSAGES, LINKS, to("delivery_change", away.pk), to("cardlink_change", one.pk)]
+    for address in pages:
+        html = read(amina.get(address))
+        assert "web-1" not in html
+        assert secret not in html
+        assert "Secret" not in html
+        assert "41.200.1.2" not in html
+    assert len(listed(amina, MESSAGES)) == 2
+    assert listed(amina, MESSAGES, q=secret) == []
+    assert listed(amina, MESSAGES, q="web-1") == []
+    assert listed(amina, LINKS, q="web-1") == []
+    for name, key in (("dispute", hidden.pk), ("new_link", hidden.pk), ("cancel", away.pk)):
+        assert amina.post(to(name, key)).status_code == 403
+    assert Delivery.objects.get(pk=away.pk).status == "retrying"
+
+
+def test_each_list_takes_its_own_permission() -> None:
+    messages, links = person("view_delivery"), person("view_cardlink", name="karim")
+    assert [messages.get(address).status_code for address in (MESSAGES, LINKS)] == [200, 403]
+    assert [links.get(address).status_code for address in (MESSAGES, LINKS)] == [403, 200]
+
+
+@pytest.mark.parametrize(("address", "model"), [(MESSAGES, Delivery), (LINKS, CardLink)])
+def test_a_list_takes_as_many_queries_with_many_rows_as_with_one(
+    amina: Client, address: str, model: Any
+) -> None:
+    order = delivered()
+    make = message if model is Delivery else link
+    make(order)
+    few = count_queries(amina, address)
+    for number in range(10):
+        other = Order.objects.get(pk=order.pk)
+        other.pk, other.reference, other.provider_order_id = None, f"web-{number}", f"id-{number}"
+        other.save(force_insert=True)
+        make(other)
+    assert count_queries(amina, address) == few
+    assert 'id="result_list"' in element(read(amina.get(address)), "result_list", "table")

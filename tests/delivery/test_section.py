@@ -1,0 +1,241 @@
+"""What the page of an order says of its messages and links."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from giftcards.delivery.models import CardLink, Installation
+from giftcards.models import Order
+from giftcards.statuses import Status
+from tests.builders import make_guide_order
+from tests.delivery.staff import (
+    EMAIL,
+    SUPPORT,
+    delivered,
+    link,
+    message,
+    person,
+    to,
+    visit,
+)
+from tests.pages import count_queries, element, order_page, plain, read, text
+
+pytestmark = pytest.mark.django_db
+
+START = 'aria-labelledby="giftcards-messages"'
+
+
+def section(order: Order, *permissions: str) -> str:
+    """The section as HTML; "" if there is none."""
+    html = read(person(*permissions).get(order_page(order)))
+    return element(html, START, "section") if START in html else ""
+
+
+def said(order: Order, *permissions: str) -> str:
+    return plain(text(section(order, *(permissions or SUPPORT))))
+
+
+def buttons(html: str) -> list[str]:
+    return [text(item) for item in re.findall(r"<(?:a|button)[^>]*>.*?</(?:a|button)>", html)]
+
+
+def test_a_message_that_was_sent_says_to_whom_and_how_its_link_was_used() -> None:
+    order = delivered()
+    sent = message(order, status="sent", sent_at=timezone.now() - timedelta(minutes=3))
+    one, _token = link(order, delivery=sent)
+    visit(one, "opened", "opened", "revealed")
+    shown = said(order)
+    assert f"Sent to {EMAIL}, 3 minutes ago." in shown
+    assert "Opened 2 times; cards shown 1 time, last at" in shown
+
+
+def test_a_link_that_was_only_opened_says_that_no_card_was_shown() -> None:
+    order = delivered()
+    one, _token = link(order)
+    visit(one, "opened")
+    assert "Opened 1 time; cards not shown yet, last at" in said(order)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"status": "queued"}, f"It waits to be sent to {EMAIL}."),
+        ({"status": "sending"}, f"It is being sent to {EMAIL}."),
+        (
+            {
+                "status": "retrying",
+                "attempts": 3,
+                "created_at": timezone.now() - timedelta(hours=1, minutes=5),
+                "next_attempt_at": timezone.now() + timedelta(minutes=5),
+                "error": "ConnectionRefusedError in smtplib.py:300",
+            },
+            f"It could not be sent to {EMAIL} yet; it was first tried 1 hour ago. The next try",
+        ),
+        ({"status": "failed", "error": "AddressRefused"}, f"It was not sent to {EMAIL}, and is"),
+        ({"status": "cancelled"}, f"It was not sent to {EMAIL}: it is not needed any more."),
+        ({"status": "sent", "unanswered": 1}, "Of 1 attempt it is not known whether"),
+        ({"requested_by": "karim", "reason": "New address"}, "karim had it sent again: New addr"),
+    ],
+    ids=["waits", "under way", "tried again", "failed", "cancelled", "in doubt", "asked for"],
+)
+def test_each_status_is_told_in_plain_words(values: dict[str, Any], words: str) -> None:
+    order = delivered()
+    message(order, **values)
+    shown = said(order)
+    assert words in shown
+    assert values.get("error", "") in shown
+
+
+def test_a_failure_warns_until_a_later_message_makes_up_for_it() -> None:
+    order = delivered()
+    message(order, status="failed")
+    browser = person(*SUPPORT)
+    assert 'class="giftcards-warning"' in element(
+        read(browser.get(order_page(order))), START, "section"
+    )
+    message(order, status="queued", address="other@example.com")
+    assert 'class="giftcards-warning"' not in element(
+        read(browser.get(order_page(order))), START, "section"
+    )
+
+
+def test_without_an_address_the_section_says_that_nobody_was_told() -> None:
+    assert "was not told, because the order has no address" in said(delivered(customer_email=""))
+
+
+def test_what_happened_before_the_installation_is_named_as_the_reason() -> None:
+    order = delivered()
+    Installation.objects.update_or_create(pk=1, defaults={"at": timezone.now()})
+    assert "before messages to customers were set up" in said(order)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "Valid until"),
+        ({"revoked_at": timezone.now(), "revoked_by": "karim"}, "by karim."),
+        ({"wrong_pins": 5}, "Locked, because the PIN was wrong too often. Send a new link."),
+        ({"expires_at": timezone.now() - timedelta(days=1)}, "Expired at"),
+        ({"reveals": 3}, "Used up"),
+        ({"origin": "account", "expires_at": None}, "Valid for who is logged in."),
+        ({"origin": "staff", "created_by": "karim"}, "Made by karim, to be handed over"),
+    ],
+    ids=["valid", "withdrawn", "locked", "expired", "used up", "account", "handed over"],
+)
+def test_each_state_of_a_link_is_told(values: dict[str, Any], words: str, settings: Any) -> None:
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "LINK_REVEALS": 3}
+    order = delivered()
+    link(order, **values)
+    assert words in said(order)
+
+
+class TestWhoMay:
+    def test_nothing_is_shown_without_a_permission(self) -> None:
+        order = delivered()
+        message(order, status="sent")
+        link(order)
+        assert section(order) == ""
+
+    def test_who_may_only_look_gets_no_button_that_decides(self) -> None:
+        order = delivered()
+        message(order)
+        link(order)
+        html = section(order, "view_delivery", "view_cardlink")
+        assert "formaction" not in html
+        assert [
+            name for name in buttons(html) if "cards" not in name and "Message" not in name
+        ] == ["Proof of delivery"]
+
+    def test_messages_and_links_are_shown_by_their_own_permissions(self) -> None:
+        order = delivered()
+        message(order, status="sent")
+        link(order, wrong_pins=5)
+        assert "Locked" not in section(order, "view_delivery")
+        html = read(person("view_cardlink", name="karim").get(order_page(order)))
+        shown = text(element(html, START, "section"))
+        assert "Locked" in shown
+        assert "Sent to" not in shown
+
+    def test_buttons_follow_what_can_be_done(self) -> None:
+        order = delivered()
+        later = timezone.now() + timedelta(minutes=5)
+        message(order, status="retrying", next_attempt_at=later)
+        link(order)
+        html = section(order, *SUPPORT)
+        found = buttons(html)
+        assert found[:2] == ["Try now", "Do not send it"]
+        assert found[-4:] == [
+            "Send a message again",
+            "New link to hand over",
+            "Withdraw all links",
+            "Proof of delivery",
+        ]
+
+
+def test_an_open_order_about_which_there_is_nothing_to_say_has_no_section() -> None:
+    assert section(make_guide_order(Status.HANDLING, customer_email=EMAIL), *SUPPORT) == ""
+
+
+def test_switched_off_the_section_shows_what_there_was_and_otherwise_nothing(settings: Any) -> None:
+    settings.GIFTCARDS_DELIVERY = {"MODE": "off", "BASE_URL": "https://shop.example"}
+    order = delivered()
+    browser = person(*SUPPORT)
+    assert START not in read(browser.get(order_page(order)))
+    message(order, status="sent")
+    html = read(browser.get(order_page(order)))
+    assert "Send a message again" not in html
+    assert START in html
+
+
+def test_the_page_takes_as_many_queries_with_many_messages_as_with_one() -> None:
+    order, browser = delivered(), person(*SUPPORT)
+    sent = message(order, status="sent")
+    one, _token = link(order, delivery=sent)
+    visit(one, "opened")
+    few = count_queries(browser, order_page(order))
+    for number in range(25):
+        sent = message(order, status="sent", address=f"{number}@example.com")
+        one, _token = link(order, delivery=sent)
+        visit(one, "opened", "revealed")
+    assert count_queries(browser, order_page(order)) == few
+    html = read(browser.get(order_page(order)))
+    assert "All messages about the order" in html
+    assert "All links of the order" in html
+
+
+def test_foreign_text_is_shown_as_text() -> None:
+    hostile = "<script>alert(1)</script>\"'>"
+    order = delivered()
+    message(
+        order, status="failed", address=hostile, error=hostile, requested_by=hostile, reason=hostile
+    )
+    link(order, created_by=hostile, origin=CardLink.Origin.STAFF)
+    html = section(order, *SUPPORT)
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") == 5
+
+
+def test_a_site_of_the_admin_without_our_pages_shows_no_button(settings: Any) -> None:
+    order = delivered()
+    message(order)
+    link(order)
+    settings.ROOT_URLCONF = "tests.delivery.other_admin"
+    html = read(person(*SUPPORT).get(f"/other/giftcards/order/{order.pk}/change/"))
+    shown = element(html, START, "section")
+    assert "formaction" not in shown
+    assert "It waits to be sent" in shown
+
+
+def test_the_addresses_of_the_buttons_are_those_of_the_order() -> None:
+    order = delivered()
+    sent = message(order)
+    link(order)
+    html = section(order, *SUPPORT)
+    for name in ("send_again", "new_link", "withdraw", "dispute"):
+        assert f'"{to(name, order.pk)}"' in html
+    assert f'formaction="{to("cancel", sent.pk)}"' in html
