@@ -8,12 +8,14 @@ from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.utils.html import format_html_join
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.display import bdi, exact_moment
-from giftcards.admin.filters import ChoicesFilter, OrderChangeList
+from giftcards.admin.display import bdi, count_text, exact_moment, filled, moment
+from giftcards.admin.filters import ChoicesFilter, OrderChangeList, shown_filters
+from giftcards.admin.listing import has_stock_lists
 from giftcards.delivery.admin.dispute import DisputePages
 from giftcards.delivery.admin.handing_over import HandingOverPages
 from giftcards.delivery.admin.pages import may_resend
@@ -77,9 +79,7 @@ class DeliveryAdmin(ResendingPages, HandingOverPages, DisputePages):
         "its_status",
         "its_order",
         "to",
-        "its_language",
         "tries",
-        "next_try",
         "last_error",
     )
     list_display_links = ("when",)
@@ -97,10 +97,8 @@ class DeliveryAdmin(ResendingPages, HandingOverPages, DisputePages):
         "its_order",
         "its_channel",
         "to",
-        "its_language",
         "when",
         "tries",
-        "next_try",
         "was_sent",
         "last_error",
         "asked_for",
@@ -124,6 +122,15 @@ class DeliveryAdmin(ResendingPages, HandingOverPages, DisputePages):
         messages = list(found.order_by("-pk")[:_MOST_FOUND])
         orders = self.visible_orders(request, {message.order for message in messages})
         return rows.filter(pk__in=[each.pk for each in messages if each.order_id in orders])
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        response = super().changelist_view(request, extra_context)
+        shown = getattr(response, "context_data", None)
+        if shown and "cl" in shown and has_stock_lists():
+            shown["shown_filters"] = list(shown_filters(shown["cl"]))
+        return response
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **named: Any
@@ -153,17 +160,14 @@ class DeliveryAdmin(ResendingPages, HandingOverPages, DisputePages):
     def its_channel(self, message: Delivery) -> SafeString:
         return bdi(message.channel)
 
-    @admin.display(description=_("language"))
-    def its_language(self, message: Delivery) -> SafeString:
-        return bdi(message.language)
-
     @admin.display(description=_("attempts"))
-    def tries(self, message: Delivery) -> int:
-        return message.attempts
-
-    @admin.display(description=_("next attempt"))
-    def next_try(self, message: Delivery) -> str:
-        return exact_moment(message.next_attempt_at) if message.next_attempt_at else ""
+    def tries(self, message: Delivery) -> SafeString | str:
+        text = ngettext("%(count)s attempt", "%(count)s attempts", message.attempts)
+        made = text % {"count": count_text(message.attempts)}
+        if message.status != DeliveryStatus.RETRYING or not message.next_attempt_at:
+            return made
+        following = filled(gettext("the next at %(at)s"), at=moment(message.next_attempt_at))
+        return format_html('{} <span class="giftcards-second">{}</span>', made, following)
 
     @admin.display(description=_("sent"))
     def was_sent(self, message: Delivery) -> str:
@@ -177,7 +181,10 @@ class DeliveryAdmin(ResendingPages, HandingOverPages, DisputePages):
 
     @admin.display(description=_("address"))
     def to(self, message: Delivery) -> str:
-        return bdi(message.address) if self.names_order(message) else "-"
+        if not self.names_order(message):
+            return "-"
+        second = '{} <span class="giftcards-second">{}</span>'
+        return format_html(second, bdi(message.address), bdi(message.language))
 
     @admin.display(description=_("what became of it"))
     def became(self, message: Delivery) -> SafeString | str:

@@ -66,6 +66,7 @@ class DisputePages(OrderPages):
         messages, has_more_messages = newest(deliveries_of(order), _MOST)
         context: dict[str, Any] = {
             "made_at": zoned_moment(timezone.now()),
+            "zone": timezone.get_current_timezone_name(),
             "made_by": request.user.get_username(),
             "bought": _bought(order),
             "at_provider": _at_provider(order),
