@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from html import unescape
 from typing import Any
@@ -14,6 +15,7 @@ from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.models import Order
 from tests.admin.test_reveal import let_pass
+from tests.admin.test_secrets import Mailbox
 from tests.delivery.staff import (
     CODES,
     PASSWORD,
@@ -25,6 +27,7 @@ from tests.delivery.staff import (
     person,
     to,
 )
+from tests.fakes.storage import WITHOUT_SCRIPT
 from tests.pages import errors, messages, order_page, plain, read
 from tests.test_secrets import raw_database
 
@@ -209,3 +212,39 @@ class TestWithdrawing:
         for verb in (amina.get, amina.head, amina.put):
             assert verb(to("withdraw", order.pk)).status_code == 405
         assert find(token)
+
+
+def test_the_error_mail_about_a_link_that_cannot_be_shown_does_not_hold_it(
+    order: Order, settings: Any
+) -> None:
+    settings.STORAGES = {**settings.STORAGES, "staticfiles": {"BACKEND": WITHOUT_SCRIPT}}
+    browser = person(*SUPPORT, raise_request_exception=False)
+    mailbox = Mailbox()
+    logging.getLogger("django.request").addHandler(mailbox)
+    try:
+        form = {"reason": REASON, "withdraws": "on"}
+        html = read(browser.post(to("new_link", order.pk), form), 500)
+    finally:
+        logging.getLogger("django.request").removeHandler(mailbox)
+    [report] = mailbox.mails
+    assert "Missing staticfiles manifest entry" in report
+    assert CardLink.objects.count() == 1
+    for text in (report, html):
+        assert "shop.example/cards/" not in text
+
+
+def test_no_page_needs_an_inline_script_or_style(amina: Client, order: Order) -> None:
+    sent = message(order, status="retrying")
+    one, _token = link(order)
+    answers = [
+        make(amina, order),
+        *(amina.get(to(page, order.pk)) for page in ("new_link", "send_again", "dispute")),
+        amina.get(to("delivery_change", sent.pk)),
+        amina.get(to("cardlink_change", one.pk)),
+        amina.get("/admin/giftcards_delivery/delivery/?customers=untold"),
+        amina.get("/admin/giftcards_delivery/"),
+    ]
+    for answer in answers:
+        html = read(answer)
+        assert re.findall(r"<script(?![^>]*\bsrc=)[^>]*>", html) == []
+        assert re.findall(r"<style|\sstyle=|\son\w+=|javascript:", html) == []

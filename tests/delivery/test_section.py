@@ -161,6 +161,12 @@ class TestWhoMay:
         assert "Locked" in shown
         assert "Sent to" not in shown
 
+    def test_in_the_mode_with_codes_no_link_is_sent(self, settings: Any) -> None:
+        order = delivered()
+        link(order)
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": "codes"}
+        assert "Send a new link" not in section(order, *SUPPORT)
+
     def test_buttons_follow_what_can_be_done(self) -> None:
         order = delivered()
         later = timezone.now() + timedelta(minutes=5)
@@ -169,8 +175,9 @@ class TestWhoMay:
         html = section(order, *SUPPORT)
         found = buttons(html)
         assert found[:2] == ["Try now", "Do not send it"]
-        assert found[-4:] == [
+        assert found[-5:] == [
             "Send a message again",
+            "Send a new link",
             "New link to hand over",
             "Withdraw all links",
             "Proof of delivery",

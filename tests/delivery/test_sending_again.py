@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -64,6 +65,14 @@ def test_the_form_offers_what_fits_and_the_customers_own_address_and_language(
     assert '<option value="ar" selected>' in html
     assert '<input type="radio" name="links" value="elsewhere"' in html
     assert not Delivery.objects.exists()
+
+
+def test_the_button_for_a_new_link_chooses_that_the_earlier_ones_end(amina: Client) -> None:
+    order = delivered()
+    link(order, wrong_pins=5)
+    [address] = re.findall(r'href="([^"]+\?withdrawing)"', read(amina.get(order_page(order))))
+    chosen = re.findall(r'name="links" value="(\w+)"[^>]* checked', read(amina.get(address)))
+    assert chosen == ["all"]
 
 
 def test_a_message_is_queued_with_who_asked_and_why(

@@ -28,6 +28,8 @@ from giftcards.delivery.queueing import kinds_that_fit, send_again, wake
 from giftcards.models import Order
 from giftcards.models.fields import plain_line
 
+#: In the address of the page: the earlier links end unless the person chooses otherwise.
+WITHDRAWING = "withdrawing"
 _FIELDS = ("kind", "channel", "address", "language", "reason")
 
 
@@ -145,7 +147,7 @@ class ResendingPages(OrderPages):
             text = gettext("There is nothing to tell the customer of this order now.")
             return self.conclude(request, order, text, messages.WARNING)
         data = request.POST if request.method == "POST" else None
-        form = SendAgainForm(order, kinds, withdraws="withdraw" in request.GET, data=data)
+        form = SendAgainForm(order, kinds, withdraws=WITHDRAWING in request.GET, data=data)
         if form.is_valid():
             return self._send_again(request, order, form.cleaned_data)
         return self.render_page(
