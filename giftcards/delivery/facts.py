@@ -145,7 +145,8 @@ def supported_language(language: str | None) -> str:
 
 
 def _paid_for(order: Order) -> QuerySet[Card]:
-    return order.cards.filter(position__lte=order.fulfilled_quantity)
+    paid_for = Card.objects.filter(order=order, position__lte=order.fulfilled_quantity)
+    return paid_for.readable()
 
 
 def _paid_back(refund: CustomerRefund) -> PaidBack:

@@ -19,6 +19,7 @@ from giftcards.admin.listing import has_stock_lists
 from giftcards.delivery.admin.dispute import DisputePages
 from giftcards.delivery.admin.handing_over import HandingOverPages
 from giftcards.delivery.admin.pages import may_resend
+from giftcards.delivery.admin.previews import PreviewPages
 from giftcards.delivery.admin.resending import ResendingPages
 from giftcards.delivery.admin.words import doubts, status_badge, what_became, who_asked
 from giftcards.delivery.conf import conf
@@ -70,7 +71,7 @@ class UntoldFilter(admin.SimpleListFilter):
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(ResendingPages, HandingOverPages, DisputePages):
+class DeliveryAdmin(PreviewPages, ResendingPages, HandingOverPages, DisputePages):
     """The messages to customers, the latest first."""
 
     list_display = (

@@ -25,7 +25,7 @@ class OrderPages(OrderRows):
     """Helpers of the pages about an order; they stand in the frame of the orders' pages."""
 
     class Media:
-        css = {"all": ("giftcards_delivery/deliveries.css",)}
+        css = {"all": ("giftcards_delivery/admin.css",)}
 
     def order_for(self, request: HttpRequest, order_id: int, *, allowed: bool) -> Order:
         """The order of a page, for a person who may see it and is ``allowed`` to use the page."""

@@ -39,9 +39,10 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
 
     def with_cards(self) -> Self:
         """Links of orders that are final and have cards for the customer."""
-        cards = Card.objects.filter(
+        paid_for = Card.objects.filter(
             order=OuterRef("order"), position__lte=OuterRef("order__fulfilled_quantity")
         )
+        cards = paid_for.readable()
         return self.filter(Exists(cards), order__status__in=sorted(FINAL))
 
     def of_account(self, order: Order) -> CardLink:
