@@ -1,0 +1,148 @@
+"""The chapters of a shop's life; each returns what it leaves. See ``__main__.py``."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.contrib.admin import site
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.db import connection
+from django.test import Client
+from django.test.utils import override_settings
+from django.urls import reverse
+from django.utils import timezone
+
+from giftcards import tasks
+from giftcards.engine import outbox
+from giftcards.fulfilment import place_order
+from giftcards.models import Order, StatusChange
+from giftcards.settlement import record_refund
+from giftcards.signals import order_status_changed
+from giftcards.statuses import Status
+from tests.builders import PRODUCT, make_guide_order, with_final_money
+
+CUSTOMER = {"customer_email": "lina@example.com", "customer_language": "ar"}
+LONG_AGO = timedelta(days=900)
+
+
+def years_without() -> dict[str, Any]:
+    """The core alone: orders that were announced, that wait for it, and that were given up."""
+    call_command("migrate", verbosity=0)
+    order_status_changed.connect(refuse, dispatch_uid="refuse")
+    for reference in ("waiting", "given-up"):
+        changed(reference, Status.FULFILLED)
+    outbox.announce()
+    order_status_changed.disconnect(dispatch_uid="refuse")
+    StatusChange.objects.filter(order__reference="given-up").update(announce_at=None)
+    past = StatusChange.objects.filter(order__reference__in=["waiting", "given-up"])
+    changed("late", Status.DELAYED)
+    work("told")
+    # Moments before the app comes.
+    record_refund(Order.objects.get(reference="told"), amount=100, reference="old")
+    StatusChange.objects.update(at=timezone.now() - LONG_AGO)
+    return {
+        **remains(),
+        "waiting": past.exclude(announce_at=None).count(),
+        "given_up": past.filter(announce_at=None, announced_at=None).count(),
+        "pages": statuses_of_pages(),
+    }
+
+
+def install() -> dict[str, Any]:
+    """The app comes; then the past is announced, an old order settles, and a new one is placed."""
+    call_command("migrate", verbosity=0)
+    # Also what was given up: a shop may mend its receiver, and have it called again.
+    StatusChange.objects.filter(announced_at=None).update(announce_at=timezone.now())
+    tasks.tick()
+    told_of_the_past = deliveries()
+    settle("late")
+    work("new")
+    record_refund(Order.objects.get(reference="told"), amount=50, reference="recent")
+    return {
+        **remains(),
+        "told_of_the_past": told_of_the_past,
+        "deliveries": deliveries(),
+        "unannounced": StatusChange.objects.filter(announced_at=None).count(),
+    }
+
+
+def take_out() -> dict[str, Any]:
+    """The app is gone and its rows are there: the core goes back, forth, and on."""
+    call_command("migrate", "giftcards", "0004", verbosity=0)
+    call_command("migrate", verbosity=0)
+    work("later")
+    return {**remains(), "pages": statuses_of_pages()}
+
+
+def undo() -> dict[str, Any]:
+    """The app's tables are removed, which needs the app."""
+    call_command("migrate", "giftcards_delivery", "zero", verbosity=0)
+    return remains()
+
+
+def refuse(**named: object) -> None:
+    raise RuntimeError
+
+
+def changed(reference: str, status: Status) -> None:
+    order = make_guide_order(status, reference=reference, sale_price=550, **CUSTOMER)
+    StatusChange.objects.create(
+        order=order, from_status=Status.HANDLING, to_status=status, source="check"
+    )
+
+
+def settle(reference: str) -> None:
+    order = Order.objects.get(reference=reference)
+    order.status, order.settled_at, order.due_at = Status.REFUNDED, timezone.now(), None
+    with_final_money(order).save()
+    StatusChange.objects.create(
+        order=order, from_status=Status.DELAYED, to_status=order.status, source="check"
+    )
+
+
+def work(reference: str) -> None:
+    """Place an order, and follow it to its end, as the shop and its worker do."""
+    line = {"product_id": PRODUCT, "type_id": "TEST_PARTIAL", "quantity": 4}
+    place_order(**line, reference=reference, sale_price=550, **CUSTOMER)
+    tasks.sweep()
+    assert Order.objects.get(reference=reference).status == Status.PARTIALLY_FILLED
+
+
+def deliveries() -> list[tuple[str, str]]:
+    from giftcards.delivery.models import Delivery
+
+    rows = Delivery.objects.order_by("pk").values_list("order__reference", "kind")
+    return list(rows)
+
+
+def statuses_of_pages() -> dict[str | None, int]:
+    """The pages of the admin that belong to the core, as a superuser gets them."""
+    user, _ = get_user_model().objects.get_or_create(
+        username="amina", defaults={"is_staff": True, "is_superuser": True}
+    )
+    client = Client()
+    client.force_login(user)
+    ours = [model._meta for model in site._registry if model._meta.app_label == "giftcards"]
+    pages = {
+        meta.model_name: reverse(f"admin:giftcards_{meta.model_name}_changelist") for meta in ours
+    }
+    pages["index"] = reverse("admin:index")
+    pages["one order"] = reverse(
+        "admin:giftcards_order_change", args=[Order.objects.latest("pk").pk]
+    )
+    with override_settings(ALLOWED_HOSTS=["testserver"]):
+        return {name: client.get(url, follow=True).status_code for name, url in pages.items()}
+
+
+def remains() -> dict[str, Any]:
+    tables = connection.introspection.table_names()
+    return {
+        "modules": sorted(name for name in sys.modules if name.startswith("giftcards.delivery")),
+        "tables": sorted(name for name in tables if name.startswith("giftcards_delivery")),
+        "settings": sorted(name for name in dir(settings) if "DELIVERY" in name),
+        "orders": Order.objects.count(),
+    }

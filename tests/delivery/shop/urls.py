@@ -1,0 +1,11 @@
+"""The shop's pages; those of the app are there while it is installed."""
+
+from __future__ import annotations
+
+from django.apps import apps
+from django.contrib import admin
+from django.urls import include, path
+
+urlpatterns = [path("admin/", admin.site.urls)]
+if apps.is_installed("giftcards.delivery"):
+    urlpatterns.append(path("cards/", include("giftcards.delivery.urls")))
