@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import dj_database_url
+import django
 import pymysql
 from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
@@ -166,9 +167,16 @@ GIFTCARDS = {
     "REQUESTS_PER_MINUTE": int(os.environ.get("GIFTCARDS_REQUESTS_PER_MINUTE", "60")),
 }
 
-# The customers' mails are files in a folder; in your project, a mail server sends them.
-EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
-EMAIL_FILE_PATH = LOCAL_DIR / "mails"
+# The customers' mails are files in a folder, because nobody reads those to amina@example.com. They
+# hold links to cards, so nobody else may read them either. In your project, a mail server sends them.
+MAIL_DIR = LOCAL_DIR / "mails"
+with contextlib.suppress(OSError):  # which Django reports when it writes a mail
+    MAIL_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+_MAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+if django.VERSION < (6, 1):
+    EMAIL_BACKEND, EMAIL_FILE_PATH = _MAIL_BACKEND, MAIL_DIR
+else:
+    MAILERS = {"default": {"BACKEND": _MAIL_BACKEND, "OPTIONS": {"file_path": MAIL_DIR}}}
 GIFTCARDS_DELIVERY = {
     "BASE_URL": os.environ.get("EXAMPLE_SHOP_URL", "http://127.0.0.1:8000"),
     "FROM_EMAIL": "Example Shop <shop@example.com>",
