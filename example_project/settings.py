@@ -167,8 +167,8 @@ GIFTCARDS = {
     "REQUESTS_PER_MINUTE": int(os.environ.get("GIFTCARDS_REQUESTS_PER_MINUTE", "60")),
 }
 
-# The customers' mails are files in a folder, because nobody reads those to amina@example.com. They
-# hold links to cards, so nobody else may read them either. In your project, a mail server sends them.
+# The mails to customers are files in a folder, which only its owner may enter: they lead to cards.
+# In your project, a mail server sends them.
 MAIL_DIR = LOCAL_DIR / "mails"
 with contextlib.suppress(OSError):  # which Django reports when it writes a mail
     MAIL_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)

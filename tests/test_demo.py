@@ -117,6 +117,7 @@ def test_the_demo_with_once_ends_when_the_orders_have_settled(
     demo = start("--once")
     assert demo.process.wait(timeout=120) == 0, demo.output
     breakdowns = re.sub(r"demo-\d{4}-\d{6}-", "", demo.output.partition("Refund breakdown")[2])
+    breakdowns, _, mails = breakdowns.partition("The mails to the customers")
     assert [line.split() for line in breakdowns.splitlines()] == [
         [",", "in", "DZD:"],
         ["ordered", "=", "charged", "+", "refunded", "cards", "refunded"],
@@ -131,10 +132,16 @@ def test_the_demo_with_once_ends_when_the_orders_have_settled(
     assert max(map(len, table.splitlines())) < 80
     assert demo.processes() == {}
     # What it has made is its owner's alone, and the shop's database was never opened.
-    files = tmp_path / "files"
-    assert {path.name for path in files.iterdir()} >= {"demo.sqlite3", "encryption-keys", "lock"}
-    assert {path.stat().st_mode & 0o777 for path in files.iterdir()} == {0o600}
-    assert files.stat().st_mode & 0o777 == 0o700
+    folder = tmp_path / "files"
+    files = [path for path in folder.iterdir() if path.name != "mails"]
+    assert {path.name for path in files} >= {"demo.sqlite3", "encryption-keys", "lock"}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (folder, folder / "mails")} == {0o700}
+    # Each customer has a mail, and those who got cards have a link to them.
+    assert len([*(folder / "mails").iterdir()]) == 4
+    link = r"http://127.0.0.1:\d+/cards/[\w-]{32}/"
+    linked = re.findall(rf"^  (\w+)@example\.com:\n    {link}$", mails, re.MULTILINE)
+    assert sorted(linked) == ["amina", "sara", "yacine"]
     assert not (tmp_path / "of-the-shop.sqlite3").exists()
 
 

@@ -63,10 +63,11 @@ def test_the_example_makes_up_secrets_for_the_simulator_once(
 
 def test_files_of_the_example_are_readable_by_their_owner_only(load: Load, tmp_path: Path) -> None:
     load()
-    files = [tmp_path / "shop.sqlite3", *(tmp_path / "files").iterdir()]
+    folder = tmp_path / "files"
+    files = [tmp_path / "shop.sqlite3", *(path for path in folder.iterdir() if path.is_file())]
     assert len(files) == 4
     assert {permissions(path) for path in files} == {0o600}
-    assert permissions(tmp_path / "files") == 0o700
+    assert {permissions(path) for path in (folder, folder / "mails")} == {0o700}
 
 
 def test_an_existing_database_of_the_example_is_left_as_it_is(load: Load, tmp_path: Path) -> None:
@@ -99,6 +100,26 @@ def test_the_example_uses_the_secrets_that_are_given_for_a_provider(load: Load) 
     settings = load(**SECRETS)
     assert settings["GIFTCARDS"]["BASE_URL"] == "https://api.oneclickdz.com"
     assert settings["GIFTCARDS"]["ENCRYPTION_KEYS"] == ["one", "two"]
+
+
+def test_only_the_owner_reads_the_mails_of_the_example_whoever_makes_its_secrets(
+    load: Load,
+) -> None:
+    settings = load(**SECRETS)
+    assert permissions(settings["MAIL_DIR"]) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("version", "name"), [((5, 2, 19), "EMAIL_BACKEND"), ((6, 1, 3), "MAILERS")]
+)
+def test_the_example_has_the_mail_settings_of_the_django_that_reads_it(
+    version: tuple[int, ...], name: str, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer Django refuses both at once."""
+    monkeypatch.setattr("django.VERSION", version)
+    settings = load()
+    assert [key for key in ("EMAIL_BACKEND", "MAILERS") if key in settings] == [name]
+    assert "filebased" in str(settings[name])
 
 
 @pytest.mark.parametrize(("value", "debug"), [(None, False), ("0", False), ("1", True)])

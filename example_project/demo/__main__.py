@@ -36,6 +36,8 @@ SITE_PORT = 8000
 SIMULATOR_PORT = 8378
 # With --once: the time limit for the orders to settle, from the start (seconds).
 PATIENCE = 110
+# For the mails, from then on.
+MAIL_PATIENCE = 30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,6 +75,8 @@ def _configure(folder: Path, *, has_simulator: bool) -> None:
         # The simulator forgets its orders when it stops, so the database must not remember them.
         for path in folder.glob(f"{database.name}*"):
             path.unlink()
+        for path in folder.glob("mails/*"):
+            path.unlink()
     # Whatever database the environment names is the user's, not the demo's.
     os.environ["DATABASE_URL"] = f"sqlite:///{quote(str(database))}"
     try:
@@ -94,6 +98,7 @@ def _demo(folder: Path, *, is_once: bool, give_up_at: float | None) -> int:
             simulator_port = _port("simulator", SIMULATOR_PORT)
             os.environ["GIFTCARDS_BASE_URL"] = f"http://{HOST}:{simulator_port}"
         site_port = _port("site", SITE_PORT)
+        os.environ["EXAMPLE_SHOP_URL"] = f"http://{HOST}:{site_port}"
         _configure(folder, has_simulator=has_simulator)
         if has_simulator:
             delays = ("--min-delay", "3", "--max-delay", "10")
@@ -151,7 +156,8 @@ def _run(
     print(
         f"\n  Site       http://{HOST}:{site_port}/  (user admin, password {password})"
         f"\n  Provider   {settings.GIFTCARDS['BASE_URL']}"
-        f"\n  Logs       {_short(processes.log('*'))}\n"
+        f"\n  Logs       {_short(processes.log('*'))}"
+        f"\n  Mails      {_short(settings.MAIL_DIR)}\n"
     )
 
     keys = shop.place()
@@ -165,9 +171,26 @@ def _run(
             )
         processes.wait(0.3)
         table.show(orders := shop.find(keys))
-    print("", *shop.breakdowns(orders), "", sep="\n")
+    print("", *shop.breakdowns(orders), "", sep="\n", flush=True)
+    _show_mails(processes, keys)
     if give_up_at is None:
         print("All have settled. The site and the worker go on: stop them with Ctrl-C.", flush=True)
+
+
+def _show_mails(processes: Processes, keys: Sequence[int]) -> None:
+    """Wait for the mails to the customers of the orders, and show the links to cards in them."""
+    from example_project.demo import shop
+
+    give_up_at = time.monotonic() + MAIL_PATIENCE
+    while not shop.are_told(keys):
+        if time.monotonic() > give_up_at:
+            raise DemoError(
+                f"Not every customer was told within {MAIL_PATIENCE} seconds;"
+                f" {_short(processes.log('worker'))} may say why."
+            )
+        processes.wait(0.3)
+    print("The mails to the customers lead to these pages with their cards:")
+    print(*shop.card_pages(settings.MAIL_DIR), "", sep="\n")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
+from email import message_from_bytes, policy
 from pathlib import Path
 
 from django.contrib.auth import get_user_model
@@ -19,20 +21,23 @@ from django_q.tasks import async_task
 
 from giftcards import catalogue
 from giftcards.conf import conf
+from giftcards.delivery.models import Delivery, DeliveryStatus
 from giftcards.engine.gateway import Gateway
 from giftcards.fulfilment import place_order
 from giftcards.management.selftest import PRODUCT, why_not
 from giftcards.models import Order
 from giftcards.refunds import refund_breakdown
 
-# The outcomes of the provider's sandbox: (name, type, quantity).
+# The outcomes of the provider's sandbox, each for a customer: (name, type, quantity, customer,
+# language).
 LINES = (
-    ("refund", "TEST_REFUND", 2),
-    ("partial", "TEST_PARTIAL", 4),
-    ("ordinary", "type_001", 2),
-    ("larger", "type_001", 25),
+    ("refund", "TEST_REFUND", 2, "Karim", "fr"),
+    ("partial", "TEST_PARTIAL", 4, "Amina", "ar"),
+    ("ordinary", "type_001", 2, "Sara", "en"),
+    ("larger", "type_001", 25, "Yacine", "fr"),
 )
 SALE_PRICE = Decimal(550)
+LINK = re.compile(r"https?://\S+/cards/[\w-]+/")
 # 79 columns, so that a terminal of 80 shows them.
 COLUMNS = "{:<25} {:<16} {:>9} {:>9} {:>9} {:>6}"
 HEADINGS = ("reference", "status", "delivered", "charged", "refunded", "age")
@@ -85,17 +90,34 @@ def place() -> list[int]:
             type_id=type_id,
             quantity=quantity,
             reference=f"demo-{now:%m%d-%H%M%S}-{name}",
-            customer_name="Amina",
-            customer_email="amina@example.com",
+            customer_name=customer,
+            customer_email=f"{customer.lower()}@example.com",
+            customer_language=language,
             # In the sandbox, the test types may have no price to compare it with.
             sale_price=None if type_id.startswith("TEST_") else SALE_PRICE,
         ).pk
-        for name, type_id, quantity in LINES
+        for name, type_id, quantity, customer, language in LINES
     ]
 
 
 def find(keys: Sequence[int]) -> list[Order]:
     return list(Order.objects.filter(pk__in=keys).order_by("pk"))
+
+
+def are_told(keys: Sequence[int]) -> bool:
+    """Whether the customer of each order has got a mail."""
+    told = Delivery.objects.filter(order__in=keys, status=DeliveryStatus.SENT)
+    return told.values("order").distinct().count() == len(keys)
+
+
+def card_pages(folder: Path) -> Iterator[str]:
+    """Yield the lines about the mails in ``folder`` that link to cards, two each."""
+    for path in sorted(folder.iterdir()):
+        mail = message_from_bytes(path.read_bytes(), policy=policy.default)
+        body = mail.get_body(("plain",))
+        if body and (link := LINK.search(body.get_content())):
+            yield f"  {mail['To']}:"
+            yield f"    {link[0]}"
 
 
 class Table:
