@@ -11,8 +11,9 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,8 +25,14 @@ from django.core.management import get_commands, load_command_class
 from django.core.management.base import BaseCommand
 
 from giftcards import checks, conf, exceptions, fulfilment, signals
+from giftcards.delivery import checks as delivery_checks
+from giftcards.delivery import conf as delivery_conf
+from giftcards.delivery.kinds import KIND_OF_STATUS
+from giftcards.delivery.kinds import Kind as MessageKind
+from giftcards.delivery.models import CardLink, Delivery, LinkVisit, StaffDigest
 from giftcards.management.base import order_as_dict
 from giftcards.models import Card, CustomerRefund, Order, ProviderState, StatusChange
+from giftcards.options import Option
 from giftcards.problems import PARAMETERS, WORDINGS, Kind
 from giftcards.refunds import RefundBreakdown
 from giftcards.settlement import record_refund
@@ -40,7 +47,15 @@ PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text()
     for path in [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
 }
-COMMANDS = sorted(name for name, app in get_commands().items() if app == "giftcards")
+# The apps of the package, by label, with the page that has their commands.
+APPS = {"giftcards": "commands", "giftcards_delivery": "delivery"}
+# The label of its app, by command.
+COMMANDS = {
+    name: label
+    for name, app in sorted(get_commands().items())
+    for label in APPS
+    if app == apps.get_app_config(label).name
+}
 MODULES = sorted(
     path for path in (ROOT / "giftcards").rglob("*.py") if path.parts[-2] != "migrations"
 )
@@ -86,7 +101,8 @@ def blocks(text: str, language: str) -> list[str]:
 
 def options_of(command: str) -> set[str]:
     """The options that are the command's own."""
-    parser = load_command_class("giftcards", command).create_parser("manage.py", command)
+    app = apps.get_app_config(COMMANDS[command]).name
+    parser = load_command_class(app, command).create_parser("manage.py", command)
     common = BaseCommand().create_parser("manage.py", command)
     return long_options(parser) - long_options(common)
 
@@ -106,7 +122,7 @@ def options_in(text: str) -> set[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_and_option_is_documented(command: str) -> None:
-    text = section(page("commands"), command)
+    text = section(page(APPS[COMMANDS[command]]), command)
     if "its own page" in text:
         text = section(page(command.removeprefix("giftcards_")), "Options")
     documented = {option for cells in rows(text) for option in options_in(cells[0])}
@@ -115,9 +131,10 @@ def test_every_command_and_option_is_documented(command: str) -> None:
 
 @every_page
 def test_every_command_that_is_named_exists(page: str) -> None:
-    tables = {model._meta.db_table for model in apps.get_app_config("giftcards").get_models()}
+    models = [model for label in APPS for model in apps.get_app_config(label).get_models()]
+    tables = {model._meta.db_table for model in models}
     named = set(re.findall(r"(?<!admin:)\bgiftcards_[a-z_]+\b", PAGES[page]))
-    assert named <= {*COMMANDS, *tables}
+    assert named <= {*COMMANDS, *tables, *APPS}
 
 
 @every_page
@@ -181,20 +198,31 @@ def test_the_documented_json_of_a_sweep_has_the_keys_that_are_printed(call: Call
 # Settings and checks
 
 
-def test_every_setting_is_documented_with_its_default() -> None:
-    documented = {row[0].strip("`"): row[1] for row in rows(section(page("settings"), "GIFTCARDS"))}
-    assert list(documented) == list(conf.OPTIONS.options)
-    for name, spec in conf.OPTIONS.options.items():
+@pytest.mark.parametrize(
+    ("name", "heading", "options"),
+    [
+        ("settings", "GIFTCARDS", conf.OPTIONS.options),
+        ("delivery", "Settings", delivery_conf.OPTIONS.options),
+    ],
+)
+def test_every_setting_is_documented_with_its_default(
+    name: str, heading: str, options: Mapping[str, Option]
+) -> None:
+    tables = rows(section(page(name), heading))
+    documented = {row[0].strip("`"): row[1] for row in tables if len(row) == 4}
+    assert list(documented) == list(options)
+    for name, spec in options.items():
         default = repr(spec.default).replace("'", '"')
         expected = "**required**" if spec.required else f"`{default}`"
         assert documented[name] == expected
 
 
-def test_every_check_is_documented() -> None:
-    source = inspect.getsource(checks)
-    documented = [row[0].strip("`") for row in rows(section(page("settings"), "System checks"))]
+@pytest.mark.parametrize(("name", "module"), [("settings", checks), ("delivery", delivery_checks)])
+def test_every_check_is_documented(name: str, module: ModuleType) -> None:
+    documented = [row[0].strip("`") for row in rows(section(page(name), "System checks"))]
     assert len(documented) == len(set(documented))
-    assert set(documented) == set(re.findall(r"giftcards\.[EW]\d{3}", source))
+    found = re.findall(r"\bgiftcards(?:_\w+)?\.[EW]\d{3}", inspect.getsource(module))
+    assert set(documented) == set(found)
 
 
 # A word of each check: in its message, in its row of the settings page, and wherever it is named.
@@ -398,11 +426,19 @@ def test_every_page_can_be_read_as_plain_markdown(page: str) -> None:
     assert "{eval-rst}" not in PAGES[page]
 
 
-@pytest.mark.parametrize("model", [Order, Card, CustomerRefund, StatusChange, ProviderState])
-def test_every_documented_field_of_a_model_exists(model: Any) -> None:
+MODELS = {
+    "api": (Order, Card, CustomerRefund, StatusChange, ProviderState),
+    "delivery": (Delivery, CardLink, LinkVisit, StaffDigest),
+}
+
+
+@pytest.mark.parametrize(
+    ("where", "model"), [(where, model) for where, models in MODELS.items() for model in models]
+)
+def test_every_documented_field_of_a_model_exists(where: str, model: Any) -> None:
     names = [
         name
-        for cells in rows(section(page("api"), model.__name__))
+        for cells in rows(section(page(where), model.__name__))
         for name in code(cells[0])
         if not name.endswith(")")
     ]
@@ -426,6 +462,38 @@ def test_every_signal_is_documented() -> None:
         if name.startswith("order_"):
             assert f"`{name}`" in section(page("orders"), "Telling your shop")
             assert f"giftcards.signals.{name}" in page("api")
+
+
+# Messages to customers
+
+
+def test_every_kind_of_message_is_documented_with_what_it_tells_of() -> None:
+    table = rows(section(page("delivery"), "What customers get"))
+    documented = {row[1].strip("`"): set(code(row[0])) for row in table}
+    told = {
+        kind.value: {status for status, of in KIND_OF_STATUS.items() if of == kind}
+        for kind in MessageKind
+    }
+    assert documented == told
+
+
+@pytest.mark.parametrize("where", ["delivery", "admin", "security"])
+@pytest.mark.django_db
+def test_every_permission_of_an_optional_app_that_is_named_exists(where: str) -> None:
+    app = Permission.objects.filter(content_type__app_label="giftcards_delivery")
+    known = {f"giftcards_delivery.{name}" for name in app.values_list("codename", flat=True)}
+    named = re.findall(r"giftcards_delivery\.[a-z]\w+", page(where))
+    assert set(named) <= known
+
+
+def test_every_permission_of_the_app_is_documented() -> None:
+    models = apps.get_app_config("giftcards_delivery").get_models()
+    for model in models:
+        actions = [
+            f"{action}_{model._meta.model_name}" for action in model._meta.default_permissions
+        ]
+        for codename in [*actions, *(name for name, _ in model._meta.permissions)]:
+            assert f"`giftcards_delivery.{codename}`" in page("delivery"), codename
 
 
 def test_every_type_and_option_of_the_simulator_is_documented() -> None:
