@@ -27,6 +27,7 @@ from django.core.management.base import BaseCommand
 from giftcards import checks, conf, exceptions, fulfilment, signals
 from giftcards.delivery import checks as delivery_checks
 from giftcards.delivery import conf as delivery_conf
+from giftcards.delivery import messages
 from giftcards.delivery.kinds import KIND_OF_STATUS
 from giftcards.delivery.kinds import Kind as MessageKind
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit, StaffDigest
@@ -475,6 +476,37 @@ def test_every_kind_of_message_is_documented_with_what_it_tells_of() -> None:
         for kind in MessageKind
     }
     assert documented == told
+
+
+def test_every_template_of_a_message_or_page_is_documented() -> None:
+    folder = ROOT / "giftcards" / "delivery" / "templates" / "giftcards_delivery"
+    kinds = "|".join(MessageKind.values)
+    found = {
+        re.sub(rf"messages/({kinds})/", "messages/<kind>/", path.relative_to(folder).as_posix())
+        for path in folder.rglob("*.*")
+    }
+    named = re.findall(r"`((?:messages|page|tags|digest)/[\w<>/]+\.\w+)`", page("delivery"))
+    assert set(named) == found
+
+
+def test_every_name_in_a_message_is_documented() -> None:
+    documented = {
+        name
+        for cells in rows(section(page("delivery"), "Of messages"))
+        for name in code(cells[0])
+        if name.isidentifier()
+    }
+    source = inspect.getsource(messages)
+    assert documented == {
+        *re.findall(r'^        "(\w+)": ', inspect.getsource(messages._words), re.MULTILINE),
+        *re.findall(r'"(paragraphs)": ', source),
+    }
+
+
+@pytest.mark.django_db
+def test_the_documented_json_of_sending_has_the_keys_that_are_printed(call: Call) -> None:
+    [shown] = re.findall(r'`(\{"sent".*?\})`', page("delivery"))
+    assert list(json.loads(shown)) == list(json.loads(call("giftcards_deliver", "--json").out))
 
 
 @pytest.mark.parametrize("where", ["delivery", "admin", "security"])
