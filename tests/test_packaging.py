@@ -143,6 +143,12 @@ def test_the_wheel_has_all_files_of_the_app_and_no_others(wheel: Path) -> None:
         r"giftcards/management/commands/giftcards_place\.py",
         r"giftcards/templates/.+",
         r"giftcards/static/giftcards/.+",
+        r"giftcards/delivery/migrations/0001_initial\.py",
+        r"giftcards/delivery/management/commands/giftcards_deliver\.py",
+        r"giftcards/delivery/templates/giftcards_delivery/messages/delivered/body\.txt",
+        r"giftcards/delivery/templates/giftcards_delivery/page/cards\.html",
+        r"giftcards/delivery/static/giftcards_delivery/.+\.css",
+        r"giftcards/delivery/static/giftcards_delivery/.+\.js",
         r"giftcards/locale/ar/LC_MESSAGES/django\.mo",
         r"giftcards/locale/fr/LC_MESSAGES/django\.mo",
     ):
@@ -164,7 +170,7 @@ def test_the_wheel_names_its_licence_and_requirements(wheel: Path) -> None:
         "requests",
         "urllib3",
     ]
-    assert optional == ["openpyxl"]
+    assert sorted(optional) == ["openpyxl", "segno"]
 
 
 def test_a_new_site_with_the_wheel_places_and_settles_an_order(

@@ -1,0 +1,98 @@
+"""The examples of the page about messages, run as they stand there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import responses
+from django.contrib.auth import get_user_model
+from django.core.checks import run_checks
+from django.test import Client
+from django.urls import reverse
+
+from giftcards.checks import TAG
+from giftcards.delivery import digests
+from giftcards.delivery.models import StaffDigest
+from giftcards.delivery.signals import staff_news
+from giftcards.problems import Problem
+from giftcards.statuses import Status
+from tests.builders import make_guide_order
+from tests.delivery.conftest import SHOP
+from tests.test_docs import blocks, page, section
+
+pytestmark = pytest.mark.django_db
+
+
+def run(heading: str, **names: Any) -> dict[str, Any]:
+    """Run the blocks under a heading; the names that they define."""
+    for block in blocks(section(page("delivery"), heading), "python"):
+        exec(block, names)
+    return names
+
+
+@pytest.mark.parametrize("installed", [["shop"], ("shop",)])
+def test_a_shop_that_adds_the_app_keeps_its_settings_and_passes_the_checks(
+    installed: Any, settings: Any
+) -> None:
+    names = run("1. Settings", INSTALLED_APPS=installed)
+    assert names["INSTALLED_APPS"] == ["shop", "giftcards.delivery"]
+    settings.GIFTCARDS_DELIVERY = names["GIFTCARDS_DELIVERY"]
+    assert run_checks(tags=[TAG]) == []
+
+
+def test_the_documented_pages_are_those_that_messages_link_to() -> None:
+    [pattern] = run("2. Pages")["urlpatterns"]
+    assert reverse("giftcards_delivery:my_cards") == f"/{pattern.pattern}"
+
+
+def test_a_customer_owns_the_orders_with_their_address_and_no_others(
+    client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = run("My cards")
+    monkeypatch.setattr("tests.delivery.test_documented.owned_orders", names["owned_orders"])
+    settings.GIFTCARDS_DELIVERY = SHOP | {"OWNED_ORDERS": f"{__name__}.owned_orders"}
+    for address in ("Lina@example.com", "sara@example.com"):
+        order = {"customer_email": address, "reference": f"of-{address.lower()}"}
+        make_guide_order(Status.FULFILLED, **order)
+    client.force_login(get_user_model().objects.create_user("lina", email="lina@example.com"))
+    shown = client.get(reverse("giftcards_delivery:my_cards")).content.decode()
+    assert "of-lina@example.com" in shown
+    assert "of-sara@example.com" not in shown
+
+
+def owned_orders(user: Any) -> Any:
+    """Replaced by the documented one."""
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("heading", ["A PIN", "Telling staff"])
+def test_documented_settings_pass_the_checks(heading: str, settings: Any) -> None:
+    [block, *_] = blocks(section(page("delivery"), heading), "python")
+    names: dict[str, Any] = {}
+    exec(block, names)
+    settings.GIFTCARDS_DELIVERY = SHOP | names["GIFTCARDS_DELIVERY"]
+    assert run_checks(tags=[TAG]) == []
+
+
+def test_the_chat_of_the_shop_is_told_what_is_to_do(settings: Any) -> None:
+    settings.CHAT_WEBHOOK = "https://chat.example/hook"
+    receiver = run("Chat systems")["tell_chat"]
+    try:
+        with responses.RequestsMock() as chat:
+            chat.post(settings.CHAT_WEBHOOK)
+            # What holds now, such as that no worker runs here; nothing of the past.
+            digests.send_due()
+            StaffDigest.objects.update(next_attempt_at=None)
+            make_guide_order(
+                Status.HANDLING, reference="order-7", problems=[Problem("not_whole", {})]
+            )
+            digests.send_due()
+            told = [json.loads(call.request.body or "")["text"] for call in chat.calls]
+            timeouts = {call.request.req_kwargs["timeout"] for call in chat.calls}
+    finally:
+        assert staff_news.disconnect(receiver, dispatch_uid="shop.tell_chat")
+    assert timeouts == {10}
+    assert "order-7" not in told[0]
+    assert "1 order to do: order-7" in told[-1]
