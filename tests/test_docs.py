@@ -27,7 +27,7 @@ from django.core.management.base import BaseCommand
 from giftcards import checks, conf, exceptions, fulfilment, signals
 from giftcards.delivery import checks as delivery_checks
 from giftcards.delivery import conf as delivery_conf
-from giftcards.delivery import messages
+from giftcards.delivery import messages, news
 from giftcards.delivery.kinds import KIND_OF_STATUS
 from giftcards.delivery.kinds import Kind as MessageKind
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit, StaffDigest
@@ -476,6 +476,17 @@ def test_every_kind_of_message_is_documented_with_what_it_tells_of() -> None:
         for kind in MessageKind
     }
     assert documented == told
+
+
+def test_everything_that_staff_are_told_is_documented_with_whom_it_concerns() -> None:
+    documented = {
+        name: permission.strip("`")
+        for names, _, permission, _ in (
+            row for row in rows(section(page("delivery"), "Telling staff")) if len(row) == 4
+        )
+        for name in code(names)
+    }
+    assert documented == {name: wording.permission for name, wording in news.WORDINGS.items()}
 
 
 def test_every_template_of_a_message_or_page_is_documented() -> None:

@@ -78,7 +78,7 @@ def test_documented_settings_pass_the_checks(heading: str, settings: Any) -> Non
 
 def test_the_chat_of_the_shop_is_told_what_is_to_do(settings: Any) -> None:
     settings.CHAT_WEBHOOK = "https://chat.example/hook"
-    receiver = run("Chat systems")["tell_chat"]
+    receiver = run("Telling a chat")["tell_chat"]
     try:
         with responses.RequestsMock() as chat:
             chat.post(settings.CHAT_WEBHOOK)
