@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,24 +50,47 @@ def test_the_documented_pages_are_those_that_messages_link_to() -> None:
     assert reverse("giftcards_delivery:my_cards") == f"/{pattern.pattern}"
 
 
-def test_a_customer_owns_the_orders_with_their_address_and_no_others(
-    client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+class Line:
+    """Of the shop: what its customers have paid for."""
+
+    objects = SimpleNamespace(filter=lambda cart__user: CARTS[cart__user.username])
+
+
+CARTS = {
+    "lina": [SimpleNamespace(reference="line-1"), SimpleNamespace(reference="line-3")],
+    "sara": [SimpleNamespace(reference="line-2")],
+}
+
+
+@pytest.mark.parametrize(("name", "owned"), [("lina", {"line-1", "line-3"}), ("sara", {"line-2"})])
+def test_a_customer_owns_the_orders_of_their_carts_and_no_others(
+    name: str,
+    owned: set[str],
+    client: Client,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    shop, models, gifts = (ModuleType(part) for part in ("shop", "shop.models", "shop.gifts"))
+    for module in (shop, models, gifts):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    vars(models)["Line"] = Line
     names = run("My cards")
-    monkeypatch.setattr("tests.delivery.test_documented.owned_orders", names["owned_orders"])
-    settings.GIFTCARDS_DELIVERY = SHOP | {"OWNED_ORDERS": f"{__name__}.owned_orders"}
-    for address in ("Lina@example.com", "sara@example.com"):
-        order = {"customer_email": address, "reference": f"of-{address.lower()}"}
-        make_guide_order(Status.FULFILLED, **order)
-    client.force_login(get_user_model().objects.create_user("lina", email="lina@example.com"))
+    vars(gifts)["owned_orders"] = names["owned_orders"]
+    settings.GIFTCARDS_DELIVERY = SHOP | names["GIFTCARDS_DELIVERY"]
+    for reference in ("line-1", "line-2", "line-3", "line-4"):
+        make_guide_order(Status.FULFILLED, reference=reference)
+    client.force_login(get_user_model().objects.create_user(name))
     shown = client.get(reverse("giftcards_delivery:my_cards")).content.decode()
-    assert "of-lina@example.com" in shown
-    assert "of-sara@example.com" not in shown
+    assert set(re.findall(r"line-\d", shown)) == owned
 
 
-def owned_orders(user: Any) -> Any:
-    """Replaced by the documented one."""
-    raise NotImplementedError
+def test_the_documented_pin_is_that_of_the_order() -> None:
+    _, block = blocks(section(page("delivery"), "A PIN"), "python")
+    names: dict[str, Any] = {}
+    exec(block, names)
+    order = make_guide_order(Status.FULFILLED, metadata={"pin": "4711"})
+    assert names["pin"](order) == "4711"
+    assert names["pin"](make_guide_order(Status.FULFILLED)) == ""
 
 
 @pytest.mark.parametrize("heading", ["A PIN", "Telling staff"])
