@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,8 @@ from django.urls import reverse
 
 from giftcards.checks import TAG
 from giftcards.delivery import digests
-from giftcards.delivery.models import StaffDigest
+from giftcards.delivery.messages import compose
+from giftcards.delivery.models import Delivery, StaffDigest
 from giftcards.delivery.signals import staff_news
 from giftcards.problems import Problem
 from giftcards.statuses import Status
@@ -91,6 +93,21 @@ def test_the_documented_pin_is_that_of_the_order() -> None:
     order = make_guide_order(Status.FULFILLED, metadata={"pin": "4711"})
     assert names["pin"](order) == "4711"
     assert names["pin"](make_guide_order(Status.FULFILLED)) == ""
+
+
+def test_the_logo_of_the_shop_stands_in_its_mails_and_the_rest_stays(
+    settings: Any, tmp_path: Path
+) -> None:
+    [template] = blocks(section(page("delivery"), "Of messages"), "html")
+    path = tmp_path / "giftcards_delivery" / "messages" / "message.html"
+    path.parent.mkdir(parents=True)
+    path.write_text(template)
+    [engine] = settings.TEMPLATES
+    settings.TEMPLATES = [{**engine, "DIRS": [tmp_path]}]
+    order = make_guide_order(Status.DELAYED)
+    message = compose(Delivery(order=order, kind="delayed", language="en"), None)
+    assert "<b>Games of Oran</b>" in message.html
+    assert order.reference in message.html
 
 
 @pytest.mark.parametrize("heading", ["A PIN", "Telling staff"])
