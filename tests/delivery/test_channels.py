@@ -82,6 +82,7 @@ def test_the_worker_sends_over_both_channels_and_records_each(
         re.findall(r"https://shop\.example/cards/[\w-]{32}/", text)
         for text in (str(sent.body), json.loads(call.request.body or "")["text"])
     )
+    assert re.fullmatch(r"\w{32}", call.request.headers["Idempotency-Key"])
     # Each has a link of its own.
     assert len({*in_mail, *in_message}) == 2
 
