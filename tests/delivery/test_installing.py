@@ -63,6 +63,7 @@ def test_the_app_comes_to_a_shop_with_a_past_and_goes_again(live: Live) -> None:
         ["new", "partly_delivered"],
         ["told", "paid_back"],
     ]
+    assert installed["mails"] == ["lina@example.com"] * 3
     assert all(installed[name] for name in traces)
     tables = installed["tables"]
 

@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.admin import site
 from django.contrib.auth import get_user_model
+from django.core import mail
 from django.core.management import call_command
 from django.db import connection
 from django.test import Client
@@ -58,7 +59,7 @@ def install() -> dict[str, Any]:
     # Also what was given up: a shop may mend its receiver, and have it called again.
     StatusChange.objects.filter(announced_at=None).update(announce_at=timezone.now())
     tasks.tick()
-    told_of_the_past = deliveries()
+    told_of_the_past = [*deliveries(), *mails()]
     settle("late")
     work("new")
     record_refund(Order.objects.get(reference="told"), amount=50, reference="recent")
@@ -66,6 +67,7 @@ def install() -> dict[str, Any]:
         **remains(),
         "told_of_the_past": told_of_the_past,
         "deliveries": deliveries(),
+        "mails": mails(),
         "unannounced": StatusChange.objects.filter(announced_at=None).count(),
     }
 
@@ -117,6 +119,14 @@ def deliveries() -> list[tuple[str, str]]:
 
     rows = Delivery.objects.order_by("pk").values_list("order__reference", "kind")
     return list(rows)
+
+
+def mails() -> list[str]:
+    """To whom a worker that sends what waits has sent something so far."""
+    from giftcards.delivery.tasks import deliver
+
+    deliver()
+    return [address for message in getattr(mail, "outbox", []) for address in message.to]
 
 
 def statuses_of_pages() -> dict[str | None, int]:
