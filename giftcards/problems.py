@@ -402,6 +402,15 @@ WORDINGS: Mapping[str, Wording] = {
         ),
         parameters=("provider_order_id",),
     ),
+    "disputed": Wording(
+        Kind.LASTING,
+        _("%(by)s noted that the customer complains about a code."),
+        _(
+            "Ask the provider's support what became of the code, and tell the customer. The codes"
+            " of the order are kept until you tick this off."
+        ),
+        parameters=("by",),
+    ),
     "refused": Wording(
         Kind.HISTORY,
         _("The provider refused the order: nothing was bought. %(reason)s"),

@@ -75,7 +75,7 @@ WITHIN = {
         "charts display forms readonly provider_sections provider catalogue buttons sections"
         " notices pages finding reauthentication revealing pricing repeating resolving columns"
         " filters balance listing mentions order_rows reveal_log refund_log books ledger summary"
-        " breakdown refunding bookings timeline notes checking order_page placing periods figures"
+        " breakdown refunding bookings timeline notes disputing checking order_page placing periods figures"
         " pictures reports orders"
     ),
     "management": "output base overview selftest commands",

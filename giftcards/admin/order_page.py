@@ -37,6 +37,7 @@ from giftcards.admin.display import (
     named,
     status_badge,
 )
+from giftcards.admin.disputing import DisputingPages
 from giftcards.admin.notes import NotesPages
 from giftcards.admin.pages import about
 from giftcards.admin.pricing import PricingPages
@@ -88,7 +89,7 @@ def _named(name: str, identifier: str) -> Callable[[Any, Order], str]:
     return show
 
 
-class OrderPage(ResolvingPages, PricingPages, CheckingPages, NotesPages):
+class OrderPage(ResolvingPages, PricingPages, CheckingPages, DisputingPages, NotesPages):
     """The page of one order."""
 
     readonly_fields = (

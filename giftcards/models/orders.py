@@ -788,6 +788,36 @@ class Order(models.Model):
         self.problems, self.needs_attention = flags["problems"], flags["needs_attention"]
         return True
 
+    def dispute(self, *, by: str) -> bool:
+        """Record that the customer complains about a code, until somebody ticks that off.
+
+        False, and nothing is changed, if a complaint is open already. One that was ticked off makes
+        way for the new one: it stays in the timeline.
+        """
+        complaint = Problem("disputed", {"by": by})
+        with transaction.atomic(using=self._state.db):
+            row = Order.objects.filter(pk=self.pk)
+            # This write locks the row until the end of the transaction.
+            row.update(needs_attention=F("needs_attention"))
+            self.refresh_from_db(fields=["problems"])
+            if self.is_disputed:
+                return False
+            kept = [entry for entry in self.problems if entry.get("code") != complaint.code]
+            flags = _flags([*kept, complaint.as_dict()])
+            row.update(**flags)
+        self.problems, self.needs_attention = flags["problems"], flags["needs_attention"]
+        return True
+
+    @property
+    def may_be_disputed(self) -> bool:
+        """Whether the customer has cards to complain about."""
+        return self.is_final and self.fulfilled_quantity > 0
+
+    @property
+    def is_disputed(self) -> bool:
+        """Whether a complaint of the customer is open."""
+        return any(problem.code == "disputed" for problem in self.open_problems)
+
     def may_be_claimed(self, now: datetime, *, due_by: datetime) -> bool:
         """Whether it is checked regularly, due by ``due_by``, and nobody's at ``now``."""
         is_due = self.due_at is not None and self.due_at <= due_by

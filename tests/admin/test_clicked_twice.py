@@ -153,6 +153,17 @@ def note(_boss: Client) -> Button:
     )
 
 
+def dispute(_boss: Client) -> Button:
+    order = make_guide_order(Status.PARTIALLY_FILLED)
+    return Button(
+        to("order_dispute", order.pk),
+        {"about": about(order)},
+        logged=["Noted that the customer complains about a code."],
+        rows={},
+        told="The complaint was noted. The codes are kept until it is ticked off.",
+    )
+
+
 def resolve_as(outcome: str, decision: str, status: Status) -> Button:
     order = lost()
     return Button(
@@ -341,6 +352,7 @@ def resume(boss: Client) -> Button:
 
 BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
     "giftcards_order_tick_off": [tick_off],
+    "giftcards_order_dispute": [dispute],
     "giftcards_order_check": [check_now],
     "giftcards_order_changelist": [check_selected],
     "giftcards_order_note": [note],

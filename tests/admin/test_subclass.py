@@ -79,7 +79,7 @@ def test_an_order_that_a_subclass_hides_cannot_be_decided_about(
     order = make_guide_order(
         Status.UNCONFIRMED, reference=reference, problems=[Problem("answer_lost")]
     )
-    for name in ("resolve", "adopt", "release", "price", "tick_off", "check", "note"):
+    for name in ("resolve", "adopt", "release", "price", "tick_off", "check", "note", "dispute"):
         address = reverse(f"admin:giftcards_order_{name}", args=[order.pk])
         assert boss.post(address, {"outcome": "reject", "note": "x"}).status_code == 403
     fingerprint = reverse("admin:giftcards_order_fingerprint", args=[order.pk])

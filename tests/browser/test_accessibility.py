@@ -212,6 +212,7 @@ UNSEEN = {
     "giftcards_order_tick_off": "a POST that leads to the order",
     "giftcards_order_adopt": "a POST of the comparison, which leads to the order",
     "giftcards_order_report_download": "a file",
+    "giftcards_order_dispute": "a POST that leads to the order",
     "giftcards_order_check": "a POST that leads to the order",
     "giftcards_order_fingerprint": "read by a script",
     "giftcards_providerstate_resume": "a POST that leads to the provider",

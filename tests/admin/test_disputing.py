@@ -1,0 +1,124 @@
+"""A customer complains about a code: noted on the order's page, and ended by ticking it off."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from giftcards.admin.pages import about
+from giftcards.engine.storing import store_cards
+from giftcards.models import Order
+from giftcards.problems import Problem
+from giftcards.retention import purge
+from giftcards.statuses import Status
+from tests.builders import CARDS, make_guide_order
+from tests.pages import order_page, read, sign_in
+
+pytestmark = pytest.mark.django_db
+
+LABEL = "The customer complains about a code"
+
+
+@pytest.fixture
+def order() -> Order:
+    old = timezone.now() - timedelta(days=400)
+    order = make_guide_order(Status.PARTIALLY_FILLED, settled_at=old)
+    store_cards([(order, CARDS[:3])])
+    return order
+
+
+@pytest.fixture
+def support() -> Client:
+    return sign_in("view_order", "check_order")
+
+
+def complain(browser: Client, order: Order, **form: str) -> Any:
+    address = reverse("admin:giftcards_order_dispute", args=[order.pk])
+    return browser.post(address, {"about": about(order), **form})
+
+
+def tick_off(browser: Client, order: Order) -> None:
+    order.refresh_from_db()
+    form = {"about": about(order), "problem": order.open_problems[0].key}
+    browser.post(reverse("admin:giftcards_order_tick_off", args=[order.pk]), form)
+    order.refresh_from_db()
+
+
+def purged() -> int:
+    return purge(settled_before=timezone.now() - timedelta(days=365)).orders
+
+
+def test_a_complaint_is_shown_with_what_to_do_and_keeps_the_codes_until_it_is_ticked_off(
+    order: Order, support: Client
+) -> None:
+    assert LABEL in read(support.get(order_page(order)))
+    assert complain(support, order).status_code == 302
+    html = read(support.get(order_page(order)))
+    assert "noted that the customer complains about a code." in html
+    assert "what became of the code, and tell the customer" in html
+    assert LABEL not in html
+    assert [entry.get_change_message() for entry in LogEntry.objects.all()] == [
+        "Noted that the customer complains about a code."
+    ]
+    assert purged() == 0
+    tick_off(support, order)
+    assert not order.needs_attention
+    assert purged() == 1
+
+
+def test_a_second_complaint_counts_after_the_first_was_ticked_off(
+    order: Order, support: Client
+) -> None:
+    for _number in range(2):
+        complain(support, order)
+        order.refresh_from_db()
+        assert order.is_disputed
+        tick_off(support, order)
+        assert not order.is_disputed
+    assert order.acknowledgements.count() == 2
+
+
+def test_a_complaint_beside_another_problem_leaves_that_as_it_is(order: Order) -> None:
+    surplus = Problem("surplus_cards", {"received": 4, "announced": 3})
+    Order.objects.filter(pk=order.pk).update(**order.flags(new=[surplus]))
+    assert order.dispute(by="amina")
+    assert not order.dispute(by="karim")
+    order.refresh_from_db()
+    assert order.open_problems == [surplus, Problem("disputed", {"by": "amina"})]
+
+
+def test_a_complaint_survives_an_answer_of_the_provider(order: Order) -> None:
+    order.dispute(by="amina")
+    order.refresh_from_db()
+    flags = order.flags(new=[Problem("surplus_cards", {"received": 4, "announced": 3})])
+    assert [entry["code"] for entry in flags["problems"]] == ["disputed", "surplus_cards"]
+
+
+@pytest.mark.parametrize("status", [Status.HANDLING, Status.REFUNDED])
+def test_nobody_complains_about_an_order_of_which_the_customer_has_no_card(
+    status: Status, support: Client
+) -> None:
+    order = make_guide_order(status)
+    assert LABEL not in read(support.get(order_page(order)))
+    complain(support, order)
+    order.refresh_from_db()
+    assert not order.problems
+
+
+def test_a_complaint_needs_its_permission_a_post_and_a_page_that_still_holds(
+    order: Order, support: Client
+) -> None:
+    viewer = sign_in("view_order", "reveal_card", "find_card")
+    assert LABEL not in read(viewer.get(order_page(order)))
+    assert complain(viewer, order).status_code == 403
+    address = reverse("admin:giftcards_order_dispute", args=[order.pk])
+    assert support.get(address).status_code == 405
+    complain(support, order, about="late")
+    order.refresh_from_db()
+    assert not order.problems
