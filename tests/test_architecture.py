@@ -75,8 +75,8 @@ WITHIN = {
         "charts display forms readonly provider_sections provider catalogue buttons sections"
         " notices pages finding reauthentication revealing pricing repeating resolving columns"
         " filters balance listing mentions order_rows reveal_log refund_log books ledger summary"
-        " breakdown refunding bookings timeline notes disputing checking order_page placing periods figures"
-        " pictures reports orders"
+        " breakdown refunding bookings timeline notes disputing checking order_page placing periods"
+        " figures pictures reports orders"
     ),
     "management": "output base overview selftest commands",
     "delivery": (

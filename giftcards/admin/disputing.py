@@ -1,4 +1,4 @@
-"""The customer complains about a code: staff note it, and the order needs a person until it ends."""
+"""Complaints of customers about a code: staff note them, and the order needs a person meanwhile."""
 
 from __future__ import annotations
 
