@@ -39,13 +39,14 @@ PARTS = {
     "reports": "statuses models",
     "exports": "statuses refunds sales models reports",
     "funds": "statuses models",
+    "customers": "conf problems models secrecy",
     "retention": "conf models",
     "rotation": "exceptions secrecy conf crypto models",
     "tasks": "exceptions conf signals models engine ledger retention",
     "roles": "exceptions",
     "management": (
         "exceptions statuses problems conf refunds settlement crypto models engine catalogue ledger"
-        " reports exports funds retention rotation"
+        " reports exports funds customers retention rotation"
         " roles"
     ),
     "admin": (
@@ -54,7 +55,7 @@ PARTS = {
     ),
     "delivery": (
         "exceptions secrecy statuses signals problems options conf checks refunds settlement crypto"
-        " models engine fulfilment catalogue ledger funds roles management admin"
+        " models engine fulfilment catalogue ledger funds customers roles management admin"
     ),
 }
 
@@ -70,6 +71,7 @@ WITHIN = {
         " storing settled recording polling outbox holding reordering sending recovery_plan"
         " recovery resolving sweep balance loop health"
     ),
+    "customers": "person registry words export erasure",
     "ledger": "summary pairing matching reading nightly",
     "admin": (
         "charts display forms readonly provider_sections provider catalogue buttons sections"
@@ -80,8 +82,8 @@ WITHIN = {
     ),
     "management": "output base overview selftest commands",
     "delivery": (
-        "kinds conf checks models migrations channels failures handover facts links messages"
-        " signals news briefing digests queueing tracking receivers sending tasks pins qr"
+        "kinds conf checks models migrations personal channels failures handover facts links"
+        " messages signals news briefing digests queueing tracking receivers sending tasks pins qr"
         " page_tokens revealing pages owned views urls admin templatetags management apps"
     ),
 }

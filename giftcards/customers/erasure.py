@@ -1,0 +1,186 @@
+"""Erasing a customer: the orders and the books stay, without the person.
+
+Each order is erased in a transaction of its own. What is done stays done: an erasure that was
+stopped goes on with the orders that still name the person.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+from django.apps import apps
+from django.db import models, router, transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from giftcards.customers.person import ERASED, Person, Traces
+from giftcards.customers.registry import keepers
+from giftcards.models import CardReveal, CustomerRefund, Order
+from giftcards.models.batches import batches
+from giftcards.models.money import RefundState
+
+logger = logging.getLogger(__name__)
+
+#: Why an order is not erased, by what its customer is still to get.
+OPEN, PROBLEM, OWED, PLANNED = "open", "problem", "owed", "planned_refund"
+
+
+@dataclass(slots=True)
+class Erasure:
+    """What was erased, by the references of orders."""
+
+    erased: list[str] = field(default_factory=list)
+    #: Orders that may not be erased yet, with the reason.
+    kept: dict[str, str] = field(default_factory=dict)
+    #: References that name the person themselves; they stay.
+    telling: list[str] = field(default_factory=list)
+
+
+def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
+    """The orders of the person, oldest first; and orders of others that have to do with them.
+
+    The latter have the same e-mail address or phone number beside another one of the other kind,
+    or had a message sent to the person. Whether that is the same customer, staff have to say.
+    """
+    orders = _read(person.orders())
+    known = {order.pk for order in orders}
+    named = (text for order in orders for text in (order.customer_email, order.customer_phone))
+    others = Person.of(*named).without(person).orders()
+    for keeper in keepers():
+        others.update(keeper.orders(person))
+    found = _read(others - known)
+    # An order without a customer of its own is that of whom its messages went to.
+    unnamed = [order for order in found if not (order.customer_email or order.customer_phone)]
+    orders = sorted([*orders, *unnamed], key=lambda order: order.pk)
+    return orders, [order for order in found if order not in unnamed]
+
+
+def _read(keys: Iterable[int]) -> list[Order]:
+    found = [Order.objects.filter(pk__in=some).order_by("pk") for some in batches(sorted(keys))]
+    return list(chain.from_iterable(found))
+
+
+def why_kept(orders: Iterable[Order]) -> dict[str, str]:
+    """Which of ``orders`` may not be erased yet, by reference, and why not."""
+    reasons = {order.reference: _why_kept(order) for order in orders}
+    return {reference: reason for reference, reason in reasons.items() if reason}
+
+
+def _why_kept(order: Order) -> str:
+    if not order.is_final:
+        return OPEN
+    if order.needs_attention:
+        return PROBLEM
+    if order.open_amount:
+        return OWED
+    is_planned = order.refunds.filter(state=RefundState.CREATED).exists()
+    return PLANNED if is_planned else ""
+
+
+def erase(
+    person: Person, orders: Sequence[Order], *, on_order: Callable[[], object] = lambda: None
+) -> Erasure:
+    """Erase the person from ``orders``, and from what the admin has logged.
+
+    An order about which something has begun meanwhile is kept: see :func:`why_kept`.
+    """
+    done, traces = Erasure(), Traces(person, orders)
+    # First: what is left of an erasure that stops is found by its orders.
+    _erase_log(orders, traces)
+    for order in orders:
+        with transaction.atomic(using=router.db_for_write(Order)):
+            # A write before all reads locks the order: nobody refunds, notes or disputes meanwhile.
+            Order.objects.filter(pk=order.pk).update(group=F("group"))
+            order.refresh_from_db()
+            if reason := _why_kept(order):
+                done.kept[order.reference] = reason
+            else:
+                _erase_order(order, traces)
+                done.erased.append(order.reference)
+                logger.info("The customer of order %s was erased.", order.reference)
+        if traces.are_in(order.reference):
+            done.telling.append(order.reference)
+        on_order()
+    return done
+
+
+def _erase_order(order: Order, traces: Traces) -> None:
+    order.customer_email = order.customer_name = order.customer_phone = ""
+    order.customer_language = ""
+    order.metadata = {}
+    order.group = "" if traces.are_in(order.group) else order.group
+    order.problems = traces.erased(order.problems)
+    # Nobody can ask for them any more.
+    if order.cards.all().destroy():
+        order.codes_destroyed_at = timezone.now()
+    order.save(
+        update_fields=(
+            "customer_email",
+            "customer_name",
+            "customer_phone",
+            "customer_language",
+            "metadata",
+            "group",
+            "problems",
+            "codes_destroyed_at",
+        )
+    )
+    order.notes.update(text=ERASED)
+    CardReveal.objects.filter(card__order=order).exclude(reason="").update(reason=ERASED)
+    _erase_json(order.changes.all(), "details", traces)
+    _erase_json(order.acknowledgements.all(), "parameters", traces)
+    for refund in order.refunds.all():
+        _erase_refund(refund, traces)
+    for keeper in keepers():
+        keeper.erase(order, traces)
+
+
+def _erase_json(rows: models.QuerySet[models.Model], column: str, traces: Traces) -> None:
+    for row in rows:
+        value = getattr(row, column)
+        if (erased := traces.erased(value)) != value:
+            setattr(row, column, erased)
+            row.save(update_fields=[column])
+
+
+def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
+    """The number of the payment stays, for the bank's statement, unless it names the person."""
+    if traces.are_in(refund.reference):
+        # Still its own in the order.
+        refund.reference = f"{ERASED} {refund.pk}"
+    if traces.are_in(refund.method):
+        refund.method = ERASED
+    refund.comment = ERASED if refund.comment else ""
+    refund.cancel_reason = ERASED if refund.cancel_reason else ""
+    for name in ("created_by", "executed_by", "cancelled_by"):
+        setattr(refund, name, traces.erased(getattr(refund, name)))
+    refund.save()
+
+
+def _erase_log(orders: Sequence[Order], traces: Traces) -> None:
+    """What the admin has logged about the orders, and about anything else of the app."""
+    if not apps.is_installed("django.contrib.admin"):
+        return
+    from django.contrib.admin.models import LogEntry
+
+    labels = {"giftcards", *(keeper.app_label for keeper in keepers())}
+    ours = LogEntry.objects.filter(content_type__app_label__in=labels).order_by("pk")
+    about = Q(content_type__model="order", content_type__app_label="giftcards")
+    for keys in batches([str(order.pk) for order in orders]):
+        _erase_entries(ours.filter(about, object_id__in=keys), traces)
+    # Of names, there may be more than one bearer.
+    for text in {text for order in orders for text in (order.customer_email, order.customer_phone)}:
+        named = Q(change_message__icontains=text) | Q(object_repr__icontains=text)
+        if text:
+            _erase_entries(ours.filter(named), traces)
+
+
+def _erase_entries(entries: models.QuerySet[models.Model], traces: Traces) -> None:
+    for entry in entries:
+        texts = {name: getattr(entry, name) for name in ("change_message", "object_repr")}
+        erased = {name: ERASED for name, text in texts.items() if traces.are_in(text)}
+        if erased:
+            type(entry)._default_manager.filter(pk=entry.pk).update(**erased)  # noqa: SLF001

@@ -1,0 +1,142 @@
+"""Recognising a customer by an e-mail address or a phone number, however they are typed."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+from django.db.models import QuerySet
+
+from giftcards.models import Order
+from giftcards.secrecy import Masked
+
+# How many rows are compared at a time. The comparison is made here, because databases differ in
+# how they fold case and none knows phone numbers.
+_BATCH = 10_000
+# A shorter text is part of too many others.
+_FEWEST_DIGITS = 6
+_SHORTEST = 3
+_COUNTRY = "213"
+
+
+def folded(text: str) -> str:
+    """``text`` without the differences of case and writing that do not matter in an address."""
+    return unicodedata.normalize("NFKC", text).strip().casefold()
+
+
+def dialled(text: str) -> str:
+    """The digits of a phone number, beginning with the country's; "" if it has too few.
+
+    Ignores spaces, dashes and the script of the digits. 0555 12 34 56 is +213 555 12 34 56, and a
+    number of another country keeps its own code.
+    """
+    number = _digits(text)
+    if len(number) < _FEWEST_DIGITS:
+        return ""
+    number = number.removeprefix("00")
+    if number.startswith(_COUNTRY):
+        # Also +213 (0) 555, as it is often written.
+        return _COUNTRY + number.removeprefix(_COUNTRY).removeprefix("0")
+    if number.startswith("0"):
+        return _COUNTRY + number.removeprefix("0")
+    return number
+
+
+def _digits(text: str) -> str:
+    return "".join(str(unicodedata.decimal(sign)) for sign in text if sign.isdecimal())
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who has one of these addresses or numbers, written as :func:`folded` and :func:`dialled`."""
+
+    emails: frozenset[str] = frozenset()
+    phones: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, *texts: str) -> Self:
+        """Who is meant by addresses and numbers that were typed; texts that are neither are none.
+
+        The result is false if none is one.
+        """
+        addresses = {Masked(folded(text)) for text in texts if "@" in text}
+        others = (text for text in texts if not any(map(str.isalpha, text)) and "@" not in text)
+        return cls(frozenset(addresses), frozenset(Masked(dialled(text)) for text in others) - {""})
+
+    def __bool__(self) -> bool:
+        return bool(self.emails or self.phones)
+
+    def without(self, other: Person) -> Person:
+        return Person(self.emails - other.emails, self.phones - other.phones)
+
+    def is_named_by(self, *texts: str) -> bool:
+        """Whether one of ``texts`` is one of the addresses and numbers."""
+        return any(
+            folded(text) in self.emails if "@" in text else dialled(text) in self.phones
+            for text in texts
+        )
+
+    def rows(self, rows: QuerySet[Any], *columns: str) -> Iterator[int]:
+        """The primary keys of ``rows`` in which one of ``columns`` names the person.
+
+        Reads these columns of all rows, in batches.
+        """
+        last = 0
+        while found := list(
+            rows.filter(pk__gt=last).order_by("pk").values_list("pk", *columns)[:_BATCH]
+        ):
+            yield from (key for key, *texts in found if self.is_named_by(*texts))
+            last = found[-1][0]
+
+    def orders(self) -> set[int]:
+        """The primary keys of the person's orders."""
+        if not self:
+            return set()
+        return set(self.rows(Order.objects.all(), "customer_email", "customer_phone"))
+
+
+class Traces:
+    """The texts by which a customer's orders name them: address, number and name, as typed."""
+
+    def __init__(self, person: Person, orders: Iterable[Order]) -> None:
+        texts, numbers = set(person.emails), set(person.phones)
+        for order in orders:
+            texts |= {order.customer_email, order.customer_name, order.customer_phone}
+            numbers.add(dialled(order.customer_phone))
+        self._texts = {Masked(folded(text)) for text in texts if len(text.strip()) >= _SHORTEST}
+        # Without the country, which is not always written.
+        self._numbers = {Masked(number.removeprefix(_COUNTRY)) for number in numbers if number}
+
+    def __repr__(self) -> str:
+        return "<traces of a customer>"
+
+    def are_in(self, text: str) -> bool:
+        """Whether ``text`` contains one of them."""
+        text, number = folded(text), _digits(text)
+        return any(known in text for known in self._texts) or any(
+            known in number for known in self._numbers
+        )
+
+    def erased(self, value: Any) -> Any:
+        """A JSON value in which each text that contains one of them is :data:`ERASED`.
+
+        Names of staff, under the key "by", stay: they are about somebody else.
+        """
+        match value:
+            case str():
+                return ERASED if self.are_in(value) else value
+            case list():
+                return [self.erased(item) for item in value]
+            case dict():
+                return {
+                    name: item if name in _OF_STAFF else self.erased(item)
+                    for name, item in value.items()
+                }
+        return value
+
+
+#: Instead of a text that named a customer who was erased.
+ERASED = "(erased)"
+_OF_STAFF = {"by", "ticked_by"}

@@ -1,0 +1,78 @@
+"""What the app keeps about customers: messages with their addresses, and visits of links."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from django.utils import timezone
+
+from giftcards.customers.person import ERASED, Person, Traces
+from giftcards.customers.words import described, heading, several
+from giftcards.delivery.models import CardLink, Delivery, LinkVisit
+from giftcards.delivery.models.deliveries import OPEN, DeliveryStatus, key_of
+from giftcards.models import Order
+from giftcards.models.batches import batches
+
+_MESSAGE = (
+    "kind",
+    "channel",
+    "address",
+    "language",
+    "status",
+    "created_at",
+    "sent_at",
+    "reason",
+)
+_LINK = ("origin", "created_at", "expires_at", "revoked_at", "reveals")
+_VISIT = ("at", "what", "address", "agent", "user")
+
+
+class Messages:
+    """What :mod:`giftcards.customers` is told of messages and links."""
+
+    app_label = "giftcards_delivery"
+
+    def orders(self, person: Person) -> Iterator[int]:
+        for keys in batches(person.rows(Delivery.objects.all(), "address")):
+            rows = Delivery.objects.filter(pk__in=keys).order_by()
+            yield from rows.values_list("order_id", flat=True)
+
+    def describe(self, order: Order) -> dict[str, Any]:
+        messages, links = order.deliveries.order_by("pk"), order.card_links.order_by("pk")
+        return {
+            heading(Delivery): several(messages, *_MESSAGE),
+            heading(CardLink): [
+                described(link, *_LINK)
+                | {heading(LinkVisit): several(link.visits.order_by("pk"), *_VISIT)}
+                for link in links
+            ],
+        }
+
+    def erase(self, order: Order, traces: Traces) -> None:
+        messages = Delivery.objects.filter(order=order).order_by()
+        # Whoever is sending one has lost its claim, and records nothing.
+        messages.filter(status__in=OPEN).update(
+            status=DeliveryStatus.CANCELLED, next_attempt_at=None
+        )
+        for message in messages:
+            # From the old one, a guessed address could be verified.
+            key = key_of(uuid.uuid4().hex, message.channel, "")
+            by = traces.erased(message.requested_by)
+            reason = ERASED if message.reason else ""
+            Delivery.objects.filter(pk=message.pk).update(
+                address="", message_id="", key=key, requested_by=by, reason=reason
+            )
+        links = CardLink.objects.filter(order=order).order_by()
+        links.filter(revoked_at=None).update(revoked_at=timezone.now())
+        for link in links:
+            names = {
+                name: traces.erased(getattr(link, name)) for name in ("created_by", "revoked_by")
+            }
+            CardLink.objects.filter(pk=link.pk).update(**names)
+        visits = LinkVisit.objects.filter(link__order=order)
+        visits.update(address=None, agent="", user="")
+
+
+MESSAGES = Messages()

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from giftcards.customers.erasure import OPEN, OWED, PLANNED, PROBLEM, erase, find_orders, why_kept
+from giftcards.customers.export import describe, write_new
+from giftcards.customers.person import Person
+from giftcards.management.base import UNFINISHED, GiftcardsCommand, refuse
+from giftcards.management.output import counted
+from giftcards.models import Order
+
+_REASONS: Mapping[str, str] = {
+    OPEN: "it is open",
+    PROBLEM: "it has a problem that nobody has ticked off",
+    OWED: "money is still owed to the customer",
+    PLANNED: "a refund is still to be paid",
+}
+# How many orders are named.
+_NAMED = 20
+
+
+class Command(GiftcardsCommand):
+    help = (
+        "Export everything that is kept about a customer, or erase the customer: the orders and the"
+        " books stay, without the person, and the codes are destroyed. What is erased does not come"
+        " back, but from a backup."
+    )
+    examples = (
+        (
+            "What is kept about a customer, for the customer:",
+            "amina@example.com --export amina.json",
+        ),
+        ("What an erasure would do:", "'0555 12 34 56' --erase --dry-run"),
+        ("Export, then erase:", "amina@example.com --export amina.json --erase"),
+    )
+    needs = ("CURRENCY",)
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "customer", metavar="EMAIL", help="The customer's e-mail address, or phone number."
+        )
+        parser.add_argument(
+            "--export",
+            type=Path,
+            metavar="FILE",
+            help="Write what is kept into a new JSON file that only you may read (default: none).",
+        )
+        parser.add_argument(
+            "--language",
+            default="",
+            help="The language of the export (default: the customer's, as of the last order).",
+        )
+        parser.add_argument(
+            "--erase",
+            action="store_true",
+            help="Erase the customer, after an export if both are given (default: do not).",
+        )
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="With --erase: change nothing, and say what would be done (default: erase).",
+        )
+        parser.add_argument(
+            "--yes",
+            action="store_true",
+            help="With --erase: do not ask whether you are sure (default: ask).",
+        )
+
+    def handle(self, **options: Any) -> None:
+        person = _person(options)
+        orders, others = find_orders(person)
+        if not orders:
+            self._say_others(others, options)
+            raise CommandError(
+                "No order names this customer. Nothing was done.", returncode=UNFINISHED
+            )
+        kept = why_kept(orders) if options["erase"] else {}
+        self.say(f"{counted(len(orders), 'order')} of this customer.", options)
+        self._say_others(others, options)
+        if options["export"]:
+            self._export(orders, options)
+        if options["erase"] and not options["dry_run"]:
+            self._check(kept, options)
+        result: dict[str, Any] = {
+            "orders": len(orders),
+            "erased": 0,
+            "kept": kept,
+            "named_by_reference": [],
+        }
+        if options["erase"] and not options["dry_run"]:
+            result |= self._erase(person, orders, options)
+        elif options["erase"]:
+            number = counted(len(orders) - len(kept), "order")
+            self.say("\n".join([f"{number} would be erased.", *_lines(kept)]), options)
+        if options["json"]:
+            result["others"] = [order.reference for order in others]
+            self.write_json(result)
+        if result["kept"]:
+            text = f"{counted(len(result['kept']), 'order')} cannot be erased yet."
+            raise CommandError(text, returncode=UNFINISHED)
+
+    def _say_others(self, others: Sequence[Order], options: dict[str, Any]) -> None:
+        if others:
+            text = (
+                f"{counted(len(others), 'order')} more may be of the same customer, under another"
+                f" address or number: {_some([order.reference for order in others])}. Run the"
+                " command for that one as well if so."
+            )
+            self.say(text, options)
+
+    def _export(self, orders: Sequence[Order], options: dict[str, Any]) -> None:
+        path = options["export"]
+        try:
+            write_new(path, describe(orders, language=options["language"]))
+        except FileExistsError:
+            raise refuse(f"{path} is there already. Nothing was written or erased.") from None
+        except OSError as error:
+            text = f"{path} could not be written ({error.strerror}). Nothing was erased."
+            raise CommandError(text, returncode=UNFINISHED) from None
+        self.say(f"Written to {path}, which only you may read. Hand it over safely.", options)
+
+    def _check(self, kept: Mapping[str, str], options: dict[str, Any]) -> None:
+        """Go on only if every order may be erased, and the person at the terminal is sure."""
+        if kept:
+            lines = ["Nothing was erased.", *_lines(kept)]
+            raise CommandError("\n".join(lines), returncode=UNFINISHED)
+        if options["yes"]:
+            return
+        if options["json"] or not sys.stdin.isatty():
+            raise refuse("Nothing was erased: add --yes if you are sure.")
+        self.put("What is erased does not come back. Type the address or number again:", ending=" ")
+        if Person.of(input()) != _person(options):
+            raise refuse("That is another one. Nothing was erased.")
+
+    def _erase(
+        self, person: Person, orders: Sequence[Order], options: dict[str, Any]
+    ) -> dict[str, Any]:
+        count = 0
+        with self.progress(options) as progress:
+
+            def show() -> None:
+                nonlocal count
+                count += 1
+                percent = 100 * count // len(orders)
+                progress.show(f"Erasing {counted(len(orders), 'order')}: {percent} %")
+
+            done = erase(person, orders, on_order=show)
+        lines = [f"The customer of {counted(len(done.erased), 'order')} was erased."]
+        lines += _lines(done.kept)
+        if done.telling:
+            lines += [f"The reference names the customer, and stays: {_some(done.telling)}."]
+        self.say("\n".join(lines), options)
+        return {
+            "erased": len(done.erased),
+            "kept": done.kept,
+            "named_by_reference": done.telling,
+        }
+
+
+def _person(options: Mapping[str, Any]) -> Person:
+    person = Person.of(options["customer"])
+    if not person:
+        raise refuse("Give an e-mail address, or a phone number of at least six digits.")
+    if not options["export"] and not options["erase"]:
+        raise refuse("Give --export FILE, --erase, or both.")
+    if (options["dry_run"] or options["yes"]) and not options["erase"]:
+        raise refuse("--dry-run and --yes belong to --erase.")
+    return person
+
+
+def _lines(kept: Mapping[str, str]) -> list[str]:
+    return [f"Order {name} is kept: {_REASONS[reason]}." for name, reason in kept.items()]
+
+
+def _some(references: Sequence[str]) -> str:
+    more = f" and {len(references) - _NAMED} more" if len(references) > _NAMED else ""
+    return ", ".join(references[:_NAMED]) + more

@@ -1,0 +1,478 @@
+"""A customer's data: exported in words, and erased without a trace. The books stay."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.auth import get_user_model
+from django.contrib.contenttypes.models import ContentType
+from django.utils import timezone
+
+from giftcards.customers.erasure import erase, find_orders
+from giftcards.customers.person import Person, dialled
+from giftcards.delivery.models import CardLink, Delivery, LinkVisit
+from giftcards.engine.storing import store_cards
+from giftcards.exceptions import ReferenceConflict
+from giftcards.fulfilment import place_order
+from giftcards.management.commands import giftcards_customer
+from giftcards.models import (
+    Acknowledgement,
+    Card,
+    CardReveal,
+    CustomerRefund,
+    LedgerEntry,
+    Note,
+    Order,
+    StatusChange,
+)
+from giftcards.problems import Problem
+from giftcards.reports import report
+from giftcards.settlement import record_refund
+from giftcards.statuses import Status
+from tests.builders import CARDS, LINE, make_guide_order
+from tests.conftest import Call
+
+pytestmark = pytest.mark.django_db
+
+EMAIL, NAME, PHONE = "Amina.B@example.dz", "Amina Benkhelifa", "0555 12-34 56"
+# How the person is written in different rows.
+SPELLINGS = (EMAIL, EMAIL.lower(), NAME, PHONE, "0555123456", "555123456", "+213555123456")
+PERSON = {"customer_email": EMAIL, "customer_name": NAME, "customer_phone": PHONE}
+OTHER = {
+    "customer_email": "karim@example.dz",
+    "customer_name": "Karim",
+    "customer_phone": "0666 77 88 99",
+}
+
+
+def make_bought(**values: Any) -> Order:
+    """A settled order of the person, paid back, with her details wherever they can get."""
+    user = get_user_model().objects.get_or_create(username="staff")[0]
+    order = make_guide_order(
+        Status.PARTIALLY_FILLED,
+        **{
+            "sale_price": Decimal(600),
+            "group": f"cart of {EMAIL.lower()}",
+            "metadata": {"buyer": {"name": NAME}},
+            "customer_language": "fr",
+            **PERSON,
+            **values,
+        },
+    )
+    store_cards([(order, CARDS[:3])])
+    refund = record_refund(
+        order,
+        amount=1200,
+        reference=f"to {PHONE}",
+        method=f"by hand to {NAME}",
+        comment="she came to the shop",
+        by=EMAIL,
+    )
+    details = [
+        Problem("refused", {"message": f"{NAME} is blocked", "reason": "no_price"}).as_dict()
+    ]
+    change = StatusChange.objects.create(
+        order=order, from_status="HANDLING", to_status="PARTIALLY_FILLED", details=details
+    )
+    ticked = {"code": "disputed", "parameters": {"by": "staff", "detail": EMAIL}}
+    Order.objects.filter(pk=order.pk).update(
+        problems=[{**ticked, "ticked_by": "staff", "ticked_at": timezone.now().isoformat()}]
+    )
+    Acknowledgement.objects.create(order=order, by="staff", **ticked)
+    Note.objects.add(order, f"Called 0555123456.\n{NAME.split()[0]} is angry.", by="staff")
+    CardReveal.objects.create(card=order.cards.first(), user=user, reason=f"for {NAME}")
+    _log(order, f"Paid back to {NAME}, {EMAIL}.")
+    message = Delivery.objects.create(
+        order=order,
+        change=change,
+        kind="partly",
+        address=EMAIL,
+        language="fr",
+        key=f"key {order.pk}",
+        status="queued",
+        message_id=f"<1@{EMAIL}>",
+        requested_by="staff",
+        reason=f"{NAME} asked",
+    )
+    link = CardLink.objects.create(order=order, origin="message", delivery=message)
+    LinkVisit.objects.create(
+        link=link, what="opened", address="192.0.2.7", agent="Amina's phone", user=EMAIL.lower()
+    )
+    LogEntry.objects.create(
+        user=user,
+        content_type=ContentType.objects.get_for_model(Delivery),
+        object_id=message.pk,
+        object_repr=EMAIL,
+        action_flag=CHANGE,
+        change_message=f"Sent again to {EMAIL}.",
+    )
+    assert refund.has_changed
+    order.refresh_from_db()
+    return order
+
+
+def _log(order: Order, text: str) -> None:
+    LogEntry.objects.create(
+        user=get_user_model().objects.get(username="staff"),
+        content_type=ContentType.objects.get_for_model(order),
+        object_id=order.pk,
+        object_repr=str(order),
+        action_flag=CHANGE,
+        change_message=text,
+    )
+
+
+def stored_texts() -> Iterator[tuple[str, str]]:
+    """Every value of every row of the apps' tables and of the admin's log, as text."""
+    models = [*apps.get_app_config("giftcards").get_models()]
+    models += [*apps.get_app_config("giftcards_delivery").get_models(), LogEntry]
+    for model in models:
+        for row in model._default_manager.values():
+            for name, value in row.items():
+                text = json.dumps(value, default=str, ensure_ascii=False)
+                yield f"{model.__name__}.{name}", text.casefold()
+
+
+def traces_of(*spellings: str) -> set[str]:
+    return {
+        place
+        for place, text in stored_texts()
+        if any(spelling.casefold() in text for spelling in spellings)
+    }
+
+
+def run_erasure(text: str = EMAIL) -> list[str]:
+    person = Person.of(text)
+    return erase(person, find_orders(person)[0]).erased
+
+
+class TestErasing:
+    def test_no_trace_of_the_person_is_left_in_any_table_or_log(self) -> None:
+        order = make_bought()
+        places = traces_of(*SPELLINGS)
+        # The test looks where there is something to find.
+        assert {place.partition(".")[0] for place in places} == {
+            model.__name__
+            for model in (
+                Order, StatusChange, Acknowledgement, Note, CustomerRefund, CardReveal, Delivery,
+                LinkVisit, LogEntry,
+            )
+        }  # fmt: skip
+        assert run_erasure() == [order.reference]
+        assert traces_of(*SPELLINGS, "amina", "192.0.2.7") == set()
+
+    def test_the_books_are_the_same_afterwards_to_the_centime(self) -> None:
+        order = make_bought()
+        make_bought(**OTHER)
+        LedgerEntry.objects.create(
+            provider_id="L1", type="ORDER", amount=-1470, time=timezone.now(), order=order
+        )
+        day = timezone.localdate()
+        period = day - timedelta(days=2), day + timedelta(days=2)
+        columns = ("pk", "status", "quantity", "fulfilled_quantity", "sale_amount", "open_amount")
+        columns += ("paid_back_amount", "settled_at", "is_credited", "reference", "price_per_card")
+        before = report(*period), list(Order.objects.order_by("pk").values(*columns))
+        sums = ("amount", "state", "executed_at")
+        money = list(CustomerRefund.objects.order_by("pk").values(*sums))
+        ledger = list(LedgerEntry.objects.values())
+        assert before[0].total.orders == 2
+        run_erasure()
+        assert (report(*period), list(Order.objects.order_by("pk").values(*columns))) == before
+        assert list(CustomerRefund.objects.order_by("pk").values(*sums)) == money
+        assert list(LedgerEntry.objects.values()) == ledger
+        assert Card.objects.count() == 6
+
+    def test_another_customer_is_left_alone(self) -> None:
+        make_bought()
+        texts = (*OTHER.values(), "she came to the shop", "is angry")
+        other = make_bought(**OTHER, metadata={"note": "VIP"}, group="cart 7")
+        kept = list(Order.objects.filter(pk=other.pk).values())
+        cards = list(Card.objects.filter(order=other).values())
+        run_erasure()
+        assert list(Order.objects.filter(pk=other.pk).values()) == kept
+        assert list(Card.objects.filter(order=other).values()) == cards
+        assert all(traces_of(text) for text in texts)
+
+    def test_the_codes_are_destroyed_and_the_links_withdrawn(self) -> None:
+        order = make_bought()
+        run_erasure()
+        order.refresh_from_db()
+        assert order.codes_destroyed_at is not None
+        assert all(card.is_destroyed for card in order.cards.all())
+        assert CardLink.objects.get().revoked_at is not None
+        message = Delivery.objects.get()
+        assert (message.status, message.next_attempt_at) == ("cancelled", None)
+
+    def test_a_message_that_is_being_sent_is_not_sent_again(self) -> None:
+        make_bought()
+        message = Delivery.objects.get()
+        until = timezone.now() + timedelta(minutes=1)
+        assert Delivery.objects.claim(message, until=until)
+        run_erasure()
+        assert not Delivery.objects.conclude(message, status="retrying")
+        assert not Delivery.objects.due(timezone.now() + timedelta(days=1)).exists()
+
+    def test_names_of_staff_and_what_happened_stay_in_the_history(self) -> None:
+        order = make_bought()
+        _log(order, "Revealed card 1.")
+        run_erasure()
+        assert LogEntry.objects.filter(change_message="Revealed card 1.").exists()
+        order.refresh_from_db()
+        [entry] = order.problems
+        assert (entry["code"], entry["parameters"]["by"]) == ("disputed", "staff")
+        assert order.notes.get().by == "staff"
+        assert order.changes.get().details[0]["code"] == "refused"
+
+    def test_what_does_not_name_the_person_stays(self) -> None:
+        order = make_guide_order(Status.PARTIALLY_FILLED, group="cart 7", sale_price=6, **PERSON)
+        record_refund(order, amount=12, reference="VIR-1", method="transfer")
+        run_erasure()
+        order.refresh_from_db()
+        refund = order.refunds.get()
+        assert (order.group, refund.reference, refund.method) == ("cart 7", "VIR-1", "transfer")
+
+    def test_placing_an_erased_order_again_buys_nothing(self) -> None:
+        order = make_guide_order(Status.FULFILLED, reference="web-1", **PERSON)
+        run_erasure()
+        with pytest.raises(ReferenceConflict):
+            place_order(**LINE, reference="web-1", **PERSON)
+        assert list(Order.objects.all()) == [order]
+
+    def test_a_reference_that_names_the_person_stays_and_is_told(self) -> None:
+        make_guide_order(Status.FULFILLED, reference=f"web-{EMAIL}", **PERSON)
+        person = Person.of(EMAIL)
+        assert erase(person, find_orders(person)[0]).telling == [f"web-{EMAIL}"]
+
+    def test_an_erasure_that_dies_goes_on_with_the_orders_that_are_left(self) -> None:
+        orders = [make_bought() for _number in range(3)]
+        person = Person.of(EMAIL)
+
+        def die() -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            erase(person, find_orders(person)[0], on_order=die)
+        assert run_erasure() == [order.reference for order in orders[1:]]
+        assert traces_of(*SPELLINGS) == set()
+
+    def test_an_order_about_which_something_begins_meanwhile_is_kept(self) -> None:
+        order = make_bought()
+        person = Person.of(EMAIL)
+        orders, _others = find_orders(person)
+        order.dispute(by="staff")
+        assert erase(person, orders).kept == {order.reference: "problem"}
+        order.refresh_from_db()
+        assert order.customer_email == EMAIL
+
+
+class TestFinding:
+    @pytest.mark.parametrize(
+        "typed", ["amina.b@EXAMPLE.dz", " Amina.B@example.dz ", "+213 555 12 34 56",
+                  "00213555123456", "0555.12.34.56", "٠٥٥٥١٢٣٤٥٦", "+213 (0) 555 123 456"]
+    )  # fmt: skip
+    def test_a_customer_is_found_however_the_address_or_number_is_written(self, typed: str) -> None:
+        order = make_guide_order(Status.FULFILLED, **PERSON)
+        make_guide_order(Status.FULFILLED, **OTHER)
+        make_guide_order(Status.FULFILLED)
+        assert find_orders(Person.of(typed)) == ([order], [])
+
+    @pytest.mark.parametrize("typed", ["", "Amina", "123", "amina555123456", "-"])
+    def test_what_is_neither_an_address_nor_a_number_means_nobody(self, typed: str) -> None:
+        make_guide_order(Status.FULFILLED)
+        person = Person.of(typed)
+        assert not person
+        assert find_orders(person) == ([], [])
+
+    def test_the_number_of_another_country_is_not_taken_for_an_algerian_one(self) -> None:
+        assert dialled("+33 6 12 34 56 78") == "33612345678"
+        assert dialled("06 12 34 56 78") == "213612345678"
+
+    def test_orders_under_another_address_or_number_are_told_and_not_touched(self) -> None:
+        own = make_guide_order(Status.FULFILLED, **PERSON)
+        family = make_guide_order(
+            Status.FULFILLED, customer_email="said@example.dz", customer_phone="+213555123456"
+        )
+        assert find_orders(Person.of(EMAIL)) == ([own], [family])
+        run_erasure()
+        family.refresh_from_db()
+        assert family.customer_email == "said@example.dz"
+
+    def test_an_order_that_names_nobody_is_that_of_whom_its_message_went_to(self) -> None:
+        unnamed = make_guide_order(Status.FULFILLED)
+        other = make_guide_order(Status.FULFILLED, **OTHER)
+        for order in (unnamed, other):
+            Delivery.objects.create(
+                order=order, kind="delivered", address=EMAIL.lower(), key=str(order.pk)
+            )
+        assert find_orders(Person.of(EMAIL)) == ([unnamed], [other])
+
+    def test_batches_go_through_all_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("giftcards.customers.person._BATCH", 2)
+        orders = [make_guide_order(Status.FULFILLED, **PERSON) for _number in range(5)]
+        assert find_orders(Person.of(EMAIL))[0] == orders
+
+
+class TestExport:
+    @pytest.fixture
+    def exported(self, tmp_path: Path, call: Call) -> Any:
+        def run(*args: str, name: str = "amina.json") -> Any:
+            outcome = call("giftcards_customer", EMAIL, "--export", str(tmp_path / name), *args)
+            assert (outcome.code, outcome.err) == (0, "")
+            return json.loads((tmp_path / name).read_text())
+
+        return run
+
+    def test_it_has_everything_in_words_of_the_customer(self, exported: Any) -> None:
+        make_bought()
+        text = json.dumps(exported("--language", "en"), ensure_ascii=False)
+        for part in (
+            EMAIL, NAME, PHONE, "she came to the shop", "Called 0555123456.", "for " + NAME,
+            "192.0.2.7", "Amina's phone", "Partly delivered", "1200.00 ", "Messages to customers",
+            "Links to cards", '"buyer"', "The provider refused the order", f"{NAME} is blocked",
+        ):  # fmt: skip
+            assert part in text
+
+    def test_it_is_in_the_language_of_the_customer_unless_another_is_given(
+        self, exported: Any
+    ) -> None:
+        make_bought()
+        assert "Livrée en partie" in json.dumps(exported(), ensure_ascii=False)
+        arabic = json.dumps(exported("--language", "ar", name="ar.json"), ensure_ascii=False)
+        assert "مُسلَّم جزئيًا" in arabic
+
+    def test_it_has_no_code_no_cost_and_no_name_of_staff(self, exported: Any) -> None:
+        make_bought(fulfilled_amount=Decimal("1470.00"))
+        text = json.dumps(exported("--language", "en"))
+        secrets = [part for card in CARDS for part in (card.value, card.serial)]
+        for hidden in (*secrets, "1470.00", "490.00", '"staff', "staff noted"):
+            assert hidden not in text
+
+    def test_it_is_a_new_file_that_only_the_owner_may_read(
+        self, tmp_path: Path, call: Call, exported: Any
+    ) -> None:
+        make_bought()
+        exported()
+        path = tmp_path / "amina.json"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        before = path.read_text()
+        again = call("giftcards_customer", EMAIL, "--export", str(path), "--erase", "--yes")
+        assert again.code == 2
+        assert "is there already. Nothing was written or erased." in again.err
+        assert path.read_text() == before
+        assert traces_of(EMAIL)
+
+    def test_nothing_is_erased_if_the_file_cannot_be_written(
+        self, tmp_path: Path, call: Call
+    ) -> None:
+        make_bought()
+        path = str(tmp_path / "missing" / "amina.json")
+        outcome = call("giftcards_customer", EMAIL, "--export", path, "--erase", "--yes")
+        assert outcome.code == 1
+        assert "could not be written (No such file or directory). Nothing was erased" in outcome.err
+        assert traces_of(EMAIL)
+
+
+class TestCommand:
+    def test_it_exports_and_then_erases(self, tmp_path: Path, call: Call) -> None:
+        make_bought()
+        path = tmp_path / "amina.json"
+        outcome = call("giftcards_customer", EMAIL, "--export", str(path), "--erase", "--yes")
+        assert (outcome.code, outcome.err) == (0, "")
+        assert "The customer of 1 order was erased." in outcome.out
+        assert EMAIL in path.read_text()
+        assert traces_of(*SPELLINGS) == set()
+        again = call("giftcards_customer", EMAIL, "--erase", "--yes")
+        assert (again.code, "No order names this customer." in again.err) == (1, True)
+
+    @pytest.mark.parametrize(
+        ("reason", "status", "values"),
+        [
+            ("it is open", Status.HANDLING, {}),
+            ("it has a problem that nobody has ticked off", Status.FULFILLED,
+             {"problems": [Problem("disputed", {"by": "staff"})]}),
+            ("money is still owed to the customer", Status.REFUNDED, {"sale_price": Decimal(600)}),
+        ],
+    )  # fmt: skip
+    def test_it_erases_nothing_while_one_order_is_not_done(
+        self, call: Call, reason: str, status: Status, values: Any
+    ) -> None:
+        make_bought()
+        make_guide_order(status, reference="web-7", **PERSON, **values)
+        before = sorted(stored_texts())
+        outcome = call("giftcards_customer", PHONE, "--erase", "--yes")
+        assert outcome.code == 1
+        assert f"Order web-7 is kept: {reason}." in outcome.err
+        assert sorted(stored_texts()) == before
+
+    def test_it_erases_nothing_while_a_refund_is_only_planned(self, call: Call) -> None:
+        order = make_guide_order(Status.REFUNDED, sale_price=Decimal(600), **PERSON)
+        record_refund(order, amount=3000, reference="R", is_paid=False)
+        outcome = call("giftcards_customer", EMAIL, "--erase", "--yes")
+        assert "a refund is still to be paid" in outcome.err
+        order.refresh_from_db()
+        assert order.customer_email == EMAIL
+
+    def test_a_trial_says_what_would_be_done_and_changes_nothing(self, call: Call) -> None:
+        make_bought()
+        before = sorted(stored_texts())
+        outcome = call("giftcards_customer", EMAIL, "--erase", "--dry-run")
+        assert (outcome.code, "1 order would be erased." in outcome.out) == (0, True)
+        assert sorted(stored_texts()) == before
+
+    def test_without_a_terminal_it_erases_only_with_yes(self, call: Call) -> None:
+        make_bought()
+        outcome = call("giftcards_customer", EMAIL, "--erase")
+        assert (outcome.code, "add --yes" in outcome.err) == (2, True)
+        assert traces_of(EMAIL)
+
+    @pytest.mark.parametrize(("typed", "code"), [("0555123457", 2), ("", 2), (PHONE, 0)])
+    def test_at_a_terminal_the_number_has_to_be_typed_again(
+        self, call: Call, monkeypatch: pytest.MonkeyPatch, typed: str, code: int
+    ) -> None:
+        make_bought()
+
+        class Terminal:
+            def isatty(self) -> bool:
+                return True
+
+            def readline(self) -> str:
+                return f"{typed}\n"
+
+        monkeypatch.setattr(giftcards_customer.sys, "stdin", Terminal())
+        assert call("giftcards_customer", "+213 555123456", "--erase").code == code
+        assert bool(traces_of(EMAIL)) == (code != 0)
+
+    @pytest.mark.parametrize(
+        "args",
+        [
+            ("nobody", "--erase"),
+            (EMAIL,),
+            (EMAIL, "--yes"),
+            (EMAIL, "--dry-run"),
+            ("12", "--erase"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, call: Call, args: tuple[str, ...]) -> None:
+        make_bought()
+        assert call("giftcards_customer", *args).code == 2
+        assert traces_of(EMAIL)
+
+    def test_its_json_has_counts_and_references_and_no_word_about_the_person(
+        self, call: Call
+    ) -> None:
+        make_bought(reference="web-1")
+        make_guide_order(Status.FULFILLED, reference="web-2", customer_phone=PHONE)
+        outcome = call("giftcards_customer", EMAIL, "--erase", "--yes", "--json")
+        assert json.loads(outcome.out) == {
+            "orders": 1, "erased": 1, "kept": {}, "named_by_reference": [], "others": ["web-2"],
+        }  # fmt: skip
+        assert not any(part in outcome.out for part in SPELLINGS)
