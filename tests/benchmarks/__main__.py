@@ -17,7 +17,17 @@ import time
 import uuid
 from pathlib import Path
 
-PARTS = ("following", "pipeline", "recording", "queries", "memory", "history", "books", "links")
+PARTS = (
+    "following",
+    "pipeline",
+    "recording",
+    "queries",
+    "memory",
+    "history",
+    "books",
+    "links",
+    "keys",
+)
 POSTGRES = os.environ.get("BENCH_POSTGRES", "postgres://root@127.0.0.1:5432/postgres")
 
 
@@ -88,6 +98,9 @@ def run_all(*, is_quick: bool) -> None:
         with_postgres(folder, "books", flags)
         say("\nLinks to cards: right ones, wrong ones, and one to many cards")
         start(folder, "links", *flags).wait()
+        say("\nSealing all cards anew, opening them, destroying their codes")
+        start(folder, "keys", *flags).wait()
+        with_postgres(folder, "keys", flags)
     say(f"\n{time.monotonic() - started_at:.0f} s in all.")
 
 
