@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from django.db import OperationalError, close_old_connections, transaction
+from django.db import OperationalError, close_old_connections, connection, transaction
 from django.db.models import F
 
 from giftcards.conf import conf
@@ -137,10 +137,22 @@ def _seal_again(keys: Sequence[int], keyring: Keyring, tally: Tally) -> None:
                 continue
             card.key_fingerprint = first
             sealed.append(card)
-        Card.objects.bulk_update(sealed, [*Sealed._fields, "key_fingerprint"])
+        _write(sealed)
     tally.done += len(sealed)
     for trouble in troubles:
         tally.note(trouble)
+
+
+def _write(cards: Sequence[Card]) -> None:
+    """Write the sealed texts of cards that are there, and locked."""
+    # All of them conflict. This is one short statement, where bulk_update() has a CASE for each.
+    unique = ["pk"] if connection.features.supports_update_conflicts_with_target else None
+    Card.objects.bulk_create(
+        cards,
+        update_conflicts=True,
+        unique_fields=unique,
+        update_fields=[*Sealed._fields, "key_fingerprint"],
+    )
 
 
 @contained
