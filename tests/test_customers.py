@@ -18,7 +18,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.utils import timezone
 
 from giftcards.customers.erasure import erase, find_orders
-from giftcards.customers.person import Person, dialled
+from giftcards.customers.person import ERASED, Person, Traces, dialled
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.engine.storing import store_cards
 from giftcards.exceptions import ReferenceConflict
@@ -40,6 +40,7 @@ from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, LINE, make_guide_order
 from tests.conftest import Call
+from tests.pages import order_page, read, sign_in
 
 pytestmark = pytest.mark.django_db
 
@@ -239,6 +240,27 @@ class TestErasing:
         order.refresh_from_db()
         refund = order.refunds.get()
         assert (order.group, refund.reference, refund.method) == ("cart 7", "VIR-1", "transfer")
+
+    def test_a_short_name_is_no_trace_inside_another_word(self) -> None:
+        order = make_guide_order(Status.FULFILLED, customer_name="Ali", group="the alias of ali")
+        traces = Traces(Person(), [order])
+        entry = {"reason": "ali", "by": "ali", "texts": ["invalid", "to Ali: no", "x_ali"]}
+        assert traces.erased(entry) == {
+            "reason": ERASED, "by": "ali", "texts": ["invalid", ERASED, ERASED],
+        }  # fmt: skip
+        assert not traces.are_in("alias")
+
+    def test_a_person_without_any_text_leaves_no_trace_anywhere(self) -> None:
+        traces = Traces(Person(), [make_guide_order(Status.FULFILLED)])
+        assert not any(map(traces.are_in, ("", "a", "0555123456")))
+
+    def test_the_page_of_an_erased_order_tells_its_story_without_the_person(self) -> None:
+        order = make_bought()
+        run_erasure()
+        html = read(sign_in(superuser=True).get(order_page(order)))
+        assert "Called" not in html
+        assert ERASED in html
+        assert not any(spelling.casefold() in html.casefold() for spelling in SPELLINGS)
 
     def test_placing_an_erased_order_again_buys_nothing(self) -> None:
         order = make_guide_order(Status.FULFILLED, reference="web-1", **PERSON)

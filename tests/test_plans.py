@@ -17,6 +17,8 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from giftcards.customers.erasure import erase, find_orders
+from giftcards.customers.person import Person
 from giftcards.engine import outbox
 from giftcards.engine.balance import BalanceReader
 from giftcards.engine.gateway import Gateway
@@ -34,6 +36,7 @@ from giftcards.ledger import summarise
 from giftcards.ledger.matching import match
 from giftcards.ledger.reading import Place
 from giftcards.models import (
+    Acknowledgement,
     Card,
     CardReveal,
     CustomerRefund,
@@ -386,6 +389,15 @@ def test_opening_the_newest_and_the_oldest_card_reads_one_row_each() -> None:
     # They end after one row.
     assert all("LIMIT 1" in statement.sql for statement in scans(statements))
     assert all(_is_by_key(scan) for statement in statements for scan in statement.scans)
+
+
+def test_erasing_a_customer_reads_through_the_orders_by_key_and_nothing_else_as_a_whole() -> None:
+    person = Person.of("amina@example.com")
+    order = make_order(Status.FULFILLED, customer_email="Amina@example.com")
+    with explained(Acknowledgement) as statements:
+        assert erase(person, find_orders(person)[0]).erased == [order.reference]
+    found = [statement for statement in scans(statements) if "LIMIT 10000" not in statement.sql]
+    assert found == []
 
 
 def _is_by_key(scan: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from giftcards.secrecy import Masked
 # How many rows are compared at a time. The comparison is made here, because databases differ in
 # how they fold case and none knows phone numbers.
 _BATCH = 10_000
-# A shorter text is part of too many others.
+# What is shorter is no number, or part of too many other texts.
 _FEWEST_DIGITS = 6
+_TELLING_DIGITS = 8
 _SHORTEST = 3
 _COUNTRY = "213"
 
@@ -74,7 +76,9 @@ class Person:
     def is_named_by(self, *texts: str) -> bool:
         """Whether one of ``texts`` is one of the addresses and numbers."""
         return any(
-            folded(text) in self.emails if "@" in text else dialled(text) in self.phones
+            bool(self.emails) and folded(text) in self.emails
+            if "@" in text
+            else bool(self.phones) and dialled(text) in self.phones
             for text in texts
         )
 
@@ -105,19 +109,21 @@ class Traces:
         for order in orders:
             texts |= {order.customer_email, order.customer_name, order.customer_phone}
             numbers.add(dialled(order.customer_phone))
-        self._texts = {Masked(folded(text)) for text in texts if len(text.strip()) >= _SHORTEST}
+        whole = [re.escape(folded(text)) for text in texts if len(text.strip()) >= _SHORTEST]
+        # As words of their own: a short name is part of many others.
+        self._pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(sorted(whole)) or '(?!)'})(?![^\W_])")
         # Without the country, which is not always written.
-        self._numbers = {Masked(number.removeprefix(_COUNTRY)) for number in numbers if number}
+        national = (number.removeprefix(_COUNTRY) for number in numbers)
+        self._numbers = {Masked(number) for number in national if len(number) >= _TELLING_DIGITS}
 
     def __repr__(self) -> str:
         return "<traces of a customer>"
 
     def are_in(self, text: str) -> bool:
         """Whether ``text`` contains one of them."""
-        text, number = folded(text), _digits(text)
-        return any(known in text for known in self._texts) or any(
-            known in number for known in self._numbers
-        )
+        number = _digits(text)
+        is_called = any(known in number for known in self._numbers)
+        return is_called or bool(self._pattern.search(folded(text)))
 
     def erased(self, value: Any) -> Any:
         """A JSON value in which each text that contains one of them is :data:`ERASED`.

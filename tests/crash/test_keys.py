@@ -30,7 +30,7 @@ from tests.stage import stop
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = [pytest.mark.cluster, pytest.mark.django_db(transaction=True)]
 
-OLD_ORDERS, YOUNG_ORDERS, CARDS_OF_ORDER = 450, 450, 3
+OLD_ORDERS, YOUNG_ORDERS, CARDS_OF_ORDER = 450, 300, 3
 YEAR = timedelta(days=365)
 Codes = dict[tuple[int, int], str]
 Start = Callable[..., subprocess.Popen[str]]
@@ -39,7 +39,6 @@ Start = Callable[..., subprocess.Popen[str]]
 SEALING = "giftcards.rotation:_sealed_under_first"
 # Called for each 200 orders.
 PURGING = [
-    "before giftcards.models.cards:CardQuerySet.destroy 1",
     "after giftcards.models.cards:CardQuerySet.destroy 2",
     "after giftcards.retention:_purge_batch 1",
 ]
