@@ -55,7 +55,7 @@ def describe(orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
     given = [order.customer_language for order in reversed(orders) if order.customer_language]
     with translation.override(_known(language or next(iter(given), ""))):
         return {
-            gettext("made on"): timezone.localtime().isoformat(timespec="seconds"),
+            str(capfirst(gettext("made on"))): timezone.localtime().isoformat(timespec="seconds"),
             heading(Order): [_describe(order) for order in orders],
         }
 
