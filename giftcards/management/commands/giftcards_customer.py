@@ -76,35 +76,32 @@ class Command(GiftcardsCommand):
     def handle(self, **options: Any) -> None:
         person = _person(options)
         orders, others = find_orders(person)
-        if not orders:
-            self._say_others(others, options)
-            raise CommandError(
-                "No order names this customer. Nothing was done.", returncode=UNFINISHED
-            )
-        kept = why_kept(orders) if options["erase"] else {}
         self.say(f"{counted(len(orders), 'order')} of this customer.", options)
         self._say_others(others, options)
+        kept = why_kept(orders) if options["erase"] else {}
+        result: dict[str, Any] = {"orders": len(orders), "erased": 0, "kept": kept}
+        result |= {"named_by_reference": [], "others": [order.reference for order in others]}
+        # With one that is kept, not even an export: its file would be in the way of the next run.
+        if orders and not kept:
+            result |= self._do(person, orders, options)
+        if options["json"]:
+            self.write_json(result)
+        if trouble := _trouble(result):
+            raise CommandError(trouble, returncode=UNFINISHED)
+
+    def _do(
+        self, person: Person, orders: Sequence[Order], options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Export and erase, as far as that was asked for; return what has come of it."""
         if options["export"]:
             self._export(orders, options)
-        if options["erase"] and not options["dry_run"]:
-            self._check(kept, options)
-        result: dict[str, Any] = {
-            "orders": len(orders),
-            "erased": 0,
-            "kept": kept,
-            "named_by_reference": [],
-        }
-        if options["erase"] and not options["dry_run"]:
-            result |= self._erase(person, orders, options)
-        elif options["erase"]:
-            number = counted(len(orders) - len(kept), "order")
-            self.say("\n".join([f"{number} would be erased.", *_lines(kept)]), options)
-        if options["json"]:
-            result["others"] = [order.reference for order in others]
-            self.write_json(result)
-        if result["kept"]:
-            text = f"{counted(len(result['kept']), 'order')} cannot be erased yet."
-            raise CommandError(text, returncode=UNFINISHED)
+        if options["dry_run"]:
+            number = counted(len(orders), "order")
+            self.say(f"Nothing stands in the way: {number} would be erased.", options)
+        if not options["erase"] or options["dry_run"]:
+            return {}
+        self._ask(options)
+        return self._erase(person, orders, options)
 
     def _say_others(self, others: Sequence[Order], options: dict[str, Any]) -> None:
         if others:
@@ -126,17 +123,18 @@ class Command(GiftcardsCommand):
             raise CommandError(text, returncode=UNFINISHED) from None
         self.say(f"Written to {path}, which only you may read. Hand it over safely.", options)
 
-    def _check(self, kept: Mapping[str, str], options: dict[str, Any]) -> None:
-        """Go on only if every order may be erased, and the person at the terminal is sure."""
-        if kept:
-            lines = ["Nothing was erased.", *_lines(kept)]
-            raise CommandError("\n".join(lines), returncode=UNFINISHED)
+    def _ask(self, options: dict[str, Any]) -> None:
+        """Go on only if the person at the terminal is sure."""
         if options["yes"]:
             return
         if options["json"] or not sys.stdin.isatty():
             raise refuse("Nothing was erased: add --yes if you are sure.")
         self.put("What is erased does not come back. Type the address or number again:", ending=" ")
-        if Person.of(input()) != _person(options):
+        try:
+            typed = input()
+        except EOFError:
+            typed = ""
+        if Person.of(typed) != _person(options):
             raise refuse("That is another one. Nothing was erased.")
 
     def _erase(
@@ -153,7 +151,6 @@ class Command(GiftcardsCommand):
 
             done = erase(person, orders, on_order=show)
         lines = [f"The customer of {counted(len(done.erased), 'order')} was erased."]
-        lines += _lines(done.kept)
         if done.telling:
             lines += [f"The reference names the customer, and stays: {_some(done.telling)}."]
         self.say("\n".join(lines), options)
@@ -175,8 +172,16 @@ def _person(options: Mapping[str, Any]) -> Person:
     return person
 
 
-def _lines(kept: Mapping[str, str]) -> list[str]:
-    return [f"Order {name} is kept: {_REASONS[reason]}." for name, reason in kept.items()]
+def _trouble(result: Mapping[str, Any]) -> str:
+    """Why not all was done that was asked for; "" if it was."""
+    if not result["orders"]:
+        return "No order names this customer. Nothing was done."
+    lines = [
+        f"Order {name} is kept: {_REASONS[reason]}." for name, reason in result["kept"].items()
+    ]
+    if lines and not result["erased"]:
+        lines = ["Nothing can be erased yet.", *lines]
+    return "\n".join(lines)
 
 
 def _some(references: Sequence[str]) -> str:
