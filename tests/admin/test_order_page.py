@@ -849,7 +849,8 @@ def test_another_app_adds_buttons_to_the_page(boss: Client) -> None:
     buttons.register(offer)
     order = make_guide_order(Status.FULFILLED)
     html = show(boss, order)
-    assert labels(html) == ["Write <to> them", "Write now"]
+    complain = "The customer complains about a code"
+    assert labels(html) == ["Write <to> them", "Write now", complain]
     assert f'href="/mail/{order.pk}/">Write &lt;to&gt; them</a>' in html
     assert f'form="giftcards-act" formaction="/mail/{order.pk}/now/">Write now</button>' in html
     assert labels(show(sign_in("view_order"), order)) == []
@@ -865,7 +866,7 @@ def test_another_app_adds_buttons_to_the_page(boss: Client) -> None:
         (Status.HANDLING, ["Check now"]),
         (Status.DELAYED, ["Check now"]),
         (Status.REJECTED, ["Order the missing cards again"]),
-        (Status.FULFILLED, []),
+        (Status.FULFILLED, ["The customer complains about a code"]),
     ],
 )
 def test_the_buttons_of_each_status(boss: Client, status: Status, expected: list[str]) -> None:
@@ -1013,11 +1014,11 @@ def test_the_page_of_an_order_takes_a_constant_number_of_queries(boss: Client) -
 
     # Session, user, the order; the order that it repeats or is repeated by, those of its group; its
     # changes, what was ticked off, its history in the admin, notes, reveals, refunds, cards and the
-    # ledger.
-    assert count_queries(boss, order_page(small)) == 12
+    # ledger; its messages and links.
+    assert count_queries(boss, order_page(small)) == 14
     Order.objects.update(group="cart")
-    assert count_queries(boss, order_page(small)) == 13
-    assert count_queries(boss, order_page(large)) == 13
+    assert count_queries(boss, order_page(small)) == 15
+    assert count_queries(boss, order_page(large)) == 15
     html = read(boss.get(order_page(large)))
     assert (len(cards(html)), len(timeline(html))) == (25, 26)
 

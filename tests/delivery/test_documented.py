@@ -18,6 +18,7 @@ from django.urls import reverse
 
 from giftcards.checks import TAG
 from giftcards.delivery import digests
+from giftcards.delivery.handover import Limits
 from giftcards.delivery.messages import compose
 from giftcards.delivery.models import Delivery, StaffDigest
 from giftcards.delivery.signals import staff_news
@@ -126,12 +127,12 @@ def test_the_chat_of_the_shop_is_told_what_is_to_do(settings: Any) -> None:
         with responses.RequestsMock() as chat:
             chat.post(settings.CHAT_WEBHOOK)
             # What holds now, such as that no worker runs here; nothing of the past.
-            digests.send_due()
+            digests.send_due(Limits())
             StaffDigest.objects.update(next_attempt_at=None)
             make_guide_order(
                 Status.HANDLING, reference="order-7", problems=[Problem("not_whole", {})]
             )
-            digests.send_due()
+            digests.send_due(Limits())
             told = [json.loads(call.request.body or "")["text"] for call in chat.calls]
             timeouts = {call.request.req_kwargs["timeout"] for call in chat.calls}
     finally:

@@ -20,10 +20,11 @@ from giftcards.delivery.handover import Limits
 from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.delivery.sending import CLAIM, MOST_UNANSWERED, Tally, send_due
+from giftcards.engine.storing import store_cards
 from giftcards.models import Order
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
-from tests.builders import make_guide_order
+from tests.builders import CARDS, make_guide_order
 from tests.delivery.mails import again, is_due, make_message, pause, send
 from tests.fakes.mail import DROP, HANG, Fault, MailServer, smtp_settings
 from tests.stage import in_threads, wait_until
@@ -104,6 +105,7 @@ class TestSent:
 
     def test_the_link_of_a_message_opens_the_cards_of_its_order(self, server: MailServer) -> None:
         message = make_message()
+        store_cards([(message.order, CARDS)])
         send()
         link = CardLink.objects.get()
         assert (link.order, link.delivery, link.origin) == (message.order, message, "message")

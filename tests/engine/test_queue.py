@@ -163,7 +163,7 @@ class TestBrokers:
             order = place_order(**LINE)
         assert Order.objects.get() == order
         assert messages(caplog) == [
-            "Queueing a task of django-q2 failed: ConnectionError. The schedule starts the loop"
+            "Queueing a task of django-q2 failed: ConnectionError. The schedule does the work"
             " within about a minute."
         ]
         assert PASSWORD not in caplog.text
