@@ -32,15 +32,21 @@ def driver(live_server: Any) -> Iterator[Chrome]:
 
 
 @pytest.fixture
-def browser(driver: Chrome, live_server: Any) -> Iterator[Browser]:
+def window(driver: Chrome, live_server: Any) -> Iterator[Browser]:
+    """A window on the site, in which there is nothing yet."""
+    opened = Browser(driver, live_server.url)
+    opened.reset()
+    yield opened
+    # Before the tables are emptied: a page that is still loading would look into them.
+    opened.close_page()
+
+
+@pytest.fixture
+def browser(window: Browser) -> Browser:
     """A window on the shop of :mod:`tests.browser.showcase`; nobody is logged in."""
     showcase.fill()
     get_user_model().objects.create_superuser("amina", password="correct horse")
-    window = Browser(driver, live_server.url)
-    window.reset()
-    yield window
-    # Before the tables are emptied: a page that is still loading would look into them.
-    window.close_page()
+    return window
 
 
 @pytest.fixture

@@ -9,11 +9,13 @@ import socket
 import threading
 from collections.abc import Callable
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import django
 
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
+FILES = "django.core.mail.backends.filebased.EmailBackend"
 # What it does instead of answering.
 DROP, HANG = "drop", "hang"
 _REPLIES = {
@@ -153,6 +155,14 @@ def smtp_settings(port: int, *, timeout: float = 5) -> dict[str, Any]:
         "EMAIL_PORT": port,
         "EMAIL_TIMEOUT": timeout,
     }
+
+
+def file_settings(folder: Path) -> dict[str, Any]:
+    """The settings with which Django writes mails into files."""
+    if django.VERSION >= (6, 1):
+        options = {"file_path": folder}
+        return {"MAILERS": {"default": {"BACKEND": FILES, "OPTIONS": options}}}
+    return {"EMAIL_BACKEND": FILES, "EMAIL_FILE_PATH": folder}
 
 
 def backend_settings(path: str, **options: Any) -> dict[str, Any]:

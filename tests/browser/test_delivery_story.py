@@ -1,0 +1,260 @@
+"""From the order to the code, as the customer lives it: on a phone, in Arabic and in English."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.utils import translation
+
+from giftcards.admin.display import money_text
+from giftcards.catalogue import read_catalogue
+from giftcards.delivery import page_tokens, receivers
+from giftcards.delivery.models import CardLink, Delivery, Installation, LinkVisit
+from giftcards.engine.gateway import Gateway
+from giftcards.models import Order
+from giftcards.settlement import record_refund
+from giftcards.signals import order_status_changed
+from giftcards.simulator import Simulator
+from giftcards.statuses import Status
+from tests.browser.browser import Browser
+from tests.builders import TYPE
+from tests.delivery.story import (
+    ADDRESS,
+    Mailbox,
+    buy,
+    codes_bought,
+    codes_stored,
+    links,
+    part,
+    settle_late,
+    subject,
+    work,
+)
+from tests.delivery.test_messages import WORDS_FOR_CODES, plain
+from tests.fakes.mail import file_settings
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+PHONE = (390, 844)
+BUTTON = ".gc-ask button"
+# How many cards of each type the provider delivers of five.
+DELIVERED = {TYPE: 5, "TEST_PARTIAL": 3, "TEST_REFUND": 0}
+
+
+class Customer:
+    """Orders five cards at a time, reads the mails, and opens what they lead to."""
+
+    def __init__(self, language: str, window: Browser, mailbox: Mailbox, desk: Path) -> None:
+        self.language = language
+        self.window = window
+        self.mailbox = mailbox
+        self._desk = desk
+
+    def order(self, type_id: str = TYPE) -> Order:
+        order = buy(f"web-{type_id}", type_id, customer_language=self.language)
+        work()
+        order.refresh_from_db()
+        return order
+
+    def open_mail(self) -> EmailMessage:
+        """Open the mail that has just come in a program that shows HTML."""
+        mail = self.mailbox.new()
+        assert mail["To"] == ADDRESS
+        self._desk.write_text(part(mail, "html"), encoding="utf-8")
+        self.window.driver.get(self._desk.as_uri())
+        self._look()
+        return mail
+
+    def show_cards(self) -> list[str]:
+        """Press the button of the mail that is open, and that of the page; the codes there."""
+        self.window.press("a[href*='/cards/']")
+        return self.press_button()
+
+    def press_button(self) -> list[str]:
+        """Press the button of the page that is open; the codes that it then shows."""
+        self._look()
+        assert self.window.find_all(".gc-secret") == []
+        self.window.press(BUTTON)
+        self._look()
+        return self.window.texts(".gc-secret:not(.gc-serial)")
+
+    def read(self) -> str:
+        """What can be read in the window."""
+        return plain(self.window.find("body").text)
+
+    def amount(self, dinars: int) -> str:
+        with translation.override(self.language):
+            return plain(money_text(Decimal(dinars)))
+
+    def says(self, **texts: str) -> str:
+        """The text in the customer's language."""
+        return texts[self.language]
+
+    def was_told(self, order: Order) -> list[str]:
+        """The kinds of the messages about the order, all of which were sent and have been read."""
+        assert self.mailbox.is_read()
+        messages = Delivery.objects.order_by("kind")
+        assert {(message.order, message.status) for message in messages} == {(order, "sent")}
+        return [message.kind for message in messages]
+
+    def used_links(self) -> list[str]:
+        return list(LinkVisit.objects.order_by("pk").values_list("what", flat=True))
+
+    def _look(self) -> None:
+        """The page is in the customer's language, and fits the phone."""
+        direction = {"ar": "rtl", "en": "ltr"}[self.language]
+        page = self.window.find("html")
+        assert (page.get_attribute("lang"), page.get_attribute("dir")) == (self.language, direction)
+        assert self.window.overflow() == 0
+        assert self.window.complaints() == []
+
+
+@pytest.fixture(autouse=True)
+def _shop(
+    settings: Any,
+    live_server: Any,
+    simulator: Simulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[None]:
+    settings.GIFTCARDS_DELIVERY = {
+        "BASE_URL": live_server.url,
+        "FROM_EMAIL": "shop@shop.example",
+        "SHOP_NAME": "متجر البطاقات",
+        "CONTACT": "+213 21 00 00 00",
+    }
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "POLL_INTERVAL": 0.1}
+    for name, value in file_settings(tmp_path / "mails").items():
+        setattr(settings, name, value)
+    # The driver is quicker than a person.
+    monkeypatch.setattr(page_tokens, "QUICKEST", 0)
+    Installation.begin()
+    simulator.delay = (3600, 3600)
+
+    def decide(*, order: Order, **_: Any) -> None:
+        """As the provider does some seconds after it has accepted an order."""
+        if order.status == Status.HANDLING and order.type_id in DELIVERED:
+            simulator.settle(order.provider_order_id, delivered=DELIVERED[order.type_id])
+
+    receivers.connect()
+    order_status_changed.connect(decide)
+    yield
+    order_status_changed.disconnect(decide)
+    receivers.disconnect()
+
+
+@pytest.fixture(params=["ar", "en"])
+def customer(request: pytest.FixtureRequest, window: Browser, tmp_path: Path) -> Customer:
+    with Gateway() as gateway:
+        read_catalogue(gateway, on_wait=lambda _reading: None)
+    window.resize(*PHONE)
+    return Customer(request.param, window, Mailbox(tmp_path / "mails"), tmp_path / "mail.html")
+
+
+def test_all_cards_come_and_the_customer_reads_their_codes(
+    customer: Customer, simulator: Simulator
+) -> None:
+    order = customer.order()
+    mail = customer.open_mail()
+    assert subject(mail) == customer.says(
+        en="Your gift cards are here: PlayStation Network", ar="وصلت بطاقاتك: PlayStation Network"
+    )
+    codes = codes_bought(simulator, order)
+    assert len(codes) == 5
+    assert not [code for code in codes if code in mail.as_string() + customer.read()]
+    assert customer.show_cards() == codes == codes_stored(order)
+    assert customer.was_told(order) == ["delivered"]
+    assert customer.used_links() == ["opened", "revealed"]
+
+
+def test_three_of_five_cards_come_and_the_customer_is_paid_back_the_rest(
+    customer: Customer, simulator: Simulator
+) -> None:
+    order = customer.order("TEST_PARTIAL")
+    mail = customer.open_mail()
+    assert subject(mail) == customer.says(
+        en="3 of your 5 gift cards are here: PlayStation Network",
+        ar="وصلت 3 بطاقات من أصل 5: PlayStation Network",
+    )
+    owed = customer.amount(1_100)
+    for told in (plain(part(mail, "plain")), customer.read()):
+        assert customer.says(en="2 could not be delivered.", ar="تعذّر تسليم بطاقتين.") in told
+        promise = customer.says(en="You will be paid back {}", ar="سنعيد إليك {}")
+        assert promise.format(owed) in told
+        # Of the price that the shop pays, customers are told nothing.
+        assert "490" not in told
+        assert customer.amount(980) not in told
+    codes = codes_bought(simulator, order)
+    assert customer.show_cards() == codes == codes_stored(order)
+    assert len(codes) == 3
+    missing = customer.says(en="2 cards could not be delivered.", ar="تعذّر تسليم بطاقتين.")
+    promise = customer.says(en="{} will be paid back to you", ar="سيُعاد إليك مبلغ {}")
+    assert f"{missing} {promise.format(owed)}" in customer.read()
+    page = links(mail)[0]
+
+    record_refund(order, amount=1_100, reference="CCP 0021", method="CCP")
+    work()
+    mail = customer.open_mail()
+    paid = customer.says(en="We have paid you back {}", ar="أعدنا إليك {}").format(owed)
+    assert plain(subject(mail)) == paid
+    assert paid in customer.read()
+    assert [link for link in links(mail) if "/cards/" in link] == []
+    assert customer.was_told(order) == ["paid_back", "partly_delivered"]
+
+    customer.window.driver.get(page)
+    assert customer.press_button() == codes
+    done = customer.says(en="{} paid back on", ar="أُعيد إليك مبلغ {}").format(owed)
+    assert done in customer.read()
+    assert customer.says(en="Shown before", ar="عُرضت من قبل") in customer.read()
+
+
+def test_no_card_comes_and_the_customer_hears_of_money_only(customer: Customer) -> None:
+    order = customer.order("TEST_REFUND")
+    mail = customer.open_mail()
+    owed = customer.amount(2_750)
+    for told in (plain(part(mail, "plain")), customer.read()):
+        sorry = customer.says(
+            en="the 5 gift cards that you ordered could not be delivered",
+            ar="تعذّر تسليم بطاقات الهدايا التي طلبتها، وعددها 5",
+        )
+        assert sorry in told
+        assert owed in told
+        assert WORDS_FOR_CODES.search(told) is None
+    assert [link for link in links(mail) if "/cards/" in link] == []
+    assert not CardLink.objects.exists()
+
+    for number, amount in enumerate((1_000, 1_750)):
+        record_refund(order, amount=amount, reference=f"CCP {number}")
+        work()
+        customer.open_mail()
+        assert customer.amount(amount) in customer.read()
+    all_of_it = customer.says(
+        en="you have got back all that we owed you", ar="أعدنا إليك كل ما هو مستحق لك"
+    )
+    assert all_of_it in customer.read()
+    assert customer.was_told(order) == ["paid_back", "paid_back", "refunded"]
+
+
+def test_a_late_customer_is_asked_to_wait_and_gets_the_cards_all_the_same(
+    customer: Customer, simulator: Simulator, settings: Any
+) -> None:
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "POLL_TIMEOUT": 1}
+    order = customer.order("SIM_NEVER")
+    assert order.status == Status.DELAYED
+    mail = customer.open_mail()
+    for told in (plain(part(mail, "plain")), customer.read()):
+        assert customer.says(en="We are still on it.", ar="ما زلنا نعمل عليه.") in told
+        assert customer.says(en="Please do not order again.", ar="يُرجى عدم تكرار الطلب.") in told
+        assert WORDS_FOR_CODES.search(told) is None
+
+    settle_late(simulator, order)
+    customer.open_mail()
+    codes = codes_bought(simulator, order)
+    assert len(codes) == 5
+    assert customer.show_cards() == codes == codes_stored(order)
+    assert customer.was_told(order) == ["delayed", "delivered"]
