@@ -78,7 +78,7 @@ def _unpacked(text: str | bytes, depth: int = 4) -> Iterator[bytes]:
         return
     with contextlib.suppress(zlib.error):
         yield from _unpacked(zlib.decompress(raw), depth - 1)
-    for word in re.findall(rb"[A-Za-z0-9+/_-]{12,}", raw):
+    for word in set(re.findall(rb"[A-Za-z0-9+/_-]{12,}", raw)):
         try:
             unpacked = base64.b64decode(word + b"=" * (-len(word) % 4), altchars=b"-_")
         except binascii.Error:
@@ -207,8 +207,7 @@ def every_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What any handler could make of the records: text, arguments, traceback."""
-    entries = [pprint.pformat(vars(entry)) for entry in caplog.records]
-    return [caplog.text, *entries]
+    return [caplog.text, *(repr(vars(entry)) for entry in caplog.records)]
 
 
 class TestExports:

@@ -18,7 +18,6 @@ from giftcards.delivery.models import CardLink, Delivery, Installation, LinkVisi
 from giftcards.engine.gateway import Gateway
 from giftcards.models import Order
 from giftcards.settlement import record_refund
-from giftcards.signals import order_status_changed
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.browser.browser import Browser
@@ -29,6 +28,7 @@ from tests.delivery.story import (
     buy,
     codes_bought,
     codes_stored,
+    deciding,
     links,
     part,
     settle_late,
@@ -42,8 +42,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 PHONE = (390, 844)
 BUTTON = ".gc-ask button"
-# How many cards of each type the provider delivers of five.
-DELIVERED = {TYPE: 5, "TEST_PARTIAL": 3, "TEST_REFUND": 0}
 
 
 class Customer:
@@ -134,17 +132,9 @@ def _shop(
     # The driver is quicker than a person.
     monkeypatch.setattr(page_tokens, "QUICKEST", 0)
     Installation.begin()
-    simulator.delay = (3600, 3600)
-
-    def decide(*, order: Order, **_: Any) -> None:
-        """As the provider does some seconds after it has accepted an order."""
-        if order.status == Status.HANDLING and order.type_id in DELIVERED:
-            simulator.settle(order.provider_order_id, delivered=DELIVERED[order.type_id])
-
     receivers.connect()
-    order_status_changed.connect(decide)
-    yield
-    order_status_changed.disconnect(decide)
+    with deciding(simulator):
+        yield
     receivers.disconnect()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import email
 import email.policy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from email.message import EmailMessage
 from html.parser import HTMLParser
@@ -12,18 +14,19 @@ from typing import Any
 
 from django.utils import timezone
 from django.utils.module_loading import import_string
-from django_q.brokers import get_broker
 from django_q.models import OrmQ
-from django_q.monitor import save_task
 
 from giftcards import tasks
 from giftcards.fulfilment import place_order
 from giftcards.models import Order
+from giftcards.signals import order_status_changed
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import PRODUCT, TYPE
 
 ADDRESS = "lina@example.com"
+#: How many cards of each type the provider delivers of five; of others, none before it is told to.
+DELIVERED = {TYPE: 5, "TEST_PARTIAL": 3, "TEST_REFUND": 0}
 # Of the file backend, after each mail.
 _SEPARATOR = b"\n" + b"-" * 79 + b"\n"
 
@@ -97,24 +100,42 @@ def buy(reference: str, type_id: str = TYPE, *, quantity: int = 5, **values: Any
     )
 
 
-def work() -> None:
-    """Run tasks as a worker does until none is queued; their rows stay."""
+@contextmanager
+def deciding(simulator: Simulator) -> Iterator[None]:
+    """The provider decides about each order as soon as it has accepted it, see ``DELIVERED``."""
+    simulator.delay = (3600, 3600)
+
+    def decide(*, order: Order, **_: Any) -> None:
+        if order.status == Status.HANDLING and order.type_id in DELIVERED:
+            simulator.settle(order.provider_order_id, delivered=DELIVERED[order.type_id])
+
+    order_status_changed.connect(decide)
+    yield
+    order_status_changed.disconnect(decide)
+
+
+def work() -> list[str]:
+    """Run tasks as a worker does until none is queued; return what django-q2 knows of each."""
+    known = []
     while (queued := OrmQ.objects.order_by("pk").first()) is not None:
         task = queued.task
         queued.delete()
         result = import_string(task["func"])(*task["args"], **task["kwargs"])
-        ended = {"result": result, "success": True, "stopped": timezone.now()}
-        save_task(task | ended, get_broker())
+        known.append(repr(task | {"result": result}))
+    return known
 
 
-def settle_late(simulator: Simulator, order: Order) -> None:
-    """The provider settles a delayed order after all, and the schedule comes round."""
+def settle_late(simulator: Simulator, order: Order) -> list[str]:
+    """The provider settles a delayed order after all, and the schedule comes round.
+
+    Returns the same as :func:`work`.
+    """
+    order.refresh_from_db()
     simulator.settle(order.provider_order_id)
     Order.objects.filter(pk=order.pk, status=Status.DELAYED).update(
         due_at=timezone.now() - timedelta(seconds=1)
     )
-    tasks.tick()
-    work()
+    return [tasks.tick(), *work()]
 
 
 def codes_bought(simulator: Simulator, order: Order) -> list[str]:

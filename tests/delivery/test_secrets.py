@@ -1,0 +1,238 @@
+"""No code, serial or link is kept or written anywhere, whatever became of the orders."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth import get_user_model
+from django.contrib.sessions.models import Session
+from django.core.servers.basehttp import WSGIRequestHandler
+from django.test import Client
+from django.test.testcases import QuietWSGIRequestHandler
+
+from giftcards.crypto import normalised
+from giftcards.delivery import page_tokens
+from giftcards.delivery.models import Delivery, Installation, LinkVisit, StaffDigest
+from giftcards.delivery.tasks import deliver
+from giftcards.models import CardReveal, Order
+from giftcards.settlement import record_refund
+from giftcards.simulator import Simulator
+from tests.admin.test_reveal import reveal
+from tests.builders import TYPE
+from tests.conftest import Call
+from tests.delivery.staff import SUPPORT, person, to
+from tests.delivery.story import Mailbox, buy, deciding, links, settle_late, work
+from tests.delivery.test_digests import let_pass
+from tests.delivery.test_handing_over import make as make_link
+from tests.delivery.test_handing_over import shown as shown_link
+from tests.delivery.test_sending_again import send as send_again
+from tests.fakes.mail import file_settings
+from tests.pages import FIND, order_page, read
+from tests.test_secrets import every_log, logged, raw_database, traces
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db(transaction=True)
+
+STAFF = "staff@shop.example"
+PERMISSIONS = (*SUPPORT, "reveal_card", "find_card", "check_order", "view_cardreveal")
+
+
+def all_orders(_user: Any) -> Any:
+    return Order.objects.all()
+
+
+@pytest.fixture
+def mailbox(settings: Any, live_server: Any, tmp_path: Path) -> Mailbox:
+    settings.GIFTCARDS_DELIVERY = {
+        "BASE_URL": live_server.url,
+        "FROM_EMAIL": "shop@shop.example",
+        "SHOP_NAME": "The Shop",
+        "STAFF_EMAILS": [STAFF],
+        "OWNED_ORDERS": "tests.delivery.test_secrets.all_orders",
+    }
+    for name, value in file_settings(tmp_path).items():
+        setattr(settings, name, value)
+    return Mailbox(tmp_path)
+
+
+@pytest.fixture
+def access_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[io.StringIO]:
+    """What the site writes about each request, as ``runserver`` does; it is in no other log."""
+    monkeypatch.setattr(QuietWSGIRequestHandler, "log_message", WSGIRequestHandler.log_message)
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    logger = logging.getLogger("django.server")
+    logger.addHandler(handler)
+    with caplog.filtering(lambda entry: entry.name != logger.name):
+        yield written
+    logger.removeHandler(handler)
+
+
+def test_no_code_and_no_link_is_left_anywhere_after_orders_of_every_outcome(
+    mailbox: Mailbox,
+    access_log: io.StringIO,
+    simulator: Simulator,
+    call: Call,
+    caplog: pytest.LogCaptureFixture,
+    set_conf: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The test is quicker than a person.
+    monkeypatch.setattr(page_tokens, "QUICKEST", 0)
+    Installation.begin()
+    # From now on, staff are told of what happens.
+    deliver()
+    with every_log(caplog), deciding(simulator):
+        set_conf(POLL_INTERVAL=0.1)
+        orders = [buy(f"web-{kind}", kind) for kind in (TYPE, "TEST_PARTIAL", "TEST_REFUND")]
+        tasks = work()
+        set_conf(POLL_TIMEOUT=1)
+        late = buy("web-late", "SIM_NEVER")
+        tasks += work()
+        tasks += settle_late(simulator, late)
+        record_refund(orders[1], amount=1_100, reference="CCP 0021")
+        tasks += work()
+        mailed = pages_in(mailbox)
+        shown = [use(address) for address in mailed]
+        shown.append(open_account(late))
+        amina = person(*PERMISSIONS)
+        made, revealed = help_out(amina, orders[0])
+        shown.append(revealed)
+        tasks += work()
+        sent = [address for address in pages_in(mailbox) if address not in mailed]
+        shown += [use(address) for address in sent]
+        assert use(made) == ""
+        let_pass(minutes=60)
+        tasks.append(deliver())
+        printed = [
+            call("giftcards_deliver", json=True).out,
+            call("giftcards_status").out,
+            *(call("giftcards_status", order.reference, json=True).out for order in orders),
+            *(read(amina.get(page)) for page in pages_of_staff(orders[0])),
+        ]
+
+    assert sorted(Delivery.objects.values_list("kind", "status")) == [
+        ("delayed", "sent"),
+        *[("delivered", "sent")] * 3,
+        ("paid_back", "sent"),
+        ("partly_delivered", "sent"),
+        ("refunded", "sent"),
+    ]
+    assert STAFF in [mail["To"] for mail in mailbox.mails()]
+    for model in (CardReveal, LinkVisit, LogEntry, Session, StaffDigest):
+        assert model.objects.exists()
+
+    codes, tokens = canaries(simulator), tokens_in([*mailed, *sent, made])
+    # They are what is shown and mailed.
+    assert all(traces(page, codes) for page in shown)
+    assert len(set(traces(b"".join(mailbox.files()), tokens))) == len(mailed + sent) == 4
+    assert traces(access_log.getvalue(), tokens)
+    places: dict[str, list[str | bytes]] = {
+        "database": [*raw_database()],
+        "log": ["\n".join(logged(caplog))],
+        "tasks": [*tasks],
+        "printed": [*printed],
+    }
+    both = re.compile(codes.pattern + b"|" + tokens.pattern)
+    assert {name: found(texts, both) for name, texts in places.items()} == {
+        "database": [],
+        "log": [],
+        "tasks": [],
+        "printed": [],
+    }
+    assert found([*mailbox.files(), *map(str, mailbox.mails())], codes) == []
+    assert found([access_log.getvalue()], codes) == []
+
+
+def pages_in(mailbox: Mailbox) -> list[str]:
+    """The customer's pages that mails lead to."""
+    found = {link for mail in mailbox.mails() for link in links(mail) if "/cards/" in link}
+    return sorted(found)
+
+
+def use(address: str) -> str:
+    """What the customer is shown behind a link, after programs have tried it; "" if nothing is."""
+    for method, data in (("HEAD", None), ("POST", b"page=x"), ("OPTIONS", None)):
+        fetch(address, method, data)
+    token = re.search(r'name="page" value="([^"]+)"', fetch(address))
+    if token is None:
+        return ""
+    posted = urlencode({"page": token[1]}).encode()
+    fetch(address, "POST", posted + b"&file=1")
+    return fetch(address, "POST", posted)
+
+
+def fetch(address: str, method: str = "GET", data: bytes | None = None) -> str:
+    try:
+        with urlopen(Request(address, data, method=method), timeout=10) as answer:
+            return str(answer.read().decode())
+    except HTTPError as refusal:
+        with refusal:
+            return refusal.read().decode()
+
+
+def open_account(order: Order) -> str:
+    """What a customer who is logged in is shown of the order."""
+    browser = Client()
+    browser.force_login(get_user_model().objects.create_user("lina"))
+    listed = read(browser.get("/cards/"))
+    form = listed.split(f'name="order" value="{order.pk}"')[1]
+    page = form.split('name="page" value="')[1].split('"')[0]
+    return read(browser.post("/cards/", {"order": str(order.pk), "page": page}))
+
+
+def help_out(amina: Client, order: Order) -> tuple[str, str]:
+    """Staff reveal a card, find it, hand over a link, and have the message sent again.
+
+    Returns the link, which that message has withdrawn, and the page that shows the card.
+    """
+    card = order.cards.get(position=1)
+    revealed = read(reveal(amina, card))
+    read(amina.post(FIND, {"secret": card.value}, follow=True))
+    link = shown_link(make_link(amina, order))
+    send_again(amina, order, links="all")
+    return link, revealed
+
+
+def pages_of_staff(order: Order) -> list[str]:
+    return [
+        "/admin/",
+        order_page(order),
+        f"/admin/giftcards/order/{order.pk}/history/",
+        to("dispute", order.pk),
+        "/admin/giftcards_delivery/delivery/",
+        to("delivery_change", order.deliveries.latest("pk").pk),
+        "/admin/giftcards_delivery/cardlink/",
+        to("cardlink_change", order.card_links.latest("pk").pk),
+    ]
+
+
+def canaries(simulator: Simulator) -> re.Pattern[bytes]:
+    """The codes, as they are and as they are normalised for searching, and the serials."""
+    cards = [card for order in simulator.orders.values() for card in order.cards]
+    assert len(cards) == 13
+    codes = [card.value for card in cards]
+    # Not a part of a longer number, such as a time.
+    serials = [rf"{card.serial}(?!\d)" for card in cards]
+    return re.compile("|".join([*codes, *map(normalised, codes), *serials]).encode())
+
+
+def tokens_in(addresses: list[str]) -> re.Pattern[bytes]:
+    tokens = [address.rstrip("/").rpartition("/")[2] for address in addresses]
+    return re.compile("|".join(map(re.escape, tokens)).encode())
+
+
+def found(texts: Iterable[str | bytes], pattern: re.Pattern[bytes]) -> list[bytes]:
+    return [trace for text in texts for trace in traces(text, pattern)]
