@@ -14,7 +14,13 @@ from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import Facts, facts_of, has_cards
 from giftcards.delivery.kinds import Kind
 from giftcards.models import Order
+from giftcards.statuses import Status
 
+# Where the word for the order is another than that for the message about it.
+_STATES = {
+    Kind.DELIVERED: Status.FULFILLED,
+    Kind.PARTLY_DELIVERED: Status.PARTIALLY_FILLED,
+}
 # In the digits of the longest key.
 _LONGEST_KEY = 18
 
@@ -30,7 +36,10 @@ class OwnedOrder:
 
     @property
     def state(self) -> str:
-        return str(Kind(self.facts.kind).label) if self.facts.kind else gettext("In progress")
+        if not self.facts.kind:
+            return gettext("In progress")
+        kind = Kind(self.facts.kind)
+        return str(_STATES.get(kind, kind).label)
 
     @property
     def has_cards(self) -> bool:

@@ -78,7 +78,7 @@ class TestList:
         text = words(response).replace("\N{NO-BREAK SPACE}", " ")
         assert text.index("web-3") < text.index("web-2") < text.index("web-1042")
         assert "of-somebody-else" not in text
-        assert "Cards delivered in part" in text
+        assert "Partly delivered" in text
         assert "In progress" in text
         assert "Not delivered" in text
         assert "2 cards could not be delivered." in text
@@ -248,7 +248,7 @@ class TestTags:
 
     def test_a_page_of_the_shop_shows_the_state_of_one_order(self, order: Order) -> None:
         html = self.render("{% order_cards order %}", self.user("lina"), order=order)
-        assert "Cards delivered in part" in html
+        assert "Partly delivered" in html
         assert "Show 3 cards" in html
         assert not any(card.value in html for card in CARDS)
 
