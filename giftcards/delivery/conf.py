@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,10 +86,14 @@ def _staff_emails(setting: str, value: Any) -> Complaint | None:
     )
     if not isinstance(value, list | tuple):
         return ("type", f"{setting} must be a list.", hint)
-    entries = [{"address": entry} if isinstance(entry, str) else entry for entry in value]
-    if all(map(_is_person, entries)):
+    if all(map(_is_person, _entries(value))):
         return None
     return ("staff_emails", f"{setting} has an entry that is not usable.", hint)
+
+
+def _entries(people: Iterable[Any]) -> list[Any]:
+    """A dict for each of ``STAFF_EMAILS``, also where an address stands alone."""
+    return [{"address": entry} if isinstance(entry, str) else entry for entry in people]
 
 
 def _is_person(entry: Any) -> bool:
@@ -130,9 +134,9 @@ require = OPTIONS.require
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A member of staff who gets digests; ``role`` is a key of :data:`giftcards.roles.ROLES`.
+    """A member of staff who gets digests.
 
-    ``None``: they are told of everything.
+    ``role`` is a key of :data:`giftcards.roles.ROLES`. Without one, they are told of everything.
     """
 
     address: str
@@ -212,10 +216,7 @@ class Conf:
     @property
     def staff(self) -> list[Person]:
         """Who gets digests."""
-        entries = OPTIONS.get("STAFF_EMAILS")
-        return [
-            _person({"address": entry} if isinstance(entry, str) else entry) for entry in entries
-        ]
+        return [_person(entry) for entry in _entries(OPTIONS.get("STAFF_EMAILS"))]
 
     @property
     def digest_minutes(self) -> float:
@@ -227,9 +228,7 @@ class Conf:
         return None if path is None else import_string(path)
 
 
-def _person(entry: str | Mapping[str, str]) -> Person:
-    if isinstance(entry, str):
-        entry = {"address": entry}
+def _person(entry: Mapping[str, str]) -> Person:
     return Person(
         entry["address"], entry.get("language", settings.LANGUAGE_CODE), entry.get("role")
     )
