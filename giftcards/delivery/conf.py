@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
     from giftcards.delivery.channels import Channel
     from giftcards.models import Order
+
+
+# What people write between the digits of a phone number.
+_BETWEEN_DIGITS = " .-()\u00a0"
 
 
 def _mode(setting: str, value: Any) -> Complaint | None:
@@ -183,6 +188,19 @@ class Conf:
         "" if they are not told.
         """
         return OPTIONS.get("CONTACT") or ""
+
+    @property
+    def contact_address(self) -> str:
+        """Where a click on the contact leads; "" if it is no page, no address and no number."""
+        contact = self.contact
+        if contact.startswith(("https://", "http://")):
+            return contact
+        with suppress(ValidationError):
+            validate_email(contact)
+            return f"mailto:{contact}"
+        number = "".join(sign for sign in contact if sign not in _BETWEEN_DIGITS)
+        is_number = number.removeprefix("+").isdecimal() and number.isascii()
+        return f"tel:{number}" if is_number else ""
 
     @property
     def channels(self) -> list[Channel]:

@@ -54,7 +54,6 @@ _TO_COME = {Payback.OWED, Payback.OWED_IN_PART, Payback.UNKNOWN}
 _NO_BREAK = "\u00a0"
 _DIRECTIONS = {"L": "ltr", "R": "rtl", "AL": "rtl"}
 _MARKS = {"ltr": "\u200e", "rtl": "\u200f"}
-_PHONE = re.compile(r"\+?[0-9][0-9 ().-]{4,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +243,7 @@ def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
         "facts": facts,
         "shop_name": conf.shop_name and form.foreign(conf.shop_name),
         "contact": form.exact(conf.contact),
-        "contact_address": _contact_address(conf.contact),
+        "contact_address": conf.contact_address,
         "customer_name": content.customer_name and form.foreign(content.customer_name),
         "reference": form.foreign(facts.reference),
         "product": form.foreign(facts.product),
@@ -269,15 +268,6 @@ def _shown(amount: Decimal | None, form: _Form) -> str | None:
 
 def _code_in(form: _Form, code: Code) -> Code:
     return replace(code, value=form.exact(code.value), serial=form.exact(code.serial))
-
-
-def _contact_address(contact: str) -> str:
-    """Where a click on the contact leads; "" if it is neither a page, an address nor a number."""
-    if contact.startswith(("https://", "http://")):
-        return contact
-    if _PHONE.fullmatch(contact):
-        return "tel:" + re.sub(r"[^+0-9]", "", contact)
-    return f"mailto:{contact}" if "@" in contact and " " not in contact else ""
 
 
 def _rows(content: Content, form: _Form) -> list[Row]:

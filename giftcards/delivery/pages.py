@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from django.core.exceptions import ValidationError
-from django.core.validators import validate_email
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.template.loader import render_to_string
 from django.utils import translation
@@ -195,22 +193,9 @@ def _protected(response: HttpResponse, referrer: str, *, nonce: str = "") -> Htt
 
 
 def _shop() -> dict[str, str]:
-    contact = conf.contact
     return {
         "shop_name": conf.shop_name,
         "shop_url": conf.base_url,
-        "contact": contact,
-        "contact_url": _address_of(contact),
+        "contact": conf.contact,
+        "contact_url": conf.contact_address,
     }
-
-
-def _address_of(contact: str) -> str:
-    """What a link to the contact leads to; "" if it is none of address, number and page."""
-    if contact.startswith(("https://", "http://")):
-        return contact
-    with suppress(ValidationError):
-        validate_email(contact)
-        return f"mailto:{contact}"
-    number = "".join(sign for sign in contact if sign not in " .-()\u00a0")
-    is_number = number.removeprefix("+").isdecimal() and number.isascii()
-    return f"tel:{number}" if is_number else ""

