@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from typing import Self
 
 from django.conf import settings
 from django.db.models import QuerySet
@@ -39,6 +40,10 @@ class PaidBack:
     at: datetime
     method: str
 
+    @classmethod
+    def of(cls, refund: CustomerRefund) -> Self:
+        return cls(refund.amount, refund.executed_at or refund.created_at, refund.method)
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -56,9 +61,8 @@ class Facts:
     #: When it was placed, and when it settled.
     ordered_at: datetime
     settled_at: datetime | None
-    #: For the cards that did not come: in all, and what is still to be paid back.
+    #: For the cards that did not come, in all.
     owed: Decimal | None
-    to_pay_back: Decimal | None
     #: What was paid back, the first one first.
     paid_back: tuple[PaidBack, ...]
     #: Whether the missing cards were ordered again, so that they are still to come.
@@ -67,6 +71,16 @@ class Facts:
     @property
     def paid_back_amount(self) -> Decimal:
         return sum((refund.amount for refund in self.paid_back), Decimal(0))
+
+    @property
+    def to_pay_back(self) -> Decimal | None:
+        """What the customer is still to get of what is owed.
+
+        A refund that is only planned counts as not paid yet: they do not have it.
+        """
+        if self.owed is None:
+            return None
+        return Decimal(0) if self.is_reordered else self.owed - self.paid_back_amount
 
     @property
     def payback(self) -> Payback:
@@ -88,13 +102,7 @@ def facts_of(order: Order) -> Facts:
     if order.is_final:
         # In Python, so that a list of orders can fetch the refunds of all of them at once.
         done = [refund for refund in order.refunds.all() if refund.state == RefundState.DONE]
-        paid_back = tuple(sorted(map(_paid_back, done), key=lambda refund: refund.at))
-    owed = None if breakdown is None else breakdown.owed_amount
-    left = None
-    if owed is not None:
-        # A refund that is only planned counts as not paid yet: the customer does not have it.
-        got = sum((refund.amount for refund in paid_back), Decimal(0))
-        left = Decimal(0) if order.reordered_amount is not None else owed - got
+        paid_back = tuple(sorted(map(PaidBack.of, done), key=lambda refund: refund.at))
     return Facts(
         reference=order.reference,
         product=order.product_name or order.product_id,
@@ -105,8 +113,7 @@ def facts_of(order: Order) -> Facts:
         kind=KIND_OF_STATUS.get(order.status, ""),
         ordered_at=order.created_at,
         settled_at=order.settled_at,
-        owed=owed,
-        to_pay_back=left,
+        owed=None if breakdown is None else breakdown.owed_amount,
         paid_back=paid_back,
         is_reordered=order.reordered_amount is not None,
     )
@@ -147,7 +154,3 @@ def supported_language(language: str | None) -> str:
 def _paid_for(order: Order) -> QuerySet[Card]:
     paid_for = Card.objects.filter(order=order, position__lte=order.fulfilled_quantity)
     return paid_for.readable()
-
-
-def _paid_back(refund: CustomerRefund) -> PaidBack:
-    return PaidBack(refund.amount, refund.executed_at or refund.created_at, refund.method)

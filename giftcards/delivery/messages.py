@@ -155,9 +155,8 @@ def _content(delivery: Delivery, token: Masked | None) -> Content:
 def _refund(delivery: Delivery, facts: Facts) -> PaidBack | None:
     if delivery.kind != Kind.PAID_BACK:
         return None
-    refund = delivery.refund
-    if refund is not None:
-        return PaidBack(refund.amount, refund.executed_at or refund.created_at, refund.method)
+    if delivery.refund is not None:
+        return PaidBack.of(delivery.refund)
     if not facts.paid_back:
         raise ValueError("Nothing was paid back.")
     # Sent again by a person: the last one.

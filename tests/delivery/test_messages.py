@@ -178,7 +178,7 @@ class TestEveryMessage:
         options = {**engine["OPTIONS"], "string_if_invalid": "UNKNOWN(%s)"}
         settings.TEMPLATES = [{**engine, "OPTIONS": options}]
         full = example(kind, Mode.CODES)
-        bare = replace(full, facts=replace(full.facts, owed=None, to_pay_back=None))
+        bare = replace(full, facts=replace(full.facts, owed=None))
         linked = replace(example(kind, Mode.LINK), customer_name="")
         for content in (full, bare, linked):
             message = render(content, language=language, address="")

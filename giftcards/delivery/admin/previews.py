@@ -213,8 +213,7 @@ def _facts(kind: str, now: datetime) -> Facts:
     is_final = outcome is not None
     outcome = outcome or _Outcome()
     missing = _QUANTITY - outcome.delivered if is_final else 0
-    paid_back = outcome.paid_back or Decimal(0)
-    owed = missing * _PRICE
+    paid_back = outcome.paid_back
     return Facts(
         reference="web-1042",
         product="PUBG Mobile",
@@ -225,8 +224,7 @@ def _facts(kind: str, now: datetime) -> Facts:
         kind=kind,
         ordered_at=now - timedelta(minutes=7),
         settled_at=now if is_final else None,
-        owed=owed if is_final else None,
-        to_pay_back=owed - paid_back if is_final else None,
+        owed=missing * _PRICE if is_final else None,
         paid_back=(PaidBack(paid_back, now, "CCP"),) if paid_back else (),
         is_reordered=False,
     )
