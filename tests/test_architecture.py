@@ -82,8 +82,9 @@ WITHIN = {
     ),
     "management": "output base overview selftest commands",
     "delivery": (
-        "kinds conf checks models migrations personal channels failures handover facts links"
-        " messages signals news briefing digests queueing tracking receivers sending tasks pins qr"
+        "kinds conf checks models migrations personal channels failures handover facts codes"
+        " links messages signals news briefing digests queueing tracking receivers sending"
+        " tasks pins qr"
         " page_tokens revealing pages owned views urls admin templatetags management apps"
     ),
 }

@@ -9,7 +9,6 @@ in the folder of the kind.
 
 from __future__ import annotations
 
-import logging
 import re
 import unicodedata
 from collections.abc import Callable
@@ -25,21 +24,17 @@ from django.utils.text import Truncator, capfirst
 from django.utils.translation import gettext
 
 from giftcards.admin.display import bdi, count_text, isolated, moment_text, money, money_text
-from giftcards.crypto import Keyring
 from giftcards.delivery.channels import Message
+from giftcards.delivery.codes import MOST_CODES, Code, open_codes
 from giftcards.delivery.conf import conf
-from giftcards.delivery.facts import Facts, PaidBack, Payback, cards_of, facts_of
+from giftcards.delivery.facts import Facts, PaidBack, Payback, facts_of
 from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
 from giftcards.delivery.links import address, expiry
 from giftcards.delivery.models import Delivery
-from giftcards.exceptions import ConfigurationError, DecryptionError
-from giftcards.models import Card, Order
+from giftcards.exceptions import ConfigurationError
+from giftcards.models import Order
 from giftcards.secrecy import Masked, contained
 
-logger = logging.getLogger(__name__)
-
-#: A message with more cards than that links to the customer's page, where they are a file.
-MOST_CODES = 100
 # Longer names are cut off.
 _LONGEST_NAME = 80
 _FOLDER = "giftcards_delivery/messages"
@@ -54,15 +49,6 @@ _TO_COME = {Payback.OWED, Payback.OWED_IN_PART, Payback.UNKNOWN}
 _NO_BREAK = "\u00a0"
 _DIRECTIONS = {"L": "ltr", "R": "rtl", "AL": "rtl"}
 _MARKS = {"ltr": "\u200e", "rtl": "\u200f"}
-
-
-@dataclass(frozen=True, slots=True)
-class Code:
-    """A card in a message. ``value`` is "" if it cannot be opened, ``serial`` if it has none."""
-
-    position: int
-    value: str = field(default="", repr=False)
-    serial: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +134,7 @@ def _content(delivery: Delivery, token: Masked | None) -> Content:
             )
         return replace(content, link=address(token), link_until=expiry())
     if kind in WITH_CARDS:
-        return replace(content, codes=tuple(_codes(order)))
+        return replace(content, codes=tuple(open_codes(order)))
     return content
 
 
@@ -161,33 +147,6 @@ def _refund(delivery: Delivery, facts: Facts) -> PaidBack | None:
         raise ValueError("Nothing was paid back.")
     # Sent again by a person: the last one.
     return facts.paid_back[-1]
-
-
-def _codes(order: Order) -> list[Code]:
-    """The customer's cards, opened; those that are missing in the database as well."""
-    keyring = Keyring.from_settings()
-    cards = {card.position: card for card in cards_of(order)}
-    return [
-        _code(position, cards.get(position), order, keyring)
-        for position in range(1, order.fulfilled_quantity + 1)
-    ]
-
-
-def _code(position: int, card: Card | None, order: Order, keyring: Keyring) -> Code:
-    trouble = "It is not in the database."
-    if card is not None:
-        try:
-            secret = keyring.open(card.row, place=card.place)
-            return Code(position, secret.value, secret.serial)
-        except DecryptionError as error:
-            trouble = str(error)
-    logger.error(
-        "The customer was sent a message without card %s of order %s. %s",
-        position,
-        order.reference,
-        trouble,
-    )
-    return Code(position)
 
 
 # The words for it.

@@ -14,18 +14,17 @@ from django.utils.crypto import salted_hmac
 from django.utils.http import content_disposition_header
 
 from giftcards.delivery import page_tokens
+from giftcards.delivery.codes import MOST_CODES, Code
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import facts_of, language_of
 from giftcards.delivery.models import CardLink
 from giftcards.delivery.models.links import MOST_WRONG_PINS
 from giftcards.delivery.pins import help_text
 from giftcards.delivery.qr import can_draw, qr
-from giftcards.delivery.revealing import ShownCard, earlier_reveals
+from giftcards.delivery.revealing import earlier_reveals
 from giftcards.models import Order
 from giftcards.secrecy import Masked, contained
 
-#: Of more cards, the page offers a file instead.
-MOST_ON_PAGE = 100
 _HEADERS = {
     "Cache-Control": "no-store, private",
     "X-Robots-Tag": "noindex, nofollow",
@@ -69,10 +68,10 @@ def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> H
 
 @contained
 def show(
-    order: Order, shown: list[ShownCard], key: str, form: Mapping[str, str], referrer: str
+    order: Order, shown: list[Code], key: str, form: Mapping[str, str], referrer: str
 ) -> HttpResponse:
     """The page with the cards. ``form`` is what has to be posted again to get them as a file."""
-    is_on_page = len(shown) <= MOST_ON_PAGE
+    is_on_page = len(shown) <= MOST_CODES
     return _page(
         "cards",
         {
@@ -92,7 +91,7 @@ def show(
 class _Row:
     """A card as the template shows it."""
 
-    def __init__(self, card: ShownCard) -> None:
+    def __init__(self, card: Code) -> None:
         self.position = card.position
         self.is_readable = card.is_readable
         self.value = card.value
@@ -101,7 +100,7 @@ class _Row:
 
 
 @contained
-def file_of(order: Order, shown: list[ShownCard]) -> HttpResponse:
+def file_of(order: Order, shown: list[Code]) -> HttpResponse:
     """The cards as plain text, a line each: its number, the code and the serial."""
     lines = [Masked(_line(card)) for card in shown]
     with translation.override(language_of(order)):
@@ -116,7 +115,7 @@ def file_of(order: Order, shown: list[ShownCard]) -> HttpResponse:
     return _protected(response, SECRET_ADDRESS)
 
 
-def _line(card: ShownCard) -> str:
+def _line(card: Code) -> str:
     if not card.is_readable:
         return f"{card.position}\t?"
     return f"{card.position}\t{card.value}\t{card.serial}".rstrip("\t")

@@ -19,12 +19,12 @@ from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters
 
 from giftcards.delivery import owned, page_tokens, pages
+from giftcards.delivery.codes import Code
 from giftcards.delivery.conf import conf
 from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink
 from giftcards.delivery.pins import pin_of
 from giftcards.delivery.revealing import (
-    ShownCard,
     Visitor,
     guess,
     is_same_reveal,
@@ -150,7 +150,7 @@ def _show_owned(request: HttpRequest, user: Any) -> HttpResponse:
 def _shown(
     request: HttpRequest,
     link: CardLink,
-    shown: list[ShownCard] | None,
+    shown: list[Code] | None,
     key: str,
     form: Mapping[str, str],
     referrer: str,

@@ -26,9 +26,10 @@ from giftcards.admin.display import money_text
 from giftcards.delivery import links
 from giftcards.delivery.admin.previews import example
 from giftcards.delivery.channels import Message
+from giftcards.delivery.codes import MOST_CODES, Code
 from giftcards.delivery.facts import Payback, facts_of
 from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
-from giftcards.delivery.messages import MOST_CODES, Code, compose, needs_link, render
+from giftcards.delivery.messages import compose, needs_link, render
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.exceptions import ConfigurationError
 from giftcards.models import Card, CustomerRefund, Order
@@ -318,7 +319,9 @@ class TestCodes:
         assert "This card cannot be shown at present." in seen(message.html)
         assert "Card 2 cannot be shown" in message.short
         [entry] = [entry for entry in caplog.records if entry.levelno >= logging.ERROR]
-        assert "without card 2 of order web-1042" in entry.getMessage()
+        assert "Of 3 cards of order web-1042, 1 cannot be shown to the customer. Card 2: " in (
+            entry.getMessage()
+        )
         assert not [code for code in CODES if code in "".join(logged(caplog))]
 
     def test_surplus_cards_are_not_handed_over(self) -> None:

@@ -21,11 +21,12 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.clickjacking import xframe_options_sameorigin
 
 from giftcards.delivery.channels import Mail, Message
+from giftcards.delivery.codes import Code
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import Facts, PaidBack, supported_language
 from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
 from giftcards.delivery.links import expiry
-from giftcards.delivery.messages import Code, Content, render
+from giftcards.delivery.messages import Content, render
 from giftcards.delivery.models import Delivery
 
 if TYPE_CHECKING:
