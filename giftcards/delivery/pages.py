@@ -75,7 +75,6 @@ def show(
     return _page(
         "cards",
         {
-            "order": order,
             "facts": facts_of(order),
             "cards": [_Row(card) for card in shown] if is_on_page else [],
             "count": len(shown),
@@ -104,10 +103,8 @@ def file_of(order: Order, shown: list[Code]) -> HttpResponse:
     """The cards as plain text, a line each: its number, the code and the serial."""
     lines = [Masked(_line(card)) for card in shown]
     with translation.override(language_of(order)):
-        head = render_to_string(
-            "giftcards_delivery/page/file.txt",
-            {**_shop(), "order": order, "facts": facts_of(order)},
-        )
+        context = {**_shop(), "facts": facts_of(order)}
+        head = render_to_string("giftcards_delivery/page/file.txt", context)
     text = Masked("\r\n".join([*head.strip().splitlines(), "", *lines, ""]))
     response = HttpResponse(text, content_type="text/plain; charset=utf-8")
     kept = "".join(sign if sign.isalnum() else "-" for sign in order.reference)
