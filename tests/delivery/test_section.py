@@ -167,6 +167,17 @@ class TestWhoMay:
         settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": "codes"}
         assert "Send a new link" not in section(order, *SUPPORT)
 
+    def test_in_the_mode_with_codes_a_message_with_too_many_cards_brings_a_link(
+        self, settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("giftcards.delivery.messages.MOST_CODES", 1)
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": "codes"}
+        order = delivered()
+        link(order)
+        browser = person(*SUPPORT)
+        assert "Send a new link" in read(browser.get(order_page(order)))
+        assert "holds the codes" not in read(browser.get(to("send_again", order.pk)))
+
     def test_buttons_follow_what_can_be_done(self) -> None:
         order = delivered()
         later = timezone.now() + timedelta(minutes=5)

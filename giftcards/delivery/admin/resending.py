@@ -22,7 +22,8 @@ from giftcards.delivery.admin.pages import OrderPages, may_resend
 from giftcards.delivery.channels import Channel, Mail
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import language_of
-from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
+from giftcards.delivery.kinds import WITH_CARDS, Kind
+from giftcards.delivery.messages import needs_link
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.queueing import kinds_that_fit, send_again, wake
 from giftcards.models import Order
@@ -157,7 +158,9 @@ class ResendingPages(OrderPages):
             title=gettext("Send a message again"),
             form=form,
             errors=form.errors,
-            holds_codes=any(kind in WITH_CARDS and conf.mode(kind) == Mode.CODES for kind in kinds),
+            holds_codes=any(
+                kind in WITH_CARDS and not needs_link(order, kind) for kind in kinds
+            ),
         )
 
     def _send_again(

@@ -32,7 +32,8 @@ from giftcards.delivery.admin.words import (
     with_use,
 )
 from giftcards.delivery.conf import conf
-from giftcards.delivery.kinds import KIND_OF_STATUS, WITH_CARDS, Mode
+from giftcards.delivery.kinds import KIND_OF_STATUS, Mode
+from giftcards.delivery.messages import needs_link
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, Installation
 from giftcards.delivery.queueing import kinds_that_fit
 from giftcards.models import Order
@@ -143,7 +144,7 @@ class Section:
         again = self._url("send_again", key)
         if kinds:
             yield Act(gettext("Send a message again"), again)
-        if again and links and any(_is_with_link(kind) for kind in kinds):
+        if again and links and any(needs_link(self._order, kind) for kind in kinds):
             yield Act(gettext("Send a new link"), f"{again}?{WITHDRAWING}")
         if may_have_link(self._order):
             yield Act(gettext("New link to hand over"), self._url("new_link", key))
@@ -196,11 +197,6 @@ class Section:
         made = format_html("{} · {}", origin_of(link), moment(link.created_at))
         url = self._url("cardlink_change", link.pk)
         return LinkRow(made, use_in_words(Use.of([link])), state, needs_look, url)
-
-
-def _is_with_link(kind: str) -> bool:
-    """Whether messages of this kind hand over a link to the cards."""
-    return kind in WITH_CARDS and conf.mode(kind) == Mode.LINK
 
 
 def _details(message: Delivery, links: Sequence[CardLink]) -> list[SafeString | str]:
