@@ -24,11 +24,11 @@ from giftcards.delivery.admin.resending import ResendingPages
 from giftcards.delivery.admin.words import doubts, status_badge, what_became, who_asked
 from giftcards.delivery.conf import conf
 from giftcards.delivery.models import Delivery, DeliveryQuerySet, DeliveryStatus
+from giftcards.delivery.models.deliveries import WAITING
 from giftcards.models import Order
 
 # The most messages that a search shows.
 _MOST_FOUND = 1_000
-_WAITING = (DeliveryStatus.QUEUED, DeliveryStatus.RETRYING)
 
 
 class _Few(ChoicesFilter):
@@ -139,7 +139,7 @@ class DeliveryAdmin(PreviewPages, ResendingPages, HandingOverPages, DisputePages
         message = context["original"]
         may_decide = may_resend(request) and self.names_order(message)
         context |= {
-            "may_cancel": may_decide and message.status in _WAITING,
+            "may_cancel": may_decide and message.status in WAITING,
             "may_hurry": may_decide and message.status == DeliveryStatus.RETRYING,
             "may_resend": may_decide,
         }

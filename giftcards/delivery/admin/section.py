@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from django.utils.translation import gettext
 from giftcards.admin import sections
 from giftcards.admin.display import bdi, moment
 from giftcards.delivery.admin.handing_over import may_have_link
-from giftcards.delivery.admin.pages import deliveries_of, may_resend, newest
+from giftcards.delivery.admin.pages import may_resend, newest
 from giftcards.delivery.admin.resending import WITHDRAWING
 from giftcards.delivery.admin.words import (
     Use,
@@ -35,14 +35,14 @@ from giftcards.delivery.conf import conf
 from giftcards.delivery.kinds import KIND_OF_STATUS, Mode
 from giftcards.delivery.messages import needs_link
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, Installation
+from giftcards.delivery.models.deliveries import WAITING
 from giftcards.delivery.queueing import kinds_that_fit
 from giftcards.models import Order
 
 # The most messages, and the most links, that the page of an order shows.
 _MOST = 20
-# Statuses with an error worth showing, and those in which nobody is told.
+# Statuses with an error worth showing.
 _TROUBLED = (DeliveryStatus.RETRYING, DeliveryStatus.SENDING, DeliveryStatus.FAILED)
-_UNTOLD = (DeliveryStatus.FAILED, DeliveryStatus.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ class MessageRow:
     details: Sequence[SafeString | str]
     #: Class and place of the last error.
     error: str
-    is_failed: bool
+    #: Whether it was not sent, and no later one makes up for it.
+    is_untold: bool
     acts: Sequence[Act]
 
 
@@ -98,7 +99,8 @@ class Section:
     def context(self) -> dict[str, Any]:
         """What the template shows; empty if there is nothing to say."""
         order, now = self._order, timezone.now()
-        messages, has_more_messages = newest(deliveries_of(order), _MOST)
+        about = Delivery.objects.filter(order=order)
+        messages, has_more_messages = newest(about, _MOST)
         links, has_more_links = newest(with_use(CardLink.objects.filter(order=order)), _MOST)
         if conf.is_off and not (messages or links):
             return {}
@@ -106,12 +108,13 @@ class Section:
         silence = self._why_silent({message.kind for message in messages})
         if not (messages or links or acts or silence):
             return {}
+        untold = set(about.untold().values_list("pk", flat=True))
         name = urlencode({"q": order.reference})
         return {
             "original": order,
             "silence": silence,
             "sees_messages": self._sees_messages,
-            "messages": [self._message_row(each, messages, links) for each in messages],
+            "messages": [self._message_row(each, untold, links) for each in messages],
             "all_messages": f"{self._url('delivery_changelist')}?{name}"
             if has_more_messages
             else "",
@@ -172,7 +175,7 @@ class Section:
         return gettext("The customer has yet to be told. This happens by itself in a moment.")
 
     def _message_row(
-        self, message: Delivery, messages: Sequence[Delivery], links: Sequence[CardLink]
+        self, message: Delivery, untold: Container[int], links: Sequence[CardLink]
     ) -> MessageRow:
         return MessageRow(
             message.get_kind_display(),
@@ -180,7 +183,7 @@ class Section:
             what_became(message),
             _details(message, links),
             bdi(message.error) if message.error and message.status in _TROUBLED else "",
-            message.needs_look and not _is_made_up_for(message, messages),
+            message.pk in untold,
             [act for act in self._message_acts(message) if act.url],
         )
 
@@ -189,7 +192,7 @@ class Section:
             return
         if message.status == DeliveryStatus.RETRYING:
             yield Act(gettext("Try now"), self._url("try_now", message.pk), is_post=True)
-        if message.status in {DeliveryStatus.QUEUED, DeliveryStatus.RETRYING}:
+        if message.status in WAITING:
             yield Act(gettext("Do not send it"), self._url("cancel", message.pk), is_post=True)
 
     def _link_row(self, link: CardLink, now: Any) -> LinkRow:
@@ -206,14 +209,6 @@ def _details(message: Delivery, links: Sequence[CardLink]) -> list[SafeString | 
     if own:
         details.append(use_in_words(Use.of(own)))
     return [detail for detail in details if detail]
-
-
-def _is_made_up_for(failed: Delivery, messages: Sequence[Delivery]) -> bool:
-    """Whether a later one of the ``messages`` tells the customer the same."""
-    return any(
-        message.pk > failed.pk and message.kind == failed.kind and message.status not in _UNTOLD
-        for message in messages
-    )
 
 
 @sections.register

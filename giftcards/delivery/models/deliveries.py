@@ -26,9 +26,11 @@ class DeliveryStatus(models.TextChoices):
     CANCELLED = "cancelled", _("Not needed any more")
 
 
+#: No process is sending the message.
+WAITING = (DeliveryStatus.QUEUED, DeliveryStatus.RETRYING)
 #: A row in one of these is due when its ``next_attempt_at`` is past. One that is being sent is due
 #: again once the claim of a process that must have died is over.
-OPEN = (DeliveryStatus.QUEUED, DeliveryStatus.RETRYING, DeliveryStatus.SENDING)
+OPEN = (*WAITING, DeliveryStatus.SENDING)
 
 
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
@@ -97,8 +99,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
     def cancel(self, **which: Any) -> int:
         """Cancel those of these messages that no process is sending; return how many."""
-        waiting = (DeliveryStatus.QUEUED, DeliveryStatus.RETRYING)
-        rows = self.filter(status__in=waiting, **which).order_by()
+        rows = self.filter(status__in=WAITING, **which).order_by()
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
     def hurry(self, waiting: Delivery) -> bool:
