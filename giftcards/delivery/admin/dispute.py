@@ -21,7 +21,7 @@ from django.utils.translation import get_language_bidi, gettext
 from giftcards.admin.display import bdi, filled, money, named, status_badge, zoned_moment
 from giftcards.admin.order_page import cards_shown
 from giftcards.admin.timeline import Timeline
-from giftcards.delivery.admin.pages import OrderPages, deliveries_of, newest
+from giftcards.delivery.admin.pages import OrderPages, newest
 from giftcards.delivery.admin.words import doubts, origin_of, state_of, visit_rows, who_asked
 from giftcards.delivery.admin.words import status_badge as message_badge
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
@@ -63,7 +63,7 @@ class DisputePages(OrderPages):
         past = Timeline(
             order, shows_costs=may("giftcards.view_cost"), repeats=None, repeated_by=None
         )
-        messages, has_more_messages = newest(deliveries_of(order), _MOST)
+        messages, has_more_messages = newest(Delivery.objects.filter(order=order), _MOST)
         context: dict[str, Any] = {
             "made_at": zoned_moment(timezone.now()),
             "zone": timezone.get_current_timezone_name(),
@@ -77,7 +77,9 @@ class DisputePages(OrderPages):
             "quotes": list(_quotes(order, [tail for _card, _at, tail, _why in cards["cards"]])),
         }
         if may("giftcards_delivery.view_cardlink"):
-            context |= _links(order, sees_visits=may("giftcards_delivery.view_linkvisit"))
+            context |= {"sees_links": True, **_links(order)}
+            if may("giftcards_delivery.view_linkvisit"):
+                context |= {"sees_visits": True, **_visits(order)}
         if may("giftcards.view_cardreveal"):
             context |= {"sees_reveals": True, "reveals": [*map(_reveal_row, _reveals_of(order))]}
         return self.render_page(
@@ -141,13 +143,11 @@ def _message_row(message: Delivery) -> dict[str, Any]:
     }
 
 
-def _links(order: Order, *, sees_visits: bool) -> dict[str, Any]:
-    """The links, and whoever has used one of them."""
-    links, has_more_links = newest(CardLink.objects.filter(order=order), _MOST)
+def _links(order: Order) -> dict[str, Any]:
+    links, has_more = newest(CardLink.objects.filter(order=order), _MOST)
     now = timezone.now()
     rows = [
         {
-            "number": link.pk,
             "made": origin_of(link),
             "at": zoned_moment(link.created_at),
             "reason": bdi(link.reason) if link.reason else "",
@@ -155,17 +155,13 @@ def _links(order: Order, *, sees_visits: bool) -> dict[str, Any]:
         }
         for link in links
     ]
-    if not sees_visits:
-        return {"sees_links": True, "links": rows, "has_more_links": has_more_links}
-    visits, has_more_visits = newest(LinkVisit.objects.filter(link__order=order), _MOST)
-    return {
-        "sees_links": True,
-        "links": rows,
-        "has_more_links": has_more_links,
-        "sees_visits": True,
-        "visits": visit_rows(visits),
-        "has_more_visits": has_more_visits,
-    }
+    return {"links": rows, "has_more_links": has_more}
+
+
+def _visits(order: Order) -> dict[str, Any]:
+    """Who has used one of the links."""
+    visits, has_more = newest(LinkVisit.objects.filter(link__order=order), _MOST)
+    return {"visits": visit_rows(visits), "has_more_visits": has_more}
 
 
 def _reveals_of(order: Order) -> QuerySet[CardReveal]:
