@@ -109,11 +109,12 @@ def _is_person(entry: Any) -> bool:
     except ValidationError:
         return False
     is_role = entry.get("role", next(iter(ROLES))) in ROLES
-    return is_role and entry.get("language", settings.LANGUAGE_CODE) in _languages()
+    return is_role and entry.get("language", settings.LANGUAGE_CODE) in languages()
 
 
-def _languages() -> set[str]:
-    return {settings.LANGUAGE_CODE, *dict(settings.LANGUAGES)}
+def languages() -> dict[str, Any]:
+    """The languages in which the site can write, by code: names, some of them lazy."""
+    return {settings.LANGUAGE_CODE: settings.LANGUAGE_CODE, **dict(settings.LANGUAGES)}
 
 
 OPTIONS = Options(

@@ -10,15 +10,22 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils.translation import gettext
 
 from giftcards.admin.order_rows import OrderRows
-from giftcards.delivery.models import Delivery
+from giftcards.delivery.conf import languages
 from giftcards.models import Order
 
 
 def may_resend(request: HttpRequest) -> bool:
     """Whether the person may have messages sent again, make links, and withdraw them."""
     return request.user.has_perm("giftcards_delivery.resend_delivery")
+
+
+def language_choices() -> list[tuple[str, str]]:
+    """The languages of messages, for a form."""
+    # As they are, or names that Django translates.
+    return [(code, gettext(str(name))) for code, name in languages().items()]
 
 
 class OrderPages(OrderRows):
@@ -79,7 +86,3 @@ def newest(rows: QuerySet[Any], most: int) -> tuple[list[Any], bool]:
     """The newest ``most`` of the rows, the newest first; and whether there are more."""
     found = list(rows.order_by("-pk")[: most + 1])
     return found[:most], len(found) > most
-
-
-def deliveries_of(order: Order) -> QuerySet[Delivery]:
-    return Delivery.objects.filter(order=order)

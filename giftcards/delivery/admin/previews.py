@@ -8,7 +8,6 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from django import forms
-from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
@@ -20,6 +19,7 @@ from django.utils.translation import get_language, gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.clickjacking import xframe_options_sameorigin
 
+from giftcards.delivery.admin.pages import language_choices, may_resend
 from giftcards.delivery.channels import Mail, Message
 from giftcards.delivery.codes import Code
 from giftcards.delivery.conf import conf
@@ -63,7 +63,7 @@ class PreviewForm(forms.Form):
         chosen |= {name: data[name] for name in self.base_fields if name in data}
         super().__init__(chosen)
         languages: Any = self.fields["language"]
-        languages.choices = _languages()
+        languages.choices = language_choices()
 
     @property
     def message(self) -> Message:
@@ -141,7 +141,7 @@ class PreviewPages(DeliveryModelAdmin):
 
     def _own_address(self, request: HttpRequest) -> str:
         """Where the person gets examples; "" if they may not send messages, or have no address."""
-        if not request.user.has_perm("giftcards_delivery.resend_delivery"):
+        if not may_resend(request):
             return ""
         return str(getattr(request.user, "email", ""))
 
@@ -154,13 +154,6 @@ class PreviewPages(DeliveryModelAdmin):
             self.message_user(request, text, messages.ERROR)
         else:
             self.message_user(request, gettext("The example was sent."), messages.SUCCESS)
-
-
-def _languages() -> list[tuple[str, str]]:
-    names: dict[str, Any] = {settings.LANGUAGE_CODE: settings.LANGUAGE_CODE}
-    names |= dict(settings.LANGUAGES)
-    # As they are, or names that Django translates.
-    return [(code, gettext(str(name))) for code, name in names.items()]
 
 
 def _usual_mode(kind: str) -> str:

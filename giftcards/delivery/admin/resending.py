@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django import forms
-from django.conf import settings
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.validators import validate_email
@@ -18,7 +17,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.display import isolated
-from giftcards.delivery.admin.pages import OrderPages, may_resend
+from giftcards.delivery.admin.pages import OrderPages, language_choices, may_resend
 from giftcards.delivery.channels import Channel, Mail
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import language_of
@@ -86,7 +85,7 @@ class SendAgainForm(forms.Form):
         super().__init__(data, initial=initial)
         self._offer("kind", [(kind.value, kind.label) for kind in kinds])
         self._offer("channel", [(name, isolated(name)) for name in self._channels])
-        self._offer("language", [(code, gettext(str(name))) for code, name in settings.LANGUAGES])
+        self._offer("language", language_choices())
         if len(self._channels) == 1:
             self.fields["channel"].widget = forms.HiddenInput()
         if not WITH_CARDS & set(kinds):
@@ -158,9 +157,7 @@ class ResendingPages(OrderPages):
             title=gettext("Send a message again"),
             form=form,
             errors=form.errors,
-            holds_codes=any(
-                kind in WITH_CARDS and not needs_link(order, kind) for kind in kinds
-            ),
+            holds_codes=any(kind in WITH_CARDS and not needs_link(order, kind) for kind in kinds),
         )
 
     def _send_again(
@@ -187,35 +184,38 @@ class ResendingPages(OrderPages):
         return self.conclude(request, order, text % {"address": isolated(message.address)})
 
     def cancel_view(self, request: HttpRequest, message_id: int) -> HttpResponse:
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
-        message, order = self._message_for(request, message_id)
-        with transaction.atomic(using=router.db_for_write(Delivery)):
-            is_cancelled = Delivery.objects.cancel(pk=message.pk)
-            if is_cancelled:
-                self.log_change(request, order, f"Cancelled a message: {message.kind}.")
-        if is_cancelled:
-            return self.conclude(request, order, gettext("The message is not sent."))
-        text = gettext("The message does not wait any more: look at what became of it.")
-        return self.conclude(request, order, text, messages.WARNING)
+        def cancel(message: Delivery) -> str:
+            return "Cancelled a message" if Delivery.objects.cancel(pk=message.pk) else ""
+
+        return self._decide(request, message_id, cancel, gettext("The message is not sent."))
 
     def try_now_view(self, request: HttpRequest, message_id: int) -> HttpResponse:
+        def hurry(message: Delivery) -> str:
+            if not Delivery.objects.hurry(message):
+                return ""
+            wake()
+            return "Had a message tried now"
+
+        return self._decide(request, message_id, hurry, gettext("It is tried again in a moment."))
+
+    def _decide(
+        self, request: HttpRequest, message_id: int, act: Callable[[Delivery], str], done: str
+    ) -> HttpResponse:
+        """Have a person decide about a message that waits, and tell them what was ``done``.
+
+        ``act`` returns what the log says of it; "" if the message does not wait any more.
+        """
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
-        message, order = self._message_for(request, message_id)
-        with transaction.atomic(using=router.db_for_write(Delivery)):
-            is_hurried = Delivery.objects.hurry(message)
-            if is_hurried:
-                self.log_change(request, order, f"Had a message tried now: {message.kind}.")
-                wake()
-        if is_hurried:
-            return self.conclude(request, order, gettext("It is tried again in a moment."))
-        text = gettext("The message does not wait any more: look at what became of it.")
-        return self.conclude(request, order, text, messages.WARNING)
-
-    def _message_for(self, request: HttpRequest, key: int) -> tuple[Delivery, Order]:
-        """A message and its order, for a person who may decide about it."""
-        message = Delivery.objects.filter(pk=key).first()
+        message = Delivery.objects.filter(pk=message_id).first()
         if message is None:
             raise PermissionDenied
-        return message, self.order_for(request, message.order_id, allowed=may_resend(request))
+        order = self.order_for(request, message.order_id, allowed=may_resend(request))
+        with transaction.atomic(using=router.db_for_write(Delivery)):
+            entry = act(message)
+            if entry:
+                self.log_change(request, order, f"{entry}: {message.kind}.")
+        if entry:
+            return self.conclude(request, order, done)
+        text = gettext("The message does not wait any more: look at what became of it.")
+        return self.conclude(request, order, text, messages.WARNING)
