@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from django.contrib import admin
-from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
@@ -16,6 +14,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin.display import bdi, exact_moment, filled
 from giftcards.admin.notices import register
 from giftcards.admin.readonly import ReadOnly
+from giftcards.delivery.admin.pages import address_here
 from giftcards.delivery.conf import conf
 from giftcards.delivery.digests import RECEIVERS, last_digest
 from giftcards.delivery.models import StaffDigest
@@ -77,7 +76,8 @@ def failing_digests(request: HttpRequest) -> SafeString | str:
     """Above the list of orders: that staff are not told by mail, and might think all is well."""
     if not (conf.staff and request.user.has_perm("giftcards_delivery.view_staffdigest")):
         return ""
-    count = failing().count()
+    # As many rows as persons.
+    count = StaffDigest.objects.filter(failures__gt=0).count()
     if not count:
         return ""
     text = ngettext(
@@ -85,19 +85,7 @@ def failing_digests(request: HttpRequest) -> SafeString | str:
         "Digests for staff cannot be sent, so %(count)s persons are not told what there is to do.",
         count,
     )
-    link = _list_of_digests()
+    link = address_here(request, "staffdigest_changelist")
     more = format_html(' <a href="{}">{}</a>', link, gettext("Show the digests")) if link else ""
     notice = '<p class="giftcards-pause" role="alert">{}{}</p>'
     return format_html(notice, filled(text, count=count), more)
-
-
-def failing() -> QuerySet[StaffDigest]:
-    """The digests whose last attempts have failed; there are as many rows as persons."""
-    return StaffDigest.objects.filter(failures__gt=0).order_by()
-
-
-def _list_of_digests() -> str:
-    try:
-        return reverse("admin:giftcards_delivery_staffdigest_changelist")
-    except NoReverseMatch:
-        return ""

@@ -9,7 +9,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import NoReverseMatch, reverse
 from django.utils.translation import gettext
 
 from giftcards.admin.order_rows import OrderRows
@@ -20,6 +20,16 @@ from giftcards.models import Order
 def may_resend(request: HttpRequest) -> bool:
     """Whether the person may have messages sent again, make links, and withdraw them."""
     return request.user.has_perm("giftcards_delivery.resend_delivery")
+
+
+def address_here(request: HttpRequest, page: str, *args: Any) -> str:
+    """The address of one of our pages on this site of the admin; "" if it does not have it."""
+    match = request.resolver_match
+    site = match.namespace if match else None
+    try:
+        return reverse(f"admin:giftcards_delivery_{page}", args=args, current_app=site)
+    except NoReverseMatch:
+        return ""
 
 
 def language_choices() -> list[tuple[str, str]]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from django.http import HttpRequest
 from django.template.loader import render_to_string
-from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.http import urlencode
@@ -18,7 +17,7 @@ from django.utils.translation import gettext
 from giftcards.admin import sections
 from giftcards.admin.display import bdi, moment
 from giftcards.delivery.admin.handing_over import may_have_link
-from giftcards.delivery.admin.pages import may_resend, newest
+from giftcards.delivery.admin.pages import address_here, may_resend, newest
 from giftcards.delivery.admin.resending import WITHDRAWING
 from giftcards.delivery.admin.words import (
     Use,
@@ -125,13 +124,7 @@ class Section:
         }
 
     def _url(self, page: str, *args: Any) -> str:
-        """The address of one of our pages; "" on a site of the admin that does not have it."""
-        match = self._request.resolver_match
-        site = match.namespace if match else None
-        try:
-            return reverse(f"admin:giftcards_delivery_{page}", args=args, current_app=site)
-        except NoReverseMatch:
-            return ""
+        return address_here(self._request, page, *args)
 
     def _acts(self, links: Sequence[CardLink]) -> list[Act]:
         """What can be done about the order; only what this site of the admin has a page for."""
