@@ -9,6 +9,7 @@ from datetime import timedelta
 from django.db import connection, models, transaction
 from django.utils import timezone
 
+from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.models import (
     Card,
     CardReveal,
@@ -21,7 +22,19 @@ from giftcards.models import (
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
 
-_GROWING = (Order, StatusChange, Card, CardReveal, CustomerRefund, Note, LedgerEntry)
+#: The tables that grow with a shop.
+GROWING: tuple[type[models.Model], ...] = (
+    Order,
+    StatusChange,
+    Card,
+    CardReveal,
+    CustomerRefund,
+    Note,
+    LedgerEntry,
+    Delivery,
+    CardLink,
+    LinkVisit,
+)
 # What each final status is of a hundred orders.
 _SHARES = {
     Status.REJECTED: 1,
@@ -66,14 +79,16 @@ def add_history(count: int) -> None:
 def analyze(*others: type[models.Model]) -> None:
     """Bring the statistics of the planner up to date, as autovacuum does in PostgreSQL.
 
-    Those of the core's tables, and of the ``others``.
+    Those of the tables that grow, and of the ``others``.
     """
     command = {"mysql": "ANALYZE TABLE", "postgresql": "VACUUM ANALYZE"}.get(
         connection.vendor, "ANALYZE"
     )
     with connection.cursor() as cursor:
-        for model in (*_GROWING, *others):
+        for model in (*GROWING, *others):
             cursor.execute(f"{command} {model._meta.db_table}")
+    if connection.vendor == "sqlite":
+        _read_statistics_anew()
 
 
 @contextmanager
@@ -214,5 +229,10 @@ def forget_statistics() -> None:
     """SQLite has none until somebody asks for them: most sites never do."""
     with connection.cursor() as cursor:
         cursor.execute("DELETE FROM sqlite_stat1")
-        # It keeps in memory what it has read of them.
+    _read_statistics_anew()
+
+
+def _read_statistics_anew() -> None:
+    """SQLite keeps in memory what it has read; once that an index is of no use, for good."""
+    with connection.cursor() as cursor:
         cursor.execute("PRAGMA writable_schema = RESET")

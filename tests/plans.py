@@ -10,29 +10,8 @@ from typing import Any, NamedTuple
 from django.db import connection
 from django.db.models import Model
 
-from giftcards.delivery.models import CardLink, Delivery
-from giftcards.models import (
-    Card,
-    CardReveal,
-    CustomerRefund,
-    LedgerEntry,
-    Note,
-    Order,
-    StatusChange,
-)
+from tests.history import GROWING
 
-_GROWING = (
-    Order,
-    StatusChange,
-    Card,
-    CardReveal,
-    CustomerRefund,
-    Note,
-    LedgerEntry,
-    Delivery,
-    CardLink,
-)
-_TABLES = [model._meta.db_table for model in _GROWING]
 _EXPLAIN = {
     "sqlite": "EXPLAIN QUERY PLAN ",
     "postgresql": "EXPLAIN (FORMAT JSON) ",
@@ -54,10 +33,10 @@ class Statement(NamedTuple):
 def explained(*others: type[Model]) -> Iterator[list[Statement]]:
     """Collect what is sent to the tables that grow: each read and each update, with its plan.
 
-    Beside those of the core, those of ``others``.
+    Beside those of ``GROWING``, those of ``others``.
     """
     statements: list[Statement] = []
-    tables = [*_TABLES, *(model._meta.db_table for model in others)]
+    tables = [model._meta.db_table for model in (*GROWING, *others)]
 
     def explain(
         execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]

@@ -71,7 +71,7 @@ def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
             )
             for message in messages
         )
-        analyze(Delivery, CardLink)
+        analyze()
         yield
         LinkVisit.objects.all().delete()
         CardLink.objects.all().delete()
