@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from giftcards.delivery import receivers
+from tests.fakes.mail import MailServer, backend_settings, smtp_settings
 
 SHOP: dict[str, Any] = {
     "BASE_URL": "https://shop.example",
@@ -22,3 +23,22 @@ def _delivery(settings: Any) -> Iterator[None]:
     receivers.connect()
     yield
     receivers.disconnect()
+
+
+@pytest.fixture
+def server(settings: Any) -> Iterator[MailServer]:
+    """The mail server of the shop, which takes everything unless a test gives it another plan."""
+    with MailServer() as running:
+        _configure(settings, smtp_settings(running.port))
+        yield running
+
+
+@pytest.fixture
+def send_through(settings: Any) -> Callable[..., None]:
+    """Have mails sent through the backend at a path, with the options of Django 6.1's MAILERS."""
+    return lambda path, **options: _configure(settings, backend_settings(path, **options))
+
+
+def _configure(settings: Any, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(settings, name, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,19 +15,11 @@ from django.utils import timezone
 from giftcards.delivery.models import Delivery
 from tests.conftest import Call
 from tests.delivery.mails import ADDRESS, again, make_message
-from tests.fakes.mail import DROP, Fault, MailServer, smtp_settings
+from tests.fakes.mail import DROP, Fault, MailServer
 from tests.stage import stop, wait_until
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def server(settings: Any) -> Iterator[MailServer]:
-    with MailServer() as running:
-        for name, value in smtp_settings(running.port).items():
-            setattr(settings, name, value)
-        yield running
 
 
 def test_the_command_sends_what_is_due_and_prints_counts(call: Call, server: MailServer) -> None:

@@ -6,13 +6,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib.auth import get_user_model
-from django.contrib.auth.models import Permission
 from django.test import Client
 from django.utils import timezone
 
 from giftcards.admin import notices
 from giftcards.delivery.models import StaffDigest
+from tests.delivery.staff import person
 from tests.pages import LIST, count_queries, read, rows, sign_in, text
 
 pytestmark = pytest.mark.django_db
@@ -30,10 +29,7 @@ def _listed(settings: Any) -> None:
 @pytest.fixture
 def browser() -> Client:
     """Of a person who may see orders and digests."""
-    browser = sign_in("view_order")
-    user = get_user_model().objects.latest("pk")
-    user.user_permissions.add(Permission.objects.get(codename="view_staffdigest"))
-    return browser
+    return person("view_staffdigest")
 
 
 def failing(address: str = "boss@shop.example", **values: Any) -> StaffDigest:

@@ -8,14 +8,12 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-import django
 import pytest
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth import get_user_model
 from django.contrib.contenttypes.models import ContentType
 from django.core import mail
 from django.core.mail import EmailMultiAlternatives
-from django.core.mail.backends.base import BaseEmailBackend
 from django.db.models import F
 from django.utils import timezone, translation
 
@@ -31,6 +29,7 @@ from giftcards.problems import Problem
 from giftcards.roles import ROLES
 from giftcards.statuses import Status
 from tests.builders import make_guide_order, make_order
+from tests.fakes.mail import REFUSING, SILENT
 
 pytestmark = pytest.mark.django_db
 
@@ -39,20 +38,6 @@ SUPPORT = {"address": "support@shop.example", "role": "Gift card support"}
 BOOKS = {"address": "books@shop.example", "role": "Gift card accountant"}
 TROUBLE = Problem("late", {})
 ADMIN = "https://shop.example/admin/giftcards"
-
-
-class Broken(BaseEmailBackend):
-    """A mail server that refuses everything, with words that hold what it was sent."""
-
-    def send_messages(self, email_messages: Any) -> int:
-        raise ConnectionRefusedError(f"CANARY-WORDS {email_messages[0].body}")
-
-
-class Silent(BaseEmailBackend):
-    """It does not send, and says no more than that."""
-
-    def send_messages(self, email_messages: Any) -> int:
-        return 0
 
 
 @pytest.fixture
@@ -73,13 +58,6 @@ def listed(settings: Any) -> Callable[..., None]:
 def _worker() -> None:
     ProviderState.objects.current()
     note_tick()
-
-
-def send_with(settings: Any, backend: str) -> None:
-    if django.VERSION < (6, 1):
-        settings.EMAIL_BACKEND = backend
-    else:
-        settings.MAILERS = {"default": {"BACKEND": backend}}
 
 
 def note_tick() -> None:
@@ -481,12 +459,16 @@ class TestFailures:
         settled(Status.REJECTED, "web-1")
 
     @pytest.mark.parametrize(
-        ("backend", "name"), [("Broken", "ConnectionRefusedError"), ("Silent", "NotTaken")]
+        ("backend", "name"), [(REFUSING, "ConnectionRefusedError"), (SILENT, "NotTaken")]
     )
     def test_a_digest_that_cannot_be_sent_is_noted_without_words_and_tried_again(
-        self, settings: Any, caplog: pytest.LogCaptureFixture, backend: str, name: str
+        self,
+        send_through: Callable[..., None],
+        caplog: pytest.LogCaptureFixture,
+        backend: str,
+        name: str,
     ) -> None:
-        send_with(settings, f"{__name__}.{backend}")
+        send_through(backend)
         with caplog.at_level(logging.INFO):
             assert digests.send_due(Limits()) == 0
         digest = StaffDigest.objects.get(address=BOSS)
@@ -502,7 +484,7 @@ class TestFailures:
             digest.refresh_from_db()
         expected = [10, 60, 300, 1800, 3600, 3600]
         assert all(abs(wait - due) < 5 for wait, due in zip(waits, expected, strict=True))
-        send_with(settings, "django.core.mail.backends.locmem.EmailBackend")
+        send_through("django.core.mail.backends.locmem.EmailBackend")
         StaffDigest.objects.update(next_attempt_at=ago(seconds=1))
         assert len(sent()) == 2
         digest.refresh_from_db()
@@ -510,7 +492,7 @@ class TestFailures:
         assert digest.sent_at is not None
 
     def test_while_mail_is_down_each_look_tries_one_digest_and_the_chat_is_told(
-        self, settings: Any
+        self, send_through: Callable[..., None]
     ) -> None:
         heard: list[Any] = []
 
@@ -521,7 +503,7 @@ class TestFailures:
         try:
             digests.send_due(Limits())
             StaffDigest.objects.filter(address="").update(next_attempt_at=None)
-            send_with(settings, f"{__name__}.Broken")
+            send_through(REFUSING)
             let_pass(minutes=60)
             settled(Status.REJECTED, "web-2")
             assert digests.send_due(Limits()) == 1

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.core import mail
-from django.core.mail.backends.base import BaseEmailBackend
 
 from giftcards.delivery.channels import AddressRefused, Mail, Message, NotTaken
-from tests.fakes.mail import MailServer, backend_settings, smtp_settings
+from tests.fakes.mail import SILENT, MailServer
 
 CODE = "CANARY-CODE-1111"
 ANYMAIL = "anymail.backends.test.EmailBackend"
@@ -29,26 +28,6 @@ def message(**values: str) -> Message:
         "id": "a" * 32,
     }
     return Message(**{**named, **values})
-
-
-class Silent(BaseEmailBackend):
-    """Says that it has sent nothing, and not why."""
-
-    def send_messages(self, email_messages: Any) -> int:
-        return 0
-
-
-@pytest.fixture
-def server(settings: Any) -> Iterator[MailServer]:
-    with MailServer() as running:
-        for name, value in smtp_settings(running.port).items():
-            setattr(settings, name, value)
-        yield running
-
-
-def use(settings: Any, path: str, **options: Any) -> None:
-    for name, value in backend_settings(path, **options).items():
-        setattr(settings, name, value)
 
 
 def test_a_mail_says_who_sends_it_and_that_no_program_should_answer(server: MailServer) -> None:
@@ -96,14 +75,18 @@ def test_an_address_that_is_none_is_refused_before_anything_is_sent(
     assert not server.connections
 
 
-def test_a_backend_that_sent_nothing_and_raised_nothing_counts_as_failed(settings: Any) -> None:
-    use(settings, "tests.delivery.test_mail.Silent")
+def test_a_backend_that_sent_nothing_and_raised_nothing_counts_as_failed(
+    send_through: Callable[..., None],
+) -> None:
+    send_through(SILENT)
     with pytest.raises(NotTaken):
         Mail().send(message())
 
 
-def test_the_name_that_a_provider_gives_to_a_mail_is_that_of_anymail(settings: Any) -> None:
-    use(settings, ANYMAIL)
+def test_the_name_that_a_provider_gives_to_a_mail_is_that_of_anymail(
+    send_through: Callable[..., None],
+) -> None:
+    send_through(ANYMAIL)
     mail.outbox.append(mail.EmailMessage())
     assert Mail().send(message()) == "1"  # the test backend counts
 
@@ -111,7 +94,7 @@ def test_the_name_that_a_provider_gives_to_a_mail_is_that_of_anymail(settings: A
 @pytest.mark.parametrize("status", ["rejected", "invalid"])
 @pytest.mark.parametrize("is_ignored", [True, False])
 def test_a_recipient_whom_the_provider_refuses_is_refused(
-    status: str, is_ignored: bool, settings: Any
+    status: str, is_ignored: bool, settings: Any, send_through: Callable[..., None]
 ) -> None:
     from anymail.message import AnymailRecipientStatus
     from anymail.signals import pre_send
@@ -123,7 +106,7 @@ def test_a_recipient_whom_the_provider_refuses_is_refused(
         message.anymail_test_response = {"recipient_status": {"lina@example.com": refused}}
 
     settings.ANYMAIL = {"IGNORE_RECIPIENT_STATUS": is_ignored}
-    use(settings, ANYMAIL)
+    send_through(ANYMAIL)
     pre_send.connect(answer)
     try:
         with pytest.raises(Exception) as caught:  # noqa: PT011 (of anymail, or ours)

@@ -19,7 +19,7 @@ from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
 from tests.delivery.mails import make_message, send
-from tests.fakes.mail import DROP, Fault, MailServer, smtp_settings
+from tests.fakes.mail import DROP, Fault, MailServer
 from tests.history import add_history, analyze, remove_history
 from tests.plans import explained
 from tests.stage import ago
@@ -78,14 +78,6 @@ def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
         Delivery.objects.all().delete()
         CustomerRefund.objects.all().delete()
         remove_history()
-
-
-@pytest.fixture
-def server(settings: Any) -> Iterator[MailServer]:
-    with MailServer() as running:
-        for name, value in smtp_settings(running.port).items():
-            setattr(settings, name, value)
-        yield running
 
 
 def test_a_pass_with_every_kind_of_end_reads_no_whole_table(server: MailServer) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from html import unescape
 from typing import Any
 
-import django
 import pytest
 from django.conf import settings as site
 from django.contrib.auth import get_user_model
-from django.contrib.auth.models import Permission
 from django.core import mail
 from django.db import connection
 from django.test import Client
@@ -19,6 +18,9 @@ from django.test.utils import CaptureQueriesContext
 from giftcards.delivery.kinds import Kind
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.models import Order
+from tests.delivery.staff import person
+from tests.fakes.mail import REFUSING
+from tests.pages import read
 
 pytestmark = pytest.mark.django_db
 
@@ -28,26 +30,15 @@ SEND = f"{PAGE}send/"
 CHOICE = {"kind": "partly_delivered", "language": "ar", "mode": "codes"}
 
 
-def staff(*permissions: str, email: str = "amina@shop.example") -> Client:
-    user = get_user_model().objects.create_user("amina", email=email, is_staff=True)
-    user.user_permissions.set(
-        Permission.objects.filter(
-            content_type__app_label="giftcards_delivery", codename__in=permissions
-        )
-    )
-    browser = Client()
-    browser.force_login(user)
+def staff(*permissions: str, email: str = "amina@shop.example", **options: Any) -> Client:
+    browser = person(*permissions, **options)
+    get_user_model().objects.update(email=email)
     return browser
 
 
 @pytest.fixture
 def browser() -> Client:
     return staff("view_delivery")
-
-
-def read(response: Any, status: int = 200) -> str:
-    assert response.status_code == status
-    return str(response.content.decode())
 
 
 @pytest.mark.parametrize("address", [PAGE, MAIL])
@@ -164,28 +155,14 @@ class TestSending:
         assert not mail.outbox
 
     def test_it_is_protected_against_forgery(self) -> None:
-        staff("view_delivery", "resend_delivery")
-        browser = Client(enforce_csrf_checks=True)
-        browser.force_login(get_user_model().objects.get())
+        browser = staff("view_delivery", "resend_delivery", enforce_csrf_checks=True)
         assert browser.post(SEND, CHOICE).status_code == 403
 
-    def test_a_mail_server_that_fails_is_named_by_its_error_only(self, settings: Any) -> None:
-        backend = "tests.delivery.test_previews.Refusing"
-        if django.VERSION < (6, 1):
-            settings.EMAIL_BACKEND = backend
-        else:
-            settings.MAILERS = {"default": {"BACKEND": backend}}
+    def test_a_mail_server_that_fails_is_named_by_its_error_only(
+        self, send_through: Callable[..., None]
+    ) -> None:
+        send_through(REFUSING)
         browser = staff("view_delivery", "resend_delivery")
         page = read(browser.post(SEND, CHOICE, follow=True))
         assert "The example was not sent: ConnectionRefusedError" in page
-        assert "secret of the server" not in page
-
-
-class Refusing:
-    """A mail backend whose server is away."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        pass
-
-    def send_messages(self, messages: Any) -> int:
-        raise ConnectionRefusedError("secret of the server")
+        assert "CANARY-WORDS" not in page

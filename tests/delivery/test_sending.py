@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -26,21 +25,13 @@ from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order
 from tests.delivery.mails import again, is_due, make_message, pause, send
-from tests.fakes.mail import DROP, HANG, Fault, MailServer, smtp_settings
+from tests.fakes.mail import DROP, HANG, Fault, MailServer
 from tests.stage import in_threads, wait_until
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 DAY = 86_400
-
-
-@pytest.fixture
-def server(settings: Any) -> Iterator[MailServer]:
-    with MailServer() as running:
-        for name, value in smtp_settings(running.port).items():
-            setattr(settings, name, value)
-        yield running
 
 
 class Telling(Channel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -23,19 +23,11 @@ from giftcards.signals import tick_began
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
 from tests.delivery.mails import again, make_message, pause
-from tests.fakes.mail import DROP, HANG, Fault, MailServer, smtp_settings
+from tests.fakes.mail import DROP, HANG, Fault, MailServer
 from tests.stage import ago, hold_lease, lease, messages, releases_lease
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def server(settings: Any) -> Iterator[MailServer]:
-    with MailServer() as running:
-        for name, value in smtp_settings(running.port).items():
-            setattr(settings, name, value)
-        yield running
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A mail server of raw sockets that fails where it is told to."""
+"""A mail server of raw sockets that fails where it is told to, and backends of Django that fail."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import django
+from django.core.mail.backends.base import BaseEmailBackend
 
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
 FILES = "django.core.mail.backends.filebased.EmailBackend"
@@ -142,6 +143,23 @@ class _Conversation:
         if reply in {DROP, HANG}:
             raise EOFError
         self._connection.sendall(f"{reply}\r\n".encode())
+
+
+class Silent(BaseEmailBackend):
+    """Says that it has sent nothing, and not why."""
+
+    def send_messages(self, email_messages: Any) -> int:
+        return 0
+
+
+class Refusing(BaseEmailBackend):
+    """Its server is away; the error has what was to be sent."""
+
+    def send_messages(self, email_messages: Any) -> int:
+        raise ConnectionRefusedError(f"CANARY-WORDS {email_messages[0].body}")
+
+
+SILENT, REFUSING = f"{__name__}.Silent", f"{__name__}.Refusing"
 
 
 def smtp_settings(port: int, *, timeout: float = 5) -> dict[str, Any]:
