@@ -19,12 +19,12 @@ from giftcards.delivery.handover import Limits
 from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.delivery.sending import CLAIM, MOST_UNANSWERED, Tally, send_due
-from giftcards.engine.storing import store_cards
 from giftcards.models import Order
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
-from tests.builders import CARDS, make_guide_order
+from tests.builders import FULFILLED, make_guide_order
 from tests.delivery.mails import again, is_due, make_message, pause, send
+from tests.delivery.pages import make_settled
 from tests.fakes.mail import DROP, HANG, Fault, MailServer
 from tests.stage import in_threads, wait_until
 
@@ -95,8 +95,7 @@ class TestSent:
         assert recipients == ["c1@example.com", "c2@example.com", "c0@example.com"]
 
     def test_the_link_of_a_message_opens_the_cards_of_its_order(self, server: MailServer) -> None:
-        message = make_message()
-        store_cards([(message.order, CARDS)])
+        message = make_message(order=make_settled(answer=FULFILLED))
         send()
         link = CardLink.objects.get()
         assert (link.order, link.delivery, link.origin) == (message.order, message, "message")
