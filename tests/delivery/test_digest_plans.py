@@ -27,27 +27,28 @@ from tests.builders import make_guide_order, make_order
 from tests.history import add_history, analyze, forget_statistics, remove_history
 from tests.plans import explained
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_past")]
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_statistics")]
 
 STATISTICS = ["fresh", "none"] if connection.vendor == "sqlite" else ["fresh"]
 BOSS = "boss@shop.example"
 
 
-@pytest.fixture(scope="module", params=STATISTICS, ids="{} statistics".format)
-def _past(
-    request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any
-) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def _past(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
     with django_db_blocker.unblock():
         add_history(3_000)
         user = add_past()
-        analyze(LogEntry)
-        if request.param == "none":
-            forget_statistics()
         yield
         for model in (LogEntry, LinkVisit, CardLink, Delivery):
             model.objects.all().delete()
         user.delete()
         remove_history()
+
+
+@pytest.fixture(scope="module", params=STATISTICS, ids="{} statistics".format)
+def _statistics(request: pytest.FixtureRequest, _past: None, django_db_blocker: Any) -> None:
+    with django_db_blocker.unblock():
+        analyze(LogEntry) if request.param == "fresh" else forget_statistics()
 
 
 def add_past() -> Any:

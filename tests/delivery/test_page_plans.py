@@ -24,21 +24,22 @@ pytestmark = pytest.mark.django_db
 STATISTICS = ["fresh", "none"] if connection.vendor == "sqlite" else ["fresh"]
 
 
-@pytest.fixture(scope="module", params=STATISTICS, ids="{} statistics".format, autouse=True)
-def _history(
-    request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any
-) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
     with django_db_blocker.unblock():
         add_history(3_000)
         _add_links()
-        analyze()
-        if request.param == "none":
-            forget_statistics()
         yield
         LinkVisit.objects.all().delete()
         CardLink.objects.all().delete()
         CustomerRefund.objects.all().delete()
         remove_history()
+
+
+@pytest.fixture(scope="module", params=STATISTICS, ids="{} statistics".format, autouse=True)
+def _statistics(request: pytest.FixtureRequest, _history: None, django_db_blocker: Any) -> None:
+    with django_db_blocker.unblock():
+        analyze() if request.param == "fresh" else forget_statistics()
 
 
 def _add_links() -> None:

@@ -8,7 +8,6 @@ from html import unescape
 from typing import Any
 
 import pytest
-from django.conf import settings as site
 from django.contrib.auth import get_user_model
 from django.core import mail
 from django.db import connection
@@ -47,9 +46,14 @@ def test_examples_are_for_who_may_see_messages(address: str) -> None:
     assert staff("resend_delivery").get(address, CHOICE).status_code == 403
 
 
-@pytest.mark.parametrize("mode", ["link", "codes"])
-@pytest.mark.parametrize("language", [code for code, _ in site.LANGUAGES])
-@pytest.mark.parametrize("kind", Kind.values)
+@pytest.mark.parametrize(
+    ("kind", "language", "mode"),
+    [
+        *((kind, "ar", "link") for kind in Kind),
+        *((kind, "fr", "codes") for kind in Kind),
+        ("delivered", "en", "link"),
+    ],
+)
 def test_each_message_is_shown_in_all_its_forms(
     browser: Client, kind: str, language: str, mode: str
 ) -> None:
