@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from django.db import connection
 from django.db.models import Model
 
-from tests.history import GROWING
+from tests.history import CORE, OF_MESSAGES
 
 _EXPLAIN = {
     "sqlite": "EXPLAIN QUERY PLAN ",
@@ -33,10 +33,10 @@ class Statement(NamedTuple):
 def explained(*others: type[Model]) -> Iterator[list[Statement]]:
     """Collect what is sent to the tables that grow: each read and each update, with its plan.
 
-    Beside those of ``GROWING``, those of ``others``.
+    Beside those that :mod:`tests.history` names, those of ``others``.
     """
     statements: list[Statement] = []
-    tables = [model._meta.db_table for model in (*GROWING, *others)]
+    tables = [model._meta.db_table for model in (*CORE, *OF_MESSAGES, *others)]
 
     def explain(
         execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]

@@ -24,7 +24,7 @@ from giftcards.models.traces import REFUSED_REVEAL
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import make_guide_order, make_order
-from tests.history import add_history, analyze, forget_statistics, remove_history
+from tests.history import OF_MESSAGES, add_history, analyze, forget_statistics, remove_history
 from tests.plans import explained
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_statistics")]
@@ -48,7 +48,7 @@ def _past(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
 @pytest.fixture(scope="module", params=STATISTICS, ids="{} statistics".format)
 def _statistics(request: pytest.FixtureRequest, _past: None, django_db_blocker: Any) -> None:
     with django_db_blocker.unblock():
-        analyze(LogEntry) if request.param == "fresh" else forget_statistics()
+        analyze(*OF_MESSAGES, LogEntry) if request.param == "fresh" else forget_statistics()
 
 
 def add_past() -> Any:

@@ -16,7 +16,7 @@ from giftcards.delivery.models import CardLink, LinkVisit
 from giftcards.models import CustomerRefund, Order
 from tests.delivery.pages import CODES, address_of_new_link, codes_in, fetch, make_settled, press
 from tests.delivery.pages import page_token as token_of
-from tests.history import add_history, analyze, forget_statistics, remove_history
+from tests.history import OF_MESSAGES, add_history, analyze, forget_statistics, remove_history
 from tests.plans import explained
 
 pytestmark = pytest.mark.django_db
@@ -39,7 +39,7 @@ def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
 @pytest.fixture(scope="module", params=STATISTICS, ids="{} statistics".format, autouse=True)
 def _statistics(request: pytest.FixtureRequest, _history: None, django_db_blocker: Any) -> None:
     with django_db_blocker.unblock():
-        analyze() if request.param == "fresh" else forget_statistics()
+        analyze(*OF_MESSAGES) if request.param == "fresh" else forget_statistics()
 
 
 def _add_links() -> None:

@@ -20,7 +20,7 @@ from giftcards.statuses import Status
 from tests.builders import make_guide_order
 from tests.delivery.mails import make_message, send
 from tests.fakes.mail import DROP, Fault, MailServer
-from tests.history import add_history, analyze, remove_history
+from tests.history import OF_MESSAGES, add_history, analyze, remove_history
 from tests.plans import explained
 from tests.stage import ago
 
@@ -32,7 +32,7 @@ MINUTES_APART = 175
 
 @pytest.fixture(scope="module")
 def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """A message and a link for each order, and a refund paid and told of for each."""
+    """For each order a refund that was paid, a message about it, and a link that was opened."""
     with django_db_blocker.unblock():
         add_history(3_000)
         keys = list(Order.objects.order_by("-pk").values_list("pk", flat=True))
@@ -71,7 +71,9 @@ def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
             )
             for message in messages
         )
-        analyze()
+        links = CardLink.objects.values_list("pk", flat=True)
+        LinkVisit.objects.bulk_create(LinkVisit(link_id=key, what="opened") for key in links)
+        analyze(*OF_MESSAGES)
         yield
         LinkVisit.objects.all().delete()
         CardLink.objects.all().delete()
