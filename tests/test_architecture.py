@@ -87,8 +87,8 @@ WITHIN = {
         "kinds conf checks models migrations personal facts codes links"
         # sending it
         " channels failures handover messages queueing tracking receivers sending"
-        # staff
-        " signals news briefing digests tasks"
+        # staff and monitors
+        " conditions signals news briefing digests tasks"
         # the customer's pages
         " pins qr page_tokens revealing owned pages views urls"
         " admin templatetags management apps"

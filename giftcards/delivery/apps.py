@@ -28,15 +28,17 @@ class DeliveryConfig(AppConfig):
 
     def ready(self) -> None:
         from giftcards.customers import registry
-        from giftcards.delivery import receivers
+        from giftcards.delivery import conditions, receivers
         from giftcards.delivery.checks import check_links, check_mail, check_settings
         from giftcards.delivery.conf import conf
         from giftcards.delivery.personal import MESSAGES
+        from giftcards.engine.health import CONDITIONS
 
         # Also if no messages are sent now: there may be some from before.
         registry.register(MESSAGES)
         for check in (check_settings, check_links, check_mail):
             register(check, TAG)
+        CONDITIONS.update(conditions.CONDITIONS)
         with contextlib.suppress(ConfigurationError):  # reported by check_settings
             if conf.is_off and not conf.staff:
                 return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -23,7 +23,6 @@ from giftcards.delivery.conf import conf
 from giftcards.delivery.models import Delivery, DeliveryStatus, LinkVisit
 from giftcards.funds import OpenMoney, money_in_open_orders
 from giftcards.models import Card, Order, ProviderState
-from giftcards.models.moments import is_recent
 from giftcards.models.traces import REFUSED_REVEAL
 from giftcards.statuses import Status
 
@@ -31,11 +30,6 @@ from giftcards.statuses import Status
 MOST = 1_000
 # How many orders an item names.
 _NAMED = 5
-# For how long nothing may succeed before staff are told. Shorter disturbances end by themselves.
-_PATIENCE = timedelta(minutes=5)
-_FEW_OUTAGES = 3
-# No message waits longer for its next attempt.
-_LONGEST_WAIT = timedelta(days=1)
 # The admin's log has no index by time: further back, nothing is looked for in it.
 _LATEST_ENTRIES = 10_000
 # As the index of the open orders is sorted.
@@ -311,19 +305,12 @@ def _states(now: datetime) -> Iterator[Item]:
     provider = _address("giftcards_providerstate_changelist")
     if state.paused_because == ProviderState.Pause.ACCESS:
         yield Item("paused", url=provider, explain=state.why_paused)
-    elif _is_failing(state, now):
+    elif state.is_failing(now):
         yield Item("failing", url=provider, explain=state.why_paused)
     if state.worker_problem(now):
         yield Item("worker", url=provider, explain=lambda: state.worker_problem(now))
     yield from _balance(state, url=provider)
     yield from _waiting(now)
-
-
-def _is_failing(state: ProviderState, now: datetime) -> bool:
-    succeeded_at = state.succeeded_at
-    if succeeded_at is not None and is_recent(succeeded_at, now, within=_PATIENCE):
-        return False
-    return state.outages >= _FEW_OUTAGES or state.paused_because == ProviderState.Pause.RATE
 
 
 def _balance(state: ProviderState, *, url: str) -> Iterator[Item]:
@@ -347,10 +334,7 @@ def _in_figures(state: ProviderState, in_orders: OpenMoney) -> str:
 
 def _waiting(now: datetime) -> Iterator[Item]:
     """Messages to customers that should have been sent some minutes ago."""
-    # By the index of what is due: a planner takes each status for a common one.
-    found = Delivery.objects.filter(next_attempt_at__lte=now + _LONGEST_WAIT)
-    rows = found.order_by("next_attempt_at", "pk").values_list("created_at", flat=True)
-    late = [at for at in rows[: MOST + 1] if at <= now - _PATIENCE]
+    late = Delivery.objects.late(now, limit=MOST + 1)
     if late:
         since = min(late)
         yield Item(

@@ -1,4 +1,4 @@
-"""How things stand, read from the database alone: for the provider's page and the commands.
+"""How things stand, read from the database alone: for pages, commands and monitors.
 
 Every question is answered from an index, and reads no more than is waiting, or than it says.
 """
@@ -6,9 +6,10 @@ Every question is answered from an index, and reads no more than is waiting, or 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple, Self
 
@@ -18,13 +19,16 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.crypto import Keyring, configured_key
-from giftcards.engine.queue import Backlog, waiting_tasks
+from giftcards.engine.queue import Backlog, schedule_problem, waiting_tasks
 from giftcards.exceptions import ConfigurationError
-from giftcards.models import ApiKey, Card, Order, RequestSlot, StatusChange
+from giftcards.models import ApiKey, Card, Order, ProviderState, RequestSlot, StatusChange
 from giftcards.statuses import Status
 
 # Beyond so many cards of a key, their number is not read off the index at every look.
 MANY_CARDS = 10_000
+# How long work may be due before it counts as held up. Longer than the watchdog needs to start
+# the loop again, and than the pause after a request that failed.
+PATIENCE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +158,95 @@ def try_keys() -> dict[str, str]:
         return Card.objects.all().try_keys()
     except ConfigurationError as error:
         return dict.fromkeys(("newest", "oldest"), str(error))
+
+
+# What a monitor can ask about.
+
+
+class Standing:
+    """What the conditions are judged by, as of one moment; read when it is first asked for."""
+
+    def __init__(self) -> None:
+        self.now = timezone.now()
+
+    @cached_property
+    def state(self) -> ProviderState:
+        return ProviderState.objects.current()
+
+    @cached_property
+    def cards(self) -> dict[str, str]:
+        return try_keys()
+
+
+#: Says what is wrong, in a sentence that tells no secret; "" if nothing is.
+Condition = Callable[[Standing], str]
+
+
+def _needs_attention(_standing: Standing) -> str:
+    number = Order.objects.all().needing_attention().count()
+    if not number:
+        return ""
+    return f"{number} orders need attention." if number > 1 else "1 order needs attention."
+
+
+def _is_paused(standing: Standing) -> str:
+    return standing.state.why_paused()
+
+
+def _has_no_worker(standing: Standing) -> str:
+    if problem := standing.state.worker_problem(standing.now):
+        return problem
+    # `giftcards_poll --loop` ticks without a schedule.
+    return "" if standing.state.is_ticking(standing.now) else schedule_problem()
+
+
+def _has_no_answer(standing: Standing) -> str:
+    state = standing.state
+    if not state.is_failing(standing.now):
+        return ""
+    since = "for more than 5 minutes" if state.succeeded_at else "yet"
+    return f"The provider has given no usable answer {since}. {state.failure}".strip()
+
+
+def queue_problem(standing: Standing) -> str:
+    """What should have been done ``PATIENCE`` ago, and was not."""
+    due_by = standing.now - PATIENCE
+    orders = Order.objects.count_held_up(due_by)
+    changes = StatusChange.objects.waiting_since(due_by).count()
+    held_up = [
+        f"1 {noun} has waited {what}" if number == 1 else f"{number} {noun}s have waited {what}"
+        for number, noun, what in (
+            (orders, "order", "to be sent or checked"),
+            (changes, "status change", "to be announced to your receivers"),
+        )
+        if number
+    ]
+    minutes = PATIENCE.total_seconds() / 60
+    return f"{' and '.join(held_up)} for more than {minutes:.0f} minutes." if held_up else ""
+
+
+def low_balance(standing: Standing) -> str:
+    """That the balance is low; "" if it is not, if it is not known, or without ``LOW_BALANCE``."""
+    state = standing.state
+    if not state.is_balance_low:
+        return ""
+    return (
+        f"The balance of the account is {state.balance:.2f} {conf.currency}, below LOW_BALANCE"
+        f" ({conf.low_balance:.2f})."
+    )
+
+
+def _do_not_open(standing: Standing) -> str:
+    return " ".join(dict.fromkeys(filter(None, standing.cards.values())))
+
+
+#: By the names that `giftcards_status --fail-on` knows, in the order in which it is reported.
+CONDITIONS: dict[str, Condition] = {
+    "attention": _needs_attention,
+    "paused": _is_paused,
+    "worker": _has_no_worker,
+    "provider": _has_no_answer,
+    "queue": queue_problem,
+    "balance": low_balance,
+    "cards": _do_not_open,
+}

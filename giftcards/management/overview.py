@@ -1,34 +1,31 @@
-"""How things stand, read from the database, and the conditions that a monitor can ask about."""
+"""How things stand, read from the database, as text and as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Self
-
-from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.health import (
     KeyInUse,
     KnownKey,
     Requests,
+    Standing,
     Waiting,
     api_keys,
     encryption_keys,
-    try_keys,
+    low_balance,
+    queue_problem,
     versions,
 )
 from giftcards.engine.queue import Backlog, next_tick, schedule_problem
 from giftcards.exceptions import ConfigurationError
-from giftcards.management.base import current_pause, ok_or_trouble
+from giftcards.management.base import ok_or_trouble
 from giftcards.management.output import counted, iso
-from giftcards.models import Order, ProviderState, StatusChange
+from giftcards.models import Order, ProviderState
 
-# How long work may be due before it counts as held up. Longer than the watchdog needs to start
-# the loop again, and than the pause after a request that failed.
-_PATIENCE = timedelta(minutes=5)
 _TIMES = ("paused_until", "succeeded_at", "failed_at", "swept_at", "ticked_at")
 
 
@@ -36,13 +33,12 @@ _TIMES = ("paused_until", "succeeded_at", "failed_at", "swept_at", "ticked_at")
 class Overview:
     """The texts are sentences; "" means that nothing is wrong."""
 
+    standing: Standing
     orders: Mapping[str, int]
     # Of the newest and the oldest card: why the encryption keys do not open it.
     cards: Mapping[str, str]
     state: ProviderState
-    pause: str
     schedule: str
-    is_ticking: bool
     worker: str
     queue: str
     requests: Requests
@@ -53,17 +49,15 @@ class Overview:
 
     @classmethod
     def read(cls) -> Self:
-        now = timezone.now()
-        state = ProviderState.objects.current()
+        standing = Standing()
         return cls(
+            standing=standing,
             orders=Order.objects.count_by_status(),
-            cards=try_keys(),
-            state=state,
-            pause=current_pause(state),
+            cards=standing.cards,
+            state=standing.state,
             schedule=schedule_problem(),
-            is_ticking=state.is_ticking(now),
-            worker=state.worker_problem(now),
-            queue=_queue_problem(now),
+            worker=standing.state.worker_problem(standing.now),
+            queue=queue_problem(standing),
             requests=Requests.read(),
             waiting=Waiting.read(),
             encryption_keys=_encryption_keys(),
@@ -134,7 +128,7 @@ class Overview:
         lines += [f"Provider: {state.explain()}"]
         lines += [f"  {label:<16}{iso(at) or 'never'}" for label, at in times.items()]
         lines += self._facts()
-        lines += [failure, self.schedule, self.worker, self.queue, _low_balance(self)]
+        lines += [failure, self.schedule, self.worker, self.queue, low_balance(self.standing)]
         lines += dict.fromkeys(self.cards.values())
         return "\n".join(filter(None, lines))
 
@@ -210,55 +204,3 @@ def _key_as_dict(known: KnownKey) -> dict[str, Any]:
         "refused_at": iso(key.refused_at),
         "accepted_at": iso(key.accepted_at),
     }
-
-
-def _queue_problem(now: datetime) -> str:
-    """What should have been done ``_PATIENCE`` ago, and was not."""
-    orders = Order.objects.count_held_up(now - _PATIENCE)
-    changes = StatusChange.objects.waiting_since(now - _PATIENCE).count()
-    held_up = [
-        f"{counted(number, noun)} {'has' if number == 1 else 'have'} waited {what}"
-        for number, noun, what in (
-            (orders, "order", "to be sent or checked"),
-            (changes, "status change", "to be announced to your receivers"),
-        )
-        if number
-    ]
-    minutes = _PATIENCE.total_seconds() / 60
-    return f"{' and '.join(held_up)} for more than {minutes:.0f} minutes." if held_up else ""
-
-
-Condition = Callable[[Overview], str]
-
-
-def _low_balance(overview: Overview) -> str:
-    """That the balance is low; "" if it is not, if it is not known, or without ``LOW_BALANCE``."""
-    state = overview.state
-    if not state.is_balance_low:
-        return ""
-    return (
-        f"The balance of the account is {state.balance:.2f} {conf.currency}, below LOW_BALANCE"
-        f" ({conf.low_balance:.2f})."
-    )
-
-
-def _needs_attention(overview: Overview) -> str:
-    number = overview.waiting.needing_attention
-    needs = "needs" if number == 1 else "need"
-    return f"{counted(number, 'order')} {needs} attention." if number else ""
-
-
-def _has_no_worker(overview: Overview) -> str:
-    # `giftcards_poll --loop` ticks without a schedule.
-    return overview.worker or ("" if overview.is_ticking else overview.schedule)
-
-
-# What `giftcards_status --fail-on` knows, in the order in which it is reported.
-CONDITIONS: Mapping[str, Condition] = {
-    "attention": _needs_attention,
-    "paused": lambda overview: overview.pause,
-    "worker": _has_no_worker,
-    "queue": lambda overview: overview.queue,
-    "balance": _low_balance,
-    "cards": lambda overview: " ".join(dict.fromkeys(filter(None, overview.cards.values()))),
-}

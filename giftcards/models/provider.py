@@ -25,6 +25,8 @@ _PROOF_IS_FRESH = timedelta(seconds=30)
 LONGEST_PAUSE = timedelta(minutes=20)
 # A process that has shown no sign for this long is gone: longer than two ticks.
 _SIGN_HOLDS = timedelta(minutes=3)
+# For how long nothing may succeed, and how many requests may fail in turn, before staff are told.
+_DISTURBANCE, _FEW_OUTAGES = timedelta(minutes=5), 3
 # How often the balance is read, at most.
 BALANCE_EVERY = timedelta(minutes=5)
 
@@ -358,6 +360,16 @@ class ProviderState(models.Model):
     def is_ticking(self, now: datetime) -> bool:
         """Whether the watchdog, which runs once a minute, is at work."""
         return self.ticked_at is not None and is_recent(self.ticked_at, now, within=_SIGN_HOLDS)
+
+    def is_failing(self, now: datetime) -> bool:
+        """Whether requests have done nothing but fail for some minutes.
+
+        Shorter disturbances end by themselves.
+        """
+        succeeded_at = self.succeeded_at
+        if succeeded_at is not None and is_recent(succeeded_at, now, within=_DISTURBANCE):
+            return False
+        return self.outages >= _FEW_OUTAGES or self.paused_because == self.Pause.RATE
 
     def worker_problem(self, now: datetime) -> str:
         """Why no worker seems to be running, for staff; "" if one is."""

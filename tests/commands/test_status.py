@@ -237,7 +237,7 @@ class TestOverview:
 class TestFailOn:
     """For monitors: exit code 1 and a sentence if one of the conditions holds."""
 
-    EVERYTHING = "attention,paused,worker,queue,cards"
+    EVERYTHING = "attention,paused,worker,provider,queue,cards"
 
     @pytest.fixture(autouse=True)
     def all_is_well(self) -> None:
@@ -342,6 +342,27 @@ class TestFailOn:
         ProviderState.objects.update(paused_until=ago(1))
         assert self.asked(call, "paused") == ("", 0)
 
+    @pytest.mark.parametrize(
+        ("seconds", "outages", "answered", "sentence"),
+        [
+            (310, 3, True, "for more than 5 minutes. It broke."),
+            (310, 3, False, "yet. It broke."),
+            # A short disturbance; and a shop that has asked nothing for a long time.
+            (290, 9, True, ""),
+            (310, 2, True, ""),
+        ],
+    )
+    def test_fail_on_provider_fails_if_requests_have_done_nothing_but_fail_for_minutes(
+        self, seconds: float, outages: int, answered: bool, sentence: str, call: Call
+    ) -> None:
+        succeeded_at = ago(seconds) if answered else None
+        ProviderState.objects.update(
+            outages=outages, succeeded_at=succeeded_at, failure="It broke."
+        )
+        expected = f"The provider has given no usable answer {sentence}\n" if sentence else ""
+        assert self.asked(call, "provider") == (expected, int(bool(sentence)))
+        assert self.asked(call, "attention,paused,worker,queue") == ("", 0)
+
     def test_fail_on_worker_fails_without_a_recent_sign_of_it(self, call: Call) -> None:
         ProviderState.objects.update(ticked_at=ago(200))
         assert self.asked(call, "worker") == (f"{DOWN}\n", 1)
@@ -422,7 +443,7 @@ class TestFailOn:
         assert call("giftcards_status", "--fail-on", conditions) == (
             "",
             f"--fail-on: {unknown} is not known. Use one or more of attention, paused, worker,"
-            " queue, balance, cards, separated by commas.\n",
+            " provider, queue, balance, cards, mail, untold, separated by commas.\n",
             2,
         )
 

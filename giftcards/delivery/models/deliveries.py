@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from django.db import IntegrityError, models, transaction
@@ -15,6 +15,11 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.delivery.kinds import Kind
 from giftcards.models import CustomerRefund, Order, StatusChange
 from giftcards.models.fields import ExactCharField, plain_line
+
+# No message waits longer for its next attempt.
+_LONGEST_WAIT = timedelta(days=1)
+# How long a message may be open. Shorter disturbances end by themselves.
+_PATIENCE = timedelta(minutes=5)
 
 
 class DeliveryStatus(models.TextChoices):
@@ -44,6 +49,16 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         """Messages that are to be sent now, longest due first."""
         # NULL in the rows that are done, so the index holds what is open together.
         return self.filter(next_attempt_at__lte=now).order_by("next_attempt_at", "pk")
+
+    def late(self, now: datetime, *, limit: int) -> list[datetime]:
+        """When messages were queued that should have been sent some minutes ago.
+
+        Of all that are open, it looks at the ``limit`` that are due first.
+        """
+        # By the index of what is due: a planner takes each status for a common one.
+        found = self.filter(next_attempt_at__lte=now + _LONGEST_WAIT)
+        rows = found.order_by("next_attempt_at", "pk").values_list("created_at", flat=True)
+        return [at for at in rows[:limit] if at <= now - _PATIENCE]
 
     def next_due_at(self) -> datetime | None:
         """When the next open message is due; ``None`` if none is open."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.utils import translation
 
+from giftcards.engine.health import CONDITIONS, Condition
 from giftcards.management.base import (
     GiftcardsCommand,
     add_fail_on,
@@ -16,7 +17,7 @@ from giftcards.management.base import (
     order_as_dict,
     refuse,
 )
-from giftcards.management.overview import CONDITIONS, Condition, Overview
+from giftcards.management.overview import Overview
 
 
 class Command(GiftcardsCommand):
@@ -65,4 +66,4 @@ class Command(GiftcardsCommand):
         self.say(str(overview), options)
         if "balance" in conditions and overview.unjudged:
             self.say(overview.unjudged, options)
-        fail_on(conditions, overview)
+        fail_on(conditions, overview.standing)
