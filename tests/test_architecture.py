@@ -42,6 +42,7 @@ PARTS = {
     "customers": "conf problems models secrecy",
     "retention": "conf models",
     "rotation": "exceptions secrecy conf crypto models",
+    "health": "exceptions engine",
     "tasks": "exceptions conf signals models engine ledger retention",
     "roles": "exceptions",
     "management": (
@@ -55,7 +56,7 @@ PARTS = {
     ),
     "delivery": (
         "exceptions secrecy statuses signals problems options conf checks refunds settlement crypto"
-        " models engine fulfilment catalogue ledger funds customers roles management admin"
+        " models engine fulfilment catalogue ledger funds customers health roles management admin"
     ),
 }
 
@@ -88,7 +89,7 @@ WITHIN = {
         # sending it
         " channels failures handover messages queueing tracking receivers sending"
         # staff and monitors
-        " conditions signals news briefing digests tasks"
+        " conditions health signals news briefing digests tasks"
         # the customer's pages
         " pins qr page_tokens revealing owned pages views urls"
         " admin templatetags management apps"
@@ -106,7 +107,9 @@ LIBRARIES = {
     "fulfilment": "asgiref",
     "signals": "asgiref",
     "exports": "openpyxl",
+    "health": "asgiref health_check",
     "engine.queue": "django_q",
+    "delivery.health": "health_check",
     "delivery.failures": "requests urllib3",
     "delivery.tracking": "anymail",
     "delivery.tasks": "django_q",

@@ -170,7 +170,7 @@ def test_the_wheel_names_its_licence_and_requirements(wheel: Path) -> None:
         "requests",
         "urllib3",
     ]
-    assert sorted(optional) == ["openpyxl", "segno"]
+    assert sorted(optional) == ["django-health-check", "openpyxl", "segno"]
 
 
 def test_a_new_site_with_the_wheel_places_and_settles_an_order(

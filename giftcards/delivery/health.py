@@ -1,0 +1,24 @@
+"""Checks of messages to customers, for django-health-check: see :mod:`giftcards.health`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from health_check.exceptions import ServiceWarning
+
+from giftcards.health import ConditionCheck
+
+
+@dataclass
+class GiftcardsMail(ConditionCheck):
+    """That no message to a customer has waited for more than five minutes."""
+
+    condition = "mail"
+
+
+@dataclass
+class GiftcardsUntold(ConditionCheck):
+    """That no message to a customer was given up within the last day."""
+
+    condition = "untold"
+    failure = ServiceWarning

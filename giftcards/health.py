@@ -1,0 +1,94 @@
+"""Checks for django-health-check, by the conditions of ``giftcards_status --fail-on``.
+
+Import it only where django-health-check is installed: ``pip install "django-giftcards[health]"``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from asgiref.sync import sync_to_async
+from django.db import Error
+from django.utils import translation
+from health_check.base import HealthCheck
+from health_check.exceptions import HealthCheckException, ServiceUnavailable, ServiceWarning
+
+from giftcards.engine.health import CONDITIONS, Standing
+from giftcards.exceptions import ConfigurationError
+
+
+@dataclass
+class ConditionCheck(HealthCheck):  # type: ignore[misc]  # untyped
+    """Fails with the sentence of a condition while it holds. In English, as the commands."""
+
+    #: A key of :data:`~giftcards.engine.health.CONDITIONS`.
+    condition: ClassVar[str]
+    failure: ClassVar[type[HealthCheckException]] = ServiceUnavailable
+
+    async def run(self) -> None:
+        # In the thread of the request, whose connection Django closes. In the thread that
+        # django-health-check takes for what is not async, a connection that broke would stay.
+        if wrong := await sync_to_async(self._judge)():
+            raise self.failure(wrong)
+
+    def _judge(self) -> str:
+        try:
+            with translation.override(None):
+                return CONDITIONS[self.condition](Standing())
+        except Error as error:
+            # Not its text: it may name the server.
+            return f"The database did not work ({type(error).__name__})."
+        except ConfigurationError as error:
+            return str(error)
+
+
+@dataclass
+class GiftcardsWorker(ConditionCheck):
+    """That background work goes on."""
+
+    condition = "worker"
+
+
+@dataclass
+class GiftcardsQueue(ConditionCheck):
+    """That no order and no announcement has waited for more than five minutes."""
+
+    condition = "queue"
+
+
+@dataclass
+class GiftcardsPause(ConditionCheck):
+    """That requests to the provider are not paused."""
+
+    condition = "paused"
+
+
+@dataclass
+class GiftcardsProvider(ConditionCheck):
+    """That the provider has answered within the last minutes, if it was asked."""
+
+    condition = "provider"
+
+
+@dataclass
+class GiftcardsBalance(ConditionCheck):
+    """That the balance is not below ``LOW_BALANCE``."""
+
+    condition = "balance"
+    failure = ServiceWarning
+
+
+@dataclass
+class GiftcardsKeys(ConditionCheck):
+    """That the encryption keys open the newest and the oldest card."""
+
+    condition = "cards"
+
+
+@dataclass
+class GiftcardsAttention(ConditionCheck):
+    """That no order needs a person."""
+
+    condition = "attention"
+    failure = ServiceWarning

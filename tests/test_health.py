@@ -1,0 +1,227 @@
+"""The checks for django-health-check, over its own view, as the documentation sets it up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from decimal import Decimal
+from types import ModuleType
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import path
+from django.utils import timezone, translation
+from django.utils.module_loading import import_string
+
+from giftcards.conf import conf
+from giftcards.crypto import generate_key
+from giftcards.delivery.models import Delivery
+from giftcards.engine.health import CONDITIONS
+from giftcards.engine.queue import ensure_schedule
+from giftcards.engine.recording import record_answers
+from giftcards.models import ProviderState, StatusChange
+from giftcards.problems import Problem
+from giftcards.statuses import Status
+from tests.builders import PARTIAL, claim, make_guide_order, make_order
+from tests.conftest import Call
+from tests.delivery.mails import ADDRESS, make_message
+from tests.stage import ago
+from tests.test_docs import blocks, page, rows, section
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytest.importorskip("health_check", reason="django-health-check is not installed")
+pytestmark = pytest.mark.django_db
+
+Monitor = Callable[..., tuple[int, dict[str, str]]]
+
+TEXT = section(page("monitoring"), "django-health-check")
+# By the path of each check, its condition and how bad it is.
+DOCUMENTED = {
+    row[0].strip("`"): (row[1].strip("`"), row[2].capitalize())
+    for row in rows(TEXT)
+    if len(row) == 3
+}
+
+
+@pytest.fixture
+def monitor(settings: Any) -> Monitor:
+    """Fetch the documented page, or one with other checks: its status, and what it says of each."""
+    from health_check.views import HealthCheckView
+
+    urls = ModuleType("shop_urls")
+    exec(blocks(TEXT, "python")[1], vars(urls))
+
+    def fetch(*checks: str) -> tuple[int, dict[str, str]]:
+        if checks:
+            vars(urls)["urlpatterns"] = [path("health/", HealthCheckView.as_view(checks=checks))]
+        # A new name each time: Django remembers the URLs of a module.
+        settings.ROOT_URLCONF = urls
+        answer = Client(headers={"accept-language": "ar"}).get("/health/?format=json")
+        found = {name.removesuffix("()"): said for name, said in answer.json().items()}
+        return answer.status_code, found
+
+    ensure_schedule()
+    ProviderState.objects.note_tick()
+    return fetch
+
+
+def stop_worker() -> None:
+    ProviderState.objects.update(ticked_at=ago(200))
+
+
+def hold_up() -> None:
+    make_order(queued_at=ago(310))
+
+
+def pause() -> None:
+    ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=ago(-60))
+    ProviderState.objects.update(succeeded_at=ago(9))
+
+
+def fail() -> None:
+    ProviderState.objects.update(outages=3, succeeded_at=ago(310), failure="It broke.")
+
+
+def spend() -> None:
+    ProviderState.objects.update(balance=Decimal("4999.99"), balance_read_at=ago(60))
+
+
+def lose_key() -> None:
+    order = make_guide_order(reference="web-1042", due_at=ago(-60))
+    record_answers([(claim(order)[0], PARTIAL)], now=timezone.now())
+    StatusChange.objects.update(announced_at=timezone.now())
+    order.cards.update(sealed="damaged")
+
+
+def need_a_person() -> None:
+    make_order(Status.DELAYED, problems=[Problem("watch_ended")], due_at=None)
+
+
+def leave_mail() -> None:
+    make_message(created_at=ago(310))
+
+
+def give_up_mail(seconds: float = 60) -> None:
+    message = make_message()
+    Delivery.objects.filter(pk=message.pk).update(
+        status="failed", next_attempt_at=None, failed_at=ago(seconds)
+    )
+
+
+TROUBLES = {
+    "giftcards.health.GiftcardsWorker": (stop_worker, "Background work has stopped: "),
+    "giftcards.health.GiftcardsQueue": (hold_up, "1 order has waited to be sent or checked"),
+    "giftcards.health.GiftcardsPause": (pause, "The provider asked for fewer requests. Slower."),
+    "giftcards.health.GiftcardsProvider": (
+        fail,
+        "The provider has given no usable answer for more than 5 minutes. It broke.",
+    ),
+    "giftcards.health.GiftcardsBalance": (spend, "The balance of the account is 4999.99 DZD"),
+    "giftcards.health.GiftcardsKeys": (lose_key, "Card 3 of order web-1042: This card cannot be"),
+    "giftcards.health.GiftcardsAttention": (need_a_person, "1 order needs attention."),
+    "giftcards.delivery.health.GiftcardsMail": (
+        leave_mail,
+        "1 message to customers has waited to be sent for more than 5 minutes.",
+    ),
+    "giftcards.delivery.health.GiftcardsUntold": (
+        give_up_mail,
+        "1 message to customers was given up within the last day.",
+    ),
+}
+
+
+def test_the_documented_page_says_that_all_is_well(
+    monitor: Monitor,
+) -> None:
+    status, said = monitor()
+    assert status == 200
+    assert len(said) == 7
+    assert set(said.values()) == {"OK"}
+
+
+@pytest.mark.parametrize("check", TROUBLES)
+def test_a_check_fails_with_the_sentence_of_its_condition_and_no_other_does(
+    check: str,
+    monitor: Monitor,
+    call: Call,
+    set_conf: Callable[..., None],
+) -> None:
+    set_conf(LOW_BALANCE=5000)
+    make_trouble, sentence = TROUBLES[check]
+    make_trouble()
+    condition, failure = DOCUMENTED[check]
+    with translation.override("fr"):
+        status, said = monitor(*DOCUMENTED)
+    name = check.rpartition(".")[2]
+    assert {key for key, text in said.items() if text != "OK"} == {name}
+    assert said[name].startswith(f"{failure}: {sentence}")
+    assert status == 500
+    # The command judges alike.
+    told = call("giftcards_status", "--fail-on", ",".join(CONDITIONS), "-v0")
+    assert (said[name], told.code) == (f"{failure}: {told.err.rstrip()}", 1)
+    assert call("giftcards_status", "--fail-on", condition, "-v0").err == told.err
+    assert ADDRESS not in told.err
+
+
+def test_every_check_is_documented_and_tried() -> None:
+    assert {condition for condition, _ in DOCUMENTED.values()} == {*CONDITIONS}
+    assert DOCUMENTED.keys() == TROUBLES.keys()
+    for path_ in DOCUMENTED:
+        # Fields would be in the labels of a metric.
+        assert fields(import_string(path_)) == ()
+
+
+@pytest.mark.parametrize("check", TROUBLES)
+def test_a_check_reads_little_and_asks_nobody(check: str, monitor: Monitor) -> None:
+    TROUBLES[check][0]()
+    with CaptureQueriesContext(connection) as queries:
+        monitor(check)
+    most = {"giftcards.health.GiftcardsQueue": 6, "giftcards.health.GiftcardsKeys": 5}
+    assert 1 <= len(queries) <= most.get(check, 2), queries.captured_queries
+
+
+def test_a_message_that_waits_for_a_short_time_is_no_trouble(
+    monitor: Monitor,
+) -> None:
+    make_message(created_at=ago(290))
+    give_up_mail(24 * 3600 + 60)
+    assert monitor(*DOCUMENTED)[0] == 200
+
+
+def test_a_short_disturbance_of_the_provider_is_no_trouble_to_the_check_of_its_answers(
+    monitor: Monitor,
+) -> None:
+    ProviderState.objects.update(outages=9, succeeded_at=ago(290), failure="It broke.")
+    assert monitor("giftcards.health.GiftcardsProvider")[0] == 200
+
+
+def test_a_database_that_fails_is_named_without_its_address(
+    monitor: Monitor,
+) -> None:
+    def refuse(*_args: Any) -> None:
+        raise OperationalError("connection to server at db.example failed")
+
+    with connection.execute_wrapper(refuse):
+        status, said = monitor("giftcards.health.GiftcardsQueue")
+    assert status == 500
+    assert said == {"GiftcardsQueue": "Unavailable: The database did not work (OperationalError)."}
+
+
+def test_settings_that_are_wrong_are_named(monitor: Monitor, set_conf: Callable[..., None]) -> None:
+    set_conf(LOW_BALANCE="many")
+    _status, said = monitor("giftcards.health.GiftcardsBalance")
+    assert said["GiftcardsBalance"].startswith("Warning: GIFTCARDS['LOW_BALANCE'] ")
+
+
+def test_keys_that_are_missing_are_told_without_a_word_of_them(
+    monitor: Monitor, set_conf: Callable[..., None]
+) -> None:
+    lose_key()
+    keys = [*conf.encryption_keys, generate_key()]
+    set_conf(ENCRYPTION_KEYS=keys[1:])
+    status, said = monitor("giftcards.health.GiftcardsKeys")
+    assert status == 500
+    assert not any(key in said["GiftcardsKeys"] for key in keys)
