@@ -19,6 +19,8 @@ IMAGES = Path(__file__).parent / "images"
 LANGUAGES = ("en", "fr", "ar")
 WINDOWS = {"desktop": (1280, 600), "phone": (390, 844)}
 THEMES = ("light", "dark")
+# The beginning of the page about a partial refund, for the README.
+FIRST_SCREEN = (1080, 732)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,6 +112,10 @@ def _photograph(directory: Path, *, everything: bool) -> None:
                     driver.get(site + address)
                     if not everything:
                         photograph(driver, directory / f"{name}.png")
+                        if name == "order-page":
+                            width, height = FIRST_SCREEN
+                            resize(driver, width, height)
+                            photograph(driver, directory / "partial-refund.png", height=height)
                         continue
                     for window, theme in product(WINDOWS, THEMES):
                         resize(driver, *WINDOWS[window])

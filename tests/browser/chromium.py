@@ -62,16 +62,16 @@ def prefer(driver: Chrome, theme: str) -> None:
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
 
-def photograph(driver: Chrome, path: Path) -> None:
-    """Write the whole page, as wide as the window, into a PNG file."""
-    width, height = driver.execute_script(
+def photograph(driver: Chrome, path: Path, *, height: int | None = None) -> None:
+    """Write the page, as wide as the window, into a PNG file: all of it, or only its beginning."""
+    width, whole = driver.execute_script(
         "return [innerWidth, document.documentElement.scrollHeight]"
     )
     shot = driver.execute_cdp_cmd(
         "Page.captureScreenshot",
         {
             "captureBeyondViewport": True,
-            "clip": {"x": 0, "y": 0, "width": width, "height": height, "scale": 1},
+            "clip": {"x": 0, "y": 0, "width": width, "height": height or whole, "scale": 1},
         },
     )
     path.write_bytes(base64.b64decode(shot["data"]))
