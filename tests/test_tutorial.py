@@ -68,7 +68,7 @@ class Reader:
             if is_shown(expected, printed):
                 return
             assert time.monotonic() < ends, f"{line}\n{printed}\n{expected}"
-            time.sleep(0.2)
+            time.sleep(1)
 
     def open_terminal(self, line: str, expected: str) -> None:
         log = self.folder / f"terminal-{len(self.terminals)}.log"
