@@ -80,6 +80,7 @@ INSTALLED_APPS = [
     "django_q",
     "giftcards",
     "giftcards.delivery",
+    "example_project.storefront",
 ]
 
 MIDDLEWARE = [
@@ -181,6 +182,7 @@ GIFTCARDS_DELIVERY = {
     "BASE_URL": os.environ.get("EXAMPLE_SHOP_URL", "http://127.0.0.1:8000"),
     "FROM_EMAIL": "Example Shop <shop@example.com>",
     "SHOP_NAME": "Example Shop",
+    "OWNED_ORDERS": "example_project.storefront.models.owned_orders",
 }
 
 LOGGING = {

@@ -34,6 +34,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SITE_PORT = 8000
 SIMULATOR_PORT = 8378
+# At the simulator, customers are asked to wait after so many seconds, not after five minutes; an
+# order of the type SIM_SLOW settles after so many.
+LATE_AFTER, SLOW_DELAY = 90, 120
 # With --once: the time limit for the orders to settle, from the start (seconds).
 PATIENCE = 110
 # For the mails, from then on.
@@ -101,7 +104,8 @@ def _demo(folder: Path, *, is_once: bool, give_up_at: float | None) -> int:
         os.environ["EXAMPLE_SHOP_URL"] = f"http://{HOST}:{site_port}"
         _configure(folder, has_simulator=has_simulator)
         if has_simulator:
-            delays = ("--min-delay", "3", "--max-delay", "10")
+            os.environ.setdefault("GIFTCARDS_POLL_TIMEOUT", str(LATE_AFTER))
+            delays = ("--min-delay", "3", "--max-delay", "10", "--slow-delay", str(SLOW_DELAY))
             processes.start(
                 "simulator", "giftcards_simulator", "--port", str(simulator_port), *delays
             )
@@ -158,6 +162,11 @@ def _run(
         f"\n  Provider   {settings.GIFTCARDS['BASE_URL']}"
         f"\n  Logs       {_short(processes.log('*'))}"
         f"\n  Mails      {_short(settings.MAIL_DIR)}\n"
+        "\n  In the browser, in one window:"
+        f"\n    http://{HOST}:{site_port}/                buy a card; the page follows the order"
+        f"\n    http://{HOST}:{site_port}/mailbox/        the mails, and their links to the cards"
+        f"\n    http://{HOST}:{site_port}/orders/         what you have bought"
+        f"\n    http://{HOST}:{site_port}/admin/          as staff: refunds, and paying back\n"
     )
 
     keys = shop.place()

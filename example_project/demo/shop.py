@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
-from email import message_from_bytes, policy
 from pathlib import Path
 
 from django.contrib.auth import get_user_model
@@ -19,6 +17,7 @@ from django.utils import timezone
 from django_q.models import Task
 from django_q.tasks import async_task
 
+from example_project.storefront import mailbox
 from giftcards import catalogue
 from giftcards.conf import conf
 from giftcards.delivery.models import Delivery, DeliveryStatus
@@ -37,7 +36,6 @@ LINES = (
     ("larger", "type_001", 25, "Yacine", "fr"),
 )
 SALE_PRICE = Decimal(550)
-LINK = re.compile(r"https?://\S+/cards/[\w-]+/")
 # 79 columns, so that a terminal of 80 shows them.
 COLUMNS = "{:<25} {:<16} {:>9} {:>9} {:>9} {:>6}"
 HEADINGS = ("reference", "status", "delivered", "charged", "refunded", "age")
@@ -112,12 +110,10 @@ def are_told(keys: Sequence[int]) -> bool:
 
 def card_pages(folder: Path) -> Iterator[str]:
     """Yield the lines about the mails in ``folder`` that link to cards, two each."""
-    for path in sorted(folder.iterdir()):
-        mail = message_from_bytes(path.read_bytes(), policy=policy.default)
-        body = mail.get_body(("plain",))
-        if body and (link := LINK.search(body.get_content())):
-            yield f"  {mail['To']}:"
-            yield f"    {link[0]}"
+    for mail in mailbox.read(folder):
+        if mail.link:
+            yield f"  {mail.to}:"
+            yield f"    {mail.link}"
 
 
 class Table:

@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class StorefrontConfig(AppConfig):
+    name = "example_project.storefront"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from example_project.storefront import visitors
+
+        visitors.connect()

@@ -1,0 +1,56 @@
+"""From the provider's catalogue to a paid order."""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, Decimal
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+
+from example_project.storefront.models import Purchase
+from giftcards.fulfilment import place_order
+from giftcards.models import ProductType
+
+# The shop adds an eighth to what a card costs it, and rounds up to 10 DA.
+_MARGIN = Decimal("1.12")
+_STEP = Decimal(10)
+
+
+def sale_price(kind: ProductType) -> Decimal:
+    """What a customer pays for one card of this type, which is for sale."""
+    assert kind.price is not None  # noqa: S101 (for_sale() leaves out those without a price)
+    steps = (kind.price * _MARGIN / _STEP).to_integral_value(ROUND_CEILING)
+    return steps * _STEP
+
+
+def buy(
+    user: Any, key: UUID, kind: ProductType, *, quantity: int, email: str, language: str
+) -> Purchase:
+    """Record that ``user`` has paid, and order the cards: both or neither.
+
+    The same ``key`` buys once. A worker sends the order after the commit.
+    """
+    with transaction.atomic():
+        purchase, _ = Purchase.objects.get_or_create(
+            user=user,
+            key=key,
+            defaults={
+                "product_id": kind.product.product_id,
+                "type_id": kind.type_id,
+                "quantity": quantity,
+                "amount": quantity * sale_price(kind),
+                "email": email,
+                "language": language,
+            },
+        )
+        place_order(
+            product_id=purchase.product_id,
+            type_id=purchase.type_id,
+            quantity=purchase.quantity,
+            reference=purchase.reference,
+            sale_amount=purchase.amount,
+            customer_email=purchase.email,
+            customer_language=purchase.language,
+        )
+    return purchase

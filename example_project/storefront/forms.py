@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import uuid
+from decimal import Decimal
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.utils.translation import get_language, gettext
+from django.utils.translation import gettext_lazy as _
+
+from example_project.storefront.checkout import sale_price
+from giftcards.models import ProductType
+
+# Of more than 100 cards, the customer's page offers a file.
+_MOST = 120
+
+
+class BuyForm(forms.Form):
+    """What the customer fills in; ``price`` is the one that the page has shown."""
+
+    quantity = forms.IntegerField(label=_("How many"), min_value=1, max_value=_MOST, initial=1)
+    email = forms.EmailField(
+        label=_("E-mail address"),
+        initial="you@example.com",
+        widget=forms.EmailInput(attrs={"dir": "ltr"}),
+        help_text=_("Nothing leaves this computer: what is sent is in the mailbox of this demo."),
+    )
+    language = forms.ChoiceField(label=_("Language of the mails"), choices=settings.LANGUAGES)
+    price = forms.DecimalField(widget=forms.HiddenInput)
+    key = forms.UUIDField(widget=forms.HiddenInput)
+
+    def __init__(self, data: Any = None, *, kind: ProductType) -> None:
+        initial = {"language": get_language(), "price": sale_price(kind), "key": uuid.uuid4()}
+        super().__init__(data, initial=initial)
+        self._kind = kind
+
+    def clean_quantity(self) -> int:
+        quantity: int = self.cleaned_data["quantity"]
+        if self._kind.stock is not None and quantity > self._kind.stock:
+            raise ValidationError(gettext("There are not so many."))
+        return quantity
+
+    def clean_price(self) -> Decimal:
+        price = sale_price(self._kind)
+        if self.cleaned_data["price"] != price:
+            raise ValidationError(gettext("The price has changed. Go back and look again."))
+        return price

@@ -1,0 +1,76 @@
+"""The mails that the example has sent, read from the files that the mail backend writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+from django.utils.timezone import localtime
+
+# What the backend writes after each mail. Without it, a mail is still being written.
+_END = b"\n" + b"-" * 79 + b"\n"
+_LINK = re.compile(r"https?://\S+/cards/[\w-]+/")
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """A mail as a mail program shows it. Its texts may hold a link to cards, or codes."""
+
+    #: Its Message-ID.
+    id: str
+    to: str
+    subject: str
+    at: datetime
+    text: str = field(repr=False)
+    html: str = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """Its name in addresses."""
+        return self.id.strip("<>").partition("@")[0]
+
+    @property
+    def link(self) -> str:
+        """The page with cards that it leads to; "" if there is none."""
+        found = _LINK.search(self.text)
+        return found[0] if found else ""
+
+
+def read(folder: Path, *, ids: Container[str] | None = None) -> list[Mail]:
+    """The mails in ``folder``, the newest first; only those with these ids, if they are given."""
+    files = sorted(folder.glob("*.log"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    mails = [_mail(message) for path in reversed(files) for message in _messages(path)]
+    return [mail for mail in mails if ids is None or mail.id in ids]
+
+
+def _messages(path: Path) -> Iterator[EmailMessage]:
+    *whole, _rest = path.read_bytes().split(_END)
+    for content in reversed(whole):
+        yield message_from_bytes(content, policy=policy.default)
+
+
+def _mail(message: EmailMessage) -> Mail:
+    return Mail(
+        id=str(message["Message-ID"]),
+        to=str(message["To"]),
+        subject=str(message["Subject"]),
+        at=_moment(str(message["Date"])),
+        text=_body(message, "plain"),
+        html=_body(message, "html"),
+    )
+
+
+def _moment(date: str) -> datetime:
+    # Python reads "-0000", which stands for UTC, as no time zone at all.
+    return localtime(parsedate_to_datetime(date.replace("-0000", "+0000")))
+
+
+def _body(message: EmailMessage, kind: str) -> str:
+    part = message.get_body((kind,))
+    return "" if part is None else str(part.get_content())

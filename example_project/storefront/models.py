@@ -1,0 +1,50 @@
+"""The shop's own side of an order: who bought what, and for how much."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q, QuerySet
+
+from giftcards.models import Order
+
+
+class Purchase(models.Model):
+    """What a customer bought and paid for: one line, which becomes one order."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="purchases"
+    )
+    # Of the form that was sent, so that sending it twice buys once.
+    key = models.UUIDField(default=uuid.uuid4)
+    # The provider's ids.
+    product_id = models.CharField(max_length=100)
+    type_id = models.CharField(max_length=100)
+    quantity = models.PositiveIntegerField()
+    # What the customer pays for all of it.
+    amount = models.DecimalField(max_digits=12, decimal_places=2)
+    email = models.EmailField()
+    language = models.CharField(max_length=20)
+    bought_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("user", "key"), name="bought_once"),)
+
+    def __str__(self) -> str:
+        return self.reference
+
+    @property
+    def reference(self) -> str:
+        return f"shop-{self.pk}"
+
+
+def owned_orders(user: Any) -> QuerySet[Order]:
+    """The orders of a customer: ``GIFTCARDS_DELIVERY["OWNED_ORDERS"]``.
+
+    With those by which staff ordered again what was missing.
+    """
+    references = [purchase.reference for purchase in Purchase.objects.filter(user=user)]
+    return Order.objects.filter(Q(reference__in=references) | Q(repeats__reference__in=references))

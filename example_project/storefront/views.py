@@ -1,0 +1,139 @@
+"""The pages of a small shop: from the catalogue to the cards, the mails and the money."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.clickjacking import xframe_options_sameorigin
+from django.views.decorators.http import require_safe
+
+from example_project.storefront import catalogue, mailbox, visitors
+from example_project.storefront.checkout import buy, sale_price
+from example_project.storefront.forms import BuyForm
+from example_project.storefront.mailbox import Mail
+from example_project.storefront.models import Purchase, owned_orders
+from giftcards.delivery.models import Delivery
+from giftcards.models import Order, ProductType
+from giftcards.settlement import customer_breakdown
+
+# A mail is somebody else's HTML: it runs nothing, loads nothing, and is kept from our cookies.
+_MAIL_POLICY = (
+    "sandbox allow-top-navigation-by-user-activation; default-src 'none';"
+    " style-src 'unsafe-inline'; frame-ancestors 'self'"
+)
+View = Callable[..., HttpResponse]
+
+
+def _of_customer(view: View) -> View:
+    """For who is logged in, be it as a guest; others have not bought anything."""
+
+    @never_cache
+    @wraps(view)
+    def inner(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not request.user.is_authenticated:
+            return render(request, "storefront/nobody.html")
+        return view(request, *args, **kwargs)
+
+    return inner
+
+
+@require_safe
+def shelf(request: HttpRequest) -> HttpResponse:
+    return render(request, "storefront/shelf.html", {"shelf": catalogue.read()})
+
+
+@never_cache
+def product(request: HttpRequest, pk: int) -> HttpResponse:
+    """The page of a card; POST buys it."""
+    kind = get_object_or_404(ProductType.objects.for_sale(), pk=pk)
+    form = BuyForm(request.POST if request.method == "POST" else None, kind=kind)
+    if form.is_valid():
+        if user := visitors.log_in(request):
+            bought = form.cleaned_data
+            purchase = buy(
+                user,
+                bought["key"],
+                kind,
+                quantity=bought["quantity"],
+                email=bought["email"],
+                language=bought["language"],
+            )
+            return redirect("storefront:order", purchase.pk)
+        form.add_error(None, catalogue.NEEDS_COOKIES)
+    item = catalogue.Item(kind, sale_price(kind))
+    response = render(request, "storefront/product.html", {"form": form, "item": item})
+    visitors.remember(request, response)
+    return response
+
+
+@require_safe
+@_of_customer
+def orders(request: HttpRequest) -> HttpResponse:
+    purchases = Purchase.objects.filter(user_id=request.user.pk).order_by("-pk")
+    return render(request, "storefront/orders.html", {"purchases": purchases})
+
+
+@require_safe
+@_of_customer
+def order(request: HttpRequest, pk: int) -> HttpResponse:
+    """What becomes of an order. The page follows it by itself."""
+    purchase = get_object_or_404(Purchase, pk=pk, user=request.user)
+    found = Order.objects.get(reference=purchase.reference)
+    breakdown = customer_breakdown(found)
+    context = {
+        "purchase": purchase,
+        "order": found,
+        "to_pay_back": breakdown and breakdown.open_amount,
+        "mails": _mails(Order.objects.filter(pk=found.pk)),
+    }
+    return render(request, "storefront/order.html", context)
+
+
+@require_safe
+@_of_customer
+def mails(request: HttpRequest) -> HttpResponse:
+    return render(request, "storefront/mails.html", {"mails": _mails_of(request)})
+
+
+@require_safe
+@_of_customer
+def mail(request: HttpRequest, key: str) -> HttpResponse:
+    return render(request, "storefront/mail.html", {"mail": _one_mail(request, key)})
+
+
+@require_safe
+@xframe_options_sameorigin
+@_of_customer
+def mail_html(request: HttpRequest, key: str) -> HttpResponse:
+    """The mail itself, for a frame: its links lead out of it."""
+    html = _one_mail(request, key).html.replace("<head>", '<head><base target="_top">', 1)
+    response = HttpResponse(html)
+    response["Content-Security-Policy"] = _MAIL_POLICY
+    response["Referrer-Policy"] = "no-referrer"
+    return response
+
+
+def _one_mail(request: HttpRequest, key: str) -> Mail:
+    for found in _mails_of(request):
+        if found.key == key:
+            return found
+    raise Http404
+
+
+def _mails_of(request: HttpRequest) -> list[Mail]:
+    """Those to the customer, the newest first; staff see all."""
+    if request.user.is_staff:
+        return mailbox.read(settings.MAIL_DIR)
+    return _mails(owned_orders(request.user))
+
+
+def _mails(about: Any) -> list[Mail]:
+    """The mails about these orders, the newest first."""
+    ids = set(Delivery.objects.filter(order__in=about).values_list("message_id", flat=True))
+    return mailbox.read(settings.MAIL_DIR, ids=ids)

@@ -1,0 +1,66 @@
+"""Customers without an account: who buys gets one, which only their own browser can use.
+
+When they log in to another one, such as that of the shop's staff, their purchases move there. So
+the whole demo fits into one window.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model, login
+from django.contrib.auth.signals import user_logged_in
+from django.http import HttpRequest, HttpResponse
+
+from example_project.storefront.models import Purchase
+
+_COOKIE = "visitor"
+_SALT = "example_project.storefront.visitors"
+_DAYS = 30
+
+
+def connect() -> None:
+    user_logged_in.connect(_take_along, dispatch_uid="storefront")
+
+
+def remember(request: HttpRequest, response: HttpResponse) -> None:
+    """Give the browser a name of its own, before it buys anything."""
+    if not _name(request):
+        response.set_signed_cookie(
+            _COOKIE,
+            uuid.uuid4().hex,
+            salt=_SALT,
+            max_age=_DAYS * 24 * 60 * 60,
+            secure=settings.SESSION_COOKIE_SECURE,
+            httponly=True,
+            samesite="Lax",
+        )
+
+
+def log_in(request: HttpRequest) -> Any:
+    """The user who buys; ``None`` for a browser without a name, which takes no cookies."""
+    if request.user.is_authenticated:
+        return request.user
+    name = _name(request)
+    if not name:
+        return None
+    # Without a usable password.
+    guest, is_new = get_user_model().objects.get_or_create(username=name)
+    if is_new:
+        guest.set_unusable_password()
+        guest.save(update_fields=["password"])
+    login(request, guest, backend="django.contrib.auth.backends.ModelBackend")
+    return guest
+
+
+def _name(request: HttpRequest) -> str:
+    found = request.get_signed_cookie(_COOKIE, "", salt=_SALT, max_age=_DAYS * 24 * 60 * 60)
+    return f"guest-{found}" if found else ""
+
+
+def _take_along(request: HttpRequest | None, user: Any, **_: Any) -> None:
+    name = "" if request is None else _name(request)
+    if name and user.get_username() != name:
+        Purchase.objects.filter(user__username=name).update(user=user)

@@ -1,0 +1,179 @@
+"""The example's storefront in one window: from buying, over every outcome, to the money."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.utils import translation
+from selenium.webdriver import Chrome
+
+from giftcards.delivery import page_tokens
+from giftcards.delivery.kinds import Kind
+from giftcards.models import Order
+from giftcards.simulator import Simulator
+from giftcards.statuses import Status
+from tests.browser import axe
+from tests.browser.browser import Browser
+from tests.browser.test_accessibility import Findings
+from tests.example_shop import fill_shelf, kind, opened, work
+from tests.stage import wait_until
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+PASSWORD = "correct horse"
+STATE, MAILS, BUTTON = ".gc-state", ".shop-mails a", "main button"
+
+
+@pytest.fixture
+def window(
+    driver: Chrome,
+    live_server: Any,
+    simulator: Simulator,
+    settings: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Browser]:
+    """A window on the shop, whose shelf is full; nobody is logged in."""
+    # An order is late at once, and the driver is quicker than a person.
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "POLL_TIMEOUT": 1, "POLL_INTERVAL": 0.1}
+    monkeypatch.setattr(page_tokens, "QUICKEST", 0)
+    fill_shelf()
+    get_user_model().objects.create_superuser("admin", password=PASSWORD)
+    with opened(settings, tmp_path, live_server.url):
+        window = Browser(driver, live_server.url)
+        window.reset()
+        yield window
+        # Before the tables are emptied: it asks for what is new.
+        window.close_page()
+
+
+def buy(window: Browser, type_id: str) -> Order:
+    """Buy five cards; the window shows the page of the order then."""
+    window.open(f"/buy/{kind(type_id).pk}/")
+    window.fill(quantity="5")
+    window.press(BUTTON)
+    return Order.objects.latest("pk")
+
+
+def open_mail(window: Browser) -> str:
+    """Open the newest mail of the page; what can be read of it."""
+    window.press(MAILS)
+    frame = window.find("iframe")
+    window.driver.switch_to.frame(frame)
+    text = window.find("body").text
+    window.driver.switch_to.default_content()
+    return text
+
+
+def follow_link_of_mail(window: Browser) -> None:
+    """Click the mail's own link, which leads out of its frame."""
+    frame = window.find("iframe")
+    with window.leaving():
+        window.driver.switch_to.frame(frame)
+        window.find("a[href*='/cards/']").click()
+        window.driver.switch_to.default_content()
+
+
+def codes(order: Order) -> list[str]:
+    return [card.value for card in order.cards.filter(position__lte=order.fulfilled_quantity)]
+
+
+@pytest.mark.parametrize("language", ["en", "ar"])
+def test_the_whole_story_in_one_window(
+    language: str, window: Browser, simulator: Simulator
+) -> None:
+    with translation.override(language):
+        state = {each: str(each.label) for each in Kind}
+    window.open("/")
+    window.press(f"[name=language][value={language}]")
+    assert window.run("return document.dir") == ("rtl" if language == "ar" else "ltr")
+
+    # Buy, wait, and the page says by itself that the cards are there; so does a mail.
+    order = buy(window, "type_001")
+    window.find(".shop-wait")
+    work()
+    window.wait_for_text(STATE, state[Kind.DELIVERED])
+    window.find(MAILS)
+    open_mail(window)
+    follow_link_of_mail(window)
+    assert window.find_all(".gc-secret") == []
+    window.press(".gc-ask button")
+    order.refresh_from_db()
+    assert window.texts(".gc-secret:not(.gc-serial)") == codes(order)
+
+    # The other outcomes.
+    rejected = buy(window, "SIM_REJECT")
+    refunded = buy(window, "TEST_REFUND")
+    slow = buy(window, "SIM_SLOW")
+
+    def is_late() -> bool:
+        work()
+        return Order.objects.get(pk=slow.pk).status == Status.DELAYED
+
+    wait_until(is_late)
+    window.open("/orders/")
+    assert window.texts(STATE) == [
+        state[each] for each in (Kind.DELAYED, Kind.REFUNDED, Kind.REFUNDED, Kind.DELIVERED)
+    ]
+    for other in (rejected, refunded):
+        other.refresh_from_db()
+        assert other.open_amount == 2750
+    simulator.settle(Order.objects.get(pk=slow.pk).provider_order_id)
+    work("--reference", slow.reference)
+    window.open("/mailbox/")
+    assert len(window.texts(MAILS)) == 5
+
+    # Some of the cards come: the customer is told what is missing.
+    order = buy(window, "TEST_PARTIAL")
+    page = window.driver.current_url.removeprefix(window.site)
+    work()
+    window.open(page)
+    assert window.texts(STATE) == [state[Kind.PARTLY_DELIVERED]]
+    assert "1650" in "".join(filter(str.isdecimal, window.find(".gc-money").text))
+    window.press(".gc-order button")
+    order.refresh_from_db()
+    assert window.texts(".gc-secret:not(.gc-serial)") == codes(order)
+
+    # Staff see the partial refund, and pay it back. What was bought here stays with the window.
+    window.open(page)
+    window.press("section a[href*='/admin/']")
+    window.fill(username="admin", password=PASSWORD)
+    window.press("[type=submit]")
+    assert len(window.find_all(".giftcards-breakdown")) > 0
+    window.press("a[href$='/pay-back/'], [formaction$='/pay-back/']")
+    window.press(".submit-row [type=submit]")
+    window.press(".submit-row [type=submit]")
+    order.refresh_from_db()
+    assert order.open_amount == 0
+    work()
+
+    # The customer is told.
+    window.open(page)
+    assert len(window.texts(MAILS)) == 2
+    assert "1650" in "".join(filter(str.isdecimal, open_mail(window)))
+    assert window.complaints() == []
+
+
+@pytest.mark.skipif(bool(axe.missing()), reason=axe.missing())
+def test_axe_finds_nothing_and_every_page_fits(window: Browser) -> None:
+    window.open("/")
+    window.speak("ar")
+    buy(window, "TEST_PARTIAL")
+    page = window.driver.current_url.removeprefix(window.site)
+    found = Findings()
+    looks = (("light", (1280, 900)), ("dark", (360, 740)))
+    found.look_at(window, "waiting", looks)
+    work()
+    window.open(page)
+    mail = window.find(MAILS).get_attribute("href").removeprefix(window.site)
+    pages = ["/", f"/buy/{kind('type_001').pk}/", page, "/orders/", "/mailbox/", mail]
+    for address in pages:
+        window.open(address)
+        found.look_at(window, address, looks)
+        assert window.overflow() == 0, address
+    assert not found, str(found)
+    assert window.complaints() == []

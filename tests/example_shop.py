@@ -1,0 +1,62 @@
+"""The storefront of the example, at work in the test's own process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import django
+from django.core.management import CommandError, call_command
+
+from giftcards.catalogue import read_catalogue
+from giftcards.delivery import receivers
+from giftcards.delivery.models import Installation
+from giftcards.delivery.tasks import deliver
+from giftcards.engine.gateway import Gateway
+from giftcards.models import ProductType
+
+FILES = "django.core.mail.backends.filebased.EmailBackend"
+
+
+@contextmanager
+def opened(settings: Any, folder: Path, url: str = "http://127.0.0.1:8000") -> Iterator[None]:
+    """The shop at ``url`` tells its customers, by mails that are files in ``folder``."""
+    settings.MAIL_DIR = folder
+    if django.VERSION >= (6, 1):
+        settings.MAILERS = {"default": {"BACKEND": FILES, "OPTIONS": {"file_path": folder}}}
+    else:
+        settings.EMAIL_BACKEND, settings.EMAIL_FILE_PATH = FILES, folder
+    settings.GIFTCARDS_DELIVERY = {
+        "BASE_URL": url,
+        "FROM_EMAIL": "Example Shop <shop@example.com>",
+        "SHOP_NAME": "Example Shop",
+        "OWNED_ORDERS": "example_project.storefront.models.owned_orders",
+    }
+    # Emptied tables do not know that the app was there before.
+    Installation.begin()
+    receivers.connect()
+    try:
+        yield
+    finally:
+        receivers.disconnect()
+
+
+def fill_shelf() -> None:
+    with Gateway() as gateway:
+        assert read_catalogue(gateway, on_wait=lambda _reading: None).is_whole
+
+
+def kind(type_id: str) -> ProductType:
+    """What the shop sells under this id."""
+    found = ProductType.objects.for_sale().filter(type_id=type_id).first()
+    assert found
+    return found
+
+
+def work(*arguments: str) -> None:
+    """Do once what the worker does; ``--reference`` also asks about an order that is not due."""
+    with suppress(CommandError):  # the provider has refused an order, which the test looks at
+        call_command("giftcards_poll", *arguments, verbosity=0)
+    deliver()
