@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 .PHONY: help install demo test bench lint docs clean
 
 help:
-	@echo "make demo    the app at work: simulator, worker, site and four orders; ends with Ctrl-C"
+	@echo "make demo    the app at work: simulator, worker, a small shop and four orders; ends with Ctrl-C"
 	@echo "             (ARGS=--once: ends when they have settled)"
 	@echo "make test    the tests; what they need and is not there is skipped, with the reason"
 	@echo "make bench   what the app costs beside its baselines, in fifteen minutes (ARGS=--quick: four)"
@@ -56,7 +56,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/complexipy
-	$(BIN)/python manage.py makemigrations giftcards giftcards_delivery --check --dry-run
+	$(BIN)/python manage.py makemigrations giftcards giftcards_delivery storefront --check --dry-run
 	$(BIN)/python manage.py check --fail-level WARNING
 
 docs: $(INSTALLED)

@@ -196,6 +196,11 @@ def test_the_site_of_the_demo_shows_its_pages_without_debug(start: Callable[...,
     assert requests.get(f"{found[0]}admin/login/", timeout=10).status_code == 200
     style = requests.get(f"{found[0]}static/admin/css/base.css", timeout=10)
     assert style.headers["Content-Type"].startswith("text/css")
+    assert f"    {found[0]}mailbox/ " in demo.output
+    shelf = requests.get(found[0], timeout=10)
+    assert (shelf.status_code, shelf.text.count('href="/buy/')) == (200, 7)
+    style = requests.get(f"{found[0]}static/storefront/shop.css", timeout=10)
+    assert style.status_code == 200
     missing = requests.get(f"{found[0]}missing", timeout=10)
     assert (missing.status_code, "DEBUG" in missing.text) == (404, False)
 
