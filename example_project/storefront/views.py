@@ -75,7 +75,7 @@ def product(request: HttpRequest, pk: int) -> HttpResponse:
 @require_safe
 @_of_customer
 def orders(request: HttpRequest) -> HttpResponse:
-    purchases = Purchase.objects.filter(user_id=request.user.pk).order_by("-pk")
+    purchases = Purchase.objects.filter(user=request.user.pk).order_by("-pk")
     return render(request, "storefront/orders.html", {"purchases": purchases})
 
 
