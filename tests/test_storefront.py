@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
+from django.core.management import call_command
 from django.test import Client
 from django.utils import translation
 
@@ -255,6 +256,22 @@ def test_the_page_of_an_order_shows_what_is_to_be_paid_back_and_that_it_was(
     assert "paid back on" in paid
     assert "Pay back the customer" not in paid
     assert len(links_to_mails(browser)) == 2
+
+
+# Erasing a customer
+
+
+def test_an_erased_customer_leaves_no_address_in_the_shop(shop: Simulator, tmp_path: Path) -> None:
+    bought(Client(), type_id="type_001", email="amina@example.com")
+    bought(Client(), type_id="type_001", email="karim@example.com")
+    work()
+    file = tmp_path / "amina.json"
+    options = {"export": str(file), "erase": True, "yes": True, "verbosity": 0}
+    call_command("giftcards_customer", "amina@example.com", **options)
+    erased, other = Purchase.objects.order_by("pk")
+    assert (erased.email, erased.amount) == ("", 5 * 550)
+    assert other.email == "karim@example.com"
+    assert "In the shop" in file.read_text()
 
 
 # Languages

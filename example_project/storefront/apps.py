@@ -9,5 +9,8 @@ class StorefrontConfig(AppConfig):
 
     def ready(self) -> None:
         from example_project.storefront import visitors
+        from example_project.storefront.privacy import PURCHASES
+        from giftcards.customers.registry import register
 
         visitors.connect()
+        register(PURCHASES)

@@ -11,6 +11,8 @@ from django.db.models import Q, QuerySet
 
 from giftcards.models import Order
 
+_PREFIX = "shop-"
+
 
 class Purchase(models.Model):
     """What a customer bought and paid for: one line, which becomes one order."""
@@ -38,7 +40,15 @@ class Purchase(models.Model):
 
     @property
     def reference(self) -> str:
-        return f"shop-{self.pk}"
+        return f"{_PREFIX}{self.pk}"
+
+    @classmethod
+    def of(cls, order: Order) -> Purchase | None:
+        """The purchase that became ``order``; ``None`` if the shop has not sold it."""
+        key = order.reference.removeprefix(_PREFIX)
+        if key == order.reference or not key.isdecimal():
+            return None
+        return cls.objects.filter(pk=key).first()
 
 
 def owned_orders(user: Any) -> QuerySet[Order]:

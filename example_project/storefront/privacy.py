@@ -1,0 +1,33 @@
+"""What the shop keeps about its customers, for ``giftcards_customer``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.utils.translation import gettext
+
+from example_project.storefront.models import Purchase
+from giftcards.customers.person import Person, Traces
+from giftcards.models import Order
+
+
+class Purchases:
+    """The address with each purchase; what was bought and paid stays, for the books."""
+
+    app_label = "storefront"
+
+    def orders(self, _person: Person) -> Iterable[int]:
+        return []  # an order has the same address itself
+
+    def describe(self, order: Order) -> dict[str, Any]:
+        purchase = Purchase.of(order)
+        return {gettext("In the shop"): purchase.email} if purchase else {}
+
+    def erase(self, order: Order, _traces: Traces) -> None:
+        if purchase := Purchase.of(order):
+            purchase.email = ""
+            purchase.save(update_fields=["email"])
+
+
+PURCHASES = Purchases()
