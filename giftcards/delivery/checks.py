@@ -28,8 +28,6 @@ IDS: Mapping[str, str] = {
     "path": "giftcards_delivery.E008",
     "staff_emails": "giftcards_delivery.E009",
 }
-
-
 # As long as the column.
 _LONGEST_NAME = 40
 _SMTP = "django.core.mail.backends.smtp.EmailBackend"

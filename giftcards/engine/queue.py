@@ -200,8 +200,8 @@ def cluster_stop() -> threading.Event | None:
     """The event that django-q2 sets to stop the cluster, so that the loop can end at once.
 
     django-q2 does not pass it to tasks. But its Sentinel, which holds it, forks the workers, so one
-    of its methods is on a worker's stack. ``None`` outside of a
-    worker: a task then ends when its time is over.
+    of its methods is on a worker's stack. ``None`` outside of a worker: a task then ends when its
+    time is over.
     """
     # Not imported: in a worker, the Sentinel's module is loaded already.
     sentinel = getattr(sys.modules.get("django_q.cluster"), "Sentinel", None)

@@ -21,8 +21,7 @@ def store_cards(card_lists: Iterable[tuple[Order, Sequence[CardSecret]]]) -> Cou
     """Store the cards, and the serials of stored cards, that are new.
 
     ``card_lists`` has each order at most once. Of an order whose codes were destroyed, nothing is
-    stored. Returns how many cards each order has afterwards, by
-    primary key.
+    stored. Returns how many cards each order has afterwards, by primary key.
     """
     answers = list(card_lists)
     if not answers:
