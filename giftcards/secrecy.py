@@ -31,6 +31,17 @@ class Masked(str):
         return "<masked>"
 
 
+def place_of(error: BaseException) -> str:
+    """File and line at which ``error`` was raised; "" if it never was.
+
+    With its class, that is what can be told of an error whose text may hold a secret.
+    """
+    place = ""
+    for frame, line in walk_tb(error.__traceback__):
+        place = f"{frame.f_code.co_filename}:{line}"
+    return place
+
+
 def contained(function: Callable[P, T]) -> Callable[P, T]:
     """Let nothing but the exception itself out of ``function``, should it raise.
 

@@ -14,6 +14,7 @@ from requests import exceptions as http
 from urllib3.exceptions import NewConnectionError
 
 from giftcards.delivery.channels import AddressRefused, OutcomeUnknown
+from giftcards.secrecy import place_of
 
 # Replies in which a mail server complains about the sender's login, not about the address.
 _LOGIN_REPLIES = range(530, 540)
@@ -57,12 +58,13 @@ def failure_of(error: BaseException) -> Failure:
 
 def describe(error: BaseException) -> str:
     """The class of ``error``, the number of the server's reply if there is one, and the place."""
-    place = ""
-    for frame, line in walk_tb(error.__traceback__):
-        place = f" at {frame.f_code.co_filename}:{line}"
-    numbers = "".join(f" {code}" for code, _ in sorted(_replies(error)))
+    numbers: list[object] = [code for code, _ in sorted(_replies(error))]
     status = _http_status(error)
-    return f"{type(error).__name__}{numbers}{'' if status is None else f' {status}'}{place}"
+    if status is not None:
+        numbers.append(status)
+    place = place_of(error)
+    where = ["at", place] if place else []
+    return " ".join(map(str, [type(error).__name__, *numbers, *where]))
 
 
 def _meaning(errors: Sequence[BaseException]) -> Meaning:

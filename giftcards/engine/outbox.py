@@ -18,7 +18,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from datetime import datetime, timedelta
-from traceback import walk_tb
 from typing import Any, NamedTuple
 
 from django.db import Error, close_old_connections, connections
@@ -28,7 +27,7 @@ from giftcards.engine.backoff import backoff
 from giftcards.engine.database import tolerating
 from giftcards.engine.queue import LOOP_LEASE
 from giftcards.models import Lease, Order, StatusChange, StatusChangeQuerySet
-from giftcards.secrecy import contained
+from giftcards.secrecy import contained, place_of
 from giftcards.signals import order_settled, order_status_changed
 from giftcards.statuses import FINAL
 
@@ -336,6 +335,4 @@ def _pending_receivers(change: StatusChange) -> list[_Receiver]:
 
 def _describe(error: BaseException, receiver: _Receiver) -> str:
     """The receiver, and the error's type and location."""
-    *_, (frame, line) = walk_tb(error.__traceback__)
-    where = f"{frame.f_code.co_filename}:{line}"
-    return f"{receiver.name}: {type(error).__name__} at {where}"
+    return f"{receiver.name}: {type(error).__name__} at {place_of(error)}"
