@@ -315,8 +315,8 @@ class TestCodes:
             message = write(order)
         assert [code for code in CODES if code in message.text] == [CODES[0], CODES[2]]
         [_, after] = message.text.split("Card 2\n")
-        assert after.startswith("This card cannot be shown at present.")
-        assert "This card cannot be shown at present." in seen(message.html)
+        assert after.startswith("This card cannot be shown at the moment.")
+        assert "This card cannot be shown at the moment." in seen(message.html)
         assert "Card 2 cannot be shown" in message.short
         [entry] = [entry for entry in caplog.records if entry.levelno >= logging.ERROR]
         assert "Of 3 cards of order web-1042, 1 cannot be shown to the customer. Card 2: " in (
