@@ -20,7 +20,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin.display import moment_text, money_text
 from giftcards.conf import conf as core
 from giftcards.delivery.conf import conf
-from giftcards.delivery.models import Delivery, DeliveryStatus, LinkVisit
+from giftcards.delivery.models import Delivery, LinkVisit
 from giftcards.funds import OpenMoney, money_in_open_orders
 from giftcards.models import Card, Order, ProviderState
 from giftcards.models.traces import REFUSED_REVEAL
@@ -447,10 +447,8 @@ _LISTS: Mapping[str, tuple[str, str]] = {
             (Status.DELAYED, "delayed"),
         )
     },
-    "unsent": (
-        "giftcards_delivery_delivery_changelist",
-        f"?status__exact={DeliveryStatus.FAILED}",
-    ),
+    # Also those of before; not those that a later message has made up for.
+    "unsent": ("giftcards_delivery_delivery_changelist", "?customers=untold"),
 }
 
 

@@ -349,6 +349,7 @@ class TestHappenings:
         Delivery.objects.filter(pk=bounced.pk).update(failed_at=ago(minutes=1))
         [digest] = sent()
         assert digest.subject == "The Shop: 2 orders whose customers could not be told"
+        assert f"{ADMIN}_delivery/delivery/?customers=untold" in digest.body
         assert "web-1" in digest.body
         assert "web-2" in digest.body
 

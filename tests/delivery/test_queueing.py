@@ -49,6 +49,24 @@ def test_a_move_that_concerns_the_customer_queues_one_message(status: Status, ki
     assert (message.status, message.attempts) == ("queued", 0)
 
 
+@pytest.mark.parametrize(
+    ("status", "is_open", "needs_look"),
+    [
+        ("queued", True, False),
+        ("sending", True, False),
+        ("retrying", True, False),
+        ("sent", False, False),
+        ("failed", False, True),
+        ("cancelled", False, False),
+    ],
+)
+def test_a_message_says_whether_it_is_open_and_whether_it_needs_a_look(
+    status: str, is_open: bool, needs_look: bool
+) -> None:
+    message = Delivery(status=status)
+    assert (message.is_open, message.needs_look) == (is_open, needs_look)
+
+
 def test_a_move_that_is_announced_twice_queues_one_message() -> None:
     change = moved(Status.FULFILLED)
     outbox.announce()
