@@ -7,7 +7,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import django
 from django.core.management import CommandError, call_command
 
 from giftcards.catalogue import read_catalogue
@@ -16,18 +15,15 @@ from giftcards.delivery.models import Installation
 from giftcards.delivery.tasks import deliver
 from giftcards.engine.gateway import Gateway
 from giftcards.models import ProductType
-
-FILES = "django.core.mail.backends.filebased.EmailBackend"
+from tests.fakes.mail import file_settings
 
 
 @contextmanager
 def opened(settings: Any, folder: Path, url: str = "http://127.0.0.1:8000") -> Iterator[None]:
     """The shop at ``url`` tells its customers, by mails that are files in ``folder``."""
     settings.MAIL_DIR = folder
-    if django.VERSION >= (6, 1):
-        settings.MAILERS = {"default": {"BACKEND": FILES, "OPTIONS": {"file_path": folder}}}
-    else:
-        settings.EMAIL_BACKEND, settings.EMAIL_FILE_PATH = FILES, folder
+    for name, value in file_settings(folder).items():
+        setattr(settings, name, value)
     settings.GIFTCARDS_DELIVERY = {
         "BASE_URL": url,
         "FROM_EMAIL": "Example Shop <shop@example.com>",
