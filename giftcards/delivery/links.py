@@ -17,6 +17,8 @@ from giftcards.secrecy import Masked, contained
 
 # 192 bits.
 _BYTES = 24
+#: Of the letters, digits, dashes and underscores that a token is written with.
+TOKEN_LENGTH = 32
 _SALT = "giftcards.delivery.links"
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from django.urls import path
+from django.urls import path, re_path
 
 from giftcards.delivery import views
+from giftcards.delivery.links import TOKEN_LENGTH
 
 app_name = "giftcards_delivery"
 urlpatterns = [
     path("<str:token>/", views.cards, name="cards"),
+    # What programs make of an address: without its end, or with something behind it. Otherwise no
+    # page would be found, and Django logs that with the address.
+    re_path(rf"^(?P<token>[A-Za-z0-9_-]{{{TOKEN_LENGTH}}})(?:[^A-Za-z0-9_-][\s\S]*)?$", views.cards),
     path("", views.my_cards, name="my_cards"),
 ]

@@ -586,6 +586,17 @@ class TestDeadLinks:
         texts = [text for text in logged(caplog) if "testserver" not in text]
         assert not [text for text in texts if token in text]
 
+    @pytest.mark.parametrize("tail", ["", "/.", "/opengraph.png", ")", "/x/%0Ay"])
+    def test_an_address_that_was_cut_or_has_something_behind_it_works_and_is_not_logged(
+        self, address: str, tail: str, settings: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        settings.APPEND_SLASH = False
+        token = address.strip("/").rpartition("/")[2]
+        with every_log(caplog):
+            response = press(address.rstrip("/") + tail)
+        assert codes_in(response) == CODES[:3]
+        assert not [text for text in logged(caplog) if token in text]
+
 
 class TestPin:
     PHONE = "+213 550 12 34 56"
