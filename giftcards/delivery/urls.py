@@ -12,6 +12,8 @@ urlpatterns = [
     path("<str:token>/", views.cards, name="cards"),
     # What programs make of an address: without its end, or with something behind it. Otherwise no
     # page would be found, and Django logs that with the address.
-    re_path(rf"^(?P<token>[A-Za-z0-9_-]{{{TOKEN_LENGTH}}})(?:[^A-Za-z0-9_-][\s\S]*)?$", views.cards),
+    re_path(
+        rf"^(?P<token>[A-Za-z0-9_-]{{{TOKEN_LENGTH}}})(?:[^A-Za-z0-9_-][\s\S]*)?$", views.cards
+    ),
     path("", views.my_cards, name="my_cards"),
 ]
