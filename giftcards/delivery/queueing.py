@@ -164,17 +164,20 @@ def send_again(
     return message
 
 
-def withdraw(order: Order, *, by: str, but: Delivery | None = None) -> Withdrawn:
-    """End every link to the cards of ``order`` now.
+def withdraw(
+    order: Order, *, by: str, but: Delivery | None = None, until: int | None = None
+) -> Withdrawn:
+    """End the links to the cards of ``order`` now: all, or those ``until`` this primary key.
 
-    The waiting messages that would bring further ones are cancelled, ``but`` this one.
+    The messages that would bring further ones are cancelled, ``but`` this one. One that is being
+    sent at this moment may arrive with a link that is dead, and is not tried again.
     """
     others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
+    known = CardLink.objects.all() if until is None else CardLink.objects.filter(pk__lte=until)
     with transaction.atomic():
-        return Withdrawn(
-            links=CardLink.objects.revoke(order, by=by),
-            messages=others.cancel(order=order, kind__in=WITH_CARDS),
-        )
+        # First: whoever is sending one makes its link before this, or not at all.
+        messages = others.stop(order=order, kind__in=WITH_CARDS)
+        return Withdrawn(links=known.revoke(order, by=by), messages=messages)
 
 
 def _last_paid(order: Order) -> CustomerRefund | None:

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from django.db import transaction
 from django.db.models import ProtectedError
 from django.utils import timezone, translation
 from django.utils.crypto import salted_hmac
@@ -129,7 +130,10 @@ class _Pass:
             return  # deleted with its order
         values = self._values(delivery)
         if Delivery.objects.conclude(delivery, **values):
-            self._counts[_COUNTED[values["status"]]] += 1
+            status = values["status"]
+            if status == DeliveryStatus.RETRYING and _is_stopped(delivery):
+                status = DeliveryStatus.CANCELLED
+            self._counts[_COUNTED[status]] += 1
 
     def _values(self, delivery: Delivery) -> dict[str, Any]:
         """Send the message if that is still wanted; return what the row says of it from now on."""
@@ -138,9 +142,9 @@ class _Pass:
             ended = "The process that was sending it ended"
             values = _ended(DeliveryStatus.FAILED, error=delivery.error or ended)
             return {**values, "attempts": delivery.attempts - 1}
-        if not is_wanted(delivery):
+        end = _attempt(delivery, self._limits) if is_wanted(delivery) else None
+        if end is None:
             return _ended(DeliveryStatus.CANCELLED)
-        end = _attempt(delivery, self._limits)
         if isinstance(end, Sent):
             self._failures[delivery.channel] = 0
             return _sent(end)
@@ -166,19 +170,28 @@ _COUNTED = {
 def is_wanted(delivery: Delivery) -> bool:
     """Whether the message is still true, and still to be sent."""
     is_off = conf.mode(delivery.kind) == Mode.OFF and not delivery.requested_by
-    if is_off or not delivery.address:
+    if is_off or delivery.is_stopped or not delivery.address:
         return False
     if delivery.kind == Kind.PAID_BACK:
         return delivery.refund is None or delivery.refund.state == RefundState.DONE
     return KIND_OF_STATUS.get(delivery.order.status) == delivery.kind
 
 
+def _is_stopped(delivery: Delivery) -> bool:
+    """Whether the links were withdrawn during the attempt, so that there is no other one."""
+    return bool(Delivery.objects.filter(is_stopped=True).cancel(pk=delivery.pk))
+
+
 @contained
-def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure:
+def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
+    """Try to send the message; ``None`` if it was stopped a moment ago."""
     link: CardLink | None = None
     try:
         channel = _channel(delivery.channel)
-        link, token = _link(delivery)
+        with transaction.atomic():
+            if not Delivery.objects.hold(delivery):
+                return None
+            link, token = _link(delivery)
         message = replace(compose(delivery, token), id=_id(delivery))
     except Exception as error:  # noqa: BLE001 (templates and hooks of the shop)
         end: Sent | Failure = Failure(Meaning.NOT_SENT, describe(error))

@@ -109,6 +109,16 @@ def test_earlier_links_are_dead_at_once_unless_they_may_go_on(amina: Client, ord
     assert CardLink.objects.filter(revoked_at=None).count() == 1
 
 
+def test_messages_that_wait_with_a_link_are_cancelled_with_the_earlier_links(
+    amina: Client, order: Order
+) -> None:
+    waiting = message(order, status="retrying")
+    shown(make(amina, order, withdraws=""))
+    assert Delivery.objects.get(pk=waiting.pk).status == "retrying"
+    shown(make(amina, order))
+    assert Delivery.objects.get(pk=waiting.pk).status == "cancelled"
+
+
 def test_a_locked_link_is_replaced(amina: Client, order: Order) -> None:
     link(order, wrong_pins=5)
     found = find(token_of(shown(make(amina, order))))

@@ -18,12 +18,13 @@ from giftcards.delivery.channels import AddressRefused, Channel, Message, Outcom
 from giftcards.delivery.handover import Limits
 from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
+from giftcards.delivery.queueing import send_again, withdraw
 from giftcards.delivery.sending import CLAIM, MOST_UNANSWERED, Tally, send_due
 from giftcards.models import Order
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
-from tests.builders import FULFILLED, make_guide_order
-from tests.delivery.mails import again, is_due, make_message, pause, send
+from tests.builders import make_guide_order
+from tests.delivery.mails import ADDRESS, again, is_due, make_message, pause, send
 from tests.delivery.pages import make_settled
 from tests.fakes.mail import DROP, HANG, Fault, MailServer
 from tests.stage import in_threads, wait_until
@@ -95,7 +96,7 @@ class TestSent:
         assert recipients == ["c1@example.com", "c2@example.com", "c0@example.com"]
 
     def test_the_link_of_a_message_opens_the_cards_of_its_order(self, server: MailServer) -> None:
-        message = make_message(order=make_settled(answer=FULFILLED))
+        message = make_message(order=make_settled(customer_email=ADDRESS), kind="partly_delivered")
         send()
         link = CardLink.objects.get()
         assert (link.order, link.delivery, link.origin) == (message.order, message, "message")
@@ -181,6 +182,81 @@ class TestWanted:
         Delivery.objects.update(address="")
         assert send() == Tally(cancelled=1)
         assert again(message).attempts == 1
+
+
+class TestStopped:
+    """The links are withdrawn while a process is sending a message with one."""
+
+    @pytest.mark.parametrize("error", [ConnectionRefusedError(), OutcomeUnknown()])
+    def test_an_attempt_that_fails_is_the_last(
+        self,
+        error: Exception,
+        telling: type[Telling],
+        monkeypatch: pytest.MonkeyPatch,
+        shared_database: str,
+    ) -> None:
+        def withdraw_and_fail(channel: Channel, message: Message) -> None:
+            withdraw(Order.objects.get(), by="amina")
+            raise error
+
+        monkeypatch.setattr(telling, "send", withdraw_and_fail)
+        message = make_message(channel="telling", address="0550")
+        assert send() == Tally(cancelled=1)
+        assert again(message).status == "cancelled"
+        assert not CardLink.objects.filter(revoked_at=None).exists()
+
+    def test_a_message_that_goes_out_has_a_link_that_is_dead(
+        self,
+        telling: type[Telling],
+        monkeypatch: pytest.MonkeyPatch,
+        shared_database: str,
+    ) -> None:
+        def withdraw_and_send(channel: Channel, message: Message) -> None:
+            withdraw(Order.objects.get(), by="amina")
+
+        monkeypatch.setattr(telling, "send", withdraw_and_send)
+        make_message(channel="telling", address="0550")
+        assert send() == Tally(sent=1)
+        assert CardLink.objects.exclude(revoked_at=None).count() == 1
+
+    def test_the_message_of_a_process_that_died_is_not_sent(self, server: MailServer) -> None:
+        message = make_message()
+        Delivery.objects.update(status="sending", claim="dead")
+        withdraw(message.order, by="amina")
+        assert send() == Tally(cancelled=1)
+        assert not server.received
+
+    def test_an_attempt_that_has_no_link_yet_gets_none(
+        self, server: MailServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        message = make_message()
+        begin = Channel.__init__
+
+        def withdraw_first(channel: Channel) -> None:
+            # Made for an attempt before its link is.
+            withdraw(message.order, by="amina")
+            begin(channel)
+
+        monkeypatch.setattr(Channel, "__init__", withdraw_first)
+        assert send() == Tally(cancelled=1)
+        assert not CardLink.objects.exists()
+        assert not server.received
+
+    def test_the_message_that_a_person_asks_for_instead_is_sent(self, server: MailServer) -> None:
+        old = make_message()
+        Delivery.objects.update(status="sending", claim="dead")
+        asked = {"kind": "delivered", "channel": "mail", "address": "new@example.com"}
+        send_again(
+            old.order,
+            **asked,
+            language="en",
+            by="amina",
+            reason="Wrong address",
+            once="1",
+            withdraws=True,
+        )
+        assert send() == Tally(sent=1, cancelled=1)
+        assert [each.recipient for each in server.received] == ["new@example.com"]
 
 
 class TestRetries:

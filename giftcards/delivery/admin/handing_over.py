@@ -108,8 +108,7 @@ class HandingOverPages(OrderPages):
         done = "Made a link to the cards, to hand over."
         with transaction.atomic(using=router.db_for_write(CardLink), durable=True):
             if given["withdraws"]:
-                known = CardLink.objects.filter(pk__lte=given["newest"] or 0)
-                known.revoke(order, by=by)
+                withdraw(order, by=by, until=given["newest"] or 0)
                 done = f"Withdrew the earlier links. {done}"
             link, token = links.issue(
                 order, origin=CardLink.Origin.STAFF, by=by, reason=given["reason"]

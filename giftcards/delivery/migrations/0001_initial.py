@@ -126,6 +126,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("claim", models.CharField(blank=True, max_length=32)),
+                ("is_stopped", models.BooleanField(default=False)),
                 ("error", models.TextField(blank=True, verbose_name="error")),
                 ("message_id", giftcards.models.fields.ExactCharField(blank=True, max_length=200)),
                 ("key", models.CharField(max_length=64, unique=True)),

@@ -117,6 +117,20 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         rows = self.filter(status__in=WAITING, **which).order_by()
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
+    def stop(self, **which: Any) -> int:
+        """Let these messages hand over no further link; return how many are not sent at all.
+
+        What a process is sending at this moment may go out, and is not tried again.
+        """
+        # All, because a process may begin to send one, or end, between the two statements.
+        self.filter(status__in=OPEN, **which).order_by().update(is_stopped=True)
+        return self.cancel(**which)
+
+    def hold(self, claimed: Delivery) -> bool:
+        """Have nobody stop the message until the transaction ends; False if somebody has."""
+        rows = self.filter(pk=claimed.pk, claim=claimed.claim, is_stopped=False)
+        return bool(rows.update(claim=claimed.claim))
+
     def hurry(self, waiting: Delivery) -> bool:
         """Have a message sent now that waits for another try; False if it does not wait."""
         now = timezone.now()
@@ -177,6 +191,8 @@ class Delivery(models.Model):
     # While it is being sent: when the claim of the process ends. NULL: it is done.
     next_attempt_at = models.DateTimeField(_("next attempt"), null=True, default=timezone.now)
     claim = models.CharField(max_length=32, blank=True)
+    # The links to the cards were withdrawn while it was being sent: there is no other attempt.
+    is_stopped = models.BooleanField(default=False)
     # Class and place of the last error: its text may hold what was in the message.
     error = models.TextField(_("error"), blank=True)
     # As the channel calls it; by this name, a bounce is reported.
