@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from django.utils import timezone
 
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import has_cards, language_of
+from giftcards.delivery.failures import describe
 from giftcards.delivery.kinds import KIND_OF_STATUS, WITH_CARDS, Kind, Mode
 from giftcards.delivery.models import CardLink, Delivery, Installation
 from giftcards.delivery.models.deliveries import key_of
@@ -18,6 +20,8 @@ from giftcards.engine.queue import queue_task
 from giftcards.models import CustomerRefund, Lease, Order, StatusChange
 from giftcards.models.money import RefundState
 from giftcards.statuses import FINAL
+
+logger = logging.getLogger(__name__)
 
 TASK = "giftcards.delivery.tasks.deliver"
 #: A task that is queued and has not started. Not queued twice within this time.
@@ -78,7 +82,20 @@ def tell_of_lost_refunds() -> int:
         created_at__gte=now - _RECORDED_WITHIN,
         executed_at__gte=max(now - _PAID_WITHIN, Installation.begin()),
     )
-    return sum(bool(tell_of_refund(refund)) for refund in lost.select_related("order"))
+    return sum(map(_tell_of_lost_refund, lost.select_related("order")))
+
+
+def _tell_of_lost_refund(refund: CustomerRefund) -> bool:
+    try:
+        return bool(tell_of_refund(refund))
+    except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
+        # The others are told of, and what waits is sent.
+        logger.error(  # noqa: TRY400 (its text may hold an address)
+            "The customer of order %s is not told of a refund: %s",
+            refund.order.reference,
+            describe(error),
+        )
+        return False
 
 
 def _queue(
@@ -91,24 +108,32 @@ def _queue(
 ) -> list[Delivery]:
     if conf.mode(kind) == Mode.OFF:
         return []
-    addresses = {channel.name: channel.address_of(order) for channel in conf.channels}
-    messages = [
-        Delivery(
-            order=order,
-            change=change,
-            refund=refund,
-            kind=kind,
-            channel=name,
-            address=address,
-            language=language_of(order),
-            key=key_of(occasion, name, address),
-        )
-        for name, address in addresses.items()
-        if address
-    ]
-    added = [message for message in messages if Delivery.objects.add(message)]
+    added: list[Delivery] = []
+    trouble: Exception | None = None
+    for channel in conf.channels:
+        try:
+            address = channel.address_of(order)
+            if not address:
+                continue
+            message = Delivery(
+                order=order,
+                change=change,
+                refund=refund,
+                kind=kind,
+                channel=channel.name,
+                address=address,
+                language=language_of(order),
+                key=key_of(occasion, channel.name, address),
+            )
+            if Delivery.objects.add(message):
+                added.append(message)
+        except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
+            # The others reach the customer now, and this one when it is announced again.
+            trouble = error
     if added:
         wake()
+    if trouble is not None:
+        raise trouble
     return added
 
 

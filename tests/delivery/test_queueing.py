@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from giftcards.delivery import receivers
+from giftcards.delivery.channels import Channel
 from giftcards.delivery.models import Delivery, Installation
+from giftcards.delivery.queueing import tell_of_lost_refunds
 from giftcards.engine import outbox
-from giftcards.models import StatusChange
+from giftcards.models import Order, StatusChange
 from giftcards.settlement import cancel_refund, complete_refund, record_refund
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
@@ -88,6 +91,54 @@ def test_without_an_address_nothing_is_queued() -> None:
     moved(Status.FULFILLED, customer_email="")
     assert outbox.announce() == 1
     assert not Delivery.objects.exists()
+
+
+class Broken(Channel):
+    """A channel of a shop, with a mistake that the test chooses."""
+
+    name: ClassVar[str] = "broken"
+    address: ClassVar[Any] = None
+
+    def address_of(self, order: Order) -> str:
+        if isinstance(self.address, Exception):
+            raise self.address
+        address: str = self.address
+        return address
+
+
+@pytest.mark.parametrize("address", [RuntimeError(), 213550], ids=repr)
+def test_a_channel_that_is_broken_keeps_no_other_from_telling_and_is_asked_again(
+    address: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Broken, "address", address)
+    settings.GIFTCARDS_DELIVERY = {
+        **settings.GIFTCARDS_DELIVERY,
+        "CHANNELS": [
+            "tests.delivery.test_queueing.Broken",
+            "giftcards.delivery.channels.Mail",
+        ],
+    }
+    change = moved(Status.FULFILLED)
+    assert outbox.announce() == 0
+    assert [message.channel for message in Delivery.objects.all()] == ["mail"]
+    monkeypatch.setattr(Broken, "address", "+213550")
+    StatusChange.objects.filter(pk=change.pk).update(announce_at=change.at)
+    assert outbox.announce() == 1
+    assert {message.channel for message in Delivery.objects.all()} == {"mail", "broken"}
+
+
+def test_a_lost_refund_that_cannot_be_told_of_stops_no_message(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = make_guide_order(Status.REFUNDED, **CUSTOMER, sale_price=100)
+    receivers.disconnect()
+    record_refund(order, amount=10, reference="ccp-1")
+    monkeypatch.setattr(Broken, "address", RuntimeError())
+    settings.GIFTCARDS_DELIVERY = {
+        **settings.GIFTCARDS_DELIVERY,
+        "CHANNELS": ["tests.delivery.test_queueing.Broken"],
+    }
+    assert tell_of_lost_refunds() == 0
 
 
 def test_a_kind_that_is_off_is_not_queued_and_the_others_are(settings: Any) -> None:
