@@ -227,7 +227,7 @@ def _opened(card: Card) -> Shown:
 
 def _record(request: HttpRequest, card: Card, reason: str) -> bool:
     """Write down who reveals the card; False, without a row, if it is one too many for an hour."""
-    _take_turn(request)
+    take_turn(request)
     person: Any = request.user.pk
     address = ip_address(request)
     row = CardReveal.objects.create(card=card, user_id=person, address=address, reason=reason)
@@ -239,7 +239,7 @@ def _record(request: HttpRequest, card: Card, reason: str) -> bool:
     return False
 
 
-def _take_turn(request: HttpRequest) -> None:
+def take_turn(request: HttpRequest) -> None:
     """Let nobody count while another request of the same person does, until the transaction ends.
 
     SQLite needs no lock: it has one writer at a time, and each begins by writing.

@@ -20,7 +20,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin.display import moment_text, money_text
 from giftcards.conf import conf as core
 from giftcards.delivery.conf import conf
-from giftcards.delivery.models import Delivery, LinkVisit
+from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.funds import OpenMoney, money_in_open_orders
 from giftcards.models import Card, Order, ProviderState
 from giftcards.models.traces import REFUSED_REVEAL
@@ -399,10 +399,11 @@ def _reveals(since: datetime, until: datetime) -> Iterator[Item]:
     from django.contrib.admin.models import LogEntry
     from django.contrib.contenttypes.models import ContentType
 
+    kinds = ContentType.objects.get_for_models(Card, CardLink)
     latest = LogEntry.objects.aggregate(pk=Max("pk"))["pk"] or 0
     refused = LogEntry.objects.filter(
         pk__gt=latest - _LATEST_ENTRIES,
-        content_type=ContentType.objects.get_for_model(Card),
+        content_type__in=[kind.pk for kind in kinds.values()],
         object_repr=REFUSED_REVEAL,
         action_time__gt=since,
         action_time__lte=until,

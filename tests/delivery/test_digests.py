@@ -370,14 +370,15 @@ class TestHappenings:
         assert "1 link locked after wrong PINs" in digest.body.lower().replace("pins", "PINs")
         assert "1 order with cards that cannot be opened" in digest.body
 
-    def test_reveals_over_the_limit_are_told_to_managers_only(
-        self, listed: Callable[..., None]
+    @pytest.mark.parametrize("model", [Card, CardLink])
+    def test_codes_and_links_over_the_limit_are_told_to_managers_only(
+        self, listed: Callable[..., None], model: Any
     ) -> None:
         manager = {"address": BOSS, "role": "Gift card manager"}
         listed(manager, SUPPORT, BOOKS)
         entry = LogEntry.objects.create(
             user=get_user_model().objects.create(username="nosy"),
-            content_type=ContentType.objects.get_for_model(Card),
+            content_type=ContentType.objects.get_for_model(model),
             object_repr=REFUSED_REVEAL,
             action_flag=CHANGE,
         )

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 import re
+from datetime import timedelta
 from html import unescape
 from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
+from django.utils import timezone
 
 from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.models import Order
+from giftcards.models.traces import REFUSED_REVEAL
 from tests.admin.test_reveal import let_pass
 from tests.admin.test_secrets import Mailbox
 from tests.delivery.staff import (
     CODES,
+    EMAIL,
     PASSWORD,
     SERIALS,
     SUPPORT,
@@ -171,6 +175,56 @@ def test_no_link_is_offered_where_it_would_lead_nowhere(
     assert messages(read(answer)) == ["There are no cards to link to."]
     assert not CardLink.objects.exists()
     assert "New link to hand over" not in read(amina.get(order_page(order)))
+
+
+class TestTooMany:
+    """Ways to codes that a person hands out in an hour: as many as codes, whichever way."""
+
+    @pytest.fixture(autouse=True)
+    def _limit(self, set_conf: Any) -> None:
+        set_conf(REVEALS_PER_HOUR=2)
+
+    def send_elsewhere(self, browser: Client, order: Order, address: str = "x@y.example") -> Any:
+        html = read(browser.get(to("send_again", order.pk)))
+        once = html.split('name="once" value="')[1].split('"')[0]
+        form = {"kind": "delivered", "channel": "mail", "address": address, "language": "en"}
+        form |= {"reason": REASON, "links": "none", "once": once}
+        return browser.post(to("send_again", order.pk), form, follow=True)
+
+    def test_one_link_too_many_is_neither_made_nor_are_the_others_withdrawn(
+        self, amina: Client, order: Order
+    ) -> None:
+        made = [token_of(shown(make(amina, order, withdraws=""))) for _ in range(2)]
+        answer = amina.post(to("new_link", order.pk), ask(amina, order), follow=True)
+        assert "You have handed out 2 links" in plain(messages(read(answer))[0])
+        assert all(map(find, made))
+        assert CardLink.objects.count() == 2
+
+    def test_messages_to_other_addresses_count_with_them(
+        self, amina: Client, order: Order, caplog: Any
+    ) -> None:
+        shown(make(amina, order, withdraws=""))
+        self.send_elsewhere(amina, order)
+        for _again in range(2):
+            answer = self.send_elsewhere(amina, order)
+            assert "You have handed out 2 links" in plain(messages(read(answer))[0])
+        assert Delivery.objects.count() == 1
+        # Once an hour.
+        assert caplog.text.count("amina wanted to hand out more than 2 links") == 1
+        assert LogEntry.objects.filter(object_repr=REFUSED_REVEAL).count() == 1
+
+    def test_the_customers_own_address_does_not_count(self, amina: Client, order: Order) -> None:
+        for _again in range(3):
+            self.send_elsewhere(amina, order, EMAIL)
+        assert Delivery.objects.count() == 3
+        assert shown(make(amina, order))
+
+    def test_another_person_and_another_hour_count_anew(self, amina: Client, order: Order) -> None:
+        for _made in range(2):
+            shown(make(amina, order))
+        assert shown(make(person(*SUPPORT, name="karim"), order))
+        CardLink.objects.update(created_at=timezone.now() - timedelta(hours=1))
+        assert shown(make(amina, order))
 
 
 class TestWithdrawing:

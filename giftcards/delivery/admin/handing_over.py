@@ -18,6 +18,7 @@ from giftcards.admin.display import count_text, moment
 from giftcards.admin.reauthentication import address_of_proof
 from giftcards.admin.revealing import SHOWN_FOR, RevealForm, needs_other_proof, rendered
 from giftcards.delivery import links
+from giftcards.delivery.admin import allowance
 from giftcards.delivery.admin.pages import OrderPages, may_resend
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import has_cards
@@ -87,7 +88,11 @@ class HandingOverPages(OrderPages):
             return HttpResponseRedirect(address_of_proof(back_to=back_to))
         form = NewLinkForm(request, request.POST if request.method == "POST" else None)
         if form.is_valid():
-            return self._show(request, *self._make(request, order, form.cleaned_data))
+            try:
+                made = self._make(request, order, form.cleaned_data)
+            except allowance.TooMany:
+                return self.conclude(request, order, allowance.refuse(request), messages.ERROR)
+            return self._show(request, *made)
         known = CardLink.objects.filter(order=order).order_by("-pk").values_list("pk", flat=True)
         form.fields["newest"].initial = known.first()
         return self.render_page(
@@ -103,7 +108,10 @@ class HandingOverPages(OrderPages):
     def _make(
         self, request: HttpRequest, order: Order, given: dict[str, Any]
     ) -> tuple[CardLink, Masked]:
-        """A new link to the cards and its address; on record, with who has made it and why."""
+        """A new link to the cards and its address; on record, with who has made it and why.
+
+        Raises :exc:`~giftcards.delivery.admin.allowance.TooMany`; then nothing was done.
+        """
         by = request.user.get_username()
         done = "Made a link to the cards, to hand over."
         with transaction.atomic(using=router.db_for_write(CardLink), durable=True):
@@ -113,6 +121,7 @@ class HandingOverPages(OrderPages):
             link, token = links.issue(
                 order, origin=CardLink.Origin.STAFF, by=by, reason=given["reason"]
             )
+            allowance.count(request)
             self.log_change(request, order, done)
         return link, links.address(token)
 

@@ -17,6 +17,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.display import isolated
+from giftcards.delivery.admin import allowance
 from giftcards.delivery.admin.pages import OrderPages, language_choices, may_resend
 from giftcards.delivery.channels import Channel, Mail
 from giftcards.delivery.conf import conf
@@ -101,9 +102,12 @@ class SendAgainForm(forms.Form):
             return given
         own = channel.address_of(self._order)
         address = given["address"] = given["address"].strip() or own
+        has_cards = given.get("kind") in WITH_CARDS
         links = given.get("links")
-        is_elsewhere = links == self.IF_ELSEWHERE and address != own
-        given["withdraws"] = given.get("kind") in WITH_CARDS and (is_elsewhere or links == self.ALL)
+        given["is_elsewhere"] = has_cards and address != own
+        given["withdraws"] = has_cards and (
+            links == self.ALL or (links == self.IF_ELSEWHERE and address != own)
+        )
         self._check(channel, address)
         return given
 
@@ -166,17 +170,22 @@ class ResendingPages(OrderPages):
         done = f"Had a message sent again: {given['kind']}."
         if given["withdraws"]:
             done += " Withdrew the earlier links to the cards."
-        # Both or neither: no message without a trace.
-        with transaction.atomic(using=router.db_for_write(Delivery)):
-            message = send_again(
-                order,
-                **{name: given[name] for name in _FIELDS},
-                by=request.user.get_username(),
-                once=str(given["once"]),
-                withdraws=given["withdraws"],
-            )
-            if message is not None:
-                self.log_change(request, order, done)
+        try:
+            # Both or neither: no message without a trace.
+            with transaction.atomic(using=router.db_for_write(Delivery)):
+                message = send_again(
+                    order,
+                    **{name: given[name] for name in _FIELDS},
+                    by=request.user.get_username(),
+                    once=str(given["once"]),
+                    withdraws=given["withdraws"],
+                )
+                if message is not None and given["is_elsewhere"]:
+                    allowance.count(request)
+                if message is not None:
+                    self.log_change(request, order, done)
+        except allowance.TooMany:
+            return self.conclude(request, order, allowance.refuse(request), messages.ERROR)
         if message is None:
             text = gettext("This was asked for already. The message is not sent twice.")
             return self.conclude(request, order, text, messages.INFO)

@@ -337,6 +337,16 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="delivery",
+            index=models.Index(
+                fields=["requested_by", "created_at"], name="giftcards_delivery_by"
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="cardlink",
+            index=models.Index(fields=["created_by", "created_at"], name="giftcards_link_by"),
+        ),
+        migrations.AddIndex(
+            model_name="delivery",
             index=models.Index(fields=["failed_at"], name="giftcards_delivery_failed"),
         ),
         migrations.AddIndex(

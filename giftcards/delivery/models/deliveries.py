@@ -222,6 +222,8 @@ class Delivery(models.Model):
             models.Index(fields=("channel", "-id"), name="giftcards_delivery_channel"),
             models.Index(fields=("message_id",), name="giftcards_delivery_message"),
             models.Index(fields=("address",), name="giftcards_delivery_address"),
+            # How many messages a person has had sent again in the last hour.
+            models.Index(fields=("requested_by", "created_at"), name="giftcards_delivery_by"),
             # For the digests: what failed since the last one.
             models.Index(fields=("failed_at",), name="giftcards_delivery_failed"),
         )

@@ -122,6 +122,8 @@ class CardLink(models.Model):
         verbose_name_plural = _("links to cards")
         ordering = ("-pk",)
         default_permissions = ("view",)
+        # How many links a person has made in the last hour.
+        indexes = (models.Index(fields=("created_by", "created_at"), name="giftcards_link_by"),)
 
     def __str__(self) -> str:
         return str(_("link %(number)s") % {"number": self.pk})
