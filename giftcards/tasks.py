@@ -14,13 +14,12 @@ from giftcards.conf import LOOP_SECONDS, conf
 from giftcards.engine import outbox
 from giftcards.engine.database import surviving
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.loop import follow, is_work_left
+from giftcards.engine.loop import begin_tick, follow, is_work_left
 from giftcards.engine.queue import LOOP_LEASE, cluster_stop, queue_sweep
 from giftcards.exceptions import GiftcardsError
 from giftcards.ledger.nightly import read_if_due
-from giftcards.models import Lease, ProviderState
+from giftcards.models import Lease
 from giftcards.retention import purge_if_due
-from giftcards.signals import tick_began
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +46,7 @@ def _run(*, patience: timedelta, is_tick: bool = False) -> str:
     began = time.monotonic()
     try:
         if is_tick:
-            ProviderState.objects.note_tick()
-            tick_began.send_robust(sender=None)
+            begin_tick()
             # Covers announcements left by other processes, and retries; limited in time.
             ends_at = time.monotonic() + _ANNOUNCING_SECONDS
             with surviving(stop, "the announcements"):

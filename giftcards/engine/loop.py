@@ -19,6 +19,7 @@ from giftcards.engine.gateway import Gateway
 from giftcards.engine.queue import LOOP_LEASE
 from giftcards.engine.sweep import Swept, sweep
 from giftcards.models import Card, Lease, Order, ProviderState
+from giftcards.signals import tick_began
 from giftcards.statuses import Status
 
 logger = logging.getLogger(__name__)
@@ -34,8 +35,8 @@ _REQUESTS = {
     Status.DELAYED: Purpose.CHECKING_LATE,
     Status.UNCONFIRMED: Purpose.LISTING,
 }
-# How often an endless loop does what the schedule would: it records that it runs, and does the
-# chores (seconds).
+# How often an endless loop does what the schedule would: it records that it runs, tells other apps,
+# and does the chores (seconds).
 _TICK = 60.0
 
 # Work that has nothing to do with orders. It may go on as long as what it is given returns True.
@@ -84,6 +85,12 @@ def try_stored_cards() -> None:
     """Log an error if the encryption keys do not open the cards that are stored."""
     for trouble in filter(None, Card.objects.all().try_keys().values()):
         logger.error("%s", trouble)
+
+
+def begin_tick() -> None:
+    """What the worker of the schedule does first, once a minute."""
+    ProviderState.objects.note_tick()
+    tick_began.send_robust(sender=None)
 
 
 def is_work_left() -> bool:
@@ -192,7 +199,7 @@ class _Loop:
         if self._is_endless and now >= self._tick_at:
             # It does the schedule's work as well, which may not be running.
             self._tick_at = now + _TICK
-            ProviderState.objects.note_tick()
+            begin_tick()
         return not self._is_lease_lost
 
     def _wait_for_work(self, gateway: Gateway, *, is_idle: bool) -> None:
