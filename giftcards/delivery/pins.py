@@ -8,6 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.crypto import normalised
 from giftcards.delivery.conf import conf
+from giftcards.exceptions import ConfigurationError
 from giftcards.models import Order
 from giftcards.secrecy import Masked, contained
 
@@ -30,9 +31,19 @@ last_digits_of_phone = _LastDigitsOfPhone()
 
 @contained
 def pin_of(order: Order) -> Masked:
-    """What the customer of ``order`` has to type; "" for nothing."""
+    """What the customer of ``order`` has to type; "" for nothing.
+
+    Raises :exc:`~giftcards.exceptions.ConfigurationError` for a PIN that an empty field would match.
+    """
     function = conf.pin_of
-    return Masked("" if function is None else function(order) or "")
+    pin = None if function is None else function(order)
+    # A number, such as 0, is one as well.
+    if pin is None or pin is False or pin == "":
+        return Masked()
+    pin = Masked(pin)
+    if not normalised(pin):
+        raise ConfigurationError("GIFTCARDS_DELIVERY['PIN'] gives a PIN of spaces only.")
+    return pin
 
 
 def help_text() -> str:

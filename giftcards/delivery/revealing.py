@@ -42,9 +42,10 @@ class Visitor:
     user: str = ""
 
     @classmethod
-    def of(cls, request: HttpRequest, user: str = "") -> Self:
+    def of(cls, request: HttpRequest, user: object = "") -> Self:
         agent = "".join(filter(str.isprintable, request.headers.get("User-Agent", "")))
-        return cls(ip_address(request), agent[:_LONGEST_AGENT], user[:254])
+        # The name of a user may be a number, or a phone number.
+        return cls(ip_address(request), agent[:_LONGEST_AGENT], str(user)[:254])
 
     def visit(self, link: CardLink, what: LinkVisit.What, **values: object) -> LinkVisit:
         """The row of a visit of ``link``, not saved."""
@@ -135,13 +136,21 @@ def _reveal_first(
         is_any_shown = unreadable < len(shown)
         if not is_any_shown:
             CardLink.objects.give_reveal_back(link)
-        visitor.visit(
-            link,
-            LinkVisit.What.REVEALED,
-            unreadable=unreadable,
-            key=key if is_any_shown else None,
-        ).save()
+        if is_any_shown or not _was_in_vain(link):
+            visitor.visit(
+                link,
+                LinkVisit.What.REVEALED,
+                unreadable=unreadable,
+                key=key if is_any_shown else None,
+            ).save()
     return shown
+
+
+def _was_in_vain(link: CardLink) -> bool:
+    """Whether it is written down already that none of the cards can be opened at present."""
+    since = timezone.now() - SAME_REVEAL
+    rows = link.visits.filter(what=LinkVisit.What.REVEALED, key=None, at__gt=since)
+    return rows.exists()
 
 
 @contained

@@ -17,6 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone, translation
 
 from giftcards.delivery.models import CardLink, LinkVisit
+from giftcards.delivery.revealing import Visitor
 from giftcards.models import Order
 from giftcards.provider.answers import CardSecret
 from giftcards.settlement import record_refund
@@ -49,6 +50,10 @@ def log_in(name: str, **options: Any) -> Client:
     browser = Client(**options)
     browser.force_login(user)
     return browser
+
+
+def test_the_name_of_a_user_may_be_a_number() -> None:
+    assert Visitor.of(RequestFactory().get(PAGE), 4711).user == "4711"
 
 
 @pytest.fixture

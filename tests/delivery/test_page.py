@@ -20,6 +20,7 @@ from django.utils import timezone
 from giftcards.delivery import page_tokens, pages, revealing
 from giftcards.delivery.links import issue
 from giftcards.delivery.models import CardLink, LinkVisit
+from giftcards.delivery.models.links import MOST_REVEALS
 from giftcards.models import Card, Order
 from giftcards.provider.answers import CardSecret
 from giftcards.settlement import record_refund
@@ -247,6 +248,13 @@ class TestReveal:
         assert shown == [True, True, False]
         assert fetch(address).status_code == 404
 
+    def test_without_a_setting_a_link_ends_before_its_reveals_fill_the_table(
+        self, address: str
+    ) -> None:
+        CardLink.objects.update(reveals=MOST_REVEALS - 1)
+        assert codes_in(press(address)) == CODES[:3]
+        assert fetch(address).status_code == 404
+
     def test_cards_that_cannot_be_recorded_are_not_shown(
         self, address: str, refuse_visits: Callable[[], Any], caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -424,6 +432,17 @@ class TestCardsThatDoNotOpen:
         assert visits("revealed")[0].unreadable == 1
         assert "Of 3 cards of order web-1042, 1 cannot be shown to the customer" in caplog.text
         assert not any(code in caplog.text for code in CODES)
+
+    def test_cards_of_which_none_opens_are_written_down_once_in_ten_minutes(
+        self, address: str
+    ) -> None:
+        Card.objects.update(sealed="broken")
+        for _press in range(3):
+            press(address)
+        assert len(visits("revealed")) == 1
+        LinkVisit.objects.update(at=timezone.now() - timedelta(minutes=11))
+        press(address)
+        assert len(visits("revealed")) == 2
 
     @pytest.mark.parametrize("keys", [[], ["nonsense"]])
     def test_without_usable_keys_the_page_says_so_and_no_reveal_is_used_up(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from giftcards.delivery.pins import help_text, is_right, last_digits_of_phone, pin_of
+from giftcards.exceptions import ConfigurationError
 from giftcards.models import Order
 from giftcards.secrecy import Masked
 
@@ -40,7 +41,9 @@ def test_case_separators_and_script_do_not_matter(typed: str, pin: str, *, right
     assert is_right(typed, pin) is right
 
 
-@pytest.mark.parametrize(("returned", "pin"), [("x", "x"), ("", ""), (None, ""), (1234, "1234")])
+@pytest.mark.parametrize(
+    ("returned", "pin"), [("x", "x"), ("", ""), (None, ""), (False, ""), (1234, "1234"), (0, "0")]
+)
 def test_what_a_function_of_the_shop_returns_is_taken_as_text(
     settings: Any, monkeypatch: pytest.MonkeyPatch, returned: Any, pin: str
 ) -> None:
@@ -60,3 +63,13 @@ def test_without_the_setting_nothing_is_asked(settings: Any) -> None:
     settings.GIFTCARDS_DELIVERY = {}
     assert pin_of(Order(customer_phone="0550123456")) == ""
     assert help_text() == ""
+
+
+@pytest.mark.parametrize("returned", [" ", "\t\n"])
+def test_a_pin_that_an_empty_field_would_match_is_refused(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, returned: str
+) -> None:
+    monkeypatch.setattr("tests.delivery.test_pins.hook", lambda order: returned)
+    settings.GIFTCARDS_DELIVERY = {"PIN": "tests.delivery.test_pins.hook"}
+    with pytest.raises(ConfigurationError):
+        pin_of(Order())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.http.request import QueryDict
@@ -143,7 +144,8 @@ class PreviewPages(DeliveryModelAdmin):
         """Where the person gets examples; "" if they may not send messages, or have no address."""
         if not may_resend(request):
             return ""
-        return str(getattr(request.user, "email", ""))
+        user = get_user_model()
+        return str(getattr(request.user, user.get_email_field_name(), "") or "")
 
     def _send(self, request: HttpRequest, message: Message) -> None:
         try:

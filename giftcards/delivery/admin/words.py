@@ -23,6 +23,7 @@ from giftcards.delivery.models import (
     DeliveryStatus,
     LinkVisit,
 )
+from giftcards.delivery.models.links import MOST_REVEALS
 
 _What = LinkVisit.What
 # The badges of the statuses of orders that mean the same.
@@ -152,7 +153,7 @@ def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
         return gettext("Locked, because the PIN was wrong too often. Send a new link."), True
     if link.expires_at and link.expires_at <= now:
         return filled(gettext("Expired at %(at)s."), at=moment(link.expires_at)), False
-    if conf.link_reveals is not None and link.reveals >= conf.link_reveals:
+    if link.reveals >= (conf.link_reveals or MOST_REVEALS):
         return gettext("Used up: it has shown the cards as often as it may."), False
     if link.expires_at:
         return filled(gettext("Valid until %(at)s."), at=moment(link.expires_at)), False

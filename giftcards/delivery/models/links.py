@@ -17,21 +17,24 @@ from giftcards.statuses import FINAL
 
 #: So many wrong PINs lock a link.
 MOST_WRONG_PINS = 5
+#: So many reveals end a link for which the settings have no limit: nobody needs as many, and each
+#: leaves a row.
+MOST_REVEALS = 10_000
 #: Showing the cards again from the same page, as by reloading it, is the same reveal for so long.
 SAME_REVEAL = timedelta(minutes=10)
 
 
 class CardLinkQuerySet(models.QuerySet["CardLink"]):
     def usable(self, now: datetime, *, reveals: int | None, again: str | None = None) -> Self:
-        """Links that show cards: not withdrawn, expired or used up (``reveals`` times).
+        """Links that show cards: not withdrawn, expired or used up.
+
+        They are so after ``reveals``, or else :data:`MOST_REVEALS`, reveals.
 
         A link that is used up shows them ``again`` to the page whose reveal has this key, for a
         while.
         """
         links = self.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
-        if reveals is None:
-            return links
-        is_left = Q(reveals__lt=reveals)
+        is_left = Q(reveals__lt=reveals or MOST_REVEALS)
         if again is None:
             return links.filter(is_left)
         shown = LinkVisit.objects.filter(link=OuterRef("pk"), key=again)
