@@ -33,7 +33,7 @@ last_digits_of_phone = _LastDigitsOfPhone()
 def pin_of(order: Order) -> Masked:
     """What the customer of ``order`` has to type; "" for nothing.
 
-    Raises :exc:`~giftcards.exceptions.ConfigurationError` for a PIN that an empty field would match.
+    Raises :exc:`~giftcards.exceptions.ConfigurationError` for one that an empty field would match.
     """
     function = conf.pin_of
     pin = None if function is None else function(order)
