@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.utils.crypto import constant_time_compare
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
@@ -36,11 +38,11 @@ def pin_of(order: Order) -> Masked:
     Raises :exc:`~giftcards.exceptions.ConfigurationError` for one that an empty field would match.
     """
     function = conf.pin_of
-    pin = None if function is None else function(order)
+    found: Any = None if function is None else function(order)
     # A number, such as 0, is one as well.
-    if pin is None or pin is False or pin == "":
+    if found is None or found is False or found == "":
         return Masked()
-    pin = Masked(pin)
+    pin = Masked(found)
     if not normalised(pin):
         raise ConfigurationError("GIFTCARDS_DELIVERY['PIN'] gives a PIN of spaces only.")
     return pin
