@@ -16,6 +16,7 @@ PACKAGE = ROOT / "giftcards"
 PARTS = {
     "exceptions": "",
     "secrecy": "exceptions",
+    "addresses": "",
     "statuses": "",
     "signals": "",
     "problems": "",
@@ -29,6 +30,7 @@ PARTS = {
     "crypto": "exceptions secrecy conf provider",
     "models": "exceptions secrecy statuses problems refunds sales conf crypto",
     "migrations": "statuses refunds sales models",
+    "display": "statuses problems conf models",
     "engine": (
         "exceptions secrecy statuses signals problems conf refunds sales crypto provider models"
     ),
@@ -51,12 +53,13 @@ PARTS = {
         " roles"
     ),
     "admin": (
-        "exceptions secrecy statuses problems conf refunds settlement crypto provider models engine"
-        " fulfilment catalogue ledger reports exports funds"
+        "exceptions secrecy addresses statuses problems conf display refunds settlement crypto"
+        " provider models engine fulfilment catalogue ledger reports exports funds"
     ),
     "delivery": (
-        "exceptions secrecy statuses signals problems options conf checks refunds settlement crypto"
-        " models engine fulfilment catalogue ledger funds customers health roles management admin"
+        "exceptions secrecy addresses statuses signals problems options conf checks refunds"
+        " settlement crypto models display engine fulfilment catalogue ledger funds customers"
+        " health roles management admin"
     ),
 }
 
@@ -76,7 +79,7 @@ WITHIN = {
     "customers": "person registry words export erasure",
     "ledger": "summary pairing matching reading nightly",
     "admin": (
-        "charts display forms readonly provider_sections provider catalogue buttons sections"
+        "charts forms readonly provider_sections provider catalogue buttons sections"
         " notices pages finding reauthentication revealing pricing repeating resolving columns"
         " filters balance listing mentions order_rows reveal_log refund_log books ledger summary"
         " breakdown refunding bookings timeline notes disputing checking order_page placing periods"

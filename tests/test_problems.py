@@ -13,7 +13,7 @@ import pytest
 from django.utils import translation
 
 import giftcards
-from giftcards.admin.display import explained
+from giftcards.display import explained
 from giftcards.problems import (
     AMOUNTS,
     FIELDS,

@@ -20,8 +20,8 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.display import count_text, filled, money
 from giftcards.admin.provider_sections import distance, low_balance
+from giftcards.display import count_text, filled, money
 from giftcards.funds import OpenMoney, lasts, money_in_open_orders
 from giftcards.models import ProviderState
 

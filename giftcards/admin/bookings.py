@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-from giftcards.admin.display import moment, money, signed_money
+from giftcards.display import moment, money, signed_money
 from giftcards.models import Order
 from giftcards.models.ledger import CREDIT
 from giftcards.refunds import refund_breakdown

@@ -9,7 +9,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 
-from giftcards.admin.display import count_text, exact_moment, filled, money, signed_money
+from giftcards.display import count_text, exact_moment, filled, money, signed_money
 from giftcards.ledger import Discrepancies, Discrepancy, Summary
 
 # How a page names an order or an entry, as HTML.

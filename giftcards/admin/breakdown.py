@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from django.utils.translation import gettext, ngettext
 
-from giftcards.admin.display import calculation, money
+from giftcards.display import calculation, money
 from giftcards.models import CustomerRefund, Order
 from giftcards.refunds import refund_breakdown
 from giftcards.settlement import CustomerBreakdown, customer_breakdown

@@ -11,8 +11,8 @@ from django.contrib import admin
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.display import bdi, count_text, moment, money, named
 from giftcards.admin.readonly import ReadOnly
+from giftcards.display import bdi, count_text, moment, money, named
 from giftcards.models import Product, ProductType
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.display import bdi, filled, isolated, money, status_badge, wrapped_moment
 from giftcards.admin.pages import OrderPages
+from giftcards.display import bdi, filled, isolated, money, status_badge, wrapped_moment
 from giftcards.models import Order
 from giftcards.refunds import refund_breakdown
 from giftcards.settlement import customer_breakdown

@@ -15,8 +15,8 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.balance import orders_of_unknown_price
-from giftcards.admin.display import count_text, day_text, isolated, money, share_text
 from giftcards.admin.periods import Question
+from giftcards.display import count_text, day_text, isolated, money, share_text
 from giftcards.funds import OpenMoney
 from giftcards.models.moments import bounds
 from giftcards.reports import By, Figures, Report, Row, last_day

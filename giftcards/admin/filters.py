@@ -14,7 +14,7 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.display import isolated
+from giftcards.display import isolated
 from giftcards.models import Order, Product
 from giftcards.models.order_queries import CONTRADICTORY, NEEDING_ATTENTION, NOT_CREDITED, OWING
 

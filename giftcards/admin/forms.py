@@ -19,7 +19,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.display import (
+from giftcards.display import (
     count_text,
     filled,
     isolated,

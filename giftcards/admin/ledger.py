@@ -23,7 +23,10 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.books import books
 from giftcards.admin.columns import labelled
-from giftcards.admin.display import (
+from giftcards.admin.filters import shown_filters
+from giftcards.admin.listing import has_stock_lists
+from giftcards.admin.order_rows import OrderRows
+from giftcards.display import (
     bdi,
     day_text,
     exact_moment,
@@ -32,9 +35,6 @@ from giftcards.admin.display import (
     period_text,
     signed_money,
 )
-from giftcards.admin.filters import shown_filters
-from giftcards.admin.listing import has_stock_lists
-from giftcards.admin.order_rows import OrderRows
 from giftcards.ledger import Discrepancy, summarise
 from giftcards.models import LedgerEntry, Order
 from giftcards.models.ledger import CHARGE, CREDIT

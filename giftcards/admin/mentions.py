@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.translation import gettext
 
-from giftcards.admin.display import bdi
+from giftcards.display import bdi
 from giftcards.models import Order
 
 if TYPE_CHECKING:

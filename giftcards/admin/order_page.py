@@ -27,16 +27,6 @@ from giftcards.admin.breakdown import (
     provider_lines,
 )
 from giftcards.admin.checking import CheckingPages, fingerprint
-from giftcards.admin.display import (
-    bdi,
-    exact_moment,
-    explained,
-    isolated,
-    moment,
-    money,
-    named,
-    status_badge,
-)
 from giftcards.admin.disputing import DisputingPages
 from giftcards.admin.notes import NotesPages
 from giftcards.admin.pages import about
@@ -46,6 +36,16 @@ from giftcards.admin.resolving import ResolvingPages
 from giftcards.admin.summary import Story, summarise
 from giftcards.admin.timeline import RelatedOrder, Timeline
 from giftcards.crypto import Keyring
+from giftcards.display import (
+    bdi,
+    exact_moment,
+    explained,
+    isolated,
+    moment,
+    money,
+    named,
+    status_badge,
+)
 from giftcards.engine.reordering import repetition
 from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionError
 from giftcards.models import Card, Order

@@ -22,9 +22,9 @@ from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.translation import gettext
 
 from giftcards.admin import buttons
-from giftcards.admin.display import isolated
 from giftcards.admin.provider import pause_in_words
 from giftcards.conf import conf
+from giftcards.display import isolated
 from giftcards.engine.queue import wake_worker
 from giftcards.models import Order, OrderQuerySet
 from giftcards.problems import Problem

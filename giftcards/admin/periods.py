@@ -14,7 +14,7 @@ from django.core.validators import ProhibitNullCharactersValidator
 from django.utils.translation import get_language, gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.display import isolated, period_text
+from giftcards.display import isolated, period_text
 from giftcards.exports import SEPARATORS, can_write_xlsx
 from giftcards.models import Product
 from giftcards.models.moments import today

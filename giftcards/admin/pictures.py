@@ -15,8 +15,8 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin import charts
-from giftcards.admin.display import count_text, currency, day_text, money_text
 from giftcards.admin.figures import row_text
+from giftcards.display import count_text, currency, day_text, money_text
 from giftcards.reports import By, Figures, Report, Row, spans
 
 # The most bars of a picture whose rows are products: the table has the others.

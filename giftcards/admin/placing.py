@@ -19,11 +19,11 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.display import bdi, filled, moment, money, named
 from giftcards.admin.forms import OrderForm, card_choices
 from giftcards.admin.pages import OrderPages, log_entries
 from giftcards.admin.provider import pause_in_words
 from giftcards.catalogue import Quote, quote
+from giftcards.display import bdi, filled, moment, money, named
 from giftcards.engine.resolving import NoAnswer
 from giftcards.models import Order, ProductType
 

@@ -8,9 +8,9 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.utils.translation import gettext
 
-from giftcards.admin.display import explained, money
 from giftcards.admin.forms import PriceForm, facts
 from giftcards.admin.pages import OrderButton, OrderPages, about
+from giftcards.display import explained, money
 from giftcards.engine.holding import approve_price, held_price, reject_held
 from giftcards.models import Order
 

@@ -22,10 +22,10 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin import provider_sections
-from giftcards.admin.display import bdi
 from giftcards.admin.provider_sections import Section
 from giftcards.admin.readonly import ReadOnly
 from giftcards.crypto import configured_key
+from giftcards.display import bdi
 from giftcards.engine.health import api_keys as known_keys
 from giftcards.engine.queue import wake_worker
 from giftcards.models import ApiKey, Order, ProviderState

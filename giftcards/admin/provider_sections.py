@@ -15,8 +15,8 @@ from django.utils.timesince import timesince, timeuntil
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.display import bdi, count_text, exact_moment, filled, money, status_badge
 from giftcards.conf import conf
+from giftcards.display import bdi, count_text, exact_moment, filled, money, status_badge
 from giftcards.engine.health import (
     KeyInUse,
     KnownKey,

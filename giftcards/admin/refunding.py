@@ -20,7 +20,9 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 
 from giftcards.admin.breakdown import customer_lines, planned_amount
-from giftcards.admin.display import (
+from giftcards.admin.forms import RefundForm, TakeBackForm
+from giftcards.admin.pages import OrderButton, OrderPages, about
+from giftcards.display import (
     bdi,
     filled,
     isolated,
@@ -30,8 +32,6 @@ from giftcards.admin.display import (
     payment,
     refund_badge,
 )
-from giftcards.admin.forms import RefundForm, TakeBackForm
-from giftcards.admin.pages import OrderButton, OrderPages, about
 from giftcards.exceptions import RefundError
 from giftcards.models import CustomerRefund, Order
 from giftcards.models.money import check_amount, refundable_amount

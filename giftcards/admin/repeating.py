@@ -9,8 +9,8 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.utils.translation import gettext, ngettext
 
-from giftcards.admin.display import isolated, money
 from giftcards.admin.pages import OrderButton, OrderPages, about
+from giftcards.display import isolated, money
 from giftcards.engine.reordering import check_reorderable, missing_part, reorder_missing, repetition
 from giftcards.exceptions import ReorderError
 from giftcards.models import Order

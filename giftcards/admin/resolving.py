@@ -12,9 +12,9 @@ from django.urls import URLPattern, path
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.display import explained, isolated
 from giftcards.admin.forms import AdoptForm, ReleaseForm, ResolveForm, facts, facts_at_provider
 from giftcards.admin.pages import OrderButton, OrderPages, about
+from giftcards.display import explained, isolated
 from giftcards.engine.recovery import adopt, declare_absent
 from giftcards.engine.resolving import (
     Fit,

@@ -10,8 +10,8 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.display import bdi, exact_moment
 from giftcards.admin.order_rows import OrderRows
+from giftcards.display import bdi, exact_moment
 from giftcards.models import CardReveal, Order
 
 

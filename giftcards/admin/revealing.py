@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
+from giftcards.addresses import ip_address
 from giftcards.admin.pages import OrderPages
 from giftcards.admin.reauthentication import address_of_proof, is_confirmed, is_proven_by
 from giftcards.conf import conf
@@ -301,14 +301,3 @@ def _tell_managers(name: str, limit: int, order: Order) -> None:
         )
         text %= {"name": name, "limit": limit, "order": order.reference}
         mail_managers(gettext("Many gift card codes were revealed"), text)
-
-
-def ip_address(request: HttpRequest) -> str | None:
-    """The address that the request came from, as the server tells it; ``None`` if it does not."""
-    try:
-        # Without the name of an interface, as in fe80::1%eth0.
-        told, *_interface = request.META.get("REMOTE_ADDR", "").split("%")
-        address = ipaddress.ip_address(told)
-    except ValueError:
-        return None
-    return str(getattr(address, "ipv4_mapped", None) or address)

@@ -13,7 +13,7 @@ from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
-from giftcards.admin.display import explained, filled, moment, money, worked_out
+from giftcards.display import explained, filled, moment, money, worked_out
 from giftcards.engine.holding import held_price
 from giftcards.models import Order
 from giftcards.problems import Problem

@@ -11,7 +11,8 @@ from typing import Any
 from django.utils.html import format_html_join
 from django.utils.translation import gettext, gettext_lazy, ngettext
 
-from giftcards.admin.display import (
+from giftcards.admin.pages import log_entries
+from giftcards.display import (
     bdi,
     exact_moment,
     explained,
@@ -20,7 +21,6 @@ from giftcards.admin.display import (
     payment,
     status_badge,
 )
-from giftcards.admin.pages import log_entries
 from giftcards.models import (
     Acknowledgement,
     CardReveal,

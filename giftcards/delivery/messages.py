@@ -23,7 +23,6 @@ from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import Truncator, capfirst
 from django.utils.translation import gettext
 
-from giftcards.admin.display import bdi, count_text, isolated, moment_text, money, money_text
 from giftcards.delivery.channels import Message
 from giftcards.delivery.codes import MOST_CODES, Code, open_codes
 from giftcards.delivery.conf import conf
@@ -31,6 +30,7 @@ from giftcards.delivery.facts import Facts, PaidBack, Payback, facts_of
 from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
 from giftcards.delivery.links import address, expiry
 from giftcards.delivery.models import Delivery
+from giftcards.display import bdi, count_text, isolated, moment_text, money, money_text
 from giftcards.exceptions import ConfigurationError
 from giftcards.models import Order
 from giftcards.secrecy import Masked, contained

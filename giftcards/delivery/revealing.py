@@ -11,7 +11,7 @@ from django.db import IntegrityError, transaction
 from django.http import HttpRequest
 from django.utils import timezone
 
-from giftcards.admin.revealing import ip_address
+from giftcards.addresses import ip_address
 from giftcards.delivery.codes import Code, open_codes
 from giftcards.delivery.models import CardLink, LinkVisit
 from giftcards.delivery.models.links import SAME_REVEAL

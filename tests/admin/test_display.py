@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.utils import timezone, translation
 
-from giftcards.admin.display import exact_moment, moment, moment_text, money, zoned_moment
+from giftcards.display import exact_moment, moment, moment_text, money, zoned_moment
 from tests.pages import plain, text
 
 

@@ -24,7 +24,7 @@ def live(tmp_path: Path) -> Iterator[Live]:
     """Live a chapter of the shop's life, see :mod:`tests.delivery.shop`; what it left."""
     with Simulator(delay=(0, 0), rate_limit=0) as provider:
 
-        def live(chapter: str, *, has_app: bool) -> dict[str, Any]:
+        def live(chapter: str, *, has_app: bool, **environment: str) -> dict[str, Any]:
             done = subprocess.run(
                 [sys.executable, "-m", "tests.delivery.shop", chapter],
                 cwd=ROOT,
@@ -35,6 +35,7 @@ def live(tmp_path: Path) -> Iterator[Live]:
                     "PYTHONPATH": str(ROOT),
                     "SHOP_HAS_DELIVERY": str(int(has_app)),
                     "SHOP_PROVIDER": provider.url,
+                    **environment,
                 },
                 capture_output=True,
                 text=True,
@@ -45,6 +46,16 @@ def live(tmp_path: Path) -> Iterator[Live]:
             return left
 
         yield live
+
+
+def test_customers_and_staff_are_told_in_a_shop_without_the_admin(live: Live) -> None:
+    boss = "boss@shop.example"
+    day = live("a_day_without_admin", has_app=True, SHOP_HAS_ADMIN="0", SHOP_STAFF=boss)
+    assert day == {
+        "told": ["lina@example.com", boss],
+        "codes": 3,
+        "again": ["lina@example.com", boss, boss],
+    }
 
 
 def test_the_app_comes_to_a_shop_with_a_past_and_goes_again(live: Live) -> None:

@@ -22,7 +22,6 @@ from hypothesis import settings as trying
 from hypothesis import strategies as st
 
 import giftcards.delivery
-from giftcards.admin.display import money_text
 from giftcards.delivery import links
 from giftcards.delivery.admin.previews import example
 from giftcards.delivery.channels import Message
@@ -31,6 +30,7 @@ from giftcards.delivery.facts import Payback, facts_of
 from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
 from giftcards.delivery.messages import compose, needs_link, render
 from giftcards.delivery.models import CardLink, Delivery
+from giftcards.display import money_text
 from giftcards.exceptions import ConfigurationError
 from giftcards.models import Card, CustomerRefund, Order
 from giftcards.provider.answers import CardSecret

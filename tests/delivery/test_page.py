@@ -831,7 +831,7 @@ class TestSecrets:
         def fail(*_: Any, **__: Any) -> None:
             raise ValueError("broken")
 
-        monkeypatch.setattr("giftcards.admin.display.moment", fail)
+        monkeypatch.setattr("giftcards.display.moment", fail)
         with pytest.raises(ValueError, match="broken") as raised:
             press(address, page=token)
         shown = "\n".join(variables(raised.value))

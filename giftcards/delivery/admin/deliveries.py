@@ -13,7 +13,6 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.display import bdi, count_text, exact_moment, filled, moment
 from giftcards.admin.filters import ChoicesFilter, OrderChangeList, shown_filters
 from giftcards.admin.listing import has_stock_lists
 from giftcards.delivery.admin.dispute import DisputePages
@@ -25,6 +24,7 @@ from giftcards.delivery.admin.words import doubts, status_badge, what_became, wh
 from giftcards.delivery.conf import conf
 from giftcards.delivery.models import Delivery, DeliveryQuerySet, DeliveryStatus
 from giftcards.delivery.models.deliveries import WAITING
+from giftcards.display import bdi, count_text, exact_moment, filled, moment
 from giftcards.models import Order
 
 # The most messages that a search shows.

@@ -11,13 +11,13 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.display import bdi, exact_moment, filled
 from giftcards.admin.notices import register
 from giftcards.admin.readonly import ReadOnly
 from giftcards.delivery.admin.pages import address_here
 from giftcards.delivery.conf import conf
 from giftcards.delivery.digests import RECEIVERS, last_digest
 from giftcards.delivery.models import StaffDigest
+from giftcards.display import bdi, exact_moment, filled
 
 if TYPE_CHECKING:
     DigestModelAdmin = admin.ModelAdmin[StaffDigest]

@@ -18,13 +18,13 @@ from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import get_language_bidi, gettext
 
-from giftcards.admin.display import bdi, filled, money, named, status_badge, zoned_moment
 from giftcards.admin.order_page import cards_shown
 from giftcards.admin.timeline import Timeline
 from giftcards.delivery.admin.pages import OrderPages, newest
 from giftcards.delivery.admin.words import doubts, origin_of, state_of, visit_rows, who_asked
 from giftcards.delivery.admin.words import status_badge as message_badge
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
+from giftcards.display import bdi, filled, money, named, status_badge, zoned_moment
 from giftcards.models import CardReveal, Order
 from giftcards.settlement import customer_breakdown
 

@@ -14,7 +14,6 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
-from giftcards.admin.display import count_text, moment
 from giftcards.admin.reauthentication import address_of_proof
 from giftcards.admin.revealing import SHOWN_FOR, RevealForm, needs_other_proof, rendered
 from giftcards.delivery import links
@@ -24,6 +23,7 @@ from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import has_cards
 from giftcards.delivery.models import CardLink
 from giftcards.delivery.queueing import Withdrawn, withdraw
+from giftcards.display import count_text, moment
 from giftcards.models import Order
 from giftcards.secrecy import Masked
 

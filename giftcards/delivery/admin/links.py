@@ -11,10 +11,10 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.display import bdi, exact_moment
 from giftcards.delivery.admin.pages import OrderPages, newest
 from giftcards.delivery.admin.words import origin_of, state_of, visit_rows
 from giftcards.delivery.models import CardLink, LinkVisit
+from giftcards.display import bdi, exact_moment
 from giftcards.models import Order
 
 # The most visits on the page of a link: programs may open it any number of times.

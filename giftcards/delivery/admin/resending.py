@@ -16,7 +16,6 @@ from django.urls import URLPattern, path
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.display import isolated
 from giftcards.delivery.admin import allowance
 from giftcards.delivery.admin.pages import OrderPages, language_choices, may_resend
 from giftcards.delivery.channels import Channel, Mail
@@ -26,6 +25,7 @@ from giftcards.delivery.kinds import WITH_CARDS, Kind
 from giftcards.delivery.messages import needs_link
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.queueing import kinds_that_fit, send_again, wake
+from giftcards.display import isolated
 from giftcards.models import Order
 from giftcards.models.fields import plain_line
 

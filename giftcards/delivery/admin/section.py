@@ -15,7 +15,6 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 
 from giftcards.admin import sections
-from giftcards.admin.display import bdi, moment
 from giftcards.delivery.admin.handing_over import may_have_link
 from giftcards.delivery.admin.pages import address_here, may_resend, newest
 from giftcards.delivery.admin.resending import WITHDRAWING
@@ -36,6 +35,7 @@ from giftcards.delivery.messages import needs_link
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, Installation
 from giftcards.delivery.models.deliveries import WAITING
 from giftcards.delivery.queueing import kinds_that_fit
+from giftcards.display import bdi, moment
 from giftcards.models import Order
 
 # The most messages, and the most links, that the page of an order shows.

@@ -14,7 +14,6 @@ from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext
 
-from giftcards.admin.display import bdi, count_text, filled, moment, zoned_moment
 from giftcards.delivery.conf import conf
 from giftcards.delivery.models import (
     CardLink,
@@ -24,6 +23,7 @@ from giftcards.delivery.models import (
     LinkVisit,
 )
 from giftcards.delivery.models.links import MOST_REVEALS
+from giftcards.display import bdi, count_text, filled, moment, zoned_moment
 
 _What = LinkVisit.What
 # The badges of the statuses of orders that mean the same.

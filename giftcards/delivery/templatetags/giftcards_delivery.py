@@ -15,7 +15,7 @@ from django import template
 from django.template import RequestContext
 from django.utils.safestring import SafeString
 
-from giftcards.admin import display
+from giftcards import display
 from giftcards.delivery import owned
 from giftcards.models import Order
 

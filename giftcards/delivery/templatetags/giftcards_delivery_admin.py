@@ -5,8 +5,8 @@ from __future__ import annotations
 from django import template
 from django.utils.translation import ngettext
 
-from giftcards.admin.display import count_text
 from giftcards.delivery.models import Delivery
+from giftcards.display import count_text
 
 register = template.Library()
 # No more are counted.

@@ -121,6 +121,24 @@ def deliveries() -> list[tuple[str, str]]:
     return list(rows)
 
 
+def a_day_without_admin() -> dict[str, Any]:
+    """A customer is told and shown the cards, and staff get a digest."""
+    from giftcards.delivery.models import StaffDigest
+    from tests.delivery.pages import codes_in, make_settled, press
+
+    call_command("migrate", verbosity=0)
+    make_settled(**CUSTOMER)
+    outbox.announce()
+    told = mails()
+    body = str(mail.outbox[0].body)
+    address = body.partition("https://shop.example")[2].split()[0]
+    StaffDigest.objects.update(next_attempt_at=None, covers_until=timezone.now() - LONG_AGO)
+    StaffDigest.objects.update(told={})
+    with override_settings(ALLOWED_HOSTS=["testserver"]):
+        page = press(address)
+    return {"told": told, "codes": len(codes_in(page)), "again": mails()}
+
+
 def mails() -> list[str]:
     """To whom a worker that sends what waits has sent something so far."""
     from giftcards.delivery.tasks import deliver

@@ -1,4 +1,4 @@
-"""How the admin's pages show statuses, amounts, dates and foreign text."""
+"""How pages and messages show statuses, amounts, dates and foreign text."""
 
 from __future__ import annotations
 
