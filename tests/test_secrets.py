@@ -493,6 +493,8 @@ def struck(work: Callable[[], object], at: int = -1) -> tuple[Strike | None, int
             return
         if frame.f_code.co_name == "allow_thread_sharing":
             return  # it takes a lock of Django's, which might never be released
+        if frame.f_code.co_name == "<genexpr>":
+            return  # it may be thrown away unfinished, where an exception reaches nobody
         count += 1
         if count == at:
             sys.setprofile(None)
