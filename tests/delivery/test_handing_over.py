@@ -13,6 +13,7 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.utils import timezone
 
+from giftcards.admin.reauthentication import address_of_proof
 from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.models import Order
@@ -177,19 +178,59 @@ def test_no_link_is_offered_where_it_would_lead_nowhere(
     assert "New link to hand over" not in read(amina.get(order_page(order)))
 
 
+def send_again(
+    browser: Client,
+    order: Order,
+    address: str = "x@y.example",
+    *,
+    follow: bool = True,
+    **values: str,
+) -> Any:
+    html = read(browser.get(to("send_again", order.pk)))
+    once = html.split('name="once" value="')[1].split('"')[0]
+    form = {"kind": "delivered", "channel": "mail", "address": address, "language": "en"}
+    form |= {"reason": REASON, "links": "none", "once": once, **values}
+    return browser.post(to("send_again", order.pk), form, follow=follow)
+
+
+class TestElsewhere:
+    """A message with the cards to another address takes the same proof as a link to hand over."""
+
+    @pytest.mark.parametrize(
+        ("address", "password", "is_sent"),
+        [
+            (EMAIL, "", True),
+            ("x@y.example", "", False),
+            ("x@y.example", "wrong", False),
+            ("x@y.example", PASSWORD, True),
+        ],
+    )
+    def test_it_takes_the_password_after_a_while(
+        self, amina: Client, order: Order, address: str, password: str, *, is_sent: bool
+    ) -> None:
+        let_pass(amina, 601)
+        answer = send_again(amina, order, address, password=password)
+        assert Delivery.objects.exists() is is_sent
+        assert bool(errors(read(answer))) is not is_sent
+        assert PASSWORD not in read(answer)
+
+    def test_it_takes_the_proof_of_the_shop_where_that_has_its_own(
+        self, amina: Client, order: Order, set_conf: Any
+    ) -> None:
+        set_conf(REAUTHENTICATE="admin:index")
+        answer = send_again(amina, order, follow=False)
+        assert answer.url == address_of_proof(back_to=to("send_again", order.pk))
+        assert not Delivery.objects.exists()
+        send_again(amina, order, EMAIL)
+        assert Delivery.objects.exists()
+
+
 class TestTooMany:
     """Ways to codes that a person hands out in an hour: as many as codes, whichever way."""
 
     @pytest.fixture(autouse=True)
     def _limit(self, set_conf: Any) -> None:
         set_conf(REVEALS_PER_HOUR=2)
-
-    def send_elsewhere(self, browser: Client, order: Order, address: str = "x@y.example") -> Any:
-        html = read(browser.get(to("send_again", order.pk)))
-        once = html.split('name="once" value="')[1].split('"')[0]
-        form = {"kind": "delivered", "channel": "mail", "address": address, "language": "en"}
-        form |= {"reason": REASON, "links": "none", "once": once}
-        return browser.post(to("send_again", order.pk), form, follow=True)
 
     def test_one_link_too_many_is_neither_made_nor_are_the_others_withdrawn(
         self, amina: Client, order: Order
@@ -204,9 +245,9 @@ class TestTooMany:
         self, amina: Client, order: Order, caplog: Any
     ) -> None:
         shown(make(amina, order, withdraws=""))
-        self.send_elsewhere(amina, order)
+        send_again(amina, order)
         for _again in range(2):
-            answer = self.send_elsewhere(amina, order)
+            answer = send_again(amina, order)
             assert "You have handed out 2 links" in plain(messages(read(answer))[0])
         assert Delivery.objects.count() == 1
         # Once an hour.
@@ -215,7 +256,7 @@ class TestTooMany:
 
     def test_the_customers_own_address_does_not_count(self, amina: Client, order: Order) -> None:
         for _again in range(3):
-            self.send_elsewhere(amina, order, EMAIL)
+            send_again(amina, order, EMAIL)
         assert Delivery.objects.count() == 3
         assert shown(make(amina, order))
 

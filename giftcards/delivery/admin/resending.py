@@ -11,11 +11,15 @@ from django.contrib import messages
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.validators import validate_email
 from django.db import router, transaction
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import URLPattern, path
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
+from giftcards.admin.reauthentication import address_of_proof, is_confirmed, is_proven_by
+from giftcards.admin.revealing import needs_other_proof
+from giftcards.conf import conf as core
 from giftcards.delivery.admin import allowance
 from giftcards.delivery.admin.pages import OrderPages, language_choices, may_resend
 from giftcards.delivery.channels import Channel, Mail
@@ -28,6 +32,7 @@ from giftcards.delivery.queueing import kinds_that_fit, send_again, wake
 from giftcards.display import isolated
 from giftcards.models import Order
 from giftcards.models.fields import plain_line
+from giftcards.secrecy import Masked
 
 #: In the address of the page: the earlier links end unless the person chooses otherwise.
 WITHDRAWING = "withdrawing"
@@ -67,13 +72,26 @@ class SendAgainForm(forms.Form):
         ],
         widget=forms.RadioSelect,
     )
+    password = forms.CharField(
+        label=_("Your password"),
+        required=False,
+        strip=False,
+        help_text=_("Needed if the cards go to another address than the customer's."),
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "dir": "ltr"}),
+    )
     # Made with the form: whoever presses the button twice sends one message.
     once = forms.UUIDField(widget=forms.HiddenInput)
 
     def __init__(
-        self, order: Order, kinds: Sequence[Kind], *, withdraws: bool = False, data: Any = None
+        self,
+        request: HttpRequest,
+        order: Order,
+        kinds: Sequence[Kind],
+        *,
+        withdraws: bool = False,
+        data: Any = None,
     ) -> None:
-        self._order = order
+        self._request, self._order = request, order
         self._channels: dict[str, Channel] = {channel.name: channel for channel in conf.channels}
         first = next(iter(self._channels.values()))
         initial = {
@@ -91,6 +109,8 @@ class SendAgainForm(forms.Form):
             self.fields["channel"].widget = forms.HiddenInput()
         if not WITH_CARDS & set(kinds):
             del self.fields["links"]
+        if is_confirmed(request) or core.reauthenticate or not WITH_CARDS & set(kinds):
+            del self.fields["password"]
 
     def _offer(self, name: str, choices: list[tuple[str, Any]]) -> None:
         self.fields[name].choices = choices  # type: ignore[attr-defined]
@@ -109,7 +129,16 @@ class SendAgainForm(forms.Form):
             links == self.ALL or (links == self.IF_ELSEWHERE and address != own)
         )
         self._check(channel, address)
+        if given["is_elsewhere"] and "password" in self.fields and not self.errors:
+            self._check_password()
         return given
+
+    @sensitive_variables()
+    def _check_password(self) -> None:
+        password = Masked(self.cleaned_data.get("password", ""))
+        if not is_proven_by(self._request, password):
+            # The same whatever is wrong: this tells nobody whether they are locked out.
+            self.add_error("password", gettext("That did not work. Try again."))
 
     def _check(self, channel: Channel, address: str) -> None:
         """Complain about an address that the channel cannot have."""
@@ -130,7 +159,7 @@ class ResendingPages(OrderPages):
         return [
             path(
                 "orders/<int:order_id>/send-again/",
-                page(self.send_again_view),
+                sensitive_post_parameters("password")(page(self.send_again_view)),
                 name="giftcards_delivery_send_again",
             ),
             path(
@@ -151,8 +180,13 @@ class ResendingPages(OrderPages):
             text = gettext("There is nothing to tell the customer of this order now.")
             return self.conclude(request, order, text, messages.WARNING)
         data = request.POST if request.method == "POST" else None
-        form = SendAgainForm(order, kinds, withdraws=WITHDRAWING in request.GET, data=data)
+        withdraws = WITHDRAWING in request.GET
+        form = SendAgainForm(request, order, kinds, withdraws=withdraws, data=data)
         if form.is_valid():
+            if form.cleaned_data["is_elsewhere"] and needs_other_proof(request):
+                # What was typed has to be typed again: the other page knows nothing of it.
+                back_to = self.address("send_again", order.pk)
+                return HttpResponseRedirect(address_of_proof(back_to=back_to))
             return self._send_again(request, order, form.cleaned_data)
         return self.render_page(
             request,
