@@ -250,9 +250,10 @@ def _sent(end: Sent) -> dict[str, Any]:
 def _record_late(delivery: Delivery, end: Sent) -> None:
     """Record that a message went out after nobody waited for it, if it was not tried again since.
 
-    Called in the thread of the attempt.
+    Called in the thread of the attempt. Of a customer who was erased, nothing is written.
     """
-    Delivery.objects.filter(pk=delivery.pk, claim=delivery.claim).update(**_sent(end))
+    rows = Delivery.objects.filter(pk=delivery.pk, claim=delivery.claim).exclude(address="")
+    rows.update(**_sent(end))
 
 
 def _after_failure(delivery: Delivery, failure: Failure) -> dict[str, Any]:

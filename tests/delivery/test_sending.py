@@ -14,10 +14,12 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone, translation
 
+from giftcards.customers.person import Person, Traces
 from giftcards.delivery.channels import AddressRefused, Channel, Message, OutcomeUnknown
 from giftcards.delivery.handover import Limits
 from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
+from giftcards.delivery.personal import MESSAGES
 from giftcards.delivery.queueing import send_again, withdraw
 from giftcards.delivery.sending import CLAIM, MOST_UNANSWERED, Tally, send_due
 from giftcards.models import Order
@@ -226,19 +228,24 @@ class TestStopped:
         assert send() == Tally(cancelled=1)
         assert not server.received
 
+    @pytest.mark.parametrize("is_erased", [False, True])
     def test_an_attempt_that_has_no_link_yet_gets_none(
-        self, server: MailServer, monkeypatch: pytest.MonkeyPatch
+        self, server: MailServer, monkeypatch: pytest.MonkeyPatch, *, is_erased: bool
     ) -> None:
         message = make_message()
         begin = Channel.__init__
 
-        def withdraw_first(channel: Channel) -> None:
+        def stop_first(channel: Channel) -> None:
             # Made for an attempt before its link is.
-            withdraw(message.order, by="amina")
+            if is_erased:
+                MESSAGES.erase(message.order, Traces(Person.of(ADDRESS), []))
+            else:
+                withdraw(message.order, by="amina")
             begin(channel)
 
-        monkeypatch.setattr(Channel, "__init__", withdraw_first)
-        assert send() == Tally(cancelled=1)
+        monkeypatch.setattr(Channel, "__init__", stop_first)
+        send()
+        assert again(message).status == "cancelled"
         assert not CardLink.objects.exists()
         assert not server.received
 

@@ -127,9 +127,12 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.cancel(**which)
 
     def hold(self, claimed: Delivery) -> bool:
-        """Have nobody stop the message until the transaction ends; False if somebody has."""
-        rows = self.filter(pk=claimed.pk, claim=claimed.claim, is_stopped=False)
-        return bool(rows.update(claim=claimed.claim))
+        """Have nobody stop the message until the transaction ends; False if somebody has.
+
+        Or if its customer was erased.
+        """
+        rows = self.filter(pk=claimed.pk, status=DeliveryStatus.SENDING, is_stopped=False)
+        return bool(rows.filter(claim=claimed.claim).update(claim=claimed.claim))
 
     def hurry(self, waiting: Delivery) -> bool:
         """Have a message sent now that waits for another try; False if it does not wait."""
