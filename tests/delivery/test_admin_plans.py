@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.test import Client
+from django.contrib.auth import get_user_model
+from django.test import Client, RequestFactory
 
+from giftcards.delivery.admin import allowance
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.models import Order
 from giftcards.statuses import Status
@@ -123,4 +125,14 @@ def test_the_index_and_the_pages_about_an_order_read_no_whole_table(boss: Client
         read(boss.get(to("dispute", order.pk)))
         read(boss.get(to("cardlink_change", one.pk)))
         boss.post(to("withdraw", order.pk))
+    assert scans(statements) == []
+
+
+def test_what_a_person_has_handed_out_is_counted_without_reading_a_whole_table(
+    boss: Client,
+) -> None:
+    request = RequestFactory().post("/")
+    request.user = get_user_model().objects.get()
+    with explained() as statements:
+        allowance.count(request)
     assert scans(statements) == []
