@@ -99,7 +99,8 @@ WITHIN = {
     ),
     "delivery.models": "deliveries digests links",
     "delivery.admin": (
-        "pages words resending handing_over previews dispute links digests deliveries section"
+        "pages words allowance resending handing_over previews dispute links digests deliveries"
+        " section"
     ),
 }
 
