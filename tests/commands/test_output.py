@@ -239,7 +239,9 @@ class TestProgress:
                 progress.show("HANDLING", since=ago(second))
             progress.end("FULFILLED")
             progress.end("FULFILLED")
-        lines = [re.sub(r"\d\d:\d\d:\d\d", "TIME", line) for line in output.getvalue().splitlines()]
+        # With a date if it was yesterday.
+        moment = r"(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d"
+        lines = [re.sub(moment, "TIME", line) for line in output.getvalue().splitlines()]
         assert lines == [
             "HANDLING (since TIME, 0 s)",
             "HANDLING (since TIME, 1 min 0 s)",
