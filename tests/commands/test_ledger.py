@@ -90,8 +90,11 @@ def test_the_summary_can_be_had_as_json(call: Call, simulator: Simulator, today:
 
 
 @pytest.fixture
-def unfitting(simulator: Simulator) -> Simulator:
-    """A refund that was not made, a charge and a refund of nobody, and one entry never shown."""
+def unfitting(simulator: Simulator) -> tuple[str, str]:
+    """A refund that was not made, a charge and a refund of nobody, and one entry never shown.
+
+    Returns the option for the days of all of them, which may be two.
+    """
     simulator.ledger_oddities = ["uncredited"]
     trade()
     Order.objects.update(settled_at=ago(1_000), sent_at=ago(1_010))
@@ -99,11 +102,11 @@ def unfitting(simulator: Simulator) -> Simulator:
     simulator.book("REFUND-ORDER", 250, objid="e" * 24)
     simulator.book("FLEXY", 100, shown_after=None)
     simulator.book("DEPOSIT", 5)
-    return simulator
+    return "--since", str(day_of(ago(1_010)))
 
 
-def test_what_does_not_fit_is_listed(call: Call, unfitting: Simulator) -> None:
-    out, err, code = call("giftcards_ledger")
+def test_what_does_not_fit_is_listed(call: Call, unfitting: tuple[str, str]) -> None:
+    out, err, code = call("giftcards_ledger", *unfitting)
     lines = out.splitlines()
     entries = {entry.type: entry for entry in LedgerEntry.objects.order_by("time", "pk")}
     assert "  gap              -100.00 DZD" in lines
@@ -141,9 +144,13 @@ def test_what_does_not_fit_is_listed(call: Call, unfitting: Simulator) -> None:
     ],
 )
 def test_a_monitor_is_told_what_it_asked_about(
-    call: Call, unfitting: Simulator, conditions: str, text: str
+    call: Call, unfitting: tuple[str, str], conditions: str, text: str
 ) -> None:
-    assert call("giftcards_ledger", "--fail-on", conditions, "-v0") == ("", f"{text}\n", 1)
+    assert call("giftcards_ledger", *unfitting, "--fail-on", conditions, "-v0") == (
+        "",
+        f"{text}\n",
+        1,
+    )
 
 
 def test_a_monitor_of_books_in_order_is_told_nothing(call: Call, simulator: Simulator) -> None:

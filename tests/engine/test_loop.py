@@ -198,7 +198,7 @@ class TestLoop:
             wait_until(lambda: simulator.requests)
             # The first one has read its key by now.
             settings.GIFTCARDS = {**settings.GIFTCARDS, "API_KEY": "another"}
-            done = follow(seconds=20, patience=timedelta(seconds=10))
+            done = follow(seconds=20, patience=timedelta(seconds=30))
         finally:
             stop.set()
             refused.join()

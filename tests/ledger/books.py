@@ -11,19 +11,18 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import responses
-from django.utils import timezone
 
 from giftcards.engine.gateway import Gateway
 from giftcards.ledger.reading import Reading, read_ledger
 from giftcards.models import LedgerEntry, Order
+from giftcards.models.moments import begin_of, today
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
 from tests.stage import PROVIDER
 
 URL = f"{PROVIDER}/v3/account/transactions"
 # The moment about which most tests book: yesterday, well inside a day.
-NOON = timezone.now().astimezone(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
-NOON -= timedelta(days=1)
+NOON = begin_of(today() - timedelta(days=1)).astimezone(UTC) + timedelta(hours=12)
 
 Row = dict[str, Any]
 

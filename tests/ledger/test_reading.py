@@ -210,10 +210,10 @@ class TestDays:
         fill(books, 3)
         assert read().changed_days == {}
         books.book("DEPOSIT", 1, at(1), name="late")
-        books.book("DEPOSIT", 1, at(-2 * 86_400), name="later")
+        books.book("DEPOSIT", 1, at(-86_400), name="later")
         books.book("DEPOSIT", 1, timezone.now(), name="new")
         reading = read()
-        assert reading.changed_days == {DAY - timedelta(days=2): 1, DAY: 1}
+        assert reading.changed_days == {DAY - timedelta(days=1): 1, DAY: 1}
         assert reading.start == day_of(timezone.now()) - timedelta(days=3)
         assert read().changed_days == {}
 
