@@ -156,8 +156,14 @@ def open_orders(simulator: Simulator) -> dict[Status, Order]:
 
 
 def scans(statements: list[Statement]) -> list[Statement]:
+    """The statements that read a whole table of the core.
+
+    Those of the app for messages are empty here, and PostgreSQL reads a table whole that it knows
+    as empty. The tests in tests/delivery have rows in them.
+    """
     assert statements
-    return [statement for statement in statements if statement.scans]
+    found = [statement for statement in statements if statement.scans]
+    return [statement for statement in found if "giftcards_delivery_" not in statement.sql]
 
 
 def run_sweep() -> None:
