@@ -34,7 +34,7 @@ def page_of(reference: str) -> str:
 
 
 def test_logging_in_leads_to_the_list_of_orders(browser: Browser) -> None:
-    browser.open("/")
+    browser.open(LIST)
     browser.fill(username="amina", password="correct horse")
     browser.press("[type=submit]")
 
