@@ -1,4 +1,4 @@
-"""How pages and messages show statuses, amounts, dates and foreign text."""
+"""How pages and messages show statuses, amounts, dates and foreign text, and in which language."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from datetime import date, datetime
 from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
+from django.conf import settings
 from django.utils import numberformat, timezone
 from django.utils.formats import date_format, get_format
 from django.utils.html import escape, format_html, format_html_join, strip_tags
 from django.utils.safestring import SafeString, mark_safe
-from django.utils.translation import gettext
+from django.utils.translation import get_supported_language_variant, gettext
 
 from giftcards.conf import conf
 from giftcards.models import CustomerRefund
@@ -23,6 +24,14 @@ _AMOUNT = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 # One form of dates, and the 24-hour clock, on all pages. The formats of the languages are long, or
 # differ only in the order of figures.
 _DATE = "j N Y"
+
+
+def supported_language(language: str | None) -> str:
+    """The language of the site that is closest to this one; its own if none is, or none given."""
+    try:
+        return get_supported_language_variant(language or settings.LANGUAGE_CODE)
+    except LookupError:
+        return settings.LANGUAGE_CODE
 
 
 def status_badge(status: str) -> SafeString:

@@ -56,7 +56,7 @@ class DecryptionError(GiftcardsError):
 
 
 class CodeDestroyed(DecryptionError):
-    """The code of a card was destroyed on purpose, once it had been kept for long enough."""
+    """The code of a card was destroyed on purpose: it was old, or its customer was erased."""
 
 
 class ProviderError(GiftcardsError):

@@ -312,7 +312,7 @@ def _tail(card: Card, keyring: Keyring) -> tuple[str, str]:
     try:
         return card.tail(keyring), ""
     except CodeDestroyed:
-        return "", gettext("This code was destroyed: it had been kept long enough.")
+        return "", gettext("This code was destroyed, and cannot be shown any more.")
     except DecryptionError:
         text = gettext(
             "This card cannot be opened. Tell the person who looks after the shop's software."

@@ -215,7 +215,7 @@ def _opened(card: Card) -> Shown:
     try:
         return Shown(card.open(Keyring.from_settings()))
     except CodeDestroyed:
-        return Shown(trouble=gettext("This code was destroyed: it had been kept long enough."))
+        return Shown(trouble=gettext("This code was destroyed, and cannot be shown any more."))
     except (ConfigurationError, DecryptionError):
         name, order = card.position, card.order.reference
         logger.exception("Card %s of order %s cannot be revealed.", name, order)

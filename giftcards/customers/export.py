@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.utils import timezone, translation
 from django.utils.text import capfirst
 from django.utils.translation import gettext
 
 from giftcards.customers.registry import keepers
 from giftcards.customers.words import Described, described, heading, several
+from giftcards.display import supported_language
 from giftcards.models import Card, CardReveal, CustomerRefund, Note, Order, StatusChange
 from giftcards.problems import Problem
 
@@ -53,7 +53,7 @@ def describe(orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
     """
     orders = list(orders)
     given = [order.customer_language for order in reversed(orders) if order.customer_language]
-    with translation.override(_known(language or next(iter(given), ""))):
+    with translation.override(supported_language(language or next(iter(given), ""))):
         return {
             str(capfirst(gettext("made on"))): timezone.localtime().isoformat(timespec="seconds"),
             heading(Order): [_describe(order) for order in orders],
@@ -76,13 +76,6 @@ def write_new(path: Path, value: Any) -> None:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-
-
-def _known(language: str) -> str:
-    try:
-        return translation.get_supported_language_variant(language or settings.LANGUAGE_CODE)
-    except LookupError:
-        return settings.LANGUAGE_CODE
 
 
 def _describe(order: Order) -> Described:

@@ -8,11 +8,10 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Self
 
-from django.conf import settings
 from django.db.models import QuerySet
-from django.utils.translation import get_supported_language_variant
 
 from giftcards.delivery.kinds import KIND_OF_STATUS
+from giftcards.display import supported_language
 from giftcards.models import Card, CustomerRefund, Order
 from giftcards.models.money import RefundState
 from giftcards.settlement import customer_breakdown
@@ -141,14 +140,6 @@ def cards_of(order: Order) -> list[Card]:
 def language_of(order: Order) -> str:
     """The language in which the customer of ``order`` is told: theirs, or else the site's."""
     return supported_language(order.customer_language)
-
-
-def supported_language(language: str | None) -> str:
-    """The language of the site that is closest to this one; its own if none is, or none given."""
-    try:
-        return get_supported_language_variant(language or settings.LANGUAGE_CODE)
-    except LookupError:
-        return settings.LANGUAGE_CODE
 
 
 def _paid_for(order: Order) -> QuerySet[Card]:

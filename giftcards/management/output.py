@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -148,6 +150,19 @@ class Progress:
         how_long = f" (since {clock_time(self._since)}, {duration(self._seconds())})"
         room = None if width is None else max(width - len(how_long), 0)
         return self._text[:room] + how_long
+
+
+def set_by_signals() -> threading.Event:
+    """An event that Ctrl-C and SIGTERM set from now on, instead of ending the process."""
+    stop = threading.Event()
+
+    def end(*_args: object) -> None:
+        # In a thread: the main one may be in `stop.wait()`, holding the lock that set() needs.
+        threading.Thread(target=stop.set).start()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    return stop
 
 
 def clock_time(moment: datetime) -> str:

@@ -220,9 +220,7 @@ class Card(models.Model):
         :exc:`~giftcards.exceptions.CodeDestroyed` if the code was destroyed on purpose.
         """
         if self.is_destroyed:
-            raise CodeDestroyed(
-                "The code of this card was destroyed: it had been kept long enough."
-            )
+            raise CodeDestroyed("The code of this card was destroyed, and cannot be read any more.")
         return keyring.open(self.row, place=self.place)
 
     @property

@@ -462,7 +462,7 @@ class Order(models.Model):
     # Whether the ledger has what the provider promised to credit back. NULL: nothing was promised,
     # it is not known how much, or the ledger was not read that far.
     is_credited = models.BooleanField(_("credited"), null=True, editable=False)
-    # When the codes of its cards were destroyed, because they had been kept for long enough.
+    # When the codes of its cards were destroyed: kept for long enough, or their customer erased.
     codes_destroyed_at = models.DateTimeField(_("codes destroyed"), null=True, editable=False)
     # See giftcards.problems: {"code", "parameters"}, plus "ticked_by" and "ticked_at" once ticked
     # off.

@@ -24,11 +24,12 @@ from giftcards.delivery.admin.pages import language_choices, may_resend
 from giftcards.delivery.channels import Mail, Message
 from giftcards.delivery.codes import Code
 from giftcards.delivery.conf import conf
-from giftcards.delivery.facts import Facts, PaidBack, supported_language
+from giftcards.delivery.facts import Facts, PaidBack
 from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
 from giftcards.delivery.links import expiry
 from giftcards.delivery.messages import Content, render
 from giftcards.delivery.models import Delivery
+from giftcards.display import supported_language
 
 if TYPE_CHECKING:
     DeliveryModelAdmin = admin.ModelAdmin[Delivery]

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -24,6 +22,7 @@ from giftcards.management.base import (
     order_as_dict,
     refuse,
 )
+from giftcards.management.output import set_by_signals
 from giftcards.models import Order, ProviderState
 from giftcards.retention import purge_if_due
 
@@ -109,14 +108,7 @@ class Command(GiftcardsCommand):
             raise CommandError(str(error), returncode=UNFINISHED) from None
 
     def _loop(self, options: dict[str, Any]) -> None:
-        stop = threading.Event()
-
-        def end(*_args: object) -> None:
-            # In a thread: the main one may be in `stop.wait()`, holding the lock that set() needs.
-            threading.Thread(target=stop.set).start()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, end)
+        stop = set_by_signals()
         self.say("Following the orders. Stop with Ctrl-C.", options)
         while not stop.is_set():
             done = follow(seconds=None, stop=stop, chores=_do_chores)

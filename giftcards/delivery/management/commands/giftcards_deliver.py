@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from argparse import ArgumentParser
@@ -18,7 +17,7 @@ from giftcards.delivery.queueing import tell_of_lost_refunds
 from giftcards.delivery.sending import Tally, send_due
 from giftcards.engine.database import surviving
 from giftcards.management.base import UNFINISHED, GiftcardsCommand
-from giftcards.management.output import counted
+from giftcards.management.output import counted, set_by_signals
 
 # How often the loop looks for messages, and when it does so after a server was away (seconds).
 _HEARTBEAT, _PAUSE = 1.0, 10.0
@@ -65,14 +64,7 @@ class Command(GiftcardsCommand):
             raise CommandError(_trouble(done, waiting), returncode=UNFINISHED)
 
     def _loop(self, options: dict[str, Any]) -> None:
-        stop = threading.Event()
-
-        def end(*_args: object) -> None:
-            # In a thread: the main one may be in `stop.wait()`, holding the lock that set() needs.
-            threading.Thread(target=stop.set).start()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, end)
+        stop = set_by_signals()
         self.say("Sending the messages. Stop with Ctrl-C.", options)
         while not stop.is_set():
             with surviving(stop, "the messages"):
