@@ -32,8 +32,8 @@ def driver(live_server: Any) -> Iterator[Chrome]:
 
 
 @pytest.fixture
-def window(driver: Chrome, live_server: Any) -> Iterator[Browser]:
-    """A window on the site, in which there is nothing yet."""
+def tab(driver: Chrome, live_server: Any) -> Iterator[Browser]:
+    """A tab on the site, in which there is nothing yet."""
     opened = Browser(driver, live_server.url)
     opened.reset()
     yield opened
@@ -42,11 +42,11 @@ def window(driver: Chrome, live_server: Any) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def browser(window: Browser) -> Browser:
+def browser(tab: Browser) -> Browser:
     """A window on the shop of :mod:`tests.browser.showcase`; nobody is logged in."""
     showcase.fill()
     get_user_model().objects.create_superuser("amina", password="correct horse")
-    return window
+    return tab
 
 
 @pytest.fixture

@@ -136,11 +136,11 @@ def _shop(
 
 
 @pytest.fixture(params=["ar", "en"])
-def customer(request: pytest.FixtureRequest, window: Browser, tmp_path: Path) -> Customer:
+def customer(request: pytest.FixtureRequest, tab: Browser, tmp_path: Path) -> Customer:
     with Gateway() as gateway:
         read_catalogue(gateway, on_wait=lambda _reading: None)
-    window.resize(*PHONE)
-    return Customer(request.param, window, Mailbox(tmp_path / "mails"), tmp_path / "mail.html")
+    tab.resize(*PHONE)
+    return Customer(request.param, tab, Mailbox(tmp_path / "mails"), tmp_path / "mail.html")
 
 
 def test_all_cards_come_and_the_customer_reads_their_codes(

@@ -27,7 +27,7 @@ MAILS, BUTTON = ".shop-mails a", "main button"
 
 @pytest.fixture
 def window(
-    window: Browser,
+    tab: Browser,
     simulator: Simulator,
     settings: Any,
     tmp_path: Path,
@@ -39,8 +39,8 @@ def window(
     monkeypatch.setattr(page_tokens, "QUICKEST", 0)
     fill_shelf()
     get_user_model().objects.create_superuser("admin", password=PASSWORD)
-    with opened(settings, tmp_path, window.site):
-        yield window
+    with opened(settings, tmp_path, tab.site):
+        yield tab
 
 
 def buy(window: Browser, type_id: str) -> Order:
