@@ -27,6 +27,8 @@ COULD_NOT_START = 2
 _SHORT = 2.0
 # Where progress is a log, an unchanged line is repeated this often (seconds).
 _REMIND_AFTER = 60.0
+# How wide a bar is (characters).
+_BAR = 20
 
 
 class OutputClosed(Exception):
@@ -107,10 +109,18 @@ class Progress:
         if kind is not OutputClosed:
             self.end()
 
-    def show(self, text: str, *, since: datetime | None = None, unless_short: bool = False) -> None:
+    def show(
+        self,
+        text: str,
+        *,
+        since: datetime | None = None,
+        unless_short: bool = False,
+        bar: str = "",
+    ) -> None:
         """Show ``text``; with ``unless_short``, a log gets it only if the wait is a longer one.
 
-        ``since``: when the wait began; by default when ``text`` was first given.
+        ``since``: when the wait began; by default when ``text`` was first given. ``bar``: what a
+        terminal shows behind ``text``, and in full.
         """
         if self._put is None:
             return
@@ -123,13 +133,21 @@ class Progress:
             self._since = since
         if self._is_live:
             # The cursor stays at the start: a line of the log, on the same terminal, replaces it.
-            line = self._line(shutil.get_terminal_size().columns - 1)
+            line = self._line(bar, shutil.get_terminal_size().columns - 1)
             if not self._is_open or line != self._drawn:
                 self._put(f"\r{line}\x1b[K\r", ending="")
             self._is_open, self._drawn = True, line
         elif now >= self._next_at:
             self._put(self._line())
             self._next_at = now + _REMIND_AFTER
+
+    def advance(self, text: str, done: int, total: int) -> None:
+        """Show how much is done: a bar on a terminal; in a log, a line for each tenth."""
+        share = min(done / total, 1) if total else 1
+        if self._is_live:
+            self.show(text, bar=f" [{'#' * int(share * _BAR):.<{_BAR}}] {int(share * 100)} %")
+        else:
+            self.show(f"{text}: {int(share * 10) * 10} %")
 
     def end(self, text: str = "") -> None:
         """End the wait; ``text``, if any, says how, and is printed once."""
@@ -145,11 +163,12 @@ class Progress:
     def _seconds(self) -> float:
         return max((timezone.now() - self._since).total_seconds(), 0)
 
-    def _line(self, width: int | None = None) -> str:
+    def _line(self, bar: str = "", width: int | None = None) -> str:
         """The line, in at most ``width`` characters."""
         how_long = f" (since {clock_time(self._since)}, {duration(self._seconds())})"
-        room = None if width is None else max(width - len(how_long), 0)
-        return self._text[:room] + how_long
+        rest = bar + how_long
+        room = None if width is None else max(width - len(rest), 0)
+        return self._text[:room] + rest
 
 
 def set_by_signals() -> threading.Event:

@@ -269,6 +269,32 @@ class TestProgress:
         line = r"\rHANDLING, and muc \(since \d\d:\d\d:\d\d, \d s\)\x1b\[K\r"
         assert re.fullmatch(rf"({line}){{3}}\nFULFILLED\n", output.getvalue())
 
+    def test_work_that_is_counted_is_a_bar_on_a_terminal(
+        self, output: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        with self.progress(output, is_live=True) as progress:
+            for done in (0, 129, 199, 200, 300):
+                progress.advance("Sealing 200 cards", done, 200)
+        text, ending = output.getvalue().rsplit("\r", 1)
+        bars = re.findall(r"\rSealing 200 cards (.*?) \(since [0-9:]{8}, \d s\)\x1b\[K", text)
+        assert bars == [
+            "[....................] 0 %",
+            "[############........] 64 %",
+            "[###################.] 99 %",
+            "[####################] 100 %",
+        ]
+        assert ending == "\n"
+
+    def test_work_that_is_counted_is_a_line_for_each_tenth_in_a_log(
+        self, output: io.StringIO
+    ) -> None:
+        with self.progress(output, is_live=False) as progress:
+            for done in range(41):
+                progress.advance("Sealing 40 cards", done, 40)
+        shares = re.findall(r"Sealing 40 cards: (\d+) % ", output.getvalue())
+        assert [int(share) for share in shares] == list(range(0, 101, 10))
+
     @pytest.mark.parametrize(
         ("seconds", "text"),
         [

@@ -146,8 +146,7 @@ class Command(GiftcardsCommand):
             def show() -> None:
                 nonlocal count
                 count += 1
-                percent = 100 * count // len(orders)
-                progress.show(f"Erasing {counted(len(orders), 'order')}: {percent} %")
+                progress.advance(f"Erasing {counted(len(orders), 'order')}", count, len(orders))
 
             done = erase(person, orders, on_order=show)
         lines = [f"The customer of {counted(len(done.erased), 'order')} was erased."]

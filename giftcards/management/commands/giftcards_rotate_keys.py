@@ -46,12 +46,12 @@ class Command(GiftcardsCommand):
         is_proof = options["verify"]
         what = "Opening cards with the first key" if is_proof else "Sealing cards anew"
         with self.progress(options) as progress:
-            total = max(Card.objects.all().readable().count() if is_proof else count_left(), 1)
+            total = Card.objects.all().readable().count() if is_proof else count_left()
 
             def show(tally: Tally) -> None:
-                # In whole percents, because a log gets a line for each.
-                percent = min(100 * (tally.done + tally.failed) // total, 100)
-                progress.show(f"{what}, {counted(total, 'card')}: {percent} %")
+                progress.advance(
+                    f"{what}, {counted(total, 'card')}", tally.done + tally.failed, total
+                )
 
             if is_proof:
                 tally = verify(on_batch=show)
