@@ -15,7 +15,7 @@ from giftcards.models import Order
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
 from tests.delivery.staff import person, to
-from tests.history import OF_MESSAGES, analyze
+from tests.history import OF_MESSAGES, analyze, compact
 from tests.pages import order_page, read
 from tests.plans import Statement, explained
 
@@ -33,6 +33,7 @@ _COUNT = 4_000
 def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
     """Messages about many orders, each with a link that was opened; few failed or were delayed."""
     with django_db_blocker.unblock():
+        compact()
         Order.objects.bulk_create(
             build_guide_order(Status.FULFILLED, reference=f"past-{number}")
             for number in range(_COUNT // 2)
@@ -113,7 +114,7 @@ def test_the_lists_read_the_first_rows_only(
 ) -> None:
     with explained() as statements:
         read(boss.get(address, chosen))
-    assert all("LIMIT" in statement.sql for statement in scans(statements))
+    assert [each for each in scans(statements) if "LIMIT" not in each.sql] == []
 
 
 def test_the_index_and_the_pages_about_an_order_read_no_whole_table(boss: Client) -> None:
