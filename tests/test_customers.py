@@ -104,7 +104,9 @@ def make_bought(**values: Any) -> Order:
         requested_by="staff",
         reason=f"{NAME} asked",
     )
-    link = CardLink.objects.create(order=order, origin="message", delivery=message)
+    link = CardLink.objects.create(
+        order=order, origin="staff", delivery=message, reason=f"{NAME} asked at the counter"
+    )
     LinkVisit.objects.create(
         link=link, what="opened", address="192.0.2.7", agent="Amina's phone", user=EMAIL.lower()
     )
@@ -165,7 +167,7 @@ class TestErasing:
             model.__name__
             for model in (
                 Order, StatusChange, Acknowledgement, Note, CustomerRefund, CardReveal, Delivery,
-                LinkVisit, LogEntry,
+                CardLink, LinkVisit, LogEntry,
             )
         }  # fmt: skip
         assert run_erasure() == [order.reference]
@@ -463,17 +465,27 @@ class TestCommand:
         assert "Nothing stands in the way: 1 order would be erased." in outcome.out
         assert sorted(stored_texts()) == before
 
-    def test_without_a_terminal_it_erases_only_with_yes(self, call: Call) -> None:
+    def test_without_a_terminal_it_exports_and_erases_only_with_yes(
+        self, call: Call, tmp_path: Path
+    ) -> None:
         make_bought()
-        outcome = call("giftcards_customer", EMAIL, "--erase")
+        path = tmp_path / "amina.json"
+        outcome = call("giftcards_customer", EMAIL, "--export", str(path), "--erase")
         assert (outcome.code, "add --yes" in outcome.err) == (2, True)
         assert traces_of(EMAIL)
+        assert not path.exists()
 
     @pytest.mark.parametrize(("typed", "code"), [("0555123457", 2), ("", 2), (None, 2), (PHONE, 0)])
     def test_at_a_terminal_the_number_has_to_be_typed_again(
-        self, call: Call, monkeypatch: pytest.MonkeyPatch, typed: str | None, code: int
+        self,
+        call: Call,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        typed: str | None,
+        code: int,
     ) -> None:
         make_bought()
+        path = tmp_path / "amina.json"
 
         class Terminal:
             def isatty(self) -> bool:
@@ -483,8 +495,10 @@ class TestCommand:
                 return "" if typed is None else f"{typed}\n"
 
         monkeypatch.setattr(giftcards_customer.sys, "stdin", Terminal())
-        assert call("giftcards_customer", "+213 555123456", "--erase").code == code
+        args = ("--erase", "--export", str(path))
+        assert call("giftcards_customer", "+213 555123456", *args).code == code
         assert bool(traces_of(EMAIL)) == (code != 0)
+        assert path.exists() == (code == 0)
 
     @pytest.mark.parametrize(
         "args",

@@ -41,7 +41,16 @@ _ORDER = (
     "group",
     "metadata",
 )
-_REFUND = ("amount", "state", "method", "reference", "comment", "created_at", "executed_at")
+_REFUND = (
+    "amount",
+    "state",
+    "method",
+    "reference",
+    "comment",
+    "cancel_reason",
+    "created_at",
+    "executed_at",
+)
 _PRIVATE = 0o600
 
 

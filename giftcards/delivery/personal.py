@@ -25,7 +25,7 @@ _MESSAGE = (
     "sent_at",
     "reason",
 )
-_LINK = ("origin", "created_at", "expires_at", "revoked_at", "reveals")
+_LINK = ("origin", "reason", "created_at", "expires_at", "revoked_at", "reveals")
 _VISIT = ("at", "what", "address", "agent", "user")
 
 
@@ -70,7 +70,8 @@ class Messages:
             names = {
                 name: traces.erased(getattr(link, name)) for name in ("created_by", "revoked_by")
             }
-            CardLink.objects.filter(pk=link.pk).update(**names)
+            reason = ERASED if link.reason else ""
+            CardLink.objects.filter(pk=link.pk).update(**names, reason=reason)
         visits = LinkVisit.objects.filter(link__order=order)
         visits.update(address=None, agent="", user="")
 

@@ -93,6 +93,8 @@ class Command(GiftcardsCommand):
         self, person: Person, orders: Sequence[Order], options: dict[str, Any]
     ) -> dict[str, Any]:
         """Export and erase, as far as that was asked for; return what has come of it."""
+        if options["erase"] and not options["dry_run"]:
+            self._ask(options)
         if options["export"]:
             self._export(orders, options)
         if options["dry_run"]:
@@ -100,7 +102,6 @@ class Command(GiftcardsCommand):
             self.say(f"Nothing stands in the way: {number} would be erased.", options)
         if not options["erase"] or options["dry_run"]:
             return {}
-        self._ask(options)
         return self._erase(person, orders, options)
 
     def _say_others(self, others: Sequence[Order], options: dict[str, Any]) -> None:
