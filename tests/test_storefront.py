@@ -107,7 +107,16 @@ def test_nothing_is_bought_at_a_price_that_the_customer_has_not_seen(shop: Simul
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"quantity": 0}, {"quantity": 121}, {"email": "nobody"}, {"language": "xx"}, {"key": "1"}],
+    [
+        {"quantity": 0},
+        {"quantity": 121},
+        {"email": "nobody"},
+        # What a form field accepts, and an order does not.
+        {"email": f"{'a' * 60}@{'.'.join(['b' * 60] * 4)}.example.com"},
+        {"email": "a@ex\u202eample.com"},
+        {"language": "xx"},
+        {"key": "1"},
+    ],
 )
 def test_nothing_is_bought_with_a_wrong_value(wrong: dict[str, Any], shop: Simulator) -> None:
     browser = Client()

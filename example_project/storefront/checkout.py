@@ -12,7 +12,7 @@ from example_project.storefront.models import Purchase
 from giftcards.fulfilment import place_order
 from giftcards.models import ProductType
 
-# The shop adds an eighth to what a card costs it, and rounds up to 10 DA.
+# The shop adds 12 % to what a card costs it, and rounds up to 10 DA.
 _MARGIN = Decimal("1.12")
 _STEP = Decimal(10)
 
@@ -32,7 +32,7 @@ def buy(
     The same ``key`` buys once. A worker sends the order after the commit.
     """
     with transaction.atomic():
-        purchase, _ = Purchase.objects.get_or_create(
+        purchase, is_new = Purchase.objects.get_or_create(
             user=user,
             key=key,
             defaults={
@@ -44,13 +44,14 @@ def buy(
                 "language": language,
             },
         )
-        place_order(
-            product_id=purchase.product_id,
-            type_id=purchase.type_id,
-            quantity=purchase.quantity,
-            reference=purchase.reference,
-            sale_amount=purchase.amount,
-            customer_email=purchase.email,
-            customer_language=purchase.language,
-        )
+        if is_new:
+            place_order(
+                product_id=purchase.product_id,
+                type_id=purchase.type_id,
+                quantity=purchase.quantity,
+                reference=purchase.reference,
+                sale_amount=purchase.amount,
+                customer_email=purchase.email,
+                customer_language=purchase.language,
+            )
     return purchase

@@ -11,6 +11,7 @@ from django.utils.translation import get_language, gettext
 from django.utils.translation import gettext_lazy as _
 
 from example_project.storefront.checkout import sale_price
+from giftcards.fulfilment import check_line
 from giftcards.models import ProductType
 
 # Of more than 100 cards, the customer's page offers a file.
@@ -23,6 +24,7 @@ class BuyForm(forms.Form):
     quantity = forms.IntegerField(label=_("How many"), min_value=1, max_value=_MOST, initial=1)
     email = forms.EmailField(
         label=_("E-mail address"),
+        max_length=254,  # of an order
         initial="you@example.com",
         widget=forms.EmailInput(attrs={"dir": "ltr"}),
         help_text=_("Nothing leaves this computer: what is sent is in the mailbox of this demo."),
@@ -32,8 +34,7 @@ class BuyForm(forms.Form):
     key = forms.UUIDField(widget=forms.HiddenInput)
 
     def __init__(self, data: Any = None, *, kind: ProductType) -> None:
-        initial = {"language": get_language(), "price": sale_price(kind), "key": uuid.uuid4()}
-        super().__init__(data, initial=initial)
+        super().__init__(data, initial={"language": get_language(), "key": uuid.uuid4()})
         self._kind = kind
 
     def clean_quantity(self) -> int:
@@ -45,5 +46,24 @@ class BuyForm(forms.Form):
     def clean_price(self) -> Decimal:
         price = sale_price(self._kind)
         if self.cleaned_data["price"] != price:
-            raise ValidationError(gettext("The price has changed. Go back and look again."))
+            raise ValidationError(
+                gettext("The price has changed. Look at it, and press the button again.")
+            )
         return price
+
+    def clean(self) -> None:
+        """Refuse before the customer pays what could not be ordered afterwards."""
+        super().clean()
+        if self.errors:
+            return
+        try:
+            check_line(
+                self._kind.product.product_id,
+                self._kind.type_id,
+                self.cleaned_data["quantity"],
+                customer_email=self.cleaned_data["email"],
+                customer_language=self.cleaned_data["language"],
+            )
+        except ValidationError as error:
+            # Not by field: those of an order have other names than those of the form.
+            raise ValidationError(error.messages) from None

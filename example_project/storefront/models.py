@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 from django.conf import settings
@@ -21,7 +20,7 @@ class Purchase(models.Model):
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="purchases"
     )
     # Of the form that was sent, so that sending it twice buys once.
-    key = models.UUIDField(default=uuid.uuid4)
+    key = models.UUIDField()
     # The provider's ids.
     product_id = models.CharField(max_length=100)
     type_id = models.CharField(max_length=100)
@@ -30,7 +29,6 @@ class Purchase(models.Model):
     amount = models.DecimalField(max_digits=12, decimal_places=2)
     email = models.EmailField()
     language = models.CharField(max_length=20)
-    bought_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("user", "key"), name="bought_once"),)

@@ -113,8 +113,19 @@ def test_the_whole_story_in_one_window(
         assert other.open_amount == 2750
     simulator.settle(Order.objects.get(pk=slow.pk).provider_order_id)
     work("--reference", slow.reference)
+
+    # The provider's answer is lost: the order is found, and not bought a second time.
+    lost = buy(window, "SIM_LOST")
+
+    def is_found() -> bool:
+        work("--reference", lost.reference)
+        return Order.objects.get(pk=lost.pk).status == Status.FULFILLED
+
+    wait_until(is_found)
+    bought = [order.type for order in simulator.orders.values()]
+    assert bought.count("SIM_LOST") == 1
     window.open("/mailbox/")
-    assert len(window.texts(MAILS)) == 5
+    assert len(window.texts(MAILS)) == 6
 
     # Some of the cards come: the customer is told what is missing.
     order = buy(window, "TEST_PARTIAL")
