@@ -1,7 +1,8 @@
 """Runs the benchmarks: ``python -m tests.benchmarks [--quick]``, or one: ``… following 100 app``.
 
 Each runs in processes and on databases of its own, which are removed afterwards; one alone runs on
-``DATABASE_URL`` where that is set. What ``pipeline`` takes: ``… pipeline --help``.
+``DATABASE_URL`` where that is set. What ``pipeline`` takes: ``… pipeline --help``. ``upkeep`` runs
+only alone: it takes five minutes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ PARTS = (
     "books",
     "links",
     "keys",
+    "upkeep",
 )
 POSTGRES = os.environ.get("BENCH_POSTGRES", "postgres://root@127.0.0.1:5432/postgres")
 

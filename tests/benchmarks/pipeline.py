@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
 from django.db import connection, transaction
@@ -102,20 +103,9 @@ def _parser(*, is_quick: bool) -> argparse.ArgumentParser:
 @contextlib.contextmanager
 def engine(url: str, limit: int) -> Iterator[None]:
     """Run the loop as a shop without django-q2 does; show what it warned of."""
-    environment = {
-        **os.environ,
-        "DJANGO_SETTINGS_MODULE": "example_project.settings",
-        "DJANGO_DEBUG": "0",
-        "GIFTCARDS_BASE_URL": url,
-        "GIFTCARDS_REQUESTS_PER_MINUTE": str(limit),
-        "GIFTCARDS_POLL_INTERVAL": f"{INTERVAL:g}",
-    }
-    command = [sys.executable, "-u", "manage.py", "giftcards_poll", "--loop"]
     with (
         tempfile.TemporaryFile("w+") as log,
-        subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
-        ) as process,
+        start_engine(url, limit, log=log) as process,
     ):
         try:
             assert process.stdout
@@ -129,6 +119,21 @@ def engine(url: str, limit: int) -> Iterator[None]:
             warnings = [line.strip() for line in log if " INFO " not in line]
             for line in warnings[:5]:
                 say(f"the engine, 1 of {len(warnings)} warnings: {line}")
+
+
+def start_engine(url: str, limit: int, *, log: IO[str]) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "example_project.settings",
+        "DJANGO_DEBUG": "0",
+        "GIFTCARDS_BASE_URL": url,
+        "GIFTCARDS_REQUESTS_PER_MINUTE": str(limit),
+        "GIFTCARDS_POLL_INTERVAL": f"{INTERVAL:g}",
+    }
+    command = [sys.executable, "-u", "manage.py", "giftcards_poll", "--loop"]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+    )
 
 
 @dataclass
@@ -201,7 +206,7 @@ def _sleep_until(moment: float) -> None:
 def report(shop: Shop, ledger: Ledger, options: argparse.Namespace) -> None:
     since = shop.started_at + options.warm_up
     minutes = (shop.closed_at - since) / 60
-    in_time = partial(_is_within, since, shop.closed_at)
+    in_time = partial(is_within, since, shop.closed_at)
     share = options.rate / (options.limit - 60 / INTERVAL)
     # At the ceiling orders queue up, and with slow answers everything is later. Where few orders
     # are open they are asked about one by one, and the list is not needed.
@@ -216,11 +221,11 @@ def report(shop: Shop, ledger: Ledger, options: argparse.Namespace) -> None:
         f" products, limit {options.limit}; answers after {latency} s, settled in"
         f" {options.delay[0]:g}–{options.delay[1]:g} s; {options.minutes:g} minutes, the first"
         f" {options.warm_up:g} s left out",
-        f"sent after {_spread(sent := _sent_after(shop, ledger, in_time))}"
+        f"sent after {spread(sent := sent_after(shop, ledger, in_time))}"
         + _wanted(sent, 0.99, 3, applies=promised),
-        f"codes stored after {_spread(stored := _stored_after(shop, ledger, in_time))}"
+        f"codes stored after {spread(stored := stored_after(shop, ledger, in_time))}"
         + _wanted(stored, 0.99, 6.5, applies=promised),
-        f"the list read every {_spread(gaps := _list_gaps(shop, ledger, in_time))}"
+        f"the list read every {spread(gaps := _list_gaps(shop, ledger, in_time))}"
         + _wanted(gaps, 1, 5.5, applies=is_steady and share > 0.85),
         f"requests a minute: {len(requests) / minutes:.0f}, of which "
         + ", ".join(f"{count / minutes:.0f} {kind}" for kind, count in kinds),
@@ -232,7 +237,7 @@ def report(shop: Shop, ledger: Ledger, options: argparse.Namespace) -> None:
     say("\n    ".join(lines))
 
 
-def _sent_after(shop: Shop, ledger: Ledger, in_time: Test) -> list[float]:
+def sent_after(shop: Shop, ledger: Ledger, in_time: Test) -> list[float]:
     """From commit to acceptance; what was not sent is as late as the end of the run, at least."""
     accepted = {
         reference: ledger.orders[provider_order_id].accepted_at
@@ -245,7 +250,7 @@ def _sent_after(shop: Shop, ledger: Ledger, in_time: Test) -> list[float]:
     ]
 
 
-def _stored_after(shop: Shop, ledger: Ledger, in_time: Test) -> list[float]:
+def stored_after(shop: Shop, ledger: Ledger, in_time: Test) -> list[float]:
     """From settling to the codes in the database; what is not there is as late as the end."""
     references = {name: reference for reference, name in shop.names.items()}
     return [
@@ -264,7 +269,7 @@ def _compare(ledger: Ledger, in_time: Test, minutes: float, options: argparse.Na
     return (
         "the seed's loop, computed for the same orders as if there were no limit:"
         f" {sum(map(in_time, asked)) / minutes:.0f} requests a minute, at most {most} in 60 s"
-        f" ({most / options.limit:.1f} × the limit); codes stored after {_spread(late)}"
+        f" ({most / options.limit:.1f} × the limit); codes stored after {spread(late)}"
     )
 
 
@@ -324,11 +329,11 @@ def _list_gaps(shop: Shop, ledger: Ledger, in_time: Test) -> list[float]:
     return [gap for gap in gaps if gap > 1]
 
 
-def _is_within(since: float, until: float, moment: float) -> bool:
+def is_within(since: float, until: float, moment: float) -> bool:
     return since <= moment < until
 
 
-def _spread(seconds: Sequence[float]) -> str:
+def spread(seconds: Sequence[float]) -> str:
     if not seconds:
         return "(none)"
     p50, p99, most = (quantile(seconds, share) for share in (0.5, 0.99, 1))
