@@ -55,8 +55,9 @@ def place_order(
 
     ``group`` is what the order belongs to in the shop, such as an invoice (at most 100 characters).
     ``metadata`` is a dict of the shop's own: JSON values under text keys, at most 4,096 bytes and 8
-    levels. Neither it nor the customer's details (name: at most 200 characters, phone: 50,
-    language: 20) are used by the app. Texts have no control characters.
+    levels. The customer's details (name: at most 200 characters, phone: 50, language: 20) are for
+    staff, for the shop's receivers and for messages to customers; sending and following orders does
+    not depend on them. Texts have no control characters.
 
     Raises :exc:`~django.core.exceptions.ValidationError` for invalid values,
     :exc:`~giftcards.exceptions.ReferenceConflict` for a reference that was used with other values,

@@ -32,7 +32,15 @@ from giftcards.delivery.kinds import KIND_OF_STATUS
 from giftcards.delivery.kinds import Kind as MessageKind
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit, StaffDigest
 from giftcards.management.base import order_as_dict
-from giftcards.models import Card, CustomerRefund, Order, ProviderState, StatusChange
+from giftcards.models import (
+    Card,
+    CustomerRefund,
+    Order,
+    Product,
+    ProductType,
+    ProviderState,
+    StatusChange,
+)
 from giftcards.options import Option
 from giftcards.problems import PARAMETERS, WORDINGS, Kind
 from giftcards.refunds import RefundBreakdown
@@ -429,7 +437,7 @@ def test_every_page_can_be_read_as_plain_markdown(page: str) -> None:
 
 
 MODELS = {
-    "api": (Order, Card, CustomerRefund, StatusChange, ProviderState),
+    "api": (Order, Card, CustomerRefund, StatusChange, Product, ProductType, ProviderState),
     "delivery": (Delivery, CardLink, LinkVisit, StaffDigest),
 }
 
@@ -449,7 +457,7 @@ def test_every_documented_field_of_a_model_exists(where: str, model: Any) -> Non
         assert hasattr(model, name), name
 
 
-@pytest.mark.parametrize("model", [Order, Card])
+@pytest.mark.parametrize("model", [Order, Card, ProductType])
 def test_every_documented_method_of_a_manager_exists(model: Any) -> None:
     methods = re.findall(r"`(\w+)\(\w*\)`", section(page("api"), model.__name__))
     assert methods

@@ -117,7 +117,7 @@ def test_what_is_owed_goes_to_the_wallet_once_wherever_it_is_interrupted() -> No
 exec(_example)
 
 
-@pytest.mark.parametrize("database", ["If your database is SQLite", "If it is MariaDB or MySQL"])
+@pytest.mark.parametrize("database", ["If your database is SQLite", "If your database is MariaDB"])
 @pytest.mark.parametrize("installed", [["shop"], ("shop",)])
 def test_a_shop_that_installs_the_app_keeps_its_settings(
     installed: list[str] | tuple[str, ...], database: str

@@ -124,9 +124,9 @@ class CardQuerySet(models.QuerySet["Card"]):
         """Open the newest and the oldest card, to see that the encryption keys still fit.
 
         Returns for "newest" and "oldest" what is wrong, in a sentence that shows nothing of the
-        card; "" if it opens, and nothing if there is no card. Two queries for each key in use, each
-        for one row. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the
-        settings are unusable.
+        card; "" if it opens, and nothing if there is no card. About three queries for each key in
+        use, each for one row. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in
+        the settings are unusable.
         """
         keyring = Keyring.from_settings()
         cards = self.select_related("order")
