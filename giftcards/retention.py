@@ -8,18 +8,21 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from django.db import transaction
-from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Value, When
+from django.db.models import Case, Exists, F, OuterRef, Q, Value, When
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.models import Card, CustomerRefund, Order, ProviderState
+from giftcards.engine.clock import Clock
+from giftcards.models import Card, CustomerRefund, Order, ProviderState, StatusChange
 from giftcards.models.moments import is_recent
 from giftcards.models.money import RefundState
+from giftcards.statuses import FINAL
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,13 @@ class Purge:
     #: Numbers of orders, by the keys of :data:`REASONS`. An order counts once.
     left_alone: Counter[str] = field(default_factory=Counter)
     is_whole: bool = True
+    #: Up to when the orders were looked through that had settled.
+    place: datetime | None = field(default=None, compare=False)
+
+
+class _Row(NamedTuple):
+    settled_at: datetime
+    key: int
 
 
 #: Why the codes of an old order are left alone, the first reason that holds, as conditions.
@@ -47,13 +57,20 @@ REASONS: dict[str, Q] = {
     "owed": Q(open_amount__gt=0),
     "planned_refund": Q(has_planned_refund=True),
     "not_credited": Q(is_credited=False),
+    "unannounced": Q(is_unannounced=True),
     "no_cards": Q(has_cards=False),
 }
+
+
+def long_settled(days: float) -> datetime:
+    """What settled before this settled more than ``days`` ago, however the clock was set since."""
+    return Clock().long_ago(timedelta(days=days))
 
 
 def purge(
     *,
     settled_before: datetime,
+    since: datetime | None = None,
     is_dry_run: bool = False,
     should_continue: Callable[[], bool] = lambda: True,
     on_batch: Callable[[Purge], object] = lambda _purge: None,
@@ -61,16 +78,17 @@ def purge(
     """Destroy the codes of the orders that settled before ``settled_before``, the oldest first.
 
     Left alone is an order with a problem that nobody has ticked off, one of which money is still
-    owed to the customer or by the provider, and one without cards: see :data:`REASONS`. With
-    ``is_dry_run``, nothing is changed. Between batches, it ends once ``should_continue`` returns
-    False; the next call goes on.
+    owed to the customer or by the provider, one of which a receiver was never told, and one without
+    cards: see :data:`REASONS`. With ``is_dry_run``, nothing is changed. Between batches, it ends
+    once ``should_continue`` returns False; a call with ``since=place`` goes on there.
     """
-    done = Purge()
-    for keys in _batches(settled_before):
+    done = Purge(place=since)
+    for rows in _batches(settled_before, since):
         if not should_continue():
             done.is_whole = False
             break
-        _purge_batch(keys, done, is_dry_run=is_dry_run)
+        _purge_batch([row.key for row in rows], done, is_dry_run=is_dry_run)
+        done.place = rows[-1].settled_at
         on_batch(done)
     return done
 
@@ -80,69 +98,82 @@ def purge_if_due(should_continue: Callable[[], bool]) -> None:
     days = conf.codes_kept_days
     if days is None:
         return
-    now = timezone.now()
-    last = ProviderState.objects.current().purged_at
-    if last is not None and is_recent(last, now, within=_PERIOD):
+    state = ProviderState.objects.current()
+    if state.purged_at is not None and is_recent(state.purged_at, timezone.now(), within=_PERIOD):
         return
     ends_at = time.monotonic() + _SECONDS
     done = purge(
-        settled_before=now - timedelta(days=days),
+        settled_before=long_settled(days),
+        since=state.purge_place,
         should_continue=lambda: time.monotonic() < ends_at and should_continue(),
     )
     if done.orders:
         logger.info("The codes of %d orders were destroyed: %d cards.", done.orders, done.cards)
     if done.is_whole:
-        ProviderState.objects.filter(pk=1).update(purged_at=now)
+        noted = {"purge_place": None, "purged_at": timezone.now()}
+    else:
+        noted = {"purge_place": done.place}
+    ProviderState.objects.filter(pk=1).update(**noted)
 
 
-def _batches(settled_before: datetime) -> Iterator[list[int]]:
-    """The primary keys of the orders whose codes were kept for long enough, oldest first."""
+def _batches(settled_before: datetime, since: datetime | None) -> Iterator[list[_Row]]:
+    """The orders whose codes were kept for long enough, oldest first."""
     rows = Order.objects.filter(settled_at__lt=settled_before, codes_destroyed_at=None)
     rows = rows.order_by("settled_at", "pk")
-    found = list(rows.values_list("settled_at", "pk")[:_BATCH])
-    while found:
-        yield [key for _settled_at, key in found]
-        settled_at, key = found[-1]
-        later = rows.filter(settled_at__gte=settled_at).filter(
-            Q(settled_at__gt=settled_at) | Q(pk__gt=key)
+    later = rows if since is None else rows.filter(settled_at__gte=since)
+    while found := [_Row(*row) for row in later.values_list("settled_at", "pk")[:_BATCH]]:
+        yield found
+        last = found[-1]
+        later = rows.filter(settled_at__gte=last.settled_at).filter(
+            Q(settled_at__gt=last.settled_at) | Q(pk__gt=last.key)
         )
-        found = list(later.values_list("settled_at", "pk")[:_BATCH])
 
 
-def _judged(keys: list[int]) -> QuerySet[Order]:
-    """The orders whose codes are there, with what the reasons ask about."""
-    planned = CustomerRefund.objects.filter(order=OuterRef("pk"), state=RefundState.CREATED)
-    there: QuerySet[Order] = Order.objects.filter(pk__in=keys, codes_destroyed_at=None)
-    cards = Card.objects.filter(order=OuterRef("pk"))
-    return there.annotate(has_planned_refund=Exists(planned), has_cards=Exists(cards))
-
-
-def _reason() -> Case:
-    """The key of the first reason that holds; "" if the codes are to be destroyed."""
+def _judge(keys: Iterable[int]) -> tuple[list[int], Counter[str]]:
+    """Of which orders the codes are to be destroyed; and how many are left alone, by reason."""
+    of_order = {"order": OuterRef("pk")}
+    planned = CustomerRefund.objects.filter(**of_order, state=RefundState.CREATED)
+    unannounced = StatusChange.objects.filter(**of_order, to_status__in=FINAL, announced_at=None)
+    rows = Order.objects.filter(pk__in=keys, codes_destroyed_at=None).annotate(
+        has_planned_refund=Exists(planned),
+        is_unannounced=Exists(unannounced),
+        has_cards=Exists(Card.objects.filter(**of_order)),
+    )
+    # The first reason that holds; "" if there is none.
     cases = [When(condition, then=Value(reason)) for reason, condition in REASONS.items()]
-    return Case(*cases, default=Value(""))
+    chosen, left_alone = [], Counter[str]()
+    for key, reason in rows.values_list("pk", Case(*cases, default=Value(""))):
+        if reason:
+            left_alone[reason] += 1
+        else:
+            chosen.append(key)
+    return chosen, left_alone
+
+
+def _destroy(keys: list[int]) -> tuple[list[int], int, Counter[str]]:
+    """Destroy what is still to be destroyed: which orders, how many cards; what is left alone."""
+    with transaction.atomic():
+        # A write before all reads locks the orders: nobody disputes, refunds or reveals between
+        # this judgement and the destruction.
+        locked = Order.objects.filter(pk__in=keys).order_by()
+        locked.update(codes_destroyed_at=F("codes_destroyed_at"))
+        chosen, left_alone = _judge(keys)
+        number = Card.objects.filter(order__in=chosen).destroy()
+        orders = Order.objects.filter(pk__in=chosen).order_by()
+        orders.update(codes_destroyed_at=timezone.now())
+    return chosen, number, left_alone
 
 
 def _purge_batch(keys: list[int], done: Purge, *, is_dry_run: bool) -> None:
-    with transaction.atomic():
-        if not is_dry_run:
-            # A write before all reads locks the orders: nobody disputes, refunds or reveals
-            # between the judgement and the destruction.
-            locked = Order.objects.filter(pk__in=keys).order_by()
-            locked.update(codes_destroyed_at=F("codes_destroyed_at"))
-        destroyed, left_alone = [], Counter[str]()
-        for key, reason in _judged(keys).values_list("pk", _reason()):
-            if reason:
-                left_alone[reason] += 1
-            else:
-                destroyed.append(key)
-        cards = Card.objects.filter(order__in=destroyed)
-        if is_dry_run:
-            number = cards.count()
-        else:
-            number = cards.destroy()
-            orders = Order.objects.filter(pk__in=destroyed).order_by()
-            orders.update(codes_destroyed_at=timezone.now())
-    done.orders += len(destroyed)
-    done.cards += number
+    # Judged first without locks: most of the oldest orders are left alone at every search.
+    chosen, left_alone = _judge(keys)
     done.left_alone += left_alone
+    if is_dry_run:
+        number = Card.objects.filter(order__in=chosen).readable().count()
+    elif chosen:
+        chosen, number, left_alone = _destroy(chosen)
+        done.left_alone += left_alone
+    else:
+        number = 0
+    done.orders += len(chosen)
+    done.cards += number

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -79,7 +79,7 @@ def verify(*, on_batch: Callable[[Tally], object]) -> Tally:
     keyring = Keyring(conf.encryption_keys[:1])
     tally = Tally()
     for keys in _batches(Card.objects.all().readable()):
-        for card in _read(keys):
+        for card in _read(keys).readable():  # if it was not destroyed meanwhile
             if trouble := card.trouble(keyring):
                 tally.note(trouble)
             else:
@@ -107,7 +107,7 @@ def _batches(cards: CardQuerySet) -> Iterator[list[int]]:
         keys = list(rows.filter(pk__gt=keys[-1])[:_BATCH])
 
 
-def _read(keys: Sequence[int]) -> Iterable[Card]:
+def _read(keys: Sequence[int]) -> CardQuerySet:
     return Card.objects.filter(pk__in=keys).select_related("order").order_by("pk")
 
 

@@ -42,7 +42,7 @@ PARTS = {
     "exports": "statuses refunds sales models reports",
     "funds": "statuses models",
     "customers": "conf problems models display secrecy",
-    "retention": "conf models",
+    "retention": "conf statuses models engine",
     "rotation": "exceptions secrecy conf crypto models",
     "health": "exceptions engine",
     "tasks": "exceptions conf signals models engine ledger retention",

@@ -11,18 +11,22 @@ import pytest
 from cryptography.fernet import Fernet
 from django.utils import timezone
 
+from giftcards.engine.clock import Clock
+from giftcards.engine.settled import record_changes
 from giftcards.engine.storing import store_cards
 from giftcards.exceptions import CodeDestroyed
-from giftcards.models import Card, Order, ProviderState
+from giftcards.models import Card, Order, ProviderState, StatusChange
 from giftcards.problems import Problem
 from giftcards.reports import report
 from giftcards.retention import Purge, purge, purge_if_due
 from giftcards.rotation import Tally, count_left, rotate, verify
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
-from tests.builders import CARDS, make_guide_order
+from tests.builders import CARDS, make_guide_order, settled
 from tests.conftest import Call
+from tests.wall import Wall
 
+pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 
@@ -75,8 +79,39 @@ def test_the_same_code_bought_again_is_still_recognised_as_a_repeat() -> None:
 def test_a_later_answer_does_not_bring_destroyed_codes_back() -> None:
     old = make_old()
     run()
-    assert store_cards([(old, CARDS[:4])])[old.pk] == 3
+    assert store_cards([(old, [*reversed(CARDS[:3])])])[old.pk] == 3
     assert is_destroyed(old)
+
+
+def test_cards_that_come_late_are_kept_and_told_although_the_others_were_destroyed() -> None:
+    old = make_old()
+    run()
+    for _time in range(2):
+        record_changes([(old, settled("FULFILLED", CARDS))], now=timezone.now())
+    old.refresh_from_db()
+    assert "late_cards" in {problem.code for problem in old.open_problems}
+    late = old.cards.filter(position__gt=3).order_by("position")
+    assert [card.value for card in late] == [secret.value for secret in CARDS[3:]]
+    assert old.cards.readable().count() == 2
+    assert dict(run().left_alone) == {"problem": 1}
+
+    Order.objects.update(needs_attention=False)
+    assert run() == Purge(orders=1, cards=2)
+    assert is_destroyed(old)
+
+
+def test_codes_that_were_never_announced_are_left_alone() -> None:
+    old = make_old()
+    StatusChange.objects.create(
+        order=old,
+        from_status=Status.HANDLING,
+        to_status=Status.PARTIALLY_FILLED,
+        announce_at=None,
+        announce_error="it was given up",
+    )
+    assert dict(run().left_alone) == {"unannounced": 1}
+    StatusChange.objects.update(announced_at=timezone.now())
+    assert run().orders == 1
 
 
 @pytest.mark.parametrize(
@@ -179,6 +214,31 @@ class TestBySchedule:
         purge_if_due(lambda: True)
         assert is_destroyed(old)
 
+    def test_orders_that_are_left_alone_do_not_keep_it_from_the_others(
+        self, settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "CODES_KEPT_DAYS": 90}
+        ProviderState.objects.current()
+        monkeypatch.setattr("giftcards.retention._BATCH", 2)
+        for days in range(400, 390, -1):
+            make_old(days=days, cards=0)
+        old = make_old(days=91)
+        for _tick in range(12):
+            answers = iter([True])
+            purge_if_due(lambda answers=answers: next(answers, False))
+        assert is_destroyed(old)
+        # The next search begins with the oldest order again.
+        state = ProviderState.objects.get()
+        assert (state.purge_place, state.purged_at is None) == (None, False)
+
+    def test_a_clock_that_was_set_ahead_destroys_nothing(self, settings: Any, wall: Wall) -> None:
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "CODES_KEPT_DAYS": 365}
+        Clock()
+        young = make_old(days=1)
+        wall.step(400 * 86_400)
+        purge_if_due(lambda: True)
+        assert not is_destroyed(young)
+
 
 class TestRotation:
     def test_a_rotation_and_its_proof_pass_over_destroyed_codes(self, settings: Any) -> None:
@@ -207,7 +267,7 @@ class TestCommand:
     def test_its_json_has_every_reason(self, call: Call) -> None:
         make_old()
         result = json.loads(call("giftcards_purge", "--settled-before", "365", "--json").out)
-        reasons = ("problem", "owed", "planned_refund", "not_credited", "no_cards")
+        reasons = ("problem", "owed", "planned_refund", "not_credited", "unannounced", "no_cards")
         assert result == {"orders": 1, "cards": 3, "left_alone": dict.fromkeys(reasons, 0)}
 
     @pytest.mark.parametrize("days", ["0", "-1", "1.5", "36501", "٣٦٥", "all"])

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
+from django.db import connection
+from django.utils import timezone
 
 from giftcards.crypto import Keyring
+from giftcards.engine.recording import record_answers
 from giftcards.engine.storing import store_cards
 from giftcards.models import Card
 from giftcards.provider.answers import CardSecret
 from giftcards.rotation import Tally, count_left, rotate, verify
 from giftcards.statuses import Status
-from tests.builders import CARDS, make_guide_order
+from tests.builders import CARDS, claim, make_guide_order, settled
 from tests.conftest import Call
 
 pytestmark = pytest.mark.django_db
@@ -103,6 +106,39 @@ def test_a_card_that_a_worker_with_old_settings_seals_meanwhile_is_sealed_anew_a
     assert rotate(per_second=1e6, on_batch=deliver_once) == Tally(done=4)
     use(settings, NEW)
     assert codes() == [card.value for card in CARDS[:4]]
+
+
+def test_a_worker_that_lacks_the_new_key_records_no_card_twice(settings: Any, old: str) -> None:
+    order = make_guide_order(Status.HANDLING)
+    store_cards([(order, CARDS[:2])])
+    rotate(per_second=1e6, on_batch=ignore)
+    answer = settled("FULFILLED", CARDS)
+
+    use(settings, old)
+    [held] = claim(order)
+    record_answers([(held, answer)], now=timezone.now())
+    order.refresh_from_db()
+    assert (order.status, order.cards.count()) == (Status.HANDLING, 2)
+
+    use(settings, NEW, old)
+    [held] = claim(order)
+    record_answers([(held, answer)], now=timezone.now())
+    order.refresh_from_db()
+    stored = [card.value for card in order.cards.order_by("position")]
+    assert (order.status, stored) == (Status.FULFILLED, [card.value for card in CARDS])
+
+
+def test_a_card_that_is_destroyed_during_the_proof_is_not_missed(old: str) -> None:
+    rotate(per_second=1e6, on_batch=ignore)
+    others = iter([Card.objects.filter(position=2).destroy])
+
+    def destroy_once(execute: Any, sql: str, *args: Any) -> Any:
+        if " IN (" in sql:  # the cards, whose keys were read before
+            next(others, int)()
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(destroy_once):
+        assert verify(on_batch=ignore) == Tally(done=2)
 
 
 def test_the_proof_counts_the_cards_that_would_be_lost_and_changes_nothing(

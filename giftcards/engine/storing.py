@@ -20,8 +20,9 @@ from giftcards.provider.answers import CardSecret
 def store_cards(card_lists: Iterable[tuple[Order, Sequence[CardSecret]]]) -> Counter[int]:
     """Store the cards, and the serials of stored cards, that are new.
 
-    ``card_lists`` has each order at most once. Of an order whose codes were destroyed, nothing is
-    stored. Returns how many cards each order has afterwards, by primary key.
+    ``card_lists`` has each order at most once. A destroyed code does not come back. Returns how
+    many cards each order has afterwards, by primary key, the destroyed ones included. Raises
+    :exc:`~giftcards.exceptions.DecryptionError` if this process lacks the key of a stored card.
     """
     answers = list(card_lists)
     if not answers:
@@ -35,13 +36,15 @@ def store_cards(card_lists: Iterable[tuple[Order, Sequence[CardSecret]]]) -> Cou
     new: list[Card] = []
     completed: list[Card] = []
     for order, secrets in answers:
-        if any(card.is_destroyed for card in stored[order.pk]):
-            continue  # what the shop has destroyed does not come back with a later answer
         added, filled = _seal_missing(order, secrets, stored[order.pk], keyring)
         new += added
         completed += filled
     Card.objects.bulk_update(completed, [*Sealed._fields, "key_fingerprint"])
     Card.objects.bulk_create(new)
+    late = {card.order_id for card in new if any(old.is_destroyed for old in stored[card.order_id])}
+    if late:
+        # There is something to be destroyed again.
+        Order.objects.filter(pk__in=late).update(codes_destroyed_at=None)
     return Counter(card.order_id for card in chain(*stored.values(), new))
 
 
@@ -93,13 +96,15 @@ def _seal_missing(
     """Return the cards to insert and the stored cards that gain a serial, both sealed."""
     new: list[Card] = []
     completed: list[Card] = []
-    matches = _match_stored(secrets, stored, keyring)
+    secrets = _without_destroyed(secrets, stored, keyring)
+    readable = [card for card in stored if not card.is_destroyed]
+    matches = _match_stored(secrets, readable, keyring)
     for secret, index in zip(secrets, matches, strict=True):
         if index is None:
             card = Card(order=order, position=len(stored) + len(new) + 1)
             new.append(card)
-        elif secret.serial and not stored[index].serial_fingerprint:
-            card = stored[index]
+        elif secret.serial and not readable[index].serial_fingerprint:
+            card = readable[index]
             completed.append(card)
         else:
             continue
@@ -109,9 +114,30 @@ def _seal_missing(
 
 
 @sensitive_variables()
+def _without_destroyed(
+    secrets: Sequence[CardSecret], stored: Sequence[Card], keyring: Keyring
+) -> list[CardSecret]:
+    """Return ``secrets`` but those of destroyed cards, of which the code's fingerprint is left."""
+    destroyed = Counter(card.value_fingerprint for card in stored if card.is_destroyed)
+    left = []
+    for secret in secrets:
+        fingerprints = keyring.value_fingerprints(secret.value) if destroyed else ()
+        found = next((each for each in fingerprints if destroyed[each]), None)
+        if found is None:
+            left.append(secret)
+        else:
+            destroyed[found] -= 1
+    return left
+
+
+@sensitive_variables()
 def _match_stored(
     secrets: Sequence[CardSecret], stored: Sequence[Card], keyring: Keyring
 ) -> list[int | None]:
+    known = {"", *keyring.key_fingerprints}
+    if secrets and any(card.key_fingerprint not in known for card in stored):
+        # Its fingerprints cannot be compared, and the same card would be stored once more.
+        raise DecryptionError("A stored card is sealed with a key that this process does not have.")
     received = [
         Fingerprints(keyring.identities(secret), keyring.identities(CardSecret(secret.value, "")))
         for secret in secrets

@@ -28,6 +28,15 @@ class Migration(migrations.Migration):
             name='purged_at',
             field=models.DateTimeField(null=True),
         ),
+        migrations.AddField(
+            model_name='providerstate',
+            name='purge_place',
+            field=models.DateTimeField(null=True),
+        ),
+        migrations.AddIndex(
+            model_name='order',
+            index=models.Index(fields=['codes_destroyed_at', 'settled_at', 'id'], name='giftcards_order_kept'),
+        ),
         migrations.AddIndex(
             model_name='card',
             index=models.Index(fields=['key_fingerprint', 'id'], name='giftcards_card_key'),

@@ -514,6 +514,10 @@ class Order(models.Model):
             models.Index(
                 fields=("settled_at", "status", "due_at", "id"), name="giftcards_order_due"
             ),
+            # Retention: the orders whose codes are still there, by age.
+            models.Index(
+                fields=("codes_destroyed_at", "settled_at", "id"), name="giftcards_order_kept"
+            ),
             # Recovery: the orders that a row of the provider's list may be.
             models.Index(fields=("sent_at",), name="giftcards_order_sent"),
             models.Index(fields=("provider_alias",), name="giftcards_order_alias"),

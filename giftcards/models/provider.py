@@ -280,8 +280,10 @@ class ProviderState(models.Model):
     ledger_due_at = models.DateTimeField(null=True)
     # Consecutive attempts to do so that failed.
     ledger_failures = models.PositiveIntegerField(default=0)
-    # When old codes were last looked for, to destroy them.
+    # When all old codes were last looked for, to destroy them.
     purged_at = models.DateTimeField(null=True)
+    # A search that was not finished goes on with the orders that settled then; NULL: there is none.
+    purge_place = models.DateTimeField(null=True)
 
     # How the wall clocks of the machines were set; see giftcards.engine.clock. Each write counts
     # the version up, and is made only if nobody else has.

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError
-from datetime import timedelta
 from typing import Any
-
-from django.utils import timezone
 
 from giftcards.management.base import GiftcardsCommand
 from giftcards.management.output import counted
-from giftcards.retention import REASONS, Purge, purge
+from giftcards.retention import REASONS, Purge, long_settled, purge
 
 # Why orders were left alone, by the keys of REASONS.
 _TEXTS = {
@@ -16,6 +13,7 @@ _TEXTS = {
     "owed": "with money still owed to the customer",
     "planned_refund": "with a refund that is still to be paid",
     "not_credited": "with money that the provider has not credited back",
+    "unannounced": "of which one of your receivers could not be told",
     "no_cards": "without cards",
 }
 
@@ -49,7 +47,7 @@ class Command(GiftcardsCommand):
         is_dry_run = options["dry_run"]
         with self.progress(options) as progress:
             done = purge(
-                settled_before=timezone.now() - timedelta(days=options["settled_before"]),
+                settled_before=long_settled(options["settled_before"]),
                 is_dry_run=is_dry_run,
                 on_batch=lambda done: progress.show(_so_far(done), unless_short=True),
             )
