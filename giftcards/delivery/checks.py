@@ -12,6 +12,7 @@ from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 from django.urls import NoReverseMatch, reverse
 from django.utils.module_loading import import_string
 
+from giftcards.conf import conf as core
 from giftcards.delivery.conf import OPTIONS, conf, problems
 from giftcards.delivery.kinds import WITH_CARDS, Mode
 from giftcards.exceptions import ConfigurationError
@@ -44,8 +45,8 @@ def check_settings(**_: object) -> list[CheckMessage]:
 
 
 def check_links(**_: object) -> list[CheckMessage]:
-    """Whether there is a page that messages can link to."""
-    return _unless_wrong(_check_links)
+    """Whether there is a page that messages can link to, with cards on it."""
+    return [*_unless_wrong(_check_links), *_unless_wrong(_check_days)]
 
 
 def check_mail(**_: object) -> list[CheckMessage]:
@@ -121,6 +122,21 @@ def _check_links() -> Iterator[CheckMessage]:
             "The customer's page has no address, so messages cannot link to the cards.",
             hint="Add path('cards/', include('giftcards.delivery.urls')) to ROOT_URLCONF.",
             id="giftcards_delivery.E014",
+        )
+
+
+def _check_days() -> Iterator[CheckMessage]:
+    """Whether the codes are there for as long as a link to them is said to work."""
+    kept, link = core.codes_kept_days, conf.link_days
+    # In every mode, because staff hand over links, and a message with many cards has one.
+    if conf.base_url and kept is not None and kept < link:
+        yield Warning(
+            f"Links to cards are said to work for {link:g} days, and codes are destroyed"
+            f" {kept:g} days after their order has settled: customers would be promised codes that"
+            " are gone.",
+            hint=f"Set GIFTCARDS_DELIVERY['LINK_DAYS'] to at most {kept:g}, or"
+            f" GIFTCARDS['CODES_KEPT_DAYS'] to at least {link:g}.",
+            id="giftcards_delivery.W003",
         )
 
 

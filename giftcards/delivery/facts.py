@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Self
 
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 
 from giftcards.delivery.kinds import KIND_OF_STATUS
 from giftcards.display import supported_language
@@ -121,6 +122,24 @@ def facts_of(order: Order) -> Facts:
 def has_cards(order: Order) -> bool:
     """Whether there are cards for the customer: see :func:`cards_of`."""
     return order.is_final and _paid_for(order).exists()
+
+
+def with_cards(orders: Iterable[Order]) -> set[int]:
+    """The primary keys of those of ``orders`` that have cards for the customer. One query."""
+    final = [order.pk for order in orders if order.is_final]
+    paid_for = Card.objects.filter(
+        order=OuterRef("pk"), position__lte=OuterRef("fulfilled_quantity")
+    )
+    rows = Order.objects.filter(Exists(paid_for.readable()), pk__in=final).order_by()
+    return set(rows.values_list("pk", flat=True))
+
+
+def is_destroyed(order: Order) -> bool:
+    """Whether the codes were destroyed, so that there is nothing to hand over any more.
+
+    Not so of an order whose cards are not there yet: they may still come.
+    """
+    return order.codes_destroyed_at is not None and not has_cards(order)
 
 
 def cards_of(order: Order) -> list[Card]:

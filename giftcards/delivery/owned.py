@@ -11,7 +11,7 @@ from django.utils.translation import gettext
 
 from giftcards.delivery import page_tokens
 from giftcards.delivery.conf import conf
-from giftcards.delivery.facts import Facts, facts_of, has_cards
+from giftcards.delivery.facts import Facts, facts_of, has_cards, with_cards
 from giftcards.delivery.kinds import Kind
 from giftcards.models import Order
 from giftcards.statuses import Status
@@ -31,6 +31,8 @@ class OwnedOrder:
 
     order: Order
     facts: Facts
+    #: Whether there are cards to show: not if their codes were destroyed.
+    has_cards: bool
     #: Of the form that shows the cards: its token.
     page: str = field(repr=False)
 
@@ -40,10 +42,6 @@ class OwnedOrder:
             return gettext("In progress")
         kind = Kind(self.facts.kind)
         return str(_STATES.get(kind, kind).label)
-
-    @property
-    def has_cards(self) -> bool:
-        return self.facts.delivered > 0
 
 
 def is_offered() -> bool:
@@ -68,7 +66,12 @@ def order_with_cards(user: Any, key: str) -> Order | None:
 
 
 def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
-    return [OwnedOrder(order, facts_of(order), page_of(user, order)) for order in orders]
+    listed = list(orders)
+    showing = with_cards(listed)
+    return [
+        OwnedOrder(order, facts_of(order), order.pk in showing, page_of(user, order))
+        for order in listed
+    ]
 
 
 def page_of(user: Any, order: Order) -> str:

@@ -22,9 +22,10 @@ from django.utils.crypto import salted_hmac
 from giftcards.delivery import links
 from giftcards.delivery.channels import Channel, Message
 from giftcards.delivery.conf import conf
+from giftcards.delivery.facts import is_destroyed
 from giftcards.delivery.failures import Failure, Meaning, describe
 from giftcards.delivery.handover import Limits, Sent, hand_over
-from giftcards.delivery.kinds import KIND_OF_STATUS, Kind, Mode
+from giftcards.delivery.kinds import KIND_OF_STATUS, WITH_CARDS, Kind, Mode
 from giftcards.delivery.messages import compose, needs_link
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus
 from giftcards.delivery.tracking import stored_id
@@ -174,7 +175,8 @@ def is_wanted(delivery: Delivery) -> bool:
         return False
     if delivery.kind == Kind.PAID_BACK:
         return delivery.refund is None or delivery.refund.state == RefundState.DONE
-    return KIND_OF_STATUS.get(delivery.order.status) == delivery.kind
+    is_true = KIND_OF_STATUS.get(delivery.order.status) == delivery.kind
+    return is_true and not (delivery.kind in WITH_CARDS and is_destroyed(delivery.order))
 
 
 def _is_stopped(delivery: Delivery) -> bool:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 import time
+from datetime import timedelta
 from html import unescape
 from typing import Any
 from unittest import mock
 
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import strip_tags
 
 from giftcards.delivery.links import issue
 from giftcards.delivery.models import CardLink
 from giftcards.models import Order
 from giftcards.provider.answers import OrderAnswer
+from giftcards.retention import Purge, purge
 from tests.builders import CARDS, PARTIAL, settle
 
 CODES = [card.value for card in CARDS]
@@ -26,6 +29,20 @@ def make_settled(
 ) -> Order:
     values = {"product_name": "PlayStation", "type_name": "500 DA", **values}
     return settle(reference, answer, **values)
+
+
+def make_old(reference: str = "web-1042", **values: Any) -> Order:
+    """An order that settled long ago, of which no message is queued."""
+    order = make_settled(reference, **values)
+    order.deliveries.all().delete()
+    order.settled_at = timezone.now() - timedelta(days=400)
+    order.save(update_fields=["settled_at"])
+    return order
+
+
+def purge_old() -> Purge:
+    """Destroy the codes of such orders."""
+    return purge(settled_before=timezone.now() - timedelta(days=365))
 
 
 def address_of_new_link(order: Order) -> str:

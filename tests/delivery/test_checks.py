@@ -97,6 +97,49 @@ class TestLinks:
         errors = [str(message.id) for message in run_checks(tags=["giftcards"])]
         assert not any(error.startswith("giftcards_delivery") for error in errors)
 
+    @pytest.mark.parametrize(
+        ("kept_days", "values", "expected"),
+        [
+            (29, {}, ["W003"]),
+            (30, {}, []),
+            (30, {"LINK_DAYS": 31}, ["W003"]),
+            # Long messages, and staff, hand over links all the same.
+            (29, {"MODE": "codes"}, ["W003"]),
+            (29, {"MODE": "off"}, []),
+            (None, {"LINK_DAYS": 3_650}, []),
+        ],
+    )
+    def test_links_do_not_outlive_the_codes(
+        self, kept_days: int | None, values: Any, expected: list[str], settings: Any
+    ) -> None:
+        if kept_days is not None:
+            settings.GIFTCARDS = {**settings.GIFTCARDS, "CODES_KEPT_DAYS": kept_days}
+        assert ids(settings, **values) == expected
+
+    def test_where_there_are_no_links_none_outlives_the_codes(self, settings: Any) -> None:
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "CODES_KEPT_DAYS": 29}
+        settings.GIFTCARDS_DELIVERY = {"MODE": "codes"}
+        assert not [found for found in run_checks(tags=["giftcards"]) if "Links" in found.msg]
+
+    def test_links_that_outlive_the_codes_are_told_with_both_numbers(self, settings: Any) -> None:
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "CODES_KEPT_DAYS": 14}
+        [message] = found(settings)
+        assert message.msg == (
+            "Links to cards are said to work for 30 days, and codes are destroyed 14 days after"
+            " their order has settled: customers would be promised codes that are gone."
+        )
+        assert message.hint == (
+            "Set GIFTCARDS_DELIVERY['LINK_DAYS'] to at most 14, or GIFTCARDS['CODES_KEPT_DAYS'] to"
+            " at least 30."
+        )
+
+    def test_other_links_are_checked_where_the_days_of_the_codes_are_wrong(
+        self, settings: Any
+    ) -> None:
+        settings.ROOT_URLCONF = "tests.delivery.no_urls"
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "CODES_KEPT_DAYS": 0}
+        assert ids(settings) == ["E014"]
+
 
 class TestMail:
     def use(self, settings: Any, values: dict[str, Any]) -> None:

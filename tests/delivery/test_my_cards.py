@@ -23,7 +23,15 @@ from giftcards.provider.answers import CardSecret
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order, settled
-from tests.delivery.pages import CODES, codes_in, make_settled, page_token, words
+from tests.delivery.pages import (
+    CODES,
+    codes_in,
+    make_old,
+    make_settled,
+    page_token,
+    purge_old,
+    words,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -125,6 +133,18 @@ class TestList:
         assert "web-02" in oldest
         assert "web-22" not in oldest
         assert "2 / 2" in oldest
+
+    def test_an_order_whose_codes_were_destroyed_has_no_button(self, lina: Client) -> None:
+        order = make_old(customer_email="lina@example.com")
+        younger = make_settled("younger", customer_email="lina@example.com")
+        assert purge_old().orders == 1
+        response = lina.get(PAGE)
+        text = words(response)
+        assert "web-1042" in text
+        assert text.count("Partly delivered") == 2
+        assert text.count("Show 3 cards") == response.content.decode().count("<button") == 1
+        assert show(lina, order).status_code == 404
+        assert codes_in(show(lina, younger)) == CODES[:3]
 
     def test_the_page_is_kept_out_of_caches_and_lets_forms_pass(
         self, lina: Client, order: Order

@@ -27,7 +27,7 @@ from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
 from tests.delivery.mails import ADDRESS, again, is_due, make_message, pause, send
-from tests.delivery.pages import make_settled
+from tests.delivery.pages import make_old, make_settled, purge_old
 from tests.fakes.mail import DROP, HANG, Fault, MailServer
 from tests.stage import in_threads, wait_until
 
@@ -184,6 +184,31 @@ class TestWanted:
         Delivery.objects.update(address="")
         assert send() == Tally(cancelled=1)
         assert again(message).attempts == 1
+
+    @pytest.mark.parametrize("mode", ["link", "codes"])
+    def test_cards_whose_codes_were_destroyed_are_not_announced(
+        self, mode: str, server: MailServer, settings: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": mode}
+        order = make_old(customer_email=ADDRESS)
+        message = make_message(Status.PARTIALLY_FILLED, order=order)
+        assert purge_old().orders == 1
+        assert send() == Tally(cancelled=1)
+        assert again(message).status == "cancelled"
+        assert not server.received
+        assert not CardLink.objects.exists()
+        assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+    def test_money_that_was_paid_back_is_told_of_after_the_codes_were_destroyed(
+        self, server: MailServer
+    ) -> None:
+        order = make_old(customer_email=ADDRESS, sale_price=600)
+        refund = record_refund(order, amount=1200, reference="R1")
+        Delivery.objects.all().delete()
+        message = make_message(order=order, kind="paid_back", refund=refund)
+        assert purge_old().orders == 1
+        assert send() == Tally(sent=1)
+        assert again(message).status == "sent"
 
 
 class TestStopped:
