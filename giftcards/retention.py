@@ -61,6 +61,19 @@ REASONS: dict[str, Q] = {
     "no_cards": Q(has_cards=False),
 }
 
+#: What the command says of orders of the reasons that optional apps have added.
+TEXTS: dict[str, str] = {}
+
+
+def leave_alone(reason: str, condition: Q, text: str) -> None:
+    """Have the codes of orders that fit ``condition`` left alone, also.
+
+    ``text`` goes on after "3 orders". Call it from the ``ready`` method of an optional app: what is
+    not known here, such as messages to customers, can still be a reason.
+    """
+    REASONS[reason] = condition
+    TEXTS[reason] = text
+
 
 def long_settled(days: float) -> datetime:
     """What settled before this settled more than ``days`` ago, however the clock was set since."""

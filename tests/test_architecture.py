@@ -59,7 +59,7 @@ PARTS = {
     "delivery": (
         "exceptions secrecy addresses statuses signals problems options conf checks refunds"
         " settlement crypto models display engine fulfilment catalogue ledger funds customers"
-        " health roles management admin"
+        " retention health roles management admin"
     ),
 }
 
@@ -90,7 +90,7 @@ WITHIN = {
         # what is configured and stored, and what a customer is told
         "kinds conf checks models migrations personal facts codes links"
         # sending it
-        " channels failures handover messages queueing tracking receivers sending"
+        " channels failures handover messages queueing tracking receivers sending retention"
         # staff and monitors
         " conditions health signals news briefing digests tasks"
         # the customer's pages

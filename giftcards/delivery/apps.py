@@ -28,14 +28,16 @@ class DeliveryConfig(AppConfig):
 
     def ready(self) -> None:
         from giftcards.customers import registry
-        from giftcards.delivery import conditions, receivers
+        from giftcards.delivery import conditions, receivers, retention
         from giftcards.delivery.checks import check_links, check_mail, check_settings
         from giftcards.delivery.conf import conf
         from giftcards.delivery.personal import MESSAGES
         from giftcards.engine.health import CONDITIONS
+        from giftcards.retention import leave_alone
 
         # Also if no messages are sent now: there may be some from before.
         registry.register(MESSAGES)
+        leave_alone("untold", retention.UNTOLD, "with a customer who could not be told")
         for check in (check_settings, check_links, check_mail):
             register(check, TAG)
         CONDITIONS.update(conditions.CONDITIONS)

@@ -5,9 +5,9 @@ from typing import Any
 
 from giftcards.management.base import GiftcardsCommand
 from giftcards.management.output import counted
-from giftcards.retention import REASONS, Purge, long_settled, purge
+from giftcards.retention import REASONS, TEXTS, Purge, long_settled, purge
 
-# Why orders were left alone, by the keys of REASONS.
+# Why orders were left alone, by the keys of REASONS; those of optional apps are in TEXTS.
 _TEXTS = {
     "problem": "with a problem that nobody has ticked off",
     "owed": "with money still owed to the customer",
@@ -71,8 +71,9 @@ def _so_far(done: Purge) -> str:
 def _text(done: Purge, *, is_dry_run: bool) -> str:
     verb = "would be destroyed" if is_dry_run else "destroyed"
     first = f"{counted(done.cards, 'code')} of {counted(done.orders, 'order')} {verb}."
+    texts = _TEXTS | TEXTS
     left = [
-        f"Left alone: {counted(done.left_alone[reason], 'order')} {_TEXTS[reason]}."
+        f"Left alone: {counted(done.left_alone[reason], 'order')} {texts[reason]}."
         for reason in REASONS
         if done.left_alone[reason]
     ]
