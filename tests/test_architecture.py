@@ -41,7 +41,7 @@ PARTS = {
     "reports": "statuses models",
     "exports": "statuses refunds sales models reports",
     "funds": "statuses models",
-    "customers": "conf problems models display secrecy",
+    "customers": "exceptions conf problems models display secrecy",
     "retention": "conf statuses models engine",
     "rotation": "exceptions secrecy conf crypto models",
     "health": "exceptions engine",

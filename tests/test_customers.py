@@ -17,7 +17,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.contenttypes.models import ContentType
 from django.utils import timezone
 
-from giftcards.customers.erasure import erase, find_orders
+from giftcards.customers.erasure import SharedNumber, erase, find_orders
 from giftcards.customers.person import ERASED, Person, Traces, dialled
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.engine.storing import store_cards
@@ -320,11 +320,85 @@ class TestFinding:
         assert dialled("+33 6 12 34 56 78") == "33612345678"
         assert dialled("06 12 34 56 78") == "213612345678"
 
+    @pytest.mark.parametrize(
+        "stored",
+        ["555123456", "555 12 34 56", "0555/12.34.56", "Tel. 0555 12 34 56",
+         "0555123456 (WhatsApp)", "0555 12 34 56 / 0661 22 33 44", "0661223344,0555123456",
+         "661 22 33 44 ; 555 12 34 56",
+         "+33 6 12 34 56 78\n0555 12 34 56", "Mobile/WhatsApp: 0555123456", "0555 12 34 56, apt 12"]
+    )  # fmt: skip
+    def test_a_number_is_found_however_the_order_has_it(self, stored: str) -> None:
+        order = make_guide_order(Status.FULFILLED, customer_phone=stored)
+        assert find_orders(Person.of("0555 12 34 56")) == ([order], [])
+
+    def test_an_order_with_two_numbers_is_found_by_each(self) -> None:
+        order = make_guide_order(Status.FULFILLED, customer_phone="0555 12 34 56 / 0661 22 33 44")
+        for typed in ("0555123456", "661 22 33 44", "0661 22 33 44 / 0555 12 34 56"):
+            assert find_orders(Person.of(typed)) == ([order], [])
+
+    @pytest.mark.parametrize(
+        ("stored", "typed"),
+        [
+            # A foreign number with nine digits and its code is not an Algerian one without a zero.
+            ("+672312345", "0672312345"),
+            ("00672312345", "0672312345"),
+            ("455123456", "0455123456"),
+            ("55512345", "055512345"),
+            ("5551234567", "05551234567"),
+            # What stands around a sign inside one number is not a number.
+            ("+49 8031/12345678", "12345678"),
+            ("0555/123456", "123456"),
+            ("0555 12 34 56, 16000 Algiers 123456", "123456"),
+            ("0555 12 34 56 / 0661 22 33 44", "0555 12 34 44"),
+            ("0555 12 34 56 / 57", "0555 12 34 57"),
+        ],
+    )
+    def test_a_number_does_not_find_the_order_of_another_one(self, stored: str, typed: str) -> None:
+        make_guide_order(Status.FULFILLED, customer_phone=stored)
+        assert find_orders(Person.of(typed)) == ([], [])
+
+    def test_a_number_that_several_addresses_share_finds_the_orders_of_nobody(self) -> None:
+        amina = make_guide_order(Status.FULFILLED, **PERSON)
+        karim = make_guide_order(Status.FULFILLED, **{**OTHER, "customer_phone": "+213555123456"})
+        make_guide_order(Status.FULFILLED, customer_phone=PHONE)
+        with pytest.raises(SharedNumber) as caught:
+            find_orders(Person.of(PHONE))
+        assert caught.value.addresses == 2
+        assert caught.value.references == (amina.reference, karim.reference)
+        assert not any(part in repr(caught.value) for part in (EMAIL, "karim"))
+
+    def test_a_number_with_one_address_finds_all_its_orders_also_those_without_one(self) -> None:
+        orders = [
+            make_guide_order(Status.FULFILLED, **PERSON, reference="web-1"),
+            make_guide_order(
+                Status.FULFILLED, customer_email=f" {EMAIL.upper()}", customer_phone=PHONE
+            ),
+            make_guide_order(Status.FULFILLED, customer_phone=PHONE),
+        ]
+        assert find_orders(Person.of(PHONE)) == (orders, [])
+
+    def test_an_address_with_several_numbers_finds_all_its_orders(self) -> None:
+        numbers = (PHONE, "0661 22 33 44", "")
+        orders = [
+            make_guide_order(Status.FULFILLED, customer_email=EMAIL, customer_phone=number)
+            for number in numbers
+        ]
+        assert find_orders(Person.of(EMAIL)) == (orders, [])
+
+    def test_an_order_with_the_address_in_the_place_of_the_number_is_not_mixed_up(self) -> None:
+        make_guide_order(Status.FULFILLED, **PERSON)
+        make_guide_order(Status.FULFILLED, customer_email="karim@example.dz", customer_phone=EMAIL)
+        with pytest.raises(SharedNumber):
+            find_orders(Person.of(EMAIL))
+
     def test_orders_under_another_address_or_number_are_told_and_not_touched(self) -> None:
         own = make_guide_order(Status.FULFILLED, **PERSON)
         family = make_guide_order(
             Status.FULFILLED, customer_email="said@example.dz", customer_phone="+213555123456"
         )
+        assert find_orders(Person.of(EMAIL)) == ([own], [family])
+        own.customer_phone = f"{PHONE} (WhatsApp)"
+        own.save()
         assert find_orders(Person.of(EMAIL)) == ([own], [family])
         run_erasure()
         family.refresh_from_db()
@@ -338,6 +412,22 @@ class TestFinding:
                 order=order, kind="delivered", address=EMAIL.lower(), key=str(order.pk)
             )
         assert find_orders(Person.of(EMAIL)) == ([unnamed], [other])
+
+    def test_an_order_that_names_nobody_is_of_nobody_if_messages_went_to_several(self) -> None:
+        order = make_guide_order(Status.FULFILLED)
+        addresses = (EMAIL.lower(), "friend@example.dz")
+        for address in addresses:
+            Delivery.objects.create(order=order, kind="delivered", address=address, key=address)
+        for address in addresses:
+            assert find_orders(Person.of(address)) == ([], [order])
+            assert run_erasure(address) == []
+
+    def test_an_order_that_names_nobody_is_of_whom_all_its_messages_went_to(self) -> None:
+        order = make_guide_order(Status.FULFILLED)
+        # Of an erased message, nothing tells any more where it went.
+        for address in (EMAIL, EMAIL.upper(), ""):
+            Delivery.objects.create(order=order, kind="delivered", address=address, key=address)
+        assert find_orders(Person.of(EMAIL)) == ([order], [])
 
     def test_batches_go_through_all_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("giftcards.customers.person._BATCH", 2)
@@ -415,7 +505,7 @@ class TestCommand:
         assert EMAIL in path.read_text()
         assert traces_of(*SPELLINGS) == set()
         again = call("giftcards_customer", EMAIL, "--erase", "--yes")
-        assert (again.code, "No order names this customer." in again.err) == (1, True)
+        assert (again.code, "No order of this customer was found." in again.err) == (1, True)
 
     @pytest.mark.parametrize(
         ("reason", "status", "values"),
@@ -464,6 +554,46 @@ class TestCommand:
         assert (outcome.code, outcome.err) == (0, "")
         assert "Nothing stands in the way: 1 order would be erased." in outcome.out
         assert sorted(stored_texts()) == before
+
+    @pytest.mark.parametrize("options", [(), ("--erase", "--yes")])
+    def test_a_number_that_several_addresses_share_is_refused(
+        self, call: Call, tmp_path: Path, options: tuple[str, ...]
+    ) -> None:
+        make_bought(reference="web-1")
+        make_bought(**{**OTHER, "customer_phone": "+213555123456"}, reference="web-2")
+        before = sorted(stored_texts())
+        path = tmp_path / "amina.json"
+        outcome = call("giftcards_customer", PHONE, "--export", str(path), *options)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert outcome.err.strip() == (
+            "The orders found are under 2 different e-mail addresses, perhaps of different people:"
+            " web-1, web-2. Nothing was written or erased. Their pages in the admin show the"
+            " addresses: run the command once for each address instead."
+        )
+        assert not path.exists()
+        assert sorted(stored_texts()) == before
+        assert call("giftcards_customer", EMAIL, "--export", str(path)).code == 0
+        assert "karim" not in path.read_text()
+
+    def test_an_order_whose_messages_went_to_several_is_told_and_keeps_its_codes(
+        self, call: Call, tmp_path: Path
+    ) -> None:
+        order = make_guide_order(Status.PARTIALLY_FILLED, reference="web-1")
+        store_cards([(order, CARDS[:3])])
+        for address in (EMAIL, "friend@example.dz"):
+            Delivery.objects.create(order=order, kind="delivered", address=address, key=address)
+        path = tmp_path / "friend.json"
+        args = ("friend@example.dz", "--export", str(path), "--erase", "--yes")
+        outcome = call("giftcards_customer", *args)
+        assert outcome.code == 1
+        assert outcome.out == (
+            "0 orders of this customer.\n"
+            "Left alone: 1 order with another address or number as well: web-1. If that is the same"
+            " customer's, run the command for it, too.\n"
+        )
+        assert "No order of this customer was found. Nothing was done." in outcome.err
+        assert not path.exists()
+        assert not any(card.is_destroyed for card in order.cards.all())
 
     def test_without_a_terminal_it_exports_and_erases_only_with_yes(
         self, call: Call, tmp_path: Path

@@ -20,6 +20,10 @@ class Purchases:
     def orders(self, _person: Person) -> Iterable[int]:
         return []  # an order has the same address itself
 
+    def addresses(self, order: Order) -> Iterable[str]:
+        purchase = Purchase.of(order)
+        return [purchase.email] if purchase and purchase.email else []
+
     def describe(self, order: Order) -> dict[str, Any]:
         purchase = Purchase.of(order)
         return {gettext("In the shop"): purchase.email} if purchase else {}

@@ -16,8 +16,9 @@ from django.db import models, router, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
-from giftcards.customers.person import ERASED, Person, Traces
+from giftcards.customers.person import ERASED, Person, Traces, folded
 from giftcards.customers.registry import keepers
+from giftcards.exceptions import GiftcardsError
 from giftcards.models import CardReveal, CustomerRefund, Order
 from giftcards.models.batches import batches
 from giftcards.models.money import RefundState
@@ -39,23 +40,53 @@ class Erasure:
     telling: list[str] = field(default_factory=list)
 
 
+class SharedNumber(GiftcardsError):
+    """Orders that were found by a phone number are under several e-mail addresses.
+
+    An address is one person's; a number may be a family's. The text has none of them.
+    """
+
+    def __init__(self, addresses: int, references: Sequence[str]) -> None:
+        super().__init__(f"The orders found are under {addresses} different e-mail addresses.")
+        self.addresses = addresses
+        self.references = tuple(references)
+
+
 def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
     """The orders of the person, oldest first; and orders of others that have to do with them.
 
     The latter have the same e-mail address or phone number beside another one of the other kind,
     or had a message sent to the person. Whether that is the same customer, staff have to say.
+    Raises :exc:`SharedNumber` if the person's orders are under several e-mail addresses.
     """
-    orders = _read(person.orders())
-    known = {order.pk for order in orders}
-    named = (text for order in orders for text in (order.customer_email, order.customer_phone))
-    others = Person.of(*named).without(person).orders()
+    named = _read(person.orders())
+    _refuse_several(named)
+    others = Person.behind(named).without(person).orders()
     for keeper in keepers():
         others.update(keeper.orders(person))
-    found = _read(others - known)
-    # An order without a customer of its own is that of whom its messages went to.
-    unnamed = [order for order in found if not (order.customer_email or order.customer_phone)]
-    orders = sorted([*orders, *unnamed], key=lambda order: order.pk)
+    found = _read(others - {order.pk for order in named})
+    unnamed = [order for order in found if _is_only_sent_to(person, order)]
+    orders = sorted([*named, *unnamed], key=lambda order: order.pk)
     return orders, [order for order in found if order not in unnamed]
+
+
+def _refuse_several(orders: Iterable[Order]) -> None:
+    """An order without an e-mail address goes with the number."""
+    addressed = [order for order in orders if order.customer_email]
+    count = len({folded(order.customer_email) for order in addressed})
+    if count > 1:
+        raise SharedNumber(count, [order.reference for order in addressed])
+
+
+def _is_only_sent_to(person: Person, order: Order) -> bool:
+    """Whether the order has no customer of its own, and all its messages went to the person.
+
+    If one went to somebody else, the codes may be theirs.
+    """
+    if order.customer_email or order.customer_phone:
+        return False
+    addresses = chain.from_iterable(keeper.addresses(order) for keeper in keepers())
+    return all(map(person.is_named_by, addresses))
 
 
 def _read(keys: Iterable[int]) -> list[Order]:

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Self
 
 from django.db.models import QuerySet
@@ -21,6 +22,12 @@ _FEWEST_DIGITS = 6
 _TELLING_DIGITS = 8
 _SHORTEST = 3
 _COUNTRY = "213"
+# The shortest whole numbers: of a landline with its zero, of a mobile without.
+_WHOLE_DIGITS = 9
+# What people write between two numbers.
+_BETWEEN = re.compile(r"[/,;،؛\r\n]")
+# A mobile number without its zero. No area begins with these digits.
+_MOBILE = re.compile(r"[567]\d{8}")
 
 
 def folded(text: str) -> str:
@@ -31,12 +38,15 @@ def folded(text: str) -> str:
 def dialled(text: str) -> str:
     """The digits of a phone number, beginning with the country's; "" if it has too few.
 
-    Ignores spaces, dashes and the script of the digits. 0555 12 34 56 is +213 555 12 34 56, and a
-    number of another country keeps its own code.
+    Ignores spaces, dashes and the script of the digits. 0555 12 34 56 and 555 12 34 56 are
+    +213 555 12 34 56, and a number of another country keeps its own code.
     """
     number = _digits(text)
     if len(number) < _FEWEST_DIGITS:
         return ""
+    # With the code of a country, nine digits may be the number of a small one.
+    if "+" not in text and _MOBILE.fullmatch(number):
+        return _COUNTRY + number
     number = number.removeprefix("00")
     if number.startswith(_COUNTRY):
         # Also +213 (0) 555, as it is often written.
@@ -44,6 +54,15 @@ def dialled(text: str) -> str:
     if number.startswith("0"):
         return _COUNTRY + number.removeprefix("0")
     return number
+
+
+def numbers(text: str) -> frozenset[str]:
+    """The phone numbers in ``text``, as :func:`dialled`: people write several into one field."""
+    parts = [part for part in _BETWEEN.split(text) if _digits(part)]
+    wholes = [part for part in parts if len(_digits(part)) >= _WHOLE_DIGITS]
+    # After a short beginning, the sign stands inside one number: 0555/12.34.56.
+    several = wholes if wholes[:1] == parts[:1] else [text]
+    return frozenset(Masked(dialled(part)) for part in several) - {""}
 
 
 def _digits(text: str) -> str:
@@ -65,7 +84,17 @@ class Person:
         """
         addresses = {Masked(folded(text)) for text in texts if "@" in text}
         others = (text for text in texts if not any(map(str.isalpha, text)) and "@" not in text)
-        return cls(frozenset(addresses), frozenset(Masked(dialled(text)) for text in others) - {""})
+        return cls(frozenset(addresses), frozenset(chain.from_iterable(map(numbers, others))))
+
+    @classmethod
+    def behind(cls, orders: Iterable[Order]) -> Self:
+        """Who is named by ``orders``: a number may have words around it there."""
+        texts = {text for order in orders for text in (order.customer_email, order.customer_phone)}
+        addresses = {text for text in texts if "@" in text}
+        return cls(
+            frozenset(Masked(folded(text)) for text in addresses),
+            frozenset(chain.from_iterable(map(numbers, texts - addresses))),
+        )
 
     def __bool__(self) -> bool:
         return bool(self.emails or self.phones)
@@ -78,7 +107,7 @@ class Person:
         return any(
             bool(self.emails) and folded(text) in self.emails
             if "@" in text
-            else bool(self.phones) and dialled(text) in self.phones
+            else bool(self.phones) and not self.phones.isdisjoint(numbers(text))
             for text in texts
         )
 
@@ -105,15 +134,15 @@ class Traces:
     """The texts by which a customer's orders name them: address, number and name, as typed."""
 
     def __init__(self, person: Person, orders: Iterable[Order]) -> None:
-        texts, numbers = set(person.emails), set(person.phones)
+        texts, dialled_ones = set(person.emails), set(person.phones)
         for order in orders:
             texts |= {order.customer_email, order.customer_name, order.customer_phone}
-            numbers.add(dialled(order.customer_phone))
+            dialled_ones |= numbers(order.customer_phone)
         whole = [re.escape(folded(text)) for text in texts if len(text.strip()) >= _SHORTEST]
         # As words of their own: a short name is part of many others.
         self._pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(sorted(whole)) or '(?!)'})(?![^\W_])")
         # Without the country, which is not always written.
-        national = (number.removeprefix(_COUNTRY) for number in numbers)
+        national = (number.removeprefix(_COUNTRY) for number in dialled_ones)
         self._numbers = {Masked(number) for number in national if len(number) >= _TELLING_DIGITS}
 
     def __repr__(self) -> str:

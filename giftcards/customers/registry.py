@@ -18,6 +18,9 @@ class Keeper(Protocol):
     def orders(self, person: Person) -> Iterable[int]:
         """The primary keys of orders that name the person in rows of the app."""
 
+    def addresses(self, order: Order) -> Iterable[str]:
+        """The addresses and numbers in the rows that belong to ``order``."""
+
     def describe(self, order: Order) -> dict[str, Any]:
         """What is kept with ``order``, for the customer: JSON, by headings in their language."""
 

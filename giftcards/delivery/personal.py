@@ -39,6 +39,11 @@ class Messages:
             rows = Delivery.objects.filter(pk__in=keys).order_by()
             yield from rows.values_list("order_id", flat=True)
 
+    def addresses(self, order: Order) -> Iterator[str]:
+        # Empty in a message that was erased.
+        rows = order.deliveries.exclude(address="").order_by()
+        return rows.values_list("address", flat=True).iterator()
+
     def describe(self, order: Order) -> dict[str, Any]:
         messages, links = order.deliveries.order_by("pk"), order.card_links.order_by("pk")
         return {

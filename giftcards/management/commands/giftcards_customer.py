@@ -8,7 +8,16 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from giftcards.customers.erasure import OPEN, OWED, PLANNED, PROBLEM, erase, find_orders, why_kept
+from giftcards.customers.erasure import (
+    OPEN,
+    OWED,
+    PLANNED,
+    PROBLEM,
+    SharedNumber,
+    erase,
+    find_orders,
+    why_kept,
+)
 from giftcards.customers.export import describe, write_new
 from giftcards.customers.person import Person
 from giftcards.management.base import UNFINISHED, GiftcardsCommand, refuse
@@ -75,7 +84,10 @@ class Command(GiftcardsCommand):
 
     def handle(self, **options: Any) -> None:
         person = _person(options)
-        orders, others = find_orders(person)
+        try:
+            orders, others = find_orders(person)
+        except SharedNumber as error:
+            raise refuse(_shared(error)) from None
         self.say(f"{counted(len(orders), 'order')} of this customer.", options)
         self._say_others(others, options)
         kept = why_kept(orders) if options["erase"] else {}
@@ -107,9 +119,9 @@ class Command(GiftcardsCommand):
     def _say_others(self, others: Sequence[Order], options: dict[str, Any]) -> None:
         if others:
             text = (
-                f"{counted(len(others), 'order')} more may be of the same customer, under another"
-                f" address or number: {_some([order.reference for order in others])}. Run the"
-                " command for that one as well if so."
+                f"Left alone: {counted(len(others), 'order')} with another address or number as"
+                f" well: {_some([order.reference for order in others])}. If that is the same"
+                " customer's, run the command for it, too."
             )
             self.say(text, options)
 
@@ -172,10 +184,18 @@ def _person(options: Mapping[str, Any]) -> Person:
     return person
 
 
+def _shared(error: SharedNumber) -> str:
+    return (
+        f"The orders found are under {error.addresses} different e-mail addresses, perhaps of"
+        f" different people: {_some(error.references)}. Nothing was written or erased. Their pages"
+        " in the admin show the addresses: run the command once for each address instead."
+    )
+
+
 def _trouble(result: Mapping[str, Any]) -> str:
     """Why not all was done that was asked for; "" if it was."""
     if not result["orders"]:
-        return "No order names this customer. Nothing was done."
+        return "No order of this customer was found. Nothing was done."
     lines = [
         f"Order {name} is kept: {_REASONS[reason]}." for name, reason in result["kept"].items()
     ]
