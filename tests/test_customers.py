@@ -555,6 +555,31 @@ class TestCommand:
         assert "Nothing stands in the way: 1 order would be erased." in outcome.out
         assert sorted(stored_texts()) == before
 
+    def test_a_trial_writes_no_file_and_says_that_it_would(
+        self, call: Call, tmp_path: Path
+    ) -> None:
+        make_bought()
+        path = tmp_path / "amina.json"
+        args = (EMAIL, "--erase", "--dry-run", "--export", str(path))
+        outcome = call("giftcards_customer", *args)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert outcome.out == (
+            "1 order of this customer.\n"
+            "Nothing stands in the way: 1 order would be erased.\n"
+            f"{path} would be written.\n"
+        )
+        assert not path.exists()
+
+    def test_a_trial_tells_that_the_file_is_there_already(self, call: Call, tmp_path: Path) -> None:
+        make_bought()
+        path = tmp_path / "amina.json"
+        path.write_text("kept")
+        args = (EMAIL, "--erase", "--dry-run", "--export", str(path))
+        outcome = call("giftcards_customer", *args)
+        assert (outcome.code, "is there already." in outcome.err) == (2, True)
+        assert "Nothing stands in the way" not in outcome.out
+        assert path.read_text() == "kept"
+
     @pytest.mark.parametrize("options", [(), ("--erase", "--yes")])
     def test_a_number_that_several_addresses_share_is_refused(
         self, call: Call, tmp_path: Path, options: tuple[str, ...]

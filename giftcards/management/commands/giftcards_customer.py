@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
@@ -74,7 +75,10 @@ class Command(GiftcardsCommand):
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help="With --erase: change nothing, and say what would be done (default: erase).",
+            help=(
+                "With --erase: change nothing, write no file, and say what would be done (default:"
+                " erase)."
+            ),
         )
         parser.add_argument(
             "--yes",
@@ -105,16 +109,25 @@ class Command(GiftcardsCommand):
         self, person: Person, orders: Sequence[Order], options: dict[str, Any]
     ) -> dict[str, Any]:
         """Export and erase, as far as that was asked for; return what has come of it."""
-        if options["erase"] and not options["dry_run"]:
+        if options["dry_run"]:
+            self._foretell(orders, options)
+            return {}
+        if options["erase"]:
             self._ask(options)
         if options["export"]:
             self._export(orders, options)
-        if options["dry_run"]:
-            number = counted(len(orders), "order")
-            self.say(f"Nothing stands in the way: {number} would be erased.", options)
-        if not options["erase"] or options["dry_run"]:
-            return {}
-        return self._erase(person, orders, options)
+        return self._erase(person, orders, options) if options["erase"] else {}
+
+    def _foretell(self, orders: Sequence[Order], options: dict[str, Any]) -> None:
+        """Say what would be done."""
+        path = options["export"]
+        # Also a link that leads nowhere is in the way of a new file.
+        if path and os.path.lexists(path):
+            raise refuse(_in_the_way(path))
+        number = counted(len(orders), "order")
+        self.say(f"Nothing stands in the way: {number} would be erased.", options)
+        if path:
+            self.say(f"{path} would be written.", options)
 
     def _say_others(self, others: Sequence[Order], options: dict[str, Any]) -> None:
         if others:
@@ -130,7 +143,7 @@ class Command(GiftcardsCommand):
         try:
             write_new(path, describe(orders, language=options["language"]))
         except FileExistsError:
-            raise refuse(f"{path} is there already. Nothing was written or erased.") from None
+            raise refuse(_in_the_way(path)) from None
         except OSError as error:
             text = f"{path} could not be written ({error.strerror}). Nothing was erased."
             raise CommandError(text, returncode=UNFINISHED) from None
@@ -190,6 +203,10 @@ def _shared(error: SharedNumber) -> str:
         f" different people: {_some(error.references)}. Nothing was written or erased. Their pages"
         " in the admin show the addresses: run the command once for each address instead."
     )
+
+
+def _in_the_way(path: Path) -> str:
+    return f"{path} is there already. Nothing was written or erased."
 
 
 def _trouble(result: Mapping[str, Any]) -> str:
