@@ -1,6 +1,6 @@
 """Retention: destroying codes that were kept for long enough. The books stay as they are.
 
-What is destroyed is gone from the database; backups are the shop's own affair.
+No query finds what was destroyed. Backups and the files of the database are the shop's own affair.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ from giftcards.models import (
 )
 from giftcards.models.moments import day_of
 from giftcards.reports import By, report
+from giftcards.retention import purge
 from giftcards.settlement import cancel_refund, complete_refund, record_refund
 from giftcards.signals import order_settled
 from giftcards.simulator import Simulator
@@ -178,6 +179,14 @@ def test_a_query_that_reads_a_whole_table_is_detected() -> None:
         list(Order.objects.filter(failures=9).order_by("-created_at", "-pk"))
         Order.objects.filter(claim="nobody").update(failures=0)
     assert len(scans(statements)) == 3
+
+
+def test_a_search_for_old_codes_reads_no_whole_table() -> None:
+    oldest = Order.objects.order_by("settled_at").values_list("settled_at", flat=True)[0]
+    Order.objects.update(open_amount=0)
+    with explained() as statements:
+        assert purge(settled_before=oldest + timedelta(minutes=20), since=oldest).orders > 10
+    assert scans(statements) == []
 
 
 def test_a_sweep_with_nothing_to_do_reads_no_whole_table() -> None:

@@ -35,6 +35,7 @@ def make_old(reference: str = "web-1042", **values: Any) -> Order:
     """An order that settled long ago, of which no message is queued."""
     order = make_settled(reference, **values)
     order.deliveries.all().delete()
+    order.changes.update(announced_at=timezone.now(), announce_at=None)
     order.settled_at = timezone.now() - timedelta(days=400)
     order.save(update_fields=["settled_at"])
     return order
