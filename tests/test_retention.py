@@ -264,6 +264,13 @@ class TestCommand:
         assert "1 order with money that the provider has not credited back." in outcome.out
         assert outcome.code == 0
 
+    def test_the_status_of_an_order_says_how_many_codes_were_destroyed(self, call: Call) -> None:
+        order = make_old()
+        run()
+        store_cards([(order, CARDS[:4])])
+        text = call("giftcards_status", order.reference).out
+        assert "  cards       4 stored, the codes of 3 destroyed\n" in text
+
     def test_its_json_has_every_reason(self, call: Call) -> None:
         make_old()
         result = json.loads(call("giftcards_purge", "--settled-before", "365", "--json").out)

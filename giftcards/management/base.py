@@ -315,6 +315,13 @@ def describe_customer(order: Order) -> list[str]:
     ]
 
 
+def _cards(order: Order) -> str:
+    stored, readable = order.cards.count(), order.cards.readable().count()
+    if stored == readable:
+        return f"{stored} stored, encrypted"
+    return f"{stored} stored, the codes of {stored - readable} destroyed"
+
+
 def describe(order: Order) -> str:
     """The order as text for a terminal, with its refund breakdown on both sides."""
     currency = conf.currency
@@ -325,7 +332,7 @@ def describe(order: Order) -> str:
         f"  line        {order.quantity} × {order.type_id} ({order.product_id})",
         *([f"  group       {order.group}"] if order.group else []),
         f"  delivered   {order.fulfilled_quantity} of {order.quantity}",
-        f"  cards       {order.cards.count()} stored, encrypted",
+        f"  cards       {_cards(order)}",
     ]
     if breakdown := refund_breakdown(order):
         lines += ["  refund breakdown"]

@@ -54,6 +54,13 @@ def test_a_message_that_was_sent_says_to_whom_and_how_its_link_was_used() -> Non
     assert "Opened 2 times; cards shown 1 time, last at" in shown
 
 
+def test_a_message_to_a_customer_who_was_erased_names_no_address() -> None:
+    order = delivered()
+    sent = message(order, status="sent", sent_at=timezone.now() - timedelta(minutes=3))
+    type(sent).objects.update(address="")
+    assert "Sent to an erased address, 3 minutes ago." in said(order)
+
+
 def test_a_link_that_was_only_opened_says_that_no_card_was_shown() -> None:
     order = delivered()
     one, _token = link(order)

@@ -21,7 +21,14 @@ from django.utils.translation import get_language_bidi, gettext
 from giftcards.admin.order_page import cards_shown
 from giftcards.admin.timeline import Timeline
 from giftcards.delivery.admin.pages import OrderPages, newest
-from giftcards.delivery.admin.words import doubts, origin_of, state_of, visit_rows, who_asked
+from giftcards.delivery.admin.words import (
+    address_of,
+    doubts,
+    origin_of,
+    state_of,
+    visit_rows,
+    who_asked,
+)
 from giftcards.delivery.admin.words import status_badge as message_badge
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.display import bdi, filled, money, named, status_badge, zoned_moment
@@ -135,7 +142,7 @@ def _message_row(message: Delivery) -> dict[str, Any]:
     return {
         "kind": message.get_kind_display(),
         "badge": message_badge(message),
-        "address": bdi(message.address),
+        "address": address_of(message),
         "queued": zoned_moment(message.created_at),
         "sent": _when(message.sent_at),
         "attempts": message.attempts,

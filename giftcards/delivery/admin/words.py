@@ -76,9 +76,14 @@ def status_badge(message: Delivery) -> SafeString:
     return format_html(badge, colour, message.get_status_display())
 
 
+def address_of(message: Delivery) -> SafeString:
+    """Where the message went; of an erased customer, that is not known any more."""
+    return bdi(message.address or gettext("an erased address"))
+
+
 def what_became(message: Delivery) -> SafeString:
     """A sentence or two: where the message is, and what to do about it."""
-    parts: dict[str, Any] = {"address": bdi(message.address)}
+    parts: dict[str, Any] = {"address": address_of(message)}
     match message.status:
         case DeliveryStatus.SENT:
             text = gettext("Sent to %(address)s, %(age)s ago.")
