@@ -144,16 +144,43 @@ class Async(ShopTestCase):
         assert [card["value"] for card in shown] == ["", readable]
 
 
+class Values(ShopTestCase):
+    def test_the_order_has_the_language_of_the_cart(self) -> None:
+        cart = self.make_cart(quantity=2)
+        cart.language = "ar"
+        cart.save()
+        checkout.mark_as_paid(cart)
+        assert Order.objects.get().customer_language == "ar"
+
+
 class MissingCards(ShopTestCase):
-    def test_cards_that_are_ordered_again_reach_the_customer_of_the_first_order(self) -> None:
+    def order_again(self) -> Order:
+        """Have 2 of 5 cards delivered, and the other 3 by a new order; return the first."""
         cart = self.make_cart(quantity=5, provider_type="TEST_PARTIAL")
         checkout.mark_as_paid(cart)
         self.work()
         order = Order.objects.get()
-        assert order.missing_quantity
+        assert order.missing_quantity == 3
         Order.objects.update(type_id="type_001")
         reorder_missing(order, by="amina")
         self.work()
+        return order
+
+    def test_a_card_that_does_not_open_has_a_number_of_its_own(self) -> None:
+        order = self.order_again()
+        Card.objects.exclude(order=order).filter(position=1).update(sealed="damaged")
+        with self.assertLogs("shop.codes", "ERROR"):
+            page = self.client.get(f"/cards/{Line.objects.get().pk}/")
+        self.assertContains(page, "Card 3 cannot be shown at the moment.")
+        self.assertNotContains(page, "{#")
+
+    def test_async_code_reads_the_cards_that_were_ordered_again(self) -> None:
+        shown = async_to_sync(codes)(self.order_again())
+        assert [card["number"] for card in shown] == [1, 2, 3, 4, 5]
+        assert {card["value"] for card in shown} == {card.value for card in Card.objects.all()}
+
+    def test_cards_that_are_ordered_again_reach_the_customer_of_the_first_order(self) -> None:
+        order = self.order_again()
         assert [first(part) for part in parts(order)] == [order, order]
         one, other = (message.body.split()[-1] for message in mail.outbox)
         assert one == other
