@@ -9,6 +9,7 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.apps import apps
@@ -417,7 +418,7 @@ class TestFinding:
         order = make_guide_order(Status.FULFILLED)
         addresses = (EMAIL.lower(), "friend@example.dz")
         for address in addresses:
-            Delivery.objects.create(order=order, kind="delivered", address=address, key=address)
+            Delivery.objects.create(order=order, kind="delivered", address=address, key=uuid4().hex)
         for address in addresses:
             assert find_orders(Person.of(address)) == ([], [order])
             assert run_erasure(address) == []
@@ -426,7 +427,7 @@ class TestFinding:
         order = make_guide_order(Status.FULFILLED)
         # Of an erased message, nothing tells any more where it went.
         for address in (EMAIL, EMAIL.upper(), ""):
-            Delivery.objects.create(order=order, kind="delivered", address=address, key=address)
+            Delivery.objects.create(order=order, kind="delivered", address=address, key=uuid4().hex)
         assert find_orders(Person.of(EMAIL)) == ([order], [])
 
     def test_batches_go_through_all_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -606,7 +607,7 @@ class TestCommand:
         order = make_guide_order(Status.PARTIALLY_FILLED, reference="web-1")
         store_cards([(order, CARDS[:3])])
         for address in (EMAIL, "friend@example.dz"):
-            Delivery.objects.create(order=order, kind="delivered", address=address, key=address)
+            Delivery.objects.create(order=order, kind="delivered", address=address, key=uuid4().hex)
         path = tmp_path / "friend.json"
         args = ("friend@example.dz", "--export", str(path), "--erase", "--yes")
         outcome = call("giftcards_customer", *args)
