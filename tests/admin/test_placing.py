@@ -325,7 +325,7 @@ def test_who_may_not_see_costs_sees_no_price_in_the_form_nor_the_confirmation(
 
     for html in (form, asked_for):
         assert not re.search(r"490|980|1,960|1,000,000", text(html).replace("type_", ""))
-        assert 'value="490' not in html
+        assert not re.search(r'value="490[.,"]', html)
     assert "confirmed_price" not in asked_for
     assert button(asked_for) == "Buy 2 cards"
     place(browser, CHOSEN)
