@@ -48,6 +48,7 @@ def _photograph(directory: Path, *, everything: bool) -> None:
     from django.test import Client
     from django.test.testcases import LiveServerThread
 
+    from giftcards.delivery.models import CardLink, Delivery
     from giftcards.models import Card, CustomerRefund, LedgerEntry, Order, Product
     from tests.browser import showcase
     from tests.browser.chromium import chromium, photograph, prefer, resize
@@ -73,6 +74,9 @@ def _photograph(directory: Path, *, everything: bool) -> None:
             name: f"{order_list}{Order.objects.get(reference=reference).pk}/change/"
             for name, reference in other.items()
         }
+        told = showcase.tell()
+        messages = "admin/giftcards_delivery/"
+        about_told = f"{messages}delivery/orders/{told.pk}/"
         planned = CustomerRefund.objects.get(reference="cart-38")
         pages |= {
             "order-add": f"{order_list}add/",
@@ -93,6 +97,15 @@ def _photograph(directory: Path, *, everything: bool) -> None:
             "ledger": "admin/giftcards/ledgerentry/",
             "ledger-period": "admin/giftcards/ledgerentry/?period=week",
             "ledger-entry": f"admin/giftcards/ledgerentry/{LedgerEntry.objects.first().pk}/change/",
+            "messages": f"{messages}delivery/",
+            "message": f"{messages}delivery/{Delivery.objects.get(status='retrying').pk}/change/",
+            "message-examples": f"{messages}delivery/previews/",
+            "links": f"{messages}cardlink/",
+            "link": f"{messages}cardlink/{CardLink.objects.earliest('pk').pk}/change/",
+            "digests": f"{messages}staffdigest/",
+            "send-again": f"{about_told}send-again/",
+            "new-link": f"{about_told}new-link/",
+            "proof-of-delivery": f"{about_told}proof/",
         }
     connections.close_all()
 

@@ -62,6 +62,19 @@ SHOWN = {
     "checked": "1 order will be checked in a moment.",
     "history": "Asked for a check.",
     "index": "Orders",
+    "told": "Send a message again",
+    "send again": "If it is empty, the message goes to the address of the order.",
+    "send again, wrong": "This field is required.",
+    "new link": "Withdraw the earlier links",
+    "new link, made": "It is stored nowhere, and cannot be shown again.",
+    "proof": "Who opened a link, and had the cards shown",
+    "messages": "lina@example.com",
+    "message": "Try now Do not send it",
+    "messages index": "was not sent. Messages to customers: examples",
+    "examples": "Short message The Shop: 3 of your 5 gift cards are ready.",
+    "links": "Made by karim, to be handed over",
+    "link": "Cards shown 41.200.1.2",
+    "digests": "cannot be sent: 3 attempts failed",
 }
 
 
@@ -103,6 +116,9 @@ def test_every_page_about_an_order_names_it_under_a_theme(pages: Pages) -> None:
         "release": "web-1050",
     }
     names |= dict.fromkeys(("lost", "resolve", "resolve, wrong", "adopt"), "web-1040")
+    names |= dict.fromkeys(
+        ("told", "send again", "new link", "new link, made", "proof"), "web-1042"
+    )
     names |= dict.fromkeys(("held", "price", "price, wrong"), "web-1035")
     for name, reference in names.items():
         assert f"<bdi>{reference}</bdi>" in pages[name], name

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.utils import timezone
 
+from giftcards.delivery.models import CardLink, Delivery, StaffDigest
 from giftcards.engine.holding import hold
 from giftcards.engine.recording import record_answers
 from giftcards.models import (
@@ -23,6 +24,7 @@ from giftcards.provider.answers import CardSecret, OrderAnswer
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, PRICE, PRODUCT, REFUNDED, TYPE, claim, settled
+from tests.delivery.staff import link, message, visit
 from tests.stage import record_order
 
 LARGE = tuple(CardSecret(f"CANARY-{number:04}", f"9{number:08}") for number in range(25))
@@ -57,6 +59,22 @@ def fill() -> None:
     _read_ledger()
     _read_balance()
     _pay_back(Order.objects.get(reference="web-1038"))
+
+
+def tell() -> Order:
+    """A message in every condition, links, and digests; the order that they are about."""
+    order = Order.objects.get(reference="web-1042")
+    later = timezone.now() + timedelta(minutes=5)
+    for status in ("queued", "sending", "sent", "cancelled", "retrying", "failed"):
+        open_until = later if status == "retrying" else None
+        message(order, status=status, next_attempt_at=open_until, error="TimeoutError")
+    one, _token = link(order, delivery=Delivery.objects.get(status="sent"))
+    visit(one, "opened", "revealed")
+    link(order, wrong_pins=5, origin=CardLink.Origin.STAFF, created_by="karim")
+    said = [["to_do", 2, False], ["paused", 1, True]]
+    StaffDigest.objects.create(address="boss@shop.example", sent_at=later, told={"last": said})
+    StaffDigest.objects.create(address="books@shop.example", failures=3, error="TimeoutError")
+    return order
 
 
 def _pay_back(order: Order) -> None:

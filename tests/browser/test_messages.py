@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.utils import timezone
 
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.models import Order
+from tests.browser import showcase
 from tests.browser.axe import THEMES, WINDOWS, missing
 from tests.browser.browser import Browser
 from tests.browser.test_accessibility import SUBMIT, Findings, at, sent
-from tests.delivery.staff import link, message, to, visit
+from tests.delivery.staff import to
 
 pytestmark = [
     pytest.mark.browser,
@@ -27,17 +26,8 @@ LOOKS = ((THEMES[0], WINDOWS[0]), (THEMES[1], WINDOWS[1]))
 
 @pytest.fixture
 def order(boss: Browser, settings: Any) -> Order:
-    """An order with a message and a link in every condition."""
     settings.GIFTCARDS_DELIVERY = {"BASE_URL": "https://shop.example", "SHOP_NAME": "The Shop"}
-    told = Order.objects.get(reference="web-1042")
-    later = timezone.now() + timedelta(minutes=5)
-    for status in ("queued", "sending", "sent", "cancelled", "retrying", "failed"):
-        open_until = later if status == "retrying" else None
-        message(told, status=status, next_attempt_at=open_until, error="TimeoutError")
-    one, _token = link(told, delivery=Delivery.objects.get(status="sent"))
-    visit(one, "opened", "revealed")
-    link(told, wrong_pins=5, origin=CardLink.Origin.STAFF, created_by="karim")
-    return told
+    return showcase.tell()
 
 
 def test_axe_finds_nothing_of_ours(boss: Browser, order: Order) -> None:

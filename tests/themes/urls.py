@@ -1,4 +1,4 @@
-"""The admin, and what a theme needs beside it."""
+"""The admin, what a theme needs beside it, and the customers' pages, to which links lead."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from django.apps import apps
 from django.contrib import admin
 from django.urls import include, path
 
-urlpatterns = [path("admin/", admin.site.urls)]
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("cards/", include("giftcards.delivery.urls")),
+]
 if apps.is_installed("grappelli"):
     urlpatterns.append(path("grappelli/", include("grappelli.urls")))

@@ -65,11 +65,6 @@ def _visit() -> Iterator[tuple[str, str]]:
     def page(reference: str, name: str = "change") -> str:
         return f"{LIST}{Order.objects.get(reference=reference).pk}/{name}/"
 
-    def seen(response: Any) -> str:
-        return response.content.decode() if response.status_code == 200 else (
-            f"HTTP {response.status_code}"
-        )  # fmt: skip
-
     resolve = page("web-1040", "resolve")
     about = {"about": hidden(seen(browser.get(resolve))).get("about", "")}
     until = timezone.now() + timedelta(minutes=5)
@@ -109,8 +104,10 @@ def _visit() -> Iterator[tuple[str, str]]:
     yield "price, wrong", seen(browser.post(price, held_about))
     yield "repeat", seen(browser.get(page("web-1042", "repeat")))
     report = f"{LIST}report/"
-    yield "report", seen(browser.get(report))
-    yield "report by product", seen(browser.get(report, {"by": "product"}))
+    today = timezone.localdate()
+    week = {"from": today - timedelta(days=7), "to": today}
+    yield "report", seen(browser.get(report, week))
+    yield "report by product", seen(browser.get(report, {**week, "by": "product"}))
     yield "report, wrong", seen(browser.get(report, {"from": "2026-11-31"}))
     yield "app index", seen(browser.get("/admin/giftcards/"))
     pay_back = page("web-1042", "pay-back")
@@ -142,6 +139,47 @@ def _visit() -> Iterator[tuple[str, str]]:
     yield "checked", seen(browser.post(LIST, checked, follow=True))
     yield "history", seen(browser.get(page("web-1043", "history")))
     yield "index", seen(browser.get("/admin/"))
+    yield from _visit_messages(browser)
+
+
+def _visit_messages(browser: Any) -> Iterator[tuple[str, str]]:
+    from django.contrib.auth import get_user_model
+
+    from giftcards.delivery.models import CardLink, Delivery
+    from tests.browser import showcase
+    from tests.delivery.staff import PASSWORD, to
+    from tests.pages import order_page
+
+    order = showcase.tell()
+    boss = get_user_model().objects.get()
+    boss.set_password(PASSWORD)
+    boss.save()
+    assert browser.login(username=boss.get_username(), password=PASSWORD)
+    messages = "/admin/giftcards_delivery/delivery/"
+    waiting = Delivery.objects.get(status="retrying")
+    send_again, new_link = to("send_again", order.pk), to("new_link", order.pk)
+    yield "told", seen(browser.get(order_page(order)))
+    yield "send again", seen(browser.get(send_again))
+    yield "send again, wrong", seen(browser.post(send_again, {"address": "lina"}))
+    yield "new link", seen(browser.get(new_link))
+    yield "new link, made", seen(browser.post(new_link, {"reason": "On the phone"}))
+    yield "proof", seen(browser.get(to("dispute", order.pk)))
+    yield "messages", seen(browser.get(messages, {"status__exact": "failed"}))
+    yield "message", seen(browser.get(to("delivery_change", waiting.pk)))
+    yield "messages index", seen(browser.get("/admin/giftcards_delivery/"))
+    yield "examples", seen(browser.get(f"{messages}previews/", {"kind": "partly_delivered"}))
+    yield "links", seen(browser.get("/admin/giftcards_delivery/cardlink/"))
+    yield "link", seen(browser.get(to("cardlink_change", CardLink.objects.earliest("pk").pk)))
+    yield "digests", seen(browser.get("/admin/giftcards_delivery/staffdigest/"))
+
+
+def seen(response: Any) -> str:
+    """The page, or which error there is instead."""
+    from tests.pages import read
+
+    if response.status_code != 200:
+        return f"HTTP {response.status_code}"
+    return read(response)
 
 
 def _take_for(name: str) -> None:
