@@ -67,6 +67,41 @@ def add_history(count: int) -> None:
     analyze()
 
 
+def add_messages() -> None:
+    """Add a message about each settled order, one in twenty in vain, and a link that was used.
+
+    The statistics of the planner are up to date afterwards.
+    """
+    order = Order.objects.exclude(settled_at=None).earliest("pk")
+    message = Delivery.objects.create(order=order, kind="delivered", next_attempt_at=None, key="-")
+    link = CardLink.objects.create(order=order, origin="message")
+    for what in ("opened", "revealed"):
+        LinkVisit.objects.create(link=link, what=what)
+    orders, settled = Order._meta.db_table, {"order_id": "o.id", "created_at": "o.settled_at"}
+    is_failed = "o.id %% 20 = 0"
+    values = {
+        "key": _text("past ", "o.id", 10),
+        "address": "o.customer_email",
+        "status": f"CASE WHEN {is_failed} THEN 'failed' ELSE 'sent' END",
+        "failed_at": f"CASE WHEN {is_failed} THEN o.settled_at END",
+    }
+    for pattern, more in ((message, values), (link, {"token_hash": values["key"]})):
+        source = f"{orders} o JOIN {{table}} p ON p.id = {pattern.pk}"
+        _copy(type(pattern), settled | more, f"{source} WHERE o.settled_at IS NOT NULL")
+    links = f"{CardLink._meta.db_table} l JOIN {{table}} p ON p.link_id = {link.pk}"
+    at = {"link_id": "l.id", "at": "l.created_at"}
+    _copy(LinkVisit, at, f"{links} WHERE l.id <> {link.pk}")
+    for pattern in (*link.visits.all(), link, message):
+        pattern.delete()
+    analyze(*OF_MESSAGES)
+
+
+def remove_messages() -> None:
+    """Remove all messages and links."""
+    for model in reversed(OF_MESSAGES):
+        model._base_manager.all()._raw_delete(connection.alias)  # type: ignore[attr-defined]
+
+
 def compact() -> None:
     """Take from PostgreSQL's indexes what earlier tests have left in them.
 

@@ -1,4 +1,4 @@
-"""What a long history costs: the engine's questions, the admin's list, a sweep's memory."""
+"""What a long history costs: the questions of engine and messages, the list, a sweep's memory."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import path
 from django.utils import timezone
 
+from giftcards.delivery import links, news
+from giftcards.delivery.models import Delivery
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import is_work_left
 from giftcards.engine.sweep import sweep
@@ -29,7 +31,7 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import FOLLOWED, Status
 from tests.benchmarks.stage import configure, say
 from tests.builders import build_guide_order
-from tests.history import add_history
+from tests.history import add_history, add_messages
 
 if TYPE_CHECKING:
     OrderModelAdmin = admin.ModelAdmin[Order]
@@ -49,6 +51,7 @@ OPEN = {
     Status.PLACING: 50,
 }
 QUEUED = 20_000
+HOUR = timedelta(hours=1)
 REPEATS = 15
 # At a million on SQLite and PostgreSQL, before there was a bound to it.
 BEFORE = {
@@ -137,6 +140,8 @@ def run(database: str, *, is_quick: bool) -> None:
     say(f"{database}, {', '.join(rows)}, made in {time.monotonic() - began:.0f} s")
     measure_admin(count)
     measure_order_page()
+    with writing_fast():
+        add_messages()
     measure_questions(count)
     measure_memory()
 
@@ -256,6 +261,10 @@ def questions(count: int) -> dict[str, Callable[[], Any]]:
         "an order's last change": middle.changes.last,
         "the cards of an order": lambda: list(middle.cards.order_by("position")),
         "a card by its code": lambda: list(Card.objects.with_code("AAAA-BBBB")),
+        "whether a message is due": lambda: Delivery.objects.due(now).first(),
+        "a link by its token": lambda: links.find("not-a-token"),
+        "a digest: what holds": news.look,
+        "a digest: what happened in two hours": lambda: news.happened(now - 2 * HOUR, now),
         "renewing 100 claims": lambda: orders.held(claimed).update(claimed_until=until),
     }
 

@@ -24,7 +24,15 @@ from giftcards.models.traces import REFUSED_REVEAL
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import make_guide_order, make_order
-from tests.history import OF_MESSAGES, add_history, analyze, forget_statistics, remove_history
+from tests.history import (
+    OF_MESSAGES,
+    add_history,
+    add_messages,
+    analyze,
+    forget_statistics,
+    remove_history,
+    remove_messages,
+)
 from tests.plans import explained
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_statistics")]
@@ -37,11 +45,12 @@ BOSS = "boss@shop.example"
 def _past(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
     with django_db_blocker.unblock():
         add_history(3_000)
-        user = add_past()
+        add_messages()
+        user = add_entries()
         yield
-        for model in (LogEntry, LinkVisit, CardLink, Delivery):
-            model.objects.all().delete()
+        LogEntry.objects.all().delete()
         user.delete()
+        remove_messages()
         remove_history()
 
 
@@ -51,37 +60,8 @@ def _statistics(request: pytest.FixtureRequest, _past: None, django_db_blocker: 
         analyze(*OF_MESSAGES, LogEntry) if request.param == "fresh" else forget_statistics()
 
 
-def add_past() -> Any:
-    """A message to each customer, one in twenty in vain; each link was opened and revealed."""
-    now = timezone.now()
-    keys = list(Order.objects.order_by("pk").values_list("pk", flat=True))
-    links, messages = [], []
-    for number, key in enumerate(keys):
-        then = now - timedelta(hours=1, minutes=len(keys) - number)
-        has_failed = number % 20 == 0
-        links.append((key, then))
-        messages.append(
-            Delivery(
-                order_id=key,
-                kind="delivered",
-                address=f"customer-{key}@example.com",
-                language="fr",
-                key=f"past {key}",
-                status="failed" if has_failed else "sent",
-                next_attempt_at=None,
-                created_at=then,
-                failed_at=then if has_failed else None,
-            )
-        )
-    Delivery.objects.bulk_create(messages)
-    made = [CardLink(order_id=key, origin="message", created_at=then) for key, then in links]
-    CardLink.objects.bulk_create(made)
-    by_order = dict(CardLink.objects.values_list("order_id", "pk"))
-    LinkVisit.objects.bulk_create(
-        LinkVisit(link_id=by_order[key], at=then, what=what)
-        for key, then in links
-        for what in ("opened", "revealed")
-    )
+def add_entries() -> Any:
+    """Many entries in the admin's log, and whose they are."""
     user = get_user_model().objects.create(username="past")
     of_orders = ContentType.objects.get_for_model(Order)
     LogEntry.objects.bulk_create(
