@@ -222,8 +222,9 @@ class Account:
             raise ValueError("The balance must not be negative.")
         # One lock for everything: requests are short, and the ledger must stay consistent.
         self._lock = threading.RLock()
-        self._clock_zero = self.clock()
+        # In this order: held up in between, its clock is behind, and books nothing in the future.
         self._time_zero = datetime.now(UTC)
+        self._clock_zero = self.clock()
         self._next_serial = 100_000_000 + secrets.randbelow(800_000_000)
         self.reset()
 
