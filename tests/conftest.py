@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any, NamedTuple, Protocol
+from zoneinfo import ZoneInfo
 
 import hypothesis
 import pytest
@@ -19,7 +21,7 @@ from giftcards.simulator import Simulator
 # Set where everything that a test may need has to be there, as in CI: then a skip is a failure.
 REQUIRE_ALL = bool(os.environ.get("GIFTCARDS_TESTS_REQUIRE_ALL"))
 
-# A machine that is busy with other things fails no test; CI tries the same examples every time.
+# A machine that is busy fails no test; CI tries the same examples as long as the code is the same.
 hypothesis.settings.register_profile("default-giftcards", deadline=None, derandomize=REQUIRE_ALL)
 hypothesis.settings.load_profile("default-giftcards")
 
@@ -48,6 +50,16 @@ def call() -> Call:
         return Outcome(out.getvalue(), err.getvalue(), code)
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def _one_day() -> None:
+    """No day ends within a test, in Algiers nor in UTC: one that begins right before waits."""
+    for zone in (ZoneInfo("Africa/Algiers"), UTC):
+        now = datetime.now(zone)
+        midnight = datetime.combine(now + timedelta(days=1), datetime.min.time(), zone)
+        if midnight - now < timedelta(seconds=10):
+            time.sleep((midnight - now).total_seconds())
 
 
 @pytest.fixture(autouse=True)

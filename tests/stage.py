@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -168,7 +170,25 @@ def messages(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> 
     ]
 
 
-def wait_until(condition: Callable[[], object], *, seconds: float = 60) -> None:
+@contextlib.contextmanager
+def out_of_service(simulator: Simulator) -> Iterator[None]:
+    """Nobody listens at the provider's address; it stays the provider's."""
+    simulator.stop()
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", simulator.port))
+        yield
+    simulator.start()
+
+
+def unused_port() -> int:
+    """A port that a process can listen on later: one that the system gives nobody by itself."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 120) -> None:
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends, "it did not happen in time"

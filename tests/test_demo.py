@@ -83,7 +83,7 @@ class Demo:
         return found
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        give_up_at = time.monotonic() + 60
+        give_up_at = time.monotonic() + 180
         while not condition():
             assert self.process.poll() is None, self.output
             assert time.monotonic() < give_up_at, self.output
@@ -115,7 +115,7 @@ def test_the_demo_with_once_ends_when_the_orders_have_settled(
     start: Callable[..., Demo], tmp_path: Path
 ) -> None:
     demo = start("--once")
-    assert demo.process.wait(timeout=120) == 0, demo.output
+    assert demo.process.wait(timeout=240) == 0, demo.output
     breakdowns = re.sub(r"demo-\d{4}-\d{6}-", "", demo.output.partition("Refund breakdown")[2])
     breakdowns, _, mails = breakdowns.partition("The mails to the customers")
     assert [line.split() for line in breakdowns.splitlines()] == [
@@ -138,7 +138,9 @@ def test_the_demo_with_once_ends_when_the_orders_have_settled(
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     assert {path.stat().st_mode & 0o777 for path in (folder, folder / "mails")} == {0o700}
     # Each customer has a mail, and those who got cards have a link to them.
-    assert len([*(folder / "mails").iterdir()]) == 4
+    # Django may put mails of one second into one file.
+    written = [path.read_text() for path in (folder / "mails").iterdir()]
+    assert "".join(written).count("\nSubject: ") == 4
     link = r"http://127.0.0.1:\d+/cards/[\w-]{32}/"
     linked = re.findall(rf"^  (\w+)@example\.com:\n    {link}$", mails, re.MULTILINE)
     assert sorted(linked) == ["amina", "sara", "yacine"]
@@ -152,7 +154,7 @@ def test_the_demo_stopped_while_orders_are_open_leaves_no_process(
     demo.wait_until(lambda: "HANDLING" in demo.output)
     assert len(demo.processes()) > 3
     demo.process.send_signal(signal.SIGTERM)
-    assert demo.process.wait(timeout=30) == 0, demo.output
+    assert demo.process.wait(timeout=240) == 0, demo.output
     assert demo.output.endswith("Stopping ...\n")
     assert demo.processes() == {}
 
@@ -165,7 +167,7 @@ def test_a_demo_after_a_killed_one_starts_afresh_and_a_third_is_refused(
     killed.process.kill()
     killed.process.wait()
     # Nobody is left to stop its processes.
-    give_up_at = time.monotonic() + 20
+    give_up_at = time.monotonic() + 120
     while killed.processes():
         assert time.monotonic() < give_up_at
         time.sleep(0.05)
@@ -180,7 +182,7 @@ def test_a_demo_after_a_killed_one_starts_afresh_and_a_third_is_refused(
     ]
 
     other = start()
-    assert other.process.wait(timeout=30) == 1
+    assert other.process.wait(timeout=240) == 1
     assert other.output == (
         f"Another demo is running in this checkout (process {demo.process.pid})."
         " Stop it with Ctrl-C in its terminal first.\n"
@@ -215,7 +217,7 @@ def test_the_demo_ends_if_one_of_its_processes_ends_by_itself(
 
     demo.wait_until(lambda: bool(sites()))
     os.kill(sites()[0], signal.SIGKILL)
-    assert demo.process.wait(timeout=30) == 1, demo.output
+    assert demo.process.wait(timeout=240) == 1, demo.output
     log = tmp_path / "files" / "site.log"
     assert demo.output.endswith(f"\nThe site ended by itself; {log} says why.\n")
     assert demo.processes() == {}
@@ -225,7 +227,7 @@ def test_the_demo_makes_up_no_secrets_for_the_provider(
     start: Callable[..., Demo], tmp_path: Path
 ) -> None:
     demo = start(GIFTCARDS_API_KEY=KEY)
-    assert demo.process.wait(timeout=30) == 1
+    assert demo.process.wait(timeout=240) == 1
     # It may say that a port is taken, and nothing else.
     assert re.sub(r"^Port \d+ is taken: .*\n", "", demo.output, flags=re.MULTILINE) == (
         "\nDJANGO_SECRET_KEY is not set, and GIFTCARDS['BASE_URL'] is https://api.oneclickdz.com."
@@ -239,7 +241,7 @@ def test_the_demo_with_a_key_uses_the_provider_and_no_simulator(start: Callable[
         demo = start("--once", GIFTCARDS_API_KEY=KEY, GIFTCARDS_BASE_URL=provider.url)
         demo.wait_until(lambda: "HANDLING" in demo.output)
         assert not any("giftcards_simulator" in command for command in demo.processes().values())
-        assert demo.process.wait(timeout=120) == 0, demo.output
+        assert demo.process.wait(timeout=240) == 0, demo.output
         assert f"Provider   {provider.url}" in demo.output
         assert KEY not in demo.output
         assert len(provider.orders) == 4

@@ -74,7 +74,7 @@ def run(*command: str | Path, cwd: Path) -> str:
         text=True,
         # Not in the language of whoever runs the tests, and without Django's settings.
         env={**os.environ, "DJANGO_SETTINGS_MODULE": "", "LC_ALL": "C"},
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

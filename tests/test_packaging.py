@@ -57,7 +57,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from the source distribution, built from a copy of the tree."""
     pytest.importorskip("build")
     folder = tmp_path_factory.mktemp("build")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--retries=10"]
     asked = subprocess.run(
         [*pip, "download", "--quiet", "--no-deps", "--dest", folder / "asked", "hatchling"],
         capture_output=True,

@@ -56,7 +56,13 @@ BUSY = "another process runs the loop"
 @pytest.fixture(autouse=True)
 def quickly(shorten: Callable[..., None], set_conf: Callable[..., None]) -> None:
     set_conf(POLL_INTERVAL=0.1)
-    shorten(task_seconds=1.0)
+    # Longer than anything here takes; what does not end by itself ends with `in_a_second`.
+    shorten(task_seconds=10)
+
+
+@pytest.fixture
+def in_a_second(quickly: None, shorten: Callable[..., None]) -> None:
+    shorten(task_seconds=1)
 
 
 def state() -> ProviderState:
@@ -84,6 +90,7 @@ class TestBoth:
         assert [request.path for request in simulator.requests] == ["/v3/account/balance"]
         assert not OrmQ.objects.exists()
 
+    @pytest.mark.usefixtures("in_a_second")
     def test_both_tasks_queue_a_sweep_while_orders_are_open(
         self, task: Callable[[], str], simulator: Simulator
     ) -> None:
@@ -113,6 +120,7 @@ class TestBoth:
         assert not OrmQ.objects.exists()
         assert [request.key_ok for request in simulator.requests].count(False) == 1
 
+    @pytest.mark.usefixtures("in_a_second")
     def test_both_tasks_queue_a_sweep_during_a_short_pause(
         self, task: Callable[[], str], simulator: Simulator
     ) -> None:
@@ -193,6 +201,7 @@ class TestTick:
         assert state().ticked_at is not None
 
     @pytest.mark.django_db(transaction=True)
+    @pytest.mark.usefixtures("in_a_second")
     def test_a_tick_settles_orders_even_if_announcing_is_refused(
         self, simulator: Simulator, shorten: Callable[..., None]
     ) -> None:
@@ -204,7 +213,6 @@ class TestTick:
                 raise ProgrammingError("no such column")
             return execute(sql, *args)
 
-        shorten(task_seconds=1)
         with connection.execute_wrapper(fail):
             tasks.tick()
         order.refresh_from_db()
@@ -357,6 +365,7 @@ class TestPipeline:
         assert not OrmQ.objects.exists()
         assert not Task.objects.exists()
 
+    @pytest.mark.usefixtures("in_a_second")
     def test_sweeps_queue_each_other_until_the_order_has_settled(
         self, simulator: Simulator
     ) -> None:
@@ -390,6 +399,7 @@ class TestPipeline:
         run_queue()
         assert posts(simulator) == 1
 
+    @pytest.mark.usefixtures("in_a_second")
     def test_rows_of_django_q_hold_no_secrets(self, simulator: Simulator, settings: Any) -> None:
         order = place_order(**LINE, reference="CANARY-REFERENCE")
         make_order(type_id="SIM_NEVER")
@@ -430,7 +440,7 @@ class TestCluster:
         first = [place_order(**LINE | {"type_id": kind}) for kind in ("type_001", "TEST_PARTIAL")]
         never = place_order(**LINE | {"type_id": "SIM_NEVER"})
         lost = place_order(**LINE | {"type_id": "SIM_LOST"})
-        wait_until(lambda: statuses_of(first) == ["FULFILLED", "PARTIALLY_FILLED"], seconds=30)
+        wait_until(lambda: statuses_of(first) == ["FULFILLED", "PARTIALLY_FILLED"])
         # The loop is running now: an order that comes is noticed without a task of its own.
         later = place_order(**LINE | {"type_id": "TEST_REFUND"})
         wait_until(lambda: statuses_of([later]) == ["REFUNDED"])
@@ -451,7 +461,7 @@ class TestCluster:
     ) -> None:
         child("qcluster")
         async_task("tests.test_tasks.is_stop_found", save=True)
-        wait_until(Task.objects.exists, seconds=30)
+        wait_until(Task.objects.exists)
         assert Task.objects.get().result is True
 
     def test_two_clusters_send_each_order_once(
@@ -460,7 +470,7 @@ class TestCluster:
         simulator.delay = (0.5, 1)
         clusters = [child("qcluster"), child("qcluster")]
         orders = [place_order(**LINE) for _order in range(12)]
-        wait_until(lambda: set(statuses_of(orders)) == {"FULFILLED"}, seconds=30)
+        wait_until(lambda: set(statuses_of(orders)) == {"FULFILLED"})
         assert posts(simulator) == 12
         assert sorted(id_of(order) for order in orders) == sorted(simulator.orders)
         for order in orders:

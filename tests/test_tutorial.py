@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.stage import ROOT
+from tests.stage import ROOT, unused_port
 from tests.test_docs import page
 
 pytestmark = pytest.mark.cluster
@@ -104,11 +103,6 @@ def is_shown(expected: str, printed: str) -> bool:
     return not expected or re.fullmatch("".join(parts), printed) is not None
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[Reader]:
     reader = Reader(tmp_path)
@@ -120,7 +114,7 @@ def test_the_tutorial_leads_from_an_empty_folder_to_a_customer_with_codes(
     reader: Reader, tmp_path: Path
 ) -> None:
     # The ports of the tutorial may be taken here.
-    provider, site = free_port(), free_port()
+    provider, site = unused_port(), unused_port()
     text = page("tutorial").replace(":8378", f":{provider}").replace(":8000", f":{site}")
     text = text.replace("giftcards_simulator ", f"giftcards_simulator --port {provider} ")
     text = text.replace("manage.py runserver", f"manage.py runserver {site}")

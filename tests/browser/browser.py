@@ -15,7 +15,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from tests.browser.chromium import resize
 
-PATIENCE = 10
+PATIENCE = 60
 
 
 class Browser:

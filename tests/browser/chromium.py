@@ -41,7 +41,8 @@ def chromium() -> Iterator[Chrome]:
             options.add_argument(flag)
         driver = Chrome(options=options, service=ChromeService(executable_path=str(DRIVER)))
         try:
-            driver.set_page_load_timeout(20)
+            driver.set_page_load_timeout(60)
+            driver.set_script_timeout(60)
             resize(driver, 1280, 900)
             yield driver
         finally:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from giftcards.models import CardReveal, Note, Order
-from tests.browser.browser import Browser
+from tests.browser.browser import PATIENCE, Browser
 from tests.browser.test_accessibility import PAGES
 from tests.builders import CARDS, PRODUCT, TYPE
 
@@ -109,6 +110,10 @@ class Keyboard:
             self.window.run("return document.activeElement.matches(arguments[0])", selector)
         )
 
+    def wait_for(self, selector: str) -> None:
+        """Wait until the page itself has put the focus there."""
+        WebDriverWait(self.window.driver, PATIENCE).until(lambda _driver: self.is_on(selector))
+
     def tab_to(self, selector: str) -> None:
         for _press in range(FAR):
             self.press(Keys.TAB)
@@ -206,7 +211,7 @@ def test_a_shops_work_is_done_by_keyboard(shop: Browser, keyboard: Keyboard) -> 
     # Reveal a code, copy it, and hide it.
     keyboard.skip_to("[aria-label='Reveal card 2']")
     keyboard.go()
-    assert keyboard.is_on("[name=reason]")
+    keyboard.wait_for("[name=reason]")
     keyboard.press("Lost the e-mail")
     keyboard.go()
     assert shop.texts(".giftcards-secret")[0] == CARDS[1].value

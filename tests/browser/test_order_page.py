@@ -6,17 +6,16 @@ from datetime import timedelta
 
 import pytest
 from django.utils import timezone
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.support.ui import WebDriverWait
 
 from giftcards.models import Note, Order
 from giftcards.statuses import Status
-from tests.browser.browser import Browser
+from tests.browser.browser import PATIENCE, Browser
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 LIST = "/admin/giftcards/order/"
-# The script asks every five seconds.
-PATIENCE = 15
 
 
 def open_page(browser: Browser, reference: str) -> Order:
@@ -33,7 +32,9 @@ def wait_for_text(browser: Browser, selector: str, text: str) -> None:
             selector,
         )
 
-    WebDriverWait(browser.driver, PATIENCE).until(is_there)
+    # The page may be replaced in the middle of a question.
+    waiting = WebDriverWait(browser.driver, PATIENCE, ignored_exceptions=[WebDriverException])
+    waiting.until(is_there)
 
 
 def settle(order: Order) -> None:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture(autouse=True)
 def quickly(set_conf: Callable[..., None]) -> None:
-    set_conf(POLL_INTERVAL=0.1, REQUEST_TIMEOUT=2)
+    set_conf(POLL_INTERVAL=0.1, REQUEST_TIMEOUT=20)
 
 
 def lose_one(call: Call) -> Order:
@@ -59,7 +59,7 @@ def test_reconcile_finds_a_lost_order(call: Call, simulator: Simulator) -> None:
 
 
 def test_reconcile_reports_orphans_without_their_codes(call: Call, simulator: Simulator) -> None:
-    with Client(base_url=simulator.url, api_key="CANARY-KEY-7f3a9c", timeout=2) as client:
+    with Client(base_url=simulator.url, api_key="CANARY-KEY-7f3a9c", timeout=20) as client:
         bought = client.place(product_id=LINE["product_id"], type_id="type_001", quantity=2)
     out, err, code = call("giftcards_reconcile")
     order = simulator.orders[bought.order_id]

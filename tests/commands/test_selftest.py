@@ -30,8 +30,9 @@ def quickly(set_conf: Callable[..., None]) -> None:
 
 
 def test_selftest_passes_all_scenarios_against_the_simulator(
-    call: Call, simulator: Simulator
+    call: Call, simulator: Simulator, shorten: Callable[..., None]
 ) -> None:
+    shorten(short_wait=60)
     simulator.delay = (0.1, 0.3)
     assert call("giftcards_selftest") == (
         "ok      refund: 2 × TEST_REFUND is REFUNDED, 0 delivered\n"
@@ -48,7 +49,7 @@ def test_selftest_shows_a_wait_for_the_provider(
     call: Call, simulator: Simulator, shorten: Callable[..., None]
 ) -> None:
     shorten(short_wait=0.2)
-    simulator.delay = (1, 1)
+    simulator.delay = (3, 3)
     out, _, code = call("giftcards_selftest")
     waiting = r"refund: HANDLING, waiting for the provider \(since \d\d:\d\d:\d\d, \d s\)\n"
     # One line an order, not one a look.

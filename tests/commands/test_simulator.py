@@ -21,6 +21,7 @@ from urllib3.util import Retry
 
 from giftcards.simulator import SPECIAL_TYPES
 from tests.simulator.shop import LOST, PSN, raw
+from tests.stage import unused_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -144,8 +145,7 @@ def test_simulator_command_in_its_own_process_stops_on_sigterm(tmp_path: Path) -
 
 
 def test_simulator_command_with_verbosity_0_prints_nothing(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = unused_port()
     with own_process(tmp_path, f"--port={port}", "-v0") as process, requests.Session() as session:
         # There is no line to wait for: ask until it answers.
         retries = Retry(total=100, backoff_factor=0.1, backoff_max=0.1)

@@ -77,8 +77,8 @@ def test_a_link_that_was_only_opened_says_that_no_card_was_shown() -> None:
             {
                 "status": "retrying",
                 "attempts": 3,
-                "created_at": timezone.now() - timedelta(hours=1, minutes=5),
-                "next_attempt_at": timezone.now() + timedelta(minutes=5),
+                "created_at": -timedelta(hours=1, minutes=5),
+                "next_attempt_at": timedelta(minutes=5),
                 "error": "ConnectionRefusedError in smtplib.py:300",
             },
             f"It could not be sent to {EMAIL} yet; it was first tried 1 hour ago. The next try",
@@ -91,8 +91,10 @@ def test_a_link_that_was_only_opened_says_that_no_card_was_shown() -> None:
     ids=["waits", "under way", "tried again", "failed", "cancelled", "in doubt", "asked for"],
 )
 def test_each_status_is_told_in_plain_words(values: dict[str, Any], words: str) -> None:
-    order = delivered()
-    message(order, **values)
+    order, now = delivered(), timezone.now()
+    # A time is one from now, not from when the tests were collected.
+    times = {name: now + value for name, value in values.items() if isinstance(value, timedelta)}
+    message(order, **values | times)
     shown = said(order)
     assert words in shown
     assert values.get("error", "") in shown

@@ -110,13 +110,13 @@ class TestWorkers:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         workers(1)
-        monkeypatch.setattr("giftcards.delivery.tasks._ALONE_SECONDS", 0.2)
-        monkeypatch.setattr("giftcards.delivery.tasks._ALONE_ATTEMPT", 0.3)
+        monkeypatch.setattr("giftcards.delivery.tasks._ALONE_SECONDS", 1)
+        monkeypatch.setattr("giftcards.delivery.tasks._ALONE_ATTEMPT", 1.5)
         server.plan = lambda _number: Fault("rcpt", HANG)
         rows = [make_message(address=f"c{number}@example.com") for number in range(2)]
         began = time.monotonic()
         assert deliver().startswith("0 sent, 1 to be tried again")
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 20
         assert [again(row).status for row in rows] == ["retrying", "queued"]
         # The next minute is soon enough for what is left.
         assert queued() == []
@@ -145,16 +145,16 @@ class TestSoon:
     ) -> None:
         workers(3)
         shorten(delivering_wait=0.2)
-        message = make_message(next_attempt_at=timezone.now() + timedelta(seconds=5))
+        message = make_message(next_attempt_at=timezone.now() + timedelta(seconds=60))
         assert deliver().startswith("0 sent")
         assert pause(message) > 0
         assert queued() == []
 
     def test_nothing_is_waited_for_where_workers_are_few(self, server: MailServer) -> None:
-        make_message(next_attempt_at=timezone.now() + timedelta(seconds=5))
+        make_message(next_attempt_at=timezone.now() + timedelta(seconds=60))
         began = time.monotonic()
         assert deliver().startswith("0 sent")
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 20
 
 
 class TestTrouble:

@@ -36,6 +36,7 @@ from tests.stage import (
     hold_lease,
     in_threads,
     messages,
+    out_of_service,
     posts,
     prove_key,
     provider_state,
@@ -203,13 +204,12 @@ class TestGivingUp:
     def test_a_waiting_order_is_sent_and_not_given_up_after_the_clock_was_set(
         self, seconds: float, look: Looks, wall: Wall, simulator: Simulator
     ) -> None:
-        simulator.stop()
-        look()
-        order = record_order(**LINE)
-        wall.step(seconds)
-        look()
-        assert statuses() == ["PENDING"]
-        simulator.start()
+        with out_of_service(simulator):
+            look()
+            order = record_order(**LINE)
+            wall.step(seconds)
+            look()
+            assert statuses() == ["PENDING"]
         wall.let_pass(5 * MINUTE)
         look()
         order.refresh_from_db()
@@ -252,11 +252,11 @@ class TestRealTime:
     def test_an_order_that_could_not_be_sent_for_a_real_hour_is_given_up(
         self, look: Looks, wall: Wall, simulator: Simulator
     ) -> None:
-        simulator.stop()
-        look()
-        record_order(**LINE)
-        wall.let_pass(HOUR + MINUTE)
-        look()
+        with out_of_service(simulator):
+            look()
+            record_order(**LINE)
+            wall.let_pass(HOUR + MINUTE)
+            look()
         assert statuses() == ["REJECTED"]
 
     def test_an_order_that_was_not_bought_is_sent_again_after_real_time_has_passed(

@@ -117,7 +117,7 @@ class TestLoop:
             make_order()
         began = time.monotonic()
         with connection.execute_wrapper(refusing()):
-            follow(seconds=1.5)
+            follow(seconds=3)
         seconds = time.monotonic() - began
         assert sorted(statuses()) == ["FULFILLED"] * 3 + ["PENDING"]
         # Not as fast as it can: there is a pause of 0.05 s after each try, and one between sweeps.

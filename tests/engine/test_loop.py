@@ -54,7 +54,7 @@ def intervals(times: list[float]) -> float:
 
     One may have arrived late, so that the next seems early: what counts is how many there were.
     """
-    return (times[-1] - times[0] + 0.05) / conf.poll_interval
+    return (times[-1] - times[0] + 0.1) / conf.poll_interval
 
 
 class TestStart:
@@ -150,7 +150,7 @@ class TestLoop:
         buy_many(simulator, 1, type_id="SIM_NEVER")
         done = follow(seconds=1)
         assert done is not None
-        times = [request.at for request in simulator.requests]
+        times = [request.at for request in simulator.requests if "/check-order/" in request.path]
         assert 3 <= len(times) <= intervals(times) + 1
 
     def test_the_loop_runs_no_longer_than_told(self, simulator: Simulator) -> None:
@@ -229,10 +229,10 @@ class TestLoop:
             return sweeps[-1]
 
         monkeypatch.setattr(loop, "sweep", count)
-        done = follow(seconds=0.7)
+        done = follow(seconds=1.5)
         assert done is not None
         assert done.is_paused
-        assert 2 <= len(sweeps) <= 4
+        assert 2 <= len(sweeps) <= 8
         assert simulator.requests == []
 
     @pytest.mark.parametrize(
@@ -348,9 +348,9 @@ class TestLoop:
             return execute(sql, params, many, context)
 
         with connection.execute_wrapper(record):
-            follow(seconds=0.7)
+            follow(seconds=1.5)
         # Taken, renewed all the time, released.
-        assert 3 <= len(seen) <= 5
+        assert 3 <= len(seen) <= 9
 
     @pytest.mark.django_db(transaction=True)
     def test_the_loop_goes_on_after_operational_errors_of_the_database(

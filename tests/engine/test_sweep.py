@@ -565,7 +565,7 @@ class TestRefusedKey:
         without_list()
 
         def revoke(request: Request) -> None:
-            if len(simulator.requests) == 10:
+            if len(simulator.requests) >= 10:
                 simulator.keys = ["another"]
 
         simulator.on_request = revoke
@@ -797,7 +797,7 @@ class TestCheckNow:
             assert time_to_check(order, gateway) == 0
             assert check_now(order, gateway) == Swept(checked=1)
             order.refresh_from_db()
-            assert 4 < time_to_check(order, gateway) <= 5
+            assert 1 < time_to_check(order, gateway) <= 5
             assert check_now(order, gateway) == Swept()
             Order.objects.update(checked_at=ago(5))
             assert check_now(order, gateway) == Swept(checked=1)
@@ -869,6 +869,7 @@ class TestWatch:
     ) -> None:
         set_conf(POLL_INTERVAL=0.1, POLL_TIMEOUT=1)
         [order] = buy_many(simulator, 1, type_id="SIM_NEVER")
+        Order.objects.update(accepted_at=ago(0.5))
         seen = self.follow(order)
         assert seen[-1] == "DELAYED"
         assert set(seen[:-1]) == {"HANDLING"}

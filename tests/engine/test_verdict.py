@@ -383,7 +383,11 @@ def _is_negative(given_answer: OrderAnswer) -> bool:
     return any(amount is not None and amount < 0 for amount in amounts)
 
 
-@given(st.text(st.characters(exclude_categories=()), min_size=12), answers)
+# They begin with a character that is in no text of ours: hypothesis knows those, and tries them.
+codes = st.text(st.characters(exclude_categories=()), min_size=12).map("\ue000".__add__)
+
+
+@given(codes, answers)
 def test_no_problem_of_an_answer_holds_a_code(code: str, given_answer: OrderAnswer) -> None:
     fields: dict[str, Any] = {
         name: getattr(given_answer, name) for name in given_answer.__dataclass_fields__

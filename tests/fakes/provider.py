@@ -364,7 +364,7 @@ def say(action: Callable[[Exchange], object], *, carried_out: bool) -> Fault:
 
 
 def silence(exchange: Exchange) -> None:
-    exchange.wait(0.5)
+    exchange.wait(1.2)
     exchange.close()
 
 

@@ -565,7 +565,7 @@ def test_an_order_struck_by_a_fault_ends_as_its_row_says(
 ) -> None:
     running = provider(way)
     if row.name in ("silence", "drip"):
-        settings.GIFTCARDS = {**settings.GIFTCARDS, "REQUEST_TIMEOUT": 0.3}
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "REQUEST_TIMEOUT": 0.8}
     row.setup(running)
     running.delivers["struck"] = row.delivers
     for step, fault, times in ((row.step, row.fault, row.times), *row.also):
