@@ -41,6 +41,7 @@ def _photograph(directory: Path, *, everything: bool) -> None:
     import django
 
     django.setup()
+    from django.conf import settings
     from django.contrib.auth import get_user_model
     from django.contrib.staticfiles.handlers import StaticFilesHandler
     from django.core.management import call_command
@@ -73,6 +74,11 @@ def _photograph(directory: Path, *, everything: bool) -> None:
         pages |= {
             name: f"{order_list}{Order.objects.get(reference=reference).pk}/change/"
             for name, reference in other.items()
+        }
+        # The tests send no messages.
+        settings.GIFTCARDS_DELIVERY = {
+            "BASE_URL": "https://shop.example",
+            "STAFF_EMAILS": ["boss@shop.example", "books@shop.example"],
         }
         told = showcase.tell()
         messages = "admin/giftcards_delivery/"

@@ -127,9 +127,9 @@ def _two_lines(first: str, second: str) -> SafeString:
     return format_html('{} <span class="giftcards-second">{}</span>', bdi(first), bdi(second))
 
 
-def labelled(label: str, amount: str) -> SafeString:
-    """The amount, with the name of its column where no heading stands above it."""
-    return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), amount)
+def labelled(label: str, figure: str) -> SafeString:
+    """The figure, with the name of its column where no heading stands above it."""
+    return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), figure)
 
 
 def _with_refunds(still_owed: SafeString, amount: Decimal) -> SafeString:

@@ -43,6 +43,7 @@ def test_axe_finds_nothing_of_ours(boss: Browser, order: Order) -> None:
         "message": at(to("delivery_change", waiting.pk)),
         "links": at("/admin/giftcards_delivery/cardlink/"),
         "link": at(to("cardlink_change", CardLink.objects.earliest("pk").pk)),
+        "digests": at("/admin/giftcards_delivery/staffdigest/"),
         "index": at("/admin/giftcards_delivery/"),
     }
     found = Findings()

@@ -128,7 +128,7 @@ class TestLinks:
             "web-1042",
             "Message",
             "Locked, because the PIN was wrong too often. Send a new link.",
-            "2",
+            "Cards shown 2",
         ]
 
     def test_the_search_finds_the_links_of_an_order(self, amina: Client) -> None:

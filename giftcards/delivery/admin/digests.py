@@ -33,9 +33,11 @@ class StaffDigestAdmin(ReadOnly, DigestModelAdmin):
     list_display_links = None
     fields = readonly_fields = list_display
     sortable_by = ()
+    # On a phone, where a row is a block of lines, nothing is better than a line with a dash.
+    empty_value_display = ""
 
     class Media:
-        css = {"all": ("giftcards/admin.css",)}
+        css = {"all": ("giftcards/admin.css", "giftcards_delivery/admin.css")}
 
     @admin.display(description=_("address"))
     def whose(self, digest: StaffDigest) -> SafeString | str:
@@ -50,7 +52,7 @@ class StaffDigestAdmin(ReadOnly, DigestModelAdmin):
     @admin.display(description=_("what it said"))
     def what_it_said(self, digest: StaffDigest) -> str:
         lines = ((item.headline,) for item in last_digest(digest))
-        return format_html_join(SafeString("<br>"), "{}", lines) or "-"
+        return format_html_join(SafeString("<br>"), "{}", lines)
 
     @admin.display(description=_("state"))
     def how_it_stands(self, digest: StaffDigest) -> str:
@@ -68,7 +70,7 @@ class StaffDigestAdmin(ReadOnly, DigestModelAdmin):
     @admin.display(description=_("next attempt"))
     def next_try(self, digest: StaffDigest) -> str:
         at = digest.next_attempt_at
-        return exact_moment(at) if digest.is_failing and at else "-"
+        return exact_moment(at) if digest.is_failing and at else ""
 
 
 @register

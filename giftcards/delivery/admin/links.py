@@ -9,8 +9,10 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.columns import labelled
 from giftcards.delivery.admin.pages import OrderPages, newest
 from giftcards.delivery.admin.words import origin_of, state_of, visit_rows
 from giftcards.delivery.models import CardLink, LinkVisit
@@ -88,8 +90,8 @@ class CardLinkAdmin(OrderPages):
         return state_of(link, timezone.now())[0]
 
     @admin.display(description=_("cards shown"))
-    def times_shown(self, link: CardLink) -> int:
-        return link.reveals
+    def times_shown(self, link: CardLink) -> SafeString:
+        return labelled(gettext("cards shown"), str(link.reveals))
 
     @admin.display(description=_("wrong PINs"))
     def guesses(self, link: CardLink) -> int:
