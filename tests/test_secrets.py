@@ -501,6 +501,8 @@ def struck(work: Callable[[], object], at: int = -1) -> tuple[Strike | None, int
             raise Strike
 
     error = None
+    # It may call destructors at any moment, in which an exception reaches nobody.
+    gc.disable()
     sys.setprofile(strike)
     try:
         work()
@@ -508,6 +510,7 @@ def struck(work: Callable[[], object], at: int = -1) -> tuple[Strike | None, int
         error = raised
     finally:
         sys.setprofile(None)
+        gc.enable()
     return error, count
 
 
