@@ -201,11 +201,10 @@ class TestTick:
         assert state().ticked_at is not None
 
     @pytest.mark.django_db(transaction=True)
-    @pytest.mark.usefixtures("in_a_second")
     def test_a_tick_settles_orders_even_if_announcing_is_refused(
         self, simulator: Simulator, shorten: Callable[..., None]
     ) -> None:
-        shorten(database_pause=0)
+        shorten(database_pause=0, task_seconds=3)
         order = make_order()
 
         def fail(execute: Any, sql: str, *args: Any) -> Any:
