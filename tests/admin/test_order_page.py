@@ -1010,8 +1010,6 @@ def test_the_page_of_an_order_takes_a_constant_number_of_queries(boss: Client) -
         StatusChange(order=large, from_status="PENDING", to_status="PLACING", source="placing")
         for _ in range(25)
     )
-    read(boss.get(order_page(small)))
-
     # Session, user, the order; the order that it repeats or is repeated by, those of its group; its
     # changes, what was ticked off, its history in the admin, notes, reveals, refunds, cards and the
     # ledger; its messages and links.

@@ -30,6 +30,7 @@ from tests.pages import (
     ADD,
     FORM,
     LIST,
+    count_queries,
     errors,
     hidden,
     messages,
@@ -417,17 +418,12 @@ def test_a_card_that_the_catalogue_does_not_have_can_be_given_by_its_ids(
 def test_the_form_takes_the_same_queries_whatever_the_catalogue_holds(
     boss: Client, read_in: Simulator
 ) -> None:
-    def count() -> int:
-        with CaptureQueriesContext(connection) as queries:
-            read(boss.get(ADD))
-        return len(queries)
-
-    few = count()
+    few = count_queries(boss, ADD)
     product = Product.objects.get(product_id=PRODUCT)
     ProductType.objects.bulk_create(
         ProductType(product=product, type_id=f"x{number}", price=1) for number in range(300)
     )
-    assert count() == few
+    assert count_queries(boss, ADD) == few
 
 
 # The confirmation.
