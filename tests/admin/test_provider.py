@@ -252,7 +252,7 @@ class TestPage:
     def test_the_balance_and_its_age_are_for_those_who_may_see_costs(self, viewer: Client) -> None:
         ProviderState.objects.current()
         ProviderState.objects.update(balance=Decimal("88235.91"), balance_read_at=ago(7200))
-        assert "88,235" not in text(section(read(viewer.get(PAGE)), "connection"))
+        assert not re.search(r"88.?235", text(section(read(viewer.get(PAGE)), "connection")))
         accountant = sign_in("view_providerstate", "view_cost")
         balance = facts(read(accountant.get(PAGE)), "connection")["Balance"]
         assert balance.startswith("88,235.91 DA, read on ")

@@ -75,7 +75,7 @@ def test_a_proof_leads_back_to_the_question_and_the_code_is_revealed(card: Card)
 def test_a_proof_of_the_shops_page_holds_for_ten_minutes(card: Card) -> None:
     browser = person()
     browser.post("/staff/prove/", {"token": "4711"})
-    let_pass(browser, 540)
+    let_pass(browser, 590)
     assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
     let_pass(browser, 601)
 

@@ -175,6 +175,7 @@ def test_three_of_five_cards_come_and_the_customer_is_paid_back_the_rest(
         assert promise.format(owed) in told
         # Of the price that the shop pays, customers are told nothing.
         assert not {"490", "980"} & set(told.split())
+        assert customer.amount(980) not in told
     codes = codes_bought(simulator, order)
     assert customer.show_cards() == codes == codes_stored(order)
     assert len(codes) == 3

@@ -215,7 +215,7 @@ class TestOverview:
         assert json.loads(call("giftcards_status", "--json").out)["schedule"] == paused
 
     @pytest.mark.parametrize("sign", ["ticked_at", "swept_at"])
-    @pytest.mark.parametrize(("seconds", "problem"), [(150, "ok"), (185, DOWN)])
+    @pytest.mark.parametrize(("seconds", "problem"), [(170, "ok"), (185, DOWN)])
     def test_status_says_that_the_worker_is_down_after_three_minutes(
         self, sign: str, seconds: float, problem: str, call: Call
     ) -> None:

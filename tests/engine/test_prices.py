@@ -314,7 +314,7 @@ class TestAskedSince:
 
     @pytest.mark.parametrize(
         ("seconds", "made"),
-        [(-60, 2), (0, 2), (4, 2), (30, 1), (60, 1)],
+        [(-60, 2), (0, 2), (4, 2), (10, 1), (60, 1)],
         ids=["before", "just then", "as far as the clocks may differ", "after", "long after"],
     )
     @pytest.mark.parametrize("is_same_process", [True, False])

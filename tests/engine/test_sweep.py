@@ -797,7 +797,7 @@ class TestCheckNow:
             assert time_to_check(order, gateway) == 0
             assert check_now(order, gateway) == Swept(checked=1)
             order.refresh_from_db()
-            assert 1 < time_to_check(order, gateway) <= 5
+            assert 3 < time_to_check(order, gateway) <= 5
             assert check_now(order, gateway) == Swept()
             Order.objects.update(checked_at=ago(5))
             assert check_now(order, gateway) == Swept(checked=1)
