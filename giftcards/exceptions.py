@@ -115,6 +115,12 @@ class TryLater(ProviderError):
     reason = "not_started"
 
 
+class Withheld(TryLater):
+    """The request was not sent in time, and says nothing about the provider: nothing was done."""
+
+    reason = "held_up"
+
+
 class RateLimited(TryLater):
     """HTTP 429: nothing was done, and all other calls have to wait as well."""
 

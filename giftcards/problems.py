@@ -85,6 +85,7 @@ REASONS = {
     "access_disabled": _("The provider has switched off the shop's access."),
     "too_many_requests": _("The provider has been asked too often."),
     "not_started": _("The provider could not be reached, or could not take the order."),
+    "held_up": _("The server was held up for too long right before sending it."),
     "no_balance": _("There is not enough money on the account at the provider."),
     "out_of_stock": _("It is out of stock."),
     "no_price": _("The provider shows no price for it."),

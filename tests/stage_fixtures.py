@@ -51,6 +51,7 @@ CONSTANTS = {
     "shortest_sending": "giftcards.engine.sweep._SHORTEST_SENDING",
     "sweep_heartbeat": "giftcards.engine.sweep._HEARTBEAT",
     "sweep_most": "giftcards.engine.sweep._MOST",
+    "start_within": "giftcards.engine.sending.START_WITHIN",
     "task_seconds": "giftcards.tasks.LOOP_SECONDS",
 }
 

@@ -60,8 +60,11 @@ def _identify_machine() -> str:
 _MACHINE = _identify_machine()
 
 
-def _steady_time() -> float:
-    """Seconds by a clock that nobody can set, and that all processes of the machine share."""
+def steady_time() -> float:
+    """Seconds by a clock that nobody can set, and that all processes of the machine share.
+
+    On Linux it also counts the time for which the machine was suspended.
+    """
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
@@ -69,9 +72,9 @@ def _steady_time() -> float:
 def _read_clocks() -> tuple[datetime, float]:
     """The time, and by how many seconds the wall clock is ahead of the steady one."""
     while True:
-        began = _steady_time()
+        began = steady_time()
         now = timezone.now()
-        ended = _steady_time()
+        ended = steady_time()
         # If the process was halted in between, the difference is wrong.
         if ended - began < _DRIFT.total_seconds() / 2:
             return now, _as_seconds(now) - ended

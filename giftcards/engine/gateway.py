@@ -23,7 +23,7 @@ from giftcards.engine.budget import Budget, Purpose, Slot
 from giftcards.engine.clock import Clock, recall_far_future
 from giftcards.engine.prices import PriceList, by_type
 from giftcards.engine.probe import KeyProbe
-from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused
+from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused, Withheld
 from giftcards.models import ApiKey, Lease, ProviderState
 from giftcards.models.moments import LONGEST_HOLD, is_ahead, is_recent
 from giftcards.provider.answers import KeyInfo, Product
@@ -282,6 +282,8 @@ class Gateway:
                 self._stop(error)
             case RateLimited():
                 self._slow_down(error)
+            case Withheld():
+                pass  # this server was held up, not the provider
             case _:
                 self._failure = error
         # Only after the pause is stored: the next process to probe the key has to see it.

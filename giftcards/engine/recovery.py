@@ -32,6 +32,7 @@ from giftcards.engine.recovery_plan import (
     concede,
     plan,
 )
+from giftcards.engine.sending import START_WITHIN
 from giftcards.models import Order, OrderQuerySet, StatusChange
 from giftcards.models.moments import is_recent, with_zone
 from giftcards.problems import Kind, Problem
@@ -160,9 +161,9 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     """Read the list around lost orders, which are sorted by sending time."""
     # The sequence of the queries matters, because other processes change orders at the same time.
     now = timezone.now()
-    half_proof_ago, proof_ago = (
-        gateway.clock.long_ago(length) for length in (_half_proof(), 2 * _half_proof())
-    )
+    # A request goes out some seconds after the order was claimed, at the latest.
+    proof = timedelta(seconds=START_WITHIN) + 2 * _half_proof()
+    half_proof_ago, proof_ago = map(gateway.clock.long_ago, (_half_proof(), proof))
     first, last = _sent_at(lost[0]), _sent_at(lost[-1])
     # Before the list is read: an order accepted during the reading may be missing from it.
     accepted = list(_accepted_nearby(first, last))

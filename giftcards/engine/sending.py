@@ -17,6 +17,7 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.backoff import backoff
 from giftcards.engine.budget import Purpose, Slot
+from giftcards.engine.clock import steady_time
 from giftcards.engine.database import sparing_others
 from giftcards.engine.gateway import LONGEST_PAUSE, Gateway
 from giftcards.engine.holding import hold
@@ -31,6 +32,11 @@ logger = logging.getLogger(__name__)
 # The first and the longest pause before an order that could not be sent is tried again.
 _FIRST_RETRY = timedelta(seconds=5)
 _LONGEST_RETRY = timedelta(minutes=5)
+# An order is handed back if its request has not gone out this long after its claim began (seconds).
+# Enough for the commit of the claim and for connecting. Nobody else sends the order earlier: its
+# claim lasts for this, REQUEST_TIMEOUT and _DATABASE_PATIENCE, and PROOF_OF_ABSENCE counts from
+# the end of this.
+START_WITHIN = 10.0
 # How long recording the outcome is retried while the database fails (seconds).
 _DATABASE_PATIENCE = 30.0
 _FIRST_SEARCH = timedelta(seconds=10)
@@ -78,6 +84,9 @@ def _send(order: Order, gateway: Gateway) -> bool:
     slot = gateway.begin(Purpose.PLACING)
     if slot is None:
         return False
+    # Read before the claim, because its commit may be answered minutes later, when the order has
+    # been declared lost and sent again: then it is not sent.
+    start_by = steady_time() + START_WITHIN
     is_claimed = False
     try:
         is_claimed = claim(order, environment=environment)
@@ -85,7 +94,7 @@ def _send(order: Order, gateway: Gateway) -> bool:
         if not is_claimed:
             gateway.give_back(slot)
     if is_claimed:
-        _place(order, gateway, slot, price)
+        _place(order, gateway, slot, price, start_by=start_by)
     return True
 
 
@@ -98,12 +107,17 @@ def _price(order: Order, gateway: Gateway) -> Decimal | None:
     return gateway.required_price(order.product_id, order.type_id, asked_since=asked_since)
 
 
-def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) -> None:
-    """Make the request for a claimed order, and record the outcome."""
+def _place(
+    order: Order, gateway: Gateway, slot: Slot, price: Decimal | None, *, start_by: float
+) -> None:
+    """Make the request for a claimed order, unless it is too late, and record the outcome."""
     failure: ProviderError | None = None
     try:
         placed = gateway.client.place(
-            product_id=order.product_id, type_id=order.type_id, quantity=order.quantity
+            product_id=order.product_id,
+            type_id=order.type_id,
+            quantity=order.quantity,
+            may_send=lambda: steady_time() < start_by,
         )
     except ProviderError as error:
         failure = error
@@ -165,7 +179,7 @@ def claim(order: Order, *, environment: str = "") -> bool:
 
 def _take(order: Order, *, where: Mapping[str, Any] | None = None, **values: Any) -> bool:
     # Longer than the request and recording its outcome can take.
-    lease = timedelta(seconds=conf.request_timeout + _DATABASE_PATIENCE + 5)
+    lease = timedelta(seconds=START_WITHIN + conf.request_timeout + _DATABASE_PATIENCE)
     with transaction.atomic(durable=True):
         change = order.move(
             Status.PLACING,

@@ -29,6 +29,7 @@ from giftcards.exceptions import (
     RateLimited,
     Refused,
     TryLater,
+    Withheld,
 )
 from giftcards.provider.answers import (
     Catalogue,
@@ -117,13 +118,22 @@ class Client:
         """Close the pooled connections."""
         self._transport.close()
 
-    def place(self, *, product_id: str, type_id: str, quantity: int) -> Placed:
+    def place(
+        self,
+        *,
+        product_id: str,
+        type_id: str,
+        quantity: int,
+        may_send: Callable[[], bool] = lambda: True,
+    ) -> Placed:
         """Place an order. Not idempotent, so the request is sent at most once.
 
         After :exc:`OutcomeUnknown` it may have been carried out; after any other error it was not.
+        ``may_send`` is asked once more when the connection stands, right before the request is
+        written: if it returns False by then, nothing is placed, and :exc:`Withheld` is raised.
         """
         line = {"productId": product_id, "typeId": type_id, "quantity": quantity}
-        return _unwrap(self._post("/v3/gift-cards/placeOrder", line, read_placed))
+        return _unwrap(self._post("/v3/gift-cards/placeOrder", line, read_placed, may_send))
 
     def check(self, order_id: str) -> OrderAnswer:
         """Return the state of an order; raises :exc:`NotFound` if the provider does not know it."""
@@ -200,8 +210,11 @@ class Client:
         return result
 
     @contained
-    def _post(self, path: str, json: JsonObject, read: _Reader[T]) -> T | ProviderError:
-        return self._result(self._transport.post(path, json=json), read, quotes_message=True)
+    def _post(
+        self, path: str, json: JsonObject, read: _Reader[T], may_send: Callable[[], bool]
+    ) -> T | ProviderError:
+        reply = self._transport.post(path, json=json, may_send=may_send)
+        return self._result(reply, read, quotes_message=True)
 
     def _result(
         self,
@@ -236,9 +249,7 @@ class Client:
         error = envelope.get("error") if is_enveloped else None
         error = error if isinstance(error, dict) else {}
         code = self._token(error.get("code"))
-        kind: type[ProviderError] = TryLater
-        if not reply.is_unsent:
-            kind = _kind(reply.status, code, missing, is_enveloped=is_enveloped)
+        kind = _kind(reply, code, missing, is_enveloped=is_enveloped)
         label = code or (f"HTTP {reply.status}" if reply.status else "")
         # The provider's message is shown only if it explains a refused order. In an answer to a
         # question it might quote a code.
@@ -320,6 +331,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_MESSAGE = 500
 _TEXTS: dict[type[ProviderError], str] = {
     TryLater: "The provider has not started on the request",
+    Withheld: "The order was not sent",
     RateLimited: "The provider has been asked too often",
     OutcomeUnknown: "The provider gave no usable answer",
     Refused: "The provider refused the request",
@@ -367,12 +379,15 @@ _REFUSAL_CODES = {
 
 
 def _kind(
-    status: int | None, code: str, missing: type[Refused], *, is_enveloped: bool
+    reply: Reply, code: str, missing: type[Refused], *, is_enveloped: bool
 ) -> type[ProviderError]:
-    """Return the error for an HTTP status (``None``: no answer) and the provider's error code."""
+    """Return the error for a reply that failed, and the provider's error code."""
+    status = reply.status
     family = (status or 0) // 100
     # The first rule that holds decides.
     rules: tuple[tuple[bool, type[ProviderError]], ...] = (
+        (reply.is_withheld, Withheld),
+        (reply.is_unsent, TryLater),
         (status == 401, AccessDenied),
         (status == 429, RateLimited),
         ((status, code) == (503, "AUTH_UNAVAILABLE"), TryLater),

@@ -41,7 +41,8 @@ class Reply:
 
     ``status`` is ``None`` if no response arrived, and ``body`` if it did not arrive completely;
     ``trouble`` then says why. ``is_unsent``: the provider provably received no byte of the
-    request. ``was_dropped``: the connection broke, as an idle one may.
+    request. ``is_withheld``: nor its end, because the caller no longer allowed it.
+    ``was_dropped``: the connection broke, as an idle one may.
     """
 
     status: int | None
@@ -49,11 +50,16 @@ class Reply:
     body: bytes | None = field(default=None, repr=False)
     trouble: str = ""
     is_unsent: bool = False
+    is_withheld: bool = False
     was_dropped: bool = False
 
     @property
     def is_success(self) -> bool:
         return self.status is not None and 200 <= self.status < 300
+
+
+def _always() -> bool:
+    return True
 
 
 class Transport:
@@ -77,11 +83,19 @@ class Transport:
         """Make a GET request, on a pooled connection if one is idle; ``limit`` is in bytes."""
         return self._exchange(self._session, "GET", path, params=params, limit=limit)
 
-    def post(self, path: str, *, json: Mapping[str, object]) -> Reply:
-        """Make a POST request once, on a new connection: a stale one may break after sending it."""
+    def post(
+        self, path: str, *, json: Mapping[str, object], may_send: Callable[[], bool] = _always
+    ) -> Reply:
+        """Make a POST request once, on a new connection: a stale one may break after sending it.
+
+        ``may_send`` is called right before each part of the request is written to the socket. Once
+        it returns False, the rest is withheld, the body being the last part.
+        """
         with _Session(self._api_key) as session:
             session.headers["Connection"] = "close"
-            return self._exchange(session, "POST", path, json=json, limit=MAX_BODY)
+            return self._exchange(
+                session, "POST", path, json=json, limit=MAX_BODY, may_send=may_send
+            )
 
     def _exchange(
         self,
@@ -92,12 +106,14 @@ class Transport:
         params: Mapping[str, str] | None = None,
         json: Mapping[str, object] | None = None,
         limit: int,
+        may_send: Callable[[], bool] = _always,
     ) -> Reply:
         """Send one request, without retries, and read what arrives of the response in time."""
         status: int | None = None
         headers: Mapping[str, str] = {}
         _call.ends = time.monotonic() + self._timeout
         _call.stage = _Stage.UNKNOWN
+        _call.may_send = may_send
         try:
             with session.request(
                 method,
@@ -114,6 +130,8 @@ class Transport:
         except _TRANSPORT_ERRORS as exc:
             if _call.stage is _Stage.PREPARING:
                 return Reply(None, {}, trouble=_why_unsent(exc), is_unsent=True)
+            if _call.stage is _Stage.WITHHELD:
+                return Reply(None, {}, trouble="its sender was held up", is_withheld=True)
             if time.monotonic() >= _call.ends or isinstance(exc, requests.Timeout):
                 trouble = f"no complete answer within {self._timeout:g} s"
                 return Reply(status, headers, trouble=trouble)
@@ -136,9 +154,12 @@ class _Stage(enum.Enum):
     # provider has received no byte of the request.
     PREPARING = enum.auto()
     SENDING = enum.auto()
+    # The rest of the request was not sent, because the caller no longer allowed it.
+    WITHHELD = enum.auto()
 
 
-# About this thread's current call. ``ends``: its deadline, by time.monotonic(); ``stage``.
+# About this thread's current call. ``ends``: its deadline, by time.monotonic(); ``stage``;
+# ``may_send``: whether the caller still allows it.
 _call = threading.local()
 
 
@@ -159,6 +180,13 @@ class _Connection(urllib3.connection.HTTPConnection):
             self.connect()  # before the stage changes; otherwise, sending would connect
         _call.stage = _Stage.SENDING
         super().request(*args, **kwargs)
+
+    def send(self, data: Any) -> None:
+        # While it connects, in a thread of its own, a proxy may be spoken to: no part of the call.
+        if getattr(_call, "stage", None) is _Stage.SENDING and not _call.may_send():
+            _call.stage = _Stage.WITHHELD
+            raise http.client.HTTPException("withheld")
+        super().send(data)
 
     def connect(self) -> None:
         # A connection made after the deadline is closed unused.

@@ -18,7 +18,11 @@ class CrashConfig(AppConfig):
 
     def ready(self) -> None:
         if step := os.environ.get("CRASH_AT"):
-            die_at(step)
+            die_at(step, signal.Signals(int(os.environ.get("CRASH_SIGNAL", signal.SIGKILL))))
+        if seconds := os.environ.get("CRASH_START_WITHIN"):
+            from giftcards.engine import sending
+
+            sending.START_WITHIN = float(seconds)
         if told := os.environ.get("CRASH_TOLD"):
             write_down(Path(told))
 
@@ -39,10 +43,10 @@ def write_line(told: Path, line: str) -> None:
         file.write(f"{line}\n")
 
 
-def die_at(step: str) -> None:
+def die_at(step: str, how: signal.Signals) -> None:
     """Die, like a machine without power, ``before`` or ``after`` the n-th call of a function.
 
-    As in ``after giftcards.models.orders:Order.move 2``.
+    As in ``after giftcards.models.orders:Order.move 2``. ``SIGSTOP`` only halts the process.
     """
     when, place, number = step.split()
     module, _, path = place.partition(":")
@@ -55,10 +59,10 @@ def die_at(step: str) -> None:
     def dying(*args: Any, **kwargs: Any) -> Any:
         is_time = next(left, None) == 0
         if is_time and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), how)
         result = original(*args, **kwargs)
-        if is_time:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if is_time and when == "after":
+            os.kill(os.getpid(), how)
         return result
 
     setattr(owner, name, dying)

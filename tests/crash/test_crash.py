@@ -13,10 +13,12 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db.models import F
 from django.utils import timezone
 
 from giftcards.engine.gateway import Gateway
@@ -59,13 +61,14 @@ def start(
     """Start a command that dies at the given step, if any; it writes down what it is told."""
     set_conf(**CONF)
 
-    def run(*args: str, dies: str = "") -> subprocess.Popen[str]:
+    def run(*args: str, dies: str = "", **variables: str) -> subprocess.Popen[str]:
         return child(
             *args,
             DJANGO_SETTINGS_MODULE="tests.crash.settings",
             CRASH_CONF=json.dumps({**CONF, "BASE_URL": simulator.url}),
             CRASH_AT=dies,
             CRASH_TOLD=str(told),
+            **variables,
         )
 
     return run
@@ -79,6 +82,8 @@ def ends_killed(process: subprocess.Popen[str]) -> None:
 def let_leases_end() -> None:
     """What has been killed left claims, leases and pauses behind; they end by themselves."""
     Order.objects.exclude(claimed_until=None).update(claimed_until=timezone.now())
+    # By then, no request of theirs can be on its way.
+    Order.objects.exclude(sent_at=None).update(sent_at=F("sent_at") - timedelta(seconds=10))
     StatusChange.objects.filter(announced_at=None).update(announce_at=timezone.now())
     Lease.objects.update(until=None)
 
@@ -203,6 +208,52 @@ def test_killing_a_worker_twice_at_any_step_keeps_the_promises(
     stop(second)
     run_to_the_end()
     check_promises(simulator, told)
+
+
+# Where a process that sends an order is halted, and how many orders it has bought when it goes on.
+# Up to the last byte of the request it can still be kept from sending it; after that, it is found.
+HALTS = [
+    "before giftcards.engine.sending:claim 1",
+    "after giftcards.engine.sending:claim 1",
+    "before giftcards.provider.client:Client.place 1",
+    "before giftcards.provider.transport:_Session.__init__ 2",
+    "before giftcards.provider.transport:_Connection.request 3",
+    "before giftcards.provider.transport:_Connection.connect 2",
+    "after giftcards.provider.transport:_Connection.connect 2",
+    "before giftcards.provider.transport:_Connection.send 3",
+    "after giftcards.provider.transport:_Connection.send 3",
+    "before giftcards.provider.transport:_Connection.send 4",
+    "after giftcards.provider.transport:_Connection.send 4",
+    "after giftcards.provider.client:Client.place 1",
+]
+
+
+@pytest.mark.parametrize("step", HALTS)
+def test_a_process_halted_anywhere_while_it_sends_does_not_buy_what_another_has_bought(
+    step: str, start: Start, simulator: Simulator, told: Path
+) -> None:
+    halted = start(
+        *("giftcards_place", PSN, "type_001", "2", "--reference", "order-1"),
+        dies=step,
+        CRASH_SIGNAL=str(signal.SIGSTOP.value),
+        CRASH_START_WITHIN="1",
+    )
+    wait_until(lambda: is_halted(halted))
+    since = time.monotonic()
+    run_to_the_end()
+    # Longer than it may take to start, by a clock that goes on meanwhile.
+    wait_until(lambda: time.monotonic() - since > 1)
+    halted.send_signal(signal.SIGCONT)
+    halted.wait(60)
+    check_promises(simulator, told)
+    assert posts(simulator) == 1
+
+
+def is_halted(process: subprocess.Popen[str]) -> bool:
+    assert process.poll() is None, stop(process)
+    # The name before the state may hold anything, brackets too.
+    _, _, rest = Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")
+    return rest.startswith("T")
 
 
 class TestStop:

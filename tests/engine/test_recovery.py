@@ -541,7 +541,7 @@ class TestAbsent:
         assert order.status == "UNCONFIRMED"
         assert order.absent_since is not None
         assert posts(simulator) == 1
-        pass_time(61)
+        pass_time(120 + 10)
         look()
         order.refresh_from_db()
         assert order.status == "PENDING"

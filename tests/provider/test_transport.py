@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from giftcards.exceptions import OutcomeUnknown, ProviderError, RateLimited, TryLater
+from giftcards.exceptions import OutcomeUnknown, ProviderError, RateLimited, TryLater, Withheld
 from giftcards.provider.client import Client
 from tests.fakes.sockets import (
     CODE,
@@ -362,6 +362,22 @@ class TestDebugOutput:
 
 
 class TestUnsent:
+    @pytest.mark.parametrize("parts", [0, 1])
+    def test_an_order_is_withheld_if_it_may_no_longer_be_sent(
+        self, parts: int, context: ssl.SSLContext | None
+    ) -> None:
+        """Neither before its first part, the headers, nor before the second one, the body."""
+        allowed = iter([True] * parts)
+        script = answer(response(PLACED))
+        with Server(script, context) as server, client_of(server.url) as client:
+            with pytest.raises(Withheld) as caught:
+                client.place(
+                    product_id="p", type_id="t", quantity=1, may_send=lambda: next(allowed, False)
+                )
+            client.check("A1")  # questions go on
+        assert str(caught.value) == "The order was not sent (its sender was held up)."
+        assert [request.split()[0] for request in server.requests] == [b"GET"]
+
     def test_an_order_is_unsent_if_the_connection_is_refused(self, closed_port: int) -> None:
         with (
             client_of(f"http://127.0.0.1:{closed_port}") as client,
