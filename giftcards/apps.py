@@ -6,6 +6,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.checks import (
     TAG,
+    check_api_keys,
     check_cluster,
     check_databases,
     check_passwords,
@@ -27,3 +28,4 @@ class GiftcardsConfig(AppConfig):
         register(check_urls, TAG)
         register(check_passwords, TAG)
         register(check_stored_cards, TAG, Tags.database)
+        register(check_api_keys, TAG, Tags.database)

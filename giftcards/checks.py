@@ -16,6 +16,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, router, transaction
 from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from giftcards.conf import LOOP_SECONDS, conf, problems
@@ -152,6 +153,30 @@ def check_stored_cards(
         )
         for trouble in dict.fromkeys(filter(None, troubles))
     ] + _need_of_keys(lost, unneeded)
+
+
+def check_api_keys(*, databases: Sequence[str] | None = None, **_: object) -> list[CheckMessage]:
+    """Whether all processes that share the database have the same API key."""
+    keys = apps.get_model("giftcards", "ApiKey")
+    alias = router.db_for_read(keys)
+    if alias not in (databases or ()):
+        return []
+    try:
+        with transaction.atomic(using=alias):
+            at_work: list[str] = keys.objects.using(alias).at_work(timezone.now())
+    except DatabaseError:
+        return []  # migrate, which runs this, has work to do first
+    if len(at_work) < 2:
+        return []
+    return [
+        Warning(
+            f"Several API keys are at work in this database: {', '.join(at_work)}. Orders are"
+            " bought in the wrong account, and what one process has sent another cannot find.",
+            hint="Give every process the same GIFTCARDS['API_KEY']. If you have just changed it and"
+            " restarted all of them, ignore this: it ends in 10 minutes.",
+            id="giftcards.W008",
+        )
+    ]
 
 
 def _need_of_keys(lost: int, unneeded: Sequence[int]) -> list[CheckMessage]:

@@ -87,6 +87,13 @@ class GiftcardsKeys(ConditionCheck):
 
 
 @dataclass
+class GiftcardsApiKeys(ConditionCheck):
+    """That all processes have the same API key."""
+
+    condition = "keys"
+
+
+@dataclass
 class GiftcardsAttention(ConditionCheck):
     """That no order needs a person."""
 

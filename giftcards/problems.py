@@ -144,6 +144,18 @@ WORDINGS: Mapping[str, Wording] = {
             " card."
         ),
     ),
+    "other_environment": Wording(
+        Kind.SENDING,
+        _(
+            "The order was first sent in another environment of the provider, sandbox or"
+            " production, than that of the shop's key now: it is not sent in this one."
+        ),
+        _(
+            "It is sent by itself if the earlier key comes back; after too long a wait it is given"
+            " up, and nothing is bought. To buy it with the new key, place a new order."
+        ),
+        _("Give every process the same key."),
+    ),
     "price_above": Wording(
         Kind.SENDING,
         _(
@@ -207,6 +219,22 @@ WORDINGS: Mapping[str, Wording] = {
             " it is."
         ),
         parameters=("count",),
+    ),
+    "other_account": Wording(
+        Kind.SEARCH,
+        _(
+            "The order was sent with another key than the shop has now: whether it was bought"
+            " cannot be seen with this one."
+        ),
+        _(
+            "Nothing is bought for it until somebody decides. Tell the person who looks after the"
+            " shop's software, or look in the account that it was sent to, and say on the order's"
+            " page what became of it."
+        ),
+        _(
+            "Give every process the same key. If the key was replaced, put the earlier one back for"
+            " some minutes: then the order is looked for."
+        ),
     ),
     "not_listed": Wording(
         Kind.SEARCH,

@@ -20,6 +20,7 @@ from django.utils import timezone
 from giftcards import checks
 from giftcards.conf import conf
 from giftcards.engine.recording import record_answers
+from giftcards.models import ApiKey
 from giftcards.rotation import rotate
 from tests.builders import PARTIAL, claim, make_guide_order
 from tests.conftest import Call
@@ -346,6 +347,7 @@ def test_an_error_stops_the_command_and_a_warning_does_not(
 
 def test_every_check_id_has_exactly_one_case() -> None:
     others = [NOT_INSTALLED, NO_CLUSTER, ROUTED, LOST_KEY, LOST_CARDS, UNNEEDED, NO_PASSWORDS]
+    others += [SEVERAL_KEYS]
     messages = [*(case.message for case in CASES), *others]
     assert sorted(str(message.id) for message in messages) == sorted(IDS)
 
@@ -622,6 +624,13 @@ UNNEEDED = Warning(
     " there cannot leak. If you are about to put it in front, ignore this.",
     id="giftcards.W006",
 )
+SEVERAL_KEYS = Warning(
+    "Several API keys are at work in this database: one (SANDBOX), two (unknown). Orders are bought"
+    " in the wrong account, and what one process has sent another cannot find.",
+    hint="Give every process the same GIFTCARDS['API_KEY']. If you have just changed it and"
+    " restarted all of them, ignore this: it ends in 10 minutes.",
+    id="giftcards.W008",
+)
 
 
 def receive(reference: str) -> None:
@@ -631,6 +640,15 @@ def receive(reference: str) -> None:
 
 def check_database(alias: str = "default") -> list[CheckMessage]:
     return run_checks(tags=[checks.TAG], databases=[alias])
+
+
+@pytest.mark.django_db
+def test_processes_with_different_api_keys_are_told_of_by_the_database_check() -> None:
+    now = timezone.now()
+    ApiKey.objects.create(pk="one", environment="SANDBOX", accepted_at=now)
+    assert check_database() == []
+    ApiKey.objects.create(pk="two", stopped_at=now)
+    assert check_database() == [SEVERAL_KEYS]
 
 
 @pytest.mark.django_db

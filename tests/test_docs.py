@@ -265,6 +265,7 @@ CHECKS = {
     "giftcards.W004": "scheduler",
     "giftcards.W005": "password",
     "giftcards.W006": "key",
+    "giftcards.W008": "same",
 }
 
 

@@ -22,7 +22,7 @@ from giftcards.delivery.models import Delivery
 from giftcards.engine.health import CONDITIONS
 from giftcards.engine.queue import ensure_schedule
 from giftcards.engine.recording import record_answers
-from giftcards.models import ProviderState, StatusChange
+from giftcards.models import ApiKey, ProviderState, StatusChange
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import PARTIAL, claim, make_guide_order, make_order
@@ -100,6 +100,11 @@ def need_a_person() -> None:
     make_order(Status.DELAYED, problems=[Problem("watch_ended")], due_at=None)
 
 
+def use_two_keys() -> None:
+    ApiKey.objects.create(pk="one", environment="SANDBOX", accepted_at=ago(590))
+    ApiKey.objects.create(pk="two", is_refused=False, stopped_at=ago(1))
+
+
 def leave_mail() -> None:
     make_message(created_at=ago(310))
 
@@ -121,6 +126,10 @@ TROUBLES = {
     ),
     "giftcards.health.GiftcardsBalance": (spend, "The balance of the account is 4999.99 DZD"),
     "giftcards.health.GiftcardsKeys": (lose_key, "Card 3 of order web-1042: This card cannot be"),
+    "giftcards.health.GiftcardsApiKeys": (
+        use_two_keys,
+        "Several API keys are at work in this database: one (SANDBOX), two (unknown).",
+    ),
     "giftcards.health.GiftcardsAttention": (need_a_person, "1 order needs attention."),
     "giftcards.delivery.health.GiftcardsMail": (
         leave_mail,

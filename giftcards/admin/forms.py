@@ -282,6 +282,9 @@ def facts_at_provider(
         (_label(name), ours, theirs[name][0] or "", _FITS[theirs[name][1]])
         for name, ours in _line(order).items()
     ]
+    if fits["key"] is Fit.DIFFERS:
+        ours, theirs_too = gettext("the one it was sent with"), gettext("the one in use now")
+        compared.append((gettext("API key"), ours, theirs_too, _FITS[Fit.DIFFERS]))
     return [*compared, (_label("status"), order.get_status_display(), row["status"] or "", "")]
 
 

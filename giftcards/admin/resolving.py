@@ -133,7 +133,7 @@ class ResolvingPages(OrderPages):
         # Before the request: a person may learn of orders that way which are none of the shop's.
         self.log_change(request, order, f"Asked what the provider's order {provider_order_id} is.")
         candidates = {row["id"]: row for row in order.candidates}
-        row = _seen(look_up(provider_order_id), candidates.get(provider_order_id))
+        row = _seen(look_up(order, provider_order_id), candidates.get(provider_order_id))
         if isinstance(row, NoAnswer):
             self.message_user(request, _NO_ANSWER[row], messages.ERROR)
             return None

@@ -149,6 +149,11 @@ class Gateway:
         """Note what the provider says of the key."""
         ApiKey.objects.learn(self._key, key.key_type)
 
+    @property
+    def key(self) -> ApiKey:
+        """What is known of the API key; never the key itself."""
+        return self._key
+
     def environment(self) -> str:
         """The environment of the key's account, which buys what is sent; "" if it is not known.
 

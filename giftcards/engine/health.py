@@ -236,6 +236,18 @@ def low_balance(standing: Standing) -> str:
     )
 
 
+def several_keys(standing: Standing) -> str:
+    """That processes with different API keys share the database; "" if they have the same."""
+    keys = ApiKey.objects.all().at_work(standing.now)
+    if len(keys) < 2:
+        return ""
+    return (
+        f"Several API keys are at work in this database: {', '.join(keys)}. Give every process the"
+        " same key, or orders are bought in the wrong account. After a change of the key, this ends"
+        " in 10 minutes."
+    )
+
+
 def _do_not_open(standing: Standing) -> str:
     return " ".join(dict.fromkeys(filter(None, standing.cards.values())))
 
@@ -247,6 +259,7 @@ CONDITIONS: dict[str, Condition] = {
     "worker": _has_no_worker,
     "provider": _has_no_answer,
     "queue": queue_problem,
+    "keys": several_keys,
     "balance": low_balance,
     "cards": _do_not_open,
 }

@@ -22,7 +22,7 @@ from giftcards.engine.settled import record_changes
 from giftcards.engine.storing import store_cards
 from giftcards.engine.verdict import CONTRADICTING, Verdict, evaluate_answer
 from giftcards.exceptions import NotFound, ProviderError, Refused
-from giftcards.models import Order, OrderQuerySet, StatusChange
+from giftcards.models import ApiKey, Order, OrderQuerySet, StatusChange
 from giftcards.models.moments import with_zone
 from giftcards.models.orders import OrderUpdate, Overtaken, unidentified
 from giftcards.problems import Entry, Kind, Problem, history
@@ -389,10 +389,12 @@ def record_failures(
     now: datetime,
     watched_since: datetime | None = None,
     proof_ago: datetime | None = None,
+    key: ApiKey | None = None,
 ) -> None:
     """Record failed checks of claimed orders, release the claims, and back off.
 
-    An order sent before ``proof_ago``, ``PROOF_OF_ABSENCE`` ago, should be known to the provider.
+    An order sent before ``proof_ago``, ``PROOF_OF_ABSENCE`` ago, should be known to the provider,
+    unless it was sent with another API key than ``key``, with which it was checked.
     A late order keeps its regular schedule, with an earlier retry if the failure is transient. Only
     an error about the order itself becomes its problem; an outage is kept in ``ProviderState``.
     """
@@ -402,11 +404,15 @@ def record_failures(
     groups: dict[str, tuple[dict[str, Any], list[Order]]] = {}
     for order, error in failures:
         with sparing_others(order):
-            if _is_refuted_by(error, order, proof_ago) and _try_release(order, now):
+            is_theirs = key is None or order.was_sent_with(key)
+            is_refuted = is_theirs and _is_refuted_by(error, order, proof_ago)
+            if is_refuted and _try_release(order, now):
                 continue
         pause = pauses.setdefault((order.status, order.failures), _retry_pause(order))
         regular = next_check(order, now, watched_since=watched_since)
-        values = _values_after_failure(order, error, now=now, regular=regular, pause=pause)
+        values = _values_after_failure(
+            order, error, now=now, regular=regular, pause=pause, is_theirs=is_theirs
+        )
         groups.setdefault(repr(values), (values, []))[1].append(order)
     for values, orders in groups.values():
         columns = {"failures": F("failures") + 1, "claimed_until": None, **values}
@@ -447,8 +453,9 @@ def _values_after_failure(
     now: datetime,
     regular: datetime | None,
     pause: timedelta,
+    is_theirs: bool,
 ) -> dict[str, Any]:
-    is_only_listed = _is_only_listed(order, error)
+    is_only_listed = order.is_only_listed or (is_theirs and _is_only_listed(order, error))
     # An order that becomes list-only with this error has no problem: the list is used instead.
     problem = None if is_only_listed > order.is_only_listed else _own_problem(error)
     if order.status == Status.HANDLING:
@@ -466,12 +473,12 @@ def _values_after_failure(
 
 
 def _is_only_listed(order: Order, error: Exception) -> bool:
-    """Whether the order can only be followed through the list.
+    """Whether the error shows that the order can only be followed through the list.
 
     An order adopted from the list is known by the list's id only, which a single check may not
     accept.
     """
-    return order.is_only_listed or (order.was_adopted and isinstance(error, NotFound))
+    return order.was_adopted and isinstance(error, NotFound)
 
 
 def _own_problem(error: Exception) -> Problem | None:

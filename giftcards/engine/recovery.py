@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 # The longest pause between two searches.
 _LONGEST_PAUSE = timedelta(hours=1)
+# The pause before an order is looked at again that was sent with another API key.
+_ANOTHER_KEY = timedelta(minutes=1)
 # The most pages (of 100 orders) that one search reads.
 _MOST_PAGES = 50
 _SOURCE = StatusChange.Source.RECOVERY
@@ -133,13 +135,33 @@ def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
         return 0
     lost = Order.objects.open().filter(status=Status.UNCONFIRMED, sent_at__isnull=False)
     resolved = 0
-    for group in _by_time(list(lost.order_by("sent_at", "pk"))):
+    for group in _by_time(_of_this_account(lost.order_by("sent_at", "pk"), gateway, due)):
         is_due = any(order.pk in due for order in group)
         if is_due and gateway.is_open and pulse.should_continue():
             with sparing_others(*group):
                 decisions = plan(_survey(group, gateway, pulse))
                 resolved += _apply(decisions, {order.pk: order for order in group})
     return resolved
+
+
+def _of_this_account(lost: Iterable[Order], gateway: Gateway, due: Collection[int]) -> list[Order]:
+    """Those of ``lost`` that the list may show; staff are told of the others that are due.
+
+    The list of another account shows nothing of them: neither that they were placed nor that they
+    were not.
+    """
+    found: list[Order] = []
+    if any(order.environment for order in lost):
+        gateway.environment()  # to know whose list it is
+    for order in lost:
+        if order.was_sent_with(gateway.key):
+            found.append(order)
+        elif order.pk in due:
+            # Soon again: a process with the right key may look for it.
+            flags = order.flags(new=[Problem("other_account")])
+            unchanged = Order.objects.filter(pk=order.pk, status=order.status, claim=order.claim)
+            unchanged.update(due_at=timezone.now() + _ANOTHER_KEY, **flags)
+    return found
 
 
 def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
@@ -166,11 +188,14 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     half_proof_ago, proof_ago = map(gateway.clock.long_ago, (_half_proof(), proof))
     first, last = _sent_at(lost[0]), _sent_at(lost[-1])
     # Before the list is read: an order accepted during the reading may be missing from it.
-    accepted = list(_accepted_nearby(first, last))
+    nearby = _accepted_nearby(first, last)
+    accepted = [order for order in nearby if order.was_sent_with(gateway.key)]
     listing = _read_around(first, last, accepted, gateway, pulse)
     # Between the list and the owners of its rows: an order that takes a row meanwhile is seen
     # either as a rival or as an owner.
-    others = list(_others(lost, first, last))
+    others = [
+        order for order in _others(lost, first, last) if not order.was_sent_elsewhere(gateway.key)
+    ]
     rivals = [order for order in others if not _is_row_known(order, listing)]
     rows = find_orphans(listing)
     # Last: orders that another process resolved meanwhile count as rivals. Without them, this one
@@ -330,9 +355,8 @@ def _ask_person(order: Order, rows: Sequence[OrderAnswer], *, is_soon: bool) -> 
 
 def _wait(order: Order, *, is_evidence: bool) -> None:
     """Schedule the next search, and withdraw earlier candidates."""
-    values: dict[str, Any] = {"candidates": []}
-    if order.candidates:
-        values |= order.flags(ends={Kind.SEARCH}, new=[Problem("not_listed")])
+    new = [Problem("not_listed")] if order.candidates else []
+    values: dict[str, Any] = {"candidates": [], **order.flags(ends={Kind.SEARCH}, new=new)}
     now = timezone.now()
     # A search that lies ahead was made before the clock was set back.
     if is_evidence and (order.absent_since is None or order.absent_since > now):
@@ -443,8 +467,9 @@ def declare_absent(
     if send_again:
         values["due_at"] = now
         if source == StatusChange.Source.STAFF:
-            # Restarts SEND_TIMEOUT: staff want it sent now, however long it has waited.
-            values["queued_at"] = now
+            # Restarts SEND_TIMEOUT: staff want it sent now, however long it has waited, and with
+            # the key in use, whatever it was sent with.
+            values |= {"queued_at": now, "environment": "", "sent_with": ""}
     change = order.move(
         Status.PENDING if send_again else Status.REJECTED,
         source=source,

@@ -47,15 +47,21 @@ class NoAnswer(enum.Enum):
     NOT_CONFIGURED = enum.auto()
 
 
-def look_up(provider_order_id: str) -> Row | NoAnswer:
-    """Ask the provider what order has this id; return it as ``describe_row`` does, without cards.
+def look_up(order: Order, provider_order_id: str) -> Row | NoAnswer:
+    """Ask the provider what order has this id, which may be ``order``.
+
+    Returns it as ``describe_row`` does, without cards, and with ``is_same_key``: whether ``order``
+    was sent with the API key that has asked.
 
     It takes at most two requests of the shared budget, and about twice ``REQUEST_TIMEOUT``. Do not
     call it in a transaction.
     """
     try:
         with Gateway() as gateway:
-            return _ask(gateway, provider_order_id)
+            row = _ask(gateway, provider_order_id)
+            if isinstance(row, NoAnswer):
+                return row
+            return {**row, "is_same_key": order.was_sent_with(gateway.key)}
     except ConfigurationError:
         return NoAnswer.NOT_CONFIGURED
 
@@ -85,14 +91,18 @@ class Fit(enum.Enum):
 
 
 def compare(order: Order, row: Row) -> dict[str, Fit]:
-    """Compare ``order`` with one at the provider: its product, type, quantity and time.
+    """Compare ``order`` with one at the provider: its product, type, quantity, time and key.
 
     The times fit if they are at most two hours apart, because one without a time zone may be off by
     whole hours.
     """
     ours = {"product": order.product_id, "type": order.type_id, "quantity": order.quantity}
     fits = {name: _fit(row.get(name), row.get(name) == value) for name, value in ours.items()}
-    return fits | {"created_at": _fit(row.get("created_at"), _is_of_its_time(order, row))}
+    return fits | {
+        "created_at": _fit(row.get("created_at"), _is_of_its_time(order, row)),
+        # One that was not asked about is from the list, which was read with the right key.
+        "key": Fit.FITS if row.get("is_same_key", True) else Fit.DIFFERS,
+    }
 
 
 def _fit(told: object, is_equal: bool) -> Fit:

@@ -71,7 +71,7 @@ def _send(order: Order, gateway: Gateway) -> bool:
     except (AccessDenied, RateLimited):
         return False
     except ProviderError as error:
-        _postpone(order, error)
+        _postpone(order, Problem("price_unknown", error.parameters))
         return True
     if ceiling is not None:
         if price is None:
@@ -81,6 +81,9 @@ def _send(order: Order, gateway: Gateway) -> bool:
             return True
     # Before the claim, for the same reason.
     environment = gateway.environment()
+    if order.was_sent_elsewhere(gateway.key):
+        _postpone(order, Problem("other_environment"))
+        return True
     slot = gateway.begin(Purpose.PLACING)
     if slot is None:
         return False
@@ -89,7 +92,7 @@ def _send(order: Order, gateway: Gateway) -> bool:
     start_by = steady_time() + START_WITHIN
     is_claimed = False
     try:
-        is_claimed = claim(order, environment=environment)
+        is_claimed = claim(order, environment=environment, sent_with=gateway.key.pk)
     finally:
         if not is_claimed:
             gateway.give_back(slot)
@@ -134,9 +137,8 @@ def _place(
         gateway.finish(slot, failure)
 
 
-def _postpone(order: Order, error: ProviderError) -> None:
-    """Try an order again later: it has a ceiling, and its price is unknown."""
-    problem = Problem("price_unknown", error.parameters)
+def _postpone(order: Order, problem: Problem) -> None:
+    """Try an order again later, because it cannot be sent with this price, or with this key."""
     due_at = timezone.now() + _retry_pause(order)
     if order.stay_pending(problem, due_at=due_at, failures=order.failures + 1):
         logger.info("Order %s is not sent yet. %s", order.reference, problem)
@@ -159,10 +161,11 @@ def _persist(record: Callable[[], None]) -> None:
         close_old_connections()
 
 
-def claim(order: Order, *, environment: str = "") -> bool:
+def claim(order: Order, *, environment: str = "", sent_with: str = "") -> bool:
     """Claim a recorded order for sending; False if another process was first.
 
-    ``environment`` is that of the account which is about to buy it.
+    ``environment`` and ``sent_with``, the fingerprint of the API key, are those of the account
+    which is about to buy it.
     Must not be called in a transaction: the claim has to be committed before the request is made.
     """
     # Nobody has held it or approved another price since it was read.
@@ -172,6 +175,7 @@ def claim(order: Order, *, environment: str = "") -> bool:
         **unidentified(),
         "answered_id": "",
         "environment": environment,
+        "sent_with": sent_with,
         "sent_at": timezone.now(),
     }
     return _take(order, where=where, **attempt)

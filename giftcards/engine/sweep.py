@@ -360,6 +360,7 @@ class _Recorder:
             now=now,
             watched_since=watched_since,
             proof_ago=long_ago(timedelta(seconds=conf.proof_of_absence)),
+            key=gateway.key,
         )
         self._answers: list[tuple[Order, OrderAnswer]] = []
         self._failures: list[tuple[Order, Exception]] = []

@@ -18,6 +18,7 @@ from giftcards.engine.health import (
     encryption_keys,
     low_balance,
     queue_problem,
+    several_keys,
     versions,
 )
 from giftcards.engine.queue import Backlog, next_tick, schedule_problem
@@ -87,6 +88,7 @@ class Overview:
             "schedule": self.schedule or "ok",
             "worker": self.worker or "ok",
             "queue": self.queue or "ok",
+            "keys": several_keys(self.standing) or "ok",
             "next_tick_at": iso(self.next_tick),
             "requests": {"used": self.requests.used, "limit": self.requests.limit},
             "waiting": self._waiting_as_dict(),
@@ -128,7 +130,8 @@ class Overview:
         lines += [f"Provider: {state.explain()}"]
         lines += [f"  {label:<16}{iso(at) or 'never'}" for label, at in times.items()]
         lines += self._facts()
-        lines += [failure, self.schedule, self.worker, self.queue, low_balance(self.standing)]
+        lines += [failure, self.schedule, self.worker, self.queue]
+        lines += [several_keys(self.standing), low_balance(self.standing)]
         lines += dict.fromkeys(self.cards.values())
         return "\n".join(filter(None, lines))
 

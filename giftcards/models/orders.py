@@ -32,6 +32,7 @@ from giftcards.models.fields import ExactCharField, ExactEmailField, plain_line
 from giftcards.models.metadata import complaint_about_metadata, is_same_json
 from giftcards.models.moments import LONGEST_HOLD, SLACK, is_ahead
 from giftcards.models.order_queries import OrderQueries
+from giftcards.models.provider import ApiKey
 from giftcards.problems import Entry, Kind, Problem, history, revise
 from giftcards.sales import paid_amount
 from giftcards.statuses import ACCEPTED, FINAL, FOLLOWED, SETTLED, Status, check_move
@@ -422,6 +423,11 @@ class Order(models.Model):
         editable=False,
         validators=[MinValueValidator(Decimal(0))],
     )
+    # The fingerprint of the API key that it was sent with; "" until it is sent. The key decides the
+    # account, and only that account's list can show what became of the order.
+    sent_with = models.CharField(
+        max_length=32, blank=True, default="", db_default="", editable=False
+    )
     # That of the account which bought it; "" until it is sent, or if the provider did not say.
     environment = models.CharField(
         _("environment"), max_length=10, choices=Environment, blank=True, editable=False
@@ -690,6 +696,21 @@ class Order(models.Model):
         if self.sale_price is not None or self.sale_amount is None:
             return self.sale_price
         return (Decimal(self.sale_amount) / self.quantity).quantize(Decimal("0.01"), ROUND_DOWN)
+
+    def was_sent_with(self, key: ApiKey) -> bool:
+        """Whether it was sent to the account of ``key``, which then shows it if it was bought.
+
+        Where only the environment is known, that decides.
+        """
+        return self.sent_with in {"", key.pk} and self.environment in {"", key.environment}
+
+    def was_sent_elsewhere(self, key: ApiKey) -> bool:
+        """Whether it was certainly sent to another account than that of ``key``.
+
+        Another key of the same environment may be a new one for the same account.
+        """
+        environments = {self.environment, key.environment}
+        return len(environments) == 2 and "" not in environments
 
     def was_given_as(self, other: Order) -> bool:
         """Whether ``other``, just made of what a caller gave, repeats what this one was made of."""

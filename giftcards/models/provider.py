@@ -25,6 +25,8 @@ _PROOF_IS_FRESH = timedelta(seconds=30)
 LONGEST_PAUSE = timedelta(minutes=20)
 # A process that has shown no sign for this long is gone: longer than two ticks.
 _SIGN_HOLDS = timedelta(minutes=3)
+# A process that follows orders, or only reads the balance, has used its key in this time.
+_AT_WORK = timedelta(minutes=10)
 # For how long nothing may succeed, and how many requests may fail in turn, before staff are told.
 _DISTURBANCE, _FEW_OUTAGES = timedelta(minutes=5), 3
 # How often the balance is read, at most.
@@ -72,6 +74,11 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def resume(self) -> bool:
         """Have every refused key probed again; False if there is none."""
         return bool(self.filter(is_refused=True).update(is_refused=False))
+
+    def at_work(self, now: datetime) -> list[str]:
+        """What may be shown of the keys that processes have used within the last 10 minutes."""
+        at_work = sorted((key for key in self if key.is_at_work(now)), key=lambda key: key.pk)
+        return [f"{key.pk[:8]} ({key.environment or 'unknown'})" for key in at_work]
 
     def holding_up(self, own: str | None, now: datetime) -> ApiKey | None:
         """The refused key that stops this process, or else one that stops another running one.
@@ -134,6 +141,11 @@ class ApiKey(models.Model):
         """Whether a running process is stopped because this key is refused."""
         stopped_at = self.stopped_at
         return stopped_at is not None and is_recent(stopped_at, now, within=_SIGN_HOLDS)
+
+    def is_at_work(self, now: datetime) -> bool:
+        """Whether a process has used it, or wanted to, within the last 10 minutes."""
+        times = (self.accepted_at, self.stopped_at)
+        return any(at is not None and is_recent(at, now, within=_AT_WORK) for at in times)
 
     def last_use(self) -> float:
         """When a process last used the key, or wanted to, as a timestamp; 0: never."""

@@ -406,6 +406,25 @@ class TestAdopting:
         assert order.is_insisted
         assert asked(wire) == 1
 
+    def test_an_id_that_another_key_knows_is_adopted_only_if_the_person_insists(
+        self, staff: Client, wire: responses.RequestsMock
+    ) -> None:
+        order = lost_order()
+        Order.objects.update(sent_with="of another key")
+        tell(wire)
+        html = read(choose(staff, order, "adopt-other", TYPED))
+        assert compared(html)[4][1:] == [
+            "the one it was sent with",
+            "the one in use now",
+            "different",
+        ]
+        self.adopt_at_the_second_yes(staff, order, html)
+        decision = Problem("staff_insisted", {"by": "user0", "provider_order_id": TYPED})
+        assert_adopted(order, TYPED, decision)
+        order.refresh_from_db()
+        # Its answers have to fit all the same.
+        assert not order.is_insisted
+
     @pytest.mark.parametrize("changes", [{"product": None}, {"quantity": None}])
     @pytest.mark.parametrize("how", ["typed", "candidate"])
     def test_an_id_of_which_not_all_is_told_is_adopted_at_the_second_yes_and_stays_compared(

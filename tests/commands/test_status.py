@@ -157,6 +157,7 @@ class TestOverview:
             "schedule": "ok",
             "worker": "ok",
             "queue": "ok",
+            "keys": "ok",
             **facts,
         }
 
@@ -443,7 +444,7 @@ class TestFailOn:
         assert call("giftcards_status", "--fail-on", conditions) == (
             "",
             f"--fail-on: {unknown} is not known. Use one or more of attention, paused, worker,"
-            " provider, queue, balance, cards, mail, untold, separated by commas.\n",
+            " provider, queue, keys, balance, cards, mail, untold, separated by commas.\n",
             2,
         )
 

@@ -158,12 +158,13 @@ def test_an_order_that_is_sent_again_bears_the_environment_that_buys_it(
     simulator: Simulator,
 ) -> None:
     record_order(**LINE)
-    Order.objects.update(environment="PRODUCTION")
+    Order.objects.update(environment="SANDBOX", sent_with="an earlier key")
     with Gateway() as gateway:
         from giftcards.engine.sending import send
 
         assert send(Order.objects.get(), gateway)
     assert environments() == ["SANDBOX"]
+    assert Order.objects.get().sent_with == own_key().pk
 
 
 def test_noting_the_environment_changes_nothing_else_of_a_key() -> None:

@@ -84,13 +84,14 @@ class TestLookingUp:
                 cards=[card],
             ),
         )  # fmt: skip
-        assert look_up("B1") == {
+        assert look_up(Order(), "B1") == {
             "id": "B1",
             "created_at": "2025-10-29T01:00:00+00:00",
             "status": "FULFILLED",
             "quantity": 1,
             "product": "p",
             "type": "t",
+            "is_same_key": True,
         }
         # It counts in the budget that all share, and is no sign of a worker.
         assert slots_in_use() == 1
@@ -116,27 +117,27 @@ class TestLookingUp:
 
             answer = {"body": requests.ConnectionError("no")}
         wire.get(CHECK, **answer)
-        assert look_up("B1") is expected
+        assert look_up(Order(), "B1") is expected
 
     def test_looking_up_an_id_asks_nothing_while_calls_are_paused(
         self, wire: responses.RequestsMock
     ) -> None:
         refuse_key()
-        assert look_up("B1") is NoAnswer.PAUSED
+        assert look_up(Order(), "B1") is NoAnswer.PAUSED
         assert len(wire.calls) == 0
 
     def test_looking_up_an_id_asks_nothing_while_the_budget_is_spent(
         self, wire: responses.RequestsMock
     ) -> None:
         spend_budget()
-        assert look_up("B1") is NoAnswer.BUSY
+        assert look_up(Order(), "B1") is NoAnswer.BUSY
         assert len(wire.calls) == 0
 
     def test_looking_up_an_id_without_an_api_key_is_not_configured(
         self, set_conf: Callable[..., None]
     ) -> None:
         set_conf(API_KEY="")
-        assert look_up("B1") is NoAnswer.NOT_CONFIGURED
+        assert look_up(Order(), "B1") is NoAnswer.NOT_CONFIGURED
 
 
 class TestComparing:

@@ -1,0 +1,194 @@
+"""Orders that were sent with one API key, and processes that have another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db.models import F
+from django.utils import timezone
+
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.health import CONDITIONS, Standing
+from giftcards.engine.recovery import declare_absent
+from giftcards.engine.sweep import sweep
+from giftcards.models import ApiKey, Order, StatusChange
+from giftcards.simulator import Simulator
+from tests.conftest import Call
+from tests.stage import ago, buy, own_key, posts
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+Change = Callable[..., None]
+
+
+@pytest.fixture
+def accounts(simulator: Simulator, set_conf: Change) -> Any:
+    """Switch to the ``PRODUCTION`` or the ``SANDBOX`` account, each with a key and orders."""
+    with Simulator(delay=(0, 0), rate_limit=0, key_type="PRODUCTION") as production:
+        both = {"SANDBOX": simulator, "PRODUCTION": production}
+
+        def switch(kind: str) -> Simulator:
+            # Two addresses stand for the one that serves both: the key decides.
+            set_conf(API_KEY=f"key-for-{kind}", BASE_URL=both[kind].url)
+            return both[kind]
+
+        yield switch
+
+
+def lose(provider: Simulator, *, is_bought: bool) -> Order:
+    """An order whose answer was lost; the provider has bought it, or not."""
+    order = buy(type_id="SIM_LOST" if is_bought else "SIM_DROP")
+    assert order.status == "UNCONFIRMED"
+    assert len(provider.orders) == is_bought
+    return order
+
+
+def look() -> None:
+    """A worker looks for what is lost, three times, minutes after it was sent."""
+    for _time in range(3):
+        passed = timedelta(seconds=90)
+        Order.objects.exclude(sent_at=None).update(
+            sent_at=F("sent_at") - passed, absent_since=F("absent_since") - passed
+        )
+        Order.objects.exclude(due_at=None).update(due_at=timezone.now())
+        with Gateway() as gateway:
+            sweep(gateway)
+
+
+def problems() -> list[str]:
+    return [problem.code for problem in Order.objects.get().open_problems]
+
+
+@pytest.mark.parametrize(
+    ("sent_to", "looked_for_in"),
+    [
+        ("PRODUCTION", "SANDBOX"),
+        ("SANDBOX", "PRODUCTION"),
+    ],
+)
+def test_the_list_of_another_account_proves_nothing_about_a_lost_order(
+    sent_to: str, looked_for_in: str, accounts: Any
+) -> None:
+    order = lose(accounts(sent_to), is_bought=True)
+    other = accounts(looked_for_in)
+    look()
+    order.refresh_from_db()
+    assert (order.status, order.absent_since, posts(other)) == ("UNCONFIRMED", None, 0)
+    assert problems() == ["answer_lost", "other_account"]
+    assert order.needs_attention
+    assert order.open_problems[1].text == (
+        "The order was sent with another key than the shop has now: whether it was bought cannot be"
+        " seen with this one."
+    )
+    # The key is put back.
+    accounts(sent_to)
+    look()
+    order.refresh_from_db()
+    assert (order.status, order.problems) == ("FULFILLED", [])
+
+
+def test_an_order_of_another_account_is_no_candidate(accounts: Any) -> None:
+    order = lose(accounts("PRODUCTION"), is_bought=True)
+    Order.objects.filter(pk=order.pk).update(type_id="type_001")
+    # Somebody buys the same in the sandbox.
+    sandbox = accounts("SANDBOX")
+    with Gateway() as gateway:
+        gateway.client.place(product_id=order.product_id, type_id="type_001", quantity=2)
+    look()
+    order.refresh_from_db()
+    assert (order.status, order.candidates, len(sandbox.orders)) == ("UNCONFIRMED", [], 1)
+
+
+def test_another_key_of_the_same_environment_proves_nothing_either(
+    simulator: Simulator, set_conf: Change
+) -> None:
+    order = lose(simulator, is_bought=False)
+    set_conf(API_KEY="new-key")
+    look()
+    order.refresh_from_db()
+    assert (order.status, problems()) == ("UNCONFIRMED", ["answer_lost", "other_account"])
+
+
+def test_an_order_that_an_earlier_version_has_sent_is_known_by_its_environment(
+    accounts: Any,
+) -> None:
+    order = lose(accounts("SANDBOX"), is_bought=False)
+    Order.objects.update(sent_with="")
+    accounts("PRODUCTION")
+    look()
+    order.refresh_from_db()
+    assert order.status == "UNCONFIRMED"
+    sandbox = accounts("SANDBOX")
+    sandbox.forget_requests()
+    look()
+    order.refresh_from_db()
+    assert (order.status, posts(sandbox)) == ("UNCONFIRMED", 1)
+
+
+def test_an_order_proven_absent_in_one_environment_is_not_sent_in_another(accounts: Any) -> None:
+    order = lose(accounts("SANDBOX"), is_bought=False)
+    assert declare_absent(order, send_again=True, source=StatusChange.Source.RECOVERY)
+    production = accounts("PRODUCTION")
+    look()
+    order.refresh_from_db()
+    assert (order.status, posts(production), problems()) == ("PENDING", 0, ["other_environment"])
+    sandbox = accounts("SANDBOX")
+    Order.objects.update(type_id="type_001")
+    look()
+    order.refresh_from_db()
+    assert (order.status, posts(sandbox)) == ("FULFILLED", 2)
+
+
+def test_a_person_may_have_it_sent_in_the_environment_of_the_key_in_use(accounts: Any) -> None:
+    order = lose(accounts("SANDBOX"), is_bought=False)
+    Order.objects.update(type_id="type_001")
+    order.refresh_from_db()
+    assert declare_absent(order, send_again=True, source=StatusChange.Source.STAFF)
+    accounts("PRODUCTION")
+    look()
+    order.refresh_from_db()
+    assert (order.status, order.environment) == ("FULFILLED", "PRODUCTION")
+
+
+def test_an_order_that_another_account_does_not_know_keeps_its_id(accounts: Any) -> None:
+    order = buy(accounts("PRODUCTION") and None)
+    accounts("SANDBOX")
+    look()
+    order.refresh_from_db()
+    assert (order.status, problems()) == ("HANDLING", ["not_known"])
+    accounts("PRODUCTION")
+    look()
+    order.refresh_from_db()
+    assert (order.status, order.problems) == ("FULFILLED", [])
+
+
+class TestKeysAtWork:
+    def test_one_key_is_no_problem(self, simulator: Simulator, call: Call) -> None:
+        buy()
+        ApiKey.objects.create(pk="earlier", accepted_at=ago(601))
+        assert CONDITIONS["keys"](Standing()) == ""
+        assert call("giftcards_status", "--fail-on", "keys").code == 0
+        call_command("check", "--database", "default", "--fail-level", "WARNING")
+
+    def test_two_keys_are_told_by_the_check_and_the_status_command(
+        self, accounts: Any, call: Call
+    ) -> None:
+        names = []
+        for kind in ("PRODUCTION", "SANDBOX"):
+            accounts(kind)
+            buy()
+            names.append(f"{own_key().pk[:8]} ({kind})")
+        told = f"Several API keys are at work in this database: {', '.join(sorted(names))}."
+        assert CONDITIONS["keys"](Standing()).startswith(told)
+        failed = call("giftcards_status", "--fail-on", "keys")
+        assert failed.code == 1
+        assert told in failed.out + failed.err
+        checked = call("check", "--database", "default", "--fail-level", "WARNING")
+        assert "giftcards.W008" in checked.err
+        assert told in checked.err
+        assert "key-for" not in failed.out + failed.err + checked.err
