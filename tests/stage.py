@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
@@ -193,6 +194,36 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 120) -> None
     while not condition():
         assert time.monotonic() < ends, "it did not happen in time"
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def sharing_database(path: Path) -> Iterator[str]:
+    """Let threads and processes open the database side by side; its address.
+
+    The one in memory cannot be opened by others: a copy of it in a file takes its place.
+    """
+    original, values = connections["default"], connections.settings["default"]
+    if original.vendor != "sqlite":
+        place = f"{values['HOST']}:{values['PORT']}/{values['NAME']}"
+        kind = {"postgresql": "postgres"}.get(original.vendor, original.vendor)
+        password = f":{values['PASSWORD']}" if values["PASSWORD"] else ""
+        yield f"{kind}://{values['USER']}{password}@{place}"
+        return
+    original.ensure_connection()
+    with contextlib.closing(sqlite3.connect(path)) as copy:
+        original.connection.backup(copy)
+    # Not by a change of the dictionary, which the original connection reads as well. It has to know
+    # that it is in memory: a live server's threads, which use it, may close it meanwhile.
+    connections.settings["default"] = {**values, "NAME": str(path)}
+    connections["default"] = connections.create_connection("default")
+    # The first connection changes the journal's mode, for which SQLite lets nobody wait.
+    connections["default"].ensure_connection()
+    try:
+        yield f"sqlite:///{path}"
+    finally:
+        connections["default"].close()
+        connections["default"] = original
+        connections.settings["default"] = values
 
 
 def in_threads(count: int, work: Callable[[], Any]) -> list[Any]:

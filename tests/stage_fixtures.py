@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,9 +12,8 @@ from typing import Any
 
 import pytest
 import responses
-from django.db import connection, connections
 
-from tests.stage import PRICES, PROVIDER, PSN, ROOT, stop
+from tests.stage import PRICES, PROVIDER, PSN, ROOT, sharing_database, stop
 from tests.wall import Wall
 
 
@@ -87,32 +84,9 @@ def set_conf(settings: Any) -> Callable[..., None]:
 
 @pytest.fixture
 def shared_database(transactional_db: None, tmp_path: Path) -> Iterator[str]:
-    """A database that threads and processes can open side by side; its address.
-
-    The one in memory cannot be opened by others: a copy of it in a file takes its place.
-    """
-    if connection.vendor != "sqlite":
-        values = connection.settings_dict
-        place = f"{values['HOST']}:{values['PORT']}/{values['NAME']}"
-        kind = {"postgresql": "postgres"}.get(connection.vendor, connection.vendor)
-        password = f":{values['PASSWORD']}" if values["PASSWORD"] else ""
-        yield f"{kind}://{values['USER']}{password}@{place}"
-        return
-    path = tmp_path / "shared.sqlite3"
-    connection.ensure_connection()
-    with contextlib.closing(sqlite3.connect(path)) as copy:
-        connection.connection.backup(copy)
-    original, name = connections["default"], connections.settings["default"]["NAME"]
-    connections.settings["default"]["NAME"] = str(path)
-    connections["default"] = connections.create_connection("default")
-    # The first connection changes the journal's mode, for which SQLite lets nobody wait.
-    connections["default"].ensure_connection()
-    try:
-        yield f"sqlite:///{path}"
-    finally:
-        connections["default"].close()
-        connections["default"] = original
-        connections.settings["default"]["NAME"] = name
+    """A database that threads and processes can open side by side; its address."""
+    with sharing_database(tmp_path / "shared.sqlite3") as address:
+        yield address
 
 
 @pytest.fixture
