@@ -605,7 +605,8 @@ LOST_KEY = Error(
     " fits, or the stored text is damaged.",
     hint="If a key is missing, put it back into GIFTCARDS['ENCRYPTION_KEYS'], at the end if new"
     " cards have another key: without it, the codes are lost. If the stored text is another card's,"
-    " somebody has changed rows of the database.",
+    " somebody has changed rows of the database. If the codes are lost for good, add"
+    " 'giftcards.E020' to SILENCED_SYSTEM_CHECKS.",
     id="giftcards.E020",
 )
 
@@ -614,7 +615,8 @@ LOST_CARDS = Error(
     "Stored cards that are sealed with keys which GIFTCARDS['ENCRYPTION_KEYS'] does not have: 3."
     " Their codes cannot be opened.",
     hint="Put the key back, at the end of the list, and run `manage.py giftcards_rotate_keys`"
-    " before you remove it.",
+    " before you remove it. If it is lost for good, add 'giftcards.E022' to"
+    " SILENCED_SYSTEM_CHECKS.",
     id="giftcards.E022",
 )
 UNNEEDED = Warning(
@@ -673,6 +675,24 @@ class TestStoredCards:
         # Only where the database is to be asked.
         assert call("check").code == 0
 
+    @pytest.mark.parametrize("app", [["auth"], []], ids=["another app", "every app"])
+    def test_stored_cards_that_do_not_open_stop_no_migration(
+        self, settings: Any, call: Call, app: list[str]
+    ) -> None:
+        receive("web-1042")
+        settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [OTHER]}
+        assert call("migrate", *app, skip_checks=False).code == 0
+        assert call("check", databases=["default"]).code == 1
+
+    def test_stored_cards_that_are_lost_for_good_are_silenced_as_the_errors_say(
+        self, settings: Any, call: Call
+    ) -> None:
+        receive("web-1042")
+        settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [OTHER]}
+        hints = " ".join(str(message.hint) for message in check_database())
+        settings.SILENCED_SYSTEM_CHECKS = re.findall(r"'(giftcards\.E\d+)'", hints)
+        assert call("check", databases=["default"]).code == 0
+
     def test_an_older_stored_card_whose_key_was_removed_is_an_error(self, settings: Any) -> None:
         receive("web-1041")
         settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [OTHER]}
@@ -715,7 +735,7 @@ class TestStoredCards:
 
 
 def test_a_new_shop_can_be_migrated(tmp_path: Path) -> None:
-    """``migrate`` asks for the checks of the database first, which has no tables yet."""
+    """``migrate`` runs the checks first, and there are no tables yet."""
     code, said = manage(tmp_path, "INSTALLED_APPS.append('django_q')\n" + CLUSTER_OK, "migrate")
     assert (code, "Applying giftcards.0001_initial... OK" in said) == (0, True)
 

@@ -83,8 +83,16 @@ def follow(
 @functools.cache  # once per process, whose keys do not change
 def try_stored_cards() -> None:
     """Log an error if the encryption keys do not open the cards that are stored."""
-    for trouble in filter(None, Card.objects.all().try_keys().values()):
+    cards = Card.objects.all()
+    for trouble in filter(None, cards.try_keys().values()):
         logger.error("%s", trouble)
+    lost, _unneeded = cards.need_of_keys()
+    if lost:
+        logger.error(
+            "Stored cards that are sealed with keys which GIFTCARDS['ENCRYPTION_KEYS'] does not"
+            " have: %d.",
+            lost,
+        )
 
 
 def begin_tick() -> None:

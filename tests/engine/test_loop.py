@@ -86,6 +86,9 @@ class TestStart:
             f"Card {position} of order web-1042: This card cannot be opened: none of"
             " GIFTCARDS['ENCRYPTION_KEYS'] fits, or the stored text is damaged."
             for position in (3, 1)
+        ] + [
+            "Stored cards that are sealed with keys which GIFTCARDS['ENCRYPTION_KEYS'] does not"
+            " have: 3."
         ]
 
     # A connection that has failed is closed, and with it any transaction.
