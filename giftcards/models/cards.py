@@ -160,10 +160,14 @@ class Card(models.Model):
     value_fingerprint = models.CharField(max_length=64, editable=False)
     serial_fingerprint = models.CharField(max_length=64, blank=True, editable=False)
     # Of the last four characters of the code; "" if that would be more than half of it.
-    tail_fingerprint = models.CharField(max_length=64, blank=True, editable=False)
+    tail_fingerprint = models.CharField(
+        max_length=64, blank=True, default="", db_default="", editable=False
+    )
     # Of the encryption key it is sealed with, or DESTROYED; "" if it was sealed before this was
     # written down.
-    key_fingerprint = models.CharField(max_length=16, blank=True, editable=False)
+    key_fingerprint = models.CharField(
+        max_length=16, blank=True, default="", db_default="", editable=False
+    )
     received_at = models.DateTimeField(_("received"), default=timezone.now, editable=False)
 
     objects = CardQuerySet.as_manager()

@@ -323,8 +323,17 @@ class Order(models.Model):
         help_text=_("The denomination, as the provider's catalogue names it."),
     )
     # As the catalogue named them when the order was recorded; "" if it had not been read.
-    product_name = models.CharField(_("product's name"), max_length=200, blank=True, editable=False)
-    type_name = models.CharField(_("type's name"), max_length=200, blank=True, editable=False)
+    product_name = models.CharField(
+        _("product's name"),
+        max_length=200,
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
+    )
+    type_name = models.CharField(
+        _("type's name"), max_length=200, blank=True, default="", db_default="", editable=False
+    )
     quantity = models.PositiveIntegerField(
         _("quantity"),
         validators=[
@@ -363,19 +372,31 @@ class Order(models.Model):
         _("group"),
         max_length=100,
         blank=True,
+        default="",
+        db_default="",
         validators=[plain_line],
         help_text=_("What the order belongs to in your shop, such as a cart or an invoice."),
     )
-    metadata = models.JSONField(_("metadata"), default=dict, blank=True)
+    metadata = models.JSONField(_("metadata"), default=dict, db_default={}, blank=True)
     customer_email: models.CharField[str, str] = ExactEmailField(
         _("customer e-mail"), blank=True, validators=[plain_line]
     )
     # Exact like all that is searched for by its beginning.
     customer_name: models.CharField[str, str] = ExactCharField(
-        _("customer name"), max_length=200, blank=True, validators=[plain_line]
+        _("customer name"),
+        max_length=200,
+        blank=True,
+        default="",
+        db_default="",
+        validators=[plain_line],
     )
     customer_phone: models.CharField[str, str] = ExactCharField(
-        _("customer phone"), max_length=50, blank=True, validators=[plain_line]
+        _("customer phone"),
+        max_length=50,
+        blank=True,
+        default="",
+        db_default="",
+        validators=[plain_line],
     )
     customer_language = models.CharField(
         _("customer language"), max_length=20, blank=True, validators=[plain_text]
@@ -395,11 +416,11 @@ class Order(models.Model):
     # When an answer about its id first fitted its line; NULL: the id is only what placing answered.
     identified_at = models.DateTimeField(null=True, editable=False)
     # Staff have insisted that the order at the provider is this one, whatever it is called there.
-    is_insisted = models.BooleanField(default=False, editable=False)
+    is_insisted = models.BooleanField(default=False, db_default=False, editable=False)
     # The id that placing answered, if it is another order's, or nobody's. The provider did accept
     # the order, so no search proves that it was not bought. Kept until the order is sent again.
     answered_id: models.CharField[str, str] = ExactCharField(
-        max_length=100, blank=True, editable=False
+        max_length=100, blank=True, default="", db_default="", editable=False
     )
     # Its id was taken from the list, and a check by that id found nothing.
     is_only_listed = models.BooleanField(default=False, editable=False)
@@ -430,7 +451,13 @@ class Order(models.Model):
     )
     # That of the account which bought it; "" until it is sent, or if the provider did not say.
     environment = models.CharField(
-        _("environment"), max_length=10, choices=Environment, blank=True, editable=False
+        _("environment"),
+        max_length=10,
+        choices=Environment,
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
     )
     # The order whose missing cards it orders again. Unique: they are ordered again once.
     repeats = models.OneToOneField(
@@ -457,7 +484,12 @@ class Order(models.Model):
     )
     # The sum of its refunds that are not cancelled: see CustomerRefund.
     paid_back_amount = models.DecimalField(
-        _("paid back"), max_digits=14, decimal_places=2, default=Decimal(0), editable=False
+        _("paid back"),
+        max_digits=14,
+        decimal_places=2,
+        default=Decimal(0),
+        db_default=Decimal(0),
+        editable=False,
     )
     # What went along to the order that orders the missing cards again; NULL: none does.
     reordered_amount = models.DecimalField(

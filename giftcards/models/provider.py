@@ -104,7 +104,9 @@ class ApiKey(models.Model):
     # See giftcards.crypto.key_fingerprint.
     fingerprint = models.CharField(primary_key=True, max_length=32, editable=False)
     # The account it belongs to; "" if the provider did not say.
-    environment = models.CharField(max_length=10, choices=Environment, blank=True)
+    environment = models.CharField(
+        max_length=10, choices=Environment, blank=True, default="", db_default=""
+    )
     # Whether calls with it are stopped; a person ends that.
     is_refused = models.BooleanField(default=False)
     # The last refusal. It stays when calls are resumed: see ApiKeyQuerySet.accept.
@@ -287,11 +289,11 @@ class ProviderState(models.Model):
     # The ledger is known up to here. What comes late is found when its last days are read again.
     ledger_read_until = models.DateTimeField(null=True)
     # The place of a reading of it that has not come to its end; see giftcards.ledger.reading.
-    ledger_place = models.JSONField(default=dict)
+    ledger_place = models.JSONField(default=dict, db_default={})
     # When it is to be read by itself next; NULL until that is decided.
     ledger_due_at = models.DateTimeField(null=True)
     # Consecutive attempts to do so that failed.
-    ledger_failures = models.PositiveIntegerField(default=0)
+    ledger_failures = models.PositiveIntegerField(default=0, db_default=0)
     # When all old codes were last looked for, to destroy them.
     purged_at = models.DateTimeField(null=True)
     # A search that was not finished goes on with the orders that settled then; NULL: there is none.
@@ -299,8 +301,8 @@ class ProviderState(models.Model):
 
     # How the wall clocks of the machines were set; see giftcards.engine.clock. Each write counts
     # the version up, and is made only if nobody else has.
-    clock = models.JSONField(default=dict)
-    clock_version = models.PositiveIntegerField(default=0)
+    clock = models.JSONField(default=dict, db_default={})
+    clock_version = models.PositiveIntegerField(default=0, db_default=0)
 
     objects = ProviderStateQuerySet.as_manager()
 
