@@ -13,6 +13,7 @@ from datetime import timedelta
 from giftcards.conf import LOOP_SECONDS, conf
 from giftcards.engine import outbox
 from giftcards.engine.database import surviving
+from giftcards.engine.figures import complete_figures
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import begin_tick, follow, is_work_left
 from giftcards.engine.queue import LOOP_LEASE, cluster_stop, queue_sweep
@@ -70,11 +71,16 @@ def _run(*, patience: timedelta, is_tick: bool = False) -> str:
 
 
 def _do_chores(stop: threading.Event, *, ends_at: float) -> None:
-    """A part of what is due once a day, if it is due; nothing is begun after ``ends_at``."""
+    """What an older worker has left out, and a part of what is due once a day, if it is due.
+
+    Nothing is begun after ``ends_at``.
+    """
 
     def has_time() -> bool:
         return time.monotonic() < ends_at and not stop.is_set()
 
+    with surviving(stop, "the figures of final orders"):
+        complete_figures(has_time)
     with surviving(stop, "the reading of the provider's ledger"):
         if has_time():
             read_if_due(lambda: has_time() and _is_nobody_waiting())

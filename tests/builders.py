@@ -15,10 +15,9 @@ from django.utils import timezone
 
 from giftcards.engine.recording import record_answers
 from giftcards.models import Order, StatusChange
-from giftcards.models.orders import final_money
+from giftcards.models.orders import final_figures
 from giftcards.problems import Problem
 from giftcards.provider.answers import CardSecret, OrderAnswer
-from giftcards.sales import paid_amount
 from giftcards.statuses import ACCEPTED, FINAL, Status
 
 PRODUCT = "507f1f77bcf86cd799439011"
@@ -56,18 +55,12 @@ def build_guide_order(
     delivered = {Status.FULFILLED: values["quantity"], Status.PARTIALLY_FILLED: 3}.get(status, 0)
     values.setdefault("fulfilled_quantity", delivered)
     order = Order(status=status, **values, **Order().flags(new=problems))
-    return with_final_money(order) if status in FINAL else order
+    return with_final_figures(order) if status in FINAL else order
 
 
-def with_final_money(order: Order) -> Order:
+def with_final_figures(order: Order) -> Order:
     """A final order with the columns that it gets when it becomes final."""
-    figures = ("quantity", "fulfilled_quantity", "price_per_card", "fulfilled_amount")
-    columns = final_money(
-        Status(order.status),
-        paid=paid_amount(order),
-        **{name: getattr(order, name) for name in figures},
-    )
-    for name, value in columns.items():
+    for name, value in final_figures(order).items():
         setattr(order, name, value)
     return order
 

@@ -37,6 +37,7 @@ CONSTANTS = {
     "database_pause": "giftcards.engine.database._PAUSE",
     "delivering_wait": "giftcards.delivery.tasks._LONGEST_WAIT",
     "delivering_heartbeat": "giftcards.delivery.tasks._HEARTBEAT",
+    "figures_batch": "giftcards.engine.figures._BATCH",
     "export_batch": "giftcards.exports._ORDERS_AT_ONCE",
     "export_sheet": "giftcards.exports._ROWS_OF_SHEET",
     "ledger_lease_poll": "giftcards.ledger.reading._LEASE_POLL",

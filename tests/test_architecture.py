@@ -73,7 +73,7 @@ WITHIN = {
     ),
     "engine": (
         "database backoff queue clock budget prices probe gateway background identity verdict"
-        " storing settled recording polling outbox holding reordering sending recovery_plan"
+        " storing settled figures recording polling outbox holding reordering sending recovery_plan"
         " recovery resolving sweep balance loop health"
     ),
     "customers": "person registry words export erasure",

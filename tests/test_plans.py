@@ -21,6 +21,7 @@ from giftcards.customers.erasure import erase, find_orders
 from giftcards.customers.person import Person
 from giftcards.engine import outbox
 from giftcards.engine.balance import BalanceReader
+from giftcards.engine.figures import complete_figures
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.holding import approve_price, reject_held
 from giftcards.engine.loop import follow, is_work_left
@@ -187,6 +188,18 @@ def test_a_search_for_old_codes_reads_no_whole_table() -> None:
     with explained() as statements:
         assert purge(settled_before=oldest + timedelta(minutes=20), since=oldest).orders > 10
     assert scans(statements) == []
+
+
+def test_computing_the_figures_that_an_older_worker_has_left_out_reads_no_whole_table(
+    open_orders: dict[Status, Order],
+) -> None:
+    for _order in range(3):
+        make_order(Status.PARTIALLY_FILLED, sale_price=550)
+    with explained() as statements:
+        assert [complete_figures(lambda: True) for _time in range(2)] == [3, 0]
+    # In the order of the index, it ends after so many rows.
+    assert [one for one in scans(statements) if "order_figures" not in str(one.scans)] == []
+    assert scans(statements, but="LIMIT") == []
 
 
 def test_a_sweep_with_nothing_to_do_reads_no_whole_table() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
@@ -22,7 +23,6 @@ from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards import refunds, sales
 from giftcards.conf import conf
 from giftcards.exceptions import ConfigurationError, ReferenceConflict
 from giftcards.models.catalogue import Product
@@ -34,7 +34,8 @@ from giftcards.models.moments import LONGEST_HOLD, SLACK, is_ahead
 from giftcards.models.order_queries import OrderQueries
 from giftcards.models.provider import ApiKey
 from giftcards.problems import Entry, Kind, Problem, history, revise
-from giftcards.sales import paid_amount
+from giftcards.refunds import refund_breakdown
+from giftcards.sales import customer_breakdown
 from giftcards.statuses import ACCEPTED, FINAL, FOLLOWED, SETTLED, Status, check_move
 
 # The answer about an order of more cards would exceed the size limit of the client.
@@ -66,8 +67,9 @@ _TEXTS = (
 )
 _AMOUNTS = ("sale_price", "sale_amount", "max_price")
 _GIVEN = (*_TEXTS, "quantity", *_AMOUNTS)
-# What the provider says of an order that it settles.
-_FIGURES = ("fulfilled_quantity", "price_per_card", "fulfilled_amount")
+# What final_figures computes. Raise it if that computes more or otherwise: then the workers compute
+# the figures of all final orders again by themselves.
+FIGURES_VERSION = 1
 
 
 def new_reference() -> str:
@@ -179,6 +181,11 @@ class OrderQuerySet(OrderQueries):
             )
         return moved
 
+    def without_figures(self) -> Self:
+        """Final orders of which :func:`final_figures` is still to be computed, oldest first."""
+        older = self.filter(figures_version__in=range(FIGURES_VERSION), settled_at__isnull=False)
+        return older.order_by("figures_version", "settled_at")
+
     def write_batch(
         self, updates: Sequence[OrderUpdate], *, source: StatusChange.Source
     ) -> list[StatusChange]:
@@ -262,39 +269,20 @@ def _status_columns(
     """The columns that follow from moving ``order``, with the new ``values``, to ``target``."""
     if target not in FINAL:
         return {"status": target}
-    figures = {name: values.get(name, getattr(order, name)) for name in _FIGURES}
+    final = copy(order)
+    for name, value in {**values, "status": target}.items():
+        setattr(final, name, value)
+    return {"status": target, "settled_at": now, "due_at": None, **final_figures(final)}
+
+
+def final_figures(order: Order) -> dict[str, Any]:
+    """The columns that are computed when ``order`` becomes final, so that sums can be queried."""
+    customer, provider = customer_breakdown(order), refund_breakdown(order)
     return {
-        "status": target,
-        "settled_at": now,
-        "due_at": None,
-        **final_money(target, paid=paid_amount(order), quantity=order.quantity, **figures),
+        "open_amount": customer and customer.open_amount,
+        "is_consistent": provider and provider.is_consistent,
+        "figures_version": FIGURES_VERSION,
     }
-
-
-def final_money(
-    status: Status,
-    *,
-    paid: Decimal | None,
-    quantity: int,
-    fulfilled_quantity: int,
-    price_per_card: Decimal | None,
-    fulfilled_amount: Decimal | None,
-) -> dict[str, Any]:
-    """The columns that are computed when an order becomes final, so that sums can be queried."""
-    columns: dict[str, Any] = {"open_amount": None, "is_consistent": None}
-    if paid is not None:
-        split = sales.compute(paid=paid, quantity=quantity, fulfilled_quantity=fulfilled_quantity)
-        columns["open_amount"] = split.owed_amount
-    if status in SETTLED:
-        breakdown = refunds.compute(
-            status=status,
-            quantity=quantity,
-            fulfilled_quantity=fulfilled_quantity,
-            price_per_card=price_per_card,
-            fulfilled_amount=fulfilled_amount,
-        )
-        columns["is_consistent"] = breakdown.is_consistent
-    return columns
 
 
 def _flags(problems: list[Entry]) -> dict[str, Any]:
@@ -497,6 +485,9 @@ class Order(models.Model):
     )
     # Whether the provider's figures agree with each other; NULL unless it is settled.
     is_consistent = models.BooleanField(_("figures agree"), null=True, editable=False)
+    # By which FIGURES_VERSION the columns of `final_figures` were computed; 0: by none yet, as with
+    # orders that are open, or that a worker of an older version has settled.
+    figures_version = models.PositiveSmallIntegerField(default=0, db_default=0, editable=False)
     # Whether the ledger has what the provider promised to credit back. NULL: nothing was promised,
     # it is not known how much, or the ledger was not read that far.
     is_credited = models.BooleanField(_("credited"), null=True, editable=False)
@@ -556,6 +547,8 @@ class Order(models.Model):
             models.Index(
                 fields=("codes_destroyed_at", "settled_at", "id"), name="giftcards_order_kept"
             ),
+            # The final orders whose figures are still to be computed.
+            models.Index(fields=("figures_version", "settled_at"), name="giftcards_order_figures"),
             # Recovery: the orders that a row of the provider's list may be.
             models.Index(fields=("sent_at",), name="giftcards_order_sent"),
             models.Index(fields=("provider_alias",), name="giftcards_order_alias"),

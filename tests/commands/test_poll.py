@@ -15,6 +15,7 @@ from django.db import OperationalError, connection
 
 from giftcards.models import ApiKey, Lease, Order, ProviderState
 from giftcards.simulator import Request, Simulator
+from giftcards.statuses import Status
 from tests.builders import make_order
 from tests.conftest import Call
 from tests.stage import (
@@ -260,6 +261,21 @@ class TestLoop:
             assert call("giftcards_poll", "--loop").code == 0
         assert ProviderState.objects.get().ticked_at is not None
         assert call("giftcards_status", "--fail-on", "worker").code == 0
+
+    def test_the_poll_loop_computes_the_figures_that_an_older_worker_has_left_out(
+        self, handlers: None, call: Call, simulator: Simulator
+    ) -> None:
+        order = make_order(Status.REJECTED, sale_amount=1100)
+
+        def stop_then(execute: Any, sql: str, *args: Any) -> Any:
+            if sql.startswith("UPDATE") and "figures_version" in sql:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return execute(sql, *args)
+
+        with connection.execute_wrapper(stop_then):
+            assert call("giftcards_poll", "--loop").code == 0
+        order.refresh_from_db()
+        assert order.open_amount == 1100
 
     def test_the_poll_loop_stands_by_while_another_process_runs_it(
         self, handlers: None, call: Call, simulator: Simulator

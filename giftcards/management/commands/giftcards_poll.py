@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from giftcards.engine.figures import complete_figures
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import follow
 from giftcards.engine.sweep import Swept, check_now, check_settled, sweep, time_to_check
@@ -120,7 +121,8 @@ class Command(GiftcardsCommand):
 
 
 def _do_chores(should_continue: Callable[[], bool]) -> None:
-    """A part of what is due once a day."""
+    """What an older worker has left out, and a part of what is due once a day."""
+    complete_figures(should_continue)
     read_if_due(should_continue)
     purge_if_due(should_continue)
 

@@ -24,7 +24,7 @@ from giftcards.models import Order, StatusChange
 from giftcards.settlement import record_refund
 from giftcards.signals import order_status_changed
 from giftcards.statuses import Status
-from tests.builders import PRODUCT, make_guide_order, with_final_money
+from tests.builders import PRODUCT, make_guide_order, with_final_figures
 
 CUSTOMER = {"customer_email": "lina@example.com", "customer_language": "ar"}
 LONG_AGO = timedelta(days=900)
@@ -100,7 +100,7 @@ def changed(reference: str, status: Status) -> None:
 def settle(reference: str) -> None:
     order = Order.objects.get(reference=reference)
     order.status, order.settled_at, order.due_at = Status.REFUNDED, timezone.now(), None
-    with_final_money(order).save()
+    with_final_figures(order).save()
     StatusChange.objects.create(
         order=order, from_status=Status.DELAYED, to_status=order.status, source="check"
     )
