@@ -61,6 +61,7 @@ PARAMETERS = {
     "ordered": "how many cards were ordered",
     "price": "what a card costs, or may cost, in dinars, with two decimals",
     "provider_order_id": "the provider's id of an order",
+    "repeated": "how many cards of the answer repeat another one of it",
     "received": "how many different cards have arrived",
     "seconds": "for how many seconds sending was tried",
     "status": "a status, as the provider wrote it",
@@ -290,6 +291,15 @@ WORDINGS: Mapping[str, Wording] = {
             "Compare the order with your account at the provider, and ask its support about the"
             " difference. Then tick this off."
         ),
+    ),
+    "cards_repeated": Wording(
+        Kind.ANSWER,
+        _("The provider's answer names cards more than once: %(repeated)s of %(total)s."),
+        _(
+            "While the order is open, the provider is asked again by itself. Afterwards, ask its"
+            " support for the cards that are missing, then tick this off."
+        ),
+        parameters=("repeated", "total"),
     ),
     "figure_unknown": Wording(
         Kind.ANSWER,

@@ -19,14 +19,14 @@ from giftcards.engine.backoff import backoff
 from giftcards.engine.database import sparing_others, write_together
 from giftcards.engine.identity import line_of
 from giftcards.engine.settled import record_changes
-from giftcards.engine.storing import store_cards
-from giftcards.engine.verdict import CONTRADICTING, Verdict, evaluate_answer
+from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.verdict import DOUBTFUL, Verdict, evaluate_answer
 from giftcards.exceptions import NotFound, ProviderError, Refused
 from giftcards.models import ApiKey, Order, OrderQuerySet, StatusChange
 from giftcards.models.moments import with_zone
 from giftcards.models.orders import OrderUpdate, Overtaken, unidentified
 from giftcards.problems import Entry, Kind, Problem, history
-from giftcards.provider.answers import CardSecret, OrderAnswer
+from giftcards.provider.answers import OrderAnswer
 from giftcards.statuses import FOLLOWED, Status
 
 logger = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def evaluate_for(
         sent_at=with_zone(sent_at) if sent_at and is_comparable else None,
         known_price=order.price_per_card,
         is_late=order.status != Status.HANDLING,
-        is_repeated=is_last or CONTRADICTING in map(Problem.of, order.problems),
+        is_repeated=is_last or any(Problem.of(entry).code in DOUBTFUL for entry in order.problems),
     )
 
 
@@ -219,7 +219,7 @@ def _record_batch(results: Sequence[_Result], *, now: datetime) -> int:
         with transaction.atomic():
             updates = [_update(result, now) for result in changed]
             changes = Order.objects.write_batch(updates, source=StatusChange.Source.CHECK)
-            _flag_surplus(changed, store_cards(_card_lists(changed)))
+            _flag_surplus(changed, store_cards(_arrivals(changed)))
     except Overtaken:
         if len(changed) > 1:
             raise
@@ -281,7 +281,7 @@ def _update(result: _Result, now: datetime) -> OrderUpdate:
     if result.identifies:
         values["identified_at"] = now
     if settlement is None:
-        arrived = min(len(result.answer.cards), order.quantity)
+        arrived = min(len(result.answer.different_cards), order.quantity)
         values |= {
             "due_at": result.due_at,
             "fulfilled_quantity": max(order.fulfilled_quantity, arrived),
@@ -309,11 +309,13 @@ def _release(order: Order, reasons: Sequence[Problem], now: datetime) -> OrderUp
     return OrderUpdate(order, values, Status.UNCONFIRMED, details)
 
 
-def _card_lists(results: Iterable[_Result]) -> Iterator[tuple[Order, Sequence[CardSecret]]]:
-    """Yield the orders whose answers have cards or settle them, with these cards."""
+def _arrivals(results: Iterable[_Result]) -> Iterator[Arrival]:
+    """Yield the cards of those answers that have some or settle their order."""
     for result in results:
-        if result.answer.cards or result.verdict.settlement:
-            yield result.order, result.answer.cards
+        answer, settles = result.answer, result.verdict.settlement is not None
+        if answer.cards or settles:
+            cards = answer.cards if settles else answer.different_cards
+            yield Arrival(result.order, cards, settles=settles)
 
 
 def _flag_surplus(results: Iterable[_Result], stored: Counter[int]) -> None:

@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from giftcards.engine.identity import find_difference
-from giftcards.engine.storing import store_cards
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.engine.verdict import Settlement, find_changes
 from giftcards.models import Order, OrderQuerySet
 from giftcards.problems import Problem
@@ -37,7 +37,7 @@ def find_differences(order: Order, answer: OrderAnswer) -> list[Problem]:
     )
     return [
         *find_changes(answer, record, quantity=order.quantity),
-        *_more_cards(order, answer, len(answer.cards)),
+        *_more_cards(order, answer, len(answer.different_cards)),
     ]
 
 
@@ -113,7 +113,7 @@ def _record(order: Order, answer: OrderAnswer, now: datetime) -> None:
         order.refresh_from_db(fields=["problems"])
         differences = find_differences(order, answer)
         if is_ours:
-            stored = store_cards([(order, answer.cards)])[order.pk]
+            stored = store_cards([Arrival(order, answer.different_cards)])[order.pk]
             differences = [problem for problem in differences if not _received(problem)]
             differences += _more_cards(order, answer, stored)
         known = [Problem.of(entry) for entry in order.problems]

@@ -1,51 +1,84 @@
-"""Storing cards: encrypted, and idempotent however often the provider sends them."""
+"""Storing cards: encrypted, numbered, and idempotent however often the provider sends them."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
+from django.db.models import F
 from django.views.decorators.debug import sensitive_variables
 
 from giftcards.crypto import Keyring, Sealed
 from giftcards.exceptions import DecryptionError
 from giftcards.models import Card, Order
-from giftcards.provider.answers import CardSecret
+from giftcards.models.batches import batches
+from giftcards.provider.answers import CardSecret, without_repetitions
+
+
+class Arrival(NamedTuple):
+    """Cards that an answer names of an order: all that the order has, if the answer settles it."""
+
+    order: Order
+    cards: Sequence[CardSecret]
+    settles: bool = False
+
+
+class _Changes(NamedTuple):
+    """The rows of cards to insert, those to write anew, and of these the ones that move."""
+
+    new: list[Card]
+    changed: list[Card]
+    moved: list[Card]
 
 
 @sensitive_variables()
-def store_cards(card_lists: Iterable[tuple[Order, Sequence[CardSecret]]]) -> Counter[int]:
+def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
     """Store the cards, and the serials of stored cards, that are new.
 
-    ``card_lists`` has each order at most once. A destroyed code does not come back. Returns how
-    many cards each order has afterwards, by primary key, the destroyed ones included. Raises
-    :exc:`~giftcards.exceptions.DecryptionError` if this process lacks the key of a stored card.
+    ``arrivals`` has each order at most once. If one settles its order, its cards get the first
+    positions. A destroyed code does not come back. Returns how many cards each order has
+    afterwards, by primary key, the destroyed ones included. Raises
+    :exc:`~giftcards.exceptions.DecryptionError` if this process lacks the key of a stored card, or
+    if one that has to move does not open.
     """
-    answers = list(card_lists)
-    if not answers:
+    arrivals = list(arrivals)
+    if not arrivals:
         return Counter()
     keyring = Keyring.from_settings()
-    orders = {order.pk: order for order, _secrets in answers}
-    stored: dict[int, list[Card]] = {pk: [] for pk in orders}
-    for card in Card.objects.filter(order__in=stored).order_by("position"):
-        card.order = orders[card.order_id]  # for opening it, without a query
-        stored[card.order_id].append(card)
-    new: list[Card] = []
-    completed: list[Card] = []
-    for order, secrets in answers:
-        added, filled = _seal_missing(order, secrets, stored[order.pk], keyring)
-        new += added
-        completed += filled
-    Card.objects.bulk_update(completed, [*Sealed._fields, "key_fingerprint"])
-    Card.objects.bulk_create(new)
-    late = {card.order_id for card in new if any(old.is_destroyed for old in stored[card.order_id])}
-    if late:
+    stored = _read(arrival.order for arrival in arrivals)
+    highest = max((card.position for card in chain(*stored.values())), default=0)
+    changes = _Changes([], [], [])
+    for arrival in arrivals:
+        _seal(arrival, stored[arrival.order.pk], keyring, changes)
+    every = [*chain(*stored.values()), *changes.new]
+    _clear_positions(changes.moved, beyond=highest + len(every))
+    Card.objects.bulk_update(changes.changed, [*Sealed._fields, "key_fingerprint", "position"])
+    Card.objects.bulk_create(changes.new)
+    destroyed = {card.order_id for card in every if card.is_destroyed}
+    if late := destroyed.intersection(card.order_id for card in changes.new):
         # There is something to be destroyed again.
         Order.objects.filter(pk__in=late).update(codes_destroyed_at=None)
-    return Counter(card.order_id for card in chain(*stored.values(), new))
+    return Counter(card.order_id for card in every)
+
+
+def _read(orders: Iterable[Order]) -> dict[int, list[Card]]:
+    """The cards of each order, by its primary key, in their order."""
+    by_key = {order.pk: order for order in orders}
+    stored: dict[int, list[Card]] = {pk: [] for pk in by_key}
+    for card in Card.objects.filter(order__in=stored).order_by("position"):
+        card.order = by_key[card.order_id]  # for opening it, without a query
+        stored[card.order_id].append(card)
+    return stored
+
+
+def _clear_positions(cards: Sequence[Card], *, beyond: int) -> None:
+    """Move ``cards`` out of the way: no two cards of an order have one position at any moment."""
+    for keys in batches(card.pk for card in cards):
+        rows = Card.objects.filter(pk__in=keys).order_by()
+        rows.update(position=F("position") + beyond)
 
 
 class Fingerprints(NamedTuple):
@@ -90,27 +123,67 @@ def match_cards(
 
 
 @sensitive_variables()
-def _seal_missing(
-    order: Order, secrets: Sequence[CardSecret], stored: Sequence[Card], keyring: Keyring
-) -> tuple[list[Card], list[Card]]:
-    """Return the cards to insert and the stored cards that gain a serial, both sealed."""
-    new: list[Card] = []
-    completed: list[Card] = []
-    secrets = _without_destroyed(secrets, stored, keyring)
+def _seal(arrival: Arrival, stored: Sequence[Card], keyring: Keyring, changes: _Changes) -> None:
+    """Seal the cards that are new, gain a serial, or get another position; note them."""
+    told = _recognise(arrival, stored, keyring)
+    new = [card for card, _secret in told if not card.position]
+    cards = [*stored, *new]
+    if arrival.settles:
+        cards = _own_first(cards, told)
+    # By identity: new cards have no primary key.
+    secrets = {id(card): secret for card, secret in told}
+    positions = {id(card): position for position, card in enumerate(cards, 1)}
+    moving = {id(card) for card in cards if card.position != positions[id(card)]}
+    gaining = {id(card) for card, secret in told if secret.serial and not card.serial_fingerprint}
+    for card in _among(cards, moving | gaining):
+        _seal_at(positions[id(card)], card, secrets.get(id(card)), keyring)
+    changes.new.extend(new)
+    changes.changed.extend(_among(stored, moving | gaining))
+    changes.moved.extend(_among(stored, moving))
+
+
+def _among(cards: Iterable[Card], ids: Collection[int]) -> list[Card]:
+    return [card for card in cards if id(card) in ids]
+
+
+@sensitive_variables()
+def _recognise(
+    arrival: Arrival, stored: Sequence[Card], keyring: Keyring
+) -> list[tuple[Card, CardSecret]]:
+    """The cards that the answer names, with their rows; new rows have no position yet."""
+    secrets = _without_destroyed(arrival.cards, stored, keyring)
     readable = [card for card in stored if not card.is_destroyed]
     matches = _match_stored(secrets, readable, keyring)
-    for secret, index in zip(secrets, matches, strict=True):
-        if index is None:
-            card = Card(order=order, position=len(stored) + len(new) + 1)
-            new.append(card)
-        elif secret.serial and not readable[index].serial_fingerprint:
-            card = readable[index]
-            completed.append(card)
-        else:
-            continue
+    return [
+        (Card(order=arrival.order) if index is None else readable[index], secret)
+        for secret, index in zip(secrets, matches, strict=True)
+    ]
+
+
+@sensitive_variables()
+def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -> list[Card]:
+    """Sort the ``cards`` of an order as the answer that settles it, which names ``told``, says.
+
+    First the different ones that it names, then those that only other answers named, then what it
+    repeats: a repetition is no reason to withhold another card. Otherwise as they came.
+    """
+    different = Counter(without_repetitions(secret for _card, secret in told))
+    rank: dict[int, int] = {}
+    for card, secret in told:
+        rank[id(card)] = 0 if different[secret] > 0 else 2
+        different[secret] -= 1
+    return sorted(cards, key=lambda card: rank.get(id(card), 1))
+
+
+@sensitive_variables()
+def _seal_at(position: int, card: Card, secret: CardSecret | None, keyring: Keyring) -> None:
+    """Seal ``card``, of which an answer may name the secret; a destroyed one only moves."""
+    if secret is None or (card.serial_fingerprint and not secret.serial):
+        secret = None if card.is_destroyed else card.open(keyring)
+    card.position = position
+    if secret is not None:
         card.row = keyring.seal(secret, place=card.place)
         card.key_fingerprint = keyring.key_fingerprints[0]
-    return new, completed
 
 
 @sensitive_variables()

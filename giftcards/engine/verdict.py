@@ -17,6 +17,8 @@ from giftcards.refunds import compute
 from giftcards.statuses import SETTLED, Status
 
 CONTRADICTING = Problem("figures_contradict")
+# An answer with such a problem is asked for once more before it is believed.
+DOUBTFUL = frozenset({"figures_contradict", "cards_repeated"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,9 @@ def evaluate_answer(
     ``sent_at`` is given while the order's id is not confirmed. ``known_price`` is the price of a
     card when the order was placed; it is used if the answer has none. An unreadable figure keeps
     the order open, so that it is requested again, unless the order ``is_late``: then it settles
-    without that figure. Figures that contradict each other keep it open, too, unless the answer
-    ``is_repeated``: the one before contradicted itself as well, or no other will be requested.
+    without that figure. Figures that contradict each other keep it open, too, and so do cards that
+    are repeated instead of others, unless the answer ``is_repeated``: the one before was as
+    doubtful, or no other will be requested.
     """
     if difference := find_difference(answer, line, sent_at=sent_at):
         return Verdict(None, (difference,), is_ours=False)
@@ -84,11 +87,19 @@ def evaluate_answer(
         return Verdict(None, (*problems, Problem("delivered_unknown", {"ordered": quantity})))
     if problems and not is_late:
         return Verdict(None, problems)
-    if not is_consistent:
-        problems = (*problems, CONTRADICTING)
-        if not is_repeated:
-            return Verdict(None, problems)
+    doubts = tuple(_doubts(answer, is_consistent=is_consistent))
+    problems = (*problems, *doubts)
+    if doubts and not is_repeated:
+        return Verdict(None, problems)
     return Verdict(settlement, (*problems, *_money_problems(settlement, problems, known_price)))
+
+
+def _doubts(answer: OrderAnswer, *, is_consistent: bool) -> Iterator[Problem]:
+    """Yield the problems with codes in :data:`DOUBTFUL`."""
+    if not is_consistent:
+        yield CONTRADICTING
+    if repeated := len(answer.cards) - len(answer.different_cards):
+        yield Problem("cards_repeated", {"repeated": repeated, "total": len(answer.cards)})
 
 
 def _money_problems(

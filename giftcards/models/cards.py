@@ -152,7 +152,7 @@ class Card(models.Model):
         # The unique constraint's index begins with it.
         db_index=False,
     )
-    # From 1, in the order in which the cards first arrived.
+    # From 1: first the cards of the answer that settled the order, then the others as they came.
     position = models.PositiveIntegerField(_("card"))
     sealed = models.TextField(editable=False)
     # HMACs with separate keys: of the whole card; and of the code and the serial, for searching.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Context, Decimal
@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from giftcards.problems import Problem
-from giftcards.secrecy import Masked
+from giftcards.secrecy import Masked, contained
 
 JsonObject = dict[str, Any]
 
@@ -90,6 +90,19 @@ class OrderAnswer:
     created_at: datetime | None
     problems: tuple[Problem, ...]
     request_id: str
+
+    @property
+    def different_cards(self) -> tuple[CardSecret, ...]:
+        """``cards`` without repetitions; one that has no serial repeats any with its code."""
+        return without_repetitions(self.cards)
+
+
+@contained
+def without_repetitions(cards: Iterable[CardSecret]) -> tuple[CardSecret, ...]:
+    """``cards`` without repetitions; see :attr:`OrderAnswer.different_cards`."""
+    cards = tuple(dict.fromkeys(cards))
+    with_serial = {card.value for card in cards if card.serial}
+    return tuple(card for card in cards if card.serial or card.value not in with_serial)
 
 
 @dataclass(frozen=True, slots=True)
