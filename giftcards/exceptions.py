@@ -143,3 +143,9 @@ class Refused(ProviderError):
 
 class NotFound(Refused):
     """The provider knows no such order or product."""
+
+
+class NotListed(NotFound):
+    """The provider knows the product, and does not list the type among those that it is sold in."""
+
+    reason = "no_price"

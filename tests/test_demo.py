@@ -236,8 +236,10 @@ def test_the_demo_makes_up_no_secrets_for_the_provider(
     assert [path.name for path in (tmp_path / "files").iterdir()] == ["lock"]
 
 
-def test_the_demo_with_a_key_uses_the_provider_and_no_simulator(start: Callable[..., Demo]) -> None:
-    with Simulator(delay=(0, 1), keys=[KEY]) as provider:
+def test_the_demo_with_a_key_uses_the_provider_and_no_simulator(
+    start: Callable[..., Demo], tmp_path: Path
+) -> None:
+    with Simulator(delay=(0, 1), keys=[KEY], lists_test_types=False) as provider:
         demo = start("--once", GIFTCARDS_API_KEY=KEY, GIFTCARDS_BASE_URL=provider.url)
         demo.wait_until(lambda: "HANDLING" in demo.output)
         assert not any("giftcards_simulator" in command for command in demo.processes().values())
@@ -245,6 +247,9 @@ def test_the_demo_with_a_key_uses_the_provider_and_no_simulator(start: Callable[
         assert f"Provider   {provider.url}" in demo.output
         assert KEY not in demo.output
         assert len(provider.orders) == 4
+    with contextlib.closing(sqlite3.connect(tmp_path / "files" / "sandbox.sqlite3")) as database:
+        [[prices]] = database.execute("SELECT COUNT(sale_price) FROM giftcards_order")
+    assert prices == 4
     assert demo.processes() == {}
 
 

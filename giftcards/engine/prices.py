@@ -7,7 +7,7 @@ before its price is known.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.budget import Purpose
-from giftcards.exceptions import AccessDenied, NotFound, ProviderError, RateLimited
+from giftcards.exceptions import AccessDenied, NotFound, NotListed, ProviderError, RateLimited
 from giftcards.models import ProductPrices
 from giftcards.models.moments import SLACK
 from giftcards.provider.answers import Product
@@ -34,6 +34,8 @@ class _Prices:
 
     asked_at: float
     by_type: Mapping[str, Decimal] = field(default_factory=dict)
+    # The types that are listed, whether their prices can be read or not.
+    listed: Collection[str] = ()
     # Why the last query told no prices; None if it did.
     failure: ProviderError | None = None
 
@@ -80,8 +82,8 @@ class PriceList:
         It is part of placing, so it may take any slot that placing may take; and it may be what
         the provider told another process, because most orders of a shop have a ceiling. With
         ``asked_since``, only a price that was asked for after that moment counts. Raises
-        :exc:`ProviderError` if the price is unknown: the query failed, the product does not list
-        the type, or its price is unreadable.
+        :exc:`ProviderError` if the price is unknown: the query failed, its price is unreadable, or
+        (:exc:`NotListed`) the product does not list the type.
         """
         prices = self._cache.get(product_id)
         is_told = prices is not None and type_id in prices.by_type
@@ -93,9 +95,8 @@ class PriceList:
             return None
         if type_id in prices.by_type:
             return prices.by_type[type_id]
-        error = prices.failure or NotFound("The provider shows no price.", reason="no_price")
-        # It may have been raised before.
-        raise error.with_traceback(None)
+        # A failure may have been raised before.
+        raise (prices.failure or _no_price(prices, type_id)).with_traceback(None)
 
     def _told(self, product_id: str, type_id: str, *, max_age: float) -> _Prices | None:
         """What the provider told another process, if that includes the type."""
@@ -118,7 +119,8 @@ class PriceList:
         else:
             if product is None:
                 return None
-            prices = _Prices(asked_at, by_type(product))
+            listed = {kind.type_id for kind in product.types}
+            prices = _Prices(asked_at, by_type(product), listed)
             self.keep(product_id, prices.by_type, asked_at=now)
         self._cache[product_id] = prices
         return prices
@@ -126,6 +128,12 @@ class PriceList:
     def keep(self, product_id: str, prices: Mapping[str, Decimal], *, asked_at: datetime) -> None:
         """Keep what the provider told, for orders with a ceiling."""
         ProductPrices.objects.keep(product_id, prices, key=self._key, asked_at=asked_at)
+
+
+def _no_price(prices: _Prices, type_id: str) -> ProviderError:
+    if type_id in prices.listed:
+        return NotFound("The provider shows no price.", reason="no_price")
+    return NotListed("The provider does not list the type.")
 
 
 def _max_age(asked_since: datetime | None) -> float:

@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('giftcards', '0006_retention'),
+        ('giftcards', '0007_sent_with'),
     ]
 
     operations = [

@@ -200,6 +200,7 @@ class Account:
     slow_delay: float = 360
     catalogue: Mapping[str, Product] = field(default_factory=lambda: CATALOGUE, repr=False)
     price_factor: Decimal | int = 1
+    lists_test_types: bool = True
     repeat_codes: bool = False
     ledger_oddities: Collection[str] = ()
     ledger_delay: float = 60
@@ -362,6 +363,14 @@ class Account:
         return {
             name: replace(kind, price=kind.price * self.price_factor)
             for name, kind in kinds.items()
+        }
+
+    def _listed_types(self, product_id: str) -> dict[str, Denomination]:
+        """What the product's page shows of :meth:`_types`."""
+        return {
+            name: kind
+            for name, kind in self._types(product_id).items()
+            if self.lists_test_types or not name.startswith("TEST_")
         }
 
     def _find_product(self, product_id: str) -> Product:

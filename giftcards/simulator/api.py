@@ -67,7 +67,8 @@ class Simulator(Account):
     ``ssl_context``: a server-side context with a certificate; the simulator then speaks TLS only.
 
     ``opening_balance``: in dinars. ``catalogue``: the products by id. ``price_factor``: every price
-    is multiplied by it, for orders placed from then on.
+    is multiplied by it, for orders placed from then on. ``lists_test_types``: whether a product's
+    list of types has ``TEST_REFUND`` and ``TEST_PARTIAL``, which can be ordered in any case.
 
     ``keys``: the accepted API keys; if empty, all are. ``key_type``: as ``validate`` shows it.
 
@@ -311,7 +312,7 @@ class Simulator(Account):
             "productTitle": product.title,
             "types": [
                 {"id": type_id, "name": kind.name, "price": kind.price, "quantity": kind.stock}
-                for type_id, kind in self._types(product_id).items()
+                for type_id, kind in self._listed_types(product_id).items()
             ],
         }
 

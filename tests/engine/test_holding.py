@@ -372,6 +372,64 @@ class TestUnknownPrice:
         assert len(wire.calls) <= 2
 
 
+class TestTypesForTests:
+    """``TEST_REFUND`` and ``TEST_PARTIAL``, which the sandbox need not list."""
+
+    def place(self, simulator: Simulator, type_id: str, **values: Any) -> Order:
+        order = place_order(**{**LINE, "type_id": type_id, "sale_price": 550, **values})
+        run_sweep()
+        order.refresh_from_db()
+        return order
+
+    @pytest.mark.parametrize(
+        ("type_id", "status"),
+        [("TEST_REFUND", Status.REFUNDED), ("TEST_PARTIAL", Status.PARTIALLY_FILLED)],
+    )
+    def test_an_unlisted_type_for_tests_is_sent_with_a_sandbox_key(
+        self, type_id: str, status: Status, simulator: Simulator
+    ) -> None:
+        simulator.lists_test_types = False
+        order = self.place(simulator, type_id)
+        assert (order.status, order.problems, order.price_at_placing) == (status, [], None)
+        assert posts(simulator) == 1
+
+    @pytest.mark.parametrize(
+        ("key_type", "type_id", "product_id"),
+        [
+            ("PRODUCTION", "TEST_REFUND", PSN),
+            ("", "TEST_REFUND", PSN),
+            ("TEST", "TEST_REFUND", PSN),
+            ("SANDBOX", "type_999", PSN),
+            ("SANDBOX", "test_refund", PSN),
+            ("SANDBOX", "TEST_REFUND", "unknown"),
+        ],
+    )
+    def test_any_other_unlisted_type_waits_for_its_price(
+        self, key_type: Any, type_id: str, product_id: str, simulator: Simulator
+    ) -> None:
+        simulator.key_type, simulator.lists_test_types = key_type, False
+        order = self.place(simulator, type_id, product_id=product_id)
+        assert [problem.code for problem in problems(order)] == ["price_unknown"]
+        assert posts(simulator) == 0
+
+    def test_a_listed_type_for_tests_is_held_above_its_ceiling(self, simulator: Simulator) -> None:
+        order = self.place(simulator, "TEST_REFUND", sale_price=489)
+        assert order.is_held
+        assert posts(simulator) == 0
+
+    @pytest.mark.parametrize("price", [None, "soon", -490])
+    def test_a_type_for_tests_that_is_listed_without_a_price_waits_for_it(
+        self, price: object, wire: responses.RequestsMock
+    ) -> None:
+        types = [{"id": "TEST_REFUND", "price": price}]
+        wire.replace("GET", URL, json={"success": True, "data": {"types": types}})
+        key = {"apiKey": {"type": "SANDBOX", "scope": "READ-WRITE"}}
+        wire.get(f"{PROVIDER}/v3/validate", json={"success": True, "data": key})
+        order = place_order(**{**LINE, "type_id": "TEST_REFUND"}, sale_price=550)
+        run_sweep()
+        assert [problem.code for problem in problems(order)] == ["price_unknown"]
+
+
 class TestBudget:
     def test_asking_for_a_required_price_may_take_the_slots_of_placing(
         self, simulator: Simulator

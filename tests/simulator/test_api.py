@@ -399,6 +399,13 @@ def test_the_path_of_the_list_is_not_routed_if_there_is_none(shop: Shop) -> None
     assert "success" not in shop.ask("/v3/gift-cards/list").json()
 
 
+def test_the_types_for_tests_may_be_unlisted_and_are_sold_nevertheless(shop: Shop) -> None:
+    shop.simulator.lists_test_types = False
+    listed = shop.get(f"/v3/gift-cards/checkProduct/{PSN}")["types"]
+    assert [kind["id"] for kind in listed if kind["id"].startswith("TEST_")] == []
+    assert shop.place(type_id="TEST_REFUND")
+
+
 # Paths.
 
 

@@ -83,6 +83,11 @@ class Command(ConsoleCommand):
             help="do not know /v3/gift-cards/list (default: know it)",
         )
         add(
+            "--unlisted-test-types",
+            action="store_true",
+            help="leave TEST_REFUND and TEST_PARTIAL out of a product's types (default: list them)",
+        )
+        add(
             "--repeat-codes",
             action="store_true",
             help="the same codes in every order (default: codes of its own)",
@@ -123,6 +128,7 @@ class Command(ConsoleCommand):
         lockout_time: float,
         spelling: Literal["both", "check-order", "checkOrder"],
         no_list: bool,
+        unlisted_test_types: bool,
         repeat_codes: bool,
         shifted_ids: bool,
         ledger_oddities: list[str],
@@ -149,6 +155,7 @@ class Command(ConsoleCommand):
                     lockout_time=lockout_time,
                     spelling=spelling,
                     has_list=not no_list,
+                    lists_test_types=not unlisted_test_types,
                     repeat_codes=repeat_codes,
                     shifted_ids=shifted_ids,
                     ledger_oddities=ledger_oddities,
