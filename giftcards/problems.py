@@ -163,7 +163,10 @@ WORDINGS: Mapping[str, Wording] = {
             "A card costs %(price)s at the provider, and may cost %(ceiling)s: the order waits for"
             " a person."
         ),
-        _("Nothing is bought until you approve the price or reject the order."),
+        _(
+            "Nothing is bought until you approve the price or reject the order. If the price falls"
+            " to the limit, the order goes on automatically."
+        ),
         parameters=("price", "ceiling"),
         discreet=_("A card costs more at the provider than it may: the order waits for a person."),
     ),
@@ -474,6 +477,15 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.HISTORY,
         _("%(by)s said that it is the provider's order %(provider_order_id)s."),
         parameters=("by", "provider_order_id"),
+    ),
+    "price_fell": Wording(
+        Kind.HISTORY,
+        _(
+            "The price of a card fell to %(price)s; the limit is %(ceiling)s. The order went on"
+            " automatically."
+        ),
+        parameters=("price", "ceiling"),
+        discreet=_("The price of a card fell to its limit. The order went on automatically."),
     ),
     "staff_approved": Wording(
         Kind.HISTORY,

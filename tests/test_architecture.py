@@ -72,9 +72,9 @@ WITHIN = {
         " order_queries orders cards traces ledger money"
     ),
     "engine": (
-        "database backoff queue clock budget prices probe gateway background identity verdict"
-        " storing settled figures recording polling outbox holding reordering sending recovery_plan"
-        " recovery resolving sweep balance loop health"
+        "database backoff queue clock budget prices probe holding gateway background identity"
+        " verdict storing settled figures recording polling outbox reordering sending recovery_plan"
+        " recovery resolving sweep balance held_prices loop health"
     ),
     "customers": "person registry words export erasure",
     "ledger": "summary pairing matching reading nightly",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ from giftcards.engine import outbox
 from giftcards.engine.balance import BalanceReader
 from giftcards.engine.figures import complete_figures
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.holding import approve_price, reject_held
+from giftcards.engine.held_prices import HeldPrices
+from giftcards.engine.holding import approve_price, hold, reject_held
 from giftcards.engine.loop import follow, is_work_left
 from giftcards.engine.recording import record_answers
 from giftcards.engine.recovery import adopt, declare_absent
@@ -321,6 +323,18 @@ def test_checking_an_order_by_hand_reads_no_whole_table(open_orders: dict[Status
     with explained() as statements, Gateway() as gateway:
         check_now(open_orders[Status.DELAYED], gateway)
     assert scans(statements) == []
+
+
+def test_looking_at_the_prices_of_held_orders_reads_no_whole_table(simulator: Simulator) -> None:
+    for _order in range(20):
+        hold(make_order(sale_price=400), price=Decimal(490), ceiling=Decimal(400))
+        hold(make_order(sale_price=550), price=Decimal(600), ceiling=Decimal(550))
+    with explained() as statements, Gateway() as gateway:
+        # Asked for another order, and then by the tick.
+        gateway.required_price(LINE["product_id"], LINE["type_id"])
+        HeldPrices().look_after(gateway, lambda: True)
+    assert scans(statements) == []
+    assert Order.objects.on_hold().count() == 20
 
 
 def test_reading_the_balance_and_a_refusal_for_want_of_money_read_no_whole_table(

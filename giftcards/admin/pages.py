@@ -46,7 +46,8 @@ def about(order: Order) -> str:
     # A check of an accepted order also takes a claim, and changes nothing that staff decide about.
     attempt = order.claim if order.status == Status.UNCONFIRMED else ""
     sent_at = order.sent_at and order.sent_at.isoformat()
-    held_for = order.problems if order.is_held else []
+    # It may have gone on meanwhile, and be held again at the same price.
+    held_for = [order.queued_at.isoformat(), order.problems] if order.is_held else []
     seen = [order.pk, order.status, sent_at, attempt, order.provider_order_id, order.candidates]
     seen += [held_for, f"{order.paid_back_amount:.2f}"]
     text = json.dumps(seen, sort_keys=True)

@@ -10,8 +10,8 @@ not delay codes. Late orders have one, and while the list is not usable half of 
 fresh orders cannot starve them. The other slots are common: placing may use all of them, single
 checks leave an eighth free, and optional prices half; they are not requested while the budget is
 busy. The price of an order that may cost only so much is a part of placing it. Reading the
-catalogue and the ledger can wait: together they have a tenth of all slots at most, while at least
-half of the common ones are free and the budget is not busy.
+catalogue, the ledger and the prices of held orders can wait: together they have a tenth of all
+slots at most, while at least half of the common ones are free and the budget is not busy.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ it, all processes honour a pause that the provider asks for, and together they s
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -21,10 +21,11 @@ from giftcards.crypto import key_fingerprint
 from giftcards.engine.backoff import backoff
 from giftcards.engine.budget import Budget, Purpose, Slot
 from giftcards.engine.clock import Clock, recall_far_future
+from giftcards.engine.holding import release_fallen
 from giftcards.engine.prices import PriceList, by_type
 from giftcards.engine.probe import KeyProbe
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused, Withheld
-from giftcards.models import ApiKey, Lease, ProviderState
+from giftcards.models import ApiKey, Lease, ProductPrices, ProviderState
 from giftcards.models.moments import LONGEST_HOLD, is_ahead, is_recent
 from giftcards.provider.answers import KeyInfo, Product
 from giftcards.provider.client import Client
@@ -417,8 +418,23 @@ class Gateway:
             self._prices.keep(product_id, by_type(product), asked_at=now)
         return product
 
+    def recent_prices(self, product_id: str, *, max_age: timedelta) -> Mapping[str, Decimal]:
+        """What the cards of a product cost, by type, as any process was told within ``max_age``.
+
+        Otherwise the provider is asked, as for the catalogue: while few requests are being made.
+        Nothing if it is not told. Raises :exc:`~giftcards.exceptions.ProviderError`.
+        """
+        told = ProductPrices.objects.told(product_id, key=self._fingerprint, max_age=max_age)
+        if told is not None:
+            return told.prices
+        product = self.product(product_id, Purpose.BACKGROUND, may_repeat=False)
+        return {} if product is None else by_type(product)
+
     def _read_product(self, product_id: str, purpose: Purpose) -> Product | None:
-        return self.ask(lambda: self.client.product(product_id), purpose)
+        product = self.ask(lambda: self.client.product(product_id), purpose)
+        if product is not None:
+            release_fallen(product_id, by_type(product))
+        return product
 
     @property
     def is_list_useful(self) -> bool:

@@ -1,19 +1,26 @@
-"""Orders above their price ceiling: held until a person approves a price or rejects them."""
+"""Orders above their price ceiling: held until the price falls, or a person decides about them."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from itertools import islice
+from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
 
+from giftcards.engine.database import sparing_others
 from giftcards.engine.queue import wake_worker
 from giftcards.models import Order, StatusChange
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 
 logger = logging.getLogger(__name__)
+
+# How many held orders go on at a time: about as many as can be sent in a minute.
+_AT_ONCE = 100
 
 
 def hold(order: Order, *, price: Decimal, ceiling: Decimal) -> None:
@@ -42,23 +49,55 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
     then, the order is held again. ``by``, the name of whoever decided, is kept in the order's
     timeline.
     """
-    approved, above, now = order.check_price(price), _price_above(order), timezone.now()
+    approved, above = order.check_price(price), _price_above(order)
     if above is None:
         return None
     amounts = {"price": f"{price:.2f}", "ceiling": above.parameters["ceiling"]}
     decision = Problem("staff_approved", {"by": by, **amounts})
-    with transaction.atomic():
-        # SEND_TIMEOUT starts again: a person wants it now, however long it has waited.
-        is_done = order.stay_pending(
-            None, approved_price=approved, due_at=now, queued_at=now, failures=0
-        )
-        if is_done:
-            order.acknowledge(decision, by=by)
-    if not is_done:
+    if not _release(order, decision, by=by, approved_price=approved):
         return None
     logger.info("Order %s may cost %.2f a card.", order.reference, price)
     wake_worker()
     return decision
+
+
+def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
+    """Have held orders of a product sent whose cards cost no more than they may, at ``prices``.
+
+    These are by type, and of this moment. At most 100 orders at a time; the others follow when the
+    prices are known the next time.
+    """
+    is_any_released = False
+    for order, fell in islice(_fallen(product_id, prices), _AT_ONCE):
+        with sparing_others(order):
+            if _release(order, fell):
+                is_any_released = True
+                logger.info("Order %s goes on. %s", order.reference, fell)
+    if is_any_released:
+        wake_worker()
+
+
+def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Order, Problem]]:
+    """Yield the held orders that cost no more than they may, each with an entry that says so."""
+    for order in Order.objects.on_hold().filter(product_id=product_id):
+        price, ceiling = prices.get(order.type_id), order.price_ceiling
+        if price is None or ceiling is None or price > ceiling:
+            continue
+        # There may be another reason for which it waits.
+        if _price_above(order):
+            amounts = {"price": f"{price:.2f}", "ceiling": f"{ceiling:.2f}"}
+            yield order, Problem("price_fell", amounts)
+
+
+def _release(order: Order, reason: Problem, *, by: str = "", **values: Any) -> bool:
+    """Have a held order sent, for a reason that its timeline keeps; False if it is not held."""
+    # SEND_TIMEOUT starts again, however long it has waited.
+    now = timezone.now()
+    with transaction.atomic():
+        is_done = order.stay_pending(None, due_at=now, queued_at=now, failures=0, **values)
+        if is_done:
+            order.acknowledge(reason, by=by)
+    return is_done
 
 
 def confirm_price(order: Order, price: Decimal) -> None:

@@ -16,6 +16,7 @@ from giftcards.engine.balance import BalanceReader
 from giftcards.engine.budget import Purpose
 from giftcards.engine.database import surviving
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.held_prices import HeldPrices
 from giftcards.engine.queue import LOOP_LEASE
 from giftcards.engine.sweep import Swept, sweep
 from giftcards.models import Card, Lease, Order, ProviderState
@@ -129,6 +130,7 @@ class _Loop:
         self._patience = patience
         self._gateway: Gateway | None = None
         self._balance = BalanceReader()
+        self._held_prices = HeldPrices()
         self._token: str | None = None
         self._beat_at = 0.0
         self._tick_at = 0.0
@@ -149,6 +151,7 @@ class _Loop:
         self.done += swept
         if self._gateway.is_open and self.should_continue():
             self._balance.look_after()
+            self._held_prices.look_after(self._gateway, self._is_at_leisure)
         is_refused = not self._gateway.reopens_by_itself()
         if not self._is_endless and (is_refused or not is_work_left()):
             return False
@@ -163,7 +166,11 @@ class _Loop:
         now = time.monotonic()
         if self._is_endless and now >= self._chores_at:
             self._chores_at = now + _TICK
-            self._chores(lambda: self.should_continue() and not is_work_left())
+            self._chores(self._is_at_leisure)
+
+    def _is_at_leisure(self) -> bool:
+        """Whether the run goes on, and no order needs it."""
+        return self.should_continue() and not is_work_left()
 
     def _give_way(self) -> None:
         """Leave the loop for one interval to a process that has another API key."""

@@ -45,6 +45,9 @@ _LONGEST_RETRY = timedelta(minutes=5)
 # claim lasts for this, REQUEST_TIMEOUT and _DATABASE_PATIENCE, and PROOF_OF_ABSENCE counts from
 # the end of this.
 START_WITHIN = 10.0
+# An order is held by a price that was asked for within this time; a part of it is taken off,
+# because the clocks of two machines may differ.
+_THIS_MOMENT = timedelta(seconds=10)
 # How long recording the outcome is retried while the database fails (seconds).
 _DATABASE_PATIENCE = 30.0
 _FIRST_SEARCH = timedelta(seconds=10)
@@ -113,11 +116,16 @@ def _send(order: Order, gateway: Gateway) -> bool:
 
 def _price(order: Order, gateway: Gateway) -> Decimal | None:
     """What a card costs; ``None`` if that cannot be asked for now, or need not be known."""
-    if order.price_ceiling is None:
+    ceiling = order.price_ceiling
+    if ceiling is None:
         return gateway.price(order.product_id, order.type_id)
+    ask = partial(gateway.required_price, order.product_id, order.type_id)
     # A person has decided on the price that is stored: compared with that, it always fits.
-    asked_since = None if order.approved_price is None else order.queued_at
-    return gateway.required_price(order.product_id, order.type_id, asked_since=asked_since)
+    price = ask(asked_since=None if order.approved_price is None else order.queued_at)
+    if price is None or price <= ceiling:
+        return price
+    # Only a price of this moment holds it: one that was wrong for a second may be known for long.
+    return ask(asked_since=timezone.now() - _THIS_MOMENT)
 
 
 def _is_test(order: Order, error: ProviderError, gateway: Gateway) -> bool:

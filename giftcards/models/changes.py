@@ -85,7 +85,7 @@ class StatusChange(models.Model):
 class Acknowledgement(models.Model):
     """A problem that a member of staff has ticked off, or another decision that moves nothing.
 
-    No receiver is called.
+    ``by`` is "" if nobody has decided, and the order went on by itself. No receiver is called.
     """
 
     order = models.ForeignKey(

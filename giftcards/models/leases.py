@@ -60,6 +60,8 @@ class Lease(models.Model):
     KEY_PROBE = "key probe"
     #: Asking which environment an API key is for; kept if that is not told, so as not to ask again.
     KEY_ENVIRONMENT = "key environment"
+    #: Asking for the prices of held orders; kept for a while, so as not to ask too often.
+    HELD_PRICES = "held prices"
     #: Reading the provider's ledger.
     LEDGER = "ledger"
     #: Creating or repairing the schedule.

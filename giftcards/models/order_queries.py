@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # The open statuses that are not urgent.
 _PATIENT = (Status.UNCONFIRMED, Status.DELAYED)
 
-# Orders that are not sent until a person decides about their price.
+# Orders that are not sent until a person decides about their price, or it falls.
 HELD = Q(status=Status.PENDING, due_at=None)
 
 # Orders whose customer is still to be paid back.
@@ -105,6 +105,10 @@ class OrderQueries(models.QuerySet["Order"]):
     def to_send(self, now: datetime) -> Self:
         """Orders that are due to be sent, longest due first."""
         return self._waiting(Status.PENDING).filter(due_at__lte=now).unclaimed(now)
+
+    def on_hold(self) -> Self:
+        """Orders that are not sent until a person decides, or their price falls; oldest first."""
+        return self._waiting(Status.PENDING).filter(due_at=None)
 
     def to_recover(self, now: datetime) -> Self:
         """Lost orders that are due to be searched for at the provider, longest due first."""

@@ -11,7 +11,7 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.urls import reverse
 
-from giftcards.engine.holding import approve_price, hold
+from giftcards.engine.holding import approve_price, hold, release_fallen
 from giftcards.models import Order
 from giftcards.problems import Problem
 from giftcards.statuses import Status
@@ -128,6 +128,26 @@ def test_a_page_opened_before_another_decision_decides_nothing(staff: Client) ->
     assert messages(read(response)) == [LATE]
     order.refresh_from_db()
     assert order.is_held
+
+
+def test_a_page_opened_before_the_price_fell_and_rose_again_decides_nothing(staff: Client) -> None:
+    order = held_order()
+    about = hidden(read(staff.get(page(order))))["about"]
+    release_fallen(order.product_id, {order.type_id: Decimal(490)})
+    order.refresh_from_db()
+    hold(order, price=Decimal(49_000), ceiling=Decimal(550))
+
+    stale = {"about": about, "outcome": "approve"}
+    response = staff.post(page(order), stale, follow=True)
+
+    assert messages(read(response)) == [LATE]
+    order.refresh_from_db()
+    assert order.is_held
+    shown = plain(text(read(staff.get(order_page(order)))))
+    assert (
+        "The price of a card fell to 490 DA; the limit is 550 DA. The order went on automatically."
+        in shown
+    )
 
 
 def test_the_pricing_page_of_an_order_that_is_not_held_leads_to_the_order(staff: Client) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,15 +20,16 @@ from django_q.models import OrmQ
 from hypothesis import given
 from hypothesis import strategies as st
 
+from giftcards.catalogue import quote
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.holding import approve_price, reject_held
+from giftcards.engine.holding import approve_price, reject_held, release_fallen
 from giftcards.engine.loop import is_work_left
 from giftcards.engine.sending import send
 from giftcards.engine.sweep import check_now, sweep
 from giftcards.fulfilment import place_order
 from giftcards.models import Lease, Order, ProductPrices, ProviderState, StatusChange
 from giftcards.problems import Problem
-from giftcards.simulator import Simulator
+from giftcards.simulator import Denomination, Product, Simulator
 from giftcards.statuses import Status
 from giftcards.tasks import tick
 from tests.builders import make_order, problems
@@ -43,6 +45,7 @@ from tests.stage import (
     posts,
     refill_budget,
     spend_budget,
+    statuses,
 )
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -287,6 +290,231 @@ class TestSending:
             bought = len([call for call in wire.calls if call.request.method == "POST"])
         assert bought == (bound is None or price <= bound)
         assert order.is_held is not bool(bought)
+
+
+def questions(simulator: Simulator) -> int:
+    """How often the provider was asked what the cards of a product cost."""
+    return sum("checkProduct" in request.path for request in simulator.requests)
+
+
+def know_price(simulator: Simulator, *, seconds: float, factor: int = 100) -> None:
+    """So many seconds ago, the provider gave a price that is ``factor`` times what it says now."""
+    simulator.price_factor = factor
+    with Gateway() as gateway:
+        gateway.required_price(PSN, "type_001")
+    ProductPrices.objects.update(asked_at=ago(seconds))
+    simulator.price_factor = 1
+    simulator.forget_requests()
+
+
+class TestCurrentPrice:
+    """An order is held by a price of this moment, not by one that is known from before."""
+
+    @pytest.mark.parametrize("seconds", [11, 590])
+    @pytest.mark.parametrize("ceiling", ["sale_price", "max_price", "approved"])
+    def test_orders_above_the_price_known_from_before_are_sent_at_the_price_of_now(
+        self, seconds: float, ceiling: str, simulator: Simulator
+    ) -> None:
+        know_price(simulator, seconds=seconds)
+        values = {ceiling.replace("approved", "sale_price"): 550}
+        orders = [place_order(**LINE, **values) for _order in range(2)]
+        if ceiling == "approved":
+            Order.objects.update(approved_price=550, queued_at=ago(600))
+        run_sweep()
+        for order in orders:
+            order.refresh_from_db()
+            assert (order.status, order.problems, order.price_at_placing) == ("FULFILLED", [], 490)
+        assert questions(simulator) == 1
+
+    def test_many_orders_above_their_ceiling_are_held_by_one_more_question(
+        self, simulator: Simulator
+    ) -> None:
+        know_price(simulator, seconds=60)
+        simulator.price_factor = 100
+        for _order in range(5):
+            place_order(**LINE, sale_price=550)
+        run_sweep()
+        assert [order.is_held for order in Order.objects.all()] == [True] * 5
+        assert questions(simulator) == 1
+
+    def test_without_a_slot_no_order_is_held_by_the_price_known_from_before(
+        self, simulator: Simulator
+    ) -> None:
+        know_price(simulator, seconds=60)
+        order = place_order(**LINE, sale_price=550)
+        spend_budget()
+        run_sweep()
+        order.refresh_from_db()
+        assert (order.is_held, problems(order), questions(simulator)) == (False, [], 0)
+        refill_budget()
+        run_sweep()
+        order.refresh_from_db()
+        assert order.status == "FULFILLED"
+
+
+def make_product(simulator: Simulator, product_id: str) -> None:
+    types = {"type_001": Denomination("A card", Decimal(490))}
+    product = Product(product_id, "DZ", types)
+    simulator.catalogue = {**simulator.catalogue, product_id: product}
+
+
+def forget_turn() -> None:
+    """It is time again to ask for the prices of held orders."""
+    Lease.objects.filter(name=Lease.HELD_PRICES).delete()
+    ProductPrices.objects.update(asked_at=ago(61))
+
+
+class TestFallenPrice:
+    """A held order goes on once its price is known to be at its ceiling, or below."""
+
+    FELL = Problem("price_fell", {"price": "490.00", "ceiling": "550.00"})
+
+    def test_held_orders_go_on_when_the_price_is_asked_for_another_order(
+        self, simulator: Simulator
+    ) -> None:
+        orders = [held(simulator), held(simulator, sale_price=490), held(simulator, sale_price=489)]
+        Order.objects.update(queued_at=ago(100_000), failures=3)
+        simulator.price_factor = 1
+        ProductPrices.objects.update(asked_at=ago(11))
+        simulator.forget_requests()
+        orders.append(place_order(**LINE, sale_price=550))
+        for _sweep in range(2):
+            run_sweep()
+        for order in orders:
+            order.refresh_from_db()
+        assert [order.status for order in orders] == [*["FULFILLED"] * 2, "PENDING", "FULFILLED"]
+        assert [order.is_held for order in orders] == [False, False, True, False]
+        assert (questions(simulator), posts(simulator)) == (1, 3)
+
+    def test_a_held_order_goes_on_with_the_tick_and_says_so_in_its_timeline(
+        self, simulator: Simulator
+    ) -> None:
+        order = held(simulator)
+        simulator.price_factor = 1
+        forget_turn()
+        tick()
+        order.refresh_from_db()
+        assert (order.status, order.problems, order.approved_price) == ("FULFILLED", [], None)
+        trace = order.acknowledgements.get()
+        assert (trace.by, Problem(trace.code, trace.parameters)) == ("", self.FELL)
+        assert self.FELL.text == (
+            "The price of a card fell to 490.00; the limit is 550.00. The order went on"
+            " automatically."
+        )
+
+    def test_what_any_process_was_told_lets_held_orders_go_on_without_another_question(
+        self, simulator: Simulator
+    ) -> None:
+        order = held(simulator)
+        simulator.price_factor = 1
+        quote(PSN, "type_001")
+        simulator.forget_requests()
+        tick()
+        order.refresh_from_db()
+        assert (order.status, questions(simulator)) == ("FULFILLED", 0)
+
+    @pytest.mark.parametrize("lines", [{"type_id": "type_003"}, {"sale_price": 489}])
+    def test_an_order_whose_own_price_has_not_fallen_stays_held(
+        self, lines: dict[str, Any], simulator: Simulator
+    ) -> None:
+        order = held(simulator, **lines)
+        simulator.price_factor = 1
+        forget_turn()
+        tick()
+        order.refresh_from_db()
+        assert order.is_held
+        assert posts(simulator) == 0
+
+    def test_an_order_that_waits_for_a_person_for_another_reason_stays_held(
+        self, simulator: Simulator
+    ) -> None:
+        order = make_order(sale_price=550, due_at=None, problems=[Problem("not_sent")])
+        for _time in range(2):
+            forget_turn()
+            tick()
+        order.refresh_from_db()
+        assert (order.is_held, posts(simulator)) == (True, 0)
+
+    def test_the_prices_of_held_orders_are_asked_for_at_a_bounded_rate(
+        self, simulator: Simulator
+    ) -> None:
+        for number in range(12):
+            make_product(simulator, f"p{number}")
+            held(simulator, product_id=f"p{number}")
+        forget_turn()
+        simulator.forget_requests()
+        for _tick in range(3):
+            tick()
+        assert questions(simulator) == 5
+        # In the end, each gets its turn.
+        simulator.price_factor = 1
+        for _tick in range(100):
+            if not Order.objects.on_hold().exists():
+                break
+            forget_turn()
+            tick()
+        assert set(statuses()) == {"FULFILLED"}
+
+    def test_the_prices_of_held_orders_wait_while_the_budget_is_short(
+        self, simulator: Simulator
+    ) -> None:
+        order = held(simulator)
+        simulator.price_factor = 1
+        forget_turn()
+        simulator.forget_requests()
+        spend_budget(but=10)
+        tick()
+        assert simulator.requests == []
+        refill_budget()
+        forget_turn()
+        tick()
+        order.refresh_from_db()
+        assert order.status == "FULFILLED"
+
+    def test_a_shop_that_holds_no_order_asks_for_no_price(self, simulator: Simulator) -> None:
+        know_price(simulator, seconds=61)
+        make_order(Status.DELAYED, due_at=None)
+        tick()
+        assert questions(simulator) == 0
+
+    def test_an_order_that_a_person_rejected_stays_rejected(self, simulator: Simulator) -> None:
+        order = held(simulator)
+        reject_held(order, by="amina")
+        simulator.price_factor = 1
+        forget_turn()
+        tick()
+        order.refresh_from_db()
+        assert (order.status, posts(simulator)) == ("REJECTED", 0)
+
+    def test_an_order_above_the_price_that_a_person_approved_goes_on_at_that_price(
+        self, simulator: Simulator
+    ) -> None:
+        order = held(simulator)
+        approve_price(order, 500, by="amina")
+        run_sweep()
+        order.refresh_from_db()
+        assert order.is_held
+        simulator.price_factor = 1
+        forget_turn()
+        tick()
+        order.refresh_from_db()
+        assert (order.status, order.approved_price) == ("FULFILLED", 500)
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.parametrize("decide", [partial(approve_price, price=600), reject_held])
+    def test_of_a_person_and_a_fallen_price_at_the_same_moment_one_decides(
+        self, decide: Any, simulator: Simulator, shared_database: str
+    ) -> None:
+        """Whoever is second finds the order decided; the row is written once, and so is a trace."""
+        order = held(simulator)
+        work: list[Callable[[], object]] = [
+            lambda: decide(Order.objects.get(pk=order.pk), by="amina"),
+            lambda: release_fallen(PSN, {"type_001": Decimal(490)}),
+        ] * 2
+        in_threads(4, lambda: work.pop()())
+        order.refresh_from_db()
+        traces = order.acknowledgements.count() + order.changes.count()
+        assert (traces, order.is_held) == (1, False)
 
 
 class TestUnknownPrice:
