@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.lookups import OnlyFilters
 from giftcards.admin.readonly import ReadOnly
 from giftcards.display import bdi, count_text, moment, money, named
 from giftcards.models import Product, ProductType
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 else:
     ProductModelAdmin = admin.ModelAdmin
     TypeInline = admin.TabularInline
+
+_LONGEST_NAME = 200
 
 
 class ProductTypes(ReadOnly, TypeInline):
@@ -52,7 +56,7 @@ class ProductTypes(ReadOnly, TypeInline):
 
 
 @admin.register(Product)
-class ProductAdmin(ReadOnly, ProductModelAdmin):
+class ProductAdmin(ReadOnly, OnlyFilters, ProductModelAdmin):
     """The products of the catalogue, each with its types."""
 
     list_display = ("title", "category", "region", "is_enabled", "read")
@@ -69,6 +73,12 @@ class ProductAdmin(ReadOnly, ProductModelAdmin):
     )
     inlines = (ProductTypes,)
     actions = None
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Product], search_term: str
+    ) -> tuple[QuerySet[Product], bool]:
+        # No name is longer, and SQLite has a limit for the number of words.
+        return super().get_search_results(request, queryset, search_term[:_LONGEST_NAME])
 
     class Media:
         css = {"all": ("giftcards/admin.css",)}

@@ -16,6 +16,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.display import isolated
 from giftcards.models import Order, Product
+from giftcards.models.moments import read_moment
 from giftcards.models.order_queries import CONTRADICTORY, NEEDING_ATTENTION, NOT_CREDITED, OWING
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class _Filter(AnyFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if not self.used_parameters:
             return queryset
-        condition = self.condition()
         try:
+            condition = self.condition()
             # SQLite uses no index for what is denied twice.
             return queryset.filter(condition) if self.uses_index else queryset.exclude(~condition)
         except (ValueError, ValidationError) as error:
@@ -117,6 +118,20 @@ class ProductFilter(_Filter, admin.SimpleListFilter):
         return Q(product_id=self.value())
 
 
+class GroupFilter(_Filter, admin.SimpleListFilter):
+    """The group that the address asks for. None is offered: there are as many as carts."""
+
+    title = _("group")
+    parameter_name = "group"
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        asked_for = self.value()
+        return [(asked_for, isolated(asked_for))] if asked_for else []
+
+    def condition(self) -> Q:
+        return Q(group=self.value())
+
+
 class ChoicesFilter(_Filter, admin.ChoicesFieldListFilter):
     """A column of few values."""
 
@@ -129,6 +144,13 @@ class DateFilter(_Filter, admin.DateFieldListFilter):
         # Neither "No date" nor "Has date": that is what the statuses say.
         choices = (link for link in self.links if f"{self.field_path}__isnull" not in link[1])
         self.links = tuple(choices)
+
+    def condition(self) -> Q:
+        moments = {
+            name: values if name.endswith("__isnull") else map(read_moment, values)
+            for name, values in cast("Any", self.used_parameters).items()
+        }
+        return build_q_object_from_lookup_parameters(cast("Any", moments))
 
 
 class SettledFilter(DateFilter):

@@ -172,18 +172,22 @@ class LedgerEntryAdmin(OrderRows):
             return ("-order_id", "-type", "-time", "-pk")
         return ("-time", "-pk")
 
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Only what a filter asks: any other question reads all entries."""
-        return lookup in {each.parameter_name for each in self.list_filter}
-
     def search_rows(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
         # One query for each index.
         entries = LedgerEntry.objects.order_by()
-        found = [entries.filter(provider_id=name), entries.filter(objid=name)]
+        found = [entries.filter(provider_id=name)]
         if wanted := self.visible_order(request, name):
             found.append(entries.filter(order=wanted))
         keys = {key for part in found for key in part.values_list("pk", flat=True)[:_MOST_FOUND]}
+        keys.update(self._about(request, name))
         return rows.filter(pk__in=sorted(keys)[-_MOST_FOUND:])
+
+    def _about(self, request: HttpRequest, objid: str) -> set[int]:
+        """The entries about ``objid``, but those on which the person may not read it."""
+        entries = list(LedgerEntry.objects.filter(objid=objid).order_by()[:_MOST_FOUND])
+        orders = Order.objects.in_bulk({entry.order_id for entry in entries if entry.order_id})
+        seen = self.visible_orders(request, orders.values())
+        return {entry.pk for entry in entries if entry.order_id is None or entry.order_id in seen}
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None

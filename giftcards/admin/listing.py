@@ -22,6 +22,7 @@ from giftcards.admin.filters import (
     ChoicesFilter,
     ContradictoryFilter,
     DateFilter,
+    GroupFilter,
     NotCreditedFilter,
     OrderChangeList,
     OwedFilter,
@@ -30,6 +31,7 @@ from giftcards.admin.filters import (
     shown_filters,
 )
 from giftcards.admin.forms import FindCardForm
+from giftcards.admin.lookups import OnlyFilters
 from giftcards.admin.notices import rendered as rendered_notices
 from giftcards.models import Order, OrderQuerySet, ProviderState
 from giftcards.statuses import FINAL, FOLLOWED, Status
@@ -41,20 +43,6 @@ else:
 
 # The most orders that a search shows.
 _MOST_FOUND = 1_000
-# What addresses may ask for beside the filters, such as all orders of a group.
-_INDEXED = {
-    "id",
-    "reference",
-    "group",
-    "product_id",
-    "provider_order_id",
-    "customer_email",
-    "customer_name",
-    "customer_phone",
-    "repeats",
-    "needs_attention",
-    "sent_at",
-}
 # Why "Check now" leaves orders of a status alone; the others were checked a moment ago.
 _LEFT_ALONE = (
     (
@@ -113,7 +101,7 @@ class LimitedPaginator(RowPaginator):
         return self._counted > self.limit
 
 
-class ListPage(OrderColumns):
+class ListPage(OnlyFilters, OrderColumns):
     """The list of orders."""
 
     list_filter = (
@@ -121,6 +109,7 @@ class ListPage(OrderColumns):
         ("status", ChoicesFilter),
         OwedFilter,
         ProductFilter,
+        GroupFilter,
         ("environment", ChoicesFilter),
         ("settled_at", SettledFilter),
         ("created_at", DateFilter),
@@ -153,23 +142,6 @@ class ListPage(OrderColumns):
             return filters
         # What the ledger lacks is for those who may see it.
         return [each for each in filters if each is not NotCreditedFilter]
-
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Only what a filter or an index is for: any other question reads all orders.
-
-        It would also tell the provider's prices: they can be guessed by asking for what is above.
-        """
-        name = lookup.partition("__")[0]
-        if name in COSTS and not self.may_see_costs(request):
-            return False
-        columns = {field.name for field in self.opts.get_fields()}
-        if name in columns - _INDEXED - self._filtered_columns(request):
-            return False
-        return super().lookup_allowed(lookup, value, request)
-
-    def _filtered_columns(self, request: HttpRequest) -> set[Any]:
-        filters = self.get_list_filter(request)
-        return {each[0] if isinstance(each, (tuple, list)) else each for each in filters}
 
     def get_changelist(self, request: HttpRequest, **named: Any) -> type[ChangeList]:
         # A theme may have a change list of its own.

@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.listing import LimitedPaginator
+from giftcards.admin.lookups import OnlyFilters
 from giftcards.admin.mentions import MentionsOrders
 from giftcards.admin.readonly import ReadOnly
 
@@ -19,7 +20,7 @@ else:
     RowModelAdmin = admin.ModelAdmin
 
 
-class OrderRows(ReadOnly, MentionsOrders, RowModelAdmin):
+class OrderRows(ReadOnly, OnlyFilters, MentionsOrders, RowModelAdmin):
     """Rows that are about orders, 50 a page."""
 
     list_display_links: tuple[Any, ...] | None = None

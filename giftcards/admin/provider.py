@@ -22,6 +22,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin import provider_sections
+from giftcards.admin.lookups import OnlyFilters
 from giftcards.admin.provider_sections import Section
 from giftcards.admin.readonly import ReadOnly
 from giftcards.crypto import configured_key
@@ -61,7 +62,7 @@ def pause_in_words() -> str:
 
 
 @admin.register(ProviderState)
-class ProviderStateAdmin(ReadOnly, StateModelAdmin):
+class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
     """One page about the single row. To subclass it: unregister this one first."""
 
     change_list_template = "admin/giftcards/provider.html"

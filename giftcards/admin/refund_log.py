@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.filters import DateFilter
 from giftcards.admin.order_rows import OrderRows
 from giftcards.display import bdi, exact_moment, money, refund_badge
 from giftcards.models import CustomerRefund, Order
@@ -32,7 +33,7 @@ class CustomerRefundAdmin(OrderRows):
         "by",
     )
     list_select_related = ("order",)
-    list_filter = (("state", admin.ChoicesFieldListFilter), "created_at")
+    list_filter = (("state", admin.ChoicesFieldListFilter), ("created_at", DateFilter))
     fields = readonly_fields = (*list_display, "its_comment")
     # Shows the search box; search_rows() does the search.
     search_fields = ("reference",)

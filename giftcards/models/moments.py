@@ -12,6 +12,7 @@ from datetime import date, datetime, time, timedelta, tzinfo
 from django.conf import settings
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 
 # How far the clocks of the machines that share a database may differ.
 SLACK = timedelta(seconds=5)
@@ -35,6 +36,20 @@ def as_stored(moment: datetime) -> datetime:
 def local(moment: datetime) -> datetime:
     """``moment`` as the clocks of the site's time zone show it, without a zone."""
     return moment if timezone.is_naive(moment) else timezone.make_naive(moment, _site_zone())
+
+
+def read_moment(text: str) -> datetime:
+    """The moment that ``text`` names, as it would be stored; without a zone, it is in the site's.
+
+    Raises ``ValueError`` if it names none, or one of a far year.
+    """
+    moment = parse_datetime(text)
+    if moment is None or not _FIRST_DAY <= moment.date() <= _LAST_DAY:
+        raise ValueError("This is not a moment of any year that is stored.")
+    if not settings.USE_TZ:
+        return local(moment)
+    is_aware = timezone.is_aware(moment)
+    return moment if is_aware else timezone.make_aware(moment, _site_zone())
 
 
 def day_of(moment: datetime) -> date:

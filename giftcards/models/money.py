@@ -232,7 +232,8 @@ class CustomerRefund(models.Model):
         )
 
     def __str__(self) -> str:
-        return self.reference
+        # Not its reference, which is for who may see the order.
+        return str(_("refund %(number)s") % {"number": self.pk})
 
     @property
     def was_planned(self) -> bool:

@@ -11,6 +11,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.lookups import OnlyFilters
 from giftcards.admin.notices import register
 from giftcards.admin.readonly import ReadOnly
 from giftcards.delivery.admin.pages import address_here
@@ -26,7 +27,7 @@ else:
 
 
 @admin.register(StaffDigest)
-class StaffDigestAdmin(ReadOnly, DigestModelAdmin):
+class StaffDigestAdmin(ReadOnly, OnlyFilters, DigestModelAdmin):
     """The digests, a row for each person who gets them."""
 
     list_display = ("whose", "last_sent", "what_it_said", "how_it_stands", "next_try")
