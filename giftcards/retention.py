@@ -1,6 +1,7 @@
 """Retention: destroying codes that were kept for long enough. The books stay as they are.
 
-No query finds what was destroyed. Backups and the files of the database are the shop's own affair.
+No search finds a card by what was destroyed. Backups are the shop's own affair, as are the files of
+the database.
 """
 
 from __future__ import annotations

@@ -40,10 +40,10 @@ class CardQuerySet(models.QuerySet["Card"]):
         """Cards whose full code or serial is ``text``, found without decryption; unsorted.
 
         Ignores case, spaces, dashes and the script of digits. Covers every configured encryption
-        key.
+        key. Finds no card whose code was destroyed, although its fingerprint is there.
         """
         text = Masked(text)
-        return self.filter(_by_value(text) | _by_serial(text)).order_by()
+        return self.readable().filter(_by_value(text) | _by_serial(text)).order_by()
 
     def newest_with_code(self, text: str, most: int) -> list[Card]:
         """Of the cards :meth:`with_code`, the newest, at most ``most``, newest first.
@@ -53,8 +53,9 @@ class CardQuerySet(models.QuerySet["Card"]):
         text = Masked(text)
         # A sum, which no index sorts: SQLite would otherwise go through all cards by their key.
         newest_first = (F("pk") + 0).desc()
+        cards = self.readable().order_by(newest_first)
         searches = (_by_value(text), _by_serial(text))
-        found = {card for by in searches for card in self.filter(by).order_by(newest_first)[:most]}
+        found = {card for by in searches for card in cards.filter(by)[:most]}
         return sorted(found, key=lambda card: -card.pk)[:most]
 
     def with_tail(self, text: str) -> Self:
@@ -78,7 +79,7 @@ class CardQuerySet(models.QuerySet["Card"]):
     def destroy(self) -> int:
         """Destroy the codes of these cards; return how many were there.
 
-        What is left is the fingerprint by which the same code is recognised.
+        What is left is the fingerprint by which the same code is recognised if it comes once more.
         """
         return (
             self.readable()

@@ -11,7 +11,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from giftcards.models import Order
+from giftcards.models import Card, Order
 from giftcards.provider.answers import CardSecret
 from tests.admin.test_secrets import found, receive
 from tests.pages import FIND, LIST, element, errors, order_page, read, sign_in, text
@@ -53,6 +53,19 @@ def test_a_code_with_the_digits_of_another_script_is_found_with_ascii_digits(bos
 
     for typed in ("canary-4444-5555", "5555"):
         assert found(read(boss.post(FIND, {"secret": typed}))) == "Found web-1, card 1"
+
+
+@pytest.mark.parametrize("typed", [CODE, SERIAL, "7788"])
+def test_a_card_is_not_found_once_its_code_is_destroyed(
+    boss: Client, order: Order, typed: str
+) -> None:
+    receive("web-1043", CardSecret(CODE, SERIAL))
+    order.cards.all().destroy()
+
+    assert found(read(boss.post(FIND, {"secret": typed}))) == "Found web-1043, card 1"
+
+    Card.objects.all().destroy()
+    assert found(read(boss.post(FIND, {"secret": typed}))) == NONE
 
 
 @pytest.mark.parametrize("typed", ["788", "67788", "5566", "0099"])
