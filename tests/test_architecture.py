@@ -80,7 +80,7 @@ WITHIN = {
     "ledger": "summary pairing matching reading nightly",
     "admin": (
         "charts forms readonly lookups provider_sections provider catalogue buttons sections"
-        " notices pages finding reauthentication revealing pricing repeating resolving columns"
+        " notices pages reauthentication revealing finding pricing repeating resolving columns"
         " filters balance listing mentions order_rows reveal_log refund_log books ledger summary"
         " breakdown refunding bookings timeline notes disputing checking order_page placing periods"
         " figures pictures reports orders"

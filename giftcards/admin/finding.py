@@ -8,6 +8,7 @@ from typing import Any
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
+from django.db import router, transaction
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.utils import timezone
@@ -16,6 +17,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 
 from giftcards.admin.forms import FindCardForm
 from giftcards.admin.pages import OrderPages
+from giftcards.admin.revealing import take_turn
 from giftcards.models import Card
 from giftcards.secrecy import Masked
 
@@ -34,6 +36,9 @@ class FindingPages(OrderPages):
     def get_urls(self) -> list[URLPattern]:
         # Outermost: asking for permission is a query, which may fail.
         view = sensitive_post_parameters()(self.admin_site.admin_view(self.find_card_view))
+        # The trace is committed before the search, whatever ATOMIC_REQUESTS says: a search that
+        # fails counts, and so does one that has not ended yet.
+        view = transaction.non_atomic_requests(using=router.db_for_write(LogEntry))(view)
         return [
             path(FindCardForm.path, view, name="giftcards_order_find_card"),
             *super().get_urls(),
@@ -95,8 +100,14 @@ def _begin_search(request: HttpRequest) -> LogEntry | None:
     The trace comes before the search: a search that leaves none does not happen. It also counts
     the searches, for all processes of the site.
     """
-    person: Any = request.user.pk
+    # Before the transaction: SQLite may fail one that reads before it writes.
     kind = ContentType.objects.get_for_model(Card)
+    with transaction.atomic(using=router.db_for_write(LogEntry), durable=True):
+        take_turn(request)
+        return _record(request.user.pk, kind)
+
+
+def _record(person: Any, kind: ContentType) -> LogEntry | None:
     trace = LogEntry.objects.create(
         user_id=person,
         content_type=kind,

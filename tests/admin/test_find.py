@@ -5,9 +5,12 @@ That no page or log holds what was searched for is tested in :mod:`tests.admin.t
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from django.contrib.admin.models import LogEntry
-from django.db import connection
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.db import connection, connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
@@ -15,7 +18,9 @@ from giftcards.models import Card, Order
 from giftcards.provider.answers import CardSecret
 from tests.admin.test_secrets import found, receive
 from tests.pages import FIND, LIST, element, errors, order_page, read, sign_in, text
+from tests.stage import in_threads
 
+pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 CODE = "CANARY-5566-7788"
@@ -161,8 +166,60 @@ def test_searches_by_code_and_by_last_characters_are_limited_together(order: Ord
 
     html = read(browser.post(FIND, {"secret": "7788"}), status=429)
 
-    assert errors(html) == ["You have searched 30 times within an hour. Try again later."]
+    assert errors(html) == [REFUSED]
     assert "aria-live" not in html
+    assert LogEntry.objects.filter(object_repr="Find by card code, refused").count() == 1
+
+
+REFUSED = "You have searched 30 times within an hour. Try again later."
+
+
+def search_often(browser: Client, times: int) -> None:
+    """The person has searched so many times."""
+    LogEntry.objects.bulk_create(
+        LogEntry(
+            user_id=browser.session["_auth_user_id"],
+            content_type=ContentType.objects.get_for_model(Card),
+            object_repr="Find by card code",
+            action_flag=CHANGE,
+        )
+        for _number in range(times)
+    )
+
+
+@pytest.fixture
+def _atomic_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("_atomic_requests")
+def test_searches_that_end_in_an_error_count_although_requests_are_atomic(settings: Any) -> None:
+    browser = sign_in("find_card", raise_request_exception=False)
+    search_often(browser, 28)
+    working = settings.GIFTCARDS
+    settings.GIFTCARDS = {**working, "ENCRYPTION_KEYS": ["broken"]}
+    for _number in range(2):
+        assert browser.post(FIND, {"secret": CODE}).status_code == 500
+    settings.GIFTCARDS = working
+
+    assert errors(read(browser.post(FIND, {"secret": CODE}), status=429)) == [REFUSED]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("shared_database", "_atomic_requests")
+def test_of_many_searches_at_once_no_more_than_allowed_are_answered() -> None:
+    browser = sign_in("find_card")
+    session = browser.cookies["sessionid"].value
+    search_often(browser, 27)
+
+    def click() -> int:
+        other = Client()
+        other.cookies["sessionid"] = session
+        return int(other.post(FIND, {"secret": CODE}).status_code)
+
+    assert sorted(in_threads(8, click), key=str) == [200] * 3 + [429] * 5
+    assert LogEntry.objects.filter(object_repr="Find by card code").count() == 30
     assert LogEntry.objects.filter(object_repr="Find by card code, refused").count() == 1
 
 
