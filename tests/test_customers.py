@@ -215,6 +215,8 @@ class TestErasing:
         assert CardLink.objects.get().revoked_at is not None
         message = Delivery.objects.get()
         assert (message.status, message.next_attempt_at) == ("cancelled", None)
+        # How the person was written to is theirs as well.
+        assert (message.address, message.language, message.message_id) == ("", "", "")
 
     def test_a_message_that_is_being_sent_is_not_sent_again(self) -> None:
         make_bought()

@@ -67,7 +67,12 @@ class Messages:
             by = traces.erased(message.requested_by)
             reason = ERASED if message.reason else ""
             Delivery.objects.filter(pk=message.pk).update(
-                address="", message_id="", key=key, requested_by=by, reason=reason
+                address="",
+                language="",
+                message_id="",
+                key=key,
+                requested_by=by,
+                reason=reason,
             )
         links = CardLink.objects.filter(order=order).order_by()
         links.filter(revoked_at=None).update(revoked_at=timezone.now())
