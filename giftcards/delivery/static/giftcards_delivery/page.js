@@ -36,6 +36,7 @@
 
   // Ticks stay in this browser. The keys name the order and the number of the card.
   for (const box of page.querySelectorAll("[data-card]")) {
+    box.parentElement.hidden = false;
     const key = `giftcards-used ${page.dataset.order} ${box.dataset.card}`;
     try {
       box.checked = localStorage.getItem(key) !== null;
