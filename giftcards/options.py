@@ -40,7 +40,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One setting; ``hint`` says how to get a value for one that is ``required``."""
+    """One setting; ``hint`` says how to get a value for one that is ``required``.
+
+    One whose default is ``None`` may be set to ``None``.
+    """
 
     validate: Validator
     default: Any = None
@@ -92,7 +95,9 @@ class Options:
         named = f"{self.name}[{key!r}]"
         if option.required and configured.get(key) in (None, "", [], ()):
             return Problem(key, f"no_{key.lower()}", f"{named} is not set.", option.hint)
-        complaint = option.validate(named, configured[key]) if key in configured else None
+        if key not in configured or (configured[key] is None and option.default is None):
+            return None
+        complaint = option.validate(named, configured[key])
         return None if complaint is None else Problem(key, *complaint)
 
     def _not_a_dict(self) -> Problem | None:

@@ -7,6 +7,7 @@ import hashlib
 import subprocess
 import sys
 from decimal import Decimal
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from cryptography.fernet import Fernet
 from django.utils.encoding import force_bytes
 
 from giftcards import conf as conf_module
-from giftcards.conf import LOOP_SECONDS, conf, problems, require
+from giftcards.conf import LOOP_SECONDS, OPTIONS, conf, problems, require
+from giftcards.delivery.conf import OPTIONS as DELIVERY_OPTIONS
 from giftcards.exceptions import ConfigurationError
-from giftcards.options import Problem
+from giftcards.options import Options, Problem
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "sk-CANARY-ca11ab1e"
@@ -116,6 +118,25 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
     require(*PROPERTIES)
 
 
+@pytest.mark.parametrize(
+    ("options", "dict_name", "given"),
+    [(OPTIONS, "GIFTCARDS", MINIMUM), (DELIVERY_OPTIONS, "GIFTCARDS_DELIVERY", {})],
+    ids=["GIFTCARDS", "GIFTCARDS_DELIVERY"],
+)
+def test_none_written_out_means_what_a_default_of_none_means(
+    settings: Any, options: Options, dict_name: str, given: dict[str, Any]
+) -> None:
+    optional = [
+        name
+        for name, option in options.options.items()
+        if option.default is None and not option.required
+    ]
+    assert optional
+    setattr(settings, dict_name, {**given, **dict.fromkeys(optional)})
+    assert list(options.problems()) == []
+    assert {options.get(name) for name in optional} == {None}
+
+
 def test_settings_are_read_each_time_they_are_used(settings: Any) -> None:
     change(settings, POLL_INTERVAL=2, CURRENCY="EUR", BASE_URL="https://provider.example/")
     assert conf.poll_interval == 2.0
@@ -192,7 +213,7 @@ def test_a_low_balance_is_a_decimal(settings: Any, amount: Any) -> None:
 # What is wrong
 
 
-@pytest.mark.parametrize("value", [None, "5000", 5000.0, True, float("nan")])
+@pytest.mark.parametrize("value", ["5000", 5000.0, True, float("nan")])
 def test_a_low_balance_that_is_no_amount_is_refused(settings: Any, value: Any) -> None:
     change(settings, LOW_BALANCE=value)
     message = "GIFTCARDS['LOW_BALANCE'] must be an amount: a whole number or a Decimal."
@@ -422,9 +443,12 @@ def test_settings_can_be_checked_before_there_is_a_secret_key(settings: Any) -> 
 
 
 @pytest.mark.parametrize(
-    "value", [None, "", "5", b"5", True, False, [], {}, 5j, Decimal(5), object()]
+    ("name", "value"),
+    [
+        *product(NUMBERS, ["", "5", b"5", True, False, [], {}, 5j, Decimal(5), object()]),
+        *((name, None) for name in NUMBERS if name != "CODES_KEPT_DAYS"),
+    ],
 )
-@pytest.mark.parametrize("name", NUMBERS)
 def test_numbers_of_a_wrong_type_are_refused(settings: Any, name: str, value: Any) -> None:
     change(settings, **{name: value})
     message = f"GIFTCARDS[{name!r}] must be {NUMBERS[name][2]}."
@@ -535,7 +559,7 @@ def test_secret_settings_have_a_masked_repr(settings: Any) -> None:
     assert {repr(secret) for secret in (conf.api_key, *conf.encryption_keys)} == {"<masked>"}
 
 
-@pytest.mark.parametrize("value", [None, True, 5, b"prove", ["prove"]])
+@pytest.mark.parametrize("value", [True, 5, b"prove", ["prove"]])
 def test_a_page_for_proving_that_is_no_text_is_refused(settings: Any, value: Any) -> None:
     change(settings, REAUTHENTICATE=value)
     message = "GIFTCARDS['REAUTHENTICATE'] must be a text."
