@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import django
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
+from django.http.request import split_domain_port, validate_host
 from django.urls import NoReverseMatch, reverse
 from django.utils.module_loading import import_string
 
@@ -29,6 +31,8 @@ IDS: Mapping[str, str] = {
     "path": "giftcards_delivery.E008",
     "staff_emails": "giftcards_delivery.E009",
 }
+# With DEBUG and without ALLOWED_HOSTS, Django answers at these.
+_DEVELOPMENT = (".localhost", "127.0.0.1", "[::1]")
 # As long as the column.
 _LONGEST_NAME = 40
 _SMTP = "django.core.mail.backends.smtp.EmailBackend"
@@ -46,7 +50,8 @@ def check_settings(**_: object) -> list[CheckMessage]:
 
 def check_links(**_: object) -> list[CheckMessage]:
     """Whether there is a page that messages can link to, with cards on it."""
-    return [*_unless_wrong(_check_links), *_unless_wrong(_check_days)]
+    checks = (_check_links, _check_host, _check_days)
+    return [message for check in checks for message in _unless_wrong(check)]
 
 
 def check_mail(**_: object) -> list[CheckMessage]:
@@ -122,6 +127,24 @@ def _check_links() -> Iterator[CheckMessage]:
             "The customer's page has no address, so messages cannot link to the cards.",
             hint="Add path('cards/', include('giftcards.delivery.urls')) to ROOT_URLCONF.",
             id="giftcards_delivery.E014",
+        )
+
+
+def _check_host() -> Iterator[CheckMessage]:
+    """Whether the site answers at the address that links lead to.
+
+    Where it does not, Django logs each click as an error, with the token in the address; and mails
+    that to ADMINS.
+    """
+    host, _port = split_domain_port(urlsplit(conf.base_url).netloc.lower())
+    hosts = settings.ALLOWED_HOSTS or (_DEVELOPMENT if settings.DEBUG else ())
+    if host and not validate_host(host, hosts):
+        yield Warning(
+            f"GIFTCARDS_DELIVERY['BASE_URL'] leads to {host}, which is not in ALLOWED_HOSTS: every"
+            " click of a customer would be refused, and reported as an error with the token of the"
+            " link in it.",
+            hint=f"Add {host!r} to ALLOWED_HOSTS, or correct the address.",
+            id="giftcards_delivery.W004",
         )
 
 

@@ -20,6 +20,7 @@ SHOP: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def _delivery(settings: Any) -> Iterator[None]:
     settings.GIFTCARDS_DELIVERY = SHOP
+    settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, "shop.example"]
     receivers.connect()
     yield
     receivers.disconnect()

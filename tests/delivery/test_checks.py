@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.core.checks import CheckMessage, run_checks
+from django.test import Client
 
 from giftcards.delivery.channels import Mail
 from tests.delivery.conftest import SHOP
@@ -73,6 +74,39 @@ def test_what_the_settings_name_has_to_be_there(
 
 
 class TestLinks:
+    @pytest.mark.parametrize(
+        ("hosts", "expected"),
+        [
+            (["shop.example"], []),
+            ([".shop.example"], []),
+            (["*"], []),
+            (["www.shop.example", "localhost"], ["W004"]),
+            ([], ["W004"]),
+        ],
+    )
+    @pytest.mark.parametrize("mode", ["link", "codes", "off"])
+    def test_the_site_has_to_answer_at_the_address_of_the_shop(
+        self, hosts: list[str], expected: list[str], mode: str, settings: Any, client: Client
+    ) -> None:
+        """Otherwise every click of a customer is an error mail with the link's token."""
+        settings.ALLOWED_HOSTS = hosts
+        assert ids(settings, MODE=mode) == (expected if mode != "off" else [])
+        # What the check foresees is what happens.
+        answer = client.get("/cards/nobody/", headers={"host": "shop.example"})
+        assert (answer.status_code == 400) is bool(expected)
+
+    def test_the_host_is_named_as_the_setting_wants_it(self, settings: Any) -> None:
+        settings.ALLOWED_HOSTS = ["other.example"]
+        [message] = found(settings, BASE_URL="https://Shop.example:8443")
+        assert message.hint == "Add 'shop.example' to ALLOWED_HOSTS, or correct the address."
+
+    @pytest.mark.parametrize("url", ["http://[::1]:8000", "http://127.0.0.1:8000"])
+    def test_the_hosts_of_development_need_not_be_listed(self, url: str, settings: Any) -> None:
+        settings.ALLOWED_HOSTS = []
+        assert ids(settings, BASE_URL=url) == ["W004"]
+        settings.DEBUG = True
+        assert ids(settings, BASE_URL=url) == []
+
     def test_links_need_the_address_of_the_shop(self, settings: Any) -> None:
         settings.GIFTCARDS_DELIVERY = {}
         errors = [str(message.id)[-4:] for message in run_checks(tags=["giftcards"])]
