@@ -21,6 +21,8 @@ from giftcards.problems import AMOUNTS, COUNTED, Explanation, Problem
 from giftcards.statuses import Status
 
 _AMOUNT = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+#: The spaces at which no line breaks: inside amounts, and before the sign of the currency.
+NO_BREAKS = frozenset("\u00a0\u202f")
 # One form of dates, and the 24-hour clock, on all pages. The formats of the languages are long, or
 # differ only in the order of figures.
 _DATE = "j N Y"
@@ -220,6 +222,12 @@ def refund_badge(refund: CustomerRefund) -> SafeString:
 def isolated(part: object) -> str:
     """``part`` isolated like :func:`bdi`, in plain text: for titles, messages and tooltips."""
     return f"\u2068{part}\u2069"
+
+
+def one_line(text: str) -> str:
+    """``text`` with its words one space apart; the spaces at which no line breaks stay."""
+    spaced = (" " if char.isspace() and char not in NO_BREAKS else char for char in text)
+    return " ".join(filter(None, "".join(spaced).split(" ")))
 
 
 def explained(problem: Problem, *, shows_costs: bool) -> Explanation:

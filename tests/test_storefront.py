@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,20 @@ def test_mails_are_read_as_they_were_written(
     assert not newest.link
     assert first.link in first.html
     assert "بطاقتان" in first.subject
+
+
+def test_no_line_breaks_inside_an_amount_in_the_heading_of_a_mail(
+    shop: Simulator, django_capture_on_commit_callbacks: Any
+) -> None:
+    browser = Client()
+    bought(browser, language="fr")
+    work()
+    with django_capture_on_commit_callbacks(execute=True):
+        record_refund(Order.objects.get(), amount=Decimal("1000.50"), reference="CCP 1")
+    work()
+    [newest, _first] = links_to_mails(browser)
+    for page in ("/mailbox/", newest, f"{newest}html/"):
+        assert "1\u00a0000,50\u00a0DA" in browser.get(page).content.decode(), page
 
 
 def test_a_mail_that_is_still_being_written_is_not_shown(shop: Simulator, mails: Path) -> None:

@@ -16,6 +16,7 @@ from django.utils.translation import get_language_bidi, gettext, override
 
 from giftcards.delivery.conf import Person, conf
 from giftcards.delivery.news import Item
+from giftcards.display import one_line
 
 _FOLDER = "giftcards_delivery/digest"
 
@@ -34,7 +35,7 @@ def write(person: Person, items: Sequence[Item]) -> EmailMultiAlternatives:
         }
         mail = EmailMultiAlternatives(
             # In one line: a template ends with a line break.
-            " ".join(_rendered("subject.txt", context).split()),
+            one_line(_rendered("subject.txt", context)),
             _rendered("mail.txt", context).strip() + "\n",
             conf.from_email,
             [person.address],

@@ -17,6 +17,7 @@ from django.core.validators import validate_email
 from django.utils.encoding import punycode
 
 from giftcards.delivery.conf import conf
+from giftcards.display import NO_BREAKS, one_line
 from giftcards.models import Order
 
 
@@ -117,7 +118,8 @@ class NotTaken(Exception):
 
 def _one_line(text: str) -> str:
     """``text`` without the line breaks and control characters that no header may have."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    printable = (char if char.isprintable() or char in NO_BREAKS else " " for char in text)
+    return one_line("".join(printable))
 
 
 def _message_id(message: Message, from_email: str) -> str:

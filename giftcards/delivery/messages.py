@@ -30,7 +30,16 @@ from giftcards.delivery.facts import Facts, PaidBack, Payback, facts_of
 from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
 from giftcards.delivery.links import address, expiry
 from giftcards.delivery.models import Delivery
-from giftcards.display import bdi, count_text, isolated, moment_text, money, money_text
+from giftcards.display import (
+    NO_BREAKS,
+    bdi,
+    count_text,
+    isolated,
+    moment_text,
+    money,
+    money_text,
+    one_line,
+)
 from giftcards.exceptions import ConfigurationError
 from giftcards.models import Order
 from giftcards.secrecy import Masked, contained
@@ -46,7 +55,7 @@ _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = {"\u200c", "\u200d"}
 # The customer's money is still to come.
 _TO_COME = {Payback.OWED, Payback.OWED_IN_PART, Payback.UNKNOWN}
-_NO_BREAK = "\u00a0"
+_BREAKING = str.maketrans(dict.fromkeys(NO_BREAKS, " "))
 _DIRECTIONS = {"L": "ltr", "R": "rtl", "AL": "rtl"}
 _MARKS = {"ltr": "\u200e", "rtl": "\u200f"}
 
@@ -103,16 +112,16 @@ def render(content: Content, *, language: str, address: str) -> Message:
     kind = content.kind
     with translation.override(language), timezone.override(timezone.get_default_timezone()):
         seen = _without_hidden_characters(content)
-        short, plain, rich = (_words(seen, language, form) for form in (_SHORT, _PLAIN, _RICH))
-        subject = _line(_rendered(kind, "subject.txt", short))
-        plain |= {"subject": subject, "paragraphs": _paragraphs(kind, plain)}
-        rich |= {"subject": subject, "paragraphs": _paragraphs(kind, rich)}
+        subject, short, plain, rich = (_words(seen, language, form) for form in _FORMS)
+        title = _line(_rendered(kind, "subject.txt", subject))
+        plain |= {"subject": title, "paragraphs": _paragraphs(kind, plain)}
+        rich |= {"subject": title, "paragraphs": _paragraphs(kind, rich)}
         return Message(
             kind=kind,
             reference=content.facts.reference,
             language=language,
             address=address,
-            subject=subject,
+            subject=title,
             text=Masked(_tidied(_rendered(kind, "message.txt", plain))),
             html=Masked(_rendered(kind, "message.html", rich)),
             short=Masked(_directed(_compact(_rendered(kind, "short.txt", short)))),
@@ -176,16 +185,22 @@ def _amount(amount: Decimal) -> str:
     return _Verbatim(money_text(amount))
 
 
+def _unmarked_amount(amount: Decimal) -> str:
+    return _Verbatim(_line(money_text(amount)))
+
+
 def _short_amount(amount: Decimal) -> str:
-    text = _line(money_text(amount))
-    return _Verbatim(text if translation.get_language_bidi() else text.replace(_NO_BREAK, " "))
+    text = _unmarked_amount(amount)
+    return _Verbatim(text if translation.get_language_bidi() else text.translate(_BREAKING))
 
 
-# In subjects and short messages, marks of direction are seen by old programs, and make a message
-# in the alphabet of telephones twice as long.
+# In subjects and short messages, marks of direction are seen by old programs; in short ones, these
+# and spaces that do not break make a message in the alphabet of telephones twice as long.
+_SUBJECT = _Form(_Verbatim, _unmarked_amount, _Verbatim)
 _SHORT = _Form(_Verbatim, _short_amount, _Verbatim)
 _PLAIN = _Form(_isolated, _amount, _Verbatim)
 _RICH = _Form(bdi, money, Masked)
+_FORMS = (_SUBJECT, _SHORT, _PLAIN, _RICH)
 
 
 def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
@@ -303,13 +318,12 @@ def _name(text: str) -> str:
 
 def _line(text: str) -> str:
     """One line without characters that are not seen, or that change the direction of text."""
-    # A no-break space stays: it keeps the digits of an amount in order between Arabic letters.
-    spaced = (" " if char.isspace() and char != _NO_BREAK else char for char in text)
-    return _SPACES.sub(" ", "".join(filter(_is_seen, spaced))).strip()
+    return one_line("".join(filter(_is_kept, text)))
 
 
-def _is_seen(char: str) -> bool:
-    return char in _JOINERS or unicodedata.category(char) not in _UNSEEN
+def _is_kept(char: str) -> bool:
+    # A line break, which is not seen, is a space as well.
+    return char in _JOINERS or char.isspace() or unicodedata.category(char) not in _UNSEEN
 
 
 def _tidied(text: str) -> str:

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 from django.utils import timezone, translation
 
-from giftcards.display import exact_moment, moment, moment_text, money, zoned_moment
+from giftcards.display import (
+    exact_moment,
+    moment,
+    moment_text,
+    money,
+    one_line,
+    zoned_moment,
+)
 from tests.pages import plain, text
 
 
@@ -73,3 +80,15 @@ def test_dates_can_be_shown_where_times_have_no_zone(settings: Any) -> None:
     settings.USE_TZ = False
     settings.TIME_ZONE = "Africa/Algiers"
     assert text(moment(datetime(2025, 11, 24, 23, 59, 30))) == "24 Nov 2025 23:59"  # noqa: DTZ001
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (" We paid\n\tback 1\u00a0000,50\u00a0DA \n", "We paid back 1\u00a0000,50\u00a0DA"),
+        ("1\u202f000\u202fDA\u2028more\u3000", "1\u202f000\u202fDA more"),
+        ("\n", ""),
+    ],
+)
+def test_a_text_on_one_line_keeps_the_spaces_at_which_no_line_breaks(given: str, line: str) -> None:
+    assert one_line(given) == line

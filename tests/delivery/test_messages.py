@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core import mail
 from django.core.mail import EmailMultiAlternatives
 from django.template.exceptions import TemplateDoesNotExist
 from django.template.loader import get_template
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 import giftcards.delivery
 from giftcards.delivery import links
 from giftcards.delivery.admin.previews import example
-from giftcards.delivery.channels import Message
+from giftcards.delivery.channels import Mail, Message
 from giftcards.delivery.codes import MOST_CODES, Code
 from giftcards.delivery.facts import Payback, facts_of
 from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
@@ -494,6 +495,30 @@ def test_the_currency_of_amounts_in_arabic_does_not_tear_figures_apart() -> None
     assert "2\u00a0450\u00a0دج" in message.short
     # A name in Latin letters stands first, and would turn the whole to the other side.
     assert message.short.startswith("\u200fThe Shop")
+
+
+@pytest.mark.parametrize(
+    ("language", "shown", "short"),
+    [
+        ("en", "1,000.50\u00a0DA", "1,000.50 DA"),
+        ("fr", "1\u00a0000,50\u00a0DA", "1 000,50 DA"),
+        ("ar", "1\u00a0000,50\u00a0دج", "1\u00a0000,50\u00a0دج"),
+    ],
+)
+def test_no_line_breaks_inside_an_amount(language: str, shown: str, short: str) -> None:
+    """Neither in the heading of a mail nor in its subject, which lists of mails show."""
+    content = example(Kind.PAID_BACK, Mode.LINK)
+    assert content.refund
+    refund = replace(content.refund, amount=Decimal("1000.50"))
+    content = replace(content, refund=refund)
+    message = render(content, language=language, address="lina@example.com")
+    [heading] = re.findall(r"<h1[^>]*>(.*?)</h1>", message.html, re.DOTALL)
+    [title] = re.findall(r"<title>(.*?)</title>", message.html, re.DOTALL)
+    Mail().send(message)
+    for text in (heading, title, mail.outbox[0].subject, UNSEEN.sub("", message.text)):
+        assert shown in text
+    # Telephones have no such space in their alphabet.
+    assert short in message.short
 
 
 @pytest.mark.parametrize(
