@@ -11,14 +11,18 @@ import logging
 import os
 import queue
 import re
+import secrets
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from multiprocessing import Value
 from typing import Any
+from unittest import mock
 
 import django
 import sentry_sdk
@@ -56,8 +60,10 @@ from django.conf import settings  # noqa: E402
 from django.contrib.auth import get_user_model  # noqa: E402
 from django.core import mail  # noqa: E402
 from django.core.management import call_command  # noqa: E402
+from django.core.wsgi import get_wsgi_application  # noqa: E402
 from django.db import OperationalError, connection  # noqa: E402
 from django.test import Client as Browser  # noqa: E402
+from django.test import RequestFactory  # noqa: E402
 from django.test.utils import override_settings, setup_test_environment  # noqa: E402
 from django.urls import reverse  # noqa: E402
 from django.utils import timezone  # noqa: E402
@@ -65,6 +71,8 @@ from django_q.timeout import TimeoutHandler  # noqa: E402
 from django_q.worker import worker  # noqa: E402
 
 from giftcards.conf import conf  # noqa: E402
+from giftcards.delivery import links  # noqa: E402
+from giftcards.delivery.models import CardLink  # noqa: E402
 from giftcards.engine.outbox import announce  # noqa: E402
 from giftcards.engine.recording import record_answers  # noqa: E402
 from giftcards.engine.storing import store_cards  # noqa: E402
@@ -73,6 +81,7 @@ from giftcards.provider.answers import CardSecret  # noqa: E402
 from giftcards.provider.client import Client  # noqa: E402
 from giftcards.signals import order_settled  # noqa: E402
 from tests.builders import claim, make_guide_order, settled  # noqa: E402
+from tests.fakes import pins  # noqa: E402
 from tests.fakes.sockets import Server, response  # noqa: E402
 from tests.fakes.storage import WITHOUT_SCRIPT  # noqa: E402
 from tests.pages import FIND, sign_in  # noqa: E402
@@ -84,6 +93,10 @@ CODE = f"{CANARY}-CODE-5d81"
 PASSWORD = f"{CANARY}-KEY horse"
 CARDS = [CardSecret(f"{CODE}-{number}", f"{CANARY}-SERIAL-5d81-{number}") for number in range(3)]
 ANSWER = settled("PARTIALLY_FILLED", CARDS)
+# Of a link to cards.
+TOKEN = f"{CANARY}-KEY-{'A' * 21}"
+ADDRESS = f"/cards/{TOKEN}/"
+SITE = get_wsgi_application()
 
 
 def receive() -> Order:
@@ -203,6 +216,41 @@ def a_reveal_cannot_be_recorded() -> None:
         reveal()
 
 
+def press_on_page(pin: Callable[[Order], str] = pins.canary, *, status: int = 200) -> None:
+    """A customer types the PIN on the page behind a link; the site's own server answers."""
+    order = receive()
+    first, other = order.cards.filter(position__lte=2)
+    Card.objects.filter(pk=first.pk).update(sealed=other.sealed)
+    shop = {"BASE_URL": "https://shop.invalid", "PIN": f"{pins.__name__}.{pin.__name__}"}
+    with (
+        override_settings(GIFTCARDS_DELIVERY=shop),
+        mock.patch.object(secrets, "token_urlsafe", return_value=TOKEN),
+        mock.patch.object(time, "time", side_effect=count(time.time(), 5)),
+    ):
+        links.issue(order, origin=CardLink.Origin.MESSAGE)
+        page = Browser().get(ADDRESS).content.decode()
+        EVENTS.clear()
+        posted = dict(re.findall(r'<input[^>]* name="(\w+)" value="([^"]+)"', page))
+        [typed] = re.findall(r'<input id="gc-pin" name="(\w+)"', page)
+        environ = RequestFactory().post(ADDRESS, {**posted, typed: pins.canary(order)}).environ
+        statuses: list[str] = []
+        page = b"".join(SITE(environ, lambda line, *_: statuses.append(line))).decode()
+    assert int(statuses[0].split()[0]) == status, page
+
+
+def the_page_of_a_customer_fails() -> None:
+    with failing("giftcards_delivery_cardlink", "UPDATE"):
+        press_on_page(status=503)
+
+
+def a_card_of_a_customer_does_not_open() -> None:
+    press_on_page()
+
+
+def code_of_the_shop_complains_on_the_page_of_a_customer() -> None:
+    press_on_page(pins.complaining)
+
+
 def cards_cannot_be_stored() -> None:
     # Recording does not let this out; whoever stores cards by themselves gets it.
     with failing("giftcards_card", "INSERT"):
@@ -289,6 +337,9 @@ SCENARIOS = [
     a_page_with_a_revealed_code_fails,
     a_password_cannot_be_checked,
     a_reveal_cannot_be_recorded,
+    the_page_of_a_customer_fails,
+    a_card_of_a_customer_does_not_open,
+    code_of_the_shop_complains_on_the_page_of_a_customer,
     cards_cannot_be_stored,
     a_task_ends_while_an_order_is_sent,
     a_task_ends_while_an_answer_is_read,

@@ -443,6 +443,8 @@ class TestReports:
             ("a_page_with_a_revealed_code_fails", "Missing staticfiles manifest entry"),
             ("a_password_cannot_be_checked", "server closed the connection"),
             ("a_reveal_cannot_be_recorded", "server closed the connection"),
+            ("the_page_of_a_customer_fails", "A customer's page was not shown: OperationalError."),
+            ("a_card_of_a_customer_does_not_open", "cannot be shown to the customer"),
             ("encryption_keys_are_wrong", "is not a Fernet key"),
             ("a_task_ends_while_a_receiver_handles_an_error", "TimeoutException at "),
             ("an_announcement_ends_while_a_receiver_handles_an_error", "Interrupted while it was"),
@@ -465,6 +467,15 @@ class TestReports:
         assert event["request"]["data"] == {"secret": "[Filtered]"}
         mails = [unescape(mail) for mail in reports["the_session_fails"]["mail"]]
         assert any("secret = '********************'" in mail for mail in mails)
+
+    def test_a_report_by_others_on_the_page_of_a_customer_does_not_show_what_was_posted(
+        self, reports: Any
+    ) -> None:
+        """The address is in it: without the PIN, it shows nothing."""
+        report = reports["code_of_the_shop_complains_on_the_page_of_a_customer"]
+        events = map(json.loads, report["sentry"])
+        [request] = [event["request"] for event in events if "request" in event]
+        assert request["data"] == {"token": "[Filtered]", "password": "[Filtered]"}
 
     def test_the_row_of_a_failed_task_says_which_receiver_was_told(self, reports: Any) -> None:
         [row] = reports["a_task_ends_while_a_receiver_handles_an_error"]["printed"]

@@ -136,10 +136,10 @@ def codes_for_the_customer_of(mail: str) -> list[str]:
     found = re.search(r"http://127\.0\.0\.1:\d+/cards/[^ <\"\n]+", mail)
     assert found
     asking = requests.get(found[0], timeout=30).text
-    [token] = re.findall(r'name="page" value="([^"]+)"', asking)
+    [token] = re.findall(r'name="token" value="([^"]+)"', asking)
     # Who presses within a second is a program.
     time.sleep(1.1)
-    shown = requests.post(found[0], data={"page": token}, timeout=30).text
+    shown = requests.post(found[0], data={"token": token}, timeout=30).text
     codes: list[str] = re.findall(r'id="gc-code-\d+">([^<]+)<', shown)
     assert not any(code in asking for code in codes)
     return codes

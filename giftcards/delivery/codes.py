@@ -9,7 +9,7 @@ from giftcards.crypto import Keyring
 from giftcards.delivery.facts import cards_of
 from giftcards.exceptions import DecryptionError
 from giftcards.models import Card, Order
-from giftcards.secrecy import contained
+from giftcards.secrecy import apart, contained
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,8 @@ def open_codes(order: Order) -> list[Code]:
         if trouble:
             troubles.append(f"Card {position}: {trouble}")
     if troubles:
-        logger.error(
+        apart(
+            logger.error,
             "Of %s cards of order %s, %s cannot be shown to the customer. %s",
             len(codes),
             order.reference,

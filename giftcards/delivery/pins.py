@@ -1,4 +1,8 @@
-"""What a customer has to know, beside the link, to see the cards."""
+"""What a customer has to know, beside the link, to see the cards.
+
+In forms and in code, a PIN that was typed is called a password, and the right one a secret: those
+who collect errors leave out what has such a name.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +46,10 @@ def pin_of(order: Order) -> Masked:
     # A number, such as 0, is one as well.
     if found is None or found is False or found == "":
         return Masked()
-    pin = Masked(found)
-    if not normalised(pin):
+    secret = Masked(found)
+    if not normalised(secret):
         raise ConfigurationError("GIFTCARDS_DELIVERY['PIN'] gives a PIN of spaces only.")
-    return pin
+    return secret
 
 
 def help_text() -> str:
@@ -54,6 +58,6 @@ def help_text() -> str:
 
 
 @contained
-def is_right(typed: str, pin: str) -> bool:
-    """Whether ``typed`` is the PIN, whatever its case, spaces, dashes and script of digits."""
-    return constant_time_compare(normalised(typed), normalised(pin))
+def is_right(password: str, secret: str) -> bool:
+    """Whether ``password`` is the PIN, whatever its case, spaces, dashes and script of digits."""
+    return constant_time_compare(normalised(password), normalised(secret))

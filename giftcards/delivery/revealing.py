@@ -19,7 +19,7 @@ from giftcards.delivery.pins import is_right
 from giftcards.exceptions import ConfigurationError
 from giftcards.models import Order
 from giftcards.models.moments import is_recent
-from giftcards.secrecy import contained
+from giftcards.secrecy import apart, contained
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +67,14 @@ def note_opening(link: CardLink, visitor: Visitor) -> None:
 
 
 @contained
-def guess(link: CardLink, typed: str, pin: str, visitor: Visitor) -> bool:
-    """Whether ``typed`` is the PIN of the link. The last wrong guess that is left locks it.
+def guess(link: CardLink, password: str, secret: str, visitor: Visitor) -> bool:
+    """Whether ``password`` is the PIN of the link, its ``secret``. The last wrong guess locks it.
 
     A guess counts as wrong until it is known to be right: so many at once are not more than one
     after the other.
     """
     is_taken = CardLink.objects.take_guess(link)
-    if is_taken and is_right(typed, pin):
+    if is_taken and is_right(password, secret):
         CardLink.objects.give_guess_back(link)
         return True
     link.refresh_from_db(fields=["wrong_pins"])
@@ -89,7 +89,8 @@ def _note_lock(link: CardLink, visitor: Visitor) -> None:
             visitor.visit(link, LinkVisit.What.LOCKED, key=f"locked {link.pk}").save()
     except IntegrityError:
         return  # several wrong guesses at once
-    logger.warning(
+    apart(
+        logger.warning,
         "A link to the cards of order %s is locked: the PIN was wrong too often.",
         link.order.reference,
     )
@@ -159,9 +160,9 @@ def open_cards(order: Order) -> list[Code]:
     try:
         return open_codes(order)
     except ConfigurationError as error:
-        logger.error(  # noqa: TRY400 (its text says it all)
-            "The customer of order %s was shown no card. %s", order.reference, error
-        )
+        # Its text says it all.
+        text = "The customer of order %s was shown no card. %s"
+        apart(logger.error, text, order.reference, error)
         return [Code(position) for position in range(1, order.fulfilled_quantity + 1)]
 
 

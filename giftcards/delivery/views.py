@@ -32,7 +32,7 @@ from giftcards.delivery.revealing import (
     reveal,
     shown_at,
 )
-from giftcards.secrecy import Masked, contained
+from giftcards.secrecy import Masked, apart, contained
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ _PER_PAGE = 20
 
 @csrf_exempt  # the page has a token of its own
 @transaction.non_atomic_requests  # a reveal is committed before the cards are shown
-@sensitive_post_parameters("page", "pin")
+@sensitive_post_parameters("token", "password")
 def cards(request: HttpRequest, token: str) -> HttpResponse:
     """The page behind a link. GET shows nothing and uses nothing up, because programs fetch."""
     token = Masked(token)
@@ -50,7 +50,7 @@ def cards(request: HttpRequest, token: str) -> HttpResponse:
 
 
 @transaction.non_atomic_requests
-@sensitive_post_parameters("page")
+@sensitive_post_parameters("token")
 @csrf_protect
 def my_cards(request: HttpRequest) -> HttpResponse:
     """The orders of who is logged in; POST with ``order`` shows its cards."""
@@ -79,8 +79,8 @@ def _kept_in(request: HttpRequest, answer: Callable[[], HttpResponse]) -> HttpRe
     except Exception as error:  # whatever a template, a hook or the database raises
         if settings.DEBUG:
             raise
-        lines = "\n".join(getattr(error, "__notes__", ()))
-        logger.error("A customer's page was not shown: %s. %s", type(error).__qualname__, lines)  # noqa: TRY400
+        kind, lines = type(error).__qualname__, "\n".join(getattr(error, "__notes__", ()))
+        apart(logger.error, "A customer's page was not shown: %s. %s", kind, lines)
         return pages.trouble(request)
 
 
@@ -104,28 +104,28 @@ def _note_opening(request: HttpRequest, link: CardLink) -> None:
     except DatabaseFailure as error:
         # The customer can do without.
         kind = type(error).__qualname__
-        logger.warning("That link %s was opened is not written down: %s.", link.pk, kind)
+        apart(logger.warning, "That link %s was opened is not written down: %s.", link.pk, kind)
 
 
 @contained
 def _answer_press(request: HttpRequest, token: str) -> HttpResponse:
     posted = _posted(request)
-    page = posted.get("page", "")
+    page = Masked(posted.get("token", ""))
     key = page_tokens.read(page, token, quickest=page_tokens.QUICKEST)
     link = find(token, again=key)
     if link is None:
         return pages.gone(request)
-    pin = pin_of(link.order)
-    asks_pin = bool(pin)
+    secret = pin_of(link.order)
+    asks_pin = bool(secret)
     if key is None or _is_spent(link, key):
         return pages.ask(link, token, asks_pin=asks_pin, complaint="again")
     visitor = Visitor.of(request)
     # A page that has shown the cards was given the PIN.
     is_asked = asks_pin and shown_at(link, key) is None
-    if is_asked and not guess(link, Masked(posted.get("pin", "")), pin, visitor):
+    if is_asked and not guess(link, Masked(posted.get("password", "")), secret, visitor):
         return pages.ask(link, token, asks_pin=True, complaint="pin")
     shown = reveal(link, key, visitor, most=conf.link_reveals)
-    return _shown(request, link, shown, key, {"page": Masked(page)}, pages.SECRET_ADDRESS)
+    return _shown(request, link, shown, key, {"token": page}, pages.SECRET_ADDRESS)
 
 
 @contained
@@ -134,13 +134,13 @@ def _show_owned(request: HttpRequest, user: Any) -> HttpResponse:
     if order is None:
         return pages.gone(request)
     link = CardLink.objects.of_account(order)
-    page = request.POST.get("page", "")
+    page = request.POST.get("token", "")
     key = page_tokens.read(page, owned.place_of(user, order), quickest=0)
     if key is None or _is_spent(link, key):
         # Django's token has proven that the form was sent on purpose, and may be older than ours.
         page, key = page_tokens.make(owned.place_of(user, order))
     visitor = Visitor.of(request, user.get_username())
-    form = {"page": page, "order": str(order.pk), "csrfmiddlewaretoken": get_token(request)}
+    form = {"token": page, "order": str(order.pk), "csrfmiddlewaretoken": get_token(request)}
     shown = reveal(link, key, visitor, most=None)
     masked = {name: Masked(value) for name, value in form.items()}
     return _shown(request, link, shown, key, masked, pages.PLAIN_ADDRESS)

@@ -70,7 +70,7 @@ def _show_many() -> None:
     order = make_settled("many", settled("FULFILLED", cards, quantity=len(cards)), quantity=2_000)
     address = _address_of(order)
     browser = Client(SERVER_NAME="localhost")
-    posted = {"page": page_token(fetch(address, browser))}
+    posted = {"token": page_token(fetch(address, browser))}
     for name, fields in (("page", posted), ("file", {**posted, "file": "1"})):
         began = time.perf_counter()
         response = browser.post(address, fields)

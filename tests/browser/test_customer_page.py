@@ -137,7 +137,7 @@ def test_a_crawler_that_runs_scripts_and_follows_links_uses_nothing_up(
     )
     browser.find(BUTTON)
     # As scanners do that fill in and send every form: at once, and without what they do not know.
-    for prepare in ("", "form.page.remove();", "form.page.value = 'x';"):
+    for prepare in ("", "form.token.remove();", "form.token.value = 'x';"):
         with browser.leaving():
             browser.run(f"const form = document.forms[0]; {prepare} form.requestSubmit();")
         assert browser.texts(".gc-alert") == ["يُرجى الضغط على الزر مرة أخرى."]

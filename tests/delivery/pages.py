@@ -59,15 +59,15 @@ def fetch(address: str, browser: Client | None = None, *, ago: float = 5.0, **he
 
 
 def page_token(response: Any) -> str:
-    [found] = set(re.findall(r'name="page" value="([^"]+)"', response.content.decode()))
+    [found] = set(re.findall(r'name="token" value="([^"]+)"', response.content.decode()))
     return str(found)
 
 
 def press(address: str, *, ago: float = 5.0, browser: Client | None = None, **posted: str) -> Any:
     """Fetch the page and press its button ``ago`` seconds later."""
     now = time.time()
-    if "page" not in posted:
-        posted["page"] = page_token(fetch(address, ago=ago))
+    if "token" not in posted:
+        posted["token"] = page_token(fetch(address, ago=ago))
     # Whatever time the two requests take.
     with mock.patch.object(time, "time", return_value=now):
         return (browser or Client()).post(address, posted)

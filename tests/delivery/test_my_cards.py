@@ -160,7 +160,7 @@ class TestReveal:
     def test_the_button_shows_the_cards_and_who_saw_them_is_written_down(
         self, lina: Client, order: Order
     ) -> None:
-        response = show(lina, order, page=page_token(lina.get(PAGE)))
+        response = show(lina, order, token=page_token(lina.get(PAGE)))
         assert codes_in(response) == CODES[:3]
         visit = LinkVisit.objects.get()
         assert (visit.what, visit.user, visit.unreadable) == ("revealed", "lina", 0)
@@ -178,10 +178,10 @@ class TestReveal:
     ) -> None:
         token = page_token(lina.get(PAGE))
         for _ in range(2):
-            assert codes_in(show(lina, order, page=token)) == CODES[:3]
+            assert codes_in(show(lina, order, token=token)) == CODES[:3]
         assert CardLink.objects.get().reveals == 1
         LinkVisit.objects.update(at=timezone.now() - timedelta(minutes=11))
-        assert codes_in(show(lina, order, page=token)) == CODES[:3]
+        assert codes_in(show(lina, order, token=token)) == CODES[:3]
         assert CardLink.objects.get().reveals == 2
 
     def test_the_limit_and_the_withdrawal_of_links_do_not_concern_the_account(
@@ -195,7 +195,7 @@ class TestReveal:
     def test_nobody_else_is_shown_the_cards(self, lina: Client, order: Order) -> None:
         token = page_token(lina.get(PAGE))
         sami = log_in("sami")
-        response = show(sami, order, page=token)
+        response = show(sami, order, token=token)
         assert response.status_code == 404
         assert codes_in(response) == []
         assert not LinkVisit.objects.exists()
@@ -205,7 +205,7 @@ class TestReveal:
     ) -> None:
         token = page_token(lina.get(PAGE))
         Order.objects.update(customer_email="sami@example.com")
-        assert show(lina, order, page=token).status_code == 404
+        assert show(lina, order, token=token).status_code == 404
 
     @pytest.mark.parametrize("key", ["", "0", "-1", "x", "١", "9" * 30, "1 OR 1", "\0"])
     def test_a_key_of_no_order_shows_nothing(self, lina: Client, order: Order, key: str) -> None:

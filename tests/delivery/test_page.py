@@ -85,10 +85,10 @@ class TestBeforeTheButtonIsPressed:
         "posted",
         [
             {},
-            {"page": ""},
-            {"page": "x"},
-            {"page": "☃" * 5_000},
-            {"page": ["a", "b"], "csrfmiddlewaretoken": "x"},
+            {"token": ""},
+            {"token": "x"},
+            {"token": "☃" * 5_000},
+            {"token": ["a", "b"], "csrfmiddlewaretoken": "x"},
         ],
     )
     def test_a_post_without_the_token_of_the_page_asks_again(
@@ -102,14 +102,14 @@ class TestBeforeTheButtonIsPressed:
 
     def test_a_body_that_is_no_form_asks_again(self, address: str) -> None:
         broken = Client().post(address, b"x", content_type="multipart/form-data; boundary=")
-        huge = Client().post(address, {"page": "x" * 3_000_000}, HTTP_X="")
+        huge = Client().post(address, {"token": "x" * 3_000_000}, HTTP_X="")
         for response in (broken, huge):
             assert response.status_code == 200
             assert "once more" in words(response)
 
     def test_the_token_of_another_page_asks_again(self, order: Order, address: str) -> None:
         other = address_of_new_link(order)
-        response = press(address, page=page_token(fetch(other)))
+        response = press(address, token=page_token(fetch(other)))
         assert codes_in(response) == []
         assert "once more" in words(response)
 
@@ -132,7 +132,7 @@ class TestBeforeTheButtonIsPressed:
         response = Client().post(address)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(time, "time", lambda: now + 5)
-            assert codes_in(Client().post(address, {"page": page_token(response)})) == CODES[:3]
+            assert codes_in(Client().post(address, {"token": page_token(response)})) == CODES[:3]
 
 
 class TestOpenings:
@@ -201,7 +201,7 @@ class TestReveal:
     def test_a_reveal_is_counted_and_written_down(self, address: str) -> None:
         token = page_token(fetch(address))
         Client().post(
-            address, {"page": token}, REMOTE_ADDR="41.96.1.2", HTTP_USER_AGENT="Phone 1.0"
+            address, {"token": token}, REMOTE_ADDR="41.96.1.2", HTTP_USER_AGENT="Phone 1.0"
         )
         [visit] = visits("revealed")
         assert (visit.address, visit.agent, visit.unreadable) == ("41.96.1.2", "Phone 1.0", 0)
@@ -222,21 +222,21 @@ class TestReveal:
         configure(settings, LINK_REVEALS=1)
         token = page_token(fetch(address))
         for _ in range(3):
-            response = press(address, page=token)
+            response = press(address, token=token)
             assert codes_in(response) == CODES[:3]
             assert "Shown before" not in words(response)
         assert CardLink.objects.get().reveals == 1
         assert len(visits("revealed")) == 1
         LinkVisit.objects.update(at=timezone.now() - timedelta(minutes=11))
-        assert press(address, page=token).status_code == 404
+        assert press(address, token=token).status_code == 404
 
     def test_after_ten_minutes_a_page_that_has_shown_the_cards_asks_again(
         self, address: str
     ) -> None:
         token = page_token(fetch(address))
-        press(address, page=token)
+        press(address, token=token)
         LinkVisit.objects.update(at=timezone.now() - timedelta(minutes=11))
-        response = press(address, page=token)
+        response = press(address, token=token)
         assert codes_in(response) == []
         assert "once more" in words(response)
         assert CardLink.objects.get().reveals == 1
@@ -244,7 +244,7 @@ class TestReveal:
     def test_a_link_shows_its_cards_as_often_as_is_set(self, address: str, settings: Any) -> None:
         configure(settings, LINK_REVEALS=2)
         tokens = [page_token(fetch(address)) for _ in range(3)]
-        shown = [bool(codes_in(press(address, page=token))) for token in tokens]
+        shown = [bool(codes_in(press(address, token=token))) for token in tokens]
         assert shown == [True, True, False]
         assert fetch(address).status_code == 404
 
@@ -260,13 +260,13 @@ class TestReveal:
     ) -> None:
         token = page_token(fetch(address))
         with refuse_visits():
-            response = press(address, page=token)
+            response = press(address, token=token)
         assert response.status_code == 503
         assert codes_in(response) == []
         assert CardLink.objects.get().reveals == 0
         assert CODES[0] not in caplog.text
         assert "was not shown: DatabaseError" in caplog.text
-        assert codes_in(press(address, page=token)) == CODES[:3]
+        assert codes_in(press(address, token=token)) == CODES[:3]
 
     def test_surplus_and_late_cards_are_not_shown(self, order: Order, address: str) -> None:
         late = settled("PARTIALLY_FILLED", CARDS)
@@ -287,15 +287,15 @@ class TestReveal:
         other = address_of_new_link(make_settled("web-2", others, quantity=2))
         browser = Client()
         pages = {link: page_token(fetch(link, browser)) for link in (address, other)}
-        assert codes_in(press(other, page=pages[other], browser=browser)) == CODES[3:]
-        assert codes_in(press(address, page=pages[address], browser=browser)) == CODES[:3]
+        assert codes_in(press(other, token=pages[other], browser=browser)) == CODES[3:]
+        assert codes_in(press(address, token=pages[address], browser=browser)) == CODES[:3]
         assert not browser.cookies
 
     def test_the_page_needs_and_sets_no_cookie(self, address: str) -> None:
         browser = Client(enforce_csrf_checks=True)
         first = fetch(address, browser)
         # As a browser sends it from a page with the policy no-referrer.
-        second = browser.post(address, {"page": page_token(first)}, HTTP_ORIGIN="null")
+        second = browser.post(address, {"token": page_token(first)}, HTTP_ORIGIN="null")
         assert codes_in(second) == CODES[:3]
         for response in (first, second):
             assert not response.cookies
@@ -346,7 +346,7 @@ class TestAtOnce:
             return result
 
         with connection.execute_wrapper(interfere):
-            response = press(address, page=token)
+            response = press(address, token=token)
         assert codes_in(response) == CODES[:3]
         assert len(visits("revealed")) == CardLink.objects.get().reveals == 1
 
@@ -354,7 +354,7 @@ class TestAtOnce:
         token = page_token(fetch(address))
 
         with connection.execute_wrapper(_revoke_before_counting):
-            response = press(address, page=token)
+            response = press(address, token=token)
         assert response.status_code == 404
         assert codes_in(response) == []
         assert visits("revealed") == []
@@ -452,13 +452,13 @@ class TestCardsThatDoNotOpen:
         right = settings.GIFTCARDS
         settings.GIFTCARDS = {**right, "ENCRYPTION_KEYS": keys}
         token = page_token(fetch(address))
-        response = press(address, page=token)
+        response = press(address, token=token)
         assert response.status_code == 200
         assert "3 cards cannot be shown" in words(response)
         assert visits("revealed")[0].unreadable == 3
         assert CardLink.objects.get().reveals == 0
         settings.GIFTCARDS = right
-        response = press(address, page=token)
+        response = press(address, token=token)
         assert codes_in(response) == CODES[:3]
         assert "Shown before" not in words(response)
 
@@ -474,10 +474,10 @@ class TestManyCards:
         configure(settings, LINK_REVEALS=1)
         address = address_of_new_link(many)
         token = page_token(fetch(address))
-        page = press(address, page=token)
+        page = press(address, token=token)
         assert "MANY-" not in page.content.decode()
         assert page_token(page) == token
-        file = press(address, page=token, file="1")
+        file = press(address, token=token, file="1")
         assert file["Content-Type"] == "text/plain; charset=utf-8"
         assert file["Content-Disposition"] == 'attachment; filename="cards-many-1.txt"'
         assert file["Cache-Control"] == "no-store, private"
@@ -505,7 +505,7 @@ class TestManyCards:
             address = address_of_new_link(each)
             token = page_token(fetch(address))
             with CaptureQueriesContext(connection) as queries:
-                press(address, page=token)
+                press(address, token=token)
             counts.append(len(queries))
         assert counts[0] == counts[1]
 
@@ -543,7 +543,7 @@ class TestDeadLinks:
     def answers(self, address: str, **headers: Any) -> list[tuple[Any, ...]]:
         """What a stranger gets from the address, with what the database was asked."""
         found = []
-        for method, data in (("get", {}), ("head", {}), ("post", {}), ("post", {"page": "x"})):
+        for method, data in (("get", {}), ("head", {}), ("post", {}), ("post", {"token": "x"})):
             with CaptureQueriesContext(connection) as queries:
                 response = getattr(Client(), method)(address, data, **headers)
             asked = [query["sql"].split()[0] for query in queries]
@@ -578,14 +578,14 @@ class TestDeadLinks:
         token = page_token(fetch(address))
         CardLink.objects.revoke(order, by="amina")
         new = address_of_new_link(order)
-        assert press(address, page=token).status_code == 404
+        assert press(address, token=token).status_code == 404
         assert codes_in(press(new)) == CODES[:3]
 
     def test_a_link_that_ends_while_its_page_is_open_shows_nothing(self, address: str) -> None:
         token = page_token(fetch(address))
-        press(address, page=token)
+        press(address, token=token)
         CardLink.objects.update(expires_at=timezone.now())
-        response = press(address, page=token)
+        response = press(address, token=token)
         assert response.status_code == 404
         assert codes_in(response) == []
 
@@ -639,14 +639,14 @@ class TestPin:
 
     @pytest.mark.parametrize("typed", ["3456", " 34 56", "٣٤٥٦", "۳۴۵۶", "34-56"])
     def test_the_pin_is_right_in_any_script_of_digits(self, address: str, typed: str) -> None:
-        assert codes_in(press(address, pin=typed)) == CODES[:3]
+        assert codes_in(press(address, password=typed)) == CODES[:3]
         assert CardLink.objects.get().wrong_pins == 0
 
     @pytest.mark.parametrize("typed", ["", "3457", "345", "☃", "x" * 200, "12 34 56"])
     def test_a_wrong_pin_shows_nothing_and_tells_the_tries_that_are_left(
         self, address: str, typed: str
     ) -> None:
-        response = press(address, pin=typed)
+        response = press(address, password=typed)
         assert codes_in(response) == []
         assert "You have 4 tries left." in words(response)
         assert CardLink.objects.get().reveals == 0
@@ -654,13 +654,13 @@ class TestPin:
     def test_five_wrong_pins_lock_this_link_only(self, address: str) -> None:
         other = address_of_new_link(Order.objects.get())
         for _ in range(6):
-            response = press(address, pin="0000", page=self.token_of(address))
+            response = press(address, password="0000", token=self.token_of(address))
         assert "this link is locked" in words(response)
         assert "+213 21 00 00 00" in words(response)
         assert "<form" not in response.content.decode()
         assert len(visits("locked")) == 1
         assert "this link is locked" in words(fetch(address))
-        assert codes_in(press(other, pin="3456")) == CODES[:3]
+        assert codes_in(press(other, password="3456")) == CODES[:3]
 
     def token_of(self, address: str) -> str:
         """A token of the page, also after it has stopped to offer one."""
@@ -671,21 +671,21 @@ class TestPin:
 
     def test_a_locked_link_does_not_take_the_right_pin(self, address: str) -> None:
         CardLink.objects.update(wrong_pins=5)
-        response = press(address, pin="3456", page=self.token_of(address))
+        response = press(address, password="3456", token=self.token_of(address))
         assert codes_in(response) == []
         assert "this link is locked" in words(response)
         assert CardLink.objects.get().wrong_pins == 5
 
     def test_a_reload_needs_no_other_guess_and_a_stranger_does(self, address: str) -> None:
         token = page_token(fetch(address))
-        assert codes_in(press(address, page=token, pin="3456")) == CODES[:3]
-        assert codes_in(press(address, page=token)) == CODES[:3]
+        assert codes_in(press(address, token=token, password="3456")) == CODES[:3]
+        assert codes_in(press(address, token=token)) == CODES[:3]
         assert codes_in(press(address)) == []
 
     @pytest.mark.parametrize("phone", ["", "12", "call me"])
     def test_an_order_without_a_phone_number_is_shown_without_a_pin(self, phone: str) -> None:
         address = address_of_new_link(make_settled("web-3", customer_phone=phone))
-        assert 'name="pin"' not in fetch(address).content.decode()
+        assert 'name="password"' not in fetch(address).content.decode()
         assert codes_in(press(address)) == CODES[:3]
 
     def test_a_hook_that_fails_shows_nothing_and_tells_nothing(
@@ -693,7 +693,7 @@ class TestPin:
     ) -> None:
         token = page_token(fetch(address))
         configure(settings, PIN="tests.delivery.test_page.fails")
-        for response in (fetch(address), press(address, page=token)):
+        for response in (fetch(address), press(address, token=token)):
             assert response.status_code == 503
             assert codes_in(response) == []
         assert "was not shown: KeyError" in caplog.text
@@ -812,7 +812,7 @@ class TestOverriding:
         token = page_token(fetch(address))
         settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [tmp_path]}]
         with every_log(caplog):
-            response = press(address, page=token)
+            response = press(address, token=token)
         assert response.status_code == 503
         assert codes_in(response) == []
         texts = "\n".join(logged(caplog))
@@ -833,7 +833,7 @@ class TestSecrets:
 
         monkeypatch.setattr("giftcards.display.moment", fail)
         with pytest.raises(ValueError, match="broken") as raised:
-            press(address, page=token)
+            press(address, token=token)
         shown = "\n".join(variables(raised.value))
         assert not any(card.value in shown or card.serial in shown for card in CARDS)
 
@@ -844,7 +844,7 @@ class TestSecrets:
 
         def show() -> None:
             shown = revealing.open_cards(order)
-            pages.show(order, shown, "key", {"page": "x"}, pages.SECRET_ADDRESS)
+            pages.show(order, shown, "key", {"token": "x"}, pages.SECRET_ADDRESS)
             pages.file_of(order, shown)
 
         show()
@@ -862,7 +862,7 @@ class TestSecrets:
     ) -> None:
         with every_log(caplog):
             token = page_token(fetch(address))
-            assert codes_in(press(address, page=token)) == CODES[:3]
+            assert codes_in(press(address, token=token)) == CODES[:3]
         link_token = address.strip("/").rpartition("/")[2]
         texts = [*map(str, raw_database()), caplog.text]
         assert any("revealed" in text for text in texts)

@@ -75,7 +75,7 @@ def test_a_link_is_opened_and_revealed_without_reading_others(
     with explained() as statements:
         fetch(address, HTTP_USER_AGENT="another")
         for _ in range(2):
-            assert codes_in(press(address, page=token)) == CODES[:3]
+            assert codes_in(press(address, token=token)) == CODES[:3]
         assert fetch("/cards/wrong/").status_code == 404
     assert len(statements) > 15
     assert [statement for statement in statements if statement.scans] == []

@@ -164,12 +164,12 @@ def pages_in(mailbox: Mailbox) -> list[str]:
 
 def use(address: str) -> str:
     """What the customer is shown behind a link, after programs have tried it; "" if nothing is."""
-    for method, data in (("HEAD", None), ("POST", b"page=x"), ("OPTIONS", None)):
+    for method, data in (("HEAD", None), ("POST", b"token=x"), ("OPTIONS", None)):
         fetch(address, method, data)
-    token = re.search(r'name="page" value="([^"]+)"', fetch(address))
+    token = re.search(r'name="token" value="([^"]+)"', fetch(address))
     if token is None:
         return ""
-    posted = urlencode({"page": token[1]}).encode()
+    posted = urlencode({"token": token[1]}).encode()
     fetch(address, "POST", posted + b"&file=1")
     return fetch(address, "POST", posted)
 
@@ -189,8 +189,8 @@ def open_account(order: Order) -> str:
     browser.force_login(get_user_model().objects.create_user("lina"))
     listed = read(browser.get("/cards/"))
     form = listed.split(f'name="order" value="{order.pk}"')[1]
-    page = form.split('name="page" value="')[1].split('"')[0]
-    return read(browser.post("/cards/", {"order": str(order.pk), "page": page}))
+    page = form.split('name="token" value="')[1].split('"')[0]
+    return read(browser.post("/cards/", {"order": str(order.pk), "token": page}))
 
 
 def help_out(amina: Client, order: Order) -> tuple[str, str]:
