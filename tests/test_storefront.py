@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.test import Client
@@ -21,7 +22,7 @@ from example_project import storefront
 from example_project.storefront import mailbox
 from example_project.storefront.checkout import buy, sale_price
 from example_project.storefront.models import Purchase
-from giftcards.models import Order, ProductType
+from giftcards.models import ApiKey, Order, ProductType
 from giftcards.settlement import record_refund
 from giftcards.simulator import Simulator
 from tests.example_shop import fill_shelf, kind, opened, work
@@ -146,6 +147,31 @@ def test_cards_cost_an_eighth_more_rounded_up_to_ten_dinars(shop: Simulator) -> 
     assert prices == {"type_001": 550, "type_101": 1410}
 
 
+@pytest.mark.parametrize(
+    ("environment", "url", "is_open"),
+    [
+        ("SANDBOX", "https://api.oneclickdz.com", True),
+        ("PRODUCTION", "https://api.oneclickdz.com", False),
+        ("PRODUCTION", "http://127.0.0.1:9", False),
+        # Nobody has told yet: on this machine, it is the simulator.
+        ("", "https://api.oneclickdz.com", False),
+        ("", "http://127.0.0.1:9", True),
+    ],
+)
+def test_the_checkout_sells_nothing_for_real_money_that_nobody_has_paid(
+    shop: Simulator, environment: str, url: str, is_open: bool, settings: Any
+) -> None:
+    page, form = form_of(Client(), kind("type_001"))
+    ApiKey.objects.update(environment=environment)
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "BASE_URL": url}
+    browser = Client()
+    browser.get(page)
+    answer = browser.post(page, form)
+    assert Order.objects.exists() is is_open
+    assert Purchase.objects.exists() is is_open
+    assert ("This demo takes no money" in answer.content.decode()) is not is_open
+
+
 def test_an_empty_shelf_says_how_it_is_filled(db: None) -> None:
     assert "giftcards_catalogue" in Client().get("/").content.decode()
 
@@ -172,13 +198,26 @@ def test_a_customer_sees_own_orders_and_mails_and_nobody_else_does(
     assert karim.get(other_page).status_code == 200
 
 
-def test_staff_see_all_mails(shop: Simulator) -> None:
+@pytest.mark.parametrize(
+    ("permissions", "seen"), [(("reveal_card",), 2), (("view_order", "check_order"), 0)]
+)
+def test_only_staff_who_may_reveal_cards_see_all_mails(
+    shop: Simulator, permissions: tuple[str, ...], seen: int
+) -> None:
+    """The mails lead to the cards."""
     for _customer in range(2):
         bought(Client())
     work()
-    staff = Client()
-    staff.force_login(get_user_model().objects.create_superuser("admin"))
-    assert len(links_to_mails(staff)) == 2
+    person = get_user_model().objects.create_user("amina", is_staff=True)
+    person.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    staff, boss = Client(), Client()
+    staff.force_login(person)
+    boss.force_login(get_user_model().objects.create_superuser("admin"))
+    assert len(links_to_mails(staff)) == seen
+    for link in links_to_mails(boss):
+        for address in (link, f"{link}html/"):
+            assert staff.get(address).status_code == (200 if seen else 404)
+    assert ("to all customers" in staff.get("/mailbox/").content.decode()) is bool(seen)
 
 
 def test_what_a_guest_bought_moves_to_the_account_that_the_same_browser_logs_in_to(

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
+from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.utils.translation import gettext_lazy as _
 
 from example_project.storefront.models import Purchase
 from giftcards.fulfilment import place_order
-from giftcards.models import ProductType
+from giftcards.models import ProductType, ProviderState
 
 # The shop adds 12 % to what a card costs it, and rounds up to 10 DA.
 _MARGIN = Decimal("1.12")
 _STEP = Decimal(10)
+
+
+#: What a customer is told who could only buy for the shop's real money.
+CLOSED = _("This demo takes no money, and its key buys for real: only a sandbox key can be used.")
+
+
+def is_open() -> bool:
+    """Whether what is bought costs nobody anything; not while it is not known."""
+    environment = ProviderState.objects.current().environment
+    host = urlsplit(str(settings.GIFTCARDS["BASE_URL"])).hostname
+    # Only on this machine can it be the simulator.
+    is_here = host in {"localhost", "127.0.0.1", "::1"}
+    return environment == "SANDBOX" or (is_here and not environment)
 
 
 def sale_price(kind: ProductType) -> Decimal:
@@ -29,8 +46,11 @@ def buy(
 ) -> Purchase:
     """Record that ``user`` has paid, and order the cards: both or neither.
 
-    The same ``key`` buys once. A worker sends the order after the commit.
+    The same ``key`` buys once. A worker sends the order after the commit. Raises
+    ``ValidationError`` where the order would be bought for real money.
     """
+    if not is_open():
+        raise ValidationError(CLOSED)
     with transaction.atomic():
         purchase, is_new = Purchase.objects.get_or_create(
             user=user,

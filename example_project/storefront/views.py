@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
@@ -53,23 +54,33 @@ def product(request: HttpRequest, pk: int) -> HttpResponse:
     """The page of a card; POST buys it."""
     kind = get_object_or_404(ProductType.objects.for_sale(), pk=pk)
     form = BuyForm(request.POST if request.method == "POST" else None, kind=kind)
-    if form.is_valid():
-        if user := visitors.log_in(request):
-            bought = form.cleaned_data
-            purchase = buy(
-                user,
-                bought["key"],
-                kind,
-                quantity=bought["quantity"],
-                email=bought["email"],
-                language=bought["language"],
-            )
-            return redirect("storefront:order", purchase.pk)
-        form.add_error(None, catalogue.NEEDS_COOKIES)
+    if form.is_valid() and (purchase := _buy(request, kind, form)):
+        return redirect("storefront:order", purchase.pk)
     item = catalogue.Item(kind, sale_price(kind))
     response = render(request, "storefront/product.html", {"form": form, "item": item})
     visitors.remember(request, response)
     return response
+
+
+def _buy(request: HttpRequest, kind: ProductType, form: BuyForm) -> Purchase | None:
+    """What the customer has bought; ``None`` if they cannot, and ``form`` says why."""
+    user = visitors.log_in(request)
+    if user is None:
+        form.add_error(None, catalogue.NEEDS_COOKIES)
+        return None
+    bought = form.cleaned_data
+    try:
+        return buy(
+            user,
+            bought["key"],
+            kind,
+            quantity=bought["quantity"],
+            email=bought["email"],
+            language=bought["language"],
+        )
+    except ValidationError as error:
+        form.add_error(None, error.messages)
+        return None
 
 
 @require_safe
@@ -98,7 +109,8 @@ def order(request: HttpRequest, pk: int) -> HttpResponse:
 @require_safe
 @_of_customer
 def mails(request: HttpRequest) -> HttpResponse:
-    return render(request, "storefront/mails.html", {"mails": _mails_of(request)})
+    context = {"mails": _mails_of(request), "sees_all": _sees_all(request)}
+    return render(request, "storefront/mails.html", context)
 
 
 @require_safe
@@ -126,9 +138,13 @@ def _one_mail(request: HttpRequest, key: str) -> Mail:
     raise Http404
 
 
+def _sees_all(request: HttpRequest) -> bool:
+    return request.user.is_staff and request.user.has_perm("giftcards.reveal_card")
+
+
 def _mails_of(request: HttpRequest) -> list[Mail]:
-    """Those to the customer, the newest first; staff see all."""
-    if request.user.is_staff:
+    """Those to the customer, the newest first; who may see all codes sees all mails."""
+    if _sees_all(request):
         return mailbox.read(settings.MAIL_DIR)
     return _mails(owned_orders(request.user))
 

@@ -387,6 +387,12 @@ class ProviderState(models.Model):
             return False
         return self.outages >= _FEW_OUTAGES or self.paused_because == self.Pause.RATE
 
+    @property
+    def environment(self) -> str:
+        """That of the account of this process's API key; "" if the provider has not told it yet."""
+        key = ApiKey.objects.filter(pk=configured_key()).first()
+        return key.environment if key else ""
+
     def worker_problem(self, now: datetime) -> str:
         """Why no worker seems to be running, for staff; "" if one is."""
         heartbeats = [at for at in (self.ticked_at, self.swept_at) if at]
