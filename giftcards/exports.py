@@ -98,6 +98,7 @@ _FIGURES = (
     _Column(_("Paid by customers"), attrgetter("figures.paid_amount")),
     _Column(_("Owed to customers"), attrgetter("figures.owed_amount")),
     _Column(_("Paid back"), attrgetter("figures.customer_refunded_amount")),
+    _Column(_("To be paid back"), attrgetter("figures.customer_planned_amount")),
     _Column(_("Still owed"), attrgetter("figures.open_amount")),
     _Column(_("Orders without a sale amount"), attrgetter("figures.unpaid")),
 )
@@ -189,7 +190,7 @@ def _line(order: Order, labels: Mapping[str, str]) -> _Line:
     paid = owed = still_owed = None
     if customer:
         paid = customer.paid_amount - (order.reordered_amount or 0)
-        owed = customer.open_amount + customer.refunded_amount
+        owed = customer.refunded_amount + customer.planned_amount + customer.open_amount
         still_owed = customer.open_amount
     return _Line(
         order=order,
@@ -225,6 +226,7 @@ _READ = (
     "sale_amount",
     "reordered_amount",
     "paid_back_amount",
+    "planned_amount",
     "customer_name",
     "customer_email",
     "customer_phone",
@@ -269,6 +271,7 @@ _ORDER = (
     _Column(_("paid by the customer"), attrgetter("paid")),
     _Column(_("Owed to the customer"), attrgetter("owed")),
     _Column(_("Paid back"), attrgetter("order.paid_back_amount")),
+    _Column(_("To be paid back"), attrgetter("order.planned_amount")),
     _Column(_("Still owed"), attrgetter("open")),
 )
 _ORDER_COSTS = (

@@ -49,7 +49,8 @@ class Figures:
     ordered = charged + refunded.
 
     The customers' side counts each dinar once: what a customer paid for cards that were ordered
-    again belongs to the order that orders them. So paid = kept + owed.
+    again belongs to the order that orders them. So paid = kept + owed, and
+    owed = customer_refunded + customer_planned + open.
     """
 
     orders: int = 0
@@ -65,6 +66,8 @@ class Figures:
     paid_amount: Decimal = _ZERO
     owed_amount: Decimal = _ZERO
     customer_refunded_amount: Decimal = _ZERO
+    # What is to be paid back by refunds that are planned.
+    customer_planned_amount: Decimal = _ZERO
     # Kept less charged, of the orders of which both are known.
     margin_amount: Decimal = _ZERO
     # What the missing cards would have earned: owed less refunded, of the settled orders of which
@@ -87,8 +90,8 @@ class Figures:
 
     @property
     def open_amount(self) -> Decimal:
-        """What is still to be paid back."""
-        return self.owed_amount - self.customer_refunded_amount
+        """What is still owed beside what was paid back and what is planned to be."""
+        return self.owed_amount - self.customer_refunded_amount - self.customer_planned_amount
 
     @property
     def fill_rate(self) -> Decimal | None:
@@ -329,8 +332,8 @@ def _sums() -> dict[str, Any]:
     missing = F("quantity") - F("fulfilled_quantity")
     paid = Coalesce(_Centimes("sale_amount"), _Centimes("sale_price") * F("quantity"))
     paid_once = paid - Coalesce(_Centimes("reordered_amount"), 0)
-    paid_back = _Centimes("paid_back_amount")
-    owed = _Centimes("open_amount") + paid_back
+    paid_back, planned = _Centimes("paid_back_amount"), _Centimes("planned_amount")
+    owed = paid_back + planned + _Centimes("open_amount")
     is_charge_unknown = Q(fulfilled_amount=None) & ~Q(status=Status.REFUNDED)
     return {
         "orders": Count("pk"),
@@ -343,6 +346,7 @@ def _sums() -> dict[str, Any]:
         "paid_amount": Sum(paid_once),
         "owed_amount": Sum(owed),
         "customer_refunded_amount": Sum(paid_back),
+        "customer_planned_amount": Sum(planned),
         "margin_amount": Sum(paid_once - owed - charged),
         "lost_margin_amount": Sum(
             owed - missing * price, filter=settled & Q(reordered_amount=None)

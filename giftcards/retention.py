@@ -20,9 +20,9 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.clock import Clock
-from giftcards.models import Card, CustomerRefund, Order, ProviderState, StatusChange
+from giftcards.models import Card, Order, ProviderState, StatusChange
 from giftcards.models.moments import is_recent
-from giftcards.models.money import RefundState
+from giftcards.models.order_queries import PLANNED
 from giftcards.statuses import FINAL
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class _Row(NamedTuple):
 REASONS: dict[str, Q] = {
     "problem": Q(needs_attention=True),
     "owed": Q(open_amount__gt=0),
-    "planned_refund": Q(has_planned_refund=True),
+    "planned_refund": PLANNED,
     "not_credited": Q(is_credited=False),
     "unannounced": Q(is_unannounced=True),
     "no_cards": Q(has_cards=False),
@@ -146,10 +146,8 @@ def _batches(settled_before: datetime, since: datetime | None) -> Iterator[list[
 def _judge(keys: Iterable[int]) -> tuple[list[int], Counter[str]]:
     """Of which orders the codes are to be destroyed; and how many are left alone, by reason."""
     of_order = {"order": OuterRef("pk")}
-    planned = CustomerRefund.objects.filter(**of_order, state=RefundState.CREATED)
     unannounced = StatusChange.objects.filter(**of_order, to_status__in=FINAL, announced_at=None)
     rows = Order.objects.filter(pk__in=keys, codes_destroyed_at=None).annotate(
-        has_planned_refund=Exists(planned),
         is_unannounced=Exists(unannounced),
         has_cards=Exists(Card.objects.filter(**of_order)),
     )

@@ -20,14 +20,16 @@ class CustomerBreakdown:
     """What the customer paid for a final order, in ``GIFTCARDS["CURRENCY"]``.
 
     ``paid_amount`` is ``kept_amount``, for the cards that were delivered, plus ``owed_amount``, for
-    those that were not. Of that, ``refunded_amount`` was paid back, or is to be by a refund that is
-    recorded, and ``open_amount`` is what is left to be paid back.
+    those that were not. Of that, ``refunded_amount`` was paid back, ``planned_amount`` is to be by
+    refunds that are planned, and ``open_amount`` is still owed beside these: so
+    refunded + planned + open = owed, unless the missing cards were ordered again.
     """
 
     paid_amount: Decimal
     kept_amount: Decimal
     owed_amount: Decimal
     refunded_amount: Decimal
+    planned_amount: Decimal
     open_amount: Decimal
 
 
@@ -40,6 +42,7 @@ class Sold(Protocol):
     sale_price: Decimal | None
     sale_amount: Decimal | None
     paid_back_amount: Decimal
+    planned_amount: Decimal
     reordered_amount: Decimal | None
 
 
@@ -61,10 +64,10 @@ def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
     if paid is None or order.status not in FINAL:
         return None
     split = compute(paid=paid, quantity=order.quantity, fulfilled_quantity=order.fulfilled_quantity)
-    refunded = order.paid_back_amount
+    refunded, planned = order.paid_back_amount, order.planned_amount
     is_open = order.reordered_amount is None
-    left = split.owed_amount - refunded if is_open else Decimal(0)
-    return replace(split, refunded_amount=refunded, open_amount=left)
+    left = split.owed_amount - refunded - planned if is_open else Decimal(0)
+    return replace(split, refunded_amount=refunded, planned_amount=planned, open_amount=left)
 
 
 def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:
@@ -104,5 +107,6 @@ def compute(*, paid: Decimal, quantity: int, fulfilled_quantity: int) -> Custome
         kept_amount=kept,
         owed_amount=owed,
         refunded_amount=Decimal(0),
+        planned_amount=Decimal(0),
         open_amount=owed,
     )

@@ -47,15 +47,15 @@ def record_refund(
     ``reference`` names the payment, uniquely for the order: recording it again with the same amount
     and method returns the refund that is there, however often and wherever that happens at the same
     moment. ``by`` names who paid it back, for the order's page. With ``is_paid=False`` the refund
-    is planned only, until :func:`complete_refund`, or until it is recorded again as paid; it counts
-    all the same, so that nobody pays twice. ``source`` is ``"code"``, ``"staff"`` or ``"command"``.
+    is planned only, until :func:`complete_refund`, or until it is recorded again as paid; nobody
+    else can pay that amount meanwhile. ``source`` is ``"code"``, ``"staff"`` or ``"command"``.
     The sums of ``order`` are brought up to date.
 
-    Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above what is still owed
-    (``customer_breakdown(order).open_amount``), if nothing can be owed, or if the reference names
-    another refund of the order; :exc:`~django.core.exceptions.ValidationError` for an amount that
-    is not above 0 with two decimals at most, or texts that are too long or have control or
-    direction characters.
+    Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above what is still owed beside
+    the planned refunds (``customer_breakdown(order).open_amount``), if nothing can be owed, or if
+    the reference names another refund of the order;
+    :exc:`~django.core.exceptions.ValidationError` for an amount that is not above 0 with two
+    decimals at most, or texts that are too long or have control or direction characters.
 
     :data:`~giftcards.signals.customer_refund_changed` is sent after the commit.
     """

@@ -19,7 +19,7 @@ from giftcards.engine.loop import begin_tick, follow, is_work_left
 from giftcards.engine.queue import LOOP_LEASE, cluster_stop, queue_sweep
 from giftcards.exceptions import GiftcardsError
 from giftcards.ledger.nightly import read_if_due
-from giftcards.models import Lease
+from giftcards.models import CustomerRefund, Lease
 from giftcards.retention import purge_if_due
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,8 @@ def _do_chores(stop: threading.Event, *, ends_at: float) -> None:
             read_if_due(lambda: has_time() and _is_nobody_waiting())
     with surviving(stop, "the destruction of old codes"):
         purge_if_due(has_time)
+    with surviving(stop, "the counting of refunds"):
+        CustomerRefund.objects.recount()
 
 
 def _is_nobody_waiting() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
+from decimal import Decimal
 from random import Random
 from typing import Any, NamedTuple
 
@@ -15,8 +16,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from giftcards.exports import order_rows, report_rows
 from giftcards.models import Acknowledgement, Card, CustomerRefund, Lease, Order, StatusChange
 from giftcards.reports import By, Figures, report
+from giftcards.sales import customer_breakdown
 from tests.books import DAYS, PRODUCTS, add_books, figures_of
 from tests.laws import examples
 
@@ -88,7 +91,9 @@ class TestIdentities:
     def test_every_dinar_is_explained_on_both_sides(self) -> None:
         found = report(first, last).total
         assert found.paid_amount == found.kept_amount + found.owed_amount
-        assert 0 < found.customer_refunded_amount < found.owed_amount
+        parts = (found.customer_refunded_amount, found.customer_planned_amount, found.open_amount)
+        assert min(parts) > 0
+        assert found.owed_amount == sum(parts)
         # What customers paid, they paid once: the orders that order cards again are no sales.
         sales = Order.objects.filter(repeats=None, settled_at__isnull=False)
         left_open = Order.objects.filter(settled_at=None, repeats__isnull=False)
@@ -117,9 +122,33 @@ class TestIdentities:
         assert found.orders == len(books) - len(odd)
         assert found.ordered_amount == found.charged_amount + found.refunded_amount
 
-    def test_no_order_is_paid_back_more_than_it_owes(self) -> None:
-        for order in Order.objects.filter(paid_back_amount__gt=0):
-            paid_back = sum(refund.amount for refund in order.refunds.exclude(state="cancelled"))
-            assert paid_back == order.paid_back_amount
-            assert order.open_amount is not None
-            assert order.open_amount >= 0
+    def test_no_more_is_paid_back_and_planned_than_an_order_owes(self) -> None:
+        for order in Order.objects.filter(refunds__isnull=False).distinct():
+            amounts = {"done": Decimal(0), "created": Decimal(0), "cancelled": Decimal(0)}
+            for refund in order.refunds.all():
+                amounts[refund.state] += refund.amount
+            assert (order.paid_back_amount, order.planned_amount) == (
+                amounts["done"],
+                amounts["created"],
+            )
+            breakdown = customer_breakdown(order)
+            assert breakdown is not None
+            assert breakdown.open_amount == order.open_amount >= 0
+            # What went along to the order of the missing cards is not owed any more.
+            if order.reordered_amount is None:
+                assert breakdown.owed_amount == (
+                    order.paid_back_amount + order.planned_amount + order.open_amount
+                )
+
+    def test_every_row_of_the_files_tells_paid_planned_and_owed_apart(self) -> None:
+        parts = ("Paid back", "To be paid back", "Still owed")
+        files = [
+            ("Owed to the customer", order_rows(first, last)),
+            *(("Owed to customers", report_rows(report(first, last, by))) for by in By),
+        ]
+        for owed, rows in files:
+            headings = list(next(rows))
+            for row in rows:
+                cells: dict[Any, Any] = dict(zip(headings, row, strict=True))
+                if cells[owed] is not None:
+                    assert cells[owed] == sum(cells[part] for part in parts)

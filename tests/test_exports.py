@@ -29,6 +29,7 @@ from giftcards.exports import (
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import Order
 from giftcards.reports import By, report
+from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, PRICE, PRODUCT, TYPE, build_guide_order, make_guide_order
 
@@ -155,6 +156,7 @@ class TestOrders:
                 "Paid by the customer": "2750.00",
                 "Owed to the customer": "1100.00",
                 "Paid back": "0.00",
+                "To be paid back": "0.00",
                 "Still owed": "1100.00",
                 "Price per card": "490.00",
                 "Ordered": "2450.00",
@@ -185,7 +187,9 @@ class TestOrders:
         reorder_missing(old, by="amina")
         settled(Status.REFUNDED, sale_amount=Decimal("0.10"))
         settled(Status.FULFILLED, sale_price=Decimal("99.99"))
-        settled(Status.REJECTED, sale_price=Decimal("99.99"))
+        rejected = settled(Status.REJECTED, sale_price=Decimal("99.99"))
+        record_refund(rejected, amount=Decimal("99.98"), reference="R1")
+        record_refund(rejected, amount=Decimal("200.01"), reference="R2", is_paid=False)
         rows, total = lines(order_rows(DAY, DAY)), report(DAY, DAY).total
         for heading, name in {
             "Ordered": "ordered_amount",
@@ -193,6 +197,8 @@ class TestOrders:
             "Credited back": "refunded_amount",
             "Paid by the customer": "paid_amount",
             "Owed to the customer": "owed_amount",
+            "Paid back": "customer_refunded_amount",
+            "To be paid back": "customer_planned_amount",
             "Still owed": "open_amount",
             "Margin": "margin_amount",
         }.items():
@@ -288,6 +294,7 @@ class TestReports:
                 "Paid by customers": "2750.00",
                 "Owed to customers": "1100.00",
                 "Paid back": "0.00",
+                "To be paid back": "0.00",
                 "Still owed": "1100.00",
                 "Orders without a sale amount": "0",
                 "Ordered": "2450.00",

@@ -22,6 +22,7 @@ from giftcards.statuses import Status
 from tests.builders import build_guide_order
 
 ROOT = Path(__file__).resolve().parent.parent
+SUMS_OF_REFUNDS = "0016_sums_of_refunds"
 APPS = {"giftcards": "giftcards", "giftcards_delivery": "giftcards/delivery"}
 STATES = [
     (label, path.stem)
@@ -61,6 +62,38 @@ def test_the_sql_of_the_migrations_does_not_depend_on_the_hash_seed() -> None:
     first, *others = (process.communicate(timeout=60)[0] for process in processes)
     assert first.count("CREATE TABLE") > len(MIGRATIONS)
     assert others == [first, first]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_planned_is_taken_out_of_what_was_paid_back_and_backwards_put_in() -> None:
+    refunds = {"done": Decimal("0.10"), "created": Decimal("0.20"), "cancelled": Decimal("0.40")}
+    try:
+        before = migrate("0006_retention")
+        order = build_guide_order(
+            Status.REJECTED, sale_amount=Decimal(1), paid_back_amount=Decimal("0.30")
+        )
+        order.open_amount = Decimal("0.70")
+        model = before.get_model("giftcards", "Order")
+        names = {field.attname for field in model._meta.concrete_fields if not field.generated}
+        row = model(**{name: getattr(order, name) for name in names - {"id"}})
+        row.save()
+        for state, amount in refunds.items():
+            before.get_model("giftcards", "CustomerRefund").objects.create(
+                order=row, amount=amount, reference=state, state=state
+            )
+        sums = ("paid_back_amount", "planned_amount", "open_amount")
+        after = migrate(SUMS_OF_REFUNDS).get_model("giftcards", "Order")
+        assert after.objects.values_list(*sums).get() == (
+            Decimal("0.10"),
+            Decimal("0.20"),
+            Decimal("0.70"),
+        )
+        assert after.objects.values_list("has_paid_back", "has_planned").get() == (True, True)
+        old = migrate("0006_retention").get_model("giftcards", "Order").objects.get()
+        assert (old.paid_back_amount, old.open_amount) == (Decimal("0.30"), Decimal("0.70"))
+    finally:
+        executor = MigrationExecutor(connection)
+        executor.migrate(executor.loader.graph.leaf_nodes())
 
 
 FIGURES = ("open_amount", "paid_back_amount", "reordered_amount", "is_consistent", "is_credited")

@@ -544,6 +544,7 @@ def test_the_list_reads_the_first_orders_only(boss: Client) -> None:
 # Each finds few orders, or none.
 FEW: list[dict[str, str]] = [
     {"attention": "needed"},
+    {"refund": "planned"},
     {"status__exact": "DELAYED"},
     {"product_id": "nothing-like-this"},
     {"environment__exact": "SANDBOX"},
@@ -553,6 +554,7 @@ FEW: list[dict[str, str]] = [
 # Each finds a large part of the orders here.
 MANY: list[dict[str, str]] = [
     {"refund": "owed"},
+    {"refund": "paid"},
     {"status__exact": "FULFILLED"},
     {"product_id": "product-001"},
     {"environment__exact": "PRODUCTION"},
@@ -713,6 +715,17 @@ def test_paying_a_customer_back_reads_no_whole_table(boss: Client) -> None:
         read(boss.get(reverse("admin:giftcards_refund_cancel", args=[refund.pk])))
         cancel_refund(complete_refund(refund, by="amina"), by="amina")
         read(boss.get(order_page(order)))
+    assert scans(statements) == []
+
+
+def test_counting_planned_refunds_anew_reads_no_whole_table() -> None:
+    order = make_order(Status.REJECTED, sale_price=550, open_amount=1_100)
+    record_refund(order, amount=550, reference="R1", is_paid=False)
+    Order.objects.filter(pk=order.pk).update(paid_back_amount=550, planned_amount=0)
+    noted = Order.objects.filter(planned_amount=1).count()
+    assert noted
+    with explained() as statements:
+        assert CustomerRefund.objects.recount() == noted + 1
     assert scans(statements) == []
 
 

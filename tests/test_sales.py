@@ -31,7 +31,7 @@ def test_what_is_kept_is_the_share_of_the_delivered_cards_and_the_rest_is_owed(
 ) -> None:
     found = compute(paid=Decimal(paid), quantity=quantity, fulfilled_quantity=delivered)
     assert found == CustomerBreakdown(
-        Decimal(paid), Decimal(kept), Decimal(owed), Decimal(0), Decimal(owed)
+        Decimal(paid), Decimal(kept), Decimal(owed), Decimal(0), Decimal(0), Decimal(owed)
     )
 
 
@@ -67,13 +67,13 @@ class TestOrder:
     def test_an_order_with_a_price_of_one_card_has_the_breakdown_of_all(self) -> None:
         order = build_guide_order(Status.PARTIALLY_FILLED, sale_price=Decimal(550))
         assert customer_breakdown(order) == CustomerBreakdown(
-            Decimal(2750), Decimal(1650), Decimal(1100), Decimal(0), Decimal(1100)
+            Decimal(2750), Decimal(1650), Decimal(1100), Decimal(0), Decimal(0), Decimal(1100)
         )
 
     def test_a_rejected_order_owes_everything(self) -> None:
         order = build_guide_order(Status.REJECTED, sale_amount=Decimal(2750))
         assert customer_breakdown(order) == CustomerBreakdown(
-            Decimal(2750), Decimal(0), Decimal(2750), Decimal(0), Decimal(2750)
+            Decimal(2750), Decimal(0), Decimal(2750), Decimal(0), Decimal(0), Decimal(2750)
         )
 
     @pytest.mark.parametrize("status", [status for status in Status if status not in FINAL])

@@ -18,6 +18,7 @@ from django.utils import translation
 from hypothesis import given
 from hypothesis import strategies as st
 
+from giftcards import tasks
 from giftcards.engine.storing import store_cards
 from giftcards.exceptions import RefundError, ReorderError
 from giftcards.fulfilment import reorder_missing
@@ -29,6 +30,7 @@ from giftcards.settlement import (
     record_refund,
 )
 from giftcards.signals import customer_refund_changed
+from giftcards.simulator import Simulator
 from giftcards.statuses import FINAL, Status
 from tests.builders import CARDS, make_guide_order
 from tests.stage import in_threads
@@ -58,9 +60,17 @@ def left(order: Order) -> Decimal:
     breakdown = customer_breakdown(row)
     assert breakdown is not None
     assert breakdown.open_amount == row.open_amount
-    standing = row.refunds.exclude(state=CustomerRefund.State.CANCELLED)
-    assert breakdown.refunded_amount == sum(refund.amount for refund in standing)
-    assert breakdown.owed_amount == breakdown.refunded_amount + breakdown.open_amount
+    amounts = dict.fromkeys(CustomerRefund.State, Decimal(0))
+    for refund in row.refunds.all():
+        amounts[CustomerRefund.State(refund.state)] += refund.amount
+    assert (row.paid_back_amount, row.planned_amount) == (amounts["done"], amounts["created"])
+    assert (breakdown.refunded_amount, breakdown.planned_amount) == (
+        row.paid_back_amount,
+        row.planned_amount,
+    )
+    assert breakdown.owed_amount == (
+        breakdown.refunded_amount + breakdown.planned_amount + breakdown.open_amount
+    )
     return breakdown.open_amount
 
 
@@ -160,25 +170,30 @@ class TestPayingBack:
 
     @given(
         owed=st.integers(1, 500_000),
-        steps=st.lists(st.tuples(st.integers(1, 500_000), st.booleans()), max_size=6),
+        steps=st.lists(
+            st.tuples(st.integers(1, 500_000), st.booleans(), st.sampled_from(["", "pay", "take"])),
+            max_size=6,
+        ),
     )
-    def test_whatever_is_paid_and_taken_back_the_sums_agree(
-        self, owed: int, steps: list[tuple[int, bool]]
+    def test_whatever_is_planned_paid_and_taken_back_the_sums_agree(
+        self, owed: int, steps: list[tuple[int, bool, str]]
     ) -> None:
         with transaction.atomic():
             order = make_guide_order(Status.REFUNDED, sale_amount=Decimal(owed) / 100)
-            paid = 0
-            for number, (centimes, is_kept) in enumerate(steps):
+            used = 0
+            for number, (centimes, is_paid, then) in enumerate(steps):
                 try:
-                    refund = pay(order, Decimal(centimes) / 100, f"R{number}")
+                    refund = pay(order, Decimal(centimes) / 100, f"R{number}", is_paid=is_paid)
                 except RefundError:
-                    assert centimes > owed - paid
+                    assert centimes > owed - used
                     continue
-                if is_kept:
-                    paid += centimes
-                else:
+                if then == "take":
                     cancel_refund(refund, by="amina")
-                assert left(order) == Decimal(owed - paid) / 100
+                else:
+                    used += centimes
+                if then == "pay":
+                    complete_refund(refund, by="amina")
+                assert left(order) == Decimal(owed - used) / 100
             transaction.set_rollback(True)
 
 
@@ -229,6 +244,7 @@ class TestPlanned:
         order = sold()
         refund = pay(order, 200, is_paid=False, by="amina")
         assert (refund.state, refund.executed_at, refund.executed_by) == ("created", None, "")
+        assert (order.paid_back_amount, order.planned_amount) == (0, 200)
         assert left(order) == Decimal("133.33")
         complete_refund(refund, by="karim")
         row = CustomerRefund.objects.get()
@@ -243,6 +259,12 @@ class TestPlanned:
         paid = pay(order, 200, by="karim")
         assert (paid, paid.state, paid.executed_by) == (planned, "done", "karim")
         assert paid.has_changed
+
+    def test_nothing_else_is_paid_while_all_that_is_owed_is_planned(self) -> None:
+        order = sold()
+        pay(order, is_paid=False)
+        with pytest.raises(RefundError, match="All that is still owed is planned already: mark"):
+            pay(order, 1, "R2")
 
     def test_planning_it_again_leaves_it_paid(self) -> None:
         order = sold()
@@ -264,6 +286,37 @@ class TestPlanned:
         with pytest.raises(RefundError, match=r"This refund was taken back\."):
             complete_refund(stale, by="karim")
         assert CustomerRefund.objects.get().state == "cancelled"
+
+
+def _as_an_older_process(order: Order) -> None:
+    """The columns as processes wrote them that did not tell planned from paid."""
+    standing = order.refunds.exclude(state=CustomerRefund.State.CANCELLED)
+    used = sum(standing.values_list("amount", flat=True), Decimal(0))
+    Order.objects.filter(pk=order.pk).update(
+        paid_back_amount=used, open_amount=Decimal("333.33") - used
+    )
+
+
+@pytest.mark.django_db
+def test_a_tick_tells_apart_what_an_older_process_has_not(simulator: Simulator) -> None:
+    """While an upgrade is under way, web processes of the old version go on recording refunds."""
+    planned, paid, taken_back, both = (sold(reference=name) for name in "abcd")
+    for order in (paid, taken_back, both):
+        pay(order, 200, is_paid=False)
+    CustomerRefund.objects.create(order=planned, amount=200, reference="R1", state="created")
+    CustomerRefund.objects.filter(order=paid).update(state="done")
+    CustomerRefund.objects.filter(order=taken_back).update(state="cancelled")
+    CustomerRefund.objects.create(order=both, amount=100, reference="R2")
+    for order in (planned, paid, taken_back, both):
+        _as_an_older_process(order)
+    tasks.tick()
+    assert [left(order) for order in (planned, paid, taken_back, both)] == [
+        Decimal("133.33"),
+        Decimal("133.33"),
+        Decimal("333.33"),
+        Decimal("33.33"),
+    ]
+    assert CustomerRefund.objects.recount() == 0
 
 
 @pytest.mark.django_db
@@ -489,6 +542,7 @@ class TestAtOnce:
         for wrong in (
             {"open_amount": F("open_amount") - 334, "paid_back_amount": 334},
             {"paid_back_amount": -1},
+            {"planned_amount": -1},
         ):
             with pytest.raises(IntegrityError), transaction.atomic():
                 row.update(**wrong)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
 from django.utils.translation import gettext, ngettext
 
 from giftcards.display import calculation, money
-from giftcards.models import CustomerRefund, Order
+from giftcards.models import Order
 from giftcards.refunds import refund_breakdown
 from giftcards.settlement import CustomerBreakdown, customer_breakdown
 
@@ -63,17 +63,10 @@ def provider_lines(order: Order) -> list[Line]:
     ]
 
 
-def planned_amount(refunds: Iterable[CustomerRefund]) -> Decimal:
-    """What of the refunds is still to be paid."""
-    planned = (one.amount for one in refunds if one.state == CustomerRefund.State.CREATED)
-    return sum(planned, Decimal(0))
-
-
-def customer_lines(order: Order, *, again: Order | None, planned: Decimal) -> list[Line]:
+def customer_lines(order: Order, *, again: Order | None) -> list[Line]:
     """What the customer paid, and what of it is kept, owed and paid back; empty if not known.
 
     ``again`` is the order that orders the missing cards again: what was owed for them is its.
-    ``planned`` is the part of what counts as paid back that is still to be paid.
     """
     breakdown = customer_breakdown(order)
     if breakdown is None:
@@ -97,7 +90,7 @@ def customer_lines(order: Order, *, again: Order | None, planned: Decimal) -> li
         *(
             [
                 Line(gettext("Owed to the customer"), owed_how, money(owed)),
-                *_paid_back(breakdown, planned),
+                *_paid_back(breakdown),
             ]
             if again is None
             else _gone_along(order, again, owed)
@@ -105,16 +98,19 @@ def customer_lines(order: Order, *, again: Order | None, planned: Decimal) -> li
     ]
 
 
-def _paid_back(breakdown: CustomerBreakdown, planned: Decimal) -> Iterator[Line]:
-    """What of the amount owed was paid back, and what is left; nothing if none was."""
-    owed, refunded = breakdown.owed_amount, breakdown.refunded_amount
-    if not refunded:
+def _paid_back(breakdown: CustomerBreakdown) -> Iterator[Line]:
+    """What of the amount owed was paid back and is to be, and what is left; nothing if all is."""
+    paid, planned = breakdown.refunded_amount, breakdown.planned_amount
+    if not (paid or planned):
         return
-    if refunded > planned:
-        yield Line(gettext("Paid back"), "", money(refunded - planned))
+    formula = "{owed}"
+    if paid:
+        formula += " − {paid}"
+        yield Line(gettext("Paid back"), "", money(paid))
     if planned:
+        formula += " − {planned}"
         yield Line(gettext("To be paid back"), "", money(planned))
-    how = calculation("{owed} − {refunded}", owed=owed, refunded=refunded)
+    how = calculation(formula, owed=breakdown.owed_amount, paid=paid, planned=planned)
     yield Line(gettext("Still owed"), how, money(breakdown.open_amount))
 
 

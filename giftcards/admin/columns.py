@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 from django.contrib import admin
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 from django.utils.timesince import timesince
@@ -16,7 +14,7 @@ from giftcards.admin.pages import OrderPages
 from giftcards.display import bdi, filled, isolated, money, status_badge, wrapped_moment
 from giftcards.models import Order
 from giftcards.refunds import refund_breakdown
-from giftcards.settlement import customer_breakdown
+from giftcards.settlement import CustomerBreakdown, customer_breakdown
 
 # What tells the provider's prices: columns of the list, and of the table.
 COSTS = frozenset(
@@ -95,18 +93,18 @@ class OrderColumns(OrderPages):
             return None
         return labelled(gettext("credited back"), money(breakdown.refunded_amount))
 
-    @admin.display(description=_("owed to the customer"), empty_value="")
+    @admin.display(description=_("still owed"), empty_value="")
     def owed(self, order: Order) -> SafeString | str | None:
         if order.reordered_amount is not None:
             # The money went along: the new order is what was paid for.
             return gettext("ordered again")
         breakdown = customer_breakdown(order)
         if breakdown:
-            still_owed = labelled(gettext("owed to the customer"), money(breakdown.open_amount))
-            return _with_refunds(still_owed, breakdown.refunded_amount)
+            still_owed = labelled(gettext("still owed"), money(breakdown.open_amount))
+            return _with_refunds(still_owed, breakdown)
         if order.is_final and order.fulfilled_quantity < order.quantity:
             # Something may be owed: the shop has not said what was paid.
-            return labelled(gettext("owed to the customer"), money(None))
+            return labelled(gettext("still owed"), money(None))
         return None
 
     @admin.display(description=_("when"), ordering="-created_at")
@@ -132,12 +130,15 @@ def labelled(label: str, figure: str) -> SafeString:
     return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), figure)
 
 
-def _with_refunds(still_owed: SafeString, amount: Decimal) -> SafeString:
-    """What is still owed, and the refunds that are paid or planned, if there are any."""
-    if not amount:
-        return still_owed
-    refunds = filled(gettext("refunds: %(amount)s"), amount=money(amount))
-    return format_html('{} <span class="giftcards-second">{}</span>', still_owed, refunds)
+def _with_refunds(still_owed: SafeString, breakdown: CustomerBreakdown) -> SafeString:
+    """What is still owed, and the refunds that are paid and planned, if there are any."""
+    parts = [
+        (gettext("paid back: %(amount)s"), breakdown.refunded_amount),
+        (gettext("to be paid: %(amount)s"), breakdown.planned_amount),
+    ]
+    refunds = ((filled(text, amount=money(amount)),) for text, amount in parts if amount)
+    line = ' <span class="giftcards-second">{}</span>'
+    return format_html("{}{}", still_owed, format_html_join("", line, refunds))
 
 
 def _bar(order: Order) -> SafeString:

@@ -138,12 +138,16 @@ def _customer_facts(total: Figures, orders: Callable[..., str]) -> Iterator[Fact
         (gettext("Paid by customers"), total.paid_amount),
         (gettext("Kept, for what was delivered"), total.kept_amount),
         (gettext("Owed to customers"), total.owed_amount),
-        (gettext("Paid back"), total.customer_refunded_amount),
     ):
         yield Fact(label, _of_paid(total, amount))
-    is_owed = total.open_amount > 0
-    address = orders(refund="owed") if is_owed else ""
-    yield Fact(gettext("Still owed"), _of_paid(total, total.open_amount), address, is_owed)
+    for label, amount, refund in (
+        (gettext("Paid back"), total.customer_refunded_amount, "paid"),
+        (gettext("To be paid back"), total.customer_planned_amount, "planned"),
+        (gettext("Still owed"), total.open_amount, "owed"),
+    ):
+        address = orders(refund=refund) if amount else ""
+        is_wrong = refund == "owed" and amount > 0
+        yield Fact(label, _of_paid(total, amount), address, is_wrong)
     if total.unpaid:
         yield Fact(gettext("Orders without a sale amount"), count_text(total.unpaid))
 
@@ -192,6 +196,8 @@ COLUMNS = (
     Column(_("Paid by customers"), _paid_cell("paid_amount")),
     Column(_("Owed to customers"), _paid_cell("owed_amount")),
     Column(_("Paid back"), _paid_cell("customer_refunded_amount")),
+    Column(_("To be paid back"), _paid_cell("customer_planned_amount")),
+    Column(_("Still owed"), _paid_cell("open_amount")),
     Column(_("Margin"), _margin_cell, is_cost=True),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
@@ -17,7 +17,14 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.display import isolated
 from giftcards.models import Order, Product
 from giftcards.models.moments import read_moment
-from giftcards.models.order_queries import CONTRADICTORY, NEEDING_ATTENTION, NOT_CREDITED, OWING
+from giftcards.models.order_queries import (
+    CONTRADICTORY,
+    NEEDING_ATTENTION,
+    NOT_CREDITED,
+    OWING,
+    PAID_BACK,
+    PLANNED,
+)
 
 if TYPE_CHECKING:
     AnyFilter = admin.ListFilter
@@ -65,15 +72,26 @@ class AttentionFilter(_Filter, admin.SimpleListFilter):
         return NEEDING_ATTENTION if self.value() == "needed" else Q()
 
 
-class OwedFilter(_Filter, admin.SimpleListFilter):
-    title = _("refund owed")
+class RefundFilter(_Filter, admin.SimpleListFilter):
+    """What became of the money for cards that did not come; an order may be in each of the three.
+
+    The figures of a report lead to these.
+    """
+
+    title = _("refund to the customer")
     parameter_name = "refund"
 
+    _CONDITIONS: ClassVar = {"paid": PAID_BACK, "planned": PLANNED, "owed": OWING}
+
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        return [("owed", _("Owed to the customer"))]
+        return [
+            ("paid", _("Paid back")),
+            ("planned", _("To be paid back")),
+            ("owed", _("Still owed")),
+        ]
 
     def condition(self) -> Q:
-        return OWING if self.value() == "owed" else Q()
+        return self._CONDITIONS.get(self.value() or "", Q())
 
 
 class ContradictoryFilter(_Filter, admin.SimpleListFilter):

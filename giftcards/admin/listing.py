@@ -25,8 +25,8 @@ from giftcards.admin.filters import (
     GroupFilter,
     NotCreditedFilter,
     OrderChangeList,
-    OwedFilter,
     ProductFilter,
+    RefundFilter,
     SettledFilter,
     shown_filters,
 )
@@ -107,7 +107,7 @@ class ListPage(OnlyFilters, OrderColumns):
     list_filter = (
         AttentionFilter,
         ("status", ChoicesFilter),
-        OwedFilter,
+        RefundFilter,
         ProductFilter,
         GroupFilter,
         ("environment", ChoicesFilter),

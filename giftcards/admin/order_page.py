@@ -23,7 +23,6 @@ from giftcards.admin.breakdown import (
     bar,
     customer_lines,
     margin_lines,
-    planned_amount,
     provider_lines,
 )
 from giftcards.admin.checking import CheckingPages, fingerprint
@@ -193,8 +192,7 @@ class OrderPage(ResolvingPages, PricingPages, CheckingPages, DisputingPages, Not
         # Also one that a subclass hides from this person: its money is not owed here.
         again = repeated_by.order if repeated_by else _repetition(order)
         link = repeated_by.link if repeated_by else ""
-        planned = planned_amount(past.refunds)
-        story = Story(order, sees_costs, past.reason, again is not None, link, planned)
+        story = Story(order, sees_costs, past.reason, again is not None, link)
         return {
             # Plain text: it is also in the title of the window.
             "subtitle": isolated(order),
@@ -213,7 +211,7 @@ class OrderPage(ResolvingPages, PricingPages, CheckingPages, DisputingPages, Not
             # A held order keeps its problem until the price is decided.
             "may_tick_off": self.has_check_permission(request) and not order.is_held,
             "shows_hints": request.user.has_perm("giftcards.resume_provider"),
-            **_money(order, again, planned, shows_costs=sees_costs),
+            **_money(order, again, shows_costs=sees_costs),
             "refunds": refund_rows(past.refunds),
             "may_settle": self.has_settle_permission(request),
             "timeline": past.events,
@@ -325,14 +323,12 @@ def _repetition(order: Order) -> Order | None:
     return None if order.reordered_amount is None else repetition(order)
 
 
-def _money(
-    order: Order, again: Order | None, planned: Decimal, *, shows_costs: bool
-) -> dict[str, Any]:
+def _money(order: Order, again: Order | None, *, shows_costs: bool) -> dict[str, Any]:
     """The breakdown on both sides; the provider's only for who may see costs."""
     settled = refund_breakdown(order)
     context: dict[str, Any] = {
         "bar": bar(order),
-        "customer_lines": customer_lines(order, again=again, planned=planned),
+        "customer_lines": customer_lines(order, again=again),
         "is_inconsistent": settled is not None and not settled.is_consistent,
     }
     if shows_costs:

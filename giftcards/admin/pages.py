@@ -40,8 +40,8 @@ def about(order: Order) -> str:
     """What a form about ``order`` is about: a text that differs once that has changed.
 
     It covers the attempt to send the order, its status, its id at the provider, the candidates that
-    staff were offered, the price for which it is held, and what was paid back. A form that is
-    posted late must not decide about another attempt.
+    staff were offered, the price for which it is held, and what was paid back or is planned to be.
+    A form that is posted late must not decide about another attempt.
     """
     # A check of an accepted order also takes a claim, and changes nothing that staff decide about.
     attempt = order.claim if order.status == Status.UNCONFIRMED else ""
@@ -49,7 +49,7 @@ def about(order: Order) -> str:
     # It may have gone on meanwhile, and be held again at the same price.
     held_for = [order.queued_at.isoformat(), order.problems] if order.is_held else []
     seen = [order.pk, order.status, sent_at, attempt, order.provider_order_id, order.candidates]
-    seen += [held_for, f"{order.paid_back_amount:.2f}"]
+    seen += [held_for, f"{order.paid_back_amount:.2f}", f"{order.planned_amount:.2f}"]
     text = json.dumps(seen, sort_keys=True)
     return salted_hmac("giftcards.admin.about", text, algorithm="sha256").hexdigest()
 

@@ -104,6 +104,7 @@ PICTURES = (
         (
             Series(_("Kept"), _amount("kept_amount")),
             Series(_("Paid back"), _amount("customer_refunded_amount")),
+            Series(_("To be paid back"), _amount("customer_planned_amount")),
             Series(_("Still owed"), _amount("open_amount")),
         ),
     ),

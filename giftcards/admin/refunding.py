@@ -19,7 +19,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 
-from giftcards.admin.breakdown import customer_lines, planned_amount
+from giftcards.admin.breakdown import customer_lines
 from giftcards.admin.forms import RefundForm, TakeBackForm
 from giftcards.admin.pages import OrderButton, OrderPages, about
 from giftcards.display import (
@@ -155,14 +155,13 @@ class RefundingPages(OrderPages):
             original=order,
             about=about(order),
             facts=_whom(order),
-            lines=_lines(order),
+            lines=customer_lines(order, again=None),
             form=form,
             errors=form.errors,
         )
 
     def _confirm_refund(self, request: HttpRequest, order: Order, form: RefundForm) -> HttpResponse:
         given = form.cleaned_data
-        left = refundable_amount(order) - given["amount"]
         return self.render_page(
             request,
             "pay_back_confirm",
@@ -170,7 +169,7 @@ class RefundingPages(OrderPages):
             original=order,
             about=about(order),
             consequence=_consequence(order, given),
-            left=money(left) if left else "",
+            afterwards=_afterwards(order, given),
             facts=[*_whom(order), *_payment_facts(given)],
             # As texts: a number would be written in the way of the language.
             posted=[(name, str(given[name])) for name in form.fields],
@@ -319,10 +318,6 @@ def _new_reference() -> str:
     return f"R-{uuid.uuid4().hex[:12].upper()}"
 
 
-def _lines(order: Order) -> list[Any]:
-    return customer_lines(order, again=None, planned=planned_amount(order.refunds.all()))
-
-
 def _customer(order: Order) -> str:
     return order.customer_name or order.customer_email or order.customer_phone
 
@@ -349,6 +344,22 @@ def _consequence(order: Order, given: Mapping[str, Any]) -> SafeString:
     customer = _customer(order)
     named = bdi(customer) if customer else gettext("the customer")
     return filled(text, amount=money(given["amount"]), customer=named)
+
+
+def _afterwards(order: Order, given: Mapping[str, Any]) -> SafeString:
+    """What is to be paid, and what is owed, once the refund is recorded."""
+    planned, owed = order.planned_amount, refundable_amount(order) - given["amount"]
+    if given["state"] != _State.DONE:
+        planned += given["amount"]
+    if planned and owed:
+        text = gettext("After that, %(planned)s is to be paid back, and %(owed)s is still owed.")
+    elif planned:
+        text = gettext("After that, %(planned)s is to be paid back, and is owed until it is paid.")
+    elif owed:
+        text = gettext("After that, %(owed)s is still owed.")
+    else:
+        text = gettext("After that, nothing is owed any more.")
+    return filled(text, planned=money(planned), owed=money(owed))
 
 
 def _action(given: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ class RepeatingPages(OrderPages):
     """The page that orders the missing cards again."""
 
     def may_repeat(self, request: HttpRequest, order: Order) -> bool:
-        is_untouched = order.reordered_amount is None and not order.paid_back_amount
+        is_untouched = order.reordered_amount is None and not order.is_being_paid_back
         is_allowed = is_untouched and self.has_add_permission(request)
         return is_allowed and bool(order.missing_quantity)
 

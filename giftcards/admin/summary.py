@@ -28,7 +28,7 @@ class Story:
 
     ``reason`` is why it last moved, if the timeline tells; ``was_repeated`` is whether its missing
     cards were ordered again, and ``repeated_by`` names, as HTML, the order that does, if the person
-    may see that one. ``planned`` is what is to be paid back, and was not paid yet.
+    may see that one.
     """
 
     order: Order
@@ -36,7 +36,6 @@ class Story:
     reason: Problem | None = None
     was_repeated: bool = False
     repeated_by: str = ""
-    planned: Decimal = Decimal(0)
 
 
 def summarise(story: Story) -> SafeString:
@@ -66,7 +65,7 @@ def _what_is_next(story: Story) -> Iterator[str]:
     if story.was_repeated:
         yield from _repeated(story)
     else:
-        yield from _owed(order, story.planned)
+        yield from _owed(order)
     # That of a held order is what the first sentence is about.
     problems = 0 if order.is_held else len(order.open_problems)
     if problems:
@@ -232,29 +231,28 @@ def _repeated(story: Story) -> Iterator[str]:
         yield gettext("What the customer paid for them went to the new order.")
 
 
-def _owed(order: Order, planned: Decimal) -> Iterator[str]:
+def _owed(order: Order) -> Iterator[str]:
     missing = order.quantity - order.fulfilled_quantity
     if not order.is_final or not missing:
         return
     breakdown = customer_breakdown(order)
     if breakdown is None:
         yield gettext("What the customer is owed is not known: the order has no sale amount.")
-    elif breakdown.refunded_amount:
-        yield from _paid_back(breakdown, planned)
+    elif order.is_being_paid_back:
+        yield from _paid_back(breakdown)
     elif breakdown.owed_amount:
         text = gettext("The customer is owed %(amount)s.")
         amount = worked_out(missing, order.sale_price, breakdown.owed_amount)
         yield filled(text, amount=amount)
 
 
-def _paid_back(breakdown: CustomerBreakdown, planned: Decimal) -> Iterator[str]:
-    paid = breakdown.refunded_amount - planned
-    if paid:
+def _paid_back(breakdown: CustomerBreakdown) -> Iterator[str]:
+    if breakdown.refunded_amount:
         text = gettext("The customer was paid back %(amount)s.")
-        yield filled(text, amount=money(paid))
-    if planned:
+        yield filled(text, amount=money(breakdown.refunded_amount))
+    if breakdown.planned_amount:
         text = gettext("%(amount)s is to be paid back, and has not been paid yet.")
-        yield filled(text, amount=money(planned))
+        yield filled(text, amount=money(breakdown.planned_amount))
     if breakdown.open_amount:
         text = gettext("The customer is still owed %(amount)s.")
         yield filled(text, amount=money(breakdown.open_amount))

@@ -21,7 +21,6 @@ from giftcards.customers.registry import keepers
 from giftcards.exceptions import GiftcardsError
 from giftcards.models import CardReveal, CustomerRefund, Order
 from giftcards.models.batches import batches
-from giftcards.models.money import RefundState
 
 logger = logging.getLogger(__name__)
 
@@ -107,8 +106,7 @@ def _why_kept(order: Order) -> str:
         return PROBLEM
     if order.open_amount:
         return OWED
-    is_planned = order.refunds.filter(state=RefundState.CREATED).exists()
-    return PLANNED if is_planned else ""
+    return PLANNED if order.planned_amount else ""
 
 
 def erase(

@@ -30,6 +30,7 @@ _ORDER = (
     "sale_price",
     "sale_amount",
     "paid_back_amount",
+    "planned_amount",
     "open_amount",
     "created_at",
     "settled_at",

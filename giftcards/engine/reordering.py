@@ -86,7 +86,7 @@ def check_reorderable(order: Order) -> None:
             gettext("There is nothing to order again: no card is missing, or the order is open.")
         )
     _check_environment(order)
-    if order.paid_back_amount:
+    if order.is_being_paid_back:
         raise ReorderError(
             gettext(
                 "The customer has been paid back: place a new order, or take the refund back first."

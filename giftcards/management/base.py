@@ -261,7 +261,7 @@ def _breakdown_as_dict(breakdown: RefundBreakdown) -> dict[str, Any]:
 
 
 def customer_as_dict(order: Order) -> dict[str, str] | None:
-    """What the customer paid, is owed and was paid back; ``None`` if that is not known."""
+    """What the customer paid, is owed, was and is to be paid back; ``None`` if not known."""
     breakdown = customer_breakdown(order)
     if breakdown is None:
         return None
@@ -298,6 +298,7 @@ def describe_customer(order: Order) -> list[str]:
         "kept": breakdown.kept_amount,
         "owed": breakdown.owed_amount,
         "paid back": breakdown.refunded_amount,
+        "to be paid": breakdown.planned_amount,
         "went along": order.reordered_amount,
         "still owed": breakdown.open_amount,
     }

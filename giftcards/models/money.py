@@ -1,7 +1,9 @@
-"""What was paid back to customers."""
+"""What was paid back to customers, and what is planned to be."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -14,12 +16,23 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.exceptions import RefundError
+from giftcards.models.batches import batches
 from giftcards.models.fields import ExactCharField, plain_line
-from giftcards.models.order_queries import LAST_CHARACTER
+from giftcards.models.order_queries import LAST_CHARACTER, PLANNED
 from giftcards.models.orders import Order
-from giftcards.sales import customer_breakdown
+from giftcards.sales import CustomerBreakdown, customer_breakdown
 
 _CENTIME = Decimal("0.01")
+# The columns of an order that follow from its refunds.
+_SUMS = ("paid_back_amount", "planned_amount", "open_amount")
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What the refunds of an order add up to."""
+
+    paid_back: Decimal = Decimal("0.00")
+    planned: Decimal = Decimal("0.00")
 
 
 class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
@@ -39,7 +52,6 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
             known = self.filter(order=order.pk, reference=refund.reference).first()
             if known is None:
                 check_amount(locked, refund.amount)
-                _write(locked, paid_back=locked.paid_back_amount + refund.amount)
                 refund.order = locked
                 refund.save(force_insert=True)
                 refund.has_changed = True
@@ -48,7 +60,9 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
                 known.order = locked
                 if refund.state == RefundState.DONE:
                     known.mark_as_paid(by=refund.executed_by)
-        order.paid_back_amount, order.open_amount = locked.paid_back_amount, locked.open_amount
+            _write_sums(locked)
+        for name in _SUMS:
+            setattr(order, name, getattr(locked, name))
         return known or refund
 
     def complete(self, refund: CustomerRefund, *, by: str) -> None:
@@ -60,6 +74,7 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
             if refund.state == RefundState.CANCELLED:
                 raise RefundError(gettext("This refund was taken back."))
             refund.mark_as_paid(by=by)
+            _write_sums(locked)
 
     def cancel(self, refund: CustomerRefund, *, by: str, why: str) -> None:
         """Take a refund back; its amount is owed again. It stays in the books, as cancelled."""
@@ -70,13 +85,32 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
             refund.read_again(locked)
             if refund.state == RefundState.CANCELLED:
                 return
-            _write(locked, paid_back=locked.paid_back_amount - refund.amount)
             refund.change(
                 state=RefundState.CANCELLED,
                 cancelled_at=timezone.now(),
                 cancelled_by=by,
                 cancel_reason=why,
             )
+            _write_sums(locked)
+
+    def recount(self) -> int:
+        """Write the sums of orders whose columns differ from planned refunds; return of how many.
+
+        A process of a version that did not tell planned from paid may still have written them.
+        """
+        planned = self.filter(state=RefundState.CREATED).order_by().values_list("order", flat=True)
+        noted = Order.objects.filter(PLANNED).order_by().values_list("pk", flat=True)
+        found = 0
+        for keys in batches(sorted({*planned, *noted})):
+            sums = _sums_of(keys)
+            rows = Order.objects.filter(pk__in=keys).order_by()
+            for key, *written in rows.values_list("pk", "paid_back_amount", "planned_amount"):
+                if _Sums(*written) != sums[key]:
+                    found += 1
+                    with transaction.atomic():
+                        # What is open, every version has written right.
+                        _lock(key).save(update_fields=["paid_back_amount", "planned_amount"])
+        return found
 
     def search(self, text: str, *, limit: int) -> list[CustomerRefund]:
         """At most ``limit`` refunds whose reference begins with ``text``, with their orders."""
@@ -92,10 +126,33 @@ def _lock(key: int) -> Order:
     # that reads before it writes.
     rows.update(paid_back_amount=F("paid_back_amount"))
     order = rows.get()
-    # What the refunds say, not what the column does: a row that somebody wrote by hand counts.
-    counted = order.refunds.exclude(state=RefundState.CANCELLED).order_by()
-    order.paid_back_amount = sum(counted.values_list("amount", flat=True), Decimal("0.00"))
+    _count(order)
     return order
+
+
+def _sums_of(keys: Collection[int]) -> Mapping[int, _Sums]:
+    """What the refunds of these orders add up to: also one that somebody wrote by hand."""
+    sums = {key: _Sums() for key in keys}
+    refunds = CustomerRefund.objects.filter(order__in=keys).order_by()
+    # Added up here, because SQLite would compute with binary fractions.
+    for key, state, amount in refunds.values_list("order", "state", "amount"):
+        if state == RefundState.DONE:
+            sums[key].paid_back += amount
+        elif state == RefundState.CREATED:
+            sums[key].planned += amount
+    return sums
+
+
+def _count(order: Order) -> None:
+    sums = _sums_of([order.pk])[order.pk]
+    order.paid_back_amount, order.planned_amount = sums.paid_back, sums.planned
+    breakdown = customer_breakdown(order)
+    order.open_amount = None if breakdown is None else breakdown.open_amount
+
+
+def _write_sums(order: Order) -> None:
+    _count(order)
+    order.save(update_fields=_SUMS)
 
 
 def refundable_amount(order: Order) -> Decimal:
@@ -114,7 +171,7 @@ def refundable_amount(order: Order) -> Decimal:
             )
         )
     if breakdown.open_amount <= 0:
-        raise RefundError(gettext("Nothing is left to be paid back for this order."))
+        raise RefundError(_why_nothing_is_left(breakdown))
     return breakdown.open_amount
 
 
@@ -126,22 +183,20 @@ def check_amount(order: Order, amount: Decimal) -> None:
         raise RefundError(text, open=left, amount=amount)
 
 
+def _why_nothing_is_left(breakdown: CustomerBreakdown) -> str:
+    if breakdown.planned_amount:
+        return gettext("All that is still owed is planned already: mark the refund as paid.")
+    return gettext("Nothing is left to be paid back for this order.")
+
+
 def _why_nothing_is_known(order: Order) -> str:
     if not order.is_final:
         return gettext("The order is open: it is not known yet whether anything is owed.")
     return gettext("What the customer is owed is not known: the order has no sale amount.")
 
 
-def _write(order: Order, *, paid_back: Decimal) -> None:
-    """Write both sums. Computed here, because SQLite would compute with binary fractions."""
-    order.paid_back_amount = paid_back
-    breakdown = customer_breakdown(order)
-    order.open_amount = None if breakdown is None else breakdown.open_amount
-    order.save(update_fields=["paid_back_amount", "open_amount"])
-
-
 class RefundState(models.TextChoices):
-    # Decided, and not paid yet. It counts as paid back: nobody pays it a second time.
+    # Decided, and not paid yet. Its amount is no longer open: nobody plans or pays it twice.
     CREATED = "created", _("To be paid")
     DONE = "done", _("Paid back")
     CANCELLED = "cancelled", _("Taken back")
@@ -154,7 +209,7 @@ class RefundSource(models.TextChoices):
 
 
 class CustomerRefund(models.Model):
-    """An amount that a customer was paid back for cards that did not come.
+    """An amount that a customer was paid back, or is to be, for cards that did not come.
 
     It is never deleted. Once recorded, only its state changes.
     """

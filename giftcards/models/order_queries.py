@@ -27,7 +27,9 @@ _PATIENT = (Status.UNCONFIRMED, Status.DELAYED)
 # Orders that are not sent until a person decides about their price, or it falls.
 HELD = Q(status=Status.PENDING, due_at=None)
 
-# Orders whose customer is still to be paid back.
+# Orders of whose customers' money a part was paid back, is planned to be, or is still owed.
+PAID_BACK = Q(has_paid_back__in=[True])
+PLANNED = Q(has_planned__in=[True])
 OWING = Q(is_owing__in=[True])
 # Settled orders whose figures, as the provider told them, do not agree with each other. As a list,
 # because Django turns "= False" into NOT, for which SQLite uses no index.

@@ -290,6 +290,18 @@ def _flags(problems: list[Entry]) -> dict[str, Any]:
     return {"problems": problems, "needs_attention": is_open}
 
 
+def _is_more_than_nothing(amount: str) -> models.GeneratedField:
+    """A column computed by the database, for an index that finds the orders with such an amount."""
+    return models.GeneratedField(
+        expression=models.ExpressionWrapper(
+            Q((f"{amount}__gt", 0)), output_field=models.BooleanField()
+        ),
+        output_field=models.BooleanField(),
+        db_persist=True,
+        editable=False,
+    )
+
+
 class Order(models.Model):
     """One line bought from the provider: a product, a type (denomination), a quantity."""
 
@@ -456,21 +468,8 @@ class Order(models.Model):
         editable=False,
         related_name="repeated_by",
     )
-    # What of the money that the customer paid for missing cards is still to be paid back. NULL: the
-    # order is open, or nobody has said what the customer paid.
-    open_amount = models.DecimalField(
-        _("still owed"), max_digits=14, decimal_places=2, null=True, editable=False
-    )
-    # Computed by the database, for the index that finds who is owed money.
-    is_owing = models.GeneratedField(
-        expression=models.ExpressionWrapper(
-            Q(open_amount__gt=0), output_field=models.BooleanField()
-        ),
-        output_field=models.BooleanField(),
-        db_persist=True,
-        editable=False,
-    )
-    # The sum of its refunds that are not cancelled: see CustomerRefund.
+    # What the customer paid for missing cards comes back in three parts, which add up to what is
+    # owed. The first: the sum of its refunds that are paid, see CustomerRefund.
     paid_back_amount = models.DecimalField(
         _("paid back"),
         max_digits=14,
@@ -479,6 +478,22 @@ class Order(models.Model):
         db_default=Decimal(0),
         editable=False,
     )
+    # The second: the sum of its refunds that are planned.
+    planned_amount = models.DecimalField(
+        _("to be paid back"),
+        max_digits=14,
+        decimal_places=2,
+        default=Decimal(0),
+        db_default=Decimal(0),
+        editable=False,
+    )
+    # The third: what is left. NULL: the order is open, or nobody has said what the customer paid.
+    open_amount = models.DecimalField(
+        _("still owed"), max_digits=14, decimal_places=2, null=True, editable=False
+    )
+    has_paid_back = _is_more_than_nothing("paid_back_amount")
+    has_planned = _is_more_than_nothing("planned_amount")
+    is_owing = _is_more_than_nothing("open_amount")
     # What went along to the order that orders the missing cards again; NULL: none does.
     reordered_amount = models.DecimalField(
         max_digits=14, decimal_places=2, null=True, editable=False
@@ -570,6 +585,12 @@ class Order(models.Model):
             models.Index(
                 fields=("is_credited", "-created_at", "-id"), name="giftcards_order_credited"
             ),
+            models.Index(
+                fields=("has_paid_back", "-created_at", "-id"), name="giftcards_order_has_paid_back"
+            ),
+            models.Index(
+                fields=("has_planned", "-created_at", "-id"), name="giftcards_order_has_planned"
+            ),
             models.Index(fields=("is_owing", "-created_at", "-id"), name="giftcards_order_owing"),
             models.Index(fields=("customer_email",), name="giftcards_order_email"),
             models.Index(fields=("customer_name",), name="giftcards_order_name"),
@@ -641,13 +662,16 @@ class Order(models.Model):
                 condition=Q(approved_price__isnull=True) | Q(approved_price__gte=0),
                 name="giftcards_order_approved_price",
             ),
-            # No more is paid back than is owed, whatever is called at the same moment.
+            # No more is paid back and planned than is owed, whatever is called at the same moment.
             models.CheckConstraint(
                 condition=Q(open_amount__isnull=True) | Q(open_amount__gte=0),
                 name="giftcards_order_open_amount",
             ),
             models.CheckConstraint(
                 condition=Q(paid_back_amount__gte=0), name="giftcards_order_paid_back"
+            ),
+            models.CheckConstraint(
+                condition=Q(planned_amount__gte=0), name="giftcards_order_planned"
             ),
         )
 
@@ -662,6 +686,11 @@ class Order(models.Model):
     def is_settled(self) -> bool:
         """Whether it is final and was accepted by the provider: its figures no longer change."""
         return self.status in SETTLED
+
+    @property
+    def is_being_paid_back(self) -> bool:
+        """Whether a refund to the customer is paid or planned."""
+        return bool(self.paid_back_amount or self.planned_amount)
 
     @property
     def missing_quantity(self) -> int:

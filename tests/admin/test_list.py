@@ -18,6 +18,7 @@ from django.utils import timezone, translation
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import Order, Product
 from giftcards.problems import Problem
+from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import PRICE, PRODUCT, TYPE, build_guide_order, make_guide_order
 from tests.pages import (
@@ -88,7 +89,7 @@ def test_each_order_shows_what_it_is_whose_it_is_and_what_became_of_the_money(
         "Delivered",
         "Cost",
         "Credited back",
-        "Owed to the customer",
+        "Still owed",
         "When",
     ]
     shown = [cells(html, column) for column in ("name", "badge", "delivered")]
@@ -362,7 +363,7 @@ def test_the_filters_stand_above_the_rows_and_are_closed(boss: Client) -> None:
     assert list(filters(html)) == [
         "To do",
         "Status",
-        "Refund owed",
+        "Refund to the customer",
         "Environment",
         "Settled",
         "Created",
@@ -452,6 +453,34 @@ def test_the_list_filters_by_what_is_owed_to_the_customer(boss: Client) -> None:
     # It finds what the column shows.
     amounts = cells(read(boss.get(LIST)), "owed")
     assert len(found) == sum(amount not in {"", "0 DA", "unknown"} for amount in amounts)
+
+
+def test_the_list_tells_and_filters_what_was_paid_back_what_is_to_be_and_what_is_owed(
+    boss: Client,
+) -> None:
+    for parts in ((), (1_100,), (0, 1_100), (200, 300)):
+        reference = "web" + "".join(f"-{part}" for part in parts)
+        order = make_guide_order(Status.PARTIALLY_FILLED, reference=reference, sale_price=550)
+        for number, part in enumerate(filter(None, parts)):
+            is_paid = part == parts[0]
+            record_refund(order, amount=part, reference=f"R{number}", is_paid=is_paid)
+
+    assert listed(boss, refund="paid") == ["web-200-300", "web-1100"]
+    assert listed(boss, refund="planned") == ["web-200-300", "web-0-1100"]
+    assert listed(boss, refund="owed") == ["web-200-300", "web"]
+    html = read(boss.get(LIST))
+    assert filters(html)["Refund to the customer"] == [
+        "All",
+        "Paid back",
+        "To be paid back",
+        "Still owed",
+    ]
+    assert cells(html, "owed") == [
+        "600 DA paid back: 200 DA to be paid: 300 DA",
+        "0 DA to be paid: 1,100 DA",
+        "0 DA paid back: 1,100 DA",
+        "1,100 DA",
+    ]
 
 
 def test_the_list_filters_by_environment(boss: Client) -> None:

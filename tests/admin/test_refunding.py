@@ -111,9 +111,37 @@ class TestAsking:
         planned = {**asked, **TYPED, "state": "created", "amount": "1100"}
         shown = plain(text(read(staff.post(page(order), planned))))
         assert "It will be recorded that 1,100 DA is to be paid back to آمنة." in shown
-        assert "After that, nothing is owed any more." in shown
+        assert "nothing is owed" not in shown
+        assert "After that, 1,100 DA is to be paid back, and is owed until it is paid." in shown
         assert "Record 1,100 DA as to be paid back" in shown
         assert not CustomerRefund.objects.exists()
+
+    @pytest.mark.parametrize(
+        ("amount", "state", "after"),
+        [
+            ("550", "created", "After that, 850 DA is to be paid back, and 250 DA is still owed."),
+            ("800", "created", "After that, 1,100 DA is to be paid back, and is owed until it is"),
+            ("550", "done", "After that, 300 DA is to be paid back, and 250 DA is still owed."),
+            ("800", "done", "After that, 300 DA is to be paid back, and is owed until it is paid."),
+        ],
+    )
+    def test_the_confirmation_counts_what_is_planned_already(
+        self, staff: Client, amount: str, state: str, after: str
+    ) -> None:
+        order = sold()
+        record_refund(order, amount=300, reference="R1", is_paid=False)
+        form = confirmed(staff, order, amount=amount, state=state)
+        del form["_confirmed"]
+        shown = plain(text(read(staff.post(page(order), form))))
+        assert after in shown
+        assert "nothing is owed" not in shown
+
+    def test_the_last_payment_leaves_nothing_owed(self, staff: Client) -> None:
+        order = sold()
+        form = confirmed(staff, order, amount="1100")
+        del form["_confirmed"]
+        shown = plain(text(read(staff.post(page(order), form))))
+        assert "After that, nothing is owed any more." in shown
 
     def test_going_back_from_the_confirmation_keeps_what_was_typed(self, staff: Client) -> None:
         order = sold()
@@ -376,7 +404,7 @@ class TestOrdersPage:
         assert lines["Owed to the customer"] == ["2 × 550", "1,100 DA"]
         assert lines["Paid back"] == ["", "200 DA"]
         assert lines["To be paid back"] == ["", "300 DA"]
-        assert lines["Still owed"] == ["1,100 − 500", "600 DA"]
+        assert lines["Still owed"] == ["1,100 − 200 − 300", "600 DA"]
 
     def test_each_refund_has_a_line_with_all_that_is_known_of_it(self, html: str) -> None:
         _heading, first, second, third = rows(html, "giftcards-refunds")
@@ -424,5 +452,5 @@ def test_the_list_shows_what_is_still_owed_and_the_refunds(staff: Client, status
     if owed:
         record_refund(order, amount=Decimal("100.50"), reference="R1")
     [row] = orders(read(staff.get(LIST)))
-    left = f"{owed - Decimal('100.50'):,.2f} DA refunds: 100.50 DA"
+    left = f"{owed - Decimal('100.50'):,.2f} DA paid back: 100.50 DA"
     assert (left if owed else "0 DA") in row

@@ -40,7 +40,7 @@ SHOWN = {
     "price": "Buy it: at most 570 DA a card, 1,710 DA in all.",
     "price, wrong": "This field is required.",
     "repeat": "Order the missing cards again 2 cards of this order did not come.",
-    "report": "What customers paid, in DA Kept Paid back Still owed",
+    "report": "What customers paid, in DA Kept Paid back To be paid back Still owed",
     "report by product": "PlayStation Network",
     "report, wrong": "Enter a valid date.",
     "app index": "Report",

@@ -248,6 +248,7 @@ class TestLoop:
         """Without a cluster, nothing else shows a monitor that orders are followed."""
         shorten(loop_tick=0.2)
         buy(type_id="SIM_NEVER")
+        counted_by_an_older_process = make_order(Status.REJECTED, planned_amount=1)
         ticks = []
 
         def stop_later(execute: Any, sql: str, *args: Any) -> Any:
@@ -261,6 +262,8 @@ class TestLoop:
             assert call("giftcards_poll", "--loop").code == 0
         assert ProviderState.objects.get().ticked_at is not None
         assert call("giftcards_status", "--fail-on", "worker").code == 0
+        counted_by_an_older_process.refresh_from_db()
+        assert counted_by_an_older_process.planned_amount == 0
 
     def test_the_poll_loop_computes_the_figures_that_an_older_worker_has_left_out(
         self, handlers: None, call: Call, simulator: Simulator

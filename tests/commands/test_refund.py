@@ -35,6 +35,7 @@ def test_a_refund_is_recorded_and_what_is_still_owed_is_shown(call: Call) -> Non
         "    kept        1650.00 DZD\n"
         "    owed        1100.00 DZD\n"
         "    paid back   550.00 DZD\n"
+        "    to be paid  0.00 DZD\n"
         "    still owed  550.00 DZD\n"
         "    refund VIR-88: 550.00 DZD, done\n",
         "",
@@ -66,7 +67,8 @@ def test_json_has_the_refund_and_the_customers_side(call: Call) -> None:
             "paid_amount": "2750.00",
             "kept_amount": "1650.00",
             "owed_amount": "1100.00",
-            "refunded_amount": "550.00",
+            "refunded_amount": "0.00",
+            "planned_amount": "550.00",
             "open_amount": "550.00",
         },
     }
@@ -89,7 +91,11 @@ def test_json_has_the_refund_and_the_customers_side(call: Call) -> None:
 
 
 def test_a_planned_refund_is_paid_by_the_command_without_that_option(call: Call) -> None:
-    assert call(*PAY, "--planned").out.startswith("Refund VIR-88: 550.00 DZD is to be paid back.\n")
+    planned = call(*PAY, "--planned").out
+    assert planned.startswith("Refund VIR-88: 550.00 DZD is to be paid back.\n")
+    assert (
+        "    paid back   0.00 DZD\n    to be paid  550.00 DZD\n    still owed  550.00 DZD\n"
+    ) in planned
     assert call(*PAY, "--by", "karim").out.startswith("Refund VIR-88: 550.00 DZD is paid back.\n")
     assert CustomerRefund.objects.get().executed_by == "karim"
 
@@ -174,6 +180,7 @@ class TestStatus:
             "    kept        1650.00 DZD\n"
             "    owed        1100.00 DZD\n"
             "    paid back   200.50 DZD\n"
+            "    to be paid  0.00 DZD\n"
             "    still owed  899.50 DZD\n"
             "    refund R1: 200.50 DZD, done\n"
         ) in call("giftcards_status", "cart-1042").out

@@ -49,6 +49,7 @@ FIGURES = {
     "paid_amount": "2750.00",
     "owed_amount": "1100.00",
     "customer_refunded_amount": "0.00",
+    "customer_planned_amount": "0.00",
     "margin_amount": "180.00",
     "lost_margin_amount": "120.00",
     "unknown": 0,
@@ -64,12 +65,12 @@ def test_the_report_is_a_table_with_its_total(call: Call, order: Order) -> None:
     assert call("giftcards_report", *PERIOD) == (
         "2026-11-01 to 2026-11-30, amounts in DZD\n"
         "day         orders  cards  delivered  ordered  charged  refunded     paid     owed"
-        "  paid back  margin\n"
+        "  paid back  to be paid  still owed  margin\n"
         "2026-11-24       1      5          3  2450.00  1470.00    980.00  2750.00  1100.00"
-        "       0.00  180.00\n"
+        "       0.00        0.00     1100.00  180.00\n"
         "total            1      5          3  2450.00  1470.00    980.00  2750.00  1100.00"
-        "       0.00  180.00\n"
-        "Still owed to customers: 1100.00. Margin lost: 120.00.\n"
+        "       0.00        0.00     1100.00  180.00\n"
+        "Margin lost: 120.00.\n"
         "Half of the orders settled within 7 s, 95 % within 7 s.\n",
         "",
         0,

@@ -24,7 +24,7 @@ from giftcards.management.base import (
     refuse,
 )
 from giftcards.management.output import set_by_signals
-from giftcards.models import Order, ProviderState
+from giftcards.models import CustomerRefund, Order, ProviderState
 from giftcards.retention import purge_if_due
 
 
@@ -125,6 +125,7 @@ def _do_chores(should_continue: Callable[[], bool]) -> None:
     complete_figures(should_continue)
     read_if_due(should_continue)
     purge_if_due(should_continue)
+    CustomerRefund.objects.recount()
 
 
 def _trouble(done: Swept) -> str:

@@ -177,6 +177,8 @@ _COLUMNS = (
     ("paid", "paid_amount"),
     ("owed", "owed_amount"),
     ("paid back", "customer_refunded_amount"),
+    ("to be paid", "customer_planned_amount"),
+    ("still owed", "open_amount"),
     ("margin", "margin_amount"),
 )
 
@@ -203,7 +205,7 @@ def _line(label: str, figures: Figures) -> list[str]:
 
 def _notes(found: Report, open_: OpenMoney) -> Iterator[str]:
     total = found.total
-    yield f"Still owed to customers: {total.open_amount}. Margin lost: {total.lost_margin_amount}."
+    yield f"Margin lost: {total.lost_margin_amount}."
     if found.settling is not None:
         yield (
             f"Half of the orders settled within {found.settling.p50} s,"
