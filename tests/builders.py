@@ -26,6 +26,9 @@ PRICE = Decimal("490.00")
 # What most tests of the engine order.
 LINE = {"product_id": PRODUCT, "type_id": TYPE, "quantity": 2}
 
+# What Python takes for a number, and nobody means as an amount.
+ODD_AMOUNTS = ("1e3", "1E-1", "Infinity", "NaN", "1_000", "٥٥٠", "+5", ".5", "5.", "549,90")
+
 CARDS = (
     CardSecret("AAAA-AAAA-AAAA-AAAA", "111111111"),
     CardSecret("BBBB-BBBB-BBBB-BBBB", "222222222"),

@@ -33,7 +33,7 @@ from giftcards.engine.resolving import Fit, Row
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import place_order
 from giftcards.models import CustomerRefund, Order, ProductType
-from giftcards.models.fields import plain_line
+from giftcards.models.fields import plain_line, read_amount
 from giftcards.provider.answers import IDENTIFIER
 from giftcards.secrecy import Masked
 
@@ -46,6 +46,22 @@ else:
 
 _GIVEN = set(inspect.signature(place_order).parameters)
 _LINE = {"product_id", "type_id"}
+
+
+class AmountField(forms.DecimalField):
+    """An amount as people write it: see :func:`~giftcards.models.fields.read_amount`."""
+
+    default_error_messages: ClassVar = {
+        "invalid": _("Write the amount like 550 or 549.90: digits from 0 to 9, and a point.")
+    }
+
+    def to_python(self, value: Any) -> Any:
+        if value in self.empty_values:
+            return None
+        amount = read_amount(str(value).strip())
+        if amount is None:
+            raise ValidationError(self.error_messages["invalid"], code="invalid")
+        return amount
 
 
 class CardField(forms.ChoiceField):
@@ -93,9 +109,7 @@ class OrderForm(AddForm):
     card = CardField(label=_("Card"), required=False)
     # What the confirmation was about. The person has seen this price, and pays no more unasked.
     confirmed_card = CardField(required=False)
-    confirmed_price = forms.DecimalField(
-        required=False, min_value=0, max_digits=14, decimal_places=2
-    )
+    confirmed_price = AmountField(required=False, min_value=0, max_digits=14, decimal_places=2)
 
     #: The order that was placed, or that an unconfirmed form repeats.
     placed: Order | None = None
@@ -376,6 +390,7 @@ class RefundForm(RefundModelForm):
     class Meta:
         model = CustomerRefund
         fields = ("amount", "method", "reference", "comment")
+        field_classes: ClassVar = {"amount": AmountField}
         widgets: ClassVar = {
             name: forms.TextInput(attrs={"dir": "auto", "autocomplete": "off"})
             for name in ("method", "reference", "comment")

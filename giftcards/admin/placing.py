@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib.admin.models import ADDITION
 from django.contrib.admin.options import IS_POPUP_VAR
 from django.contrib.admin.utils import flatten_fieldsets, label_for_field
 from django.core.exceptions import PermissionDenied
-from django.db import router, transaction
+from django.db import models, router, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
 from django.utils import timezone
@@ -19,7 +19,7 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.forms import OrderForm, card_choices
+from giftcards.admin.forms import AmountField, OrderForm, card_choices
 from giftcards.admin.pages import OrderPages, log_entries
 from giftcards.admin.provider import pause_in_words
 from giftcards.catalogue import Quote, quote
@@ -59,6 +59,7 @@ class PlacingPage(OrderPages):
     """The form for a new order, and its confirmation."""
 
     form = OrderForm
+    formfield_overrides: ClassVar = {models.DecimalField: {"form_class": AmountField}}
     add_form_template = "admin/giftcards/order/add_form.html"
     #: The form's fields while the catalogue has not been read.
     add_fieldsets: Any = (

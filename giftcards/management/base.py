@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from django.apps import apps
@@ -22,6 +22,7 @@ from giftcards.exceptions import ConfigurationError, GiftcardsError
 from giftcards.management.output import COULD_NOT_START, ConsoleCommand, Progress, iso
 from giftcards.management.output import UNFINISHED as UNFINISHED
 from giftcards.models import CustomerRefund, Order, ProviderState
+from giftcards.models.fields import read_amount
 from giftcards.problems import Entry, Problem, in_english
 from giftcards.refunds import RefundBreakdown, refund_breakdown
 from giftcards.settlement import customer_breakdown
@@ -213,10 +214,10 @@ def typed_day(name: str, text: str | None) -> date | None:
 
 def typed_amount(name: str, text: str) -> Decimal:
     """The amount that was typed for the argument ``name``."""
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        raise refuse(f"{name}: {text!r} is not an amount. Write it like 550 or 549.90.") from None
+    amount = read_amount(text)
+    if amount is None:
+        raise refuse(f"{name}: {text!r} is not an amount. Write it like 550 or 549.90.")
+    return amount
 
 
 def order_as_dict(order: Order) -> dict[str, Any]:

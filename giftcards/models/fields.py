@@ -1,8 +1,10 @@
-"""Model fields that behave the same on every database, and a validator of what people type."""
+"""Model fields that behave the same on every database, and checks of what people type."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from decimal import Decimal
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -15,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 # Format characters that spell words in Persian, and make one emoji of several.
 _JOINERS = {"\u200c", "\u200d"}
+_AMOUNT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 
 
 def plain_line(text: str) -> None:
@@ -27,6 +30,15 @@ def plain_line(text: str) -> None:
         raise ValidationError(
             _("Use one line of text, without control or direction characters."), code="plain_line"
         )
+
+
+def read_amount(text: str) -> Decimal | None:
+    """The amount that a person has typed, like ``550`` or ``549.90``; ``None`` if it is none.
+
+    Nothing else that Python takes for a number: no exponents, no underscores, no infinity, and no
+    digits of other scripts, beside which a reader may take the decimal mark for another one.
+    """
+    return Decimal(text) if _AMOUNT.fullmatch(text) else None
 
 
 class ExactCharField(models.CharField):  # type: ignore[type-arg]

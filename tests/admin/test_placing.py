@@ -25,7 +25,7 @@ from giftcards.models import Order, Product, ProductPrices, ProductType, Provide
 from giftcards.simulator import Denomination, Simulator
 from giftcards.simulator import Product as SoldProduct
 from giftcards.statuses import Status
-from tests.builders import PRODUCT, TYPE
+from tests.builders import ODD_AMOUNTS, PRODUCT, TYPE
 from tests.pages import (
     ADD,
     FORM,
@@ -206,7 +206,14 @@ def test_a_reference_of_another_line_is_refused(boss: Client) -> None:
         ({"reference": ""}, ["This field is required."]),
         ({"sale_price": "-1"}, ["Ensure this value is greater than or equal to 0."]),
         ({"sale_price": "1.005"}, ["Ensure that there are no more than 2 decimal places."]),
-        ({"sale_price": "NaN"}, ["Enter a number."]),
+        *(
+            (
+                {name: text},
+                ["Write the amount like 550 or 549.90: digits from 0 to 9, and a point."],
+            )
+            for name in ("sale_price", "max_price")
+            for text in ODD_AMOUNTS
+        ),
         ({"customer_email": "nobody"}, ["Enter a valid email address."]),
         (
             {"customer_email": "a@\u202eexample.com"},

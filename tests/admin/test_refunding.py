@@ -16,7 +16,7 @@ from giftcards.fulfilment import reorder_missing
 from giftcards.models import CustomerRefund, Order
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import FINAL, Status
-from tests.builders import make_guide_order
+from tests.builders import ODD_AMOUNTS, make_guide_order
 from tests.pages import (
     LIST,
     errors,
@@ -39,6 +39,7 @@ pytestmark = pytest.mark.django_db
 LABEL = "Pay back the customer"
 LATE = "The order has changed meanwhile. Nothing was done: look at it again."
 TWICE = "This refund was recorded already. It is not paid twice."
+WRITE_IT = "Write the amount like 550 or 549.90: digits from 0 to 9, and a point."
 NOTHING_LEFT = "Nothing is left to be paid back for this order."
 TYPED = {"amount": "550", "reference": "CCP 12", "method": "CCP", "comment": "", "state": "done"}
 
@@ -168,6 +169,10 @@ class TestAsking:
             ("amount", "0", "Ensure this value is greater than or equal to 0.01."),
             ("amount", "1.001", "Ensure that there are no more than 2 decimal places."),
             ("amount", "1100.01", "Only 1,100 DA can still be paid back, not 1,100.01 DA."),
+            *(
+                ("amount", text, WRITE_IT)
+                for text in ODD_AMOUNTS
+            ),
             ("reference", "   ", "This field is required."),
             ("method", "x" * 51, "Ensure this value has at most 50 characters (it has 51)."),
             (

@@ -20,6 +20,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from giftcards.simulator import SPECIAL_TYPES
+from tests.builders import ODD_AMOUNTS
 from tests.simulator.shop import LOST, PSN, raw
 from tests.stage import unused_port
 
@@ -107,7 +108,12 @@ def test_simulator_command_explains_what_keeps_it_from_starting() -> None:
             ("--min-delay=50",): "The delays must not be negative, nor the least above the most.",
             ("--ledger-oddities=late,odd",): "The ledger has no such oddity: odd.",
             ("--price-factor=x",): "Error: argument --price-factor: 'x' is not a number",
-            ("--balance=x",): "Error: argument --balance: 'x' is not an amount in dinar",
+            **{
+                (f"--balance={text}",): (
+                    f"Error: argument --balance: {text!r} is not an amount in dinar"
+                )
+                for text in ("x", *ODD_AMOUNTS)
+            },
         }.items():
             with pytest.raises(CommandError) as caught:
                 call_command("giftcards_simulator", *arguments)

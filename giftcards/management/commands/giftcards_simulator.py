@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from django.core.management.base import CommandError
 
 from giftcards.management.output import ConsoleCommand, OutputClosed
+from giftcards.models.fields import read_amount
 from giftcards.simulator import LEDGER_ODDITIES, SPECIAL_TYPES, Request, Simulator
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def _factor(text: str) -> Decimal:
 
 
 def _amount(text: str) -> Decimal:
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        raise ArgumentTypeError(f"{text!r} is not an amount in dinar") from None
+    amount = read_amount(text)
+    if amount is None:
+        raise ArgumentTypeError(f"{text!r} is not an amount in dinar")
+    return amount
