@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import Order
+from giftcards.models.moments import as_stored
 from giftcards.reports import By, Figures, Settling, report
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
@@ -196,6 +197,18 @@ class TestPeriod:
         settled(settled_at=midnight - timedelta(microseconds=1), created_at=midnight)
         settled(settled_at=midnight, created_at=midnight)
         assert total().orders == 1
+
+    def test_the_hour_that_autumn_repeats_belongs_to_its_day(self, settings: Any) -> None:
+        settings.TIME_ZONE, settings.USE_TZ = "Europe/Paris", False
+        night = date(2026, 10, 25)
+        begin = datetime(2026, 10, 24, 21, 55, tzinfo=UTC)
+        for minutes in range(0, 26 * 60, 10):
+            at = begin + timedelta(minutes=minutes)
+            settled(settled_at=as_stored(at), created_at=as_stored(at - timedelta(minutes=5)))
+        found = report(night, night, By.DAY)
+        # The day has 25 hours.
+        assert [(row.key, row.figures.orders) for row in found.rows] == [(night, 25 * 6)]
+        assert found.settling == Settling(p50=300, p95=300)
 
     def test_weeks_are_named_after_iso_8601_and_cut_by_the_period(self) -> None:
         for day in (date(2026, 12, 30), date(2026, 12, 31), date(2027, 1, 3), date(2027, 1, 4)):

@@ -13,13 +13,12 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from itertools import chain as chained
 from itertools import groupby
-from operator import attrgetter
 from typing import NamedTuple
 
 from giftcards.models import LedgerEntry, Order
 from giftcards.models.batches import batches
 from giftcards.models.ledger import CHARGE, CREDIT
-from giftcards.models.moments import bounds, day_of, within
+from giftcards.models.moments import bounds, day_of, repeated_for, within
 from giftcards.refunds import refund_breakdown
 from giftcards.statuses import SETTLED
 
@@ -117,7 +116,7 @@ def summarise(start: date, end: date) -> Summary:
     tally = _Tally()
     dear = _Dear(tally.unknown_charges)
     balances = _Balances(_balance_before(first_moment))
-    for _time, same in groupby(_rows(start, end), key=attrgetter("time")):
+    for _moment, same in groupby(_rows(start, end), key=_moment_of):
         rows = list(same)
         tally.add(rows)
         dear.add(rows)
@@ -163,6 +162,11 @@ class _Row(NamedTuple):
 
     def as_discrepancy(self, amount: Decimal) -> Discrepancy:
         return Discrepancy(self.pk, self.provider_id, abs(amount), self.time)
+
+
+def _moment_of(row: _Row) -> object:
+    """What entries have in common whose times tell no order: all of an hour that is repeated."""
+    return (row.time.year, "repeated") if repeated_for(row.time) else row.time
 
 
 def _rows(start: date, end: date) -> Iterator[_Row]:
@@ -473,5 +477,7 @@ def _balance_from(moment: datetime) -> Decimal | None:
 
 
 def _rows_at(moment: datetime) -> list[_Row]:
-    entries = LedgerEntry.objects.filter(time=moment).order_by("pk")
-    return list(map(_Row._make, entries.values_list(*_Row._fields)))
+    around = repeated_for(moment)
+    entries = LedgerEntry.objects.filter(time__range=(moment - around, moment + around))
+    rows = map(_Row._make, entries.order_by("time", "pk").values_list(*_Row._fields))
+    return [row for row in rows if row.time == moment or repeated_for(row.time)]

@@ -20,6 +20,7 @@ SLACK = timedelta(seconds=5)
 LONGEST_HOLD = timedelta(minutes=2)
 # Nothing here is older or newer; the moments of far years fit neither into a datetime with every
 # zone nor into every database.
+_NO_TIME = timedelta(0)
 _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(9998, 12, 31)
 
 
@@ -50,6 +51,18 @@ def read_moment(text: str) -> datetime:
         return local(moment)
     is_aware = timezone.is_aware(moment)
     return moment if is_aware else timezone.make_aware(moment, _site_zone())
+
+
+def repeated_for(moment: datetime) -> timedelta:
+    """How long the clock shows again what it shows around ``moment``: an hour in autumn; else 0.
+
+    Only where ``USE_TZ`` is off: what is stored of that hour does not say which of the two it is.
+    """
+    if timezone.is_aware(moment):
+        return _NO_TIME
+    zone = _site_zone()
+    first, second = (moment.replace(tzinfo=zone, fold=fold).utcoffset() for fold in (0, 1))
+    return max((first or _NO_TIME) - (second or _NO_TIME), _NO_TIME)
 
 
 def day_of(moment: datetime) -> date:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from giftcards.ledger import Summary, summarise
 from giftcards.ledger.summary import Discrepancies
 from giftcards.models import LedgerEntry, Order
-from giftcards.models.moments import begin_of, day_of
+from giftcards.models.moments import as_stored, begin_of, day_of
 from giftcards.statuses import Status
 from tests.laws import examples
 from tests.ledger.books import NOON, at, ordered
@@ -300,3 +300,65 @@ def test_a_day_is_the_time_between_two_midnights() -> None:
         for first, second in pairwise(DAY + timedelta(days=number) for number in range(400))
     )
     assert day_of(timezone.now()) >= DAY
+
+
+class TestRepeatedHour:
+    """Where ``USE_TZ`` is off, an hour of autumn is stored twice: 2 to 3 o'clock here."""
+
+    BEGIN = datetime(2026, 10, 25, 0, 0, tzinfo=UTC)
+    NIGHT = date(2026, 10, 25)
+
+    @pytest.fixture(autouse=True)
+    def _without_zones(self, settings: Any) -> None:
+        settings.TIME_ZONE = "Europe/Paris"
+        settings.USE_TZ = False
+
+    def chain(self, *minutes: int, but: int | None = None) -> None:
+        """Entries of 10, 20, 30 and so on that follow from each other, so long after 2 o'clock."""
+        balance = Decimal(1_000)
+        for number, after in enumerate(minutes, 1):
+            before, balance = balance, balance + 10 * number
+            if after != but:
+                LedgerEntry.objects.create(
+                    provider_id=f"e{number}",
+                    type="DEPOSIT",
+                    amount=10 * number,
+                    time=as_stored(self.BEGIN + timedelta(minutes=after)),
+                    balance_before=before,
+                    balance_after=balance,
+                )
+
+    def test_its_entries_make_no_false_breaks(self) -> None:
+        self.chain(-30, 0, 20, 20, 59, 60, 75, 80, 119, 120, 180)
+        shown = [entry.time.hour for entry in LedgerEntry.objects.order_by("pk")]
+        assert shown == [1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 4]
+        assert closing(summarise(self.NIGHT, self.NIGHT)) == (1_000, 1_660, 0, 0)
+
+    def test_an_entry_that_is_missing_there_is_still_a_break(self) -> None:
+        self.chain(-30, 0, 20, 59, 60, 75, 119, 120, but=60)
+        found = summarise(self.NIGHT, self.NIGHT)
+        assert closing(found) == (1_000, 1_360, 50, 1)
+        assert found.breaks.amount == 50
+
+    def test_the_balance_before_a_day_is_found_beyond_it(self) -> None:
+        self.chain(5, 50, 65, 70, 24 * 60)
+        found = summarise(self.NIGHT + timedelta(days=1), self.NIGHT + timedelta(days=1))
+        assert closing(found) == (1_100, 1_150, 0, 0)
+
+    def test_an_hour_that_is_skipped_in_spring_changes_nothing(self) -> None:
+        self.BEGIN = datetime(2026, 3, 29, 0, 59, tzinfo=UTC)
+        self.chain(0, 1, 30)
+        shown = [entry.time.hour for entry in LedgerEntry.objects.order_by("pk")]
+        assert shown == [1, 3, 3]
+        assert closing(summarise(date(2026, 3, 29), date(2026, 3, 29))) == (1_000, 1_060, 0, 0)
+
+    @given(st.lists(st.integers(-90, 210), min_size=1, max_size=25).map(sorted))
+    @settings(
+        max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    def test_whenever_the_entries_are_the_books_close(self, minutes: list[int]) -> None:
+        LedgerEntry.objects.all().delete()
+        self.chain(*minutes)
+        count = len(minutes)
+        total = 5 * count * (count + 1)
+        assert closing(summarise(self.NIGHT, self.NIGHT)) == (1_000, 1_000 + total, 0, 0)
