@@ -38,6 +38,8 @@ Cells = Sequence[Cell]
 
 # What may separate the cells of a CSV file, by the name that a person chooses it by.
 SEPARATORS: Mapping[str, str] = {"comma": ",", "semicolon": ";", "tab": "\t"}
+# What may stand before the decimals of an amount there, by name.
+DECIMAL_MARKS: Mapping[str, str] = {"point": ".", "comma": ","}
 
 _ORDERS_AT_ONCE = 1_000
 # Characters.
@@ -299,28 +301,35 @@ def _cells(columns: Iterable[_Column], source: Any) -> Cells:
 
 
 def as_csv(
-    rows: Iterable[Cells], *, separator: str = ",", has_bom: bool = False
+    rows: Iterable[Cells], *, separator: str = ",", decimal_mark: str = ".", has_bom: bool = False
 ) -> Iterator[bytes]:
     """Yield ``rows`` as a CSV file (RFC 4180) in UTF-8, a piece at a time.
 
-    ``separator`` is a comma, a semicolon or a tab. ``has_bom`` adds the byte order mark by which
-    spreadsheets recognise UTF-8, and at which other programs may stumble. Amounts have two decimals
-    after a dot, days and moments are those of ISO 8601.
+    ``separator`` is a comma, a semicolon or a tab. Amounts have two decimals after
+    ``decimal_mark``, a point or a comma: a spreadsheet in French takes ``2750.00`` for a text.
+    ``has_bom`` adds the byte order mark by which spreadsheets recognise UTF-8, and at which other
+    programs may stumble. Days and moments are those of ISO 8601.
 
     A text that a spreadsheet would take for a formula gets an apostrophe in front. A NUL is left
-    out. Raises :exc:`ValueError` for another separator.
+    out. Raises :exc:`ValueError` for another separator or decimal mark, and for a comma as both.
     """
     if separator not in SEPARATORS.values():
         raise ValueError("The separator is a comma, a semicolon or a tab.")
-    return _csv_chunks(rows, separator, "\ufeff" if has_bom else "")
+    if decimal_mark not in DECIMAL_MARKS.values():
+        raise ValueError("The decimal mark is a point or a comma.")
+    if separator == decimal_mark:
+        raise ValueError("A comma separates either the cells or the decimals.")
+    return _csv_chunks(rows, separator, decimal_mark, "\ufeff" if has_bom else "")
 
 
-def _csv_chunks(rows: Iterable[Cells], separator: str, start: str) -> Iterator[bytes]:
+def _csv_chunks(
+    rows: Iterable[Cells], separator: str, decimal_mark: str, start: str
+) -> Iterator[bytes]:
     written = io.StringIO(newline="")
     written.write(start)
     writer = csv.writer(written, delimiter=separator, lineterminator="\r\n")
     for row in rows:
-        writer.writerow([_as_text(cell) for cell in row])
+        writer.writerow([_as_text(cell, decimal_mark) for cell in row])
         if written.tell() >= _WRITTEN_AT_ONCE:
             yield written.getvalue().encode()
             written.seek(0)
@@ -328,14 +337,14 @@ def _csv_chunks(rows: Iterable[Cells], separator: str, start: str) -> Iterator[b
     yield written.getvalue().encode()
 
 
-def _as_text(cell: Cell) -> str:
+def _as_text(cell: Cell, decimal_mark: str) -> str:
     match cell:
         case None:
             return ""
         case str():
             return _harmless(cell)
         case Decimal():
-            return f"{cell:.2f}"
+            return f"{cell:.2f}".replace(".", decimal_mark)
         case datetime():
             return f"{cell:%Y-%m-%d %H:%M:%S}"
     return str(cell)

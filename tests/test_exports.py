@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -68,9 +69,22 @@ class TestCsv:
         written = text([["a", "b"]], separator=separator, has_bom=True)
         assert written == f"\ufeffa{separator}b\r\n"
 
-    def test_another_separator_is_refused_at_once(self) -> None:
-        with pytest.raises(ValueError, match="comma"):
-            as_csv([], separator='"')
+    def test_amounts_have_the_decimal_mark_that_was_chosen_and_nothing_else_has(self) -> None:
+        row = ["1.5", Decimal("-1234567.5"), Decimal(0), 5, DAY]
+        written = text([row], separator=";", decimal_mark=",")
+        assert written == "1.5;-1234567,50;0,00;5;2026-11-24\r\n"
+
+    @pytest.mark.parametrize(
+        ("wrong", "why"),
+        [
+            ({"separator": '"'}, "The separator is a comma, a semicolon or a tab."),
+            ({"decimal_mark": ""}, "The decimal mark is a point or a comma."),
+            ({"decimal_mark": ","}, "A comma separates either the cells or the decimals."),
+        ],
+    )
+    def test_another_form_is_refused_at_once(self, wrong: dict[str, str], why: str) -> None:
+        with pytest.raises(ValueError, match=re.escape(why)):
+            as_csv([], **wrong)
 
     @pytest.mark.parametrize(
         "formula",

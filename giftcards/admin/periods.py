@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from django import forms
@@ -15,7 +15,7 @@ from django.utils.translation import get_language, gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.display import isolated, period_text
-from giftcards.exports import SEPARATORS, can_write_xlsx
+from giftcards.exports import can_write_xlsx
 from giftcards.models import Product
 from giftcards.models.moments import today
 from giftcards.reports import By, first_day
@@ -121,19 +121,40 @@ class ReportForm(forms.Form):
         return Question(given["from"], given["to"], By(given["by"]), given["product"])
 
 
+class CsvForm(NamedTuple):
+    """A form of CSV that the spreadsheets of a language read as they should."""
+
+    separator: str
+    decimal_mark: str
+    label: Any
+
+
+# By what the download form calls them.
+_CSV_FORMS: Mapping[str, CsvForm] = {
+    "semicolon": CsvForm(
+        ";", ",", _("CSV with semicolons and decimal commas, for spreadsheets in French")
+    ),
+    "semicolon-point": CsvForm(
+        ";", ".", _("CSV with semicolons and decimal points, for spreadsheets in Arabic")
+    ),
+    "comma": CsvForm(
+        ",", ".", _("CSV with commas and decimal points, for spreadsheets in English")
+    ),
+    "tab": CsvForm("\t", ".", _("CSV with tabs and decimal points")),
+}
+# What is proposed in a language where xlsx cannot be written; in others, semicolons.
+_CSV_OF_LANGUAGE = {"en": "comma", "ar": "semicolon-point"}
+
+
 @dataclass(frozen=True, slots=True)
 class Download:
     """What is downloaded, and how: the rows of the report or the orders behind them."""
 
     is_of_orders: bool
-    #: The character between the fields of a CSV file; "" for an xlsx file.
-    separator: str
+    #: How the CSV file is written; ``None`` for an xlsx file.
+    csv: CsvForm | None
     has_bom: bool
     has_contacts: bool
-
-    @property
-    def is_xlsx(self) -> bool:
-        return not self.separator
 
 
 class DownloadForm(forms.Form):
@@ -153,17 +174,14 @@ class DownloadForm(forms.Form):
 
     def __init__(self, data: Mapping[str, Any] | None = None) -> None:
         super().__init__(data, auto_id="giftcards-download-%s", label_suffix="")
-        choices: list[Any] = [
-            ("semicolon", _("CSV with semicolons, for spreadsheets in French or Arabic")),
-            ("comma", _("CSV with commas, for spreadsheets in English")),
-            ("tab", _("CSV with tabs")),
-        ]
+        choices: list[Any] = [(name, form.label) for name, form in _CSV_FORMS.items()]
+        proposed = _CSV_OF_LANGUAGE.get((get_language() or "")[:2], "semicolon")
         if can_write_xlsx():
-            choices.append((_XLSX, _("Excel (xlsx)")))
+            # Numbers and dates are what they are there, whatever language a spreadsheet speaks.
+            choices.insert(0, (_XLSX, _("Excel (xlsx), for spreadsheets in every language")))
+            proposed = _XLSX
         self.fields["format"].choices = choices  # type: ignore[attr-defined]
-        # Where a comma is part of a number, spreadsheets expect semicolons.
-        has_commas = (get_language() or "").startswith("en")
-        self.fields["format"].initial = "comma" if has_commas else "semicolon"
+        self.fields["format"].initial = proposed
 
     @property
     def download(self) -> Download:
@@ -172,7 +190,7 @@ class DownloadForm(forms.Form):
         is_of_orders = given["what"] == "orders"
         return Download(
             is_of_orders=is_of_orders,
-            separator=SEPARATORS.get(given["format"], ""),
+            csv=_CSV_FORMS.get(given["format"]),
             has_bom=given["has_bom"],
             has_contacts=is_of_orders and given["has_contacts"],
         )

@@ -108,13 +108,14 @@ def _file(question: Question, download: Download, *, shows_costs: bool) -> HttpR
         rows = report_rows(found, shows_costs=shows_costs)
     what = "orders" if download.is_of_orders else "report"
     name = f"giftcards-{what}-{question.start}-{question.end}"
-    if download.is_xlsx:
+    if download.csv is None:
         # Closed by the response.
         file = TemporaryFile()  # noqa: SIM115
         write_xlsx(rows, file)
         file.seek(0)
         return FileResponse(file, as_attachment=True, filename=f"{name}.xlsx")
-    pieces = as_csv(rows, separator=download.separator, has_bom=download.has_bom)
+    form = {"separator": download.csv.separator, "decimal_mark": download.csv.decimal_mark}
+    pieces = as_csv(rows, **form, has_bom=download.has_bom)
     return StreamingHttpResponse(
         pieces,
         content_type="text/csv; charset=utf-8",
@@ -127,7 +128,7 @@ def _leave_trace(request: HttpRequest, question: Question, download: Download) -
     parts = [
         f"Exported {what} from {question.start} to {question.end}",
         f" of product {question.product_id}" if question.product_id else "",
-        f" as {'xlsx' if download.is_xlsx else 'CSV'}",
+        f" as {'CSV' if download.csv else 'xlsx'}",
         ", with addresses and phone numbers" if download.has_contacts else "",
     ]
     person: Any = request.user.pk

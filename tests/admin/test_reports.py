@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import re
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -509,22 +510,25 @@ def test_no_download_holds_a_code(boss: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("choices", "start"),
+    ("choices", "start", "row"),
     [
-        ({"format": "comma"}, b"Day,Orders,"),
-        ({"format": "comma", "has_bom": "on"}, b"\xef\xbb\xbfDay,Orders,"),
-        ({"format": "semicolon"}, b"Day;Orders;"),
-        ({"format": "tab"}, b"Day\tOrders\t"),
+        ({"format": "comma"}, b"Day,Orders,", b",2750.00,1100.00,"),
+        ({"format": "comma", "has_bom": "on"}, b"\xef\xbb\xbfDay,Orders,", b",2750.00,1100.00,"),
+        ({"format": "semicolon"}, b"Day;Orders;", b";2750,00;1100,00;"),
+        ({"format": "semicolon-point"}, b"Day;Orders;", b";2750.00;1100.00;"),
+        ({"format": "tab"}, b"Day\tOrders\t", b"\t2750.00\t1100.00\t"),
     ],
 )
 def test_the_file_is_written_as_was_chosen(
-    boss: Client, choices: dict[str, str], start: bytes
+    boss: Client, choices: dict[str, str], start: bytes, row: bytes
 ) -> None:
     settled(4)
 
     answer = boss.post(DOWNLOAD, {**NOVEMBER, "what": "report", **choices})
 
-    assert b"".join(answer.streaming_content).startswith(start)
+    content = b"".join(answer.streaming_content)
+    assert content.startswith(start)
+    assert row in content
     assert answer["Content-Type"] == "text/csv; charset=utf-8"
     assert answer["Content-Disposition"] == (
         'attachment; filename="giftcards-report-2026-11-01-2026-11-30.csv"'
@@ -545,11 +549,23 @@ def test_an_xlsx_file_has_the_same_rows(boss: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("language", "chosen"), [("en", "comma"), ("fr", "semicolon"), ("ar", "semicolon")]
+    ("language", "without_xlsx"), [("en", "comma"), ("fr", "semicolon"), ("ar", "semicolon-point")]
 )
-def test_the_form_proposes_what_spreadsheets_of_the_language_expect(
-    boss: Client, language: str, chosen: str
+@pytest.mark.parametrize("has_xlsx", [True, False])
+def test_the_form_proposes_xlsx_or_else_what_spreadsheets_of_the_language_expect(
+    boss: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    language: str,
+    without_xlsx: str,
+    has_xlsx: bool,
 ) -> None:
+    # As if openpyxl was installed, or was not: Python is asked.
+    find = importlib.util.find_spec
+    instead = {"openpyxl": "json" if has_xlsx else "no_such_module"}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: find(instead.get(name, name), *more)
+    )
+    chosen = "xlsx" if has_xlsx else without_xlsx
     boss.cookies["django_language"] = language
 
     html = read(boss.get(REPORT, NOVEMBER))

@@ -168,7 +168,11 @@ def test_rows_can_be_had_as_csv(call: Call, order: Order) -> None:
 def test_orders_can_be_had_as_csv(call: Call, order: Order) -> None:
     out, _err, _code = call("giftcards_report", *PERIOD, "--orders", "--separator", "semicolon")
     assert "\ncart-1042;" in out
+    assert ";2750.00;1100.00;" in out  # for machines
     assert "amina@example.com" not in out
+    french = ("--separator", "semicolon", "--decimals", "comma")
+    out, _err, _code = call("giftcards_report", *PERIOD, "--orders", *french)
+    assert ";2750,00;1100,00;0,00;0,00;1100,00;" in out
     out, _err, _code = call("giftcards_report", *PERIOD, "--orders", "--contacts")
     assert ",amina@example.com," in out
 
@@ -212,6 +216,10 @@ def test_a_reader_that_has_gone_ends_the_command_quietly(order: Order) -> None:
         (("--json", "--csv"), "Use either --json, or --csv or --orders."),
         (("--json", "--orders"), "Use either --json, or --csv or --orders."),
         (("--contacts",), "Use --contacts together with --orders."),
+        (
+            ("--csv", "--decimals", "comma"),
+            "Use --decimals comma together with --separator semicolon or tab.",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_done(

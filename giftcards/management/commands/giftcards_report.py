@@ -10,7 +10,7 @@ from typing import Any
 from django.utils import translation
 
 from giftcards.conf import conf
-from giftcards.exports import SEPARATORS, as_csv, order_rows, report_rows
+from giftcards.exports import DECIMAL_MARKS, SEPARATORS, as_csv, order_rows, report_rows
 from giftcards.funds import OpenMoney, money_in_open_orders
 from giftcards.management.base import GiftcardsCommand, refuse, typed_day
 from giftcards.management.output import OutputClosed, counted
@@ -30,7 +30,7 @@ class Command(GiftcardsCommand):
         ("A year, by month, for a script:", "--from 2026-01-01 --to 2026-12-31 --by month --json"),
         (
             "The orders of this month, for a spreadsheet that speaks French:",
-            "--orders --separator semicolon --bom > orders.csv",
+            "--orders --separator semicolon --decimals comma --bom > orders.csv",
         ),
     )
 
@@ -78,6 +78,12 @@ class Command(GiftcardsCommand):
             help="What separates the cells of the CSV (default: comma).",
         )
         parser.add_argument(
+            "--decimals",
+            choices=[*DECIMAL_MARKS],
+            default="point",
+            help="What stands before the decimals of amounts in the CSV (default: point).",
+        )
+        parser.add_argument(
             "--bom",
             action="store_true",
             help="Begin the CSV with the mark by which spreadsheets recognise UTF-8 (default: no"
@@ -87,6 +93,8 @@ class Command(GiftcardsCommand):
     def handle(self, **options: Any) -> None:
         if options["json"] and (options["csv"] or options["orders"]):
             raise refuse("Use either --json, or --csv or --orders.")
+        if options["separator"] == options["decimals"]:
+            raise refuse("Use --decimals comma together with --separator semicolon or tab.")
         if options["contacts"] and not options["orders"]:
             raise refuse("Use --contacts together with --orders.")
         start, end = _period(options["start"], options["end"])
@@ -111,10 +119,14 @@ class Command(GiftcardsCommand):
             self.say("\n".join(_text(found, open_)), options)
 
     def _write_csv(self, rows: Iterable[Any], options: dict[str, Any]) -> None:
-        separator = SEPARATORS[options["separator"]]
+        form = {
+            "separator": SEPARATORS[options["separator"]],
+            "decimal_mark": DECIMAL_MARKS[options["decimals"]],
+            "has_bom": options["bom"],
+        }
         # Bytes, where that is possible: the file is UTF-8 whatever the terminal is.
         out = getattr(self.stdout, "buffer", None)
-        for chunk in as_csv(rows, separator=separator, has_bom=options["bom"]):
+        for chunk in as_csv(rows, **form):
             if out is None:
                 self.put(chunk.decode(), ending="")
                 continue

@@ -1,0 +1,176 @@
+"""The downloads as a real LibreOffice reads them: amounts add up, and texts do nothing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree as ET
+
+import pytest
+from django.utils import translation
+from django.utils.text import capfirst
+from django.utils.translation import gettext
+
+from giftcards.statuses import Status
+from tests.builders import make_guide_order
+from tests.pages import LIST, sign_in
+
+OFFICE = shutil.which("soffice")
+
+pytestmark = [
+    pytest.mark.office,
+    pytest.mark.django_db,
+    pytest.mark.skipif(OFFICE is None, reason="Needs LibreOffice Calc."),
+]
+
+# The languages of spreadsheets, by the numbers that Windows gives them.
+ENGLISH, FRENCH, FRENCH_OF_ALGERIA, ARABIC, ARABIC_OF_ALGERIA = 1033, 1036, 5132, 3073, 5121
+_NAMES = "{urn:oasis:names:tc:opendocument:xmlns:%s:1.0}"
+_TABLE, _OFFICE = _NAMES % "table", _NAMES % "office"
+
+
+class Cell(NamedTuple):
+    """A cell as the spreadsheet holds it: its type, its value, and its formula if it has one."""
+
+    type: str
+    value: str
+    formula: str
+
+
+Reader = Callable[[bytes, str, int], list[list[Cell]]]
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    """Open a file in a spreadsheet of a language; a CSV file by its separator."""
+    folder = tmp_path_factory.mktemp("office")
+
+    def convert(content: bytes, separator: str, language: int) -> list[list[Cell]]:
+        file = folder / ("file.csv" if separator else "file.xlsx")
+        file.write_bytes(content)
+        # UTF-8, from the first line; numbers and dates as the language writes them; with formulas.
+        options = f"{ord(separator or ',')},34,76,1,,{language},false,true,false,false,false,0,true"
+        subprocess.run(
+            [
+                str(OFFICE),
+                f"-env:UserInstallation={(folder / 'profile').as_uri()}",
+                "--headless",
+                *([f"--infilter=CSV:{options}"] if separator else []),
+                *("--convert-to", "ods", "--outdir", str(folder), str(file)),
+            ],
+            check=True,
+            capture_output=True,
+            timeout=180,
+        )
+        return list(_rows(folder / "file.ods"))
+
+    return convert
+
+
+def _rows(file: Path) -> Iterator[list[Cell]]:
+    with zipfile.ZipFile(file) as parts:
+        root = ET.fromstring(parts.read("content.xml"))
+    for row in root.iter(f"{_TABLE}table-row"):
+        yield [
+            Cell(
+                cell.get(f"{_OFFICE}value-type", ""),
+                cell.get(f"{_OFFICE}value")
+                or cell.get(f"{_OFFICE}date-value")
+                or "".join(cell.itertext()),
+                cell.get(f"{_TABLE}formula", ""),
+            )
+            for cell in row.iter(f"{_TABLE}table-cell")
+            # Equal cells beside each other are one: to the end of the sheet, empty ones.
+            for _time in range(min(int(cell.get(f"{_TABLE}number-columns-repeated", 1)), 30))
+        ]
+
+
+def download(form: str, language: str) -> bytes:
+    """The orders of November: one at a loss, by a customer whose name looks like a formula."""
+    for number, price in enumerate((550, 400)):
+        make_guide_order(
+            Status.PARTIALLY_FILLED,
+            reference=f"web-{number}",
+            settled_at=datetime(2026, 11, 4 + number, 12, tzinfo=UTC),
+            created_at=datetime(2026, 11, 4, 11, 59, 55, tzinfo=UTC),
+            fulfilled_amount=3 * 490,
+            sale_price=Decimal(price) + Decimal("0.25"),
+            customer_name="=1+1",
+        )
+    browser = sign_in(superuser=True)
+    browser.cookies["django_language"] = language
+    wanted = {"from": "2026-11-01", "to": "2026-11-30", "by": "day", "what": "orders"}
+    with translation.override("en"):  # a request leaves its language behind
+        answer = browser.post(f"{LIST}report/download/", {**wanted, "format": form, "has_bom": "1"})
+    return b"".join(answer.streaming_content)
+
+
+def headings_in(language: str) -> list[str]:
+    """Of a text, a date, another text and two amounts."""
+    names = ("reference", "settled", "customer", "paid by the customer", "Margin")
+    with translation.override(language):
+        return [capfirst(gettext(name)) for name in names]
+
+
+def _letter(place: int) -> str:
+    assert place < 26
+    return chr(ord("A") + place)
+
+
+@pytest.mark.parametrize(
+    ("form", "separator", "language", "spreadsheet"),
+    [
+        ("semicolon", ";", "fr", FRENCH),
+        ("semicolon", ";", "fr", FRENCH_OF_ALGERIA),
+        ("semicolon-point", ";", "ar", ARABIC),
+        ("semicolon-point", ";", "ar", ARABIC_OF_ALGERIA),
+        ("comma", ",", "en", ENGLISH),
+    ],
+)
+def test_a_csv_file_adds_up_in_the_spreadsheets_that_it_is_for(
+    read: Reader, form: str, separator: str, language: str, spreadsheet: int
+) -> None:
+    content = download(form, language)
+    headings = content.decode("utf-8-sig").splitlines()[0].split(separator)
+    sums = separator.join(f"=SUM({_letter(at)}2:{_letter(at)}3)" for at in range(len(headings)))
+
+    told, *rows, totals = read(content + f"{sums}\r\n".encode(), separator, spreadsheet)
+
+    at = [headings.index(heading) for heading in headings_in(language)]
+    assert [told[place].value for place in at] == headings_in(language)
+    assert [[row[place] for place in at] for row in rows] == [
+        [
+            Cell("string", f"web-{number}", ""),
+            Cell("date", f"2026-11-0{4 + number}T13:00:00", ""),
+            Cell("string", "'=1+1", ""),
+            Cell("float", paid, ""),
+            Cell("float", margin, ""),
+        ]
+        for number, (paid, margin) in enumerate((("2751.25", "180.75"), ("2001.25", "-269.25")))
+    ]
+    # Counted by the spreadsheet itself.
+    assert [totals[place].value for place in at[3:]] == ["4752.5", "-88.5"]
+
+
+def test_an_xlsx_file_has_amounts_and_dates_in_every_language(read: Reader) -> None:
+    pytest.importorskip("openpyxl")
+
+    told, *rows = read(download("xlsx", "fr"), "", FRENCH)
+
+    at = [[cell.value for cell in told].index(heading) for heading in headings_in("fr")]
+    assert [[row[place] for place in at] for row in rows[:2]] == [
+        [
+            Cell("string", f"web-{number}", ""),
+            Cell("date", f"2026-11-0{4 + number}T13:00:00", ""),
+            Cell("string", "=1+1", ""),
+            Cell("float", paid, ""),
+            Cell("float", margin, ""),
+        ]
+        for number, (paid, margin) in enumerate((("2751.25", "180.75"), ("2001.25", "-269.25")))
+    ]
