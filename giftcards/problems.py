@@ -245,6 +245,18 @@ WORDINGS: Mapping[str, Wording] = {
         _("The provider's list of orders does not show this one, as far as it can be read."),
         _IT_IS_SOUGHT,
     ),
+    "restored": Wording(
+        Kind.SENDING,
+        _(
+            "The database was restored from a backup. Orders at the provider that may be this one:"
+            " %(count)s."
+        ),
+        _(
+            "Compare them with the customer's messages and payment, then say on the order's page"
+            " which of them it is. Until then, nothing is sent."
+        ),
+        parameters=("count",),
+    ),
     "quantity_differs": Wording(
         Kind.ANSWER,
         _("The provider speaks of %(told)s cards, the order is for %(ordered)s."),

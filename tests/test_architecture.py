@@ -74,7 +74,7 @@ WITHIN = {
     "engine": (
         "database backoff queue clock budget prices probe holding gateway background identity"
         " verdict storing settled figures recording polling outbox reordering sending recovery_plan"
-        " recovery resolving sweep balance held_prices loop health"
+        " recovery restoring resolving sweep balance held_prices loop health"
     ),
     "customers": "person registry words export erasure",
     "ledger": "summary pairing matching reading nightly",

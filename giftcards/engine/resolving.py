@@ -98,8 +98,10 @@ def compare(order: Order, row: Row) -> dict[str, Fit]:
     """
     ours = {"product": order.product_id, "type": order.type_id, "quantity": order.quantity}
     fits = {name: _fit(row.get(name), row.get(name) == value) for name, value in ours.items()}
+    # Nobody knows when an order was sent that a restored database has as not sent.
+    created_at = row.get("created_at") if order.sent_at else None
     return fits | {
-        "created_at": _fit(row.get("created_at"), _is_of_its_time(order, row)),
+        "created_at": _fit(created_at, _is_of_its_time(order, row)),
         # One that was not asked about is from the list, which was read with the right key.
         "key": Fit.FITS if row.get("is_same_key", True) else Fit.DIFFERS,
     }
@@ -162,7 +164,8 @@ def release(order: Order, *, by: str) -> bool:
                 Problem("staff_released", {"by": by, "provider_order_id": str(provider_order_id)})
             ],
             **unidentified(),
-            due_at=timezone.now(),
+            # Without the time of sending, it cannot be searched for.
+            due_at=order.sent_at and timezone.now(),
             failures=0,
             # A decision about the earlier time in this status does not apply to this one.
             claim=uuid.uuid4().hex,

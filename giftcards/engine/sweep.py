@@ -294,8 +294,8 @@ def check_now(order: Order, gateway: Gateway) -> Swept:
     scope = Order.objects.filter(pk=order.pk)
     now = timezone.now()
     waiting = scope.filter(status__in=[Status.PENDING, Status.UNCONFIRMED])
-    # A held order is due at no time.
-    waiting.exclude(status=Status.PENDING, due_at=None).unclaimed(now).update(due_at=now)
+    # One that waits for a person is due at no time.
+    waiting.exclude(due_at=None).unclaimed(now).update(due_at=now)
     scope.check_soon(now=now, interval=timedelta(seconds=conf.poll_interval))
     return sweep(gateway, scope)
 

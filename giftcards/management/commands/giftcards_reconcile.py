@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
 from datetime import datetime, time, timedelta
+from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -10,7 +12,9 @@ from django.utils.dateparse import parse_date, parse_datetime
 
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.polling import CLOCK_SKEW, Pulse
+from giftcards.engine.queue import LOOP_LEASE
 from giftcards.engine.recovery import Listing, describe_row, find_orphans, read_listing
+from giftcards.engine.restoring import hold_bought, last_sign
 from giftcards.engine.settled import compare_rows
 from giftcards.engine.sweep import sweep
 from giftcards.management.base import (
@@ -21,7 +25,7 @@ from giftcards.management.base import (
     why_not_all,
 )
 from giftcards.management.output import Progress, counted, iso
-from giftcards.models import Order, OrderQuerySet
+from giftcards.models import Lease, Order, OrderQuerySet
 from giftcards.statuses import Status
 
 
@@ -32,7 +36,8 @@ class Command(GiftcardsCommand):
     )
     examples = (
         ("The last 24 hours:", ""),
-        ("Since a backup that was restored:", "--since 2026-11-24T08:00"),
+        ("Since an outage:", "--since 2026-11-24T08:00"),
+        ("The database was restored, and no worker runs yet:", "--after-restore"),
     )
     needs = WORKING_SETTINGS
 
@@ -40,18 +45,22 @@ class Command(GiftcardsCommand):
         super().add_arguments(parser)
         parser.add_argument(
             "--since",
-            help="Report from this date or time on, as in 2026-11-24 (default: 24 hours ago).",
+            help="Report from this date or time on, as in 2026-11-24 (default: 24 hours ago; with"
+            " --after-restore: two hours before the last sign of a worker).",
+        )
+        parser.add_argument(
+            "--after-restore",
+            action="store_true",
+            help="Before the workers start on a restored database: hold the orders that the"
+            " provider may have already, for a person, and look for no lost one (default: none is"
+            " held).",
         )
 
     def handle(self, **options: Any) -> None:
-        since, began = _moment(options["since"]), timezone.now()
-        lost = Order.objects.filter(status=Status.UNCONFIRMED)
-        before = lost.count()
+        began = timezone.now()
         with Gateway() as gateway, self.progress(options) as progress:
-            if before:
-                _look_for(lost, gateway, progress)
-            listing = _read(gateway, progress, since=since)
-        found = _Found(before, lost.count(), since, listing)
+            find = _find_after_restore if options["after_restore"] else _find
+            found = find(gateway, progress, options["since"])
         if options["json"]:
             self.write_json(found.as_dict())
         self.say(str(found), options)
@@ -62,6 +71,42 @@ class Command(GiftcardsCommand):
             raise CommandError("Not every order is explained.", returncode=UNFINISHED)
 
 
+def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
+    start = _moment(since, default=timezone.now() - timedelta(hours=24))
+    before = _lost().count()
+    if before:
+        _look_for(_lost(), gateway, progress)
+    listing = _read(gateway, Pulse(beat=_beat(progress)), since=start)
+    return _Found(before - _lost().count(), start, listing)
+
+
+def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None) -> _Restored:
+    """Look for no lost order, so that none is sent again, and hold what may be bought already.
+
+    The lease of the loop keeps the workers out. Once it is lost, the reading ends.
+    """
+    start = _moment(since, default=last_sign() or timezone.now() - timedelta(hours=24))
+    token = Lease.objects.take(Lease.LOOP, LOOP_LEASE)
+    if token is None:
+        raise refuse(
+            "A worker is running, or was until some seconds ago. Stop every worker, and run this"
+            " before you start one again: what is not held yet may be bought twice."
+        )
+    keep = partial(Lease.objects.keep, Lease.LOOP, token, LOOP_LEASE)
+    try:
+        listing = _read(gateway, Pulse(keep, _beat(progress)), since=start)
+        rows = find_orphans(listing) if listing else []
+        held = hold_bought(rows, should_continue=keep)
+        is_over = not keep()
+    finally:
+        Lease.objects.release(Lease.LOOP, token)
+    return _Restored(start, listing, held, is_cut_short=is_over)
+
+
+def _lost() -> OrderQuerySet:
+    return Order.objects.filter(status=Status.UNCONFIRMED)
+
+
 def _look_for(lost: OrderQuerySet, gateway: Gateway, progress: Progress) -> None:
     """Search for the lost orders, whether they are due or not."""
     text = f"Looking for {counted(lost.count(), 'lost order')} in the provider's list"
@@ -70,20 +115,20 @@ def _look_for(lost: OrderQuerySet, gateway: Gateway, progress: Progress) -> None
         progress.show(text, unless_short=True)
         return True
 
-    lost.update(due_at=timezone.now())
+    # One that is held for a person is due at no time.
+    lost.exclude(due_at=None).update(due_at=timezone.now())
     sweep(gateway, lost, should_continue=should_continue)
 
 
-def _read(gateway: Gateway, progress: Progress, *, since: datetime) -> Listing | None:
+def _beat(progress: Progress) -> Callable[[], None]:
+    return partial(progress.show, "Reading the provider's list", unless_short=True)
+
+
+def _read(gateway: Gateway, pulse: Pulse, *, since: datetime) -> Listing | None:
     """Read the provider's list from ``since`` on; ``None`` if nothing of it could be read."""
-
-    def beat() -> None:
-        progress.show("Reading the provider's list", unless_short=True)
-
     if not gateway.try_open():
         return None
-    end = timezone.now() + CLOCK_SKEW
-    listing = read_listing(gateway, Pulse(beat=beat), start=since, end=end)
+    listing = read_listing(gateway, pulse, start=since, end=timezone.now() + CLOCK_SKEW)
     gateway.flush()
     return None if listing.has_failed else listing
 
@@ -91,8 +136,8 @@ def _read(gateway: Gateway, progress: Progress, *, since: datetime) -> Listing |
 class _Found:
     """What the search has brought to light."""
 
-    def __init__(self, before: int, left: int, since: datetime, listing: Listing | None) -> None:
-        self._explained, self._left, self._since = before - left, left, since
+    def __init__(self, explained: int, since: datetime, listing: Listing | None) -> None:
+        self._explained, self._left, self._since = explained, _lost().count(), since
         self._is_read = listing is not None
         self.is_whole = listing is not None and listing.is_whole
         self._orphans = [describe_row(row) for row in find_orphans(listing)] if listing else []
@@ -109,7 +154,7 @@ class _Found:
         }
 
     def __str__(self) -> str:
-        lines = [f"{counted(self._explained, 'lost order')} explained, {self._left} left."]
+        lines = self._about_lost_orders()
         if not self._is_read:
             # Not "0 orders": nobody could look.
             lines += ["The provider's list could not be read: it may have orders unknown here."]
@@ -126,6 +171,9 @@ class _Found:
         lines += [f"  {reference}" for reference in self._changed]
         return "\n".join(lines)
 
+    def _about_lost_orders(self) -> list[str]:
+        return [f"{counted(self._explained, 'lost order')} explained, {self._left} left."]
+
     def _nobodys(self) -> str:
         count = len(self._orphans)
         are = "is" if count == 1 else "are"
@@ -138,9 +186,42 @@ class _Found:
         return bool(self._orphans or self._left or self._changed)
 
 
-def _moment(text: str | None) -> datetime:
+class _Restored(_Found):
+    """What a database lacks, or has to hold, that was restored from a dump."""
+
+    def __init__(
+        self,
+        since: datetime,
+        listing: Listing | None,
+        held: Sequence[Order],
+        *,
+        is_cut_short: bool,
+    ) -> None:
+        super().__init__(0, since, listing)
+        self.is_whole = self.is_whole and not is_cut_short
+        self._held = held
+        self._waiting = Order.objects.open().filter(status=Status.PENDING).count()
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "since": iso(self._since),
+            "held": [order.reference for order in self._held],
+            "waiting": self._waiting,
+            **super().as_dict(),
+        }
+
+    def _about_lost_orders(self) -> list[str]:
+        held, waiting = counted(len(self._held), "order"), counted(self._waiting, "order")
+        return [
+            f"{held} held for a person, because the provider may have bought them already.",
+            *(f"  {order.reference}" for order in self._held),
+            f"{waiting} still to be sent.",
+        ]
+
+
+def _moment(text: str | None, *, default: datetime) -> datetime:
     if text is None:
-        return timezone.now() - timedelta(hours=24)
+        return default
     try:
         moment = parse_datetime(text)
         if moment is None and (day := parse_date(text)):

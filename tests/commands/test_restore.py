@@ -1,0 +1,333 @@
+"""``giftcards_reconcile --after-restore``: what was bought after the dump is not bought again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.urls import reverse
+from django.utils import timezone
+
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.holding import approve_price
+from giftcards.engine.loop import begin_tick, follow
+from giftcards.engine.recovery import declare_absent
+from giftcards.engine.resolving import Fit, compare, overall, release
+from giftcards.engine.sweep import check_now
+from giftcards.models import Lease, Order, StatusChange
+from giftcards.models.moments import with_zone
+from giftcards.simulator import Simulator
+from giftcards.statuses import Status
+from tests.builders import problems
+from tests.conftest import Call
+from tests.pages import hidden, read, sign_in
+from tests.stage import LINE, ago, history, hold_lease, lease, posts, provider_state, record_order
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+STAFF = StatusChange.Source.STAFF
+
+
+@pytest.fixture(autouse=True)
+def quickly(set_conf: Callable[..., None]) -> None:
+    set_conf(POLL_INTERVAL=0.1, REQUEST_TIMEOUT=20)
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """What happens within is forgotten here, as by a dump from before, but not at the provider."""
+    dump = transaction.savepoint()
+    yield
+    transaction.savepoint_rollback(dump)
+
+
+def work() -> None:
+    """What a worker does."""
+    begin_tick()
+    follow(seconds=20)
+
+
+def after_restore(call: Call, *more: str) -> tuple[dict[str, Any], int]:
+    outcome = call("giftcards_reconcile", "--after-restore", "--json", *more)
+    return json.loads(outcome.out), outcome.code
+
+
+def decide(order: Order, outcome: str) -> None:
+    """Say on the order's page what became of it."""
+    boss = sign_in(superuser=True)
+    url = reverse("admin:giftcards_order_resolve", args=[order.pk])
+    about = hidden(read(boss.get(url)))["about"]
+    form = {"outcome": outcome, "provider_order_id": "", "is_sure": "on", "about": about}
+    answer = boss.post(url, form)
+    if outcome.startswith("adopt:"):
+        seen = hidden(read(answer))["seen"]
+        answer = boss.post(reverse("admin:giftcards_order_adopt", args=[order.pk]), {"seen": seen})
+    assert answer.status_code == 302
+
+
+def state(order: Order) -> tuple[str, int]:
+    order.refresh_from_db()
+    return order.status, len(order.candidates)
+
+
+HELD = (Status.UNCONFIRMED, 1)
+
+
+class TestHolding:
+    def test_orders_that_were_bought_after_the_dump_are_held_and_never_bought_again(
+        self, call: Call, simulator: Simulator
+    ) -> None:
+        bought = record_order(**LINE, reference="bought")
+        other = record_order(**{**LINE, "type_id": "TEST_PARTIAL"}, reference="other")
+        Order.objects.filter(pk=other.pk).update(due_at=ago(-600))
+        with restored():
+            work()
+            record_order(**{**LINE, "quantity": 1}, reference="placed-after-the-dump")
+            work()
+        assert posts(simulator) == 2
+        out, err, code = call("giftcards_reconcile", "--after-restore")
+        first, *orphans = out.splitlines()[2:5]
+        assert out.splitlines()[:2] == [
+            "1 order held for a person, because the provider may have bought them already.",
+            "  bought",
+        ]
+        assert first == "1 order still to be sent."
+        assert orphans[0].startswith("2 orders at the provider since ")
+        assert (err, code) == ("Not every order is explained.\n", 1)
+        assert state(bought) == HELD
+        [problem] = problems(bought)
+        assert (problem.code, problem.parameters) == ("restored", {"count": 1})
+        assert history(bought) == ["PLACING", "UNCONFIRMED"]
+        # Neither the worker nor staff who have it checked send it, or search for it.
+        Order.objects.filter(pk=other.pk).update(due_at=ago(1))
+        work()
+        with Gateway() as gateway:
+            check_now(bought, gateway)
+        assert call("giftcards_reconcile").code == 1
+        work()
+        assert state(bought) == HELD
+        assert other.status == Status.PENDING
+        other.refresh_from_db()
+        assert other.status == Status.PARTIALLY_FILLED
+        assert posts(simulator) == 3
+
+    @pytest.mark.parametrize("status", [Status.PLACING, Status.UNCONFIRMED])
+    def test_orders_that_were_proven_absent_and_sent_again_after_the_dump_are_held(
+        self, call: Call, simulator: Simulator, status: Status
+    ) -> None:
+        order = record_order(**LINE)
+        sent = {"sent_at": ago(5 * 3600), "created_at": ago(5 * 3600)}
+        Order.objects.filter(pk=order.pk).update(
+            status=status, due_at=None if status == Status.PLACING else ago(1), **sent
+        )
+        with restored():
+            begin_tick()
+            order.refresh_from_db()
+            if status == Status.PLACING:
+                order.move(Status.UNCONFIRMED, source=STAFF, due_at=timezone.now())
+            assert declare_absent(order, send_again=True, source=STAFF)
+            work()
+            assert posts(simulator) == 1
+        found, code = after_restore(call)
+        assert (found["held"], code) == ([order.reference], 1)
+        assert state(order) == HELD
+        work()
+        assert (state(order), posts(simulator)) == (HELD, 1)
+
+    def test_an_order_that_waited_for_a_price_and_was_bought_after_the_dump_is_held(
+        self, call: Call, simulator: Simulator
+    ) -> None:
+        order = record_order(**LINE, max_price=400)
+        work()
+        order.refresh_from_db()
+        assert order.is_held
+        with restored():
+            assert approve_price(order, 490, by="amina")
+            work()
+        assert after_restore(call)[0]["held"] == [order.reference]
+        assert state(order) == HELD
+
+    @pytest.mark.parametrize(
+        "line",
+        [{"quantity": 1}, {"type_id": "TEST_PARTIAL"}],
+        ids=str,
+    )
+    def test_orders_of_another_line_hold_nothing(
+        self, call: Call, simulator: Simulator, line: dict[str, Any]
+    ) -> None:
+        with restored():
+            record_order(**{**LINE, **line})
+            work()
+        order = record_order(**LINE)
+        found, code = after_restore(call)
+        assert (found["held"], found["waiting"], code) == ([], 1, 1)
+        assert state(order) == (Status.PENDING, 0)
+
+    def test_an_order_that_was_recorded_long_after_the_purchase_is_not_held(
+        self, call: Call, simulator: Simulator
+    ) -> None:
+        with restored():
+            record_order(**LINE)
+            work()
+        order = record_order(**LINE)
+        Order.objects.filter(pk=order.pk).update(created_at=ago(-3 * 3600))
+        assert after_restore(call)[0]["held"] == []
+
+    def test_a_person_is_offered_the_first_purchases_after_the_order(
+        self, call: Call, simulator: Simulator, shorten: Callable[..., None]
+    ) -> None:
+        shorten(restoring_candidates=2)
+        orders = [record_order(**LINE) for _order in range(3)]
+        with restored():
+            work()
+        assert len(after_restore(call)[0]["held"]) == 3
+        first, second, _third = simulator.orders
+        for order in orders:
+            order.refresh_from_db()
+            assert [row["id"] for row in order.candidates] == [first, second]
+            assert problems(order)[0].parameters == {"count": 3}
+
+    def test_a_second_run_finds_the_same(self, call: Call, simulator: Simulator) -> None:
+        order = record_order(**LINE)
+        with restored():
+            work()
+        first = after_restore(call)
+        assert after_restore(call) == first
+        assert history(order) == ["PLACING", "UNCONFIRMED"]
+
+    def test_nothing_to_hold_is_done(self, call: Call, simulator: Simulator) -> None:
+        record_order(**LINE)
+        found, code = after_restore(call)
+        assert found.pop("since")
+        assert found == {
+            "held": [],
+            "waiting": 1,
+            "explained": 0,
+            "unconfirmed": 0,
+            "is_whole": True,
+            "orphans": [],
+            "changed": [],
+        }
+        assert code == 0
+
+
+class TestDeciding:
+    @pytest.fixture
+    def held(self, call: Call, simulator: Simulator) -> Order:
+        order = record_order(**LINE)
+        with restored():
+            work()
+        after_restore(call)
+        order.refresh_from_db()
+        return order
+
+    def test_a_person_says_which_it_is_and_it_settles(
+        self, held: Order, simulator: Simulator
+    ) -> None:
+        [row] = held.candidates
+        assert compare(held, row)["created_at"] is Fit.NOT_TOLD
+        assert overall(compare(held, row)) is Fit.FITS
+        decide(held, f"adopt:{row['id']}")
+        work()
+        assert state(held) == (Status.FULFILLED, 0)
+        assert (held.provider_order_id, problems(held)) == (row["id"], [])
+        assert posts(simulator) == 1
+
+    def test_a_person_has_it_sent_again(self, held: Order, simulator: Simulator) -> None:
+        decide(held, "send-again")
+        work()
+        assert state(held) == (Status.FULFILLED, 0)
+        assert posts(simulator) == 2
+
+    def test_one_that_is_released_waits_for_a_person_again(
+        self, held: Order, simulator: Simulator
+    ) -> None:
+        simulator.delay = (60, 60)
+        decide(held, f"adopt:{held.candidates[0]['id']}")
+        held.refresh_from_db()
+        assert release(held, by="amina")
+        work()
+        assert state(held) == (Status.UNCONFIRMED, 0)
+        assert (held.due_at, posts(simulator)) == (None, 1)
+
+
+class TestReading:
+    def test_the_list_is_read_from_before_the_last_sign_of_a_worker(
+        self, call: Call, simulator: Simulator
+    ) -> None:
+        begin_tick()
+        ticked_at = provider_state().ticked_at
+        assert ticked_at
+        expected = (with_zone(ticked_at) - timedelta(hours=2)).isoformat()
+        for _run in range(2):
+            assert after_restore(call)[0]["since"] == expected
+
+    def test_without_a_sign_it_is_read_from_before_the_oldest_order_that_waits(
+        self, call: Call, simulator: Simulator
+    ) -> None:
+        order = record_order(**LINE)
+        Order.objects.filter(pk=order.pk).update(created_at=ago(30 * 3600))
+        order.refresh_from_db()
+        expected = with_zone(order.created_at) - timedelta(hours=2)
+        assert after_restore(call)[0]["since"] == expected.isoformat()
+
+    def test_a_person_says_since_when(self, call: Call, simulator: Simulator) -> None:
+        since = "2026-11-24T08:00:00+00:00"
+        assert after_restore(call, "--since", since)[0]["since"] == since
+
+    def test_a_list_that_cannot_be_read_is_no_leave_to_start(
+        self, call: Call, simulator: Simulator
+    ) -> None:
+        record_order(**LINE)
+        simulator.outage = True
+        found, code = after_restore(call)
+        assert (found["held"], found["is_whole"], code) == ([], False, 1)
+
+
+class TestWorkers:
+    def test_nothing_is_done_beside_a_running_worker(
+        self, call: Call, simulator: Simulator
+    ) -> None:
+        hold_lease(Lease.LOOP, until=ago(-5))
+        out, err, code = call("giftcards_reconcile", "--after-restore")
+        assert (out, code, simulator.requests) == ("", 2, [])
+        assert err.startswith("A worker is running, or was until some seconds ago. Stop every")
+
+    def test_no_worker_can_start_meanwhile(self, call: Call, simulator: Simulator) -> None:
+        record_order(**LINE)
+        with restored():
+            work()
+        tried = []
+
+        def start_worker(execute: Any, sql: str, *args: Any) -> Any:
+            if sql.startswith("UPDATE") and "candidates" in sql and not tried:
+                tried.append(follow(seconds=0))
+            return execute(sql, *args)
+
+        with connection.execute_wrapper(start_worker):
+            assert len(after_restore(call)[0]["held"]) == 1
+        assert tried == [None]
+        assert lease(Lease.LOOP).until is None
+
+    def test_it_stops_where_a_worker_has_taken_over(self, call: Call, simulator: Simulator) -> None:
+        """It stood still for longer than its lease: in a debugger, or with its machine."""
+        orders = [record_order(**LINE) for _order in range(2)]
+        with restored():
+            work()
+
+        def take_over(execute: Any, sql: str, *args: Any) -> Any:
+            if sql.startswith("UPDATE") and "candidates" in sql:
+                hold_lease(Lease.LOOP, until=ago(-5))
+            return execute(sql, *args)
+
+        with connection.execute_wrapper(take_over):
+            found, code = after_restore(call)
+        assert (found["held"], found["is_whole"], code) == ([orders[0].reference], False, 1)
+        assert state(orders[1]) == (Status.PENDING, 0)
+        assert lease(Lease.LOOP).token == "other"
