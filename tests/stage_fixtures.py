@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 import responses
+from django.db import connection
 
-from tests.stage import PRICES, PROVIDER, PSN, ROOT, sharing_database, stop
+from tests.fakes.sockets import Server, pass_on
+from tests.stage import PRICES, PROVIDER, PSN, ROOT, sharing_database, stop, unused_port
 from tests.wall import Wall
 
 
@@ -89,6 +92,39 @@ def shared_database(transactional_db: None, tmp_path: Path) -> Iterator[str]:
     """A database that threads and processes can open side by side; its address."""
     with sharing_database(tmp_path / "shared.sqlite3") as address:
         yield address
+
+
+@pytest.fixture
+def absent_database(
+    shared_database: str, tmp_path: Path
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The address of the database where it cannot be reached, and a function that brings it there.
+
+    A server's connections are refused until then; SQLite's file is in a folder that is not there.
+    """
+    with contextlib.ExitStack() as stack:
+        if connection.vendor == "sqlite":
+            folder = tmp_path / "absent"
+            yield f"sqlite:///{folder}/shared.sqlite3", lambda: folder.symlink_to(tmp_path)
+            return
+        port = unused_port()
+        values, script = connection.settings_dict, pass_on(_connect_to_database)
+        kind = {"postgresql": "postgres"}.get(connection.vendor, connection.vendor)
+        password = f":{values['PASSWORD']}" if values["PASSWORD"] else ""
+        address = f"{kind}://{values['USER']}{password}@127.0.0.1:{port}/{values['NAME']}"
+        yield address, lambda: stack.enter_context(Server(script, port=port))
+
+
+def _connect_to_database() -> socket.socket:
+    """A connection to the server of the database, by TCP or by its socket."""
+    values = connection.settings_dict
+    host, port = values["HOST"], int(values["PORT"] or 5432)
+    if connection.vendor == "postgresql" and not host.strip("/").count("."):
+        folder = host if host.startswith("/") else "/var/run/postgresql"
+        local = socket.socket(socket.AF_UNIX)
+        local.connect(f"{folder}/.s.PGSQL.{port}")
+        return local
+    return socket.create_connection((host or "127.0.0.1", port))
 
 
 @pytest.fixture

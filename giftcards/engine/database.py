@@ -52,14 +52,15 @@ def tolerating(what: str) -> Iterator[None]:
     try:
         yield
     except Error as error:
-        if not _is_there():
+        if not is_there():
             raise
         logger.error(  # noqa: TRY400 (a traceback may hold a row)
             "%s cannot be written: %s", what, type(error).__name__
         )
 
 
-def _is_there() -> bool:
+def is_there() -> bool:
+    """Whether there is a connection, and it works."""
     connection = connections[router.db_for_write(Order)]
     return connection.connection is not None and connection.is_usable()
 

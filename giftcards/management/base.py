@@ -74,7 +74,7 @@ class GiftcardsCommand(ConsoleCommand):
             if self.needs:
                 require(*self.needs)
             if self.has_database:
-                _probe_database(self.needs_tables)
+                self.find_database(options)
         except ConfigurationError as error:
             raise refuse(str(error)) from None
         except Error as error:
@@ -93,6 +93,10 @@ class GiftcardsCommand(ConsoleCommand):
                 "What the command had begun may be half done."
                 " `manage.py giftcards_status` shows how things are.",
             ) from error
+
+    def find_database(self, options: dict[str, Any]) -> None:  # noqa: ARG002 (for subclasses)
+        """Raise an error if the database is not there, or not migrated."""
+        _probe_database(self.needs_tables)
 
     def say(self, text: str, options: dict[str, Any]) -> None:
         """Print text for a person, unless ``-v0`` or ``--json`` was given."""

@@ -328,7 +328,57 @@ class TestLoop:
         lost = "The database failed the loop, which pauses for 0.1 s: OperationalError"
         assert messages(caplog).count(lost) == 3
 
-    def test_the_poll_loop_does_not_start_if_the_database_is_away(
+    @pytest.mark.django_db(transaction=True)
+    def test_the_poll_loop_waits_for_a_database_that_is_away_when_it_starts(
+        self,
+        simulator: Simulator,
+        child: Callable[..., subprocess.Popen[str]],
+        absent_database: tuple[str, Callable[[], object]],
+    ) -> None:
+        address, come_back = absent_database
+        record_order(**LINE, reference=None)
+        process = child("giftcards_poll", "--loop", DATABASE_URL=address)
+        assert process.stdout is not None
+        waiting = process.stdout.readline()
+        assert re.fullmatch(
+            r"Waiting for the database \(OperationalError\)"
+            r" \(since \d\d:\d\d:\d\d, \d s\)\n",
+            waiting,
+        )
+        assert process.poll() is None
+        come_back()
+        assert process.stdout.readline() == "Following the orders. Stop with Ctrl-C.\n"
+        wait_until(Order.objects.filter(settled_at__isnull=False).exists)
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert output.splitlines()[-1].endswith(" 1 settled, 0 failed.")
+
+    @pytest.mark.parametrize(
+        ("args", "code", "text"),
+        [
+            (["--loop"], 0, "Waiting for the database (OperationalError) (since "),
+            ([], 2, "The database did not work (OperationalError). Is it running, and has"),
+        ],
+    )
+    @pytest.mark.django_db(transaction=True)
+    def test_without_a_database_the_poll_loop_waits_until_it_is_stopped_and_one_sweep_fails(
+        self,
+        args: list[str],
+        code: int,
+        text: str,
+        child: Callable[..., subprocess.Popen[str]],
+        absent_database: tuple[str, Callable[[], object]],
+    ) -> None:
+        process = child("giftcards_poll", *args, DATABASE_URL=absent_database[0])
+        assert process.stdout is not None
+        assert process.stdout.readline().removeprefix("CommandError: ").startswith(text)
+        if args:
+            process.terminate()
+        output, _ = process.communicate(timeout=60)
+        assert (output, process.returncode) == ("", code)
+
+    def test_the_poll_loop_does_not_start_in_a_database_that_works_for_nobody(
         self, handlers: None, call: Call, simulator: Simulator
     ) -> None:
         def fail(*args: object) -> None:
@@ -343,7 +393,7 @@ class TestLoop:
             )
 
     def test_the_poll_loop_cannot_be_combined_with_one_order(
-        self, call: Call, simulator: Simulator
+        self, handlers: None, call: Call, simulator: Simulator
     ) -> None:
         assert call("giftcards_poll", "--loop", "--reference", "cart-1") == (
             "",

@@ -22,13 +22,15 @@ Script = Callable[["Server", socket.socket], object]
 class Server:
     """A server on a port of this machine that does with every connection what its script says."""
 
-    def __init__(self, script: Script, context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, script: Script, context: ssl.SSLContext | None = None, *, port: int = 0
+    ) -> None:
         self.requests: list[bytes] = []
         self.connections = 0
         self.stopping = threading.Event()
         self._script = script
         self._context = context
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self.url = f"{'https' if context else 'http'}://127.0.0.1:{self.port}"
         self._threads = [threading.Thread(target=self._accept)]
@@ -118,8 +120,8 @@ def drip(head: bytes, byte: bytes) -> Script:
     return script
 
 
-def tunnel_to(port: int) -> Script:
-    """Answer CONNECT, and then pass on everything to and from ``port``."""
+def pass_on(connect: Callable[[], socket.socket]) -> Script:
+    """Pass on everything to and from another server, however long it takes."""
 
     def pump(source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -129,13 +131,24 @@ def tunnel_to(port: int) -> Script:
             target.shutdown(socket.SHUT_RDWR)
 
     def script(server: Server, connection: socket.socket) -> None:
-        server.read(connection)
-        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-        with socket.create_connection(("127.0.0.1", port)) as onward:
+        connection.settimeout(None)
+        with connect() as onward:
             back = threading.Thread(target=pump, args=(onward, connection))
             back.start()
             pump(connection, onward)
             back.join()
+
+    return script
+
+
+def tunnel_to(port: int) -> Script:
+    """Answer CONNECT, and then pass on everything to and from ``port``."""
+    onward = pass_on(lambda: socket.create_connection(("127.0.0.1", port)))
+
+    def script(server: Server, connection: socket.socket) -> None:
+        server.read(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        onward(server, connection)
 
     return script
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import CommandError
+from django.db import Error
 
+from giftcards.engine.database import is_there
 from giftcards.engine.figures import complete_figures
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import follow
@@ -26,6 +28,9 @@ from giftcards.management.base import (
 from giftcards.management.output import set_by_signals
 from giftcards.models import CustomerRefund, Order, ProviderState
 from giftcards.retention import purge_if_due
+
+# The pause before a database that is away is looked for again (seconds).
+_PAUSE = 1.0
 
 
 class Command(GiftcardsCommand):
@@ -57,10 +62,34 @@ class Command(GiftcardsCommand):
             " (default: leave them).",
         )
 
+    def find_database(self, options: dict[str, Any]) -> None:
+        """Wait for a database that is away, if the loop is to start: it goes on without one, too.
+
+        One that is there and not migrated is an error nevertheless.
+        """
+        if not options["loop"]:
+            super().find_database(options)
+            return
+        self._stop = set_by_signals()
+        with self.progress(options) as progress:
+            while not self._stop.is_set():
+                try:
+                    super().find_database(options)
+                except Error as error:
+                    if is_there():
+                        raise
+                    progress.show(f"Waiting for the database ({type(error).__name__})")
+                else:
+                    return
+                self._stop.wait(_PAUSE)
+
     def handle(self, **options: Any) -> None:
         reference = options["reference"]
         if options["loop"] and reference is not None:
             raise refuse("Use either --loop or --reference: the loop follows every order.")
+        if options["loop"] and self._stop.is_set():
+            # Before the database was there.
+            return
         order = None if reference is None else find_order(reference)
         if options["resume"]:
             ended = ProviderState.objects.resume()
@@ -109,7 +138,7 @@ class Command(GiftcardsCommand):
             raise CommandError(str(error), returncode=UNFINISHED) from None
 
     def _loop(self, options: dict[str, Any]) -> None:
-        stop = set_by_signals()
+        stop = self._stop
         self.say("Following the orders. Stop with Ctrl-C.", options)
         while not stop.is_set():
             done = follow(seconds=None, stop=stop, chores=_do_chores)
