@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from django.apps import AppConfig
 from django.core.checks import Tags, register
+from django.db.backends.signals import connection_created
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.checks import (
@@ -14,6 +15,7 @@ from giftcards.checks import (
     check_stored_cards,
     check_urls,
 )
+from giftcards.wiping import overwrite_deleted
 
 
 class GiftcardsConfig(AppConfig):
@@ -22,6 +24,7 @@ class GiftcardsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        connection_created.connect(overwrite_deleted, dispatch_uid="giftcards.overwrite_deleted")
         register(check_settings, TAG)
         register(check_cluster, TAG)
         register(check_databases, TAG)

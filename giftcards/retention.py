@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from django.db import transaction
+from django.db import router, transaction
 from django.db.models import Case, Exists, F, OuterRef, Q, Value, When
 from django.utils import timezone
 
@@ -24,6 +24,7 @@ from giftcards.models import Card, Order, ProviderState, StatusChange
 from giftcards.models.moments import is_recent
 from giftcards.models.order_queries import PLANNED
 from giftcards.statuses import FINAL
+from giftcards.wiping import empty_log
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,8 @@ def purge(
         _purge_batch([row.key for row in rows], done, is_dry_run=is_dry_run)
         done.place = rows[-1].settled_at
         on_batch(done)
+    if done.cards and not is_dry_run:
+        empty_log(router.db_for_write(Card))
     return done
 
 

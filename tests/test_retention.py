@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
+from django.db import connection, connections
 from django.utils import timezone
 
 from giftcards.engine.clock import Clock
@@ -24,10 +29,13 @@ from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order, settled
 from tests.conftest import Call
+from tests.stage import messages
 from tests.wall import Wall
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
+
+PERSON = "zoe-the-customer@example.com"
 
 
 def make_old(days: int = 400, *, cards: int = 3, **values: Any) -> Order:
@@ -284,3 +292,74 @@ class TestCommand:
         order = make_old()
         assert call("giftcards_purge", "--settled-before", days).code != 0
         assert not is_destroyed(order)
+
+
+if connection.vendor == "sqlite":
+
+    class TestFiles:
+        """Nothing that was destroyed is left in the files of SQLite."""
+
+        pytestmark = pytest.mark.django_db(transaction=True)
+
+        @pytest.fixture(params=["wal", "delete", "truncate"], autouse=True)
+        def _database(
+            self,
+            request: pytest.FixtureRequest,
+            shared_database: str,
+            monkeypatch: pytest.MonkeyPatch,
+        ) -> Iterator[None]:
+            # As most builds of SQLite have it, and not those of Debian.
+            settings = f"PRAGMA secure_delete = OFF; PRAGMA journal_mode = {request.param};"
+            connection = connections["default"]
+            monkeypatch.setitem(connection.settings_dict["OPTIONS"], "init_command", settings)
+            connection.close()
+            connection.ensure_connection()
+            self.path = Path(shared_database.removeprefix("sqlite:///"))
+            # A process that is there all the time, as the web server is: without it, the log would
+            # go with the last connection.
+            with contextlib.closing(sqlite3.connect(self.path)) as other:
+                other.execute("SELECT count(*) FROM giftcards_card").fetchall()
+                yield
+
+        def held(self, texts: Iterable[str]) -> list[str]:
+            """Those of the texts that are in a file of the database."""
+            files = self.path.parent.glob(f"{self.path.name}*")
+            content = b"".join(path.read_bytes() for path in files)
+            return [each for each in texts if each.encode()[-60:] in content]
+
+        @pytest.fixture
+        def sealed(self) -> list[str]:
+            for _number in range(30):
+                make_old(customer_email=PERSON, group=PERSON)
+            found = list(Card.objects.values_list("sealed", flat=True))
+            found += Card.objects.values_list("tail_fingerprint", flat=True)
+            assert self.held(found) == found
+            return found
+
+        def test_not_after_a_purge(self, sealed: list[str], call: Call) -> None:
+            assert call("giftcards_purge", "--settled-before", "365").code == 0
+            assert self.held(sealed) == []
+
+        def test_not_after_an_erasure(self, sealed: list[str], call: Call) -> None:
+            assert self.held([PERSON]) == [PERSON]
+            assert call("giftcards_customer", PERSON, "--erase", "--yes").code == 0
+            assert self.held([*sealed, PERSON]) == []
+
+        def test_not_after_a_rotation(self, sealed: list[str], settings: Any) -> None:
+            keys = [Fernet.generate_key().decode(), *settings.GIFTCARDS["ENCRYPTION_KEYS"]]
+            settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": keys}
+            assert rotate(per_second=1e6, on_batch=lambda _tally: None) == Tally(done=90)
+            assert self.held(sealed) == []
+
+        def test_a_log_that_is_in_use_is_told_of(
+            self, sealed: list[str], caplog: pytest.LogCaptureFixture
+        ) -> None:
+            [mode] = connections["default"].connection.execute("PRAGMA journal_mode").fetchone()
+            with contextlib.closing(sqlite3.connect(self.path)) as reader:
+                if mode == "wal":
+                    # Otherwise, it would keep the purge from writing.
+                    reader.execute("BEGIN")
+                    reader.execute("SELECT count(*) FROM giftcards_card").fetchall()
+                assert run().cards == 90
+            warned = any("is still in the write-ahead log" in each for each in messages(caplog))
+            assert warned == (mode == "wal") == bool(self.held(sealed))

@@ -21,6 +21,7 @@ from giftcards.customers.registry import keepers
 from giftcards.exceptions import GiftcardsError
 from giftcards.models import CardReveal, CustomerRefund, Order
 from giftcards.models.batches import batches
+from giftcards.wiping import empty_log
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +134,7 @@ def erase(
         if traces.are_in(order.reference):
             done.telling.append(order.reference)
         on_order()
+    empty_log(router.db_for_write(Order))
     return done
 
 
