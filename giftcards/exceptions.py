@@ -25,6 +25,15 @@ class ReferenceConflict(GiftcardsError):
     """The reference already names another order, or the same one with other details."""
 
 
+class CustomerConflict(GiftcardsError):
+    """The customer of the order was corrected or erased since it was read."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The customer of the order is not the one that was read: read the order again."
+        )
+
+
 class ReorderError(GiftcardsError):
     """The missing cards of an order cannot be ordered again; the text says why."""
 

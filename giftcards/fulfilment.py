@@ -1,4 +1,4 @@
-"""What a shop calls: to buy cards, to buy missing ones again, and to decide about prices."""
+"""What a shop calls: to buy cards, to correct whom they are for, and to decide about prices."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 
+from giftcards.engine.correcting import change_customer
 from giftcards.engine.holding import approve_price, reject_held
 from giftcards.engine.queue import wake_worker
 from giftcards.engine.reordering import reorder_missing
@@ -15,6 +16,7 @@ from giftcards.models import Order, new_reference
 __all__ = [
     "aplace_order",
     "approve_price",
+    "change_customer",
     "check_line",
     "place_order",
     "reject_held",
@@ -41,7 +43,9 @@ def place_order(
     """Record an order; a worker sends it once the caller's transaction commits.
 
     It does not call the provider, so it is safe in a web request and in a transaction that may roll
-    back. It is idempotent: the same ``reference`` with the same values returns the same order.
+    back. It is idempotent: the same ``reference`` with the same values returns the same order. Of a
+    customer whom :func:`change_customer` has corrected, the details now and those at any time
+    before count as the same.
 
     ``product_id`` and ``type_id`` are the provider's ids (1 to 100 printable ASCII characters
     without spaces), ``quantity`` is 1 to 2,000 cards. ``reference`` is the shop's own unique name

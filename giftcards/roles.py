@@ -22,13 +22,21 @@ from giftcards.exceptions import ConfigurationError
 #: data of the shop's database: they are not translated.
 ROLES: Mapping[str, Collection[str]] = {
     # "Give me my code", "What did I pay?", "Why was this refunded?", "Is anybody working on it?"
-    "Gift card support": ("view_order", "check_order", "find_card", "reveal_card"),
+    # "I typed my address wrong."
+    "Gift card support": (
+        "view_order",
+        "check_order",
+        "correct_customer",
+        "find_card",
+        "reveal_card",
+    ),
     # Everything that there is. Nobody edits or deletes orders.
     "Gift card manager": (
         "view_order",
         "add_order",
         "check_order",
         "resolve_order",
+        "correct_customer",
         "find_card",
         "reveal_card",
         "view_cardreveal",

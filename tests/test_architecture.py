@@ -70,12 +70,12 @@ WITHIN = {
     "provider": "transport answers client",
     "models": (
         "environment fields metadata moments batches leases prices catalogue provider changes"
-        " order_queries orders cards traces ledger money"
+        " order_queries orders corrections cards traces ledger money"
     ),
     "engine": (
         "database backoff queue clock budget prices probe holding gateway background identity"
-        " verdict storing settled figures recording polling outbox reordering sending recovery_plan"
-        " recovery restoring resolving sweep balance held_prices loop health"
+        " verdict storing settled figures recording polling outbox correcting reordering sending"
+        " recovery_plan recovery restoring resolving sweep balance held_prices loop health"
     ),
     "customers": "person registry words export erasure",
     "ledger": "summary pairing matching reading nightly",
@@ -83,15 +83,15 @@ WITHIN = {
         "charts forms readonly lookups provider_sections provider catalogue buttons sections"
         " notices pages reauthentication revealing finding pricing repeating resolving columns"
         " filters balance listing mentions order_rows reveal_log refund_log books ledger summary"
-        " breakdown refunding bookings timeline notes disputing checking order_page placing periods"
-        " figures pictures reports orders"
+        " breakdown refunding bookings timeline notes disputing correcting checking order_page"
+        " placing periods figures pictures reports orders"
     ),
     "management": "output base overview selftest commands",
     "delivery": (
         # what is configured and stored, and what a customer is told
         "kinds conf checks models migrations personal facts codes links"
         # sending it
-        " channels failures handover messages queueing tracking receivers sending retention"
+        " channels failures handover messages queueing moving tracking receivers sending retention"
         # staff and monitors
         " conditions health signals news briefing digests tasks"
         # the customer's pages
@@ -100,8 +100,8 @@ WITHIN = {
     ),
     "delivery.models": "deliveries digests links",
     "delivery.admin": (
-        "pages words allowance resending handing_over previews dispute links digests deliveries"
-        " section"
+        "pages words correction allowance resending handing_over previews dispute links digests"
+        " deliveries section"
     ),
 }
 

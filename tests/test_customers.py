@@ -23,12 +23,13 @@ from giftcards.customers.person import ERASED, Person, Traces, dialled
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.engine.storing import store_cards
 from giftcards.exceptions import ReferenceConflict
-from giftcards.fulfilment import place_order
+from giftcards.fulfilment import change_customer, place_order
 from giftcards.management.commands import giftcards_customer
 from giftcards.models import (
     Acknowledgement,
     Card,
     CardReveal,
+    CustomerChange,
     CustomerRefund,
     LedgerEntry,
     Note,
@@ -90,6 +91,8 @@ def make_bought(**values: Any) -> Order:
         problems=[{**ticked, "ticked_by": "staff", "ticked_at": timezone.now().isoformat()}]
     )
     Acknowledgement.objects.create(order=order, by="staff", **ticked)
+    before = {name: f"{value}." for name, value in PERSON.items()}
+    CustomerChange.objects.create(order=order, by="staff", reason=f"{NAME} called", **before)
     Note.objects.add(order, f"Called 0555123456.\n{NAME.split()[0]} is angry.", by="staff")
     CardReveal.objects.create(card=order.cards.first(), user=user, reason=f"for {NAME}")
     _log(order, f"Paid back to {NAME}, {EMAIL}.")
@@ -168,7 +171,7 @@ class TestErasing:
             model.__name__
             for model in (
                 Order, StatusChange, Acknowledgement, Note, CustomerRefund, CardReveal, Delivery,
-                CardLink, LinkVisit, LogEntry,
+                CardLink, LinkVisit, LogEntry, CustomerChange,
             )
         }  # fmt: skip
         assert run_erasure() == [order.reference]
@@ -226,6 +229,22 @@ class TestErasing:
         run_erasure()
         assert not Delivery.objects.conclude(message, status="retrying")
         assert not Delivery.objects.due(timezone.now() + timedelta(days=1)).exists()
+
+    def test_an_address_until_a_correction_is_erased_wherever_it_is_written(self) -> None:
+        order = make_guide_order(Status.FULFILLED, **{**PERSON, "customer_email": "typo@else.dz"})
+        Note.objects.add(order, "Mailed TYPO@else.dz.", by="staff")
+        get_user_model().objects.get_or_create(username="staff")
+        _log(order, "typo@else.dz bounced.")
+        _log(make_guide_order(), "Who is typo@else.dz?")
+        change_customer(order, email=EMAIL, by="staff", reason="bounced")
+        assert {place.partition(".")[0] for place in traces_of("typo@else.dz")} == {
+            "CustomerChange",
+            "LogEntry",
+            "Note",
+        }
+        assert run_erasure() == [order.reference]
+        assert traces_of("typo@else.dz", *SPELLINGS) == set()
+        assert order.customer_changes.get().by == "staff"
 
     def test_names_of_staff_and_what_happened_stay_in_the_history(self) -> None:
         order = make_bought()
@@ -407,6 +426,15 @@ class TestFinding:
         family.refresh_from_db()
         assert family.customer_email == "said@example.dz"
 
+    def test_an_order_that_was_corrected_is_told_to_who_asks_with_the_address_before(self) -> None:
+        """That may be a stranger, whose address was typed by mistake: the codes are not theirs."""
+        own = make_guide_order(Status.FULFILLED, customer_email="typo@else.dz")
+        order = make_guide_order(Status.FULFILLED, customer_email="Typo@else.dz")
+        change_customer(order, email=EMAIL)
+        assert find_orders(Person.of("typo@else.dz")) == ([own], [order])
+        # With both addresses, it is one person.
+        assert find_orders(Person.of(EMAIL)) == ([order], [own])
+
     def test_an_order_that_names_nobody_is_that_of_whom_its_message_went_to(self) -> None:
         unnamed = make_guide_order(Status.FULFILLED)
         other = make_guide_order(Status.FULFILLED, **OTHER)
@@ -453,6 +481,7 @@ class TestExport:
         text = json.dumps(exported("--language", "en"), ensure_ascii=False)
         for part in (
             EMAIL, NAME, PHONE, "she came to the shop", "Called 0555123456.", "for " + NAME,
+            "Corrections of the customer", f"{EMAIL}.",
             "192.0.2.7", "Amina's phone", "Partly delivered", "1200.00 ", "Messages to customers",
             "Links to cards", '"buyer"', "The provider refused the order", f"{NAME} is blocked",
         ):  # fmt: skip

@@ -26,6 +26,7 @@ from giftcards.admin.breakdown import (
     provider_lines,
 )
 from giftcards.admin.checking import CheckingPages, fingerprint
+from giftcards.admin.correcting import CorrectingPages
 from giftcards.admin.disputing import DisputingPages
 from giftcards.admin.notes import NotesPages
 from giftcards.admin.pages import about
@@ -88,7 +89,9 @@ def _named(name: str, identifier: str) -> Callable[[Any, Order], str]:
     return show
 
 
-class OrderPage(ResolvingPages, PricingPages, CheckingPages, DisputingPages, NotesPages):
+class OrderPage(
+    ResolvingPages, PricingPages, CheckingPages, DisputingPages, CorrectingPages, NotesPages
+):
     """The page of one order."""
 
     readonly_fields = (

@@ -103,6 +103,9 @@ class OrderPages(OrderModelAdmin):
     def has_resolve_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("giftcards.resolve_order")
 
+    def has_correct_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("giftcards.correct_customer")
+
     def has_reveal_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("giftcards.reveal_card")
 

@@ -31,7 +31,7 @@ from giftcards.admin.reauthentication import address_of_proof, is_confirmed, is_
 from giftcards.conf import conf
 from giftcards.crypto import Keyring
 from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionError
-from giftcards.models import Card, CardReveal, Order
+from giftcards.models import Card, CardReveal, CustomerChange, Order
 from giftcards.models.fields import plain_line
 from giftcards.models.traces import REFUSED_REVEAL
 from giftcards.provider.answers import CardSecret
@@ -231,12 +231,44 @@ def _record(request: HttpRequest, card: Card, reason: str) -> bool:
     person: Any = request.user.pk
     address = ip_address(request)
     row = CardReveal.objects.create(card=card, user_id=person, address=address, reason=reason)
-    since = timezone.now() - timedelta(hours=1)
-    if CardReveal.objects.filter(user_id=person, at__gt=since).count() <= conf.reveals_per_hour:
+    if _is_within_limit(request):
         return True
     row.delete()
-    _tell_of_refusal(request, card, since)
+    _tell_of_refusal(request, card.order)
     return False
+
+
+class TooMany(Exception):
+    """The person has seen codes, or decided where they go, too often within an hour."""
+
+
+def count(request: HttpRequest) -> None:
+    """Raise :exc:`TooMany` if the correction that the transaction has just made is one too many."""
+    take_turn(request)
+    if not _is_within_limit(request):
+        raise TooMany
+
+
+def refuse(request: HttpRequest, order: Order) -> str:
+    """What to tell whoever has made :exc:`TooMany`; it leaves a trace, as a refused reveal does."""
+    _tell_of_refusal(request, order)
+    return _refused().trouble
+
+
+def _is_within_limit(request: HttpRequest) -> bool:
+    """Whether the codes and corrections of the person within an hour are not too many.
+
+    Whoever corrects an address decides who sees the codes.
+    """
+    since = _an_hour_ago()
+    person: Any = request.user.pk
+    seen = CardReveal.objects.filter(user_id=person, at__gt=since).count()
+    corrected = CustomerChange.objects.filter(by=request.user.get_username(), at__gt=since)
+    return seen + corrected.order_by().count() <= conf.reveals_per_hour
+
+
+def _an_hour_ago() -> datetime:
+    return timezone.now() - timedelta(hours=1)
 
 
 def take_turn(request: HttpRequest) -> None:
@@ -254,26 +286,28 @@ def _refused() -> Shown:
     limit = conf.reveals_per_hour
     if settings.MANAGERS:
         text = ngettext(
-            "You have revealed %(count)d code within an hour. Try again later. The managers of the"
-            " site have been told.",
-            "You have revealed %(count)d codes within an hour. Try again later. The managers of the"
-            " site have been told.",
+            "You have revealed codes or corrected addresses %(count)d time within an hour. Try"
+            " again later. The managers of the site have been told.",
+            "You have revealed codes or corrected addresses %(count)d times within an hour. Try"
+            " again later. The managers of the site have been told.",
             limit,
         )
     else:
         text = ngettext(
-            "You have revealed %(count)d code within an hour. Try again later.",
-            "You have revealed %(count)d codes within an hour. Try again later.",
+            "You have revealed codes or corrected addresses %(count)d time within an hour. Try"
+            " again later.",
+            "You have revealed codes or corrected addresses %(count)d times within an hour. Try"
+            " again later.",
             limit,
         )
     return Shown(trouble=text % {"count": limit}, status=429)
 
 
-def _tell_of_refusal(request: HttpRequest, card: Card, since: datetime) -> None:
+def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
     """Leave a trace, and tell the managers; once an hour, because a script could try any number."""
     kind = ContentType.objects.get_for_model(Card)
     about = {"user_id": request.user.pk, "content_type": kind, "object_repr": REFUSED_REVEAL}
-    if LogEntry.objects.filter(**about, action_time__gt=since).exists():
+    if LogEntry.objects.filter(**about, action_time__gt=_an_hour_ago()).exists():
         return
     limit = conf.reveals_per_hour
     text = f"Wanted to reveal more than {limit} codes within an hour."
@@ -286,7 +320,7 @@ def _tell_of_refusal(request: HttpRequest, card: Card, since: datetime) -> None:
     logger.warning(wanted, request.user, limit)
 
     def tell() -> None:
-        _tell_managers(request.user.get_username(), limit, card.order)
+        _tell_managers(request.user.get_username(), limit, order)
 
     # The refusal stands though nobody can be told; Django logs that.
     transaction.on_commit(tell, robust=True)
@@ -295,9 +329,9 @@ def _tell_of_refusal(request: HttpRequest, card: Card, since: datetime) -> None:
 def _tell_managers(name: str, limit: int, order: Order) -> None:
     with translation.override(settings.LANGUAGE_CODE):
         text = gettext(
-            "%(name)s has revealed %(limit)d gift card codes within an hour and has wanted to see"
-            " another one, of order %(order)s. It was refused. If this is not their usual work, ask"
-            " them; somebody else may use their account."
+            "%(name)s has revealed gift card codes or corrected addresses %(limit)d times within an"
+            " hour, and has wanted to once more, of order %(order)s. It was refused. If this is not"
+            " their usual work, ask them; somebody else may use their account."
         )
         text %= {"name": name, "limit": limit, "order": order.reference}
         mail_managers(gettext("Many gift card codes were revealed"), text)

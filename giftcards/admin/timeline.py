@@ -8,6 +8,7 @@ from datetime import datetime
 from operator import attrgetter, itemgetter
 from typing import Any
 
+from django.contrib.admin.utils import label_for_field
 from django.utils.html import format_html_join
 from django.utils.translation import gettext, gettext_lazy, ngettext
 
@@ -24,11 +25,13 @@ from giftcards.display import (
 from giftcards.models import (
     Acknowledgement,
     CardReveal,
+    CustomerChange,
     CustomerRefund,
     Note,
     Order,
     StatusChange,
 )
+from giftcards.models.orders import OF_CUSTOMER
 from giftcards.problems import Kind, Problem
 from giftcards.statuses import Status
 
@@ -141,6 +144,11 @@ class Timeline:
             yield from _refunded(refund)
         for note in order.notes.all():
             yield _noted(note)
+        after: CustomerChange | Order = order
+        # A correction holds what was known before it: its end is where the next one begins.
+        for correction in order.customer_changes.order_by("-pk"):
+            yield _corrected(correction, after)
+            after = correction
         reveals = CardReveal.objects.filter(card__order=order).select_related("card", "user")
         for reveal in reveals.defer("card__sealed").order_by("pk"):
             yield _revealed(reveal)
@@ -205,6 +213,33 @@ def _acknowledged(tick: Acknowledgement, shows_costs: bool) -> Event:
 def _noted(note: Note) -> Event:
     what = filled(gettext("%(by)s wrote a note:"), by=bdi(note.by))
     return Event(note.at, what, details=[(_lines(note.text), False)])
+
+
+_CORRECTED = (
+    gettext_lazy("%(by)s corrected the details of the customer."),
+    gettext_lazy("The details of the customer were corrected."),
+)
+
+
+def _corrected(change: CustomerChange, after: CustomerChange | Order) -> Event:
+    """What was known of the customer before, so that it is seen where messages have gone."""
+    named, unnamed = _CORRECTED
+    text = filled(str(named if change.by else unnamed), by=bdi(change.by))
+    details = [
+        (
+            filled(
+                gettext("%(detail)s until then: %(value)s"),
+                detail=label_for_field(name, CustomerChange),
+                value=bdi(getattr(change, name)) if getattr(change, name) else gettext("none"),
+            ),
+            False,
+        )
+        for name in OF_CUSTOMER
+        if getattr(change, name) != getattr(after, name)
+    ]
+    if change.reason:
+        details.append((bdi(change.reason), False))
+    return Event(change.at, text, details=details)
 
 
 # What is said of a refund: by whom, where a name is known.

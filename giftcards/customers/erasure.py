@@ -13,13 +13,13 @@ from itertools import chain
 
 from django.apps import apps
 from django.db import models, router, transaction
-from django.db.models import F, Q
+from django.db.models import Q
 from django.utils import timezone
 
-from giftcards.customers.person import ERASED, Person, Traces, folded
+from giftcards.customers.person import ERASED, Person, Traces, folded, with_former
 from giftcards.customers.registry import keepers
 from giftcards.exceptions import GiftcardsError
-from giftcards.models import CardReveal, CustomerRefund, Order
+from giftcards.models import CardReveal, CustomerChange, CustomerRefund, Order
 from giftcards.models.batches import batches
 from giftcards.wiping import empty_log
 
@@ -56,12 +56,13 @@ def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
     """The orders of the person, oldest first; and orders of others that have to do with them.
 
     The latter have the same e-mail address or phone number beside another one of the other kind,
-    or had a message sent to the person. Whether that is the same customer, staff have to say.
+    had one of the person's until it was corrected, or had a message sent to the person. Whether
+    that is the same customer, staff have to say.
     Raises :exc:`SharedNumber` if the person's orders are under several e-mail addresses.
     """
     named = _read(person.orders())
     _refuse_several(named)
-    others = Person.behind(named).without(person).orders()
+    others = Person.behind(named).without(person).orders() | person.former_orders()
     for keeper in keepers():
         others.update(keeper.orders(person))
     found = _read(others - {order.pk for order in named})
@@ -122,8 +123,8 @@ def erase(
     _erase_log(orders, traces)
     for order in orders:
         with transaction.atomic(using=router.db_for_write(Order)):
-            # A write before all reads locks the order: nobody refunds, notes or disputes meanwhile.
-            Order.objects.filter(pk=order.pk).update(group=F("group"))
+            # Nobody refunds, notes, corrects or disputes meanwhile.
+            order.lock()
             order.refresh_from_db()
             if reason := _why_kept(order):
                 done.kept[order.reference] = reason
@@ -163,6 +164,8 @@ def _erase_order(order: Order, traces: Traces) -> None:
     CardReveal.objects.filter(card__order=order).exclude(reason="").update(reason=ERASED)
     _erase_json(order.changes.all(), "details", traces)
     _erase_json(order.acknowledgements.all(), "parameters", traces)
+    for change in order.customer_changes.all():
+        _erase_correction(change, traces)
     for refund in order.refunds.all():
         _erase_refund(refund, traces)
     for keeper in keepers():
@@ -175,6 +178,14 @@ def _erase_json(rows: models.QuerySet[models.Model], column: str, traces: Traces
         if (erased := traces.erased(value)) != value:
             setattr(row, column, erased)
             row.save(update_fields=[column])
+
+
+def _erase_correction(change: CustomerChange, traces: Traces) -> None:
+    change.customer_email = change.customer_name = change.customer_phone = ""
+    change.customer_language = ""
+    change.by = traces.erased(change.by)
+    change.reason = ERASED if change.reason else ""
+    change.save()
 
 
 def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
@@ -203,7 +214,8 @@ def _erase_log(orders: Sequence[Order], traces: Traces) -> None:
     for keys in batches([str(order.pk) for order in orders]):
         _erase_entries(ours.filter(about, object_id__in=keys), traces)
     # Of names, there may be more than one bearer.
-    for text in {text for order in orders for text in (order.customer_email, order.customer_phone)}:
+    former = chain.from_iterable(map(with_former, orders))
+    for text in {text for each in former for text in (each.customer_email, each.customer_phone)}:
         named = Q(change_message__icontains=text) | Q(object_repr__icontains=text)
         if text:
             _erase_entries(ours.filter(named), traces)

@@ -15,7 +15,15 @@ from django.utils.translation import gettext
 from giftcards.customers.registry import keepers
 from giftcards.customers.words import Described, described, heading, several
 from giftcards.display import supported_language
-from giftcards.models import Card, CardReveal, CustomerRefund, Note, Order, StatusChange
+from giftcards.models import (
+    Card,
+    CardReveal,
+    CustomerChange,
+    CustomerRefund,
+    Note,
+    Order,
+    StatusChange,
+)
 from giftcards.problems import Problem
 
 _ORDER = (
@@ -41,6 +49,15 @@ _ORDER = (
     "customer_language",
     "group",
     "metadata",
+)
+# With what was known of the customer until then.
+_CHANGE = (
+    "at",
+    "customer_email",
+    "customer_name",
+    "customer_phone",
+    "customer_language",
+    "reason",
 )
 _REFUND = (
     "amount",
@@ -92,6 +109,7 @@ def _describe(order: Order) -> Described:
     reveals = CardReveal.objects.filter(card__order=order).select_related("card").order_by("pk")
     parts: dict[str, Any] = {
         heading(Card): several(order.cards.order_by("position"), "position", "received_at"),
+        heading(CustomerChange): several(order.customer_changes.order_by("pk"), *_CHANGE),
         heading(CustomerRefund): several(order.refunds.order_by("pk"), *_REFUND),
         heading(StatusChange): list(map(_change, order.changes.order_by("pk"))),
         str(capfirst(gettext("problems"))): list(_problems(order)),

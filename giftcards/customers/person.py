@@ -11,7 +11,8 @@ from typing import Any, Self
 
 from django.db.models import QuerySet
 
-from giftcards.models import Order
+from giftcards.models import CustomerChange, Order
+from giftcards.models.batches import batches
 from giftcards.secrecy import Masked
 
 # How many rows are compared at a time. The comparison is made here, because databases differ in
@@ -89,7 +90,11 @@ class Person:
     @classmethod
     def behind(cls, orders: Iterable[Order]) -> Self:
         """Who is named by ``orders``: a number may have words around it there."""
-        texts = {text for order in orders for text in (order.customer_email, order.customer_phone)}
+        texts = {
+            text
+            for named in chain.from_iterable(map(with_former, orders))
+            for text in (named.customer_email, named.customer_phone)
+        }
         addresses = {text for text in texts if "@" in text}
         return cls(
             frozenset(Masked(folded(text)) for text in addresses),
@@ -129,15 +134,32 @@ class Person:
             return set()
         return set(self.rows(Order.objects.all(), "customer_email", "customer_phone"))
 
+    def former_orders(self) -> set[int]:
+        """The primary keys of orders that named the person until they were corrected.
+
+        Whose they are now is not known: an address that was typed wrong may be a stranger's.
+        """
+        if not self:
+            return set()
+        former = set(self.rows(CustomerChange.objects.all(), "customer_email", "customer_phone"))
+        rows = (CustomerChange.objects.filter(pk__in=some) for some in batches(sorted(former)))
+        return {key for some in rows for key in some.values_list("order", flat=True)}
+
+
+def with_former(order: Order) -> Iterator[Order | CustomerChange]:
+    """``order``, and rows with the details of its customer before they were corrected."""
+    yield order
+    yield from order.customer_changes.all()
+
 
 class Traces:
     """The texts by which a customer's orders name them: address, number and name, as typed."""
 
     def __init__(self, person: Person, orders: Iterable[Order]) -> None:
         texts, dialled_ones = set(person.emails), set(person.phones)
-        for order in orders:
-            texts |= {order.customer_email, order.customer_name, order.customer_phone}
-            dialled_ones |= numbers(order.customer_phone)
+        for named in chain.from_iterable(map(with_former, orders)):
+            texts |= {named.customer_email, named.customer_name, named.customer_phone}
+            dialled_ones |= numbers(named.customer_phone)
         whole = [re.escape(folded(text)) for text in texts if len(text.strip()) >= _SHORTEST]
         # As words of their own: a short name is part of many others.
         self._pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(sorted(whole)) or '(?!)'})(?![^\W_])")

@@ -38,6 +38,7 @@ class DeliveryConfig(AppConfig):
         # Also if no messages are sent now: there may be some from before.
         registry.register(MESSAGES)
         leave_alone("untold", retention.UNTOLD, "with a customer who could not be told")
+        receivers.connect_always()
         for check in (check_settings, check_links, check_mail):
             register(check, TAG)
         CONDITIONS.update(conditions.CONDITIONS)

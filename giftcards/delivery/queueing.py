@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
+from giftcards.delivery.channels import Channel
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import has_cards, language_of
 from giftcards.delivery.failures import describe
@@ -19,6 +20,7 @@ from giftcards.delivery.models.deliveries import key_of
 from giftcards.engine.queue import queue_task
 from giftcards.models import CustomerRefund, Lease, Order, StatusChange
 from giftcards.models.money import RefundState
+from giftcards.models.orders import OF_CUSTOMER
 from giftcards.statuses import FINAL
 
 logger = logging.getLogger(__name__)
@@ -110,31 +112,49 @@ def _queue(
         return []
     added: list[Delivery] = []
     trouble: Exception | None = None
-    for channel in conf.channels:
-        try:
-            address = channel.address_of(order)
-            if not address:
-                continue
-            message = Delivery(
-                order=order,
-                change=change,
-                refund=refund,
-                kind=kind,
-                channel=channel.name,
-                address=address,
-                language=language_of(order),
-                key=key_of(occasion, channel.name, address),
-            )
-            if Delivery.objects.add(message):
-                added.append(message)
-        except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
-            # The others reach the customer now, and this one when it is announced again.
-            trouble = error
+    with transaction.atomic():
+        # The order may have been read a while ago. Whoever corrects the customer's address finds
+        # the messages that are queued here, or has done so before.
+        order.lock()
+        order.refresh_from_db(fields=OF_CUSTOMER)
+        for channel in conf.channels:
+            try:
+                address = address_of(channel, order)
+                if not address:
+                    continue
+                message = Delivery(
+                    order=order,
+                    change=change,
+                    refund=refund,
+                    kind=kind,
+                    channel=channel.name,
+                    address=address,
+                    language=language_of(order),
+                    # Not of the address, which may be another one when it is announced again.
+                    key=key_of(occasion, channel.name),
+                )
+                if Delivery.objects.add(message):
+                    added.append(message)
+            except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
+                # The others reach the customer now, and this one when it is announced again.
+                trouble = error
     if added:
         wake()
     if trouble is not None:
         raise trouble
     return added
+
+
+def address_of(channel: Channel, order: Order) -> str:
+    """Where ``channel`` reaches the customer; "" if it does not. Raises whatever the channel does.
+
+    A query of a channel that fails does not take the caller's transaction along.
+    """
+    with transaction.atomic():
+        address: Any = channel.address_of(order)
+    if not isinstance(address, str):
+        raise TypeError(f"The address over {channel.name} is no text.")
+    return address
 
 
 def kinds_that_fit(order: Order) -> list[Kind]:

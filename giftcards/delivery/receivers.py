@@ -5,12 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from giftcards.delivery import tracking
+from giftcards.delivery.moving import move_messages
 from giftcards.delivery.queueing import tell_of_change, tell_of_refund, wake
-from giftcards.models import CustomerRefund, Order, StatusChange
-from giftcards.signals import customer_refund_changed, order_status_changed, tick_began
+from giftcards.models import CustomerChange, CustomerRefund, Order, StatusChange
+from giftcards.signals import (
+    customer_changed,
+    customer_refund_changed,
+    order_status_changed,
+    tick_began,
+)
 
 # Its name in the outbox: it stays, wherever the function goes.
 _UID = "giftcards_delivery"
+
+
+def connect_always() -> None:
+    """Listen to what concerns messages and links of before, also if none are sent now."""
+    customer_changed.connect(on_correction, sender=Order, dispatch_uid=_UID)
 
 
 def connect() -> None:
@@ -34,6 +45,10 @@ def on_change(*, order: Order, change: StatusChange, **_: Any) -> None:
 
 def on_refund(*, refund: CustomerRefund, **_: Any) -> None:
     tell_of_refund(refund)
+
+
+def on_correction(*, order: Order, change: CustomerChange, **_: Any) -> None:
+    move_messages(order, change)
 
 
 def on_tick(**_: Any) -> None:

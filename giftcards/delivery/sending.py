@@ -191,6 +191,8 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
     try:
         channel = _channel(delivery.channel)
         with transaction.atomic():
+            # First, as whoever corrects the address does: each may wait for the other otherwise.
+            delivery.order.lock()
             if not Delivery.objects.hold(delivery):
                 return None
             link, token = _link(delivery)

@@ -3,6 +3,7 @@
 from giftcards.models.cards import Card
 from giftcards.models.catalogue import Product, ProductType
 from giftcards.models.changes import Acknowledgement, StatusChange, StatusChangeQuerySet
+from giftcards.models.corrections import CustomerChange
 from giftcards.models.leases import Lease, RequestSlot
 from giftcards.models.ledger import LedgerEntry
 from giftcards.models.money import CustomerRefund
@@ -17,6 +18,7 @@ __all__ = [
     "ApiKey",
     "Card",
     "CardReveal",
+    "CustomerChange",
     "CustomerRefund",
     "Lease",
     "LedgerEntry",

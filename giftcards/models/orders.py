@@ -55,16 +55,10 @@ plain_text = RegexValidator(
     r"\A[!-~]+\Z", _("Use letters, digits and punctuation only, without spaces.")
 )
 
+#: Who the order is for. The only values of a caller that are ever corrected.
+OF_CUSTOMER = ("customer_email", "customer_name", "customer_phone", "customer_language")
 # What the caller gives beside the reference, by kind.
-_TEXTS = (
-    "product_id",
-    "type_id",
-    "group",
-    "customer_email",
-    "customer_name",
-    "customer_phone",
-    "customer_language",
-)
+_TEXTS = ("product_id", "type_id", "group")
 _AMOUNTS = ("sale_price", "sale_amount", "max_price")
 _GIVEN = (*_TEXTS, "quantity", *_AMOUNTS)
 # What final_figures computes. Raise it if that computes more or otherwise: then the workers compute
@@ -283,6 +277,10 @@ def final_figures(order: Order) -> dict[str, Any]:
         "is_consistent": provider and provider.is_consistent,
         "figures_version": FIGURES_VERSION,
     }
+
+
+def _values(row: models.Model, names: Iterable[str]) -> list[Any]:
+    return [getattr(row, name) for name in names]
 
 
 def _flags(problems: list[Entry]) -> dict[str, Any]:
@@ -546,6 +544,7 @@ class Order(models.Model):
         permissions = (
             ("check_order", "Can have orders checked and tick off problems"),
             ("resolve_order", "Can say what became of lost orders"),
+            ("correct_customer", "Can correct the customer of an order"),
             ("find_card", "Can find orders by the code of a card"),
             ("settle_refund", "Can record what was paid back to customers"),
             ("export_order", "Can export orders and reports"),
@@ -767,13 +766,26 @@ class Order(models.Model):
         return len(environments) == 2 and "" not in environments
 
     def was_given_as(self, other: Order) -> bool:
-        """Whether ``other``, just made of what a caller gave, repeats what this one was made of."""
+        """Whether ``other``, just made of what a caller gave, repeats what this one was made of.
+
+        A customer who was corrected is the same: the shop may repeat what it gave first, or what
+        holds by now.
+        """
         return (
             # A collation may have taken one reference for the other.
             self.reference == other.reference
             and all(getattr(self, name) == getattr(other, name) for name in _GIVEN)
             and is_same_json(other.metadata, self.metadata)
+            and self._is_or_was_for(other)
         )
+
+    def _is_or_was_for(self, other: Order) -> bool:
+        wanted = _values(other, OF_CUSTOMER)
+        if _values(self, OF_CUSTOMER) == wanted:
+            return True
+        # Its rows have the same columns, with the values until then.
+        earlier = self.customer_changes.all()
+        return any(_values(change, OF_CUSTOMER) == wanted for change in earlier)
 
     def check_values(self) -> None:
         """Raise ``ValidationError`` if it cannot be ordered with these values."""
@@ -788,6 +800,14 @@ class Order(models.Model):
             )
             raise ValidationError({"sale_amount": text})
 
+    @classmethod
+    def check_customer(cls, values: Mapping[str, Any]) -> None:
+        """Raise ``ValidationError`` if no customer can have these values, by column."""
+        if wrong := [name for name, value in values.items() if not isinstance(value, str)]:
+            raise ValidationError(dict.fromkeys(wrong, gettext("This must be a text.")))
+        others = {field.name for field in cls._meta.fields} - values.keys()
+        cls(**values).clean_fields(exclude=others)
+
     def check_price(self, price: Decimal | int) -> Decimal:
         """Return ``price``; raise ``ValidationError`` if it cannot be approved as a ceiling."""
         if type(price) not in {int, Decimal}:
@@ -799,7 +819,7 @@ class Order(models.Model):
     def _check_types(self) -> None:
         """Reject types that Django's own validation would convert: ``"2"``, ``True``, ``1.5``."""
         wrong: dict[str, Any] = {}
-        for name in ("reference", *_TEXTS):
+        for name in ("reference", *_TEXTS, *OF_CUSTOMER):
             if not isinstance(getattr(self, name), str):
                 wrong[name] = gettext("This must be a text.")
         if type(self.quantity) is not int:
@@ -812,6 +832,13 @@ class Order(models.Model):
             wrong["metadata"] = complaint
         if wrong:
             raise ValidationError(wrong)
+
+    def lock(self) -> None:
+        """Let nobody else write the row until the transaction ends.
+
+        Call it first in a transaction: SQLite may fail one that reads before it writes.
+        """
+        Order.objects.filter(pk=self.pk).update(group=F("group"))
 
     def stay_pending(self, problem: Problem | None, **values: Any) -> bool:
         """Set columns of a PENDING order; ``problem`` replaces those about sending it.

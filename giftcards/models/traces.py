@@ -8,7 +8,6 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxLengthValidator
 from django.db import models, transaction
-from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -66,9 +65,8 @@ class NoteQuerySet(models.QuerySet["Note"]):
         note = Note(order=order, text=lines, by=by)
         note.full_clean(exclude={"order"})
         with transaction.atomic(using=self.db):
-            # This write locks the order until the end of the transaction: of two requests at the
-            # same moment, the second one sees what the first has written.
-            Order.objects.filter(pk=order.pk).update(group=F("group"))
+            # Of two requests at the same moment, the second one sees what the first has written.
+            order.lock()
             since = timezone.now() - _TWICE
             if self.filter(order=order, by=by, text=note.text, at__gte=since).exists():
                 return None

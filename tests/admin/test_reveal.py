@@ -644,7 +644,7 @@ def limited(set_conf: Callable[..., None], settings: Any) -> None:
 
 
 TOO_MANY = (
-    "You have revealed 2 codes within an hour. Try again later."
+    "You have revealed codes or corrected addresses 2 times within an hour. Try again later."
     " The managers of the site have been told."
 )
 
@@ -692,7 +692,10 @@ def test_where_there_are_no_managers_the_page_does_not_say_that_they_were_told(
         html = read(reveal(browser, card), 429)
         read(reveal(browser, card), 429)
 
-    assert "You have revealed 2 codes within an hour. Try again later." in text(html)
+    assert (
+        "You have revealed codes or corrected addresses 2 times within an hour. Try again later."
+        in text(html)
+    )
     assert "managers" not in text(html)
     assert mail.outbox == []
     [told] = [entry for entry in caplog.records if entry.levelname == "ERROR"]

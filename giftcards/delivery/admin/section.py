@@ -15,6 +15,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 
 from giftcards.admin import sections
+from giftcards.delivery.admin.correction import codes_elsewhere
 from giftcards.delivery.admin.handing_over import may_have_link
 from giftcards.delivery.admin.pages import address_here, may_resend, newest
 from giftcards.delivery.admin.resending import WITHDRAWING
@@ -112,6 +113,8 @@ class Section:
         return {
             "original": order,
             "silence": silence,
+            # Without a query for an order that has no messages to say it of.
+            "codes_elsewhere": codes_elsewhere(order) if messages else [],
             "sees_messages": self._sees_messages,
             "messages": [self._message_row(each, untold, links) for each in messages],
             "all_messages": f"{self._url('delivery_changelist')}?{name}"

@@ -1,0 +1,154 @@
+"""When the address of an order's customer is corrected: what is on its way goes to the new one.
+
+A message that went out is not sent again, with one exception: if the link in it is withdrawn before
+anybody had the cards shown, there would be no other way to them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from django.utils import timezone
+
+from giftcards.delivery.channels import Channel
+from giftcards.delivery.conf import conf
+from giftcards.delivery.facts import language_of
+from giftcards.delivery.failures import describe
+from giftcards.delivery.kinds import WITH_CARDS
+from giftcards.delivery.models import CardLink, CardLinkQuerySet, Delivery, DeliveryStatus
+from giftcards.delivery.models.deliveries import OPEN, key_of
+from giftcards.delivery.queueing import address_of, kinds_that_fit, wake
+from giftcards.models import CustomerChange, Order
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OldAddress:
+    """What went, or is to go, to addresses that are not the customer's any more."""
+
+    order: Order
+    messages: list[Delivery]
+
+    @property
+    def unsent(self) -> list[Delivery]:
+        """Messages that nobody has got yet. One that is being sent may still arrive."""
+        lost = {message.pk for message in self.messages if message.status == DeliveryStatus.FAILED}
+        untold = set(Delivery.objects.filter(pk__in=lost).untold().values_list("pk", flat=True))
+        return [
+            message for message in self.messages if message.status in OPEN or message.pk in untold
+        ]
+
+    @property
+    def with_codes(self) -> list[Delivery]:
+        """Messages that have handed over the codes themselves."""
+        sent = [
+            message
+            for message in self.messages
+            if message.kind in WITH_CARDS and message.status == DeliveryStatus.SENT
+        ]
+        linked = set(self.links.values_list("delivery", flat=True))
+        return [message for message in sent if message.pk not in linked]
+
+    @property
+    def links(self) -> CardLinkQuerySet:
+        """All links that were sent there."""
+        messages = [message.pk for message in self.messages]
+        return CardLink.objects.filter(order=self.order, delivery__in=messages)
+
+    @property
+    def unused(self) -> list[Delivery]:
+        """Sent messages whose links work, though nobody has had the cards shown by them."""
+        working = self.links.usable(timezone.now(), reveals=conf.link_reveals).filter(reveals=0)
+        keys = set(working.values_list("delivery", flat=True))
+        return [
+            message
+            for message in self.messages
+            if message.pk in keys and message.status == DeliveryStatus.SENT
+        ]
+
+
+def sent_to(order: Order, addresses: set[str]) -> OldAddress:
+    """What is known of messages about ``order`` to these addresses."""
+    about = Delivery.objects.filter(order=order, address__in=addresses).order_by("pk")
+    return OldAddress(order, list(about) if addresses else [])
+
+
+def move_messages(order: Order, change: CustomerChange) -> None:
+    """Have what is on its way about ``order`` go where its customer is reached after ``change``.
+
+    Called in the transaction that makes the change, and that holds the lock of the order: whoever
+    is sending a message, or queues one, is done with that before, or begins after the commit.
+    """
+    before = change.before(order)
+    old = sent_to(order, addresses_of(before) - addresses_of(order))
+    again = [*old.unsent, *old.unused]
+    Delivery.objects.stop(pk__in=[message.pk for message in old.messages])
+    old.links.revoke(order, by=change.by)
+    for message in _one_of_each(again):
+        _move(message, before, order, change)
+    _change_language(before, order)
+    wake()
+
+
+def addresses_of(order: Order) -> set[str]:
+    """Where the customer is reached: what the order says, and what the channels make of it."""
+    found = {order.customer_email, order.customer_phone}
+    found.update(_address(channel, order) for channel in conf.channels)
+    return found - {""}
+
+
+def _one_of_each(messages: list[Delivery]) -> Iterator[Delivery]:
+    """The last message of each kind over each channel."""
+    last = {(message.kind, message.channel): message for message in messages}
+    yield from sorted(last.values(), key=lambda message: message.pk)
+
+
+def _move(message: Delivery, before: Order, order: Order, change: CustomerChange) -> None:
+    channel = _channel(message.channel)
+    address = _address(channel, order) if channel else ""
+    if not address or message.kind not in kinds_that_fit(order):
+        return
+    was_theirs = message.language == language_of(before)
+    Delivery.objects.add(
+        Delivery(
+            order=order,
+            change_id=message.change_id,
+            refund_id=message.refund_id,
+            kind=message.kind,
+            channel=message.channel,
+            address=address,
+            language=language_of(order) if was_theirs else message.language,
+            key=key_of(f"correction {change.pk} {message.pk}"),
+            requested_by=message.requested_by,
+            reason=message.reason,
+        )
+    )
+
+
+def _address(channel: Channel, order: Order) -> str:
+    try:
+        return address_of(channel, order)
+    except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
+        # A correction does not fail for it.
+        logger.error(  # noqa: TRY400 (its text may hold an address)
+            "Where the customer of order %s is reached by %s is not known: %s",
+            order.reference,
+            channel.name,
+            describe(error),
+        )
+        return ""
+
+
+def _channel(name: str) -> Channel | None:
+    return next((channel for channel in conf.channels if channel.name == name), None)
+
+
+def _change_language(before: Order, order: Order) -> None:
+    old, new = language_of(before), language_of(order)
+    if old != new:
+        values: dict[str, Any] = {"status__in": OPEN, "language": old}
+        Delivery.objects.filter(order=order, **values).order_by().update(language=new)

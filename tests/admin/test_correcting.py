@@ -1,0 +1,257 @@
+"""Correcting the address of a customer in the admin: who may, with what proof and what trace."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from html import unescape
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.core import mail
+from django.test import Client
+from django.utils import timezone, translation
+
+from giftcards.admin.reauthentication import address_of_proof
+from giftcards.fulfilment import change_customer
+from giftcards.models import CardReveal, CustomerChange, Order
+from giftcards.models.traces import REFUSED_REVEAL
+from giftcards.statuses import Status
+from tests.admin.test_reveal import PASSWORD, let_pass, person, reveal
+from tests.admin.test_secrets import receive
+from tests.builders import CARDS, make_guide_order
+from tests.pages import errors, messages, order_page, plain, read, timeline
+from tests.stage import in_threads
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+WRONG, RIGHT = "lina@exmaple.com", "lina@example.com"
+REASON = "She called"
+
+
+@pytest.fixture
+def amina() -> Client:
+    return person("view_order", "correct_customer", "reveal_card")
+
+
+@pytest.fixture
+def order() -> Order:
+    """Its cards are there."""
+    order = receive("web-1042", *CARDS[:2])
+    Order.objects.filter(pk=order.pk).update(customer_email=WRONG, customer_name="Lina")
+    return Order.objects.get()
+
+
+def page_of(order: Order) -> str:
+    return f"{order_page(order).removesuffix('change/')}customer/"
+
+
+def filled_in(browser: Client, order: Order, **values: str) -> dict[str, str]:
+    [seen] = re.findall(r'name="seen" value="(\w+)"', read(browser.get(page_of(order))))
+    details = {"customer_email": RIGHT, "customer_name": "Lina", "reason": REASON}
+    return {"seen": seen, "customer_phone": "", "customer_language": "", **details, **values}
+
+
+def correct(browser: Client, order: Order, **values: str) -> Any:
+    return browser.post(page_of(order), filled_in(browser, order, **values), follow=True)
+
+
+def addresses() -> list[str]:
+    return list(Order.objects.order_by("pk").values_list("customer_email", flat=True))
+
+
+@pytest.mark.parametrize("status", [Status.PENDING, Status.DELAYED, Status.REFUNDED])
+def test_an_order_without_cards_is_corrected_without_a_password(status: Status) -> None:
+    amina = person("view_order", "correct_customer")
+    order = make_guide_order(status, customer_email=WRONG)
+    assert f'href="{page_of(order)}"' in read(amina.get(order_page(order)))
+    let_pass(amina, 601)
+    form = read(amina.get(page_of(order)))
+    assert f'value="{WRONG}"' in form
+    assert "Use this address from now on" in form
+    assert 'name="password"' not in form
+    html = read(correct(amina, order))
+    assert messages(html) == ["Corrected. It holds from now on."]
+    assert addresses() == [RIGHT]
+
+
+def test_cards_that_are_there_take_the_proof_of_a_reveal(amina: Client, order: Order) -> None:
+    let_pass(amina, 601)
+    for password in ("", "wrong"):
+        html = read(correct(amina, order, password=password))
+        assert errors(html)
+        assert f'value="{RIGHT}"' in html
+    assert addresses() == [WRONG]
+    assert "can see the codes" in html
+    read(correct(amina, order, password=PASSWORD))
+    assert addresses() == [RIGHT]
+
+
+def test_a_shop_with_a_page_of_its_own_for_that_is_asked(
+    amina: Client, order: Order, set_conf: Any
+) -> None:
+    set_conf(REAUTHENTICATE="admin:index")
+    for answer in (amina.get(page_of(order)), amina.post(page_of(order), {"reason": "x"})):
+        assert answer.url == address_of_proof(back_to=page_of(order))
+    assert addresses() == [WRONG]
+
+
+def test_it_is_on_record_who_has_corrected_what_and_why(amina: Client, order: Order) -> None:
+    read(correct(amina, order, customer_phone="0550 12 34 56"))
+    change = CustomerChange.objects.get()
+    assert (change.by, change.reason, change.customer_email) == ("person0", REASON, WRONG)
+    # Neither the address nor the reason: the history has other readers.
+    assert [entry.get_change_message() for entry in LogEntry.objects.all()] == [
+        "Corrected the customer."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("en", "person0 corrected the details of the customer."),
+        ("fr", "person0 a corrigé les coordonnées du client."),
+        ("ar", "صحّح person0 بيانات الزبون."),
+    ],
+)
+def test_the_timeline_tells_it_in_each_language(
+    amina: Client, order: Order, language: str, said: str
+) -> None:
+    read(correct(amina, order))
+    order.refresh_from_db()
+    change_customer(order, email="l@example.com", language="fr")
+    answer = amina.get(order_page(order), headers={"accept-language": language})
+    with translation.override("en"):
+        first, second = [
+            plain(entry) for entry in timeline(read(answer)) if RIGHT in entry or WRONG in entry
+        ]
+    assert said in first
+    assert WRONG in first
+    assert REASON in first
+    assert RIGHT in second
+    assert WRONG not in second
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"customer_email": "lina"}, "Enter a valid email address."),
+        ({"customer_email": "a@ex\u202eample.com"}, "Use one line of text"),
+        ({"customer_name": "a\u202eb"}, "Use one line of text"),
+        ({"customer_language": "f r"}, "Use letters, digits and punctuation only"),
+        ({"reason": ""}, "This field is required."),
+    ],
+)
+def test_an_unusable_form_changes_nothing(
+    amina: Client, order: Order, values: dict[str, str], complaint: str
+) -> None:
+    html = read(correct(amina, order, **values))
+    assert complaint in unescape(html)
+    assert addresses() == [WRONG]
+    assert not LogEntry.objects.exists()
+
+
+@pytest.mark.parametrize("seen", [{}, {"seen": ""}, {"seen": "☃"}])
+def test_a_form_about_another_customer_decides_nothing(
+    amina: Client, order: Order, seen: dict[str, str]
+) -> None:
+    form = filled_in(amina, order, **seen)
+    change_customer(order, email="karim@example.com")
+    html = read(amina.post(page_of(order), form, follow=True))
+    assert "The order has changed meanwhile" in messages(html)[0]
+    assert addresses() == ["karim@example.com"]
+
+
+def test_the_second_press_of_the_button_finds_it_done(amina: Client, order: Order) -> None:
+    form = filled_in(amina, order)
+    told = [messages(read(amina.post(page_of(order), form, follow=True)))[0] for _press in "12"]
+    assert told == ["Corrected. It holds from now on.", "This is how it is already."]
+    assert (CustomerChange.objects.count(), LogEntry.objects.count()) == (1, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("shared_database")
+def test_clicks_at_the_same_moment_correct_once() -> None:
+    amina = person("view_order", "correct_customer")
+    order = make_guide_order(customer_email=WRONG)
+    form = filled_in(amina, order)
+
+    def click() -> int:
+        browser = Client()
+        browser.cookies = amina.cookies.copy()
+        return browser.post(page_of(order), form).status_code
+
+    assert in_threads(3, click) == [302] * 3
+    assert (CustomerChange.objects.count(), LogEntry.objects.count()) == (1, 1)
+
+
+class TestLimit:
+    @pytest.fixture(autouse=True)
+    def _limit(self, set_conf: Any) -> None:
+        set_conf(REVEALS_PER_HOUR=2)
+
+    def test_corrections_and_codes_count_together(
+        self,
+        amina: Client,
+        order: Order,
+        settings: Any,
+        django_capture_on_commit_callbacks: Any,
+    ) -> None:
+        settings.MANAGERS = settings.ADMINS = [("Samir", "samir@example.com")]
+        read(reveal(amina, order.cards.get(position=1)))
+        read(correct(amina, order))
+        with django_capture_on_commit_callbacks(execute=True):
+            html = read(correct(amina, Order.objects.get(), customer_email="x@y.example"))
+        assert "revealed codes or corrected addresses 2 times" in plain(messages(html)[0])
+        read(reveal(amina, order.cards.get(position=2)), 429)
+        assert addresses() == [RIGHT]
+        assert (CustomerChange.objects.count(), CardReveal.objects.count()) == (1, 1)
+        # Once an hour.
+        assert LogEntry.objects.filter(object_repr=REFUSED_REVEAL).count() == 1
+        assert len(mail.outbox) == 1
+
+    def test_another_person_and_another_hour_count_anew(self, amina: Client, order: Order) -> None:
+        for number in range(2):
+            read(correct(amina, Order.objects.get(), customer_email=f"{number}@example.com"))
+        other = person("view_order", "correct_customer")
+        read(correct(other, Order.objects.get(), customer_email="2@example.com"))
+        assert addresses() == ["2@example.com"]
+        CustomerChange.objects.update(at=timezone.now() - timedelta(hours=1))
+        read(correct(amina, Order.objects.get(), customer_email="3@example.com"))
+        assert addresses() == ["3@example.com"]
+
+
+class TestWhoMay:
+    def test_it_takes_the_permission(self, order: Order) -> None:
+        browser = person("view_order", "check_order", "resolve_order", "reveal_card")
+        assert "customer/" not in read(browser.get(order_page(order)))
+        assert browser.get(page_of(order)).status_code == 403
+        assert browser.post(page_of(order), {"reason": "x"}).status_code == 403
+
+    def test_who_may_not_see_the_order_may_not_correct_it(self, order: Order) -> None:
+        browser = person("correct_customer")
+        assert browser.get(page_of(order)).status_code == 403
+        assert browser.post(page_of(order), {"reason": "x"}).status_code == 403
+
+    def test_it_is_protected_against_forgery(self, order: Order) -> None:
+        browser = person("view_order", "correct_customer", enforce_csrf_checks=True)
+        assert browser.post(page_of(order), {"reason": "x"}).status_code == 403
+
+
+def test_the_other_orders_with_the_wrong_address_are_named(amina: Client) -> None:
+    """A cart has one address and several orders."""
+    first, second, other, apart = (
+        make_guide_order(customer_email=email, group=group, reference=reference)
+        for email, group, reference in (
+            (WRONG, "cart 7", "web-1"),
+            (WRONG, "cart 7", "web-2"),
+            (RIGHT, "cart 7", "web-3"),
+            (WRONG, "cart 8", "web-4"),
+        )
+    )
+    again = make_guide_order(customer_email=WRONG, repeats=first, reference="web-5")
+    html = read(amina.get(page_of(first)))
+    named = {each for each in (second, other, apart, again) if page_of(each) in html}
+    assert named == {second, again}
