@@ -180,6 +180,7 @@ def send_again(
     by: str,
     reason: str,
     once: str,
+    is_elsewhere: bool = False,
     withdraws: bool = False,
 ) -> Delivery | None:
     """Queue a message that a person asks for; ``None`` if this was asked for already.
@@ -198,6 +199,7 @@ def send_again(
         key=key_of(f"again {order.pk} {once}", channel, address),
         requested_by=by,
         reason=reason,
+        is_elsewhere=is_elsewhere,
     )
     with transaction.atomic():
         # First, because the second press may not cancel the message of the first one.

@@ -16,10 +16,14 @@ from django.utils import timezone
 from giftcards.admin.reauthentication import address_of_proof
 from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink, Delivery
+from giftcards.fulfilment import change_customer
 from giftcards.models import Order
 from giftcards.models.traces import REFUSED_REVEAL
+from giftcards.settlement import record_refund
+from giftcards.statuses import Status
 from tests.admin.test_reveal import let_pass
 from tests.admin.test_secrets import Mailbox
+from tests.builders import make_guide_order
 from tests.delivery.staff import (
     CODES,
     EMAIL,
@@ -34,6 +38,7 @@ from tests.delivery.staff import (
 )
 from tests.fakes.storage import WITHOUT_SCRIPT
 from tests.pages import errors, messages, order_page, plain, read
+from tests.stage import in_threads
 from tests.test_secrets import raw_database
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -251,7 +256,7 @@ class TestTooMany:
             assert "You have handed out 2 links" in plain(messages(read(answer))[0])
         assert Delivery.objects.count() == 1
         # Once an hour.
-        assert caplog.text.count("amina wanted to hand out more than 2 links") == 1
+        assert caplog.text.count("amina wanted to hand out more than 2 links or messages") == 1
         assert LogEntry.objects.filter(object_repr=REFUSED_REVEAL).count() == 1
 
     def test_the_customers_own_address_does_not_count(self, amina: Client, order: Order) -> None:
@@ -260,12 +265,110 @@ class TestTooMany:
         assert Delivery.objects.count() == 3
         assert shown(make(amina, order))
 
+    @pytest.mark.parametrize(
+        ("kind", "status"),
+        [
+            ("delayed", Status.DELAYED),
+            ("refunded", Status.REFUNDED),
+            ("paid_back", Status.REFUNDED),
+        ],
+    )
+    def test_messages_without_cards_to_other_addresses_count_as_well(
+        self, amina: Client, kind: str, status: Status
+    ) -> None:
+        """Whoever gets them learns what was bought, and of a shop that writes to strangers."""
+        other = make_guide_order(status, customer_email=EMAIL, sale_price=600)
+        if kind == "paid_back":
+            record_refund(other, amount=5, reference="R1")
+        for _again in range(2):
+            send_again(amina, other, kind=kind)
+        answer = send_again(amina, other, kind=kind)
+        assert "You have handed out 2 links or messages" in plain(messages(read(answer))[0])
+        assert Delivery.objects.filter(is_elsewhere=True).count() == 2
+        # To the customer, it is still sent.
+        send_again(amina, other, EMAIL, kind=kind)
+        assert Delivery.objects.latest("pk").address == EMAIL
+
+    def test_what_went_to_the_customer_before_a_correction_does_not_count(
+        self, amina: Client, order: Order
+    ) -> None:
+        for _again in range(2):
+            send_again(amina, order, EMAIL)
+        change_customer(order, email="lina@else.example")
+        assert shown(make(amina, order))
+
+    def test_what_went_elsewhere_counts_after_the_address_was_corrected_to_that(
+        self, amina: Client, order: Order
+    ) -> None:
+        for _again in range(2):
+            send_again(amina, order)
+        change_customer(order, email="x@y.example")
+        answer = amina.post(to("new_link", order.pk), ask(amina, order), follow=True)
+        assert "You have handed out 2 links" in plain(messages(read(answer))[0])
+
     def test_another_person_and_another_hour_count_anew(self, amina: Client, order: Order) -> None:
         for _made in range(2):
             shown(make(amina, order))
         assert shown(make(person(*SUPPORT, name="karim"), order))
         CardLink.objects.update(created_at=timezone.now() - timedelta(hours=1))
         assert shown(make(amina, order))
+
+
+class TestOneOrder:
+    """Whoever asks and whichever way: nobody is written to without end."""
+
+    def test_messages_and_links_of_all_persons_count_together(
+        self, amina: Client, order: Order, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        karim = person(*SUPPORT, name="karim")
+        for _again in range(4):
+            send_again(amina, order, EMAIL)
+            send_again(karim, order)
+        for _made in range(2):
+            shown(make(amina, order, withdraws=""))
+        told = "About this order, 10 messages and links were asked for within an hour."
+        for browser in (amina, karim):
+            for answer in (
+                send_again(browser, order, EMAIL),
+                browser.post(to("new_link", order.pk), ask(browser, order), follow=True),
+            ):
+                assert told in plain(messages(read(answer))[0])
+        assert Delivery.objects.count() + CardLink.objects.count() == 10
+        # That is no sign of a person who hands out codes.
+        assert not LogEntry.objects.filter(object_repr=REFUSED_REVEAL).exists()
+        # Another order, and another hour, count anew.
+        send_again(amina, delivered("web-2"), EMAIL)
+        for model in (Delivery, CardLink):
+            model.objects.update(created_at=timezone.now() - timedelta(hours=1))
+        send_again(amina, order, EMAIL)
+        assert Delivery.objects.count() == 10
+
+    def test_what_the_app_sends_by_itself_does_not_count(self, amina: Client, order: Order) -> None:
+        for _number in range(11):
+            message(order, status="sent")
+        send_again(amina, order, EMAIL)
+        assert Delivery.objects.count() == 12
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.usefixtures("shared_database")
+    def test_of_requests_at_the_same_moment_no_more_are_sent(self) -> None:
+        order = delivered()
+        for _number in range(9):
+            message(order, status="sent", requested_by="karim")
+        asked = []
+        for number in range(3):
+            browser = person(*SUPPORT, name=f"person{number}")
+            html = read(browser.get(to("send_again", order.pk)))
+            once = html.split('name="once" value="')[1].split('"')[0]
+            form = {"kind": "delivered", "channel": "mail", "address": EMAIL, "language": "en"}
+            asked.append((browser, {**form, "reason": REASON, "links": "none", "once": once}))
+
+        def press() -> int:
+            browser, form = asked.pop()
+            return browser.post(to("send_again", order.pk), form).status_code
+
+        assert in_threads(3, press) == [302] * 3
+        assert Delivery.objects.filter(address=EMAIL).exclude(requested_by="").count() == 10
 
 
 class TestWithdrawing:

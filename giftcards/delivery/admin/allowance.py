@@ -1,7 +1,9 @@
-"""How many ways to codes a person may hand out in an hour: as many as codes.
+"""How much a person may hand out in an hour, and how much may go out about one order.
 
 A link that is handed over, and a message with cards to another address than the customer's, show
-codes to whoever gets them. So they are limited like revealing one, by ``REVEALS_PER_HOUR``.
+codes to whoever gets them; other messages tell whoever gets them what the customer bought. So all
+of them are limited like revealing a code, by ``REVEALS_PER_HOUR``. And no customer, nor anybody
+else, is written to without end: so the messages and links about one order are limited as well.
 """
 
 from __future__ import annotations
@@ -11,55 +13,82 @@ from datetime import datetime, timedelta
 
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
-from django.db.models import F, Q
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import ngettext
 
 from giftcards.admin.revealing import take_turn
 from giftcards.conf import conf as core
-from giftcards.delivery.kinds import WITH_CARDS
 from giftcards.delivery.models import CardLink, Delivery
+from giftcards.models import Order
 from giftcards.models.traces import REFUSED_REVEAL
 
 logger = logging.getLogger(__name__)
+
+
+#: So many messages and links that staff ask for may be about one order within an hour.
+MOST_OF_AN_ORDER = 10
 
 
 class TooMany(Exception):
     """The person has handed out as many as they may."""
 
 
-def count(request: HttpRequest) -> None:
-    """Raise :exc:`TooMany` if the one that the transaction has just made is one too many."""
-    take_turn(request)
+class TooManyOfOrder(TooMany):
+    """As many messages and links as may be are about the order, whoever has asked for them."""
+
+
+def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
+    """Raise :exc:`TooMany` if the one that the transaction has just made is one too many.
+
+    The transaction has to hold the lock of ``order``. ``is_handed_out``: it is a link, or goes to
+    another address than the customer's.
+    """
     since = _an_hour_ago()
+    links = CardLink.objects.filter(created_at__gt=since, origin=CardLink.Origin.STAFF).order_by()
+    sent = Delivery.objects.filter(created_at__gt=since).order_by()
+    asked = sent.filter(order=order).exclude(requested_by="")
+    if links.filter(order=order).count() + asked.count() > MOST_OF_AN_ORDER:
+        raise TooManyOfOrder
+    if not is_handed_out:
+        return
+    take_turn(request)
     name = request.user.get_username()
-    links = CardLink.objects.filter(
-        created_by=name, created_at__gt=since, origin=CardLink.Origin.STAFF
-    )
-    sent = Delivery.objects.filter(requested_by=name, created_at__gt=since, kind__in=WITH_CARDS)
-    is_own = Q(address=F("order__customer_email")) | Q(address=F("order__customer_phone"))
-    number = links.order_by().count() + sent.exclude(is_own).order_by().count()
-    if number > core.reveals_per_hour:
+    elsewhere = sent.filter(requested_by=name, is_elsewhere=True)
+    if links.filter(created_by=name).count() + elsewhere.count() > core.reveals_per_hour:
         raise TooMany
 
 
-def refuse(request: HttpRequest) -> str:
-    """What to tell the person; it leaves a trace, once an hour, which the digests tell of."""
+def refuse(request: HttpRequest, reached: TooMany) -> str:
+    """What to tell the person.
+
+    Their own limit leaves a trace, once an hour, which the digests tell of.
+    """
+    if isinstance(reached, TooManyOfOrder):
+        text = ngettext(
+            "About this order, %(count)d message or link was asked for within an hour. Try again"
+            " later.",
+            "About this order, %(count)d messages and links were asked for within an hour. Try"
+            " again later.",
+            MOST_OF_AN_ORDER,
+        )
+        return text % {"count": MOST_OF_AN_ORDER}
     limit = core.reveals_per_hour
     kind = ContentType.objects.get_for_model(CardLink)
     trace = {"user_id": request.user.pk, "content_type": kind, "object_repr": REFUSED_REVEAL}
     if not LogEntry.objects.filter(**trace, action_time__gt=_an_hour_ago()).exists():
-        text = f"Wanted to hand out more than {limit} links to cards within an hour."
+        text = f"Wanted to hand out more than {limit} links or messages within an hour."
         LogEntry.objects.create(**trace, action_flag=CHANGE, change_message=text)
         logger.warning(
-            "%s wanted to hand out more than %s links to cards within an hour.",
+            "%s wanted to hand out more than %s links or messages within an hour.",
             request.user.get_username(),
             limit,
         )
     text = ngettext(
-        "You have handed out %(count)d link to cards within an hour. Try again later.",
-        "You have handed out %(count)d links to cards within an hour. Try again later.",
+        "You have handed out %(count)d link or message to another address within an hour. Try"
+        " again later.",
+        "You have handed out %(count)d links or messages to other addresses within an hour. Try"
+        " again later.",
         limit,
     )
     return text % {"count": limit}

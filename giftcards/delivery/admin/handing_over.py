@@ -90,8 +90,9 @@ class HandingOverPages(OrderPages):
         if form.is_valid():
             try:
                 made = self._make(request, order, form.cleaned_data)
-            except allowance.TooMany:
-                return self.conclude(request, order, allowance.refuse(request), messages.ERROR)
+            except allowance.TooMany as reached:
+                text = allowance.refuse(request, reached)
+                return self.conclude(request, order, text, messages.ERROR)
             return self._show(request, *made)
         known = CardLink.objects.filter(order=order).order_by("-pk").values_list("pk", flat=True)
         form.fields["newest"].initial = known.first()
@@ -115,13 +116,14 @@ class HandingOverPages(OrderPages):
         by = request.user.get_username()
         done = "Made a link to the cards, to hand over."
         with transaction.atomic(using=router.db_for_write(CardLink), durable=True):
+            order.lock()
             if given["withdraws"]:
                 withdraw(order, by=by, until=given["newest"] or 0)
                 done = f"Withdrew the earlier links. {done}"
             link, token = links.issue(
                 order, origin=CardLink.Origin.STAFF, by=by, reason=given["reason"]
             )
-            allowance.count(request)
+            allowance.count(request, order, is_handed_out=True)
             self.log_change(request, order, done)
         return link, links.address(token)
 

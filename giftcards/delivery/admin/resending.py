@@ -124,12 +124,13 @@ class SendAgainForm(forms.Form):
         address = given["address"] = given["address"].strip() or own
         has_cards = given.get("kind") in WITH_CARDS
         links = given.get("links")
-        given["is_elsewhere"] = has_cards and address != own
+        given["is_elsewhere"] = address != own
+        given["takes_proof"] = has_cards and address != own
         given["withdraws"] = has_cards and (
             links == self.ALL or (links == self.IF_ELSEWHERE and address != own)
         )
         self._check(channel, address)
-        if given["is_elsewhere"] and "password" in self.fields and not self.errors:
+        if given["takes_proof"] and "password" in self.fields and not self.errors:
             self._check_password()
         return given
 
@@ -183,7 +184,7 @@ class ResendingPages(OrderPages):
         withdraws = WITHDRAWING in request.GET
         form = SendAgainForm(request, order, kinds, withdraws=withdraws, data=data)
         if form.is_valid():
-            if form.cleaned_data["is_elsewhere"] and needs_other_proof(request):
+            if form.cleaned_data["takes_proof"] and needs_other_proof(request):
                 # What was typed has to be typed again: the other page knows nothing of it.
                 back_to = self.address("send_again", order.pk)
                 return HttpResponseRedirect(address_of_proof(back_to=back_to))
@@ -207,19 +208,21 @@ class ResendingPages(OrderPages):
         try:
             # Both or neither: no message without a trace.
             with transaction.atomic(using=router.db_for_write(Delivery)):
+                order.lock()
                 message = send_again(
                     order,
                     **{name: given[name] for name in _FIELDS},
                     by=request.user.get_username(),
                     once=str(given["once"]),
+                    is_elsewhere=given["is_elsewhere"],
                     withdraws=given["withdraws"],
                 )
-                if message is not None and given["is_elsewhere"]:
-                    allowance.count(request)
                 if message is not None:
+                    allowance.count(request, order, is_handed_out=given["is_elsewhere"])
                     self.log_change(request, order, done)
-        except allowance.TooMany:
-            return self.conclude(request, order, allowance.refuse(request), messages.ERROR)
+        except allowance.TooMany as reached:
+            text = allowance.refuse(request, reached)
+            return self.conclude(request, order, text, messages.ERROR)
         if message is None:
             text = gettext("This was asked for already. The message is not sent twice.")
             return self.conclude(request, order, text, messages.INFO)

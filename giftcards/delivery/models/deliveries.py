@@ -208,6 +208,9 @@ class Delivery(models.Model):
     # A name, as in giftcards.Acknowledgement; "" unless a person had it sent again.
     requested_by = models.CharField(_("by"), max_length=254, blank=True)
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
+    # It went to another address than the customer's at that time: whoever had it sent may do that
+    # so many times in an hour.
+    is_elsewhere = models.BooleanField(default=False, db_default=False)
 
     objects = DeliveryQuerySet.as_manager()
 
