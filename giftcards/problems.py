@@ -25,6 +25,7 @@ class Kind(Enum):
     SENDING = auto()  # when the outcome of sending the order is known
     SEARCH = auto()  # with the next search of the provider's list, or like SENDING
     ANSWER = auto()  # with the provider's next answer about the order
+    LEDGER = auto()  # with the reading of the provider's ledger that explains it
     LASTING = auto()  # never by itself: staff tick it off
     HISTORY = auto()  # not a problem, only an entry of the timeline
 
@@ -464,6 +465,17 @@ WORDINGS: Mapping[str, Wording] = {
             " of the order are kept until you tick this off."
         ),
         parameters=("by",),
+    ),
+    "credit_differs": Wording(
+        Kind.LEDGER,
+        _("The provider promised to credit back %(expected)s, and its ledger has %(amount)s."),
+        _(
+            "Look for it in your account at the provider, and ask its support about the"
+            " difference. Where the ledger does not name orders, another order of the same amount"
+            " may be meant. This ends automatically once the ledger has what was promised."
+        ),
+        parameters=("expected", "amount"),
+        discreet=_("The provider's ledger does not have the refund that was promised."),
     ),
     "refused": Wording(
         Kind.HISTORY,

@@ -38,7 +38,7 @@ PARTS = {
     "fulfilment": "models engine",
     "settlement": "signals sales models",
     "catalogue": "exceptions provider models engine",
-    "ledger": "exceptions statuses refunds crypto provider models engine",
+    "ledger": "exceptions statuses problems refunds crypto provider models engine",
     "reports": "statuses models",
     "exports": "statuses refunds sales models reports",
     "funds": "statuses models",
@@ -78,7 +78,7 @@ WITHIN = {
         " recovery_plan recovery restoring resolving sweep balance held_prices loop health"
     ),
     "customers": "person registry words export erasure",
-    "ledger": "summary pairing matching reading nightly",
+    "ledger": "pairing expected summary matching reading nightly",
     "admin": (
         "charts forms readonly lookups provider_sections provider catalogue buttons sections"
         " notices pages reauthentication revealing finding pricing repeating resolving columns"

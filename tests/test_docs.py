@@ -598,6 +598,7 @@ ENDS = {
     Kind.SEARCH: "with the next look",
     Kind.ANSWER: "with the next answer|ticked off$|when it settles|never shown",
     Kind.LASTING: "ticked off$",
+    Kind.LEDGER: r"when the \[ledger\]",
 }
 
 

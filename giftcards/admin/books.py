@@ -45,6 +45,7 @@ class Books:
     lines: list[Line]
     counts: list[Line]
     groups: list[Group]
+    names_candidates: bool
 
 
 def books(summary: Summary, *, name_order: Name, name_entry: Name) -> Books:
@@ -59,6 +60,7 @@ def books(summary: Summary, *, name_order: Name, name_entry: Name) -> Books:
             Line(gettext("Of guessed orders"), count_text(summary.guessed)),
         ],
         groups=list(_groups(summary, name_order, name_entry)),
+        names_candidates=summary.names_candidates,
     )
 
 
@@ -103,6 +105,7 @@ def _groups(summary: Summary, name_order: Name, name_entry: Name) -> Iterator[Gr
             summary.charged_unknown,
             name_entry,
         ),
+        (gettext("Ordered and never charged"), summary.ordered_not_charged, name_order),
         (gettext("The balance changed before it without an entry"), summary.breaks, name_entry),
     ):
         if found.count:

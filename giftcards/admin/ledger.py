@@ -210,8 +210,8 @@ class LedgerEntryAdmin(OrderRows):
         if period is None or request.GET.keys() != {PeriodFilter.parameter_name}:
             return {}
         summary = summarise(*period)
-        keys = [item.key for item in summary.promised_not_credited.first]
-        orders = Order.objects.in_bulk(keys)
+        named = (*summary.promised_not_credited.first, *summary.ordered_not_charged.first)
+        orders = Order.objects.in_bulk({item.key for item in named})
         seen = self.visible_orders(request, orders.values())
 
         def name_order(item: Discrepancy) -> str:

@@ -1,73 +1,126 @@
 """Which order an entry of the ledger is about, and whether what was promised was credited.
 
-An entry that names an order of ours belongs to it. Others are matched by amount and time, as
-guesses, if there is only one way to do so. All of this may be done again at any time: what was left
-open is tried again, and a guess gives way to an entry that names the order.
+An entry that names an order of ours belongs to it. The others are paired with orders by amount and
+time, as guesses: so many entries of an amount with so many orders. All of this may be done again at
+any time: guesses give way to entries that name the order, and to better ones.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import islice
+from statistics import median_low
+from typing import NamedTuple, TypeVar
 
 from django.db import transaction
 
-from giftcards.crypto import configured_key
-from giftcards.ledger.pairing import Booking, Expected, Span, could_be, pair
-from giftcards.models import ApiKey, LedgerEntry, Order, OrderQuerySet
+from giftcards.ledger.expected import (
+    GRACE,
+    NEEDED,
+    SKEW,
+    UNNOTICED,
+    Account,
+    charge,
+    credit,
+    ledger_read_until,
+    ordered_amount,
+    refund_amount,
+)
+from giftcards.ledger.pairing import Booking, Expected, Span, learn_offset, pair
+from giftcards.models import LedgerEntry, Order, OrderQuerySet
 from giftcards.models.batches import batches
 from giftcards.models.ledger import CHARGE, CREDIT
-from giftcards.refunds import refund_breakdown
-from giftcards.statuses import ACCEPTED, Status
+from giftcards.problems import Kind, Problem
+from giftcards.statuses import Status
 
 # What was booked so long before a period is tried again with it: orders settle later, and lost ones
 # are found.
 _LOOK_BACK = timedelta(days=3)
-# How long after an order has settled its refund is missed.
-GRACE = timedelta(minutes=15)
-# How far the clocks of the provider and ours differ at most.
-_SKEW = timedelta(minutes=5)
-# A refund is booked when the order settles there, which is noticed later: after a night without a
-# worker at the latest.
-_UNNOTICED = timedelta(hours=12)
-# How near to each other an entry and what is expected have to be, tried in turn.
-_CHARGED_WITHIN = tuple(
-    Span(near, near) for near in (timedelta(seconds=5), timedelta(seconds=30), _SKEW)
-)
-_CREDITED_WITHIN = (
-    Span(timedelta(seconds=15), timedelta(seconds=5)),
-    Span(timedelta(seconds=90), timedelta(seconds=30)),
-    Span(_UNNOTICED, _SKEW),
-)
+# What is so late is paired with what nothing else was booked for.
+_LATE_CHARGE = timedelta(days=3)
+_LATE_CREDIT = timedelta(days=30)
 _REFUNDING = (Status.PARTIALLY_FILLED, Status.REFUNDED)
-# What of an order is read here.
-_NEEDED = (
-    "status",
-    "environment",
-    "quantity",
-    "price_at_placing",
-    "price_per_card",
-    "fulfilled_quantity",
-    "fulfilled_amount",
-    "is_credited",
-    "created_at",
-    "sent_at",
-    "settled_at",
-)
+# From how many charges it is learnt how the provider's clock goes.
+_LEARNT_FROM = 500
+# Orders of so short a time between two stretches are read along with them.
+_NOT_WORTH_A_QUERY = timedelta(hours=6)
+# How many entries change their order in one transaction.
+_AT_ONCE = 1_000
 
 _ZERO = Decimal(0)
 
 # The first statement of each transaction here: a write, by which the caller keeps its lease.
 Hold = Callable[[], None]
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """How entries of a type are paired with orders.
+
+    ``expect`` says what an order should have booked, if anything, and ``among`` finds the orders
+    that may have something booked about a stretch of time. ``spans`` say how near to each other the
+    two have to be, tried in turn, and ``late`` where nothing else fits.
+    """
+
+    kind: str
+    expect: Callable[[Order], Expected | None]
+    among: Callable[[datetime, datetime], OrderQuerySet]
+    spans: Sequence[Span]
+    late: Span
+    # Guesses so near to an entry that is left open are made anew with it.
+    nearby: timedelta
+
+    def spans_at(self, offset: timedelta) -> list[Span]:
+        """The spans, the widest of them so that it allows what it would without an ``offset``."""
+        *narrow, widest = self.spans
+        ahead, behind = max(offset, timedelta(0)), max(-offset, timedelta(0))
+        return [*narrow, Span(widest.before + ahead, widest.after + behind)]
+
+
+def _sent(start: datetime, end: datetime) -> OrderQuerySet:
+    return Order.objects.sent_between(start, end)
+
+
+def _refunding(start: datetime, end: datetime) -> OrderQuerySet:
+    """Orders settled from ``start`` to ``end`` for which the provider promised a refund."""
+    settled = Order.objects.filter(settled_at__range=(start, end), status__in=_REFUNDING)
+    return settled.order_by("settled_at", "pk")
+
+
+_CHARGES = _Rule(
+    CHARGE,
+    charge,
+    _sent,
+    spans=tuple(Span(near, near) for near in (timedelta(seconds=5), timedelta(seconds=30), SKEW)),
+    late=Span(SKEW, _LATE_CHARGE),
+    nearby=timedelta(hours=1),
+)
+_CREDITS = _Rule(
+    CREDIT,
+    credit,
+    _refunding,
+    spans=(
+        Span(timedelta(seconds=15), timedelta(seconds=5)),
+        Span(timedelta(seconds=90), timedelta(seconds=30)),
+        Span(UNNOTICED, SKEW),
+    ),
+    late=Span(UNNOTICED, _LATE_CREDIT),
+    nearby=timedelta(days=1),
+)
+
 
 def match(start: datetime, end: datetime, *, hold: Hold, bereft: Iterable[int] = ()) -> None:
     """Find the orders of the entries from ``start`` to ``end``, and of older ones left open.
 
-    Then judge, in ``Order.is_credited``, the orders that got an entry, the ``bereft``, which have
-    lost one, and those that settled in that time; ``end`` is when the ledger was read.
+    Then judge, in ``Order.is_credited``, the orders that got or lost an entry, among them the
+    ``bereft``, those that settled in that time, and those that lack their refund. The ledger was
+    read until ``end``, or before until later.
     """
     matching = _Matching(start - _LOOK_BACK, end, hold, bereft)
     matching.by_name()
@@ -75,10 +128,23 @@ def match(start: datetime, end: datetime, *, hold: Hold, bereft: Iterable[int] =
     matching.judge(start)
 
 
+class _Entry(NamedTuple):
+    """An entry that does not say whose it is; ``order_id`` is that of a guess."""
+
+    pk: int
+    amount: Decimal
+    time: datetime
+    objid: str
+    order_id: int | None
+
+
 class _Matching:
     def __init__(self, start: datetime, end: datetime, hold: Hold, bereft: Iterable[int]) -> None:
         self._start, self._end = start, end
         self._hold = hold
+        self._account = Account()
+        # The last days are read again and again.
+        self._read_until = max(end, ledger_read_until() or end)
         # The orders whose refunds have changed.
         self._touched = set(bereft)
 
@@ -111,129 +177,138 @@ class _Matching:
     # Entries that do not.
 
     def by_amount(self) -> None:
-        for kind, spans, expect in (
-            (CHARGE, _CHARGED_WITHIN, self._expected_charges),
-            (CREDIT, _CREDITED_WITHIN, self._expected_credits),
+        offset = None
+        for rule in (_CHARGES, _CREDITS):
+            if entries := self._unnamed(rule):
+                offset = self._learn_offset() if offset is None else offset
+                self._pair(rule, entries, offset)
+
+    def _unnamed(self, rule: _Rule) -> list[_Entry]:
+        """The open entries of which nothing says whose they are, and the guesses about them."""
+        entries = LedgerEntry.objects.filter(type=rule.kind, time__range=(self._start, self._end))
+        if LedgerEntry.objects.names_orders(self._start, self._end):
+            # One that names another order is somebody else's.
+            entries = entries.filter(objid="")
+        rows = entries.order_by("time", "pk").values_list(*_Entry._fields)
+        left = [_Entry(*row) for row in rows.filter(order=None)]
+        amounts = {entry.amount for entry in left}
+        guessed = (
+            _Entry(*row)
+            for start, end in _stretches(left, before=rule.nearby, after=rule.nearby)
+            for row in rows.filter(is_guess__in=[True], time__range=(start, end))
+        )
+        return [*left, *(entry for entry in guessed if entry.amount in amounts)]
+
+    def _learn_offset(self) -> timedelta:
+        """By how much the provider's clock was ahead of ours, negative: behind.
+
+        By the latest charges: those that name their order, or else any.
+        """
+        charges = LedgerEntry.objects.filter(type=CHARGE, time__range=(self._start, self._end))
+        latest = charges.order_by("-time", "-pk")
+        named = latest.filter(order__isnull=False, is_guess=False)
+        times = named.values_list("time", "order__sent_at")[:_LEARNT_FROM]
+        if differences := [time - sent_at for time, sent_at in times if sent_at]:
+            return median_low(differences)
+        rows = latest.values_list("pk", "amount", "time")[:_LEARNT_FROM]
+        bookings = [Booking(*row) for row in rows]
+        expected = self._expected(_CHARGES, bookings, Span(SKEW, SKEW))
+        return learn_offset(bookings, expected, within=SKEW)
+
+    def _pair(self, rule: _Rule, entries: Collection[_Entry], offset: timedelta) -> None:
+        keys = {entry.pk for entry in entries}
+        pairs: dict[int, int] = {}
+        for spans, left in (
+            (rule.spans_at(offset), entries),
+            # What names anything may be somebody else's, and is looked for near by only.
+            ([rule.late], [entry for entry in entries if not entry.objid]),
         ):
-            bookings = self._unnamed(kind, self._start, self._end)
-            pairs = pair(bookings, expect(bookings), spans)
-            if not pairs:
-                continue
+            # By our clock.
+            bookings = [
+                Booking(entry.pk, entry.amount, entry.time - offset)
+                for entry in left
+                if entry.pk not in pairs
+            ]
+            taken = set(pairs.values())
+            expected = self._expected(rule, bookings, spans[-1])
+            free = _without_entry(expected, rule.kind, but=keys)
+            pairs |= pair(bookings, [one for one in free if one.key not in taken], spans)
+        self._guess(rule.kind, {entry.pk: entry.order_id for entry in entries}, pairs)
+
+    def _expected(self, rule: _Rule, bookings: Collection[Booking], span: Span) -> list[Expected]:
+        """What orders should have booked that ``bookings`` may be."""
+        amounts = {booking.amount for booking in bookings}
+        expected = (
+            rule.expect(order)
+            for start, end in _stretches(bookings, before=span.after, after=span.before)
+            for order in rule.among(start, end).only(*NEEDED)
+            if self._account.bought(order)
+        )
+        return [one for one in expected if one and one.amount in amounts]
+
+    def _guess(self, kind: str, before: Mapping[int, int | None], pairs: Mapping[int, int]) -> None:
+        """Let the entries ``before``, with their orders, have those of ``pairs`` instead."""
+        dropped = {key: order for key, order in before.items() if order and pairs.get(key) != order}
+        new = {key: order for key, order in pairs.items() if before[key] != order}
+        # First all of the former: at no moment has an order two.
+        for keys in _parts(dropped):
             with transaction.atomic():
                 self._hold()
-                LedgerEntry.objects.assign(pairs, is_guess=True)
-            if kind == CREDIT:
-                self._touched |= set(pairs.values())
-
-    def _unnamed(self, kind: str, start: datetime, end: datetime) -> list[Booking]:
-        """The open entries of which nothing says that they are another order's."""
-        entries = LedgerEntry.objects.without_order(kind, start, end)
-        if LedgerEntry.objects.names_orders(start, end):
-            entries = entries.filter(objid="")
-        return [Booking(*row) for row in entries.values_list("pk", "amount", "time")]
-
-    def _expected_charges(self, bookings: Collection[Booking]) -> list[Expected]:
-        amounts = {booking.amount for booking in bookings}
-        found: list[Expected] = []
-        for start, end in _stretches(bookings, before=_SKEW, after=_SKEW):
-            orders = Order.objects.sent_between(start, end).only(*_NEEDED)
-            found += (one for one in map(_charge, orders) if one and one.amount in amounts)
-        return _without_entry(found, CHARGE)
-
-    def _expected_credits(self, bookings: Collection[Booking]) -> list[Expected]:
-        amounts = {booking.amount for booking in bookings}
-        found: list[Expected] = []
-        for start, end in _stretches(bookings, before=_SKEW, after=_UNNOTICED):
-            orders = _refunding(start, end).only(*_NEEDED)
-            found += (one for one in map(_credit, orders) if one and one.amount in amounts)
-        return _without_entry(found, CREDIT)
+                LedgerEntry.objects.unassign(keys)
+        for part in _parts(new.items()):
+            with transaction.atomic():
+                self._hold()
+                LedgerEntry.objects.assign(dict(part), is_guess=True)
+        if kind == CREDIT:
+            self._touched |= {*dropped.values(), *new.values()}
 
     # Whether what was promised was credited.
 
     def judge(self, start: datetime) -> None:
         settled = _refunding(start - GRACE, self._end - GRACE)
-        keys = self._touched | set(settled.values_list("pk", flat=True))
-        account = _environment()
+        lately = (self._read_until - _LATE_CREDIT, self._read_until - GRACE)
+        lacking = Order.objects.not_credited().filter(settled_at__range=lately)
+        keys = self._touched.union(
+            settled.values_list("pk", flat=True), lacking.values_list("pk", flat=True)
+        )
         for batch in batches(sorted(keys)):
-            orders = Order.objects.only(*_NEEDED).in_bulk(batch).values()
-            # The ledger of one account says nothing of the orders that another one bought.
-            self._judge([order for order in orders if order.environment in {"", account}])
+            orders = Order.objects.only(*NEEDED).in_bulk(batch).values()
+            self._judge([order for order in orders if self._account.bought(order)])
 
     def _judge(self, orders: Sequence[Order]) -> None:
         credited = LedgerEntry.objects.credited([order.pk for order in orders])
-        verdicts = {
-            order.pk: _verdict(order, credited.get(order.pk), read_until=self._end)
-            for order in orders
-        }
-        lacking = [order for order in orders if verdicts[order.pk] is False]
-        for order in self._undecided(o for o in lacking if o.pk not in credited):
-            verdicts[order.pk] = None
         changed: defaultdict[bool | None, list[int]] = defaultdict(list)
+        troubles: list[tuple[Order, list[Problem]]] = []
         for order in orders:
-            if verdicts[order.pk] != order.is_credited:
-                changed[verdicts[order.pk]].append(order.pk)
+            amount = credited.get(order.pk, _ZERO)
+            verdict = _verdict(order, amount, read_until=self._read_until)
+            if verdict != order.is_credited:
+                changed[verdict].append(order.pk)
+            trouble = [_difference(order, amount)] if verdict is False else []
+            if trouble != order.problems_of(Kind.LEDGER):
+                troubles.append((order, trouble))
         with transaction.atomic():
             self._hold()
             for verdict, keys in changed.items():
                 Order.objects.filter(pk__in=keys).update(is_credited=verdict)
-
-    def _undecided(self, orders: Iterable[Order]) -> Iterator[Order]:
-        """Those of ``orders`` whose refund may be one of several open entries."""
-        expected = [(order, one) for order in orders if (one := _credit(order))]
-        if not expected:
-            return
-        widest = _CREDITED_WITHIN[-1]
-        start = min(one.at for _order, one in expected) - widest.before
-        end = max(one.at for _order, one in expected) + widest.after
-        open_entries: defaultdict[Decimal, list[Booking]] = defaultdict(list)
-        for booking in self._unnamed(CREDIT, start, end):
-            open_entries[booking.amount].append(booking)
-        for order, one in expected:
-            if any(could_be(booking, one, widest) for booking in open_entries[one.amount]):
-                yield order
+            for order, trouble in troubles:
+                order.replace_problems(Kind.LEDGER, trouble)
 
 
-def _verdict(order: Order, credited: Decimal | None, *, read_until: datetime) -> bool | None:
+def _verdict(order: Order, credited: Decimal, *, read_until: datetime) -> bool | None:
     """Whether what was credited is what was promised; ``None`` if that is open or was nothing."""
-    breakdown = refund_breakdown(order)
-    promised = breakdown.refunded_amount if breakdown else None
+    promised = refund_amount(order)
     if promised is None or order.settled_at is None:
         return None
-    if promised == (credited or _ZERO):
+    if promised == credited:
         return True if promised else None
     is_late = order.settled_at + GRACE <= read_until
-    return False if is_late or (credited or _ZERO) > promised else None
+    return False if is_late or credited > promised else None
 
 
-def _environment() -> str:
-    """That of the account whose ledger is read; "" if it is not known."""
-    key = ApiKey.objects.filter(pk=configured_key()).first()
-    return key.environment if key else ""
-
-
-# What orders should have booked.
-
-
-def _ordered(order: Order) -> Decimal | None:
-    price = order.price_at_placing if order.price_per_card is None else order.price_per_card
-    return None if price is None else order.quantity * price
-
-
-def _charge(order: Order) -> Expected | None:
-    ordered = _ordered(order)
-    if not ordered or order.sent_at is None:
-        return None
-    is_certain = order.status in ACCEPTED
-    return Expected(order.pk, -ordered, order.sent_at, order.sent_at - _SKEW, is_certain)
-
-
-def _credit(order: Order) -> Expected | None:
-    breakdown = refund_breakdown(order)
-    promised = breakdown.refunded_amount if breakdown else None
-    if not promised or order.settled_at is None:
-        return None
-    sent_at = order.sent_at or order.created_at
-    return Expected(order.pk, promised, order.settled_at, sent_at - _SKEW)
+def _difference(order: Order, credited: Decimal) -> Problem:
+    amounts = {"expected": f"{refund_amount(order):.2f}", "amount": f"{credited:.2f}"}
+    return Problem("credit_differs", amounts)
 
 
 def _within_price(
@@ -242,7 +317,7 @@ def _within_price(
     """Without the entries that charge an order for more than it costs, beyond the first."""
     kept = []
     for key, order, amount in named:
-        total, ordered = charged.get(order.pk, _ZERO) + amount, _ordered(order)
+        total, ordered = charged.get(order.pk, _ZERO) + amount, ordered_amount(order)
         if order.pk in charged and ordered is not None and -total > ordered:
             continue
         charged[order.pk] = total
@@ -250,29 +325,33 @@ def _within_price(
     return kept
 
 
-def _refunding(start: datetime, end: datetime) -> OrderQuerySet:
-    """Orders settled from ``start`` to ``end`` for which the provider promised a refund."""
-    settled = Order.objects.filter(settled_at__range=(start, end), status__in=_REFUNDING)
-    return settled.order_by("settled_at", "pk")
-
-
-def _without_entry(expected: Iterable[Expected], kind: str) -> list[Expected]:
+def _without_entry(
+    expected: Iterable[Expected], kind: str, *, but: Collection[int]
+) -> list[Expected]:
+    """Those of ``expected`` for which nothing was booked, ``but`` these entries."""
     by_key = {one.key: one for one in expected}
     for batch in batches(list(by_key)):
         entries = LedgerEntry.objects.filter(order__in=batch, type=kind).order_by()
-        for key in entries.values_list("order_id", flat=True):
-            by_key.pop(key, None)
+        for key, order in entries.values_list("pk", "order_id"):
+            if key not in but:
+                by_key.pop(order, None)
     return list(by_key.values())
 
 
 def _stretches(
-    bookings: Iterable[Booking], *, before: timedelta, after: timedelta
+    bookings: Iterable[Booking | _Entry], *, before: timedelta, after: timedelta
 ) -> list[tuple[datetime, datetime]]:
-    """The times that lie so near to a booking, as few stretches that do not overlap."""
+    """The times that lie so near to a booking, in few stretches, each for one query."""
     stretches: list[tuple[datetime, datetime]] = []
     for time in sorted(booking.time for booking in bookings):
         start, end = time - before, time + after
-        if stretches and start <= stretches[-1][1]:
+        if stretches and start <= stretches[-1][1] + _NOT_WORTH_A_QUERY:
             start = stretches.pop()[0]
         stretches.append((start, end))
     return stretches
+
+
+def _parts(items: Iterable[T]) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while part := list(islice(iterator, _AT_ONCE)):
+        yield part

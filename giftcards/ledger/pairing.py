@@ -1,14 +1,23 @@
-"""Which booking is which order's, by amount and time alone: pure, and sure or silent."""
+"""Which booking is which order's, by amount and time alone: pure.
+
+Equal amounts cannot be told apart, so sets are judged: as many bookings as can be are paired with
+orders, and what is left over is a surplus of the one or of the other. Which booking of a set is
+whose is a guess.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from itertools import accumulate
+from heapq import heappop, heappush
+from typing import TypeVar
+
+# How much longer the provider takes with some orders than with others, most of the time.
+_JITTER = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +31,12 @@ class Booking:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What an order should have booked: ``amount``, about ``at``, and never before ``earliest``.
-
-    ``is_certain``: whether it is known that it was booked. If not, it gets no booking, but it may
-    keep another order from getting one.
-    """
+    """What an order should have booked: ``amount``, about ``at``, and never before ``earliest``."""
 
     key: int
     amount: Decimal
     at: datetime
     earliest: datetime
-    is_certain: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,69 +47,145 @@ class Span:
     after: timedelta
 
 
-def pair(
-    bookings: Collection[Booking], expected: Collection[Expected], spans: Iterable[Span]
-) -> dict[int, int]:
-    """Return the orders of bookings, by key: those that fit each other and nothing else.
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """From when to when an order may have been booked."""
 
-    The spans are tried in turn, the narrowest first, on what the ones before have left.
+    first: datetime
+    last: datetime
+    order: int
+
+
+T = TypeVar("T", Booking, Expected)
+
+
+def pair(
+    bookings: Collection[Booking], expected: Collection[Expected], spans: Sequence[Span]
+) -> dict[int, int]:
+    """Return the orders of bookings, by key: as many pairs as the last and widest span allows.
+
+    The spans are tried in turn, so that what is near is paired before what is far, unless fewer
+    pairs came of it.
     """
     pairs: dict[int, int] = {}
+    for booked, ones in _sets(bookings, expected, spans[-1]):
+        pairs |= _pair_set(booked, ones, spans)
+    return pairs
+
+
+def _sets(
+    bookings: Iterable[Booking], expected: Iterable[Expected], span: Span
+) -> Iterator[tuple[list[Booking], list[Expected]]]:
+    """Yield bookings and orders that may be each other's, and nobody else's."""
+    booked = _by_amount(sorted(bookings, key=lambda booking: (booking.time, booking.key)))
+    for amount, ones in _by_amount(expected).items():
+        for part in _overlapping(ones, span):
+            windows = [_window(one, span) for one in part]
+            first = min(window.first for window in windows)
+            last = max(window.last for window in windows)
+            yield _between(booked[amount], first, last), part
+
+
+def _between(bookings: Sequence[Booking], first: datetime, last: datetime) -> list[Booking]:
+    """The bookings, which come by time, from ``first`` to ``last``."""
+    begin = bisect_left(bookings, first, key=lambda booking: booking.time)
+    end = bisect_right(bookings, last, key=lambda booking: booking.time)
+    return list(bookings[begin:end])
+
+
+def _by_amount(items: Iterable[T]) -> defaultdict[Decimal, list[T]]:
+    groups: defaultdict[Decimal, list[T]] = defaultdict(list)
+    for item in items:
+        groups[item.amount].append(item)
+    return groups
+
+
+def _overlapping(expected: Iterable[Expected], span: Span) -> list[list[Expected]]:
+    """The orders in groups, between which no time belongs to the window of any."""
+    groups: list[list[Expected]] = []
+    end: datetime | None = None
+    for one in sorted(expected, key=lambda one: (_window(one, span).first, one.key)):
+        window = _window(one, span)
+        if end is None or window.first > end:
+            groups.append([])
+            end = window.last
+        groups[-1].append(one)
+        end = max(end, window.last)
+    return groups
+
+
+def _pair_set(
+    bookings: Collection[Booking], expected: Collection[Expected], spans: Sequence[Span]
+) -> dict[int, int]:
+    near: dict[int, int] = {}
     for span in spans:
-        taken = set(pairs.values())
-        pairs |= _unique_pairs(
-            [booking for booking in bookings if booking.key not in pairs],
+        taken = set(near.values())
+        near |= _most_pairs(
+            [booking for booking in bookings if booking.key not in near],
             [one for one in expected if one.key not in taken],
             span,
         )
-    return pairs
+    most = _most_pairs(bookings, expected, spans[-1])
+    return near if len(near) == len(most) else most
 
 
-def could_be(booking: Booking, one: Expected, span: Span) -> bool:
-    """Whether the booking may be the one that is expected."""
-    first, last = _reach(one, span)
-    return booking.amount == one.amount and first <= booking.time <= last
-
-
-def _reach(one: Expected, span: Span) -> tuple[datetime, datetime]:
-    return max(one.at - span.before, one.earliest), one.at + span.after
-
-
-def _unique_pairs(
+def _most_pairs(
     bookings: Iterable[Booking], expected: Iterable[Expected], span: Span
 ) -> dict[int, int]:
-    booked: defaultdict[Decimal, list[Booking]] = defaultdict(list)
-    for booking in sorted(bookings, key=lambda booking: booking.time):
-        booked[booking.amount].append(booking)
-    wanted: defaultdict[Decimal, list[Expected]] = defaultdict(list)
-    for one in expected:
-        wanted[one.amount].append(one)
+    """As many pairs as there can be: each booking, by time, gets the order that ends first."""
+    windows = [_window(one, span) for one in expected]
+    coming = sorted(windows, key=lambda window: window.first, reverse=True)
+    begun: list[tuple[datetime, int]] = []
     pairs: dict[int, int] = {}
-    for amount, ones in wanted.items():
-        pairs |= _unique_pairs_of(booked[amount], ones, span)
+    for booking in bookings:
+        while coming and coming[-1].first <= booking.time:
+            window = coming.pop()
+            heappush(begun, (window.last, window.order))
+        while begun and begun[0][0] < booking.time:
+            heappop(begun)
+        if begun:
+            pairs[booking.key] = heappop(begun)[1]
     return pairs
 
 
-def _unique_pairs_of(
-    bookings: Sequence[Booking], expected: Iterable[Expected], span: Span
-) -> dict[int, int]:
-    """The pairs of bookings and orders of one amount; ``bookings`` are sorted by time."""
-    times = [booking.time for booking in bookings]
-    # How many orders begin, less how many have ended, at each booking: summed up, how many fit it.
-    steps = [0] * (len(times) + 1)
-    candidates: dict[int, int] = {}
-    for one in expected:
-        first, last = _reach(one, span)
-        begin, end = bisect_left(times, first), bisect_right(times, last)
-        if begin >= end:
-            continue
-        steps[begin] += 1
-        steps[end] -= 1
-        if end - begin == 1 and one.is_certain:
-            candidates[begin] = one.key
-    fitting = list(accumulate(steps))
-    return {
-        bookings[position].key: order
-        for position, order in candidates.items()
-        if fitting[position] == 1
-    }
+def _window(one: Expected, span: Span) -> _Window:
+    return _Window(max(one.at - span.before, one.earliest), one.at + span.after, one.key)
+
+
+# The provider's clock.
+
+
+def learn_offset(
+    bookings: Iterable[Booking], expected: Iterable[Expected], *, within: timedelta
+) -> timedelta:
+    """By how much the clock of the bookings is ahead of that of the orders, negative: behind.
+
+    Whichever booking is whose, the true pairs differ by about the same, and the others by anything.
+    So it is the difference ``within`` which most pairs of an amount lie together; 0 if there are
+    none.
+    """
+    wanted = _by_amount(sorted(expected, key=lambda one: one.at))
+    moments = defaultdict(
+        list, {amount: [one.at for one in ones] for amount, ones in wanted.items()}
+    )
+    differences = sorted(
+        booking.time - at
+        for booking in bookings
+        for at in _near(moments[booking.amount], booking.time, within)
+    )
+    return _densest(differences)
+
+
+def _near(times: Sequence[datetime], moment: datetime, within: timedelta) -> Sequence[datetime]:
+    return times[bisect_left(times, moment - within) : bisect_right(times, moment + within)]
+
+
+def _densest(differences: Sequence[timedelta]) -> timedelta:
+    """The middle of those that lie together most densely, and of several such of the least."""
+    best, most = timedelta(0), 0
+    for position, least in enumerate(differences):
+        end = bisect_right(differences, least + _JITTER)
+        middle = differences[(position + end - 1) // 2]
+        if (end - position, -abs(middle)) > (most, -abs(best)):
+            best, most = middle, end - position
+    return best

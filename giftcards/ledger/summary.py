@@ -15,11 +15,18 @@ from itertools import chain as chained
 from itertools import groupby
 from typing import NamedTuple
 
+from giftcards.ledger.expected import (
+    GRACE,
+    NEEDED,
+    Account,
+    charge,
+    ledger_read_until,
+    refund_amount,
+)
 from giftcards.models import LedgerEntry, Order
 from giftcards.models.batches import batches
 from giftcards.models.ledger import CHARGE, CREDIT
 from giftcards.models.moments import bounds, day_of, repeated_for, within
-from giftcards.refunds import refund_breakdown
 from giftcards.statuses import SETTLED
 
 # How many of a kind are listed; all are counted.
@@ -75,7 +82,11 @@ class Summary:
     ``promised_not_credited`` are orders settled in the period whose refund the ledger does not have
     in full. ``credited_not_promised`` are refunds of no order here, and what exceeds the refund of
     an order. ``charged_unknown`` are charges of no order here, further charges of an order, and
-    what exceeds the price of an order.
+    what exceeds the price of an order. ``ordered_not_charged`` are orders sent in the period that
+    the provider has accepted and the ledger has no charge of.
+
+    Where entries name no order, so many of these as there are too many, or too few, of an amount
+    are listed; others of the same amount may be meant.
 
     ``gap`` is what the balance has changed by beyond the sum of the entries: 0 if the books close,
     ``None`` if a balance is not known. ``breaks`` are entries before which the balance has changed
@@ -94,6 +105,7 @@ class Summary:
     promised_not_credited: Discrepancies
     credited_not_promised: Discrepancies
     charged_unknown: Discrepancies
+    ordered_not_charged: Discrepancies
     opening_balance: Decimal | None
     closing_balance: Decimal | None
     gap: Decimal | None
@@ -103,6 +115,17 @@ class Summary:
     def total(self) -> Decimal:
         """The sum of all entries."""
         return self.orders + self.refunds + self.top_ups + self.other_services
+
+    @property
+    def names_candidates(self) -> bool:
+        """Whether others of the same amount may be meant than those that are listed."""
+        unfitting = (
+            self.promised_not_credited,
+            self.credited_not_promised,
+            self.charged_unknown,
+            self.ordered_not_charged,
+        )
+        return bool(self.guessed and any(found.count for found in unfitting))
 
 
 def summarise(start: date, end: date) -> Summary:
@@ -142,6 +165,7 @@ def summarise(start: date, end: date) -> Summary:
         promised_not_credited=_promised_not_credited(start, end),
         credited_not_promised=tally.unknown_credits.result(),
         charged_unknown=tally.unknown_charges.result(),
+        ordered_not_charged=_ordered_not_charged(start, end, tally.charged),
         opening_balance=opening,
         closing_balance=closing,
         gap=gap,
@@ -175,11 +199,14 @@ def _rows(start: date, end: date) -> Iterator[_Row]:
     last = LedgerEntry.objects.order_by("-time", "-pk").first()
     if first is None or last is None:
         return
-    start, end = max(start, day_of(first.time)), min(end, day_of(last.time))
-    for number in range((end - start).days + 1):
-        day = start + timedelta(days=number)
+    for day in _days(max(start, day_of(first.time)), min(end, day_of(last.time))):
         entries = LedgerEntry.objects.filter(within("time", day, day))
         yield from map(_Row._make, entries.order_by("time", "pk").values_list(*_Row._fields))
+
+
+def _days(start: date, end: date) -> Iterator[date]:
+    for number in range((end - start).days + 1):
+        yield start + timedelta(days=number)
 
 
 # Counting and adding up.
@@ -212,7 +239,8 @@ class _Tally:
     totals: defaultdict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
     unknown_charges: _Found = field(default_factory=_Found)
     unknown_credits: _Found = field(default_factory=_Found)
-    # The orders that credits of the period belong to.
+    # The orders that charges, and credits, of the period belong to.
+    charged: set[int] = field(default_factory=set)
     credited: set[int] = field(default_factory=set)
 
     def add(self, rows: Iterable[_Row]) -> None:
@@ -230,6 +258,8 @@ class _Tally:
             self.unknown_credits.add(row.as_discrepancy(row.amount))
         elif row.type == CREDIT and row.order_id is not None:
             self.credited.add(row.order_id)
+        elif row.type == CHARGE and row.order_id is not None:
+            self.charged.add(row.order_id)
 
 
 def _kind(type_: str) -> str:
@@ -248,7 +278,7 @@ def _promised_not_credited(start: date, end: date) -> Discrepancies:
         by_key = Order.objects.in_bulk(keys)
         credited = LedgerEntry.objects.credited(keys)
         for order in (by_key[key] for key in keys if key in by_key):
-            lacks = _promised(order) - credited.get(order.pk, _ZERO)
+            lacks = (refund_amount(order) or _ZERO) - credited.get(order.pk, _ZERO)
             if lacks > 0 and order.settled_at is not None:
                 found.add(Discrepancy(order.pk, order.reference, lacks, order.settled_at))
     return found.result()
@@ -260,7 +290,7 @@ def _add_surplus(found: _Found, tally: _Tally, start: date, end: date) -> None:
     for keys in batches(sorted(tally.credited)):
         for order in Order.objects.not_credited().filter(pk__in=keys).order_by():
             entries = LedgerEntry.objects.filter(order=order, type=CREDIT).order_by("time", "pk")
-            left = _promised(order)
+            left = refund_amount(order) or _ZERO
             for row in map(_Row._make, entries.values_list(*_Row._fields)):
                 surplus = min(row.amount - max(left, _ZERO), row.amount)
                 left -= row.amount
@@ -307,9 +337,36 @@ def _prices(keys: Collection[int]) -> dict[int | None, Decimal]:
     }
 
 
-def _promised(order: Order) -> Decimal:
-    breakdown = refund_breakdown(order)
-    return (breakdown and breakdown.refunded_amount) or _ZERO
+# Orders that were never charged.
+
+
+def _ordered_not_charged(start: date, end: date, charged: Collection[int]) -> Discrepancies:
+    """Those sent in the period, as far as the ledger was read; ``charged`` are known to be."""
+    found = _Found()
+    read_until = ledger_read_until()
+    first = LedgerEntry.objects.order_by("time", "pk").first()
+    if read_until is None or first is None:
+        return found.result()
+    account = Account()
+    for day in _days(max(start, day_of(first.time)), min(end, day_of(read_until))):
+        begin, following = bounds(day, day)
+        sent = Order.objects.sent_between(begin, read_until - GRACE).filter(sent_at__lt=following)
+        keys = [key for key in sent.values_list("pk", flat=True) if key not in charged]
+        for order in _never_charged(keys):
+            lacks = charge(order)
+            if lacks and account.bought(order):
+                found.add(Discrepancy(order.pk, order.reference, -lacks.amount, lacks.at))
+    return found.result()
+
+
+def _never_charged(keys: Iterable[int]) -> Iterator[Order]:
+    """Those of these orders that no charge at all belongs to, in this order."""
+    for batch in batches(keys):
+        charges = LedgerEntry.objects.filter(order__in=batch, type=CHARGE).order_by()
+        charged = set(charges.values_list("order_id", flat=True))
+        left = [key for key in batch if key not in charged]
+        orders = Order.objects.only(*NEEDED).in_bulk(left)
+        yield from (orders[key] for key in left if key in orders)
 
 
 # The chain of balances.

@@ -13,6 +13,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.models.batches import batches
 from giftcards.models.fields import ExactCharField
 from giftcards.models.orders import Order
 
@@ -100,6 +101,11 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         ]
         unmatched = self.filter(order=None)
         unmatched.bulk_update(entries, ["order", "is_guess"], batch_size=100)
+
+    def unassign(self, keys: Collection[int]) -> None:
+        """Take their guessed orders from these entries, by primary key."""
+        for batch in batches(keys):
+            self.filter(pk__in=batch, is_guess=True).update(order=None, is_guess=False)
 
     def drop_guesses(self, orders: Collection[int], type_: str) -> int:
         """Take the guessed entries of a type from these orders; return how many there were."""

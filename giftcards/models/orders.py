@@ -869,6 +869,21 @@ class Order(models.Model):
         """
         return _flags(revise(self.problems, ends=ends, new=new))
 
+    def problems_of(self, kind: Kind) -> list[Problem]:
+        """The problems of a kind, ticked off or not."""
+        return [each for each in map(Problem.of, self.problems) if each.kind is kind]
+
+    def replace_problems(self, kind: Kind, problems: Iterable[Problem]) -> None:
+        """Let these be the problems of a kind; those that stay the same stay ticked off."""
+        with transaction.atomic(using=self._state.db):
+            row = Order.objects.filter(pk=self.pk)
+            # This write locks the row until the end of the transaction.
+            row.update(needs_attention=F("needs_attention"))
+            self.refresh_from_db(fields=["problems"])
+            flags = self.flags(ends={kind}, new=problems)
+            row.update(**flags)
+        self.problems, self.needs_attention = flags["problems"], flags["needs_attention"]
+
     def acknowledge(self, problem: Problem, *, by: str) -> Acknowledgement:
         """Record in the timeline that ``by`` has dealt with ``problem``."""
         acknowledgement = Acknowledgement(order=self, by=by, **problem.as_dict())

@@ -13,7 +13,7 @@ from django.test import Client
 from django.utils import timezone, translation
 
 from giftcards.admin import OrderAdmin
-from giftcards.models import LedgerEntry, Order
+from giftcards.models import LedgerEntry, Order, ProviderState
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
 from tests.pages import count_queries, element, order_page, plain, read, rows, sign_in, text
@@ -381,6 +381,35 @@ def test_above_a_period_stands_whether_its_books_close(accountant: Client, order
     assert books(accountant, period="2026-11", type="ORDER") == {}
     assert books(accountant, period="2026-11", q="x") == {}
     assert books(accountant, period="2026-11", p="1") == {}
+
+
+def test_what_names_no_order_is_named_as_one_that_may_be_meant(
+    accountant: Client, order: Order
+) -> None:
+    now = datetime(2026, 11, 15, 12, tzinfo=UTC)
+    text = "instead of those listed, others of the same amount may be meant."
+    book(order=order, is_guess=True, time=now)
+    assert text not in read(accountant.get(LEDGER, {"period": "2026-11"}))
+    book(time=now)
+    assert text in read(accountant.get(LEDGER, {"period": "2026-11"}))
+
+
+def test_an_order_that_was_never_charged_is_named_with_a_way_to_it(
+    accountant: Client, order: Order
+) -> None:
+    now = datetime(2026, 11, 15, 12, tzinfo=UTC)
+    Order.objects.filter(pk=order.pk).update(sent_at=now)
+    book("DEPOSIT", 5000, time=now - timedelta(minutes=9))
+    ProviderState.objects.current()
+    ProviderState.objects.update(ledger_read_until=now + timedelta(minutes=14))
+    assert books(accountant, period="2026-11")["unfit"] == []
+    ProviderState.objects.update(ledger_read_until=now + timedelta(minutes=16))
+    assert books(accountant, period="2026-11")["unfit"] == [
+        "Ordered and never charged 2,450 DA (1)",
+        "web-1042 · 2,450 DA · TIME",
+    ]
+    html = read(accountant.get(LEDGER, {"period": "2026-11"}))
+    assert f'<li><a href="{order_page(order)}">' in html
 
 
 def test_what_does_not_fit_is_named_with_a_way_to_it(accountant: Client, order: Order) -> None:

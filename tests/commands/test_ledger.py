@@ -19,7 +19,13 @@ from tests.stage import ago, buy
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-LISTS = ("promised_not_credited", "credited_not_promised", "charged_unknown", "breaks")
+LISTS = (
+    "promised_not_credited",
+    "credited_not_promised",
+    "charged_unknown",
+    "ordered_not_charged",
+    "breaks",
+)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import responses
 from django.utils import timezone
 
-from giftcards.models import ApiKey, LedgerEntry, Order
+from giftcards.models import ApiKey, LedgerEntry, Order, StatusChange
 from giftcards.statuses import Status
 from tests.builders import make_order
 from tests.ledger.books import NOON, Books, at, matches, ordered, read
@@ -96,15 +96,23 @@ class TestByAmount:
         read()
         assert matches() == {"c": ("cart-1", True)}
 
-    def test_two_orders_of_the_same_amount_in_the_same_second_stay_open(self, books: Books) -> None:
+    @pytest.mark.parametrize(("charges", "refunds"), [(2, 2), (1, 1), (3, 3)])
+    def test_of_two_orders_of_the_same_amount_in_the_same_second_only_what_is_too_much_stays_open(
+        self, books: Books, charges: int, refunds: int
+    ) -> None:
         orders = [partly_delivered(f"cart-{number}") for number in range(2)]
-        for number in range(2):
+        for number in range(charges):
             books.book("ORDER", 2450, at(1), name=f"c{number}")
+        for number in range(refunds):
             books.book("REFUND-ORDER", 980, at(9), name=f"r{number}")
         read()
-        assert set(matches().values()) == {(None, False)}
-        # Their refunds are there, whichever is whose.
-        assert is_credited(*orders) == [None, None]
+        for kind, count in (("ORDER", charges), ("REFUND-ORDER", refunds)):
+            entries = LedgerEntry.objects.filter(type=kind)
+            assert entries.filter(is_guess=True).count() == min(count, 2)
+            assert entries.filter(order=None).count() == max(count - 2, 0)
+        # One refund lacks, whichever it is.
+        assert is_credited(*orders).count(False) == max(2 - refunds, 0)
+        assert is_credited(*orders).count(True) == min(refunds, 2)
 
     def test_a_guess_gives_way_to_an_entry_that_names_the_order(self, books: Books) -> None:
         order = partly_delivered("cart-1", provider_order_id="ab12")
@@ -124,15 +132,22 @@ class TestByAmount:
         }
         assert is_credited(order) == [True]
 
-    def test_a_lost_order_gets_no_entry_and_leaves_one_open_that_may_be_its_own(
-        self, books: Books
-    ) -> None:
+    def test_a_lost_order_gets_no_entry_until_it_is_found(self, books: Books) -> None:
         line = {"quantity": 5, "price_at_placing": 490}
-        make_order(Status.UNCONFIRMED, reference="lost", sent_at=at(0), **line)
+        lost = make_order(Status.UNCONFIRMED, reference="lost", sent_at=at(0), **line)
         ordered(reference="cart-1", sent_at=at(2))
-        books.book("ORDER", 2450, at(1), name="c")
+        for number in range(2):
+            books.book("ORDER", 2450, at(number), name=f"c{number}")
         read()
-        assert matches() == {"c": (None, False)}
+        assert sorted(matches().values(), key=str) == [("cart-1", True), (None, False)]
+        lost.move(
+            Status.HANDLING,
+            source=StatusChange.Source.RECOVERY,
+            provider_order_id="ab12",
+            accepted_at=at(400),
+        )
+        read()
+        assert set(matches().values()) == {("cart-1", True), ("lost", True)}
 
     def test_a_refund_noticed_hours_later_is_found(self, books: Books) -> None:
         order = partly_delivered("cart-1", settled_at=at(3 * 3600))

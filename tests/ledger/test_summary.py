@@ -99,6 +99,7 @@ class TestSums:
             promised_not_credited=Discrepancies(),
             credited_not_promised=Discrepancies(),
             charged_unknown=Discrepancies(),
+            ordered_not_charged=Discrepancies(),
             opening_balance=Decimal(0),
             closing_balance=Decimal(3530),
             gap=Decimal(0),

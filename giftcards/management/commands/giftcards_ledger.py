@@ -151,7 +151,10 @@ def _text(summary: Summary, reading: Reading) -> str:
     lines += _listed(
         "charge", "of no order here, once too often or too high", summary.charged_unknown
     )
+    lines += _listed("order", "never charged", summary.ordered_not_charged)
     lines += _listed("change", "of the balance without an entry", summary.breaks)
+    if summary.names_candidates:
+        lines += ["Entries that name no order are matched by amount: others may be meant."]
     lines += [*_notes(reading)]
     return "\n".join(lines)
 
@@ -196,6 +199,7 @@ def _as_dict(summary: Summary) -> dict[str, Any]:
         **_found_as_dict("promised_not_credited", summary.promised_not_credited),
         **_found_as_dict("credited_not_promised", summary.credited_not_promised),
         **_found_as_dict("charged_unknown", summary.charged_unknown),
+        **_found_as_dict("ordered_not_charged", summary.ordered_not_charged),
         **_found_as_dict("breaks", summary.breaks),
         "opening_balance": two_decimals(summary.opening_balance),
         "closing_balance": two_decimals(summary.closing_balance),
