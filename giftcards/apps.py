@@ -24,6 +24,10 @@ class GiftcardsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from giftcards.engine import health
+        from giftcards.ledger import conditions
+
+        health.CONDITIONS.update(conditions.CONDITIONS)
         connection_created.connect(overwrite_deleted, dispatch_uid="giftcards.overwrite_deleted")
         register(check_settings, TAG)
         register(check_cluster, TAG)

@@ -99,3 +99,27 @@ class GiftcardsAttention(ConditionCheck):
 
     condition = "attention"
     failure = ServiceWarning
+
+
+@dataclass
+class GiftcardsRefunds(ConditionCheck):
+    """That the provider has credited back what it promised."""
+
+    condition = "missing"
+    failure = ServiceWarning
+
+
+@dataclass
+class GiftcardsCharges(ConditionCheck):
+    """That nothing in the provider's ledger is of no order here."""
+
+    condition = "unknown"
+    failure = ServiceWarning
+
+
+@dataclass
+class GiftcardsBooks(ConditionCheck):
+    """That the provider's ledger explains the balance."""
+
+    condition = "gap"
+    failure = ServiceWarning

@@ -24,7 +24,6 @@ PARTS = {
     "options": "exceptions secrecy",
     "conf": "exceptions secrecy options",
     "checks": "exceptions options conf",
-    "apps": "checks wiping",
     "refunds": "statuses",
     "sales": "statuses",
     "provider": "exceptions secrecy conf problems",
@@ -38,7 +37,7 @@ PARTS = {
     "fulfilment": "models engine",
     "settlement": "signals sales models",
     "catalogue": "exceptions provider models engine",
-    "ledger": "exceptions statuses problems refunds crypto provider models engine",
+    "ledger": "exceptions statuses problems conf refunds crypto provider models engine",
     "reports": "statuses models",
     "exports": "statuses refunds sales models reports",
     "funds": "statuses models",
@@ -46,6 +45,7 @@ PARTS = {
     "retention": "conf statuses models engine wiping",
     "rotation": "exceptions secrecy conf crypto models wiping",
     "health": "exceptions engine",
+    "apps": "checks wiping engine ledger",
     "tasks": "exceptions conf signals models engine ledger retention",
     "roles": "exceptions",
     "management": (
@@ -78,7 +78,7 @@ WITHIN = {
         " recovery_plan recovery restoring resolving sweep balance held_prices loop health"
     ),
     "customers": "person registry words export erasure",
-    "ledger": "pairing expected summary matching reading nightly",
+    "ledger": "pairing expected summary conditions matching reading nightly",
     "admin": (
         "charts forms readonly lookups provider_sections provider catalogue buttons sections"
         " notices pages reauthentication revealing finding pricing repeating resolving columns"

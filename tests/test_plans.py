@@ -36,6 +36,7 @@ from giftcards.exports import order_rows
 from giftcards.fulfilment import place_order, reorder_missing
 from giftcards.funds import money_in_open_orders
 from giftcards.ledger import summarise
+from giftcards.ledger.conditions import missing_refunds, unknown_entries
 from giftcards.ledger.matching import match
 from giftcards.ledger.reading import Place
 from giftcards.models import (
@@ -50,6 +51,7 @@ from giftcards.models import (
     StatusChange,
 )
 from giftcards.models.moments import day_of
+from giftcards.problems import Problem
 from giftcards.reports import By, report
 from giftcards.retention import purge
 from giftcards.settlement import cancel_refund, complete_refund, record_refund
@@ -478,6 +480,19 @@ def test_what_was_left_open_in_the_ledger_is_tried_again_without_reading_a_whole
         match(end - timedelta(hours=2), end, hold=ProviderState.objects.note_tick)
     assert scans(statements) == []
     assert not left.exists()
+
+
+def test_what_the_ledger_lacks_is_found_without_reading_a_whole_table() -> None:
+    differs = Problem("credit_differs", {"expected": "980.00", "amount": "0.00"})
+    make_order(Status.REFUNDED, problems=[differs], is_credited=False)
+    left = LedgerEntry.objects.filter(order=None, type="ORDER").latest("time")
+    ProviderState.objects.current()
+    ProviderState.objects.update(ledger_read_until=left.time + timedelta(hours=1))
+    with explained() as statements:
+        found = unknown_entries(provider_state())
+        assert len(missing_refunds()) == 1
+    assert scans(statements) == []
+    assert found["ORDER"].count > 0
 
 
 def test_entries_without_a_name_are_paired_without_reading_a_whole_table() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from giftcards.delivery.conf import conf
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.display import moment_text, money_text
 from giftcards.funds import OpenMoney, money_in_open_orders
+from giftcards.ledger.conditions import missing_refunds, unknown_entries
 from giftcards.models import Card, Order, ProviderState
 from giftcards.models.traces import REFUSED_REVEAL
 from giftcards.statuses import Status
@@ -107,6 +109,38 @@ WORDINGS: Mapping[str, Wording] = {
         _("the balance is low"),
         _("Top up the account at the provider."),
         ended=_("The balance is not low any more."),
+    ),
+    "missing": Wording(
+        Severity.WARNING,
+        "view_cost",
+        ngettext_lazy(
+            "%(count)s refund that the provider has not credited back",
+            "%(count)s refunds that the provider has not credited back",
+            "count",
+        ),
+        _("Look for it in the account at the provider, and ask its support."),
+        ended=_("The provider has credited back what it promised."),
+    ),
+    "unknown": Wording(
+        Severity.WARNING,
+        "view_cost",
+        ngettext_lazy(
+            "%(count)s entry of the provider's ledger of no order here",
+            "%(count)s entries of the provider's ledger of no order here",
+            "count",
+        ),
+        _(
+            "Find out who ordered it: the account may be used elsewhere as well. It is told for a"
+            " week."
+        ),
+        ended=_("The ledger of the last days has no entry of an unknown order any more."),
+    ),
+    "gap": Wording(
+        Severity.WARNING,
+        "view_cost",
+        _("the provider's ledger does not explain the balance"),
+        _("Look in the ledger where the balance changed without an entry, and ask the provider."),
+        ended=_("The provider's ledger of the last days explains the balance again."),
     ),
     "unsent": Wording(
         Severity.WARNING,
@@ -311,6 +345,7 @@ def _states(now: datetime) -> Iterator[Item]:
     if state.worker_problem(now):
         yield Item("worker", url=provider, explain=lambda: state.worker_problem(now))
     yield from _balance(state, url=provider)
+    yield from _books(state)
     yield from _waiting(now)
 
 
@@ -331,6 +366,39 @@ def _in_figures(state: ProviderState, in_orders: OpenMoney) -> str:
     if in_orders.exceeds(state.balance):
         texts.append(gettext("It does not cover the orders that are still to be sent."))
     return " ".join(texts)
+
+
+def _books(state: ProviderState) -> Iterator[Item]:
+    """What of the provider's ledger does not fit."""
+    if missing := missing_refunds():
+        yield _about_orders(
+            "missing",
+            [(order.pk, order.reference) for order in missing],
+            url=_list_of("missing"),
+            explain=lambda: _adding_up(missing.values()),
+        )
+    unknown = unknown_entries(state)
+    if count := sum(found.count for found in unknown.values()):
+        yield Item(
+            "unknown",
+            min(count, MOST),
+            has_more=count > MOST,
+            url=_list_of("unknown"),
+            explain=lambda: _adding_up(found.amount for found in unknown.values()),
+        )
+    if state.has_gap:
+        yield Item("gap", url=_list_of("gap"), explain=lambda: _gap(state))
+
+
+def _adding_up(amounts: Iterable[Decimal]) -> str:
+    return gettext("Together %(amount)s.") % {"amount": money_text(sum(amounts, Decimal(0)))}
+
+
+def _gap(state: ProviderState) -> str:
+    if not state.ledger_gap:
+        return gettext("Entries are missing that make up for each other.")
+    text = gettext("It has changed by %(amount)s without an entry.")
+    return text % {"amount": money_text(state.ledger_gap)}
 
 
 def _waiting(now: datetime) -> Iterator[Item]:
@@ -424,7 +492,12 @@ def _some(
 
 
 def _about_orders(
-    code: str, orders: Iterable[tuple[int, str]], *, url: str, has_more: bool = False
+    code: str,
+    orders: Iterable[tuple[int, str]],
+    *,
+    url: str,
+    has_more: bool = False,
+    explain: Callable[[], str] = _nothing,
 ) -> Item:
     rows = list(orders)
     return Item(
@@ -435,6 +508,7 @@ def _about_orders(
             Mention(name, _address("giftcards_order_change", key)) for key, name in rows[:_NAMED]
         ),
         url=url,
+        explain=explain,
     )
 
 
@@ -451,6 +525,9 @@ _LISTS: Mapping[str, tuple[str, str]] = {
             (Status.DELAYED, "delayed"),
         )
     },
+    "missing": ("giftcards_order_changelist", "?ledger=missing"),
+    "unknown": ("giftcards_ledgerentry_changelist", "?period=week"),
+    "gap": ("giftcards_ledgerentry_changelist", "?period=week"),
     # Also those of before; not those that a later message has made up for.
     "unsent": ("giftcards_delivery_delivery_changelist", "?customers=untold"),
 }

@@ -22,6 +22,7 @@ from giftcards.engine.background import Stopped, ask_when_free
 from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
 from giftcards.exceptions import ProviderError
+from giftcards.ledger.conditions import note_books
 from giftcards.ledger.matching import match
 from giftcards.models import Lease, LedgerEntry, Order, ProviderState
 from giftcards.models.moments import LONGEST_HOLD, as_stored, begin_of, day_of, with_zone
@@ -144,6 +145,7 @@ class _Reader:
         self.note(start=day_of(place.start))
         while True:
             if (next_place := self._read(place)) is None:
+                note_books(place.end)
                 self.note(is_whole=True)
                 return
             place = next_place

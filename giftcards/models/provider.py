@@ -294,6 +294,10 @@ class ProviderState(models.Model):
     ledger_due_at = models.DateTimeField(null=True)
     # Consecutive attempts to do so that failed.
     ledger_failures = models.PositiveIntegerField(default=0, db_default=0)
+    # Whether the books of the last days closed when it was last read: what the balance has changed
+    # by beyond the entries (NULL: not known), and how often it has changed without an entry.
+    ledger_gap = models.DecimalField(max_digits=14, decimal_places=2, null=True)
+    ledger_breaks = models.PositiveIntegerField(null=True)
     # When all old codes were last looked for, to destroy them.
     purged_at = models.DateTimeField(null=True)
     # A search that was not finished goes on with the orders that settled then; NULL: there is none.
@@ -372,6 +376,11 @@ class ProviderState(models.Model):
         """Whether the balance that is known is below ``LOW_BALANCE``."""
         limit = conf.low_balance
         return limit is not None and self.balance is not None and self.balance < limit
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether the balance has changed in the last days without the ledger saying why."""
+        return bool(self.ledger_gap or self.ledger_breaks)
 
     def is_ticking(self, now: datetime) -> bool:
         """Whether the watchdog, which runs once a minute, is at work."""

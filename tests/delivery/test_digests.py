@@ -23,7 +23,7 @@ from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, LinkVisit, StaffDigest
 from giftcards.delivery.news import WORDINGS, Severity
 from giftcards.delivery.signals import staff_news
-from giftcards.models import ApiKey, Card, Order, ProviderState
+from giftcards.models import ApiKey, Card, LedgerEntry, Order, ProviderState
 from giftcards.models.traces import REFUSED_REVEAL
 from giftcards.problems import Problem
 from giftcards.roles import ROLES
@@ -317,6 +317,54 @@ class TestStates:
         assert "1,234.50\u00a0DA" in plain
         assert "open orders cost 2,450\u00a0DA" in plain
         assert "below 5,000\u00a0DA" in plain
+
+    def test_what_the_ledger_lacks_is_told_to_those_who_may_see_costs_until_it_ends(
+        self, listed: Callable[..., None]
+    ) -> None:
+        listed(BOOKS, SUPPORT)
+        lacking = make_guide_order(
+            Status.PARTIALLY_FILLED,
+            reference="web-1",
+            is_credited=False,
+            settled_at=ago(days=1),
+        )
+        differs = Problem("credit_differs", {"expected": "980.00", "amount": "0.00"})
+        Order.objects.filter(pk=lacking.pk).update(**lacking.flags(new=[differs]))
+        unknown = LedgerEntry.objects.create(
+            provider_id="odd", type="ORDER", amount=Decimal("-490.50"), time=ago(minutes=30)
+        )
+        ProviderState.objects.update(
+            ledger_read_until=timezone.now(), ledger_gap=Decimal(-100), ledger_breaks=1
+        )
+        by_address = {digest.to[0]: digest for digest in sent()}
+        digest = by_address[BOOKS["address"]]
+        plain = digest.body.translate(dict.fromkeys((0x2066, 0x2067, 0x2068, 0x2069)))
+        for text in (
+            "1 refund that the provider has not credited back",
+            f"{ADMIN}/order/{lacking.pk}/change/",
+            f"{ADMIN}/order/?ledger=missing",
+            "Together 980\u00a0DA.",
+            "1 entry of the provider's ledger of no order here",
+            f"{ADMIN}/ledgerentry/?period=week",
+            "Together 490.50\u00a0DA.",
+            "he provider's ledger does not explain the balance",
+            "It has changed by -100\u00a0DA without an entry.",
+        ):
+            assert text in plain
+        # Support is told of the order, and not of the money.
+        assert by_address[SUPPORT["address"]].subject == "The Shop: 1 order to do"
+
+        unknown.delete()
+        Order.objects.filter(pk=lacking.pk).update(is_credited=True)
+        ProviderState.objects.update(ledger_gap=0, ledger_breaks=0)
+        let_pass(minutes=31)
+        [digest] = sent()
+        for text in (
+            "The provider has credited back what it promised.",
+            "has no entry of an unknown order any more.",
+            "explains the balance again.",
+        ):
+            assert text in digest.body
 
     def test_messages_that_wait_are_told_with_their_number_and_since_when(
         self, listed: Callable[..., None]

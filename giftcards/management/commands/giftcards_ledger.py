@@ -11,6 +11,7 @@ from django.core.management.base import CommandError
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
 from giftcards.ledger import Discrepancies, Summary, summarise
+from giftcards.ledger.conditions import gap_sentence, missing_sentence, unknown_sentence
 from giftcards.ledger.reading import AGAIN, Reading, read_ledger
 from giftcards.management.base import (
     UNFINISHED,
@@ -26,6 +27,7 @@ from giftcards.management.base import (
 )
 from giftcards.management.output import counted, iso
 from giftcards.models import ProviderState
+from giftcards.models.ledger import CHARGE, CREDIT
 from giftcards.models.moments import day_of, today
 
 
@@ -231,27 +233,18 @@ Condition = Callable[[Summary], str]
 
 
 def _has_gap(summary: Summary) -> str:
-    if not summary.gap and not summary.breaks.count:
-        return ""
-    return f"The books do not close: the gap is {_money(summary.gap)}."
+    return gap_sentence(summary.gap) if summary.gap or summary.breaks.count else ""
 
 
 def _is_missing(summary: Summary) -> str:
     found = summary.promised_not_credited
-    refunds = counted(found.count, "refund")
-    return f"{refunds} promised and not credited, {_money(found.amount)}." if found.count else ""
+    return missing_sentence(found.count, found.amount)
 
 
 def _is_unknown(summary: Summary) -> str:
-    found = [
-        f"{counted(one.count, noun)} of no order here, {_money(one.amount)}."
-        for noun, one in (
-            ("charge", summary.charged_unknown),
-            ("refund", summary.credited_not_promised),
-        )
-        if one.count
-    ]
-    return " ".join(found)
+    found = {CHARGE: summary.charged_unknown, CREDIT: summary.credited_not_promised}
+    sentences = (unknown_sentence(kind, one.count, one.amount) for kind, one in found.items())
+    return " ".join(filter(None, sentences))
 
 
 CONDITIONS: Mapping[str, Condition] = {

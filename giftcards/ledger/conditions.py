@@ -1,0 +1,135 @@
+"""What staff and monitors are told of the ledger, as its last reading has left it.
+
+A reading notes whether the books of the last days close. All else is counted in the tables, so that
+it ends as soon as it does not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from django.db.models import QuerySet
+
+from giftcards.conf import conf
+from giftcards.engine.health import Condition, Standing
+from giftcards.ledger.expected import GRACE, UNNOTICED
+from giftcards.ledger.summary import summarise
+from giftcards.models import LedgerEntry, Order, ProviderState
+from giftcards.models.ledger import CHARGE, CREDIT
+from giftcards.models.moments import day_of
+
+# For so many whole days staff are told of what nobody can tick off.
+DAYS = 7
+# More of a kind are not counted.
+_MOST = 1_000
+
+_ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """So many, and what they add up to, in dinars."""
+
+    count: int
+    amount: Decimal
+
+
+def note_books(read_until: datetime) -> None:
+    """Note whether the books of the days before ``read_until``, up to which they were read, close.
+
+    Today's do not count yet: entries may be to come.
+    """
+    today = day_of(read_until)
+    summary = summarise(today - timedelta(days=DAYS), today - timedelta(days=1))
+    ProviderState.objects.filter(pk=1).update(
+        ledger_gap=summary.gap, ledger_breaks=summary.breaks.count
+    )
+
+
+def missing_refunds() -> dict[Order, Decimal]:
+    """The orders that lack a refund, and how much of it, the latest first; at most 1,001.
+
+    Without those of which somebody has ticked that off.
+    """
+    orders = Order.objects.not_credited().needing_attention().order_by("-created_at", "-pk")
+    lacking = {order: _lacks(order) for order in orders[: _MOST + 1]}
+    return {order: amount for order, amount in lacking.items() if amount > 0}
+
+
+def _lacks(order: Order) -> Decimal:
+    amounts = (
+        Decimal(problem.parameters["expected"]) - Decimal(problem.parameters["amount"])
+        for problem in order.open_problems
+        if problem.code == "credit_differs"
+    )
+    return sum(amounts, _ZERO)
+
+
+def unknown_entries(state: ProviderState) -> Mapping[str, Found]:
+    """The charges, and the refunds, of the last days that belong to no order, by their type.
+
+    Not those of which the order may not have been recorded, or known to have settled, yet.
+    """
+    read_until = state.ledger_read_until
+    if read_until is None:
+        return {}
+    start = read_until - timedelta(days=DAYS)
+    return {
+        kind: _add_up(LedgerEntry.objects.without_order(kind, start, read_until - grace))
+        for kind, grace in ((CHARGE, GRACE), (CREDIT, UNNOTICED))
+    }
+
+
+def _add_up(entries: QuerySet[LedgerEntry]) -> Found:
+    # Added up here: SQLite would add binary fractions.
+    amounts = list(entries.values_list("amount", flat=True)[: _MOST + 1])
+    return Found(len(amounts), abs(sum(amounts, _ZERO)))
+
+
+# In sentences, for monitors.
+
+
+def gap_sentence(gap: Decimal | None) -> str:
+    amount = "unknown" if gap is None else f"{gap:.2f} {conf.currency}"
+    return f"The books do not close: the gap is {amount}."
+
+
+def missing_sentence(count: int, amount: Decimal) -> str:
+    return _sentence("refund", "promised and not credited", count, amount)
+
+
+def unknown_sentence(kind: str, count: int, amount: Decimal) -> str:
+    noun = "charge" if kind == CHARGE else "refund"
+    return _sentence(noun, "of no order here", count, amount)
+
+
+def _sentence(noun: str, what: str, count: int, amount: Decimal) -> str:
+    nouns = noun if count == 1 else f"{noun}s"
+    return f"{count} {nouns} {what}, {amount:.2f} {conf.currency}." if count else ""
+
+
+def _is_missing(_standing: Standing) -> str:
+    missing = missing_refunds()
+    return missing_sentence(len(missing), sum(missing.values(), _ZERO))
+
+
+def _is_unknown(standing: Standing) -> str:
+    found = unknown_entries(standing.state)
+    sentences = (unknown_sentence(kind, one.count, one.amount) for kind, one in found.items())
+    return " ".join(filter(None, sentences))
+
+
+def _has_gap(standing: Standing) -> str:
+    state = standing.state
+    return gap_sentence(state.ledger_gap) if state.has_gap else ""
+
+
+#: By name, for :data:`giftcards.engine.health.CONDITIONS`.
+CONDITIONS: Mapping[str, Condition] = {
+    "missing": _is_missing,
+    "unknown": _is_unknown,
+    "gap": _has_gap,
+}
