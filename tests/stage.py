@@ -25,7 +25,7 @@ from giftcards.conf import conf
 from giftcards.crypto import key_fingerprint
 from giftcards.engine.budget import Budget
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.sending import send
+from giftcards.engine.sending import claim, send
 from giftcards.models import ApiKey, Card, Lease, Order, ProviderState, RequestSlot
 from giftcards.simulator import Simulator
 from tests.builders import LINE, PRODUCT
@@ -44,6 +44,11 @@ def record_order(*, reference: str | None = None, **line: Any) -> Order:
     """An order that is recorded and that no worker has been told of."""
     named = {} if reference is None else {"reference": reference}
     return Order.objects.record(Order(**line, **named))
+
+
+def claim_to_send(order: Order) -> bool:
+    """Claim the order as a process does that is about to send it with the key of the settings."""
+    return claim(order, key=ApiKey.objects.current(key_fingerprint(conf.api_key)))
 
 
 def buy(gateway: Gateway | None = None, **line: Any) -> Order:

@@ -22,7 +22,7 @@ from giftcards.statuses import Status
 from tests.builders import build_guide_order
 
 ROOT = Path(__file__).resolve().parent.parent
-SUMS_OF_REFUNDS = "0016_sums_of_refunds"
+SUMS_OF_REFUNDS = "0012_sums_of_refunds"
 APPS = {"giftcards": "giftcards", "giftcards_delivery": "giftcards/delivery"}
 STATES = [
     (label, path.stem)
@@ -68,7 +68,7 @@ def test_the_sql_of_the_migrations_does_not_depend_on_the_hash_seed() -> None:
 def test_what_is_planned_is_taken_out_of_what_was_paid_back_and_backwards_put_in() -> None:
     refunds = {"done": Decimal("0.10"), "created": Decimal("0.20"), "cancelled": Decimal("0.40")}
     try:
-        before = migrate("0006_retention")
+        before = migrate("0010_ledger_findings")
         order = build_guide_order(
             Status.REJECTED, sale_amount=Decimal(1), paid_back_amount=Decimal("0.30")
         )
@@ -89,7 +89,7 @@ def test_what_is_planned_is_taken_out_of_what_was_paid_back_and_backwards_put_in
             Decimal("0.70"),
         )
         assert after.objects.values_list("has_paid_back", "has_planned").get() == (True, True)
-        old = migrate("0006_retention").get_model("giftcards", "Order").objects.get()
+        old = migrate("0010_ledger_findings").get_model("giftcards", "Order").objects.get()
         assert (old.paid_back_amount, old.open_amount) == (Decimal("0.30"), Decimal("0.70"))
     finally:
         executor = MigrationExecutor(connection)

@@ -28,7 +28,6 @@ from giftcards.engine.gateway import Gateway
 from giftcards.engine.outbox import announce
 from giftcards.engine.recording import record_answers
 from giftcards.engine.recovery import adopt, declare_absent
-from giftcards.engine.sending import claim
 from giftcards.engine.sweep import sweep
 from giftcards.exceptions import ProviderError
 from giftcards.models import Card, Lease, Order, ProviderState, StatusChange
@@ -37,7 +36,7 @@ from giftcards.refunds import refund_breakdown
 from giftcards.simulator import Simulator
 from giftcards.statuses import FINAL, FOLLOWED, SETTLED, Status
 from tests.laws import examples
-from tests.stage import PSN, record_order, refill_budget
+from tests.stage import PSN, claim_to_send, record_order, refill_budget
 
 pytest_plugins = ["tests.stage_fixtures"]
 
@@ -142,7 +141,7 @@ class Shop(RuleBasedStateMachine):
         if not pending:
             return
         order = pending[pick % len(pending)]
-        assert claim(order)
+        assert claim_to_send(order)
         if has_sent:
             with Gateway() as gateway, contextlib.suppress(ProviderError):
                 gateway.client.place(

@@ -29,7 +29,7 @@ from giftcards.exceptions import (
     Refused,
     TryLater,
 )
-from giftcards.models import Order, ProviderState, StatusChange
+from giftcards.models import ApiKey, Order, ProviderState, StatusChange
 from giftcards.models.environment import Environment
 from giftcards.models.orders import unidentified
 from giftcards.problems import Problem
@@ -93,25 +93,29 @@ def _send(order: Order, gateway: Gateway) -> bool:
             hold(order, price=price, ceiling=ceiling)
             return True
     # Before the claim, for the same reason.
-    environment = gateway.environment()
+    gateway.environment()
     if order.was_sent_elsewhere(gateway.key):
         _postpone(order, Problem("other_environment"))
         return True
     slot = gateway.begin(Purpose.PLACING)
     if slot is None:
         return False
+    _claim_and_place(order, gateway, slot, price)
+    return True
+
+
+def _claim_and_place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) -> None:
     # Read before the claim, because its commit may be answered minutes later, when the order has
     # been declared lost and sent again: then it is not sent.
     start_by = steady_time() + START_WITHIN
     is_claimed = False
     try:
-        is_claimed = claim(order, environment=environment, sent_with=gateway.key.pk)
+        is_claimed = claim(order, key=gateway.key)
     finally:
         if not is_claimed:
             gateway.give_back(slot)
     if is_claimed:
         _place(order, gateway, slot, price, start_by=start_by)
-    return True
 
 
 def _price(order: Order, gateway: Gateway) -> Decimal | None:
@@ -185,11 +189,9 @@ def _persist(record: Callable[[], None]) -> None:
         close_old_connections()
 
 
-def claim(order: Order, *, environment: str = "", sent_with: str = "") -> bool:
-    """Claim a recorded order for sending; False if another process was first.
+def claim(order: Order, *, key: ApiKey) -> bool:
+    """Claim a recorded order for sending with ``key``; False if another process was first.
 
-    ``environment`` and ``sent_with``, the fingerprint of the API key, are those of the account
-    which is about to buy it.
     Must not be called in a transaction: the claim has to be committed before the request is made.
     """
     # Nobody has held it or approved another price since it was read.
@@ -198,8 +200,8 @@ def claim(order: Order, *, environment: str = "", sent_with: str = "") -> bool:
     attempt = {
         **unidentified(),
         "answered_id": "",
-        "environment": environment,
-        "sent_with": sent_with,
+        "environment": key.environment,
+        "sent_with": key.pk,
         "sent_at": timezone.now(),
     }
     return _take(order, where=where, **attempt)

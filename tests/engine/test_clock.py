@@ -20,7 +20,7 @@ from giftcards.engine.clock import Clock
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import follow
 from giftcards.engine.queue import ensure_schedule
-from giftcards.engine.sending import claim, send_now
+from giftcards.engine.sending import send_now
 from giftcards.engine.sweep import check_now, sweep, time_to_check, watch
 from giftcards.fulfilment import place_order
 from giftcards.models import Lease, Order, ProviderState, RequestSlot, StatusChange
@@ -33,6 +33,7 @@ from tests.stage import (
     ago,
     buy,
     buy_many,
+    claim_to_send,
     hold_lease,
     in_threads,
     messages,
@@ -540,7 +541,7 @@ class TestSetAhead:
     ) -> None:
         with Gateway() as gateway:
             sweep(gateway)
-            claim(record_order(**LINE))
+            claim_to_send(record_order(**LINE))
             wall.step(HOUR)
             sweep(gateway)
             assert statuses() == ["PLACING"]

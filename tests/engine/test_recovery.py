@@ -17,7 +17,6 @@ from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.polling import Pulse
 from giftcards.engine.recovery import adopt, declare_absent, find_orphans, read_listing, recover
-from giftcards.engine.sending import claim
 from giftcards.engine.sweep import sweep
 from giftcards.exceptions import OutcomeUnknown
 from giftcards.models import Card, Order, ProviderState, StatusChange
@@ -26,7 +25,7 @@ from giftcards.provider.client import Client
 from giftcards.simulator import SPECIAL_TYPES, Simulator, Special
 from giftcards.statuses import Status
 from tests.builders import details, make_order, problems
-from tests.stage import PLACE, PROVIDER, PSN, ago, buy, history, in_threads, posts
+from tests.stage import PLACE, PROVIDER, PSN, ago, buy, claim_to_send, history, in_threads, posts
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_settings")]
@@ -198,7 +197,7 @@ class TestFound:
 
     def test_a_bought_order_whose_sender_died_is_adopted(self, simulator: Simulator) -> None:
         order = make_order(type_id="SIM_LOST")
-        assert claim(order)
+        assert claim_to_send(order)
         with pytest.raises(OutcomeUnknown):
             buy_elsewhere("SIM_LOST")
         Order.objects.update(claimed_until=ago(1))

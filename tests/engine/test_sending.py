@@ -22,7 +22,7 @@ from giftcards.engine.gateway import Gateway
 from giftcards.engine.holding import approve_price, hold
 from giftcards.engine.queue import wake_worker
 from giftcards.engine.recovery import adopt, declare_absent
-from giftcards.engine.sending import claim, give_up, mark_unconfirmed, send, send_due, send_now
+from giftcards.engine.sending import give_up, mark_unconfirmed, send, send_due, send_now
 from giftcards.engine.sweep import sweep
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import place_order
@@ -39,6 +39,7 @@ from tests.stage import (
     PSN,
     ago,
     buy,
+    claim_to_send,
     history,
     hold_lease,
     in_threads,
@@ -308,7 +309,7 @@ class TestIntentFirst:
     def test_an_order_cannot_be_claimed_inside_a_transaction(self, simulator: Simulator) -> None:
         order = record_order(**LINE, reference=None)
         with pytest.raises(RuntimeError, match="durable atomic block"), transaction.atomic():
-            claim(order)
+            claim_to_send(order)
         assert simulator.requests == []
 
     def test_concurrent_processes_send_one_order_once(
@@ -1126,6 +1127,6 @@ class TestSendTimeout:
     def test_an_order_that_was_claimed_meanwhile_is_not_given_up(self) -> None:
         order = make_order(queued_at=ago(3601))
         stale = Order.objects.get()
-        assert claim(order)
+        assert claim_to_send(order)
         give_up(stale)
         assert history(order) == ["PLACING"]

@@ -18,7 +18,6 @@ from django.utils import timezone
 
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.recording import record_answers
-from giftcards.engine.sending import claim
 from giftcards.engine.sweep import sweep
 from giftcards.exceptions import ProviderError
 from giftcards.models import Order, ProviderState
@@ -26,7 +25,7 @@ from giftcards.provider.answers import OrderAnswer
 from giftcards.statuses import FINAL, Status
 from tests.fakes.provider import Exchange, Fault, Provider, change, give, say
 from tests.faults.ledger import audit
-from tests.stage import PSN, record_order, refill_budget
+from tests.stage import PSN, claim_to_send, record_order, refill_budget
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -100,7 +99,7 @@ def place(provider: Provider, chance: random.Random) -> Order:
 
 
 def die_while_placing(order: Order, *, has_sent: bool) -> None:
-    if order.status == Status.PENDING and claim(order) and has_sent:
+    if order.status == Status.PENDING and claim_to_send(order) and has_sent:
         line = {"product_id": PSN, "type_id": order.type_id, "quantity": order.quantity}
         with Gateway() as gateway, contextlib.suppress(ProviderError):
             gateway.client.place(**line)

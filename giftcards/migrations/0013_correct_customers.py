@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('giftcards', '0006_retention'),
+        ('giftcards', '0012_sums_of_refunds'),
     ]
 
     operations = [

@@ -45,5 +45,5 @@ def _write(apps: Any, schema_editor: BaseDatabaseSchemaEditor, *, is_apart: bool
 
 class Migration(migrations.Migration):
     atomic = False
-    dependencies = [("giftcards", "0015_planned_refunds")]
+    dependencies = [("giftcards", "0011_planned_refunds")]
     operations = [migrations.RunPython(split, join, elidable=True)]

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('giftcards', '0006_retention'),
+        ('giftcards', '0009_figures_version'),
     ]
 
     operations = [

@@ -14,7 +14,7 @@ def _is_more_than_nothing(amount: str) -> models.GeneratedField:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("giftcards", "0006_retention")]
+    dependencies = [("giftcards", "0010_ledger_findings")]
 
     operations = [
         migrations.AddField(
