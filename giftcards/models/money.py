@@ -104,12 +104,13 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
         for keys in batches(sorted({*planned, *noted})):
             sums = _sums_of(keys)
             rows = Order.objects.filter(pk__in=keys).order_by()
-            for key, *written in rows.values_list("pk", "paid_back_amount", "planned_amount"):
-                if _Sums(*written) != sums[key]:
-                    found += 1
-                    with transaction.atomic():
-                        # What is open, every version has written right.
-                        _lock(key).save(update_fields=["paid_back_amount", "planned_amount"])
+            written = rows.values_list("pk", "paid_back_amount", "planned_amount")
+            stale = [key for key, *amounts in written if _Sums(*amounts) != sums[key]]
+            with transaction.atomic():
+                for key in stale:
+                    # What is open, every version has written right.
+                    _lock(key).save(update_fields=["paid_back_amount", "planned_amount"])
+            found += len(stale)
         return found
 
     def search(self, text: str, *, limit: int) -> list[CustomerRefund]:
