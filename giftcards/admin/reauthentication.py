@@ -7,8 +7,10 @@ own in ``GIFTCARDS["REAUTHENTICATE"]``; that page calls :func:`confirm`, which i
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import Any
 
+from django.contrib.admin.models import ADDITION, LogEntry
 from django.contrib.auth import (
     BACKEND_SESSION_KEY,
     HASH_SESSION_KEY,
@@ -18,18 +20,24 @@ from django.contrib.auth import (
     user_logged_in,
 )
 from django.contrib.auth.backends import RemoteUserBackend
-from django.core.exceptions import PermissionDenied
+from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import Q
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponseRedirect
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.translation import gettext
 
 from giftcards.conf import conf
-from giftcards.secrecy import contained
+from giftcards.secrecy import Masked, contained
 
 # How long a proof holds (seconds).
 _HOLDS = 10 * 60
+# How long a password is no proof that was set without the old one.
+_NEW = timedelta(hours=1)
 # Its place in the session.
 _PROOF = "giftcards_proof"
 
@@ -59,9 +67,27 @@ def is_confirmed(request: HttpRequest) -> bool:
     return bool(0 <= time.time() - proof["at"] <= _HOLDS)
 
 
+def prove(request: HttpRequest, password: Masked) -> None:
+    """Remember that the person has proven who they are with ``password``.
+
+    Raises ``ValidationError``, for the form that asked for it, if it proves nothing.
+    """
+    if not _is_right(request, password):
+        # The same whatever is wrong: this tells nobody whether they are locked out.
+        raise ValidationError(gettext("That did not work. Try again."))
+    if _has_new_password(request.user):
+        raise ValidationError(
+            gettext(
+                "This password was set in the admin less than an hour ago, without the old one. It"
+                " proves nothing yet: try again later."
+            )
+        )
+    _remember(request, request.user)
+
+
 @contained
-def is_proven_by(request: HttpRequest, password: str) -> bool:
-    """Whether ``password`` is that of the person who is signed in; if it is, that is remembered.
+def _is_right(request: HttpRequest, password: str) -> bool:
+    """Whether ``password`` is that of the person who is signed in.
 
     It goes through the site's backends, so that those which lock people out after wrong passwords
     hear of it.
@@ -74,8 +100,21 @@ def is_proven_by(request: HttpRequest, password: str) -> bool:
         # It was hashed anew, as a change of Django's hashers has it: without this, the person
         # would be signed out.
         update_session_auth_hash(request, user)
-    _remember(request, user)
     return True
+
+
+def _has_new_password(user: Any) -> bool:
+    """Whether the password was set within the last hour, without the old one.
+
+    That is on the admin's pages of users. Whoever finds the screen of somebody who manages users
+    unlocked can set any password there, theirs as well; the admin's log says so.
+    """
+    kind = ContentType.objects.get_for_model(user, for_concrete_model=False)
+    lately = LogEntry.objects.filter(
+        content_type=kind, object_id=str(user.pk), action_time__gt=timezone.now() - _NEW
+    )
+    is_set = Q(action_flag=ADDITION) | Q(change_message__icontains="password")
+    return lately.filter(is_set).exists()
 
 
 @receiver(user_logged_in, dispatch_uid="giftcards.remember_login")
@@ -83,7 +122,7 @@ def remember_login(request: HttpRequest | None, user: Any, **_named: object) -> 
     """Signing in is a proof, too, if the person has typed something for it."""
     if request is None or not hasattr(request, "session") or not getattr(user, "is_staff", False):
         return
-    if not _is_automatic(request):
+    if not (_is_automatic(request) or _has_new_password(user)):
         _remember(request, user, is_login=True)
 
 

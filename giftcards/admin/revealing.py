@@ -27,7 +27,7 @@ from django.views.decorators.debug import sensitive_post_parameters, sensitive_v
 
 from giftcards.addresses import ip_address
 from giftcards.admin.pages import OrderPages
-from giftcards.admin.reauthentication import address_of_proof, is_confirmed, is_proven_by
+from giftcards.admin.reauthentication import address_of_proof, is_confirmed, prove
 from giftcards.conf import conf
 from giftcards.crypto import Keyring
 from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionError
@@ -76,10 +76,7 @@ class RevealForm(forms.Form):
 
     @sensitive_variables()
     def clean_password(self) -> None:
-        password = Masked(self.cleaned_data["password"])
-        if not is_proven_by(self._request, password):
-            # The same whatever is wrong: this tells nobody whether they are locked out.
-            raise forms.ValidationError(gettext("That did not work. Try again."))
+        prove(self._request, Masked(self.cleaned_data["password"]))
 
     def clean(self) -> None:
         if "password" in self.cleaned_data:

@@ -14,7 +14,7 @@ from typing import Any
 import django
 import pytest
 from django.contrib import admin
-from django.contrib.admin.models import LogEntry
+from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth import authenticate, get_user_model, login
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import Permission
@@ -422,6 +422,80 @@ def test_a_proof_ends_with_the_password_it_was_made_with(card: Card) -> None:
     assert browser.post("/admin/password_change/", changed).status_code == 302
 
     assert asks_for(read(browser.get(ask_address(card)))) == ["reason", "password"]
+
+
+def test_a_password_that_took_the_old_one_to_be_changed_is_a_proof(card: Card) -> None:
+    browser = person()
+    new = {"new_password1": NEW_PASSWORD, "new_password2": NEW_PASSWORD}
+    browser.post("/admin/password_change/", {"old_password": PASSWORD, **new})
+
+    assert shown(read(reveal(browser, card, password=NEW_PASSWORD))) == [CODE, SERIAL]
+
+
+NEW_PASSWORD = "x7-new-long"
+
+
+def set_own_password(screen: Client, name: str) -> None:
+    key = get_user_model().objects.get(username=name).pk
+    address = f"/admin/auth/user/{key}/password/"
+    given = {"password1": NEW_PASSWORD, "password2": NEW_PASSWORD, "usable_password": "true"}
+    assert screen.post(address, given).status_code == 302
+
+
+def add_user(screen: Client, name: str) -> None:
+    given = {"username": name, "password1": NEW_PASSWORD, "password2": NEW_PASSWORD}
+    assert (
+        screen.post("/admin/auth/user/add/", given | {"usable_password": "true"}).status_code == 302
+    )
+    get_user_model().objects.filter(username=name).update(is_staff=True, is_superuser=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "do"),
+    [("karim", set_own_password), ("lina", set_own_password), ("new", add_user)],
+    ids=["their own", "a colleague's", "a new user's"],
+)
+def test_a_password_that_was_set_without_the_old_one_is_no_proof_for_an_hour(
+    card: Card, name: str, do: Callable[[Client, str], None]
+) -> None:
+    """Whoever finds the screen of somebody who manages users unlocked can set one."""
+    for each in ("karim", "lina"):
+        get_user_model().objects.create_superuser(each, password=PASSWORD)
+    screen, other = Client(), Client()
+    assert screen.login(username="karim", password=PASSWORD)
+    let_pass(screen, 601)
+    do(screen, name)
+
+    assert other.login(username=name, password=NEW_PASSWORD)
+    for browser in [screen, other] if name == "karim" else [other]:
+        for _time in range(2):
+            html = read(reveal(browser, card, password=NEW_PASSWORD))
+            assert errors(html) == [
+                "This password was set in the admin less than an hour ago, without the old one. It"
+                " proves nothing yet: try again later."
+            ]
+            assert asks_for(html) == ["reason", "password"]
+        assert errors(read(reveal(browser, card, password="wrong"))) == [
+            "That did not work. Try again."
+        ]
+    assert not CardReveal.objects.exists()
+
+    LogEntry.objects.update(action_time=timezone.now() - timedelta(minutes=61))
+    assert shown(read(reveal(other, card, password=NEW_PASSWORD))) == [CODE, SERIAL]
+    again = Client()
+    assert again.login(username=name, password=NEW_PASSWORD)
+    assert shown(read(reveal(again, card))) == [CODE, SERIAL]
+
+
+def test_other_changes_of_a_user_take_no_proof(card: Card) -> None:
+    browser = person()
+    user = get_user_model().objects.get(username=name_of(browser))
+    changed = '[{"changed": {"fields": ["Email address"]}}]'
+    LogEntry.objects.log_actions(user.pk, [user], CHANGE, changed)
+
+    assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+    let_pass(browser, 601)
+    assert shown(read(reveal(browser, card, password=PASSWORD))) == [CODE, SERIAL]
 
 
 def test_the_proof_of_another_person_counts_for_nothing(card: Card) -> None:

@@ -17,7 +17,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
-from giftcards.admin.reauthentication import address_of_proof, is_confirmed, is_proven_by
+from giftcards.admin.reauthentication import address_of_proof, is_confirmed, prove
 from giftcards.admin.revealing import needs_other_proof
 from giftcards.conf import conf as core
 from giftcards.delivery.admin import allowance
@@ -136,10 +136,10 @@ class SendAgainForm(forms.Form):
 
     @sensitive_variables()
     def _check_password(self) -> None:
-        password = Masked(self.cleaned_data.get("password", ""))
-        if not is_proven_by(self._request, password):
-            # The same whatever is wrong: this tells nobody whether they are locked out.
-            self.add_error("password", gettext("That did not work. Try again."))
+        try:
+            prove(self._request, Masked(self.cleaned_data.get("password", "")))
+        except ValidationError as error:
+            self.add_error("password", error)
 
     def _check(self, channel: Channel, address: str) -> None:
         """Complain about an address that the channel cannot have."""
