@@ -19,6 +19,8 @@ from giftcards.statuses import SETTLED, Status
 CONTRADICTING = Problem("figures_contradict")
 # An answer with such a problem is asked for once more before it is believed.
 DOUBTFUL = frozenset({"figures_contradict", "cards_repeated"})
+# The figures that an order can do without: nobody's cards depend on them.
+_AMOUNTS = {"fulfilled_amount", "price_per_card"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,12 @@ def evaluate_answer(
     """Evaluate ``answer`` for an order of ``line``.
 
     ``sent_at`` is given while the order's id is not confirmed. ``known_price`` is the price of a
-    card when the order was placed; it is used if the answer has none. An unreadable figure keeps
-    the order open, so that it is requested again, unless the order ``is_late``: then it settles
-    without that figure. Figures that contradict each other keep it open, too, and so do cards that
-    are repeated instead of others, unless the answer ``is_repeated``: the one before was as
-    doubtful, or no other will be requested.
+    card when the order was placed; it is used if the answer has none. An amount that cannot be read
+    is unknown, and nobody waits for it: the problem stays, for staff. A number of cards that cannot
+    be read keeps the order open, so that it is requested again, unless the order ``is_late``: then
+    it settles without that number. Figures that contradict each other keep it open, too, and so do
+    cards that are repeated instead of others, unless the answer ``is_repeated``: the one before was
+    as doubtful, or no other will be requested.
     """
     if difference := find_difference(answer, line, sent_at=sent_at):
         return Verdict(None, (difference,), is_ours=False)
@@ -72,7 +75,7 @@ def evaluate_answer(
         status=Status(answer.status),
         fulfilled_quantity=_delivered(answer),
         fulfilled_amount=answer.fulfilled_amount,
-        price_per_card=known_price if answer.price_per_card is None else answer.price_per_card,
+        price_per_card=_price(answer, known_price),
     )
     is_consistent = compute(
         status=settlement.status,
@@ -81,11 +84,12 @@ def evaluate_answer(
         price_per_card=settlement.price_per_card,
         fulfilled_amount=settlement.fulfilled_amount,
     ).is_consistent
-    if _is_uncounted(answer) and (problems or not is_consistent):
+    is_doubtful = not all(map(_is_unread_amount, problems))
+    if _is_uncounted(answer) and (is_doubtful or not is_consistent):
         # Only the cards themselves give their number: to settle would lose a card that is
         # unreadable or missing.
         return Verdict(None, (*problems, Problem("delivered_unknown", {"ordered": quantity})))
-    if problems and not is_late:
+    if is_doubtful and not is_late:
         return Verdict(None, problems)
     doubts = tuple(_doubts(answer, is_consistent=is_consistent))
     problems = (*problems, *doubts)
@@ -100,6 +104,17 @@ def _doubts(answer: OrderAnswer, *, is_consistent: bool) -> Iterator[Problem]:
         yield CONTRADICTING
     if repeated := len(answer.cards) - len(answer.different_cards):
         yield Problem("cards_repeated", {"repeated": repeated, "total": len(answer.cards)})
+
+
+def _price(answer: OrderAnswer, known_price: Decimal | None) -> Decimal | None:
+    """What a card cost: the answer's price or, if it tells none, the known one."""
+    unread = [each.parameters["field"] for each in answer.problems if _is_unread_amount(each)]
+    is_told = answer.price_per_card is not None or "price_per_card" in unread
+    return answer.price_per_card if is_told else known_price
+
+
+def _is_unread_amount(problem: Problem) -> bool:
+    return problem.code == "figure_unreadable" and problem.parameters["field"] in _AMOUNTS
 
 
 def _money_problems(

@@ -32,6 +32,9 @@ _DISTURBANCE, _FEW_OUTAGES = timedelta(minutes=5), 3
 # How often the balance is read, at most.
 BALANCE_EVERY = timedelta(minutes=5)
 
+# What the columns of money hold; amounts of orders may add up to more if the provider's are wrong.
+_MOST_MONEY = Decimal("999999999999.99")
+
 # The reasons for a pause, by ProviderState.Pause; a worse one replaces the others.
 _SEVERITY = ("", "outage", "rate", "access")
 
@@ -221,7 +224,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
 
     def note_spending(self, amount: Decimal) -> None:
         """Keep what was spent in the last 24 hours."""
-        self.filter(pk=1).update(spent_lately=amount)
+        self.filter(pk=1).update(spent_lately=min(amount, _MOST_MONEY))
 
     def doubt_balance(self, needed: Decimal | None) -> None:
         """Make the balance due: the provider says that it does not cover ``needed`` dinars.
@@ -230,7 +233,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         """
         row = self.filter(pk=1)
         if needed is not None:
-            row = row.filter(Q(balance=None) | Q(balance__gte=needed))
+            row = row.filter(Q(balance=None) | Q(balance__gte=min(needed, _MOST_MONEY)))
         row.update(balance_due_at=None)
 
     def note_low_balance(self, state: ProviderState) -> bool:

@@ -16,13 +16,16 @@ from django.db.models import F
 from django.db.models.signals import post_init
 from django.utils import timezone
 
+from giftcards.engine.balance import BalanceReader
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import is_work_left
 from giftcards.engine.polling import BATCH, MAX_IN_FLIGHT
 from giftcards.engine.sweep import Swept, check_now, sweep, time_to_check, watch
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited
+from giftcards.funds import money_in_open_orders
 from giftcards.models import ApiKey, Order, OrderQuerySet, ProviderState, RequestSlot
 from giftcards.problems import Problem
+from giftcards.refunds import refund_breakdown
 from giftcards.signals import order_settled
 from giftcards.simulator import Request, Simulator
 from giftcards.statuses import Status
@@ -30,8 +33,11 @@ from tests.builders import make_order, problems
 from tests.stage import (
     CODE,
     LINE,
+    PLACE,
     PROVIDER,
+    PSN,
     ago,
+    buy,
     buy_many,
     check_url,
     checks,
@@ -348,6 +354,68 @@ GARBAGE: list[tuple[dict[str, Any], str]] = [
     # Not even an error of HTTP: a client that is broken.
     ({"body": AssertionError(CODE)}, "answer_unprocessable"),
 ]
+
+
+class TestFiguresThatNoColumnHolds:
+    """The cards are stored and the order settles; the amount is unknown, and a person is asked."""
+
+    @pytest.mark.parametrize("field", ["price_per_card", "fulfilled_amount"])
+    @pytest.mark.parametrize(
+        "told", [0.333, 490.005, 1e15, 10**30, 1e300, "0,333", "soon", [490], True]
+    )
+    @pytest.mark.parametrize("is_listed", [False, True])
+    def test_an_order_settles_at_once_without_the_amount(
+        self, field: str, told: Any, is_listed: bool, wire: responses.RequestsMock
+    ) -> None:
+        wire.post(PLACE, json={"success": True, "data": {"orderId": "A1"}})
+        order = buy(sale_price=550)
+        answer = settled_answer(order, **{field: told})
+        if is_listed:
+            Order.objects.update(is_only_listed=True)
+            row = {**answer["data"], "product": order.product_id, "type": order.type_id}
+            page = {"items": [row], "pagination": {"page": 1, "totalPages": 1}}
+            wire.get(f"{PROVIDER}/v3/gift-cards/list", json={"success": True, "data": page})
+        else:
+            wire.get(check_url(order), json=answer)
+        run_sweep()
+        order.refresh_from_db()
+        assert (order.status, order.cards.count()) == ("FULFILLED", 2)
+        known = {"price_per_card": Decimal(490), "fulfilled_amount": Decimal(980)}
+        for name, amount in known.items():
+            assert getattr(order, name) == (None if name == field else amount)
+        found = problems(order)
+        assert ("figure_unreadable", field) in [
+            (problem.code, problem.parameters["field"]) for problem in found
+        ]
+        breakdown = refund_breakdown(order)
+        assert breakdown is not None
+        assert (breakdown.refunded_amount, breakdown.is_consistent) == (0, True)
+
+    def test_the_largest_amounts_that_are_read_disturb_nothing_when_they_are_added_up(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        """A price of a wrong moment times 2,000 cards, and the spending of a day of them."""
+        huge = 9_999_999_999.98
+        prices = [{"id": "type_001", "price": huge}]
+        answer = {"success": True, "data": {"types": prices}}
+        wire.replace("GET", f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}", json=answer)
+        poor = {"success": False, "error": {"code": "INSUFFICIENT_BALANCE", "message": "No."}}
+        wire.post(PLACE, json=poor, status=403)
+        balance = {"success": True, "data": {"balance": huge}}
+        wire.get(f"{PROVIDER}/v3/account/balance", json=balance)
+        for _order in range(150):
+            make_order(Status.FULFILLED, fulfilled_amount=Decimal("9999999999.98"))
+        order = buy(quantity=2_000)
+        assert order.status == "REJECTED"
+        reader = BalanceReader()
+        for due in (None, ago(1)):
+            ProviderState.objects.update(balance_due_at=due)
+            reader.look_after()
+            reader.close(seconds=20)
+            assert buy(quantity=2_000).status == "REJECTED"
+        money_in_open_orders()
+        assert ProviderState.objects.get().balance == Decimal("9999999999.98")
+        assert ProviderState.objects.get().spent_lately == Decimal("999999999999.99")
 
 
 class TestManyOpenOrders:

@@ -184,24 +184,43 @@ def test_an_order_stays_open_if_its_answer_is_incomplete_or_unknown(
 
 
 @pytest.mark.parametrize(
+    ("unread", "amount", "price"),
+    [("fulfilled_amount", None, PRICE), ("price_per_card", 5 * PRICE, None)],
+)
+@pytest.mark.parametrize("is_late", [False, True])
+def test_an_unreadable_amount_is_unknown_and_keeps_no_order_open(
+    unread: str, amount: Decimal | None, price: Decimal | None, is_late: bool
+) -> None:
+    problem = unreadable(unread)
+    given_answer = settled("FULFILLED", CARDS, **{unread: None, "problems": (problem,)})
+    verdict = judged(given_answer, PRICE, is_late=is_late)
+    assert verdict == Verdict(Settlement(Status.FULFILLED, 5, amount, price), (problem,))
+
+
+@pytest.mark.parametrize("status", ["PARTIALLY_FILLED", "REFUNDED"])
+def test_an_order_settles_by_its_cards_if_no_amount_can_be_read(status: str) -> None:
+    problems = (unreadable("fulfilled_amount"), unreadable("price_per_card"))
+    cards = CARDS[:3] if status == "PARTIALLY_FILLED" else ()
+    verdict = judged(answer(status, cards=cards, problems=problems), PRICE)
+    assert verdict == Verdict(Settlement(Status(status), len(cards), None, None), problems)
+
+
+@pytest.mark.parametrize(
     "unread",
     [
-        "fulfilled_amount",
-        "price_per_card",
         "quantity",
         # How many cards there are is told by the status alone.
         "fulfilled_quantity",
     ],
 )
-def test_an_unreadable_figure_keeps_an_order_open_until_it_is_late(
+def test_an_unreadable_number_of_cards_keeps_an_order_open_until_it_is_late(
     unread: str,
 ) -> None:
     problem = unreadable(unread)
     given_answer = settled("FULFILLED", CARDS, **{unread: None, "problems": (problem,)})
     assert judged(given_answer) == Verdict(None, (problem,))
     verdict = judged(given_answer, PRICE, is_late=True)
-    amount = None if unread == "fulfilled_amount" else 5 * PRICE
-    assert verdict == Verdict(Settlement(Status.FULFILLED, 5, amount, PRICE), (problem,))
+    assert verdict == Verdict(Settlement(Status.FULFILLED, 5, 5 * PRICE, PRICE), (problem,))
 
 
 @pytest.mark.parametrize(
