@@ -16,7 +16,7 @@ from django.db.models import QuerySet
 from giftcards.conf import conf
 from giftcards.engine.health import Condition, Standing
 from giftcards.ledger.expected import GRACE, UNNOTICED
-from giftcards.ledger.summary import summarise
+from giftcards.ledger.summary import find_gap
 from giftcards.models import LedgerEntry, Order, ProviderState
 from giftcards.models.ledger import CHARGE, CREDIT
 from giftcards.models.moments import day_of
@@ -43,10 +43,8 @@ def note_books(read_until: datetime) -> None:
     Today's do not count yet: entries may be to come.
     """
     today = day_of(read_until)
-    summary = summarise(today - timedelta(days=DAYS), today - timedelta(days=1))
-    ProviderState.objects.filter(pk=1).update(
-        ledger_gap=summary.gap, ledger_breaks=summary.breaks.count
-    )
+    gap, breaks = find_gap(today - timedelta(days=DAYS), today - timedelta(days=1))
+    ProviderState.objects.filter(pk=1).update(ledger_gap=gap, ledger_breaks=breaks.count)
 
 
 def missing_refunds() -> dict[Order, Decimal]:

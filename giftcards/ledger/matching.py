@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from django.db import transaction
 
+from giftcards.engine.identity import FARTHEST_CLOCK
 from giftcards.ledger.expected import (
     GRACE,
     NEEDED,
@@ -207,9 +208,10 @@ class _Matching:
         charges = LedgerEntry.objects.filter(type=CHARGE, time__range=(self._start, self._end))
         latest = charges.order_by("-time", "-pk")
         named = latest.filter(order__isnull=False, is_guess=False)
-        times = named.values_list("time", "order__sent_at")[:_LEARNT_FROM]
-        if differences := [time - sent_at for time, sent_at in times if sent_at]:
-            return median_low(differences)
+        times = dict(named.values_list("order_id", "time")[:_LEARNT_FROM])
+        differences = [times[key] - sent_at for key, sent_at in _sent_at(times)]
+        if credible := [each for each in differences if abs(each) <= FARTHEST_CLOCK]:
+            return median_low(credible)
         rows = latest.values_list("pk", "amount", "time")[:_LEARNT_FROM]
         bookings = [Booking(*row) for row in rows]
         expected = self._expected(_CHARGES, bookings, Span(SKEW, SKEW))
@@ -293,6 +295,13 @@ class _Matching:
                 Order.objects.filter(pk__in=keys).update(is_credited=verdict)
             for order, trouble in troubles:
                 order.replace_problems(Kind.LEDGER, trouble)
+
+
+def _sent_at(orders: Iterable[int]) -> Iterator[tuple[int, datetime]]:
+    """When those of these orders were sent that were."""
+    for batch in batches(orders):
+        sent = Order.objects.filter(pk__in=batch, sent_at__isnull=False).order_by()
+        yield from sent.values_list("pk", "sent_at")
 
 
 def _verdict(order: Order, credited: Decimal, *, read_until: datetime) -> bool | None:

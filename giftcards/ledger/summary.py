@@ -145,12 +145,7 @@ def summarise(start: date, end: date) -> Summary:
         dear.add(rows)
         balances.add(rows)
     dear.look_up()
-    opening, closing = balances.opening, balances.closing
-    if closing is None:
-        closing = _balance_from(next_moment)
-    gap = None
-    if opening is not None and closing is not None:
-        gap = closing - opening - sum(tally.totals.values())
+    closing = balances.closing_before(next_moment)
     _add_surplus(tally.unknown_credits, tally, start, end)
     return Summary(
         start=start,
@@ -166,11 +161,22 @@ def summarise(start: date, end: date) -> Summary:
         credited_not_promised=tally.unknown_credits.result(),
         charged_unknown=tally.unknown_charges.result(),
         ordered_not_charged=_ordered_not_charged(start, end, tally.charged),
-        opening_balance=opening,
+        opening_balance=balances.opening,
         closing_balance=closing,
-        gap=gap,
+        gap=balances.gap(closing, sum(tally.totals.values(), _ZERO)),
         breaks=balances.breaks,
     )
+
+
+def find_gap(start: date, end: date) -> tuple[Decimal | None, Discrepancies]:
+    """The ``gap`` and the ``breaks`` of a :class:`Summary`; it looks at no order."""
+    first_moment, next_moment = bounds(start, end)
+    balances, total = _Balances(_balance_before(first_moment)), _ZERO
+    for _time, same in groupby(_rows(start, end), key=attrgetter("time")):
+        rows = list(same)
+        balances.add(rows)
+        total += sum((row.amount for row in rows), _ZERO)
+    return balances.gap(balances.closing_before(next_moment), total), balances.breaks
 
 
 class _Row(NamedTuple):
@@ -430,6 +436,16 @@ class _Balances:
     def closing(self) -> Decimal | None:
         """The balance after the last entry; ``None`` if it is not known."""
         return None if self._ends_untold else self._last
+
+    def closing_before(self, moment: datetime) -> Decimal | None:
+        """The balance after the last entry, or else before the first from ``moment`` on."""
+        return _balance_from(moment) if self.closing is None else self.closing
+
+    def gap(self, closing: Decimal | None, total: Decimal) -> Decimal | None:
+        """What the balance has changed by beyond the ``total`` of the entries."""
+        if self.opening is None or closing is None:
+            return None
+        return closing - self.opening - total
 
     @property
     def breaks(self) -> Discrepancies:
