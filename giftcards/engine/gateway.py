@@ -48,6 +48,8 @@ _LONGEST_OUTAGE_PAUSE = timedelta(seconds=15)
 _LONGEST_WITHOUT_LIST = timedelta(hours=1)
 # The largest difference between the provider's clock and one that is right.
 _CLOCK_ERROR = timedelta(minutes=5)
+# The provider is not away if it answered within this time.
+_LATELY = timedelta(minutes=1)
 # How often a process polls for the end of another process's key probe (seconds).
 _PROBE_POLL = 0.2
 
@@ -360,7 +362,7 @@ class Gateway:
         if self._has_succeeded:
             values |= {"succeeded_at": now, "outages": 0}
             self._end_pause(now)
-        elif self._failure is not None and _is_outage(self._failure):
+        elif self._failure is not None and self.is_outage(self._failure):
             values["outages"] = self._pause_for_outage(self._failure)
         # If neither spelling has answered, store the next one to try.
         check_path = self.client.known_check_path or self.client.check_path
@@ -387,6 +389,20 @@ class Gateway:
         pause = backoff(outages, first=_OUTAGE_PAUSE, longest=_LONGEST_OUTAGE_PAUSE, jitter=0.25)
         self._pause(ProviderState.Pause.OUTAGE, failure, pause)
         return outages
+
+    @staticmethod
+    def is_outage(failure: ProviderError) -> bool:
+        """Whether the provider seems to be away: not for a refusal, a 404 or a rate limit."""
+        is_answer = isinstance(failure, AccessDenied | RateLimited | Refused)
+        return failure.status != 404 and not is_answer
+
+    @property
+    def has_answered_lately(self) -> bool:
+        """Whether a request of any process has succeeded within the last minute."""
+        at = self._state.succeeded_at
+        return self._has_succeeded or (
+            at is not None and is_recent(at, timezone.now(), within=_LATELY)
+        )
 
     def was_clock_right(self, moment: datetime) -> bool:
         """Whether this server's clock agreed with the provider's when it showed ``moment``.
@@ -470,11 +486,6 @@ class Gateway:
         ProviderState.objects.filter(pk=1).update(
             list_usable_at=self._state.list_usable_at, list_read_at=None
         )
-
-
-def _is_outage(failure: ProviderError) -> bool:
-    """Whether the provider is unavailable: not for a 404, a refused key or a rate limit."""
-    return failure.status != 404 and not isinstance(failure, AccessDenied | RateLimited)
 
 
 def _interval() -> timedelta:

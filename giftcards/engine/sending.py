@@ -45,6 +45,9 @@ _LONGEST_RETRY = timedelta(minutes=5)
 # claim lasts for this, REQUEST_TIMEOUT and _DATABASE_PATIENCE, and PROOF_OF_ABSENCE counts from
 # the end of this.
 START_WITHIN = 10.0
+# So often the price of an order is asked for in vain, which takes more than a minute, before the
+# order is thought to be the reason.
+_PATIENT_FAILURES = 4
 # An order is held by a price that was asked for within this time; a part of it is taken off,
 # because the clocks of two machines may differ.
 _THIS_MOMENT = timedelta(seconds=10)
@@ -83,7 +86,7 @@ def _send(order: Order, gateway: Gateway) -> bool:
         return False
     except ProviderError as error:
         if not _is_test(order, error, gateway):
-            _postpone(order, Problem("price_unknown", error.parameters))
+            _postpone_unpriced(order, error, gateway)
             return True
         price = ceiling = None
     if ceiling is not None:
@@ -95,7 +98,8 @@ def _send(order: Order, gateway: Gateway) -> bool:
     # Before the claim, for the same reason.
     gateway.environment()
     if order.was_sent_elsewhere(gateway.key):
-        _postpone(order, Problem("other_environment"))
+        elsewhere = Problem("other_environment")
+        _postpone(order, elsewhere, because=elsewhere)
         return True
     slot = gateway.begin(Purpose.PLACING)
     if slot is None:
@@ -165,11 +169,23 @@ def _place(
         gateway.finish(slot, failure)
 
 
-def _postpone(order: Order, problem: Problem) -> None:
+def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> None:
+    """Try an order again later: it has a ceiling, and its price is unknown.
+
+    Not a problem of the order while the provider is away, which monitors tell; it is one if the
+    provider answers others meanwhile.
+    """
+    is_patient = order.failures < _PATIENT_FAILURES or not gateway.has_answered_lately
+    is_away = gateway.is_outage(error) and is_patient
+    problem = None if is_away else Problem("price_unknown", error.parameters)
+    _postpone(order, problem, because=error)
+
+
+def _postpone(order: Order, problem: Problem | None, *, because: object) -> None:
     """Try an order again later, because it cannot be sent with this price, or with this key."""
     due_at = timezone.now() + _retry_pause(order)
     if order.stay_pending(problem, due_at=due_at, failures=order.failures + 1):
-        logger.info("Order %s is not sent yet. %s", order.reference, problem)
+        logger.info("Order %s is not sent yet. %s", order.reference, because)
 
 
 def _persist(record: Callable[[], None]) -> None:

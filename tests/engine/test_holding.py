@@ -14,6 +14,7 @@ import responses
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models import F
 from django.test import override_settings
 from django.utils import timezone
 from django_q.models import OrmQ
@@ -33,12 +34,15 @@ from giftcards.simulator import Denomination, Product, Simulator
 from giftcards.statuses import Status
 from giftcards.tasks import tick
 from tests.builders import make_order, problems
+from tests.conftest import Call
 from tests.stage import (
     LINE,
     PLACE,
     PROVIDER,
     PSN,
     ago,
+    buy_many,
+    end_pause,
     history,
     in_threads,
     messages,
@@ -548,8 +552,9 @@ class TestUnknownPrice:
         assert (order.status, order.failures) == ("PENDING", 1)
         assert order.due_at is not None
         assert timedelta(0) < order.due_at - timezone.now() < timedelta(seconds=7)
-        [problem] = problems(order)
-        assert problem.code == "price_unknown"
+        is_away = trouble in {"outage", "no answer"}
+        codes = [problem.code for problem in problems(order)]
+        assert codes == ([] if is_away else ["price_unknown"])
         assert is_work_left()
         wire.assert_call_count(PLACE, 0)
 
@@ -598,6 +603,67 @@ class TestUnknownPrice:
         assert {order.failures for order in Order.objects.all()} == {1}
         # A broken connection is tried twice.
         assert len(wire.calls) <= 2
+
+
+class TestAway:
+    """If the provider as a whole does not answer, that is one condition, and no order's problem."""
+
+    def place_many(self, simulator: Simulator) -> list[Order]:
+        for number in range(3):
+            make_product(simulator, f"p{number}")
+        return [
+            place_order(**{**LINE, "product_id": f"p{number % 3}"}, sale_price=550)
+            for number in range(9)
+        ]
+
+    @pytest.mark.parametrize("is_listening", [True, False])
+    def test_in_an_outage_no_order_needs_a_person_because_its_price_is_unknown(
+        self, is_listening: bool, simulator: Simulator, call: Call
+    ) -> None:
+        # It was there until a moment ago.
+        buy_many(simulator, 1)
+        run_sweep()
+        orders = self.place_many(simulator)
+        if is_listening:
+            simulator.outage = True
+        else:
+            simulator.stop()
+        for _sweep in range(6):
+            Order.objects.filter(status="PENDING").update(due_at=ago(1))
+            end_pause()
+            run_sweep()
+            assert not Order.objects.needing_attention().exists()
+            # As time passes; other processes know of no success, either.
+            ProviderState.objects.update(succeeded_at=F("succeeded_at") - timedelta(seconds=60))
+        assert call("giftcards_status", "--fail-on", "attention", "-v0").code == 0
+        away = call("giftcards_status", "--fail-on", "paused,provider", "-v0")
+        assert (away.code, "needs attention" in away.err) == (1, False)
+
+        simulator.outage = False
+        if not is_listening:
+            simulator.start()
+        Order.objects.filter(status="PENDING").update(due_at=ago(1))
+        end_pause()
+        for _sweep in range(2):
+            run_sweep()
+        for order in orders:
+            order.refresh_from_db()
+            assert (order.status, order.problems) == ("FULFILLED", [])
+            assert [entry for change in order.changes.all() for entry in change.details] == []
+
+    def test_a_person_looks_at_a_price_that_is_not_told_while_the_provider_answers_others(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        wire.get(URL.replace(PSN, "broken"), status=500, body="")
+        wire.post(PLACE, status=503, json={"success": False, "error": {"code": "TRY_LATER"}})
+        order = place_order(**{**LINE, "product_id": "broken"}, sale_price=550)
+        found = []
+        for _time in range(6):
+            Order.objects.update(due_at=ago(1))
+            ProviderState.objects.update(succeeded_at=timezone.now(), pause="", paused_until=None)
+            run_sweep()
+            found.append([problem.code for problem in problems(order)])
+        assert found == [[]] * 4 + [["price_unknown"]] * 2
 
 
 class TestTypesForTests:
