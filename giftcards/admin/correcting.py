@@ -119,10 +119,10 @@ class CorrectingPages(OrderPages):
 
     def _correct(self, request: HttpRequest, order: Order, form: CorrectionForm) -> HttpResponse:
         """Carry it out, with a trace: both or neither. Raises ``ValidationError``."""
-        if form.customer == _customer(order):
-            self.message_user(request, gettext("This is how it is already."), messages.INFO)
-            return self.to_order(order)
-        if not constant_time_compare(form.cleaned_data["seen"], _fingerprint(order)):
+        # The second press of the button finds it done.
+        is_done = form.customer == _customer(order)
+        seen = form.cleaned_data["seen"]
+        if not (is_done or constant_time_compare(seen, _fingerprint(order))):
             return self.refuse_late(request, order)
         try:
             with transaction.atomic(using=router.db_for_write(Order)):
@@ -132,7 +132,7 @@ class CorrectingPages(OrderPages):
             return self.to_order(order)
         except CustomerConflict:
             return self.refuse_late(request, order)
-        self.message_user(request, gettext("Corrected. It holds from now on."), messages.SUCCESS)
+        self.message_user(request, gettext("The order has these details now."), messages.SUCCESS)
         return self.to_order(order)
 
     def _write(self, request: HttpRequest, order: Order, form: CorrectionForm) -> None:

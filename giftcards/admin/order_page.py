@@ -90,7 +90,7 @@ def _named(name: str, identifier: str) -> Callable[[Any, Order], str]:
 
 
 class OrderPage(
-    ResolvingPages, PricingPages, CheckingPages, DisputingPages, CorrectingPages, NotesPages
+    ResolvingPages, PricingPages, CheckingPages, CorrectingPages, DisputingPages, NotesPages
 ):
     """The page of one order."""
 

@@ -88,10 +88,9 @@ def move_messages(order: Order, change: CustomerChange) -> None:
     again = [*old.unsent, *old.unused]
     Delivery.objects.stop(pk__in=[message.pk for message in old.messages])
     old.links.revoke(order, by=change.by)
-    for message in _one_of_each(again):
-        _move(message, before, order, change)
+    if sum(_move(message, before, order, change) for message in _one_of_each(again)):
+        wake()
     _change_language(before, order)
-    wake()
 
 
 def addresses_of(order: Order) -> set[str]:
@@ -107,13 +106,14 @@ def _one_of_each(messages: list[Delivery]) -> Iterator[Delivery]:
     yield from sorted(last.values(), key=lambda message: message.pk)
 
 
-def _move(message: Delivery, before: Order, order: Order, change: CustomerChange) -> None:
+def _move(message: Delivery, before: Order, order: Order, change: CustomerChange) -> bool:
+    """Queue the message for the new address; False if there is none, or it is not true any more."""
     channel = _channel(message.channel)
     address = _address(channel, order) if channel else ""
     if not address or message.kind not in kinds_that_fit(order):
-        return
+        return False
     was_theirs = message.language == language_of(before)
-    Delivery.objects.add(
+    return Delivery.objects.add(
         Delivery(
             order=order,
             change_id=message.change_id,

@@ -29,6 +29,7 @@ from giftcards.engine.recovery import adopt
 from giftcards.models import (
     Acknowledgement,
     CardReveal,
+    CustomerChange,
     CustomerRefund,
     Note,
     Order,
@@ -49,6 +50,7 @@ CLICKS = 4
 TRACES: tuple[type[Model], ...] = (
     Acknowledgement,
     CardReveal,
+    CustomerChange,
     CustomerRefund,
     LogEntry,
     Note,
@@ -150,6 +152,18 @@ def note(_boss: Client) -> Button:
         logged=["Added a note."],
         rows={Note: 1},
         told="The note was added.",
+    )
+
+
+def correct_customer(boss: Client) -> Button:
+    page = to("order_customer", at_rest().pk)
+    [seen] = re.findall(r'name="seen" value="(\w+)"', boss.get(page).content.decode())
+    return Button(
+        page,
+        {"customer_email": "lina@example.com", "reason": "She called", "seen": seen},
+        logged=["Corrected the customer."],
+        rows={CustomerChange: 1},
+        told="The order has these details now.",
     )
 
 
@@ -352,6 +366,7 @@ def resume(boss: Client) -> Button:
 
 BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
     "giftcards_order_tick_off": [tick_off],
+    "giftcards_order_customer": [correct_customer],
     "giftcards_order_dispute": [dispute],
     "giftcards_order_check": [check_now],
     "giftcards_order_changelist": [check_selected],

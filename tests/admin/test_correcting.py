@@ -73,7 +73,7 @@ def test_an_order_without_cards_is_corrected_without_a_password(status: Status) 
     assert "Use this address from now on" in form
     assert 'name="password"' not in form
     html = read(correct(amina, order))
-    assert messages(html) == ["Corrected. It holds from now on."]
+    assert messages(html) == ["The order has these details now."]
     assert addresses() == [RIGHT]
 
 
@@ -167,7 +167,7 @@ def test_a_form_about_another_customer_decides_nothing(
 def test_the_second_press_of_the_button_finds_it_done(amina: Client, order: Order) -> None:
     form = filled_in(amina, order)
     told = [messages(read(amina.post(page_of(order), form, follow=True)))[0] for _press in "12"]
-    assert told == ["Corrected. It holds from now on.", "This is how it is already."]
+    assert told == ["The order has these details now."] * 2
     assert (CustomerChange.objects.count(), LogEntry.objects.count()) == (1, 1)
 
 

@@ -850,10 +850,13 @@ def test_another_app_adds_buttons_to_the_page(boss: Client) -> None:
     order = make_guide_order(Status.FULFILLED)
     html = show(boss, order)
     complain = "The customer complains about a code"
-    assert labels(html) == ["Write <to> them", "Write now", complain]
+    assert labels(html) == ["Write <to> them", "Write now", complain, CORRECT]
     assert f'href="/mail/{order.pk}/">Write &lt;to&gt; them</a>' in html
     assert f'form="giftcards-act" formaction="/mail/{order.pk}/now/">Write now</button>' in html
     assert labels(show(sign_in("view_order"), order)) == []
+
+
+CORRECT = "Correct the customer's address"
 
 
 @pytest.mark.usefixtures("_no_offers")
@@ -870,7 +873,8 @@ def test_another_app_adds_buttons_to_the_page(boss: Client) -> None:
     ],
 )
 def test_the_buttons_of_each_status(boss: Client, status: Status, expected: list[str]) -> None:
-    assert labels(show(boss, make_guide_order(status))) == expected
+    # The last one is there for each of them.
+    assert labels(show(boss, make_guide_order(status))) == [*expected, CORRECT]
     assert labels(show(sign_in("view_order"), make_guide_order(status))) == []
 
 
@@ -1011,12 +1015,12 @@ def test_the_page_of_an_order_takes_a_constant_number_of_queries(boss: Client) -
         for _ in range(25)
     )
     # Session, user, the order; the order that it repeats or is repeated by, those of its group; its
-    # changes, what was ticked off, its history in the admin, notes, reveals, refunds, cards and the
-    # ledger; its messages and links.
-    assert count_queries(boss, order_page(small)) == 14
-    Order.objects.update(group="cart")
+    # changes, what was ticked off, its history in the admin, notes, corrections, reveals, refunds,
+    # cards and the ledger; its messages and links.
     assert count_queries(boss, order_page(small)) == 15
-    assert count_queries(boss, order_page(large)) == 15
+    Order.objects.update(group="cart")
+    assert count_queries(boss, order_page(small)) == 16
+    assert count_queries(boss, order_page(large)) == 16
     html = read(boss.get(order_page(large)))
     assert (len(cards(html)), len(timeline(html))) == (25, 26)
 

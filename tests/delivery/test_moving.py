@@ -27,7 +27,9 @@ from giftcards.statuses import Status
 from tests.builders import PARTIAL, claim, make_guide_order
 from tests.delivery.mails import again, is_due, make_message, send
 from tests.delivery.pages import CODES, codes_in, make_settled, press
+from tests.delivery.staff import SUPPORT, person, to
 from tests.fakes.mail import MailServer
+from tests.pages import element, order_page, plain, read, text
 from tests.stage import in_threads
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -353,6 +355,8 @@ def test_a_message_that_was_claimed_goes_nowhere_if_it_is_not_being_handed_over_
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("shared_database")
 def test_a_message_that_is_being_handed_over_arrives_with_a_dead_link(server: MailServer) -> None:
+    # An emptied table does not know that the app was there before.
+    Installation.begin()
     order = bought()
     announced(order)
 
@@ -397,3 +401,80 @@ def test_sending_and_correcting_at_the_same_moment_leave_one_way_to_the_cards() 
         pages = {page_of(sent.body): sent.to for sent in mails}
         working = [to for page, to in pages.items() if not is_dead(page)]
         assert working == [[RIGHT]], (order.reference, pages)
+
+
+# What staff are told
+
+
+class TestStaff:
+    """On the page that corrects the address, and on that of the order afterwards."""
+
+    @pytest.fixture
+    def amina(self) -> Client:
+        return person(*SUPPORT, "correct_customer")
+
+    @pytest.fixture
+    def order(self) -> Order:
+        order = bought()
+        announced(order)
+        return order
+
+    def told(self, browser: Client, order: Order) -> str:
+        page = f"{order_page(order).removesuffix('change/')}customer/"
+        return plain(text(read(browser.get(page))))
+
+    def section(self, browser: Client, order: Order) -> str:
+        html = read(browser.get(order_page(order)))
+        return plain(text(element(html, 'aria-labelledby="giftcards-messages"', "section")))
+
+    def test_what_is_on_its_way_is_told_before(self, amina: Client, order: Order) -> None:
+        assert "1 message goes to the new address." in self.told(amina, order)
+        Delivery.objects.update(status="sending", claim="x")
+        assert "A message is being sent at this moment: it may still arrive." in self.told(
+            amina, order
+        )
+
+    def test_links_that_end_are_told_before(self, amina: Client, order: Order) -> None:
+        assert send().sent == 1
+        told = self.told(amina, order)
+        assert "1 link that was sent to the old address is withdrawn." in told
+        assert "1 message goes to the new address." in told
+        assert codes_in(press(page_of(mail.outbox[0].body)))
+        assert "goes to the new address." not in self.told(amina, order)
+
+    def test_codes_that_were_mailed_are_told_before_and_after(
+        self, amina: Client, order: Order, settings: Any
+    ) -> None:
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": "codes"}
+        assert send().sent == 1
+        warning = f"The codes were sent to {WRONG} at"
+        assert warning in self.told(amina, order)
+        assert warning not in self.section(amina, order)
+        change_customer(order, email=RIGHT)
+        assert warning in self.section(amina, order)
+        assert "That cannot be taken back." in self.section(amina, order)
+        # The wrong address is not the customer's any more: nothing else is on its way there.
+        assert "sent to" not in self.told(amina, order)
+
+    def test_who_may_not_see_messages_is_told_nothing_of_them(self, order: Order) -> None:
+        assert "message goes" not in self.told(person("correct_customer"), order)
+
+    def test_sending_again_leads_to_the_correction(self, amina: Client, order: Order) -> None:
+        page = f"{order_page(order).removesuffix('change/')}customer/"
+        assert f'href="{page}"' in read(amina.get(to("send_again", order.pk)))
+        browser = person(*SUPPORT, name="karim")
+        assert page not in read(browser.get(to("send_again", order.pk)))
+
+    def test_the_proof_of_delivery_has_the_correction_and_both_addresses(
+        self, amina: Client, order: Order
+    ) -> None:
+        assert send().sent == 1
+        change_customer(order, email=RIGHT, by="amina", reason="She called")
+        proof = plain(text(read(amina.get(to("dispute", order.pk)))))
+        for part in (
+            WRONG,
+            RIGHT,
+            "amina corrected the details of the customer.",
+            f"customer e-mail until then: {WRONG}",
+        ):
+            assert part in proof

@@ -60,6 +60,13 @@ class OrderPages(OrderRows):
         name = "admin:giftcards_order_change"
         return reverse(name, args=[order.pk], current_app=self.admin_site.name)
 
+    def correction_address(self, request: HttpRequest, order: Order) -> str:
+        """The page that corrects the address of the order; "" for who may not."""
+        if not request.user.has_perm("giftcards.correct_customer"):
+            return ""
+        name = "admin:giftcards_order_customer"
+        return reverse(name, args=[order.pk], current_app=self.admin_site.name)
+
     def conclude(
         self, request: HttpRequest, order: Order, text: str, level: int = messages.SUCCESS
     ) -> HttpResponse:

@@ -196,6 +196,7 @@ class ResendingPages(OrderPages):
             title=gettext("Send a message again"),
             form=form,
             errors=form.errors,
+            correction=self.correction_address(request, order),
             holds_codes=any(kind in WITH_CARDS and not needs_link(order, kind) for kind in kinds),
         )
 
