@@ -13,6 +13,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from itertools import chain as chained
 from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 from giftcards.ledger.expected import (
