@@ -17,9 +17,10 @@ from django.db.migrations.loader import MigrationLoader
 from django.utils import timezone
 
 from giftcards.engine.figures import complete_figures
+from giftcards.engine.recording import record_answers
 from giftcards.models import Order
 from giftcards.statuses import Status
-from tests.builders import build_guide_order
+from tests.builders import PARTIAL, build_guide_order, claim, make_guide_order
 
 ROOT = Path(__file__).resolve().parent.parent
 SUMS_OF_REFUNDS = "0012_sums_of_refunds"
@@ -156,6 +157,23 @@ def test_orders_that_are_final_already_get_the_figures_that_others_get() -> None
         executor = MigrationExecutor(connection)
         executor.migrate(executor.loader.graph.leaf_nodes())
     assert figures() == COMPUTED
+
+
+@pytest.mark.django_db(transaction=True)
+def test_going_back_and_forward_again_keeps_orders_and_their_cards() -> None:
+    order = make_guide_order(reference="web-1042", sale_amount=Decimal(1000))
+    record_answers([(claim(order)[0], PARTIAL)], now=timezone.now())
+    codes = [card.value for card in order.cards.all()]
+    try:
+        before = migrate("0003_staff_pages").get_model("giftcards", "Order")
+        assert before.objects.get().fulfilled_quantity == 3
+    finally:
+        executor = MigrationExecutor(connection)
+        executor.migrate(executor.loader.graph.leaf_nodes())
+    order = Order.objects.get()
+    assert [card.value for card in order.cards.all()] == codes
+    assert (order.status, order.sale_amount) == (Status.PARTIALLY_FILLED, Decimal(1000))
+    assert (order.open_amount, order.is_consistent) == (Decimal(400), True)
 
 
 # A process of an older version beside the newest tables, as between `migrate` and its restart.
