@@ -17,6 +17,7 @@ from django.db import connection
 from django.utils import translation
 
 from giftcards.simulator import Simulator
+from tests.site import Site
 
 # Set where everything that a test may need has to be there, as in CI: then a skip is a failure.
 REQUIRE_ALL = bool(os.environ.get("GIFTCARDS_TESTS_REQUIRE_ALL"))
@@ -86,6 +87,27 @@ def simulator(settings: Any) -> Iterator[Simulator]:
     with Simulator(delay=(0, 0), rate_limit=0) as running:
         settings.GIFTCARDS = {**settings.GIFTCARDS, "BASE_URL": running.url}
         yield running
+
+
+@pytest.fixture(scope="session")
+def live_server() -> Iterator[Site]:
+    """The site, which answers those who use the fixture ``site``."""
+    running = Site()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def site(
+    live_server: Site, transactional_db: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The address of the site, on which nobody is when the test has ended."""
+    from tests.stage import sharing_database
+
+    with sharing_database(tmp_path_factory.mktemp("site") / "shared.sqlite3"):
+        live_server.door.open()
+        yield live_server.url
+        live_server.door.shut()
 
 
 @pytest.fixture(scope="session")

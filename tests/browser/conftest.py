@@ -32,12 +32,11 @@ def driver(live_server: Any) -> Iterator[Chrome]:
 
 
 @pytest.fixture
-def tab(driver: Chrome, live_server: Any) -> Iterator[Browser]:
+def tab(driver: Chrome, site: str) -> Iterator[Browser]:
     """A tab on the site, in which there is nothing yet."""
-    opened = Browser(driver, live_server.url)
+    opened = Browser(driver, site)
     opened.reset()
     yield opened
-    # Before the tables are emptied: a page that is still loading would look into them.
     opened.close_page()
 
 

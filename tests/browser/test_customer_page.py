@@ -25,10 +25,10 @@ BUTTON = ".gc-ask button"
 
 
 @pytest.fixture(autouse=True)
-def _shop(settings: Any, live_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def _shop(settings: Any, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.GIFTCARDS_DELIVERY = {
         "MODE": "off",
-        "BASE_URL": live_server.url,
+        "BASE_URL": site,
         "SHOP_NAME": "متجر البطاقات",
         "CONTACT": "+213 21 00 00 00",
         "OWNED_ORDERS": "tests.browser.test_customer_page.orders_of",

@@ -112,13 +112,13 @@ class Customer:
 @pytest.fixture(autouse=True)
 def _shop(
     settings: Any,
-    live_server: Any,
+    site: str,
     simulator: Simulator,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[None]:
     settings.GIFTCARDS_DELIVERY = {
-        "BASE_URL": live_server.url,
+        "BASE_URL": site,
         "FROM_EMAIL": "shop@shop.example",
         "SHOP_NAME": "متجر البطاقات",
         "CONTACT": "+213 21 00 00 00",

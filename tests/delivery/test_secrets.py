@@ -52,9 +52,9 @@ def all_orders(_user: Any) -> Any:
 
 
 @pytest.fixture
-def mailbox(settings: Any, live_server: Any, tmp_path: Path) -> Mailbox:
+def mailbox(settings: Any, site: str, tmp_path: Path) -> Mailbox:
     settings.GIFTCARDS_DELIVERY = {
-        "BASE_URL": live_server.url,
+        "BASE_URL": site,
         "FROM_EMAIL": "shop@shop.example",
         "SHOP_NAME": "The Shop",
         "STAFF_EMAILS": [STAFF],
