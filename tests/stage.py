@@ -249,7 +249,8 @@ def in_threads(count: int, work: Callable[[], Any]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
+    assert len(results) == count, "they did not end in time"
     return results
 
 

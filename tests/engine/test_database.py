@@ -266,8 +266,11 @@ class TestContained:
         with pytest.raises(ZeroDivisionError), tolerating("This"):
             raise ZeroDivisionError
 
-    def test_a_database_that_refuses_every_write_fails_at_once(self) -> None:
+    def test_a_database_that_refuses_every_write_fails_at_once(
+        self, shorten: Callable[..., None]
+    ) -> None:
         """It is no matter of the order, so the others need not be tried one by one."""
+        shorten(database_pause=120)
         ProviderState.objects.current()
         order = make_order()
 
@@ -283,7 +286,7 @@ class TestContained:
             sparing_others(order),
         ):
             Order.objects.update(failures=1)
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 50
 
     def test_a_database_error_is_raised_if_the_connection_is_lost(
         self, monkeypatch: pytest.MonkeyPatch

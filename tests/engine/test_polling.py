@@ -238,15 +238,18 @@ def test_at_most_four_requests_are_under_way_at_a_time(
     shorten(sweep_heartbeat=0)
     buy_many(simulator, 20, type_id="SIM_NEVER")
     without_list()
-    lock, seen, most = threading.Lock(), 0, 0
+    changed, seen, most = threading.Condition(), 0, 0
 
     def hold(request: Request) -> None:
         nonlocal seen, most
-        with lock:
+        with changed:
             seen += 1
             most = max(most, seen)
+            changed.notify_all()
+            # The first of all is alone, and the others come as soon as the machine has time.
+            changed.wait_for(lambda: most >= 3, 1)
         time.sleep(0.05)
-        with lock:
+        with changed:
             seen -= 1
 
     def should_continue() -> bool:
