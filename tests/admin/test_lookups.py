@@ -63,11 +63,10 @@ def address(page: Any) -> str:
 def columns(model: Any, depth: int = 1) -> Iterator[tuple[str, Any]]:
     """The columns of a model, and those of the models that it is related to, by their paths."""
     for field in model._meta.get_fields():
-        name = field.name if field.concrete else field.get_accessor_name() or field.name
-        yield name, field
+        yield field.name, field
         if field.is_relation and field.related_model and depth:
             for further, other in columns(field.related_model, depth - 1):
-                yield f"{name}{LOOKUP_SEP}{further}", other
+                yield f"{field.name}{LOOKUP_SEP}{further}", other
 
 
 def questions(model: Any) -> Iterator[str]:
