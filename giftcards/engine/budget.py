@@ -5,11 +5,14 @@ moment between sending and answer, so a slot is free again 60 seconds after the 
 process dies, 60 seconds after the request would have timed out. Whatever the latency, no window
 of the provider's contains more requests than there are slots.
 
-The list of orders has reserved slots, one per ``POLL_INTERVAL``, so that a rush of purchases does
-not delay codes. Late orders have one, and while the list is not usable half of its slots, so that
-fresh orders cannot starve them. The other slots are common: placing may use all of them, single
-checks leave an eighth free, and optional prices half; they are not requested while the budget is
-busy. The price of an order that may cost only so much is a part of placing it. Reading the
+The list of orders has reserved slots, one per ``POLL_INTERVAL`` for its first page, so that a rush
+of purchases does not delay codes. Late orders have one, and while the list is not usable half of
+its slots, so that fresh orders cannot starve them. The other slots are common: placing may use all
+of them, further pages and single checks leave an eighth free, and optional prices half; they are
+not requested while the budget is busy. As long as a reading takes more than the first page, placing
+leaves as many common slots as that takes in a minute, a quarter at most. Where that is less than
+they want, single checks leave half of it to further pages, each of which tells of up to a hundred
+orders. The price of an order that may cost only so much is a part of placing it. Reading the
 catalogue, the ledger and the prices of held orders can wait: together they have a tenth of all
 slots at most, while at least half of the common ones are free and the budget is not busy.
 """
@@ -40,10 +43,16 @@ _LEAST_FOR_LATE = 30
 
 
 class Purpose(enum.Enum):
-    """What a request is for; decides which slots it may take."""
+    """What a request is for; decides which slots it may take.
+
+    ``LISTING`` is the first page of the list, ``PAGES`` are those after it, and ``SEARCHING`` is
+    any page that is read for lost orders.
+    """
 
     PLACING = enum.auto()
     LISTING = enum.auto()
+    PAGES = enum.auto()
+    SEARCHING = enum.auto()
     CHECKING = enum.auto()
     CHECKING_LATE = enum.auto()
     PRICING = enum.auto()
@@ -78,29 +87,42 @@ class Shares:
         late = 1 if limit >= _LEAST_FOR_LATE else 0
         return cls(range(listing), range(listing, listing + late), range(listing + late, limit))
 
-    def pools(self, purpose: Purpose, *, has_list: bool) -> list[tuple[range, int]]:
+    def pools(
+        self, purpose: Purpose, *, has_list: bool, questions: int = 0
+    ) -> list[tuple[range, int]]:
         """The slots that a request may take, preferred first, each with the number to leave free.
 
         While the list is not usable (``has_list`` is False), single checks may take its slots:
-        those of late orders one half, the others the rest.
+        those of late orders one half, the others the rest. While it is read, a reading takes so
+        many ``questions`` beside its first page.
         """
+        wanted = questions * len(self.listing)
+        kept_for_pages = 0
+        if wanted > len(self.common) // 4:
+            wanted = len(self.common) // 4
+            kept_for_pages = wanted // 2
+        wanted_slots, common = self.common[:wanted], self.common[wanted:]
         # A single slot cannot be left free.
-        kept = max(len(self.common) // 8, 1) if len(self.common) > 1 else 0
+        kept = max(len(common) // 8, 1) if len(common) > 1 else 0
         half = 0 if has_list else len(self.listing) // 2
         for_late = [(self.late, 0), (self.listing[:half], 0)]
         for_fresh = [] if has_list else [(self.listing[half:], 0)]
         match purpose:
             case Purpose.PLACING:
-                return [(self.common, 0)]
+                return [(common, 0)]
             case Purpose.LISTING:
-                return [(self.listing, 0), (self.common, kept)]
+                return [(self.listing, 0), (common, kept)]
+            case Purpose.PAGES:
+                return [(wanted_slots, 0), (common, kept)]
+            case Purpose.SEARCHING:
+                return [(common, kept), (self.listing, len(self.listing) // 2)]
             case Purpose.CHECKING:
-                return [(self.common, kept), *for_fresh]
+                return [(wanted_slots, kept_for_pages), (common, kept), *for_fresh]
             case Purpose.CHECKING_LATE:
                 # Their own first, so that more is left for the others.
-                return [*for_late, (self.common, kept)]
+                return [*for_late, (common, kept)]
             case Purpose.PRICING:
-                return [(self.common, len(self.common) // 2)]
+                return [(common, len(common) // 2)]
             case Purpose.BACKGROUND:
                 # Always the same ones: so no minute has more requests than these.
                 return [(self.common[-self.tenth :], 0)]
@@ -116,13 +138,14 @@ class Budget:
         RequestSlot.objects.make(limit)
         RequestSlot.objects.cap(now=timezone.now(), longest=self._longest_hold)
 
-    def take(self, purpose: Purpose, *, has_list: bool) -> Slot | None:
+    def take(self, purpose: Purpose, *, has_list: bool, questions: int = 0) -> Slot | None:
         """Take a slot for a request made now; ``None`` if ``purpose`` has none left."""
         now = timezone.now()
         if not self._has_room(purpose, now):
             return None
         until = now + self._longest_hold
-        for numbers, reserve in self._shares.pools(purpose, has_list=has_list):
+        pools = self._shares.pools(purpose, has_list=has_list, questions=questions)
+        for numbers, reserve in pools:
             free = RequestSlot.objects.among(numbers).free(now).values_list("number", flat=True)
             candidates = list(free[reserve : reserve + _TRIED])
             # Shuffled, so that concurrent processes rarely race for the same slot.
@@ -163,11 +186,12 @@ class Budget:
         # Guarded: after a very long request the slot may belong to another one.
         RequestSlot.objects.filter(number=slot.number, until=slot.until).update(until=until)
 
-    def wait_for(self, purpose: Purpose, *, has_list: bool) -> float:
+    def wait_for(self, purpose: Purpose, *, has_list: bool, questions: int = 0) -> float:
         """Seconds until :meth:`take` can succeed, unless another process takes the slot first."""
         now = timezone.now()
         free_at: list[datetime] = []
-        for numbers, reserve in self._shares.pools(purpose, has_list=has_list):
+        pools = self._shares.pools(purpose, has_list=has_list, questions=questions)
+        for numbers, reserve in pools:
             slots = RequestSlot.objects.among(numbers).values_list("until", flat=True)
             free_at += slots[reserve : reserve + 1]
         wait = min(free_at, default=now + MINUTE) - now

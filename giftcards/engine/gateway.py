@@ -8,6 +8,8 @@ it, all processes honour a pause that the provider asks for, and together they s
 from __future__ import annotations
 
 import logging
+import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -84,6 +86,10 @@ class Gateway:
         self._failure: ProviderError | None = None
         # When the list was last requested; None once that is stored.
         self._list_asked_at: datetime | None = None
+        # How many more requests each reading of the last minute took.
+        self._questions = deque([0], maxlen=math.ceil(60 / conf.poll_interval))
+        #: The page at which the next reading goes on after the first one.
+        self.next_page = 2
 
     def __enter__(self) -> Self:
         return self
@@ -220,7 +226,9 @@ class Gateway:
         had_probe = self._probe.is_held
         slot = None
         if self._may_call():
-            slot = self._budget.take(purpose, has_list=self.is_list_useful)
+            slot = self._budget.take(
+                purpose, has_list=self.is_list_useful, questions=self._list_questions
+            )
         if slot is None and not had_probe:
             self._probe.end()
         return slot
@@ -255,7 +263,10 @@ class Gateway:
     def wait_for(self, purpose: Purpose) -> float:
         """Seconds until :meth:`begin` may succeed, unless another process takes the slot first."""
         least = _PROBE_POLL if self._is_probed_by_another() else 0.0
-        return max(self._budget.wait_for(purpose, has_list=self.is_list_useful), least)
+        wait = self._budget.wait_for(
+            purpose, has_list=self.is_list_useful, questions=self._list_questions
+        )
+        return max(wait, least)
 
     def _may_call(self) -> bool:
         # Any process with this key may have been refused since the last call.
@@ -357,6 +368,7 @@ class Gateway:
         values: dict[str, object] = {"swept_at": now}
         if self._list_asked_at is not None:
             values["list_read_at"] = self._state.list_read_at = self._list_asked_at
+            values["list_questions"] = max(self._questions)
         if self._failure is not None:
             values |= {"failed_at": now, "failure": str(self._failure)}
         if self._has_succeeded:
@@ -478,6 +490,20 @@ class Gateway:
     def note_list_read(self) -> None:
         """Note that the list is read now; it is due again after one poll interval."""
         self._list_asked_at = timezone.now()
+
+    def note_questions(self, count: int) -> None:
+        """Note how many requests a reading takes beside the list's first page."""
+        self._questions.append(count)
+
+    @property
+    def _list_questions(self) -> int:
+        """The most that readings took in the last minute; 0 unless the list is in use.
+
+        Not what the last one took: a slot that is left to the next one only then is not free yet.
+        """
+        if not self.is_list_read:
+            return 0
+        return max(*self._questions, self._state.list_questions)
 
     def give_up_list(self, pause: timedelta) -> None:
         """Stop using the list for ``pause``: it failed, or shows none of our orders."""

@@ -34,7 +34,7 @@ _REQUESTS = {
     Status.PENDING: Purpose.PLACING,
     Status.HANDLING: Purpose.CHECKING,
     Status.DELAYED: Purpose.CHECKING_LATE,
-    Status.UNCONFIRMED: Purpose.LISTING,
+    Status.UNCONFIRMED: Purpose.SEARCHING,
 }
 # How often an endless loop does what the schedule would: it records that it runs, tells other apps,
 # and does the chores (seconds).

@@ -9,12 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from django.utils import timezone
 
@@ -73,6 +73,22 @@ class Pulse:
     beat: Callable[[], None] = _nothing
 
 
+class Reading(NamedTuple):
+    """What the pages of the list are requested for: the first one, and those after it.
+
+    Those that are ``awaited`` wait for the request budget; others are left out if it is short.
+    """
+
+    first: Purpose
+    further: Purpose
+    is_first_awaited: bool
+    are_further_awaited: bool
+
+
+OF_FRESH = Reading(Purpose.LISTING, Purpose.PAGES, True, False)
+OF_LATE = Reading(Purpose.CHECKING_LATE, Purpose.CHECKING_LATE, False, False)
+OF_LOST = Reading(Purpose.SEARCHING, Purpose.SEARCHING, True, True)
+
 Rows = Sequence[OrderAnswer]
 Answers = Iterable[tuple[Order, OrderAnswer]]
 
@@ -104,15 +120,33 @@ def ask(
     fresh, late = _by_age(orders)
     if is_list_worthwhile(orders, gateway):
         gateway.note_list_read()
-    for group, purpose in ((fresh, Purpose.CHECKING), (late, Purpose.CHECKING_LATE)):
-        search = _Search(_listed(group))
-        if _is_worth_listing(group, gateway):
-            yield from _read_list(search, gateway, pulse, match_others)
-        due = [order for order in group if order.due_at and order.due_at <= due_by]
-        unseen = [order for order in due if order.pk not in search.shown][:BATCH]
-        jobs = _check_jobs(unseen, gateway)
-        for order, result in fan_out(jobs, gateway, pulse, purpose=purpose, is_patient=False):
-            yield order, search.complete(order, result)
+    ask_some = partial(
+        _ask_some, due_by=due_by, gateway=gateway, pulse=pulse, match_others=match_others
+    )
+    yield from ask_some(fresh, OF_FRESH, Purpose.CHECKING)
+    yield from ask_some(late, OF_LATE, Purpose.CHECKING_LATE)
+
+
+def _ask_some(
+    orders: Sequence[Order],
+    reading: Reading,
+    purpose: Purpose,
+    *,
+    due_by: datetime,
+    gateway: Gateway,
+    pulse: Pulse,
+    match_others: Callable[[Rows], Answers],
+) -> Iterator[tuple[Order, OrderAnswer | Exception]]:
+    search = _Search(_listed(orders), reading)
+    if _is_worth_listing(orders, gateway):
+        yield from _read_list(search, gateway, pulse, match_others)
+    due = [order for order in orders if order.due_at and order.due_at <= due_by]
+    left = search.left_of(due)[:BATCH]
+    if reading is OF_FRESH and search.has_read:
+        gateway.note_questions(search.further_pages + len(set(left) - {search.to_verify}))
+    jobs = _check_jobs(left, gateway)
+    for order, result in fan_out(jobs, gateway, pulse, purpose=purpose, is_patient=False):
+        yield order, search.complete(order, result)
 
 
 def _check_jobs(
@@ -151,11 +185,12 @@ def _read_list(
     for skew in (_USUAL_SKEW, CLOCK_SKEW):
         for page in search.read(gateway, pulse, skew):
             if isinstance(page, Exception):
+                search.has_failed = True
                 gateway.give_up_list(_pause_after(page))
                 return
             yield from search.match(page)
             yield from match_others(search.find_others(page))
-        if search.has_match or not search.has_read:
+        if search.has_match or search.is_cut_short or not search.has_read:
             return
     # New orders may still appear. Old ones should be there, unless the list uses ids of its own.
     is_unexpected = any(order.checked_at for order in search.old)
@@ -171,19 +206,21 @@ def _pause_after(error: Exception) -> timedelta:
 class _Search:
     """Matches rows of the list with orders."""
 
-    def __init__(self, orders: Sequence[Order]) -> None:
+    def __init__(self, orders: Sequence[Order], reading: Reading) -> None:
         self._orders = orders
+        self._reading = reading
         self._by_id = {provider_id: order for order in orders for provider_id in order.names}
         self.old = [order for order in orders if _is_old(order)]
         # The list may be stale: each time, the oldest order is checked by itself to verify.
-        self._to_verify = min(
+        self.to_verify = min(
             (order for order in self.old if not order.is_only_listed),
             key=_accepted_at,
             default=None,
         )
         self.shown: set[int] = set()
         self._unclear: dict[int, OrderAnswer] = {}
-        self.has_read = self.has_match = False
+        self.has_read = self.has_match = self.has_failed = False
+        self._pages = self._pages_read = 0
 
     def read(
         self, gateway: Gateway, pulse: Pulse, skew: timedelta
@@ -192,12 +229,37 @@ class _Search:
         sent = [order.sent_at for order in self._orders if order.sent_at]
         if not sent:
             return iter(())
+        self._pages = self._pages_read = 0
         start, end = min(sent) - skew, max(sent) + skew
-        return read_pages(gateway, pulse, start=start, end=end, limit=self._count_missing)
+        return read_pages(
+            gateway, pulse, self._reading, start=start, end=end, limit=self._count_missing
+        )
 
     def _count_missing(self) -> int:
-        """How many orders were not found: reading more pages costs more than single checks."""
-        return len(self._orders) - len(self.shown)
+        """How many orders have no row yet: reading more pages costs more than single checks."""
+        return len(self._orders) - len(self.shown | self._unclear.keys())
+
+    @property
+    def _pages_left(self) -> int:
+        """How many pages are worth reading, and were left out because the budget was short."""
+        left = max(self._pages - self._pages_read, 0)
+        return left if left <= self._count_missing() and not self.has_failed else 0
+
+    @property
+    def is_cut_short(self) -> bool:
+        return self._pages_left > 0
+
+    @property
+    def further_pages(self) -> int:
+        """How many pages there are to read after the first one."""
+        return max(self._pages_read - 1, 0) + self._pages_left
+
+    def left_of(self, due: Sequence[Order]) -> list[Order]:
+        """Those of ``due`` to check one by one; none that a page left out may show."""
+        left = [order for order in due if order.pk not in self.shown]
+        if self.is_cut_short:
+            left = [order for order in left if order.pk in self._unclear]
+        return sorted(left, key=lambda order: order is self.to_verify)
 
     def match(self, page: OrderPage) -> Iterator[tuple[Order, OrderAnswer]]:
         """Yield our orders with their rows.
@@ -206,6 +268,8 @@ class _Search:
         are left without a row are checked one by one.
         """
         self.has_read = True
+        self._pages = self._pages or page.page_count or 0
+        self._pages_read += 1
         for row in page.items:
             order = self._by_id.get(row.provider_id)
             if order is None:
@@ -213,7 +277,7 @@ class _Search:
             self.has_match = True
             if order.pk in self.shown:
                 continue
-            if is_conclusive(row, order, is_to_verify=order is self._to_verify):
+            if is_conclusive(row, order, is_to_verify=order is self.to_verify):
                 self.shown.add(order.pk)
                 yield order, row
             else:
@@ -262,6 +326,7 @@ def _is_old(order: Order) -> bool:
 def read_pages(
     gateway: Gateway,
     pulse: Pulse,
+    reading: Reading,
     *,
     start: datetime,
     end: datetime,
@@ -269,14 +334,18 @@ def read_pages(
 ) -> Iterator[OrderPage | Exception]:
     """Yield the pages of the list of orders created from ``start`` to ``end``, as they arrive.
 
-    If the first page gives the page count, the others are read unless they exceed ``limit()``.
-    Otherwise pages are read until one has no new ids. A page that fails is yielded as its error.
+    If the first page gives the page count, the others are read unless they exceed ``limit()``, and
+    until that is 0; if some were left out, the next reading begins with these. Otherwise pages are
+    read until one has no new ids. A page that fails is yielded as its error.
     """
     call = partial(gateway.client.list_orders, start=start, end=end, page_size=PAGE_SIZE)
 
     def read(*numbers: int) -> Iterator[OrderPage | Exception]:
         jobs = [(number, partial(call, page=number)) for number in numbers]
-        for _number, page in fan_out(jobs, gateway, pulse, purpose=Purpose.LISTING):
+        purpose, is_patient = reading.first, reading.is_first_awaited
+        if numbers != (1,):
+            purpose, is_patient = reading.further, reading.are_further_awaited
+        for _number, page in fan_out(jobs, gateway, pulse, purpose=purpose, is_patient=is_patient):
             yield page
 
     first = next(read(1), None)
@@ -288,7 +357,29 @@ def read_pages(
     if first.page_count is None:
         yield from _read_uncounted(first, read, limit)
     elif 1 < first.page_count <= limit() + 1:
-        yield from read(*range(2, first.page_count + 1))
+        begin = 2 if reading.are_further_awaited else gateway.next_page
+        go_on = yield from _read_counted(first.page_count, begin, read, limit)
+        gateway.next_page = go_on
+
+
+def _read_counted(
+    count: int,
+    begin: int,
+    read: Callable[..., Iterator[OrderPage | Exception]],
+    limit: Callable[[], int],
+) -> Generator[OrderPage | Exception, object, int]:
+    """Yield the pages after the first one, from page ``begin`` on; return where to go on."""
+    if begin > count:
+        begin = 2
+    numbers: list[int] = [*range(begin, count + 1), *range(2, begin)]
+    while numbers and limit():
+        batch = numbers[:MAX_IN_FLIGHT]
+        pages = list(read(*batch))
+        yield from pages
+        if len(pages) < len(batch):
+            return batch[len(pages)]
+        numbers = numbers[MAX_IN_FLIGHT:]
+    return 2
 
 
 def _read_uncounted(

@@ -20,7 +20,7 @@ from giftcards.engine.backoff import backoff
 from giftcards.engine.database import sparing_others
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.identity import FARTHEST_CLOCK, find_difference, line_of
-from giftcards.engine.polling import CLOCK_SKEW, Pulse, read_pages
+from giftcards.engine.polling import CLOCK_SKEW, OF_LOST, Pulse, read_pages
 from giftcards.engine.recovery_plan import (
     Absent,
     Adopt,
@@ -76,7 +76,9 @@ class Listing:
 
 def read_listing(gateway: Gateway, pulse: Pulse, *, start: datetime, end: datetime) -> Listing:
     """Read the list of orders created from ``start`` to ``end``, every page of it."""
-    answers = list(read_pages(gateway, pulse, start=start, end=end, limit=lambda: _MOST_PAGES))
+    answers = list(
+        read_pages(gateway, pulse, OF_LOST, start=start, end=end, limit=lambda: _MOST_PAGES)
+    )
     pages = [answer for answer in answers if isinstance(answer, OrderPage)]
     rows: dict[str, OrderAnswer] = {}
     has_new_rows = True

@@ -241,14 +241,26 @@ class _Sweep:
         ):
             recorder.add(order, result)
         recorder.flush()
-        if unchecked := [order for order in claimed if order.pk not in recorder.checked]:
-            Order.objects.held(unchecked).update(claimed_until=None)
+        self._postpone([order for order in claimed if order.pk not in recorder.checked])
         return Swept(
             checked=len(recorder.checked),
             settled=recorder.settled,
             failed=recorder.failed,
             postponed=len([order for order in due if order.pk not in recorder.checked]),
         )
+
+    def _postpone(self, orders: Collection[Order]) -> None:
+        """Leave ``orders`` to the next sweep; fresh ones to the next reading of the list, if any.
+
+        Otherwise a sweep would follow at once, and read the list's first page once more.
+        """
+        if not orders:
+            return
+        held = Order.objects.held(orders)
+        if turn := self._gateway.list_turn():
+            fresh = held.filter(status=Status.HANDLING, due_at__lt=turn)
+            fresh.update(claimed_until=None, due_at=turn)
+        held.update(claimed_until=None)
 
     def _match_others(self, rows: Rows, *, due_by: datetime, but: Collection[int]) -> Answers:
         """Use what a page of the list says of orders that this sweep has not claimed.

@@ -280,6 +280,8 @@ class ProviderState(models.Model):
     list_usable_at = models.DateTimeField(null=True)
     # When the list was last requested; NULL while it is not used.
     list_read_at = models.DateTimeField(null=True)
+    # How many requests readings took lately, or would have taken, beside the list's first page.
+    list_questions = models.PositiveIntegerField(default=0, db_default=0)
     # The spelling of the check path that last succeeded or is to be tried next; "" initially.
     check_path = models.CharField(max_length=20, blank=True)
     succeeded_at = models.DateTimeField(_("last answer"), null=True)

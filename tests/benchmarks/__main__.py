@@ -21,6 +21,7 @@ from pathlib import Path
 PARTS = (
     "following",
     "pipeline",
+    "backlog",
     "recording",
     "queries",
     "memory",
@@ -83,6 +84,11 @@ def run_all(*, is_quick: bool) -> None:
             start(folder, "pipeline", "--rate", rate, "--limit", limit, *flags)
             for rate, limit in rates
         ]
+        for process in together:
+            process.wait()
+        say("\nCodes while thousands of orders wait to be sent")
+        limits = ["120"] if is_quick else ["120", "60"]
+        together = [start(folder, "backlog", "--limit", limit, *flags) for limit in limits]
         for process in together:
             process.wait()
         say("\nOrders settled in a second, encryption included")

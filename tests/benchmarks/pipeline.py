@@ -155,20 +155,26 @@ class Shop:
         self, *, rate: float, seconds: float, products: Sequence[str], patience: float
     ) -> None:
         """Place orders for ``seconds``; return when all are stored, or after ``patience``."""
-        is_over = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(is_over,))
-        watcher.start()
-        try:
-            self.started_at = time.time()
-            self.closed_at = self.started_at + seconds
+        with self.watching():
             for number in range(int(rate * seconds / 60)):
-                _sleep_until(self.started_at + number * 60 / rate)
-                self._place(products[number % len(products)], f"{self.run}-{number}")
-            _sleep_until(self.closed_at)
+                sleep_until(self.started_at + number * 60 / rate)
+                self.place(products[number % len(products)], f"{self.run}-{number}")
+            sleep_until(self.started_at + seconds)
+            self.closed_at = time.time()
             while len(self.stored) < len(self.placed):
                 if time.time() > self.closed_at + patience:
                     break
                 time.sleep(LOOK_EVERY)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Note when orders are stored; in the end also how the provider calls them."""
+        is_over = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(is_over,))
+        watcher.start()
+        self.started_at = time.time()
+        try:
+            yield
         finally:
             self.ended_at = time.time()
             is_over.set()
@@ -176,7 +182,7 @@ class Shop:
         accepted = self._orders().exclude(provider_order_id=None)
         self.names.update(accepted.values_list("reference", "provider_order_id"))
 
-    def _place(self, product_id: str, reference: str) -> None:
+    def place(self, product_id: str, reference: str) -> None:
         def note() -> None:
             self.placed[reference] = time.time()
 
@@ -199,7 +205,7 @@ class Shop:
             connection.close()
 
 
-def _sleep_until(moment: float) -> None:
+def sleep_until(moment: float) -> None:
     time.sleep(max(moment - time.time(), 0))
 
 
@@ -214,7 +220,7 @@ def report(shop: Shop, ledger: Ledger, options: argparse.Namespace) -> None:
     promised = is_steady and share < 0.91
     latency = "–".join(f"{seconds:g}" for seconds in sorted(set(options.latency)))
     requests = [request for request in ledger.requests if in_time(request.at)]
-    kinds = sorted(Counter(map(_kind, requests)).items())
+    kinds = sorted(Counter(map(kind_of, requests)).items())
     most = most_in_a_minute(request.at for request in ledger.requests)
     lines = [
         f"{options.rate:g} orders a minute ({share:.0%} of the ceiling) of {options.products}"
@@ -222,14 +228,14 @@ def report(shop: Shop, ledger: Ledger, options: argparse.Namespace) -> None:
         f" {options.delay[0]:g}–{options.delay[1]:g} s; {options.minutes:g} minutes, the first"
         f" {options.warm_up:g} s left out",
         f"sent after {spread(sent := sent_after(shop, ledger, in_time))}"
-        + _wanted(sent, 0.99, 3, applies=promised),
+        + wanted(sent, 0.99, 3, applies=promised),
         f"codes stored after {spread(stored := stored_after(shop, ledger, in_time))}"
-        + _wanted(stored, 0.99, 6.5, applies=promised),
-        f"the list read every {spread(gaps := _list_gaps(shop, ledger, in_time))}"
-        + _wanted(gaps, 1, 5.5, applies=is_steady and share > 0.85),
+        + wanted(stored, 0.99, 6.5, applies=promised),
+        f"the list read every {spread(gaps := list_gaps(shop, ledger, in_time))}"
+        + wanted(gaps, 1, 5.5, applies=is_steady and share > 0.85),
         f"requests a minute: {len(requests) / minutes:.0f}, of which "
         + ", ".join(f"{count / minutes:.0f} {kind}" for kind, count in kinds),
-        f"requests in any 60 s: at most {most}" + _wanted([most], 1, options.limit),
+        f"requests in any 60 s: at most {most}" + wanted([most], 1, options.limit),
         f"at the end {len(shop.placed) - len(ledger.orders)} not sent,"
         f" {len(shop.placed) - len(shop.stored)} not stored, of {len(shop.placed)}",
         _compare(ledger, in_time, minutes, options),
@@ -314,14 +320,14 @@ def most_in_a_minute(moments: Iterable[float]) -> int:
     return most
 
 
-def _kind(request: Request) -> str:
+def kind_of(request: Request) -> str:
     endpoint, _, _last = urlsplit(request.path).path.removeprefix("/v3/gift-cards/").partition("/")
     return KINDS.get(endpoint, "check" if endpoint.startswith("check") else "other")
 
 
-def _list_gaps(shop: Shop, ledger: Ledger, in_time: Test) -> list[float]:
+def list_gaps(shop: Shop, ledger: Ledger, in_time: Test) -> list[float]:
     """The pauses between readings of the list, whose pages follow each other within a second."""
-    read = [request.at for request in ledger.requests if _kind(request) == "list"]
+    read = [request.at for request in ledger.requests if kind_of(request) == "list"]
     # The last pause may not be over when the last order comes.
     read = [*(at for at in read if at < shop.closed_at), shop.closed_at]
     pairs = itertools.pairwise(read)
@@ -340,7 +346,7 @@ def spread(seconds: Sequence[float]) -> str:
     return f"p50 {p50:.1f} s, p99 {p99:.1f} s, max {most:.1f} s"
 
 
-def _wanted(values: Sequence[float], share: float, most: float, *, applies: bool = True) -> str:
+def wanted(values: Sequence[float], share: float, most: float, *, applies: bool = True) -> str:
     if not (applies and values):
         return ""
     name = "max" if share == 1 else f"p{share * 100:g}"

@@ -6,8 +6,9 @@ import heapq
 import itertools
 import random
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from django.utils import timezone
@@ -25,19 +26,26 @@ pytestmark = pytest.mark.django_db
 
 LIMITS = st.integers(1, 2_000)
 INTERVALS = st.floats(0.1, 300)
-QUESTIONS = [Purpose.LISTING, Purpose.CHECKING, Purpose.CHECKING_LATE, Purpose.PRICING]
+# How many requests a reading of the list takes beside its first page.
+FURTHER = st.integers(0, 20)
+QUESTIONS = [
+    Purpose.LISTING,
+    Purpose.PAGES,
+    Purpose.SEARCHING,
+    Purpose.CHECKING,
+    Purpose.CHECKING_LATE,
+    Purpose.PRICING,
+]
 
 
 def shares(limit: int = 120, poll_interval: float = 5) -> Shares:
     return Shares.of(limit=limit, poll_interval=poll_interval)
 
 
-def free_for(budget: Budget, purpose: Purpose, *, has_list: bool = True) -> int:
+def free_for(budget: Budget, purpose: Purpose, *, has_list: bool = True, questions: int = 0) -> int:
     """How many requests can be made for ``purpose`` now; they are made."""
-    requests = itertools.takewhile(
-        bool, (budget.take(purpose, has_list=has_list) for _ in itertools.count())
-    )
-    return len(list(requests))
+    take = partial(budget.take, purpose, has_list=has_list, questions=questions)
+    return len(list(iter(take, None)))
 
 
 class TestShares:
@@ -74,12 +82,32 @@ class TestShares:
         parts = shares(limit, poll_interval)
         assert (len(parts.listing), len(parts.late)) == (listing, late)
 
-    @given(LIMITS, INTERVALS, st.booleans(), st.sampled_from(Purpose))
+    @given(LIMITS, INTERVALS, st.booleans(), FURTHER, st.sampled_from(Purpose))
     def test_every_purpose_has_a_request_slot_that_it_may_use(
-        self, limit: int, poll_interval: float, has_list: bool, purpose: Purpose
+        self, limit: int, poll_interval: float, has_list: bool, further: int, purpose: Purpose
     ) -> None:
-        pools = shares(limit, poll_interval).pools(purpose, has_list=has_list)
+        parts = shares(limit, poll_interval)
+        pools = parts.pools(purpose, has_list=has_list, questions=further)
         assert any(len(numbers) > left for numbers, left in pools)
+
+    @given(LIMITS, INTERVALS, FURTHER)
+    def test_placing_leaves_what_readings_take_of_the_common_slots_a_quarter_at_most(
+        self, limit: int, poll_interval: float, further: int
+    ) -> None:
+        parts = shares(limit, poll_interval)
+        [(placing, left)] = parts.pools(Purpose.PLACING, has_list=True, questions=further)
+        (wanted, none_left), (rest, kept) = parts.pools(
+            Purpose.PAGES, has_list=True, questions=further
+        )
+        assert [*wanted, *placing] == list(parts.common)
+        assert len(wanted) == min(further * len(parts.listing), len(parts.common) // 4)
+        assert (left, none_left, rest) == (0, 0, placing)
+        # And the others leave an eighth of the rest to placing, as before.
+        assert kept >= len(placing) // 8
+        for purpose in QUESTIONS:
+            assert (placing, 0) not in parts.pools(purpose, has_list=True, questions=further) or (
+                len(placing) == 1
+            )
 
     @given(LIMITS, INTERVALS, st.booleans())
     def test_placing_may_use_all_common_slots_and_no_others(
@@ -96,13 +124,16 @@ class TestShares:
         left = dict(parts.pools(purpose, has_list=has_list))[parts.common]
         assert left >= max(len(parts.common) // 8, 1)
 
-    @given(LIMITS, INTERVALS, st.sampled_from([p for p in Purpose if p != Purpose.LISTING]))
-    def test_slots_of_the_list_are_used_by_nothing_else_while_it_is_read(
-        self, limit: int, poll_interval: float, purpose: Purpose
+    @given(LIMITS, INTERVALS, FURTHER)
+    def test_slots_of_the_list_are_its_first_pages_and_half_of_them_the_search_for_lost_orders(
+        self, limit: int, poll_interval: float, further: int
     ) -> None:
         parts = shares(limit, poll_interval)
-        taken = {n for numbers, _ in parts.pools(purpose, has_list=True) for n in numbers}
-        assert taken.isdisjoint(parts.listing)
+        for purpose in set(Purpose) - {Purpose.LISTING}:
+            pools = parts.pools(purpose, has_list=True, questions=further)
+            kept = [(numbers, left) for numbers, left in pools if set(numbers) & {*parts.listing}]
+            searches = purpose == Purpose.SEARCHING and parts.listing
+            assert kept == ([(parts.listing, len(parts.listing) // 2)] if searches else [])
 
     @given(LIMITS, INTERVALS)
     def test_slots_of_an_unread_list_go_to_checks_half_of_them_to_late_orders(
@@ -149,6 +180,8 @@ class TestTaking:
             (Purpose.PLACING, True, 29),
             (Purpose.PLACING, False, 29),
             (Purpose.LISTING, True, 10 + 26),
+            (Purpose.PAGES, True, 26),
+            (Purpose.SEARCHING, True, 26 + 5),
             (Purpose.CHECKING, True, 26),
             (Purpose.CHECKING, False, 26 + 5),
             (Purpose.CHECKING_LATE, True, 26 + 1),
@@ -162,6 +195,24 @@ class TestTaking:
         set_conf(REQUESTS_PER_MINUTE=40, POLL_INTERVAL=5)
         assert free_for(Budget(), purpose, has_list=has_list) == count
         assert slots_in_use() == count
+
+    @pytest.mark.parametrize(
+        ("purpose", "count"),
+        [
+            # Of 29 common slots, 7 are left to them: a quarter.
+            (Purpose.PLACING, 22),
+            (Purpose.LISTING, 10 + 20),
+            (Purpose.PAGES, 7 + 20),
+            (Purpose.CHECKING, 4 + 20),
+            (Purpose.CHECKING_LATE, 1 + 20),
+            (Purpose.SEARCHING, 20 + 5),
+        ],
+    )
+    def test_while_the_list_takes_several_pages_placing_leaves_slots_for_them(
+        self, purpose: Purpose, count: int, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=40, POLL_INTERVAL=5)
+        assert free_for(Budget(), purpose, questions=1) == count
 
     def test_placing_has_slots_left_when_questions_have_used_theirs_up(
         self, set_conf: Callable[..., None]
@@ -328,17 +379,29 @@ class Shop:
     up to ``latency`` seconds. A process that dies leaves its slot as it is, and is replaced.
     """
 
-    def __init__(self, clock: Clock, *, latency: float, death: float = 0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        latency: float,
+        death: float = 0,
+        seed: int = 0,
+        questions: int = 0,
+    ) -> None:
         self._clock = clock
         self._latency = latency
         self._death = death
         self._random = random.Random(seed)
+        self._questions = questions
         # When each request was counted.
         self.counted: list[float] = []
 
     def run(self, *purposes: Purpose, seconds: float, pause: float = 0) -> None:
         """A process for each of ``purposes`` makes requests, with up to ``pause`` after each."""
-        agenda = [(0.0, number, self._process(p, pause)) for number, p in enumerate(purposes)]
+        self.run_all([self._process(purpose, pause) for purpose in purposes], seconds=seconds)
+
+    def run_all(self, processes: Sequence[Iterator[float]], *, seconds: float) -> None:
+        agenda = [(0.0, number, process) for number, process in enumerate(processes)]
         while agenda[0][0] < seconds:
             self._clock.seconds, number, process = agenda[0]
             heapq.heapreplace(agenda, (self._clock.seconds + next(process), number, process))
@@ -347,11 +410,12 @@ class Shop:
         """Yields how long each step takes, in seconds."""
         budget = Budget()
         while True:
-            slot = budget.take(purpose, has_list=True)
+            slot = budget.take(purpose, has_list=True, questions=self._questions)
             if slot is None:
                 # These are refused while the pace is high, which no waiting time foretells.
                 least = 1.0 if purpose in {Purpose.PRICING, Purpose.BACKGROUND} else 0.001
-                yield max(budget.wait_for(purpose, has_list=True), least)
+                wait = budget.wait_for(purpose, has_list=True, questions=self._questions)
+                yield max(wait, least)
             elif self._random.random() < self._death:
                 self._count(within=conf.request_timeout)
                 budget = Budget()
@@ -361,6 +425,24 @@ class Shop:
                 yield latency
                 budget.finish(slot)
                 yield self._random.uniform(0, pause)
+
+    def place(self) -> Iterator[float]:
+        """A process that sends an order whenever the budget allows it."""
+        return self._process(Purpose.PLACING, 0)
+
+    def read_list(self, read: list[tuple[float, int]]) -> Iterator[float]:
+        """A process that reads the list every interval; notes when, and how many pages it got."""
+        budget = Budget()
+        for number in itertools.count():
+            yield max(number * conf.poll_interval - self._clock.seconds, 0)
+            pages = 0
+            for purpose in [Purpose.LISTING, *[Purpose.PAGES] * self._questions]:
+                if slot := budget.take(purpose, has_list=True, questions=self._questions):
+                    self._count(within=self._latency)
+                    yield self._latency
+                    budget.finish(slot)
+                    pages += 1
+            read.append((self._clock.seconds, pages))
 
     def _count(self, *, within: float) -> None:
         self.counted.append(self._clock.seconds + self._random.uniform(0, within))
@@ -412,3 +494,29 @@ class TestWindow:
         # After the first minute, in which the shop begins.
         used = len([at for at in shop.counted if 60 <= at < 240]) / 3
         assert 0.95 * limit <= used <= limit
+
+    @pytest.mark.parametrize(
+        ("limit", "further", "placed"),
+        [(120, 0, 107), (120, 1, 95), (120, 2, 83), (60, 0, 47), (60, 1, 36)],
+    )
+    def test_under_a_backlog_the_list_is_read_every_interval_with_the_pages_it_takes(
+        self,
+        limit: int,
+        further: int,
+        placed: int,
+        clock: Clock,
+        set_conf: Callable[..., None],
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=limit, POLL_INTERVAL=5.2)
+        shop = Shop(clock, latency=0.15, questions=further)
+        read: list[tuple[float, int]] = []
+        # Two processes send, so that every slot is taken as soon as it is free.
+        shop.run_all([shop.place(), shop.place(), shop.read_list(read)], seconds=305)
+        gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(read)]
+        assert max(gaps) < 6
+        # A quarter of the common slots at most: 11 of 47, for 12 readings.
+        missed = sum(pages < 1 + further for _at, pages in read)
+        assert missed <= len(read) * max(0, 1 - (limit - 13) // 4 / (12 * further or 1)) + 1
+        sent = (len(shop.counted) - sum(pages for _at, pages in read)) / 5
+        assert placed - 3 <= sent <= placed + placed / 5
+        assert shop.most_in_a_minute() <= limit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ from tests.stage import (
     lists,
     prove_key,
     provider_state,
+    refill_budget,
     settled_answer,
     spend_budget,
     statuses,
@@ -169,6 +171,115 @@ class TestList:
         assert Order.objects.count() == 5
         assert Card.objects.count() == 10
         assert {card.order_id for card in Card.objects.all()} == {order.pk for order in kept}
+
+
+class TestPages:
+    """The first page is read every interval; the others take slots that single checks may take."""
+
+    @pytest.fixture(autouse=True)
+    def few_slots(self, shorten: Callable[..., None], set_conf: Callable[..., None]) -> None:
+        """Of 40 slots the list has 10, late orders one; 29 are common."""
+        shorten(page_size=20)
+        set_conf(REQUESTS_PER_MINUTE=40, POLL_INTERVAL=5)
+
+    @pytest.fixture
+    def read(self, wire: responses.RequestsMock) -> list[int]:
+        """The numbers of the pages that were requested; they show the orders, newest first."""
+        read: list[int] = []
+        self.rows: list[dict[str, Any]] = []
+
+        def show(request: Any) -> tuple[int, dict[str, str], str]:
+            number = int(request.params["page"])
+            read.append(number)
+            shown = self.rows[20 * number - 20 : 20 * number]
+            total = {"totalPages": -(-len(self.rows) // 20), "totalResults": len(self.rows)}
+            body = page(*shown, page=number, **total)
+            return 200, {}, json.dumps(body)
+
+        wire.add_callback(responses.GET, LIST, callback=show)
+        return read
+
+    def make_orders(self, count: int) -> None:
+        for number in range(count):
+            sent_at = ago(5 + number / 100)
+            order = make_order(Status.HANDLING, sent_at=sent_at, identified_at=ago(1))
+            self.rows.append(row(order, **HANDLING))
+
+    def spend(self, *, but: int = 0) -> None:
+        """The budget has what the list has of its own, and so many further pages.
+
+        If placing leaves slots to them, they have to leave two to placing.
+        """
+        spend_budget(but=but + 2)
+        own = Shares.of(limit=40, poll_interval=5).listing
+        RequestSlot.objects.filter(number__in=own).update(until=ago(1))
+
+    def test_further_pages_leave_the_lists_own_slots_to_its_first_page(
+        self, read: list[int]
+    ) -> None:
+        self.make_orders(46)
+        self.spend()
+        assert run_sweep() == Swept(checked=20, postponed=26)
+        # Nor does another sweep spend them: the others wait for the next turn of the list. They are
+        # not checked by themselves, because a page tells of all of them.
+        assert run_sweep() == Swept()
+        assert read == [1]
+        with Gateway() as gateway:
+            assert Order.objects.filter(due_at=gateway.list_turn()).count() == 26
+
+    def test_the_next_reading_goes_on_with_the_page_that_was_left_out(
+        self, read: list[int]
+    ) -> None:
+        self.make_orders(78)
+        with Gateway() as gateway:
+            gateway.note_questions(1)
+            for last, checked in ((2, 40), (3, 40), (4, 38), (2, 40)):
+                self.spend(but=1)
+                assert sweep(gateway) == Swept(checked=checked, postponed=78 - checked)
+                assert read == [1, last]
+                read.clear()
+                Order.objects.update(due_at=ago(1))
+
+    def test_no_page_is_read_for_an_order_that_has_to_be_checked_by_itself(
+        self, read: list[int], wire: responses.RequestsMock
+    ) -> None:
+        self.make_orders(18)
+        oldest = Order.objects.earliest("sent_at")
+        Order.objects.filter(pk=oldest.pk).update(accepted_at=ago(100), checked_at=ago(10))
+        # Of others, so that there is a second page.
+        self.rows += [row(oldest, _id=f"other-{number}") for number in range(9)]
+        wire.get(check_url(oldest), json=settled_answer(oldest))
+        assert run_sweep() == Swept(checked=18, settled=1)
+        assert read == [1]
+
+    def test_placing_leaves_as_many_slots_as_the_pages_took(
+        self, read: list[int], set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=120, POLL_INTERVAL=5)
+        self.make_orders(46)
+        assert run_sweep() == Swept(checked=46)
+        assert sorted(read) == [1, 2, 3]
+        refill_budget()
+        with Gateway() as gateway:
+            assert sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None)) == 107 - 24
+            # As long as the list is in use.
+            ProviderState.objects.update(list_read_at=ago(11))
+            assert gateway.try_open()
+            assert sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None)) == 24
+
+    def test_slots_are_left_to_pages_for_a_minute_after_a_reading_took_some(
+        self, set_conf: Callable[..., None]
+    ) -> None:
+        """One that is left only then is not free yet when the next reading wants it."""
+        set_conf(REQUESTS_PER_MINUTE=120, POLL_INTERVAL=5)
+        with Gateway() as gateway:
+            gateway.note_list_read()
+            gateway.note_questions(2)
+            for _reading in range(11):
+                gateway.note_questions(0)
+            assert sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None)) == 107 - 24
+            gateway.note_questions(0)
+            assert sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None)) == 24
 
 
 class TestLateOrders:
