@@ -203,7 +203,7 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
 def _about(state: ProviderState) -> str:
     """What the button is about: a text that differs once something else is paused."""
     seen: list[Any] = []
-    if state.is_paused(timezone.now()):
+    if state.is_pause_told(timezone.now()):
         # A pause for an outage is replaced every few seconds, and nothing is lost by ending it.
         is_outage = state.pause == ProviderState.Pause.OUTAGE
         seen += [state.pause, None if is_outage else str(state.paused_at)]
@@ -216,5 +216,5 @@ def _what_resuming_does(state: ProviderState) -> list[str]:
     """What the button does, for each of the pauses that it ends."""
     now = timezone.now()
     ends = ["key"] if ApiKey.objects.holding_up(configured_key(), now) else []
-    ends += [state.pause] if state.is_paused(now) else []
+    ends += [state.pause] if state.is_pause_told(now) else []
     return [str(_RESUMING[reason]) for reason in ends]

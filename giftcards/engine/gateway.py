@@ -136,7 +136,7 @@ class Gateway:
         If the address was blocked, a single call first checks whether it is let in again.
         """
         self._load_state()
-        if self.is_open and self._state.pause == ProviderState.Pause.ACCESS and not self.is_proven:
+        if self.is_open and not self.is_proven and self._state.was_blocked:
             return self._try_key()
         return self.is_open
 
@@ -373,7 +373,6 @@ class Gateway:
             values |= {"failed_at": now, "failure": str(self._failure)}
         if self._has_succeeded:
             values |= {"succeeded_at": now, "outages": 0}
-            self._end_pause(now)
         elif self._failure is not None and self.is_outage(self._failure):
             values["outages"] = self._pause_for_outage(self._failure)
         # If neither spelling has answered, store the next one to try.
@@ -385,14 +384,6 @@ class Gateway:
         if self._key.is_refused:
             ApiKey.objects.filter(pk=self._fingerprint).update(stopped_at=now)
         self._probe.end()
-
-    def _end_pause(self, now: datetime) -> None:
-        """Clear a pause that has expired."""
-        if self._state.pause and not self._state.is_paused(now):
-            # Guarded: another process may have started a new pause in the meantime.
-            ProviderState.objects.filter(pk=1, paused_at=self._state.paused_at).update(
-                pause="", paused_until=None
-            )
 
     def _pause_for_outage(self, failure: ProviderError) -> int:
         """Pause every process with a growing back-off and require a new probe; return the count."""

@@ -23,6 +23,9 @@ _PROOF_HOLDS = timedelta(minutes=2)
 _PROOF_IS_FRESH = timedelta(seconds=30)
 # No pause that ends by itself is longer: 15 minutes, and what the clocks of two machines differ by.
 LONGEST_PAUSE = timedelta(minutes=20)
+# Staff and monitors are told of a pause for this long after its end: in an outage, a request is
+# tried every few seconds, and one may succeed now and then.
+_STILL_TOLD = timedelta(minutes=1)
 # A process that has shown no sign for this long is gone: longer than two ticks.
 _SIGN_HOLDS = timedelta(minutes=3)
 # A process that follows orders, or only reads the balance, has used its key in this time.
@@ -200,7 +203,9 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
     def resume(self) -> bool:
         """End every pause, and have refused keys tried again; False if there was nothing to end."""
         paused = self.filter(pk=1).exclude(pause="")
-        is_on = ahead("paused_until", timezone.now(), longest=LONGEST_PAUSE)
+        is_on = ahead(
+            "paused_until", timezone.now() - _STILL_TOLD, longest=LONGEST_PAUSE + _STILL_TOLD
+        )
         # Told by the rows that were changed: of two persons at once, one has ended it. And written
         # before anything is read: otherwise SQLite would refuse the second in its transaction.
         was_paused = bool(paused.filter(is_on).update(pause="", paused_until=None))
@@ -324,12 +329,24 @@ class ProviderState(models.Model):
         )
 
     def __str__(self) -> str:
-        return str(self.get_pause_display()) if self.pause else str(_("in service"))
+        is_paused = self.is_pause_told(timezone.now())
+        return str(self.get_pause_display() if is_paused else _("in service"))
 
     def is_paused(self, now: datetime) -> bool:
         """Whether all calls are paused, whatever their key."""
         until = self.paused_until
         return bool(self.pause and until and is_ahead(until, now, longest=LONGEST_PAUSE))
+
+    @property
+    def was_blocked(self) -> bool:
+        """Whether the address was blocked, and nothing has succeeded since."""
+        if self.pause != self.Pause.ACCESS or self.paused_until is None:
+            return False
+        return self.succeeded_at is None or self.succeeded_at < self.paused_until
+
+    def is_pause_told(self, now: datetime) -> bool:
+        """Whether people are told of a pause: for a minute longer, unless one of them ended it."""
+        return self.is_paused(now) or self.is_paused(now - _STILL_TOLD)
 
     def pause_end(self, now: datetime) -> datetime:
         """When the pause ends; ``now`` if there is none."""
@@ -337,14 +354,14 @@ class ProviderState(models.Model):
 
     @property
     def paused_because(self) -> str:
-        """Why this process makes no calls at present, a :class:`Pause`; "" if it may.
+        """Why this process makes no calls, a :class:`Pause`; "" if it has made them for a minute.
 
         Also if it may, but another running process has a key that the provider refuses.
         """
         now = timezone.now()
         if ApiKey.objects.holding_up(configured_key(), now):
             return self.Pause.ACCESS
-        return self.pause if self.is_paused(now) else ""
+        return self.pause if self.is_pause_told(now) else ""
 
     def why_paused(self) -> str:
         """Why calls are paused, and what to do about it, for staff; "" if they are not."""
@@ -356,7 +373,7 @@ class ProviderState(models.Model):
                 " `manage.py giftcards_poll --resume` once it works again."
             )
             return f"{self.Pause.ACCESS.label} {_english(refused.refusal)} {remedy}"
-        if self.is_paused(now):
+        if self.is_pause_told(now):
             remedy = _("Requests go on by themselves.")
             return f"{self.get_pause_display()} {_english(self.pause_detail)} {remedy}"
         if refused:

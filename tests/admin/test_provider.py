@@ -400,14 +400,14 @@ class TestKeys:
     def test_a_card_that_gains_its_serial_gets_the_key_that_seals_it_again(
         self, set_conf: Callable[..., None]
     ) -> None:
-        from giftcards.engine.storing import store_cards
+        from giftcards.engine.storing import Arrival, store_cards
         from giftcards.provider.answers import CardSecret
 
         order = make_guide_order()
-        store_cards([(order, [CardSecret("AAAA-BBBB-CCCC", "")])])
+        store_cards([Arrival(order, [CardSecret("AAAA-BBBB-CCCC", "")])])
         before = Card.objects.get().key_fingerprint
         set_conf(ENCRYPTION_KEYS=[generate_key(), *conf.encryption_keys])
-        store_cards([(order, [CardSecret("AAAA-BBBB-CCCC", "77")])])
+        store_cards([Arrival(order, [CardSecret("AAAA-BBBB-CCCC", "77")])])
         after = Card.objects.get()
         assert [before, after.key_fingerprint] == [
             *reversed(Keyring.from_settings().key_fingerprints)

@@ -9,7 +9,8 @@ from decimal import Decimal
 
 import pytest
 from django.conf import settings
-from django.test import override_settings
+from django.test import Client, override_settings
+from django.urls import reverse
 from django.utils import timezone, translation
 from django_q.models import Schedule
 
@@ -24,10 +25,18 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import PARTIAL, claim, make_guide_order, make_order
 from tests.conftest import Call
+from tests.pages import read, sign_in, text
 from tests.stage import PSN, ago, buy
+from tests.wall import Wall
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def viewer() -> Client:
+    return sign_in("view_providerstate")
+
 
 NO_SCHEDULE = "There is no schedule: run `manage.py giftcards_setup`."
 NO_WORKER = "Background work has not begun yet: start `manage.py qcluster`."
@@ -335,13 +344,45 @@ class TestFailOn:
         make_order(Status.DELAYED, problems=[problem], due_at=None).tick_off(problem, by="amina")
         assert self.asked(call, "attention") == ("", 0)
 
-    def test_fail_on_paused_fails_until_the_pause_is_over(self, call: Call) -> None:
+    def test_fail_on_paused_fails_until_a_minute_after_the_pause(self, call: Call) -> None:
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=ago(-60))
         sentence = "The provider asked for fewer requests. Slower. Requests go on by themselves.\n"
         assert self.asked(call, "paused") == (sentence, 1)
         assert self.asked(call, "attention,worker,queue") == ("", 0)
-        ProviderState.objects.update(paused_until=ago(1))
+        ProviderState.objects.update(paused_until=ago(50))
+        assert self.asked(call, "paused") == (sentence, 1)
+        ProviderState.objects.update(paused_until=ago(61))
         assert self.asked(call, "paused") == ("", 0)
+
+    def test_fail_on_paused_ends_at_once_if_a_person_ends_the_pause(self, call: Call) -> None:
+        ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=ago(-60))
+        ProviderState.objects.resume()
+        assert self.asked(call, "paused") == ("", 0)
+
+    def test_in_an_outage_all_that_show_a_pause_agree_and_it_begins_and_ends_once(
+        self, call: Call, simulator: Simulator, wall: Wall, viewer: Client
+    ) -> None:
+        """Two minutes, in which a request succeeds now and then."""
+        wall.drive(simulator)
+        buy(type_id="SIM_NEVER")
+        told = []
+        for second in range(0, 250, 5):
+            simulator.outage = second < 120 and second not in {40, 80}
+            Order.objects.filter(due_at__gt=ago(-30)).update(due_at=ago(1))
+            call("giftcards_poll", "-v0")
+            _sentence, code = self.asked(call, "paused")
+            status = json.loads(call("giftcards_status", "--json").out)["provider"]
+            page = text(read(viewer.get(reverse("admin:giftcards_providerstate_changelist"))))
+            assert (code == 1) == (status["pause"] == "outage")
+            assert (code == 1) == (status["explanation"] != "In service.")
+            assert (code == 1) == ("Requests to the provider are paused." in page)
+            told.append(code)
+            wall.let_pass(5)
+        changes = [second for second, code in enumerate(told) if code != told[second - 1]]
+        assert told[-1] == 0
+        assert len(changes) == 2
+        # The last pause began up to 15 seconds before that.
+        assert (changes[1] - 120 / 5) * 5 >= 60 - 15
 
     @pytest.mark.parametrize(
         ("seconds", "outages", "answered", "sentence"),
@@ -444,7 +485,8 @@ class TestFailOn:
         assert call("giftcards_status", "--fail-on", conditions) == (
             "",
             f"--fail-on: {unknown} is not known. Use one or more of attention, paused, worker,"
-            " provider, queue, keys, balance, cards, mail, untold, separated by commas.\n",
+            " provider, queue, keys, balance, cards, missing, unknown, gap, mail, untold, separated"
+            " by commas.\n",
             2,
         )
 

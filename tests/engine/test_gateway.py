@@ -158,7 +158,7 @@ class TestRefusedKey:
             other.record_outcome(AccessDenied("No.", status=401))
             gateway.flush()
         assert own_key().is_refused
-        assert provider_state().pause == ""
+        assert not provider_state().is_paused(timezone.now())
 
     def test_a_refused_key_is_recorded_as_in_use_while_a_process_has_it(self) -> None:
         with Gateway() as gateway:
@@ -228,7 +228,8 @@ class TestBlockedAddress:
             assert gateway.reopens_by_itself()
             gateway.record_outcome(None)
             gateway.flush()
-        assert provider_state().pause == ""
+        assert not provider_state().is_paused(timezone.now())
+        assert not provider_state().was_blocked
 
     def test_a_refused_key_stays_refused_when_the_block_of_the_address_ends(self) -> None:
         with Gateway() as gateway:
@@ -289,8 +290,7 @@ class TestTooManyRequests:
             assert gateway.try_open()
             gateway.record_outcome(None)
             gateway.flush()
-        assert provider_state().pause == ""
-        assert provider_state().paused_until is None
+        assert not provider_state().is_paused(timezone.now())
 
     def test_the_longest_of_several_rate_limit_pauses_counts(
         self, caplog: pytest.LogCaptureFixture
@@ -381,7 +381,8 @@ class TestOutage:
             assert gateway.try_open()
             gateway.record_outcome(None)
             gateway.flush()
-        assert (provider_state().pause, provider_state().outages) == ("", 0)
+        state = provider_state()
+        assert (state.is_paused(timezone.now()), state.outages) == (False, 0)
 
     def test_a_path_that_is_not_routed_is_no_outage(self) -> None:
         with Gateway() as gateway:

@@ -98,7 +98,7 @@ class TestAfterARefusal:
             assert gateway.try_open()
             gateway.flush()
         assert [request.path for request in simulator.requests] == ["/v3/validate"]
-        assert provider_state().pause == ""
+        assert not provider_state().is_paused(timezone.now())
 
     def test_a_refused_call_after_a_refusal_stops_every_process_again(
         self, simulator: Simulator
