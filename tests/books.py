@@ -16,7 +16,7 @@ from typing import Any
 from django.utils import timezone
 
 from giftcards.engine.recording import record_answers
-from giftcards.engine.storing import store_cards
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import ReorderError
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import Order, StatusChange
@@ -124,7 +124,7 @@ def _see_to(order: Order, random: Random) -> None:
 
 def _order_again(order: Order, random: Random) -> None:
     if order.missing_quantity > 1 and random.random() < 0.3:
-        store_cards([(order, _cards(1))])  # late
+        store_cards([Arrival(order, _cards(1))])  # late
     for problem in order.open_problems:
         order.tick_off(problem, by="amina")
     try:

@@ -75,7 +75,7 @@ from giftcards.delivery import links  # noqa: E402
 from giftcards.delivery.models import CardLink  # noqa: E402
 from giftcards.engine.outbox import announce  # noqa: E402
 from giftcards.engine.recording import record_answers  # noqa: E402
-from giftcards.engine.storing import store_cards  # noqa: E402
+from giftcards.engine.storing import Arrival, store_cards  # noqa: E402
 from giftcards.models import Card, Order  # noqa: E402
 from giftcards.provider.answers import CardSecret  # noqa: E402
 from giftcards.provider.client import Client  # noqa: E402
@@ -254,7 +254,7 @@ def code_of_the_shop_complains_on_the_page_of_a_customer() -> None:
 def cards_cannot_be_stored() -> None:
     # Recording does not let this out; whoever stores cards by themselves gets it.
     with failing("giftcards_card", "INSERT"):
-        store_cards([(make_guide_order(), ANSWER.cards)])
+        store_cards([Arrival(make_guide_order(), ANSWER.cards)])
 
 
 def a_task_ends_while_an_order_is_sent() -> None:

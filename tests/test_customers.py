@@ -21,7 +21,7 @@ from django.utils import timezone
 from giftcards.customers.erasure import SharedNumber, erase, find_orders
 from giftcards.customers.person import ERASED, Person, Traces, dialled
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
-from giftcards.engine.storing import store_cards
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import change_customer, place_order
 from giftcards.management.commands import giftcards_customer
@@ -71,7 +71,7 @@ def make_bought(**values: Any) -> Order:
             **values,
         },
     )
-    store_cards([(order, CARDS[:3])])
+    store_cards([Arrival(order, CARDS[:3])])
     refund = record_refund(
         order,
         amount=1200,
@@ -636,7 +636,7 @@ class TestCommand:
         self, call: Call, tmp_path: Path
     ) -> None:
         order = make_guide_order(Status.PARTIALLY_FILLED, reference="web-1")
-        store_cards([(order, CARDS[:3])])
+        store_cards([Arrival(order, CARDS[:3])])
         for address in (EMAIL, "friend@example.dz"):
             Delivery.objects.create(order=order, kind="delivered", address=address, key=uuid4().hex)
         path = tmp_path / "friend.json"

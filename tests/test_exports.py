@@ -17,7 +17,7 @@ from django.utils import translation
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giftcards.engine.storing import store_cards
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exports import (
     SEPARATORS,
     Cells,
@@ -239,7 +239,7 @@ class TestOrders:
         assert row["Customer phone"] == "'+213 555 01 02 03"
 
     def test_no_code_and_no_serial_is_in_it(self) -> None:
-        store_cards([(settled(), CARDS[:3])])
+        store_cards([Arrival(settled(), CARDS[:3])])
         written = text(order_rows(DAY, DAY, shows_contacts=True))
         assert not any(
             secret in written for card in CARDS for secret in (str(card.value), str(card.serial))

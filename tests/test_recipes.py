@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from giftcards.checks import check_cluster
-from giftcards.engine.storing import store_cards
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.provider.answers import CardSecret
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
@@ -66,8 +66,8 @@ def test_the_product_ids_that_the_documentation_prints_can_be_ordered(
 @pytest.mark.django_db
 def test_surplus_cards_are_told_apart_by_their_position() -> None:
     order = make_guide_order(Status.HANDLING, quantity=2)
-    store_cards([(order, CARDS[:1])])
-    store_cards([(order, CARDS[1:3])])
+    store_cards([Arrival(order, CARDS[:1])])
+    store_cards([Arrival(order, CARDS[1:3])])
     order.fulfilled_quantity = 2
     [snippet] = blocks(section(page("orders"), "More cards than ordered"), "python")
     names: dict[str, Any] = {"order": order}

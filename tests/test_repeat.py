@@ -17,7 +17,7 @@ from giftcards.crypto import key_fingerprint
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sending import send
 from giftcards.engine.settled import record_changes
-from giftcards.engine.storing import store_cards
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import ReorderError
 from giftcards.fulfilment import place_order, reorder_missing
 from giftcards.models import ApiKey, Order
@@ -175,7 +175,7 @@ class TestLateCards:
         self, came: int, missing: int, owed: int
     ) -> None:
         order = make_guide_order(PARTIAL, sale_price=Decimal(550))
-        store_cards([(order, CARDS[:3])])
+        store_cards([Arrival(order, CARDS[:3])])
         settle_late(order, came)
         new = reorder_missing(order, by="amina")
         assert (order.missing_quantity, new.quantity, new.sale_amount) == (missing, missing, owed)
@@ -183,7 +183,7 @@ class TestLateCards:
     @pytest.mark.parametrize("status", [PARTIAL, REFUNDED])
     def test_nothing_is_ordered_again_once_all_cards_came(self, status: Status) -> None:
         order = make_guide_order(status)
-        store_cards([(order, CARDS[: order.fulfilled_quantity])])
+        store_cards([Arrival(order, CARDS[: order.fulfilled_quantity])])
         settle_late(order, 5)
         with pytest.raises(ReorderError):
             reorder_missing(order, by="amina")
@@ -191,17 +191,17 @@ class TestLateCards:
 
     def test_surplus_cards_do_not_make_less_than_nothing_missing(self) -> None:
         order = make_guide_order(PARTIAL, quantity=4)
-        store_cards([(order, CARDS)])
+        store_cards([Arrival(order, CARDS)])
         assert order.missing_quantity == 0
 
     def test_a_card_that_was_counted_but_not_sent_is_not_missing(self) -> None:
         order = make_guide_order(PARTIAL)
-        store_cards([(order, CARDS[:1])])
+        store_cards([Arrival(order, CARDS[:1])])
         assert order.missing_quantity == 2
 
     def test_a_centime_is_not_lost_or_made_by_cards_that_came_late(self) -> None:
         order = make_guide_order(PARTIAL, quantity=3, fulfilled_quantity=1, sale_amount=1000)
-        store_cards([(order, CARDS[:2])])
+        store_cards([Arrival(order, CARDS[:2])])
         assert reorder_missing(order, by="amina").sale_amount == Decimal("333.33")
 
 

@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from giftcards.engine.clock import Clock
 from giftcards.engine.settled import record_changes
-from giftcards.engine.storing import store_cards
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import CodeDestroyed
 from giftcards.models import Card, Order, ProviderState, StatusChange
 from giftcards.problems import Problem
@@ -42,7 +42,7 @@ def make_old(days: int = 400, *, cards: int = 3, **values: Any) -> Order:
     settled_at = timezone.now() - timedelta(days=days)
     order = make_guide_order(Status.PARTIALLY_FILLED, settled_at=settled_at, **values)
     if cards:
-        store_cards([(order, CARDS[:cards])])
+        store_cards([Arrival(order, CARDS[:cards])])
     return order
 
 
@@ -88,7 +88,7 @@ def test_the_same_code_bought_again_is_still_recognised_as_a_repeat() -> None:
 def test_a_later_answer_does_not_bring_destroyed_codes_back() -> None:
     old = make_old()
     run()
-    assert store_cards([(old, [*reversed(CARDS[:3])])])[old.pk] == 3
+    assert store_cards([Arrival(old, [*reversed(CARDS[:3])])])[old.pk] == 3
     assert is_destroyed(old)
 
 
@@ -276,7 +276,7 @@ class TestCommand:
     def test_the_status_of_an_order_says_how_many_codes_were_destroyed(self, call: Call) -> None:
         order = make_old()
         run()
-        store_cards([(order, CARDS[:4])])
+        store_cards([Arrival(order, CARDS[:4])])
         text = call("giftcards_status", order.reference).out
         assert "  cards       4 stored, the codes of 3 destroyed\n" in text
 

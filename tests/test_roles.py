@@ -22,7 +22,7 @@ from django.utils import timezone
 
 from giftcards.engine.holding import hold
 from giftcards.engine.recovery import adopt
-from giftcards.engine.storing import store_cards
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import (
     Card,
     CardReveal,
@@ -166,7 +166,7 @@ class TestWithoutCosts:
 
     def test_a_search_by_code_tells_none(self, browser: Client) -> None:
         order = bought(Status.PARTIALLY_FILLED)
-        store_cards([(order, CARDS[:3])])
+        store_cards([Arrival(order, CARDS[:3])])
         html = read(browser.post(FIND, {"secret": CARDS[0].value}))
         assert order.reference in html
         assert costs_in(html) == []
@@ -236,7 +236,7 @@ class TestListAndOrderWithoutCosts:
 
     def test_the_page_of_an_order_with_all_its_cards_tells_none(self, browser: Client) -> None:
         order = bought(Status.PARTIALLY_FILLED)
-        store_cards([(order, CARDS[:3])])
+        store_cards([Arrival(order, CARDS[:3])])
         assert costs_in(read(browser.get(order_page(order)))) == []
 
     def test_the_list_tells_none(self, browser: Client) -> None:
@@ -364,7 +364,7 @@ class TestDeleting:
         self, boss: Client, model: type[Any]
     ) -> None:
         order = make_guide_order(Status.PARTIALLY_FILLED)
-        store_cards([(order, CARDS[:1])])
+        store_cards([Arrival(order, CARDS[:1])])
         name = model._meta.model_name
         for address in (f"/admin/giftcards/{name}/1/delete/",):
             assert boss.post(address, {"post": "yes"}).status_code in {403, 404}
@@ -372,7 +372,7 @@ class TestDeleting:
 
     def test_an_order_with_a_card_or_a_note_cannot_be_deleted_by_code(self) -> None:
         order, other = make_guide_order(Status.PARTIALLY_FILLED), make_guide_order(Status.REJECTED)
-        store_cards([(order, CARDS[:1])])
+        store_cards([Arrival(order, CARDS[:1])])
         Note.objects.create(order=other, text="Asked the provider.", by="amina")
         for one in (order, other):
             with pytest.raises(ProtectedError):
@@ -382,7 +382,7 @@ class TestDeleting:
 
     def test_a_card_that_was_revealed_and_who_has_seen_it_stay(self, boss: Client) -> None:
         order = make_guide_order(Status.PARTIALLY_FILLED)
-        store_cards([(order, CARDS[:1])])
+        store_cards([Arrival(order, CARDS[:1])])
         user = get_user_model().objects.create_user("karim", is_staff=True)
         CardReveal.objects.create(card=Card.objects.get(), user=user)
         with pytest.raises(ProtectedError):

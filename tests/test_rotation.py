@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from giftcards.crypto import Keyring
 from giftcards.engine.recording import record_answers
-from giftcards.engine.storing import store_cards
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import Card
 from giftcards.provider.answers import CardSecret
 from giftcards.rotation import Tally, count_left, rotate, verify
@@ -29,7 +29,7 @@ NEW = Fernet.generate_key().decode()
 def old(settings: Any) -> str:
     """The key of the settings, by which three cards are sealed; then a new one is put in front."""
     key: str = settings.GIFTCARDS["ENCRYPTION_KEYS"][0]
-    store_cards([(make_guide_order(Status.PARTIALLY_FILLED), CARDS[:3])])
+    store_cards([Arrival(make_guide_order(Status.PARTIALLY_FILLED), CARDS[:3])])
     use(settings, NEW, key)
     return key
 
@@ -65,7 +65,7 @@ def test_a_repeated_answer_adds_no_card_after_a_rotation(settings: Any, old: str
     rotate(per_second=1e6, on_batch=ignore)
     use(settings, NEW)
     order = Card.objects.first().order  # type: ignore[union-attr]
-    assert store_cards([(order, CARDS[:3])])[order.pk] == 3
+    assert store_cards([Arrival(order, CARDS[:3])])[order.pk] == 3
 
 
 def test_a_card_that_no_key_opens_is_left_as_it_is_and_named(settings: Any, old: str) -> None:
@@ -100,7 +100,7 @@ def test_a_card_that_a_worker_with_old_settings_seals_meanwhile_is_sealed_anew_a
     def deliver_once(tally: Tally) -> None:
         if order.cards.count() == 3:
             use(settings, old, NEW)
-            store_cards([(order, CARDS[:4])])
+            store_cards([Arrival(order, CARDS[:4])])
             use(settings, NEW, old)
 
     assert rotate(per_second=1e6, on_batch=deliver_once) == Tally(done=4)
@@ -110,7 +110,7 @@ def test_a_card_that_a_worker_with_old_settings_seals_meanwhile_is_sealed_anew_a
 
 def test_a_worker_that_lacks_the_new_key_records_no_card_twice(settings: Any, old: str) -> None:
     order = make_guide_order(Status.HANDLING)
-    store_cards([(order, CARDS[:2])])
+    store_cards([Arrival(order, CARDS[:2])])
     rotate(per_second=1e6, on_batch=ignore)
     answer = settled("FULFILLED", CARDS)
 
@@ -179,10 +179,10 @@ def test_a_serial_that_arrives_later_is_sealed_under_the_new_key(settings: Any) 
     key: str = settings.GIFTCARDS["ENCRYPTION_KEYS"][0]
     order = make_guide_order(Status.PARTIALLY_FILLED)
     bare = CardSecret(CARDS[0].value, "")
-    store_cards([(order, [bare])])
+    store_cards([Arrival(order, [bare])])
     use(settings, NEW, key)
     rotate(per_second=1e6, on_batch=ignore)
-    store_cards([(order, CARDS[:1])])
+    store_cards([Arrival(order, CARDS[:1])])
     card = Card.objects.select_related("order").get()
     assert (card.serial, card.key_fingerprint) == (
         CARDS[0].serial,

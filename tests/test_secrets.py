@@ -42,7 +42,7 @@ from giftcards.conf import conf
 from giftcards.crypto import Keyring, Place, generate_key, key_fingerprint
 from giftcards.engine.outbox import announce
 from giftcards.engine.recording import record_answers, record_failures
-from giftcards.engine.storing import store_cards
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import ConfigurationError, DecryptionError, OutcomeUnknown
 from giftcards.fulfilment import place_order
 from giftcards.models import Card, Order, StatusChange
@@ -105,7 +105,7 @@ def stored() -> Order:
     )
     record_answers([(order, PARTIAL), (odd, REFUNDED)], now=timezone.now())
     [torn] = claim(make_guide_order())
-    # An answer that cannot be recorded, because its card's number is taken.
+    # An answer that cannot be recorded, because a card that has to move does not open.
     Card(order=torn, position=2, sealed="x", identity="x", value_fingerprint="x").save()
     record_answers([(torn, PARTIAL)], now=timezone.now())
     record_failures([(torn, KeyError(CODES[0].value))], now=timezone.now())
@@ -298,7 +298,7 @@ class TestLogs:
             record_answers([(torn, PARTIAL)], now=timezone.now())
             list(Card.objects.all().with_code(CODES[0].value))
         assert "giftcards_card" in caplog.text
-        assert "could not be recorded: IntegrityError" in caplog.text
+        assert "could not be recorded: DecryptionError" in caplog.text
         assert [found for text in logged(caplog) for found in traces(text)] == []
 
 
@@ -588,7 +588,7 @@ class TestInterruptions:
 
     def test_an_interruption_of_matching_cards_shows_no_secret(self, stored: Order) -> None:
         bare = [CardSecret(secret.value, "") for secret in CODES]
-        assert leaks(lambda: store_cards([(stored, bare)])) == {}
+        assert leaks(lambda: store_cards([Arrival(stored, bare)])) == {}
 
     @pytest.mark.parametrize(
         "call",

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giftcards import tasks
-from giftcards.engine.storing import store_cards
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import RefundError, ReorderError
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import CustomerRefund, Order
@@ -356,7 +356,7 @@ class TestOrderedAgain:
 
     def test_what_was_paid_for_late_cards_is_not_paid_back_either(self) -> None:
         order = make_guide_order(Status.PARTIALLY_FILLED, sale_price=Decimal(550))
-        store_cards([(order, CARDS[:4])])
+        store_cards([Arrival(order, CARDS[:4])])
         reorder_missing(order, by="amina")
         with pytest.raises(RefundError, match=REORDERED):
             pay(order, 550)

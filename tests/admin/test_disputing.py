@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from giftcards.admin.pages import about
-from giftcards.engine.storing import store_cards
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import Order
 from giftcards.problems import Problem
 from giftcards.retention import purge
@@ -29,7 +29,7 @@ LABEL = "The customer complains about a code"
 def order() -> Order:
     old = timezone.now() - timedelta(days=400)
     order = make_guide_order(Status.PARTIALLY_FILLED, settled_at=old)
-    store_cards([(order, CARDS[:3])])
+    store_cards([Arrival(order, CARDS[:3])])
     return order
 
 

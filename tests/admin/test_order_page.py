@@ -24,7 +24,7 @@ from giftcards.admin.pages import OrderButton
 from giftcards.admin.pages import about as about_now
 from giftcards.crypto import Keyring, generate_key
 from giftcards.engine.holding import approve_price, hold
-from giftcards.engine.storing import store_cards
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import DecryptionError
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import Card, CardReveal, Note, Order, StatusChange
@@ -818,7 +818,7 @@ def test_what_went_to_the_order_of_the_missing_cards_is_not_owed(
 
 def test_what_was_paid_for_a_card_that_came_late_did_not_go_to_the_new_order(boss: Client) -> None:
     order = settle("web-1", PARTIAL, sale_price=Decimal(550))
-    store_cards([(order, CARDS[:4])])
+    store_cards([Arrival(order, CARDS[:4])])
     reorder_missing(order, by="karim")
     shown = plain(text(show(boss, order)))
     assert "Gone to the new order 1 × 550 550 DA" in shown

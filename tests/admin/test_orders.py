@@ -96,7 +96,8 @@ def test_order_list_of_a_site_without_the_key_says_that_calls_are_paused(
 
 
 def test_order_list_does_not_show_a_pause_that_is_over(boss: Client) -> None:
-    ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(1))
+    ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-1))
+    ProviderState.objects.update(paused_until=ago(61))
     assert banner(read(boss.get(LIST))) == ""
 
 

@@ -13,7 +13,7 @@ from django.urls import reverse
 from giftcards.admin import pages
 from giftcards.conf import conf
 from giftcards.crypto import key_fingerprint
-from giftcards.engine.storing import store_cards
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import ApiKey, Order
 from giftcards.problems import Problem
@@ -243,7 +243,7 @@ def test_a_form_without_its_csrf_token_orders_nothing() -> None:
 
 def test_a_card_that_came_late_is_not_offered_again(staff: Client) -> None:
     order = partial()
-    store_cards([(order, CARDS[:4])])
+    store_cards([Arrival(order, CARDS[:4])])
     html = read(staff.get(page(order)))
     shown = plain(text(html))
     assert "1 card of this order did not come." in shown
@@ -253,7 +253,7 @@ def test_a_card_that_came_late_is_not_offered_again(staff: Client) -> None:
 
 def test_an_order_whose_missing_cards_all_came_late_has_no_button(staff: Client) -> None:
     order = partial()
-    store_cards([(order, CARDS)])
+    store_cards([Arrival(order, CARDS)])
     assert page(order) not in read(staff.get(order_page(order)))
     assert told(staff.get(page(order), follow=True)) == [NOTHING]
     assert told(staff.post(page(order), {"about": pages.about(order)}, follow=True)) == [NOTHING]

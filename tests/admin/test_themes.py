@@ -30,7 +30,7 @@ SHOWN = {
     "products": "PlayStation Network",
     "add, wrong": "Ensure this value is greater than or equal to 1.",
     "settled": "Credited back 2 × 490 980 DA",
-    "lost": "What happened to this order? To do",
+    "lost": "What happened to this order?",
     "adopted": "Release it from its order at the provider",
     "resolve": "What was sent Reference: web-1040",
     "resolve, wrong": "This field is required.",

@@ -15,6 +15,7 @@ from django.utils import timezone, translation
 
 from giftcards.crypto import generate_key
 from giftcards.engine.recording import record_answers
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import ConfigurationError, DecryptionError
 from giftcards.models import ApiKey, Card, Order, ProviderState, StatusChange
 from giftcards.problems import Problem
@@ -883,7 +884,8 @@ class TestFindingCards:
         }
 
     def test_codes_that_repeat_in_one_order_are_marked(self) -> None:
-        order = delivered(answered=settled("PARTIALLY_FILLED", [CARDS[0], CARDS[1], CARDS[0]]))
+        order = make_guide_order(Status.PARTIALLY_FILLED)
+        store_cards([Arrival(order, [CARDS[0], CARDS[1], CARDS[0]], settles=True)])
         found = {card.position: card.is_repeated for card in order.cards.with_repeats()}
         assert found == {1: True, 2: False, 3: True}
 
@@ -911,7 +913,8 @@ class TestProviderState:
         assert not ProviderState.objects.resume()
 
     def test_a_pause_that_is_over_cannot_be_ended_by_a_person(self) -> None:
-        self.pause(Pause.RATE, timezone.now() - MINUTE)
+        self.pause(Pause.RATE, timezone.now())
+        ProviderState.objects.update(paused_until=timezone.now() - MINUTE)
         assert not ProviderState.objects.resume()
 
     def test_a_pause_without_an_end_from_an_older_version_is_over(self) -> None:

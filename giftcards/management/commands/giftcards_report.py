@@ -29,8 +29,8 @@ class Command(GiftcardsCommand):
         ("This month so far, by day:", ""),
         ("A year, by month, for a script:", "--from 2026-01-01 --to 2026-12-31 --by month --json"),
         (
-            "The orders of this month, for a spreadsheet that speaks French:",
-            "--orders --separator semicolon --decimals comma --bom > orders.csv",
+            "This month so far, for a spreadsheet that speaks French:",
+            "--separator semicolon --decimals comma > r.csv",
         ),
     )
 
