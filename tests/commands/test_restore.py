@@ -42,7 +42,9 @@ def quickly(set_conf: Callable[..., None]) -> None:
 @contextmanager
 def restored() -> Iterator[None]:
     """What happens within is forgotten here, as by a dump from before, but not at the provider."""
-    dump = transaction.savepoint()
+    # By its new name, where Django has that.
+    create = getattr(transaction, "savepoint_create", None) or transaction.savepoint
+    dump = create()
     yield
     transaction.savepoint_rollback(dump)
 
