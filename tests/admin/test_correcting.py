@@ -7,6 +7,7 @@ from datetime import timedelta
 from html import unescape
 from typing import Any
 
+import django
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.core import mail
@@ -199,7 +200,9 @@ class TestLimit:
         settings: Any,
         django_capture_on_commit_callbacks: Any,
     ) -> None:
-        settings.MANAGERS = settings.ADMINS = [("Samir", "samir@example.com")]
+        samir = "samir@example.com"
+        pair: Any = samir if django.VERSION >= (6,) else ("Samir", samir)
+        settings.MANAGERS = settings.ADMINS = [pair]
         read(reveal(amina, order.cards.get(position=1)))
         read(correct(amina, order))
         with django_capture_on_commit_callbacks(execute=True):
