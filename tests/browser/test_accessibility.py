@@ -188,6 +188,8 @@ PAGES: dict[str, Visit] = {
     "ledger, filtered": at(f"{LEDGER}?order=guessed&type=REFUND-ORDER"),
     "ledger, an entry": first_entry,
     "note, wrong": sent(about("web-1042"), "button[form=giftcards-note]"),
+    "correct the customer": about("web-1042", "customer"),
+    "correct the customer, wrong": sent(about("web-1042", "customer")),
     "order again": about("web-1042", "repeat"),
     "pay back": about("web-1042", "pay-back"),
     "pay back, wrong": sent(about("web-1042", "pay-back"), amount="", reference=""),

@@ -269,6 +269,7 @@ def test_the_controls_of_an_order_are_reached_in_the_order_of_its_page(
         "Order the missing cards again",
         "Pay back the customer",
         "The customer complains about a code",
+        "Correct the customer's address",
         "Reveal card 1",
         "Reveal card 2",
         "Reveal card 3",
