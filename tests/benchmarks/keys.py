@@ -16,7 +16,7 @@ from django.db import connection
 from django.utils import timezone
 
 from giftcards.crypto import Keyring
-from giftcards.engine.storing import store_cards
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import Card, CustomerRefund, Order
 from giftcards.models.cards import DESTROYED
 from giftcards.models.money import RefundState
@@ -56,7 +56,7 @@ def _make(first: int) -> None:
         for _number in range(_MADE_AT_ONCE)
     )
     store_cards(
-        (
+        Arrival(
             order,
             [
                 CardSecret(f"CODE-{first + number * _CARDS_OF_ORDER + card:012}", f"{card:09}")

@@ -26,7 +26,7 @@ from django.db.models import Count
 from django.utils import timezone
 
 from giftcards.crypto import Keyring
-from giftcards.engine.storing import store_cards
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import Card, Order
 from giftcards.provider.answers import CardSecret
 from giftcards.rotation import Tally, count_left, verify
@@ -91,7 +91,7 @@ def _make(wanted: int) -> None:
             for number in range(_MADE_AT_ONCE)
         )
         store_cards(
-            (order, [CardSecret(_code(order.pk, place), None) for place in _PLACES])
+            Arrival(order, [CardSecret(_code(order.pk, place), None) for place in _PLACES])
             for order in orders
         )
 

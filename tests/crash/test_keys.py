@@ -18,7 +18,7 @@ from django.db import OperationalError, transaction
 from django.utils import timezone
 
 from giftcards.crypto import Keyring
-from giftcards.engine.storing import store_cards
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import Card, Order
 from giftcards.provider.answers import CardSecret
 from giftcards.retention import Purge, purge
@@ -67,11 +67,13 @@ class Shop:
             build_guide_order(Status.FULFILLED, quantity=CARDS_OF_ORDER, settled_at=settled_at)
             for _number in range(orders)
         )
-        answers = [(order, [self._secret() for _card in range(CARDS_OF_ORDER)]) for order in made]
+        answers = [
+            Arrival(order, [self._secret() for _card in range(CARDS_OF_ORDER)]) for order in made
+        ]
         store_cards(answers)
         return {
             (order.pk, position): str(secret.value)
-            for order, secrets in answers
+            for order, secrets, _settles in answers
             for position, secret in enumerate(secrets, 1)
         }
 
