@@ -63,7 +63,7 @@ def product(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _buy(request: HttpRequest, kind: ProductType, form: BuyForm) -> Purchase | None:
-    """What the customer has bought; ``None`` if they cannot, and ``form`` says why."""
+    """The customer's purchase; ``None`` if they cannot buy, and ``form`` says why."""
     user = visitors.log_in(request)
     if user is None:
         form.add_error(None, catalogue.NEEDS_COOKIES)

@@ -99,7 +99,7 @@ def customer_lines(order: Order, *, again: Order | None) -> list[Line]:
 
 
 def _paid_back(breakdown: CustomerBreakdown) -> Iterator[Line]:
-    """What of the amount owed was paid back and is to be, and what is left; nothing if all is."""
+    """The parts of what is owed: paid back, planned and left; nothing if all is paid back."""
     paid, planned = breakdown.refunded_amount, breakdown.planned_amount
     if not (paid or planned):
         return

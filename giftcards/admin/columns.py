@@ -131,7 +131,7 @@ def labelled(label: str, figure: str) -> SafeString:
 
 
 def _with_refunds(still_owed: SafeString, breakdown: CustomerBreakdown) -> SafeString:
-    """What is still owed, and the refunds that are paid and planned, if there are any."""
+    """The amount still owed, and the paid and planned refunds, if there are any."""
     parts = [
         (gettext("paid back: %(amount)s"), breakdown.refunded_amount),
         (gettext("to be paid: %(amount)s"), breakdown.planned_amount),

@@ -169,6 +169,6 @@ def _customer(order: Order) -> dict[str, str]:
 
 
 def _fingerprint(order: Order) -> str:
-    """What a form has to be about: a text that differs once somebody has corrected the customer."""
+    """A text for a form to be about: it differs once somebody has corrected the customer."""
     text = json.dumps([order.pk, _customer(order)], sort_keys=True)
     return salted_hmac("giftcards.admin.customer", text, algorithm="sha256").hexdigest()

@@ -73,7 +73,7 @@ class AttentionFilter(_Filter, admin.SimpleListFilter):
 
 
 class RefundFilter(_Filter, admin.SimpleListFilter):
-    """What became of the money for cards that did not come; an order may be in each of the three.
+    """The money for cards that did not come: an order may be in each of the three states.
 
     The figures of a report lead to these.
     """

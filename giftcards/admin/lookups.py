@@ -1,4 +1,4 @@
-"""What the address of a list may ask: what a filter of the list asks, and nothing else.
+"""The address of a list asks what a filter of the list asks, and nothing else.
 
 Django lets an address ask anything about a model's own columns. A masked column would be read
 letter by letter, and a regular expression would keep the process busy for as long as it likes.

@@ -347,7 +347,7 @@ def _consequence(order: Order, given: Mapping[str, Any]) -> SafeString:
 
 
 def _afterwards(order: Order, given: Mapping[str, Any]) -> SafeString:
-    """What is to be paid, and what is owed, once the refund is recorded."""
+    """The amounts to be paid and still owed once the refund is recorded."""
     planned, owed = order.planned_amount, refundable_amount(order) - given["amount"]
     if given["state"] != _State.DONE:
         planned += given["amount"]

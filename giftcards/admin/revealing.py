@@ -247,7 +247,7 @@ def count(request: HttpRequest) -> None:
 
 
 def refuse(request: HttpRequest, order: Order) -> str:
-    """What to tell whoever has made :exc:`TooMany`; it leaves a trace, as a refused reveal does."""
+    """The text for whoever has made :exc:`TooMany`; it leaves a trace, as a refused reveal does."""
     _tell_of_refusal(request, order)
     return _refused().trouble
 

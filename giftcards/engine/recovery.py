@@ -146,7 +146,7 @@ def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
     return resolved
 
 
-def _of_this_account(lost: Iterable[Order], gateway: Gateway, due: Collection[int]) -> list[Order]:
+def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]) -> list[Order]:
     """Those of ``lost`` that the list may show; staff are told of the others that are due.
 
     The list of another account shows nothing of them: neither that they were placed nor that they
