@@ -2,22 +2,30 @@
 PYTHON ?= python3
 VENV ?= .venv
 GROUP ?= dev
-# Passed on to `make test` and `make demo`, as in: make test ARGS="-k refund".
+# Passed on, as in: make test-all ARGS="-k refund".
 ARGS ?=
-# What runs the tests: `coverage run -m pytest` measures them.
+# What runs all tests: `coverage run -m pytest` measures them, in one process (PARALLEL=).
 RUNNER ?= pytest
+# A process for each core; a module's tests stay together, because they share what takes long to make.
+PARALLEL ?= --numprocesses=auto --dist=loadfile
+# Of each table of cases one in four, and nothing that drives other programs.
+QUICK := --sample=4 -m "not browser and not cluster and not office and not packaging"
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench lint docs clean
+.PHONY: help install demo test test-all bench lint docs clean
+# The tests start many processes, which would compile the app each time.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo    the app at work: simulator, worker, a small shop and four orders; ends with Ctrl-C"
 	@echo "             (ARGS=--once: ends when they have settled)"
-	@echo "make test    the tests; what they need and is not there is skipped, with the reason"
+	@echo "make test    the quick tests: one case in four; three minutes"
+	@echo "make test-all"
+	@echo "             all tests; what they need and is not there is skipped, with the reason"
 	@echo "make bench   what the app costs beside its baselines, in fifteen minutes (ARGS=--quick: four)"
 	@echo "make lint    style, types, complexity, migrations, system checks"
 	@echo "make docs    the documentation, into docs/_build/html"
@@ -45,7 +53,10 @@ demo: $(INSTALLED)
 	@$(BIN)/python -m example_project.demo $(ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/python -m $(RUNNER) $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(QUICK) $(ARGS)
+
+test-all: $(INSTALLED)
+	$(BIN)/python -m $(RUNNER) $(PARALLEL) $(ARGS)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks $(ARGS)

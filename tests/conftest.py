@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any, NamedTuple, Protocol
+from zlib import crc32
 from zoneinfo import ZoneInfo
 
 import hypothesis
@@ -25,6 +26,9 @@ REQUIRE_ALL = bool(os.environ.get("GIFTCARDS_TESTS_REQUIRE_ALL"))
 # A machine that is busy fails no test; CI tries the same examples as long as the code is the same.
 hypothesis.settings.register_profile("default-giftcards", deadline=None, derandomize=REQUIRE_ALL)
 hypothesis.settings.load_profile("default-giftcards")
+
+# What keeps tests from the database that do not say that they use it.
+_BLOCKER = pytest.StashKey[Any]()
 
 
 class Outcome(NamedTuple):
@@ -111,21 +115,44 @@ def site(
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
-    """The test database, with the request slots in it: most tests need them, and they are many.
-
-    They are gone after the first test that commits, whose changes are undone by emptying all
-    tables. Such tests are the last.
-    """
-    from giftcards.conf import conf
-    from giftcards.models import RequestSlot
-
+def django_db_setup(
+    django_db_setup: None, django_db_blocker: Any, pytestconfig: pytest.Config
+) -> None:
+    """The test database, with the request slots in it: most tests need them, and they are many."""
+    pytestconfig.stash[_BLOCKER] = django_db_blocker
     with django_db_blocker.unblock():
-        RequestSlot.objects.make(conf.requests_per_minute)
+        _fill_database()
         if connection.vendor == "postgresql":
             connection.ops.sql_flush = _sql_delete
-        # Tests set the clock back, by years at most.
-        RequestSlot.objects.update(until=datetime(2000, 1, 1, tzinfo=UTC))
+
+
+def _fill_database() -> None:
+    """The rows that migrations make in a new database, and the request slots."""
+    from giftcards.conf import conf
+    from giftcards.delivery.models import Installation
+    from giftcards.models import RequestSlot
+
+    RequestSlot.objects.make(conf.requests_per_minute)
+    # Tests set the clock back, by years at most.
+    RequestSlot.objects.update(until=datetime(2000, 1, 1, tzinfo=UTC))
+    Installation.begin()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Fill the database again after a test that commits, which ends by emptying all tables.
+
+    Such tests are the last, but only within what one process of several is given at a time.
+    """
+    yield
+    if nextitem is None:
+        return  # the test database is gone
+    marker = item.get_closest_marker("django_db")
+    if "transactional_db" in getattr(item, "fixturenames", ()) or (
+        marker and marker.kwargs.get("transaction")
+    ):
+        with item.config.stash[_BLOCKER].unblock():
+            _fill_database()
 
 
 def _sql_delete(_style: Any, tables: list[str], **_options: Any) -> list[str]:
@@ -154,13 +181,35 @@ def _no_dead_rows(request: pytest.FixtureRequest) -> None:
                 cursor.execute("VACUUM giftcards_requestslot")
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--sample",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of the rows of parameters that a test has, run one in N",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses, and before the order is random
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what uses the test database; pytest-django keeps all other tests from it."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if item.get_closest_marker("django_db") or fixtures & {"db", "transactional_db"}:
             item.add_marker(pytest.mark.database)
+    chosen = set(_sample(items, one_in=config.getoption("sample")))
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = [item for item in items if item in chosen]
+
+
+def _sample(items: list[pytest.Item], *, one_in: int) -> Iterator[pytest.Item]:
+    """One in so many rows of each test, at least one; always the same ones of the same test."""
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for name, rows in tests.items():
+        yield from rows[crc32(name.encode()) % min(one_in, len(rows)) :: one_in]
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -254,7 +254,7 @@ class TestMetadata:
             {"a": (1, 2)},
             {"a": {1, 2}},
             {"a": b"b"},
-            {"a": object()},
+            pytest.param({"a": object()}, id="an object"),
             {"a": "\0"},
             {"\0": 1},
             {"a": "\ud800"},

@@ -87,8 +87,8 @@ class TestHolding:
     ) -> None:
         bought = record_order(**LINE, reference="bought")
         other = record_order(**{**LINE, "type_id": "TEST_PARTIAL"}, reference="other")
-        Order.objects.filter(pk=other.pk).update(due_at=ago(-600))
         with restored():
+            Order.objects.filter(pk=other.pk).delete()
             work()
             record_order(**{**LINE, "quantity": 1}, reference="placed-after-the-dump")
             work()
@@ -107,7 +107,6 @@ class TestHolding:
         assert (problem.code, problem.parameters) == ("restored", {"count": 1})
         assert history(bought) == ["PLACING", "UNCONFIRMED"]
         # Neither the worker nor staff who have it checked send it, or search for it.
-        Order.objects.filter(pk=other.pk).update(due_at=ago(1))
         work()
         with Gateway() as gateway:
             check_now(bought, gateway)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
-import time
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -175,13 +178,25 @@ def test_without_a_pair_the_clocks_are_taken_for_equal() -> None:
     assert learnt([booking(1, 301)], [expected(1, 0)]) == timedelta(0)
 
 
-def test_pairing_takes_about_twice_as_long_for_twice_as_many() -> None:
-    def seconds(count: int) -> float:
+def test_pairing_takes_about_twice_as_many_steps_for_twice_as_many() -> None:
+    def steps(count: int) -> int:
+        """The lines of Python that are run."""
         orders = [expected(number, 36 * number) for number in range(count)]
         bookings = [booking(number, 36 * number + 90) for number in range(count)]
-        begin = time.process_time()
-        assert len(pair(bookings, orders, SPANS)) == count
-        return time.process_time() - begin
+        lines = 0
 
-    seconds(1_000)
-    assert seconds(20_000) < 12 * seconds(5_000) + 0.1
+        def trace(_frame: FrameType, event: str, _argument: object) -> Callable[..., Any]:
+            nonlocal lines
+            lines += event == "line"
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            pairs = pair(bookings, orders, SPANS)
+        finally:
+            sys.settrace(before)
+        assert len(pairs) == count
+        return lines
+
+    assert steps(2_000) < 5 * steps(500)
