@@ -314,6 +314,8 @@ if connection.vendor == "sqlite":
             monkeypatch.setitem(connection.settings_dict["OPTIONS"], "init_command", settings)
             connection.close()
             connection.ensure_connection()
+            # Tests before this one have moved rows about, with the same fingerprints.
+            connection.connection.execute("VACUUM")
             self.path = Path(shared_database.removeprefix("sqlite:///"))
             # A process that is there all the time, as the web server is: without it, the log would
             # go with the last connection.
