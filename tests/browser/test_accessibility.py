@@ -1,6 +1,7 @@
 """WCAG 2.1 AA: what axe-core finds in every page, in each language, theme and window.
 
-To see what a newer axe-core finds: ``GIFTCARDS_TESTS_AXE=axe.min.js make test-all ARGS=tests/browser``.
+To see what a newer axe-core finds: ``GIFTCARDS_TESTS_AXE=axe.min.js make test-all
+ARGS=tests/browser``.
 """
 
 from __future__ import annotations
