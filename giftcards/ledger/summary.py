@@ -13,7 +13,6 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from itertools import chain as chained
 from itertools import groupby
-from operator import attrgetter
 from typing import NamedTuple
 
 from giftcards.ledger.expected import (
@@ -173,7 +172,7 @@ def find_gap(start: date, end: date) -> tuple[Decimal | None, Discrepancies]:
     """The ``gap`` and the ``breaks`` of a :class:`Summary`; it looks at no order."""
     first_moment, next_moment = bounds(start, end)
     balances, total = _Balances(_balance_before(first_moment)), _ZERO
-    for _time, same in groupby(_rows(start, end), key=attrgetter("time")):
+    for _time, same in groupby(_rows(start, end), key=_moment_of):
         rows = list(same)
         balances.add(rows)
         total += sum((row.amount for row in rows), _ZERO)

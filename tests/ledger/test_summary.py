@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from giftcards.ledger import Summary, summarise
-from giftcards.ledger.summary import Discrepancies
+from giftcards.ledger.summary import Discrepancies, find_gap
 from giftcards.models import LedgerEntry, Order
 from giftcards.models.moments import as_stored, begin_of, day_of
 from giftcards.statuses import Status
@@ -334,6 +334,8 @@ class TestRepeatedHour:
         shown = [entry.time.hour for entry in LedgerEntry.objects.order_by("pk")]
         assert shown == [1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 4]
         assert closing(summarise(self.NIGHT, self.NIGHT)) == (1_000, 1_660, 0, 0)
+        gap, breaks = find_gap(self.NIGHT, self.NIGHT)
+        assert (gap, breaks.count) == (0, 0)
 
     def test_an_entry_that_is_missing_there_is_still_a_break(self) -> None:
         self.chain(-30, 0, 20, 59, 60, 75, 119, 120, but=60)
