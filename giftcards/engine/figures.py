@@ -34,11 +34,12 @@ _READ = (
     "sale_price",
     "sale_amount",
     "paid_back_amount",
+    "planned_amount",
     "reordered_amount",
     "figures_version",
 )
 # What else may change of a final order that its figures depend on.
-_GUARD = ("figures_version", "paid_back_amount", "reordered_amount")
+_GUARD = ("figures_version", "paid_back_amount", "planned_amount", "reordered_amount")
 
 
 def complete_figures(should_continue: Callable[[], bool]) -> int:

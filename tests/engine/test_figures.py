@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from giftcards import tasks
 from giftcards.engine.figures import complete_figures
@@ -49,14 +50,15 @@ def test_what_was_paid_back_meanwhile_is_not_owed_again() -> None:
     assert figures(order) == (Decimal(350), True, FIGURES_VERSION)
 
 
-def test_a_refund_at_the_same_moment_is_counted_once() -> None:
+@pytest.mark.parametrize("is_paid", [True, False], ids=["paid", "planned"])
+def test_a_refund_at_the_same_moment_is_counted_once(is_paid: bool) -> None:
     """It comes between the reading of the orders and the writing of their figures."""
     order, other = settled_by_an_older_worker(2)
     refunds = iter([order])
 
     def pay_back(execute: Any, sql: str, *args: Any) -> Any:
         if sql.startswith("UPDATE") and "figures_version" in sql and (due := next(refunds, None)):
-            record_refund(Order.objects.get(pk=due.pk), amount=550, reference="R1")
+            record_refund(Order.objects.get(pk=due.pk), amount=550, reference="R1", is_paid=is_paid)
         return execute(sql, *args)
 
     with connection.execute_wrapper(pay_back):
@@ -65,6 +67,16 @@ def test_a_refund_at_the_same_moment_is_counted_once() -> None:
     assert figures(order)[0] == 0
     assert complete_figures(lambda: True) == 1
     assert figures(order) == (Decimal(0), True, FIGURES_VERSION)
+
+
+def test_the_number_of_queries_does_not_grow_with_the_orders() -> None:
+    counts = []
+    for number in (1, 5):
+        settled_by_an_older_worker(number)
+        with CaptureQueriesContext(connection) as queries:
+            assert complete_figures(lambda: True) == number
+        counts.append(len(queries))
+    assert counts[0] == counts[1]
 
 
 def test_orders_are_written_a_batch_at_a_time_and_left_when_the_time_is_over(
