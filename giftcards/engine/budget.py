@@ -10,7 +10,8 @@ of purchases does not delay codes. Late orders have one, and while the list is n
 its slots, so that fresh orders cannot starve them. The other slots are common: placing may use all
 of them, further pages and single checks leave an eighth free, and optional prices half; they are
 not requested while the budget is busy. As long as a reading takes more than the first page, placing
-leaves as many common slots as that takes in a minute, a quarter at most. Where that is less than
+leaves as many common slots as that takes in a minute, a quarter at most; a reading takes its share
+of these, and leaves the rest to those after it. Where that is less than
 they want, single checks leave half of it to further pages, each of which tells of up to a hundred
 orders. The price of an order that may cost only so much is a part of placing it. Reading the
 catalogue, the ledger and the prices of held orders can wait: together they have a tenth of all
@@ -87,6 +88,14 @@ class Shares:
         late = 1 if limit >= _LEAST_FOR_LATE else 0
         return cls(range(listing), range(listing, listing + late), range(listing + late, limit))
 
+    def split(self, questions: int) -> tuple[range, range]:
+        """The common slots that placing leaves to readings of the list, and the others.
+
+        As many as readings of a minute take for so many ``questions`` each, a quarter at most.
+        """
+        wanted = min(questions * len(self.listing), len(self.common) // 4)
+        return self.common[:wanted], self.common[wanted:]
+
     def pools(
         self, purpose: Purpose, *, has_list: bool, questions: int = 0
     ) -> list[tuple[range, int]]:
@@ -96,14 +105,10 @@ class Shares:
         those of late orders one half, the others the rest. While it is read, a reading takes so
         many ``questions`` beside its first page.
         """
-        wanted = questions * len(self.listing)
-        kept_for_pages = 0
-        if wanted > len(self.common) // 4:
-            wanted = len(self.common) // 4
-            kept_for_pages = wanted // 2
-        wanted_slots, common = self.common[:wanted], self.common[wanted:]
-        # A single slot cannot be left free.
-        kept = max(len(common) // 8, 1) if len(common) > 1 else 0
+        wanted, common = self.split(questions)
+        is_short = questions * len(self.listing) > len(wanted)
+        kept_for_pages = len(wanted) // 2 if is_short else 0
+        kept = _left_free(common)
         half = 0 if has_list else len(self.listing) // 2
         for_late = [(self.late, 0), (self.listing[:half], 0)]
         for_fresh = [] if has_list else [(self.listing[half:], 0)]
@@ -113,11 +118,12 @@ class Shares:
             case Purpose.LISTING:
                 return [(self.listing, 0), (common, kept)]
             case Purpose.PAGES:
-                return [(wanted_slots, 0), (common, kept)]
+                # Those that only they may take last, because they have to do for a minute.
+                return [(common, kept), (wanted, 0)]
             case Purpose.SEARCHING:
                 return [(common, kept), (self.listing, len(self.listing) // 2)]
             case Purpose.CHECKING:
-                return [(wanted_slots, kept_for_pages), (common, kept), *for_fresh]
+                return [(wanted, kept_for_pages), (common, kept), *for_fresh]
             case Purpose.CHECKING_LATE:
                 # Their own first, so that more is left for the others.
                 return [*for_late, (common, kept)]
@@ -126,6 +132,12 @@ class Shares:
             case Purpose.BACKGROUND:
                 # Always the same ones: so no minute has more requests than these.
                 return [(self.common[-self.tenth :], 0)]
+
+
+def _left_free(common: range) -> int:
+    """How many common slots single checks and further pages leave to placing."""
+    # A single slot cannot be left free.
+    return max(len(common) // 8, 1) if len(common) > 1 else 0
 
 
 class Budget:
@@ -154,6 +166,23 @@ class Budget:
             if number is not None:
                 return Slot(number, until)
         return None
+
+    def pages_at_once(self, questions: int) -> int:
+        """How many further pages a reading may take and leave enough to those of the same minute.
+
+        ``questions``: how many requests a reading takes beside the first page.
+        """
+        wanted, common = self._shares.split(questions)
+        share = max(len(wanted) // max(len(self._shares.listing), 1), 1)
+        return share + max(self._free(common) - _left_free(common), 0)
+
+    def free_for_placing(self, questions: int) -> int:
+        """How many orders may be placed before a slot comes back."""
+        return self._free(self._shares.split(questions)[1])
+
+    @staticmethod
+    def _free(numbers: range) -> int:
+        return RequestSlot.objects.among(numbers).free(timezone.now()).count()
 
     def _has_room(self, purpose: Purpose, now: datetime) -> bool:
         """Whether ``purpose`` gets a slot at all: what can wait gives way to what cannot."""

@@ -88,6 +88,8 @@ class Gateway:
         self._list_asked_at: datetime | None = None
         # How many more requests each reading of the last minute took.
         self._questions = deque([0], maxlen=math.ceil(60 / conf.poll_interval))
+        #: How many orders the last attempt to send has left waiting, as far as it has looked.
+        self.waiting = 0
         #: The page at which the next reading goes on after the first one.
         self.next_page = 2
 
@@ -482,9 +484,19 @@ class Gateway:
         """Note that the list is read now; it is due again after one poll interval."""
         self._list_asked_at = timezone.now()
 
-    def note_questions(self, count: int) -> None:
-        """Note how many requests a reading takes beside the list's first page."""
-        self._questions.append(count)
+    def note_questions(self, count: int, *, page_size: int) -> None:
+        """Note how many requests a reading takes beside the list's first page.
+
+        Orders that are about to be placed will add pages of ``page_size``.
+        """
+        coming = self.waiting
+        if coming:
+            coming = min(coming, self._budget.free_for_placing(self._list_questions))
+        self._questions.append(count + round(coming / page_size))
+
+    def pages_at_once(self) -> int:
+        """How many pages after the first one a reading may take now."""
+        return self._budget.pages_at_once(self._list_questions)
 
     @property
     def _list_questions(self) -> int:

@@ -143,7 +143,8 @@ def _ask_some(
     due = [order for order in orders if order.due_at and order.due_at <= due_by]
     left = search.left_of(due)[:BATCH]
     if reading is OF_FRESH and search.has_read:
-        gateway.note_questions(search.further_pages + len(set(left) - {search.to_verify}))
+        others = len(set(left) - {search.to_verify})
+        gateway.note_questions(search.further_pages + others, page_size=PAGE_SIZE)
     jobs = _check_jobs(left, gateway)
     for order, result in fan_out(jobs, gateway, pulse, purpose=purpose, is_patient=False):
         yield order, search.complete(order, result)
@@ -357,21 +358,27 @@ def read_pages(
     if first.page_count is None:
         yield from _read_uncounted(first, read, limit)
     elif 1 < first.page_count <= limit() + 1:
-        begin = 2 if reading.are_further_awaited else gateway.next_page
-        go_on = yield from _read_counted(first.page_count, begin, read, limit)
+        if reading.are_further_awaited:
+            begin, at_most = 2, first.page_count
+        else:
+            begin, at_most = gateway.next_page, gateway.pages_at_once()
+        go_on = yield from _read_counted(first.page_count, begin, at_most, read, limit)
         gateway.next_page = go_on
 
 
 def _read_counted(
     count: int,
     begin: int,
+    at_most: int,
     read: Callable[..., Iterator[OrderPage | Exception]],
     limit: Callable[[], int],
 ) -> Generator[OrderPage | Exception, object, int]:
-    """Yield the pages after the first one, from page ``begin`` on; return where to go on."""
+    """Yield pages after the first one, from page ``begin`` on; return where to go on."""
     if begin > count:
         begin = 2
     numbers: list[int] = [*range(begin, count + 1), *range(2, begin)]
+    left = numbers[at_most:]
+    numbers = numbers[:at_most]
     while numbers and limit():
         batch = numbers[:MAX_IN_FLIGHT]
         pages = list(read(*batch))
@@ -379,7 +386,7 @@ def _read_counted(
         if len(pages) < len(batch):
             return batch[len(pages)]
         numbers = numbers[MAX_IN_FLIGHT:]
-    return 2
+    return left[0] if left and limit() else 2
 
 
 def _read_uncounted(

@@ -176,6 +176,7 @@ class _Sweep:
         """Send pending orders until the next check is due."""
         now, began = timezone.now(), time.monotonic()
         pending = self._give_up_expired(self._scope.to_send(now)[:_SLICE])
+        self._gateway.waiting = len(pending)
         if not (pending and self._gateway.is_open):
             return
         seconds = _LONGEST_SENDING
@@ -189,6 +190,7 @@ class _Sweep:
         sent, unsent = send_due(pending, self._gateway, should_continue=should_continue)
         self._sent += sent
         self._unsent += unsent
+        self._gateway.waiting -= sent + unsent
 
     def _give_up_expired(self, orders: Iterable[Order]) -> list[Order]:
         """Reject orders queued for longer than ``SEND_TIMEOUT``; return the others."""

@@ -96,7 +96,7 @@ class TestShares:
     ) -> None:
         parts = shares(limit, poll_interval)
         [(placing, left)] = parts.pools(Purpose.PLACING, has_list=True, questions=further)
-        (wanted, none_left), (rest, kept) = parts.pools(
+        (rest, kept), (wanted, none_left) = parts.pools(
             Purpose.PAGES, has_list=True, questions=further
         )
         assert [*wanted, *placing] == list(parts.common)
