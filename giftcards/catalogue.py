@@ -18,7 +18,7 @@ from giftcards.engine.resolving import NoAnswer
 from giftcards.exceptions import ConfigurationError, NotFound, ProviderError, Refused
 from giftcards.models import Product, ProductPrices, ProductType, ProviderState
 from giftcards.models.catalogue import Names
-from giftcards.models.moments import is_recent
+from giftcards.models.times import is_recent
 from giftcards.provider.answers import ListedProduct
 from giftcards.provider.answers import Product as ToldProduct
 from giftcards.provider.answers import ProductType as ToldType

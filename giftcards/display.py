@@ -16,7 +16,7 @@ from django.utils.translation import get_supported_language_variant, gettext
 
 from giftcards.conf import conf
 from giftcards.models import CustomerRefund
-from giftcards.models.moments import with_zone
+from giftcards.models.times import with_zone
 from giftcards.problems import AMOUNTS, COUNTED, Explanation, Problem
 from giftcards.statuses import Status
 

@@ -25,7 +25,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.models import Order
 from giftcards.models.environment import Environment
-from giftcards.models.moments import local
+from giftcards.models.times import local
 from giftcards.refunds import refund_breakdown
 from giftcards.reports import By, Report, settled_between
 from giftcards.sales import customer_breakdown

@@ -21,8 +21,8 @@ from django.db.models.sql.compiler import SQLCompiler
 
 from giftcards.models import Order
 from giftcards.models.batches import batches
-from giftcards.models.moments import day_of, within
 from giftcards.models.order_queries import CONTRADICTORY
+from giftcards.models.times import day_of, within
 from giftcards.statuses import SETTLED, Status
 
 _ZERO = Decimal("0.00")

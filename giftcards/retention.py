@@ -21,8 +21,8 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.clock import Clock
 from giftcards.models import Card, Order, ProviderState, StatusChange
-from giftcards.models.moments import is_recent
 from giftcards.models.order_queries import PLANNED
+from giftcards.models.times import is_recent
 from giftcards.statuses import FINAL
 from giftcards.wiping import empty_log
 

@@ -57,7 +57,7 @@ def build_guide_order(
         values = {"settled_at": now, "due_at": None, **values}
     delivered = {Status.FULFILLED: values["quantity"], Status.PARTIALLY_FILLED: 3}.get(status, 0)
     values.setdefault("fulfilled_quantity", delivered)
-    order = Order(status=status, **values, **Order().flags(new=problems))
+    order = Order(status=status, **values, **Order().problem_columns(new=problems))
     return with_final_figures(order) if status in FINAL else order
 
 
@@ -91,7 +91,7 @@ def make_order(
             "accepted_at": timezone.now() - timedelta(seconds=1),
         } | values
     return Order.objects.create(
-        **{"status": status, **LINE, **values, **Order().flags(new=problems)}
+        **{"status": status, **LINE, **values, **Order().problem_columns(new=problems)}
     )
 
 

@@ -40,7 +40,7 @@ PARTS = {
     "ledger": "exceptions statuses problems conf refunds crypto provider models engine",
     "reports": "statuses models",
     "exports": "statuses refunds sales models reports",
-    "funds": "statuses models",
+    "balance_forecast": "statuses models",
     "customers": "exceptions conf problems models display secrecy wiping",
     "retention": "conf statuses models engine wiping",
     "rotation": "exceptions secrecy conf crypto models wiping",
@@ -50,17 +50,17 @@ PARTS = {
     "roles": "exceptions",
     "management": (
         "exceptions statuses problems conf refunds settlement crypto models engine catalogue ledger"
-        " reports exports funds customers retention rotation"
+        " reports exports balance_forecast customers retention rotation"
         " roles"
     ),
     "admin": (
         "exceptions secrecy addresses statuses problems conf display refunds settlement crypto"
-        " provider models engine fulfilment catalogue ledger reports exports funds"
+        " provider models engine fulfilment catalogue ledger reports exports balance_forecast"
     ),
     "delivery": (
         "exceptions secrecy addresses statuses signals problems options conf checks refunds"
-        " settlement crypto models display engine fulfilment catalogue ledger funds customers"
-        " retention health roles management admin"
+        " settlement crypto models display engine fulfilment catalogue ledger balance_forecast"
+        " customers retention health roles management admin"
     ),
 }
 
@@ -69,8 +69,8 @@ PARTS = {
 WITHIN = {
     "provider": "transport answers client",
     "models": (
-        "environment fields metadata moments batches leases prices catalogue provider changes"
-        " order_queries orders corrections cards traces ledger money"
+        "environment fields metadata times batches leases prices catalogue provider changes"
+        " order_queries orders corrections cards reveals_and_notes ledger money"
     ),
     "engine": (
         "database backoff queue clock budget prices probe holding gateway background identity"
@@ -82,25 +82,25 @@ WITHIN = {
     "admin": (
         "charts forms readonly lookups provider_sections provider catalogue buttons sections"
         " notices pages reauthentication revealing finding pricing repeating resolving columns"
-        " filters balance listing mentions order_rows reveal_log refund_log books ledger summary"
+        " filters balance listing order_links order_rows reveal_log refund_log books ledger summary"
         " breakdown refunding bookings timeline notes disputing correcting checking order_page"
         " placing periods figures pictures reports orders"
     ),
     "management": "output base overview selftest commands",
     "delivery": (
         # what is configured and stored, and what a customer is told
-        "kinds conf checks models migrations personal facts codes links"
+        "kinds conf checks models migrations privacy facts codes links"
         # sending it
         " channels failures handover messages queueing moving tracking receivers sending retention"
         # staff and monitors
-        " conditions health signals news briefing digests tasks"
+        " conditions health signals news digest_mail digests tasks"
         # the customer's pages
-        " pins qr page_tokens revealing owned pages views urls"
+        " pins qr page_tokens revealing my_orders pages views urls"
         " admin templatetags management apps"
     ),
     "delivery.models": "deliveries digests links",
     "delivery.admin": (
-        "pages words correction allowance resending handing_over previews dispute links digests"
+        "pages labels correction allowance resending handing_over previews dispute links digests"
         " deliveries section"
     ),
 }

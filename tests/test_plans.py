@@ -19,6 +19,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from giftcards.balance_forecast import money_in_open_orders
 from giftcards.customers.erasure import erase, find_orders
 from giftcards.customers.person import Person
 from giftcards.engine import outbox
@@ -35,7 +36,6 @@ from giftcards.engine.sweep import check_now, check_settled, sweep
 from giftcards.exceptions import ReferenceConflict
 from giftcards.exports import order_rows
 from giftcards.fulfilment import place_order, reorder_missing
-from giftcards.funds import money_in_open_orders
 from giftcards.ledger import summarise
 from giftcards.ledger.conditions import missing_refunds, unknown_entries
 from giftcards.ledger.matching import match
@@ -51,7 +51,7 @@ from giftcards.models import (
     ProviderState,
     StatusChange,
 )
-from giftcards.models.moments import day_of
+from giftcards.models.times import day_of
 from giftcards.problems import Problem
 from giftcards.reports import By, report
 from giftcards.retention import purge

@@ -335,7 +335,7 @@ class TestRefused:
     def test_a_problem_that_came_after_the_order_was_read_counts(self) -> None:
         stale = make_guide_order(PARTIAL)
         problem = Problem("late_cards", {"received": 5, "announced": 3})
-        Order.objects.filter(pk=stale.pk).update(**stale.flags(new=[problem]))
+        Order.objects.filter(pk=stale.pk).update(**stale.problem_columns(new=[problem]))
         with pytest.raises(ReorderError):
             reorder_missing(stale, by="amina")
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import Order
-from giftcards.models.moments import as_stored
+from giftcards.models.times import as_stored
 from giftcards.reports import By, Figures, Settling, report
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status

@@ -21,8 +21,8 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.provider_sections import distance, low_balance
+from giftcards.balance_forecast import OpenMoney, lasts, money_in_open_orders
 from giftcards.display import count_text, filled, money
-from giftcards.funds import OpenMoney, lasts, money_in_open_orders
 from giftcards.models import ProviderState
 
 # What the address of the list may say while all orders are shown.

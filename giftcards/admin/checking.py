@@ -10,7 +10,7 @@ from django.urls import URLPattern, path
 from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext
 
-from giftcards.admin.pages import OrderButton, OrderPages, about
+from giftcards.admin.pages import OrderButton, OrderPages, state_token
 from giftcards.models import Order
 from giftcards.statuses import FOLLOWED, Status
 
@@ -20,7 +20,9 @@ def fingerprint(order: Order) -> str:
 
     Not after each check: most of them find nothing new.
     """
-    shown = json.dumps([about(order), order.problems, order.fulfilled_quantity], sort_keys=True)
+    shown = json.dumps(
+        [state_token(order), order.problems, order.fulfilled_quantity], sort_keys=True
+    )
     return salted_hmac("giftcards.admin.fingerprint", shown, algorithm="sha256").hexdigest()
 
 

@@ -33,7 +33,7 @@ class DisputingPages(OrderPages):
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         order = self.order_for(request, object_id, allowed=self.has_check_permission(request))
-        if not order.may_be_disputed or not self.is_about(request, order):
+        if not order.may_be_disputed or not self.is_current(request, order):
             return self.refuse_late(request, order)
         # Both or neither: no complaint without a trace.
         with transaction.atomic(using=router.db_for_write(Order)):

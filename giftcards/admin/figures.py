@@ -16,9 +16,9 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.balance import orders_of_unknown_price
 from giftcards.admin.periods import Question
+from giftcards.balance_forecast import OpenMoney
 from giftcards.display import count_text, day_text, isolated, money, share_text
-from giftcards.funds import OpenMoney
-from giftcards.models.moments import bounds
+from giftcards.models.times import bounds
 from giftcards.reports import By, Figures, Report, Row, last_day
 
 _MINUTE, _HOUR = 60, 3_600

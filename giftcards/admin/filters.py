@@ -16,7 +16,6 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.display import isolated
 from giftcards.models import Order, Product
-from giftcards.models.moments import read_moment
 from giftcards.models.order_queries import (
     CONTRADICTORY,
     NEEDING_ATTENTION,
@@ -25,6 +24,7 @@ from giftcards.models.order_queries import (
     PAID_BACK,
     PLANNED,
 )
+from giftcards.models.times import read_moment
 
 if TYPE_CHECKING:
     AnyFilter = admin.ListFilter

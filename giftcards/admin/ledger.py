@@ -38,7 +38,7 @@ from giftcards.display import (
 from giftcards.ledger import Discrepancy, summarise
 from giftcards.models import LedgerEntry, Order
 from giftcards.models.ledger import CHARGE, CREDIT
-from giftcards.models.moments import today, within
+from giftcards.models.times import today, within
 from giftcards.reports import By, first_day, last_day
 
 # The provider's words for what it books, in the shop's.

@@ -29,11 +29,11 @@ from giftcards.admin.checking import CheckingPages, fingerprint
 from giftcards.admin.correcting import CorrectingPages
 from giftcards.admin.disputing import DisputingPages
 from giftcards.admin.notes import NotesPages
-from giftcards.admin.pages import about
+from giftcards.admin.pages import state_token
 from giftcards.admin.pricing import PricingPages
 from giftcards.admin.refunding import refund_rows
 from giftcards.admin.resolving import ResolvingPages
-from giftcards.admin.summary import Story, summarise
+from giftcards.admin.summary import SummaryInput, summarise
 from giftcards.admin.timeline import RelatedOrder, Timeline
 from giftcards.crypto import Keyring
 from giftcards.display import (
@@ -195,11 +195,11 @@ class OrderPage(
         # Also one that a subclass hides from this person: its money is not owed here.
         again = repeated_by.order if repeated_by else _repetition(order)
         link = repeated_by.link if repeated_by else ""
-        story = Story(order, sees_costs, past.reason, again is not None, link)
+        story = SummaryInput(order, sees_costs, past.reason, again is not None, link)
         return {
             # Plain text: it is also in the title of the window.
             "subtitle": isolated(order),
-            "about": about(order),
+            "state_token": state_token(order),
             "has_history": past.has_history,
             "summary": summarise(story),
             "buttons": self.get_order_buttons(request, order),
@@ -269,7 +269,7 @@ class OrderPage(
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         order = self.order_for(request, object_id, allowed=self.has_check_permission(request))
-        if order.is_held or not self.is_about(request, order):
+        if order.is_held or not self.is_current(request, order):
             return self.refuse_late(request, order)
         held = {problem.key: problem for problem in map(Problem.of, order.problems)}
         problem = held.get(request.POST.get("problem", ""))

@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.listing import LimitedPaginator
 from giftcards.admin.lookups import OnlyFilters
-from giftcards.admin.mentions import MentionsOrders
+from giftcards.admin.order_links import MentionsOrders
 from giftcards.admin.readonly import ReadOnly
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ else:
     OrderModelAdmin = admin.ModelAdmin
 
 
-def about(order: Order) -> str:
+def state_token(order: Order) -> str:
     """What a form about ``order`` is about: a text that differs once that has changed.
 
     It covers the attempt to send the order, its status, its id at the provider, the candidates that
@@ -51,7 +51,7 @@ def about(order: Order) -> str:
     seen = [order.pk, order.status, sent_at, attempt, order.provider_order_id, order.candidates]
     seen += [held_for, f"{order.paid_back_amount:.2f}", f"{order.planned_amount:.2f}"]
     text = json.dumps(seen, sort_keys=True)
-    return salted_hmac("giftcards.admin.about", text, algorithm="sha256").hexdigest()
+    return salted_hmac("giftcards.admin.state_token", text, algorithm="sha256").hexdigest()
 
 
 def log_entries(order: Order) -> QuerySet[LogEntry]:
@@ -128,9 +128,9 @@ class OrderPages(OrderModelAdmin):
         """Whether the person may see the ends of codes: whoever may find or reveal cards."""
         return self.has_find_permission(request) or self.has_reveal_permission(request)
 
-    def is_about(self, request: HttpRequest, order: Order) -> bool:
+    def is_current(self, request: HttpRequest, order: Order) -> bool:
         """Whether the posted form is about ``order`` as it is now."""
-        return constant_time_compare(request.POST.get("about", ""), about(order))
+        return constant_time_compare(request.POST.get("state_token", ""), state_token(order))
 
     def address(self, page: str, *args: Any) -> str:
         name = f"admin:giftcards_order_{page}"

@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.display import isolated, period_text
 from giftcards.exports import can_write_xlsx
 from giftcards.models import Product
-from giftcards.models.moments import today
+from giftcards.models.times import today
 from giftcards.reports import By, first_day
 
 # No shop has sold cards before, and times of far years do not fit into every time zone.

@@ -9,7 +9,7 @@ from django.urls import URLPattern, path
 from django.utils.translation import gettext
 
 from giftcards.admin.forms import PriceForm, facts
-from giftcards.admin.pages import OrderButton, OrderPages, about
+from giftcards.admin.pages import OrderButton, OrderPages, state_token
 from giftcards.display import explained, money
 from giftcards.engine.holding import approve_price, held_price, reject_held
 from giftcards.models import Order
@@ -37,7 +37,7 @@ class PricingPages(OrderPages):
     def price_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         order = self.order_for(request, object_id, allowed=self.may_decide_prices(request))
         price = held_price(order)
-        if price is None or (request.method == "POST" and not self.is_about(request, order)):
+        if price is None or (request.method == "POST" and not self.is_current(request, order)):
             return self.refuse_late(request, order)
         form = PriceForm(order, price, request.POST or None)
         if form.is_valid():
@@ -54,7 +54,7 @@ class PricingPages(OrderPages):
             "price",
             title=gettext("What may a card cost?"),
             original=order,
-            about=about(order),
+            state_token=state_token(order),
             facts=[*facts(order), *_amounts(order, price)],
             problems=[explained(problem, shows_costs=True) for problem in order.open_problems],
             form=form,

@@ -104,7 +104,7 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
             "media": self.media,
             "has_view_permission": True,
             "pause": pause,
-            "about": _about(state),
+            "state_token": _state_token(state),
             "resuming": _what_resuming_does(state) if pause else [],
             "may_resume": self.has_resume_permission(request),
             "sections": self.get_sections(request, state),
@@ -178,7 +178,7 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
             raise PermissionDenied
         state = ProviderState.objects.current()
         if state.why_paused() and not constant_time_compare(
-            request.POST.get("about", ""), _about(state)
+            request.POST.get("state_token", ""), _state_token(state)
         ):
             text = gettext("There is another pause meanwhile. Nothing was done: look at it.")
             self.message_user(request, text, messages.ERROR)
@@ -200,7 +200,7 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
         return is_resumed
 
 
-def _about(state: ProviderState) -> str:
+def _state_token(state: ProviderState) -> str:
     """What the button is about: a text that differs once something else is paused."""
     seen: list[Any] = []
     if state.is_pause_told(timezone.now()):

@@ -21,7 +21,7 @@ from django.utils.translation import gettext
 
 from giftcards.admin.breakdown import customer_lines
 from giftcards.admin.forms import RefundForm, TakeBackForm
-from giftcards.admin.pages import OrderButton, OrderPages, about
+from giftcards.admin.pages import OrderButton, OrderPages, state_token
 from giftcards.display import (
     bdi,
     filled,
@@ -133,7 +133,7 @@ class RefundingPages(OrderPages):
         is_valid = form.is_valid()
         # The second request of a double click is about a refund that is there.
         is_known = order.refunds.filter(reference=form.cleaned_data.get("reference")).exists()
-        is_possible = self.is_about(request, order) and order.open_amount
+        is_possible = self.is_current(request, order) and order.open_amount
         if not (is_known or is_possible):
             return self.refuse_late(request, order)
         if not is_valid:
@@ -153,7 +153,7 @@ class RefundingPages(OrderPages):
             "pay_back",
             title=gettext("Pay back the customer"),
             original=order,
-            about=about(order),
+            state_token=state_token(order),
             facts=_whom(order),
             lines=customer_lines(order, again=None),
             form=form,
@@ -167,7 +167,7 @@ class RefundingPages(OrderPages):
             "pay_back_confirm",
             title=gettext("Pay back the customer"),
             original=order,
-            about=about(order),
+            state_token=state_token(order),
             consequence=_consequence(order, given),
             afterwards=_afterwards(order, given),
             facts=[*_whom(order), *_payment_facts(given)],

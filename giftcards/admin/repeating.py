@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.utils.translation import gettext, ngettext
 
-from giftcards.admin.pages import OrderButton, OrderPages, about
+from giftcards.admin.pages import OrderButton, OrderPages, state_token
 from giftcards.display import isolated, money
 from giftcards.engine.reordering import check_reorderable, missing_part, reorder_missing, repetition
 from giftcards.exceptions import ReorderError
@@ -51,7 +51,7 @@ class RepeatingPages(OrderPages):
             "repeat",
             title=gettext("Order the missing cards again"),
             original=order,
-            about=about(order),
+            state_token=state_token(order),
             consequence=_consequence(new.quantity),
             facts=self._facts(request, order, new),
             has_ceiling=new.price_ceiling is not None,
@@ -62,7 +62,7 @@ class RepeatingPages(OrderPages):
         )
 
     def _repeat(self, request: HttpRequest, order: Order) -> HttpResponse:
-        if not self.is_about(request, order):
+        if not self.is_current(request, order):
             return self.refuse_late(request, order)
         by = request.user.get_username()
         try:

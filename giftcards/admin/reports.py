@@ -23,8 +23,8 @@ from django.utils.translation import gettext
 from giftcards.admin import figures, pictures
 from giftcards.admin.pages import OrderPages
 from giftcards.admin.periods import ROWS, Download, DownloadForm, Question, ReportForm, links
+from giftcards.balance_forecast import money_in_open_orders
 from giftcards.exports import as_csv, order_rows, report_rows, write_xlsx
-from giftcards.funds import money_in_open_orders
 from giftcards.models import Order
 from giftcards.reports import report
 

@@ -13,7 +13,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.forms import AdoptForm, ReleaseForm, ResolveForm, facts, facts_at_provider
-from giftcards.admin.pages import OrderButton, OrderPages, about
+from giftcards.admin.pages import OrderButton, OrderPages, state_token
 from giftcards.display import explained, isolated
 from giftcards.engine.recovery import adopt, declare_absent
 from giftcards.engine.resolving import (
@@ -88,7 +88,7 @@ class ResolvingPages(OrderPages):
         if order.status != Status.UNCONFIRMED:
             return self.refuse_late(request, order)
         form = ResolveForm(order, request.POST or None)
-        if form.is_bound and not self.is_about(request, order):
+        if form.is_bound and not self.is_current(request, order):
             return self.refuse_late(request, order)
         if form.is_valid():
             answer = self._decide(request, order, form)
@@ -99,7 +99,7 @@ class ResolvingPages(OrderPages):
             "resolve",
             title=gettext("What happened to this order?"),
             original=order,
-            about=about(order),
+            state_token=state_token(order),
             facts=facts(order),
             problems=[
                 explained(problem, shows_costs=self.may_see_costs(request))
@@ -150,7 +150,7 @@ class ResolvingPages(OrderPages):
             self.message_user(request, text % counts, messages.ERROR)
             return None
         seen = {
-            "about": about(order),
+            "state_token": state_token(order),
             "by": str(request.user.pk),
             "id": provider_order_id,
             "row": dict(row),
@@ -194,7 +194,7 @@ class ResolvingPages(OrderPages):
             text = gettext("Choose again: this page was open for too long. Nothing was done.")
             self.message_user(request, text, messages.ERROR)
             return HttpResponseRedirect(self.address("resolve", order.pk))
-        if seen["about"] != about(order):
+        if seen["state_token"] != state_token(order):
             return self.refuse_late(request, order)
         fits = compare(order, seen["row"])
         form = AdoptForm(overall(fits), request.POST)
@@ -226,7 +226,7 @@ class ResolvingPages(OrderPages):
     def release_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         order = self._order_to_resolve(request, object_id)
         form = ReleaseForm(request.POST or None)
-        is_late = form.is_bound and not self.is_about(request, order)
+        is_late = form.is_bound and not self.is_current(request, order)
         if is_late or not may_release(order):
             return self.refuse_late(request, order)
         if form.is_valid():
@@ -240,7 +240,7 @@ class ResolvingPages(OrderPages):
             "release",
             title=gettext("Is it another order?"),
             original=order,
-            about=about(order),
+            state_token=state_token(order),
             facts=facts(order),
             form=form,
             errors=form.errors,

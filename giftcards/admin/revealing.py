@@ -33,7 +33,7 @@ from giftcards.crypto import Keyring
 from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionError
 from giftcards.models import Card, CardReveal, CustomerChange, Order
 from giftcards.models.fields import plain_line
-from giftcards.models.traces import REFUSED_REVEAL
+from giftcards.models.reveals_and_notes import REFUSED_REVEAL
 from giftcards.provider.answers import CardSecret
 from giftcards.secrecy import Masked, contained
 

@@ -23,7 +23,7 @@ from giftcards.statuses import FOLLOWED, Status
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class SummaryInput:
     """An order, and what else the sentences are about.
 
     ``reason`` is why it last moved, if the timeline tells; ``was_repeated`` is whether its missing
@@ -38,13 +38,13 @@ class Story:
     repeated_by: str = ""
 
 
-def summarise(story: Story) -> SafeString:
+def summarise(story: SummaryInput) -> SafeString:
     """What happened to the order and what is next, as sentences of HTML."""
     sentences = [*_what_happened(story), *_what_is_next(story)]
     return format_html_join(" ", "{}", ((sentence,) for sentence in sentences))
 
 
-def _what_happened(story: Story) -> Iterator[str]:
+def _what_happened(story: SummaryInput) -> Iterator[str]:
     status, breakdown = story.order.status, refund_breakdown(story.order)
     if breakdown is not None:
         yield from _settled(story, breakdown)
@@ -60,7 +60,7 @@ def _what_happened(story: Story) -> Iterator[str]:
         yield _rejected(story)
 
 
-def _what_is_next(story: Story) -> Iterator[str]:
+def _what_is_next(story: SummaryInput) -> Iterator[str]:
     order = story.order
     if story.was_repeated:
         yield from _repeated(story)
@@ -80,7 +80,7 @@ def _what_is_next(story: Story) -> Iterator[str]:
 # Not accepted yet.
 
 
-def _pending(story: Story) -> Iterator[str]:
+def _pending(story: SummaryInput) -> Iterator[str]:
     order = story.order
     if order.is_held:
         yield _held(order, shows_costs=story.shows_costs)
@@ -116,7 +116,7 @@ def _unconfirmed(order: Order) -> Iterator[str]:
         )
 
 
-def _rejected(story: Story) -> str:
+def _rejected(story: SummaryInput) -> str:
     if story.reason is None:
         return gettext("The order was rejected: nothing was bought.")
     return explained(story.reason, shows_costs=story.shows_costs).text
@@ -162,7 +162,7 @@ def _next_check(order: Order) -> str:
 # Settled.
 
 
-def _settled(story: Story, breakdown: RefundBreakdown) -> Iterator[str]:
+def _settled(story: SummaryInput, breakdown: RefundBreakdown) -> Iterator[str]:
     order = story.order
     yield _delivered(order)
     if breakdown.refunded_quantity:
@@ -190,7 +190,7 @@ def _delivered(order: Order) -> str:
     return filled(text, count=order.quantity, at=at)
 
 
-def _credited_back(story: Story, breakdown: RefundBreakdown) -> str:
+def _credited_back(story: SummaryInput, breakdown: RefundBreakdown) -> str:
     order, quantity, amount = story.order, breakdown.refunded_quantity, breakdown.refunded_amount
     at = moment(order.settled_at) if order.settled_at else gettext("unknown")
     if not story.shows_costs:
@@ -220,7 +220,7 @@ def _charged(order: Order, amount: Decimal | None) -> str:
     return filled(text, amount=worked_out(order.quantity, order.price_per_card, amount))
 
 
-def _repeated(story: Story) -> Iterator[str]:
+def _repeated(story: SummaryInput) -> Iterator[str]:
     if story.repeated_by:
         text = gettext("The missing cards were ordered again: %(order)s.")
         yield filled(text, order=story.repeated_by)

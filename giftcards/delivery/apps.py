@@ -31,7 +31,7 @@ class DeliveryConfig(AppConfig):
         from giftcards.delivery import conditions, receivers, retention
         from giftcards.delivery.checks import check_links, check_mail, check_settings
         from giftcards.delivery.conf import conf
-        from giftcards.delivery.personal import MESSAGES
+        from giftcards.delivery.privacy import MESSAGES
         from giftcards.engine.health import CONDITIONS
         from giftcards.retention import leave_alone
 

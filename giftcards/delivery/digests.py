@@ -20,15 +20,15 @@ from django.utils import timezone
 from django.utils.translation import override
 
 from giftcards.delivery import news
-from giftcards.delivery.briefing import write
 from giftcards.delivery.channels import NotTaken
 from giftcards.delivery.conf import Person, conf
+from giftcards.delivery.digest_mail import write
 from giftcards.delivery.failures import Failure, describe
 from giftcards.delivery.handover import Limits, Sent, hand_over
 from giftcards.delivery.models import StaffDigest
 from giftcards.delivery.news import WORDINGS, Item, Situation
 from giftcards.delivery.signals import staff_news
-from giftcards.models.moments import LONGEST_HOLD, is_ahead
+from giftcards.models.times import LONGEST_HOLD, is_ahead
 from giftcards.roles import ROLES
 from giftcards.secrecy import contained
 

@@ -19,14 +19,14 @@ from django.utils import timezone
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.balance_forecast import OpenMoney, money_in_open_orders
 from giftcards.conf import conf as core
 from giftcards.delivery.conf import conf
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.display import moment_text, money_text
-from giftcards.funds import OpenMoney, money_in_open_orders
 from giftcards.ledger.conditions import missing_refunds, unknown_entries
 from giftcards.models import Card, Order, ProviderState
-from giftcards.models.traces import REFUSED_REVEAL
+from giftcards.models.reveals_and_notes import REFUSED_REVEAL
 from giftcards.statuses import Status
 
 #: More of one kind are not counted.

@@ -18,7 +18,7 @@ from giftcards.delivery.models.links import SAME_REVEAL
 from giftcards.delivery.pins import is_right
 from giftcards.exceptions import ConfigurationError
 from giftcards.models import Order
-from giftcards.models.moments import is_recent
+from giftcards.models.times import is_recent
 from giftcards.secrecy import apart, contained
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from django.middleware.csrf import get_token
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters
 
-from giftcards.delivery import owned, page_tokens, pages
+from giftcards.delivery import my_orders, page_tokens, pages
 from giftcards.delivery.codes import Code
 from giftcards.delivery.conf import conf
 from giftcards.delivery.links import find
@@ -56,16 +56,16 @@ def my_cards(request: HttpRequest) -> HttpResponse:
     """The orders of who is logged in; POST with ``order`` shows its cards."""
     if request.method not in _METHODS:
         return pages.refuse_method(*_METHODS)
-    if not owned.is_offered():
+    if not my_orders.is_offered():
         return pages.gone(request)
     user = getattr(request, "user", None)
     if user is None or not user.is_authenticated:
         return redirect_to_login(request.path)
     if request.method == "POST":
         return _kept_in(request, lambda: _show_owned(request, user))
-    listed = Paginator(owned.orders_of(user).prefetch_related("refunds"), _PER_PAGE)
+    listed = Paginator(my_orders.orders_of(user).prefetch_related("refunds"), _PER_PAGE)
     page = listed.get_page(request.GET.get("page"))
-    orders = owned.shown_orders(user, page)
+    orders = my_orders.shown_orders(user, page)
     return pages.owned(request, {"orders": orders, "paginated": page})
 
 
@@ -130,15 +130,15 @@ def _answer_press(request: HttpRequest, token: str) -> HttpResponse:
 
 @contained
 def _show_owned(request: HttpRequest, user: Any) -> HttpResponse:
-    order = owned.order_with_cards(user, request.POST.get("order", ""))
+    order = my_orders.order_with_cards(user, request.POST.get("order", ""))
     if order is None:
         return pages.gone(request)
     link = CardLink.objects.of_account(order)
     page = request.POST.get("token", "")
-    key = page_tokens.read(page, owned.place_of(user, order), quickest=0)
+    key = page_tokens.read(page, my_orders.place_of(user, order), quickest=0)
     if key is None or _is_spent(link, key):
         # Django's token has proven that the form was sent on purpose, and may be older than ours.
-        page, key = page_tokens.make(owned.place_of(user, order))
+        page, key = page_tokens.make(my_orders.place_of(user, order))
     visitor = Visitor.of(request, user.get_username())
     form = {"token": page, "order": str(order.pk), "csrfmiddlewaretoken": get_token(request)}
     shown = reveal(link, key, visitor, most=None)

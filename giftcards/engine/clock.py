@@ -27,8 +27,8 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine import queue
 from giftcards.models import Order, ProviderState, RequestSlot, StatusChange
-from giftcards.models.moments import LONGEST_HOLD, SLACK
 from giftcards.models.provider import LONGEST_PAUSE
+from giftcards.models.times import LONGEST_HOLD, SLACK
 from giftcards.statuses import Status
 
 logger = logging.getLogger(__name__)

@@ -66,7 +66,7 @@ def is_there() -> bool:
 
 
 @contextlib.contextmanager
-def sparing_others(*orders: Order) -> Iterator[None]:
+def isolate_failures(*orders: Order) -> Iterator[None]:
     """:func:`tolerating`, for a failure that concerns ``orders`` alone.
 
     They are not due for a while then. If even that cannot be written, there is a short pause, so
@@ -104,6 +104,6 @@ def write_together(orders: Sequence[Order], write: Callable[[Sequence[Order]], T
         with tolerating(f"{len(orders)} orders together"):
             written.append(write(orders))
     for order in orders if not written else ():
-        with sparing_others(order):
+        with isolate_failures(order):
             written.append(write([order]))
     return written

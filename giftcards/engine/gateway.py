@@ -28,7 +28,7 @@ from giftcards.engine.prices import PriceList, by_type
 from giftcards.engine.probe import KeyProbe
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused, Withheld
 from giftcards.models import ApiKey, Lease, ProductPrices, ProviderState
-from giftcards.models.moments import LONGEST_HOLD, is_ahead, is_recent
+from giftcards.models.times import LONGEST_HOLD, is_ahead, is_recent
 from giftcards.provider.answers import KeyInfo, Product
 from giftcards.provider.client import Client
 

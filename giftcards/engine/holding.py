@@ -11,7 +11,7 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from giftcards.engine.database import sparing_others
+from giftcards.engine.database import isolate_failures
 from giftcards.engine.queue import wake_worker
 from giftcards.models import Order, StatusChange
 from giftcards.problems import Problem
@@ -69,7 +69,7 @@ def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
     """
     is_any_released = False
     for order, fell in islice(_fallen(product_id, prices), _AT_ONCE):
-        with sparing_others(order):
+        with isolate_failures(order):
             if _release(order, fell):
                 is_any_released = True
                 logger.info("Order %s goes on. %s", order.reference, fell)

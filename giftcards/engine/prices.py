@@ -19,7 +19,7 @@ from giftcards.conf import conf
 from giftcards.engine.budget import Purpose
 from giftcards.exceptions import AccessDenied, NotFound, NotListed, ProviderError, RateLimited
 from giftcards.models import ProductPrices
-from giftcards.models.moments import SLACK
+from giftcards.models.times import SLACK
 from giftcards.provider.answers import Product
 
 # The pause before a failed query is repeated, if the price is optional and if it is required

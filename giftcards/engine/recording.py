@@ -16,15 +16,15 @@ from django.views.decorators.debug import sensitive_variables
 
 from giftcards.conf import conf
 from giftcards.engine.backoff import backoff
-from giftcards.engine.database import sparing_others, write_together
+from giftcards.engine.database import isolate_failures, write_together
 from giftcards.engine.identity import line_of
 from giftcards.engine.settled import record_changes
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.engine.verdict import DOUBTFUL, Verdict, evaluate_answer
 from giftcards.exceptions import NotFound, ProviderError, Refused
 from giftcards.models import ApiKey, Order, OrderQuerySet, StatusChange
-from giftcards.models.moments import with_zone
-from giftcards.models.orders import OrderUpdate, Overtaken, unidentified
+from giftcards.models.orders import OrderUpdate, Overtaken, cleared_provider_columns
+from giftcards.models.times import with_zone
 from giftcards.problems import Entry, Kind, Problem, history
 from giftcards.provider.answers import OrderAnswer
 from giftcards.statuses import FOLLOWED, Status
@@ -99,7 +99,7 @@ class _Result:
             or self.answer.cards
             or self.identifies
             or self.refutes
-            or self.flags["problems"] != self.order.problems
+            or self.problem_columns["problems"] != self.order.problems
             or self.alias != self.order.provider_alias
         )
 
@@ -111,9 +111,9 @@ class _Result:
         return self.verdict.problems
 
     @property
-    def flags(self) -> dict[str, Any]:
+    def problem_columns(self) -> dict[str, Any]:
         """The problem columns of the order after this answer."""
-        return self.order.flags(ends={Kind.ANSWER}, new=self.problems)
+        return self.order.problem_columns(ends={Kind.ANSWER}, new=self.problems)
 
     @property
     def alias(self) -> str:
@@ -276,7 +276,7 @@ def _update(result: _Result, now: datetime) -> OrderUpdate:
         "checked_at": now,
         "failures": 0,
         "provider_alias": result.alias,
-        **result.flags,
+        **result.problem_columns,
     }
     if result.identifies:
         values["identified_at"] = now
@@ -299,11 +299,11 @@ def _release(order: Order, reasons: Sequence[Problem], now: datetime) -> OrderUp
     """Give the id back to its owner, and have the order's own purchase searched for."""
     problem = Problem("id_of_other", {"provider_order_id": order.provider_order_id or ""})
     values: dict[str, Any] = {
-        **unidentified(),
+        **cleared_provider_columns(),
         "answered_id": order.provider_order_id,
         "due_at": now,
         "failures": 0,
-        **order.flags(ends={Kind.ANSWER}, new=[problem]),
+        **order.problem_columns(ends={Kind.ANSWER}, new=[problem]),
     }
     details = history((), (), [problem, *reasons])
     return OrderUpdate(order, values, Status.UNCONFIRMED, details)
@@ -327,8 +327,10 @@ def _flag_surplus(results: Iterable[_Result], stored: Counter[int]) -> None:
             counts["announced"] = settlement.fulfilled_quantity
             surplus = Problem("surplus_cards", counts)
             logger.error("Order %s: %s", result.order.reference, surplus)
-            flags = result.order.flags(ends={Kind.ANSWER}, new=[*result.problems, surplus])
-            Order.objects.filter(pk=result.order.pk).update(**flags)
+            columns = result.order.problem_columns(
+                ends={Kind.ANSWER}, new=[*result.problems, surplus]
+            )
+            Order.objects.filter(pk=result.order.pk).update(**columns)
 
 
 def _record_after_race(result: _Result, *, now: datetime) -> int:
@@ -349,7 +351,7 @@ def _record_after_race(result: _Result, *, now: datetime) -> int:
 
 def _details(result: _Result) -> list[Entry]:
     """The details of a settlement: the problems it leaves, and those that ended with it."""
-    return history(result.order.problems, result.flags["problems"], result.problems)
+    return history(result.order.problems, result.problem_columns["problems"], result.problems)
 
 
 def _log(result: _Result) -> None:
@@ -405,7 +407,7 @@ def record_failures(
     pauses: dict[tuple[str, int], timedelta] = {}
     groups: dict[str, tuple[dict[str, Any], list[Order]]] = {}
     for order, error in failures:
-        with sparing_others(order):
+        with isolate_failures(order):
             is_theirs = key is None or order.was_sent_with(key)
             is_refuted = is_theirs and _is_refuted_by(error, order, proof_ago)
             if is_refuted and _try_release(order, now):
@@ -471,7 +473,7 @@ def _values_after_failure(
     if problem is None:
         return values
     new = [problem] if due_at else [_WATCH_ENDED, problem]
-    return values | order.flags(ends={Kind.ANSWER}, new=new)
+    return values | order.problem_columns(ends={Kind.ANSWER}, new=new)
 
 
 def _is_only_listed(order: Order, error: Exception) -> bool:

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.backoff import backoff
-from giftcards.engine.database import sparing_others
+from giftcards.engine.database import isolate_failures
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.identity import FARTHEST_CLOCK, find_difference, line_of
 from giftcards.engine.polling import CLOCK_SKEW, OF_LOST, Pulse, read_pages
@@ -29,12 +29,12 @@ from giftcards.engine.recovery_plan import (
     SentOrder,
     Survey,
     Wait,
-    concede,
+    ask_about_failed,
     plan,
 )
 from giftcards.engine.sending import START_WITHIN
 from giftcards.models import Order, OrderQuerySet, StatusChange
-from giftcards.models.moments import is_recent, with_zone
+from giftcards.models.times import is_recent, with_zone
 from giftcards.problems import Kind, Problem
 from giftcards.provider.answers import OrderAnswer, OrderPage
 from giftcards.statuses import FOLLOWED, Status
@@ -140,7 +140,7 @@ def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
     for group in _by_time(_of_this_account(lost.order_by("sent_at", "pk"), gateway, due)):
         is_due = any(order.pk in due for order in group)
         if is_due and gateway.is_open and pulse.should_continue():
-            with sparing_others(*group):
+            with isolate_failures(*group):
                 decisions = plan(_survey(group, gateway, pulse))
                 resolved += _apply(decisions, {order.pk: order for order in group})
     return resolved
@@ -160,9 +160,9 @@ def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]
             found.append(order)
         elif order.pk in due:
             # Soon again: a process with the right key may look for it.
-            flags = order.flags(new=[Problem("other_account")])
+            columns = order.problem_columns(new=[Problem("other_account")])
             unchanged = Order.objects.filter(pk=order.pk, status=order.status, claim=order.claim)
-            unchanged.update(due_at=timezone.now() + _ANOTHER_KEY, **flags)
+            unchanged.update(due_at=timezone.now() + _ANOTHER_KEY, **columns)
     return found
 
 
@@ -332,7 +332,7 @@ def _apply(decisions: Sequence[Decision], orders: Mapping[int, Order]) -> int:
     ]
     resolved = len(adoptions) - len(failed)
     rest = [decision for decision in decisions if not isinstance(decision, Adopt)]
-    for decision in concede(rest, failed):
+    for decision in ask_about_failed(rest, failed):
         order = orders[decision.order.key]
         match decision:
             case Absent():
@@ -350,7 +350,7 @@ def _ask_person(order: Order, rows: Sequence[OrderAnswer], *, is_soon: bool) -> 
         order,
         is_soon=is_soon,
         candidates=[describe_row(row) for row in rows],
-        **order.flags(ends={Kind.SEARCH}, new=[Problem("choose", {"count": len(rows)})]),
+        **order.problem_columns(ends={Kind.SEARCH}, new=[Problem("choose", {"count": len(rows)})]),
         absent_since=None,
     )
 
@@ -358,7 +358,10 @@ def _ask_person(order: Order, rows: Sequence[OrderAnswer], *, is_soon: bool) -> 
 def _wait(order: Order, *, is_evidence: bool) -> None:
     """Schedule the next search, and withdraw earlier candidates."""
     new = [Problem("not_listed")] if order.candidates else []
-    values: dict[str, Any] = {"candidates": [], **order.flags(ends={Kind.SEARCH}, new=new)}
+    values: dict[str, Any] = {
+        "candidates": [],
+        **order.problem_columns(ends={Kind.SEARCH}, new=new),
+    }
     now = timezone.now()
     # A search that lies ahead was made before the clock was set back.
     if is_evidence and (order.absent_since is None or order.absent_since > now):

@@ -109,7 +109,7 @@ def plan(survey: Survey) -> list[Decision]:
     return decisions
 
 
-def concede(decisions: Iterable[Decision], failed: Sequence[Adopt]) -> list[Decision]:
+def ask_about_failed(decisions: Iterable[Decision], failed: Sequence[Adopt]) -> list[Decision]:
     """Return the decisions that replace ``decisions`` and the adoptions that ``failed``.
 
     A row that could not be adopted may be any order of its line: staff are asked about all of

@@ -23,8 +23,8 @@ from giftcards.engine.identity import FARTHEST_CLOCK
 from giftcards.engine.recovery import describe_row
 from giftcards.exceptions import ConfigurationError, NotFound, ProviderError
 from giftcards.models import Order, StatusChange
-from giftcards.models.moments import with_zone
-from giftcards.models.orders import unidentified
+from giftcards.models.orders import cleared_provider_columns
+from giftcards.models.times import with_zone
 from giftcards.problems import Problem
 from giftcards.statuses import FOLLOWED, Status
 
@@ -163,7 +163,7 @@ def release(order: Order, *, by: str) -> bool:
             details=[
                 Problem("staff_released", {"by": by, "provider_order_id": str(provider_order_id)})
             ],
-            **unidentified(),
+            **cleared_provider_columns(),
             # Without the time of sending, it cannot be searched for.
             due_at=order.sent_at and timezone.now(),
             failures=0,

@@ -19,7 +19,7 @@ from django.db.models import Min
 from giftcards.engine.identity import FARTHEST_CLOCK, find_difference
 from giftcards.engine.recovery import describe_row
 from giftcards.models import Order, OrderQuerySet, ProviderState, StatusChange
-from giftcards.models.moments import with_zone
+from giftcards.models.times import with_zone
 from giftcards.problems import Kind, Problem
 from giftcards.provider.answers import OrderAnswer
 from giftcards.statuses import Status
@@ -88,7 +88,7 @@ def _hold(order: Order, rows: Sequence[OrderAnswer]) -> bool:
         "due_at": None,
     }
     if order.status == Status.UNCONFIRMED:
-        values |= order.flags(ends={Kind.SENDING, Kind.SEARCH}, new=[problem])
+        values |= order.problem_columns(ends={Kind.SENDING, Kind.SEARCH}, new=[problem])
         row = Order.objects.filter(pk=order.pk, status=order.status, claim=order.claim)
         is_held = bool(row.update(**values))
         for name, value in values.items():

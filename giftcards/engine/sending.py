@@ -18,7 +18,7 @@ from giftcards.conf import conf
 from giftcards.engine.backoff import backoff
 from giftcards.engine.budget import Purpose, Slot
 from giftcards.engine.clock import steady_time
-from giftcards.engine.database import sparing_others
+from giftcards.engine.database import isolate_failures
 from giftcards.engine.gateway import LONGEST_PAUSE, Gateway
 from giftcards.engine.holding import hold
 from giftcards.exceptions import (
@@ -31,7 +31,7 @@ from giftcards.exceptions import (
 )
 from giftcards.models import ApiKey, Order, ProviderState, StatusChange
 from giftcards.models.environment import Environment
-from giftcards.models.orders import unidentified
+from giftcards.models.orders import cleared_provider_columns
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 
@@ -71,7 +71,7 @@ def send(order: Order, gateway: Gateway) -> bool:
     unknown is postponed. Updates ``order`` in place, unless another process was first.
     """
     is_possible = True  # also if the order cannot be written, and is left out
-    with sparing_others(order):
+    with isolate_failures(order):
         is_possible = _send(order, gateway)
     return is_possible  # noqa: RET504 (the context may have swallowed an error)
 
@@ -214,7 +214,7 @@ def claim(order: Order, *, key: ApiKey) -> bool:
     where = {"due_at__isnull": False, "approved_price": order.approved_price}
     # Nothing that is known of an earlier attempt is about this one.
     attempt = {
-        **unidentified(),
+        **cleared_provider_columns(),
         "answered_id": "",
         "environment": key.environment,
         "sent_with": key.pk,
@@ -276,7 +276,7 @@ def _record_acceptance(
     # Unless recovery adopted it meanwhile, it was bought although the row says otherwise.
     if not is_recorded and order.provider_order_id != provider_order_id:
         problem = Problem("accepted_after_all", name)
-        Order.objects.filter(pk=order.pk).update(**order.flags(new=[problem]))
+        Order.objects.filter(pk=order.pk).update(**order.problem_columns(new=[problem]))
         logger.error("Order %s is %s by now. %s", order.reference, order.status, problem)
 
 

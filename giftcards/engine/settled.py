@@ -119,7 +119,7 @@ def _record(order: Order, answer: OrderAnswer, now: datetime) -> None:
         known = [Problem.of(entry) for entry in order.problems]
         new = [problem for problem in differences if problem not in known]
         if new:
-            row.update(**order.flags(new=new))
+            row.update(**order.problem_columns(new=new))
     for problem in new:
         logger.error("Order %s is %s: %s", order.reference, order.status, problem)
 

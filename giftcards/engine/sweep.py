@@ -18,7 +18,7 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine import outbox
 from giftcards.engine.budget import Purpose
-from giftcards.engine.database import sparing_others, tolerating, write_together
+from giftcards.engine.database import isolate_failures, tolerating, write_together
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.polling import (
     Answers,
@@ -128,7 +128,7 @@ class _Sweep:
     def run(self) -> Swept:
         is_open = self._gateway.try_open()
         for order in self._scope.abandoned(timezone.now())[:_SLICE]:
-            with sparing_others(order):
+            with isolate_failures(order):
                 mark_unconfirmed(order)
         # Sending comes first: a late check only delays a code, a late purchase may lose the sale.
         self._send()
@@ -169,7 +169,7 @@ class _Sweep:
             move(overdue)
             failed = False
         for order in overdue[:_SLICE] if failed else ():
-            with sparing_others(order):
+            with isolate_failures(order):
                 move(overdue.filter(pk=order.pk))
 
     def _send(self) -> None:
@@ -198,7 +198,7 @@ class _Sweep:
         pending = []
         for order in orders:
             if order.queued_at < oldest:
-                with sparing_others(order):
+                with isolate_failures(order):
                     give_up(order)
             else:
                 pending.append(order)

@@ -19,7 +19,7 @@ from giftcards.ledger.expected import GRACE, UNNOTICED
 from giftcards.ledger.summary import find_gap
 from giftcards.models import LedgerEntry, Order, ProviderState
 from giftcards.models.ledger import CHARGE, CREDIT
-from giftcards.models.moments import day_of
+from giftcards.models.times import day_of
 
 # For so many whole days staff are told of what nobody can tick off.
 DAYS = 7

@@ -116,14 +116,16 @@ _CREDITS = _Rule(
 )
 
 
-def match(start: datetime, end: datetime, *, hold: Hold, bereft: Iterable[int] = ()) -> None:
+def match(
+    start: datetime, end: datetime, *, hold: Hold, orders_losing_entries: Iterable[int] = ()
+) -> None:
     """Find the orders of the entries from ``start`` to ``end``, and of older ones left open.
 
-    Then judge, in ``Order.is_credited``, the orders that got or lost an entry, among them the
-    ``bereft``, those that settled in that time, and those that lack their refund. The ledger was
-    read until ``end``, or before until later.
+    Then judge, in ``Order.is_credited``, the orders that got or lost an entry, among them
+    ``orders_losing_entries``, those that settled in that time, and those that lack their refund.
+    The ledger was read until ``end``, or before until later.
     """
-    matching = _Matching(start - _LOOK_BACK, end, hold, bereft)
+    matching = _Matching(start - _LOOK_BACK, end, hold, orders_losing_entries)
     matching.by_name()
     matching.by_amount()
     matching.judge(start)
@@ -140,14 +142,16 @@ class _Entry(NamedTuple):
 
 
 class _Matching:
-    def __init__(self, start: datetime, end: datetime, hold: Hold, bereft: Iterable[int]) -> None:
+    def __init__(
+        self, start: datetime, end: datetime, hold: Hold, orders_losing_entries: Iterable[int]
+    ) -> None:
         self._start, self._end = start, end
         self._hold = hold
         self._account = Account()
         # The last days are read again and again.
         self._read_until = max(end, ledger_read_until() or end)
         # The orders whose refunds have changed.
-        self._touched = set(bereft)
+        self._touched = set(orders_losing_entries)
 
     # Entries that name their order.
 

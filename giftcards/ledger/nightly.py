@@ -15,7 +15,7 @@ from giftcards.engine.backoff import backoff
 from giftcards.engine.gateway import Gateway
 from giftcards.ledger.reading import Reading, read_ledger
 from giftcards.models import ProviderState
-from giftcards.models.moments import begin_of, day_of, is_ahead
+from giftcards.models.times import begin_of, day_of, is_ahead
 
 logger = logging.getLogger(__name__)
 

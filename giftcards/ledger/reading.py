@@ -25,7 +25,7 @@ from giftcards.exceptions import ProviderError
 from giftcards.ledger.conditions import note_books
 from giftcards.ledger.matching import match
 from giftcards.models import Lease, LedgerEntry, Order, ProviderState
-from giftcards.models.moments import LONGEST_HOLD, as_stored, begin_of, day_of, with_zone
+from giftcards.models.times import LONGEST_HOLD, as_stored, begin_of, day_of, with_zone
 from giftcards.provider.answers import LedgerPage, LedgerRow
 
 # How much is read before entries are matched. After a window without any, the next is twice as
@@ -134,7 +134,7 @@ class _Reader:
         # The ids on the pages before: a provider that shows nothing else has no further pages.
         self._shown: set[str] = set()
         # The orders that have lost an entry in this window.
-        self._bereft: set[int] = set()
+        self._orders_losing_entries: set[int] = set()
 
     def note(self, **changes: Any) -> None:
         self.reading = replace(self.reading, **changes)
@@ -224,7 +224,7 @@ class _Reader:
             following = replace(following, new=place.new + len(kept.new))
             if not is_last:
                 _store(following)
-        self._bereft |= set(kept.bereft)
+        self._orders_losing_entries |= set(kept.orders_losing_entries)
         self._count(page, kept.new, [*kept.new, *kept.changed], read_until)
         return self._finish(following, page) if is_last else following
 
@@ -279,8 +279,13 @@ class _Reader:
             self._shown = set()
             return again
         self.note(not_shown=self.reading.not_shown + lacking)
-        match(place.start, place.until, hold=self._hold, bereft=self._bereft)
-        self._bereft = set()
+        match(
+            place.start,
+            place.until,
+            hold=self._hold,
+            orders_losing_entries=self._orders_losing_entries,
+        )
+        self._orders_losing_entries = set()
         following = self._window_after(place)
         with transaction.atomic():
             self._hold()

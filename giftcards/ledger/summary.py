@@ -26,7 +26,7 @@ from giftcards.ledger.expected import (
 from giftcards.models import LedgerEntry, Order
 from giftcards.models.batches import batches
 from giftcards.models.ledger import CHARGE, CREDIT
-from giftcards.models.moments import bounds, day_of, repeated_for, within
+from giftcards.models.times import bounds, day_of, repeated_for, within
 from giftcards.statuses import SETTLED
 
 # How many of a kind are listed; all are counted.
@@ -137,14 +137,14 @@ def summarise(start: date, end: date) -> Summary:
         raise ValueError("The period ends before it starts.")
     first_moment, next_moment = bounds(start, end)
     tally = _Tally()
-    dear = _Dear(tally.unknown_charges)
+    overcharges = _Overcharges(tally.unknown_charges)
     balances = _Balances(_balance_before(first_moment))
     for _moment, same in groupby(_rows(start, end), key=_moment_of):
         rows = list(same)
         tally.add(rows)
-        dear.add(rows)
+        overcharges.add(rows)
         balances.add(rows)
-    dear.look_up()
+    overcharges.look_up()
     closing = balances.closing_before(next_moment)
     _add_surplus(tally.unknown_credits, tally, start, end)
     return Summary(
@@ -304,7 +304,7 @@ def _add_surplus(found: _Found, tally: _Tally, start: date, end: date) -> None:
                     found.add(row.as_discrepancy(surplus))
 
 
-class _Dear:
+class _Overcharges:
     """Finds the charges that exceed the price of their order, many at a time.
 
     One that was guessed does not: its amount is the price.

@@ -10,7 +10,7 @@ from giftcards.models.money import CustomerRefund
 from giftcards.models.orders import MAX_QUANTITY, Order, OrderQuerySet, new_reference
 from giftcards.models.prices import ProductPrices
 from giftcards.models.provider import ApiKey, ProviderState
-from giftcards.models.traces import CardReveal, Note
+from giftcards.models.reveals_and_notes import CardReveal, Note
 
 __all__ = [
     "MAX_QUANTITY",

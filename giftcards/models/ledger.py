@@ -30,12 +30,12 @@ _TOLD = (*_IDENTIFYING, "balance_before", "balance_after", "time")
 class Kept:
     """What of some entries was new, and what was known otherwise (as it is now).
 
-    ``bereft`` are the primary keys of orders that have lost an entry.
+    ``orders_losing_entries`` are the primary keys of orders that have lost an entry.
     """
 
     new: Sequence[LedgerEntry]
     changed: Sequence[LedgerEntry]
-    bereft: Collection[int]
+    orders_losing_entries: Collection[int]
 
 
 class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
@@ -59,9 +59,9 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         for entry in changed:
             entry.save(update_fields=[*_TOLD, "order", "is_guess"])
         lost = owners.items() - _owners(known.values()).items()
-        bereft = {order for _entry, order in lost}
-        Order.objects.filter(pk__in=bereft).update(is_credited=None)
-        return Kept(new, changed, bereft)
+        orders_losing_entries = {order for _entry, order in lost}
+        Order.objects.filter(pk__in=orders_losing_entries).update(is_credited=None)
+        return Kept(new, changed, orders_losing_entries)
 
     def without_order(self, type_: str, start: datetime, end: datetime) -> Self:
         """The entries of a type from ``start`` to ``end`` that belong to no order, oldest first."""

@@ -15,7 +15,7 @@ from django.db.models import Q
 from django.db.models.functions import Coalesce
 
 from giftcards.models.batches import batches
-from giftcards.models.moments import LONGEST_HOLD, SLACK, past
+from giftcards.models.times import LONGEST_HOLD, SLACK, past
 from giftcards.statuses import URGENT, Status
 
 if TYPE_CHECKING:

@@ -30,9 +30,9 @@ from giftcards.models.changes import Acknowledgement, StatusChange
 from giftcards.models.environment import Environment
 from giftcards.models.fields import ExactCharField, ExactEmailField, plain_line
 from giftcards.models.metadata import complaint_about_metadata, is_same_json
-from giftcards.models.moments import LONGEST_HOLD, SLACK, is_ahead
 from giftcards.models.order_queries import OrderQueries
 from giftcards.models.provider import ApiKey
+from giftcards.models.times import LONGEST_HOLD, SLACK, is_ahead
 from giftcards.problems import Entry, Kind, Problem, history, revise
 from giftcards.refunds import refund_breakdown
 from giftcards.sales import customer_breakdown
@@ -242,7 +242,7 @@ class OrderUpdate:
         return columns | _status_columns(self.order, self.target, columns, now)
 
 
-def unidentified() -> dict[str, Any]:
+def cleared_provider_columns() -> dict[str, Any]:
     """The columns of an order of which no id at the provider is known."""
     return {
         "provider_order_id": None,
@@ -283,7 +283,7 @@ def _values(row: models.Model, names: Iterable[str]) -> list[Any]:
     return [getattr(row, name) for name in names]
 
 
-def _flags(problems: list[Entry]) -> dict[str, Any]:
+def _problem_columns(problems: list[Entry]) -> dict[str, Any]:
     is_open = any("ticked_at" not in entry for entry in problems)
     return {"problems": problems, "needs_attention": is_open}
 
@@ -509,7 +509,8 @@ class Order(models.Model):
     # See giftcards.problems: {"code", "parameters"}, plus "ticked_by" and "ticked_at" once ticked
     # off.
     problems = models.JSONField(_("problems"), default=list, blank=True, editable=False)
-    # Whether a problem is not ticked off. Only `flags` and `tick_off` compute these two columns.
+    # Whether a problem is not ticked off. Only `problem_columns` and `tick_off` compute these
+    # two columns.
     needs_attention = models.BooleanField(_("to do"), default=False, editable=False)
 
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
@@ -847,7 +848,7 @@ class Order(models.Model):
         scheduled it anew, or approved a price.
         """
         new = [] if problem is None else [problem]
-        values |= self.flags(ends={Kind.SENDING}, new=new)
+        values |= self.problem_columns(ends={Kind.SENDING}, new=new)
         names = ("claim", "due_at", "approved_price", "needs_attention")
         as_read = {name: getattr(self, name) for name in names}
         row = Order.objects.filter(pk=self.pk, status=Status.PENDING, **as_read)
@@ -862,12 +863,14 @@ class Order(models.Model):
         """The problems that nobody has ticked off."""
         return [Problem.of(entry) for entry in self.problems if "ticked_at" not in entry]
 
-    def flags(self, *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()) -> dict[str, Any]:
+    def problem_columns(
+        self, *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()
+    ) -> dict[str, Any]:
         """The problem columns without problems of the kinds ``ends`` and with ``new`` ones.
 
         Problems of ``new`` that are already there stay, ticked off or not.
         """
-        return _flags(revise(self.problems, ends=ends, new=new))
+        return _problem_columns(revise(self.problems, ends=ends, new=new))
 
     def problems_of(self, kind: Kind) -> list[Problem]:
         """The problems of a kind, ticked off or not."""
@@ -880,9 +883,9 @@ class Order(models.Model):
             # This write locks the row until the end of the transaction.
             row.update(needs_attention=F("needs_attention"))
             self.refresh_from_db(fields=["problems"])
-            flags = self.flags(ends={kind}, new=problems)
-            row.update(**flags)
-        self.problems, self.needs_attention = flags["problems"], flags["needs_attention"]
+            columns = self.problem_columns(ends={kind}, new=problems)
+            row.update(**columns)
+        self.problems, self.needs_attention = columns["problems"], columns["needs_attention"]
 
     def acknowledge(self, problem: Problem, *, by: str) -> Acknowledgement:
         """Record in the timeline that ``by`` has dealt with ``problem``."""
@@ -902,11 +905,11 @@ class Order(models.Model):
                 return False
             acknowledgement = self.acknowledge(problem, by=by)
             tick = {"ticked_by": by, "ticked_at": acknowledgement.at.isoformat()}
-            flags = _flags(
+            columns = _problem_columns(
                 [entry | tick if Problem.of(entry) == problem else entry for entry in self.problems]
             )
-            row.update(**flags)
-        self.problems, self.needs_attention = flags["problems"], flags["needs_attention"]
+            row.update(**columns)
+        self.problems, self.needs_attention = columns["problems"], columns["needs_attention"]
         return True
 
     def dispute(self, *, by: str) -> bool:
@@ -924,9 +927,9 @@ class Order(models.Model):
             if self.is_disputed:
                 return False
             kept = [entry for entry in self.problems if entry.get("code") != complaint.code]
-            flags = _flags([*kept, complaint.as_dict()])
-            row.update(**flags)
-        self.problems, self.needs_attention = flags["problems"], flags["needs_attention"]
+            columns = _problem_columns([*kept, complaint.as_dict()])
+            row.update(**columns)
+        self.problems, self.needs_attention = columns["problems"], columns["needs_attention"]
         return True
 
     @property
@@ -974,12 +977,12 @@ class Order(models.Model):
         origin = Status(self.status)
         check_move(origin, target)
         details = tuple(details)
-        flags = self.flags(
+        columns = self.problem_columns(
             ends=_ENDED_BY_MOVING.get(target, (Kind.SENDING, Kind.SEARCH)),
             new=[detail for detail in details if detail.kind is not Kind.HISTORY],
         )
-        if flags["problems"] != self.problems:
-            values |= flags
+        if columns["problems"] != self.problems:
+            values |= columns
         values = {"claimed_until": None, **values}
         values |= _status_columns(self, target, values, timezone.now())
         change = StatusChange(
@@ -987,7 +990,7 @@ class Order(models.Model):
             from_status=origin,
             to_status=target,
             source=source,
-            details=history(self.problems if target in FINAL else (), flags["problems"], details),
+            details=history(self.problems if target in FINAL else (), columns["problems"], details),
         )
         with transaction.atomic():
             row = Order.objects.filter(pk=self.pk, status=origin, claim=self.claim)

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.conf import conf
 from giftcards.crypto import configured_key
 from giftcards.models.environment import Environment
-from giftcards.models.moments import ahead, is_ahead, is_recent, past
+from giftcards.models.times import ahead, is_ahead, is_recent, past
 
 # How long a key counts as proven after the provider accepted it. Short, because a key revoked
 # meanwhile makes several concurrent requests fail; longer than the minute between two ticks.

@@ -21,7 +21,7 @@ from django.urls import resolve, reverse
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from giftcards.admin.pages import about
+from giftcards.admin.pages import state_token
 from giftcards.catalogue import read_catalogue
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.holding import hold
@@ -117,7 +117,7 @@ def tick_off(_boss: Client) -> Button:
     order = make_guide_order(Status.DELAYED, problems=[problem])
     return Button(
         to("order_tick_off", order.pk),
-        {"problem": problem.key, "about": about(order)},
+        {"problem": problem.key, "state_token": state_token(order)},
         logged=[f"Ticked off: {problem}"],
         rows={Acknowledgement: 1},
         told="Ticked off.",
@@ -171,7 +171,7 @@ def dispute(_boss: Client) -> Button:
     order = make_guide_order(Status.PARTIALLY_FILLED)
     return Button(
         to("order_dispute", order.pk),
-        {"about": about(order)},
+        {"state_token": state_token(order)},
         logged=["Noted that the customer complains about a code."],
         rows={},
         told="The complaint was noted. The codes are kept until it is ticked off.",
@@ -182,7 +182,7 @@ def resolve_as(outcome: str, decision: str, status: Status) -> Button:
     order = lost()
     return Button(
         to("order_resolve", order.pk),
-        {"outcome": outcome, "is_sure": "on", "about": about(order)},
+        {"outcome": outcome, "is_sure": "on", "state_token": state_token(order)},
         logged=[str(Problem(decision, {"by": "user0"}))],
         rows={StatusChange: 1, OrmQ: 1},
         told=RECORDED,
@@ -202,7 +202,7 @@ def reject(_boss: Client) -> Button:
 
 def adopt_candidate(boss: Client) -> Button:
     order = lost()
-    form = {"outcome": f"adopt:{AT_PROVIDER}", "is_sure": "on", "about": about(order)}
+    form = {"outcome": f"adopt:{AT_PROVIDER}", "is_sure": "on", "state_token": state_token(order)}
     comparison = read(boss.post(to("order_resolve", order.pk), form))
     names = {"by": "user0", "provider_order_id": AT_PROVIDER}
     return Button(
@@ -223,7 +223,7 @@ def release(_boss: Client) -> Button:
     names = {"by": "user0", "provider_order_id": AT_PROVIDER}
     return Button(
         to("order_release", order.pk),
-        {"is_sure": "on", "about": about(order)},
+        {"is_sure": "on", "state_token": state_token(order)},
         logged=[str(Problem("staff_released", names))],
         rows={StatusChange: 1, OrmQ: 1},
         told=RECORDED,
@@ -237,7 +237,7 @@ def approve_price(_boss: Client) -> Button:
     order = held()
     return Button(
         to("order_price", order.pk),
-        {"outcome": "approve", "about": about(order)},
+        {"outcome": "approve", "state_token": state_token(order)},
         logged=["user0 approved the price of a card."],
         rows={Acknowledgement: 1, OrmQ: 1},
         told=RECORDED,
@@ -251,7 +251,7 @@ def decline_price(_boss: Client) -> Button:
     order = held()
     return Button(
         to("order_price", order.pk),
-        {"outcome": "reject", "about": about(order)},
+        {"outcome": "reject", "state_token": state_token(order)},
         logged=[str(Problem("staff_declined", {"by": "user0"}))],
         rows={StatusChange: 1, OrmQ: 1},
         told=RECORDED,
@@ -265,7 +265,7 @@ def order_again(_boss: Client) -> Button:
     order = make_guide_order(Status.PARTIALLY_FILLED, reference=NAME)
     return Button(
         to("order_repeat", order.pk),
-        {"about": about(order)},
+        {"state_token": state_token(order)},
         logged=[
             "user0 ordered the missing cards again, as NEW.",
             f"Orders again the missing cards of {NAME}.",
@@ -356,7 +356,7 @@ def resume(boss: Client) -> Button:
     ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-300))
     return Button(
         to("providerstate_resume"),
-        {"about": hidden(read(boss.get(to("providerstate_changelist"))))["about"]},
+        {"state_token": hidden(read(boss.get(to("providerstate_changelist"))))["state_token"]},
         logged=["Resumed requests to the provider."],
         rows={OrmQ: 1},
         told="Requests to the provider go on.",

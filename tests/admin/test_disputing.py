@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from giftcards.admin.pages import about
+from giftcards.admin.pages import state_token
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import Order
 from giftcards.problems import Problem
@@ -40,12 +40,12 @@ def support() -> Client:
 
 def complain(browser: Client, order: Order, **form: str) -> Any:
     address = reverse("admin:giftcards_order_dispute", args=[order.pk])
-    return browser.post(address, {"about": about(order), **form})
+    return browser.post(address, {"state_token": state_token(order), **form})
 
 
 def tick_off(browser: Client, order: Order) -> None:
     order.refresh_from_db()
-    form = {"about": about(order), "problem": order.open_problems[0].key}
+    form = {"state_token": state_token(order), "problem": order.open_problems[0].key}
     browser.post(reverse("admin:giftcards_order_tick_off", args=[order.pk]), form)
     order.refresh_from_db()
 
@@ -86,7 +86,7 @@ def test_a_second_complaint_counts_after_the_first_was_ticked_off(
 
 def test_a_complaint_beside_another_problem_leaves_that_as_it_is(order: Order) -> None:
     surplus = Problem("surplus_cards", {"received": 4, "announced": 3})
-    Order.objects.filter(pk=order.pk).update(**order.flags(new=[surplus]))
+    Order.objects.filter(pk=order.pk).update(**order.problem_columns(new=[surplus]))
     assert order.dispute(by="amina")
     assert not order.dispute(by="karim")
     order.refresh_from_db()
@@ -96,8 +96,8 @@ def test_a_complaint_beside_another_problem_leaves_that_as_it_is(order: Order) -
 def test_a_complaint_survives_an_answer_of_the_provider(order: Order) -> None:
     order.dispute(by="amina")
     order.refresh_from_db()
-    flags = order.flags(new=[Problem("surplus_cards", {"received": 4, "announced": 3})])
-    assert [entry["code"] for entry in flags["problems"]] == ["disputed", "surplus_cards"]
+    columns = order.problem_columns(new=[Problem("surplus_cards", {"received": 4, "announced": 3})])
+    assert [entry["code"] for entry in columns["problems"]] == ["disputed", "surplus_cards"]
 
 
 @pytest.mark.parametrize("status", [Status.HANDLING, Status.REFUNDED])
@@ -119,6 +119,6 @@ def test_a_complaint_needs_its_permission_a_post_and_a_page_that_still_holds(
     assert complain(viewer, order).status_code == 403
     address = reverse("admin:giftcards_order_dispute", args=[order.pk])
     assert support.get(address).status_code == 405
-    complain(support, order, about="late")
+    complain(support, order, state_token="late")
     order.refresh_from_db()
     assert not order.problems

@@ -20,8 +20,7 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from giftcards.admin import OrderAdmin, buttons
-from giftcards.admin.pages import OrderButton
-from giftcards.admin.pages import about as about_now
+from giftcards.admin.pages import OrderButton, state_token
 from giftcards.crypto import Keyring, generate_key
 from giftcards.engine.holding import approve_price, hold
 from giftcards.engine.storing import Arrival, store_cards
@@ -313,7 +312,7 @@ class TestWithoutCosts:
         support = sign_in("view_order", "check_order", "resume_provider")
         assert "491.25" in show(boss, order)
         assert "491.25" not in show(support, order)
-        form = {"problem": problem.key, "about": about_now(order)}
+        form = {"problem": problem.key, "state_token": state_token(order)}
         support.post(address("tick_off", order), form)
         assert order.acknowledgements.exists()
         for page in (order_page(order), f"{LIST}{order.pk}/history/"):
@@ -352,10 +351,10 @@ class TestTickingOff:
 
     @staticmethod
     def post(browser: Client, order: Order, problem: Problem) -> list[str]:
-        about = hidden(read(browser.get(order_page(order)))).get("about", about_now(order))
+        token = hidden(read(browser.get(order_page(order)))).get("state_token", state_token(order))
         answer = browser.post(
             reverse("admin:giftcards_order_tick_off", args=[order.pk]),
-            {"problem": problem.key, "about": about},
+            {"problem": problem.key, "state_token": token},
             follow=True,
         )
         return messages(read(answer))
@@ -388,7 +387,7 @@ class TestTickingOff:
     def test_ticking_off_a_problem_that_is_over_says_so(self, order: Order, problem: str) -> None:
         browser = sign_in("view_order", "check_order")
         address = reverse("admin:giftcards_order_tick_off", args=[order.pk])
-        form = {"problem": problem, "about": about_now(order)}
+        form = {"problem": problem, "state_token": state_token(order)}
         answer = browser.post(address, form, follow=True)
         assert messages(read(answer)) == [
             "This problem is over: the page shows what holds now.",

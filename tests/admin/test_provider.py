@@ -86,7 +86,7 @@ def table(html: str, name: str) -> list[list[str]]:
 
 def press(browser: Client, **form: str) -> list[str]:
     """Press the button, as it is shown or with another ``form``; return what is said then."""
-    form = form or {"about": hidden(read(browser.get(PAGE)))["about"]}
+    form = form or {"state_token": hidden(read(browser.get(PAGE)))["state_token"]}
     return messages(read(browser.post(RESUME, form, follow=True)))
 
 
@@ -482,7 +482,7 @@ class TestResuming:
         self, manager: Client
     ) -> None:
         refuse_key()
-        form = {"about": hidden(read(manager.get(PAGE)))["about"]}
+        form = {"state_token": hidden(read(manager.get(PAGE)))["state_token"]}
         assert press(manager, **form) == [GO_ON]
         assert press(manager, **form) == [NOT_PAUSED]
         entry = LogEntry.objects.get()
@@ -491,7 +491,7 @@ class TestResuming:
 
     def test_a_page_opened_before_another_pause_resumes_nothing(self, manager: Client) -> None:
         refuse_key()
-        form = {"about": hidden(read(manager.get(PAGE)))["about"]}
+        form = {"state_token": hidden(read(manager.get(PAGE)))["state_token"]}
         ProviderState.objects.resume()
         refuse_key()
         assert press(manager, **form) == [ANOTHER]
@@ -502,7 +502,7 @@ class TestResuming:
     def test_an_outage_that_goes_on_does_not_refuse_the_button(self, manager: Client) -> None:
         outage = ProviderState.Pause.OUTAGE
         ProviderState.objects.pause(outage, detail="", until=ago(-5))
-        form = {"about": hidden(read(manager.get(PAGE)))["about"]}
+        form = {"state_token": hidden(read(manager.get(PAGE)))["state_token"]}
         ProviderState.objects.resume()
         ProviderState.objects.pause(outage, detail="", until=ago(-15))
         assert press(manager, **form) == [GO_ON]
@@ -511,7 +511,7 @@ class TestResuming:
         refuse_key()
         html = read(viewer.get(PAGE))
         assert "Resume requests" not in html
-        form = {"about": hidden(read(manager.get(PAGE)))["about"]}
+        form = {"state_token": hidden(read(manager.get(PAGE)))["state_token"]}
         assert viewer.post(RESUME, form).status_code == 403
         assert manager.get(RESUME).status_code == 405
         assert Client().post(RESUME, form).status_code == 302

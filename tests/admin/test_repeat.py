@@ -47,7 +47,7 @@ def page(order: Order) -> str:
 
 
 def about(browser: Client, order: Order) -> dict[str, str]:
-    return {"about": hidden(read(browser.get(page(order))))["about"]}
+    return {"state_token": hidden(read(browser.get(page(order))))["state_token"]}
 
 
 def told(response: Any) -> list[str]:
@@ -183,7 +183,7 @@ def test_an_order_that_misses_nothing_has_no_button_and_is_not_ordered_again(
 ) -> None:
     order = make_guide_order(status)
     assert page(order) not in read(staff.get(order_page(order)))
-    forged = {"about": pages.about(order)}
+    forged = {"state_token": pages.state_token(order)}
     for response in (
         staff.get(page(order), follow=True),
         staff.post(page(order), forged, follow=True),
@@ -204,7 +204,7 @@ def test_a_page_opened_before_the_order_changed_orders_nothing(staff: Client) ->
 def test_a_page_opened_before_the_cards_came_after_all_orders_nothing(staff: Client) -> None:
     order = partial()
     form = about(staff, order)
-    Order.objects.update(**order.flags(new=[CAME]))
+    Order.objects.update(**order.problem_columns(new=[CAME]))
     [message] = told(staff.post(page(order), form, follow=True))
     assert message.startswith("The cards may have come after all: look at the problems")
     assert Order.objects.count() == 1
@@ -256,7 +256,9 @@ def test_an_order_whose_missing_cards_all_came_late_has_no_button(staff: Client)
     store_cards([Arrival(order, CARDS)])
     assert page(order) not in read(staff.get(order_page(order)))
     assert told(staff.get(page(order), follow=True)) == [NOTHING]
-    assert told(staff.post(page(order), {"about": pages.about(order)}, follow=True)) == [NOTHING]
+    assert told(
+        staff.post(page(order), {"state_token": pages.state_token(order)}, follow=True)
+    ) == [NOTHING]
     assert Order.objects.count() == 1
 
 

@@ -84,8 +84,8 @@ def page(order: Order, name: str = "resolve") -> str:
 
 def choose(browser: Client, order: Order, outcome: str, typed: str = "", **more: str) -> Any:
     """Open the page, make a choice, be sure, and confirm."""
-    about = hidden(read(browser.get(page(order))))["about"]
-    choice = {"outcome": outcome, "provider_order_id": typed, "is_sure": "on", "about": about}
+    token = hidden(read(browser.get(page(order))))["state_token"]
+    choice = {"outcome": outcome, "provider_order_id": typed, "is_sure": "on", "state_token": token}
     return browser.post(page(order), {**choice, **more})
 
 
@@ -248,9 +248,14 @@ class TestPostedLate:
         self, staff: Client, outcome: str, wire: responses.RequestsMock
     ) -> None:
         order = lost_order(candidates=[])
-        about = hidden(read(staff.get(page(order))))["about"]
+        token = hidden(read(staff.get(page(order))))["state_token"]
         self.lose_again(order)
-        stale = {"outcome": outcome, "provider_order_id": TYPED, "is_sure": "on", "about": about}
+        stale = {
+            "outcome": outcome,
+            "provider_order_id": TYPED,
+            "is_sure": "on",
+            "state_token": token,
+        }
         response = staff.post(page(order), stale, follow=True)
         assert messages(read(response)) == [LATE]
         order.refresh_from_db()
@@ -274,25 +279,25 @@ class TestPostedLate:
 
     def test_a_choice_between_other_candidates_is_refused(self, staff: Client) -> None:
         order = lost_order()
-        about = hidden(read(staff.get(page(order))))["about"]
+        token = hidden(read(staff.get(page(order))))["state_token"]
         Order.objects.update(candidates=candidates()[:1])
-        choice = {"outcome": "send-again", "is_sure": "on", "about": about}
+        choice = {"outcome": "send-again", "is_sure": "on", "state_token": token}
         assert messages(read(staff.post(page(order), choice, follow=True))) == [LATE]
         assert_nothing_happened(order)
 
-    @pytest.mark.parametrize("about", ["", "x", "é"])
+    @pytest.mark.parametrize("token", ["", "x", "é"])
     def test_a_form_that_does_not_say_what_it_is_about_is_refused(
-        self, staff: Client, about: str
+        self, staff: Client, token: str
     ) -> None:
         order = lost_order()
-        choice = {"outcome": "send-again", "is_sure": "on", "about": about}
+        choice = {"outcome": "send-again", "is_sure": "on", "state_token": token}
         assert messages(read(staff.post(page(order), choice, follow=True))) == [LATE]
         assert_nothing_happened(order)
 
     def test_a_second_click_on_a_choice_decides_nothing(self, staff: Client) -> None:
         order = lost_order()
-        about = hidden(read(staff.get(page(order))))["about"]
-        choice = {"outcome": "send-again", "is_sure": "on", "about": about}
+        token = hidden(read(staff.get(page(order))))["state_token"]
+        choice = {"outcome": "send-again", "is_sure": "on", "state_token": token}
         answers = [staff.post(page(order), choice, follow=True) for _click in range(2)]
         assert messages(read(answers[1])) == [LATE]
         assert order.changes.count() == LogEntry.objects.count() == 1
@@ -666,8 +671,8 @@ class TestTypingAnId:
 
     def test_an_id_is_asked_for_if_the_form_lacks_the_field(self, staff: Client) -> None:
         order = lost_order()
-        about = hidden(read(staff.get(page(order))))["about"]
-        choice = {"outcome": "adopt-other", "is_sure": "on", "about": about}
+        token = hidden(read(staff.get(page(order))))["state_token"]
+        choice = {"outcome": "adopt-other", "is_sure": "on", "state_token": token}
         html = read(staff.post(page(order), choice))
         assert errors(html) == ["This field is required."]
         assert_nothing_happened(order)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.utils import timezone, translation
 
-from giftcards.admin.summary import Story, summarise
+from giftcards.admin.summary import SummaryInput, summarise
 from giftcards.models import Order
 from giftcards.problems import Problem
 from giftcards.statuses import Status
@@ -28,7 +28,7 @@ def _in_november(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tell(order: Order, *, shows_costs: bool = True, **more: Any) -> str:
-    return text(summarise(Story(order, shows_costs, **more))).replace("\xa0", " ")
+    return text(summarise(SummaryInput(order, shows_costs, **more))).replace("\xa0", " ")
 
 
 def settled_order(status: Status, **values: Any) -> Order:
@@ -274,7 +274,7 @@ def test_every_status_has_sentences_in_every_language(
 
 def test_arithmetic_is_isolated_and_runs_from_left_to_right_in_arabic() -> None:
     with translation.override("ar"):
-        found = summarise(Story(settled_order(Status.PARTIALLY_FILLED), shows_costs=True))
+        found = summarise(SummaryInput(settled_order(Status.PARTIALLY_FILLED), shows_costs=True))
     assert (
         '<span class="giftcards-money"><bdi class="giftcards-money" dir="ltr">2 × 490</bdi> = '
         '<bdi class="giftcards-money"><span class="giftcards-whole" dir="ltr">980</span>'
@@ -285,5 +285,5 @@ def test_arithmetic_is_isolated_and_runs_from_left_to_right_in_arabic() -> None:
 def test_what_others_have_written_is_escaped() -> None:
     order = build_guide_order(Status.REJECTED)
     refused = Problem("refused", {"message": "<b>no</b>"})
-    found = summarise(Story(order, shows_costs=True, reason=refused))
+    found = summarise(SummaryInput(order, shows_costs=True, reason=refused))
     assert "<bdi>&lt;b&gt;no&lt;/b&gt;</bdi>" in found

@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from giftcards.exports import as_csv, order_rows
 from giftcards.models import Order
-from giftcards.models.moments import today
+from giftcards.models.times import today
 from giftcards.refunds import refund_breakdown
 from giftcards.reports import By, Figures, Report, report, settled_between
 from giftcards.sales import customer_breakdown

@@ -11,7 +11,7 @@ from django.utils import timezone
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import sweep
 from giftcards.models import LedgerEntry, Order
-from giftcards.models.moments import day_of
+from giftcards.models.times import day_of
 from giftcards.simulator import Simulator
 from tests.conftest import Call
 from tests.stage import ago, buy

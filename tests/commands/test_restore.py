@@ -20,7 +20,7 @@ from giftcards.engine.recovery import declare_absent
 from giftcards.engine.resolving import Fit, compare, overall, release
 from giftcards.engine.sweep import check_now
 from giftcards.models import Lease, Order, StatusChange
-from giftcards.models.moments import with_zone
+from giftcards.models.times import with_zone
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import problems
@@ -64,8 +64,8 @@ def decide(order: Order, outcome: str) -> None:
     """Say on the order's page what became of it."""
     boss = sign_in(superuser=True)
     url = reverse("admin:giftcards_order_resolve", args=[order.pk])
-    about = hidden(read(boss.get(url)))["about"]
-    form = {"outcome": outcome, "provider_order_id": "", "is_sure": "on", "about": about}
+    about = hidden(read(boss.get(url)))["state_token"]
+    form = {"outcome": outcome, "provider_order_id": "", "is_sure": "on", "state_token": about}
     answer = boss.post(url, form)
     if outcome.startswith("adopt:"):
         seen = hidden(read(answer))["seen"]

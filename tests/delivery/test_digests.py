@@ -24,7 +24,7 @@ from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, LinkVi
 from giftcards.delivery.news import WORDINGS, Severity
 from giftcards.delivery.signals import staff_news
 from giftcards.models import ApiKey, Card, LedgerEntry, Order, ProviderState
-from giftcards.models.traces import REFUSED_REVEAL
+from giftcards.models.reveals_and_notes import REFUSED_REVEAL
 from giftcards.problems import Problem
 from giftcards.roles import ROLES
 from giftcards.statuses import Status
@@ -329,7 +329,7 @@ class TestStates:
             settled_at=ago(days=1),
         )
         differs = Problem("credit_differs", {"expected": "980.00", "amount": "0.00"})
-        Order.objects.filter(pk=lacking.pk).update(**lacking.flags(new=[differs]))
+        Order.objects.filter(pk=lacking.pk).update(**lacking.problem_columns(new=[differs]))
         unknown = LedgerEntry.objects.create(
             provider_id="odd", type="ORDER", amount=Decimal("-490.50"), time=ago(minutes=30)
         )

@@ -20,7 +20,7 @@ from giftcards.delivery.channels import AddressRefused, Channel, Message, Outcom
 from giftcards.delivery.handover import Limits
 from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
-from giftcards.delivery.personal import MESSAGES
+from giftcards.delivery.privacy import MESSAGES
 from giftcards.delivery.queueing import send_again, withdraw
 from giftcards.delivery.sending import CLAIM, MOST_UNANSWERED, Tally, send_due
 from giftcards.models import Order

@@ -22,7 +22,7 @@ from django.db import (
     connection,
 )
 
-from giftcards.engine.database import sparing_others, surviving, tolerating, write_together
+from giftcards.engine.database import isolate_failures, surviving, tolerating, write_together
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import follow
 from giftcards.engine.sweep import Swept, sweep
@@ -283,7 +283,7 @@ class TestContained:
         with (
             connection.execute_wrapper(refuse),
             pytest.raises(OperationalError),
-            sparing_others(order),
+            isolate_failures(order),
         ):
             Order.objects.update(failures=1)
         assert time.monotonic() - began < 50
@@ -299,7 +299,7 @@ class TestContained:
 class TestSparingOthers:
     def test_an_order_that_can_be_written_stays_due(self) -> None:
         order = make_order(due_at=ago(1))
-        with sparing_others(order):
+        with isolate_failures(order):
             pass
         order.refresh_from_db()
         assert order.due_at is not None
@@ -307,7 +307,7 @@ class TestSparingOthers:
 
     def test_an_order_that_is_not_due_does_not_become_due_by_a_refused_write(self) -> None:
         order = make_order(Status.PLACING)
-        with sparing_others(order):
+        with isolate_failures(order):
             raise IntegrityError(TEXT)
         order.refresh_from_db()
         assert order.due_at is None

@@ -23,7 +23,7 @@ from giftcards.engine.recovery_plan import (
     SentOrder,
     Survey,
     Wait,
-    concede,
+    ask_about_failed,
     plan,
 )
 from giftcards.provider.answers import OrderAnswer
@@ -222,13 +222,13 @@ class TestAbsent:
 class TestConceding:
     def test_decisions_stay_as_planned_if_no_adoption_failed(self) -> None:
         decisions = [Absent(sent()), Wait(sent(2), is_evidence=True)]
-        assert concede(decisions, []) == decisions
+        assert ask_about_failed(decisions, []) == decisions
 
     def test_a_failed_adoption_leaves_all_orders_of_its_line_to_a_person(self) -> None:
         lost = [sent(1), sent(2), sent(3, line=LINES[1])]
         failed, *rest = plan(survey(lost, row()))
         assert isinstance(failed, Adopt)
-        assert concede(rest, [failed]) == [
+        assert ask_about_failed(rest, [failed]) == [
             AskPerson(lost[1], (row(),)),
             Absent(lost[2]),
             AskPerson(lost[0], (row(),)),
@@ -238,7 +238,7 @@ class TestConceding:
         far = row("R2", 60)
         failed, *rest = plan(survey([sent(1), sent(2)], row(), far))
         assert isinstance(failed, Adopt)
-        assert [decision.rows for decision in concede(rest, [failed])] == [  # type: ignore[union-attr]
+        assert [decision.rows for decision in ask_about_failed(rest, [failed])] == [  # type: ignore[union-attr]
             (row(), far),
             (row(),),
         ]
@@ -379,7 +379,7 @@ def test_failed_adoptions_never_lead_to_absence_in_their_line(
     adopted = adoptions(decisions)
     failed = [adoption for adoption in adopted if data.draw(st.booleans())]
     rest = [decision for decision in decisions if not isinstance(decision, Adopt)]
-    left = concede(rest, failed)
+    left = ask_about_failed(rest, failed)
     assert Counter(decision.order for decision in left) == Counter(
         decision.order for decision in (*rest, *failed)
     )

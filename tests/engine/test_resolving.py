@@ -211,7 +211,7 @@ class TestReleasing:
     def test_problems_about_the_other_order_end_when_an_order_is_released(self) -> None:
         order = adopted()
         differs = Problem("quantity_differs", {"told": 5, "ordered": 2})
-        Order.objects.update(**order.flags(new=[differs]))
+        Order.objects.update(**order.problem_columns(new=[differs]))
         order.refresh_from_db()
         assert release(order, by="amina")
         assert problems(order) == [RELEASED]

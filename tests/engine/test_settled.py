@@ -282,7 +282,9 @@ class TestOnRequest:
             order.tick_off(problem, by="amina")
         assert compare_rows(rows) == []
         # Nor for another problem, which has nothing to do with the rows.
-        Order.objects.filter(pk=order.pk).update(**order.flags(new=[Problem("price_unknown")]))
+        Order.objects.filter(pk=order.pk).update(
+            **order.problem_columns(new=[Problem("price_unknown")])
+        )
         assert compare_rows(rows) == []
         assert problems(same) == []
 

@@ -15,7 +15,7 @@ import responses
 from giftcards.engine.gateway import Gateway
 from giftcards.ledger.reading import Reading, read_ledger
 from giftcards.models import LedgerEntry, Order
-from giftcards.models.moments import begin_of, today
+from giftcards.models.times import begin_of, today
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
 from tests.stage import PROVIDER

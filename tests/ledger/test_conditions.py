@@ -108,7 +108,7 @@ def test_a_missing_refund_that_was_ticked_off_is_told_no_more(
         order.refresh_from_db()
         assert order.is_credited is False
     # Whatever else is wrong with the order is another matter.
-    Order.objects.filter(pk=order.pk).update(**order.flags(new=[Problem("watch_ended")]))
+    Order.objects.filter(pk=order.pk).update(**order.problem_columns(new=[Problem("watch_ended")]))
     assert told() == ""
 
 

@@ -15,7 +15,7 @@ from giftcards import tasks
 from giftcards.engine.loop import follow
 from giftcards.ledger.nightly import next_night, read_if_due
 from giftcards.models import Lease, LedgerEntry, ProviderState
-from giftcards.models.moments import day_of
+from giftcards.models.times import day_of
 from giftcards.statuses import Status
 from tests.builders import make_order
 from tests.ledger.books import NOON, URL, Books, at, ordered, read

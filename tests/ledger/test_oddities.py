@@ -15,7 +15,7 @@ from giftcards.engine.sweep import sweep
 from giftcards.ledger import Summary, summarise
 from giftcards.models import Card, LedgerEntry, Order, ProviderState, StatusChange
 from giftcards.models.ledger import CHARGE
-from giftcards.models.moments import day_of
+from giftcards.models.times import day_of
 from giftcards.simulator import Simulator
 from tests.laws import examples
 from tests.ledger.books import read

@@ -17,7 +17,7 @@ from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import sweep
 from giftcards.ledger.reading import Reading, read_ledger
 from giftcards.models import Lease, LedgerEntry, Order, ProviderState
-from giftcards.models.moments import begin_of, day_of
+from giftcards.models.times import begin_of, day_of
 from giftcards.simulator import Simulator
 from tests.ledger.books import NOON, URL, Books, at, ordered, read
 from tests.stage import (

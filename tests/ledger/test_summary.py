@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from giftcards.ledger import Summary, summarise
 from giftcards.ledger.summary import Discrepancies, find_gap
 from giftcards.models import LedgerEntry, Order
-from giftcards.models.moments import as_stored, begin_of, day_of
+from giftcards.models.times import as_stored, begin_of, day_of
 from giftcards.statuses import Status
 from tests.laws import examples
 from tests.ledger.books import NOON, at, ordered

@@ -18,7 +18,7 @@ from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import sweep
 from giftcards.ledger import summarise
 from giftcards.models import LedgerEntry, Order, ProviderState
-from giftcards.models.moments import begin_of, day_of
+from giftcards.models.times import begin_of, day_of
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.conftest import Call

@@ -361,7 +361,7 @@ class TestProblems:
     @pytest.mark.parametrize("held", [[], [LOST]])
     def test_a_problem_that_is_over_cannot_be_ticked_off(self, held: list[Problem]) -> None:
         order = make_guide_order(problems=[LOST, ENDED])
-        Order.objects.filter(pk=order.pk).update(**Order().flags(new=held))
+        Order.objects.filter(pk=order.pk).update(**Order().problem_columns(new=held))
         assert not order.tick_off(ENDED, by="amina")
         assert not order.acknowledgements.exists()
 

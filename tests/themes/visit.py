@@ -66,7 +66,7 @@ def _visit() -> Iterator[tuple[str, str]]:
         return f"{LIST}{Order.objects.get(reference=reference).pk}/{name}/"
 
     resolve = page("web-1040", "resolve")
-    about = {"about": hidden(seen(browser.get(resolve))).get("about", "")}
+    about = {"state_token": hidden(seen(browser.get(resolve))).get("state_token", "")}
     until = timezone.now() + timedelta(minutes=5)
     ProviderState.objects.pause("outage", detail="It is away.", until=until)
     entry = f"/admin/giftcards/ledgerentry/{LedgerEntry.objects.first().pk}/change/"
@@ -100,7 +100,7 @@ def _visit() -> Iterator[tuple[str, str]]:
     price = page("web-1035", "price")
     yield "held", seen(browser.get(page("web-1035")))
     yield "price", (shown := seen(browser.get(price)))
-    held_about = {"about": hidden(shown).get("about", "")}
+    held_about = {"state_token": hidden(shown).get("state_token", "")}
     yield "price, wrong", seen(browser.post(price, held_about))
     yield "repeat", seen(browser.get(page("web-1042", "repeat")))
     report = f"{LIST}report/"

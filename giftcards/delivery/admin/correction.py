@@ -9,7 +9,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
 from giftcards.admin import correcting
-from giftcards.delivery.admin.words import address_of
+from giftcards.delivery.admin.labels import address_of
 from giftcards.delivery.models import Delivery, DeliveryStatus
 from giftcards.delivery.moving import addresses_of, sent_to
 from giftcards.display import count_text, filled, moment

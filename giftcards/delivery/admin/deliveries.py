@@ -17,10 +17,10 @@ from giftcards.admin.filters import ChoicesFilter, OrderChangeList, shown_filter
 from giftcards.admin.listing import has_stock_lists
 from giftcards.delivery.admin.dispute import DisputePages
 from giftcards.delivery.admin.handing_over import HandingOverPages
+from giftcards.delivery.admin.labels import doubts, status_badge, what_became, who_asked
 from giftcards.delivery.admin.pages import may_resend
 from giftcards.delivery.admin.previews import PreviewPages
 from giftcards.delivery.admin.resending import ResendingPages
-from giftcards.delivery.admin.words import doubts, status_badge, what_became, who_asked
 from giftcards.delivery.conf import conf
 from giftcards.delivery.models import Delivery, DeliveryQuerySet, DeliveryStatus
 from giftcards.delivery.models.deliveries import WAITING

@@ -20,8 +20,7 @@ from django.utils.translation import get_language_bidi, gettext
 
 from giftcards.admin.order_page import cards_shown
 from giftcards.admin.timeline import Timeline
-from giftcards.delivery.admin.pages import OrderPages, newest
-from giftcards.delivery.admin.words import (
+from giftcards.delivery.admin.labels import (
     address_of,
     doubts,
     origin_of,
@@ -29,7 +28,8 @@ from giftcards.delivery.admin.words import (
     visit_rows,
     who_asked,
 )
-from giftcards.delivery.admin.words import status_badge as message_badge
+from giftcards.delivery.admin.labels import status_badge as message_badge
+from giftcards.delivery.admin.pages import OrderPages, newest
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.display import bdi, filled, money, named, status_badge, zoned_moment
 from giftcards.models import CardReveal, Order

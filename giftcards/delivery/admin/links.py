@@ -13,8 +13,8 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.columns import labelled
+from giftcards.delivery.admin.labels import origin_of, state_of, visit_rows
 from giftcards.delivery.admin.pages import OrderPages, newest
-from giftcards.delivery.admin.words import origin_of, state_of, visit_rows
 from giftcards.delivery.models import CardLink, LinkVisit
 from giftcards.display import bdi, exact_moment
 from giftcards.models import Order

@@ -17,9 +17,7 @@ from django.utils.translation import gettext
 from giftcards.admin import sections
 from giftcards.delivery.admin.correction import codes_elsewhere
 from giftcards.delivery.admin.handing_over import may_have_link
-from giftcards.delivery.admin.pages import address_here, may_resend, newest
-from giftcards.delivery.admin.resending import WITHDRAWING
-from giftcards.delivery.admin.words import (
+from giftcards.delivery.admin.labels import (
     Use,
     doubts,
     origin_of,
@@ -30,6 +28,8 @@ from giftcards.delivery.admin.words import (
     who_asked,
     with_use,
 )
+from giftcards.delivery.admin.pages import address_here, may_resend, newest
+from giftcards.delivery.admin.resending import WITHDRAWING
 from giftcards.delivery.conf import conf
 from giftcards.delivery.kinds import KIND_OF_STATUS, Mode
 from giftcards.delivery.messages import needs_link

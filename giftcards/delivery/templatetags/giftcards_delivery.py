@@ -16,7 +16,7 @@ from django.template import RequestContext
 from django.utils.safestring import SafeString
 
 from giftcards import display
-from giftcards.delivery import owned
+from giftcards.delivery import my_orders
 from giftcards.models import Order
 
 register = template.Library()
@@ -41,9 +41,9 @@ def moment(at: datetime) -> SafeString:
 def my_cards(context: RequestContext) -> dict[str, Any]:
     """The newest orders of who is logged in."""
     user = _user(context)
-    found = list(owned.orders_of(user).prefetch_related("refunds")[: _MOST_LISTED + 1])
+    found = list(my_orders.orders_of(user).prefetch_related("refunds")[: _MOST_LISTED + 1])
     return {
-        "orders": owned.shown_orders(user, found[:_MOST_LISTED]),
+        "orders": my_orders.shown_orders(user, found[:_MOST_LISTED]),
         "has_more": len(found) > _MOST_LISTED,
     }
 
@@ -53,8 +53,8 @@ def order_cards(context: RequestContext, order: Order) -> dict[str, Any]:
     """The state of ``order`` and the button for its cards, if it is that user's."""
     user = _user(context)
     # Read anew: a page may hold the order of a moment ago.
-    found = owned.orders_of(user).filter(pk=order.pk)[:1]
-    return {"orders": owned.shown_orders(user, found)}
+    found = my_orders.orders_of(user).filter(pk=order.pk)[:1]
+    return {"orders": my_orders.shown_orders(user, found)}
 
 
 def _user(context: RequestContext) -> Any:

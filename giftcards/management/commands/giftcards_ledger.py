@@ -28,7 +28,7 @@ from giftcards.management.base import (
 from giftcards.management.output import counted, iso
 from giftcards.models import ProviderState
 from giftcards.models.ledger import CHARGE, CREDIT
-from giftcards.models.moments import day_of, today
+from giftcards.models.times import day_of, today
 
 
 class Command(GiftcardsCommand):

@@ -9,12 +9,12 @@ from typing import Any
 
 from django.utils import translation
 
+from giftcards.balance_forecast import OpenMoney, money_in_open_orders
 from giftcards.conf import conf
 from giftcards.exports import DECIMAL_MARKS, SEPARATORS, as_csv, order_rows, report_rows
-from giftcards.funds import OpenMoney, money_in_open_orders
 from giftcards.management.base import GiftcardsCommand, refuse, typed_day
 from giftcards.management.output import OutputClosed, counted
-from giftcards.models.moments import today
+from giftcards.models.times import today
 from giftcards.reports import By, Figures, Report, Row, first_day, report
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giftcards.funds import OpenMoney, add_up, lasts, money_in_open_orders
+from giftcards.balance_forecast import OpenMoney, add_up, lasts, money_in_open_orders
 from giftcards.models import ProductPrices, ProviderState
 from giftcards.models.order_queries import OpenLine
 from giftcards.statuses import FINAL, Status
