@@ -35,7 +35,7 @@ _MOST_SILENT = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class CatalogueReading:
     """How far a reading has come; ``total`` counts the products that it found to be read.
 
     ``skipped`` are products, or rows of the catalogue, that could not be read; ``trouble`` is why
@@ -54,7 +54,9 @@ class Reading:
         return not self.trouble and not self.skipped and self.read == self.total
 
 
-def read_catalogue(gateway: Gateway, *, on_wait: Callable[[Reading], None]) -> Reading:
+def read_catalogue(
+    gateway: Gateway, *, on_wait: Callable[[CatalogueReading], None]
+) -> CatalogueReading:
     """Read the catalogue, and then the types of each product on sale: a call each.
 
     It takes a tenth of the request budget at most. ``on_wait`` is called again and again while it
@@ -74,8 +76,8 @@ def read_catalogue(gateway: Gateway, *, on_wait: Callable[[Reading], None]) -> R
 
 
 class _Reader:
-    def __init__(self, gateway: Gateway, on_wait: Callable[[Reading], None]) -> None:
-        self.reading = Reading()
+    def __init__(self, gateway: Gateway, on_wait: Callable[[CatalogueReading], None]) -> None:
+        self.reading = CatalogueReading()
         self._gateway = gateway
         self._on_wait = on_wait
         self._silent = 0

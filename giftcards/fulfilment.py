@@ -8,9 +8,9 @@ from typing import Any
 from asgiref.sync import sync_to_async
 
 from giftcards.engine.correcting import change_customer
-from giftcards.engine.holding import approve_price, reject_held
-from giftcards.engine.queue import wake_worker
+from giftcards.engine.price_holds import approve_price, reject_held
 from giftcards.engine.reordering import reorder_missing
+from giftcards.engine.task_queue import wake_worker
 from giftcards.models import Order, new_reference
 
 __all__ = [

@@ -22,7 +22,7 @@ CORRECT = "Correct it, or remove it to get the default."
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class OptionProblem:
     """What is wrong with one setting: ``message`` states it, ``hint`` names the fix.
 
     ``setting`` is the key inside the dict (``""``: the dict itself). ``kind`` is what the
@@ -70,14 +70,14 @@ class Options:
             if problem := self._not_a_dict() or self._problem(key):
                 raise ConfigurationError(str(problem))
 
-    def problems(self) -> Iterator[Problem]:
+    def problems(self) -> Iterator[OptionProblem]:
         """Yield everything that is wrong with the dict."""
         if problem := self._not_a_dict():
             yield problem
             return
         for key in self._configured():
             if key not in self.options:
-                yield Problem(
+                yield OptionProblem(
                     str(key),
                     "unknown",
                     f"{self.name} has a setting {str(key)!r} that does not exist.",
@@ -90,21 +90,21 @@ class Options:
     def _configured(self) -> Any:
         return getattr(settings, self.name, {})
 
-    def _problem(self, key: str) -> Problem | None:
+    def _problem(self, key: str) -> OptionProblem | None:
         option, configured = self.options[key], self._configured()
         named = f"{self.name}[{key!r}]"
         if option.required and configured.get(key) in (None, "", [], ()):
-            return Problem(key, f"no_{key.lower()}", f"{named} is not set.", option.hint)
+            return OptionProblem(key, f"no_{key.lower()}", f"{named} is not set.", option.hint)
         if key not in configured or (configured[key] is None and option.default is None):
             return None
         complaint = option.validate(named, configured[key])
-        return None if complaint is None else Problem(key, *complaint)
+        return None if complaint is None else OptionProblem(key, *complaint)
 
-    def _not_a_dict(self) -> Problem | None:
+    def _not_a_dict(self) -> OptionProblem | None:
         if isinstance(self._configured(), Mapping):
             return None
         hint = "See the settings page of the documentation."
-        return Problem("", "type", f"{self.name} must be a dict.", hint)
+        return OptionProblem("", "type", f"{self.name} must be a dict.", hint)
 
 
 def number(minimum: float, maximum: float, *, whole: bool = False) -> Validator:

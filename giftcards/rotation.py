@@ -34,7 +34,7 @@ _NAMED = 20
 
 
 @dataclass(slots=True)
-class Tally:
+class RotationTally:
     """How far a rotation or a proof has come."""
 
     #: Cards that were sealed anew, or that open with the first key.
@@ -50,7 +50,7 @@ class Tally:
             self.troubles.append(trouble)
 
 
-def rotate(*, per_second: float, on_batch: Callable[[Tally], object]) -> Tally:
+def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) -> RotationTally:
     """Seal every card under the first key, at most so many a second; return how that went.
 
     ``on_batch`` is called after each batch; what it raises ends the rotation, which goes on where
@@ -60,7 +60,7 @@ def rotate(*, per_second: float, on_batch: Callable[[Tally], object]) -> Tally:
     keyring = Keyring.from_settings()
     done = 0
     for _number in range(_MOST_PASSES):
-        tally = Tally(done)
+        tally = RotationTally(done)
         for keys in _batches(_of_other_keys(keyring)):
             began = time.monotonic()
             _retried(partial(_seal_again, keys, keyring, tally))
@@ -73,13 +73,13 @@ def rotate(*, per_second: float, on_batch: Callable[[Tally], object]) -> Tally:
     return tally
 
 
-def verify(*, on_batch: Callable[[Tally], object]) -> Tally:
+def verify(*, on_batch: Callable[[RotationTally], object]) -> RotationTally:
     """Open every card with the first key alone, and show nothing of them; return how that went.
 
     Otherwise like :func:`rotate`.
     """
     keyring = Keyring(conf.encryption_keys[:1])
-    tally = Tally()
+    tally = RotationTally()
     for keys in _batches(Card.objects.all().readable()):
         for card in _read(keys).readable():  # if it was not destroyed meanwhile
             if trouble := card.trouble(keyring):
@@ -122,7 +122,7 @@ def _retried(seal: Callable[[], None]) -> None:
     return seal()
 
 
-def _seal_again(keys: Sequence[int], keyring: Keyring, tally: Tally) -> None:
+def _seal_again(keys: Sequence[int], keyring: Keyring, tally: RotationTally) -> None:
     first = keyring.key_fingerprints[0]
     sealed, troubles = [], []
     with transaction.atomic():

@@ -16,7 +16,7 @@ from giftcards.engine.database import surviving
 from giftcards.engine.figures import complete_figures
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import begin_tick, follow, is_work_left
-from giftcards.engine.queue import LOOP_LEASE, cluster_stop, queue_sweep
+from giftcards.engine.task_queue import LOOP_LEASE, cluster_stop, queue_sweep
 from giftcards.exceptions import GiftcardsError
 from giftcards.ledger.nightly import read_if_due
 from giftcards.models import CustomerRefund, Lease
@@ -92,4 +92,4 @@ def _do_chores(stop: threading.Event, *, ends_at: float) -> None:
 
 def _is_nobody_waiting() -> bool:
     """Whether no order waits for this worker: a process runs the loop, or none is urgent."""
-    return Lease.objects.is_held(Lease.LOOP) or not is_work_left()
+    return Lease.objects.is_taken(Lease.LOOP) or not is_work_left()

@@ -73,9 +73,10 @@ WITHIN = {
         " order_queries orders corrections cards reveals_and_notes ledger money"
     ),
     "engine": (
-        "database backoff queue clock budget prices probe holding gateway background identity"
-        " verdict storing settled figures recording polling outbox correcting reordering sending"
-        " recovery_plan recovery restoring resolving sweep balance held_prices loop health"
+        "database backoff task_queue clock budget prices probe price_holds gateway background"
+        " identity verdict storing late_answers figures recording polling outbox correcting"
+        " reordering sending recovery_plan recovery restoring resolving sweep balance held_prices"
+        " loop health"
     ),
     "customers": "person registry words export erasure",
     "ledger": "pairing expected summary conditions matching reading nightly",
@@ -113,7 +114,7 @@ LIBRARIES = {
     "signals": "asgiref",
     "exports": "openpyxl",
     "health": "asgiref health_check",
-    "engine.queue": "django_q",
+    "engine.task_queue": "django_q",
     "delivery.health": "health_check",
     "delivery.failures": "requests urllib3",
     "delivery.tracking": "anymail",

@@ -14,7 +14,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from giftcards import catalogue
-from giftcards.catalogue import Reading, read_catalogue
+from giftcards.catalogue import CatalogueReading, read_catalogue
 from giftcards.engine.gateway import Gateway
 from giftcards.fulfilment import check_line, place_order
 from giftcards.models import Order, Product, ProductType, ProviderState, RequestSlot
@@ -46,11 +46,11 @@ def product_url(product_id: str) -> str:
     return f"{PROVIDER}/v3/gift-cards/checkProduct/{product_id}"
 
 
-def fail(reading: Reading) -> None:
+def fail(reading: CatalogueReading) -> None:
     pytest.fail(f"It waits: {reading}")
 
 
-def run(on_wait: Callable[[Reading], None] = fail) -> Reading:
+def run(on_wait: Callable[[CatalogueReading], None] = fail) -> CatalogueReading:
     with Gateway() as gateway:
         return read_catalogue(gateway, on_wait=on_wait)
 
@@ -79,7 +79,7 @@ def types_answer(*kinds: Any, **more: Any) -> dict[str, Any]:
 
 class TestReading:
     def test_a_reading_keeps_products_types_prices_and_stock(self, simulator: Simulator) -> None:
-        assert run() == Reading(total=2, read=2)
+        assert run() == CatalogueReading(total=2, read=2)
         assert paths(simulator) == ["catalog", PSN, STEAM]
         assert known() == [(PSN, "PlayStation Network", True), (STEAM, "Steam", True)]
         product = Product.objects.get(product_id=PSN)
@@ -130,7 +130,7 @@ class TestReading:
             run()
         wire.replace("GET", product_url("p2"), json=types_answer({"id": "t2"}))
         wire.get(product_url("p3"), json=types_answer({"id": "t3"}))
-        assert run() == Reading(total=2, read=2)
+        assert run() == CatalogueReading(total=2, read=2)
         wire.assert_call_count(CATALOG, 1)
         wire.assert_call_count(product_url("p1"), 1)
 
@@ -141,7 +141,7 @@ class TestReading:
         Product.objects.filter(product_id=STEAM).update(types_read_at=None)
         Product.objects.filter(product_id=PSN).update(types_read_at=day)
         simulator.forget_requests()
-        assert run() == Reading(total=2, read=2)
+        assert run() == CatalogueReading(total=2, read=2)
         # What was never read comes first.
         assert paths(simulator) == ["catalog", STEAM, PSN]
 
@@ -154,7 +154,7 @@ class TestReading:
 
         wire.get(CATALOG, json=listing({"id": "p1"}, {"id": "p2"}))
         wire.add_callback("GET", product_url("p1"), answer)
-        assert run() == Reading(total=1, read=1)
+        assert run() == CatalogueReading(total=1, read=1)
 
 
 class TestTolerance:
@@ -217,7 +217,7 @@ class TestTolerance:
         self, wire: responses.RequestsMock
     ) -> None:
         wire.get(CATALOG, json=listing({"id": "p1"}, {"id": "p2", "enabled": False}))
-        assert run() == Reading(total=1, read=1)
+        assert run() == CatalogueReading(total=1, read=1)
         assert known() == [("p1", "", True), ("p2", "", False)]
 
     def test_a_name_that_is_missing_now_does_not_replace_an_old_one(
@@ -279,7 +279,7 @@ class TestTolerance:
             " (HTTP 200, the answer has no list of types)."
         )
         wire.replace("GET", product_url("p1"), json=types_answer({"id": "t1"}))
-        assert run() == Reading(total=1, read=1)
+        assert run() == CatalogueReading(total=1, read=1)
         wire.assert_call_count(CATALOG, 1)
 
     def test_a_provider_that_is_away_is_not_asked_about_every_product(
@@ -328,14 +328,14 @@ class TestSharing:
         simulator.catalogue = {f"p{number}": SoldProduct("P", "", kind) for number in range(19)}
         made: list[int] = []
 
-        def wait(reading: Reading) -> None:
+        def wait(reading: CatalogueReading) -> None:
             """Ten seconds pass."""
             assert not reading.is_paused
             made.append(len(simulator.requests))
             simulator.forget_requests()
             RequestSlot.objects.update(until=F("until") - timedelta(seconds=10))
 
-        assert run(wait) == Reading(total=19, read=19)
+        assert run(wait) == CatalogueReading(total=19, read=19)
         minutes = [sum(made[start : start + 6]) for start in range(len(made) - 5)]
         assert set(minutes) == {4}
 
@@ -344,9 +344,9 @@ class TestSharing:
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=40)
         spend_budget(but=10)
-        waits: list[Reading] = []
+        waits: list[CatalogueReading] = []
 
-        def wait(reading: Reading) -> None:
+        def wait(reading: CatalogueReading) -> None:
             assert simulator.requests == []
             waits.append(reading)
             if len(waits) == 3:
@@ -365,9 +365,9 @@ class TestSharing:
             until=timezone.now() + timedelta(seconds=30)
         )
 
-        waits: list[Reading] = []
+        waits: list[CatalogueReading] = []
 
-        def wait(reading: Reading) -> None:
+        def wait(reading: CatalogueReading) -> None:
             assert simulator.requests == []
             waits.append(reading)
             refill_budget()
@@ -379,9 +379,9 @@ class TestSharing:
         until = timezone.now() + timedelta(minutes=5)
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slowly.", until=until)
 
-        waits: list[Reading] = []
+        waits: list[CatalogueReading] = []
 
-        def wait(reading: Reading) -> None:
+        def wait(reading: CatalogueReading) -> None:
             assert simulator.requests == []
             waits.append(reading)
             ProviderState.objects.resume()
@@ -396,14 +396,14 @@ class TestSharing:
         wire.get(product_url("p1"), status=429)
         wire.get(product_url("p1"), json=types_answer({"id": "t1"}))
 
-        waits: list[Reading] = []
+        waits: list[CatalogueReading] = []
 
-        def wait(reading: Reading) -> None:
+        def wait(reading: CatalogueReading) -> None:
             assert provider_state().pause == ProviderState.Pause.RATE
             waits.append(reading)
             ProviderState.objects.resume()
 
-        assert run(wait) == Reading(total=1, read=1)
+        assert run(wait) == CatalogueReading(total=1, read=1)
         assert len(waits) == 1
 
     def test_a_refused_key_ends_the_reading_at_once(self, simulator: Simulator) -> None:

@@ -19,7 +19,7 @@ from giftcards import conf as conf_module
 from giftcards.conf import LOOP_SECONDS, OPTIONS, conf, problems, require
 from giftcards.delivery.conf import OPTIONS as DELIVERY_OPTIONS
 from giftcards.exceptions import ConfigurationError
-from giftcards.options import Options, Problem
+from giftcards.options import OptionProblem, Options
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "sk-CANARY-ca11ab1e"
@@ -77,7 +77,7 @@ def change(settings: Any, **values: Any) -> None:
 
 def assert_refused(setting: str, kind: str, message: str, hint: str) -> None:
     """The one thing wrong is this, and who reads the setting is told the same sentence."""
-    assert list(problems()) == [Problem(setting, kind, message, hint)]
+    assert list(problems()) == [OptionProblem(setting, kind, message, hint)]
     sentence = f"{message} {hint}"
     with pytest.raises(ConfigurationError) as refused:
         require("CURRENCY", setting)
@@ -253,7 +253,7 @@ def test_without_giftcards_settings_both_required_ones_are_missing(settings: Any
 def test_giftcards_settings_that_are_not_a_dict_are_refused(settings: Any, value: Any) -> None:
     settings.GIFTCARDS = value
     message, hint = "GIFTCARDS must be a dict.", "See the settings page of the documentation."
-    assert list(problems()) == [Problem("", "type", message, hint)]
+    assert list(problems()) == [OptionProblem("", "type", message, hint)]
     for name in PROPERTIES.values():
         with pytest.raises(ConfigurationError) as refused:
             getattr(conf, name)
@@ -267,7 +267,7 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
 ) -> None:
     settings.GIFTCARDS = MINIMUM | {name: 1}
     assert list(problems()) == [
-        Problem(
+        OptionProblem(
             shown,
             "unknown",
             f"GIFTCARDS has a setting {shown!r} that does not exist.",

@@ -20,8 +20,8 @@ from giftcards.conf import conf
 from giftcards.crypto import generate_key
 from giftcards.delivery.models import Delivery
 from giftcards.engine.health import CONDITIONS
-from giftcards.engine.queue import ensure_schedule
 from giftcards.engine.recording import record_answers
+from giftcards.engine.task_queue import ensure_schedule
 from giftcards.models import ApiKey, LedgerEntry, ProviderState, StatusChange
 from giftcards.problems import Problem
 from giftcards.statuses import Status

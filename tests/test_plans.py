@@ -27,8 +27,8 @@ from giftcards.engine.balance import BalanceReader
 from giftcards.engine.figures import complete_figures
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.held_prices import HeldPrices
-from giftcards.engine.holding import approve_price, hold, reject_held
 from giftcards.engine.loop import follow, is_work_left
+from giftcards.engine.price_holds import approve_price, hold, reject_held
 from giftcards.engine.recording import record_answers
 from giftcards.engine.recovery import adopt, declare_absent
 from giftcards.engine.resolving import release
@@ -39,7 +39,7 @@ from giftcards.fulfilment import place_order, reorder_missing
 from giftcards.ledger import summarise
 from giftcards.ledger.conditions import missing_refunds, unknown_entries
 from giftcards.ledger.matching import match
-from giftcards.ledger.reading import Place
+from giftcards.ledger.reading import Position
 from giftcards.models import (
     Acknowledgement,
     Card,
@@ -292,7 +292,7 @@ def test_a_sweep_after_the_clock_was_set_reads_no_whole_table(
 def test_renewing_claims_reads_no_whole_table(open_orders: dict[Status, Order]) -> None:
     claimed = claim(open_orders[Status.HANDLING], open_orders[Status.DELAYED])
     with explained() as statements:
-        assert Order.objects.held(claimed).update(claimed_until=ago(-60)) == 2
+        assert Order.objects.still_claimed(claimed).update(claimed_until=ago(-60)) == 2
     assert scans(statements) == []
 
 
@@ -468,7 +468,7 @@ def test_reading_and_matching_the_ledger_reads_no_whole_table(simulator: Simulat
     buy_many(simulator, 1, type_id="TEST_PARTIAL", quantity=4)
     run_sweep()
     now = timezone.now()
-    place = Place(start=now - timedelta(minutes=5), until=now, end=now)
+    place = Position(start=now - timedelta(minutes=5), until=now, end=now)
     ProviderState.objects.update(ledger_place=place.as_json(), ledger_read_until=place.start)
     with explained() as statements:
         assert read_books().is_whole

@@ -11,7 +11,7 @@ import pytest
 from django_q.models import OrmQ
 
 from giftcards import tasks
-from giftcards.engine.queue import SWEEP_TASK
+from giftcards.engine.task_queue import SWEEP_TASK
 from giftcards.models import Order, StatusChange
 from giftcards.signals import order_settled
 from giftcards.simulator import Simulator

@@ -15,8 +15,8 @@ from django_q.models import OrmQ
 from giftcards.conf import conf
 from giftcards.crypto import key_fingerprint
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.late_answers import record_changes
 from giftcards.engine.sending import send
-from giftcards.engine.settled import record_changes
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import ReorderError
 from giftcards.fulfilment import place_order, reorder_missing

@@ -17,14 +17,14 @@ from django.db import connection, connections
 from django.utils import timezone
 
 from giftcards.engine.clock import Clock
-from giftcards.engine.settled import record_changes
+from giftcards.engine.late_answers import record_changes
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import CodeDestroyed
 from giftcards.models import Card, Order, ProviderState, StatusChange
 from giftcards.problems import Problem
 from giftcards.reports import report
 from giftcards.retention import Purge, purge, purge_if_due
-from giftcards.rotation import Tally, count_left, rotate, verify
+from giftcards.rotation import RotationTally, count_left, rotate, verify
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order, settled
@@ -257,8 +257,8 @@ class TestRotation:
         keys = [Fernet.generate_key().decode(), *settings.GIFTCARDS["ENCRYPTION_KEYS"]]
         settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": keys}
         assert count_left() == 3
-        assert rotate(per_second=1e6, on_batch=lambda _tally: None) == Tally(done=3)
-        assert verify(on_batch=lambda _tally: None) == Tally(done=3)
+        assert rotate(per_second=1e6, on_batch=lambda _tally: None) == RotationTally(done=3)
+        assert verify(on_batch=lambda _tally: None) == RotationTally(done=3)
         assert Card.objects.all().try_keys() == {"newest": "", "oldest": ""}
 
 
@@ -350,7 +350,7 @@ if connection.vendor == "sqlite":
         def test_not_after_a_rotation(self, sealed: list[str], settings: Any) -> None:
             keys = [Fernet.generate_key().decode(), *settings.GIFTCARDS["ENCRYPTION_KEYS"]]
             settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": keys}
-            assert rotate(per_second=1e6, on_batch=lambda _tally: None) == Tally(done=90)
+            assert rotate(per_second=1e6, on_batch=lambda _tally: None) == RotationTally(done=90)
             assert self.held(sealed) == []
 
         def test_a_log_that_is_in_use_is_told_of(

@@ -15,7 +15,7 @@ from giftcards.engine.recording import record_answers
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import Card
 from giftcards.provider.answers import CardSecret
-from giftcards.rotation import Tally, count_left, rotate, verify
+from giftcards.rotation import RotationTally, count_left, rotate, verify
 from giftcards.statuses import Status
 from tests.builders import CARDS, claim, make_guide_order, settled
 from tests.conftest import Call
@@ -38,7 +38,7 @@ def use(settings: Any, *keys: str) -> None:
     settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": list(keys)}
 
 
-def ignore(_tally: Tally) -> None:
+def ignore(_tally: RotationTally) -> None:
     pass
 
 
@@ -50,10 +50,10 @@ def test_after_a_rotation_every_card_opens_and_is_found_with_the_new_key_alone(
     settings: Any, old: str
 ) -> None:
     assert count_left() == 3
-    assert rotate(per_second=1e6, on_batch=ignore) == Tally(done=3)
+    assert rotate(per_second=1e6, on_batch=ignore) == RotationTally(done=3)
     use(settings, NEW)
     assert codes() == [card.value for card in CARDS[:3]]
-    assert verify(on_batch=ignore) == Tally(done=3)
+    assert verify(on_batch=ignore) == RotationTally(done=3)
     found = [Card.objects.with_code(card.value).count() for card in CARDS[:3]]
     found += [Card.objects.with_code(card.serial).count() for card in CARDS[:3]]
     assert found == [1] * 6
@@ -83,13 +83,13 @@ def test_a_rotation_that_is_stopped_goes_on_where_it_was(
 ) -> None:
     monkeypatch.setattr("giftcards.rotation._BATCH", 2)
 
-    def stop(_tally: Tally) -> None:
+    def stop(_tally: RotationTally) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         rotate(per_second=1e6, on_batch=stop)
     assert count_left() == 1
-    assert rotate(per_second=1e6, on_batch=ignore) == Tally(done=1)
+    assert rotate(per_second=1e6, on_batch=ignore) == RotationTally(done=1)
 
 
 def test_a_card_that_a_worker_with_old_settings_seals_meanwhile_is_sealed_anew_as_well(
@@ -97,13 +97,13 @@ def test_a_card_that_a_worker_with_old_settings_seals_meanwhile_is_sealed_anew_a
 ) -> None:
     order = Card.objects.first().order  # type: ignore[union-attr]
 
-    def deliver_once(tally: Tally) -> None:
+    def deliver_once(tally: RotationTally) -> None:
         if order.cards.count() == 3:
             use(settings, old, NEW)
             store_cards([Arrival(order, CARDS[:4])])
             use(settings, NEW, old)
 
-    assert rotate(per_second=1e6, on_batch=deliver_once) == Tally(done=4)
+    assert rotate(per_second=1e6, on_batch=deliver_once) == RotationTally(done=4)
     use(settings, NEW)
     assert codes() == [card.value for card in CARDS[:4]]
 
@@ -138,7 +138,7 @@ def test_a_card_that_is_destroyed_during_the_proof_is_not_missed(old: str) -> No
         return execute(sql, *args)
 
     with connection.execute_wrapper(destroy_once):
-        assert verify(on_batch=ignore) == Tally(done=2)
+        assert verify(on_batch=ignore) == RotationTally(done=2)
 
 
 def test_the_proof_counts_the_cards_that_would_be_lost_and_changes_nothing(

@@ -24,7 +24,7 @@ from django_q.tasks import async_task
 from django_q.worker import worker
 
 from giftcards import tasks
-from giftcards.engine.queue import cluster_stop, ensure_schedule
+from giftcards.engine.task_queue import cluster_stop, ensure_schedule
 from giftcards.fulfilment import place_order
 from giftcards.models import Lease, Order, ProviderState
 from giftcards.simulator import Simulator

@@ -15,7 +15,7 @@ from giftcards.refunds import refund_breakdown
 
 
 @dataclass(frozen=True, slots=True)
-class Booking:
+class BookedEntry:
     """An entry about an order; its texts are HTML."""
 
     amount: str
@@ -31,7 +31,7 @@ class Bookings:
     promised to credit back.
     """
 
-    entries: list[Booking]
+    entries: list[BookedEntry]
     promised: str
     credited: str
 
@@ -50,6 +50,7 @@ def bookings(order: Order) -> Bookings:
         amounts = (entry.amount for entry in entries if entry.type == CREDIT)
         credited = money(sum(amounts, Decimal(0)))
     shown = [
-        Booking(signed_money(entry.amount), moment(entry.time), entry.is_guess) for entry in entries
+        BookedEntry(signed_money(entry.amount), moment(entry.time), entry.is_guess)
+        for entry in entries
     ]
     return Bookings(shown, promised, credited)

@@ -17,7 +17,7 @@ Name = Callable[[Discrepancy], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LedgerLine:
     """A line of the table. ``amount`` is HTML; ``is_total``: a balance, not a change of it."""
 
     label: str
@@ -26,7 +26,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class LedgerGroup:
     """What does not fit in one way: how many, how much, and the first of them, as HTML."""
 
     label: str
@@ -42,9 +42,9 @@ class Books:
 
     verdict: str
     is_warning: bool
-    lines: list[Line]
-    counts: list[Line]
-    groups: list[Group]
+    lines: list[LedgerLine]
+    counts: list[LedgerLine]
+    groups: list[LedgerGroup]
     names_candidates: bool
 
 
@@ -55,9 +55,9 @@ def books(summary: Summary, *, name_order: Name, name_entry: Name) -> Books:
         is_warning=bool(summary.gap or summary.breaks.count),
         lines=list(_lines(summary)),
         counts=[
-            Line(gettext("Entries"), count_text(summary.entries)),
-            Line(gettext("Of known orders"), count_text(summary.matched)),
-            Line(gettext("Of guessed orders"), count_text(summary.guessed)),
+            LedgerLine(gettext("Entries"), count_text(summary.entries)),
+            LedgerLine(gettext("Of known orders"), count_text(summary.matched)),
+            LedgerLine(gettext("Of guessed orders"), count_text(summary.guessed)),
         ],
         groups=list(_groups(summary, name_order, name_entry)),
         names_candidates=summary.names_candidates,
@@ -82,21 +82,21 @@ def _verdict(summary: Summary) -> str:
     return gettext("The books close: the entries explain the whole change of the balance.")
 
 
-def _lines(summary: Summary) -> Iterator[Line]:
-    yield Line(gettext("Balance before"), money(summary.opening_balance), is_total=True)
+def _lines(summary: Summary) -> Iterator[LedgerLine]:
+    yield LedgerLine(gettext("Balance before"), money(summary.opening_balance), is_total=True)
     for label, change in (
         (gettext("Gift cards"), summary.orders),
         (gettext("Gift cards, credited back"), summary.refunds),
         (gettext("Top-ups"), summary.top_ups),
         (gettext("Other services"), summary.other_services),
     ):
-        yield Line(label, signed_money(change))
+        yield LedgerLine(label, signed_money(change))
     if summary.gap:
-        yield Line(gettext("Without an entry"), signed_money(summary.gap))
-    yield Line(gettext("Balance after"), money(summary.closing_balance), is_total=True)
+        yield LedgerLine(gettext("Without an entry"), signed_money(summary.gap))
+    yield LedgerLine(gettext("Balance after"), money(summary.closing_balance), is_total=True)
 
 
-def _groups(summary: Summary, name_order: Name, name_entry: Name) -> Iterator[Group]:
+def _groups(summary: Summary, name_order: Name, name_entry: Name) -> Iterator[LedgerGroup]:
     for label, found, name in (
         (gettext("Promised and not credited back"), summary.promised_not_credited, name_order),
         (gettext("Credited back and not promised"), summary.credited_not_promised, name_entry),
@@ -112,12 +112,12 @@ def _groups(summary: Summary, name_order: Name, name_entry: Name) -> Iterator[Gr
             yield _group(label, found, name)
 
 
-def _group(label: str, found: Discrepancies, name: Name) -> Group:
+def _group(label: str, found: Discrepancies, name: Name) -> LedgerGroup:
     items = [
         format_html("{} · {} · {}", name(item), money(item.amount), exact_moment(item.time))
         for item in found.first
     ]
-    return Group(
+    return LedgerGroup(
         label=label,
         count=count_text(found.count),
         amount=money(found.amount),

@@ -15,7 +15,7 @@ from giftcards.settlement import CustomerBreakdown, customer_breakdown
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class BreakdownLine:
     """A line of the table: its texts are HTML, ``arithmetic`` is "" if there is none."""
 
     label: str
@@ -37,7 +37,7 @@ class Bar:
         return f"{self.delivered_text} {self.missing_text}"
 
 
-def provider_lines(order: Order) -> list[Line]:
+def provider_lines(order: Order) -> list[BreakdownLine]:
     """What the provider charged and credited back; empty while that is not settled."""
     breakdown = refund_breakdown(order)
     if breakdown is None:
@@ -45,17 +45,17 @@ def provider_lines(order: Order) -> list[Line]:
     price, delivered = order.price_per_card, order.fulfilled_quantity
     missing = breakdown.refunded_quantity
     return [
-        Line(
+        BreakdownLine(
             gettext("Ordered"),
             _product(order.quantity, price, breakdown.ordered_amount),
             money(breakdown.ordered_amount),
         ),
-        Line(
+        BreakdownLine(
             gettext("Cost"),
             _product(delivered, price, breakdown.charged_amount),
             money(breakdown.charged_amount),
         ),
-        Line(
+        BreakdownLine(
             gettext("Credited back"),
             _product(missing, price, breakdown.refunded_amount),
             money(breakdown.refunded_amount),
@@ -63,7 +63,7 @@ def provider_lines(order: Order) -> list[Line]:
     ]
 
 
-def customer_lines(order: Order, *, again: Order | None) -> list[Line]:
+def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
     """What the customer paid, and what of it is kept, owed and paid back; empty if not known.
 
     ``again`` is the order that orders the missing cards again: what was owed for them is its.
@@ -85,11 +85,11 @@ def customer_lines(order: Order, *, again: Order | None) -> list[Line]:
         )
         owed_how = calculation("{paid} − {kept}", paid=paid, kept=kept)
     return [
-        Line(gettext("Paid"), _product(order.quantity, price, paid), money(paid)),
-        Line(gettext("Kept, for what was delivered"), kept_how, money(kept)),
+        BreakdownLine(gettext("Paid"), _product(order.quantity, price, paid), money(paid)),
+        BreakdownLine(gettext("Kept, for what was delivered"), kept_how, money(kept)),
         *(
             [
-                Line(gettext("Owed to the customer"), owed_how, money(owed)),
+                BreakdownLine(gettext("Owed to the customer"), owed_how, money(owed)),
                 *_paid_back(breakdown),
             ]
             if again is None
@@ -98,7 +98,7 @@ def customer_lines(order: Order, *, again: Order | None) -> list[Line]:
     ]
 
 
-def _paid_back(breakdown: CustomerBreakdown) -> Iterator[Line]:
+def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
     """The parts of what is owed: paid back, planned and left; nothing if all is paid back."""
     paid, planned = breakdown.refunded_amount, breakdown.planned_amount
     if not (paid or planned):
@@ -106,32 +106,32 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[Line]:
     formula = "{owed}"
     if paid:
         formula += " − {paid}"
-        yield Line(gettext("Paid back"), "", money(paid))
+        yield BreakdownLine(gettext("Paid back"), "", money(paid))
     if planned:
         formula += " − {planned}"
-        yield Line(gettext("To be paid back"), "", money(planned))
+        yield BreakdownLine(gettext("To be paid back"), "", money(planned))
     how = calculation(formula, owed=breakdown.owed_amount, paid=paid, planned=planned)
-    yield Line(gettext("Still owed"), how, money(breakdown.open_amount))
+    yield BreakdownLine(gettext("Still owed"), how, money(breakdown.open_amount))
 
 
-def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[Line]:
+def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[BreakdownLine]:
     """What of the amount ``owed`` was paid for the new order, and the rest, if there is one."""
     gone = owed if again.sale_amount is None else again.sale_amount
     how = _product(again.quantity, order.sale_price, gone)
-    yield Line(gettext("Gone to the new order"), how, money(gone))
+    yield BreakdownLine(gettext("Gone to the new order"), how, money(gone))
     if gone < owed:
         how = calculation("{owed} − {gone}", owed=owed, gone=gone)
-        yield Line(gettext("For cards that came late"), how, money(owed - gone))
+        yield BreakdownLine(gettext("For cards that came late"), how, money(owed - gone))
 
 
-def margin_lines(order: Order) -> Iterator[Line]:
+def margin_lines(order: Order) -> Iterator[BreakdownLine]:
     """What is kept less what it cost; nothing unless both are known."""
     provider, customer = refund_breakdown(order), customer_breakdown(order)
     if provider is None or customer is None or provider.charged_amount is None:
         return
     kept, cost = customer.kept_amount, provider.charged_amount
     arithmetic = calculation("{kept} − {cost}", kept=kept, cost=cost)
-    yield Line(gettext("Margin"), arithmetic, money(kept - cost))
+    yield BreakdownLine(gettext("Margin"), arithmetic, money(kept - cost))
 
 
 def bar(order: Order) -> Bar | None:

@@ -127,7 +127,7 @@ class CorrectingPages(OrderPages):
         try:
             with transaction.atomic(using=router.db_for_write(Order)):
                 self._write(request, order, form)
-        except revealing.TooMany:
+        except revealing.TooManyReveals:
             self.message_user(request, revealing.refuse(request, order), messages.ERROR)
             return self.to_order(order)
         except CustomerConflict:

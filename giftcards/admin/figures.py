@@ -24,7 +24,7 @@ from giftcards.reports import By, Figures, Report, Row, last_day
 _MINUTE, _HOUR = 60, 3_600
 
 
-class Fact(NamedTuple):
+class ReportFact(NamedTuple):
     """A key figure: its value is HTML; ``address`` leads to the orders that it counts, if any."""
 
     label: str
@@ -33,9 +33,9 @@ class Fact(NamedTuple):
     is_wrong: bool = False
 
 
-class Group(NamedTuple):
+class ReportGroup(NamedTuple):
     title: str
-    facts: list[Fact]
+    facts: list[ReportFact]
 
 
 class Column(NamedTuple):
@@ -46,7 +46,7 @@ class Column(NamedTuple):
     is_cost: bool = False
 
 
-class Line(NamedTuple):
+class ReportLine(NamedTuple):
     """A row of the table: what it is about, and each cell with the name of its column."""
 
     label: str
@@ -70,60 +70,62 @@ def list_address(order_list: str, question: Question, **filters: str) -> str:
 
 def groups(
     report: Report, question: Question, *, order_list: str, open_orders: OpenMoney | None
-) -> Iterator[Group]:
+) -> Iterator[ReportGroup]:
     """The key figures. ``open_orders`` is ``None`` for who may not see costs."""
     total = report.total
 
     def orders(**filters: str) -> str:
         return list_address(order_list, question, **filters)
 
-    yield Group(gettext("Orders and cards"), list(_order_facts(report, orders)))
+    yield ReportGroup(gettext("Orders and cards"), list(_order_facts(report, orders)))
     if open_orders is not None:
-        yield Group(gettext("The provider"), list(_provider_facts(total, open_orders, orders)))
-    yield Group(gettext("The customers"), list(_customer_facts(total, orders)))
+        yield ReportGroup(
+            gettext("The provider"), list(_provider_facts(total, open_orders, orders))
+        )
+    yield ReportGroup(gettext("The customers"), list(_customer_facts(total, orders)))
     if open_orders is not None:
-        margin = Fact(gettext("Margin"), _of_paid(total, total.margin_amount))
-        lost = Fact(gettext("Margin lost"), _of_paid(total, total.lost_margin_amount))
-        yield Group(gettext("Margin"), [margin, lost])
+        margin = ReportFact(gettext("Margin"), _of_paid(total, total.margin_amount))
+        lost = ReportFact(gettext("Margin lost"), _of_paid(total, total.lost_margin_amount))
+        yield ReportGroup(gettext("Margin"), [margin, lost])
 
 
-def _order_facts(report: Report, orders: Callable[..., str]) -> Iterator[Fact]:
+def _order_facts(report: Report, orders: Callable[..., str]) -> Iterator[ReportFact]:
     total = report.total
-    yield Fact(gettext("Orders"), count_text(total.orders), orders())
+    yield ReportFact(gettext("Orders"), count_text(total.orders), orders())
     if total.rejected:
         address = orders(status__exact="REJECTED")
-        yield Fact(gettext("Rejected orders"), count_text(total.rejected), address)
-    yield Fact(gettext("Cards ordered"), count_text(total.cards_ordered))
-    yield Fact(gettext("Cards delivered"), count_text(total.cards_delivered))
+        yield ReportFact(gettext("Rejected orders"), count_text(total.rejected), address)
+    yield ReportFact(gettext("Cards ordered"), count_text(total.cards_ordered))
+    yield ReportFact(gettext("Cards delivered"), count_text(total.cards_delivered))
     if total.fill_rate is not None:
-        yield Fact(gettext("Share of the cards that came"), share_text(total.fill_rate))
+        yield ReportFact(gettext("Share of the cards that came"), share_text(total.fill_rate))
     if report.settling:
         half, most = report.settling
-        yield Fact(gettext("Half of the orders were settled within"), duration_text(half))
-        yield Fact(gettext("95 of 100 were settled within"), duration_text(most))
+        yield ReportFact(gettext("Half of the orders were settled within"), duration_text(half))
+        yield ReportFact(gettext("95 of 100 were settled within"), duration_text(most))
 
 
 def _provider_facts(
     total: Figures, open_orders: OpenMoney, orders: Callable[..., str]
-) -> Iterator[Fact]:
-    yield Fact(gettext("Ordered"), money(total.ordered_amount))
-    yield Fact(gettext("Cost"), money(total.charged_amount))
-    yield Fact(gettext("Credited back"), money(total.refunded_amount))
+) -> Iterator[ReportFact]:
+    yield ReportFact(gettext("Ordered"), money(total.ordered_amount))
+    yield ReportFact(gettext("Cost"), money(total.charged_amount))
+    yield ReportFact(gettext("Credited back"), money(total.refunded_amount))
     if total.unknown:
-        yield Fact(
+        yield ReportFact(
             gettext("Orders with unknown amounts"),
             count_text(total.unknown),
             is_wrong=True,
         )
     if total.contradictory:
-        yield Fact(
+        yield ReportFact(
             gettext("Orders with contradictory figures"),
             count_text(total.contradictory),
             orders(figures="contradictory"),
             is_wrong=True,
         )
     if open_orders.total or open_orders.unknown:
-        yield Fact(gettext("In open orders, at present"), _open_text(open_orders))
+        yield ReportFact(gettext("In open orders, at present"), _open_text(open_orders))
 
 
 def _open_text(found: OpenMoney) -> str:
@@ -133,13 +135,13 @@ def _open_text(found: OpenMoney) -> str:
     return format_html("{} {}", amount, orders_of_unknown_price(found.unknown))
 
 
-def _customer_facts(total: Figures, orders: Callable[..., str]) -> Iterator[Fact]:
+def _customer_facts(total: Figures, orders: Callable[..., str]) -> Iterator[ReportFact]:
     for label, amount in (
         (gettext("Paid by customers"), total.paid_amount),
         (gettext("Kept, for what was delivered"), total.kept_amount),
         (gettext("Owed to customers"), total.owed_amount),
     ):
-        yield Fact(label, _of_paid(total, amount))
+        yield ReportFact(label, _of_paid(total, amount))
     for label, amount, refund in (
         (gettext("Paid back"), total.customer_refunded_amount, "paid"),
         (gettext("To be paid back"), total.customer_planned_amount, "planned"),
@@ -147,9 +149,9 @@ def _customer_facts(total: Figures, orders: Callable[..., str]) -> Iterator[Fact
     ):
         address = orders(refund=refund) if amount else ""
         is_wrong = refund == "owed" and amount > 0
-        yield Fact(label, _of_paid(total, amount), address, is_wrong)
+        yield ReportFact(label, _of_paid(total, amount), address, is_wrong)
     if total.unpaid:
-        yield Fact(gettext("Orders without a sale amount"), count_text(total.unpaid))
+        yield ReportFact(gettext("Orders without a sale amount"), count_text(total.unpaid))
 
 
 def duration_text(seconds: int) -> str:
@@ -208,11 +210,13 @@ def columns(*, shows_costs: bool) -> list[Column]:
 
 def lines(
     report: Report, question: Question, *, order_list: str, shows_costs: bool
-) -> Iterator[Line]:
+) -> Iterator[ReportLine]:
     for row in report.rows:
         about = _question_of(row, question)
         address = list_address(order_list, about) if about else ""
-        yield Line(row_text(row, report), address, cells(row.figures, shows_costs=shows_costs))
+        yield ReportLine(
+            row_text(row, report), address, cells(row.figures, shows_costs=shows_costs)
+        )
 
 
 def cells(figures: Figures, *, shows_costs: bool) -> list[tuple[str, str]]:

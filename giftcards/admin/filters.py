@@ -50,8 +50,10 @@ class _Filter(AnyFilter):
             return queryset
         try:
             condition = self.condition()
-            # SQLite uses no index for what is denied twice.
-            return queryset.filter(condition) if self.uses_index else queryset.exclude(~condition)
+            if self.uses_index:
+                return queryset.filter(condition)
+            # Means the same: SQLite uses no index for a condition that is denied twice.
+            return queryset.exclude(~condition)
         except (ValueError, ValidationError) as error:
             raise IncorrectLookupParameters(error) from error
 

@@ -28,7 +28,7 @@ from giftcards.display import (
     money_text,
     zoned_moment,
 )
-from giftcards.engine.holding import confirm_price
+from giftcards.engine.price_holds import confirm_price
 from giftcards.engine.resolving import Fit, Row
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import place_order

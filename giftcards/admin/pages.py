@@ -25,7 +25,7 @@ from giftcards.admin import buttons
 from giftcards.admin.provider import pause_in_words
 from giftcards.conf import conf
 from giftcards.display import isolated
-from giftcards.engine.queue import wake_worker
+from giftcards.engine.task_queue import wake_worker
 from giftcards.models import Order, OrderQuerySet
 from giftcards.problems import Problem
 from giftcards.statuses import Status

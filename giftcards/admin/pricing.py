@@ -11,7 +11,7 @@ from django.utils.translation import gettext
 from giftcards.admin.forms import PriceForm, facts
 from giftcards.admin.pages import OrderButton, OrderPages, state_token
 from giftcards.display import explained, money
-from giftcards.engine.holding import approve_price, held_price, reject_held
+from giftcards.engine.price_holds import approve_price, held_price, reject_held
 from giftcards.models import Order
 
 

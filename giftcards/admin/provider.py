@@ -28,7 +28,7 @@ from giftcards.admin.readonly import ReadOnly
 from giftcards.crypto import configured_key
 from giftcards.display import bdi
 from giftcards.engine.health import api_keys as known_keys
-from giftcards.engine.queue import wake_worker
+from giftcards.engine.task_queue import wake_worker
 from giftcards.models import ApiKey, Order, ProviderState
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from giftcards.engine.health import (
     try_keys,
 )
 from giftcards.engine.health import versions as running_versions
-from giftcards.engine.queue import Backlog, next_tick, schedule_problem
+from giftcards.engine.task_queue import Backlog, next_tick, schedule_problem
 from giftcards.exceptions import ConfigurationError
 from giftcards.models import Order, ProviderState, StatusChange
 from giftcards.statuses import Status

@@ -235,19 +235,19 @@ def _record(request: HttpRequest, card: Card, reason: str) -> bool:
     return False
 
 
-class TooMany(Exception):
+class TooManyReveals(Exception):
     """The person has seen codes, or decided where they go, too often within an hour."""
 
 
 def count(request: HttpRequest) -> None:
-    """Raise :exc:`TooMany` if the correction that the transaction has just made is one too many."""
+    """Raise :exc:`TooManyReveals` if the correction just made is one too many."""
     take_turn(request)
     if not _is_within_limit(request):
-        raise TooMany
+        raise TooManyReveals
 
 
 def refuse(request: HttpRequest, order: Order) -> str:
-    """The text for whoever has made :exc:`TooMany`; it leaves a trace, as a refused reveal does."""
+    """The text after :exc:`TooManyReveals`; it leaves a trace, as a refused reveal does."""
     _tell_of_refusal(request, order)
     return _refused().trouble
 

@@ -139,7 +139,7 @@ require = OPTIONS.require
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class StaffPerson:
     """A member of staff who gets digests.
 
     ``role`` is a key of :data:`giftcards.roles.ROLES`. Without one, they are told of everything.
@@ -233,7 +233,7 @@ class Conf:
         return function
 
     @property
-    def staff(self) -> list[Person]:
+    def staff(self) -> list[StaffPerson]:
         """Who gets digests."""
         return [_person(entry) for entry in _entries(OPTIONS.get("STAFF_EMAILS"))]
 
@@ -247,8 +247,8 @@ class Conf:
         return None if path is None else import_string(path)
 
 
-def _person(entry: Mapping[str, str]) -> Person:
-    return Person(
+def _person(entry: Mapping[str, str]) -> StaffPerson:
+    return StaffPerson(
         entry["address"], entry.get("language", settings.LANGUAGE_CODE), entry.get("role")
     )
 

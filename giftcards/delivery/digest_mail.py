@@ -14,14 +14,14 @@ from django.core.mail import EmailMultiAlternatives
 from django.template.loader import render_to_string
 from django.utils.translation import get_language_bidi, gettext, override
 
-from giftcards.delivery.conf import Person, conf
+from giftcards.delivery.conf import StaffPerson, conf
 from giftcards.delivery.news import Item
 from giftcards.display import one_line
 
 _FOLDER = "giftcards_delivery/digest"
 
 
-def write(person: Person, items: Sequence[Item]) -> EmailMultiAlternatives:
+def write(person: StaffPerson, items: Sequence[Item]) -> EmailMultiAlternatives:
     """The digest for ``person``, in their language."""
     with override(person.language):
         context = {

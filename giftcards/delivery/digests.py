@@ -21,7 +21,7 @@ from django.utils.translation import override
 
 from giftcards.delivery import news
 from giftcards.delivery.channels import NotTaken
-from giftcards.delivery.conf import Person, conf
+from giftcards.delivery.conf import StaffPerson, conf
 from giftcards.delivery.digest_mail import write
 from giftcards.delivery.failures import Failure, describe
 from giftcards.delivery.handover import Limits, Sent, hand_over
@@ -98,9 +98,11 @@ def send_due(limits: Limits) -> int:
     return _serve_all(wanted, rows, limits) if wanted else 0
 
 
-def _serve_all(people: Iterable[Person], rows: Mapping[str, StaffDigest], limits: Limits) -> int:
-    situation = news.look()
-    happened = cache(news.happened)
+def _serve_all(
+    people: Iterable[StaffPerson], rows: Mapping[str, StaffDigest], limits: Limits
+) -> int:
+    situation = news.current_situation()
+    happened = cache(news.recent_events)
     sent = 0
     for person in people:
         digest = rows.get(person.address) or _begin(person.address, situation)
@@ -115,17 +117,17 @@ def _serve_all(people: Iterable[Person], rows: Mapping[str, StaffDigest], limits
     return sent
 
 
-def concerns(person: Person, code: str) -> bool:
+def concerns(person: StaffPerson, code: str) -> bool:
     """Whether ``person`` is told of items with this code, by their role."""
     return person.role is None or WORDINGS[code].permission in ROLES[person.role]
 
 
-def _listed() -> dict[str, Person]:
+def _listed() -> dict[str, StaffPerson]:
     """Who is told, by address; somebody who is listed twice, as the first entry says."""
-    people: dict[str, Person] = {}
+    people: dict[str, StaffPerson] = {}
     # First, because a chat works while mail does not.
     if any(staff_news.named_receivers(None)):
-        people[RECEIVERS] = Person(RECEIVERS, settings.LANGUAGE_CODE, None)
+        people[RECEIVERS] = StaffPerson(RECEIVERS, settings.LANGUAGE_CODE, None)
     for person in conf.staff:
         people.setdefault(person.address, person)
     return people
@@ -169,7 +171,7 @@ def _write(digest: StaffDigest, **values: Any) -> bool:
 
 def _serve(
     digest: StaffDigest,
-    person: Person,
+    person: StaffPerson,
     situation: Situation,
     happened: Callable[[datetime, datetime], list[Item]],
     limits: Limits,
@@ -218,7 +220,7 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
     for code, orders in situation.matters.items():
         known = set(told.matters.get(code, ()))
         if unknown := [(key, name) for key, name in orders.items() if key not in known]:
-            items.append(news.matter(code, unknown))
+            items.append(news.order_item(code, unknown))
     items += happened
     items += [Item(code, has_ended=True) for code in told.states.keys() - states.keys()]
     order = list(WORDINGS)
@@ -243,7 +245,7 @@ def _knows(told: Told, situation: Situation, items: Iterable[Item]) -> Told:
 
 
 @contained
-def _tell(person: Person, items: list[Item], limits: Limits) -> str:
+def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> str:
     """Send ``items`` to ``person``; return what went wrong, by class and place, or "".
 
     The texts of errors are kept here: they may hold an address or a password of a server.

@@ -20,7 +20,7 @@ ATTEMPT_SECONDS = 60.0
 # How long an attempt may go on after the process was asked to stop (seconds).
 _STOPPING_SECONDS = 8.0
 # How often somebody who waits looks whether to go on (seconds).
-_HEARTBEAT = 0.25
+_POLL_EVERY = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def hand_over(
     give_up_at = min(began + ATTEMPT_SECONDS, limits.end_at)
     is_stopping = False
     while (now := time.monotonic()) < give_up_at:
-        if told := end.wait(min(_HEARTBEAT, give_up_at - now)):
+        if told := end.wait(min(_POLL_EVERY, give_up_at - now)):
             return told
         if limits.stop.is_set() and not is_stopping:
             is_stopping = True

@@ -77,7 +77,7 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MessageRow:
     """A line of the table in a message."""
 
     label: str
@@ -243,40 +243,40 @@ def _code_in(form: _Form, code: Code) -> Code:
     return replace(code, value=form.exact(code.value), serial=form.exact(code.serial))
 
 
-def _rows(content: Content, form: _Form) -> list[Row]:
+def _rows(content: Content, form: _Form) -> list[MessageRow]:
     facts = content.facts
     return [
         *_rows_of_refund(content, form),
-        Row(gettext("Product"), form.foreign(facts.product)),
-        Row(gettext("Denomination"), form.foreign(facts.type)),
-        Row(capfirst(gettext("quantity")), count_text(facts.quantity)),
+        MessageRow(gettext("Product"), form.foreign(facts.product)),
+        MessageRow(gettext("Denomination"), form.foreign(facts.type)),
+        MessageRow(capfirst(gettext("quantity")), count_text(facts.quantity)),
         *_rows_of_part(content),
-        Row(gettext("Ordered on"), moment_text(facts.ordered_at)),
-        Row(capfirst(gettext("reference")), form.foreign(facts.reference)),
+        MessageRow(gettext("Ordered on"), moment_text(facts.ordered_at)),
+        MessageRow(capfirst(gettext("reference")), form.foreign(facts.reference)),
     ]
 
 
-def _rows_of_part(content: Content) -> list[Row]:
+def _rows_of_part(content: Content) -> list[MessageRow]:
     if content.kind != Kind.PARTLY_DELIVERED:
         return []
     return [
-        Row(gettext("Cards delivered"), count_text(content.facts.delivered)),
-        Row(gettext("Cards missing"), count_text(content.facts.missing)),
+        MessageRow(gettext("Cards delivered"), count_text(content.facts.delivered)),
+        MessageRow(gettext("Cards missing"), count_text(content.facts.missing)),
     ]
 
 
-def _rows_of_refund(content: Content, form: _Form) -> list[Row]:
+def _rows_of_refund(content: Content, form: _Form) -> list[MessageRow]:
     refund, left = content.refund, content.facts.to_pay_back
     if refund is None:
         return []
     rows = [
-        Row(gettext("Amount"), form.amount(refund.amount)),
-        Row(gettext("Paid back on"), moment_text(refund.at)),
+        MessageRow(gettext("Amount"), form.amount(refund.amount)),
+        MessageRow(gettext("Paid back on"), moment_text(refund.at)),
     ]
     if refund.method:
-        rows.append(Row(gettext("Paid back by"), form.foreign(refund.method)))
+        rows.append(MessageRow(gettext("Paid back by"), form.foreign(refund.method)))
     if left:
-        rows.append(Row(gettext("Still to be paid back"), form.amount(left)))
+        rows.append(MessageRow(gettext("Still to be paid back"), form.amount(left)))
     return rows
 
 

@@ -49,7 +49,7 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
+class NewsWording:
     """The texts of a code, and the permission that says whom it concerns.
 
     ``headline`` is part of a sentence, and counts if it has a ``%(count)s``. ``ended`` says that it
@@ -65,28 +65,28 @@ class Wording:
 
 
 #: By code, the most important first.
-WORDINGS: Mapping[str, Wording] = {
-    "paused": Wording(
+WORDINGS: Mapping[str, NewsWording] = {
+    "paused": NewsWording(
         Severity.URGENT,
         "check_order",
         _("requests to the provider are paused"),
         ended=_("Requests to the provider are not paused any more."),
     ),
-    "failing": Wording(
+    "failing": NewsWording(
         Severity.URGENT,
         "check_order",
         _("requests to the provider fail"),
         _("They are repeated by themselves. If it lasts, ask the provider's support."),
         ended=_("The provider answers again."),
     ),
-    "worker": Wording(
+    "worker": NewsWording(
         Severity.URGENT,
         "check_order",
         _("background work has stopped"),
         _("Orders are not followed. Those who run the site have to start it again."),
         ended=_("Background work goes on."),
     ),
-    "waiting": Wording(
+    "waiting": NewsWording(
         Severity.URGENT,
         "check_order",
         ngettext_lazy(
@@ -97,20 +97,20 @@ WORDINGS: Mapping[str, Wording] = {
         _("It is tried again by itself. If it lasts, the mail server needs a look."),
         ended=_("Messages to customers are sent again."),
     ),
-    "to_do": Wording(
+    "to_do": NewsWording(
         Severity.WARNING,
         "check_order",
         ngettext_lazy("%(count)s order to do", "%(count)s orders to do", "count"),
         _("The page of the order says what is wrong and what you can do."),
     ),
-    "balance": Wording(
+    "balance": NewsWording(
         Severity.WARNING,
         "view_cost",
         _("the balance is low"),
         _("Top up the account at the provider."),
         ended=_("The balance is not low any more."),
     ),
-    "missing": Wording(
+    "missing": NewsWording(
         Severity.WARNING,
         "view_cost",
         ngettext_lazy(
@@ -121,7 +121,7 @@ WORDINGS: Mapping[str, Wording] = {
         _("Look for it in the account at the provider, and ask its support."),
         ended=_("The provider has credited back what it promised."),
     ),
-    "unknown": Wording(
+    "unknown": NewsWording(
         Severity.WARNING,
         "view_cost",
         ngettext_lazy(
@@ -135,14 +135,14 @@ WORDINGS: Mapping[str, Wording] = {
         ),
         ended=_("The ledger of the last days has no entry of an unknown order any more."),
     ),
-    "gap": Wording(
+    "gap": NewsWording(
         Severity.WARNING,
         "view_cost",
         _("the provider's ledger does not explain the balance"),
         _("Look in the ledger where the balance changed without an entry, and ask the provider."),
         ended=_("The provider's ledger of the last days explains the balance again."),
     ),
-    "unsent": Wording(
+    "unsent": NewsWording(
         Severity.WARNING,
         "check_order",
         ngettext_lazy(
@@ -152,7 +152,7 @@ WORDINGS: Mapping[str, Wording] = {
         ),
         _("Send the message again, to another address if need be, or call the customer."),
     ),
-    "partly": Wording(
+    "partly": NewsWording(
         Severity.WARNING,
         "view_order",
         ngettext_lazy(
@@ -160,7 +160,7 @@ WORDINGS: Mapping[str, Wording] = {
         ),
         _("Order the missing cards again, or pay the customer back for them."),
     ),
-    "refunded": Wording(
+    "refunded": NewsWording(
         Severity.WARNING,
         "view_order",
         ngettext_lazy(
@@ -170,25 +170,25 @@ WORDINGS: Mapping[str, Wording] = {
         ),
         _("Order the cards again, or pay the customer back."),
     ),
-    "rejected": Wording(
+    "rejected": NewsWording(
         Severity.WARNING,
         "view_order",
         ngettext_lazy("%(count)s order rejected", "%(count)s orders rejected", "count"),
         _("Nothing was bought. Order the cards again, or pay the customer back."),
     ),
-    "unconfirmed": Wording(
+    "unconfirmed": NewsWording(
         Severity.WARNING,
         "check_order",
         ngettext_lazy("%(count)s unconfirmed order", "%(count)s unconfirmed orders", "count"),
         _("It is looked for at the provider by itself. Do not buy the cards a second time."),
     ),
-    "delayed": Wording(
+    "delayed": NewsWording(
         Severity.NOTE,
         "check_order",
         ngettext_lazy("%(count)s order delayed", "%(count)s orders delayed", "count"),
         _("The provider is asked again by itself. The customer has to wait."),
     ),
-    "unreadable": Wording(
+    "unreadable": NewsWording(
         Severity.WARNING,
         "reveal_card",
         ngettext_lazy(
@@ -201,7 +201,7 @@ WORDINGS: Mapping[str, Wording] = {
             " in its log."
         ),
     ),
-    "locked": Wording(
+    "locked": NewsWording(
         Severity.WARNING,
         "reveal_card",
         ngettext_lazy(
@@ -211,7 +211,7 @@ WORDINGS: Mapping[str, Wording] = {
         ),
         _("Ask the customer whether it was them, and send a new link."),
     ),
-    "reveals": Wording(
+    "reveals": NewsWording(
         Severity.WARNING,
         "view_cardreveal",
         ngettext_lazy(
@@ -295,7 +295,7 @@ class Item:
         return self.count - len(self.orders) if self.orders else 0
 
     @property
-    def _wording(self) -> Wording:
+    def _wording(self) -> NewsWording:
         return WORDINGS[self.code]
 
 
@@ -310,7 +310,7 @@ class Situation:
     matters: Mapping[str, Mapping[int, str]]
 
 
-def look() -> Situation:
+def current_situation() -> Situation:
     """How things stand now."""
     now = timezone.now()
     states = {item.code: item for item in _states(now)}
@@ -327,7 +327,7 @@ def _named(orders: QuerySet[Order]) -> dict[int, str]:
     return dict(orders.values_list("pk", "reference")[: MOST + 1])
 
 
-def matter(code: str, orders: Iterable[tuple[int, str]]) -> Item:
+def order_item(code: str, orders: Iterable[tuple[int, str]]) -> Item:
     """An item about these orders, each a primary key and a reference."""
     return _about_orders(code, orders, url=_list_of(code))
 
@@ -421,7 +421,7 @@ def _waiting(now: datetime) -> Iterator[Item]:
 # What happened.
 
 
-def happened(since: datetime, until: datetime) -> list[Item]:
+def recent_events(since: datetime, until: datetime) -> list[Item]:
     """What happened after ``since``, and at ``until`` or before."""
     return [
         *_settled(since, until),

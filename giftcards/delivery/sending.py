@@ -58,7 +58,7 @@ _BATCH = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class SendingTally:
     """What a pass did, in numbers of messages; ``is_cut_short``: a server was left alone."""
 
     sent: int = 0
@@ -67,8 +67,8 @@ class Tally:
     cancelled: int = 0
     is_cut_short: bool = False
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(
+    def __add__(self, other: SendingTally) -> SendingTally:
+        return SendingTally(
             self.sent + other.sent,
             self.retrying + other.retrying,
             self.failed + other.failed,
@@ -87,7 +87,7 @@ class Tally:
         return f"{counts}; a server does not answer" if self.is_cut_short else counts
 
 
-def send_due(limits: Limits) -> Tally:
+def send_due(limits: Limits) -> SendingTally:
     """Send all messages that are due, longest due first, within ``limits``.
 
     A channel whose server fails three times in a row, or until the time is over, is left alone:
@@ -105,7 +105,7 @@ class _Pass:
         self._failures: Counter[str] = Counter()
         self._away: set[str] = set()
 
-    def run(self) -> Tally:
+    def run(self) -> SendingTally:
         while batch := self._next():
             for wanted in batch:
                 if self._limits.may_begin() and wanted.channel not in self._away:
@@ -113,7 +113,7 @@ class _Pass:
         # Also if the time is over because a server took all of it.
         is_over = not self._limits.may_begin()
         is_cut_short = bool(self._away) or (is_over and any(self._failures.values()))
-        return Tally(**self._counts, is_cut_short=is_cut_short)
+        return SendingTally(**self._counts, is_cut_short=is_cut_short)
 
     def _next(self) -> list[Delivery]:
         if not self._limits.may_begin():

@@ -21,8 +21,8 @@ from giftcards.delivery import digests
 from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.queueing import QUEUED, tell_of_lost_refunds, wake
-from giftcards.delivery.sending import Tally, send_due
-from giftcards.engine.queue import cluster_stop
+from giftcards.delivery.sending import SendingTally, send_due
+from giftcards.engine.task_queue import cluster_stop
 from giftcards.exceptions import GiftcardsError
 from giftcards.management.output import counted
 from giftcards.models import Lease
@@ -42,7 +42,7 @@ _SHORTEST_ATTEMPT = 20.0
 # Where one worker does everything: how long attempts begin, and how long they last (seconds).
 _ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
 # How long a task waits for messages that are due soon, and how often it looks (seconds).
-_LONGEST_WAIT, _HEARTBEAT = 15.0, 1.0
+_LONGEST_WAIT, _POLL_EVERY = 15.0, 1.0
 
 
 class _Slot(NamedTuple):
@@ -105,7 +105,7 @@ def _limits(stop: threading.Event, workers: int) -> Limits:
     return Limits(stop, now + min(LOOP_SECONDS, seconds - _SHORTEST_ATTEMPT), now + seconds)
 
 
-def _send_and_wait(limits: Limits, *, may_wait: bool) -> Tally:
+def _send_and_wait(limits: Limits, *, may_wait: bool) -> SendingTally:
     """Send what is due, and what is due soon if the worker may wait for that."""
     wait_until = time.monotonic() + _LONGEST_WAIT
     done = send_due(limits)
@@ -126,5 +126,5 @@ def _wait(limits: Limits, *, until: float) -> bool:
         if time.monotonic() + seconds > until:
             return False
         # Another one may be queued meanwhile.
-        limits.stop.wait(min(seconds, _HEARTBEAT))
+        limits.stop.wait(min(seconds, _POLL_EVERY))
     return False

@@ -25,7 +25,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.engine import queue
+from giftcards.engine import task_queue
 from giftcards.models import Order, ProviderState, RequestSlot, StatusChange
 from giftcards.models.provider import LONGEST_PAUSE
 from giftcards.models.times import LONGEST_HOLD, SLACK
@@ -103,7 +103,10 @@ class Step:
 
 
 class Era(NamedTuple):
-    """The time between two steps: what the clock showed, and by how much it was set since."""
+    """A time between two steps, in which the clock showed ``start`` to ``end``.
+
+    ``set_since`` is the sum of the steps after it.
+    """
 
     start: datetime
     end: datetime
@@ -138,12 +141,17 @@ class _Record:
         )
 
     def eras(self) -> Iterator[Era]:
-        """The eras of the clock, newest first; a time that it showed twice is in two of them."""
+        """The eras of the clock, newest first; a time that it showed twice is in two of them.
+
+        Their limits overlap by the tolerance, to which steps are known.
+        """
         zone = timezone.now().tzinfo
-        end, set_since = datetime.max.replace(tzinfo=zone), timedelta(0)
+        end = datetime.max.replace(tzinfo=zone)
+        set_since = timedelta(0)
         for step in reversed(self.steps):
-            # Readings, and with them the limits of an era, are exact to the tolerance only.
-            yield Era(min(step.before, step.after) - _TOLERANCE, end, set_since)
+            start = min(step.before, step.after) - _TOLERANCE
+            yield Era(start, end, set_since)
+            # The era before this step.
             end = step.before + _TOLERANCE
             set_since += timedelta(seconds=step.seconds)
         yield Era(datetime.min.replace(tzinfo=zone), end, set_since)
@@ -185,10 +193,13 @@ class Clock:
 
         The time by which a clock was set ahead does not count: nobody has lived through it.
         """
-        cut_off = self._check() - length
-        # The same moment, as the clock showed it in each era.
-        shown = ((era, cut_off - era.set_since) for era in self._record.eras())
-        return min(moment for era, moment in shown if moment < era.end)
+        moment = self._check() - length
+        candidates = []
+        for era in self._record.eras():
+            shown = moment - era.set_since  # what the clock showed then, or would have shown
+            if shown < era.end:
+                candidates.append(shown)
+        return min(candidates)
 
     def set_since(self, moment: datetime) -> list[timedelta]:
         """By how much the clock was set, in total, since it showed ``moment``.
@@ -257,7 +268,7 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
         changes.update(announce_at=F("announce_at") + span)
         without_list = ProviderState.objects.filter(list_usable_at__gt=now)
         without_list.update(list_usable_at=F("list_usable_at") + span)
-        queue.follow_clock(span, now=now)
+        task_queue.follow_clock(span, now=now)
 
 
 def recall_far_future() -> None:

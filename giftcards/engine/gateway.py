@@ -23,7 +23,7 @@ from giftcards.crypto import key_fingerprint
 from giftcards.engine.backoff import backoff
 from giftcards.engine.budget import Budget, Purpose, Slot
 from giftcards.engine.clock import Clock, recall_far_future
-from giftcards.engine.holding import release_fallen
+from giftcards.engine.price_holds import release_fallen
 from giftcards.engine.prices import PriceList, by_type
 from giftcards.engine.probe import KeyProbe
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused, Withheld
@@ -42,7 +42,7 @@ _BLOCK = timedelta(minutes=15)
 # retry, as ``Retry-After: 0`` allows, would be refused again.
 _PAUSE = timedelta(minutes=1)
 _SHORTEST_PAUSE = timedelta(seconds=5)
-LONGEST_PAUSE = timedelta(minutes=15)
+LONGEST_RETRY_AFTER = timedelta(minutes=15)
 # During an outage: the pause after the first failed sweep, and the longest.
 _OUTAGE_PAUSE = timedelta(seconds=1)
 _LONGEST_OUTAGE_PAUSE = timedelta(seconds=15)
@@ -225,7 +225,7 @@ class Gateway:
         ``None`` if calls are paused, if another process is probing the key, or if the budget has
         no slot left for ``purpose``.
         """
-        had_probe = self._probe.is_held
+        had_probe = self._probe.is_ours
         slot = None
         if self._may_call():
             slot = self._budget.take(
@@ -271,23 +271,26 @@ class Gateway:
         return max(wait, least)
 
     def _may_call(self) -> bool:
+        """True if a call may be made now; an unproven key is probed by one process at a time."""
         # Any process with this key may have been refused since the last call.
         self._load_key()
-        return self.is_open and (self.is_proven or self._may_try_key()) and self.is_open
+        if self.is_open and not self.is_proven:
+            return self._may_probe_key()
+        return self.is_open
 
-    def _may_try_key(self) -> bool:
+    def _may_probe_key(self) -> bool:
         if not self._probe.hold():
             return False
         # The previous holder of the probe may have proven the key or started a pause.
         self._load_state()
         if self.is_proven or not self.is_open:
             self._probe.end()
-        return True
+        return self.is_open
 
     def _is_probed_by_another(self) -> bool:
-        if self.is_proven or self._probe.is_held:
+        if self.is_proven or self._probe.is_ours:
             return False
-        return Lease.objects.is_held(Lease.KEY_PROBE)
+        return Lease.objects.is_taken(Lease.KEY_PROBE)
 
     # Outcomes of calls.
 
@@ -344,7 +347,7 @@ class Gateway:
     def _slow_down(self, error: RateLimited) -> None:
         wait = _PAUSE
         if error.retry_after is not None:
-            wait = min(timedelta(seconds=error.retry_after), LONGEST_PAUSE)
+            wait = min(timedelta(seconds=error.retry_after), LONGEST_RETRY_AFTER)
             wait = max(wait, _SHORTEST_PAUSE)
         self._pause_for(ProviderState.Pause.RATE, error, wait)
 

@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.crypto import Keyring, configured_key
-from giftcards.engine.queue import Backlog, schedule_problem, waiting_tasks
+from giftcards.engine.task_queue import Backlog, schedule_problem, waiting_tasks
 from giftcards.exceptions import ConfigurationError
 from giftcards.models import ApiKey, Card, Order, ProviderState, RequestSlot, StatusChange
 from giftcards.statuses import Status

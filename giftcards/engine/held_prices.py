@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.holding import release_fallen
+from giftcards.engine.price_holds import release_fallen
 from giftcards.exceptions import ProviderError
 from giftcards.models import Lease, Order
 

@@ -17,8 +17,8 @@ from giftcards.engine.budget import Purpose
 from giftcards.engine.database import surviving
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.held_prices import HeldPrices
-from giftcards.engine.queue import LOOP_LEASE
 from giftcards.engine.sweep import Swept, sweep
+from giftcards.engine.task_queue import LOOP_LEASE
 from giftcards.models import Card, Lease, Order, ProviderState
 from giftcards.signals import tick_began
 from giftcards.statuses import Status
@@ -26,7 +26,7 @@ from giftcards.statuses import Status
 logger = logging.getLogger(__name__)
 
 # How often, at least, the loop queries for due orders and renews its lease (seconds).
-_HEARTBEAT = 1.0
+_LOOK_EVERY = 1.0
 # The shortest pause after a sweep that did nothing (seconds).
 _IDLE_PAUSE = 0.25
 # What an order in each status needs next.
@@ -175,7 +175,7 @@ class _Loop:
     def _give_way(self) -> None:
         """Leave the loop for one interval to a process that has another API key."""
         self.release()
-        self.stop.wait(max(conf.poll_interval, _HEARTBEAT))
+        self.stop.wait(max(conf.poll_interval, _LOOK_EVERY))
 
     def _take_lease(self) -> bool:
         """Take the lease; wait up to ``patience`` for that of a dead holder to expire."""
@@ -187,7 +187,7 @@ class _Loop:
             # A changed expiry means that the holder is alive.
             if not self._token and (self._held_until() != expiry or self._beat_at >= give_up_at):
                 return False
-            if not self._token and self.stop.wait(_HEARTBEAT):
+            if not self._token and self.stop.wait(_LOOK_EVERY):
                 return False
         # From here on, this run sends new orders; a queued run no longer counts.
         Lease.objects.revoke(Lease.QUEUED_SWEEP)
@@ -202,13 +202,13 @@ class _Loop:
         return self.stop.is_set() or time.monotonic() >= self._ends_at
 
     def should_continue(self) -> bool:
-        """Whether the run may go on; renews the lease every ``_HEARTBEAT`` seconds."""
+        """Whether the run may go on; renews the lease every ``_LOOK_EVERY`` seconds."""
         if self.is_over:
             return False
         # At once: until then, the key may be in use to read it, and not be free to send an order.
         self._balance.take_answer()
         now = time.monotonic()
-        if now - self._beat_at >= _HEARTBEAT and self._token:
+        if now - self._beat_at >= _LOOK_EVERY and self._token:
             self._beat_at = now
             self._is_lease_lost = not Lease.objects.keep(Lease.LOOP, self._token, LOOP_LEASE)
         if self._is_endless and now >= self._tick_at:
@@ -223,12 +223,12 @@ class _Loop:
         latest = began + conf.poll_interval
         earliest = began + (_IDLE_PAUSE if is_idle else 0)
         while self.should_continue():
-            wait = _time_to_work(gateway) if gateway.is_open else _HEARTBEAT
+            wait = _time_to_work(gateway) if gateway.is_open else _LOOK_EVERY
             now = time.monotonic()
             left = min(max(wait, earliest - now), latest - now)
             if left <= 0:
                 return
-            self.stop.wait(min(left, _HEARTBEAT))
+            self.stop.wait(min(left, _LOOK_EVERY))
 
     def close_gateway(self) -> None:
         if self._gateway is not None:

@@ -25,7 +25,7 @@ from django.utils import timezone
 
 from giftcards.engine.backoff import backoff
 from giftcards.engine.database import tolerating
-from giftcards.engine.queue import LOOP_LEASE
+from giftcards.engine.task_queue import LOOP_LEASE
 from giftcards.models import Lease, Order, StatusChange, StatusChangeQuerySet
 from giftcards.secrecy import contained, place_of
 from giftcards.signals import order_settled, order_status_changed
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 # The lease of the process that announces; after a crash, another one takes over within this time.
 _LEASE = LOOP_LEASE
 # How often it is renewed while receivers run (seconds).
-_HEARTBEAT = 3.0
+_RENEW_LEASE_EVERY = 3.0
 # For how long it is renewed while the receivers of one change run (seconds). If they take longer,
 # they may hang, and another process may call them, too.
 _LONGEST_CALL = 120.0
@@ -106,7 +106,7 @@ class _LeaseKeeper:
     def keep(self) -> bool:
         """Go on with the next change; False if another process has taken over."""
         self._began = time.monotonic()
-        if self._began - self._kept < _HEARTBEAT:
+        if self._began - self._kept < _RENEW_LEASE_EVERY:
             return True
         self._kept = self._began
         return Lease.objects.keep(Lease.OUTBOX, self._token, _LEASE)
@@ -120,7 +120,7 @@ class _LeaseKeeper:
 
     def _renew(self) -> None:
         try:
-            while not self._is_over.wait(_HEARTBEAT):
+            while not self._is_over.wait(_RENEW_LEASE_EVERY):
                 if time.monotonic() - self._began < _LONGEST_CALL:
                     self._renew_once()
         finally:
@@ -181,13 +181,17 @@ def _announce_change(change: StatusChange, held_back: dict[str, datetime]) -> No
     ``held_back`` maps the receivers that an earlier change of the order has yet to reach to the
     time when that change is due. They are not called.
     """
-    pending = _pending_receivers(change)
-    called = [receiver for receiver in pending if receiver.name not in held_back]
-    undelivered = called.copy()
-    held_until = max((held_back[name] for name, _ in pending if name in held_back), default=None)
+    called: list[_Receiver] = []
+    held_until: datetime | None = None
+    for receiver in _pending_receivers(change):
+        if receiver.name not in held_back:
+            called.append(receiver)
+        elif held_until is None or held_back[receiver.name] > held_until:
+            held_until = held_back[receiver.name]
     failures = change.announce_failures
     if called and not _begin(change, held_until):
         return
+    undelivered = called.copy()
     try:
         _deliver(change, undelivered)
     finally:

@@ -21,7 +21,7 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.budget import Purpose, Slot
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.recording import evaluate_for
+from giftcards.engine.verdict import evaluate_for
 from giftcards.exceptions import ProviderError
 from giftcards.models import Order
 from giftcards.provider.answers import OrderAnswer, OrderPage
@@ -49,7 +49,7 @@ _FEW = 2
 # The share of the poll timeout within which an accepted order is usually listed and settled.
 _USUAL = 1 / 5
 # How often the pulse beats while requests are in flight (seconds).
-_HEARTBEAT = 1.0
+_PULSE_EVERY = 1.0
 # How long to wait for requests in flight once no more may be started (seconds).
 _GRACE = 3.0
 
@@ -73,7 +73,7 @@ class Pulse:
     beat: Callable[[], None] = _nothing
 
 
-class Reading(NamedTuple):
+class ListReading(NamedTuple):
     """What the pages of the list are requested for: the first one, and those after it.
 
     Those that are ``awaited`` wait for the request budget; others are left out if it is short.
@@ -85,9 +85,9 @@ class Reading(NamedTuple):
     are_further_awaited: bool
 
 
-OF_FRESH = Reading(Purpose.LISTING, Purpose.PAGES, True, False)
-OF_LATE = Reading(Purpose.CHECKING_LATE, Purpose.CHECKING_LATE, False, False)
-OF_LOST = Reading(Purpose.SEARCHING, Purpose.SEARCHING, True, True)
+OF_FRESH = ListReading(Purpose.LISTING, Purpose.PAGES, True, False)
+OF_LATE = ListReading(Purpose.CHECKING_LATE, Purpose.CHECKING_LATE, False, False)
+OF_LOST = ListReading(Purpose.SEARCHING, Purpose.SEARCHING, True, True)
 
 Rows = Sequence[OrderAnswer]
 Answers = Iterable[tuple[Order, OrderAnswer]]
@@ -129,7 +129,7 @@ def ask(
 
 def _ask_some(
     orders: Sequence[Order],
-    reading: Reading,
+    reading: ListReading,
     purpose: Purpose,
     *,
     due_by: datetime,
@@ -207,7 +207,7 @@ def _pause_after(error: Exception) -> timedelta:
 class _Search:
     """Matches rows of the list with orders."""
 
-    def __init__(self, orders: Sequence[Order], reading: Reading) -> None:
+    def __init__(self, orders: Sequence[Order], reading: ListReading) -> None:
         self._orders = orders
         self._reading = reading
         self._by_id = {provider_id: order for order in orders for provider_id in order.names}
@@ -327,7 +327,7 @@ def _is_old(order: Order) -> bool:
 def read_pages(
     gateway: Gateway,
     pulse: Pulse,
-    reading: Reading,
+    reading: ListReading,
     *,
     start: datetime,
     end: datetime,
@@ -429,13 +429,14 @@ def fan_out(
     calls = _Calls(jobs, gateway, pulse, purpose)
     ends_at = float("inf")
     while calls.are_left and time.monotonic() < ends_at:
-        if not calls.may_go_on():
+        calls.check_may_start()
+        if not calls.may_start:
             ends_at = min(ends_at, time.monotonic() + _GRACE)
         pulse.beat()
         calls.start()
         if not (is_patient or calls.are_running):
             return
-        yield from calls.results(timeout=min(_HEARTBEAT, ends_at - time.monotonic()))
+        yield from calls.results(timeout=min(_PULSE_EVERY, ends_at - time.monotonic()))
 
 
 @dataclass(slots=True)
@@ -465,7 +466,8 @@ class _Calls(Generic[K, T]):
         self._purpose = purpose
         self._ended: SimpleQueue[tuple[_Call[K, T], T | Exception]] = SimpleQueue()
         self._running = 0
-        self._may_start = True
+        #: Whether calls may still be started.
+        self.may_start = True
 
     @property
     def are_running(self) -> bool:
@@ -473,19 +475,18 @@ class _Calls(Generic[K, T]):
 
     @property
     def are_left(self) -> bool:
-        return self.are_running or (self._may_start and bool(self._waiting))
+        return self.are_running or (self.may_start and bool(self._waiting))
 
-    def may_go_on(self) -> bool:
-        """Whether calls may still be started; once False, always False."""
-        if self._may_start:
-            self._may_start = self._pulse.should_continue() and self._gateway.is_open
-        return self._may_start
+    def check_may_start(self) -> None:
+        """Set :attr:`may_start` to False, for good, once the caller or the gateway stops calls."""
+        if self.may_start:
+            self.may_start = self._pulse.should_continue() and self._gateway.is_open
 
     @property
     def _has_room(self) -> bool:
         # Until the key is proven, calls are made one at a time.
         in_flight = MAX_IN_FLIGHT if self._gateway.is_proven else 1
-        return self._may_start and bool(self._waiting) and self._running < in_flight
+        return self.may_start and bool(self._waiting) and self._running < in_flight
 
     def start(self) -> None:
         """Start as many of the waiting calls as the gateway and ``MAX_IN_FLIGHT`` allow."""
@@ -517,9 +518,11 @@ class _Calls(Generic[K, T]):
         self._running -= 1
         assert call.slot is not None  # noqa: S101 (it was started)
         error = result if isinstance(result, Exception) else None
-        if call.may_repeat and isinstance(error, ProviderError) and error.is_worth_repeating:
+        is_worth_repeating = isinstance(error, ProviderError) and error.is_worth_repeating
+        if call.may_repeat and is_worth_repeating:
             call.may_repeat = False
-            if not self.may_go_on():
+            self.check_may_start()
+            if not self.may_start:
                 self._gateway.release(call.slot)
                 return
             if (again := self._gateway.repeat(call.slot, self._purpose)) is not None:

@@ -20,7 +20,7 @@ class KeyProbe:
         self._token: str | None = None
 
     @property
-    def is_held(self) -> bool:
+    def is_ours(self) -> bool:
         """Whether this process holds the lease."""
         return self._token is not None
 
@@ -31,7 +31,7 @@ class KeyProbe:
         if self._token and Lease.objects.keep(Lease.KEY_PROBE, self._token, length):
             return True
         self._token = Lease.objects.take(Lease.KEY_PROBE, length)
-        return self.is_held
+        return self.is_ours
 
     def end(self) -> None:
         """Release the lease."""

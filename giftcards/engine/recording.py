@@ -18,13 +18,12 @@ from giftcards.conf import conf
 from giftcards.engine.backoff import backoff
 from giftcards.engine.database import isolate_failures, write_together
 from giftcards.engine.identity import line_of
-from giftcards.engine.settled import record_changes
+from giftcards.engine.late_answers import record_changes
 from giftcards.engine.storing import Arrival, store_cards
-from giftcards.engine.verdict import DOUBTFUL, Verdict, evaluate_answer
+from giftcards.engine.verdict import Verdict, clock_is_right, evaluate_for
 from giftcards.exceptions import NotFound, ProviderError, Refused
 from giftcards.models import ApiKey, Order, OrderQuerySet, StatusChange
 from giftcards.models.orders import OrderUpdate, Overtaken, cleared_provider_columns
-from giftcards.models.times import with_zone
 from giftcards.problems import Entry, Kind, Problem, history
 from giftcards.provider.answers import OrderAnswer
 from giftcards.statuses import FOLLOWED, Status
@@ -60,17 +59,13 @@ def next_check(
     return now + next((pause for limit, pause in _LATE_PAUSES if late_for < limit), _HOURLY)
 
 
-def _always(_moment: datetime) -> bool:
-    return True
-
-
 @dataclass(frozen=True, slots=True)
 class _Times:
     """The keyword arguments of :func:`record_answers`."""
 
     now: datetime
     watched_since: datetime | None = None
-    was_clock_right: Callable[[datetime], bool] = _always
+    was_clock_right: Callable[[datetime], bool] = clock_is_right
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,30 +119,6 @@ class _Result:
         return self.order.provider_alias
 
 
-def evaluate_for(
-    order: Order,
-    answer: OrderAnswer,
-    *,
-    is_last: bool = False,
-    was_clock_right: Callable[[datetime], bool] = _always,
-) -> Verdict:
-    """Evaluate ``answer`` for an accepted order, given what is on record of it.
-
-    ``is_last``: it will not be checked again by itself. If the clock was not right when the order
-    was sent, that time says nothing about the answer.
-    """
-    sent_at = order.sent_at
-    is_comparable = sent_at and not order.identified_at and was_clock_right(sent_at)
-    return evaluate_answer(
-        answer,
-        line=order.line_at_provider,
-        sent_at=with_zone(sent_at) if sent_at and is_comparable else None,
-        known_price=order.price_per_card,
-        is_late=order.status != Status.HANDLING,
-        is_repeated=is_last or any(Problem.of(entry).code in DOUBTFUL for entry in order.problems),
-    )
-
-
 def _evaluate(order: Order, answer: OrderAnswer, times: _Times) -> _Result:
     due_at = None
     if not order.is_final:
@@ -168,7 +139,7 @@ def record_answers(
     *,
     now: datetime,
     watched_since: datetime | None = None,
-    was_clock_right: Callable[[datetime], bool] = _always,
+    was_clock_right: Callable[[datetime], bool] = clock_is_right,
 ) -> int:
     """Record the answers about claimed orders and release the claims; return how many settled.
 
@@ -459,9 +430,11 @@ def _values_after_failure(
     pause: timedelta,
     is_theirs: bool,
 ) -> dict[str, Any]:
-    is_only_listed = order.is_only_listed or (is_theirs and _is_only_listed(order, error))
-    # An order that becomes list-only with this error has no problem: the list is used instead.
-    problem = None if is_only_listed > order.is_only_listed else _own_problem(error)
+    is_newly_only_listed = (
+        is_theirs and not order.is_only_listed and _shows_only_listed(order, error)
+    )
+    # That is no problem: the list is used instead.
+    problem = None if is_newly_only_listed else _own_problem(error)
     if order.status == Status.HANDLING:
         due_at: datetime | None = max(regular or now, now + pause)
     elif problem is None:
@@ -469,6 +442,7 @@ def _values_after_failure(
         due_at = min(regular or now + _HOURLY, now + pause)
     else:
         due_at = regular
+    is_only_listed = order.is_only_listed or is_newly_only_listed
     values: dict[str, Any] = {"due_at": due_at, "is_only_listed": is_only_listed}
     if problem is None:
         return values
@@ -476,7 +450,7 @@ def _values_after_failure(
     return values | order.problem_columns(ends={Kind.ANSWER}, new=new)
 
 
-def _is_only_listed(order: Order, error: Exception) -> bool:
+def _shows_only_listed(order: Order, error: Exception) -> bool:
     """Whether the error shows that the order can only be followed through the list.
 
     An order adopted from the list is known by the list's id only, which a single check may not

@@ -202,10 +202,8 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     rows = find_orphans(listing)
     # Last: orders that another process resolved meanwhile count as rivals. Without them, this one
     # would pair the rows differently and take rows that the other is about to adopt.
-    still = Order.objects.filter(pk__in=[order.pk for order in lost], status=Status.UNCONFIRMED)
-    still_lost = set(still.values_list("pk", flat=True))
-    rivals += [order for order in lost if order.pk not in still_lost]
-    lost = [order for order in lost if order.pk in still_lost]
+    lost, resolved = _still_lost(lost)
+    rivals += resolved
     return Survey(
         lost=[
             replace(sent, is_dated=_is_dated(order, gateway))
@@ -222,6 +220,14 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
         farthest_clock=FARTHEST_CLOCK,
         proof_of_absence=2 * _half_proof(),
     )
+
+
+def _still_lost(lost: Sequence[Order]) -> tuple[list[Order], list[Order]]:
+    """Those of ``lost`` that are lost now, and those that another process has resolved since."""
+    rows = Order.objects.filter(pk__in=[order.pk for order in lost], status=Status.UNCONFIRMED)
+    keys = set(rows.values_list("pk", flat=True))
+    still = [order for order in lost if order.pk in keys]
+    return still, [order for order in lost if order.pk not in keys]
 
 
 def _is_dated(order: Order, gateway: Gateway) -> bool:

@@ -10,7 +10,7 @@ from django.db.models import F
 from django.utils.translation import gettext
 
 from giftcards.crypto import configured_key
-from giftcards.engine.queue import wake_worker
+from giftcards.engine.task_queue import wake_worker
 from giftcards.exceptions import ReorderError
 from giftcards.models import ApiKey, Order
 from giftcards.problems import Problem

@@ -19,8 +19,8 @@ from giftcards.engine.backoff import backoff
 from giftcards.engine.budget import Purpose, Slot
 from giftcards.engine.clock import steady_time
 from giftcards.engine.database import isolate_failures
-from giftcards.engine.gateway import LONGEST_PAUSE, Gateway
-from giftcards.engine.holding import hold
+from giftcards.engine.gateway import LONGEST_RETRY_AFTER, Gateway
+from giftcards.engine.price_holds import hold
 from giftcards.exceptions import (
     AccessDenied,
     NotListed,
@@ -329,7 +329,7 @@ def _first_search() -> datetime:
 def _retry_pause(order: Order, retry_after: float | None = None) -> timedelta:
     pause = backoff(order.failures + 1, first=_FIRST_RETRY, longest=_LONGEST_RETRY, jitter=0.25)
     if retry_after is not None:
-        pause = max(pause, min(timedelta(seconds=retry_after), LONGEST_PAUSE))
+        pause = max(pause, min(timedelta(seconds=retry_after), LONGEST_RETRY_AFTER))
     return pause
 
 
@@ -359,8 +359,10 @@ def _leave_placing(order: Order, target: Status, **values: Any) -> bool:
         return True
     order.refresh_from_db(fields=["status", "provider_order_id", "problems"])
     if order.status == Status.PENDING and target in {Status.HANDLING, Status.UNCONFIRMED}:
-        return _take(order) and move() is not None
-    return order.status == Status.UNCONFIRMED != target and move() is not None
+        may_move = _take(order)
+    else:
+        may_move = order.status == Status.UNCONFIRMED and target != Status.UNCONFIRMED
+    return may_move and move() is not None
 
 
 def send_now(

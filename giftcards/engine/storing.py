@@ -105,21 +105,27 @@ def match_cards(
     order, has no new one. A card without a serial matches any with its code, because the provider
     may add serials later and omit them again.
     """
-    unmatched: defaultdict[str, deque[int]] = defaultdict(deque)
+    matches: list[int | None] = [None] * len(received)
+    # The stored cards without a match so far, by a fingerprint.
+    free: defaultdict[str, deque[int]] = defaultdict(deque)
     for index, card in enumerate(stored):
-        unmatched[card.exact[0]].append(index)
+        free[card.exact[0]].append(index)
 
-    def take(card: Fingerprints) -> int | None:
-        candidates = next(filter(None, map(unmatched.get, chain(*card))), None)
-        return candidates.popleft() if candidates else None
+    def match(*, with_serial: bool) -> None:
+        for number, card in enumerate(received):
+            if card.has_serial == with_serial:
+                fitting = (free[fingerprint] for fingerprint in chain(*card) if free[fingerprint])
+                candidates = next(fitting, None)
+                matches[number] = candidates.popleft() if candidates else None
 
-    # Cards with a serial are matched first, because one without matches any card with its code.
-    found = {index: take(card) for index, card in enumerate(received) if card.has_serial}
-    for index in [index for index in chain(*unmatched.values()) if stored[index].has_serial]:
-        # By the last fingerprint, so that an exact match under any encryption key takes precedence.
-        unmatched[stored[index].code[-1]].append(index)
-    found |= {index: take(card) for index, card in enumerate(received) if not card.has_serial}
-    return [found[index] for index in range(len(received))]
+    match(with_serial=True)
+    # A card without a serial matches any that is left with its code. By the last fingerprint of the
+    # code, so that an exact match under any encryption key takes precedence.
+    for index in list(chain(*free.values())):
+        if stored[index].has_serial:
+            free[stored[index].code[-1]].append(index)
+    match(with_serial=False)
+    return matches
 
 
 @sensitive_variables()

@@ -20,6 +20,7 @@ from giftcards.engine import outbox
 from giftcards.engine.budget import Purpose
 from giftcards.engine.database import isolate_failures, tolerating, write_together
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.late_answers import find_owners, record_changes
 from giftcards.engine.polling import (
     Answers,
     Pulse,
@@ -31,7 +32,6 @@ from giftcards.engine.polling import (
 from giftcards.engine.recording import record_answers, record_failures
 from giftcards.engine.recovery import recover
 from giftcards.engine.sending import give_up, mark_unconfirmed, send_due
-from giftcards.engine.settled import find_owners, record_changes
 from giftcards.models import Order, OrderQuerySet, StatusChange
 from giftcards.provider.answers import OrderAnswer
 from giftcards.statuses import FOLLOWED, URGENT, Status
@@ -47,7 +47,7 @@ _CLAIM = timedelta(seconds=15)
 _LONGEST_SENDING = 5.0
 _SHORTEST_SENDING = 0.3
 # How often a long sweep renews its claims and sends newly placed orders (seconds).
-_HEARTBEAT = 2.0
+_RENEW_CLAIMS_EVERY = 2.0
 # A batch is recorded at this many answers, or this long after the previous batch (seconds).
 _RECORD_AT = 100
 _RECORD_AFTER = 1.0
@@ -205,10 +205,10 @@ class _Sweep:
         return pending
 
     def _beat(self) -> None:
-        """Renew the claims and send new orders, every ``_HEARTBEAT`` seconds of a long sweep."""
-        if time.monotonic() - self._beat_at < _HEARTBEAT:
+        """Renew the claims and send new orders, now and then during a long sweep."""
+        if time.monotonic() - self._beat_at < _RENEW_CLAIMS_EVERY:
             return
-        Order.objects.held(self._claimed).update(claimed_until=timezone.now() + _CLAIM)
+        Order.objects.still_claimed(self._claimed).update(claimed_until=timezone.now() + _CLAIM)
         # try_open() also notices a pause that another process has started.
         if self._gateway.is_proven and self._gateway.try_open():
             self._send()
@@ -258,11 +258,11 @@ class _Sweep:
         """
         if not orders:
             return
-        held = Order.objects.held(orders)
+        claimed = Order.objects.still_claimed(orders)
         if turn := self._gateway.list_turn():
-            fresh = held.filter(status=Status.HANDLING, due_at__lt=turn)
+            fresh = claimed.filter(status=Status.HANDLING, due_at__lt=turn)
             fresh.update(claimed_until=None, due_at=turn)
-        held.update(claimed_until=None)
+        claimed.update(claimed_until=None)
 
     def _match_others(self, rows: Rows, *, due_by: datetime, but: Collection[int]) -> Answers:
         """Use what a page of the list says of orders that this sweep has not claimed.

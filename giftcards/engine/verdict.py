@@ -5,12 +5,14 @@ An order settles only by a complete answer. Otherwise it stays open, and its pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
 from giftcards.engine.identity import Line, find_difference
+from giftcards.models import Order
+from giftcards.models.times import with_zone
 from giftcards.problems import Problem
 from giftcards.provider.answers import OrderAnswer
 from giftcards.refunds import compute
@@ -43,6 +45,34 @@ class Verdict:
     settlement: Settlement | None
     problems: tuple[Problem, ...] = ()
     is_ours: bool = True
+
+
+def clock_is_right(_moment: datetime) -> bool:
+    return True
+
+
+def evaluate_for(
+    order: Order,
+    answer: OrderAnswer,
+    *,
+    is_last: bool = False,
+    was_clock_right: Callable[[datetime], bool] = clock_is_right,
+) -> Verdict:
+    """Evaluate ``answer`` for an accepted order, given what is on record of it.
+
+    ``is_last``: it will not be checked again by itself. If the clock was not right when the order
+    was sent, that time says nothing about the answer.
+    """
+    sent_at = order.sent_at
+    is_comparable = sent_at and not order.identified_at and was_clock_right(sent_at)
+    return evaluate_answer(
+        answer,
+        line=order.line_at_provider,
+        sent_at=with_zone(sent_at) if sent_at and is_comparable else None,
+        known_price=order.price_per_card,
+        is_late=order.status != Status.HANDLING,
+        is_repeated=is_last or any(Problem.of(entry).code in DOUBTFUL for entry in order.problems),
+    )
 
 
 def evaluate_answer(

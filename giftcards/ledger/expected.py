@@ -41,7 +41,7 @@ NEEDED = (
 )
 
 
-class Account:
+class LedgerAccount:
     """The account whose ledger is read: that of one knows nothing of what another one bought."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ from giftcards.ledger.expected import (
     NEEDED,
     SKEW,
     UNNOTICED,
-    Account,
+    LedgerAccount,
     charge,
     credit,
     ledger_read_until,
@@ -147,7 +147,7 @@ class _Matching:
     ) -> None:
         self._start, self._end = start, end
         self._hold = hold
-        self._account = Account()
+        self._account = LedgerAccount()
         # The last days are read again and again.
         self._read_until = max(end, ledger_read_until() or end)
         # The orders whose refunds have changed.

@@ -13,7 +13,7 @@ from giftcards.crypto import configured_key
 from giftcards.engine.background import Stopped
 from giftcards.engine.backoff import backoff
 from giftcards.engine.gateway import Gateway
-from giftcards.ledger.reading import Reading, read_ledger
+from giftcards.ledger.reading import LedgerReading, read_ledger
 from giftcards.models import ProviderState
 from giftcards.models.times import begin_of, day_of, is_ahead
 
@@ -63,7 +63,7 @@ def _read_part(state: ProviderState, should_continue: Callable[[], bool]) -> Non
         ProviderState.objects.filter(pk=1).update(ledger_failures=0)
 
 
-def _do_not_wait(_reading: Reading) -> None:
+def _do_not_wait(_reading: LedgerReading) -> None:
     # What orders need comes first. The next tick tries again.
     raise Stopped
 

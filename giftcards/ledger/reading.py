@@ -42,7 +42,7 @@ _LEASE_POLL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class LedgerReading:
     """What a reading has brought.
 
     ``start`` is the first day that it read. ``rows`` counts the rows that the provider showed,
@@ -68,7 +68,7 @@ _TIMES = ("start", "until", "end")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """The next page to be read: a page, counted from 1, of a window of time.
 
     ``end`` is where the reading ends. ``new`` counts what was new on the pages before, of this of
@@ -98,9 +98,9 @@ def read_ledger(
     gateway: Gateway,
     *,
     since: date | None = None,
-    on_wait: Callable[[Reading], object],
+    on_wait: Callable[[LedgerReading], object],
     should_continue: Callable[[], bool] = lambda: True,
-) -> Reading:
+) -> LedgerReading:
     """Read what was booked since the last reading, and again the three days before; match it.
 
     ``since``: read from this day on, even if it was read before. ``on_wait`` is called again and
@@ -121,10 +121,10 @@ class _Reader:
     def __init__(
         self,
         gateway: Gateway,
-        on_wait: Callable[[Reading], object],
+        on_wait: Callable[[LedgerReading], object],
         should_continue: Callable[[], bool],
     ) -> None:
-        self.reading = Reading()
+        self.reading = LedgerReading()
         self._gateway = gateway
         self._on_wait = on_wait
         self._should_continue = should_continue
@@ -173,9 +173,9 @@ class _Reader:
 
     # Where to read.
 
-    def _begin(self, since: date | None) -> Place:
+    def _begin(self, since: date | None) -> Position:
         state = ProviderState.objects.current()
-        place = Place.of(state.ledger_place)
+        place = Position.of(state.ledger_place)
         if place and place.end > self._end:
             place = None  # the clock was set back
         known_until = state.ledger_read_until
@@ -194,11 +194,11 @@ class _Reader:
         first = Order.objects.order_by("created_at", "pk").first()
         return begin_of(day_of(first.created_at if first else self._end))
 
-    def _window(self, start: datetime, length: timedelta = _WINDOW) -> Place:
+    def _window(self, start: datetime, length: timedelta = _WINDOW) -> Position:
         start = min(start, self._end)
-        return Place(start, min(start + length, self._end), self._end)
+        return Position(start, min(start + length, self._end), self._end)
 
-    def _window_after(self, place: Place) -> Place | None:
+    def _window_after(self, place: Position) -> Position | None:
         if place.until >= place.end and (place.end >= self._end or not self._should_continue()):
             return None
         entries = LedgerEntry.objects.filter(time__range=(place.start, place.until))
@@ -208,7 +208,7 @@ class _Reader:
 
     # One page.
 
-    def _read(self, place: Place) -> Place | None:
+    def _read(self, place: Position) -> Position | None:
         """Read a page; return what is to be read next, ``None`` if nothing is."""
         page = self._ask(place)
         entries = entries_of(page.rows)
@@ -228,7 +228,7 @@ class _Reader:
         self._count(page, kept.new, [*kept.new, *kept.changed], read_until)
         return self._finish(following, page) if is_last else following
 
-    def _ask(self, place: Place) -> LedgerPage:
+    def _ask(self, place: Position) -> LedgerPage:
         def call() -> LedgerPage | None:
             return self._gateway.ask(
                 lambda: self._gateway.client.transactions(
@@ -267,7 +267,7 @@ class _Reader:
 
     # The end of a window.
 
-    def _finish(self, place: Place, page: LedgerPage) -> Place | None:
+    def _finish(self, place: Position, page: LedgerPage) -> Position | None:
         """Match what the window has brought; return what is to be read next."""
         lacking = _lacking(place, page, shown=len(self._shown))
         if lacking and place.new and place.passes < _MOST_PASSES:
@@ -294,7 +294,7 @@ class _Reader:
         return following
 
 
-def _store(place: Place | None, *, read_until: datetime | None = None) -> None:
+def _store(place: Position | None, *, read_until: datetime | None = None) -> None:
     state = ProviderState.objects.filter(pk=1)
     state.update(ledger_place={} if place is None else place.as_json())
     if read_until is not None:
@@ -313,7 +313,7 @@ def _is_last(page: LedgerPage, number: int) -> bool:
     return rows < _PAGE_SIZE and page.total_pages is not None and number >= page.total_pages
 
 
-def _lacking(place: Place, page: LedgerPage, *, shown: int) -> int:
+def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
     """How many entries the provider counts, and has not shown.
 
     It may count, and show, others than those of the window: whole days, for example.

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from giftcards.ledger.expected import (
     GRACE,
     NEEDED,
-    Account,
+    LedgerAccount,
     charge,
     ledger_read_until,
     refund_amount,
@@ -353,7 +353,7 @@ def _ordered_not_charged(start: date, end: date, charged: Collection[int]) -> Di
     first = LedgerEntry.objects.order_by("time", "pk").first()
     if read_until is None or first is None:
         return found.result()
-    account = Account()
+    account = LedgerAccount()
     for day in _days(max(start, day_of(first.time)), min(end, day_of(read_until))):
         begin, following = bounds(day, day)
         sent = Order.objects.sent_between(begin, read_until - GRACE).filter(sent_at__lt=following)

@@ -369,24 +369,24 @@ def why_not_all(began: datetime) -> str:
     return current_pause(state) or (state.failure if is_new else "")
 
 
-class Wait(NamedTuple):
+class WaitMessage(NamedTuple):
     """What an order waits for, as the end of a sentence about it, and since when."""
 
     what: str
     since: datetime | None
 
 
-def what_it_waits_for(order: Order) -> Wait | None:
+def what_it_waits_for(order: Order) -> WaitMessage | None:
     """What has to happen before the order moves on; ``None`` if no command waits for it."""
     match order.status:
         case Status.PENDING if order.is_held:
             return None
         case Status.PENDING:
-            return Wait("waiting until it may be sent", order.queued_at)
+            return WaitMessage("waiting until it may be sent", order.queued_at)
         case Status.PLACING:
-            return Wait("another process is sending it", order.sent_at)
+            return WaitMessage("another process is sending it", order.sent_at)
         case Status.HANDLING:
-            return Wait("waiting for the provider", order.accepted_at)
+            return WaitMessage("waiting for the provider", order.accepted_at)
         case _:
             return None
 

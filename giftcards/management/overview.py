@@ -21,7 +21,7 @@ from giftcards.engine.health import (
     several_keys,
     versions,
 )
-from giftcards.engine.queue import Backlog, next_tick, schedule_problem
+from giftcards.engine.task_queue import Backlog, next_tick, schedule_problem
 from giftcards.exceptions import ConfigurationError
 from giftcards.management.base import ok_or_trouble
 from giftcards.management.output import counted, iso

@@ -53,7 +53,7 @@ SCENARIOS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class SelfTestReport:
     """The result of a scenario; it passed if there are no ``complaints``."""
 
     scenario: Scenario
@@ -90,7 +90,7 @@ def run(
     product_id: str,
     type_id: str,
     on_wait: Callable[[Scenario, Order], None] = lambda _scenario, _order: None,
-) -> Iterator[Report]:
+) -> Iterator[SelfTestReport]:
     """Place all orders first, so that they settle in parallel; yield a report for each.
 
     ``on_wait`` is called from time to time while an order has to be waited for.
@@ -121,7 +121,7 @@ def run(
             on_wait(scenario, order)
             if _has_no_price(order):
                 break
-        yield Report(scenario, order, tuple(_complaints(scenario, order)))
+        yield SelfTestReport(scenario, order, tuple(_complaints(scenario, order)))
 
 
 def _has_no_price(order: Order) -> bool:

@@ -40,7 +40,7 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         """Release the lease, whoever holds it."""
         self.filter(name=name).update(until=None)
 
-    def is_held(self, name: str) -> bool:
+    def is_taken(self, name: str) -> bool:
         held = ahead("until", timezone.now(), longest=LONGEST_HOLD)
         return self.filter(held, name=name).exists()
 

@@ -77,7 +77,7 @@ class OrderQueries(models.QuerySet["Order"]):
         """Orders without a claim, or with an expired one."""
         return self.filter(past("claimed_until", now, longest=LONGEST_HOLD))
 
-    def held(self, orders: Iterable[Order]) -> Self:
+    def still_claimed(self, orders: Iterable[Order]) -> Self:
         """The rows of ``orders`` that still have the claims of these instances."""
         orders = list(orders)
         return self.filter(

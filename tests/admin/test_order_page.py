@@ -22,7 +22,7 @@ from django_q.models import OrmQ
 from giftcards.admin import OrderAdmin, buttons
 from giftcards.admin.pages import OrderButton, state_token
 from giftcards.crypto import Keyring, generate_key
-from giftcards.engine.holding import approve_price, hold
+from giftcards.engine.price_holds import approve_price, hold
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import DecryptionError
 from giftcards.fulfilment import reorder_missing

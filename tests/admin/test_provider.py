@@ -26,9 +26,9 @@ from giftcards.conf import conf
 from giftcards.crypto import Keyring, generate_key, key_fingerprint
 from giftcards.engine import health
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.queue import ensure_schedule
 from giftcards.engine.recording import record_answers
 from giftcards.engine.sweep import sweep
+from giftcards.engine.task_queue import ensure_schedule
 from giftcards.exceptions import AccessDenied
 from giftcards.fulfilment import place_order
 from giftcards.models import ApiKey, Card, Order, ProviderState, StatusChange

@@ -264,7 +264,7 @@ def questions(count: int) -> dict[str, Callable[[], Any]]:
         "whether a message is due": lambda: Delivery.objects.due(now).first(),
         "a link by its token": lambda: links.find("not-a-token"),
         "a digest: what holds": news.look,
-        "a digest: what happened in two hours": lambda: news.happened(now - 2 * HOUR, now),
+        "a digest: what happened in two hours": lambda: news.recent_events(now - 2 * HOUR, now),
         "renewing 100 claims": lambda: orders.held(claimed).update(claimed_until=until),
     }
 

@@ -22,7 +22,7 @@ from giftcards.models.cards import DESTROYED
 from giftcards.models.money import RefundState
 from giftcards.provider.answers import CardSecret
 from giftcards.retention import Purge, purge
-from giftcards.rotation import Tally, count_left, rotate, verify
+from giftcards.rotation import RotationTally, count_left, rotate, verify
 from giftcards.statuses import Status
 from tests.benchmarks.stage import configure, say
 from tests.builders import build_guide_order
@@ -72,13 +72,13 @@ def _rotate(few: int) -> None:
     configure(ENCRYPTION_KEYS=[Fernet.generate_key().decode(), *keys])
     slow = _measured("one by one, sealed anew", few, lambda: _rotate_one_by_one(few))
     rest = count_left()
-    done: list[Tally] = []
+    done: list[RotationTally] = []
     fast = _measured(
         "rotate()",
         rest,
         lambda: done.append(rotate(per_second=_UNLIMITED, on_batch=lambda _tally: None)),
     )
-    assert (done[0], count_left()) == (Tally(done=rest), 0)
+    assert (done[0], count_left()) == (RotationTally(done=rest), 0)
     _compare(fast, slow)
 
 
@@ -99,9 +99,9 @@ def _verify(few: int) -> None:
 
     slow = _measured("one by one, opened", few, one_by_one)
     cards = Card.objects.count()
-    done: list[Tally] = []
+    done: list[RotationTally] = []
     fast = _measured("verify()", cards, lambda: done.append(verify(on_batch=lambda _tally: None)))
-    assert done == [Tally(done=cards)]
+    assert done == [RotationTally(done=cards)]
     _compare(fast, slow)
 
 

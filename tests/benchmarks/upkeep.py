@@ -29,7 +29,7 @@ from giftcards.crypto import Keyring
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import Card, Order
 from giftcards.provider.answers import CardSecret
-from giftcards.rotation import Tally, count_left, verify
+from giftcards.rotation import RotationTally, count_left, verify
 from giftcards.statuses import Status
 from tests.benchmarks import pipeline, provider
 from tests.benchmarks.pipeline import Shop, engine, sent_after, spread, stored_after
@@ -177,7 +177,7 @@ def _check(bought: int) -> None:
     """Nothing was bought twice or lost, and each code is the one that was delivered."""
     assert count_left() == 0
     left = Card.objects.all().readable().count()
-    assert verify(on_batch=lambda _tally: None) == Tally(done=left)
+    assert verify(on_batch=lambda _tally: None) == RotationTally(done=left)
     opened = destroyed = 0
     keyring = Keyring.from_settings()
     for card in Card.objects.filter(order__type_id=_OLD_TYPE).select_related("order").iterator():

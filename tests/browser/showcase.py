@@ -9,7 +9,7 @@ from typing import Any
 from django.utils import timezone
 
 from giftcards.delivery.models import CardLink, Delivery, StaffDigest
-from giftcards.engine.holding import hold
+from giftcards.engine.price_holds import hold
 from giftcards.engine.recording import record_answers
 from giftcards.models import (
     CustomerRefund,

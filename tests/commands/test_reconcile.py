@@ -108,7 +108,7 @@ def test_reconcile_says_that_the_provider_is_away(call: Call, simulator: Simulat
 def test_reconcile_shows_a_wait_for_the_provider(
     call: Call, simulator: Simulator, shorten: Callable[..., None]
 ) -> None:
-    shorten(short_wait=0.1, polling_heartbeat=0.1)
+    shorten(short_wait=0.1, polling_pulse=0.1)
     lose_one(call)
     simulator.latency = (0.5, 0.5)
     out, _err, code = call("giftcards_reconcile")

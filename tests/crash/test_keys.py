@@ -22,7 +22,7 @@ from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import Card, Order
 from giftcards.provider.answers import CardSecret
 from giftcards.retention import Purge, purge
-from giftcards.rotation import Tally, count_left, rotate, verify
+from giftcards.rotation import RotationTally, count_left, rotate, verify
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
 from tests.stage import stop
@@ -160,5 +160,5 @@ def test_killing_rotation_and_purge_at_any_moment_loses_no_code_and_both_finish(
     assert count_left() == 0
     shop.use(shop.new)
     left = len(shop.codes) - OLD_ORDERS * CARDS_OF_ORDER
-    assert verify(on_batch=lambda _tally: None) == Tally(done=left)
+    assert verify(on_batch=lambda _tally: None) == RotationTally(done=left)
     assert_whole(shop)

@@ -12,7 +12,7 @@ from django.utils import timezone
 from giftcards.delivery.handover import Limits
 from giftcards.delivery.kinds import KIND_OF_STATUS
 from giftcards.delivery.models import Delivery
-from giftcards.delivery.sending import Tally, send_due
+from giftcards.delivery.sending import SendingTally, send_due
 from giftcards.models import Order
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
@@ -30,7 +30,7 @@ def make_message(
     return Delivery.objects.create(order=order, **values)
 
 
-def send(*, seconds: float = 30) -> Tally:
+def send(*, seconds: float = 30) -> SendingTally:
     """A pass over what is due, which may take so long."""
     return send_due(Limits(end_at=time.monotonic() + seconds))
 

@@ -102,8 +102,8 @@ def _news() -> None:
 def test_looking_for_news_reads_no_whole_table() -> None:
     since = timezone.now() - timedelta(minutes=30)
     with explained(LogEntry) as statements:
-        situation = news.look()
-        happened = news.happened(since, timezone.now())
+        situation = news.current_situation()
+        happened = news.recent_events(since, timezone.now())
     assert statements
     assert [statement for statement in statements if statement.scans] == []
     assert {code for code, orders in situation.matters.items() if orders} == {

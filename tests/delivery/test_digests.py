@@ -466,14 +466,14 @@ def test_each_person_is_told_in_their_language_and_its_direction(
 def test_every_item_concerns_a_role_and_every_role_is_told_of_something() -> None:
     granted = set().union(*ROLES.values())
     assert {wording.permission for wording in WORDINGS.values()} <= granted
-    from giftcards.delivery.conf import Person
+    from giftcards.delivery.conf import StaffPerson
 
     for role in ROLES:
-        person = Person("x@shop.example", "en", role)
+        person = StaffPerson("x@shop.example", "en", role)
         concerned = [code for code in WORDINGS if digests.concerns(person, code)]
         assert concerned
         assert ("balance" in concerned) == ("view_cost" in ROLES[role])
-    everything = Person("x@shop.example", "en", None)
+    everything = StaffPerson("x@shop.example", "en", None)
     assert all(digests.concerns(everything, code) for code in WORDINGS)
 
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 from giftcards.delivery import tracking
 from giftcards.delivery.models import CardLink, Delivery, Installation, LinkVisit
 from giftcards.delivery.queueing import tell_of_lost_refunds
-from giftcards.delivery.sending import Tally
+from giftcards.delivery.sending import SendingTally
 from giftcards.models import CustomerRefund, Lease, Order
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
@@ -89,7 +89,7 @@ def test_a_pass_with_every_kind_of_end_reads_no_whole_table(server: MailServer) 
         make_message(address=f"c{number}@example.com")
     make_message(kind="delayed")
     with explained() as statements:
-        assert send() == Tally(sent=1, retrying=1, failed=1, cancelled=1)
+        assert send() == SendingTally(sent=1, retrying=1, failed=1, cancelled=1)
         Delivery.objects.next_due_at()
         Delivery.objects.filter(next_attempt_at__isnull=False).count()
     assert len(statements) > 10
@@ -98,7 +98,7 @@ def test_a_pass_with_every_kind_of_end_reads_no_whole_table(server: MailServer) 
 
 def test_a_pass_with_nothing_to_do_reads_no_whole_table() -> None:
     with explained() as statements:
-        assert send() == Tally()
+        assert send() == SendingTally()
     assert len(statements) == 1
     assert [statement for statement in statements if statement.scans] == []
 

@@ -22,7 +22,7 @@ from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.delivery.privacy import MESSAGES
 from giftcards.delivery.queueing import send_again, withdraw
-from giftcards.delivery.sending import CLAIM, MOST_UNANSWERED, Tally, send_due
+from giftcards.delivery.sending import CLAIM, MOST_UNANSWERED, SendingTally, send_due
 from giftcards.models import Order
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
@@ -75,8 +75,8 @@ def telling(settings: Any, monkeypatch: pytest.MonkeyPatch) -> type[Telling]:
 class TestSent:
     def test_a_message_that_is_due_is_sent_once_and_recorded(self, server: MailServer) -> None:
         message = make_message()
-        assert send() == Tally(sent=1)
-        assert send() == Tally()
+        assert send() == SendingTally(sent=1)
+        assert send() == SendingTally()
         [received] = server.received
         row = again(message)
         assert (row.status, row.attempts, row.unanswered, row.error) == ("sent", 1, 0, "")
@@ -87,7 +87,7 @@ class TestSent:
 
     def test_a_message_that_is_not_due_yet_waits(self, server: MailServer) -> None:
         make_message(next_attempt_at=timezone.now() + timedelta(seconds=30))
-        assert send() == Tally()
+        assert send() == SendingTally()
         assert not server.connections
 
     def test_the_message_that_has_been_due_longest_goes_first(self, server: MailServer) -> None:
@@ -139,14 +139,14 @@ class TestSent:
         settings.GIFTCARDS_DELIVERY = {"FROM_EMAIL": "shop@shop.example"}
         message = make_message()
         make_message(Status.REFUNDED)
-        assert send() == Tally(sent=1, retrying=1)
+        assert send() == SendingTally(sent=1, retrying=1)
         assert again(message).error.startswith("ConfigurationError at ")
 
     def test_a_channel_gets_the_language_of_the_message_and_its_own_address(
         self, telling: type[Telling], server: MailServer
     ) -> None:
         make_message(channel="telling", address="0550", language="ar")
-        assert send() == Tally(sent=1)
+        assert send() == SendingTally(sent=1)
         assert telling.languages == ["ar"]
         assert (telling.sent[0].address, len(telling.sent[0].id)) == ("0550", 32)
         assert translation.get_language() == "en"
@@ -157,7 +157,7 @@ class TestWanted:
         self, server: MailServer
     ) -> None:
         message = make_message(Status.FULFILLED, kind="delayed")
-        assert send() == Tally(cancelled=1)
+        assert send() == SendingTally(cancelled=1)
         assert (again(message).status, again(message).next_attempt_at) == ("cancelled", None)
         assert not server.connections
 
@@ -168,7 +168,7 @@ class TestWanted:
         refund = record_refund(order, amount=500, reference="R1")
         message = make_message(Status.REFUNDED, order=order, kind="paid_back", refund=refund)
         cancel_refund(refund, by="amina", why="wrong account")
-        assert send() == Tally(cancelled=1)
+        assert send() == SendingTally(cancelled=1)
         assert again(message).status == "cancelled"
 
     def test_what_was_switched_off_is_sent_only_if_a_person_asked_for_it(
@@ -177,13 +177,13 @@ class TestWanted:
         settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": {"refunded": "off"}}
         make_message(Status.REFUNDED)
         make_message(Status.REFUNDED, requested_by="amina", address="asked@example.com")
-        assert send() == Tally(sent=1, cancelled=1)
+        assert send() == SendingTally(sent=1, cancelled=1)
         assert [received.recipient for received in server.received] == ["asked@example.com"]
 
     def test_a_message_whose_address_was_erased_is_cancelled(self, server: MailServer) -> None:
         message = make_message()
         Delivery.objects.update(address="")
-        assert send() == Tally(cancelled=1)
+        assert send() == SendingTally(cancelled=1)
         assert again(message).attempts == 1
 
     @pytest.mark.parametrize("mode", ["link", "codes"])
@@ -194,7 +194,7 @@ class TestWanted:
         order = make_old(customer_email=ADDRESS)
         message = make_message(Status.PARTIALLY_FILLED, order=order)
         assert purge_old().orders == 1
-        assert send() == Tally(cancelled=1)
+        assert send() == SendingTally(cancelled=1)
         assert again(message).status == "cancelled"
         assert not server.received
         assert not CardLink.objects.exists()
@@ -208,7 +208,7 @@ class TestWanted:
         Delivery.objects.all().delete()
         message = make_message(order=order, kind="paid_back", refund=refund)
         assert purge_old().orders == 1
-        assert send() == Tally(sent=1)
+        assert send() == SendingTally(sent=1)
         assert again(message).status == "sent"
 
 
@@ -229,7 +229,7 @@ class TestStopped:
 
         monkeypatch.setattr(telling, "send", withdraw_and_fail)
         message = make_message(channel="telling", address="0550")
-        assert send() == Tally(cancelled=1)
+        assert send() == SendingTally(cancelled=1)
         assert again(message).status == "cancelled"
         assert not CardLink.objects.filter(revoked_at=None).exists()
 
@@ -244,14 +244,14 @@ class TestStopped:
 
         monkeypatch.setattr(telling, "send", withdraw_and_send)
         make_message(channel="telling", address="0550")
-        assert send() == Tally(sent=1)
+        assert send() == SendingTally(sent=1)
         assert CardLink.objects.exclude(revoked_at=None).count() == 1
 
     def test_the_message_of_a_process_that_died_is_not_sent(self, server: MailServer) -> None:
         message = make_message()
         Delivery.objects.update(status="sending", claim="dead")
         withdraw(message.order, by="amina")
-        assert send() == Tally(cancelled=1)
+        assert send() == SendingTally(cancelled=1)
         assert not server.received
 
     @pytest.mark.parametrize("is_erased", [False, True])
@@ -288,7 +288,7 @@ class TestStopped:
             once="1",
             withdraws=True,
         )
-        assert send() == Tally(sent=1, cancelled=1)
+        assert send() == SendingTally(sent=1, cancelled=1)
         assert [each.recipient for each in server.received] == ["new@example.com"]
 
 
@@ -298,13 +298,13 @@ class TestRetries:
         message = make_message()
         pauses = []
         for _attempt in range(8):
-            assert send() == Tally(retrying=1)
+            assert send() == SendingTally(retrying=1)
             pauses.append(pause(message))
             is_due()
         assert pauses == pytest.approx([10, 30, 60, 300, 900, 1_800, 3_600, 3_600], abs=5)
         assert not CardLink.objects.exists()
         server.plan = lambda _number: None
-        assert send() == Tally(sent=1)
+        assert send() == SendingTally(sent=1)
         row = again(message)
         assert (row.status, row.attempts, row.unanswered, row.error) == ("sent", 9, 0, "")
         assert CardLink.objects.count() == 1
@@ -340,7 +340,7 @@ class TestRetries:
     def test_an_address_that_is_refused_fails_at_once(self, reply: str, server: MailServer) -> None:
         server.plan = lambda _number: Fault("rcpt", reply)
         message = make_message()
-        assert send() == Tally(failed=1)
+        assert send() == SendingTally(failed=1)
         row = again(message)
         assert (row.status, row.attempts, row.next_attempt_at) == ("failed", 1, None)
         assert row.error.startswith(f"SMTPRecipientsRefused {reply[:3]} at ")
@@ -351,7 +351,7 @@ class TestRetries:
     ) -> None:
         monkeypatch.setattr(telling, "error", AddressRefused("0550 does not exist"))
         message = make_message(channel="telling", address="0550")
-        assert send() == Tally(failed=1)
+        assert send() == SendingTally(failed=1)
         assert again(message).error.startswith("AddressRefused at ")
         assert "0550" not in again(message).error
 
@@ -361,7 +361,7 @@ class TestRetries:
         for error in (RuntimeError("CANARY"), SystemExit("CANARY"), KeyError("CANARY")):
             monkeypatch.setattr(telling, "error", error)
             message = make_message(channel="telling", address="0550")
-            assert send() == Tally(retrying=1)
+            assert send() == SendingTally(retrying=1)
             name, at, place = again(message).error.split()
             assert (name, at) == (type(error).__name__, "at")
             assert place.partition(":")[0].endswith("test_sending.py")
@@ -369,7 +369,7 @@ class TestRetries:
 
     def test_a_channel_that_is_no_longer_listed_may_come_back(self, server: MailServer) -> None:
         message = make_message(channel="pigeon")
-        assert send() == Tally(retrying=1)
+        assert send() == SendingTally(retrying=1)
         assert again(message).error.startswith("KeyError at ")
 
 
@@ -380,14 +380,14 @@ class TestUnanswered:
         server.plan = lambda _number: Fault("end", DROP)
         message = make_message()
         for _attempt in range(MOST_UNANSWERED - 1):
-            assert send() == Tally(retrying=1)
+            assert send() == SendingTally(retrying=1)
             assert pause(message) == pytest.approx(900, abs=60)
             is_due()
-        assert send() == Tally(failed=1)
+        assert send() == SendingTally(failed=1)
         row = again(message)
         assert (row.status, row.unanswered, row.next_attempt_at) == ("failed", 6, None)
         is_due()
-        assert send() == Tally()
+        assert send() == SendingTally()
         assert len(server.received) == 6
         # Whichever of them arrives: its link works, and mail servers can tell a repetition.
         assert CardLink.objects.count() == 6
@@ -397,7 +397,7 @@ class TestUnanswered:
         server.plan = lambda _number: Fault("rcpt", HANG)
         message = make_message()
         began = time.monotonic()
-        assert send(seconds=0.3) == Tally(retrying=1)
+        assert send(seconds=0.3) == SendingTally(retrying=1)
         assert time.monotonic() - began < 20
         row = again(message)
         assert (row.status, row.unanswered) == ("retrying", 1)
@@ -408,7 +408,7 @@ class TestUnanswered:
     ) -> None:
         monkeypatch.setattr(telling, "error", OutcomeUnknown())
         message = make_message(channel="telling", address="0550")
-        assert send() == Tally(retrying=1)
+        assert send() == SendingTally(retrying=1)
         assert (again(message).unanswered, CardLink.objects.count()) == (1, 1)
 
     def test_attempts_that_failed_and_unanswered_ones_have_pauses_of_their_own(
@@ -437,9 +437,9 @@ class TestUnanswered:
         claimed = again(message)
         until = timezone.now() + CLAIM
         assert Delivery.objects.claim(claimed, until=until)
-        assert send() == Tally()
+        assert send() == SendingTally()
         is_due()
-        assert send() == Tally(sent=1)
+        assert send() == SendingTally(sent=1)
         row = again(message)
         assert (row.status, row.attempts, row.unanswered) == ("sent", 2, 1)
         # The one that was taken for dead has nothing to say any more.
@@ -449,7 +449,7 @@ class TestUnanswered:
         message = make_message()
         for _death in range(MOST_UNANSWERED):
             assert Delivery.objects.claim(again(message), until=timezone.now())
-        assert send() == Tally(failed=1)
+        assert send() == SendingTally(failed=1)
         row = again(message)
         assert (row.status, row.attempts, row.unanswered) == ("failed", 6, 6)
         assert row.error == "The process that was sending it ended"
@@ -462,11 +462,11 @@ class TestServerAway:
     ) -> None:
         server.plan = lambda _number: Fault("connect", DROP)
         messages = [make_message(address=f"c{number}@example.com") for number in range(5)]
-        assert send() == Tally(retrying=3, is_cut_short=True)
+        assert send() == SendingTally(retrying=3, is_cut_short=True)
         assert server.connections == 3
         assert [again(message).status for message in messages] == ["retrying"] * 3 + ["queued"] * 2
         server.plan = lambda _number: None
-        assert send() == Tally(sent=2)
+        assert send() == SendingTally(sent=2)
 
     def test_messages_that_fail_for_reasons_of_their_own_stop_no_others(
         self, server: MailServer
@@ -474,7 +474,7 @@ class TestServerAway:
         server.plan = lambda number: Fault("rcpt", "450 4.2.1 Greylisted") if number < 6 else None
         for number in range(6):
             make_message(address=f"c{number}@example.com")
-        assert send() == Tally(sent=1, retrying=5)
+        assert send() == SendingTally(sent=1, retrying=5)
 
     def test_a_channel_whose_server_is_away_does_not_stop_the_others(
         self, telling: type[Telling], server: MailServer
@@ -483,13 +483,13 @@ class TestServerAway:
         for number in range(4):
             make_message(address=f"c{number}@example.com")
         make_message(channel="telling", address="0550")
-        assert send() == Tally(sent=1, retrying=3, is_cut_short=True)
+        assert send() == SendingTally(sent=1, retrying=3, is_cut_short=True)
 
     def test_failures_that_are_not_in_a_row_do_not_count(self, server: MailServer) -> None:
         server.plan = lambda number: Fault("connect", DROP) if number % 3 else None
         for number in range(6):
             make_message(address=f"c{number}@example.com")
-        assert send() == Tally(sent=2, retrying=4)
+        assert send() == SendingTally(sent=2, retrying=4)
 
 
 class TestStop:
@@ -499,8 +499,8 @@ class TestStop:
         make_message()
         stop = threading.Event()
         stop.set()
-        assert send_due(Limits(stop)) == Tally()
-        assert send_due(Limits(begin_until=time.monotonic())) == Tally()
+        assert send_due(Limits(stop)) == SendingTally()
+        assert send_due(Limits(begin_until=time.monotonic())) == SendingTally()
         assert not server.connections
 
     def test_an_attempt_under_way_is_given_time_to_end_after_the_stop(
@@ -515,7 +515,7 @@ class TestStop:
         monkeypatch.setattr(telling, "send", take_long)
         make_message(channel="telling", address="0550")
         make_message(channel="telling", address="0551")
-        assert send_due(Limits(stop)) == Tally(sent=1)
+        assert send_due(Limits(stop)) == SendingTally(sent=1)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -544,7 +544,7 @@ class TestSideBySide:
 
         monkeypatch.setattr(telling, "send", look)
         make_message(channel="telling", address="0550")
-        assert send() == Tally(sent=1)
+        assert send() == SendingTally(sent=1)
         assert orders == list(Order.objects.all())
         assert used[0] is not connections["default"]
         # Once the thread has closed it.
@@ -567,7 +567,7 @@ class TestSideBySide:
         row = again(message)
         assert (row.message_id, row.unanswered, row.next_attempt_at) == ("named", 1, None)
         is_due()
-        assert send() == Tally()
+        assert send() == SendingTally()
 
     def test_a_link_that_was_opened_all_the_same_stays(
         self, telling: type[Telling], monkeypatch: pytest.MonkeyPatch, shared_database: str
@@ -578,11 +578,11 @@ class TestSideBySide:
 
         monkeypatch.setattr(telling, "send", open_and_fail)
         make_message(channel="telling", address="0550")
-        assert send() == Tally(retrying=1)
+        assert send() == SendingTally(retrying=1)
         assert CardLink.objects.count() == 1
 
 
 def test_mail_of_the_test_backend_is_sent_without_a_server() -> None:
     make_message()
-    assert send() == Tally(sent=1)
+    assert send() == SendingTally(sent=1)
     assert len(mail.outbox) == 1

@@ -136,7 +136,7 @@ class TestSoon:
         self, workers: Callable[[int], None], server: MailServer, shorten: Callable[..., None]
     ) -> None:
         workers(3)
-        shorten(delivering_heartbeat=0.05)
+        shorten(delivering_poll=0.05)
         make_message(next_attempt_at=timezone.now() + timedelta(seconds=0.5))
         assert deliver().startswith("1 sent")
 

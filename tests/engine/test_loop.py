@@ -19,9 +19,9 @@ from giftcards.crypto import generate_key
 from giftcards.engine import loop
 from giftcards.engine.budget import Shares
 from giftcards.engine.loop import follow
-from giftcards.engine.queue import LOOP_LEASE
 from giftcards.engine.recording import record_answers
 from giftcards.engine.sweep import Swept, sweep
+from giftcards.engine.task_queue import LOOP_LEASE
 from giftcards.models import ApiKey, Lease, Order, ProviderState, RequestSlot
 from giftcards.signals import tick_began
 from giftcards.simulator import Request, Simulator
@@ -348,7 +348,7 @@ class TestLoop:
     def test_the_loop_renews_its_lease(
         self, simulator: Simulator, shorten: Callable[..., None]
     ) -> None:
-        shorten(loop_heartbeat=0.2)
+        shorten(loop_look=0.2)
         buy_many(simulator, 1, type_id="SIM_NEVER")
         stop = threading.Event()
         seen: list[str] = []
@@ -374,7 +374,7 @@ class TestLoop:
         caplog: pytest.LogCaptureFixture,
         shorten: Callable[..., None],
     ) -> None:
-        shorten(loop_heartbeat=0.05, database_pause=0.1)
+        shorten(loop_look=0.05, database_pause=0.1)
         buy_many(simulator, 1)
         caplog.clear()
         with connection.execute_wrapper(_failing(count=3, after=6)):

@@ -704,7 +704,7 @@ class TestLease:
     def test_a_process_that_lost_its_lease_stops_announcing(
         self, shared_database: str, heard: Heard, listen: Listen, shorten: Callable[..., None]
     ) -> None:
-        shorten(announcing_heartbeat=0.05)
+        shorten(announcing_renewal=0.05)
         moved("order-1", Status.DELAYED, Status.REFUNDED)
 
         def take_over(order: Order, change: StatusChange) -> None:
@@ -722,7 +722,7 @@ class TestLease:
     def test_the_announcing_lease_is_renewed_while_a_receiver_runs(
         self, shared_database: str, listen: Listen, shorten: Callable[..., None]
     ) -> None:
-        shorten(announcing_heartbeat=0.05)
+        shorten(announcing_renewal=0.05)
         moved("order-1", Status.DELAYED)
 
         def wait_for_renewals(order: Order, change: StatusChange) -> None:
@@ -739,12 +739,12 @@ class TestLease:
     def test_the_announcing_lease_expires_while_a_receiver_hangs(
         self, shared_database: str, listen: Listen, shorten: Callable[..., None]
     ) -> None:
-        shorten(announcing_heartbeat=0.05, announcing_longest=0.2)
+        shorten(announcing_renewal=0.05, announcing_longest=0.2)
         shorten(announcing_lease=timedelta(seconds=0.3))
         moved("order-1", Status.DELAYED)
 
         def hang(order: Order, change: StatusChange) -> None:
-            wait_until(lambda: not Lease.objects.is_held(Lease.OUTBOX))
+            wait_until(lambda: not Lease.objects.is_taken(Lease.OUTBOX))
 
         listen(order_status_changed, hang)
         assert announce() == 1

@@ -368,7 +368,7 @@ def test_at_most_four_requests_are_under_way_at_a_time(
     simulator: Simulator, shorten: Callable[..., None]
 ) -> None:
     """With a key that is wrong from one moment to the next, the fifth would block the address."""
-    shorten(sweep_heartbeat=0)
+    shorten(sweep_renewal=0)
     buy_many(simulator, 20, type_id="SIM_NEVER")
     without_list()
     changed, seen, most = threading.Condition(), 0, 0

@@ -50,10 +50,10 @@ class TestHolding:
         one, other = KeyProbe(), KeyProbe()
         assert one.hold()
         assert not other.hold()
-        assert (one.is_held, other.is_held) == (True, False)
+        assert (one.is_ours, other.is_ours) == (True, False)
         assert one.hold()
         one.end()
-        assert not one.is_held
+        assert not one.is_ours
         assert other.hold()
 
     def test_the_key_probe_is_not_ended_by_a_process_that_does_not_hold_it(self) -> None:
@@ -68,9 +68,9 @@ class TestHolding:
         Lease.objects.update(until=ago(0))
         assert heir.hold()
         assert not dead.hold()
-        assert not dead.is_held
+        assert not dead.is_ours
         dead.end()
-        assert heir.is_held
+        assert heir.is_ours
         assert lease(Lease.KEY_PROBE).until is not None
 
     def test_an_expired_key_probe_is_kept_if_no_other_process_wanted_it(self) -> None:

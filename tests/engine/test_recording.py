@@ -22,8 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giftcards.crypto import generate_key
+from giftcards.engine.late_answers import record_changes
 from giftcards.engine.recording import next_check, record_answers, record_failures
-from giftcards.engine.settled import record_changes
 from giftcards.exceptions import AccessDenied, NotFound, OutcomeUnknown, Refused, TryLater
 from giftcards.models import Card, Order, StatusChange
 from giftcards.problems import Problem

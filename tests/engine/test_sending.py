@@ -19,11 +19,11 @@ from django_q.conf import Conf
 from django_q.models import OrmQ
 
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.holding import approve_price, hold
-from giftcards.engine.queue import wake_worker
+from giftcards.engine.price_holds import approve_price, hold
 from giftcards.engine.recovery import adopt, declare_absent
 from giftcards.engine.sending import give_up, mark_unconfirmed, send, send_due, send_now
 from giftcards.engine.sweep import sweep
+from giftcards.engine.task_queue import wake_worker
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import place_order
 from giftcards.models import Lease, Order, ProviderState, StatusChange

@@ -98,7 +98,7 @@ class TestSweep:
     def test_an_order_placed_during_the_checks_of_a_sweep_is_sent_first(
         self, simulator: Simulator, shorten: Callable[..., None]
     ) -> None:
-        shorten(sweep_heartbeat=0, page_size=20)
+        shorten(sweep_renewal=0, page_size=20)
         buy_many(simulator, 46, type_id="SIM_NEVER")
         refill_budget()
 
@@ -141,7 +141,7 @@ class TestSweep:
     def test_a_sweep_sends_nothing_while_it_tries_the_key(
         self, simulator: Simulator, shorten: Callable[..., None]
     ) -> None:
-        shorten(sweep_heartbeat=0, polling_heartbeat=0.05)
+        shorten(sweep_renewal=0, polling_pulse=0.05)
         buy_many(simulator, 1)
         ApiKey.objects.doubt()
         others = threading.Semaphore(0)
@@ -178,7 +178,7 @@ class TestSweep:
     def test_a_sweep_renews_its_claims_while_it_checks(
         self, simulator: Simulator, shorten: Callable[..., None]
     ) -> None:
-        shorten(sweep_heartbeat=0)
+        shorten(sweep_renewal=0)
         buy_many(simulator, 12, type_id="SIM_NEVER")
         without_list()
         left: list[float] = []
@@ -611,7 +611,7 @@ class TestRefusedKey:
     def test_a_sweep_under_way_stops_when_another_process_is_refused_or_limited(
         self, error: ProviderError, simulator: Simulator, shorten: Callable[..., None]
     ) -> None:
-        shorten(sweep_heartbeat=0)
+        shorten(sweep_renewal=0)
         buy_many(simulator, 30)
         without_list()
 

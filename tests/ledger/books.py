@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import responses
 
 from giftcards.engine.gateway import Gateway
-from giftcards.ledger.reading import Reading, read_ledger
+from giftcards.ledger.reading import LedgerReading, read_ledger
 from giftcards.models import LedgerEntry, Order
 from giftcards.models.times import begin_of, today
 from giftcards.statuses import Status
@@ -82,10 +82,10 @@ class Books:
         wire.add_callback("GET", URL, self.answer)
 
 
-def read(since: date | None = None, **options: Any) -> Reading:
+def read(since: date | None = None, **options: Any) -> LedgerReading:
     """Read the ledger to its end, without waiting for anything."""
 
-    def fail(reading: Reading) -> None:
+    def fail(reading: LedgerReading) -> None:
         raise AssertionError(f"it waits: {reading}")
 
     with Gateway() as gateway:

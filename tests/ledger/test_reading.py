@@ -15,7 +15,7 @@ from django.utils import timezone
 from giftcards.engine.background import Stopped
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import sweep
-from giftcards.ledger.reading import Reading, read_ledger
+from giftcards.ledger.reading import LedgerReading, read_ledger
 from giftcards.models import Lease, LedgerEntry, Order, ProviderState
 from giftcards.models.times import begin_of, day_of
 from giftcards.simulator import Simulator
@@ -61,7 +61,7 @@ def true_total(books: Books) -> int:
 class TestPages:
     def test_all_pages_of_a_day_are_read(self, books: Books) -> None:
         fill(books, 250)
-        assert read(DAY) == Reading(start=DAY, rows=250, new=250, is_whole=True)
+        assert read(DAY) == LedgerReading(start=DAY, rows=250, new=250, is_whole=True)
         assert total() == true_total(books)
         entry = LedgerEntry.objects.get(provider_id="0-7")
         assert (entry.type, entry.amount, entry.time) == ("DEPOSIT", 107, at(7))
@@ -164,7 +164,7 @@ class TestPages:
     def test_unreadable_rows_are_counted_and_spoil_nothing(self, books: Books) -> None:
         fill(books, 3)
         books.book("DEPOSIT", "much", at(4), name="bad")
-        assert read(DAY) == Reading(start=DAY, rows=3, new=3, unreadable=1, is_whole=True)
+        assert read(DAY) == LedgerReading(start=DAY, rows=3, new=3, unreadable=1, is_whole=True)
 
 
 class TestRowsWithoutAnId:
@@ -203,7 +203,7 @@ class TestDays:
         assert timezone.now() - provider_state().ledger_read_until < timedelta(minutes=1)
 
     def test_a_shop_without_orders_begins_today(self, books: Books) -> None:
-        assert read() == Reading(start=day_of(timezone.now()), is_whole=True)
+        assert read() == LedgerReading(start=day_of(timezone.now()), is_whole=True)
 
     def test_entries_that_come_late_are_found_and_their_day_is_named(self, books: Books) -> None:
         ordered(created_at=at(-5 * 86_400))
@@ -304,15 +304,15 @@ class TestInterrupted:
 class TestTogether:
     def test_a_second_process_waits_for_the_first(self, books: Books) -> None:
         hold_lease(Lease.LEDGER, until=ago(-60))
-        waits: list[Reading] = []
+        waits: list[LedgerReading] = []
 
-        def give_up(reading: Reading) -> None:
+        def give_up(reading: LedgerReading) -> None:
             waits.append(reading)
             raise Stopped("Enough.")
 
         with Gateway() as gateway:
             reading = read_ledger(gateway, on_wait=give_up)
-        assert reading == Reading(trouble="Enough.")
+        assert reading == LedgerReading(trouble="Enough.")
         assert len(waits) == 1
         assert lease(Lease.LEDGER).token == "other"
 
@@ -338,7 +338,7 @@ class TestTogether:
         with Gateway() as gateway:
             sweep(gateway)
 
-        def read_patiently() -> Reading:
+        def read_patiently() -> LedgerReading:
             with Gateway() as gateway:
                 return read_ledger(gateway, on_wait=lambda _reading: None)
 
@@ -355,7 +355,7 @@ class TestTogether:
         spend_budget()
         waits = 0
 
-        def lose(_reading: Reading) -> None:
+        def lose(_reading: LedgerReading) -> None:
             nonlocal waits
             waits += 1
             assert waits == 1
@@ -369,7 +369,7 @@ class TestTogether:
     def test_it_waits_while_orders_need_the_budget(self, books: Books) -> None:
         spend_budget()
 
-        def give_up(reading: Reading) -> None:
+        def give_up(reading: LedgerReading) -> None:
             assert not reading.is_paused
             raise Stopped
 

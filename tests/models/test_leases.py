@@ -19,7 +19,7 @@ class TestLease:
     def test_one_process_holds_a_lease_and_may_renew_it(self) -> None:
         token = Lease.objects.take("work", LENGTH)
         assert token is not None
-        assert Lease.objects.is_held("work")
+        assert Lease.objects.is_taken("work")
         assert Lease.objects.take("work", LENGTH) is None
         before = Lease.objects.get().until
         assert Lease.objects.keep("work", token, LENGTH)
@@ -29,17 +29,17 @@ class TestLease:
         self,
     ) -> None:
         hold_lease("work", token="dead", until=ago(0.1))
-        assert not Lease.objects.is_held("work")
+        assert not Lease.objects.is_taken("work")
         assert Lease.objects.take("work", LENGTH) is not None
         assert not Lease.objects.keep("work", "dead", LENGTH)
         Lease.objects.release("work", "dead")
-        assert Lease.objects.is_held("work")
+        assert Lease.objects.is_taken("work")
 
     def test_a_released_lease_is_free(self) -> None:
         token = Lease.objects.take("work", LENGTH)
         assert token is not None
         Lease.objects.release("work", token)
-        assert not Lease.objects.is_held("work")
+        assert not Lease.objects.is_taken("work")
         assert Lease.objects.take("work", LENGTH) is not None
 
     def test_a_lease_can_be_revoked_without_its_token(self) -> None:

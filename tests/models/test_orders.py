@@ -592,7 +592,7 @@ class TestQuestions:
         orders = claim(*Order.objects.order_by("pk"))
         Order.objects.filter(pk=orders[0].pk).update(claimed_until=None)
         Order.objects.filter(pk=orders[1].pk).update(claim="other")
-        assert list(Order.objects.held(orders[:3])) == [orders[2]]
+        assert list(Order.objects.still_claimed(orders[:3])) == [orders[2]]
 
     def test_sent_between_gives_orders_that_the_provider_may_know(self) -> None:
         found = [

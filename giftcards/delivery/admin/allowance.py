@@ -30,16 +30,16 @@ logger = logging.getLogger(__name__)
 MOST_OF_AN_ORDER = 10
 
 
-class TooMany(Exception):
+class TooManyMessages(Exception):
     """The person has handed out as many as they may."""
 
 
-class TooManyOfOrder(TooMany):
+class TooManyOfOrder(TooManyMessages):
     """As many messages and links as may be are about the order, whoever has asked for them."""
 
 
 def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
-    """Raise :exc:`TooMany` if the one that the transaction has just made is one too many.
+    """Raise :exc:`TooManyMessages` if the one that the transaction has just made is one too many.
 
     The transaction has to hold the lock of ``order``. ``is_handed_out``: it is a link, or goes to
     another address than the customer's.
@@ -56,10 +56,10 @@ def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
     name = request.user.get_username()
     elsewhere = sent.filter(requested_by=name, is_elsewhere=True)
     if links.filter(created_by=name).count() + elsewhere.count() > core.reveals_per_hour:
-        raise TooMany
+        raise TooManyMessages
 
 
-def refuse(request: HttpRequest, reached: TooMany) -> str:
+def refuse(request: HttpRequest, reached: TooManyMessages) -> str:
     """What to tell the person.
 
     Their own limit leaves a trace, once an hour, which the digests tell of.

@@ -29,7 +29,7 @@ from giftcards.delivery.admin.labels import (
     who_asked,
 )
 from giftcards.delivery.admin.labels import status_badge as message_badge
-from giftcards.delivery.admin.pages import OrderPages, newest
+from giftcards.delivery.admin.pages import DeliveryPages, newest
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.display import bdi, filled, money, named, status_badge, zoned_moment
 from giftcards.models import CardReveal, Order
@@ -44,7 +44,7 @@ _LANGUAGES = ("fr", "ar", "en")
 
 
 @dataclass(frozen=True, slots=True)
-class Quote:
+class QuotedMessage:
     """A text to send to the provider, as HTML."""
 
     language: str
@@ -52,7 +52,7 @@ class Quote:
     text: SafeString
 
 
-class DisputePages(OrderPages):
+class DisputePages(DeliveryPages):
     """The page about an order whose customer says that a code does not work."""
 
     def get_urls(self) -> list[URLPattern]:
@@ -186,7 +186,7 @@ def _reveal_row(reveal: CardReveal) -> dict[str, Any]:
     }
 
 
-def _quotes(order: Order, tails: list[str]) -> Iterator[Quote]:
+def _quotes(order: Order, tails: list[str]) -> Iterator[QuotedMessage]:
     """What can be sent to the provider, in each language. Nothing where it has no such order."""
     if not order.provider_order_id:
         return
@@ -196,7 +196,7 @@ def _quotes(order: Order, tails: list[str]) -> Iterator[Quote]:
         with translation.override(language):
             parts = _quoted(order, tails, first_shown)
             text = format_html_join(" ", "{}", ((part,) for part in parts))
-            yield Quote(language, get_language_bidi(), text)
+            yield QuotedMessage(language, get_language_bidi(), text)
 
 
 def _quoted(order: Order, tails: list[str], first_shown: datetime | None) -> Iterator[SafeString]:

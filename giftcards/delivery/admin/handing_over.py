@@ -18,7 +18,7 @@ from giftcards.admin.reauthentication import address_of_proof
 from giftcards.admin.revealing import SHOWN_FOR, RevealForm, needs_other_proof, rendered
 from giftcards.delivery import links
 from giftcards.delivery.admin import allowance
-from giftcards.delivery.admin.pages import OrderPages, may_resend
+from giftcards.delivery.admin.pages import DeliveryPages, may_resend
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import has_cards
 from giftcards.delivery.models import CardLink
@@ -47,7 +47,7 @@ class NewLinkForm(RevealForm):
     newest = forms.IntegerField(required=False, widget=forms.HiddenInput)
 
 
-class HandingOverPages(OrderPages):
+class HandingOverPages(DeliveryPages):
     """The page that makes a link, the page that shows it once, and the end of all links."""
 
     def get_urls(self) -> list[URLPattern]:
@@ -90,7 +90,7 @@ class HandingOverPages(OrderPages):
         if form.is_valid():
             try:
                 made = self._make(request, order, form.cleaned_data)
-            except allowance.TooMany as reached:
+            except allowance.TooManyMessages as reached:
                 text = allowance.refuse(request, reached)
                 return self.conclude(request, order, text, messages.ERROR)
             return self._show(request, *made)
@@ -111,7 +111,7 @@ class HandingOverPages(OrderPages):
     ) -> tuple[CardLink, Masked]:
         """A new link to the cards and its address; on record, with who has made it and why.
 
-        Raises :exc:`~giftcards.delivery.admin.allowance.TooMany`; then nothing was done.
+        Raises :exc:`~giftcards.delivery.admin.allowance.TooManyMessages`; then nothing was done.
         """
         by = request.user.get_username()
         done = "Made a link to the cards, to hand over."

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.columns import labelled
 from giftcards.delivery.admin.labels import origin_of, state_of, visit_rows
-from giftcards.delivery.admin.pages import OrderPages, newest
+from giftcards.delivery.admin.pages import DeliveryPages, newest
 from giftcards.delivery.models import CardLink, LinkVisit
 from giftcards.display import bdi, exact_moment
 from giftcards.models import Order
@@ -24,7 +24,7 @@ MOST_VISITS = 200
 
 
 @admin.register(CardLink)
-class CardLinkAdmin(OrderPages):
+class CardLinkAdmin(DeliveryPages):
     """The links, the latest first."""
 
     list_display = ("when", "its_order", "made", "its_state", "times_shown")

@@ -38,7 +38,7 @@ def language_choices() -> list[tuple[str, str]]:
     return [(code, gettext(str(name))) for code, name in languages().items()]
 
 
-class OrderPages(OrderRows):
+class DeliveryPages(OrderRows):
     """Helpers of the pages about an order; they stand in the frame of the orders' pages."""
 
     class Media:

@@ -21,7 +21,7 @@ from giftcards.admin.reauthentication import address_of_proof, is_confirmed, pro
 from giftcards.admin.revealing import needs_other_proof
 from giftcards.conf import conf as core
 from giftcards.delivery.admin import allowance
-from giftcards.delivery.admin.pages import OrderPages, language_choices, may_resend
+from giftcards.delivery.admin.pages import DeliveryPages, language_choices, may_resend
 from giftcards.delivery.channels import Channel, Mail
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import language_of
@@ -152,7 +152,7 @@ class SendAgainForm(forms.Form):
                 self.add_error("address", error)
 
 
-class ResendingPages(OrderPages):
+class ResendingPages(DeliveryPages):
     """The page that sends a message again, and the addresses that stop or hurry one."""
 
     def get_urls(self) -> list[URLPattern]:
@@ -221,7 +221,7 @@ class ResendingPages(OrderPages):
                 if message is not None:
                     allowance.count(request, order, is_handed_out=given["is_elsewhere"])
                     self.log_change(request, order, done)
-        except allowance.TooMany as reached:
+        except allowance.TooManyMessages as reached:
             text = allowance.refuse(request, reached)
             return self.conclude(request, order, text, messages.ERROR)
         if message is None:

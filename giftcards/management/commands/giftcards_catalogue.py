@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from giftcards.catalogue import Reading, counts, read_catalogue
+from giftcards.catalogue import CatalogueReading, counts, read_catalogue
 from giftcards.engine.gateway import Gateway
 from giftcards.management.base import (
     UNFINISHED,
@@ -42,7 +42,7 @@ class Command(GiftcardsCommand):
             raise CommandError(_trouble(reading), returncode=UNFINISHED)
 
 
-def _wait(reading: Reading) -> str:
+def _wait(reading: CatalogueReading) -> str:
     """What the reading waits for."""
     what = "waiting for its share of the request budget"
     if reading.is_paused:
@@ -52,7 +52,7 @@ def _wait(reading: Reading) -> str:
     return f"Reading the catalogue, {reading.read} of {counted(reading.total, 'product')}: {what}"
 
 
-def _text(reading: Reading, found: dict[str, int]) -> str:
+def _text(reading: CatalogueReading, found: dict[str, int]) -> str:
     return (
         f"{counted(reading.read, 'product')} read, {reading.skipped} skipped,"
         f" {found['to_read']} still to read.\n"
@@ -61,7 +61,7 @@ def _text(reading: Reading, found: dict[str, int]) -> str:
     )
 
 
-def _trouble(reading: Reading) -> str:
+def _trouble(reading: CatalogueReading) -> str:
     rest = "Run the command again to read what is left."
     return " ".join(filter(None, (_pause() or reading.trouble, rest)))
 

@@ -12,7 +12,7 @@ from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
 from giftcards.ledger import Discrepancies, Summary, summarise
 from giftcards.ledger.conditions import gap_sentence, missing_sentence, unknown_sentence
-from giftcards.ledger.reading import AGAIN, Reading, read_ledger
+from giftcards.ledger.reading import AGAIN, LedgerReading, read_ledger
 from giftcards.management.base import (
     UNFINISHED,
     WORKING_SETTINGS,
@@ -70,7 +70,7 @@ class Command(GiftcardsCommand):
     def handle(self, **options: Any) -> None:
         conditions = named_conditions(options["fail_on"], CONDITIONS)
         since, first, last = _period(options)
-        reading = Reading(is_whole=True)
+        reading = LedgerReading(is_whole=True)
         if not options["offline"]:
             reading = self._read(since, options)
         last = last or today()
@@ -82,7 +82,7 @@ class Command(GiftcardsCommand):
             raise CommandError(_trouble(reading), returncode=UNFINISHED)
         fail_on(conditions, summary)
 
-    def _read(self, since: date | None, options: dict[str, Any]) -> Reading:
+    def _read(self, since: date | None, options: dict[str, Any]) -> LedgerReading:
         with Gateway() as gateway, self.progress(options) as progress:
             return read_ledger(
                 gateway,
@@ -114,7 +114,7 @@ def _last_days() -> date:
 # While it reads.
 
 
-def _wait(reading: Reading) -> str:
+def _wait(reading: LedgerReading) -> str:
     what = "waiting for its share of the request budget, or for another process that reads it"
     if reading.is_paused:
         what = _pause() or "waiting"
@@ -122,7 +122,7 @@ def _wait(reading: Reading) -> str:
     return f"Reading the provider's ledger{read}: {what}"
 
 
-def _trouble(reading: Reading) -> str:
+def _trouble(reading: LedgerReading) -> str:
     rest = "Run the command again to read what is left."
     return " ".join(filter(None, (_pause() or reading.trouble, rest)))
 
@@ -134,7 +134,7 @@ def _pause() -> str:
 # What it found.
 
 
-def _text(summary: Summary, reading: Reading) -> str:
+def _text(summary: Summary, reading: LedgerReading) -> str:
     facts = {
         "entries": f"{summary.entries}, {summary.matched} of them of orders"
         f" ({summary.guessed} guessed)",
@@ -172,7 +172,7 @@ def _listed(noun: str, what: str, found: Discrepancies) -> list[str]:
     return [*lines, *([f"  and {more} more"] if more else [])]
 
 
-def _notes(reading: Reading) -> list[str]:
+def _notes(reading: LedgerReading) -> list[str]:
     """What else the reading has brought."""
     notes = [
         f"{day} has changed since it was read: {count} new or different."
@@ -217,7 +217,7 @@ def _found_as_dict(name: str, found: Discrepancies) -> dict[str, Any]:
     }
 
 
-def _reading_as_dict(reading: Reading) -> dict[str, Any]:
+def _reading_as_dict(reading: LedgerReading) -> dict[str, Any]:
     return {
         "is_whole": reading.is_whole,
         "new": reading.new,

@@ -8,7 +8,7 @@ from django.core.management.base import CommandError
 from giftcards.management.base import UNFINISHED, GiftcardsCommand
 from giftcards.management.output import counted
 from giftcards.models import Card
-from giftcards.rotation import Tally, count_left, rotate, verify
+from giftcards.rotation import RotationTally, count_left, rotate, verify
 
 _PER_SECOND = 500
 
@@ -48,7 +48,7 @@ class Command(GiftcardsCommand):
         with self.progress(options) as progress:
             total = Card.objects.all().readable().count() if is_proof else count_left()
 
-            def show(tally: Tally) -> None:
+            def show(tally: RotationTally) -> None:
                 progress.advance(
                     f"{what}, {counted(total, 'card')}", tally.done + tally.failed, total
                 )
@@ -75,13 +75,13 @@ def _speed(text: str) -> int:
     return speed
 
 
-def _text(tally: Tally, *, is_proof: bool) -> str:
+def _text(tally: RotationTally, *, is_proof: bool) -> str:
     if is_proof:
         return f"{counted(tally.done, 'card')} opened with the first key."
     return f"{counted(tally.done, 'card')} sealed anew under the first key."
 
 
-def _trouble(tally: Tally, *, is_proof: bool) -> str:
+def _trouble(tally: RotationTally, *, is_proof: bool) -> str:
     wrong = f"{counted(tally.failed, 'card')} could not be opened."
     if is_proof:
         wrong = f"{counted(tally.failed, 'card')} would be lost without the other keys."

@@ -78,7 +78,9 @@ class Command(GiftcardsCommand):
         self.say(f"All {len(reports)} scenarios passed.", options)
 
 
-def _complaints(reports: Sequence[selftest.Report], cards: Mapping[str, str]) -> Iterator[str]:
+def _complaints(
+    reports: Sequence[selftest.SelfTestReport], cards: Mapping[str, str]
+) -> Iterator[str]:
     """What is wrong, in sentences."""
     failed = [report.scenario.name for report in reports if report.complaints]
     if failed:
@@ -94,7 +96,7 @@ def _show(progress: Progress, scenario: selftest.Scenario, order: Order) -> None
         progress.show(text, since=wait.since, unless_short=True)
 
 
-def _line(report: selftest.Report) -> str:
+def _line(report: selftest.SelfTestReport) -> str:
     order = report.order
     result = "FAILED" if report.complaints else "ok"
     line = (
@@ -104,7 +106,7 @@ def _line(report: selftest.Report) -> str:
     return "\n".join([line, *(f"        {complaint}" for complaint in report.complaints)])
 
 
-def _as_dict(report: selftest.Report) -> dict[str, Any]:
+def _as_dict(report: selftest.SelfTestReport) -> dict[str, Any]:
     return {
         "scenario": report.scenario.name,
         "passed": not report.complaints,

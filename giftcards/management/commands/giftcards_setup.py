@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Any
 
-from giftcards.engine.queue import ensure_schedule
+from giftcards.engine.task_queue import ensure_schedule
 from giftcards.management.base import GiftcardsCommand
 from giftcards.roles import Role, ensure_roles, role_permissions
 

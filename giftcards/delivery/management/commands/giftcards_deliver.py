@@ -14,13 +14,13 @@ from giftcards.delivery.conf import require
 from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.queueing import tell_of_lost_refunds
-from giftcards.delivery.sending import Tally, send_due
+from giftcards.delivery.sending import SendingTally, send_due
 from giftcards.engine.database import surviving
 from giftcards.management.base import UNFINISHED, GiftcardsCommand
 from giftcards.management.output import counted, set_by_signals
 
 # How often the loop looks for messages, and when it does so after a server was away (seconds).
-_HEARTBEAT, _PAUSE = 1.0, 10.0
+_POLL_EVERY, _PAUSE = 1.0, 10.0
 # After so long without a message, it does what the task does once a minute (seconds).
 _TICK = 60.0
 
@@ -71,12 +71,12 @@ class Command(GiftcardsCommand):
                 tell_of_lost_refunds()
                 done = send_due(Limits(stop))
                 told = digests.send_due(Limits(stop)) if digests.is_due() else 0
-                if told or done != Tally():
+                if told or done != SendingTally():
                     self.say(f"{done}; {counted(told, 'digest')} for staff.", options)
                 _wait(stop, _PAUSE if done.is_cut_short else 0)
 
 
-def _trouble(done: Tally, waiting: int) -> str:
+def _trouble(done: SendingTally, waiting: int) -> str:
     return (
         f"{done.failed} could not be sent, and {waiting} wait for another try. The admin shows why."
     )
@@ -96,5 +96,5 @@ def _wait(stop: threading.Event, seconds: float) -> None:
 def _left(due_at: datetime | None, seconds: float) -> float:
     """How long to wait before the next look."""
     if seconds > 0 or due_at is None:
-        return min(max(seconds, 0) or _HEARTBEAT, _HEARTBEAT)
-    return min(max((due_at - timezone.now()).total_seconds(), 0), _HEARTBEAT)
+        return min(max(seconds, 0) or _POLL_EVERY, _POLL_EVERY)
+    return min(max((due_at - timezone.now()).total_seconds(), 0), _POLL_EVERY)

@@ -16,7 +16,7 @@ from django_q.brokers import Broker
 from django_q.conf import Conf
 from django_q.models import OrmQ, Schedule
 
-from giftcards.engine.queue import Outcome, ensure_schedule, schedule_problem, wake_worker
+from giftcards.engine.task_queue import Outcome, ensure_schedule, schedule_problem, wake_worker
 from giftcards.exceptions import ConfigurationError
 from giftcards.fulfilment import place_order
 from giftcards.models import Lease, Order

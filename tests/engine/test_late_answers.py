@@ -14,8 +14,8 @@ from django.db import DatabaseError, connection
 from django.test.utils import CaptureQueriesContext
 
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.late_answers import compare_rows, record_changes
 from giftcards.engine.recording import record_answers
-from giftcards.engine.settled import compare_rows, record_changes
 from giftcards.engine.sweep import check_settled, sweep
 from giftcards.exceptions import NotFound
 from giftcards.models import Card, Order

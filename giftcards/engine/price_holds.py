@@ -12,7 +12,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from giftcards.engine.database import isolate_failures
-from giftcards.engine.queue import wake_worker
+from giftcards.engine.task_queue import wake_worker
 from giftcards.models import Order, StatusChange
 from giftcards.problems import Problem
 from giftcards.statuses import Status

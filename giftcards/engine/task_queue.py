@@ -132,7 +132,7 @@ def wake_worker() -> None:
 
 def _wake() -> None:
     leases = Lease.objects
-    if not leases.is_held(Lease.LOOP) and leases.take(Lease.QUEUED_SWEEP, LOOP_LEASE):
+    if not leases.is_taken(Lease.LOOP) and leases.take(Lease.QUEUED_SWEEP, LOOP_LEASE):
         queue_sweep()
 
 
