@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from asgiref.sync import sync_to_async
 
@@ -14,6 +14,7 @@ from giftcards.engine.task_queue import wake_worker
 from giftcards.models import Order, new_reference
 
 __all__ = [
+    "OrderDetails",
     "aplace_order",
     "approve_price",
     "change_customer",
@@ -24,21 +25,27 @@ __all__ = [
 ]
 
 
+class OrderDetails(TypedDict, total=False):
+    """What an order may have beside its line; see :func:`place_order`."""
+
+    reference: str | None
+    sale_price: Decimal | int | None
+    sale_amount: Decimal | int | None
+    max_price: Decimal | int | None
+    group: str
+    metadata: dict[str, Any] | None
+    customer_email: str
+    customer_name: str
+    customer_phone: str
+    customer_language: str
+
+
 def place_order(
     *,
     product_id: str,
     type_id: str,
     quantity: int,
-    reference: str | None = None,
-    sale_price: Decimal | int | None = None,
-    sale_amount: Decimal | int | None = None,
-    max_price: Decimal | int | None = None,
-    group: str = "",
-    metadata: dict[str, Any] | None = None,
-    customer_email: str = "",
-    customer_name: str = "",
-    customer_phone: str = "",
-    customer_language: str = "",
+    **details: Unpack[OrderDetails],
 ) -> Order:
     """Record an order; a worker sends it once the caller's transaction commits.
 
@@ -68,23 +75,7 @@ def place_order(
     and :exc:`~giftcards.exceptions.ConfigurationError` if the app's tables are not in the database
     ``default``.
     """
-    order = Order.objects.record(
-        Order(
-            product_id=product_id,
-            type_id=type_id,
-            quantity=quantity,
-            reference=new_reference() if reference is None else reference,
-            sale_price=sale_price,
-            sale_amount=sale_amount,
-            max_price=max_price,
-            group=group,
-            metadata={} if metadata is None else metadata,
-            customer_email=customer_email,
-            customer_name=customer_name,
-            customer_phone=customer_phone,
-            customer_language=customer_language,
-        )
-    )
+    order = Order.objects.record(_order(product_id, type_id, quantity, details))
     wake_worker()
     return order
 
@@ -94,16 +85,7 @@ async def aplace_order(
     product_id: str,
     type_id: str,
     quantity: int,
-    reference: str | None = None,
-    sale_price: Decimal | int | None = None,
-    sale_amount: Decimal | int | None = None,
-    max_price: Decimal | int | None = None,
-    group: str = "",
-    metadata: dict[str, Any] | None = None,
-    customer_email: str = "",
-    customer_name: str = "",
-    customer_phone: str = "",
-    customer_language: str = "",
+    **details: Unpack[OrderDetails],
 ) -> Order:
     """:func:`place_order` for async code.
 
@@ -112,38 +94,15 @@ async def aplace_order(
     calls :func:`place_order`, and call that with ``sync_to_async``. If this call is cancelled, the
     order may have been recorded: repeat it with the same ``reference`` to find out.
     """
-    return await sync_to_async(place_order, thread_sensitive=True)(
-        product_id=product_id,
-        type_id=type_id,
-        quantity=quantity,
-        reference=reference,
-        sale_price=sale_price,
-        sale_amount=sale_amount,
-        max_price=max_price,
-        group=group,
-        metadata=metadata,
-        customer_email=customer_email,
-        customer_name=customer_name,
-        customer_phone=customer_phone,
-        customer_language=customer_language,
-    )
+    place = sync_to_async(place_order, thread_sensitive=True)
+    return await place(product_id=product_id, type_id=type_id, quantity=quantity, **details)
 
 
 def check_line(
     product_id: str,
     type_id: str,
     quantity: int,
-    *,
-    reference: str | None = None,
-    sale_price: Decimal | int | None = None,
-    sale_amount: Decimal | int | None = None,
-    max_price: Decimal | int | None = None,
-    group: str = "",
-    metadata: dict[str, Any] | None = None,
-    customer_email: str = "",
-    customer_name: str = "",
-    customer_phone: str = "",
-    customer_language: str = "",
+    **details: Unpack[OrderDetails],
 ) -> None:
     """Check the values of an order before the customer pays; they are those of :func:`place_order`.
 
@@ -151,18 +110,16 @@ def check_line(
     :exc:`~django.core.exceptions.ValidationError` that :func:`place_order` would raise. What the
     provider has in stock, what it costs there, and whether the reference is free, is not checked.
     """
-    Order(
-        product_id=product_id,
-        type_id=type_id,
-        quantity=quantity,
-        reference=new_reference() if reference is None else reference,
-        sale_price=sale_price,
-        sale_amount=sale_amount,
-        max_price=max_price,
-        group=group,
-        metadata={} if metadata is None else metadata,
-        customer_email=customer_email,
-        customer_name=customer_name,
-        customer_phone=customer_phone,
-        customer_language=customer_language,
-    ).check_values()
+    _order(product_id, type_id, quantity, details).check_values()
+
+
+def _order(product_id: str, type_id: str, quantity: int, details: OrderDetails) -> Order:
+    """The order with these values, not saved; raises :exc:`TypeError` for an unknown detail."""
+    if unknown := details.keys() - OrderDetails.__annotations__.keys():
+        raise TypeError(f"An order has no such details: {', '.join(sorted(unknown))}.")
+    values: dict[str, Any] = dict(details)
+    if values.get("reference") is None:
+        values["reference"] = new_reference()
+    if values.get("metadata") is None:
+        values["metadata"] = {}
+    return Order(product_id=product_id, type_id=type_id, quantity=quantity, **values)

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import re
+import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -378,9 +379,11 @@ def api_blocks() -> list[tuple[str, str]]:
 
 
 def surface(thing: Any, methods: Iterable[str]) -> list[str]:
-    """A function's signature; or a dataclass's fields, and the signatures of these methods."""
+    """A function's signature; or a class's fields, and the signatures of these methods."""
     if not isinstance(thing, type):
         return [f"async: {inspect.iscoroutinefunction(thing)}", str(inspect.signature(thing))]
+    if typing.is_typeddict(thing):
+        return [f"{name}: {kind.__forward_arg__}" for name, kind in thing.__annotations__.items()]
     lines = [f"{field.name}: {field.type}" for field in dataclasses.fields(thing)]
     for name in methods:
         method = inspect.getattr_static(thing, name)

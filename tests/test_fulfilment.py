@@ -200,6 +200,13 @@ class TestPlaceOrder:
             assert message in caught.value.message_dict[name]
         assert not Order.objects.exists()
 
+    @pytest.mark.parametrize("name", ["status", "provider_order_id", "customer"])
+    def test_a_detail_that_is_none_is_a_type_error(self, name: str) -> None:
+        for attempt in (lambda line: place_order(**line), lambda line: check_line(**line)):
+            with pytest.raises(TypeError, match=rf"no such details: {name}\.$"):
+                attempt(LINE | {name: "FULFILLED"})
+        assert not Order.objects.exists()
+
     @pytest.mark.parametrize("name", ["Zoë 🎁 O'Neil-Ben", "می\u200cخواهم", "👩\u200d👧"])
     def test_names_of_people_in_any_script_are_accepted(self, name: str) -> None:
         order = place_order(**LINE, customer_name=name, group=name)
