@@ -6,9 +6,10 @@ import threading
 import time
 from argparse import ArgumentTypeError
 from contextlib import suppress
+from dataclasses import fields
 from decimal import Decimal, InvalidOperation
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import CommandError
 
@@ -18,6 +19,113 @@ from giftcards.simulator import LEDGER_ODDITIES, SPECIAL_TYPES, Request, Simulat
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
+
+
+_SECONDS = {"type": float, "metavar": "SECONDS"}
+_COUNT = {"type": int, "metavar": "N"}
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _factor(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def _amount(text: str) -> Decimal:
+    amount = read_amount(text)
+    if amount is None:
+        raise ArgumentTypeError(f"{text!r} is not an amount in dinar")
+    return amount
+
+
+# Each option of the command, by the attribute of the simulator that it sets and whose default it
+# has unless it says otherwise.
+_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "host": ("--host", {"help": "address to listen on"}),
+    "port": ("--port", {"type": int, "default": 8378, "help": "0 takes a free one"}),
+    "keys": (
+        "--key",
+        {
+            "metavar": "KEY",
+            "action": "append",
+            "default": [],
+            "help": "accept this API key, may be repeated (default: every key is accepted)",
+        },
+    ),
+    "key_type": (
+        "--key-type",
+        {"choices": ["SANDBOX", "PRODUCTION"], "help": "what /v3/validate says of the key"},
+    ),
+    "opening_balance": (
+        "--balance",
+        {"type": _amount, "metavar": "BALANCE", "help": "in dinar"},
+    ),
+    "price_factor": (
+        "--price-factor",
+        {"type": _factor, "metavar": "FACTOR", "help": "multiply every price by this"},
+    ),
+    "least_delay": ("--min-delay", {**_SECONDS, "default": 3, "help": "least time to settle"}),
+    "most_delay": ("--max-delay", {**_SECONDS, "default": 45, "help": "most time to settle"}),
+    "slow_delay": ("--slow-delay", {**_SECONDS, "help": "time to settle of SIM_SLOW"}),
+    "rate_limit": ("--rate-limit", {**_COUNT, "help": "requests a minute; 0: no limit"}),
+    "lockout": ("--lockout", {**_COUNT, "help": "wrong keys until a block; 0: none"}),
+    "lockout_time": ("--lockout-time", {**_SECONDS, "help": "length of the block"}),
+    "spelling": (
+        "--spelling",
+        {
+            "choices": ["both", "check-order", "checkOrder"],
+            "help": "which path of the order check exists",
+        },
+    ),
+    "has_list": (
+        "--no-list",
+        {
+            "action": "store_false",
+            "help": "do not know /v3/gift-cards/list (default: know it)",
+        },
+    ),
+    "lists_test_types": (
+        "--unlisted-test-types",
+        {
+            "action": "store_false",
+            "help": "leave TEST_REFUND and TEST_PARTIAL out of a product's types"
+            " (default: list them)",
+        },
+    ),
+    "repeat_codes": (
+        "--repeat-codes",
+        {
+            "action": "store_true",
+            "help": "the same codes in every order (default: codes of its own)",
+        },
+    ),
+    "shifted_ids": (
+        "--shifted-ids",
+        {
+            "action": "store_true",
+            "help": "show an _id that is not the order's id (default: the id)",
+        },
+    ),
+    "ledger_oddities": (
+        "--ledger-oddities",
+        {
+            "type": _names,
+            "default": "",
+            "metavar": "NAMES",
+            "help": f"what the ledger is like: {', '.join(LEDGER_ODDITIES)}, with commas between "
+            "(default: as documented)",
+        },
+    ),
+    "ledger_delay": (
+        "--ledger-delay",
+        {**_SECONDS, "help": "time until entries show that are late"},
+    ),
+}
 
 
 class Command(ConsoleCommand):
@@ -33,142 +141,19 @@ class Command(ConsoleCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        add = parser.add_argument
-        add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-        add("--port", type=int, default=8378, help="0 takes a free one (default: %(default)s)")
-        add(
-            "--key",
-            dest="keys",
-            metavar="KEY",
-            action="append",
-            default=[],
-            help="accept this API key, may be repeated (default: every key is accepted)",
-        )
-        add(
-            "--key-type",
-            choices=["SANDBOX", "PRODUCTION"],
-            default="SANDBOX",
-            help="what /v3/validate says of the key (default: %(default)s)",
-        )
-        add("--balance", type=_amount, default="1000000", help="in dinar (default: %(default)s)")
-        add(
-            "--price-factor",
-            type=_factor,
-            default="1",
-            metavar="FACTOR",
-            help="multiply every price by this (default: %(default)s)",
-        )
-        seconds = partial(add, type=float, metavar="SECONDS")
-        seconds("--min-delay", default=3, help="least time to settle (default: %(default)s)")
-        seconds("--max-delay", default=45, help="most time to settle (default: %(default)s)")
-        seconds(
-            "--slow-delay", default=360, help="time to settle of SIM_SLOW (default: %(default)s)"
-        )
-        count = partial(add, type=int, metavar="N")
-        count(
-            "--rate-limit", default=60, help="requests a minute; 0: no limit (default: %(default)s)"
-        )
-        count(
-            "--lockout", default=5, help="wrong keys until a block; 0: none (default: %(default)s)"
-        )
-        seconds("--lockout-time", default=900, help="length of the block (default: %(default)s)")
-        add(
-            "--spelling",
-            choices=["both", "check-order", "checkOrder"],
-            default="both",
-            help="which path of the order check exists (default: %(default)s)",
-        )
-        add(
-            "--no-list",
-            action="store_true",
-            help="do not know /v3/gift-cards/list (default: know it)",
-        )
-        add(
-            "--unlisted-test-types",
-            action="store_true",
-            help="leave TEST_REFUND and TEST_PARTIAL out of a product's types (default: list them)",
-        )
-        add(
-            "--repeat-codes",
-            action="store_true",
-            help="the same codes in every order (default: codes of its own)",
-        )
-        add(
-            "--shifted-ids",
-            action="store_true",
-            help="show an _id that is not the order's id (default: the id)",
-        )
-        add(
-            "--ledger-oddities",
-            type=_names,
-            default="",
-            metavar="NAMES",
-            help=f"what the ledger is like: {', '.join(LEDGER_ODDITIES)}, with commas between "
-            "(default: as documented)",
-        )
-        seconds(
-            "--ledger-delay",
-            default=60,
-            help="time until entries show that are late (default: %(default)s)",
-        )
+        defaults = {field.name: field.default for field in fields(Simulator)}
+        for name, (flag, option) in _OPTIONS.items():
+            option = {"default": defaults.get(name), **option, "dest": name}
+            if "(default: " not in option["help"]:
+                option["help"] += " (default: %(default)s)"
+            parser.add_argument(flag, **option)
 
-    def handle(
-        self,
-        *,
-        host: str,
-        port: int,
-        keys: list[str],
-        key_type: Literal["SANDBOX", "PRODUCTION"],
-        balance: Decimal,
-        price_factor: Decimal,
-        min_delay: float,
-        max_delay: float,
-        slow_delay: float,
-        rate_limit: int,
-        lockout: int,
-        lockout_time: float,
-        spelling: Literal["both", "check-order", "checkOrder"],
-        no_list: bool,
-        unlisted_test_types: bool,
-        repeat_codes: bool,
-        shifted_ids: bool,
-        ledger_oddities: list[str],
-        ledger_delay: float,
-        verbosity: int,
-        **_: Any,
-    ) -> None:
+    def handle(self, *, verbosity: int, **options: Any) -> None:
         # Set SIGINT, too: a shell that starts this in the background has it ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
-            try:
-                simulator = Simulator(
-                    host=host,
-                    port=port,
-                    opening_balance=balance,
-                    price_factor=price_factor,
-                    keys=keys,
-                    key_type=key_type,
-                    delay=(min_delay, max_delay),
-                    slow_delay=slow_delay,
-                    rate_limit=rate_limit,
-                    lockout=lockout,
-                    lockout_time=lockout_time,
-                    spelling=spelling,
-                    has_list=not no_list,
-                    lists_test_types=not unlisted_test_types,
-                    repeat_codes=repeat_codes,
-                    shifted_ids=shifted_ids,
-                    ledger_oddities=ledger_oddities,
-                    ledger_delay=ledger_delay,
-                    on_request=self._log if verbosity else None,
-                ).start()
-            except ValueError as error:
-                raise CommandError(str(error), returncode=2) from error
-            except OSError as error:
-                reason = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
-                message = f"Cannot listen on {host}:{port}: {reason}."
-                raise CommandError(message, returncode=2) from error
+            simulator = self._start({name: options[name] for name in _OPTIONS}, verbosity)
             try:
                 if verbosity:
                     self._greet(simulator)
@@ -176,6 +161,18 @@ class Command(ConsoleCommand):
                 raise OutputClosed
             finally:
                 simulator.stop()
+
+    def _start(self, values: dict[str, Any], verbosity: int) -> Simulator:
+        delay = values.pop("least_delay"), values.pop("most_delay")
+        on_request = self._log if verbosity else None
+        try:
+            return Simulator(**values, delay=delay, on_request=on_request).start()
+        except ValueError as error:
+            raise CommandError(str(error), returncode=2) from error
+        except OSError as error:
+            reason = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
+            message = f"Cannot listen on {values['host']}:{values['port']}: {reason}."
+            raise CommandError(message, returncode=2) from error
 
     @cached_property
     def _output_closed(self) -> threading.Event:
@@ -200,21 +197,3 @@ class Command(ConsoleCommand):
         except OutputClosed:
             # This is the thread of a request; the main one ends the command.
             self._output_closed.set()
-
-
-def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
-
-
-def _factor(text: str) -> Decimal:
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        raise ArgumentTypeError(f"{text!r} is not a number") from None
-
-
-def _amount(text: str) -> Decimal:
-    amount = read_amount(text)
-    if amount is None:
-        raise ArgumentTypeError(f"{text!r} is not an amount in dinar")
-    return amount
