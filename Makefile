@@ -59,7 +59,7 @@ test-all: $(INSTALLED)
 	$(BIN)/python -m $(RUNNER) $(PARALLEL) $(ARGS)
 
 bench: $(INSTALLED)
-	$(BIN)/python -m tests.benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: export DATABASE_URL := sqlite://:memory:
 lint: $(INSTALLED)

@@ -306,7 +306,7 @@ def test_every_setting_status_and_variable_that_is_named_exists(page: str) -> No
     named |= set(re.findall(r"GIFTCARDS\[[\"'](\w+)[\"']\]", text))
     files = [*MODULES, *(ROOT / "example_project").rglob("*.py"), ROOT / "Makefile"]
     files += [ROOT / "tests" / "conftest.py", ROOT / "tests" / "recipes" / "settings.py"]
-    files += (ROOT / "tests" / "benchmarks").glob("*.py")
+    files += (ROOT / "benchmarks").glob("*.py")
     known = set(re.findall(r"\w+", "\n".join(path.read_text() for path in files)))
     assert named - known - set(dir(global_settings)) == set()
 

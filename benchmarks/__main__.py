@@ -1,4 +1,4 @@
-"""Runs the benchmarks: ``python -m tests.benchmarks [--quick]``, or one: ``… following 100 app``.
+"""Runs the benchmarks: ``python -m benchmarks [--quick]``, or one: ``… following 100 app``.
 
 Each runs in processes and on databases of its own, which are removed afterwards; one alone runs on
 ``DATABASE_URL`` where that is set. What ``pipeline`` takes: ``… pipeline --help``. ``upkeep`` runs
@@ -35,7 +35,7 @@ POSTGRES = os.environ.get("BENCH_POSTGRES", "postgres://root@127.0.0.1:5432/post
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("part", nargs="?", choices=PARTS, help="the only one, with its arguments")
     parser.add_argument("--quick", action="store_true", help="two minutes in all, coarser figures")
     options, args = parser.parse_known_args()
@@ -60,7 +60,7 @@ def run(part: str, args: list[str], *, is_quick: bool) -> None:
     for name in ("giftcards", "django-q"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     call_command("migrate", verbosity=0)
-    importlib.import_module(f"tests.benchmarks.{part}").run(*args, is_quick=is_quick)
+    importlib.import_module(f"benchmarks.{part}").run(*args, is_quick=is_quick)
 
 
 def run_all(*, is_quick: bool) -> None:
@@ -116,7 +116,7 @@ def start(
     folder: str, part: str, *args: str, database: str | None = None
 ) -> subprocess.Popen[bytes]:
     url = database or f"sqlite:///{Path(folder, uuid.uuid4().hex)}.sqlite3"
-    command = [sys.executable, "-m", "tests.benchmarks", part, *args]
+    command = [sys.executable, "-m", "benchmarks", part, *args]
     return subprocess.Popen(command, env={**os.environ, "DATABASE_URL": url})
 
 

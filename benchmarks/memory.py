@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.stage import accept, configure, say
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import sweep
 from giftcards.models import Order
-from tests.benchmarks.stage import accept, configure, say
 
 # The provider in a process of its own: it keeps every order. It reads how many to make, and
 # answers with their ids.

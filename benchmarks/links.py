@@ -1,6 +1,6 @@
 """Whether the time of an answer tells a right link from a dead one, and one dead one from another.
 
-Then what it takes to show 2,000 cards. ``python -m tests.benchmarks links``
+Then what it takes to show 2,000 cards. ``python -m benchmarks links``
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from benchmarks.stage import quantile, say
 from giftcards.delivery.links import issue
 from giftcards.delivery.models import CardLink
 from giftcards.models import Order
 from giftcards.models.orders import MAX_QUANTITY
 from giftcards.provider.answers import CardSecret
 from giftcards.statuses import Status
-from tests.benchmarks.stage import quantile, say
 from tests.builders import settled
 from tests.delivery.pages import fetch, make_settled, page_token
 from tests.history import add_history

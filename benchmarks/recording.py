@@ -14,12 +14,12 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
+from benchmarks.stage import quantile, say
 from giftcards.crypto import Keyring
 from giftcards.engine.recording import record_answers
 from giftcards.models import Card, Order, StatusChange
 from giftcards.provider.answers import CardSecret, OrderAnswer
 from giftcards.statuses import Status
-from tests.benchmarks.stage import quantile, say
 from tests.builders import PRICE, build_guide_order, settled
 
 BATCH = 100

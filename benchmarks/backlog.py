@@ -1,6 +1,6 @@
 """Codes under a backlog: thousands of orders wait to be sent while others are on their way.
 
-Measured from outside the engine, like :mod:`tests.benchmarks.pipeline`. No order comes while it
+Measured from outside the engine, like :mod:`benchmarks.pipeline`. No order comes while it
 runs: what waits is sent as fast as the limit allows.
 """
 
@@ -14,11 +14,8 @@ from functools import partial
 
 from django.utils import timezone
 
-from giftcards.models import Order
-from giftcards.provider.client import Client
-from giftcards.statuses import Status
-from tests.benchmarks import provider
-from tests.benchmarks.pipeline import (
+from benchmarks import provider
+from benchmarks.pipeline import (
     Shop,
     engine,
     is_within,
@@ -31,8 +28,11 @@ from tests.benchmarks.pipeline import (
     stored_after,
     wanted,
 )
-from tests.benchmarks.provider import TYPE, Ledger
-from tests.benchmarks.stage import say
+from benchmarks.provider import TYPE, Ledger
+from benchmarks.stage import say
+from giftcards.models import Order
+from giftcards.provider.client import Client
+from giftcards.statuses import Status
 from tests.builders import build_guide_order
 
 PRODUCTS = 100
@@ -59,7 +59,7 @@ def run(*args: str, is_quick: bool) -> None:
 
 
 def _parser(*, is_quick: bool) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks backlog")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks backlog")
     add = parser.add_argument
     waiting = 500 if is_quick else 3_000
     add("--waiting", type=int, default=waiting, help="orders that wait to be sent")

@@ -6,12 +6,12 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from benchmarks.stage import accept, configure, say
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import sweep
 from giftcards.models import Card, Order, StatusChange
 from giftcards.provider.client import Client
 from giftcards.simulator import Simulator
-from tests.benchmarks.stage import accept, configure, say
 from tests.builders import PRODUCT
 
 

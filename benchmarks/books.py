@@ -1,6 +1,6 @@
 """What a report and a download cost, beside going through the orders one by one.
 
-``python -m tests.benchmarks books 1000000`` compares both to the centime as well, by everything.
+``python -m benchmarks books 1000000`` compares both to the centime as well, by everything.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from django.db import connection
 from django.utils import timezone
 
+from benchmarks.stage import say
 from giftcards.exports import as_csv, order_rows
 from giftcards.models import Order
 from giftcards.models.times import today
@@ -26,7 +27,6 @@ from giftcards.refunds import refund_breakdown
 from giftcards.reports import By, Figures, Report, report, settled_between
 from giftcards.sales import customer_breakdown
 from giftcards.statuses import Status
-from tests.benchmarks.stage import say
 from tests.books import expected
 from tests.builders import build_guide_order
 from tests.history import analyze

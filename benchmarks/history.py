@@ -19,6 +19,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import path
 from django.utils import timezone
 
+from benchmarks.stage import configure, say
 from giftcards.delivery import links, news
 from giftcards.delivery.models import Delivery
 from giftcards.engine.gateway import Gateway
@@ -29,7 +30,6 @@ from giftcards.refunds import refund_breakdown
 from giftcards.sales import customer_breakdown
 from giftcards.simulator import Simulator
 from giftcards.statuses import FOLLOWED, Status
-from tests.benchmarks.stage import configure, say
 from tests.builders import build_guide_order
 from tests.history import add_history, add_messages
 

@@ -1,6 +1,6 @@
 """What customers notice of a rotation of the keys and a purge, and whether kills harm either.
 
-``python -m tests.benchmarks upkeep 100000`` says for how many cards. The shop trades three times:
+``python -m benchmarks upkeep 100000`` says for how many cards. The shop trades three times:
 alone; beside a rotation and a purge that are killed at random and started again; and the same while
 its own engine is killed, too. In the end every code is compared with the one that was delivered.
 """
@@ -25,15 +25,15 @@ from django.db import connection
 from django.db.models import Count
 from django.utils import timezone
 
+from benchmarks import pipeline, provider
+from benchmarks.pipeline import Shop, engine, sent_after, spread, stored_after
+from benchmarks.stage import configure, say
 from giftcards.crypto import Keyring
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import Card, Order
 from giftcards.provider.answers import CardSecret
 from giftcards.rotation import RotationTally, count_left, verify
 from giftcards.statuses import Status
-from tests.benchmarks import pipeline, provider
-from tests.benchmarks.pipeline import Shop, engine, sent_after, spread, stored_after
-from tests.benchmarks.stage import configure, say
 from tests.builders import build_guide_order
 
 _PLACES = range(1, 6)

@@ -1,6 +1,6 @@
 """What rotating the keys, proving it and a purge cost, beside going through the cards one by one.
 
-``python -m tests.benchmarks keys 100000`` says for how many cards; a tenth of them is gone through
+``python -m benchmarks keys 100000`` says for how many cards; a tenth of them is gone through
 one by one.
 """
 
@@ -15,6 +15,7 @@ from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
+from benchmarks.stage import configure, say
 from giftcards.crypto import Keyring
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import Card, CustomerRefund, Order
@@ -24,7 +25,6 @@ from giftcards.provider.answers import CardSecret
 from giftcards.retention import Purge, purge
 from giftcards.rotation import RotationTally, count_left, rotate, verify
 from giftcards.statuses import Status
-from tests.benchmarks.stage import configure, say
 from tests.builders import build_guide_order
 from tests.history import analyze
 

@@ -28,14 +28,14 @@ from urllib.parse import urlsplit
 from django.db import connection, transaction
 from django.db.models import QuerySet
 
+from benchmarks import provider
+from benchmarks.provider import TYPE, Bought, Ledger
+from benchmarks.stage import quantile, say
 from giftcards.fulfilment import place_order
 from giftcards.models import Order
 from giftcards.simulator import Request
-from tests.benchmarks import provider
-from tests.benchmarks.provider import TYPE, Bought, Ledger
-from tests.benchmarks.stage import quantile, say
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 INTERVAL = 5.0  # POLL_INTERVAL of the engine and of the seed's loop, in seconds
 LOOK_EVERY = 0.1
 # How long after its last order may have settled a run is given up.
@@ -63,7 +63,7 @@ def run(*args: str, is_quick: bool) -> None:
 
 
 def _parser(*, is_quick: bool) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks pipeline")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks pipeline")
     add = parser.add_argument
     add("--rate", type=float, default=97, help="orders a minute")
     add("--limit", type=int, default=120, help="REQUESTS_PER_MINUTE")

@@ -8,11 +8,11 @@ from datetime import timedelta
 
 from django.utils import timezone
 
+from benchmarks.stage import accept, configure, quantile, say
 from giftcards.engine.loop import follow
 from giftcards.models import Card, Order, StatusChange
 from giftcards.provider.client import Client
 from giftcards.simulator import Simulator
-from tests.benchmarks.stage import accept, configure, quantile, say
 from tests.builders import PRODUCT
 
 TYPES = ("type_001", "TEST_PARTIAL", "TEST_REFUND")
