@@ -1,5 +1,7 @@
-"""Settings of a minimal shop, configured by environment variables. By default, it uses the
-provider's simulator (``manage.py giftcards_simulator``) and a local SQLite file.
+"""Settings of a minimal shop, configured by environment variables.
+
+By default, it uses the provider's simulator (``manage.py giftcards_simulator``) and a local SQLite
+file.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ def _local_secret(name: str, fresh: str) -> str:
 
 
 def _secret(variable: str, name: str, fresh: str) -> str:
-    """The secret in the environment; for the simulator only, one that is made up and kept."""
+    """The secret from the environment or, for the simulator only, a made-up one that is kept."""
     if variable in os.environ:
         return os.environ[variable]
     if USES_SIMULATOR:
@@ -168,7 +170,7 @@ GIFTCARDS = {
     "REQUESTS_PER_MINUTE": int(os.environ.get("GIFTCARDS_REQUESTS_PER_MINUTE", "60")),
 }
 
-# The mails to customers are files in a folder, which only its owner may enter: they lead to cards.
+# The mails to customers are files in a folder that only its owner may enter: they lead to cards.
 # In your project, a mail server sends them.
 MAIL_DIR = LOCAL_DIR / "mails"
 with contextlib.suppress(OSError):  # which Django reports when it writes a mail

@@ -1,4 +1,4 @@
-"""Where requests come from."""
+"""The client's address of a request."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from django.http import HttpRequest
 
 
 def ip_address(request: HttpRequest) -> str | None:
-    """The address that the request came from, as the server tells it; ``None`` if it does not."""
+    """The client's IP address from ``REMOTE_ADDR``; ``None`` if that holds no address."""
     try:
-        # Without the name of an interface, as in fe80::1%eth0.
+        # Drops the name of an interface, as in fe80::1%eth0.
         told, *_interface = request.META.get("REMOTE_ADDR", "").split("%")
         address = ipaddress.ip_address(told)
     except ValueError:

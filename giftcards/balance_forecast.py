@@ -1,6 +1,6 @@
-"""What the account at the provider holds, what open orders take of it, and how long it will last.
+"""The cost of the open orders, and how long the balance at the provider will last.
 
-Read from the database alone, and each figure from an index, for the pages that show it to staff.
+Every figure comes from an index of the database, for the pages that show it to staff.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _MOST_DAYS = 36_500
 
 @dataclass(frozen=True, slots=True)
 class OpenMoney:
-    """What open orders cost, in dinars. Orders that are held until a person decides are left out.
+    """The cost of the open orders, in dinars. Orders held until a person decides are left out.
 
-    ``sent`` is of those that were sent, or may have been: the provider has taken it from the
-    balance already, and gives back what it does not deliver. ``unsent`` is of those that are still
-    to be sent. Neither includes the ``unknown`` orders, of which no price is known.
+    ``sent`` covers the orders that were sent, or may have been: the provider has already taken
+    this from the balance, and gives back what it does not deliver. ``unsent`` covers the orders
+    still to be sent. ``unknown`` counts the orders without a known price, which neither includes.
     """
 
     sent: Decimal = _ZERO
@@ -37,15 +37,15 @@ class OpenMoney:
         return self.sent + self.unsent
 
     def exceeds(self, balance: Decimal | None) -> bool:
-        """Whether ``balance`` does not cover the orders that are still to be sent."""
+        """True if ``balance`` is known and does not cover the orders still to be sent."""
         return balance is not None and balance < self.unsent
 
 
 def lasts(state: ProviderState) -> timedelta | None:
-    """For how long the balance will do at the pace of the 24 hours before it was read.
+    """Estimate how long the balance will last; ``None`` if nothing was spent, or is known.
 
-    A whole day, so that the pace is the same in the morning and at night. ``None`` if nothing was
-    spent, or if it is not known.
+    The pace is that of the 24 hours before the balance was read: a whole day, so that it is the
+    same in the morning and at night.
     """
     balance, spent = state.balance, state.spent_lately
     if balance is None or not spent:
@@ -55,7 +55,7 @@ def lasts(state: ProviderState) -> timedelta | None:
 
 
 def money_in_open_orders() -> OpenMoney:
-    """What the open orders cost; reads these only."""
+    """Return the cost of the open orders, without reading any others."""
     lines = Order.objects.all().open_lines()
     wanted = {
         line.product_id for line in lines if line.price is None or line.status == Status.PENDING
@@ -69,10 +69,10 @@ def money_in_open_orders() -> OpenMoney:
 
 
 def add_up(lines: Iterable[OpenLine], told: Mapping[tuple[str, str], Decimal]) -> OpenMoney:
-    """What these lines cost. ``told``: the prices that the provider told last, by product and type.
+    """Add up the cost of ``lines``.
 
-    They count where no price is known of the order itself, and for orders that are still to be
-    sent: those are bought at the price of that moment.
+    ``told`` maps product and type to the latest price from the provider. It takes precedence for
+    unsent orders, which are bought at the current price. For the others, it is only a fallback.
     """
     sent = unsent = _ZERO
     unknown = 0

@@ -1,4 +1,4 @@
-"""The provider's catalogue: reading it, and what is known of a card before it is bought."""
+"""The provider's catalogue: reading it, and quoting a card before it is bought."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from giftcards.provider.answers import ProductType as ToldType
 
 T = TypeVar("T")
 
-# A reading that was broken off is finished within this time; after it, a new one begins.
+# An interrupted reading is resumed within this time; after it, a new one begins.
 _RESUMABLE = timedelta(hours=6)
-# After so many products in a row without any answer, the provider is taken to be away.
+# After this many products in a row without an answer, the provider counts as unreachable.
 _MOST_SILENT = 3
 
 
@@ -36,17 +36,17 @@ _MOST_SILENT = 3
 
 @dataclass(frozen=True, slots=True)
 class CatalogueReading:
-    """How far a reading has come; ``total`` counts the products that it found to be read.
+    """The progress of a reading; ``total`` counts the products to be read.
 
-    ``skipped`` are products, or rows of the catalogue, that could not be read; ``trouble`` is why
-    the last of them could not, or why the reading has ended early.
+    ``skipped`` counts the products, or rows of the catalogue, that could not be read. ``trouble``
+    says why the last of them failed, or why the reading ended early.
     """
 
     total: int = 0
     read: int = 0
     skipped: int = 0
     trouble: str = ""
-    # Why it waits: calls are paused, or else the request budget has no slot.
+    # The reason for waiting: True if calls are paused, False if the request budget has no slot.
     is_paused: bool = False
 
     @property
@@ -57,20 +57,20 @@ class CatalogueReading:
 def read_catalogue(
     gateway: Gateway, *, on_wait: Callable[[CatalogueReading], None]
 ) -> CatalogueReading:
-    """Read the catalogue, and then the types of each product on sale: a call each.
+    """Read the catalogue, then the types of each product on sale, with one call each.
 
-    It takes a tenth of the request budget at most. ``on_wait`` is called again and again while it
-    waits for a call. A reading that was broken off less than six hours ago goes on where it was.
+    It uses at most a tenth of the request budget. ``on_wait`` is called repeatedly while the
+    reading waits for a call. A reading interrupted less than six hours ago is resumed.
     """
     reader = _Reader(gateway, on_wait)
     try:
         reader.run()
     except Stopped as stopped:
-        # Without a text, the trouble is what the last product had.
+        # Without a text, the trouble of the last product stays.
         if str(stopped):
             reader.note(trouble=str(stopped))
     except ProviderError as error:
-        # The catalogue itself could not be read: what is known of it stays.
+        # The catalogue itself could not be read: the stored one stays.
         reader.note(trouble=str(error))
     return reader.reading
 
@@ -120,7 +120,7 @@ class _Reader:
     def _skip(self, product_id: str, error: ProviderError) -> None:
         trouble = f"The product {product_id} could not be read. {error}"
         self.note(skipped=self.reading.skipped + 1, trouble=trouble)
-        # An answer about this product says nothing of the others.
+        # An answer, even an unusable one, shows that the provider is there.
         is_answer = isinstance(error, Refused) or error.status == 200
         self._silent = 0 if is_answer else self._silent + 1
         if self._silent == _MOST_SILENT:
@@ -134,7 +134,7 @@ class _Reader:
 
 
 def _is_unfinished() -> bool:
-    """Whether a reading has been broken off, and not so long ago that it has to begin anew."""
+    """True if an interrupted reading is recent enough to be resumed."""
     listed_at = Product.objects.last_listed()
     if listed_at is None or not is_recent(listed_at, timezone.now(), within=_RESUMABLE):
         return False
@@ -142,10 +142,10 @@ def _is_unfinished() -> bool:
 
 
 def keep_types(product_id: str, product: ToldProduct, *, at: datetime) -> None:
-    """Keep what the provider told of the types of a product of the catalogue."""
+    """Store the types of a product as the provider told them."""
     kinds: dict[str, ToldType] = {}
     for kind in product.types:
-        # The highest price if a type is there more than once.
+        # A type that is listed more than once counts at its highest price.
         known = kinds.get(kind.type_id, kind)
         if (kind.price or 0) >= (known.price or 0):
             kinds[kind.type_id] = kind
@@ -172,20 +172,20 @@ def _columns_of_type(kind: ToldType) -> dict[str, Any]:
 
 
 def _unless_negative(number: Any) -> Any:
-    """The number; ``None``, for "unknown", if it makes no sense."""
+    """Return ``number``; ``None``, for "unknown", if it is negative."""
     return None if number is not None and number < 0 else number
 
 
-# What is known of a card before it is bought.
+# Quoting a card.
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What is known of a card before it is bought; ``None``: unknown.
+    """The known facts about a card before it is bought; ``None`` means unknown.
 
-    ``price`` is that of one card as the provider told it at ``price_read_at``, and ``balance`` that
-    of the account. ``stock`` is only what it told just now. ``no_answer`` is why it told no price
-    just now.
+    ``price`` is for one card, as the provider told it at ``price_read_at``; ``balance`` is the
+    account's. ``stock`` is set only if the provider told it just now. ``no_answer`` says why the
+    question about the price failed, if it did.
     """
 
     names: Names
@@ -199,15 +199,15 @@ class Quote:
 
     @property
     def is_for_sale(self) -> bool:
-        """Whether the provider sells it, as far as is known; it does not at a price of 0."""
+        """True if the provider sells the card, as far as is known; at a price of 0 it does not."""
         return self.is_listed and self.price != 0
 
 
 def quote(product_id: str, type_id: str) -> Quote:
-    """Ask the provider what a card costs and what the account holds; fall back on what is known.
+    """Ask the provider for a card's price and the account's balance; fall back on stored values.
 
-    It makes at most two requests, with their ``REQUEST_TIMEOUT`` each, if the budget is not short.
-    Do not call it in a transaction.
+    If the request budget allows, it makes up to two requests, each within ``REQUEST_TIMEOUT``. Do
+    not call it in a transaction.
     """
     known = _known(product_id, type_id)
     try:
@@ -269,7 +269,7 @@ def _ask_balance(gateway: Gateway, known: Quote) -> Quote:
 
 
 def counts() -> dict[str, int]:
-    """How many products the catalogue has, and what of it can be bought."""
+    """Count the products and types in the catalogue, for sale, and still to be read."""
     return {
         "products": Product.objects.count(),
         "on_sale": Product.objects.on_sale().count(),

@@ -1,7 +1,7 @@
-"""The system checks: wrong settings are found by ``manage.py check``, not by an order.
+"""The system checks: ``manage.py check`` finds wrong settings before an order does.
 
-An id stands for one kind of mistake, for ever: shops silence warnings by it. Imported before there
-are models, and also where django-q2 is missing, so it imports neither.
+An id stands for one kind of mistake for ever, because shops silence warnings by id. This module is
+imported before the models are loaded, and even without django-q2, so it imports neither.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from giftcards.conf import LOOP_SECONDS, conf, problems
 from giftcards.exceptions import ConfigurationError
 
 TAG = "giftcards"
-# By options.Problem.kind.
+# By OptionProblem.kind.
 IDS: Mapping[str, str] = {
     "no_api_key": "giftcards.E001",
     "api_key": "giftcards.E002",
@@ -48,14 +48,14 @@ _NO_TIMEOUT = -1
 
 
 def check_settings(**_: object) -> list[CheckMessage]:
-    """What is wrong with ``GIFTCARDS``."""
+    """Report what is wrong with ``GIFTCARDS``."""
     return [
         Error(problem.message, hint=problem.hint, id=IDS[problem.kind]) for problem in problems()
     ]
 
 
 def check_databases(**_: object) -> list[CheckMessage]:
-    """Whether the app's tables are in the database of the shop's transactions, and of the app's."""
+    """Report tables of the app that are routed to another database than ``default``."""
     models = list(apps.get_app_config("giftcards").get_models())
     aliases = {*map(router.db_for_read, models), *map(router.db_for_write, models)}
     elsewhere = sorted(aliases - {DEFAULT_DB_ALIAS})
@@ -74,7 +74,7 @@ def check_databases(**_: object) -> list[CheckMessage]:
 
 
 def check_urls(**_: object) -> list[CheckMessage]:
-    """Whether there is the page on which staff prove again who they are."""
+    """Report it if no URL has the name in ``REAUTHENTICATE``."""
     try:
         name = conf.reauthenticate
     except ConfigurationError:
@@ -98,7 +98,7 @@ def check_urls(**_: object) -> list[CheckMessage]:
 
 
 def check_passwords(**_: object) -> list[CheckMessage]:
-    """Whether staff who are signed in by the web server can prove again who they are."""
+    """Warn if the web server signs staff in: they may lack the password to reveal codes."""
     try:
         if conf.reauthenticate is not None:
             return []
@@ -124,15 +124,16 @@ def _signs_in_by_web_server(backend: str) -> bool:
     try:
         return issubclass(import_string(backend), RemoteUserBackend)
     except (ImportError, TypeError):
-        return False  # Django says so itself.
+        return False  # Django reports this itself.
 
 
 def check_stored_cards(
     *, databases: Sequence[str] | None = None, **_: object
 ) -> list[CheckMessage]:
-    """Whether the encryption keys open the newest and the oldest card, and which cards need them.
+    """Report cards that the encryption keys do not open, and keys that no card needs.
 
-    Those of which cards know the key are counted by that; none is opened for it.
+    Only the newest and the oldest card are opened. The others are judged by the key fingerprints
+    in their rows.
     """
     cards = apps.get_model("giftcards", "Card")
     alias = router.db_for_read(cards)
@@ -158,7 +159,7 @@ def check_stored_cards(
 
 
 def check_api_keys(*, databases: Sequence[str] | None = None, **_: object) -> list[CheckMessage]:
-    """Whether all processes that share the database have the same API key."""
+    """Warn if processes that share the database have different API keys."""
     keys = apps.get_model("giftcards", "ApiKey")
     alias = router.db_for_read(keys)
     if alias not in (databases or ()):
@@ -167,7 +168,7 @@ def check_api_keys(*, databases: Sequence[str] | None = None, **_: object) -> li
         with transaction.atomic(using=alias):
             at_work: list[str] = keys.objects.using(alias).at_work(timezone.now())
     except DatabaseError:
-        return []  # migrate, which runs this, has work to do first
+        return []  # no tables yet: migrate runs the checks before its work
     if len(at_work) < 2:
         return []
     return [
@@ -182,10 +183,10 @@ def check_api_keys(*, databases: Sequence[str] | None = None, **_: object) -> li
 
 
 def _is_migrating() -> bool:
-    """Whether it is ``migrate`` that runs the checks, also those of the database, before its work.
+    """True if ``migrate`` runs the checks, as it does before its work.
 
-    An error would stop it, and a code that is lost is no reason not to migrate. The arguments of a
-    check do not tell who runs it.
+    An error would stop it, and a lost code is no reason not to migrate. The call stack is searched
+    because the arguments of a check do not tell who runs it.
     """
     from django.core.management.commands.migrate import Command
 
@@ -220,7 +221,7 @@ def _need_of_keys(lost: int, unneeded: Sequence[int]) -> list[CheckMessage]:
 
 
 def check_cluster(**_: object) -> list[CheckMessage]:
-    """Whether django-q2 is installed and can run the loop once, completely, beside other tasks."""
+    """Report it if django-q2 is missing, or if ``Q_CLUSTER`` does not suit the loop."""
     if not apps.is_installed("django_q"):
         return [
             Error(
@@ -288,7 +289,7 @@ def _check_workers(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
     if not isinstance(workers, int) or workers < 1:
         yield _wrong_type("workers", "a whole number from 1")
     elif workers == 1:
-        # Only a warning: orders are followed all the same, and a shop may have no other tasks.
+        # Only a warning: orders are still followed, and a shop may have no other tasks.
         yield Warning(
             "django-q2 has one worker here: while orders are open, every other task waits for"
             f" {LOOP_SECONDS} s at a time.",

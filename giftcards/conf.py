@@ -1,7 +1,7 @@
 """The one place that reads ``settings.GIFTCARDS``: lazily, typed, with defaults.
 
-:func:`problems` says what is wrong with it; the system checks and the commands report that, and a
-property that meets a wrong value raises :exc:`~giftcards.exceptions.ConfigurationError`.
+:func:`problems` yields what is wrong with the settings, for the system checks and the commands. A
+property whose setting is wrong raises :exc:`~giftcards.exceptions.ConfigurationError`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ LOOP_SECONDS = 40
 _RECORDING_SECONDS = 10
 
 
-# As much as a column for amounts holds.
+# The largest amount that a column holds.
 _LARGEST_AMOUNT = Decimal("999999999999.99")
 
 
 def _amount(setting: str, value: Any) -> Complaint | None:
-    # No binary fraction: it would not be the amount that is written.
+    # No float: as a binary fraction, it would differ from the amount as written.
     if not isinstance(value, int | Decimal) or isinstance(value, bool):
         return (
             "type",
@@ -89,7 +89,7 @@ def _base_url(setting: str, value: Any) -> Complaint | None:
 
 
 def address_parts(url: str) -> SplitResult | None:
-    """``url`` in parts if it has only a scheme, a host and perhaps a port; otherwise ``None``."""
+    """Split ``url`` if it has only a scheme, a host and perhaps a port; otherwise ``None``."""
     # Whitespace is refused first, because urlsplit drops some of it and the client does not.
     if not url.isprintable() or " " in url:
         return None
@@ -116,7 +116,7 @@ def _is_host(host: str, *, in_brackets: bool) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host``, a name or an address without brackets, is this machine's own."""
+    """True if ``host``, a name or an address without brackets, is this machine itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -161,7 +161,7 @@ def _raw_key(key: str) -> bytes | None:
 
 
 def _is_from_secret_key(raw: bytes) -> bool:
-    """Whether the key is derived from ``SECRET_KEY`` in one of the two usual ways."""
+    """True if the key is derived from ``SECRET_KEY`` in one of the two usual ways."""
     try:
         secret = force_bytes(settings.SECRET_KEY)
     except ImproperlyConfigured:
@@ -170,7 +170,7 @@ def _is_from_secret_key(raw: bytes) -> bool:
 
 
 def _url_name(setting: str, value: Any) -> Complaint | None:
-    # Whether there is such a URL is checked once there are URLs, by the system checks.
+    # The system checks look the URL up, once URLs are loaded.
     if isinstance(value, str):
         return None
     return not_text(setting, "Give the name of a URL, such as 'staff:prove'.")
@@ -248,7 +248,7 @@ class Conf:
 
     @property
     def late_watch_hours(self) -> float:
-        """Hours, from acceptance, for which a delayed order is still checked."""
+        """Hours after acceptance during which a delayed order is still checked."""
         return float(OPTIONS.get("LATE_WATCH_HOURS"))
 
     @property
@@ -276,32 +276,32 @@ class Conf:
 
     @property
     def hold_above_sale_price(self) -> bool:
-        """Whether the customer's price is the ceiling of an order without ``max_price``."""
+        """True if the customer's price is the price ceiling of an order without ``max_price``."""
         return bool(OPTIONS.get("HOLD_ABOVE_SALE_PRICE"))
 
     @property
     def price_max_age(self) -> float:
-        """Seconds for which a price that the provider told counts as its current one."""
+        """Seconds for which a price from the provider counts as current."""
         return float(OPTIONS.get("PRICE_MAX_AGE"))
 
     @property
     def low_balance(self) -> Decimal | None:
-        """The balance, in dinars, below which people are warned; ``None``: they never are."""
+        """The balance, in dinars, below which people are warned; ``None``: no warnings."""
         amount = OPTIONS.get("LOW_BALANCE")
         return None if amount is None else Decimal(amount)
 
     @property
     def reauthenticate(self) -> str | None:
-        """The URL name of the page on which staff prove again who they are.
+        """The URL name of the page on which staff prove their identity again.
 
-        ``None``: they are asked for their password.
+        ``None``: staff are asked for their password instead.
         """
         name: str | None = OPTIONS.get("REAUTHENTICATE")
         return name
 
     @property
     def reveals_per_hour(self) -> int:
-        """The most codes that one person may have revealed within an hour."""
+        """The largest number of codes that one person may reveal within an hour."""
         return int(OPTIONS.get("REVEALS_PER_HOUR"))
 
     @property
@@ -312,10 +312,11 @@ class Conf:
 
     @property
     def longest_task(self) -> float:
-        """Seconds that one of our tasks may take; the system checks compare ``Q_CLUSTER`` with it.
+        """Longest time, in seconds, that one of the app's tasks takes.
 
-        The loop's time includes what the watchdog waits for another holder of the lease. When it is
-        over, one order may be half sent: the price is asked for, then the order goes out.
+        The system checks compare ``Q_CLUSTER`` with it. The loop's time includes the watchdog's
+        wait for another holder of the lease. At its end, one order may be half sent, which takes
+        two more requests: one for the price, and one that places the order.
         """
         return LOOP_SECONDS + 2 * self.request_timeout + _RECORDING_SECONDS
 

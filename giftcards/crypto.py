@@ -1,8 +1,8 @@
 """Keys, sealing and fingerprints: the only module that imports ``cryptography``.
 
-A card is sealed as one Fernet token. Fernet itself binds a token to nothing: whoever can write to
-the database could copy it into another row. So the sealed text names the place it was made for, and
-opening compares that, and the fingerprints beside it, with the row.
+A card is sealed as one Fernet token. Fernet does not bind a token to a row: whoever can write to
+the database could copy it into another one. So the sealed text names the place of its card, and
+:meth:`Keyring.open` compares the place and the fingerprints with those of the row.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from giftcards.exceptions import ConfigurationError, DecryptionError
 from giftcards.provider.answers import CardSecret
 from giftcards.secrecy import contained
 
-#: By so many of its last characters a card is found without the rest of its code.
+#: The number of last characters by which a card is found without the rest of its code.
 TAIL = 4
 
-# The version of what is inside a token.
+# The version of a token's content.
 _FORMAT = 1
 _CONTENT = {"format": int, "order": int, "reference": str, "card": int, "value": str, "serial": str}
 
@@ -49,7 +49,7 @@ def generate_key() -> str:
 
 
 class Place(NamedTuple):
-    """Where a card belongs: to an order, by primary key and reference, as its card 1, 2, …"""
+    """The place of a card: its order, by primary key and reference, and its number from 1."""
 
     order: int
     reference: str
@@ -57,14 +57,14 @@ class Place(NamedTuple):
 
 
 class Sealed(NamedTuple):
-    """What the row of a card holds instead of the card. The names are those of its columns."""
+    """The stored form of a card. The fields are named like the columns of its row."""
 
     #: The token, printable ASCII.
     sealed: str
     #: The fingerprint of the whole card.
     identity: str
-    #: The fingerprints for searching; that of a missing serial is "", and so is that of the last
-    #: characters of a short code.
+    #: The fingerprints for searching. "" stands for a missing serial, and for the last characters
+    #: of a short code.
     value_fingerprint: str
     serial_fingerprint: str
     tail_fingerprint: str
@@ -73,14 +73,15 @@ class Sealed(NamedTuple):
 class Keyring:
     """Encryption keys in order: the first one seals, all of them open and find.
 
-    A keyring is cheap to make and holds derived keys; make one per piece of work, keep none.
+    A keyring is cheap to make, and it holds derived keys: make one per piece of work, and do not
+    keep it.
     """
 
     @contained
     def __init__(self, keys: Sequence[str]) -> None:
         self._fernet = MultiFernet([Fernet(key) for key in keys])
-        #: By which a card's row says what key it is sealed with. Derived like the keys of the
-        #: other fingerprints, with a purpose of its own, so they reveal nothing about the keys.
+        #: A card's row names its encryption key by one of these. They are derived like the keys of
+        #: the other fingerprints, for another purpose, so they reveal nothing about the keys.
         self.key_fingerprints = tuple(_encryption_key_fingerprint(key) for key in keys)
         # Fingerprints use derived keys, so that they reveal nothing about the encryption keys.
         self._fingerprint_keys = tuple(
@@ -104,10 +105,10 @@ class Keyring:
 
     @contained
     def open(self, row: Sealed, *, place: Place) -> CardSecret:
-        """Decrypt what :meth:`seal` has made.
+        """Decrypt a card that :meth:`seal` has encrypted.
 
-        :exc:`DecryptionError` if no key opens the token, if it is damaged, if it was sealed for
-        another place, or if the fingerprints are not those of the card.
+        Raises :exc:`DecryptionError` if no key opens the token, if it is damaged, if it was sealed
+        for another place, or if the fingerprints are not those of the card.
         """
         content = self._decrypt(row.sealed)
         if trouble := _mismatch(content, place):
@@ -120,7 +121,7 @@ class Keyring:
         return secret
 
     def _decrypt(self, token: str) -> dict[str, Any]:
-        """The content of a token; empty if it is unusable."""
+        """The content of a token; empty if the token is unusable."""
         try:
             content = json.loads(self._fernet.decrypt(token))
         except (InvalidToken, TypeError, ValueError):
@@ -129,9 +130,9 @@ class Keyring:
         return content if isinstance(content, dict) else {}
 
     def _row_fingerprints(self, secret: CardSecret) -> tuple[list[str], ...]:
-        """The fingerprints in a card's row, each under every key, in the order of the columns."""
+        """The fingerprints for each column in order, under every key; ``[""]`` if there is none."""
         code = normalised(secret.value)
-        # Four of fewer than eight would be more than half of the code.
+        # Of fewer than eight characters, four would be more than half.
         has_tail = len(code) >= 2 * TAIL
         return (
             self.identities(secret),
@@ -142,29 +143,29 @@ class Keyring:
 
     @contained
     def identities(self, secret: CardSecret) -> list[str]:
-        """Fingerprints of exactly this card, one per key, the first key's first.
+        """Fingerprints of exactly this card, one per key, in the order of the keys.
 
-        They tell whether an answer's card is stored already. No normalising here: two codes that
-        differ in case only would be two paid cards.
+        They tell whether a card of an answer is already stored. The card is not normalised: two
+        codes that differ only in case would be two paid cards.
         """
         # As JSON, so that no character in a code can shift the boundary between the two.
         return self._fingerprints("card", json.dumps([secret.value, secret.serial]))
 
     @contained
     def value_fingerprints(self, text: str) -> list[str]:
-        """Fingerprints by which a card is found by its full code, one per key."""
+        """Fingerprints of a full code, one per key, for finding its card."""
         return self._fingerprints("value", normalised(text))
 
     @contained
     def serial_fingerprints(self, text: str) -> list[str]:
-        """Fingerprints by which a card is found by its full serial, one per key."""
+        """Fingerprints of a full serial, one per key, for finding its card."""
         return self._fingerprints("serial", normalised(text))
 
     @contained
     def tail_fingerprints(self, text: str) -> list[str]:
-        """Fingerprints by which a card is found by the last characters of its code, one per key.
+        """Fingerprints of the last characters of a code, one per key, for finding its card.
 
-        Empty if ``text`` has not as many characters as are needed for that.
+        Empty unless the normalised ``text`` has exactly :data:`TAIL` characters.
         """
         tail = normalised(text)
         return self._fingerprints("tail", tail) if len(tail) == TAIL else []
@@ -179,7 +180,7 @@ class Keyring:
 
 
 def _mismatch(content: dict[str, Any], place: Place) -> str:
-    """Why the content of a token is not that of the card at ``place``; "" if it is."""
+    """Say why ``content`` does not belong to the card at ``place``; "" if it does."""
     if content.get("format", _FORMAT) != _FORMAT:
         return _OTHER_FORMAT
     if {name: type(content.get(name)) for name in _CONTENT} != _CONTENT:
@@ -190,9 +191,10 @@ def _mismatch(content: dict[str, Any], place: Place) -> str:
 
 
 def normalised(text: str) -> str:
-    """``text`` without what differs when a code is typed again: case, spaces, dashes, digits.
+    """Reduce ``text`` to what stays the same when a code is typed again.
 
-    A keyboard may write digits as ٣ or ۳, and letters and digits of full width.
+    Case, spaces and dashes are dropped. So is the script of digits: a keyboard may write them as
+    ٣ or ۳, and letters and digits of full width.
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
     # A code of punctuation only is kept as it is: otherwise all of them would be equal.
@@ -200,7 +202,7 @@ def normalised(text: str) -> str:
 
 
 def _ascii_digit(character: str) -> str:
-    """The character itself, unless it is a digit of another script."""
+    """The ASCII form of a digit of any script; any other character is unchanged."""
     return str(unicodedata.decimal(character, character))
 
 
@@ -212,10 +214,10 @@ def _encryption_key_fingerprint(key: str) -> str:
 
 @contained
 def key_fingerprint(api_key: str) -> str:
-    """A fingerprint of an API key, by which all processes remember whether it was refused.
+    """A fingerprint of an API key, under which all processes share whether it was refused.
 
-    It does not depend on the encryption keys: while those are rotated, processes with different
-    ones have to recognise the same API key. An API key is too long to be guessed from it.
+    It does not depend on the encryption keys: during a rotation, processes with different ones have
+    to recognise the same API key. An API key is too long to be guessed from its fingerprint.
     """
     message = api_key.encode(errors="surrogatepass")
     return hmac.new(b"giftcards api key v1", message, hashlib.sha256).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""How pages and messages show statuses, amounts, dates and foreign text, and in which language."""
+"""Formatting of statuses, amounts, dates and foreign text for pages and messages."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from giftcards.problems import AMOUNTS, COUNTED, Explanation, Problem
 from giftcards.statuses import Status
 
 _AMOUNT = re.compile(r"-?[0-9]+(\.[0-9]+)?")
-#: The spaces at which no line breaks: inside amounts, and before the sign of the currency.
+#: The non-breaking spaces: inside amounts, and before the currency sign.
 NO_BREAKS = frozenset("\u00a0\u202f")
-# One form of dates, and the 24-hour clock, on all pages. The formats of the languages are long, or
+# All pages use one form of dates, and the 24-hour clock. The languages' own formats are long, or
 # differ only in the order of figures.
 _DATE = "j N Y"
 
 
 def supported_language(language: str | None) -> str:
-    """The language of the site that is closest to this one; its own if none is, or none given."""
+    """The site's language closest to ``language``; its default without one, or if none is close."""
     try:
         return get_supported_language_variant(language or settings.LANGUAGE_CODE)
     except LookupError:
@@ -46,10 +46,10 @@ def status_badge(status: str) -> SafeString:
 
 
 def money(amount: Decimal | None) -> str:
-    """The amount with its currency as HTML, in the way of the language: 1,470 DA.
+    """The amount with its currency as HTML, formatted for the active language: 1,470 DA.
 
-    Decimals are shown if it has any. It is isolated from the direction of the text around it, and
-    so is the figure from a currency that is written from right to left.
+    Decimals are shown if there are any. The HTML is isolated from the direction of the text around
+    it, and the figure from that of a currency written from right to left.
     """
     if amount is None:
         return gettext("unknown")
@@ -57,13 +57,13 @@ def money(amount: Decimal | None) -> str:
 
 
 def signed_money(amount: Decimal) -> str:
-    """:func:`money` of what came in or went out, with its sign: +980 DA, −2,450 DA."""
+    """:func:`money` with a sign, for amounts that came in or went out: +980 DA, −2,450 DA."""
     sign = "+" if amount > 0 else "\N{MINUS SIGN}" if amount < 0 else ""
     return _with_currency(sign + _grouped(abs(amount), decimals=_decimals(amount)), amount)
 
 
 def _with_currency(figure: str, amount: Decimal) -> str:
-    # Style sheets leave room for the missing decimals where digits have to stand under digits.
+    # Style sheets leave room for missing decimals where digits are aligned in columns.
     kind = "giftcards-exact" if _decimals(amount) else "giftcards-whole"
     return format_html(
         '<bdi class="giftcards-money"><span class="{}" dir="ltr">{}</span>\u00a0{}</bdi>',
@@ -83,19 +83,19 @@ def calculation(formula: str, **amounts: Decimal | int) -> SafeString:
 
 
 def worked_out(quantity: int, price: Decimal | None, total: Decimal | None) -> str:
-    """The amount of ``quantity`` cards with how it comes about: 2 × 490 = 980 DA.
+    """The total of ``quantity`` cards with its calculation, as HTML: 2 × 490 = 980 DA.
 
-    The amount alone where that is not how it comes about.
+    The total alone for fewer than two cards, or if ``price`` is unknown or does not explain it.
     """
     if total is None or price is None or quantity < 2 or quantity * price != total:
         return money(total)
     product = calculation("{quantity} × {price}", quantity=quantity, price=price)
-    # Two isolates, which follow each other in the direction of the text around them.
+    # Two isolates, so that their order follows the direction of the text around them.
     return format_html('<span class="giftcards-money">{} = {}</span>', product, money(total))
 
 
 def moment(at: datetime) -> SafeString:
-    """The local date and time as HTML: 24 Nov 23:59, with the year if it is not this one."""
+    """The local date and time as HTML, with the year unless it is this one: 24 Nov 23:59."""
     is_of_this_year = _local(at).year == _local(timezone.now()).year
     return _time(at, bdi(_formatted(at, "j N H:i" if is_of_this_year else f"{_DATE} H:i")))
 
@@ -111,7 +111,7 @@ def zoned_moment(at: datetime) -> SafeString:
 
 
 def wrapped_moment(at: datetime) -> SafeString:
-    """The date with the year, and the time of day, as two elements: a line breaks between them."""
+    """The date with the year, and the time of day, as two HTML elements that may wrap between."""
     parts = format_html(
         "<span>{}</span> <span>{}</span>", _formatted(at, _DATE), _formatted(at, "H:i")
     )
@@ -129,7 +129,7 @@ def day_text(day: date, form: str = _DATE) -> str:
 
 
 def period_text(first: date, last: date) -> str:
-    """The days in plain text: 1 Nov 2026 – 30 Nov 2026; one day alone once."""
+    """The period in plain text: 1 Nov 2026 – 30 Nov 2026; a single day is shown once."""
     return day_text(first) if first == last else f"{day_text(first)} – {day_text(last)}"
 
 
@@ -156,17 +156,17 @@ def _decimals(amount: Decimal) -> int:
 
 
 def money_text(amount: Decimal | None) -> str:
-    """:func:`money` in plain text: for the options of a list, where HTML is not possible."""
+    """:func:`money` in plain text, where HTML is not possible, as in the options of a list."""
     return isolated(strip_tags(money(amount)))
 
 
 def count_text(number: int) -> str:
-    """A number of things in the way of the language: 100,000."""
+    """A count, formatted for the active language: 100,000."""
     return isolated(_grouped(Decimal(number), decimals=0))
 
 
 def share_text(share: Decimal) -> str:
-    """A share of 1 as percents in the way of the language: 98.5%. Less than all is never 100%."""
+    """``share``, from 0 to 1, as a percentage rounded down, so that only 1 is 100%: 98.5%."""
     percent = (share * 100).quantize(Decimal("0.1"), ROUND_DOWN)
     shown = _grouped(percent, decimals=1 if _decimals(percent) else 0)
     return isolated(gettext("%(share)s%%") % {"share": shown})
@@ -186,7 +186,7 @@ def _grouped(amount: Decimal, *, decimals: int) -> str:
 
 
 def currency() -> str:
-    """The sign of the currency in the current language."""
+    """The currency sign in the active language."""
     return gettext("DA") if conf.currency == "DZD" else conf.currency
 
 
@@ -196,25 +196,25 @@ def bdi(part: object) -> SafeString:
 
 
 def filled(text: str, **parts: object) -> SafeString:
-    """The translated ``text`` as HTML; ``parts`` are HTML already, or numbers."""
+    """Escape the translated ``text`` and fill in ``parts``, which are HTML already, or numbers."""
     return mark_safe(escape(text) % parts)  # noqa: S308
 
 
 def named(name: str, identifier: str) -> SafeString:
-    """What the catalogue calls a product or a type, and its id, as HTML."""
+    """The catalogue's name, if any, of a product or a type, and its id, as HTML."""
     if not name:
         return bdi(identifier)
     return format_html('{} <span class="giftcards-id">{}</span>', bdi(name), bdi(identifier))
 
 
 def payment(refund: CustomerRefund) -> SafeString:
-    """How a refund was paid, and its reference, as HTML."""
+    """The method and the reference of a refund, as HTML."""
     parts = (bdi(part) for part in (refund.method, refund.reference) if part)
     return format_html_join(" · ", "{}", ((part,) for part in parts))
 
 
 def refund_badge(refund: CustomerRefund) -> SafeString:
-    """The state of a refund like the status of an order."""
+    """The state of a refund as a badge, like the status of an order."""
     badge = '<span class="giftcards-badge giftcards-refund-{}">{}</span>'
     return format_html(badge, refund.state, refund.get_state_display())
 
@@ -225,7 +225,7 @@ def isolated(part: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """``text`` with its words one space apart; the spaces at which no line breaks stay."""
+    """``text`` with single spaces between its words; non-breaking spaces stay."""
     spaced = (" " if char.isspace() and char not in NO_BREAKS else char for char in text)
     return " ".join(filter(None, "".join(spaced).split(" ")))
 
@@ -236,7 +236,7 @@ def explained(problem: Problem, *, shows_costs: bool) -> Explanation:
     Without ``shows_costs``, no text tells what the provider charges.
     """
     shown = Problem(problem.code, {**problem.parameters, **_amounts(problem)})
-    # Every part has been escaped by one of the two.
+    # Either ``show`` or ``own`` has escaped every part.
     parts = shown.explain(show=_parameter, own=escape, shows_costs=shows_costs)
     return Explanation(*(mark_safe(part) for part in parts))  # noqa: S308
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class GiftcardsError(Exception):
-    """Base of everything below."""
+    """Base class of the errors below."""
 
 
 class ConfigurationError(GiftcardsError):
@@ -26,7 +26,7 @@ class ReferenceConflict(GiftcardsError):
 
 
 class CustomerConflict(GiftcardsError):
-    """The customer of the order was corrected or erased since it was read."""
+    """The customer was corrected or erased after the order was read."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -41,8 +41,8 @@ class ReorderError(GiftcardsError):
 class RefundError(GiftcardsError):
     """A refund to a customer cannot be recorded, paid or taken back; the text says why.
 
-    The text is in the active language, and amounts in it have two decimals. :meth:`shown` writes
-    them, and references, in another way.
+    The text is in the active language, and its amounts have two decimals. :meth:`shown` formats
+    amounts and references in another way.
     """
 
     def __init__(self, template: str, **parts: Decimal | str) -> None:
@@ -50,7 +50,7 @@ class RefundError(GiftcardsError):
         super().__init__(self.shown(_plainly))
 
     def shown(self, show: Callable[[Decimal | str], str]) -> str:
-        """The text, with its amounts and references as ``show`` writes them."""
+        """The text, with amounts and references formatted by ``show``."""
         if not self._parts:
             return self._template
         return self._template % {name: show(part) for name, part in self._parts.items()}
@@ -74,12 +74,12 @@ class ProviderError(GiftcardsError):
     ``status`` is the HTTP status (``None``: there was no answer), ``code`` the provider's own
     error code (``""``: none or unreadable), ``request_id`` the provider's name for the request
     (``""``: none), ``retry_after`` the pause in seconds that the provider asked for (``None``:
-    none or unreadable; never negative). ``is_worth_repeating`` is true of a question that may well
-    be answered if it is asked again at once.
+    none or unreadable; never negative). ``is_worth_repeating`` is True for a question that may well
+    be answered if it is repeated at once.
 
-    The text is English, for logs. Staff are told by ``parameters``, those of a
-    :class:`~giftcards.problems.Problem`: ``reason`` (one of its ``REASONS``), ``message`` (the
-    provider's own words) and ``detail`` (what failed, for developers), each "" if there is none.
+    The text is English, for logs. Staff see a :class:`~giftcards.problems.Problem` with
+    ``parameters`` instead: ``reason`` (one of ``REASONS``), ``message`` (the provider's own words)
+    and ``detail`` (what failed, for developers). Each of these is "" if there is none.
     """
 
     reason = ""
@@ -108,7 +108,7 @@ class ProviderError(GiftcardsError):
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The parameters of a problem that this error has caused."""
+        """The parameters for a problem that this error causes, without empty ones."""
         told = {
             "reason": self.reason,
             "message": self.message,
@@ -125,13 +125,13 @@ class TryLater(ProviderError):
 
 
 class Withheld(TryLater):
-    """The request was not sent in time, and says nothing about the provider: nothing was done."""
+    """Nothing was done: the request was not sent in time, for a reason on this side."""
 
     reason = "held_up"
 
 
 class RateLimited(TryLater):
-    """HTTP 429: nothing was done, and all other calls have to wait as well."""
+    """HTTP 429: nothing was done, and all other calls have to wait, too."""
 
     reason = "too_many_requests"
 
@@ -141,7 +141,7 @@ class OutcomeUnknown(ProviderError):
 
 
 class AccessDenied(ProviderError):
-    """The key or the address is refused. Nothing was done; further calls would get it blocked."""
+    """The key or the address is refused. Nothing was done; more calls get the address blocked."""
 
     reason = "key_refused"
 
@@ -155,6 +155,6 @@ class NotFound(Refused):
 
 
 class NotListed(NotFound):
-    """The provider knows the product, and does not list the type among those that it is sold in."""
+    """The provider knows the product, but does not list this type of it."""
 
     reason = "no_price"

@@ -1,6 +1,6 @@
 """Reports and orders for spreadsheets: rows of cells, written as CSV or as xlsx.
 
-No code and no serial of a card is among them: nothing here reads cards.
+They contain no codes and no serials: this module reads no cards.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from giftcards.reports import By, Report, settled_between
 from giftcards.sales import customer_breakdown
 from giftcards.statuses import Status
 
-# Amounts are decimals, and ``None`` is what is not known or not there. Moments have no zone: they
-# are what the clocks of the site's time zone show.
+# Amounts are decimals. ``None`` means unknown or absent. Datetimes are naive, in the site's time
+# zone.
 Cell = str | int | Decimal | date | datetime | None
 Cells = Sequence[Cell]
 
-# What may separate the cells of a CSV file, by the name that a person chooses it by.
+# The separators for the cells of a CSV file, by the name that a person chooses.
 SEPARATORS: Mapping[str, str] = {"comma": ",", "semicolon": ";", "tab": "\t"}
-# What may stand before the decimals of an amount there, by name.
+# The marks before the decimals of an amount in a CSV file, by name.
 DECIMAL_MARKS: Mapping[str, str] = {"point": ".", "comma": ","}
 
 _ORDERS_AT_ONCE = 1_000
@@ -47,8 +47,8 @@ _WRITTEN_AT_ONCE = 64 * 1024
 # An xlsx sheet has at most 1,048,576 rows.
 _ROWS_OF_SHEET = 1_000_000
 
-# What a spreadsheet may take for a formula: one of these signs, whatever space or unseen character
-# is before it. Some versions take the wide and the small signs for the usual ones.
+# A spreadsheet may take a text for a formula if it begins with one of these signs, even after
+# spaces or invisible characters. Some versions accept the wide and the small signs, too.
 _UNSEEN = r"\s\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
 _SIGNS = r"=+\-@\u2212\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b"
 _FORMULA = re.compile(rf"[{_UNSEEN}]*[{_SIGNS}]|[\t\r\n]")
@@ -58,7 +58,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 class _Column(NamedTuple):
     heading: str | Promise
-    # The cell, from a row of the report or a line about an order.
+    # Returns the cell for a row of the report, or for a line about an order.
     value: Callable[[Any], Cell]
 
 
@@ -66,10 +66,10 @@ class _Column(NamedTuple):
 
 
 def report_rows(report: Report, *, shows_costs: bool = True) -> Iterator[Cells]:
-    """Return the headings, and the rows of ``report`` without its total.
+    """Return the headings, then the rows of ``report`` without its total.
 
-    Without ``shows_costs``, there is nothing that tells what the provider charges. The headings are
-    in the language that is active when this is called, whenever the rows are read.
+    Without ``shows_costs``, no column tells what the provider charges. The headings are in the
+    language that is active at the call, even if they are read later.
     """
     columns = [*_KEYS[report.by], *_FIGURES, *(_COSTS if shows_costs else ())]
     return chain([_headings(columns)], (_cells(columns, row) for row in report.rows))
@@ -126,14 +126,14 @@ def order_rows(
     shows_costs: bool = True,
     shows_contacts: bool = False,
 ) -> Iterator[Cells]:
-    """Return the headings, and a row for each order that became final from ``start`` to ``end``.
+    """Return the headings, then a row for each order that became final from ``start`` to ``end``.
 
-    The orders are those of :func:`~giftcards.reports.report`, whose sums are the sums of these
-    columns: what went along to another order, which orders missing cards again, is not counted
-    here. They are read while the rows are: memory does not grow with their number.
+    The orders are those of :func:`~giftcards.reports.report`, and its sums are the sums of these
+    columns: an amount that moved to an order for the missing cards does not count here. Orders are
+    read as the rows are consumed, so memory does not grow with their number.
 
-    With ``shows_contacts``, the customers' addresses and phone numbers are among them.
-    ``shows_costs`` and the language are those of :func:`report_rows`.
+    With ``shows_contacts``, the rows include the customers' addresses and phone numbers.
+    ``shows_costs`` and the language work as in :func:`report_rows`.
     """
     columns = [
         *_ORDER,
@@ -150,7 +150,7 @@ def order_rows(
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """An order with its amounts as a report counts them; ``None`` is not known."""
+    """An order with its amounts as a report counts them; ``None`` means unknown."""
 
     order: Order
     status: str
@@ -207,7 +207,7 @@ def _line(order: Order, labels: Mapping[str, str]) -> _Line:
     )
 
 
-# Everything that a line reads; the other columns of an order may be long.
+# The columns that a line reads; the other ones may be long.
 _READ = (
     "reference",
     "group",
@@ -237,8 +237,8 @@ _READ = (
 
 
 def _each(orders: QuerySet[Order]) -> Iterator[Order]:
-    """Yield ``orders``, which are final, as they became so; few are in memory at any time."""
-    # Sorted by the whole index. An order that is final is never due.
+    """Yield ``orders``, all final, in the order in which they became final, in batches."""
+    # Sorted by the whole index. The ``due_at`` of a final order is NULL.
     rows = orders.order_by("settled_at", "status", "due_at", "pk")
     rows = rows.select_related("repeats").only(*_READ)
     batch = list(rows[:_ORDERS_AT_ONCE])
@@ -307,11 +307,12 @@ def as_csv(
 
     ``separator`` is a comma, a semicolon or a tab. Amounts have two decimals after
     ``decimal_mark``, a point or a comma: a spreadsheet in French takes ``2750.00`` for a text.
-    ``has_bom`` adds the byte order mark by which spreadsheets recognise UTF-8, and at which other
-    programs may stumble. Days and moments are those of ISO 8601.
+    ``has_bom`` adds a byte order mark: spreadsheets recognise UTF-8 by it, but other programs may
+    stumble over it. Days and moments follow ISO 8601.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front. A NUL is left
-    out. Raises :exc:`ValueError` for another separator or decimal mark, and for a comma as both.
+    A text that a spreadsheet would take for a formula gets a leading apostrophe. NUL characters are
+    dropped. Raises :exc:`ValueError` for another separator or decimal mark, and for a comma as
+    both.
     """
     if separator not in SEPARATORS.values():
         raise ValueError("The separator is a comma, a semicolon or a tab.")
@@ -356,15 +357,15 @@ def _harmless(text: str) -> str:
 
 
 def can_write_xlsx() -> bool:
-    """Whether openpyxl is installed: ``pip install django-giftcards[xlsx]``."""
+    """True if openpyxl is installed: ``pip install django-giftcards[xlsx]``."""
     return importlib.util.find_spec("openpyxl") is not None
 
 
 def write_xlsx(rows: Iterable[Cells], file: IO[bytes]) -> None:
-    """Write ``rows``, the first of them headings, to ``file`` as an xlsx file.
+    """Write ``rows``, the first of which has the headings, to ``file`` as an xlsx file.
 
-    Amounts, days and moments are numbers and dates there, and texts are never formulas. Beyond a
-    million rows, it goes on in another sheet. Memory does not grow with their number. Raises
+    Amounts become numbers, days and moments become dates, and no text becomes a formula. After each
+    million rows, a new sheet begins. Memory does not grow with the number of rows. Raises
     :exc:`ImportError` unless :func:`can_write_xlsx`.
     """
     from openpyxl import Workbook
@@ -398,7 +399,7 @@ def _as_cell(sheet: Any, value: Cell) -> Any:
 
     if isinstance(value, str):
         cell = WriteOnlyCell(sheet, _CONTROLS.sub("", value))
-        # Else a text with "=" in front would be a formula.
+        # Otherwise, a text that begins with "=" would be a formula.
         cell.data_type = "s"
         return cell
     if isinstance(value, Decimal):

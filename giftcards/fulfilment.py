@@ -1,4 +1,4 @@
-"""What a shop calls: to buy cards, to correct whom they are for, and to decide about prices."""
+"""The functions with which a shop buys cards, corrects customers and decides about prices."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class OrderDetails(TypedDict, total=False):
-    """What an order may have beside its line; see :func:`place_order`."""
+    """The optional details of an order, beside its line; see :func:`place_order`."""
 
     reference: str | None
     sale_price: Decimal | int | None
@@ -50,9 +50,9 @@ def place_order(
     """Record an order; a worker sends it once the caller's transaction commits.
 
     It does not call the provider, so it is safe in a web request and in a transaction that may roll
-    back. It is idempotent: the same ``reference`` with the same values returns the same order. Of a
-    customer whom :func:`change_customer` has corrected, the details now and those at any time
-    before count as the same.
+    back. It is idempotent: the same ``reference`` with the same values returns the same order. If
+    :func:`change_customer` has corrected the customer, the current details and all earlier ones
+    count as the same.
 
     ``product_id`` and ``type_id`` are the provider's ids (1 to 100 printable ASCII characters
     without spaces), ``quantity`` is 1 to 2,000 cards. ``reference`` is the shop's own unique name
@@ -60,15 +60,15 @@ def place_order(
 
     Amounts are in dinars, 0 or more with at most two decimals. The customer pays ``sale_price`` for
     one card, or ``sale_amount`` for all of them; if both are given, they have to agree. One card
-    may cost the shop ``max_price``, or else, unless ``HOLD_ABOVE_SALE_PRICE`` is off, what the
-    customer pays for it. An order that would cost more waits for a person; without any of the three
-    amounts, it is bought at every price.
+    may cost the shop at most ``max_price``. Without it, the ceiling is what the customer pays for a
+    card, unless ``HOLD_ABOVE_SALE_PRICE`` is off. An order above its ceiling waits for a person;
+    one without a ceiling is bought at any price.
 
     ``group`` is what the order belongs to in the shop, such as an invoice (at most 100 characters).
-    ``metadata`` is a dict of the shop's own: JSON values under text keys, at most 4,096 bytes and 8
-    levels. The customer's details (name: at most 200 characters, phone: 50, language: 20) are for
-    staff, for the shop's receivers and for messages to customers; sending and following orders does
-    not depend on them. Texts have no control characters.
+    ``metadata`` is a dict for the shop's own use: JSON values under text keys, at most 4,096 bytes
+    and 8 levels. The customer's details (name: at most 200 characters, phone: 50, language: 20) are
+    for staff, for the shop's receivers and for messages to customers; sending and following orders
+    does not depend on them. Texts must not have control characters.
 
     Raises :exc:`~django.core.exceptions.ValidationError` for invalid values,
     :exc:`~giftcards.exceptions.ReferenceConflict` for a reference that was used with other values,
@@ -104,17 +104,17 @@ def check_line(
     quantity: int,
     **details: Unpack[OrderDetails],
 ) -> None:
-    """Check the values of an order before the customer pays; they are those of :func:`place_order`.
+    """Check the values of an order, as :func:`place_order` does, before the customer pays.
 
-    It neither calls the provider nor uses the database. It raises the
-    :exc:`~django.core.exceptions.ValidationError` that :func:`place_order` would raise. What the
-    provider has in stock, what it costs there, and whether the reference is free, is not checked.
+    It raises the :exc:`~django.core.exceptions.ValidationError` that :func:`place_order` would
+    raise. It neither calls the provider nor uses the database, so it does not check the stock, the
+    cost, or whether the reference is free.
     """
     _order(product_id, type_id, quantity, details).check_values()
 
 
 def _order(product_id: str, type_id: str, quantity: int, details: OrderDetails) -> Order:
-    """The order with these values, not saved; raises :exc:`TypeError` for an unknown detail."""
+    """Return an unsaved order with these values; raises :exc:`TypeError` for an unknown detail."""
     if unknown := details.keys() - OrderDetails.__annotations__.keys():
         raise TypeError(f"An order has no such details: {', '.join(sorted(unknown))}.")
     values: dict[str, Any] = dict(details)

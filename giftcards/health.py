@@ -1,4 +1,4 @@
-"""Checks for django-health-check, by the conditions of ``giftcards_status --fail-on``.
+"""Checks for django-health-check, based on the conditions of ``giftcards_status --fail-on``.
 
 Import it only where django-health-check is installed: ``pip install "django-giftcards[health]"``.
 """
@@ -20,15 +20,15 @@ from giftcards.exceptions import ConfigurationError
 
 @dataclass
 class ConditionCheck(HealthCheck):  # type: ignore[misc]  # untyped
-    """Fails with the sentence of a condition while it holds. In English, as the commands."""
+    """A check that fails, with a sentence in English, while a condition holds."""
 
     #: A key of :data:`~giftcards.engine.health.CONDITIONS`.
     condition: ClassVar[str]
     failure: ClassVar[type[HealthCheckException]] = ServiceUnavailable
 
     async def run(self) -> None:
-        # In the thread of the request, whose connection Django closes. In the thread that
-        # django-health-check takes for what is not async, a connection that broke would stay.
+        # Uses the thread of the request, whose connection Django closes. django-health-check runs
+        # other checks that are not async in another thread, where a broken connection would stay.
         if wrong := await sync_to_async(self._judge)():
             raise self.failure(wrong)
 
@@ -45,35 +45,35 @@ class ConditionCheck(HealthCheck):  # type: ignore[misc]  # untyped
 
 @dataclass
 class GiftcardsWorker(ConditionCheck):
-    """That background work goes on."""
+    """Checks that background work goes on."""
 
     condition = "worker"
 
 
 @dataclass
 class GiftcardsQueue(ConditionCheck):
-    """That no order and no announcement has waited for more than five minutes."""
+    """Checks that no order and no announcement has waited for more than five minutes."""
 
     condition = "queue"
 
 
 @dataclass
 class GiftcardsPause(ConditionCheck):
-    """That requests to the provider are not paused."""
+    """Checks that requests to the provider are not paused."""
 
     condition = "paused"
 
 
 @dataclass
 class GiftcardsProvider(ConditionCheck):
-    """That the provider has answered within the last minutes, if it was asked."""
+    """Checks that the provider has answered within the last minutes, if it was asked."""
 
     condition = "provider"
 
 
 @dataclass
 class GiftcardsBalance(ConditionCheck):
-    """That the balance is not below ``LOW_BALANCE``."""
+    """Checks that the balance is not below ``LOW_BALANCE``."""
 
     condition = "balance"
     failure = ServiceWarning
@@ -81,21 +81,21 @@ class GiftcardsBalance(ConditionCheck):
 
 @dataclass
 class GiftcardsKeys(ConditionCheck):
-    """That the encryption keys open the newest and the oldest card."""
+    """Checks that the encryption keys open the newest and the oldest card."""
 
     condition = "cards"
 
 
 @dataclass
 class GiftcardsApiKeys(ConditionCheck):
-    """That all processes have the same API key."""
+    """Checks that all processes have the same API key."""
 
     condition = "keys"
 
 
 @dataclass
 class GiftcardsAttention(ConditionCheck):
-    """That no order needs a person."""
+    """Checks that no order needs a person."""
 
     condition = "attention"
     failure = ServiceWarning
@@ -103,7 +103,7 @@ class GiftcardsAttention(ConditionCheck):
 
 @dataclass
 class GiftcardsRefunds(ConditionCheck):
-    """That the provider has credited back what it promised."""
+    """Checks that the provider has credited back what it promised."""
 
     condition = "missing"
     failure = ServiceWarning
@@ -111,7 +111,7 @@ class GiftcardsRefunds(ConditionCheck):
 
 @dataclass
 class GiftcardsCharges(ConditionCheck):
-    """That nothing in the provider's ledger is of no order here."""
+    """Checks that every charge and refund in the provider's ledger belongs to an order here."""
 
     condition = "unknown"
     failure = ServiceWarning
@@ -119,7 +119,7 @@ class GiftcardsCharges(ConditionCheck):
 
 @dataclass
 class GiftcardsBooks(ConditionCheck):
-    """That the provider's ledger explains the balance."""
+    """Checks that the provider's ledger explains the balance."""
 
     condition = "gap"
     failure = ServiceWarning

@@ -1,6 +1,6 @@
 """Reading a dict of settings: typed values with defaults, and what is wrong with them.
 
-:mod:`giftcards.conf` reads ``GIFTCARDS`` with it, and each optional app the dict of its own.
+:mod:`giftcards.conf` reads ``GIFTCARDS`` with it, and each optional app reads its own dict.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from django.conf import settings
 from giftcards.exceptions import ConfigurationError
 from giftcards.secrecy import contained
 
-# What is wrong with a setting: kind, message and hint, as in a Problem.
+# The kind, message and hint of a setting's problem, as in an OptionProblem.
 Complaint = tuple[str, str, str]
-# Gets a setting as messages name it, and its value; returns what is wrong with it, if anything.
+# Takes a setting's name for messages, and its value; returns a complaint, or None if it is right.
 Validator = Callable[[str, Any], Complaint | None]
 CORRECT = "Correct it, or remove it to get the default."
 
 
 @dataclass(frozen=True, slots=True)
 class OptionProblem:
-    """What is wrong with one setting: ``message`` states it, ``hint`` names the fix.
+    """A problem of one setting: ``message`` says what is wrong, ``hint`` names the fix.
 
-    ``setting`` is the key inside the dict (``""``: the dict itself). ``kind`` is what the
-    system checks turn into an id, so it stands for one kind of mistake.
+    ``setting`` is the key inside the dict (``""``: the dict itself). The system checks turn
+    ``kind`` into an id, so it stands for one kind of mistake.
     """
 
     setting: str
@@ -40,9 +40,9 @@ class OptionProblem:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One setting; ``hint`` says how to get a value for one that is ``required``.
+    """One setting; ``hint`` says how to get a value if the setting is ``required``.
 
-    One whose default is ``None`` may be set to ``None``.
+    The value may be ``None`` if the default is ``None``.
     """
 
     validate: Validator
@@ -125,5 +125,5 @@ def number(minimum: float, maximum: float, *, whole: bool = False) -> Validator:
 
 
 def not_text(setting: str, hint: str) -> Complaint:
-    """The complaint about a value that is no text. It may be a secret, and is not shown."""
+    """The complaint that a value is not a text. It does not show the value, a possible secret."""
     return ("type", f"{setting} must be a text.", hint)

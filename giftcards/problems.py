@@ -20,21 +20,22 @@ Entry = dict[str, Any]
 
 
 class Kind(Enum):
-    """When a problem ends."""
+    """The kinds of problems, by what ends them."""
 
     SENDING = auto()  # when the outcome of sending the order is known
     SEARCH = auto()  # with the next search of the provider's list, or like SENDING
     ANSWER = auto()  # with the provider's next answer about the order
     LEDGER = auto()  # with the reading of the provider's ledger that explains it
-    LASTING = auto()  # never by itself: staff tick it off
+    LASTING = auto()  # only when staff tick it off
     HISTORY = auto()  # not a problem, only an entry of the timeline
 
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """The texts of a code; ``parameters`` are the ones that they require.
+    """The texts of a code; ``parameters`` names the parameters that they require.
 
-    ``discreet`` replaces a ``text`` that tells what the provider charges, for who may not see that.
+    ``discreet`` replaces a ``text`` with amounts that the provider charges, for readers who may not
+    see these.
     """
 
     kind: Kind
@@ -549,7 +550,7 @@ WORDINGS: Mapping[str, Wording] = {
 
 
 class Explanation(NamedTuple):
-    """What is wrong, what staff can do, and what a developer can do; the last two may be ""."""
+    """The problem, the remedy for staff, and a hint for developers; the last two may be ""."""
 
     text: str
     remedy: str
@@ -574,7 +575,7 @@ class Problem:
 
     @property
     def key(self) -> str:
-        """A text for pages: equal for equal problems, and it reveals none of the parameters."""
+        """A hash for pages, equal for equal problems, that does not reveal the parameters."""
         # Imported here: it needs the settings, and planning the recovery needs none.
         from django.utils.crypto import salted_hmac
 
@@ -583,7 +584,7 @@ class Problem:
 
     @property
     def kind(self) -> Kind:
-        """When the problem ends; one with an unknown code lasts until it is ticked off."""
+        """The kind, which tells what ends the problem; ``LASTING`` for an unknown code."""
         wording = WORDINGS.get(self.code)
         return wording.kind if wording else Kind.LASTING
 
@@ -606,7 +607,7 @@ class Problem:
 
     @property
     def discreet(self) -> str:
-        """The text in English, without what the provider charges: for who may not see that."""
+        """The English text without the provider's charges, for readers who may not see them."""
         with override(None):
             return self.explain(shows_costs=False).text
 
@@ -649,16 +650,16 @@ class Problem:
         )
 
     def _may_tell_amount(self, name: str) -> bool:
-        """Whether what others have written may name a price."""
+        """True if the parameter has digits, so that it may name a price."""
         return any(map(str.isdigit, str(self.parameters[name])))
 
 
 def revise(
     entries: Iterable[Entry], *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()
 ) -> list[Entry]:
-    """Return ``entries`` without those of the kinds ``ends``, and with the ``new`` problems.
+    """Return ``entries`` without those of the kinds ``ends``, plus the ``new`` problems.
 
-    A problem that is also in ``new`` keeps its entry, and so its acknowledgement.
+    A problem in ``new`` that already has an entry keeps it, and so its acknowledgement.
     """
     new = list(dict.fromkeys(new))
     kept = [
@@ -673,7 +674,7 @@ def revise(
 def history(
     before: Iterable[Entry], after: Iterable[Entry], details: Iterable[Problem]
 ) -> list[Entry]:
-    """The entries of a change: its ``details``, and the problems that ended with it."""
+    """The entries for a status change: its ``details``, then the problems that it ended."""
     current = list(details)
     remaining = [Problem.of(entry) for entry in after]
     ended = [problem for problem in map(Problem.of, before) if problem not in remaining + current]

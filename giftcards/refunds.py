@@ -11,7 +11,7 @@ from giftcards.statuses import SETTLED, Status
 
 @dataclass(frozen=True, slots=True)
 class RefundBreakdown:
-    """What the provider charged and refunded for a settled order.
+    """The amounts that the provider charged and refunded for a settled order.
 
     Amounts are in ``GIFTCARDS["CURRENCY"]``; ``None`` means unknown, not 0. ``is_consistent`` is
     False if the provider's figures contradict each other or are negative; a missing figure is not
@@ -99,7 +99,7 @@ def compute(
 def _adds_up(
     fulfilled_quantity: int, price_per_card: Decimal | None, charged: Decimal | None
 ) -> bool:
-    """Whether the charge equals the price of the delivered cards, as far as they are known.
+    """True if the charge equals the price of the delivered cards, as far as both are known.
 
     If the quantities agree, this is equivalent to ordered = charged + refunded.
     """

@@ -1,6 +1,6 @@
-"""What was ordered, delivered, charged, sold and owed in a period, by day, by month or by product.
+"""Reports on the orders of a period: what was ordered, delivered, charged, sold and owed.
 
-An order belongs to the day it became final on, in the site's time zone. The admin's page, the
+An order belongs to the day on which it became final, in the site's time zone. The admin's page, the
 command and the downloads all get their numbers from :func:`report`.
 """
 
@@ -29,7 +29,7 @@ _ZERO = Decimal("0.00")
 
 
 class By(enum.StrEnum):
-    """What each row of a report is about. Weeks are those of ISO 8601, from Monday to Sunday."""
+    """The grouping of a report. Weeks are those of ISO 8601, from Monday to Sunday."""
 
     DAY = "day"
     WEEK = "week"
@@ -43,18 +43,18 @@ class By(enum.StrEnum):
 class Figures:
     """Sums over final orders; they add up with ``+``.
 
-    Amounts are in ``GIFTCARDS["CURRENCY"]``, with two decimals. Each sums the orders of which it is
-    known, as :func:`~giftcards.refunds.refund_breakdown` and
-    :func:`~giftcards.sales.customer_breakdown` say. If ``unknown`` and ``contradictory`` are 0,
+    Amounts are in ``GIFTCARDS["CURRENCY"]``, with two decimals. Each sums the orders for which it
+    is known, as in :func:`~giftcards.refunds.refund_breakdown` and
+    :func:`~giftcards.sales.customer_breakdown`. If ``unknown`` and ``contradictory`` are 0,
     ordered = charged + refunded.
 
-    The customers' side counts each dinar once: what a customer paid for cards that were ordered
-    again belongs to the order that orders them. So paid = kept + owed, and
+    The customers' side counts each dinar once: if missing cards were ordered again, the customer's
+    payment for them counts for the new order. So paid = kept + owed, and
     owed = customer_refunded + customer_planned + open.
     """
 
     orders: int = 0
-    # Of these, how many were refused or given up: nothing was bought, and everything is owed.
+    # The orders that were refused or given up: nothing was bought, and everything is owed.
     rejected: int = 0
     cards_ordered: int = 0
     cards_delivered: int = 0
@@ -62,22 +62,22 @@ class Figures:
     ordered_amount: Decimal = _ZERO
     charged_amount: Decimal = _ZERO
     refunded_amount: Decimal = _ZERO
-    # The customers' side. What was paid back is counted where its order is, whenever it was paid.
+    # The customers' side. A refund counts in the period of its order, whenever it was paid.
     paid_amount: Decimal = _ZERO
     owed_amount: Decimal = _ZERO
     customer_refunded_amount: Decimal = _ZERO
-    # What is to be paid back by refunds that are planned.
+    # The sum of the planned refunds.
     customer_planned_amount: Decimal = _ZERO
-    # Kept less charged, of the orders of which both are known.
+    # Kept minus charged, over the orders for which both are known.
     margin_amount: Decimal = _ZERO
-    # What the missing cards would have earned: owed less refunded, of the settled orders of which
-    # both are known, and of which nothing was ordered again.
+    # The margin that the missing cards would have had: owed minus refunded, over the settled orders
+    # for which both are known and nothing was ordered again.
     lost_margin_amount: Decimal = _ZERO
-    # Settled orders of which an amount at the provider is not known.
+    # Settled orders with an unknown amount at the provider.
     unknown: int = 0
-    # Settled orders of which the provider's figures contradict each other.
+    # Settled orders whose figures from the provider contradict each other.
     contradictory: int = 0
-    # Orders of which nobody has said what the customer paid.
+    # Orders for which nobody has said what the customer paid.
     unpaid: int = 0
 
     def __add__(self, other: Figures) -> Figures:
@@ -85,12 +85,12 @@ class Figures:
 
     @property
     def kept_amount(self) -> Decimal:
-        """What customers paid for cards that were delivered."""
+        """The customers' payments for cards that were delivered."""
         return self.paid_amount - self.owed_amount
 
     @property
     def open_amount(self) -> Decimal:
-        """What is still owed beside what was paid back and what is planned to be."""
+        """The owed amount that is neither paid back nor planned to be."""
         return self.owed_amount - self.customer_refunded_amount - self.customer_planned_amount
 
     @property
@@ -109,9 +109,9 @@ _NAMES = tuple(field.name for field in fields(Figures))
 class Row:
     """The figures of a day, a week, a month, a product or a type.
 
-    ``key`` is the first day, also of a week or month that begins before the report does; or the
-    ids of the product and of the type, which is "" in a report by product. ``label`` names it: the
-    date, ``2026-W48``, ``2026-11``, or the names in the catalogue.
+    For days, weeks and months, ``key`` is the first day, even if that is before the report's start,
+    and ``label`` is the date, ``2026-W48`` or ``2026-11``. Otherwise, ``key`` has the ids of the
+    product and of the type, which is "" in a report by product, and ``label`` their names.
     """
 
     key: date | tuple[str, str]
@@ -120,9 +120,9 @@ class Row:
 
 
 class Settling(NamedTuple):
-    """How long orders took from being recorded to being settled, in whole seconds.
+    """The time that orders took from being recorded to being settled, in whole seconds.
 
-    Half of them took no longer than ``p50``, and 95 of a hundred no longer than ``p95``.
+    Half of the orders took no longer than ``p50``, and 95 of a hundred no longer than ``p95``.
     """
 
     p50: int
@@ -148,8 +148,8 @@ class Report:
 def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> Report:
     """Return the figures of the orders that became final from ``start`` to ``end``.
 
-    Both days are included, as the calendar of ``settings.TIME_ZONE`` has them. A week or month that
-    the period cuts has the orders of the days inside only. ``product_id`` limits the report to one
+    Both days are included, in ``settings.TIME_ZONE``. A week or month that extends beyond the
+    period has only the orders of the days inside it. ``product_id`` limits the report to one
     product. Orders bought in the provider's sandbox count like all others.
 
     Raises :exc:`ValueError` if ``end`` is before ``start``.
@@ -166,7 +166,7 @@ def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> 
 
 
 def settled_between(orders: QuerySet[Order], start: date, end: date) -> QuerySet[Order]:
-    """Those of ``orders`` that became final from ``start`` to ``end``, unsorted."""
+    """Limit ``orders`` to those that became final from ``start`` to ``end``; unsorted."""
     return orders.filter(within("settled_at", start, end)).order_by()
 
 
@@ -185,14 +185,14 @@ def first_day(day: date, by: By) -> date:
 
 def last_day(day: date, by: By) -> date:
     """The last day of the day, the week or the month that ``day`` is in."""
-    # Days after which the next one has begun, counted from the first day of any.
+    # This many days after its first day, the next one has begun.
     longest = {By.WEEK: 7, By.MONTH: 31}.get(by, 1)
     following = first_day(day, by) + timedelta(days=longest)
     return first_day(following, by) - timedelta(days=1)
 
 
 def spans(start: date, end: date, by: By) -> Iterator[tuple[date, date, date]]:
-    """The days, weeks or months: the key of each, and its first and last day in the period."""
+    """Yield for each day, week or month its key, and its first and last day in the period."""
     while start <= end:
         last = min(last_day(start, by), end)
         yield first_day(start, by), start, last
@@ -232,12 +232,12 @@ def _rows_of_products(orders: QuerySet[Order], start: date, end: date, by: By) -
 def _parts(
     orders: QuerySet[Order], start: date, end: date, by: By
 ) -> Iterator[tuple[date, QuerySet[Order]]]:
-    """The days, weeks or months from ``start`` to ``end``, and those of ``orders`` in each.
+    """Yield the key of each day, week or month from ``start`` to ``end``, with its ``orders``.
 
     Each part is a query of its own, because databases differ in what they know of time zones. A
     month comes in several parts: for a large one, MariaDB would read the whole table instead of an
-    index, and SQLite would sort it on disk. Days before the first order and after the last are left
-    out.
+    index, and SQLite would sort it on disk. Days before the first order and after the last one are
+    left out.
     """
     found = _days_with_orders(settled_between(orders, start, end))
     if found is None:
@@ -251,7 +251,7 @@ def _parts(
 
 
 def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
-    """The first and the last day on which one of ``orders`` became final."""
+    """The first and the last day on which one of ``orders`` became final; ``None`` without any."""
     moments = orders.values_list("settled_at", flat=True)
     first = moments.order_by("settled_at").first()
     last = moments.order_by("-settled_at").first()
@@ -271,12 +271,12 @@ def _label(key: date, by: By) -> str:
 
 
 def _name(key: tuple[str, str], names: tuple[str, str]) -> str:
-    """The product, and the type if the row is about one; by their ids where they have no names."""
+    """The names of the product and of the type, if ``key`` has one; ids where names are missing."""
     return " · ".join(name or id_ for id_, name in zip(key, names, strict=True) if id_)
 
 
 def _names(keys: Iterable[int]) -> dict[int, tuple[str, str]]:
-    """What these orders call their products and types."""
+    """The names of the product and of the type that each order has, by primary key."""
     names: dict[int, tuple[str, str]] = {}
     for batch in batches(sorted(keys)):
         rows = Order.objects.filter(pk__in=batch).order_by()
@@ -289,7 +289,7 @@ def _names(keys: Iterable[int]) -> dict[int, tuple[str, str]]:
 
 
 class _Cell(NamedTuple):
-    """The orders of one product and type; ``newest`` is the key of the last one recorded."""
+    """The figures of a product and type; ``newest`` is the primary key of its newest order."""
 
     product_id: str
     type_id: str
@@ -316,10 +316,10 @@ def _cells(orders: QuerySet[Order]) -> list[_Cell]:
 
 
 def _sums() -> dict[str, Any]:
-    """The columns of :class:`Figures`, amounts in centimes. What is not known is NULL throughout.
+    """The aggregates for :class:`Figures`, amounts in centimes. Unknown amounts are NULL.
 
-    The constraints of the table make one formula of what was refunded do for every status: a
-    refunded order has no cards, and a fulfilled one all of them.
+    One formula for the refunded amount fits every status, because the constraints of the table make
+    sure that a refunded order has no cards, and a fulfilled one all of them.
     """
     settled = Q(status__in=SETTLED)
     price, told = _Centimes("price_per_card"), _Centimes("fulfilled_amount")
@@ -365,7 +365,7 @@ def _figures(row: Mapping[str, Any]) -> Figures:
 
 
 def _amount(centimes: Decimal | int | None) -> Decimal:
-    """An amount with two decimals; NULL is the sum of no amounts."""
+    """Convert a sum in centimes to an amount with two decimals; NULL, an empty sum, becomes 0."""
     return Decimal(int(centimes or 0)).scaleb(-2)
 
 
@@ -373,7 +373,7 @@ def _amount(centimes: Decimal | int | None) -> Decimal:
 
 
 class _SecondsBetween(Func):
-    """Whole seconds to a moment from an earlier one; both are columns."""
+    """The whole seconds between two columns: the later moment, then the earlier one."""
 
     arity = 2
     arg_joiner = " - "
@@ -393,8 +393,8 @@ class _SecondsBetween(Func):
         **_context: Any,
     ) -> tuple[str, tuple[str | int, ...]]:
         later, earlier = (compiler.compile(column)[0] for column in self.get_source_expressions())
-        # A moment is a text there: 19 characters, a dot and microseconds, unless these are zero.
-        # strftime() rounds what is near the next second.
+        # SQLite stores a moment as a text: 19 characters, then a dot and the microseconds unless
+        # these are zero. Given all of it, strftime() would round up close to the next second.
         whole = " - ".join(
             f"CAST(strftime('%%s', SUBSTR({moment}, 1, 19)) AS INTEGER)"
             for moment in (later, earlier)
@@ -407,7 +407,7 @@ def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | Non
     for _week, part in _parts(orders.filter(status__in=SETTLED), start, end, By.WEEK):
         seconds = part.values_list(_SecondsBetween("settled_at", "created_at"))
         for taken, count in seconds.annotate(Count("pk")):
-            # A clock that was set back makes no time negative.
+            # The time would be negative if the clock was set back.
             times[max(int(taken), 0)] += count
     if not times:
         return None
@@ -416,7 +416,7 @@ def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | Non
 
 
 def _percentile(histogram: list[tuple[int, int]], percent: int) -> int:
-    """The least value that so many percent of the values do not exceed.
+    """The least value with at least ``percent`` percent of the values at or below it.
 
     ``histogram`` has the values in rising order, each with how often it occurs.
     """

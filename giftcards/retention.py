@@ -1,7 +1,7 @@
 """Retention: destroying codes that were kept for long enough. The books stay as they are.
 
-No search finds a card by what was destroyed. Backups are the shop's own affair, as are the files of
-the database.
+No search finds a card by destroyed data. The shop itself has to look after its backups, and the
+files of the database.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from giftcards.wiping import empty_log
 
 logger = logging.getLogger(__name__)
 
-# How many orders are looked at in one transaction.
+# The number of orders in one transaction.
 _BATCH = 200
-# Once a day, a few seconds at a time.
+# A purge is due once a day, and runs for a few seconds at a time.
 _PERIOD = timedelta(hours=24)
 _SECONDS = 5.0
 
 
 @dataclass(slots=True)
 class Purge:
-    """What was destroyed, or would be; and what was left alone, by reason."""
+    """The result of a purge: what was destroyed, or would be, and what was left alone."""
 
     orders: int = 0
     cards: int = 0
-    #: Numbers of orders, by the keys of :data:`REASONS`. An order counts once.
+    #: The number of orders left alone, by the keys of :data:`REASONS`. An order counts once.
     left_alone: Counter[str] = field(default_factory=Counter)
     is_whole: bool = True
-    #: Up to when the orders were looked through that had settled.
+    #: The orders that settled before this time have been looked through.
     place: datetime | None = field(default=None, compare=False)
 
 
@@ -53,7 +53,7 @@ class _Row(NamedTuple):
     key: int
 
 
-#: Why the codes of an old order are left alone, the first reason that holds, as conditions.
+#: The conditions under which an old order keeps its codes, by reason. The first that holds counts.
 REASONS: dict[str, Q] = {
     "problem": Q(needs_attention=True),
     "owed": Q(open_amount__gt=0),
@@ -63,22 +63,22 @@ REASONS: dict[str, Q] = {
     "no_cards": Q(has_cards=False),
 }
 
-#: What the command says of orders of the reasons that optional apps have added.
+#: The command's texts for the reasons that optional apps have added.
 TEXTS: dict[str, str] = {}
 
 
 def leave_alone(reason: str, condition: Q, text: str) -> None:
-    """Have the codes of orders that fit ``condition`` left alone, also.
+    """Add a reason: orders that fit ``condition`` keep their codes.
 
-    ``text`` goes on after "3 orders". Call it from the ``ready`` method of an optional app: what is
-    not known here, such as messages to customers, can still be a reason.
+    ``text`` continues "3 orders". Call this from the ``ready`` method of an optional app, for
+    reasons that are not known here, such as messages to customers.
     """
     REASONS[reason] = condition
     TEXTS[reason] = text
 
 
 def long_settled(days: float) -> datetime:
-    """What settled before this settled more than ``days`` ago, however the clock was set since."""
+    """The latest ``settled_at`` that is certainly ``days`` ago, even if the clock was set since."""
     return Clock().long_ago(timedelta(days=days))
 
 
@@ -90,12 +90,12 @@ def purge(
     should_continue: Callable[[], bool] = lambda: True,
     on_batch: Callable[[Purge], object] = lambda _purge: None,
 ) -> Purge:
-    """Destroy the codes of the orders that settled before ``settled_before``, the oldest first.
+    """Destroy the codes of the orders that settled before ``settled_before``, oldest first.
 
-    Left alone is an order with a problem that nobody has ticked off, one of which money is still
-    owed to the customer or by the provider, one of which a receiver was never told, and one without
-    cards: see :data:`REASONS`. With ``is_dry_run``, nothing is changed. Between batches, it ends
-    once ``should_continue`` returns False; a call with ``since=place`` goes on there.
+    An order is left alone if it has a problem that nobody has ticked off, if money is still owed to
+    the customer or by the provider, if a receiver was never told that it is final, or if it has no
+    cards: see :data:`REASONS`. With ``is_dry_run``, nothing is changed. The purge stops between
+    batches once ``should_continue`` returns False; a call with ``since=place`` resumes there.
     """
     done = Purge(place=since)
     for rows in _batches(settled_before, since):
@@ -111,7 +111,7 @@ def purge(
 
 
 def purge_if_due(should_continue: Callable[[], bool]) -> None:
-    """Destroy what ``CODES_KEPT_DAYS`` says, once a day, for a few seconds at a time."""
+    """Purge once a day as ``CODES_KEPT_DAYS`` says, for a few seconds at a time."""
     days = conf.codes_kept_days
     if days is None:
         return
@@ -134,7 +134,7 @@ def purge_if_due(should_continue: Callable[[], bool]) -> None:
 
 
 def _batches(settled_before: datetime, since: datetime | None) -> Iterator[list[_Row]]:
-    """The orders whose codes were kept for long enough, oldest first."""
+    """Yield batches of the orders whose codes were kept for long enough, oldest first."""
     rows = Order.objects.filter(settled_at__lt=settled_before, codes_destroyed_at=None)
     rows = rows.order_by("settled_at", "pk")
     later = rows if since is None else rows.filter(settled_at__gte=since)
@@ -147,14 +147,14 @@ def _batches(settled_before: datetime, since: datetime | None) -> Iterator[list[
 
 
 def _judge(keys: Iterable[int]) -> tuple[list[int], Counter[str]]:
-    """Of which orders the codes are to be destroyed; and how many are left alone, by reason."""
+    """Return the keys of the orders to purge, and how many are left alone, by reason."""
     of_order = {"order": OuterRef("pk")}
     unannounced = StatusChange.objects.filter(**of_order, to_status__in=FINAL, announced_at=None)
     rows = Order.objects.filter(pk__in=keys, codes_destroyed_at=None).annotate(
         is_unannounced=Exists(unannounced),
         has_cards=Exists(Card.objects.filter(**of_order)),
     )
-    # The first reason that holds; "" if there is none.
+    # CASE yields the first reason that holds; "" if none does.
     cases = [When(condition, then=Value(reason)) for reason, condition in REASONS.items()]
     chosen, left_alone = [], Counter[str]()
     for key, reason in rows.values_list("pk", Case(*cases, default=Value(""))):
@@ -166,7 +166,7 @@ def _judge(keys: Iterable[int]) -> tuple[list[int], Counter[str]]:
 
 
 def _destroy(keys: list[int]) -> tuple[list[int], int, Counter[str]]:
-    """Destroy what is still to be destroyed: which orders, how many cards; what is left alone."""
+    """Judge again, and destroy; return the orders, the number of cards, and what is left alone."""
     with transaction.atomic():
         # A write before all reads locks the orders: nobody disputes, refunds or reveals between
         # this judgement and the destruction.
@@ -180,7 +180,7 @@ def _destroy(keys: list[int]) -> tuple[list[int], int, Counter[str]]:
 
 
 def _purge_batch(keys: list[int], done: Purge, *, is_dry_run: bool) -> None:
-    # Judged first without locks: most of the oldest orders are left alone at every search.
+    # Judged without locks first: most of the oldest orders are left alone every time.
     chosen, left_alone = _judge(keys)
     done.left_alone += left_alone
     if is_dry_run:

@@ -1,10 +1,10 @@
 """The groups of staff that ``giftcards_setup`` creates, and what each of them may do.
 
-An app that adds pages for staff says in its config which of its own permissions the groups get:
-``giftcards_roles`` is a mapping like :data:`ROLES`, of codenames of permissions of that app.
+An app that adds pages for staff sets ``giftcards_roles`` in its config: a mapping like
+:data:`ROLES`, of codenames of its own permissions.
 
-A group is created once. After that it is the shop's: nothing that the shop adds is taken away, and
-nothing that it takes away comes back, unless it asks for a repair.
+A group is created once. After that it belongs to the shop: permissions that the shop adds stay, and
+those that it removes come back only by a repair.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROLES: Mapping[str, Collection[str]] = {
         "find_card",
         "reveal_card",
     ),
-    # Everything that there is. Nobody edits or deletes orders.
+    # Everything. Nobody edits or deletes orders.
     "Gift card manager": (
         "view_order",
         "add_order",
@@ -64,13 +64,12 @@ ROLES: Mapping[str, Collection[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What has become of a group."""
+    """The outcome for one group."""
 
     name: str
     #: "created", "repaired" or "in place", as for the schedule.
     outcome: str
-    #: The permissions of the role that the group does not have, named as in the config that asks
-    #: for them.
+    #: The codenames of the role's permissions that the group lacks.
     missing: Collection[str] = ()
 
 
@@ -79,7 +78,7 @@ _Key = tuple[str, str]
 
 
 def ensure_roles(permissions: Mapping[_Key, Permission], *, repair: bool = False) -> list[Role]:
-    """Create the groups that do not exist; with ``repair``, add what others of them lack.
+    """Create missing groups; with ``repair``, add missing permissions to the existing ones.
 
     ``permissions``: see :func:`role_permissions`.
     """
@@ -89,7 +88,7 @@ def ensure_roles(permissions: Mapping[_Key, Permission], *, repair: bool = False
 def role_permissions() -> dict[_Key, Permission]:
     """The permissions of all roles, by the label of their app and their codename.
 
-    Raises :exc:`~giftcards.exceptions.ConfigurationError` if they are not there yet: Django creates
+    Raises :exc:`~giftcards.exceptions.ConfigurationError` if some do not exist yet: Django creates
     them at the end of ``manage.py migrate``.
     """
     wanted = {key for name in ROLES for key in _wanted(name)}
@@ -110,7 +109,7 @@ def role_permissions() -> dict[_Key, Permission]:
 
 
 def _wanted(name: str) -> list[_Key]:
-    """The permissions of a role, those of optional apps after our own."""
+    """The permissions of a role: ours first, then those of optional apps."""
     roles = {"giftcards": ROLES}
     for config in apps.get_app_configs():
         if hasattr(config, "giftcards_roles"):
@@ -134,9 +133,9 @@ def _ensure(name: str, permissions: Mapping[_Key, Permission], *, repair: bool) 
 
 
 def _create(name: str, wanted: Collection[Permission]) -> Group | None:
-    """Create the group; the one of another process if that was first."""
+    """Create the group and return ``None``; return the group if another process was first."""
     try:
-        # With its permissions or not at all: it is not looked after a second time.
+        # Together with its permissions: an existing group is left as it is.
         with transaction.atomic(using=router.db_for_write(Group)):
             Group.objects.create(name=name).permissions.add(*wanted)
     except IntegrityError:

@@ -1,7 +1,7 @@
 """Rotating the encryption keys: sealing every card anew under the first one, while the shop runs.
 
-A card is sealed anew with all its fingerprints, so that afterwards nothing in the database belongs
-to another key. What is done stays done: a rotation that was stopped goes on where it was.
+All fingerprints of a card are made anew as well, so that afterwards nothing in the database belongs
+to another key. A rotation that was stopped resumes where it was.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from giftcards.models.cards import DESTROYED, CardQuerySet
 from giftcards.secrecy import contained
 from giftcards.wiping import empty_log
 
-# How many cards are sealed in one transaction: short ones, because the shop writes meanwhile.
+# The number of cards in one transaction. Transactions are short, because the shop writes meanwhile.
 _BATCH = 200
-# A worker that still has the old settings may seal cards with an old key meanwhile.
+# More than one, because a worker with old settings may seal cards with an old key meanwhile.
 _MOST_PASSES = 3
-# How often a transaction is tried again that the database has undone, as after a deadlock.
+# The retries of a transaction that the database has rolled back, as after a deadlock.
 _MOST_DEADLOCKS = 5
-# How many of the cards that do not open are named.
+# At most this many of the cards that do not open are named.
 _NAMED = 20
 
 
 @dataclass(slots=True)
 class RotationTally:
-    """How far a rotation or a proof has come."""
+    """The progress of a rotation or of a verification."""
 
     #: Cards that were sealed anew, or that open with the first key.
     done: int = 0
     #: Cards that no key opens, or that the first key does not open.
     failed: int = 0
-    #: Why, for the first of them: a sentence each, without secrets.
+    #: The reasons for the first failures: a sentence each, without secrets.
     troubles: list[str] = field(default_factory=list)
 
     def note(self, trouble: str) -> None:
@@ -51,10 +51,10 @@ class RotationTally:
 
 
 def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) -> RotationTally:
-    """Seal every card under the first key, at most so many a second; return how that went.
+    """Seal every card under the first key, at most ``per_second`` of them; return the tally.
 
-    ``on_batch`` is called after each batch; what it raises ends the rotation, which goes on where
-    it was the next time. Cards that no key opens are left as they are. Raises
+    ``on_batch`` is called after each batch. If it raises, the rotation ends, and the next one
+    resumes there. Cards that no key opens are left as they are. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
     """
     keyring = Keyring.from_settings()
@@ -74,7 +74,7 @@ def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) ->
 
 
 def verify(*, on_batch: Callable[[RotationTally], object]) -> RotationTally:
-    """Open every card with the first key alone, and show nothing of them; return how that went.
+    """Open every card with the first key alone, without showing any; return the tally.
 
     Otherwise like :func:`rotate`.
     """
@@ -91,12 +91,12 @@ def verify(*, on_batch: Callable[[RotationTally], object]) -> RotationTally:
 
 
 def count_left() -> int:
-    """How many cards are sealed with another key than the first one."""
+    """The number of cards that are not known to be sealed with the first key."""
     return _of_other_keys(Keyring.from_settings()).count()
 
 
 def _of_other_keys(keyring: Keyring) -> CardQuerySet:
-    # Those of an unknown key as well, sealed before it was written down.
+    # Includes cards with "" for an unknown key, which are older than this column.
     return Card.objects.all().readable().exclude(key_fingerprint=keyring.key_fingerprints[0])
 
 
@@ -114,7 +114,7 @@ def _read(keys: Sequence[int]) -> CardQuerySet:
 
 
 def _retried(seal: Callable[[], None]) -> None:
-    """Try again if the database has undone it: the shop writes cards at the same time."""
+    """Call ``seal``, again if the database rolls it back: the shop writes at the same time."""
     for _number in range(_MOST_DEADLOCKS):
         with contextlib.suppress(OperationalError):
             return seal()
@@ -126,8 +126,8 @@ def _seal_again(keys: Sequence[int], keyring: Keyring, tally: RotationTally) -> 
     first = keyring.key_fingerprints[0]
     sealed, troubles = [], []
     with transaction.atomic():
-        # A write before all reads locks the rows on every database: nobody adds a serial, or
-        # destroys a code, between reading and writing.
+        # Writing before reading locks the rows on every database: nobody adds a serial, or
+        # destroys a code, in between.
         Card.objects.filter(pk__in=keys).order_by().update(position=F("position"))
         for card in _read(keys):
             if card.key_fingerprint in {first, DESTROYED}:
@@ -146,8 +146,8 @@ def _seal_again(keys: Sequence[int], keyring: Keyring, tally: RotationTally) -> 
 
 
 def _write(cards: Sequence[Card]) -> None:
-    """Write the sealed texts of cards that are there, and locked."""
-    # All of them conflict. This is one short statement, where bulk_update() has a CASE for each.
+    """Update the sealed texts of existing cards, whose rows are locked."""
+    # An upsert of rows that all exist: one short statement. bulk_update() has a CASE for each row.
     unique = ["pk"] if connection.features.supports_update_conflicts_with_target else None
     Card.objects.bulk_create(
         cards,

@@ -1,7 +1,7 @@
-"""The customer's side of an order: what was paid for, and what is owed for cards that did not come.
+"""The customer's side of an order: what was paid, and what is owed for cards that did not come.
 
-Pure and exact, on plain numbers; the provider's side is :mod:`giftcards.refunds`, and paying back
-what is owed is :mod:`giftcards.settlement`.
+Pure and exact, on plain numbers. The provider's side is in :mod:`giftcards.refunds`, and refunds to
+customers are in :mod:`giftcards.settlement`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _CENTIME = Decimal("0.01")
 
 @dataclass(frozen=True, slots=True)
 class CustomerBreakdown:
-    """What the customer paid for a final order, in ``GIFTCARDS["CURRENCY"]``.
+    """The parts of what the customer paid for a final order, in ``GIFTCARDS["CURRENCY"]``.
 
-    ``paid_amount`` is ``kept_amount``, for the cards that were delivered, plus ``owed_amount``, for
-    those that were not. Of that, ``refunded_amount`` was paid back, ``planned_amount`` is to be by
-    refunds that are planned, and ``open_amount`` is still owed beside these: so
-    refunded + planned + open = owed, unless the missing cards were ordered again.
+    ``paid_amount`` is ``kept_amount``, for the delivered cards, plus ``owed_amount``, for the
+    missing ones. Of ``owed_amount``, ``refunded_amount`` was paid back, ``planned_amount`` is the
+    sum of planned refunds, and ``open_amount`` is the rest. So refunded + planned + open = owed,
+    unless the missing cards were ordered again.
     """
 
     paid_amount: Decimal
@@ -49,16 +49,16 @@ class Sold(Protocol):
 def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
     """Return the breakdown of ``order``; ``None`` while it is open, or without a sale amount.
 
-    A rejected order was paid for as well, and owes everything. Cards that came after the order had
-    settled change nothing: the shop decides what its customer gets of them.
+    The customer of a rejected order is owed everything. Cards that come after the order has settled
+    change nothing: the shop decides what the customer gets of them.
 
-    Once its missing cards are ordered again, what the customer paid for them is what that new order
-    is paid: ``open_amount`` is 0 then, though ``owed_amount`` stays. So sums over orders count
-    ``paid_amount`` and ``owed_amount`` less :attr:`~giftcards.models.Order.reordered_amount`:
-    then no dinar is counted twice, and paid = kept + owed still holds.
+    If the missing cards are ordered again, the customer's payment for them moves to the new order:
+    ``open_amount`` becomes 0, though ``owed_amount`` stays. So sums over orders subtract
+    :attr:`~giftcards.models.Order.reordered_amount` from ``paid_amount`` and ``owed_amount``. Then
+    no dinar is counted twice, and paid = kept + owed still holds.
 
-    If cards had come late by then, only what was paid for the others went along. The late cards
-    count as handed over: what is left of ``owed_amount`` is the shop's, like ``kept_amount``.
+    If some cards had come late by then, only the payment for the others moves. The late cards count
+    as handed over: the rest of ``owed_amount`` belongs to the shop, like ``kept_amount``.
     """
     paid = paid_amount(order)
     if paid is None or order.status not in FINAL:
@@ -71,9 +71,9 @@ def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
 
 
 def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:
-    """What the customer paid for ``quantity`` cards of the order that are missing.
+    """The customer's payment for ``quantity`` missing cards of the order.
 
-    It is what a breakdown would owe if all the others had been delivered; ``None`` if the shop has
+    This is the ``owed_amount`` as if all other cards had been delivered; ``None`` if the shop has
     not said what was paid.
     """
     paid = paid_amount(order)
@@ -84,7 +84,7 @@ def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:
 
 
 def paid_amount(order: Sold) -> Decimal | None:
-    """What the customer pays for all the cards; ``None`` if the shop has not said."""
+    """The customer's payment for all the cards; ``None`` if the shop has not said."""
     # An order that was just recorded may hold whole numbers, as the shop gave them.
     if order.sale_amount is not None:
         return Decimal(order.sale_amount)

@@ -1,8 +1,8 @@
-"""How secrets stay out of what others print: error mails, crash reports, debuggers, task rows.
+"""Keeping secrets out of what others print: error mails, crash reports, debuggers, task rows.
 
-Reports on an exception show the ``repr`` of every local variable of every frame that it passed, and
-the same of the exceptions it was raised from. So a secret that travels is :class:`Masked`; and code
-that has to take it apart, where it turns into bytes and JSON, is :func:`contained`.
+An error report shows the ``repr`` of every local variable of every frame that the exception passed,
+also for the exceptions that it was raised from. So a secret that is passed on is :class:`Masked`,
+and functions that turn it into bytes or JSON are :func:`contained`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 
 class Masked(str):
-    """A text like any other, but for its ``repr``, which does not show it.
+    """A text whose ``repr`` does not show it.
 
-    What is made from it, such as a slice or the result of :meth:`str.upper`, is an ordinary text.
+    Texts made from it, such as a slice or the result of :meth:`str.upper`, are ordinary ones.
     """
 
     __slots__ = ()
@@ -33,9 +33,9 @@ class Masked(str):
 
 
 def place_of(error: BaseException) -> str:
-    """File and line at which ``error`` was raised; "" if it never was.
+    """The file and line that raised ``error``; "" if it was never raised.
 
-    With its class, that is what can be told of an error whose text may hold a secret.
+    Of an error whose text may hold a secret, only the class and the place can be shown.
     """
     place = ""
     for frame, line in walk_tb(error.__traceback__):
@@ -44,12 +44,12 @@ def place_of(error: BaseException) -> str:
 
 
 def contained(function: Callable[P, T]) -> Callable[P, T]:
-    """Let nothing but the exception itself out of ``function``, should it raise.
+    """Strip the frames and the context from an exception that leaves ``function``.
 
     The exception loses the frames inside ``function``, and the exceptions that it was raised from
-    or while handling. This includes one that strikes from outside at any moment, such as
-    :exc:`KeyboardInterrupt` or the timeout of a task. One that is not ours gets a note that names
-    the lines of these frames.
+    or while handling. This includes exceptions that strike from outside at any moment, such as
+    :exc:`KeyboardInterrupt` or the timeout of a task. An exception that is not a
+    :exc:`GiftcardsError` gets a note with the lines of the lost frames.
     """
 
     @wraps(function)
@@ -75,9 +75,9 @@ def contained(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call ``function``, which logs, as if no request was being answered.
+    """Call ``function``, which logs, outside the context of the current request.
 
-    Whoever collects errors adds the request to them, with its address and the form: on a customer's
+    Error collectors add the URL and the form data of the request to what is logged: on a customer's
     page, these are the link to the cards and the PIN.
     """
     return Context().run(function, *args, **kwargs)

@@ -1,6 +1,6 @@
-"""The customer's money: what is owed for cards that did not come, and paying it back.
+"""The customer's money: what is owed for cards that did not come, and refunds.
 
-What is paid back is recorded here; the money itself moves outside this app.
+Refunds are only recorded here; the money itself moves outside this app.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ def record_refund(
 ) -> CustomerRefund:
     """Record that the customer of ``order`` was paid back ``amount``; return the refund.
 
-    ``reference`` names the payment, uniquely for the order: recording it again with the same amount
-    and method returns the refund that is there, however often and wherever that happens at the same
-    moment. ``by`` names who paid it back, for the order's page. With ``is_paid=False`` the refund
-    is planned only, until :func:`complete_refund`, or until it is recorded again as paid; nobody
-    else can pay that amount meanwhile. ``source`` is ``"code"``, ``"staff"`` or ``"command"``.
-    The sums of ``order`` are brought up to date.
+    ``reference`` names the payment, uniquely for the order. Recording it again with the same amount
+    and method is idempotent, even at the same moment: it returns the existing refund. ``by`` names
+    who paid it back, for the order's page. With ``is_paid=False`` the refund is only planned, until
+    :func:`complete_refund`, or until it is recorded again as paid; meanwhile, its amount is
+    reserved. ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of ``order`` are
+    brought up to date.
 
     Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above what is still owed beside
     the planned refunds (``customer_breakdown(order).open_amount``), if nothing can be owed, or if
-    the reference names another refund of the order;
-    :exc:`~django.core.exceptions.ValidationError` for an amount that is not above 0 with two
-    decimals at most, or texts that are too long or have control or direction characters.
+    the reference names another refund of the order. Raises
+    :exc:`~django.core.exceptions.ValidationError` for an amount that is not above 0 or has more
+    than two decimals, and for texts that are too long or have control or direction characters.
 
     :data:`~giftcards.signals.customer_refund_changed` is sent after the commit.
     """
@@ -93,10 +93,10 @@ def complete_refund(refund: CustomerRefund, *, by: str) -> CustomerRefund:
 
 
 def cancel_refund(refund: CustomerRefund, *, by: str, why: str = "") -> CustomerRefund:
-    """Take ``refund`` back: its amount is owed again. ``by`` names who did, and ``why`` is kept.
+    """Take ``refund`` back, so that its amount is owed again.
 
-    Does nothing if it was taken back already. Raises
-    :exc:`~django.core.exceptions.ValidationError` for invalid texts.
+    ``by`` names who did so, and ``why`` is kept. Does nothing if the refund was taken back already.
+    Raises :exc:`~django.core.exceptions.ValidationError` for invalid texts.
     """
     CustomerRefund.objects.cancel(refund, by=by, why=why)
     _announce(refund)
@@ -104,9 +104,9 @@ def cancel_refund(refund: CustomerRefund, *, by: str, why: str = "") -> Customer
 
 
 def _announce(refund: CustomerRefund) -> None:
-    """Tell the log and the receivers after the commit, if there is anything to tell."""
+    """Log the refund and send the signal after the commit, if the refund has changed."""
     if refund.has_changed:
-        # A copy: what happens to it in the same transaction later is told as well.
+        # A copy: a later change in the same transaction is announced separately.
         transaction.on_commit(partial(_tell, copy(refund)), robust=True)
 
 

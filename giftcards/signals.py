@@ -18,8 +18,9 @@ function. A receiver with a new name is a new receiver: it is called for every c
 receiver has yet to take, even if it took that change under its old name. Receivers that share a
 name (lambdas of one function, methods of two objects of one class) are retried together.
 
-The others are ordinary signals of Django. But for ``customer_changed``, they are sent once, by the
-process that made the change after its commit; the error of a receiver is logged, and not retried.
+The others are ordinary signals of Django. Except for ``customer_changed``, they are sent once,
+after the commit, by the process that made the change. A receiver that raises is not retried; its
+error is logged.
 """
 
 from __future__ import annotations
@@ -140,12 +141,12 @@ order_status_changed = OutboxSignal()
 order_settled = OutboxSignal()
 # Sent with ``refund``, a CustomerRefund that was recorded, paid or cancelled: see its ``state``.
 customer_refund_changed = Signal()
-# Sent with ``order`` and ``change``, a CustomerChange with the values until then, inside the
-# transaction: an error of a receiver undoes the change. What leaves the database waits for the
-# commit, with ``transaction.on_commit``. ``sender`` is the class ``Order``.
+# Sent inside the transaction, with ``order`` and ``change``, a CustomerChange that has the old
+# values. If a receiver raises, the change is rolled back. Effects outside the database have to wait
+# for the commit, with ``transaction.on_commit``. ``sender`` is the class ``Order``.
 customer_changed = Signal()
 # Sent with ``balance`` and ``limit``, two Decimals, when the account's balance is found to be below
-# ``LOW_BALANCE``, and again only after it was not. ``sender`` is the class ``ProviderState``.
+# ``LOW_BALANCE``; again only once it has recovered. ``sender`` is the class ``ProviderState``.
 balance_low = Signal()
 # Sent once a minute by the worker that runs the schedule, before its own work. For starting other
 # work, such as by queueing a task: orders wait until all receivers have returned.

@@ -47,7 +47,7 @@ MOVES: Final[Mapping[Status, Sequence[Status]]] = {
     Status.PENDING: (Status.PLACING, Status.REJECTED),
     Status.PLACING: (Status.PENDING, Status.UNCONFIRMED, Status.REJECTED, Status.HANDLING),
     Status.UNCONFIRMED: (Status.PENDING, Status.REJECTED, Status.HANDLING),
-    # UNCONFIRMED: the order at the provider that it was taken for is not it.
+    # UNCONFIRMED: it was matched with the wrong order at the provider.
     Status.HANDLING: (Status.UNCONFIRMED, Status.DELAYED, *SETTLED),
     Status.DELAYED: (Status.UNCONFIRMED, *SETTLED),
     **dict.fromkeys(FINAL, ()),

@@ -1,4 +1,4 @@
-"""The tasks for django-q2. Task rows are readable, so no arguments, and only counts as results.
+"""The tasks for django-q2. They take no arguments and return no details: task rows are readable.
 
 They never raise: django-q2 would keep a failed task with its traceback for ever, and run it again.
 """
@@ -34,9 +34,10 @@ def sweep() -> str:
 
 
 def tick() -> str:
-    """The watchdog, once a minute: pending announcements, and the loop if no process runs it.
+    """Do the watchdog's work: announce pending changes, and run the loop if no process does.
 
-    Then, once a night, the provider's ledger, a part at a time.
+    It runs once a minute. Last, it does a part of the daily work that is due, such as reading the
+    provider's ledger.
     """
     # Longer than the lease, so that a dead holder's expires.
     return _run(patience=LOOP_LEASE + timedelta(seconds=1), is_tick=True)
@@ -53,7 +54,7 @@ def _run(*, patience: timedelta, is_tick: bool = False) -> str:
             with surviving(stop, "the announcements"):
                 outbox.announce(lambda: time.monotonic() < ends_at)
         done = follow(seconds=LOOP_SECONDS, stop=stop, patience=patience)
-        # After releasing the lease: an order placed while it was held has queued no run.
+        # After the lease is released: an order placed while it was held has queued no run.
         if done is not None and is_work_left():
             with Gateway() as gateway:
                 if gateway.reopens_by_itself():
@@ -71,9 +72,9 @@ def _run(*, patience: timedelta, is_tick: bool = False) -> str:
 
 
 def _do_chores(stop: threading.Event, *, ends_at: float) -> None:
-    """What an older worker has left out, and a part of what is due once a day, if it is due.
+    """Do what older workers have left out, and a part of the daily work that is due.
 
-    Nothing is begun after ``ends_at``.
+    After ``ends_at``, nothing but the counting of refunds is begun.
     """
 
     def has_time() -> bool:
@@ -91,5 +92,5 @@ def _do_chores(stop: threading.Event, *, ends_at: float) -> None:
 
 
 def _is_nobody_waiting() -> bool:
-    """Whether no order waits for this worker: a process runs the loop, or none is urgent."""
+    """True if no order waits for this worker: a process runs the loop, or no order is urgent."""
     return Lease.objects.is_taken(Lease.LOOP) or not is_work_left()

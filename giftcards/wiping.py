@@ -1,7 +1,7 @@
-"""What is deleted is gone from the files of SQLite, too; other databases have means of their own.
+"""Wiping deleted data from the files of SQLite; other databases have means of their own.
 
-Most builds of SQLite mark the place of what is deleted as free and leave it as it is, also where
-they move rows about. And the write-ahead log holds pages as they were.
+By default, most builds of SQLite only mark the place of a deleted or moved row as free. And the
+write-ahead log holds old versions of pages.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from typing import Any
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-# How long to wait for those who read (milliseconds): nobody writes meanwhile.
+# The longest wait for readers (milliseconds): nobody can write meanwhile.
 _PATIENCE = 1_000
 
 logger = logging.getLogger(__name__)
 
 
 def overwrite_deleted(connection: BaseDatabaseWrapper, **_named: object) -> None:
-    """Have SQLite overwrite with zeros what is deleted or moved: receiver of a new connection."""
+    """Make SQLite zero deleted and moved rows; a receiver of ``connection_created``."""
     if connection.vendor == "sqlite":
-        # Below Django, where it is no query of whoever needed the connection.
+        # Bypasses Django, so that it does not count as a query of whoever needed the connection.
         opened: Any = connection.connection
         opened.execute("PRAGMA secure_delete = ON").close()
 
 
 def empty_log(using: str) -> None:
-    """Have SQLite empty its write-ahead log; a warning is logged if another process is using it.
+    """Make SQLite empty its write-ahead log; log a warning if another process is using it.
 
-    Within a transaction, nothing is done: the log is needed.
+    Does nothing within a transaction, which needs the log, and for other databases.
     """
     connection = connections[using]
     if connection.vendor != "sqlite" or connection.in_atomic_block:

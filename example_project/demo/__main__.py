@@ -34,12 +34,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SITE_PORT = 8000
 SIMULATOR_PORT = 8378
-# At the simulator, customers are asked to wait after so many seconds, not after five minutes; an
-# order of the type SIM_SLOW settles after so many.
+# At the simulator: seconds until a customer is asked to wait (instead of 300), and until an order
+# of the type SIM_SLOW settles.
 LATE_AFTER, SLOW_DELAY = 90, 120
 # With --once: the time limit for the orders to settle, from the start (seconds).
 PATIENCE = 110
-# For the mails, from then on.
+# The time limit for the mails, from then on (seconds).
 MAIL_PATIENCE = 30
 
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare_folder() -> Path:
-    """The folder of the demo's files, which nobody else may enter."""
+    """Create the folder of the demo's files, which nobody else may enter."""
     folder = Path(os.environ.get("EXAMPLE_DIR") or ROOT / ".demo").resolve()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -126,7 +126,7 @@ def _demo(folder: Path, *, is_once: bool, give_up_at: float | None) -> int:
 
 
 def _short(path: Path) -> Path:
-    """``path`` from here, if it is below."""
+    """``path`` relative to the current directory, if it is below it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 

@@ -1,4 +1,4 @@
-"""Runs a command for the demo, and ends it with the demo, even if that is killed.
+"""Runs a command for the demo, and ends it with the demo, even if the demo is killed.
 
 Run as a script. Standard input is a pipe that only the demo can write to.
 """

@@ -33,7 +33,7 @@ class Stopped(Exception):
 
 
 def lock(folder: Path) -> Callable[[], None]:
-    """Reserve ``folder`` for this process until it ends, however it ends; return how to let go.
+    """Lock ``folder`` for this process until it ends, however it ends; return the unlock function.
 
     Raises :exc:`DemoError` if another demo has it.
     """
@@ -81,7 +81,7 @@ class Processes:
         with log_file.open("wb") as log:
             self.running[name] = subprocess.Popen(  # noqa: S603 (our own manage.py)
                 [sys.executable, GUARD, sys.executable, MANAGE, *command],
-                # The guard sees it closed when the demo is killed.
+                # The guard sees this pipe close when the demo is killed.
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -132,7 +132,7 @@ def free_port(wanted: int) -> int:
 
 
 def answers(port: int, server: str) -> bool:
-    """Whether an HTTP server whose ``Server`` header starts with ``server`` answers."""
+    """True if an HTTP server answers whose ``Server`` header starts with ``server``."""
     connection = http.client.HTTPConnection(HOST, port, timeout=5)
     try:
         connection.request("GET", "/")

@@ -68,13 +68,13 @@ def has_answered(task_id: str) -> bool:
 
 
 def why_not_order() -> str:
-    """Why the demo must not order with the configured key, as a sentence; "" if it may."""
+    """The reason why the demo must not order with the configured key; "" if it may."""
     with Gateway() as gateway:
         return why_not(gateway)
 
 
 def read_catalogue() -> None:
-    """Have the orders bear the names of what they buy, and the form offer what there is."""
+    """Read the catalogue, for the names in the orders and for what the shop offers."""
     with Gateway() as gateway:
         catalogue.read_catalogue(gateway, on_wait=lambda _reading: None)
 
@@ -102,13 +102,13 @@ def find(keys: Sequence[int]) -> list[Order]:
 
 
 def are_told(keys: Sequence[int]) -> bool:
-    """Whether the customer of each order has got a mail."""
+    """True if a mail was sent to the customer of each order."""
     told = Delivery.objects.filter(order__in=keys, status=DeliveryStatus.SENT)
     return told.values("order").distinct().count() == len(keys)
 
 
 def card_pages(folder: Path) -> Iterator[str]:
-    """Yield the lines about the mails in ``folder`` that link to cards, two each."""
+    """Yield two lines for each mail in ``folder`` that links to cards: recipient and link."""
     for mail in mailbox.read(folder):
         if mail.link:
             yield f"  {mail.to}:"

@@ -1,4 +1,4 @@
-"""What the shop sells: what the provider sells, as ``giftcards_catalogue`` has read it."""
+"""The shop's catalogue: that of the provider, as ``giftcards_catalogue`` has read it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from example_project.storefront.checkout import sale_price
 from giftcards.models import ProductType
 
-#: What the provider's sandbox and its simulator sell to show what else may happen, and what does.
+#: The types of the sandbox and the simulator that show special outcomes, by name and note.
 TRIALS: Mapping[str, tuple[str | Promise, str | Promise]] = {
     "TEST_PARTIAL": (
         _("Half of the cards come"),
@@ -50,7 +50,7 @@ class Item:
 
     @property
     def note(self) -> str | Promise:
-        """What happens to whoever buys it, where that is known before."""
+        """What happens after buying a trial; "" for an ordinary card."""
         return TRIALS[self.kind.type_id][1] if self.kind.type_id in TRIALS else ""
 
     @property
@@ -66,7 +66,7 @@ class Shelf:
 
 def read() -> Shelf:
     items = [Item(kind, sale_price(kind)) for kind in ProductType.objects.for_sale()]
-    # Every product has the same ones.
+    # Every product has the same trials: keep one of each.
     trials = {item.kind.type_id: item for item in reversed(items) if item.is_trial}
     return Shelf(
         cards=[item for item in items if not item.is_trial],

@@ -21,12 +21,12 @@ _MARGIN = Decimal("1.12")
 _STEP = Decimal(10)
 
 
-#: What a customer is told who could only buy for the shop's real money.
+#: The message to a customer if buying would cost the shop real money.
 CLOSED = _("This demo takes no money, and its key buys for real: only a sandbox key can be used.")
 
 
 def is_open() -> bool:
-    """Whether what is bought costs nobody anything; not while it is not known."""
+    """True if buying costs no real money: at the sandbox, or at the simulator."""
     environment = ProviderState.objects.current().environment
     host = urlsplit(str(settings.GIFTCARDS["BASE_URL"])).hostname
     # Only on this machine can it be the simulator.
@@ -35,7 +35,7 @@ def is_open() -> bool:
 
 
 def sale_price(kind: ProductType) -> Decimal:
-    """What a customer pays for one card of this type, which is for sale."""
+    """The customer's price for one card of this type, which must be for sale."""
     assert kind.price is not None  # noqa: S101 (for_sale() leaves out those without a price)
     steps = (kind.price * _MARGIN / _STEP).to_integral_value(ROUND_CEILING)
     return steps * _STEP
@@ -44,10 +44,10 @@ def sale_price(kind: ProductType) -> Decimal:
 def buy(
     user: Any, key: UUID, kind: ProductType, *, quantity: int, email: str, language: str
 ) -> Purchase:
-    """Record that ``user`` has paid, and order the cards: both or neither.
+    """Record that ``user`` has paid, and order the cards, in one transaction.
 
-    The same ``key`` buys once. A worker sends the order after the commit. Raises
-    ``ValidationError`` where the order would be bought for real money.
+    A repetition with the same ``key`` buys nothing. A worker sends the order after the commit.
+    Raises ``ValidationError`` if the order would be bought for real money.
     """
     if not is_open():
         raise ValidationError(CLOSED)

@@ -14,17 +14,17 @@ from example_project.storefront.checkout import sale_price
 from giftcards.fulfilment import check_line
 from giftcards.models import ProductType
 
-# Of more than 100 cards, the customer's page offers a file.
+# Above 100, because the customer's page offers a file for more than 100 cards.
 _MOST = 120
 
 
 class BuyForm(forms.Form):
-    """What the customer fills in; ``price`` is the one that the page has shown."""
+    """The form of a purchase; ``price`` is the price that the page has shown."""
 
     quantity = forms.IntegerField(label=_("How many"), min_value=1, max_value=_MOST, initial=1)
     email = forms.EmailField(
         label=_("E-mail address"),
-        max_length=254,  # of an order
+        max_length=254,  # as in an order
         initial="you@example.com",
         widget=forms.EmailInput(attrs={"dir": "ltr"}),
         help_text=_("Nothing leaves this computer: what is sent is in the mailbox of this demo."),
@@ -52,7 +52,7 @@ class BuyForm(forms.Form):
         return price
 
     def clean(self) -> None:
-        """Refuse before the customer pays what could not be ordered afterwards."""
+        """Refuse what could not be ordered, before the customer pays for it."""
         super().clean()
         if self.errors:
             return
@@ -65,5 +65,5 @@ class BuyForm(forms.Form):
                 customer_language=self.cleaned_data["language"],
             )
         except ValidationError as error:
-            # Not by field: those of an order have other names than those of the form.
+            # Not by field: the fields of an order have other names than those of the form.
             raise ValidationError(error.messages) from None

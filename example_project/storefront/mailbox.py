@@ -32,18 +32,18 @@ class Mail:
 
     @property
     def key(self) -> str:
-        """Its name in addresses."""
+        """The name of the mail in URLs."""
         return self.id.strip("<>").partition("@")[0]
 
     @property
     def link(self) -> str:
-        """The page with cards that it leads to; "" if there is none."""
+        """The link to the page with cards; "" if there is none."""
         found = _LINK.search(self.text)
         return found[0] if found else ""
 
 
 def read(folder: Path, *, ids: Container[str] | None = None) -> list[Mail]:
-    """The mails in ``folder``, the newest first; only those with these ids, if they are given."""
+    """The mails in ``folder``, the newest first; only those with ``ids``, if given."""
     files = sorted(folder.glob("*.log"), key=lambda path: (path.stat().st_mtime_ns, path.name))
     mails = [_mail(message) for path in reversed(files) for message in _messages(path)]
     return [mail for mail in mails if ids is None or mail.id in ids]

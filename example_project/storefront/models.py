@@ -14,12 +14,12 @@ _PREFIX = "shop-"
 
 
 class Purchase(models.Model):
-    """What a customer bought and paid for: one line, which becomes one order."""
+    """A purchase that a customer has paid for: one line, which becomes one order."""
 
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="purchases"
     )
-    # Of the form that was sent, so that sending it twice buys once.
+    # The key of the form that was sent, so that sending it twice buys once.
     key = models.UUIDField()
     # The provider's ids.
     product_id = models.CharField(max_length=100)
@@ -50,9 +50,9 @@ class Purchase(models.Model):
 
 
 def owned_orders(user: Any) -> QuerySet[Order]:
-    """The orders of a customer: ``GIFTCARDS_DELIVERY["OWNED_ORDERS"]``.
+    """The orders of a customer, for ``GIFTCARDS_DELIVERY["OWNED_ORDERS"]``.
 
-    With those by which staff ordered again what was missing.
+    Includes the orders by which staff ordered missing cards again.
     """
     references = [purchase.reference for purchase in Purchase.objects.filter(user=user)]
     return Order.objects.filter(Q(reference__in=references) | Q(repeats__reference__in=references))

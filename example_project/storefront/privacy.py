@@ -1,4 +1,4 @@
-"""What the shop keeps about its customers, for ``giftcards_customer``."""
+"""The shop's data about its customers, for ``giftcards_customer``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from giftcards.models import Order
 
 
 class Purchases:
-    """The address with each purchase; what was bought and paid stays, for the books."""
+    """The keeper of the e-mail address of each purchase; the rest stays, for the books."""
 
     app_label = "storefront"
 

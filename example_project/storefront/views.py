@@ -32,7 +32,7 @@ View = Callable[..., HttpResponse]
 
 
 def _of_customer(view: View) -> View:
-    """For who is logged in, be it as a guest; others have not bought anything."""
+    """Show a page to logged-in users only, guests included; others have bought nothing."""
 
     @never_cache
     @wraps(view)
@@ -93,7 +93,7 @@ def orders(request: HttpRequest) -> HttpResponse:
 @require_safe
 @_of_customer
 def order(request: HttpRequest, pk: int) -> HttpResponse:
-    """What becomes of an order. The page follows it by itself."""
+    """The page of an order, which updates itself until the order is final."""
     purchase = get_object_or_404(Purchase, pk=pk, user=request.user)
     found = Order.objects.get(reference=purchase.reference)
     breakdown = customer_breakdown(found)
@@ -123,7 +123,7 @@ def mail(request: HttpRequest, key: str) -> HttpResponse:
 @xframe_options_sameorigin
 @_of_customer
 def mail_html(request: HttpRequest, key: str) -> HttpResponse:
-    """The mail itself, for a frame: its links lead out of it."""
+    """The mail itself, for a frame; its links open outside the frame."""
     html = _one_mail(request, key).html.replace("<head>", '<head><base target="_top">', 1)
     response = HttpResponse(html)
     response["Content-Security-Policy"] = _MAIL_POLICY
@@ -143,7 +143,7 @@ def _sees_all(request: HttpRequest) -> bool:
 
 
 def _mails_of(request: HttpRequest) -> list[Mail]:
-    """Those to the customer, the newest first; who may see all codes sees all mails."""
+    """The customer's mails, the newest first; all mails for staff who may see all codes."""
     if _sees_all(request):
         return mailbox.read(settings.MAIL_DIR)
     return _mails(owned_orders(request.user))

@@ -1,7 +1,7 @@
-"""Customers without an account: who buys gets one, which only their own browser can use.
+"""Guest accounts: a customer without an account gets one that only their browser can use.
 
-When they log in to another one, such as that of the shop's staff, their purchases move there. So
-the whole demo fits into one window.
+When a guest logs in to another account, such as that of the shop's staff, their purchases move to
+it. So the whole demo fits into one window.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def connect() -> None:
 
 
 def remember(request: HttpRequest, response: HttpResponse) -> None:
-    """Give the browser a name of its own, before it buys anything."""
+    """Give the browser a name of its own, in a signed cookie, unless it has one."""
     if not _name(request):
         response.set_signed_cookie(
             _COOKIE,
@@ -40,13 +40,12 @@ def remember(request: HttpRequest, response: HttpResponse) -> None:
 
 
 def log_in(request: HttpRequest) -> Any:
-    """The user who buys; ``None`` for a browser without a name, which takes no cookies."""
+    """Return the user, logging in a guest if needed; ``None`` if the browser has no name."""
     if request.user.is_authenticated:
         return request.user
     name = _name(request)
     if not name:
         return None
-    # Without a usable password.
     guest, is_new = get_user_model().objects.get_or_create(username=name)
     if is_new:
         guest.set_unusable_password()

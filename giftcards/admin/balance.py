@@ -1,6 +1,6 @@
-"""The head of the list of orders: what the account at the provider holds, and how long it lasts.
+"""The head of the list of orders: the balance at the provider, and how long it will last.
 
-Only for those who may see costs.
+Only people who may see costs are shown it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from giftcards.balance_forecast import OpenMoney, lasts, money_in_open_orders
 from giftcards.display import count_text, filled, money
 from giftcards.models import ProviderState
 
-# What the address of the list may say while all orders are shown.
+# The query parameters with which the list still shows all orders: sorting and paging.
 _OF_WHOLE_LIST = {"o", "p", "all"}
 _HOUR = timedelta(hours=1)
 _YEAR = timedelta(days=365)
@@ -33,7 +33,7 @@ _YEAR = timedelta(days=365)
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A label, an amount or a time, and what else is to be said of it. Texts or safe HTML."""
+    """A labelled amount or time; ``about`` says more. Texts or safe HTML."""
 
     label: Any
     value: str
@@ -49,10 +49,9 @@ class Head:
 
 
 def head_of_list(request: HttpRequest, site: AdminSite, state: ProviderState) -> Head:
-    """How the account stands, for a person who may see costs.
+    """The figures and warnings about the account, for a person who may see costs.
 
-    What open orders cost is left out while the list is filtered or searched, which takes queries
-    enough.
+    While the list is filtered or searched, the cost of open orders is left out to save queries.
     """
     in_orders = None if request.GET.keys() - _OF_WHOLE_LIST else money_in_open_orders()
     return Head(
@@ -84,7 +83,7 @@ def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[Figu
 
 
 def _of_open(in_orders: OpenMoney) -> str:
-    """What part of it is still to be sent, and how many orders are not part of it."""
+    """The part of the amount that is not sent yet, and the count of orders of unknown price."""
     texts = []
     if in_orders.unsent:
         text = gettext("%(amount)s of it still to be sent")
@@ -95,7 +94,7 @@ def _of_open(in_orders: OpenMoney) -> str:
 
 
 def orders_of_unknown_price(count: int) -> SafeString:
-    """As HTML, behind the amount of the other open orders."""
+    """The count of orders without a known price, as HTML to follow the amount of the others."""
     text = ngettext(
         "and %(count)s order of unknown price", "and %(count)s orders of unknown price", count
     )

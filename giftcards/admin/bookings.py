@@ -1,6 +1,6 @@
-"""What the provider's ledger has about one order, for the order's page.
+"""The provider's ledger entries about one order, for the order's page.
 
-It tells what the provider charged, so it is shown only to who may see that.
+They tell what the provider charged, so only people who may see costs are shown them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class BookedEntry:
 
 @dataclass(frozen=True, slots=True)
 class Bookings:
-    """What the provider has booked about an order.
+    """The provider's ledger entries about an order.
 
-    ``promised`` and ``credited``, which are HTML, are "" unless the ledger lacks what the provider
-    promised to credit back.
+    ``promised`` and ``credited`` (HTML) are the refund that the provider promised and the refund in
+    the ledger. Both are "" unless the ledger lacks what was promised.
     """
 
     entries: list[BookedEntry]
@@ -41,7 +41,7 @@ class Bookings:
 
 
 def bookings(order: Order) -> Bookings:
-    """The entries of the ledger about ``order``, the oldest first."""
+    """The ledger entries about ``order``, oldest first."""
     entries = list(order.ledger_entries.order_by("time", "pk"))
     promised = credited = ""
     if order.is_credited is False:

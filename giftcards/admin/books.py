@@ -1,4 +1,4 @@
-"""Whether the ledger explains the balance in a period, as the page of the ledger says it."""
+"""The check whether the ledger explains the balance of a period, as the ledger's page shows it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from django.utils.translation import gettext
 from giftcards.display import count_text, exact_moment, filled, money, signed_money
 from giftcards.ledger import Discrepancies, Discrepancy, Summary
 
-# How a page names an order or an entry, as HTML.
+# Returns the name of an order or an entry as HTML.
 Name = Callable[[Discrepancy], str]
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerLine:
-    """A line of the table. ``amount`` is HTML; ``is_total``: a balance, not a change of it."""
+    """A line of the table. ``amount`` is HTML; ``is_total`` marks a balance, not a change of it."""
 
     label: str
     amount: str
@@ -27,7 +27,7 @@ class LedgerLine:
 
 @dataclass(frozen=True, slots=True)
 class LedgerGroup:
-    """What does not fit in one way: how many, how much, and the first of them, as HTML."""
+    """Discrepancies of one kind: their count, their sum and the first of them, as HTML."""
 
     label: str
     count: str

@@ -1,4 +1,4 @@
-"""The money of an order on both sides, with its arithmetic, and its cards as one bar."""
+"""Tables of an order's money, at the provider and at the customer, and the bar of its cards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BreakdownLine:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """The cards of a final order as the widths of two parts, in percent, and in words."""
+    """The delivered and missing cards of a settled order: widths in percent, and texts."""
 
     delivered: str
     missing: str
@@ -38,7 +38,7 @@ class Bar:
 
 
 def provider_lines(order: Order) -> list[BreakdownLine]:
-    """What the provider charged and credited back; empty while that is not settled."""
+    """The table of the provider's charge and refund; empty unless ``order`` is settled."""
     breakdown = refund_breakdown(order)
     if breakdown is None:
         return []
@@ -64,9 +64,10 @@ def provider_lines(order: Order) -> list[BreakdownLine]:
 
 
 def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
-    """What the customer paid, and what of it is kept, owed and paid back; empty if not known.
+    """The table of what the customer paid, and how much is kept, owed and paid back.
 
-    ``again`` is the order that orders the missing cards again: what was owed for them is its.
+    Empty while ``order`` is open, or if it has no sale amount. ``again`` is the order that orders
+    the missing cards again: the amount owed for them went to that order.
     """
     breakdown = customer_breakdown(order)
     if breakdown is None:
@@ -99,7 +100,7 @@ def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
 
 
 def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
-    """The parts of what is owed: paid back, planned and left; nothing if all is paid back."""
+    """The amounts paid back, planned and still owed; nothing if none is paid back or planned."""
     paid, planned = breakdown.refunded_amount, breakdown.planned_amount
     if not (paid or planned):
         return
@@ -115,7 +116,7 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
 
 
 def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[BreakdownLine]:
-    """What of the amount ``owed`` was paid for the new order, and the rest, if there is one."""
+    """The part of ``owed`` that went to the new order, and the rest, if any."""
     gone = owed if again.sale_amount is None else again.sale_amount
     how = _product(again.quantity, order.sale_price, gone)
     yield BreakdownLine(gettext("Gone to the new order"), how, money(gone))
@@ -125,7 +126,7 @@ def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[Breakdown
 
 
 def margin_lines(order: Order) -> Iterator[BreakdownLine]:
-    """What is kept less what it cost; nothing unless both are known."""
+    """The margin: the kept amount less the cost. Nothing unless both are known."""
     provider, customer = refund_breakdown(order), customer_breakdown(order)
     if provider is None or customer is None or provider.charged_amount is None:
         return
@@ -135,7 +136,7 @@ def margin_lines(order: Order) -> Iterator[BreakdownLine]:
 
 
 def bar(order: Order) -> Bar | None:
-    """The bar of a settled order; ``None`` if no card was ever paid for."""
+    """The bar of ``order``; ``None`` unless it is settled."""
     if not order.is_settled:
         return None
     delivered, missing = order.fulfilled_quantity, order.quantity - order.fulfilled_quantity
@@ -145,13 +146,13 @@ def bar(order: Order) -> Bar | None:
     missing_text = ngettext(
         "%(count)d card credited back.", "%(count)d cards credited back.", missing
     ) % {"count": missing}
-    # With a dot in every language: it is part of a drawing.
+    # Not localised: the number is part of a drawing.
     share = Decimal(100 * delivered) / order.quantity
     return Bar(f"{share:.2f}", f"{100 - share:.2f}", delivered_text, missing_text)
 
 
 def _product(quantity: int, price: Decimal | None, amount: Decimal | None) -> str:
-    """How an amount comes about; "" where it is not that."""
+    """``quantity`` × ``price`` as HTML; "" unless their product is ``amount``."""
     if price is None or amount is None or quantity * price != amount:
         return ""
     return calculation("{quantity} × {price}", quantity=quantity, price=price)

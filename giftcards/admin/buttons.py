@@ -1,4 +1,4 @@
-"""Where further apps add buttons to the page of an order: :func:`register`.
+"""The registry of other apps' buttons on the page of an order; see :func:`register`.
 
 A subclass of ``OrderAdmin`` extends ``get_order_buttons`` instead.
 """
@@ -23,8 +23,8 @@ _offers: list[Offer] = []
 def register(offer: Offer) -> Offer:
     """Add the buttons that ``offer`` returns for a request and an order; usable as a decorator.
 
-    Call it once, from the ``ready`` method of an app. The offer looks at what the person may do,
-    and so does the page that the button leads to.
+    Call it once, from the ``ready`` method of an app. Both ``offer`` and the page behind the button
+    have to check what the person may do.
     """
     if offer not in _offers:
         _offers.append(offer)

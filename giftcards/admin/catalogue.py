@@ -1,6 +1,6 @@
-"""The provider's catalogue as it was read last: to look at, and to see where ids come from.
+"""Read-only pages of the provider's catalogue as last read, with the ids of products and types.
 
-Nothing of it is edited: the next reading would overwrite it.
+Nothing can be edited, because the next reading would overwrite it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _LONGEST_NAME = 200
 
 
 class ProductTypes(ReadOnly, TypeInline):
-    """The types of a product; without prices for who may not see costs."""
+    """The types of a product, without prices for people who may not see costs."""
 
     model = ProductType
     readonly_fields = ("title", "cost", "cards")
     extra = 0
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # Whoever may see the product.
+        # Everybody who may see the product may see its types.
         return request.user.has_perm("giftcards.view_product")
 
     def get_fields(self, request: HttpRequest, obj: Product | None = None) -> Any:
@@ -77,7 +77,7 @@ class ProductAdmin(ReadOnly, OnlyFilters, ProductModelAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Product], search_term: str
     ) -> tuple[QuerySet[Product], bool]:
-        # No name is longer, and SQLite has a limit for the number of words.
+        # No name is longer, and SQLite limits the number of words in a search.
         return super().get_search_results(request, queryset, search_term[:_LONGEST_NAME])
 
     class Media:

@@ -1,10 +1,10 @@
-"""Bar charts as geometry: numbers in, places in percent of a box out. Knows no HTML and no words.
+"""Bar charts as geometry: numbers in, positions in percent of a box out. No HTML, no words.
 
-Places are percents because the box has no size of its own: the same drawing is as wide as a phone,
-a desktop or a sheet of paper, and its letters stay as large as those of the page.
+Positions are percentages because the box has no size of its own: the same drawing is as wide as a
+phone, a desktop or a sheet of paper, and its letters stay as large as those of the page.
 
 The axes run from left to right in every language. Algeria writes numbers, formulas and the axes of
-diagrams that way in Arabic too, and so do the statements that a chart is held beside. Bars of
+diagrams that way in Arabic too, and so do the statements that people compare with a chart. Bars of
 products have no axis: the style sheet lets them begin where a line of text begins.
 """
 
@@ -15,23 +15,23 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from math import ceil
 
-# About so many parts of an axis are marked.
+# The approximate number of intervals on an axis.
 _MARKED = 4
-# The share of its place that a column fills, and the most of the box that it fills, in percent.
+# The share of its slot that a column fills, and its largest width in percent of the box.
 _FILLED = Decimal("0.7")
 _WIDEST = Decimal(12)
-# Between more columns, there are no gaps: a screen has no places for them.
+# The most columns with gaps between them: a screen has no room for more gaps.
 _DENSE = 90
-# More labels than these would meet below an axis.
+# The most labels that fit side by side below an axis.
 _MOST_LABELS = 8
 
-# A part of a bar, from one amount to the next, as it is stacked.
+# A part of a stacked bar: the amounts at its start and at its end.
 Extent = tuple[Decimal, Decimal]
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Where a part of a bar stands, in percent, and which of the series it belongs to."""
+    """The position and size of a part of a bar, in percent, and the number of its series."""
 
     series: int
     x: str
@@ -42,7 +42,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A value on the axis, and where it is, in percent."""
+    """A value on the axis, and its position in percent."""
 
     value: Decimal
     at: str
@@ -50,7 +50,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Columns side by side, each of stacked parts; ``middles`` are their places on the axis."""
+    """Columns side by side, each of stacked parts; ``middles`` are their positions on the axis."""
 
     columns: tuple[tuple[Box, ...], ...]
     middles: tuple[str, ...]
@@ -110,9 +110,10 @@ def bars(rows: Sequence[Sequence[Decimal]]) -> Bars:
 
 
 def scale(low: Decimal, high: Decimal) -> tuple[Decimal, ...]:
-    """Round values at equal distances, from ``low`` or less to ``high`` or more; 0 is among them.
+    """The values to mark on an axis: 0 and others, from ``low`` or less to ``high`` or more.
 
-    The distances are whole: neither a part of a card nor centimes are worth a line.
+    They are multiples of a round whole number: neither a part of a card nor centimes are worth a
+    line.
     """
     low, high = min(low, Decimal(0)), max(high, Decimal(0))
     step = max(_round_up((high - low) / _MARKED), Decimal(1))
@@ -122,13 +123,13 @@ def scale(low: Decimal, high: Decimal) -> tuple[Decimal, ...]:
 
 
 def labelled(places: int) -> frozenset[int]:
-    """Which of so many places have their name below the axis: the first, and others evenly."""
+    """The indexes, out of ``places``, that get a label: 0, and others at equal distances."""
     distance = max(ceil(places / _MOST_LABELS), 1)
     return frozenset(range(0, places, distance))
 
 
 def _stack(values: Sequence[Decimal]) -> list[Extent]:
-    """Put values upon each other: those above 0 upwards from it, and those below downwards."""
+    """Stack the values: those above 0 upwards from 0, the others downwards."""
     ends = {True: Decimal(0), False: Decimal(0)}
     extents = []
     for value in values:
@@ -144,7 +145,7 @@ def _range(stacks: Sequence[Sequence[Extent]]) -> tuple[Decimal, Decimal]:
 
 
 def _round_up(value: Decimal) -> Decimal:
-    """The next of 1, 2, 5, 10, 20, 50 and so on, also below 1."""
+    """Round a positive value up to 1, 2 or 5 times a power of ten; return others unchanged."""
     if value <= 0:
         return value
     unit = Decimal(1).scaleb(value.adjusted())
@@ -152,10 +153,10 @@ def _round_up(value: Decimal) -> Decimal:
 
 
 def _percent(share: Decimal) -> Decimal:
-    """Rounded before parts are subtracted, so that no part ends outside of the box."""
+    """``share`` in percent, rounded before parts are subtracted: none then ends outside the box."""
     return (share * 100).quantize(Decimal("0.001"))
 
 
 def _text(percent: Decimal) -> str:
-    # With a dot in every language: it is part of a drawing.
+    # Not localised: the number is part of a drawing.
     return f"{percent:.3f}%"

@@ -1,4 +1,4 @@
-"""An open order is checked at the provider now, and its page shows that it has changed."""
+"""The button that has an open order checked now, and the poll that tells its page of changes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from giftcards.statuses import FOLLOWED, Status
 
 
 def fingerprint(order: Order) -> str:
-    """A text that differs once the page of ``order`` has something new to say.
+    """A hash that changes once the page of ``order`` has something new to say.
 
-    Not after each check: most of them find nothing new.
+    A check that finds nothing new does not change it.
     """
     shown = json.dumps(
         [state_token(order), order.problems, order.fulfilled_quantity], sort_keys=True
@@ -27,7 +27,7 @@ def fingerprint(order: Order) -> str:
 
 
 class CheckingPages(OrderPages):
-    """The button that has an order checked, and the address that the page's script asks."""
+    """The button that has an order checked, and the address that the page's script polls."""
 
     def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
         mine = []
@@ -66,7 +66,7 @@ class CheckingPages(OrderPages):
 
 
 def _why_not(order: Order) -> str:
-    """Why the provider is not asked about the order now."""
+    """The reason, in a sentence, why the provider is not asked about ``order`` now."""
     if order.is_final:
         return gettext("The order is final: there is nothing left to ask the provider.")
     if order.status == Status.UNCONFIRMED:

@@ -1,4 +1,4 @@
-"""The columns of the list of orders. Each cell explains itself where no heading stands above it."""
+"""The columns of the list of orders. Each cell can be understood without its heading."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from giftcards.models import Order
 from giftcards.refunds import refund_breakdown
 from giftcards.settlement import CustomerBreakdown, customer_breakdown
 
-# What tells the provider's prices: columns of the list, and of the table.
+# Columns that tell the provider's prices, of the list and of the database table.
 COSTS = frozenset(
     {
         "cost",
@@ -42,7 +42,7 @@ class OrderColumns(OrderPages):
         "owed",
         "when",
     )
-    # Nothing is sorted without an index.
+    # Only this column has an index to sort by.
     sortable_by = ("when",)
 
     @admin.display(description=_("reference"))
@@ -96,7 +96,7 @@ class OrderColumns(OrderPages):
     @admin.display(description=_("still owed"), empty_value="")
     def owed(self, order: Order) -> SafeString | str | None:
         if order.reordered_amount is not None:
-            # The money went along: the new order is what was paid for.
+            # The customer's money went to the new order.
             return gettext("ordered again")
         breakdown = customer_breakdown(order)
         if breakdown:
@@ -126,7 +126,7 @@ def _two_lines(first: str, second: str) -> SafeString:
 
 
 def labelled(label: str, figure: str) -> SafeString:
-    """The figure, with the name of its column where no heading stands above it."""
+    """``figure`` after the name of its column, which is shown only where there is no heading."""
     return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), figure)
 
 
@@ -142,7 +142,7 @@ def _with_refunds(still_owed: SafeString, breakdown: CustomerBreakdown) -> SafeS
 
 
 def _bar(order: Order) -> SafeString:
-    """How much of the order was delivered. The words beside it say the same."""
+    """A small bar of the delivered share; the words beside it say the same."""
     return format_html(
         '<svg class="giftcards-small-bar" viewBox="0 0 100 8" preserveAspectRatio="none"'
         ' aria-hidden="true" focusable="false"><rect width="100" height="8" fill="currentColor"'

@@ -1,4 +1,4 @@
-"""Correcting the customer of an order: a typed address was wrong, and cards would go there."""
+"""Correcting the customer of an order, so that cards do not go to a mistyped address."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def register(consequences: Consequences) -> Consequences:
 
 
 class CorrectionForm(RevealForm):
-    """The customer as it should be, and why; and a proof, if there are cards that would be seen."""
+    """The corrected customer and a reason; with ``takes_proof``, also a password if one is due."""
 
     customer_email = forms.CharField(label=_("E-mail"), required=False, max_length=254)
     customer_phone = forms.CharField(label=_("Phone"), required=False, max_length=50)
@@ -53,7 +53,7 @@ class CorrectionForm(RevealForm):
         max_length=20,
         help_text=_("A code such as en, fr or ar. Empty: the language of the site."),
     )
-    # The customer that the person has seen.
+    # The fingerprint of the customer that the page showed.
     seen = forms.CharField(required=False, widget=forms.HiddenInput)
 
     field_order = (*OF_CUSTOMER, "reason", "password")
@@ -118,8 +118,8 @@ class CorrectingPages(OrderPages):
         )
 
     def _correct(self, request: HttpRequest, order: Order, form: CorrectionForm) -> HttpResponse:
-        """Carry it out, with a trace: both or neither. Raises ``ValidationError``."""
-        # The second press of the button finds it done.
+        """Correct the customer and leave a trace, or do neither. Raises ``ValidationError``."""
+        # On the second press of the button, the correction is already made.
         is_done = form.customer == _customer(order)
         seen = form.cleaned_data["seen"]
         if not (is_done or constant_time_compare(seen, _fingerprint(order))):
@@ -140,11 +140,11 @@ class CorrectingPages(OrderPages):
         given = {name.removeprefix("customer_"): text for name, text in form.customer.items()}
         if change_customer(order, **given, by=by, reason=form.cleaned_data["reason"]):
             revealing.count(request)
-            # Neither the address nor the reason: whoever may see the order reads the log.
+            # Without address and reason: everybody who may see the order can read the log.
             self.log_change(request, order, "Corrected the customer.")
 
     def _others_with_same_address(self, request: HttpRequest, order: Order) -> list[Order]:
-        """Orders of the same group, or about the same cards, that have the same address as well."""
+        """Orders with the same address that have the same group, or are about the same cards."""
         about = self.get_queryset(request).exclude(pk=order.pk)
         found = list(about.filter(repeats=order.pk))
         if order.repeats_id is not None:
@@ -160,7 +160,7 @@ class CorrectingPages(OrderPages):
         return list(same.values())
 
 
-# More of one group are not looked at.
+# The most orders of a group that are looked at.
 _MOST_OTHERS = 20
 
 
@@ -169,6 +169,6 @@ def _customer(order: Order) -> dict[str, str]:
 
 
 def _fingerprint(order: Order) -> str:
-    """A text for a form to be about: it differs once somebody has corrected the customer."""
+    """A hash that the form carries; it changes once somebody has corrected the customer."""
     text = json.dumps([order.pk, _customer(order)], sort_keys=True)
     return salted_hmac("giftcards.admin.customer", text, algorithm="sha256").hexdigest()

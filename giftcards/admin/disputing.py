@@ -1,4 +1,4 @@
-"""Complaints of customers about a code: staff note them, and the order needs a person meanwhile."""
+"""Recording complaints of customers about a code; the order then needs a person."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from giftcards.models import Order
 
 
 class DisputingPages(OrderPages):
-    """The button by which a complaint is noted. It ends like any lasting problem: ticked off."""
+    """The button that records a complaint. Staff tick it off like any lasting problem."""
 
     def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
         buttons = super().get_order_buttons(request, order)
@@ -37,7 +37,7 @@ class DisputingPages(OrderPages):
             return self.refuse_late(request, order)
         # Both or neither: no complaint without a trace.
         with transaction.atomic(using=router.db_for_write(Order)):
-            # The second request of a double click finds it done.
+            # False for the second request of a double click.
             if order.dispute(by=request.user.get_username()):
                 self.log_change(request, order, "Noted that the customer complains about a code.")
         text = gettext("The complaint was noted. The codes are kept until it is ticked off.")

@@ -1,6 +1,6 @@
 """The key figures of a report and its table, as a template needs them.
 
-What tells the provider's prices is left out for who may not see it.
+Figures that tell the provider's prices are left out for people who may not see costs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MINUTE, _HOUR = 60, 3_600
 
 
 class ReportFact(NamedTuple):
-    """A key figure: its value is HTML; ``address`` leads to the orders that it counts, if any."""
+    """A key figure. ``value`` is HTML; ``address`` leads to the orders that it counts, or is ""."""
 
     label: str
     value: str
@@ -47,7 +47,7 @@ class Column(NamedTuple):
 
 
 class ReportLine(NamedTuple):
-    """A row of the table: what it is about, and each cell with the name of its column."""
+    """A row of the table. ``label`` is its name; ``cells`` pairs each column's name with HTML."""
 
     label: str
     address: str
@@ -55,7 +55,10 @@ class ReportLine(NamedTuple):
 
 
 def list_address(order_list: str, question: Question, **filters: str) -> str:
-    """The list of the orders that became final in the period, and pass the other ``filters``."""
+    """The address of the list of the question's orders, limited further by ``filters``.
+
+    These are the orders of its product, if it names one, that became final in its period.
+    """
     product = {"product_id": question.product_id} if question.product_id else {}
     start, end = bounds(question.start, question.end)
     period = {
@@ -71,7 +74,7 @@ def list_address(order_list: str, question: Question, **filters: str) -> str:
 def groups(
     report: Report, question: Question, *, order_list: str, open_orders: OpenMoney | None
 ) -> Iterator[ReportGroup]:
-    """The key figures. ``open_orders`` is ``None`` for who may not see costs."""
+    """The key figures. ``open_orders`` is ``None`` for a person who may not see costs."""
     total = report.total
 
     def orders(**filters: str) -> str:
@@ -226,19 +229,19 @@ def cells(figures: Figures, *, shows_costs: bool) -> list[tuple[str, str]]:
 
 
 def row_text(row: Row, report: Report) -> str:
-    """What the row is about, in plain text."""
+    """The name of the row in plain text: its product or its dates."""
     if isinstance(row.key, tuple):
         return isolated(row.label)
     if report.by is By.MONTH:
         return day_text(row.key, "F Y")
     days = sorted({row.key, last_day(row.key, report.by)})
-    # The title has the year, unless there are several.
+    # The page's title has the year, unless there are several.
     years = {day.year for day in (report.start, report.end, *days)}
     return " – ".join(day_text(day, "j N" if len(years) == 1 else "j N Y") for day in days)
 
 
 def _question_of(row: Row, question: Question) -> Question | None:
-    """What the list of the row's orders is asked; ``None`` if no filter of it finds just these."""
+    """The question that finds the row's orders; ``None`` if no filter of the list can do that."""
     if isinstance(row.key, tuple):
         product_id, type_id = row.key
         if type_id:
@@ -250,7 +253,7 @@ def _question_of(row: Row, question: Question) -> Question | None:
 
 
 def _of_paid(figures: Figures, amount: Decimal) -> str:
-    """An amount of the customers' side. Where nothing is known of it, it is not 0."""
+    """An amount of the customers' side; "unknown" if none of the orders has a sale amount."""
     return money(None if figures.orders and figures.orders == figures.unpaid else amount)
 
 
@@ -277,7 +280,10 @@ def _without_amount(figures: Figures) -> str:
 
 
 def _marked(amount: str, why: str) -> str:
-    """The amount with a mark before it, where digits still stand under digits."""
+    """``amount`` as HTML, after a warning mark that says ``why``; no mark if that is "".
+
+    The mark stands before the amount, so that the digits of a column stay aligned.
+    """
     if not why:
         return amount
     mark = '<span class="giftcards-mark" role="img" aria-label="{}" title="{}">⚠</span> {}'

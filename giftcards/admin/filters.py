@@ -1,4 +1,4 @@
-"""The filters of the list of orders, each of which finds its orders by an index."""
+"""The filters of the list of orders; each finds its orders by an index."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Filter(AnyFilter):
     uses_index = True
 
     def condition(self) -> Q:
-        """What its orders fulfil; asked for only if a value was given."""
+        """The condition that the filter's orders fulfil. Called only if a value was given."""
         return build_q_object_from_lookup_parameters(cast("Any", self.used_parameters))
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
@@ -52,13 +52,13 @@ class _Filter(AnyFilter):
             condition = self.condition()
             if self.uses_index:
                 return queryset.filter(condition)
-            # Means the same: SQLite uses no index for a condition that is denied twice.
+            # Equivalent, but SQLite uses no index for a condition that is negated twice.
             return queryset.exclude(~condition)
         except (ValueError, ValidationError) as error:
             raise IncorrectLookupParameters(error) from error
 
     def find(self, request: HttpRequest, *, limit: int) -> list[int]:
-        """The keys of at most ``limit`` of its orders."""
+        """The primary keys of at most ``limit`` orders that pass the filter."""
         found = self.queryset(request, Order.objects.order_by())
         return list(found.values_list("pk", flat=True)[:limit])
 
@@ -75,9 +75,9 @@ class AttentionFilter(_Filter, admin.SimpleListFilter):
 
 
 class RefundFilter(_Filter, admin.SimpleListFilter):
-    """The money for cards that did not come: an order may be in each of the three states.
+    """The refund for cards that did not come; an order may be in several states at once.
 
-    The figures of a report lead to these.
+    The figures of a report link to the choices.
     """
 
     title = _("refund to the customer")
@@ -139,7 +139,7 @@ class ProductFilter(_Filter, admin.SimpleListFilter):
 
 
 class GroupFilter(_Filter, admin.SimpleListFilter):
-    """The group that the address asks for. None is offered: there are as many as carts."""
+    """The group that the address asks for. No others are offered: there is one for each cart."""
 
     title = _("group")
     parameter_name = "group"
@@ -153,15 +153,15 @@ class GroupFilter(_Filter, admin.SimpleListFilter):
 
 
 class ChoicesFilter(_Filter, admin.ChoicesFieldListFilter):
-    """A column of few values."""
+    """A filter for a column with few values."""
 
 
 class DateFilter(_Filter, admin.DateFieldListFilter):
-    """Today, this week, this month, this year."""
+    """A filter for today, the past 7 days, this month and this year."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        # Neither "No date" nor "Has date": that is what the statuses say.
+        # Without "No date" and "Has date", which the status filter covers.
         choices = (link for link in self.links if f"{self.field_path}__isnull" not in link[1])
         self.links = tuple(choices)
 
@@ -174,11 +174,11 @@ class DateFilter(_Filter, admin.DateFieldListFilter):
 
 
 class SettledFilter(DateFilter):
-    """When orders settled; the list shows those that settled last first."""
+    """A filter for the date when orders settled; it also sorts the list by that date."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        # Of a period that another page has asked for, the list says that there is one.
+        # A period that another page has asked for becomes a choice of its own.
         if self.date_params and self.date_params not in [link[1] for link in self.links]:
             period: Any = (_("In the period of a report"), self.date_params)
             self.links = (*self.links, period)
@@ -193,12 +193,12 @@ class ShownFilter(NamedTuple):
 
     @property
     def has_own_look(self) -> bool:
-        """Whether it is a shop's own, with a template of its own."""
+        """True if the filter is a shop's own, with its own template."""
         return self.filter.template != admin.ListFilter.template
 
     @property
     def chosen(self) -> list[Any]:
-        """What the orders are filtered by; the first choice is that they are not."""
+        """The texts of the selected choices, without the first, which means "all"."""
         return [choice["display"] for choice in self.choices[1:] if choice.get("selected")]
 
     @property
@@ -214,12 +214,12 @@ def shown_filters(changelist: ChangeList) -> Iterator[ShownFilter]:
 
 
 class OrderChangeList(AnyChangeList):
-    """A mixin for the change list: an index leads to the first orders, whatever is chosen.
+    """A mixin for the change list: an index finds the first orders, whichever filters are set.
 
     A database that has to choose one of several indexes may read a large part of the table: SQLite
-    judges them by their averages, if at all. So each filter looks its orders up first. If those of
-    one are few, the list is made of their keys, and no filter uses an index. A search finds keys by
-    itself.
+    judges them by their averages, if at all. So each filter looks up its orders first. If one finds
+    few, the list is limited to their primary keys, and no filter uses an index. A search yields
+    primary keys anyway.
     """
 
     _CREATED = ("created_at", "pk")
@@ -240,7 +240,7 @@ class OrderChangeList(AnyChangeList):
         return answer
 
     def _leads(self, each: _Filter) -> bool:
-        """Whether an index for the filter also has the order of the list."""
+        """True if the filter's index is also sorted like the list."""
         return isinstance(each, SettledFilter) or not self._is_by_settled
 
     @property
@@ -252,10 +252,10 @@ class OrderChangeList(AnyChangeList):
         return queryset if self._keys is None else queryset.filter(pk__in=self._keys)
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
-        """From the newest order or from the oldest, both by an index.
+        """Newest or oldest orders first, both by an index.
 
-        Filtered by the settled date, the orders come as they settled: to find all of a year and
-        then sort them by age would take seconds.
+        Orders filtered by the settled date are sorted by that date: to find all orders of a year
+        and sort them by age would take seconds.
         """
         ordering: list[Any] = super().get_ordering(request, queryset)
         columns = self._SETTLED if self._is_by_settled else self._CREATED
@@ -268,7 +268,7 @@ class OrderChangeList(AnyChangeList):
 
 
 def _keys_if_few(request: HttpRequest, filters: list[_Filter]) -> set[int] | None:
-    """The keys of the orders that are left by those filters that leave few; ``None``: none does."""
+    """The keys of the orders that pass every filter that finds few; ``None`` if no filter does."""
     found = [set(each.find(request, limit=_FEW + 1)) for each in filters]
     few = [keys for keys in found if len(keys) <= _FEW]
     return set.intersection(*few) if few else None

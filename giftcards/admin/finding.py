@@ -1,4 +1,4 @@
-"""Finding the order of a card by its code, or the end of it: with a trace and a limit."""
+"""Finding a card by its code, its serial or the end of its code, with a trace and a limit."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from giftcards.admin.revealing import take_turn
 from giftcards.models import Card
 from giftcards.secrecy import Masked
 
-# So many searches of one person in an hour: more is guessing.
+# The most searches of one person in an hour: more would be guessing.
 SEARCHES_PER_HOUR = 30
-# What the entries of the admin's log are about.
+# The ``object_repr`` of the entries in the admin's log.
 _SEARCHED = "Find by card code"
 _REFUSED = "Find by card code, refused"
 # The most cards that a search shows.
@@ -31,13 +31,13 @@ _MOST_SHOWN = 20
 
 
 class FindingPages(OrderPages):
-    """The page that finds a card. By POST, because URLs end up in logs and histories."""
+    """The page that finds a card. The code is posted, because URLs end up in logs and histories."""
 
     def get_urls(self) -> list[URLPattern]:
-        # Outermost: asking for permission is a query, which may fail.
+        # Outermost: the permission check makes a query, whose failure report must hide the code.
         view = sensitive_post_parameters()(self.admin_site.admin_view(self.find_card_view))
-        # The trace is committed before the search, whatever ATOMIC_REQUESTS says: a search that
-        # fails counts, and so does one that has not ended yet.
+        # The trace is committed before the search, whatever ATOMIC_REQUESTS says: a search counts
+        # even if it fails or has not ended yet.
         view = transaction.non_atomic_requests(using=router.db_for_write(LogEntry))(view)
         return [
             path(FindCardForm.path, view, name="giftcards_order_find_card"),
@@ -69,7 +69,7 @@ class FindingPages(OrderPages):
         return self.render_page(request, "find_card", title=title, **context)
 
     def _with_links(self, request: HttpRequest, cards: list[Card]) -> list[tuple[Card, bool]]:
-        """The cards, each with whether the person may see its order."""
+        """The cards, each with True if the person may see its order."""
         orders = self.get_queryset(request).filter(pk__in={card.order_id for card in cards})
         visible = {order.pk for order in orders if self.has_view_permission(request, order)}
         return [(card, card.order_id in visible) for card in cards]
@@ -78,11 +78,11 @@ class FindingPages(OrderPages):
 def _newest(code: Masked) -> list[Card]:
     """The cards with this code, this serial or these last characters, newest first.
 
-    One more than are shown, or more: then there are others.
+    If there are more than ``_MOST_SHOWN``, at least one more than that is returned.
     """
     most = _MOST_SHOWN + 1
     cards = Card.objects.select_related("order").defer("sealed")
-    # Four characters may also be all of a serial.
+    # Four characters may be the end of a code or a whole serial.
     found = {*cards.newest_with_code(code, most), *cards.with_tail(code)[:most]}
     return sorted(found, key=lambda card: -card.pk)
 
@@ -95,10 +95,10 @@ def _end_search(trace: LogEntry, cards: list[Card]) -> None:
 
 
 def _begin_search(request: HttpRequest) -> LogEntry | None:
-    """Record that somebody searches, without the code; ``None`` if they have searched too often.
+    """Record a search, without the code; ``None`` if the person has searched too often.
 
-    The trace comes before the search: a search that leaves none does not happen. It also counts
-    the searches, for all processes of the site.
+    The record is committed before the search, so no search goes unrecorded. The limit is counted by
+    these records, across all processes of the site.
     """
     # Before the transaction: SQLite may fail one that reads before it writes.
     kind = ContentType.objects.get_for_model(Card)
@@ -120,7 +120,7 @@ def _record(person: Any, kind: ContentType) -> LogEntry | None:
     if lately.filter(object_repr=_SEARCHED).count() <= SEARCHES_PER_HOUR:
         return trace
     if lately.filter(object_repr=_REFUSED).exists():
-        # One trace an hour is enough: a script could leave any number.
+        # One record of refusals an hour is enough: a script could cause any number.
         trace.delete()
     else:
         trace.object_repr = _REFUSED

@@ -65,7 +65,7 @@ class AmountField(forms.DecimalField):
 
 
 class CardField(forms.ChoiceField):
-    """A type of the catalogue. Any line that can be ordered is valid: the list is an offer."""
+    """A product and a type of the catalogue. Other ids are valid too: the list is only an offer."""
 
     def valid_value(self, value: Any) -> bool:
         return len(str(value).split(" ")) == 2
@@ -101,17 +101,19 @@ def _card(kind: ProductType, *, with_prices: bool) -> str:
 
 
 class OrderForm(AddForm):
-    """A new order: first looked at, then confirmed.
+    """A new order, posted twice: to see the confirmation page, and to confirm.
 
-    Placing a confirmed order is its last validation: it tells whether the reference is free.
+    A confirmed form places the order as its last validation, which tells whether the reference is
+    free.
     """
 
     card = CardField(label=_("Card"), required=False)
-    # What the confirmation was about. The person has seen this price, and pays no more unasked.
+    # The card and its price on the confirmation page. Unless a maximum price was given, the card
+    # may not cost more than this.
     confirmed_card = CardField(required=False)
     confirmed_price = AmountField(required=False, min_value=0, max_digits=14, decimal_places=2)
 
-    #: The order that was placed, or that an unconfirmed form repeats.
+    #: The order that was placed, or the existing one that an unconfirmed form repeats.
     placed: Order | None = None
     #: The choices of ``card``; the page replaces them.
     cards: Sequence[Any] = ()
@@ -120,7 +122,7 @@ class OrderForm(AddForm):
         super().__init__(*args, **kwargs)
         self.fields["card"].choices = self.cards  # type: ignore[attr-defined]
         if self.cards or self.is_confirmed:
-            # They may be given by the card instead.
+            # The chosen card may give them instead.
             for name in _LINE & self.fields.keys():
                 self.fields[name].required = False
 
@@ -130,7 +132,7 @@ class OrderForm(AddForm):
 
     @property
     def is_reopened(self) -> bool:
-        """Whether the person goes back from the confirmation, to change something."""
+        """True if the person goes back from the confirmation to change something."""
         return "_change" in self.data
 
     def is_valid(self) -> bool:
@@ -149,7 +151,7 @@ class OrderForm(AddForm):
         return cleaned
 
     def _require_ids(self, cleaned: dict[str, Any]) -> None:
-        """Without a card, both ids are needed; if there is neither, the card is."""
+        """Add an error for a missing id, or for the missing card if both ids are missing."""
         missing = [name for name in ("product_id", "type_id") if cleaned.get(name) == ""]
         if len(missing) == 2:
             missing = ["card"]
@@ -181,13 +183,13 @@ class OrderForm(AddForm):
                 self._add_taken()
 
     def _limit_price(self, order: Order) -> None:
-        """Let a card cost what the person has given as the most, or else what the page showed."""
+        """Approve the given maximum price for a card, or else the price that the page showed."""
         shown = self.cleaned_data.get("confirmed_price")
         if order.is_new and shown is not None:
             confirm_price(order, shown if order.max_price is None else order.max_price)
 
     def _look_for_repetition(self) -> None:
-        """Whether the reference is that of an order: then there is nothing to confirm."""
+        """Set ``placed`` if the form repeats an order; add an error if its reference is taken."""
         known = Order.objects.filter(reference=self.cleaned_data.get("reference")).first()
         if known is None:
             return
@@ -198,16 +200,16 @@ class OrderForm(AddForm):
             self._add_taken()
 
     def _add_taken(self) -> None:
-        # The same text whatever the other order is: who may add orders may not see all of them.
+        # This tells nothing of the other order, which the person may not be allowed to see.
         taken = gettext("This reference is taken. Use another one for another order.")
         self.add_error("reference", taken)
 
     def is_known(self, order: Order) -> bool:
-        """Whether the person may learn that ``order`` exists; the page replaces this."""
+        """True if the person may learn that ``order`` exists; the page overrides this."""
         return False
 
     def validate_unique(self) -> None:
-        """Skip it: the second order of a double click is the first one, not an error."""
+        """Skip this check: the second request of a double click is no error."""
 
 
 class UnrepeatedInput(forms.PasswordInput):
@@ -217,7 +219,7 @@ class UnrepeatedInput(forms.PasswordInput):
 
 
 class FindCardForm(forms.Form):
-    # By this name, Sentry and others know the field for one that they must not collect.
+    # Sentry and others know by this name that they must not collect the field.
     secret = forms.CharField(
         label=_("Code or serial"),
         max_length=200,
@@ -228,7 +230,7 @@ class FindCardForm(forms.Form):
         widget=UnrepeatedInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "ltr"}),
     )
 
-    #: Where the form is posted to, below the page of the orders.
+    #: The path that the form is posted to, below the list of orders.
     path = "find-card/"
 
     def clean_secret(self) -> Masked:
@@ -239,7 +241,7 @@ class FindCardForm(forms.Form):
 def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
     """Keep codes and passwords out of Django's error mail, even if a middleware has failed.
 
-    ``sensitive_post_parameters`` does the same, but has not run by then.
+    ``sensitive_post_parameters`` does the same, but only once the view runs.
     """
     if getattr(request, "path_info", "").endswith((f"/{FindCardForm.path}", "/reveal/")):
         request.sensitive_post_parameters = "__ALL__"  # type: ignore[attr-defined]
@@ -258,7 +260,7 @@ def _candidate(row: dict[str, Any]) -> str:
 
 
 def facts(order: Order) -> list[tuple[str, object]]:
-    """Which order it is, what was sent and when, for comparing it with those at the provider."""
+    """The facts to compare with the provider: reference, line and, if known, time of sending."""
     values = {"reference": order.reference, **_line(order)}
     if order.sent_at is None:
         del values["sent_at"]
@@ -303,7 +305,7 @@ def facts_at_provider(
 
 
 class ResolveForm(forms.Form):
-    """What became of an order whose placing answer was lost."""
+    """The decision about an order whose placing answer was lost."""
 
     ADOPT_OTHER = "adopt-other"
     SEND_AGAIN = "send-again"
@@ -349,7 +351,7 @@ class ResolveForm(forms.Form):
 
 
 class AdoptForm(forms.Form):
-    """The confirmation of a comparison; unless everything fits, it has to be given twice."""
+    """The confirmation of a comparison; unless everything fits, a box has to be ticked too."""
 
     is_sure = forms.BooleanField()
 
@@ -375,7 +377,7 @@ class ReleaseForm(forms.Form):
 
 
 class RefundForm(RefundModelForm):
-    """What the customer is paid back: first looked at, then confirmed."""
+    """A refund to the customer, posted twice: to see the confirmation page, and to confirm."""
 
     state = forms.ChoiceField(
         label=_("The payment"),
@@ -406,7 +408,7 @@ class RefundForm(RefundModelForm):
 
 
 class TakeBackForm(forms.Form):
-    """Why a refund is taken back."""
+    """The reason for taking back a refund."""
 
     reason = forms.CharField(
         label=_("Reason"),
@@ -418,7 +420,7 @@ class TakeBackForm(forms.Form):
 
 
 class PriceForm(forms.Form):
-    """Whether an order is bought although a card costs ``price``, more than it may."""
+    """The decision whether to buy a held order at ``price`` a card, which is above its limit."""
 
     APPROVE = "approve"
     REJECT = "reject"

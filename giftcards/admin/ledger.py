@@ -1,6 +1,6 @@
-"""The provider's ledger as it was read: a list to look at.
+"""The read-only list of the provider's ledger, as far as it was read.
 
-All of it tells what the provider charges, so nobody sees it without the permission for that.
+All of it tells what the provider charges, so only people who may see costs may see it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from giftcards.models.ledger import CHARGE, CREDIT
 from giftcards.models.times import today, within
 from giftcards.reports import By, first_day, last_day
 
-# The provider's words for what it books, in the shop's.
+# The provider's types of entries, and the shop's words for them.
 _KINDS: Mapping[str, Any] = {
     CHARGE: _("Gift cards"),
     CREDIT: _("Gift cards, credited back"),
@@ -63,7 +63,7 @@ _MONTHS = 12
 
 
 class KindFilter(admin.SimpleListFilter):
-    """The types that the ledger has."""
+    """A filter by the types of entries that the ledger has."""
 
     title = _("type")
     parameter_name = "type"
@@ -76,13 +76,13 @@ class KindFilter(admin.SimpleListFilter):
 
 
 class MatchFilter(admin.SimpleListFilter):
-    """Entries whose order is guessed, or of which no order is known."""
+    """A filter for entries whose order is guessed or unknown."""
 
     title = _("order")
     parameter_name = "order"
 
-    #: For each choice, its text and what its entries fulfil. As a list, because Django turns
-    #: "= True" into a bare column, for which SQLite uses no index.
+    #: For each choice, its text and the condition for its entries. ``[True]`` is a list because
+    #: Django turns "= True" into a bare column, for which SQLite uses no index.
     CHOICES: ClassVar[Mapping[str, tuple[Any, dict[str, Any]]]] = {
         "guessed": (_("Guessed"), {"is_guess__in": [True]}),
         "charged": (_("Unknown, charged"), {"order": None, "type": CHARGE}),
@@ -98,7 +98,7 @@ class MatchFilter(admin.SimpleListFilter):
 
 
 class PeriodFilter(admin.SimpleListFilter):
-    """Today, the last week, and the last months, by the days of the site."""
+    """A filter for today, the past 7 days and the last months, in the site's time zone."""
 
     title = _("when")
     parameter_name = "period"
@@ -135,7 +135,7 @@ class PeriodFilter(admin.SimpleListFilter):
 
 @admin.register(LedgerEntry)
 class LedgerEntryAdmin(OrderRows):
-    """What the provider has booked, the latest first."""
+    """The entries of the provider's ledger, latest first."""
 
     list_display = ("when", "kind", "change", "balance", "its_order")
     list_display_links = ("when",)
@@ -167,8 +167,8 @@ class LedgerEntryAdmin(OrderRows):
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         if request.GET.get(MatchFilter.parameter_name) in {"charged", "credited"}:
-            # By the whole index: it leads to the few that have no order, and PostgreSQL would not
-            # infer that this column is constant.
+            # By all columns of the index that leads to the few entries without an order: PostgreSQL
+            # would not infer that ``order_id`` is constant.
             return ("-order_id", "-type", "-time", "-pk")
         return ("-time", "-pk")
 
@@ -183,7 +183,7 @@ class LedgerEntryAdmin(OrderRows):
         return rows.filter(pk__in=sorted(keys)[-_MOST_FOUND:])
 
     def _about(self, request: HttpRequest, objid: str) -> set[int]:
-        """The entries about ``objid``, but those on which the person may not read it."""
+        """The keys of the entries about ``objid``, unless the person may not see their order."""
         entries = list(LedgerEntry.objects.filter(objid=objid).order_by()[:_MOST_FOUND])
         orders = Order.objects.in_bulk({entry.order_id for entry in entries if entry.order_id})
         seen = self.visible_orders(request, orders.values())
@@ -201,9 +201,10 @@ class LedgerEntryAdmin(OrderRows):
         return response
 
     def _summary(self, request: HttpRequest, changelist: ChangeList) -> dict[str, Any]:
-        """What a period adds up to, above its first page; nothing if more than that is asked for.
+        """The summary of a period, as template context, for the first page of its entries.
 
-        It reads every entry of the period.
+        Empty unless the address asks for a period and nothing else. It reads every entry of the
+        period.
         """
         chosen = [each for each in changelist.filter_specs if isinstance(each, PeriodFilter)]
         period = chosen[0].period if chosen else None
@@ -267,7 +268,7 @@ class LedgerEntryAdmin(OrderRows):
 
     @admin.display(description=_("about"))
     def about(self, entry: LedgerEntry) -> str:
-        # It is the provider's id of the order.
+        # ``objid`` is the provider's id of the order.
         is_open = entry.order_id is None or self.names_order(entry)
         return bdi(entry.objid) if entry.objid and is_open else "-"
 
@@ -281,13 +282,13 @@ class LedgerEntryAdmin(OrderRows):
 
 
 def _kind_text(kind: str) -> str:
-    """A type in plain text: in words, with the provider's own."""
+    """A type in plain text: the shop's words, if there are any, and the provider's."""
     words = _KINDS.get(kind)
     return isolated(kind) if words is None else f"{words} {isolated(kind)}"
 
 
 def _known_kinds() -> Iterator[str]:
-    """The types in the ledger. Each is a step in an index: a million entries do not slow it."""
+    """The types in the ledger. Each takes one step in an index, even with a million entries."""
     kinds = LedgerEntry.objects.order_by("type").values_list("type", flat=True)
     kind: str | None = ""
     while (kind := kinds.filter(type__gt=kind).first()) is not None:
@@ -298,7 +299,7 @@ def _known_kinds() -> Iterator[str]:
 
 
 def _month(text: str) -> date | None:
-    """The first day of a month such as ``2026-11``."""
+    """The first day of a month such as ``2026-11``; ``None`` for any other text."""
     try:
         first = date.fromisoformat(f"{text}-01")
     except ValueError:
@@ -308,7 +309,7 @@ def _month(text: str) -> date | None:
 
 
 def _months_back(day: date) -> Iterator[date]:
-    """The first days of the month of ``day`` and of those before."""
+    """The first day of the month of ``day``, then of each month before, without end."""
     while True:
         day = first_day(day, By.MONTH)
         yield day

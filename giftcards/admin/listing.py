@@ -43,7 +43,7 @@ else:
 
 # The most orders that a search shows.
 _MOST_FOUND = 1_000
-# Why "Check now" leaves orders of a status alone; the others were checked a moment ago.
+# The reasons why "Check now" leaves orders alone, by status.
 _LEFT_ALONE = (
     (
         FINAL,
@@ -82,7 +82,7 @@ _LEFT_ALONE = (
 
 
 class LimitedPaginator(RowPaginator):
-    """Pages through the first ``limit`` rows, and counts no further."""
+    """A paginator of the first ``limit`` rows; it counts no further."""
 
     limit = 10_000
 
@@ -97,7 +97,7 @@ class LimitedPaginator(RowPaginator):
 
     @property
     def has_more(self) -> bool:
-        """Whether there are rows beyond the last page."""
+        """True if there are rows beyond the last page."""
         return self._counted > self.limit
 
 
@@ -116,8 +116,8 @@ class ListPage(OnlyFilters, OrderColumns):
         NotCreditedFilter,
         ContradictoryFilter,
     )
-    # Shows the search box; get_search_results does the search. One field only: a theme puts the
-    # names of all into a script, unquoted, where an apostrophe ends it.
+    # Shows the search box; get_search_results does the search. One field only: a theme writes the
+    # names of all fields into a script without escaping, and an apostrophe would break it.
     search_fields = ("reference",)
     search_help_text = _(
         "A reference, a group, the provider's order id, a customer's e-mail, phone number or name,"
@@ -140,7 +140,7 @@ class ListPage(OnlyFilters, OrderColumns):
         filters = list(super().get_list_filter(request))
         if self.may_see_costs(request):
             return filters
-        # What the ledger lacks is for those who may see it.
+        # Only people who may see costs may filter by what the ledger lacks.
         return [each for each in filters if each is not NotCreditedFilter]
 
     def get_changelist(self, request: HttpRequest, **named: Any) -> type[ChangeList]:
@@ -197,13 +197,13 @@ class ListPage(OnlyFilters, OrderColumns):
 
 
 def has_stock_lists() -> bool:
-    """Whether lists are Django's own. A theme's has a place for its filters."""
+    """True if change lists have Django's own template; a theme's has its own place for filters."""
     page: Any = get_template("admin/change_list.html")
     return Path(page.origin.name).is_relative_to(Path(admin.__file__).parent)
 
 
 def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
-    """Why the others of the ``selected`` orders are not checked now, ``due`` of which are."""
+    """The reasons why some ``selected`` orders are left alone; ``due`` of them are checked."""
     counts = dict(selected.values_list("status").annotate(Count("pk")))
     reasons = []
     for statuses, text in _LEFT_ALONE:

@@ -1,7 +1,7 @@
-"""The address of a list asks what a filter of the list asks, and nothing else.
+"""A limit on the address of a list: it may ask only what a filter of the list asks.
 
-Django lets an address ask anything about a model's own columns. A masked column would be read
-letter by letter, and a regular expression would keep the process busy for as long as it likes.
+Django lets an address use any lookup on a model's own columns. A person could then find out a
+masked column letter by letter, or keep the process busy with a regular expression.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ if TYPE_CHECKING:
 else:
     AnyModelAdmin = AnyChangeList = object
 
-# Many values are one long condition: too long a one for SQLite. The links of a filter ask for one.
+# The most values of one lookup: with more, the condition would be too long for SQLite. The links of
+# a filter give one.
 _MOST_VALUES = 100
-# What is worked out once for a request, which may ask a thousand things.
+# The attribute in which a request caches the allowed lookups: it may ask for a thousand.
 _KNOWN = "giftcards_parameters"
 
 
 class OnlyFilters(AnyModelAdmin):
-    """A mixin for the admin of a model: ``list_filter`` says what the address of its list may ask.
+    """A mixin for the admin of a model: the address of its list may ask only for ``list_filter``.
 
-    Also the list may only be sorted by the columns that the page offers for that.
+    The list can also be sorted only by the columns that the page offers for sorting.
     """
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
@@ -48,9 +49,9 @@ class OnlyFilters(AnyModelAdmin):
         return known[self]
 
     def _asked_by(self, each: Any, request: HttpRequest) -> Iterable[str | None]:
-        """The parameters of a filter, made as Django makes it."""
+        """The parameters of the filter ``each``, which is made as Django makes it."""
         if isinstance(each, type) and issubclass(each, SimpleListFilter):
-            # Not quite: its choices may take queries, and it has its parameters without them.
+            # But without __init__: its choices may take queries, which the parameters do not need.
             made: ListFilter = each.__new__(each)
         elif callable(each):
             made = each(request, {}, self.model, self)
@@ -67,7 +68,7 @@ class OnlyFilters(AnyModelAdmin):
 
 
 class _SortedAsOffered(AnyChangeList):
-    """Django offers to sort by some columns, and lets an address sort by any."""
+    """A change list sorted only by the columns it offers; Django lets an address sort by any."""
 
     def get_ordering_field(self, field_name: Any) -> Any:
         is_offered = self.sortable_by is None or field_name in self.sortable_by

@@ -17,7 +17,7 @@ class NotesPages(OrderPages):
     """The address that a new note is posted to."""
 
     def may_note(self, request: HttpRequest) -> bool:
-        """Whether the person may write notes: whoever does more than look at orders."""
+        """True if the person may write notes: anybody who may check, resolve or add orders."""
         return (
             self.has_check_permission(request)
             or self.has_resolve_permission(request)
@@ -40,7 +40,7 @@ class NotesPages(OrderPages):
                 if Note.objects.add(order, typed, by=by):
                     self.log_change(request, order, "Added a note.")
         except ValidationError as error:
-            # A page of its own: what was typed is not lost.
+            # A page of its own, so that the typed text is not lost.
             title = gettext("The note was not added")
             return self.render_page(
                 request, "note", title=title, original=order, typed=typed, errors=error.messages

@@ -1,4 +1,4 @@
-"""Where further apps add notices above the list of orders: :func:`register`."""
+"""The registry of other apps' notices above the list of orders; see :func:`register`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _notices: list[Notice] = []
 
 
 def register(notice: Notice) -> Notice:
-    """Show what ``notice`` returns for a request, as HTML; usable as a decorator.
+    """Show the HTML that ``notice`` returns for a request; usable as a decorator.
 
-    Call it once, from the ``ready`` method of an app, or from its admin module. The notice looks at
-    what the person may see: it returns "" for nothing.
+    Call it once, from the ``ready`` method of an app, or from its admin module. ``notice`` has to
+    check what the person may see; it returns "" to show nothing.
     """
     if notice not in _notices:
         _notices.append(notice)
@@ -24,5 +24,5 @@ def register(notice: Notice) -> Notice:
 
 
 def rendered(request: HttpRequest) -> list[str]:
-    """The notices that there are for the person."""
+    """The notices for the person, without empty ones."""
     return [shown for notice in _notices if (shown := notice(request))]

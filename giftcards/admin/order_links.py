@@ -1,6 +1,6 @@
-"""Orders on pages of other things: named as far as the person may see them.
+"""Orders on pages about other rows: each is named only if the person may see it.
 
-The page of the orders, which may be the shop's own, decides which those are.
+The registered admin of orders, which may be the shop's own, decides which orders those are.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class MentionsOrders(AnyModelAdmin):
         raise NotImplementedError
 
     def names_order(self, row: Any) -> bool:
-        """Whether the person who looks at ``row`` may see its order."""
+        """True if the person who looks at ``row`` may see its order."""
         return getattr(row, "names_order", False)
 
     def order_link(self, row: Any) -> str:
-        """The order of ``row`` as a link, or "an order"."""
+        """A link to the order of ``row``; "an order" if the person may not see it."""
         return self.named_order(self.order_of(row) if self.names_order(row) else None)
 
     def named_order(self, order: Order | None) -> str:
-        """A link to ``order``; "an order" if the person may not see it, so that it is ``None``."""
+        """A link to ``order``; "an order" for ``None``: an order that the person may not see."""
         if order is None:
             return gettext("an order")
         name, site = "admin:giftcards_order_change", self.admin_site.name
@@ -47,7 +47,7 @@ class MentionsOrders(AnyModelAdmin):
         return format_html('<a href="{}">{}</a>', address, bdi(order.reference))
 
     def visible_orders(self, request: HttpRequest, orders: Iterable[Order]) -> set[int]:
-        """The keys of those of the ``orders`` that the person may see."""
+        """The primary keys of the ``orders`` that the person may see."""
         site = self.admin_site
         if not site.is_registered(Order):
             return set()
@@ -58,7 +58,7 @@ class MentionsOrders(AnyModelAdmin):
         return set(page.get_queryset(request).filter(pk__in=keys).values_list("pk", flat=True))
 
     def visible_order(self, request: HttpRequest, reference: str) -> Order | None:
-        """The order with this reference, if the person may see it."""
+        """The order with this reference; ``None`` if there is none that the person may see."""
         order = Order.objects.filter(reference=reference).first()
         return order if order is not None and self.visible_orders(request, [order]) else None
 
@@ -76,7 +76,7 @@ class MentionsOrders(AnyModelAdmin):
         return row
 
     def _mark(self, request: HttpRequest, rows: Iterable[Any]) -> None:
-        """Note of each row whether it may name its order."""
+        """Set ``names_order`` of each row: True if the person may see its order."""
         orders = [(row, self.order_of(row)) for row in rows]
         seen = self.visible_orders(request, [order for _row, order in orders if order is not None])
         for row, order in orders:

@@ -58,7 +58,7 @@ _MOST_OF_GROUP = 20
 
 
 def _foreign(name: str) -> Callable[[Any, Order], str]:
-    """A read-only field for the column ``name``, whose text others have written."""
+    """A read-only field for the column ``name``, shown as foreign text; "-" if it is empty."""
 
     @admin.display(description=label_for_field(name, Order, return_attr=False))
     def show(_admin: Any, order: Order) -> str:
@@ -80,7 +80,7 @@ def _amount(name: str) -> Callable[[Any, Order], str]:
 
 
 def _named(name: str, identifier: str) -> Callable[[Any, Order], str]:
-    """A read-only field for an id with the name that the catalogue had for it."""
+    """A read-only field for the column ``identifier``, with the catalogue's name from ``name``."""
 
     @admin.display(description=label_for_field(identifier, Order, return_attr=False))
     def show(_admin: Any, order: Order) -> str:
@@ -135,7 +135,7 @@ class OrderPage(
             return super().get_fieldsets(request, obj)
         costs = [("expected_price", "ceiling_given"), "price_approved"]
         rows = [
-            # For themes that show no subtitle.
+            # Again, because some themes show no subtitle.
             ("its_reference", "its_status"),
             ("product", "type"),
             ("ordered", "its_environment"),
@@ -187,12 +187,12 @@ class OrderPage(
         return super().render_change_form(request, context, add, change, form_url, obj)
 
     def _sections(self, request: HttpRequest, order: Order) -> dict[str, Any]:
-        """What the templates of the page show, section by section."""
+        """The sections of the page, as template context."""
         sees_costs = self.may_see_costs(request)
         others = self._others(request, order)
         repeats, repeated_by = others["repeats"], others["repeated_by"]
         past = Timeline(order, shows_costs=sees_costs, repeats=repeats, repeated_by=repeated_by)
-        # Also one that a subclass hides from this person: its money is not owed here.
+        # Even if a subclass hides that order from this person, its money is not owed here.
         again = repeated_by.order if repeated_by else _repetition(order)
         link = repeated_by.link if repeated_by else ""
         story = SummaryInput(order, sees_costs, past.reason, again is not None, link)
@@ -227,7 +227,7 @@ class OrderPage(
         }
 
     def _others(self, request: HttpRequest, order: Order) -> dict[str, Any]:
-        """The orders that have to do with this one, as far as the person may see them."""
+        """The related orders that the person may see, as template context."""
 
         def seen(orders: Iterable[Order]) -> list[RelatedOrder]:
             return [
@@ -237,7 +237,7 @@ class OrderPage(
             ]
 
         orders = self.get_queryset(request)
-        # Two questions: asked both at once, SQLite reads the whole table.
+        # Two queries: for a combined one, SQLite would read the whole table.
         first = [] if order.repeats_id is None else seen(orders.filter(pk=order.repeats_id))
         again = seen(orders.filter(repeats=order.pk).order_by())
         found: dict[str, Any] = {
@@ -245,7 +245,7 @@ class OrderPage(
             "repeated_by": again[0] if again else None,
         }
         if order.group:
-            # By key, which is the order inside the index of groups.
+            # Sorted by primary key, like the rows inside the index of groups.
             same = orders.filter(group=order.group).exclude(pk=order.pk).order_by("-pk")
             of_group = seen(same[: _MOST_OF_GROUP + 1])
             found["of_group"] = of_group[:_MOST_OF_GROUP]
@@ -277,7 +277,7 @@ class OrderPage(
             text = gettext("This problem is over: the page shows what holds now.")
             self.message_user(request, text, messages.WARNING)
         else:
-            # The second request of a double click finds it done.
+            # False for the second request of a double click.
             if order.tick_off(problem, by=request.user.get_username()):
                 self.log_change(request, order, f"Ticked off: {problem.discreet}")
             self.message_user(request, gettext("Ticked off."), messages.SUCCESS)
@@ -285,14 +285,14 @@ class OrderPage(
 
 
 def _ticked(entry: Entry) -> tuple[str, str] | None:
-    """Who ticked off a problem, and when."""
+    """The person who ticked off a problem, and the time, as HTML; ``None`` if nobody did."""
     if "ticked_at" not in entry:
         return None
     return bdi(entry["ticked_by"]), moment(datetime.fromisoformat(entry["ticked_at"]))
 
 
 def cards_shown(order: Order, *, with_tails: bool) -> dict[str, Any]:
-    """The cards for the template, each ``with_tails`` with the end of its code."""
+    """The cards as template context; ``with_tails`` adds the end of each code."""
     rows = order.cards.with_repeats()
     if not with_tails:
         return {"cards": [_row(card) for card in rows.defer("sealed")]}
@@ -309,7 +309,7 @@ def _row(card: Card, tail: str = "", trouble: str = "") -> tuple[Card, str, str,
 
 
 def _tail(card: Card, keyring: Keyring) -> tuple[str, str]:
-    """The end of the card's code; and why there is none, as a sentence, if it does not open."""
+    """The end of the card's code and ""; or "" and a sentence why the card does not open."""
     try:
         return card.tail(keyring), ""
     except CodeDestroyed:
@@ -322,12 +322,12 @@ def _tail(card: Card, keyring: Keyring) -> tuple[str, str]:
 
 
 def _repetition(order: Order) -> Order | None:
-    """The order that orders its missing cards again; without a query if none does."""
+    """The order that orders the missing cards again; takes no query if there is none."""
     return None if order.reordered_amount is None else repetition(order)
 
 
 def _money(order: Order, again: Order | None, *, shows_costs: bool) -> dict[str, Any]:
-    """The breakdown on both sides; the provider's only for who may see costs."""
+    """The breakdown as template context; the provider's side only if ``shows_costs``."""
     settled = refund_breakdown(order)
     context: dict[str, Any] = {
         "bar": bar(order),
@@ -345,7 +345,7 @@ def _money(order: Order, again: Order | None, *, shows_costs: bool) -> dict[str,
 
 
 def _provider_status(order: Order) -> str:
-    """The provider's own word for the status; "" if it has none."""
+    """The provider's own word for the order's status; "" unless it accepted the order."""
     if order.status not in ACCEPTED:
         return ""
     return str(Status.HANDLING if order.status in FOLLOWED else order.status)

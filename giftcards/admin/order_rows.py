@@ -1,4 +1,4 @@
-"""Lists of what happened to orders: only to look at, and each row names its order if it may."""
+"""The base of read-only lists about orders; a row names its order if the person may see it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ else:
 
 
 class OrderRows(ReadOnly, OnlyFilters, MentionsOrders, RowModelAdmin):
-    """Rows that are about orders, 50 a page."""
+    """The base class of lists whose rows are about orders, 50 a page."""
 
     list_display_links: tuple[Any, ...] | None = None
     sortable_by = ()
@@ -40,9 +40,9 @@ class OrderRows(ReadOnly, OnlyFilters, MentionsOrders, RowModelAdmin):
         return (self.search_rows(request, queryset, name) if name else queryset), False
 
     def search_rows(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
-        """Those of ``rows`` that a search for ``name`` finds.
+        """The ``rows`` that a search for ``name`` finds.
 
-        Of rows about an order, only those whose order the person may see.
+        A row about an order is found only if the person may see that order.
         """
         raise NotImplementedError
 

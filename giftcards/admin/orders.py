@@ -1,4 +1,4 @@
-"""Orders in the Django admin: to look at, to place, and to have checked. No page holds a code.
+"""Orders in the Django admin: viewing, placing and checking them. Only revealing shows a code.
 
 :class:`OrderAdmin` is public: shops subclass it for their theme or their own columns.
 """
@@ -30,7 +30,7 @@ class OrderAdmin(
     RevealingPages,
     ReportPages,
 ):
-    """The orders' pages. To subclass it: unregister this one first, and register yours."""
+    """The orders' pages. To use a subclass, unregister this class first, and register yours."""
 
     class Media:
         css = {"all": ("giftcards/admin.css",)}

@@ -1,4 +1,4 @@
-"""What the pages beside Django's own share: their frame, and how a decision ends."""
+"""The base of the order pages beside Django's own: their frame, and the end of a decision."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ else:
 
 
 def state_token(order: Order) -> str:
-    """What a form about ``order`` is about: a text that differs once that has changed.
+    """A hash of the state of ``order`` that a form carries: it changes once the state does.
 
     It covers the attempt to send the order, its status, its id at the provider, the candidates that
     staff were offered, the price for which it is held, and what was paid back or is planned to be.
     A form that is posted late must not decide about another attempt.
     """
-    # A check of an accepted order also takes a claim, and changes nothing that staff decide about.
+    # In other statuses, a claim may be that of a check, which changes nothing that staff decide.
     attempt = order.claim if order.status == Status.UNCONFIRMED else ""
     sent_at = order.sent_at and order.sent_at.isoformat()
-    # It may have gone on meanwhile, and be held again at the same price.
+    # A held order may have gone on meanwhile, and been held again at the same price.
     held_for = [order.queued_at.isoformat(), order.problems] if order.is_held else []
     seen = [order.pk, order.status, sent_at, attempt, order.provider_order_id, order.candidates]
     seen += [held_for, f"{order.paid_back_amount:.2f}", f"{order.planned_amount:.2f}"]
@@ -55,7 +55,7 @@ def state_token(order: Order) -> str:
 
 
 def log_entries(order: Order) -> QuerySet[LogEntry]:
-    """What the admin has recorded about the order."""
+    """The entries of the admin's log about the order."""
     return LogEntry.objects.filter(
         content_type=get_content_type_for_model(order), object_id=str(order.pk)
     )
@@ -66,7 +66,7 @@ class OrderButton:
     """A button on the page of an order.
 
     It leads to a page that says what will happen; with ``is_post``, it sends a POST there at once,
-    with the field ``about``. ``is_minor``: shown as a link, for what is rarely needed.
+    with the field ``state_token``. ``is_minor`` shows it as a link, for rare needs.
     """
 
     label: str
@@ -76,21 +76,21 @@ class OrderButton:
 
 
 class OrderPages(OrderModelAdmin):
-    """Helpers of the pages about orders that are not Django's own."""
+    """The base of pages about orders that are not Django's own: helpers and permissions."""
 
     def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
         """The buttons on the page of ``order`` for this person; extend it with ``super()``."""
         return buttons.offered(request, order)
 
     def order_for(self, request: HttpRequest, object_id: str, *, allowed: bool) -> Order:
-        """The order of a page, for a person who may see it and is ``allowed`` to use the page."""
+        """The order of a page. Raises ``PermissionDenied`` unless it is visible and ``allowed``."""
         order: Order | None = self.get_object(request, unquote(object_id))
         if order is None or not allowed or not self.has_view_permission(request, order):
             raise PermissionDenied
         return order
 
     def may_see(self, request: HttpRequest, order: Order) -> bool:
-        """Whether the person may learn of an ``order`` that was not found by its page."""
+        """True if the person may see ``order``, which did not come from :meth:`order_for`."""
         is_shown = self.get_queryset(request).filter(pk=order.pk).exists()
         return is_shown and self.has_view_permission(request, order)
 
@@ -113,7 +113,7 @@ class OrderPages(OrderModelAdmin):
         return request.user.has_perm("giftcards.export_order")
 
     def has_report_permission(self, request: HttpRequest) -> bool:
-        """Whether the person may see sums over all orders: not who is shown some of them only."""
+        """True if the person may see sums over all orders: if none is hidden from them."""
         is_shown_all = not self.get_queryset(request).query.where
         return is_shown_all and self.has_view_permission(request)
 
@@ -121,15 +121,15 @@ class OrderPages(OrderModelAdmin):
         return request.user.has_perm("giftcards.settle_refund")
 
     def may_see_costs(self, request: HttpRequest) -> bool:
-        """Whether the person may see what the provider charges, and so the shop's margin."""
+        """True if the person may see what the provider charges, and so the shop's margin."""
         return request.user.has_perm("giftcards.view_cost")
 
     def may_see_tails(self, request: HttpRequest) -> bool:
-        """Whether the person may see the ends of codes: whoever may find or reveal cards."""
+        """True if the person may see the ends of codes: anybody who may find or reveal cards."""
         return self.has_find_permission(request) or self.has_reveal_permission(request)
 
     def is_current(self, request: HttpRequest, order: Order) -> bool:
-        """Whether the posted form is about ``order`` as it is now."""
+        """True if the posted form is about ``order`` as it is now."""
         return constant_time_compare(request.POST.get("state_token", ""), state_token(order))
 
     def address(self, page: str, *args: Any) -> str:
@@ -156,7 +156,7 @@ class OrderPages(OrderModelAdmin):
         )
 
     def say_recorded(self, request: HttpRequest, order: Order) -> None:
-        """Say that an order was recorded. No word of success: the provider has yet to accept it."""
+        """Say that an order was recorded; not as a success: the provider has yet to accept it."""
         text = gettext("The order %(order)s was recorded; it is being sent.")
         if not order.is_new:
             text = gettext("The order %(order)s was recorded already. It is not bought twice.")
@@ -168,13 +168,13 @@ class OrderPages(OrderModelAdmin):
         self.message_user(request, text % {"order": isolated(order)}, messages.INFO)
 
     def ask_for_checks(self, request: HttpRequest, orders: OrderQuerySet) -> int:
-        """Have those of ``orders`` checked that may be; return how many will be, with a trace.
+        """Have the checkable ``orders`` checked soon, and return their number.
 
-        Those that were due already, as for the second request of a double click, leave no trace.
+        Each leaves a trace, unless it was due already, as for the second request of a double click.
         """
         now, interval = timezone.now(), timedelta(seconds=conf.poll_interval)
         with transaction.atomic(using=router.db_for_write(Order)):
-            # Due by whichever clock.
+            # Without orders that are due already, by the clock of any machine.
             waiting = orders.exclude(due_at__lte=now + interval)
             if waiting.check_soon(now=now, interval=interval):
                 asked: Any = list(orders.filter(due_at=now).only("reference"))
@@ -188,15 +188,15 @@ class OrderPages(OrderModelAdmin):
     # How a decision ends.
 
     def conclude(self, request: HttpRequest, order: Order, decision: Problem) -> HttpResponse:
-        """A decision was carried out: leave a trace, wake the worker, show the order."""
-        # Whoever may see the order reads the log.
+        """End a decision that was carried out: leave a trace, wake the worker, show the order."""
+        # Discreet, because everybody who may see the order can read the log.
         self.log_change(request, order, decision.discreet)
         self.message_user(request, gettext("Recorded."), messages.SUCCESS)
         wake_worker()
         return self.to_order(order)
 
     def refuse_late(self, request: HttpRequest, order: Order) -> HttpResponse:
-        """The page was about something that does not hold any more: show the order as it is."""
+        """Refuse a form about a state that holds no more: say so, and show the order as it is."""
         text = gettext("The order has changed meanwhile. Nothing was done: look at it again.")
         self.message_user(request, text, messages.ERROR)
         return self.to_order(order)

@@ -1,4 +1,4 @@
-"""The forms of a report: its period, what its rows are, a product; and how it is downloaded."""
+"""The forms of a report: its period, kind of rows and product; and its download."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from giftcards.models import Product
 from giftcards.models.times import today
 from giftcards.reports import By, first_day
 
-# No shop has sold cards before, and times of far years do not fit into every time zone.
+# No shop sold cards before 2000, and times of far years do not fit into every time zone.
 _FIRST = date(2000, 1, 1)
 _LAST = date(2100, 12, 31)
-# The most days of a report: each row by day is a query, and a row by month reads all of its orders.
+# The most days of a report by day, where each row is a query; and the most years of any report.
 _MOST_DAYS = 366
 _MOST_YEARS = 10
 
@@ -40,7 +40,7 @@ _XLSX = "xlsx"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a report is asked: the days, both included, what the rows are, and one product or all.
+    """The parameters of a report: first and last day, both included, kind of rows, and product.
 
     ``product_id`` is "" for all products.
     """
@@ -52,7 +52,7 @@ class Question:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The question as the form's fields."""
+        """The question as the values of the form's fields, without empty ones."""
         fields = {
             "from": self.start.isoformat(),
             "to": self.end.isoformat(),
@@ -73,7 +73,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An offer of a period; ``is_current``: it is the one that is shown."""
+    """A link to a period; ``is_current`` is True for the one that is shown."""
 
     text: str
     address: str
@@ -81,13 +81,16 @@ class Link:
 
 
 class ReportForm(forms.Form):
-    """Read from the address, so that a report can be linked to. What is missing has a default."""
+    """The form of a report, read from the address so that a report can be linked to.
+
+    Missing fields have defaults.
+    """
 
     by = forms.ChoiceField(label=_("By"), choices=ROWS)
     product = forms.ChoiceField(
         label=_("Product"), required=False, validators=[ProhibitNullCharactersValidator()]
     )
-    # "from" is a word of Python.
+    # "from" is a keyword of Python, so ``__init__`` adds the field.
     field_order = ("from", "to", "by", "product")
 
     def __init__(self, data: Mapping[str, Any]) -> None:
@@ -116,20 +119,20 @@ class ReportForm(forms.Form):
 
     @property
     def question(self) -> Question:
-        """What the valid form asks."""
+        """The question that the valid form asks."""
         given = self.cleaned_data
         return Question(given["from"], given["to"], By(given["by"]), given["product"])
 
 
 class CsvForm(NamedTuple):
-    """A form of CSV that the spreadsheets of a language read as they should."""
+    """A CSV dialect that the spreadsheets of a language read correctly."""
 
     separator: str
     decimal_mark: str
     label: Any
 
 
-# By what the download form calls them.
+# By their names in the download form.
 _CSV_FORMS: Mapping[str, CsvForm] = {
     "semicolon": CsvForm(
         ";", ",", _("CSV with semicolons and decimal commas, for spreadsheets in French")
@@ -142,13 +145,13 @@ _CSV_FORMS: Mapping[str, CsvForm] = {
     ),
     "tab": CsvForm("\t", ".", _("CSV with tabs and decimal points")),
 }
-# What is proposed in a language where xlsx cannot be written; in others, semicolons.
+# The dialect proposed in a language if xlsx cannot be written; in others, it is semicolons.
 _CSV_OF_LANGUAGE = {"en": "comma", "ar": "semicolon-point"}
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """What is downloaded, and how: the rows of the report or the orders behind them."""
+    """A download of the rows of a report, or of the orders behind them; and its format."""
 
     is_of_orders: bool
     #: How the CSV file is written; ``None`` for an xlsx file.
@@ -158,7 +161,7 @@ class Download:
 
 
 class DownloadForm(forms.Form):
-    """How a report is downloaded. Its two buttons say what."""
+    """The form for a download. Its two buttons choose the report or the orders."""
 
     what = forms.ChoiceField(choices=[("report", ""), ("orders", "")])
     format = forms.ChoiceField(label=_("File"))
@@ -177,7 +180,7 @@ class DownloadForm(forms.Form):
         choices: list[Any] = [(name, form.label) for name, form in _CSV_FORMS.items()]
         proposed = _CSV_OF_LANGUAGE.get((get_language() or "")[:2], "semicolon")
         if can_write_xlsx():
-            # Numbers and dates are what they are there, whatever language a spreadsheet speaks.
+            # Its numbers and dates do not depend on the language of the spreadsheet.
             choices.insert(0, (_XLSX, _("Excel (xlsx), for spreadsheets in every language")))
             proposed = _XLSX
         self.fields["format"].choices = choices  # type: ignore[attr-defined]
@@ -185,7 +188,7 @@ class DownloadForm(forms.Form):
 
     @property
     def download(self) -> Download:
-        """What the valid form asks for."""
+        """The download that the valid form asks for."""
         given = self.cleaned_data
         is_of_orders = given["what"] == "orders"
         return Download(
@@ -197,7 +200,7 @@ class DownloadForm(forms.Form):
 
 
 def links(question: Question | None) -> list[Link]:
-    """The usual periods, for the product that is asked about."""
+    """Links to the usual periods, for the product of ``question``."""
     day = today()
     this_month = first_day(day, By.MONTH)
     last_month = this_month - timedelta(days=1)
@@ -212,12 +215,12 @@ def links(question: Question | None) -> list[Link]:
 
 
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The last value of each field, of a dictionary with several."""
+    """The last value of each field, from a dictionary that may have several."""
     return {name: data[name] for name in ReportForm.field_order if name in data}
 
 
 def _date_field(label: Any) -> forms.DateField:
-    # The browser has a calendar of its own for it, in its language, and sends this form only.
+    # Browsers show a calendar of their own, in their language, and always send this format.
     widget = forms.DateInput(
         format="%Y-%m-%d", attrs={"type": "date", "min": str(_FIRST), "max": str(_LAST)}
     )

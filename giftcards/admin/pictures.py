@@ -1,6 +1,6 @@
-"""The pictures of a report: what is drawn of its rows, with the words that say the same.
+"""The charts of a report, with words that say the same.
 
-What tells the provider's prices is left out for who may not see it.
+Charts that tell the provider's prices are left out for people who may not see costs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from giftcards.admin.figures import row_text
 from giftcards.display import count_text, currency, day_text, money_text
 from giftcards.reports import By, Figures, Report, Row, spans
 
-# The most bars of a picture whose rows are products: the table has the others.
+# The most bars of a chart of products; the table has the others.
 _MOST_BARS = 8
 
 
@@ -31,7 +31,7 @@ class Series(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """What is drawn of each row: parts that stand upon each other."""
+    """The kind of a chart: the series that are stacked for each row."""
 
     name: str
     title: Any
@@ -47,7 +47,7 @@ class Legend(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A column of a chart, or a bar: ``title`` says all of it in words."""
+    """A column or a bar of a chart; ``title`` says in words what it shows."""
 
     boxes: Sequence[charts.Box]
     title: str
@@ -56,7 +56,7 @@ class Drawn(NamedTuple):
 
 
 class Label(NamedTuple):
-    """A text at an axis; ``is_minor``: left out where there is no room."""
+    """A text at an axis; one that ``is_minor`` is left out where there is no room."""
 
     at: str
     text: str
@@ -122,7 +122,7 @@ PICTURES = (
 
 
 def pictures(report: Report, *, shows_costs: bool) -> Iterator[Chart]:
-    """The charts of the report, without those in which there is nothing to be seen."""
+    """The charts of the report, without empty ones."""
     draw = _bars if report.by in {By.PRODUCT, By.TYPE} else _columns
     for picture in PICTURES:
         is_shown = shows_costs or not picture.is_cost
@@ -131,7 +131,7 @@ def pictures(report: Report, *, shows_costs: bool) -> Iterator[Chart]:
 
 
 def _columns(picture: Picture, report: Report) -> Chart:
-    """A chart over time, in which each day has its place, also one without orders."""
+    """A chart over time, in which days, weeks or months without orders have a place too."""
     rows = {row.key: row for row in report.rows}
     nothing = Figures()
     keys = [key for key, _first, _last in spans(report.start, report.end, report.by)]
@@ -155,7 +155,7 @@ def _columns(picture: Picture, report: Report) -> Chart:
 
 
 def _bars(picture: Picture, report: Report) -> Chart:
-    """The products with the largest amounts, in order."""
+    """A chart of the products or types with the largest amounts, largest first."""
 
     def size(row: Row) -> Decimal:
         return sum(map(abs, _values(picture, row.figures)), Decimal(0))
@@ -203,7 +203,7 @@ def _texts(picture: Picture, report: Report) -> dict[str, Any]:
 
 
 def _in_words(picture: Picture, row: Row, report: Report) -> str:
-    """What a column or a bar shows, in plain text."""
+    """The name and the amounts of a row in plain text, one a line."""
     amounts = (
         f"{series.label}: {_shown(picture, value)}"
         for series, value in zip(picture.series, _values(picture, row.figures), strict=True)
@@ -216,7 +216,7 @@ def _shown(picture: Picture, amount: Decimal) -> str:
 
 
 def _short(key: date, report: Report) -> str:
-    """The name of a day, a week or a month where there is little room."""
+    """The short name of a day, a week or a month."""
     if report.by is not By.MONTH:
         return day_text(key, "j N")
     return day_text(key, "N" if report.start.year == report.end.year else "m/Y")

@@ -1,4 +1,4 @@
-"""Placing an order by hand: a form, and a page that says what is bought before it is."""
+"""Placing an order by hand: a form, and a confirmation page before anything is bought."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from giftcards.display import bdi, filled, moment, money, named
 from giftcards.engine.resolving import NoAnswer
 from giftcards.models import Order, ProductType
 
-# What was told less than this long ago is shown without its age.
+# A value younger than this is shown without its age.
 _FRESH = timedelta(minutes=1)
-# What the confirmation does not hand on: its own fields, and what each form has anew.
+# Posted fields that the confirmation does not repeat: its own, and the CSRF token.
 _NOT_HANDED_ON = {"csrfmiddlewaretoken", "confirmed_card", "confirmed_price", "_change"}
 # For PAUSED, the provider's state has better words.
 _NO_ANSWER = {
@@ -106,7 +106,7 @@ class PlacingPage(OrderPages):
         person: Any = request.user.pk
 
         def is_known(_form: OrderForm, order: Order) -> bool:
-            """Whether this person may see the order, or placed it: a double click is no error."""
+            """True if this person may see the order, or placed it, as after a double click."""
             return (
                 self.may_see(request, order)
                 or log_entries(order).filter(user_id=person, action_flag=ADDITION).exists()
@@ -133,7 +133,7 @@ class PlacingPage(OrderPages):
     # The confirmation.
 
     def _confirmation(self, request: HttpRequest, form: OrderForm) -> HttpResponse:
-        """What is about to be bought, for how much, and what speaks against it."""
+        """The page that says what will be bought, for how much, and what speaks against it."""
         order: Order = form.instance
         known = quote(order.product_id, order.type_id)
         sees_costs = self.may_see_costs(request)
@@ -172,7 +172,7 @@ class PlacingPage(OrderPages):
         """Do nothing: :func:`~giftcards.fulfilment.place_order` has written the row."""
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        # Whoever types the reference of an order has not made it.
+        # No entry for a person who typed the reference of an existing order.
         return super().log_addition(request, obj, message) if obj.is_new else None
 
     def response_add(
@@ -203,7 +203,7 @@ def _as_read(kinds: list[ProductType]) -> str:
 
 
 def _is_too_dear(order: Order, price: Decimal) -> bool:
-    """Whether the order would wait for a decision: a card costs more than it may."""
+    """True if a card costs more than it may, so that the order would be held."""
     return order.price_ceiling is not None and price > order.price_ceiling
 
 
@@ -216,7 +216,7 @@ def _bought(order: Order, known: Quote) -> list[tuple[str, object]]:
 
 
 def _costs(order: Order, known: Quote) -> list[tuple[str, str, str]]:
-    """What it costs and what the account holds: label, amount, and how old that is."""
+    """The price per card, the total and the balance: label, amount and age of each."""
     price = known.price if known.is_for_sale else None
     total = None if price is None else price * order.quantity
     age = _age(price, known.price_read_at)
@@ -232,14 +232,14 @@ def _costs(order: Order, known: Quote) -> list[tuple[str, str, str]]:
 
 
 def _age(amount: Decimal | None, read_at: datetime | None) -> str:
-    """How old the amount is; "" if it was told just now."""
+    """The age of ``amount`` in words; "" if it is unknown, or under a minute."""
     if amount is None or read_at is None or timezone.now() - read_at < _FRESH:
         return ""
     return gettext("as known %(age)s ago") % {"age": timesince(read_at, depth=1)}
 
 
 def _sale(form: OrderForm) -> list[tuple[str, object]]:
-    """What else was given with the order, as it was understood."""
+    """The reference and the sale fields that were given, as they were understood."""
     names = [name for name in flatten_fieldsets((_SALE,)) if form.cleaned_data.get(name)]
     values = {name: form.cleaned_data[name] for name in ("reference", *names)}
     return [
@@ -253,10 +253,10 @@ def _label(name: str) -> str:
 
 
 def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> list[str]:
-    """What the person should know before buying.
+    """The warnings that the person should read before buying.
 
-    Nothing about price and balance for who may not see costs: by the quantity at which it appears,
-    a warning tells the amount.
+    People who may not see costs get none about price and balance: the quantity at which such a
+    warning appears would tell the amount.
     """
     warnings = []
     if known.no_answer in _NO_ANSWER:

@@ -1,4 +1,4 @@
-"""A held order: staff see what a card cost when it was held, and buy or reject it at that price."""
+"""Deciding about a held order: staff see the price that held it, then buy or reject the order."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from giftcards.models import Order
 
 
 class PricingPages(OrderPages):
-    """The page that decides about an order that costs more than it may."""
+    """The page for the decision about an order whose cards cost more than they may."""
 
     def may_decide_prices(self, request: HttpRequest) -> bool:
-        """Whether the person may say what a card may cost: only who sees what it costs."""
+        """True if the person may decide about prices: if they may resolve orders and see costs."""
         return self.has_resolve_permission(request) and self.may_see_costs(request)
 
     def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
@@ -63,7 +63,7 @@ class PricingPages(OrderPages):
 
 
 def _amounts(order: Order, price: Decimal) -> list[tuple[str, object]]:
-    """What a card may cost and costs; and what the customer pays for it, if that is known."""
+    """The known amounts, with labels: of the sale, the price limit, and the provider's price."""
     amounts = {
         gettext("sale price"): order.sale_price,
         gettext("sale amount"): order.sale_amount,

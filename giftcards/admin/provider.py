@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 else:
     StateModelAdmin = admin.ModelAdmin
 
-# What resuming does, by what it ends.
+# The effect of resuming, by the kind of pause that it ends.
 _RESUMING = {
     "key": _(
         "The refused key is tried again with a single request. If the provider refuses it once"
@@ -57,13 +57,13 @@ _RESUMING = {
 
 
 def pause_in_words() -> str:
-    """Why requests to the provider are paused, for staff; "" if they are not."""
+    """The reason, for staff, why requests to the provider are paused; "" if they are not."""
     return ProviderState.objects.current().why_paused()
 
 
 @admin.register(ProviderState)
 class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
-    """One page about the single row. To subclass it: unregister this one first."""
+    """One page about the single row. To use a subclass, unregister this class first."""
 
     change_list_template = "admin/giftcards/provider.html"
 
@@ -74,7 +74,7 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
         return request.user.has_perm("giftcards.resume_provider")
 
     def may_see_costs(self, request: HttpRequest) -> bool:
-        """Whether the person may see the balance of the account."""
+        """True if the person may see the balance of the account."""
         return request.user.has_perm("giftcards.view_cost")
 
     def get_urls(self) -> list[URLPattern]:
@@ -87,7 +87,7 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
     def _address(self, page: str, *args: Any) -> str:
         return reverse(f"admin:giftcards_{page}", args=args, current_app=self.admin_site.name)
 
-    # The page. There is one row: no list, and no page of its own for the row.
+    # The page. There is a single row, so there is neither a list nor a page for a row.
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -124,7 +124,7 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
         return self._to_page()
 
     def get_sections(self, request: HttpRequest, state: ProviderState) -> list[Section]:
-        """The parts of the page, from the top."""
+        """The sections of the page, from the top."""
         keys = known_keys()
         may_resume = self.has_resume_permission(request)
         shows_costs = self.may_see_costs(request)
@@ -147,7 +147,7 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
             provider_sections.versions(),
         ]
 
-    # Orders are named as far as the page of the orders, which may be the shop's own, shows them.
+    # The registered admin of orders, which may be the shop's own, decides which orders are named.
 
     def _orders(self) -> Any:
         site = self.admin_site
@@ -160,7 +160,7 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
         return self._address("order_changelist") if may_look else ""
 
     def _name(self, request: HttpRequest, order: Order) -> str:
-        """A link to the order by its reference; for a person who may not see it, no name."""
+        """A link to ``order``; "an order" for a person who may not see it."""
         orders = self._orders()
         if orders is None or not orders.has_view_permission(request, order):
             return gettext("an order")
@@ -191,7 +191,7 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
         return self._to_page()
 
     def _resume(self, request: HttpRequest, state: ProviderState) -> bool:
-        """End the pause; False if there is none any more, as after a double click."""
+        """End the pause, with a trace; False if there is none any more, as after a double click."""
         with transaction.atomic():
             # Both or neither: no request goes on without a trace.
             is_resumed = ProviderState.objects.resume()
@@ -201,7 +201,7 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
 
 
 def _state_token(state: ProviderState) -> str:
-    """What the button is about: a text that differs once something else is paused."""
+    """A hash that the resume button sends; it changes once another pause or refusal begins."""
     seen: list[Any] = []
     if state.is_pause_told(timezone.now()):
         # A pause for an outage is replaced every few seconds, and nothing is lost by ending it.
@@ -213,7 +213,7 @@ def _state_token(state: ProviderState) -> str:
 
 
 def _what_resuming_does(state: ProviderState) -> list[str]:
-    """What the button does, for each of the pauses that it ends."""
+    """The effects of the button, one text for each pause that it ends."""
     now = timezone.now()
     ends = ["key"] if ApiKey.objects.holding_up(configured_key(), now) else []
     ends += [state.pause] if state.is_pause_told(now) else []

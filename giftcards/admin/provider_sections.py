@@ -31,13 +31,13 @@ from giftcards.exceptions import ConfigurationError
 from giftcards.models import Order, ProviderState, StatusChange
 from giftcards.statuses import Status
 
-# What an order is called, as HTML: a link with its reference for those who may see it.
+# Returns the name of an order as HTML: a link with its reference for people who may see it.
 OrderName = Callable[[Order], str]
 
 _MINUTE = timedelta(minutes=1)
-# How many of the receivers' failures are shown.
+# The most failures of receivers that are shown.
 _FAILURES_SHOWN = 5
-# A number that is no amount.
+# The number in this text is no amount of money.
 _HTTP_STATUS = re.compile(r"\bHTTP [1-5][0-9]{2}\b")
 
 
@@ -48,7 +48,7 @@ class Fact:
     label: Any
     #: A text, or HTML that is safe.
     value: Any
-    #: Whether a person has to do something about it.
+    #: True if a person has to do something about it.
     is_wrong: bool = False
 
 
@@ -56,7 +56,7 @@ class Fact:
 class Section:
     """A part of the page: facts, or a table with a row for each of several things."""
 
-    #: The page's address leads to it with ``#giftcards-`` and this name.
+    #: The anchor of the section is ``giftcards-`` and this name.
     name: str
     title: Any
     facts: Sequence[Fact] = ()
@@ -68,7 +68,7 @@ class Section:
 
     @property
     def rows(self) -> list[list[tuple[Any, Any]]]:
-        """The cells with their headings, which a narrow page shows beside each."""
+        """The rows of the table, each cell after its heading, which narrow pages show beside it."""
         return [list(zip(self.columns, row, strict=True)) for row in self.cells]
 
 
@@ -91,7 +91,7 @@ def connection(state: ProviderState, *, is_paused: bool, shows_balance: bool) ->
 
 
 def waiting(name: OrderName, *, order_list: str) -> Section:
-    """What waits; ``order_list`` is the address of the list of orders, "" for no links to it."""
+    """Everything that waits. ``order_list`` is the list's address; "" for no links to it."""
     found = Waiting.read()
     return Section("waiting", _("Waiting"), list(_waiting(found, name, order_list)))
 
@@ -129,13 +129,13 @@ def _oldest(recorded_at: datetime, name: OrderName) -> str:
 
 
 def versions() -> Section:
-    """What runs here."""
+    """The versions of the software that runs here."""
     facts = [Fact(bdi(name), bdi(number)) for name, number in running_versions().items()]
     return Section("versions", _("Versions"), facts)
 
 
 def worker(state: ProviderState) -> Section:
-    """Whether a worker runs, and when it does so next."""
+    """The state of the worker, and its last and next run."""
     return Section("worker", _("Background work"), list(_worker(state)))
 
 
@@ -157,7 +157,7 @@ def _worker(state: ProviderState) -> Iterator[Fact]:
 def failures(
     state: ProviderState, keys: Sequence[KnownKey], name: OrderName, *, shows_costs: bool
 ) -> Section:
-    """The last failures: of requests, of keys, and of what the shop is told."""
+    """The last failures: of requests, of API keys, and of telling the shop."""
     text = _failure(state.failure, shows_costs=shows_costs)
     found = [(state.failed_at, gettext("Provider"), text)]
     found += [
@@ -186,16 +186,16 @@ def failures(
 
 
 def _failure(text: str, *, shows_costs: bool) -> str:
-    """The failure, which may quote what the provider wrote of prices and the balance."""
+    """A failure's text as HTML; without ``shows_costs``, hidden if it may name an amount."""
     if shows_costs or not any(map(str.isdigit, _HTTP_STATUS.sub("", text))):
         return bdi(text)
     return gettext("The text is not shown, because it may name an amount.")
 
 
 def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
-    """The encryption keys by their cards, and whether they open the newest and the oldest one.
+    """The encryption keys with their cards, and whether the newest and the oldest card open.
 
-    ``shows_hints``: say for developers why a card cannot be opened, and which one it is.
+    ``shows_hints`` tells developers why a card cannot be opened, and which one it is.
     """
     try:
         keys = encryption_keys(counts_all=counts_all)
@@ -208,7 +208,7 @@ def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
         for name, trouble in try_keys().items()
     ]
     link = format_html('<a href="?cards=all">{}</a>', gettext("Count all cards"))
-    # Otherwise, any of the keys may have sealed the cards of which that is not recorded.
+    # Any of the keys may have sealed the cards whose key is not recorded.
     is_recorded = all(key.fingerprint for key in keys)
     return Section(
         "encryption",
@@ -247,7 +247,7 @@ def _cards(key: KeyInUse, is_recorded: bool) -> str:
 
 
 def api_keys(keys: Sequence[KnownKey]) -> Section:
-    """The API keys, known by the beginning of their fingerprint."""
+    """The API keys, each named by the beginning of its fingerprint."""
     rows = [
         (
             bdi(known.name),
@@ -292,7 +292,7 @@ def _balance(state: ProviderState) -> str:
 
 
 def low_balance() -> str:
-    """That the balance is low, as HTML."""
+    """The warning that the balance is low, as HTML."""
     text = gettext("The balance is below %(limit)s: top up the account at the provider.")
     return filled(text, limit=money(conf.low_balance))
 
@@ -307,14 +307,14 @@ def _backlog(backlog: Backlog | None) -> str:
 
 
 def _moment(moment: datetime | None) -> str:
-    """The local time, and how long ago that was or is to come."""
+    """The local time and its distance from now, as HTML; "never" for ``None``."""
     if moment is None:
         return gettext("never")
     return format_html("{} ({})", exact_moment(moment), distance(moment, timezone.now()))
 
 
 def distance(moment: datetime, now: datetime) -> str:
-    """How long ago ``moment`` was, or in how long it is."""
+    """The distance of ``moment`` from ``now`` in words, such as "in 2 hours" or "2 hours ago"."""
     if now <= moment:
         if moment - now < _MINUTE:
             return gettext("in less than a minute")

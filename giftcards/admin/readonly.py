@@ -1,4 +1,4 @@
-"""What is only looked at: neither added, nor changed, nor deleted in the admin."""
+"""A mixin for rows that nobody adds, changes or deletes in the admin."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.http import HttpRequest
 
 
 class ReadOnly:
-    """A mixin for admins and inlines; it stands before Django's class."""
+    """A mixin for admins and inlines, to be listed before Django's class."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

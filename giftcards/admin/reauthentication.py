@@ -1,7 +1,7 @@
-"""Staff prove again who they are, before they see what is worth money.
+"""Reauthentication: staff prove again who they are before they see anything worth money.
 
-By default with their password. A shop with a second factor or single sign-on names a page of its
-own in ``GIFTCARDS["REAUTHENTICATE"]``; that page calls :func:`confirm`, which is public.
+By default, they use their password. A shop with a second factor or single sign-on names a page of
+its own in ``GIFTCARDS["REAUTHENTICATE"]``; that page calls :func:`confirm`, which is public.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from giftcards.secrecy import Masked, contained
 
 # How long a proof holds (seconds).
 _HOLDS = 10 * 60
-# How long a password is no proof that was set without the old one.
+# For this long, a password that was set without the old one is no proof.
 _NEW = timedelta(hours=1)
-# Its place in the session.
+# The session key of the proof.
 _PROOF = "giftcards_proof"
 
 
 def confirm(request: HttpRequest) -> HttpResponseRedirect:
-    """Record that the person has just proven who they are, and send them back to what they did.
+    """Record that the person has just proven who they are; return a redirect to where they were.
 
-    The page that ``GIFTCARDS["REAUTHENTICATE"]`` names calls it when it is content, and returns
-    what this returns. The address to go back to is the parameter ``next``; if it is missing or
-    leads to another site, it is the start page of the admin.
+    The page that ``GIFTCARDS["REAUTHENTICATE"]`` names calls this once it has accepted the proof,
+    and returns this response. The redirect goes to the parameter ``next``, or to the start page of
+    the admin if ``next`` is missing or leads to another site.
     """
     if not request.user.is_authenticated:
         raise PermissionDenied
@@ -56,24 +56,24 @@ def confirm(request: HttpRequest) -> HttpResponseRedirect:
 
 
 def is_confirmed(request: HttpRequest) -> bool:
-    """Whether the person has proven in the last ten minutes, in this session, who they are."""
+    """True if the person has proven who they are in this session, in the last ten minutes."""
     proof = request.session.get(_PROOF)
     if not isinstance(proof, dict) or proof.get("by") != _holder(request, request.user):
         return False
     if proof["is_login"] and conf.reauthenticate:
-        # The page of the shop asks for more than that.
+        # The shop's own page asks for more than a login.
         return False
-    # A proof of the future was made before the clock was set back.
+    # A proof from the future was made before the clock was set back.
     return bool(0 <= time.time() - proof["at"] <= _HOLDS)
 
 
 def prove(request: HttpRequest, password: Masked) -> None:
-    """Remember that the person has proven who they are with ``password``.
+    """Check ``password``, and record that the person has proven who they are.
 
-    Raises ``ValidationError``, for the form that asked for it, if it proves nothing.
+    Raises ``ValidationError``, for the form, if the password is wrong or too new to be a proof.
     """
     if not _is_right(request, password):
-        # The same whatever is wrong: this tells nobody whether they are locked out.
+        # The same text for every cause, so that nobody learns whether they are locked out.
         raise ValidationError(gettext("That did not work. Try again."))
     if _has_new_password(request.user):
         raise ValidationError(
@@ -87,27 +87,27 @@ def prove(request: HttpRequest, password: Masked) -> None:
 
 @contained
 def _is_right(request: HttpRequest, password: str) -> bool:
-    """Whether ``password`` is that of the person who is signed in.
+    """True if ``password`` is that of the person who is signed in.
 
-    It goes through the site's backends, so that those which lock people out after wrong passwords
-    hear of it.
+    The site's backends check it, so that those that lock people out after wrong passwords count
+    this attempt.
     """
     name = request.user.get_username()
     user = authenticate(request, username=name, password=password)
     if user is None or user.pk != request.user.pk:
         return False
     if not _has_hash_of(request, user):
-        # It was hashed anew, as a change of Django's hashers has it: without this, the person
-        # would be signed out.
+        # The check has hashed the password anew, as after a change of Django's hashers. Without
+        # this, the person would be signed out.
         update_session_auth_hash(request, user)
     return True
 
 
 def _has_new_password(user: Any) -> bool:
-    """Whether the password was set within the last hour, without the old one.
+    """True if the password was set within the last hour, without the old one.
 
-    That is on the admin's pages of users. Whoever finds the screen of somebody who manages users
-    unlocked can set any password there, theirs as well; the admin's log says so.
+    The admin's pages of users allow that. Anybody at the unlocked screen of a manager of users can
+    set any password there, the manager's own as well; the admin's log records it.
     """
     kind = ContentType.objects.get_for_model(user, for_concrete_model=False)
     lately = LogEntry.objects.filter(
@@ -119,7 +119,7 @@ def _has_new_password(user: Any) -> bool:
 
 @receiver(user_logged_in, dispatch_uid="giftcards.remember_login")
 def remember_login(request: HttpRequest | None, user: Any, **_named: object) -> None:
-    """Signing in is a proof, too, if the person has typed something for it."""
+    """Record a login of staff as a proof, if the person had to type something for it."""
     if request is None or not hasattr(request, "session") or not getattr(user, "is_staff", False):
         return
     if not (_is_automatic(request) or _has_new_password(user)):
@@ -127,10 +127,10 @@ def remember_login(request: HttpRequest | None, user: Any, **_named: object) -> 
 
 
 def _is_automatic(request: HttpRequest) -> bool:
-    """Whether this login is none of the person's doing.
+    """True if the person may have done nothing for this login.
 
-    Middleware signs in by what a web server tells of any request, and the answer of a single
-    sign-on comes as a GET: without a question, as long as the person is signed in there.
+    Middleware signs in the user whom the web server names, on any request. The answer of a single
+    sign-on comes as a GET, without a question while the person is signed in there.
     """
     backend = load_backend(request.session[BACKEND_SESSION_KEY])
     return request.method in {"GET", "HEAD", "OPTIONS"} or isinstance(backend, RemoteUserBackend)
@@ -142,7 +142,7 @@ def _remember(request: HttpRequest, user: Any, *, is_login: bool = False) -> Non
 
 
 def _holder(request: HttpRequest, user: Any) -> list[str]:
-    """Whose proof it is. A changed password ends it, as it ends the person's other sessions."""
+    """The owner of a proof. A new password ends the proof, like the person's other sessions."""
     return [str(user.pk), request.session.get(HASH_SESSION_KEY, "")]
 
 
@@ -162,5 +162,5 @@ def _address_to_go_back_to(request: HttpRequest) -> str:
 
 
 def address_of_proof(*, back_to: str) -> str:
-    """Where the shop's own page asks for the proof, and then leads ``back_to``."""
+    """The address of the shop's own page, which asks for the proof and then leads ``back_to``."""
     return reverse(conf.reauthenticate, query={"next": back_to})

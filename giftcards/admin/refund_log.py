@@ -1,4 +1,4 @@
-"""The list of the refunds to customers: when, how much, how, by whom. Only to look at."""
+"""The read-only list of the refunds to customers: when, how much, how and by whom."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class CustomerRefundAdmin(OrderRows):
     def its_state(self, refund: CustomerRefund) -> SafeString:
         return refund_badge(refund)
 
-    # What others have typed is about the order.
+    # Typed texts are about the order, so only people who may see the order see them.
 
     @admin.display(description=_("method"), empty_value="")
     def its_method(self, refund: CustomerRefund) -> str:

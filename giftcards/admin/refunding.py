@@ -49,7 +49,7 @@ class RefundRow:
     amount: str
     badge: str
     payment: str
-    # What became of it: each with when, and by whom.
+    # What became of the refund, each with when and by whom.
     steps: list[SafeString]
     notes: list[SafeString]
     is_planned: bool
@@ -86,7 +86,7 @@ def _steps(refund: CustomerRefund) -> list[SafeString]:
 
 
 class RefundingPages(OrderPages):
-    """The pages that record a refund to the customer, that it was paid, and that it was not."""
+    """The pages that record a refund to the customer, mark it as paid, or take it back."""
 
     def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
         mine = []
@@ -116,7 +116,7 @@ class RefundingPages(OrderPages):
             *super().get_urls(),
         ]
 
-    # A new refund: a form, what it means, and the record of it.
+    # A new refund: the form, its confirmation, and the record.
 
     def pay_back_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         order = self.order_for(request, object_id, allowed=self.has_settle_permission(request))
@@ -131,7 +131,7 @@ class RefundingPages(OrderPages):
     def _answer_refund(self, request: HttpRequest, order: Order) -> HttpResponse:
         form = RefundForm(request.POST)
         is_valid = form.is_valid()
-        # The second request of a double click is about a refund that is there.
+        # The second request of a double click is about a refund that exists already.
         is_known = order.refunds.filter(reference=form.cleaned_data.get("reference")).exists()
         is_possible = self.is_current(request, order) and order.open_amount
         if not (is_known or is_possible):
@@ -171,7 +171,7 @@ class RefundingPages(OrderPages):
             consequence=_consequence(order, given),
             afterwards=_afterwards(order, given),
             facts=[*_whom(order), *_payment_facts(given)],
-            # As texts: a number would be written in the way of the language.
+            # As texts, because numbers would be localised.
             posted=[(name, str(given[name])) for name in form.fields],
             action=_action(given),
             form=form,
@@ -205,7 +205,7 @@ class RefundingPages(OrderPages):
             text = gettext("Recorded: the customer is to be paid back %(amount)s.")
         return self._tell_of_refund(request, order, text % {"amount": money_text(refund.amount)})
 
-    # A refund that is there.
+    # An existing refund.
 
     def complete_refund_view(self, request: HttpRequest, refund_id: int) -> HttpResponse:
         refund, order = self._refund_for(request, refund_id)
@@ -274,7 +274,7 @@ class RefundingPages(OrderPages):
         return self._tell_of_refund(request, order, text)
 
     def _refund_for(self, request: HttpRequest, key: int) -> tuple[CustomerRefund, Order]:
-        """The refund of a page, and its order, for a person who may decide about it."""
+        """The refund of a page, and its order. Raises ``PermissionDenied`` if not allowed."""
         refund = CustomerRefund.objects.filter(pk=key).first()
         if refund is None:
             raise PermissionDenied
@@ -314,7 +314,7 @@ class RefundingPages(OrderPages):
 
 
 def _new_reference() -> str:
-    """A name for a refund that staff have no number for; it makes a double click harmless."""
+    """A unique reference for a refund without a number; it makes a double click harmless."""
     return f"R-{uuid.uuid4().hex[:12].upper()}"
 
 
@@ -347,7 +347,7 @@ def _consequence(order: Order, given: Mapping[str, Any]) -> SafeString:
 
 
 def _afterwards(order: Order, given: Mapping[str, Any]) -> SafeString:
-    """The amounts to be paid and still owed once the refund is recorded."""
+    """A sentence about what is planned and still owed once the refund is recorded."""
     planned, owed = order.planned_amount, refundable_amount(order) - given["amount"]
     if given["state"] != _State.DONE:
         planned += given["amount"]
@@ -374,5 +374,5 @@ def _in_words(part: Decimal | str) -> str:
 
 
 def _in_log(refund: CustomerRefund) -> str:
-    """The refund in Django's log, which is in English and is no page of numbers."""
+    """The refund as text for Django's log, which is in English and not localised."""
     return f"{refund.amount:.2f}, {refund.reference}"

@@ -1,4 +1,4 @@
-"""The cards of an order that did not come: staff see what ordering them again means, and do it."""
+"""Ordering an order's missing cards again: staff see what that means, and do it."""
 
 from __future__ import annotations
 
@@ -90,11 +90,11 @@ class RepeatingPages(OrderPages):
         return self._to_first_seen(request, known, order)
 
     def _to_first_seen(self, request: HttpRequest, new: Order, old: Order) -> HttpResponse:
-        """Lead to the new order; a subclass may hide it from this person."""
+        """Redirect to the new order, or to the old one if the person may not see the new one."""
         return self.to_order(new if self.may_see(request, new) else old)
 
     def _facts(self, request: HttpRequest, order: Order, new: Order) -> list[tuple[str, object]]:
-        """What is ordered again, and for whom; with what it costs for who may see that."""
+        """The facts about the new order, with costs for people who may see them."""
         last = order.price_per_card
         texts = {
             # Also for themes that show no breadcrumbs.
@@ -102,7 +102,7 @@ class RepeatingPages(OrderPages):
             gettext("product"): new.product_name or new.product_id,
             gettext("type"): new.type_name or new.type_id,
             gettext("quantity"): new.quantity,
-            # The new order is bought with the key in use, whose environment may not be known.
+            # The old order's: that of the key in use, which buys the new one, may not be known.
             gettext("environment"): order.get_environment_display(),
             gettext("customer"): new.customer_name or new.customer_email or new.customer_phone,
         }
@@ -118,7 +118,7 @@ class RepeatingPages(OrderPages):
 
 
 def _obstacle(order: Order) -> str:
-    """Why nothing of the order can be ordered again now; "" if it can."""
+    """The reason why nothing of ``order`` can be ordered again now; "" if there is none."""
     try:
         check_reorderable(order)
     except ReorderError as error:

@@ -47,7 +47,7 @@ class ReportPages(OrderPages):
         return self._report_page(request, ReportForm(request.GET), DownloadForm())
 
     def download_view(self, request: HttpRequest) -> HttpResponseBase:
-        """A file. By POST, because each leaves a trace, and a link would leave any number."""
+        """Send a file; only by POST, because each download leaves a trace."""
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         if not (self.has_report_permission(request) and self.has_export_permission(request)):
@@ -77,7 +77,7 @@ class ReportPages(OrderPages):
         return self.render_page(request, "report", title=title, status=status, **context)
 
     def _shown(self, request: HttpRequest, question: Question) -> dict[str, Any]:
-        """What the page says of the period, without what this person may not see."""
+        """The report as template context, without what this person may not see."""
         shows_costs = self.may_see_costs(request)
         found = report(question.start, question.end, question.by, product_id=question.product_id)
         open_orders = money_in_open_orders() if shows_costs else None

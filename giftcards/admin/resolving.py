@@ -1,4 +1,4 @@
-"""What became of a lost order: staff look, compare and decide, and can take an adoption back."""
+"""Deciding what became of a lost order: staff compare, decide, and can take an adoption back."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from giftcards.statuses import Status
 
 _STAFF = StatusChange.Source.STAFF
 _SALT = "giftcards.admin.adopt"
-# How long a comparison may be looked at before it is confirmed (seconds).
+# The longest time between a comparison and its confirmation (seconds).
 _COMPARISON_HOLDS = 15 * 60
 
 _NO_ANSWER = {
@@ -47,7 +47,7 @@ _NO_ANSWER = {
 
 
 class ResolvingPages(OrderPages):
-    """The pages that decide about a lost order; each form says what it is about."""
+    """The pages for decisions about a lost order; each form carries the state that it is about."""
 
     def may_resolve(self, request: HttpRequest, order: Order) -> bool:
         return order.status == Status.UNCONFIRMED and self.has_resolve_permission(request)
@@ -110,7 +110,7 @@ class ResolvingPages(OrderPages):
         )
 
     def _decide(self, request: HttpRequest, order: Order, form: ResolveForm) -> HttpResponse | None:
-        """Carry out the choice, or lead on to the comparison; ``None``: show the page again."""
+        """Carry out the choice, or show the comparison; ``None`` if neither was possible."""
         if form.adopted:
             return self._ask_about(request, order, form.adopted)
         send_again = form.cleaned_data["outcome"] == ResolveForm.SEND_AGAIN
@@ -127,22 +127,22 @@ class ResolvingPages(OrderPages):
     def _ask_about(
         self, request: HttpRequest, order: Order, provider_order_id: str
     ) -> HttpResponse | None:
-        """Ask the provider what the id is and show it; ``None``, with a message, if that fails."""
+        """Ask the provider about the id, and compare; ``None``, with a message, if that fails."""
         if self._warn_if_taken(request, provider_order_id):
             return None
-        # Before the request: a person may learn of orders that way which are none of the shop's.
+        # Before the request, because it may tell the person of orders that are not the shop's.
         self.log_change(request, order, f"Asked what the provider's order {provider_order_id} is.")
         candidates = {row["id"]: row for row in order.candidates}
         row = _seen(look_up(order, provider_order_id), candidates.get(provider_order_id))
         if isinstance(row, NoAnswer):
             self.message_user(request, _NO_ANSWER[row], messages.ERROR)
             return None
-        # Under the id that its answer bears.
+        # Again, because the answer may name another id.
         if self._warn_if_taken(request, row["id"]):
             return None
         fits = compare(order, row)
         if fits["quantity"] is Fit.DIFFERS:
-            # Its answers would never fit: cards and amounts are counted by the quantity.
+            # Further answers would never fit: cards and amounts are counted by the quantity.
             text = gettext(
                 "Its quantity is %(told)s, and yours is %(ordered)d: it is another order."
             )
@@ -158,7 +158,7 @@ class ResolvingPages(OrderPages):
         return self._comparison(request, order, seen, AdoptForm(overall(fits)))
 
     def _warn_if_taken(self, request: HttpRequest, *names: str) -> bool:
-        """Say so if the order at the provider with one of these ids is another of ours."""
+        """Show an error, and return True, if one of our orders has one of these ids already."""
         owner = Order.objects.known_as(names).first()
         if owner is None:
             return False
@@ -171,9 +171,9 @@ class ResolvingPages(OrderPages):
     def _comparison(
         self, request: HttpRequest, order: Order, seen: dict[str, Any], form: AdoptForm
     ) -> HttpResponse:
-        """What the provider says the id is, beside what was sent.
+        """The page that shows the provider's facts about the id beside what was sent.
 
-        What was shown is signed, so that the confirmation is about nothing else.
+        It carries these facts signed, so that the confirmation is about nothing else.
         """
         return self.render_page(
             request,
@@ -212,7 +212,7 @@ class ResolvingPages(OrderPages):
         return self.refuse_late(request, order)
 
     def _comparison_seen(self, request: HttpRequest) -> dict[str, Any] | None:
-        """The comparison that this person has looked at; ``None`` if there is none, or no more."""
+        """The comparison that this person confirms; ``None`` if expired, forged or not theirs."""
         try:
             seen: dict[str, Any] = signing.loads(
                 request.POST.get("seen", ""), salt=_SALT, max_age=_COMPARISON_HOLDS
@@ -221,7 +221,7 @@ class ResolvingPages(OrderPages):
             return None
         return seen if seen["by"] == str(request.user.pk) else None
 
-    # It was another one after all.
+    # Taking an adoption back.
 
     def release_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         order = self._order_to_resolve(request, object_id)
@@ -248,9 +248,10 @@ class ResolvingPages(OrderPages):
 
 
 def _seen(told: Row | NoAnswer, candidate: Row | None) -> Row | NoAnswer:
-    """What is known of an order at the provider: its answer, completed from the provider's list.
+    """The provider's answer about an order, completed by the ``candidate`` from its list.
 
-    Answers may leave out the line. And an id of the list may not be one that can be asked about.
+    Answers may leave out the line. The provider may not find an id of its own list when asked about
+    it; then ``candidate`` alone counts.
     """
     if candidate is None:
         return told

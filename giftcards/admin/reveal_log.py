@@ -1,4 +1,4 @@
-"""The list of the codes that were revealed: by whom, when, from where and why. Only to look at."""
+"""The read-only list of the revealed codes: by whom, when, from where and why."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CardRevealAdmin(OrderRows):
     # Shows the search box; search_rows() does the search.
     search_fields = ("card__order__reference",)
     search_help_text = _("The reference of an order.")
-    # As they were written: by time, there is no index of all people's.
+    # By primary key, because no index has the reveals of all people by time.
     ordering = ("-pk",)
 
     def order_of(self, row: CardReveal) -> Order:

@@ -44,7 +44,7 @@ SHOWN_FOR = 60
 
 
 class Shown(NamedTuple):
-    """What the page shows: a card, or the reason why there is none."""
+    """The content of the page: a card, or the reason why there is none."""
 
     secret: CardSecret | None = None
     trouble: str = ""
@@ -52,7 +52,7 @@ class Shown(NamedTuple):
 
 
 class RevealForm(forms.Form):
-    """Why a code is revealed; and the password, if the person has to prove who they are."""
+    """The reason for a reveal; and the password, if the person has to prove who they are."""
 
     reason = forms.CharField(
         label=_("Reason"),
@@ -80,15 +80,15 @@ class RevealForm(forms.Form):
 
     def clean(self) -> None:
         if "password" in self.cleaned_data:
-            # It need not be typed again if something else has to be corrected.
+            # The password need not be typed again if another field has to be corrected.
             del self.fields["password"]
 
 
 class RevealingPages(OrderPages):
-    """The question before a code is revealed, and the page that shows it."""
+    """The page that asks why a code is revealed, and the page that shows it."""
 
     def get_urls(self) -> list[URLPattern]:
-        # Outermost: asking for permission is a query, which may fail.
+        # Outermost: the permission check makes a query, whose failure report must hide the form.
         ask = self.admin_site.admin_view(self.ask_view)
         reveal = sensitive_post_parameters()(self.admin_site.admin_view(self.reveal_view))
         # The trace is committed before the code is shown, whatever ATOMIC_REQUESTS says.
@@ -120,7 +120,7 @@ class RevealingPages(OrderPages):
         return self._show(request, card, self._reveal(request, card, form.cleaned_data["reason"]))
 
     def _card(self, request: HttpRequest, card_id: int) -> Card:
-        """The card, for a person who may reveal it and see its order."""
+        """The card; ``PermissionDenied`` unless the person may reveal it and see its order."""
         card = Card.objects.filter(pk=card_id).first()
         if card is None:
             raise PermissionDenied
@@ -150,7 +150,7 @@ class RevealingPages(OrderPages):
 
     @method_decorator(sensitive_variables())
     def _reveal(self, request: HttpRequest, card: Card, reason: str) -> Shown:
-        """Record that the person reveals the card, then open it: both or neither."""
+        """Record that the person reveals the card, then open it; no code without a record."""
         try:
             with transaction.atomic(durable=True):
                 if not _record(request, card, reason):
@@ -183,18 +183,18 @@ class RevealingPages(OrderPages):
                 order_page=order_page,
             )
         )
-        # Not no-referrer: browsers would then hide the origin of the forms on this page, and Django
-        # would refuse them, that for logging out among them.
+        # Not no-referrer: browsers would then hide the origin of the forms on this page, such as
+        # the one for logging out, and Django would refuse them.
         response["Referrer-Policy"] = "same-origin"
         if shown.secret is not None:
-            # For browsers without script; the others hide the code by themselves as well.
+            # For browsers without JavaScript; in others, the page hides the code itself as well.
             response["Refresh"] = f"{SHOWN_FOR}; url={order_page}"
         return response
 
 
 @contained
 def rendered(response: HttpResponse) -> HttpResponse:
-    """Render the page where no report on an error can show half of it."""
+    """Render the page so that no report on an error can show parts of it."""
     return response.render() if isinstance(response, TemplateResponse) else response
 
 
@@ -203,7 +203,7 @@ def _title(card: Card) -> str:
 
 
 def needs_other_proof(request: HttpRequest) -> bool:
-    """Whether the person has to prove who they are on a page of the shop."""
+    """True if the person still has to prove who they are on the shop's own page."""
     return bool(conf.reauthenticate) and not is_confirmed(request)
 
 
@@ -223,7 +223,7 @@ def _opened(card: Card) -> Shown:
 
 
 def _record(request: HttpRequest, card: Card, reason: str) -> bool:
-    """Write down who reveals the card; False, without a row, if it is one too many for an hour."""
+    """Record who reveals the card; False, without a row, beyond the limit for an hour."""
     take_turn(request)
     person: Any = request.user.pk
     address = ip_address(request)
@@ -236,7 +236,7 @@ def _record(request: HttpRequest, card: Card, reason: str) -> bool:
 
 
 class TooManyReveals(Exception):
-    """The person has seen codes, or decided where they go, too often within an hour."""
+    """The person has revealed codes or corrected addresses too often within an hour."""
 
 
 def count(request: HttpRequest) -> None:
@@ -247,15 +247,15 @@ def count(request: HttpRequest) -> None:
 
 
 def refuse(request: HttpRequest, order: Order) -> str:
-    """The text after :exc:`TooManyReveals`; it leaves a trace, as a refused reveal does."""
+    """Record the refusal after :exc:`TooManyReveals`, as for a reveal, and return the message."""
     _tell_of_refusal(request, order)
     return _refused().trouble
 
 
 def _is_within_limit(request: HttpRequest) -> bool:
-    """Whether the codes and corrections of the person within an hour are not too many.
+    """True if the person's reveals and corrections of the last hour are within the limit.
 
-    Whoever corrects an address decides who sees the codes.
+    Corrections count, because whoever corrects an address decides who sees the codes.
     """
     since = _an_hour_ago()
     person: Any = request.user.pk
@@ -269,12 +269,12 @@ def _an_hour_ago() -> datetime:
 
 
 def take_turn(request: HttpRequest) -> None:
-    """Let nobody count while another request of the same person does, until the transaction ends.
+    """Lock the person's row until the transaction ends: their requests count one after another.
 
-    SQLite needs no lock: it has one writer at a time, and each begins by writing.
+    SQLite needs no lock: it has one writer at a time, and each transaction here writes first.
     """
     if connection.features.has_select_for_update:
-        # Whatever the default manager of the users leaves out.
+        # Not by the default manager, which may leave out users.
         users: QuerySet[Any] = QuerySet(get_user_model())
         users.select_for_update().values_list("pk").get(pk=request.user.pk)
 
@@ -301,7 +301,7 @@ def _refused() -> Shown:
 
 
 def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
-    """Leave a trace, and tell the managers; once an hour, because a script could try any number."""
+    """Log a refusal and mail the managers, once an hour for each person: scripts can try often."""
     kind = ContentType.objects.get_for_model(Card)
     about = {"user_id": request.user.pk, "content_type": kind, "object_repr": REFUSED_REVEAL}
     if LogEntry.objects.filter(**about, action_time__gt=_an_hour_ago()).exists():
@@ -319,7 +319,7 @@ def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
     def tell() -> None:
         _tell_managers(request.user.get_username(), limit, order)
 
-    # The refusal stands though nobody can be told; Django logs that.
+    # Robust: the refusal stands even if the mail fails, which Django logs.
     transaction.on_commit(tell, robust=True)
 
 

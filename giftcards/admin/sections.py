@@ -1,4 +1,4 @@
-"""Where further apps add sections to the page of an order: :func:`register`."""
+"""The registry of other apps' sections on the page of an order; see :func:`register`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _sections: list[Section] = []
 
 
 def register(section: Section) -> Section:
-    """Add what ``section`` returns for a request and an order, as HTML; usable as a decorator.
+    """Add the HTML that ``section`` returns for a request and an order; usable as a decorator.
 
-    Call it once, from the ``ready`` method of an app. The section looks at what the person may see:
-    it returns "" for nothing. It stands inside the form of the page, so it holds no form: a button
-    in it names the form ``giftcards-act`` and its own ``formaction``.
+    Call it once, from the ``ready`` method of an app. ``section`` has to check what the person may
+    see; it returns "" to show nothing. The HTML stands inside the form of the page, so it must not
+    hold a form: a button in it names the form ``giftcards-act`` and its own ``formaction``.
     """
     if section not in _sections:
         _sections.append(section)

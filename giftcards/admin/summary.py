@@ -1,6 +1,6 @@
 """The sentences that an order's page begins with: what happened, and what is next.
 
-Pure: made from an order as it was read, and what its timeline tells of it.
+Pure: they are made from an order as it was read, and from what its timeline tells.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from giftcards.statuses import FOLLOWED, Status
 class SummaryInput:
     """An order, and what else the sentences are about.
 
-    ``reason`` is why it last moved, if the timeline tells; ``was_repeated`` is whether its missing
-    cards were ordered again, and ``repeated_by`` names, as HTML, the order that does, if the person
-    may see that one.
+    ``reason`` is why the order last moved, if the timeline tells. ``was_repeated`` is True if its
+    missing cards were ordered again. ``repeated_by`` names the new order, as HTML; it is "" if
+    there is none, or none that the person may see.
     """
 
     order: Order
@@ -66,7 +66,7 @@ def _what_is_next(story: SummaryInput) -> Iterator[str]:
         yield from _repeated(story)
     else:
         yield from _owed(order)
-    # That of a held order is what the first sentence is about.
+    # The first sentence already tells the problem of a held order.
     problems = 0 if order.is_held else len(order.open_problems)
     if problems:
         text = ngettext(

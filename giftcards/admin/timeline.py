@@ -1,4 +1,4 @@
-"""What happened to an order, in plain words, with who and when, oldest first."""
+"""The timeline of an order: what happened, in plain words, when and by whom, oldest first."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from giftcards.statuses import Status
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened. The texts are HTML."""
+    """An event in the past of an order. The texts are HTML."""
 
     at: datetime
     text: str
-    # The badge of the status that the order came to; "" if it moved to none.
+    # The badge of the order's new status; "" if the event is no move.
     badge: str = ""
-    # What else is known of it: each text, and whether it warns.
+    # Further texts, each with True if it is a warning.
     details: Sequence[tuple[str, bool]] = ()
 
     @property
@@ -52,7 +52,7 @@ class Event:
         return exact_moment(self.at)
 
 
-# What a move is, unless its reason says so better.
+# The texts for moves without a recorded reason.
 _MOVES: Mapping[str, Any] = {
     Status.PENDING: gettext_lazy("The order was not bought. It is sent by itself."),
     Status.PLACING: gettext_lazy("The order was sent."),
@@ -82,10 +82,11 @@ class RelatedOrder:
 
 
 class Timeline:
-    """The past of an order: read once, and told as events and as the reason of its status.
+    """The past of an order, read once: its events, and the reason of its status.
 
-    It ``repeats`` one order, and is ``repeated_by`` another one: ``None`` where there is none, or
-    none that the person may see.
+    ``repeats`` is the order whose missing cards this one orders again; ``repeated_by`` is the order
+    that orders this one's missing cards again. Each is ``None`` if there is no such order, or if
+    the person may not see it.
     """
 
     def __init__(
@@ -107,12 +108,12 @@ class Timeline:
 
     @property
     def has_history(self) -> bool:
-        """Whether the admin has recorded anything about the order."""
+        """True if the admin has recorded anything about the order."""
         return self._first_entry is not None
 
     @property
     def reason(self) -> Problem | None:
-        """Why the order last moved, or was let go on; ``None`` if that is not recorded."""
+        """The reason why the order last moved or went on; ``None`` if none is recorded."""
         moves = [(change.at, _headline(change)) for change in self._changes]
         # What staff decide about a final order is not why it became final.
         ticks = () if self._order.is_final else self._ticks
@@ -122,13 +123,13 @@ class Timeline:
 
     @property
     def events(self) -> list[Event]:
-        """All that happened, oldest first."""
+        """All events, oldest first."""
         first = _recorded(self._order, by=self._placed_by, repeats=self._repeats)
         return [first, *sorted(self._later(), key=attrgetter("at"))]
 
     @property
     def _placed_by(self) -> str:
-        """Who placed the order by hand; "" if the shop did."""
+        """The person who placed the order by hand; "" if the shop did."""
         entry = self._first_entry
         return entry.user.get_username() if entry and entry.is_addition() else ""
 
@@ -145,7 +146,7 @@ class Timeline:
         for note in order.notes.all():
             yield _noted(note)
         after: CustomerChange | Order = order
-        # A correction holds what was known before it: its end is where the next one begins.
+        # A correction holds the details before it; those after it are in the next correction.
         for correction in order.customer_changes.order_by("-pk"):
             yield _corrected(correction, after)
             after = correction
@@ -154,14 +155,14 @@ class Timeline:
             yield _revealed(reveal)
 
     def _hides(self, tick: Acknowledgement) -> bool:
-        """Whether the decision names an order that the person may not see."""
+        """True if the decision names an order that the person may not see."""
         if tick.code != "staff_reordered":
             return False
         seen = self._repeated_by and self._repeated_by.order.reference
         return bool(tick.parameters.get("order") != seen)
 
     def _is_told(self, other: Order) -> bool:
-        """Whether a decision of staff names the order that repeats this one."""
+        """True if a decision of staff names ``other``, which repeats this order."""
         return any(tick.parameters.get("order") == other.reference for tick in self._ticks)
 
 
@@ -196,7 +197,7 @@ def _moved(order: Order, change: StatusChange, *, shows_costs: bool) -> Event:
 
 
 def _reordered(tick: Acknowledgement) -> Event:
-    """That the missing cards were ordered again, without the name of the order."""
+    """The event that the missing cards were ordered again, without the new order's name."""
     what = gettext("%(by)s ordered the missing cards again.")
     return Event(tick.at, filled(what, by=bdi(tick.by)))
 
@@ -222,7 +223,7 @@ _CORRECTED = (
 
 
 def _corrected(change: CustomerChange, after: CustomerChange | Order) -> Event:
-    """What was known of the customer before, so that it is seen where messages have gone."""
+    """A correction, with the customer's earlier details: they show where messages have gone."""
     named, unnamed = _CORRECTED
     text = filled(str(named if change.by else unnamed), by=bdi(change.by))
     details = [
@@ -242,7 +243,7 @@ def _corrected(change: CustomerChange, after: CustomerChange | Order) -> Event:
     return Event(change.at, text, details=details)
 
 
-# What is said of a refund: by whom, where a name is known.
+# The texts about a refund, with and without the name of a person.
 _PLANNED = (
     gettext_lazy("%(by)s recorded that the customer is to be paid back %(amount)s."),
     gettext_lazy("It was recorded that the customer is to be paid back %(amount)s."),
@@ -258,7 +259,7 @@ _TAKEN_BACK = (
 
 
 def _refunded(refund: CustomerRefund) -> Iterator[Event]:
-    """What became of a refund: recorded, paid, and taken back."""
+    """The events of a refund: planned, paid and taken back."""
     source = "" if refund.created_by else refund.get_source_display()
     said = [(text, False) for text in (payment(refund), bdi(refund.comment), source) if text]
     if refund.was_planned:
@@ -285,7 +286,7 @@ def _told(
 
 
 def _revealed(reveal: CardReveal) -> Event:
-    """Which card was shown to whom, and why; without anything of the card."""
+    """The event of a reveal: which card, by whom and why, without anything of the card."""
     text = gettext("%(by)s revealed the code of card %(card)s.")
     what = filled(text, by=bdi(reveal.user.get_username()), card=reveal.card.position)
     return Event(reveal.at, what, details=[(bdi(reveal.reason), False)] if reveal.reason else [])
@@ -311,7 +312,7 @@ def _move_in_words(order: Order, change: StatusChange) -> str:
 
 
 def _headline(change: StatusChange) -> Problem | None:
-    """What says best why the order moved; ``None`` if nothing does."""
+    """The recorded reason why the order moved; ``None`` if there is none."""
     current = [Problem.of(entry) for entry in change.details if "ended" not in entry]
     return next((problem for problem in current if problem.kind is Kind.HISTORY), None)
 
@@ -331,7 +332,7 @@ def _details(
 
 
 def _trouble(change: StatusChange) -> Iterator[tuple[str, bool]]:
-    """That the shop's own code could not be told of the move."""
+    """A warning if the shop's own code could not be told of the move."""
     if not change.announce_error:
         return
     if change.announce_at:
@@ -342,6 +343,6 @@ def _trouble(change: StatusChange) -> Iterator[tuple[str, bool]]:
 
 
 def _lines(text: str) -> str:
-    """Text of several lines as HTML, each of them in its own direction."""
+    """Text of several lines as HTML, each line in its own direction."""
     line = '<div class="giftcards-line" dir="auto">{}</div>'
     return format_html_join("", line, ((part or "\u00a0",) for part in text.split("\n")))

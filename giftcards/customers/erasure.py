@@ -1,7 +1,7 @@
 """Erasing a customer: the orders and the books stay, without the person.
 
-Each order is erased in a transaction of its own. What is done stays done: an erasure that was
-stopped goes on with the orders that still name the person.
+Each order is erased in a transaction of its own. So an erasure that was stopped can be repeated: it
+goes on with the orders that still name the person.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from giftcards.wiping import empty_log
 
 logger = logging.getLogger(__name__)
 
-#: Why an order is not erased, by what its customer is still to get.
+#: The reasons why an order is not erased yet.
 OPEN, PROBLEM, OWED, PLANNED = "open", "problem", "owed", "planned_refund"
 
 
 @dataclass(slots=True)
 class Erasure:
-    """What was erased, by the references of orders."""
+    """The result of an erasure, by the references of the orders."""
 
     erased: list[str] = field(default_factory=list)
     #: Orders that may not be erased yet, with the reason.
     kept: dict[str, str] = field(default_factory=dict)
-    #: References that name the person themselves; they stay.
+    #: Orders whose reference itself names the person: references stay.
     telling: list[str] = field(default_factory=list)
 
 
 class SharedNumber(GiftcardsError):
-    """Orders that were found by a phone number are under several e-mail addresses.
+    """Raised if orders that were found by a phone number have several e-mail addresses.
 
-    An address is one person's; a number may be a family's. The text has none of them.
+    An address belongs to one person, but a family may share a number. The text contains neither.
     """
 
     def __init__(self, addresses: int, references: Sequence[str]) -> None:
@@ -53,12 +53,12 @@ class SharedNumber(GiftcardsError):
 
 
 def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
-    """The orders of the person, oldest first; and orders of others that have to do with them.
+    """Return the person's orders, and other orders that may be theirs, each oldest first.
 
-    The latter have the same e-mail address or phone number beside another one of the other kind,
-    had one of the person's until it was corrected, or had a message sent to the person. Whether
-    that is the same customer, staff have to say.
-    Raises :exc:`SharedNumber` if the person's orders are under several e-mail addresses.
+    The other orders share a further address or number with the person's orders, named the person
+    until they were corrected, or had a message sent to the person. Whether their customer is the
+    same, staff have to decide.
+    Raises :exc:`SharedNumber` if the person's orders have several e-mail addresses.
     """
     named = _read(person.orders())
     _refuse_several(named)
@@ -72,7 +72,10 @@ def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
 
 
 def _refuse_several(orders: Iterable[Order]) -> None:
-    """An order without an e-mail address goes with the number."""
+    """Raise :exc:`SharedNumber` if the orders have several e-mail addresses.
+
+    Orders without an address do not count.
+    """
     addressed = [order for order in orders if order.customer_email]
     count = len({folded(order.customer_email) for order in addressed})
     if count > 1:
@@ -80,9 +83,9 @@ def _refuse_several(orders: Iterable[Order]) -> None:
 
 
 def _is_only_sent_to(person: Person, order: Order) -> bool:
-    """Whether the order has no customer of its own, and all its messages went to the person.
+    """True if the order names no customer, and all its messages went to the person.
 
-    If one went to somebody else, the codes may be theirs.
+    If a message went to somebody else, the codes may be theirs.
     """
     if order.customer_email or order.customer_phone:
         return False
@@ -96,7 +99,7 @@ def _read(keys: Iterable[int]) -> list[Order]:
 
 
 def why_kept(orders: Iterable[Order]) -> dict[str, str]:
-    """Which of ``orders`` may not be erased yet, by reference, and why not."""
+    """The reasons why some of ``orders`` may not be erased yet, by reference."""
     reasons = {order.reference: _why_kept(order) for order in orders}
     return {reference: reason for reference, reason in reasons.items() if reason}
 
@@ -114,16 +117,17 @@ def _why_kept(order: Order) -> str:
 def erase(
     person: Person, orders: Sequence[Order], *, on_order: Callable[[], object] = lambda: None
 ) -> Erasure:
-    """Erase the person from ``orders``, and from what the admin has logged.
+    """Erase the person from ``orders``, and from the log of the admin.
 
-    An order about which something has begun meanwhile is kept: see :func:`why_kept`.
+    Orders that may not be erased at that moment are kept: see :func:`why_kept`. ``on_order`` is
+    called after each order.
     """
     done, traces = Erasure(), Traces(person, orders)
-    # First: what is left of an erasure that stops is found by its orders.
+    # First, because an erasure that stops is resumed by the orders that still name the person.
     _erase_log(orders, traces)
     for order in orders:
         with transaction.atomic(using=router.db_for_write(Order)):
-            # Nobody refunds, notes, corrects or disputes meanwhile.
+            # So that nobody refunds, notes, corrects or disputes meanwhile.
             order.lock()
             order.refresh_from_db()
             if reason := _why_kept(order):
@@ -145,7 +149,7 @@ def _erase_order(order: Order, traces: Traces) -> None:
     order.metadata = {}
     order.group = "" if traces.are_in(order.group) else order.group
     order.problems = traces.erased(order.problems)
-    # Nobody can ask for them any more.
+    # Nobody can ask for the codes any more.
     if order.cards.all().destroy():
         order.codes_destroyed_at = timezone.now()
     order.save(
@@ -189,9 +193,12 @@ def _erase_correction(change: CustomerChange, traces: Traces) -> None:
 
 
 def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
-    """The number of the payment stays, for the bank's statement, unless it names the person."""
+    """Erase the person from a refund.
+
+    The reference of the payment stays, for the bank's statement, unless it names the person.
+    """
     if traces.are_in(refund.reference):
-        # Still its own in the order.
+        # Still unique for the order.
         refund.reference = f"{ERASED} {refund.pk}"
     if traces.are_in(refund.method):
         refund.method = ERASED
@@ -203,7 +210,7 @@ def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
 
 
 def _erase_log(orders: Sequence[Order], traces: Traces) -> None:
-    """What the admin has logged about the orders, and about anything else of the app."""
+    """Erase the person from what the admin logged about the orders, and about other rows."""
     if not apps.is_installed("django.contrib.admin"):
         return
     from django.contrib.admin.models import LogEntry
@@ -213,7 +220,7 @@ def _erase_log(orders: Sequence[Order], traces: Traces) -> None:
     about = Q(content_type__model="order", content_type__app_label="giftcards")
     for keys in batches([str(order.pk) for order in orders]):
         _erase_entries(ours.filter(about, object_id__in=keys), traces)
-    # Of names, there may be more than one bearer.
+    # Not by names, because several people may have the same one.
     former = chain.from_iterable(map(with_former, orders))
     for text in {text for each in former for text in (each.customer_email, each.customer_phone)}:
         named = Q(change_message__icontains=text) | Q(object_repr__icontains=text)

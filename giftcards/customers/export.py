@@ -1,4 +1,4 @@
-"""Everything that is kept about a customer, in one file that they can read."""
+"""Export of everything that is kept about a customer, in one file that they can read."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _ORDER = (
     "group",
     "metadata",
 )
-# With what was known of the customer until then.
+# Has the customer's details from before the correction.
 _CHANGE = (
     "at",
     "customer_email",
@@ -73,10 +73,10 @@ _PRIVATE = 0o600
 
 
 def describe(orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
-    """What is kept about the customer of ``orders``: JSON, by headings in their ``language``.
+    """Everything kept about the customer of ``orders``, as JSON with headings in ``language``.
 
-    By default, that is the language of the newest order, or else the site's. There is no code in
-    it, nothing that the provider charges, and no name of a member of staff.
+    The default is the language of the last order that has one, or else the site's. The result has
+    no codes, no amounts that the provider charges, and no names of staff.
     """
     orders = list(orders)
     given = [order.customer_language for order in reversed(orders) if order.customer_language]
@@ -90,8 +90,8 @@ def describe(orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
 def write_new(path: Path, value: Any) -> None:
     """Write ``value`` as JSON into a new file that only its owner may read.
 
-    Raises ``FileExistsError`` if there is one, and any other ``OSError`` if it cannot be written;
-    then no file is left.
+    Raises ``FileExistsError`` if ``path`` exists, and any other ``OSError`` if it cannot be
+    written; then no new file is left.
     """
     text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)

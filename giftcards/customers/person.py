@@ -18,34 +18,34 @@ from giftcards.secrecy import Masked
 # How many rows are compared at a time. The comparison is made here, because databases differ in
 # how they fold case and none knows phone numbers.
 _BATCH = 10_000
-# What is shorter is no number, or part of too many other texts.
+# Shorter texts are no phone number, or are part of too many other texts.
 _FEWEST_DIGITS = 6
 _TELLING_DIGITS = 8
 _SHORTEST = 3
 _COUNTRY = "213"
-# The shortest whole numbers: of a landline with its zero, of a mobile without.
+# The length of the shortest whole numbers: a landline with its zero, a mobile without.
 _WHOLE_DIGITS = 9
-# What people write between two numbers.
+# The separators that people write between two numbers.
 _BETWEEN = re.compile(r"[/,;،؛\r\n]")
 # A mobile number without its zero. No area begins with these digits.
 _MOBILE = re.compile(r"[567]\d{8}")
 
 
 def folded(text: str) -> str:
-    """``text`` without the differences of case and writing that do not matter in an address."""
+    """``text`` without differences of case and spelling that do not matter in an address."""
     return unicodedata.normalize("NFKC", text).strip().casefold()
 
 
 def dialled(text: str) -> str:
-    """The digits of a phone number, beginning with the country's; "" if it has too few.
+    """The digits of a phone number, beginning with the country code; "" if it has too few.
 
-    Ignores spaces, dashes and the script of the digits. 0555 12 34 56 and 555 12 34 56 are
-    +213 555 12 34 56, and a number of another country keeps its own code.
+    Ignores spaces, dashes and the script of the digits. 0555 12 34 56 and 555 12 34 56 become
+    213555123456; a number of another country keeps its own code.
     """
     number = _digits(text)
     if len(number) < _FEWEST_DIGITS:
         return ""
-    # With the code of a country, nine digits may be the number of a small one.
+    # With a country code, nine digits may be the number of a small country.
     if "+" not in text and _MOBILE.fullmatch(number):
         return _COUNTRY + number
     number = number.removeprefix("00")
@@ -61,7 +61,7 @@ def numbers(text: str) -> frozenset[str]:
     """The phone numbers in ``text``, as :func:`dialled`: people write several into one field."""
     parts = [part for part in _BETWEEN.split(text) if _digits(part)]
     wholes = [part for part in parts if len(_digits(part)) >= _WHOLE_DIGITS]
-    # After a short beginning, the sign stands inside one number: 0555/12.34.56.
+    # If the first part is short, the separator stands inside one number: 0555/12.34.56.
     several = wholes if wholes[:1] == parts[:1] else [text]
     return frozenset(Masked(dialled(part)) for part in several) - {""}
 
@@ -72,16 +72,16 @@ def _digits(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who has one of these addresses or numbers, written as :func:`folded` and :func:`dialled`."""
+    """A person, by e-mail addresses as :func:`folded` and phone numbers as :func:`dialled`."""
 
     emails: frozenset[str] = frozenset()
     phones: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, *texts: str) -> Self:
-        """Who is meant by addresses and numbers that were typed; texts that are neither are none.
+        """The person with these addresses and numbers, as they were typed.
 
-        The result is false if none is one.
+        Other texts are ignored; if no text is left, the result is false.
         """
         addresses = {Masked(folded(text)) for text in texts if "@" in text}
         others = (text for text in texts if not any(map(str.isalpha, text)) and "@" not in text)
@@ -89,7 +89,10 @@ class Person:
 
     @classmethod
     def behind(cls, orders: Iterable[Order]) -> Self:
-        """Who is named by ``orders``: a number may have words around it there."""
+        """The person with all addresses and numbers that ``orders`` have or had.
+
+        Unlike in :meth:`of`, there may be words around a number.
+        """
         texts = {
             text
             for named in chain.from_iterable(map(with_former, orders))
@@ -108,7 +111,7 @@ class Person:
         return Person(self.emails - other.emails, self.phones - other.phones)
 
     def is_named_by(self, *texts: str) -> bool:
-        """Whether one of ``texts`` is one of the addresses and numbers."""
+        """True if one of ``texts`` is an address, or has a number, of the person."""
         return any(
             bool(self.emails) and folded(text) in self.emails
             if "@" in text
@@ -137,7 +140,7 @@ class Person:
     def former_orders(self) -> set[int]:
         """The primary keys of orders that named the person until they were corrected.
 
-        Whose they are now is not known: an address that was typed wrong may be a stranger's.
+        These may be orders of others: an address that was typed wrong may be a stranger's.
         """
         if not self:
             return set()
@@ -153,7 +156,7 @@ def with_former(order: Order) -> Iterator[Order | CustomerChange]:
 
 
 class Traces:
-    """The texts by which a customer's orders name them: address, number and name, as typed."""
+    """The texts that name a customer in their orders: addresses, numbers and names."""
 
     def __init__(self, person: Person, orders: Iterable[Order]) -> None:
         texts, dialled_ones = set(person.emails), set(person.phones)
@@ -161,9 +164,9 @@ class Traces:
             texts |= {named.customer_email, named.customer_name, named.customer_phone}
             dialled_ones |= numbers(named.customer_phone)
         whole = [re.escape(folded(text)) for text in texts if len(text.strip()) >= _SHORTEST]
-        # As words of their own: a short name is part of many others.
+        # As whole words only, because a short name is part of many other words.
         self._pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(sorted(whole)) or '(?!)'})(?![^\W_])")
-        # Without the country, which is not always written.
+        # Without the country code, which is not always written.
         national = (number.removeprefix(_COUNTRY) for number in dialled_ones)
         self._numbers = {Masked(number) for number in national if len(number) >= _TELLING_DIGITS}
 
@@ -171,15 +174,15 @@ class Traces:
         return "<traces of a customer>"
 
     def are_in(self, text: str) -> bool:
-        """Whether ``text`` contains one of them."""
+        """True if ``text`` contains one of these traces."""
         number = _digits(text)
         is_called = any(known in number for known in self._numbers)
         return is_called or bool(self._pattern.search(folded(text)))
 
     def erased(self, value: Any) -> Any:
-        """A JSON value in which each text that contains one of them is :data:`ERASED`.
+        """The JSON ``value``, with :data:`ERASED` for each text that contains one of these traces.
 
-        Names of staff, under the key "by", stay: they are about somebody else.
+        Names of staff, under the keys "by" and "ticked_by", stay.
         """
         match value:
             case str():
@@ -194,6 +197,6 @@ class Traces:
         return value
 
 
-#: Instead of a text that named a customer who was erased.
+#: Stands for a text that named an erased customer.
 ERASED = "(erased)"
 _OF_STAFF = {"by", "ticked_by"}

@@ -1,4 +1,4 @@
-"""Where optional apps say what they keep about customers: :func:`register`."""
+"""Registry of the optional apps that keep data about customers; see :func:`register`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from giftcards.models import Order
 class Keeper(Protocol):
     """An app that keeps something about the customers of orders."""
 
-    #: Of the app, for what the admin has logged about its rows.
+    #: The label of the app, by which its rows are found in the log of the admin.
     app_label: str
 
     def orders(self, person: Person) -> Iterable[int]:
-        """The primary keys of orders that name the person in rows of the app."""
+        """The primary keys of orders for which a row of the app names the person."""
 
     def addresses(self, order: Order) -> Iterable[str]:
-        """The addresses and numbers in the rows that belong to ``order``."""
+        """The e-mail addresses and phone numbers in the app's rows about ``order``."""
 
     def describe(self, order: Order) -> dict[str, Any]:
-        """What is kept with ``order``, for the customer: JSON, by headings in their language."""
+        """The app's data about ``order``, as JSON with headings in the active language."""
 
     def erase(self, order: Order, traces: Traces) -> None:
-        """Erase it. It is called in a transaction that holds the lock of ``order``."""
+        """Erase the customer from the app's rows about ``order``.
+
+        Called in a transaction that holds the lock of ``order``.
+        """
 
 
 _keepers: list[Keeper] = []

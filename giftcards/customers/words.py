@@ -1,4 +1,4 @@
-"""Rows in words that a customer can read: the names of their columns, and values as texts."""
+"""Rows for customers to read: translated names of columns, and readable values."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def several(rows: Iterable[models.Model], *names: str) -> list[Described]:
 
 
 def heading(model: type[models.Model]) -> str:
-    """What many rows of ``model`` are called."""
+    """The plural name of ``model`` in the active language."""
     return str(capfirst(str(model._meta.verbose_name_plural)))  # noqa: SLF001
 
 
 def value_of(row: models.Model, name: str) -> Any:
-    """A value as JSON has it: a choice by its name, an amount with the currency, a local time."""
+    """A column for JSON: a choice by its label, an amount with the currency, a local time."""
     field: Any = row._meta.get_field(name)  # noqa: SLF001
     value = getattr(row, name)
     if field.choices:

@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.checks import TAG
 from giftcards.exceptions import ConfigurationError
 
-# "I got no message", "It does not open", "My code is already used."
+# For complaints such as "I got no message", "It does not open", "My code is already used".
 _SUPPORT = ("view_delivery", "view_cardlink", "view_linkvisit", "resend_delivery")
 
 
@@ -20,7 +20,7 @@ class DeliveryConfig(AppConfig):
     label = "giftcards_delivery"
     verbose_name = _("Gift cards: messages to customers")
     default_auto_field = "django.db.models.BigAutoField"
-    #: What giftcards_setup lets the groups of staff do here: see giftcards.roles.
+    #: The permissions that giftcards_setup gives to groups of staff: see giftcards.roles.
     giftcards_roles: ClassVar[Mapping[str, Collection[str]]] = {
         "Gift card support": _SUPPORT,
         "Gift card manager": (*_SUPPORT, "view_staffdigest"),
@@ -35,7 +35,7 @@ class DeliveryConfig(AppConfig):
         from giftcards.engine.health import CONDITIONS
         from giftcards.retention import leave_alone
 
-        # Also if no messages are sent now: there may be some from before.
+        # Even if no messages are sent now, earlier ones may exist.
         registry.register(MESSAGES)
         leave_alone("untold", retention.UNTOLD, "with a customer who could not be told")
         receivers.connect_always()

@@ -22,13 +22,13 @@ from giftcards.models import Order
 
 
 class AddressRefused(Exception):
-    """The address does not exist, or does not take messages: there is no use in trying again."""
+    """The address does not exist, or does not take messages: a retry is useless."""
 
 
 class OutcomeUnknown(Exception):
     """Nobody knows whether the message went out.
 
-    It is tried again after a quarter of an hour, and at most six times.
+    The message is retried after a quarter of an hour, and given up after six such attempts.
     """
 
 
@@ -37,7 +37,7 @@ class Message:
     """A message, ready to be sent. Its texts may hold codes or a link, and are not in its repr."""
 
     kind: str
-    #: Of the order.
+    #: Reference of the order.
     reference: str
     language: str
     address: str = field(repr=False)
@@ -45,37 +45,38 @@ class Message:
     subject: str = field(repr=False)
     #: The message in plain text.
     text: str = field(repr=False)
-    #: The same as an HTML document.
+    #: The message as an HTML document.
     html: str = field(repr=False)
     #: A sentence or two in plain text, with the link if there is one: for short messages.
     short: str = field(repr=False)
     #: The address of the customer's page; "" if the message has none.
     link: str = field(default="", repr=False)
-    #: The same for each attempt at the same message, and for no other: 32 letters and digits. A
-    #: service that is told of it can leave out repetitions.
+    #: Idempotency key of 32 letters and digits: the same for each attempt at this message, and for
+    #: no other message. A service that gets it can drop repetitions.
     id: str = ""
 
 
 class Channel:
-    """The base of channels. An instance is made for each piece of work, without arguments."""
+    """Base class of channels. Each piece of work creates its own instance, without arguments."""
 
     #: Up to 40 characters; rows keep it, so do not change it.
     name: ClassVar[str]
 
     def address_of(self, order: Order) -> str:
-        """Where the customer of ``order`` is reached; "" if this channel does not reach them."""
+        """The customer's address on this channel; "" if it does not reach them."""
         raise NotImplementedError
 
     def send(self, message: Message) -> str | None:
-        """Hand ``message`` over; return the id by which it is known from then on, if it has one.
+        """Hand ``message`` over; return its id at the service, if it has one.
 
-        Raises :exc:`AddressRefused` if another attempt is useless, and :exc:`OutcomeUnknown` if the
-        message may have gone out all the same. After any other error, it is called again later. So
-        set a timeout on anything that may hang, of 20 s or less: after a minute, or sooner where
-        the worker's time is over or it is stopped, nobody waits for the end of an attempt any more,
-        and it counts as one of which nobody knows how it ended.
+        Raises :exc:`AddressRefused` if a retry is useless, and :exc:`OutcomeUnknown` if the message
+        may have gone out all the same. After any other error, the method is called again later.
 
-        It is called in a thread of its own, in which the language is that of the message.
+        Set a timeout of 20 s or less on anything that may hang. After a minute, or sooner if the
+        worker stops or its time is over, the attempt is not waited for any more: its outcome counts
+        as unknown.
+
+        Called in a thread of its own, with the language of the message active.
         """
         raise NotImplementedError
 
@@ -97,14 +98,14 @@ class Mail(Channel):
             _one_line(message.subject), message.text, conf.from_email, [message.address]
         )
         mail.attach_alternative(message.html, "text/html")
-        # No program should answer, such as with an absence note.
+        # Keeps programs from answering, such as with an absence note.
         mail.extra_headers["Auto-Submitted"] = "auto-generated"
         message_id = _message_id(message, mail.from_email)
         mail.extra_headers["Message-ID"] = message_id
         if mail.send() == 0:
-            # The backend has nothing sent, and raised nothing.
+            # The backend sent nothing, and raised nothing.
             raise NotTaken
-        # Providers with an API give names of their own; anymail says which.
+        # Providers with an API give ids of their own, which anymail reports.
         status = getattr(mail, "anymail_status", None)
         if status is not None and {"rejected", "invalid"}.intersection(status.status or ()):
             raise AddressRefused
@@ -123,7 +124,7 @@ def _one_line(text: str) -> str:
 
 
 def _message_id(message: Message, from_email: str) -> str:
-    """The name of a mail: the same for each attempt, so that mail servers drop repetitions."""
+    """The Message-ID: the same for each attempt at a message, so that servers drop repetitions."""
     domain = parseaddr(from_email)[1].rpartition("@")[2]
     domain = punycode(domain or urlsplit(conf.base_url).hostname or "localhost")
     return f"<{message.id}@{domain}>" if message.id else make_msgid(domain=domain)

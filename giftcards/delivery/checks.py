@@ -33,7 +33,7 @@ IDS: Mapping[str, str] = {
 }
 # With DEBUG and without ALLOWED_HOSTS, Django answers at these.
 _DEVELOPMENT = (".localhost", "127.0.0.1", "[::1]")
-# As long as the column.
+# The length of the column.
 _LONGEST_NAME = 40
 _SMTP = "django.core.mail.backends.smtp.EmailBackend"
 # The backends that deliver nothing.
@@ -41,7 +41,7 @@ _PRETENDING = {f"django.core.mail.backends.{name}.EmailBackend" for name in ("co
 
 
 def check_settings(**_: object) -> list[CheckMessage]:
-    """What is wrong with ``GIFTCARDS_DELIVERY``."""
+    """Report what is wrong with ``GIFTCARDS_DELIVERY``."""
     found: list[CheckMessage] = [
         Error(problem.message, hint=problem.hint, id=IDS[problem.kind]) for problem in problems()
     ]
@@ -49,18 +49,18 @@ def check_settings(**_: object) -> list[CheckMessage]:
 
 
 def check_links(**_: object) -> list[CheckMessage]:
-    """Whether there is a page that messages can link to, with cards on it."""
+    """Check that messages can link to a page that shows cards."""
     checks = (_check_links, _check_host, _check_days)
     return [message for check in checks for message in _unless_wrong(check)]
 
 
 def check_mail(**_: object) -> list[CheckMessage]:
-    """Whether mail arrives, and a mail server that hangs does not stop it."""
+    """Check that mail is delivered, and that there is a timeout if a mail server hangs."""
     return _unless_wrong(_check_mail)
 
 
 def _unless_wrong(check: Callable[[], Iterator[CheckMessage]]) -> list[CheckMessage]:
-    """What ``check`` finds where messages are sent and the settings are usable."""
+    """The findings of ``check``; none if no messages are sent or the settings are unusable."""
     try:
         return [] if conf.is_off else list(check())
     except ConfigurationError:
@@ -68,7 +68,7 @@ def _unless_wrong(check: Callable[[], Iterator[CheckMessage]]) -> list[CheckMess
 
 
 def _check_paths() -> Iterator[CheckMessage]:
-    """Whether what the settings name is there."""
+    """Check that the paths in the settings can be imported and called."""
     single = {name: OPTIONS.get(name) for name in ("PIN", "OWNED_ORDERS")}
     paths = [(f"GIFTCARDS_DELIVERY[{name!r}]", path) for name, path in single.items() if path]
     paths += [("GIFTCARDS_DELIVERY['CHANNELS']", path) for path in OPTIONS.get("CHANNELS")]
@@ -89,7 +89,7 @@ def _found(path: str) -> Any:
 
 
 def _check_channels() -> Iterator[CheckMessage]:
-    """Whether rows can name the channels."""
+    """Check that each channel has a name that rows can store, and no other channel has."""
     classes = [(path, _found(path)) for path in OPTIONS.get("CHANNELS")]
     names = [(path, getattr(found, "name", None)) for path, found in classes if callable(found)]
     for path, name in names:
@@ -131,10 +131,10 @@ def _check_links() -> Iterator[CheckMessage]:
 
 
 def _check_host() -> Iterator[CheckMessage]:
-    """Whether the site answers at the address that links lead to.
+    """Check that the site answers at the address that links lead to.
 
-    Where it does not, Django logs each click as an error, with the token in the address; and mails
-    that to ADMINS.
+    If it does not, Django logs each click as an error, with the token in the address, and mails it
+    to ADMINS.
     """
     host, _port = split_domain_port(urlsplit(conf.base_url).netloc.lower())
     hosts = settings.ALLOWED_HOSTS or (_DEVELOPMENT if settings.DEBUG else ())
@@ -149,7 +149,7 @@ def _check_host() -> Iterator[CheckMessage]:
 
 
 def _check_days() -> Iterator[CheckMessage]:
-    """Whether the codes are there for as long as a link to them is said to work."""
+    """Check that codes are kept for as long as a link to them is said to work."""
     kept, link = core.codes_kept_days, conf.link_days
     # In every mode, because staff hand over links, and a message with many cards has one.
     if conf.base_url and kept is not None and kept < link:
@@ -184,7 +184,7 @@ def _check_mail() -> Iterator[CheckMessage]:
 
 
 def _mailer() -> tuple[str, object, str]:
-    """The path of the mail backend, its time-out, and the setting of that."""
+    """The path of the mail backend, its timeout, and the name of the timeout's setting."""
     mailers = getattr(settings, "MAILERS", None) if django.VERSION >= (6, 1) else None
     if not mailers:
         return settings.EMAIL_BACKEND, settings.EMAIL_TIMEOUT, "EMAIL_TIMEOUT"

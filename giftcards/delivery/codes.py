@@ -13,13 +13,13 @@ from giftcards.secrecy import apart, contained
 
 logger = logging.getLogger(__name__)
 
-#: No message and no page lists more: the page offers them as a file.
+#: Most codes that a message or a page lists; the page offers more as a file.
 MOST_CODES = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A card and its code. ``value`` is "" if it cannot be opened, ``serial`` if it has none."""
+    """A card and its code. ``value`` is "" if it cannot be opened; ``serial`` may be ""."""
 
     position: int
     value: str = field(default="", repr=False)
@@ -32,10 +32,10 @@ class Code:
 
 @contained
 def open_codes(order: Order) -> list[Code]:
-    """A code for each card that the settled ``order`` counts, by position.
+    """The codes of all cards that the settled ``order`` counts, by position.
 
-    A card that does not open, or that is missing in the database, has none, and the log has an
-    error. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the encryption keys are
+    A card that does not open, or is missing in the database, has an empty code, and an error is
+    logged. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the encryption keys are
     unusable.
     """
     keyring = Keyring.from_settings()
@@ -60,7 +60,7 @@ def open_codes(order: Order) -> list[Code]:
 
 
 def _opened(position: int, card: Card | None, keyring: Keyring) -> tuple[Code, str]:
-    """The code of a card; and why it has none, as a sentence, or ""."""
+    """The code of a card, and a sentence that says why it is empty, or ""."""
     if card is None:
         return Code(position), "It is not in the database."
     try:

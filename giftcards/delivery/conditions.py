@@ -1,4 +1,4 @@
-"""What a monitor can ask about messages, beside the conditions of the core."""
+"""Health conditions about messages, in addition to those of the core."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from giftcards.delivery.models import Delivery
 from giftcards.engine.health import Condition, Standing
 from giftcards.management.output import counted
 
-# More are not counted.
+# Upper bound of the counts.
 _MOST = 1_000
-# A message that was given up cannot be ticked off, so the alarm ends by itself.
+# How long a message that was given up raises the alarm: nobody can tick it off.
 _ALARM = timedelta(days=1)
 
 
 def _waits(standing: Standing) -> str:
-    """That messages cannot be sent, by what staff are told of."""
+    """A sentence if messages have waited too long, otherwise "". Digests use the same limit."""
     number = len(Delivery.objects.late(standing.now, limit=_MOST))
     have = "has" if number == 1 else "have"
     what = f"{counted(number, 'message')} to customers {have} waited to be sent"
@@ -24,7 +24,7 @@ def _waits(standing: Standing) -> str:
 
 
 def _is_untold(standing: Standing) -> str:
-    """That customers were not told, and nothing more is tried."""
+    """A sentence if messages were given up within the last day; otherwise ""."""
     lately = Delivery.objects.filter(failed_at__gt=standing.now - _ALARM)
     number = lately.untold().order_by()[:_MOST].count()
     were = "was" if number == 1 else "were"

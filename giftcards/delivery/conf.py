@@ -97,7 +97,7 @@ def _staff_emails(setting: str, value: Any) -> Complaint | None:
 
 
 def _entries(people: Iterable[Any]) -> list[Any]:
-    """A dict for each of ``STAFF_EMAILS``, also where an address stands alone."""
+    """The entries of ``STAFF_EMAILS`` as dicts, also those that are only an address."""
     return [{"address": entry} if isinstance(entry, str) else entry for entry in people]
 
 
@@ -113,7 +113,7 @@ def _is_person(entry: Any) -> bool:
 
 
 def languages() -> dict[str, Any]:
-    """The languages in which the site can write, by code: names, some of them lazy."""
+    """The languages in which the site can write: codes mapped to names, some of them lazy."""
     return {settings.LANGUAGE_CODE: settings.LANGUAGE_CODE, **dict(settings.LANGUAGES)}
 
 
@@ -154,7 +154,7 @@ class Conf:
     """The settings, one typed property each; see the delivery page of the documentation."""
 
     def mode(self, kind: str) -> Mode:
-        """In which form messages of this kind are sent."""
+        """The form in which messages of this kind are sent."""
         configured = OPTIONS.get("MODE")
         if isinstance(configured, Mapping):
             configured = configured.get(kind, Mode.LINK)
@@ -162,7 +162,7 @@ class Conf:
 
     @property
     def is_off(self) -> bool:
-        """Whether customers get no messages at all."""
+        """True if customers get no messages at all."""
         return all(self.mode(kind) == Mode.OFF for kind in Kind)
 
     @property
@@ -172,27 +172,27 @@ class Conf:
 
     @property
     def from_email(self) -> str | None:
-        """The sender of messages; ``None``: ``DEFAULT_FROM_EMAIL``."""
+        """The sender of messages; ``None`` for ``DEFAULT_FROM_EMAIL``."""
         address: str | None = OPTIONS.get("FROM_EMAIL")
         return address
 
     @property
     def shop_name(self) -> str:
-        """What the shop calls itself; otherwise the host of its address."""
+        """The name of the shop, or else the host of its address; "" without either."""
         parts = address_parts(self.base_url)
         return OPTIONS.get("SHOP_NAME") or (parts and parts.hostname) or ""
 
     @property
     def contact(self) -> str:
-        """How customers reach the shop: an e-mail address, a phone number, the address of a page.
+        """The shop's contact for customers: an e-mail address, a phone number or a page's address.
 
-        "" if they are not told.
+        "" if it is not set.
         """
         return OPTIONS.get("CONTACT") or ""
 
     @property
     def contact_address(self) -> str:
-        """Where a click on the contact leads; "" if it is no page, no address and no number."""
+        """The URL that a click on ``contact`` opens; "" if its kind is not recognised."""
         contact = self.contact
         if contact.startswith(("https://", "http://")):
             return contact
@@ -205,7 +205,7 @@ class Conf:
 
     @property
     def channels(self) -> list[Channel]:
-        """A channel each, in the order in which they are set."""
+        """New instances of the configured channels, in their order."""
         paths: Sequence[str] = OPTIONS.get("CHANNELS")
         return [import_string(path)() for path in paths]
 
@@ -216,30 +216,30 @@ class Conf:
 
     @property
     def link_reveals(self) -> int | None:
-        """How often the cards behind a link are shown; ``None``: as often as the customer likes."""
+        """How often a link shows its cards at most; ``None`` if the shop sets no limit."""
         reveals: int | None = OPTIONS.get("LINK_REVEALS")
         return reveals
 
     @property
     def pin_of(self) -> Callable[[Order], str] | None:
-        """Returns what the customer has to type before the cards are shown; "" for nothing."""
+        """The function that returns an order's PIN, or "" for none; ``None`` if it is not set."""
         function: Callable[[Order], str] | None = self._imported("PIN")
         return function
 
     @property
     def owned_orders(self) -> Callable[[Any], QuerySet[Order]] | None:
-        """Returns the orders of a user; ``None``: nobody is shown any."""
+        """The function that returns the orders of a user; ``None`` if nobody is shown any."""
         function: Callable[[Any], QuerySet[Order]] | None = self._imported("OWNED_ORDERS")
         return function
 
     @property
     def staff(self) -> list[StaffPerson]:
-        """Who gets digests."""
+        """The people who get digests."""
         return [_person(entry) for entry in _entries(OPTIONS.get("STAFF_EMAILS"))]
 
     @property
     def digest_minutes(self) -> float:
-        """Minutes between two digests to the same person, at least."""
+        """Least number of minutes between two digests to the same person."""
         return float(OPTIONS.get("DIGEST_MINUTES"))
 
     def _imported(self, name: str) -> Any:

@@ -1,8 +1,8 @@
-"""Writing the digests for staff: from what there is to tell to a mail.
+"""Writing the digests for staff: from items of news to a mail.
 
 The templates are in ``giftcards_delivery/digest/``: ``subject.txt``, ``mail.txt`` and
-``mail.html``, each with ``items``, ``news`` (those of them that hold or happened), ``ended`` (those
-that do not hold any more), ``shop_name``, ``language`` and ``is_rtl``.
+``mail.html``. Their variables are ``items``, ``news`` (the items that hold or happened), ``ended``
+(the items that do not hold any more), ``title``, ``shop_name``, ``language`` and ``is_rtl``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def write(person: StaffPerson, items: Sequence[Item]) -> EmailMultiAlternatives:
             _rendered("mail.txt", context).strip() + "\n",
             conf.from_email,
             [person.address],
-            # So that nobody's note of absence answers it.
+            # Keeps absence notes from answering.
             headers={"Auto-Submitted": "auto-generated"},
         )
         mail.attach_alternative(_rendered("mail.html", context), "text/html")
@@ -47,7 +47,7 @@ def write(person: StaffPerson, items: Sequence[Item]) -> EmailMultiAlternatives:
 
 
 def title(items: Sequence[Item]) -> str:
-    """The most important of ``items`` in one line: 2 orders to do, the balance is low and more."""
+    """The first of ``items`` in one line, such as "2 orders to do, the balance is low and more"."""
     first, *others = [item.headline.removesuffix(".") for item in items]
     if not others:
         return first

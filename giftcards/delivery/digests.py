@@ -1,8 +1,8 @@
-"""Telling staff: to whom, and when. At most one digest in ``DIGEST_MINUTES`` for each person.
+"""Sending digests to staff: at most one in ``DIGEST_MINUTES`` to each person.
 
-Each person has a row, and so have the receivers of the signal ``staff_news`` together. A process
-claims the row before it sends; if it dies before it records that, another one sends the digest once
-more after two minutes.
+Each person has a row; the receivers of the signal ``staff_news`` share one. A process claims the
+row before it sends. If it dies before it records the digest, another process sends the digest again
+after two minutes.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ from giftcards.secrecy import contained
 
 logger = logging.getLogger(__name__)
 
-# Whatever puts off the next look, it is not for longer: the greatest DIGEST_MINUTES.
+# A next_attempt_at further ahead counts as past, as after a clock was set back. This is the
+# greatest DIGEST_MINUTES.
 _LONGEST = timedelta(days=1)
-# How often to look whether there is something to tell.
+# How often to look for news.
 _LOOK_EVERY = timedelta(minutes=1)
-# What is younger may have a time before another event that was told already: it was written, or
-# its transaction has ended, a moment later.
+# Younger events are left to the next digest: others with an earlier time may still be uncommitted,
+# and would be missed.
 _LAG = timedelta(seconds=30)
-# What holds is told again after that.
+# A state that still holds is told again after this time.
 _REMINDED_AFTER = timedelta(days=1)
 _PAUSES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 5 * 60, 30 * 60, 60 * 60))
-# What a row knows, as Told has it, and what it is where a row does not say it.
+# The fields of Told, with the value of each where a row has none.
 _PARTS: Mapping[str, Callable[[], Any]] = {"states": dict, "matters": dict, "last": list}
 #: The address in the row of the receivers of the signal.
 RECEIVERS = ""
@@ -52,13 +53,13 @@ RECEIVERS = ""
 
 @dataclass(slots=True)
 class Told:
-    """What somebody knows, as ``StaffDigest.told`` holds it."""
+    """What a person has been told, as stored in ``StaffDigest.told``."""
 
-    #: When they were told that something holds, by code, as a timestamp.
+    #: The timestamp of the last time that they were told of a state, by its code.
     states: dict[str, float] = field(default_factory=dict)
-    #: The open orders that they were told of, by code, as primary keys.
+    #: The primary keys of the open orders that they know of, by code.
     matters: dict[str, list[int]] = field(default_factory=dict)
-    #: What the last digest said: code, count, and whether it had ended.
+    #: The items of the last digest: code, count, and whether the state had ended.
     last: list[tuple[str, int, bool]] = field(default_factory=list)
 
     @classmethod
@@ -70,7 +71,7 @@ class Told:
 
 
 def is_due() -> bool:
-    """Whether :func:`send_due` is to be called, as it is about once a minute. One small query."""
+    """True if it is time to call :func:`send_due`, about once a minute. One small query."""
     people = _listed()
     if not people:
         return False
@@ -80,9 +81,9 @@ def is_due() -> bool:
 
 
 def send_due(limits: Limits) -> int:
-    """Send each person who is due a digest, if there is something new; return how many were sent.
+    """Send a digest to each person who is due and has news; return how many were sent.
 
-    What fails is logged, and shown in the admin; it is tried again after a while.
+    A failure is logged, shown in the admin, and retried after a pause.
     """
     people = _listed()
     if not people:
@@ -118,14 +119,14 @@ def _serve_all(
 
 
 def concerns(person: StaffPerson, code: str) -> bool:
-    """Whether ``person`` is told of items with this code, by their role."""
+    """True if ``person`` is told of items with this code: by their role, or for lack of one."""
     return person.role is None or WORDINGS[code].permission in ROLES[person.role]
 
 
 def _listed() -> dict[str, StaffPerson]:
-    """Who is told, by address; somebody who is listed twice, as the first entry says."""
+    """The people to tell, by address. Of two entries with one address, the first counts."""
     people: dict[str, StaffPerson] = {}
-    # First, because a chat works while mail does not.
+    # The signal comes first: a chat may work while mail does not.
     if any(staff_news.named_receivers(None)):
         people[RECEIVERS] = StaffPerson(RECEIVERS, settings.LANGUAGE_CODE, None)
     for person in conf.staff:
@@ -138,7 +139,7 @@ def _is_past(moment: datetime | None, now: datetime) -> bool:
 
 
 def _forget(addresses: Iterable[str]) -> None:
-    """Remove who is not listed any more: if they are again, they begin anew."""
+    """Delete the rows of people who are not listed any more; listed again, they start anew."""
     # The receivers of the signal may be connected in some processes only.
     gone = set(addresses) - {RECEIVERS}
     if gone:
@@ -146,7 +147,7 @@ def _forget(addresses: Iterable[str]) -> None:
 
 
 def _begin(address: str, situation: Situation) -> StaffDigest | None:
-    """The row of somebody new, who is not told of the past; ``None`` if it was made meanwhile."""
+    """Create the row of a new person, who is not told of the past; ``None`` if it exists."""
     told = Told(matters={code: list(orders) for code, orders in situation.matters.items()})
     digest, is_new = StaffDigest.objects.get_or_create(
         address=address, defaults={"covers_until": situation.at, "told": told.as_dict()}
@@ -155,12 +156,12 @@ def _begin(address: str, situation: Situation) -> StaffDigest | None:
 
 
 def _claim(digest: StaffDigest) -> bool:
-    """Claim the row as it was read; False if another process was first."""
+    """Claim the row as it was read; return False if another process was first."""
     return _write(digest, next_attempt_at=timezone.now() + LONGEST_HOLD)
 
 
 def _write(digest: StaffDigest, **values: Any) -> bool:
-    """Write to the row, unless another process has claimed it in the meantime."""
+    """Write to the row; return False if another process has claimed it in the meantime."""
     row = StaffDigest.objects.filter(pk=digest.pk, next_attempt_at=digest.next_attempt_at)
     if not row.update(**values):
         return False
@@ -176,8 +177,8 @@ def _serve(
     happened: Callable[[datetime, datetime], list[Item]],
     limits: Limits,
 ) -> bool:
-    """Send what is new to ``person``, whose row is claimed, and record it; whether it was sent."""
-    # Not later than now, where the clock was set back.
+    """Send the news to ``person``, whose row is claimed, and record it; True if it went out."""
+    # Not in the future, as it would be after the clock was set back.
     since = min(digest.covers_until or situation.at, situation.at)
     until = max(since, situation.at - _LAG)
     told = Told.of(digest)
@@ -210,7 +211,7 @@ def _serve(
 
 
 def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Item]:
-    """What somebody does not know yet, the most important first, and last what has ended."""
+    """The items that are news: the most important first, and last the states that ended."""
     states, at = situation.states, situation.at.timestamp()
     items = [
         item
@@ -228,14 +229,14 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
 
 
 def _knows(told: Told, situation: Situation, items: Iterable[Item]) -> Told:
-    """What somebody knows who was told ``items``."""
+    """What the person knows after being told ``items``."""
     items = list(items)
     at = situation.at.timestamp()
     new = {item.code: at for item in items if item.code in situation.states}
     return Told(
-        # What has ended counts as known, also by who was not told of it.
+        # A state that ended is forgotten, even if the person was not told of its end.
         states={code: at for code, at in told.states.items() if code in situation.states} | new,
-        # All that is open: what does not concern somebody now is not told later as new.
+        # All open orders: one that does not concern the person now is no news to them later.
         matters={code: list(orders) for code, orders in situation.matters.items()},
         last=[(item.code, item.count, item.has_ended) for item in items] or told.last,
     )
@@ -246,9 +247,9 @@ def _knows(told: Told, situation: Situation, items: Iterable[Item]) -> Told:
 
 @contained
 def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> str:
-    """Send ``items`` to ``person``; return what went wrong, by class and place, or "".
+    """Send ``items`` to ``person``; return the class and place of the error, or "".
 
-    The texts of errors are kept here: they may hold an address or a password of a server.
+    The error's text is left out: it may hold an address or a password.
     """
     if person.address == RECEIVERS:
         with override(person.language):
@@ -258,7 +259,7 @@ def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> str:
         mail = write(person, items)
     except Exception as error:  # noqa: BLE001 (templates of the shop raise anything)
         return describe(error)
-    # What goes out after nobody waits for it goes out once more.
+    # A mail that goes out after the wait has ended is ignored, so it is sent once more.
     end = hand_over(partial(_hand_over, mail), limits, late=_ignore)
     return end.error if isinstance(end, Failure) else ""
 
@@ -273,7 +274,7 @@ def _hand_over(mail: EmailMessage) -> None:
 
 
 def _call_receivers(items: list[Item]) -> None:
-    """Call each receiver once, whatever becomes of the others."""
+    """Call each receiver once, even if others fail."""
     for name, call in staff_news.named_receivers(None):
         try:
             call(items=items)
@@ -291,7 +292,7 @@ def _note_failure(digest: StaffDigest, trouble: str) -> None:
 
 
 def last_digest(digest: StaffDigest) -> list[Item]:
-    """What the last digest said, as far as this version knows these codes."""
+    """The items of the last digest whose codes this version knows."""
     return [
         Item(code, count, has_ended=has_ended)
         for code, count, has_ended in Told.of(digest).last

@@ -1,4 +1,4 @@
-"""What a customer is told about an order: in messages and on pages. Nothing of what it cost."""
+"""The facts about an order that its customer is told: nothing about the shop's costs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from giftcards.settlement import customer_breakdown
 
 
 class Payback(StrEnum):
-    """How it stands with the customer's money for the cards that did not come."""
+    """The state of the customer's money for the cards that did not come."""
 
     #: Nothing is owed.
     NOTHING = "nothing"
-    #: The missing cards are ordered again for it.
+    #: The missing cards were ordered again instead.
     REORDERED = "reordered"
     OWED = "owed"
     OWED_IN_PART = "owed_in_part"
@@ -34,7 +34,7 @@ class Payback(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PaidBack:
-    """A refund that the customer has got."""
+    """A refund that was paid to the customer."""
 
     amount: Decimal
     at: datetime
@@ -61,11 +61,11 @@ class Facts:
     #: When it was placed, and when it settled.
     ordered_at: datetime
     settled_at: datetime | None
-    #: For the cards that did not come, in all.
+    #: Total for the cards that did not come.
     owed: Decimal | None
-    #: What was paid back, the first one first.
+    #: The paid refunds, the earliest first.
     paid_back: tuple[PaidBack, ...]
-    #: Whether the missing cards were ordered again, so that they are still to come.
+    #: True if the missing cards were ordered again, so that they are still to come.
     is_reordered: bool
 
     @property
@@ -74,9 +74,9 @@ class Facts:
 
     @property
     def to_pay_back(self) -> Decimal | None:
-        """What the customer is still to get of what is owed.
+        """The part of ``owed`` that is still to be paid back.
 
-        A refund that is only planned counts as not paid yet: they do not have it.
+        A planned refund counts as not paid yet.
         """
         if self.owed is None:
             return None
@@ -96,11 +96,11 @@ class Facts:
 
 
 def facts_of(order: Order) -> Facts:
-    """What the customer of ``order`` may be told at present. One query for a final order."""
+    """The present facts of ``order`` for its customer. One query for a final order."""
     breakdown = customer_breakdown(order)
     paid_back: tuple[PaidBack, ...] = ()
     if order.is_final:
-        # In Python, so that a list of orders can fetch the refunds of all of them at once.
+        # Filtered in Python, so that a list of orders can prefetch the refunds.
         done = [refund for refund in order.refunds.all() if refund.state == RefundState.DONE]
         paid_back = tuple(sorted(map(PaidBack.of, done), key=lambda refund: refund.at))
     return Facts(
@@ -120,12 +120,12 @@ def facts_of(order: Order) -> Facts:
 
 
 def has_cards(order: Order) -> bool:
-    """Whether there are cards for the customer: see :func:`cards_of`."""
+    """True if ``order`` has cards for its customer: see :func:`cards_of`."""
     return order.is_final and _paid_for(order).exists()
 
 
 def with_cards(orders: Iterable[Order]) -> set[int]:
-    """The primary keys of those of ``orders`` that have cards for the customer. One query."""
+    """The primary keys of the ``orders`` with cards for their customers. One query."""
     final = [order.pk for order in orders if order.is_final]
     paid_for = Card.objects.filter(
         order=OuterRef("pk"), position__lte=OuterRef("fulfilled_quantity")
@@ -135,29 +135,29 @@ def with_cards(orders: Iterable[Order]) -> set[int]:
 
 
 def is_destroyed(order: Order) -> bool:
-    """Whether the codes were destroyed, so that there is nothing to hand over any more.
+    """True if the codes were destroyed, so that nothing is left to hand over.
 
-    Not so of an order whose cards are not there yet: they may still come.
+    False for an order whose cards may still come.
     """
     return order.codes_destroyed_at is not None and not has_cards(order)
 
 
 def cards_of(order: Order) -> list[Card]:
-    """The cards that the customer has paid for; none before the order is final.
+    """The cards that the customer has paid for, by position; none before the order is final.
 
-    Cards beyond those that the settled order counts, surplus ones and those that came late, are for
-    staff to decide about.
+    Cards beyond the count of the settled order (surplus or late ones) are left out: staff decide
+    about them.
     """
     if not order.is_final:
         return []
     cards = list(_paid_for(order).order_by("position"))
     for card in cards:
-        card.order = order  # for opening it, without a query
+        card.order = order  # so that opening it takes no query
     return cards
 
 
 def language_of(order: Order) -> str:
-    """The language in which the customer of ``order`` is told: theirs, or else the site's."""
+    """The language of messages to the customer of ``order``: theirs, or else the site's."""
     return supported_language(order.customer_language)
 
 

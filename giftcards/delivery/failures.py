@@ -1,4 +1,4 @@
-"""What the error of a channel means: whether the message went out, and whether to try again."""
+"""Classifying the errors of channels: whether the message went out, and whether to retry."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from urllib3.exceptions import NewConnectionError
 from giftcards.delivery.channels import AddressRefused, OutcomeUnknown
 from giftcards.secrecy import place_of
 
-# Replies in which a mail server complains about the sender's login, not about the address.
+# Codes of replies that complain about the sender's login, not about the address.
 _LOGIN_REPLIES = range(530, 540)
-# Second parts of "enhanced" codes, such as 5.7.1: mail system, network and policy.
+# Second parts of "enhanced" codes, such as 5.7.1, that stand for mail system, network and policy.
 _NOT_OF_THE_ADDRESS = {b"3", b"4", b"7"}
 # HTTP statuses after which the request may have been carried out all the same.
 _HTTP_UNCLEAR = {500, 502, 504}
-# HTTP statuses that have nothing to do with what was in the request.
+# HTTP statuses that do not complain about the content of the request.
 _HTTP_OF_THE_SERVER = {401, 403, 407, 408, 425, 429}
-# What code raises that was given something it cannot use.
+# Errors that code raises for values that it cannot use.
 _OF_THE_CONTENT = (ValueError, TypeError, LookupError, AttributeError)
 
 
 class Meaning(enum.Enum):
-    #: The address takes no messages: there is no use in trying again.
+    #: The address takes no messages: a retry is useless.
     REFUSED = "refused"
     #: Nobody knows whether the message went out.
     UNANSWERED = "unanswered"
-    #: It did not go out, and others would not either.
+    #: The message did not go out, and other messages would not either.
     SERVER_AWAY = "server away"
-    #: It did not go out, for a reason of its own.
+    #: The message did not go out, for a reason that concerns no other message.
     NOT_SENT = "not sent"
 
 
@@ -48,16 +48,16 @@ class Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What it means that a channel raised ``error`` while it was sending a message.
+    """Classify ``error``, which a channel raised while it was sending a message.
 
-    An error of which nothing is known means that the message did not go out: channels raise
-    :exc:`OutcomeUnknown` where that is not certain.
+    An unknown error means that the message did not go out: channels raise :exc:`OutcomeUnknown`
+    where that is not certain.
     """
     return Failure(_meaning(list(_chain(error))), describe(error))
 
 
 def describe(error: BaseException) -> str:
-    """The class of ``error``, the number of the server's reply if there is one, and the place."""
+    """The class of ``error``, the codes of the server's replies if there are any, and the place."""
     numbers: list[object] = [code for code, _ in sorted(_replies(error))]
     status = _http_status(error)
     if status is not None:
@@ -85,7 +85,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _replies(error: BaseException) -> list[tuple[int, bytes]]:
-    """What a mail server replied: a code and a text for each recipient, or one in all."""
+    """The mail server's replies as code and text: one for each recipient, or one for all."""
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return list(error.recipients.values())
     if isinstance(error, smtplib.SMTPResponseException):
@@ -100,13 +100,13 @@ def _is_refusal(error: BaseException) -> bool:
     replies = _replies(error)
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return bool(replies) and all(_is_final(code, text) for code, text in replies)
-    # Some servers look at the address only once they have the message.
+    # Some servers check the address only after they got the message.
     is_data = isinstance(error, smtplib.SMTPDataError)
     return is_data and any(500 <= code < 600 and text[:4] == b"5.1." for code, text in replies)
 
 
 def _is_final(code: int, text: bytes) -> bool:
-    """Whether a reply about a recipient is about the address, and for good."""
+    """True if a reply about a recipient rejects the address for good."""
     _class, _, rest = text.partition(b".")
     is_elsewhere = _class == b"5" and rest[:1] in _NOT_OF_THE_ADDRESS and rest[1:2] == b"."
     return 500 <= code < 600 and code not in _LOGIN_REPLIES and not is_elsewhere
@@ -115,7 +115,7 @@ def _is_final(code: int, text: bytes) -> bool:
 def _anymail_refusals() -> type[BaseException]:
     """The error of anymail for a recipient that is invalid or on the provider's list of refusals.
 
-    Where nobody has imported anymail, nobody has raised it either.
+    If anymail was not imported, its error cannot occur: :exc:`AddressRefused` takes its place.
     """
     module = sys.modules.get("anymail.exceptions")
     refusal: type[BaseException] = getattr(module, "AnymailRecipientsRefused", AddressRefused)
@@ -123,7 +123,7 @@ def _anymail_refusals() -> type[BaseException]:
 
 
 def _may_be_sent_by_smtp(error: BaseException) -> bool:
-    """Whether a mail server got the message, and did not say that it does not take it."""
+    """True if a mail server may have taken the message: it got the data, and did not refuse."""
     if isinstance(error, OutcomeUnknown):
         return True
     if isinstance(error, smtplib.SMTPDataError):
@@ -137,8 +137,8 @@ def _may_be_sent_by_smtp(error: BaseException) -> bool:
 
 
 def _may_be_sent_by_http(errors: Sequence[BaseException]) -> bool:
-    """Whether the request with the message may have been read by the server."""
-    # The innermost: anymail raises errors of the same classes from it.
+    """True if the server may have carried out the request with the message."""
+    # The innermost error, from which anymail raises others of the same classes.
     error = next((err for err in reversed(errors) if isinstance(err, http.RequestException)), None)
     if error is None:
         return False
@@ -166,7 +166,7 @@ def _http_status(error: BaseException) -> int | None:
 
 
 def _is_of_the_message(error: BaseException) -> bool:
-    """Whether the next message may go out although this one did not."""
+    """True if the failure concerns this message only, so that the next one may go out."""
     status = _http_status(error)
     if status is not None:
         return 400 <= status < 500 and status not in _HTTP_OF_THE_SERVER

@@ -1,4 +1,4 @@
-"""Handing a message over, without waiting for ever for a server that hangs."""
+"""Handing a message over with a timeout, in case a server hangs."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from giftcards.secrecy import contained
 ATTEMPT_SECONDS = 60.0
 # How long an attempt may go on after the process was asked to stop (seconds).
 _STOPPING_SECONDS = 8.0
-# How often somebody who waits looks whether to go on (seconds).
+# How often the waiting thread checks whether to stop (seconds).
 _POLL_EVERY = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The message went out; ``message_id`` is what the channel calls it, or ""."""
+    """The outcome of a message that went out; ``message_id`` is its id at the channel, or ""."""
 
     message_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long messages are sent; the moments are those of :func:`time.monotonic`."""
+    """Until when messages are sent; the times are those of :func:`time.monotonic`."""
 
     stop: threading.Event = field(default_factory=threading.Event)
-    #: No attempt begins after this, and none goes on after the second one.
+    #: No attempt begins after ``begin_until``, and none is waited for after ``end_at``.
     begin_until: float = inf
     end_at: float = inf
 
@@ -44,7 +44,7 @@ class Limits:
 
 
 class _End:
-    """How an attempt ended, told to whoever waits; and afterwards to ``late``."""
+    """The outcome of an attempt, for the waiting thread; a late success goes to ``late``."""
 
     def __init__(self, late: Callable[[Sent], object]) -> None:
         self._lock = threading.Lock()
@@ -66,7 +66,7 @@ class _End:
         return None
 
     def give_up(self) -> Sent | Failure | None:
-        """Wait no longer; what was told until now, if anything."""
+        """Stop waiting; return the outcome if there is one by now."""
         with self._lock:
             self._is_awaited = False
         return None if self._queue.empty() else self._queue.get()
@@ -76,13 +76,13 @@ class _End:
 def hand_over(
     send: Callable[[], str | None], limits: Limits, *, late: Callable[[Sent], object]
 ) -> Sent | Failure:
-    """Call ``send``, which hands a message over, in a thread of its own; return how that ended.
+    """Call ``send``, which hands a message over, in a thread of its own; return the outcome.
 
-    After :data:`ATTEMPT_SECONDS`, or when the limits are reached, nobody knows. The thread goes on
-    by itself: if the message goes out after all, it calls ``late``.
+    The outcome is a failure with ``Meaning.UNANSWERED`` after :data:`ATTEMPT_SECONDS`, or when the
+    limits are reached. The thread goes on: if the message goes out after all, it calls ``late``.
     """
     end = _End(late)
-    # A daemon, so that it does not keep a process that wants to end.
+    # A daemon thread does not keep the process from ending.
     threading.Thread(target=_send, args=(send, end), name="giftcards: message", daemon=True).start()
     began = time.monotonic()
     give_up_at = min(began + ATTEMPT_SECONDS, limits.end_at)
@@ -104,5 +104,5 @@ def _send(send: Callable[[], str | None], end: _End) -> None:
     except BaseException as error:  # noqa: BLE001 (whoever sends may raise anything)
         end.tell(failure_of(error))
     finally:
-        # Those of this thread, if it has used any.
+        # Closes the connections of this thread only.
         connections.close_all()

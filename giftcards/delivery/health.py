@@ -11,14 +11,14 @@ from giftcards.health import ConditionCheck
 
 @dataclass
 class GiftcardsMail(ConditionCheck):
-    """That no message to a customer has waited for more than five minutes."""
+    """Check that no message to a customer has waited for more than five minutes."""
 
     condition = "mail"
 
 
 @dataclass
 class GiftcardsUntold(ConditionCheck):
-    """That no message to a customer was given up within the last day."""
+    """Check that no message to a customer was given up within the last day."""
 
     condition = "untold"
     failure = ServiceWarning

@@ -1,4 +1,4 @@
-"""The kinds of messages to customers, and in which form each of them is sent."""
+"""The kinds of messages to customers, and the forms in which they are sent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Mode(models.TextChoices):
     OFF = "off"
 
 
-#: What the customer is told when an order moves to a status. A rejected order is, for the customer,
+#: The kind of message by the status that an order moves to. To the customer, a rejected order is
 #: like one that the provider has credited back: no card came.
 KIND_OF_STATUS: Mapping[str, Kind] = {
     Status.DELAYED: Kind.DELAYED,

@@ -1,4 +1,4 @@
-"""Links to cards: making, finding and withdrawing them."""
+"""Links to cards: making and finding them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from giftcards.secrecy import Masked, contained
 
 # 192 bits.
 _BYTES = 24
-#: Of the letters, digits, dashes and underscores that a token is written with.
+#: Length of a token, which consists of letters, digits, dashes and underscores.
 TOKEN_LENGTH = 32
 _SALT = "giftcards.delivery.links"
 
@@ -31,7 +31,7 @@ def issue(
     by: str = "",
     reason: str = "",
 ) -> tuple[CardLink, Masked]:
-    """Make a link to the cards of ``order``; return it with its token, which is stored nowhere."""
+    """Create a link to the cards of ``order``; return it and its token, which is stored nowhere."""
     token = Masked(secrets.token_urlsafe(_BYTES))
     link = CardLink.objects.create(
         order=order,
@@ -46,16 +46,16 @@ def issue(
 
 
 def expiry() -> datetime:
-    """Until when a link works that is made now."""
+    """Expiry of a new link."""
     return timezone.now() + timedelta(days=conf.link_days)
 
 
 @contained
 def find(token: str, *, again: str | None = None) -> CardLink | None:
-    """The link of this token, if it shows cards at present; ``None`` if not, whatever the reason.
+    """The link of this token; ``None`` if it shows no cards at present, whatever the reason.
 
-    That includes an order that has no cards for its customer. ``again`` as in
-    :meth:`CardLinkQuerySet.usable`. One query, whatever is found.
+    One reason is that the order has no cards for its customer. ``again`` is that of
+    :meth:`CardLinkQuerySet.usable`. Always takes one query.
     """
     keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
     hashes = [_hash(token, key) for key in keys]

@@ -1,10 +1,10 @@
 """Writing messages: from an order and a kind to the texts that are sent.
 
-The words are those of templates in ``giftcards_delivery/messages/``, which a shop overrides. Each
-kind of message has three of its own, ``<kind>/subject.txt``, ``<kind>/body.txt`` and
-``<kind>/short.txt``. The body is written once, and rendered twice: its paragraphs go into
-``message.txt`` and ``message.html``, which lay out every message, unless there is one of that name
-in the folder of the kind.
+The texts come from templates in ``giftcards_delivery/messages/``, which a shop can override. Each
+kind of message has three: ``<kind>/subject.txt``, ``<kind>/body.txt`` and ``<kind>/short.txt``. The
+body is rendered twice, for plain text and for HTML. Its paragraphs go into ``message.txt`` and
+``message.html``, which lay out the messages of all kinds; a template of that name in the folder of
+a kind takes precedence.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ _LONGEST_NAME = 80
 _FOLDER = "giftcards_delivery/messages"
 _BLANK_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 _SPACES = re.compile(r"[ \t\r\n]+")
-# Control characters, those that change the direction of text or are not seen, lone surrogates, and
-# separators of lines. The joiners spell words in Persian, and make one emoji of several.
+# Unicode categories to remove: control characters, format characters (which are invisible or change
+# the direction of text), lone surrogates and separators of lines. The joiners stay: Persian words
+# and composed emoji need them.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = {"\u200c", "\u200d"}
-# The customer's money is still to come.
+# The customer has, or may have, money to get back.
 _TO_COME = {Payback.OWED, Payback.OWED_IN_PART, Payback.UNKNOWN}
 _BREAKING = str.maketrans(dict.fromkeys(NO_BREAKS, " "))
 _DIRECTIONS = {"L": "ltr", "R": "rtl", "AL": "rtl"}
@@ -62,14 +63,14 @@ _MARKS = {"ltr": "\u200e", "rtl": "\u200f"}
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a message tells."""
+    """The content of a message, before it is rendered."""
 
     kind: str
     facts: Facts
     customer_name: str = ""
-    #: What was paid back, for a message about that.
+    #: The refund, for a message about one.
     refund: PaidBack | None = None
-    #: Of the customer's page; "" if the message does not lead there.
+    #: Address of the customer's page; "" if the message does not link there.
     link: str = field(default="", repr=False)
     link_until: datetime | None = None
     #: The cards that are in the message itself.
@@ -86,29 +87,30 @@ class MessageRow:
 
 @contained
 def compose(delivery: Delivery, token: Masked | None) -> Message:
-    """The message of ``delivery`` as it is to be sent now, in its language.
+    """Write the message of ``delivery`` as it is to be sent now, in its language.
 
-    ``token`` is that of the link it hands over, if :func:`needs_link`; it is not used otherwise.
-    Raises :exc:`~giftcards.exceptions.ConfigurationError` if it needs a link and has none, or the
-    encryption keys are unusable; :exc:`ValueError` if it is about a refund, and nothing was paid
-    back; and whatever a template raises, without a secret in its frames.
+    ``token`` is the token of its link; it is used only if :func:`needs_link`. Raises
+    :exc:`~giftcards.exceptions.ConfigurationError` if the message needs a link and the token or
+    ``BASE_URL`` is missing, or if the encryption keys are unusable; :exc:`ValueError` if it is
+    about a refund and nothing was paid back; and whatever a template raises, without a secret in
+    its frames.
     """
     content = _content(delivery, token)
     return render(content, language=delivery.language, address=delivery.address)
 
 
 def needs_link(order: Order, kind: str) -> bool:
-    """Whether a message of this kind hands over a link to the cards, rather than the cards."""
+    """True if a message of this kind hands over a link to the cards, rather than the codes."""
     if kind not in WITH_CARDS:
         return False
     if conf.mode(kind) != Mode.CODES:
         return True
-    # A shop without pages gets a long message.
+    # Without BASE_URL there is no page to link to: the message gets long.
     return order.fulfilled_quantity > MOST_CODES and bool(conf.base_url)
 
 
 def render(content: Content, *, language: str, address: str) -> Message:
-    """The message that tells ``content`` in ``language``."""
+    """Render ``content`` in ``language`` as a message to ``address``."""
     kind = content.kind
     with translation.override(language), timezone.override(timezone.get_default_timezone()):
         seen = _without_hidden_characters(content)
@@ -129,7 +131,7 @@ def render(content: Content, *, language: str, address: str) -> Message:
         )
 
 
-# What there is to tell.
+# From a delivery to the content of its message.
 
 
 def _content(delivery: Delivery, token: Masked | None) -> Content:
@@ -154,26 +156,26 @@ def _refund(delivery: Delivery, facts: Facts) -> PaidBack | None:
         return PaidBack.of(delivery.refund)
     if not facts.paid_back:
         raise ValueError("Nothing was paid back.")
-    # Sent again by a person: the last one.
+    # Sent again by a person: the message is about the latest refund.
     return facts.paid_back[-1]
 
 
-# The words for it.
+# From the content to the variables of templates.
 
 
 class _Verbatim(Masked, SafeString):
-    """A text that goes into plain text as it is: no template escapes it."""
+    """A text for plain-text templates, which must not escape it."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """How one form of a message shows what is not its own words."""
+    """How one form of a message (such as HTML) shows the values in its text."""
 
     foreign: Callable[[str], str]
     amount: Callable[[Decimal], str]
-    #: What people copy or click: nothing is added to it, not even a mark that is not seen.
+    #: For texts that people copy or click: adds nothing, not even an invisible mark.
     exact: Callable[[str], str]
 
 
@@ -194,8 +196,8 @@ def _short_amount(amount: Decimal) -> str:
     return _Verbatim(text if translation.get_language_bidi() else text.translate(_BREAKING))
 
 
-# In subjects and short messages, marks of direction are seen by old programs; in short ones, these
-# and spaces that do not break make a message in the alphabet of telephones twice as long.
+# Old programs display marks of direction in subjects and short messages. In short messages, these
+# marks and no-break spaces would also double the length: they are not in the alphabet of phones.
 _SUBJECT = _Form(_Verbatim, _unmarked_amount, _Verbatim)
 _SHORT = _Form(_Verbatim, _short_amount, _Verbatim)
 _PLAIN = _Form(_isolated, _amount, _Verbatim)
@@ -204,7 +206,7 @@ _FORMS = (_SUBJECT, _SHORT, _PLAIN, _RICH)
 
 
 def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
-    """The names that templates use; see the delivery page of the documentation."""
+    """The variables of the templates; see the delivery page of the documentation."""
     facts, refund = content.facts, content.refund
     is_rtl = translation.get_language_bidi()
     last = facts.paid_back[-1] if facts.paid_back else None
@@ -280,7 +282,7 @@ def _rows_of_refund(content: Content, form: _Form) -> list[MessageRow]:
     return rows
 
 
-# From the words to texts.
+# From the variables to texts.
 
 
 def _rendered(kind: str, name: str, words: dict[str, Any]) -> str:
@@ -290,14 +292,14 @@ def _rendered(kind: str, name: str, words: dict[str, Any]) -> str:
 
 
 def _paragraphs(kind: str, words: dict[str, Any]) -> list[str]:
-    """The paragraphs of the body; what was escaped in it stays so."""
+    """The paragraphs of the body, marked as safe: the template has escaped them."""
     body = _rendered(kind, "body.txt", words)
     parts = (_SPACES.sub(" ", part).strip() for part in _BLANK_LINES.split(body))
     return [mark_safe(part) for part in parts if part]  # noqa: S308 (templates escape)
 
 
 def _without_hidden_characters(content: Content) -> Content:
-    """The content with each text that others have written as one short line of plain text."""
+    """The content with each text by others reduced to one line of visible characters."""
     facts, refund = content.facts, content.refund
     return replace(
         content,
@@ -317,17 +319,17 @@ def _name(text: str) -> str:
 
 
 def _line(text: str) -> str:
-    """One line without characters that are not seen, or that change the direction of text."""
+    """The text in one line, without characters that are invisible or change its direction."""
     return one_line("".join(filter(_is_kept, text)))
 
 
 def _is_kept(char: str) -> bool:
-    # A line break, which is not seen, is a space as well.
+    # Line breaks are in _UNSEEN, but count as spaces.
     return char in _JOINERS or char.isspace() or unicodedata.category(char) not in _UNSEEN
 
 
 def _tidied(text: str) -> str:
-    """The text without the blank lines that a template leaves where it had nothing to say."""
+    """The text with at most one blank line in a row, as templates leave several."""
     return _BLANK_LINES.sub("\n\n", "\n".join(_lines(text)).strip("\n")) + "\n"
 
 
@@ -337,7 +339,7 @@ def _compact(text: str) -> str:
 
 
 def _directed(text: str) -> str:
-    """The text with a mark in front, if its first letter would turn it to the wrong side."""
+    """The text, after a mark of direction if its first letter has the wrong direction."""
     direction = "rtl" if translation.get_language_bidi() else "ltr"
     letters = filter(None, (_DIRECTIONS.get(unicodedata.bidirectional(char)) for char in text))
     return text if next(letters, direction) == direction else _MARKS[direction] + text

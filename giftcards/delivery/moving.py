@@ -1,7 +1,7 @@
-"""When the address of an order's customer is corrected: what is on its way goes to the new one.
+"""Redirecting messages after a correction of the customer's address.
 
-A message that went out is not sent again, with one exception: if the link in it is withdrawn before
-anybody had the cards shown, there would be no other way to them.
+A message that went out is sent again only if its link works and has shown no cards: the link is
+withdrawn, and there would be no other way to the cards.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class OldAddress:
-    """What went, or is to go, to addresses that are not the customer's any more."""
+    """The messages about an order that went, or are to go, to its customer's old addresses."""
 
     order: Order
     messages: list[Delivery]
 
     @property
     def unsent(self) -> list[Delivery]:
-        """Messages that nobody has got yet. One that is being sent may still arrive."""
+        """Open messages (one may be arriving), and failed ones that no later message replaces."""
         lost = {message.pk for message in self.messages if message.status == DeliveryStatus.FAILED}
         untold = set(Delivery.objects.filter(pk__in=lost).untold().values_list("pk", flat=True))
         return [
@@ -44,7 +44,7 @@ class OldAddress:
 
     @property
     def with_codes(self) -> list[Delivery]:
-        """Messages that have handed over the codes themselves."""
+        """Sent messages that held the codes themselves, rather than a link."""
         sent = [
             message
             for message in self.messages
@@ -55,13 +55,13 @@ class OldAddress:
 
     @property
     def links(self) -> CardLinkQuerySet:
-        """All links that were sent there."""
+        """All links in these messages."""
         messages = [message.pk for message in self.messages]
         return CardLink.objects.filter(order=self.order, delivery__in=messages)
 
     @property
     def unused(self) -> list[Delivery]:
-        """Sent messages whose links work, though nobody has had the cards shown by them."""
+        """Sent messages whose link works, but has not been used to show the cards."""
         working = self.links.usable(timezone.now(), reveals=conf.link_reveals).filter(reveals=0)
         keys = set(working.values_list("delivery", flat=True))
         return [
@@ -72,16 +72,17 @@ class OldAddress:
 
 
 def sent_to(order: Order, addresses: set[str]) -> OldAddress:
-    """What is known of messages about ``order`` to these addresses."""
+    """The messages about ``order`` to these addresses."""
     about = Delivery.objects.filter(order=order, address__in=addresses).order_by("pk")
     return OldAddress(order, list(about) if addresses else [])
 
 
 def move_messages(order: Order, change: CustomerChange) -> None:
-    """Have what is on its way about ``order`` go where its customer is reached after ``change``.
+    """Redirect messages about ``order`` from the addresses before ``change`` to the new ones.
 
-    Called in the transaction that makes the change, and that holds the lock of the order: whoever
-    is sending a message, or queues one, is done with that before, or begins after the commit.
+    Also withdraws the links that went to the old addresses. Must be called in the transaction that
+    makes the change and holds the lock of the order: a process that sends or queues a message then
+    finishes before it, or begins after its commit.
     """
     before = change.before(order)
     old = sent_to(order, addresses_of(before) - addresses_of(order))
@@ -94,7 +95,7 @@ def move_messages(order: Order, change: CustomerChange) -> None:
 
 
 def addresses_of(order: Order) -> set[str]:
-    """Where the customer is reached: what the order says, and what the channels make of it."""
+    """The customer's addresses: those in the order, and those that the channels use."""
     found = {order.customer_email, order.customer_phone}
     found.update(_address(channel, order) for channel in conf.channels)
     return found - {""}
@@ -107,7 +108,7 @@ def _one_of_each(messages: list[Delivery]) -> Iterator[Delivery]:
 
 
 def _move(message: Delivery, before: Order, order: Order, change: CustomerChange) -> bool:
-    """Queue the message for the new address; False if there is none, or it is not true any more."""
+    """Queue the message to the new address; return False if there is none, or it is outdated."""
     channel = _channel(message.channel)
     address = _address(channel, order) if channel else ""
     if not address or message.kind not in kinds_that_fit(order):
@@ -133,7 +134,7 @@ def _address(channel: Channel, order: Order) -> str:
     try:
         return address_of(channel, order)
     except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
-        # A correction does not fail for it.
+        # The correction goes on without this channel.
         logger.error(  # noqa: TRY400 (its text may hold an address)
             "Where the customer of order %s is reached by %s is not known: %s",
             order.reference,

@@ -16,24 +16,24 @@ from giftcards.delivery.kinds import Kind
 from giftcards.models import Order
 from giftcards.statuses import Status
 
-# Where the word for the order is another than that for the message about it.
+# The status whose label is shown for the order, where that of the kind suits only the message.
 _STATES = {
     Kind.DELIVERED: Status.FULFILLED,
     Kind.PARTLY_DELIVERED: Status.PARTIALLY_FILLED,
 }
-# In the digits of the longest key.
+# Digits of the longest primary key.
 _LONGEST_KEY = 18
 
 
 @dataclass(frozen=True, slots=True)
 class OwnedOrder:
-    """An order of the list, in its customer's words."""
+    """An order as the customer's list shows it."""
 
     order: Order
     facts: Facts
-    #: Whether there are cards to show: not if their codes were destroyed.
+    #: True if there are cards to show; False once their codes were destroyed.
     has_cards: bool
-    #: Of the form that shows the cards: its token.
+    #: The token of the form that shows the cards.
     page: str = field(repr=False)
 
     @property
@@ -45,12 +45,12 @@ class OwnedOrder:
 
 
 def is_offered() -> bool:
-    """Whether the shop says which orders a user owns."""
+    """True if the shop says which orders a user owns."""
     return conf.owned_orders is not None
 
 
 def orders_of(user: Any) -> QuerySet[Order]:
-    """The orders that ``user`` owns, newest first; none for who is not logged in."""
+    """The orders that ``user`` owns, newest first; none unless they are logged in."""
     hook = conf.owned_orders
     if hook is None or not getattr(user, "is_authenticated", False):
         return Order.objects.none()
@@ -79,5 +79,5 @@ def page_of(user: Any, order: Order) -> str:
 
 
 def place_of(user: Any, order: Order) -> str:
-    """Where a form of the list belongs, for its token."""
+    """The place of the order's form in the list of ``user``, to which its token is bound."""
     return f"account {user.pk} {order.pk}"

@@ -1,6 +1,6 @@
-"""What there is to tell staff: what happened, and what holds at present. No codes, no customers.
+"""News for staff: events, and present states. They hold no codes and name no customers.
 
-Read from the database alone, each part from an index and up to ``MOST`` rows.
+All of it is read from the database; each part uses an index and a limited number of rows.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from giftcards.models import Card, Order, ProviderState
 from giftcards.models.reveals_and_notes import REFUSED_REVEAL
 from giftcards.statuses import Status
 
-#: More of one kind are not counted.
+#: Upper bound of the count of an item.
 MOST = 1_000
 # How many orders an item names.
 _NAMED = 5
-# The admin's log has no index by time: further back, nothing is looked for in it.
+# Only the latest entries of the admin's log are searched: it has no index by time.
 _LATEST_ENTRIES = 10_000
-# As the index of the open orders is sorted.
+# The columns of the index of the open orders.
 _BY_DUE = ("settled_at", "status", "due_at", "pk")
 
 
@@ -50,21 +50,21 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NewsWording:
-    """The texts of a code, and the permission that says whom it concerns.
+    """The texts for a code of news, and the permission of the people whom it concerns.
 
-    ``headline`` is part of a sentence, and counts if it has a ``%(count)s``. ``ended`` says that it
-    does not hold any more; "" for what only happens.
+    ``headline`` is part of a sentence; it may contain ``%(count)s``. ``ended`` says that a state
+    does not hold any more; it is "" for events.
     """
 
     severity: Severity
-    #: Of the app ``giftcards``: who has it by their role is told.
+    #: A permission of the app ``giftcards``: people whose role has it are told.
     permission: str
     headline: Any
     remedy: Any = ""
     ended: Any = ""
 
 
-#: By code, the most important first.
+#: The wordings by code, the most important first.
 WORDINGS: Mapping[str, NewsWording] = {
     "paused": NewsWording(
         Severity.URGENT,
@@ -233,7 +233,7 @@ _CODE_OF_STATUS = {
 
 
 class Mention(NamedTuple):
-    """An order, by name, and its page in the admin: "" if there is none."""
+    """The reference of an order, and the URL of its page in the admin; "" if there is none."""
 
     reference: str
     url: str
@@ -245,20 +245,20 @@ def _nothing() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to tell. Its texts are in the language that is active when they are read."""
+    """One piece of news. Its texts are in the language that is active when they are read."""
 
     #: A key of :data:`WORDINGS`.
     code: str
     count: int = 1
-    #: Whether there are more than ``count``.
+    #: True if there are more than ``count``.
     has_more: bool = False
-    #: Whether it is told that this does not hold any more.
+    #: True if the news is that this state does not hold any more.
     has_ended: bool = False
-    #: The first of the orders that it is about.
+    #: The first of the orders that the item is about.
     orders: tuple[Mention, ...] = ()
-    #: Where the admin shows it; "" if it does not.
+    #: URL of the admin's page about this; "" if there is none.
     url: str = ""
-    #: What else there is to say, as a sentence of plain text.
+    #: Returns the details as plain text, or "".
     explain: Callable[[], str] = field(default=_nothing, repr=False, compare=False)
 
     @property
@@ -267,7 +267,7 @@ class Item:
 
     @property
     def headline(self) -> str:
-        """It in a few words, without a full stop: 2 orders to do."""
+        """The news in a few words, such as "2 orders to do"; a sentence if ``has_ended``."""
         if self.has_ended:
             return str(self._wording.ended)
         text = str(self._wording.headline % {"count": self.count})
@@ -279,19 +279,19 @@ class Item:
 
     @property
     def remedy(self) -> str:
-        """What to do about it, in a sentence."""
+        """What to do about the news; "" if there is nothing to do."""
         return "" if self.has_ended else str(self._wording.remedy)
 
     @property
     def text(self) -> str:
-        """All of it, as one line of plain text."""
+        """The whole item as one line of plain text."""
         names = ", ".join(order.reference for order in self.orders)
         title = f"{self.headline}: {names}" if names else self.headline
         return " ".join(filter(None, (_as_sentence(title), self.detail, self.remedy)))
 
     @property
     def unnamed(self) -> int:
-        """How many orders it is about beside those that it names."""
+        """Number of orders that the item is about, but does not name."""
         return self.count - len(self.orders) if self.orders else 0
 
     @property
@@ -301,17 +301,17 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """How things stand at a moment."""
+    """A snapshot of the states and the open orders that are news."""
 
     at: datetime
-    #: What holds, by code: what is told when it begins, while it lasts, and when it has ended.
+    #: The states that hold, by code: each is told when it begins, while it lasts and when it ends.
     states: Mapping[str, Item]
-    #: The open matters by code: the orders that it is about by their primary keys.
+    #: The open orders that are news, by code: each maps primary keys to references.
     matters: Mapping[str, Mapping[int, str]]
 
 
 def current_situation() -> Situation:
-    """How things stand now."""
+    """Take a snapshot of the present situation."""
     now = timezone.now()
     states = {item.code: item for item in _states(now)}
     opened = Order.objects.open()
@@ -328,11 +328,11 @@ def _named(orders: QuerySet[Order]) -> dict[int, str]:
 
 
 def order_item(code: str, orders: Iterable[tuple[int, str]]) -> Item:
-    """An item about these orders, each a primary key and a reference."""
+    """An item about ``orders``, which are pairs of primary key and reference."""
     return _about_orders(code, orders, url=_list_of(code))
 
 
-# What holds.
+# States.
 
 
 def _states(now: datetime) -> Iterator[Item]:
@@ -369,7 +369,7 @@ def _in_figures(state: ProviderState, in_orders: OpenMoney) -> str:
 
 
 def _books(state: ProviderState) -> Iterator[Item]:
-    """What of the provider's ledger does not fit."""
+    """Items about discrepancies in the provider's ledger."""
     if missing := missing_refunds():
         yield _about_orders(
             "missing",
@@ -402,7 +402,7 @@ def _gap(state: ProviderState) -> str:
 
 
 def _waiting(now: datetime) -> Iterator[Item]:
-    """Messages to customers that should have been sent some minutes ago."""
+    """An item about messages to customers that should have been sent some minutes ago."""
     late = Delivery.objects.late(now, limit=MOST + 1)
     if late:
         since = min(late)
@@ -418,11 +418,11 @@ def _waiting(now: datetime) -> Iterator[Item]:
         )
 
 
-# What happened.
+# Events.
 
 
 def recent_events(since: datetime, until: datetime) -> list[Item]:
-    """What happened after ``since``, and at ``until`` or before."""
+    """Items about the events after ``since``, up to and including ``until``."""
     return [
         *_settled(since, until),
         *_unsent(since, until),
@@ -432,7 +432,7 @@ def recent_events(since: datetime, until: datetime) -> list[Item]:
 
 
 def _settled(since: datetime, until: datetime) -> Iterator[Item]:
-    """Orders that became final, and not all that was ordered came."""
+    """Items about orders that became final without all of their cards."""
     settled = Order.objects.filter(settled_at__gt=since, settled_at__lte=until)
     # Excluded, rather than filtered for the other statuses, so that the index by time is used.
     unfilled = settled.exclude(status=Status.FULFILLED).order_by("settled_at")
@@ -464,7 +464,7 @@ def _visits(since: datetime, until: datetime) -> Iterator[Item]:
 
 
 def _reveals(since: datetime, until: datetime) -> Iterator[Item]:
-    """The traces of refusals in the admin's log; there is one an hour and person."""
+    """An item about refused reveals: the admin's log has one trace of them per person and hour."""
     if not apps.is_installed("django.contrib.admin"):
         return
     from django.contrib.admin.models import LogEntry
@@ -512,9 +512,9 @@ def _about_orders(
     )
 
 
-# Where the admin shows it.
+# URLs of the admin.
 
-# By code: the page, and what it is asked for.
+# By code: the admin page that lists its rows, and the query string.
 _LISTS: Mapping[str, tuple[str, str]] = {
     "to_do": ("giftcards_order_changelist", "?attention=needed"),
     **{
@@ -528,7 +528,7 @@ _LISTS: Mapping[str, tuple[str, str]] = {
     "missing": ("giftcards_order_changelist", "?ledger=missing"),
     "unknown": ("giftcards_ledgerentry_changelist", "?period=week"),
     "gap": ("giftcards_ledgerentry_changelist", "?period=week"),
-    # Also those of before; not those that a later message has made up for.
+    # Also lists earlier messages, but none that a later one has made up for.
     "unsent": ("giftcards_delivery_delivery_changelist", "?customers=untold"),
 }
 
@@ -540,7 +540,7 @@ def _list_of(code: str) -> str:
 
 
 def _address(page: str, *args: object) -> str:
-    """The address of a page of the admin; "" if the admin, or this page of it, is not there."""
+    """The URL of a page of the admin; "" if ``BASE_URL`` or the page is missing."""
     if not conf.base_url:
         return ""
     try:

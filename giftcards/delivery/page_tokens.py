@@ -1,7 +1,7 @@
-"""The token of a page: it proves that a POST comes from a page of ours that was looked at.
+"""Page tokens: each proves that a POST comes from a page of ours that somebody looked at.
 
-It stands in for Django's CSRF token, which needs a cookie: browsers inside chat programs may have
-none, and two links that are open at once would share it.
+They replace Django's CSRF token, which needs a cookie: browsers inside chat programs may have none,
+and two links that are open at once would share it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from django.core import signing
 from giftcards.secrecy import contained
 
 _SALT = "giftcards.delivery.page"
-# Seconds.
+# The lifetime of a token in seconds.
 _LONGEST = 60 * 60
-#: A person needs longer, in seconds, to read the page and press the button.
+#: Seconds that a person needs at least to read the page and press the button.
 QUICKEST = 1.0
 
 
 @contained
 def make(place: str) -> tuple[str, str]:
-    """A new token for the page at ``place``, and what sets that page apart from all others.
+    """Make a token for a page at ``place``; return it and a key unique to this page.
 
-    The place may be a secret: neither shows anything of it.
+    The place may be a secret: token and key reveal nothing of it.
     """
     nonce = secrets.token_hex(16)
     content = [nonce, int(time.time() * 1_000)]
@@ -33,10 +33,10 @@ def make(place: str) -> tuple[str, str]:
 
 @contained
 def read(token: str, place: str, *, quickest: float) -> str | None:
-    """What sets the page apart, from :func:`make`; ``None`` if the token is not to be trusted.
+    """The page's key from :func:`make`; ``None`` if the token is not to be trusted.
 
-    That is one of another place, of more than an hour ago, or of less than ``quickest`` seconds
-    ago.
+    Not to be trusted are forged tokens, tokens of another place, and tokens made more than an hour
+    or less than ``quickest`` seconds ago.
     """
     try:
         nonce, made_at = signing.loads(token, salt=_salt(place), max_age=_LONGEST)

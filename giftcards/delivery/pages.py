@@ -1,4 +1,4 @@
-"""The customer's pages as they are sent: what all of them say, and what browsers may do there."""
+"""The responses with the customer's pages: their common context and their security headers."""
 
 from __future__ import annotations
 
@@ -34,21 +34,22 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), clipboard-write=(self)",
 }
-# Nothing but our own style sheet and script, and images and fonts of the shop.
+# Allows only our own style sheet and script, and the site's images and fonts.
 _POLICY = (
     "default-src 'none'; {ours}img-src 'self'; font-src 'self'; form-action 'self';"
     " frame-ancestors 'none'; base-uri 'none'"
 )
-#: The address of the page is a secret, so no other site is told.
+#: Referrer policy of pages whose address is a secret: no other site is told it.
 SECRET_ADDRESS = "no-referrer"  # noqa: S105 (a policy)
-#: With the other one, browsers hide the origin of forms, and Django refuses them.
+#: Referrer policy of the other pages: under ``SECRET_ADDRESS``, browsers hide the origin of forms,
+#: and Django refuses those.
 PLAIN_ADDRESS = "same-origin"
 
 
 def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> HttpResponse:
-    """The page before the cards, which says nothing of them.
+    """The page before the cards, which tells nothing about them.
 
-    ``complaint`` is "" or one of "again" (the page was too old, say) and "pin".
+    ``complaint`` is "", "again" (the page was too old, say) or "pin" (it was wrong).
     """
     return _page(
         "ask",
@@ -70,7 +71,7 @@ def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> H
 def show(
     order: Order, shown: list[Code], key: str, form: Mapping[str, str], referrer: str
 ) -> HttpResponse:
-    """The page with the cards. ``form`` is what has to be posted again to get them as a file."""
+    """The page with the cards. ``form`` holds the fields to post again to get them as a file."""
     is_on_page = len(shown) <= MOST_CODES
     return _page(
         "cards",
@@ -100,7 +101,7 @@ class _Row:
 
 @contained
 def file_of(order: Order, shown: list[Code]) -> HttpResponse:
-    """The cards as plain text, a line each: its number, the code and the serial."""
+    """The cards as a text file with one line for each: its number, code and serial."""
     lines = [Masked(_line(card)) for card in shown]
     with translation.override(language_of(order)):
         context = {**_shop(), "facts": facts_of(order)}
@@ -119,10 +120,10 @@ def _line(card: Code) -> str:
 
 
 def gone(request: HttpRequest) -> HttpResponse:
-    """The page of a link that does not show cards: the same to the last byte, whatever the reason.
+    """The page of a link that shows no cards: the same to the last byte, whatever the reason.
 
-    So it is in the language of who looks, not in that of an order; and nothing of a request is on
-    it, which lets it do with one nonce.
+    So its language is the visitor's, not that of an order. It quotes nothing from the request, so
+    one fixed nonce is enough.
     """
     language = translation.get_language_from_request(request)
     nonce = salted_hmac("giftcards.delivery.pages", "gone", algorithm="sha256").hexdigest()[:32]
@@ -130,16 +131,16 @@ def gone(request: HttpRequest) -> HttpResponse:
 
 
 def refuse_method(*allowed: str) -> HttpResponse:
-    """The answer to a method that these pages do not have, whatever the link."""
+    """The response to a method that these pages do not allow, whatever the link."""
     return _protected(HttpResponseNotAllowed(allowed), SECRET_ADDRESS)
 
 
 def trouble(request: HttpRequest) -> HttpResponse:
-    """The page that is shown when the right one cannot be."""
+    """The page shown when an error prevents the right one."""
     language = translation.get_language_from_request(request)
     with suppress(Exception):
         return _page("trouble", {}, language=language, referrer=SECRET_ADDRESS, status=503)
-    # A template of the shop's may be what is broken.
+    # A template of the shop may be the cause.
     with translation.override(language):
         text = translation.gettext("The cards cannot be shown at the moment. Try again later.")
     response = HttpResponse(text, content_type="text/plain; charset=utf-8", status=503)
@@ -165,7 +166,7 @@ def _page(
 ) -> HttpResponse:
     """Render a page, by default without the request: no context processor opens the session."""
     nonce = nonce or secrets.token_urlsafe(16)
-    # Under the name that Django 6 has for its own, so that its tags give ours.
+    # The name of Django 6's own nonce, so that its tags output ours.
     shared = {**_shop(), "csp_nonce": nonce}
     with translation.override(language):
         template = f"giftcards_delivery/page/{name}.html"
@@ -180,10 +181,10 @@ def _protected(response: HttpResponse, referrer: str, *, nonce: str = "") -> Htt
         response[name] = value
     response["Referrer-Policy"] = referrer
     ours = f"style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; " if nonce else ""
-    # A middleware, such as that of Django 6, adds none where there is one.
+    # A middleware, such as that of Django 6, leaves an existing policy alone.
     response["Content-Security-Policy"] = _POLICY.format(ours=ours)
     if referrer == SECRET_ADDRESS:
-        # Reports on a policy, and Django's log of answers from 400 on, name the address.
+        # Turns off policy reports and Django's log of statuses from 400 on: both name the address.
         vars(response).update(_csp_ro_config={}, _has_been_logged=True)
     return response
 

@@ -1,7 +1,7 @@
-"""What a customer has to know, beside the link, to see the cards.
+"""PINs: what a customer has to know, beside the link, to see the cards.
 
-In forms and in code, a PIN that was typed is called a password, and the right one a secret: those
-who collect errors leave out what has such a name.
+Forms and code call a typed PIN a password, and the right one a secret, because error collectors
+hide values with these names.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _DIGITS = 4
 
 
 class _LastDigitsOfPhone:
-    #: The page asks with these words. A function of yours may have such an attribute as well.
+    #: The words with which the page asks for the PIN. A shop's own function may have them as well.
     help_text: str | Promise = _("The last four digits of your phone number.")
 
     def __call__(self, order: Order) -> str:
-        """The digits; without a phone number "", so that the cards are shown without a PIN."""
+        """Return the digits; "" if the phone number has too few, so that no PIN is asked for."""
         digits = "".join(filter(str.isdecimal, normalised(order.customer_phone)))
         return digits[-_DIGITS:] if len(digits) >= _DIGITS else ""
 
@@ -37,13 +37,13 @@ last_digits_of_phone = _LastDigitsOfPhone()
 
 @contained
 def pin_of(order: Order) -> Masked:
-    """What the customer of ``order`` has to type; "" for nothing.
+    """The PIN of the customer of ``order``; "" if none is needed.
 
-    Raises :exc:`~giftcards.exceptions.ConfigurationError` for one that an empty field would match.
+    Raises :exc:`~giftcards.exceptions.ConfigurationError` if an empty input would match the PIN.
     """
     function = conf.pin_of
     found: Any = None if function is None else function(order)
-    # A number, such as 0, is one as well.
+    # A number is a PIN as well, even 0.
     if found is None or found is False or found == "":
         return Masked()
     secret = Masked(found)
@@ -53,11 +53,11 @@ def pin_of(order: Order) -> Masked:
 
 
 def help_text() -> str:
-    """What the page says about the PIN, in the current language; "" for nothing."""
+    """The page's text about the PIN, in the current language; "" if there is none."""
     return str(getattr(conf.pin_of, "help_text", ""))
 
 
 @contained
 def is_right(password: str, secret: str) -> bool:
-    """Whether ``password`` is the PIN, whatever its case, spaces, dashes and script of digits."""
+    """True if ``password`` is the PIN. Case, spaces, dashes and script of digits do not matter."""
     return constant_time_compare(normalised(password), normalised(secret))

@@ -1,4 +1,4 @@
-"""What the app keeps about customers: messages with their addresses, and visits of links."""
+"""Personal data in this app: messages with customers' addresses, and visits of links."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _VISIT = ("at", "what", "address", "agent", "user")
 
 
 class Messages:
-    """What :mod:`giftcards.customers` is told of messages and links."""
+    """The messages and links of customers, for :mod:`giftcards.customers`."""
 
     app_label = "giftcards_delivery"
 
@@ -57,12 +57,12 @@ class Messages:
 
     def erase(self, order: Order, traces: Traces) -> None:
         messages = Delivery.objects.filter(order=order).order_by()
-        # Whoever is sending one has lost its claim, and records nothing.
+        # A process that is sending one loses its claim, and records nothing.
         messages.filter(status__in=OPEN).update(
             status=DeliveryStatus.CANCELLED, next_attempt_at=None
         )
         for message in messages:
-            # From the old one, a guessed address could be verified.
+            # The old key would let somebody verify a guessed address.
             key = key_of(uuid.uuid4().hex, message.channel, "")
             by = traces.erased(message.requested_by)
             reason = ERASED if message.reason else ""

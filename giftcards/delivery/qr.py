@@ -8,7 +8,7 @@ from giftcards.secrecy import Masked, contained
 
 
 def can_draw() -> bool:
-    """Whether segno is installed."""
+    """True if segno is installed."""
     return importlib.util.find_spec("segno") is not None
 
 
@@ -16,7 +16,7 @@ def can_draw() -> bool:
 def qr(text: str) -> Masked:
     """An SVG element that shows ``text`` as a QR code; "" if it is too long for one.
 
-    It has no size of its own. Raises :exc:`ImportError` unless :func:`can_draw`.
+    The element has no size of its own. Raises :exc:`ImportError` unless :func:`can_draw`.
     """
     import segno
 
@@ -24,12 +24,12 @@ def qr(text: str) -> Masked:
         code = segno.make_qr(text)
     except segno.DataOverflowError:
         return Masked()
-    # Light on white in a dark theme as well: not every camera reads the opposite.
+    # On white in a dark theme as well: not every camera reads the inverse.
     return _Drawing(code.svg_inline(light="#fff", omitsize=True))
 
 
 class _Drawing(Masked):
-    """Markup of ours: templates do not escape it."""
+    """Our own markup, which templates do not escape."""
 
     __slots__ = ()
 

@@ -26,30 +26,30 @@ from giftcards.statuses import FINAL
 logger = logging.getLogger(__name__)
 
 TASK = "giftcards.delivery.tasks.deliver"
-#: A task that is queued and has not started. Not queued twice within this time.
+#: Lease of a task that is queued and has not started. While it is held, no other task is queued.
 QUEUED = "queued delivery"
 _QUEUED_FOR = timedelta(seconds=20)
-#: Refunds whose signal was lost were looked for. Not done again within this time.
+#: Lease of the search for refunds whose signal was lost. While it is held, no other one begins.
 LOST_REFUNDS = "lost refunds"
 _LOOKED_FOR = timedelta(minutes=2)
 _PAID_WITHIN = timedelta(days=2)
-# What is planned is rarely paid later. The index is on this.
+# Planned refunds are rarely paid later than this. The index is on the time of recording.
 _RECORDED_WITHIN = timedelta(days=30)
 
 
 class Withdrawn(NamedTuple):
-    """How many links worked until they were withdrawn, and how many messages were cancelled."""
+    """Numbers of the links that were withdrawn, and of the messages that were cancelled."""
 
     links: int
     messages: int
 
 
 def tell_of_change(order: Order, change: StatusChange) -> list[Delivery]:
-    """Queue what the customer of ``order`` is told about this move, if anything, once."""
+    """Queue the messages about this status change, if any, each once; return the new ones."""
     if change.at < Installation.begin():
         return []
     if change.to_status in FINAL:
-        # Nobody waits any more.
+        # The customer does not have to wait any more.
         Delivery.objects.cancel(order=order, kind=Kind.DELAYED)
     kind = KIND_OF_STATUS.get(change.to_status)
     if kind is None:
@@ -58,7 +58,7 @@ def tell_of_change(order: Order, change: StatusChange) -> list[Delivery]:
 
 
 def tell_of_refund(refund: CustomerRefund) -> list[Delivery]:
-    """Queue the news that a refund was paid; one that was taken back is not told of any more."""
+    """Queue messages about a paid refund, or cancel those about one that was taken back."""
     if refund.state == RefundState.CANCELLED:
         Delivery.objects.cancel(refund=refund)
     if refund.state != RefundState.DONE or refund.executed_at is None:
@@ -69,10 +69,11 @@ def tell_of_refund(refund: CustomerRefund) -> list[Delivery]:
 
 
 def tell_of_lost_refunds() -> int:
-    """Queue the news of refunds that nobody was told of; return how many.
+    """Queue messages about paid refunds that have none yet; return the number of these refunds.
 
-    Their process died between the commit and the signal. Looks at those that were paid within the
-    last two days, and recorded within the last thirty; does nothing if it was done a moment ago.
+    Their process died between the commit and the signal. Only refunds that were paid within the
+    last two days, and recorded within the last thirty, are looked at. Does nothing if it has run
+    within the last two minutes.
     """
     is_off = conf.mode(Kind.PAID_BACK) == Mode.OFF
     if is_off or not Lease.objects.take(LOST_REFUNDS, _LOOKED_FOR):
@@ -91,7 +92,7 @@ def _tell_of_lost_refund(refund: CustomerRefund) -> bool:
     try:
         return bool(tell_of_refund(refund))
     except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
-        # The others are told of, and what waits is sent.
+        # Must not keep back the other refunds and the messages that are due.
         logger.error(  # noqa: TRY400 (its text may hold an address)
             "The customer of order %s is not told of a refund: %s",
             refund.order.reference,
@@ -113,8 +114,8 @@ def _queue(
     added: list[Delivery] = []
     trouble: Exception | None = None
     with transaction.atomic():
-        # The order may have been read a while ago. Whoever corrects the customer's address finds
-        # the messages that are queued here, or has done so before.
+        # Lock and read again, because the order may be stale. A correction of the customer's
+        # address thus either comes first, or finds the messages that are queued here.
         order.lock()
         order.refresh_from_db(fields=OF_CUSTOMER)
         for channel in conf.channels:
@@ -130,13 +131,13 @@ def _queue(
                     channel=channel.name,
                     address=address,
                     language=language_of(order),
-                    # Not of the address, which may be another one when it is announced again.
+                    # Without the address, which may have changed if the event is announced again.
                     key=key_of(occasion, channel.name),
                 )
                 if Delivery.objects.add(message):
                     added.append(message)
             except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
-                # The others reach the customer now, and this one when it is announced again.
+                # The other channels go on; this one is used if the event is announced again.
                 trouble = error
     if added:
         wake()
@@ -146,9 +147,9 @@ def _queue(
 
 
 def address_of(channel: Channel, order: Order) -> str:
-    """Where ``channel`` reaches the customer; "" if it does not. Raises whatever the channel does.
+    """The customer's address on ``channel``, or "". Raises whatever the channel raises.
 
-    A query of a channel that fails does not take the caller's transaction along.
+    A failing query of the channel does not break the caller's transaction.
     """
     with transaction.atomic():
         address: Any = channel.address_of(order)
@@ -158,9 +159,9 @@ def address_of(channel: Channel, order: Order) -> str:
 
 
 def kinds_that_fit(order: Order) -> list[Kind]:
-    """The messages that are true of ``order`` now, and that the settings let be sent.
+    """The kinds of messages that fit ``order`` now, and that the settings allow.
 
-    One that hands over cards fits only while there are cards to hand over.
+    A kind that hands over cards fits only while there are cards to hand over.
     """
     kinds = [KIND_OF_STATUS[order.status]] if order.status in KIND_OF_STATUS else []
     if kinds and kinds[0] in WITH_CARDS and not has_cards(order):
@@ -183,11 +184,11 @@ def send_again(
     is_elsewhere: bool = False,
     withdraws: bool = False,
 ) -> Delivery | None:
-    """Queue a message that a person asks for; ``None`` if this was asked for already.
+    """Queue a message that a person asks for; return ``None`` if it was queued already.
 
-    ``once`` is a value that the form was made with: whoever presses its button twice sends one
-    message. With ``withdraws``, the earlier links to the cards end now, and the waiting messages
-    that would bring further ones are cancelled.
+    ``once`` is a value unique to the form, so that pressing its button twice sends one message.
+    ``withdraws`` also ends the earlier links to the cards now, and cancels the waiting messages
+    that would bring further links.
     """
     message = Delivery(
         order=order,
@@ -202,7 +203,7 @@ def send_again(
         is_elsewhere=is_elsewhere,
     )
     with transaction.atomic():
-        # First, because the second press may not cancel the message of the first one.
+        # Add first: a second press must not cancel the message of the first one.
         if not Delivery.objects.add(message):
             return None
         if withdraws:
@@ -214,15 +215,15 @@ def send_again(
 def withdraw(
     order: Order, *, by: str, but: Delivery | None = None, until: int | None = None
 ) -> Withdrawn:
-    """End the links to the cards of ``order`` now: all, or those ``until`` this primary key.
+    """Withdraw the links to the cards of ``order``: all, or those up to the primary key ``until``.
 
-    The messages that would bring further ones are cancelled, ``but`` this one. One that is being
-    sent at this moment may arrive with a link that is dead, and is not tried again.
+    Messages that would bring further links are cancelled, except ``but``. A message that is being
+    sent at this moment may arrive with a dead link, and is not retried.
     """
     others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
     known = CardLink.objects.all() if until is None else CardLink.objects.filter(pk__lte=until)
     with transaction.atomic():
-        # First: whoever is sending one makes its link before this, or not at all.
+        # First: a process that is sending a message has made its link by then, or makes none.
         messages = others.stop(order=order, kind__in=WITH_CARDS)
         return Withdrawn(links=known.revoke(order, by=by), messages=messages)
 
@@ -232,10 +233,10 @@ def _last_paid(order: Order) -> CustomerRefund | None:
 
 
 def wake() -> None:
-    """Have a worker send what is due, once the current transaction commits.
+    """Queue a task that sends what is due, once the current transaction commits.
 
-    Not if that was asked for a moment ago, and no worker has begun since. Never raises; without a
-    worker, ``giftcards_deliver`` sends it.
+    Does nothing if a task was queued a moment ago and has not started. Never raises. Without a
+    worker, ``giftcards_deliver`` sends what is due.
     """
     transaction.on_commit(_wake, robust=True)
 

@@ -1,4 +1,4 @@
-"""What the app does when the core announces something."""
+"""Receivers of the core's signals."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from giftcards.signals import (
     tick_began,
 )
 
-# Its name in the outbox: it stays, wherever the function goes.
+# Name of the receivers in the outbox; it must stay the same, even if a function moves.
 _UID = "giftcards_delivery"
 
 
 def connect_always() -> None:
-    """Listen to what concerns messages and links of before, also if none are sent now."""
+    """Connect the receiver for existing messages and links, also if none are sent now."""
     customer_changed.connect(on_correction, sender=Order, dispatch_uid=_UID)
 
 
 def connect() -> None:
-    """Listen to the core; called once, when the app is ready."""
+    """Connect the other receivers; called once, when the app is ready."""
     order_status_changed.connect(on_change, sender=Order, dispatch_uid=_UID)
     customer_refund_changed.connect(on_refund, sender=CustomerRefund, dispatch_uid=_UID)
     tick_began.connect(on_tick, dispatch_uid=_UID)
@@ -52,8 +52,8 @@ def on_correction(*, order: Order, change: CustomerChange, **_: Any) -> None:
 
 
 def on_tick(**_: Any) -> None:
-    """Once a minute: wake the worker for what is due, retries among it.
+    """Wake the worker once a minute for all that is due, such as retries.
 
-    Nothing is looked up here: orders wait until this returns.
+    Looks up no messages, because orders wait until this returns.
     """
     wake()

@@ -1,4 +1,4 @@
-"""Which codes are kept because their customer could not be told of them."""
+"""The codes that are kept because their customer could not be told of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus
 
 def _untold() -> Q:
     failed = Delivery.objects.untold().filter(order=OuterRef("pk"), kind__in=sorted(WITH_CARDS))
-    # Of the same move, over another channel or to another address: that one was told.
+    # Messages about the same status change that were sent, such as over another channel.
     beside = Delivery.objects.filter(change=OuterRef("change"), status=DeliveryStatus.SENT)
     seen = CardLink.objects.filter(order=OuterRef("pk"), reveals__gt=0)
     return Q(Exists(failed.filter(~Exists(beside)))) & ~Q(Exists(seen))

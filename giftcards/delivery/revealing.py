@@ -1,4 +1,4 @@
-"""Showing cards to their customer: counted and written down before anything is shown."""
+"""Showing cards to their customer: a reveal is counted and recorded before it shows a card."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from giftcards.secrecy import apart, contained
 logger = logging.getLogger(__name__)
 
 _LONGEST_AGENT = 300
-#: So many rows of a link say that it was opened, or a few more if they come at once.
+#: Most recorded openings of a link; simultaneous ones may add a few more.
 MOST_OPENED = 100
-# The same visitor does not count again within this time.
+# Another opening by the same visitor within this time is not recorded.
 _SAME_OPENING = timedelta(minutes=10)
-# So many earlier times are told.
+# Most times that earlier_reveals() returns.
 _MOST_TIMES = 10
 
 
@@ -44,17 +44,17 @@ class Visitor:
     @classmethod
     def of(cls, request: HttpRequest, user: object = "") -> Self:
         agent = "".join(filter(str.isprintable, request.headers.get("User-Agent", "")))
-        # The name of a user may be a number, or a phone number.
+        # The name of a user may be something else than a string, such as a number.
         return cls(ip_address(request), agent[:_LONGEST_AGENT], str(user)[:254])
 
     def visit(self, link: CardLink, what: LinkVisit.What, **values: object) -> LinkVisit:
-        """The row of a visit of ``link``, not saved."""
+        """An unsaved row for a visit of ``link``."""
         told = {"address": self.address, "agent": self.agent, "user": self.user}
         return LinkVisit(link=link, what=what, **told, **values)
 
 
 def note_opening(link: CardLink, visitor: Visitor) -> None:
-    """Write down that the link was opened; not if the visitor just did, or if many have."""
+    """Record that the link was opened, unless the same visitor just did or it has many records."""
     opened = link.visits.filter(what=LinkVisit.What.OPENED).order_by()
     rows = opened.values_list("at", "address", "agent")[:MOST_OPENED]
     now, same = timezone.now(), (visitor.address, visitor.agent)
@@ -68,10 +68,10 @@ def note_opening(link: CardLink, visitor: Visitor) -> None:
 
 @contained
 def guess(link: CardLink, password: str, secret: str, visitor: Visitor) -> bool:
-    """Whether ``password`` is the PIN of the link, its ``secret``. The last wrong guess locks it.
+    """True if ``password`` is ``secret``, the PIN of the link, and the link was not locked.
 
-    A guess counts as wrong until it is known to be right: so many at once are not more than one
-    after the other.
+    The last wrong guess locks the link. A guess counts as wrong until it proves right, so
+    simultaneous guesses gain nothing.
     """
     is_taken = CardLink.objects.take_guess(link)
     if is_taken and is_right(password, secret):
@@ -97,21 +97,20 @@ def _note_lock(link: CardLink, visitor: Visitor) -> None:
 
 
 def shown_at(link: CardLink, key: str) -> datetime | None:
-    """When the page of this key has shown the cards first."""
+    """Time at which the page of this key first showed the cards; ``None`` if it has not."""
     return link.visits.filter(key=key).values_list("at", flat=True).first()
 
 
 def is_same_reveal(at: datetime) -> bool:
-    """Whether showing the cards again counts as the same reveal as that ``at``."""
+    """True if showing the cards now is the same reveal as the one at ``at``."""
     return is_recent(at, timezone.now(), within=SAME_REVEAL)
 
 
 @contained
 def reveal(link: CardLink, key: str, visitor: Visitor, *, most: int | None) -> list[Code] | None:
-    """The cards, after the reveal was committed; ``None`` if none is left, or the link has ended.
+    """Commit a reveal, then return the cards; ``None`` if the link has no reveal left or has ended.
 
-    The page that has this ``key`` reveals them once, however often it asks. Must not be called in a
-    transaction.
+    All requests of the page with this ``key`` are one reveal. Must not be called in a transaction.
     """
     if shown_at(link, key) is None:
         try:
@@ -129,7 +128,7 @@ def _reveal_first(
     link: CardLink, key: str, visitor: Visitor, *, most: int | None
 ) -> list[Code] | None:
     with transaction.atomic(durable=True):
-        # First, because SQLite may fail a transaction that reads before it writes.
+        # Write first: SQLite may fail a transaction that reads before it writes.
         if not CardLink.objects.take_reveal(link, timezone.now(), most=most):
             return None
         shown = open_cards(link.order)
@@ -148,7 +147,7 @@ def _reveal_first(
 
 
 def _was_in_vain(link: CardLink) -> bool:
-    """Whether it is written down already that none of the cards can be opened at present."""
+    """True if a reveal that could open no card was recorded a moment ago."""
     since = timezone.now() - SAME_REVEAL
     rows = link.visits.filter(what=LinkVisit.What.REVEALED, key=None, at__gt=since)
     return rows.exists()
@@ -156,22 +155,22 @@ def _was_in_vain(link: CardLink) -> bool:
 
 @contained
 def open_cards(order: Order) -> list[Code]:
-    """The cards of the order's customer; while the encryption keys are unusable, none opens."""
+    """The cards of the order's customer; without codes if the encryption keys are unusable."""
     try:
         return open_codes(order)
     except ConfigurationError as error:
-        # Its text says it all.
+        # The error's text is enough for the log.
         text = "The customer of order %s was shown no card. %s"
         apart(logger.error, text, order.reference, error)
         return [Code(position) for position in range(1, order.fulfilled_quantity + 1)]
 
 
 def earlier_reveals(order: Order, *, but: str) -> list[datetime]:
-    """When the cards of the order were shown, over any link, newest first; at most the last ten.
+    """Times of the order's last ten reveals over any link, newest first.
 
-    Without the reveal that has the key ``but``.
+    The reveal with the key ``but`` is left out.
     """
-    # Those without a key have shown none, because none could be opened.
+    # A reveal without a key showed no card, because none could be opened.
     rows = LinkVisit.objects.filter(
         link__order=order, what=LinkVisit.What.REVEALED, key__isnull=False
     )

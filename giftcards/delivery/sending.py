@@ -1,9 +1,8 @@
-"""Sending the messages that wait: each is claimed, sent, and how that ended is recorded.
+"""Sending the messages that are due: claim each one, send it, and record how that ended.
 
-How often a customer may get the same message: once, unless an attempt ends without anybody knowing
-whether it went out. That is so if the process dies between handing the message over and recording
-it, or if the server got the message and did not answer. There are at most
-:data:`MOST_UNANSWERED` such attempts, so a message goes out at most that often.
+A customer gets a message once, unless the outcome of an attempt is unknown: the process died
+between handing the message over and recording it, or the server got the message and did not answer.
+There are at most :data:`MOST_UNANSWERED` such attempts, so a message goes out at most that often.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from giftcards.delivery.tracking import stored_id
 from giftcards.models.money import RefundState
 from giftcards.secrecy import Masked, contained
 
-#: How long a process may be busy with a message before another one takes over: longer than the
-#: longest attempt.
+#: Length of a claim, after which another process takes the message over: longer than the longest
+#: attempt.
 CLAIM = timedelta(minutes=2)
-#: After so many attempts of which nobody knows how they ended, there is no other.
+#: Most attempts with unknown outcome; after these, a message is given up.
 MOST_UNANSWERED = 6
-# The pauses after attempts that certainly failed, then the one after each further attempt.
+# Back-off after attempts that certainly failed; _LONGEST_PAUSE after each further one.
 _PAUSES = (
     timedelta(seconds=10),
     timedelta(seconds=30),
@@ -47,19 +46,19 @@ _PAUSES = (
     timedelta(minutes=30),
 )
 _LONGEST_PAUSE = timedelta(hours=1)
-# The pause after an attempt of which nobody knows how it ended.
+# Back-off after an attempt with unknown outcome.
 _UNANSWERED_PAUSE = timedelta(minutes=15)
-# A message is given up when it is so old, and every one of the pauses has been waited for.
+# A message of this age is given up, once all of _PAUSES have been waited for.
 _GIVEN_UP_AFTER = timedelta(days=1)
-# A server that has failed so many times in a row is left alone for the rest of the pass.
+# After so many failures in a row, a server is left alone for the rest of the pass.
 _FAILURES_IN_A_ROW = 3
-# How many messages are looked up at once.
+# Number of messages that one query reads.
 _BATCH = 20
 
 
 @dataclass(frozen=True, slots=True)
 class SendingTally:
-    """What a pass did, in numbers of messages; ``is_cut_short``: a server was left alone."""
+    """The outcome of a pass in numbers of messages; ``is_cut_short``: a server was failing."""
 
     sent: int = 0
     retrying: int = 0
@@ -90,9 +89,9 @@ class SendingTally:
 def send_due(limits: Limits) -> SendingTally:
     """Send all messages that are due, longest due first, within ``limits``.
 
-    A channel whose server fails three times in a row, or until the time is over, is left alone:
-    what was not tried stays due.
-    Processes that do this at the same time share the work.
+    A channel whose server fails three times in a row is left alone; its other messages stay due.
+    The pass counts as cut short then, and also if the time ran out while a server was failing.
+    Processes that send at the same time share the work.
     """
     return _Pass(limits).run()
 
@@ -101,7 +100,7 @@ class _Pass:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._counts: Counter[str] = Counter()
-        # By channel, in a row.
+        # Failures in a row, by channel.
         self._failures: Counter[str] = Counter()
         self._away: set[str] = set()
 
@@ -110,7 +109,7 @@ class _Pass:
             for wanted in batch:
                 if self._limits.may_begin() and wanted.channel not in self._away:
                     self._send(wanted)
-        # Also if the time is over because a server took all of it.
+        # Also if a failing server has used up the time.
         is_over = not self._limits.may_begin()
         is_cut_short = bool(self._away) or (is_over and any(self._failures.values()))
         return SendingTally(**self._counts, is_cut_short=is_cut_short)
@@ -124,7 +123,7 @@ class _Pass:
     def _send(self, wanted: Delivery) -> None:
         if not Delivery.objects.claim(wanted, until=timezone.now() + CLAIM):
             return
-        # Anew: it may have waited behind slow ones.
+        # Read again: the row may have changed while slow messages before it were sent.
         rows = Delivery.objects.filter(claim=wanted.claim).select_related("order", "refund")
         delivery = rows.filter(pk=wanted.pk).first()
         if delivery is None:
@@ -137,9 +136,9 @@ class _Pass:
             self._counts[_COUNTED[status]] += 1
 
     def _values(self, delivery: Delivery) -> dict[str, Any]:
-        """Send the message if that is still wanted; return what the row says of it from now on."""
+        """Send the message if it is still wanted; return the values to store in its row."""
         if delivery.unanswered >= MOST_UNANSWERED:
-            # Its process died during the last attempt; this one was not made.
+            # The process of the last attempt died. The present one was counted, but is not made.
             ended = "The process that was sending it ended"
             values = _ended(DeliveryStatus.FAILED, error=delivery.error or ended)
             return {**values, "attempts": delivery.attempts - 1}
@@ -159,7 +158,7 @@ class _Pass:
                 self._away.add(channel)
 
 
-# The count of a Tally by what became of a message.
+# Field of SendingTally by the status that a message got.
 _COUNTED = {
     DeliveryStatus.SENT: "sent",
     DeliveryStatus.RETRYING: "retrying",
@@ -169,7 +168,7 @@ _COUNTED = {
 
 
 def is_wanted(delivery: Delivery) -> bool:
-    """Whether the message is still true, and still to be sent."""
+    """True if the message still fits its order and is still to be sent."""
     is_off = conf.mode(delivery.kind) == Mode.OFF and not delivery.requested_by
     if is_off or delivery.is_stopped or not delivery.address:
         return False
@@ -180,18 +179,18 @@ def is_wanted(delivery: Delivery) -> bool:
 
 
 def _is_stopped(delivery: Delivery) -> bool:
-    """Whether the links were withdrawn during the attempt, so that there is no other one."""
+    """Cancel the message if it was stopped during the attempt; return True in that case."""
     return bool(Delivery.objects.filter(is_stopped=True).cancel(pk=delivery.pk))
 
 
 @contained
 def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
-    """Try to send the message; ``None`` if it was stopped a moment ago."""
+    """Try to send the message; return ``None`` if it was stopped just before."""
     link: CardLink | None = None
     try:
         channel = _channel(delivery.channel)
         with transaction.atomic():
-            # First, as whoever corrects the address does: each may wait for the other otherwise.
+            # Lock the order first, as a correction of the address does, to avoid a deadlock.
             delivery.order.lock()
             if not Delivery.objects.hold(delivery):
                 return None
@@ -217,7 +216,7 @@ def _send(channel: Channel, message: Message) -> str | None:
 
 
 def _link(delivery: Delivery) -> tuple[CardLink | None, Masked | None]:
-    """A link for this attempt, with its token; none for a message that hands over no link."""
+    """A new link for this attempt, and its token; ``None`` for both if the message needs none."""
     if not needs_link(delivery.order, delivery.kind):
         return None, None
     return links.issue(delivery.order, origin=CardLink.Origin.MESSAGE, delivery=delivery)
@@ -228,12 +227,12 @@ def _forget(link: CardLink) -> None:
     try:
         link.delete()
     except ProtectedError:
-        # Somebody has opened it, so that they were told after all.
+        # The link has visits, so somebody was told of it after all.
         return
 
 
 def _id(delivery: Delivery) -> str:
-    """The same for each attempt at the same message, so that others can tell a repetition."""
+    """The message's id: the same for each attempt, so that others can recognise a repetition."""
     digest = salted_hmac("giftcards.delivery.message", delivery.key, algorithm="sha256")
     return digest.hexdigest()[:32]
 
@@ -252,9 +251,9 @@ def _sent(end: Sent) -> dict[str, Any]:
 
 
 def _record_late(delivery: Delivery, end: Sent) -> None:
-    """Record that a message went out after nobody waited for it, if it was not tried again since.
+    """Record that a message went out after the wait for it ended, unless it was tried again since.
 
-    Called in the thread of the attempt. Of a customer who was erased, nothing is written.
+    Called in the thread of the attempt. Writes nothing if the customer was erased.
     """
     rows = Delivery.objects.filter(pk=delivery.pk, claim=delivery.claim).exclude(address="")
     rows.update(**_sent(end))
@@ -279,10 +278,10 @@ def _after_failure(delivery: Delivery, failure: Failure) -> dict[str, Any]:
 
 
 def _pause(failures: int) -> timedelta:
-    """The pause after the ``failures``-th attempt that certainly failed, counted from 1."""
+    """Back-off after the ``failures``-th attempt that certainly failed, counted from 1."""
     return _PAUSES[failures - 1] if failures <= len(_PAUSES) else _LONGEST_PAUSE
 
 
 def _is_too_old(created_at: datetime, next_attempt_at: datetime, failures: int) -> bool:
-    # Where no worker ran for a day, the first attempt is not the last.
+    # A message that waited for a worker for a day still gets its retries.
     return failures > len(_PAUSES) and next_attempt_at > created_at + _GIVEN_UP_AFTER

@@ -1,10 +1,10 @@
-"""The signal by which a shop passes on to its chat what staff are told by digest."""
+"""The signal that brings the news of the staff's digests elsewhere, such as to a chat."""
 
 from __future__ import annotations
 
 from giftcards.signals import OutboxSignal
 
-# Sent with ``items``, a list of giftcards.delivery.news.Item: what is new since it was sent last,
-# at most every ``DIGEST_MINUTES``, whoever gets digests by mail. The error of a receiver is logged
-# by class and place, and not retried. Set a timeout on anything that may hang.
+# Sent with ``items``, a list of giftcards.delivery.news.Item: the news since it was sent last. At
+# most every ``DIGEST_MINUTES``, and even if nobody gets digests by mail. An error of a receiver is
+# logged by class and place, and not retried. Set a timeout on anything that may hang.
 staff_news = OutboxSignal()

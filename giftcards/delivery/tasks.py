@@ -1,8 +1,8 @@
-"""The task for django-q2 that sends messages. Like the others, it never raises, and tells counts.
+"""The django-q2 task that sends messages. Like the other tasks, it returns counts and never raises.
 
-So that a mail server that hangs delays mail and nothing else, messages occupy all workers but two
-at most, and one where there are two or one. A single worker spends no more than a few seconds at a
-time on them.
+A mail server that hangs must delay nothing but mail. So messages occupy at most all workers but
+two, or a single one if there are no more than two. Where there is only one worker, it spends a few
+seconds at a time on messages.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from giftcards.models import Lease
 
 logger = logging.getLogger(__name__)
 
-# Names of the leases on sending, of which a task takes one.
+# Names of the leases on sending; each task takes one.
 _SLOT = "messages {number}"
 _MOST_SLOTS = 4
-# Longer than the task, so that it need not be renewed.
+# Longer than the task, so that the lease need not be renewed.
 _SLOT_FOR = timedelta(minutes=2)
 _LONGEST_TASK = 100.0
-# Before a task would be cut short, so much is left for recording (seconds).
+# Time reserved for recording before a task would be cut short (seconds).
 _RECORDING_SECONDS = 10.0
-# An attempt that is begun has at least this time (seconds).
+# The least time that an attempt has once it begins (seconds).
 _SHORTEST_ATTEMPT = 20.0
-# Where one worker does everything: how long attempts begin, and how long they last (seconds).
+# With a single worker: the time in which attempts begin, and the time for the last one (seconds).
 _ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
-# How long a task waits for messages that are due soon, and how often it looks (seconds).
+# How long a task waits for messages that are due soon, and how often it polls (seconds).
 _LONGEST_WAIT, _POLL_EVERY = 15.0, 1.0
 
 
@@ -51,10 +51,10 @@ class _Slot(NamedTuple):
 
 
 def deliver() -> str:
-    """Send what is due, and queue a successor if something is left; return counts, in words."""
+    """Send what is due, and queue another task if something is left; return counts in words."""
     stop = cluster_stop() or threading.Event()
     try:
-        # What is queued from now on may come too late for this run.
+        # Allows queueing another task: messages queued from now on may come too late for this one.
         Lease.objects.revoke(QUEUED)
         tell_of_lost_refunds()
         return _send(stop)
@@ -73,11 +73,11 @@ def _send(stop: threading.Event) -> str:
     try:
         limits = _limits(stop, workers)
         done = _send_and_wait(limits, may_wait=workers > 2)
-        # Last: what customers wait for comes first.
+        # Digests come last, because customers wait for their messages.
         told = digests.send_due(limits)
     finally:
         Lease.objects.release(slot.name, slot.token)
-    # After releasing it: who was woken while it was held has not begun. A server that is away is
+    # After the release: a task that ran meanwhile found no slot and ended. A server that is away is
     # left alone until the next minute.
     if not done.is_cut_short and Delivery.objects.due(timezone.now()).exists():
         wake()
@@ -106,7 +106,7 @@ def _limits(stop: threading.Event, workers: int) -> Limits:
 
 
 def _send_and_wait(limits: Limits, *, may_wait: bool) -> SendingTally:
-    """Send what is due, and what is due soon if the worker may wait for that."""
+    """Send what is due now, and if the worker may wait, also what is due soon."""
     wait_until = time.monotonic() + _LONGEST_WAIT
     done = send_due(limits)
     while may_wait and not done.is_cut_short and _wait(limits, until=wait_until):
@@ -115,7 +115,7 @@ def _send_and_wait(limits: Limits, *, may_wait: bool) -> SendingTally:
 
 
 def _wait(limits: Limits, *, until: float) -> bool:
-    """Wait for a message that is due by ``until``; False if there is none."""
+    """Wait for a message that is due by ``until``; return False if there is none."""
     while limits.may_begin():
         due_at = Delivery.objects.next_due_at()
         if due_at is None:
@@ -125,6 +125,6 @@ def _wait(limits: Limits, *, until: float) -> bool:
             return True
         if time.monotonic() + seconds > until:
             return False
-        # Another one may be queued meanwhile.
+        # Poll, because another message may be queued meanwhile.
         limits.stop.wait(min(seconds, _POLL_EVERY))
     return False

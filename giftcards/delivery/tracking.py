@@ -1,4 +1,4 @@
-"""What mail providers report about messages later, where the site uses django-anymail."""
+"""Later reports of mail providers about messages, if the site uses django-anymail."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from giftcards.delivery.models import Delivery, DeliveryStatus
 
 _UID = "giftcards_delivery"
 _NOT_DELIVERED = {"bounced", "rejected", "failed"}
-# The reasons that anymail knows; others could be texts of the provider.
+# The reasons that anymail defines; others could be texts of the provider.
 _REASONS = {"invalid", "bounced", "timed_out", "blocked", "spam", "unsubscribed", "other"}
 
 
@@ -29,7 +29,7 @@ def disconnect() -> None:
 
 
 def on_event(*, event: Any, **_: Any) -> None:
-    """Mark a message that did not arrive, or of which the customer complained."""
+    """Mark a message that did not arrive, or about which the customer complained."""
     sent = Delivery.objects.filter(
         message_id=stored_id(str(event.message_id or "")), status=DeliveryStatus.SENT
     ).exclude(message_id="")
@@ -41,5 +41,5 @@ def on_event(*, event: Any, **_: Any) -> None:
 
 
 def stored_id(message_id: str) -> str:
-    """The id that a channel gives to a message, as it is stored and looked up."""
+    """The form in which a channel's id of a message is stored and looked up."""
     return message_id.replace("\0", "")[:200]

@@ -10,8 +10,8 @@ from giftcards.delivery.links import TOKEN_LENGTH
 app_name = "giftcards_delivery"
 urlpatterns = [
     path("<str:token>/", views.cards, name="cards"),
-    # What programs make of an address: without its end, or with something behind it. Otherwise no
-    # page would be found, and Django logs that with the address.
+    # Addresses that programs have cut or extended after the token. Without this pattern, Django
+    # would find no page, and log the address.
     re_path(
         rf"^(?P<token>[A-Za-z0-9_-]{{{TOKEN_LENGTH}}})(?:[^A-Za-z0-9_-][\s\S]*)?$", views.cards
     ),

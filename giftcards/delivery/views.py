@@ -44,7 +44,7 @@ _PER_PAGE = 20
 @transaction.non_atomic_requests  # a reveal is committed before the cards are shown
 @sensitive_post_parameters("token", "password")
 def cards(request: HttpRequest, token: str) -> HttpResponse:
-    """The page behind a link. GET shows nothing and uses nothing up, because programs fetch."""
+    """The page behind a link. GET shows no card and uses up nothing, because programs fetch."""
     token = Masked(token)
     return _kept_in(request, lambda: _answer_link(request, token))
 
@@ -53,7 +53,7 @@ def cards(request: HttpRequest, token: str) -> HttpResponse:
 @sensitive_post_parameters("token")
 @csrf_protect
 def my_cards(request: HttpRequest) -> HttpResponse:
-    """The orders of who is logged in; POST with ``order`` shows its cards."""
+    """The orders of the user who is logged in; POST shows the cards of the posted ``order``."""
     if request.method not in _METHODS:
         return pages.refuse_method(*_METHODS)
     if not my_orders.is_offered():
@@ -70,9 +70,10 @@ def my_cards(request: HttpRequest) -> HttpResponse:
 
 
 def _kept_in(request: HttpRequest, answer: Callable[[], HttpResponse]) -> HttpResponse:
-    """The answer, or a page that says there is none: no error leads to one that tells the address.
+    """Return ``answer()``; on an error, return a page that does not show the secret address.
 
-    The error is logged by its kind and the lines it passed: its text could tell a code.
+    The error is logged by its class and the lines that it passed: its text could hold a code. With
+    ``DEBUG``, it is raised.
     """
     try:
         return answer()
@@ -102,7 +103,7 @@ def _note_opening(request: HttpRequest, link: CardLink) -> None:
     try:
         note_opening(link, Visitor.of(request))
     except DatabaseFailure as error:
-        # The customer can do without.
+        # The customer can go on without this record.
         kind = type(error).__qualname__
         apart(logger.warning, "That link %s was opened is not written down: %s.", link.pk, kind)
 
@@ -137,7 +138,7 @@ def _show_owned(request: HttpRequest, user: Any) -> HttpResponse:
     page = request.POST.get("token", "")
     key = page_tokens.read(page, my_orders.place_of(user, order), quickest=0)
     if key is None or _is_spent(link, key):
-        # Django's token has proven that the form was sent on purpose, and may be older than ours.
+        # Django's token has proven that the form was sent on purpose, so ours may be too old.
         page, key = page_tokens.make(my_orders.place_of(user, order))
     visitor = Visitor.of(request, user.get_username())
     form = {"token": page, "order": str(order.pk), "csrfmiddlewaretoken": get_token(request)}
@@ -163,13 +164,13 @@ def _shown(
 
 
 def _is_spent(link: CardLink, key: str) -> bool:
-    """Whether the page has shown the cards, and may not show them again without asking."""
+    """True if the page has shown the cards, and may not show them again without asking."""
     at = shown_at(link, key)
     return at is not None and not is_same_reveal(at)
 
 
 def _posted(request: HttpRequest) -> Any:
-    """The fields of the form; none if what came is none, or too large for one."""
+    """The fields of the form; none if the request is malformed or too large."""
     try:
         return request.POST
     except (MultiPartParserError, OSError, SuspiciousOperation):

@@ -1,4 +1,4 @@
-"""Calls that can wait until neither pauses nor orders stand in their way."""
+"""Background calls: made when calls are not paused and the request budget has slots to spare."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from giftcards.exceptions import AccessDenied, RateLimited
 
 T = TypeVar("T")
 
-# How long to wait before the next attempt to make a call (seconds).
+# The bounds of the wait before the next attempt to make a call (seconds).
 _SHORTEST_WAIT = 0.2
 _LONGEST_WAIT = 1.0
 
 
 class Stopped(Exception):
-    """No further call is made; the text, if any, says why."""
+    """Raised to stop background calls; the text, if any, says why."""
 
 
 def ask_when_free(
     gateway: Gateway, call: Callable[[], T | None], on_wait: Callable[[bool], object]
 ) -> T:
-    """Make ``call``, for :attr:`Purpose.BACKGROUND`, as soon as pauses and the budget allow it.
+    """Make ``call`` (:attr:`Purpose.BACKGROUND`) as soon as pauses and the budget allow it.
 
-    ``call`` returns ``None`` if the gateway denies it. ``on_wait`` is called before each wait,
-    which takes a second at most, and told whether calls are paused; it may raise :exc:`Stopped`,
-    which is also raised if the provider refuses the API key.
+    ``call`` returns ``None`` if the gateway denies it, and is tried again. ``on_wait`` is called
+    before each wait of at most a second, with True if calls are paused. Raises :exc:`Stopped` if
+    the provider refuses the API key; ``on_wait`` may raise :exc:`Stopped` as well.
     """
     while True:
         _wait_until_open(gateway, on_wait)

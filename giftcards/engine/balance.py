@@ -1,6 +1,7 @@
-"""Keeping the balance of the account fresh, and telling the shop when it has become low.
+"""Reading the account's balance, and telling the shop when it has become low.
 
-It is read every five minutes at most, by one process, and with a request that nothing else needs.
+One process reads it, at most every five minutes, or sooner if the provider refused an order for
+lack of money. The request uses a slot of the budget that nothing else needs.
 """
 
 from __future__ import annotations
@@ -44,11 +45,10 @@ class _Call:
 
 
 class BalanceReader:
-    """Reads the balance while its owner goes on with the orders, which never wait for the answer.
+    """A reader of the balance that works while its owner goes on with the orders.
 
-    It has a gateway of its own, which stores no failure as an outage: whether the provider answers
-    is for the questions about orders to say. A refused key and a rate limit count as they do
-    everywhere.
+    It has its own gateway, and does not store failures as outages of the provider: only requests
+    about orders decide about these. A refused key and a rate limit stop all calls, as usual.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class BalanceReader:
         self._call: _Call | None = None
 
     def look_after(self) -> None:
-        """Ask if that is due, and tell the shop of a fall."""
+        """Request the balance if it is due; tell the shop if the known balance has become low."""
         state = ProviderState.objects.current()
         if self._call is None and state.is_balance_due(timezone.now()):
             self._ask()
@@ -67,7 +67,7 @@ class BalanceReader:
         self._take_answer(seconds=0)
 
     def close(self, *, seconds: float) -> None:
-        """Wait for an answer that is on its way, for so many seconds at most."""
+        """Wait at most ``seconds`` for an answer that is on its way, and close the gateway."""
         try:
             if self._take_answer(seconds=seconds):
                 _tell_of_fall(ProviderState.objects.current())
@@ -91,7 +91,7 @@ class BalanceReader:
             self._call.start(gateway.client)
 
     def _take_answer(self, *, seconds: float) -> bool:
-        """Store the balance; False if there is no answer within so many seconds, or an error."""
+        """Wait at most ``seconds`` for the balance and store it; False without a usable answer."""
         if self._call is None or self._gateway is None:
             return False
         try:
@@ -110,7 +110,7 @@ class BalanceReader:
 
 
 def _tell_of_fall(state: ProviderState) -> None:
-    """Tell the shop once that the balance is low, and again only after it was not."""
+    """Tell the shop that the balance is low, but only once until it has recovered."""
     if state.is_balance_low == (state.low_balance_since is not None):
         return
     if not state.is_balance_low:

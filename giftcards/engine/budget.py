@@ -1,21 +1,30 @@
 """The request budget: at most ``REQUESTS_PER_MINUTE`` in any sliding window of 60 seconds.
 
 Each request takes a slot, a row that all processes share. The provider counts a request at some
-moment between sending and answer, so a slot is free again 60 seconds after the answer, or, if the
-process dies, 60 seconds after the request would have timed out. Whatever the latency, no window
-of the provider's contains more requests than there are slots.
+moment between sending and answer, so its slot is free again 60 seconds after the answer. If the
+process dies, that is 60 seconds after the request would have timed out. So no window of 60 seconds
+at the provider contains more requests than there are slots, whatever the latency.
 
-The list of orders has reserved slots, one per ``POLL_INTERVAL`` for its first page, so that a rush
-of purchases does not delay codes. Late orders have one, and while the list is not usable half of
-its slots, so that fresh orders cannot starve them. The other slots are common: placing may use all
-of them, further pages and single checks leave an eighth free, and optional prices half; they are
-not requested while the budget is busy. As long as a reading takes more than the first page, placing
-leaves as many common slots as that takes in a minute, a quarter at most; a reading takes its share
-of these, and leaves the rest to those after it. Where that is less than
-they want, single checks leave half of it to further pages, each of which tells of up to a hundred
-orders. The price of an order that may cost only so much is a part of placing it. Reading the
-catalogue, the ledger and the prices of held orders can wait: together they have a tenth of all
-slots at most, while at least half of the common ones are free and the budget is not busy.
+Reserved slots:
+
+- The first page of the list of orders has one slot per ``POLL_INTERVAL`` (at most a quarter of all
+  slots), so that a rush of purchases does not delay codes.
+- Late orders have one slot, so that fresh orders cannot starve them. While the list is not usable,
+  they also have half of its slots, and fresh orders the other half.
+
+The other slots are common:
+
+- Placing may use all of them but those that readings need (last item). The price of an order with
+  a price ceiling counts as placing.
+- Further pages of the list and single checks leave an eighth free.
+- Optional prices leave half free, and are not requested while the budget is busy.
+- Background requests (catalogue, ledger, prices of held orders) use at most a tenth of all slots,
+  and only while at least half of the common slots are free and the budget is not busy.
+- If readings of the list take requests beside the first page (further pages, single checks), as
+  many common slots as these need in a minute are reserved for them, at most a quarter. Once the
+  other slots are taken, each reading takes only its share of the reserved ones. If readings need
+  more than a quarter, single checks leave half of it to further pages, each of which covers up to
+  a hundred orders.
 """
 
 from __future__ import annotations
@@ -35,8 +44,8 @@ from giftcards.models import RequestSlot
 MINUTE = timedelta(seconds=60)
 # How many free slots a process tries before it gives up the race for one.
 _TRIED = 8
-# The request rate is measured over this span. The budget is busy if a minute at that rate would
-# need more than this share of the common slots.
+# The budget is busy if a minute at the request rate of this span would need more than this share of
+# the common slots.
 _LATELY = timedelta(seconds=10)
 _BUSY = 0.6
 # With a smaller limit, no slot is reserved for late orders.
@@ -44,10 +53,10 @@ _LEAST_FOR_LATE = 30
 
 
 class Purpose(enum.Enum):
-    """What a request is for; decides which slots it may take.
+    """The purpose of a request, which decides the slots that the request may take.
 
-    ``LISTING`` is the first page of the list, ``PAGES`` are those after it, and ``SEARCHING`` is
-    any page that is read for lost orders.
+    ``LISTING`` is for the first page of the list, ``PAGES`` for further pages, and ``SEARCHING``
+    for any page that is read to find lost orders.
     """
 
     PLACING = enum.auto()
@@ -78,7 +87,7 @@ class Shares:
 
     @property
     def tenth(self) -> int:
-        """A tenth of all slots, and at least one."""
+        """A tenth of the number of all slots, but at least one."""
         return max((len(self.listing) + len(self.late) + len(self.common)) // 10, 1)
 
     @classmethod
@@ -89,9 +98,10 @@ class Shares:
         return cls(range(listing), range(listing, listing + late), range(listing + late, limit))
 
     def split(self, questions: int) -> tuple[range, range]:
-        """The common slots that placing leaves to readings of the list, and the others.
+        """The common slots that are reserved for readings of the list, and the other common ones.
 
-        As many as readings of a minute take for so many ``questions`` each, a quarter at most.
+        Reserved are as many as the readings of a minute take with ``questions`` each, at most a
+        quarter.
         """
         wanted = min(questions * len(self.listing), len(self.common) // 4)
         return self.common[:wanted], self.common[wanted:]
@@ -99,11 +109,11 @@ class Shares:
     def pools(
         self, purpose: Purpose, *, has_list: bool, questions: int = 0
     ) -> list[tuple[range, int]]:
-        """The slots that a request may take, preferred first, each with the number to leave free.
+        """The ranges of slots that a request may take, preferred first, and how many to leave free.
 
-        While the list is not usable (``has_list`` is False), single checks may take its slots:
-        those of late orders one half, the others the rest. While it is read, a reading takes so
-        many ``questions`` beside its first page.
+        While the list is not usable (``has_list`` is False), single checks may take its slots: late
+        orders one half, other orders the rest. ``questions`` is the number of requests that a
+        reading of the list takes beside the first page.
         """
         wanted, common = self.split(questions)
         is_short = questions * len(self.listing) > len(wanted)
@@ -125,23 +135,23 @@ class Shares:
             case Purpose.CHECKING:
                 return [(wanted, kept_for_pages), (common, kept), *for_fresh]
             case Purpose.CHECKING_LATE:
-                # Their own first, so that more is left for the others.
+                # The reserved slots first, so that more common ones are left for others.
                 return [*for_late, (common, kept)]
             case Purpose.PRICING:
                 return [(common, len(common) // 2)]
             case Purpose.BACKGROUND:
-                # Always the same ones: so no minute has more requests than these.
+                # Always the same slots, so that no minute has more of these requests.
                 return [(self.common[-self.tenth :], 0)]
 
 
 def _left_free(common: range) -> int:
-    """How many common slots single checks and further pages leave to placing."""
+    """Number of common slots that single checks and further pages leave to placing."""
     # A single slot cannot be left free.
     return max(len(common) // 8, 1) if len(common) > 1 else 0
 
 
 class Budget:
-    """Takes and returns slots for one process."""
+    """The access of one process to the slots."""
 
     def __init__(self) -> None:
         limit = conf.requests_per_minute
@@ -168,16 +178,16 @@ class Budget:
         return None
 
     def pages_at_once(self, questions: int) -> int:
-        """How many further pages a reading may take and leave enough to those of the same minute.
+        """Number of further pages that one reading may take, so that slots last for the minute.
 
-        ``questions``: how many requests a reading takes beside the first page.
+        ``questions`` is the number of requests that a reading takes beside the first page.
         """
         wanted, common = self._shares.split(questions)
         share = max(len(wanted) // max(len(self._shares.listing), 1), 1)
         return share + max(self._free(common) - _left_free(common), 0)
 
     def free_for_placing(self, questions: int) -> int:
-        """How many orders may be placed before a slot comes back."""
+        """Number of orders that may be placed with the slots that are free now."""
         return self._free(self._shares.split(questions)[1])
 
     @staticmethod
@@ -185,7 +195,7 @@ class Budget:
         return RequestSlot.objects.among(numbers).free(timezone.now()).count()
 
     def _has_room(self, purpose: Purpose, now: datetime) -> bool:
-        """Whether ``purpose`` gets a slot at all: what can wait gives way to what cannot."""
+        """True if ``purpose`` may take a slot now: requests that can wait give way to others."""
         match purpose:
             case Purpose.PRICING:
                 return not self._is_busy(now)
@@ -199,12 +209,12 @@ class Budget:
         return RequestSlot.objects.among(common).free(now).count() >= len(common) // 2
 
     def _is_busy(self, now: datetime) -> bool:
-        """Whether the recent request rate would use up most of the common slots."""
+        """True if the recent request rate would use up most of the common slots."""
         lately = RequestSlot.objects.filter(until__gt=now + MINUTE - _LATELY).count()
         return lately * (MINUTE / _LATELY) > len(self._shares.common) * _BUSY
 
     def finish(self, slot: Slot) -> None:
-        """Hold the slot for another 60 seconds: the request has ended, and was counted by now."""
+        """Hold the slot for another 60 seconds: by now, the provider has counted the request."""
         self._hold(slot, timezone.now() + MINUTE)
 
     def give_back(self, slot: Slot) -> None:

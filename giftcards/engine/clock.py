@@ -1,12 +1,12 @@
-"""The wall clock, and how it was set: a wait counts only if the time has really passed.
+"""Detecting steps of the wall clock, so that a wait counts only if the time has really passed.
 
-Stored times are those of the wall clock, which NTP or a person can set. A clock that nobody can set
-runs beside it. Where the wall clock has moved more, or less, than that one, it was set: that is a
-step. ``ProviderState`` keeps, for each machine, the difference of its two clocks, and the latest
-steps of all of them, so that a step between two processes is noticed as well.
+Stored times are those of the wall clock, which NTP or a person can set. The wall clock is compared
+with a steady clock, which nobody can set. If the two have advanced differently, the wall clock was
+set: that is a step. ``ProviderState`` keeps the difference of the two clocks of each machine, and
+the latest steps of all machines, so that a step between the runs of two processes is noticed, too.
 
-Without a difference on record (at first, and after a reboot) the wall clock is believed, unless it
-shows less than at the last sweep.
+Without a stored difference (at first, and after a reboot), the wall clock is trusted, unless it
+shows an earlier time than that of the last sweep.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from giftcards.statuses import Status
 
 logger = logging.getLogger(__name__)
 
-# From this difference on, the clock was set. NTP may correct less by and by.
+# A larger difference is a step. A smaller one may be a gradual correction by NTP.
 _TOLERANCE = timedelta(seconds=2)
-# From this difference on, a clock that drifts is compared with its latest reading.
+# From this difference on, the reading is stored anew, so that drift does not add up to a step.
 _DRIFT = timedelta(seconds=0.5)
 _MOST_STEPS = 32
 _MOST_MACHINES = 16
-# The most that the engine puts off, at a time: urgent orders (after a 429), and the others.
+# The longest time by which the engine postpones urgent orders (after a 429), and others.
 _LONGEST_URGENT = timedelta(minutes=15)
 _LONGEST_OTHER = timedelta(hours=1.25)
 
 
 def longest_request() -> timedelta:
-    """How long a request counts at the provider, at most: a minute after it has timed out."""
+    """Longest time that a request counts at the provider: until a minute after its timeout."""
     return timedelta(seconds=conf.request_timeout + 60)
 
 
 def _identify_machine() -> str:
-    """The current boot of this machine: the steady clock begins anew with the next one."""
+    """Return an id of the machine's current boot: each boot restarts the steady clock."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
@@ -61,16 +61,16 @@ _MACHINE = _identify_machine()
 
 
 def steady_time() -> float:
-    """Seconds by a clock that nobody can set, and that all processes of the machine share.
+    """Return the seconds of a clock that nobody can set and all processes of the machine share.
 
-    On Linux it also counts the time for which the machine was suspended.
+    On Linux, the clock also counts the time for which the machine was suspended.
     """
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 def _read_clocks() -> tuple[datetime, float]:
-    """The time, and by how many seconds the wall clock is ahead of the steady one."""
+    """Return the time, and the seconds by which the wall clock is ahead of the steady clock."""
     while True:
         began = steady_time()
         now = timezone.now()
@@ -85,14 +85,17 @@ def _as_seconds(moment: datetime) -> float:
 
 
 def _epoch(moment: datetime) -> datetime:
-    """Naive if ``moment`` is (``USE_TZ = False``); those times jump with daylight saving time."""
+    """Return the epoch; naive if ``moment`` is (``USE_TZ = False``).
+
+    Naive times jump with daylight saving time.
+    """
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     return epoch.replace(tzinfo=None) if timezone.is_naive(moment) else epoch
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The clock was set ahead by ``seconds``, or back if negative, when it showed ``before``."""
+    """A step of the clock, by ``seconds`` (negative: back), when the clock showed ``before``."""
 
     before: datetime
     seconds: float
@@ -103,9 +106,9 @@ class Step:
 
 
 class Era(NamedTuple):
-    """A time between two steps, in which the clock showed ``start`` to ``end``.
+    """A period between two steps, in which the clock showed ``start`` to ``end``.
 
-    ``set_since`` is the sum of the steps after it.
+    ``set_since`` is the sum of the later steps.
     """
 
     start: datetime
@@ -115,9 +118,9 @@ class Era(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """What ``ProviderState.clock`` holds."""
+    """The content of ``ProviderState.clock``."""
 
-    # By machine: by how many seconds its wall clock is ahead of its steady clock.
+    # By machine, the seconds by which its wall clock is ahead of its steady clock.
     offsets: Mapping[str, float]
     # Oldest first.
     steps: Sequence[Step]
@@ -141,9 +144,9 @@ class _Record:
         )
 
     def eras(self) -> Iterator[Era]:
-        """The eras of the clock, newest first; a time that it showed twice is in two of them.
+        """Yield the eras, newest first; a time that the clock showed twice is in two of them.
 
-        Their limits overlap by the tolerance, to which steps are known.
+        The eras overlap by the tolerance, within which steps are known.
         """
         zone = timezone.now().tzinfo
         end = datetime.max.replace(tzinfo=zone)
@@ -165,7 +168,7 @@ class _Record:
 
 
 def _merge_oldest(steps: Sequence[Step], most: int) -> list[Step]:
-    """Count the oldest of more than ``most`` steps as one: none is forgotten."""
+    """Return at most ``most`` steps: the oldest are merged into one if there are more."""
     surplus = len(steps) - most
     if surplus <= 0:
         return list(steps)
@@ -174,24 +177,24 @@ def _merge_oldest(steps: Sequence[Step], most: int) -> list[Step]:
 
 
 class Clock:
-    """The clock of this process, compared with what all processes have on record."""
+    """The wall clock of this process, compared with the readings that all processes share."""
 
     def __init__(self) -> None:
         self.compare(ProviderState.objects.current())
 
     def compare(self, state: ProviderState) -> ProviderState:
-        """Note whether the clock was set since it was compared last; return the current state.
+        """Record a step of the clock since the last comparison; return the current state.
 
-        ``state`` was just loaded. If the clock was set, what is stored is adapted to it.
+        ``state`` was just loaded. After a step, the stored times that lie ahead are adapted.
         """
         self._take_over(state)
         self._check()
         return self._state
 
     def long_ago(self, length: timedelta) -> datetime:
-        """The latest stored time that is certainly ``length`` or longer ago.
+        """The latest stored time that is certainly at least ``length`` ago.
 
-        The time by which a clock was set ahead does not count: nobody has lived through it.
+        Time that the clock skipped when it was set ahead does not count.
         """
         moment = self._check() - length
         candidates = []
@@ -202,9 +205,9 @@ class Clock:
         return min(candidates)
 
     def set_since(self, moment: datetime) -> list[timedelta]:
-        """By how much the clock was set, in total, since it showed ``moment``.
+        """The total by which the clock was set since it showed ``moment``.
 
-        Several values if it may have shown it several times.
+        Several values if the clock may have shown ``moment`` several times.
         """
         eras = self._record.eras()
         return [era.set_since for era in eras if era.start < moment <= era.end]
@@ -214,7 +217,7 @@ class Clock:
         self._record = _Record.of(state.clock)
 
     def _check(self) -> datetime:
-        """Note a step since the clock was compared last; return the time."""
+        """Record a step of the clock since the last comparison; return the current time."""
         while True:
             now, offset = _read_clocks()
             seconds = self._seconds_set(now, offset)
@@ -223,18 +226,18 @@ class Clock:
                 return now
             steps = [Step(now - span, seconds)] if abs(span) > _TOLERANCE else []
             self._store(offset, steps, now)
-            # Also if another process was faster: it may have noted the same step.
+            # Even if another process was faster: it may have recorded the same step.
             self._take_over(ProviderState.objects.current())
 
     def _seconds_set(self, now: datetime, offset: float) -> float:
         if _MACHINE in self._record.offsets:
             return offset - self._record.offsets[_MACHINE]
         swept_at = self._state.swept_at
-        # If the last sweep lies ahead, the clock was set back, at least to before it.
+        # If the last sweep lies ahead, the clock was set back by at least the difference.
         return min((now - swept_at).total_seconds(), 0) if swept_at else 0
 
     def _store(self, offset: float, steps: Sequence[Step], now: datetime) -> None:
-        """Put the reading on record, and adapt what is stored, unless another process did."""
+        """Store the reading and adapt the stored times to ``steps``, unless another process did."""
         version = self._state.clock_version
         record = self._record.with_reading(offset, steps)
         with transaction.atomic():
@@ -247,7 +250,7 @@ class Clock:
 
 
 def _follow(step: Step, state: ProviderState, now: datetime) -> None:
-    """Adapt the times that lie ahead to the clock after ``step``."""
+    """Adapt the stored times that lie ahead to ``step``."""
     span = timedelta(seconds=step.seconds)
     RequestSlot.objects.follow_clock(before=step.before, now=now, longest=longest_request())
     if state.paused_until and state.paused_until > step.before:
@@ -255,14 +258,14 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
         paused = ProviderState.objects.filter(pk=1, paused_until=state.paused_until)
         # Capped: another machine may have followed a step of its own already.
         paused.update(paused_until=min(state.paused_until + span, now + LONGEST_PAUSE))
-    # Orders whose sender is still at work, and that must not be taken for lost.
+    # Orders whose sender is still at work must not be taken for lost.
     sending = Order.objects.open().filter(status=Status.PLACING, sent_at__lte=step.before)
     sending.filter(claimed_until__gt=step.before).update(claimed_until=F("claimed_until") + span)
     if step.seconds > 0:
         too_long = sending.filter(claimed_until__gt=now + LONGEST_HOLD)
         too_long.update(claimed_until=now + LONGEST_HOLD)
     if step.seconds < 0:
-        # What is due too early after a step ahead does no harm.
+        # Not after a step ahead: then they are due too early, which does no harm.
         Order.objects.open().filter(due_at__gt=now).update(due_at=F("due_at") + span)
         changes = StatusChange.objects.filter(announced_at=None, announce_at__gt=now)
         changes.update(announce_at=F("announce_at") + span)
@@ -272,10 +275,10 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
 
 
 def recall_far_future() -> None:
-    """Make due what is due later than anything is put off.
+    """Make orders and announcements due now if their due time is implausibly far ahead.
 
-    It was written before the clock was set back, and nobody has noticed that: all processes were
-    down, for example.
+    Such a time was written before the clock was set back, and no process has noticed the step, for
+    example because all of them were down.
     """
     now = timezone.now()
     others = max(_LONGEST_OTHER, timedelta(seconds=conf.proof_of_absence / 2))

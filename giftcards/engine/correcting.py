@@ -1,4 +1,4 @@
-"""Correcting whom an order is for: an address that was typed wrong, a number that has changed."""
+"""Correcting the customer of an order: a mistyped address, a phone number that has changed."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def change_customer(
 ) -> bool:
     """Correct the customer of ``order``, open or final; False if that changed nothing.
 
-    ``None`` leaves a detail as it is, and ``""`` takes it away; otherwise it is validated as in
+    ``None`` leaves a detail as it is, and ``""`` removes it; other values are validated as in
     :func:`~giftcards.fulfilment.place_order`. ``by`` names who decided, and ``reason`` says why
-    (one line, at most 200 characters): both are kept in the order's timeline, with the values until
-    then. ``order`` is brought up to date.
+    (one line, at most 200 characters): both are kept in the order's timeline, with the old values.
+    ``order`` is updated in place.
 
     With ``giftcards.delivery``, messages that are not sent yet go to the new address, and links
     that were sent to the old one are withdrawn; what was sent is not taken back.
 
-    It can be called in a transaction, and undoes itself if a receiver of
-    :data:`~giftcards.signals.customer_changed` raises. Raises
+    It can be called in a transaction. If a receiver of
+    :data:`~giftcards.signals.customer_changed` raises, the correction is rolled back. Raises
     :exc:`~django.core.exceptions.ValidationError` for invalid values, and
     :exc:`~giftcards.exceptions.CustomerConflict` if the customer was corrected, or erased, since
     ``order`` was read.

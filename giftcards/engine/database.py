@@ -1,6 +1,6 @@
-"""What the engine does when the database fails: as a whole, or for one order.
+"""Surviving failures of the database: of the whole database, or of writing single orders.
 
-The errors are logged by their type only: PostgreSQL puts the failing row into the text.
+Errors are logged by their type only, because PostgreSQL puts the failing row into the text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
-# Error is the base of them all: of a connection that broke as well as of a column that was added.
+# Error is the base of all database errors, from broken connections to columns that were added.
 from django.db import Error, close_old_connections, connections, router, transaction
 from django.db.models import F
 from django.utils import timezone
@@ -32,7 +32,7 @@ _POSTPONED = timedelta(seconds=30)
 
 @contextlib.contextmanager
 def surviving(stop: threading.Event, what: str) -> Iterator[None]:
-    """Log any failure of the database as that of ``what``, pause and reconnect; then go on."""
+    """If the database fails, log it as a failure of ``what``, pause, reconnect, and go on."""
     try:
         yield
     except Error as error:
@@ -47,7 +47,7 @@ def surviving(stop: threading.Event, what: str) -> Iterator[None]:
 def tolerating(what: str) -> Iterator[None]:
     """Log a failure of the database that concerns ``what`` alone, and go on.
 
-    It is raised if the database is away, because the next statement would fail as well.
+    If the connection is lost, the error is raised, because the next statement would fail as well.
     """
     try:
         yield
@@ -60,17 +60,17 @@ def tolerating(what: str) -> Iterator[None]:
 
 
 def is_there() -> bool:
-    """Whether there is a connection, and it works."""
+    """True if there is a connection to the database and it works."""
     connection = connections[router.db_for_write(Order)]
     return connection.connection is not None and connection.is_usable()
 
 
 @contextlib.contextmanager
 def isolate_failures(*orders: Order) -> Iterator[None]:
-    """:func:`tolerating`, for a failure that concerns ``orders`` alone.
+    """Log a failure of the database that concerns ``orders`` alone, and postpone them.
 
-    They are not due for a while then. If even that cannot be written, there is a short pause, so
-    that the next sweep does not follow at once; unless nothing can be written, which is raised.
+    If they cannot be postponed, there is a short pause, so that the next sweep does not follow at
+    once. If the connection is lost or nothing can be written, the error is raised.
     """
     names = ", ".join(order.reference for order in orders)
     is_written = False
@@ -83,7 +83,7 @@ def isolate_failures(*orders: Order) -> Iterator[None]:
         with transaction.atomic():
             _postpone(orders)
     except Error:
-        # Raises where the database refuses every write, as one does that is read-only.
+        # Raises if the database refuses every write, for example because it is read-only.
         ProviderState.objects.filter(pk=1).update(swept_at=F("swept_at"))
         time.sleep(_PAUSE / 2)
 
@@ -95,9 +95,10 @@ def _postpone(orders: Sequence[Order]) -> None:
 
 
 def write_together(orders: Sequence[Order], write: Callable[[Sequence[Order]], T]) -> list[T]:
-    """Return what ``write`` returns for all ``orders``; nothing if there are none.
+    """Call ``write`` with all ``orders``; return its results in a list, empty without orders.
 
-    If the database refuses that because of some of them, the others are written one by one.
+    If the database refuses that because of some orders, ``write`` is called for each order, and the
+    orders that still fail are postponed.
     """
     written: list[T] = []
     if len(orders) > 1:

@@ -1,6 +1,6 @@
-"""The figures of final orders that a worker of an older version has settled: computed afterwards.
+"""Computing the figures of final orders that a worker of an older version has settled.
 
-While a shop is upgraded, such a worker goes on beside newer processes, and knows fewer columns.
+During an upgrade, workers of the older version run beside newer processes, and know fewer columns.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from giftcards.models.orders import final_figures
 
 logger = logging.getLogger(__name__)
 
-# How many orders are written in one transaction: a short one, because workers go on meanwhile.
+# Orders per transaction: few, so that it is short, because workers go on meanwhile.
 _BATCH = 500
-# How long one call takes at most, beyond its first batch (seconds).
+# A call begins no further batch after this time (seconds).
 _SECONDS = 5.0
-# What the figures are computed of, and what log and guard name.
+# The columns that the computation, the log and the guard need.
 _READ = (
     "reference",
     "status",
@@ -38,19 +38,19 @@ _READ = (
     "reordered_amount",
     "figures_version",
 )
-# What else may change of a final order that its figures depend on.
+# Columns that the figures depend on and that may still change once an order is final.
 _GUARD = ("figures_version", "paid_back_amount", "planned_amount", "reordered_amount")
 
 
 def complete_figures(should_continue: Callable[[], bool]) -> int:
-    """Compute the figures that final orders lack, for a few seconds; return of how many orders."""
+    """Compute missing figures of final orders for a few seconds; return the number of orders."""
     ends_at = time.monotonic() + _SECONDS
     done, is_left = 0, True
     while is_left and time.monotonic() < ends_at and should_continue():
         orders = list(Order.objects.without_figures().only(*_READ)[:_BATCH])
         written = sum(write_together(orders, _write))
         done += written
-        # Those that have changed meanwhile, or cannot be written, are left for the next tick.
+        # Orders that have changed meanwhile, or cannot be written, are left for the next tick.
         is_left = 0 < len(orders) == written
     if done:
         logger.info("The figures of %d final orders were computed.", done)

@@ -48,7 +48,7 @@ _OUTAGE_PAUSE = timedelta(seconds=1)
 _LONGEST_OUTAGE_PAUSE = timedelta(seconds=15)
 # The list is never given up for longer.
 _LONGEST_WITHOUT_LIST = timedelta(hours=1)
-# The largest difference between the provider's clock and one that is right.
+# Our clock counts as right if it differs from the provider's by no more than this.
 _CLOCK_ERROR = timedelta(minutes=5)
 # The provider is not away if it answered within this time.
 _LATELY = timedelta(minutes=1)
@@ -64,16 +64,16 @@ class Gateway:
     """
 
     def __init__(self) -> None:
-        # No call without them: what it buys could not be stored.
+        # No call without the keys: the cards that it buys could not be stored.
         require("ENCRYPTION_KEYS")
         self._fingerprint = key_fingerprint(conf.api_key)
-        # A refusal that is not stored yet; it counts from the moment it is known.
+        # A refusal that is not stored yet; this process honours it already.
         self._refusal: AccessDenied | None = None
         self._probe = KeyProbe()
         self.clock = Clock()
         recall_far_future()
         self._load_state()
-        # After the clock: it frees and holds slots, if it was set.
+        # After the clock, which frees and holds slots if it was set.
         self._budget = Budget()
         self.client = Client(
             base_url=conf.base_url,
@@ -86,11 +86,11 @@ class Gateway:
         self._failure: ProviderError | None = None
         # When the list was last requested; None once that is stored.
         self._list_asked_at: datetime | None = None
-        # How many more requests each reading of the last minute took.
+        # How many requests each list reading of the last minute took beside the first page.
         self._questions = deque([0], maxlen=math.ceil(60 / conf.poll_interval))
-        #: How many orders the last attempt to send has left waiting, as far as it has looked.
+        #: Number of orders that the last attempt to send left waiting, at most a slice of them.
         self.waiting = 0
-        #: The page at which the next reading goes on after the first one.
+        #: The page with which the next reading of the list continues after the first page.
         self.next_page = 2
 
     def __enter__(self) -> Self:
@@ -120,7 +120,7 @@ class Gateway:
 
     @property
     def is_open(self) -> bool:
-        """Whether calls may be made, as far as this process knows."""
+        """True if calls may be made, as far as this process knows."""
         return not (self._is_refused or self._state.is_paused(timezone.now()))
 
     @property
@@ -129,13 +129,13 @@ class Gateway:
 
     @property
     def is_proven(self) -> bool:
-        """Whether the key was accepted lately; if not, calls are made one at a time."""
+        """True if the key was accepted recently; if not, calls are made one at a time."""
         return self._probe.is_proven
 
     def try_open(self) -> bool:
-        """:attr:`is_open`, after loading the shared state.
+        """Load the shared state and return :attr:`is_open`.
 
-        If the address was blocked, a single call first checks whether it is let in again.
+        If the address was blocked, a single call first checks whether the block is over.
         """
         self._load_state()
         if self.is_open and not self.is_proven and self._state.was_blocked:
@@ -157,19 +157,19 @@ class Gateway:
         return key is not None
 
     def note_key(self, key: KeyInfo) -> None:
-        """Note what the provider says of the key."""
+        """Store the environment that the provider names for the key."""
         ApiKey.objects.learn(self._key, key.key_type)
 
     @property
     def key(self) -> ApiKey:
-        """What is known of the API key; never the key itself."""
+        """The stored record of the API key; never the key itself."""
         return self._key
 
     def environment(self) -> str:
-        """The environment of the key's account, which buys what is sent; "" if it is not known.
+        """Return the environment of the key's account; "" if it is unknown.
 
-        A key of which it is not known costs a request: an optional one, like that for an optional
-        price. If that does not tell, the next is made 2 minutes later at the earliest.
+        If it is not stored, the provider is asked, with the low priority of an optional price. If
+        the answer does not name it, the next request is made 2 minutes later at the earliest.
         """
         if not self._key.environment:
             self._learn_environment()
@@ -186,12 +186,12 @@ class Gateway:
             Lease.objects.release(Lease.KEY_ENVIRONMENT, token)
 
     def reopens_by_itself(self) -> bool:
-        """Whether calls are allowed now or after a timed pause; False if the key was refused."""
+        """True if calls are allowed now or after a timed pause; False if the key was refused."""
         self._load_key()
         return not self._is_refused
 
     def reopens_within(self, span: timedelta) -> bool:
-        """Whether calls are allowed now, or before ``span`` has passed."""
+        """True if calls are allowed now, or will be before ``span`` has passed."""
         self._load_state()
         return not (self._is_refused or self._state.is_paused(timezone.now() + span))
 
@@ -247,7 +247,7 @@ class Gateway:
                 logger.error("A call to the provider failed: %s", type(error).__name__)
 
     def repeat(self, slot: Slot, purpose: Purpose) -> Slot | None:
-        """:meth:`begin` a retry of the call that had ``slot``; releases ``slot`` on success."""
+        """Take a slot for a retry, as :meth:`begin` does; if there is one, release ``slot``."""
         again = self.begin(purpose)
         if again is not None:
             self.release(slot)
@@ -320,17 +320,17 @@ class Gateway:
     def _stop(self, error: AccessDenied) -> None:
         self._probe.is_proven = False
         if error.code == "IP_BLOCKED":
-            # It concerns every key, and nothing is known about this one.
+            # The block concerns every key, and says nothing about this one.
             self._pause_for(ProviderState.Pause.ACCESS, error, _BLOCK)
         else:
             self._failure = self._refusal = error
             self._store_refusal()
 
     def _store_refusal(self) -> None:
-        """Stop every process that has the key.
+        """Store a refusal of the key, if there is one, which stops every process that has the key.
 
-        If the database fails, :attr:`is_open` is False nevertheless, and the next call waits until
-        the refusal is stored.
+        If the database fails, :attr:`is_open` is False nevertheless, and the refusal is stored
+        before the next call.
         """
         if self._refusal is None:
             return
@@ -391,7 +391,7 @@ class Gateway:
         self._probe.end()
 
     def _pause_for_outage(self, failure: ProviderError) -> int:
-        """Pause every process with a growing back-off and require a new probe; return the count."""
+        """Pause all calls with a growing back-off, require a new key probe; return the count."""
         outages = self._state.outages + 1
         self._probe.is_proven = False
         pause = backoff(outages, first=_OUTAGE_PAUSE, longest=_LONGEST_OUTAGE_PAUSE, jitter=0.25)
@@ -400,22 +400,22 @@ class Gateway:
 
     @staticmethod
     def is_outage(failure: ProviderError) -> bool:
-        """Whether the provider seems to be away: not for a refusal, a 404 or a rate limit."""
+        """True if ``failure`` indicates an outage: no refusal, no 404, no rate limit."""
         is_answer = isinstance(failure, AccessDenied | RateLimited | Refused)
         return failure.status != 404 and not is_answer
 
     @property
     def has_answered_lately(self) -> bool:
-        """Whether a request of any process has succeeded within the last minute."""
+        """True if a request of any process has succeeded within the last minute."""
         at = self._state.succeeded_at
         return self._has_succeeded or (
             at is not None and is_recent(at, timezone.now(), within=_LATELY)
         )
 
     def was_clock_right(self, moment: datetime) -> bool:
-        """Whether this server's clock agreed with the provider's when it showed ``moment``.
+        """True if this server's clock agreed with the provider's when it showed ``moment``.
 
-        Judged by the ``Date`` of the provider's last answer, and by how our clock was set since.
+        Judged by the ``Date`` of the provider's last answer and by the later steps of our clock.
         """
         ahead = self.client.clock_difference
         return all(abs(ahead + span) <= _CLOCK_ERROR for span in self.clock.set_since(moment))
@@ -429,13 +429,13 @@ class Gateway:
     def required_price(
         self, product_id: str, type_id: str, *, asked_since: datetime | None = None
     ) -> Decimal | None:
-        """The same for an order with a price ceiling; see :meth:`PriceList.required_price`."""
+        """The price for an order with a price ceiling; see :meth:`PriceList.required_price`."""
         return self._prices.required_price(product_id, type_id, asked_since=asked_since)
 
     def product(
         self, product_id: str, purpose: Purpose, *, may_repeat: bool = True
     ) -> Product | None:
-        """Ask for a product as :meth:`ask` does, and keep its prices for the orders."""
+        """Request a product as :meth:`ask` does, and store its prices for all processes."""
         now = timezone.now()
         product = self.ask(lambda: self.client.product(product_id), purpose, may_repeat=may_repeat)
         if product is not None:
@@ -443,10 +443,11 @@ class Gateway:
         return product
 
     def recent_prices(self, product_id: str, *, max_age: timedelta) -> Mapping[str, Decimal]:
-        """What the cards of a product cost, by type, as any process was told within ``max_age``.
+        """Return the prices of a product's cards by type, at most ``max_age`` old.
 
-        Otherwise the provider is asked, as for the catalogue: while few requests are being made.
-        Nothing if it is not told. Raises :exc:`~giftcards.exceptions.ProviderError`.
+        They may be from another process. If there are none, the provider is asked, with the low
+        priority of :attr:`Purpose.BACKGROUND`; the result is empty if the gateway denies that.
+        Raises :exc:`~giftcards.exceptions.ProviderError`.
         """
         told = ProductPrices.objects.told(product_id, key=self._fingerprint, max_age=max_age)
         if told is not None:
@@ -462,7 +463,7 @@ class Gateway:
 
     @property
     def is_list_useful(self) -> bool:
-        """Whether the list may be requested; False for a while after it failed or was useless."""
+        """True if the list may be requested; False for a while after it failed or was useless."""
         usable_at = self._state.list_usable_at
         return usable_at is None or not is_ahead(
             usable_at, timezone.now(), longest=_LONGEST_WITHOUT_LIST
@@ -474,12 +475,12 @@ class Gateway:
 
     @property
     def is_list_read(self) -> bool:
-        """Whether the list is in use: it was read within the last two poll intervals."""
+        """True if the list is in use: it was read within the last two poll intervals."""
         read_at = self._list_read_at
         return read_at is not None and is_recent(read_at, timezone.now(), within=2 * _interval())
 
     def list_turn(self) -> datetime | None:
-        """When the list is due to be read again; ``None`` if it is not in use."""
+        """The time at which the list is due to be read again; ``None`` if it is not in use."""
         read_at = self._list_read_at
         return read_at + _interval() if read_at and self.is_list_read else None
 
@@ -503,9 +504,10 @@ class Gateway:
 
     @property
     def _list_questions(self) -> int:
-        """The most that readings took in the last minute; 0 unless the list is in use.
+        """The most requests that a reading of the last minute took beside the first page.
 
-        Not what the last one took: a slot that is left to the next one only then is not free yet.
+        0 unless the list is in use. The maximum counts, because slots that are kept free only when
+        the need rises may still be in use.
         """
         if not self.is_list_read:
             return 0

@@ -1,6 +1,6 @@
-"""How things stand, read from the database alone: for pages, commands and monitors.
+"""The state of the app, read from the database alone, for pages, commands and monitors.
 
-Every question is answered from an index, and reads no more than is waiting, or than it says.
+Every query uses an index, and reads no more rows than are waiting, or than its docstring says.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from giftcards.exceptions import ConfigurationError
 from giftcards.models import ApiKey, Card, Order, ProviderState, RequestSlot, StatusChange
 from giftcards.statuses import Status
 
-# Beyond so many cards of a key, their number is not read off the index at every look.
+# The cards of a key are counted up to this number only, because counting reads the index.
 MANY_CARDS = 10_000
 # How long work may be due before it counts as held up. Longer than the watchdog needs to start
 # the loop again, and than the pause after a request that failed.
@@ -33,12 +33,12 @@ PATIENCE = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What waits: tasks of django-q2, changes to be announced, and open orders by status."""
+    """The waiting work: tasks of django-q2, changes to be announced, and open orders by status."""
 
-    #: ``None``: django-q2 keeps its queue elsewhere, and it cannot be read.
+    #: ``None`` if django-q2 is missing or does not keep its queue in the database.
     tasks: Backlog | None
     changes: Backlog
-    #: Changes that a receiver has failed to take for a day, and is not told again.
+    #: Changes that a receiver has failed to take for a day, and that are no longer retried.
     given_up: int
     orders: Mapping[Status, Backlog]
     #: Orders, open or not, with a problem that nobody has ticked off.
@@ -59,14 +59,14 @@ class Waiting:
 
     @property
     def oldest_order(self) -> datetime | None:
-        """When the open order that has been open for longest was recorded."""
+        """The time at which the oldest open order was recorded; ``None`` without open orders."""
         times = (backlog.since for backlog in self.orders.values())
         return min((since for since in times if since is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """The requests of the last minute, those on their way included, and how many may be made."""
+    """The number of requests of the last minute, including those in flight, and the limit."""
 
     used: int
     limit: int
@@ -78,21 +78,21 @@ class Requests:
 
 
 class KeyInUse(NamedTuple):
-    """An encryption key, and how many cards are sealed with it."""
+    """An encryption key, and the number of cards that are sealed with it."""
 
-    #: Of the key; "" for cards that were sealed before it was written down.
+    #: The fingerprint of the key; "" for cards that were sealed before it was stored.
     fingerprint: str
-    #: Its place in ``ENCRYPTION_KEYS``, from 1; ``None``: it is not there.
+    #: The position in ``ENCRYPTION_KEYS``, from 1; ``None`` if the key is not there.
     position: int | None
     cards: int
-    #: Whether there are more cards than that.
+    #: True if there are more than ``cards``.
     has_more: bool
 
 
 def encryption_keys(*, counts_all: bool = False) -> list[KeyInUse]:
-    """The keys of the settings, in order, and then those that only cards have.
+    """The encryption keys in the settings, in order, then other keys that cards are sealed with.
 
-    Of each key, ``MANY_CARDS`` cards are counted, or with ``counts_all`` all of them. Raises
+    For each key, at most ``MANY_CARDS`` cards are counted, or all with ``counts_all``. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
     """
     configured = list(Keyring.from_settings().key_fingerprints)
@@ -107,9 +107,9 @@ def _count_all(key: str) -> tuple[int, bool]:
 
 
 def _count(key: str) -> tuple[int, bool]:
-    """How many cards are sealed with the key, ``MANY_CARDS`` at most, and whether there are more.
+    """Return the number of the key's cards, at most ``MANY_CARDS``, and whether there are more.
 
-    Reading all of the index takes a third of a second at a million cards.
+    Reading the whole index takes a third of a second for a million cards.
     """
     cards = Card.objects.filter(key_fingerprint=key).order_by()
     counted = cards[: MANY_CARDS + 1].count()
@@ -118,7 +118,7 @@ def _count(key: str) -> tuple[int, bool]:
 
 @dataclass(frozen=True, slots=True)
 class KnownKey:
-    """An API key, by what may be shown of it."""
+    """An API key, with a name that may be shown."""
 
     #: The first characters of its fingerprint: enough to tell the shop's keys apart.
     name: str
@@ -127,14 +127,14 @@ class KnownKey:
 
 
 def api_keys() -> list[KnownKey]:
-    """The API keys that this shop has had: that of this process first, then the last one used."""
+    """The API keys that this shop has used: first that of this process, then by last use."""
     own = configured_key()
     keys = sorted(ApiKey.objects.all(), key=lambda key: (key.pk != own, -key.last_use()))
     return [KnownKey(key.pk[:8], key.pk == own, key) for key in keys]
 
 
 def versions() -> dict[str, str]:
-    """What runs here, by name."""
+    """The versions of the software that runs here, by its name."""
     database = connections[router.db_for_read(Order)]
     return {
         "giftcards": _version_of("django-giftcards"),
@@ -153,18 +153,18 @@ def _version_of(package: str) -> str:
 
 
 def try_keys() -> dict[str, str]:
-    """What is wrong with the newest and the oldest card, as far as it can be told here."""
+    """Try to open the newest and the oldest card; return what is wrong with each, or ""."""
     try:
         return Card.objects.all().try_keys()
     except ConfigurationError as error:
         return dict.fromkeys(("newest", "oldest"), str(error))
 
 
-# What a monitor can ask about.
+# The conditions that a monitor can check.
 
 
 class Standing:
-    """What the conditions are judged by, as of one moment; read when it is first asked for."""
+    """The facts that the conditions are judged by, as of one moment; read on first access."""
 
     def __init__(self) -> None:
         self.now = timezone.now()
@@ -178,7 +178,7 @@ class Standing:
         return try_keys()
 
 
-#: Says what is wrong, in a sentence that tells no secret; "" if nothing is.
+#: Returns what is wrong, in a sentence without secrets; "" if nothing is wrong.
 Condition = Callable[[Standing], str]
 
 
@@ -209,7 +209,7 @@ def _has_no_answer(standing: Standing) -> str:
 
 
 def queue_problem(standing: Standing) -> str:
-    """What should have been done ``PATIENCE`` ago, and was not."""
+    """Return what work is overdue by more than ``PATIENCE``, as a sentence; "" if none is."""
     due_by = standing.now - PATIENCE
     orders = Order.objects.count_held_up(due_by)
     changes = StatusChange.objects.waiting_since(due_by).count()
@@ -226,7 +226,7 @@ def queue_problem(standing: Standing) -> str:
 
 
 def low_balance(standing: Standing) -> str:
-    """That the balance is low; "" if it is not, if it is not known, or without ``LOW_BALANCE``."""
+    """Return a sentence if the balance is known and below ``LOW_BALANCE``; otherwise ""."""
     state = standing.state
     if not state.is_balance_low:
         return ""
@@ -237,7 +237,7 @@ def low_balance(standing: Standing) -> str:
 
 
 def several_keys(standing: Standing) -> str:
-    """That processes with different API keys share the database; "" if they have the same."""
+    """Return a sentence if processes with different API keys share the database; otherwise ""."""
     keys = ApiKey.objects.all().at_work(standing.now)
     if len(keys) < 2:
         return ""
@@ -252,7 +252,7 @@ def _do_not_open(standing: Standing) -> str:
     return " ".join(dict.fromkeys(filter(None, standing.cards.values())))
 
 
-#: By the names that `giftcards_status --fail-on` knows, in the order in which it is reported.
+#: The conditions by their names in `giftcards_status --fail-on`, in the order of its report.
 CONDITIONS: dict[str, Condition] = {
     "attention": _needs_attention,
     "paused": _is_paused,

@@ -1,6 +1,6 @@
-"""The prices of held orders, asked for now and then: an order goes on once its price has fallen.
+"""Requesting the prices of held orders now and then, because an order whose price falls goes on.
 
-The prices of products that are being sold are known anyway; see :meth:`.Gateway.price`.
+The prices of products that are being sold are requested anyway; see :meth:`.Gateway.price`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _RECENT = timedelta(minutes=1)
 
 
 class HeldPrices:
-    """Looks at the prices of held orders on behalf of one process."""
+    """The regular look of one process at the prices of held orders."""
 
     def __init__(self) -> None:
         self._due_at = 0.0
 
     def look_after(self, gateway: Gateway, has_time: Callable[[], bool]) -> None:
-        """Have held orders go on whose price has fallen, if it is time to look.
+        """If it is time to look, release held orders whose price has fallen.
 
-        Asks about one product at least, and about some more while ``has_time``.
+        Looks at one product at least, and at some more while ``has_time()``.
         """
         if time.monotonic() < self._due_at:
             return
@@ -41,7 +41,7 @@ class HeldPrices:
         products = list(held.values_list("product_id", flat=True).distinct())
         if not (products and Lease.objects.take(Lease.HELD_PRICES, _TURN)):
             return
-        # By chance, so that one about which nothing is told does not hide the others.
+        # At random, so that a product without an answer does not keep the others from their turn.
         random.shuffle(products)
         for number, product_id in enumerate(products[:_PRODUCTS]):
             if number and not has_time():

@@ -1,7 +1,7 @@
-"""Whether an answer of the provider is about our order: pure, without database or requests.
+"""Deciding whether a provider's answer is about our order: pure, without database or requests.
 
-The provider keeps no reference of ours. What an answer names of the line has to equal the order's;
-two orders of one line cannot be told apart.
+The provider does not store our references. So every part of the line that an answer names must be
+equal to the order's. Two orders of one line cannot be told apart.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ FARTHEST_CLOCK = timedelta(hours=2)
 
 
 def line_of(answer: OrderAnswer) -> tuple[str, str, int | None]:
-    """The line that the answer names; "" and ``None`` where it does not."""
+    """The line that the answer names; "" or ``None`` for a part that is missing."""
     return answer.product_id, answer.type_id, answer.quantity
 
 
 def find_difference(
     answer: OrderAnswer, line: Line, *, sent_at: datetime | None = None
 ) -> Problem | None:
-    """Return what shows that the answer is about another order; ``None`` if nothing does.
+    """Return the difference by which the answer is about another order; ``None`` if there is none.
 
-    Where ``line`` has a "", the answer may name anything.
-    ``sent_at`` is given while the order's id is not confirmed: the provider then has to have
-    created the order at about that time.
+    A part of ``line`` that is "" fits anything. ``sent_at`` is given while the order's id is not
+    confirmed: then the provider must have created the order within ``FARTHEST_CLOCK`` of it.
     """
     product_id, type_id, quantity = line
     if answer.quantity not in {None, quantity}:

@@ -1,4 +1,4 @@
-"""What the provider says of an order after it has settled.
+"""Recording what the provider says of orders that have settled already.
 
 The final status and figures stay. A difference becomes a problem that staff tick off, and cards
 that arrive late are kept. Each difference is recorded once, however often it is seen.
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_differences(order: Order, answer: OrderAnswer) -> list[Problem]:
-    """How an answer about a settled order differs from what is on record; mostly empty."""
+    """Return how an answer about a settled order differs from the record; usually nothing."""
     if difference := find_difference(answer, order.line_at_provider):
         return [difference]
     record = Settlement(
@@ -44,15 +44,15 @@ def find_differences(order: Order, answer: OrderAnswer) -> list[Problem]:
 def find_owners(
     rows: Mapping[str, OrderAnswer], orders: OrderQuerySet
 ) -> Iterator[tuple[Order, OrderAnswer]]:
-    """Yield those of ``orders`` that have the id of one of ``rows``, with that row."""
+    """Yield those of ``orders`` that have an id in ``rows``, each with its row."""
     for order in orders.owners(rows):
         yield order, next(rows[name] for name in order.names if name in rows)
 
 
 def compare_rows(rows: Mapping[str, OrderAnswer]) -> list[Order]:
-    """Compare ``rows`` of the list, by id, with the settled orders that they are about.
+    """Compare ``rows`` of the list, by id, with their settled orders; record the differences.
 
-    Returns the orders with a difference, new or not, that is not ticked off.
+    Returns the orders with a difference, new or known, that is not ticked off.
     """
     differing = []
     for order, row in find_owners(rows, Order.objects.all()):
@@ -70,10 +70,10 @@ def compare_rows(rows: Mapping[str, OrderAnswer]) -> list[Order]:
 def record_changes(
     answers: Iterable[tuple[Order, OrderAnswer]], *, now: datetime, is_thorough: bool = False
 ) -> None:
-    """Record what the answers about settled orders, given at ``now``, say differently.
+    """Record how ``answers`` about settled orders, given at ``now``, differ from the record.
 
-    Makes no query about an order of which the answer says nothing new, unless ``is_thorough``: then
-    each card is compared, not just their number.
+    An order about which the answer says nothing new costs no query. With ``is_thorough``, each card
+    of every order is compared, not just the number of cards.
     """
     for order, answer in answers:
         if is_thorough or not _is_known(order, find_differences(order, answer)):
@@ -88,7 +88,7 @@ def record_changes(
 
 
 def _is_known(order: Order, differences: Sequence[Problem]) -> bool:
-    """Whether all ``differences`` are on record, ticked off or not."""
+    """True if all ``differences`` are on record, ticked off or not."""
     known = [Problem.of(entry) for entry in order.problems]
     received = max((_received(problem) for problem in known), default=0)
     return all(
@@ -125,7 +125,7 @@ def _record(order: Order, answer: OrderAnswer, now: datetime) -> None:
 
 
 def _more_cards(order: Order, answer: OrderAnswer, stored: int) -> Iterator[Problem]:
-    """Yield a problem if ``stored`` cards are more than the order had when it settled."""
+    """Yield a problem if more cards are ``stored`` than the order had when it settled."""
     if stored > order.fulfilled_quantity:
         # Not surplus if the provider counts, and so charges, them.
         is_counted = (answer.fulfilled_quantity or 0) >= stored

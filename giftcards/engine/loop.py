@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _LOOK_EVERY = 1.0
 # The shortest pause after a sweep that did nothing (seconds).
 _IDLE_PAUSE = 0.25
-# What an order in each status needs next.
+# The purpose of the next request for an order, by its status.
 _REQUESTS = {
     Status.PENDING: Purpose.PLACING,
     Status.HANDLING: Purpose.CHECKING,
@@ -40,7 +40,7 @@ _REQUESTS = {
 # and does the chores (seconds).
 _TICK = 60.0
 
-# Work that has nothing to do with orders. It may go on as long as what it is given returns True.
+# Work that has nothing to do with orders. It may go on while the callback it gets returns True.
 Chores = Callable[[Callable[[], bool]], None]
 
 
@@ -72,7 +72,7 @@ def follow(
         while not is_over:
             with surviving(loop.stop, "the loop"):
                 is_over = not loop.step()
-            # A step that the database failed has not checked this.
+            # If the database failed, the step may not have checked this.
             is_over = is_over or loop.is_over
     finally:
         for clean_up in (loop.close_gateway, loop.release, loop.close_balance):
@@ -97,13 +97,13 @@ def try_stored_cards() -> None:
 
 
 def begin_tick() -> None:
-    """What the worker of the schedule does first, once a minute."""
+    """Record that a worker is running, and send ``tick_began``; called once a minute."""
     ProviderState.objects.note_tick()
     tick_began.send_robust(sender=None)
 
 
 def is_work_left() -> bool:
-    """Whether any order is urgent, so that the loop has to go on."""
+    """True if any order is urgent, so that the loop has to go on."""
     return Order.objects.urgent().exists()
 
 
@@ -134,7 +134,7 @@ class _Loop:
         self._token: str | None = None
         self._beat_at = 0.0
         self._tick_at = 0.0
-        # Whether another process has taken the lease.
+        # True once another process has taken the lease.
         self._is_lease_lost = False
 
     def step(self) -> bool:
@@ -169,16 +169,16 @@ class _Loop:
             self._chores(self._is_at_leisure)
 
     def _is_at_leisure(self) -> bool:
-        """Whether the run goes on, and no order needs it."""
+        """True if the run goes on and no order is urgent."""
         return self.should_continue() and not is_work_left()
 
     def _give_way(self) -> None:
-        """Leave the loop for one interval to a process that has another API key."""
+        """Release the lease for one interval, for a process that may have another API key."""
         self.release()
         self.stop.wait(max(conf.poll_interval, _LOOK_EVERY))
 
     def _take_lease(self) -> bool:
-        """Take the lease; wait up to ``patience`` for that of a dead holder to expire."""
+        """Take the lease; wait up to ``patience`` for the lease of a dead holder to expire."""
         give_up_at = time.monotonic() + self._patience.total_seconds()
         expiry = self._held_until()
         while not self._token:
@@ -189,7 +189,7 @@ class _Loop:
                 return False
             if not self._token and self.stop.wait(_LOOK_EVERY):
                 return False
-        # From here on, this run sends new orders; a queued run no longer counts.
+        # From now on, this run sends new orders, so a queued run no longer counts.
         Lease.objects.revoke(Lease.QUEUED_SWEEP)
         return True
 
@@ -202,23 +202,23 @@ class _Loop:
         return self.stop.is_set() or time.monotonic() >= self._ends_at
 
     def should_continue(self) -> bool:
-        """Whether the run may go on; renews the lease every ``_LOOK_EVERY`` seconds."""
+        """Do the regular work of a run, such as renewing the lease; True if the run may go on."""
         if self.is_over:
             return False
-        # At once: until then, the key may be in use to read it, and not be free to send an order.
+        # At once: while the request for the balance holds the key probe, no order is sent.
         self._balance.take_answer()
         now = time.monotonic()
         if now - self._beat_at >= _LOOK_EVERY and self._token:
             self._beat_at = now
             self._is_lease_lost = not Lease.objects.keep(Lease.LOOP, self._token, LOOP_LEASE)
         if self._is_endless and now >= self._tick_at:
-            # It does the schedule's work as well, which may not be running.
+            # An endless loop does the schedule's work as well: the schedule may not be running.
             self._tick_at = now + _TICK
             begin_tick()
         return not self._is_lease_lost
 
     def _wait_for_work(self, gateway: Gateway, *, is_idle: bool) -> None:
-        """Return when an order is due and the budget allows a request, or after one interval."""
+        """Wait until an order is due and the budget allows its request, or for one interval."""
         began = time.monotonic()
         latest = began + conf.poll_interval
         earliest = began + (_IDLE_PAUSE if is_idle else 0)
@@ -235,7 +235,7 @@ class _Loop:
             self._gateway.close()
 
     def close_balance(self) -> None:
-        """Wait for the balance if it was asked for; without the lease, so that no order waits."""
+        """Wait for a requested balance; called after the lease is released, so no order waits."""
         self._balance.close(seconds=0 if self.stop.is_set() else conf.request_timeout)
 
     def release(self) -> None:
@@ -245,7 +245,7 @@ class _Loop:
 
 
 def _time_to_work(gateway: Gateway) -> float:
-    """Seconds until an order is due and the budget allows its request."""
+    """Seconds until an order is due and the budget allows its request; at most one interval."""
     now = timezone.now()
     waits = [conf.poll_interval]
     for status, purpose in _REQUESTS.items():
@@ -256,7 +256,10 @@ def _time_to_work(gateway: Gateway) -> float:
 
 
 def _time_to_slot(purpose: Purpose, gateway: Gateway) -> float:
-    """Seconds until the budget allows such a request, or a page of the list if that is in use."""
+    """Seconds until the budget allows a request for ``purpose``.
+
+    For a check, the first page of the list counts as well if the list is in use.
+    """
     wait = gateway.wait_for(purpose)
     is_listed = purpose in {Purpose.CHECKING, Purpose.CHECKING_LATE} and gateway.is_list_read
     return min(wait, gateway.wait_for(Purpose.LISTING)) if is_listed else wait

@@ -2,8 +2,8 @@
 
 One process announces at a time: it holds a lease, which a thread renews while receivers run. A
 receiver that raises is retried with back-off for about a day; until it succeeds, it is not called
-for later changes of the order. The other receivers are not affected. A change stores which
-receivers it was delivered to, so a receiver that a deploy has renamed is called as well.
+for later changes of the order. The other receivers are not affected. A change stores the names of
+the receivers that have taken it, so a receiver that a deploy has renamed is called once more.
 
 A try is recorded as failed before the receivers are called, and corrected afterwards. So receivers
 that kill the process, or whose success cannot be recorded, are retried with back-off as well.
@@ -56,7 +56,7 @@ class _Receiver(NamedTuple):
 
 
 class NextTry(NamedTuple):
-    """When a change is announced again."""
+    """The failures of a change so far, and when it is announced again."""
 
     failures: int
     # None if never.
@@ -92,19 +92,19 @@ def announce(should_continue: Callable[[], bool] = _always) -> int:
 class _LeaseKeeper:
     """The lease of the process that announces, and the thread that renews it.
 
-    The thread uses a connection of its own, and none unless a batch takes long.
+    The thread opens a connection of its own to the database, but only if a batch takes long.
     """
 
     def __init__(self, token: str) -> None:
         self._token = token
-        # When the current change was begun, and when this thread renewed the lease.
+        # When the current change was begun, and when :meth:`keep` last renewed the lease.
         self._began = self._kept = time.monotonic()
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
 
     def keep(self) -> bool:
-        """Go on with the next change; False if another process has taken over."""
+        """Begin the next change, and renew the lease if due; False if another process has it."""
         self._began = time.monotonic()
         if self._began - self._kept < _RENEW_LEASE_EVERY:
             return True
@@ -113,8 +113,8 @@ class _LeaseKeeper:
 
     def release(self) -> None:
         self._is_over.set()
-        # Otherwise it might renew the lease that is released. But no longer, in case the
-        # database makes it wait for a lock.
+        # Otherwise the thread might renew the released lease. Not for longer: the thread may be
+        # waiting for a lock of the database.
         self._thread.join(_GRACE)
         Lease.objects.release(Lease.OUTBOX, self._token)
 
@@ -130,7 +130,7 @@ class _LeaseKeeper:
         try:
             Lease.objects.keep(Lease.OUTBOX, self._token, _LEASE)
         except Error:
-            # The next beat may succeed, before the lease expires.
+            # The next renewal may succeed before the lease expires.
             close_old_connections()
 
 
@@ -178,8 +178,8 @@ def _announce_batch(
 def _announce_change(change: StatusChange, held_back: dict[str, datetime]) -> None:
     """Call the receivers that ``change`` has yet to reach, and record the outcome.
 
-    ``held_back`` maps the receivers that an earlier change of the order has yet to reach to the
-    time when that change is due. They are not called.
+    Receivers in ``held_back`` are not called: an earlier change of the order has yet to reach them.
+    ``held_back`` maps their names to the time when that change is due.
     """
     called: list[_Receiver] = []
     held_until: datetime | None = None
@@ -195,7 +195,7 @@ def _announce_change(change: StatusChange, held_back: dict[str, datetime]) -> No
     try:
         _deliver(change, undelivered)
     finally:
-        # Even if the process is interrupted, as by the timeout of a task.
+        # Even if the process is interrupted, for example by the timeout of a task.
         missing = {receiver.name for receiver in undelivered}
         delivered = {receiver.name for receiver in called} - missing
         then = next_try(
@@ -225,7 +225,7 @@ def _deliver(change: StatusChange, undelivered: list[_Receiver]) -> None:
 
 
 class _Failure(NamedTuple):
-    """What is told of an exception of a receiver; its messages may hold a code in the clear."""
+    """What may be shown of a receiver's exception: its message may hold a code in the clear."""
 
     text: str
     # None if the process goes on.
@@ -234,7 +234,7 @@ class _Failure(NamedTuple):
 
 @contained
 def _call(receiver: _Receiver, change: StatusChange) -> _Failure | None:
-    """Call a receiver, and keep its exception to this frame: later ones would refer to it."""
+    """Call a receiver; return its failure without the exception: later ones would refer to it."""
     try:
         receiver.call(order=change.order, change=change)
     except Exception as error:  # noqa: BLE001 (reported by the caller)
@@ -276,10 +276,10 @@ def _record(change: StatusChange, delivered: set[str], then: NextTry, *, is_done
 
 
 def _write(change: StatusChange, **values: Any) -> bool:
-    """Write to the row; False, and nothing is changed, if it is not as this process left it.
+    """Write ``values`` to the row, unless it is no longer as this process last saw it.
 
-    So the record of a process that was taken for dead does not replace that of its successor. The
-    row may also have been deleted with its order.
+    Returns False, and changes nothing, in that case: a process that was taken for dead must not
+    overwrite the record of its successor. The row may also have been deleted with its order.
     """
     row = StatusChange.objects.filter(
         pk=change.pk,
@@ -300,8 +300,9 @@ def next_try(
     """Decide when to announce a change again.
 
     ``failures`` counts the earlier tries in which a receiver failed; ``has_failed`` tells whether
-    one failed in this try. ``held_until`` is when the earlier changes that hold some receivers back
-    are due; ``None`` if there are none. Without a failure or a held-back receiver, it is done.
+    one failed in this try. ``held_until`` is the time when the earlier changes that hold back some
+    receivers are due; ``None`` if there are none. With neither a failure nor a receiver that is
+    held back, the change is done.
     """
     if not has_failed:
         # Due with the earlier change, which is announced first; None if nothing is held back.
@@ -314,9 +315,10 @@ def next_try(
 
 
 def _holds_back(change: StatusChange) -> dict[str, datetime]:
-    """Map the receivers that ``change`` must reach before later changes to the time it is due.
+    """Map the receivers that ``change`` has yet to reach, by name, to the time when it is due.
 
-    A change that was given up holds nothing back.
+    Later changes of the order wait for these receivers. A change that was given up holds nothing
+    back.
     """
     if change.announce_at is None:
         return {}

@@ -30,8 +30,8 @@ from giftcards.statuses import Status
 K = TypeVar("K")
 T = TypeVar("T")
 
-# With an order being sent, four requests: five with a wrong key get the address blocked, so more
-# could trigger the block before the first refusal is read.
+# With an order that is being sent, four requests are in flight. Five with a wrong key get the
+# address blocked, so more could trigger the block before the first refusal is read.
 MAX_IN_FLIGHT = 3
 PAGE_SIZE = 100
 # The most orders checked one by one for each group of a sweep.
@@ -64,9 +64,10 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """Callbacks of long work between requests: ``beat``, and whether it ``should_continue``.
+    """Callbacks that long work makes between requests.
 
-    Once it should not, results of requests in flight are still yielded; no more are started.
+    Once ``should_continue`` returns False, no more requests are started; the results of those in
+    flight are still yielded.
     """
 
     should_continue: Callable[[], bool] = _always
@@ -74,9 +75,9 @@ class Pulse:
 
 
 class ListReading(NamedTuple):
-    """What the pages of the list are requested for: the first one, and those after it.
+    """The purposes of requests for the list's pages: for the first page, and for further pages.
 
-    Those that are ``awaited`` wait for the request budget; others are left out if it is short.
+    Pages that are ``awaited`` wait for the request budget; others are skipped if it is short.
     """
 
     first: Purpose
@@ -98,7 +99,7 @@ def _ignore(_rows: Rows) -> Answers:
 
 
 def is_list_worthwhile(orders: Sequence[Order], gateway: Gateway) -> bool:
-    """Whether the list is likely to take fewer requests than single checks, or is the only way."""
+    """True if the list probably takes fewer requests than single checks, or is the only way."""
     return any(_is_worth_listing(group, gateway) for group in _by_age(orders))
 
 
@@ -170,7 +171,7 @@ def _is_worth_listing(group: Sequence[Order], gateway: Gateway) -> bool:
 
 
 def _listed(orders: Sequence[Order]) -> list[Order]:
-    """Those of ``orders`` that the list can be expected to show under an id we know."""
+    """Those of ``orders`` that the list should show under an id that we know."""
     # If the list uses ids of its own, an order's is learnt from its first single check.
     ids_differ = any(order.provider_alias and not order.was_adopted for order in orders)
     return [order for order in orders if order.provider_alias or order.checked_at or not ids_differ]
@@ -182,7 +183,7 @@ def _listed(orders: Sequence[Order]) -> list[Order]:
 def _read_list(
     search: _Search, gateway: Gateway, pulse: Pulse, match_others: Callable[[Rows], Answers]
 ) -> Iterator[tuple[Order, OrderAnswer]]:
-    """Read the list for as many pages as are cheaper than single checks; yield what it shows."""
+    """Read as many pages of the list as are cheaper than single checks; yield orders with rows."""
     for skew in (_USUAL_SKEW, CLOCK_SKEW):
         for page in search.read(gateway, pulse, skew):
             if isinstance(page, Exception):
@@ -199,20 +200,20 @@ def _read_list(
 
 
 def _pause_after(error: Exception) -> timedelta:
-    """How long not to use the list after ``error``; a 404 will not go away soon."""
+    """The time for which the list is not used after ``error``; longer after a 404, for example."""
     is_transient = isinstance(error, ProviderError) and error.status != 404
     return _LIST_FAILED if is_transient else _LIST_USELESS
 
 
 class _Search:
-    """Matches rows of the list with orders."""
+    """A search of the list for the rows of some orders."""
 
     def __init__(self, orders: Sequence[Order], reading: ListReading) -> None:
         self._orders = orders
         self._reading = reading
         self._by_id = {provider_id: order for order in orders for provider_id in order.names}
         self.old = [order for order in orders if _is_old(order)]
-        # The list may be stale: each time, the oldest order is checked by itself to verify.
+        # The list may be stale: each time, the oldest order is also checked singly, to verify it.
         self.to_verify = min(
             (order for order in self.old if not order.is_only_listed),
             key=_accepted_at,
@@ -237,12 +238,12 @@ class _Search:
         )
 
     def _count_missing(self) -> int:
-        """How many orders have no row yet: reading more pages costs more than single checks."""
+        """The number of orders without a row; more pages than that cost more than single checks."""
         return len(self._orders) - len(self.shown | self._unclear.keys())
 
     @property
     def _pages_left(self) -> int:
-        """How many pages are worth reading, and were left out because the budget was short."""
+        """The number of pages worth reading that were left out because the budget was short."""
         left = max(self._pages - self._pages_read, 0)
         return left if left <= self._count_missing() and not self.has_failed else 0
 
@@ -252,11 +253,11 @@ class _Search:
 
     @property
     def further_pages(self) -> int:
-        """How many pages there are to read after the first one."""
+        """The number of pages after the first one that were read or were worth reading."""
         return max(self._pages_read - 1, 0) + self._pages_left
 
     def left_of(self, due: Sequence[Order]) -> list[Order]:
-        """Those of ``due`` to check one by one; none that a page left out may show."""
+        """The ``due`` orders to check one by one, without those that a page left out may show."""
         left = [order for order in due if order.pk not in self.shown]
         if self.is_cut_short:
             left = [order for order in left if order.pk in self._unclear]
@@ -288,9 +289,9 @@ class _Search:
         return [row for row in page.items if row.provider_id and row.provider_id not in self._by_id]
 
     def complete(self, order: Order, result: OrderAnswer | Exception) -> OrderAnswer | Exception:
-        """Add what only the order's row names of the line, while its id is not confirmed.
+        """Fill gaps in a single answer from the order's row, while the order's id is not confirmed.
 
-        Of a settled order, a single answer may name neither product nor type.
+        A single answer about a settled order may name neither product nor type.
         """
         row = self._unclear.get(order.pk)
         if order.identified_at or row is None or not isinstance(result, OrderAnswer):
@@ -304,11 +305,11 @@ class _Search:
 
 
 def is_conclusive(row: OrderAnswer, order: Order, *, is_to_verify: bool = False) -> bool:
-    """Whether no single check is needed: the row settles the order, or credibly says it is open."""
+    """True if no single check is needed: the row settles the order or credibly shows it as open."""
     verdict = evaluate_for(order, row)
     if verdict.settlement:
         return True
-    # A late order is not trusted to be unsettled: a stale list would keep it late.
+    # A row that shows a late order as open is not trusted: a stale list would keep it late.
     is_fresh = order.status == Status.HANDLING and not is_to_verify
     is_row_trusted = order.is_only_listed or is_fresh
     return row.status == Status.HANDLING and is_row_trusted and not verdict.problems
@@ -335,9 +336,10 @@ def read_pages(
 ) -> Iterator[OrderPage | Exception]:
     """Yield the pages of the list of orders created from ``start`` to ``end``, as they arrive.
 
-    If the first page gives the page count, the others are read unless they exceed ``limit()``, and
-    until that is 0; if some were left out, the next reading begins with these. Otherwise pages are
-    read until one has no new ids. A page that fails is yielded as its error.
+    If the first page gives the page count, the other pages are read, unless they are more than
+    ``limit()``, until ``limit()`` is 0. If the budget is short, the next reading begins with the
+    pages that were left out. Without a page count, at most ``limit()`` further pages are read,
+    until one has no new ids. A page that fails is yielded as its error.
     """
     call = partial(gateway.client.list_orders, start=start, end=end, page_size=PAGE_SIZE)
 
@@ -373,7 +375,10 @@ def _read_counted(
     read: Callable[..., Iterator[OrderPage | Exception]],
     limit: Callable[[], int],
 ) -> Generator[OrderPage | Exception, object, int]:
-    """Yield pages after the first one, from page ``begin`` on; return where to go on."""
+    """Yield ``at_most`` pages after the first one, from ``begin`` on.
+
+    Returns where to begin next time.
+    """
     if begin > count:
         begin = 2
     numbers: list[int] = [*range(begin, count + 1), *range(2, begin)]
@@ -419,12 +424,12 @@ def fan_out(
     purpose: Purpose = Purpose.CHECKING,
     is_patient: bool = True,
 ) -> Iterator[tuple[K, T | Exception]]:
-    """Make the calls, a few at a time; yield each one's key with its result or its error.
+    """Make the calls of ``jobs``, a few at a time; yield each key with the result or the error.
 
-    With ``is_patient``, calls wait for the request budget; without, those that it does not allow
-    are skipped. A call whose error is worth repeating is retried once, before the others, if the
-    budget allows that at once. When calls have to stop, those in flight are waited for briefly, and
-    the others are skipped.
+    With ``is_patient``, calls wait for the request budget; otherwise, calls that the budget does
+    not allow are skipped. A call whose error is worth repeating is retried once, before the other
+    calls, if the budget allows that at once. When calls have to stop, those in flight are waited
+    for briefly, and the others are skipped.
     """
     calls = _Calls(jobs, gateway, pulse, purpose)
     ends_at = float("inf")
@@ -466,7 +471,7 @@ class _Calls(Generic[K, T]):
         self._purpose = purpose
         self._ended: SimpleQueue[tuple[_Call[K, T], T | Exception]] = SimpleQueue()
         self._running = 0
-        #: Whether calls may still be started.
+        #: True while calls may still be started.
         self.may_start = True
 
     @property
@@ -505,9 +510,9 @@ class _Calls(Generic[K, T]):
             self._ended.put((call, error))
 
     def results(self, *, timeout: float) -> Iterator[tuple[K, T | Exception]]:
-        """Wait for a call to end, or for the budget; yield the key and result unless it is retried.
+        """Wait for a call to end or for a slot; yield key and result of a call that is not retried.
 
-        A call that should be retried but may not, because calls have to stop, yields nothing.
+        A call that should be retried yields nothing if calls have to stop.
         """
         if self._has_room:
             timeout = min(timeout, max(self._gateway.wait_for(self._purpose), 0.01))

@@ -19,19 +19,19 @@ from giftcards.statuses import Status
 
 logger = logging.getLogger(__name__)
 
-# How many held orders go on at a time: about as many as can be sent in a minute.
+# The most held orders that are released at a time: about as many as can be sent in a minute.
 _AT_ONCE = 100
 
 
 def hold(order: Order, *, price: Decimal, ceiling: Decimal) -> None:
-    """Hold a PENDING order, unless another process was first: it is due at no time."""
+    """Hold a PENDING order, so that it is never due, unless another process was first."""
     problem = Problem("price_above", {"price": f"{price:.2f}", "ceiling": f"{ceiling:.2f}"})
     if order.stay_pending(problem, due_at=None, failures=0):
         logger.warning("Order %s is held. %s", order.reference, problem)
 
 
 def held_price(order: Order) -> Decimal | None:
-    """What a card cost when ``order`` was held; ``None`` if it is not held."""
+    """The price of a card when ``order`` was held; ``None`` if it is not held for its price."""
     above = _price_above(order)
     return Decimal(above.parameters["price"]) if above else None
 
@@ -42,12 +42,12 @@ def _price_above(order: Order) -> Problem | None:
 
 
 def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | None:
-    """Send a held order, at ``price`` a card at most; return the decision as it was recorded.
+    """Have a held order sent at ``price`` a card at most; return the decision as recorded.
 
-    ``None``, and nothing is changed, if it is not held any more. ``price`` is 0 or more, with at
-    most two decimals; otherwise ``ValidationError`` is raised. If the card costs more than that by
-    then, the order is held again. ``by``, the name of whoever decided, is kept in the order's
-    timeline.
+    Returns ``None``, and changes nothing, if the order is not held any more. ``price`` is 0 or
+    more, with at most two decimals; otherwise ``ValidationError`` is raised. If a card costs more
+    when the order is to be sent, the order is held again. ``by``, the name of whoever decided, is
+    kept in the order's timeline.
     """
     approved, above = order.check_price(price), _price_above(order)
     if above is None:
@@ -62,10 +62,10 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
 
 
 def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
-    """Have held orders of a product sent whose cards cost no more than they may, at ``prices``.
+    """Release the held orders of a product whose price has fallen to their ceiling or below.
 
-    These are by type, and of this moment. At most 100 orders at a time; the others follow when the
-    prices are known the next time.
+    ``prices`` are the current prices by type. At most 100 orders are released at a time; the others
+    follow with the next prices.
     """
     is_any_released = False
     for order, fell in islice(_fallen(product_id, prices), _AT_ONCE):
@@ -78,20 +78,20 @@ def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
 
 
 def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Order, Problem]]:
-    """Yield the held orders that cost no more than they may, each with an entry that says so."""
+    """Yield the held orders whose price has fallen, each with the entry for its timeline."""
     for order in Order.objects.on_hold().filter(product_id=product_id):
         price, ceiling = prices.get(order.type_id), order.price_ceiling
         if price is None or ceiling is None or price > ceiling:
             continue
-        # There may be another reason for which it waits.
+        # The order may wait for another reason.
         if _price_above(order):
             amounts = {"price": f"{price:.2f}", "ceiling": f"{ceiling:.2f}"}
             yield order, Problem("price_fell", amounts)
 
 
 def _release(order: Order, reason: Problem, *, by: str = "", **values: Any) -> bool:
-    """Have a held order sent, for a reason that its timeline keeps; False if it is not held."""
-    # SEND_TIMEOUT starts again, however long it has waited.
+    """Have a held order sent, and keep ``reason`` in its timeline; False if it is not held."""
+    # SEND_TIMEOUT starts again, however long the order has waited.
     now = timezone.now()
     with transaction.atomic():
         is_done = order.stay_pending(None, due_at=now, queued_at=now, failures=0, **values)
@@ -101,18 +101,18 @@ def _release(order: Order, reason: Problem, *, by: str = "", **values: Any) -> b
 
 
 def confirm_price(order: Order, price: Decimal) -> None:
-    """Note what a card may cost, as a person has confirmed who has just placed ``order``.
+    """Store the ceiling that the person who has just placed ``order`` has confirmed.
 
-    Call it in the transaction that records the order: no worker has seen it by then.
+    Call it in the transaction that records the order, so that no worker has seen the order yet.
     """
     order.approved_price = order.check_price(price)
     order.save(update_fields=["approved_price"])
 
 
 def reject_held(order: Order, *, by: str) -> Problem | None:
-    """Reject a held order: nothing was bought. Return the decision as it was recorded.
+    """Reject a held order, for which nothing was bought; return the decision as recorded.
 
-    ``None``, and nothing is changed, if it is not held any more.
+    Returns ``None``, and changes nothing, if the order is not held any more.
     """
     if not order.is_held:
         return None

@@ -1,7 +1,7 @@
 """Current prices of cards, cached, because each query costs a request.
 
-An order without a price ceiling does without its price if need be. One with a ceiling is not sent
-before its price is known.
+An order without a price ceiling is sent without its price if need be. An order with a ceiling is
+not sent before its price is known.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _RETRY_REQUIRED = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Prices:
-    """What is known of a product's prices; ``asked_at`` is on the monotonic clock."""
+    """The known prices of a product; ``asked_at`` is on the monotonic clock."""
 
     asked_at: float
     by_type: Mapping[str, Decimal] = field(default_factory=dict)
-    # The types that are listed, whether their prices can be read or not.
+    # All types that the product lists, even those without a readable price.
     listed: Collection[str] = ()
-    # Why the last query told no prices; None if it did.
+    # Why the last query failed; None if it succeeded.
     failure: ProviderError | None = None
 
     @property
     def age(self) -> float:
-        """Seconds since the request, so that the time until its answer counts as well."""
+        """Seconds since the request was made, which include the time until its answer."""
         return time.monotonic() - self.asked_at
 
     @classmethod
@@ -64,9 +64,9 @@ class PriceList:
         self._cache: dict[str, _Prices] = {}
 
     def price(self, product_id: str, type_id: str) -> Decimal | None:
-        """The price of a card of the type, in dinars; ``None`` if it is unknown.
+        """Return the price of a card of the type, in dinars; ``None`` if it is unknown.
 
-        It may be older than ``PRICE_MAX_AGE`` while the budget is short. Raises
+        The price may be older than ``PRICE_MAX_AGE`` while the budget is short. Raises
         :exc:`AccessDenied` and :exc:`RateLimited`, which pause all calls.
         """
         prices = self._cache.get(product_id)
@@ -77,12 +77,12 @@ class PriceList:
     def required_price(
         self, product_id: str, type_id: str, *, asked_since: datetime | None = None
     ) -> Decimal | None:
-        """The price of a card, not older than ``PRICE_MAX_AGE``; ``None`` without a request slot.
+        """Return the price of a card, at most ``PRICE_MAX_AGE`` old; ``None`` without a slot.
 
-        It is part of placing, so it may take any slot that placing may take; and it may be what
-        the provider told another process, because most orders of a shop have a ceiling. With
-        ``asked_since``, only a price that was asked for after that moment counts. Raises
-        :exc:`ProviderError` if the price is unknown: the query failed, its price is unreadable, or
+        The query counts as placing, so it may take any slot that placing may take. A price that the
+        provider told another process will do, because most orders of a shop have a ceiling. With
+        ``asked_since``, only a price that was requested after that moment counts. Raises
+        :exc:`ProviderError` if the price is unknown: the query failed, the price is unreadable, or
         (:exc:`NotListed`) the product does not list the type.
         """
         prices = self._cache.get(product_id)
@@ -99,7 +99,7 @@ class PriceList:
         raise (prices.failure or _no_price(prices, type_id)).with_traceback(None)
 
     def _told(self, product_id: str, type_id: str, *, max_age: float) -> _Prices | None:
-        """What the provider told another process, if that includes the type."""
+        """The prices that the provider told another process; ``None`` without the type's price."""
         row = ProductPrices.objects.told(
             product_id, key=self._key, max_age=timedelta(seconds=max_age)
         )
@@ -126,7 +126,7 @@ class PriceList:
         return prices
 
     def keep(self, product_id: str, prices: Mapping[str, Decimal], *, asked_at: datetime) -> None:
-        """Keep what the provider told, for orders with a ceiling."""
+        """Store what the provider told, for orders with a ceiling in any process."""
         ProductPrices.objects.keep(product_id, prices, key=self._key, asked_at=asked_at)
 
 
@@ -137,7 +137,7 @@ def _no_price(prices: _Prices, type_id: str) -> ProviderError:
 
 
 def _max_age(asked_since: datetime | None) -> float:
-    """How old a required price may be, in seconds; below 0 if it has to be asked for now."""
+    """The maximum age of a required price in seconds; negative if it must be requested now."""
     if asked_since is None:
         return conf.price_max_age
     # Another machine's clock may have written either time: in doubt, the provider is asked again.
@@ -146,7 +146,7 @@ def _max_age(asked_since: datetime | None) -> float:
 
 
 def by_type(product: Product) -> dict[str, Decimal]:
-    """The readable prices; the highest if a type is listed more than once."""
+    """The readable prices by type; the highest if a type is listed more than once."""
     prices: dict[str, Decimal] = {}
     for kind in product.types:
         # A negative price is wrong, and violates a constraint of the table.

@@ -11,8 +11,8 @@ from giftcards.models import Lease
 class KeyProbe:
     """A lease that limits calls with an unproven key to one at a time, across all processes.
 
-    The provider blocks the address after five calls with a wrong key. ``is_proven``: the key was
-    accepted recently, by this process or another.
+    The provider blocks the address after five calls with a wrong key. ``is_proven`` is True if the
+    provider has accepted the key recently, from this process or another.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class KeyProbe:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process holds the lease."""
+        """True if this process holds the lease."""
         return self._token is not None
 
     def hold(self) -> bool:

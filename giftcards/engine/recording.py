@@ -30,8 +30,8 @@ from giftcards.statuses import FOLLOWED, Status
 
 logger = logging.getLogger(__name__)
 
-# For an order that has been late for less than the first, the second is the pause until its next
-# check: checks at 1, 2, 5 and 15 minutes, then every hour.
+# Pairs of a limit and a pause: an order that has been late for less than the limit is checked again
+# after the pause. So checks are made at 1, 2, 5 and 15 minutes, then every hour.
 _LATE_PAUSES = (
     (timedelta(minutes=1), timedelta(minutes=1)),
     (timedelta(minutes=2), timedelta(minutes=1)),
@@ -46,9 +46,10 @@ _LONGEST_RETRY = timedelta(seconds=30)
 def next_check(
     order: Order, now: datetime, *, watched_since: datetime | None = None
 ) -> datetime | None:
-    """When to check ``order`` again; ``None`` if it was accepted before ``watched_since``.
+    """The time of the next check of ``order``; ``None`` if it is late and no longer watched.
 
-    By default, that is ``LATE_WATCH_HOURS`` before ``now``.
+    A late order is watched if it was accepted at ``watched_since`` or later; by default, that is
+    ``LATE_WATCH_HOURS`` before ``now``.
     """
     if order.status == Status.HANDLING:
         return now + timedelta(seconds=conf.poll_interval)
@@ -72,7 +73,7 @@ class _Times:
 class _Result:
     """The answer about an order, the verdict on it, and when the order is due again.
 
-    ``identifies``: it is the first answer that shows that the id is this order's.
+    ``identifies`` is True if this is the first answer to confirm that the id is this order's.
     """
 
     order: Order
@@ -84,7 +85,7 @@ class _Result:
 
     @property
     def refutes(self) -> bool:
-        """Whether the id that placing answered is another order's."""
+        """True if the answer shows that the order's unconfirmed id is another order's."""
         return not self.verdict.is_ours and self.order.identified_at is None
 
     @property
@@ -112,7 +113,10 @@ class _Result:
 
     @property
     def alias(self) -> str:
-        """The answer's id if it differs from the order id: rows of the list may have either."""
+        """The answer's id if it differs from the order id, or else the alias known so far.
+
+        Rows of the list may have either id.
+        """
         answered = self.answer.provider_id
         if answered and answered != self.order.provider_order_id:
             return answered
@@ -128,7 +132,8 @@ def _evaluate(order: Order, answer: OrderAnswer, times: _Times) -> _Result:
     )
     if not verdict.is_ours:
         answer = replace(answer, provider_id="", cards=())
-    # An answer that names less than the line proves nothing, but cards are delivered once only.
+    # An answer that names only a part of the line proves nothing, unless it settles the order or
+    # has cards: cards are delivered only once.
     is_shown = line_of(answer) == order.line or verdict.settlement or answer.cards
     identifies = order.identified_at is None and verdict.is_ours and bool(is_shown)
     return _Result(order, answer, verdict, due_at, identifies, times)
@@ -144,7 +149,7 @@ def record_answers(
     """Record the answers about claimed orders and release the claims; return how many settled.
 
     ``now`` is when the orders were checked. For ``watched_since`` see :func:`next_check`.
-    ``was_clock_right`` says of a stored time whether the clock agreed with the provider's then.
+    ``was_clock_right`` tells whether the clock agreed with the provider's at a stored time.
     """
     times = _Times(now, watched_since, was_clock_right)
     try:
@@ -202,7 +207,7 @@ def _record_batch(results: Sequence[_Result], *, now: datetime) -> int:
 
 @sensitive_variables()
 def _without_misattributed(results: Sequence[_Result]) -> Iterator[_Result]:
-    """Yield the results; where the id in an answer is another order's, without its content.
+    """Yield the results; an answer that has another order's id loses its content.
 
     Otherwise the same cards would be handed out for two orders.
     """
@@ -267,7 +272,7 @@ def _update(result: _Result, now: datetime) -> OrderUpdate:
 
 
 def _release(order: Order, reasons: Sequence[Problem], now: datetime) -> OrderUpdate:
-    """Give the id back to its owner, and have the order's own purchase searched for."""
+    """Return an update that drops the wrong id and has the order's own purchase searched for."""
     problem = Problem("id_of_other", {"provider_order_id": order.provider_order_id or ""})
     values: dict[str, Any] = {
         **cleared_provider_columns(),
@@ -281,7 +286,7 @@ def _release(order: Order, reasons: Sequence[Problem], now: datetime) -> OrderUp
 
 
 def _arrivals(results: Iterable[_Result]) -> Iterator[Arrival]:
-    """Yield the cards of those answers that have some or settle their order."""
+    """Yield the cards of each answer that has cards or settles its order."""
     for result in results:
         answer, settles = result.answer, result.verdict.settlement is not None
         if answer.cards or settles:
@@ -368,10 +373,11 @@ def record_failures(
 ) -> None:
     """Record failed checks of claimed orders, release the claims, and back off.
 
-    An order sent before ``proof_ago``, ``PROOF_OF_ABSENCE`` ago, should be known to the provider,
-    unless it was sent with another API key than ``key``, with which it was checked.
-    A late order keeps its regular schedule, with an earlier retry if the failure is transient. Only
-    an error about the order itself becomes its problem; an outage is kept in ``ProviderState``.
+    If the provider does not know an order sent before ``proof_ago`` (by default,
+    ``PROOF_OF_ABSENCE`` before ``now``), its id was wrong and is dropped; unless the order was sent
+    with another API key than ``key``, with which it was checked. A late order keeps its regular
+    schedule, with an earlier retry if the failure is transient. Only an error about the order
+    itself becomes its problem; an outage is kept in ``ProviderState``.
     """
     # Orders with equal status and failure count get the same pause, and so share an UPDATE.
     proof_ago = proof_ago or now - timedelta(seconds=conf.proof_of_absence)
@@ -395,9 +401,9 @@ def record_failures(
 
 
 def _is_refuted_by(error: Exception, order: Order, proof_ago: datetime) -> bool:
-    """Whether the provider has never known the id that its placing answer named.
+    """True if ``error`` shows that the id in the answer to placing was never valid.
 
-    One that the order was adopted by may be known in the list only.
+    The id of an adopted order is not refuted: the provider may know it in the list only.
     """
     was_seen = order.identified_at is not None or order.checked_at is not None
     is_old = order.sent_at is not None and order.sent_at <= proof_ago
@@ -451,7 +457,7 @@ def _values_after_failure(
 
 
 def _shows_only_listed(order: Order, error: Exception) -> bool:
-    """Whether the error shows that the order can only be followed through the list.
+    """True if the error shows that the order can only be followed through the list.
 
     An order adopted from the list is known by the list's id only, which a single check may not
     accept.
@@ -460,7 +466,7 @@ def _shows_only_listed(order: Order, error: Exception) -> bool:
 
 
 def _own_problem(error: Exception) -> Problem | None:
-    """The problem of the order itself that caused the error; ``None`` if it has another cause."""
+    """The order's own problem that caused ``error``; ``None`` if the cause is not the order."""
     match error:
         case NotFound():
             return Problem("not_known")

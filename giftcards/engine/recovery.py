@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 # The longest pause between two searches.
 _LONGEST_PAUSE = timedelta(hours=1)
-# The pause before an order is looked at again that was sent with another API key.
+# The pause before the next look at an order that was sent with another API key.
 _ANOTHER_KEY = timedelta(minutes=1)
 # The most pages (of 100 orders) that one search reads.
 _MOST_PAGES = 50
@@ -54,7 +54,7 @@ _SOURCE = StatusChange.Source.RECOVERY
 class Listing:
     """The rows of the provider's list in a span of time, by id.
 
-    ``is_whole``: no row is missing, and each has an id and a creation time.
+    ``is_whole`` is True if no row is missing, and each has an id and a creation time.
     """
 
     rows: Mapping[str, OrderAnswer]
@@ -65,7 +65,7 @@ class Listing:
         return not (self.rows or self.is_whole)
 
     def row_of(self, order: Order) -> OrderAnswer | None:
-        """The row with an id of ``order`` that may be about it."""
+        """The row that has an id of ``order`` and fits its line; ``None`` if there is none."""
         named = (self.rows.get(name) for name in order.names)
         line = order.line_at_provider
         return next((row for row in named if row and not find_difference(row, line)), None)
@@ -75,7 +75,7 @@ class Listing:
 
 
 def read_listing(gateway: Gateway, pulse: Pulse, *, start: datetime, end: datetime) -> Listing:
-    """Read the list of orders created from ``start`` to ``end``, every page of it."""
+    """Read every page of the list of orders created from ``start`` to ``end``."""
     answers = list(
         read_pages(gateway, pulse, OF_LOST, start=start, end=end, limit=lambda: _MOST_PAGES)
     )
@@ -95,12 +95,12 @@ def read_listing(gateway: Gateway, pulse: Pulse, *, start: datetime, end: dateti
 
 
 def _is_identifiable(page: OrderPage) -> bool:
-    """Whether each row has an id and a time; a row without could be any order."""
+    """True if each row has an id and a time; a row without these could be any order."""
     return not page.problems and all(row.provider_id and row.created_at for row in page.items)
 
 
 def _is_complete(pages: Sequence[OrderPage], rows: int, *, has_new_rows: bool) -> bool:
-    """Whether these are all pages. ``has_new_rows``: the last one has rows of its own."""
+    """True if these are all pages. ``has_new_rows``: the last one has rows that no other has."""
     if not pages:
         return False
     count = pages[0].page_count
@@ -115,7 +115,7 @@ def _is_complete(pages: Sequence[OrderPage], rows: int, *, has_new_rows: bool) -
 def find_orphans(listing: Listing) -> list[OrderAnswer]:
     """The rows that belong to no order of ours, oldest first.
 
-    A row whose id an order has, but whose line it has not, is not that order's.
+    A row that has an order's id but another line does not belong to that order.
     """
     owned = {
         row.provider_id
@@ -130,7 +130,8 @@ def find_orphans(listing: Listing) -> list[OrderAnswer]:
 def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
     """Search for those of ``orders`` that are lost and due; return how many are resolved.
 
-    Other lost orders of the same time are resolved with them: they compete for the same rows.
+    Other lost orders of about the same time are resolved along with these, because all of them
+    compete for the same rows.
     """
     due = set(orders.to_recover(timezone.now()).values_list("pk", flat=True))
     if not due:
@@ -147,10 +148,10 @@ def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
 
 
 def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]) -> list[Order]:
-    """Those of ``lost`` that the list may show; staff are told of the others that are due.
+    """Return those of ``lost`` that the list may show; tell staff of the others that are due.
 
-    The list of another account shows nothing of them: neither that they were placed nor that they
-    were not.
+    The list of another account proves nothing about an order: neither that it was placed nor that
+    it was not.
     """
     found: list[Order] = []
     if any(order.environment for order in lost):
@@ -185,7 +186,7 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     """Read the list around lost orders, which are sorted by sending time."""
     # The sequence of the queries matters, because other processes change orders at the same time.
     now = timezone.now()
-    # A request goes out some seconds after the order was claimed, at the latest.
+    # A request goes out at most some seconds after the order was claimed.
     proof = timedelta(seconds=START_WITHIN) + 2 * _half_proof()
     half_proof_ago, proof_ago = map(gateway.clock.long_ago, (_half_proof(), proof))
     first, last = _sent_at(lost[0]), _sent_at(lost[-1])
@@ -223,7 +224,7 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
 
 
 def _still_lost(lost: Sequence[Order]) -> tuple[list[Order], list[Order]]:
-    """Those of ``lost`` that are lost now, and those that another process has resolved since."""
+    """Split ``lost`` into orders that are still lost and orders that another process resolved."""
     rows = Order.objects.filter(pk__in=[order.pk for order in lost], status=Status.UNCONFIRMED)
     keys = set(rows.values_list("pk", flat=True))
     still = [order for order in lost if order.pk in keys]
@@ -231,7 +232,7 @@ def _still_lost(lost: Sequence[Order]) -> tuple[list[Order], list[Order]]:
 
 
 def _is_dated(order: Order, gateway: Gateway) -> bool:
-    """Whether the clock was right when ``order`` was sent; otherwise its row may be elsewhere."""
+    """True if the clock was right when ``order`` was sent; if not, its row may be elsewhere."""
     sent_at = _sent_at(order)
     is_dated = gateway.was_clock_right(sent_at)
     if not is_dated:
@@ -244,7 +245,7 @@ def _is_dated(order: Order, gateway: Gateway) -> bool:
 
 
 def _accepted_nearby(first: datetime, last: datetime) -> OrderQuerySet:
-    """Accepted orders sent near the lost ones; if the list lacks one of them, it lags."""
+    """Accepted orders sent near the lost ones; if one of them is not in the list, the list lags."""
     near = (first - _half_proof(), last + _half_proof())
     return Order.objects.sent_between(*near).filter(accepted_at__isnull=False)
 
@@ -258,8 +259,8 @@ def _read_around(
 ) -> Listing:
     """Read the list from ``first`` to ``last``, with a margin for the provider's clock.
 
-    If a margin of minutes shows one of our ``accepted`` orders, the clock is right, and a busy
-    account is spared many pages. Otherwise the margin is hours.
+    A margin of minutes is enough if it shows one of our ``accepted`` orders: then the clock is
+    right, and a busy account is spared many pages. Otherwise the margin is hours.
     """
 
     def read(skew: timedelta) -> Listing:
@@ -279,7 +280,7 @@ def _others(lost: Sequence[Order], first: datetime, last: datetime) -> OrderQuer
 
 
 def _is_row_known(order: Order, listing: Listing) -> bool:
-    """Whether the id of the order's row is known; if not, any row of its line may be its own."""
+    """True if the id of the order's row is known; if not, any row of its line may be its row."""
     # An id typed by staff may be the row's id or the order id.
     has_alias = bool(order.provider_alias) and not order.was_adopted
     was_answered = bool(order.checked_at) and not _is_unconfirmed(order)
@@ -287,15 +288,15 @@ def _is_row_known(order: Order, listing: Listing) -> bool:
 
 
 def _is_unconfirmed(order: Order) -> bool:
-    """Whether no answer has shown yet that the id is this order's."""
+    """True if no answer has confirmed yet that the id is this order's."""
     return order.status in FOLLOWED and order.identified_at is None
 
 
 def _is_doubtful(order: Order, listing: Listing, now: datetime) -> bool:
-    """Whether the id may be a lost order's: neither an answer nor its row shows otherwise.
+    """True if the order's id may be a lost order's: neither an answer nor its row disproves that.
 
     An order accepted just before the search is left out: it was sent well after any order that the
-    search can prove absent. In a busy shop there always is one that has not been checked yet.
+    search can prove absent. In a busy shop, there is always an unchecked order of that kind.
     """
     accepted_at = order.accepted_at
     is_new = accepted_at is not None and is_recent(accepted_at, now, within=_half_proof())
@@ -324,7 +325,7 @@ def _sent_at(order: Order) -> datetime:
 
 
 def _half_proof() -> timedelta:
-    """The least time between the two searches that prove absence, in which the list may lag."""
+    """The least time between the two searches that prove absence: half ``PROOF_OF_ABSENCE``."""
     return timedelta(seconds=conf.proof_of_absence / 2)
 
 
@@ -389,7 +390,7 @@ def _search_again(order: Order, *, is_soon: bool, **values: Any) -> None:
 
 
 def describe_row(row: OrderAnswer) -> dict[str, Any]:
-    """What staff need to tell an order at the provider from others, without cards."""
+    """The details by which staff recognise an order at the provider, without its cards."""
     return {
         "id": row.provider_id,
         "created_at": row.created_at and row.created_at.isoformat(),
@@ -410,11 +411,12 @@ def adopt(
 ) -> bool:
     """Identify the lost ``order`` with one at the provider; False if either is taken already.
 
-    The caller has compared the two. ``is_insisted``: they differ, and a person takes them for one
-    all the same; then answers may name another product and type, but no other quantity.
+    The caller has compared the two. ``is_insisted`` means that they differ, but a person says that
+    they are the same order: then answers may name another product and type, but no other quantity.
 
-    The decision is about the attempt that ``order`` was read with: False if the row has another
-    claim or status by now. Recovery does not adopt an id that staff have released from the order.
+    The decision is about the attempt that ``order`` was read with: returns False if the row has
+    another claim or status by now. Also returns False, unless ``source`` is staff, for an id that
+    staff have released from the order.
     """
     # No constraint covers aliases: a row adopted under its other id would be delivered twice.
     if Order.objects.known_as([provider_order_id]).exists():
@@ -445,7 +447,7 @@ def adopt(
 
 
 def _was_released(order: Order, provider_order_id: str) -> bool:
-    """Whether staff have said that ``order`` is not the one with this id."""
+    """True if staff have said that ``order`` is not the provider's order with this id."""
     releases = order.changes.filter(
         to_status=Status.UNCONFIRMED, source=StatusChange.Source.STAFF
     ).values_list("details", flat=True)
@@ -464,7 +466,7 @@ def declare_absent(
     source: StatusChange.Source,
     detail: Problem | None = None,
 ) -> bool:
-    """Send the lost ``order`` again or reject it: it was not placed. False if it has moved.
+    """Resend or reject the lost ``order``, which was not placed; False if it has moved.
 
     The decision is about the attempt that ``order`` was read with, as in :func:`adopt`.
     """
@@ -478,8 +480,8 @@ def declare_absent(
     if send_again:
         values["due_at"] = now
         if source == StatusChange.Source.STAFF:
-            # Restarts SEND_TIMEOUT: staff want it sent now, however long it has waited, and with
-            # the key in use, whatever it was sent with.
+            # Restarts SEND_TIMEOUT: staff want the order sent now, however long it has waited, and
+            # with the key in use, whatever key it was sent with.
             values |= {"queued_at": now, "environment": "", "sent_with": ""}
     change = order.move(
         Status.PENDING if send_again else Status.REJECTED,

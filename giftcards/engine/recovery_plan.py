@@ -1,7 +1,7 @@
 """Deciding what became of orders whose placing answer was lost: pure, without database or clock.
 
-The provider keeps no reference of ours, so an order is identified by its line (product, type and
-quantity) and its sending time. Orders of one line are interchangeable.
+The provider does not store our references, so an order is identified by its line (product, type
+and quantity) and its sending time. Orders of one line are interchangeable.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ _LAST = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class SentOrder:
-    """An order of ours. ``absent_since``: when a search first gave evidence of its absence.
+    """An order of ours that was sent.
 
-    ``is_dated``: ``sent_at`` is right by the provider's clock, so its row would be found.
-    ``was_accepted``: the provider said that it had placed it, but named an id that is another's.
+    ``absent_since`` is when a search first gave evidence of its absence. ``is_dated`` is True if
+    ``sent_at`` is right by the provider's clock, so that its row would be found. ``was_accepted``
+    is True if the provider said that it had placed the order, but named another order's id.
     """
 
     key: int
@@ -35,7 +36,7 @@ class SentOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What one search of the provider's list has shown about some lost orders."""
+    """The result of one search of the provider's list for some lost orders."""
 
     lost: Sequence[SentOrder]
     # The rows that no order owns, with unique ids.
@@ -46,12 +47,12 @@ class Survey:
     unseen: Sequence[SentOrder]
     # Accepted orders whose id is not known to be theirs: it may be a lost order's.
     doubts: Sequence[SentOrder]
-    # Whether every row was read.
+    # True if every row was read.
     is_whole: bool
-    # When the search began, half the time of the proof had passed since then, and all of it.
+    # The start of the search, less half of the time that proves absence, and less all of it.
     half_proof_ago: datetime
     proof_ago: datetime
-    # The expected distance between an order's sending time and its row, at most.
+    # The longest expected distance in time between the sending of an order and its row.
     clock_skew: timedelta
     # Within this distance, a row of the same line prevents an order from being declared absent.
     farthest_clock: timedelta
@@ -61,7 +62,7 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """``row`` is the order."""
+    """The decision that ``row`` is the order."""
 
     order: SentOrder
     row: OrderAnswer
@@ -69,14 +70,17 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """The order was not placed."""
+    """The decision that the order was not placed."""
 
     order: SentOrder
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Search again. ``is_evidence``: this search counts towards the proof of absence."""
+    """The decision to search again.
+
+    ``is_evidence`` is True if this search counts towards the proof of absence.
+    """
 
     order: SentOrder
     is_evidence: bool
@@ -84,7 +88,10 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class AskPerson:
-    """Each of ``rows`` may be the order. ``is_soon``: the next search is likely to decide."""
+    """The decision to ask staff which of ``rows`` is the order, if any.
+
+    ``is_soon`` is True if the next search is likely to decide.
+    """
 
     order: SentOrder
     rows: tuple[OrderAnswer, ...]
@@ -112,8 +119,8 @@ def plan(survey: Survey) -> list[Decision]:
 def ask_about_failed(decisions: Iterable[Decision], failed: Sequence[Adopt]) -> list[Decision]:
     """Return the decisions that replace ``decisions`` and the adoptions that ``failed``.
 
-    A row that could not be adopted may be any order of its line: staff are asked about all of
-    them, and none is declared absent.
+    A row that could not be adopted may be any order of its line: staff are asked about all orders
+    of that line, and none of these is declared absent.
     """
     rows: dict[Line, tuple[OrderAnswer, ...]] = defaultdict(tuple)
     for adoption in failed:
@@ -138,7 +145,7 @@ def _plan_line(
     is_contested = any(_matches_any(row, survey.rivals, skew) for row in exact)
     pairs = _pair_off(orders, exact, skew)
     if is_contested or len(pairs) < len(exact):
-        # Some row belongs to another order. If that is one of ours, its row is known soon.
+        # Some row belongs to another order. If that order is ours, its row is known soon.
         return [AskPerson(order, exact, is_soon=is_contested) for order in orders]
     unmatched = [order for order in orders if order not in pairs]
     inexact = [row for row in rows if row not in exact]
@@ -148,9 +155,9 @@ def _plan_line(
 def _pair_off(
     orders: Sequence[SentOrder], rows: Sequence[OrderAnswer], clock_skew: timedelta
 ) -> dict[SentOrder, OrderAnswer]:
-    """Pair each row with the first free order that it may be.
+    """Pair each row with the first order that it may be and that has no row yet.
 
-    With both sorted by time, this greedy matching is maximal.
+    This greedy matching is maximal, because orders and rows are sorted by time.
     """
     pairs: dict[SentOrder, OrderAnswer] = {}
     for row in rows:
@@ -163,7 +170,7 @@ def _pair_off(
 def _prefer_accepted(
     pairs: dict[SentOrder, OrderAnswer], orders: Sequence[SentOrder], clock_skew: timedelta
 ) -> dict[SentOrder, OrderAnswer]:
-    """Give rows of orders that may not have been placed to free ones that certainly were."""
+    """Move rows from orders that may not have been placed to orders that certainly were."""
     for order in orders:
         if order.was_accepted and order not in pairs:
             others = (
@@ -181,8 +188,8 @@ def _plan_unmatched(
 ) -> list[Decision]:
     """Decide about lost orders of one line that have no row, given the remaining rows.
 
-    A row near the sending time may be one of them whatever its line; a row of their line may be one
-    of them even hours off.
+    A row near the sending time may be one of these orders whatever its product and type. A row of
+    their line may be one of them even if it is hours off.
     """
     doubtful = tuple(
         row
@@ -208,15 +215,15 @@ def _weigh_absence(order: SentOrder, survey: Survey) -> Wait | Absent:
 
 
 def _has_unseen_neighbour(order: SentOrder, survey: Survey) -> bool:
-    """Whether the list lags: it also lacks an accepted order sent at about the same time."""
+    """True if the list lags: it also lacks an accepted order sent at about the same time."""
     nearby = survey.proof_of_absence / 2
     return any(abs(other.sent_at - order.sent_at) <= nearby for other in survey.unseen)
 
 
 def _has_doubtful_neighbour(order: SentOrder, survey: Survey) -> bool:
-    """Whether an order sent at about the same time may have this one's id.
+    """True if an order sent at about the same time may have the id of ``order``.
 
-    That includes lost orders that the provider has accepted: until their own rows are found, the
+    Lost orders that the provider has accepted count as well: until their own rows are found, the
     list hides at least one order, or ids are mixed up.
     """
     doubts = (*survey.doubts, *(other for other in survey.lost if other.was_accepted))
@@ -224,7 +231,7 @@ def _has_doubtful_neighbour(order: SentOrder, survey: Survey) -> bool:
 
 
 def _is_proven_absent(order: SentOrder, survey: Survey) -> bool:
-    """Whether this search proves absence: late enough after the first one and after sending."""
+    """True if this search proves absence: late enough after the first one and after sending."""
     if order.absent_since is None:
         return False
     return order.absent_since <= survey.half_proof_ago and order.sent_at <= survey.proof_ago
@@ -239,7 +246,7 @@ def _may_be_any(row: OrderAnswer, orders: Sequence[SentOrder], within: timedelta
 
 
 def _may_be(row: OrderAnswer, order: SentOrder, within: timedelta) -> bool:
-    """Whether the row may be the order, judging by time and quantity only."""
+    """True if the row may be the order, judging by time and quantity only."""
     if row.quantity not in {None, order.line[2]}:
         return False
     return row.created_at is None or abs(row.created_at - order.sent_at) <= within

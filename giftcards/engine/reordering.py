@@ -1,4 +1,4 @@
-"""Ordering again the cards that did not come: in one new order, which is linked to the old one."""
+"""Reordering missing cards, in one new order that is linked to the old one."""
 
 from __future__ import annotations
 
@@ -34,30 +34,29 @@ _COPIED = (
 
 
 def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = None) -> Order:
-    """Order again the cards that did not come with a final ``order``; return the new order.
+    """Order the missing cards of a final ``order`` again; return the new order.
 
-    They are ordered again once: however often this is called, also at the same time, it returns the
-    same new order, whose ``repeats`` is ``order``. That one can be repeated in its turn, for what
-    it misses itself. ``by``, the name of whoever decided, is kept in the order's timeline.
+    This is idempotent, also with concurrent calls: all return the same new order, whose ``repeats``
+    is ``order``. The new order can be repeated in its turn, for the cards that it misses itself.
+    ``by``, the name of whoever decided, is kept in the timeline of ``order``.
 
     The new order has a reference of its own, a UUID, because only the shop knows which of its
-    references are free. Product, group, metadata and customer are those of ``order``. One card may
-    cost ``max_price``, or else the ``max_price`` of ``order``; a price that staff have approved for
-    ``order`` is not approved for the new one, unless that would have no ceiling without it.
+    references are free. Product, group, metadata and customer are those of ``order``. A card may
+    cost at most ``max_price``, by default the ``max_price`` of ``order``. A price that staff have
+    approved for ``order`` applies only if the new order would have no ceiling otherwise.
 
     The customer has paid: what ``order`` owes for the missing cards becomes the ``sale_amount`` of
     the new order, and is not owed by ``order`` any more. Cards that came after ``order`` had
     settled are not missing, and nothing is owed for them any more either.
 
     Raises :exc:`~giftcards.exceptions.ReorderError` if no card is missing, if ``order`` is open, if
-    it was bought in another environment than that of the API key in use, as far as both are known,
-    if the customer has been paid back, or if it has a problem that nobody has ticked off: the cards
-    may have come after all. Raises :exc:`~django.core.exceptions.ValidationError` for an invalid
-    ``max_price``.
+    it is known to be of another environment than the API key in use, if a refund to the customer is
+    paid or planned, or if it has a problem that nobody has ticked off (the cards may have come
+    after all). Raises :exc:`~django.core.exceptions.ValidationError` for an invalid ``max_price``.
     """
     with transaction.atomic():
         row = Order.objects.filter(pk=order.pk)
-        # A write before all reads: it locks the row, so that two at once follow each other.
+        # A write before all reads: it locks the row, and so serialises concurrent calls.
         row.update(needs_attention=F("needs_attention"))
         known = repetition(order)
         if known is not None:
@@ -75,12 +74,12 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
 
 
 def repetition(order: Order) -> Order | None:
-    """The order that orders again what is missing from ``order``, if there is one."""
+    """The order that repeats the missing cards of ``order``, if there is one."""
     return Order.objects.filter(repeats=order.pk).first()
 
 
 def check_reorderable(order: Order) -> None:
-    """Raise :exc:`ReorderError` if nothing of ``order`` can be ordered again."""
+    """Raise :exc:`ReorderError` if the missing cards of ``order`` cannot be ordered again."""
     if not order.missing_quantity:
         raise ReorderError(
             gettext("There is nothing to order again: no card is missing, or the order is open.")
@@ -117,7 +116,7 @@ def _check_environment(order: Order) -> None:
 
 
 def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Order:
-    """A new order, not recorded, of the cards that are missing from ``order``."""
+    """A new order, not recorded yet, for the cards that are missing from ``order``."""
     missing = order.missing_quantity
     new = Order(
         repeats=order,
@@ -127,6 +126,6 @@ def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Ord
         **{name: getattr(order, name) for name in _COPIED},
     )
     if new.price_ceiling is None:
-        # Whoever bought the old one by hand saw its price: the rest is not bought at every price.
+        # The person who bought the old order saw its price: the rest is not bought at any price.
         new.max_price = order.approved_price
     return new

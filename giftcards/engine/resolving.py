@@ -1,6 +1,6 @@
-"""What staff need to decide about a lost order: what an id at the provider is, and a way back.
+"""Helping staff decide about a lost order: what an id at the provider is, and a way back.
 
-:func:`look_up` asks the provider about an id, :func:`compare` holds the answer against the order,
+:func:`look_up` asks the provider about an id, :func:`compare` compares the answer with the order,
 and :func:`release` takes back an adoption that proved wrong. The decisions themselves are
 :func:`~giftcards.engine.recovery.adopt` and :func:`~giftcards.engine.recovery.declare_absent`.
 """
@@ -34,7 +34,7 @@ Row = Mapping[str, Any]
 
 
 class NoAnswer(enum.Enum):
-    """Why the provider has not said what an id is."""
+    """The reason why the provider has not said what an id is."""
 
     NOT_FOUND = enum.auto()
     # Calls are paused, by an earlier answer or by this one.
@@ -48,12 +48,12 @@ class NoAnswer(enum.Enum):
 
 
 def look_up(order: Order, provider_order_id: str) -> Row | NoAnswer:
-    """Ask the provider what order has this id, which may be ``order``.
+    """Ask the provider for its order with this id, which may be ``order``.
 
-    Returns it as ``describe_row`` does, without cards, and with ``is_same_key``: whether ``order``
-    was sent with the API key that has asked.
+    Returns what ``describe_row`` does, without cards, and ``is_same_key``: True if ``order`` was
+    sent with the API key that is used to ask. Without an answer, returns the reason.
 
-    It takes at most two requests of the shared budget, and about twice ``REQUEST_TIMEOUT``. Do not
+    Takes at most two requests of the shared budget, and about twice ``REQUEST_TIMEOUT``. Do not
     call it in a transaction.
     """
     try:
@@ -83,7 +83,7 @@ def _ask(gateway: Gateway, provider_order_id: str) -> Row | NoAnswer:
 
 
 class Fit(enum.Enum):
-    """Whether a fact about an order at the provider is that of ours."""
+    """How a detail of an order at the provider compares with our order."""
 
     FITS = enum.auto()
     DIFFERS = enum.auto()
@@ -91,18 +91,18 @@ class Fit(enum.Enum):
 
 
 def compare(order: Order, row: Row) -> dict[str, Fit]:
-    """Compare ``order`` with one at the provider: its product, type, quantity, time and key.
+    """Compare product, type, quantity, time and key of ``order`` with ``row`` at the provider.
 
-    The times fit if they are at most two hours apart, because one without a time zone may be off by
-    whole hours.
+    The times fit if they are at most two hours apart, because a time without a time zone may be off
+    by whole hours.
     """
     ours = {"product": order.product_id, "type": order.type_id, "quantity": order.quantity}
     fits = {name: _fit(row.get(name), row.get(name) == value) for name, value in ours.items()}
-    # Nobody knows when an order was sent that a restored database has as not sent.
+    # After a restore of the database, it may be unknown when the order was sent.
     created_at = row.get("created_at") if order.sent_at else None
     return fits | {
         "created_at": _fit(created_at, _is_of_its_time(order, row)),
-        # One that was not asked about is from the list, which was read with the right key.
+        # A row without this entry is from the list, which was read with the right key.
         "key": Fit.FITS if row.get("is_same_key", True) else Fit.DIFFERS,
     }
 
@@ -121,7 +121,7 @@ def _is_of_its_time(order: Order, row: Row) -> bool:
 
 
 def overall(fits: Mapping[str, Fit]) -> Fit:
-    """Whether it is the order: all that identifies the line has to be told; the time need not."""
+    """The overall fit: product, type and quantity have to be told, and nothing may differ."""
     if Fit.DIFFERS in fits.values():
         return Fit.DIFFERS
     line = (fits[name] for name in ("product", "type", "quantity"))
@@ -129,23 +129,23 @@ def overall(fits: Mapping[str, Fit]) -> Fit:
 
 
 def may_release(order: Order) -> bool:
-    """Whether ``order`` was identified afterwards, and nothing has come of it yet."""
+    """True if ``order`` was identified after it was lost, has not settled, and has no cards yet."""
     if order.status not in FOLLOWED or order.fulfilled_quantity or order.cards.exists():
         return False
     accepted = order.changes.filter(to_status=Status.HANDLING).last()
     return accepted is not None and (
         accepted.from_status == Status.UNCONFIRMED
-        # From PLACING, the process that sent it has told its id.
+        # With source PLACING, the id is from the answer to sending the order.
         and accepted.source != StatusChange.Source.PLACING
     )
 
 
 def release(order: Order, *, by: str) -> bool:
-    """Take back that ``order`` was identified: it is lost again, and the id is free for its owner.
+    """Undo the identification of ``order``: it is lost again, and the id is free for its owner.
 
-    False, and nothing is changed, if it has settled or moved, if cards have come, or if its id is
-    from the answer to sending it. It is searched for again; recovery does not adopt the released id
-    for it, and asks a person instead.
+    Returns False, and changes nothing, if the order has settled or moved, if cards have come, or if
+    its id is from the answer to sending it. The order is searched for again. Recovery does not
+    adopt the released id for it, but asks a person.
     """
     if not may_release(order):
         return False
@@ -167,7 +167,7 @@ def release(order: Order, *, by: str) -> bool:
             # Without the time of sending, it cannot be searched for.
             due_at=order.sent_at and timezone.now(),
             failures=0,
-            # A decision about the earlier time in this status does not apply to this one.
+            # A decision that was made when the order was in this status before does not apply now.
             claim=uuid.uuid4().hex,
         )
     if change:

@@ -1,8 +1,8 @@
-"""After a database was restored from a dump: orders that were bought since, and wait here again.
+"""Holding orders after a restore from a dump: orders that wait here may have been bought since.
 
-Whether one of the provider's orders is one of ours, or one that was placed after the dump and is
-unknown here, nobody can tell from the list. So such orders are held for a person, and nothing
-searches for them or sends them by itself.
+The list does not tell whether an order at the provider is one of ours, or was placed after the dump
+and is unknown here. So our orders that it may be are held for a person, and are neither searched
+for nor sent automatically.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from giftcards.statuses import Status
 logger = logging.getLogger(__name__)
 
 _SOURCE = StatusChange.Source.RECOVERY
-# Those that a worker sends, or sends again once it takes them for absent.
+# The statuses of orders that a worker sends, or sends again once it takes them for absent.
 _MAY_BE_SENT = (Status.PENDING, Status.PLACING, Status.UNCONFIRMED)
-# How many of the provider's orders a person is offered at most, the first after the order.
+# The most orders at the provider that a person is offered as candidates: the earliest ones.
 _MOST_CANDIDATES = 20
 
 
 def waiting_orders() -> OrderQuerySet:
-    """The orders that a worker may send by itself, and those that are held."""
+    """The orders that a worker may send, and those that are held."""
     return Order.objects.open().filter(status__in=_MAY_BE_SENT)
 
 
 def last_sign() -> datetime | None:
-    """When this database was last in use before its dump, less the error of the provider's clock.
+    """The time when this database was last in use before its dump, less ``FARTHEST_CLOCK``.
 
-    Told by the last tick, which only workers write; where there is none, by the oldest order that
-    waits. ``None``: no order does.
+    That is the last tick, which only workers write, or else when the oldest waiting order was
+    recorded. ``None`` if there is neither.
     """
     at = ProviderState.objects.current().ticked_at
     if at is None:
@@ -53,10 +53,11 @@ def last_sign() -> datetime | None:
 def hold_bought(
     rows: Sequence[OrderAnswer], *, should_continue: Callable[[], bool] = lambda: True
 ) -> list[Order]:
-    """Hold the orders that one of ``rows`` may be, which are nobody's here, oldest first.
+    """Hold the waiting orders that one of ``rows`` may be; return them.
 
-    Returns them. They are ``UNCONFIRMED``, and neither sent nor searched for by themselves: a
-    person says what became of each. Ends once ``should_continue`` returns False.
+    ``rows`` belong to no order here, and are sorted, oldest first. Held orders are ``UNCONFIRMED``,
+    and neither sent nor searched for automatically: a person says what became of each. Ends once
+    ``should_continue`` returns False.
     """
     held = []
     for order in list(waiting_orders().order_by("pk")):
@@ -70,7 +71,7 @@ def hold_bought(
 
 
 def _may_be(row: OrderAnswer, order: Order) -> bool:
-    """Whether the row is of the order's line, and was made after the order was recorded."""
+    """True if the row fits the order's line and was not made before the order was recorded."""
     earliest = with_zone(order.created_at) - FARTHEST_CLOCK
     is_later = row.created_at is None or row.created_at >= earliest
     return is_later and find_difference(row, order.line) is None
@@ -95,7 +96,7 @@ def _hold(order: Order, rows: Sequence[OrderAnswer]) -> bool:
             setattr(order, name, value)
         return is_held
     with transaction.atomic():
-        # As the worker did that has sent it. A row that another one has claimed does not move.
+        # By way of PLACING, like the worker that sent it. A row claimed by another does not move.
         if order.status == Status.PENDING and not order.move(
             Status.PLACING, source=_SOURCE, claim=uuid.uuid4().hex
         ):

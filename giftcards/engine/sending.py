@@ -40,16 +40,16 @@ logger = logging.getLogger(__name__)
 # The first and the longest pause before an order that could not be sent is tried again.
 _FIRST_RETRY = timedelta(seconds=5)
 _LONGEST_RETRY = timedelta(minutes=5)
-# An order is handed back if its request has not gone out this long after its claim began (seconds).
-# Enough for the commit of the claim and for connecting. Nobody else sends the order earlier: its
-# claim lasts for this, REQUEST_TIMEOUT and _DATABASE_PATIENCE, and PROOF_OF_ABSENCE counts from
-# the end of this.
+# A request must go out within this time after the claim began, or the order is handed back
+# (seconds). Enough for the commit of the claim and for connecting. No other process sends the order
+# in this time: the claim lasts for it, REQUEST_TIMEOUT and _DATABASE_PATIENCE together, and
+# PROOF_OF_ABSENCE counts from its end.
 START_WITHIN = 10.0
-# So often the price of an order is asked for in vain, which takes more than a minute, before the
-# order is thought to be the reason.
+# After this many failed queries for the price of an order, which take more than a minute, the order
+# may be the reason.
 _PATIENT_FAILURES = 4
-# An order is held by a price that was asked for within this time; a part of it is taken off,
-# because the clocks of two machines may differ.
+# Only a price that was requested within this time can hold an order. A part of this time is
+# subtracted, because the clocks of two machines may differ.
 _THIS_MOMENT = timedelta(seconds=10)
 # How long recording the outcome is retried while the database fails (seconds).
 _DATABASE_PATIENCE = 30.0
@@ -109,8 +109,8 @@ def _send(order: Order, gateway: Gateway) -> bool:
 
 
 def _claim_and_place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) -> None:
-    # Read before the claim, because its commit may be answered minutes later, when the order has
-    # been declared lost and sent again: then it is not sent.
+    # Read before the claim: the commit of the claim may return minutes later, when the order has
+    # been declared lost and sent again. Then the request is not made.
     start_by = steady_time() + START_WITHIN
     is_claimed = False
     try:
@@ -123,21 +123,21 @@ def _claim_and_place(order: Order, gateway: Gateway, slot: Slot, price: Decimal 
 
 
 def _price(order: Order, gateway: Gateway) -> Decimal | None:
-    """What a card costs; ``None`` if that cannot be asked for now, or need not be known."""
+    """The price of a card; ``None`` if it cannot be requested now, or is unknown and optional."""
     ceiling = order.price_ceiling
     if ceiling is None:
         return gateway.price(order.product_id, order.type_id)
     ask = partial(gateway.required_price, order.product_id, order.type_id)
-    # A person has decided on the price that is stored: compared with that, it always fits.
+    # A person may have approved the stored price, which always fits then: request it anew.
     price = ask(asked_since=None if order.approved_price is None else order.queued_at)
     if price is None or price <= ceiling:
         return price
-    # Only a price of this moment holds it: one that was wrong for a second may be known for long.
+    # Only a price of this moment holds the order: a stored one may have been wrong for a second.
     return ask(asked_since=timezone.now() - _THIS_MOMENT)
 
 
 def _is_test(order: Order, error: ProviderError, gateway: Gateway) -> bool:
-    """Whether it is of a type that the sandbox sells for tests, and need not list."""
+    """True if the order is of a test type, which the sandbox sells even if it does not list it."""
     is_unlisted = isinstance(error, NotListed) and order.type_id.startswith("TEST_")
     return is_unlisted and gateway.environment() == Environment.SANDBOX
 
@@ -170,10 +170,10 @@ def _place(
 
 
 def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> None:
-    """Try an order again later: it has a ceiling, and its price is unknown.
+    """Postpone an order that has a ceiling and whose price is unknown.
 
-    Not a problem of the order while the provider is away, which monitors tell; it is one if the
-    provider answers others meanwhile.
+    An outage of the provider, which monitors report, is not a problem of the order. A failure that
+    goes on while the provider answers other requests is one.
     """
     is_patient = order.failures < _PATIENT_FAILURES or not gateway.has_answered_lately
     is_away = gateway.is_outage(error) and is_patient
@@ -182,7 +182,7 @@ def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> 
 
 
 def _postpone(order: Order, problem: Problem | None, *, because: object) -> None:
-    """Try an order again later, because it cannot be sent with this price, or with this key."""
+    """Postpone an order that cannot be sent with this price or with this key."""
     due_at = timezone.now() + _retry_pause(order)
     if order.stay_pending(problem, due_at=due_at, failures=order.failures + 1):
         logger.info("Order %s is not sent yet. %s", order.reference, because)
@@ -191,7 +191,8 @@ def _postpone(order: Order, problem: Problem | None, *, because: object) -> None
 def _persist(record: Callable[[], None]) -> None:
     """Call ``record``, and retry while the database fails.
 
-    If that lasts, the lease expires and the order is recovered from the provider's list.
+    If the database fails for too long, the error is raised. Then the claim expires, and the order
+    is recovered from the provider's list.
     """
     patience = time.monotonic() + _DATABASE_PATIENCE
     while True:
@@ -210,9 +211,9 @@ def claim(order: Order, *, key: ApiKey) -> bool:
 
     Must not be called in a transaction: the claim has to be committed before the request is made.
     """
-    # Nobody has held it or approved another price since it was read.
+    # Fails if somebody has held the order or approved another price since it was read.
     where = {"due_at__isnull": False, "approved_price": order.approved_price}
-    # Nothing that is known of an earlier attempt is about this one.
+    # What is known of an earlier attempt does not apply to this one.
     attempt = {
         **cleared_provider_columns(),
         "answered_id": "",
@@ -248,7 +249,7 @@ def _record_acceptance(
         **name,
         **_prices(price),
         "accepted_at": now,
-        # Anybody's, until an answer about it shows that it is this order's.
+        # The id may be another order's until an answer confirms it.
         "identified_at": None,
         "answered_id": "",
         "due_at": _first_check(now, list_turn),
@@ -269,11 +270,11 @@ def _record_acceptance(
             due_at=_first_search(),
             failures=0,
         )
-        # Also if it was declared lost meanwhile: it must not be declared absent.
+        # Even if the order was declared lost meanwhile: it must not be declared absent.
         lost = Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED, claim=order.claim)
         lost.update(answered_id=provider_order_id)
         return
-    # Unless recovery adopted it meanwhile, it was bought although the row says otherwise.
+    # Unless recovery has adopted this id, the order was bought although its row says otherwise.
     if not is_recorded and order.provider_order_id != provider_order_id:
         problem = Problem("accepted_after_all", name)
         Order.objects.filter(pk=order.pk).update(**order.problem_columns(new=[problem]))
@@ -312,17 +313,17 @@ def _prices(price: Decimal | None) -> dict[str, Decimal | None]:
 
 
 def _first_check(now: datetime, list_turn: datetime | None) -> datetime:
-    """When an accepted order is first checked: at once, or with the list if that is in use."""
+    """The time of an accepted order's first check: now, or with the list if it is in use."""
     if list_turn is None:
         return now
     if list_turn - now < _LIST_DELAY:
-        # The list may not show it yet.
+        # The list may not show the order yet.
         list_turn += timedelta(seconds=conf.poll_interval)
     return list_turn
 
 
 def _first_search() -> datetime:
-    """When to search for a lost order first: the provider may take a moment to list it."""
+    """The time of the first search for a lost order, which may take a moment to be listed."""
     return timezone.now() + min(_FIRST_SEARCH, timedelta(seconds=conf.proof_of_absence / 4))
 
 
@@ -350,9 +351,10 @@ def _record_not_accepted(order: Order, target: Status, problem: Problem, **value
 def _leave_placing(order: Order, target: Status, **values: Any) -> bool:
     """Move to ``target``, even if the order was taken for lost because its claim expired.
 
-    If it was declared absent since, and may have been bought, it is claimed back before it is sent
-    again. False if another process has moved it elsewhere. ``order`` then has the current status
-    but keeps its claim, so that a further move fails unless the row still belongs to this attempt.
+    An order that was declared absent since, and may have been bought, is claimed back before it is
+    sent again. Returns False if another process has moved the order elsewhere. Then ``order`` has
+    the current status but keeps its claim, so that a further move fails unless the row still
+    belongs to this attempt.
     """
     move = partial(order.move, target, source=StatusChange.Source.PLACING, **values)
     if move():
@@ -370,8 +372,8 @@ def send_now(
 ) -> Order:
     """Send ``order``, or wait for the process that is sending it; return it refreshed.
 
-    One that is held stays so. ``on_wait`` is called about once a second while it waits, for the
-    budget or the other process.
+    A held order stays held. ``on_wait`` is called at least about once a second while this waits for
+    the budget or for the other process.
     """
     while order.status == Status.PENDING and not order.is_held and gateway.try_open():
         if send(order, gateway):
@@ -414,7 +416,7 @@ def send_due(
 def give_up(order: Order) -> None:
     """Reject an order that waited longer than ``SEND_TIMEOUT``: the customer has gone by now."""
     reason = Problem("given_up", {"seconds": f"{conf.send_timeout:g}"})
-    # Nobody has held it, or had it wait anew, since it was read.
+    # Fails if somebody has held the order, or restarted its wait, since it was read.
     where = {"due_at__isnull": False, "queued_at": order.queued_at}
     if order.move(Status.REJECTED, source=StatusChange.Source.CLOCK, details=[reason], where=where):
         logger.error("Order %s is REJECTED. %s", order.reference, reason)

@@ -19,7 +19,7 @@ from giftcards.provider.answers import CardSecret, without_repetitions
 
 
 class Arrival(NamedTuple):
-    """Cards that an answer names of an order: all that the order has, if the answer settles it."""
+    """The cards of an order in one answer; all its cards if the answer settles the order."""
 
     order: Order
     cards: Sequence[CardSecret]
@@ -27,7 +27,7 @@ class Arrival(NamedTuple):
 
 
 class _Changes(NamedTuple):
-    """The rows of cards to insert, those to write anew, and of these the ones that move."""
+    """Rows of cards: those to insert, those to update, and of the latter those that move."""
 
     new: list[Card]
     changed: list[Card]
@@ -36,13 +36,13 @@ class _Changes(NamedTuple):
 
 @sensitive_variables()
 def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
-    """Store the cards, and the serials of stored cards, that are new.
+    """Store new cards, and new serials of stored cards.
 
-    ``arrivals`` has each order at most once. If one settles its order, its cards get the first
-    positions. A destroyed code does not come back. Returns how many cards each order has
-    afterwards, by primary key, the destroyed ones included. Raises
+    ``arrivals`` has each order at most once. If an arrival settles its order, its cards get the
+    first positions. A destroyed code is not stored again. Returns how many cards each order has
+    afterwards, by primary key, including destroyed ones. Raises
     :exc:`~giftcards.exceptions.DecryptionError` if this process lacks the key of a stored card, or
-    if one that has to move does not open.
+    if a card that has to move does not open.
     """
     arrivals = list(arrivals)
     if not arrivals:
@@ -59,13 +59,13 @@ def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
     Card.objects.bulk_create(changes.new)
     destroyed = {card.order_id for card in every if card.is_destroyed}
     if late := destroyed.intersection(card.order_id for card in changes.new):
-        # There is something to be destroyed again.
+        # These orders have codes to destroy again.
         Order.objects.filter(pk__in=late).update(codes_destroyed_at=None)
     return Counter(card.order_id for card in every)
 
 
 def _read(orders: Iterable[Order]) -> dict[int, list[Card]]:
-    """The cards of each order, by its primary key, in their order."""
+    """The stored cards of each order, by its primary key, sorted by position."""
     by_key = {order.pk: order for order in orders}
     stored: dict[int, list[Card]] = {pk: [] for pk in by_key}
     for card in Card.objects.filter(order__in=stored).order_by("position"):
@@ -75,17 +75,17 @@ def _read(orders: Iterable[Order]) -> dict[int, list[Card]]:
 
 
 def _clear_positions(cards: Sequence[Card], *, beyond: int) -> None:
-    """Move ``cards`` out of the way: no two cards of an order have one position at any moment."""
+    """Move ``cards`` out of the way: two cards of an order may never have the same position."""
     for keys in batches(card.pk for card in cards):
         rows = Card.objects.filter(pk__in=keys).order_by()
         rows.update(position=F("position") + beyond)
 
 
 class Fingerprints(NamedTuple):
-    """Fingerprints of the card (``exact``), and of a card with its code and no serial (``code``).
+    """Fingerprints of a card: with its serial (``exact``), and of its code alone (``code``).
 
-    They are equal if the card has no serial. A card of an answer has one of each per encryption
-    key. A stored card has one ``exact``, and one ``code`` that may be unknown: ``[""]``.
+    The two are equal if the card has no serial. A card of an answer has one of each per encryption
+    key. A stored card has one ``exact``; its ``code`` may be unknown: ``[""]``.
     """
 
     exact: Sequence[str]
@@ -99,14 +99,14 @@ class Fingerprints(NamedTuple):
 def match_cards(
     received: Sequence[Fingerprints], stored: Sequence[Fingerprints]
 ) -> list[int | None]:
-    """Return the index of the ``stored`` card that each ``received`` one is; ``None`` if it is new.
+    """Return the index of the ``stored`` card for each ``received`` card; ``None`` if it is new.
 
-    Both are multisets: a code twice in one answer is two cards, and a repeated answer, in any
-    order, has no new one. A card without a serial matches any with its code, because the provider
-    may add serials later and omit them again.
+    Both are multisets: a code that is twice in one answer is two cards, and a repeated answer, in
+    any order, has no new card. A card without a serial matches any card with its code, because the
+    provider may add serials later and omit them again.
     """
     matches: list[int | None] = [None] * len(received)
-    # The stored cards without a match so far, by a fingerprint.
+    # The stored cards without a match so far, by fingerprint.
     free: defaultdict[str, deque[int]] = defaultdict(deque)
     for index, card in enumerate(stored):
         free[card.exact[0]].append(index)
@@ -119,8 +119,8 @@ def match_cards(
                 matches[number] = candidates.popleft() if candidates else None
 
     match(with_serial=True)
-    # A card without a serial matches any that is left with its code. By the last fingerprint of the
-    # code, so that an exact match under any encryption key takes precedence.
+    # A card without a serial matches any card with its code that is left. These are added by the
+    # last fingerprint of the code, so that an exact match under any encryption key has precedence.
     for index in list(chain(*free.values())):
         if stored[index].has_serial:
             free[stored[index].code[-1]].append(index)
@@ -130,7 +130,7 @@ def match_cards(
 
 @sensitive_variables()
 def _seal(arrival: Arrival, stored: Sequence[Card], keyring: Keyring, changes: _Changes) -> None:
-    """Seal the cards that are new, gain a serial, or get another position; note them."""
+    """Seal the cards that are new, gain a serial or move; add them to ``changes``."""
     told = _recognise(arrival, stored, keyring)
     new = [card for card, _secret in told if not card.position]
     cards = [*stored, *new]
@@ -156,7 +156,7 @@ def _among(cards: Iterable[Card], ids: Collection[int]) -> list[Card]:
 def _recognise(
     arrival: Arrival, stored: Sequence[Card], keyring: Keyring
 ) -> list[tuple[Card, CardSecret]]:
-    """The cards that the answer names, with their rows; new rows have no position yet."""
+    """Pair the cards that the answer names with their rows; new rows have no position yet."""
     secrets = _without_destroyed(arrival.cards, stored, keyring)
     readable = [card for card in stored if not card.is_destroyed]
     matches = _match_stored(secrets, readable, keyring)
@@ -168,10 +168,10 @@ def _recognise(
 
 @sensitive_variables()
 def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -> list[Card]:
-    """Sort the ``cards`` of an order as the answer that settles it, which names ``told``, says.
+    """Sort the ``cards`` of an order by ``told``, the cards that its final answer names.
 
-    First the different ones that it names, then those that only other answers named, then what it
-    repeats: a repetition is no reason to withhold another card. Otherwise as they came.
+    First the different cards of that answer, then those that only other answers named, then
+    repetitions: a repetition is no reason to withhold another card. Ties keep their sequence.
     """
     different = Counter(without_repetitions(secret for _card, secret in told))
     rank: dict[int, int] = {}
@@ -183,7 +183,7 @@ def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -
 
 @sensitive_variables()
 def _seal_at(position: int, card: Card, secret: CardSecret | None, keyring: Keyring) -> None:
-    """Seal ``card``, of which an answer may name the secret; a destroyed one only moves."""
+    """Seal ``card`` at ``position``, with ``secret`` or its own; a destroyed card only moves."""
     if secret is None or (card.serial_fingerprint and not secret.serial):
         secret = None if card.is_destroyed else card.open(keyring)
     card.position = position
@@ -196,7 +196,7 @@ def _seal_at(position: int, card: Card, secret: CardSecret | None, keyring: Keyr
 def _without_destroyed(
     secrets: Sequence[CardSecret], stored: Sequence[Card], keyring: Keyring
 ) -> list[CardSecret]:
-    """Return ``secrets`` but those of destroyed cards, of which the code's fingerprint is left."""
+    """Return ``secrets`` without those of destroyed cards, whose code's fingerprint is left."""
     destroyed = Counter(card.value_fingerprint for card in stored if card.is_destroyed)
     left = []
     for secret in secrets:
@@ -215,7 +215,7 @@ def _match_stored(
 ) -> list[int | None]:
     known = {"", *keyring.key_fingerprints}
     if secrets and any(card.key_fingerprint not in known for card in stored):
-        # Its fingerprints cannot be compared, and the same card would be stored once more.
+        # Without the key, fingerprints cannot be compared, and a card would be stored twice.
         raise DecryptionError("A stored card is sealed with a key that this process does not have.")
     received = [
         Fingerprints(keyring.identities(secret), keyring.identities(CardSecret(secret.value, "")))

@@ -42,8 +42,7 @@ _MOST = 1_000
 _SLICE = 100
 # How long a claim lasts without renewal; a dead process blocks its orders for at most this long.
 _CLAIM = timedelta(seconds=15)
-# How long one round of sending may take before due orders are checked: the most and the least
-# (seconds).
+# The longest and the shortest time of one round of sending before due orders are checked (seconds).
 _LONGEST_SENDING = 5.0
 _SHORTEST_SENDING = 0.3
 # How often a long sweep renews its claims and sends newly placed orders (seconds).
@@ -55,7 +54,7 @@ _RECORD_AFTER = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What one sweep did, in numbers of orders.
+    """The result of one or more sweeps, in numbers of orders.
 
     ``postponed`` orders were due but not checked: the request budget ran out, or calls were paused.
     """
@@ -252,7 +251,7 @@ class _Sweep:
         )
 
     def _postpone(self, orders: Collection[Order]) -> None:
-        """Leave ``orders`` to the next sweep; fresh ones to the next reading of the list, if any.
+        """Release the claims on ``orders``; fresh ones wait for the list's next reading, if any.
 
         Otherwise a sweep would follow at once, and read the list's first page once more.
         """
@@ -265,12 +264,12 @@ class _Sweep:
         claimed.update(claimed_until=None)
 
     def _match_others(self, rows: Rows, *, due_by: datetime, but: Collection[int]) -> Answers:
-        """Use what a page of the list says of orders that this sweep has not claimed.
+        """Use the rows of a list page that are about orders which this sweep has not claimed.
 
         Open orders are claimed and returned with their rows, so that a page that was read for some
-        is of use to all. Settled ones are compared with what is on record.
+        orders serves all. Settled orders are compared with what is on record.
         """
-        # Not when the sweep began: the budget may have kept it waiting for the page.
+        # Not when the sweep began: it may have waited for the budget to allow the page.
         now = timezone.now()
         shown = list(find_owners({row.provider_id: row for row in rows}, self._scope))
         record_changes([(order, row) for order, row in shown if order.is_settled], now=now)
@@ -293,7 +292,7 @@ def time_to_check(order: Order, gateway: Gateway) -> float:
     """Seconds until ``order`` may be checked: once per interval, and within the budget."""
     wait = gateway.wait_for(Purpose.CHECKING)
     if order.status in FOLLOWED and order.checked_at:
-        # Not before: a check that lies ahead was made before the clock was set back.
+        # Not negative: a check that lies ahead was made before the clock was set back.
         since = max(timezone.now() - order.checked_at, timedelta(0))
         wait = max(wait, conf.poll_interval - since.total_seconds())
     return wait
@@ -302,20 +301,20 @@ def time_to_check(order: Order, gateway: Gateway) -> float:
 def check_now(order: Order, gateway: Gateway) -> Swept:
     """Send or check ``order`` even if it is not due, unless another process has claimed it.
 
-    Does nothing if it is held, because only a person may have it sent. Nor if it was checked within
-    the interval or the budget is exhausted; see :func:`time_to_check`.
+    Does nothing if the order is held, because a person decides about it, if it was checked within
+    the interval, or if the budget is exhausted; see :func:`time_to_check`.
     """
     scope = Order.objects.filter(pk=order.pk)
     now = timezone.now()
     waiting = scope.filter(status__in=[Status.PENDING, Status.UNCONFIRMED])
-    # One that waits for a person is due at no time.
+    # An order that waits for a person has no due time.
     waiting.exclude(due_at=None).unclaimed(now).update(due_at=now)
     scope.check_soon(now=now, interval=timedelta(seconds=conf.poll_interval))
     return sweep(gateway, scope)
 
 
 def check_settled(order: Order, gateway: Gateway) -> bool:
-    """Ask about a settled ``order``, and record what the provider says of it by now.
+    """Ask the provider about a settled ``order``, and record what differs.
 
     False if calls are paused or the budget is exhausted. Raises
     :exc:`~giftcards.exceptions.ProviderError` if there is no usable answer.
@@ -335,7 +334,7 @@ def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
     """Follow one order in this process; yield it after every sweep.
 
     Ends when the order is final, delayed, unconfirmed or held, and at the latest one interval after
-    the poll timeout; at once if calls will not go on before that.
+    the poll timeout. Ends at once if calls are paused for longer than that.
     """
     scope = Order.objects.filter(pk=order.pk)
     ends_at = time.monotonic() + conf.poll_timeout + conf.poll_interval
@@ -356,7 +355,7 @@ def _time_to(due_at: datetime | None, gateway: Gateway) -> float:
 
 
 class _Recorder:
-    """Collects results and records them in batches, limited by size and by age."""
+    """A buffer for results, which are recorded in batches that are limited by size and age."""
 
     def __init__(self, gateway: Gateway, now: datetime) -> None:
         self.checked: set[int] = set()

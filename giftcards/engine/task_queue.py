@@ -41,7 +41,7 @@ class Outcome(enum.Enum):
 
 
 def _schedules() -> Any:
-    """django-q2's schedules; imported lazily, so that a system check can report it as missing."""
+    """Return django-q2's schedules; lazily, so that a system check can report a missing app."""
     if not apps.is_installed("django_q"):
         raise ConfigurationError("django-q2 is missing. Add 'django_q' to INSTALLED_APPS.")
     return apps.get_model("django_q", "Schedule").objects
@@ -75,7 +75,7 @@ def ensure_schedule() -> Outcome:
 
 
 def schedule_problem() -> str:
-    """Why the schedule does not run and how to fix it, as a sentence; "" if it runs."""
+    """Return why the schedule does not run and how to fix that, as a sentence; "" if it runs."""
     schedule = _schedules().filter(func=TICK_TASK).order_by("pk").first()
     if schedule is None:
         return gettext("There is no schedule: run `manage.py giftcards_setup`.")
@@ -85,23 +85,23 @@ def schedule_problem() -> str:
 
 
 def next_tick() -> datetime | None:
-    """When the schedule runs next; ``None`` if it does not."""
+    """The time of the schedule's next run; ``None`` if it does not run."""
     runs = _schedules().filter(func=TICK_TASK).exclude(repeats=0).order_by("pk")
     next_run: datetime | None = runs.values_list("next_run", flat=True).first()
     return next_run
 
 
 class Backlog(NamedTuple):
-    """How many of something wait, and since when the first one does."""
+    """The number of items that wait, and the time since which the first of them has waited."""
 
     number: int
     since: datetime | None
 
 
 def waiting_tasks() -> Backlog | None:
-    """The tasks that no worker has taken, also those that are not ours, which ours wait behind.
+    """The tasks that no worker has taken, including those of other apps, which delay ours.
 
-    ``None`` if django-q2 keeps its queue elsewhere, and it cannot be read.
+    ``None`` if django-q2 is missing or does not keep its queue in the database.
     """
     if not (apps.is_installed("django_q") and _is_broker_in_database()):
         return None
@@ -115,17 +115,18 @@ def waiting_tasks() -> Backlog | None:
 
 
 def follow_clock(span: timedelta, *, now: datetime) -> None:
-    """Move the next run by ``span``, by which the clock was set; does nothing without django-q2."""
+    """Move the next run by ``span``, as the clock was set; does nothing without django-q2."""
     if apps.is_installed("django_q"):
         ahead = _schedules().filter(func=TICK_TASK, next_run__gt=now)
         ahead.update(next_run=F("next_run") + span)
 
 
 def wake_worker() -> None:
-    """Queue the loop once the current transaction commits, at once if there is none.
+    """Queue the loop when the current transaction commits, or at once if there is none.
 
-    Not if it is running, or was queued within the last ``LOOP_LEASE``. Never raises, and never
-    waits for a broker that is down: the watchdog starts the loop within about a minute.
+    Does nothing if the loop is running or was queued within the last ``LOOP_LEASE``. Never raises,
+    and never waits long for a broker that is down: then the watchdog starts the loop within about a
+    minute.
     """
     transaction.on_commit(_wake, robust=True)
 
@@ -137,14 +138,14 @@ def _wake() -> None:
 
 
 def queue_sweep() -> None:
-    """Queue the loop; a broker that fails is logged. Not to be called in a transaction."""
+    """Queue the loop; a failing broker is logged. Must not be called in a transaction."""
     queue_task(SWEEP_TASK)
 
 
 def queue_task(path: str) -> None:
-    """Queue the function at ``path``, without arguments; a broker that fails is logged.
+    """Queue the function at ``path``, without arguments; a failing broker is logged.
 
-    Not to be called in a transaction. Does nothing without django-q2.
+    Must not be called in a transaction. Does nothing without django-q2.
     """
     if not apps.is_installed("django_q"):
         return
@@ -160,7 +161,7 @@ def queue_task(path: str) -> None:
     options = {"save": False, "ack_failure": True}
     queue = partial(async_task, path, q_options=options)
     if _is_broker_in_database():
-        # In this thread, for the sake of its connection.
+        # In this thread, because the broker uses its database connection.
         _enqueue(queue)
         return
     # Brokers have no time-out in common. The thread ends when the broker answers.
@@ -172,7 +173,7 @@ def queue_task(path: str) -> None:
 
 
 def _is_broker_in_database() -> bool:
-    """Whether django-q2 uses its ORM broker, by the order in which it chooses one."""
+    """True if django-q2 uses its ORM broker, by the precedence of its brokers."""
     from django_q.conf import Conf
 
     return bool(Conf.ORM) and not (Conf.BROKER_CLASS or Conf.IRON_MQ or Conf.SQS)
@@ -199,9 +200,9 @@ def _enqueue(queue: Callable[[], object]) -> None:
 def cluster_stop() -> threading.Event | None:
     """The event that django-q2 sets to stop the cluster, so that the loop can end at once.
 
-    django-q2 does not pass it to tasks. But its Sentinel, which holds it, forks the workers, so one
-    of its methods is on a worker's stack. ``None`` outside of a worker: a task then ends when its
-    time is over.
+    django-q2 does not pass the event to tasks. But its Sentinel, which holds the event, forks the
+    workers, so a method of the Sentinel is on a worker's stack. ``None`` outside of a worker: then
+    a task ends when its time is over.
     """
     # Not imported: in a worker, the Sentinel's module is loaded already.
     sentinel = getattr(sys.modules.get("django_q.cluster"), "Sentinel", None)

@@ -19,9 +19,9 @@ from giftcards.refunds import compute
 from giftcards.statuses import SETTLED, Status
 
 CONTRADICTING = Problem("figures_contradict")
-# An answer with such a problem is asked for once more before it is believed.
+# An answer with one of these problems is requested once more before it is believed.
 DOUBTFUL = frozenset({"figures_contradict", "cards_repeated"})
-# The figures that an order can do without: nobody's cards depend on them.
+# Figures without which an order can settle: no cards depend on them.
 _AMOUNTS = {"fulfilled_amount", "price_per_card"}
 
 
@@ -37,9 +37,9 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``settlement`` is ``None`` while the order stays open.
+    """The evaluation of an answer; ``settlement`` is ``None`` if the order stays open.
 
-    An answer that is not ``is_ours`` is about another order: nothing in it may be used.
+    If ``is_ours`` is False, the answer is about another order, and nothing in it may be used.
     """
 
     settlement: Settlement | None
@@ -58,10 +58,10 @@ def evaluate_for(
     is_last: bool = False,
     was_clock_right: Callable[[datetime], bool] = clock_is_right,
 ) -> Verdict:
-    """Evaluate ``answer`` for an accepted order, given what is on record of it.
+    """Evaluate ``answer`` for an accepted order, given what is on record of the order.
 
-    ``is_last``: it will not be checked again by itself. If the clock was not right when the order
-    was sent, that time says nothing about the answer.
+    ``is_last`` is True if no further check is scheduled. If the clock was wrong when the order was
+    sent, the time of sending is not compared with the answer.
     """
     sent_at = order.sent_at
     is_comparable = sent_at and not order.identified_at and was_clock_right(sent_at)
@@ -87,12 +87,13 @@ def evaluate_answer(
     """Evaluate ``answer`` for an order of ``line``.
 
     ``sent_at`` is given while the order's id is not confirmed. ``known_price`` is the price of a
-    card when the order was placed; it is used if the answer has none. An amount that cannot be read
-    is unknown, and nobody waits for it: the problem stays, for staff. A number of cards that cannot
-    be read keeps the order open, so that it is requested again, unless the order ``is_late``: then
-    it settles without that number. Figures that contradict each other keep it open, too, and so do
-    cards that are repeated instead of others, unless the answer ``is_repeated``: the one before was
-    as doubtful, or no other will be requested.
+    card when the order was placed; it is used if the answer has none.
+
+    An unreadable amount counts as unknown and does not keep the order open; the problem stays, for
+    staff. An unreadable number of cards keeps the order open, so that the number is requested
+    again; an order that ``is_late`` settles without the number. Contradictory figures and repeated
+    cards also keep the order open, unless the answer ``is_repeated``: the previous answer was as
+    doubtful, or no other will be requested.
     """
     if difference := find_difference(answer, line, sent_at=sent_at):
         return Verdict(None, (difference,), is_ours=False)
@@ -137,7 +138,7 @@ def _doubts(answer: OrderAnswer, *, is_consistent: bool) -> Iterator[Problem]:
 
 
 def _price(answer: OrderAnswer, known_price: Decimal | None) -> Decimal | None:
-    """What a card cost: the answer's price or, if it tells none, the known one."""
+    """The price of a card: that of the answer or, if it names none, ``known_price``."""
     unread = [each.parameters["field"] for each in answer.problems if _is_unread_amount(each)]
     is_told = answer.price_per_card is not None or "price_per_card" in unread
     return answer.price_per_card if is_told else known_price
@@ -150,7 +151,7 @@ def _is_unread_amount(problem: Problem) -> bool:
 def _money_problems(
     settlement: Settlement, problems: Sequence[Problem], known_price: Decimal | None
 ) -> Iterator[Problem]:
-    """Yield what staff should know about the price and the charge of a settled order."""
+    """Yield the problems with the price and the charge of a settled order, for staff."""
     price = settlement.price_per_card
     if price is not None and known_price not in {None, price}:
         yield Problem("price_changed", {"amount": f"{price:.2f}", "expected": f"{known_price:.2f}"})
@@ -164,7 +165,7 @@ def _money_problems(
 
 
 def _objections(answer: OrderAnswer, quantity: int) -> Iterator[Problem]:
-    """Yield the problems that keep an order open however late it is."""
+    """Yield the problems that keep an order open, however late the order is."""
     if answer.status is None:
         yield Problem("status_missing")
     elif answer.status not in {Status.HANDLING, *SETTLED}:
@@ -175,13 +176,13 @@ def _objections(answer: OrderAnswer, quantity: int) -> Iterator[Problem]:
 
 
 def _delivered(answer: OrderAnswer) -> int:
-    """How many cards were delivered: the answer's figure or, without one, its cards."""
+    """The number of delivered cards: the answer's figure or, without one, its count of cards."""
     figure = answer.fulfilled_quantity
     return len(answer.cards) if figure is None else figure
 
 
 def _is_whole(answer: OrderAnswer, quantity: int) -> bool:
-    """Whether the number of cards in a final answer agrees with its status and its figures."""
+    """True if the number of cards in a final answer agrees with its status and its figures."""
     delivered = _delivered(answer)
     match answer.status:
         case Status.FULFILLED:
@@ -205,9 +206,9 @@ def _has_negative(answer: OrderAnswer) -> bool:
 
 
 def find_changes(answer: OrderAnswer, record: Settlement, *, quantity: int) -> Iterator[Problem]:
-    """Yield how a final ``answer`` about a settled order differs from what is on record.
+    """Yield how a final ``answer`` about a settled order differs from ``record``.
 
-    What the answer does not name, or names in a way that cannot be, is no difference.
+    A figure that the answer lacks, or that is negative, is no difference.
     """
     if answer.status not in SETTLED:
         return

@@ -1,4 +1,4 @@
-"""The provider's ledger: reading it, matching it to the orders, and what does not fit."""
+"""The provider's ledger: reading, matching to the orders, and discrepancies."""
 
 from giftcards.ledger.summary import Discrepancies, Discrepancy, Summary, summarise
 

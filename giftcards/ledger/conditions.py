@@ -1,7 +1,7 @@
-"""What staff and monitors are told of the ledger, as its last reading has left it.
+"""Conditions of the ledger, for staff and monitors, as of its last reading.
 
-A reading notes whether the books of the last days close. All else is counted in the tables, so that
-it ends as soon as it does not hold.
+A reading records whether the books of the last days close. The other conditions are computed from
+the tables, so that they end as soon as they no longer hold.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from giftcards.models import LedgerEntry, Order, ProviderState
 from giftcards.models.ledger import CHARGE, CREDIT
 from giftcards.models.times import day_of
 
-# For so many whole days staff are told of what nobody can tick off.
+# Number of days for which conditions that nobody can tick off are shown.
 DAYS = 7
-# More of a kind are not counted.
+# The most of a kind that are counted; one more stands for any larger number.
 _MOST = 1_000
 
 _ZERO = Decimal(0)
@@ -31,16 +31,16 @@ _ZERO = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """So many, and what they add up to, in dinars."""
+    """A number of entries, and the absolute value of their sum in dinars."""
 
     count: int
     amount: Decimal
 
 
 def note_books(read_until: datetime) -> None:
-    """Note whether the books of the days before ``read_until``, up to which they were read, close.
+    """Record whether the books of the seven days before that of ``read_until`` close.
 
-    Today's do not count yet: entries may be to come.
+    The day of ``read_until``, up to which they were read, does not count: entries may still come.
     """
     today = day_of(read_until)
     gap, breaks = find_gap(today - timedelta(days=DAYS), today - timedelta(days=1))
@@ -48,9 +48,9 @@ def note_books(read_until: datetime) -> None:
 
 
 def missing_refunds() -> dict[Order, Decimal]:
-    """The orders that lack a refund, and how much of it, the latest first; at most 1,001.
+    """The orders that lack a refund, with the missing amount, the latest first; at most 1,001.
 
-    Without those of which somebody has ticked that off.
+    Orders whose missing refund was ticked off are left out.
     """
     orders = Order.objects.not_credited().needing_attention().order_by("-created_at", "-pk")
     lacking = {order: _lacks(order) for order in orders[: _MOST + 1]}
@@ -67,9 +67,10 @@ def _lacks(order: Order) -> Decimal:
 
 
 def unknown_entries(state: ProviderState) -> Mapping[str, Found]:
-    """The charges, and the refunds, of the last days that belong to no order, by their type.
+    """The charges and refunds of the last seven days that belong to no order, by entry type.
 
-    Not those of which the order may not have been recorded, or known to have settled, yet.
+    The newest are left out: their order may not be recorded, or known to have settled, yet. Empty
+    before the first reading.
     """
     read_until = state.ledger_read_until
     if read_until is None:
@@ -87,7 +88,7 @@ def _add_up(entries: QuerySet[LedgerEntry]) -> Found:
     return Found(len(amounts), abs(sum(amounts, _ZERO)))
 
 
-# In sentences, for monitors.
+# Sentences for monitors.
 
 
 def gap_sentence(gap: Decimal | None) -> str:
@@ -125,7 +126,7 @@ def _has_gap(standing: Standing) -> str:
     return gap_sentence(state.ledger_gap) if state.has_gap else ""
 
 
-#: By name, for :data:`giftcards.engine.health.CONDITIONS`.
+#: The conditions by name, for :data:`giftcards.engine.health.CONDITIONS`.
 CONDITIONS: Mapping[str, Condition] = {
     "missing": _is_missing,
     "unknown": _is_unknown,

@@ -1,4 +1,4 @@
-"""What orders should have booked in the ledger of the account that this process has the key of."""
+"""The bookings expected for orders in the ledger of the account of the configured API key."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from giftcards.models import ApiKey, Order, ProviderState
 from giftcards.refunds import refund_breakdown
 from giftcards.statuses import ACCEPTED
 
-# How long after its order was sent, or has settled, an entry is missed.
+# An entry counts as missing this long after its order was sent or has settled.
 GRACE = timedelta(minutes=15)
-# A refund is booked when the order settles there, which is noticed later: after a night without a
-# worker at the latest.
+# A refund is booked when the order settles at the provider. This is the longest time until that is
+# noticed here: a night without a worker.
 UNNOTICED = timedelta(hours=12)
-# How far the clocks of the provider and ours differ at most, as long as nothing else is known.
+# Largest difference assumed between the provider's clock and ours, until it is learnt.
 SKEW = timedelta(minutes=5)
-# What was learnt of that may be wrong by as much.
+# How long before its sending an order may seem booked: the learnt offset may be off by SKEW.
 _EARLIER = 2 * SKEW
-# What of an order is read here.
+# The columns of an order that are read here.
 NEEDED = (
     "reference",
     "status",
@@ -42,37 +42,43 @@ NEEDED = (
 
 
 class LedgerAccount:
-    """The account whose ledger is read: that of one knows nothing of what another one bought."""
+    """The account whose ledger is read; it has no entries about orders of other accounts."""
 
     def __init__(self) -> None:
         key = ApiKey.objects.filter(pk=configured_key()).first()
         self._environments = {"", key.environment if key else ""}
 
     def bought(self, order: Order) -> bool:
-        """Whether the order may be this account's."""
+        """True if the order may be this account's."""
         return order.environment in self._environments
 
 
 def ledger_read_until() -> datetime | None:
-    """Until when the ledger is known, not counting what the clock was set back since."""
+    """End of the part of the ledger that was read; ``None`` if nothing was read.
+
+    At most the present, even if the clock was set back since the reading.
+    """
     known = ProviderState.objects.values_list("ledger_read_until", flat=True).first()
     return min(known, timezone.now()) if known else None
 
 
 def ordered_amount(order: Order) -> Decimal | None:
-    """What the order costs, as far as its price is known."""
+    """The price of the whole order; ``None`` if it is not known."""
     price = order.price_at_placing if order.price_per_card is None else order.price_per_card
     return None if price is None else order.quantity * price
 
 
 def refund_amount(order: Order) -> Decimal | None:
-    """What the provider promised to credit back; ``None`` if that is nothing, or not known."""
+    """The refund that the provider promised, which may be 0.
+
+    ``None`` if the order has not settled, or if the amount is not known.
+    """
     breakdown = refund_breakdown(order)
     return breakdown.refunded_amount if breakdown else None
 
 
 def charge(order: Order) -> Expected | None:
-    """The charge of an order that the provider has accepted; ``None`` if none is to be expected."""
+    """The expected charge of an order that the provider has accepted; ``None`` if there is none."""
     amount = ordered_amount(order)
     if not amount or order.sent_at is None or order.status not in ACCEPTED:
         return None
@@ -80,7 +86,7 @@ def charge(order: Order) -> Expected | None:
 
 
 def credit(order: Order) -> Expected | None:
-    """The refund of an order; ``None`` if none is to be expected."""
+    """The expected refund of an order; ``None`` if there is none."""
     amount = refund_amount(order)
     if not amount or order.settled_at is None:
         return None

@@ -1,8 +1,8 @@
-"""Which order an entry of the ledger is about, and whether what was promised was credited.
+"""Matching the entries of the ledger to orders, and judging whether refunds were credited.
 
-An entry that names an order of ours belongs to it. The others are paired with orders by amount and
-time, as guesses: so many entries of an amount with so many orders. All of this may be done again at
-any time: guesses give way to entries that name the order, and to better ones.
+An entry that names one of our orders belongs to it. The others are paired with orders by amount and
+time; these pairs are guesses. Matching may be repeated at any time: guesses give way to entries
+that name the order, and to better guesses.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from giftcards.models.ledger import CHARGE, CREDIT
 from giftcards.problems import Kind, Problem
 from giftcards.statuses import Status
 
-# What was booked so long before a period is tried again with it: orders settle later, and lost ones
-# are found.
+# Entries up to this long before a period are matched again with it, because their orders may have
+# settled, or been found, since then.
 _LOOK_BACK = timedelta(days=3)
-# What is so late is paired with what nothing else was booked for.
+# How late an entry may be booked. Late ones are paired last, with orders that are left over.
 _LATE_CHARGE = timedelta(days=3)
 _LATE_CREDIT = timedelta(days=30)
 _REFUNDING = (Status.PARTIALLY_FILLED, Status.REFUNDED)
-# From how many charges it is learnt how the provider's clock goes.
+# Number of charges from which the offset of the provider's clock is learnt.
 _LEARNT_FROM = 500
-# Orders of so short a time between two stretches are read along with them.
+# Stretches with a gap of at most this between them are read in one query.
 _NOT_WORTH_A_QUERY = timedelta(hours=6)
-# How many entries change their order in one transaction.
+# Number of entries that change their order in one transaction.
 _AT_ONCE = 1_000
 
 _ZERO = Decimal(0)
 
-# The first statement of each transaction here: a write, by which the caller keeps its lease.
+# Called first in each transaction here: a write by which the caller keeps its lease.
 Hold = Callable[[], None]
 
 T = TypeVar("T")
@@ -62,11 +62,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How entries of a type are paired with orders.
+    """The rule by which entries of a type are paired with orders.
 
-    ``expect`` says what an order should have booked, if anything, and ``among`` finds the orders
-    that may have something booked about a stretch of time. ``spans`` say how near to each other the
-    two have to be, tried in turn, and ``late`` where nothing else fits.
+    ``expect`` returns the booking that is expected for an order, if any, and ``among`` finds the
+    orders whose booking is expected in a stretch of time. ``spans`` are the tolerances, tried in
+    turn; ``late`` is the tolerance for entries that are left over.
     """
 
     kind: str
@@ -74,11 +74,11 @@ class _Rule:
     among: Callable[[datetime, datetime], OrderQuerySet]
     spans: Sequence[Span]
     late: Span
-    # Guesses so near to an entry that is left open are made anew with it.
+    # Guesses this near to an entry without an order are made anew together with it.
     nearby: timedelta
 
     def spans_at(self, offset: timedelta) -> list[Span]:
-        """The spans, the widest of them so that it allows what it would without an ``offset``."""
+        """The spans; the widest is extended so that it covers uncorrected times, too."""
         *narrow, widest = self.spans
         ahead, behind = max(offset, timedelta(0)), max(-offset, timedelta(0))
         return [*narrow, Span(widest.before + ahead, widest.after + behind)]
@@ -119,11 +119,11 @@ _CREDITS = _Rule(
 def match(
     start: datetime, end: datetime, *, hold: Hold, orders_losing_entries: Iterable[int] = ()
 ) -> None:
-    """Find the orders of the entries from ``start`` to ``end``, and of older ones left open.
+    """Find orders for entries from ``start`` to ``end``, and for open ones up to 3 days older.
 
-    Then judge, in ``Order.is_credited``, the orders that got or lost an entry, among them
-    ``orders_losing_entries``, those that settled in that time, and those that lack their refund.
-    The ledger was read until ``end``, or before until later.
+    Then update ``Order.is_credited`` and the ledger problems of the orders that got or lost a
+    refund entry, of ``orders_losing_entries``, of orders that settled in the period, and of those
+    that lack their refund. The ledger must have been read at least until ``end``.
     """
     matching = _Matching(start - _LOOK_BACK, end, hold, orders_losing_entries)
     matching.by_name()
@@ -132,7 +132,7 @@ def match(
 
 
 class _Entry(NamedTuple):
-    """An entry that does not say whose it is; ``order_id`` is that of a guess."""
+    """An entry whose order is not known by name; ``order_id`` is a guess, or ``None``."""
 
     pk: int
     amount: Decimal
@@ -148,7 +148,7 @@ class _Matching:
         self._start, self._end = start, end
         self._hold = hold
         self._account = LedgerAccount()
-        # The last days are read again and again.
+        # Later than `end` if these days were read before.
         self._read_until = max(end, ledger_read_until() or end)
         # The orders whose refunds have changed.
         self._touched = set(orders_losing_entries)
@@ -179,7 +179,7 @@ class _Matching:
         if kind == CREDIT:
             self._touched |= orders
 
-    # Entries that do not.
+    # Entries that name no order.
 
     def by_amount(self) -> None:
         offset = None
@@ -189,10 +189,10 @@ class _Matching:
                 self._pair(rule, entries, offset)
 
     def _unnamed(self, rule: _Rule) -> list[_Entry]:
-        """The open entries of which nothing says whose they are, and the guesses about them."""
+        """The entries to pair by amount: open ones, and nearby guesses of the same amounts."""
         entries = LedgerEntry.objects.filter(type=rule.kind, time__range=(self._start, self._end))
         if LedgerEntry.objects.names_orders(self._start, self._end):
-            # One that names another order is somebody else's.
+            # An entry that names another order is somebody else's.
             entries = entries.filter(objid="")
         rows = entries.order_by("time", "pk").values_list(*_Entry._fields)
         left = [_Entry(*row) for row in rows.filter(order=None)]
@@ -205,9 +205,9 @@ class _Matching:
         return [*left, *(entry for entry in guessed if entry.amount in amounts)]
 
     def _learn_offset(self) -> timedelta:
-        """By how much the provider's clock was ahead of ours, negative: behind.
+        """The offset of the provider's clock; positive if it was ahead of ours.
 
-        By the latest charges: those that name their order, or else any.
+        Learnt from the latest charges: those that name their order, or else any.
         """
         charges = LedgerEntry.objects.filter(type=CHARGE, time__range=(self._start, self._end))
         latest = charges.order_by("-time", "-pk")
@@ -226,10 +226,10 @@ class _Matching:
         pairs: dict[int, int] = {}
         for spans, left in (
             (rule.spans_at(offset), entries),
-            # What names anything may be somebody else's, and is looked for near by only.
+            # Entries that name something are left out: they may be somebody else's.
             ([rule.late], [entry for entry in entries if not entry.objid]),
         ):
-            # By our clock.
+            # With times by our clock.
             bookings = [
                 Booking(entry.pk, entry.amount, entry.time - offset)
                 for entry in left
@@ -242,7 +242,7 @@ class _Matching:
         self._guess(rule.kind, {entry.pk: entry.order_id for entry in entries}, pairs)
 
     def _expected(self, rule: _Rule, bookings: Collection[Booking], span: Span) -> list[Expected]:
-        """What orders should have booked that ``bookings`` may be."""
+        """The bookings expected about the times of ``bookings``, of the same amounts."""
         amounts = {booking.amount for booking in bookings}
         expected = (
             rule.expect(order)
@@ -253,10 +253,13 @@ class _Matching:
         return [one for one in expected if one and one.amount in amounts]
 
     def _guess(self, kind: str, before: Mapping[int, int | None], pairs: Mapping[int, int]) -> None:
-        """Let the entries ``before``, with their orders, have those of ``pairs`` instead."""
+        """Store ``pairs`` as guesses; ``before`` has the former order, or ``None``, of each entry.
+
+        An entry of ``before`` without a pair loses its order.
+        """
         dropped = {key: order for key, order in before.items() if order and pairs.get(key) != order}
         new = {key: order for key, order in pairs.items() if before[key] != order}
-        # First all of the former: at no moment has an order two.
+        # All old guesses go first, so that no order has two entries at any moment.
         for keys in _parts(dropped):
             with transaction.atomic():
                 self._hold()
@@ -268,7 +271,7 @@ class _Matching:
         if kind == CREDIT:
             self._touched |= {*dropped.values(), *new.values()}
 
-    # Whether what was promised was credited.
+    # Whether promised refunds were credited.
 
     def judge(self, start: datetime) -> None:
         settled = _refunding(start - GRACE, self._end - GRACE)
@@ -302,14 +305,17 @@ class _Matching:
 
 
 def _sent_at(orders: Iterable[int]) -> Iterator[tuple[int, datetime]]:
-    """When those of these orders were sent that were."""
+    """Yield the primary key and the sending time of those of ``orders`` that were sent."""
     for batch in batches(orders):
         sent = Order.objects.filter(pk__in=batch, sent_at__isnull=False).order_by()
         yield from sent.values_list("pk", "sent_at")
 
 
 def _verdict(order: Order, credited: Decimal, *, read_until: datetime) -> bool | None:
-    """Whether what was credited is what was promised; ``None`` if that is open or was nothing."""
+    """Compare the credited sum with the promised refund: True if they agree, False if not.
+
+    ``None``: the credit may still come, the refund is not known, or both are 0.
+    """
     promised = refund_amount(order)
     if promised is None or order.settled_at is None:
         return None
@@ -327,7 +333,7 @@ def _difference(order: Order, credited: Decimal) -> Problem:
 def _within_price(
     named: Iterable[tuple[int, Order, Decimal]], charged: dict[int, Decimal]
 ) -> list[tuple[int, Order, Decimal]]:
-    """Without the entries that charge an order for more than it costs, beyond the first."""
+    """Drop entries that raise an order's charges above its price; its first charge stays."""
     kept = []
     for key, order, amount in named:
         total, ordered = charged.get(order.pk, _ZERO) + amount, ordered_amount(order)
@@ -341,7 +347,7 @@ def _within_price(
 def _without_entry(
     expected: Iterable[Expected], kind: str, *, but: Collection[int]
 ) -> list[Expected]:
-    """Those of ``expected`` for which nothing was booked, ``but`` these entries."""
+    """The expected bookings whose orders have no entry of ``kind``; ``but`` does not count."""
     by_key = {one.key: one for one in expected}
     for batch in batches(list(by_key)):
         entries = LedgerEntry.objects.filter(order__in=batch, type=kind).order_by()
@@ -354,7 +360,7 @@ def _without_entry(
 def _stretches(
     bookings: Iterable[Booking | _Entry], *, before: timedelta, after: timedelta
 ) -> list[tuple[datetime, datetime]]:
-    """The times that lie so near to a booking, in few stretches, each for one query."""
+    """The periods around the bookings, merged into few stretches, each for one query."""
     stretches: list[tuple[datetime, datetime]] = []
     for time in sorted(booking.time for booking in bookings):
         start, end = time - before, time + after

@@ -1,4 +1,4 @@
-"""The provider's ledger, read by itself once a night, a few seconds at a time."""
+"""Automatic reading of the provider's ledger: once a night, a few seconds at a time."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from giftcards.models.times import begin_of, day_of, is_ahead
 
 logger = logging.getLogger(__name__)
 
-# When the night's reading may begin, after midnight in the time zone of the site. Each shop has its
-# own moment, so that they do not all come at once.
+# Earliest start of the night's reading, after midnight in the site's time zone. Each shop starts at
+# its own minute of the following three hours, so that not all come at once.
 _FROM = timedelta(hours=2)
 _MINUTES = 180
-# How long one part of a reading takes at most, beyond its first request (seconds).
+# Time limit for one part of a reading, beyond its first request (seconds).
 _SECONDS = 5.0
-# After a reading that failed.
+# Back-off after a reading that failed.
 _FIRST_PAUSE = timedelta(minutes=2)
 _LONGEST_PAUSE = timedelta(hours=1)
 
 
 def read_if_due(should_continue: Callable[[], bool]) -> None:
-    """Read a part of the ledger if it was not read to its end since the last night began.
+    """Read a part of the ledger if its nightly reading is due; the very first call plans it.
 
     Makes one request, and more for five seconds while ``should_continue`` and the request budget
     allow it. The next call goes on where this one has ended.
@@ -64,12 +64,12 @@ def _read_part(state: ProviderState, should_continue: Callable[[], bool]) -> Non
 
 
 def _do_not_wait(_reading: LedgerReading) -> None:
-    # What orders need comes first. The next tick tries again.
+    # Requests about orders come first. The next tick tries again.
     raise Stopped
 
 
 def next_night(now: datetime, minute: int) -> datetime:
-    """The next moment after ``now`` that is so many minutes past two, in the site's time zone."""
+    """The next time after ``now`` that it is ``minute`` minutes past 2 a.m. in the site's zone."""
     nights = (begin_of(day_of(now) + timedelta(days=number)) for number in range(2))
     moments = (night + _FROM + timedelta(minutes=minute) for night in nights)
     return next(moment for moment in moments if moment > now)

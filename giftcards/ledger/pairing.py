@@ -1,8 +1,7 @@
-"""Which booking is which order's, by amount and time alone: pure.
+"""Pairing bookings of the ledger with orders by amount and time alone: pure functions.
 
-Equal amounts cannot be told apart, so sets are judged: as many bookings as can be are paired with
-orders, and what is left over is a surplus of the one or of the other. Which booking of a set is
-whose is a guess.
+Equal amounts cannot be told apart, so sets are judged: as many bookings as possible are paired with
+orders, and the rest is a surplus of bookings or of orders. The single pairs of a set are guesses.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from decimal import Decimal
 from heapq import heappop, heappush
 from typing import TypeVar
 
-# How much longer the provider takes with some orders than with others, most of the time.
+# The usual spread of the time that the provider takes to book an order.
 _JITTER = timedelta(seconds=2)
 
 
@@ -31,7 +30,7 @@ class Booking:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What an order should have booked: ``amount``, about ``at``, and never before ``earliest``."""
+    """The booking expected for an order: ``amount``, about ``at``, never before ``earliest``."""
 
     key: int
     amount: Decimal
@@ -41,7 +40,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """How far before and after the moment that is expected something may have been booked."""
+    """The tolerance for the time of a booking, before and after the expected moment."""
 
     before: timedelta
     after: timedelta
@@ -49,7 +48,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """From when to when an order may have been booked."""
+    """The period in which an order may have been booked."""
 
     first: datetime
     last: datetime
@@ -62,10 +61,10 @@ T = TypeVar("T", Booking, Expected)
 def pair(
     bookings: Collection[Booking], expected: Collection[Expected], spans: Sequence[Span]
 ) -> dict[int, int]:
-    """Return the orders of bookings, by key: as many pairs as the last and widest span allows.
+    """Pair bookings with orders; return the keys of the orders by those of the bookings.
 
-    The spans are tried in turn, so that what is near is paired before what is far, unless fewer
-    pairs came of it.
+    There are as many pairs as the last and widest of ``spans`` allows. The spans are tried in turn,
+    so that near pairs come before far ones, unless that leads to fewer pairs.
     """
     pairs: dict[int, int] = {}
     for booked, ones in _sets(bookings, expected, spans[-1]):
@@ -76,7 +75,7 @@ def pair(
 def _sets(
     bookings: Iterable[Booking], expected: Iterable[Expected], span: Span
 ) -> Iterator[tuple[list[Booking], list[Expected]]]:
-    """Yield bookings and orders that may be each other's, and nobody else's."""
+    """Yield sets of bookings and orders; pairs are possible within a set only."""
     booked = _by_amount(sorted(bookings, key=lambda booking: (booking.time, booking.key)))
     for amount, ones in _by_amount(expected).items():
         for part in _overlapping(ones, span):
@@ -87,7 +86,7 @@ def _sets(
 
 
 def _between(bookings: Sequence[Booking], first: datetime, last: datetime) -> list[Booking]:
-    """The bookings, which come by time, from ``first`` to ``last``."""
+    """The bookings from ``first`` to ``last``, of ``bookings`` that are sorted by time."""
     begin = bisect_left(bookings, first, key=lambda booking: booking.time)
     end = bisect_right(bookings, last, key=lambda booking: booking.time)
     return list(bookings[begin:end])
@@ -101,7 +100,7 @@ def _by_amount(items: Iterable[T]) -> defaultdict[Decimal, list[T]]:
 
 
 def _overlapping(expected: Iterable[Expected], span: Span) -> list[list[Expected]]:
-    """The orders in groups, between which no time belongs to the window of any."""
+    """The orders in groups; windows of different groups do not overlap."""
     groups: list[list[Expected]] = []
     end: datetime | None = None
     for one in sorted(expected, key=lambda one: (_window(one, span).first, one.key)):
@@ -132,7 +131,10 @@ def _pair_set(
 def _most_pairs(
     bookings: Iterable[Booking], expected: Iterable[Expected], span: Span
 ) -> dict[int, int]:
-    """As many pairs as there can be: each booking, by time, gets the order that ends first."""
+    """Make as many pairs as possible; ``bookings`` must be sorted by time.
+
+    Each booking gets the order whose window contains its time and ends first.
+    """
     windows = [_window(one, span) for one in expected]
     coming = sorted(windows, key=lambda window: window.first, reverse=True)
     begun: list[tuple[datetime, int]] = []
@@ -158,11 +160,11 @@ def _window(one: Expected, span: Span) -> _Window:
 def learn_offset(
     bookings: Iterable[Booking], expected: Iterable[Expected], *, within: timedelta
 ) -> timedelta:
-    """By how much the clock of the bookings is ahead of that of the orders, negative: behind.
+    """The offset of the bookings' clock; positive if it is ahead of the orders' clock.
 
-    Whichever booking is whose, the true pairs differ by about the same, and the others by anything.
-    So it is the difference ``within`` which most pairs of an amount lie together; 0 if there are
-    none.
+    The times of true pairs all differ by about the same, those of wrong pairs by anything. So the
+    result is the difference around which most pairs of equal amount lie, among those that differ
+    by ``within`` at most; 0 if there are none.
     """
     wanted = _by_amount(sorted(expected, key=lambda one: one.at))
     moments = defaultdict(
@@ -181,7 +183,7 @@ def _near(times: Sequence[datetime], moment: datetime, within: timedelta) -> Seq
 
 
 def _densest(differences: Sequence[timedelta]) -> timedelta:
-    """The middle of those that lie together most densely, and of several such of the least."""
+    """The middle of the densest cluster of sorted ``differences``; in a tie, the nearest to 0."""
     best, most = timedelta(0), 0
     for position, least in enumerate(differences):
         end = bisect_right(differences, least + _JITTER)

@@ -1,8 +1,8 @@
 """Reading the provider's ledger: a day at a time, oldest first, and the last days again.
 
-How far a reading has come is stored with each page, in the transaction that stores its entries. So
-a reading that is killed goes on where it was, and no entry is lost or counted twice. One process
-reads at a time: it holds a lease, and writes only while it does.
+The position of a reading is stored with each page, in the transaction that stores the entries of
+the page. So a reading that is killed goes on where it was, and no entry is lost or counted twice.
+One process reads at a time: it holds a lease, and writes only while it holds it.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from giftcards.models import Lease, LedgerEntry, Order, ProviderState
 from giftcards.models.times import LONGEST_HOLD, as_stored, begin_of, day_of, with_zone
 from giftcards.provider.answers import LedgerPage, LedgerRow
 
-# How much is read before entries are matched. After a window without any, the next is twice as
-# long.
+# Length of the window that is read before its entries are matched. After an empty window, the next
+# one is twice as long.
 _WINDOW = timedelta(days=1)
 _LONGEST_WINDOW = timedelta(days=365)
-# How many days that were read are read again by the next reading: some entries come late.
+# Number of days that the next reading reads again, because some entries come late.
 AGAIN = 3
 _PAGE_SIZE = 100
-# How often a window is read from its first page, if it seems to have more than its pages show.
+# Limit of passes over a window that seems to have more entries than its pages show.
 _MOST_PASSES = 3
-# How often a process looks whether the one that reads has finished (seconds).
+# Poll interval of a process that waits for the lease (seconds).
 _LEASE_POLL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerReading:
-    """What a reading has brought.
+    """The result of a reading, or its progress.
 
-    ``start`` is the first day that it read. ``rows`` counts the rows that the provider showed,
-    ``new`` the entries that were not known, and ``unreadable`` rows without type, amount or time.
-    ``not_shown`` are entries that the provider counts and does not show. ``changed_days`` says for
-    days that had been read before how many of their entries are new or different. ``trouble`` is
-    why it has not come to its end.
+    ``start`` is the first day that was read. ``rows`` counts the readable rows that the provider
+    showed, ``new`` the entries that were not known, ``unreadable`` the rows without type, amount or
+    time, and ``not_shown`` the entries that the provider counts and does not show.
+    ``changed_days`` counts, for days that had been read before, the entries that are new or
+    different now. ``trouble`` is the error that ended the reading early, if any.
     """
 
     start: date | None = None
@@ -60,7 +60,7 @@ class LedgerReading:
     changed_days: Mapping[date, int] = field(default_factory=dict)
     trouble: str = ""
     is_whole: bool = False
-    # Why it waits: calls are paused, or else the request budget has no slot.
+    # While it waits: True if calls are paused; False if the budget or the lease is not free.
     is_paused: bool = False
 
 
@@ -69,10 +69,10 @@ _TIMES = ("start", "until", "end")
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The next page to be read: a page, counted from 1, of a window of time.
+    """The next page to read, in the window from ``start`` to ``until``.
 
-    ``end`` is where the reading ends. ``new`` counts what was new on the pages before, of this of
-    the ``passes`` over the window.
+    ``page`` counts from 1. ``end`` is where the whole reading ends. ``passes`` counts the passes
+    over the window, this one included, and ``new`` the new entries on earlier pages of this pass.
     """
 
     start: datetime
@@ -87,7 +87,7 @@ class Position:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self | None:
-        """The place that was stored; ``None`` if none was."""
+        """The position that was stored; ``None`` if none was."""
         if not stored:
             return None
         times = {name: datetime.fromisoformat(stored[name]) for name in _TIMES}
@@ -101,11 +101,12 @@ def read_ledger(
     on_wait: Callable[[LedgerReading], object],
     should_continue: Callable[[], bool] = lambda: True,
 ) -> LedgerReading:
-    """Read what was booked since the last reading, and again the three days before; match it.
+    """Read and match what was booked since the last reading, and in the three days before it.
 
-    ``since``: read from this day on, even if it was read before. ``on_wait`` is called again and
-    again while it waits, for a call or for another process that reads; it may raise
-    :exc:`~giftcards.engine.background.Stopped`. ``should_continue`` is asked after each page.
+    With ``since``, read from this day on, even if it was read before. ``on_wait`` is called
+    repeatedly while the reading waits for a call, or for another process that reads; it may raise
+    :exc:`~giftcards.engine.background.Stopped`. ``should_continue`` is called after each page;
+    False ends the reading early.
     """
     reader = _Reader(gateway, on_wait, should_continue)
     try:
@@ -129,9 +130,9 @@ class _Reader:
         self._on_wait = on_wait
         self._should_continue = should_continue
         self._token: str | None = None
-        # Now. If it goes on with a reading that began earlier, that one ends earlier.
+        # Now. A reading that began earlier, and is continued, has an earlier end of its own.
         self._end = timezone.now()
-        # The ids on the pages before: a provider that shows nothing else has no further pages.
+        # The ids on the pages before. If a page shows no other id, no more pages follow.
         self._shown: set[str] = set()
         # The orders that have lost an entry in this window.
         self._orders_losing_entries: set[int] = set()
@@ -162,7 +163,10 @@ class _Reader:
         self._end = timezone.now()
 
     def _hold(self) -> None:
-        """Keep the lease: in each wait, and as the first statement of each transaction."""
+        """Keep the lease; raise :exc:`Stopped` if it is lost.
+
+        Called in each wait, and first in each transaction.
+        """
         assert self._token is not None  # noqa: S101
         if not Lease.objects.keep(Lease.LEDGER, self._token, LONGEST_HOLD):
             raise Stopped("Another process has taken over.")
@@ -183,7 +187,7 @@ class _Reader:
             return place or self._window(self._start(known_until))
         start = begin_of(since)
         for moment in (known_until, place and place.start):
-            # What was not read before is not skipped.
+            # Nothing that was not read yet is skipped.
             start = min(start, moment or start)
         return self._window(start)
 
@@ -209,7 +213,7 @@ class _Reader:
     # One page.
 
     def _read(self, place: Position) -> Position | None:
-        """Read a page; return what is to be read next, ``None`` if nothing is."""
+        """Read a page; return the next position, or ``None`` at the end."""
         page = self._ask(place)
         entries = entries_of(page.rows)
         shown = {entry.provider_id for entry in entries}
@@ -268,7 +272,7 @@ class _Reader:
     # The end of a window.
 
     def _finish(self, place: Position, page: LedgerPage) -> Position | None:
-        """Match what the window has brought; return what is to be read next."""
+        """Match the window's entries, or begin another pass; return the next position, if any."""
         lacking = _lacking(place, page, shown=len(self._shown))
         if lacking and place.new and place.passes < _MOST_PASSES:
             # Its pages may have shifted while they were read.
@@ -298,25 +302,25 @@ def _store(place: Position | None, *, read_until: datetime | None = None) -> Non
     state = ProviderState.objects.filter(pk=1)
     state.update(ledger_place={} if place is None else place.as_json())
     if read_until is not None:
-        # Never back, as long as it makes sense: the last days are read again and again.
+        # Never moved back, because the last days are read again, unless it lies in the future.
         state.exclude(ledger_read_until__range=(read_until, timezone.now())).update(
             ledger_read_until=read_until
         )
 
 
 def _is_last(page: LedgerPage, number: int) -> bool:
-    """Whether nothing follows the page; what the provider counts is only a hint."""
+    """True if no page follows; the provider's number of pages is only a hint."""
     if not page.rows:
-        # Rows that cannot be read do not tell whether the page is another one again and again.
+        # Unreadable rows do not tell whether the provider repeats a page, so the hint decides.
         return page.unreadable == 0 or number >= (page.total_pages or 0)
     rows = len(page.rows) + page.unreadable
     return rows < _PAGE_SIZE and page.total_pages is not None and number >= page.total_pages
 
 
 def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
-    """How many entries the provider counts, and has not shown.
+    """Number of entries that the provider counts but has not shown; 0 if it tells no count.
 
-    It may count, and show, others than those of the window: whole days, for example.
+    It may count and show entries outside the window, such as those of whole days.
     """
     if page.total_results is None:
         return 0
@@ -328,10 +332,10 @@ def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
 
 
 def entries_of(rows: Iterable[LedgerRow]) -> list[LedgerEntry]:
-    """The rows of one page as entries, not saved, each with its own ``provider_id``.
+    """The rows of one page as unsaved entries, each with its own ``provider_id``.
 
-    A row without an id is known by what it says. Rows of one page that say the same are several
-    entries; a row that another page repeats is one.
+    A row without an id gets one made from its content. Equal rows of one page are several entries;
+    a row that is repeated on another page stays one entry.
     """
     entries: dict[str, LedgerEntry] = {}
     equal: Counter[str] = Counter()

@@ -1,7 +1,7 @@
-"""What the ledger says of a period, and what of it does not fit the orders or itself.
+"""Summary of the ledger for a period, with what does not fit the orders or the balances.
 
 The ledger is read once, day by day, and added up here: a database may add decimals as binary
-fractions, and no query tells whether the balances follow from each other.
+fractions, and no query tells whether the balances form a chain.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from giftcards.models.ledger import CHARGE, CREDIT
 from giftcards.models.times import bounds, day_of, repeated_for, within
 from giftcards.statuses import SETTLED
 
-# How many of a kind are listed; all are counted.
+# The most discrepancies of a kind that are listed; all are counted.
 _LISTED = 20
-# At how many moments before a period the balance is looked for.
+# Number of moments before a period in which the opening balance is looked for.
 _LOOK_BACK = 10
-# How many charges are kept until their prices are looked up.
+# Number of charges that are kept before their prices are looked up together.
 _MOST_WAITING = 1_000
-# What the shop itself, or another account, put into the account.
+# Types of payments into the account, by the shop itself or from another account.
 _TOP_UPS = {"DEPOSIT", "RECEIVE", "POINT-EXCHANGE"}
 
 _ZERO = Decimal(0)
@@ -45,8 +45,8 @@ _ZERO = Decimal(0)
 class Discrepancy:
     """An order or an entry of the ledger that does not fit.
 
-    ``key`` is its primary key, ``reference`` the reference of the order or the provider's id of the
-    entry, and ``amount``, in dinars and never negative, how much does not fit.
+    ``key`` is its primary key, and ``reference`` the reference of the order or the provider's id of
+    the entry. ``amount`` is the part that does not fit, in dinars and never negative.
     """
 
     key: int
@@ -57,7 +57,7 @@ class Discrepancy:
 
 @dataclass(frozen=True, slots=True)
 class Discrepancies:
-    """How many there are and what they add up to; ``first`` lists at most 20, oldest first."""
+    """The number and sum of discrepancies; ``first`` lists at most 20, mostly oldest first."""
 
     count: int = 0
     amount: Decimal = _ZERO
@@ -74,23 +74,23 @@ class Summary:
 
     Amounts are in dinars, exact, and negative for what left the account.
 
-    ``entries`` is a number; so is ``matched``, of entries that belong to an order, and
-    ``guessed``, of those among them whose order was found by amount and time. ``orders`` and
-    ``refunds`` are what was booked for gift card orders and came back from them, also for orders
-    that are not known here; ``top_ups`` and ``other_services`` are all the rest.
+    ``entries`` counts all entries, ``matched`` those that belong to an order, and ``guessed`` those
+    among them whose order was found by amount and time. ``orders`` and ``refunds`` are the sums of
+    charges and refunds for gift card orders, also for orders that are not known here; ``top_ups``
+    is the sum of payments into the account, ``other_services`` that of all other entries.
 
     ``promised_not_credited`` are orders settled in the period whose refund the ledger does not have
-    in full. ``credited_not_promised`` are refunds of no order here, and what exceeds the refund of
-    an order. ``charged_unknown`` are charges of no order here, further charges of an order, and
-    what exceeds the price of an order. ``ordered_not_charged`` are orders sent in the period that
-    the provider has accepted and the ledger has no charge of.
+    in full. ``credited_not_promised`` are refunds that belong to no order here, or exceed the
+    refund of their order. ``charged_unknown`` are charges that belong to no order here, are further
+    charges of an order, or exceed the price of their order. ``ordered_not_charged`` are orders sent
+    in the period that the provider has accepted and the ledger has no charge for.
 
-    Where entries name no order, so many of these as there are too many, or too few, of an amount
-    are listed; others of the same amount may be meant.
+    Where entries name no order, the number of discrepancies of each amount is right, but others of
+    the same amount may be meant than those that are listed.
 
-    ``gap`` is what the balance has changed by beyond the sum of the entries: 0 if the books close,
+    ``gap`` is the change of the balance minus the sum of the entries: 0 if the books close,
     ``None`` if a balance is not known. ``breaks`` are entries before which the balance has changed
-    without an entry; none are found if the provider does not tell all balances.
+    without an entry; there are none if the provider does not tell all balances.
     """
 
     start: date
@@ -118,7 +118,7 @@ class Summary:
 
     @property
     def names_candidates(self) -> bool:
-        """Whether others of the same amount may be meant than those that are listed."""
+        """True if others of the same amount may be meant than those that are listed."""
         unfitting = (
             self.promised_not_credited,
             self.credited_not_promised,
@@ -129,9 +129,9 @@ class Summary:
 
 
 def summarise(start: date, end: date) -> Summary:
-    """Add up the ledger, as far as it was read, from ``start`` to ``end``, both included.
+    """Sum up the ledger from ``start`` to ``end``, both included, as far as it was read.
 
-    Reads every entry of the period. Raises :exc:`ValueError` if it ends before it starts.
+    Reads every entry of the period. Raises :exc:`ValueError` if ``end`` is before ``start``.
     """
     if end < start:
         raise ValueError("The period ends before it starts.")
@@ -169,7 +169,7 @@ def summarise(start: date, end: date) -> Summary:
 
 
 def find_gap(start: date, end: date) -> tuple[Decimal | None, Discrepancies]:
-    """The ``gap`` and the ``breaks`` of a :class:`Summary`; it looks at no order."""
+    """The ``gap`` and the ``breaks`` of a :class:`Summary`, found without reading any order."""
     first_moment, next_moment = bounds(start, end)
     balances, total = _Balances(_balance_before(first_moment)), _ZERO
     for _time, same in groupby(_rows(start, end), key=_moment_of):
@@ -195,7 +195,10 @@ class _Row(NamedTuple):
 
 
 def _moment_of(row: _Row) -> object:
-    """What entries have in common whose times tell no order: all of an hour that is repeated."""
+    """The key that groups entries whose times do not tell which came first.
+
+    It is the time or, for all of an hour that the clock shows twice, one common key.
+    """
     return (row.time.year, "repeated") if repeated_for(row.time) else row.time
 
 
@@ -220,7 +223,7 @@ def _days(start: date, end: date) -> Iterator[date]:
 
 @dataclass(slots=True)
 class _Found:
-    """Discrepancies while they are being found, oldest first."""
+    """Discrepancies while they are being collected."""
 
     count: int = 0
     amount: Decimal = _ZERO
@@ -245,7 +248,7 @@ class _Tally:
     totals: defaultdict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
     unknown_charges: _Found = field(default_factory=_Found)
     unknown_credits: _Found = field(default_factory=_Found)
-    # The orders that charges, and credits, of the period belong to.
+    # Primary keys of the orders with charges, and with credits, in the period.
     charged: set[int] = field(default_factory=set)
     credited: set[int] = field(default_factory=set)
 
@@ -274,7 +277,7 @@ def _kind(type_: str) -> str:
     return "top-ups" if type_ in _TOP_UPS else "others"
 
 
-# Refunds that lack, and that nobody promised.
+# Refunds that are missing, and refunds that nobody promised.
 
 
 def _promised_not_credited(start: date, end: date) -> Discrepancies:
@@ -305,9 +308,9 @@ def _add_surplus(found: _Found, tally: _Tally, start: date, end: date) -> None:
 
 
 class _Overcharges:
-    """Finds the charges that exceed the price of their order, many at a time.
+    """A search for charges that exceed the price of their order, in batches.
 
-    One that was guessed does not: its amount is the price.
+    Guessed charges are skipped: their amount is the price.
     """
 
     def __init__(self, found: _Found) -> None:
@@ -332,8 +335,11 @@ class _Overcharges:
 
 
 def _prices(keys: Collection[int]) -> dict[int | None, Decimal]:
-    """What these orders cost, of the settled ones: until then, the price may still change."""
-    # The status is no condition of the query: for it, a database may take another index.
+    """The prices of those of these orders that have settled, by primary key.
+
+    Until an order settles, its price may still change.
+    """
+    # The query has no condition on the status: with one, a database may use another index.
     orders = Order.objects.filter(pk__in=keys).order_by()
     rows = orders.values_list("pk", "status", "quantity", "price_per_card")
     return {
@@ -347,7 +353,10 @@ def _prices(keys: Collection[int]) -> dict[int | None, Decimal]:
 
 
 def _ordered_not_charged(start: date, end: date, charged: Collection[int]) -> Discrepancies:
-    """Those sent in the period, as far as the ledger was read; ``charged`` are known to be."""
+    """The orders sent in the period that were never charged, as far as the ledger was read.
+
+    ``charged`` are primary keys of orders that are known to be charged.
+    """
     found = _Found()
     read_until = ledger_read_until()
     first = LedgerEntry.objects.order_by("time", "pk").first()
@@ -366,7 +375,7 @@ def _ordered_not_charged(start: date, end: date, charged: Collection[int]) -> Di
 
 
 def _never_charged(keys: Iterable[int]) -> Iterator[Order]:
-    """Those of these orders that no charge at all belongs to, in this order."""
+    """Yield the orders without any charge, in the sequence of ``keys``."""
     for batch in batches(keys):
         charges = LedgerEntry.objects.filter(order__in=batch, type=CHARGE).order_by()
         charged = set(charges.values_list("order_id", flat=True))
@@ -387,22 +396,22 @@ class _Link(NamedTuple):
 
 
 class _Balances:
-    """Follows the balance from entry to entry, which come by time.
+    """The chain of balances through entries that are added in the order of their times.
 
-    ``opening`` is the balance before the first of them, if it is known. Where an entry begins with
-    another balance than the one before has left, the chain is broken.
+    ``opening`` is the balance before the first entry, if it is known. The chain is broken where an
+    entry begins with another balance than the entry before has left.
     """
 
     def __init__(self, opening: Decimal | None = None) -> None:
         self.opening = self._last = opening
         self._breaks = _Found()
-        # Whether any entry came without balances, and whether one of the last moment did.
+        # Whether any entry had no balances, and whether any of the last moment had none.
         self._has_untold = self._ends_untold = False
-        # While the entries so far form a circle, which begins and ends anywhere: at which balances.
+        # The balances at which the entries so far may begin and end, as long as they form a circle.
         self._turning: frozenset[Decimal] = frozenset()
 
     def add(self, rows: Iterable[_Row]) -> None:
-        """Follow the entries of one moment, which have no order of their own."""
+        """Add the entries of one moment; nothing tells which of them came first."""
         links, untold = _links(rows)
         self._ends_untold = bool(untold)
         self._has_untold = self._has_untold or bool(untold)
@@ -416,7 +425,7 @@ class _Balances:
             self._last = link.after
 
     def _turn(self, links: list[_Link]) -> None:
-        """Begin where these entries can go on, if everything so far was a circle."""
+        """If all entries so far form a circle, let it begin and end where these can go on."""
         befores = frozenset(link.before for link in links)
         start = _surplus_of(links)
         if self._last is None:
@@ -438,11 +447,11 @@ class _Balances:
         return None if self._ends_untold else self._last
 
     def closing_before(self, moment: datetime) -> Decimal | None:
-        """The balance after the last entry, or else before the first from ``moment`` on."""
+        """The balance after the last entry or, if unknown, before the first from ``moment`` on."""
         return _balance_from(moment) if self.closing is None else self.closing
 
     def gap(self, closing: Decimal | None, total: Decimal) -> Decimal | None:
-        """What the balance has changed by beyond the ``total`` of the entries."""
+        """The change of the balance minus the ``total`` of the entries; ``None`` if unknown."""
         if self.opening is None or closing is None:
             return None
         return closing - self.opening - total
@@ -454,7 +463,7 @@ class _Balances:
 
 
 def _links(rows: Iterable[_Row]) -> tuple[list[_Link], list[_Row]]:
-    """The entries with their balances, and those of which none was told."""
+    """The entries with their balances, and the entries without any."""
     links, untold = [], []
     for row in rows:
         before, after = row.balance_before, row.balance_after
@@ -468,13 +477,13 @@ def _links(rows: Iterable[_Row]) -> tuple[list[_Link], list[_Row]]:
 
 
 def _in_chain(links: list[_Link], balance: Decimal | None) -> list[_Link]:
-    """The entries of one moment so that each begins where the one before ends, if there is a way.
+    """Order the entries of one moment so that each begins where the one before ends, if possible.
 
-    ``balance`` is what the moment before has left.
+    ``balance`` is the balance before the moment, if it is known.
     """
     if len(links) < 2:
         return links
-    # The entries that begin with a balance, last first.
+    # The entries by the balance with which they begin, last first.
     left: defaultdict[Decimal, list[_Link]] = defaultdict(list)
     for link in reversed(links):
         left[link.before].append(link)
@@ -493,9 +502,9 @@ def _beginning_of(links: Sequence[_Link]) -> Decimal:
 
 
 def _surplus_of(links: Iterable[_Link]) -> Decimal | None:
-    """The balance with which a chain of these entries begins; ``None`` if it is a circle.
+    """The balance with which a chain of these entries begins; ``None`` if they form a circle.
 
-    More of them begin with it than end with it.
+    More entries begin with this balance than end with it.
     """
     surplus: Counter[Decimal] = Counter()
     for link in links:
@@ -505,7 +514,7 @@ def _surplus_of(links: Iterable[_Link]) -> Decimal | None:
 
 
 def _trail(left: defaultdict[Decimal, list[_Link]], balance: Decimal) -> list[_Link]:
-    """Take out of ``left`` the longest chain from ``balance`` (Hierholzer's algorithm)."""
+    """Remove from ``left`` the longest chain from ``balance`` on (Hierholzer's algorithm)."""
     ways: list[_Link] = []
     trail: list[_Link] = []
     while True:
@@ -520,13 +529,13 @@ def _trail(left: defaultdict[Decimal, list[_Link]], balance: Decimal) -> list[_L
 
 
 def _balance_before(moment: datetime) -> Decimal | None:
-    """The balance that the last entry before ``moment`` has left, if it was read and told."""
+    """The balance after the last entry before ``moment``; ``None`` if it is not known."""
     moments: list[list[_Row]] = []
     while len(moments) < _LOOK_BACK and (rows := _last_rows_before(moment)):
         moments.append(rows)
         moment = rows[0].time
         if _surplus_of(_links(rows)[0]) is not None:
-            # No circle: it tells where it ends.
+            # No circle, so its last balance is known.
             break
     balances = _Balances()
     for rows in reversed(moments):
@@ -536,13 +545,13 @@ def _balance_before(moment: datetime) -> Decimal | None:
 
 
 def _last_rows_before(moment: datetime) -> list[_Row]:
-    """The entries of the last moment before ``moment`` that has any."""
+    """All entries of the last moment before ``moment`` that has entries."""
     last = LedgerEntry.objects.filter(time__lt=moment).order_by("-time", "-pk").first()
     return _rows_at(last.time) if last else []
 
 
 def _balance_from(moment: datetime) -> Decimal | None:
-    """The balance before the first entry from ``moment`` on, if it was read and told."""
+    """The balance before the first entry from ``moment`` on; ``None`` if it is not known."""
     first = LedgerEntry.objects.filter(time__gte=moment).order_by("time", "pk").first()
     balances = _Balances()
     balances.add(_rows_at(first.time) if first else [])

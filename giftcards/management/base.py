@@ -1,4 +1,4 @@
-"""What the commands share: ``--json``, the checks before they start, and how orders are shown."""
+"""Shared by the commands: ``--json``, the checks before they start, and how orders are shown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from giftcards.statuses import Status
 
 T = TypeVar("T")
 
-# The settings that placing and following use.
+# The settings that placing and following orders use.
 WORKING_SETTINGS = (
     "API_KEY",
     "BASE_URL",
@@ -49,18 +49,18 @@ WORKING_SETTINGS = (
 
 
 class GiftcardsCommand(ConsoleCommand):
-    """Exit code 0: done. 1: something failed or is unfinished. 2: it could not start.
+    """A command with exit code 0 if done, 1 if failed or unfinished, 2 if it could not start.
 
     ``needs`` names the settings without which the command cannot work; they are checked here, with
-    one sentence, instead of by the system checks. So is the database, before anything is begun:
-    once it is, a failure is never taken for "nothing happened".
+    one sentence, instead of by the system checks. The database is checked before any work begins,
+    so that a later failure is never taken for "nothing happened".
     """
 
     requires_system_checks = ()
     needs: ClassVar[Sequence[str]] = ()
     has_json: ClassVar[bool] = True
     has_database: ClassVar[bool] = True
-    #: The apps, by their labels, whose tables have to be there.
+    #: The labels of the apps whose tables must exist.
     needs_tables: ClassVar[Sequence[str]] = ("giftcards",)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -104,7 +104,7 @@ class GiftcardsCommand(ConsoleCommand):
             self.put(text)
 
     def progress(self, options: dict[str, Any]) -> Progress:
-        """What shows the waits of the command, in the same cases as :meth:`say`."""
+        """The display of the command's waits; silent in the same cases as :meth:`say`."""
         is_live = self.stdout.isatty() and os.environ.get("TERM") != "dumb"
         return Progress(self.put if _is_for_people(options) else None, is_live=is_live)
 
@@ -148,13 +148,13 @@ def sentences(error: ValidationError | GiftcardsError) -> str:
 
 
 def provider_state() -> str:
-    """Whether and why calls are paused, in English: the commands speak one language."""
+    """The state of calls to the provider, in English: in service, or why they are paused."""
     with translation.override(None):
         return ProviderState.objects.current().explain()
 
 
 def current_pause(state: ProviderState) -> str:
-    """Why calls to the provider are paused at present, in English; "" if they are not."""
+    """The reason why calls to the provider are paused, in English; "" if they are not."""
     with translation.override(None):
         return state.why_paused()
 
@@ -180,7 +180,7 @@ def add_fail_on(parser: ArgumentParser, known: Iterable[str]) -> None:
 
 
 def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
-    """Those of the ``known`` conditions that ``--fail-on`` names, in the order of ``known``."""
+    """The ``known`` conditions that ``--fail-on`` names, in the order of ``known``."""
     names = [] if text is None else [name.strip() for name in text.split(",")]
     if unknown := [name for name in names if name not in known]:
         raise refuse(
@@ -191,18 +191,21 @@ def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
 
 
 def fail_on(conditions: Mapping[str, Callable[[T], str]], subject: T) -> None:
-    """Fail if ``subject`` fulfils one of ``conditions``: each says what is wrong, or ""."""
+    """Raise ``CommandError`` if one of ``conditions`` holds for ``subject``.
+
+    A condition returns what is wrong, as a sentence, or "".
+    """
     if wrong := " ".join(filter(None, (is_wrong(subject) for is_wrong in conditions.values()))):
         raise CommandError(wrong, returncode=UNFINISHED)
 
 
 def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:
-    """For ``--json``: what is wrong with each, or "ok"."""
+    """The troubles as ``--json`` prints them: "ok" instead of ""."""
     return {name: trouble or "ok" for name, trouble in found.items()}
 
 
 def two_decimals(amount: Decimal | None) -> str | None:
-    """An amount as ``--json`` prints it; ``None`` is not known."""
+    """An amount as ``--json`` prints it; ``None`` if it is not known."""
     return None if amount is None else f"{amount:.2f}"
 
 
@@ -266,7 +269,7 @@ def _breakdown_as_dict(breakdown: RefundBreakdown) -> dict[str, Any]:
 
 
 def customer_as_dict(order: Order) -> dict[str, str] | None:
-    """What the customer paid, is owed, was and is to be paid back; ``None`` if not known."""
+    """The customer's amounts of the order for ``--json``; ``None`` if they are not known."""
     breakdown = customer_breakdown(order)
     if breakdown is None:
         return None
@@ -363,21 +366,24 @@ def describe(order: Order) -> str:
 
 
 def why_not_all(began: datetime) -> str:
-    """Why the provider was not asked everything since ``began``: the pause, or the last failure."""
+    """The reason why a run that began at ``began`` is incomplete; "" if none is known.
+
+    It is the present pause, or else the last failure since then.
+    """
     state = ProviderState.objects.current()
     is_new = state.failed_at is not None and state.failed_at >= began
     return current_pause(state) or (state.failure if is_new else "")
 
 
 class WaitMessage(NamedTuple):
-    """What an order waits for, as the end of a sentence about it, and since when."""
+    """A description of what an order waits for, to end a sentence, and the start of the wait."""
 
     what: str
     since: datetime | None
 
 
 def what_it_waits_for(order: Order) -> WaitMessage | None:
-    """What has to happen before the order moves on; ``None`` if no command waits for it."""
+    """The message about what the order waits for; ``None`` if no command waits for it."""
     match order.status:
         case Status.PENDING if order.is_held:
             return None
@@ -392,7 +398,7 @@ def what_it_waits_for(order: Order) -> WaitMessage | None:
 
 
 def reason(order: Order) -> str:
-    """Why the order has its status: its problems, or else the details of its last move."""
+    """The reason for the order's status: its open problems, or else details of its last move."""
     if order.open_problems:
         return " ".join(map(str, order.open_problems))
     last = order.changes.last()

@@ -1,4 +1,4 @@
-"""How the commands print: help with examples, progress, times, and pipes whose reader has gone.
+"""Output of the commands: help with examples, progress, times, and closed pipes.
 
 Imports nothing of the app, because the simulator's command needs no settings and no database.
 """
@@ -32,11 +32,11 @@ _BAR = 20
 
 
 class OutputClosed(Exception):
-    """Whoever read the output has gone, as ``head`` does once it has enough lines."""
+    """The reader of the output has gone, as ``head`` does once it has enough lines."""
 
 
 class _HelpFormatter(DjangoHelpFormatter):
-    """Django's, except that the examples keep their lines."""
+    """Django's help formatter, except that the examples keep their lines."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if text.startswith("examples:"):
@@ -47,7 +47,7 @@ class _HelpFormatter(DjangoHelpFormatter):
 class ConsoleCommand(BaseCommand):
     """A command that has examples in its help, and ends quietly when its output is closed."""
 
-    # Each is a comment and the arguments it is about.
+    # Pairs of a comment and the arguments that it explains.
     examples: ClassVar[Sequence[tuple[str, str]]] = ()
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
@@ -66,7 +66,7 @@ class ConsoleCommand(BaseCommand):
         try:
             return super().execute(*args, **options)
         except OutputClosed:
-            # Else Python tries once more to write what is left, and complains, at exit.
+            # Otherwise Python tries at exit to write what is left, and complains.
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
             raise SystemExit(UNFINISHED) from None
@@ -81,7 +81,7 @@ class ConsoleCommand(BaseCommand):
 
 
 class Progress:
-    """Shows what a command is waiting for, and since when; a context manager.
+    """A display of what a command waits for, and since when; a context manager.
 
     On a terminal, one line is redrawn. Elsewhere a line is printed whenever the text changes, and
     once a minute while it does not. ``put=None`` shows nothing.
@@ -117,10 +117,10 @@ class Progress:
         unless_short: bool = False,
         bar: str = "",
     ) -> None:
-        """Show ``text``; with ``unless_short``, a log gets it only if the wait is a longer one.
+        """Show ``text``; with ``unless_short``, a log gets it only if the wait is not short.
 
-        ``since``: when the wait began; by default when ``text`` was first given. ``bar``: what a
-        terminal shows behind ``text``, and in full.
+        ``since`` is the start of the wait, by default the first call with this ``text``. ``bar`` is
+        shown after ``text`` on a terminal, and never cut off.
         """
         if self._put is None:
             return
@@ -164,7 +164,7 @@ class Progress:
         return max((timezone.now() - self._since).total_seconds(), 0)
 
     def _line(self, bar: str = "", width: int | None = None) -> str:
-        """The line, in at most ``width`` characters."""
+        """The line; its text is cut off so that it fits into ``width`` characters."""
         how_long = f" (since {clock_time(self._since)}, {duration(self._seconds())})"
         rest = bar + how_long
         room = None if width is None else max(width - len(rest), 0)

@@ -1,4 +1,4 @@
-"""How things stand, read from the database, as text and as JSON."""
+"""An overview of the app's state, read from the database, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _TIMES = ("paused_until", "succeeded_at", "failed_at", "swept_at", "ticked_at")
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The texts are sentences; "" means that nothing is wrong."""
+    """The state of the app at one moment; its texts are sentences, or "" if nothing is wrong."""
 
     standing: Standing
     orders: Mapping[str, int]
-    # Of the newest and the oldest card: why the encryption keys do not open it.
+    # For the newest and the oldest card: why the encryption keys do not open it, or "".
     cards: Mapping[str, str]
     state: ProviderState
     schedule: str
@@ -68,7 +68,7 @@ class Overview:
 
     @property
     def unjudged(self) -> str:
-        """Why nothing can be said of the balance, as a sentence; "" if something can."""
+        """The reason why the balance cannot be judged, as a sentence; "" if it can."""
         if conf.low_balance is None:
             return "LOW_BALANCE is not set, so no balance is too low."
         return "The balance is not known yet." if self.state.balance is None else ""
@@ -136,7 +136,7 @@ class Overview:
         return "\n".join(filter(None, lines))
 
     def _facts(self) -> list[str]:
-        """What is neither right nor wrong."""
+        """The lines about facts that are neither right nor wrong."""
         state, waiting = self.state, self.waiting
         requests = f"{self.requests.used} of {self.requests.limit} in the last minute"
         facts = {

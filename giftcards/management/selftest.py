@@ -37,7 +37,7 @@ class Scenario:
 
     @property
     def sale_price(self) -> Decimal | None:
-        """What a customer pays for a card of the types for tests, in the sandbox's own money.
+        """The customer's price for a card of a test type; ``None`` for an ordinary type.
 
         An ordinary type may cost more than any price that is made up here.
         """
@@ -62,7 +62,7 @@ class SelfTestReport:
 
 
 def why_not(gateway: Gateway) -> str:
-    """Why the scenarios must not run with the configured key, as a sentence; "" if they may."""
+    """The reason why the scenarios must not run with this key, in a sentence; "" if they may."""
     if not gateway.try_open():
         return provider_state()
     question = [("key", gateway.client.validate)]
@@ -125,7 +125,7 @@ def run(
 
 
 def _has_no_price(order: Order) -> bool:
-    """Whether it waits for a price that the provider does not tell: it may wait for very long."""
+    """True if the order waits for a price that the provider does not tell, maybe for very long."""
     return any(problem.code == "price_unknown" for problem in order.open_problems)
 
 

@@ -18,10 +18,10 @@ from giftcards.secrecy import Masked, contained
 if TYPE_CHECKING:
     from giftcards.provider.answers import CardSecret
 
-# How much of a code is shown at most to who may find or reveal it.
+# The longest part of a code that is shown to whoever may find or reveal it.
 _LONGEST_TAIL = 4
-#: Instead of a key's fingerprint: the code was destroyed. Its row stays, for the books, and so that
-#: the same code is recognised if it is delivered once more.
+#: Replaces the key's fingerprint once the code is destroyed. The row stays, for the books, and to
+#: recognise the same code if it is delivered again.
 DESTROYED = "destroyed"
 
 
@@ -40,18 +40,18 @@ class CardQuerySet(models.QuerySet["Card"]):
         """Cards whose full code or serial is ``text``, found without decryption; unsorted.
 
         Ignores case, spaces, dashes and the script of digits. Covers every configured encryption
-        key. Finds no card whose code was destroyed, although its fingerprint is there.
+        key. A card with a destroyed code is not found, although its fingerprint is there.
         """
         text = Masked(text)
         return self.readable().filter(_by_value(text) | _by_serial(text)).order_by()
 
     def newest_with_code(self, text: str, most: int) -> list[Card]:
-        """Of the cards :meth:`with_code`, the newest, at most ``most``, newest first.
+        """The newest cards of :meth:`with_code`, at most ``most``, newest first.
 
-        However many there are: a serial such as "N/A" may be that of very many.
+        It is fast even if very many cards have the same serial, such as "N/A".
         """
         text = Masked(text)
-        # A sum, which no index sorts: SQLite would otherwise go through all cards by their key.
+        # A sum, which no index sorts: SQLite would otherwise scan all cards by primary key.
         newest_first = (F("pk") + 0).desc()
         cards = self.readable().order_by(newest_first)
         searches = (_by_value(text), _by_serial(text))
@@ -59,16 +59,16 @@ class CardQuerySet(models.QuerySet["Card"]):
         return sorted(found, key=lambda card: -card.pk)[:most]
 
     def with_tail(self, text: str) -> Self:
-        """Cards whose code ends in ``text``, which has to have four characters; newest first.
+        """Cards whose code ends in ``text``, which must have four characters; newest first.
 
-        Ignores the same as :meth:`with_code`. Codes of fewer than eight characters are not found.
+        Ignores what :meth:`with_code` ignores. Codes of fewer than eight characters are not found.
         """
         text = Masked(text)
         tails = Keyring.from_settings().tail_fingerprints(text)
         return self.filter(tail_fingerprint__in=tails).order_by("-pk")
 
     def with_repeats(self) -> Self:
-        """Annotate ``is_repeated``: whether another card has the same code."""
+        """Annotate ``is_repeated``: True if another card has the same code."""
         twins = Card.objects.filter(value_fingerprint=OuterRef("value_fingerprint"))
         return self.annotate(is_repeated=Exists(twins.exclude(pk=OuterRef("pk"))))
 
@@ -77,9 +77,9 @@ class CardQuerySet(models.QuerySet["Card"]):
         return self.exclude(key_fingerprint=DESTROYED)
 
     def destroy(self) -> int:
-        """Destroy the codes of these cards; return how many were there.
+        """Destroy the codes of these cards; return how many there were.
 
-        What is left is the fingerprint by which the same code is recognised if it comes once more.
+        Only the fingerprint is left that recognises the same code if it is delivered again.
         """
         return (
             self.readable()
@@ -94,9 +94,10 @@ class CardQuerySet(models.QuerySet["Card"]):
         )
 
     def key_fingerprints(self) -> Iterator[str]:
-        """The fingerprints of the encryption keys that cards are sealed with, one query for each.
+        """Yield the fingerprints of the encryption keys in use, "" if one is unknown.
 
-        It skips along the index: reading it all takes a third of a second at a million cards.
+        Takes one query for each, to skip along the index: reading all of it takes a third of a
+        second at a million cards.
         """
         rows = self.order_by("key_fingerprint").values_list("key_fingerprint", flat=True)
         found = rows.first()
@@ -106,12 +107,12 @@ class CardQuerySet(models.QuerySet["Card"]):
             found = rows.filter(key_fingerprint__gt=found).first()
 
     def need_of_keys(self) -> tuple[int, list[int]]:
-        """How many cards are lost without another key, and which keys seal no card.
+        """Return how many cards have a missing key, and which keys no card needs.
 
-        The first is a number of cards whose key is not in the settings; the second the positions in
-        the settings, from 2, of keys that no card needs: none while there are cards of which the
-        key is not known, or none at all. Raises
-        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
+        A key is missing if it is not in the settings. The other keys are given by their positions
+        in the settings, from 2; there are none if a card's key is unknown, or without any readable
+        cards. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings
+        are unusable.
         """
         configured = Keyring.from_settings().key_fingerprints
         used = set(self.key_fingerprints())
@@ -124,10 +125,10 @@ class CardQuerySet(models.QuerySet["Card"]):
     def try_keys(self) -> dict[str, str]:
         """Open the newest and the oldest card, to see that the encryption keys still fit.
 
-        Returns for "newest" and "oldest" what is wrong, in a sentence that shows nothing of the
-        card; "" if it opens, and nothing if there is no card. About three queries for each key in
-        use, each for one row. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in
-        the settings are unusable.
+        Returns a dict that says for "newest" and "oldest" what is wrong, in a sentence that shows
+        nothing of the card; "" if it opens. The dict is empty if there is no card. Takes about
+        three queries for each key in use, each for one row. Raises
+        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
         keyring = Keyring.from_settings()
         cards = self.select_related("order")
@@ -143,7 +144,7 @@ class CardQuerySet(models.QuerySet["Card"]):
 
 
 class Card(models.Model):
-    """One delivered code. The row holds only ciphertext, so every copy of it does."""
+    """One delivered code. The row, and so every copy of the row, holds only ciphertext."""
 
     order = models.ForeignKey(
         Order,
@@ -164,8 +165,8 @@ class Card(models.Model):
     tail_fingerprint = models.CharField(
         max_length=64, blank=True, default="", db_default="", editable=False
     )
-    # Of the encryption key it is sealed with, or DESTROYED; "" if it was sealed before this was
-    # written down.
+    # The fingerprint of the encryption key, or DESTROYED; "" for cards that are older than this
+    # column.
     key_fingerprint = models.CharField(
         max_length=16, blank=True, default="", db_default="", editable=False
     )
@@ -219,7 +220,7 @@ class Card(models.Model):
 
     @contained
     def open(self, keyring: Keyring) -> CardSecret:
-        """Decrypt the card; the order is read if it is not there yet.
+        """Decrypt the card; reads the order if that is not loaded yet.
 
         Raises :exc:`~giftcards.exceptions.DecryptionError`; its subclass
         :exc:`~giftcards.exceptions.CodeDestroyed` if the code was destroyed on purpose.
@@ -236,7 +237,7 @@ class Card(models.Model):
     def tail(self, keyring: Keyring) -> str:
         """The last letters and digits of the code, for telling cards apart; "" if it is too short.
 
-        At most four, and at most a quarter of the code. Nothing else of the card gets out. Raises
+        At most four, and at most a quarter of the code. Nothing else of the card is shown. Raises
         :exc:`~giftcards.exceptions.DecryptionError`.
         """
         secret = self.open(keyring)
@@ -245,7 +246,7 @@ class Card(models.Model):
         return "".join(signs[len(signs) - shown :])
 
     def trouble(self, keyring: Keyring) -> str:
-        """Why the card cannot be opened, in a sentence; "" if it can."""
+        """A sentence that says why the card cannot be opened; "" if it can."""
         try:
             self.open(keyring)
         except DecryptionError as error:
@@ -254,7 +255,7 @@ class Card(models.Model):
 
     @property
     def place(self) -> Place:
-        """What the card is sealed for."""
+        """The place that the card is sealed for."""
         return Place(order=self.order_id, reference=self.order.reference, card=self.position)
 
     @property

@@ -1,4 +1,4 @@
-"""The provider's catalogue, as it was read last."""
+"""The provider's catalogue, as last read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from giftcards.models.fields import ExactCharField
 
 
 class Names(NamedTuple):
-    """What the catalogue calls a product and one of its types; "" if it does not say."""
+    """The catalogue's names of a product and of one of its types; "" if unknown."""
 
     product: str = ""
     type: str = ""
@@ -22,9 +22,10 @@ class Names(NamedTuple):
 
 class ProductQuerySet(models.QuerySet["Product"]):
     def keep(self, listed: Iterable[Mapping[str, Any]], *, at: datetime) -> None:
-        """Keep a catalogue: the columns of each product that it lists, by name.
+        """Store a catalogue, given as the columns of each product by name.
 
-        The others are not on sale any more. A text that is empty now does not replace an old one.
+        Products that it does not list are no longer on sale. An empty text does not replace an
+        older one.
         """
         with transaction.atomic():
             # Also the first statement: SQLite may fail a transaction that reads before it writes.
@@ -40,9 +41,9 @@ class ProductQuerySet(models.QuerySet["Product"]):
     def keep_types(
         self, product_id: str, types: Iterable[Mapping[str, Any]], *, at: datetime
     ) -> None:
-        """Keep what was read of a product's types, unless the catalogue has never listed it.
+        """Store the types of a product as read, unless the catalogue has never listed the product.
 
-        Types that are not sold any more keep their names.
+        Types that are no longer sold keep their names.
         """
         with transaction.atomic():
             if not self.filter(product_id=product_id).update(types_read_at=at):
@@ -60,14 +61,14 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return self.filter(is_enabled=True)
 
     def to_read(self) -> Self:
-        """Those on sale whose types were not read since the catalogue listed them; oldest first."""
+        """Products on sale whose types were not read since they were last listed; oldest first."""
         unread = Q(types_read_at=None) | Q(types_read_at__lt=F("listed_at"))
         return (
             self.on_sale().filter(unread).order_by(F("types_read_at").asc(nulls_first=True), "pk")
         )
 
     def last_listed(self) -> datetime | None:
-        """When the catalogue was last read; ``None``: never."""
+        """The time at which the catalogue was last read; ``None``: never."""
         last: datetime | None = self.aggregate(last=models.Max("listed_at"))["last"]
         return last
 
@@ -82,7 +83,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
 
 class ProductTypeQuerySet(models.QuerySet["ProductType"]):
     def for_sale(self) -> Self:
-        """What can be bought, as far as is known, by product; not at a price of 0."""
+        """Types of products on sale with a known price above 0, sorted by product."""
         sold = self.filter(product__is_enabled=True, price__gt=0).select_related("product")
         return sold.order_by("product__category", "product__name", "product", "price", "pk")
 
@@ -96,7 +97,7 @@ class Product(models.Model):
     name = models.CharField(_("name"), max_length=200, blank=True, editable=False)
     category = models.CharField(_("category"), max_length=200, blank=True, editable=False)
     region = models.CharField(_("region"), max_length=100, blank=True, editable=False)
-    # Whether the provider sells it. False as well once the catalogue does not list it any more.
+    # True if the provider sells it. Also False once the catalogue no longer lists it.
     is_enabled = models.BooleanField(_("on sale"), default=True, editable=False)
     # When the catalogue last listed it, and when its types were last read; NULL: never.
     listed_at = models.DateTimeField(_("last listed"), editable=False)

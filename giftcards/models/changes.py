@@ -24,7 +24,7 @@ class StatusChangeQuerySet(models.QuerySet["StatusChange"]):
         return self.filter(announced_at=None, announce_at__isnull=False, at__lte=moment)
 
     def backlog(self) -> tuple[int, datetime | None]:
-        """How many changes some receiver has yet to take, and when the first of them was made."""
+        """The number of changes that some receiver has yet to take, and the time of the first."""
         waiting = self.filter(announced_at=None, announce_at__isnull=False).order_by()
         found = waiting.aggregate(count=models.Count("pk"), since=models.Min("at"))
         return found["count"], found["since"]
@@ -83,9 +83,9 @@ class StatusChange(models.Model):
 
 
 class Acknowledgement(models.Model):
-    """A problem that a member of staff has ticked off, or another decision that moves nothing.
+    """A problem that staff have ticked off, or another decision that does not change the status.
 
-    ``by`` is "" if nobody has decided, and the order went on by itself. No receiver is called.
+    ``by`` is "" if nobody decided, and the order went on automatically. No receiver is called.
     """
 
     order = models.ForeignKey(

@@ -1,4 +1,4 @@
-"""Corrections of whom an order is for: what was known of its customer before, by whom and why."""
+"""Corrections of the customer of an order: the old values, by whom and why."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
     def make(
         self, order: Order, given: Mapping[str, str], *, by: str, reason: str
     ) -> CustomerChange | None:
-        """Write the values ``given``, by column; ``None`` if the order has them already.
+        """Write the values ``given``, by column; return ``None`` if the row already has them.
 
-        ``order`` itself is left as it was read. Raises ``ValidationError`` for invalid values, and
-        :exc:`~giftcards.exceptions.CustomerConflict` if the row has others than were read.
+        The instance ``order`` is not changed. Raises ``ValidationError`` for invalid values, and
+        :exc:`~giftcards.exceptions.CustomerConflict` if the row has another customer than
+        ``order``.
         """
         order.check_customer(given)
         change = CustomerChange(order=order, by=by, reason=reason, **_details(order))
@@ -41,9 +42,9 @@ class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
 
 
 class CustomerChange(models.Model):
-    """A correction of an order's customer. The columns named like the order's are the old values.
+    """A correction of an order's customer. Columns named like the order's have the old values.
 
-    It is added, and changed only when the customer is erased.
+    Once added, it changes only when the customer is erased.
     """
 
     order = models.ForeignKey(
@@ -70,14 +71,14 @@ class CustomerChange(models.Model):
         ordering = ("pk",)
         # It is created and shown only with its order.
         default_permissions = ()
-        # How many a person has made within the last hour.
+        # Counts the corrections of a person within the last hour.
         indexes = (models.Index(fields=("by", "at"), name="giftcards_correction_by"),)
 
     def __str__(self) -> str:
         return str(self.pk)
 
     def before(self, order: Order) -> Order:
-        """``order`` with the customer that it had until this change; not to be saved."""
+        """A copy of ``order`` with the customer before this change; do not save it."""
         earlier = copy(order)
         for name in OF_CUSTOMER:
             setattr(earlier, name, getattr(self, name))

@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 # Control and format characters, lone surrogates, separators of lines and paragraphs. Format
 # characters include all that change the direction of text.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-# Format characters that spell words in Persian, and make one emoji of several.
+# Format characters that Persian words, and emoji made of several, need.
 _JOINERS = {"\u200c", "\u200d"}
 _AMOUNT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 
@@ -33,10 +33,10 @@ def plain_line(text: str) -> None:
 
 
 def read_amount(text: str) -> Decimal | None:
-    """The amount that a person has typed, like ``550`` or ``549.90``; ``None`` if it is none.
+    """Parse an amount typed by a person, like ``550`` or ``549.90``; ``None`` if it is invalid.
 
-    Nothing else that Python takes for a number: no exponents, no underscores, no infinity, and no
-    digits of other scripts, beside which a reader may take the decimal mark for another one.
+    Invalid are exponents, underscores, infinity and digits of other scripts, all of which Python
+    accepts. Beside such digits, a reader may mistake the decimal mark.
     """
     return Decimal(text) if _AMOUNT.fullmatch(text) else None
 
@@ -56,4 +56,4 @@ class ExactCharField(models.CharField):  # type: ignore[type-arg]
 
 
 class ExactEmailField(ExactCharField, models.EmailField):  # type: ignore[type-arg]
-    """An e-mail address that is compared in the same way."""
+    """An e-mail address that is compared like the text of an :class:`ExactCharField`."""

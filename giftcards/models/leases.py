@@ -58,7 +58,7 @@ class Lease(models.Model):
     OUTBOX = "outbox"
     #: Probing an API key.
     KEY_PROBE = "key probe"
-    #: Asking which environment an API key is for; kept if that is not told, so as not to ask again.
+    #: Asking for the environment of an API key; kept if that stays unknown, to delay the next try.
     KEY_ENVIRONMENT = "key environment"
     #: Asking for the prices of held orders; kept for a while, so as not to ask too often.
     HELD_PRICES = "held prices"
@@ -79,7 +79,7 @@ class Lease(models.Model):
 
 class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
     def make(self, count: int) -> None:
-        """Make the slots 0 to ``count`` - 1 the only ones there are."""
+        """Create or delete slots, so that exactly those from 0 to ``count`` - 1 exist."""
         existing = self.count()
         if existing < count:
             # Not the field's default, which has a time zone even where USE_TZ is off.
@@ -90,7 +90,7 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
             self._shrink(count)
 
     def _shrink(self, count: int) -> None:
-        """Delete the slots from ``count`` on, and charge what they hold to slots that stay."""
+        """Delete the slots from ``count`` on; slots that stay take over their holds."""
         now = timezone.now()
         surplus = self.filter(number__gte=count)
         for until in surplus.filter(until__gt=now).values_list("until", flat=True):
@@ -107,13 +107,13 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
         return self.filter(until__lte=now)
 
     def cap(self, *, now: datetime, longest: timedelta) -> None:
-        """Shorten holds that are longer than ``longest``: the clock was set back since."""
+        """Shorten holds to ``longest``: one that is longer shows that the clock was set back."""
         self.filter(until__gt=now + longest).update(until=now + longest)
 
     def follow_clock(self, *, before: datetime, now: datetime, longest: timedelta) -> None:
         """Adapt the holds to a clock that was set from ``before`` to ``now``.
 
-        What was held is held for ``longest`` from now on; what was free is free.
+        Slots that were held are held for ``longest`` from ``now`` on; free ones stay free.
         """
         # Holds up to ``longest`` ahead may have begun on the new clock: they stay.
         self.filter(until__gt=now + longest, until__lte=before).update(until=now)
@@ -131,7 +131,7 @@ class RequestSlot(models.Model):
     """One of the requests allowed per minute; see :mod:`giftcards.engine.budget`."""
 
     number = models.PositiveIntegerField(primary_key=True)
-    # Taken until then.
+    # The slot is taken until this time.
     until = models.DateTimeField(default=_LONG_AGO, db_index=True)
 
     objects = RequestSlotQuerySet.as_manager()

@@ -21,14 +21,14 @@ from giftcards.models.orders import Order
 CHARGE = "ORDER"
 CREDIT = "REFUND-ORDER"
 
-# What the provider says of an entry; if one of the first three changes, so may its order.
+# The columns that the provider tells. If one of the first three changes, the order may be another.
 _IDENTIFYING = ("type", "amount", "objid")
 _TOLD = (*_IDENTIFYING, "balance_before", "balance_after", "time")
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What of some entries was new, and what was known otherwise (as it is now).
+    """The entries that were new, and the known ones that have changed, with their new values.
 
     ``orders_losing_entries`` are the primary keys of orders that have lost an entry.
     """
@@ -40,10 +40,10 @@ class Kept:
 
 class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
     def keep(self, entries: Sequence[LedgerEntry]) -> Kept:
-        """Insert these entries, or update those that are known by their ``provider_id``.
+        """Upsert at most 100 entries by ``provider_id``, which must be different for each.
 
-        At most 100 entries, each with another ``provider_id``. An entry that changes otherwise than
-        in its balances or its time loses its order, of which it is then open what was credited.
+        If the type, the amount or the ``objid`` of an entry changes, it loses its order. It is then
+        unknown whether that order was credited.
         """
         names = [entry.provider_id for entry in entries]
         known = {entry.provider_id: entry for entry in self.filter(provider_id__in=names)}
@@ -68,22 +68,22 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         return self.filter(order=None, type=type_, time__range=(start, end)).order_by("time", "pk")
 
     def names_orders(self, start: datetime, end: datetime) -> bool:
-        """Whether entries from ``start`` to ``end`` name orders of this shop.
+        """True if entries from ``start`` to ``end`` name orders of this shop.
 
-        If so, one that names another order is about somebody else's.
+        Then an entry that names another order is not about one of this shop.
         """
         named = self.filter(order__isnull=False, is_guess=False, time__range=(start, end))
-        # Sorted, for the index: to find any one, PostgreSQL may begin with the oldest entry of all.
+        # Sorted, for the index: to find any row, PostgreSQL may begin with the oldest one of all.
         return any(
             named.filter(type=type_).order_by("-time", "-pk").first() for type_ in (CHARGE, CREDIT)
         )
 
     def credited(self, orders: Iterable[int]) -> dict[int, Decimal]:
-        """What was credited for each of these orders; at most 100 primary keys."""
+        """The sum credited for each of these orders; at most 100 primary keys."""
         return self._sums(orders, CREDIT)
 
     def charged(self, orders: Iterable[int]) -> dict[int, Decimal]:
-        """What was charged for each of these orders, a negative sum; at most 100 primary keys."""
+        """The sum charged for each of these orders, negative; at most 100 primary keys."""
         return self._sums(orders, CHARGE)
 
     def _sums(self, orders: Iterable[int], type_: str) -> dict[int, Decimal]:
@@ -95,7 +95,7 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         return sums
 
     def assign(self, orders: dict[int, int], *, is_guess: bool) -> None:
-        """Assign entries that have no order to orders, both by primary key."""
+        """Assign entries to ``orders``, both by primary key, unless they have an order already."""
         entries = [
             LedgerEntry(pk=key, order_id=order, is_guess=is_guess) for key, order in orders.items()
         ]
@@ -103,23 +103,23 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         unmatched.bulk_update(entries, ["order", "is_guess"], batch_size=100)
 
     def unassign(self, keys: Collection[int]) -> None:
-        """Take their guessed orders from these entries, by primary key."""
+        """Detach these entries, by primary key, from their guessed orders."""
         for batch in batches(keys):
             self.filter(pk__in=batch, is_guess=True).update(order=None, is_guess=False)
 
     def drop_guesses(self, orders: Collection[int], type_: str) -> int:
-        """Take the guessed entries of a type from these orders; return how many there were."""
+        """Detach the guessed entries of a type from these orders; return how many there were."""
         guessed = self.filter(order__in=orders, type=type_, is_guess=True)
         return guessed.update(order=None, is_guess=False)
 
 
 def _owners(entries: Iterable[LedgerEntry]) -> dict[int, int]:
-    """The orders of the entries that have one, both by primary key."""
+    """Map the entries that have an order to it, both by primary key."""
     return {entry.pk: entry.order_id for entry in entries if entry.order_id is not None}
 
 
 class LedgerEntry(models.Model):
-    """A change of the balance that the provider has booked. It is read, and never edited here."""
+    """A change of the balance that the provider has booked. Nobody edits it here."""
 
     # The provider's `_id`; made from the entry's content if it has none.
     provider_id: models.CharField[str, str] = ExactCharField(
@@ -137,7 +137,7 @@ class LedgerEntry(models.Model):
         _("balance after"), max_digits=14, decimal_places=2, null=True, editable=False
     )
     time = models.DateTimeField(_("when"), editable=False)
-    # What it is about, by the provider's word; "" if it did not say.
+    # The id of what the entry is about, as the provider tells it; "" if it did not say.
     objid: models.CharField[str, str] = ExactCharField(
         _("about"), max_length=100, blank=True, editable=False
     )
@@ -166,7 +166,7 @@ class LedgerEntry(models.Model):
         indexes = (
             models.Index(fields=("-time", "-id"), name="giftcards_ledger_newest"),
             models.Index(fields=("type", "-time", "-id"), name="giftcards_ledger_type"),
-            # Entries for which no order is known: few, in a shop of its own.
+            # Entries without an order: few, if the account serves this shop alone.
             models.Index(fields=("order", "type", "time"), name="giftcards_ledger_order"),
             models.Index(fields=("objid",), name="giftcards_ledger_objid"),
             models.Index(fields=("is_guess", "-time", "-id"), name="giftcards_ledger_guess"),
@@ -176,7 +176,7 @@ class LedgerEntry(models.Model):
         return self.provider_id
 
     def take_over(self, other: LedgerEntry) -> bool:
-        """Take over what ``other`` says of the same entry; False if that is known."""
+        """Take over the values of ``other``, the same entry; False if none differs."""
         changed = [name for name in _TOLD if getattr(self, name) != getattr(other, name)]
         for name in changed:
             setattr(self, name, getattr(other, name))

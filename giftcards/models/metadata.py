@@ -15,10 +15,10 @@ _LARGEST_NUMBER = 2**63 - 1
 
 
 def complaint_about_metadata(value: Any) -> str:
-    """Why ``value`` cannot be an order's metadata; "" if it can.
+    """Say why ``value`` cannot be an order's metadata; "" if it can.
 
-    It is a dict that every database returns as it was stored: JSON values with texts as keys, whole
-    numbers of 64 bits, no NaN or infinity, at most 8 levels, and at most 4,096 bytes as JSON.
+    Metadata is a dict that every database returns as it was stored: JSON values with texts as keys,
+    whole numbers of 64 bits, no NaN or infinity, at most 8 levels, and at most 4,096 bytes as JSON.
     """
     if type(value) is not dict:
         return gettext("This must be a dict.")
@@ -55,12 +55,12 @@ def _is_portable(value: Any, depth: int) -> bool:
 
 
 def _is_storable(text: str) -> bool:
-    """Whether ``text`` is valid Unicode without NUL, which PostgreSQL refuses."""
+    """True if ``text`` is valid Unicode without NUL, which PostgreSQL refuses."""
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def is_same_json(one: Any, other: Any) -> bool:
-    """Whether ``one`` was stored as ``other``; unlike ``==``, it tells ``True`` from ``1``."""
+    """True if ``one`` can read back as ``other``; unlike ``==``, it tells ``True`` from ``1``."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(
             is_same_json(item, other[name]) for name, item in one.items()

@@ -1,4 +1,4 @@
-"""What was paid back to customers, and what is planned to be."""
+"""Refunds to customers, paid and planned."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from giftcards.models.orders import Order
 from giftcards.sales import CustomerBreakdown, customer_breakdown
 
 _CENTIME = Decimal("0.01")
-# The columns of an order that follow from its refunds.
+# The columns of an order that are computed from its refunds.
 _SUMS = ("paid_back_amount", "planned_amount", "open_amount")
 
 
 @dataclass(slots=True)
 class _Sums:
-    """What the refunds of an order add up to."""
+    """The sums of the refunds of an order."""
 
     paid_back: Decimal = Decimal("0.00")
     planned: Decimal = Decimal("0.00")
 
 
 class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
-    """Refunds to customers. Each change of one locks its order until the transaction ends."""
+    """Refunds to customers. Changing a refund locks its order until the transaction ends."""
 
     def record(self, order: Order, refund: CustomerRefund) -> CustomerRefund:
-        """Record ``refund``, not saved yet, for ``order``; or return the one with its reference.
+        """Record the unsaved ``refund``, or return the order's refund with the same reference.
 
-        If that one was only planned, and ``refund`` is paid, it is paid from now on. The sums of
+        If that refund is only planned, and ``refund`` is paid, it is marked as paid. The sums of
         ``order`` are brought up to date. Raises ``ValidationError`` for invalid values, and
         :exc:`~giftcards.exceptions.RefundError` if more would be paid back than is owed, or if the
         reference names another refund of the order.
@@ -66,7 +66,7 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
         return known or refund
 
     def complete(self, refund: CustomerRefund, *, by: str) -> None:
-        """Note that a refund that was only planned has been paid; once, whoever else does so."""
+        """Mark a planned refund as paid; does nothing if it was paid already."""
         refund.check_text("by", "executed_by", by)
         with transaction.atomic():
             locked = _lock(refund.order_id)
@@ -77,7 +77,7 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
             _write_sums(locked)
 
     def cancel(self, refund: CustomerRefund, *, by: str, why: str) -> None:
-        """Take a refund back; its amount is owed again. It stays in the books, as cancelled."""
+        """Take a refund back, so that its amount is owed again. It is kept, as cancelled."""
         refund.check_text("by", "cancelled_by", by)
         refund.check_text("why", "cancel_reason", why)
         with transaction.atomic():
@@ -94,9 +94,10 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
             _write_sums(locked)
 
     def recount(self) -> int:
-        """Write the sums of orders whose columns differ from planned refunds; return of how many.
+        """Correct the sums of orders with planned refunds; return how many orders were wrong.
 
-        A process of a version that did not tell planned from paid may still have written them.
+        Processes of an older version, which does not tell planned from paid refunds, may have
+        written them.
         """
         planned = self.filter(state=RefundState.CREATED).order_by().values_list("order", flat=True)
         noted = Order.objects.filter(PLANNED).order_by().values_list("pk", flat=True)
@@ -108,7 +109,7 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
             stale = [key for key, *amounts in written if _Sums(*amounts) != sums[key]]
             with transaction.atomic():
                 for key in stale:
-                    # What is open, every version has written right.
+                    # Every version has written the right ``open_amount``.
                     _lock(key).save(update_fields=["paid_back_amount", "planned_amount"])
             found += len(stale)
         return found
@@ -121,7 +122,7 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
 
 
 def _lock(key: int) -> Order:
-    """Read the order with this key, its row locked until the transaction ends."""
+    """Lock the row of an order until the transaction ends; return the order, its sums recounted."""
     rows = Order.objects.filter(pk=key)
     # A write before all reads: it locks the row on every database. SQLite may fail a transaction
     # that reads before it writes.
@@ -132,7 +133,7 @@ def _lock(key: int) -> Order:
 
 
 def _sums_of(keys: Collection[int]) -> Mapping[int, _Sums]:
-    """What the refunds of these orders add up to: also one that somebody wrote by hand."""
+    """The sums of the refunds of these orders, including rows that somebody wrote by hand."""
     sums = {key: _Sums() for key in keys}
     refunds = CustomerRefund.objects.filter(order__in=keys).order_by()
     # Added up here, because SQLite would compute with binary fractions.
@@ -157,9 +158,9 @@ def _write_sums(order: Order) -> None:
 
 
 def refundable_amount(order: Order) -> Decimal:
-    """What can still be paid back for ``order``, which is more than 0.
+    """The amount, above 0, that can still be paid back for ``order``.
 
-    Raises :exc:`~giftcards.exceptions.RefundError`, which says why, if nothing can.
+    Raises :exc:`~giftcards.exceptions.RefundError`, which says why, if nothing can be paid back.
     """
     breakdown = customer_breakdown(order)
     if breakdown is None:
@@ -210,7 +211,7 @@ class RefundSource(models.TextChoices):
 
 
 class CustomerRefund(models.Model):
-    """An amount that a customer was paid back, or is to be, for cards that did not come.
+    """A refund to a customer, paid or planned, for cards that did not come.
 
     It is never deleted. Once recorded, only its state changes.
     """
@@ -261,7 +262,7 @@ class CustomerRefund(models.Model):
 
     objects = CustomerRefundQuerySet.as_manager()
 
-    # Whether the call that has returned this instance recorded or changed it, rather than found it.
+    # True if the call that returned this instance has recorded or changed it, not only found it.
     has_changed = False
 
     class Meta:
@@ -288,16 +289,16 @@ class CustomerRefund(models.Model):
         )
 
     def __str__(self) -> str:
-        # Not its reference, which is for who may see the order.
+        # Not the reference, which only those who may see the order may see.
         return str(_("refund %(number)s") % {"number": self.pk})
 
     @property
     def was_planned(self) -> bool:
-        """Whether it was recorded before it was paid."""
+        """True if it was recorded before it was paid."""
         return self.executed_at != self.created_at
 
     def check_values(self) -> None:
-        """Raise ``ValidationError`` if it cannot be recorded with these values."""
+        """Normalise the values; raise ``ValidationError`` if they cannot be recorded."""
         wrong = {
             name: gettext("This must be a text.")
             for name in ("reference", "method", "comment")
@@ -307,8 +308,8 @@ class CustomerRefund(models.Model):
             wrong["amount"] = gettext("This must be a decimal number.")
         if wrong:
             raise ValidationError(wrong)
-        # As forms do. Databases differ in whether spaces at the end tell texts apart, and nobody
-        # who types the number of a payment sees them.
+        # As forms do. Nobody sees spaces at the end, and databases differ in whether these tell
+        # texts apart.
         self.reference = self.reference.strip()
         self.clean_fields(exclude=("order", "created_by", "executed_by"))
         self.check_text("by", "created_by", self.created_by)
@@ -325,7 +326,7 @@ class CustomerRefund(models.Model):
             raise ValidationError({parameter: error.messages}) from None
 
     def check_same(self, other: CustomerRefund) -> None:
-        """Raise :exc:`RefundError` unless ``other``, with its reference, repeats this one."""
+        """Raise :exc:`RefundError` unless ``other``, of the same reference, repeats this refund."""
         if self.state == RefundState.CANCELLED:
             text = gettext("The refund %(reference)s was taken back. Use a new reference.")
             raise RefundError(text, reference=self.reference)
@@ -337,18 +338,18 @@ class CustomerRefund(models.Model):
             raise RefundError(text, reference=self.reference)
 
     def read_again(self, order: Order) -> None:
-        """Read the row again, which belongs to ``order``."""
+        """Read the row again, and set ``order`` as its order."""
         self.refresh_from_db()
         self.order, self.has_changed = order, False
 
     def mark_as_paid(self, *, by: str) -> None:
-        """Note that it has been paid, if it was only planned."""
+        """Mark the refund as paid if it is only planned."""
         if self.state == RefundState.CREATED:
             now = timezone.now()
             self.change(state=RefundState.DONE, executed_at=now, executed_by=by)
 
     def change(self, **values: Any) -> None:
-        """Set these columns of a row whose order is locked."""
+        """Save new values of these columns; the order must be locked."""
         for name, value in values.items():
             setattr(self, name, value)
         self.save(update_fields=[*values])

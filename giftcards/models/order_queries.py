@@ -1,6 +1,6 @@
-"""The questions about orders, each answered from an index whatever the number of settled orders.
+"""The queries for orders; each uses an index, however many orders have settled.
 
-``tests/test_plans.py`` reads the plan of each of them on the database at hand.
+``tests/test_plans.py`` checks the query plan of each on the current database.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 # The open statuses that are not urgent.
 _PATIENT = (Status.UNCONFIRMED, Status.DELAYED)
 
-# Orders that are not sent until a person decides about their price, or it falls.
+# Orders that are not sent until a person decides about their price, or the price falls.
 HELD = Q(status=Status.PENDING, due_at=None)
 
-# Orders of whose customers' money a part was paid back, is planned to be, or is still owed.
+# Orders with customers' money that was paid back, is planned to be, or is still owed.
 PAID_BACK = Q(has_paid_back__in=[True])
 PLANNED = Q(has_planned__in=[True])
 OWING = Q(is_owing__in=[True])
-# Settled orders whose figures, as the provider told them, do not agree with each other. As a list,
-# because Django turns "= False" into NOT, for which SQLite uses no index.
+# Settled orders whose figures from the provider contradict each other. The list is there because
+# Django turns "= False" into NOT, for which SQLite uses no index.
 CONTRADICTORY = Q(is_consistent__in=[False])
 # Settled orders for which the ledger does not have what the provider promised to credit back.
 NOT_CREDITED = Q(is_credited__in=[False])
@@ -41,7 +41,7 @@ NOT_CREDITED = Q(is_credited__in=[False])
 # which SQLite uses no index.
 NEEDING_ATTENTION = Q(needs_attention__in=[True])
 
-# Above all texts that begin alike.
+# A prefix with this character sorts above all texts that begin with the prefix.
 LAST_CHARACTER = "\U0010ffff"
 
 
@@ -68,7 +68,7 @@ class OrderQueries(models.QuerySet["Order"]):
     def urgent(self) -> Self:
         """Orders that need the loop, because they can move within seconds.
 
-        Not those that are held until a person decides.
+        Held orders, which wait for a person, are left out.
         """
         urgent = self.open().filter(status__in=URGENT)
         return urgent.exclude(HELD)
@@ -92,7 +92,7 @@ class OrderQueries(models.QuerySet["Order"]):
         return self.open().filter(status=status).order_by("settled_at", "due_at", "pk")
 
     def next_due_at(self, statuses: Collection[Status], now: datetime) -> datetime | None:
-        """When the first unclaimed order with one of ``statuses`` is due; ``None`` if none is."""
+        """The due time of the first unclaimed order in ``statuses``; ``None`` if none is due."""
         # One query per status: the index yields the first row of one status, not of several.
         times = (
             self._waiting(status)
@@ -126,10 +126,10 @@ class OrderQueries(models.QuerySet["Order"]):
         return late.unclaimed(now)
 
     def put_off_too_far(self, now: datetime, *, urgent: timedelta, others: timedelta) -> Self:
-        """Open orders that are due later than anything is put off.
+        """Open orders that are due too far ahead.
 
-        That is ``urgent`` for those that normally change within seconds, and ``others`` for the
-        others.
+        An order is never put off for longer than ``urgent`` if it normally changes within seconds,
+        and ``others`` otherwise.
         """
         return self.open().filter(
             Q(status__in=URGENT, due_at__gt=now + urgent + SLACK)
@@ -146,12 +146,12 @@ class OrderQueries(models.QuerySet["Order"]):
         return orders
 
     def count_held_up(self, since: datetime) -> int:
-        """How many orders should have been sent, checked or searched for at ``since``, or before.
+        """The number of orders that should have been sent, checked or searched for by ``since``.
 
-        Orders whose next step is up to a person are not among them.
+        Orders whose next step is up to a person do not count.
         """
         due = {
-            # Also if sending it has failed and is tried again later; a held order is not due.
+            # Includes orders whose sending has failed and is retried later. Held ones are not due.
             Status.PENDING: Q(queued_at__lte=since, due_at__isnull=False),
             Status.PLACING: Q(claimed_until__lte=since),
             Status.UNCONFIRMED: Q(due_at__lte=since),
@@ -204,7 +204,7 @@ class OrderQueries(models.QuerySet["Order"]):
         return list(whole or {key for key, _name in found})
 
     def not_credited(self) -> Self:
-        """Settled orders of which the ledger has another refund than the provider promised."""
+        """Settled orders whose refund in the ledger differs from what the provider promised."""
         return self.filter(NOT_CREDITED)
 
     def needing_attention(self) -> Self:
@@ -212,7 +212,7 @@ class OrderQueries(models.QuerySet["Order"]):
         return self.filter(NEEDING_ATTENTION)
 
     def open_lines(self) -> list[OpenLine]:
-        """What the open orders are for, but those that are held; reads the open orders only."""
+        """The open orders that are not held, grouped into lines; reads the open orders only."""
         found = (
             self.open()
             .exclude(HELD)
@@ -224,7 +224,7 @@ class OrderQueries(models.QuerySet["Order"]):
         return [OpenLine(*row) for row in found]
 
     def charged_since(self, since: datetime) -> Decimal:
-        """What the orders that have settled since then were charged, as far as it is known."""
+        """The sum of the known charges of the orders that have settled after ``since``."""
         found = (
             self.filter(settled_at__gt=since)
             .order_by()
@@ -238,7 +238,7 @@ class OrderQueries(models.QuerySet["Order"]):
         )
 
     def open_by_status(self) -> dict[Status, tuple[int, datetime | None]]:
-        """Of each status with open orders: how many, and when the first of them was recorded.
+        """For each status with open orders: their number, and when the oldest was recorded.
 
         Reads the open orders only.
         """
@@ -258,11 +258,11 @@ class OrderQueries(models.QuerySet["Order"]):
 
 
 def _spellings(text: str) -> dict[str, Collection[str]]:
-    """The columns that are searched, and what they may hold for ``text``.
+    """The columns that are searched, and the spellings of ``text`` to search each for.
 
-    Names and addresses are typed in any case, or with the capital that a phone begins with.
+    People type names and addresses in any case, or with the capital that a phone begins with.
     """
-    # Each once, in an order that stays.
+    # Without repetitions, in a stable order.
     names = dict.fromkeys((text, text.lower(), text.upper(), text.title()))
     return {
         "reference": [text],

@@ -38,10 +38,10 @@ from giftcards.refunds import refund_breakdown
 from giftcards.sales import customer_breakdown
 from giftcards.statuses import ACCEPTED, FINAL, FOLLOWED, SETTLED, Status, check_move
 
-# The answer about an order of more cards would exceed the size limit of the client.
+# The provider's answer about a larger order would exceed the size limit of the client.
 MAX_QUANTITY = 2_000
 
-# The kinds of problems that a move ends, where they are not those of sending and searching.
+# The kinds of problems that a move ends, by target. By default: those of sending and searching.
 _ENDED_BY_MOVING: Mapping[Status, Collection[Kind]] = {
     Status.PLACING: (),
     Status.UNCONFIRMED: (Kind.SENDING, Kind.SEARCH, Kind.ANSWER),
@@ -55,14 +55,14 @@ plain_text = RegexValidator(
     r"\A[!-~]+\Z", _("Use letters, digits and punctuation only, without spaces.")
 )
 
-#: Who the order is for. The only values of a caller that are ever corrected.
+#: The customer's columns. A caller's other values are never corrected.
 OF_CUSTOMER = ("customer_email", "customer_name", "customer_phone", "customer_language")
-# What the caller gives beside the reference, by kind.
+# The other values that the caller gives, beside the reference, by kind.
 _TEXTS = ("product_id", "type_id", "group")
 _AMOUNTS = ("sale_price", "sale_amount", "max_price")
 _GIVEN = (*_TEXTS, "quantity", *_AMOUNTS)
-# What final_figures computes. Raise it if that computes more or otherwise: then the workers compute
-# the figures of all final orders again by themselves.
+# The version of final_figures. Raise it if that function computes more, or differently: then the
+# workers recompute the figures of all final orders.
 FIGURES_VERSION = 1
 
 
@@ -77,9 +77,9 @@ class OrderQuerySet(OrderQueries):
         """Insert ``order``, or return the existing order with its reference.
 
         Raises ``ValidationError`` for invalid values,
-        :exc:`~giftcards.exceptions.ReferenceConflict` if anything else was given for the existing
-        order, and :exc:`~giftcards.exceptions.ConfigurationError` if orders are routed to a
-        database of which the caller's transaction may not be.
+        :exc:`~giftcards.exceptions.ReferenceConflict` if other values were given for the existing
+        order, and :exc:`~giftcards.exceptions.ConfigurationError` if orders are routed to another
+        database than ``default``.
         """
         if router.db_for_write(Order) != DEFAULT_DB_ALIAS:
             raise ConfigurationError(
@@ -110,7 +110,7 @@ class OrderQuerySet(OrderQueries):
         return order
 
     def _name(self, order: Order) -> None:
-        """Keep what the catalogue calls the new order's product and type, if it was read."""
+        """Store the catalogue's names of the new order's product and type, if it has any."""
         # After the INSERT: SQLite may fail a transaction that reads before it writes.
         names = Product.objects.names(order.product_id, order.type_id)
         if any(names):
@@ -126,7 +126,7 @@ class OrderQuerySet(OrderQueries):
         return rested.unclaimed(now)
 
     def check_soon(self, *, now: datetime, interval: timedelta) -> int:
-        """Make those of these orders due now that are :meth:`checkable`; return how many."""
+        """Make the :meth:`checkable` ones of these orders due now; return how many."""
         return self.checkable(now=now, interval=interval).update(due_at=now)
 
     def claim(
@@ -149,10 +149,10 @@ class OrderQuerySet(OrderQueries):
     def move_all(
         self, origin: Status, target: Status, *, source: StatusChange.Source, **values: Any
     ) -> int:
-        """Move those of these orders that are in ``origin`` to ``target``; return how many.
+        """Move those of these orders with status ``origin`` to ``target``; return how many.
 
         At most 1,000 per call, because their keys are parameters of one statement. Only for
-        unclaimed orders: it overwrites the claim to identify the rows it moved. Not for final
+        unclaimed orders, because the claim is overwritten to identify the moved rows. Not for final
         targets, which need figures for each order.
         """
         check_move(origin, target)
@@ -176,7 +176,7 @@ class OrderQuerySet(OrderQueries):
         return moved
 
     def without_figures(self) -> Self:
-        """Final orders of which :func:`final_figures` is still to be computed, oldest first."""
+        """Final orders whose :func:`final_figures` are missing or outdated, oldest first."""
         older = self.filter(figures_version__in=range(FIGURES_VERSION), settled_at__isnull=False)
         return older.order_by("figures_version", "settled_at")
 
@@ -227,7 +227,7 @@ class OrderUpdate:
 
     @property
     def guard(self) -> dict[str, Any]:
-        """The conditions under which nobody moved, claimed or ticked off the row since the read."""
+        """Lookups that fail if somebody moved, claimed or ticked off the row since the read."""
         return {
             "status": self.order.status,
             "claim": self.order.claim,
@@ -243,7 +243,7 @@ class OrderUpdate:
 
 
 def cleared_provider_columns() -> dict[str, Any]:
-    """The columns of an order of which no id at the provider is known."""
+    """Values that clear all columns that depend on the order's id at the provider."""
     return {
         "provider_order_id": None,
         "provider_alias": "",
@@ -270,7 +270,7 @@ def _status_columns(
 
 
 def final_figures(order: Order) -> dict[str, Any]:
-    """The columns that are computed when ``order`` becomes final, so that sums can be queried."""
+    """The columns to set when ``order`` becomes final. They let the database compute sums."""
     customer, provider = customer_breakdown(order), refund_breakdown(order)
     return {
         "open_amount": customer and customer.open_amount,
@@ -289,7 +289,7 @@ def _problem_columns(problems: list[Entry]) -> dict[str, Any]:
 
 
 def _is_more_than_nothing(amount: str) -> models.GeneratedField:
-    """A column computed by the database, for an index that finds the orders with such an amount."""
+    """A column that the database computes: True if ``amount`` is above 0. It serves an index."""
     return models.GeneratedField(
         expression=models.ExpressionWrapper(
             Q((f"{amount}__gt", 0)), output_field=models.BooleanField()
@@ -411,12 +411,12 @@ class Order(models.Model):
     provider_alias: models.CharField[str, str] = ExactCharField(
         max_length=100, blank=True, editable=False
     )
-    # When an answer about its id first fitted its line; NULL: the id is only what placing answered.
+    # When an answer about the id first matched the order's line; NULL: only placing named the id.
     identified_at = models.DateTimeField(null=True, editable=False)
-    # Staff have insisted that the order at the provider is this one, whatever it is called there.
+    # Staff insisted that the provider's order is this one, whatever product and type it names.
     is_insisted = models.BooleanField(default=False, db_default=False, editable=False)
-    # The id that placing answered, if it is another order's, or nobody's. The provider did accept
-    # the order, so no search proves that it was not bought. Kept until the order is sent again.
+    # The id from placing, if it belongs to another order or to none. The provider did accept the
+    # order, so no search proves that it was not bought. Kept until the order is sent again.
     answered_id: models.CharField[str, str] = ExactCharField(
         max_length=100, blank=True, default="", db_default="", editable=False
     )
@@ -429,11 +429,11 @@ class Order(models.Model):
     price_per_card = models.DecimalField(
         _("price per card"), max_digits=14, decimal_places=2, null=True, editable=False
     )
-    # What the catalogue said just before it was sent; the final answer may say something else.
+    # The price in the catalogue just before sending; the final answer may have another one.
     price_at_placing = models.DecimalField(
         _("price at placing"), max_digits=14, decimal_places=2, null=True, editable=False
     )
-    # What staff have allowed one card to cost, instead of the ceiling that was given.
+    # The highest price per card that staff have approved, instead of the given ceiling.
     approved_price = models.DecimalField(
         _("approved price"),
         max_digits=14,
@@ -447,7 +447,7 @@ class Order(models.Model):
     sent_with = models.CharField(
         max_length=32, blank=True, default="", db_default="", editable=False
     )
-    # That of the account which bought it; "" until it is sent, or if the provider did not say.
+    # The environment of the account that bought it; "" until it is sent, or if that is unknown.
     environment = models.CharField(
         _("environment"),
         max_length=10,
@@ -457,7 +457,7 @@ class Order(models.Model):
         db_default="",
         editable=False,
     )
-    # The order whose missing cards it orders again. Unique: they are ordered again once.
+    # The order whose missing cards this one orders again. Unique: that is done once.
     repeats = models.OneToOneField(
         "self",
         verbose_name=_("orders again what is missing from"),
@@ -466,8 +466,8 @@ class Order(models.Model):
         editable=False,
         related_name="repeated_by",
     )
-    # What the customer paid for missing cards comes back in three parts, which add up to what is
-    # owed. The first: the sum of its refunds that are paid, see CustomerRefund.
+    # What is owed for missing cards has three parts. The first: the sum of the paid refunds, see
+    # CustomerRefund.
     paid_back_amount = models.DecimalField(
         _("paid back"),
         max_digits=14,
@@ -476,7 +476,7 @@ class Order(models.Model):
         db_default=Decimal(0),
         editable=False,
     )
-    # The second: the sum of its refunds that are planned.
+    # The second: the sum of the planned refunds.
     planned_amount = models.DecimalField(
         _("to be paid back"),
         max_digits=14,
@@ -492,25 +492,24 @@ class Order(models.Model):
     has_paid_back = _is_more_than_nothing("paid_back_amount")
     has_planned = _is_more_than_nothing("planned_amount")
     is_owing = _is_more_than_nothing("open_amount")
-    # What went along to the order that orders the missing cards again; NULL: none does.
+    # The amount that moved to the order for the missing cards; NULL: there is no such order.
     reordered_amount = models.DecimalField(
         max_digits=14, decimal_places=2, null=True, editable=False
     )
-    # Whether the provider's figures agree with each other; NULL unless it is settled.
+    # True if the provider's figures agree with each other; NULL unless it is settled.
     is_consistent = models.BooleanField(_("figures agree"), null=True, editable=False)
-    # By which FIGURES_VERSION the columns of `final_figures` were computed; 0: by none yet, as with
-    # orders that are open, or that a worker of an older version has settled.
+    # The FIGURES_VERSION that computed the columns of `final_figures`; 0: none yet, because the
+    # order is open, or a worker of an older version has settled it.
     figures_version = models.PositiveSmallIntegerField(default=0, db_default=0, editable=False)
-    # Whether the ledger has what the provider promised to credit back. NULL: nothing was promised,
-    # it is not known how much, or the ledger was not read that far.
+    # True if the ledger has what the provider promised to credit back. NULL: nothing was promised,
+    # the amount is unknown, or the ledger was not read that far.
     is_credited = models.BooleanField(_("credited"), null=True, editable=False)
-    # When the codes of its cards were destroyed: kept for long enough, or their customer erased.
+    # When the codes of its cards were destroyed: by retention, or with the customer's data.
     codes_destroyed_at = models.DateTimeField(_("codes destroyed"), null=True, editable=False)
     # See giftcards.problems: {"code", "parameters"}, plus "ticked_by" and "ticked_at" once ticked
     # off.
     problems = models.JSONField(_("problems"), default=list, blank=True, editable=False)
-    # Whether a problem is not ticked off. Only `problem_columns` and `tick_off` compute these
-    # two columns.
+    # True if a problem is not ticked off. Only `_problem_columns` computes these two columns.
     needs_attention = models.BooleanField(_("to do"), default=False, editable=False)
 
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
@@ -518,7 +517,7 @@ class Order(models.Model):
     accepted_at = models.DateTimeField(_("accepted"), null=True, editable=False)
     checked_at = models.DateTimeField(_("last checked"), null=True, editable=False)
     settled_at = models.DateTimeField(_("settled"), null=True, editable=False)
-    # Start of SEND_TIMEOUT: since when it has been waiting to be sent.
+    # Since when it has been waiting to be sent: SEND_TIMEOUT begins here.
     queued_at = models.DateTimeField(default=timezone.now, editable=False)
     # When to send (PENDING), check (HANDLING, DELAYED) or search for it (UNCONFIRMED) next; NULL:
     # not automatically. PENDING with NULL: held until a person decides about its price.
@@ -535,7 +534,7 @@ class Order(models.Model):
 
     objects = OrderQuerySet.as_manager()
 
-    # Whether `record` has inserted this instance, rather than found its row.
+    # True if `record` has inserted this instance.
     is_new = False
 
     class Meta:
@@ -662,7 +661,7 @@ class Order(models.Model):
                 condition=Q(approved_price__isnull=True) | Q(approved_price__gte=0),
                 name="giftcards_order_approved_price",
             ),
-            # No more is paid back and planned than is owed, whatever is called at the same moment.
+            # Paid and planned refunds never exceed what is owed, even under concurrency.
             models.CheckConstraint(
                 condition=Q(open_amount__isnull=True) | Q(open_amount__gte=0),
                 name="giftcards_order_open_amount",
@@ -684,19 +683,20 @@ class Order(models.Model):
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is final and was accepted by the provider: its figures no longer change."""
+        """True if it is final and was accepted by the provider: its figures no longer change."""
         return self.status in SETTLED
 
     @property
     def is_being_paid_back(self) -> bool:
-        """Whether a refund to the customer is paid or planned."""
+        """True if a refund to the customer is paid or planned."""
         return bool(self.paid_back_amount or self.planned_amount)
 
     @property
     def missing_quantity(self) -> int:
-        """How many cards of a final order did not come; 0 while it is open.
+        """The number of cards of a final order that did not come; 0 while it is open.
 
-        Cards that came after it had settled did come. Takes a query, unless all were delivered.
+        Cards that came after it had settled are not missing. Takes a query, unless all were
+        delivered.
         """
         if not self.is_final or self.fulfilled_quantity == self.quantity:
             return 0
@@ -705,39 +705,39 @@ class Order(models.Model):
 
     @property
     def line(self) -> tuple[str, str, int]:
-        """What is bought: product, type, quantity."""
+        """The product, the type and the quantity."""
         return self.product_id, self.type_id, self.quantity
 
     @property
     def line_at_provider(self) -> tuple[str, str, int]:
-        """The line that answers about it have to name; "" where they may name anything."""
+        """The line that answers about it must have; "" where any name is accepted."""
         return ("", "", self.quantity) if self.is_insisted else self.line
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The ids that the provider knows it by."""
+        """The provider's ids of the order."""
         return tuple(filter(None, (self.provider_order_id, self.provider_alias)))
 
     @property
     def was_adopted(self) -> bool:
-        """Whether its id is not what placing answered: it is from the list, or staff typed it.
+        """True if its id is not from placing, but from the list, or typed by staff.
 
-        Such an id is in both columns, and the provider may know it in the list only.
+        Such an id is in both columns, and the provider may know it only in the list.
         """
         return bool(self.provider_alias) and self.provider_alias == self.provider_order_id
 
     @property
     def is_held(self) -> bool:
-        """Whether it is not sent until a person decides, because it costs more than it may."""
+        """True if it costs too much, and waits until a person decides or the price falls."""
         return self.status == Status.PENDING and self.due_at is None
 
     @property
     def price_ceiling(self) -> Decimal | None:
-        """What one card may cost without a further decision of a person; ``None``: anything.
+        """The most that one card may cost unless a person decides; ``None``: there is no limit.
 
         The price that staff have approved, or else ``max_price``, or else, unless
-        ``HOLD_ABOVE_SALE_PRICE`` is off, what the customer pays for one card. The last is rounded
-        down to two decimals.
+        ``HOLD_ABOVE_SALE_PRICE`` is off, what the customer pays for one card, rounded down to two
+        decimals.
         """
         if self.approved_price is not None:
             return self.approved_price
@@ -752,14 +752,14 @@ class Order(models.Model):
         return (Decimal(self.sale_amount) / self.quantity).quantize(Decimal("0.01"), ROUND_DOWN)
 
     def was_sent_with(self, key: ApiKey) -> bool:
-        """Whether it was sent to the account of ``key``, which then shows it if it was bought.
+        """True if it was sent to the account of ``key``, whose list shows it if it was bought.
 
-        Where only the environment is known, that decides.
+        If the order's key or environment is unknown, it counts as the same.
         """
         return self.sent_with in {"", key.pk} and self.environment in {"", key.environment}
 
     def was_sent_elsewhere(self, key: ApiKey) -> bool:
-        """Whether it was certainly sent to another account than that of ``key``.
+        """True if it was certainly sent to another account: the known environments differ.
 
         Another key of the same environment may be a new one for the same account.
         """
@@ -767,10 +767,10 @@ class Order(models.Model):
         return len(environments) == 2 and "" not in environments
 
     def was_given_as(self, other: Order) -> bool:
-        """Whether ``other``, just made of what a caller gave, repeats what this one was made of.
+        """True if ``other``, just made of a caller's values, has the values given for this order.
 
-        A customer who was corrected is the same: the shop may repeat what it gave first, or what
-        holds by now.
+        After a correction of the customer, both the current and the earlier details count as the
+        same.
         """
         return (
             # A collation may have taken one reference for the other.
@@ -784,12 +784,12 @@ class Order(models.Model):
         wanted = _values(other, OF_CUSTOMER)
         if _values(self, OF_CUSTOMER) == wanted:
             return True
-        # Its rows have the same columns, with the values until then.
+        # Their columns of the same names have the earlier values.
         earlier = self.customer_changes.all()
         return any(_values(change, OF_CUSTOMER) == wanted for change in earlier)
 
     def check_values(self) -> None:
-        """Raise ``ValidationError`` if it cannot be ordered with these values."""
+        """Raise ``ValidationError`` if an order cannot have these values."""
         self._check_types()
         self.clean_fields()
         if self.sale_price is None or self.sale_amount is None:
@@ -835,17 +835,17 @@ class Order(models.Model):
             raise ValidationError(wrong)
 
     def lock(self) -> None:
-        """Let nobody else write the row until the transaction ends.
+        """Lock the row until the transaction ends.
 
         Call it first in a transaction: SQLite may fail one that reads before it writes.
         """
         Order.objects.filter(pk=self.pk).update(group=F("group"))
 
     def stay_pending(self, problem: Problem | None, **values: Any) -> bool:
-        """Set columns of a PENDING order; ``problem`` replaces those about sending it.
+        """Set columns of a PENDING order; ``problem`` replaces its problems of sending.
 
-        False, and nothing is changed, if another process was first: it moved or claimed the order,
-        scheduled it anew, or approved a price.
+        Returns False, and changes nothing, if another process was first: it has moved, claimed,
+        rescheduled or ticked off the order, or approved a price.
         """
         new = [] if problem is None else [problem]
         values |= self.problem_columns(ends={Kind.SENDING}, new=new)
@@ -866,9 +866,9 @@ class Order(models.Model):
     def problem_columns(
         self, *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()
     ) -> dict[str, Any]:
-        """The problem columns without problems of the kinds ``ends`` and with ``new`` ones.
+        """The problem columns without problems of the kinds ``ends``, plus the problems ``new``.
 
-        Problems of ``new`` that are already there stay, ticked off or not.
+        Problems in ``new`` that the order already has stay, ticked off or not.
         """
         return _problem_columns(revise(self.problems, ends=ends, new=new))
 
@@ -877,7 +877,7 @@ class Order(models.Model):
         return [each for each in map(Problem.of, self.problems) if each.kind is kind]
 
     def replace_problems(self, kind: Kind, problems: Iterable[Problem]) -> None:
-        """Let these be the problems of a kind; those that stay the same stay ticked off."""
+        """Replace the problems of a kind; unchanged ones stay ticked off."""
         with transaction.atomic(using=self._state.db):
             row = Order.objects.filter(pk=self.pk)
             # This write locks the row until the end of the transaction.
@@ -913,10 +913,10 @@ class Order(models.Model):
         return True
 
     def dispute(self, *, by: str) -> bool:
-        """Record that the customer complains about a code, until somebody ticks that off.
+        """Record a complaint of the customer about a code, as a problem that staff tick off.
 
-        False, and nothing is changed, if a complaint is open already. One that was ticked off makes
-        way for the new one: it stays in the timeline.
+        Returns False, and changes nothing, if a complaint is open already. The new complaint
+        replaces one that was ticked off, which stays in the timeline.
         """
         complaint = Problem("disputed", {"by": by})
         with transaction.atomic(using=self._state.db):
@@ -934,21 +934,21 @@ class Order(models.Model):
 
     @property
     def may_be_disputed(self) -> bool:
-        """Whether the customer has cards to complain about."""
+        """True if the customer has cards to complain about."""
         return self.is_final and self.fulfilled_quantity > 0
 
     @property
     def is_disputed(self) -> bool:
-        """Whether a complaint of the customer is open."""
+        """True if a complaint of the customer is open."""
         return any(problem.code == "disputed" for problem in self.open_problems)
 
     def may_be_claimed(self, now: datetime, *, due_by: datetime) -> bool:
-        """Whether it is checked regularly, due by ``due_by``, and nobody's at ``now``."""
+        """True if the order is checked regularly, due by ``due_by``, and unclaimed at ``now``."""
         is_due = self.due_at is not None and self.due_at <= due_by
         return self.status in FOLLOWED and not self._is_claimed(now) and is_due
 
     def is_lost(self, now: datetime) -> bool:
-        """Whether the claim of its sender has expired: that process has died."""
+        """True if the claim of its sender has expired: the sender counts as dead."""
         return not self._is_claimed(now)
 
     def _is_claimed(self, now: datetime) -> bool:
@@ -966,13 +966,13 @@ class Order(models.Model):
     ) -> StatusChange | None:
         """Move to ``target``, set the columns ``values``, and record the change with ``details``.
 
-        Those of ``details`` that are problems are added to the order. A move ends the problems of
-        sending and searching, except one to ``PLACING``; one to ``UNCONFIRMED`` also ends those of
-        answers, which were about another order. A final change keeps them in its history.
+        Problems in ``details`` are added to the order. Any move but one to ``PLACING`` ends the
+        problems of sending and searching. A move to ``UNCONFIRMED`` also ends those of answers,
+        which were about another order. A final change keeps ended problems in its history.
 
-        Returns ``None``, and changes nothing, if the row's status or claim differ from this
-        instance's, or if it does not fit the lookups ``where``: another process was first. A move
-        that ``MOVES`` does not allow raises.
+        Returns ``None``, and changes nothing, if another process was first: the row's status or
+        claim differ from this instance's, or it does not fit the lookups ``where``. Raises
+        :exc:`ValueError` for a move that ``MOVES`` does not allow.
         """
         origin = Status(self.status)
         check_move(origin, target)

@@ -1,4 +1,4 @@
-"""The prices that the provider told last: an order with a ceiling may rely on any process's."""
+"""The latest prices from the provider, shared by all processes, for orders with a ceiling."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from giftcards.models.fields import ExactCharField
 
 class ProductPricesQuerySet(models.QuerySet["ProductPrices"]):
     def told(self, product_id: str, *, key: str, max_age: timedelta) -> ProductPrices | None:
-        """The prices told to this API key within ``max_age``.
+        """The prices of a product that this API key got within ``max_age``; ``None`` without any.
 
-        A time in the future is not believed: the clock has been put back since.
+        A time in the future is too old: the clock was set back since.
         """
         now = timezone.now()
         recent = self.filter(asked_at__gt=now - max_age, asked_at__lte=now)
@@ -35,7 +35,7 @@ class ProductPricesQuerySet(models.QuerySet["ProductPrices"]):
 
 
 class ProductPrices(models.Model):
-    """What the cards of a product cost the holder of an API key.
+    """The prices of the types of a product for the holder of an API key.
 
     ``key`` is the key's fingerprint, ``by_type`` maps type ids to prices as texts.
     """

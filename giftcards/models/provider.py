@@ -21,24 +21,25 @@ from giftcards.models.times import ahead, is_ahead, is_recent, past
 _PROOF_HOLDS = timedelta(minutes=2)
 # How old a proof may get before the next success renews it.
 _PROOF_IS_FRESH = timedelta(seconds=30)
-# No pause that ends by itself is longer: 15 minutes, and what the clocks of two machines differ by.
+# The longest pause that ends by itself: 15 minutes, plus the difference of two machines' clocks.
 LONGEST_PAUSE = timedelta(minutes=20)
 # Staff and monitors are told of a pause for this long after its end: in an outage, a request is
 # tried every few seconds, and one may succeed now and then.
 _STILL_TOLD = timedelta(minutes=1)
 # A process that has shown no sign for this long is gone: longer than two ticks.
 _SIGN_HOLDS = timedelta(minutes=3)
-# A process that follows orders, or only reads the balance, has used its key in this time.
+# A process that follows orders, or only reads the balance, uses its key at least this often.
 _AT_WORK = timedelta(minutes=10)
-# For how long nothing may succeed, and how many requests may fail in turn, before staff are told.
+# Staff are told after this time without success, and this many failed sweeps in a row.
 _DISTURBANCE, _FEW_OUTAGES = timedelta(minutes=5), 3
-# How often the balance is read, at most.
+# The shortest time between two readings of the balance.
 BALANCE_EVERY = timedelta(minutes=5)
 
-# What the columns of money hold; amounts of orders may add up to more if the provider's are wrong.
+# The most that a column of money holds. Orders may add up to more if the provider's amounts are
+# wrong.
 _MOST_MONEY = Decimal("999999999999.99")
 
-# The reasons for a pause, by ProviderState.Pause; a worse one replaces the others.
+# The values of ProviderState.Pause, worst last. A worse pause replaces a milder one.
 _SEVERITY = ("", "outage", "rate", "access")
 
 
@@ -58,7 +59,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return True
 
     def learn(self, key: ApiKey, environment: str) -> None:
-        """Note which environment the provider says ``key`` is for; anything else is not noted."""
+        """Store the environment of ``key`` as the provider told it, unless it is no known one."""
         if environment in Environment.values and environment != key.environment:
             self.filter(pk=key.pk).update(environment=environment)
             key.environment = environment
@@ -82,17 +83,17 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return bool(self.filter(is_refused=True).update(is_refused=False))
 
     def at_work(self, now: datetime) -> list[str]:
-        """What may be shown of the keys that processes have used within the last 10 minutes."""
+        """The keys that processes have used within the last 10 minutes, as they may be shown."""
         at_work = sorted((key for key in self if key.is_at_work(now)), key=lambda key: key.pk)
         return [f"{key.pk[:8]} ({key.environment or 'unknown'})" for key in at_work]
 
     def holding_up(self, own: str | None, now: datetime) -> ApiKey | None:
         """The refused key that stops this process, or else one that stops another running one.
 
-        ``own`` is the fingerprint of this process's key. ``None``: it has none, and the key that
-        was used last counts as its own.
+        ``own`` is the fingerprint of this process's key. Without one, the key that was used last
+        counts as its own.
         """
-        # As many rows as the shop has had keys.
+        # There are only as many rows as the shop has had keys.
         keys = list(self)
         if own is None and keys:
             own = max(keys, key=ApiKey.last_use).pk
@@ -101,10 +102,11 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
 
 
 class ApiKey(models.Model):
-    """What the provider thinks of an API key, shared by all processes that have it.
+    """The provider's verdict on an API key, shared by all processes that have the key.
 
-    Known by its fingerprint only. Each key has its own row, so that the success of one never hides
-    that another is refused: a few calls with a refused key get the shop's address blocked.
+    Only the fingerprint of the key is stored. Each key has its own row, so that the success of one
+    key never hides the refusal of another: a few calls with a refused key get the shop's address
+    blocked.
     """
 
     # See giftcards.crypto.key_fingerprint.
@@ -133,11 +135,11 @@ class ApiKey(models.Model):
         return self.fingerprint
 
     def is_proven(self, now: datetime) -> bool:
-        """Whether it was accepted in the last 2 minutes, so that calls may be made in parallel."""
+        """True if it was accepted in the last 2 minutes, so that calls may be made in parallel."""
         return self._was_accepted_within(_PROOF_HOLDS, now)
 
     def is_freshly_proven(self, now: datetime) -> bool:
-        """Whether a further success need not be noted yet."""
+        """True if a further success need not be noted yet."""
         return self._was_accepted_within(_PROOF_IS_FRESH, now)
 
     def _was_accepted_within(self, span: timedelta, now: datetime) -> bool:
@@ -146,17 +148,17 @@ class ApiKey(models.Model):
         return is_recent(self.accepted_at, now, within=span)
 
     def is_in_use(self, now: datetime) -> bool:
-        """Whether a running process is stopped because this key is refused."""
+        """True if a running process is stopped because this key is refused."""
         stopped_at = self.stopped_at
         return stopped_at is not None and is_recent(stopped_at, now, within=_SIGN_HOLDS)
 
     def is_at_work(self, now: datetime) -> bool:
-        """Whether a process has used it, or wanted to, within the last 10 minutes."""
+        """True if a process has used it, or wanted to, within the last 10 minutes."""
         times = (self.accepted_at, self.stopped_at)
         return any(at is not None and is_recent(at, now, within=_AT_WORK) for at in times)
 
     def last_use(self) -> float:
-        """When a process last used the key, or wanted to, as a timestamp; 0: never."""
+        """The timestamp at which a process last used the key, or wanted to; 0: never."""
         times = (self.refused_at, self.accepted_at, self.stopped_at)
         return max((at.timestamp() for at in times if at), default=0)
 
@@ -174,7 +176,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
     def pause(self, reason: ProviderState.Pause, *, detail: str, until: datetime) -> bool:
         """Pause all calls, whatever their key; False if another process has paused them already.
 
-        A key that is refused is no such pause: see :meth:`ApiKeyQuerySet.refuse`.
+        A refused key is not a pause: see :meth:`ApiKeyQuerySet.refuse`.
         """
         now = timezone.now()
         while True:
@@ -206,8 +208,8 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         is_on = ahead(
             "paused_until", timezone.now() - _STILL_TOLD, longest=LONGEST_PAUSE + _STILL_TOLD
         )
-        # Told by the rows that were changed: of two persons at once, one has ended it. And written
-        # before anything is read: otherwise SQLite would refuse the second in its transaction.
+        # The number of changed rows decides: of two persons at once, only one has ended the pause.
+        # Written before anything is read: otherwise SQLite would fail the second transaction.
         was_paused = bool(paused.filter(is_on).update(pause="", paused_until=None))
         paused.update(pause="", paused_until=None)
         was_refused = ApiKey.objects.resume()
@@ -217,24 +219,25 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
     # The balance.
 
     def claim_balance(self) -> bool:
-        """Take the turn to read the balance; False if it is not due, or if another process did."""
+        """Claim the reading of the balance; False if it is not due, or another process has it."""
         now = timezone.now()
         due = self.filter(past("balance_due_at", now, longest=BALANCE_EVERY), pk=1)
         return bool(due.update(balance_due_at=now + BALANCE_EVERY))
 
     def keep_balance(self, balance: Decimal, *, asked_at: datetime) -> None:
-        """Keep the balance that was asked for at ``asked_at``, unless a later one is known."""
+        """Store the balance that was asked for at ``asked_at``, unless a later one is known."""
         older = self.filter(past("balance_read_at", asked_at, longest=timedelta(0)), pk=1)
         older.update(balance=balance, balance_read_at=asked_at)
 
     def note_spending(self, amount: Decimal) -> None:
-        """Keep what was spent in the last 24 hours."""
+        """Store the amount that was spent in the last 24 hours."""
         self.filter(pk=1).update(spent_lately=min(amount, _MOST_MONEY))
 
     def doubt_balance(self, needed: Decimal | None) -> None:
-        """Make the balance due: the provider says that it does not cover ``needed`` dinars.
+        """Make the balance due, because the provider says that it does not cover ``needed`` dinars.
 
-        Unless the balance that is known does not cover it, either. ``None``: an unknown amount.
+        Does nothing if the known balance does not cover ``needed``, either. With ``None``, an
+        unknown amount, the balance is due in any case.
         """
         row = self.filter(pk=1)
         if needed is not None:
@@ -242,12 +245,12 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         row.update(balance_due_at=None)
 
     def note_low_balance(self, state: ProviderState) -> bool:
-        """Note that the balance of ``state`` is low; False if it is noted, or not the latest."""
+        """Note that the balance of ``state`` is low; False if that is noted, or it is outdated."""
         latest = self.filter(pk=1, balance_read_at=state.balance_read_at)
         return bool(latest.filter(low_balance_since=None).update(low_balance_since=timezone.now()))
 
     def forget_low_balance(self, state: ProviderState) -> None:
-        """Note that the balance of ``state`` is not low, if it is the latest."""
+        """Note that the balance of ``state`` is not low, unless a newer one is known."""
         self.filter(pk=1, balance_read_at=state.balance_read_at).update(low_balance_since=None)
 
 
@@ -274,11 +277,11 @@ class ProviderState(models.Model):
     # The account's balance as last read, in dinars.
     balance = models.DecimalField(_("balance"), max_digits=14, decimal_places=2, null=True)
     balance_read_at = models.DateTimeField(null=True)
-    # What was spent in the 24 hours before a worker read it last; NULL: none has.
+    # The amount spent in the 24 hours before a worker last read the balance; NULL: none has.
     spent_lately = models.DecimalField(max_digits=14, decimal_places=2, null=True)
     # When it is to be read next; NULL: at once.
     balance_due_at = models.DateTimeField(null=True)
-    # Since when those who are to be told of a low balance have been; NULL: it is not low.
+    # When the shop was told of the low balance; NULL: it is not low.
     low_balance_since = models.DateTimeField(_("low balance since"), null=True)
 
     # The list of orders is not used before this time: it failed, or showed none of ours.
@@ -296,25 +299,25 @@ class ProviderState(models.Model):
     swept_at = models.DateTimeField(_("last sweep"), null=True)
     ticked_at = models.DateTimeField(_("last tick"), null=True)
 
-    # The ledger is known up to here. What comes late is found when its last days are read again.
+    # The ledger was read up to here. Late entries are found when its last days are read again.
     ledger_read_until = models.DateTimeField(null=True)
-    # The place of a reading of it that has not come to its end; see giftcards.ledger.reading.
+    # Where an unfinished reading of the ledger goes on; see giftcards.ledger.reading.
     ledger_place = models.JSONField(default=dict, db_default={})
-    # When it is to be read by itself next; NULL until that is decided.
+    # When the ledger is to be read automatically next; NULL until that is decided.
     ledger_due_at = models.DateTimeField(null=True)
-    # Consecutive attempts to do so that failed.
+    # Consecutive failures of the automatic reading.
     ledger_failures = models.PositiveIntegerField(default=0, db_default=0)
-    # Whether the books of the last days closed when it was last read: what the balance has changed
-    # by beyond the entries (NULL: not known), and how often it has changed without an entry.
+    # Whether the ledger explained the balance of the last days when it was last read: the change of
+    # the balance beyond the entries (NULL: unknown), and the number of changes without an entry.
     ledger_gap = models.DecimalField(max_digits=14, decimal_places=2, null=True)
     ledger_breaks = models.PositiveIntegerField(null=True)
-    # When all old codes were last looked for, to destroy them.
+    # When the last complete purge of old codes ended.
     purged_at = models.DateTimeField(null=True)
-    # A search that was not finished goes on with the orders that settled then; NULL: there is none.
+    # An unfinished purge goes on with the orders that settled at this time; NULL: there is none.
     purge_place = models.DateTimeField(null=True)
 
-    # How the wall clocks of the machines were set; see giftcards.engine.clock. Each write counts
-    # the version up, and is made only if nobody else has.
+    # How the wall clocks of the machines were set; see giftcards.engine.clock. The version guards
+    # each write, which increments it.
     clock = models.JSONField(default=dict, db_default={})
     clock_version = models.PositiveIntegerField(default=0, db_default=0)
 
@@ -333,30 +336,31 @@ class ProviderState(models.Model):
         return str(self.get_pause_display() if is_paused else _("in service"))
 
     def is_paused(self, now: datetime) -> bool:
-        """Whether all calls are paused, whatever their key."""
+        """True if all calls are paused, whatever their key."""
         until = self.paused_until
         return bool(self.pause and until and is_ahead(until, now, longest=LONGEST_PAUSE))
 
     @property
     def was_blocked(self) -> bool:
-        """Whether the address was blocked, and nothing has succeeded since."""
+        """True if the address was blocked, and nothing has succeeded since."""
         if self.pause != self.Pause.ACCESS or self.paused_until is None:
             return False
         return self.succeeded_at is None or self.succeeded_at < self.paused_until
 
     def is_pause_told(self, now: datetime) -> bool:
-        """Whether people are told of a pause: for a minute longer, unless one of them ended it."""
+        """True during a pause, and for a minute after its end unless a person ended it."""
         return self.is_paused(now) or self.is_paused(now - _STILL_TOLD)
 
     def pause_end(self, now: datetime) -> datetime:
-        """When the pause ends; ``now`` if there is none."""
+        """The end of the pause, or ``now`` without one."""
         return self.paused_until if self.paused_until and self.is_paused(now) else now
 
     @property
     def paused_because(self) -> str:
-        """Why this process makes no calls, a :class:`Pause`; "" if it has made them for a minute.
+        """The reason why calls are paused, a :class:`Pause`; "" if they are not.
 
-        Also if it may, but another running process has a key that the provider refuses.
+        A pause counts until a minute after its end. A refused key counts if it is the key of this
+        process or stops another running one.
         """
         now = timezone.now()
         if ApiKey.objects.holding_up(configured_key(), now):
@@ -364,7 +368,7 @@ class ProviderState(models.Model):
         return self.pause if self.is_pause_told(now) else ""
 
     def why_paused(self) -> str:
-        """Why calls are paused, and what to do about it, for staff; "" if they are not."""
+        """A text for staff: why calls are paused, and what to do about it; "" if they are not."""
         now, own = timezone.now(), configured_key()
         refused = ApiKey.objects.holding_up(own, now)
         if refused and own in {None, refused.pk}:
@@ -385,31 +389,31 @@ class ProviderState(models.Model):
         return ""
 
     def explain(self) -> str:
-        """Whether and why calls are paused, and what to do about it, for staff."""
+        """A text for staff: whether and why calls are paused, and what to do about it."""
         return self.why_paused() or str(_("In service."))
 
     def is_balance_due(self, now: datetime) -> bool:
-        """Whether the balance is to be read."""
+        """True if the balance is to be read."""
         due_at = self.balance_due_at
         return due_at is None or not is_ahead(due_at, now, longest=BALANCE_EVERY)
 
     @property
     def is_balance_low(self) -> bool:
-        """Whether the balance that is known is below ``LOW_BALANCE``."""
+        """True if the known balance is below ``LOW_BALANCE``."""
         limit = conf.low_balance
         return limit is not None and self.balance is not None and self.balance < limit
 
     @property
     def has_gap(self) -> bool:
-        """Whether the balance has changed in the last days without the ledger saying why."""
+        """True if the ledger does not explain a change of the balance in the last days."""
         return bool(self.ledger_gap or self.ledger_breaks)
 
     def is_ticking(self, now: datetime) -> bool:
-        """Whether the watchdog, which runs once a minute, is at work."""
+        """True if the watchdog, which runs once a minute, is at work."""
         return self.ticked_at is not None and is_recent(self.ticked_at, now, within=_SIGN_HOLDS)
 
     def is_failing(self, now: datetime) -> bool:
-        """Whether requests have done nothing but fail for some minutes.
+        """True if all requests have failed for some minutes.
 
         Shorter disturbances end by themselves.
         """
@@ -420,12 +424,12 @@ class ProviderState(models.Model):
 
     @property
     def environment(self) -> str:
-        """That of the account of this process's API key; "" if the provider has not told it yet."""
+        """The environment of this process's API key; "" if the provider has not told it yet."""
         key = ApiKey.objects.filter(pk=configured_key()).first()
         return key.environment if key else ""
 
     def worker_problem(self, now: datetime) -> str:
-        """Why no worker seems to be running, for staff; "" if one is."""
+        """A text for staff: why no worker seems to be running; "" if one is."""
         heartbeats = [at for at in (self.ticked_at, self.swept_at) if at]
         if not heartbeats:
             return str(_("Background work has not begun yet: start `manage.py qcluster`."))
@@ -440,5 +444,5 @@ class ProviderState(models.Model):
 
 
 def _english(text: str) -> str:
-    """``text``, which is English, isolated from a language that is written from right to left."""
+    """The English ``text``, isolated if the active language is written from right to left."""
     return f"\u2068{text}\u2069" if text and get_language_bidi() else text

@@ -1,4 +1,4 @@
-"""What staff leave behind: who has revealed which card, and notes about orders."""
+"""Records of what staff do: who has revealed which card, and notes about orders."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from giftcards.models.cards import Card
 from giftcards.models.fields import plain_line
 from giftcards.models.orders import Order
 
-#: What the admin's log says about a person who has wanted to reveal too many codes.
+#: The text in the admin's log about a person who has tried to reveal too many codes.
 REFUSED_REVEAL = "Reveal, refused"
-# Within this time, the same note of the same person is the second click on the button.
+# Within this time, the same note of the same person comes from a double click.
 _TWICE = timedelta(minutes=1)
 _LONGEST_NOTE = 2_000
 
 
 class CardReveal(models.Model):
-    """A code that was shown to a person: written before it is shown, and never changed."""
+    """The record that a code was shown to a person: written before that, and never changed."""
 
     card = models.ForeignKey(
         Card, verbose_name=_("card"), on_delete=models.PROTECT, related_name="reveals"
@@ -47,7 +47,7 @@ class CardReveal(models.Model):
         verbose_name_plural = _("revealed codes")
         ordering = ("-at", "-pk")
         default_permissions = ("view",)
-        # How many codes a person has revealed within the last hour.
+        # Counts the codes that a person has revealed within the last hour.
         indexes = (models.Index(fields=("user", "at"), name="giftcards_reveal_user"),)
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class CardReveal(models.Model):
 
 class NoteQuerySet(models.QuerySet["Note"]):
     def add(self, order: Order, text: str, *, by: str) -> Note | None:
-        """Add a note; ``None`` if ``by`` has just written the same: the button was pressed twice.
+        """Add a note; return ``None`` if ``by`` has just written the same one, by a double click.
 
         Raises ``ValidationError`` for a text that is empty, too long, or has control or direction
         characters. Line breaks are allowed.
@@ -65,7 +65,7 @@ class NoteQuerySet(models.QuerySet["Note"]):
         note = Note(order=order, text=lines, by=by)
         note.full_clean(exclude={"order"})
         with transaction.atomic(using=self.db):
-            # Of two requests at the same moment, the second one sees what the first has written.
+            # Of two concurrent requests, the second one sees the note of the first.
             order.lock()
             since = timezone.now() - _TWICE
             if self.filter(order=order, by=by, text=note.text, at__gte=since).exists():
@@ -75,7 +75,7 @@ class NoteQuerySet(models.QuerySet["Note"]):
 
 
 class Note(models.Model):
-    """A note about an order, for colleagues. It is added, and never changed."""
+    """A note about an order, for colleagues. Once added, it never changes."""
 
     order = models.ForeignKey(
         Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="notes"

@@ -1,8 +1,8 @@
 """Moments as they are stored, and days in the time zone of the site.
 
-A clock may have been set back since a moment was written, which can then lie farther ahead than
-anything that is written today. Such a moment counts as past: otherwise a lease of seconds would
-last for as long as the clock was set back.
+If a clock was set back, a moment written before may lie farther ahead than any that is written now.
+Such a moment counts as past: otherwise a lease of seconds would last for as long as the clock was
+set back.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from django.utils.dateparse import parse_datetime
 
 # How far the clocks of the machines that share a database may differ.
 SLACK = timedelta(seconds=5)
-# No lease and no claim on an order is taken for longer.
+# The longest time for which a lease, or a claim on an order, is taken.
 LONGEST_HOLD = timedelta(minutes=2)
-# Nothing here is older or newer; the moments of far years fit neither into a datetime with every
-# zone nor into every database.
+# The first and the last day of stored moments: far years do not fit into a datetime with every
+# zone, and not into every database.
 _NO_TIME = timedelta(0)
 _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(9998, 12, 31)
 
 
 def with_zone(moment: datetime) -> datetime:
-    """``moment`` comparable with the provider's times, also where ``USE_TZ`` is off."""
+    """``moment`` with a zone, comparable with the provider's times even if ``USE_TZ`` is off."""
     return moment if timezone.is_aware(moment) else timezone.make_aware(moment)
 
 
 def as_stored(moment: datetime) -> datetime:
-    """A time that the provider told as this site stores it: without zone if ``USE_TZ`` is off."""
+    """Convert a time from the provider to its stored form: without zone if ``USE_TZ`` is off."""
     return moment if settings.USE_TZ else local(moment)
 
 
@@ -40,9 +40,9 @@ def local(moment: datetime) -> datetime:
 
 
 def read_moment(text: str) -> datetime:
-    """The moment that ``text`` names, as it would be stored; without a zone, it is in the site's.
+    """Parse ``text`` as a moment in its stored form; the default zone is the site's.
 
-    Raises ``ValueError`` if it names none, or one of a far year.
+    Raises ``ValueError`` if ``text`` is not a moment, or if the year is too far away.
     """
     moment = parse_datetime(text)
     if moment is None or not _FIRST_DAY <= moment.date() <= _LAST_DAY:
@@ -54,9 +54,10 @@ def read_moment(text: str) -> datetime:
 
 
 def repeated_for(moment: datetime) -> timedelta:
-    """How long the clock shows again what it shows around ``moment``: an hour in autumn; else 0.
+    """The length of the repeated span that ``moment`` is in: an hour in autumn; otherwise 0.
 
-    Only where ``USE_TZ`` is off: what is stored of that hour does not say which of the two it is.
+    It is always 0 for a moment with a zone. Without one, as stored if ``USE_TZ`` is off, a moment
+    does not say to which of the two hours it belongs.
     """
     if timezone.is_aware(moment):
         return _NO_TIME
@@ -71,26 +72,26 @@ def day_of(moment: datetime) -> date:
 
 
 def today() -> date:
-    """The day in the time zone of the site, whatever that of the person who looks at a page."""
+    """The current day in the time zone of the site, not in that of a page's reader."""
     return day_of(timezone.now())
 
 
 def begin_of(day: date) -> datetime:
-    """When ``day`` begins in the time zone of the site, as it would be stored.
+    """The begin of ``day`` in the time zone of the site, in its stored form.
 
-    Where the clock is set at midnight, that may be one o'clock, or the first of two midnights.
+    Where the clock is set at midnight, this may be one o'clock, or the first of two midnights.
     """
     midnight = datetime.combine(min(max(day, _FIRST_DAY), _LAST_DAY), time.min)
     return timezone.make_aware(midnight, _site_zone()) if settings.USE_TZ else midnight
 
 
 def bounds(first: date, last: date) -> tuple[datetime, datetime]:
-    """When ``first`` begins, and when the day after ``last`` does, as they would be stored."""
+    """The begin of ``first``, and of the day after ``last``, in their stored form."""
     return begin_of(first), begin_of(min(last, _LAST_DAY) + timedelta(days=1))
 
 
 def within(field: str, first: date, last: date) -> Q:
-    """As a condition on a column: it lies on a day from ``first`` to ``last``."""
+    """The condition that a column lies on a day from ``first`` to ``last``."""
     start, end = bounds(first, last)
     return Q(**{f"{field}__gte": start, f"{field}__lt": end})
 
@@ -101,7 +102,7 @@ def _site_zone() -> tzinfo:
 
 
 def is_ahead(moment: datetime, now: datetime, *, longest: timedelta) -> bool:
-    """Whether ``moment`` is yet to come; False as well if it is ahead by more than ``longest``."""
+    """True if ``moment`` is yet to come, but ahead by no more than ``longest``."""
     return now < moment <= now + longest + SLACK
 
 
@@ -120,5 +121,5 @@ def past(field: str, now: datetime, *, longest: timedelta) -> Q:
 
 
 def is_recent(moment: datetime, now: datetime, *, within: timedelta) -> bool:
-    """Whether ``moment`` is less than ``within`` ago; a moment ahead of ``now`` is not recent."""
+    """True if ``moment`` is less than ``within`` ago; a moment ahead of ``now`` is not recent."""
     return -SLACK <= now - moment < within

@@ -1,7 +1,7 @@
 """Parsing the provider's answers: strict JSON, typed fields, frozen dataclasses. No I/O.
 
-What leaves this module (a problem's parameters, the text of an :exc:`Unreadable`) names fields and
-shows short numbers. It never quotes anything else: any string in an answer may be a card's code.
+The parameters of a problem, and the text of an :exc:`Unreadable`, name fields and show short
+numbers. They never quote anything else, because any string in an answer may be a card's code.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Unreadable(ValueError):
 class CardSecret:
     """A delivered card: ``value`` is the code that the customer enters, ``serial`` its serial.
 
-    Both are secret, so neither is in the ``repr``, and their own is masked: error pages and crash
-    reporters print the ``repr`` of every local variable. ``serial`` is ``""`` where the provider
-    gave none.
+    Both are secret. The ``repr`` of the card leaves them out, and their own is masked, because
+    error pages and crash reporters print the ``repr`` of every local variable. ``serial`` is ``""``
+    if the provider gave none.
     """
 
     value: str = field(repr=False)
@@ -72,10 +72,10 @@ class Placed:
 class OrderAnswer:
     """The provider's answer about one order.
 
-    ``None`` and ``""`` mean that a field is missing or unusable. In the second case ``problems``
-    says so, if it is a figure or a card. Negative numbers are given as they came,
-    with a problem. Amounts are in dinar, to two decimals. ``provider_id`` may differ from the
-    id that was asked for. ``cards`` may be fewer than announced.
+    ``None`` and ``""`` mean that a field is missing or unusable. ``problems`` reports unusable
+    figures and cards, and negative numbers, which are given as they came. Amounts are in dinar, to
+    two decimals. ``provider_id`` may differ from the id that was asked for. ``cards`` may be fewer
+    than announced.
     """
 
     provider_id: str
@@ -93,7 +93,7 @@ class OrderAnswer:
 
     @property
     def different_cards(self) -> tuple[CardSecret, ...]:
-        """``cards`` without repetitions; one that has no serial repeats any with its code."""
+        """``cards`` without repetitions. Without a serial, a card repeats any of the same code."""
         return without_repetitions(self.cards)
 
 
@@ -117,7 +117,7 @@ class OrderPage:
 
     @property
     def page_count(self) -> int | None:
-        """The number of pages, if this is the first page and says so; otherwise ``None``."""
+        """The number of pages, ``None`` if it is unknown; right only if this is the first page."""
         if self.total_pages is not None:
             return self.total_pages
         if self.total_results is None:
@@ -167,7 +167,7 @@ class ListedProduct:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """All products, each once. ``unreadable``: how many rows of the answer could not be used."""
+    """All products, each once. ``unreadable`` counts the rows that could not be used."""
 
     products: tuple[ListedProduct, ...]
     unreadable: int
@@ -177,9 +177,9 @@ class Catalogue:
 class LedgerRow:
     """A booking on the account, in dinar; positive amounts came in.
 
-    ``row_id`` is the provider's id of it, ``type`` its word for what it is (such as ``ORDER``), and
-    ``objid`` what it says the booking is about. Texts are "" and balances ``None`` if they are
-    missing or unusable. The balances are as told, even if they contradict the amount.
+    ``row_id`` is the provider's id of the booking, ``type`` the provider's word for its kind (such
+    as ``ORDER``), and ``objid`` the id of what it is about. Texts are "" and balances ``None`` if
+    they are missing or unusable. The balances are as told, even if they contradict the amount.
     """
 
     row_id: str
@@ -193,7 +193,7 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True)
 class LedgerPage:
-    """One page of the bookings. ``unreadable``: how many of its rows could not be used.
+    """One page of the bookings. ``unreadable`` counts the rows that could not be used.
 
     ``total_pages`` and ``total_results`` are ``None`` if the provider does not say.
     """
@@ -336,16 +336,16 @@ def _read_booking(row: object) -> LedgerRow | None:
 
 
 def _usual_type(told: str) -> str:
-    """A type as it is documented, however it is written; an unknown one as it was told.
+    """Normalise the spelling of a documented type; return an unknown one as it was told.
 
-    Other words of the provider come with hyphens and with underscores.
+    The provider writes other words with hyphens in one place and underscores in another.
     """
     kind = told.upper().replace("_", "-")
     is_known = kind in _TYPES_IN | _TYPES_OUT or kind.startswith(_REFUNDS)
     return kind if is_known else told
 
 
-# Which way a booking goes: 1 in, -1 out, 0 if this does not tell.
+# The direction of a booking: 1 in, -1 out, 0 unknown.
 
 
 def _direction_by_type(kind: str) -> int:
@@ -398,7 +398,8 @@ def read_balance(data: JsonObject, _request_id: str) -> Decimal:
 def read_catalogue(data: JsonObject, _request_id: str) -> Catalogue:
     """Read the catalogue; a row that cannot be used is counted and skipped.
 
-    One without any usable product is unreadable: it would take everything off sale.
+    A catalogue without any usable product raises :exc:`Unreadable`: it would take everything off
+    sale.
     """
     categories = data.get("categories")
     if not isinstance(categories, list):
@@ -440,7 +441,7 @@ def _read_listed(row: object, *, category: str) -> ListedProduct | None:
 
 
 def _id(fields: _Fields) -> str:
-    """The id of a product or a type: the provider's pages disagree about its key."""
+    """The id of a product or a type. The provider's pages disagree about the field's name."""
     return fields.text("id", _ORDERABLE.fullmatch) or fields.text("_id", _ORDERABLE.fullmatch)
 
 

@@ -1,10 +1,10 @@
 """The client of the provider's API. It returns frozen dataclasses and raises typed errors.
 
-What leaves here is an answer of :mod:`giftcards.provider.answers` or a
-:exc:`~giftcards.exceptions.ProviderError`, and neither carries the API key or the body of a reply.
-To keep them out of tracebacks as well, a failure travels as a return value up to :func:`_unwrap`:
-raised there, it has no context (``JSONDecodeError.doc`` is the body, an exception of requests has
-the request with the key) and no frame below it whose variables would show them. Anything else, such
+Neither an answer of :mod:`giftcards.provider.answers` nor a
+:exc:`~giftcards.exceptions.ProviderError` carries the API key or the body of a reply. To keep both
+out of tracebacks as well, a failure is passed as a return value up to :func:`_unwrap`. Raised
+there, it has no context (``JSONDecodeError.doc`` is the body, an exception of requests has the
+request with the key) and no frame below whose variables would show them. Any other exception, such
 as the interruption of a request, is :func:`~giftcards.secrecy.contained`.
 """
 
@@ -97,8 +97,8 @@ class Client:
         self.check_path = check_path if check_path in _CHECK_PATHS else "check-order"
         #: The spelling that answered last; "" if none has.
         self.known_check_path = ""
-        #: How far the provider's clock is ahead of ours, by the ``Date`` of its last answer to a
-        #: question; zero if it had none.
+        #: The lead of the provider's clock over ours, by the ``Date`` of the last successful GET;
+        #: zero if that had none.
         self.clock_difference = timedelta(0)
         self._base_url = base_url
         self._transport = Transport(base_url=base_url, api_key=api_key, timeout=timeout)
@@ -128,9 +128,9 @@ class Client:
     ) -> Placed:
         """Place an order. Not idempotent, so the request is sent at most once.
 
-        After :exc:`OutcomeUnknown` it may have been carried out; after any other error it was not.
-        ``may_send`` is asked once more when the connection stands, right before the request is
-        written: if it returns False by then, nothing is placed, and :exc:`Withheld` is raised.
+        After :exc:`OutcomeUnknown`, the order may have been placed; after any other error, it was
+        not. ``may_send`` is called when the connection stands, right before the request is written.
+        If it returns False, nothing is placed, and :exc:`Withheld` is raised.
         """
         line = {"productId": product_id, "typeId": type_id, "quantity": quantity}
         return _unwrap(self._post("/v3/gift-cards/placeOrder", line, read_placed, may_send))
@@ -381,7 +381,7 @@ _REFUSAL_CODES = {
 def _kind(
     reply: Reply, code: str, missing: type[Refused], *, is_enveloped: bool
 ) -> type[ProviderError]:
-    """Return the error for a reply that failed, and the provider's error code."""
+    """Return the class of error for a failed reply; ``code`` is the provider's error code."""
     status = reply.status
     family = (status or 0) // 100
     # The first rule that holds decides.

@@ -41,8 +41,8 @@ class Reply:
 
     ``status`` is ``None`` if no response arrived, and ``body`` if it did not arrive completely;
     ``trouble`` then says why. ``is_unsent``: the provider provably received no byte of the
-    request. ``is_withheld``: nor its end, because the caller no longer allowed it.
-    ``was_dropped``: the connection broke, as an idle one may.
+    request. ``is_withheld``: the end of the request was not sent, because the caller no longer
+    allowed it. ``was_dropped``: the connection broke, as an idle one may.
     """
 
     status: int | None
@@ -89,7 +89,7 @@ class Transport:
         """Make a POST request once, on a new connection: a stale one may break after sending it.
 
         ``may_send`` is called right before each part of the request is written to the socket. Once
-        it returns False, the rest is withheld, the body being the last part.
+        it returns False, the rest is withheld. The body is the last part.
         """
         with _Session(self._api_key) as session:
             session.headers["Connection"] = "close"
@@ -108,7 +108,7 @@ class Transport:
         limit: int,
         may_send: Callable[[], bool] = _always,
     ) -> Reply:
-        """Send one request, without retries, and read what arrives of the response in time."""
+        """Send one request, without retries, and read as much of the response as comes in time."""
         status: int | None = None
         headers: Mapping[str, str] = {}
         _call.ends = time.monotonic() + self._timeout
@@ -145,21 +145,21 @@ class Transport:
 
 
 class _Stage(enum.Enum):
-    """How far a call has come, as far as that is certain."""
+    """The progress of a call, as far as it is certain."""
 
-    # Before, or where something stands in for the connections below, as in tests.
+    # Before PREPARING, or if the connections below are replaced, as in tests.
     UNKNOWN = enum.auto()
-    # The request will take one of the connections below, which have not been given it yet. So
-    # whatever fails, such as a proxy, the handshake or the file of trusted certificates: the
-    # provider has received no byte of the request.
+    # The request has not yet been handed to one of the connections below. So if anything fails now,
+    # such as a proxy, the handshake or the file of trusted certificates, the provider has received
+    # no byte of the request.
     PREPARING = enum.auto()
     SENDING = enum.auto()
     # The rest of the request was not sent, because the caller no longer allowed it.
     WITHHELD = enum.auto()
 
 
-# About this thread's current call. ``ends``: its deadline, by time.monotonic(); ``stage``;
-# ``may_send``: whether the caller still allows it.
+# This thread's current call. ``ends``: its deadline, by time.monotonic(). ``stage``: a _Stage.
+# ``may_send``: a function that returns whether the caller still allows it.
 _call = threading.local()
 
 
@@ -182,7 +182,7 @@ class _Connection(urllib3.connection.HTTPConnection):
         super().request(*args, **kwargs)
 
     def send(self, data: Any) -> None:
-        # While it connects, in a thread of its own, a proxy may be spoken to: no part of the call.
+        # Connecting, in a thread of its own, may send to a proxy: that is no part of the call.
         if getattr(_call, "stage", None) is _Stage.SENDING and not _call.may_send():
             _call.stage = _Stage.WITHHELD
             raise http.client.HTTPException("withheld")
@@ -293,9 +293,10 @@ class _Session(requests.Session):
         self.mount("https://", _Adapter())
 
     def merge_environment_settings(self, url: Any, *args: Any) -> Any:
-        """Use no proxy for this machine's own address, at which a proxy would find itself.
+        """Use no proxy for this machine's own address: a proxy would connect to itself.
 
-        For others, HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY of the environment apply.
+        For other addresses, the environment's HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY
+        apply.
         """
         settings = super().merge_environment_settings(url, *args)
         if is_loopback(urlsplit(url).hostname or ""):
@@ -336,7 +337,7 @@ _DROPPED = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
 
 def _why_unsent(error: Exception) -> str:
     trouble = "it could not be reached"
-    # A plain OSError is what requests raises if the file is missing.
+    # If the file of certificates is missing, requests raises a plain OSError.
     if isinstance(error, requests.exceptions.SSLError) or type(error) is OSError:
         trouble += ": its certificate is not trusted, or REQUESTS_CA_BUNDLE is unusable"
     return trouble

@@ -59,7 +59,7 @@ CATALOGUE: Mapping[str, Product] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Special:
-    """How an order of one of the :data:`SPECIAL_TYPES` behaves; the defaults are a normal order.
+    """The behaviour of an order of one of the :data:`SPECIAL_TYPES`; the defaults are normal.
 
     ``answer`` is the response to placing: ``lost`` creates the order and closes the connection,
     ``error`` creates it and answers 500; ``dropped`` closes the connection and ``refused`` answers
@@ -95,7 +95,7 @@ SPECIAL_TYPES: Mapping[str, Special] = {
     "SIM_REJECT": Special(summary="answers 400; there is no order", answer="refused"),
 }
 
-# What the provider's ledger may be like; several may be chosen together.
+# The oddities that the provider's ledger may have; several may be chosen together.
 LEDGER_ODDITIES: Mapping[str, str] = {
     "signed": "amounts that left the account are negative",
     "unsigned": "amounts are positive, and no field but the type tells the direction",
@@ -107,9 +107,9 @@ LEDGER_ODDITIES: Mapping[str, str] = {
     "missing": "what was not delivered is credited, but its entry is never shown",
     "uncredited": "what was not delivered is never credited",
 }
-# What leaves the account; everything else comes in.
+# The types that leave the account; all others come in.
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
-# What is booked in turn with the oddity ``foreign``; the account can always afford it.
+# The bookings made in turn with the oddity ``foreign``; the account can always afford them.
 _FOREIGN = (
     ("DEPOSIT", 5000),
     ("FLEXY", 500),
@@ -178,8 +178,8 @@ class Order:
 class Transaction:
     """A change of the balance by a signed amount, and the balance after it; in dinars.
 
-    ``objid`` is what it is about, such as the id of an order. ``shown_at``: from when on the API
-    shows it; ``None``: it never does.
+    ``objid`` is the id of what it is about, such as an order. The API shows the transaction from
+    ``shown_at`` on; ``None``: never.
     """
 
     id: str
@@ -223,7 +223,7 @@ class Account:
             raise ValueError("The balance must not be negative.")
         # One lock for everything: requests are short, and the ledger must stay consistent.
         self._lock = threading.RLock()
-        # In this order: held up in between, its clock is behind, and books nothing in the future.
+        # In this order: after a delay in between, the clock is behind, not ahead.
         self._time_zero = datetime.now(UTC)
         self._clock_zero = self.clock()
         self._next_serial = 100_000_000 + secrets.randbelow(800_000_000)
@@ -252,7 +252,7 @@ class Account:
 
     @property
     def balance(self) -> Decimal:
-        """In dinars: ``opening_balance`` minus the charges of all orders, plus all else booked."""
+        """The balance in dinars: all bookings from ``opening_balance`` on, added up."""
         with self._lock:
             self._settle_due()
             return self._balance
@@ -275,12 +275,12 @@ class Account:
         objid: str = "",
         shown_after: float | None = 0,
     ) -> Transaction:
-        """Change the balance by something that is no order of this account's, and return it.
+        """Book and return a transaction that is not about an order of this account.
 
-        ``kind`` is a type of the provider's, such as ``DEPOSIT`` or ``FLEXY``. It tells whether the
-        ``amount``, which is positive, leaves the account. The API shows it after ``shown_after``
-        seconds, or never if that is ``None``. Raises :exc:`ValueError` for an amount that is not
-        positive, has more than two decimals, or is not there.
+        ``kind`` is one of the provider's types, such as ``DEPOSIT`` or ``FLEXY``. It tells whether
+        the positive ``amount`` leaves the account. The API shows the transaction after
+        ``shown_after`` seconds, or never if that is ``None``. Raises :exc:`ValueError` if the
+        amount is not positive, has more than two decimals, or exceeds the balance.
         """
         change = Decimal(amount)
         if not change.is_finite() or change <= 0 or change != round(change, 2):
@@ -357,7 +357,7 @@ class Account:
         return order
 
     def _types(self, product_id: str) -> dict[str, Denomination]:
-        """What is for sale of the product, at the current prices."""
+        """The types of the product that are for sale, at the current prices."""
         special = {name: Denomination(name, _SPECIAL_PRICE) for name in SPECIAL_TYPES}
         kinds = {**self._find_product(product_id).types, **special}
         return {
@@ -366,7 +366,7 @@ class Account:
         }
 
     def _listed_types(self, product_id: str) -> dict[str, Denomination]:
-        """What the product's page shows of :meth:`_types`."""
+        """The types of :meth:`_types` that the product's page shows."""
         return {
             name: kind
             for name, kind in self._types(product_id).items()
@@ -444,7 +444,7 @@ class Account:
     ) -> Transaction:
         """Change the balance by a signed amount and record the transaction."""
         if self._transactions:
-            # An order may be found to have settled a while ago; the ledger is in the order of time.
+            # An order may have settled before the last entry; the ledger stays in order of time.
             at = max(at, self._transactions[-1].created_at)
         if "late" in self.ledger_oddities and shown_after == 0 and len(self._transactions) % 2:
             shown_after = self.ledger_delay

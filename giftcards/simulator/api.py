@@ -44,7 +44,7 @@ class Request:
     """A log entry for one request, without its key, query and body.
 
     ``at`` is in seconds on the simulator's clock; ``status`` is 0 if the connection was closed
-    without an answer; ``key_ok``: whether it had an accepted key.
+    without an answer; ``key_ok`` is True if it had an accepted key.
     """
 
     at: float
@@ -444,7 +444,7 @@ def _page(
     """Return the page that the query requests, newest first; ``entries`` are oldest first.
 
     ``show`` is called only for entries on the page, because it adds cards to a ``SIM_GROW`` order.
-    ``is_moving``: as if an entry had been added since the page before, which moves the others.
+    ``is_moving``: each page comes out as if a new entry had shifted the others since the last page.
     """
     page, size, first, last = _parse_page(query)
     found = [entry for entry in entries if first <= entry.created_at <= last][::-1]

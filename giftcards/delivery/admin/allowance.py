@@ -1,9 +1,9 @@
-"""How much a person may hand out in an hour, and how much may go out about one order.
+"""Hourly limits: what a person may hand out, and what may go out about one order.
 
-A link that is handed over, and a message with cards to another address than the customer's, show
-codes to whoever gets them; other messages tell whoever gets them what the customer bought. So all
-of them are limited like revealing a code, by ``REVEALS_PER_HOUR``. And no customer, nor anybody
-else, is written to without end: so the messages and links about one order are limited as well.
+Whoever gets a link, or a message with cards, sees codes; other messages tell what the customer
+bought. So the links that a person hands over, and the messages that they send to another address
+than the customer's, are limited by ``REVEALS_PER_HOUR``, like revealing codes. The messages and
+links about one order are limited too, so that nobody is written to without end.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from giftcards.models.reveals_and_notes import REFUSED_REVEAL
 logger = logging.getLogger(__name__)
 
 
-#: So many messages and links that staff ask for may be about one order within an hour.
+#: Most messages and links that staff may ask for about one order within an hour.
 MOST_OF_AN_ORDER = 10
 
 
 class TooManyMessages(Exception):
-    """The person has handed out as many as they may."""
+    """The person has handed out as many links and messages as they may."""
 
 
 class TooManyOfOrder(TooManyMessages):
-    """As many messages and links as may be are about the order, whoever has asked for them."""
+    """The limit of messages and links about the order is reached, whoever asked for them."""
 
 
 def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
-    """Raise :exc:`TooManyMessages` if the one that the transaction has just made is one too many.
+    """Raise :exc:`TooManyMessages` if the message or link just created exceeds a limit.
 
-    The transaction has to hold the lock of ``order``. ``is_handed_out``: it is a link, or goes to
-    another address than the customer's.
+    Call it in the transaction that created it and holds the lock of ``order``. ``is_handed_out`` is
+    True for a link, and for a message to another address than the customer's.
     """
     since = _an_hour_ago()
     links = CardLink.objects.filter(created_at__gt=since, origin=CardLink.Origin.STAFF).order_by()
@@ -60,9 +60,9 @@ def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
 
 
 def refuse(request: HttpRequest, reached: TooManyMessages) -> str:
-    """What to tell the person.
+    """The text that tells the person which limit is reached.
 
-    Their own limit leaves a trace, once an hour, which the digests tell of.
+    Reaching their own limit leaves a trace in the admin's log, once an hour, for the digests.
     """
     if isinstance(reached, TooManyOfOrder):
         text = ngettext(

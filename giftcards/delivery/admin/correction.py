@@ -1,4 +1,4 @@
-"""What a corrected address means for messages and links: told before it is corrected, and after."""
+"""Texts about what a corrected address means for messages and links, before and afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from giftcards.models import Order
 
 @correcting.register
 def consequences(request: HttpRequest, order: Order) -> Iterator[SafeString]:
-    """What becomes of what has gone, or is to go, to the address of now."""
+    """Sentences that say what a correction does to messages and links of the present address."""
     if not request.user.has_perm("giftcards_delivery.view_delivery"):
         return
     old = sent_to(order, addresses_of(order))
@@ -45,7 +45,7 @@ def consequences(request: HttpRequest, order: Order) -> Iterator[SafeString]:
 
 
 def codes_elsewhere(order: Order) -> list[SafeString]:
-    """That codes went to an address that is not the customer's any more."""
+    """Sentences about codes that went to an address that is not the customer's any more."""
     now = addresses_of(order)
     former = {
         address

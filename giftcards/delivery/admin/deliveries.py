@@ -1,4 +1,4 @@
-"""The list of the messages to customers, and the page of one. Fast at a million of them."""
+"""The list of the messages to customers, and the page of a message. Fast with a million rows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MOST_FOUND = 1_000
 
 
 class _Few(ChoicesFilter):
-    """A column of few values, with an index of its own."""
+    """A filter by a column that has few values, and an index of its own."""
 
     def find(self, request: HttpRequest, *, limit: int) -> list[int]:
         found = self.queryset(request, Delivery.objects.order_by())
@@ -40,7 +40,7 @@ class _Few(ChoicesFilter):
 
 
 class ChannelFilter(_Few):
-    """The channels in use; none where there is only one."""
+    """A filter by the channels in use; hidden if there is only one."""
 
     def has_output(self) -> bool:
         return len(conf.channels) > 1
@@ -118,7 +118,7 @@ class DeliveryAdmin(PreviewPages, ResendingPages, HandingOverPages, DisputePages
     def search_rows(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
         if wanted := self.visible_order(request, name):
             return rows.filter(order=wanted)
-        # As they were typed by most customers.
+        # As typed, or in lower case, as most customers write their addresses.
         found = Delivery.objects.filter(address__in={name, name.lower()}).select_related("order")
         messages = list(found.order_by("-pk")[:_MOST_FOUND])
         orders = self.visible_orders(request, {message.order for message in messages})
@@ -178,7 +178,7 @@ class DeliveryAdmin(PreviewPages, ResendingPages, HandingOverPages, DisputePages
     def last_error(self, message: Delivery) -> str:
         return bdi(message.error) if message.error else ""
 
-    # What tells of a customer is about the order.
+    # Texts about the customer are for people who may see the order.
 
     @admin.display(description=_("address"))
     def to(self, message: Delivery) -> str:

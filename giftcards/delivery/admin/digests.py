@@ -1,4 +1,4 @@
-"""Who of the staff was told when, and of what; and which digests cannot be sent."""
+"""The list of digests: which staff were told of what and when, and which digests fail."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StaffDigestAdmin(ReadOnly, OnlyFilters, DigestModelAdmin):
     list_display_links = None
     fields = readonly_fields = list_display
     sortable_by = ()
-    # On a phone, where a row is a block of lines, nothing is better than a line with a dash.
+    # Instead of a dash, which would take a line of its own on a phone.
     empty_value_display = ""
 
     class Media:
@@ -76,10 +76,10 @@ class StaffDigestAdmin(ReadOnly, OnlyFilters, DigestModelAdmin):
 
 @register
 def failing_digests(request: HttpRequest) -> SafeString | str:
-    """Above the list of orders: that staff are not told by mail, and might think all is well."""
+    """Warn above the list of orders if digests fail: staff may wrongly think that all is well."""
     if not (conf.staff and request.user.has_perm("giftcards_delivery.view_staffdigest")):
         return ""
-    # As many rows as persons.
+    # The table has only one row per person.
     count = StaffDigest.objects.filter(failures__gt=0).count()
     if not count:
         return ""

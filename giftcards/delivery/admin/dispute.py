@@ -1,4 +1,4 @@
-"""The proof of delivery: all that is known of an order whose code is said to be used already.
+"""The proof of delivery: all facts about an order whose code is said to be used already.
 
 One page to print. It holds no code.
 """
@@ -166,7 +166,7 @@ def _links(order: Order) -> dict[str, Any]:
 
 
 def _visits(order: Order) -> dict[str, Any]:
-    """Who has used one of the links."""
+    """The visits of the order's links, for the template."""
     visits, has_more = newest(LinkVisit.objects.filter(link__order=order), _MOST)
     return {"visits": visit_rows(visits), "has_more_visits": has_more}
 
@@ -187,7 +187,7 @@ def _reveal_row(reveal: CardReveal) -> dict[str, Any]:
 
 
 def _quotes(order: Order, tails: list[str]) -> Iterator[QuotedMessage]:
-    """What can be sent to the provider, in each language. Nothing where it has no such order."""
+    """The texts to send to the provider, one per language; none if it has no such order."""
     if not order.provider_order_id:
         return
     shown = LinkVisit.objects.filter(link__order=order, what=LinkVisit.What.REVEALED)

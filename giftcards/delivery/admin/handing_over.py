@@ -1,4 +1,4 @@
-"""Links that staff hand over themselves, and the end of all links of an order."""
+"""Links that staff hand over themselves, and the withdrawal of all links of an order."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from giftcards.secrecy import Masked
 
 
 def may_have_link(order: Order) -> bool:
-    """Whether there is anything to link to, and an address to link with."""
+    """True if there are cards to link to, and ``BASE_URL`` is set."""
     return bool(conf.base_url) and has_cards(order)
 
 
 class NewLinkForm(RevealForm):
-    """Why a link is made, who makes it, and what becomes of the earlier ones.
+    """The reason for a link, the proof of who makes it, and what becomes of the earlier links.
 
-    Whoever has the link sees the codes: so it takes the same proof as revealing one.
+    Whoever has the link sees the codes, so making it takes the same proof as revealing a code.
     """
 
     withdraws = forms.BooleanField(
         label=_("Withdraw the earlier links"), required=False, initial=True
     )
-    # The newest link that the person knew of: the second press of the button leaves the link of the
-    # first one as it is, and shows one that works as well.
+    # The newest link when the form was made. Only links up to it are withdrawn, so a second press
+    # of the button leaves the link of the first press working.
     newest = forms.IntegerField(required=False, widget=forms.HiddenInput)
 
 
 class HandingOverPages(DeliveryPages):
-    """The page that makes a link, the page that shows it once, and the end of all links."""
+    """The page that makes a link, the page that shows it once, and the withdrawal of all links."""
 
     def get_urls(self) -> list[URLPattern]:
         view = sensitive_post_parameters()(self.admin_site.admin_view(self.new_link_view))
@@ -109,9 +109,9 @@ class HandingOverPages(DeliveryPages):
     def _make(
         self, request: HttpRequest, order: Order, given: dict[str, Any]
     ) -> tuple[CardLink, Masked]:
-        """A new link to the cards and its address; on record, with who has made it and why.
+        """Make a link to the cards, and record who made it and why; return it and its address.
 
-        Raises :exc:`~giftcards.delivery.admin.allowance.TooManyMessages`; then nothing was done.
+        If it raises :exc:`~giftcards.delivery.admin.allowance.TooManyMessages`, nothing was done.
         """
         by = request.user.get_username()
         done = "Made a link to the cards, to hand over."

@@ -26,7 +26,7 @@ from giftcards.delivery.models.links import MOST_REVEALS
 from giftcards.display import bdi, count_text, filled, moment, zoned_moment
 
 _What = LinkVisit.What
-# The badges of the statuses of orders that mean the same.
+# The order status whose badge a message gets, by the status of the message.
 _COLOURS = {
     DeliveryStatus.QUEUED: "pending",
     DeliveryStatus.SENDING: "handling",
@@ -39,7 +39,7 @@ _COLOURS = {
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """How often links were opened, and their cards shown."""
+    """How often, and when last, links were opened and their cards shown."""
 
     opened: int = 0
     shown: int = 0
@@ -48,7 +48,7 @@ class Use:
 
     @classmethod
     def of(cls, links: Iterable[Any]) -> Use:
-        """Of all these links, which were read :func:`with_use`."""
+        """Sum up these links, which were read by :func:`with_use`."""
         links = list(links)
         return cls(
             sum(link.times_opened for link in links),
@@ -59,7 +59,7 @@ class Use:
 
 
 def with_use(links: CardLinkQuerySet) -> Any:
-    """The links with what :class:`Use` sums up, in one query."""
+    """The links, annotated for :class:`Use`, in one query."""
     opened, shown = Q(visits__what=_What.OPENED), Q(visits__what=_What.REVEALED)
     return links.annotate(
         times_opened=Count("visits", filter=opened),
@@ -70,14 +70,14 @@ def with_use(links: CardLinkQuerySet) -> Any:
 
 
 def status_badge(message: Delivery) -> SafeString:
-    """The status of a message like that of an order."""
+    """The status of a message, as a badge like that of an order."""
     badge = '<span class="giftcards-badge giftcards-{}">{}</span>'
     colour = _COLOURS[DeliveryStatus(message.status)]
     return format_html(badge, colour, message.get_status_display())
 
 
 def address_of(message: Delivery) -> SafeString:
-    """Where the message went; of an erased customer, that is not known any more."""
+    """The address of the message, or a note that it was erased."""
     return bdi(message.address or gettext("an erased address"))
 
 
@@ -110,7 +110,7 @@ def what_became(message: Delivery) -> SafeString:
 
 
 def doubts(message: Delivery) -> str:
-    """That the customer may have got the message more than once, or not at all; "" if not."""
+    """A sentence with the number of attempts with unknown outcome; "" if there are none."""
     if not message.unanswered:
         return ""
     text = ngettext(
@@ -122,7 +122,7 @@ def doubts(message: Delivery) -> str:
 
 
 def who_asked(message: Delivery) -> SafeString | str:
-    """Who has had the message sent again, and why; "" if nobody has."""
+    """Who had the message sent again, and why; "" if nobody did."""
     if not message.requested_by:
         return ""
     text = gettext("%(by)s had it sent again: %(reason)s")
@@ -150,7 +150,7 @@ def _last(said: str, at: datetime | None) -> SafeString | str:
 
 
 def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
-    """What becomes of whoever uses the link now; and whether staff have to do something."""
+    """The present state of the link in words, and whether staff have to do something about it."""
     if link.revoked_at:
         text = gettext("Withdrawn at %(at)s by %(by)s.")
         return filled(text, at=moment(link.revoked_at), by=bdi(link.revoked_by or "-")), False
@@ -167,7 +167,7 @@ def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
 
 @dataclass(frozen=True, slots=True)
 class VisitRow:
-    """Somebody has used a link. The moment is HTML."""
+    """A visit of a link. ``at`` is HTML."""
 
     at: SafeString
     what: str
@@ -190,7 +190,7 @@ def visit_rows(visits: Iterable[LinkVisit]) -> list[VisitRow]:
 
 
 def origin_of(link: CardLink) -> SafeString | str:
-    """How the link came about, and by whom."""
+    """How the link was made, and by whom if staff made it."""
     if link.created_by and link.origin == CardLink.Origin.STAFF:
         text = gettext("Made by %(by)s, to be handed over")
         return filled(text, by=bdi(link.created_by))

@@ -1,4 +1,4 @@
-"""The links to cards, and who has used them. Only to look at; their tokens are stored nowhere."""
+"""The links to cards and their visits. Read-only; the tokens of links are stored nowhere."""
 
 from __future__ import annotations
 

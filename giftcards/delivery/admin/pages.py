@@ -1,4 +1,4 @@
-"""What our pages about an order share: who may use them, and their frame."""
+"""Shared parts of our pages about an order: permissions, addresses and the frame."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from giftcards.models import Order
 
 
 def may_resend(request: HttpRequest) -> bool:
-    """Whether the person may have messages sent again, make links, and withdraw them."""
+    """True if the person may have messages sent again, make links and withdraw them."""
     return request.user.has_perm("giftcards_delivery.resend_delivery")
 
 
 def address_here(request: HttpRequest, page: str, *args: Any) -> str:
-    """The address of one of our pages on this site of the admin; "" if it does not have it."""
+    """The address of one of our pages on this admin site; "" if the site lacks the page."""
     match = request.resolver_match
     site = match.namespace if match else None
     try:
@@ -34,18 +34,21 @@ def address_here(request: HttpRequest, page: str, *args: Any) -> str:
 
 def language_choices() -> list[tuple[str, str]]:
     """The languages of messages, for a form."""
-    # As they are, or names that Django translates.
+    # Names that Django does not know are shown as they are.
     return [(code, gettext(str(name))) for code, name in languages().items()]
 
 
 class DeliveryPages(OrderRows):
-    """Helpers of the pages about an order; they stand in the frame of the orders' pages."""
+    """Base of our pages about an order, which are shown in the frame of the orders' pages."""
 
     class Media:
         css = {"all": ("giftcards_delivery/admin.css",)}
 
     def order_for(self, request: HttpRequest, order_id: int, *, allowed: bool) -> Order:
-        """The order of a page, for a person who may see it and is ``allowed`` to use the page."""
+        """Return the order if the person may see it and is ``allowed`` to use the page.
+
+        Raises :exc:`~django.core.exceptions.PermissionDenied` otherwise.
+        """
         order = Order.objects.filter(pk=order_id).first()
         if order is None or not allowed or not self.visible_orders(request, [order]):
             raise PermissionDenied
@@ -61,7 +64,7 @@ class DeliveryPages(OrderRows):
         return reverse(name, args=[order.pk], current_app=self.admin_site.name)
 
     def correction_address(self, request: HttpRequest, order: Order) -> str:
-        """The page that corrects the address of the order; "" for who may not."""
+        """The URL of the page for correcting the customer's address; "" if the person may not."""
         if not request.user.has_perm("giftcards.correct_customer"):
             return ""
         name = "admin:giftcards_order_customer"
@@ -70,7 +73,7 @@ class DeliveryPages(OrderRows):
     def conclude(
         self, request: HttpRequest, order: Order, text: str, level: int = messages.SUCCESS
     ) -> HttpResponse:
-        """Tell what was done, on the page of the order."""
+        """Redirect to the page of the order, which then shows ``text``."""
         self.message_user(request, text, level)
         return HttpResponseRedirect(self.order_address(order))
 
@@ -100,6 +103,6 @@ class DeliveryPages(OrderRows):
 
 
 def newest(rows: QuerySet[Any], most: int) -> tuple[list[Any], bool]:
-    """The newest ``most`` of the rows, the newest first; and whether there are more."""
+    """The newest ``most`` of the rows, newest first, and whether there are more."""
     found = list(rows.order_by("-pk")[: most + 1])
     return found[:most], len(found) > most

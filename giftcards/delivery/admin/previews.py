@@ -1,4 +1,4 @@
-"""The page on which staff look at the messages to customers, filled with an example."""
+"""The page on which staff look at examples of the messages to customers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 else:
     DeliveryModelAdmin = admin.ModelAdmin
 
-# What the page of the mail may do: be shown in ours, with its own styles.
+# The document with the mail may only be shown in a page of ours, with its own styles.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox"
 _MODES = {
     Mode.LINK: _("With a link to the cards"),
@@ -45,7 +45,7 @@ _MODES = {
 
 
 class PreviewForm(forms.Form):
-    """Which message is shown."""
+    """The choice of a message to show."""
 
     kind = forms.ChoiceField(label=_("Message"), choices=Kind.choices)
     language = forms.ChoiceField(label=_("Language"))
@@ -69,7 +69,7 @@ class PreviewForm(forms.Form):
 
     @property
     def message(self) -> Message:
-        """The message that is chosen, written for nobody."""
+        """The chosen message, without an address."""
         chosen = self.cleaned_data
         content = example(chosen["kind"], chosen["mode"])
         return render(content, language=chosen["language"], address="")
@@ -116,7 +116,7 @@ class PreviewPages(DeliveryModelAdmin):
         form = self._form(request, request.GET)
         if not form.is_valid():
             return HttpResponse(status=400)
-        # A policy that is there is left alone by Django's middleware.
+        # Django's middleware leaves an existing policy alone.
         return HttpResponse(form.message.html, headers={"Content-Security-Policy": _POLICY})
 
     def send_preview_view(self, request: HttpRequest) -> HttpResponse:
@@ -142,7 +142,7 @@ class PreviewPages(DeliveryModelAdmin):
         return PreviewForm(data)
 
     def _own_address(self, request: HttpRequest) -> str:
-        """Where the person gets examples; "" if they may not send messages, or have no address."""
+        """The person's own address; "" if they may not send messages, or have none."""
         if not may_resend(request):
             return ""
         user = get_user_model()
@@ -170,7 +170,7 @@ def _usual_mode(kind: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What the example's order came to."""
+    """The outcome of the example order."""
 
     delivered: int = 0
     paid_back: Decimal | None = None
@@ -188,7 +188,7 @@ _LETTERS = "ABCDE"
 
 
 def example(kind: str, mode: str) -> Content:
-    """A message of this kind about an order that does not exist; nothing is stored."""
+    """The content of a message of this kind about an invented order; nothing is stored."""
     now = timezone.now()
     facts = _facts(kind, now)
     content = Content(

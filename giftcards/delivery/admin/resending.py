@@ -1,4 +1,4 @@
-"""Sending a message again, on the wish of a customer; stopping one that waits, or not waiting."""
+"""Sending a message again, and cancelling a waiting message or sending it now."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from giftcards.models import Order
 from giftcards.models.fields import plain_line
 from giftcards.secrecy import Masked
 
-#: In the address of the page: the earlier links end unless the person chooses otherwise.
+#: Query parameter of the page that preselects the withdrawal of the earlier links.
 WITHDRAWING = "withdrawing"
 _FIELDS = ("kind", "channel", "address", "language", "reason")
 
 
 class SendAgainForm(forms.Form):
-    """Which message goes where, and what becomes of the links that went out before."""
+    """The choice of a message and its address, and of what becomes of the earlier links."""
 
-    # What becomes of the earlier links.
+    # Choices for the earlier links.
     IF_ELSEWHERE, ALL, NONE = "elsewhere", "all", "none"
 
     kind = forms.ChoiceField(label=_("Message"))
@@ -79,7 +79,7 @@ class SendAgainForm(forms.Form):
         help_text=_("Needed if the cards go to another address than the customer's."),
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "dir": "ltr"}),
     )
-    # Made with the form: whoever presses the button twice sends one message.
+    # New for each form, so that pressing the button twice sends one message.
     once = forms.UUIDField(widget=forms.HiddenInput)
 
     def __init__(
@@ -142,7 +142,7 @@ class SendAgainForm(forms.Form):
             self.add_error("password", error)
 
     def _check(self, channel: Channel, address: str) -> None:
-        """Complain about an address that the channel cannot have."""
+        """Add an error if the address is missing, or unusable for the channel."""
         if not address:
             self.add_error("address", gettext("The order has no address for this: give one."))
         elif isinstance(channel, Mail):
@@ -153,7 +153,7 @@ class SendAgainForm(forms.Form):
 
 
 class ResendingPages(DeliveryPages):
-    """The page that sends a message again, and the addresses that stop or hurry one."""
+    """The page that sends a message again, and the views that cancel a message or send it now."""
 
     def get_urls(self) -> list[URLPattern]:
         page = self.admin_site.admin_view
@@ -185,7 +185,7 @@ class ResendingPages(DeliveryPages):
         form = SendAgainForm(request, order, kinds, withdraws=withdraws, data=data)
         if form.is_valid():
             if form.cleaned_data["takes_proof"] and needs_other_proof(request):
-                # What was typed has to be typed again: the other page knows nothing of it.
+                # The form has to be filled in again: the page of the proof does not keep it.
                 back_to = self.address("send_again", order.pk)
                 return HttpResponseRedirect(address_of_proof(back_to=back_to))
             return self._send_again(request, order, form.cleaned_data)
@@ -207,7 +207,7 @@ class ResendingPages(DeliveryPages):
         if given["withdraws"]:
             done += " Withdrew the earlier links to the cards."
         try:
-            # Both or neither: no message without a trace.
+            # In one transaction: no message without an entry in the log.
             with transaction.atomic(using=router.db_for_write(Delivery)):
                 order.lock()
                 message = send_again(
@@ -248,9 +248,9 @@ class ResendingPages(DeliveryPages):
     def _decide(
         self, request: HttpRequest, message_id: int, act: Callable[[Delivery], str], done: str
     ) -> HttpResponse:
-        """Have a person decide about a message that waits, and tell them what was ``done``.
+        """Apply ``act`` to a waiting message, log that, and tell the person what was ``done``.
 
-        ``act`` returns what the log says of it; "" if the message does not wait any more.
+        ``act`` returns the text for the log; "" if the message does not wait any more.
         """
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])

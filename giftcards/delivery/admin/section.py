@@ -1,4 +1,4 @@
-"""What the page of an order says of its messages and links, and what can be done about them."""
+"""The section about messages and links on the page of an order, with its buttons."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class MessageRow:
     kind: str
     badge: SafeString
     said: SafeString
-    #: What else is known of it.
+    #: Further sentences about the message.
     details: Sequence[SafeString | str]
     #: Class and place of the last error.
     error: str
-    #: Whether it was not sent, and no later one makes up for it.
+    #: True if the message failed, and no later one makes up for it.
     is_untold: bool
     acts: Sequence[Act]
 
@@ -83,7 +83,7 @@ class LinkRow:
 
 
 class Section:
-    """The section of one order, for one person; it takes the same few queries for each."""
+    """The section of one order, for one person. Takes the same few queries for any order."""
 
     def __init__(self, request: HttpRequest, order: Order) -> None:
         self._request, self._order = request, order
@@ -97,7 +97,7 @@ class Section:
         return self._sees_messages or self._sees_links or self._may_act
 
     def context(self) -> dict[str, Any]:
-        """What the template shows; empty if there is nothing to say."""
+        """The context of the template; empty if there is nothing to show."""
         order, now = self._order, timezone.now()
         about = Delivery.objects.filter(order=order)
         messages, has_more_messages = newest(about, _MOST)
@@ -113,7 +113,7 @@ class Section:
         return {
             "original": order,
             "silence": silence,
-            # Without a query for an order that has no messages to say it of.
+            # An order without messages needs no query.
             "codes_elsewhere": codes_elsewhere(order) if messages else [],
             "sees_messages": self._sees_messages,
             "messages": [self._message_row(each, untold, links) for each in messages],
@@ -130,7 +130,7 @@ class Section:
         return address_here(self._request, page, *args)
 
     def _acts(self, links: Sequence[CardLink]) -> list[Act]:
-        """What can be done about the order; only what this site of the admin has a page for."""
+        """The buttons about the order for which this admin site has pages."""
         acts = list(self._decisions(links)) if self._may_act else []
         if self._sees_messages and self._order.fulfilled_quantity:
             url = self._url("dispute", self._order.pk)
@@ -151,9 +151,9 @@ class Section:
             yield Act(gettext("Withdraw all links"), self._url("withdraw", key), is_post=True)
 
     def _why_silent(self, told: Collection[str]) -> str:
-        """Why the customer was not told of what became of the order; "" if they were, or need not.
+        """The reason why the customer is not told of the status; "" if they are, or need not be.
 
-        ``told``: the kinds of the messages that there are.
+        ``told`` holds the kinds of the existing messages: they count as told.
         """
         order = self._order
         kind = KIND_OF_STATUS.get(order.status)
@@ -199,7 +199,7 @@ class Section:
 
 
 def _details(message: Delivery, links: Sequence[CardLink]) -> list[SafeString | str]:
-    """Who has had the message sent again, what of it is not known, and how its links were used."""
+    """Sentences on who had the message sent again, unknown outcomes, and the use of its links."""
     details = [who_asked(message), doubts(message)]
     own = [link for link in links if link.delivery_id == message.pk]
     if own:
@@ -209,7 +209,7 @@ def _details(message: Delivery, links: Sequence[CardLink]) -> list[SafeString | 
 
 @sections.register
 def section(request: HttpRequest, order: Order) -> SafeString | str:
-    """The section of the page of ``order`` about messages and links; "" for nothing."""
+    """The HTML of the section on the page of ``order``; "" if there is nothing to show."""
     shown = Section(request, order)
     context = shown.context() if shown.is_allowed else {}
     if not context:

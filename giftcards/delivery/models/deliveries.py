@@ -1,4 +1,4 @@
-"""Messages to customers, one row for each and each address; the rows are also the queue."""
+"""Messages to customers. A row is one message to one address; the rows are also the queue."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from giftcards.delivery.kinds import Kind
 from giftcards.models import CustomerRefund, Order, StatusChange
 from giftcards.models.fields import ExactCharField, plain_line
 
-# No message waits longer for its next attempt.
+# The longest time to the next attempt at a message.
 _LONGEST_WAIT = timedelta(days=1)
-# How long a message may be open. Shorter disturbances end by themselves.
+# A message that has been open for longer is late. Shorter disturbances end by themselves.
 _PATIENCE = timedelta(minutes=5)
 
 
@@ -31,37 +31,38 @@ class DeliveryStatus(models.TextChoices):
     CANCELLED = "cancelled", _("Not needed any more")
 
 
-#: No process is sending the message.
+#: Statuses of messages that wait: no process is sending them.
 WAITING = (DeliveryStatus.QUEUED, DeliveryStatus.RETRYING)
-#: A row in one of these is due when its ``next_attempt_at`` is past. One that is being sent is due
-#: again once the claim of a process that must have died is over.
+#: Statuses of messages that are not done. A row with one of these is due when its
+#: ``next_attempt_at`` is past. While a message is being sent, that is the end of the claim: if it
+#: is past, the process must have died.
 OPEN = (*WAITING, DeliveryStatus.SENDING)
 
 
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def update(self, **values: Any) -> int:
-        """As usual; whoever marks messages as failed also notes when that was."""
+        """Update as usual; a ``status`` of failed sets ``failed_at`` to now, unless it is given."""
         if values.get("status") == DeliveryStatus.FAILED:
             values.setdefault("failed_at", timezone.now())
         return super().update(**values)
 
     def due(self, now: datetime) -> Self:
         """Messages that are to be sent now, longest due first."""
-        # NULL in the rows that are done, so the index holds what is open together.
+        # The column is NULL in rows that are done, so the index has the open ones side by side.
         return self.filter(next_attempt_at__lte=now).order_by("next_attempt_at", "pk")
 
     def late(self, now: datetime, *, limit: int) -> list[datetime]:
-        """When messages were queued that should have been sent some minutes ago.
+        """Creation times of open messages that have waited for 5 minutes or longer.
 
-        Of all that are open, it looks at the ``limit`` that are due first.
+        Only the ``limit`` open messages that are due first are looked at.
         """
-        # By the index of what is due: a planner takes each status for a common one.
+        # Uses the index on next_attempt_at: a planner would expect many rows of each status.
         found = self.filter(next_attempt_at__lte=now + _LONGEST_WAIT)
         rows = found.order_by("next_attempt_at", "pk").values_list("created_at", flat=True)
         return [at for at in rows[:limit] if at <= now - _PATIENCE]
 
     def next_due_at(self) -> datetime | None:
-        """When the next open message is due; ``None`` if none is open."""
+        """Time at which the next open message is due; ``None`` if no message is open."""
         found = self.filter(next_attempt_at__isnull=False).aggregate(
             at=models.Min("next_attempt_at")
         )
@@ -69,9 +70,9 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return at
 
     def claim(self, wanted: Delivery, *, until: datetime) -> bool:
-        """Claim a message that was read as due; False if another process was first.
+        """Claim a message that was read as due; return False if another process was first.
 
-        The claim ends at ``until``: if its process has died by then, another one takes over.
+        The claim expires at ``until``: then another process can take the message over.
         """
         token = uuid.uuid4().hex
         rows = self.filter(
@@ -83,7 +84,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
             "next_attempt_at": until,
             "attempts": wanted.attempts + 1,
         }
-        # Whoever claimed it last has not said how that ended.
+        # The process of the last claim has not recorded how its attempt ended.
         if wanted.status == DeliveryStatus.SENDING:
             values["unanswered"] = wanted.unanswered + 1
         if not rows.update(**values):
@@ -93,7 +94,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return True
 
     def conclude(self, claimed: Delivery, **values: Any) -> bool:
-        """Record how an attempt ended; False if its claim was over and another process has it."""
+        """Record how an attempt ended; return False if the claim was lost in the meantime."""
         rows = self.filter(pk=claimed.pk, status=DeliveryStatus.SENDING, claim=claimed.claim)
         if not rows.update(**values):
             return False
@@ -102,7 +103,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return True
 
     def add(self, message: Delivery) -> bool:
-        """Insert the message; False if it is there already, by its ``key``."""
+        """Insert the message; return False if a row has its ``key`` already."""
         try:
             with transaction.atomic(using=self.db):
                 message.save(force_insert=True)
@@ -113,29 +114,30 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return True
 
     def cancel(self, **which: Any) -> int:
-        """Cancel those of these messages that no process is sending; return how many."""
+        """Cancel those of these messages that wait; return their number."""
         rows = self.filter(status__in=WAITING, **which).order_by()
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
     def stop(self, **which: Any) -> int:
-        """Let these messages hand over no further link; return how many are not sent at all.
+        """Keep these messages from handing over further links; return how many were cancelled.
 
-        What a process is sending at this moment may go out, and is not tried again.
+        A message that is being sent at this moment may still go out, but is not retried.
         """
-        # All, because a process may begin to send one, or end, between the two statements.
+        # Marks all open rows: a process may begin or end an attempt between the two statements.
         self.filter(status__in=OPEN, **which).order_by().update(is_stopped=True)
         return self.cancel(**which)
 
     def hold(self, claimed: Delivery) -> bool:
-        """Have nobody stop the message until the transaction ends; False if somebody has.
+        """Lock the row, so that nobody can stop the message until the transaction ends.
 
-        Or if its customer was erased.
+        Return False if it was stopped before, or the claim was lost, as when its customer was
+        erased.
         """
         rows = self.filter(pk=claimed.pk, status=DeliveryStatus.SENDING, is_stopped=False)
         return bool(rows.filter(claim=claimed.claim).update(claim=claimed.claim))
 
     def hurry(self, waiting: Delivery) -> bool:
-        """Have a message sent now that waits for another try; False if it does not wait."""
+        """Make a message that waits for a retry due now; return False if it does not wait."""
         now = timezone.now()
         rows = self.filter(
             pk=waiting.pk, status=DeliveryStatus.RETRYING, next_attempt_at__gt=now
@@ -143,7 +145,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return bool(rows.update(next_attempt_at=now))
 
     def untold(self) -> Self:
-        """Messages that were not sent, and that no later one to the same customer makes up for."""
+        """Failed messages without a later open or sent one of the same order and kind."""
         later = Delivery.objects.filter(
             order=OuterRef("order"), kind=OuterRef("kind"), pk__gt=OuterRef("pk")
         ).exclude(status__in=(DeliveryStatus.FAILED, DeliveryStatus.CANCELLED))
@@ -151,7 +153,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
 
 def key_of(*occasion: str) -> str:
-    """What makes a message one of its kind: nobody is told of the same occasion twice."""
+    """The unique key of a message about ``occasion``, so that nobody is told of it twice."""
     text = "\0".join(occasion)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
@@ -164,8 +166,8 @@ class Delivery(models.Model):
     order = models.ForeignKey(
         Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="deliveries"
     )
-    # What it announces: a move of the order, or a refund to the customer. It names no move if a
-    # person has had it sent again.
+    # What the message announces: a status change of the order, or a refund. A message that a
+    # person had sent again has no status change.
     change = models.ForeignKey(
         StatusChange,
         verbose_name=_("status change"),
@@ -188,28 +190,27 @@ class Delivery(models.Model):
         _("status"), max_length=10, choices=DeliveryStatus, default=DeliveryStatus.QUEUED
     )
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
-    # Of these, those of which it is not known whether the message went out: the process died, or
-    # the server did not answer.
+    # The number of attempts with unknown outcome: the process died, or the server did not answer.
     unanswered = models.PositiveIntegerField(default=0)
-    # While it is being sent: when the claim of the process ends. NULL: it is done.
+    # The end of the claim while the message is being sent. NULL once it is done.
     next_attempt_at = models.DateTimeField(_("next attempt"), null=True, default=timezone.now)
     claim = models.CharField(max_length=32, blank=True)
-    # The links to the cards were withdrawn while it was being sent: there is no other attempt.
+    # The message must hand over no further link, so it is not retried.
     is_stopped = models.BooleanField(default=False)
-    # Class and place of the last error: its text may hold what was in the message.
+    # Class and place of the last error, without its text, which may quote the message.
     error = models.TextField(_("error"), blank=True)
-    # As the channel calls it; by this name, a bounce is reported.
+    # The id that the channel gave to the message; a report of a bounce names it.
     message_id: models.CharField[str, str] = ExactCharField(max_length=200, blank=True)
     key = models.CharField(max_length=64, unique=True)
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     sent_at = models.DateTimeField(_("sent"), null=True)
-    # When it was marked as failed, perhaps long after it was sent: it came back.
+    # When the message was marked as failed: long after it was sent, if it bounced.
     failed_at = models.DateTimeField(null=True)
-    # A name, as in giftcards.Acknowledgement; "" unless a person had it sent again.
+    # A user name, as in giftcards.Acknowledgement; "" unless a person had the message sent again.
     requested_by = models.CharField(_("by"), max_length=254, blank=True)
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
-    # It went to another address than the customer's at that time: whoever had it sent may do that
-    # so many times in an hour.
+    # It went to another address than the customer's at that time. Such messages count against the
+    # hourly limit of whoever had them sent.
     is_elsewhere = models.BooleanField(default=False, db_default=False)
 
     objects = DeliveryQuerySet.as_manager()
@@ -243,12 +244,12 @@ class Delivery(models.Model):
 
     @property
     def needs_look(self) -> bool:
-        """Whether the customer was not told, and no further attempt is made."""
+        """True if the message was given up: the customer was not told, and there is no retry."""
         return self.status == DeliveryStatus.FAILED
 
 
 class Installation(models.Model):
-    """When the app was installed: customers are told of nothing that happened before."""
+    """The time of the app's installation: customers are not told of earlier events."""
 
     at = models.DateTimeField(default=timezone.now)
 
@@ -260,5 +261,5 @@ class Installation(models.Model):
 
     @classmethod
     def begin(cls) -> datetime:
-        """When that was; now, if it is not known yet."""
+        """Return the time of installation; record the present time if there is none yet."""
         return cls.objects.get_or_create(pk=1)[0].at

@@ -1,4 +1,4 @@
-"""What members of staff were told by digest."""
+"""What staff were told by digest."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class StaffDigest(models.Model):
     # "" for the receivers of the signal.
     address: models.CharField[str, str] = ExactCharField(_("address"), max_length=254, unique=True)
     sent_at = models.DateTimeField(_("last digest"), null=True)
-    # What it covers: happenings until this moment.
+    # The person was told of the events up to this moment.
     covers_until = models.DateTimeField(null=True)
-    # What holds or is open and was told, and what the last digest said: see delivery.digests.Told.
+    # What the person knows, and what the last digest said: see delivery.digests.Told.
     told = models.JSONField(default=dict)
-    # When to look next whether there is something to tell: when a digest may be sent again, or
-    # after a failure, or when the claim of the process ends that is sending it. NULL: at once.
+    # When to look for news next: at the end of the pause after a digest or a failure. While a
+    # digest is being sent, the end of that process's claim. NULL: at once.
     next_attempt_at = models.DateTimeField(_("next attempt"), null=True)
     failures = models.PositiveIntegerField(_("failed attempts"), default=0)
     error = models.TextField(_("error"), blank=True)
@@ -35,5 +35,5 @@ class StaffDigest(models.Model):
 
     @property
     def is_failing(self) -> bool:
-        """Whether the last attempts to send it have failed."""
+        """True if the last attempt to send a digest failed."""
         return self.failures > 0

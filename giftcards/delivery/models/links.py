@@ -1,4 +1,4 @@
-"""Links by which customers reach their cards, and who has used them."""
+"""Links by which customers reach their cards, and the visits of these links."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from giftcards.models import Card, Order
 from giftcards.models.fields import plain_line
 from giftcards.statuses import FINAL
 
-#: So many wrong PINs lock a link.
+#: Number of wrong PINs that locks a link.
 MOST_WRONG_PINS = 5
-#: So many reveals end a link for which the settings have no limit: nobody needs as many, and each
-#: leaves a row.
+#: Limit of reveals for each link where the settings have none: nobody needs as many, and each
+#: reveal leaves a row.
 MOST_REVEALS = 10_000
-#: Showing the cards again from the same page, as by reloading it, is the same reveal for so long.
+#: Within this time, showing the cards again from the same page (a reload) is the same reveal.
 SAME_REVEAL = timedelta(minutes=10)
 
 
@@ -28,10 +28,8 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
     def usable(self, now: datetime, *, reveals: int | None, again: str | None = None) -> Self:
         """Links that show cards: not withdrawn, expired or used up.
 
-        They are so after ``reveals``, or else :data:`MOST_REVEALS`, reveals.
-
-        A link that is used up shows them ``again`` to the page whose reveal has this key, for a
-        while.
+        A link is used up after ``reveals`` reveals; ``None`` means :data:`MOST_REVEALS`. Even then,
+        the page whose reveal has the key ``again`` may show the cards for :data:`SAME_REVEAL`.
         """
         links = self.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
         is_left = Q(reveals__lt=reveals or MOST_REVEALS)
@@ -49,56 +47,56 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
         return self.filter(Exists(cards), order__status__in=sorted(FINAL))
 
     def of_account(self, order: Order) -> CardLink:
-        """The link over which a customer who is logged in reaches the order; made if need be."""
+        """The link that serves the order's customer in their account; created if need be."""
         origin = CardLink.Origin.ACCOUNT
         # No hash looks like this, and the column is unique.
         name = f"{origin} {order.pk}"
         return self.get_or_create(token_hash=name, defaults={"order": order, "origin": origin})[0]
 
     def revoke(self, order: Order, *, by: str) -> int:
-        """Withdraw every link of the order; return how many worked until now."""
+        """Withdraw the order's links, except the account's; return how many this has ended."""
         now = timezone.now()
         rows = self.filter(order=order, revoked_at=None).exclude(origin=CardLink.Origin.ACCOUNT)
         return rows.update(revoked_at=now, revoked_by=by)
 
     def take_reveal(self, link: CardLink, now: datetime, *, most: int | None) -> bool:
-        """Count one reveal; False if the link has ended, or none is left, in the meantime."""
+        """Count one reveal; return False if the link has ended or has no reveal left."""
         return bool(
             self.filter(pk=link.pk).usable(now, reveals=most).update(reveals=F("reveals") + 1)
         )
 
     def give_reveal_back(self, link: CardLink) -> None:
-        """No card could be shown."""
+        """Take back the count of a reveal that could show no card."""
         self.filter(pk=link.pk, reveals__gt=0).update(reveals=F("reveals") - 1)
 
     def take_guess(self, link: CardLink) -> bool:
-        """Count one guess of the PIN as wrong, before it is looked at; False if none is left."""
+        """Count a PIN guess as wrong before it is checked; return False if no guess is left."""
         rows = self.filter(pk=link.pk, wrong_pins__lt=MOST_WRONG_PINS)
         return bool(rows.update(wrong_pins=F("wrong_pins") + 1))
 
     def give_guess_back(self, link: CardLink) -> None:
-        """The guess was right."""
+        """Take back the count of a guess that was right."""
         self.filter(pk=link.pk, wrong_pins__gt=0).update(wrong_pins=F("wrong_pins") - 1)
 
 
 class CardLink(models.Model):
-    """One way in which a customer reaches the cards of an order.
+    """A way for a customer to reach the cards of an order.
 
-    Its token is known only to who was sent it: the row holds a hash with a key.
+    Only its recipient knows the token: the row holds a keyed hash.
     """
 
     class Origin(models.TextChoices):
         MESSAGE = "message", _("Message")
         #: Made by staff, who hand it over themselves.
         STAFF = "staff", _("Staff")
-        #: The customer is logged in to the shop; it has no token.
+        #: For a customer who is logged in to the shop; has no token.
         ACCOUNT = "account", _("Account in the shop")
 
     order = models.ForeignKey(
         Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="card_links"
     )
     origin = models.CharField(_("origin"), max_length=10, choices=Origin)
-    # The message that it went out with.
+    # The message that carried the link.
     delivery = models.ForeignKey(
         Delivery,
         verbose_name=_("message"),
@@ -106,7 +104,7 @@ class CardLink(models.Model):
         null=True,
         related_name="links",
     )
-    # Of a customer's account, which has no token: the name of the order's only such link.
+    # An account's link has no token; instead of a hash, it has a name that is unique to the order.
     token_hash = models.CharField(max_length=64, null=True, unique=True, editable=False)  # noqa: DJ001
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     created_by = models.CharField(_("by"), max_length=254, blank=True)
@@ -133,17 +131,17 @@ class CardLink(models.Model):
 
     @property
     def is_locked(self) -> bool:
-        """Whether the PIN was wrong too often."""
+        """True if the PIN was wrong too often."""
         return self.wrong_pins >= MOST_WRONG_PINS
 
 
 class LinkVisit(models.Model):
-    """Somebody, or some program, has opened a link, or had its cards shown."""
+    """A visit: a person or a program opened a link, had its cards shown, or locked it."""
 
     class What(models.TextChoices):
         OPENED = "opened", _("Opened")
         REVEALED = "revealed", _("Cards shown")
-        #: The last guess that was left.
+        #: The last remaining PIN guess was wrong.
         LOCKED = "locked", _("Locked after wrong PINs")
 
     link = models.ForeignKey(
@@ -151,7 +149,7 @@ class LinkVisit(models.Model):
         verbose_name=_("link"),
         on_delete=models.PROTECT,
         related_name="visits",
-        # An index of its own begins with it.
+        # An index below begins with this column.
         db_index=False,
     )
     at = models.DateTimeField(_("when"), default=timezone.now)
@@ -162,8 +160,8 @@ class LinkVisit(models.Model):
     user = models.CharField(_("user"), max_length=254, blank=True)
     # How many of the cards could not be opened.
     unreadable = models.PositiveIntegerField(_("unreadable cards"), default=0)
-    # What happens once: showing the cards from one page, however often it is loaded again, and
-    # locking the link.
+    # Unique name of what happens only once: the reveal from one page, however often the page is
+    # reloaded, and the locking of the link.
     key = models.CharField(max_length=40, null=True, unique=True, editable=False)  # noqa: DJ001
 
     class Meta:

@@ -1,4 +1,4 @@
-"""For the templates of a shop: ``{% load giftcards_delivery %}``.
+"""Tags and filters for the templates of a shop: ``{% load giftcards_delivery %}``.
 
 ``{% my_cards %}`` lists the orders of the user who is logged in; ``{% order_cards order %}`` shows
 the state of one order and the button for its cards. Both show nothing to anybody else, and need
@@ -39,7 +39,7 @@ def moment(at: datetime) -> SafeString:
 
 @register.inclusion_tag("giftcards_delivery/tags/my_cards.html", takes_context=True)
 def my_cards(context: RequestContext) -> dict[str, Any]:
-    """The newest orders of who is logged in."""
+    """The newest orders of the user who is logged in."""
     user = _user(context)
     found = list(my_orders.orders_of(user).prefetch_related("refunds")[: _MOST_LISTED + 1])
     return {
@@ -50,9 +50,9 @@ def my_cards(context: RequestContext) -> dict[str, Any]:
 
 @register.inclusion_tag("giftcards_delivery/tags/order_cards.html", takes_context=True)
 def order_cards(context: RequestContext, order: Order) -> dict[str, Any]:
-    """The state of ``order`` and the button for its cards, if it is that user's."""
+    """The state of ``order`` and the button for its cards, if the logged-in user owns it."""
     user = _user(context)
-    # Read anew: a page may hold the order of a moment ago.
+    # Read again: the given instance may be stale.
     found = my_orders.orders_of(user).filter(pk=order.pk)[:1]
     return {"orders": my_orders.shown_orders(user, found)}
 

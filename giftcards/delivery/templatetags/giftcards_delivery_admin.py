@@ -1,4 +1,4 @@
-"""What the pages of the admin say that no view of ours makes."""
+"""Tags for admin pages that Django's own views render."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from giftcards.delivery.models import Delivery
 from giftcards.display import count_text
 
 register = template.Library()
-# No more are counted.
+# Upper bound of the count.
 _MOST = 1_000
 
 
 @register.simple_tag
 def customers_not_told() -> str:
-    """How many messages were not sent, in a sentence; "" if there is none."""
+    """A sentence with the number of messages that were not sent; "" if there is none."""
     count = Delivery.objects.untold().order_by()[:_MOST].count()
     if not count:
         return ""

@@ -43,7 +43,7 @@ class Command(GiftcardsCommand):
 
 
 def _wait(reading: CatalogueReading) -> str:
-    """What the reading waits for."""
+    """The text about the progress of the reading, and what it waits for."""
     what = "waiting for its share of the request budget"
     if reading.is_paused:
         what = _pause() or "waiting"

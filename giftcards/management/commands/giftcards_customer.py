@@ -31,7 +31,7 @@ _REASONS: Mapping[str, str] = {
     OWED: "money is still owed to the customer",
     PLANNED: "a refund is still to be paid",
 }
-# How many orders are named.
+# The most references that a message lists.
 _NAMED = 20
 
 
@@ -97,7 +97,7 @@ class Command(GiftcardsCommand):
         kept = why_kept(orders) if options["erase"] else {}
         result: dict[str, Any] = {"orders": len(orders), "erased": 0, "kept": kept}
         result |= {"named_by_reference": [], "others": [order.reference for order in others]}
-        # With one that is kept, not even an export: its file would be in the way of the next run.
+        # If an order is kept, nothing is exported: the file would be in the way of the next run.
         if orders and not kept:
             result |= self._do(person, orders, options)
         if options["json"]:
@@ -108,7 +108,7 @@ class Command(GiftcardsCommand):
     def _do(
         self, person: Person, orders: Sequence[Order], options: dict[str, Any]
     ) -> dict[str, Any]:
-        """Export and erase, as far as that was asked for; return what has come of it."""
+        """Export and erase as the options say; return the changes to the result."""
         if options["dry_run"]:
             self._foretell(orders, options)
             return {}
@@ -121,7 +121,7 @@ class Command(GiftcardsCommand):
     def _foretell(self, orders: Sequence[Order], options: dict[str, Any]) -> None:
         """Say what would be done."""
         path = options["export"]
-        # Also a link that leads nowhere is in the way of a new file.
+        # A link that leads nowhere is in the way of a new file, too.
         if path and os.path.lexists(path):
             raise refuse(_in_the_way(path))
         number = counted(len(orders), "order")
@@ -150,7 +150,7 @@ class Command(GiftcardsCommand):
         self.say(f"Written to {path}, which only you may read. Hand it over safely.", options)
 
     def _ask(self, options: dict[str, Any]) -> None:
-        """Go on only if the person at the terminal is sure."""
+        """Ask the person at the terminal to confirm, unless ``--yes`` was given."""
         if options["yes"]:
             return
         if options["json"] or not sys.stdin.isatty():
@@ -210,7 +210,7 @@ def _in_the_way(path: Path) -> str:
 
 
 def _trouble(result: Mapping[str, Any]) -> str:
-    """Why not all was done that was asked for; "" if it was."""
+    """The reason why not everything was done; "" if everything was."""
     if not result["orders"]:
         return "No order of this customer was found. Nothing was done."
     lines = [

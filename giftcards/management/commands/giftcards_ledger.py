@@ -92,7 +92,7 @@ class Command(GiftcardsCommand):
 
 
 def _period(options: dict[str, Any]) -> tuple[date | None, date | None, date | None]:
-    """From when to read, and from when to when to sum up, as far as the options say."""
+    """The days of ``--since``, ``--from`` and ``--to``; ``None`` for an option not given."""
     names = ("since", "from", "to")
     since, first, last = (typed_day(f"--{name}", options[name]) for name in names)
     if options["offline"] and since is not None:
@@ -105,13 +105,13 @@ def _period(options: dict[str, Any]) -> tuple[date | None, date | None, date | N
 
 
 def _last_days() -> date:
-    """The first of the days that the next reading would read again."""
+    """The first day that the next reading would read again."""
     read_until = ProviderState.objects.current().ledger_read_until
     last = day_of(read_until) if read_until else today()
     return min(last, today()) - timedelta(days=AGAIN)
 
 
-# While it reads.
+# While reading.
 
 
 def _wait(reading: LedgerReading) -> str:
@@ -131,7 +131,7 @@ def _pause() -> str:
     return current_pause(ProviderState.objects.current())
 
 
-# What it found.
+# Results.
 
 
 def _text(summary: Summary, reading: LedgerReading) -> str:
@@ -173,7 +173,7 @@ def _listed(noun: str, what: str, found: Discrepancies) -> list[str]:
 
 
 def _notes(reading: LedgerReading) -> list[str]:
-    """What else the reading has brought."""
+    """Further lines about what the reading found."""
     notes = [
         f"{day} has changed since it was read: {count} new or different."
         for day, count in reading.changed_days.items()
@@ -227,7 +227,7 @@ def _reading_as_dict(reading: LedgerReading) -> dict[str, Any]:
     }
 
 
-# What a monitor can ask about.
+# Conditions for monitors.
 
 Condition = Callable[[Summary], str]
 

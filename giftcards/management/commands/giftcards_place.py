@@ -154,7 +154,7 @@ def _amount(name: str, text: str | None) -> Decimal | None:
 
 
 def _unfinished(order: Order) -> str:
-    # An order that was never tried has no reason of its own; the provider's state has.
+    # An order that was never tried has no reason of its own: the provider's state is told instead.
     has_reason = order.open_problems or order.changes.exists()
     why = reason(order) if has_reason else provider_state()
     return f"The order {order.reference} is {order.status}. {why}".strip()

@@ -29,7 +29,7 @@ from giftcards.management.output import set_by_signals
 from giftcards.models import CustomerRefund, Order, ProviderState
 from giftcards.retention import purge_if_due
 
-# The pause before a database that is away is looked for again (seconds).
+# The pause between attempts to reach a database that is down (seconds).
 _PAUSE = 1.0
 
 
@@ -63,9 +63,9 @@ class Command(GiftcardsCommand):
         )
 
     def find_database(self, options: dict[str, Any]) -> None:
-        """Wait for a database that is away, if the loop is to start: it goes on without one, too.
+        """With ``--loop``, wait for a database that is down, as the loop itself does.
 
-        One that is there and not migrated is an error nevertheless.
+        A database that is up but not migrated is an error.
         """
         if not options["loop"]:
             super().find_database(options)
@@ -88,7 +88,7 @@ class Command(GiftcardsCommand):
         if options["loop"] and reference is not None:
             raise refuse("Use either --loop or --reference: the loop follows every order.")
         if options["loop"] and self._stop.is_set():
-            # Before the database was there.
+            # Stopped while it waited for the database.
             return
         order = None if reference is None else find_order(reference)
         if options["resume"]:
@@ -131,7 +131,7 @@ class Command(GiftcardsCommand):
             )
 
     def _compare(self, order: Order, gateway: Gateway) -> bool:
-        """Compare a settled order with what the provider says of it by now."""
+        """Compare a settled order with the provider's present answer; False if it was not asked."""
         try:
             return check_settled(order, gateway)
         except ProviderError as error:
@@ -150,7 +150,7 @@ class Command(GiftcardsCommand):
 
 
 def _do_chores(should_continue: Callable[[], bool]) -> None:
-    """What an older worker has left out, and a part of what is due once a day."""
+    """Do what an older worker has left out, and a part of what is due once a day."""
     complete_figures(should_continue)
     read_if_due(should_continue)
     purge_if_due(should_continue)
@@ -158,7 +158,7 @@ def _do_chores(should_continue: Callable[[], bool]) -> None:
 
 
 def _trouble(done: Swept) -> str:
-    """Why a sweep did not do everything: the pause, or else the last failure."""
+    """The reason why a sweep did not do everything: the pause, or else the last failure."""
     state = ProviderState.objects.current()
     if done.is_paused:
         return current_pause(state)

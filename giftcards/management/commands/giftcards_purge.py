@@ -7,7 +7,7 @@ from giftcards.management.base import GiftcardsCommand
 from giftcards.management.output import counted
 from giftcards.retention import REASONS, TEXTS, Purge, long_settled, purge
 
-# Why orders were left alone, by the keys of REASONS; those of optional apps are in TEXTS.
+# Texts of the REASONS why orders are left alone; those of optional apps are in TEXTS.
 _TEXTS = {
     "problem": "with a problem that nobody has ticked off",
     "owed": "with money still owed to the customer",

@@ -81,9 +81,9 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
 
 
 def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None) -> _Restored:
-    """Look for no lost order, so that none is sent again, and hold what may be bought already.
+    """Hold the orders that may be bought already; search for no lost order, so none is resent.
 
-    The lease of the loop keeps the workers out. Once it is lost, the reading ends.
+    The lease of the loop keeps the workers out. If it is lost, the reading ends.
     """
     start = _moment(since, default=last_sign() or timezone.now() - timedelta(hours=24))
     token = Lease.objects.take(Lease.LOOP, LOOP_LEASE)
@@ -115,7 +115,7 @@ def _look_for(lost: OrderQuerySet, gateway: Gateway, progress: Progress) -> None
         progress.show(text, unless_short=True)
         return True
 
-    # One that is held for a person is due at no time.
+    # An order that is held for a person has no due time, and stays held.
     lost.exclude(due_at=None).update(due_at=timezone.now())
     sweep(gateway, lost, should_continue=should_continue)
 
@@ -134,14 +134,14 @@ def _read(gateway: Gateway, pulse: Pulse, *, since: datetime) -> Listing | None:
 
 
 class _Found:
-    """What the search has brought to light."""
+    """The result of the search."""
 
     def __init__(self, explained: int, since: datetime, listing: Listing | None) -> None:
         self._explained, self._left, self._since = explained, _lost().count(), since
         self._is_read = listing is not None
         self.is_whole = listing is not None and listing.is_whole
         self._orphans = [describe_row(row) for row in find_orphans(listing)] if listing else []
-        # Settled orders that the list shows otherwise.
+        # Settled orders that differ in the provider's list.
         self._changed = [o.reference for o in compare_rows(listing.rows)] if listing else []
 
     def as_dict(self) -> dict[str, Any]:
@@ -182,12 +182,12 @@ class _Found:
 
     @property
     def has_questions(self) -> bool:
-        """Whether there is an order, here or at the provider, that is not explained."""
+        """True if an order, here or at the provider, is not explained."""
         return bool(self._orphans or self._left or self._changed)
 
 
 class _Restored(_Found):
-    """What a database lacks, or has to hold, that was restored from a dump."""
+    """The result for a restored database: orders that it lacks, and orders that are held."""
 
     def __init__(
         self,

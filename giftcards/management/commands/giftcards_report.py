@@ -124,7 +124,7 @@ class Command(GiftcardsCommand):
             "decimal_mark": DECIMAL_MARKS[options["decimals"]],
             "has_bom": options["bom"],
         }
-        # Bytes, where that is possible: the file is UTF-8 whatever the terminal is.
+        # Written as bytes, where possible, so that it is UTF-8 whatever the terminal is.
         out = getattr(self.stdout, "buffer", None)
         for chunk in as_csv(rows, **form):
             if out is None:

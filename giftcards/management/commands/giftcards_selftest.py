@@ -81,7 +81,7 @@ class Command(GiftcardsCommand):
 def _complaints(
     reports: Sequence[selftest.SelfTestReport], cards: Mapping[str, str]
 ) -> Iterator[str]:
-    """What is wrong, in sentences."""
+    """Yield what is wrong, in sentences."""
     failed = [report.scenario.name for report in reports if report.complaints]
     if failed:
         yield f"{len(failed)} of {len(reports)} scenarios failed: {', '.join(failed)}."

@@ -43,8 +43,8 @@ def _amount(text: str) -> Decimal:
     return amount
 
 
-# Each option of the command, by the attribute of the simulator that it sets and whose default it
-# has unless it says otherwise.
+# The options of the command, by the attribute of the simulator that each one sets. An option
+# without a default has that of the attribute.
 _OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "host": ("--host", {"help": "address to listen on"}),
     "port": ("--port", {"type": int, "default": 8378, "help": "0 takes a free one"}),
@@ -149,7 +149,7 @@ class Command(ConsoleCommand):
             parser.add_argument(flag, **option)
 
     def handle(self, *, verbosity: int, **options: Any) -> None:
-        # Set SIGINT, too: a shell that starts this in the background has it ignored.
+        # SIGINT, too: a shell makes commands in the background ignore it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):

@@ -19,9 +19,9 @@ from giftcards.engine.database import surviving
 from giftcards.management.base import UNFINISHED, GiftcardsCommand
 from giftcards.management.output import counted, set_by_signals
 
-# How often the loop looks for messages, and when it does so after a server was away (seconds).
+# How often the loop looks for messages, and its pause after a server was away (seconds).
 _POLL_EVERY, _PAUSE = 1.0, 10.0
-# After so long without a message, it does what the task does once a minute (seconds).
+# Longest wait for a message; then the loop does the task's other work (seconds).
 _TICK = 60.0
 
 
@@ -83,7 +83,7 @@ def _trouble(done: SendingTally, waiting: int) -> str:
 
 
 def _wait(stop: threading.Event, seconds: float) -> None:
-    """Wait so long, and then until a message is due; a minute at most."""
+    """Wait for ``seconds``, and then until a message is due; a minute at most in all."""
     began = time.monotonic()
     while not stop.is_set() and (waited := time.monotonic() - began) < _TICK:
         due_at = Delivery.objects.next_due_at()
@@ -94,7 +94,7 @@ def _wait(stop: threading.Event, seconds: float) -> None:
 
 
 def _left(due_at: datetime | None, seconds: float) -> float:
-    """How long to wait before the next look."""
+    """Seconds to wait before the next look."""
     if seconds > 0 or due_at is None:
         return min(max(seconds, 0) or _POLL_EVERY, _POLL_EVERY)
     return min(max((due_at - timezone.now()).total_seconds(), 0), _POLL_EVERY)
