@@ -88,7 +88,8 @@ def _do_chores(stop: threading.Event, *, ends_at: float) -> None:
     with surviving(stop, "the destruction of old codes"):
         purge_if_due(has_time)
     with surviving(stop, "the counting of refunds"):
-        CustomerRefund.objects.recount()
+        if has_time():
+            CustomerRefund.objects.recount()
 
 
 def _is_nobody_waiting() -> bool:
