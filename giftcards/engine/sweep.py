@@ -301,13 +301,13 @@ def time_to_check(order: Order, gateway: Gateway) -> float:
 def check_now(order: Order, gateway: Gateway) -> Swept:
     """Send or check ``order`` even if it is not due, unless another process has claimed it.
 
-    Does nothing if the order is held, because a person decides about it, if it was checked within
-    the interval, or if the budget is exhausted; see :func:`time_to_check`.
+    Does nothing if the order is held because of its price, if it was checked within the interval,
+    or if the budget is exhausted; see :func:`time_to_check`.
     """
     scope = Order.objects.filter(pk=order.pk)
     now = timezone.now()
     waiting = scope.filter(status__in=[Status.PENDING, Status.UNCONFIRMED])
-    # An order that waits for a person has no due time.
+    # A held order has no due time.
     waiting.exclude(due_at=None).unclaimed(now).update(due_at=now)
     scope.check_soon(now=now, interval=timedelta(seconds=conf.poll_interval))
     return sweep(gateway, scope)
