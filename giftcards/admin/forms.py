@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -31,7 +30,7 @@ from giftcards.display import (
 from giftcards.engine.price_holds import confirm_price
 from giftcards.engine.resolving import Fit, Row
 from giftcards.exceptions import ReferenceConflict
-from giftcards.fulfilment import place_order
+from giftcards.fulfilment import OrderDetails, place_order
 from giftcards.models import CustomerRefund, Order, ProductType
 from giftcards.models.fields import plain_line, read_amount
 from giftcards.provider.answers import IDENTIFIER
@@ -44,8 +43,8 @@ else:
     AddForm = RefundModelForm = forms.ModelForm
 
 
-_GIVEN = set(inspect.signature(place_order).parameters)
 _LINE = {"product_id", "type_id"}
+_GIVEN = {*_LINE, "quantity", *OrderDetails.__annotations__}
 
 
 class AmountField(forms.DecimalField):
