@@ -488,15 +488,18 @@ class Gateway:
         """Note that the list is read now; it is due again after one poll interval."""
         self._list_asked_at = timezone.now()
 
-    def note_questions(self, count: int, *, page_size: int) -> None:
+    def note_questions(self, count: int, *, page_size: int, room: int) -> None:
         """Note how many requests a reading takes beside the list's first page.
 
-        Orders that are about to be placed will add pages of ``page_size``.
+        Orders that are about to be sent need pages of ``page_size`` rows, once they fill the
+        ``room`` on the last one. Those are at least a quarter of a page while more orders wait than
+        can be sent at once: slots come back all the time.
         """
         coming = self.waiting
         if coming:
-            coming = min(coming, self._budget.free_for_placing(self._list_questions))
-        self._questions.append(count + round(coming / page_size))
+            free = self._budget.free_for_placing(self._list_questions)
+            coming = min(coming, max(free, page_size // 4))
+        self._questions.append(count + max(math.ceil((coming - room) / page_size), 0))
 
     def pages_at_once(self) -> int:
         """How many pages after the first one a reading may take now."""

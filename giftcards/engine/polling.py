@@ -145,7 +145,7 @@ def _ask_some(
     left = search.left_of(due)[:BATCH]
     if reading is OF_FRESH and search.has_read:
         others = len(set(left) - {search.to_verify})
-        gateway.note_questions(search.further_pages + others, page_size=PAGE_SIZE)
+        gateway.note_questions(search.further_pages + others, page_size=PAGE_SIZE, room=search.room)
     jobs = _check_jobs(left, gateway)
     for order, result in fan_out(jobs, gateway, pulse, purpose=purpose, is_patient=False):
         yield order, search.complete(order, result)
@@ -222,7 +222,7 @@ class _Search:
         self.shown: set[int] = set()
         self._unclear: dict[int, OrderAnswer] = {}
         self.has_read = self.has_match = self.has_failed = False
-        self._pages = self._pages_read = 0
+        self._pages = self._pages_read = self._rows_read = 0
 
     def read(
         self, gateway: Gateway, pulse: Pulse, skew: timedelta
@@ -231,7 +231,7 @@ class _Search:
         sent = [order.sent_at for order in self._orders if order.sent_at]
         if not sent:
             return iter(())
-        self._pages = self._pages_read = 0
+        self._pages = self._pages_read = self._rows_read = 0
         start, end = min(sent) - skew, max(sent) + skew
         return read_pages(
             gateway, pulse, self._reading, start=start, end=end, limit=self._count_missing
@@ -256,6 +256,12 @@ class _Search:
         """The number of pages after the first one that were read or were worth reading."""
         return max(self._pages_read - 1, 0) + self._pages_left
 
+    @property
+    def room(self) -> int:
+        """Number of rows that the last page can still take; if unknown, half a page."""
+        pages = self._pages_read + self._pages_left
+        return PAGE_SIZE - self._rows_read if pages == 1 else PAGE_SIZE // 2
+
     def left_of(self, due: Sequence[Order]) -> list[Order]:
         """The ``due`` orders to check one by one, without those that a page left out may show."""
         left = [order for order in due if order.pk not in self.shown]
@@ -272,6 +278,7 @@ class _Search:
         self.has_read = True
         self._pages = self._pages or page.page_count or 0
         self._pages_read += 1
+        self._rows_read += len(page.items)
         for row in page.items:
             order = self._by_id.get(row.provider_id)
             if order is None:

@@ -232,7 +232,7 @@ class TestPages:
     ) -> None:
         self.make_orders(78)
         with Gateway() as gateway:
-            gateway.note_questions(1, page_size=100)
+            gateway.note_questions(1, page_size=100, room=100)
             for last, checked in ((2, 40), (3, 40), (4, 38), (2, 40)):
                 self.spend(but=1)
                 assert sweep(gateway) == Swept(checked=checked, postponed=78 - checked)
@@ -268,26 +268,47 @@ class TestPages:
             assert sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None)) == 24
 
     @pytest.mark.parametrize(
-        ("questions", "waiting", "pages"),
-        [(1, 0, 1), (2, 0, 2), (1, 100, 2), (0, 100, 1), (0, 40, 1)],
+        ("questions", "waiting", "room", "pages"),
+        [
+            (1, 0, 0, 1),
+            (2, 0, 0, 2),
+            # The orders that are sent in that minute fill a further page, or the last one.
+            (1, 100, 50, 2),
+            (0, 100, 50, 1),
+            (0, 40, 50, 0),
+            (1, 40, 50, 1),
+        ],
     )
     def test_the_readings_of_a_minute_share_the_slots_that_placing_leaves(
-        self, questions: int, waiting: int, pages: int, set_conf: Callable[..., None]
+        self, questions: int, waiting: int, room: int, pages: int, set_conf: Callable[..., None]
     ) -> None:
-        """Also those for the pages that the orders will fill which are sent in that minute."""
         set_conf(REQUESTS_PER_MINUTE=120, POLL_INTERVAL=5)
         with Gateway() as gateway:
             gateway.waiting = waiting
             gateway.note_list_read()
-            gateway.note_questions(questions, page_size=100)
+            gateway.note_questions(questions, page_size=100, room=room)
             while gateway.begin(Purpose.PLACING):
                 pass
             begun = []
             for _reading in range(12):
-                assert gateway.pages_at_once() == pages
-                begun += [gateway.begin(Purpose.PAGES) for _page in range(pages)]
-        expected = 12 * (questions + round(waiting / 100))
-        assert sum(slot is not None for slot in begun) == expected
+                begun += [gateway.begin(Purpose.PAGES) for _page in range(gateway.pages_at_once())]
+        assert sum(slot is not None for slot in begun) == 12 * pages
+
+    def test_a_page_that_is_nearly_full_has_slots_left_for_the_next_one_while_orders_wait(
+        self, set_conf: Callable[..., None]
+    ) -> None:
+        """Also once all slots are taken: they come back while the orders are on their way."""
+        set_conf(REQUESTS_PER_MINUTE=120, POLL_INTERVAL=5)
+        for waiting, room, left in ((100, 20, 12), (100, 30, 0), (0, 20, 0)):
+            refill_budget()
+            with Gateway() as gateway:
+                gateway.note_list_read()
+                gateway.waiting = waiting
+                RequestSlot.objects.filter(number__gte=30).update(until=ago(-30))
+                gateway.note_questions(0, page_size=100, room=room)
+                RequestSlot.objects.update(until=ago(1))
+                placing = sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None))
+            assert placing == 107 - left
 
     def test_slots_are_left_to_pages_for_a_minute_after_a_reading_took_some(
         self, set_conf: Callable[..., None]
@@ -296,11 +317,11 @@ class TestPages:
         set_conf(REQUESTS_PER_MINUTE=120, POLL_INTERVAL=5)
         with Gateway() as gateway:
             gateway.note_list_read()
-            gateway.note_questions(2, page_size=100)
+            gateway.note_questions(2, page_size=100, room=100)
             for _reading in range(11):
-                gateway.note_questions(0, page_size=100)
+                gateway.note_questions(0, page_size=100, room=100)
             assert sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None)) == 107 - 24
-            gateway.note_questions(0, page_size=100)
+            gateway.note_questions(0, page_size=100, room=100)
             assert sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None)) == 24
 
 
