@@ -359,46 +359,60 @@ def read_pages(
             yield page
 
     first = next(read(1), None)
-    if first is None:
-        return
-    yield first
-    if isinstance(first, Exception):
-        return
-    if first.page_count is None:
+    if first is not None:
+        yield first
+    if isinstance(first, OrderPage):
+        yield from _read_further(first, gateway, reading, read, limit)
+
+
+def _read_further(
+    first: OrderPage,
+    gateway: Gateway,
+    reading: ListReading,
+    read: Callable[..., Iterator[OrderPage | Exception]],
+    limit: Callable[[], int],
+) -> Iterator[OrderPage | Exception]:
+    """Yield the pages after the ``first`` one that are worth reading; see :func:`read_pages`."""
+    count = first.page_count
+    if count is None:
         yield from _read_uncounted(first, read, limit)
-    elif 1 < first.page_count <= limit() + 1:
-        if reading.are_further_awaited:
-            begin, at_most = 2, first.page_count
-        else:
-            begin, at_most = gateway.next_page, gateway.pages_at_once()
-        go_on = yield from _read_counted(first.page_count, begin, at_most, read, limit)
-        gateway.next_page = go_on
+    elif not 1 < count <= limit() + 1:
+        return
+    elif reading.are_further_awaited:
+        yield from _read_counted(range(2, count + 1), read, limit)
+    else:
+        yield from _read_share(count, gateway, read, limit)
+
+
+def _read_share(
+    count: int,
+    gateway: Gateway,
+    read: Callable[..., Iterator[OrderPage | Exception]],
+    limit: Callable[[], int],
+) -> Iterator[OrderPage | Exception]:
+    """Yield this reading's share of the pages after the first one; note where the next begins."""
+    begin = gateway.next_page if gateway.next_page <= count else 2
+    numbers = [*range(begin, count + 1), *range(2, begin)]
+    at_most = gateway.pages_at_once()
+    unread = yield from _read_counted(numbers[:at_most], read, limit)
+    unread = [*unread, *numbers[at_most:]]
+    gateway.next_page = unread[0] if unread and limit() else 2
 
 
 def _read_counted(
-    count: int,
-    begin: int,
-    at_most: int,
+    numbers: Sequence[int],
     read: Callable[..., Iterator[OrderPage | Exception]],
     limit: Callable[[], int],
-) -> Generator[OrderPage | Exception, object, int]:
-    """Yield ``at_most`` pages after the first one, from ``begin`` on.
-
-    Returns where to begin next time.
-    """
-    if begin > count:
-        begin = 2
-    numbers: list[int] = [*range(begin, count + 1), *range(2, begin)]
-    left = numbers[at_most:]
-    numbers = numbers[:at_most]
+) -> Generator[OrderPage | Exception, object, Sequence[int]]:
+    """Yield these pages until ``limit()`` is 0 or the budget is short; return the others."""
     while numbers and limit():
         batch = numbers[:MAX_IN_FLIGHT]
         pages = list(read(*batch))
         yield from pages
+        numbers = numbers[len(pages) :]
         if len(pages) < len(batch):
-            return batch[len(pages)]
-        numbers = numbers[MAX_IN_FLIGHT:]
-    return left[0] if left and limit() else 2
+            break
+    return numbers
 
 
 def _read_uncounted(

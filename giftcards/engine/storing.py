@@ -105,27 +105,28 @@ def match_cards(
     any order, has no new card. A card without a serial matches any card with its code, because the
     provider may add serials later and omit them again.
     """
-    matches: list[int | None] = [None] * len(received)
-    # The stored cards without a match so far, by fingerprint.
+    # The stored cards without a match so far, by a fingerprint.
     free: defaultdict[str, deque[int]] = defaultdict(deque)
     for index, card in enumerate(stored):
         free[card.exact[0]].append(index)
-
-    def match(*, with_serial: bool) -> None:
-        for number, card in enumerate(received):
-            if card.has_serial == with_serial:
-                fitting = (free[fingerprint] for fingerprint in chain(*card) if free[fingerprint])
-                candidates = next(fitting, None)
-                matches[number] = candidates.popleft() if candidates else None
-
-    match(with_serial=True)
-    # A card without a serial matches any card with its code that is left. These are added by the
-    # last fingerprint of the code, so that an exact match under any encryption key has precedence.
+    matches = {number: _take(free, card) for number, card in enumerate(received) if card.has_serial}
+    # A card without a serial matches any that is left with its code. By the last fingerprint of the
+    # code, so that an exact match under any encryption key takes precedence.
     for index in list(chain(*free.values())):
         if stored[index].has_serial:
             free[stored[index].code[-1]].append(index)
-    match(with_serial=False)
-    return matches
+    matches |= {
+        number: _take(free, card) for number, card in enumerate(received) if not card.has_serial
+    }
+    return [matches[number] for number in range(len(received))]
+
+
+def _take(free: defaultdict[str, deque[int]], card: Fingerprints) -> int | None:
+    """Take the first free card that has a fingerprint of ``card``; ``None`` if there is none."""
+    for fingerprint in chain(*card):
+        if free[fingerprint]:
+            return free[fingerprint].popleft()
+    return None
 
 
 @sensitive_variables()
