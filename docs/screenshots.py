@@ -89,6 +89,7 @@ def _photograph(directory: Path, *, everything: bool) -> None:
             "report-products": f"{order_list}report/?by=product",
             "find-card": f"{order_list}find-card/",
             "resolve": pages["unconfirmed"].replace("/change/", "/resolve/"),
+            "correct-customer": pages["order-page"].replace("/change/", "/customer/"),
             "price": pages["held"].replace("/change/", "/price/"),
             "order-again": pages["order-page"].replace("/change/", "/repeat/"),
             "pay-back": pages["order-page"].replace("/change/", "/pay-back/"),
