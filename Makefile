@@ -23,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make demo    the app at work: simulator, worker, a small shop and four orders; ends with Ctrl-C"
 	@echo "             (ARGS=--once: ends when they have settled)"
-	@echo "make test    the quick tests: one case in four; three minutes"
+	@echo "make test    the quick tests: one case in four; three to four minutes"
 	@echo "make test-all"
 	@echo "             all tests; what they need and is not there is skipped, with the reason"
 	@echo "make bench   what the app costs beside its baselines, in fifteen minutes (ARGS=--quick: four)"
