@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -359,11 +359,21 @@ def test_the_plan_does_not_depend_on_the_order_of_its_input(look: Survey, random
 @given(surveys())
 def test_which_of_two_identical_orders_is_which_does_not_matter_to_the_plan(look: Survey) -> None:
     """Which of them is which makes no difference to what is decided about them all."""
-    renamed = replace(look, lost=[replace(order, key=-order.key) for order in look.lost])
+
+    def anonymous(order: SentOrder) -> SentOrder:
+        return replace(order, key=0, absent_since=None)
+
+    keys: defaultdict[SentOrder, list[int]] = defaultdict(list)
+    for order in look.lost:
+        keys[anonymous(order)].append(order.key)
+    # Those of identical orders change places: the last takes the first.
+    renamed = replace(
+        look, lost=[replace(order, key=keys[anonymous(order)].pop()) for order in look.lost]
+    )
 
     def outcomes(decisions: Sequence[Decision]) -> Counter[Decision]:
         return Counter(
-            replace(decision, order=replace(decision.order, key=0, absent_since=None))
+            replace(decision, order=anonymous(decision.order))
             for decision in decisions
             if isinstance(decision, Adopt | AskPerson)
         )
