@@ -27,6 +27,8 @@ REQUIRE_ALL = bool(os.environ.get("GIFTCARDS_TESTS_REQUIRE_ALL"))
 hypothesis.settings.register_profile("default-giftcards", deadline=None, derandomize=REQUIRE_ALL)
 hypothesis.settings.load_profile("default-giftcards")
 
+# The markers of tests that drive other programs.
+_EXTERNAL = {"browser", "cluster", "office", "packaging"}
 # What keeps tests from the database that do not say that they use it.
 _BLOCKER = pytest.StashKey[Any]()
 
@@ -193,11 +195,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses, and before the order is random
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what uses the test database; pytest-django keeps all other tests from it."""
+    """Mark what uses the test database, and what drives other programs.
+
+    pytest-django keeps all tests from the database that do not say that they use it.
+    """
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if item.get_closest_marker("django_db") or fixtures & {"db", "transactional_db"}:
             item.add_marker(pytest.mark.database)
+        if _EXTERNAL & {marker.name for marker in item.iter_markers()}:
+            item.add_marker(pytest.mark.external)
     chosen = set(_sample(items, one_in=config.getoption("sample")))
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = [item for item in items if item in chosen]

@@ -181,8 +181,8 @@ class TestWithoutCosts:
 
     def test_the_history_of_a_decision_about_a_price_tells_none(self, browser: Client) -> None:
         order, manager = held(), person()
-        about = hidden(read(manager.get(page(order, "price"))))["state_token"]
-        manager.post(page(order, "price"), {"state_token": about, "outcome": "approve"})
+        token = hidden(read(manager.get(page(order, "price"))))["state_token"]
+        manager.post(page(order, "price"), {"state_token": token, "outcome": "approve"})
         assert LogEntry.objects.filter(object_id=str(order.pk)).exists()
         html = read(browser.get(page(order, "history")))
         assert "approved the price of a card." in html
@@ -190,8 +190,8 @@ class TestWithoutCosts:
 
     def test_the_wrong_choices_of_a_page_tell_none(self, browser: Client) -> None:
         order = bought(Status.UNCONFIRMED)
-        about = hidden(read(browser.get(page(order, "resolve"))))
-        assert costs_in(read(browser.post(page(order, "resolve"), about))) == []
+        form = hidden(read(browser.get(page(order, "resolve"))))
+        assert costs_in(read(browser.post(page(order, "resolve"), form))) == []
         assert costs_in(read(browser.post(ADD, {"quantity": "0"}))) == []
 
 
@@ -250,9 +250,9 @@ class TestListAndOrderWithoutCosts:
 
     def test_the_history_of_a_problem_that_was_ticked_off_tells_none(self, browser: Client) -> None:
         order, manager = bought(Status.FULFILLED), person()
-        about = hidden(read(manager.get(order_page(order))))["state_token"]
+        token = hidden(read(manager.get(order_page(order))))["state_token"]
         for problem in PROBLEMS:
-            form = {"problem": problem.key, "state_token": about}
+            form = {"problem": problem.key, "state_token": token}
             manager.post(page(order, "tick_off"), form)
         assert LogEntry.objects.count() == len(PROBLEMS)
         assert costs_in(read(browser.get(page(order, "history")))) == []

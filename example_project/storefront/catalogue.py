@@ -50,7 +50,7 @@ class Item:
 
     @property
     def note(self) -> str | Promise:
-        """What happens after buying a trial; "" for an ordinary card."""
+        """The outcome of buying a trial, in words; "" for an ordinary card."""
         return TRIALS[self.kind.type_id][1] if self.kind.type_id in TRIALS else ""
 
     @property

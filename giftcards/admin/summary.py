@@ -39,7 +39,7 @@ class SummaryInput:
 
 
 def summarise(story: SummaryInput) -> SafeString:
-    """What happened to the order and what is next, as sentences of HTML."""
+    """The order's story and its next step, as sentences of HTML."""
     sentences = [*_what_happened(story), *_what_is_next(story)]
     return format_html_join(" ", "{}", ((sentence,) for sentence in sentences))
 

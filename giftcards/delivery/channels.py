@@ -1,4 +1,4 @@
-"""How messages reach customers: by mail, or over a channel of the shop's own.
+"""Channels by which messages reach customers: mail, or one of the shop's own.
 
 A channel is a class with a ``name``, and with :meth:`Channel.address_of` and :meth:`Channel.send`;
 ``GIFTCARDS_DELIVERY["CHANNELS"]`` lists the channels in use.

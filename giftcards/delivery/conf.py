@@ -216,7 +216,7 @@ class Conf:
 
     @property
     def link_reveals(self) -> int | None:
-        """How often a link shows its cards at most; ``None`` if the shop sets no limit."""
+        """Most times that a link shows its cards; ``None`` if the shop sets no limit."""
         reveals: int | None = OPTIONS.get("LINK_REVEALS")
         return reveals
 

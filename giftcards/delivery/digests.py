@@ -53,7 +53,7 @@ RECEIVERS = ""
 
 @dataclass(slots=True)
 class Told:
-    """What a person has been told, as stored in ``StaffDigest.told``."""
+    """The news that a person has been told, as stored in ``StaffDigest.told``."""
 
     #: The timestamp of the last time that they were told of a state, by its code.
     states: dict[str, float] = field(default_factory=dict)
@@ -229,7 +229,7 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
 
 
 def _knows(told: Told, situation: Situation, items: Iterable[Item]) -> Told:
-    """What the person knows after being told ``items``."""
+    """The record of a person who has now been told ``items``."""
     items = list(items)
     at = situation.at.timestamp()
     new = {item.code: at for item in items if item.code in situation.states}

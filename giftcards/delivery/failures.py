@@ -41,7 +41,7 @@ class Meaning(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How an attempt failed; ``error`` is the class and the place of the error, never its text."""
+    """The failure of an attempt; ``error`` is the error's class and place, never its text."""
 
     meaning: Meaning
     error: str

@@ -32,7 +32,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Until when messages are sent; the times are those of :func:`time.monotonic`."""
+    """Limits of the time for sending messages, by :func:`time.monotonic`."""
 
     stop: threading.Event = field(default_factory=threading.Event)
     #: No attempt begins after ``begin_until``, and none is waited for after ``end_at``.

@@ -171,7 +171,7 @@ class _Verbatim(Masked, SafeString):
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """How one form of a message (such as HTML) shows the values in its text."""
+    """Formatting of the values in one form of a message, such as HTML."""
 
     foreign: Callable[[str], str]
     amount: Callable[[Decimal], str]

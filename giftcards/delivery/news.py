@@ -279,7 +279,7 @@ class Item:
 
     @property
     def remedy(self) -> str:
-        """What to do about the news; "" if there is nothing to do."""
+        """The advice on the news; "" if there is nothing to do."""
         return "" if self.has_ended else str(self._wording.remedy)
 
     @property

@@ -34,7 +34,7 @@ _MOST_TIMES = 10
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who fetches a page, as far as that is known."""
+    """The visitor who fetches a page, as far as known."""
 
     address: str | None
     agent: str

@@ -502,7 +502,7 @@ class Gateway:
         self._questions.append(count + max(math.ceil((coming - room) / page_size), 0))
 
     def pages_at_once(self) -> int:
-        """How many pages after the first one a reading may take now."""
+        """Number of pages that a reading may take now after the first one."""
         return self._budget.pages_at_once(self._list_questions)
 
     @property

@@ -225,7 +225,7 @@ def _deliver(change: StatusChange, undelivered: list[_Receiver]) -> None:
 
 
 class _Failure(NamedTuple):
-    """What may be shown of a receiver's exception: its message may hold a code in the clear."""
+    """The displayable part of a receiver's exception, whose message may hold a clear code."""
 
     text: str
     # None if the process goes on.

@@ -83,7 +83,7 @@ def _ask(gateway: Gateway, provider_order_id: str) -> Row | NoAnswer:
 
 
 class Fit(enum.Enum):
-    """How a detail of an order at the provider compares with our order."""
+    """Comparison of a detail of the provider's order with ours."""
 
     FITS = enum.auto()
     DIFFERS = enum.auto()

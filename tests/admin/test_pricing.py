@@ -37,8 +37,8 @@ def page(order: Order) -> str:
 
 
 def decide(browser: Client, order: Order, outcome: str) -> Any:
-    about = hidden(read(browser.get(page(order))))["state_token"]
-    return browser.post(page(order), {"state_token": about, "outcome": outcome})
+    token = hidden(read(browser.get(page(order))))["state_token"]
+    return browser.post(page(order), {"state_token": token, "outcome": outcome})
 
 
 @pytest.fixture
@@ -117,12 +117,12 @@ def test_the_problem_of_a_held_order_cannot_be_ticked_off() -> None:
 
 def test_a_page_opened_before_another_decision_decides_nothing(staff: Client) -> None:
     order = held_order(price=600)
-    about = hidden(read(staff.get(page(order))))["state_token"]
+    token = hidden(read(staff.get(page(order))))["state_token"]
     assert approve_price(order, 600, by="karim")
     order.refresh_from_db()
     hold(order, price=Decimal(700), ceiling=Decimal(600))
 
-    stale = {"state_token": about, "outcome": "approve"}
+    stale = {"state_token": token, "outcome": "approve"}
     response = staff.post(page(order), stale, follow=True)
 
     assert messages(read(response)) == [LATE]
@@ -132,12 +132,12 @@ def test_a_page_opened_before_another_decision_decides_nothing(staff: Client) ->
 
 def test_a_page_opened_before_the_price_fell_and_rose_again_decides_nothing(staff: Client) -> None:
     order = held_order()
-    about = hidden(read(staff.get(page(order))))["state_token"]
+    token = hidden(read(staff.get(page(order))))["state_token"]
     release_fallen(order.product_id, {order.type_id: Decimal(490)})
     order.refresh_from_db()
     hold(order, price=Decimal(49_000), ceiling=Decimal(550))
 
-    stale = {"state_token": about, "outcome": "approve"}
+    stale = {"state_token": token, "outcome": "approve"}
     response = staff.post(page(order), stale, follow=True)
 
     assert messages(read(response)) == [LATE]

@@ -64,8 +64,8 @@ def decide(order: Order, outcome: str) -> None:
     """Say on the order's page what became of it."""
     boss = sign_in(superuser=True)
     url = reverse("admin:giftcards_order_resolve", args=[order.pk])
-    about = hidden(read(boss.get(url)))["state_token"]
-    form = {"outcome": outcome, "provider_order_id": "", "is_sure": "on", "state_token": about}
+    token = hidden(read(boss.get(url)))["state_token"]
+    form = {"outcome": outcome, "provider_order_id": "", "is_sure": "on", "state_token": token}
     answer = boss.post(url, form)
     if outcome.startswith("adopt:"):
         seen = hidden(read(answer))["seen"]

@@ -1,4 +1,4 @@
-"""What staff see of messages and links; Django imports this module to register the pages."""
+"""The admin's pages about messages and links; Django imports this module to register the pages."""
 
 from giftcards.delivery.admin.deliveries import DeliveryAdmin
 from giftcards.delivery.admin.digests import StaffDigestAdmin

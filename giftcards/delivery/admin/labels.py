@@ -1,4 +1,4 @@
-"""What became of messages and links, in plain words. The texts are HTML."""
+"""Labels for the state of messages and links, in plain words. The texts are HTML."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _COLOURS = {
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """How often, and when last, links were opened and their cards shown."""
+    """Counts and latest times of links being opened and their cards shown."""
 
     opened: int = 0
     shown: int = 0
@@ -122,7 +122,7 @@ def doubts(message: Delivery) -> str:
 
 
 def who_asked(message: Delivery) -> SafeString | str:
-    """Who had the message sent again, and why; "" if nobody did."""
+    """The person who had the message sent again, and their reason; "" if nobody did."""
     if not message.requested_by:
         return ""
     text = gettext("%(by)s had it sent again: %(reason)s")
@@ -130,7 +130,7 @@ def who_asked(message: Delivery) -> SafeString | str:
 
 
 def use_in_words(use: Use) -> SafeString | str:
-    """How often the links were opened and the cards shown, and when that was last."""
+    """A sentence on how often, and when last, links were opened and cards shown."""
     if not (use.opened or use.shown):
         return gettext("Not opened yet.")
     opened = ngettext("Opened %(count)s time", "Opened %(count)s times", use.opened)
@@ -190,7 +190,7 @@ def visit_rows(visits: Iterable[LinkVisit]) -> list[VisitRow]:
 
 
 def origin_of(link: CardLink) -> SafeString | str:
-    """How the link was made, and by whom if staff made it."""
+    """The origin of the link, with the person if staff made it."""
     if link.created_by and link.origin == CardLink.Origin.STAFF:
         text = gettext("Made by %(by)s, to be handed over")
         return filled(text, by=bdi(link.created_by))

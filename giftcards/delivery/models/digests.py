@@ -1,4 +1,4 @@
-"""What staff were told by digest."""
+"""The digests that staff were sent."""
 
 from __future__ import annotations
 
