@@ -20,14 +20,14 @@ from django.db import connection
 from django.utils import timezone
 
 from benchmarks.stage import say
-from giftcards.exports import as_csv, order_rows
+from giftcards.books.exports import as_csv, order_rows
+from giftcards.books.reports import By, Figures, Report, report, settled_between
 from giftcards.models import Order
 from giftcards.models.times import today
 from giftcards.refunds import refund_breakdown
-from giftcards.reports import By, Figures, Report, report, settled_between
-from giftcards.sales import customer_breakdown
+from giftcards.settlement import customer_breakdown
 from giftcards.statuses import Status
-from tests.books import expected
+from tests.books.random_shop import expected
 from tests.builders import build_guide_order
 from tests.history import analyze
 

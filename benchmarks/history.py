@@ -27,7 +27,7 @@ from giftcards.engine.loop import is_work_left
 from giftcards.engine.sweep import sweep
 from giftcards.models import Card, Order, StatusChange
 from giftcards.refunds import refund_breakdown
-from giftcards.sales import customer_breakdown
+from giftcards.settlement import customer_breakdown
 from giftcards.simulator import Simulator
 from giftcards.statuses import FOLLOWED, Status
 from tests.builders import build_guide_order

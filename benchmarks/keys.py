@@ -16,14 +16,14 @@ from django.db import connection
 from django.utils import timezone
 
 from benchmarks.stage import configure, say
-from giftcards.crypto import Keyring
 from giftcards.engine.storing import Arrival, store_cards
+from giftcards.keys.keyring import Keyring
+from giftcards.keys.rotation import RotationTally, count_left, rotate, verify
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, CustomerRefund, Order
 from giftcards.models.cards import DESTROYED
 from giftcards.models.money import RefundState
-from giftcards.provider.answers import CardSecret
-from giftcards.retention import Purge, purge
-from giftcards.rotation import RotationTally, count_left, rotate, verify
+from giftcards.privacy.retention import Purge, purge
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
 from tests.history import analyze

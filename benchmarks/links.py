@@ -21,9 +21,9 @@ from django.utils import timezone
 from benchmarks.stage import quantile, say
 from giftcards.delivery.links import issue
 from giftcards.delivery.models import CardLink
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Order
 from giftcards.models.orders import MAX_QUANTITY
-from giftcards.provider.answers import CardSecret
 from giftcards.statuses import Status
 from tests.builders import settled
 from tests.delivery.pages import fetch, make_settled, page_token

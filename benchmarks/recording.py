@@ -15,10 +15,11 @@ from django.db import transaction
 from django.utils import timezone
 
 from benchmarks.stage import quantile, say
-from giftcards.crypto import Keyring
 from giftcards.engine.recording import record_answers
+from giftcards.keys.keyring import Keyring
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order, StatusChange
-from giftcards.provider.answers import CardSecret, OrderAnswer
+from giftcards.provider.answers import OrderAnswer
 from giftcards.statuses import Status
 from tests.builders import PRICE, build_guide_order, settled
 

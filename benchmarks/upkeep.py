@@ -28,11 +28,11 @@ from django.utils import timezone
 from benchmarks import pipeline, provider
 from benchmarks.pipeline import Shop, engine, sent_after, spread, stored_after
 from benchmarks.stage import configure, say
-from giftcards.crypto import Keyring
 from giftcards.engine.storing import Arrival, store_cards
+from giftcards.keys.keyring import Keyring
+from giftcards.keys.rotation import RotationTally, count_left, verify
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order
-from giftcards.provider.answers import CardSecret
-from giftcards.rotation import RotationTally, count_left, verify
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
 

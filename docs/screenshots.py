@@ -49,8 +49,9 @@ def _photograph(directory: Path, *, everything: bool) -> None:
     from django.test import Client
     from django.test.testcases import LiveServerThread
 
+    from giftcards.books.models import LedgerEntry
     from giftcards.delivery.models import CardLink, Delivery
-    from giftcards.models import Card, CustomerRefund, LedgerEntry, Order, Product
+    from giftcards.models import Card, CustomerRefund, Order, Product
     from tests.browser import showcase
     from tests.browser.chromium import chromium, photograph, prefer, resize
 
@@ -84,6 +85,7 @@ def _photograph(directory: Path, *, everything: bool) -> None:
         messages = "admin/giftcards_delivery/"
         about_told = f"{messages}delivery/orders/{told.pk}/"
         planned = CustomerRefund.objects.get(reference="cart-38")
+        ledger = "admin/giftcards_books/ledgerentry/"
         pages |= {
             "order-add": f"{order_list}add/",
             "report-products": f"{order_list}report/?by=product",
@@ -101,9 +103,9 @@ def _photograph(directory: Path, *, everything: bool) -> None:
             "products": "admin/giftcards/product/",
             "product": f"admin/giftcards/product/{Product.objects.get().pk}/change/",
             "reveals": "admin/giftcards/cardreveal/",
-            "ledger": "admin/giftcards/ledgerentry/",
-            "ledger-period": "admin/giftcards/ledgerentry/?period=week",
-            "ledger-entry": f"admin/giftcards/ledgerentry/{LedgerEntry.objects.first().pk}/change/",
+            "ledger": ledger,
+            "ledger-period": f"{ledger}?period=week",
+            "ledger-entry": f"{ledger}{LedgerEntry.objects.first().pk}/change/",
             "messages": f"{messages}delivery/",
             "message": f"{messages}delivery/{Delivery.objects.get(status='retrying').pk}/change/",
             "message-examples": f"{messages}delivery/previews/",

@@ -81,6 +81,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django_q",
     "giftcards",
+    "giftcards.books",
     "giftcards.delivery",
     "example_project.storefront",
 ]

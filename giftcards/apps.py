@@ -15,7 +15,7 @@ from giftcards.checks import (
     check_stored_cards,
     check_urls,
 )
-from giftcards.wiping import overwrite_deleted
+from giftcards.keys.wiping import overwrite_deleted
 
 
 class GiftcardsConfig(AppConfig):
@@ -24,10 +24,6 @@ class GiftcardsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from giftcards.engine import health
-        from giftcards.ledger import conditions
-
-        health.CONDITIONS.update(conditions.CONDITIONS)
         connection_created.connect(overwrite_deleted, dispatch_uid="giftcards.overwrite_deleted")
         register(check_settings, TAG)
         register(check_cluster, TAG)

@@ -18,8 +18,8 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.encoding import force_bytes
 
+from giftcards.keys.secrecy import Masked
 from giftcards.options import CORRECT, Complaint, Option, Options, not_text, number
-from giftcards.secrecy import Masked
 
 VERSION = "0.1.0"
 # How long one task runs the loop (seconds): short, so that a stopping cluster does not wait long.

@@ -14,7 +14,7 @@ from django.utils import translation
 from health_check.base import HealthCheck
 from health_check.exceptions import HealthCheckException, ServiceUnavailable, ServiceWarning
 
-from giftcards.engine.health import CONDITIONS, Standing
+from giftcards.conditions import CONDITIONS, Standing
 from giftcards.exceptions import ConfigurationError
 
 
@@ -22,7 +22,7 @@ from giftcards.exceptions import ConfigurationError
 class ConditionCheck(HealthCheck):  # type: ignore[misc]  # untyped
     """A check that fails, with a sentence in English, while a condition holds."""
 
-    #: A key of :data:`~giftcards.engine.health.CONDITIONS`.
+    #: A key of :data:`~giftcards.conditions.CONDITIONS`.
     condition: ClassVar[str]
     failure: ClassVar[type[HealthCheckException]] = ServiceUnavailable
 
@@ -35,7 +35,7 @@ class ConditionCheck(HealthCheck):  # type: ignore[misc]  # untyped
     def _judge(self) -> str:
         try:
             with translation.override(None):
-                return CONDITIONS[self.condition](Standing())
+                return CONDITIONS[self.condition].sentence(Standing())
         except Error as error:
             # Not its text: it may name the server.
             return f"The database did not work ({type(error).__name__})."
@@ -98,28 +98,4 @@ class GiftcardsAttention(ConditionCheck):
     """Checks that no order needs a person."""
 
     condition = "attention"
-    failure = ServiceWarning
-
-
-@dataclass
-class GiftcardsRefunds(ConditionCheck):
-    """Checks that the provider has credited back what it promised."""
-
-    condition = "missing"
-    failure = ServiceWarning
-
-
-@dataclass
-class GiftcardsCharges(ConditionCheck):
-    """Checks that every charge and refund in the provider's ledger belongs to an order here."""
-
-    condition = "unknown"
-    failure = ServiceWarning
-
-
-@dataclass
-class GiftcardsBooks(ConditionCheck):
-    """Checks that the provider's ledger explains the balance."""
-
-    condition = "gap"
     failure = ServiceWarning

@@ -12,7 +12,7 @@ from typing import Any
 from django.conf import settings
 
 from giftcards.exceptions import ConfigurationError
-from giftcards.secrecy import contained
+from giftcards.keys.secrecy import contained
 
 # The kind, message and hint of a setting's problem, as in an OptionProblem.
 Complaint = tuple[str, str, str]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 from giftcards.conf import LOOP_SECONDS, conf
@@ -18,9 +19,8 @@ from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import begin_tick, follow, is_work_left
 from giftcards.engine.task_queue import LOOP_LEASE, cluster_stop, queue_sweep
 from giftcards.exceptions import GiftcardsError
-from giftcards.ledger.nightly import read_if_due
-from giftcards.models import CustomerRefund, Lease
-from giftcards.retention import purge_if_due
+from giftcards.models import CustomerRefund
+from giftcards.privacy.retention import purge_if_due
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,7 @@ def sweep() -> str:
 def tick() -> str:
     """Do the watchdog's work: announce pending changes, and run the loop if no process does.
 
-    It runs once a minute. Last, it does a part of the daily work that is due, such as reading the
-    provider's ledger.
+    It runs once a minute. Last, it does a part of the daily work that is due.
     """
     # Longer than the lease, so that a dead holder's expires.
     return _run(patience=LOOP_LEASE + timedelta(seconds=1), is_tick=True)
@@ -61,7 +60,8 @@ def _run(*, patience: timedelta, is_tick: bool = False) -> str:
                     queue_sweep()
         if is_tick:
             # Last, because orders may wait for the loop.
-            _do_chores(stop, ends_at=began + conf.longest_task - conf.request_timeout)
+            ends_at = began + conf.longest_task - conf.request_timeout
+            do_chores(lambda: time.monotonic() < ends_at and not stop.is_set(), stop)
     except GiftcardsError as error:
         logger.error("The task failed: %s", error)  # noqa: TRY400
         return "failed"
@@ -71,27 +71,31 @@ def _run(*, patience: timedelta, is_tick: bool = False) -> str:
     return "another process runs the loop" if done is None else str(done)
 
 
-def _do_chores(stop: threading.Event, *, ends_at: float) -> None:
-    """Do what older workers have left out, and a part of the daily work that is due.
+# Daily work.
 
-    After ``ends_at``, nothing but the counting of refunds is begun.
+#: Does a part of what is due, for as long as the callback returns True.
+Chore = Callable[[Callable[[], bool]], object]
+
+_chores: dict[str, Chore] = {}
+
+
+def add_chore(name: str, chore: Chore) -> None:
+    """Have ``chore`` done at the end of each tick; call it from the ``ready`` method of an app.
+
+    ``name`` is for the log, such as "the destruction of old codes".
     """
-
-    def has_time() -> bool:
-        return time.monotonic() < ends_at and not stop.is_set()
-
-    with surviving(stop, "the figures of final orders"):
-        complete_figures(has_time)
-    with surviving(stop, "the reading of the provider's ledger"):
-        if has_time():
-            read_if_due(lambda: has_time() and _is_nobody_waiting())
-    with surviving(stop, "the destruction of old codes"):
-        purge_if_due(has_time)
-    with surviving(stop, "the counting of refunds"):
-        if has_time():
-            CustomerRefund.objects.recount()
+    _chores[name] = chore
 
 
-def _is_nobody_waiting() -> bool:
-    """True if no order waits for this worker: a process runs the loop, or no order is urgent."""
-    return Lease.objects.is_taken(Lease.LOOP) or not is_work_left()
+def do_chores(has_time: Callable[[], bool], stop: threading.Event) -> None:
+    """Do a part of the daily work that is due; after ``has_time``, begin nothing."""
+    for name, chore in _chores.items():
+        with surviving(stop, name):
+            if has_time():
+                chore(has_time)
+
+
+# What older workers have left out.
+add_chore("the figures of final orders", complete_figures)
+add_chore("the destruction of old codes", purge_if_due)
+add_chore("the counting of refunds", lambda _has_time: CustomerRefund.objects.recount())

@@ -14,10 +14,11 @@ from typing import Any
 from django.utils import timezone
 
 from giftcards.engine.recording import record_answers
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Order, StatusChange
 from giftcards.models.orders import final_figures
 from giftcards.problems import Problem
-from giftcards.provider.answers import CardSecret, OrderAnswer
+from giftcards.provider.answers import OrderAnswer
 from giftcards.statuses import ACCEPTED, FINAL, Status
 
 PRODUCT = "507f1f77bcf86cd799439011"

@@ -9,16 +9,9 @@ from datetime import timedelta
 from django.db import connection, models, transaction
 from django.utils import timezone
 
+from giftcards.books.models import LedgerEntry
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
-from giftcards.models import (
-    Card,
-    CardReveal,
-    CustomerRefund,
-    LedgerEntry,
-    Note,
-    Order,
-    StatusChange,
-)
+from giftcards.models import Card, CardReveal, CustomerRefund, Note, Order, StatusChange
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
 

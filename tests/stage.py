@@ -22,10 +22,10 @@ from django.db import connections
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.crypto import key_fingerprint
 from giftcards.engine.budget import Budget
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sending import claim, send
+from giftcards.keys.keyring import key_fingerprint
 from giftcards.models import ApiKey, Card, Lease, Order, ProviderState, RequestSlot
 from giftcards.simulator import Simulator
 from tests.builders import LINE, PRODUCT

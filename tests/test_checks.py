@@ -20,8 +20,8 @@ from django.utils import timezone
 from giftcards import checks
 from giftcards.conf import conf
 from giftcards.engine.recording import record_answers
+from giftcards.keys.rotation import rotate
 from giftcards.models import ApiKey
-from giftcards.rotation import rotate
 from tests.builders import PARTIAL, claim, make_guide_order
 from tests.conftest import Call
 

@@ -16,15 +16,17 @@ from django.urls import path
 from django.utils import timezone, translation
 from django.utils.module_loading import import_string
 
+from giftcards.books.models import LedgerEntry
+from giftcards.conditions import CONDITIONS
 from giftcards.conf import conf
-from giftcards.crypto import generate_key
 from giftcards.delivery.models import Delivery
-from giftcards.engine.health import CONDITIONS
 from giftcards.engine.recording import record_answers
 from giftcards.engine.task_queue import ensure_schedule
-from giftcards.models import ApiKey, LedgerEntry, ProviderState, StatusChange
+from giftcards.keys.keyring import generate_key
+from giftcards.models import ApiKey, ProviderState, StatusChange
 from giftcards.problems import Problem
 from giftcards.statuses import Status
+from tests.books.wire import note_ledger
 from tests.builders import PARTIAL, claim, make_guide_order, make_order
 from tests.conftest import Call
 from tests.delivery.mails import ADDRESS, make_message
@@ -122,12 +124,12 @@ def lack_refund() -> None:
 
 
 def charge_nobody() -> None:
-    ProviderState.objects.update(ledger_read_until=timezone.now())
+    note_ledger(read_until=timezone.now())
     LedgerEntry.objects.create(provider_id="odd", type="ORDER", amount=-490, time=ago(1_000))
 
 
 def lose_entry() -> None:
-    ProviderState.objects.update(ledger_gap=Decimal(-100), ledger_breaks=1)
+    note_ledger(gap=Decimal(-100), breaks=1)
 
 
 TROUBLES = {

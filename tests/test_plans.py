@@ -19,9 +19,14 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from giftcards.balance_forecast import money_in_open_orders
-from giftcards.customers.erasure import erase, find_orders
-from giftcards.customers.person import Person
+from giftcards.books.conditions import missing_refunds, unknown_entries
+from giftcards.books.exports import order_rows
+from giftcards.books.forecast import money_in_open_orders
+from giftcards.books.matching import match
+from giftcards.books.models import LedgerEntry
+from giftcards.books.reading import Position
+from giftcards.books.reports import By, report
+from giftcards.books.summary import summarise
 from giftcards.engine import outbox
 from giftcards.engine.balance import BalanceReader
 from giftcards.engine.figures import complete_figures
@@ -34,34 +39,30 @@ from giftcards.engine.recovery import adopt, declare_absent
 from giftcards.engine.resolving import release
 from giftcards.engine.sweep import check_now, check_settled, sweep
 from giftcards.exceptions import ReferenceConflict
-from giftcards.exports import order_rows
 from giftcards.fulfilment import place_order, reorder_missing
-from giftcards.ledger import summarise
-from giftcards.ledger.conditions import missing_refunds, unknown_entries
-from giftcards.ledger.matching import match
-from giftcards.ledger.reading import Position
 from giftcards.models import (
     Acknowledgement,
     Card,
     CardReveal,
     CustomerRefund,
-    LedgerEntry,
     Note,
     Order,
     ProviderState,
     StatusChange,
 )
 from giftcards.models.times import day_of
+from giftcards.privacy.erasure import erase, find_orders
+from giftcards.privacy.person import Person
+from giftcards.privacy.retention import purge
 from giftcards.problems import Problem
-from giftcards.reports import By, report
-from giftcards.retention import purge
 from giftcards.settlement import cancel_refund, complete_refund, record_refund
 from giftcards.signals import order_settled
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
+from tests.books.wire import note_ledger
+from tests.books.wire import read as read_books
 from tests.builders import answer, claim, make_order
 from tests.history import add_history, analyze, forget_statistics, remove_history
-from tests.ledger.books import read as read_books
 from tests.pages import FIND, LIST, order_page, read, sign_in
 from tests.plans import Statement, explained
 from tests.stage import LINE, ago, buy_many, provider_state, record_order
@@ -469,7 +470,7 @@ def test_reading_and_matching_the_ledger_reads_no_whole_table(simulator: Simulat
     run_sweep()
     now = timezone.now()
     place = Position(start=now - timedelta(minutes=5), until=now, end=now)
-    ProviderState.objects.update(ledger_place=place.as_json(), ledger_read_until=place.start)
+    note_ledger(place=place.as_json(), read_until=place.start)
     with explained() as statements:
         assert read_books().is_whole
     # The first and the last entry of all are the ends of an index.
@@ -494,9 +495,9 @@ def test_what_the_ledger_lacks_is_found_without_reading_a_whole_table() -> None:
     make_order(Status.REFUNDED, problems=[differs], is_credited=False)
     left = LedgerEntry.objects.filter(order=None, type="ORDER").latest("time")
     ProviderState.objects.current()
-    ProviderState.objects.update(ledger_read_until=left.time + timedelta(hours=1))
+    note_ledger(read_until=left.time + timedelta(hours=1))
     with explained() as statements:
-        found = unknown_entries(provider_state())
+        found = unknown_entries()
         assert len(missing_refunds()) == 1
     assert scans(statements) == []
     assert found["ORDER"].count > 0
@@ -698,7 +699,7 @@ def test_the_reveals_of_an_order_are_found_without_reading_a_whole_table(boss: C
     assert scans(statements) == []
 
 
-LEDGER = "/admin/giftcards/ledgerentry/"
+LEDGER = "/admin/giftcards_books/ledgerentry/"
 
 
 def _is_first_row(statement: Statement) -> bool:

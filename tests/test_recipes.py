@@ -15,7 +15,7 @@ import pytest
 
 from giftcards.checks import check_cluster
 from giftcards.engine.storing import Arrival, store_cards
-from giftcards.provider.answers import CardSecret
+from giftcards.keys.secrecy import CardSecret
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order

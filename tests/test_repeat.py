@@ -13,16 +13,16 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from giftcards.conf import conf
-from giftcards.crypto import key_fingerprint
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.late_answers import record_changes
 from giftcards.engine.sending import send
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import ReorderError
 from giftcards.fulfilment import place_order, reorder_missing
+from giftcards.keys.keyring import key_fingerprint
 from giftcards.models import ApiKey, Order
 from giftcards.problems import Problem
-from giftcards.sales import customer_breakdown
+from giftcards.settlement import customer_breakdown
 from giftcards.simulator import Simulator
 from giftcards.statuses import FINAL, Status
 from tests.builders import (

@@ -23,6 +23,7 @@ from django.utils import timezone
 from giftcards.engine.price_holds import hold
 from giftcards.engine.recovery import adopt
 from giftcards.engine.storing import Arrival, store_cards
+from giftcards.management.roles import ROLES
 from giftcards.models import (
     Card,
     CardReveal,
@@ -33,7 +34,6 @@ from giftcards.models import (
     StatusChange,
 )
 from giftcards.problems import Problem
-from giftcards.roles import ROLES
 from giftcards.statuses import ACCEPTED, SETTLED, Status
 from tests.builders import CARDS, make_guide_order
 from tests.pages import ADD, FIND, LIST, hidden, order_page, read, sign_in

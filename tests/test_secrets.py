@@ -39,14 +39,14 @@ from django.utils.log import AdminEmailHandler
 from sentry_sdk.utils import safe_repr
 
 from giftcards.conf import conf
-from giftcards.crypto import Keyring, Place, generate_key, key_fingerprint
 from giftcards.engine.outbox import announce
 from giftcards.engine.recording import record_answers, record_failures
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import ConfigurationError, DecryptionError, OutcomeUnknown
 from giftcards.fulfilment import place_order
+from giftcards.keys.keyring import Keyring, Place, generate_key, key_fingerprint
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order, StatusChange
-from giftcards.provider.answers import CardSecret
 from giftcards.provider.client import Client
 from giftcards.signals import order_settled
 from giftcards.simulator import Simulator

@@ -10,7 +10,7 @@ class StorefrontConfig(AppConfig):
     def ready(self) -> None:
         from example_project.storefront import visitors
         from example_project.storefront.privacy import PURCHASES
-        from giftcards.customers.registry import register
+        from giftcards.privacy.registry import register
 
         visitors.connect()
         register(PURCHASES)

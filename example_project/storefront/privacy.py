@@ -8,8 +8,8 @@ from typing import Any
 from django.utils.translation import gettext
 
 from example_project.storefront.models import Purchase
-from giftcards.customers.person import Person, Traces
 from giftcards.models import Order
+from giftcards.privacy.person import Person, Traces
 
 
 class Purchases:

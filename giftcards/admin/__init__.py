@@ -1,7 +1,6 @@
 """The admin's pages; Django imports this module to register them."""
 
 from giftcards.admin.catalogue import ProductAdmin
-from giftcards.admin.ledger import LedgerEntryAdmin
 from giftcards.admin.orders import OrderAdmin
 from giftcards.admin.provider import ProviderStateAdmin
 from giftcards.admin.refund_log import CustomerRefundAdmin
@@ -10,7 +9,6 @@ from giftcards.admin.reveal_log import CardRevealAdmin
 __all__ = [
     "CardRevealAdmin",
     "CustomerRefundAdmin",
-    "LedgerEntryAdmin",
     "OrderAdmin",
     "ProductAdmin",
     "ProviderStateAdmin",

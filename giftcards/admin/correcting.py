@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from django import forms
@@ -17,7 +16,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
-from giftcards.admin import revealing
+from giftcards.admin import extensions, revealing
 from giftcards.admin.pages import OrderButton, OrderPages
 from giftcards.admin.reauthentication import address_of_proof
 from giftcards.admin.revealing import RevealForm, needs_other_proof
@@ -25,20 +24,6 @@ from giftcards.exceptions import CustomerConflict
 from giftcards.fulfilment import change_customer
 from giftcards.models import Order
 from giftcards.models.orders import OF_CUSTOMER
-
-Consequences = Callable[[HttpRequest, Order], Iterable[str]]
-
-_consequences: list[Consequences] = []
-
-
-def register(consequences: Consequences) -> Consequences:
-    """Show what ``consequences`` returns for an order, as HTML, before its address is corrected.
-
-    Call it once, from the ``ready`` method of an app, or from its admin module.
-    """
-    if consequences not in _consequences:
-        _consequences.append(consequences)
-    return consequences
 
 
 class CorrectionForm(RevealForm):
@@ -113,7 +98,7 @@ class CorrectingPages(OrderPages):
             form=form,
             errors=form.errors,
             has_cards=takes_proof,
-            consequences=[text for each in _consequences for text in each(request, order)],
+            consequences=extensions.listed("consequences", request, order),
             same=self._others_with_same_address(request, order),
         )
 

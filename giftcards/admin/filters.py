@@ -19,7 +19,6 @@ from giftcards.models import Order, Product
 from giftcards.models.order_queries import (
     CONTRADICTORY,
     NEEDING_ATTENTION,
-    NOT_CREDITED,
     OWING,
     PAID_BACK,
     PLANNED,
@@ -36,7 +35,7 @@ else:
 _FEW = 1_000
 
 
-class _Filter(AnyFilter):
+class IndexedFilter(AnyFilter):
     """A filter that can also be applied without an index: see :class:`OrderChangeList`."""
 
     uses_index = True
@@ -63,7 +62,7 @@ class _Filter(AnyFilter):
         return list(found.values_list("pk", flat=True)[:limit])
 
 
-class AttentionFilter(_Filter, admin.SimpleListFilter):
+class AttentionFilter(IndexedFilter, admin.SimpleListFilter):
     title = _("to do")
     parameter_name = "attention"
 
@@ -74,7 +73,7 @@ class AttentionFilter(_Filter, admin.SimpleListFilter):
         return NEEDING_ATTENTION if self.value() == "needed" else Q()
 
 
-class RefundFilter(_Filter, admin.SimpleListFilter):
+class RefundFilter(IndexedFilter, admin.SimpleListFilter):
     """The refund for cards that did not come; an order may be in several states at once.
 
     The figures of a report link to the choices.
@@ -96,7 +95,7 @@ class RefundFilter(_Filter, admin.SimpleListFilter):
         return self._CONDITIONS.get(self.value() or "", Q())
 
 
-class ContradictoryFilter(_Filter, admin.SimpleListFilter):
+class ContradictoryFilter(IndexedFilter, admin.SimpleListFilter):
     title = _("figures")
     parameter_name = "figures"
 
@@ -107,18 +106,7 @@ class ContradictoryFilter(_Filter, admin.SimpleListFilter):
         return CONTRADICTORY if self.value() == "contradictory" else Q()
 
 
-class NotCreditedFilter(_Filter, admin.SimpleListFilter):
-    title = _("ledger")
-    parameter_name = "ledger"
-
-    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        return [("missing", _("Not credited back"))]
-
-    def condition(self) -> Q:
-        return NOT_CREDITED if self.value() == "missing" else Q()
-
-
-class ProductFilter(_Filter, admin.SimpleListFilter):
+class ProductFilter(IndexedFilter, admin.SimpleListFilter):
     """The products of the catalogue by name, and the one that the address asks for."""
 
     title = _("product")
@@ -138,7 +126,7 @@ class ProductFilter(_Filter, admin.SimpleListFilter):
         return Q(product_id=self.value())
 
 
-class GroupFilter(_Filter, admin.SimpleListFilter):
+class GroupFilter(IndexedFilter, admin.SimpleListFilter):
     """The group that the address asks for. No others are offered: there is one for each cart."""
 
     title = _("group")
@@ -152,11 +140,11 @@ class GroupFilter(_Filter, admin.SimpleListFilter):
         return Q(group=self.value())
 
 
-class ChoicesFilter(_Filter, admin.ChoicesFieldListFilter):
+class ChoicesFilter(IndexedFilter, admin.ChoicesFieldListFilter):
     """A filter for a column with few values."""
 
 
-class DateFilter(_Filter, admin.DateFieldListFilter):
+class DateFilter(IndexedFilter, admin.DateFieldListFilter):
     """A filter for today, the past 7 days, this month and this year."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -230,7 +218,9 @@ class OrderChangeList(AnyChangeList):
 
     def get_filters(self, request: HttpRequest) -> Any:
         answer = super().get_filters(request)
-        ours = [each for each in answer[0] if isinstance(each, _Filter) and each.used_parameters]
+        ours = [
+            each for each in answer[0] if isinstance(each, IndexedFilter) and each.used_parameters
+        ]
         is_search = bool(self.query.strip())
         if not is_search:
             self._keys = _keys_if_few(request, ours)
@@ -239,7 +229,7 @@ class OrderChangeList(AnyChangeList):
             each.uses_index = not by_keys and self._leads(each)
         return answer
 
-    def _leads(self, each: _Filter) -> bool:
+    def _leads(self, each: IndexedFilter) -> bool:
         """True if the filter's index is also sorted like the list."""
         return isinstance(each, SettledFilter) or not self._is_by_settled
 
@@ -267,7 +257,7 @@ class OrderChangeList(AnyChangeList):
         return ordering
 
 
-def _keys_if_few(request: HttpRequest, filters: list[_Filter]) -> set[int] | None:
+def _keys_if_few(request: HttpRequest, filters: list[IndexedFilter]) -> set[int] | None:
     """The keys of the orders that pass every filter that finds few; ``None`` if no filter does."""
     found = [set(each.find(request, limit=_FEW + 1)) for each in filters]
     few = [keys for keys in found if len(keys) <= _FEW]

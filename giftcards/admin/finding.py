@@ -18,8 +18,8 @@ from django.views.decorators.debug import sensitive_post_parameters
 from giftcards.admin.forms import FindCardForm
 from giftcards.admin.pages import OrderPages
 from giftcards.admin.revealing import take_turn
+from giftcards.keys.secrecy import Masked
 from giftcards.models import Card
-from giftcards.secrecy import Masked
 
 # The most searches of one person in an hour: more would be guessing.
 SEARCHES_PER_HOUR = 30

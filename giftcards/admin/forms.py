@@ -31,10 +31,10 @@ from giftcards.engine.price_holds import confirm_price
 from giftcards.engine.resolving import Fit, Row
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import OrderDetails, place_order
+from giftcards.keys.secrecy import Masked
 from giftcards.models import CustomerRefund, Order, ProductType
 from giftcards.models.fields import plain_line, read_amount
 from giftcards.provider.answers import IDENTIFIER
-from giftcards.secrecy import Masked
 
 if TYPE_CHECKING:
     AddForm = forms.ModelForm[Order]

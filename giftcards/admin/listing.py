@@ -15,7 +15,7 @@ from django.utils.functional import cached_property
 from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.balance import head_of_list
+from giftcards.admin import extensions
 from giftcards.admin.columns import COSTS, OrderColumns
 from giftcards.admin.filters import (
     AttentionFilter,
@@ -23,7 +23,6 @@ from giftcards.admin.filters import (
     ContradictoryFilter,
     DateFilter,
     GroupFilter,
-    NotCreditedFilter,
     OrderChangeList,
     ProductFilter,
     RefundFilter,
@@ -32,8 +31,8 @@ from giftcards.admin.filters import (
 )
 from giftcards.admin.forms import FindCardForm
 from giftcards.admin.lookups import OnlyFilters
-from giftcards.admin.notices import rendered as rendered_notices
-from giftcards.models import Order, OrderQuerySet, ProviderState
+from giftcards.conditions import Standing, above_list
+from giftcards.models import Order, OrderQuerySet
 from giftcards.statuses import FINAL, FOLLOWED, Status
 
 if TYPE_CHECKING:
@@ -113,7 +112,6 @@ class ListPage(OnlyFilters, OrderColumns):
         ("environment", ChoicesFilter),
         ("settled_at", SettledFilter),
         ("created_at", DateFilter),
-        NotCreditedFilter,
         ContradictoryFilter,
     )
     # Shows the search box; get_search_results does the search. One field only: a theme writes the
@@ -139,9 +137,8 @@ class ListPage(OnlyFilters, OrderColumns):
     def get_list_filter(self, request: HttpRequest) -> list[Any]:
         filters = list(super().get_list_filter(request))
         if self.may_see_costs(request):
-            return filters
-        # Only people who may see costs may filter by what the ledger lacks.
-        return [each for each in filters if each is not NotCreditedFilter]
+            filters += [each for added in extensions.each("filters") for each in added]
+        return filters
 
     def get_changelist(self, request: HttpRequest, **named: Any) -> type[ChangeList]:
         # A theme may have a change list of its own.
@@ -177,13 +174,11 @@ class ListPage(OnlyFilters, OrderColumns):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        state = ProviderState.objects.current()
+        standing = Standing()
         context = {
-            "pause": state.why_paused(),
-            "notices": rendered_notices(request),
-            "balance": head_of_list(request, self.admin_site, state)
-            if self.may_see_costs(request)
-            else None,
+            "pause": standing.state.why_paused(),
+            "warnings": list(above_list(request.user.has_perm, standing)),
+            "notices": extensions.rendered("above_list", request, self.admin_site, standing),
             "has_report_permission": self.has_report_permission(request),
             "find_form": FindCardForm(auto_id="giftcards-find-%s")
             if self.has_find_permission(request)

@@ -17,8 +17,7 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin import sections
-from giftcards.admin.bookings import bookings
+from giftcards.admin import extensions
 from giftcards.admin.breakdown import (
     bar,
     customer_lines,
@@ -35,7 +34,6 @@ from giftcards.admin.refunding import refund_rows
 from giftcards.admin.resolving import ResolvingPages
 from giftcards.admin.summary import SummaryInput, summarise
 from giftcards.admin.timeline import RelatedOrder, Timeline
-from giftcards.crypto import Keyring
 from giftcards.display import (
     bdi,
     exact_moment,
@@ -48,6 +46,7 @@ from giftcards.display import (
 )
 from giftcards.engine.reordering import repetition
 from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionError
+from giftcards.keys.keyring import Keyring
 from giftcards.models import Card, Order
 from giftcards.problems import Entry, Problem
 from giftcards.refunds import refund_breakdown
@@ -218,7 +217,8 @@ class OrderPage(
             "refunds": refund_rows(past.refunds),
             "may_settle": self.has_settle_permission(request),
             "timeline": past.events,
-            "more_sections": sections.rendered(request, order),
+            "more_sections": extensions.rendered("section", request, order),
+            "more_money": extensions.rendered("money", request, order),
             "may_note": self.may_note(request),
             "may_reveal": self.has_reveal_permission(request),
             **cards_shown(order, with_tails=self.may_see_tails(request)),
@@ -339,7 +339,6 @@ def _money(order: Order, again: Order | None, *, shows_costs: bool) -> dict[str,
             "provider_lines": provider_lines(order),
             "margin_lines": list(margin_lines(order)),
             "provider_status": _provider_status(order),
-            "bookings": bookings(order),
         }
     return context
 

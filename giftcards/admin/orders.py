@@ -14,7 +14,6 @@ from giftcards.admin.order_page import OrderPage
 from giftcards.admin.placing import PlacingPage
 from giftcards.admin.refunding import RefundingPages
 from giftcards.admin.repeating import RepeatingPages
-from giftcards.admin.reports import ReportPages
 from giftcards.admin.revealing import RevealingPages
 from giftcards.models import Order
 
@@ -28,7 +27,6 @@ class OrderAdmin(
     PlacingPage,
     FindingPages,
     RevealingPages,
-    ReportPages,
 ):
     """The orders' pages. To use a subclass, unregister this class first, and register yours."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
@@ -16,12 +17,12 @@ from django.db import router, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.translation import gettext
 
-from giftcards.admin import buttons
+from giftcards.admin import extensions
 from giftcards.admin.provider import pause_in_words
 from giftcards.conf import conf
 from giftcards.display import isolated
@@ -78,9 +79,18 @@ class OrderButton:
 class OrderPages(OrderModelAdmin):
     """The base of pages about orders that are not Django's own: helpers and permissions."""
 
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view
+        added = [
+            path(page.path, view(partial(page.view, self)), name=f"giftcards_order_{page.name}")
+            for pages in extensions.each("pages")
+            for page in pages
+        ]
+        return [*added, *super().get_urls()]
+
     def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
         """The buttons on the page of ``order`` for this person; extend it with ``super()``."""
-        return buttons.offered(request, order)
+        return extensions.listed("buttons", request, order)
 
     def order_for(self, request: HttpRequest, object_id: str, *, allowed: bool) -> Order:
         """The order of a page. Raises ``PermissionDenied`` unless it is visible and ``allowed``."""
@@ -140,9 +150,16 @@ class OrderPages(OrderModelAdmin):
         return HttpResponseRedirect(self.address("change", order.pk))
 
     def render_page(
-        self, request: HttpRequest, name: str, *, title: str, status: int = 200, **context: Any
+        self,
+        request: HttpRequest,
+        name: str,
+        *,
+        title: str,
+        status: int = 200,
+        template: str = "admin/giftcards/order/{name}.html",
+        **context: Any,
     ) -> HttpResponse:
-        """Render ``admin/giftcards/order/<name>.html`` in the frame of the admin."""
+        """Render the template of this name in the frame of the admin."""
         request.current_app = self.admin_site.name
         frame = {
             **self.admin_site.each_context(request),
@@ -152,7 +169,7 @@ class OrderPages(OrderModelAdmin):
             "media": self.media,
         }
         return TemplateResponse(
-            request, f"admin/giftcards/order/{name}.html", {**frame, **context}, status=status
+            request, template.format(name=name), {**frame, **context}, status=status
         )
 
     def say_recorded(self, request: HttpRequest, order: Order) -> None:

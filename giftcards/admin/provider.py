@@ -25,10 +25,11 @@ from giftcards.admin import provider_sections
 from giftcards.admin.lookups import OnlyFilters
 from giftcards.admin.provider_sections import Section
 from giftcards.admin.readonly import ReadOnly
-from giftcards.crypto import configured_key
+from giftcards.conditions import Standing
 from giftcards.display import bdi
 from giftcards.engine.health import api_keys as known_keys
 from giftcards.engine.task_queue import wake_worker
+from giftcards.keys.keyring import configured_key
 from giftcards.models import ApiKey, Order, ProviderState
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
         if not self.has_view_permission(request):
             raise PermissionDenied
         request.current_app = self.admin_site.name
-        state = ProviderState.objects.current()
+        standing = Standing()
+        state = standing.state
         pause = state.why_paused()
         context = {
             **self.admin_site.each_context(request),
@@ -107,7 +109,7 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
             "state_token": _state_token(state),
             "resuming": _what_resuming_does(state) if pause else [],
             "may_resume": self.has_resume_permission(request),
-            "sections": self.get_sections(request, state),
+            "sections": self.get_sections(request, standing),
             **(extra_context or {}),
         }
         return TemplateResponse(request, self.change_list_template, context)
@@ -123,7 +125,7 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
             raise PermissionDenied
         return self._to_page()
 
-    def get_sections(self, request: HttpRequest, state: ProviderState) -> list[Section]:
+    def get_sections(self, request: HttpRequest, standing: Standing) -> list[Section]:
         """The sections of the page, from the top."""
         keys = known_keys()
         may_resume = self.has_resume_permission(request)
@@ -134,13 +136,13 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
 
         return [
             provider_sections.connection(
-                state,
-                is_paused=bool(state.why_paused()),
+                standing,
+                is_paused=bool(standing.state.why_paused()),
                 shows_balance=shows_costs,
             ),
-            provider_sections.worker(state),
+            provider_sections.worker(standing),
             provider_sections.waiting(name, order_list=self._order_list(request)),
-            provider_sections.failures(state, keys, name, shows_costs=shows_costs),
+            provider_sections.failures(standing.state, keys, name, shows_costs=shows_costs),
             # Hints for developers are for those who may resume requests, as on an order's page.
             provider_sections.encryption(counts_all="cards" in request.GET, shows_hints=may_resume),
             provider_sections.api_keys(keys),

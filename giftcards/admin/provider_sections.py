@@ -15,7 +15,7 @@ from django.utils.timesince import timesince, timeuntil
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.conf import conf
+from giftcards.conditions import CONDITIONS, Standing
 from giftcards.display import bdi, count_text, exact_moment, filled, money, status_badge
 from giftcards.engine.health import (
     KeyInUse,
@@ -72,9 +72,9 @@ class Section:
         return [list(zip(self.columns, row, strict=True)) for row in self.cells]
 
 
-def connection(state: ProviderState, *, is_paused: bool, shows_balance: bool) -> Section:
+def connection(standing: Standing, *, is_paused: bool, shows_balance: bool) -> Section:
     """The connection to the provider."""
-    requests = Requests.read()
+    state, requests = standing.state, Requests.read()
     used = gettext("%(used)d of %(limit)d") % {"used": requests.used, "limit": requests.limit}
     facts = [
         # Why they are paused is said at the top of the page.
@@ -86,7 +86,10 @@ def connection(state: ProviderState, *, is_paused: bool, shows_balance: bool) ->
         Fact(_("Requests in the last minute"), used),
     ]
     if shows_balance:
-        facts.append(Fact(_("Balance"), _balance(state), is_wrong=state.is_balance_low))
+        low = CONDITIONS["balance"].judge(standing)
+        text = _balance(state)
+        shown = format_html("{}. {}", text, low.explain()) if low else text
+        facts.append(Fact(_("Balance"), shown, is_wrong=low is not None))
     return Section("connection", _("Connection"), facts)
 
 
@@ -134,13 +137,14 @@ def versions() -> Section:
     return Section("versions", _("Versions"), facts)
 
 
-def worker(state: ProviderState) -> Section:
+def worker(standing: Standing) -> Section:
     """The state of the worker, and its last and next run."""
-    return Section("worker", _("Background work"), list(_worker(state)))
+    return Section("worker", _("Background work"), list(_worker(standing)))
 
 
-def _worker(state: ProviderState) -> Iterator[Fact]:
-    problem = state.worker_problem(timezone.now())
+def _worker(standing: Standing) -> Iterator[Fact]:
+    state = standing.state
+    problem = state.worker_problem(standing.now)
     yield Fact(_("State"), problem or gettext("At work."), is_wrong=bool(problem))
     try:
         schedule, next_run = schedule_problem(), next_tick()
@@ -287,14 +291,7 @@ def _balance(state: ProviderState) -> str:
     if state.balance is None:
         return gettext("not read yet")
     text = gettext("%(balance)s, read on %(moment)s")
-    shown = filled(text, balance=money(state.balance), moment=_moment(state.balance_read_at))
-    return format_html("{}. {}", shown, low_balance()) if state.is_balance_low else shown
-
-
-def low_balance() -> str:
-    """The warning that the balance is low, as HTML."""
-    text = gettext("The balance is below %(limit)s: top up the account at the provider.")
-    return filled(text, limit=money(conf.low_balance))
+    return filled(text, balance=money(state.balance), moment=_moment(state.balance_read_at))
 
 
 def _backlog(backlog: Backlog | None) -> str:

@@ -32,7 +32,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext
 
 from giftcards.conf import conf
-from giftcards.secrecy import Masked, contained
+from giftcards.keys.secrecy import Masked, contained
 
 # How long a proof holds (seconds).
 _HOLDS = 10 * 60

@@ -29,13 +29,12 @@ from giftcards.addresses import ip_address
 from giftcards.admin.pages import OrderPages
 from giftcards.admin.reauthentication import address_of_proof, is_confirmed, prove
 from giftcards.conf import conf
-from giftcards.crypto import Keyring
 from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionError
+from giftcards.keys.keyring import Keyring
+from giftcards.keys.secrecy import CardSecret, Masked, contained
 from giftcards.models import Card, CardReveal, CustomerChange, Order
 from giftcards.models.fields import plain_line
 from giftcards.models.reveals_and_notes import REFUSED_REVEAL
-from giftcards.provider.answers import CardSecret
-from giftcards.secrecy import Masked, contained
 
 logger = logging.getLogger(__name__)
 

@@ -20,20 +20,20 @@ class DeliveryConfig(AppConfig):
     label = "giftcards_delivery"
     verbose_name = _("Gift cards: messages to customers")
     default_auto_field = "django.db.models.BigAutoField"
-    #: The permissions that giftcards_setup gives to groups of staff: see giftcards.roles.
+    #: The permissions that giftcards_setup gives to groups of staff: see management/roles.py.
     giftcards_roles: ClassVar[Mapping[str, Collection[str]]] = {
         "Gift card support": _SUPPORT,
         "Gift card manager": (*_SUPPORT, "view_staffdigest"),
     }
 
     def ready(self) -> None:
-        from giftcards.customers import registry
+        from giftcards.conditions import register as register_conditions
         from giftcards.delivery import conditions, receivers, retention
         from giftcards.delivery.checks import check_links, check_mail, check_settings
         from giftcards.delivery.conf import conf
         from giftcards.delivery.privacy import MESSAGES
-        from giftcards.engine.health import CONDITIONS
-        from giftcards.retention import leave_alone
+        from giftcards.privacy import registry
+        from giftcards.privacy.retention import leave_alone
 
         # Even if no messages are sent now, earlier ones may exist.
         registry.register(MESSAGES)
@@ -41,7 +41,7 @@ class DeliveryConfig(AppConfig):
         receivers.connect_always()
         for check in (check_settings, check_links, check_mail):
             register(check, TAG)
-        CONDITIONS.update(conditions.CONDITIONS)
+        register_conditions(conditions.CONDITIONS)
         with contextlib.suppress(ConfigurationError):  # reported by check_settings
             if conf.is_off and not conf.staff:
                 return

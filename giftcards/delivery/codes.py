@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
-from giftcards.crypto import Keyring
 from giftcards.delivery.facts import cards_of
 from giftcards.exceptions import DecryptionError
+from giftcards.keys.keyring import Keyring
+from giftcards.keys.secrecy import apart, contained
 from giftcards.models import Card, Order
-from giftcards.secrecy import apart, contained
 
 logger = logging.getLogger(__name__)
 

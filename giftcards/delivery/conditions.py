@@ -1,36 +1,100 @@
-"""Health conditions about messages, in addition to those of the core."""
+"""Conditions about messages to customers and digests for staff, beside those of the core."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
 
-from giftcards.delivery.models import Delivery
-from giftcards.engine.health import Condition, Standing
-from giftcards.management.output import counted
+from django.utils.translation import gettext, ngettext, ngettext_lazy
+from django.utils.translation import gettext_lazy as _
 
-# Upper bound of the counts.
-_MOST = 1_000
+from giftcards.conditions import MOST, Condition, Finding, Severity, Standing
+from giftcards.delivery.conf import conf
+from giftcards.delivery.models import Delivery, StaffDigest
+from giftcards.display import count_text, moment_text
+
 # How long a message that was given up raises the alarm: nobody can tick it off.
 _ALARM = timedelta(days=1)
 
 
-def _waits(standing: Standing) -> str:
-    """A sentence if messages have waited too long, otherwise "". Digests use the same limit."""
-    number = len(Delivery.objects.late(standing.now, limit=_MOST))
-    have = "has" if number == 1 else "have"
-    what = f"{counted(number, 'message')} to customers {have} waited to be sent"
-    return f"{what} for more than 5 minutes." if number else ""
+def _waits(standing: Standing) -> Finding | None:
+    late = Delivery.objects.late(standing.now, limit=MOST + 1)
+
+    def explain() -> str:
+        text = gettext("The first has been waiting since %(moment)s.")
+        return text % {"moment": moment_text(min(late))}
+
+    what = "waited to be sent for more than 5 minutes"
+    return Finding.of_rows(
+        len(late),
+        one=f"1 message to customers has {what}.",
+        many=f"%s messages to customers have {what}.",
+        explain=explain,
+    )
 
 
-def _is_untold(standing: Standing) -> str:
-    """A sentence if messages were given up within the last day; otherwise ""."""
+def _is_untold(standing: Standing) -> Finding | None:
     lately = Delivery.objects.filter(failed_at__gt=standing.now - _ALARM)
-    number = lately.untold().order_by()[:_MOST].count()
-    were = "was" if number == 1 else "were"
-    what = f"{counted(number, 'message')} to customers {were} given up"
-    return f"{what} within the last day." if number else ""
+    what = "given up within the last day"
+    return Finding.of_rows(
+        lately.untold().order_by()[: MOST + 1].count(),
+        one=f"1 message to customers was {what}.",
+        many=f"%s messages to customers were {what}.",
+    )
 
 
-#: By name, for :data:`giftcards.engine.health.CONDITIONS`.
-CONDITIONS: Mapping[str, Condition] = {"mail": _waits, "untold": _is_untold}
+def _digests_fail(_standing: Standing) -> Finding | None:
+    # The table has only one row per person.
+    count = StaffDigest.objects.filter(failures__gt=0).count() if conf.staff else 0
+
+    def explain() -> str:
+        text = ngettext(
+            "A digest for staff cannot be sent, so %(count)s person is not told what there is to"
+            " do.",
+            "Digests for staff cannot be sent, so %(count)s persons are not told what there is to"
+            " do.",
+            count,
+        )
+        return text % {"count": count_text(count)}
+
+    return Finding.of_rows(
+        count,
+        one="1 digest for staff cannot be sent.",
+        many="%s digests for staff cannot be sent.",
+        explain=explain,
+    )
+
+
+_MESSAGES = "giftcards_delivery_delivery_changelist"
+
+CONDITIONS = (
+    Condition(
+        code="mail",
+        severity=Severity.URGENT,
+        permission="giftcards.check_order",
+        judge=_waits,
+        headline=ngettext_lazy(
+            "%(count)s message to a customer could not be sent yet",
+            "%(count)s messages to customers could not be sent yet",
+            "count",
+        ),
+        remedy=_("It is tried again by itself. If it lasts, the mail server needs a look."),
+        ended=_("Messages to customers are sent again."),
+        page=_MESSAGES,
+    ),
+    Condition(
+        code="untold",
+        severity=Severity.WARNING,
+        permission="giftcards.check_order",
+        judge=_is_untold,
+        page=_MESSAGES,
+        query="?customers=untold",
+    ),
+    Condition(
+        code="digests",
+        severity=Severity.URGENT,
+        permission="giftcards_delivery.view_staffdigest",
+        judge=_digests_fail,
+        page="giftcards_delivery_staffdigest_changelist",
+        is_above_list=True,
+    ),
+)

@@ -14,8 +14,8 @@ from django.utils.module_loading import import_string
 
 from giftcards.conf import address_parts, is_loopback
 from giftcards.delivery.kinds import Kind, Mode
+from giftcards.management.roles import ROLES
 from giftcards.options import Complaint, Option, Options, not_text, number
-from giftcards.roles import ROLES
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -142,7 +142,8 @@ require = OPTIONS.require
 class StaffPerson:
     """A member of staff who gets digests.
 
-    ``role`` is a key of :data:`giftcards.roles.ROLES`. Without one, they are told of everything.
+    ``role`` is a key of :data:`giftcards.management.roles.ROLES`. Without one, they are told of
+    everything.
     """
 
     address: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache, partial
 from typing import Any, Self
@@ -19,6 +19,7 @@ from django.core.mail import EmailMessage
 from django.utils import timezone
 from django.utils.translation import override
 
+from giftcards.conditions import MOST, Alert, Finding
 from giftcards.delivery import news
 from giftcards.delivery.channels import NotTaken
 from giftcards.delivery.conf import StaffPerson, conf
@@ -26,11 +27,11 @@ from giftcards.delivery.digest_mail import write
 from giftcards.delivery.failures import Failure, describe
 from giftcards.delivery.handover import Limits, Sent, hand_over
 from giftcards.delivery.models import StaffDigest
-from giftcards.delivery.news import WORDINGS, Item, Situation
+from giftcards.delivery.news import Item, Situation, alerts
 from giftcards.delivery.signals import staff_news
+from giftcards.keys.secrecy import contained
+from giftcards.management.roles import ROLES
 from giftcards.models.times import LONGEST_HOLD, is_ahead
-from giftcards.roles import ROLES
-from giftcards.secrecy import contained
 
 logger = logging.getLogger(__name__)
 
@@ -118,9 +119,11 @@ def _serve_all(
     return sent
 
 
-def concerns(person: StaffPerson, code: str) -> bool:
-    """True if ``person`` is told of items with this code: by their role, or for lack of one."""
-    return person.role is None or WORDINGS[code].permission in ROLES[person.role]
+def concerns(person: StaffPerson, alert: Alert) -> bool:
+    """True if ``person`` is told of this: by their role, or for lack of one."""
+    if person.role is None:
+        return True
+    return alert.permission in {f"giftcards.{codename}" for codename in ROLES[person.role]}
 
 
 def _listed() -> dict[str, StaffPerson]:
@@ -148,7 +151,7 @@ def _forget(addresses: Iterable[str]) -> None:
 
 def _begin(address: str, situation: Situation) -> StaffDigest | None:
     """Create the row of a new person, who is not told of the past; ``None`` if it exists."""
-    told = Told(matters={code: list(orders) for code, orders in situation.matters.items()})
+    told = Told(matters=_open_orders(situation))
     digest, is_new = StaffDigest.objects.get_or_create(
         address=address, defaults={"covers_until": situation.at, "told": told.as_dict()}
     )
@@ -185,7 +188,7 @@ def _serve(
     items = [
         item
         for item in _new(told, situation, happened(since, until))
-        if concerns(person, item.code)
+        if concerns(person, item.alert)
     ]
     if items and (trouble := _tell(person, items, limits)):
         _note_failure(digest, trouble)
@@ -212,20 +215,36 @@ def _serve(
 
 def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Item]:
     """The items that are news: the most important first, and last the states that ended."""
-    states, at = situation.states, situation.at.timestamp()
+    known, at = alerts(), situation.at.timestamp()
     items = [
-        item
-        for code, item in states.items()
+        Item.about(known[code], finding)
+        for code, finding in situation.states.items()
         if not 0 <= at - told.states.get(code, 0) < _REMINDED_AFTER.total_seconds()
     ]
-    for code, orders in situation.matters.items():
-        known = set(told.matters.get(code, ()))
-        if unknown := [(key, name) for key, name in orders.items() if key not in known]:
-            items.append(news.order_item(code, unknown))
+    for code, finding in situation.matters.items():
+        if unknown := _without(finding, told.matters.get(code, ())):
+            items.append(Item.about(known[code], unknown))
     items += happened
-    items += [Item(code, has_ended=True) for code in told.states.keys() - states.keys()]
-    order = list(WORDINGS)
+    # A code of another version, or of an app that was removed, has no texts.
+    over = told.states.keys() & known.keys() - situation.states.keys()
+    items += [Item(known[code], has_ended=True) for code in over]
+    order = list(known)
     return sorted(items, key=lambda item: (item.has_ended, order.index(item.code)))
+
+
+def _without(finding: Finding, known: Iterable[int]) -> Finding | None:
+    """``finding`` without the orders that are ``known``; ``None`` if no other is left."""
+    keys = finding.orders.keys() - set(known)
+    orders = {key: name for key, name in finding.orders.items() if key in keys}
+    if not orders:
+        return None
+    count = min(len(orders), MOST)
+    return replace(finding, count=count, has_more=len(orders) > MOST, orders=orders)
+
+
+def _open_orders(situation: Situation) -> dict[str, list[int]]:
+    """The primary keys of the open orders that are news, by code."""
+    return {code: list(finding.orders) for code, finding in situation.matters.items()}
 
 
 def _knows(told: Told, situation: Situation, items: Iterable[Item]) -> Told:
@@ -237,7 +256,7 @@ def _knows(told: Told, situation: Situation, items: Iterable[Item]) -> Told:
         # A state that ended is forgotten, even if the person was not told of its end.
         states={code: at for code, at in told.states.items() if code in situation.states} | new,
         # All open orders: one that does not concern the person now is no news to them later.
-        matters={code: list(orders) for code, orders in situation.matters.items()},
+        matters=_open_orders(situation),
         last=[(item.code, item.count, item.has_ended) for item in items] or told.last,
     )
 
@@ -293,8 +312,9 @@ def _note_failure(digest: StaffDigest, trouble: str) -> None:
 
 def last_digest(digest: StaffDigest) -> list[Item]:
     """The items of the last digest whose codes this version knows."""
+    known = alerts()
     return [
-        Item(code, count, has_ended=has_ended)
+        Item(known[code], count, has_ended=has_ended)
         for code, count, has_ended in Told.of(digest).last
-        if code in WORDINGS
+        if code in known
     ]

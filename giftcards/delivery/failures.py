@@ -14,7 +14,7 @@ from requests import exceptions as http
 from urllib3.exceptions import NewConnectionError
 
 from giftcards.delivery.channels import AddressRefused, OutcomeUnknown
-from giftcards.secrecy import place_of
+from giftcards.keys.secrecy import place_of
 
 # Codes of replies that complain about the sender's login, not about the address.
 _LOGIN_REPLIES = range(530, 540)

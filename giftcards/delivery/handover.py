@@ -13,7 +13,7 @@ from math import inf
 from django.db import connections
 
 from giftcards.delivery.failures import Failure, Meaning, failure_of
-from giftcards.secrecy import contained
+from giftcards.keys.secrecy import contained
 
 #: The most seconds that an attempt may take.
 ATTEMPT_SECONDS = 60.0

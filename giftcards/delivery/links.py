@@ -12,8 +12,8 @@ from django.utils.crypto import salted_hmac
 
 from giftcards.delivery.conf import conf
 from giftcards.delivery.models import CardLink, Delivery
+from giftcards.keys.secrecy import Masked, contained
 from giftcards.models import Order
-from giftcards.secrecy import Masked, contained
 
 # 192 bits.
 _BYTES = 24

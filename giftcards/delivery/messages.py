@@ -41,8 +41,8 @@ from giftcards.display import (
     one_line,
 )
 from giftcards.exceptions import ConfigurationError
+from giftcards.keys.secrecy import Masked, contained
 from giftcards.models import Order
-from giftcards.secrecy import Masked, contained
 
 # Longer names are cut off.
 _LONGEST_NAME = 80

@@ -1,4 +1,4 @@
-"""News for staff: events, and present states. They hold no codes and name no customers.
+"""News for staff: conditions that hold, and events. They hold no codes and name no customers.
 
 All of it is read from the database; each part uses an index and a limited number of rows.
 """
@@ -8,228 +8,147 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
-from enum import StrEnum
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import NamedTuple, Self
 
 from django.apps import apps
-from django.db.models import Max, QuerySet
+from django.db.models import Max
 from django.urls import NoReverseMatch, reverse
-from django.utils import timezone
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.balance_forecast import OpenMoney, money_in_open_orders
-from giftcards.conf import conf as core
+from giftcards.conditions import (
+    CONDITIONS,
+    MOST,
+    Alert,
+    Condition,
+    Finding,
+    Severity,
+    Standing,
+)
 from giftcards.delivery.conf import conf
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
-from giftcards.display import moment_text, money_text
-from giftcards.ledger.conditions import missing_refunds, unknown_entries
-from giftcards.models import Card, Order, ProviderState
+from giftcards.models import Card, Order
 from giftcards.models.reveals_and_notes import REFUSED_REVEAL
 from giftcards.statuses import Status
 
-#: Upper bound of the count of an item.
-MOST = 1_000
 # How many orders an item names.
 _NAMED = 5
 # Only the latest entries of the admin's log are searched: it has no index by time.
 _LATEST_ENTRIES = 10_000
-# The columns of the index of the open orders.
-_BY_DUE = ("settled_at", "status", "due_at", "pk")
 
+_ORDERS = "giftcards_order_changelist"
 
-class Severity(StrEnum):
-    #: Something does not work until a person sees to it.
-    URGENT = "urgent"
-    #: A person has something to do.
-    WARNING = "warning"
-    #: Good to know.
-    NOTE = "note"
-
-
-@dataclass(frozen=True, slots=True)
-class NewsWording:
-    """The texts for a code of news, and the permission of the people whom it concerns.
-
-    ``headline`` is part of a sentence; it may contain ``%(count)s``. ``ended`` says that a state
-    does not hold any more; it is "" for events.
-    """
-
-    severity: Severity
-    #: A permission of the app ``giftcards``: people whose role has it are told.
-    permission: str
-    headline: Any
-    remedy: Any = ""
-    ended: Any = ""
-
-
-#: The wordings by code, the most important first.
-WORDINGS: Mapping[str, NewsWording] = {
-    "paused": NewsWording(
-        Severity.URGENT,
-        "check_order",
-        _("requests to the provider are paused"),
-        ended=_("Requests to the provider are not paused any more."),
-    ),
-    "failing": NewsWording(
-        Severity.URGENT,
-        "check_order",
-        _("requests to the provider fail"),
-        _("They are repeated by themselves. If it lasts, ask the provider's support."),
-        ended=_("The provider answers again."),
-    ),
-    "worker": NewsWording(
-        Severity.URGENT,
-        "check_order",
-        _("background work has stopped"),
-        _("Orders are not followed. Those who run the site have to start it again."),
-        ended=_("Background work goes on."),
-    ),
-    "waiting": NewsWording(
-        Severity.URGENT,
-        "check_order",
-        ngettext_lazy(
-            "%(count)s message to a customer could not be sent yet",
-            "%(count)s messages to customers could not be sent yet",
-            "count",
+#: The texts for events.
+EVENTS: Mapping[str, Alert] = {
+    event.code: event
+    for event in (
+        Alert(
+            code="unsent",
+            severity=Severity.WARNING,
+            permission="giftcards.check_order",
+            headline=ngettext_lazy(
+                "%(count)s order whose customer could not be told",
+                "%(count)s orders whose customers could not be told",
+                "count",
+            ),
+            remedy=_(
+                "Send the message again, to another address if need be, or call the customer."
+            ),
+            # Also lists earlier messages, but none that a later one has made up for.
+            page="giftcards_delivery_delivery_changelist",
+            query="?customers=untold",
         ),
-        _("It is tried again by itself. If it lasts, the mail server needs a look."),
-        ended=_("Messages to customers are sent again."),
-    ),
-    "to_do": NewsWording(
-        Severity.WARNING,
-        "check_order",
-        ngettext_lazy("%(count)s order to do", "%(count)s orders to do", "count"),
-        _("The page of the order says what is wrong and what you can do."),
-    ),
-    "balance": NewsWording(
-        Severity.WARNING,
-        "view_cost",
-        _("the balance is low"),
-        _("Top up the account at the provider."),
-        ended=_("The balance is not low any more."),
-    ),
-    "missing": NewsWording(
-        Severity.WARNING,
-        "view_cost",
-        ngettext_lazy(
-            "%(count)s refund that the provider has not credited back",
-            "%(count)s refunds that the provider has not credited back",
-            "count",
+        Alert(
+            code="partly",
+            severity=Severity.WARNING,
+            permission="giftcards.view_order",
+            headline=ngettext_lazy(
+                "%(count)s order partly delivered", "%(count)s orders partly delivered", "count"
+            ),
+            remedy=_("Order the missing cards again, or pay the customer back for them."),
+            page=_ORDERS,
+            query=f"?status__exact={Status.PARTIALLY_FILLED}",
         ),
-        _("Look for it in the account at the provider, and ask its support."),
-        ended=_("The provider has credited back what it promised."),
-    ),
-    "unknown": NewsWording(
-        Severity.WARNING,
-        "view_cost",
-        ngettext_lazy(
-            "%(count)s entry of the provider's ledger of no order here",
-            "%(count)s entries of the provider's ledger of no order here",
-            "count",
+        Alert(
+            code="refunded",
+            severity=Severity.WARNING,
+            permission="giftcards.view_order",
+            headline=ngettext_lazy(
+                "%(count)s order not delivered and credited back",
+                "%(count)s orders not delivered and credited back",
+                "count",
+            ),
+            remedy=_("Order the cards again, or pay the customer back."),
+            page=_ORDERS,
+            query=f"?status__exact={Status.REFUNDED}",
         ),
-        _(
-            "Find out who ordered it: the account may be used elsewhere as well. It is told for a"
-            " week."
+        Alert(
+            code="rejected",
+            severity=Severity.WARNING,
+            permission="giftcards.view_order",
+            headline=ngettext_lazy(
+                "%(count)s order rejected", "%(count)s orders rejected", "count"
+            ),
+            remedy=_("Nothing was bought. Order the cards again, or pay the customer back."),
+            page=_ORDERS,
+            query=f"?status__exact={Status.REJECTED}",
         ),
-        ended=_("The ledger of the last days has no entry of an unknown order any more."),
-    ),
-    "gap": NewsWording(
-        Severity.WARNING,
-        "view_cost",
-        _("the provider's ledger does not explain the balance"),
-        _("Look in the ledger where the balance changed without an entry, and ask the provider."),
-        ended=_("The provider's ledger of the last days explains the balance again."),
-    ),
-    "unsent": NewsWording(
-        Severity.WARNING,
-        "check_order",
-        ngettext_lazy(
-            "%(count)s order whose customer could not be told",
-            "%(count)s orders whose customers could not be told",
-            "count",
+        Alert(
+            code="unreadable",
+            severity=Severity.WARNING,
+            permission="giftcards.reveal_card",
+            headline=ngettext_lazy(
+                "%(count)s order with cards that cannot be opened",
+                "%(count)s orders with cards that cannot be opened",
+                "count",
+            ),
+            remedy=_(
+                "The customer has seen that, and not the code. Those who run the site find the"
+                " reason in its log."
+            ),
         ),
-        _("Send the message again, to another address if need be, or call the customer."),
-    ),
-    "partly": NewsWording(
-        Severity.WARNING,
-        "view_order",
-        ngettext_lazy(
-            "%(count)s order partly delivered", "%(count)s orders partly delivered", "count"
+        Alert(
+            code="locked",
+            severity=Severity.WARNING,
+            permission="giftcards.reveal_card",
+            headline=ngettext_lazy(
+                "%(count)s link locked after wrong PINs",
+                "%(count)s links locked after wrong PINs",
+                "count",
+            ),
+            remedy=_("Ask the customer whether it was them, and send a new link."),
         ),
-        _("Order the missing cards again, or pay the customer back for them."),
-    ),
-    "refunded": NewsWording(
-        Severity.WARNING,
-        "view_order",
-        ngettext_lazy(
-            "%(count)s order not delivered and credited back",
-            "%(count)s orders not delivered and credited back",
-            "count",
+        Alert(
+            code="reveals",
+            severity=Severity.WARNING,
+            permission="giftcards.view_cardreveal",
+            headline=ngettext_lazy(
+                "%(count)s attempt to reveal more codes than allowed",
+                "%(count)s attempts to reveal more codes than allowed",
+                "count",
+            ),
+            remedy=_(
+                "It was refused. If this is not the person's usual work, ask them: somebody else"
+                " may use their account."
+            ),
+            page="giftcards_cardreveal_changelist",
         ),
-        _("Order the cards again, or pay the customer back."),
-    ),
-    "rejected": NewsWording(
-        Severity.WARNING,
-        "view_order",
-        ngettext_lazy("%(count)s order rejected", "%(count)s orders rejected", "count"),
-        _("Nothing was bought. Order the cards again, or pay the customer back."),
-    ),
-    "unconfirmed": NewsWording(
-        Severity.WARNING,
-        "check_order",
-        ngettext_lazy("%(count)s unconfirmed order", "%(count)s unconfirmed orders", "count"),
-        _("It is looked for at the provider by itself. Do not buy the cards a second time."),
-    ),
-    "delayed": NewsWording(
-        Severity.NOTE,
-        "check_order",
-        ngettext_lazy("%(count)s order delayed", "%(count)s orders delayed", "count"),
-        _("The provider is asked again by itself. The customer has to wait."),
-    ),
-    "unreadable": NewsWording(
-        Severity.WARNING,
-        "reveal_card",
-        ngettext_lazy(
-            "%(count)s order with cards that cannot be opened",
-            "%(count)s orders with cards that cannot be opened",
-            "count",
-        ),
-        _(
-            "The customer has seen that, and not the code. Those who run the site find the reason"
-            " in its log."
-        ),
-    ),
-    "locked": NewsWording(
-        Severity.WARNING,
-        "reveal_card",
-        ngettext_lazy(
-            "%(count)s link locked after wrong PINs",
-            "%(count)s links locked after wrong PINs",
-            "count",
-        ),
-        _("Ask the customer whether it was them, and send a new link."),
-    ),
-    "reveals": NewsWording(
-        Severity.WARNING,
-        "view_cardreveal",
-        ngettext_lazy(
-            "%(count)s attempt to reveal more codes than allowed",
-            "%(count)s attempts to reveal more codes than allowed",
-            "count",
-        ),
-        _(
-            "It was refused. If this is not the person's usual work, ask them: somebody else may"
-            " use their account."
-        ),
-    ),
+    )
 }
 _CODE_OF_STATUS = {
     Status.PARTIALLY_FILLED: "partly",
     Status.REFUNDED: "refunded",
     Status.REJECTED: "rejected",
 }
+
+
+def alerts() -> dict[str, Alert]:
+    """The texts of everything that is news, by code, the most important first."""
+    told = [condition for condition in CONDITIONS.values() if condition.headline]
+    rank = list(Severity)
+    ordered = sorted((*told, *EVENTS.values()), key=lambda alert: rank.index(alert.severity))
+    return {alert.code: alert for alert in ordered}
 
 
 class Mention(NamedTuple):
@@ -239,38 +158,49 @@ class Mention(NamedTuple):
     url: str
 
 
-def _nothing() -> str:
-    return ""
-
-
 @dataclass(frozen=True, slots=True)
 class Item:
     """One piece of news. Its texts are in the language that is active when they are read."""
 
-    #: A key of :data:`WORDINGS`.
-    code: str
+    alert: Alert
     count: int = 1
     #: True if there are more than ``count``.
     has_more: bool = False
-    #: True if the news is that this state does not hold any more.
+    #: True if the news is that this condition does not hold any more.
     has_ended: bool = False
     #: The first of the orders that the item is about.
     orders: tuple[Mention, ...] = ()
-    #: URL of the admin's page about this; "" if there is none.
-    url: str = ""
     #: Returns the details as plain text, or "".
-    explain: Callable[[], str] = field(default=_nothing, repr=False, compare=False)
+    explain: Callable[[], str] = field(default=str, repr=False, compare=False)
+
+    @classmethod
+    def about(cls, alert: Alert, finding: Finding) -> Self:
+        """The item that tells of ``finding``."""
+        named = islice(finding.orders.items(), _NAMED)
+        return cls(
+            alert,
+            finding.count,
+            finding.has_more,
+            orders=tuple(
+                Mention(name, _address("giftcards_order_change", key)) for key, name in named
+            ),
+            explain=finding.explain,
+        )
+
+    @property
+    def code(self) -> str:
+        return self.alert.code
 
     @property
     def severity(self) -> Severity:
-        return Severity.NOTE if self.has_ended else self._wording.severity
+        return Severity.NOTE if self.has_ended else self.alert.severity
 
     @property
     def headline(self) -> str:
         """The news in a few words, such as "2 orders to do"; a sentence if ``has_ended``."""
-        if self.has_ended:
-            return str(self._wording.ended)
-        text = str(self._wording.headline % {"count": self.count})
+        if self.has_ended and isinstance(self.alert, Condition):
+            return str(self.alert.ended)
+        text = str(self.alert.headline % {"count": self.count})
         return gettext("%(what)s or more") % {"what": text} if self.has_more else text
 
     @property
@@ -280,7 +210,15 @@ class Item:
     @property
     def remedy(self) -> str:
         """The advice on the news; "" if there is nothing to do."""
-        return "" if self.has_ended else str(self._wording.remedy)
+        return "" if self.has_ended else str(self.alert.remedy)
+
+    @property
+    def url(self) -> str:
+        """The URL of the admin's page about this; "" if there is none."""
+        if self.has_ended or not self.alert.page:
+            return ""
+        address = _address(self.alert.page)
+        return address and address + self.alert.query
 
     @property
     def text(self) -> str:
@@ -294,128 +232,28 @@ class Item:
         """Number of orders that the item is about, but does not name."""
         return self.count - len(self.orders) if self.orders else 0
 
-    @property
-    def _wording(self) -> NewsWording:
-        return WORDINGS[self.code]
-
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """A snapshot of the states and the open orders that are news."""
+    """A snapshot of the conditions that hold and that staff are told of, by code."""
 
     at: datetime
-    #: The states that hold, by code: each is told when it begins, while it lasts and when it ends.
-    states: Mapping[str, Item]
-    #: The open orders that are news, by code: each maps primary keys to references.
-    matters: Mapping[str, Mapping[int, str]]
+    #: Each is told when it begins, while it lasts and when it ends.
+    states: Mapping[str, Finding]
+    #: Those about orders: each order is told once.
+    matters: Mapping[str, Finding]
 
 
 def current_situation() -> Situation:
     """Take a snapshot of the present situation."""
-    now = timezone.now()
-    states = {item.code: item for item in _states(now)}
-    opened = Order.objects.open()
-    matters = {
-        "to_do": _named(Order.objects.all().needing_attention()),
-        "unconfirmed": _named(opened.filter(status=Status.UNCONFIRMED).order_by(*_BY_DUE)),
-        "delayed": _named(opened.filter(status=Status.DELAYED).order_by(*_BY_DUE)),
-    }
-    return Situation(now, states, matters)
-
-
-def _named(orders: QuerySet[Order]) -> dict[int, str]:
-    return dict(orders.values_list("pk", "reference")[: MOST + 1])
-
-
-def order_item(code: str, orders: Iterable[tuple[int, str]]) -> Item:
-    """An item about ``orders``, which are pairs of primary key and reference."""
-    return _about_orders(code, orders, url=_list_of(code))
-
-
-# States.
-
-
-def _states(now: datetime) -> Iterator[Item]:
-    state = ProviderState.objects.current()
-    provider = _address("giftcards_providerstate_changelist")
-    if state.paused_because == ProviderState.Pause.ACCESS:
-        yield Item("paused", url=provider, explain=state.why_paused)
-    elif state.is_failing(now):
-        yield Item("failing", url=provider, explain=state.why_paused)
-    if state.worker_problem(now):
-        yield Item("worker", url=provider, explain=lambda: state.worker_problem(now))
-    yield from _balance(state, url=provider)
-    yield from _books(state)
-    yield from _waiting(now)
-
-
-def _balance(state: ProviderState, *, url: str) -> Iterator[Item]:
-    if state.balance is None:
-        return
-    in_orders = money_in_open_orders()
-    if state.is_balance_low or in_orders.exceeds(state.balance):
-        yield Item("balance", url=url, explain=lambda: _in_figures(state, in_orders))
-
-
-def _in_figures(state: ProviderState, in_orders: OpenMoney) -> str:
-    text = gettext("The balance is %(balance)s; open orders cost %(amount)s.")
-    texts = [text % {"balance": money_text(state.balance), "amount": money_text(in_orders.total)}]
-    if state.is_balance_low:
-        limit = gettext("It is below %(limit)s.")
-        texts.append(limit % {"limit": money_text(core.low_balance)})
-    if in_orders.exceeds(state.balance):
-        texts.append(gettext("It does not cover the orders that are still to be sent."))
-    return " ".join(texts)
-
-
-def _books(state: ProviderState) -> Iterator[Item]:
-    """Items about discrepancies in the provider's ledger."""
-    if missing := missing_refunds():
-        yield _about_orders(
-            "missing",
-            [(order.pk, order.reference) for order in missing],
-            url=_list_of("missing"),
-            explain=lambda: _adding_up(missing.values()),
-        )
-    unknown = unknown_entries(state)
-    if count := sum(found.count for found in unknown.values()):
-        yield Item(
-            "unknown",
-            min(count, MOST),
-            has_more=count > MOST,
-            url=_list_of("unknown"),
-            explain=lambda: _adding_up(found.amount for found in unknown.values()),
-        )
-    if state.has_gap:
-        yield Item("gap", url=_list_of("gap"), explain=lambda: _gap(state))
-
-
-def _adding_up(amounts: Iterable[Decimal]) -> str:
-    return gettext("Together %(amount)s.") % {"amount": money_text(sum(amounts, Decimal(0)))}
-
-
-def _gap(state: ProviderState) -> str:
-    if not state.ledger_gap:
-        return gettext("Entries are missing that make up for each other.")
-    text = gettext("It has changed by %(amount)s without an entry.")
-    return text % {"amount": money_text(state.ledger_gap)}
-
-
-def _waiting(now: datetime) -> Iterator[Item]:
-    """An item about messages to customers that should have been sent some minutes ago."""
-    late = Delivery.objects.late(now, limit=MOST + 1)
-    if late:
-        since = min(late)
-        yield Item(
-            "waiting",
-            count=min(len(late), MOST),
-            has_more=len(late) > MOST,
-            url=_address("giftcards_delivery_delivery_changelist"),
-            explain=lambda: (
-                gettext("The first has been waiting since %(moment)s.")
-                % {"moment": moment_text(since)}
-            ),
-        )
+    standing = Standing()
+    told = [condition for condition in CONDITIONS.values() if condition.headline]
+    states: dict[str, Finding] = {}
+    matters: dict[str, Finding] = {}
+    for condition in told:
+        if finding := condition.judge(standing):
+            (states if condition.ended else matters)[condition.code] = finding
+    return Situation(standing.now, states, matters)
 
 
 # Events.
@@ -480,63 +318,18 @@ def _reveals(since: datetime, until: datetime) -> Iterator[Item]:
         action_time__lte=until,
     )
     if count := refused.order_by().count():
-        yield Item("reveals", count, url=_address("giftcards_cardreveal_changelist"))
+        yield Item(EVENTS["reveals"], count)
 
 
 def _some(
     code: str, orders: Iterable[tuple[int, str]], *, has_more: bool = False
 ) -> Iterator[Item]:
-    item = _about_orders(code, orders, url=_list_of(code), has_more=has_more)
-    if item.count:
-        yield item
-
-
-def _about_orders(
-    code: str,
-    orders: Iterable[tuple[int, str]],
-    *,
-    url: str,
-    has_more: bool = False,
-    explain: Callable[[], str] = _nothing,
-) -> Item:
-    rows = list(orders)
-    return Item(
-        code,
-        min(len(rows), MOST),
-        has_more or len(rows) > MOST,
-        orders=tuple(
-            Mention(name, _address("giftcards_order_change", key)) for key, name in rows[:_NAMED]
-        ),
-        url=url,
-        explain=explain,
-    )
+    if rows := dict(orders):
+        count = min(len(rows), MOST)
+        yield Item.about(EVENTS[code], Finding("", count, has_more or len(rows) > MOST, rows))
 
 
 # URLs of the admin.
-
-# By code: the admin page that lists its rows, and the query string.
-_LISTS: Mapping[str, tuple[str, str]] = {
-    "to_do": ("giftcards_order_changelist", "?attention=needed"),
-    **{
-        code: ("giftcards_order_changelist", f"?status__exact={status}")
-        for status, code in (
-            *_CODE_OF_STATUS.items(),
-            (Status.UNCONFIRMED, "unconfirmed"),
-            (Status.DELAYED, "delayed"),
-        )
-    },
-    "missing": ("giftcards_order_changelist", "?ledger=missing"),
-    "unknown": ("giftcards_ledgerentry_changelist", "?period=week"),
-    "gap": ("giftcards_ledgerentry_changelist", "?period=week"),
-    # Also lists earlier messages, but none that a later one has made up for.
-    "unsent": ("giftcards_delivery_delivery_changelist", "?customers=untold"),
-}
-
-
-def _list_of(code: str) -> str:
-    page, query = _LISTS.get(code, ("", ""))
-    address = _address(page) if page else ""
-    return address and address + query
 
 
 def _address(page: str, *args: object) -> str:

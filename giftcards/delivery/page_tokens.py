@@ -11,7 +11,7 @@ import time
 
 from django.core import signing
 
-from giftcards.secrecy import contained
+from giftcards.keys.secrecy import contained
 
 _SALT = "giftcards.delivery.page"
 # The lifetime of a token in seconds.

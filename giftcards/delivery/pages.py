@@ -22,8 +22,8 @@ from giftcards.delivery.models.links import MOST_WRONG_PINS
 from giftcards.delivery.pins import help_text
 from giftcards.delivery.qr import can_draw, qr
 from giftcards.delivery.revealing import earlier_reveals
+from giftcards.keys.secrecy import Masked, contained
 from giftcards.models import Order
-from giftcards.secrecy import Masked, contained
 
 _HEADERS = {
     "Cache-Control": "no-store, private",

@@ -12,11 +12,11 @@ from django.utils.crypto import constant_time_compare
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.crypto import normalised
 from giftcards.delivery.conf import conf
 from giftcards.exceptions import ConfigurationError
+from giftcards.keys.keyring import normalised
+from giftcards.keys.secrecy import Masked, contained
 from giftcards.models import Order
-from giftcards.secrecy import Masked, contained
 
 _DIGITS = 4
 

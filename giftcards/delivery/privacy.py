@@ -8,12 +8,12 @@ from typing import Any
 
 from django.utils import timezone
 
-from giftcards.customers.person import ERASED, Person, Traces
-from giftcards.customers.words import described, heading, several
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.delivery.models.deliveries import OPEN, DeliveryStatus, key_of
 from giftcards.models import Order
 from giftcards.models.batches import batches
+from giftcards.privacy.person import ERASED, Person, Traces
+from giftcards.privacy.words import described, heading, several
 
 _MESSAGE = (
     "kind",
@@ -30,7 +30,7 @@ _VISIT = ("at", "what", "address", "agent", "user")
 
 
 class Messages:
-    """The messages and links of customers, for :mod:`giftcards.customers`."""
+    """The messages and links of customers, for :mod:`giftcards.privacy`."""
 
     app_label = "giftcards_delivery"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from giftcards.secrecy import Masked, contained
+from giftcards.keys.secrecy import Masked, contained
 
 
 def can_draw() -> bool:

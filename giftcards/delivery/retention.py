@@ -16,6 +16,6 @@ def _untold() -> Q:
     return Q(Exists(failed.filter(~Exists(beside)))) & ~Q(Exists(seen))
 
 
-#: A condition on orders, for :func:`giftcards.retention.leave_alone`: the last message about the
-#: cards was given up, and nobody has had them shown over a link or in their account.
+#: A condition on orders, for :func:`giftcards.privacy.retention.leave_alone`: the last message
+#: about the cards was given up, and nobody has had them shown over a link or in their account.
 UNTOLD = _untold()

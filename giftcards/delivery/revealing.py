@@ -17,9 +17,9 @@ from giftcards.delivery.models import CardLink, LinkVisit
 from giftcards.delivery.models.links import SAME_REVEAL
 from giftcards.delivery.pins import is_right
 from giftcards.exceptions import ConfigurationError
+from giftcards.keys.secrecy import apart, contained
 from giftcards.models import Order
 from giftcards.models.times import is_recent
-from giftcards.secrecy import apart, contained
 
 logger = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from giftcards.delivery.kinds import KIND_OF_STATUS, WITH_CARDS, Kind, Mode
 from giftcards.delivery.messages import compose, needs_link
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus
 from giftcards.delivery.tracking import stored_id
+from giftcards.keys.secrecy import Masked, contained
 from giftcards.models.money import RefundState
-from giftcards.secrecy import Masked, contained
 
 #: Length of a claim, after which another process takes the message over: longer than the longest
 #: attempt.

@@ -32,7 +32,7 @@ from giftcards.delivery.revealing import (
     reveal,
     shown_at,
 )
-from giftcards.secrecy import Masked, apart, contained
+from giftcards.keys.secrecy import Masked, apart, contained
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,6 @@ from typing import Self, TypeVar
 from django.utils import timezone
 
 from giftcards.conf import conf, require
-from giftcards.crypto import key_fingerprint
 from giftcards.engine.backoff import backoff
 from giftcards.engine.budget import Budget, Purpose, Slot
 from giftcards.engine.clock import Clock, recall_far_future
@@ -27,6 +26,7 @@ from giftcards.engine.price_holds import release_fallen
 from giftcards.engine.prices import PriceList, by_type
 from giftcards.engine.probe import KeyProbe
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused, Withheld
+from giftcards.keys.keyring import key_fingerprint
 from giftcards.models import ApiKey, Lease, ProductPrices, ProviderState
 from giftcards.models.times import LONGEST_HOLD, is_ahead, is_recent
 from giftcards.provider.answers import KeyInfo, Product

@@ -6,10 +6,9 @@ Every query uses an index, and reads no more rows than are waiting, or than its 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from functools import cached_property
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple, Self
 
@@ -18,17 +17,14 @@ from django.db import connections, router
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.crypto import Keyring, configured_key
-from giftcards.engine.task_queue import Backlog, schedule_problem, waiting_tasks
+from giftcards.engine.task_queue import Backlog, waiting_tasks
 from giftcards.exceptions import ConfigurationError
-from giftcards.models import ApiKey, Card, Order, ProviderState, RequestSlot, StatusChange
+from giftcards.keys.keyring import Keyring, configured_key
+from giftcards.models import ApiKey, Card, Order, RequestSlot, StatusChange
 from giftcards.statuses import Status
 
 # The cards of a key are counted up to this number only, because counting reads the index.
 MANY_CARDS = 10_000
-# How long work may be due before it counts as held up. Longer than the watchdog needs to start
-# the loop again, and than the pause after a request that failed.
-PATIENCE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,108 +154,3 @@ def try_keys() -> dict[str, str]:
         return Card.objects.all().try_keys()
     except ConfigurationError as error:
         return dict.fromkeys(("newest", "oldest"), str(error))
-
-
-# The conditions that a monitor can check.
-
-
-class Standing:
-    """The facts that the conditions are judged by, as of one moment; read on first access."""
-
-    def __init__(self) -> None:
-        self.now = timezone.now()
-
-    @cached_property
-    def state(self) -> ProviderState:
-        return ProviderState.objects.current()
-
-    @cached_property
-    def cards(self) -> dict[str, str]:
-        return try_keys()
-
-
-#: Returns what is wrong, in a sentence without secrets; "" if nothing is wrong.
-Condition = Callable[[Standing], str]
-
-
-def _needs_attention(_standing: Standing) -> str:
-    number = Order.objects.all().needing_attention().count()
-    if not number:
-        return ""
-    return f"{number} orders need attention." if number > 1 else "1 order needs attention."
-
-
-def _is_paused(standing: Standing) -> str:
-    return standing.state.why_paused()
-
-
-def _has_no_worker(standing: Standing) -> str:
-    if problem := standing.state.worker_problem(standing.now):
-        return problem
-    # `giftcards_poll --loop` ticks without a schedule.
-    return "" if standing.state.is_ticking(standing.now) else schedule_problem()
-
-
-def _has_no_answer(standing: Standing) -> str:
-    state = standing.state
-    if not state.is_failing(standing.now):
-        return ""
-    since = "for more than 5 minutes" if state.succeeded_at else "yet"
-    return f"The provider has given no usable answer {since}. {state.failure}".strip()
-
-
-def queue_problem(standing: Standing) -> str:
-    """Return what work is overdue by more than ``PATIENCE``, as a sentence; "" if none is."""
-    due_by = standing.now - PATIENCE
-    orders = Order.objects.count_held_up(due_by)
-    changes = StatusChange.objects.waiting_since(due_by).count()
-    held_up = [
-        f"1 {noun} has waited {what}" if number == 1 else f"{number} {noun}s have waited {what}"
-        for number, noun, what in (
-            (orders, "order", "to be sent or checked"),
-            (changes, "status change", "to be announced to your receivers"),
-        )
-        if number
-    ]
-    minutes = PATIENCE.total_seconds() / 60
-    return f"{' and '.join(held_up)} for more than {minutes:.0f} minutes." if held_up else ""
-
-
-def low_balance(standing: Standing) -> str:
-    """Return a sentence if the balance is known and below ``LOW_BALANCE``; otherwise ""."""
-    state = standing.state
-    if not state.is_balance_low:
-        return ""
-    return (
-        f"The balance of the account is {state.balance:.2f} {conf.currency}, below LOW_BALANCE"
-        f" ({conf.low_balance:.2f})."
-    )
-
-
-def several_keys(standing: Standing) -> str:
-    """Return a sentence if processes with different API keys share the database; otherwise ""."""
-    keys = ApiKey.objects.all().at_work(standing.now)
-    if len(keys) < 2:
-        return ""
-    return (
-        f"Several API keys are at work in this database: {', '.join(keys)}. Give every process the"
-        " same key, or orders are bought in the wrong account. After a change of the key, this ends"
-        " in 10 minutes."
-    )
-
-
-def _do_not_open(standing: Standing) -> str:
-    return " ".join(dict.fromkeys(filter(None, standing.cards.values())))
-
-
-#: The conditions by their names in `giftcards_status --fail-on`, in the order of its report.
-CONDITIONS: dict[str, Condition] = {
-    "attention": _needs_attention,
-    "paused": _is_paused,
-    "worker": _has_no_worker,
-    "provider": _has_no_answer,
-    "queue": queue_problem,
-    "keys": several_keys,
-    "balance": low_balance,
-    "cards": _do_not_open,
-}

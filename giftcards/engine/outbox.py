@@ -26,8 +26,8 @@ from django.utils import timezone
 from giftcards.engine.backoff import backoff
 from giftcards.engine.database import tolerating
 from giftcards.engine.task_queue import LOOP_LEASE
+from giftcards.keys.secrecy import contained, place_of
 from giftcards.models import Lease, Order, StatusChange, StatusChangeQuerySet
-from giftcards.secrecy import contained, place_of
 from giftcards.signals import order_settled, order_status_changed
 from giftcards.statuses import FINAL
 

@@ -9,12 +9,12 @@ from django.db import transaction
 from django.db.models import F
 from django.utils.translation import gettext
 
-from giftcards.crypto import configured_key
 from giftcards.engine.task_queue import wake_worker
 from giftcards.exceptions import ReorderError
+from giftcards.keys.keyring import configured_key
 from giftcards.models import ApiKey, Order
 from giftcards.problems import Problem
-from giftcards.sales import amount_of_missing
+from giftcards.settlement import amount_of_missing
 
 logger = logging.getLogger(__name__)
 

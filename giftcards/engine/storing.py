@@ -11,11 +11,12 @@ from typing import NamedTuple
 from django.db.models import F
 from django.views.decorators.debug import sensitive_variables
 
-from giftcards.crypto import Keyring, Sealed
 from giftcards.exceptions import DecryptionError
+from giftcards.keys.keyring import Keyring, Sealed
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order
 from giftcards.models.batches import batches
-from giftcards.provider.answers import CardSecret, without_repetitions
+from giftcards.provider.answers import without_repetitions
 
 
 class Arrival(NamedTuple):

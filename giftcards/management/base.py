@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date, datetime
 from decimal import Decimal
@@ -190,12 +190,9 @@ def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
     return {name: condition for name, condition in known.items() if name in names}
 
 
-def fail_on(conditions: Mapping[str, Callable[[T], str]], subject: T) -> None:
-    """Raise ``CommandError`` if one of ``conditions`` holds for ``subject``.
-
-    A condition returns what is wrong, as a sentence, or "".
-    """
-    if wrong := " ".join(filter(None, (is_wrong(subject) for is_wrong in conditions.values()))):
+def fail_on(sentences: Iterable[str]) -> None:
+    """Raise ``CommandError`` with the ``sentences`` about what is wrong, unless all are ""."""
+    if wrong := " ".join(filter(None, sentences)):
         raise CommandError(wrong, returncode=UNFINISHED)
 
 

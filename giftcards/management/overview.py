@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
+from giftcards.conditions import CONDITIONS, Standing
 from giftcards.conf import conf
 from giftcards.engine.health import (
     KeyInUse,
     KnownKey,
     Requests,
-    Standing,
     Waiting,
     api_keys,
     encryption_keys,
-    low_balance,
-    queue_problem,
-    several_keys,
+    try_keys,
     versions,
 )
 from giftcards.engine.task_queue import Backlog, next_tick, schedule_problem
@@ -27,6 +25,8 @@ from giftcards.management.base import ok_or_trouble
 from giftcards.management.output import counted, iso
 from giftcards.models import Order, ProviderState
 
+# The conditions that it tells; of the worker and of the cards it tells more than that.
+_JUDGED = ("queue", "keys", "balance")
 _TIMES = ("paused_until", "succeeded_at", "failed_at", "swept_at", "ticked_at")
 
 
@@ -41,7 +41,8 @@ class Overview:
     state: ProviderState
     schedule: str
     worker: str
-    queue: str
+    # The sentences of conditions, by code.
+    wrong: Mapping[str, str]
     requests: Requests
     waiting: Waiting
     encryption_keys: Sequence[KeyInUse]
@@ -54,11 +55,11 @@ class Overview:
         return cls(
             standing=standing,
             orders=Order.objects.count_by_status(),
-            cards=standing.cards,
+            cards=standing.once(try_keys),
             state=standing.state,
             schedule=schedule_problem(),
             worker=standing.state.worker_problem(standing.now),
-            queue=queue_problem(standing),
+            wrong={code: CONDITIONS[code].sentence(standing) for code in _JUDGED},
             requests=Requests.read(),
             waiting=Waiting.read(),
             encryption_keys=_encryption_keys(),
@@ -87,8 +88,8 @@ class Overview:
             },
             "schedule": self.schedule or "ok",
             "worker": self.worker or "ok",
-            "queue": self.queue or "ok",
-            "keys": several_keys(self.standing) or "ok",
+            "queue": self.wrong["queue"] or "ok",
+            "keys": self.wrong["keys"] or "ok",
             "next_tick_at": iso(self.next_tick),
             "requests": {"used": self.requests.used, "limit": self.requests.limit},
             "waiting": self._waiting_as_dict(),
@@ -130,8 +131,7 @@ class Overview:
         lines += [f"Provider: {state.explain()}"]
         lines += [f"  {label:<16}{iso(at) or 'never'}" for label, at in times.items()]
         lines += self._facts()
-        lines += [failure, self.schedule, self.worker, self.queue]
-        lines += [several_keys(self.standing), low_balance(self.standing)]
+        lines += [failure, self.schedule, self.worker, *self.wrong.values()]
         lines += dict.fromkeys(self.cards.values())
         return "\n".join(filter(None, lines))
 

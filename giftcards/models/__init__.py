@@ -5,7 +5,6 @@ from giftcards.models.catalogue import Product, ProductType
 from giftcards.models.changes import Acknowledgement, StatusChange, StatusChangeQuerySet
 from giftcards.models.corrections import CustomerChange
 from giftcards.models.leases import Lease, RequestSlot
-from giftcards.models.ledger import LedgerEntry
 from giftcards.models.money import CustomerRefund
 from giftcards.models.orders import MAX_QUANTITY, Order, OrderQuerySet, new_reference
 from giftcards.models.prices import ProductPrices
@@ -21,7 +20,6 @@ __all__ = [
     "CustomerChange",
     "CustomerRefund",
     "Lease",
-    "LedgerEntry",
     "Note",
     "Order",
     "OrderQuerySet",

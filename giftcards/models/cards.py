@@ -10,13 +10,13 @@ from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.crypto import Keyring, Place, Sealed
 from giftcards.exceptions import CodeDestroyed, DecryptionError
+from giftcards.keys.keyring import Keyring, Place, Sealed
+from giftcards.keys.secrecy import Masked, contained
 from giftcards.models.orders import Order
-from giftcards.secrecy import Masked, contained
 
 if TYPE_CHECKING:
-    from giftcards.provider.answers import CardSecret
+    from giftcards.keys.secrecy import CardSecret
 
 # The longest part of a code that is shown to whoever may find or reveal it.
 _LONGEST_TAIL = 4

@@ -62,8 +62,6 @@ class Lease(models.Model):
     KEY_ENVIRONMENT = "key environment"
     #: Asking for the prices of held orders; kept for a while, so as not to ask too often.
     HELD_PRICES = "held prices"
-    #: Reading the provider's ledger.
-    LEDGER = "ledger"
     #: Creating or repairing the schedule.
     SCHEDULE = "schedule"
 

@@ -20,7 +20,7 @@ from giftcards.models.batches import batches
 from giftcards.models.fields import ExactCharField, plain_line
 from giftcards.models.order_queries import LAST_CHARACTER, PLANNED
 from giftcards.models.orders import Order
-from giftcards.sales import CustomerBreakdown, customer_breakdown
+from giftcards.settlement import CustomerBreakdown, customer_breakdown
 
 _CENTIME = Decimal("0.01")
 # The columns of an order that are computed from its refunds.

@@ -35,7 +35,7 @@ from giftcards.models.provider import ApiKey
 from giftcards.models.times import LONGEST_HOLD, SLACK, is_ahead
 from giftcards.problems import Entry, Kind, Problem, history, revise
 from giftcards.refunds import refund_breakdown
-from giftcards.sales import customer_breakdown
+from giftcards.settlement import customer_breakdown
 from giftcards.statuses import ACCEPTED, FINAL, FOLLOWED, SETTLED, Status, check_move
 
 # The provider's answer about a larger order would exceed the size limit of the client.

@@ -12,7 +12,7 @@ from django.utils.translation import get_language_bidi
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.conf import conf
-from giftcards.crypto import configured_key
+from giftcards.keys.keyring import configured_key
 from giftcards.models.environment import Environment
 from giftcards.models.times import ahead, is_ahead, is_recent, past
 
@@ -109,7 +109,7 @@ class ApiKey(models.Model):
     blocked.
     """
 
-    # See giftcards.crypto.key_fingerprint.
+    # See giftcards.keys.keyring.key_fingerprint.
     fingerprint = models.CharField(primary_key=True, max_length=32, editable=False)
     # The account it belongs to; "" if the provider did not say.
     environment = models.CharField(
@@ -299,18 +299,6 @@ class ProviderState(models.Model):
     swept_at = models.DateTimeField(_("last sweep"), null=True)
     ticked_at = models.DateTimeField(_("last tick"), null=True)
 
-    # The ledger was read up to here. Late entries are found when its last days are read again.
-    ledger_read_until = models.DateTimeField(null=True)
-    # Where an unfinished reading of the ledger goes on; see giftcards.ledger.reading.
-    ledger_place = models.JSONField(default=dict, db_default={})
-    # When the ledger is to be read automatically next; NULL until that is decided.
-    ledger_due_at = models.DateTimeField(null=True)
-    # Consecutive failures of the automatic reading.
-    ledger_failures = models.PositiveIntegerField(default=0, db_default=0)
-    # Whether the ledger explained the balance of the last days when it was last read: the change of
-    # the balance beyond the entries (NULL: unknown), and the number of changes without an entry.
-    ledger_gap = models.DecimalField(max_digits=14, decimal_places=2, null=True)
-    ledger_breaks = models.PositiveIntegerField(null=True)
     # When the last complete purge of old codes ended.
     purged_at = models.DateTimeField(null=True)
     # An unfinished purge goes on with the orders that settled at this time; NULL: there is none.
@@ -402,11 +390,6 @@ class ProviderState(models.Model):
         """True if the known balance is below ``LOW_BALANCE``."""
         limit = conf.low_balance
         return limit is not None and self.balance is not None and self.balance < limit
-
-    @property
-    def has_gap(self) -> bool:
-        """True if the ledger does not explain a change of the balance in the last days."""
-        return bool(self.ledger_gap or self.ledger_breaks)
 
     def is_ticking(self, now: datetime) -> bool:
         """True if the watchdog, which runs once a minute, is at work."""

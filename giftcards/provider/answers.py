@@ -16,8 +16,8 @@ from decimal import Context, Decimal
 from functools import partial
 from typing import Any
 
+from giftcards.keys.secrecy import CardSecret, contained
 from giftcards.problems import Problem
-from giftcards.secrecy import Masked, contained
 
 JsonObject = dict[str, Any]
 
@@ -41,23 +41,6 @@ _CONTEXT = Context(prec=28)
 
 class Unreadable(ValueError):
     """The answer as a whole cannot be used; the text says why without quoting it."""
-
-
-@dataclass(frozen=True, slots=True)
-class CardSecret:
-    """A delivered card: ``value`` is the code that the customer enters, ``serial`` its serial.
-
-    Both are secret. The ``repr`` of the card leaves them out, and their own is masked, because
-    error pages and crash reporters print the ``repr`` of every local variable. ``serial`` is ``""``
-    if the provider gave none.
-    """
-
-    value: str = field(repr=False)
-    serial: str = field(repr=False)
-
-    def __post_init__(self) -> None:
-        for name in ("value", "serial"):
-            object.__setattr__(self, name, Masked(getattr(self, name)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Neither an answer of :mod:`giftcards.provider.answers` nor a
 out of tracebacks as well, a failure is passed as a return value up to :func:`_unwrap`. Raised
 there, it has no context (``JSONDecodeError.doc`` is the body, an exception of requests has the
 request with the key) and no frame below whose variables would show them. Any other exception, such
-as the interruption of a request, is :func:`~giftcards.secrecy.contained`.
+as the interruption of a request, is :func:`~giftcards.keys.secrecy.contained`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from giftcards.exceptions import (
     TryLater,
     Withheld,
 )
+from giftcards.keys.secrecy import contained
 from giftcards.provider.answers import (
     Catalogue,
     JsonObject,
@@ -56,7 +57,6 @@ from giftcards.provider.answers import (
     read_product,
 )
 from giftcards.provider.transport import MAX_BODY, Reply, Transport
-from giftcards.secrecy import contained
 
 __all__ = [
     "Catalogue",

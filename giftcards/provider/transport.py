@@ -27,7 +27,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from giftcards.conf import VERSION, is_loopback
-from giftcards.secrecy import Masked
+from giftcards.keys.secrecy import Masked
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from django.utils import timezone
 from giftcards.admin.pages import state_token
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import Order
+from giftcards.privacy.retention import purge
 from giftcards.problems import Problem
-from giftcards.retention import purge
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order
 from tests.pages import order_page, read, sign_in

@@ -14,8 +14,8 @@ from django.db import connection, connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order
-from giftcards.provider.answers import CardSecret
 from tests.admin.test_secrets import found, receive
 from tests.pages import FIND, LIST, element, errors, order_page, read, sign_in, text
 from tests.stage import in_threads

@@ -18,8 +18,9 @@ from django.urls import path
 from django.utils import timezone
 
 from giftcards.admin import OrderAdmin
-from giftcards.models import CardReveal, CustomerRefund, LedgerEntry, Order
-from giftcards.roles import ROLES
+from giftcards.books.models import LedgerEntry
+from giftcards.management.roles import ROLES
+from giftcards.models import CardReveal, CustomerRefund, Order
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
 from tests.delivery.staff import delivered, link, message, person
@@ -27,7 +28,7 @@ from tests.pages import LIST, read, references, rows, sign_in, text
 
 pytestmark = pytest.mark.django_db
 
-LABELS = ("giftcards", "giftcards_delivery")
+LABELS = ("giftcards", "giftcards_books", "giftcards_delivery")
 COSTS = {"ledger"}
 # The parameters of the filters of each list.
 ASKED = {

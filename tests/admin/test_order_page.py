@@ -21,14 +21,14 @@ from django_q.models import OrmQ
 
 from giftcards.admin import OrderAdmin, buttons
 from giftcards.admin.pages import OrderButton, state_token
-from giftcards.crypto import Keyring, generate_key
 from giftcards.engine.price_holds import approve_price, hold
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import DecryptionError
 from giftcards.fulfilment import reorder_missing
+from giftcards.keys.keyring import Keyring, generate_key
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, CardReveal, Note, Order, StatusChange
 from giftcards.problems import Problem
-from giftcards.provider.answers import CardSecret
 from giftcards.statuses import Status
 from tests.builders import (
     CARDS,

@@ -14,18 +14,11 @@ from django.test import Client
 from django.utils import timezone
 from django_q.models import OrmQ
 
+from giftcards.books.models import LedgerEntry
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import sweep
 from giftcards.fulfilment import place_order
-from giftcards.models import (
-    ApiKey,
-    CardReveal,
-    CustomerRefund,
-    LedgerEntry,
-    Order,
-    Product,
-    ProviderState,
-)
+from giftcards.models import ApiKey, CardReveal, CustomerRefund, Order, Product, ProviderState
 from giftcards.problems import Problem
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status

@@ -23,7 +23,6 @@ from django_q.models import OrmQ, Schedule
 from giftcards.admin import OrderAdmin, ProviderStateAdmin
 from giftcards.admin.provider_sections import Fact, Section
 from giftcards.conf import conf
-from giftcards.crypto import Keyring, generate_key, key_fingerprint
 from giftcards.engine import health
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.recording import record_answers
@@ -31,6 +30,7 @@ from giftcards.engine.sweep import sweep
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.exceptions import AccessDenied
 from giftcards.fulfilment import place_order
+from giftcards.keys.keyring import Keyring, generate_key, key_fingerprint
 from giftcards.models import ApiKey, Card, Order, ProviderState, StatusChange
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
@@ -401,7 +401,7 @@ class TestKeys:
         self, set_conf: Callable[..., None]
     ) -> None:
         from giftcards.engine.storing import Arrival, store_cards
-        from giftcards.provider.answers import CardSecret
+        from giftcards.keys.secrecy import CardSecret
 
         order = make_guide_order()
         store_cards([Arrival(order, [CardSecret("AAAA-BBBB-CCCC", "")])])

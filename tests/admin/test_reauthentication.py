@@ -12,8 +12,8 @@ from django.test import Client
 from django.urls import include, path
 
 from giftcards.admin.reauthentication import confirm
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, CardReveal
-from giftcards.provider.answers import CardSecret
 from tests.admin.test_reveal import (
     CODE,
     PASSWORD,

@@ -11,8 +11,8 @@ from django.test import Client
 from django.utils import timezone
 
 from giftcards.admin import OrderAdmin
+from giftcards.management.roles import ROLES
 from giftcards.models import CustomerRefund, Order
-from giftcards.roles import ROLES
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
 from tests.builders import make_guide_order

@@ -12,9 +12,9 @@ from django.urls import reverse
 
 from giftcards.admin import pages
 from giftcards.conf import conf
-from giftcards.crypto import key_fingerprint
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.fulfilment import reorder_missing
+from giftcards.keys.keyring import key_fingerprint
 from giftcards.models import ApiKey, Order
 from giftcards.problems import Problem
 from giftcards.settlement import cancel_refund, record_refund

@@ -30,9 +30,9 @@ from django.urls import path, reverse
 from django.utils import timezone
 
 from giftcards.admin import OrderAdmin
-from giftcards.crypto import Keyring, generate_key
+from giftcards.keys.keyring import Keyring, generate_key
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, CardReveal, Order
-from giftcards.provider.answers import CardSecret
 from tests.admin.test_secrets import Mailbox, receive, secrets_of
 from tests.fakes.storage import WITHOUT_SCRIPT
 from tests.pages import LIST, element, errors, order_page, read, rows, sign_in, text

@@ -13,11 +13,11 @@ from django.test import Client
 from django.utils import timezone
 from django.utils.log import AdminEmailHandler
 
-from giftcards.crypto import generate_key
 from giftcards.engine.recording import record_answers
+from giftcards.keys.keyring import generate_key
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order, StatusChange
 from giftcards.problems import Problem
-from giftcards.provider.answers import CardSecret
 from giftcards.statuses import Status
 from tests.builders import PRICE, PRODUCT, TYPE, claim, make_guide_order, settled
 from tests.pages import ADD, FIND, LIST, element, errors, order_page, place, read, sign_in, text

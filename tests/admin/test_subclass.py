@@ -13,9 +13,9 @@ from django.utils import timezone
 from giftcards.admin import OrderAdmin
 from giftcards.admin.pages import OrderButton
 from giftcards.engine.recording import record_answers
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import CardReveal, Order
 from giftcards.problems import Problem
-from giftcards.provider.answers import CardSecret
 from giftcards.statuses import Status
 from tests.builders import claim, make_guide_order, settled
 from tests.pages import (

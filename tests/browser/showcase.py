@@ -8,19 +8,14 @@ from typing import Any
 
 from django.utils import timezone
 
+from giftcards.books.models import LedgerEntry
 from giftcards.delivery.models import CardLink, Delivery, StaffDigest
 from giftcards.engine.price_holds import hold
 from giftcards.engine.recording import record_answers
-from giftcards.models import (
-    CustomerRefund,
-    LedgerEntry,
-    Order,
-    Product,
-    ProviderState,
-    StatusChange,
-)
+from giftcards.keys.secrecy import CardSecret
+from giftcards.models import CustomerRefund, Order, Product, ProviderState, StatusChange
 from giftcards.problems import Problem
-from giftcards.provider.answers import CardSecret, OrderAnswer
+from giftcards.provider.answers import OrderAnswer
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, PRICE, PRODUCT, REFUNDED, TYPE, claim, settled

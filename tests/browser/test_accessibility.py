@@ -36,7 +36,7 @@ pytestmark = [
 LIST = "/admin/giftcards/order/"
 PROVIDER = "/admin/giftcards/providerstate/"
 PRODUCTS = "/admin/giftcards/product/"
-LEDGER = "/admin/giftcards/ledgerentry/"
+LEDGER = "/admin/giftcards_books/ledgerentry/"
 SUBMIT = ".submit-row [type=submit]"
 # The narrowest window in which no page may have to be moved sideways.
 NARROWEST = (360, 740)

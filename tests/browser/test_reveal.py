@@ -8,8 +8,8 @@ from django.contrib.sessions.models import Session
 from django.utils import timezone
 
 from giftcards.engine.recording import record_answers
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import CardReveal, Order
-from giftcards.provider.answers import CardSecret
 from tests.browser.browser import Browser
 from tests.builders import CARDS, claim, make_guide_order, settled
 

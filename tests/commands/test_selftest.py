@@ -12,9 +12,9 @@ import responses
 from django.db.models import Model
 
 from giftcards.conf import conf
-from giftcards.crypto import Keyring, generate_key
+from giftcards.keys.keyring import Keyring, generate_key
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order, ProviderState
-from giftcards.provider.answers import CardSecret
 from giftcards.signals import order_settled
 from giftcards.simulator import Simulator
 from tests.conftest import Call

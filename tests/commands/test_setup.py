@@ -17,7 +17,7 @@ from django.test import modify_settings
 from django.utils import translation
 from django_q.models import Schedule
 
-from giftcards.roles import ROLES, ensure_roles, role_permissions
+from giftcards.management.roles import ROLES, ensure_roles, role_permissions
 from tests.conftest import Call
 from tests.stage import ROOT, in_threads
 

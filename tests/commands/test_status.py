@@ -15,10 +15,10 @@ from django.utils import timezone, translation
 from django_q.models import Schedule
 
 from giftcards.conf import conf
-from giftcards.crypto import Keyring, generate_key, key_fingerprint
 from giftcards.engine.health import versions
 from giftcards.engine.recording import record_answers
 from giftcards.engine.task_queue import ensure_schedule
+from giftcards.keys.keyring import Keyring, generate_key, key_fingerprint
 from giftcards.models import Order, ProviderState, StatusChange
 from giftcards.problems import Problem
 from giftcards.simulator import Simulator

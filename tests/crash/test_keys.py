@@ -17,12 +17,12 @@ from cryptography.fernet import Fernet
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
-from giftcards.crypto import Keyring
 from giftcards.engine.storing import Arrival, store_cards
+from giftcards.keys.keyring import Keyring
+from giftcards.keys.rotation import RotationTally, count_left, rotate, verify
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order
-from giftcards.provider.answers import CardSecret
-from giftcards.retention import Purge, purge
-from giftcards.rotation import RotationTally, count_left, rotate, verify
+from giftcards.privacy.retention import Purge, purge
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
 from tests.stage import stop
@@ -36,11 +36,11 @@ Codes = dict[tuple[int, int], str]
 Start = Callable[..., subprocess.Popen[str]]
 
 # Called for each card, in transactions of 200: most calls are in the middle of one.
-SEALING = "giftcards.rotation:_sealed_under_first"
+SEALING = "giftcards.keys.rotation:_sealed_under_first"
 # Called for each 200 orders.
 PURGING = [
     "after giftcards.models.cards:CardQuerySet.destroy 2",
-    "after giftcards.retention:_purge_batch 1",
+    "after giftcards.privacy.retention:_purge_batch 1",
 ]
 
 

@@ -17,8 +17,8 @@ from django.utils.html import strip_tags
 from giftcards.delivery.links import issue
 from giftcards.delivery.models import CardLink
 from giftcards.models import Order
+from giftcards.privacy.retention import Purge, purge
 from giftcards.provider.answers import OrderAnswer
-from giftcards.retention import Purge, purge
 from tests.builders import CARDS, PARTIAL, settle
 
 CODES = [card.value for card in CARDS]

@@ -12,9 +12,8 @@ from django.urls import reverse
 from giftcards.delivery import links
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.delivery.models.deliveries import key_of
+from giftcards.keys.secrecy import CardSecret, Masked
 from giftcards.models import Order
-from giftcards.provider.answers import CardSecret
-from giftcards.secrecy import Masked
 from tests.admin.test_secrets import receive
 
 CODES = ("CANARY-CODE-4711", "CANARY-CODE-8822")

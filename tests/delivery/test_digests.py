@@ -17,17 +17,19 @@ from django.core.mail import EmailMultiAlternatives
 from django.db.models import F
 from django.utils import timezone, translation
 
+from giftcards.books.models import LedgerEntry
 from giftcards.delivery import digests
 from giftcards.delivery.conf import conf
 from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, LinkVisit, StaffDigest
 from giftcards.delivery.news import WORDINGS, Severity
 from giftcards.delivery.signals import staff_news
-from giftcards.models import ApiKey, Card, LedgerEntry, Order, ProviderState
+from giftcards.management.roles import ROLES
+from giftcards.models import ApiKey, Card, Order, ProviderState
 from giftcards.models.reveals_and_notes import REFUSED_REVEAL
 from giftcards.problems import Problem
-from giftcards.roles import ROLES
 from giftcards.statuses import Status
+from tests.books.wire import note_ledger
 from tests.builders import make_guide_order, make_order
 from tests.fakes.mail import REFUSING, SILENT
 
@@ -259,7 +261,7 @@ class TestStates:
         self, listed: Callable[..., None]
     ) -> None:
         listed(BOSS)
-        from giftcards.crypto import configured_key
+        from giftcards.keys.keyring import configured_key
 
         key = configured_key()
         assert key
@@ -333,9 +335,7 @@ class TestStates:
         unknown = LedgerEntry.objects.create(
             provider_id="odd", type="ORDER", amount=Decimal("-490.50"), time=ago(minutes=30)
         )
-        ProviderState.objects.update(
-            ledger_read_until=timezone.now(), ledger_gap=Decimal(-100), ledger_breaks=1
-        )
+        note_ledger(read_until=timezone.now(), gap=Decimal(-100), breaks=1)
         by_address = {digest.to[0]: digest for digest in sent()}
         digest = by_address[BOOKS["address"]]
         plain = digest.body.translate(dict.fromkeys((0x2066, 0x2067, 0x2068, 0x2069)))
@@ -356,7 +356,7 @@ class TestStates:
 
         unknown.delete()
         Order.objects.filter(pk=lacking.pk).update(is_credited=True)
-        ProviderState.objects.update(ledger_gap=0, ledger_breaks=0)
+        note_ledger(gap=0, breaks=0)
         let_pass(minutes=31)
         [digest] = sent()
         for text in (

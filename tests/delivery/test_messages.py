@@ -33,9 +33,8 @@ from giftcards.delivery.messages import compose, needs_link, render
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.display import money_text
 from giftcards.exceptions import ConfigurationError
+from giftcards.keys.secrecy import CardSecret, Masked
 from giftcards.models import Card, CustomerRefund, Order
-from giftcards.provider.answers import CardSecret
-from giftcards.secrecy import Masked
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, FULFILLED, PARTIAL, REFUNDED, make_guide_order, settle, settled

@@ -18,8 +18,8 @@ from django.utils import timezone, translation
 
 from giftcards.delivery.models import CardLink, LinkVisit
 from giftcards.delivery.revealing import Visitor
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Order
-from giftcards.provider.answers import CardSecret
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order, settled

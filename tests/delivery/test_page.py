@@ -21,8 +21,8 @@ from giftcards.delivery import page_tokens, pages, revealing
 from giftcards.delivery.links import issue
 from giftcards.delivery.models import CardLink, LinkVisit
 from giftcards.delivery.models.links import MOST_REVEALS
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order
-from giftcards.provider.answers import CardSecret
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, FULFILLED, settled

@@ -8,8 +8,8 @@ import pytest
 
 from giftcards.delivery.pins import help_text, is_right, last_digits_of_phone, pin_of
 from giftcards.exceptions import ConfigurationError
+from giftcards.keys.secrecy import Masked
 from giftcards.models import Order
-from giftcards.secrecy import Masked
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from django.core.servers.basehttp import WSGIRequestHandler
 from django.test import Client
 from django.test.testcases import QuietWSGIRequestHandler
 
-from giftcards.crypto import normalised
 from giftcards.delivery import page_tokens
 from giftcards.delivery.models import Delivery, Installation, LinkVisit, StaffDigest
 from giftcards.delivery.tasks import deliver
+from giftcards.keys.keyring import normalised
 from giftcards.models import CardReveal, Order
 from giftcards.settlement import record_refund
 from giftcards.simulator import Simulator

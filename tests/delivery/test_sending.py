@@ -15,7 +15,6 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone, translation
 
-from giftcards.customers.person import Person, Traces
 from giftcards.delivery.channels import AddressRefused, Channel, Message, OutcomeUnknown
 from giftcards.delivery.handover import Limits
 from giftcards.delivery.links import find
@@ -24,6 +23,7 @@ from giftcards.delivery.privacy import MESSAGES
 from giftcards.delivery.queueing import send_again, withdraw
 from giftcards.delivery.sending import CLAIM, MOST_UNANSWERED, SendingTally, send_due
 from giftcards.models import Order
+from giftcards.privacy.person import Person, Traces
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
 from tests.builders import make_guide_order

@@ -9,11 +9,11 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.db import connection
 
-from giftcards.customers.erasure import erase, find_orders
-from giftcards.customers.person import Person
 from giftcards.exceptions import CustomerConflict, ReferenceConflict
 from giftcards.fulfilment import change_customer, place_order
 from giftcards.models import CustomerChange, Order
+from giftcards.privacy.erasure import erase, find_orders
+from giftcards.privacy.person import Person
 from giftcards.signals import customer_changed
 from giftcards.statuses import Status
 from tests.builders import make_guide_order

@@ -15,7 +15,6 @@ from django.db import DatabaseError, connection
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.crypto import key_fingerprint
 from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
 from giftcards.exceptions import (
@@ -28,6 +27,7 @@ from giftcards.exceptions import (
     Refused,
     TryLater,
 )
+from giftcards.keys.keyring import key_fingerprint
 from giftcards.models import ProviderState
 from giftcards.simulator import Simulator
 from tests.builders import make_order

@@ -15,13 +15,13 @@ from django.db import OperationalError, connection, connections
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.crypto import generate_key
 from giftcards.engine import loop
 from giftcards.engine.budget import Shares
 from giftcards.engine.loop import follow
 from giftcards.engine.recording import record_answers
 from giftcards.engine.sweep import Swept, sweep
 from giftcards.engine.task_queue import LOOP_LEASE
+from giftcards.keys.keyring import generate_key
 from giftcards.models import ApiKey, Lease, Order, ProviderState, RequestSlot
 from giftcards.signals import tick_began
 from giftcards.simulator import Request, Simulator

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from giftcards.crypto import generate_key
 from giftcards.engine.budget import Purpose, Slot
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.probe import KeyProbe
 from giftcards.engine.sending import send_now
 from giftcards.exceptions import AccessDenied, OutcomeUnknown, ProviderError, RateLimited, Refused
+from giftcards.keys.keyring import generate_key
 from giftcards.models import ApiKey, Lease, ProviderState
 from giftcards.simulator import Request, Simulator
 from tests.stage import (

@@ -21,13 +21,14 @@ from django.test.utils import CaptureQueriesContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giftcards.crypto import generate_key
 from giftcards.engine.late_answers import record_changes
 from giftcards.engine.recording import next_check, record_answers, record_failures
 from giftcards.exceptions import AccessDenied, NotFound, OutcomeUnknown, Refused, TryLater
+from giftcards.keys.keyring import generate_key
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order, StatusChange
 from giftcards.problems import Problem
-from giftcards.provider.answers import CardSecret, OrderAnswer
+from giftcards.provider.answers import OrderAnswer
 from giftcards.statuses import Status
 from tests.builders import (
     CARDS,

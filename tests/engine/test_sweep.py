@@ -16,7 +16,7 @@ from django.db.models import F
 from django.db.models.signals import post_init
 from django.utils import timezone
 
-from giftcards.balance_forecast import money_in_open_orders
+from giftcards.books.forecast import money_in_open_orders
 from giftcards.engine.balance import BalanceReader
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import is_work_left

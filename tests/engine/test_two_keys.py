@@ -11,8 +11,8 @@ from django.core.management import call_command
 from django.db.models import F
 from django.utils import timezone
 
+from giftcards.conditions import CONDITIONS, Standing
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.health import CONDITIONS, Standing
 from giftcards.engine.recovery import declare_absent
 from giftcards.engine.sweep import sweep
 from giftcards.models import ApiKey, Order, StatusChange
@@ -171,7 +171,7 @@ class TestKeysAtWork:
     def test_one_key_is_no_problem(self, simulator: Simulator, call: Call) -> None:
         buy()
         ApiKey.objects.create(pk="earlier", accepted_at=ago(601))
-        assert CONDITIONS["keys"](Standing()) == ""
+        assert CONDITIONS["keys"].sentence(Standing()) == ""
         assert call("giftcards_status", "--fail-on", "keys").code == 0
         call_command("check", "--database", "default", "--fail-level", "WARNING")
 
@@ -184,7 +184,7 @@ class TestKeysAtWork:
             buy()
             names.append(f"{own_key().pk[:8]} ({kind})")
         told = f"Several API keys are at work in this database: {', '.join(sorted(names))}."
-        assert CONDITIONS["keys"](Standing()).startswith(told)
+        assert CONDITIONS["keys"].sentence(Standing()).startswith(told)
         failed = call("giftcards_status", "--fail-on", "keys")
         assert failed.code == 1
         assert told in failed.out + failed.err

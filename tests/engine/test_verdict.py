@@ -10,8 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from giftcards.engine.verdict import Settlement, Verdict, evaluate_answer, find_changes
+from giftcards.keys.secrecy import CardSecret
 from giftcards.problems import Problem
-from giftcards.provider.answers import CardSecret, OrderAnswer
+from giftcards.provider.answers import OrderAnswer
 from giftcards.statuses import SETTLED, Status
 from tests.builders import (
     CARDS,

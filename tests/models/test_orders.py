@@ -13,13 +13,14 @@ from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.db.models import ProtectedError
 from django.utils import timezone, translation
 
-from giftcards.crypto import generate_key
 from giftcards.engine.recording import record_answers
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import ConfigurationError, DecryptionError
+from giftcards.keys.keyring import generate_key
+from giftcards.keys.secrecy import CardSecret
 from giftcards.models import ApiKey, Card, Order, ProviderState, StatusChange
 from giftcards.problems import Problem
-from giftcards.provider.answers import CardSecret, OrderAnswer
+from giftcards.provider.answers import OrderAnswer
 from giftcards.statuses import ACCEPTED, FINAL, MOVES, Status
 from tests.builders import (
     CARDS,

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from giftcards.keys.secrecy import CardSecret
 from giftcards.problems import Problem
 from giftcards.provider.answers import (
-    CardSecret,
     LedgerPage,
     LedgerRow,
     OrderAnswer,

@@ -29,10 +29,10 @@ from giftcards.exceptions import (
     Refused,
     TryLater,
 )
+from giftcards.keys.secrecy import CardSecret
 from giftcards.problems import Problem
 from giftcards.provider import client as provider
 from giftcards.provider.answers import (
-    CardSecret,
     KeyInfo,
     LedgerPage,
     LedgerRow,

@@ -52,7 +52,8 @@ def _visit() -> Iterator[tuple[str, str]]:
     from django.urls import reverse
     from django.utils import timezone
 
-    from giftcards.models import CustomerRefund, LedgerEntry, Order, Product, ProviderState
+    from giftcards.books.models import LedgerEntry
+    from giftcards.models import CustomerRefund, Order, Product, ProviderState
     from tests.browser import showcase
     from tests.builders import CARDS, PRODUCT, TYPE
     from tests.pages import ADD, FIND, LIST, hidden
@@ -69,7 +70,7 @@ def _visit() -> Iterator[tuple[str, str]]:
     about = {"state_token": hidden(seen(browser.get(resolve))).get("state_token", "")}
     until = timezone.now() + timedelta(minutes=5)
     ProviderState.objects.pause("outage", detail="It is away.", until=until)
-    entry = f"/admin/giftcards/ledgerentry/{LedgerEntry.objects.first().pk}/change/"
+    entry = f"/admin/giftcards_books/ledgerentry/{LedgerEntry.objects.first().pk}/change/"
     yield "list", seen(browser.get(LIST))
     yield "provider", seen(browser.get("/admin/giftcards/providerstate/"))
     ProviderState.objects.resume()
@@ -134,7 +135,7 @@ def _visit() -> Iterator[tuple[str, str]]:
     yield "ask, wrong", seen(browser.post(reveal))
     yield "revealed", seen(browser.post(reveal, {"reason": "Lost the e-mail"}))
     yield "reveals", seen(browser.get("/admin/giftcards/cardreveal/"))
-    yield "ledger", seen(browser.get("/admin/giftcards/ledgerentry/"))
+    yield "ledger", seen(browser.get("/admin/giftcards_books/ledgerentry/"))
     yield "ledger entry", seen(browser.get(entry))
     yield "checked", seen(browser.post(LIST, checked, follow=True))
     yield "history", seen(browser.get(page("web-1043", "history")))

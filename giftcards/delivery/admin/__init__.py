@@ -3,6 +3,6 @@
 from giftcards.delivery.admin.deliveries import DeliveryAdmin
 from giftcards.delivery.admin.digests import StaffDigestAdmin
 from giftcards.delivery.admin.links import CardLinkAdmin
-from giftcards.delivery.admin.section import section
+from giftcards.delivery.admin.section import EXTENSION
 
-__all__ = ["CardLinkAdmin", "DeliveryAdmin", "StaffDigestAdmin", "section"]
+__all__ = ["EXTENSION", "CardLinkAdmin", "DeliveryAdmin", "StaffDigestAdmin"]

@@ -5,17 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from django.contrib import admin
-from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.lookups import OnlyFilters
-from giftcards.admin.notices import register
 from giftcards.admin.readonly import ReadOnly
-from giftcards.delivery.admin.pages import address_here
-from giftcards.delivery.conf import conf
 from giftcards.delivery.digests import RECEIVERS, last_digest
 from giftcards.delivery.models import StaffDigest
 from giftcards.display import bdi, exact_moment, filled
@@ -72,23 +68,3 @@ class StaffDigestAdmin(ReadOnly, OnlyFilters, DigestModelAdmin):
     def next_try(self, digest: StaffDigest) -> str:
         at = digest.next_attempt_at
         return exact_moment(at) if digest.is_failing and at else ""
-
-
-@register
-def failing_digests(request: HttpRequest) -> SafeString | str:
-    """Warn above the list of orders if digests fail: staff may wrongly think that all is well."""
-    if not (conf.staff and request.user.has_perm("giftcards_delivery.view_staffdigest")):
-        return ""
-    # The table has only one row per person.
-    count = StaffDigest.objects.filter(failures__gt=0).count()
-    if not count:
-        return ""
-    text = ngettext(
-        "A digest for staff cannot be sent, so %(count)s person is not told what there is to do.",
-        "Digests for staff cannot be sent, so %(count)s persons are not told what there is to do.",
-        count,
-    )
-    link = address_here(request, "staffdigest_changelist")
-    more = format_html(' <a href="{}">{}</a>', link, gettext("Show the digests")) if link else ""
-    notice = '<p class="giftcards-pause" role="alert">{}{}</p>'
-    return format_html(notice, filled(text, count=count), more)

@@ -24,8 +24,8 @@ from giftcards.delivery.facts import has_cards
 from giftcards.delivery.models import CardLink
 from giftcards.delivery.queueing import Withdrawn, withdraw
 from giftcards.display import count_text, moment
+from giftcards.keys.secrecy import Masked
 from giftcards.models import Order
-from giftcards.secrecy import Masked
 
 
 def may_have_link(order: Order) -> bool:

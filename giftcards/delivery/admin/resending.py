@@ -30,9 +30,9 @@ from giftcards.delivery.messages import needs_link
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.queueing import kinds_that_fit, send_again, wake
 from giftcards.display import isolated
+from giftcards.keys.secrecy import Masked
 from giftcards.models import Order
 from giftcards.models.fields import plain_line
-from giftcards.secrecy import Masked
 
 #: Query parameter of the page that preselects the withdrawal of the earlier links.
 WITHDRAWING = "withdrawing"

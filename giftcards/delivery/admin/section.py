@@ -14,8 +14,8 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 
-from giftcards.admin import sections
-from giftcards.delivery.admin.correction import codes_elsewhere
+from giftcards.admin.extensions import Extension, register
+from giftcards.delivery.admin.correction import codes_elsewhere, consequences
 from giftcards.delivery.admin.handing_over import may_have_link
 from giftcards.delivery.admin.labels import (
     Use,
@@ -207,7 +207,6 @@ def _details(message: Delivery, links: Sequence[CardLink]) -> list[SafeString | 
     return [detail for detail in details if detail]
 
 
-@sections.register
 def section(request: HttpRequest, order: Order) -> SafeString | str:
     """The HTML of the section on the page of ``order``; "" if there is nothing to show."""
     shown = Section(request, order)
@@ -215,3 +214,7 @@ def section(request: HttpRequest, order: Order) -> SafeString | str:
     if not context:
         return ""
     return render_to_string("admin/giftcards_delivery/section.html", context, request)
+
+
+EXTENSION = Extension(section=section, consequences=consequences)
+register(EXTENSION)

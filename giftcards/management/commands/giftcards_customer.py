@@ -9,7 +9,10 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from giftcards.customers.erasure import (
+from giftcards.management.base import UNFINISHED, GiftcardsCommand, refuse
+from giftcards.management.output import counted
+from giftcards.models import Order
+from giftcards.privacy.erasure import (
     OPEN,
     OWED,
     PLANNED,
@@ -19,11 +22,8 @@ from giftcards.customers.erasure import (
     find_orders,
     why_kept,
 )
-from giftcards.customers.export import describe, write_new
-from giftcards.customers.person import Person
-from giftcards.management.base import UNFINISHED, GiftcardsCommand, refuse
-from giftcards.management.output import counted
-from giftcards.models import Order
+from giftcards.privacy.export import describe, write_new
+from giftcards.privacy.person import Person
 
 _REASONS: Mapping[str, str] = {
     OPEN: "it is open",

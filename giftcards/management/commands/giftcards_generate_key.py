@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from giftcards.crypto import generate_key
+from giftcards.keys.keyring import generate_key
 from giftcards.management.base import GiftcardsCommand
 
 

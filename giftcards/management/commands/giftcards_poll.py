@@ -2,19 +2,16 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import CommandError
 from django.db import Error
 
 from giftcards.engine.database import is_there
-from giftcards.engine.figures import complete_figures
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import follow
 from giftcards.engine.sweep import Swept, check_now, check_settled, sweep, time_to_check
 from giftcards.exceptions import ProviderError
-from giftcards.ledger.nightly import read_if_due
 from giftcards.management.base import (
     UNFINISHED,
     WORKING_SETTINGS,
@@ -26,8 +23,8 @@ from giftcards.management.base import (
     refuse,
 )
 from giftcards.management.output import set_by_signals
-from giftcards.models import CustomerRefund, Order, ProviderState
-from giftcards.retention import purge_if_due
+from giftcards.models import Order, ProviderState
+from giftcards.tasks import do_chores
 
 # The pause between attempts to reach a database that is down (seconds).
 _PAUSE = 1.0
@@ -141,20 +138,14 @@ class Command(GiftcardsCommand):
         stop = self._stop
         self.say("Following the orders. Stop with Ctrl-C.", options)
         while not stop.is_set():
-            done = follow(seconds=None, stop=stop, chores=_do_chores)
+            done = follow(
+                seconds=None, stop=stop, chores=lambda has_time: do_chores(has_time, stop)
+            )
             if done is None:
                 # Another process runs the loop; take over if it stops.
                 stop.wait(1)
             else:
                 self.say(f"{done}.", options)
-
-
-def _do_chores(should_continue: Callable[[], bool]) -> None:
-    """Do what an older worker has left out, and a part of what is due once a day."""
-    complete_figures(should_continue)
-    read_if_due(should_continue)
-    purge_if_due(should_continue)
-    CustomerRefund.objects.recount()
 
 
 def _trouble(done: Swept) -> str:

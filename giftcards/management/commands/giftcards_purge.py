@@ -5,7 +5,7 @@ from typing import Any
 
 from giftcards.management.base import GiftcardsCommand
 from giftcards.management.output import counted
-from giftcards.retention import REASONS, TEXTS, Purge, long_settled, purge
+from giftcards.privacy.retention import REASONS, TEXTS, Purge, long_settled, purge
 
 # Texts of the REASONS why orders are left alone; those of optional apps are in TEXTS.
 _TEXTS = {

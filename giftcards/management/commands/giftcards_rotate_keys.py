@@ -5,10 +5,10 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from giftcards.keys.rotation import RotationTally, count_left, rotate, verify
 from giftcards.management.base import UNFINISHED, GiftcardsCommand
 from giftcards.management.output import counted
 from giftcards.models import Card
-from giftcards.rotation import RotationTally, count_left, rotate, verify
 
 _PER_SECOND = 500
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.utils import translation
 
-from giftcards.engine.health import CONDITIONS, Condition
+from giftcards.conditions import CONDITIONS, Condition
 from giftcards.management.base import (
     GiftcardsCommand,
     add_fail_on,
@@ -66,4 +66,4 @@ class Command(GiftcardsCommand):
         self.say(str(overview), options)
         if "balance" in conditions and overview.unjudged:
             self.say(overview.unjudged, options)
-        fail_on(conditions, overview.standing)
+        fail_on(condition.sentence(overview.standing) for condition in conditions.values())

@@ -1,0 +1,6 @@
+"""The admin's pages about money; Django imports this module to register them."""
+
+from giftcards.books.admin.ledger import LedgerEntryAdmin
+from giftcards.books.admin.on_orders import EXTENSION
+
+__all__ = ["EXTENSION", "LedgerEntryAdmin"]

@@ -1,0 +1,316 @@
+"""The read-only list of the provider's ledger, as far as it was read.
+
+All of it tells what the provider charges, so only people who may see costs may see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import date, timedelta
+from itertools import islice
+from typing import Any, ClassVar
+
+from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import ChangeList
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.columns import labelled
+from giftcards.admin.filters import shown_filters
+from giftcards.admin.listing import has_stock_lists
+from giftcards.admin.order_rows import OrderRows
+from giftcards.books.admin.summary import books
+from giftcards.books.models import CHARGE, CREDIT, LedgerEntry
+from giftcards.books.reports import By, first_day, last_day
+from giftcards.books.summary import Discrepancy, summarise
+from giftcards.display import (
+    bdi,
+    day_text,
+    exact_moment,
+    isolated,
+    money,
+    period_text,
+    signed_money,
+)
+from giftcards.models import Order
+from giftcards.models.times import today, within
+
+# The provider's types of entries, and the shop's words for them.
+_KINDS: Mapping[str, Any] = {
+    CHARGE: _("Gift cards"),
+    CREDIT: _("Gift cards, credited back"),
+    "DEPOSIT": _("Top-up of the account"),
+    "WITHDRAW": _("Withdrawal"),
+    "SEND": _("Sent to another account"),
+    "RECEIVE": _("Received from another account"),
+    "POINT-EXCHANGE": _("Points exchanged"),
+    "SERVICE": _("Service"),
+    "FLEXY": _("Phone credit"),
+    "REFUND-FLEXY": _("Phone credit, credited back"),
+    "ADSL": _("Internet credit"),
+    "REFUND-ADSL": _("Internet credit, credited back"),
+}
+# The most types that are offered as a filter, and the most rows that a search shows.
+_MOST_KINDS = 30
+_MOST_FOUND = 1_000
+_MONTHS = 12
+
+
+class KindFilter(admin.SimpleListFilter):
+    """A filter by the types of entries that the ledger has."""
+
+    title = _("type")
+    parameter_name = "type"
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        return [(kind, _kind_text(kind)) for kind in islice(_known_kinds(), _MOST_KINDS)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(type=self.value()) if self.value() else queryset
+
+
+class MatchFilter(admin.SimpleListFilter):
+    """A filter for entries whose order is guessed or unknown."""
+
+    title = _("order")
+    parameter_name = "order"
+
+    #: For each choice, its text and the condition for its entries. ``[True]`` is a list because
+    #: Django turns "= True" into a bare column, for which SQLite uses no index.
+    CHOICES: ClassVar[Mapping[str, tuple[Any, dict[str, Any]]]] = {
+        "guessed": (_("Guessed"), {"is_guess__in": [True]}),
+        "charged": (_("Unknown, charged"), {"order": None, "type": CHARGE}),
+        "credited": (_("Unknown, credited back"), {"order": None, "type": CREDIT}),
+    }
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        return [(name, text) for name, (text, _condition) in self.CHOICES.items()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        chosen = self.CHOICES.get(self.value() or "")
+        return queryset.filter(**chosen[1]) if chosen else queryset
+
+
+class PeriodFilter(admin.SimpleListFilter):
+    """A filter for today, the past 7 days and the last months, in the site's time zone."""
+
+    title = _("when")
+    parameter_name = "period"
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        months = list(islice(_months_back(today()), _MONTHS))
+        asked_for = self.value()
+        if asked_for and (month := _month(asked_for)) and month not in months:
+            months.append(month)
+        return [
+            ("today", _("Today")),
+            ("week", _("Past 7 days")),
+            *((f"{month:%Y-%m}", day_text(month, "F Y")) for month in months),
+        ]
+
+    @property
+    def period(self) -> tuple[date, date] | None:
+        """The first and the last day; ``None`` if no period was chosen."""
+        chosen = self.value()
+        if not chosen:
+            return None
+        day = today()
+        if chosen in {"today", "week"}:
+            return (day if chosen == "today" else day - timedelta(days=6)), day
+        first = _month(chosen)
+        if first is None:
+            raise IncorrectLookupParameters
+        return first, last_day(first, By.MONTH)
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        period = self.period
+        return queryset.filter(within("time", *period)) if period else queryset
+
+
+@admin.register(LedgerEntry)
+class LedgerEntryAdmin(OrderRows):
+    """The entries of the provider's ledger, latest first."""
+
+    list_display = ("when", "kind", "change", "balance", "its_order")
+    list_display_links = ("when",)
+    list_filter = (PeriodFilter, KindFilter, MatchFilter)
+    fields = readonly_fields = (
+        "when",
+        "kind",
+        "change",
+        "balance_was",
+        "balance",
+        "its_order",
+        "about",
+        "identifier",
+        "read",
+    )
+    # Shows the search box; search_rows() does the search.
+    search_fields = ("provider_id",)
+    search_help_text = _("The id of an entry, of what it is about, or the reference of an order.")
+    actions = None
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[LedgerEntry]:
+        # Not joined: PostgreSQL expects so many entries without an order that it would read all
+        # orders first.
+        return super().get_queryset(request).prefetch_related("order")
+
+    def has_view_permission(self, request: HttpRequest, obj: LedgerEntry | None = None) -> bool:
+        sees_costs = request.user.has_perm("giftcards.view_cost")
+        return sees_costs and super().has_view_permission(request, obj)
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        if request.GET.get(MatchFilter.parameter_name) in {"charged", "credited"}:
+            # By all columns of the index that leads to the few entries without an order: PostgreSQL
+            # would not infer that ``order_id`` is constant.
+            return ("-order_id", "-type", "-time", "-pk")
+        return ("-time", "-pk")
+
+    def search_rows(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
+        # One query for each index.
+        entries = LedgerEntry.objects.order_by()
+        found = [entries.filter(provider_id=name)]
+        if wanted := self.visible_order(request, name):
+            found.append(entries.filter(order=wanted))
+        keys = {key for part in found for key in part.values_list("pk", flat=True)[:_MOST_FOUND]}
+        keys.update(self._about(request, name))
+        return rows.filter(pk__in=sorted(keys)[-_MOST_FOUND:])
+
+    def _about(self, request: HttpRequest, objid: str) -> set[int]:
+        """The keys of the entries about ``objid``, unless the person may not see their order."""
+        entries = list(LedgerEntry.objects.filter(objid=objid).order_by()[:_MOST_FOUND])
+        orders = Order.objects.in_bulk({entry.order_id for entry in entries if entry.order_id})
+        seen = self.visible_orders(request, orders.values())
+        return {entry.pk for entry in entries if entry.order_id is None or entry.order_id in seen}
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        response = super().changelist_view(request, extra_context)
+        shown = getattr(response, "context_data", None)
+        if shown and "cl" in shown:
+            shown |= self._summary(request, shown["cl"])
+            if has_stock_lists():
+                shown["shown_filters"] = list(shown_filters(shown["cl"]))
+        return response
+
+    def _summary(self, request: HttpRequest, changelist: ChangeList) -> dict[str, Any]:
+        """The summary of a period, as template context, for the first page of its entries.
+
+        Empty unless the address asks for a period and nothing else. It reads every entry of the
+        period.
+        """
+        chosen = [each for each in changelist.filter_specs if isinstance(each, PeriodFilter)]
+        period = chosen[0].period if chosen else None
+        if period is None or request.GET.keys() != {PeriodFilter.parameter_name}:
+            return {}
+        summary = summarise(*period)
+        named = (*summary.promised_not_credited.first, *summary.ordered_not_charged.first)
+        orders = Order.objects.in_bulk({item.key for item in named})
+        seen = self.visible_orders(request, orders.values())
+
+        def name_order(item: Discrepancy) -> str:
+            return self.named_order(orders[item.key] if item.key in seen else None)
+
+        return {
+            "books": books(summary, name_order=name_order, name_entry=self._name_entry),
+            "books_title": period_text(*period),
+        }
+
+    def _name_entry(self, item: Discrepancy) -> SafeString:
+        name, site = "admin:giftcards_books_ledgerentry_change", self.admin_site.name
+        address = reverse(name, args=[item.key], current_app=site)
+        return format_html('<a href="{}">{}</a>', address, bdi(item.reference))
+
+    def order_of(self, row: LedgerEntry) -> Order | None:
+        return row.order
+
+    @admin.display(description=_("when"))
+    def when(self, entry: LedgerEntry) -> str:
+        return exact_moment(entry.time)
+
+    @admin.display(description=_("type"))
+    def kind(self, entry: LedgerEntry) -> SafeString:
+        words = _KINDS.get(entry.type)
+        if words is None:
+            return bdi(entry.type)
+        return format_html(
+            '{} <span class="giftcards-second"><bdi>{}</bdi></span>', words, entry.type
+        )
+
+    @admin.display(description=_("amount"))
+    def change(self, entry: LedgerEntry) -> str:
+        return signed_money(entry.amount)
+
+    @admin.display(description=_("balance before"))
+    def balance_was(self, entry: LedgerEntry) -> str:
+        return money(entry.balance_before)
+
+    @admin.display(description=_("balance after"))
+    def balance(self, entry: LedgerEntry) -> str:
+        return labelled(gettext("balance after"), money(entry.balance_after))
+
+    @admin.display(description=_("order"))
+    def its_order(self, entry: LedgerEntry) -> str:
+        return labelled(gettext("order"), self._order_text(entry))
+
+    def _order_text(self, entry: LedgerEntry) -> str:
+        if entry.order_id is None:
+            return gettext("unknown") if entry.type in {CHARGE, CREDIT} else "-"
+        link = self.order_link(entry)
+        return format_html("{} ({})", link, gettext("guessed")) if entry.is_guess else link
+
+    @admin.display(description=_("about"))
+    def about(self, entry: LedgerEntry) -> str:
+        # ``objid`` is the provider's id of the order.
+        is_open = entry.order_id is None or self.names_order(entry)
+        return bdi(entry.objid) if entry.objid and is_open else "-"
+
+    @admin.display(description=_("entry"))
+    def identifier(self, entry: LedgerEntry) -> SafeString:
+        return bdi(entry.provider_id)
+
+    @admin.display(description=_("first read"))
+    def read(self, entry: LedgerEntry) -> str:
+        return exact_moment(entry.read_at)
+
+
+def _kind_text(kind: str) -> str:
+    """A type in plain text: the shop's words, if there are any, and the provider's."""
+    words = _KINDS.get(kind)
+    return isolated(kind) if words is None else f"{words} {isolated(kind)}"
+
+
+def _known_kinds() -> Iterator[str]:
+    """The types in the ledger. Each takes one step in an index, even with a million entries."""
+    kinds = LedgerEntry.objects.order_by("type").values_list("type", flat=True)
+    kind: str | None = ""
+    while (kind := kinds.filter(type__gt=kind).first()) is not None:
+        yield kind
+
+
+# Days of the site.
+
+
+def _month(text: str) -> date | None:
+    """The first day of a month such as ``2026-11``; ``None`` for any other text."""
+    try:
+        first = date.fromisoformat(f"{text}-01")
+    except ValueError:
+        return None
+    # Times of far years do not fit into every time zone.
+    return first if 2000 <= first.year <= 2100 and f"{first:%Y-%m}" == text else None
+
+
+def _months_back(day: date) -> Iterator[date]:
+    """The first day of the month of ``day``, then of each month before, without end."""
+    while True:
+        day = first_day(day, By.MONTH)
+        yield day
+        day -= timedelta(days=1)

@@ -1,0 +1,245 @@
+"""The forms of a report: its period, kind of rows and product; and its download."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.core.validators import ProhibitNullCharactersValidator
+from django.utils.translation import get_language, gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.books.exports import can_write_xlsx
+from giftcards.books.reports import By, first_day
+from giftcards.display import isolated, period_text
+from giftcards.models import Product
+from giftcards.models.times import today
+
+# No shop sold cards before 2000, and times of far years do not fit into every time zone.
+_FIRST = date(2000, 1, 1)
+_LAST = date(2100, 12, 31)
+# The most days of a report by day, where each row is a query; and the most years of any report.
+_MOST_DAYS = 366
+_MOST_YEARS = 10
+
+# What the rows of a report may be.
+ROWS = (
+    (By.DAY, _("day")),
+    (By.WEEK, _("week")),
+    (By.MONTH, _("month")),
+    (By.PRODUCT, _("product")),
+    (By.TYPE, _("denomination")),
+)
+_XLSX = "xlsx"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The parameters of a report: first and last day, both included, kind of rows, and product.
+
+    ``product_id`` is "" for all products.
+    """
+
+    start: date
+    end: date
+    by: By = By.DAY
+    product_id: str = ""
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The question as the values of the form's fields, without empty ones."""
+        fields = {
+            "from": self.start.isoformat(),
+            "to": self.end.isoformat(),
+            "by": self.by.value,
+            "product": self.product_id,
+        }
+        return {name: value for name, value in fields.items() if value}
+
+    @property
+    def address(self) -> str:
+        return f"?{urlencode(self.parameters)}"
+
+    @property
+    def text(self) -> str:
+        """The period in plain text."""
+        return period_text(self.start, self.end)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link to a period; ``is_current`` is True for the one that is shown."""
+
+    text: str
+    address: str
+    is_current: bool
+
+
+class ReportForm(forms.Form):
+    """The form of a report, read from the address so that a report can be linked to.
+
+    Missing fields have defaults.
+    """
+
+    by = forms.ChoiceField(label=_("By"), choices=ROWS)
+    product = forms.ChoiceField(
+        label=_("Product"), required=False, validators=[ProhibitNullCharactersValidator()]
+    )
+    # "from" is a keyword of Python, so ``__init__`` adds the field.
+    field_order = ("from", "to", "by", "product")
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        day = today()
+        this_month = Question(first_day(day, By.MONTH), day)
+        super().__init__({**this_month.parameters, **_plain(data)}, auto_id="giftcards-report-%s")
+        self.fields["from"] = _date_field(_("From"))
+        self.fields["to"] = _date_field(_("To"))
+        self.fields["product"].choices = _products(str(self.data.get("product", "")))  # type: ignore[attr-defined]
+        self.order_fields(self.field_order)
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or {}
+        start, end = cleaned.get("from"), cleaned.get("to")
+        if not (start and end):
+            return cleaned
+        if end < start:
+            self.add_error("to", gettext("The last day is before the first."))
+        elif cleaned.get("by") == By.DAY and (end - start).days >= _MOST_DAYS:
+            text = gettext("By day, a report has at most %(count)d days. Choose weeks or months.")
+            self.add_error("to", text % {"count": _MOST_DAYS})
+        elif (end - start).days >= _MOST_YEARS * _MOST_DAYS:
+            text = gettext("A report has at most %(count)d years.")
+            self.add_error("to", text % {"count": _MOST_YEARS})
+        return cleaned
+
+    @property
+    def question(self) -> Question:
+        """The question that the valid form asks."""
+        given = self.cleaned_data
+        return Question(given["from"], given["to"], By(given["by"]), given["product"])
+
+
+class CsvForm(NamedTuple):
+    """A CSV dialect that the spreadsheets of a language read correctly."""
+
+    separator: str
+    decimal_mark: str
+    label: Any
+
+
+# By their names in the download form.
+_CSV_FORMS: Mapping[str, CsvForm] = {
+    "semicolon": CsvForm(
+        ";", ",", _("CSV with semicolons and decimal commas, for spreadsheets in French")
+    ),
+    "semicolon-point": CsvForm(
+        ";", ".", _("CSV with semicolons and decimal points, for spreadsheets in Arabic")
+    ),
+    "comma": CsvForm(
+        ",", ".", _("CSV with commas and decimal points, for spreadsheets in English")
+    ),
+    "tab": CsvForm("\t", ".", _("CSV with tabs and decimal points")),
+}
+# The dialect proposed in a language if xlsx cannot be written; in others, it is semicolons.
+_CSV_OF_LANGUAGE = {"en": "comma", "ar": "semicolon-point"}
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A download of the rows of a report, or of the orders behind them; and its format."""
+
+    is_of_orders: bool
+    #: How the CSV file is written; ``None`` for an xlsx file.
+    csv: CsvForm | None
+    has_bom: bool
+    has_contacts: bool
+
+
+class DownloadForm(forms.Form):
+    """The form for a download. Its two buttons choose the report or the orders."""
+
+    what = forms.ChoiceField(choices=[("report", ""), ("orders", "")])
+    format = forms.ChoiceField(label=_("File"))
+    has_bom = forms.BooleanField(
+        label=_("Mark it as Unicode, so that spreadsheets show Arabic letters"),
+        help_text=_("CSV only. Take the mark away if a program reads the file."),
+        required=False,
+        initial=True,
+    )
+    has_contacts = forms.BooleanField(
+        label=_("Orders with the customers' e-mail addresses and phone numbers"), required=False
+    )
+
+    def __init__(self, data: Mapping[str, Any] | None = None) -> None:
+        super().__init__(data, auto_id="giftcards-download-%s", label_suffix="")
+        choices: list[Any] = [(name, form.label) for name, form in _CSV_FORMS.items()]
+        proposed = _CSV_OF_LANGUAGE.get((get_language() or "")[:2], "semicolon")
+        if can_write_xlsx():
+            # Its numbers and dates do not depend on the language of the spreadsheet.
+            choices.insert(0, (_XLSX, _("Excel (xlsx), for spreadsheets in every language")))
+            proposed = _XLSX
+        self.fields["format"].choices = choices  # type: ignore[attr-defined]
+        self.fields["format"].initial = proposed
+
+    @property
+    def download(self) -> Download:
+        """The download that the valid form asks for."""
+        given = self.cleaned_data
+        is_of_orders = given["what"] == "orders"
+        return Download(
+            is_of_orders=is_of_orders,
+            csv=_CSV_FORMS.get(given["format"]),
+            has_bom=given["has_bom"],
+            has_contacts=is_of_orders and given["has_contacts"],
+        )
+
+
+def links(question: Question | None) -> list[Link]:
+    """Links to the usual periods, for the product of ``question``."""
+    day = today()
+    this_month = first_day(day, By.MONTH)
+    last_month = this_month - timedelta(days=1)
+    product_id = question.product_id if question else ""
+    offers = (
+        (gettext("This month"), this_month, day, By.DAY),
+        (gettext("Last month"), first_day(last_month, By.MONTH), last_month, By.DAY),
+        (gettext("This year"), day.replace(month=1, day=1), day, By.MONTH),
+    )
+    found = ((text, Question(start, end, by, product_id)) for text, start, end, by in offers)
+    return [Link(text, offer.address, is_current=offer == question) for text, offer in found]
+
+
+def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The last value of each field, from a dictionary that may have several."""
+    return {name: data[name] for name in ReportForm.field_order if name in data}
+
+
+def _date_field(label: Any) -> forms.DateField:
+    # Browsers show a calendar of their own, in their language, and always send this format.
+    widget = forms.DateInput(
+        format="%Y-%m-%d", attrs={"type": "date", "min": str(_FIRST), "max": str(_LAST)}
+    )
+    return forms.DateField(
+        label=label, widget=widget, input_formats=["%Y-%m-%d"], validators=[_check_year]
+    )
+
+
+def _check_year(day: date) -> None:
+    if not _FIRST <= day <= _LAST:
+        raise ValidationError(gettext("Enter a year from 2000 to 2100."))
+
+
+def _products(asked_for: str) -> list[tuple[str, Any]]:
+    """The products of the catalogue by name, and the one that the address asks for."""
+    names = {
+        product.product_id: isolated(product)
+        for product in Product.objects.order_by("name", "product_id")
+    }
+    if asked_for and asked_for not in names:
+        names[asked_for] = isolated(asked_for)
+    return [("", _("All products")), *names.items()]

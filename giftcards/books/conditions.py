@@ -1,0 +1,239 @@
+"""Conditions of the ledger, for staff and monitors, as of its last reading.
+
+A reading records whether the books of the last days close. The other conditions are computed from
+the tables, so that they end as soon as they no longer hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from django.db.models import QuerySet
+from django.utils.translation import gettext, ngettext_lazy
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.books.expected import GRACE, UNNOTICED
+from giftcards.books.forecast import money_in_open_orders
+from giftcards.books.models import CHARGE, CREDIT, LedgerEntry, LedgerState
+from giftcards.books.summary import find_gap
+from giftcards.conditions import MOST, Condition, Finding, Severity, Standing
+from giftcards.conf import conf
+from giftcards.display import money_text
+from giftcards.models import Order
+from giftcards.models.times import day_of
+
+# Number of days for which conditions that nobody can tick off are shown.
+DAYS = 7
+
+_ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A number of entries, and the absolute value of their sum in dinars."""
+
+    count: int
+    amount: Decimal
+
+
+def note_books(read_until: datetime) -> None:
+    """Record whether the books of the seven days before that of ``read_until`` close.
+
+    The day of ``read_until``, up to which they were read, does not count: entries may still come.
+    """
+    today = day_of(read_until)
+    gap, breaks = find_gap(today - timedelta(days=DAYS), today - timedelta(days=1))
+    LedgerState.objects.note(gap=gap, breaks=breaks.count)
+
+
+def missing_refunds() -> dict[Order, Decimal]:
+    """The orders that lack a refund, with the missing amount, the latest first; at most 1,001.
+
+    Orders whose missing refund was ticked off are left out.
+    """
+    orders = Order.objects.not_credited().needing_attention().order_by("-created_at", "-pk")
+    lacking = {order: _lacks(order) for order in orders[: MOST + 1]}
+    return {order: amount for order, amount in lacking.items() if amount > 0}
+
+
+def _lacks(order: Order) -> Decimal:
+    amounts = (
+        Decimal(problem.parameters["expected"]) - Decimal(problem.parameters["amount"])
+        for problem in order.open_problems
+        if problem.code == "credit_differs"
+    )
+    return sum(amounts, _ZERO)
+
+
+def unknown_entries() -> Mapping[str, Found]:
+    """The charges and refunds of the last seven days that belong to no order, by entry type.
+
+    The newest are left out: their order may not be recorded, or known to have settled, yet. Empty
+    before the first reading.
+    """
+    read_until = LedgerState.objects.known_until()
+    if read_until is None:
+        return {}
+    start = read_until - timedelta(days=DAYS)
+    return {
+        kind: _add_up(LedgerEntry.objects.without_order(kind, start, read_until - grace))
+        for kind, grace in ((CHARGE, GRACE), (CREDIT, UNNOTICED))
+    }
+
+
+def _add_up(entries: QuerySet[LedgerEntry]) -> Found:
+    # Added up here: SQLite would add binary fractions.
+    amounts = list(entries.values_list("amount", flat=True)[: MOST + 1])
+    return Found(len(amounts), abs(sum(amounts, _ZERO)))
+
+
+# Sentences for monitors.
+
+
+def gap_sentence(gap: Decimal | None) -> str:
+    amount = "unknown" if gap is None else f"{gap:.2f} {conf.currency}"
+    return f"The books do not close: the gap is {amount}."
+
+
+def missing_sentence(count: int, amount: Decimal) -> str:
+    return _sentence("refund", "promised and not credited", count, amount)
+
+
+def unknown_sentence(kind: str, count: int, amount: Decimal) -> str:
+    noun = "charge" if kind == CHARGE else "refund"
+    return _sentence(noun, "of no order here", count, amount)
+
+
+def _sentence(noun: str, what: str, count: int, amount: Decimal) -> str:
+    nouns = noun if count == 1 else f"{noun}s"
+    return f"{count} {nouns} {what}, {amount:.2f} {conf.currency}." if count else ""
+
+
+def _adding_up(amounts: Iterable[Decimal]) -> str:
+    return gettext("Together %(amount)s.") % {"amount": money_text(sum(amounts, _ZERO))}
+
+
+def _are_missing(_standing: Standing) -> Finding | None:
+    missing = missing_refunds()
+    if not missing:
+        return None
+    return Finding(
+        missing_sentence(len(missing), sum(missing.values(), _ZERO)),
+        min(len(missing), MOST),
+        has_more=len(missing) > MOST,
+        orders={order.pk: order.reference for order in missing},
+        explain=lambda: _adding_up(missing.values()),
+    )
+
+
+def _are_unknown(_standing: Standing) -> Finding | None:
+    found = unknown_entries()
+    number = sum(one.count for one in found.values())
+    if not number:
+        return None
+    sentences = (unknown_sentence(kind, one.count, one.amount) for kind, one in found.items())
+    return Finding(
+        " ".join(filter(None, sentences)),
+        min(number, MOST),
+        has_more=number > MOST,
+        explain=lambda: _adding_up(one.amount for one in found.values()),
+    )
+
+
+def _has_gap(standing: Standing) -> Finding | None:
+    state = standing.once(LedgerState.objects.current)
+    if not state.has_gap:
+        return None
+
+    def explain() -> str:
+        if not state.gap:
+            return gettext("Entries are missing that make up for each other.")
+        text = gettext("It has changed by %(amount)s without an entry.")
+        return text % {"amount": money_text(state.gap)}
+
+    return Finding(gap_sentence(state.gap), explain=explain)
+
+
+def _does_not_suffice(standing: Standing) -> Finding | None:
+    in_orders = standing.once(money_in_open_orders)
+    if not in_orders.exceeds(standing.state.balance):
+        return None
+
+    def explain() -> str:
+        text = gettext(
+            "The orders that are still to be sent cost %(amount)s, more than the balance: the"
+            " provider will refuse some of them."
+        )
+        return text % {"amount": money_text(in_orders.unsent)}
+
+    sentence = (
+        f"The orders that are still to be sent cost {in_orders.unsent:.2f} {conf.currency}, and the"
+        f" balance of the account is {standing.state.balance:.2f} {conf.currency}."
+    )
+    return Finding(sentence, explain=explain)
+
+
+_LEDGER, _LAST_DAYS = "giftcards_books_ledgerentry_changelist", "?period=week"
+
+CONDITIONS = (
+    Condition(
+        code="funds",
+        severity=Severity.WARNING,
+        permission="giftcards.view_cost",
+        judge=_does_not_suffice,
+        headline=_("the balance does not cover the orders to be sent"),
+        remedy=_("Top up the account at the provider."),
+        ended=_("The balance covers the orders to be sent again."),
+        page="giftcards_providerstate_changelist",
+        is_above_list=True,
+    ),
+    Condition(
+        code="missing",
+        severity=Severity.WARNING,
+        permission="giftcards.view_cost",
+        judge=_are_missing,
+        headline=ngettext_lazy(
+            "%(count)s refund that the provider has not credited back",
+            "%(count)s refunds that the provider has not credited back",
+            "count",
+        ),
+        remedy=_("Look for it in the account at the provider, and ask its support."),
+        ended=_("The provider has credited back what it promised."),
+        page="giftcards_order_changelist",
+        query="?ledger=missing",
+    ),
+    Condition(
+        code="unknown",
+        severity=Severity.WARNING,
+        permission="giftcards.view_cost",
+        judge=_are_unknown,
+        headline=ngettext_lazy(
+            "%(count)s entry of the provider's ledger of no order here",
+            "%(count)s entries of the provider's ledger of no order here",
+            "count",
+        ),
+        remedy=_(
+            "Find out who ordered it: the account may be used elsewhere as well. It is told for a"
+            " week."
+        ),
+        ended=_("The ledger of the last days has no entry of an unknown order any more."),
+        page=_LEDGER,
+        query=_LAST_DAYS,
+    ),
+    Condition(
+        code="gap",
+        severity=Severity.WARNING,
+        permission="giftcards.view_cost",
+        judge=_has_gap,
+        headline=_("the provider's ledger does not explain the balance"),
+        remedy=_(
+            "Look in the ledger where the balance changed without an entry, and ask the provider."
+        ),
+        ended=_("The provider's ledger of the last days explains the balance again."),
+        page=_LEDGER,
+        query=_LAST_DAYS,
+    ),
+)

@@ -1,0 +1,409 @@
+"""Reports and orders for spreadsheets: rows of cells, written as CSV or as xlsx.
+
+They contain no codes and no serials: this module reads no cards.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from itertools import chain
+from operator import attrgetter
+from typing import IO, Any, NamedTuple
+
+from django.db.models import Q, QuerySet
+from django.utils.functional import Promise
+from django.utils.text import capfirst
+from django.utils.translation import get_language_bidi
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.books.reports import By, Report, settled_between
+from giftcards.models import Order
+from giftcards.models.environment import Environment
+from giftcards.models.times import local
+from giftcards.refunds import refund_breakdown
+from giftcards.settlement import customer_breakdown
+from giftcards.statuses import Status
+
+# Amounts are decimals. ``None`` means unknown or absent. Datetimes are naive, in the site's time
+# zone.
+Cell = str | int | Decimal | date | datetime | None
+Cells = Sequence[Cell]
+
+# The separators for the cells of a CSV file, by the name that a person chooses.
+SEPARATORS: Mapping[str, str] = {"comma": ",", "semicolon": ";", "tab": "\t"}
+# The marks before the decimals of an amount in a CSV file, by name.
+DECIMAL_MARKS: Mapping[str, str] = {"point": ".", "comma": ","}
+
+_ORDERS_AT_ONCE = 1_000
+# Characters.
+_WRITTEN_AT_ONCE = 64 * 1024
+# An xlsx sheet has at most 1,048,576 rows.
+_ROWS_OF_SHEET = 1_000_000
+
+# A spreadsheet may take a text for a formula if it begins with one of these signs, even after
+# spaces or invisible characters. Some versions accept the wide and the small signs, too.
+_UNSEEN = r"\s\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+_SIGNS = r"=+\-@\u2212\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b"
+_FORMULA = re.compile(rf"[{_UNSEEN}]*[{_SIGNS}]|[\t\r\n]")
+# Not allowed in the XML of an xlsx file.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+class _Column(NamedTuple):
+    heading: str | Promise
+    # Returns the cell for a row of the report, or for a line about an order.
+    value: Callable[[Any], Cell]
+
+
+# Reports.
+
+
+def report_rows(report: Report, *, shows_costs: bool = True) -> Iterator[Cells]:
+    """Return the headings, then the rows of ``report`` without its total.
+
+    Without ``shows_costs``, no column tells what the provider charges. The headings are in the
+    language that is active at the call, even if they are read later.
+    """
+    columns = [*_KEYS[report.by], *_FIGURES, *(_COSTS if shows_costs else ())]
+    return chain([_headings(columns)], (_cells(columns, row) for row in report.rows))
+
+
+_PRODUCT_KEYS = (
+    _Column(_("Name"), attrgetter("label")),
+    _Column(_("product"), lambda row: row.key[0]),
+)
+_KEYS: Mapping[By, Sequence[_Column]] = {
+    By.DAY: (_Column(_("Day"), attrgetter("key")),),
+    By.WEEK: (
+        _Column(_("Week"), attrgetter("label")),
+        _Column(_("First day"), attrgetter("key")),
+    ),
+    By.MONTH: (
+        _Column(_("Month"), attrgetter("label")),
+        _Column(_("First day"), attrgetter("key")),
+    ),
+    By.PRODUCT: _PRODUCT_KEYS,
+    By.TYPE: (*_PRODUCT_KEYS, _Column(_("type"), lambda row: row.key[1])),
+}
+_FIGURES = (
+    _Column(_("orders"), attrgetter("figures.orders")),
+    _Column(_("Rejected"), attrgetter("figures.rejected")),
+    _Column(_("Cards ordered"), attrgetter("figures.cards_ordered")),
+    _Column(_("Cards delivered"), attrgetter("figures.cards_delivered")),
+    _Column(_("Paid by customers"), attrgetter("figures.paid_amount")),
+    _Column(_("Owed to customers"), attrgetter("figures.owed_amount")),
+    _Column(_("Paid back"), attrgetter("figures.customer_refunded_amount")),
+    _Column(_("To be paid back"), attrgetter("figures.customer_planned_amount")),
+    _Column(_("Still owed"), attrgetter("figures.open_amount")),
+    _Column(_("Orders without a sale amount"), attrgetter("figures.unpaid")),
+)
+_COSTS = (
+    _Column(_("Ordered"), attrgetter("figures.ordered_amount")),
+    _Column(_("Cost"), attrgetter("figures.charged_amount")),
+    _Column(_("Credited back"), attrgetter("figures.refunded_amount")),
+    _Column(_("Margin"), attrgetter("figures.margin_amount")),
+    _Column(_("Margin lost"), attrgetter("figures.lost_margin_amount")),
+    _Column(_("Orders with unknown amounts"), attrgetter("figures.unknown")),
+    _Column(_("Orders with contradictory figures"), attrgetter("figures.contradictory")),
+)
+
+
+# Orders.
+
+
+def order_rows(
+    start: date,
+    end: date,
+    *,
+    product_id: str = "",
+    shows_costs: bool = True,
+    shows_contacts: bool = False,
+) -> Iterator[Cells]:
+    """Return the headings, then a row for each order that became final from ``start`` to ``end``.
+
+    The orders are those of :func:`~giftcards.books.reports.report`. Its sums are the sums of these
+    columns: an amount that moved to an order for the missing cards does not count here. Orders are
+    read as the rows are consumed, so memory does not grow with their number.
+
+    With ``shows_contacts``, the rows include the customers' addresses and phone numbers.
+    ``shows_costs`` and the language work as in :func:`report_rows`.
+    """
+    columns = [
+        *_ORDER,
+        *(_ORDER_COSTS if shows_costs else ()),
+        *(_CONTACTS if shows_contacts else ()),
+    ]
+    orders = Order.objects.all()
+    if product_id:
+        orders = orders.filter(product_id=product_id)
+    labels = {str(choice): str(choice.label) for choice in (*Status, *Environment)}
+    lines = (_line(order, labels) for order in _each(settled_between(orders, start, end)))
+    return chain([_headings(columns)], (_cells(columns, line) for line in lines))
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """An order with its amounts as a report counts them; ``None`` means unknown."""
+
+    order: Order
+    status: str
+    environment: str
+    ordered: Decimal | None
+    charged: Decimal | None
+    refunded: Decimal | None
+    paid: Decimal | None
+    owed: Decimal | None
+    open: Decimal | None
+
+    @property
+    def created_at(self) -> datetime:
+        return local(self.order.created_at)
+
+    @property
+    def settled_at(self) -> datetime | None:
+        return self.order.settled_at and local(self.order.settled_at)
+
+    @property
+    def repeats(self) -> str:
+        return self.order.repeats.reference if self.order.repeats else ""
+
+    @property
+    def margin(self) -> Decimal | None:
+        if self.paid is None or self.owed is None or self.charged is None:
+            return None
+        return self.paid - self.owed - self.charged
+
+
+def _line(order: Order, labels: Mapping[str, str]) -> _Line:
+    provider, customer = refund_breakdown(order), customer_breakdown(order)
+    ordered = charged = refunded = None
+    if order.status == Status.REJECTED:
+        ordered = charged = refunded = Decimal(0)
+    elif provider:
+        ordered, charged = provider.ordered_amount, provider.charged_amount
+        refunded = provider.refunded_amount
+    paid = owed = still_owed = None
+    if customer:
+        paid = customer.paid_amount - (order.reordered_amount or 0)
+        owed = customer.refunded_amount + customer.planned_amount + customer.open_amount
+        still_owed = customer.open_amount
+    return _Line(
+        order=order,
+        status=labels[order.status],
+        environment=labels.get(order.environment, ""),
+        ordered=ordered,
+        charged=charged,
+        refunded=refunded,
+        paid=paid,
+        owed=owed,
+        open=still_owed,
+    )
+
+
+# The columns that a line reads; the other ones may be long.
+_READ = (
+    "reference",
+    "group",
+    "provider_order_id",
+    "environment",
+    "created_at",
+    "settled_at",
+    "status",
+    "product_id",
+    "product_name",
+    "type_id",
+    "type_name",
+    "quantity",
+    "fulfilled_quantity",
+    "price_per_card",
+    "fulfilled_amount",
+    "sale_price",
+    "sale_amount",
+    "reordered_amount",
+    "paid_back_amount",
+    "planned_amount",
+    "customer_name",
+    "customer_email",
+    "customer_phone",
+    "repeats__reference",
+)
+
+
+def _each(orders: QuerySet[Order]) -> Iterator[Order]:
+    """Yield ``orders``, all final, in the order in which they became final, in batches."""
+    # Sorted by the whole index. The ``due_at`` of a final order is NULL.
+    rows = orders.order_by("settled_at", "status", "due_at", "pk")
+    rows = rows.select_related("repeats").only(*_READ)
+    batch = list(rows[:_ORDERS_AT_ONCE])
+    yield from batch
+    while len(batch) == _ORDERS_AT_ONCE:
+        last = batch[-1]
+        after = (
+            Q(settled_at__gt=last.settled_at)
+            | Q(status__gt=last.status)
+            | Q(status=last.status, pk__gt=last.pk)
+        )
+        batch = list(rows.filter(after, settled_at__gte=last.settled_at)[:_ORDERS_AT_ONCE])
+        yield from batch
+
+
+_ORDER = (
+    _Column(_("reference"), attrgetter("order.reference")),
+    _Column(_("group"), attrgetter("order.group")),
+    _Column(_("provider's order id"), attrgetter("order.provider_order_id")),
+    _Column(_("Environment"), attrgetter("environment")),
+    _Column(_("created"), attrgetter("created_at")),
+    _Column(_("settled"), attrgetter("settled_at")),
+    _Column(_("status"), attrgetter("status")),
+    _Column(_("Orders again"), attrgetter("repeats")),
+    _Column(_("product"), attrgetter("order.product_id")),
+    _Column(_("product's name"), attrgetter("order.product_name")),
+    _Column(_("type"), attrgetter("order.type_id")),
+    _Column(_("type's name"), attrgetter("order.type_name")),
+    _Column(_("Cards ordered"), attrgetter("order.quantity")),
+    _Column(_("Cards delivered"), attrgetter("order.fulfilled_quantity")),
+    _Column(_("customer"), attrgetter("order.customer_name")),
+    _Column(_("paid by the customer"), attrgetter("paid")),
+    _Column(_("Owed to the customer"), attrgetter("owed")),
+    _Column(_("Paid back"), attrgetter("order.paid_back_amount")),
+    _Column(_("To be paid back"), attrgetter("order.planned_amount")),
+    _Column(_("Still owed"), attrgetter("open")),
+)
+_ORDER_COSTS = (
+    _Column(_("price per card"), attrgetter("order.price_per_card")),
+    _Column(_("Ordered"), attrgetter("ordered")),
+    _Column(_("Cost"), attrgetter("charged")),
+    _Column(_("Credited back"), attrgetter("refunded")),
+    _Column(_("Margin"), attrgetter("margin")),
+)
+_CONTACTS = (
+    _Column(_("customer e-mail"), attrgetter("order.customer_email")),
+    _Column(_("customer phone"), attrgetter("order.customer_phone")),
+)
+
+
+def _headings(columns: Iterable[_Column]) -> Cells:
+    return [capfirst(str(column.heading)) for column in columns]
+
+
+def _cells(columns: Iterable[_Column], source: Any) -> Cells:
+    return [column.value(source) for column in columns]
+
+
+# Files.
+
+
+def as_csv(
+    rows: Iterable[Cells], *, separator: str = ",", decimal_mark: str = ".", has_bom: bool = False
+) -> Iterator[bytes]:
+    """Yield ``rows`` as a CSV file (RFC 4180) in UTF-8, a piece at a time.
+
+    ``separator`` is a comma, a semicolon or a tab. Amounts have two decimals after
+    ``decimal_mark``, a point or a comma: a spreadsheet in French takes ``2750.00`` for a text.
+    ``has_bom`` adds a byte order mark: spreadsheets recognise UTF-8 by it, but other programs may
+    stumble over it. Days and moments follow ISO 8601.
+
+    A text that a spreadsheet would take for a formula gets a leading apostrophe. NUL characters are
+    dropped. Raises :exc:`ValueError` for another separator or decimal mark, and for a comma as
+    both.
+    """
+    if separator not in SEPARATORS.values():
+        raise ValueError("The separator is a comma, a semicolon or a tab.")
+    if decimal_mark not in DECIMAL_MARKS.values():
+        raise ValueError("The decimal mark is a point or a comma.")
+    if separator == decimal_mark:
+        raise ValueError("A comma separates either the cells or the decimals.")
+    return _csv_chunks(rows, separator, decimal_mark, "\ufeff" if has_bom else "")
+
+
+def _csv_chunks(
+    rows: Iterable[Cells], separator: str, decimal_mark: str, start: str
+) -> Iterator[bytes]:
+    written = io.StringIO(newline="")
+    written.write(start)
+    writer = csv.writer(written, delimiter=separator, lineterminator="\r\n")
+    for row in rows:
+        writer.writerow([_as_text(cell, decimal_mark) for cell in row])
+        if written.tell() >= _WRITTEN_AT_ONCE:
+            yield written.getvalue().encode()
+            written.seek(0)
+            written.truncate()
+    yield written.getvalue().encode()
+
+
+def _as_text(cell: Cell, decimal_mark: str) -> str:
+    match cell:
+        case None:
+            return ""
+        case str():
+            return _harmless(cell)
+        case Decimal():
+            return f"{cell:.2f}".replace(".", decimal_mark)
+        case datetime():
+            return f"{cell:%Y-%m-%d %H:%M:%S}"
+    return str(cell)
+
+
+def _harmless(text: str) -> str:
+    text = text.replace("\0", "")
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def can_write_xlsx() -> bool:
+    """True if openpyxl is installed: ``pip install django-giftcards[xlsx]``."""
+    return importlib.util.find_spec("openpyxl") is not None
+
+
+def write_xlsx(rows: Iterable[Cells], file: IO[bytes]) -> None:
+    """Write ``rows``, the first of which has the headings, to ``file`` as an xlsx file.
+
+    Amounts become numbers, days and moments become dates, and no text becomes a formula. After each
+    million rows, a new sheet begins. Memory does not grow with the number of rows. Raises
+    :exc:`ImportError` unless :func:`can_write_xlsx`.
+    """
+    from openpyxl import Workbook
+
+    book = Workbook(write_only=True)
+    unread = iter(rows)
+    headings = next(unread, ())
+    sheet = _new_sheet(book, headings)
+    for number, row in enumerate(unread, 1):
+        if number % _ROWS_OF_SHEET == 0:
+            sheet = _new_sheet(book, headings)
+        sheet.append([_as_cell(sheet, cell) for cell in row])
+    book.save(file)
+
+
+def _new_sheet(book: Any, headings: Cells) -> Any:
+    from openpyxl.utils import get_column_letter
+
+    sheet = book.create_sheet()
+    sheet.sheet_view.rightToLeft = get_language_bidi()
+    sheet.freeze_panes = "A2"
+    for number in range(1, len(headings) + 1):
+        # Dates that do not fit into their column are shown as ####.
+        sheet.column_dimensions[get_column_letter(number)].width = 20
+    sheet.append([_as_cell(sheet, cell) for cell in headings])
+    return sheet
+
+
+def _as_cell(sheet: Any, value: Cell) -> Any:
+    from openpyxl.cell import WriteOnlyCell
+
+    if isinstance(value, str):
+        cell = WriteOnlyCell(sheet, _CONTROLS.sub("", value))
+        # Otherwise, a text that begins with "=" would be a formula.
+        cell.data_type = "s"
+        return cell
+    if isinstance(value, Decimal):
+        cell = WriteOnlyCell(sheet, value)
+        cell.number_format = "#,##0.00"
+        return cell
+    return value

@@ -1,0 +1,33 @@
+"""Checks of the provider's ledger, for django-health-check: see :mod:`giftcards.health`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from health_check.exceptions import ServiceWarning
+
+from giftcards.health import ConditionCheck
+
+
+@dataclass
+class GiftcardsRefunds(ConditionCheck):
+    """Checks that the provider has credited back what it promised."""
+
+    condition = "missing"
+    failure = ServiceWarning
+
+
+@dataclass
+class GiftcardsCharges(ConditionCheck):
+    """Checks that every charge and refund in the provider's ledger belongs to an order here."""
+
+    condition = "unknown"
+    failure = ServiceWarning
+
+
+@dataclass
+class GiftcardsBooks(ConditionCheck):
+    """Checks that the provider's ledger explains the balance."""
+
+    condition = "gap"
+    failure = ServiceWarning

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from giftcards.books.conditions import gap_sentence, missing_sentence, unknown_sentence
+from giftcards.books.models import CHARGE, CREDIT, LedgerState
+from giftcards.books.reading import AGAIN, LedgerReading, read_ledger
+from giftcards.books.summary import Discrepancies, Summary, summarise
+from giftcards.conf import conf
+from giftcards.engine.gateway import Gateway
+from giftcards.management.base import (
+    UNFINISHED,
+    WORKING_SETTINGS,
+    GiftcardsCommand,
+    add_fail_on,
+    current_pause,
+    fail_on,
+    named_conditions,
+    refuse,
+    two_decimals,
+    typed_day,
+)
+from giftcards.management.output import counted, iso
+from giftcards.models import ProviderState
+from giftcards.models.times import day_of, today
+
+
+class Command(GiftcardsCommand):
+    help = (
+        "Read the provider's ledger, match it to the orders, and say what does not fit. It takes a"
+        " tenth of the request budget at most. If it is stopped, the next run goes on where it was."
+    )
+    examples = (
+        ("What was booked since the last run:", ""),
+        ("Last month, from what was read:", "--offline --from 2026-10-01 --to 2026-10-31"),
+        ("For a monitor, exit code 1 if money is missing:", "--fail-on gap,missing -v0"),
+    )
+    needs = WORKING_SETTINGS
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--since",
+            metavar="DAY",
+            help="Read from this day on, as in 2026-11-24, even if it was read before (default:"
+            " from three days before the end of the last reading; the first one begins with the"
+            " first order).",
+        )
+        parser.add_argument(
+            "--from",
+            metavar="DAY",
+            help="Sum up from this day on (default: the first day that this run reads).",
+        )
+        parser.add_argument(
+            "--to", metavar="DAY", help="Sum up to this day, included (default: today)."
+        )
+        parser.add_argument(
+            "--offline",
+            action="store_true",
+            help="Read nothing: sum up what was read before (default: read first).",
+        )
+        add_fail_on(parser, CONDITIONS)
+
+    def handle(self, **options: Any) -> None:
+        conditions = named_conditions(options["fail_on"], CONDITIONS)
+        since, first, last = _period(options)
+        reading = LedgerReading(is_whole=True)
+        if not options["offline"]:
+            reading = self._read(since, options)
+        last = last or today()
+        summary = summarise(first or min(reading.start or _last_days(), last), last)
+        if options["json"]:
+            self.write_json({**_as_dict(summary), **_reading_as_dict(reading)})
+        self.say(_text(summary, reading), options)
+        if not reading.is_whole:
+            raise CommandError(_trouble(reading), returncode=UNFINISHED)
+        fail_on(judge(summary) for judge in conditions.values())
+
+    def _read(self, since: date | None, options: dict[str, Any]) -> LedgerReading:
+        with Gateway() as gateway, self.progress(options) as progress:
+            return read_ledger(
+                gateway,
+                since=since,
+                on_wait=lambda reading: progress.show(_wait(reading), unless_short=True),
+            )
+
+
+def _period(options: dict[str, Any]) -> tuple[date | None, date | None, date | None]:
+    """The days of ``--since``, ``--from`` and ``--to``; ``None`` for an option not given."""
+    names = ("since", "from", "to")
+    since, first, last = (typed_day(f"--{name}", options[name]) for name in names)
+    if options["offline"] and since is not None:
+        raise refuse("Use either --offline or --since, which reads.")
+    if since is not None and since > today():
+        raise refuse("--since: that day is yet to come.")
+    if first and first > (last or today()):
+        raise refuse("The period ends before it starts.")
+    return since, first, last
+
+
+def _last_days() -> date:
+    """The first day that the next reading would read again."""
+    read_until = LedgerState.objects.current().read_until
+    last = day_of(read_until) if read_until else today()
+    return min(last, today()) - timedelta(days=AGAIN)
+
+
+# While reading.
+
+
+def _wait(reading: LedgerReading) -> str:
+    what = "waiting for its share of the request budget, or for another process that reads it"
+    if reading.is_paused:
+        what = _pause() or "waiting"
+    read = f", {counted(reading.rows, 'entry')} so far" if reading.rows else ""
+    return f"Reading the provider's ledger{read}: {what}"
+
+
+def _trouble(reading: LedgerReading) -> str:
+    rest = "Run the command again to read what is left."
+    return " ".join(filter(None, (_pause() or reading.trouble, rest)))
+
+
+def _pause() -> str:
+    return current_pause(ProviderState.objects.current())
+
+
+# Results.
+
+
+def _text(summary: Summary, reading: LedgerReading) -> str:
+    facts = {
+        "entries": f"{summary.entries}, {summary.matched} of them of orders"
+        f" ({summary.guessed} guessed)",
+        "orders": _money(summary.orders),
+        "refunds": _money(summary.refunds),
+        "top-ups": _money(summary.top_ups),
+        "other services": _money(summary.other_services),
+        "opening balance": _money(summary.opening_balance),
+        "closing balance": _money(summary.closing_balance),
+        "gap": _money(summary.gap),
+    }
+    lines = [f"The provider's ledger from {summary.start} to {summary.end}:"]
+    lines += [f"  {label:<17}{fact}" for label, fact in facts.items()]
+    lines += _listed("refund", "promised and not credited", summary.promised_not_credited)
+    lines += _listed("refund", "credited and not promised", summary.credited_not_promised)
+    lines += _listed(
+        "charge", "of no order here, once too often or too high", summary.charged_unknown
+    )
+    lines += _listed("order", "never charged", summary.ordered_not_charged)
+    lines += _listed("change", "of the balance without an entry", summary.breaks)
+    if summary.names_candidates:
+        lines += ["Entries that name no order are matched by amount: others may be meant."]
+    lines += [*_notes(reading)]
+    return "\n".join(lines)
+
+
+def _listed(noun: str, what: str, found: Discrepancies) -> list[str]:
+    if not found.count:
+        return []
+    lines = [f"{counted(found.count, noun)} {what}, {_money(found.amount)}:"]
+    lines += [
+        f"  {item.reference}  {_money(item.amount)}  {iso(item.time)}" for item in found.first
+    ]
+    more = found.count - len(found.first)
+    return [*lines, *([f"  and {more} more"] if more else [])]
+
+
+def _notes(reading: LedgerReading) -> list[str]:
+    """Further lines about what the reading found."""
+    notes = [
+        f"{day} has changed since it was read: {count} new or different."
+        for day, count in reading.changed_days.items()
+    ]
+    if reading.unreadable:
+        notes += [f"{counted(reading.unreadable, 'row')} could not be read."]
+    if reading.not_shown:
+        notes += [f"The provider counts {reading.not_shown} more than it shows."]
+    return notes
+
+
+def _money(amount: Decimal | None) -> str:
+    return "unknown" if amount is None else f"{amount:.2f} {conf.currency}"
+
+
+def _as_dict(summary: Summary) -> dict[str, Any]:
+    amounts = ("orders", "refunds", "top_ups", "other_services")
+    return {
+        "from": summary.start.isoformat(),
+        "to": summary.end.isoformat(),
+        "entries": summary.entries,
+        "matched": summary.matched,
+        "guessed": summary.guessed,
+        **{f"{name}_amount": two_decimals(getattr(summary, name)) for name in amounts},
+        **_found_as_dict("promised_not_credited", summary.promised_not_credited),
+        **_found_as_dict("credited_not_promised", summary.credited_not_promised),
+        **_found_as_dict("charged_unknown", summary.charged_unknown),
+        **_found_as_dict("ordered_not_charged", summary.ordered_not_charged),
+        **_found_as_dict("breaks", summary.breaks),
+        "opening_balance": two_decimals(summary.opening_balance),
+        "closing_balance": two_decimals(summary.closing_balance),
+        "gap": two_decimals(summary.gap),
+    }
+
+
+def _found_as_dict(name: str, found: Discrepancies) -> dict[str, Any]:
+    return {
+        name: found.count,
+        f"{name}_amount": two_decimals(found.amount),
+        f"{name}_references": list(found.references),
+    }
+
+
+def _reading_as_dict(reading: LedgerReading) -> dict[str, Any]:
+    return {
+        "is_whole": reading.is_whole,
+        "new": reading.new,
+        "unreadable": reading.unreadable,
+        "not_shown": reading.not_shown,
+        "changed_days": {str(day): count for day, count in reading.changed_days.items()},
+    }
+
+
+# Conditions for monitors.
+
+Condition = Callable[[Summary], str]
+
+
+def _has_gap(summary: Summary) -> str:
+    return gap_sentence(summary.gap) if summary.gap or summary.breaks.count else ""
+
+
+def _is_missing(summary: Summary) -> str:
+    found = summary.promised_not_credited
+    return missing_sentence(found.count, found.amount)
+
+
+def _is_unknown(summary: Summary) -> str:
+    found = {CHARGE: summary.charged_unknown, CREDIT: summary.credited_not_promised}
+    sentences = (unknown_sentence(kind, one.count, one.amount) for kind, one in found.items())
+    return " ".join(filter(None, sentences))
+
+
+CONDITIONS: Mapping[str, Condition] = {
+    "gap": _has_gap,
+    "missing": _is_missing,
+    "unknown": _is_unknown,
+}

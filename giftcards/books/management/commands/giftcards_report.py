@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+from django.utils import translation
+
+from giftcards.books.exports import DECIMAL_MARKS, SEPARATORS, as_csv, order_rows, report_rows
+from giftcards.books.forecast import OpenMoney, money_in_open_orders
+from giftcards.books.reports import By, Figures, Report, Row, first_day, report
+from giftcards.conf import conf
+from giftcards.management.base import GiftcardsCommand, refuse, typed_day
+from giftcards.management.output import OutputClosed, counted
+from giftcards.models.times import today
+
+
+class Command(GiftcardsCommand):
+    needs = ("CURRENCY",)
+    help = (
+        "Sum up the orders that became final in a period: cards, what the provider charged and"
+        " refunded, what customers paid and are owed, and the margin. Days are those of the site's"
+        " time zone. It reads the database only."
+    )
+    examples = (
+        ("This month so far, by day:", ""),
+        ("A year, by month, for a script:", "--from 2026-01-01 --to 2026-12-31 --by month --json"),
+        (
+            "This month so far, for a spreadsheet that speaks French:",
+            "--separator semicolon --decimals comma > r.csv",
+        ),
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--from",
+            dest="start",
+            metavar="DAY",
+            help="The first day, as in 2026-11-01 (default: the first of the month of the last).",
+        )
+        parser.add_argument(
+            "--to",
+            dest="end",
+            metavar="DAY",
+            help="The last day, which is included (default: today).",
+        )
+        parser.add_argument(
+            "--by",
+            choices=[by.value for by in By],
+            default=By.DAY.value,
+            help="What each row is about (default: day).",
+        )
+        parser.add_argument(
+            "--product", metavar="ID", default="", help="Only this product (default: all)."
+        )
+        parser.add_argument(
+            "--csv", action="store_true", help="Print the rows as CSV (default: as text)."
+        )
+        parser.add_argument(
+            "--orders",
+            action="store_true",
+            help="Print the orders instead, a row each, as CSV (default: their sums).",
+        )
+        parser.add_argument(
+            "--contacts",
+            action="store_true",
+            help="With --orders: also the customers' e-mail addresses and phone numbers (default:"
+            " neither).",
+        )
+        parser.add_argument(
+            "--separator",
+            choices=[*SEPARATORS],
+            default="comma",
+            help="What separates the cells of the CSV (default: comma).",
+        )
+        parser.add_argument(
+            "--decimals",
+            choices=[*DECIMAL_MARKS],
+            default="point",
+            help="What stands before the decimals of amounts in the CSV (default: point).",
+        )
+        parser.add_argument(
+            "--bom",
+            action="store_true",
+            help="Begin the CSV with the mark by which spreadsheets recognise UTF-8 (default: no"
+            " mark).",
+        )
+
+    def handle(self, **options: Any) -> None:
+        if options["json"] and (options["csv"] or options["orders"]):
+            raise refuse("Use either --json, or --csv or --orders.")
+        if options["separator"] == options["decimals"]:
+            raise refuse("Use --decimals comma together with --separator semicolon or tab.")
+        if options["contacts"] and not options["orders"]:
+            raise refuse("Use --contacts together with --orders.")
+        start, end = _period(options["start"], options["end"])
+        # The command speaks one language, whatever the site's.
+        with translation.override(None):
+            if options["orders"]:
+                rows = order_rows(
+                    start,
+                    end,
+                    product_id=options["product"],
+                    shows_contacts=options["contacts"],
+                )
+                self._write_csv(rows, options)
+                return
+            found = report(start, end, By(options["by"]), product_id=options["product"])
+            if options["csv"]:
+                self._write_csv(report_rows(found), options)
+                return
+            open_ = money_in_open_orders()
+            if options["json"]:
+                self.write_json(_as_dict(found, open_))
+            self.say("\n".join(_text(found, open_)), options)
+
+    def _write_csv(self, rows: Iterable[Any], options: dict[str, Any]) -> None:
+        form = {
+            "separator": SEPARATORS[options["separator"]],
+            "decimal_mark": DECIMAL_MARKS[options["decimals"]],
+            "has_bom": options["bom"],
+        }
+        # Written as bytes, where possible, so that it is UTF-8 whatever the terminal is.
+        out = getattr(self.stdout, "buffer", None)
+        for chunk in as_csv(rows, **form):
+            if out is None:
+                self.put(chunk.decode(), ending="")
+                continue
+            try:
+                out.write(chunk)
+                out.flush()
+            except BrokenPipeError:
+                raise OutputClosed from None
+
+
+def _period(start: str | None, end: str | None) -> tuple[date, date]:
+    last = typed_day("--to", end) or today()
+    first = typed_day("--from", start) or first_day(last, By.MONTH)
+    if last < first:
+        raise refuse(f"The period would end on {last}, before it starts on {first}.")
+    return first, last
+
+
+# As JSON.
+
+
+def _as_dict(found: Report, open_: OpenMoney) -> dict[str, Any]:
+    return {
+        "from": found.start.isoformat(),
+        "to": found.end.isoformat(),
+        "by": found.by.value,
+        "rows": [_row_as_dict(row) for row in found.rows],
+        "total": _figures_as_dict(found.total),
+        "settling": found.settling and found.settling._asdict(),
+        "open": {
+            "sent": f"{open_.sent:.2f}",
+            "unsent": f"{open_.unsent:.2f}",
+            "unknown": open_.unknown,
+        },
+    }
+
+
+def _row_as_dict(row: Row) -> dict[str, Any]:
+    # Ids have no spaces.
+    key = row.key.isoformat() if isinstance(row.key, date) else " ".join(filter(None, row.key))
+    return {"key": key, "label": row.label, **_figures_as_dict(row.figures)}
+
+
+def _figures_as_dict(figures: Figures) -> dict[str, Any]:
+    computed = {
+        name: getattr(figures, name) for name in ("kept_amount", "open_amount", "fill_rate")
+    }
+    return {
+        name: str(value) if isinstance(value, Decimal) else value
+        for name, value in (asdict(figures) | computed).items()
+    }
+
+
+# For people.
+
+_COLUMNS = (
+    ("ordered", "ordered_amount"),
+    ("charged", "charged_amount"),
+    ("refunded", "refunded_amount"),
+    ("paid", "paid_amount"),
+    ("owed", "owed_amount"),
+    ("paid back", "customer_refunded_amount"),
+    ("to be paid", "customer_planned_amount"),
+    ("still owed", "open_amount"),
+    ("margin", "margin_amount"),
+)
+
+
+def _text(found: Report, open_: OpenMoney) -> Iterator[str]:
+    yield f"{found.start} to {found.end}, amounts in {conf.currency}"
+    lines = [
+        [found.by.value, "orders", "cards", "delivered", *(name for name, _field in _COLUMNS)],
+        *(_line(row.label, row.figures) for row in found.rows),
+        _line("total", found.total),
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *others in lines:
+        numbers = (text.rjust(width) for text, width in zip(others, widths[1:], strict=True))
+        yield "  ".join([first.ljust(widths[0]), *numbers])
+    yield from _notes(found, open_)
+
+
+def _line(label: str, figures: Figures) -> list[str]:
+    counts = (figures.orders, figures.cards_ordered, figures.cards_delivered)
+    amounts = (getattr(figures, field) for _name, field in _COLUMNS)
+    return [label, *map(str, counts), *map(str, amounts)]
+
+
+def _notes(found: Report, open_: OpenMoney) -> Iterator[str]:
+    total = found.total
+    yield f"Margin lost: {total.lost_margin_amount}."
+    if found.settling is not None:
+        yield (
+            f"Half of the orders settled within {found.settling.p50} s,"
+            f" 95 % within {found.settling.p95} s."
+        )
+    if total.rejected:
+        yield f"{counted(total.rejected, 'order')} rejected: nothing was bought."
+    if total.unknown:
+        yield f"{counted(total.unknown, 'order')} with amounts that the provider has not told."
+    if total.contradictory:
+        yield f"{counted(total.contradictory, 'order')} with figures that contradict each other."
+    if total.unpaid:
+        yield f"{counted(total.unpaid, 'order')} of which nobody has said what the customer paid."
+    if open_.total or open_.unknown:
+        unknown = f", and {counted(open_.unknown, 'order')} of unknown price" * bool(open_.unknown)
+        yield f"In open orders at present: {open_.total:.2f}{unknown}."

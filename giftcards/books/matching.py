@@ -1,0 +1,375 @@
+"""Matching the entries of the ledger to orders, and judging whether refunds were credited.
+
+An entry that names one of our orders belongs to it. The others are paired with orders by amount and
+time; these pairs are guesses. Matching may be repeated at any time: guesses give way to entries
+that name the order, and to better guesses.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import islice
+from statistics import median_low
+from typing import NamedTuple, TypeVar
+
+from django.db import transaction
+
+from giftcards.books.expected import (
+    GRACE,
+    NEEDED,
+    SKEW,
+    UNNOTICED,
+    LedgerAccount,
+    charge,
+    credit,
+    ordered_amount,
+    refund_amount,
+)
+from giftcards.books.models import CHARGE, CREDIT, LedgerEntry, LedgerState
+from giftcards.books.pairing import Booking, Expected, Span, learn_offset, pair
+from giftcards.engine.identity import FARTHEST_CLOCK
+from giftcards.models import Order, OrderQuerySet
+from giftcards.models.batches import batches
+from giftcards.problems import Kind, Problem
+from giftcards.statuses import Status
+
+# Entries up to this long before a period are matched again with it, because their orders may have
+# settled, or been found, since then.
+_LOOK_BACK = timedelta(days=3)
+# How late an entry may be booked. Late ones are paired last, with orders that are left over.
+_LATE_CHARGE = timedelta(days=3)
+_LATE_CREDIT = timedelta(days=30)
+_REFUNDING = (Status.PARTIALLY_FILLED, Status.REFUNDED)
+# Number of charges from which the offset of the provider's clock is learnt.
+_LEARNT_FROM = 500
+# Stretches with a gap of at most this between them are read in one query.
+_NOT_WORTH_A_QUERY = timedelta(hours=6)
+# Number of entries that change their order in one transaction.
+_AT_ONCE = 1_000
+
+_ZERO = Decimal(0)
+
+# Called first in each transaction here: a write by which the caller keeps its lease.
+Hold = Callable[[], None]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """The rule by which entries of a type are paired with orders.
+
+    ``expect`` returns the booking that is expected for an order, if any, and ``among`` finds the
+    orders whose booking is expected in a stretch of time. ``spans`` are the tolerances, tried in
+    turn; ``late`` is the tolerance for entries that are left over.
+    """
+
+    kind: str
+    expect: Callable[[Order], Expected | None]
+    among: Callable[[datetime, datetime], OrderQuerySet]
+    spans: Sequence[Span]
+    late: Span
+    # Guesses this near to an entry without an order are made anew together with it.
+    nearby: timedelta
+
+    def spans_at(self, offset: timedelta) -> list[Span]:
+        """The spans; the widest is extended so that it covers uncorrected times, too."""
+        *narrow, widest = self.spans
+        ahead, behind = max(offset, timedelta(0)), max(-offset, timedelta(0))
+        return [*narrow, Span(widest.before + ahead, widest.after + behind)]
+
+
+def _sent(start: datetime, end: datetime) -> OrderQuerySet:
+    return Order.objects.sent_between(start, end)
+
+
+def _refunding(start: datetime, end: datetime) -> OrderQuerySet:
+    """Orders settled from ``start`` to ``end`` for which the provider promised a refund."""
+    settled = Order.objects.filter(settled_at__range=(start, end), status__in=_REFUNDING)
+    return settled.order_by("settled_at", "pk")
+
+
+_CHARGES = _Rule(
+    CHARGE,
+    charge,
+    _sent,
+    spans=tuple(Span(near, near) for near in (timedelta(seconds=5), timedelta(seconds=30), SKEW)),
+    late=Span(SKEW, _LATE_CHARGE),
+    nearby=timedelta(hours=1),
+)
+_CREDITS = _Rule(
+    CREDIT,
+    credit,
+    _refunding,
+    spans=(
+        Span(timedelta(seconds=15), timedelta(seconds=5)),
+        Span(timedelta(seconds=90), timedelta(seconds=30)),
+        Span(UNNOTICED, SKEW),
+    ),
+    late=Span(UNNOTICED, _LATE_CREDIT),
+    nearby=timedelta(days=1),
+)
+
+
+def match(
+    start: datetime, end: datetime, *, hold: Hold, orders_losing_entries: Iterable[int] = ()
+) -> None:
+    """Find orders for entries from ``start`` to ``end``, and for open ones up to 3 days older.
+
+    Then update ``Order.is_credited`` and the ledger problems of the orders that got or lost a
+    refund entry, of ``orders_losing_entries``, of orders that settled in the period, and of those
+    that lack their refund. The ledger must have been read at least until ``end``.
+    """
+    matching = _Matching(start - _LOOK_BACK, end, hold, orders_losing_entries)
+    matching.by_name()
+    matching.by_amount()
+    matching.judge(start)
+
+
+class _Entry(NamedTuple):
+    """An entry whose order is not known by name; ``order_id`` is a guess, or ``None``."""
+
+    pk: int
+    amount: Decimal
+    time: datetime
+    objid: str
+    order_id: int | None
+
+
+class _Matching:
+    def __init__(
+        self, start: datetime, end: datetime, hold: Hold, orders_losing_entries: Iterable[int]
+    ) -> None:
+        self._start, self._end = start, end
+        self._hold = hold
+        self._account = LedgerAccount()
+        # Later than `end` if these days were read before.
+        self._read_until = max(end, LedgerState.objects.known_until() or end)
+        # The orders whose refunds have changed.
+        self._touched = set(orders_losing_entries)
+
+    # Entries that name their order.
+
+    def by_name(self) -> None:
+        for kind in (CHARGE, CREDIT):
+            open_entries = LedgerEntry.objects.without_order(kind, self._start, self._end)
+            naming = open_entries.exclude(objid="").values_list("pk", "objid", "amount")
+            for batch in batches(list(naming)):
+                self._assign_named(kind, batch)
+
+    def _assign_named(self, kind: str, entries: Sequence[tuple[int, str, Decimal]]) -> None:
+        names = {objid for _key, objid, _amount in entries}
+        owners = {name: order for order in Order.objects.owners(names) for name in order.names}
+        named = [(key, owners[objid], amount) for key, objid, amount in entries if objid in owners]
+        if not named:
+            return
+        orders = {order.pk for _key, order, _amount in named}
+        with transaction.atomic():
+            self._hold()
+            LedgerEntry.objects.drop_guesses(orders, kind)
+            if kind == CHARGE:
+                named = _within_price(named, LedgerEntry.objects.charged(orders))
+            pairs = {key: order.pk for key, order, _amount in named}
+            LedgerEntry.objects.assign(pairs, is_guess=False)
+        if kind == CREDIT:
+            self._touched |= orders
+
+    # Entries that name no order.
+
+    def by_amount(self) -> None:
+        offset = None
+        for rule in (_CHARGES, _CREDITS):
+            if entries := self._unnamed(rule):
+                offset = self._learn_offset() if offset is None else offset
+                self._pair(rule, entries, offset)
+
+    def _unnamed(self, rule: _Rule) -> list[_Entry]:
+        """The entries to pair by amount: open ones, and nearby guesses of the same amounts."""
+        entries = LedgerEntry.objects.filter(type=rule.kind, time__range=(self._start, self._end))
+        if LedgerEntry.objects.names_orders(self._start, self._end):
+            # An entry that names another order is somebody else's.
+            entries = entries.filter(objid="")
+        rows = entries.order_by("time", "pk").values_list(*_Entry._fields)
+        left = [_Entry(*row) for row in rows.filter(order=None)]
+        amounts = {entry.amount for entry in left}
+        guessed = (
+            _Entry(*row)
+            for start, end in _stretches(left, before=rule.nearby, after=rule.nearby)
+            for row in rows.filter(is_guess__in=[True], time__range=(start, end))
+        )
+        return [*left, *(entry for entry in guessed if entry.amount in amounts)]
+
+    def _learn_offset(self) -> timedelta:
+        """The offset of the provider's clock; positive if it was ahead of ours.
+
+        Learnt from the latest charges: those that name their order, or else any.
+        """
+        charges = LedgerEntry.objects.filter(type=CHARGE, time__range=(self._start, self._end))
+        latest = charges.order_by("-time", "-pk")
+        named = latest.filter(order__isnull=False, is_guess=False)
+        times = dict(named.values_list("order_id", "time")[:_LEARNT_FROM])
+        differences = [times[key] - sent_at for key, sent_at in _sent_at(times)]
+        if credible := [each for each in differences if abs(each) <= FARTHEST_CLOCK]:
+            return median_low(credible)
+        rows = latest.values_list("pk", "amount", "time")[:_LEARNT_FROM]
+        bookings = [Booking(*row) for row in rows]
+        expected = self._expected(_CHARGES, bookings, Span(SKEW, SKEW))
+        return learn_offset(bookings, expected, within=SKEW)
+
+    def _pair(self, rule: _Rule, entries: Collection[_Entry], offset: timedelta) -> None:
+        keys = {entry.pk for entry in entries}
+        pairs: dict[int, int] = {}
+        for spans, left in (
+            (rule.spans_at(offset), entries),
+            # Entries that name something are left out: they may be somebody else's.
+            ([rule.late], [entry for entry in entries if not entry.objid]),
+        ):
+            # With times by our clock.
+            bookings = [
+                Booking(entry.pk, entry.amount, entry.time - offset)
+                for entry in left
+                if entry.pk not in pairs
+            ]
+            taken = set(pairs.values())
+            expected = self._expected(rule, bookings, spans[-1])
+            free = _without_entry(expected, rule.kind, but=keys)
+            pairs |= pair(bookings, [one for one in free if one.key not in taken], spans)
+        self._guess(rule.kind, {entry.pk: entry.order_id for entry in entries}, pairs)
+
+    def _expected(self, rule: _Rule, bookings: Collection[Booking], span: Span) -> list[Expected]:
+        """The bookings expected about the times of ``bookings``, of the same amounts."""
+        amounts = {booking.amount for booking in bookings}
+        expected = (
+            rule.expect(order)
+            for start, end in _stretches(bookings, before=span.after, after=span.before)
+            for order in rule.among(start, end).only(*NEEDED)
+            if self._account.bought(order)
+        )
+        return [one for one in expected if one and one.amount in amounts]
+
+    def _guess(self, kind: str, before: Mapping[int, int | None], pairs: Mapping[int, int]) -> None:
+        """Store ``pairs`` as guesses; ``before`` has the former order, or ``None``, of each entry.
+
+        An entry of ``before`` without a pair loses its order.
+        """
+        dropped = {key: order for key, order in before.items() if order and pairs.get(key) != order}
+        new = {key: order for key, order in pairs.items() if before[key] != order}
+        # All old guesses go first, so that no order has two entries at any moment.
+        for keys in _parts(dropped):
+            with transaction.atomic():
+                self._hold()
+                LedgerEntry.objects.unassign(keys)
+        for part in _parts(new.items()):
+            with transaction.atomic():
+                self._hold()
+                LedgerEntry.objects.assign(dict(part), is_guess=True)
+        if kind == CREDIT:
+            self._touched |= {*dropped.values(), *new.values()}
+
+    # Whether promised refunds were credited.
+
+    def judge(self, start: datetime) -> None:
+        settled = _refunding(start - GRACE, self._end - GRACE)
+        lately = (self._read_until - _LATE_CREDIT, self._read_until - GRACE)
+        lacking = Order.objects.not_credited().filter(settled_at__range=lately)
+        keys = self._touched.union(
+            settled.values_list("pk", flat=True), lacking.values_list("pk", flat=True)
+        )
+        for batch in batches(sorted(keys)):
+            orders = Order.objects.only(*NEEDED).in_bulk(batch).values()
+            self._judge([order for order in orders if self._account.bought(order)])
+
+    def _judge(self, orders: Sequence[Order]) -> None:
+        credited = LedgerEntry.objects.credited([order.pk for order in orders])
+        changed: defaultdict[bool | None, list[int]] = defaultdict(list)
+        troubles: list[tuple[Order, list[Problem]]] = []
+        for order in orders:
+            amount = credited.get(order.pk, _ZERO)
+            verdict = _verdict(order, amount, read_until=self._read_until)
+            if verdict != order.is_credited:
+                changed[verdict].append(order.pk)
+            trouble = [_difference(order, amount)] if verdict is False else []
+            if trouble != order.problems_of(Kind.LEDGER):
+                troubles.append((order, trouble))
+        with transaction.atomic():
+            self._hold()
+            for verdict, keys in changed.items():
+                Order.objects.filter(pk__in=keys).update(is_credited=verdict)
+            for order, trouble in troubles:
+                order.replace_problems(Kind.LEDGER, trouble)
+
+
+def _sent_at(orders: Iterable[int]) -> Iterator[tuple[int, datetime]]:
+    """Yield the primary key and the sending time of those of ``orders`` that were sent."""
+    for batch in batches(orders):
+        sent = Order.objects.filter(pk__in=batch, sent_at__isnull=False).order_by()
+        yield from sent.values_list("pk", "sent_at")
+
+
+def _verdict(order: Order, credited: Decimal, *, read_until: datetime) -> bool | None:
+    """Compare the credited sum with the promised refund: True if they agree, False if not.
+
+    ``None``: the credit may still come, the refund is not known, or both are 0.
+    """
+    promised = refund_amount(order)
+    if promised is None or order.settled_at is None:
+        return None
+    if promised == credited:
+        return True if promised else None
+    is_late = order.settled_at + GRACE <= read_until
+    return False if is_late or credited > promised else None
+
+
+def _difference(order: Order, credited: Decimal) -> Problem:
+    amounts = {"expected": f"{refund_amount(order):.2f}", "amount": f"{credited:.2f}"}
+    return Problem("credit_differs", amounts)
+
+
+def _within_price(
+    named: Iterable[tuple[int, Order, Decimal]], charged: dict[int, Decimal]
+) -> list[tuple[int, Order, Decimal]]:
+    """Drop entries that raise an order's charges above its price; its first charge stays."""
+    kept = []
+    for key, order, amount in named:
+        total, ordered = charged.get(order.pk, _ZERO) + amount, ordered_amount(order)
+        if order.pk in charged and ordered is not None and -total > ordered:
+            continue
+        charged[order.pk] = total
+        kept.append((key, order, amount))
+    return kept
+
+
+def _without_entry(
+    expected: Iterable[Expected], kind: str, *, but: Collection[int]
+) -> list[Expected]:
+    """The expected bookings whose orders have no entry of ``kind``; ``but`` does not count."""
+    by_key = {one.key: one for one in expected}
+    for batch in batches(list(by_key)):
+        entries = LedgerEntry.objects.filter(order__in=batch, type=kind).order_by()
+        for key, order in entries.values_list("pk", "order_id"):
+            if key not in but:
+                by_key.pop(order, None)
+    return list(by_key.values())
+
+
+def _stretches(
+    bookings: Iterable[Booking | _Entry], *, before: timedelta, after: timedelta
+) -> list[tuple[datetime, datetime]]:
+    """The periods around the bookings, merged into few stretches, each for one query."""
+    stretches: list[tuple[datetime, datetime]] = []
+    for time in sorted(booking.time for booking in bookings):
+        start, end = time - before, time + after
+        if stretches and start <= stretches[-1][1] + _NOT_WORTH_A_QUERY:
+            start = stretches.pop()[0]
+        stretches.append((start, end))
+    return stretches
+
+
+def _parts(items: Iterable[T]) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while part := list(islice(iterator, _AT_ONCE)):
+        yield part

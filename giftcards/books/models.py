@@ -1,0 +1,234 @@
+"""The provider's ledger of this account, as far as it was read."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Self
+
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.models.batches import batches
+from giftcards.models.fields import ExactCharField
+from giftcards.models.orders import Order
+
+# The types of the entries that are about orders of gift cards.
+CHARGE = "ORDER"
+CREDIT = "REFUND-ORDER"
+
+# The columns that the provider tells. If one of the first three changes, the order may be another.
+_IDENTIFYING = ("type", "amount", "objid")
+_TOLD = (*_IDENTIFYING, "balance_before", "balance_after", "time")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The entries that were new, and the known ones that have changed, with their new values.
+
+    ``orders_losing_entries`` are the primary keys of orders that have lost an entry.
+    """
+
+    new: Sequence[LedgerEntry]
+    changed: Sequence[LedgerEntry]
+    orders_losing_entries: Collection[int]
+
+
+class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
+    def keep(self, entries: Sequence[LedgerEntry]) -> Kept:
+        """Upsert at most 100 entries by ``provider_id``, which must be different for each.
+
+        If the type, the amount or the ``objid`` of an entry changes, it loses its order. It is then
+        unknown whether that order was credited.
+        """
+        names = [entry.provider_id for entry in entries]
+        known = {entry.provider_id: entry for entry in self.filter(provider_id__in=names)}
+        new = [entry for entry in entries if entry.provider_id not in known]
+        # Somebody without the lease may have inserted them meanwhile.
+        self.bulk_create(new, ignore_conflicts=True)
+        owners = _owners(known.values())
+        changed = [
+            known[entry.provider_id]
+            for entry in entries
+            if entry.provider_id in known and known[entry.provider_id].take_over(entry)
+        ]
+        for entry in changed:
+            entry.save(update_fields=[*_TOLD, "order", "is_guess"])
+        lost = owners.items() - _owners(known.values()).items()
+        orders_losing_entries = {order for _entry, order in lost}
+        Order.objects.filter(pk__in=orders_losing_entries).update(is_credited=None)
+        return Kept(new, changed, orders_losing_entries)
+
+    def without_order(self, type_: str, start: datetime, end: datetime) -> Self:
+        """The entries of a type from ``start`` to ``end`` that belong to no order, oldest first."""
+        return self.filter(order=None, type=type_, time__range=(start, end)).order_by("time", "pk")
+
+    def names_orders(self, start: datetime, end: datetime) -> bool:
+        """True if entries from ``start`` to ``end`` name orders of this shop.
+
+        Then an entry that names another order is not about one of this shop.
+        """
+        named = self.filter(order__isnull=False, is_guess=False, time__range=(start, end))
+        # Sorted, for the index: to find any row, PostgreSQL may begin with the oldest one of all.
+        return any(
+            named.filter(type=type_).order_by("-time", "-pk").first() for type_ in (CHARGE, CREDIT)
+        )
+
+    def credited(self, orders: Iterable[int]) -> dict[int, Decimal]:
+        """The sum credited for each of these orders; at most 100 primary keys."""
+        return self._sums(orders, CREDIT)
+
+    def charged(self, orders: Iterable[int]) -> dict[int, Decimal]:
+        """The sum charged for each of these orders, negative; at most 100 primary keys."""
+        return self._sums(orders, CHARGE)
+
+    def _sums(self, orders: Iterable[int], type_: str) -> dict[int, Decimal]:
+        # Added up here: SQLite would add binary fractions.
+        sums: defaultdict[int, Decimal] = defaultdict(Decimal)
+        found = self.filter(order__in=orders, type=type_).order_by()
+        for order, amount in found.values_list("order_id", "amount"):
+            sums[order] += amount
+        return sums
+
+    def assign(self, orders: dict[int, int], *, is_guess: bool) -> None:
+        """Assign entries to ``orders``, both by primary key, unless they have an order already."""
+        entries = [
+            LedgerEntry(pk=key, order_id=order, is_guess=is_guess) for key, order in orders.items()
+        ]
+        unmatched = self.filter(order=None)
+        unmatched.bulk_update(entries, ["order", "is_guess"], batch_size=100)
+
+    def unassign(self, keys: Collection[int]) -> None:
+        """Detach these entries, by primary key, from their guessed orders."""
+        for batch in batches(keys):
+            self.filter(pk__in=batch, is_guess=True).update(order=None, is_guess=False)
+
+    def drop_guesses(self, orders: Collection[int], type_: str) -> int:
+        """Detach the guessed entries of a type from these orders; return how many there were."""
+        guessed = self.filter(order__in=orders, type=type_, is_guess=True)
+        return guessed.update(order=None, is_guess=False)
+
+
+def _owners(entries: Iterable[LedgerEntry]) -> dict[int, int]:
+    """Map the entries that have an order to it, both by primary key."""
+    return {entry.pk: entry.order_id for entry in entries if entry.order_id is not None}
+
+
+class LedgerEntry(models.Model):
+    """A change of the balance that the provider has booked. Nobody edits it here."""
+
+    # The provider's `_id`; made from the entry's content if it has none.
+    provider_id: models.CharField[str, str] = ExactCharField(
+        _("entry"), max_length=100, unique=True, editable=False
+    )
+    # As the provider calls it, such as ORDER, REFUND-ORDER and DEPOSIT.
+    type: models.CharField[str, str] = ExactCharField(_("type"), max_length=40, editable=False)
+    # Negative for what left the account: the sign follows from the type, not from the answer.
+    amount = models.DecimalField(_("amount"), max_digits=14, decimal_places=2, editable=False)
+    # NULL: the provider did not say.
+    balance_before = models.DecimalField(
+        _("balance before"), max_digits=14, decimal_places=2, null=True, editable=False
+    )
+    balance_after = models.DecimalField(
+        _("balance after"), max_digits=14, decimal_places=2, null=True, editable=False
+    )
+    time = models.DateTimeField(_("when"), editable=False)
+    # The id of what the entry is about, as the provider tells it; "" if it did not say.
+    objid: models.CharField[str, str] = ExactCharField(
+        _("about"), max_length=100, blank=True, editable=False
+    )
+    order = models.ForeignKey(
+        Order,
+        verbose_name=_("order"),
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="ledger_entries",
+        # An index below begins with it.
+        db_index=False,
+        editable=False,
+    )
+    # Whether the order was found by amount and time, because the entry does not name one.
+    is_guess = models.BooleanField(_("guessed"), default=False, editable=False)
+    # When it was first read: long after `time` if the provider booked it late.
+    read_at = models.DateTimeField(_("first read"), default=timezone.now, editable=False)
+
+    objects = LedgerEntryQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("ledger entry")
+        verbose_name_plural = _("ledger entries")
+        ordering = ("-time", "-pk")
+        default_permissions = ("view",)
+        indexes = (
+            models.Index(fields=("-time", "-id"), name="giftcards_ledger_newest"),
+            models.Index(fields=("type", "-time", "-id"), name="giftcards_ledger_type"),
+            # Entries without an order: few, if the account serves this shop alone.
+            models.Index(fields=("order", "type", "time"), name="giftcards_ledger_order"),
+            models.Index(fields=("objid",), name="giftcards_ledger_objid"),
+            models.Index(fields=("is_guess", "-time", "-id"), name="giftcards_ledger_guess"),
+        )
+
+    def __str__(self) -> str:
+        return self.provider_id
+
+    def take_over(self, other: LedgerEntry) -> bool:
+        """Take over the values of ``other``, the same entry; False if none differs."""
+        changed = [name for name in _TOLD if getattr(self, name) != getattr(other, name)]
+        for name in changed:
+            setattr(self, name, getattr(other, name))
+        if set(changed) & set(_IDENTIFYING):
+            self.order, self.is_guess = None, False
+        return bool(changed)
+
+
+class LedgerStateQuerySet(models.QuerySet["LedgerState"]):
+    def current(self) -> LedgerState:
+        """The single row; created on first use."""
+        return self.get_or_create(pk=1)[0]
+
+    def note(self, **values: Any) -> None:
+        """Store ``values`` in the single row, which exists."""
+        self.filter(pk=1).update(**values)
+
+    def known_until(self) -> datetime | None:
+        """End of the part of the ledger that was read; ``None`` if nothing was read.
+
+        At most the present, even if the clock was set back since the reading.
+        """
+        known = self.values_list("read_until", flat=True).first()
+        return min(known, timezone.now()) if known else None
+
+
+class LedgerState(models.Model):
+    """The progress of reading the ledger, and its last result; one row, with the primary key 1."""
+
+    # The ledger was read up to here. Late entries are found when its last days are read again.
+    read_until = models.DateTimeField(null=True)
+    # Where an unfinished reading goes on; see giftcards.books.reading.
+    place = models.JSONField(default=dict, db_default={})
+    # When the ledger is to be read automatically next; NULL until that is decided.
+    due_at = models.DateTimeField(null=True)
+    # Consecutive failures of the automatic reading.
+    failures = models.PositiveIntegerField(default=0, db_default=0)
+    # Whether the ledger explained the balance of the last days when it was last read: the change of
+    # the balance beyond the entries (NULL: unknown), and the number of days it does not explain.
+    gap = models.DecimalField(max_digits=14, decimal_places=2, null=True)
+    breaks = models.PositiveIntegerField(null=True)
+
+    objects = LedgerStateQuerySet.as_manager()
+
+    class Meta:
+        # Internal: staff see it as conditions.
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return str(self.read_until)
+
+    @property
+    def has_gap(self) -> bool:
+        """True if the ledger does not explain a change of the balance in the last days."""
+        return bool(self.gap or self.breaks)

@@ -1,0 +1,364 @@
+"""Reading the provider's ledger: a day at a time, oldest first, and the last days again.
+
+The position of a reading is stored with each page, in the transaction that stores the entries of
+the page. So a reading that is killed goes on where it was, and no entry is lost or counted twice.
+One process reads at a time: it holds a lease, and writes only while it holds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Self
+
+from django.db import transaction
+from django.utils import timezone
+
+from giftcards.books.conditions import note_books
+from giftcards.books.matching import match
+from giftcards.books.models import LedgerEntry, LedgerState
+from giftcards.engine.background import Stopped, ask_when_free
+from giftcards.engine.budget import Purpose
+from giftcards.engine.gateway import Gateway
+from giftcards.exceptions import ProviderError
+from giftcards.models import Lease, Order
+from giftcards.models.times import LONGEST_HOLD, as_stored, begin_of, day_of, with_zone
+from giftcards.provider.answers import LedgerPage, LedgerRow
+
+# Length of the window that is read before its entries are matched. After an empty window, the next
+# one is twice as long.
+_WINDOW = timedelta(days=1)
+_LONGEST_WINDOW = timedelta(days=365)
+# Number of days that the next reading reads again, because some entries come late.
+AGAIN = 3
+_PAGE_SIZE = 100
+# Limit of passes over a window that seems to have more entries than its pages show.
+_MOST_PASSES = 3
+# The lease of the process that reads, and the poll interval of one that waits for it (seconds).
+_LEASE = "ledger"
+_LEASE_POLL = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerReading:
+    """The result of a reading, or its progress.
+
+    ``start`` is the first day that was read. ``rows`` counts the readable rows that the provider
+    showed, ``new`` the entries that were not known, ``unreadable`` the rows without type, amount or
+    time, and ``not_shown`` the entries that the provider counts and does not show.
+    ``changed_days`` counts, for days that had been read before, the entries that are new or
+    different now. ``trouble`` is the error that ended the reading early, if any.
+    """
+
+    start: date | None = None
+    rows: int = 0
+    new: int = 0
+    unreadable: int = 0
+    not_shown: int = 0
+    changed_days: Mapping[date, int] = field(default_factory=dict)
+    trouble: str = ""
+    is_whole: bool = False
+    # While it waits: True if calls are paused; False if the budget or the lease is not free.
+    is_paused: bool = False
+
+
+_TIMES = ("start", "until", "end")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The next page to read, in the window from ``start`` to ``until``.
+
+    ``page`` counts from 1. ``end`` is where the whole reading ends. ``passes`` counts the passes
+    over the window, this one included, and ``new`` the new entries on earlier pages of this pass.
+    """
+
+    start: datetime
+    until: datetime
+    end: datetime
+    page: int = 1
+    passes: int = 1
+    new: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), **{name: getattr(self, name).isoformat() for name in _TIMES}}
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Self | None:
+        """The position that was stored; ``None`` if none was."""
+        if not stored:
+            return None
+        times = {name: datetime.fromisoformat(stored[name]) for name in _TIMES}
+        return cls(**{**stored, **times})
+
+
+def read_ledger(
+    gateway: Gateway,
+    *,
+    since: date | None = None,
+    on_wait: Callable[[LedgerReading], object],
+    should_continue: Callable[[], bool] = lambda: True,
+) -> LedgerReading:
+    """Read and match what was booked since the last reading, and in the three days before it.
+
+    With ``since``, read from this day on, even if it was read before. ``on_wait`` is called
+    repeatedly while the reading waits for a call, or for another process that reads; it may raise
+    :exc:`~giftcards.engine.background.Stopped`. ``should_continue`` is called after each page;
+    False ends the reading early.
+    """
+    reader = _Reader(gateway, on_wait, should_continue)
+    try:
+        reader.run(since)
+    except (Stopped, ProviderError) as error:
+        reader.note(trouble=str(error))
+    finally:
+        reader.release()
+    return reader.reading
+
+
+class _Reader:
+    def __init__(
+        self,
+        gateway: Gateway,
+        on_wait: Callable[[LedgerReading], object],
+        should_continue: Callable[[], bool],
+    ) -> None:
+        self.reading = LedgerReading()
+        self._gateway = gateway
+        self._on_wait = on_wait
+        self._should_continue = should_continue
+        self._token: str | None = None
+        # Now. A reading that began earlier, and is continued, has an earlier end of its own.
+        self._end = timezone.now()
+        # The ids on the pages before. If a page shows no other id, no more pages follow.
+        self._shown: set[str] = set()
+        # The orders that have lost an entry in this window.
+        self._orders_losing_entries: set[int] = set()
+
+    def note(self, **changes: Any) -> None:
+        self.reading = replace(self.reading, **changes)
+
+    def run(self, since: date | None) -> None:
+        self._take_lease()
+        place = self._begin(since)
+        self.note(start=day_of(place.start))
+        while True:
+            if (next_place := self._read(place)) is None:
+                note_books(place.end)
+                self.note(is_whole=True)
+                return
+            place = next_place
+            if not self._should_continue():
+                return
+
+    # The lease.
+
+    def _take_lease(self) -> None:
+        while (token := Lease.objects.take(_LEASE, LONGEST_HOLD)) is None:
+            self._wait(is_paused=False)
+            time.sleep(_LEASE_POLL)
+        self._token = token
+        self._end = timezone.now()
+
+    def _hold(self) -> None:
+        """Keep the lease; raise :exc:`Stopped` if it is lost.
+
+        Called in each wait, and first in each transaction.
+        """
+        assert self._token is not None  # noqa: S101
+        if not Lease.objects.keep(_LEASE, self._token, LONGEST_HOLD):
+            raise Stopped("Another process has taken over.")
+
+    def release(self) -> None:
+        if self._token is not None:
+            Lease.objects.release(_LEASE, self._token)
+
+    # Where to read.
+
+    def _begin(self, since: date | None) -> Position:
+        state = LedgerState.objects.current()
+        place = Position.of(state.place)
+        if place and place.end > self._end:
+            place = None  # the clock was set back
+        known_until = state.read_until
+        if since is None:
+            return place or self._window(self._start(known_until))
+        start = begin_of(since)
+        for moment in (known_until, place and place.start):
+            # Nothing that was not read yet is skipped.
+            start = min(start, moment or start)
+        return self._window(start)
+
+    def _start(self, known_until: datetime | None) -> datetime:
+        if known_until is not None:
+            last_day = day_of(min(known_until, self._end))
+            return begin_of(last_day - timedelta(days=AGAIN))
+        first = Order.objects.order_by("created_at", "pk").first()
+        return begin_of(day_of(first.created_at if first else self._end))
+
+    def _window(self, start: datetime, length: timedelta = _WINDOW) -> Position:
+        start = min(start, self._end)
+        return Position(start, min(start + length, self._end), self._end)
+
+    def _window_after(self, place: Position) -> Position | None:
+        if place.until >= place.end and (place.end >= self._end or not self._should_continue()):
+            return None
+        entries = LedgerEntry.objects.filter(time__range=(place.start, place.until))
+        is_empty = not entries.order_by().exists()
+        length = min(2 * (place.until - place.start), _LONGEST_WINDOW) if is_empty else _WINDOW
+        return self._window(place.until, length)
+
+    # One page.
+
+    def _read(self, place: Position) -> Position | None:
+        """Read a page; return the next position, or ``None`` at the end."""
+        page = self._ask(place)
+        entries = entries_of(page.rows)
+        shown = {entry.provider_id for entry in entries}
+        is_repeated = place.page > 1 and bool(shown) and shown <= self._shown
+        self._shown |= shown
+        read_until = LedgerState.objects.current().read_until
+        following = replace(place, page=place.page + 1)
+        is_last = is_repeated or _is_last(page, place.page)
+        with transaction.atomic():
+            self._hold()
+            kept = LedgerEntry.objects.keep(entries)
+            following = replace(following, new=place.new + len(kept.new))
+            if not is_last:
+                _store(following)
+        self._orders_losing_entries |= set(kept.orders_losing_entries)
+        self._count(page, kept.new, [*kept.new, *kept.changed], read_until)
+        return self._finish(following, page) if is_last else following
+
+    def _ask(self, place: Position) -> LedgerPage:
+        def call() -> LedgerPage | None:
+            return self._gateway.ask(
+                lambda: self._gateway.client.transactions(
+                    start=with_zone(place.start),
+                    end=with_zone(place.until),
+                    page=place.page,
+                    page_size=_PAGE_SIZE,
+                ),
+                Purpose.BACKGROUND,
+                may_repeat=False,
+            )
+
+        return ask_when_free(self._gateway, call, lambda paused: self._wait(is_paused=paused))
+
+    def _wait(self, *, is_paused: bool) -> None:
+        if self._token is not None:
+            self._hold()
+        self._on_wait(replace(self.reading, is_paused=is_paused))
+
+    def _count(
+        self,
+        page: LedgerPage,
+        new: Iterable[LedgerEntry],
+        different: Iterable[LedgerEntry],
+        read_until: datetime | None,
+    ) -> None:
+        late = Counter(
+            day_of(entry.time) for entry in different if read_until and entry.time < read_until
+        )
+        self.note(
+            rows=self.reading.rows + len(page.rows),
+            new=self.reading.new + len(list(new)),
+            unreadable=self.reading.unreadable + page.unreadable,
+            changed_days=dict(sorted((Counter(self.reading.changed_days) + late).items())),
+        )
+
+    # The end of a window.
+
+    def _finish(self, place: Position, page: LedgerPage) -> Position | None:
+        """Match the window's entries, or begin another pass; return the next position, if any."""
+        lacking = _lacking(place, page, shown=len(self._shown))
+        if lacking and place.new and place.passes < _MOST_PASSES:
+            # Its pages may have shifted while they were read.
+            again = replace(place, page=1, passes=place.passes + 1, new=0)
+            with transaction.atomic():
+                self._hold()
+                _store(again)
+            self._shown = set()
+            return again
+        self.note(not_shown=self.reading.not_shown + lacking)
+        match(
+            place.start,
+            place.until,
+            hold=self._hold,
+            orders_losing_entries=self._orders_losing_entries,
+        )
+        self._orders_losing_entries = set()
+        following = self._window_after(place)
+        with transaction.atomic():
+            self._hold()
+            _store(following, read_until=place.until)
+        self._shown = set()
+        return following
+
+
+def _store(place: Position | None, *, read_until: datetime | None = None) -> None:
+    state = LedgerState.objects.filter(pk=1)
+    state.update(place={} if place is None else place.as_json())
+    if read_until is not None:
+        # Never moved back, because the last days are read again, unless it lies in the future.
+        state.exclude(read_until__range=(read_until, timezone.now())).update(read_until=read_until)
+
+
+def _is_last(page: LedgerPage, number: int) -> bool:
+    """True if no page follows; the provider's number of pages is only a hint."""
+    if not page.rows:
+        # Unreadable rows do not tell whether the provider repeats a page, so the hint decides.
+        return page.unreadable == 0 or number >= (page.total_pages or 0)
+    rows = len(page.rows) + page.unreadable
+    return rows < _PAGE_SIZE and page.total_pages is not None and number >= page.total_pages
+
+
+def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
+    """Number of entries that the provider counts but has not shown; 0 if it tells no count.
+
+    It may count and show entries outside the window, such as those of whole days.
+    """
+    if page.total_results is None:
+        return 0
+    known = LedgerEntry.objects.filter(time__range=(place.start, place.until)).count()
+    return max(page.total_results - page.unreadable - max(known, shown), 0)
+
+
+# Entries of rows.
+
+
+def entries_of(rows: Iterable[LedgerRow]) -> list[LedgerEntry]:
+    """The rows of one page as unsaved entries, each with its own ``provider_id``.
+
+    A row without an id gets one made from its content. Equal rows of one page are several entries;
+    a row that is repeated on another page stays one entry.
+    """
+    entries: dict[str, LedgerEntry] = {}
+    equal: Counter[str] = Counter()
+    for row in rows:
+        name = row.row_id
+        if not name:
+            content = _content_of(row)
+            equal[content] += 1
+            name = f"{content}-{equal[content]}"
+        entries[name] = LedgerEntry(
+            provider_id=name,
+            type=row.type,
+            amount=row.amount,
+            balance_before=row.balance_before,
+            balance_after=row.balance_after,
+            time=as_stored(row.time),
+            objid=row.objid,
+        )
+    return list(entries.values())
+
+
+def _content_of(row: LedgerRow) -> str:
+    balances = (row.balance_before, row.balance_after)
+    amounts = [None if one is None else f"{one:.2f}" for one in (row.amount, *balances)]
+    told = repr((row.type, row.time.astimezone(UTC).isoformat(), row.objid, amounts))
+    return f"row-{hashlib.sha256(told.encode()).hexdigest()[:40]}"

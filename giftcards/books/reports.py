@@ -1,0 +1,428 @@
+"""Reports on the orders of a period: what was ordered, delivered, charged, sold and owed.
+
+An order belongs to the day on which it became final, in the site's time zone. The admin's page, the
+command and the downloads all get their numbers from :func:`report`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import date, timedelta
+from decimal import ROUND_DOWN, Decimal
+from typing import Any, NamedTuple
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import BigIntegerField, Case, Count, F, Func, Max, Q, QuerySet, Sum, When
+from django.db.models.functions import Coalesce
+from django.db.models.sql.compiler import SQLCompiler
+
+from giftcards.models import Order
+from giftcards.models.batches import batches
+from giftcards.models.order_queries import CONTRADICTORY
+from giftcards.models.times import day_of, within
+from giftcards.statuses import SETTLED, Status
+
+_ZERO = Decimal("0.00")
+
+
+class By(enum.StrEnum):
+    """The grouping of a report. Weeks are those of ISO 8601, from Monday to Sunday."""
+
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    PRODUCT = "product"
+    # A product and a type: a denomination.
+    TYPE = "type"
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Sums over final orders; they add up with ``+``.
+
+    Amounts are in ``GIFTCARDS["CURRENCY"]``, with two decimals. Each sums the orders for which it
+    is known, as in :func:`~giftcards.refunds.refund_breakdown` and
+    :func:`~giftcards.settlement.customer_breakdown`. If ``unknown`` and ``contradictory`` are 0,
+    ordered = charged + refunded.
+
+    The customers' side counts each dinar once: if missing cards were ordered again, the customer's
+    payment for them counts for the new order. So paid = kept + owed, and
+    owed = customer_refunded + customer_planned + open.
+    """
+
+    orders: int = 0
+    # The orders that were refused or given up: nothing was bought, and everything is owed.
+    rejected: int = 0
+    cards_ordered: int = 0
+    cards_delivered: int = 0
+    # The provider's side.
+    ordered_amount: Decimal = _ZERO
+    charged_amount: Decimal = _ZERO
+    refunded_amount: Decimal = _ZERO
+    # The customers' side. A refund counts in the period of its order, whenever it was paid.
+    paid_amount: Decimal = _ZERO
+    owed_amount: Decimal = _ZERO
+    customer_refunded_amount: Decimal = _ZERO
+    # The sum of the planned refunds.
+    customer_planned_amount: Decimal = _ZERO
+    # Kept minus charged, over the orders for which both are known.
+    margin_amount: Decimal = _ZERO
+    # The margin that the missing cards would have had: owed minus refunded, over the settled orders
+    # for which both are known and nothing was ordered again.
+    lost_margin_amount: Decimal = _ZERO
+    # Settled orders with an unknown amount at the provider.
+    unknown: int = 0
+    # Settled orders whose figures from the provider contradict each other.
+    contradictory: int = 0
+    # Orders for which nobody has said what the customer paid.
+    unpaid: int = 0
+
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(*(getattr(self, name) + getattr(other, name) for name in _NAMES))
+
+    @property
+    def kept_amount(self) -> Decimal:
+        """The customers' payments for cards that were delivered."""
+        return self.paid_amount - self.owed_amount
+
+    @property
+    def open_amount(self) -> Decimal:
+        """The owed amount that is neither paid back nor planned to be."""
+        return self.owed_amount - self.customer_refunded_amount - self.customer_planned_amount
+
+    @property
+    def fill_rate(self) -> Decimal | None:
+        """The share of the cards that were delivered: 0 to 1, rounded down to four decimals."""
+        if not self.cards_ordered:
+            return None
+        share = Decimal(self.cards_delivered) / self.cards_ordered
+        return share.quantize(Decimal("0.0001"), ROUND_DOWN)
+
+
+_NAMES = tuple(field.name for field in fields(Figures))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The figures of a day, a week, a month, a product or a type.
+
+    For days, weeks and months, ``key`` is the first day, even if that is before the report's start,
+    and ``label`` is the date, ``2026-W48`` or ``2026-11``. Otherwise, ``key`` has the ids of the
+    product and of the type, which is "" in a report by product, and ``label`` their names.
+    """
+
+    key: date | tuple[str, str]
+    label: str
+    figures: Figures
+
+
+class Settling(NamedTuple):
+    """The time that orders took from being recorded to being settled, in whole seconds.
+
+    Half of the orders took no longer than ``p50``, and 95 of a hundred no longer than ``p95``.
+    """
+
+    p50: int
+    p95: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The figures from ``start`` to ``end``, both included.
+
+    ``total`` is the sum of ``rows``. There is no row for a day, week or month without orders.
+    ``settling`` is ``None`` if no order has settled.
+    """
+
+    start: date
+    end: date
+    by: By
+    rows: tuple[Row, ...]
+    total: Figures
+    settling: Settling | None
+
+
+def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> Report:
+    """Return the figures of the orders that became final from ``start`` to ``end``.
+
+    Both days are included, in ``settings.TIME_ZONE``. A week or month that extends beyond the
+    period has only the orders of the days inside it. ``product_id`` limits the report to one
+    product. Orders bought in the provider's sandbox count like all others.
+
+    Raises :exc:`ValueError` if ``end`` is before ``start``.
+    """
+    if end < start:
+        raise ValueError("A report ends on the day it starts, or later.")
+    orders = Order.objects.all()
+    if product_id:
+        orders = orders.filter(product_id=product_id)
+    rows_of = _rows_of_products if by in {By.PRODUCT, By.TYPE} else _rows_of_days
+    rows = tuple(rows_of(orders, start, end, by))
+    total = sum((row.figures for row in rows), Figures())
+    return Report(start, end, by, rows, total, _settling(orders, start, end))
+
+
+def settled_between(orders: QuerySet[Order], start: date, end: date) -> QuerySet[Order]:
+    """Limit ``orders`` to those that became final from ``start`` to ``end``; unsorted."""
+    return orders.filter(within("settled_at", start, end)).order_by()
+
+
+# Days, weeks and months.
+
+
+def first_day(day: date, by: By) -> date:
+    """The first day of the day, the week or the month that ``day`` is in."""
+    match by:
+        case By.WEEK:
+            return day - timedelta(days=day.weekday())
+        case By.MONTH:
+            return day.replace(day=1)
+    return day
+
+
+def last_day(day: date, by: By) -> date:
+    """The last day of the day, the week or the month that ``day`` is in."""
+    # This many days after its first day, the next one has begun.
+    longest = {By.WEEK: 7, By.MONTH: 31}.get(by, 1)
+    following = first_day(day, by) + timedelta(days=longest)
+    return first_day(following, by) - timedelta(days=1)
+
+
+def spans(start: date, end: date, by: By) -> Iterator[tuple[date, date, date]]:
+    """Yield for each day, week or month its key, and its first and last day in the period."""
+    while start <= end:
+        last = min(last_day(start, by), end)
+        yield first_day(start, by), start, last
+        start = last + timedelta(days=1)
+
+
+# Rows.
+
+
+def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> list[Row]:
+    sums: dict[date, Figures] = {}
+    for key, part in _parts(orders, start, end, by):
+        figures = _figures(part.aggregate(**_sums()))
+        if figures.orders:
+            sums[key] = sums.get(key, Figures()) + figures
+    return [Row(key, _label(key, by), figures) for key, figures in sums.items()]
+
+
+def _rows_of_products(orders: QuerySet[Order], start: date, end: date, by: By) -> list[Row]:
+    cells = [cell for _week, part in _parts(orders, start, end, By.WEEK) for cell in _cells(part)]
+    groups: dict[tuple[str, str], list[_Cell]] = defaultdict(list)
+    for cell in cells:
+        groups[cell.product_id, cell.type_id if by is By.TYPE else ""].append(cell)
+    newest = {key: max(cell.newest for cell in found) for key, found in groups.items()}
+    names = _names(newest.values())
+    rows = [
+        Row(
+            key,
+            _name(key, names.get(newest[key], ("", ""))),
+            sum((cell.figures for cell in found), Figures()),
+        )
+        for key, found in groups.items()
+    ]
+    return sorted(rows, key=lambda row: (row.label.casefold(), row.key))
+
+
+def _parts(
+    orders: QuerySet[Order], start: date, end: date, by: By
+) -> Iterator[tuple[date, QuerySet[Order]]]:
+    """Yield the key of each day, week or month from ``start`` to ``end``, with its ``orders``.
+
+    Each part is a query of its own, because databases differ in what they know of time zones. A
+    month comes in several parts: for a large one, MariaDB would read the whole table instead of an
+    index, and SQLite would sort it on disk. Days before the first order and after the last one are
+    left out.
+    """
+    found = _days_with_orders(settled_between(orders, start, end))
+    if found is None:
+        return
+    for key, first, last in spans(*found, by):
+        day = first
+        while day <= last:
+            until = min(day + timedelta(days=6), last)
+            yield key, settled_between(orders, day, until)
+            day = until + timedelta(days=1)
+
+
+def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
+    """The first and the last day on which one of ``orders`` became final; ``None`` without any."""
+    moments = orders.values_list("settled_at", flat=True)
+    first = moments.order_by("settled_at").first()
+    last = moments.order_by("-settled_at").first()
+    if first is None or last is None:
+        return None
+    return day_of(first), day_of(last)
+
+
+def _label(key: date, by: By) -> str:
+    match by:
+        case By.WEEK:
+            year, week, _day = key.isocalendar()
+            return f"{year}-W{week:02}"
+        case By.MONTH:
+            return f"{key:%Y-%m}"
+    return key.isoformat()
+
+
+def _name(key: tuple[str, str], names: tuple[str, str]) -> str:
+    """The names of the product and of the type, if ``key`` has one; ids where names are missing."""
+    return " · ".join(name or id_ for id_, name in zip(key, names, strict=True) if id_)
+
+
+def _names(keys: Iterable[int]) -> dict[int, tuple[str, str]]:
+    """The names of the product and of the type that each order has, by primary key."""
+    names: dict[int, tuple[str, str]] = {}
+    for batch in batches(sorted(keys)):
+        rows = Order.objects.filter(pk__in=batch).order_by()
+        for key, product, type_ in rows.values_list("pk", "product_name", "type_name"):
+            names[key] = (product, type_)
+    return names
+
+
+# Sums.
+
+
+class _Cell(NamedTuple):
+    """The figures of a product and type; ``newest`` is the primary key of its newest order."""
+
+    product_id: str
+    type_id: str
+    newest: int
+    figures: Figures
+
+
+class _Centimes(Func):
+    """An amount as whole centimes, exactly. SQLite computes with binary fractions."""
+
+    output_field = BigIntegerField()
+    template = "(%(expressions)s * 100)"
+
+    def as_sqlite(
+        self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any
+    ) -> Any:
+        template = "CAST(ROUND(%(expressions)s * 100) AS INTEGER)"
+        return self.as_sql(compiler, connection, template=template, **context)
+
+
+def _cells(orders: QuerySet[Order]) -> list[_Cell]:
+    found = orders.values("product_id", "type_id").annotate(newest=Max("pk"), **_sums())
+    return [_Cell(row["product_id"], row["type_id"], row["newest"], _figures(row)) for row in found]
+
+
+def _sums() -> dict[str, Any]:
+    """The aggregates for :class:`Figures`, amounts in centimes. Unknown amounts are NULL.
+
+    One formula for the refunded amount fits every status, because the constraints of the table make
+    sure that a refunded order has no cards, and a fulfilled one all of them.
+    """
+    settled = Q(status__in=SETTLED)
+    price, told = _Centimes("price_per_card"), _Centimes("fulfilled_amount")
+    charged = Case(
+        When(status=Status.REJECTED, then=0),
+        When(status=Status.REFUNDED, then=Coalesce(told, 0)),
+        default=told,
+        output_field=BigIntegerField(),
+    )
+    missing = F("quantity") - F("fulfilled_quantity")
+    paid = Coalesce(_Centimes("sale_amount"), _Centimes("sale_price") * F("quantity"))
+    paid_once = paid - Coalesce(_Centimes("reordered_amount"), 0)
+    paid_back, planned = _Centimes("paid_back_amount"), _Centimes("planned_amount")
+    owed = paid_back + planned + _Centimes("open_amount")
+    is_charge_unknown = Q(fulfilled_amount=None) & ~Q(status=Status.REFUNDED)
+    return {
+        "orders": Count("pk"),
+        "rejected": Count("pk", filter=Q(status=Status.REJECTED)),
+        "cards_ordered": Sum("quantity"),
+        "cards_delivered": Sum("fulfilled_quantity"),
+        "ordered_amount": Sum(F("quantity") * price, filter=settled),
+        "charged_amount": Sum(charged),
+        "refunded_amount": Sum(missing * price, filter=settled),
+        "paid_amount": Sum(paid_once),
+        "owed_amount": Sum(owed),
+        "customer_refunded_amount": Sum(paid_back),
+        "customer_planned_amount": Sum(planned),
+        "margin_amount": Sum(paid_once - owed - charged),
+        "lost_margin_amount": Sum(
+            owed - missing * price, filter=settled & Q(reordered_amount=None)
+        ),
+        "unknown": Count("pk", filter=settled & (Q(price_per_card=None) | is_charge_unknown)),
+        "contradictory": Count("pk", filter=CONTRADICTORY),
+        "unpaid": Count("pk", filter=Q(open_amount=None)),
+    }
+
+
+def _figures(row: Mapping[str, Any]) -> Figures:
+    values: dict[str, Any] = {
+        name: _amount(row[name]) if name.endswith("_amount") else row[name] or 0 for name in _NAMES
+    }
+    return Figures(**values)
+
+
+def _amount(centimes: Decimal | int | None) -> Decimal:
+    """Convert a sum in centimes to an amount with two decimals; NULL, an empty sum, becomes 0."""
+    return Decimal(int(centimes or 0)).scaleb(-2)
+
+
+# Time to settle.
+
+
+class _SecondsBetween(Func):
+    """The whole seconds between two columns: the later moment, then the earlier one."""
+
+    arity = 2
+    arg_joiner = " - "
+    output_field = BigIntegerField()
+    template = "FLOOR(EXTRACT(EPOCH FROM (%(expressions)s)))"
+
+    def as_mysql(
+        self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any
+    ) -> Any:
+        template = "-TIMESTAMPDIFF(SECOND, %(expressions)s)"
+        return self.as_sql(compiler, connection, template=template, arg_joiner=", ", **context)
+
+    def as_sqlite(
+        self,
+        compiler: SQLCompiler,
+        connection: BaseDatabaseWrapper,  # noqa: ARG002 (Django's signature)
+        **_context: Any,
+    ) -> tuple[str, tuple[str | int, ...]]:
+        later, earlier = (compiler.compile(column)[0] for column in self.get_source_expressions())
+        # SQLite stores a moment as a text: 19 characters, then a dot and the microseconds unless
+        # these are zero. Given all of it, strftime() would round up close to the next second.
+        whole = " - ".join(
+            f"CAST(strftime('%%s', SUBSTR({moment}, 1, 19)) AS INTEGER)"
+            for moment in (later, earlier)
+        )
+        return f"({whole} - (SUBSTR({later}, 21) < SUBSTR({earlier}, 21)))", ()
+
+
+def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | None:
+    times: Counter[int] = Counter()
+    for _week, part in _parts(orders.filter(status__in=SETTLED), start, end, By.WEEK):
+        seconds = part.values_list(_SecondsBetween("settled_at", "created_at"))
+        for taken, count in seconds.annotate(Count("pk")):
+            # The time would be negative if the clock was set back.
+            times[max(int(taken), 0)] += count
+    if not times:
+        return None
+    histogram = sorted(times.items())
+    return Settling(_percentile(histogram, 50), _percentile(histogram, 95))
+
+
+def _percentile(histogram: list[tuple[int, int]], percent: int) -> int:
+    """The least value with at least ``percent`` percent of the values at or below it.
+
+    ``histogram`` has the values in rising order, each with how often it occurs.
+    """
+    left = sum(count for _value, count in histogram) * percent
+    for value, count in histogram:
+        left -= count * 100
+        if left <= 0:
+            return value
+    raise ValueError("There are no values.")

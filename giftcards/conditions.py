@@ -1,0 +1,376 @@
+"""What may be wrong with the app: one list, for monitors, commands, pages and digests.
+
+Each condition is judged from the database alone, by an index. Optional apps add theirs with
+:func:`register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Self, TypeVar
+
+from django.db.models import QuerySet
+from django.utils import timezone
+from django.utils.translation import gettext, ngettext_lazy
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.conf import conf
+from giftcards.display import money_text
+from giftcards.engine.health import try_keys
+from giftcards.engine.task_queue import schedule_problem
+from giftcards.models import ApiKey, Order, ProviderState, StatusChange
+from giftcards.statuses import Status
+
+T = TypeVar("T")
+
+#: Upper bound of the counts of rows.
+MOST = 1_000
+# How long work may be due before it counts as held up. Longer than the watchdog needs to start
+# the loop again, and than the pause after a request that failed.
+PATIENCE = timedelta(minutes=5)
+# The columns of the index of the open orders.
+_BY_DUE = ("settled_at", "status", "due_at", "pk")
+
+
+class Severity(StrEnum):
+    #: Something does not work until a person sees to it.
+    URGENT = "urgent"
+    #: A person has something to do.
+    WARNING = "warning"
+    #: Good to know.
+    NOTE = "note"
+
+
+class Standing:
+    """The facts by which conditions are judged at one moment; each is read once, when needed."""
+
+    def __init__(self) -> None:
+        self.now = timezone.now()
+        self._read: dict[Callable[[], Any], Any] = {}
+
+    @cached_property
+    def state(self) -> ProviderState:
+        return ProviderState.objects.current()
+
+    def once(self, read: Callable[[], T]) -> T:
+        """The result of ``read``, which is called the first time only."""
+        if read not in self._read:
+            self._read[read] = read()
+        result: T = self._read[read]
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The extent to which a condition holds.
+
+    ``sentence`` is for monitors: English, without secrets. ``count`` is the number of orders, or of
+    other rows, that it is about, at most :data:`MOST`; ``has_more`` says that there are more.
+    ``orders`` maps the primary keys of its orders to their references. ``explain`` returns the
+    details for staff in their language, or "".
+    """
+
+    sentence: str
+    count: int = 1
+    has_more: bool = False
+    orders: Mapping[int, str] = field(default_factory=dict)
+    explain: Callable[[], str] = field(default=str, repr=False, compare=False)
+
+    @classmethod
+    def of_rows(cls, number: int, *, one: str, many: str, **more: Any) -> Self | None:
+        """A finding about ``number`` rows, ``MOST + 1`` for any larger number; ``None`` for 0.
+
+        ``one`` is the sentence for a single row, and ``many`` that for several, with ``%s`` for the
+        count. ``more`` are further fields.
+        """
+        if not number:
+            return None
+        count, has_more = min(number, MOST), number > MOST
+        sentence = one if number == 1 else many % (f"{count} or more" if has_more else count)
+        return cls(sentence, count, has_more, **more)
+
+    @classmethod
+    def of_orders(cls, orders: QuerySet[Order], *, one: str, many: str) -> Self | None:
+        """A finding about ``orders``; see :meth:`of_rows`."""
+        found = dict(orders.values_list("pk", "reference")[: MOST + 1])
+        return cls.of_rows(len(found), one=one, many=many, orders=found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """The texts of something that staff are told of, and whom it concerns.
+
+    ``headline`` is part of a sentence; it may contain ``%(count)s``.
+    """
+
+    code: str
+    severity: Severity
+    #: A permission, such as `giftcards.check_order`: people whose role has it are told.
+    permission: str
+    headline: Any = ""
+    remedy: Any = ""
+    #: The name of the admin's page that lists its rows, and the query string.
+    page: str = ""
+    query: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition(Alert):
+    """Something that is wrong for as long as ``judge`` finds it.
+
+    Without a ``headline``, it is for monitors only. ``ended`` says that it does not hold any more.
+    A condition without it is about orders: staff are told of each order once.
+    """
+
+    judge: Callable[[Standing], Finding | None]
+    ended: Any = ""
+    #: True if staff see it above the list of orders, in the words of ``Finding.explain``.
+    is_above_list: bool = False
+
+    def sentence(self, standing: Standing) -> str:
+        """What is wrong, for monitors; "" if nothing is."""
+        finding = self.judge(standing)
+        return finding.sentence if finding else ""
+
+
+#: The conditions by their codes, those of the core first.
+CONDITIONS: dict[str, Condition] = {}
+
+
+def register(conditions: Iterable[Condition]) -> None:
+    """Add ``conditions`` to :data:`CONDITIONS`; call it from the ``ready`` method of an app."""
+    CONDITIONS.update({condition.code: condition for condition in conditions})
+
+
+def above_list(
+    may: Callable[[str], bool], standing: Standing
+) -> Iterator[tuple[Condition, Finding]]:
+    """The conditions that hold, and that staff see above the list of orders.
+
+    ``may`` tells whether the person has a permission.
+    """
+    for condition in CONDITIONS.values():
+        is_shown = condition.is_above_list and may(condition.permission)
+        if is_shown and (finding := condition.judge(standing)):
+            yield condition, finding
+
+
+def _paused(standing: Standing) -> Finding | None:
+    why = standing.state.why_paused()
+    return Finding(why, explain=standing.state.why_paused) if why else None
+
+
+def _refused(standing: Standing) -> Finding | None:
+    is_refused = standing.state.paused_because == ProviderState.Pause.ACCESS
+    return _paused(standing) if is_refused else None
+
+
+def _is_silent(standing: Standing) -> Finding | None:
+    state = standing.state
+    # A pause until a person acts is told as such.
+    if not state.is_failing(standing.now) or _refused(standing):
+        return None
+    since = "for more than 5 minutes" if state.succeeded_at else "yet"
+    sentence = f"The provider has given no usable answer {since}. {state.failure}".strip()
+    return Finding(sentence, explain=state.why_paused)
+
+
+def _has_no_worker(standing: Standing) -> Finding | None:
+    def problem() -> str:
+        if found := standing.state.worker_problem(standing.now):
+            return found
+        # `giftcards_poll --loop` ticks without a schedule.
+        return "" if standing.state.is_ticking(standing.now) else schedule_problem()
+
+    sentence = problem()
+    return Finding(sentence, explain=problem) if sentence else None
+
+
+def _is_held_up(standing: Standing) -> Finding | None:
+    due_by = standing.now - PATIENCE
+    orders = Order.objects.count_held_up(due_by)
+    changes = StatusChange.objects.waiting_since(due_by).count()
+    held_up = [
+        f"1 {noun} has waited {what}" if number == 1 else f"{number} {noun}s have waited {what}"
+        for number, noun, what in (
+            (orders, "order", "to be sent or checked"),
+            (changes, "status change", "to be announced to your receivers"),
+        )
+        if number
+    ]
+    minutes = PATIENCE.total_seconds() / 60
+    waited = f"{' and '.join(held_up)} for more than {minutes:.0f} minutes."
+    return Finding(waited) if held_up else None
+
+
+def _has_several_keys(standing: Standing) -> Finding | None:
+    keys = ApiKey.objects.all().at_work(standing.now)
+    if len(keys) < 2:
+        return None
+    return Finding(
+        f"Several API keys are at work in this database: {', '.join(keys)}. Give every process the"
+        " same key, or orders are bought in the wrong account. After a change of the key, this ends"
+        " in 10 minutes."
+    )
+
+
+def _do_not_open(standing: Standing) -> Finding | None:
+    troubles = dict.fromkeys(filter(None, standing.once(try_keys).values()))
+    return Finding(" ".join(troubles)) if troubles else None
+
+
+def _needs_attention(_standing: Standing) -> Finding | None:
+    return Finding.of_orders(
+        Order.objects.all().needing_attention(),
+        one="1 order needs attention.",
+        many="%s orders need attention.",
+    )
+
+
+def _is_low(standing: Standing) -> Finding | None:
+    state = standing.state
+    if not state.is_balance_low:
+        return None
+
+    def explain() -> str:
+        text = gettext(
+            "The balance is %(balance)s, which is below %(limit)s: top up the account at the"
+            " provider."
+        )
+        amounts = {"balance": state.balance, "limit": conf.low_balance}
+        return text % {name: money_text(amount) for name, amount in amounts.items()}
+
+    sentence = (
+        f"The balance of the account is {state.balance:.2f} {conf.currency}, below LOW_BALANCE"
+        f" ({conf.low_balance:.2f})."
+    )
+    return Finding(sentence, explain=explain)
+
+
+def _is_unconfirmed(_standing: Standing) -> Finding | None:
+    return Finding.of_orders(
+        Order.objects.open().filter(status=Status.UNCONFIRMED).order_by(*_BY_DUE),
+        one="1 order is unconfirmed.",
+        many="%s orders are unconfirmed.",
+    )
+
+
+def _is_delayed(_standing: Standing) -> Finding | None:
+    return Finding.of_orders(
+        Order.objects.open().filter(status=Status.DELAYED).order_by(*_BY_DUE),
+        one="1 order is delayed.",
+        many="%s orders are delayed.",
+    )
+
+
+_PROVIDER, _ORDERS = "giftcards_providerstate_changelist", "giftcards_order_changelist"
+
+register(
+    [
+        Condition(
+            code="attention",
+            severity=Severity.WARNING,
+            permission="giftcards.check_order",
+            judge=_needs_attention,
+            headline=ngettext_lazy("%(count)s order to do", "%(count)s orders to do", "count"),
+            remedy=_("The page of the order says what is wrong and what you can do."),
+            page=_ORDERS,
+            query="?attention=needed",
+        ),
+        Condition(
+            code="paused",
+            severity=Severity.URGENT,
+            permission="giftcards.view_order",
+            judge=_paused,
+            page=_PROVIDER,
+        ),
+        Condition(
+            code="refused",
+            severity=Severity.URGENT,
+            permission="giftcards.check_order",
+            judge=_refused,
+            headline=_("requests to the provider are paused"),
+            ended=_("Requests to the provider are not paused any more."),
+            page=_PROVIDER,
+        ),
+        Condition(
+            code="worker",
+            severity=Severity.URGENT,
+            permission="giftcards.check_order",
+            judge=_has_no_worker,
+            headline=_("background work has stopped"),
+            remedy=_("Orders are not followed. Those who run the site have to start it again."),
+            ended=_("Background work goes on."),
+            page=_PROVIDER,
+        ),
+        Condition(
+            code="provider",
+            severity=Severity.URGENT,
+            permission="giftcards.check_order",
+            judge=_is_silent,
+            headline=_("requests to the provider fail"),
+            remedy=_("They are repeated by themselves. If it lasts, ask the provider's support."),
+            ended=_("The provider answers again."),
+            page=_PROVIDER,
+        ),
+        Condition(
+            code="queue",
+            severity=Severity.URGENT,
+            permission="giftcards.view_providerstate",
+            judge=_is_held_up,
+            page=_PROVIDER,
+        ),
+        Condition(
+            code="keys",
+            severity=Severity.URGENT,
+            permission="giftcards.view_providerstate",
+            judge=_has_several_keys,
+            page=_PROVIDER,
+        ),
+        Condition(
+            code="balance",
+            severity=Severity.WARNING,
+            permission="giftcards.view_cost",
+            judge=_is_low,
+            headline=_("the balance is low"),
+            ended=_("The balance is not low any more."),
+            page=_PROVIDER,
+            is_above_list=True,
+        ),
+        Condition(
+            code="cards",
+            severity=Severity.URGENT,
+            permission="giftcards.view_providerstate",
+            judge=_do_not_open,
+            page=_PROVIDER,
+        ),
+        Condition(
+            code="unconfirmed",
+            severity=Severity.WARNING,
+            permission="giftcards.check_order",
+            judge=_is_unconfirmed,
+            headline=ngettext_lazy(
+                "%(count)s unconfirmed order", "%(count)s unconfirmed orders", "count"
+            ),
+            remedy=_(
+                "It is looked for at the provider by itself. Do not buy the cards a second time."
+            ),
+            page=_ORDERS,
+            query=f"?status__exact={Status.UNCONFIRMED}",
+        ),
+        Condition(
+            code="delayed",
+            severity=Severity.NOTE,
+            permission="giftcards.check_order",
+            judge=_is_delayed,
+            headline=ngettext_lazy("%(count)s order delayed", "%(count)s orders delayed", "count"),
+            remedy=_("The provider is asked again by itself. The customer has to wait."),
+            page=_ORDERS,
+            query=f"?status__exact={Status.DELAYED}",
+        ),
+    ]
+)

@@ -1,0 +1,230 @@
+"""Keys, sealing and fingerprints: the only module that imports ``cryptography``.
+
+A card is sealed as one Fernet token. Fernet does not bind a token to a row: whoever can write to
+the database could copy it into another one. So the sealed text names the place of its card, and
+:meth:`Keyring.open` compares the place and the fingerprints with those of the row.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import unicodedata
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from giftcards.conf import conf
+from giftcards.exceptions import ConfigurationError, DecryptionError
+from giftcards.keys.secrecy import CardSecret, contained
+
+#: The number of last characters by which a card is found without the rest of its code.
+TAIL = 4
+
+# The version of a token's content.
+_FORMAT = 1
+_CONTENT = {"format": int, "order": int, "reference": str, "card": int, "value": str, "serial": str}
+
+_DOES_NOT_OPEN = (
+    "This card cannot be opened: none of GIFTCARDS['ENCRYPTION_KEYS'] fits,"
+    " or the stored text is damaged."
+)
+_OTHER_FORMAT = "This card cannot be opened: another version of this app has sealed it."
+_OTHER_ORDER = "This card cannot be opened: its stored text belongs to another order."
+_OTHER_CARD = "This card cannot be opened: its stored text belongs to another card of the order."
+_OTHER_FINGERPRINTS = (
+    "This card cannot be opened: the fingerprints in its row belong to another card."
+)
+
+
+def generate_key() -> str:
+    """Return a new key for ``GIFTCARDS["ENCRYPTION_KEYS"]``."""
+    return Fernet.generate_key().decode()
+
+
+class Place(NamedTuple):
+    """The place of a card: its order, by primary key and reference, and its number from 1."""
+
+    order: int
+    reference: str
+    card: int
+
+
+class Sealed(NamedTuple):
+    """The stored form of a card. The fields are named like the columns of its row."""
+
+    #: The token, printable ASCII.
+    sealed: str
+    #: The fingerprint of the whole card.
+    identity: str
+    #: The fingerprints for searching. "" stands for a missing serial, and for the last characters
+    #: of a short code.
+    value_fingerprint: str
+    serial_fingerprint: str
+    tail_fingerprint: str
+
+
+class Keyring:
+    """Encryption keys in order: the first one seals, all of them open and find.
+
+    A keyring is cheap to make, and it holds derived keys: make one per piece of work, and do not
+    keep it.
+    """
+
+    @contained
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._fernet = MultiFernet([Fernet(key) for key in keys])
+        #: A card's row names its encryption key by one of these. They are derived like the keys of
+        #: the other fingerprints, for another purpose, so they reveal nothing about the keys.
+        self.key_fingerprints = tuple(_encryption_key_fingerprint(key) for key in keys)
+        # Fingerprints use derived keys, so that they reveal nothing about the encryption keys.
+        self._fingerprint_keys = tuple(
+            HKDF(SHA256(), length=32, salt=None, info=b"giftcards fingerprints v1").derive(
+                base64.urlsafe_b64decode(key)
+            )
+            for key in keys
+        )
+
+    @classmethod
+    def from_settings(cls) -> Keyring:
+        return cls(conf.encryption_keys)
+
+    @contained
+    def seal(self, secret: CardSecret, *, place: Place) -> Sealed:
+        """Encrypt ``secret`` for the card at ``place``."""
+        content = {"format": _FORMAT, **place._asdict()}
+        content |= {"value": secret.value, "serial": secret.serial}
+        token = self._fernet.encrypt(json.dumps(content).encode()).decode()
+        return Sealed(token, *(made[0] for made in self._row_fingerprints(secret)))
+
+    @contained
+    def open(self, row: Sealed, *, place: Place) -> CardSecret:
+        """Decrypt a card that :meth:`seal` has encrypted.
+
+        Raises :exc:`DecryptionError` if no key opens the token, if it is damaged, if it was sealed
+        for another place, or if the fingerprints are not those of the card.
+        """
+        content = self._decrypt(row.sealed)
+        if trouble := _mismatch(content, place):
+            raise DecryptionError(trouble)
+        secret = CardSecret(value=content["value"], serial=content["serial"])
+        _token, *stored = row
+        made = self._row_fingerprints(secret)
+        if not all(mark in marks for mark, marks in zip(stored, made, strict=True)):
+            raise DecryptionError(_OTHER_FINGERPRINTS)
+        return secret
+
+    def _decrypt(self, token: str) -> dict[str, Any]:
+        """The content of a token; empty if the token is unusable."""
+        try:
+            content = json.loads(self._fernet.decrypt(token))
+        except (InvalidToken, TypeError, ValueError):
+            # TypeError: not a text. ValueError: not ASCII, or something else under our key.
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def _row_fingerprints(self, secret: CardSecret) -> tuple[list[str], ...]:
+        """The fingerprints for each column in order, under every key; ``[""]`` if there is none."""
+        code = normalised(secret.value)
+        # Of fewer than eight characters, four would be more than half.
+        has_tail = len(code) >= 2 * TAIL
+        return (
+            self.identities(secret),
+            self.value_fingerprints(secret.value),
+            self.serial_fingerprints(secret.serial) if secret.serial else [""],
+            self._fingerprints("tail", code[-TAIL:]) if has_tail else [""],
+        )
+
+    @contained
+    def identities(self, secret: CardSecret) -> list[str]:
+        """Fingerprints of exactly this card, one per key, in the order of the keys.
+
+        They tell whether a card of an answer is already stored. The card is not normalised: two
+        codes that differ only in case would be two paid cards.
+        """
+        # As JSON, so that no character in a code can shift the boundary between the two.
+        return self._fingerprints("card", json.dumps([secret.value, secret.serial]))
+
+    @contained
+    def value_fingerprints(self, text: str) -> list[str]:
+        """Fingerprints of a full code, one per key, for finding its card."""
+        return self._fingerprints("value", normalised(text))
+
+    @contained
+    def serial_fingerprints(self, text: str) -> list[str]:
+        """Fingerprints of a full serial, one per key, for finding its card."""
+        return self._fingerprints("serial", normalised(text))
+
+    @contained
+    def tail_fingerprints(self, text: str) -> list[str]:
+        """Fingerprints of the last characters of a code, one per key, for finding its card.
+
+        Empty unless the normalised ``text`` has exactly :data:`TAIL` characters.
+        """
+        tail = normalised(text)
+        return self._fingerprints("tail", tail) if len(tail) == TAIL else []
+
+    @contained
+    def _fingerprints(self, purpose: str, text: str) -> list[str]:
+        # Staff may search for anything, and a UnicodeEncodeError would contain the text.
+        message = f"{purpose}\0{text}".encode(errors="surrogatepass")
+        return [
+            hmac.new(key, message, hashlib.sha256).hexdigest() for key in self._fingerprint_keys
+        ]
+
+
+def _mismatch(content: dict[str, Any], place: Place) -> str:
+    """Say why ``content`` does not belong to the card at ``place``; "" if it does."""
+    if content.get("format", _FORMAT) != _FORMAT:
+        return _OTHER_FORMAT
+    if {name: type(content.get(name)) for name in _CONTENT} != _CONTENT:
+        return _DOES_NOT_OPEN
+    if (content["order"], content["reference"]) != (place.order, place.reference):
+        return _OTHER_ORDER
+    return "" if content["card"] == place.card else _OTHER_CARD
+
+
+def normalised(text: str) -> str:
+    """Reduce ``text`` to what stays the same when a code is typed again.
+
+    Case, spaces and dashes are dropped. So is the script of digits: a keyboard may write them as
+    ٣ or ۳, and letters and digits of full width.
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    # A code of punctuation only is kept as it is: otherwise all of them would be equal.
+    return "".join(map(_ascii_digit, filter(str.isalnum, plain))) or text.strip()
+
+
+def _ascii_digit(character: str) -> str:
+    """The ASCII form of a digit of any script; any other character is unchanged."""
+    return str(unicodedata.decimal(character, character))
+
+
+def _encryption_key_fingerprint(key: str) -> str:
+    purpose = b"giftcards fingerprint of the encryption key v1"
+    derived = HKDF(SHA256(), length=8, salt=None, info=purpose)
+    return derived.derive(base64.urlsafe_b64decode(key)).hex()
+
+
+@contained
+def key_fingerprint(api_key: str) -> str:
+    """A fingerprint of an API key, under which all processes share whether it was refused.
+
+    It does not depend on the encryption keys: during a rotation, processes with different ones have
+    to recognise the same API key. An API key is too long to be guessed from its fingerprint.
+    """
+    message = api_key.encode(errors="surrogatepass")
+    return hmac.new(b"giftcards api key v1", message, hashlib.sha256).hexdigest()[:32]
+
+
+def configured_key() -> str | None:
+    """The fingerprint of the API key in the settings; ``None`` if this process has none."""
+    try:
+        return key_fingerprint(conf.api_key)
+    except ConfigurationError:
+        return None

@@ -1,0 +1,106 @@
+"""Keeping secrets out of what others print: error mails, crash reports, debuggers, task rows.
+
+An error report shows the ``repr`` of every local variable of every frame that the exception passed,
+also for the exceptions that it was raised from. So a secret that is passed on is :class:`Masked`,
+and functions that turn it into bytes or JSON are :func:`contained`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import Context
+from dataclasses import dataclass, field
+from functools import wraps
+from traceback import walk_tb
+from types import TracebackType
+from typing import ParamSpec, TypeVar
+
+from giftcards.exceptions import GiftcardsError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Masked(str):
+    """A text whose ``repr`` does not show it.
+
+    Texts made from it, such as a slice or the result of :meth:`str.upper`, are ordinary ones.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<masked>"
+
+
+@dataclass(frozen=True, slots=True)
+class CardSecret:
+    """A delivered card: ``value`` is the code that the customer enters, ``serial`` its serial.
+
+    Both are secret. The ``repr`` of the card leaves them out, and their own is masked, because
+    error pages and crash reporters print the ``repr`` of every local variable. ``serial`` is ``""``
+    if the provider gave none.
+    """
+
+    value: str = field(repr=False)
+    serial: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("value", "serial"):
+            object.__setattr__(self, name, Masked(getattr(self, name)))
+
+
+def place_of(error: BaseException) -> str:
+    """The file and line that raised ``error``; "" if it was never raised.
+
+    Of an error whose text may hold a secret, only the class and the place can be shown.
+    """
+    place = ""
+    for frame, line in walk_tb(error.__traceback__):
+        place = f"{frame.f_code.co_filename}:{line}"
+    return place
+
+
+def contained(function: Callable[P, T]) -> Callable[P, T]:
+    """Strip the frames and the context from an exception that leaves ``function``.
+
+    The exception loses the frames inside ``function``, and the exceptions that it was raised from
+    or while handling. This includes exceptions that strike from outside at any moment, such as
+    :exc:`KeyboardInterrupt` or the timeout of a task. An exception that is not a
+    :exc:`GiftcardsError` gets a note with the lines of the lost frames.
+    """
+
+    @wraps(function)
+    def contain(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        # No function is called in here: another exception could strike inside it, and keep this one
+        # as its context.
+        except BaseException as error:  # noqa: BLE001 (raised below)
+            del args, kwargs
+            raised, trace = error, error.__traceback__
+            error.__cause__ = error.__context__ = error.__traceback__ = None
+        try:
+            # Outside the handler, in which it would get its frames back.
+            if not (isinstance(raised, GiftcardsError) or hasattr(raised, "__notes__")):
+                raised.add_note(_lines(trace))
+            trace = None
+            raise raised
+        finally:
+            del raised  # its traceback refers to this frame
+
+    return contain
+
+
+def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call ``function``, which logs, outside the context of the current request.
+
+    Error collectors add the URL and the form data of the request to what is logged: on a customer's
+    page, these are the link to the cards and the PIN.
+    """
+    return Context().run(function, *args, **kwargs)
+
+
+def _lines(trace: TracebackType | None) -> str:
+    lines = [f"{frame.f_code.co_filename}:{line}" for frame, line in walk_tb(trace)]
+    return "\n  ".join(["The last calls, without their variables:", *lines[1:]])

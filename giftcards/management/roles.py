@@ -1,0 +1,141 @@
+"""The groups of staff that ``giftcards_setup`` creates, and what each of them may do.
+
+An app that adds pages for staff sets ``giftcards_roles`` in its config: a mapping like
+:data:`ROLES`, of codenames of its own permissions.
+
+A group is created once. After that it belongs to the shop: permissions that the shop adds stay, and
+those that it removes come back only by a repair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from django.apps import apps
+from django.contrib.auth.models import Group, Permission
+from django.db import IntegrityError, router, transaction
+
+from giftcards.exceptions import ConfigurationError
+
+#: Codenames of permissions of the app ``giftcards``, by the name of the group. The names are
+#: data of the shop's database: they are not translated.
+ROLES: Mapping[str, Collection[str]] = {
+    # "Give me my code", "What did I pay?", "Why was this refunded?", "Is anybody working on it?"
+    # "I typed my address wrong."
+    "Gift card support": (
+        "view_order",
+        "check_order",
+        "correct_customer",
+        "find_card",
+        "reveal_card",
+    ),
+    # Everything. Nobody edits or deletes orders.
+    "Gift card manager": (
+        "view_order",
+        "add_order",
+        "check_order",
+        "resolve_order",
+        "correct_customer",
+        "find_card",
+        "reveal_card",
+        "view_cardreveal",
+        "settle_refund",
+        "view_customerrefund",
+        "export_order",
+        "view_cost",
+        "view_product",
+        "view_producttype",
+        "view_providerstate",
+        "resume_provider",
+    ),
+    # All of the money, and none of the codes.
+    "Gift card accountant": (
+        "view_order",
+        "view_cost",
+        "export_order",
+        "settle_refund",
+        "view_customerrefund",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """The outcome for one group."""
+
+    name: str
+    #: "created", "repaired" or "in place", as for the schedule.
+    outcome: str
+    #: The codenames of the role's permissions that the group lacks.
+    missing: Collection[str] = ()
+
+
+#: A permission by the label of its app and its codename.
+_Key = tuple[str, str]
+
+
+def ensure_roles(permissions: Mapping[_Key, Permission], *, repair: bool = False) -> list[Role]:
+    """Create missing groups; with ``repair``, add missing permissions to the existing ones.
+
+    ``permissions``: see :func:`role_permissions`.
+    """
+    return [_ensure(name, permissions, repair=repair) for name in ROLES]
+
+
+def role_permissions() -> dict[_Key, Permission]:
+    """The permissions of all roles, by the label of their app and their codename.
+
+    Raises :exc:`~giftcards.exceptions.ConfigurationError` if some do not exist yet: Django creates
+    them at the end of ``manage.py migrate``.
+    """
+    wanted = {key for name in ROLES for key in _wanted(name)}
+    found = Permission.objects.select_related("content_type").filter(
+        content_type__app_label__in={label for label, _codename in wanted},
+        codename__in={codename for _label, codename in wanted},
+    )
+    permissions = {
+        (permission.content_type.app_label, permission.codename): permission for permission in found
+    }
+    if missing := wanted - permissions.keys():
+        names = ", ".join(sorted(codename for _label, codename in missing))
+        raise ConfigurationError(
+            f"These permissions are not there yet: {names}. Django creates"
+            " them at the end of `manage.py migrate`: run it to its end, then run this again."
+        )
+    return permissions
+
+
+def _wanted(name: str) -> list[_Key]:
+    """The permissions of a role: ours first, then those of optional apps."""
+    roles = {"giftcards": ROLES}
+    for config in apps.get_app_configs():
+        if hasattr(config, "giftcards_roles"):
+            roles[config.label] = config.giftcards_roles
+    return [
+        (label, codename) for label, of_app in roles.items() for codename in of_app.get(name, ())
+    ]
+
+
+def _ensure(name: str, permissions: Mapping[_Key, Permission], *, repair: bool) -> Role:
+    wanted = [permissions[key] for key in _wanted(name)]
+    group = Group.objects.filter(name=name).first() or _create(name, wanted)
+    if group is None:
+        return Role(name, "created")
+    held = set(group.permissions.values_list("pk", flat=True))
+    missing = [permission for permission in wanted if permission.pk not in held]
+    if not (missing and repair):
+        return Role(name, "in place", [permission.codename for permission in missing])
+    group.permissions.add(*missing)
+    return Role(name, "repaired")
+
+
+def _create(name: str, wanted: Collection[Permission]) -> Group | None:
+    """Create the group and return ``None``; return the group if another process was first."""
+    try:
+        # Together with its permissions: an existing group is left as it is.
+        with transaction.atomic(using=router.db_for_write(Group)):
+            Group.objects.create(name=name).permissions.add(*wanted)
+    except IntegrityError:
+        return Group.objects.get(name=name)
+    return None

@@ -1,0 +1,236 @@
+"""Erasing a customer: the orders and the books stay, without the person.
+
+Each order is erased in a transaction of its own. So an erasure that was stopped can be repeated: it
+goes on with the orders that still name the person.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+from django.apps import apps
+from django.db import models, router, transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from giftcards.exceptions import GiftcardsError
+from giftcards.keys.wiping import empty_log
+from giftcards.models import CardReveal, CustomerChange, CustomerRefund, Order
+from giftcards.models.batches import batches
+from giftcards.privacy.person import ERASED, Person, Traces, folded, with_former
+from giftcards.privacy.registry import keepers
+
+logger = logging.getLogger(__name__)
+
+#: The reasons why an order is not erased yet.
+OPEN, PROBLEM, OWED, PLANNED = "open", "problem", "owed", "planned_refund"
+
+
+@dataclass(slots=True)
+class Erasure:
+    """The result of an erasure, by the references of the orders."""
+
+    erased: list[str] = field(default_factory=list)
+    #: Orders that may not be erased yet, with the reason.
+    kept: dict[str, str] = field(default_factory=dict)
+    #: Orders whose reference itself names the person: references stay.
+    telling: list[str] = field(default_factory=list)
+
+
+class SharedNumber(GiftcardsError):
+    """Raised if orders that were found by a phone number have several e-mail addresses.
+
+    An address belongs to one person, but a family may share a number. The text contains neither.
+    """
+
+    def __init__(self, addresses: int, references: Sequence[str]) -> None:
+        super().__init__(f"The orders found are under {addresses} different e-mail addresses.")
+        self.addresses = addresses
+        self.references = tuple(references)
+
+
+def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
+    """Return the person's orders, and other orders that may be theirs, each oldest first.
+
+    The other orders share a further address or number with the person's orders, named the person
+    until they were corrected, or had a message sent to the person. Whether their customer is the
+    same, staff have to decide.
+    Raises :exc:`SharedNumber` if the person's orders have several e-mail addresses.
+    """
+    named = _read(person.orders())
+    _refuse_several(named)
+    others = Person.behind(named).without(person).orders() | person.former_orders()
+    for keeper in keepers():
+        others.update(keeper.orders(person))
+    found = _read(others - {order.pk for order in named})
+    unnamed = [order for order in found if _is_only_sent_to(person, order)]
+    orders = sorted([*named, *unnamed], key=lambda order: order.pk)
+    return orders, [order for order in found if order not in unnamed]
+
+
+def _refuse_several(orders: Iterable[Order]) -> None:
+    """Raise :exc:`SharedNumber` if the orders have several e-mail addresses.
+
+    Orders without an address do not count.
+    """
+    addressed = [order for order in orders if order.customer_email]
+    count = len({folded(order.customer_email) for order in addressed})
+    if count > 1:
+        raise SharedNumber(count, [order.reference for order in addressed])
+
+
+def _is_only_sent_to(person: Person, order: Order) -> bool:
+    """True if the order names no customer, and all its messages went to the person.
+
+    If a message went to somebody else, the codes may be theirs.
+    """
+    if order.customer_email or order.customer_phone:
+        return False
+    addresses = chain.from_iterable(keeper.addresses(order) for keeper in keepers())
+    return all(map(person.is_named_by, addresses))
+
+
+def _read(keys: Iterable[int]) -> list[Order]:
+    found = [Order.objects.filter(pk__in=some).order_by("pk") for some in batches(sorted(keys))]
+    return list(chain.from_iterable(found))
+
+
+def why_kept(orders: Iterable[Order]) -> dict[str, str]:
+    """The reasons why some of ``orders`` may not be erased yet, by reference."""
+    reasons = {order.reference: _why_kept(order) for order in orders}
+    return {reference: reason for reference, reason in reasons.items() if reason}
+
+
+def _why_kept(order: Order) -> str:
+    if not order.is_final:
+        return OPEN
+    if order.needs_attention:
+        return PROBLEM
+    if order.open_amount:
+        return OWED
+    return PLANNED if order.planned_amount else ""
+
+
+def erase(
+    person: Person, orders: Sequence[Order], *, on_order: Callable[[], object] = lambda: None
+) -> Erasure:
+    """Erase the person from ``orders``, and from the log of the admin.
+
+    Orders that may not be erased at that moment are kept: see :func:`why_kept`. ``on_order`` is
+    called after each order.
+    """
+    done, traces = Erasure(), Traces(person, orders)
+    # First, because an erasure that stops is resumed by the orders that still name the person.
+    _erase_log(orders, traces)
+    for order in orders:
+        with transaction.atomic(using=router.db_for_write(Order)):
+            # So that nobody refunds, notes, corrects or disputes meanwhile.
+            order.lock()
+            order.refresh_from_db()
+            if reason := _why_kept(order):
+                done.kept[order.reference] = reason
+            else:
+                _erase_order(order, traces)
+                done.erased.append(order.reference)
+                logger.info("The customer of order %s was erased.", order.reference)
+        if traces.are_in(order.reference):
+            done.telling.append(order.reference)
+        on_order()
+    empty_log(router.db_for_write(Order))
+    return done
+
+
+def _erase_order(order: Order, traces: Traces) -> None:
+    order.customer_email = order.customer_name = order.customer_phone = ""
+    order.customer_language = ""
+    order.metadata = {}
+    order.group = "" if traces.are_in(order.group) else order.group
+    order.problems = traces.erased(order.problems)
+    # Nobody can ask for the codes any more.
+    if order.cards.all().destroy():
+        order.codes_destroyed_at = timezone.now()
+    order.save(
+        update_fields=(
+            "customer_email",
+            "customer_name",
+            "customer_phone",
+            "customer_language",
+            "metadata",
+            "group",
+            "problems",
+            "codes_destroyed_at",
+        )
+    )
+    order.notes.update(text=ERASED)
+    CardReveal.objects.filter(card__order=order).exclude(reason="").update(reason=ERASED)
+    _erase_json(order.changes.all(), "details", traces)
+    _erase_json(order.acknowledgements.all(), "parameters", traces)
+    for change in order.customer_changes.all():
+        _erase_correction(change, traces)
+    for refund in order.refunds.all():
+        _erase_refund(refund, traces)
+    for keeper in keepers():
+        keeper.erase(order, traces)
+
+
+def _erase_json(rows: models.QuerySet[models.Model], column: str, traces: Traces) -> None:
+    for row in rows:
+        value = getattr(row, column)
+        if (erased := traces.erased(value)) != value:
+            setattr(row, column, erased)
+            row.save(update_fields=[column])
+
+
+def _erase_correction(change: CustomerChange, traces: Traces) -> None:
+    change.customer_email = change.customer_name = change.customer_phone = ""
+    change.customer_language = ""
+    change.by = traces.erased(change.by)
+    change.reason = ERASED if change.reason else ""
+    change.save()
+
+
+def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
+    """Erase the person from a refund.
+
+    The reference of the payment stays, for the bank's statement, unless it names the person.
+    """
+    if traces.are_in(refund.reference):
+        # Still unique for the order.
+        refund.reference = f"{ERASED} {refund.pk}"
+    if traces.are_in(refund.method):
+        refund.method = ERASED
+    refund.comment = ERASED if refund.comment else ""
+    refund.cancel_reason = ERASED if refund.cancel_reason else ""
+    for name in ("created_by", "executed_by", "cancelled_by"):
+        setattr(refund, name, traces.erased(getattr(refund, name)))
+    refund.save()
+
+
+def _erase_log(orders: Sequence[Order], traces: Traces) -> None:
+    """Erase the person from what the admin logged about the orders, and about other rows."""
+    if not apps.is_installed("django.contrib.admin"):
+        return
+    from django.contrib.admin.models import LogEntry
+
+    labels = {"giftcards", *(keeper.app_label for keeper in keepers())}
+    ours = LogEntry.objects.filter(content_type__app_label__in=labels).order_by("pk")
+    about = Q(content_type__model="order", content_type__app_label="giftcards")
+    for keys in batches([str(order.pk) for order in orders]):
+        _erase_entries(ours.filter(about, object_id__in=keys), traces)
+    # Not by names, because several people may have the same one.
+    former = chain.from_iterable(map(with_former, orders))
+    for text in {text for each in former for text in (each.customer_email, each.customer_phone)}:
+        named = Q(change_message__icontains=text) | Q(object_repr__icontains=text)
+        if text:
+            _erase_entries(ours.filter(named), traces)
+
+
+def _erase_entries(entries: models.QuerySet[models.Model], traces: Traces) -> None:
+    for entry in entries:
+        texts = {name: getattr(entry, name) for name in ("change_message", "object_repr")}
+        erased = {name: ERASED for name, text in texts.items() if traces.are_in(text)}
+        if erased:
+            type(entry)._default_manager.filter(pk=entry.pk).update(**erased)  # noqa: SLF001

@@ -1,0 +1,202 @@
+"""Recognising a customer by an e-mail address or a phone number, however they are typed."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Self
+
+from django.db.models import QuerySet
+
+from giftcards.keys.secrecy import Masked
+from giftcards.models import CustomerChange, Order
+from giftcards.models.batches import batches
+
+# How many rows are compared at a time. The comparison is made here, because databases differ in
+# how they fold case and none knows phone numbers.
+_BATCH = 10_000
+# Shorter texts are no phone number, or are part of too many other texts.
+_FEWEST_DIGITS = 6
+_TELLING_DIGITS = 8
+_SHORTEST = 3
+_COUNTRY = "213"
+# The length of the shortest whole numbers: a landline with its zero, a mobile without.
+_WHOLE_DIGITS = 9
+# The separators that people write between two numbers.
+_BETWEEN = re.compile(r"[/,;،؛\r\n]")
+# A mobile number without its zero. No area begins with these digits.
+_MOBILE = re.compile(r"[567]\d{8}")
+
+
+def folded(text: str) -> str:
+    """``text`` without differences of case and spelling that do not matter in an address."""
+    return unicodedata.normalize("NFKC", text).strip().casefold()
+
+
+def dialled(text: str) -> str:
+    """The digits of a phone number, beginning with the country code; "" if it has too few.
+
+    Ignores spaces, dashes and the script of the digits. 0555 12 34 56 and 555 12 34 56 become
+    213555123456; a number of another country keeps its own code.
+    """
+    number = _digits(text)
+    if len(number) < _FEWEST_DIGITS:
+        return ""
+    # With a country code, nine digits may be the number of a small country.
+    if "+" not in text and _MOBILE.fullmatch(number):
+        return _COUNTRY + number
+    number = number.removeprefix("00")
+    if number.startswith(_COUNTRY):
+        # Also +213 (0) 555, as it is often written.
+        return _COUNTRY + number.removeprefix(_COUNTRY).removeprefix("0")
+    if number.startswith("0"):
+        return _COUNTRY + number.removeprefix("0")
+    return number
+
+
+def numbers(text: str) -> frozenset[str]:
+    """The phone numbers in ``text``, as :func:`dialled`: people write several into one field."""
+    parts = [part for part in _BETWEEN.split(text) if _digits(part)]
+    wholes = [part for part in parts if len(_digits(part)) >= _WHOLE_DIGITS]
+    # If the first part is short, the separator stands inside one number: 0555/12.34.56.
+    several = wholes if wholes[:1] == parts[:1] else [text]
+    return frozenset(Masked(dialled(part)) for part in several) - {""}
+
+
+def _digits(text: str) -> str:
+    return "".join(str(unicodedata.decimal(sign)) for sign in text if sign.isdecimal())
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A person, by e-mail addresses as :func:`folded` and phone numbers as :func:`dialled`."""
+
+    emails: frozenset[str] = frozenset()
+    phones: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, *texts: str) -> Self:
+        """The person with these addresses and numbers, as they were typed.
+
+        Other texts are ignored; if no text is left, the result is false.
+        """
+        addresses = {Masked(folded(text)) for text in texts if "@" in text}
+        others = (text for text in texts if not any(map(str.isalpha, text)) and "@" not in text)
+        return cls(frozenset(addresses), frozenset(chain.from_iterable(map(numbers, others))))
+
+    @classmethod
+    def behind(cls, orders: Iterable[Order]) -> Self:
+        """The person with all addresses and numbers that ``orders`` have or had.
+
+        Unlike in :meth:`of`, there may be words around a number.
+        """
+        texts = {
+            text
+            for named in chain.from_iterable(map(with_former, orders))
+            for text in (named.customer_email, named.customer_phone)
+        }
+        addresses = {text for text in texts if "@" in text}
+        return cls(
+            frozenset(Masked(folded(text)) for text in addresses),
+            frozenset(chain.from_iterable(map(numbers, texts - addresses))),
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.emails or self.phones)
+
+    def without(self, other: Person) -> Person:
+        return Person(self.emails - other.emails, self.phones - other.phones)
+
+    def is_named_by(self, *texts: str) -> bool:
+        """True if one of ``texts`` is an address, or has a number, of the person."""
+        return any(
+            bool(self.emails) and folded(text) in self.emails
+            if "@" in text
+            else bool(self.phones) and not self.phones.isdisjoint(numbers(text))
+            for text in texts
+        )
+
+    def rows(self, rows: QuerySet[Any], *columns: str) -> Iterator[int]:
+        """The primary keys of ``rows`` in which one of ``columns`` names the person.
+
+        Reads these columns of all rows, in batches.
+        """
+        last = 0
+        while found := list(
+            rows.filter(pk__gt=last).order_by("pk").values_list("pk", *columns)[:_BATCH]
+        ):
+            yield from (key for key, *texts in found if self.is_named_by(*texts))
+            last = found[-1][0]
+
+    def orders(self) -> set[int]:
+        """The primary keys of the person's orders."""
+        if not self:
+            return set()
+        return set(self.rows(Order.objects.all(), "customer_email", "customer_phone"))
+
+    def former_orders(self) -> set[int]:
+        """The primary keys of orders that named the person until they were corrected.
+
+        These may be orders of others: an address that was typed wrong may be a stranger's.
+        """
+        if not self:
+            return set()
+        former = set(self.rows(CustomerChange.objects.all(), "customer_email", "customer_phone"))
+        rows = (CustomerChange.objects.filter(pk__in=some) for some in batches(sorted(former)))
+        return {key for some in rows for key in some.values_list("order", flat=True)}
+
+
+def with_former(order: Order) -> Iterator[Order | CustomerChange]:
+    """``order``, and rows with the details of its customer before they were corrected."""
+    yield order
+    yield from order.customer_changes.all()
+
+
+class Traces:
+    """The texts that name a customer in their orders: addresses, numbers and names."""
+
+    def __init__(self, person: Person, orders: Iterable[Order]) -> None:
+        texts, dialled_ones = set(person.emails), set(person.phones)
+        for named in chain.from_iterable(map(with_former, orders)):
+            texts |= {named.customer_email, named.customer_name, named.customer_phone}
+            dialled_ones |= numbers(named.customer_phone)
+        whole = [re.escape(folded(text)) for text in texts if len(text.strip()) >= _SHORTEST]
+        # As whole words only, because a short name is part of many other words.
+        self._pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(sorted(whole)) or '(?!)'})(?![^\W_])")
+        # Without the country code, which is not always written.
+        national = (number.removeprefix(_COUNTRY) for number in dialled_ones)
+        self._numbers = {Masked(number) for number in national if len(number) >= _TELLING_DIGITS}
+
+    def __repr__(self) -> str:
+        return "<traces of a customer>"
+
+    def are_in(self, text: str) -> bool:
+        """True if ``text`` contains one of these traces."""
+        number = _digits(text)
+        is_called = any(known in number for known in self._numbers)
+        return is_called or bool(self._pattern.search(folded(text)))
+
+    def erased(self, value: Any) -> Any:
+        """The JSON ``value``, with :data:`ERASED` for each text that contains one of these traces.
+
+        Names of staff, under the keys "by" and "ticked_by", stay.
+        """
+        match value:
+            case str():
+                return ERASED if self.are_in(value) else value
+            case list():
+                return [self.erased(item) for item in value]
+            case dict():
+                return {
+                    name: item if name in _OF_STAFF else self.erased(item)
+                    for name, item in value.items()
+                }
+        return value
+
+
+#: Stands for a text that named an erased customer.
+ERASED = "(erased)"
+_OF_STAFF = {"by", "ticked_by"}

@@ -1,0 +1,194 @@
+"""Retention: destroying codes that were kept for long enough. The books stay as they are.
+
+No search finds a card by destroyed data. The shop itself has to look after its backups, and the
+files of the database.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from django.db import router, transaction
+from django.db.models import Case, Exists, F, OuterRef, Q, Value, When
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.engine.clock import Clock
+from giftcards.keys.wiping import empty_log
+from giftcards.models import Card, Order, ProviderState, StatusChange
+from giftcards.models.order_queries import PLANNED
+from giftcards.models.times import is_recent
+from giftcards.statuses import FINAL
+
+logger = logging.getLogger(__name__)
+
+# The number of orders in one transaction.
+_BATCH = 200
+# A purge is due once a day, and runs for a few seconds at a time.
+_PERIOD = timedelta(hours=24)
+_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class Purge:
+    """The result of a purge: what was destroyed, or would be, and what was left alone."""
+
+    orders: int = 0
+    cards: int = 0
+    #: The number of orders left alone, by the keys of :data:`REASONS`. An order counts once.
+    left_alone: Counter[str] = field(default_factory=Counter)
+    is_whole: bool = True
+    #: The orders that settled before this time have been looked through.
+    place: datetime | None = field(default=None, compare=False)
+
+
+class _Row(NamedTuple):
+    settled_at: datetime
+    key: int
+
+
+#: The conditions under which an old order keeps its codes, by reason. The first that holds counts.
+REASONS: dict[str, Q] = {
+    "problem": Q(needs_attention=True),
+    "owed": Q(open_amount__gt=0),
+    "planned_refund": PLANNED,
+    "not_credited": Q(is_credited=False),
+    "unannounced": Q(is_unannounced=True),
+    "no_cards": Q(has_cards=False),
+}
+
+#: The command's texts for the reasons that optional apps have added.
+TEXTS: dict[str, str] = {}
+
+
+def leave_alone(reason: str, condition: Q, text: str) -> None:
+    """Add a reason: orders that fit ``condition`` keep their codes.
+
+    ``text`` continues "3 orders". Call this from the ``ready`` method of an optional app, for
+    reasons that are not known here, such as messages to customers.
+    """
+    REASONS[reason] = condition
+    TEXTS[reason] = text
+
+
+def long_settled(days: float) -> datetime:
+    """The latest ``settled_at`` that is certainly ``days`` ago, even if the clock was set since."""
+    return Clock().long_ago(timedelta(days=days))
+
+
+def purge(
+    *,
+    settled_before: datetime,
+    since: datetime | None = None,
+    is_dry_run: bool = False,
+    should_continue: Callable[[], bool] = lambda: True,
+    on_batch: Callable[[Purge], object] = lambda _purge: None,
+) -> Purge:
+    """Destroy the codes of the orders that settled before ``settled_before``, oldest first.
+
+    An order is left alone if it has a problem that nobody has ticked off, if money is still owed to
+    the customer or by the provider, if a receiver was never told that it is final, or if it has no
+    cards: see :data:`REASONS`. With ``is_dry_run``, nothing is changed. The purge stops between
+    batches once ``should_continue`` returns False; a call with ``since=place`` resumes there.
+    """
+    done = Purge(place=since)
+    for rows in _batches(settled_before, since):
+        if not should_continue():
+            done.is_whole = False
+            break
+        _purge_batch([row.key for row in rows], done, is_dry_run=is_dry_run)
+        done.place = rows[-1].settled_at
+        on_batch(done)
+    if done.cards and not is_dry_run:
+        empty_log(router.db_for_write(Card))
+    return done
+
+
+def purge_if_due(should_continue: Callable[[], bool]) -> None:
+    """Purge once a day as ``CODES_KEPT_DAYS`` says, for a few seconds at a time."""
+    days = conf.codes_kept_days
+    if days is None:
+        return
+    state = ProviderState.objects.current()
+    if state.purged_at is not None and is_recent(state.purged_at, timezone.now(), within=_PERIOD):
+        return
+    ends_at = time.monotonic() + _SECONDS
+    done = purge(
+        settled_before=long_settled(days),
+        since=state.purge_place,
+        should_continue=lambda: time.monotonic() < ends_at and should_continue(),
+    )
+    if done.orders:
+        logger.info("The codes of %d orders were destroyed: %d cards.", done.orders, done.cards)
+    if done.is_whole:
+        noted = {"purge_place": None, "purged_at": timezone.now()}
+    else:
+        noted = {"purge_place": done.place}
+    ProviderState.objects.filter(pk=1).update(**noted)
+
+
+def _batches(settled_before: datetime, since: datetime | None) -> Iterator[list[_Row]]:
+    """Yield batches of the orders whose codes were kept for long enough, oldest first."""
+    rows = Order.objects.filter(settled_at__lt=settled_before, codes_destroyed_at=None)
+    rows = rows.order_by("settled_at", "pk")
+    later = rows if since is None else rows.filter(settled_at__gte=since)
+    while found := [_Row(*row) for row in later.values_list("settled_at", "pk")[:_BATCH]]:
+        yield found
+        last = found[-1]
+        later = rows.filter(settled_at__gte=last.settled_at).filter(
+            Q(settled_at__gt=last.settled_at) | Q(pk__gt=last.key)
+        )
+
+
+def _judge(keys: Iterable[int]) -> tuple[list[int], Counter[str]]:
+    """Return the keys of the orders to purge, and how many are left alone, by reason."""
+    of_order = {"order": OuterRef("pk")}
+    unannounced = StatusChange.objects.filter(**of_order, to_status__in=FINAL, announced_at=None)
+    rows = Order.objects.filter(pk__in=keys, codes_destroyed_at=None).annotate(
+        is_unannounced=Exists(unannounced),
+        has_cards=Exists(Card.objects.filter(**of_order)),
+    )
+    # CASE yields the first reason that holds; "" if none does.
+    cases = [When(condition, then=Value(reason)) for reason, condition in REASONS.items()]
+    chosen, left_alone = [], Counter[str]()
+    for key, reason in rows.values_list("pk", Case(*cases, default=Value(""))):
+        if reason:
+            left_alone[reason] += 1
+        else:
+            chosen.append(key)
+    return chosen, left_alone
+
+
+def _destroy(keys: list[int]) -> tuple[list[int], int, Counter[str]]:
+    """Judge again, and destroy; return the orders, the number of cards, and what is left alone."""
+    with transaction.atomic():
+        # A write before all reads locks the orders: nobody disputes, refunds or reveals between
+        # this judgement and the destruction.
+        locked = Order.objects.filter(pk__in=keys).order_by()
+        locked.update(codes_destroyed_at=F("codes_destroyed_at"))
+        chosen, left_alone = _judge(keys)
+        number = Card.objects.filter(order__in=chosen).destroy()
+        orders = Order.objects.filter(pk__in=chosen).order_by()
+        orders.update(codes_destroyed_at=timezone.now())
+    return chosen, number, left_alone
+
+
+def _purge_batch(keys: list[int], done: Purge, *, is_dry_run: bool) -> None:
+    # Judged without locks first: most of the oldest orders are left alone every time.
+    chosen, left_alone = _judge(keys)
+    done.left_alone += left_alone
+    if is_dry_run:
+        number = Card.objects.filter(order__in=chosen).readable().count()
+    elif chosen:
+        chosen, number, left_alone = _destroy(chosen)
+        done.left_alone += left_alone
+    else:
+        number = 0
+    done.orders += len(chosen)
+    done.cards += number

@@ -1,0 +1,642 @@
+"""The page of the report: whom it shows which figures, for which period, and what is downloaded."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import re
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from io import BytesIO, StringIO
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+from django.contrib import admin
+from django.contrib.admin.models import LogEntry
+from django.db.models import QuerySet
+from django.test import Client, RequestFactory
+from django.utils import timezone
+
+from giftcards.admin import OrderAdmin, figures
+from giftcards.books.exports import can_write_xlsx
+from giftcards.keys.secrecy import CardSecret
+from giftcards.management.roles import ROLES
+from giftcards.models import Order, Product
+from giftcards.settlement import record_refund
+from giftcards.statuses import Status
+from tests.admin.test_secrets import receive
+from tests.builders import PRODUCT, TYPE, build_guide_order, make_guide_order
+from tests.pages import (
+    LIST,
+    count_queries,
+    element,
+    errors,
+    plain,
+    read,
+    references,
+    rows,
+    sign_in,
+    text,
+)
+
+pytestmark = pytest.mark.django_db
+
+REPORT = f"{LIST}report/"
+DOWNLOAD = f"{REPORT}download/"
+NOVEMBER = {"from": "2026-11-01", "to": "2026-11-30", "by": "day"}
+COSTS = ["Cost", "Credited back", "Margin"]
+HEADINGS = [
+    "Day",
+    "Orders",
+    "Cards ordered",
+    "Cards delivered",
+    "Cost",
+    "Credited back",
+    "Paid by customers",
+    "Owed to customers",
+    "Paid back",
+    "To be paid back",
+    "Still owed",
+    "Margin",
+]
+
+
+def settled(day: int, status: Status = Status.PARTIALLY_FILLED, **values: Any) -> Order:
+    """An order of five cards, sold for 550 each, that settled on this day of November at noon."""
+    delivered = {Status.FULFILLED: 5, Status.PARTIALLY_FILLED: 3}.get(status, 0)
+    at = datetime(2026, 11, day, 12, tzinfo=UTC)
+    return make_guide_order(
+        status,
+        **{
+            "settled_at": at,
+            "created_at": at - timedelta(seconds=30),
+            "fulfilled_amount": None if status == Status.REJECTED else delivered * 490,
+            "sale_price": Decimal(550),
+            "product_name": "PlayStation Network",
+            "type_name": "PSN 500 DA",
+            **values,
+        },
+    )
+
+
+def table(html: str) -> list[list[str]]:
+    return [[plain(cell) for cell in row] for row in rows(html, "giftcards-report-table")]
+
+
+def key_figures(html: str) -> dict[str, str]:
+    found = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html, re.DOTALL)
+    return {label: plain(text(value)) for label, value in found}
+
+
+def drawn(html: str) -> list[str]:
+    """The titles of the pictures."""
+    return [text(title) for title in re.findall(r"<figcaption.*?</figcaption>", html)]
+
+
+# What it shows.
+
+
+def test_the_guides_order_is_counted_on_both_sides(boss: Client) -> None:
+    settled(4)
+
+    html = read(boss.get(REPORT, NOVEMBER))
+
+    figures_of_it = ["1", "5", "3", "1,470 DA", "980 DA", "2,750 DA"]
+    figures_of_it += ["1,100 DA", "0 DA", "0 DA", "1,100 DA", "180 DA"]
+    assert table(html) == [
+        HEADINGS,
+        ["4 Nov", *figures_of_it],
+        ["Total", *figures_of_it],
+    ]
+    assert key_figures(html) == {
+        "Orders": "1",
+        "Cards ordered": "5",
+        "Cards delivered": "3",
+        "Share of the cards that came": "60%",
+        "Half of the orders were settled within": "30 s",
+        "95 of 100 were settled within": "30 s",
+        "Ordered": "2,450 DA",
+        "Cost": "1,470 DA",
+        "Credited back": "980 DA",
+        "Paid by customers": "2,750 DA",
+        "Kept, for what was delivered": "1,650 DA",
+        "Owed to customers": "1,100 DA",
+        "Paid back": "0 DA",
+        "To be paid back": "0 DA",
+        "Still owed": "1,100 DA",
+        "Margin": "180 DA",
+        "Margin lost": "120 DA",
+    }
+    assert drawn(html) == [
+        "Cards",
+        "What customers paid, in DA",
+        "What was ordered from the provider, in DA",
+        "Margin, in DA",
+    ]
+    assert "<h1>Report: \u20681 Nov 2026\u2069 – \u206830 Nov 2026\u2069</h1>" in html
+
+
+@pytest.mark.parametrize(
+    ("by", "labels"),
+    [
+        ("day", ["4 Nov", "30 Nov", "1 Dec"]),
+        ("week", ["2 Nov – 8 Nov", "30 Nov – 6 Dec"]),
+        ("month", ["November 2026", "December 2026"]),
+        ("product", ["other", "PlayStation Network"]),
+        ("type", ["other", *(f"PlayStation Network · PSN {amount} DA" for amount in (2000, 500))]),
+    ],
+)
+def test_the_rows_are_what_is_asked_for_and_the_total_is_always_the_same(
+    boss: Client, by: str, labels: list[str]
+) -> None:
+    settled(4)
+    settled(30, type_id="type_003", type_name="PSN 2000 DA")
+    december = datetime(2026, 12, 1, 12, tzinfo=UTC)
+    settled(1, settled_at=december, product_id="other", product_name="", type_name="")
+
+    html = read(boss.get(REPORT, {**NOVEMBER, "to": "2026-12-06", "by": by}))
+
+    _headings, *found, total = table(html)
+    assert [row[0].removesuffix(f" · {TYPE}") for row in found] == labels
+    assert total[1:4] == ["3", "15", "9"]
+    assert len(drawn(html)) == 4
+
+
+def test_a_row_leads_to_the_list_of_its_orders(boss: Client) -> None:
+    first, last = settled(2, reference="web-first"), settled(8, reference="web-last")
+    settled(9, reference="web-other")
+    for by, wanted in (
+        ("day", {first}),
+        ("week", {first, last}),
+        ("product", {*Order.objects.all()}),
+    ):
+        html = read(boss.get(REPORT, {**NOVEMBER, "by": by}))
+        address = re.findall(r'<th scope="row"><a href="([^"]*)"', html)[0].replace("&amp;", "&")
+
+        listed = read(boss.get(address))
+
+        assert {plain(name) for name in references(listed)} == {order.reference for order in wanted}
+        assert "In the period of a report" in text(element(listed, "giftcards-chosen", "ul"))
+
+
+def test_the_year_is_told_where_there_are_several(boss: Client) -> None:
+    settled(4)
+    for by, label in (("day", "4 Nov 2026"), ("week", "2 Nov 2026 – 8 Nov 2026")):
+        html = read(boss.get(REPORT, {"from": "2026-11-01", "to": "2027-01-02", "by": by}))
+        assert table(html)[1][0] == label
+
+
+def test_an_order_belongs_to_its_day_where_the_shop_is(boss: Client) -> None:
+    settled(30, settled_at=datetime(2026, 11, 30, 23, 30, tzinfo=UTC), reference="web-late")
+
+    assert "No order became final in this period." in read(boss.get(REPORT, NOVEMBER))
+    html = read(boss.get(REPORT, {"from": "2026-12-01", "to": "2026-12-01"}))
+    assert [row[0] for row in table(html)[1:-1]] == ["1 Dec"]
+    [address] = re.findall(r'<th scope="row"><a href="([^"]*)"', html)
+    assert references(read(boss.get(address.replace("&amp;", "&")))) == ["web-late"]
+
+
+def test_one_product_can_be_looked_at_by_its_name_in_the_catalogue(boss: Client) -> None:
+    Product.objects.create(product_id=PRODUCT, name="<b>PSN</b>", listed_at=timezone.now())
+    settled(4)
+    settled(4, product_id="other")
+
+    html = read(boss.get(REPORT, {**NOVEMBER, "product": PRODUCT}))
+
+    assert table(html)[-1][1] == "1"
+    assert f'<option value="{PRODUCT}" selected>\u2068&lt;b&gt;PSN&lt;/b&gt;\u2069</option>' in html
+    assert "<b>PSN" not in html
+
+
+def test_a_product_that_no_catalogue_names_can_be_looked_at(boss: Client) -> None:
+    settled(4, product_id="other")
+
+    html = read(boss.get(REPORT, {**NOVEMBER, "product": "other"}))
+
+    assert table(html)[-1][1] == "1"
+    assert '<option value="other" selected>' in html
+
+
+def test_an_empty_period_says_so_and_draws_nothing(boss: Client) -> None:
+    html = read(boss.get(REPORT, NOVEMBER))
+
+    assert "No order became final in this period." in html
+    assert drawn(html) == []
+    assert key_figures(html)["Paid by customers"] == "0 DA"
+
+
+def test_what_is_not_known_is_not_0_and_what_is_left_out_is_marked(boss: Client) -> None:
+    settled(4, price_per_card=None, fulfilled_amount=None)
+    settled(5, sale_price=None)
+    settled(6, sale_price=None)
+    settled(6)
+
+    _headings, unpriced, unsold, mixed, _total = table(read(boss.get(REPORT, NOVEMBER)))
+
+    assert unpriced[4:6] == ["⚠ 0 DA", "⚠ 0 DA"]
+    assert unsold[6:] == ["unknown"] * 6
+    assert mixed[6] == "⚠ 2,750 DA"
+    html = read(boss.get(REPORT, NOVEMBER))
+    assert 'title="Without \u20681\u2069 order of which an amount is not known."' in html
+    assert 'title="Without \u20681\u2069 order that has no sale amount."' in html
+    assert key_figures(html)["Orders with unknown amounts"] == "1"
+    assert key_figures(html)["Orders without a sale amount"] == "2"
+
+
+def test_figures_lead_to_their_orders_and_planned_is_not_paid(boss: Client) -> None:
+    settled(4, fulfilled_amount=1, reference="web-odd", sale_price=None)
+    settled(5, reference="web-owed")
+    record_refund(settled(6, reference="web-paid"), amount=1_100, reference="R1")
+    planned = settled(7, reference="web-planned")
+    record_refund(planned, amount=Decimal(1100), reference="R1", is_paid=False)
+
+    html = read(boss.get(REPORT, NOVEMBER))
+
+    assert list(key_figures(html).items())[-6:-2] == [
+        ("Paid back", "1,100 DA"),
+        ("To be paid back", "1,100 DA"),
+        ("Still owed", "1,100 DA"),
+        ("Orders without a sale amount", "1"),
+    ]
+    assert table(html)[-1][-5:-1] == ["⚠ 3,300 DA", "⚠ 1,100 DA", "⚠ 1,100 DA", "⚠ 1,100 DA"]
+    for label, reference in (
+        ("Orders with contradictory figures", "web-odd"),
+        ("Paid back", "web-paid"),
+        ("To be paid back", "web-planned"),
+        ("Still owed", "web-owed"),
+    ):
+        [address] = re.findall(rf'<dt>{label}</dt><dd><a href="([^"]*)"', html)
+        assert references(read(boss.get(address.replace("&amp;", "&")))) == [reference]
+
+
+def test_a_loss_is_drawn_below_the_line(boss: Client) -> None:
+    settled(4, sale_price=Decimal(400))
+    settled(5, Status.FULFILLED)
+
+    html = read(boss.get(REPORT, NOVEMBER))
+
+    margin = html.split('id="giftcards-chart-margin"')[1].split("</figure>")[0]
+    marks = re.findall(r"<span>(.*?)</span>", margin)
+    assert [plain(mark) for mark in marks] == ["-400", "-200", "0", "200", "400"]
+    assert "Margin: -270 DA" in plain(text(margin)).replace("\xa0", " ")
+
+
+def test_money_in_open_orders_is_shown_whatever_the_period(boss: Client) -> None:
+    make_guide_order(Status.HANDLING)
+    make_guide_order(Status.DELAYED, price_per_card=None)
+
+    html = read(boss.get(REPORT, NOVEMBER))
+
+    assert key_figures(html)["In open orders, at present"] == (
+        "2,450 DA and 1 order of unknown price"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0 s"), (45, "45 s"), (185, "3 min 5 s"), (3_600, "1 h"), (94_210, "26 h 10 min")],
+)
+def test_durations_have_two_units_at_most(seconds: int, shown: str) -> None:
+    assert plain(figures.duration_text(seconds)) == shown
+
+
+# The period.
+
+
+def test_without_a_question_it_is_about_this_month(boss: Client) -> None:
+    days = [date.fromisoformat(day) for day in shown_period(read(boss.get(REPORT)))]
+
+    assert [days[0].day, days[0].month] == [1, days[1].month]
+    assert 'aria-current="page">This month</a>' in read(boss.get(REPORT))
+
+
+def shown_period(html: str) -> list[str]:
+    return re.findall(r'<input type="date" name="(?:from|to)" value="([^"]*)"', html)
+
+
+def test_the_usual_periods_can_be_followed_and_keep_the_product(boss: Client) -> None:
+    html = read(boss.get(REPORT, {"product": PRODUCT}))
+
+    found = re.findall(r'<li><a href="(\?[^"]*)"', element(html, "giftcards-periods", "nav"))
+    assert len(found) == 3
+    for address in found:
+        followed = read(boss.get(REPORT + address.replace("&amp;", "&")))
+        assert f'<option value="{PRODUCT}" selected>' in followed
+        assert 'aria-current="page"' in followed
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"from": "2026-11-31"}, "Enter a valid date."),
+        ({"from": ""}, "This field is required."),
+        ({"from": "1999-12-31"}, "Enter a year from 2000 to 2100."),
+        ({"to": "9999-12-31"}, "Enter a year from 2000 to 2100."),
+        ({"to": "2026-10-31"}, "The last day is before the first."),
+        (
+            {"from": "2025-11-01"},
+            "By day, a report has at most 366 days. Choose weeks or months.",
+        ),
+        ({"from": "2001-01-01", "by": "month"}, "A report has at most 10 years."),
+        (
+            {"by": "hour"},
+            "Select a valid choice. hour is not one of the available choices.",
+        ),
+        ({"from": "2026-11-01'--"}, "Enter a valid date."),
+        ({"product": "\0"}, "Null characters are not allowed."),
+    ],
+)
+def test_a_period_that_cannot_be_shown_is_explained(
+    boss: Client, asked: dict[str, str], message: str
+) -> None:
+    html = read(boss.get(REPORT, {**NOVEMBER, **asked}))
+
+    assert errors(html) == [message]
+    assert "giftcards-report-table" not in html
+    assert "Please correct the error below." in html
+
+
+def test_a_leap_year_by_day_is_not_too_long(boss: Client) -> None:
+    html = read(boss.get(REPORT, {"from": "2028-01-01", "to": "2028-12-31", "by": "day"}))
+
+    assert errors(html) == []
+
+
+# Who sees what.
+
+
+@pytest.mark.parametrize(
+    ("role", "sees_costs", "may_download"),
+    [
+        ("Gift card support", False, False),
+        ("Gift card manager", True, True),
+        ("Gift card accountant", True, True),
+    ],
+)
+def test_each_role_sees_and_downloads_what_it_may(
+    role: str, sees_costs: bool, may_download: bool
+) -> None:
+    settled(4)
+    browser = sign_in(*ROLES[role])
+
+    html = read(browser.get(REPORT, NOVEMBER))
+
+    wanted = [name for name in HEADINGS if sees_costs or name not in COSTS]
+    assert table(html)[0] == wanted
+    assert ("giftcards-downloads" in html) == may_download
+    answer = browser.post(DOWNLOAD, {**NOVEMBER, "what": "report", "format": "comma"})
+    assert answer.status_code == (200 if may_download else 403)
+    assert LogEntry.objects.count() == may_download
+
+
+def test_every_role_is_tried_above() -> None:
+    assert ROLES.keys() == {"Gift card support", "Gift card manager", "Gift card accountant"}
+
+
+@pytest.fixture
+def seller() -> Client:
+    """May see and export orders, and no costs."""
+    return sign_in("view_order", "export_order")
+
+
+@pytest.mark.parametrize("by", ["day", "week", "month", "product", "type"])
+def test_without_costs_no_figure_picture_or_tooltip_tells_them(seller: Client, by: str) -> None:
+    settled(4, price_per_card=Decimal("491.37"), fulfilled_amount=Decimal("1474.11"))
+    settled(5, price_per_card=None, fulfilled_amount=None)
+    settled(6, fulfilled_amount=1)
+    make_guide_order(Status.HANDLING, price_per_card=Decimal("491.37"))
+
+    html = read(seller.get(REPORT, {**NOVEMBER, "by": by}))
+
+    assert drawn(html) == ["Cards", "What customers paid, in DA"]
+    shown = html.split('<div id="content-main"')[1]
+    for amount in ("1,474", "491", "982", "2,456", "176", "175", "provider", "credited"):
+        assert amount not in shown.lower()
+    for word in ("Cost", "Margin", "unknown"):
+        assert word not in text(shown)
+
+
+def test_without_costs_no_download_tells_them(seller: Client) -> None:
+    settled(4, price_per_card=Decimal("491.37"), fulfilled_amount=Decimal("1474.11"))
+
+    for what in ("report", "orders"):
+        content = download(seller, what=what)
+        assert "550" in content or "2750.00" in content
+        for amount in ("491.37", "1474.11", "982.74", "2456.85", "175.89"):
+            assert amount not in content
+
+
+def test_only_who_may_see_orders_gets_a_report() -> None:
+    for browser in (sign_in("view_cost", "export_order"), sign_in("add_order")):
+        assert browser.get(REPORT).status_code == 403
+        assert browser.post(DOWNLOAD, NOVEMBER).status_code == 403
+    assert Client().get(REPORT).status_code == 302
+    assert Client().post(DOWNLOAD, NOVEMBER).status_code == 302
+    assert LogEntry.objects.count() == 0
+
+
+def test_who_is_shown_some_orders_only_gets_no_sums_of_all(boss: Client) -> None:
+    class BranchOrderAdmin(OrderAdmin):
+        def get_queryset(self, request: Any) -> QuerySet[Order]:
+            return super().get_queryset(request).filter(group="branch-1")
+
+    request = RequestFactory().get(REPORT)
+    request.user = read_user(boss)
+    assert OrderAdmin(Order, admin.site).has_report_permission(request)
+    assert not BranchOrderAdmin(Order, admin.site).has_report_permission(request)
+
+
+def read_user(browser: Client) -> Any:
+    return browser.get("/admin/").context["user"]
+
+
+def test_the_list_and_the_index_lead_to_the_report() -> None:
+    browser = sign_in("view_order")
+
+    for address in (LIST, "/admin/giftcards/"):
+        assert f'<a href="{REPORT}">Report</a>' in read(browser.get(address))
+
+
+def test_the_index_offers_no_report_to_who_may_not_see_it() -> None:
+    assert REPORT not in read(sign_in("view_product").get("/admin/giftcards/"))
+
+
+# Downloads.
+
+
+def download(browser: Client, **choices: str) -> str:
+    choices = {**NOVEMBER, "what": "report", "format": "comma", **choices}
+    answer = browser.post(DOWNLOAD, choices)
+    assert answer.status_code == 200, answer
+    assert answer.streaming
+    return b"".join(answer.streaming_content).decode()
+
+
+def test_the_rows_are_downloaded_as_they_are_shown(boss: Client) -> None:
+    settled(4)
+    settled(5)
+
+    found = list(csv.DictReader(StringIO(download(boss))))
+
+    assert [row["Day"] for row in found] == ["2026-11-04", "2026-11-05"]
+    assert [row["Cost"] for row in found] == ["1470.00", "1470.00"]
+    assert [row["Owed to customers"] for row in found] == ["1100.00", "1100.00"]
+
+
+def test_the_orders_of_the_period_and_the_product_are_downloaded(boss: Client) -> None:
+    settled(4, reference="web-1042", customer_email="a@example.com")
+    settled(5, reference="web-1043", product_id="other")
+    settled(5, reference="web-1044", settled_at=datetime(2026, 12, 1, tzinfo=UTC))
+
+    content = download(boss, what="orders", product=PRODUCT)
+
+    [order] = csv.DictReader(StringIO(content))
+    assert (order["Reference"], order["Cost"]) == ("web-1042", "1470.00")
+    assert "a@example.com" not in content
+    assert "a@example.com" in download(boss, what="orders", has_contacts="on")
+
+
+def test_no_download_holds_a_code(boss: Client) -> None:
+    order = receive("web-1042", CardSecret("CANARY-5566-ZXQW", "CANARY-YQXZ"))
+    Order.objects.filter(pk=order.pk).update(settled_at=datetime(2026, 11, 4, tzinfo=UTC))
+
+    for what in ("report", "orders"):
+        content = download(boss, what=what, has_contacts="on")
+        assert ("web-1042" in content) == (what == "orders")
+        for secret in ("CANARY", "ZXQW", "YQXZ", order.cards.get().sealed):
+            assert secret not in content
+
+
+@pytest.mark.parametrize(
+    ("choices", "start", "row"),
+    [
+        ({"format": "comma"}, b"Day,Orders,", b",2750.00,1100.00,"),
+        ({"format": "comma", "has_bom": "on"}, b"\xef\xbb\xbfDay,Orders,", b",2750.00,1100.00,"),
+        ({"format": "semicolon"}, b"Day;Orders;", b";2750,00;1100,00;"),
+        ({"format": "semicolon-point"}, b"Day;Orders;", b";2750.00;1100.00;"),
+        ({"format": "tab"}, b"Day\tOrders\t", b"\t2750.00\t1100.00\t"),
+    ],
+)
+def test_the_file_is_written_as_was_chosen(
+    boss: Client, choices: dict[str, str], start: bytes, row: bytes
+) -> None:
+    settled(4)
+
+    answer = boss.post(DOWNLOAD, {**NOVEMBER, "what": "report", **choices})
+
+    content = b"".join(answer.streaming_content)
+    assert content.startswith(start)
+    assert row in content
+    assert answer["Content-Type"] == "text/csv; charset=utf-8"
+    assert answer["Content-Disposition"] == (
+        'attachment; filename="giftcards-report-2026-11-01-2026-11-30.csv"'
+    )
+    assert "no-store" in answer["Cache-Control"]
+
+
+@pytest.mark.skipif(not can_write_xlsx(), reason="Needs openpyxl.")
+def test_an_xlsx_file_has_the_same_rows(boss: Client) -> None:
+    settled(4, reference="web-1042")
+
+    answer = boss.post(DOWNLOAD, {**NOVEMBER, "what": "orders", "format": "xlsx"})
+
+    assert answer["Content-Disposition"].endswith('2026-11-30.xlsx"')
+    book = ZipFile(BytesIO(b"".join(answer.streaming_content)))
+    texts = "".join(book.read(name).decode() for name in book.namelist() if "xml" in name)
+    assert "web-1042" in texts
+
+
+@pytest.mark.parametrize(
+    ("language", "without_xlsx"), [("en", "comma"), ("fr", "semicolon"), ("ar", "semicolon-point")]
+)
+@pytest.mark.parametrize("has_xlsx", [True, False])
+def test_the_form_proposes_xlsx_or_else_what_spreadsheets_of_the_language_expect(
+    boss: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    language: str,
+    without_xlsx: str,
+    has_xlsx: bool,
+) -> None:
+    # As if openpyxl was installed, or was not: Python is asked.
+    find = importlib.util.find_spec
+    instead = {"openpyxl": "json" if has_xlsx else "no_such_module"}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: find(instead.get(name, name), *more)
+    )
+    chosen = "xlsx" if has_xlsx else without_xlsx
+    boss.cookies["django_language"] = language
+
+    html = read(boss.get(REPORT, NOVEMBER))
+
+    assert f'<option value="{chosen}" selected>' in html
+    assert re.search(r'name="has_bom"[^>]* checked', html)
+
+
+@pytest.mark.parametrize(
+    ("choices", "trace"),
+    [
+        ({}, "Exported the report by day from 2026-11-01 to 2026-11-30 as CSV."),
+        (
+            {"what": "orders", "has_contacts": "on", "product": "other"},
+            "Exported the orders from 2026-11-01 to 2026-11-30 of product other as CSV, with"
+            " addresses and phone numbers.",
+        ),
+    ],
+)
+def test_every_download_is_recorded(boss: Client, choices: dict[str, str], trace: str) -> None:
+    download(boss, **choices)
+
+    entry = LogEntry.objects.get()
+    assert (entry.user, entry.object_repr) == (read_user(boss), "Report")
+    assert entry.change_message == trace
+    assert "Report" in read(boss.get("/admin/"))
+
+
+@pytest.mark.parametrize(
+    "choices", [{"what": "cards"}, {"format": "exe"}, {"from": "2026-13-01"}, {"what": ""}]
+)
+def test_a_download_of_something_else_is_refused_without_a_trace(
+    boss: Client, choices: dict[str, str]
+) -> None:
+    wanted = {**NOVEMBER, "what": "report", "format": "comma", **choices}
+
+    read(boss.post(DOWNLOAD, wanted), status=400)
+
+    assert LogEntry.objects.count() == 0
+
+
+def test_a_download_is_never_a_link(boss: Client) -> None:
+    assert boss.get(DOWNLOAD, NOVEMBER).status_code == 405
+    assert Client(enforce_csrf_checks=True).post(DOWNLOAD, NOVEMBER).status_code == 403
+
+
+# The page itself.
+
+
+def test_the_page_has_neither_script_nor_style_of_its_own(boss: Client) -> None:
+    settled(4)
+
+    for by in ("day", "product"):
+        html = read(boss.get(REPORT, {**NOVEMBER, "by": by}))
+        shown = html.split('<div id="content-main"')[1].split("</main>")[0]
+        assert re.findall(r"<script|<style|\sstyle=|\son\w+=", shown) == []
+
+
+def test_the_number_of_queries_does_not_grow_with_the_orders(boss: Client) -> None:
+    days = range(1, 31)
+    for day in days:
+        settled(day)
+    address = f"{REPORT}?from=2026-11-01&to=2026-11-30&by=day"
+    few = count_queries(boss, address)
+    Order.objects.bulk_create(many(2_000))
+
+    assert count_queries(boss, address) == few <= len(days) + 15
+
+
+def many(count: int) -> Iterator[Order]:
+    for number in range(count):
+        at = datetime(2026, 11, 1 + number % 30, 8, tzinfo=UTC)
+        values = {"settled_at": at, "sale_price": Decimal(550), "type_id": f"type_{number % 7}"}
+        yield build_guide_order(Status.FULFILLED, fulfilled_amount=Decimal(2450), **values)

@@ -1,0 +1,201 @@
+"""What a night's reading finds is told to monitors, and ends by itself when the entry comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+import responses
+
+from giftcards.books.models import LedgerEntry
+from giftcards.books.nightly import read_if_due
+from giftcards.models import Order, ProviderState
+from giftcards.problems import Problem
+from giftcards.statuses import Status
+from tests.books.wire import NOON, Books, at, note_ledger, ordered
+from tests.builders import problems
+from tests.conftest import Call
+from tests.stage import ago, refill_budget
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+BALANCES = ("oldBalance", "newBalance")
+LACKING = Problem("credit_differs", {"expected": "980.00", "amount": "0.00"})
+
+
+@pytest.fixture
+def books(wire: responses.RequestsMock) -> Books:
+    """The balance of 10,000 DA is known, and an order of 2,450 DA is in order."""
+    books = Books()
+    books.open(wire)
+    ordered(Status.HANDLING, reference="web-1", provider_order_id="ab12")
+    book(books, "DEPOSIT", 10_000, -60)
+    book(books, "ORDER", 2450, 1, objid="ab12")
+    return books
+
+
+def book(books: Books, kind: str, amount: int, seconds: float, **values: str) -> None:
+    """Book it with the balances that follow from what was booked before."""
+    before = books.rows[-1][BALANCES[1]] if books.rows else 0
+    after = before + (-amount if kind == "ORDER" else amount)
+    balances = dict(zip(BALANCES, (before, after), strict=True))
+    books.book(kind, amount, at(seconds), name=f"e{len(books.rows)}", **values, **balances)
+
+
+def partly_delivered(**values: object) -> Order:
+    settled = {"settled_at": at(10), "fulfilled_amount": 1470, "provider_order_id": "cd34"}
+    return ordered(Status.PARTIALLY_FILLED, reference="web-2", **{**settled, **values})
+
+
+def let_a_night_pass() -> None:
+    ProviderState.objects.current()
+    note_ledger(due_at=ago(1))
+    refill_budget()
+    read_if_due(lambda: True)
+
+
+@pytest.fixture
+def told(call: Call) -> Callable[[], str]:
+    def told() -> str:
+        out, err, code = call("giftcards_status", "--fail-on", "missing,unknown,gap", "-v0")
+        assert (out, code) == ("", 1 if err else 0)
+        return err.rstrip()
+
+    return told
+
+
+def test_books_in_order_are_no_news(books: Books, told: Callable[[], str]) -> None:
+    let_a_night_pass()
+    assert told() == ""
+    assert Order.objects.needing_attention().count() == 0
+
+
+def test_a_missing_refund_is_told_and_needs_a_person_until_it_comes(
+    books: Books, told: Callable[[], str]
+) -> None:
+    order = partly_delivered()
+    book(books, "ORDER", 2450, 2, objid="cd34")
+    let_a_night_pass()
+    assert problems(order) == [LACKING]
+    assert told() == "1 refund promised and not credited, 980.00 DZD."
+    # A part of it.
+    book(books, "REFUND-ORDER", 490, 20, objid="cd34")
+    let_a_night_pass()
+    assert problems(order) == [
+        Problem("credit_differs", {"expected": "980.00", "amount": "490.00"})
+    ]
+    assert told() == "1 refund promised and not credited, 490.00 DZD."
+    book(books, "REFUND-ORDER", 490, 30, objid="cd34")
+    let_a_night_pass()
+    assert problems(order) == []
+    assert told() == ""
+
+
+def test_a_missing_refund_that_was_ticked_off_is_told_no_more(
+    books: Books, told: Callable[[], str]
+) -> None:
+    order = partly_delivered()
+    book(books, "ORDER", 2450, 2, objid="cd34")
+    let_a_night_pass()
+    order.refresh_from_db()
+    assert order.tick_off(LACKING, by="amina")
+    for _night in range(2):
+        assert told() == ""
+        assert [each.get("ticked_by") for each in order.problems] == ["amina"]
+        let_a_night_pass()
+        order.refresh_from_db()
+        assert order.is_credited is False
+    # Whatever else is wrong with the order is another matter.
+    Order.objects.filter(pk=order.pk).update(**order.problem_columns(new=[Problem("watch_ended")]))
+    assert told() == ""
+
+
+def test_too_much_credited_needs_a_person_and_is_not_missing(
+    books: Books, told: Callable[[], str]
+) -> None:
+    order = partly_delivered()
+    book(books, "ORDER", 2450, 2, objid="cd34")
+    book(books, "REFUND-ORDER", 1470, 20, objid="cd34")
+    let_a_night_pass()
+    assert problems(order) == [
+        Problem("credit_differs", {"expected": "980.00", "amount": "1470.00"})
+    ]
+    assert told() == ""
+
+
+def test_an_order_found_missing_by_an_older_worker_needs_a_person_after_the_next_reading(
+    books: Books, told: Callable[[], str]
+) -> None:
+    order = partly_delivered(settled_at=at(-20 * 86_400), sent_at=at(-20 * 86_400))
+    Order.objects.filter(pk=order.pk).update(is_credited=False)
+    let_a_night_pass()
+    assert problems(order) == [LACKING]
+
+
+@pytest.mark.parametrize("name", ["", "ff00"])
+def test_a_charge_of_no_order_is_told_until_its_order_is_found(
+    books: Books, told: Callable[[], str], name: str
+) -> None:
+    book(books, "ORDER", 490, 60, objid=name)
+    let_a_night_pass()
+    assert told() == "1 charge of no order here, 490.00 DZD."
+    ordered(Status.HANDLING, quantity=1, provider_order_id="ff00", sent_at=at(59))
+    let_a_night_pass()
+    assert told() == ""
+
+
+def test_a_refund_of_no_order_is_told_once_its_order_cannot_settle_any_more(
+    books: Books, told: Callable[[], str]
+) -> None:
+    book(books, "REFUND-ORDER", 490, 60, objid="ff00")
+    let_a_night_pass()
+    assert told() == "1 refund of no order here, 490.00 DZD."
+    note_ledger(read_until=at(60) + timedelta(hours=11))
+    assert told() == ""
+
+
+def test_what_nobody_can_tick_off_is_told_for_a_week(books: Books, told: Callable[[], str]) -> None:
+    book(books, "ORDER", 490, 60)
+    let_a_night_pass()
+    LedgerEntry.objects.filter(order=None, type="ORDER").update(time=ago(6.9 * 86_400))
+    assert told() != ""
+    LedgerEntry.objects.filter(order=None, type="ORDER").update(time=ago(7.1 * 86_400))
+    assert told() == ""
+
+
+@pytest.mark.parametrize("makes_up", [False, True])
+def test_a_gap_is_told_until_the_entry_comes(
+    books: Books, told: Callable[[], str], makes_up: bool
+) -> None:
+    book(books, "FLEXY", -100, 60)
+    if makes_up:
+        book(books, "DEPOSIT", 10, 70)
+        book(books, "DEPOSIT", 100, 80)
+    book(books, "DEPOSIT", 20, 90)
+    late = [row for row in books.rows if abs(row["amount"]) == 100]
+    books.rows = [row for row in books.rows if row not in late]
+    for row in late:
+        row["amount"] = abs(row["amount"])
+    let_a_night_pass()
+    gap = "0.00" if makes_up else "-100.00"
+    assert told() == f"The books do not close: the gap is {gap} DZD."
+    books.rows += late
+    let_a_night_pass()
+    assert told() == ""
+
+
+def test_a_gap_of_today_is_told_the_night_after(books: Books, told: Callable[[], str]) -> None:
+    let_a_night_pass()
+    LedgerEntry.objects.create(
+        provider_id="odd",
+        type="DEPOSIT",
+        amount=Decimal(1),
+        time=NOON + timedelta(days=1),
+        balance_before=5,
+        balance_after=6,
+    )
+    let_a_night_pass()
+    assert told() == ""

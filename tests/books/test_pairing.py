@@ -1,0 +1,202 @@
+"""Pairing by amount and time: sets are judged, and only what is too much of one side is left."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giftcards.books.pairing import Booking, Expected, Span, learn_offset, pair
+
+START = datetime(2026, 11, 24, 12, tzinfo=UTC)
+NARROW = Span(timedelta(seconds=5), timedelta(seconds=5))
+WIDE = Span(timedelta(minutes=5), timedelta(minutes=5))
+SPANS = [NARROW, WIDE]
+PRICE = Decimal(-980)
+OTHER = Decimal(-490)
+
+
+def after(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+def booking(key: int, seconds: float, amount: Decimal = PRICE) -> Booking:
+    return Booking(key, amount, after(seconds))
+
+
+def expected(key: int, seconds: float, amount: Decimal = PRICE) -> Expected:
+    return Expected(key, amount, after(seconds), after(seconds - 300))
+
+
+@pytest.mark.parametrize(
+    ("booked", "ordered", "pairs"),
+    [
+        pytest.param([200], [0], {0: 0}, id="one of each"),
+        pytest.param([301], [0], {}, id="too late"),
+        pytest.param([0, 0.5], [0, 0.5], {0: 0, 1: 1}, id="as many as orders"),
+        pytest.param([0], [0, 0.5], {0: 0}, id="one too few"),
+        pytest.param([0, 0.5], [0], {0: 0}, id="one too many"),
+        pytest.param([-100, 1, 200], [0], {1: 0}, id="what is near before what is far"),
+        pytest.param([1, 61, 200], [0, 60, 121], {0: 0, 1: 1, 2: 2}, id="near ones first"),
+        pytest.param([288, 580], [0, 290], {0: 0, 1: 1}, id="far ones rather than fewer"),
+    ],
+)
+def test_as_many_as_can_be_are_paired(
+    booked: list[float], ordered: list[float], pairs: dict[int, int]
+) -> None:
+    bookings = [booking(*one) for one in enumerate(booked)]
+    orders = [expected(*one) for one in enumerate(ordered)]
+    assert pair(bookings, orders, SPANS) == pairs
+
+
+def test_another_amount_is_not_paired() -> None:
+    assert pair([booking(1, 0, OTHER)], [expected(7, 0)], SPANS) == {}
+
+
+def test_nothing_is_booked_before_the_order_was_sent() -> None:
+    order = Expected(7, PRICE, after(3600), after(3590))
+    span = Span(timedelta(hours=12), timedelta(minutes=5))
+    assert pair([booking(1, 0)], [order], [span]) == {}
+    assert pair([booking(1, 3591)], [order], [span]) == {1: 7}
+
+
+def most_pairs(bookings: list[Booking], orders: list[Expected], span: Span) -> int:
+    """How many can be paired, by trying all ways to make room (Kuhn's algorithm)."""
+
+    def fits(one: Booking, order: Expected) -> bool:
+        first = max(order.at - span.before, order.earliest)
+        return one.amount == order.amount and first <= one.time <= order.at + span.after
+
+    taken: dict[int, Booking] = {}
+
+    def place(one: Booking, tried: set[int]) -> bool:
+        for order in orders:
+            if order.key not in tried and fits(one, order):
+                tried.add(order.key)
+                if order.key not in taken or place(taken[order.key], tried):
+                    taken[order.key] = one
+                    return True
+        return False
+
+    return sum(place(one, set()) for one in bookings)
+
+
+AMOUNTS = st.sampled_from([PRICE, OTHER])
+POINTS = st.lists(st.tuples(st.integers(0, 900), AMOUNTS), max_size=14)
+
+
+@given(POINTS, POINTS)
+def test_no_way_to_pair_them_leaves_less_open(
+    booked: list[tuple[int, Decimal]], sent: list[tuple[int, Decimal]]
+) -> None:
+    bookings = [booking(key, *one) for key, one in enumerate(booked)]
+    orders = [expected(key, *one) for key, one in enumerate(sent, start=100)]
+    pairs = pair(bookings, orders, SPANS)
+    assert len(set(pairs.values())) == len(pairs) == most_pairs(bookings, orders, WIDE)
+    by_key = {one.key: one for one in orders}
+    for one in bookings:
+        if one.key in pairs:
+            assert len(pair([one], [by_key[pairs[one.key]]], [WIDE])) == 1
+
+
+# Honest orders: when they were sent, and what they cost; and how long the provider took with each.
+SENT = st.lists(st.tuples(st.floats(0, 7200), AMOUNTS), min_size=1, max_size=30)
+LAGS = st.lists(st.floats(0, 20), min_size=30, max_size=30)
+AHEAD = st.integers(-270, 270)
+
+
+def learnt(bookings: list[Booking], orders: list[Expected]) -> timedelta:
+    return learn_offset(bookings, orders, within=timedelta(minutes=5))
+
+
+def by_our_clock(bookings: list[Booking], offset: timedelta) -> list[Booking]:
+    return [Booking(one.key, one.amount, one.time - offset) for one in bookings]
+
+
+def spans_at(offset: timedelta) -> list[Span]:
+    nothing = timedelta(0)
+    return [NARROW, Span(WIDE.before + max(offset, nothing), WIDE.after + max(-offset, nothing))]
+
+
+def honest(
+    sent: list[tuple[float, Decimal]], lags: list[float], ahead: int
+) -> tuple[list[Booking], list[Expected]]:
+    orders = [
+        Expected(key, amount, after(seconds), after(seconds - 600))
+        for key, (seconds, amount) in enumerate(sent)
+    ]
+    bookings = [
+        booking(key, seconds + lag + ahead, amount)
+        for key, ((seconds, amount), lag) in enumerate(zip(sent, lags, strict=False))
+    ]
+    return bookings, orders
+
+
+@given(SENT, LAGS, AHEAD, st.sets(st.integers(0, 29)), st.lists(AMOUNTS, max_size=5))
+def test_honest_orders_leave_nothing_open_and_what_lacks_or_is_foreign_is_counted_exactly(
+    sent: list[tuple[float, Decimal]],
+    lags: list[float],
+    ahead: int,
+    lacking: set[int],
+    foreign: list[Decimal],
+) -> None:
+    bookings, orders = honest(sent, lags, ahead)
+
+    def count(bookings: list[Booking]) -> int:
+        offset = learnt(bookings, orders)
+        return len(pair(by_our_clock(bookings, offset), orders, spans_at(offset)))
+
+    assert count(bookings) == len(orders)
+    left = [one for one in bookings if one.key not in lacking]
+    assert count(left) == len(left)
+    others = [booking(1_000 + number, 60 * number, each) for number, each in enumerate(foreign)]
+    assert count(bookings + others) == len(orders)
+
+
+@given(LAGS, AHEAD, st.integers(0, 10_000).map(random.Random))
+def test_the_offset_of_the_provider_clock_is_learnt_from_entries_that_nothing_tells_apart(
+    lags: list[float], ahead: int, chance: random.Random
+) -> None:
+    # Equal orders, twelve seconds apart on average; the provider takes three at most.
+    times = sorted(chance.uniform(0, 360) for _order in range(30))
+    sent = [(seconds, PRICE) for seconds in times]
+    bookings, orders = honest(sent, [lag / 7 for lag in lags], ahead)
+    found = learnt(bookings, orders).total_seconds()
+    assert ahead - 2 <= found <= ahead + 5
+
+
+def test_without_a_pair_the_clocks_are_taken_for_equal() -> None:
+    assert learnt([], [expected(1, 0)]) == timedelta(0)
+    assert learnt([booking(1, 301)], [expected(1, 0)]) == timedelta(0)
+
+
+def test_pairing_takes_about_twice_as_many_steps_for_twice_as_many() -> None:
+    def steps(count: int) -> int:
+        """The lines of Python that are run."""
+        orders = [expected(number, 36 * number) for number in range(count)]
+        bookings = [booking(number, 36 * number + 90) for number in range(count)]
+        lines = 0
+
+        def trace(_frame: FrameType, event: str, _argument: object) -> Callable[..., Any]:
+            nonlocal lines
+            lines += event == "line"
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            pairs = pair(bookings, orders, SPANS)
+        finally:
+            sys.settrace(before)
+        assert len(pairs) == count
+        return lines
+
+    assert steps(2_000) < 5 * steps(500)

@@ -1,0 +1,714 @@
+"""A customer's data: exported in words, and erased without a trace. The books stay."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.apps import apps
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.auth import get_user_model
+from django.contrib.contenttypes.models import ContentType
+from django.utils import timezone
+
+from giftcards.books.models import LedgerEntry
+from giftcards.books.reports import report
+from giftcards.delivery.models import CardLink, Delivery, LinkVisit
+from giftcards.engine.storing import Arrival, store_cards
+from giftcards.exceptions import ReferenceConflict
+from giftcards.fulfilment import change_customer, place_order
+from giftcards.management.commands import giftcards_customer
+from giftcards.models import (
+    Acknowledgement,
+    Card,
+    CardReveal,
+    CustomerChange,
+    CustomerRefund,
+    Note,
+    Order,
+    StatusChange,
+)
+from giftcards.privacy.erasure import SharedNumber, erase, find_orders
+from giftcards.privacy.person import ERASED, Person, Traces, dialled
+from giftcards.problems import Problem
+from giftcards.settlement import record_refund
+from giftcards.statuses import Status
+from tests.builders import CARDS, LINE, make_guide_order
+from tests.conftest import Call
+from tests.pages import order_page, read, sign_in
+
+pytestmark = pytest.mark.django_db
+
+EMAIL, NAME, PHONE = "Amina.B@example.dz", "Amina Benkhelifa", "0555 12-34 56"
+# How the person is written in different rows.
+SPELLINGS = (EMAIL, EMAIL.lower(), NAME, PHONE, "0555123456", "555123456", "+213555123456")
+PERSON = {"customer_email": EMAIL, "customer_name": NAME, "customer_phone": PHONE}
+OTHER = {
+    "customer_email": "karim@example.dz",
+    "customer_name": "Karim",
+    "customer_phone": "0666 77 88 99",
+}
+
+
+def make_bought(**values: Any) -> Order:
+    """A settled order of the person, paid back, with her details wherever they can get."""
+    user = get_user_model().objects.get_or_create(username="staff")[0]
+    order = make_guide_order(
+        Status.PARTIALLY_FILLED,
+        **{
+            "sale_price": Decimal(600),
+            "group": f"cart of {EMAIL.lower()}",
+            "metadata": {"buyer": {"name": NAME}},
+            "customer_language": "fr",
+            **PERSON,
+            **values,
+        },
+    )
+    store_cards([Arrival(order, CARDS[:3])])
+    refund = record_refund(
+        order,
+        amount=1200,
+        reference=f"to {PHONE}",
+        method=f"by hand to {NAME}",
+        comment="she came to the shop",
+        by=EMAIL,
+    )
+    details = [
+        Problem("refused", {"message": f"{NAME} is blocked", "reason": "no_price"}).as_dict()
+    ]
+    change = StatusChange.objects.create(
+        order=order, from_status="HANDLING", to_status="PARTIALLY_FILLED", details=details
+    )
+    ticked = {"code": "disputed", "parameters": {"by": "staff", "detail": EMAIL}}
+    Order.objects.filter(pk=order.pk).update(
+        problems=[{**ticked, "ticked_by": "staff", "ticked_at": timezone.now().isoformat()}]
+    )
+    Acknowledgement.objects.create(order=order, by="staff", **ticked)
+    before = {name: f"{value}." for name, value in PERSON.items()}
+    CustomerChange.objects.create(order=order, by="staff", reason=f"{NAME} called", **before)
+    Note.objects.add(order, f"Called 0555123456.\n{NAME.split()[0]} is angry.", by="staff")
+    CardReveal.objects.create(card=order.cards.first(), user=user, reason=f"for {NAME}")
+    _log(order, f"Paid back to {NAME}, {EMAIL}.")
+    message = Delivery.objects.create(
+        order=order,
+        change=change,
+        kind="partly",
+        address=EMAIL,
+        language="fr",
+        key=f"key {order.pk}",
+        status="queued",
+        message_id=f"<1@{EMAIL}>",
+        requested_by="staff",
+        reason=f"{NAME} asked",
+    )
+    link = CardLink.objects.create(
+        order=order, origin="staff", delivery=message, reason=f"{NAME} asked at the counter"
+    )
+    LinkVisit.objects.create(
+        link=link, what="opened", address="192.0.2.7", agent="Amina's phone", user=EMAIL.lower()
+    )
+    LogEntry.objects.create(
+        user=user,
+        content_type=ContentType.objects.get_for_model(Delivery),
+        object_id=message.pk,
+        object_repr=EMAIL,
+        action_flag=CHANGE,
+        change_message=f"Sent again to {EMAIL}.",
+    )
+    assert refund.has_changed
+    order.refresh_from_db()
+    return order
+
+
+def _log(order: Order, text: str) -> None:
+    LogEntry.objects.create(
+        user=get_user_model().objects.get(username="staff"),
+        content_type=ContentType.objects.get_for_model(order),
+        object_id=order.pk,
+        object_repr=str(order),
+        action_flag=CHANGE,
+        change_message=text,
+    )
+
+
+def stored_texts() -> Iterator[tuple[str, str]]:
+    """Every value of every row of the apps' tables and of the admin's log, as text."""
+    models = [*apps.get_app_config("giftcards").get_models()]
+    models += [*apps.get_app_config("giftcards_delivery").get_models(), LogEntry]
+    for model in models:
+        for row in model._default_manager.values():
+            for name, value in row.items():
+                text = json.dumps(value, default=str, ensure_ascii=False)
+                yield f"{model.__name__}.{name}", text.casefold()
+
+
+def traces_of(*spellings: str) -> set[str]:
+    return {
+        place
+        for place, text in stored_texts()
+        if any(spelling.casefold() in text for spelling in spellings)
+    }
+
+
+def run_erasure(text: str = EMAIL) -> list[str]:
+    person = Person.of(text)
+    return erase(person, find_orders(person)[0]).erased
+
+
+class TestErasing:
+    def test_no_trace_of_the_person_is_left_in_any_table_or_log(self) -> None:
+        order = make_bought()
+        places = traces_of(*SPELLINGS)
+        # The test looks where there is something to find.
+        assert {place.partition(".")[0] for place in places} == {
+            model.__name__
+            for model in (
+                Order, StatusChange, Acknowledgement, Note, CustomerRefund, CardReveal, Delivery,
+                CardLink, LinkVisit, LogEntry, CustomerChange,
+            )
+        }  # fmt: skip
+        assert run_erasure() == [order.reference]
+        assert traces_of(*SPELLINGS, "amina", "192.0.2.7") == set()
+
+    def test_the_books_are_the_same_afterwards_to_the_centime(self) -> None:
+        order = make_bought()
+        make_bought(**OTHER)
+        LedgerEntry.objects.create(
+            provider_id="L1", type="ORDER", amount=-1470, time=timezone.now(), order=order
+        )
+        day = timezone.localdate()
+        period = day - timedelta(days=2), day + timedelta(days=2)
+        columns = ("pk", "status", "quantity", "fulfilled_quantity", "sale_amount", "open_amount")
+        columns += ("paid_back_amount", "settled_at", "is_credited", "reference", "price_per_card")
+        before = report(*period), list(Order.objects.order_by("pk").values(*columns))
+        sums = ("amount", "state", "executed_at")
+        money = list(CustomerRefund.objects.order_by("pk").values(*sums))
+        ledger = list(LedgerEntry.objects.values())
+        assert before[0].total.orders == 2
+        run_erasure()
+        assert (report(*period), list(Order.objects.order_by("pk").values(*columns))) == before
+        assert list(CustomerRefund.objects.order_by("pk").values(*sums)) == money
+        assert list(LedgerEntry.objects.values()) == ledger
+        assert Card.objects.count() == 6
+
+    def test_another_customer_is_left_alone(self) -> None:
+        make_bought()
+        texts = (*OTHER.values(), "she came to the shop", "is angry")
+        other = make_bought(**OTHER, metadata={"note": "VIP"}, group="cart 7")
+        kept = list(Order.objects.filter(pk=other.pk).values())
+        cards = list(Card.objects.filter(order=other).values())
+        run_erasure()
+        assert list(Order.objects.filter(pk=other.pk).values()) == kept
+        assert list(Card.objects.filter(order=other).values()) == cards
+        assert all(traces_of(text) for text in texts)
+
+    def test_the_codes_are_destroyed_and_the_links_withdrawn(self) -> None:
+        order = make_bought()
+        run_erasure()
+        order.refresh_from_db()
+        assert order.codes_destroyed_at is not None
+        assert all(card.is_destroyed for card in order.cards.all())
+        assert CardLink.objects.get().revoked_at is not None
+        message = Delivery.objects.get()
+        assert (message.status, message.next_attempt_at) == ("cancelled", None)
+        # How the person was written to is theirs as well.
+        assert (message.address, message.language, message.message_id) == ("", "", "")
+
+    def test_a_message_that_is_being_sent_is_not_sent_again(self) -> None:
+        make_bought()
+        message = Delivery.objects.get()
+        until = timezone.now() + timedelta(minutes=1)
+        assert Delivery.objects.claim(message, until=until)
+        run_erasure()
+        assert not Delivery.objects.conclude(message, status="retrying")
+        assert not Delivery.objects.due(timezone.now() + timedelta(days=1)).exists()
+
+    def test_an_address_until_a_correction_is_erased_wherever_it_is_written(self) -> None:
+        order = make_guide_order(Status.FULFILLED, **{**PERSON, "customer_email": "typo@else.dz"})
+        Note.objects.add(order, "Mailed TYPO@else.dz.", by="staff")
+        get_user_model().objects.get_or_create(username="staff")
+        _log(order, "typo@else.dz bounced.")
+        _log(make_guide_order(), "Who is typo@else.dz?")
+        change_customer(order, email=EMAIL, by="staff", reason="bounced")
+        assert {place.partition(".")[0] for place in traces_of("typo@else.dz")} == {
+            "CustomerChange",
+            "LogEntry",
+            "Note",
+        }
+        assert run_erasure() == [order.reference]
+        assert traces_of("typo@else.dz", *SPELLINGS) == set()
+        assert order.customer_changes.get().by == "staff"
+
+    def test_names_of_staff_and_what_happened_stay_in_the_history(self) -> None:
+        order = make_bought()
+        _log(order, "Revealed card 1.")
+        run_erasure()
+        assert LogEntry.objects.filter(change_message="Revealed card 1.").exists()
+        order.refresh_from_db()
+        [entry] = order.problems
+        assert (entry["code"], entry["parameters"]["by"]) == ("disputed", "staff")
+        assert order.notes.get().by == "staff"
+        assert order.changes.get().details[0]["code"] == "refused"
+
+    def test_what_does_not_name_the_person_stays(self) -> None:
+        order = make_guide_order(Status.PARTIALLY_FILLED, group="cart 7", sale_price=6, **PERSON)
+        record_refund(order, amount=12, reference="VIR-1", method="transfer")
+        run_erasure()
+        order.refresh_from_db()
+        refund = order.refunds.get()
+        assert (order.group, refund.reference, refund.method) == ("cart 7", "VIR-1", "transfer")
+
+    def test_a_short_name_is_no_trace_inside_another_word(self) -> None:
+        order = make_guide_order(Status.FULFILLED, customer_name="Ali", group="the alias of ali")
+        traces = Traces(Person(), [order])
+        entry = {"reason": "ali", "by": "ali", "texts": ["invalid", "to Ali: no", "x_ali"]}
+        assert traces.erased(entry) == {
+            "reason": ERASED, "by": "ali", "texts": ["invalid", ERASED, ERASED],
+        }  # fmt: skip
+        assert not traces.are_in("alias")
+
+    def test_a_person_without_any_text_leaves_no_trace_anywhere(self) -> None:
+        traces = Traces(Person(), [make_guide_order(Status.FULFILLED)])
+        assert not any(map(traces.are_in, ("", "a", "0555123456")))
+
+    def test_the_page_of_an_erased_order_tells_its_story_without_the_person(self) -> None:
+        order = make_bought()
+        run_erasure()
+        html = read(sign_in(superuser=True).get(order_page(order)))
+        assert "Called" not in html
+        assert ERASED in html
+        assert not any(spelling.casefold() in html.casefold() for spelling in SPELLINGS)
+
+    def test_placing_an_erased_order_again_buys_nothing(self) -> None:
+        order = make_guide_order(Status.FULFILLED, reference="web-1", **PERSON)
+        run_erasure()
+        with pytest.raises(ReferenceConflict):
+            place_order(**LINE, reference="web-1", **PERSON)
+        assert list(Order.objects.all()) == [order]
+
+    def test_a_reference_that_names_the_person_stays_and_is_told(self) -> None:
+        make_guide_order(Status.FULFILLED, reference=f"web-{EMAIL}", **PERSON)
+        person = Person.of(EMAIL)
+        assert erase(person, find_orders(person)[0]).telling == [f"web-{EMAIL}"]
+
+    def test_an_erasure_that_dies_goes_on_with_the_orders_that_are_left(self) -> None:
+        orders = [make_bought() for _number in range(3)]
+        person = Person.of(EMAIL)
+
+        def die() -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            erase(person, find_orders(person)[0], on_order=die)
+        assert run_erasure() == [order.reference for order in orders[1:]]
+        assert traces_of(*SPELLINGS) == set()
+
+    def test_an_order_about_which_something_begins_meanwhile_is_kept(self) -> None:
+        order = make_bought()
+        person = Person.of(EMAIL)
+        orders, _others = find_orders(person)
+        order.dispute(by="staff")
+        assert erase(person, orders).kept == {order.reference: "problem"}
+        order.refresh_from_db()
+        assert order.customer_email == EMAIL
+
+
+class TestFinding:
+    @pytest.mark.parametrize(
+        "typed", ["amina.b@EXAMPLE.dz", " Amina.B@example.dz ", "+213 555 12 34 56",
+                  "00213555123456", "0555.12.34.56", "٠٥٥٥١٢٣٤٥٦", "+213 (0) 555 123 456"]
+    )  # fmt: skip
+    def test_a_customer_is_found_however_the_address_or_number_is_written(self, typed: str) -> None:
+        order = make_guide_order(Status.FULFILLED, **PERSON)
+        make_guide_order(Status.FULFILLED, **OTHER)
+        make_guide_order(Status.FULFILLED)
+        assert find_orders(Person.of(typed)) == ([order], [])
+
+    @pytest.mark.parametrize("typed", ["", "Amina", "123", "amina555123456", "-"])
+    def test_what_is_neither_an_address_nor_a_number_means_nobody(self, typed: str) -> None:
+        make_guide_order(Status.FULFILLED)
+        person = Person.of(typed)
+        assert not person
+        assert find_orders(person) == ([], [])
+
+    def test_the_number_of_another_country_is_not_taken_for_an_algerian_one(self) -> None:
+        assert dialled("+33 6 12 34 56 78") == "33612345678"
+        assert dialled("06 12 34 56 78") == "213612345678"
+
+    @pytest.mark.parametrize(
+        "stored",
+        ["555123456", "555 12 34 56", "0555/12.34.56", "Tel. 0555 12 34 56",
+         "0555123456 (WhatsApp)", "0555 12 34 56 / 0661 22 33 44", "0661223344,0555123456",
+         "661 22 33 44 ; 555 12 34 56",
+         "+33 6 12 34 56 78\n0555 12 34 56", "Mobile/WhatsApp: 0555123456", "0555 12 34 56, apt 12"]
+    )  # fmt: skip
+    def test_a_number_is_found_however_the_order_has_it(self, stored: str) -> None:
+        order = make_guide_order(Status.FULFILLED, customer_phone=stored)
+        assert find_orders(Person.of("0555 12 34 56")) == ([order], [])
+
+    def test_an_order_with_two_numbers_is_found_by_each(self) -> None:
+        order = make_guide_order(Status.FULFILLED, customer_phone="0555 12 34 56 / 0661 22 33 44")
+        for typed in ("0555123456", "661 22 33 44", "0661 22 33 44 / 0555 12 34 56"):
+            assert find_orders(Person.of(typed)) == ([order], [])
+
+    @pytest.mark.parametrize(
+        ("stored", "typed"),
+        [
+            # A foreign number with nine digits and its code is not an Algerian one without a zero.
+            ("+672312345", "0672312345"),
+            ("00672312345", "0672312345"),
+            ("455123456", "0455123456"),
+            ("55512345", "055512345"),
+            ("5551234567", "05551234567"),
+            # What stands around a sign inside one number is not a number.
+            ("+49 8031/12345678", "12345678"),
+            ("0555/123456", "123456"),
+            ("0555 12 34 56, 16000 Algiers 123456", "123456"),
+            ("0555 12 34 56 / 0661 22 33 44", "0555 12 34 44"),
+            ("0555 12 34 56 / 57", "0555 12 34 57"),
+        ],
+    )
+    def test_a_number_does_not_find_the_order_of_another_one(self, stored: str, typed: str) -> None:
+        make_guide_order(Status.FULFILLED, customer_phone=stored)
+        assert find_orders(Person.of(typed)) == ([], [])
+
+    def test_a_number_that_several_addresses_share_finds_the_orders_of_nobody(self) -> None:
+        amina = make_guide_order(Status.FULFILLED, **PERSON)
+        karim = make_guide_order(Status.FULFILLED, **{**OTHER, "customer_phone": "+213555123456"})
+        make_guide_order(Status.FULFILLED, customer_phone=PHONE)
+        with pytest.raises(SharedNumber) as caught:
+            find_orders(Person.of(PHONE))
+        assert caught.value.addresses == 2
+        assert caught.value.references == (amina.reference, karim.reference)
+        assert not any(part in repr(caught.value) for part in (EMAIL, "karim"))
+
+    def test_a_number_with_one_address_finds_all_its_orders_also_those_without_one(self) -> None:
+        orders = [
+            make_guide_order(Status.FULFILLED, **PERSON, reference="web-1"),
+            make_guide_order(
+                Status.FULFILLED, customer_email=f" {EMAIL.upper()}", customer_phone=PHONE
+            ),
+            make_guide_order(Status.FULFILLED, customer_phone=PHONE),
+        ]
+        assert find_orders(Person.of(PHONE)) == (orders, [])
+
+    def test_an_address_with_several_numbers_finds_all_its_orders(self) -> None:
+        numbers = (PHONE, "0661 22 33 44", "")
+        orders = [
+            make_guide_order(Status.FULFILLED, customer_email=EMAIL, customer_phone=number)
+            for number in numbers
+        ]
+        assert find_orders(Person.of(EMAIL)) == (orders, [])
+
+    def test_an_order_with_the_address_in_the_place_of_the_number_is_not_mixed_up(self) -> None:
+        make_guide_order(Status.FULFILLED, **PERSON)
+        make_guide_order(Status.FULFILLED, customer_email="karim@example.dz", customer_phone=EMAIL)
+        with pytest.raises(SharedNumber):
+            find_orders(Person.of(EMAIL))
+
+    def test_orders_under_another_address_or_number_are_told_and_not_touched(self) -> None:
+        own = make_guide_order(Status.FULFILLED, **PERSON)
+        family = make_guide_order(
+            Status.FULFILLED, customer_email="said@example.dz", customer_phone="+213555123456"
+        )
+        assert find_orders(Person.of(EMAIL)) == ([own], [family])
+        own.customer_phone = f"{PHONE} (WhatsApp)"
+        own.save()
+        assert find_orders(Person.of(EMAIL)) == ([own], [family])
+        run_erasure()
+        family.refresh_from_db()
+        assert family.customer_email == "said@example.dz"
+
+    def test_an_order_that_was_corrected_is_told_to_who_asks_with_the_address_before(self) -> None:
+        """That may be a stranger, whose address was typed by mistake: the codes are not theirs."""
+        own = make_guide_order(Status.FULFILLED, customer_email="typo@else.dz")
+        order = make_guide_order(Status.FULFILLED, customer_email="Typo@else.dz")
+        change_customer(order, email=EMAIL)
+        assert find_orders(Person.of("typo@else.dz")) == ([own], [order])
+        # With both addresses, it is one person.
+        assert find_orders(Person.of(EMAIL)) == ([order], [own])
+
+    def test_an_order_that_names_nobody_is_that_of_whom_its_message_went_to(self) -> None:
+        unnamed = make_guide_order(Status.FULFILLED)
+        other = make_guide_order(Status.FULFILLED, **OTHER)
+        for order in (unnamed, other):
+            Delivery.objects.create(
+                order=order, kind="delivered", address=EMAIL.lower(), key=str(order.pk)
+            )
+        assert find_orders(Person.of(EMAIL)) == ([unnamed], [other])
+
+    def test_an_order_that_names_nobody_is_of_nobody_if_messages_went_to_several(self) -> None:
+        order = make_guide_order(Status.FULFILLED)
+        addresses = (EMAIL.lower(), "friend@example.dz")
+        for address in addresses:
+            Delivery.objects.create(order=order, kind="delivered", address=address, key=uuid4().hex)
+        for address in addresses:
+            assert find_orders(Person.of(address)) == ([], [order])
+            assert run_erasure(address) == []
+
+    def test_an_order_that_names_nobody_is_of_whom_all_its_messages_went_to(self) -> None:
+        order = make_guide_order(Status.FULFILLED)
+        # Of an erased message, nothing tells any more where it went.
+        for address in (EMAIL, EMAIL.upper(), ""):
+            Delivery.objects.create(order=order, kind="delivered", address=address, key=uuid4().hex)
+        assert find_orders(Person.of(EMAIL)) == ([order], [])
+
+    def test_batches_go_through_all_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("giftcards.privacy.person._BATCH", 2)
+        orders = [make_guide_order(Status.FULFILLED, **PERSON) for _number in range(5)]
+        assert find_orders(Person.of(EMAIL))[0] == orders
+
+
+class TestExport:
+    @pytest.fixture
+    def exported(self, tmp_path: Path, call: Call) -> Any:
+        def run(*args: str, name: str = "amina.json") -> Any:
+            outcome = call("giftcards_customer", EMAIL, "--export", str(tmp_path / name), *args)
+            assert (outcome.code, outcome.err) == (0, "")
+            return json.loads((tmp_path / name).read_text())
+
+        return run
+
+    def test_it_has_everything_in_words_of_the_customer(self, exported: Any) -> None:
+        make_bought()
+        text = json.dumps(exported("--language", "en"), ensure_ascii=False)
+        for part in (
+            EMAIL, NAME, PHONE, "she came to the shop", "Called 0555123456.", "for " + NAME,
+            "Corrections of the customer", f"{EMAIL}.",
+            "192.0.2.7", "Amina's phone", "Partly delivered", "1200.00 ", "Messages to customers",
+            "Links to cards", '"buyer"', "The provider refused the order", f"{NAME} is blocked",
+        ):  # fmt: skip
+            assert part in text
+
+    def test_it_is_in_the_language_of_the_customer_unless_another_is_given(
+        self, exported: Any
+    ) -> None:
+        make_bought()
+        assert "Livrée en partie" in json.dumps(exported(), ensure_ascii=False)
+        arabic = json.dumps(exported("--language", "ar", name="ar.json"), ensure_ascii=False)
+        assert "مُسلَّم جزئيًا" in arabic
+
+    def test_it_has_no_code_no_cost_and_no_name_of_staff(self, exported: Any) -> None:
+        make_bought(fulfilled_amount=Decimal("1470.00"))
+        text = json.dumps(exported("--language", "en"))
+        secrets = [part for card in CARDS for part in (card.value, card.serial)]
+        for hidden in (*secrets, "1470.00", "490.00", '"staff', "staff noted"):
+            assert hidden not in text
+
+    def test_it_is_a_new_file_that_only_the_owner_may_read(
+        self, tmp_path: Path, call: Call, exported: Any
+    ) -> None:
+        make_bought()
+        exported()
+        path = tmp_path / "amina.json"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        before = path.read_text()
+        again = call("giftcards_customer", EMAIL, "--export", str(path), "--erase", "--yes")
+        assert again.code == 2
+        assert "is there already. Nothing was written or erased." in again.err
+        assert path.read_text() == before
+        assert traces_of(EMAIL)
+
+    def test_nothing_is_erased_if_the_file_cannot_be_written(
+        self, tmp_path: Path, call: Call
+    ) -> None:
+        make_bought()
+        path = str(tmp_path / "missing" / "amina.json")
+        outcome = call("giftcards_customer", EMAIL, "--export", path, "--erase", "--yes")
+        assert outcome.code == 1
+        assert "could not be written (No such file or directory). Nothing was erased" in outcome.err
+        assert traces_of(EMAIL)
+
+
+class TestCommand:
+    def test_it_exports_and_then_erases(self, tmp_path: Path, call: Call) -> None:
+        make_bought()
+        path = tmp_path / "amina.json"
+        outcome = call("giftcards_customer", EMAIL, "--export", str(path), "--erase", "--yes")
+        assert (outcome.code, outcome.err) == (0, "")
+        assert "The customer of 1 order was erased." in outcome.out
+        assert EMAIL in path.read_text()
+        assert traces_of(*SPELLINGS) == set()
+        again = call("giftcards_customer", EMAIL, "--erase", "--yes")
+        assert (again.code, "No order of this customer was found." in again.err) == (1, True)
+
+    @pytest.mark.parametrize(
+        ("reason", "status", "values"),
+        [
+            ("it is open", Status.HANDLING, {}),
+            ("it has a problem that nobody has ticked off", Status.FULFILLED,
+             {"problems": [Problem("disputed", {"by": "staff"})]}),
+            ("money is still owed to the customer", Status.REFUNDED, {"sale_price": Decimal(600)}),
+        ],
+    )  # fmt: skip
+    def test_it_erases_nothing_while_one_order_is_not_done(
+        self, call: Call, reason: str, status: Status, values: Any
+    ) -> None:
+        make_bought()
+        make_guide_order(status, reference="web-7", **PERSON, **values)
+        before = sorted(stored_texts())
+        outcome = call("giftcards_customer", PHONE, "--erase", "--yes")
+        assert outcome.code == 1
+        assert f"Order web-7 is kept: {reason}." in outcome.err
+        assert sorted(stored_texts()) == before
+
+    def test_it_writes_no_file_while_one_order_is_not_done(
+        self, call: Call, tmp_path: Path
+    ) -> None:
+        make_guide_order(Status.HANDLING, reference="web-7", **PERSON)
+        path = tmp_path / "amina.json"
+        args = ("--export", str(path), "--erase", "--yes", "--json")
+        outcome = call("giftcards_customer", EMAIL, *args)
+        assert outcome.code == 1
+        assert json.loads(outcome.out)["kept"] == {"web-7": "open"}
+        assert not path.exists()
+        assert call("giftcards_customer", EMAIL, "--export", str(path)).code == 0
+
+    def test_it_erases_nothing_while_a_refund_is_only_planned(self, call: Call) -> None:
+        order = make_guide_order(Status.REFUNDED, sale_price=Decimal(600), **PERSON)
+        record_refund(order, amount=3000, reference="R", is_paid=False)
+        outcome = call("giftcards_customer", EMAIL, "--erase", "--yes")
+        assert "a refund is still to be paid" in outcome.err
+        order.refresh_from_db()
+        assert order.customer_email == EMAIL
+
+    def test_a_trial_says_what_would_be_done_and_changes_nothing(self, call: Call) -> None:
+        make_bought()
+        before = sorted(stored_texts())
+        outcome = call("giftcards_customer", EMAIL, "--erase", "--dry-run")
+        assert (outcome.code, outcome.err) == (0, "")
+        assert "Nothing stands in the way: 1 order would be erased." in outcome.out
+        assert sorted(stored_texts()) == before
+
+    def test_a_trial_writes_no_file_and_says_that_it_would(
+        self, call: Call, tmp_path: Path
+    ) -> None:
+        make_bought()
+        path = tmp_path / "amina.json"
+        args = (EMAIL, "--erase", "--dry-run", "--export", str(path))
+        outcome = call("giftcards_customer", *args)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert outcome.out == (
+            "1 order of this customer.\n"
+            "Nothing stands in the way: 1 order would be erased.\n"
+            f"{path} would be written.\n"
+        )
+        assert not path.exists()
+
+    def test_a_trial_tells_that_the_file_is_there_already(self, call: Call, tmp_path: Path) -> None:
+        make_bought()
+        path = tmp_path / "amina.json"
+        path.write_text("kept")
+        args = (EMAIL, "--erase", "--dry-run", "--export", str(path))
+        outcome = call("giftcards_customer", *args)
+        assert (outcome.code, "is there already." in outcome.err) == (2, True)
+        assert "Nothing stands in the way" not in outcome.out
+        assert path.read_text() == "kept"
+
+    @pytest.mark.parametrize("options", [(), ("--erase", "--yes")])
+    def test_a_number_that_several_addresses_share_is_refused(
+        self, call: Call, tmp_path: Path, options: tuple[str, ...]
+    ) -> None:
+        make_bought(reference="web-1")
+        make_bought(**{**OTHER, "customer_phone": "+213555123456"}, reference="web-2")
+        before = sorted(stored_texts())
+        path = tmp_path / "amina.json"
+        outcome = call("giftcards_customer", PHONE, "--export", str(path), *options)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert outcome.err.strip() == (
+            "The orders found are under 2 different e-mail addresses, perhaps of different people:"
+            " web-1, web-2. Nothing was written or erased. Their pages in the admin show the"
+            " addresses: run the command once for each address instead."
+        )
+        assert not path.exists()
+        assert sorted(stored_texts()) == before
+        assert call("giftcards_customer", EMAIL, "--export", str(path)).code == 0
+        assert "karim" not in path.read_text()
+
+    def test_an_order_whose_messages_went_to_several_is_told_and_keeps_its_codes(
+        self, call: Call, tmp_path: Path
+    ) -> None:
+        order = make_guide_order(Status.PARTIALLY_FILLED, reference="web-1")
+        store_cards([Arrival(order, CARDS[:3])])
+        for address in (EMAIL, "friend@example.dz"):
+            Delivery.objects.create(order=order, kind="delivered", address=address, key=uuid4().hex)
+        path = tmp_path / "friend.json"
+        args = ("friend@example.dz", "--export", str(path), "--erase", "--yes")
+        outcome = call("giftcards_customer", *args)
+        assert outcome.code == 1
+        assert outcome.out == (
+            "0 orders of this customer.\n"
+            "Left alone: 1 order with another address or number as well: web-1. If that is the same"
+            " customer's, run the command for it, too.\n"
+        )
+        assert "No order of this customer was found. Nothing was done." in outcome.err
+        assert not path.exists()
+        assert not any(card.is_destroyed for card in order.cards.all())
+
+    def test_without_a_terminal_it_exports_and_erases_only_with_yes(
+        self, call: Call, tmp_path: Path
+    ) -> None:
+        make_bought()
+        path = tmp_path / "amina.json"
+        outcome = call("giftcards_customer", EMAIL, "--export", str(path), "--erase")
+        assert (outcome.code, "add --yes" in outcome.err) == (2, True)
+        assert traces_of(EMAIL)
+        assert not path.exists()
+
+    @pytest.mark.parametrize(("typed", "code"), [("0555123457", 2), ("", 2), (None, 2), (PHONE, 0)])
+    def test_at_a_terminal_the_number_has_to_be_typed_again(
+        self,
+        call: Call,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        typed: str | None,
+        code: int,
+    ) -> None:
+        make_bought()
+        path = tmp_path / "amina.json"
+
+        class Terminal:
+            def isatty(self) -> bool:
+                return True
+
+            def readline(self) -> str:
+                return "" if typed is None else f"{typed}\n"
+
+        monkeypatch.setattr(giftcards_customer.sys, "stdin", Terminal())
+        args = ("--erase", "--export", str(path))
+        assert call("giftcards_customer", "+213 555123456", *args).code == code
+        assert bool(traces_of(EMAIL)) == (code != 0)
+        assert path.exists() == (code == 0)
+
+    @pytest.mark.parametrize(
+        "args",
+        [
+            ("nobody", "--erase"),
+            (EMAIL,),
+            (EMAIL, "--yes"),
+            (EMAIL, "--dry-run"),
+            ("12", "--erase"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, call: Call, args: tuple[str, ...]) -> None:
+        make_bought()
+        assert call("giftcards_customer", *args).code == 2
+        assert traces_of(EMAIL)
+
+    def test_its_json_has_counts_and_references_and_no_word_about_the_person(
+        self, call: Call
+    ) -> None:
+        make_bought(reference="web-1")
+        make_guide_order(Status.FULFILLED, reference="web-2", customer_phone=PHONE)
+        outcome = call("giftcards_customer", EMAIL, "--erase", "--yes", "--json")
+        assert json.loads(outcome.out) == {
+            "orders": 1, "erased": 1, "kept": {}, "named_by_reference": [], "others": ["web-2"],
+        }  # fmt: skip
+        assert not any(part in outcome.out for part in SPELLINGS)

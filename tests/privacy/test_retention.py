@@ -1,0 +1,367 @@
+"""Retention: the codes of old orders are destroyed, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from django.db import connection, connections
+from django.utils import timezone
+
+from giftcards.books.reports import report
+from giftcards.engine.clock import Clock
+from giftcards.engine.late_answers import record_changes
+from giftcards.engine.storing import Arrival, store_cards
+from giftcards.exceptions import CodeDestroyed
+from giftcards.keys.rotation import RotationTally, count_left, rotate, verify
+from giftcards.models import Card, Order, ProviderState, StatusChange
+from giftcards.privacy.retention import Purge, purge, purge_if_due
+from giftcards.problems import Problem
+from giftcards.settlement import record_refund
+from giftcards.statuses import Status
+from tests.builders import CARDS, make_guide_order, settled
+from tests.conftest import Call
+from tests.stage import messages
+from tests.wall import Wall
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+PERSON = "zoe-the-customer@example.com"
+
+
+def make_old(days: int = 400, *, cards: int = 3, **values: Any) -> Order:
+    settled_at = timezone.now() - timedelta(days=days)
+    order = make_guide_order(Status.PARTIALLY_FILLED, settled_at=settled_at, **values)
+    if cards:
+        store_cards([Arrival(order, CARDS[:cards])])
+    return order
+
+
+def run(**options: Any) -> Purge:
+    return purge(settled_before=timezone.now() - timedelta(days=365), **options)
+
+
+def is_destroyed(order: Order) -> bool:
+    order.refresh_from_db()
+    gone = {card.is_destroyed for card in order.cards.all()}
+    assert gone == {order.codes_destroyed_at is not None}
+    return gone == {True}
+
+
+def test_the_codes_of_old_orders_are_destroyed_and_younger_ones_are_kept() -> None:
+    old, young = make_old(), make_old(days=300)
+    assert run() == Purge(orders=1, cards=3)
+    assert (is_destroyed(old), is_destroyed(young)) == (True, False)
+    card = old.cards.get(position=1)
+    with pytest.raises(CodeDestroyed):
+        _ = card.value
+    assert run() == Purge()
+
+
+def test_nothing_of_a_destroyed_code_is_left_but_the_fingerprint_for_recognising_it() -> None:
+    old = make_old()
+    run()
+    for card in old.cards.all():
+        texts = (card.sealed, card.identity, card.serial_fingerprint, card.tail_fingerprint)
+        assert texts == ("", "", "", "")
+    for text in CARDS[0].value, CARDS[0].serial:
+        assert not Card.objects.with_code(text).exists()
+        assert Card.objects.newest_with_code(text, 20) == []
+
+
+def test_the_same_code_bought_again_is_still_recognised_as_a_repeat() -> None:
+    make_old()
+    run()
+    again = make_old(days=1, cards=1)
+    assert [card.is_repeated for card in again.cards.with_repeats()] == [True]
+
+
+def test_a_later_answer_does_not_bring_destroyed_codes_back() -> None:
+    old = make_old()
+    run()
+    assert store_cards([Arrival(old, [*reversed(CARDS[:3])])])[old.pk] == 3
+    assert is_destroyed(old)
+
+
+def test_cards_that_come_late_are_kept_and_told_although_the_others_were_destroyed() -> None:
+    old = make_old()
+    run()
+    for _time in range(2):
+        record_changes([(old, settled("FULFILLED", CARDS))], now=timezone.now())
+    old.refresh_from_db()
+    assert "late_cards" in {problem.code for problem in old.open_problems}
+    late = old.cards.filter(position__gt=3).order_by("position")
+    assert [card.value for card in late] == [secret.value for secret in CARDS[3:]]
+    assert old.cards.readable().count() == 2
+    assert dict(run().left_alone) == {"problem": 1}
+
+    Order.objects.update(needs_attention=False)
+    assert run() == Purge(orders=1, cards=2)
+    assert is_destroyed(old)
+
+
+def test_codes_that_were_never_announced_are_left_alone() -> None:
+    old = make_old()
+    StatusChange.objects.create(
+        order=old,
+        from_status=Status.HANDLING,
+        to_status=Status.PARTIALLY_FILLED,
+        announce_at=None,
+        announce_error="it was given up",
+    )
+    assert dict(run().left_alone) == {"unannounced": 1}
+    StatusChange.objects.update(announced_at=timezone.now())
+    assert run().orders == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "values"),
+    [
+        ("problem", {"problems": [Problem("surplus_cards", {"received": 3, "announced": 2})]}),
+        ("owed", {"sale_price": Decimal(600)}),
+        ("not_credited", {"is_credited": False}),
+        ("no_cards", {"cards": 0}),
+    ],
+)
+def test_what_is_not_settled_is_left_alone_and_counted(reason: str, values: Any) -> None:
+    order = make_old(**values)
+    done = run()
+    assert (done.orders, dict(done.left_alone)) == (0, {reason: 1})
+    order.refresh_from_db()
+    assert order.codes_destroyed_at is None
+
+
+def test_an_order_is_left_alone_until_its_refund_is_paid() -> None:
+    order = make_old(sale_price=Decimal(600))
+    record_refund(order, amount=1200, reference="R1", is_paid=False)
+    assert dict(run().left_alone) == {"planned_refund": 1}
+    record_refund(order, amount=1200, reference="R1")
+    assert run().orders == 1
+
+
+def test_a_dry_run_counts_and_changes_nothing() -> None:
+    order = make_old()
+    make_old(is_credited=False)
+    before = list(Card.objects.order_by("pk").values())
+    done = run(is_dry_run=True)
+    assert (done.orders, done.cards, dict(done.left_alone)) == (1, 3, {"not_credited": 1})
+    assert list(Card.objects.order_by("pk").values()) == before
+    assert not is_destroyed(order)
+
+
+def test_the_books_are_the_same_after_a_purge() -> None:
+    record_refund(make_old(sale_price=Decimal(600)), amount=1200, reference="R1")
+    day = (timezone.now() - timedelta(days=400)).date()
+    start, end = day - timedelta(days=2), day + timedelta(days=2)
+    before = report(start, end)
+    assert before.total.orders == 1
+    assert run().orders == 1
+    assert report(start, end) == before
+
+
+def test_a_purge_goes_through_orders_that_settled_at_the_same_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("giftcards.privacy.retention._BATCH", 2)
+    moment = timezone.now() - timedelta(days=400)
+    orders = [make_old(is_credited=None if number % 2 else False) for number in range(7)]
+    Order.objects.update(settled_at=moment)
+    done = run()
+    assert (done.orders, done.left_alone["not_credited"]) == (3, 4)
+    assert [is_destroyed(order) for order in orders] == [False, True] * 3 + [False]
+
+
+def test_a_purge_that_is_stopped_goes_on_with_the_next_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("giftcards.privacy.retention._BATCH", 1)
+    for _number in range(2):
+        make_old()
+    answers = iter([True, False])
+    done = run(should_continue=lambda: next(answers))
+    assert (done.orders, done.is_whole) == (1, False)
+    assert run() == Purge(orders=1, cards=3)
+
+
+class TestBySchedule:
+    def test_nothing_is_destroyed_unless_the_settings_say_so(self) -> None:
+        order = make_old()
+        purge_if_due(lambda: True)
+        assert not is_destroyed(order)
+
+    def test_codes_are_destroyed_once_a_day_after_the_days_of_the_settings(
+        self, settings: Any
+    ) -> None:
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "CODES_KEPT_DAYS": 90}
+        ProviderState.objects.current()
+        old, young = make_old(days=91), make_old(days=89)
+        purge_if_due(lambda: True)
+        assert (is_destroyed(old), is_destroyed(young)) == (True, False)
+        late = make_old(days=91)
+        purge_if_due(lambda: True)
+        assert not is_destroyed(late)
+        yesterday = timezone.now() - timedelta(hours=25)
+        ProviderState.objects.update(purged_at=yesterday)
+        purge_if_due(lambda: True)
+        assert is_destroyed(late)
+
+    def test_a_part_that_has_no_time_is_taken_up_by_the_next_tick(self, settings: Any) -> None:
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "CODES_KEPT_DAYS": 90}
+        ProviderState.objects.current()
+        old = make_old()
+        purge_if_due(lambda: False)
+        assert not is_destroyed(old)
+        purge_if_due(lambda: True)
+        assert is_destroyed(old)
+
+    def test_orders_that_are_left_alone_do_not_keep_it_from_the_others(
+        self, settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "CODES_KEPT_DAYS": 90}
+        ProviderState.objects.current()
+        monkeypatch.setattr("giftcards.privacy.retention._BATCH", 2)
+        for days in range(400, 390, -1):
+            make_old(days=days, cards=0)
+        old = make_old(days=91)
+        for _tick in range(12):
+            answers = iter([True])
+            purge_if_due(lambda answers=answers: next(answers, False))
+        assert is_destroyed(old)
+        # The next search begins with the oldest order again.
+        state = ProviderState.objects.get()
+        assert (state.purge_place, state.purged_at is None) == (None, False)
+
+    def test_a_clock_that_was_set_ahead_destroys_nothing(self, settings: Any, wall: Wall) -> None:
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "CODES_KEPT_DAYS": 365}
+        Clock()
+        young = make_old(days=1)
+        wall.step(400 * 86_400)
+        purge_if_due(lambda: True)
+        assert not is_destroyed(young)
+
+
+class TestRotation:
+    def test_a_rotation_and_its_proof_pass_over_destroyed_codes(self, settings: Any) -> None:
+        make_old()
+        make_old(days=1)
+        run()
+        keys = [Fernet.generate_key().decode(), *settings.GIFTCARDS["ENCRYPTION_KEYS"]]
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": keys}
+        assert count_left() == 3
+        assert rotate(per_second=1e6, on_batch=lambda _tally: None) == RotationTally(done=3)
+        assert verify(on_batch=lambda _tally: None) == RotationTally(done=3)
+        assert Card.objects.all().try_keys() == {"newest": "", "oldest": ""}
+
+
+class TestCommand:
+    def test_it_says_what_it_destroys_and_what_it_leaves_alone(self, call: Call) -> None:
+        make_old()
+        make_old(is_credited=False)
+        trial = call("giftcards_purge", "--settled-before", "365", "--dry-run")
+        assert "3 codes of 1 order would be destroyed." in trial.out
+        outcome = call("giftcards_purge", "--settled-before", "365")
+        assert "3 codes of 1 order destroyed." in outcome.out
+        assert "1 order with money that the provider has not credited back." in outcome.out
+        assert outcome.code == 0
+
+    def test_the_status_of_an_order_says_how_many_codes_were_destroyed(self, call: Call) -> None:
+        order = make_old()
+        run()
+        store_cards([Arrival(order, CARDS[:4])])
+        text = call("giftcards_status", order.reference).out
+        assert "  cards       4 stored, the codes of 3 destroyed\n" in text
+
+    def test_its_json_has_every_reason(self, call: Call) -> None:
+        make_old()
+        result = json.loads(call("giftcards_purge", "--settled-before", "365", "--json").out)
+        core = ("problem", "owed", "planned_refund", "not_credited", "unannounced", "no_cards")
+        reasons = (*core, "untold")  # the last one is that of giftcards.delivery
+        assert result == {"orders": 1, "cards": 3, "left_alone": dict.fromkeys(reasons, 0)}
+
+    @pytest.mark.parametrize("days", ["0", "-1", "1.5", "36501", "٣٦٥", "all"])
+    def test_days_that_are_none_are_refused(self, call: Call, days: str) -> None:
+        order = make_old()
+        assert call("giftcards_purge", "--settled-before", days).code != 0
+        assert not is_destroyed(order)
+
+
+if connection.vendor == "sqlite":
+
+    class TestFiles:
+        """Nothing that was destroyed is left in the files of SQLite."""
+
+        pytestmark = pytest.mark.django_db(transaction=True)
+
+        @pytest.fixture(params=["wal", "delete", "truncate"], autouse=True)
+        def _database(
+            self,
+            request: pytest.FixtureRequest,
+            shared_database: str,
+            monkeypatch: pytest.MonkeyPatch,
+        ) -> Iterator[None]:
+            # As most builds of SQLite have it, and not those of Debian.
+            settings = f"PRAGMA secure_delete = OFF; PRAGMA journal_mode = {request.param};"
+            connection = connections["default"]
+            monkeypatch.setitem(connection.settings_dict["OPTIONS"], "init_command", settings)
+            connection.close()
+            connection.ensure_connection()
+            # Tests before this one have moved rows about, with the same fingerprints.
+            connection.connection.execute("VACUUM")
+            self.path = Path(shared_database.removeprefix("sqlite:///"))
+            # A process that is there all the time, as the web server is: without it, the log would
+            # go with the last connection.
+            with contextlib.closing(sqlite3.connect(self.path)) as other:
+                other.execute("SELECT count(*) FROM giftcards_card").fetchall()
+                yield
+
+        def held(self, texts: Iterable[str]) -> list[str]:
+            """Those of the texts that are in a file of the database."""
+            files = self.path.parent.glob(f"{self.path.name}*")
+            content = b"".join(path.read_bytes() for path in files)
+            return [each for each in texts if each.encode()[-60:] in content]
+
+        @pytest.fixture
+        def sealed(self) -> list[str]:
+            for _number in range(30):
+                make_old(customer_email=PERSON, group=PERSON)
+            found = list(Card.objects.values_list("sealed", flat=True))
+            found += Card.objects.values_list("tail_fingerprint", flat=True)
+            assert self.held(found) == found
+            return found
+
+        def test_not_after_a_purge(self, sealed: list[str], call: Call) -> None:
+            assert call("giftcards_purge", "--settled-before", "365").code == 0
+            assert self.held(sealed) == []
+
+        def test_not_after_an_erasure(self, sealed: list[str], call: Call) -> None:
+            assert self.held([PERSON]) == [PERSON]
+            assert call("giftcards_customer", PERSON, "--erase", "--yes").code == 0
+            assert self.held([*sealed, PERSON]) == []
+
+        def test_not_after_a_rotation(self, sealed: list[str], settings: Any) -> None:
+            keys = [Fernet.generate_key().decode(), *settings.GIFTCARDS["ENCRYPTION_KEYS"]]
+            settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": keys}
+            assert rotate(per_second=1e6, on_batch=lambda _tally: None) == RotationTally(done=90)
+            assert self.held(sealed) == []
+
+        def test_a_log_that_is_in_use_is_told_of(
+            self, sealed: list[str], caplog: pytest.LogCaptureFixture
+        ) -> None:
+            [mode] = connections["default"].connection.execute("PRAGMA journal_mode").fetchone()
+            with contextlib.closing(sqlite3.connect(self.path)) as reader:
+                if mode == "wal":
+                    # Otherwise, it would keep the purge from writing.
+                    reader.execute("BEGIN")
+                    reader.execute("SELECT count(*) FROM giftcards_card").fetchall()
+                assert run().cards == 90
+            warned = any("is still in the write-ahead log" in each for each in messages(caplog))
+            assert warned == (mode == "wal") == bool(self.held(sealed))
