@@ -12,6 +12,7 @@ from django.utils import numberformat, timezone
 from django.utils.formats import date_format, get_format
 from django.utils.html import escape, format_html, format_html_join, strip_tags
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.text import capfirst
 from django.utils.translation import get_supported_language_variant, gettext
 
 from giftcards.conf import conf
@@ -193,6 +194,11 @@ def currency() -> str:
 def bdi(part: object) -> SafeString:
     """Foreign text as HTML: escaped, and isolated from the direction of the text around it."""
     return format_html("<bdi>{}</bdi>", part)
+
+
+def labelled(label: str, figure: str) -> SafeString:
+    """``figure`` after the name of its column, which is shown only where there is no heading."""
+    return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), figure)
 
 
 def filled(text: str, **parts: object) -> SafeString:

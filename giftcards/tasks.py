@@ -61,7 +61,11 @@ def _run(*, patience: timedelta, is_tick: bool = False) -> str:
         if is_tick:
             # Last, because orders may wait for the loop.
             ends_at = began + conf.longest_task - conf.request_timeout
-            do_chores(lambda: time.monotonic() < ends_at and not stop.is_set(), stop)
+
+            def has_time() -> bool:
+                return time.monotonic() < ends_at and not stop.is_set()
+
+            do_chores(stop, may_begin=has_time, should_continue=has_time)
     except GiftcardsError as error:
         logger.error("The task failed: %s", error)  # noqa: TRY400
         return "failed"
@@ -87,15 +91,20 @@ def add_chore(name: str, chore: Chore) -> None:
     _chores[name] = chore
 
 
-def do_chores(has_time: Callable[[], bool], stop: threading.Event) -> None:
-    """Do a part of the daily work that is due; after ``has_time``, begin nothing."""
+def do_chores(
+    stop: threading.Event, *, may_begin: Callable[[], bool], should_continue: Callable[[], bool]
+) -> None:
+    """Do a part of the daily work that is due.
+
+    Each chore is begun if ``may_begin()``, and goes on while ``should_continue()``.
+    """
     for name, chore in _chores.items():
         with surviving(stop, name):
-            if has_time():
-                chore(has_time)
+            if may_begin():
+                chore(should_continue)
 
 
 # What older workers have left out.
 add_chore("the figures of final orders", complete_figures)
 add_chore("the destruction of old codes", purge_if_due)
-add_chore("the counting of refunds", lambda _has_time: CustomerRefund.objects.recount())
+add_chore("the counting of refunds", lambda _should_continue: CustomerRefund.objects.recount())

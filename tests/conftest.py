@@ -15,9 +15,11 @@ import hypothesis
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.test import Client
 from django.utils import translation
 
 from giftcards.simulator import Simulator
+from tests.pages import sign_in
 from tests.site import Site
 
 # Set where everything that a test may need has to be there, as in CI: then a skip is a failure.
@@ -57,6 +59,12 @@ def call() -> Call:
         return Outcome(out.getvalue(), err.getvalue(), code)
 
     return run
+
+
+@pytest.fixture
+def boss() -> Client:
+    """The browser of a superuser."""
+    return sign_in(superuser=True)
 
 
 @pytest.fixture(autouse=True)

@@ -58,7 +58,11 @@ PAGES = {
     for path in [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
 }
 # The apps of the package, by label, with the page that has their commands.
-APPS = {"giftcards": "commands", "giftcards_delivery": "delivery"}
+APPS = {
+    "giftcards": "commands",
+    "giftcards_books": "commands",
+    "giftcards_delivery": "delivery",
+}
 # The label of its app, by command.
 COMMANDS = {
     name: label
@@ -499,7 +503,9 @@ def test_everything_that_staff_are_told_is_documented_with_whom_it_concerns() ->
         )
         for name in code(names)
     }
-    assert documented == {name: wording.permission for name, wording in news.WORDINGS.items()}
+    assert documented == {
+        name: alert.permission.removeprefix("giftcards.") for name, alert in news.alerts().items()
+    }
 
 
 def test_every_template_of_a_message_or_page_is_documented() -> None:

@@ -59,7 +59,7 @@ from giftcards.settlement import cancel_refund, complete_refund, record_refund
 from giftcards.signals import order_settled
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
-from tests.books.wire import note_ledger
+from tests.books.wire import ledger_state, note_ledger
 from tests.books.wire import read as read_books
 from tests.builders import answer, claim, make_order
 from tests.history import add_history, analyze, forget_statistics, remove_history
@@ -497,7 +497,7 @@ def test_what_the_ledger_lacks_is_found_without_reading_a_whole_table() -> None:
     ProviderState.objects.current()
     note_ledger(read_until=left.time + timedelta(hours=1))
     with explained() as statements:
-        found = unknown_entries()
+        found = unknown_entries(ledger_state())
         assert len(missing_refunds()) == 1
     assert scans(statements) == []
     assert found["ORDER"].count > 0

@@ -12,8 +12,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.lookups import OnlyFilters
-from giftcards.admin.readonly import ReadOnly
+from giftcards.admin.rows import OnlyFilters, ReadOnly
 from giftcards.display import bdi, count_text, moment, money, named
 from giftcards.models import Product, ProductType
 

@@ -4,53 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from django.contrib.admin import AdminSite, ListFilter
-from django.http import HttpRequest, HttpResponseBase
+from django.contrib.admin import ListFilter
+from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
+from giftcards.admin.actions import OrderAction, OrderButton, Page
 from giftcards.conditions import Standing
 from giftcards.models import Order
 
 if TYPE_CHECKING:
-    from giftcards.admin.pages import OrderButton
+    from giftcards.admin.pages import OrderPages
 
 Html = SafeString | str
 
 
-class Page(NamedTuple):
-    """A page below the list of orders; ``view`` has to check what the person may do.
-
-    Its URL is ``admin:giftcards_order_`` and the ``name``.
-    """
-
-    path: str
-    name: str
-    view: Callable[..., HttpResponseBase]
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """What an app adds. Each function has to check what the person may see, and do.
+    """What an app adds. Its functions get the ``OrderAdmin`` and the request, and have to check
+    what the person may see.
 
     HTML on the page of an order stands inside the form of the page, so it must not hold a form: a
     button in it names the form ``giftcards-act`` and its own ``formaction``.
     """
 
-    #: Buttons on the page of an order.
-    buttons: Callable[[HttpRequest, Order], Iterable[OrderButton]] | None = None
+    actions: tuple[OrderAction, ...] = ()
+    pages: tuple[Page, ...] = ()
+    #: Links to other pages, on the page of an order.
+    buttons: Callable[[OrderPages, HttpRequest, Order], Iterable[OrderButton]] | None = None
     #: A section of the page of an order, as HTML; "" to show nothing.
-    section: Callable[[HttpRequest, Order], Html] | None = None
+    section: Callable[[OrderPages, HttpRequest, Order], Html] | None = None
     #: The same inside the section with the refund breakdown.
-    money: Callable[[HttpRequest, Order], Html] | None = None
+    money: Callable[[OrderPages, HttpRequest, Order], Html] | None = None
     #: Sentences on what follows if the customer of an order is corrected, as HTML.
-    consequences: Callable[[HttpRequest, Order], Iterable[Html]] | None = None
+    consequences: Callable[[OrderPages, HttpRequest, Order], Iterable[Html]] | None = None
     #: HTML above the list of orders; "" to show nothing.
-    above_list: Callable[[HttpRequest, AdminSite, Standing], Html] | None = None
+    above_list: Callable[[OrderPages, HttpRequest, Standing], Html] | None = None
     #: Filters of the list of orders, for people who may see costs.
     filters: tuple[type[ListFilter], ...] = ()
-    pages: tuple[Page, ...] = ()
 
 
 _extensions: list[Extension] = []
@@ -62,16 +54,12 @@ def register(extension: Extension) -> None:
         _extensions.append(extension)
 
 
-def each(part: str) -> Iterator[Any]:
-    """This part of every extension that has it."""
-    return (found for extension in _extensions if (found := getattr(extension, part)))
+def items(part: str) -> Iterator[Any]:
+    """The items of this part of every extension."""
+    return (item for extension in _extensions for item in getattr(extension, part))
 
 
-def rendered(part: str, *args: Any) -> list[str]:
-    """The HTML of this part of all extensions for ``args``, without empty ones."""
-    return [shown for render in each(part) if (shown := render(*args))]
-
-
-def listed(part: str, *args: Any) -> list[Any]:
-    """What this part of all extensions yields for ``args``."""
-    return [item for offer in each(part) for item in offer(*args)]
+def called(part: str, *args: Any) -> Iterator[Any]:
+    """What this part of each extension that has it returns for ``args``, unless it is empty."""
+    functions = (getattr(extension, part) for extension in _extensions)
+    return (found for call in functions if call and (found := call(*args)))

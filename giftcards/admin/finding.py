@@ -5,17 +5,20 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from django import forms
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
+from django.core.signals import got_request_exception
 from django.db import router, transaction
+from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
-from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
-from giftcards.admin.forms import FindCardForm
+from giftcards.admin.actions import Page
 from giftcards.admin.pages import OrderPages
 from giftcards.admin.revealing import take_turn
 from giftcards.keys.secrecy import Masked
@@ -30,49 +33,74 @@ _REFUSED = "Find by card code, refused"
 _MOST_SHOWN = 20
 
 
-class FindingPages(OrderPages):
-    """The page that finds a card. The code is posted, because URLs end up in logs and histories."""
+class UnrepeatedInput(forms.PasswordInput):
+    """A text input that, like a password input, is never rendered with its value."""
 
-    def get_urls(self) -> list[URLPattern]:
-        # Outermost: the permission check makes a query, whose failure report must hide the code.
-        view = sensitive_post_parameters()(self.admin_site.admin_view(self.find_card_view))
-        # The trace is committed before the search, whatever ATOMIC_REQUESTS says: a search counts
-        # even if it fails or has not ended yet.
-        view = transaction.non_atomic_requests(using=router.db_for_write(LogEntry))(view)
-        return [
-            path(FindCardForm.path, view, name="giftcards_order_find_card"),
-            *super().get_urls(),
-        ]
+    input_type = "text"
 
-    def find_card_view(self, request: HttpRequest) -> HttpResponse:
-        if not self.has_find_permission(request):
-            raise PermissionDenied
-        form = FindCardForm(request.POST or None)
-        context: dict[str, Any] = {"form": form}
-        if form.is_valid():
-            trace = _begin_search(request)
-            if trace is None:
-                text = ngettext(
-                    "You have searched %(count)d time within an hour. Try again later.",
-                    "You have searched %(count)d times within an hour. Try again later.",
-                    SEARCHES_PER_HOUR,
-                )
-                form.add_error("secret", text % {"count": SEARCHES_PER_HOUR})
-                context["status"] = 429
-            else:
-                found = _newest(form.cleaned_data["secret"])
-                cards = found[:_MOST_SHOWN]
-                _end_search(trace, cards)
-                context["cards"] = self._with_links(request, cards)
-                context["has_more"] = len(found) > len(cards)
-        title = gettext("Find by card code")
-        return self.render_page(request, "find_card", title=title, **context)
 
-    def _with_links(self, request: HttpRequest, cards: list[Card]) -> list[tuple[Card, bool]]:
-        """The cards, each with True if the person may see its order."""
-        orders = self.get_queryset(request).filter(pk__in={card.order_id for card in cards})
-        visible = {order.pk for order in orders if self.has_view_permission(request, order)}
-        return [(card, card.order_id in visible) for card in cards]
+class FindCardForm(forms.Form):
+    # Sentry and others know by this name that they must not collect the field.
+    secret = forms.CharField(
+        label=_("Code or serial"),
+        max_length=200,
+        help_text=_(
+            "The whole code or serial, or the last four characters of the code. Case, spaces and"
+            " dashes do not matter."
+        ),
+        widget=UnrepeatedInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "ltr"}),
+    )
+
+    #: The path that the form is posted to, below the list of orders.
+    path = "find-card/"
+
+    def clean_secret(self) -> Masked:
+        return Masked(self.cleaned_data["secret"])
+
+
+@receiver(got_request_exception, dispatch_uid="giftcards.hide_typed_secret")
+def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
+    """Keep codes and passwords out of Django's error mail, even if a middleware has failed.
+
+    ``sensitive_post_parameters`` does the same, but only once the view runs.
+    """
+    if getattr(request, "path_info", "").endswith((f"/{FindCardForm.path}", "/reveal/")):
+        request.sensitive_post_parameters = "__ALL__"  # type: ignore[attr-defined]
+
+
+def _find(pages: OrderPages, request: HttpRequest) -> HttpResponse:
+    """The page that finds a card. The code is posted: URLs end up in logs and histories."""
+    if not request.user.has_perm("giftcards.find_card"):
+        raise PermissionDenied
+    form = FindCardForm(request.POST or None)
+    context: dict[str, Any] = {"form": form}
+    if form.is_valid():
+        trace = _begin_search(request)
+        if trace is None:
+            text = ngettext(
+                "You have searched %(count)d time within an hour. Try again later.",
+                "You have searched %(count)d times within an hour. Try again later.",
+                SEARCHES_PER_HOUR,
+            )
+            form.add_error("secret", text % {"count": SEARCHES_PER_HOUR})
+            context["status"] = 429
+        else:
+            found = _newest(form.cleaned_data["secret"])
+            cards = found[:_MOST_SHOWN]
+            _end_search(trace, cards)
+            context["cards"] = _with_links(pages, request, cards)
+            context["has_more"] = len(found) > len(cards)
+    title = gettext("Find by card code")
+    return pages.render_page(request, "find_card", title=title, **context)
+
+
+def _with_links(
+    pages: OrderPages, request: HttpRequest, cards: list[Card]
+) -> list[tuple[Card, bool]]:
+    """The cards, each with True if the person may see its order."""
+    orders = pages.get_queryset(request).filter(pk__in={card.order_id for card in cards})
+    visible = {order.pk for order in orders if pages.has_view_permission(request, order)}
+    return [(card, card.order_id in visible) for card in cards]
 
 
 def _newest(code: Masked) -> list[Card]:
@@ -127,3 +155,17 @@ def _record(person: Any, kind: ContentType) -> LogEntry | None:
         trace.change_message = f"Searched more than {SEARCHES_PER_HOUR} times within an hour."
         trace.save(update_fields=["object_repr", "change_message"])
     return None
+
+
+FIND_CARD = Page(
+    "order_find_card",
+    FindCardForm.path,
+    _find,
+    # Outermost: the permission check makes a query, whose failure report must hide the code. The
+    # trace is committed before the search, whatever ATOMIC_REQUESTS says: a search counts even if
+    # it fails or has not ended yet.
+    (
+        sensitive_post_parameters(),
+        transaction.non_atomic_requests(using=router.db_for_write(LogEntry)),
+    ),
+)

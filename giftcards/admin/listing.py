@@ -1,22 +1,22 @@
-"""The list of orders: its search, its pages and its actions. Fast at a million orders."""
+"""The list of orders: its columns, its search and its actions. Fast at a million orders."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
-from django.core.paginator import Paginator
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import get_template
-from django.utils.functional import cached_property
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin import extensions
-from giftcards.admin.columns import COSTS, OrderColumns
 from giftcards.admin.filters import (
     AttentionFilter,
     ChoicesFilter,
@@ -29,17 +29,36 @@ from giftcards.admin.filters import (
     SettledFilter,
     shown_filters,
 )
-from giftcards.admin.forms import FindCardForm
-from giftcards.admin.lookups import OnlyFilters
+from giftcards.admin.finding import FindCardForm
+from giftcards.admin.pages import OrderPages
+from giftcards.admin.rows import LimitedPaginator, OnlyFilters
 from giftcards.conditions import Standing, above_list
+from giftcards.display import (
+    bdi,
+    filled,
+    isolated,
+    labelled,
+    money,
+    status_badge,
+    wrapped_moment,
+)
 from giftcards.models import Order, OrderQuerySet
+from giftcards.refunds import refund_breakdown
+from giftcards.settlement import CustomerBreakdown, customer_breakdown
 from giftcards.statuses import FINAL, FOLLOWED, Status
 
-if TYPE_CHECKING:
-    RowPaginator = Paginator[Any]
-else:
-    RowPaginator = Paginator
-
+# Columns that tell the provider's prices, of the list and of the database table.
+COSTS = frozenset(
+    {
+        "cost",
+        "credited_back",
+        "fulfilled_amount",
+        "price_per_card",
+        "price_at_placing",
+        "approved_price",
+        "max_price",
+    }
+)
 # The most orders that a search shows.
 _MOST_FOUND = 1_000
 # The reasons why "Check now" leaves orders alone, by status.
@@ -80,29 +99,22 @@ _LEFT_ALONE = (
 )
 
 
-class LimitedPaginator(RowPaginator):
-    """A paginator of the first ``limit`` rows; it counts no further."""
+class OrderList(OnlyFilters, OrderPages):
+    """The list of orders. Each cell can be understood without its heading."""
 
-    limit = 10_000
-
-    @cached_property
-    def _counted(self) -> int:
-        rows = cast("QuerySet[Any]", self.object_list)
-        return rows.order_by()[: self.limit + 1].count()
-
-    @cached_property
-    def count(self) -> int:
-        return min(self._counted, self.limit)
-
-    @property
-    def has_more(self) -> bool:
-        """True if there are rows beyond the last page."""
-        return self._counted > self.limit
-
-
-class ListPage(OnlyFilters, OrderColumns):
-    """The list of orders."""
-
+    list_display = (
+        "name",
+        "badge",
+        "bought",
+        "sold_to",
+        "delivered",
+        "cost",
+        "credited_back",
+        "owed",
+        "when",
+    )
+    # Only this column has an index to sort by.
+    sortable_by = ("when",)
     list_filter = (
         AttentionFilter,
         ("status", ChoicesFilter),
@@ -137,7 +149,7 @@ class ListPage(OnlyFilters, OrderColumns):
     def get_list_filter(self, request: HttpRequest) -> list[Any]:
         filters = list(super().get_list_filter(request))
         if self.may_see_costs(request):
-            filters += [each for added in extensions.each("filters") for each in added]
+            filters += extensions.items("filters")
         return filters
 
     def get_changelist(self, request: HttpRequest, **named: Any) -> type[ChangeList]:
@@ -178,10 +190,10 @@ class ListPage(OnlyFilters, OrderColumns):
         context = {
             "pause": standing.state.why_paused(),
             "warnings": list(above_list(request.user.has_perm, standing)),
-            "notices": extensions.rendered("above_list", request, self.admin_site, standing),
+            "notices": list(extensions.called("above_list", self, request, standing)),
             "has_report_permission": self.has_report_permission(request),
             "find_form": FindCardForm(auto_id="giftcards-find-%s")
-            if self.has_find_permission(request)
+            if request.user.has_perm("giftcards.find_card")
             else None,
         }
         response = super().changelist_view(request, context | (extra_context or {}))
@@ -189,6 +201,81 @@ class ListPage(OnlyFilters, OrderColumns):
         if shown and "cl" in shown and has_stock_lists():
             shown["shown_filters"] = list(shown_filters(shown["cl"]))
         return response
+
+    # The columns.
+
+    @admin.display(description=_("reference"))
+    def name(self, order: Order) -> SafeString:
+        return _two_lines(order.reference, order.group)
+
+    @admin.display(description=_("status"))
+    def badge(self, order: Order) -> SafeString:
+        badge = status_badge(order.status)
+        if not order.needs_attention:
+            return badge
+        mark = '{} <span class="giftcards-mark" role="img" aria-label="{}" title="{}">⚠</span>'
+        texts = " ".join(
+            problem.explain(show=isolated, shows_costs=False).text
+            for problem in order.open_problems
+        )
+        return format_html(mark, badge, _("To do"), texts)
+
+    @admin.display(description=_("product"))
+    def bought(self, order: Order) -> SafeString:
+        return _two_lines(order.product_name or order.product_id, order.type_name or order.type_id)
+
+    @admin.display(description=_("customer"), empty_value="")
+    def sold_to(self, order: Order) -> SafeString | None:
+        known = order.customer_name or order.customer_email or order.customer_phone
+        return bdi(known) if known else None
+
+    @admin.display(description=_("delivered"))
+    def delivered(self, order: Order) -> SafeString:
+        # In words, because right-to-left text reverses two numbers with a slash between them.
+        words = gettext("%(delivered)d of %(ordered)d") % {
+            "delivered": order.fulfilled_quantity,
+            "ordered": order.quantity,
+        }
+        return format_html("<span>{}</span>{}", words, _bar(order))
+
+    @admin.display(description=_("cost"), empty_value="")
+    def cost(self, order: Order) -> SafeString | None:
+        breakdown = refund_breakdown(order)
+        if breakdown is None:
+            return None
+        return labelled(gettext("cost"), money(breakdown.charged_amount))
+
+    @admin.display(description=_("credited back"), empty_value="")
+    def credited_back(self, order: Order) -> SafeString | None:
+        breakdown = refund_breakdown(order)
+        if breakdown is None:
+            return None
+        return labelled(gettext("credited back"), money(breakdown.refunded_amount))
+
+    @admin.display(description=_("still owed"), empty_value="")
+    def owed(self, order: Order) -> SafeString | str | None:
+        if order.reordered_amount is not None:
+            # The customer's money went to the new order.
+            return gettext("ordered again")
+        breakdown = customer_breakdown(order)
+        if breakdown:
+            still_owed = labelled(gettext("still owed"), money(breakdown.open_amount))
+            return _with_refunds(still_owed, breakdown)
+        if order.is_final and order.fulfilled_quantity < order.quantity:
+            # Something may be owed: the shop has not said what was paid.
+            return labelled(gettext("still owed"), money(None))
+        return None
+
+    @admin.display(description=_("when"), ordering="-created_at")
+    def when(self, order: Order) -> SafeString:
+        age = gettext("%(age)s ago") % {"age": timesince(order.created_at, depth=1)}
+        return format_html(
+            '<span class="giftcards-when" title="{}">{}'
+            ' <span class="giftcards-unseen">{}</span></span>',
+            age,
+            wrapped_moment(order.created_at),
+            age,
+        )
 
 
 def has_stock_lists() -> bool:
@@ -208,3 +295,30 @@ def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
         if count > 0:
             reasons.append(str(text % {"count": count}))
     return reasons
+
+
+def _two_lines(first: str, second: str) -> SafeString:
+    if not second:
+        return bdi(first)
+    return format_html('{} <span class="giftcards-second">{}</span>', bdi(first), bdi(second))
+
+
+def _with_refunds(still_owed: SafeString, breakdown: CustomerBreakdown) -> SafeString:
+    """The amount still owed, and the paid and planned refunds, if there are any."""
+    parts = [
+        (gettext("paid back: %(amount)s"), breakdown.refunded_amount),
+        (gettext("to be paid: %(amount)s"), breakdown.planned_amount),
+    ]
+    refunds = ((filled(text, amount=money(amount)),) for text, amount in parts if amount)
+    line = ' <span class="giftcards-second">{}</span>'
+    return format_html("{}{}", still_owed, format_html_join("", line, refunds))
+
+
+def _bar(order: Order) -> SafeString:
+    """A small bar of the delivered share; the words beside it say the same."""
+    return format_html(
+        '<svg class="giftcards-small-bar" viewBox="0 0 100 8" preserveAspectRatio="none"'
+        ' aria-hidden="true" focusable="false"><rect width="100" height="8" fill="currentColor"'
+        ' fill-opacity="0.3"/><rect width="{}" height="8" fill="currentColor"/></svg>',
+        str(100 * order.fulfilled_quantity // order.quantity),
+    )

@@ -8,30 +8,26 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.contrib.admin.utils import label_for_field
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
-from django.urls import URLPattern, path
-from django.utils.html import format_html, format_html_join
+from django.http import HttpRequest, HttpResponse
+from django.utils.html import format_html_join
 from django.utils.http import urlencode
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin import extensions
+from giftcards.admin.actions import state_token
 from giftcards.admin.breakdown import (
     bar,
     customer_lines,
     margin_lines,
     provider_lines,
 )
-from giftcards.admin.checking import CheckingPages, fingerprint
-from giftcards.admin.correcting import CorrectingPages
-from giftcards.admin.disputing import DisputingPages
-from giftcards.admin.notes import NotesPages
-from giftcards.admin.pages import state_token
-from giftcards.admin.pricing import PricingPages
-from giftcards.admin.refunding import refund_rows
-from giftcards.admin.resolving import ResolvingPages
+from giftcards.admin.deciding import NOTE, TICK_OFF, fingerprint
+from giftcards.admin.pages import OrderPages
+from giftcards.admin.refunding import COMPLETE, refund_rows
+from giftcards.admin.rows import order_link
 from giftcards.admin.summary import SummaryInput, summarise
 from giftcards.admin.timeline import RelatedOrder, Timeline
 from giftcards.display import (
@@ -88,9 +84,7 @@ def _named(name: str, identifier: str) -> Callable[[Any, Order], str]:
     return show
 
 
-class OrderPage(
-    ResolvingPages, PricingPages, CheckingPages, CorrectingPages, DisputingPages, NotesPages
-):
+class OrderPage(OrderPages):
     """The page of one order."""
 
     readonly_fields = (
@@ -211,16 +205,16 @@ class OrderPage(
                 for entry in order.problems
             ],
             # A held order keeps its problem until the price is decided.
-            "may_tick_off": self.has_check_permission(request) and not order.is_held,
+            "may_tick_off": TICK_OFF.permission(self, request) and not order.is_held,
             "shows_hints": request.user.has_perm("giftcards.resume_provider"),
             **_money(order, again, shows_costs=sees_costs),
             "refunds": refund_rows(past.refunds),
-            "may_settle": self.has_settle_permission(request),
+            "may_settle": COMPLETE.permission(self, request),
             "timeline": past.events,
-            "more_sections": extensions.rendered("section", request, order),
-            "more_money": extensions.rendered("money", request, order),
-            "may_note": self.may_note(request),
-            "may_reveal": self.has_reveal_permission(request),
+            "more_sections": list(extensions.called("section", self, request, order)),
+            "more_money": list(extensions.called("money", self, request, order)),
+            "may_note": NOTE.permission(self, request),
+            "may_reveal": request.user.has_perm("giftcards.reveal_card"),
             **cards_shown(order, with_tails=self.may_see_tails(request)),
             **others,
             "fingerprint": "" if order.is_final else fingerprint(order),
@@ -231,7 +225,7 @@ class OrderPage(
 
         def seen(orders: Iterable[Order]) -> list[RelatedOrder]:
             return [
-                RelatedOrder(other, self._link_to(other))
+                RelatedOrder(other, order_link(self.admin_site, other))
                 for other in orders
                 if self.has_view_permission(request, other)
             ]
@@ -254,34 +248,6 @@ class OrderPage(
                     f"{self.address('changelist')}?{urlencode({'q': order.group})}"
                 )
         return found
-
-    def _link_to(self, order: Order) -> str:
-        return format_html(
-            '<a href="{}"><bdi>{}</bdi></a>', self.address("change", order.pk), order
-        )
-
-    def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(self.tick_off_view)
-        name = "giftcards_order_tick_off"
-        return [path("<path:object_id>/tick-off/", view, name=name), *super().get_urls()]
-
-    def tick_off_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
-        order = self.order_for(request, object_id, allowed=self.has_check_permission(request))
-        if order.is_held or not self.is_current(request, order):
-            return self.refuse_late(request, order)
-        held = {problem.key: problem for problem in map(Problem.of, order.problems)}
-        problem = held.get(request.POST.get("problem", ""))
-        if problem is None:
-            text = gettext("This problem is over: the page shows what holds now.")
-            self.message_user(request, text, messages.WARNING)
-        else:
-            # False for the second request of a double click.
-            if order.tick_off(problem, by=request.user.get_username()):
-                self.log_change(request, order, f"Ticked off: {problem.discreet}")
-            self.message_user(request, gettext("Ticked off."), messages.SUCCESS)
-        return self.to_order(order)
 
 
 def _ticked(entry: Entry) -> tuple[str, str] | None:

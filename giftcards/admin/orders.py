@@ -8,26 +8,43 @@ from __future__ import annotations
 from django.contrib import admin
 from django.http import HttpRequest
 
-from giftcards.admin.finding import FindingPages
-from giftcards.admin.listing import ListPage
+from giftcards.admin.correcting import CUSTOMER
+from giftcards.admin.deciding import CHECK, DISPUTE, FINGERPRINT, NOTE, PRICE, TICK_OFF
+from giftcards.admin.extensions import Extension, register
+from giftcards.admin.finding import FIND_CARD
+from giftcards.admin.listing import OrderList
 from giftcards.admin.order_page import OrderPage
 from giftcards.admin.placing import PlacingPage
-from giftcards.admin.refunding import RefundingPages
-from giftcards.admin.repeating import RepeatingPages
-from giftcards.admin.revealing import RevealingPages
+from giftcards.admin.refunding import CANCEL, COMPLETE, PAY_BACK
+from giftcards.admin.repeating import REPEAT
+from giftcards.admin.resolving import ADOPT, RELEASE, RESOLVE
+from giftcards.admin.revealing import ASK, REVEAL
 from giftcards.models import Order
+
+register(
+    Extension(
+        # In the order of their buttons; rare ones come last.
+        actions=(
+            RESOLVE,
+            PRICE,
+            CHECK,
+            REPEAT,
+            PAY_BACK,
+            DISPUTE,
+            RELEASE,
+            CUSTOMER,
+            TICK_OFF,
+            NOTE,
+            COMPLETE,
+            CANCEL,
+        ),
+        pages=(FINGERPRINT, ADOPT, FIND_CARD, ASK, REVEAL),
+    )
+)
 
 
 @admin.register(Order)
-class OrderAdmin(
-    ListPage,
-    OrderPage,
-    RepeatingPages,
-    RefundingPages,
-    PlacingPage,
-    FindingPages,
-    RevealingPages,
-):
+class OrderAdmin(OrderList, OrderPage, PlacingPage):
     """The orders' pages. To use a subclass, unregister this class first, and register yours."""
 
     class Media:

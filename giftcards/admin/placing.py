@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, ClassVar
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from django import forms
+from django.contrib import messages
 from django.contrib.admin.models import ADDITION
 from django.contrib.admin.options import IS_POPUP_VAR
-from django.contrib.admin.utils import flatten_fieldsets, label_for_field
-from django.core.exceptions import PermissionDenied
+from django.contrib.admin.utils import flatten_fieldsets
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import models, router, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
@@ -19,13 +22,190 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.forms import AmountField, OrderForm, card_choices
-from giftcards.admin.pages import OrderPages, log_entries
+from giftcards.admin.pages import OrderPages, column_label, log_entries, recorded
 from giftcards.admin.provider import pause_in_words
 from giftcards.catalogue import Quote, quote
-from giftcards.display import bdi, filled, moment, money, named
+from giftcards.display import bdi, count_text, filled, isolated, moment, money, money_text, named
+from giftcards.engine.price_holds import confirm_price
 from giftcards.engine.resolving import NoAnswer
+from giftcards.exceptions import ReferenceConflict
+from giftcards.fulfilment import OrderDetails, place_order
 from giftcards.models import Order, ProductType
+from giftcards.models.fields import read_amount
+
+if TYPE_CHECKING:
+    AddForm = forms.ModelForm[Order]
+else:
+    AddForm = forms.ModelForm
+
+
+_LINE = {"product_id", "type_id"}
+_GIVEN = {*_LINE, "quantity", *OrderDetails.__annotations__}
+
+
+class AmountField(forms.DecimalField):
+    """An amount as people write it: see :func:`~giftcards.models.fields.read_amount`."""
+
+    default_error_messages: ClassVar = {
+        "invalid": _("Write the amount like 550 or 549.90: digits from 0 to 9, and a point.")
+    }
+
+    def to_python(self, value: Any) -> Any:
+        if value in self.empty_values:
+            return None
+        amount = read_amount(str(value).strip())
+        if amount is None:
+            raise ValidationError(self.error_messages["invalid"], code="invalid")
+        return amount
+
+
+class CardField(forms.ChoiceField):
+    """A product and a type of the catalogue. Other ids are valid too: the list is only an offer."""
+
+    def valid_value(self, value: Any) -> bool:
+        return len(str(value).split(" ")) == 2
+
+    def clean(self, value: Any) -> Any:
+        """The ids of product and type; ``None`` if none was chosen."""
+        chosen = super().clean(value)
+        return tuple(chosen.split(" ")) if chosen else None
+
+
+def card_choices(kinds: Iterable[ProductType], *, with_prices: bool) -> list[Any]:
+    """The types of the catalogue, grouped by product, for a :class:`CardField`."""
+    groups: list[Any] = [("", _("Choose a card"))]
+    for product, of_product in groupby(kinds, key=lambda kind: kind.product):
+        texts = [
+            (f"{product.product_id} {kind.type_id}", _card(kind, with_prices=with_prices))
+            for kind in of_product
+        ]
+        names = filter(None, (product.category, str(product)))
+        groups.append((" – ".join(map(isolated, names)), texts))
+    return groups
+
+
+def _card(kind: ProductType, *, with_prices: bool) -> str:
+    parts = [isolated(kind)]
+    if with_prices:
+        parts.append(money_text(kind.price))
+    if kind.stock == 0:
+        parts.append(gettext("none in stock"))
+    elif kind.stock is not None:
+        parts.append(gettext("%(count)s in stock") % {"count": count_text(kind.stock)})
+    return " · ".join(parts)
+
+
+class OrderForm(AddForm):
+    """A new order, posted twice: to see the confirmation page, and to confirm.
+
+    A confirmed form places the order as its last validation, which tells whether the reference is
+    free.
+    """
+
+    card = CardField(label=_("Card"), required=False)
+    # The card and its price on the confirmation page. Unless a maximum price was given, the card
+    # may not cost more than this.
+    confirmed_card = CardField(required=False)
+    confirmed_price = AmountField(required=False, min_value=0, max_digits=14, decimal_places=2)
+
+    #: The order that was placed, or the existing one that an unconfirmed form repeats.
+    placed: Order | None = None
+    #: The choices of ``card``; the page replaces them.
+    cards: Sequence[Any] = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["card"].choices = self.cards  # type: ignore[attr-defined]
+        if self.cards or self.is_confirmed:
+            # The chosen card may give them instead.
+            for name in _LINE & self.fields.keys():
+                self.fields[name].required = False
+
+    @property
+    def is_confirmed(self) -> bool:
+        return bool(self.data.get("confirmed_card"))
+
+    @property
+    def is_reopened(self) -> bool:
+        """True if the person goes back from the confirmation to change something."""
+        return "_change" in self.data
+
+    def is_valid(self) -> bool:
+        return super().is_valid() and not self.is_reopened
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = self.cleaned_data
+        if confirmed := cleaned.get("confirmed_card"):
+            cleaned["product_id"], cleaned["type_id"] = confirmed
+        elif chosen := cleaned.get("card"):
+            if {cleaned.get("product_id"), cleaned.get("type_id")} - {"", None, *chosen}:
+                self.add_error("card", gettext("Choose a card, or give its ids: not both."))
+            cleaned["product_id"], cleaned["type_id"] = chosen
+        elif self.cards and "card" not in self.errors:
+            self._require_ids(cleaned)
+        return cleaned
+
+    def _require_ids(self, cleaned: dict[str, Any]) -> None:
+        """Add an error for a missing id, or for the missing card if both ids are missing."""
+        missing = [name for name in ("product_id", "type_id") if cleaned.get(name) == ""]
+        if len(missing) == 2:
+            missing = ["card"]
+        for name in missing:
+            self.add_error(name, self.fields[name].error_messages["required"])
+
+    def full_clean(self) -> None:
+        super().full_clean()
+        if not self.is_bound or self.errors or self.is_reopened:
+            return
+        if self.is_confirmed:
+            self._place()
+        else:
+            self._look_for_repetition()
+
+    def _place(self) -> None:
+        try:
+            # A subclass may have fields of its own.
+            given = {name: self.cleaned_data[name] for name in _GIVEN & self.cleaned_data.keys()}
+            with transaction.atomic():
+                self.placed = place_order(**given)
+                self._limit_price(self.placed)
+        except ValidationError as error:
+            self.add_error(None, error)
+        except ReferenceConflict:
+            self._add_taken()
+        else:
+            if not self.placed.is_new and not self.is_known(self.placed):
+                self._add_taken()
+
+    def _limit_price(self, order: Order) -> None:
+        """Approve the given maximum price for a card, or else the price that the page showed."""
+        shown = self.cleaned_data.get("confirmed_price")
+        if order.is_new and shown is not None:
+            confirm_price(order, shown if order.max_price is None else order.max_price)
+
+    def _look_for_repetition(self) -> None:
+        """Set ``placed`` if the form repeats an order; add an error if its reference is taken."""
+        known = Order.objects.filter(reference=self.cleaned_data.get("reference")).first()
+        if known is None:
+            return
+        line = tuple(self.cleaned_data.get(name) for name in ("product_id", "type_id", "quantity"))
+        if known.line == line and self.is_known(known):
+            self.placed = known
+        else:
+            self._add_taken()
+
+    def _add_taken(self) -> None:
+        # This tells nothing of the other order, which the person may not be allowed to see.
+        taken = gettext("This reference is taken. Use another one for another order.")
+        self.add_error("reference", taken)
+
+    def is_known(self, order: Order) -> bool:
+        """True if the person may learn that ``order`` exists; the page overrides this."""
+        return False
+
+    def validate_unique(self) -> None:
+        """Skip this check: the second request of a double click is no error."""
+
 
 # A value younger than this is shown without its age.
 _FRESH = timedelta(minutes=1)
@@ -180,7 +360,7 @@ class PlacingPage(OrderPages):
     ) -> HttpResponse:
         if IS_POPUP_VAR in request.POST:
             return super().response_add(request, obj, post_url_continue)
-        self.say_recorded(request, obj)
+        self.message_user(request, recorded(obj), messages.INFO)
         if "_addanother" in request.POST:
             return HttpResponseRedirect(request.path)
         if self.may_see(request, obj):
@@ -209,9 +389,9 @@ def _is_too_dear(order: Order, price: Decimal) -> bool:
 
 def _bought(order: Order, known: Quote) -> list[tuple[str, object]]:
     return [
-        (_label("product_id"), named(known.names.product, order.product_id)),
-        (_label("type_id"), named(known.names.type, order.type_id)),
-        (_label("quantity"), order.quantity),
+        (column_label("product_id"), named(known.names.product, order.product_id)),
+        (column_label("type_id"), named(known.names.type, order.type_id)),
+        (column_label("quantity"), order.quantity),
     ]
 
 
@@ -243,13 +423,9 @@ def _sale(form: OrderForm) -> list[tuple[str, object]]:
     names = [name for name in flatten_fieldsets((_SALE,)) if form.cleaned_data.get(name)]
     values = {name: form.cleaned_data[name] for name in ("reference", *names)}
     return [
-        (_label(name), money(value) if isinstance(value, Decimal) else bdi(value))
+        (column_label(name), money(value) if isinstance(value, Decimal) else bdi(value))
         for name, value in values.items()
     ]
-
-
-def _label(name: str) -> str:
-    return label_for_field(name, Order, return_attr=False)
 
 
 def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> list[str]:

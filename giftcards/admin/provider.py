@@ -17,16 +17,13 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
-from django.utils.html import format_html
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin import provider_sections
-from giftcards.admin.lookups import OnlyFilters
 from giftcards.admin.provider_sections import Section
-from giftcards.admin.readonly import ReadOnly
+from giftcards.admin.rows import OnlyFilters, ReadOnly, order_link, visible_orders
 from giftcards.conditions import Standing
-from giftcards.display import bdi
 from giftcards.engine.health import api_keys as known_keys
 from giftcards.engine.task_queue import wake_worker
 from giftcards.keys.keyring import configured_key
@@ -149,27 +146,16 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
             provider_sections.versions(),
         ]
 
-    # The registered admin of orders, which may be the shop's own, decides which orders are named.
-
-    def _orders(self) -> Any:
-        site = self.admin_site
-        return site.get_model_admin(Order) if site.is_registered(Order) else None
-
     def _order_list(self, request: HttpRequest) -> str:
         """The address of the list of orders; "" for a person who may not open it."""
-        orders = self._orders()
-        may_look = orders is not None and orders.has_view_permission(request)
-        return self._address("order_changelist") if may_look else ""
+        sees_none = visible_orders(request, self.admin_site).query.is_empty()
+        return "" if sees_none else self._address("order_changelist")
 
     def _name(self, request: HttpRequest, order: Order) -> str:
         """A link to ``order``; "an order" for a person who may not see it."""
-        orders = self._orders()
-        if orders is None or not orders.has_view_permission(request, order):
+        if not visible_orders(request, self.admin_site).filter(pk=order.pk).exists():
             return gettext("an order")
-        if not orders.get_queryset(request).filter(pk=order.pk).exists():
-            return gettext("an order")
-        address = self._address("order_change", order.pk)
-        return format_html('<a href="{}">{}</a>', address, bdi(order.reference))
+        return order_link(self.admin_site, order)
 
     # Resuming.
 

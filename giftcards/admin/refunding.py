@@ -6,39 +6,34 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django import forms
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import router, transaction
+from django.core.exceptions import ValidationError
 from django.forms import model_to_dict
-from django.http import HttpRequest, HttpResponse
-from django.urls import URLPattern, path
+from django.http import HttpResponse, QueryDict
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.actions import LATE, Answer, Attempt, OrderAction, Outcome, in_words, may
 from giftcards.admin.breakdown import customer_lines
-from giftcards.admin.forms import RefundForm, TakeBackForm
-from giftcards.admin.pages import OrderButton, OrderPages, state_token
-from giftcards.display import (
-    bdi,
-    filled,
-    isolated,
-    moment,
-    money,
-    money_text,
-    payment,
-    refund_badge,
-)
+from giftcards.admin.placing import AmountField
+from giftcards.display import bdi, filled, moment, money, money_text, payment, refund_badge
 from giftcards.exceptions import RefundError
 from giftcards.models import CustomerRefund, Order
+from giftcards.models.fields import plain_line
 from giftcards.models.money import check_amount, refundable_amount
 from giftcards.settlement import cancel_refund, complete_refund, record_refund
 
+if TYPE_CHECKING:
+    RefundModelForm = forms.ModelForm[CustomerRefund]
+else:
+    RefundModelForm = forms.ModelForm
+
 _State = CustomerRefund.State
-_Source = CustomerRefund.Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,232 +80,219 @@ def _steps(refund: CustomerRefund) -> list[SafeString]:
     ]
 
 
-class RefundingPages(OrderPages):
-    """The pages that record a refund to the customer, mark it as paid, or take it back."""
+# A new refund: the form, its confirmation, and the record.
 
-    def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
-        mine = []
-        if order.open_amount and self.has_settle_permission(request):
-            label = gettext("Pay back the customer")
-            mine.append(OrderButton(label, self.address("pay_back", order.pk)))
-        return [*mine, *super().get_order_buttons(request, order)]
 
-    def get_urls(self) -> list[URLPattern]:
-        page = self.admin_site.admin_view
-        return [
-            path(
-                "refunds/<int:refund_id>/paid/",
-                page(self.complete_refund_view),
-                name="giftcards_refund_complete",
-            ),
-            path(
-                "refunds/<int:refund_id>/take-back/",
-                page(self.cancel_refund_view),
-                name="giftcards_refund_cancel",
-            ),
-            path(
-                "<path:object_id>/pay-back/",
-                page(self.pay_back_view),
-                name="giftcards_order_pay_back",
-            ),
-            *super().get_urls(),
-        ]
+class RefundForm(RefundModelForm):
+    """A refund to the customer, posted twice: to see the confirmation page, and to confirm."""
 
-    # A new refund: the form, its confirmation, and the record.
+    state = forms.ChoiceField(
+        label=_("The payment"),
+        choices=[
+            (_State.DONE, _("It has been made.")),
+            (_State.CREATED, _("It is still to be made.")),
+        ],
+        initial=_State.DONE,
+        widget=forms.RadioSelect,
+    )
 
-    def pay_back_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        order = self.order_for(request, object_id, allowed=self.has_settle_permission(request))
-        if request.method == "POST":
-            return self._answer_refund(request, order)
+    class Meta:
+        model = CustomerRefund
+        fields = ("amount", "method", "reference", "comment")
+        field_classes: ClassVar = {"amount": AmountField}
+        widgets: ClassVar = {
+            name: forms.TextInput(attrs={"dir": "auto", "autocomplete": "off"})
+            for name in ("method", "reference", "comment")
+        }
+
+    def __init__(self, order: Order, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._order = order
+
+    @property
+    def is_confirmed(self) -> bool:
+        return "_confirmed" in self.data
+
+    @property
+    def is_known(self) -> bool:
+        """True if the refund is recorded, as for the second request of a double click."""
+        given = self.data.get("reference", "").strip()
+        return self._order.refunds.filter(reference=given).exists()
+
+    def clean_amount(self) -> Decimal:
+        amount: Decimal = self.cleaned_data["amount"]
+        if not self.is_confirmed:
+            try:
+                check_amount(self._order, amount)
+            except RefundError as error:
+                raise ValidationError(error.shown(in_words)) from None
+        return amount
+
+    def is_valid(self) -> bool:
+        # The person may go back from the confirmation, to change something.
+        return super().is_valid() and "_change" not in self.data
+
+
+def _refund_form(attempt: Attempt, data: QueryDict | None) -> RefundForm:
+    if data is not None:
+        return RefundForm(attempt.order, data)
+    initial = {"amount": attempt.order.open_amount, "reference": _new_reference()}
+    return RefundForm(attempt.order, initial=initial)
+
+
+def _why_nothing_is_owed(attempt: Attempt) -> Outcome | None:
+    if attempt.request.method != "POST":
         try:
-            initial = {"amount": refundable_amount(order), "reference": _new_reference()}
+            refundable_amount(attempt.order)
         except RefundError as error:
-            return self._refuse_refund(request, order, error)
-        return self._ask_for_refund(request, order, RefundForm(initial=initial))
+            return Outcome(error.shown(in_words), level=messages.ERROR)
+    return None
 
-    def _answer_refund(self, request: HttpRequest, order: Order) -> HttpResponse:
-        form = RefundForm(request.POST)
-        is_valid = form.is_valid()
-        # The second request of a double click is about a refund that exists already.
-        is_known = order.refunds.filter(reference=form.cleaned_data.get("reference")).exists()
-        is_possible = self.is_current(request, order) and order.open_amount
-        if not (is_known or is_possible):
-            return self.refuse_late(request, order)
-        if not is_valid:
-            return self._ask_for_refund(request, order, form)
-        if form.is_confirmed:
-            return self._record_refund(request, order, form.cleaned_data)
-        try:
-            check_amount(order, form.cleaned_data["amount"])
-        except RefundError as error:
-            form.add_error("amount", error.shown(_in_words))
-            return self._ask_for_refund(request, order, form)
-        return self._confirm_refund(request, order, form)
 
-    def _ask_for_refund(self, request: HttpRequest, order: Order, form: RefundForm) -> HttpResponse:
-        return self.render_page(
-            request,
-            "pay_back",
-            title=gettext("Pay back the customer"),
-            original=order,
-            state_token=state_token(order),
-            facts=_whom(order),
-            lines=customer_lines(order, again=None),
-            form=form,
-            errors=form.errors,
-        )
+def _pay_back(attempt: Attempt) -> Answer:
+    order, form = attempt.order, attempt.form
+    if not (form.is_known or order.open_amount):
+        return LATE
+    given = form.cleaned_data
+    if not form.is_confirmed:
+        return _confirmation(attempt, given)
+    is_paid = given["state"] == _State.DONE
+    values = {name: given[name] for name in ("amount", "method", "reference", "comment")}
+    source = CustomerRefund.Source.STAFF
+    refund = record_refund(order, **values, by=attempt.by, is_paid=is_paid, source=source)
+    if not refund.has_changed:
+        text = gettext("This refund was recorded already. It is not paid twice.")
+        return Outcome(text, level=messages.INFO)
+    text = gettext("Recorded: the customer was paid back %(amount)s.")
+    if not is_paid:
+        text = gettext("Recorded: the customer is to be paid back %(amount)s.")
+    done = "Recorded a refund" if is_paid else "Planned a refund"
+    return Outcome(
+        text % {"amount": money_text(refund.amount)},
+        f"{done} to the customer: {_in_log(refund)}.",
+    )
 
-    def _confirm_refund(self, request: HttpRequest, order: Order, form: RefundForm) -> HttpResponse:
-        given = form.cleaned_data
-        return self.render_page(
-            request,
-            "pay_back_confirm",
-            title=gettext("Pay back the customer"),
-            original=order,
-            state_token=state_token(order),
-            consequence=_consequence(order, given),
-            afterwards=_afterwards(order, given),
-            facts=[*_whom(order), *_payment_facts(given)],
-            # As texts, because numbers would be localised.
-            posted=[(name, str(given[name])) for name in form.fields],
-            action=_action(given),
-            form=form,
-        )
 
-    def _record_refund(
-        self, request: HttpRequest, order: Order, given: Mapping[str, Any]
-    ) -> HttpResponse:
-        is_paid = given["state"] == _State.DONE
-        values = {name: given[name] for name in ("amount", "method", "reference", "comment")}
-        try:
-            # Both or neither: no refund without a trace.
-            with transaction.atomic(using=router.db_for_write(Order)):
-                refund = record_refund(
-                    order,
-                    **values,
-                    by=request.user.get_username(),
-                    is_paid=is_paid,
-                    source=_Source.STAFF,
-                )
-                if refund.has_changed:
-                    done = "Recorded a refund" if is_paid else "Planned a refund"
-                    self.log_change(request, order, f"{done} to the customer: {_in_log(refund)}.")
-        except (RefundError, ValidationError) as error:
-            return self._refuse_refund(request, order, error)
-        if not refund.has_changed:
-            text = gettext("This refund was recorded already. It is not paid twice.")
-            return self._tell_of_refund(request, order, text, messages.INFO)
-        text = gettext("Recorded: the customer was paid back %(amount)s.")
-        if not is_paid:
-            text = gettext("Recorded: the customer is to be paid back %(amount)s.")
-        return self._tell_of_refund(request, order, text % {"amount": money_text(refund.amount)})
+def _confirmation(attempt: Attempt, given: Mapping[str, Any]) -> HttpResponse:
+    order = attempt.order
+    return attempt.page(
+        "pay_back_confirm",
+        consequence=_consequence(order, given),
+        afterwards=_afterwards(order, given),
+        facts=[*_whom(order), *_payment_facts(given)],
+        # As texts, because numbers would be localised.
+        posted=[(name, str(given[name])) for name in attempt.form.fields],
+        action=_action(given),
+    )
 
-    # An existing refund.
 
-    def complete_refund_view(self, request: HttpRequest, refund_id: int) -> HttpResponse:
-        refund, order = self._refund_for(request, refund_id)
-        if request.method == "POST":
-            return self._complete_refund(request, order, refund)
-        if refund.state != _State.CREATED:
-            return self.refuse_late(request, order)
-        return self._show_refund(
-            request,
-            order,
-            refund,
-            title=gettext("Mark as paid"),
-            consequence=gettext("It will be recorded that the customer has been paid."),
-            form=forms.Form(),
-        )
+PAY_BACK = OrderAction(
+    name="order_pay_back",
+    route="<key>/pay-back/",
+    label=_("Pay back the customer"),
+    permission=may("giftcards.settle_refund"),
+    is_offered=lambda order: bool(order.open_amount),
+    before=_why_nothing_is_owed,
+    form=_refund_form,
+    is_repeated=lambda attempt: attempt.form.is_known,
+    template="pay_back",
+    context=lambda attempt: {
+        "facts": _whom(attempt.order),
+        "lines": customer_lines(attempt.order, again=None),
+    },
+    act=_pay_back,
+)
 
-    def _complete_refund(
-        self, request: HttpRequest, order: Order, refund: CustomerRefund
-    ) -> HttpResponse:
-        try:
-            with transaction.atomic(using=router.db_for_write(Order)):
-                complete_refund(refund, by=request.user.get_username())
-                if refund.has_changed:
-                    self.log_change(request, order, f"Marked as paid: {_in_log(refund)}.")
-        except (RefundError, ValidationError) as error:
-            return self._refuse_refund(request, order, error)
-        if not refund.has_changed:
-            text = gettext("The refund was recorded as paid already.")
-            return self._tell_of_refund(request, order, text, messages.INFO)
-        return self._tell_of_refund(request, order, gettext("The refund is recorded as paid."))
+# An existing refund.
 
-    def cancel_refund_view(self, request: HttpRequest, refund_id: int) -> HttpResponse:
-        refund, order = self._refund_for(request, refund_id)
-        form = TakeBackForm(request.POST if request.method == "POST" else None)
-        if form.is_valid():
-            return self._cancel_refund(request, order, refund, form.cleaned_data["reason"])
-        if refund.state == _State.CANCELLED:
-            return self.refuse_late(request, order)
-        return self._show_refund(
-            request,
-            order,
-            refund,
-            title=gettext("Take back the refund"),
-            consequence=gettext(
-                "Its amount is owed again; the refund stays on record. Do this if the customer has"
-                " not got the money, or has given it back."
-            ),
-            form=form,
-            errors=form.errors,
-        )
 
-    def _cancel_refund(
-        self, request: HttpRequest, order: Order, refund: CustomerRefund, reason: str
-    ) -> HttpResponse:
-        try:
-            with transaction.atomic(using=router.db_for_write(Order)):
-                cancel_refund(refund, by=request.user.get_username(), why=reason)
-                if refund.has_changed:
-                    self.log_change(request, order, f"Took back a refund: {_in_log(refund)}.")
-        except ValidationError as error:
-            return self._refuse_refund(request, order, error)
-        if not refund.has_changed:
-            text = gettext("The refund was taken back already.")
-            return self._tell_of_refund(request, order, text, messages.INFO)
-        text = gettext("The refund was taken back. Its amount is owed again.")
-        return self._tell_of_refund(request, order, text)
+def _refund_context(attempt: Attempt) -> Mapping[str, Any]:
+    given = model_to_dict(attempt.row)
+    label = attempt.action.label
+    return {"action": label, "facts": [*_whom(attempt.order), *_payment_facts(given)]}
 
-    def _refund_for(self, request: HttpRequest, key: int) -> tuple[CustomerRefund, Order]:
-        """The refund of a page, and its order. Raises ``PermissionDenied`` if not allowed."""
-        refund = CustomerRefund.objects.filter(pk=key).first()
-        if refund is None:
-            raise PermissionDenied
-        allowed = self.has_settle_permission(request)
-        return refund, self.order_for(request, str(refund.order_id), allowed=allowed)
 
-    def _show_refund(
-        self,
-        request: HttpRequest,
-        order: Order,
-        refund: CustomerRefund,
-        *,
-        title: str,
-        **context: Any,
-    ) -> HttpResponse:
-        facts = [*_whom(order), *_payment_facts(model_to_dict(refund))]
-        return self.render_page(
-            request, "refund", title=title, action=title, original=order, facts=facts, **context
-        )
+def _complete(attempt: Attempt) -> Outcome:
+    refund = complete_refund(attempt.row, by=attempt.by)
+    if not refund.has_changed:
+        return Outcome(gettext("The refund was recorded as paid already."), level=messages.INFO)
+    return Outcome(
+        gettext("The refund is recorded as paid."), f"Marked as paid: {_in_log(refund)}."
+    )
 
-    # How it ends.
 
-    def _refuse_refund(
-        self, request: HttpRequest, order: Order, error: RefundError | ValidationError
-    ) -> HttpResponse:
-        if isinstance(error, RefundError):
-            text = error.shown(_in_words)
-        else:
-            text = " ".join(error.messages)
-        return self._tell_of_refund(request, order, text, messages.ERROR)
+def _late_unless_planned(attempt: Attempt) -> Outcome | None:
+    is_planned = attempt.row.state == _State.CREATED
+    return None if is_planned or attempt.request.method == "POST" else LATE
 
-    def _tell_of_refund(
-        self, request: HttpRequest, order: Order, text: str, level: int = messages.SUCCESS
-    ) -> HttpResponse:
-        self.message_user(request, text, level)
-        return self.to_order(order)
+
+COMPLETE = OrderAction(
+    name="refund_complete",
+    route="refunds/<key>/paid/",
+    label=_("Mark as paid"),
+    permission=may("giftcards.settle_refund"),
+    of=CustomerRefund,
+    place="",
+    token=None,
+    before=_late_unless_planned,
+    form=lambda _attempt, data: forms.Form(data),
+    template="refund",
+    context=lambda attempt: {
+        **_refund_context(attempt),
+        "consequence": gettext("It will be recorded that the customer has been paid."),
+    },
+    act=_complete,
+)
+
+
+class TakeBackForm(forms.Form):
+    """The reason for taking back a refund."""
+
+    reason = forms.CharField(
+        label=_("Reason"),
+        max_length=200,
+        validators=[plain_line],
+        help_text=_("For your colleagues, such as: the transfer came back."),
+        widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
+    )
+
+
+def _cancel(attempt: Attempt) -> Outcome:
+    reason = attempt.form.cleaned_data["reason"]
+    refund = cancel_refund(attempt.row, by=attempt.by, why=reason)
+    if not refund.has_changed:
+        return Outcome(gettext("The refund was taken back already."), level=messages.INFO)
+    return Outcome(
+        gettext("The refund was taken back. Its amount is owed again."),
+        f"Took back a refund: {_in_log(refund)}.",
+    )
+
+
+def _late_if_cancelled(attempt: Attempt) -> Outcome | None:
+    is_cancelled = attempt.row.state == _State.CANCELLED
+    return LATE if is_cancelled and attempt.request.method != "POST" else None
+
+
+CANCEL = OrderAction(
+    name="refund_cancel",
+    route="refunds/<key>/take-back/",
+    label=_("Take back the refund"),
+    permission=may("giftcards.settle_refund"),
+    of=CustomerRefund,
+    place="",
+    token=None,
+    before=_late_if_cancelled,
+    form=lambda _attempt, data: TakeBackForm(data),
+    template="refund",
+    context=lambda attempt: {
+        **_refund_context(attempt),
+        "consequence": gettext(
+            "Its amount is owed again; the refund stays on record. Do this if the customer has"
+            " not got the money, or has given it back."
+        ),
+    },
+    act=_cancel,
+)
 
 
 def _new_reference() -> str:
@@ -367,10 +349,6 @@ def _action(given: Mapping[str, Any]) -> str:
     if given["state"] != _State.DONE:
         text = gettext("Record %(amount)s as to be paid back")
     return text % {"amount": money_text(given["amount"])}
-
-
-def _in_words(part: Decimal | str) -> str:
-    return money_text(part) if isinstance(part, Decimal) else isolated(part)
 
 
 def _in_log(refund: CustomerRefund) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from django import forms
 from django.contrib import messages
-from django.core.exceptions import ValidationError
-from django.http import HttpRequest, HttpResponse
-from django.urls import URLPattern, path
 from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.pages import OrderButton, OrderPages, state_token
+from giftcards.admin.actions import Attempt, OrderAction, Outcome
+from giftcards.admin.pages import recorded
 from giftcards.display import isolated, money
 from giftcards.engine.reordering import check_reorderable, missing_part, reorder_missing, repetition
 from giftcards.exceptions import ReorderError
@@ -17,104 +19,82 @@ from giftcards.models import Order
 from giftcards.problems import Problem
 
 
-class RepeatingPages(OrderPages):
-    """The page that orders the missing cards again."""
+def _is_offered(order: Order) -> bool:
+    is_untouched = order.reordered_amount is None and not order.is_being_paid_back
+    return is_untouched and bool(order.missing_quantity)
 
-    def may_repeat(self, request: HttpRequest, order: Order) -> bool:
-        is_untouched = order.reordered_amount is None and not order.is_being_paid_back
-        is_allowed = is_untouched and self.has_add_permission(request)
-        return is_allowed and bool(order.missing_quantity)
 
-    def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
-        mine = []
-        if self.may_repeat(request, order):
-            label = gettext("Order the missing cards again")
-            mine.append(OrderButton(label, self.address("repeat", order.pk)))
-        return [*mine, *super().get_order_buttons(request, order)]
+def _before(attempt: Attempt) -> Outcome | None:
+    known = repetition(attempt.order)
+    if known is not None:
+        return _known(attempt, known)
+    if attempt.request.method != "POST" and not missing_part(attempt.order).quantity:
+        return Outcome(_obstacle(attempt.order), level=messages.ERROR)
+    return None
 
-    def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(self.repeat_view)
-        page = path("<path:object_id>/repeat/", view, name="giftcards_order_repeat")
-        return [page, *super().get_urls()]
 
-    def repeat_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        order = self.order_for(request, object_id, allowed=self.has_add_permission(request))
-        if request.method == "POST":
-            return self._repeat(request, order)
-        if (known := repetition(order)) is not None:
-            return self._show_known(request, order, known)
-        obstacle, new = _obstacle(order), missing_part(order)
-        if not new.quantity:
-            return self._refuse(request, order, obstacle)
-        return self.render_page(
-            request,
-            "repeat",
-            title=gettext("Order the missing cards again"),
-            original=order,
-            state_token=state_token(order),
-            consequence=_consequence(new.quantity),
-            facts=self._facts(request, order, new),
-            has_ceiling=new.price_ceiling is not None,
-            is_owed=bool(new.sale_amount),
-            obstacle=obstacle,
-            action=_action(new.quantity),
-            form=forms.Form(),
-        )
+def _known(attempt: Attempt, new: Order) -> Outcome:
+    text = gettext(
+        "The missing cards of %(order)s were ordered again already. They are not ordered twice."
+    )
+    text %= {"order": isolated(attempt.order)}
+    return Outcome(text, level=messages.INFO, shows=_first_seen(attempt, new))
 
-    def _repeat(self, request: HttpRequest, order: Order) -> HttpResponse:
-        if not self.is_current(request, order):
-            return self.refuse_late(request, order)
-        by = request.user.get_username()
-        try:
-            new = reorder_missing(order, by=by)
-        except (ReorderError, ValidationError) as error:
-            return self._refuse(request, order, *getattr(error, "messages", [str(error)]))
-        if not new.is_new:
-            return self._show_known(request, order, new)
-        decision = Problem("staff_reordered", {"by": by, "order": new.reference})
-        self.log_change(request, order, str(decision))
-        self.log_addition(request, new, f"Orders again the missing cards of {order}.")
-        self.say_recorded(request, new)
-        return self._to_first_seen(request, new, order)
 
-    def _refuse(self, request: HttpRequest, order: Order, *texts: str) -> HttpResponse:
-        for text in texts:
-            self.message_user(request, text, messages.ERROR)
-        return self.to_order(order)
+def _first_seen(attempt: Attempt, new: Order) -> Order:
+    """The new order, or the old one if the person may not see the new one."""
+    return new if attempt.pages.may_see(attempt.request, new) else attempt.order
 
-    def _show_known(self, request: HttpRequest, order: Order, known: Order) -> HttpResponse:
-        text = gettext(
-            "The missing cards of %(order)s were ordered again already. They are not ordered twice."
-        )
-        self.message_user(request, text % {"order": isolated(order)}, messages.INFO)
-        return self._to_first_seen(request, known, order)
 
-    def _to_first_seen(self, request: HttpRequest, new: Order, old: Order) -> HttpResponse:
-        """Redirect to the new order, or to the old one if the person may not see the new one."""
-        return self.to_order(new if self.may_see(request, new) else old)
+def _repeat(attempt: Attempt) -> Outcome:
+    order, by = attempt.order, attempt.by
+    new = reorder_missing(order, by=by)
+    if not new.is_new:
+        return _known(attempt, new)
+    attempt.pages.log_addition(attempt.request, new, f"Orders again the missing cards of {order}.")
+    return Outcome(
+        recorded(new),
+        str(Problem("staff_reordered", {"by": by, "order": new.reference})),
+        level=messages.INFO,
+        shows=_first_seen(attempt, new),
+    )
 
-    def _facts(self, request: HttpRequest, order: Order, new: Order) -> list[tuple[str, object]]:
-        """The facts about the new order, with costs for people who may see them."""
-        last = order.price_per_card
-        texts = {
-            # Also for themes that show no breadcrumbs.
-            gettext("orders again what is missing from"): order.reference,
-            gettext("product"): new.product_name or new.product_id,
-            gettext("type"): new.type_name or new.type_id,
-            gettext("quantity"): new.quantity,
-            # The old order's: that of the key in use, which buys the new one, may not be known.
-            gettext("environment"): order.get_environment_display(),
-            gettext("customer"): new.customer_name or new.customer_email or new.customer_phone,
+
+def _context(attempt: Attempt) -> Mapping[str, Any]:
+    new = missing_part(attempt.order)
+    return {
+        "consequence": _consequence(new.quantity),
+        "facts": _facts(attempt, new),
+        "has_ceiling": new.price_ceiling is not None,
+        "is_owed": bool(new.sale_amount),
+        "obstacle": _obstacle(attempt.order),
+        "action": _action(new.quantity),
+    }
+
+
+def _facts(attempt: Attempt, new: Order) -> list[tuple[str, object]]:
+    """The facts about the new order, with costs for people who may see them."""
+    order = attempt.order
+    last = order.price_per_card
+    texts = {
+        # Also for themes that show no breadcrumbs.
+        gettext("orders again what is missing from"): order.reference,
+        gettext("product"): new.product_name or new.product_id,
+        gettext("type"): new.type_name or new.type_id,
+        gettext("quantity"): new.quantity,
+        # The old order's: that of the key in use, which buys the new one, may not be known.
+        gettext("environment"): order.get_environment_display(),
+        gettext("customer"): new.customer_name or new.customer_email or new.customer_phone,
+    }
+    amounts = {gettext("paid by the customer"): new.sale_amount}
+    if attempt.pages.may_see_costs(attempt.request):
+        amounts |= {
+            gettext("price per card, last time"): last,
+            gettext("in all, at that price"): last and last * new.quantity,
+            gettext("highest price"): new.price_ceiling,
         }
-        amounts = {gettext("paid by the customer"): new.sale_amount}
-        if self.may_see_costs(request):
-            amounts |= {
-                gettext("price per card, last time"): last,
-                gettext("in all, at that price"): last and last * new.quantity,
-                gettext("highest price"): new.price_ceiling,
-            }
-        shown = {label: money(amount) for label, amount in amounts.items() if amount is not None}
-        return [*((label, text) for label, text in texts.items() if text), *shown.items()]
+    shown = {label: money(amount) for label, amount in amounts.items() if amount is not None}
+    return [*((label, text) for label, text in texts.items() if text), *shown.items()]
 
 
 def _obstacle(order: Order) -> str:
@@ -140,3 +120,17 @@ def _consequence(missing: int) -> str:
 def _action(missing: int) -> str:
     text = ngettext("Order %(count)s card", "Order %(count)s cards", missing)
     return text % {"count": missing}
+
+
+REPEAT = OrderAction(
+    name="order_repeat",
+    route="<key>/repeat/",
+    label=_("Order the missing cards again"),
+    permission=lambda pages, request: pages.has_add_permission(request),
+    is_offered=_is_offered,
+    before=_before,
+    form=lambda _attempt, data: forms.Form(data),
+    template="repeat",
+    context=_context,
+    act=_repeat,
+)

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, ClassVar
 
+from django import forms
 from django.contrib import messages
 from django.core import signing
+from django.core.exceptions import ValidationError
 from django.db import router, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, path
+from django.utils.crypto import constant_time_compare
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.forms import AdoptForm, ReleaseForm, ResolveForm, facts, facts_at_provider
-from giftcards.admin.pages import OrderButton, OrderPages, state_token
-from giftcards.display import explained, isolated
+from giftcards.admin.actions import (
+    LATE,
+    Attempt,
+    OrderAction,
+    Outcome,
+    Page,
+    may,
+    state_token,
+)
+from giftcards.admin.deciding import decided
+from giftcards.admin.pages import OrderPages, column_label, facts, line
+from giftcards.display import explained, isolated, moment_text, zoned_moment
 from giftcards.engine.recovery import adopt, declare_absent
 from giftcards.engine.resolving import (
     Fit,
@@ -26,10 +39,13 @@ from giftcards.engine.resolving import (
     overall,
     release,
 )
+from giftcards.engine.task_queue import wake_worker
 from giftcards.models import Order, StatusChange
 from giftcards.problems import Problem
+from giftcards.provider.answers import IDENTIFIER
 from giftcards.statuses import Status
 
+_PERMISSION = may("giftcards.resolve_order")
 _STAFF = StatusChange.Source.STAFF
 _SALT = "giftcards.admin.adopt"
 # The longest time between a comparison and its confirmation (seconds).
@@ -46,205 +62,279 @@ _NO_ANSWER = {
 }
 
 
-class ResolvingPages(OrderPages):
-    """The pages for decisions about a lost order; each form carries the state that it is about."""
+def _candidate(row: dict[str, Any]) -> str:
+    created_at = row["created_at"] and datetime.fromisoformat(row["created_at"])
+    shown = {
+        "id": row["id"],
+        "time": moment_text(created_at) if created_at else "?",
+        "quantity": row["quantity"],
+        "type": row["type"],
+    }
+    text = gettext("It is the provider's order %(id)s of %(time)s: %(quantity)s × %(type)s.")
+    return text % {name: isolated(part) for name, part in shown.items()}
 
-    def may_resolve(self, request: HttpRequest, order: Order) -> bool:
-        return order.status == Status.UNCONFIRMED and self.has_resolve_permission(request)
 
-    def may_release(self, request: HttpRequest, order: Order) -> bool:
-        return self.has_resolve_permission(request) and may_release(order)
+_FITS = {Fit.FITS: "", Fit.DIFFERS: _("different"), Fit.NOT_TOLD: _("not told")}
 
-    def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
-        mine = []
-        if self.may_resolve(request, order):
-            label = gettext("What happened to this order?")
-            mine.append(OrderButton(label, self.address("resolve", order.pk)))
-        elif self.may_release(request, order):
-            label = gettext("Release it from its order at the provider")
-            mine.append(OrderButton(label, self.address("release", order.pk), is_minor=True))
-        return [*mine, *super().get_order_buttons(request, order)]
 
-    def get_urls(self) -> list[URLPattern]:
-        # The provider is asked outside any transaction, whatever ATOMIC_REQUESTS says.
-        outside = transaction.non_atomic_requests(using=router.db_for_write(Order))
-        views = {
-            "resolve": outside(self.admin_site.admin_view(self.resolve_view)),
-            "adopt": self.admin_site.admin_view(self.adopt_view),
-            "release": self.admin_site.admin_view(self.release_view),
-        }
-        return [
-            path(f"<path:object_id>/{page}/", view, name=f"giftcards_order_{page}")
-            for page, view in views.items()
-        ] + super().get_urls()
+def facts_at_provider(
+    order: Order, row: Row, fits: Mapping[str, Fit]
+) -> list[tuple[str, object, object, Any]]:
+    """The facts about ``order`` beside those of ``row``: name, ours, theirs, how they differ."""
+    created_at = row["created_at"] and datetime.fromisoformat(row["created_at"])
+    theirs = {
+        "product_id": (row["product"], fits["product"]),
+        "type_id": (row["type"], fits["type"]),
+        "quantity": (row["quantity"], fits["quantity"]),
+        "sent_at": (created_at and zoned_moment(created_at), fits["created_at"]),
+    }
+    compared = [
+        (column_label(name), ours, theirs[name][0] or "", _FITS[theirs[name][1]])
+        for name, ours in line(order).items()
+    ]
+    if fits["key"] is Fit.DIFFERS:
+        ours, theirs_too = gettext("the one it was sent with"), gettext("the one in use now")
+        compared.append((gettext("API key"), ours, theirs_too, _FITS[Fit.DIFFERS]))
+    return [
+        *compared,
+        (column_label("status"), order.get_status_display(), row["status"] or "", ""),
+    ]
 
-    def _order_to_resolve(self, request: HttpRequest, object_id: str) -> Order:
-        return self.order_for(request, object_id, allowed=self.has_resolve_permission(request))
 
-    # What became of it.
+class ResolveForm(forms.Form):
+    """The decision about an order whose placing answer was lost."""
 
-    def resolve_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        order = self._order_to_resolve(request, object_id)
-        if order.status != Status.UNCONFIRMED:
-            return self.refuse_late(request, order)
-        form = ResolveForm(order, request.POST or None)
-        if form.is_bound and not self.is_current(request, order):
-            return self.refuse_late(request, order)
-        if form.is_valid():
-            answer = self._decide(request, order, form)
-            if answer is not None:
-                return answer
-        return self.render_page(
-            request,
-            "resolve",
-            title=gettext("What happened to this order?"),
-            original=order,
-            state_token=state_token(order),
-            facts=facts(order),
-            problems=[
-                explained(problem, shows_costs=self.may_see_costs(request))
-                for problem in order.open_problems
-            ],
-            form=form,
-            errors=form.errors,
+    ADOPT_OTHER = "adopt-other"
+    SEND_AGAIN = "send-again"
+    REJECT = "reject"
+
+    outcome = forms.ChoiceField(label=_("What became of it"), widget=forms.RadioSelect)
+    # Not a CharField, which would validate the value even if it is ignored.
+    provider_order_id = forms.Field(
+        label=_("provider's order id"),
+        required=False,
+        # Without maxlength: browsers truncate pasted text, and the rest would be another id.
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "ltr"}),
+    )
+    is_sure = forms.BooleanField(label=_("I have made sure of this in the provider's dashboard."))
+
+    def __init__(self, order: Order, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        outcomes = [(f"adopt:{row['id']}", _candidate(row)) for row in order.candidates]
+        self.fields["outcome"].choices = [  # type: ignore[attr-defined]
+            *outcomes,
+            (self.ADOPT_OTHER, _("It is the order at the provider with this id:")),
+            (self.SEND_AGAIN, _("It was not placed: send it again.")),
+            (self.REJECT, _("It was not placed: reject it.")),
+        ]
+
+    def clean_provider_order_id(self) -> str:
+        """The typed id, valid for the client; "" if the outcome needs none."""
+        if self.cleaned_data.get("outcome") != self.ADOPT_OTHER:
+            return ""
+        typed: str = (self.cleaned_data["provider_order_id"] or "").strip()
+        if not typed:
+            raise ValidationError(self.fields["provider_order_id"].error_messages["required"])
+        if not IDENTIFIER.fullmatch(typed):
+            raise ValidationError(_("Use letters, digits, “_” and “-” only, at most 100 in all."))
+        return typed
+
+    @property
+    def adopted(self) -> str:
+        """The provider's id of the adopted order; "" if the order was not placed."""
+        typed: str = self.cleaned_data["provider_order_id"]
+        action, _colon, candidate = self.cleaned_data["outcome"].partition(":")
+        return candidate if action == "adopt" else typed
+
+
+class AdoptForm(forms.Form):
+    """The confirmation of a comparison; unless everything fits, a box has to be ticked too."""
+
+    is_sure = forms.BooleanField()
+
+    _LABELS: ClassVar = {
+        Fit.DIFFERS: _(
+            "I know that it does not match what was sent. It is this order all the same."
+        ),
+        Fit.NOT_TOLD: _("I have made sure in the provider's dashboard that it is this order."),
+    }
+
+    def __init__(self, fit: Fit, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.does_fit = fit is Fit.FITS
+        self.differs = fit is Fit.DIFFERS
+        if self.does_fit:
+            del self.fields["is_sure"]
+        else:
+            self.fields["is_sure"].label = self._LABELS[fit]
+
+
+def _order_to_resolve(pages: OrderPages, request: HttpRequest, key: str) -> Order:
+    return pages.order_for(request, key, allowed=_PERMISSION(pages, request))
+
+
+def _is_current(request: HttpRequest, order: Order) -> bool:
+    return constant_time_compare(request.POST.get("state_token", ""), state_token(order))
+
+
+def _conclude(
+    pages: OrderPages, request: HttpRequest, order: Order, decision: Problem
+) -> HttpResponse:
+    """End a decision that was carried out: leave a trace, wake the worker, show the order."""
+    outcome = decided(decision)
+    pages.log_change(request, order, outcome.log)
+    pages.message_user(request, outcome.says, outcome.level)
+    wake_worker()
+    return pages.to_order(order)
+
+
+# What became of it.
+
+
+def _resolve_view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
+    order = _order_to_resolve(pages, request, key)
+    if order.status != Status.UNCONFIRMED:
+        return pages.refuse_late(request, order)
+    form = ResolveForm(order, request.POST or None)
+    if form.is_bound and not _is_current(request, order):
+        return pages.refuse_late(request, order)
+    if form.is_valid():
+        answer = _decide(pages, request, order, form)
+        if answer is not None:
+            return answer
+    return pages.render_page(
+        request,
+        "resolve",
+        title=gettext("What happened to this order?"),
+        original=order,
+        state_token=state_token(order),
+        facts=facts(order),
+        problems=[
+            explained(problem, shows_costs=pages.may_see_costs(request))
+            for problem in order.open_problems
+        ],
+        form=form,
+        errors=form.errors,
+    )
+
+
+def _decide(
+    pages: OrderPages, request: HttpRequest, order: Order, form: ResolveForm
+) -> HttpResponse | None:
+    """Carry out the choice, or show the comparison; ``None`` if neither was possible."""
+    if form.adopted:
+        return _ask_about(pages, request, order, form.adopted)
+    send_again = form.cleaned_data["outcome"] == ResolveForm.SEND_AGAIN
+    decision = Problem(
+        "staff_send_again" if send_again else "staff_rejected",
+        {"by": request.user.get_username()},
+    )
+    if declare_absent(order, send_again=send_again, source=_STAFF, detail=decision):
+        return _conclude(pages, request, order, decision)
+    return pages.refuse_late(request, order)
+
+
+# Which order at the provider it is.
+
+
+def _ask_about(
+    pages: OrderPages, request: HttpRequest, order: Order, provider_order_id: str
+) -> HttpResponse | None:
+    """Ask the provider about the id, and compare; ``None``, with a message, if that fails."""
+    if _warn_if_taken(pages, request, provider_order_id):
+        return None
+    # Before the request, because it may tell the person of orders that are not the shop's.
+    pages.log_change(request, order, f"Asked what the provider's order {provider_order_id} is.")
+    candidates = {row["id"]: row for row in order.candidates}
+    row = _seen(look_up(order, provider_order_id), candidates.get(provider_order_id))
+    if isinstance(row, NoAnswer):
+        pages.message_user(request, _NO_ANSWER[row], messages.ERROR)
+        return None
+    # Again, because the answer may name another id.
+    if _warn_if_taken(pages, request, row["id"]):
+        return None
+    fits = compare(order, row)
+    if fits["quantity"] is Fit.DIFFERS:
+        # Further answers would never fit: cards and amounts are counted by the quantity.
+        text = gettext("Its quantity is %(told)s, and yours is %(ordered)d: it is another order.")
+        counts = {"told": row["quantity"], "ordered": order.quantity}
+        pages.message_user(request, text % counts, messages.ERROR)
+        return None
+    seen = {
+        "state_token": state_token(order),
+        "by": str(request.user.pk),
+        "id": provider_order_id,
+        "row": dict(row),
+    }
+    return _comparison(pages, request, order, seen, AdoptForm(overall(fits)))
+
+
+def _warn_if_taken(pages: OrderPages, request: HttpRequest, *names: str) -> bool:
+    """Show an error, and return True, if one of our orders has one of these ids already."""
+    owner = Order.objects.known_as(names).first()
+    if owner is None:
+        return False
+    text = gettext("This is another of your orders already.")
+    if pages.may_see(request, owner):
+        text = gettext("This is your order %(order)s already.") % {"order": isolated(owner)}
+    pages.message_user(request, text, messages.ERROR)
+    return True
+
+
+def _comparison(
+    pages: OrderPages, request: HttpRequest, order: Order, seen: dict[str, Any], form: AdoptForm
+) -> HttpResponse:
+    """The page that shows the provider's facts about the id beside what was sent.
+
+    It carries these facts signed, so that the confirmation is about nothing else.
+    """
+    return pages.render_page(
+        request,
+        "adopt",
+        title=gettext("Is it this order?"),
+        original=order,
+        seen=signing.dumps(seen, salt=_SALT),
+        provider_order_id=seen["id"],
+        facts=facts_at_provider(order, seen["row"], compare(order, seen["row"])),
+        form=form,
+        errors=form.errors,
+    )
+
+
+def _adopt_view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
+    order = _order_to_resolve(pages, request, key)
+    seen = _comparison_seen(request)
+    if seen is None:
+        text = gettext("Choose again: this page was open for too long. Nothing was done.")
+        pages.message_user(request, text, messages.ERROR)
+        return HttpResponseRedirect(pages.address("resolve", order.pk))
+    if seen["state_token"] != state_token(order):
+        return pages.refuse_late(request, order)
+    fits = compare(order, seen["row"])
+    form = AdoptForm(overall(fits), request.POST)
+    if not form.is_valid():
+        return _comparison(pages, request, order, seen, form)
+    decision = Problem(
+        "staff_insisted" if Fit.DIFFERS in fits.values() else "staff_adopted",
+        {"by": request.user.get_username(), "provider_order_id": seen["id"]},
+    )
+    is_insisted = Fit.DIFFERS in {fits["product"], fits["type"]}
+    if adopt(order, seen["id"], source=_STAFF, detail=decision, is_insisted=is_insisted):
+        return _conclude(pages, request, order, decision)
+    if _warn_if_taken(pages, request, seen["id"], seen["row"]["id"]):
+        return pages.to_order(order)
+    return pages.refuse_late(request, order)
+
+
+def _comparison_seen(request: HttpRequest) -> dict[str, Any] | None:
+    """The comparison that this person confirms; ``None`` if expired, forged or not theirs."""
+    try:
+        seen: dict[str, Any] = signing.loads(
+            request.POST.get("seen", ""), salt=_SALT, max_age=_COMPARISON_HOLDS
         )
-
-    def _decide(self, request: HttpRequest, order: Order, form: ResolveForm) -> HttpResponse | None:
-        """Carry out the choice, or show the comparison; ``None`` if neither was possible."""
-        if form.adopted:
-            return self._ask_about(request, order, form.adopted)
-        send_again = form.cleaned_data["outcome"] == ResolveForm.SEND_AGAIN
-        decision = Problem(
-            "staff_send_again" if send_again else "staff_rejected",
-            {"by": request.user.get_username()},
-        )
-        if declare_absent(order, send_again=send_again, source=_STAFF, detail=decision):
-            return self.conclude(request, order, decision)
-        return self.refuse_late(request, order)
-
-    # Which order at the provider it is.
-
-    def _ask_about(
-        self, request: HttpRequest, order: Order, provider_order_id: str
-    ) -> HttpResponse | None:
-        """Ask the provider about the id, and compare; ``None``, with a message, if that fails."""
-        if self._warn_if_taken(request, provider_order_id):
-            return None
-        # Before the request, because it may tell the person of orders that are not the shop's.
-        self.log_change(request, order, f"Asked what the provider's order {provider_order_id} is.")
-        candidates = {row["id"]: row for row in order.candidates}
-        row = _seen(look_up(order, provider_order_id), candidates.get(provider_order_id))
-        if isinstance(row, NoAnswer):
-            self.message_user(request, _NO_ANSWER[row], messages.ERROR)
-            return None
-        # Again, because the answer may name another id.
-        if self._warn_if_taken(request, row["id"]):
-            return None
-        fits = compare(order, row)
-        if fits["quantity"] is Fit.DIFFERS:
-            # Further answers would never fit: cards and amounts are counted by the quantity.
-            text = gettext(
-                "Its quantity is %(told)s, and yours is %(ordered)d: it is another order."
-            )
-            counts = {"told": row["quantity"], "ordered": order.quantity}
-            self.message_user(request, text % counts, messages.ERROR)
-            return None
-        seen = {
-            "state_token": state_token(order),
-            "by": str(request.user.pk),
-            "id": provider_order_id,
-            "row": dict(row),
-        }
-        return self._comparison(request, order, seen, AdoptForm(overall(fits)))
-
-    def _warn_if_taken(self, request: HttpRequest, *names: str) -> bool:
-        """Show an error, and return True, if one of our orders has one of these ids already."""
-        owner = Order.objects.known_as(names).first()
-        if owner is None:
-            return False
-        text = gettext("This is another of your orders already.")
-        if self.may_see(request, owner):
-            text = gettext("This is your order %(order)s already.") % {"order": isolated(owner)}
-        self.message_user(request, text, messages.ERROR)
-        return True
-
-    def _comparison(
-        self, request: HttpRequest, order: Order, seen: dict[str, Any], form: AdoptForm
-    ) -> HttpResponse:
-        """The page that shows the provider's facts about the id beside what was sent.
-
-        It carries these facts signed, so that the confirmation is about nothing else.
-        """
-        return self.render_page(
-            request,
-            "adopt",
-            title=gettext("Is it this order?"),
-            original=order,
-            seen=signing.dumps(seen, salt=_SALT),
-            provider_order_id=seen["id"],
-            facts=facts_at_provider(order, seen["row"], compare(order, seen["row"])),
-            form=form,
-            errors=form.errors,
-        )
-
-    def adopt_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        order = self._order_to_resolve(request, object_id)
-        seen = self._comparison_seen(request)
-        if seen is None:
-            text = gettext("Choose again: this page was open for too long. Nothing was done.")
-            self.message_user(request, text, messages.ERROR)
-            return HttpResponseRedirect(self.address("resolve", order.pk))
-        if seen["state_token"] != state_token(order):
-            return self.refuse_late(request, order)
-        fits = compare(order, seen["row"])
-        form = AdoptForm(overall(fits), request.POST)
-        if not form.is_valid():
-            return self._comparison(request, order, seen, form)
-        decision = Problem(
-            "staff_insisted" if Fit.DIFFERS in fits.values() else "staff_adopted",
-            {"by": request.user.get_username(), "provider_order_id": seen["id"]},
-        )
-        is_insisted = Fit.DIFFERS in {fits["product"], fits["type"]}
-        if adopt(order, seen["id"], source=_STAFF, detail=decision, is_insisted=is_insisted):
-            return self.conclude(request, order, decision)
-        if self._warn_if_taken(request, seen["id"], seen["row"]["id"]):
-            return self.to_order(order)
-        return self.refuse_late(request, order)
-
-    def _comparison_seen(self, request: HttpRequest) -> dict[str, Any] | None:
-        """The comparison that this person confirms; ``None`` if expired, forged or not theirs."""
-        try:
-            seen: dict[str, Any] = signing.loads(
-                request.POST.get("seen", ""), salt=_SALT, max_age=_COMPARISON_HOLDS
-            )
-        except signing.BadSignature:
-            return None
-        return seen if seen["by"] == str(request.user.pk) else None
-
-    # Taking an adoption back.
-
-    def release_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        order = self._order_to_resolve(request, object_id)
-        form = ReleaseForm(request.POST or None)
-        is_late = form.is_bound and not self.is_current(request, order)
-        if is_late or not may_release(order):
-            return self.refuse_late(request, order)
-        if form.is_valid():
-            by, provider_order_id = request.user.get_username(), str(order.provider_order_id)
-            if not release(order, by=by):
-                return self.refuse_late(request, order)
-            names = {"by": by, "provider_order_id": provider_order_id}
-            return self.conclude(request, order, Problem("staff_released", names))
-        return self.render_page(
-            request,
-            "release",
-            title=gettext("Is it another order?"),
-            original=order,
-            state_token=state_token(order),
-            facts=facts(order),
-            form=form,
-            errors=form.errors,
-        )
+    except signing.BadSignature:
+        return None
+    return seen if seen["by"] == str(request.user.pk) else None
 
 
 def _seen(told: Row | NoAnswer, candidate: Row | None) -> Row | NoAnswer:
@@ -258,3 +348,44 @@ def _seen(told: Row | NoAnswer, candidate: Row | None) -> Row | NoAnswer:
     if isinstance(told, NoAnswer):
         return candidate if told is NoAnswer.NOT_FOUND else told
     return {**candidate, **{name: told[name] for name in told if told[name] not in {None, ""}}}
+
+
+# Taking an adoption back.
+
+
+class ReleaseForm(forms.Form):
+    is_sure = forms.BooleanField(label=_("I have made sure that it is another order."))
+
+
+def _release(attempt: Attempt) -> Outcome:
+    order = attempt.order
+    names = {"by": attempt.by, "provider_order_id": str(order.provider_order_id)}
+    is_done = release(order, by=attempt.by)
+    return decided(Problem("staff_released", names) if is_done else None)
+
+
+RELEASE = OrderAction(
+    name="order_release",
+    route="<key>/release/",
+    label=_("Release it from its order at the provider"),
+    permission=_PERMISSION,
+    is_offered=may_release,
+    is_minor=True,
+    before=lambda attempt: None if may_release(attempt.order) else LATE,
+    form=lambda _attempt, data: ReleaseForm(data),
+    title=_("Is it another order?"),
+    template="release",
+    context=lambda attempt: {"facts": facts(attempt.order)},
+    act=_release,
+)
+# The provider is asked outside any transaction, whatever ATOMIC_REQUESTS says.
+RESOLVE = OrderAction(
+    name="order_resolve",
+    route="<key>/resolve/",
+    label=_("What happened to this order?"),
+    permission=_PERMISSION,
+    is_offered=lambda order: order.status == Status.UNCONFIRMED,
+    view=_resolve_view,
+    decorators=(transaction.non_atomic_requests(using=router.db_for_write(Order)),),
+)
+ADOPT = Page("order_adopt", "<path:key>/adopt/", _adopt_view)

@@ -18,14 +18,14 @@ from django.db import connection, router, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import reverse
 from django.utils import timezone, translation
-from django.utils.decorators import method_decorator
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
 from giftcards.addresses import ip_address
+from giftcards.admin.actions import Page, may
 from giftcards.admin.pages import OrderPages
 from giftcards.admin.reauthentication import address_of_proof, is_confirmed, prove
 from giftcards.conf import conf
@@ -37,6 +37,8 @@ from giftcards.models.fields import plain_line
 from giftcards.models.reveals_and_notes import REFUSED_REVEAL
 
 logger = logging.getLogger(__name__)
+
+_PERMISSION = may("giftcards.reveal_card")
 
 #: How long the page with a code stays (seconds).
 SHOWN_FOR = 60
@@ -83,112 +85,104 @@ class RevealForm(forms.Form):
             del self.fields["password"]
 
 
-class RevealingPages(OrderPages):
-    """The page that asks why a code is revealed, and the page that shows it."""
+def _ask_view(pages: OrderPages, request: HttpRequest, key: int) -> HttpResponse:
+    if request.method not in {"GET", "HEAD"}:
+        return HttpResponseNotAllowed(["GET", "HEAD"])
+    card = _card(pages, request, key)
+    if needs_other_proof(request):
+        return _to_proof(pages, card)
+    return _ask(pages, request, card, RevealForm(request))
 
-    def get_urls(self) -> list[URLPattern]:
-        # Outermost: the permission check makes a query, whose failure report must hide the form.
-        ask = self.admin_site.admin_view(self.ask_view)
-        reveal = sensitive_post_parameters()(self.admin_site.admin_view(self.reveal_view))
-        # The trace is committed before the code is shown, whatever ATOMIC_REQUESTS says.
-        reveal = transaction.non_atomic_requests(using=router.db_for_write(CardReveal))(reveal)
-        return [
-            path("cards/<int:card_id>/", ask, name="giftcards_card_ask"),
-            path("cards/<int:card_id>/reveal/", reveal, name="giftcards_card_reveal"),
-            *super().get_urls(),
-        ]
 
-    def ask_view(self, request: HttpRequest, card_id: int) -> HttpResponse:
-        if request.method not in {"GET", "HEAD"}:
-            return HttpResponseNotAllowed(["GET", "HEAD"])
-        card = self._card(request, card_id)
-        if needs_other_proof(request):
-            return self._to_proof(card)
-        return self._ask(request, card, RevealForm(request))
+@sensitive_variables()
+def _reveal_view(pages: OrderPages, request: HttpRequest, key: int) -> HttpResponse:
+    if request.method != "POST":
+        return HttpResponseNotAllowed(["POST"])
+    card = _card(pages, request, key)
+    if needs_other_proof(request):
+        return _to_proof(pages, card)
+    form = RevealForm(request, request.POST)
+    if not form.is_valid():
+        return _ask(pages, request, card, form)
+    return _show(pages, request, card, _reveal(pages, request, card, form.cleaned_data["reason"]))
 
-    @method_decorator(sensitive_variables())
-    def reveal_view(self, request: HttpRequest, card_id: int) -> HttpResponse:
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
-        card = self._card(request, card_id)
-        if needs_other_proof(request):
-            return self._to_proof(card)
-        form = RevealForm(request, request.POST)
-        if not form.is_valid():
-            return self._ask(request, card, form)
-        return self._show(request, card, self._reveal(request, card, form.cleaned_data["reason"]))
 
-    def _card(self, request: HttpRequest, card_id: int) -> Card:
-        """The card; ``PermissionDenied`` unless the person may reveal it and see its order."""
-        card = Card.objects.filter(pk=card_id).first()
-        if card is None:
-            raise PermissionDenied
-        allowed = self.has_reveal_permission(request)
-        card.order = self.order_for(request, str(card.order_id), allowed=allowed)
-        return card
+def _card(pages: OrderPages, request: HttpRequest, key: int) -> Card:
+    """The card; ``PermissionDenied`` unless the person may reveal it and see its order."""
+    card = Card.objects.filter(pk=key).first()
+    if card is None:
+        raise PermissionDenied
+    allowed = _PERMISSION(pages, request)
+    card.order = pages.order_for(request, str(card.order_id), allowed=allowed)
+    return card
 
-    def _address(self, page: str, card: Card) -> str:
-        name = f"admin:giftcards_card_{page}"
-        return reverse(name, args=[card.pk], current_app=self.admin_site.name)
 
-    def _to_proof(self, card: Card) -> HttpResponse:
-        return HttpResponseRedirect(address_of_proof(back_to=self._address("ask", card)))
+def _address(pages: OrderPages, page: str, card: Card) -> str:
+    name = f"admin:giftcards_card_{page}"
+    return reverse(name, args=[card.pk], current_app=pages.admin_site.name)
 
-    def _ask(self, request: HttpRequest, card: Card, form: RevealForm) -> HttpResponse:
-        first = next(iter(form.errors), "reason")
-        form.fields[first].widget.attrs["autofocus"] = True
-        return self.render_page(
+
+def _to_proof(pages: OrderPages, card: Card) -> HttpResponse:
+    return HttpResponseRedirect(address_of_proof(back_to=_address(pages, "ask", card)))
+
+
+def _ask(pages: OrderPages, request: HttpRequest, card: Card, form: RevealForm) -> HttpResponse:
+    first = next(iter(form.errors), "reason")
+    form.fields[first].widget.attrs["autofocus"] = True
+    return pages.render_page(
+        request,
+        "reveal_ask",
+        title=_title(card),
+        original=card.order,
+        card=card,
+        form=form,
+        errors=form.errors,
+    )
+
+
+@sensitive_variables()
+def _reveal(pages: OrderPages, request: HttpRequest, card: Card, reason: str) -> Shown:
+    """Record that the person reveals the card, then open it; no code without a record."""
+    try:
+        with transaction.atomic(durable=True):
+            if not _record(request, card, reason):
+                return _refused()
+            pages.log_change(request, card.order, f"Revealed card {card.position}.")
+            return _opened(card)
+    except DatabaseFailure:
+        logger.exception(
+            "Card %s of order %s was not revealed: it could not be recorded.",
+            card.position,
+            card.order.reference,
+        )
+        text = gettext("This could not be recorded, so the code is not shown. Try again later.")
+        return Shown(trouble=text, status=503)
+
+
+@sensitive_variables()
+def _show(pages: OrderPages, request: HttpRequest, card: Card, shown: Shown) -> HttpResponse:
+    order_page = pages.address("change", card.order_id)
+    response = rendered(
+        pages.render_page(
             request,
-            "reveal_ask",
+            "reveal",
             title=_title(card),
+            status=shown.status,
             original=card.order,
             card=card,
-            form=form,
-            errors=form.errors,
+            secret=shown.secret,
+            trouble=shown.trouble,
+            seconds=SHOWN_FOR,
+            order_page=order_page,
         )
-
-    @method_decorator(sensitive_variables())
-    def _reveal(self, request: HttpRequest, card: Card, reason: str) -> Shown:
-        """Record that the person reveals the card, then open it; no code without a record."""
-        try:
-            with transaction.atomic(durable=True):
-                if not _record(request, card, reason):
-                    return _refused()
-                self.log_change(request, card.order, f"Revealed card {card.position}.")
-                return _opened(card)
-        except DatabaseFailure:
-            logger.exception(
-                "Card %s of order %s was not revealed: it could not be recorded.",
-                card.position,
-                card.order.reference,
-            )
-            text = gettext("This could not be recorded, so the code is not shown. Try again later.")
-            return Shown(trouble=text, status=503)
-
-    @method_decorator(sensitive_variables())
-    def _show(self, request: HttpRequest, card: Card, shown: Shown) -> HttpResponse:
-        order_page = self.address("change", card.order_id)
-        response = rendered(
-            self.render_page(
-                request,
-                "reveal",
-                title=_title(card),
-                status=shown.status,
-                original=card.order,
-                card=card,
-                secret=shown.secret,
-                trouble=shown.trouble,
-                seconds=SHOWN_FOR,
-                order_page=order_page,
-            )
-        )
-        # Not no-referrer: browsers would then hide the origin of the forms on this page, such as
-        # the one for logging out, and Django would refuse them.
-        response["Referrer-Policy"] = "same-origin"
-        if shown.secret is not None:
-            # For browsers without JavaScript; in others, the page hides the code itself as well.
-            response["Refresh"] = f"{SHOWN_FOR}; url={order_page}"
-        return response
+    )
+    # Not no-referrer: browsers would then hide the origin of the forms on this page, such as
+    # the one for logging out, and Django would refuse them.
+    response["Referrer-Policy"] = "same-origin"
+    if shown.secret is not None:
+        # For browsers without JavaScript; in others, the page hides the code itself as well.
+        response["Refresh"] = f"{SHOWN_FOR}; url={order_page}"
+    return response
 
 
 @contained
@@ -331,3 +325,17 @@ def _tell_managers(name: str, limit: int, order: Order) -> None:
         )
         text %= {"name": name, "limit": limit, "order": order.reference}
         mail_managers(gettext("Many gift card codes were revealed"), text)
+
+
+ASK = Page("card_ask", "cards/<int:key>/", _ask_view)
+REVEAL = Page(
+    "card_reveal",
+    "cards/<int:key>/reveal/",
+    _reveal_view,
+    # Outermost: the permission check makes a query, whose failure report must hide the form. The
+    # trace is committed before the code is shown, whatever ATOMIC_REQUESTS says.
+    (
+        sensitive_post_parameters(),
+        transaction.non_atomic_requests(using=router.db_for_write(CardReveal)),
+    ),
+)

@@ -68,13 +68,13 @@ def _lacks(order: Order) -> Decimal:
     return sum(amounts, _ZERO)
 
 
-def unknown_entries() -> Mapping[str, Found]:
+def unknown_entries(state: LedgerState) -> Mapping[str, Found]:
     """The charges and refunds of the last seven days that belong to no order, by entry type.
 
     The newest are left out: their order may not be recorded, or known to have settled, yet. Empty
     before the first reading.
     """
-    read_until = LedgerState.objects.known_until()
+    read_until = state.read_until
     if read_until is None:
         return {}
     start = read_until - timedelta(days=DAYS)
@@ -129,8 +129,8 @@ def _are_missing(_standing: Standing) -> Finding | None:
     )
 
 
-def _are_unknown(_standing: Standing) -> Finding | None:
-    found = unknown_entries()
+def _are_unknown(standing: Standing) -> Finding | None:
+    found = unknown_entries(standing.once(LedgerState.objects.current))
     number = sum(one.count for one in found.values())
     if not number:
         return None
@@ -158,6 +158,8 @@ def _has_gap(standing: Standing) -> Finding | None:
 
 
 def _does_not_suffice(standing: Standing) -> Finding | None:
+    if standing.state.balance is None:
+        return None
     in_orders = standing.once(money_in_open_orders)
     if not in_orders.exceeds(standing.state.balance):
         return None

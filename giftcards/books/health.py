@@ -31,3 +31,11 @@ class GiftcardsBooks(ConditionCheck):
 
     condition = "gap"
     failure = ServiceWarning
+
+
+@dataclass
+class GiftcardsFunds(ConditionCheck):
+    """Checks that the balance covers the orders that are still to be sent."""
+
+    condition = "funds"
+    failure = ServiceWarning

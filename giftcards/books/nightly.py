@@ -36,7 +36,7 @@ def read_if_due(should_continue: Callable[[], bool]) -> None:
     """Read a part of the ledger if its nightly reading is due; the very first call plans it.
 
     Makes one request, and more for five seconds while ``should_continue`` and the request budget
-    allow it, and no order waits. The next call goes on where this one has ended.
+    allow it. The next call goes on where this one has ended.
     """
     state = LedgerState.objects.current()
     now = timezone.now()
@@ -52,9 +52,7 @@ def _read_part(state: LedgerState, should_continue: Callable[[], bool]) -> None:
         reading = read_ledger(
             gateway,
             on_wait=_do_not_wait,
-            should_continue=lambda: (
-                time.monotonic() < ends_at and should_continue() and _is_nobody_waiting()
-            ),
+            should_continue=lambda: time.monotonic() < ends_at and should_continue(),
         )
     for day, count in reading.changed_days.items():
         logger.warning("The provider's ledger of %s has changed: %d entries.", day, count)
@@ -65,6 +63,11 @@ def _read_part(state: LedgerState, should_continue: Callable[[], bool]) -> None:
         logger.warning("The provider's ledger could not be read. %s", reading.trouble)
     elif state.failures:
         LedgerState.objects.note(failures=0)
+
+
+def read_while_idle(has_time: Callable[[], bool]) -> None:
+    """:func:`read_if_due`, for the tick: go on only while no order waits for this worker."""
+    read_if_due(lambda: has_time() and _is_nobody_waiting())
 
 
 def _is_nobody_waiting() -> bool:

@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.conditions import MOST, Condition, Finding, Severity, Standing
 from giftcards.delivery.conf import conf
 from giftcards.delivery.models import Delivery, StaffDigest
-from giftcards.display import count_text, moment_text
+from giftcards.display import moment_text
 
 # How long a message that was given up raises the alarm: nobody can tick it off.
 _ALARM = timedelta(days=1)
@@ -54,7 +54,7 @@ def _digests_fail(_standing: Standing) -> Finding | None:
             " do.",
             count,
         )
-        return text % {"count": count_text(count)}
+        return text % {"count": count}
 
     return Finding.of_rows(
         count,

@@ -22,3 +22,11 @@ class GiftcardsUntold(ConditionCheck):
 
     condition = "untold"
     failure = ServiceWarning
+
+
+@dataclass
+class GiftcardsDigests(ConditionCheck):
+    """Check that digests for staff are sent."""
+
+    condition = "digests"
+    failure = ServiceWarning

@@ -21,7 +21,7 @@ from django.urls import resolve, reverse
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from giftcards.admin.pages import state_token
+from giftcards.admin.actions import state_token
 from giftcards.catalogue import read_catalogue
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.price_holds import hold
@@ -157,10 +157,10 @@ def note(_boss: Client) -> Button:
 
 def correct_customer(boss: Client) -> Button:
     page = to("order_customer", at_rest().pk)
-    [seen] = re.findall(r'name="seen" value="(\w+)"', boss.get(page).content.decode())
+    seen = hidden(read(boss.get(page)))["state_token"]
     return Button(
         page,
-        {"customer_email": "lina@example.com", "reason": "She called", "seen": seen},
+        {"customer_email": "lina@example.com", "reason": "She called", "state_token": seen},
         logged=["Corrected the customer."],
         rows={CustomerChange: 1},
         told="The order has these details now.",
@@ -395,7 +395,7 @@ UNDECIDING = {
     "giftcards_order_report_download",
     *(
         f"giftcards_{model}_{page}"
-        for model in ("cardreveal", "customerrefund", "ledgerentry", "product", "providerstate")
+        for model in ("cardreveal", "customerrefund", "product", "providerstate")
         for page in ("add", "change", "changelist", "delete", "history")
     ),
 }
@@ -468,6 +468,7 @@ def test_no_button_is_left_out() -> None:
         for model, page in admin.site._registry.items()
         if model._meta.app_label == "giftcards"
         for pattern in page.get_urls()
-        if pattern.name
+        # Those of the messages have tests of their own.
+        if pattern.name and not pattern.name.startswith("giftcards_delivery")
     }
     assert pages == UNDECIDING | BUTTONS.keys()

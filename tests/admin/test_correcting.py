@@ -50,9 +50,10 @@ def page_of(order: Order) -> str:
 
 
 def filled_in(browser: Client, order: Order, **values: str) -> dict[str, str]:
-    [seen] = re.findall(r'name="seen" value="(\w+)"', read(browser.get(page_of(order))))
+    page = read(browser.get(page_of(order)))
+    [seen] = re.findall(r'name="state_token" value="(\w+)"', page)
     details = {"customer_email": RIGHT, "customer_name": "Lina", "reason": REASON}
-    return {"seen": seen, "customer_phone": "", "customer_language": "", **details, **values}
+    return {"state_token": seen, "customer_phone": "", "customer_language": "", **details, **values}
 
 
 def correct(browser: Client, order: Order, **values: str) -> Any:
@@ -154,7 +155,7 @@ def test_an_unusable_form_changes_nothing(
     assert not LogEntry.objects.exists()
 
 
-@pytest.mark.parametrize("seen", [{}, {"seen": ""}, {"seen": "☃"}])
+@pytest.mark.parametrize("seen", [{}, {"state_token": ""}, {"state_token": "☃"}])
 def test_a_form_about_another_customer_decides_nothing(
     amina: Client, order: Order, seen: dict[str, str]
 ) -> None:

@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from giftcards.admin.pages import state_token
+from giftcards.admin.actions import state_token
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import Order
 from giftcards.privacy.retention import purge

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from html import unescape
@@ -19,8 +19,8 @@ from django.urls import reverse
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from giftcards.admin import OrderAdmin, buttons
-from giftcards.admin.pages import OrderButton, state_token
+from giftcards.admin import OrderAdmin, extensions
+from giftcards.admin.actions import OrderButton, state_token
 from giftcards.engine.price_holds import approve_price, hold
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import DecryptionError
@@ -748,8 +748,9 @@ class TestNotes:
         self.post(boss, order, "Called.")
         assert Note.objects.count() == 4
 
-    def test_a_note_by_a_get_is_not_allowed(self, boss: Client, order: Order) -> None:
-        assert boss.get(address("note", order)).status_code == 405
+    def test_by_a_get_a_page_asks_for_the_note(self, boss: Client, order: Order) -> None:
+        assert 'name="note"' in read(boss.get(address("note", order)))
+        assert not Note.objects.exists()
 
 
 # Related orders.
@@ -828,16 +829,12 @@ def test_what_was_paid_for_a_card_that_came_late_did_not_go_to_the_new_order(bos
 # Buttons.
 
 
-@pytest.fixture
-def _no_offers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(buttons, "_offers", [])
-    return
+def test_another_app_adds_buttons_to_the_page(
+    boss: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extensions, "_extensions", [*extensions._extensions])
 
-
-@pytest.mark.usefixtures("_no_offers")
-def test_another_app_adds_buttons_to_the_page(boss: Client) -> None:
-    @buttons.register
-    def offer(request: Any, order: Order) -> list[OrderButton]:
+    def offer(_pages: Any, request: Any, order: Order) -> list[OrderButton]:
         if not request.user.is_superuser:
             return []
         return [
@@ -845,11 +842,11 @@ def test_another_app_adds_buttons_to_the_page(boss: Client) -> None:
             OrderButton("Write now", f"/mail/{order.pk}/now/", is_post=True),
         ]
 
-    buttons.register(offer)
+    extensions.register(extensions.Extension(buttons=offer))
     order = make_guide_order(Status.FULFILLED)
     html = show(boss, order)
     complain = "The customer complains about a code"
-    assert labels(html) == ["Write <to> them", "Write now", complain, CORRECT]
+    assert labels(html) == [complain, "Write <to> them", "Write now", CORRECT]
     assert f'href="/mail/{order.pk}/">Write &lt;to&gt; them</a>' in html
     assert f'form="giftcards-act" formaction="/mail/{order.pk}/now/">Write now</button>' in html
     assert labels(show(sign_in("view_order"), order)) == []
@@ -858,7 +855,6 @@ def test_another_app_adds_buttons_to_the_page(boss: Client) -> None:
 CORRECT = "Correct the customer's address"
 
 
-@pytest.mark.usefixtures("_no_offers")
 @pytest.mark.parametrize(
     ("status", "expected"),
     [

@@ -82,7 +82,7 @@ def test_refunds_are_filtered_by_state_and_by_day(browser: Client) -> None:
     assert [row[4] for row in found] == ["R1"]
 
 
-def test_of_an_order_that_the_person_may_not_see_nothing_but_the_amount_is_told(
+def test_refunds_of_an_order_that_the_person_may_not_see_are_not_in_the_list(
     browser: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown, hidden = sold("web-1042"), sold("web-1043")
@@ -92,10 +92,7 @@ def test_of_an_order_that_the_person_may_not_see_nothing_but_the_amount_is_told(
     monkeypatch.setattr(
         OrderAdmin, "get_queryset", lambda page, request: seen(page, request).exclude(pk=hidden.pk)
     )
-    assert listed(browser) == [
-        ["an order", "100 DA", "Paid back", "", "-", "amina"],
-        ["web-1042", "100 DA", "Paid back", "CCP", "R1", "amina"],
-    ]
+    assert listed(browser) == [["web-1042", "100 DA", "Paid back", "CCP", "R1", "amina"]]
     assert [row[4] for row in listed(browser, q="R")] == ["R1"]
     assert listed(browser, q="R2") == listed(browser, q="web-1043") == []
 

@@ -485,9 +485,9 @@ class TestFailOn:
     ) -> None:
         assert call("giftcards_status", "--fail-on", conditions) == (
             "",
-            f"--fail-on: {unknown} is not known. Use one or more of attention, paused, worker,"
-            " provider, queue, keys, balance, cards, missing, unknown, gap, mail, untold, separated"
-            " by commas.\n",
+            f"--fail-on: {unknown} is not known. Use one or more of attention, paused, refused,"
+            " worker, provider, queue, keys, balance, cards, unconfirmed, delayed, funds, missing,"
+            " unknown, gap, mail, untold, digests, separated by commas.\n",
             2,
         )
 

@@ -9,7 +9,8 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.admin import notices
+from giftcards.admin import extensions
+from giftcards.admin.extensions import Extension
 from giftcards.delivery.models import StaffDigest
 from tests.delivery.staff import person
 from tests.pages import LIST, count_queries, read, rows, sign_in, text
@@ -42,7 +43,7 @@ def failing(address: str = "boss@shop.example", **values: Any) -> StaffDigest:
 
 
 def test_the_list_says_who_was_told_when_and_what(browser: Client) -> None:
-    last = [["to_do", 2, False], ["paused", 1, True], ["of a later version", 1, False]]
+    last = [["attention", 2, False], ["refused", 1, True], ["of a later version", 1, False]]
     StaffDigest.objects.create(
         address="boss@shop.example", sent_at=timezone.now(), told={"last": last}
     )
@@ -92,11 +93,10 @@ def test_digests_are_only_looked_at(page: str) -> None:
 
 
 def test_a_notice_that_is_registered_twice_is_shown_once(browser: Client) -> None:
-    def notice(request: Any) -> str:
-        return "Closed on Friday."
-
+    notice = Extension(above_list=lambda _pages, _request, _standing: "Closed on Friday.")
     try:
-        assert notices.register(notices.register(notice)) is notice
+        extensions.register(notice)
+        extensions.register(notice)
         assert read(browser.get(LIST)).count("Closed on Friday.") == 1
     finally:
-        notices._notices.remove(notice)
+        extensions._extensions.remove(notice)

@@ -106,8 +106,8 @@ def test_looking_for_news_reads_no_whole_table() -> None:
         happened = news.recent_events(since, timezone.now())
     assert statements
     assert [statement for statement in statements if statement.scans] == []
-    assert {code for code, orders in situation.matters.items() if orders} == {
-        "to_do",
+    assert set(situation.matters) == {
+        "attention",
         "unconfirmed",
         "delayed",
     }
@@ -120,7 +120,7 @@ def test_looking_for_news_reads_no_whole_table() -> None:
         "unreadable",
         "reveals",
     }
-    assert "waiting" in situation.states
+    assert "mail" in situation.states
 
 
 def test_a_tick_asks_one_small_question(settings: Any, django_assert_num_queries: Any) -> None:
@@ -130,5 +130,5 @@ def test_a_tick_asks_one_small_question(settings: Any, django_assert_num_queries
     with explained(LogEntry) as statements, django_assert_num_queries(1):
         assert digests.is_due()
     assert statements == []
-    with django_assert_num_queries(17):
+    with django_assert_num_queries(18):
         assert digests.send_due(Limits()) == 0

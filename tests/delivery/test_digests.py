@@ -18,11 +18,12 @@ from django.db.models import F
 from django.utils import timezone, translation
 
 from giftcards.books.models import LedgerEntry
+from giftcards.conditions import Severity
 from giftcards.delivery import digests
 from giftcards.delivery.conf import conf
 from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, LinkVisit, StaffDigest
-from giftcards.delivery.news import WORDINGS, Severity
+from giftcards.delivery.news import alerts
 from giftcards.delivery.signals import staff_news
 from giftcards.management.roles import ROLES
 from giftcards.models import ApiKey, Card, Order, ProviderState
@@ -119,7 +120,7 @@ def test_a_digest_names_each_kind_of_order_with_a_count_and_a_link(
     [digest] = sent()
     assert digest.to == [BOSS]
     assert digest.from_email == "Shop <shop@shop.example>"
-    assert digest.subject == "The Shop: 1 order to do, 2 orders partly delivered and more"
+    assert digest.subject == "The Shop: 1 order to do, 1 unconfirmed order and more"
     for text in (digest.body, html_of(digest)):
         for headline in (
             "2 orders partly delivered",
@@ -248,7 +249,8 @@ def test_more_than_a_few_orders_are_counted_and_the_first_ones_named(
 def test_beyond_a_thousand_is_said_without_counting_on(
     listed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("giftcards.delivery.news.MOST", 2)
+    for module in ("conditions", "delivery.digests"):
+        monkeypatch.setattr(f"giftcards.{module}.MOST", 2)
     listed(BOSS)
     for number in range(4):
         make_guide_order(Status.HANDLING, reference=f"web-{number}", problems=[TROUBLE])
@@ -313,12 +315,15 @@ class TestStates:
         listed(BOOKS, SUPPORT)
         ProviderState.objects.update(balance=Decimal("1234.50"))
         make_guide_order(Status.HANDLING)
+        make_guide_order(
+            Status.PENDING, quantity=10, price_at_placing=Decimal(490), due_at=ago(minutes=-1)
+        )
         [digest] = sent()
         assert digest.to == [BOOKS["address"]]
         plain = digest.body.translate(dict.fromkeys((0x2066, 0x2067, 0x2068, 0x2069)))
         assert "1,234.50\u00a0DA" in plain
-        assert "open orders cost 2,450\u00a0DA" in plain
-        assert "below 5,000\u00a0DA" in plain
+        assert "which is below 5,000\u00a0DA" in plain
+        assert "still to be sent cost 4,900\u00a0DA, more than the balance" in plain
 
     def test_what_the_ledger_lacks_is_told_to_those_who_may_see_costs_until_it_ends(
         self, listed: Callable[..., None]
@@ -345,7 +350,7 @@ class TestStates:
             f"{ADMIN}/order/?ledger=missing",
             "Together 980\u00a0DA.",
             "1 entry of the provider's ledger of no order here",
-            f"{ADMIN}/ledgerentry/?period=week",
+            f"{ADMIN}_books/ledgerentry/?period=week",
             "Together 490.50\u00a0DA.",
             "he provider's ledger does not explain the balance",
             "It has changed by -100\u00a0DA without an entry.",
@@ -464,17 +469,17 @@ def test_each_person_is_told_in_their_language_and_its_direction(
 
 
 def test_every_item_concerns_a_role_and_every_role_is_told_of_something() -> None:
-    granted = set().union(*ROLES.values())
-    assert {wording.permission for wording in WORDINGS.values()} <= granted
+    granted = {f"giftcards.{codename}" for of_role in ROLES.values() for codename in of_role}
+    assert {alert.permission for alert in alerts().values()} <= granted
     from giftcards.delivery.conf import StaffPerson
 
     for role in ROLES:
         person = StaffPerson("x@shop.example", "en", role)
-        concerned = [code for code in WORDINGS if digests.concerns(person, code)]
+        concerned = [code for code, one in alerts().items() if digests.concerns(person, one)]
         assert concerned
         assert ("balance" in concerned) == ("view_cost" in ROLES[role])
     everything = StaffPerson("x@shop.example", "en", None)
-    assert all(digests.concerns(everything, code) for code in WORDINGS)
+    assert all(digests.concerns(everything, one) for one in alerts().values())
 
 
 def test_hostile_references_and_shop_names_stay_text(

@@ -70,7 +70,7 @@ def test_the_form_offers_what_fits_and_the_customers_own_address_and_language(
 def test_the_button_for_a_new_link_chooses_that_the_earlier_ones_end(amina: Client) -> None:
     order = delivered()
     link(order, wrong_pins=5)
-    [address] = re.findall(r'href="([^"]+\?withdrawing)"', read(amina.get(order_page(order))))
+    [address] = re.findall(r'href="([^"]+/send-link/)"', read(amina.get(order_page(order))))
     chosen = re.findall(r'name="links" value="(\w+)"[^>]* checked', read(amina.get(address)))
     assert chosen == ["all"]
 

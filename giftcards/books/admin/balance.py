@@ -21,6 +21,7 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.pages import OrderPages
 from giftcards.admin.provider_sections import distance
 from giftcards.books.forecast import OpenMoney, lasts, money_in_open_orders
 from giftcards.conditions import Standing
@@ -42,7 +43,7 @@ class Figure:
     about: str = ""
 
 
-def above_list(request: HttpRequest, site: AdminSite, standing: Standing) -> SafeString | str:
+def above_list(pages: OrderPages, request: HttpRequest, standing: Standing) -> SafeString | str:
     """The figures of the account, as HTML, for people who may see costs.
 
     While the list is filtered or searched, the cost of open orders is left out to save queries.
@@ -53,7 +54,7 @@ def above_list(request: HttpRequest, site: AdminSite, standing: Standing) -> Saf
     in_orders = standing.once(money_in_open_orders) if is_whole else None
     context = {
         "figures": list(_figures(standing.state, in_orders)),
-        "provider": _provider_page(request, site),
+        "provider": _provider_page(request, pages.admin_site),
     }
     return render_to_string("admin/giftcards_books/balance.html", context, request)
 

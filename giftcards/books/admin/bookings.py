@@ -12,6 +12,7 @@ from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
+from giftcards.admin.pages import OrderPages
 from giftcards.books.models import CREDIT
 from giftcards.display import moment, money, signed_money
 from giftcards.models import Order
@@ -60,7 +61,7 @@ def bookings(order: Order) -> Bookings:
     return Bookings(shown, promised, credited)
 
 
-def section(request: HttpRequest, order: Order) -> SafeString | str:
+def section(_pages: OrderPages, request: HttpRequest, order: Order) -> SafeString | str:
     """The entries about ``order`` as HTML, for people who may see costs."""
     if not request.user.has_perm("giftcards.view_cost"):
         return ""

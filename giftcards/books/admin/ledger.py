@@ -21,10 +21,9 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.columns import labelled
 from giftcards.admin.filters import shown_filters
 from giftcards.admin.listing import has_stock_lists
-from giftcards.admin.order_rows import OrderRows
+from giftcards.admin.rows import OrderRows, order_link, visible_orders
 from giftcards.books.admin.summary import books
 from giftcards.books.models import CHARGE, CREDIT, LedgerEntry
 from giftcards.books.reports import By, first_day, last_day
@@ -34,6 +33,7 @@ from giftcards.display import (
     day_text,
     exact_moment,
     isolated,
+    labelled,
     money,
     period_text,
     signed_money,
@@ -137,6 +137,7 @@ class PeriodFilter(admin.SimpleListFilter):
 class LedgerEntryAdmin(OrderRows):
     """The entries of the provider's ledger, latest first."""
 
+    has_order = False
     list_display = ("when", "kind", "change", "balance", "its_order")
     list_display_links = ("when",)
     list_filter = (PeriodFilter, KindFilter, MatchFilter)
@@ -172,22 +173,14 @@ class LedgerEntryAdmin(OrderRows):
             return ("-order_id", "-type", "-time", "-pk")
         return ("-time", "-pk")
 
-    def search_rows(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
+    def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
         # One query for each index.
         entries = LedgerEntry.objects.order_by()
-        found = [entries.filter(provider_id=name)]
-        if wanted := self.visible_order(request, name):
+        found = [entries.filter(provider_id=name), entries.filter(objid=name)]
+        if wanted := Order.objects.filter(reference=name).first():
             found.append(entries.filter(order=wanted))
         keys = {key for part in found for key in part.values_list("pk", flat=True)[:_MOST_FOUND]}
-        keys.update(self._about(request, name))
         return rows.filter(pk__in=sorted(keys)[-_MOST_FOUND:])
-
-    def _about(self, request: HttpRequest, objid: str) -> set[int]:
-        """The keys of the entries about ``objid``, unless the person may not see their order."""
-        entries = list(LedgerEntry.objects.filter(objid=objid).order_by()[:_MOST_FOUND])
-        orders = Order.objects.in_bulk({entry.order_id for entry in entries if entry.order_id})
-        seen = self.visible_orders(request, orders.values())
-        return {entry.pk for entry in entries if entry.order_id is None or entry.order_id in seen}
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -212,11 +205,12 @@ class LedgerEntryAdmin(OrderRows):
             return {}
         summary = summarise(*period)
         named = (*summary.promised_not_credited.first, *summary.ordered_not_charged.first)
-        orders = Order.objects.in_bulk({item.key for item in named})
-        seen = self.visible_orders(request, orders.values())
+        visible = visible_orders(request, self.admin_site)
+        orders = visible.in_bulk({item.key for item in named})
 
         def name_order(item: Discrepancy) -> str:
-            return self.named_order(orders[item.key] if item.key in seen else None)
+            order = orders.get(item.key)
+            return order_link(self.admin_site, order) if order else gettext("an order")
 
         return {
             "books": books(summary, name_order=name_order, name_entry=self._name_entry),
@@ -227,9 +221,6 @@ class LedgerEntryAdmin(OrderRows):
         name, site = "admin:giftcards_books_ledgerentry_change", self.admin_site.name
         address = reverse(name, args=[item.key], current_app=site)
         return format_html('<a href="{}">{}</a>', address, bdi(item.reference))
-
-    def order_of(self, row: LedgerEntry) -> Order | None:
-        return row.order
 
     @admin.display(description=_("when"))
     def when(self, entry: LedgerEntry) -> str:
@@ -261,16 +252,14 @@ class LedgerEntryAdmin(OrderRows):
         return labelled(gettext("order"), self._order_text(entry))
 
     def _order_text(self, entry: LedgerEntry) -> str:
-        if entry.order_id is None:
+        if entry.order is None:
             return gettext("unknown") if entry.type in {CHARGE, CREDIT} else "-"
-        link = self.order_link(entry)
+        link = order_link(self.admin_site, entry.order)
         return format_html("{} ({})", link, gettext("guessed")) if entry.is_guess else link
 
     @admin.display(description=_("about"))
     def about(self, entry: LedgerEntry) -> str:
-        # ``objid`` is the provider's id of the order.
-        is_open = entry.order_id is None or self.names_order(entry)
-        return bdi(entry.objid) if entry.objid and is_open else "-"
+        return bdi(entry.objid) if entry.objid else "-"
 
     @admin.display(description=_("entry"))
     def identifier(self, entry: LedgerEntry) -> SafeString:

@@ -19,7 +19,7 @@ from django.http import (
 from django.utils.text import capfirst
 from django.utils.translation import gettext
 
-from giftcards.admin.extensions import Page
+from giftcards.admin.actions import Page
 from giftcards.admin.pages import OrderPages
 from giftcards.books.admin import figures, pictures
 from giftcards.books.admin.periods import ROWS, Download, DownloadForm, Question, ReportForm, links
@@ -39,7 +39,9 @@ def download_view(pages: OrderPages, request: HttpRequest) -> HttpResponseBase:
     """Send a file; only by POST, because each download leaves a trace."""
     if request.method != "POST":
         return HttpResponseNotAllowed(["POST"])
-    if not (pages.has_report_permission(request) and pages.has_export_permission(request)):
+    if not (
+        pages.has_report_permission(request) and request.user.has_perm("giftcards.export_order")
+    ):
         raise PermissionDenied
     form, download_form = ReportForm(request.POST), DownloadForm(request.POST)
     if not (form.is_valid() and download_form.is_valid()):
@@ -68,7 +70,9 @@ def _report_page(
     if question:
         title = gettext("Report: %(period)s") % {"period": question.text}
         context |= _shown(pages, request, question)
-        context["downloads"] = downloads if pages.has_export_permission(request) else None
+        context["downloads"] = (
+            downloads if request.user.has_perm("giftcards.export_order") else None
+        )
     return pages.render_page(
         request,
         "report",
@@ -145,6 +149,6 @@ def _leave_trace(request: HttpRequest, question: Question, download: Download) -
 
 
 PAGES = (
-    Page("report/", "report", report_view),
-    Page("report/download/", "report_download", download_view),
+    Page("order_report", "report/", report_view),
+    Page("order_report_download", "report/download/", download_view),
 )

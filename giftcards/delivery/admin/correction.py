@@ -8,6 +8,7 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
+from giftcards.admin.pages import OrderPages
 from giftcards.delivery.admin.labels import address_of
 from giftcards.delivery.models import Delivery, DeliveryStatus
 from giftcards.delivery.moving import addresses_of, sent_to
@@ -15,7 +16,7 @@ from giftcards.display import count_text, filled, moment
 from giftcards.models import Order
 
 
-def consequences(request: HttpRequest, order: Order) -> Iterator[SafeString]:
+def consequences(_pages: OrderPages, request: HttpRequest, order: Order) -> Iterator[SafeString]:
     """Sentences that say what a correction does to messages and links of the present address."""
     if not request.user.has_perm("giftcards_delivery.view_delivery"):
         return

@@ -10,8 +10,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.lookups import OnlyFilters
-from giftcards.admin.readonly import ReadOnly
+from giftcards.admin.rows import OnlyFilters, ReadOnly
 from giftcards.delivery.digests import RECEIVERS, last_digest
 from giftcards.delivery.models import StaffDigest
 from giftcards.display import bdi, exact_moment, filled

@@ -12,13 +12,15 @@ from typing import Any
 
 from django.db.models import Min, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.urls import URLPattern, path
 from django.utils import timezone, translation
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import get_language_bidi, gettext
+from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.actions import OrderAction, may
 from giftcards.admin.order_page import cards_shown
+from giftcards.admin.pages import OrderPages
 from giftcards.admin.timeline import Timeline
 from giftcards.delivery.admin.labels import (
     address_of,
@@ -29,7 +31,7 @@ from giftcards.delivery.admin.labels import (
     who_asked,
 )
 from giftcards.delivery.admin.labels import status_badge as message_badge
-from giftcards.delivery.admin.pages import DeliveryPages, newest
+from giftcards.delivery.admin.pages import newest, render_page
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.display import bdi, filled, money, named, status_badge, zoned_moment
 from giftcards.models import CardReveal, Order
@@ -52,46 +54,33 @@ class QuotedMessage:
     text: SafeString
 
 
-class DisputePages(DeliveryPages):
-    """The page about an order whose customer says that a code does not work."""
-
-    def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(self.dispute_view)
-        page = path("orders/<int:order_id>/proof/", view, name="giftcards_delivery_dispute")
-        return [page, *super().get_urls()]
-
-    def dispute_view(self, request: HttpRequest, order_id: int) -> HttpResponse:
-        may = request.user.has_perm
-        allowed = may("giftcards_delivery.view_delivery")
-        order = self.order_for(request, order_id, allowed=allowed)
-        # The ends of codes are for the same people as on the page of the order.
-        with_tails = may("giftcards.find_card") or may("giftcards.reveal_card")
-        cards = cards_shown(order, with_tails=with_tails)
-        past = Timeline(
-            order, shows_costs=may("giftcards.view_cost"), repeats=None, repeated_by=None
-        )
-        messages, has_more_messages = newest(Delivery.objects.filter(order=order), _MOST)
-        context: dict[str, Any] = {
-            "made_at": zoned_moment(timezone.now()),
-            "zone": timezone.get_current_timezone_name(),
-            "made_by": request.user.get_username(),
-            "bought": _bought(order),
-            "at_provider": _at_provider(order),
-            **cards,
-            "messages_sent": [_message_row(message) for message in messages],
-            "has_more": has_more_messages,
-            "timeline": past.events,
-            "quotes": list(_quotes(order, [tail for _card, _at, tail, _why in cards["cards"]])),
-        }
-        if may("giftcards_delivery.view_cardlink"):
-            context |= {"sees_links": True, **_links(order)}
-            if may("giftcards_delivery.view_linkvisit"):
-                context |= {"sees_visits": True, **_visits(order)}
-        if may("giftcards.view_cardreveal"):
-            context |= {"sees_reveals": True, "reveals": [*map(_reveal_row, _reveals_of(order))]}
-        return self.render_page(
-            request, "dispute", order, title=gettext("Proof of delivery"), **context
-        )
+def _view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
+    has_perm = request.user.has_perm
+    order = pages.order_for(request, key, allowed=has_perm("giftcards_delivery.view_delivery"))
+    # The ends of codes are for the same people as on the page of the order.
+    cards = cards_shown(order, with_tails=pages.may_see_tails(request))
+    past = Timeline(order, shows_costs=pages.may_see_costs(request), repeats=None, repeated_by=None)
+    messages, has_more_messages = newest(Delivery.objects.filter(order=order), _MOST)
+    context: dict[str, Any] = {
+        "made_at": zoned_moment(timezone.now()),
+        "zone": timezone.get_current_timezone_name(),
+        "made_by": request.user.get_username(),
+        "bought": _bought(order),
+        "at_provider": _at_provider(order),
+        **cards,
+        "messages_sent": [_message_row(message) for message in messages],
+        "has_more": has_more_messages,
+        "timeline": past.events,
+        "quotes": list(_quotes(order, [tail for _card, _at, tail, _why in cards["cards"]])),
+    }
+    if has_perm("giftcards_delivery.view_cardlink"):
+        context |= {"sees_links": True, **_links(order)}
+        if has_perm("giftcards_delivery.view_linkvisit"):
+            context |= {"sees_visits": True, **_visits(order)}
+    if has_perm("giftcards.view_cardreveal"):
+        context |= {"sees_reveals": True, "reveals": [*map(_reveal_row, _reveals_of(order))]}
+    title = gettext("Proof of delivery")
+    return render_page(pages, request, "dispute", order, title=title, **context)
 
 
 def _known(facts: list[tuple[str, object]]) -> list[tuple[str, object]]:
@@ -217,3 +206,15 @@ def _quoted(order: Order, tails: list[str], first_shown: datetime | None) -> Ite
         text = gettext("The customer first saw the codes at %(at)s.")
         yield filled(text, at=zoned_moment(first_shown))
     yield filled(gettext("Please tell us when and where each of these codes was used."))
+
+
+PROOF = OrderAction(
+    name="delivery_dispute",
+    route="<key>/proof/",
+    label=_("Proof of delivery"),
+    permission=may("giftcards_delivery.view_delivery"),
+    place="messages",
+    is_offered=lambda order: order.fulfilled_quantity > 0,
+    is_minor=True,
+    view=_view,
+)

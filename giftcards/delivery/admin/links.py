@@ -5,26 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.columns import labelled
 from giftcards.delivery.admin.labels import origin_of, state_of, visit_rows
-from giftcards.delivery.admin.pages import DeliveryPages, newest
+from giftcards.delivery.admin.pages import DeliveryRows, newest
 from giftcards.delivery.models import CardLink, LinkVisit
-from giftcards.display import bdi, exact_moment
-from giftcards.models import Order
+from giftcards.display import bdi, exact_moment, labelled
 
 # The most visits on the page of a link: programs may open it any number of times.
 MOST_VISITS = 200
 
 
 @admin.register(CardLink)
-class CardLinkAdmin(DeliveryPages):
+class CardLinkAdmin(DeliveryRows):
     """The links, the latest first."""
 
     list_display = ("when", "its_order", "made", "its_state", "times_shown")
@@ -45,18 +42,11 @@ class CardLinkAdmin(DeliveryPages):
     search_fields = ("order__reference",)
     search_help_text = _("The reference of an order.")
 
-    def order_of(self, row: CardLink) -> Order:
-        return row.order
-
-    def search_rows(self, request: HttpRequest, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
-        wanted = self.visible_order(request, name)
-        return rows.filter(order=wanted) if wanted else rows.none()
-
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **named: Any
     ) -> HttpResponse:
         link = context["original"]
-        if request.user.has_perm("giftcards_delivery.view_linkvisit") and self.names_order(link):
+        if request.user.has_perm("giftcards_delivery.view_linkvisit"):
             visits, has_more = newest(LinkVisit.objects.filter(link=link), MOST_VISITS)
             context |= {
                 "visits": visit_rows(visits),
@@ -79,7 +69,7 @@ class CardLinkAdmin(DeliveryPages):
 
     @admin.display(description=_("reason"))
     def why(self, link: CardLink) -> str:
-        return bdi(link.reason) if link.reason and self.names_order(link) else "-"
+        return bdi(link.reason) if link.reason else "-"
 
     @admin.display(description=_("expires"))
     def expires(self, link: CardLink) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django import forms
-from django.contrib import admin, messages
+from django.contrib import messages
 from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
@@ -20,7 +20,7 @@ from django.utils.translation import get_language, gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.clickjacking import xframe_options_sameorigin
 
-from giftcards.delivery.admin.pages import language_choices, may_resend
+from giftcards.delivery.admin.pages import DeliveryRows, language_choices
 from giftcards.delivery.channels import Mail, Message
 from giftcards.delivery.codes import Code
 from giftcards.delivery.conf import conf
@@ -28,13 +28,7 @@ from giftcards.delivery.facts import Facts, PaidBack
 from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
 from giftcards.delivery.links import expiry
 from giftcards.delivery.messages import Content, render
-from giftcards.delivery.models import Delivery
 from giftcards.display import supported_language
-
-if TYPE_CHECKING:
-    DeliveryModelAdmin = admin.ModelAdmin[Delivery]
-else:
-    DeliveryModelAdmin = admin.ModelAdmin
 
 # The document with the mail may only be shown in a page of ours, with its own styles.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox"
@@ -75,7 +69,7 @@ class PreviewForm(forms.Form):
         return render(content, language=chosen["language"], address="")
 
 
-class PreviewPages(DeliveryModelAdmin):
+class PreviewPages(DeliveryRows):
     """The page with the previews; mixed into the admin of :class:`Delivery`."""
 
     def get_urls(self) -> list[URLPattern]:
@@ -143,7 +137,7 @@ class PreviewPages(DeliveryModelAdmin):
 
     def _own_address(self, request: HttpRequest) -> str:
         """The person's own address; "" if they may not send messages, or have none."""
-        if not may_resend(request):
+        if not request.user.has_perm("giftcards_delivery.resend_delivery"):
             return ""
         user = get_user_model()
         return str(getattr(request.user, user.get_email_field_name(), "") or "")

@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
-from django.db import router, transaction
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
-from django.urls import URLPattern, path
+from django.http import HttpRequest, HttpResponseRedirect, QueryDict
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
+from giftcards.admin.actions import Answer, Attempt, OrderAction, Outcome, Refused, buttons
+from giftcards.admin.correcting import CUSTOMER
 from giftcards.admin.reauthentication import address_of_proof, is_confirmed, prove
 from giftcards.admin.revealing import needs_other_proof
 from giftcards.conf import conf as core
 from giftcards.delivery.admin import allowance
-from giftcards.delivery.admin.pages import DeliveryPages, language_choices, may_resend
+from giftcards.delivery.admin.pages import MAY_RESEND, TEMPLATE, language_choices
 from giftcards.delivery.channels import Channel, Mail
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import language_of
 from giftcards.delivery.kinds import WITH_CARDS, Kind
 from giftcards.delivery.messages import needs_link
-from giftcards.delivery.models import Delivery
+from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus
+from giftcards.delivery.models.deliveries import WAITING
 from giftcards.delivery.queueing import kinds_that_fit, send_again, wake
 from giftcards.display import isolated
 from giftcards.keys.secrecy import Masked
 from giftcards.models import Order
 from giftcards.models.fields import plain_line
 
-#: Query parameter of the page that preselects the withdrawal of the earlier links.
-WITHDRAWING = "withdrawing"
 _FIELDS = ("kind", "channel", "address", "language", "reason")
 
 
@@ -152,117 +153,129 @@ class SendAgainForm(forms.Form):
                 self.add_error("address", error)
 
 
-class ResendingPages(DeliveryPages):
-    """The page that sends a message again, and the views that cancel a message or send it now."""
+def _form(attempt: Attempt, data: QueryDict | None, *, withdraws: bool = False) -> SendAgainForm:
+    kinds = kinds_that_fit(attempt.order)
+    return SendAgainForm(attempt.request, attempt.order, kinds, withdraws=withdraws, data=data)
 
-    def get_urls(self) -> list[URLPattern]:
-        page = self.admin_site.admin_view
-        return [
-            path(
-                "orders/<int:order_id>/send-again/",
-                sensitive_post_parameters("password")(page(self.send_again_view)),
-                name="giftcards_delivery_send_again",
-            ),
-            path(
-                "<int:message_id>/cancel/", page(self.cancel_view), name="giftcards_delivery_cancel"
-            ),
-            path(
-                "<int:message_id>/try-now/",
-                page(self.try_now_view),
-                name="giftcards_delivery_try_now",
-            ),
-            *super().get_urls(),
-        ]
 
-    def send_again_view(self, request: HttpRequest, order_id: int) -> HttpResponse:
-        order = self.order_for(request, order_id, allowed=may_resend(request))
-        kinds = kinds_that_fit(order)
-        if not kinds:
-            text = gettext("There is nothing to tell the customer of this order now.")
-            return self.conclude(request, order, text, messages.WARNING)
-        data = request.POST if request.method == "POST" else None
-        withdraws = WITHDRAWING in request.GET
-        form = SendAgainForm(request, order, kinds, withdraws=withdraws, data=data)
-        if form.is_valid():
-            if form.cleaned_data["takes_proof"] and needs_other_proof(request):
-                # The form has to be filled in again: the page of the proof does not keep it.
-                back_to = self.address("send_again", order.pk)
-                return HttpResponseRedirect(address_of_proof(back_to=back_to))
-            return self._send_again(request, order, form.cleaned_data)
-        return self.render_page(
-            request,
-            "send_again",
-            order,
-            title=gettext("Send a message again"),
-            form=form,
-            errors=form.errors,
-            correction=self.correction_address(request, order),
-            holds_codes=any(kind in WITH_CARDS and not needs_link(order, kind) for kind in kinds),
-        )
+def _nothing_to_tell(attempt: Attempt) -> Outcome | None:
+    if kinds_that_fit(attempt.order):
+        return None
+    text = gettext("There is nothing to tell the customer of this order now.")
+    return Outcome(text, level=messages.WARNING)
 
-    def _send_again(
-        self, request: HttpRequest, order: Order, given: dict[str, Any]
-    ) -> HttpResponse:
-        done = f"Had a message sent again: {given['kind']}."
-        if given["withdraws"]:
-            done += " Withdrew the earlier links to the cards."
-        try:
-            # In one transaction: no message without an entry in the log.
-            with transaction.atomic(using=router.db_for_write(Delivery)):
-                order.lock()
-                message = send_again(
-                    order,
-                    **{name: given[name] for name in _FIELDS},
-                    by=request.user.get_username(),
-                    once=str(given["once"]),
-                    is_elsewhere=given["is_elsewhere"],
-                    withdraws=given["withdraws"],
-                )
-                if message is not None:
-                    allowance.count(request, order, is_handed_out=given["is_elsewhere"])
-                    self.log_change(request, order, done)
-        except allowance.TooManyMessages as reached:
-            text = allowance.refuse(request, reached)
-            return self.conclude(request, order, text, messages.ERROR)
-        if message is None:
-            text = gettext("This was asked for already. The message is not sent twice.")
-            return self.conclude(request, order, text, messages.INFO)
-        text = gettext("The message to %(address)s is sent in a moment.")
-        return self.conclude(request, order, text % {"address": isolated(message.address)})
 
-    def cancel_view(self, request: HttpRequest, message_id: int) -> HttpResponse:
-        def cancel(message: Delivery) -> str:
-            return "Cancelled a message" if Delivery.objects.cancel(pk=message.pk) else ""
+def _context(attempt: Attempt) -> Mapping[str, Any]:
+    pages, request, order = attempt.pages, attempt.request, attempt.order
+    return {
+        "correction": next(iter(buttons(pages, request, order, [CUSTOMER])), None),
+        "holds_codes": any(
+            kind in WITH_CARDS and not needs_link(order, kind) for kind in kinds_that_fit(order)
+        ),
+    }
 
-        return self._decide(request, message_id, cancel, gettext("The message is not sent."))
 
-    def try_now_view(self, request: HttpRequest, message_id: int) -> HttpResponse:
-        def hurry(message: Delivery) -> str:
-            if not Delivery.objects.hurry(message):
-                return ""
-            wake()
-            return "Had a message tried now"
+def _send_again(attempt: Attempt) -> Answer:
+    request, order, given = attempt.request, attempt.order, attempt.form.cleaned_data
+    if given["takes_proof"] and needs_other_proof(request):
+        # The form has to be filled in again: the page of the proof does not keep it.
+        return HttpResponseRedirect(address_of_proof(back_to=request.path))
+    done = f"Had a message sent again: {given['kind']}."
+    if given["withdraws"]:
+        done += " Withdrew the earlier links to the cards."
+    order.lock()
+    message = send_again(
+        order,
+        **{name: given[name] for name in _FIELDS},
+        by=attempt.by,
+        once=str(given["once"]),
+        is_elsewhere=given["is_elsewhere"],
+        withdraws=given["withdraws"],
+    )
+    if message is None:
+        text = gettext("This was asked for already. The message is not sent twice.")
+        return Outcome(text, level=messages.INFO)
+    try:
+        allowance.count(request, order, is_handed_out=given["is_elsewhere"])
+    except allowance.TooManyMessages as reached:
+        raise Refused(partial(allowance.refuse, request, reached)) from None
+    text = gettext("The message to %(address)s is sent in a moment.")
+    return Outcome(text % {"address": isolated(message.address)}, done)
 
-        return self._decide(request, message_id, hurry, gettext("It is tried again in a moment."))
 
-    def _decide(
-        self, request: HttpRequest, message_id: int, act: Callable[[Delivery], str], done: str
-    ) -> HttpResponse:
-        """Apply ``act`` to a waiting message, log that, and tell the person what was ``done``.
+SEND_AGAIN = OrderAction(
+    name="delivery_send_again",
+    route="<key>/send-again/",
+    label=_("Send a message again"),
+    permission=MAY_RESEND,
+    place="messages",
+    is_offered=lambda order: bool(kinds_that_fit(order)),
+    token=None,
+    before=_nothing_to_tell,
+    form=_form,
+    template=TEMPLATE.format(name="send_again"),
+    context=_context,
+    act=_send_again,
+    decorators=(sensitive_post_parameters("password"),),
+)
 
-        ``act`` returns the text for the log; "" if the message does not wait any more.
-        """
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
-        message = Delivery.objects.filter(pk=message_id).first()
-        if message is None:
-            raise PermissionDenied
-        order = self.order_for(request, message.order_id, allowed=may_resend(request))
-        with transaction.atomic(using=router.db_for_write(Delivery)):
-            entry = act(message)
-            if entry:
-                self.log_change(request, order, f"{entry}: {message.kind}.")
-        if entry:
-            return self.conclude(request, order, done)
-        text = gettext("The message does not wait any more: look at what became of it.")
-        return self.conclude(request, order, text, messages.WARNING)
+
+def _is_link_sent(order: Order) -> bool:
+    kinds = kinds_that_fit(order)
+    needs = any(needs_link(order, kind) for kind in kinds)
+    return needs and CardLink.objects.filter(order=order).exists()
+
+
+SEND_LINK = replace(
+    SEND_AGAIN,
+    name="delivery_send_link",
+    route="<key>/send-link/",
+    label=_("Send a new link"),
+    is_offered=_is_link_sent,
+    form=partial(_form, withdraws=True),
+)
+
+# A waiting message.
+
+_WAITS_NO_MORE = Outcome(
+    _("The message does not wait any more: look at what became of it."),
+    level=messages.WARNING,
+)
+
+
+def _cancel(attempt: Attempt) -> Outcome:
+    if not Delivery.objects.cancel(pk=attempt.row.pk):
+        return _WAITS_NO_MORE
+    return Outcome(gettext("The message is not sent."), f"Cancelled a message: {attempt.row.kind}.")
+
+
+def _hurry(attempt: Attempt) -> Outcome:
+    if not Delivery.objects.hurry(attempt.row):
+        return _WAITS_NO_MORE
+    wake()
+    log = f"Had a message tried now: {attempt.row.kind}."
+    return Outcome(gettext("It is tried again in a moment."), log)
+
+
+TRY_NOW = OrderAction(
+    name="delivery_try_now",
+    route="messages/<key>/try-now/",
+    label=_("Try now"),
+    permission=MAY_RESEND,
+    of=Delivery,
+    place="message",
+    is_offered=lambda message: message.status == DeliveryStatus.RETRYING,
+    token=None,
+    act=_hurry,
+)
+CANCEL = OrderAction(
+    name="delivery_cancel",
+    route="messages/<key>/cancel/",
+    label=_("Do not send it"),
+    permission=MAY_RESEND,
+    of=Delivery,
+    place="message",
+    is_offered=lambda message: message.status in WAITING,
+    token=None,
+    act=_cancel,
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,12 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 
+from giftcards.admin.actions import OrderButton, buttons
 from giftcards.admin.extensions import Extension, register
+from giftcards.admin.pages import OrderPages
 from giftcards.delivery.admin.correction import codes_elsewhere, consequences
-from giftcards.delivery.admin.handing_over import may_have_link
+from giftcards.delivery.admin.dispute import PROOF
+from giftcards.delivery.admin.handing_over import NEW_LINK, WITHDRAW
 from giftcards.delivery.admin.labels import (
     Use,
     doubts,
@@ -28,31 +31,21 @@ from giftcards.delivery.admin.labels import (
     who_asked,
     with_use,
 )
-from giftcards.delivery.admin.pages import address_here, may_resend, newest
-from giftcards.delivery.admin.resending import WITHDRAWING
+from giftcards.delivery.admin.pages import MAY_RESEND, address, newest
+from giftcards.delivery.admin.resending import CANCEL, SEND_AGAIN, SEND_LINK, TRY_NOW
 from giftcards.delivery.conf import conf
 from giftcards.delivery.kinds import KIND_OF_STATUS, Mode
-from giftcards.delivery.messages import needs_link
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, Installation
-from giftcards.delivery.models.deliveries import WAITING
-from giftcards.delivery.queueing import kinds_that_fit
 from giftcards.display import bdi, moment
 from giftcards.models import Order
+
+ABOUT_ORDER = (SEND_AGAIN, SEND_LINK, NEW_LINK, WITHDRAW, PROOF)
+ABOUT_MESSAGE = (TRY_NOW, CANCEL)
 
 # The most messages, and the most links, that the page of an order shows.
 _MOST = 20
 # Statuses with an error worth showing.
 _TROUBLED = (DeliveryStatus.RETRYING, DeliveryStatus.SENDING, DeliveryStatus.FAILED)
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    """A button. It leads to a page; with ``is_post``, it sends a POST there at once."""
-
-    label: str
-    url: str
-    is_post: bool = False
-    is_minor: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +61,7 @@ class MessageRow:
     error: str
     #: True if the message failed, and no later one makes up for it.
     is_untold: bool
-    acts: Sequence[Act]
+    acts: Sequence[OrderButton]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +78,12 @@ class LinkRow:
 class Section:
     """The section of one order, for one person. Takes the same few queries for any order."""
 
-    def __init__(self, request: HttpRequest, order: Order) -> None:
-        self._request, self._order = request, order
+    def __init__(self, pages: OrderPages, request: HttpRequest, order: Order) -> None:
+        self._pages, self._request, self._order = pages, request, order
         may = request.user.has_perm
         self._sees_messages = may("giftcards_delivery.view_delivery")
         self._sees_links = may("giftcards_delivery.view_cardlink")
-        self._may_act = may_resend(request)
+        self._may_act = MAY_RESEND(pages, request)
 
     @property
     def is_allowed(self) -> bool:
@@ -104,7 +97,7 @@ class Section:
         links, has_more_links = newest(with_use(CardLink.objects.filter(order=order)), _MOST)
         if conf.is_off and not (messages or links):
             return {}
-        acts = self._acts(links)
+        acts = buttons(self._pages, self._request, order, ABOUT_ORDER)
         silence = self._why_silent({message.kind for message in messages})
         if not (messages or links or acts or silence):
             return {}
@@ -127,28 +120,7 @@ class Section:
         }
 
     def _url(self, page: str, *args: Any) -> str:
-        return address_here(self._request, page, *args)
-
-    def _acts(self, links: Sequence[CardLink]) -> list[Act]:
-        """The buttons about the order for which this admin site has pages."""
-        acts = list(self._decisions(links)) if self._may_act else []
-        if self._sees_messages and self._order.fulfilled_quantity:
-            url = self._url("dispute", self._order.pk)
-            acts.append(Act(gettext("Proof of delivery"), url, is_minor=True))
-        return [act for act in acts if act.url]
-
-    def _decisions(self, links: Sequence[CardLink]) -> Iterator[Act]:
-        key = self._order.pk
-        kinds = kinds_that_fit(self._order)
-        again = self._url("send_again", key)
-        if kinds:
-            yield Act(gettext("Send a message again"), again)
-        if again and links and any(needs_link(self._order, kind) for kind in kinds):
-            yield Act(gettext("Send a new link"), f"{again}?{WITHDRAWING}")
-        if may_have_link(self._order):
-            yield Act(gettext("New link to hand over"), self._url("new_link", key))
-        if any(link.revoked_at is None and link.token_hash for link in links):
-            yield Act(gettext("Withdraw all links"), self._url("withdraw", key), is_post=True)
+        return address(self._pages.admin_site, page, *args)
 
     def _why_silent(self, told: Collection[str]) -> str:
         """The reason why the customer is not told of the status; "" if they are, or need not be.
@@ -180,16 +152,8 @@ class Section:
             _details(message, links),
             bdi(message.error) if message.error and message.status in _TROUBLED else "",
             message.pk in untold,
-            [act for act in self._message_acts(message) if act.url],
+            buttons(self._pages, self._request, message, ABOUT_MESSAGE),
         )
-
-    def _message_acts(self, message: Delivery) -> Iterator[Act]:
-        if not self._may_act:
-            return
-        if message.status == DeliveryStatus.RETRYING:
-            yield Act(gettext("Try now"), self._url("try_now", message.pk), is_post=True)
-        if message.status in WAITING:
-            yield Act(gettext("Do not send it"), self._url("cancel", message.pk), is_post=True)
 
     def _link_row(self, link: CardLink, now: Any) -> LinkRow:
         state, needs_look = state_of(link, now)
@@ -207,14 +171,16 @@ def _details(message: Delivery, links: Sequence[CardLink]) -> list[SafeString | 
     return [detail for detail in details if detail]
 
 
-def section(request: HttpRequest, order: Order) -> SafeString | str:
+def section(pages: OrderPages, request: HttpRequest, order: Order) -> SafeString | str:
     """The HTML of the section on the page of ``order``; "" if there is nothing to show."""
-    shown = Section(request, order)
+    shown = Section(pages, request, order)
     context = shown.context() if shown.is_allowed else {}
     if not context:
         return ""
     return render_to_string("admin/giftcards_delivery/section.html", context, request)
 
 
-EXTENSION = Extension(section=section, consequences=consequences)
+EXTENSION = Extension(
+    actions=(*ABOUT_ORDER, *ABOUT_MESSAGE), section=section, consequences=consequences
+)
 register(EXTENSION)

@@ -139,7 +139,11 @@ class Command(GiftcardsCommand):
         self.say("Following the orders. Stop with Ctrl-C.", options)
         while not stop.is_set():
             done = follow(
-                seconds=None, stop=stop, chores=lambda has_time: do_chores(has_time, stop)
+                seconds=None,
+                stop=stop,
+                chores=lambda should_continue: do_chores(
+                    stop, may_begin=lambda: not stop.is_set(), should_continue=should_continue
+                ),
             )
             if done is None:
                 # Another process runs the loop; take over if it stops.

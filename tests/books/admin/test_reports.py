@@ -19,7 +19,8 @@ from django.db.models import QuerySet
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
-from giftcards.admin import OrderAdmin, figures
+from giftcards.admin import OrderAdmin
+from giftcards.books.admin import figures
 from giftcards.books.exports import can_write_xlsx
 from giftcards.keys.secrecy import CardSecret
 from giftcards.management.roles import ROLES

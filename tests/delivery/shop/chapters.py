@@ -73,8 +73,7 @@ def install() -> dict[str, Any]:
 
 
 def take_out() -> dict[str, Any]:
-    """The app is gone and its rows are there: the core goes back, forth, and on."""
-    call_command("migrate", "giftcards", "0004", verbosity=0)
+    """The app is gone and its rows are there: the core goes on."""
     call_command("migrate", verbosity=0)
     work("later")
     return {**remains(), "pages": statuses_of_pages()}

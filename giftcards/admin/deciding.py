@@ -1,0 +1,241 @@
+"""Small actions about an order: check now, tick off, complaint, note, price of a held one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
+from django.utils.crypto import salted_hmac
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.actions import (
+    LATE,
+    Answer,
+    Attempt,
+    OrderAction,
+    Outcome,
+    Page,
+    may,
+    state_token,
+)
+from giftcards.admin.pages import OrderPages, facts
+from giftcards.display import explained, filled, money
+from giftcards.engine.price_holds import approve_price, held_price, reject_held
+from giftcards.models import Note, Order
+from giftcards.problems import Problem
+from giftcards.statuses import FOLLOWED, Status
+
+# Check now.
+
+
+def _check(attempt: Attempt) -> Outcome:
+    order = attempt.order
+    if attempt.pages.ask_for_checks(attempt.request, Order.objects.filter(pk=order.pk)):
+        return Outcome(gettext("The order will be checked in a moment."))
+    order.refresh_from_db()
+    return Outcome(_why_not(order), level=messages.WARNING)
+
+
+def _why_not(order: Order) -> str:
+    """The reason, in a sentence, why the provider is not asked about ``order`` now."""
+    if order.is_final:
+        return gettext("The order is final: there is nothing left to ask the provider.")
+    if order.status == Status.UNCONFIRMED:
+        return gettext("The order is unconfirmed, and is looked for by itself.")
+    if order.status not in FOLLOWED:
+        return gettext("The order has not been sent yet: there is nothing to ask about.")
+    return gettext("The order was checked a moment ago. It is checked again by itself.")
+
+
+CHECK = OrderAction(
+    name="order_check",
+    route="<key>/check/",
+    label=_("Check now"),
+    permission=may("giftcards.check_order"),
+    is_offered=lambda order: order.status in FOLLOWED,
+    token=None,
+    act=_check,
+)
+
+
+def fingerprint(order: Order) -> str:
+    """A hash that changes once the page of ``order`` has something new to say.
+
+    A check that finds nothing new does not change it.
+    """
+    shown = json.dumps(
+        [state_token(order), order.problems, order.fulfilled_quantity], sort_keys=True
+    )
+    return salted_hmac("giftcards.admin.fingerprint", shown, algorithm="sha256").hexdigest()
+
+
+def _show_fingerprint(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
+    """The fingerprint, which the script of the page asks for."""
+    order = pages.order_for(request, key, allowed=True)
+    return JsonResponse({"fingerprint": fingerprint(order)})
+
+
+FINGERPRINT = Page("order_fingerprint", "<path:key>/fingerprint/", _show_fingerprint)
+
+# A problem is ticked off.
+
+
+def _tick_off(attempt: Attempt) -> Outcome:
+    order = attempt.order
+    problems = {problem.key: problem for problem in map(Problem.of, order.problems)}
+    problem = problems.get(attempt.request.POST.get("problem", ""))
+    if problem is None:
+        text = gettext("This problem is over: the page shows what holds now.")
+        return Outcome(text, level=messages.WARNING)
+    # False for the second request of a double click.
+    is_new = order.tick_off(problem, by=attempt.by)
+    log = f"Ticked off: {problem.discreet}" if is_new else ""
+    return Outcome(gettext("Ticked off."), log)
+
+
+TICK_OFF = OrderAction(
+    name="order_tick_off",
+    route="<key>/tick-off/",
+    label=_("Tick off"),
+    permission=may("giftcards.check_order"),
+    place="",
+    # A held order keeps its problem until the price is decided.
+    before=lambda attempt: LATE if attempt.order.is_held else None,
+    act=_tick_off,
+)
+
+# A customer complains about a code; the order then needs a person.
+
+
+def _dispute(attempt: Attempt) -> Outcome:
+    # False for the second request of a double click.
+    is_new = attempt.order.dispute(by=attempt.by)
+    return Outcome(
+        gettext("The complaint was noted. The codes are kept until it is ticked off."),
+        "Noted that the customer complains about a code." if is_new else "",
+    )
+
+
+DISPUTE = OrderAction(
+    name="order_dispute",
+    route="<key>/dispute/",
+    label=_("The customer complains about a code"),
+    permission=may("giftcards.check_order"),
+    is_offered=lambda order: order.may_be_disputed and not order.is_disputed,
+    before=lambda attempt: None if attempt.order.may_be_disputed else LATE,
+    act=_dispute,
+)
+
+# Notes: added under the timeline, and never changed.
+
+
+class NoteForm(forms.Form):
+    # Not a CharField: the model checks the text, and says what is wrong with it.
+    note = forms.Field(required=False)
+
+
+def may_note(pages: OrderPages, request: HttpRequest) -> bool:
+    """True if the person may write notes: anybody who may check, resolve or add orders."""
+    may_decide = map(request.user.has_perm, ("giftcards.check_order", "giftcards.resolve_order"))
+    return any(may_decide) or pages.has_add_permission(request)
+
+
+def _note(attempt: Attempt) -> Answer:
+    typed = attempt.form.cleaned_data["note"]
+    try:
+        is_new = Note.objects.add(attempt.order, typed, by=attempt.by)
+    except ValidationError as error:
+        # A page of its own, so that the typed text is not lost.
+        return attempt.page(typed=typed, errors=[*error.messages])
+    return Outcome(gettext("The note was added."), "Added a note." if is_new else "")
+
+
+NOTE = OrderAction(
+    name="order_note",
+    route="<key>/note/",
+    label=_("Add the note"),
+    permission=may_note,
+    place="",
+    token=None,
+    form=lambda _attempt, data: NoteForm(data),
+    title=_("A note for your colleagues"),
+    template="note",
+    act=_note,
+)
+
+# A held order is bought at its price, or rejected.
+
+
+class PriceForm(forms.Form):
+    """The decision whether to buy a held order at ``price`` a card, which is above its limit."""
+
+    APPROVE = "approve"
+    REJECT = "reject"
+
+    outcome = forms.ChoiceField(label=_("Your decision"), widget=forms.RadioSelect)
+
+    def __init__(self, order: Order, price: Decimal, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.price = price
+        text = gettext("Buy it: at most %(price)s a card, %(total)s in all.")
+        buying = filled(text, price=money(price), total=money(price * order.quantity))
+        self.fields["outcome"].choices = [  # type: ignore[attr-defined]
+            (self.APPROVE, buying),
+            (self.REJECT, _("Do not buy it: reject the order.")),
+        ]
+
+
+def _price_form(attempt: Attempt, data: QueryDict | None) -> PriceForm:
+    return PriceForm(attempt.order, held_price(attempt.order) or Decimal(0), data)
+
+
+def _decide_price(attempt: Attempt) -> Outcome:
+    order, form = attempt.order, attempt.form
+    if form.cleaned_data["outcome"] == PriceForm.APPROVE:
+        decision = approve_price(order, form.price, by=attempt.by)
+    else:
+        decision = reject_held(order, by=attempt.by)
+    return decided(decision)
+
+
+def decided(decision: Problem | None) -> Outcome:
+    """The outcome of a decision that the timeline shows; ``None``: it came too late."""
+    if decision is None:
+        return LATE
+    # Discreet, because everybody who may see the order can read the log.
+    return Outcome(gettext("Recorded."), decision.discreet, wakes=True)
+
+
+def _price_context(attempt: Attempt) -> Mapping[str, Any]:
+    """The known amounts: of the sale, the price limit, and the provider's price; and problems."""
+    order = attempt.order
+    amounts = {
+        gettext("sale price"): order.sale_price,
+        gettext("sale amount"): order.sale_amount,
+        gettext("highest price"): order.price_ceiling,
+        gettext("price at the provider"): attempt.form.price,
+    }
+    known = [(label, money(amount)) for label, amount in amounts.items() if amount is not None]
+    problems = [explained(problem, shows_costs=True) for problem in order.open_problems]
+    return {"facts": [*facts(order), *known], "problems": problems}
+
+
+PRICE = OrderAction(
+    name="order_price",
+    route="<key>/price/",
+    label=_("What may a card cost?"),
+    permission=may("giftcards.resolve_order", "giftcards.view_cost"),
+    is_offered=lambda order: order.is_held,
+    before=lambda attempt: LATE if held_price(attempt.order) is None else None,
+    form=_price_form,
+    template="price",
+    context=_price_context,
+    act=_decide_price,
+)

@@ -1,0 +1,115 @@
+"""The read-only lists of the refunds to customers, and of the revealed codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.filters import DateFilter
+from giftcards.admin.rows import OrderRows
+from giftcards.display import bdi, exact_moment, money, refund_badge
+from giftcards.models import CardReveal, CustomerRefund, Order
+
+# The most refunds that a search shows.
+_MOST_FOUND = 1_000
+
+
+@admin.register(CustomerRefund)
+class CustomerRefundAdmin(OrderRows):
+    """The refunds to customers, the latest first. They are recorded on the pages of the orders."""
+
+    list_display = (
+        "when",
+        "its_order",
+        "how_much",
+        "its_state",
+        "its_method",
+        "its_reference",
+        "by",
+    )
+    list_select_related = ("order",)
+    list_filter = (("state", admin.ChoicesFieldListFilter), ("created_at", DateFilter))
+    fields = readonly_fields = (*list_display, "its_comment")
+    # Shows the search box; search_rows() does the search.
+    search_fields = ("reference",)
+    search_help_text = _("The reference of an order, or of a refund, or the beginning of one.")
+
+    def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
+        if Order.objects.filter(reference=name).exists():
+            return super().search_rows(rows, name)
+        found = CustomerRefund.objects.search(name, limit=_MOST_FOUND)
+        return rows.filter(pk__in=[refund.pk for refund in found])
+
+    @admin.display(description=_("recorded"))
+    def when(self, refund: CustomerRefund) -> str:
+        return exact_moment(refund.created_at)
+
+    @admin.display(description=_("amount"))
+    def how_much(self, refund: CustomerRefund) -> str:
+        return money(refund.amount)
+
+    @admin.display(description=_("state"))
+    def its_state(self, refund: CustomerRefund) -> SafeString:
+        return refund_badge(refund)
+
+    @admin.display(description=_("method"), empty_value="")
+    def its_method(self, refund: CustomerRefund) -> str:
+        return bdi(refund.method) if refund.method else ""
+
+    @admin.display(description=_("reference"))
+    def its_reference(self, refund: CustomerRefund) -> str:
+        return bdi(refund.reference)
+
+    @admin.display(description=_("comment"))
+    def its_comment(self, refund: CustomerRefund) -> str:
+        return bdi(refund.comment) if refund.comment else "-"
+
+    @admin.display(description=_("by"))
+    def by(self, refund: CustomerRefund) -> SafeString:
+        return bdi(refund.created_by or refund.get_source_display())
+
+
+@admin.register(CardReveal)
+class CardRevealAdmin(OrderRows):
+    """The revealed codes, the latest first."""
+
+    order_lookup = "card__order"
+    list_display = ("when", "by", "its_order", "which", "came_from", "why")
+    list_select_related = ("user", "card__order")
+    fields = readonly_fields = list_display
+    # Shows the search box; search_rows() does the search.
+    search_fields = ("card__order__reference",)
+    search_help_text = _("The reference of an order.")
+    # By primary key, because no index has the reveals of all people by time.
+    ordering = ("-pk",)
+
+    def order_of(self, row: CardReveal) -> Order:
+        return row.card.order
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[CardReveal]:
+        return super().get_queryset(request).defer("card__sealed")
+
+    @admin.display(description=_("when"))
+    def when(self, reveal: CardReveal) -> str:
+        return exact_moment(reveal.at)
+
+    @admin.display(description=_("by"))
+    def by(self, reveal: CardReveal) -> SafeString:
+        return bdi(reveal.user.get_username())
+
+    @admin.display(description=_("card"))
+    def which(self, reveal: CardReveal) -> str:
+        return str(reveal.card)
+
+    @admin.display(description=_("address"))
+    def came_from(self, reveal: CardReveal) -> str:
+        return bdi(reveal.address) if reveal.address else "-"
+
+    @admin.display(description=_("reason"))
+    def why(self, reveal: CardReveal) -> str:
+        return bdi(reveal.reason) if reveal.reason else "-"

@@ -1,0 +1,189 @@
+"""The base of lists in the admin: read-only rows, few queries, and the orders a person may see."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any, cast
+
+from django.contrib import admin
+from django.contrib.admin import AdminSite, FieldListFilter, ListFilter, SimpleListFilter
+from django.contrib.admin.utils import get_fields_from_path
+from django.contrib.admin.views.main import ChangeList
+from django.core.paginator import Paginator
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.display import bdi
+from giftcards.models import Order
+
+if TYPE_CHECKING:
+    AnyModelAdmin = admin.ModelAdmin[Any]
+    RowModelAdmin = admin.ModelAdmin[Any]
+    AnyChangeList = ChangeList
+    RowPaginator = Paginator[Any]
+else:
+    AnyModelAdmin = AnyChangeList = object
+    RowModelAdmin, RowPaginator = admin.ModelAdmin, Paginator
+
+# The most values of one lookup: with more, the condition would be too long for SQLite. The links of
+# a filter give one.
+_MOST_VALUES = 100
+# The attribute in which a request caches the allowed lookups: it may ask for a thousand.
+_KNOWN = "giftcards_parameters"
+
+
+class OnlyFilters(AnyModelAdmin):
+    """A mixin for the admin of a model: the address of its list may ask only for ``list_filter``.
+
+    The list can also be sorted only by the columns that the page offers for sorting.
+    """
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        if len(request.GET.getlist(lookup)) > _MOST_VALUES:
+            return False
+        # No text in a database has this character, and PostgreSQL raises an error for it.
+        return "\0" not in value and lookup in self._parameters(request)
+
+    def _parameters(self, request: HttpRequest) -> Collection[str | None]:
+        known: dict[Any, set[str | None]] = vars(request).setdefault(_KNOWN, {})
+        if self not in known:
+            filters = self.get_list_filter(request)
+            known[self] = {name for each in filters for name in self._asked_by(each, request)}
+        return known[self]
+
+    def _asked_by(self, each: Any, request: HttpRequest) -> Iterable[str | None]:
+        """The parameters of the filter ``each``, which is made as Django makes it."""
+        if isinstance(each, type) and issubclass(each, SimpleListFilter):
+            # But without __init__: its choices may take queries, which the parameters do not need.
+            made: ListFilter = each.__new__(each)
+        elif callable(each):
+            made = each(request, {}, self.model, self)
+        else:
+            path, kind = each if isinstance(each, (tuple, list)) else (each, FieldListFilter.create)
+            field = get_fields_from_path(self.model, path)[-1]
+            made = kind(field, request, {}, self.model, self, field_path=path)
+        return made.expected_parameters()
+
+    def get_changelist(self, request: HttpRequest, **named: Any) -> type[ChangeList]:
+        # A theme may have a change list of its own.
+        base = super().get_changelist(request, **named)
+        return type("ChangeList", (_SortedAsOffered, base), {})
+
+
+class _SortedAsOffered(AnyChangeList):
+    """A change list sorted only by the columns it offers; Django lets an address sort by any."""
+
+    def get_ordering_field(self, field_name: Any) -> Any:
+        is_offered = self.sortable_by is None or field_name in self.sortable_by
+        return super().get_ordering_field(field_name) if is_offered else None
+
+
+class LimitedPaginator(RowPaginator):
+    """A paginator of the first ``limit`` rows; it counts no further."""
+
+    limit = 10_000
+
+    @cached_property
+    def _counted(self) -> int:
+        rows = cast("QuerySet[Any]", self.object_list)
+        return rows.order_by()[: self.limit + 1].count()
+
+    @cached_property
+    def count(self) -> int:
+        return min(self._counted, self.limit)
+
+    @property
+    def has_more(self) -> bool:
+        """True if there are rows beyond the last page."""
+        return self._counted > self.limit
+
+
+class ReadOnly:
+    """A mixin for rows that nobody adds, changes or deletes, to be listed before Django's class."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+def visible_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
+    """The orders that the person may see: those of the site's admin of orders.
+
+    That may be the shop's own. Every list and page shows these orders, and rows about them, only.
+    """
+    if not site.is_registered(Order):
+        return Order.objects.none()
+    pages = site.get_model_admin(Order)
+    if not pages.has_view_permission(request):
+        return Order.objects.none()
+    return pages.get_queryset(request)
+
+
+def order_address(site: AdminSite, order: Order) -> str:
+    return reverse("admin:giftcards_order_change", args=[order.pk], current_app=site.name)
+
+
+def order_link(site: AdminSite, order: Order) -> str:
+    """A link to ``order`` by its reference, as HTML."""
+    return format_html('<a href="{}">{}</a>', order_address(site, order), bdi(order.reference))
+
+
+class OrderRows(ReadOnly, OnlyFilters, RowModelAdmin):
+    """The base class of lists whose rows are about orders, 50 a page.
+
+    A person sees the rows about the orders that they may see, and those about none.
+    """
+
+    #: The lookup from a row to its order.
+    order_lookup = "order"
+    #: False if a row may be about no order.
+    has_order = True
+    list_display_links: tuple[Any, ...] | None = None
+    sortable_by = ()
+    paginator = LimitedPaginator
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    list_per_page = 50
+
+    class Media:
+        css = {"all": ("giftcards/admin.css",)}
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows, orders = super().get_queryset(request), visible_orders(request, self.admin_site)
+        if not orders.query.where:
+            return rows  # all of them
+        about = Q(**{f"{self.order_lookup}__in": orders.order_by().values("pk")})
+        if not self.has_order:
+            about |= Q(**{self.order_lookup: None})
+        return rows.filter(about)
+
+    def order_of(self, row: Any) -> Order | None:
+        """The order that ``row`` is about."""
+        order: Order | None = row.order
+        return order
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        name = search_term.strip()
+        return (self.search_rows(queryset, name) if name else queryset), False
+
+    def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
+        """The ``rows`` that a search for ``name`` finds: by default, those of this order."""
+        wanted = Order.objects.filter(reference=name).first()
+        return rows.filter(**{self.order_lookup: wanted}) if wanted else rows.none()
+
+    # Not "order": Django would show the column of that name, where the model has one.
+    @admin.display(description=_("order"))
+    def its_order(self, row: Any) -> str:
+        order = self.order_of(row)
+        return order_link(self.admin_site, order) if order else "-"
