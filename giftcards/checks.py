@@ -24,7 +24,7 @@ from giftcards.conf import LOOP_SECONDS, conf, problems
 from giftcards.exceptions import ConfigurationError
 
 TAG = "giftcards"
-# By OptionProblem.kind.
+# By SettingProblem.kind.
 IDS: Mapping[str, str] = {
     "no_api_key": "giftcards.E001",
     "api_key": "giftcards.E002",

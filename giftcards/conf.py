@@ -1,7 +1,7 @@
 """The one place that reads ``settings.GIFTCARDS``: lazily, typed, with defaults.
 
-:func:`problems` yields what is wrong with the settings, for the system checks and the commands. A
-property whose setting is wrong raises :exc:`~giftcards.exceptions.ConfigurationError`.
+:func:`problems` yields what is wrong with the settings, for the system checks and the commands. An
+attribute whose setting is wrong raises :exc:`~giftcards.exceptions.ConfigurationError`.
 """
 
 from __future__ import annotations
@@ -19,73 +19,75 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.encoding import force_bytes
 
 from giftcards.keys.secrecy import Masked
-from giftcards.options import CORRECT, Complaint, Option, Options, not_text, number
+from giftcards.options import (
+    CORRECT,
+    Parser,
+    Setting,
+    SettingsDict,
+    Unusable,
+    number,
+    optional,
+    text,
+)
 
 VERSION = "0.1.0"
+_ONECLICKDZ = "https://api.oneclickdz.com"
 # How long one task runs the loop (seconds): short, so that a stopping cluster does not wait long.
 LOOP_SECONDS = 40
 # Time for a task to record answers and call receivers after its last request (seconds).
 _RECORDING_SECONDS = 10
-
-
 # The largest amount that a column holds.
 _LARGEST_AMOUNT = Decimal("999999999999.99")
 
 
-def _amount(setting: str, value: Any) -> Complaint | None:
+def _amount(setting: str, value: Any) -> Decimal:
     # No float: as a binary fraction, it would differ from the amount as written.
     if not isinstance(value, int | Decimal) or isinstance(value, bool):
-        return (
-            "type",
-            f"{setting} must be an amount: a whole number or a Decimal.",
-            CORRECT,
-        )
+        message = f"{setting} must be an amount: a whole number or a Decimal."
+        raise Unusable("type", message, CORRECT)
     if Decimal(value).is_finite() and 0 < value <= _LARGEST_AMOUNT:
-        return None
-    return (
-        "range",
-        f"{setting} must be an amount above 0, and not above {_LARGEST_AMOUNT}.",
-        CORRECT,
-    )
+        return Decimal(value)
+    message = f"{setting} must be an amount above 0, and not above {_LARGEST_AMOUNT}."
+    raise Unusable("range", message, CORRECT)
 
 
-def _switch(setting: str, value: Any) -> Complaint | None:
+def _switch(setting: str, value: Any) -> bool:
     if isinstance(value, bool):
-        return None
-    return ("type", f"{setting} must be True or False.", "Write it without quotes.")
+        return value
+    raise Unusable("type", f"{setting} must be True or False.", "Write it without quotes.")
 
 
-_PASTE_KEY = "Paste the key from the provider's dashboard as one line, without spaces."
+def _api_key(setting: str, value: Any) -> str:
+    hint = "Paste the key from the provider's dashboard as one line, without spaces."
+    key = text(setting, value, hint)
+    if key.isascii() and key.isprintable() and " " not in key:
+        return Masked(key)
+    raise Unusable("api_key", f"{setting} is not usable as an HTTP header.", hint)
 
 
-def _api_key(setting: str, value: Any) -> Complaint | None:
-    if not isinstance(value, str):
-        return not_text(setting, _PASTE_KEY)
-    if value.isascii() and value.isprintable() and " " not in value:
-        return None
-    return ("api_key", f"{setting} is not usable as an HTTP header.", _PASTE_KEY)
+def address(*, of: str, example: str, http_would: str) -> Parser[str]:
+    """A parser of addresses with a scheme and a host; the slash at their end is dropped.
+
+    Messages say whose address it has to be, and what ``http://`` would do unencrypted.
+    """
+    hint = f"Give scheme and host only, such as {example}."
+
+    def parse(setting: str, value: Any) -> str:
+        url = text(setting, value, hint)
+        parts = address_parts(url)
+        if parts is None:
+            raise Unusable("base_url", f"{setting} is not the address of {of}.", hint)
+        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+            safe = "Use https://, or http:// to this machine's own address only."
+            raise Unusable("insecure", f"{setting} would {http_would} unencrypted.", safe)
+        return url.rstrip("/")
+
+    return parse
 
 
-_GIVE_HOST = "Give scheme and host only, such as https://api.oneclickdz.com."
-
-
-def _base_url(setting: str, value: Any) -> Complaint | None:
-    if not isinstance(value, str):
-        return not_text(setting, _GIVE_HOST)
-    parts = address_parts(value)
-    if parts is None:
-        return (
-            "base_url",
-            f"{setting} is not the address of an HTTP service.",
-            _GIVE_HOST,
-        )
-    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-        return (
-            "insecure",
-            f"{setting} would send the API key and the card codes unencrypted.",
-            "Use https://, or http:// to this machine's own address only.",
-        )
-    return None
+_api_address = address(
+    of="an HTTP service", example=_ONECLICKDZ, http_would="send the API key and the card codes"
+)
 
 
 def address_parts(url: str) -> SplitResult | None:
@@ -126,29 +128,27 @@ def is_loopback(host: str) -> bool:
 _NEW_KEY = "Run `manage.py giftcards_generate_key` and put what it prints into the list."
 
 
-def _encryption_keys(setting: str, value: Any) -> Complaint | None:
+def _encryption_keys(setting: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
-        return ("type", f"{setting} must be a list of Fernet keys.", _NEW_KEY)
+        raise Unusable("type", f"{setting} must be a list of Fernet keys.", _NEW_KEY)
     known: set[bytes] = set()
     for position, key in enumerate(value, start=1):
         which = f"Key {position} of {setting}"
-        if not isinstance(key, str):
-            return ("type", f"{which} must be a text.", _NEW_KEY)
-        raw = _raw_key(key)
+        raw = _raw_key(text(which, key, _NEW_KEY))
         if raw is None:
-            return ("encryption_key", f"{which} is not a Fernet key.", _NEW_KEY)
+            raise Unusable("encryption_key", f"{which} is not a Fernet key.", _NEW_KEY)
         if raw in known:
-            return ("repeated_key", f"{which} is there twice.", "Remove the second one.")
+            raise Unusable("repeated_key", f"{which} is there twice.", "Remove the second one.")
         # Allowed in other positions, so that cards sealed with such a key can still be opened.
         if position == 1 and _is_from_secret_key(raw):
-            return (
+            raise Unusable(
                 "derived_key",
                 f"{which} is made from SECRET_KEY: whoever learns that reads the codes as well,"
                 " and changing it loses them.",
                 "Run `manage.py giftcards_generate_key` and put what it prints before this key.",
             )
         known.add(raw)
-    return None
+    return tuple(map(Masked, value))
 
 
 def _raw_key(key: str) -> bytes | None:
@@ -169,146 +169,56 @@ def _is_from_secret_key(raw: bytes) -> bool:
     return raw in (secret[:32], hashlib.sha256(secret).digest())
 
 
-def _url_name(setting: str, value: Any) -> Complaint | None:
+def _url_name(setting: str, value: Any) -> str:
     # The system checks look the URL up, once URLs are loaded.
-    if isinstance(value, str):
-        return None
-    return not_text(setting, "Give the name of a URL, such as 'staff:prove'.")
+    return text(setting, value, "Give the name of a URL, such as 'staff:prove'.")
 
 
-def _currency(setting: str, value: Any) -> Complaint | None:
+def _currency(setting: str, value: Any) -> str:
     hint = "DZD is the one the provider charges in."
-    if not isinstance(value, str):
-        return not_text(setting, hint)
-    if len(value) == 3 and value.isascii() and value.isalpha() and value.isupper():
-        return None
-    return (
-        "currency",
-        f"{setting} must be a code of three capital letters.",
-        hint,
+    code = text(setting, value, hint)
+    if len(code) == 3 and code.isascii() and code.isalpha() and code.isupper():
+        return code
+    raise Unusable("currency", f"{setting} must be a code of three capital letters.", hint)
+
+
+class Conf(SettingsDict, dict_name="GIFTCARDS"):
+    """The settings, one typed attribute each; see the settings page of the documentation."""
+
+    #: The provider's key, with a masked ``repr``.
+    api_key = Setting(
+        _api_key, required="Set it to the key from the provider's dashboard.", is_working=True
     )
-
-
-OPTIONS = Options(
-    "GIFTCARDS",
-    {
-        "API_KEY": Option(
-            _api_key,
-            required=True,
-            hint="Set it to the key from the provider's dashboard.",
-        ),
-        "BASE_URL": Option(_base_url, "https://api.oneclickdz.com"),
-        "ENCRYPTION_KEYS": Option(_encryption_keys, required=True, hint=_NEW_KEY),
-        "POLL_INTERVAL": Option(number(0.1, 60), 5),
-        "POLL_TIMEOUT": Option(number(1, 86_400), 300),
-        "LATE_WATCH_HOURS": Option(number(0, 8_760), 72),
-        "REQUESTS_PER_MINUTE": Option(number(1, 6_000, whole=True), 60),
-        "REQUEST_TIMEOUT": Option(number(0.1, 30), 10),
-        "SEND_TIMEOUT": Option(number(1, 604_800), 3600),
-        "PROOF_OF_ABSENCE": Option(number(1, 86_400), 120),
-        "CURRENCY": Option(_currency, "DZD"),
-        "HOLD_ABOVE_SALE_PRICE": Option(_switch, True),
-        "PRICE_MAX_AGE": Option(number(1, 86_400), 600),
-        "LOW_BALANCE": Option(_amount),
-        "REAUTHENTICATE": Option(_url_name),
-        "REVEALS_PER_HOUR": Option(number(1, 10_000, whole=True), 30),
-        "CODES_KEPT_DAYS": Option(number(1, 36_500)),
-    },
-)
-problems = OPTIONS.problems
-require = OPTIONS.require
-
-
-class Conf:
-    """The settings, one typed property each; see the settings page of the documentation."""
-
-    @property
-    def api_key(self) -> str:
-        """The provider's key, with a masked ``repr``."""
-        return Masked(OPTIONS.get("API_KEY"))
-
-    @property
-    def base_url(self) -> str:
-        return str(OPTIONS.get("BASE_URL")).rstrip("/")
-
-    @property
-    def encryption_keys(self) -> tuple[str, ...]:
-        """Fernet keys, each with a masked ``repr``: the first encrypts, all of them decrypt."""
-        return tuple(map(Masked, OPTIONS.get("ENCRYPTION_KEYS")))
-
-    @property
-    def poll_interval(self) -> float:
-        """Seconds between two checks of an open order."""
-        return float(OPTIONS.get("POLL_INTERVAL"))
-
-    @property
-    def poll_timeout(self) -> float:
-        """Seconds after which an order that has not settled is ``DELAYED``."""
-        return float(OPTIONS.get("POLL_TIMEOUT"))
-
-    @property
-    def late_watch_hours(self) -> float:
-        """Hours after acceptance during which a delayed order is still checked."""
-        return float(OPTIONS.get("LATE_WATCH_HOURS"))
-
-    @property
-    def requests_per_minute(self) -> int:
-        return int(OPTIONS.get("REQUESTS_PER_MINUTE"))
-
-    @property
-    def request_timeout(self) -> float:
-        """Seconds that one call to the provider may take in total."""
-        return float(OPTIONS.get("REQUEST_TIMEOUT"))
-
-    @property
-    def send_timeout(self) -> float:
-        """Seconds after which an order that could not be sent is rejected."""
-        return float(OPTIONS.get("SEND_TIMEOUT"))
-
-    @property
-    def proof_of_absence(self) -> float:
-        """Seconds after sending until an order missing in the provider's list counts as absent."""
-        return float(OPTIONS.get("PROOF_OF_ABSENCE"))
-
-    @property
-    def currency(self) -> str:
-        return str(OPTIONS.get("CURRENCY"))
-
-    @property
-    def hold_above_sale_price(self) -> bool:
-        """True if the customer's price is the price ceiling of an order without ``max_price``."""
-        return bool(OPTIONS.get("HOLD_ABOVE_SALE_PRICE"))
-
-    @property
-    def price_max_age(self) -> float:
-        """Seconds for which a price from the provider counts as current."""
-        return float(OPTIONS.get("PRICE_MAX_AGE"))
-
-    @property
-    def low_balance(self) -> Decimal | None:
-        """The balance, in dinars, below which people are warned; ``None``: no warnings."""
-        amount = OPTIONS.get("LOW_BALANCE")
-        return None if amount is None else Decimal(amount)
-
-    @property
-    def reauthenticate(self) -> str | None:
-        """The URL name of the page on which staff prove their identity again.
-
-        ``None``: staff are asked for their password instead.
-        """
-        name: str | None = OPTIONS.get("REAUTHENTICATE")
-        return name
-
-    @property
-    def reveals_per_hour(self) -> int:
-        """The largest number of codes that one person may reveal within an hour."""
-        return int(OPTIONS.get("REVEALS_PER_HOUR"))
-
-    @property
-    def codes_kept_days(self) -> float | None:
-        """Days after which the codes of a settled order are destroyed; ``None``: never."""
-        days = OPTIONS.get("CODES_KEPT_DAYS")
-        return None if days is None else float(days)
+    base_url = Setting(_api_address, default=_ONECLICKDZ, is_working=True)
+    #: Fernet keys, each with a masked ``repr``: the first encrypts, all of them decrypt.
+    encryption_keys = Setting(_encryption_keys, required=_NEW_KEY, is_working=True)
+    #: Seconds between two checks of an open order.
+    poll_interval = Setting(number(float, 0.1, 60), default=5, is_working=True)
+    #: Seconds after which an order that has not settled is ``DELAYED``.
+    poll_timeout = Setting(number(float, 1, 86_400), default=300, is_working=True)
+    #: Hours after acceptance during which a delayed order is still checked.
+    late_watch_hours = Setting(number(float, 0, 8_760), default=72, is_working=True)
+    requests_per_minute = Setting(number(int, 1, 6_000), default=60, is_working=True)
+    #: Seconds that one call to the provider may take in total.
+    request_timeout = Setting(number(float, 0.1, 30), default=10, is_working=True)
+    #: Seconds after which an order that could not be sent is rejected.
+    send_timeout = Setting(number(float, 1, 604_800), default=3600, is_working=True)
+    #: Seconds after sending until an order missing in the provider's list counts as absent.
+    proof_of_absence = Setting(number(float, 1, 86_400), default=120, is_working=True)
+    currency = Setting(_currency, default="DZD", is_working=True)
+    #: True if the customer's price is the price ceiling of an order without ``max_price``.
+    hold_above_sale_price = Setting(_switch, default=True, is_working=True)
+    #: Seconds for which a price from the provider counts as current.
+    price_max_age = Setting(number(float, 1, 86_400), default=600, is_working=True)
+    #: The balance, in dinars, below which people are warned; ``None``: no warnings.
+    low_balance = Setting(optional(_amount, None))
+    #: The URL name of the page on which staff prove their identity again; ``None``: they are asked
+    #: for their password instead.
+    reauthenticate = Setting(optional(_url_name, None))
+    #: The largest number of codes that one person may reveal within an hour.
+    reveals_per_hour = Setting(number(int, 1, 10_000), default=30)
+    #: Days after which the codes of a settled order are destroyed; ``None``: never.
+    codes_kept_days = Setting(optional(number(float, 1, 36_500), None))
 
     @property
     def longest_task(self) -> float:
@@ -322,3 +232,5 @@ class Conf:
 
 
 conf = Conf()
+problems = conf.problems
+require = conf.require

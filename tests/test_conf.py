@@ -1,4 +1,4 @@
-"""``settings.GIFTCARDS``: what is refused, in which words, and what the properties give."""
+"""``settings.GIFTCARDS``: what is refused, in which words, and what the attributes give."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ import pytest
 from cryptography.fernet import Fernet
 from django.utils.encoding import force_bytes
 
-from giftcards import conf as conf_module
-from giftcards.conf import LOOP_SECONDS, OPTIONS, conf, problems, require
-from giftcards.delivery.conf import OPTIONS as DELIVERY_OPTIONS
+from giftcards.conf import LOOP_SECONDS, conf, problems, require
+from giftcards.delivery.conf import conf as delivery_conf
 from giftcards.exceptions import ConfigurationError
-from giftcards.options import OptionProblem, Options
+from giftcards.options import SettingProblem, SettingsDict
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "sk-CANARY-ca11ab1e"
@@ -27,25 +26,6 @@ KEY = "sk-CANARY-ca11ab1e"
 OLD, NEW = (base64.urlsafe_b64encode(bytes(range(n, n + 32))).decode() for n in (7, 77))
 MINIMUM: dict[str, Any] = {"API_KEY": KEY, "ENCRYPTION_KEYS": [NEW, OLD]}
 
-PROPERTIES = {
-    "API_KEY": "api_key",
-    "BASE_URL": "base_url",
-    "ENCRYPTION_KEYS": "encryption_keys",
-    "POLL_INTERVAL": "poll_interval",
-    "POLL_TIMEOUT": "poll_timeout",
-    "LATE_WATCH_HOURS": "late_watch_hours",
-    "REQUESTS_PER_MINUTE": "requests_per_minute",
-    "REQUEST_TIMEOUT": "request_timeout",
-    "SEND_TIMEOUT": "send_timeout",
-    "PROOF_OF_ABSENCE": "proof_of_absence",
-    "CURRENCY": "currency",
-    "HOLD_ABOVE_SALE_PRICE": "hold_above_sale_price",
-    "PRICE_MAX_AGE": "price_max_age",
-    "LOW_BALANCE": "low_balance",
-    "REAUTHENTICATE": "reauthenticate",
-    "REVEALS_PER_HOUR": "reveals_per_hour",
-    "CODES_KEPT_DAYS": "codes_kept_days",
-}
 NUMBERS = {
     "POLL_INTERVAL": (0.1, 60, "a number from 0.1 to 60"),
     "POLL_TIMEOUT": (1, 86_400, "a number from 1 to 86400"),
@@ -77,17 +57,17 @@ def change(settings: Any, **values: Any) -> None:
 
 def assert_refused(setting: str, kind: str, message: str, hint: str) -> None:
     """The one thing wrong is this, and who reads the setting is told the same sentence."""
-    assert list(problems()) == [OptionProblem(setting, kind, message, hint)]
+    assert list(problems()) == [SettingProblem(setting, kind, message, hint)]
     sentence = f"{message} {hint}"
     with pytest.raises(ConfigurationError) as refused:
         require("CURRENCY", setting)
     assert str(refused.value) == sentence
     with pytest.raises(ConfigurationError) as refused:
-        getattr(conf, PROPERTIES[setting])
+        getattr(conf, setting.lower())
     assert str(refused.value) == sentence
-    for other, name in PROPERTIES.items():
+    for other in conf.declared:
         if other != setting:
-            getattr(conf, name)
+            getattr(conf, other.lower())
             require(other)
 
 
@@ -96,7 +76,7 @@ def assert_refused(setting: str, kind: str, message: str, hint: str) -> None:
 
 def test_settings_that_are_not_given_have_their_defaults() -> None:
     assert list(problems()) == []
-    assert {name: getattr(conf, name) for name in PROPERTIES.values()} == {
+    assert {key.lower(): getattr(conf, key.lower()) for key in conf.declared} == {
         "api_key": KEY,
         "base_url": "https://api.oneclickdz.com",
         "encryption_keys": (NEW, OLD),
@@ -115,26 +95,26 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
         "reveals_per_hour": 30,
         "codes_kept_days": None,
     }
-    require(*PROPERTIES)
+    require(*conf.declared)
 
 
 @pytest.mark.parametrize(
-    ("options", "dict_name", "given"),
-    [(OPTIONS, "GIFTCARDS", MINIMUM), (DELIVERY_OPTIONS, "GIFTCARDS_DELIVERY", {})],
-    ids=["GIFTCARDS", "GIFTCARDS_DELIVERY"],
+    ("app_conf", "given"), [(conf, MINIMUM), (delivery_conf, {})], ids=["giftcards", "delivery"]
 )
 def test_none_written_out_means_what_a_default_of_none_means(
-    settings: Any, options: Options, dict_name: str, given: dict[str, Any]
+    settings: Any, app_conf: SettingsDict, given: dict[str, Any]
 ) -> None:
     optional = [
-        name
-        for name, option in options.options.items()
-        if option.default is None and not option.required
+        key
+        for key, setting in app_conf.declared.items()
+        if setting.default is None and not setting.required
     ]
     assert optional
-    setattr(settings, dict_name, {**given, **dict.fromkeys(optional)})
-    assert list(options.problems()) == []
-    assert {options.get(name) for name in optional} == {None}
+    setattr(settings, app_conf.dict_name, given)
+    defaults = [getattr(app_conf, key.lower()) for key in optional]
+    setattr(settings, app_conf.dict_name, {**given, **dict.fromkeys(optional)})
+    assert list(app_conf.problems()) == []
+    assert [getattr(app_conf, key.lower()) for key in optional] == defaults
 
 
 def test_settings_are_read_each_time_they_are_used(settings: Any) -> None:
@@ -144,10 +124,6 @@ def test_settings_are_read_each_time_they_are_used(settings: Any) -> None:
     assert conf.base_url == "https://provider.example"
     settings.GIFTCARDS = MINIMUM
     assert conf.poll_interval == 5.0
-
-
-def test_every_setting_has_a_property() -> None:
-    assert list(PROPERTIES) == list(conf_module.OPTIONS.options)
 
 
 @pytest.mark.parametrize(("request_timeout", "longest"), [(10, 70), (0.5, 51), (30, 110)])
@@ -164,14 +140,14 @@ def test_numbers_at_the_ends_of_their_range_are_accepted(settings: Any, name: st
     for value in NUMBERS[name][:2]:
         change(settings, **{name: value})
         assert list(problems()) == []
-        assert getattr(conf, PROPERTIES[name]) == value
+        assert getattr(conf, name.lower()) == value
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_numbers_are_converted_to_one_type(settings: Any, name: str) -> None:
     wanted = int if name in WHOLE else float
     change(settings, **{name: 7})
-    assert type(getattr(conf, PROPERTIES[name])) is wanted
+    assert type(getattr(conf, name.lower())) is wanted
 
 
 @pytest.mark.parametrize(
@@ -253,10 +229,10 @@ def test_without_giftcards_settings_both_required_ones_are_missing(settings: Any
 def test_giftcards_settings_that_are_not_a_dict_are_refused(settings: Any, value: Any) -> None:
     settings.GIFTCARDS = value
     message, hint = "GIFTCARDS must be a dict.", "See the settings page of the documentation."
-    assert list(problems()) == [OptionProblem("", "type", message, hint)]
-    for name in PROPERTIES.values():
+    assert list(problems()) == [SettingProblem("", "type", message, hint)]
+    for key in conf.declared:
         with pytest.raises(ConfigurationError) as refused:
-            getattr(conf, name)
+            getattr(conf, key.lower())
         assert str(refused.value) == f"{message} {hint}"
     require()
 
@@ -267,7 +243,7 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
 ) -> None:
     settings.GIFTCARDS = MINIMUM | {name: 1}
     assert list(problems()) == [
-        OptionProblem(
+        SettingProblem(
             shown,
             "unknown",
             f"GIFTCARDS has a setting {shown!r} that does not exist.",
@@ -278,7 +254,7 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
             " CODES_KEPT_DAYS.",
         )
     ]
-    require(*PROPERTIES)
+    require(*conf.declared)
     assert conf.poll_interval == 5.0
 
 

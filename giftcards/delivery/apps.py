@@ -43,6 +43,6 @@ class DeliveryConfig(AppConfig):
             register(check, TAG)
         register_conditions(conditions.CONDITIONS)
         with contextlib.suppress(ConfigurationError):  # reported by check_settings
-            if conf.is_off and not conf.staff:
+            if conf.is_off and not conf.staff_emails:
                 return
         receivers.connect()

@@ -15,11 +15,11 @@ from django.urls import NoReverseMatch, reverse
 from django.utils.module_loading import import_string
 
 from giftcards.conf import conf as core
-from giftcards.delivery.conf import OPTIONS, conf, problems
+from giftcards.delivery.conf import conf, problems
 from giftcards.delivery.kinds import WITH_CARDS, Mode
 from giftcards.exceptions import ConfigurationError
 
-# By options.Problem.kind.
+# By SettingProblem.kind.
 IDS: Mapping[str, str] = {
     "unknown": "giftcards_delivery.E001",
     "type": "giftcards_delivery.E002",
@@ -69,9 +69,9 @@ def _unless_wrong(check: Callable[[], Iterator[CheckMessage]]) -> list[CheckMess
 
 def _check_paths() -> Iterator[CheckMessage]:
     """Check that the paths in the settings can be imported and called."""
-    single = {name: OPTIONS.get(name) for name in ("PIN", "OWNED_ORDERS")}
+    single = {"PIN": conf.pin, "OWNED_ORDERS": conf.owned_orders}
     paths = [(f"GIFTCARDS_DELIVERY[{name!r}]", path) for name, path in single.items() if path]
-    paths += [("GIFTCARDS_DELIVERY['CHANNELS']", path) for path in OPTIONS.get("CHANNELS")]
+    paths += [("GIFTCARDS_DELIVERY['CHANNELS']", path) for path in conf.channels]
     for setting, path in paths:
         if not callable(_found(path)):
             yield Error(
@@ -90,7 +90,7 @@ def _found(path: str) -> Any:
 
 def _check_channels() -> Iterator[CheckMessage]:
     """Check that each channel has a name that rows can store, and no other channel has."""
-    classes = [(path, _found(path)) for path in OPTIONS.get("CHANNELS")]
+    classes = [(path, _found(path)) for path in conf.channels]
     names = [(path, getattr(found, "name", None)) for path, found in classes if callable(found)]
     for path, name in names:
         if not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME):
@@ -110,7 +110,7 @@ def _check_channels() -> Iterator[CheckMessage]:
 
 
 def _check_links() -> Iterator[CheckMessage]:
-    if all(conf.mode(kind) != Mode.LINK for kind in WITH_CARDS):
+    if all(conf.mode[kind] != Mode.LINK for kind in WITH_CARDS):
         return
     if not conf.base_url:
         yield Error(
@@ -164,7 +164,7 @@ def _check_days() -> Iterator[CheckMessage]:
 
 
 def _check_mail() -> Iterator[CheckMessage]:
-    names = (getattr(_found(path), "name", None) for path in OPTIONS.get("CHANNELS"))
+    names = (getattr(_found(path), "name", None) for path in conf.channels)
     if "mail" not in names:
         return
     backend, timeout, where = _mailer()

@@ -44,7 +44,7 @@ def _is_untold(standing: Standing) -> Finding | None:
 
 def _digests_fail(_standing: Standing) -> Finding | None:
     # The table has only one row per person.
-    count = StaffDigest.objects.filter(failures__gt=0).count() if conf.staff else 0
+    count = StaffDigest.objects.filter(failures__gt=0).count() if conf.staff_emails else 0
 
     def explain() -> str:
         text = ngettext(

@@ -29,7 +29,7 @@ def write(person: StaffPerson, items: Sequence[Item]) -> EmailMultiAlternatives:
             "news": [item for item in items if not item.has_ended],
             "ended": [item for item in items if item.has_ended],
             "title": title(items),
-            "shop_name": conf.shop_name,
+            "shop_name": conf.display_name,
             "language": person.language,
             "is_rtl": get_language_bidi(),
         }

@@ -132,7 +132,7 @@ def _listed() -> dict[str, StaffPerson]:
     # The signal comes first: a chat may work while mail does not.
     if any(staff_news.named_receivers(None)):
         people[RECEIVERS] = StaffPerson(RECEIVERS, settings.LANGUAGE_CODE, None)
-    for person in conf.staff:
+    for person in conf.staff_emails:
         people.setdefault(person.address, person)
     return people
 

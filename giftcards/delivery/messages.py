@@ -103,7 +103,7 @@ def needs_link(order: Order, kind: str) -> bool:
     """True if a message of this kind hands over a link to the cards, rather than the codes."""
     if kind not in WITH_CARDS:
         return False
-    if conf.mode(kind) != Mode.CODES:
+    if conf.mode[kind] != Mode.CODES:
         return True
     # Without BASE_URL there is no page to link to: the message gets long.
     return order.fulfilled_quantity > MOST_CODES and bool(conf.base_url)
@@ -216,7 +216,7 @@ def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
         "direction": "rtl" if is_rtl else "ltr",
         "start": "right" if is_rtl else "left",
         "facts": facts,
-        "shop_name": conf.shop_name and form.foreign(conf.shop_name),
+        "shop_name": conf.display_name and form.foreign(conf.display_name),
         "contact": form.exact(conf.contact),
         "contact_address": conf.contact_address,
         "customer_name": content.customer_name and form.foreign(content.customer_name),
@@ -228,7 +228,7 @@ def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
         "paid_back": form.amount(facts.paid_back_amount),
         "paid_back_on": last and moment_text(last.at),
         "refund": refund and form.amount(refund.amount),
-        "is_told_of_money": facts.payback in _TO_COME and conf.mode(Kind.PAID_BACK) != Mode.OFF,
+        "is_told_of_money": facts.payback in _TO_COME and conf.mode[Kind.PAID_BACK] != Mode.OFF,
         "link": form.exact(content.link),
         "link_until": content.link_until and moment_text(content.link_until),
         "link_reveals": conf.link_reveals,

@@ -97,7 +97,7 @@ def move_messages(order: Order, change: CustomerChange) -> None:
 def addresses_of(order: Order) -> set[str]:
     """The customer's addresses: those in the order, and those that the channels use."""
     found = {order.customer_email, order.customer_phone}
-    found.update(_address(channel, order) for channel in conf.channels)
+    found.update(_address(channel, order) for channel in conf.make_channels())
     return found - {""}
 
 
@@ -145,7 +145,7 @@ def _address(channel: Channel, order: Order) -> str:
 
 
 def _channel(name: str) -> Channel | None:
-    return next((channel for channel in conf.channels if channel.name == name), None)
+    return next((channel for channel in conf.make_channels() if channel.name == name), None)
 
 
 def _change_language(before: Order, order: Order) -> None:

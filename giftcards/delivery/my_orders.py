@@ -46,12 +46,12 @@ class OwnedOrder:
 
 def is_offered() -> bool:
     """True if the shop says which orders a user owns."""
-    return conf.owned_orders is not None
+    return conf.orders_of is not None
 
 
 def orders_of(user: Any) -> QuerySet[Order]:
     """The orders that ``user`` owns, newest first; none unless they are logged in."""
-    hook = conf.owned_orders
+    hook = conf.orders_of
     if hook is None or not getattr(user, "is_authenticated", False):
         return Order.objects.none()
     return hook(user).order_by("-created_at", "-pk")

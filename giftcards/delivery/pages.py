@@ -191,7 +191,7 @@ def _protected(response: HttpResponse, referrer: str, *, nonce: str = "") -> Htt
 
 def _shop() -> dict[str, str]:
     return {
-        "shop_name": conf.shop_name,
+        "shop_name": conf.display_name,
         "shop_url": conf.base_url,
         "contact": conf.contact,
         "contact_url": conf.contact_address,

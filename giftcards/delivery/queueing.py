@@ -75,7 +75,7 @@ def tell_of_lost_refunds() -> int:
     last two days, and recorded within the last thirty, are looked at. Does nothing if it has run
     within the last two minutes.
     """
-    is_off = conf.mode(Kind.PAID_BACK) == Mode.OFF
+    is_off = conf.mode[Kind.PAID_BACK] == Mode.OFF
     if is_off or not Lease.objects.take(LOST_REFUNDS, _LOOKED_FOR):
         return 0
     now = timezone.now()
@@ -109,7 +109,7 @@ def _queue(
     change: StatusChange | None = None,
     refund: CustomerRefund | None = None,
 ) -> list[Delivery]:
-    if conf.mode(kind) == Mode.OFF:
+    if conf.mode[kind] == Mode.OFF:
         return []
     added: list[Delivery] = []
     trouble: Exception | None = None
@@ -118,7 +118,7 @@ def _queue(
         # address thus either comes first, or finds the messages that are queued here.
         order.lock()
         order.refresh_from_db(fields=OF_CUSTOMER)
-        for channel in conf.channels:
+        for channel in conf.make_channels():
             try:
                 address = address_of(channel, order)
                 if not address:
@@ -168,7 +168,7 @@ def kinds_that_fit(order: Order) -> list[Kind]:
         kinds = []
     if _last_paid(order):
         kinds.append(Kind.PAID_BACK)
-    return [kind for kind in kinds if conf.mode(kind) != Mode.OFF]
+    return [kind for kind in kinds if conf.mode[kind] != Mode.OFF]
 
 
 def send_again(

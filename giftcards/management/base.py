@@ -31,21 +31,7 @@ from giftcards.statuses import Status
 T = TypeVar("T")
 
 # The settings that placing and following orders use.
-WORKING_SETTINGS = (
-    "API_KEY",
-    "BASE_URL",
-    "CURRENCY",
-    "ENCRYPTION_KEYS",
-    "HOLD_ABOVE_SALE_PRICE",
-    "LATE_WATCH_HOURS",
-    "POLL_INTERVAL",
-    "POLL_TIMEOUT",
-    "PRICE_MAX_AGE",
-    "PROOF_OF_ABSENCE",
-    "REQUESTS_PER_MINUTE",
-    "REQUEST_TIMEOUT",
-    "SEND_TIMEOUT",
-)
+WORKING_SETTINGS = tuple(key for key, setting in conf.declared.items() if setting.is_working)
 
 
 class GiftcardsCommand(ConsoleCommand):

@@ -651,7 +651,7 @@ class TestSignal:
     def test_receivers_are_told_once_in_a_period_without_anybody_listed(
         self, heard: list[Any]
     ) -> None:
-        assert conf.staff == []
+        assert conf.staff_emails == []
         digests.send_due(Limits())
         let_pass(minutes=60)
         order = settled(Status.REJECTED, "web-1")

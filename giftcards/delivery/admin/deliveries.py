@@ -45,7 +45,7 @@ class ChannelFilter(_Few):
         return len(conf.channels) > 1
 
     def choices(self, changelist: ChangeList) -> Any:
-        names = [channel.name for channel in conf.channels]
+        names = [channel.name for channel in conf.make_channels()]
         chosen = self.lookup_val and self.lookup_val[0]
         for name in (None, *names):
             changes = {self.lookup_kwarg: name} if name else {}

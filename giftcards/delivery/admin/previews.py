@@ -155,8 +155,7 @@ class PreviewPages(DeliveryRows):
 
 def _usual_mode(kind: str) -> str:
     """The form in which the shop sends messages of this kind."""
-    is_codes = kind in Kind.values and conf.mode(kind) == Mode.CODES
-    return Mode.CODES if is_codes else Mode.LINK
+    return Mode.CODES if conf.mode.get(kind) == Mode.CODES else Mode.LINK
 
 
 # The example: the provider's own, of five cards at 490.

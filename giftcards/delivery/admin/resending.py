@@ -93,7 +93,9 @@ class SendAgainForm(forms.Form):
         data: Any = None,
     ) -> None:
         self._request, self._order = request, order
-        self._channels: dict[str, Channel] = {channel.name: channel for channel in conf.channels}
+        self._channels: dict[str, Channel] = {
+            channel.name: channel for channel in conf.make_channels()
+        }
         first = next(iter(self._channels.values()))
         initial = {
             "address": first.address_of(order) if len(self._channels) == 1 else "",

@@ -129,9 +129,9 @@ class Section:
         """
         order = self._order
         kind = KIND_OF_STATUS.get(order.status)
-        if kind is None or kind in told or conf.mode(kind) == Mode.OFF:
+        if kind is None or kind in told or conf.mode[kind] == Mode.OFF:
             return ""
-        if not any(channel.address_of(order) for channel in conf.channels):
+        if not any(channel.address_of(order) for channel in conf.make_channels()):
             return gettext(
                 "The customer was not told, because the order has no address. Ask for one, and send"
                 " a message there; or hand over a link."
