@@ -23,7 +23,7 @@ from django.utils.text import capfirst
 from django.utils.translation import get_language_bidi
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.books.reports import By, Report, settled_between
+from giftcards.books.reports import COLUMNS, By, Report, settled_between
 from giftcards.models import Order
 from giftcards.models.environment import Environment
 from giftcards.models.times import local
@@ -41,6 +41,7 @@ SEPARATORS: Mapping[str, str] = {"comma": ",", "semicolon": ";", "tab": "\t"}
 # The marks before the decimals of an amount in a CSV file, by name.
 DECIMAL_MARKS: Mapping[str, str] = {"point": ".", "comma": ","}
 
+_ZERO = Decimal(0)
 _ORDERS_AT_ONCE = 1_000
 # Characters.
 _WRITTEN_AT_ONCE = 64 * 1024
@@ -62,6 +63,14 @@ class _Column(NamedTuple):
     value: Callable[[Any], Cell]
 
 
+_LABELS = {column.name: column.label for column in COLUMNS}
+
+
+def _figure(name: str, path: str) -> _Column:
+    """The column with the figure of this name, or with what an order adds to it."""
+    return _Column(_LABELS[name], attrgetter(path))
+
+
 # Reports.
 
 
@@ -71,48 +80,29 @@ def report_rows(report: Report, *, shows_costs: bool = True) -> Iterator[Cells]:
     Without ``shows_costs``, no column tells what the provider charges. The headings are in the
     language that is active at the call, even if they are read later.
     """
-    columns = [*_KEYS[report.by], *_FIGURES, *(_COSTS if shows_costs else ())]
+    columns = [
+        *_KEYS[report.by],
+        *(
+            _figure(column.name, f"figures.{column.name}")
+            for column in sorted(COLUMNS, key=attrgetter("tells_costs"))
+            if column.is_in_files and (shows_costs or not column.tells_costs)
+        ),
+    ]
     return chain([_headings(columns)], (_cells(columns, row) for row in report.rows))
 
 
-_PRODUCT_KEYS = (
+_FIRST_DAY = _Column(_("First day"), attrgetter("key"))
+_PRODUCT = (
     _Column(_("Name"), attrgetter("label")),
     _Column(_("product"), lambda row: row.key[0]),
 )
 _KEYS: Mapping[By, Sequence[_Column]] = {
-    By.DAY: (_Column(_("Day"), attrgetter("key")),),
-    By.WEEK: (
-        _Column(_("Week"), attrgetter("label")),
-        _Column(_("First day"), attrgetter("key")),
-    ),
-    By.MONTH: (
-        _Column(_("Month"), attrgetter("label")),
-        _Column(_("First day"), attrgetter("key")),
-    ),
-    By.PRODUCT: _PRODUCT_KEYS,
-    By.TYPE: (*_PRODUCT_KEYS, _Column(_("type"), lambda row: row.key[1])),
+    By.DAY: (_Column(By.DAY.label, attrgetter("key")),),
+    By.WEEK: (_Column(By.WEEK.label, attrgetter("label")), _FIRST_DAY),
+    By.MONTH: (_Column(By.MONTH.label, attrgetter("label")), _FIRST_DAY),
+    By.PRODUCT: _PRODUCT,
+    By.TYPE: (*_PRODUCT, _Column(_("type"), lambda row: row.key[1])),
 }
-_FIGURES = (
-    _Column(_("orders"), attrgetter("figures.orders")),
-    _Column(_("Rejected"), attrgetter("figures.rejected")),
-    _Column(_("Cards ordered"), attrgetter("figures.cards_ordered")),
-    _Column(_("Cards delivered"), attrgetter("figures.cards_delivered")),
-    _Column(_("Paid by customers"), attrgetter("figures.paid_amount")),
-    _Column(_("Owed to customers"), attrgetter("figures.owed_amount")),
-    _Column(_("Paid back"), attrgetter("figures.customer_refunded_amount")),
-    _Column(_("To be paid back"), attrgetter("figures.customer_planned_amount")),
-    _Column(_("Still owed"), attrgetter("figures.open_amount")),
-    _Column(_("Orders without a sale amount"), attrgetter("figures.unpaid")),
-)
-_COSTS = (
-    _Column(_("Ordered"), attrgetter("figures.ordered_amount")),
-    _Column(_("Cost"), attrgetter("figures.charged_amount")),
-    _Column(_("Credited back"), attrgetter("figures.refunded_amount")),
-    _Column(_("Margin"), attrgetter("figures.margin_amount")),
-    _Column(_("Margin lost"), attrgetter("figures.lost_margin_amount")),
-    _Column(_("Orders with unknown amounts"), attrgetter("figures.unknown")),
-    _Column(_("Orders with contradictory figures"), attrgetter("figures.contradictory")),
-)
 
 
 # Orders.
@@ -182,25 +172,20 @@ class _Line:
 
 
 def _line(order: Order, labels: Mapping[str, str]) -> _Line:
+    # Only a rejected order has no breakdown: no money moves at the provider.
     provider, customer = refund_breakdown(order), customer_breakdown(order)
-    ordered = charged = refunded = None
-    if order.status == Status.REJECTED:
-        ordered = charged = refunded = Decimal(0)
-    elif provider:
-        ordered, charged = provider.ordered_amount, provider.charged_amount
-        refunded = provider.refunded_amount
     paid = owed = still_owed = None
     if customer:
-        paid = customer.paid_amount - (order.reordered_amount or 0)
-        owed = customer.refunded_amount + customer.planned_amount + customer.open_amount
         still_owed = customer.open_amount
+        paid = customer.paid_amount - (order.reordered_amount or 0)
+        owed = customer.refunded_amount + customer.planned_amount + still_owed
     return _Line(
         order=order,
         status=labels[order.status],
         environment=labels.get(order.environment, ""),
-        ordered=ordered,
-        charged=charged,
-        refunded=refunded,
+        ordered=provider.ordered_amount if provider else _ZERO,
+        charged=provider.charged_amount if provider else _ZERO,
+        refunded=provider.refunded_amount if provider else _ZERO,
         paid=paid,
         owed=owed,
         open=still_owed,
@@ -267,21 +252,21 @@ _ORDER = (
     _Column(_("product's name"), attrgetter("order.product_name")),
     _Column(_("type"), attrgetter("order.type_id")),
     _Column(_("type's name"), attrgetter("order.type_name")),
-    _Column(_("Cards ordered"), attrgetter("order.quantity")),
-    _Column(_("Cards delivered"), attrgetter("order.fulfilled_quantity")),
+    _figure("cards_ordered", "order.quantity"),
+    _figure("cards_delivered", "order.fulfilled_quantity"),
     _Column(_("customer"), attrgetter("order.customer_name")),
     _Column(_("paid by the customer"), attrgetter("paid")),
     _Column(_("Owed to the customer"), attrgetter("owed")),
-    _Column(_("Paid back"), attrgetter("order.paid_back_amount")),
-    _Column(_("To be paid back"), attrgetter("order.planned_amount")),
-    _Column(_("Still owed"), attrgetter("open")),
+    _figure("customer_refunded_amount", "order.paid_back_amount"),
+    _figure("customer_planned_amount", "order.planned_amount"),
+    _figure("open_amount", "open"),
 )
 _ORDER_COSTS = (
     _Column(_("price per card"), attrgetter("order.price_per_card")),
-    _Column(_("Ordered"), attrgetter("ordered")),
-    _Column(_("Cost"), attrgetter("charged")),
-    _Column(_("Credited back"), attrgetter("refunded")),
-    _Column(_("Margin"), attrgetter("margin")),
+    _figure("ordered_amount", "ordered"),
+    _figure("charged_amount", "charged"),
+    _figure("refunded_amount", "refunded"),
+    _figure("margin_amount", "margin"),
 )
 _CONTACTS = (
     _Column(_("customer e-mail"), attrgetter("order.customer_email")),

@@ -14,10 +14,12 @@ from datetime import date, timedelta
 from decimal import ROUND_DOWN, Decimal
 from typing import Any, NamedTuple
 
+from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import BigIntegerField, Case, Count, F, Func, Max, Q, QuerySet, Sum, When
 from django.db.models.functions import Coalesce
 from django.db.models.sql.compiler import SQLCompiler
+from django.utils.translation import gettext_lazy as _
 
 from giftcards.models import Order
 from giftcards.models.batches import batches
@@ -28,15 +30,15 @@ from giftcards.statuses import SETTLED, Status
 _ZERO = Decimal("0.00")
 
 
-class By(enum.StrEnum):
+class By(models.TextChoices):
     """The grouping of a report. Weeks are those of ISO 8601, from Monday to Sunday."""
 
-    DAY = "day"
-    WEEK = "week"
-    MONTH = "month"
-    PRODUCT = "product"
-    # A product and a type: a denomination.
-    TYPE = "type"
+    DAY = "day", _("day")
+    WEEK = "week", _("week")
+    MONTH = "month", _("month")
+    PRODUCT = "product", _("product")
+    # A product and a type.
+    TYPE = "type", _("denomination")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,57 @@ class Figures:
 
 
 _NAMES = tuple(field.name for field in fields(Figures))
+
+
+class Side(enum.Flag):
+    """The part of a report to which a figure belongs. The margin belongs to both sides."""
+
+    CARDS = 0
+    PROVIDER = enum.auto()
+    CUSTOMERS = enum.auto()
+    MARGIN = PROVIDER | CUSTOMERS
+
+
+class Column(NamedTuple):
+    """A figure of a report: the attribute of :class:`Figures`, and its name for people.
+
+    ``short`` is the heading in the command's table. A figure without it stands in files and among
+    the key figures of the page, but in no table.
+    """
+
+    name: str
+    label: Any
+    side: Side
+    short: str = ""
+    is_in_files: bool = True
+
+    @property
+    def tells_costs(self) -> bool:
+        """True if the figure tells what the provider charges."""
+        return Side.PROVIDER in self.side
+
+
+# In their order everywhere. Files have the columns that tell costs behind the others.
+COLUMNS = (
+    Column("orders", _("orders"), Side.CARDS, "orders"),
+    Column("rejected", _("Rejected"), Side.CARDS),
+    Column("cards_ordered", _("Cards ordered"), Side.CARDS, "cards"),
+    Column("cards_delivered", _("Cards delivered"), Side.CARDS, "delivered"),
+    Column("ordered_amount", _("Ordered"), Side.PROVIDER, "ordered"),
+    Column("charged_amount", _("Cost"), Side.PROVIDER, "charged"),
+    Column("refunded_amount", _("Credited back"), Side.PROVIDER, "refunded"),
+    Column("paid_amount", _("Paid by customers"), Side.CUSTOMERS, "paid"),
+    Column("kept_amount", _("Kept, for what was delivered"), Side.CUSTOMERS, is_in_files=False),
+    Column("owed_amount", _("Owed to customers"), Side.CUSTOMERS, "owed"),
+    Column("customer_refunded_amount", _("Paid back"), Side.CUSTOMERS, "paid back"),
+    Column("customer_planned_amount", _("To be paid back"), Side.CUSTOMERS, "to be paid"),
+    Column("open_amount", _("Still owed"), Side.CUSTOMERS, "still owed"),
+    Column("unpaid", _("Orders without a sale amount"), Side.CUSTOMERS),
+    Column("margin_amount", _("Margin"), Side.MARGIN, "margin"),
+    Column("lost_margin_amount", _("Margin lost"), Side.MARGIN),
+    Column("unknown", _("Orders with unknown amounts"), Side.PROVIDER),
+    Column("contradictory", _("Orders with contradictory figures"), Side.PROVIDER),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ Figures that tell the provider's prices are left out for people who may not see 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from decimal import Decimal
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -17,33 +17,39 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.books.admin.balance import orders_of_unknown_price
 from giftcards.books.admin.periods import Question
 from giftcards.books.forecast import OpenMoney
-from giftcards.books.reports import By, Figures, Report, Row, last_day
+from giftcards.books.reports import COLUMNS, By, Column, Figures, Report, Row, Side, last_day
 from giftcards.display import count_text, day_text, isolated, money, share_text
 from giftcards.models.times import bounds
+from giftcards.statuses import Status
 
 _MINUTE, _HOUR = 60, 3_600
+
+_LABELS = {column.name: column.label for column in COLUMNS} | {
+    # These have another name on the page than in files.
+    "orders": _("Orders"),
+    "rejected": _("Rejected orders"),
+}
+# The filters of the list that find the orders of a figure.
+_FILTERS: Mapping[str, Mapping[str, str]] = {
+    "orders": {},
+    "rejected": {"status__exact": Status.REJECTED},
+    "contradictory": {"figures": "contradictory"},
+    "customer_refunded_amount": {"refund": "paid"},
+    "customer_planned_amount": {"refund": "planned"},
+    "open_amount": {"refund": "owed"},
+}
+# The key figures that are left out while they are 0, and those that are wrong unless they are 0.
+_RARE = {"rejected", "unpaid", "unknown", "contradictory"}
+_WRONG = {"open_amount", "unknown", "contradictory"}
 
 
 class ReportFact(NamedTuple):
     """A key figure. ``value`` is HTML; ``address`` leads to the orders that it counts, or is ""."""
 
-    label: str
+    label: Any
     value: str
     address: str = ""
     is_wrong: bool = False
-
-
-class ReportGroup(NamedTuple):
-    title: str
-    facts: list[ReportFact]
-
-
-class Column(NamedTuple):
-    """A column of the table; ``cell`` returns HTML."""
-
-    label: Any
-    cell: Callable[[Figures], str]
-    is_cost: bool = False
 
 
 class ReportLine(NamedTuple):
@@ -51,20 +57,17 @@ class ReportLine(NamedTuple):
 
     label: str
     address: str
-    cells: list[tuple[str, str]]
+    cells: list[tuple[Any, str]]
 
 
-def list_address(order_list: str, question: Question, **filters: str) -> str:
+def _list_address(order_list: str, question: Question, **filters: str) -> str:
     """The address of the list of the question's orders, limited further by ``filters``.
 
     These are the orders of its product, if it names one, that became final in its period.
     """
     product = {"product_id": question.product_id} if question.product_id else {}
     start, end = bounds(question.start, question.end)
-    period = {
-        "settled_at__gte": str(start),
-        "settled_at__lt": str(end),
-    }
+    period = {"settled_at__gte": str(start), "settled_at__lt": str(end)}
     return f"{order_list}?{urlencode({**filters, **product, **period})}"
 
 
@@ -73,88 +76,49 @@ def list_address(order_list: str, question: Question, **filters: str) -> str:
 
 def groups(
     report: Report, question: Question, *, order_list: str, open_orders: OpenMoney | None
-) -> Iterator[ReportGroup]:
-    """The key figures. ``open_orders`` is ``None`` for a person who may not see costs."""
-    total = report.total
+) -> Iterator[tuple[str, list[ReportFact]]]:
+    """Yield the key figures in groups with titles.
 
-    def orders(**filters: str) -> str:
-        return list_address(order_list, question, **filters)
-
-    yield ReportGroup(gettext("Orders and cards"), list(_order_facts(report, orders)))
+    ``open_orders`` is ``None`` for a person who may not see costs.
+    """
+    facts = partial(_facts, report.total, question, order_list)
+    yield gettext("Orders and cards"), [*facts(Side.CARDS), *_shares(report)]
     if open_orders is not None:
-        yield ReportGroup(
-            gettext("The provider"), list(_provider_facts(total, open_orders, orders))
-        )
-    yield ReportGroup(gettext("The customers"), list(_customer_facts(total, orders)))
+        yield gettext("The provider"), [*facts(Side.PROVIDER), *_open(open_orders)]
+    yield gettext("The customers"), [*facts(Side.CUSTOMERS)]
     if open_orders is not None:
-        margin = ReportFact(gettext("Margin"), _of_paid(total, total.margin_amount))
-        lost = ReportFact(gettext("Margin lost"), _of_paid(total, total.lost_margin_amount))
-        yield ReportGroup(gettext("Margin"), [margin, lost])
+        yield gettext("Margin"), [*facts(Side.MARGIN)]
 
 
-def _order_facts(report: Report, orders: Callable[..., str]) -> Iterator[ReportFact]:
-    total = report.total
-    yield ReportFact(gettext("Orders"), count_text(total.orders), orders())
-    if total.rejected:
-        address = orders(status__exact="REJECTED")
-        yield ReportFact(gettext("Rejected orders"), count_text(total.rejected), address)
-    yield ReportFact(gettext("Cards ordered"), count_text(total.cards_ordered))
-    yield ReportFact(gettext("Cards delivered"), count_text(total.cards_delivered))
-    if total.fill_rate is not None:
-        yield ReportFact(gettext("Share of the cards that came"), share_text(total.fill_rate))
+def _facts(total: Figures, question: Question, order_list: str, side: Side) -> Iterator[ReportFact]:
+    for column in COLUMNS:
+        value = getattr(total, column.name)
+        if column.side != side or (column.name in _RARE and not value):
+            continue
+        # The list of all orders is linked to even if it is empty.
+        filters = _FILTERS.get(column.name) if value or column.name == "orders" else None
+        address = "" if filters is None else _list_address(order_list, question, **filters)
+        is_wrong = column.name in _WRONG and value > 0
+        yield ReportFact(_LABELS[column.name], _shown(column, total), address, is_wrong)
+
+
+def _shares(report: Report) -> Iterator[ReportFact]:
+    rate = report.total.fill_rate
+    if rate is not None:
+        yield ReportFact(gettext("Share of the cards that came"), share_text(rate))
     if report.settling:
         half, most = report.settling
         yield ReportFact(gettext("Half of the orders were settled within"), duration_text(half))
         yield ReportFact(gettext("95 of 100 were settled within"), duration_text(most))
 
 
-def _provider_facts(
-    total: Figures, open_orders: OpenMoney, orders: Callable[..., str]
-) -> Iterator[ReportFact]:
-    yield ReportFact(gettext("Ordered"), money(total.ordered_amount))
-    yield ReportFact(gettext("Cost"), money(total.charged_amount))
-    yield ReportFact(gettext("Credited back"), money(total.refunded_amount))
-    if total.unknown:
-        yield ReportFact(
-            gettext("Orders with unknown amounts"),
-            count_text(total.unknown),
-            is_wrong=True,
-        )
-    if total.contradictory:
-        yield ReportFact(
-            gettext("Orders with contradictory figures"),
-            count_text(total.contradictory),
-            orders(figures="contradictory"),
-            is_wrong=True,
-        )
-    if open_orders.total or open_orders.unknown:
-        yield ReportFact(gettext("In open orders, at present"), _open_text(open_orders))
-
-
-def _open_text(found: OpenMoney) -> str:
-    amount = money(found.total or None)
-    if not (found.total and found.unknown):
-        return amount
-    return format_html("{} {}", amount, orders_of_unknown_price(found.unknown))
-
-
-def _customer_facts(total: Figures, orders: Callable[..., str]) -> Iterator[ReportFact]:
-    for label, amount in (
-        (gettext("Paid by customers"), total.paid_amount),
-        (gettext("Kept, for what was delivered"), total.kept_amount),
-        (gettext("Owed to customers"), total.owed_amount),
-    ):
-        yield ReportFact(label, _of_paid(total, amount))
-    for label, amount, refund in (
-        (gettext("Paid back"), total.customer_refunded_amount, "paid"),
-        (gettext("To be paid back"), total.customer_planned_amount, "planned"),
-        (gettext("Still owed"), total.open_amount, "owed"),
-    ):
-        address = orders(refund=refund) if amount else ""
-        is_wrong = refund == "owed" and amount > 0
-        yield ReportFact(label, _of_paid(total, amount), address, is_wrong)
-    if total.unpaid:
-        yield ReportFact(gettext("Orders without a sale amount"), count_text(total.unpaid))
+def _open(found: OpenMoney) -> Iterator[ReportFact]:
+    if not (found.total or found.unknown):
+        return
+    shown = money(found.total or None)
+    if found.total and found.unknown:
+        shown = format_html("{} {}", shown, orders_of_unknown_price(found.unknown))
+    yield ReportFact(gettext("In open orders, at present"), shown)
 
 
 def duration_text(seconds: int) -> str:
@@ -173,58 +137,25 @@ def duration_text(seconds: int) -> str:
 # The table.
 
 
-def _count_cell(name: str) -> Callable[[Figures], str]:
-    return lambda figures: count_text(getattr(figures, name))
-
-
-def _cost_cell(name: str) -> Callable[[Figures], str]:
-    return lambda figures: _marked(money(getattr(figures, name)), _left_out(figures.unknown))
-
-
-def _paid_cell(name: str) -> Callable[[Figures], str]:
-    return lambda figures: _marked(
-        _of_paid(figures, getattr(figures, name)), _without_amount(figures)
-    )
-
-
-def _margin_cell(figures: Figures) -> str:
-    amount = _of_paid(figures, figures.margin_amount)
-    return _marked(amount, _left_out(figures.unknown) or _without_amount(figures))
-
-
-COLUMNS = (
-    Column(_("Orders"), _count_cell("orders")),
-    Column(_("Cards ordered"), _count_cell("cards_ordered")),
-    Column(_("Cards delivered"), _count_cell("cards_delivered")),
-    Column(_("Cost"), _cost_cell("charged_amount"), is_cost=True),
-    Column(_("Credited back"), _cost_cell("refunded_amount"), is_cost=True),
-    Column(_("Paid by customers"), _paid_cell("paid_amount")),
-    Column(_("Owed to customers"), _paid_cell("owed_amount")),
-    Column(_("Paid back"), _paid_cell("customer_refunded_amount")),
-    Column(_("To be paid back"), _paid_cell("customer_planned_amount")),
-    Column(_("Still owed"), _paid_cell("open_amount")),
-    Column(_("Margin"), _margin_cell, is_cost=True),
-)
-
-
-def columns(*, shows_costs: bool) -> list[Column]:
-    return [column for column in COLUMNS if shows_costs or not column.is_cost]
-
-
 def lines(
     report: Report, question: Question, *, order_list: str, shows_costs: bool
 ) -> Iterator[ReportLine]:
     for row in report.rows:
         about = _question_of(row, question)
-        address = list_address(order_list, about) if about else ""
+        address = _list_address(order_list, about) if about else ""
         yield ReportLine(
             row_text(row, report), address, cells(row.figures, shows_costs=shows_costs)
         )
 
 
-def cells(figures: Figures, *, shows_costs: bool) -> list[tuple[str, str]]:
+def cells(figures: Figures, *, shows_costs: bool) -> list[tuple[Any, str]]:
+    """The headings of the table, each with its cell for ``figures``."""
     return [
-        (str(column.label), column.cell(figures)) for column in columns(shows_costs=shows_costs)
+        (_LABELS[column.name], _cell(column, figures))
+        for column in COLUMNS
+        # What was ordered is the sum of the cost and what was credited back.
+        if column.short and column.name != "ordered_amount"
+        if shows_costs or not column.tells_costs
     ]
 
 
@@ -252,39 +183,43 @@ def _question_of(row: Row, question: Question) -> Question | None:
     return Question(start, end, product_id=question.product_id)
 
 
-def _of_paid(figures: Figures, amount: Decimal) -> str:
-    """An amount of the customers' side; "unknown" if none of the orders has a sale amount."""
-    return money(None if figures.orders and figures.orders == figures.unpaid else amount)
-
-
-def _left_out(unknown: int) -> str:
-    if not unknown:
-        return ""
-    text = ngettext(
-        "Without %(count)s order of which an amount is not known.",
-        "Without %(count)s orders of which an amount is not known.",
-        unknown,
-    )
-    return text % {"count": count_text(unknown)}
-
-
-def _without_amount(figures: Figures) -> str:
-    if not 0 < figures.unpaid < figures.orders:
-        return ""
-    text = ngettext(
-        "Without %(count)s order that has no sale amount.",
-        "Without %(count)s orders that have no sale amount.",
-        figures.unpaid,
-    )
-    return text % {"count": count_text(figures.unpaid)}
-
-
-def _marked(amount: str, why: str) -> str:
-    """``amount`` as HTML, after a warning mark that says ``why``; no mark if that is "".
+def _cell(column: Column, figures: Figures) -> str:
+    """The figure as HTML, after a warning mark if it leaves out orders.
 
     The mark stands before the amount, so that the digits of a column stay aligned.
     """
+    shown, why = _shown(column, figures), _left_out(column, figures)
     if not why:
-        return amount
+        return shown
     mark = '<span class="giftcards-mark" role="img" aria-label="{}" title="{}">⚠</span> {}'
-    return format_html(mark, why, why, amount)
+    return format_html(mark, why, why, shown)
+
+
+def _shown(column: Column, figures: Figures) -> str:
+    """The figure as HTML; "unknown" if none of the orders has the sale amount that it needs."""
+    value = getattr(figures, column.name)
+    if isinstance(value, int):
+        return count_text(value)
+    needs_sale = Side.CUSTOMERS in column.side
+    return money(None if needs_sale and 0 < figures.orders == figures.unpaid else value)
+
+
+def _left_out(column: Column, figures: Figures) -> str:
+    """A sentence on the orders that the figure leaves out; "" if there are none."""
+    if column.tells_costs and figures.unknown:
+        number = figures.unknown
+        text = ngettext(
+            "Without %(count)s order of which an amount is not known.",
+            "Without %(count)s orders of which an amount is not known.",
+            number,
+        )
+    elif Side.CUSTOMERS in column.side and 0 < figures.unpaid < figures.orders:
+        number = figures.unpaid
+        text = ngettext(
+            "Without %(count)s order that has no sale amount.",
+            "Without %(count)s orders that have no sale amount.",
+            number,
+        )
+    else:
+        return ""
+    return text % {"count": count_text(number)}

@@ -27,14 +27,6 @@ _LAST = date(2100, 12, 31)
 _MOST_DAYS = 366
 _MOST_YEARS = 10
 
-# What the rows of a report may be.
-ROWS = (
-    (By.DAY, _("day")),
-    (By.WEEK, _("week")),
-    (By.MONTH, _("month")),
-    (By.PRODUCT, _("product")),
-    (By.TYPE, _("denomination")),
-)
 _XLSX = "xlsx"
 
 
@@ -86,7 +78,7 @@ class ReportForm(forms.Form):
     Missing fields have defaults.
     """
 
-    by = forms.ChoiceField(label=_("By"), choices=ROWS)
+    by = forms.ChoiceField(label=_("By"), choices=By.choices)
     product = forms.ChoiceField(
         label=_("Product"), required=False, validators=[ProhibitNullCharactersValidator()]
     )

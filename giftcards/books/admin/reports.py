@@ -22,7 +22,7 @@ from django.utils.translation import gettext
 from giftcards.admin.actions import Page
 from giftcards.admin.pages import OrderPages
 from giftcards.books.admin import figures, pictures
-from giftcards.books.admin.periods import ROWS, Download, DownloadForm, Question, ReportForm, links
+from giftcards.books.admin.periods import Download, DownloadForm, Question, ReportForm, links
 from giftcards.books.exports import as_csv, order_rows, report_rows, write_xlsx
 from giftcards.books.forecast import money_in_open_orders
 from giftcards.books.reports import report
@@ -93,8 +93,7 @@ def _shown(pages: OrderPages, request: HttpRequest, question: Question) -> dict[
         "report": found,
         "groups": figures.groups(found, question, order_list=orders, open_orders=open_orders),
         "charts": list(pictures.pictures(found, shows_costs=shows_costs)),
-        "rows_are": capfirst(dict(ROWS)[question.by]),
-        "columns": figures.columns(shows_costs=shows_costs),
+        "rows_are": capfirst(question.by.label),
         "lines": figures.lines(found, question, order_list=orders, shows_costs=shows_costs),
         "total": figures.cells(found.total, shows_costs=shows_costs),
         "parameters": question.parameters,

@@ -11,7 +11,7 @@ from django.utils import translation
 
 from giftcards.books.exports import DECIMAL_MARKS, SEPARATORS, as_csv, order_rows, report_rows
 from giftcards.books.forecast import OpenMoney, money_in_open_orders
-from giftcards.books.reports import By, Figures, Report, Row, first_day, report
+from giftcards.books.reports import COLUMNS, By, Figures, Report, Row, first_day, report
 from giftcards.conf import conf
 from giftcards.management.base import GiftcardsCommand, refuse, typed_day
 from giftcards.management.output import OutputClosed, counted
@@ -50,7 +50,7 @@ class Command(GiftcardsCommand):
         )
         parser.add_argument(
             "--by",
-            choices=[by.value for by in By],
+            choices=By.values,
             default=By.DAY.value,
             help="What each row is about (default: day).",
         )
@@ -182,23 +182,13 @@ def _figures_as_dict(figures: Figures) -> dict[str, Any]:
 
 # For people.
 
-_COLUMNS = (
-    ("ordered", "ordered_amount"),
-    ("charged", "charged_amount"),
-    ("refunded", "refunded_amount"),
-    ("paid", "paid_amount"),
-    ("owed", "owed_amount"),
-    ("paid back", "customer_refunded_amount"),
-    ("to be paid", "customer_planned_amount"),
-    ("still owed", "open_amount"),
-    ("margin", "margin_amount"),
-)
+_COLUMNS = [column for column in COLUMNS if column.short]
 
 
 def _text(found: Report, open_: OpenMoney) -> Iterator[str]:
     yield f"{found.start} to {found.end}, amounts in {conf.currency}"
     lines = [
-        [found.by.value, "orders", "cards", "delivered", *(name for name, _field in _COLUMNS)],
+        [found.by.value, *(column.short for column in _COLUMNS)],
         *(_line(row.label, row.figures) for row in found.rows),
         _line("total", found.total),
     ]
@@ -210,9 +200,7 @@ def _text(found: Report, open_: OpenMoney) -> Iterator[str]:
 
 
 def _line(label: str, figures: Figures) -> list[str]:
-    counts = (figures.orders, figures.cards_ordered, figures.cards_delivered)
-    amounts = (getattr(figures, field) for _name, field in _COLUMNS)
-    return [label, *map(str, counts), *map(str, amounts)]
+    return [label, *(str(getattr(figures, column.name)) for column in _COLUMNS)]
 
 
 def _notes(found: Report, open_: OpenMoney) -> Iterator[str]:
