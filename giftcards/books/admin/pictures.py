@@ -1,6 +1,13 @@
-"""The charts of a report, with words that say the same.
+"""The pictures of a report: bar charts, with words that say the same.
 
-Charts that tell the provider's prices are left out for people who may not see costs.
+Pictures that tell the provider's prices are left out for people who may not see costs.
+
+Positions are percentages because a picture has no size of its own: the same drawing is as wide as a
+phone, a desktop or a sheet of paper, and its letters stay as large as those of the page.
+
+Time and amounts run from left to right in every language. Algeria writes numbers, formulas and the
+axes of diagrams that way in Arabic too, and so do the statements that people compare with a chart.
+Bars of products have no axis: the style sheet lets them begin where a line of text begins.
 """
 
 from __future__ import annotations
@@ -9,25 +16,35 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from math import ceil
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.books.admin import charts
 from giftcards.books.admin.figures import row_text
-from giftcards.books.reports import By, Figures, Report, Row, spans
+from giftcards.books.reports import COLUMNS, By, Figures, Report, Row, spans
 from giftcards.display import count_text, currency, day_text, money_text
 
-# The most bars of a chart of products; the table has the others.
+# The most bars of a picture of products; the table has the others.
 _MOST_BARS = 8
+# The approximate number of intervals on an axis.
+_MARKED = 4
+# The share of its slot that a column fills, and its largest width in percent of the box.
+_FILLED = Decimal("0.7")
+_WIDEST = Decimal(12)
+# The most columns with gaps between them: a screen has no room for more gaps.
+_DENSE = 90
+# The most labels that fit side by side below an axis.
+_MOST_LABELS = 8
 
 
 class Series(NamedTuple):
-    """The parts of one colour in a picture."""
+    """The parts of one colour in a picture. No value is below 0."""
 
     label: Any
-    value: Callable[[Figures], Decimal]
+    value: Callable[[Figures], Decimal | int]
 
 
 class Picture(NamedTuple):
@@ -40,18 +57,22 @@ class Picture(NamedTuple):
     is_cost: bool = False
 
 
-class Legend(NamedTuple):
-    number: int
-    label: str
-    total: str
+class Box(NamedTuple):
+    """The position and size of a part of a bar, in percent, and the number of its series."""
+
+    series: int
+    x: str
+    y: str
+    width: str
+    height: str
 
 
 class Drawn(NamedTuple):
     """A column or a bar of a chart; ``title`` says in words what it shows."""
 
-    boxes: Sequence[charts.Box]
+    boxes: Sequence[Box]
     title: str
-    label: str
+    label: str = ""
     amount: str = ""
 
 
@@ -70,8 +91,8 @@ class Chart:
     name: str
     title: str
     summary: str
-    legend: list[Legend]
-    zero: str
+    #: The names of its series.
+    legend: Sequence[str]
     columns: Sequence[Drawn] = ()
     bars: Sequence[Drawn] = ()
     #: The lines and numbers of the axis of amounts, and the days below the columns.
@@ -81,19 +102,16 @@ class Chart:
     others: int = 0
 
 
-def _amount(name: str) -> Callable[[Figures], Decimal]:
-    return lambda figures: Decimal(getattr(figures, name))
-
-
+_SERIES = {column.name: Series(column.label, attrgetter(column.name)) for column in COLUMNS}
 PICTURES = (
     Picture(
         "cards",
         _("Cards"),
         (
-            Series(_("Cards delivered"), _amount("cards_delivered")),
+            _SERIES["cards_delivered"],
             Series(
                 _("Cards that did not come"),
-                lambda figures: Decimal(figures.cards_ordered - figures.cards_delivered),
+                lambda figures: figures.cards_ordered - figures.cards_delivered,
             ),
         ),
         is_money=False,
@@ -102,22 +120,18 @@ PICTURES = (
         "customers",
         _("What customers paid"),
         (
-            Series(_("Kept"), _amount("kept_amount")),
-            Series(_("Paid back"), _amount("customer_refunded_amount")),
-            Series(_("To be paid back"), _amount("customer_planned_amount")),
-            Series(_("Still owed"), _amount("open_amount")),
+            Series(_("Kept"), attrgetter("kept_amount")),
+            _SERIES["customer_refunded_amount"],
+            _SERIES["customer_planned_amount"],
+            _SERIES["open_amount"],
         ),
     ),
     Picture(
         "provider",
         _("What was ordered from the provider"),
-        (
-            Series(_("Cost"), _amount("charged_amount")),
-            Series(_("Credited back"), _amount("refunded_amount")),
-        ),
+        (_SERIES["charged_amount"], _SERIES["refunded_amount"]),
         is_cost=True,
     ),
-    Picture("margin", _("Margin"), (Series(_("Margin"), _amount("margin_amount")),), is_cost=True),
 )
 
 
@@ -125,90 +139,81 @@ def pictures(report: Report, *, shows_costs: bool) -> Iterator[Chart]:
     """The charts of the report, without empty ones."""
     draw = _bars if report.by in {By.PRODUCT, By.TYPE} else _columns
     for picture in PICTURES:
-        is_shown = shows_costs or not picture.is_cost
-        if is_shown and any(any(_values(picture, row.figures)) for row in report.rows):
+        if (shows_costs or not picture.is_cost) and any(_values(picture, report.total)):
             yield draw(picture, report)
 
 
 def _columns(picture: Picture, report: Report) -> Chart:
     """A chart over time, in which days, weeks or months without orders have a place too."""
     rows = {row.key: row for row in report.rows}
-    nothing = Figures()
     keys = [key for key, _first, _last in spans(report.start, report.end, report.by)]
-    found = [rows.get(key) or Row(key, "", nothing) for key in keys]
-    drawn = charts.columns([_values(picture, row.figures) for row in found])
-    labelled = sorted(charts.labelled(len(keys)))
+    found = [rows.get(key) or Row(key, "", Figures()) for key in keys]
+    values = [_values(picture, row.figures) for row in found]
+    marks = scale(max(map(_total, values)))
     return Chart(
         **_texts(picture, report),
-        zero=drawn.zero,
         columns=[
-            Drawn(boxes, _in_words(picture, row, report), "")
-            for boxes, row in zip(drawn.columns, found, strict=True)
+            Drawn(boxes, _in_words(picture, row, report))
+            for boxes, row in zip(column_boxes(values, marks[-1]), found, strict=True)
             if boxes
         ],
-        marks=[Label(mark.at, count_text(int(mark.value))) for mark in drawn.marks],
+        marks=[Label(_text(100 - _percent(mark, marks[-1])), count_text(mark)) for mark in marks],
         days=[
-            Label(drawn.middles[place], _short(keys[place], report), is_minor=bool(number % 2))
-            for number, place in enumerate(labelled)
+            Label(_text(middle(place, len(keys))), _short(keys[place], report), bool(number % 2))
+            for number, place in enumerate(labelled(len(keys)))
         ],
     )
 
 
 def _bars(picture: Picture, report: Report) -> Chart:
     """A chart of the products or types with the largest amounts, largest first."""
-
-    def size(row: Row) -> Decimal:
-        return sum(map(abs, _values(picture, row.figures)), Decimal(0))
-
-    ranked = sorted((row for row in report.rows if size(row)), key=size, reverse=True)
+    sized = [(_total(_values(picture, row.figures)), row) for row in report.rows]
+    ranked = sorted((one for one in sized if one[0]), key=lambda one: one[0], reverse=True)
     shown = ranked[:_MOST_BARS]
-    drawn = charts.bars([_values(picture, row.figures) for row in shown])
+    values = [_values(picture, row.figures) for _size, row in shown]
     return Chart(
         **_texts(picture, report),
-        zero=drawn.zero,
         bars=[
             Drawn(
                 boxes,
                 _in_words(picture, row, report),
                 row_text(row, report),
-                _shown(picture, sum(_values(picture, row.figures), Decimal(0))),
+                _shown(picture, size),
             )
-            for boxes, row in zip(drawn.bars, shown, strict=True)
+            for boxes, (size, row) in zip(bar_boxes(values), shown, strict=True)
         ],
         others=len(ranked) - len(shown),
     )
 
 
+# Words.
+
+
 def _values(picture: Picture, figures: Figures) -> list[Decimal]:
-    return [series.value(figures) for series in picture.series]
+    return [Decimal(series.value(figures)) for series in picture.series]
 
 
 def _texts(picture: Picture, report: Report) -> dict[str, Any]:
-    totals = [_shown(picture, total) for total in _values(picture, report.total)]
     title = str(picture.title)
     if picture.is_money:
         title = gettext("%(title)s, in %(currency)s") % {"title": title, "currency": currency()}
-    legend = [
-        Legend(number, str(series.label), total)
-        for number, (series, total) in enumerate(zip(picture.series, totals, strict=True))
-    ]
-    parts = " · ".join(f"{each.label}: {each.total}" for each in legend)
     summary = gettext("All together: %(amounts)s. The table below has every figure.")
     return {
         "name": picture.name,
         "title": title,
-        "summary": summary % {"amounts": parts},
-        "legend": legend,
+        "summary": summary % {"amounts": " · ".join(_amounts(picture, report.total))},
+        "legend": [str(series.label) for series in picture.series],
     }
 
 
 def _in_words(picture: Picture, row: Row, report: Report) -> str:
     """The name and the amounts of a row in plain text, one a line."""
-    amounts = (
-        f"{series.label}: {_shown(picture, value)}"
-        for series, value in zip(picture.series, _values(picture, row.figures), strict=True)
-    )
-    return "\n".join([row_text(row, report), *amounts])
+    return "\n".join([row_text(row, report), *_amounts(picture, row.figures)])
+
+
+def _amounts(picture: Picture, figures: Figures) -> Iterator[str]:
+    for series, value in zip(picture.series, _values(picture, figures), strict=True):
+        yield f"{series.label}: {_shown(picture, value)}"
 
 
 def _shown(picture: Picture, amount: Decimal) -> str:
@@ -220,3 +225,72 @@ def _short(key: date, report: Report) -> str:
     if report.by is not By.MONTH:
         return day_text(key, "j N")
     return day_text(key, "N" if report.start.year == report.end.year else "m/Y")
+
+
+# Geometry: numbers in, positions in percent of a box out.
+
+
+def column_boxes(rows: Sequence[Sequence[Decimal]], top: int) -> Iterator[list[Box]]:
+    """Draw a column of stacked parts for each of ``rows``, side by side; ``top`` fills the box."""
+    slot = Decimal(100) / len(rows)
+    width = min(slot * (_FILLED if len(rows) <= _DENSE else 1), _WIDEST)
+    for number, row in enumerate(rows):
+        left = middle(number, len(rows)) - width / 2
+        yield [
+            Box(series, _text(left), _text(100 - end), _text(width), _text(end - start))
+            for series, start, end in _parts(row, top)
+        ]
+
+
+def bar_boxes(rows: Sequence[Sequence[Decimal]]) -> Iterator[list[Box]]:
+    """Draw a bar for each of ``rows``, each in a box of its own; the largest fills its box."""
+    largest = max(map(_total, rows))
+    for row in rows:
+        yield [
+            Box(series, _text(start), "0%", _text(end - start), "100%")
+            for series, start, end in _parts(row, largest)
+        ]
+
+
+def _total(row: Sequence[Decimal]) -> Decimal:
+    return sum(row, Decimal(0))
+
+
+def _parts(row: Sequence[Decimal], whole: Decimal | int) -> Iterator[tuple[int, Decimal, Decimal]]:
+    """Yield the number of each value above 0, and where its part begins and ends in percent."""
+    end = Decimal(0)
+    for series, value in enumerate(row):
+        start, end = end, end + value
+        if value:
+            yield series, _percent(start, whole), _percent(end, whole)
+
+
+def middle(number: int, places: int) -> Decimal:
+    """The position in percent of the middle of the place with this index."""
+    return (number + Decimal("0.5")) * 100 / places
+
+
+def scale(highest: Decimal) -> list[int]:
+    """The values to mark on an axis: multiples of a round number, from 0 to ``highest`` or more.
+
+    They are whole: neither a part of a card nor centimes are worth a line.
+    """
+    least = max(highest / _MARKED, Decimal(1))
+    unit = Decimal(1).scaleb(least.adjusted())
+    step = int(next(unit * digit for digit in (1, 2, 5, 10) if unit * digit >= least))
+    return [step * number for number in range(max(ceil(highest / step), 1) + 1)]
+
+
+def labelled(places: int) -> range:
+    """The indexes, out of ``places``, that get a label: 0, and others at equal distances."""
+    return range(0, places, max(ceil(places / _MOST_LABELS), 1))
+
+
+def _percent(value: Decimal | int, whole: Decimal | int) -> Decimal:
+    """The share in percent, rounded before parts are subtracted: none then ends outside the box."""
+    return (Decimal(value) / whole * 100).quantize(Decimal("0.001"))
+
+
+def _text(percent: Decimal) -> str:
+    # Not localised: the number is part of a drawing.
+    return f"{percent:.3f}%"

@@ -134,7 +134,6 @@ def test_the_guides_order_is_counted_on_both_sides(boss: Client) -> None:
         "Cards",
         "What customers paid, in DA",
         "What was ordered from the provider, in DA",
-        "Margin, in DA",
     ]
     assert "<h1>Report: \u20681 Nov 2026\u2069 – \u206830 Nov 2026\u2069</h1>" in html
 
@@ -162,7 +161,7 @@ def test_the_rows_are_what_is_asked_for_and_the_total_is_always_the_same(
     _headings, *found, total = table(html)
     assert [row[0].removesuffix(f" · {TYPE}") for row in found] == labels
     assert total[1:4] == ["3", "15", "9"]
-    assert len(drawn(html)) == 4
+    assert len(drawn(html)) == 3
 
 
 def test_a_row_leads_to_the_list_of_its_orders(boss: Client) -> None:
@@ -270,18 +269,6 @@ def test_figures_lead_to_their_orders_and_planned_is_not_paid(boss: Client) -> N
     ):
         [address] = re.findall(rf'<dt>{label}</dt><dd><a href="([^"]*)"', html)
         assert references(read(boss.get(address.replace("&amp;", "&")))) == [reference]
-
-
-def test_a_loss_is_drawn_below_the_line(boss: Client) -> None:
-    settled(4, sale_price=Decimal(400))
-    settled(5, Status.FULFILLED)
-
-    html = read(boss.get(REPORT, NOVEMBER))
-
-    margin = html.split('id="giftcards-chart-margin"')[1].split("</figure>")[0]
-    marks = re.findall(r"<span>(.*?)</span>", margin)
-    assert [plain(mark) for mark in marks] == ["-400", "-200", "0", "200", "400"]
-    assert "Margin: -270 DA" in plain(text(margin)).replace("\xa0", " ")
 
 
 def test_money_in_open_orders_is_shown_whatever_the_period(boss: Client) -> None:
