@@ -523,8 +523,9 @@ def test_a_summary_of_the_ledger_reads_its_days_only() -> None:
     with explained() as statements:
         assert summarise(day - timedelta(days=40), day - timedelta(days=36)).entries > 100
         assert summarise(day, day).promised_not_credited.count == 1
-    # See above.
+    # The first and the last entry of all, and those next to the ends of a day, are found in order.
     assert scans(statements, but="LIMIT 1") == []
+    assert all("giftcards_ledger_newest" in scan for one in statements for scan in one.scans)
 
 
 # Reports.

@@ -46,7 +46,7 @@ def note_books(read_until: datetime) -> None:
     """
     today = day_of(read_until)
     gap, breaks = find_gap(today - timedelta(days=DAYS), today - timedelta(days=1))
-    LedgerState.objects.note(gap=gap, breaks=breaks.count)
+    LedgerState.objects.note(gap=gap, breaks=len(breaks))
 
 
 def missing_refunds() -> dict[Order, Decimal]:

@@ -1,20 +1,19 @@
 """Summary of the ledger for a period, with what does not fit the orders or the balances.
 
 The ledger is read once, day by day, and added up here: a database may add decimals as binary
-fractions, and no query tells whether the balances form a chain.
+fractions.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from itertools import chain as chained
-from itertools import groupby
 from typing import NamedTuple
 
+from giftcards.books.balances import Break, compare_balances
 from giftcards.books.expected import (
     GRACE,
     NEEDED,
@@ -25,13 +24,11 @@ from giftcards.books.expected import (
 from giftcards.books.models import CHARGE, CREDIT, LedgerEntry, LedgerState
 from giftcards.models import Order
 from giftcards.models.batches import batches
-from giftcards.models.times import bounds, day_of, repeated_for, within
+from giftcards.models.times import bounds, day_of, within
 from giftcards.statuses import SETTLED
 
 # The most discrepancies of a kind that are listed; all are counted.
-_LISTED = 20
-# Number of moments before a period in which the opening balance is looked for.
-_LOOK_BACK = 10
+LISTED = 20
 # Number of charges that are kept before their prices are looked up together.
 _MOST_WAITING = 1_000
 # Types of payments into the account, by the shop itself or from another account.
@@ -88,8 +85,8 @@ class Summary:
     the same amount may be meant than those that are listed.
 
     ``gap`` is the change of the balance minus the sum of the entries: 0 if the books close,
-    ``None`` if a balance is not known. ``breaks`` are entries before which the balance has changed
-    without an entry; there are none if the provider does not tell all balances.
+    ``None`` if a balance is not known. ``breaks`` are the days on which the balance has changed
+    without an entry; they add up to the gap, and there are none if it is not known.
     """
 
     start: date
@@ -108,12 +105,17 @@ class Summary:
     opening_balance: Decimal | None
     closing_balance: Decimal | None
     gap: Decimal | None
-    breaks: Discrepancies
+    breaks: tuple[Break, ...]
 
     @property
     def total(self) -> Decimal:
         """The sum of all entries."""
         return self.orders + self.refunds + self.top_ups + self.other_services
+
+    @property
+    def breaks_amount(self) -> Decimal:
+        """The sum of the breaks without their signs."""
+        return sum((abs(each.amount) for each in self.breaks), _ZERO)
 
     @property
     def names_candidates(self) -> bool:
@@ -134,17 +136,15 @@ def summarise(start: date, end: date) -> Summary:
     """
     if end < start:
         raise ValueError("The period ends before it starts.")
-    first_moment, next_moment = bounds(start, end)
     tally = _Tally()
     overcharges = _Overcharges(tally.unknown_charges)
-    balances = _Balances(_balance_before(first_moment))
-    for _moment, same in groupby(_rows(start, end), key=_moment_of):
-        rows = list(same)
+    sums: dict[date, Decimal] = {}
+    for day, rows in _by_day(start, end):
         tally.add(rows)
         overcharges.add(rows)
-        balances.add(rows)
+        sums[day] = _sum(rows)
+    told = compare_balances(start, end, sums)
     overcharges.look_up()
-    closing = balances.closing_before(next_moment)
     _add_surplus(tally.unknown_credits, tally, start, end)
     return Summary(
         start=start,
@@ -160,22 +160,17 @@ def summarise(start: date, end: date) -> Summary:
         credited_not_promised=tally.unknown_credits.result(),
         charged_unknown=tally.unknown_charges.result(),
         ordered_not_charged=_ordered_not_charged(start, end, tally.charged),
-        opening_balance=balances.opening,
-        closing_balance=closing,
-        gap=balances.gap(closing, sum(tally.totals.values(), _ZERO)),
-        breaks=balances.breaks,
+        opening_balance=told.opening,
+        closing_balance=told.closing,
+        gap=told.gap,
+        breaks=told.breaks,
     )
 
 
-def find_gap(start: date, end: date) -> tuple[Decimal | None, Discrepancies]:
+def find_gap(start: date, end: date) -> tuple[Decimal | None, tuple[Break, ...]]:
     """The ``gap`` and the ``breaks`` of a :class:`Summary`, found without reading any order."""
-    first_moment, next_moment = bounds(start, end)
-    balances, total = _Balances(_balance_before(first_moment)), _ZERO
-    for _time, same in groupby(_rows(start, end), key=_moment_of):
-        rows = list(same)
-        balances.add(rows)
-        total += sum((row.amount for row in rows), _ZERO)
-    return balances.gap(balances.closing_before(next_moment), total), balances.breaks
+    told = compare_balances(start, end, {day: _sum(rows) for day, rows in _by_day(start, end)})
+    return told.gap, told.breaks
 
 
 class _Row(NamedTuple):
@@ -183,8 +178,6 @@ class _Row(NamedTuple):
     provider_id: str
     type: str
     amount: Decimal
-    balance_before: Decimal | None
-    balance_after: Decimal | None
     time: datetime
     order_id: int | None
     is_guess: bool
@@ -193,23 +186,20 @@ class _Row(NamedTuple):
         return Discrepancy(self.pk, self.provider_id, abs(amount), self.time)
 
 
-def _moment_of(row: _Row) -> object:
-    """The key that groups entries whose times do not tell which came first.
-
-    It is the time or, for all of an hour that the clock shows twice, one common key.
-    """
-    return (row.time.year, "repeated") if repeated_for(row.time) else row.time
+def _sum(rows: Iterable[_Row]) -> Decimal:
+    return sum((row.amount for row in rows), _ZERO)
 
 
-def _rows(start: date, end: date) -> Iterator[_Row]:
-    """The entries of the period, by time."""
+def _by_day(start: date, end: date) -> Iterator[tuple[date, list[_Row]]]:
+    """The days of the period that have entries, each with its entries by time."""
     first = LedgerEntry.objects.order_by("time", "pk").first()
     last = LedgerEntry.objects.order_by("-time", "-pk").first()
     if first is None or last is None:
         return
     for day in _days(max(start, day_of(first.time)), min(end, day_of(last.time))):
-        entries = LedgerEntry.objects.filter(within("time", day, day))
-        yield from map(_Row._make, entries.order_by("time", "pk").values_list(*_Row._fields))
+        entries = LedgerEntry.objects.filter(within("time", day, day)).order_by("time", "pk")
+        if rows := [_Row._make(row) for row in entries.values_list(*_Row._fields)]:
+            yield day, rows
 
 
 def _days(start: date, end: date) -> Iterator[date]:
@@ -231,7 +221,7 @@ class _Found:
     def add(self, item: Discrepancy) -> None:
         self.count += 1
         self.amount += item.amount
-        if len(self.first) < _LISTED:
+        if len(self.first) < LISTED:
             self.first.append(item)
 
     def result(self) -> Discrepancies:
@@ -381,184 +371,3 @@ def _never_charged(keys: Iterable[int]) -> Iterator[Order]:
         left = [key for key in batch if key not in charged]
         orders = Order.objects.only(*NEEDED).in_bulk(left)
         yield from (orders[key] for key in left if key in orders)
-
-
-# The chain of balances.
-
-
-class _Link(NamedTuple):
-    """An entry with the balances before and after it."""
-
-    before: Decimal
-    after: Decimal
-    row: _Row
-
-
-class _Balances:
-    """The chain of balances through entries that are added in the order of their times.
-
-    ``opening`` is the balance before the first entry, if it is known. The chain is broken where an
-    entry begins with another balance than the entry before has left.
-    """
-
-    def __init__(self, opening: Decimal | None = None) -> None:
-        self.opening = self._last = opening
-        self._breaks = _Found()
-        # Whether any entry had no balances, and whether any of the last moment had none.
-        self._has_untold = self._ends_untold = False
-        # The balances at which the entries so far may begin and end, as long as they form a circle.
-        self._turning: frozenset[Decimal] = frozenset()
-
-    def add(self, rows: Iterable[_Row]) -> None:
-        """Add the entries of one moment; nothing tells which of them came first."""
-        links, untold = _links(rows)
-        self._ends_untold = bool(untold)
-        self._has_untold = self._has_untold or bool(untold)
-        if links:
-            self._turn(links)
-        for link in _in_chain(links, self._last):
-            if self._last is None:
-                self.opening = None if self._has_untold else link.before
-            elif link.before != self._last:
-                self._breaks.add(link.row.as_discrepancy(link.before - self._last))
-            self._last = link.after
-
-    def _turn(self, links: list[_Link]) -> None:
-        """If all entries so far form a circle, let it begin and end where these can go on."""
-        befores = frozenset(link.before for link in links)
-        start = _surplus_of(links)
-        if self._last is None:
-            self._turning = befores if start is None else frozenset()
-        elif self._turning:
-            shared = self._turning & (befores if start is None else {start})
-            if shared:
-                self._last = min(shared)
-                self.opening = None if self.opening is None else self._last
-            self._turning = shared if start is None else frozenset()
-
-    @property
-    def is_turning(self) -> bool:
-        return bool(self._turning)
-
-    @property
-    def closing(self) -> Decimal | None:
-        """The balance after the last entry; ``None`` if it is not known."""
-        return None if self._ends_untold else self._last
-
-    def closing_before(self, moment: datetime) -> Decimal | None:
-        """The balance after the last entry or, if unknown, before the first from ``moment`` on."""
-        return _balance_from(moment) if self.closing is None else self.closing
-
-    def gap(self, closing: Decimal | None, total: Decimal) -> Decimal | None:
-        """The change of the balance minus the ``total`` of the entries; ``None`` if unknown."""
-        if self.opening is None or closing is None:
-            return None
-        return closing - self.opening - total
-
-    @property
-    def breaks(self) -> Discrepancies:
-        """The entries at which the chain is broken; none if any came without balances."""
-        return Discrepancies() if self._has_untold else self._breaks.result()
-
-
-def _links(rows: Iterable[_Row]) -> tuple[list[_Link], list[_Row]]:
-    """The entries with their balances, and the entries without any."""
-    links, untold = [], []
-    for row in rows:
-        before, after = row.balance_before, row.balance_after
-        if before is not None:
-            links.append(_Link(before, before + row.amount if after is None else after, row))
-        elif after is not None:
-            links.append(_Link(after - row.amount, after, row))
-        else:
-            untold.append(row)
-    return links, untold
-
-
-def _in_chain(links: list[_Link], balance: Decimal | None) -> list[_Link]:
-    """Order the entries of one moment so that each begins where the one before ends, if possible.
-
-    ``balance`` is the balance before the moment, if it is known.
-    """
-    if len(links) < 2:
-        return links
-    # The entries by the balance with which they begin, last first.
-    left: defaultdict[Decimal, list[_Link]] = defaultdict(list)
-    for link in reversed(links):
-        left[link.before].append(link)
-    chain: list[_Link] = []
-    while len(chain) < len(links):
-        if balance is None or not left[balance]:
-            balance = _beginning_of(list(chained.from_iterable(left.values())))
-        chain += _trail(left, balance)
-        balance = chain[-1].after
-    return chain
-
-
-def _beginning_of(links: Sequence[_Link]) -> Decimal:
-    start = _surplus_of(links)
-    return links[0].before if start is None else start
-
-
-def _surplus_of(links: Iterable[_Link]) -> Decimal | None:
-    """The balance with which a chain of these entries begins; ``None`` if they form a circle.
-
-    More entries begin with this balance than end with it.
-    """
-    surplus: Counter[Decimal] = Counter()
-    for link in links:
-        surplus[link.before] += 1
-        surplus[link.after] -= 1
-    return next((balance for balance, count in surplus.items() if count > 0), None)
-
-
-def _trail(left: defaultdict[Decimal, list[_Link]], balance: Decimal) -> list[_Link]:
-    """Remove from ``left`` the longest chain from ``balance`` on (Hierholzer's algorithm)."""
-    ways: list[_Link] = []
-    trail: list[_Link] = []
-    while True:
-        if left[balance]:
-            ways.append(left[balance].pop())
-            balance = ways[-1].after
-        elif ways:
-            trail.append(ways.pop())
-            balance = trail[-1].before
-        else:
-            return trail[::-1]
-
-
-def _balance_before(moment: datetime) -> Decimal | None:
-    """The balance after the last entry before ``moment``; ``None`` if it is not known."""
-    moments: list[list[_Row]] = []
-    while len(moments) < _LOOK_BACK and (rows := _last_rows_before(moment)):
-        moments.append(rows)
-        moment = rows[0].time
-        if _surplus_of(_links(rows)[0]) is not None:
-            # No circle, so its last balance is known.
-            break
-    balances = _Balances()
-    for rows in reversed(moments):
-        balances.add(rows)
-    # A circle may begin and end anywhere on it.
-    return None if balances.is_turning else balances.closing
-
-
-def _last_rows_before(moment: datetime) -> list[_Row]:
-    """All entries of the last moment before ``moment`` that has entries."""
-    last = LedgerEntry.objects.filter(time__lt=moment).order_by("-time", "-pk").first()
-    return _rows_at(last.time) if last else []
-
-
-def _balance_from(moment: datetime) -> Decimal | None:
-    """The balance before the first entry from ``moment`` on; ``None`` if it is not known."""
-    first = LedgerEntry.objects.filter(time__gte=moment).order_by("time", "pk").first()
-    balances = _Balances()
-    balances.add(_rows_at(first.time) if first else [])
-    return balances.opening
-
-
-def _rows_at(moment: datetime) -> list[_Row]:
-    around = repeated_for(moment)
-    entries = LedgerEntry.objects.filter(time__range=(moment - around, moment + around))
-    rows = map(_Row._make, entries.order_by("time", "pk").values_list(*_Row._fields))
-    return [row for row in rows if row.time == moment or repeated_for(row.time)]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from itertools import pairwise
-from typing import Any
+from itertools import combinations, pairwise
+from typing import Any, ClassVar
 
 import pytest
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from giftcards.books import balances
+from giftcards.books.balances import Break
 from giftcards.books.models import LedgerEntry
 from giftcards.books.summary import Discrepancies, Summary, find_gap, summarise
 from giftcards.models import Order
@@ -24,6 +26,9 @@ from tests.laws import examples
 pytestmark = pytest.mark.django_db
 
 DAY = day_of(NOON)
+NEXT_DAY = DAY + timedelta(days=1)
+# Seconds of a day.
+A_DAY = 86_400
 
 
 def enter(
@@ -65,7 +70,7 @@ def closing(summary: Summary) -> tuple[Any, Any, Any, int]:
         summary.opening_balance,
         summary.closing_balance,
         summary.gap,
-        summary.breaks.count,
+        len(summary.breaks),
     )
 
 
@@ -103,7 +108,7 @@ class TestSums:
             opening_balance=Decimal(0),
             closing_balance=Decimal(3530),
             gap=Decimal(0),
-            breaks=Discrepancies(),
+            breaks=(),
         )
 
     def test_a_period_has_both_its_days_in_the_time_zone_of_the_site(self, settings: Any) -> None:
@@ -185,43 +190,50 @@ class TestOrders:
 
 class TestBalances:
     def test_the_books_close_from_period_to_period(self) -> None:
-        chain(1000, -300, -0.5, 20, times=[0, 1, 86_400, 86_401])
+        chain(1000, -300, -0.5, 20, times=[0, 1, A_DAY, A_DAY + 1])
         assert closing(summarise(DAY, DAY)) == (0, 700, 0, 0)
-        tomorrow = DAY + timedelta(days=1)
-        assert closing(summarise(tomorrow, tomorrow)) == (700, Decimal("719.5"), 0, 0)
-        assert closing(summarise(DAY, tomorrow)) == (0, Decimal("719.5"), 0, 0)
+        assert closing(summarise(NEXT_DAY, NEXT_DAY)) == (700, Decimal("719.5"), 0, 0)
+        assert closing(summarise(DAY, NEXT_DAY)) == (0, Decimal("719.5"), 0, 0)
 
-    def test_entries_of_one_millisecond_are_joined_by_their_balances(self) -> None:
-        # Whatever order they are stored in; the balance comes back to where it was twice.
-        amounts = [1000, -490, 490, -490, -490, 980, -200]
-        chain(*amounts, times=[0] * 7)
-        rows = list(LedgerEntry.objects.values("type", "amount", "balance_before", "balance_after"))
-        LedgerEntry.objects.all().delete()
-        random.Random(7).shuffle(rows)
-        for number, row in enumerate(rows):
-            LedgerEntry.objects.create(provider_id=f"s{number}", time=NOON, **row)
-        assert closing(summarise(DAY, DAY)) == (0, 800, 0, 0)
-
-    def test_a_missing_entry_is_a_gap_and_a_break_where_it_was(self) -> None:
+    def test_a_missing_entry_is_a_gap_and_its_day_is_named(self) -> None:
         entries = chain(1000, -300, -200, -100)
         entries[2].delete()
         summary = summarise(DAY, DAY)
         assert closing(summary) == (0, 400, -200, 1)
-        assert summary.breaks.references == ("e3",)
-        assert summary.breaks.amount == 200
+        assert summary.breaks == (Break(DAY, Decimal(-200)),)
 
     def test_an_entry_missing_between_two_periods_belongs_to_the_second(self) -> None:
-        entries = chain(1000, -300, -100, times=[0, 86_400, 86_401])
+        entries = chain(1000, -300, -100, times=[0, A_DAY, A_DAY + 1])
         entries[1].delete()
-        tomorrow = DAY + timedelta(days=1)
         assert closing(summarise(DAY, DAY)) == (0, 1000, 0, 0)
-        assert closing(summarise(tomorrow, tomorrow)) == (1000, 600, -300, 1)
+        assert closing(summarise(NEXT_DAY, NEXT_DAY)) == (1000, 600, -300, 1)
 
-    def test_missing_entries_that_make_up_for_each_other_are_breaks_without_a_gap(self) -> None:
+    def test_an_entry_missing_on_a_day_without_others_belongs_to_the_next_day_with_some(
+        self,
+    ) -> None:
+        entries = chain(1000, -300, -100, times=[-2 * A_DAY, -A_DAY, A_DAY])
+        entries[1].delete()
+        summary = summarise(DAY - timedelta(days=2), NEXT_DAY)
+        assert summary.breaks == (Break(NEXT_DAY, Decimal(-300)),)
+        assert closing(summarise(DAY, DAY)) == (1000, 1000, 0, 0)
+
+    def test_missing_entries_that_make_up_for_each_other_are_told_if_they_are_of_two_days(
+        self,
+    ) -> None:
+        times = [0, 1, 2, A_DAY, A_DAY + 1, A_DAY + 2]
+        entries = chain(1000, -300, -100, -5, 300, -5, times=times)
+        for number in (1, 4):
+            entries[number].delete()
+        summary = summarise(DAY, NEXT_DAY)
+        assert closing(summary) == (0, 890, 0, 2)
+        assert summary.breaks == (Break(DAY, Decimal(-300)), Break(NEXT_DAY, Decimal(300)))
+        assert summary.breaks_amount == 600
+
+    def test_missing_entries_that_make_up_for_each_other_within_a_day_are_not_noticed(self) -> None:
         entries = chain(1000, -300, -100, 300, -5)
         for number in (1, 3):
             entries[number].delete()
-        assert closing(summarise(DAY, DAY)) == (0, 895, 0, 2)
+        assert closing(summarise(DAY, DAY)) == (0, 895, 0, 0)
 
     def test_without_balances_the_gap_is_unknown(self) -> None:
         enter("a", "DEPOSIT", 10)
@@ -233,66 +245,176 @@ class TestBalances:
         assert closing(summarise(DAY, DAY)) == (0, 400, 0, 0)
 
     def test_a_last_balance_that_was_not_told_is_taken_from_the_next_entry(self) -> None:
-        entries = chain(1000, -300, -200, times=[0, 1, 86_400])
+        entries = chain(1000, -300, -200, times=[0, 1, A_DAY])
         LedgerEntry.objects.filter(pk=entries[1].pk).update(balance_before=None, balance_after=None)
         assert closing(summarise(DAY, DAY)) == (0, 700, 0, 0)
         entries[2].delete()
         assert closing(summarise(DAY, DAY)) == (0, None, None, 0)
 
+    def test_a_day_whose_last_balance_was_not_told_is_judged_with_the_next(self) -> None:
+        entries = chain(1000, -300, -200, -50, -5, times=[0, 1, 2, A_DAY, A_DAY + 1])
+        untold = LedgerEntry.objects.filter(pk__in=[entries[2].pk, entries[3].pk])
+        untold.update(balance_before=None, balance_after=None)
+        assert closing(summarise(DAY, NEXT_DAY)) == (0, 445, 0, 0)
+        entries[1].delete()
+        assert summarise(DAY, NEXT_DAY).breaks == (Break(NEXT_DAY, Decimal(-300)),)
+
     def test_a_balance_that_contradicts_its_amount_is_a_gap(self) -> None:
         enter("a", "DEPOSIT", 10, before=0, after=11)
-        assert closing(summarise(DAY, DAY)) == (0, 11, 1, 0)
+        assert closing(summarise(DAY, DAY)) == (0, 11, 1, 1)
 
-    @settings(
-        max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture]
-    )
-    @given(
-        amounts=st.lists(st.integers(-5, 5).filter(bool), min_size=2, max_size=12),
-        chance=st.randoms(use_true_random=False),
-        lost=st.sets(st.integers(1, 10)),
-    )
-    def test_a_gap_is_what_is_missing_to_the_centime(
-        self, amounts: list[int], chance: random.Random, lost: set[int]
-    ) -> None:
-        LedgerEntry.objects.all().delete()
-        # Amounts so small that balances come back, at moments of their own.
-        moments = sorted(chance.sample(range(50), len(amounts)))
-        entries = chain(*amounts, opening=100, times=moments)
-        gone = [entry for number, entry in enumerate(entries[:-1]) if number in lost]
-        for entry in gone:
-            entry.delete()
-        summary = summarise(DAY, DAY)
-        assert summary.gap == sum(entry.amount for entry in gone)
-        assert (summary.opening_balance, summary.closing_balance) == (100, 100 + sum(amounts))
-        assert summary.breaks.amount >= abs(summary.gap)
+    def test_of_one_balance_the_other_follows(self) -> None:
+        enter("a", "DEPOSIT", 10, after=15)
+        enter("b", "FLEXY", -3, 1, before=15)
+        assert closing(summarise(DAY, DAY)) == (5, 12, 0, 0)
 
-    @settings(
-        max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture]
-    )
-    @given(
-        amounts=st.lists(st.integers(-5, 5).filter(bool), min_size=1, max_size=15),
-        chance=st.randoms(use_true_random=False),
-    )
-    def test_whatever_happens_in_one_moment_the_books_close(
-        self, amounts: list[int], chance: random.Random
+    def test_nothing_is_known_of_a_period_before_the_first_entry(self) -> None:
+        chain(1000, opening=5)
+        yesterday = DAY - timedelta(days=1)
+        assert closing(summarise(yesterday, yesterday)) == (None, 5, None, 0)
+
+
+def book_all(steps: list[tuple[float, Any, Any]]) -> None:
+    """Entries of so many seconds after noon, with the balances before and after them.
+
+    Of an entry without the second balance, the provider tells neither, and its amount is -10.
+    """
+    for number, (seconds, before, after) in enumerate(steps):
+        told = {} if after is None else {"before": before, "after": after}
+        amount = -10 if after is None else after - before
+        enter(f"s{number}", "SERVICE", amount, seconds, **told)
+
+
+class TestMoments:
+    """Entries of one moment, whose order is not known."""
+
+    # What is booked, and what is found of it.
+    TOLD: ClassVar = {
+        "chain": ([(0, 70, 60), (0, 100, 70), (0, 60, 90)], (100, 90, 0, 0)),
+        "first circle": ([(0, 150, 100), (0, 100, 150), (1, 100, 90)], (100, 90, 0, 0)),
+        "last circle": ([(0, 100, 90), (1, 150, 90), (1, 90, 150)], (100, 90, 0, 0)),
+        "circles around one entry": (
+            [(0, 7, 8), (0, 8, 7), (1, 8, 9), (1, 9, 8), (2, 8, 5), (3, 5, 6), (3, 6, 5)],
+            (8, 5, 0, 0),
+        ),
+        "circle alone": ([(0, 150, 100), (0, 100, 150)], (None, None, None, 0)),
+        "an entry of nothing": ([(0, 100, 100)], (100, 100, 0, 0)),
+        "circle in a break": ([(0, 5, 4), (1, 5, 6), (1, 6, 5), (2, 5, 3)], (5, 3, 1, 1)),
+        "one of the first untold": (
+            [(0, 100, None), (0, 90, 80), (1, 80, 70)],
+            (None, 70, None, 0),
+        ),
+        "first circle before an untold one": (
+            [(0, 90, 80), (0, 80, 90), (1, 90, None), (2, 80, 70)],
+            (None, 70, None, 0),
+        ),
+        "one of the last untold": (
+            [(0, 100, 90), (1, 90, 80), (1, 80, None)],
+            (100, None, None, 0),
+        ),
+        "last circle after an untold one": (
+            [(0, 100, 90), (1, 90, None), (2, 80, 85), (2, 85, 80)],
+            (100, None, None, 0),
+        ),
+        "missing in the middle": (
+            [(0, 100, 90), (1, 90, 80), (1, 70, 60), (2, 60, 50)],
+            (100, 50, -10, 1),
+        ),
+        "missing among the last": ([(0, 100, 90), (1, 90, 80), (1, 70, 60)], (100, None, None, 0)),
+        "missing among the last of the day": (
+            [(0, 100, 90), (1, 90, 80), (1, 70, 60), (A_DAY, 60, 50)],
+            (100, 60, -10, 1),
+        ),
+    }
+
+    @pytest.mark.parametrize(("steps", "found"), TOLD.values(), ids=TOLD)
+    def test_what_they_tell(
+        self, steps: list[tuple[float, Any, Any]], found: tuple[Any, ...]
     ) -> None:
-        LedgerEntry.objects.all().delete()
-        entries = chain(
-            *amounts, opening=100, times=sorted(chance.choices(range(3), k=len(amounts)))
-        )
+        book_all(steps)
+        assert closing(summarise(DAY, DAY)) == found
+
+    def test_a_circle_before_a_period_has_the_balance_of_the_entry_before_it(self) -> None:
+        book_all([(0, 100, 90), (1, 90, 150), (1, 150, 90), (A_DAY, 80, 70)])
+        assert closing(summarise(NEXT_DAY, NEXT_DAY)) == (90, 70, -10, 1)
+
+    def test_more_entries_than_are_read_at_once_are_judged_with_the_next_day(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(balances, "_NEAR", 3)
+        book_all([(0, 100, 99), (1, 97, 96), (1, 98, 97), (1, 99, 98), (A_DAY, 96, 95)])
+        assert closing(summarise(DAY, DAY)) == (100, 96, 0, 0)
+        assert closing(summarise(NEXT_DAY, NEXT_DAY)) == (96, 95, 0, 0)
+
+    # The entries of a second, so small that balances come back.
+    AMOUNTS = st.lists(st.integers(-5, 5).filter(bool), min_size=1, max_size=6)
+    # The seconds of three days.
+    DAYS = st.lists(st.lists(AMOUNTS, min_size=2, max_size=4), min_size=3, max_size=3)
+
+    def book_days(self, days: list[list[list[int]]], chance: random.Random) -> list[Decimal]:
+        """Book a day before these, and these, in any order; return the balances between days."""
+        amounts, times, left = [100], [-A_DAY], [Decimal(100)]
+        for number, moments in enumerate(days):
+            for second, moment in enumerate(moments):
+                amounts += moment
+                times += [number * A_DAY + second] * len(moment)
+            left.append(Decimal(sum(amounts)))
+        entries = chain(*amounts, times=times)
         LedgerEntry.objects.all().delete()
         chance.shuffle(entries)
         for entry in entries:
             entry.pk = None
-            entry.save(force_insert=True)
-        summary = summarise(DAY, DAY)
-        assert (summary.gap, summary.breaks.count) == (0, 0)
-        # So do those of the day after, which begins with what this one has left.
-        tomorrow = DAY + timedelta(days=1)
-        left = 100 + sum(amounts)
-        enter("later", "DEPOSIT", 3, 86_400, before=left, after=left + 3)
-        assert closing(summarise(DAY, tomorrow))[1:] == (left + 3, 0, 0)
-        assert closing(summarise(tomorrow, tomorrow)) == (left, left + 3, 0, 0)
+        LedgerEntry.objects.bulk_create(entries)
+        return left
+
+    @settings(
+        max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    @given(days=DAYS, chance=st.randoms(use_true_random=False))
+    def test_in_whatever_order_they_are_shown_the_books_close(
+        self, days: list[list[list[int]]], chance: random.Random
+    ) -> None:
+        LedgerEntry.objects.all().delete()
+        left = self.book_days(days, chance)
+        enter("later", "DEPOSIT", 3, 3 * A_DAY, before=left[-1], after=left[-1] + 3)
+        ends = [DAY + timedelta(days=number) for number in range(-1, 3)]
+        for (first, before), (last, after) in combinations(zip(ends, left, strict=True), 2):
+            found = summarise(first + timedelta(days=1), last)
+            assert closing(found) == (before, after, 0, 0)
+
+    @settings(
+        max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    @given(
+        days=DAYS,
+        chance=st.randoms(use_true_random=False),
+        lost=st.sets(st.integers(0, 11), min_size=1),
+        is_end=st.booleans(),
+    )
+    def test_entries_that_are_missing_are_a_gap_of_their_sum_on_their_day(
+        self,
+        days: list[list[list[int]]],
+        chance: random.Random,
+        lost: set[int],
+        is_end: bool,
+    ) -> None:
+        LedgerEntry.objects.all().delete()
+        # The last entry of a day has a second of its own.
+        left = self.book_days([[*day, [1]] for day in days], chance)
+        last = len(days[0])
+        entries = LedgerEntry.objects.filter(time__lte=at(last))
+        if is_end:
+            # All from one of the seconds on.
+            gone = list(entries.filter(time__gte=at(min(1 + min(lost), last))))
+        else:
+            middle = entries.filter(time__gt=at(0), time__lt=at(last)).order_by("pk")
+            gone = [entry for number, entry in enumerate(middle) if number in lost]
+        total = sum((entry.amount for entry in gone), Decimal(0))
+        entries.filter(pk__in=[entry.pk for entry in gone]).delete()
+        found = summarise(DAY, DAY + timedelta(days=2))
+        assert (found.opening_balance, found.closing_balance) == (left[0], left[-1])
+        assert found.gap == total
+        assert found.breaks == ((Break(NEXT_DAY if is_end else DAY, total),) if total else ())
 
 
 def test_a_day_is_the_time_between_two_midnights() -> None:
@@ -335,13 +457,14 @@ class TestRepeatedHour:
         assert shown == [1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 4]
         assert closing(summarise(self.NIGHT, self.NIGHT)) == (1_000, 1_660, 0, 0)
         gap, breaks = find_gap(self.NIGHT, self.NIGHT)
-        assert (gap, breaks.count) == (0, 0)
+        assert gap == 0
+        assert breaks == ()
 
     def test_an_entry_that_is_missing_there_is_still_a_break(self) -> None:
         self.chain(-30, 0, 20, 59, 60, 75, 119, 120, but=60)
         found = summarise(self.NIGHT, self.NIGHT)
         assert closing(found) == (1_000, 1_360, 50, 1)
-        assert found.breaks.amount == 50
+        assert found.breaks == (Break(self.NIGHT, Decimal(50)),)
 
     def test_the_balance_before_a_day_is_found_beyond_it(self) -> None:
         self.chain(5, 50, 65, 70, 24 * 60)

@@ -9,8 +9,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 
-from giftcards.books.summary import Discrepancies, Discrepancy, Summary
-from giftcards.display import count_text, exact_moment, filled, money, signed_money
+from giftcards.books.summary import LISTED, Discrepancies, Discrepancy, Summary
+from giftcards.display import count_text, day_text, exact_moment, filled, money, signed_money
 
 # Returns the name of an order or an entry as HTML.
 Name = Callable[[Discrepancy], str]
@@ -27,7 +27,7 @@ class LedgerLine:
 
 @dataclass(frozen=True, slots=True)
 class LedgerGroup:
-    """Discrepancies of one kind: their count, their sum and the first of them, as HTML."""
+    """What does not fit, of one kind: the count, the sum and the first of it, as HTML."""
 
     label: str
     count: str
@@ -52,7 +52,7 @@ def books(summary: Summary, *, name_order: Name, name_entry: Name) -> Books:
     """The ``summary`` as the page shows it."""
     return Books(
         verdict=_verdict(summary),
-        is_warning=bool(summary.gap or summary.breaks.count),
+        is_warning=bool(summary.gap or summary.breaks),
         lines=list(_lines(summary)),
         counts=[
             LedgerLine(gettext("Entries"), count_text(summary.entries)),
@@ -74,7 +74,7 @@ def _verdict(summary: Summary) -> str:
         return gettext(
             "The provider has not told the balances: whether the books close is not known."
         )
-    if summary.breaks.count:
+    if summary.breaks:
         return gettext(
             "The entries add up to the change of the balance, but some are missing: see where it"
             " changed without an entry."
@@ -106,10 +106,11 @@ def _groups(summary: Summary, name_order: Name, name_entry: Name) -> Iterator[Le
             name_entry,
         ),
         (gettext("Ordered and never charged"), summary.ordered_not_charged, name_order),
-        (gettext("The balance changed before it without an entry"), summary.breaks, name_entry),
     ):
         if found.count:
             yield _group(label, found, name)
+    if summary.breaks:
+        yield _group_of_days(summary)
 
 
 def _group(label: str, found: Discrepancies, name: Name) -> LedgerGroup:
@@ -123,4 +124,18 @@ def _group(label: str, found: Discrepancies, name: Name) -> LedgerGroup:
         amount=money(found.amount),
         items=items,
         has_more=found.count > len(items),
+    )
+
+
+def _group_of_days(summary: Summary) -> LedgerGroup:
+    items = [
+        format_html("{} · {}", day_text(each.day), signed_money(each.amount))
+        for each in summary.breaks[:LISTED]
+    ]
+    return LedgerGroup(
+        label=gettext("Days on which the balance changed without an entry"),
+        count=count_text(len(summary.breaks)),
+        amount=money(summary.breaks_amount),
+        items=items,
+        has_more=len(summary.breaks) > len(items),
     )

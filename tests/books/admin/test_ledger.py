@@ -431,8 +431,8 @@ def test_what_does_not_fit_is_named_with_a_way_to_it(accountant: Client, order: 
         f"{credited.provider_id} · 99.50 DA · TIME",
         "Charged for an unknown order, or beyond the price 490 DA (1)",
         f"{charged.provider_id} · 490 DA · TIME",
-        "The balance changed before it without an entry 60 DA (1)",
-        f"{credited.provider_id} · 60 DA · TIME",
+        "Days on which the balance changed without an entry 60 DA (1)",
+        "15 Nov 2026 · −60 DA",
     ]
     html = read(accountant.get(LEDGER, {"period": "2026-11"}))
     for address in (order_page(order), f"{LEDGER}{charged.pk}/change/"):
@@ -445,14 +445,32 @@ def test_what_does_not_fit_is_named_with_a_way_to_it(accountant: Client, order: 
 
 def test_missing_entries_that_add_up_to_nothing_are_told_of(accountant: Client) -> None:
     noon = datetime(2026, 11, 15, 12, tzinfo=UTC)
-    # 100 came in and went out again without an entry.
-    for minute, before in enumerate([1000, 1090, 980]):
-        time = noon + timedelta(minutes=minute)
+    # 100 came in and went out again on the next day, without an entry.
+    for day, before in enumerate([1000, 1090, 980]):
+        time = noon + timedelta(days=day)
         book("FLEXY", -10, balance_before=before, balance_after=before - 10, time=time)
-    assert books(accountant, period="2026-11")["verdict"] == (
+    found = books(accountant, period="2026-11")
+    assert found["verdict"] == (
         "The entries add up to the change of the balance, but some are missing: see where it"
         " changed without an entry."
     )
+    assert found["unfit"] == [
+        "Days on which the balance changed without an entry 200 DA (2)",
+        "16 Nov 2026 · +100 DA",
+        "17 Nov 2026 · −100 DA",
+    ]
+
+
+def test_of_many_days_that_do_not_fit_the_first_are_listed(accountant: Client) -> None:
+    noon = datetime(2026, 11, 1, 12, tzinfo=UTC)
+    for day in range(26):
+        time = noon + timedelta(days=day)
+        book("DEPOSIT", 1, balance_before=9 * day, balance_after=9 * day + 1, time=time)
+    unfit = books(accountant, period="2026-11")["unfit"]
+    assert unfit[0] == "Days on which the balance changed without an entry 200 DA (25)"
+    assert unfit[1:] == [f"{day} Nov 2026 · +8 DA" for day in range(2, 22)]
+    html = read(accountant.get(LEDGER, {"period": "2026-11"}))
+    assert "These are the first of them." in html
 
 
 def test_without_balances_it_is_not_known_whether_the_books_close(accountant: Client) -> None:

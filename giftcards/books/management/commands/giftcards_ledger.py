@@ -11,7 +11,7 @@ from django.core.management.base import CommandError
 from giftcards.books.conditions import gap_sentence, missing_sentence, unknown_sentence
 from giftcards.books.models import CHARGE, CREDIT, LedgerState
 from giftcards.books.reading import AGAIN, LedgerReading, read_ledger
-from giftcards.books.summary import Discrepancies, Summary, summarise
+from giftcards.books.summary import LISTED, Discrepancies, Summary, summarise
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
 from giftcards.management.base import (
@@ -154,7 +154,7 @@ def _text(summary: Summary, reading: LedgerReading) -> str:
         "charge", "of no order here, once too often or too high", summary.charged_unknown
     )
     lines += _listed("order", "never charged", summary.ordered_not_charged)
-    lines += _listed("change", "of the balance without an entry", summary.breaks)
+    lines += _listed_days(summary)
     if summary.names_candidates:
         lines += ["Entries that name no order are matched by amount: others may be meant."]
     lines += [*_notes(reading)]
@@ -168,8 +168,22 @@ def _listed(noun: str, what: str, found: Discrepancies) -> list[str]:
     lines += [
         f"  {item.reference}  {_money(item.amount)}  {iso(item.time)}" for item in found.first
     ]
-    more = found.count - len(found.first)
-    return [*lines, *([f"  and {more} more"] if more else [])]
+    return [*lines, *_more(found.count)]
+
+
+def _listed_days(summary: Summary) -> list[str]:
+    if not summary.breaks:
+        return []
+    days = counted(len(summary.breaks), "day")
+    lines = [
+        f"{days} with a change of the balance without an entry, {_money(summary.breaks_amount)}:"
+    ]
+    lines += [f"  {each.day}  {_money(each.amount)}" for each in summary.breaks[:LISTED]]
+    return [*lines, *_more(len(summary.breaks))]
+
+
+def _more(count: int) -> list[str]:
+    return [f"  and {count - LISTED} more"] if count > LISTED else []
 
 
 def _notes(reading: LedgerReading) -> list[str]:
@@ -202,7 +216,9 @@ def _as_dict(summary: Summary) -> dict[str, Any]:
         **_found_as_dict("credited_not_promised", summary.credited_not_promised),
         **_found_as_dict("charged_unknown", summary.charged_unknown),
         **_found_as_dict("ordered_not_charged", summary.ordered_not_charged),
-        **_found_as_dict("breaks", summary.breaks),
+        "breaks": len(summary.breaks),
+        "breaks_amount": two_decimals(summary.breaks_amount),
+        "breaks_references": [each.day.isoformat() for each in summary.breaks[:LISTED]],
         "opening_balance": two_decimals(summary.opening_balance),
         "closing_balance": two_decimals(summary.closing_balance),
         "gap": two_decimals(summary.gap),
@@ -233,7 +249,7 @@ Condition = Callable[[Summary], str]
 
 
 def _has_gap(summary: Summary) -> str:
-    return gap_sentence(summary.gap) if summary.gap or summary.breaks.count else ""
+    return gap_sentence(summary.gap) if summary.gap or summary.breaks else ""
 
 
 def _is_missing(summary: Summary) -> str:
