@@ -226,18 +226,11 @@ def carry_out(
 ) -> HttpResponse:
     """The view of an action: it checks the person, asks, acts, records, and says what was done."""
     attempt = _begin(action, pages, request, key)
-    is_posted = request.method == "POST"
-    if not (is_posted or action.form):
+    if request.method != "POST" and action.form is None:
         return HttpResponseNotAllowed(["POST"])
     answer = action.before(attempt)
     if answer is None:
-        if action.form:
-            attempt.form = action.form(attempt, request.POST if is_posted else None)
-        is_valid = attempt.form is None or attempt.form.is_valid()
-        if is_posted and not (attempt.is_current or action.is_repeated(attempt)):
-            answer = LATE
-        else:
-            answer = _act(attempt) if is_posted and is_valid else attempt.page()
+        answer = _answer(attempt)
     return _end(attempt, answer) if isinstance(answer, Outcome) else answer
 
 
@@ -251,6 +244,17 @@ def _begin(action: OrderAction, pages: OrderPages, request: HttpRequest, key: An
         key = str(row.order_id)  # type: ignore[attr-defined]
     order = pages.order_for(request, key, allowed=action.permission(pages, request))
     return Attempt(action, pages, request, order, row)
+
+
+def _answer(attempt: Attempt) -> Answer:
+    action, request = attempt.action, attempt.request
+    is_posted = request.method == "POST"
+    if action.form:
+        attempt.form = action.form(attempt, request.POST if is_posted else None)
+    is_valid = attempt.form is None or attempt.form.is_valid()
+    if is_posted and not (attempt.is_current or action.is_repeated(attempt)):
+        return LATE
+    return _act(attempt) if is_posted and is_valid else attempt.page()
 
 
 def _act(attempt: Attempt) -> Answer:
