@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from io import StringIO
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 from zoneinfo import ZoneInfo
 
 import hypothesis
 import pytest
+from django.apps import apps
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import Client
@@ -29,6 +32,12 @@ REQUIRE_ALL = bool(os.environ.get("GIFTCARDS_TESTS_REQUIRE_ALL"))
 hypothesis.settings.register_profile("default-giftcards", deadline=None, derandomize=REQUIRE_ALL)
 hypothesis.settings.load_profile("default-giftcards")
 
+# Imports of an optional app, or of what tests of it share.
+_OPTIONAL = re.compile(
+    r"^\s*from (giftcards\.(books|delivery)"
+    r"|tests\.(books|delivery|history|example_shop|test_docs))\b",
+    re.MULTILINE,
+)
 # The markers of tests that drive other programs.
 _EXTERNAL = {"browser", "cluster", "office", "packaging"}
 # What keeps tests from the database that do not say that they use it.
@@ -139,13 +148,15 @@ def django_db_setup(
 def _fill_database() -> None:
     """The rows that migrations make in a new database, and the request slots."""
     from giftcards.conf import conf
-    from giftcards.delivery.models import Installation
     from giftcards.models import RequestSlot
 
     RequestSlot.objects.make(conf.requests_per_minute)
     # Tests set the clock back, by years at most.
     RequestSlot.objects.update(until=datetime(2000, 1, 1, tzinfo=UTC))
-    Installation.begin()
+    if apps.is_installed("giftcards.delivery"):
+        from giftcards.delivery.models import Installation
+
+        Installation.begin()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -189,6 +200,13 @@ def _no_dead_rows(request: pytest.FixtureRequest) -> None:
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
                 cursor.execute("VACUUM giftcards_requestslot")
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out the tests of optional apps that are not installed, as in ``core_settings``."""
+    if apps.is_installed("giftcards.books") or collection_path.suffix != ".py":
+        return None
+    return True if _OPTIONAL.search(collection_path.read_text("utf-8")) else None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
