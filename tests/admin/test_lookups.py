@@ -24,7 +24,7 @@ from giftcards.models import CardReveal, CustomerRefund, Order
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
 from tests.delivery.staff import delivered, link, message, person
-from tests.pages import LIST, read, references, rows, sign_in, text
+from tests.pages import LIST, read, references, rows, sign_in
 
 pytestmark = pytest.mark.django_db
 
@@ -146,7 +146,7 @@ def recovered(browser: Client, page: Any, column: str) -> str:
     return known
 
 
-MASKED = {
+COLUMNS = {
     "delivery": ("address", "reason", "order__reference", "requested_by"),
     "customerrefund": ("reference", "comment", "method", "order__reference"),
     "cardreveal": ("reason", "address", "card__order__reference"),
@@ -179,13 +179,18 @@ def hidden() -> Order:
 @pytest.fixture
 def clerk(hidden: Order) -> Client:
     """Looks at every list, and sees no order."""
-    browser = person(
-        *("view_delivery", "view_cardlink", "view_customerrefund", "view_cardreveal"),
-        *("view_ledgerentry", "view_cost"),
-    )
+    browser = reader()
     permissions = get_user_model().objects.get(username="amina").user_permissions
     permissions.remove(permissions.get(codename="view_order"))
     return browser
+
+
+def reader() -> Client:
+    """Looks at every list."""
+    return person(
+        *("view_delivery", "view_cardlink", "view_customerrefund", "view_cardreveal"),
+        *("view_ledgerentry", "view_cost"),
+    )
 
 
 def row_count(browser: Client, page: Any, *asked: str) -> int:
@@ -195,40 +200,34 @@ def row_count(browser: Client, page: Any, *asked: str) -> int:
     return len(rows(response.content.decode(), 'id="result_list"')) - 1
 
 
-each_masked = pytest.mark.parametrize(
+each_of_orders = pytest.mark.parametrize(
     "page",
-    [page for page in LISTS if page.opts.model_name in MASKED],
+    [page for page in LISTS if page.opts.model_name in COLUMNS],
     ids=lambda page: page.opts.model_name,
 )
 
 
-@each_masked
-def test_what_is_masked_is_not_read_letter_by_letter(clerk: Client, page: Any) -> None:
-    assert row_count(clerk, page) == 1
-    read = {name: recovered(clerk, page, name) for name in MASKED[page.opts.model_name]}
+@each_of_orders
+def test_a_column_is_not_read_letter_by_letter(hidden: Order, page: Any) -> None:
+    browser = reader()
+    assert row_count(browser, page) == 1
+    read = {name: recovered(browser, page, name) for name in COLUMNS[page.opts.model_name]}
     assert read == dict.fromkeys(read, "")
 
 
-@each_masked
-def test_what_is_masked_is_not_found_by_a_search(clerk: Client, page: Any) -> None:
-    is_ledger = page.opts.model_name == "ledgerentry"
-    assert row_count(clerk, page, "q", "e1") == is_ledger
-    for typed in ("zac7", "zoe@example.com", "zoo", "zac1", "zac", "z", "zzz1", "1.9.1.7"):
-        assert row_count(clerk, page, "q", typed) == 0, typed
-
-
-@each_masked
-def test_the_page_of_a_row_and_its_history_name_nothing_that_is_masked(
+@each_of_orders
+def test_a_row_about_an_order_that_is_not_seen_is_not_listed_found_or_opened(
     clerk: Client, page: Any
 ) -> None:
+    assert row_count(clerk, page) == 0
+    for typed in ("e1", "zac7", "zoe@example.com", "zoo", "zac1", "zac", "z", "zzz1", "1.9.1.7"):
+        assert row_count(clerk, page, "q", typed) == 0, typed
     key = page.model.objects.get().pk
     for name in ("change", "history"):
-        html = text(read(clerk.get(f"{address(page)}{key}/{name}/")))
-        for secret in ("zac7", "zoo", "zac1", "zoe@", "zoa@", "zzz1"):
-            assert secret not in html, name
+        assert clerk.get(f"{address(page)}{key}/{name}/").status_code == 302
 
 
-def test_choosing_by_typing_names_nothing_that_is_masked(clerk: Client) -> None:
+def test_choosing_by_typing_names_nothing_of_an_order_that_is_not_seen(clerk: Client) -> None:
     """Django answers for any relation between models, whether a page uses it or not."""
     for model in apps.get_models():
         for field in model._meta.get_fields():
