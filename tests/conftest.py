@@ -217,6 +217,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="of the rows of parameters that a test has, run one in N",
     )
+    parser.addoption(
+        "--rest",
+        action="store_true",
+        help="run the rows that --sample leaves out, and nothing else",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses, and before the order is random
@@ -232,6 +237,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if _EXTERNAL & {marker.name for marker in item.iter_markers()}:
             item.add_marker(pytest.mark.external)
     chosen = set(_sample(items, one_in=config.getoption("sample")))
+    if config.getoption("rest"):
+        chosen = set(items) - chosen
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = [item for item in items if item in chosen]
 
