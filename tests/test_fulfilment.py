@@ -19,7 +19,7 @@ from hypothesis.extra.django import TestCase
 from giftcards.exceptions import ConfigurationError, ReferenceConflict
 from giftcards.fulfilment import aplace_order, check_line, place_order
 from giftcards.models import Order
-from giftcards.models.metadata import complaint_about_metadata, is_same_json
+from giftcards.models.fields import complaint_about_metadata, is_same_json
 from tests.stage import LINE, PSN, in_threads
 
 pytest_plugins = ["tests.stage_fixtures"]

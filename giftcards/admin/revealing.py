@@ -34,7 +34,7 @@ from giftcards.keys.keyring import Keyring
 from giftcards.keys.secrecy import CardSecret, Masked, contained
 from giftcards.models import Card, CardReveal, CustomerChange, Order
 from giftcards.models.fields import plain_line
-from giftcards.models.reveals_and_notes import REFUSED_REVEAL
+from giftcards.models.records import REFUSED_REVEAL
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.books.reports import COLUMNS, By, Report, settled_between
 from giftcards.models import Order
-from giftcards.models.environment import Environment
+from giftcards.models.provider import Environment
 from giftcards.models.times import local
 from giftcards.refunds import refund_breakdown
 from giftcards.settlement import customer_breakdown

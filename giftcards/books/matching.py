@@ -33,7 +33,7 @@ from giftcards.books.models import CHARGE, CREDIT, LedgerEntry, LedgerState
 from giftcards.books.pairing import Booking, Expected, Span, learn_offset, pair
 from giftcards.engine.identity import FARTHEST_CLOCK
 from giftcards.models import Order, OrderQuerySet
-from giftcards.models.batches import batches
+from giftcards.models.order_queries import batches
 from giftcards.problems import Kind, Problem
 from giftcards.statuses import Status
 

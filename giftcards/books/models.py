@@ -13,8 +13,8 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.models.batches import batches
 from giftcards.models.fields import ExactCharField
+from giftcards.models.order_queries import batches
 from giftcards.models.orders import Order
 
 # The types of the entries that are about orders of gift cards.

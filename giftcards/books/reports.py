@@ -22,8 +22,7 @@ from django.db.models.sql.compiler import SQLCompiler
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.models import Order
-from giftcards.models.batches import batches
-from giftcards.models.order_queries import CONTRADICTORY
+from giftcards.models.order_queries import CONTRADICTORY, batches
 from giftcards.models.times import day_of, within
 from giftcards.statuses import SETTLED, Status
 

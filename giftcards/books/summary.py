@@ -23,7 +23,7 @@ from giftcards.books.expected import (
 )
 from giftcards.books.models import CHARGE, CREDIT, LedgerEntry, LedgerState
 from giftcards.models import Order
-from giftcards.models.batches import batches
+from giftcards.models.order_queries import batches
 from giftcards.models.times import bounds, day_of, within
 from giftcards.statuses import SETTLED
 

@@ -29,7 +29,7 @@ from giftcards.conditions import (
 from giftcards.delivery.conf import conf
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.models import Card, Order
-from giftcards.models.reveals_and_notes import REFUSED_REVEAL
+from giftcards.models.records import REFUSED_REVEAL
 from giftcards.statuses import Status
 
 # How many orders an item names.

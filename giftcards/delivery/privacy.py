@@ -11,7 +11,7 @@ from django.utils import timezone
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.delivery.models.deliveries import OPEN, DeliveryStatus, key_of
 from giftcards.models import Order
-from giftcards.models.batches import batches
+from giftcards.models.order_queries import batches
 from giftcards.privacy.person import ERASED, Person, Traces
 from giftcards.privacy.words import described, heading, several
 

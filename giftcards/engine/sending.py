@@ -30,8 +30,8 @@ from giftcards.exceptions import (
     TryLater,
 )
 from giftcards.models import ApiKey, Order, ProviderState, StatusChange
-from giftcards.models.environment import Environment
 from giftcards.models.orders import cleared_provider_columns
+from giftcards.models.provider import Environment
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 

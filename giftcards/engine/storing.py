@@ -15,7 +15,7 @@ from giftcards.exceptions import DecryptionError
 from giftcards.keys.keyring import Keyring, Sealed
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order
-from giftcards.models.batches import batches
+from giftcards.models.order_queries import batches
 from giftcards.provider.answers import without_repetitions
 
 

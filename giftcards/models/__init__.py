@@ -1,15 +1,13 @@
 """The models, under the names by which Django and shops import them."""
 
 from giftcards.models.cards import Card
-from giftcards.models.catalogue import Product, ProductType
+from giftcards.models.catalogue import Product, ProductPrices, ProductType
 from giftcards.models.changes import Acknowledgement, StatusChange, StatusChangeQuerySet
-from giftcards.models.corrections import CustomerChange
 from giftcards.models.leases import Lease, RequestSlot
 from giftcards.models.money import CustomerRefund
 from giftcards.models.orders import MAX_QUANTITY, Order, OrderQuerySet, new_reference
-from giftcards.models.prices import ProductPrices
 from giftcards.models.provider import ApiKey, ProviderState
-from giftcards.models.reveals_and_notes import CardReveal, Note
+from giftcards.models.records import CardReveal, CustomerChange, Note
 
 __all__ = [
     "MAX_QUANTITY",

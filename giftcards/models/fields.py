@@ -1,7 +1,9 @@
-"""Model fields that behave the same on every database, and checks of what people type."""
+"""Model fields that behave the same on every database, and checks of what callers give."""
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import unicodedata
 from decimal import Decimal
@@ -10,6 +12,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 # Control and format characters, lone surrogates, separators of lines and paragraphs. Format
@@ -18,6 +21,10 @@ _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 # Format characters that Persian words, and emoji made of several, need.
 _JOINERS = {"\u200c", "\u200d"}
 _AMOUNT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
+# MariaDB reads no deeper JSON than 32 levels.
+_DEEPEST = 8
+_MOST_BYTES = 4_096
+_LARGEST_NUMBER = 2**63 - 1
 
 
 def plain_line(text: str) -> None:
@@ -57,3 +64,64 @@ class ExactCharField(models.CharField):  # type: ignore[type-arg]
 
 class ExactEmailField(ExactCharField, models.EmailField):  # type: ignore[type-arg]
     """An e-mail address that is compared like the text of an :class:`ExactCharField`."""
+
+
+def complaint_about_metadata(value: Any) -> str:
+    """Say why ``value`` cannot be an order's metadata; "" if it can.
+
+    Metadata is a dict that every database returns as it was stored: JSON values with texts as keys,
+    whole numbers of 64 bits, no NaN or infinity, at most 8 levels, and at most 4,096 bytes as JSON.
+    """
+    if type(value) is not dict:
+        return gettext("This must be a dict.")
+    if not _is_portable(value, _DEEPEST):
+        return gettext(
+            "Use texts as keys, and texts, numbers, True, False, None, lists and dicts as values,"
+            " at most %(depth)d levels deep."
+        ) % {"depth": _DEEPEST}
+    size = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
+    if size > _MOST_BYTES:
+        text = gettext("This has %(size)d bytes as JSON. At most %(most)d are allowed.")
+        return text % {"size": size, "most": _MOST_BYTES}
+    return ""
+
+
+def _is_portable(value: Any, depth: int) -> bool:
+    match value:
+        case None | bool():
+            return True
+        case str():
+            return _is_storable(value)
+        case int():
+            return abs(value) <= _LARGEST_NUMBER
+        case float():
+            return math.isfinite(value)
+        case list():
+            return depth > 0 and all(_is_portable(item, depth - 1) for item in value)
+        case dict():
+            return depth > 0 and all(
+                isinstance(name, str) and _is_storable(name) and _is_portable(item, depth - 1)
+                for name, item in value.items()
+            )
+    return False
+
+
+def _is_storable(text: str) -> bool:
+    """True if ``text`` is valid Unicode without NUL, which PostgreSQL refuses."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def is_same_json(one: Any, other: Any) -> bool:
+    """True if ``one`` can read back as ``other``; unlike ``==``, it tells ``True`` from ``1``."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(
+            is_same_json(item, other[name]) for name, item in one.items()
+        )
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(is_same_json, one, other))
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, float) and isinstance(other, int):
+        # PostgreSQL returns 1e20 as a whole number.
+        return one == float(other)
+    return bool(one == other)

@@ -16,9 +16,8 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.exceptions import RefundError
-from giftcards.models.batches import batches
 from giftcards.models.fields import ExactCharField, plain_line
-from giftcards.models.order_queries import LAST_CHARACTER, PLANNED
+from giftcards.models.order_queries import LAST_CHARACTER, PLANNED, batches
 from giftcards.models.orders import Order
 from giftcards.settlement import CustomerBreakdown, customer_breakdown
 

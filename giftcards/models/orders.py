@@ -27,11 +27,15 @@ from giftcards.conf import conf
 from giftcards.exceptions import ConfigurationError, ReferenceConflict
 from giftcards.models.catalogue import Product
 from giftcards.models.changes import Acknowledgement, StatusChange
-from giftcards.models.environment import Environment
-from giftcards.models.fields import ExactCharField, ExactEmailField, plain_line
-from giftcards.models.metadata import complaint_about_metadata, is_same_json
+from giftcards.models.fields import (
+    ExactCharField,
+    ExactEmailField,
+    complaint_about_metadata,
+    is_same_json,
+    plain_line,
+)
 from giftcards.models.order_queries import OrderQueries
-from giftcards.models.provider import ApiKey
+from giftcards.models.provider import ApiKey, Environment
 from giftcards.models.times import LONGEST_HOLD, SLACK, is_ahead
 from giftcards.problems import Entry, Kind, Problem, history, revise
 from giftcards.refunds import refund_breakdown

@@ -13,7 +13,6 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.conf import conf
 from giftcards.keys.keyring import configured_key
-from giftcards.models.environment import Environment
 from giftcards.models.times import ahead, is_ahead, is_recent, past
 
 # How long a key counts as proven after the provider accepted it. Short, because a key revoked
@@ -41,6 +40,14 @@ _MOST_MONEY = Decimal("999999999999.99")
 
 # The values of ProviderState.Pause, worst last. A worse pause replaces a milder one.
 _SEVERITY = ("", "outage", "rate", "access")
+
+
+class Environment(models.TextChoices):
+    """The provider's environments. One host serves both: the API key decides."""
+
+    # The values are the provider's.
+    SANDBOX = "SANDBOX", _("Sandbox")
+    PRODUCTION = "PRODUCTION", _("Production")
 
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):

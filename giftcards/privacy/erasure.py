@@ -19,7 +19,7 @@ from django.utils import timezone
 from giftcards.exceptions import GiftcardsError
 from giftcards.keys.wiping import empty_log
 from giftcards.models import CardReveal, CustomerChange, CustomerRefund, Order
-from giftcards.models.batches import batches
+from giftcards.models.order_queries import batches
 from giftcards.privacy.person import ERASED, Person, Traces, folded, with_former
 from giftcards.privacy.registry import keepers
 

@@ -13,7 +13,7 @@ from django.db.models import QuerySet
 
 from giftcards.keys.secrecy import Masked
 from giftcards.models import CustomerChange, Order
-from giftcards.models.batches import batches
+from giftcards.models.order_queries import batches
 
 # How many rows are compared at a time. The comparison is made here, because databases differ in
 # how they fold case and none knows phone numbers.

@@ -17,7 +17,7 @@ from django.utils import timezone, translation
 from giftcards.admin.reauthentication import address_of_proof
 from giftcards.fulfilment import change_customer
 from giftcards.models import CardReveal, CustomerChange, Order
-from giftcards.models.reveals_and_notes import REFUSED_REVEAL
+from giftcards.models.records import REFUSED_REVEAL
 from giftcards.statuses import Status
 from tests.admin.test_reveal import PASSWORD, let_pass, person, reveal
 from tests.admin.test_secrets import receive

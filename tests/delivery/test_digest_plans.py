@@ -20,7 +20,7 @@ from giftcards.delivery import digests, news
 from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit, StaffDigest
 from giftcards.models import Card, Order
-from giftcards.models.reveals_and_notes import REFUSED_REVEAL
+from giftcards.models.records import REFUSED_REVEAL
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import make_guide_order, make_order

@@ -27,7 +27,7 @@ from giftcards.delivery.news import alerts
 from giftcards.delivery.signals import staff_news
 from giftcards.management.roles import ROLES
 from giftcards.models import ApiKey, Card, Order, ProviderState
-from giftcards.models.reveals_and_notes import REFUSED_REVEAL
+from giftcards.models.records import REFUSED_REVEAL
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 from tests.books.wire import note_ledger

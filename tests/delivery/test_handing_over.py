@@ -18,7 +18,7 @@ from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.fulfilment import change_customer
 from giftcards.models import Order
-from giftcards.models.reveals_and_notes import REFUSED_REVEAL
+from giftcards.models.records import REFUSED_REVEAL
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.admin.test_reveal import let_pass

@@ -21,7 +21,7 @@ from giftcards.admin.revealing import take_turn
 from giftcards.conf import conf as core
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.models import Order
-from giftcards.models.reveals_and_notes import REFUSED_REVEAL
+from giftcards.models.records import REFUSED_REVEAL
 
 logger = logging.getLogger(__name__)
 
