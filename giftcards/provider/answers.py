@@ -247,11 +247,7 @@ def read_order(data: JsonObject, request_id: str) -> OrderAnswer:
 
 
 def read_page(data: JsonObject, request_id: str, *, asked_for: int) -> OrderPage:
-    rows = data.get("items")
-    if not isinstance(rows, list):
-        raise Unreadable("the answer has no list of orders")
-    pagination = data.get("pagination")
-    fields = _Fields(pagination if isinstance(pagination, dict) else {})
+    rows, fields = _rows_of(data, "orders")
     page = fields.whole("page")
     total_pages = fields.whole("totalPages")
     total_results = fields.whole("totalResults")
@@ -268,6 +264,15 @@ def read_page(data: JsonObject, request_id: str, *, asked_for: int) -> OrderPage
     )
 
 
+def _rows_of(data: JsonObject, kind: str) -> tuple[list[Any], _Fields]:
+    """The rows of a page, and the fields that say which page of how many it is."""
+    rows = data.get("items")
+    if not isinstance(rows, list):
+        raise Unreadable(f"the answer has no list of {kind}")
+    pagination = data.get("pagination")
+    return rows, _Fields(pagination if isinstance(pagination, dict) else {})
+
+
 # Types of bookings, by the provider's documentation; every refund comes in as well.
 _TYPES_IN = {"DEPOSIT", "RECEIVE", "POINT-EXCHANGE"}
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
@@ -279,12 +284,8 @@ _WORDS_OUT = {"OUT", "DEBIT", "-"}
 
 def read_ledger(data: JsonObject, _request_id: str) -> LedgerPage:
     """Read a page of bookings; one without usable type, amount or time is counted and skipped."""
-    told = data.get("items")
-    if not isinstance(told, list):
-        raise Unreadable("the answer has no list of transactions")
+    told, fields = _rows_of(data, "transactions")
     rows = tuple(filter(None, map(_read_booking, told)))
-    pagination = data.get("pagination")
-    fields = _Fields(pagination if isinstance(pagination, dict) else {})
     return LedgerPage(
         rows=rows,
         unreadable=len(told) - len(rows),
@@ -302,11 +303,7 @@ def _read_booking(row: object) -> LedgerRow | None:
     if not kind or amount is None or time is None:
         return None
     before, after = fields.money("oldBalance"), fields.money("newBalance")
-    direction = (
-        _direction_by_type(kind)
-        or _direction_by_balances(before, after)
-        or _direction_by_word(fields.label("operation"))
-    )
+    direction = _direction(kind, before, after, fields.label("operation").upper())
     return LedgerRow(
         row_id=fields.text("_id", IDENTIFIER.fullmatch),
         type=kind,
@@ -328,20 +325,15 @@ def _usual_type(told: str) -> str:
     return kind if is_known else told
 
 
-# The direction of a booking: 1 in, -1 out, 0 unknown.
-
-
-def _direction_by_type(kind: str) -> int:
-    return (kind in _TYPES_IN or kind.startswith(_REFUNDS)) - (kind in _TYPES_OUT)
-
-
-def _direction_by_balances(before: Decimal | None, after: Decimal | None) -> int:
-    return 0 if before is None or after is None else (after > before) - (after < before)
-
-
-def _direction_by_word(operation: str) -> int:
-    operation = operation.upper()
-    return (operation in _WORDS_IN) - (operation in _WORDS_OUT)
+def _direction(kind: str, before: Decimal | None, after: Decimal | None, word: str) -> int:
+    """The direction of a booking: 1 in, -1 out, 0 unknown."""
+    if kind in _TYPES_IN or kind.startswith(_REFUNDS):
+        return 1
+    if kind in _TYPES_OUT:
+        return -1
+    if before is not None and after is not None and before != after:
+        return 1 if after > before else -1
+    return (word in _WORDS_IN) - (word in _WORDS_OUT)
 
 
 def _signed(amount: Decimal, direction: int) -> Decimal:

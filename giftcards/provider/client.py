@@ -37,13 +37,10 @@ from giftcards.provider.answers import (
     JsonObject,
     KeyInfo,
     LedgerPage,
-    LedgerRow,
-    ListedProduct,
     OrderAnswer,
     OrderPage,
     Placed,
     Product,
-    ProductType,
     Unreadable,
     parse,
     plain,
@@ -57,20 +54,6 @@ from giftcards.provider.answers import (
     read_product,
 )
 from giftcards.provider.transport import MAX_BODY, Reply, Transport
-
-__all__ = [
-    "Catalogue",
-    "Client",
-    "KeyInfo",
-    "LedgerPage",
-    "LedgerRow",
-    "ListedProduct",
-    "OrderAnswer",
-    "OrderPage",
-    "Placed",
-    "Product",
-    "ProductType",
-]
 
 T = TypeVar("T")
 # Parses an envelope's ``data``, given the request's id; raises Unreadable.
@@ -156,9 +139,8 @@ class Client:
 
         ``page_size`` is 1 to 100 rows.
         """
-        params = _period(start, end, page, page_size)
         read = partial(read_page, asked_for=page)
-        return _unwrap(self._get("/v3/gift-cards/list", read, params=params, limit=_MAX_LIST_BODY))
+        return self._list("/v3/gift-cards/list", read, start, end, page, page_size)
 
     def transactions(
         self, *, start: datetime, end: datetime, page: int = 1, page_size: int = 100
@@ -167,9 +149,25 @@ class Client:
 
         ``page_size`` is 1 to 100 rows.
         """
-        params = _period(start, end, page, page_size)
-        path = "/v3/account/transactions"
-        return _unwrap(self._get(path, read_ledger, params=params, limit=_MAX_LIST_BODY))
+        return self._list("/v3/account/transactions", read_ledger, start, end, page, page_size)
+
+    def _list(
+        self,
+        path: str,
+        read: _Reader[T],
+        start: datetime,
+        end: datetime,
+        page: int,
+        page_size: int,
+    ) -> T:
+        # The provider wants both ends of the period, or none.
+        params = {
+            "page": str(page),
+            "pageSize": str(page_size),
+            "from": _timestamp(start),
+            "to": _timestamp(end),
+        }
+        return _unwrap(self._get(path, read, params=params, limit=_MAX_LIST_BODY))
 
     def validate(self) -> KeyInfo:
         """Return the type and the scope of the API key."""
@@ -301,16 +299,6 @@ def _segment(identifier: str) -> str:
     if identifier in ("", ".", ".."):  # quoting does not keep these from changing the path
         raise NotFound(f"{_TEXTS[NotFound]}.")
     return quote(identifier, safe="", errors="replace")
-
-
-def _period(start: datetime, end: datetime, page: int, page_size: int) -> dict[str, str]:
-    """The query for a page of a list; the provider wants both ends of the period, or none."""
-    return {
-        "page": str(page),
-        "pageSize": str(page_size),
-        "from": _timestamp(start),
-        "to": _timestamp(end),
-    }
 
 
 def _timestamp(moment: datetime) -> str:

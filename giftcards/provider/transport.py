@@ -58,10 +58,6 @@ class Reply:
         return self.status is not None and 200 <= self.status < 300
 
 
-def _always() -> bool:
-    return True
-
-
 class Transport:
     """Sends requests to ``base_url`` with the API key.
 
@@ -83,9 +79,7 @@ class Transport:
         """Make a GET request, on a pooled connection if one is idle; ``limit`` is in bytes."""
         return self._exchange(self._session, "GET", path, params=params, limit=limit)
 
-    def post(
-        self, path: str, *, json: Mapping[str, object], may_send: Callable[[], bool] = _always
-    ) -> Reply:
+    def post(self, path: str, *, json: Mapping[str, object], may_send: Callable[[], bool]) -> Reply:
         """Make a POST request once, on a new connection: a stale one may break after sending it.
 
         ``may_send`` is called right before each part of the request is written to the socket. Once
@@ -93,9 +87,7 @@ class Transport:
         """
         with _Session(self._api_key) as session:
             session.headers["Connection"] = "close"
-            return self._exchange(
-                session, "POST", path, json=json, limit=MAX_BODY, may_send=may_send
-            )
+            return self._exchange(session, "POST", path, json=json, may_send=may_send)
 
     def _exchange(
         self,
@@ -105,8 +97,8 @@ class Transport:
         *,
         params: Mapping[str, str] | None = None,
         json: Mapping[str, object] | None = None,
-        limit: int,
-        may_send: Callable[[], bool] = _always,
+        limit: int = MAX_BODY,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> Reply:
         """Send one request, without retries, and read as much of the response as comes in time."""
         status: int | None = None
