@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.exceptions import CodeDestroyed, DecryptionError
 from giftcards.keys.keyring import Keyring, Place, Sealed
 from giftcards.keys.secrecy import Masked, contained
+from giftcards.models.fields import EMPTY
 from giftcards.models.orders import Order
 
 if TYPE_CHECKING:
@@ -162,14 +163,10 @@ class Card(models.Model):
     value_fingerprint = models.CharField(max_length=64, editable=False)
     serial_fingerprint = models.CharField(max_length=64, blank=True, editable=False)
     # Of the last four characters of the code; "" if that would be more than half of it.
-    tail_fingerprint = models.CharField(
-        max_length=64, blank=True, default="", db_default="", editable=False
-    )
+    tail_fingerprint = models.CharField(max_length=64, editable=False, **EMPTY)
     # The fingerprint of the encryption key, or DESTROYED; "" for cards that are older than this
     # column.
-    key_fingerprint = models.CharField(
-        max_length=16, blank=True, default="", db_default="", editable=False
-    )
+    key_fingerprint = models.CharField(max_length=16, editable=False, **EMPTY)
     received_at = models.DateTimeField(_("received"), default=timezone.now, editable=False)
 
     objects = CardQuerySet.as_manager()

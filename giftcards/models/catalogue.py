@@ -12,7 +12,7 @@ from django.db.models import F, OuterRef, Q, Subquery
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.models.fields import ExactCharField
+from giftcards.models.fields import MONEY, ExactCharField
 
 
 class Names(NamedTuple):
@@ -132,9 +132,7 @@ class ProductType(models.Model):
     type_id: models.CharField[str, str] = ExactCharField(_("type"), max_length=100, editable=False)
     name = models.CharField(_("name"), max_length=200, blank=True, editable=False)
     # NULL: unknown.
-    price = models.DecimalField(
-        _("price per card"), max_digits=14, decimal_places=2, null=True, editable=False
-    )
+    price = models.DecimalField(_("price per card"), null=True, editable=False, **MONEY)
     stock = models.PositiveIntegerField(_("in stock"), null=True, editable=False)
 
     objects = ProductTypeQuerySet.as_manager()

@@ -26,6 +26,12 @@ _DEEPEST = 8
 _MOST_BYTES = 4_096
 _LARGEST_NUMBER = 2**63 - 1
 
+# The options of a column of money, in dinar.
+MONEY: dict[str, Any] = {"max_digits": 14, "decimal_places": 2}
+# The options of a text that may be missing. The database's default is there for processes of an
+# older version, which do not know the column.
+EMPTY: dict[str, Any] = {"blank": True, "default": "", "db_default": ""}
+
 
 def plain_line(text: str) -> None:
     """Validate one line of text in any script, without characters that reorder or hide text.

@@ -16,7 +16,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.exceptions import RefundError
-from giftcards.models.fields import ExactCharField, plain_line
+from giftcards.models.fields import MONEY, ExactCharField, plain_line
 from giftcards.models.order_queries import LAST_CHARACTER, PLANNED, batches
 from giftcards.models.orders import Order
 from giftcards.settlement import CustomerBreakdown, customer_breakdown
@@ -227,9 +227,7 @@ class CustomerRefund(models.Model):
         db_index=False,
         editable=False,
     )
-    amount = models.DecimalField(
-        _("amount"), max_digits=14, decimal_places=2, validators=[MinValueValidator(_CENTIME)]
-    )
+    amount = models.DecimalField(_("amount"), validators=[MinValueValidator(_CENTIME)], **MONEY)
     state = models.CharField(
         _("state"), max_length=10, choices=State, default=State.DONE, editable=False
     )

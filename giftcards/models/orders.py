@@ -28,6 +28,8 @@ from giftcards.exceptions import ConfigurationError, ReferenceConflict
 from giftcards.models.catalogue import Product
 from giftcards.models.changes import Acknowledgement, StatusChange
 from giftcards.models.fields import (
+    EMPTY,
+    MONEY,
     ExactCharField,
     ExactEmailField,
     complaint_about_metadata,
@@ -54,6 +56,7 @@ _ENDED_BY_MOVING: Mapping[Status, Collection[Kind]] = {
 # SQLite allows at most 32,766 parameters in a statement.
 _MOVED_AT_ONCE = 1_000
 
+_not_negative = MinValueValidator(Decimal(0))
 # For URLs, logs and terminals: no spaces, control characters or bidirectional characters.
 plain_text = RegexValidator(
     r"\A[!-~]+\Z", _("Use letters, digits and punctuation only, without spaces.")
@@ -304,6 +307,16 @@ def _is_more_than_nothing(amount: str) -> models.GeneratedField:
     )
 
 
+def _newest(name: str, *columns: str) -> models.Index:
+    """An index for lists of the orders with equal ``columns``, newest first."""
+    return models.Index(fields=(*columns, "-created_at", "-id"), name=f"giftcards_order_{name}")
+
+
+def _not_below_zero(amount: str, name: str) -> models.CheckConstraint:
+    condition = Q((f"{amount}__isnull", True)) | Q((f"{amount}__gte", 0))
+    return models.CheckConstraint(condition=condition, name=f"giftcards_order_{name}")
+
+
 class Order(models.Model):
     """One line bought from the provider: a product, a type (denomination), a quantity."""
 
@@ -325,59 +338,41 @@ class Order(models.Model):
         help_text=_("The denomination, as the provider's catalogue names it."),
     )
     # As the catalogue named them when the order was recorded; "" if it had not been read.
-    product_name = models.CharField(
-        _("product's name"),
-        max_length=200,
-        blank=True,
-        default="",
-        db_default="",
-        editable=False,
-    )
-    type_name = models.CharField(
-        _("type's name"), max_length=200, blank=True, default="", db_default="", editable=False
-    )
+    product_name = models.CharField(_("product's name"), max_length=200, editable=False, **EMPTY)
+    type_name = models.CharField(_("type's name"), max_length=200, editable=False, **EMPTY)
     quantity = models.PositiveIntegerField(
-        _("quantity"),
-        validators=[
-            MinValueValidator(1),
-            MaxValueValidator(MAX_QUANTITY),
-        ],
+        _("quantity"), validators=[MinValueValidator(1), MaxValueValidator(MAX_QUANTITY)]
     )
     sale_price = models.DecimalField(
         _("sale price"),
-        max_digits=14,
-        decimal_places=2,
         null=True,
         blank=True,
-        validators=[MinValueValidator(Decimal(0))],
+        validators=[_not_negative],
         help_text=_("What your customer pays for one card; optional."),
+        **MONEY,
     )
     sale_amount = models.DecimalField(
         _("sale amount"),
-        max_digits=14,
-        decimal_places=2,
         null=True,
         blank=True,
-        validators=[MinValueValidator(Decimal(0))],
+        validators=[_not_negative],
         help_text=_("What your customer pays for all the cards; optional."),
+        **MONEY,
     )
     max_price = models.DecimalField(
         _("highest price"),
-        max_digits=14,
-        decimal_places=2,
         null=True,
         blank=True,
-        validators=[MinValueValidator(Decimal(0))],
+        validators=[_not_negative],
         help_text=_("What one card may cost you at most; above it, a person decides."),
+        **MONEY,
     )
     group: models.CharField[str, str] = ExactCharField(
         _("group"),
         max_length=100,
-        blank=True,
-        default="",
-        db_default="",
         validators=[plain_line],
         help_text=_("What the order belongs to in your shop, such as a cart or an invoice."),
+        **EMPTY,
     )
     metadata = models.JSONField(_("metadata"), default=dict, db_default={}, blank=True)
     customer_email: models.CharField[str, str] = ExactEmailField(
@@ -385,20 +380,10 @@ class Order(models.Model):
     )
     # Exact like all that is searched for by its beginning.
     customer_name: models.CharField[str, str] = ExactCharField(
-        _("customer name"),
-        max_length=200,
-        blank=True,
-        default="",
-        db_default="",
-        validators=[plain_line],
+        _("customer name"), max_length=200, validators=[plain_line], **EMPTY
     )
     customer_phone: models.CharField[str, str] = ExactCharField(
-        _("customer phone"),
-        max_length=50,
-        blank=True,
-        default="",
-        db_default="",
-        validators=[plain_line],
+        _("customer phone"), max_length=50, validators=[plain_line], **EMPTY
     )
     customer_language = models.CharField(
         _("customer language"), max_length=20, blank=True, validators=[plain_text]
@@ -422,44 +407,27 @@ class Order(models.Model):
     # The id from placing, if it belongs to another order or to none. The provider did accept the
     # order, so no search proves that it was not bought. Kept until the order is sent again.
     answered_id: models.CharField[str, str] = ExactCharField(
-        max_length=100, blank=True, default="", db_default="", editable=False
+        max_length=100, editable=False, **EMPTY
     )
     # Its id was taken from the list, and a check by that id found nothing.
     is_only_listed = models.BooleanField(default=False, editable=False)
     fulfilled_quantity = models.PositiveIntegerField(_("delivered"), default=0, editable=False)
-    fulfilled_amount = models.DecimalField(
-        _("cost"), max_digits=14, decimal_places=2, null=True, editable=False
-    )
-    price_per_card = models.DecimalField(
-        _("price per card"), max_digits=14, decimal_places=2, null=True, editable=False
-    )
+    fulfilled_amount = models.DecimalField(_("cost"), null=True, editable=False, **MONEY)
+    price_per_card = models.DecimalField(_("price per card"), null=True, editable=False, **MONEY)
     # The price in the catalogue just before sending; the final answer may have another one.
     price_at_placing = models.DecimalField(
-        _("price at placing"), max_digits=14, decimal_places=2, null=True, editable=False
+        _("price at placing"), null=True, editable=False, **MONEY
     )
     # The highest price per card that staff have approved, instead of the given ceiling.
     approved_price = models.DecimalField(
-        _("approved price"),
-        max_digits=14,
-        decimal_places=2,
-        null=True,
-        editable=False,
-        validators=[MinValueValidator(Decimal(0))],
+        _("approved price"), null=True, editable=False, validators=[_not_negative], **MONEY
     )
     # The fingerprint of the API key that it was sent with; "" until it is sent. The key decides the
     # account, and only that account's list can show what became of the order.
-    sent_with = models.CharField(
-        max_length=32, blank=True, default="", db_default="", editable=False
-    )
+    sent_with = models.CharField(max_length=32, editable=False, **EMPTY)
     # The environment of the account that bought it; "" until it is sent, or if that is unknown.
     environment = models.CharField(
-        _("environment"),
-        max_length=10,
-        choices=Environment,
-        blank=True,
-        default="",
-        db_default="",
-        editable=False,
+        _("environment"), max_length=10, choices=Environment, editable=False, **EMPTY
     )
     # The order whose missing cards this one orders again. Unique: that is done once.
     repeats = models.OneToOneField(
@@ -473,33 +441,19 @@ class Order(models.Model):
     # What is owed for missing cards has three parts. The first: the sum of the paid refunds, see
     # CustomerRefund.
     paid_back_amount = models.DecimalField(
-        _("paid back"),
-        max_digits=14,
-        decimal_places=2,
-        default=Decimal(0),
-        db_default=Decimal(0),
-        editable=False,
+        _("paid back"), default=Decimal(0), db_default=Decimal(0), editable=False, **MONEY
     )
     # The second: the sum of the planned refunds.
     planned_amount = models.DecimalField(
-        _("to be paid back"),
-        max_digits=14,
-        decimal_places=2,
-        default=Decimal(0),
-        db_default=Decimal(0),
-        editable=False,
+        _("to be paid back"), default=Decimal(0), db_default=Decimal(0), editable=False, **MONEY
     )
     # The third: what is left. NULL: the order is open, or nobody has said what the customer paid.
-    open_amount = models.DecimalField(
-        _("still owed"), max_digits=14, decimal_places=2, null=True, editable=False
-    )
+    open_amount = models.DecimalField(_("still owed"), null=True, editable=False, **MONEY)
     has_paid_back = _is_more_than_nothing("paid_back_amount")
     has_planned = _is_more_than_nothing("planned_amount")
     is_owing = _is_more_than_nothing("open_amount")
     # The amount that moved to the order for the missing cards; NULL: there is no such order.
-    reordered_amount = models.DecimalField(
-        max_digits=14, decimal_places=2, null=True, editable=False
-    )
+    reordered_amount = models.DecimalField(null=True, editable=False, **MONEY)
     # True if the provider's figures agree with each other; NULL unless it is settled.
     is_consistent = models.BooleanField(_("figures agree"), null=True, editable=False)
     # The FIGURES_VERSION that computed the columns of `final_figures`; 0: none yet, because the
@@ -571,30 +525,16 @@ class Order(models.Model):
             models.Index(fields=("sent_at",), name="giftcards_order_sent"),
             models.Index(fields=("provider_alias",), name="giftcards_order_alias"),
             # The admin's list (all and by status) and search; counting by status.
-            models.Index(fields=("-created_at", "-id"), name="giftcards_order_newest"),
-            models.Index(
-                fields=("needs_attention", "-created_at", "-id"), name="giftcards_order_attention"
-            ),
-            models.Index(fields=("status", "-created_at", "-id"), name="giftcards_order_by_status"),
-            models.Index(
-                fields=("product_id", "-created_at", "-id"), name="giftcards_order_product"
-            ),
-            models.Index(
-                fields=("environment", "-created_at", "-id"), name="giftcards_order_environment"
-            ),
-            models.Index(
-                fields=("is_consistent", "-created_at", "-id"), name="giftcards_order_consistent"
-            ),
-            models.Index(
-                fields=("is_credited", "-created_at", "-id"), name="giftcards_order_credited"
-            ),
-            models.Index(
-                fields=("has_paid_back", "-created_at", "-id"), name="giftcards_order_has_paid_back"
-            ),
-            models.Index(
-                fields=("has_planned", "-created_at", "-id"), name="giftcards_order_has_planned"
-            ),
-            models.Index(fields=("is_owing", "-created_at", "-id"), name="giftcards_order_owing"),
+            _newest("newest"),
+            _newest("attention", "needs_attention"),
+            _newest("by_status", "status"),
+            _newest("product", "product_id"),
+            _newest("environment", "environment"),
+            _newest("consistent", "is_consistent"),
+            _newest("credited", "is_credited"),
+            _newest("has_paid_back", "has_paid_back"),
+            _newest("has_planned", "has_planned"),
+            _newest("owing", "is_owing"),
             models.Index(fields=("customer_email",), name="giftcards_order_email"),
             models.Index(fields=("customer_name",), name="giftcards_order_name"),
             models.Index(fields=("customer_phone",), name="giftcards_order_phone"),
@@ -641,35 +581,14 @@ class Order(models.Model):
                 condition=~Q(reference="") & ~Q(product_id="") & ~Q(type_id=""),
                 name="giftcards_order_line_is_named",
             ),
-            models.CheckConstraint(
-                condition=Q(price_per_card__isnull=True) | Q(price_per_card__gte=0),
-                name="giftcards_order_price",
-            ),
-            models.CheckConstraint(
-                condition=Q(fulfilled_amount__isnull=True) | Q(fulfilled_amount__gte=0),
-                name="giftcards_order_charged",
-            ),
-            models.CheckConstraint(
-                condition=Q(sale_price__isnull=True) | Q(sale_price__gte=0),
-                name="giftcards_order_sale_price",
-            ),
-            models.CheckConstraint(
-                condition=Q(sale_amount__isnull=True) | Q(sale_amount__gte=0),
-                name="giftcards_order_sale_amount",
-            ),
-            models.CheckConstraint(
-                condition=Q(max_price__isnull=True) | Q(max_price__gte=0),
-                name="giftcards_order_max_price",
-            ),
-            models.CheckConstraint(
-                condition=Q(approved_price__isnull=True) | Q(approved_price__gte=0),
-                name="giftcards_order_approved_price",
-            ),
+            _not_below_zero("price_per_card", "price"),
+            _not_below_zero("fulfilled_amount", "charged"),
+            _not_below_zero("sale_price", "sale_price"),
+            _not_below_zero("sale_amount", "sale_amount"),
+            _not_below_zero("max_price", "max_price"),
+            _not_below_zero("approved_price", "approved_price"),
             # Paid and planned refunds never exceed what is owed, even under concurrency.
-            models.CheckConstraint(
-                condition=Q(open_amount__isnull=True) | Q(open_amount__gte=0),
-                name="giftcards_order_open_amount",
-            ),
+            _not_below_zero("open_amount", "open_amount"),
             models.CheckConstraint(
                 condition=Q(paid_back_amount__gte=0), name="giftcards_order_paid_back"
             ),

@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.conf import conf
 from giftcards.keys.keyring import configured_key
+from giftcards.models.fields import EMPTY, MONEY
 from giftcards.models.times import ahead, is_ahead, is_recent, past
 
 # How long a key counts as proven after the provider accepted it. Short, because a key revoked
@@ -119,9 +120,7 @@ class ApiKey(models.Model):
     # See giftcards.keys.keyring.key_fingerprint.
     fingerprint = models.CharField(primary_key=True, max_length=32, editable=False)
     # The account it belongs to; "" if the provider did not say.
-    environment = models.CharField(
-        max_length=10, choices=Environment, blank=True, default="", db_default=""
-    )
+    environment = models.CharField(max_length=10, choices=Environment, **EMPTY)
     # Whether calls with it are stopped; a person ends that.
     is_refused = models.BooleanField(default=False)
     # The last refusal. It stays when calls are resumed: see ApiKeyQuerySet.accept.
@@ -282,10 +281,10 @@ class ProviderState(models.Model):
     outages = models.PositiveIntegerField(default=0)
 
     # The account's balance as last read, in dinars.
-    balance = models.DecimalField(_("balance"), max_digits=14, decimal_places=2, null=True)
+    balance = models.DecimalField(_("balance"), null=True, **MONEY)
     balance_read_at = models.DateTimeField(null=True)
     # The amount spent in the 24 hours before a worker last read the balance; NULL: none has.
-    spent_lately = models.DecimalField(max_digits=14, decimal_places=2, null=True)
+    spent_lately = models.DecimalField(null=True, **MONEY)
     # When it is to be read next; NULL: at once.
     balance_due_at = models.DateTimeField(null=True)
     # When the shop was told of the low balance; NULL: it is not low.
