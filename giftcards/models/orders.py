@@ -97,7 +97,11 @@ class OrderQuerySet(OrderQueries):
         try:
             with transaction.atomic():
                 order.save(force_insert=True)
-                self._name(order)
+                # After the INSERT: SQLite may fail a transaction that reads before it writes.
+                names = Product.objects.names(order.product_id, order.type_id)
+                if any(names):
+                    order.product_name, order.type_name = names
+                    order.save(update_fields=["product_name", "type_name"])
         except IntegrityError:
             known = self.filter(reference=order.reference).first()
             if known is None:
@@ -115,14 +119,6 @@ class OrderQuerySet(OrderQueries):
             return known
         order.is_new = True
         return order
-
-    def _name(self, order: Order) -> None:
-        """Store the catalogue's names of the new order's product and type, if it has any."""
-        # After the INSERT: SQLite may fail a transaction that reads before it writes.
-        names = Product.objects.names(order.product_id, order.type_id)
-        if any(names):
-            order.product_name, order.type_name = names
-            order.save(update_fields=["product_name", "type_name"])
 
     def checkable(self, *, now: datetime, interval: timedelta) -> Self:
         """Orders at the provider, not checked within ``interval``, and not claimed."""
@@ -271,8 +267,7 @@ def _status_columns(
     if target not in FINAL:
         return {"status": target}
     final = copy(order)
-    for name, value in {**values, "status": target}.items():
-        setattr(final, name, value)
+    _assign(final, {**values, "status": target})
     return {"status": target, "settled_at": now, "due_at": None, **final_figures(final)}
 
 
@@ -286,8 +281,14 @@ def final_figures(order: Order) -> dict[str, Any]:
     }
 
 
-def _values(row: models.Model, names: Iterable[str]) -> list[Any]:
-    return [getattr(row, name) for name in names]
+def _assign(order: Order, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(order, name, value)
+
+
+def customer_of(row: models.Model) -> dict[str, Any]:
+    """The customer's columns of an order, or of a correction, which has the earlier values."""
+    return {name: getattr(row, name) for name in OF_CUSTOMER}
 
 
 def _problem_columns(problems: list[Entry]) -> dict[str, Any]:
@@ -666,10 +667,8 @@ class Order(models.Model):
             return self.approved_price
         if self.max_price is not None:
             return self.max_price
-        return self._sold_for if conf.hold_above_sale_price else None
-
-    @property
-    def _sold_for(self) -> Decimal | None:
+        if not conf.hold_above_sale_price:
+            return None
         if self.sale_price is not None or self.sale_amount is None:
             return self.sale_price
         return (Decimal(self.sale_amount) / self.quantity).quantize(Decimal("0.01"), ROUND_DOWN)
@@ -704,12 +703,10 @@ class Order(models.Model):
         )
 
     def _is_or_was_for(self, other: Order) -> bool:
-        wanted = _values(other, OF_CUSTOMER)
-        if _values(self, OF_CUSTOMER) == wanted:
+        wanted = customer_of(other)
+        if customer_of(self) == wanted:
             return True
-        # Their columns of the same names have the earlier values.
-        earlier = self.customer_changes.all()
-        return any(_values(change, OF_CUSTOMER) == wanted for change in earlier)
+        return any(customer_of(change) == wanted for change in self.customer_changes.all())
 
     def check_values(self) -> None:
         """Raise ``ValidationError`` if an order cannot have these values."""
@@ -777,8 +774,7 @@ class Order(models.Model):
         row = Order.objects.filter(pk=self.pk, status=Status.PENDING, **as_read)
         if not row.unclaimed(timezone.now()).update(**values):
             return False
-        for name, value in values.items():
-            setattr(self, name, value)
+        _assign(self, values)
         return True
 
     @property
@@ -802,13 +798,11 @@ class Order(models.Model):
     def replace_problems(self, kind: Kind, problems: Iterable[Problem]) -> None:
         """Replace the problems of a kind; unchanged ones stay ticked off."""
         with transaction.atomic(using=self._state.db):
-            row = Order.objects.filter(pk=self.pk)
-            # This write locks the row until the end of the transaction.
-            row.update(needs_attention=F("needs_attention"))
+            self.lock()
             self.refresh_from_db(fields=["problems"])
             columns = self.problem_columns(ends={kind}, new=problems)
-            row.update(**columns)
-        self.problems, self.needs_attention = columns["problems"], columns["needs_attention"]
+            Order.objects.filter(pk=self.pk).update(**columns)
+        _assign(self, columns)
 
     def acknowledge(self, problem: Problem, *, by: str) -> Acknowledgement:
         """Record in the timeline that ``by`` has dealt with ``problem``."""
@@ -832,7 +826,7 @@ class Order(models.Model):
                 [entry | tick if Problem.of(entry) == problem else entry for entry in self.problems]
             )
             row.update(**columns)
-        self.problems, self.needs_attention = columns["problems"], columns["needs_attention"]
+        _assign(self, columns)
         return True
 
     def dispute(self, *, by: str) -> bool:
@@ -843,16 +837,14 @@ class Order(models.Model):
         """
         complaint = Problem("disputed", {"by": by})
         with transaction.atomic(using=self._state.db):
-            row = Order.objects.filter(pk=self.pk)
-            # This write locks the row until the end of the transaction.
-            row.update(needs_attention=F("needs_attention"))
+            self.lock()
             self.refresh_from_db(fields=["problems"])
             if self.is_disputed:
                 return False
             kept = [entry for entry in self.problems if entry.get("code") != complaint.code]
             columns = _problem_columns([*kept, complaint.as_dict()])
-            row.update(**columns)
-        self.problems, self.needs_attention = columns["problems"], columns["needs_attention"]
+            Order.objects.filter(pk=self.pk).update(**columns)
+        _assign(self, columns)
         return True
 
     @property
@@ -920,6 +912,5 @@ class Order(models.Model):
             if not row.filter(**(where or {})).update(**values):
                 return None
             change.save(force_insert=True)
-        for name, value in values.items():
-            setattr(self, name, value)
+        _assign(self, values)
         return change

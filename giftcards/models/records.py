@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from datetime import timedelta
-from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -18,7 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.exceptions import CustomerConflict
 from giftcards.models.cards import Card
 from giftcards.models.fields import ExactCharField, plain_line
-from giftcards.models.orders import OF_CUSTOMER, Order
+from giftcards.models.orders import OF_CUSTOMER, Order, customer_of
 
 #: The text in the admin's log about a person who has tried to reveal too many codes.
 REFUSED_REVEAL = "Reveal, refused"
@@ -122,7 +121,7 @@ class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
         ``order``.
         """
         order.check_customer(given)
-        change = CustomerChange(order=order, by=by, reason=reason, **_details(order))
+        change = CustomerChange(order=order, by=by, reason=reason, **customer_of(order))
         change.clean_fields(exclude={"order"})
         with transaction.atomic(using=self.db):
             order.lock()
@@ -130,7 +129,7 @@ class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
             stored = row.values(*OF_CUSTOMER).get()
             if stored == {**stored, **given}:
                 return None
-            if stored != _details(order):
+            if stored != customer_of(order):
                 raise CustomerConflict
             row.update(**given)
             change.save(force_insert=True)
@@ -176,10 +175,6 @@ class CustomerChange(models.Model):
     def before(self, order: Order) -> Order:
         """A copy of ``order`` with the customer before this change; do not save it."""
         earlier = copy(order)
-        for name in OF_CUSTOMER:
-            setattr(earlier, name, getattr(self, name))
+        for name, value in customer_of(self).items():
+            setattr(earlier, name, value)
         return earlier
-
-
-def _details(order: Order) -> dict[str, Any]:
-    return {name: getattr(order, name) for name in OF_CUSTOMER}
