@@ -133,9 +133,8 @@ class _Reader:
 def _is_unfinished() -> bool:
     """True if an interrupted reading is recent enough to be resumed."""
     listed_at = Product.objects.last_listed()
-    if listed_at is None or not is_recent(listed_at, timezone.now(), within=_RESUMABLE):
-        return False
-    return Product.objects.to_read().exists()
+    is_resumable = is_recent(listed_at, timezone.now(), within=_RESUMABLE)
+    return is_resumable and Product.objects.to_read().exists()
 
 
 def keep_types(product_id: str, product: ToldProduct, *, at: datetime) -> None:

@@ -82,16 +82,13 @@ class CardQuerySet(models.QuerySet["Card"]):
 
         Only the fingerprint is left that recognises the same code if it is delivered again.
         """
-        return (
-            self.readable()
-            .order_by()
-            .update(
-                sealed="",
-                key_fingerprint=DESTROYED,
-                identity="",
-                serial_fingerprint="",
-                tail_fingerprint="",
-            )
+        cards = self.readable().order_by()
+        return cards.update(
+            sealed="",
+            key_fingerprint=DESTROYED,
+            identity="",
+            serial_fingerprint="",
+            tail_fingerprint="",
         )
 
     def key_fingerprints(self) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -19,19 +18,11 @@ from giftcards.exceptions import RefundError
 from giftcards.models.fields import MONEY, ExactCharField, plain_line
 from giftcards.models.order_queries import LAST_CHARACTER, PLANNED, batches
 from giftcards.models.orders import Order
-from giftcards.settlement import CustomerBreakdown, customer_breakdown
+from giftcards.settlement import customer_breakdown
 
 _CENTIME = Decimal("0.01")
 # The columns of an order that are computed from its refunds.
 _SUMS = ("paid_back_amount", "planned_amount", "open_amount")
-
-
-@dataclass(slots=True)
-class _Sums:
-    """The sums of the refunds of an order."""
-
-    paid_back: Decimal = Decimal("0.00")
-    planned: Decimal = Decimal("0.00")
 
 
 class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
@@ -105,7 +96,7 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
             sums = _sums_of(keys)
             rows = Order.objects.filter(pk__in=keys).order_by()
             written = rows.values_list("pk", "paid_back_amount", "planned_amount")
-            stale = [key for key, *amounts in written if _Sums(*amounts) != sums[key]]
+            stale = [key for key, *amounts in written if amounts != sums[key]]
             with transaction.atomic():
                 for key in stale:
                     # Every version has written the right ``open_amount``.
@@ -131,24 +122,26 @@ def _lock(key: int) -> Order:
     return order
 
 
-def _sums_of(keys: Collection[int]) -> Mapping[int, _Sums]:
-    """The sums of the refunds of these orders, including rows that somebody wrote by hand."""
-    sums = {key: _Sums() for key in keys}
+def _sums_of(keys: Collection[int]) -> Mapping[int, list[Decimal]]:
+    """The sums of the paid and of the planned refunds of each order.
+
+    Includes rows that somebody wrote by hand.
+    """
+    sums = {key: [Decimal("0.00"), Decimal("0.00")] for key in keys}
     refunds = CustomerRefund.objects.filter(order__in=keys).order_by()
     # Added up here, because SQLite would compute with binary fractions.
     for key, state, amount in refunds.values_list("order", "state", "amount"):
         if state == RefundState.DONE:
-            sums[key].paid_back += amount
+            sums[key][0] += amount
         elif state == RefundState.CREATED:
-            sums[key].planned += amount
+            sums[key][1] += amount
     return sums
 
 
 def _count(order: Order) -> None:
-    sums = _sums_of([order.pk])[order.pk]
-    order.paid_back_amount, order.planned_amount = sums.paid_back, sums.planned
+    order.paid_back_amount, order.planned_amount = _sums_of([order.pk])[order.pk]
     breakdown = customer_breakdown(order)
-    order.open_amount = None if breakdown is None else breakdown.open_amount
+    order.open_amount = breakdown and breakdown.open_amount
 
 
 def _write_sums(order: Order) -> None:
@@ -162,8 +155,14 @@ def refundable_amount(order: Order) -> Decimal:
     Raises :exc:`~giftcards.exceptions.RefundError`, which says why, if nothing can be paid back.
     """
     breakdown = customer_breakdown(order)
+    if not order.is_final:
+        raise RefundError(
+            gettext("The order is open: it is not known yet whether anything is owed.")
+        )
     if breakdown is None:
-        raise RefundError(_why_nothing_is_known(order))
+        raise RefundError(
+            gettext("What the customer is owed is not known: the order has no sale amount.")
+        )
     if order.reordered_amount is not None:
         raise RefundError(
             gettext(
@@ -171,9 +170,13 @@ def refundable_amount(order: Order) -> Decimal:
                 " new order."
             )
         )
-    if breakdown.open_amount <= 0:
-        raise RefundError(_why_nothing_is_left(breakdown))
-    return breakdown.open_amount
+    if breakdown.open_amount > 0:
+        return breakdown.open_amount
+    if breakdown.planned_amount:
+        raise RefundError(
+            gettext("All that is still owed is planned already: mark the refund as paid.")
+        )
+    raise RefundError(gettext("Nothing is left to be paid back for this order."))
 
 
 def check_amount(order: Order, amount: Decimal) -> None:
@@ -184,29 +187,11 @@ def check_amount(order: Order, amount: Decimal) -> None:
         raise RefundError(text, open=left, amount=amount)
 
 
-def _why_nothing_is_left(breakdown: CustomerBreakdown) -> str:
-    if breakdown.planned_amount:
-        return gettext("All that is still owed is planned already: mark the refund as paid.")
-    return gettext("Nothing is left to be paid back for this order.")
-
-
-def _why_nothing_is_known(order: Order) -> str:
-    if not order.is_final:
-        return gettext("The order is open: it is not known yet whether anything is owed.")
-    return gettext("What the customer is owed is not known: the order has no sale amount.")
-
-
 class RefundState(models.TextChoices):
     # Decided, and not paid yet. Its amount is no longer open: nobody plans or pays it twice.
     CREATED = "created", _("To be paid")
     DONE = "done", _("Paid back")
     CANCELLED = "cancelled", _("Taken back")
-
-
-class RefundSource(models.TextChoices):
-    STAFF = "staff", _("Staff")
-    CODE = "code", _("The shop's software")
-    COMMAND = "command", _("Command line")
 
 
 class CustomerRefund(models.Model):
@@ -215,8 +200,12 @@ class CustomerRefund(models.Model):
     It is never deleted. Once recorded, only its state changes.
     """
 
+    class Source(models.TextChoices):
+        STAFF = "staff", _("Staff")
+        CODE = "code", _("The shop's software")
+        COMMAND = "command", _("Command line")
+
     State = RefundState
-    Source = RefundSource
 
     order = models.ForeignKey(
         Order,

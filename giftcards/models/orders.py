@@ -859,16 +859,13 @@ class Order(models.Model):
 
     def may_be_claimed(self, now: datetime, *, due_by: datetime) -> bool:
         """True if the order is checked regularly, due by ``due_by``, and unclaimed at ``now``."""
+        is_claimed = is_ahead(self.claimed_until, now, longest=LONGEST_HOLD)
         is_due = self.due_at is not None and self.due_at <= due_by
-        return self.status in FOLLOWED and not self._is_claimed(now) and is_due
+        return self.status in FOLLOWED and not is_claimed and is_due
 
     def is_lost(self, now: datetime) -> bool:
         """True if the claim of its sender has expired: the sender counts as dead."""
-        return not self._is_claimed(now)
-
-    def _is_claimed(self, now: datetime) -> bool:
-        until = self.claimed_until
-        return until is not None and is_ahead(until, now, longest=LONGEST_HOLD)
+        return not is_ahead(self.claimed_until, now, longest=LONGEST_HOLD)
 
     def move(
         self,

@@ -8,7 +8,7 @@ from decimal import Decimal
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
-from django.utils.translation import get_language_bidi
+from django.utils.translation import get_language_bidi, gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.conf import conf
@@ -149,19 +149,16 @@ class ApiKey(models.Model):
         return self._was_accepted_within(_PROOF_IS_FRESH, now)
 
     def _was_accepted_within(self, span: timedelta, now: datetime) -> bool:
-        if self.is_refused or self.accepted_at is None:
-            return False
-        return is_recent(self.accepted_at, now, within=span)
+        return not self.is_refused and is_recent(self.accepted_at, now, within=span)
 
     def is_in_use(self, now: datetime) -> bool:
         """True if a running process is stopped because this key is refused."""
-        stopped_at = self.stopped_at
-        return stopped_at is not None and is_recent(stopped_at, now, within=_SIGN_HOLDS)
+        return is_recent(self.stopped_at, now, within=_SIGN_HOLDS)
 
     def is_at_work(self, now: datetime) -> bool:
         """True if a process has used it, or wanted to, within the last 10 minutes."""
         times = (self.accepted_at, self.stopped_at)
-        return any(at is not None and is_recent(at, now, within=_AT_WORK) for at in times)
+        return any(is_recent(at, now, within=_AT_WORK) for at in times)
 
     def last_use(self) -> float:
         """The timestamp at which a process last used the key, or wanted to; 0: never."""
@@ -331,8 +328,7 @@ class ProviderState(models.Model):
 
     def is_paused(self, now: datetime) -> bool:
         """True if all calls are paused, whatever their key."""
-        until = self.paused_until
-        return bool(self.pause and until and is_ahead(until, now, longest=LONGEST_PAUSE))
+        return bool(self.pause) and is_ahead(self.paused_until, now, longest=LONGEST_PAUSE)
 
     @property
     def was_blocked(self) -> bool:
@@ -384,12 +380,11 @@ class ProviderState(models.Model):
 
     def explain(self) -> str:
         """A text for staff: whether and why calls are paused, and what to do about it."""
-        return self.why_paused() or str(_("In service."))
+        return self.why_paused() or gettext("In service.")
 
     def is_balance_due(self, now: datetime) -> bool:
         """True if the balance is to be read."""
-        due_at = self.balance_due_at
-        return due_at is None or not is_ahead(due_at, now, longest=BALANCE_EVERY)
+        return not is_ahead(self.balance_due_at, now, longest=BALANCE_EVERY)
 
     @property
     def is_balance_low(self) -> bool:
@@ -399,15 +394,14 @@ class ProviderState(models.Model):
 
     def is_ticking(self, now: datetime) -> bool:
         """True if the watchdog, which runs once a minute, is at work."""
-        return self.ticked_at is not None and is_recent(self.ticked_at, now, within=_SIGN_HOLDS)
+        return is_recent(self.ticked_at, now, within=_SIGN_HOLDS)
 
     def is_failing(self, now: datetime) -> bool:
         """True if all requests have failed for some minutes.
 
         Shorter disturbances end by themselves.
         """
-        succeeded_at = self.succeeded_at
-        if succeeded_at is not None and is_recent(succeeded_at, now, within=_DISTURBANCE):
+        if is_recent(self.succeeded_at, now, within=_DISTURBANCE):
             return False
         return self.outages >= _FEW_OUTAGES or self.paused_because == self.Pause.RATE
 
@@ -419,17 +413,14 @@ class ProviderState(models.Model):
 
     def worker_problem(self, now: datetime) -> str:
         """A text for staff: why no worker seems to be running; "" if one is."""
-        heartbeats = [at for at in (self.ticked_at, self.swept_at) if at]
-        if not heartbeats:
-            return str(_("Background work has not begun yet: start `manage.py qcluster`."))
-        if not any(is_recent(at, now, within=_SIGN_HOLDS) for at in heartbeats):
-            return str(
-                _(
-                    "Background work has stopped: there has been no sign of it for more than 3"
-                    " minutes."
-                )
-            )
-        return ""
+        heartbeats = (self.ticked_at, self.swept_at)
+        if not any(heartbeats):
+            return gettext("Background work has not begun yet: start `manage.py qcluster`.")
+        if any(is_recent(at, now, within=_SIGN_HOLDS) for at in heartbeats):
+            return ""
+        return gettext(
+            "Background work has stopped: there has been no sign of it for more than 3 minutes."
+        )
 
 
 def _english(text: str) -> str:

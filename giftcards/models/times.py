@@ -18,9 +18,9 @@ from django.utils.dateparse import parse_datetime
 SLACK = timedelta(seconds=5)
 # The longest time for which a lease, or a claim on an order, is taken.
 LONGEST_HOLD = timedelta(minutes=2)
+_NO_TIME = timedelta(0)
 # The first and the last day of stored moments: far years do not fit into a datetime with every
 # zone, and not into every database.
-_NO_TIME = timedelta(0)
 _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(9998, 12, 31)
 
 
@@ -101,9 +101,9 @@ def _site_zone() -> tzinfo:
     return timezone.get_default_timezone()
 
 
-def is_ahead(moment: datetime, now: datetime, *, longest: timedelta) -> bool:
-    """True if ``moment`` is yet to come, but ahead by no more than ``longest``."""
-    return now < moment <= now + longest + SLACK
+def is_ahead(moment: datetime | None, now: datetime, *, longest: timedelta) -> bool:
+    """True if ``moment`` is yet to come, but ahead by no more than ``longest``; ``None`` is not."""
+    return moment is not None and now < moment <= now + longest + SLACK
 
 
 def ahead(field: str, now: datetime, *, longest: timedelta) -> Q:
@@ -120,6 +120,6 @@ def past(field: str, now: datetime, *, longest: timedelta) -> Q:
     )
 
 
-def is_recent(moment: datetime, now: datetime, *, within: timedelta) -> bool:
-    """True if ``moment`` is less than ``within`` ago; a moment ahead of ``now`` is not recent."""
-    return -SLACK <= now - moment < within
+def is_recent(moment: datetime | None, now: datetime, *, within: timedelta) -> bool:
+    """True if ``moment`` is less than ``within`` ago, and neither ``None`` nor ahead of ``now``."""
+    return moment is not None and -SLACK <= now - moment < within
