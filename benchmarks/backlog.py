@@ -82,11 +82,11 @@ def _accept(shop: Shop, url: str, count: int, products: Sequence[str]) -> None:
 
     def buy(number: int) -> Order:
         product_id = products[number % PRODUCTS]
-        placed = client.place(product_id=product_id, type_id=TYPE, quantity=2)
+        provider_id = client.place(product_id=product_id, type_id=TYPE, quantity=2)
         return build_guide_order(
             Status.HANDLING,
             reference=f"{shop.run}-open-{number}",
-            provider_order_id=placed.order_id,
+            provider_order_id=provider_id,
             product_id=product_id,
             type_id=TYPE,
             quantity=2,

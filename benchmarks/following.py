@@ -45,7 +45,7 @@ def run(size: str, kind: str, limit: str = "60", *, is_quick: bool) -> None:
             placed: dict[str, list[str]] = {type_id: [] for type_id in TYPES}
             for type_id in random.choices(TYPES, k=count):
                 order = client.place(product_id=PRODUCT, type_id=type_id, quantity=2)
-                placed[type_id].append(order.order_id)
+                placed[type_id].append(order)
         for type_id, ids in placed.items():
             accept(ids, type_id=type_id)
         base = len(simulator.requests)

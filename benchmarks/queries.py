@@ -26,7 +26,7 @@ def run(*, is_quick: bool) -> None:
                 for model in (StatusChange, Card, Order):
                     model.objects.all().delete()
                 ids = [
-                    client.place(product_id=PRODUCT, type_id="SIM_NEVER", quantity=2).order_id
+                    client.place(product_id=PRODUCT, type_id="SIM_NEVER", quantity=2)
                     for _ in range(count)
                 ]
                 accept(ids, type_id="SIM_NEVER")

@@ -138,7 +138,6 @@ def answer(status: str | None = "HANDLING", **values: Any) -> OrderAnswer:
         "type_id": "",
         "created_at": None,
         "problems": (),
-        "request_id": "",
     }
     return OrderAnswer(status=status, **{**nothing, **values})
 

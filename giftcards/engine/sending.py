@@ -148,7 +148,7 @@ def _place(
     """Make the request for a claimed order, unless it is too late, and record the outcome."""
     failure: ProviderError | None = None
     try:
-        placed = gateway.client.place(
+        provider_id = gateway.client.place(
             product_id=order.product_id,
             type_id=order.type_id,
             quantity=order.quantity,
@@ -161,8 +161,8 @@ def _place(
             _persist(partial(_record_failure, order, failure, price))
         else:
             # Log before using the database: if it is down, the log still has the id.
-            logger.info("Order %s was accepted as %s.", order.reference, placed.order_id)
-            record = partial(_record_acceptance, order, placed.order_id, price, gateway.list_turn())
+            logger.info("Order %s was accepted as %s.", order.reference, provider_id)
+            record = partial(_record_acceptance, order, provider_id, price, gateway.list_turn())
             _persist(record)
     finally:
         # Even if the order cannot be written: the key's refusal must not be forgotten.

@@ -44,14 +44,6 @@ class Unreadable(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """An accepted order: the provider's ids of the order (safe in a path) and of the request."""
-
-    order_id: str
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class OrderAnswer:
     """The provider's answer about one order.
 
@@ -72,7 +64,6 @@ class OrderAnswer:
     type_id: str
     created_at: datetime | None
     problems: tuple[Problem, ...]
-    request_id: str
 
     @property
     def different_cards(self) -> tuple[CardSecret, ...]:
@@ -90,10 +81,9 @@ def without_repetitions(cards: Iterable[CardSecret]) -> tuple[CardSecret, ...]:
 
 @dataclass(frozen=True, slots=True)
 class OrderPage:
-    """One page of the list of orders. ``page`` is the number that the provider gives."""
+    """One page of the list of orders."""
 
     items: tuple[OrderAnswer, ...]
-    page: int
     total_pages: int | None
     total_results: int | None
     problems: tuple[Problem, ...]
@@ -115,7 +105,6 @@ class KeyInfo:
 
     key_type: str
     scope: str
-    is_enabled: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +121,6 @@ class ProductType:
 class Product:
     """A product and the denominations it is sold in."""
 
-    product_id: str
     title: str
     types: tuple[ProductType, ...]
 
@@ -220,15 +208,16 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> JsonObject:
     return found
 
 
-def read_placed(data: JsonObject, request_id: str) -> Placed:
+def read_placed(data: JsonObject) -> str:
+    """Read the provider's id of an accepted order."""
     order_id = data.get("orderId")
     # The id goes into paths, and this provider's ids are never numbers or like "../x".
     if not isinstance(order_id, str) or not IDENTIFIER.fullmatch(order_id):
         raise Unreadable("the answer names no usable order id")
-    return Placed(order_id, request_id)
+    return order_id
 
 
-def read_order(data: JsonObject, request_id: str) -> OrderAnswer:
+def read_order(data: JsonObject) -> OrderAnswer:
     fields = _Fields(data)
     return OrderAnswer(
         provider_id=fields.text("_id", IDENTIFIER.fullmatch),
@@ -242,22 +231,21 @@ def read_order(data: JsonObject, request_id: str) -> OrderAnswer:
         type_id=fields.text("type", _is_plain),
         created_at=fields.moment("time"),
         problems=tuple(fields.problems),
-        request_id=request_id,
     )
 
 
-def read_page(data: JsonObject, request_id: str, *, asked_for: int) -> OrderPage:
+def read_page(data: JsonObject) -> OrderPage:
     rows, fields = _rows_of(data, "orders")
-    page = fields.whole("page")
+    # Nobody uses its number, but an unusable one is a problem.
+    fields.whole("page")
     total_pages = fields.whole("totalPages")
     total_results = fields.whole("totalResults")
-    items = tuple(read_order(row, request_id) for row in rows if isinstance(row, dict))
+    items = tuple(read_order(row) for row in rows if isinstance(row, dict))
     if len(items) < len(rows):
         lost = {"lost": len(rows) - len(items), "total": len(rows)}
         fields.problems.append(Problem("rows_unreadable", lost))
     return OrderPage(
         items=items,
-        page=asked_for if page is None else page,
         total_pages=total_pages,
         total_results=total_results,
         problems=tuple(fields.problems),
@@ -282,7 +270,7 @@ _WORDS_IN = {"IN", "CREDIT", "+"}
 _WORDS_OUT = {"OUT", "DEBIT", "-"}
 
 
-def read_ledger(data: JsonObject, _request_id: str) -> LedgerPage:
+def read_ledger(data: JsonObject) -> LedgerPage:
     """Read a page of bookings; one without usable type, amount or time is counted and skipped."""
     told, fields = _rows_of(data, "transactions")
     rows = tuple(filter(None, map(_read_booking, told)))
@@ -349,33 +337,26 @@ def _count(fields: _Fields, name: str) -> int | None:
     return None if count is None or count < 0 else count
 
 
-def read_key_info(data: JsonObject, _request_id: str) -> KeyInfo:
+def read_key_info(data: JsonObject) -> KeyInfo:
     # The answer also contains the whole key, which is not copied.
     described = data.get("apiKey")
     if not isinstance(described, dict):
         raise Unreadable("the answer does not describe the key")
     fields = _Fields(described)
-    is_enabled = described.get("isEnabled")
     return KeyInfo(
-        key_type=fields.text("type", _WORD.fullmatch),
-        scope=fields.text("scope", _WORD.fullmatch),
-        is_enabled=is_enabled if isinstance(is_enabled, bool) else None,
+        key_type=fields.text("type", _WORD.fullmatch), scope=fields.text("scope", _WORD.fullmatch)
     )
 
 
-def read_balance(data: JsonObject, _request_id: str) -> Decimal:
+def read_balance(data: JsonObject) -> Decimal:
     balance = _Fields(data).money("balance")
     if balance is None:
         raise Unreadable("the answer has no usable balance")
     return balance
 
 
-def read_catalogue(data: JsonObject, _request_id: str) -> Catalogue:
-    """Read the catalogue; a row that cannot be used is counted and skipped.
-
-    A catalogue without any usable product raises :exc:`Unreadable`: it would take everything off
-    sale.
-    """
+def read_catalogue(data: JsonObject) -> Catalogue:
+    """Read the catalogue; refuse one without usable products, which would take all off sale."""
     categories = data.get("categories")
     if not isinstance(categories, list):
         raise Unreadable("the answer has no list of categories")
@@ -424,7 +405,7 @@ def _title(fields: _Fields) -> str:
     return fields.label("title") or fields.label("name")
 
 
-def read_product(data: JsonObject, _request_id: str, *, asked_for: str) -> Product:
+def read_product(data: JsonObject, *, asked_for: str) -> Product:
     rows = data.get("types")
     if not isinstance(rows, list):
         raise Unreadable("the answer has no list of types")
@@ -435,7 +416,6 @@ def read_product(data: JsonObject, _request_id: str, *, asked_for: str) -> Produ
     fields = _Fields(data)
     types = (_read_type(_Fields(row)) for row in rows if isinstance(row, dict))
     return Product(
-        product_id=asked_for,
         title=fields.label("productTitle"),
         types=tuple(found for found in types if found.type_id),
     )
@@ -463,8 +443,7 @@ def _is_plain(text: str) -> bool:
 class _Fields:
     """Reads the fields of a JSON object; an unusable one is ``None`` (text: ``""``).
 
-    What is wrong with numbers and cards is added to ``problems``, unless they are missing or
-    ``null``.
+    What is wrong with numbers and cards that are given is added to ``problems``.
     """
 
     def __init__(self, data: JsonObject) -> None:

@@ -39,7 +39,6 @@ from giftcards.provider.answers import (
     LedgerPage,
     OrderAnswer,
     OrderPage,
-    Placed,
     Product,
     Unreadable,
     parse,
@@ -56,8 +55,8 @@ from giftcards.provider.answers import (
 from giftcards.provider.transport import MAX_BODY, Reply, Transport
 
 T = TypeVar("T")
-# Parses an envelope's ``data``, given the request's id; raises Unreadable.
-_Reader = Callable[[JsonObject, str], T]
+# Parses an envelope's ``data``; raises Unreadable.
+_Reader = Callable[[JsonObject], T]
 
 _MAX_LIST_BODY = 2**24  # enough for a hundred orders with all their cards
 
@@ -108,8 +107,8 @@ class Client:
         type_id: str,
         quantity: int,
         may_send: Callable[[], bool] = lambda: True,
-    ) -> Placed:
-        """Place an order. Not idempotent, so the request is sent at most once.
+    ) -> str:
+        """Place an order, and return its id at the provider. Not idempotent: sent at most once.
 
         After :exc:`OutcomeUnknown`, the order may have been placed; after any other error, it was
         not. ``may_send`` is called when the connection stands, right before the request is written.
@@ -139,8 +138,7 @@ class Client:
 
         ``page_size`` is 1 to 100 rows.
         """
-        read = partial(read_page, asked_for=page)
-        return self._list("/v3/gift-cards/list", read, start, end, page, page_size)
+        return self._list("/v3/gift-cards/list", read_page, start, end, page, page_size)
 
     def transactions(
         self, *, start: datetime, end: datetime, page: int = 1, page_size: int = 100
@@ -229,7 +227,7 @@ class Client:
             try:
                 envelope = parse(reply.body)
                 if reply.is_success and envelope.get("success") is True:
-                    return read(_data(envelope), self._request_id(reply, envelope))
+                    return read(_data(envelope))
             except Unreadable as exc:
                 trouble = str(exc)
         return self._error(reply, envelope, trouble, missing, quotes_message=quotes_message)
@@ -264,16 +262,15 @@ class Client:
             text,
             status=reply.status,
             code=code,
-            request_id=self._request_id(reply, envelope),
+            request_id=(
+                self._token(envelope.get("requestId"))
+                or self._token(reply.headers.get("X-Request-Id"))
+            ),
             retry_after=_retry_after(reply.headers.get("Retry-After")),
             reason=reason,
             message=message,
             detail=", ".join(filter(None, ("" if code else label, trouble))),
         )
-
-    def _request_id(self, reply: Reply, envelope: JsonObject) -> str:
-        in_body = self._token(envelope.get("requestId"))
-        return in_body or self._token(reply.headers.get("X-Request-Id"))
 
     def _token(self, value: object) -> str:
         """Return ``value`` if it is a plain token that does not contain the key, else ``""``."""

@@ -85,7 +85,7 @@ def sent(visit: Visit, button: str = SUBMIT, **values: str) -> Visit:
 def comparison(browser: Browser) -> None:
     """A lost order beside one at the provider."""
     with Client(base_url=conf.base_url, api_key=conf.api_key, timeout=5) as client:
-        other = client.place(product_id=PRODUCT, type_id=TYPE, quantity=3).order_id
+        other = client.place(product_id=PRODUCT, type_id=TYPE, quantity=3)
     about("web-1040", "resolve")(browser)
     browser.find("[value=adopt-other]").click()
     browser.fill(provider_order_id=other)

@@ -213,7 +213,7 @@ def test_a_lost_order_can_be_compared_adopted_and_released(
     boss: Browser, simulator: Simulator, language: str
 ) -> None:
     with Client(base_url=conf.base_url, api_key=conf.api_key, timeout=5) as client:
-        other = client.place(product_id=PRODUCT, type_id=TYPE, quantity=3).order_id
+        other = client.place(product_id=PRODUCT, type_id=TYPE, quantity=3)
     boss.speak(language)
     boss.resize(*PHONE)
     boss.open(page_of("web-1040"))

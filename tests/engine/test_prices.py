@@ -236,7 +236,7 @@ class TestRequired:
             asked.append(product_id)
             pass_time(100)
             kind = ProductType("type_001", "", Decimal(490), stock=None)
-            return Product(product_id, "", (kind,))
+            return Product("", (kind,))
 
         prices = PriceList(read, key="k")
         for seconds, made in [(0, 1), (499, 1), (1, 2)]:

@@ -59,7 +59,7 @@ def pass_time(seconds: float) -> None:
 def buy_elsewhere(type_id: str, quantity: int = 2) -> str:
     """Another system of the shop buys on the same account; the order's id."""
     with Client(base_url=conf.base_url, api_key=conf.api_key, timeout=5) as client:
-        return client.place(product_id=PSN, type_id=type_id, quantity=quantity).order_id
+        return client.place(product_id=PSN, type_id=type_id, quantity=quantity)
 
 
 def behave(monkeypatch: pytest.MonkeyPatch, *type_ids: str) -> None:

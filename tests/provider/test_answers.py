@@ -30,12 +30,12 @@ HANDLING = {"status": "HANDLING"}
 
 
 def order(**fields: Any) -> OrderAnswer:
-    return read_order({**HANDLING, **fields}, "")
+    return read_order({**HANDLING, **fields})
 
 
 def written(text: str) -> OrderAnswer:
     """Read an order whose further fields are given as JSON text."""
-    return read_order(parse(f'{{"status": "HANDLING", {text}}}'.encode()), "")
+    return read_order(parse(f'{{"status": "HANDLING", {text}}}'.encode()))
 
 
 def doubt(name: str, code: str, fault: str, value: str) -> Problem:
@@ -248,7 +248,7 @@ class TestCards:
     @given(st.text().filter(lambda text: text.strip()), st.text())
     def test_any_text_of_a_card_is_kept(self, value: str, serial: str) -> None:
         body = json.dumps({"cards": [{"value": value, "serial": serial}]}).encode()
-        assert read_order(parse(body), "").cards == (CardSecret(value, serial),)
+        assert read_order(parse(body)).cards == (CardSecret(value, serial),)
 
 
 class TestWords:
@@ -261,7 +261,7 @@ class TestWords:
     )
     def test_an_unusable_status_is_read_as_none(self, status: object) -> None:
         assert order(status=status).status is None
-        assert read_order({}, "").status is None
+        assert read_order({}).status is None
 
     @pytest.mark.parametrize("name", ["_id", "product", "type"])
     @pytest.mark.parametrize("value", [7, "a\u202eb", "a\x00", " a", "x" * 101, "\ud800", {}])
@@ -320,7 +320,7 @@ MONEY = st.decimals(0, 9_999_999, places=2)
 
 def ledger(*rows: Any, **pagination: Any) -> LedgerPage:
     body = json.dumps({"items": list(rows), "pagination": pagination}, default=float).encode()
-    return read_ledger(parse(body), "")
+    return read_ledger(parse(body))
 
 
 def booking(**fields: Any) -> LedgerRow:
@@ -423,7 +423,7 @@ class TestBookings:
         assert (page.total_pages, page.total_results) == (None, None)
 
     def test_a_page_without_pagination_is_read(self) -> None:
-        assert read_ledger({"items": [], "pagination": 3}, "") == LedgerPage((), 0, None, None)
+        assert read_ledger({"items": [], "pagination": 3}) == LedgerPage((), 0, None, None)
 
     def test_the_decimal_context_of_the_site_does_not_matter(self) -> None:
         with localcontext(Context(prec=3, rounding=ROUND_UP, traps=[Inexact])):

@@ -93,7 +93,7 @@ class TestOnTheWire:
         script = answer(response(PLACED))
         with Server(script, context) as server, client_of(server.url + "/") as client:
             for _ in range(2):
-                assert client.place(product_id="p", type_id="t", quantity=2).order_id == "A1"
+                assert client.place(product_id="p", type_id="t", quantity=2) == "A1"
         assert server.connections == 2
         head, _, body = server.requests[1].partition(b"\r\n\r\n")
         assert head.startswith(b"POST /v3/gift-cards/placeOrder HTTP/1.1\r\n")
