@@ -47,10 +47,7 @@ class CardQuerySet(models.QuerySet["Card"]):
         return self.readable().filter(_by_value(text) | _by_serial(text)).order_by()
 
     def newest_with_code(self, text: str, most: int) -> list[Card]:
-        """The newest cards of :meth:`with_code`, at most ``most``, newest first.
-
-        It is fast even if very many cards have the same serial, such as "N/A".
-        """
+        """At most ``most`` of :meth:`with_code`, newest first; fast even if all have one serial."""
         text = Masked(text)
         # A sum, which no index sorts: SQLite would otherwise scan all cards by primary key.
         newest_first = (F("pk") + 0).desc()
@@ -201,10 +198,7 @@ class Card(models.Model):
 
     @property
     def value(self) -> str:
-        """The code in the clear, with a masked ``repr``.
-
-        Raises :exc:`~giftcards.exceptions.DecryptionError`.
-        """
+        """The code in the clear, with a masked ``repr``; raises what :meth:`open` raises."""
         return self.open(Keyring.from_settings()).value
 
     @property

@@ -123,10 +123,7 @@ def _lock(key: int) -> Order:
 
 
 def _sums_of(keys: Collection[int]) -> Mapping[int, list[Decimal]]:
-    """The sums of the paid and of the planned refunds of each order.
-
-    Includes rows that somebody wrote by hand.
-    """
+    """The sums of the paid and of the planned refunds of each order, however they were written."""
     sums = {key: [Decimal("0.00"), Decimal("0.00")] for key in keys}
     refunds = CustomerRefund.objects.filter(order__in=keys).order_by()
     # Added up here, because SQLite would compute with binary fractions.
@@ -141,7 +138,7 @@ def _sums_of(keys: Collection[int]) -> Mapping[int, list[Decimal]]:
 def _count(order: Order) -> None:
     order.paid_back_amount, order.planned_amount = _sums_of([order.pk])[order.pk]
     breakdown = customer_breakdown(order)
-    order.open_amount = breakdown and breakdown.open_amount
+    order.open_amount = None if breakdown is None else breakdown.open_amount
 
 
 def _write_sums(order: Order) -> None:

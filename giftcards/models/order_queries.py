@@ -77,12 +77,8 @@ class OrderQueries(models.QuerySet["Order"]):
         return self.filter(settled_at=None)
 
     def urgent(self) -> Self:
-        """Orders that need the loop, because they can move within seconds.
-
-        Held orders, which wait for a person, are left out.
-        """
-        urgent = self.open().filter(status__in=URGENT)
-        return urgent.exclude(HELD)
+        """Orders that can move within seconds, so that they need the loop; without held ones."""
+        return self.open().filter(status__in=URGENT).exclude(HELD)
 
     def unclaimed(self, now: datetime) -> Self:
         """Orders without a claim, or with an expired one."""
@@ -137,11 +133,7 @@ class OrderQueries(models.QuerySet["Order"]):
         return late.unclaimed(now)
 
     def put_off_too_far(self, now: datetime, *, urgent: timedelta, others: timedelta) -> Self:
-        """Open orders that are due too far ahead.
-
-        An order is never put off for longer than ``urgent`` if it normally changes within seconds,
-        and ``others`` otherwise.
-        """
+        """Open orders that are due too far ahead: by ``urgent``, or by ``others``."""
         return self.open().filter(
             Q(status__in=URGENT, due_at__gt=now + urgent + SLACK)
             | Q(status__in=_PATIENT, due_at__gt=now + others + SLACK)
@@ -236,29 +228,16 @@ class OrderQueries(models.QuerySet["Order"]):
 
     def charged_since(self, since: datetime) -> Decimal:
         """The sum of the known charges of the orders that have settled after ``since``."""
-        found = (
-            self.filter(settled_at__gt=since)
-            .order_by()
-            .values_list("fulfilled_amount")
-            .annotate(models.Count("pk"))
-        )
+        settled = self.filter(settled_at__gt=since).order_by()
+        found = settled.values_list("fulfilled_amount").annotate(models.Count("pk"))
         # Added up here, because SQLite would compute with binary fractions.
-        return sum(
-            (amount * count for amount, count in found if amount is not None),
-            start=Decimal("0.00"),
-        )
+        known = (amount * count for amount, count in found if amount is not None)
+        return sum(known, start=Decimal("0.00"))
 
     def open_by_status(self) -> dict[Status, tuple[int, datetime | None]]:
-        """For each status with open orders: their number, and when the oldest was recorded.
-
-        Reads the open orders only.
-        """
-        found = (
-            self.open()
-            .order_by()
-            .values_list("status")
-            .annotate(models.Count("pk"), models.Min("created_at"))
-        )
+        """For each status with open orders: their number, and when the oldest was recorded."""
+        groups = self.open().order_by().values_list("status")
+        found = groups.annotate(models.Count("pk"), models.Min("created_at"))
         counts = {status: (count, since) for status, count, since in found}
         return {status: counts[status] for status in Status if status in counts}
 
@@ -273,13 +252,12 @@ def _spellings(text: str) -> dict[str, Collection[str]]:
 
     People type names and addresses in any case, or with the capital that a phone begins with.
     """
-    # Without repetitions, in a stable order.
-    names = dict.fromkeys((text, text.lower(), text.upper(), text.title()))
     return {
         "reference": [text],
         "group": [text],
         "provider_order_id": [text],
+        # Without repetitions, in a stable order.
         "customer_email": dict.fromkeys((text, text.lower())),
         "customer_phone": [text],
-        "customer_name": names,
+        "customer_name": dict.fromkeys((text, text.lower(), text.upper(), text.title())),
     }

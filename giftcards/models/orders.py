@@ -137,8 +137,7 @@ class OrderQuerySet(OrderQueries):
     ) -> list[Order]:
         """Claim these orders, just read by :meth:`to_check`; return those that were won.
 
-        One guarded UPDATE decides the race between processes. The claim expires at ``until`` unless
-        it is renewed or released before.
+        One guarded UPDATE decides the race between processes.
         """
         token = uuid.uuid4().hex
         rows = self.filter(pk__in=[order.pk for order in wanted]).order_by()
@@ -691,8 +690,7 @@ class Order(models.Model):
     def was_given_as(self, other: Order) -> bool:
         """True if ``other``, just made of a caller's values, has the values given for this order.
 
-        After a correction of the customer, both the current and the earlier details count as the
-        same.
+        The customer may be the current one, or the one before a correction.
         """
         return (
             # A collation may have taken one reference for the other.

@@ -75,12 +75,9 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def refuse(self, fingerprint: str, *, detail: str) -> bool:
         """Stop all calls with the key until :meth:`resume`; False if they were stopped already."""
         self.current(fingerprint)
-        accepted = self.filter(pk=fingerprint, is_refused=False)
-        return bool(
-            accepted.update(
-                is_refused=True, refused_at=timezone.now(), refusal=detail, accepted_at=None
-            )
-        )
+        row = self.filter(pk=fingerprint, is_refused=False)
+        refused = {"is_refused": True, "refused_at": timezone.now(), "refusal": detail}
+        return bool(row.update(**refused, accepted_at=None))
 
     def doubt(self) -> None:
         """Have every key probed again before several calls are made at a time."""
@@ -187,15 +184,12 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
             is_worse = _SEVERITY.index(reason) > _SEVERITY.index(state.pause)
             if state.is_paused(now) and not is_worse:
                 break
-            values = {
-                "pause": reason,
-                "pause_detail": detail,
-                "paused_at": now,
-                # A worse pause replaces another one, and does not shorten it.
-                "paused_until": max(until, state.pause_end(now)),
-            }
+            # A worse pause replaces another one, and does not shorten it.
+            longest = max(until, state.pause_end(now))
             # Guarded: if another process started a pause at the same time, read again.
-            if self.filter(pk=1, paused_at=state.paused_at).update(**values):
+            if self.filter(pk=1, paused_at=state.paused_at).update(
+                pause=reason, pause_detail=detail, paused_at=now, paused_until=longest
+            ):
                 if reason != ProviderState.Pause.RATE:
                     # A rate limit casts no doubt on a key; after any other pause, it is probed.
                     ApiKey.objects.doubt()
@@ -397,10 +391,7 @@ class ProviderState(models.Model):
         return is_recent(self.ticked_at, now, within=_SIGN_HOLDS)
 
     def is_failing(self, now: datetime) -> bool:
-        """True if all requests have failed for some minutes.
-
-        Shorter disturbances end by themselves.
-        """
+        """True if all requests have failed for some minutes; shorter disturbances do not count."""
         if is_recent(self.succeeded_at, now, within=_DISTURBANCE):
             return False
         return self.outages >= _FEW_OUTAGES or self.paused_because == self.Pause.RATE

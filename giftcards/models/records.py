@@ -61,8 +61,7 @@ class NoteQuerySet(models.QuerySet["Note"]):
     def add(self, order: Order, text: str, *, by: str) -> Note | None:
         """Add a note; return ``None`` if ``by`` has just written the same one, by a double click.
 
-        Raises ``ValidationError`` for a text that is empty, too long, or has control or direction
-        characters. Line breaks are allowed.
+        Raises ``ValidationError`` for a text that is empty, too long, or more than plain lines.
         """
         lines = text.replace("\r\n", "\n").expandtabs(4).strip()
         note = Note(order=order, text=lines, by=by)
