@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
+from django.db.models import Max
 from django.utils import timezone
 
 from giftcards.engine.background import Stopped, ask_when_free
@@ -83,7 +84,9 @@ class _Reader:
         self.reading = replace(self.reading, **changes)
 
     def run(self) -> None:
-        if not _is_unfinished():
+        listed_at = Product.objects.aggregate(last=Max("listed_at"))["last"]
+        is_resumable = is_recent(listed_at, timezone.now(), within=_RESUMABLE)
+        if not (is_resumable and Product.objects.to_read().exists()):
             self._read_list()
         products = list(Product.objects.to_read())
         self.note(total=len(products))
@@ -128,13 +131,6 @@ class _Reader:
 
     def _wait(self, is_paused: bool) -> None:
         self._on_wait(replace(self.reading, is_paused=is_paused))
-
-
-def _is_unfinished() -> bool:
-    """True if an interrupted reading is recent enough to be resumed."""
-    listed_at = Product.objects.last_listed()
-    is_resumable = is_recent(listed_at, timezone.now(), within=_RESUMABLE)
-    return is_resumable and Product.objects.to_read().exists()
 
 
 def keep_types(product_id: str, product: ToldProduct, *, at: datetime) -> None:

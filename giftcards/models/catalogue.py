@@ -69,11 +69,6 @@ class ProductQuerySet(models.QuerySet["Product"]):
             self.on_sale().filter(unread).order_by(F("types_read_at").asc(nulls_first=True), "pk")
         )
 
-    def last_listed(self) -> datetime | None:
-        """The time at which the catalogue was last read; ``None``: never."""
-        last: datetime | None = self.aggregate(last=models.Max("listed_at"))["last"]
-        return last
-
     def names(self, product_id: str, type_id: str) -> Names:
         kinds = ProductType.objects.filter(product=OuterRef("pk"), type_id=type_id)
         named = self.filter(product_id=product_id).annotate(

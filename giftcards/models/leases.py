@@ -85,16 +85,13 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
             slots = (RequestSlot(number=number, until=free) for number in range(count))
             self.bulk_create(slots, ignore_conflicts=True)
         elif existing > count:
-            self._shrink(count)
-
-    def _shrink(self, count: int) -> None:
-        """Delete the slots from ``count`` on; slots that stay take over their holds."""
-        now = timezone.now()
-        surplus = self.filter(number__gte=count)
-        for until in surplus.filter(until__gt=now).values_list("until", flat=True):
-            free = self.among(range(count)).free(now).values_list("number", flat=True)[:1]
-            self.take_one(free, now=now, until=until)
-        surplus.delete()
+            now = timezone.now()
+            surplus = self.filter(number__gte=count)
+            # Slots that stay take over the holds of those that go.
+            for until in surplus.filter(until__gt=now).values_list("until", flat=True):
+                free = self.among(range(count)).free(now).values_list("number", flat=True)[:1]
+                self.take_one(free, now=now, until=until)
+            surplus.delete()
 
     def among(self, numbers: range) -> Self:
         """The slots with these numbers, earliest free first."""

@@ -230,11 +230,7 @@ class OrderUpdate:
     @property
     def guard(self) -> dict[str, Any]:
         """Lookups that fail if somebody moved, claimed or ticked off the row since the read."""
-        return {
-            "status": self.order.status,
-            "claim": self.order.claim,
-            "needs_attention": self.order.needs_attention,
-        }
+        return _as_read(self.order, "status", "claim", "needs_attention")
 
     def columns(self, now: datetime) -> dict[str, Any]:
         columns = {"claimed_until": None, **self.values}
@@ -285,9 +281,13 @@ def _assign(order: Order, values: Mapping[str, Any]) -> None:
         setattr(order, name, value)
 
 
+def _as_read(row: models.Model, *names: str) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in names}
+
+
 def customer_of(row: models.Model) -> dict[str, Any]:
     """The customer's columns of an order, or of a correction, which has the earlier values."""
-    return {name: getattr(row, name) for name in OF_CUSTOMER}
+    return _as_read(row, *OF_CUSTOMER)
 
 
 def _problem_columns(problems: list[Entry]) -> dict[str, Any]:
@@ -297,13 +297,9 @@ def _problem_columns(problems: list[Entry]) -> dict[str, Any]:
 
 def _is_more_than_nothing(amount: str) -> models.GeneratedField:
     """A column that the database computes: True if ``amount`` is above 0. It serves an index."""
+    is_above = models.ExpressionWrapper(Q((f"{amount}__gt", 0)), output_field=models.BooleanField())
     return models.GeneratedField(
-        expression=models.ExpressionWrapper(
-            Q((f"{amount}__gt", 0)), output_field=models.BooleanField()
-        ),
-        output_field=models.BooleanField(),
-        db_persist=True,
-        editable=False,
+        expression=is_above, output_field=models.BooleanField(), db_persist=True, editable=False
     )
 
 
@@ -767,8 +763,7 @@ class Order(models.Model):
         """
         new = [] if problem is None else [problem]
         values |= self.problem_columns(ends={Kind.SENDING}, new=new)
-        names = ("claim", "due_at", "approved_price", "needs_attention")
-        as_read = {name: getattr(self, name) for name in names}
+        as_read = _as_read(self, "claim", "due_at", "approved_price", "needs_attention")
         row = Order.objects.filter(pk=self.pk, status=Status.PENDING, **as_read)
         if not row.unclaimed(timezone.now()).update(**values):
             return False

@@ -138,7 +138,8 @@ class Client:
 
         ``page_size`` is 1 to 100 rows.
         """
-        return self._list("/v3/gift-cards/list", read_page, start, end, page, page_size)
+        path, params = "/v3/gift-cards/list", _period(start, end, page, page_size)
+        return _unwrap(self._get(path, read_page, params=params, limit=_MAX_LIST_BODY))
 
     def transactions(
         self, *, start: datetime, end: datetime, page: int = 1, page_size: int = 100
@@ -147,25 +148,8 @@ class Client:
 
         ``page_size`` is 1 to 100 rows.
         """
-        return self._list("/v3/account/transactions", read_ledger, start, end, page, page_size)
-
-    def _list(
-        self,
-        path: str,
-        read: _Reader[T],
-        start: datetime,
-        end: datetime,
-        page: int,
-        page_size: int,
-    ) -> T:
-        # The provider wants both ends of the period, or none.
-        params = {
-            "page": str(page),
-            "pageSize": str(page_size),
-            "from": _timestamp(start),
-            "to": _timestamp(end),
-        }
-        return _unwrap(self._get(path, read, params=params, limit=_MAX_LIST_BODY))
+        path, params = "/v3/account/transactions", _period(start, end, page, page_size)
+        return _unwrap(self._get(path, read_ledger, params=params, limit=_MAX_LIST_BODY))
 
     def validate(self) -> KeyInfo:
         """Return the type and the scope of the API key."""
@@ -296,6 +280,12 @@ def _segment(identifier: str) -> str:
     if identifier in ("", ".", ".."):  # quoting does not keep these from changing the path
         raise NotFound(f"{_TEXTS[NotFound]}.")
     return quote(identifier, safe="", errors="replace")
+
+
+def _period(start: datetime, end: datetime, page: int, page_size: int) -> dict[str, str]:
+    # The provider wants both ends of the period, or none.
+    period = {"from": _timestamp(start), "to": _timestamp(end)}
+    return {"page": str(page), "pageSize": str(page_size), **period}
 
 
 def _timestamp(moment: datetime) -> str:
