@@ -89,8 +89,8 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
             surplus = self.filter(number__gte=count)
             # Slots that stay take over the holds of those that go.
             for until in surplus.filter(until__gt=now).values_list("until", flat=True):
-                free = self.among(range(count)).free(now).values_list("number", flat=True)[:1]
-                self.take_one(free, now=now, until=until)
+                numbers = self.among(range(count)).free(now).values_list("number", flat=True)[:1]
+                self.take_one(numbers, now=now, until=until)
             surplus.delete()
 
     def among(self, numbers: range) -> Self:

@@ -59,8 +59,7 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
         """Mark a planned refund as paid; does nothing if it was paid already."""
         refund.check_text("by", "executed_by", by)
         with transaction.atomic():
-            locked = _lock(refund.order_id)
-            refund.read_again(locked)
+            locked = refund.read_locked()
             if refund.state == RefundState.CANCELLED:
                 raise RefundError(gettext("This refund was taken back."))
             refund.mark_as_paid(by=by)
@@ -71,8 +70,7 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
         refund.check_text("by", "cancelled_by", by)
         refund.check_text("why", "cancel_reason", why)
         with transaction.atomic():
-            locked = _lock(refund.order_id)
-            refund.read_again(locked)
+            locked = refund.read_locked()
             if refund.state == RefundState.CANCELLED:
                 return
             refund.change(
@@ -320,10 +318,12 @@ class CustomerRefund(models.Model):
             )
             raise RefundError(text, reference=self.reference)
 
-    def read_again(self, order: Order) -> None:
-        """Read the row again, and set ``order`` as its order."""
+    def read_locked(self) -> Order:
+        """Lock the order until the transaction ends, and read the row again; return the order."""
+        locked = _lock(self.order_id)
         self.refresh_from_db()
-        self.order, self.has_changed = order, False
+        self.order, self.has_changed = locked, False
+        return locked
 
     def mark_as_paid(self, *, by: str) -> None:
         """Mark the refund as paid if it is only planned."""

@@ -208,6 +208,13 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> JsonObject:
     return found
 
 
+def _list(data: JsonObject, name: str, kind: str) -> list[Any]:
+    rows = data.get(name)
+    if not isinstance(rows, list):
+        raise Unreadable(f"the answer has no list of {kind}")
+    return rows
+
+
 def read_placed(data: JsonObject) -> str:
     """Read the provider's id of an accepted order."""
     order_id = data.get("orderId")
@@ -254,9 +261,7 @@ def read_page(data: JsonObject) -> OrderPage:
 
 def _rows_of(data: JsonObject, kind: str) -> tuple[list[Any], _Fields]:
     """The rows of a page, and the fields that say which page of how many it is."""
-    rows = data.get("items")
-    if not isinstance(rows, list):
-        raise Unreadable(f"the answer has no list of {kind}")
+    rows = _list(data, "items", kind)
     pagination = data.get("pagination")
     return rows, _Fields(pagination if isinstance(pagination, dict) else {})
 
@@ -357,9 +362,7 @@ def read_balance(data: JsonObject) -> Decimal:
 
 def read_catalogue(data: JsonObject) -> Catalogue:
     """Read the catalogue; refuse one without usable products, which would take all off sale."""
-    categories = data.get("categories")
-    if not isinstance(categories, list):
-        raise Unreadable("the answer has no list of categories")
+    categories = _list(data, "categories", "categories")
     rows = [row for category in categories for row in _products_of(category)]
     products: dict[str, ListedProduct] = {}
     for row in filter(None, rows):
@@ -406,9 +409,7 @@ def _title(fields: _Fields) -> str:
 
 
 def read_product(data: JsonObject, *, asked_for: str) -> Product:
-    rows = data.get("types")
-    if not isinstance(rows, list):
-        raise Unreadable("the answer has no list of types")
+    rows = _list(data, "types", "types")
     # An answer that names no product is about the one that was asked for.
     told = data.get("productId") or data.get("_id") or asked_for
     if told != asked_for:
