@@ -285,7 +285,11 @@ class _Session(requests.Session):
         self.mount("https://", _Adapter())
 
     def merge_environment_settings(self, url: Any, *args: Any) -> Any:
-        """Use no proxy for this machine's own address: a proxy would connect to itself."""
+        """Use no proxy for this machine's own address: a proxy would connect to itself.
+
+        For other addresses, the environment's HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY
+        apply.
+        """
         settings = super().merge_environment_settings(url, *args)
         if is_loopback(urlsplit(url).hostname or ""):
             settings["proxies"] = {}
