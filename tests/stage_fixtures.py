@@ -48,7 +48,7 @@ CONSTANTS = {
     "loop_tick": "giftcards.engine.loop._TICK",
     "page_size": "giftcards.engine.polling.PAGE_SIZE",
     "polling_pulse": "giftcards.engine.polling._PULSE_EVERY",
-    "restoring_candidates": "giftcards.engine.restoring._MOST_CANDIDATES",
+    "restoring_candidates": "giftcards.engine.resolving._MOST_CANDIDATES",
     "short_wait": "giftcards.management.output._SHORT",
     "shortest_sending": "giftcards.engine.sweep._SHORTEST_SENDING",
     "sweep_renewal": "giftcards.engine.sweep._RENEW_CLAIMS_EVERY",

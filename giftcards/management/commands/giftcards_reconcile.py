@@ -14,7 +14,7 @@ from giftcards.engine.gateway import Gateway
 from giftcards.engine.late_answers import compare_rows
 from giftcards.engine.polling import CLOCK_SKEW, Pulse
 from giftcards.engine.recovery import Listing, describe_row, find_orphans, read_listing
-from giftcards.engine.restoring import hold_bought, last_sign
+from giftcards.engine.resolving import hold_bought, last_sign
 from giftcards.engine.sweep import sweep
 from giftcards.engine.task_queue import LOOP_LEASE
 from giftcards.management.base import (
