@@ -99,7 +99,7 @@ class TestReading:
         run()
         simulator.forget_requests()
         with Gateway() as gateway:
-            assert gateway.required_price(PSN, "type_001") == Decimal(490)
+            assert gateway.prices.required_price(PSN, "type_001") == Decimal(490)
         assert simulator.requests == []
 
     def test_a_second_reading_replaces_the_first(self, simulator: Simulator) -> None:

@@ -31,9 +31,8 @@ from giftcards.engine import outbox
 from giftcards.engine.balance import BalanceReader
 from giftcards.engine.figures import complete_figures
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.held_prices import HeldPrices
 from giftcards.engine.loop import follow, is_work_left
-from giftcards.engine.price_holds import approve_price, hold, reject_held
+from giftcards.engine.prices import approve_price, hold, reject_held
 from giftcards.engine.recording import record_answers
 from giftcards.engine.recovery import adopt, declare_absent
 from giftcards.engine.resolving import release
@@ -341,8 +340,8 @@ def test_looking_at_the_prices_of_held_orders_reads_no_whole_table(simulator: Si
         hold(make_order(sale_price=550), price=Decimal(600), ceiling=Decimal(550))
     with explained() as statements, Gateway() as gateway:
         # Asked for another order, and then by the tick.
-        gateway.required_price(LINE["product_id"], LINE["type_id"])
-        HeldPrices().look_after(gateway, lambda: True)
+        gateway.prices.required_price(LINE["product_id"], LINE["type_id"])
+        gateway.prices.look_at_held(lambda: True)
     assert scans(statements) == []
     assert Order.objects.on_hold().count() == 20
 

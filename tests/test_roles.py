@@ -20,7 +20,7 @@ from django.test import Client, RequestFactory
 from django.urls import reverse
 from django.utils import timezone
 
-from giftcards.engine.price_holds import hold
+from giftcards.engine.prices import hold
 from giftcards.engine.recovery import adopt
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.management.roles import ROLES

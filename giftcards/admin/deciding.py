@@ -27,7 +27,7 @@ from giftcards.admin.actions import (
 )
 from giftcards.admin.pages import OrderPages, facts
 from giftcards.display import explained, filled, money
-from giftcards.engine.price_holds import approve_price, held_price, reject_held
+from giftcards.engine.prices import approve_price, held_price, reject_held
 from giftcards.models import Note, Order
 from giftcards.problems import Problem
 from giftcards.statuses import FOLLOWED, Status

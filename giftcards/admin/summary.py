@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
 from giftcards.display import explained, filled, moment, money, worked_out
-from giftcards.engine.price_holds import held_price
+from giftcards.engine.prices import held_price
 from giftcards.models import Order
 from giftcards.problems import Problem
 from giftcards.refunds import RefundBreakdown, refund_breakdown

@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Self, TypeVar
 
 from django.utils import timezone
@@ -22,12 +21,10 @@ from giftcards.conf import conf, require
 from giftcards.engine.backoff import backoff
 from giftcards.engine.budget import Budget, Purpose, Slot
 from giftcards.engine.clock import Clock, recall_far_future
-from giftcards.engine.price_holds import release_fallen
-from giftcards.engine.prices import PriceList, by_type
-from giftcards.engine.probe import KeyProbe
+from giftcards.engine.prices import PriceList
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused, Withheld
 from giftcards.keys.keyring import key_fingerprint
-from giftcards.models import ApiKey, Lease, ProductPrices, ProviderState
+from giftcards.models import ApiKey, Lease, ProviderState
 from giftcards.models.times import LONGEST_HOLD, is_ahead, is_recent
 from giftcards.provider.answers import KeyInfo, Product
 from giftcards.provider.client import Client
@@ -56,6 +53,34 @@ _LATELY = timedelta(minutes=1)
 _PROBE_POLL = 0.2
 
 
+class KeyProbe:
+    """A lease that limits calls with an unproven key to one at a time, across all processes.
+
+    The provider blocks the address after five calls with a wrong key.
+    """
+
+    def __init__(self) -> None:
+        self._token: str | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        return self._token is not None
+
+    def hold(self) -> bool:
+        """Take or renew the lease; False if another process holds it."""
+        # Long enough for two requests: a price and an order.
+        length = timedelta(seconds=2 * conf.request_timeout + 5)
+        if self._token and Lease.objects.keep(Lease.KEY_PROBE, self._token, length):
+            return True
+        self._token = Lease.objects.take(Lease.KEY_PROBE, length)
+        return self.is_ours
+
+    def end(self) -> None:
+        if self._token:
+            Lease.objects.release(Lease.KEY_PROBE, self._token)
+            self._token = None
+
+
 class Gateway:
     """A client with pauses, key probe and request budget enforced; a context manager.
 
@@ -81,7 +106,7 @@ class Gateway:
             timeout=conf.request_timeout,
             check_path=self._state.check_path or "check-order",
         )
-        self._prices = PriceList(self._read_product, key=self._fingerprint)
+        self.prices = PriceList(self._read_product, key=self._fingerprint)
         self._has_succeeded = False
         self._failure: ProviderError | None = None
         # When the list was last requested; None once that is stored.
@@ -107,14 +132,15 @@ class Gateway:
             self._probe.end()
 
     def _load_state(self) -> None:
-        """Load the state that the processes share."""
         self._state = self.clock.compare(ProviderState.objects.current())
         self._load_key()
 
     def _load_key(self) -> None:
         self._store_refusal()
-        self._key = ApiKey.objects.current(self._fingerprint)
-        self._probe.is_proven = self._key.is_proven(timezone.now())
+        #: The stored record of the API key; never the key itself.
+        self.key = ApiKey.objects.current(self._fingerprint)
+        #: True if the key was accepted recently; if not, calls are made one at a time.
+        self.is_proven = self.key.is_proven(timezone.now())
 
     # Pauses.
 
@@ -125,12 +151,7 @@ class Gateway:
 
     @property
     def _is_refused(self) -> bool:
-        return self._refusal is not None or self._key.is_refused
-
-    @property
-    def is_proven(self) -> bool:
-        """True if the key was accepted recently; if not, calls are made one at a time."""
-        return self._probe.is_proven
+        return self._refusal is not None or self.key.is_refused
 
     def try_open(self) -> bool:
         """Load the shared state and return :attr:`is_open`.
@@ -158,12 +179,7 @@ class Gateway:
 
     def note_key(self, key: KeyInfo) -> None:
         """Store the environment that the provider names for the key."""
-        ApiKey.objects.learn(self._key, key.key_type)
-
-    @property
-    def key(self) -> ApiKey:
-        """The stored record of the API key; never the key itself."""
-        return self._key
+        ApiKey.objects.learn(self.key, key.key_type)
 
     def environment(self) -> str:
         """Return the environment of the key's account; "" if it is unknown.
@@ -171,19 +187,16 @@ class Gateway:
         If it is not stored, the provider is asked, with the low priority of an optional price. If
         the answer does not name it, the next request is made 2 minutes later at the earliest.
         """
-        if not self._key.environment:
-            self._learn_environment()
-        return self._key.environment
-
-    def _learn_environment(self) -> None:
+        if self.key.environment:
+            return self.key.environment
         token = Lease.objects.take(Lease.KEY_ENVIRONMENT, LONGEST_HOLD)
-        if token is None:
-            return
-        # Not every proxy routes this path. If the error pauses calls, the order is not sent.
-        with suppress(ProviderError):
-            self._ask_about_key(Purpose.PRICING)
-        if self._key.environment:
-            Lease.objects.release(Lease.KEY_ENVIRONMENT, token)
+        if token is not None:
+            # Not every proxy routes this path. If the error pauses calls, the order is not sent.
+            with suppress(ProviderError):
+                self._ask_about_key(Purpose.PRICING)
+            if self.key.environment:
+                Lease.objects.release(Lease.KEY_ENVIRONMENT, token)
+        return self.key.environment
 
     def reopens_by_itself(self) -> bool:
         """True if calls are allowed now or after a timed pause; False if the key was refused."""
@@ -264,11 +277,12 @@ class Gateway:
 
     def wait_for(self, purpose: Purpose) -> float:
         """Seconds until :meth:`begin` may succeed, unless another process takes the slot first."""
-        least = _PROBE_POLL if self._is_probed_by_another() else 0.0
+        is_ours_to_call = self.is_proven or self._probe.is_ours
+        is_probed = not is_ours_to_call and Lease.objects.is_taken(Lease.KEY_PROBE)
         wait = self._budget.wait_for(
             purpose, has_list=self.is_list_useful, questions=self._list_questions
         )
-        return max(wait, least)
+        return max(wait, _PROBE_POLL if is_probed else 0.0)
 
     def _may_call(self) -> bool:
         """True if a call may be made now; an unproven key is probed by one process at a time."""
@@ -287,11 +301,6 @@ class Gateway:
             self._probe.end()
         return self.is_open
 
-    def _is_probed_by_another(self) -> bool:
-        if self.is_proven or self._probe.is_ours:
-            return False
-        return Lease.objects.is_taken(Lease.KEY_PROBE)
-
     # Outcomes of calls.
 
     def record_outcome(self, error: ProviderError | None) -> None:
@@ -301,7 +310,8 @@ class Gateway:
                 # A refused order or question also proves that the key is accepted.
                 self._has_succeeded = True
                 self._failure = error or self._failure
-                self._prove()
+                if not (self.is_proven and self.key.is_freshly_proven(timezone.now())):
+                    self.is_proven = ApiKey.objects.accept(self.key)
             case AccessDenied():
                 self._stop(error)
             case RateLimited():
@@ -313,12 +323,8 @@ class Gateway:
         # Only after the pause is stored: the next process to probe the key has to see it.
         self._probe.end()
 
-    def _prove(self) -> None:
-        if not (self.is_proven and self._key.is_freshly_proven(timezone.now())):
-            self._probe.is_proven = ApiKey.objects.accept(self._key)
-
     def _stop(self, error: AccessDenied) -> None:
-        self._probe.is_proven = False
+        self.is_proven = False
         if error.code == "IP_BLOCKED":
             # The block concerns every key, and says nothing about this one.
             self._pause_for(ProviderState.Pause.ACCESS, error, _BLOCK)
@@ -335,7 +341,7 @@ class Gateway:
         if self._refusal is None:
             return
         is_new = ApiKey.objects.refuse(self._fingerprint, detail=str(self._refusal))
-        self._key = ApiKey.objects.current(self._fingerprint)
+        self.key = ApiKey.objects.current(self._fingerprint)
         if is_new:
             logger.error(
                 "%s Every call to the provider is stopped until the key in the settings"
@@ -355,8 +361,7 @@ class Gateway:
         self, reason: ProviderState.Pause, error: ProviderError, length: timedelta
     ) -> None:
         if self._pause(reason, error, length):
-            is_block = reason == ProviderState.Pause.ACCESS
-            level = logging.ERROR if is_block else logging.WARNING
+            level = logging.ERROR if reason == ProviderState.Pause.ACCESS else logging.WARNING
             logger.log(level, "%s Calls go on in %d s.", error, length.total_seconds())
 
     def _pause(self, reason: ProviderState.Pause, error: ProviderError, length: timedelta) -> bool:
@@ -379,24 +384,22 @@ class Gateway:
         if self._has_succeeded:
             values |= {"succeeded_at": now, "outages": 0}
         elif self._failure is not None and self.is_outage(self._failure):
-            values["outages"] = self._pause_for_outage(self._failure)
+            outages = values["outages"] = self._state.outages + 1
+            # The next call probes the key anew.
+            self.is_proven = False
+            pause = backoff(
+                outages, first=_OUTAGE_PAUSE, longest=_LONGEST_OUTAGE_PAUSE, jitter=0.25
+            )
+            self._pause(ProviderState.Pause.OUTAGE, self._failure, pause)
         # If neither spelling has answered, store the next one to try.
         check_path = self.client.known_check_path or self.client.check_path
         if check_path != self._state.check_path:
             values["check_path"] = check_path
         self._has_succeeded, self._failure, self._list_asked_at = False, None, None
         ProviderState.objects.filter(pk=1).update(**values)
-        if self._key.is_refused:
+        if self.key.is_refused:
             ApiKey.objects.filter(pk=self._fingerprint).update(stopped_at=now)
         self._probe.end()
-
-    def _pause_for_outage(self, failure: ProviderError) -> int:
-        """Pause all calls with a growing back-off, require a new key probe; return the count."""
-        outages = self._state.outages + 1
-        self._probe.is_proven = False
-        pause = backoff(outages, first=_OUTAGE_PAUSE, longest=_LONGEST_OUTAGE_PAUSE, jitter=0.25)
-        self._pause(ProviderState.Pause.OUTAGE, failure, pause)
-        return outages
 
     @staticmethod
     def is_outage(failure: ProviderError) -> bool:
@@ -420,46 +423,10 @@ class Gateway:
         ahead = self.client.clock_difference
         return all(abs(ahead + span) <= _CLOCK_ERROR for span in self.clock.set_since(moment))
 
-    # Prices, and the list of orders.
+    def _read_product(self, product_id: str, purpose: Purpose, may_repeat: bool) -> Product | None:
+        return self.ask(lambda: self.client.product(product_id), purpose, may_repeat=may_repeat)
 
-    def price(self, product_id: str, type_id: str) -> Decimal | None:
-        """The current price of a card; see :meth:`~giftcards.engine.prices.PriceList.price`."""
-        return self._prices.price(product_id, type_id)
-
-    def required_price(
-        self, product_id: str, type_id: str, *, asked_since: datetime | None = None
-    ) -> Decimal | None:
-        """The price for an order with a price ceiling; see :meth:`PriceList.required_price`."""
-        return self._prices.required_price(product_id, type_id, asked_since=asked_since)
-
-    def product(
-        self, product_id: str, purpose: Purpose, *, may_repeat: bool = True
-    ) -> Product | None:
-        """Request a product as :meth:`ask` does, and store its prices for all processes."""
-        now = timezone.now()
-        product = self.ask(lambda: self.client.product(product_id), purpose, may_repeat=may_repeat)
-        if product is not None:
-            self._prices.keep(product_id, by_type(product), asked_at=now)
-        return product
-
-    def recent_prices(self, product_id: str, *, max_age: timedelta) -> Mapping[str, Decimal]:
-        """Return the prices of a product's cards by type, at most ``max_age`` old.
-
-        They may be from another process. If there are none, the provider is asked, with the low
-        priority of :attr:`Purpose.BACKGROUND`; the result is empty if the gateway denies that.
-        Raises :exc:`~giftcards.exceptions.ProviderError`.
-        """
-        told = ProductPrices.objects.told(product_id, key=self._fingerprint, max_age=max_age)
-        if told is not None:
-            return told.prices
-        product = self.product(product_id, Purpose.BACKGROUND, may_repeat=False)
-        return {} if product is None else by_type(product)
-
-    def _read_product(self, product_id: str, purpose: Purpose) -> Product | None:
-        product = self.ask(lambda: self.client.product(product_id), purpose)
-        if product is not None:
-            release_fallen(product_id, by_type(product))
-        return product
+    # The list of orders.
 
     @property
     def is_list_useful(self) -> bool:
@@ -485,7 +452,6 @@ class Gateway:
         return read_at + _interval() if read_at and self.is_list_read else None
 
     def note_list_read(self) -> None:
-        """Note that the list is read now; it is due again after one poll interval."""
         self._list_asked_at = timezone.now()
 
     def note_questions(self, count: int, *, page_size: int, room: int) -> None:
@@ -502,7 +468,6 @@ class Gateway:
         self._questions.append(count + max(math.ceil((coming - room) / page_size), 0))
 
     def pages_at_once(self) -> int:
-        """Number of pages that a reading may take now after the first one."""
         return self._budget.pages_at_once(self._list_questions)
 
     @property

@@ -16,7 +16,6 @@ from giftcards.engine.balance import BalanceReader
 from giftcards.engine.budget import Purpose
 from giftcards.engine.database import surviving
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.held_prices import HeldPrices
 from giftcards.engine.sweep import Swept, sweep
 from giftcards.engine.task_queue import LOOP_LEASE
 from giftcards.models import Card, Lease, Order, ProviderState
@@ -130,7 +129,6 @@ class _Loop:
         self._patience = patience
         self._gateway: Gateway | None = None
         self._balance = BalanceReader()
-        self._held_prices = HeldPrices()
         self._token: str | None = None
         self._beat_at = 0.0
         self._tick_at = 0.0
@@ -151,7 +149,8 @@ class _Loop:
         self.done += swept
         if self._gateway.is_open and self.should_continue():
             self._balance.look_after()
-            self._held_prices.look_after(self._gateway, self._is_at_leisure)
+            if self._gateway.prices.look_at_held(self._is_at_leisure):
+                self._gateway.flush()
         is_refused = not self._gateway.reopens_by_itself()
         if not self._is_endless and (is_refused or not is_work_left()):
             return False

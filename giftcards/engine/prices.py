@@ -1,31 +1,50 @@
-"""Current prices of cards, cached, because each query costs a request.
+"""Prices of cards: those known at present, and the orders that are held because of them.
 
-An order without a price ceiling is sent without its price if need be. An order with a ceiling is
-not sent before its price is known.
+Prices are cached, because each query costs a request. An order without a price ceiling is sent
+without its price if need be. An order with a ceiling is not sent before its price is known. If the
+price is above the ceiling, the order is held until the price falls, or a person decides.
 """
 
 from __future__ import annotations
 
+import logging
+import random
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Self
+from itertools import islice
+from typing import Any, Self
 
+from django.db import transaction
 from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.budget import Purpose
+from giftcards.engine.database import isolate_failures
+from giftcards.engine.task_queue import wake_worker
 from giftcards.exceptions import AccessDenied, NotFound, NotListed, ProviderError, RateLimited
-from giftcards.models import ProductPrices
+from giftcards.models import Lease, Order, ProductPrices, StatusChange
 from giftcards.models.times import SLACK
+from giftcards.problems import Problem
 from giftcards.provider.answers import Product
+from giftcards.statuses import Status
+
+logger = logging.getLogger(__name__)
 
 # The pause before a failed query is repeated, if the price is optional and if it is required
 # (seconds).
 _RETRY = 60.0
 _RETRY_REQUIRED = 5.0
+# The most held orders that are released at a time: about as many as can be sent in a minute.
+_AT_ONCE = 100
+# How often all processes together look at held orders, and at how many products each time.
+_TURN = timedelta(seconds=15)
+_PRODUCTS = 5
+# A price that somebody asked for within this time is not asked for again.
+_RECENT = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +73,16 @@ class PriceList:
     """The prices of the products that are being ordered.
 
     ``key`` is the fingerprint of the API key: each account has prices of its own. ``read`` requests
-    a product from the provider. It returns ``None`` if the request budget does not allow that now,
-    and raises :exc:`~giftcards.exceptions.ProviderError`.
+    a product from the provider, with one retry if told so. It returns ``None`` if the request
+    budget does not allow that now, and raises :exc:`~giftcards.exceptions.ProviderError`.
     """
 
-    def __init__(self, read: Callable[[str, Purpose], Product | None], *, key: str) -> None:
+    def __init__(self, read: Callable[[str, Purpose, bool], Product | None], *, key: str) -> None:
         self._read = read
         self._key = key
         self._cache: dict[str, _Prices] = {}
+        # When this process looks at the prices of held orders again, on the monotonic clock.
+        self._held_due_at = 0.0
 
     def price(self, product_id: str, type_id: str) -> Decimal | None:
         """Return the price of a card of the type, in dinars; ``None`` if it is unknown.
@@ -109,9 +130,9 @@ class PriceList:
         return prices
 
     def _request(self, product_id: str, purpose: Purpose) -> _Prices | None:
-        asked_at, now = time.monotonic(), timezone.now()
+        asked_at = time.monotonic()
         try:
-            product = self._read(product_id, purpose)
+            product = self.product(product_id, purpose)
         except (AccessDenied, RateLimited):
             raise
         except ProviderError as error:
@@ -121,13 +142,51 @@ class PriceList:
                 return None
             listed = {kind.type_id for kind in product.types}
             prices = _Prices(asked_at, by_type(product), listed)
-            self.keep(product_id, prices.by_type, asked_at=now)
+            release_fallen(product_id, prices.by_type)
         self._cache[product_id] = prices
         return prices
 
-    def keep(self, product_id: str, prices: Mapping[str, Decimal], *, asked_at: datetime) -> None:
-        """Store what the provider told, for orders with a ceiling in any process."""
-        ProductPrices.objects.keep(product_id, prices, key=self._key, asked_at=asked_at)
+    def product(
+        self, product_id: str, purpose: Purpose, *, may_repeat: bool = True
+    ) -> Product | None:
+        """Request a product, and store its prices for orders with a ceiling in any process."""
+        now = timezone.now()
+        product = self._read(product_id, purpose, may_repeat)
+        if product is not None:
+            prices = by_type(product)
+            ProductPrices.objects.keep(product_id, prices, key=self._key, asked_at=now)
+        return product
+
+    def look_at_held(self, has_time: Callable[[], bool]) -> bool:
+        """If it is time to look, release held orders whose price has fallen; False if it is not.
+
+        Looks at one product at least, and at some more while ``has_time()``. The prices of products
+        that are being sold are requested anyway.
+        """
+        if time.monotonic() < self._held_due_at:
+            return False
+        self._held_due_at = time.monotonic() + _TURN.total_seconds()
+        held = Order.objects.on_hold().order_by()
+        products = list(held.values_list("product_id", flat=True).distinct())
+        if not (products and Lease.objects.take(Lease.HELD_PRICES, _TURN)):
+            return False
+        # At random, so that a product without an answer does not keep the others from their turn.
+        random.shuffle(products)
+        for number, product_id in enumerate(products[:_PRODUCTS]):
+            if number and not has_time():
+                break
+            # The gateway keeps the error, and pauses if it has to.
+            with suppress(ProviderError):
+                release_fallen(product_id, self._recent(product_id))
+        return True
+
+    def _recent(self, product_id: str) -> Mapping[str, Decimal]:
+        """The prices by type that some process has just been told; requested if there are none."""
+        told = ProductPrices.objects.told(product_id, key=self._key, max_age=_RECENT)
+        if told is not None:
+            return told.prices
+        product = self.product(product_id, Purpose.BACKGROUND, may_repeat=False)
+        return {} if product is None else by_type(product)
 
 
 def _no_price(prices: _Prices, type_id: str) -> ProviderError:
@@ -153,3 +212,105 @@ def by_type(product: Product) -> dict[str, Decimal]:
         if kind.price is not None and kind.price >= 0:
             prices[kind.type_id] = max(kind.price, prices.get(kind.type_id, kind.price))
     return prices
+
+
+def hold(order: Order, *, price: Decimal, ceiling: Decimal) -> None:
+    """Hold a PENDING order, so that it is never due, unless another process was first."""
+    problem = Problem("price_above", {"price": f"{price:.2f}", "ceiling": f"{ceiling:.2f}"})
+    if order.stay_pending(problem, due_at=None, failures=0):
+        logger.warning("Order %s is held. %s", order.reference, problem)
+
+
+def held_price(order: Order) -> Decimal | None:
+    """The price of a card when ``order`` was held; ``None`` if it is not held for its price."""
+    above = _price_above(order)
+    return Decimal(above.parameters["price"]) if above else None
+
+
+def _price_above(order: Order) -> Problem | None:
+    problems = map(Problem.of, order.problems if order.is_held else ())
+    return next((problem for problem in problems if problem.code == "price_above"), None)
+
+
+def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | None:
+    """Have a held order sent at ``price`` a card at most; return the decision as recorded.
+
+    Returns ``None``, and changes nothing, if the order is not held any more. ``price`` is 0 or
+    more, with at most two decimals; otherwise ``ValidationError`` is raised. If a card costs more
+    when the order is to be sent, the order is held again. ``by``, the name of whoever decided, is
+    kept in the order's timeline.
+    """
+    approved, above = order.check_price(price), _price_above(order)
+    if above is None:
+        return None
+    amounts = {"price": f"{price:.2f}", "ceiling": above.parameters["ceiling"]}
+    decision = Problem("staff_approved", {"by": by, **amounts})
+    if not _release(order, decision, by=by, approved_price=approved):
+        return None
+    logger.info("Order %s may cost %.2f a card.", order.reference, price)
+    wake_worker()
+    return decision
+
+
+def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
+    """Release the held orders of a product whose price has fallen to their ceiling or below.
+
+    ``prices`` are the current prices by type. At most 100 orders are released at a time; the others
+    follow with the next prices.
+    """
+    is_any_released = False
+    for order, fell in islice(_fallen(product_id, prices), _AT_ONCE):
+        with isolate_failures(order):
+            if _release(order, fell):
+                is_any_released = True
+                logger.info("Order %s goes on. %s", order.reference, fell)
+    if is_any_released:
+        wake_worker()
+
+
+def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Order, Problem]]:
+    """Yield the held orders whose price has fallen, each with the entry for its timeline."""
+    for order in Order.objects.on_hold().filter(product_id=product_id):
+        price, ceiling = prices.get(order.type_id), order.price_ceiling
+        if price is None or ceiling is None or price > ceiling:
+            continue
+        # The order may wait for another reason.
+        if _price_above(order):
+            amounts = {"price": f"{price:.2f}", "ceiling": f"{ceiling:.2f}"}
+            yield order, Problem("price_fell", amounts)
+
+
+def _release(order: Order, reason: Problem, *, by: str = "", **values: Any) -> bool:
+    """Have a held order sent, and keep ``reason`` in its timeline; False if it is not held."""
+    # SEND_TIMEOUT starts again, however long the order has waited.
+    now = timezone.now()
+    with transaction.atomic():
+        is_done = order.stay_pending(None, due_at=now, queued_at=now, failures=0, **values)
+        if is_done:
+            order.acknowledge(reason, by=by)
+    return is_done
+
+
+def confirm_price(order: Order, price: Decimal) -> None:
+    """Store the ceiling that the person who has just placed ``order`` has confirmed.
+
+    Call it in the transaction that records the order, so that no worker has seen the order yet.
+    """
+    order.approved_price = order.check_price(price)
+    order.save(update_fields=["approved_price"])
+
+
+def reject_held(order: Order, *, by: str) -> Problem | None:
+    """Reject a held order, for which nothing was bought; return the decision as recorded.
+
+    Returns ``None``, and changes nothing, if the order is not held any more.
+    """
+    if not order.is_held:
+        return None
+    decision = Problem("staff_declined", {"by": by})
+    source = StatusChange.Source.STAFF
+    if not order.move(Status.REJECTED, source=source, details=[decision], where={"due_at": None}):
+        return None
+    logger.warning("Order %s was held, and is REJECTED now.", order.reference)
+    wake_worker()
+    return decision

@@ -20,7 +20,7 @@ from giftcards.engine.budget import Purpose, Slot
 from giftcards.engine.clock import steady_time
 from giftcards.engine.database import isolate_failures
 from giftcards.engine.gateway import LONGEST_RETRY_AFTER, Gateway
-from giftcards.engine.price_holds import hold
+from giftcards.engine.prices import hold
 from giftcards.exceptions import (
     AccessDenied,
     NotListed,
@@ -126,8 +126,8 @@ def _price(order: Order, gateway: Gateway) -> Decimal | None:
     """The price of a card; ``None`` if it cannot be requested now, or is unknown and optional."""
     ceiling = order.price_ceiling
     if ceiling is None:
-        return gateway.price(order.product_id, order.type_id)
-    ask = partial(gateway.required_price, order.product_id, order.type_id)
+        return gateway.prices.price(order.product_id, order.type_id)
+    ask = partial(gateway.prices.required_price, order.product_id, order.type_id)
     # A person may have approved the stored price, which always fits then: request it anew.
     price = ask(asked_since=None if order.approved_price is None else order.queued_at)
     if price is None or price <= ceiling:

@@ -24,7 +24,7 @@ from django_q.models import OrmQ
 from giftcards.admin.actions import state_token
 from giftcards.catalogue import read_catalogue
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.price_holds import hold
+from giftcards.engine.prices import hold
 from giftcards.engine.recovery import adopt
 from giftcards.models import (
     Acknowledgement,

@@ -21,7 +21,7 @@ from django_q.models import OrmQ
 
 from giftcards.admin import OrderAdmin, extensions
 from giftcards.admin.actions import OrderButton, state_token
-from giftcards.engine.price_holds import approve_price, hold
+from giftcards.engine.prices import approve_price, hold
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import DecryptionError
 from giftcards.fulfilment import reorder_missing

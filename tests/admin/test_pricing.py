@@ -11,7 +11,7 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.urls import reverse
 
-from giftcards.engine.price_holds import approve_price, hold, release_fallen
+from giftcards.engine.prices import approve_price, hold, release_fallen
 from giftcards.models import Order
 from giftcards.problems import Problem
 from giftcards.statuses import Status

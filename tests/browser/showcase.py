@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from giftcards.books.models import LedgerEntry
 from giftcards.delivery.models import CardLink, Delivery, StaffDigest
-from giftcards.engine.price_holds import hold
+from giftcards.engine.prices import hold
 from giftcards.engine.recording import record_answers
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import CustomerRefund, Order, Product, ProviderState, StatusChange

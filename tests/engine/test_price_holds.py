@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from giftcards.catalogue import quote
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import is_work_left
-from giftcards.engine.price_holds import approve_price, reject_held, release_fallen
+from giftcards.engine.prices import approve_price, reject_held, release_fallen
 from giftcards.engine.sending import send
 from giftcards.engine.sweep import check_now, sweep
 from giftcards.fulfilment import place_order
@@ -244,7 +244,7 @@ class TestSending:
         slow = Order.objects.get()
         with Gateway() as gateway:
             # It knows the price from before the rise.
-            assert gateway.required_price(PSN, "type_001") == 490
+            assert gateway.prices.required_price(PSN, "type_001") == 490
             ProductPrices.objects.all().delete()
             simulator.price_factor = 100
             run_sweep()
@@ -305,7 +305,7 @@ def know_price(simulator: Simulator, *, seconds: float, factor: int = 100) -> No
     """So many seconds ago, the provider gave a price that is ``factor`` times what it says now."""
     simulator.price_factor = factor
     with Gateway() as gateway:
-        gateway.required_price(PSN, "type_001")
+        gateway.prices.required_price(PSN, "type_001")
     ProductPrices.objects.update(asked_at=ago(seconds))
     simulator.price_factor = 1
     simulator.forget_requests()
@@ -848,7 +848,7 @@ class TestApproving:
         self, simulator: Simulator
     ) -> None:
         with Gateway() as gateway:
-            gateway.required_price(PSN, "type_001")
+            gateway.prices.required_price(PSN, "type_001")
         simulator.forget_requests()
         for _order in range(2):
             place_order(**LINE, max_price=500, sale_price=550)

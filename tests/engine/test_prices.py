@@ -52,11 +52,11 @@ def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 def test_the_price_of_a_product_is_asked_for_once_for_all_its_types(simulator: Simulator) -> None:
     with Gateway() as gateway:
-        assert gateway.price(PSN, "type_001") == Decimal(490)
-        assert gateway.price(PSN, "type_003") == Decimal(1960)
-        assert gateway.price(PSN, "type_101") is None
+        assert gateway.prices.price(PSN, "type_001") == Decimal(490)
+        assert gateway.prices.price(PSN, "type_003") == Decimal(1960)
+        assert gateway.prices.price(PSN, "type_101") is None
         gateway.flush()
-        assert gateway.price(PSN, "type_001") == Decimal(490)
+        assert gateway.prices.price(PSN, "type_001") == Decimal(490)
     assert len(simulator.requests) == 1
 
 
@@ -66,7 +66,7 @@ def test_a_price_is_asked_for_again_after_ten_minutes(
     with Gateway() as gateway:
         for seconds, made in [(0, 1), (599, 1), (1, 2)]:
             pass_time(seconds)
-            assert gateway.price(PSN, "type_001") == Decimal(490)
+            assert gateway.prices.price(PSN, "type_001") == Decimal(490)
             assert len(simulator.requests) == made
 
 
@@ -76,7 +76,7 @@ def test_a_price_request_whose_connection_broke_is_repeated(
     wire.replace("GET", URL, body=requests.ConnectionError("reset"))
     wire.get(URL, json=PRICES)
     with Gateway() as gateway:
-        assert gateway.price(PSN, "type_001") == Decimal(490)
+        assert gateway.prices.price(PSN, "type_001") == Decimal(490)
     wire.assert_call_count(URL, 2)
 
 
@@ -92,7 +92,7 @@ class TestUnknown:
         with Gateway() as gateway:
             for seconds, made in [(0, 1), (59, 1), (1, 2)]:
                 pass_time(seconds)
-                assert gateway.price(trouble, "type_001") is None
+                assert gateway.prices.price(trouble, "type_001") is None
                 assert len(simulator.requests) == made
 
     @pytest.mark.parametrize("price", [-490, None, "soon", 1e20])
@@ -102,21 +102,21 @@ class TestUnknown:
         answer = {"success": True, "data": {"types": [{"id": "type_001", "price": price}]}}
         wire.replace("GET", URL, json=answer)
         with Gateway() as gateway:
-            assert gateway.price(PSN, "type_001") is None
+            assert gateway.prices.price(PSN, "type_001") is None
 
     def test_a_price_is_unknown_if_the_provider_cannot_be_reached(
         self, closed_port: int, set_conf: Callable[..., None]
     ) -> None:
         set_conf(BASE_URL=f"http://127.0.0.1:{closed_port}")
         with Gateway() as gateway:
-            assert gateway.price(PSN, "type_001") is None
+            assert gateway.prices.price(PSN, "type_001") is None
 
     def test_a_price_of_another_product_is_not_believed(self, wire: responses.RequestsMock) -> None:
         wire.replace("GET", URL, json={**PRICES, "data": {**PRICES["data"], "productId": "other"}})
         with Gateway() as gateway:
-            assert gateway.price(PSN, "type_001") is None
+            assert gateway.prices.price(PSN, "type_001") is None
             with pytest.raises(OutcomeUnknown, match="the answer is about another product"):
-                gateway.required_price(PSN, "type_001")
+                gateway.prices.required_price(PSN, "type_001")
         assert not ProductPrices.objects.exists()
 
 
@@ -130,12 +130,12 @@ class TestBudget:
         with Gateway() as gateway:
             # The list has one of its own; of seven, three have to be left.
             spend_budget(but=3)
-            assert gateway.price(PSN, "type_001") is None
+            assert gateway.prices.price(PSN, "type_001") is None
             assert simulator.requests == []
             # A while later: otherwise the pace would be too high.
             spend_budget(but=4)
             RequestSlot.objects.filter(until__gt=timezone.now()).update(until=ago(-30))
-            assert gateway.price(PSN, "type_001") == Decimal(490)
+            assert gateway.prices.price(PSN, "type_001") == Decimal(490)
 
     def test_a_price_is_done_without_while_requests_come_at_a_high_pace(
         self, simulator: Simulator
@@ -144,18 +144,18 @@ class TestBudget:
             busy = RequestSlot.objects.order_by("-number")[: RequestSlot.objects.count() // 8]
             for slot in busy:
                 RequestSlot.objects.filter(number=slot.number).update(until=ago(-60))
-            assert gateway.price(PSN, "type_001") is None
+            assert gateway.prices.price(PSN, "type_001") is None
             refill_budget()
-            assert gateway.price(PSN, "type_001") == Decimal(490)
+            assert gateway.prices.price(PSN, "type_001") == Decimal(490)
 
     def test_the_last_known_price_is_taken_while_the_budget_is_spent(
         self, simulator: Simulator, pass_time: Callable[[float], None]
     ) -> None:
         with Gateway() as gateway:
-            assert gateway.price(PSN, "type_001") == Decimal(490)
+            assert gateway.prices.price(PSN, "type_001") == Decimal(490)
             pass_time(600)
             spend_budget()
-            assert gateway.price(PSN, "type_001") == Decimal(490)
+            assert gateway.prices.price(PSN, "type_001") == Decimal(490)
             assert len(simulator.requests) == 1
 
 
@@ -166,14 +166,14 @@ class TestCallsHaveToStop:
     def test_an_error_for_which_calls_have_to_stop_is_raised_by_a_price_request(
         self, error: ProviderError
     ) -> None:
-        def read(product_id: str, purpose: Purpose) -> Product:
+        def read(product_id: str, purpose: Purpose, may_repeat: bool) -> Product:
             raise error
 
         with pytest.raises(type(error)):
             PriceList(read, key="k").price(PSN, "type_001")
 
     def test_any_other_failure_of_a_price_request_leaves_the_price_unknown(self) -> None:
-        def read(product_id: str, purpose: Purpose) -> Product:
+        def read(product_id: str, purpose: Purpose, may_repeat: bool) -> Product:
             raise OutcomeUnknown("What?")
 
         assert PriceList(read, key="k").price(PSN, "type_001") is None
@@ -184,7 +184,7 @@ class TestCallsHaveToStop:
         simulator.keys = ["another"]
         with Gateway() as gateway:
             with pytest.raises(AccessDenied):
-                gateway.price(PSN, "type_001")
+                gateway.prices.price(PSN, "type_001")
             assert not gateway.is_open
 
     def test_a_price_request_after_too_many_requests_closes_the_gateway(
@@ -192,9 +192,9 @@ class TestCallsHaveToStop:
     ) -> None:
         simulator.rate_limit = 1
         with Gateway() as gateway:
-            gateway.price(PSN, "type_001")
+            gateway.prices.price(PSN, "type_001")
             with pytest.raises(RateLimited):
-                gateway.price("other", "type_001")
+                gateway.prices.price("other", "type_001")
             assert not gateway.is_open
 
 
@@ -205,9 +205,9 @@ class TestRequired:
         self, simulator: Simulator
     ) -> None:
         with Gateway() as gateway:
-            assert gateway.required_price(PSN, "type_001") == Decimal(490)
-            assert gateway.required_price(PSN, "type_003") == Decimal(1960)
-            assert gateway.price(PSN, "type_001") == Decimal(490)
+            assert gateway.prices.required_price(PSN, "type_001") == Decimal(490)
+            assert gateway.prices.required_price(PSN, "type_003") == Decimal(1960)
+            assert gateway.prices.price(PSN, "type_001") == Decimal(490)
         assert len(simulator.requests) == 1
 
     @pytest.mark.parametrize("max_age", [60, 600])
@@ -220,19 +220,19 @@ class TestRequired:
     ) -> None:
         set_conf(PRICE_MAX_AGE=max_age)
         with Gateway() as gateway:
-            assert gateway.required_price(PSN, "type_001") == Decimal(490)
+            assert gateway.prices.required_price(PSN, "type_001") == Decimal(490)
             simulator.price_factor = 2
             pass_time(max_age - 1)
-            assert gateway.required_price(PSN, "type_001") == Decimal(490)
+            assert gateway.prices.required_price(PSN, "type_001") == Decimal(490)
             pass_time(1)
-            assert gateway.required_price(PSN, "type_001") == Decimal(980)
+            assert gateway.prices.required_price(PSN, "type_001") == Decimal(980)
 
     def test_the_age_of_a_price_counts_from_the_sending_of_the_request(
         self, pass_time: Callable[[float], None]
     ) -> None:
         asked = []
 
-        def read(product_id: str, purpose: Purpose) -> Product:
+        def read(product_id: str, purpose: Purpose, may_repeat: bool) -> Product:
             asked.append(product_id)
             pass_time(100)
             kind = ProductType("type_001", "", Decimal(490), stock=None)
@@ -249,17 +249,17 @@ class TestRequired:
         self, simulator: Simulator, pass_time: Callable[[float], None]
     ) -> None:
         with Gateway() as gateway:
-            gateway.required_price(PSN, "type_001")
+            gateway.prices.required_price(PSN, "type_001")
             pass_time(600)
             spend_budget()
-            assert gateway.required_price(PSN, "type_001") is None
-            assert gateway.price(PSN, "type_001") == Decimal(490)
+            assert gateway.prices.required_price(PSN, "type_001") is None
+            assert gateway.prices.price(PSN, "type_001") == Decimal(490)
 
     def test_a_required_price_may_take_the_last_slot(self, simulator: Simulator) -> None:
         with Gateway() as gateway:
             spend_budget(but=1)
-            assert gateway.price(PSN, "type_001") is None
-            assert gateway.required_price(PSN, "type_001") == Decimal(490)
+            assert gateway.prices.price(PSN, "type_001") is None
+            assert gateway.prices.required_price(PSN, "type_001") == Decimal(490)
 
     def test_the_highest_price_of_a_type_that_is_listed_several_times_counts(
         self, wire: responses.RequestsMock
@@ -267,17 +267,17 @@ class TestRequired:
         types = [{"id": "type_001", "price": price} for price in (490, 600, 500)]
         wire.replace("GET", URL, json={"success": True, "data": {"types": types}})
         with Gateway() as gateway:
-            assert gateway.required_price(PSN, "type_001") == Decimal(600)
+            assert gateway.prices.required_price(PSN, "type_001") == Decimal(600)
 
     def test_a_required_price_that_is_unknown_raises_an_error_that_says_why(
         self, simulator: Simulator
     ) -> None:
         with Gateway() as gateway:
             with pytest.raises(NotFound) as caught:
-                gateway.required_price(PSN, "not-listed")
+                gateway.prices.required_price(PSN, "not-listed")
             assert caught.value.parameters == {"reason": "no_price"}
             with pytest.raises(NotFound) as caught:
-                gateway.required_price("unknown", "type_001")
+                gateway.prices.required_price("unknown", "type_001")
             assert caught.value.code == "NOT_FOUND"
 
     def test_a_required_price_that_is_unknown_is_asked_for_again_after_5_seconds(
@@ -287,7 +287,7 @@ class TestRequired:
             for seconds, made in [(0, 1), (4, 1), (1, 2), (4, 2), (1, 3)]:
                 pass_time(seconds)
                 with pytest.raises(NotFound):
-                    gateway.required_price(PSN, "not-listed")
+                    gateway.prices.required_price(PSN, "not-listed")
                 assert len(simulator.requests) == made
 
     def test_a_required_price_is_asked_for_again_after_a_failure(
@@ -296,17 +296,17 @@ class TestRequired:
         with Gateway() as gateway:
             simulator.outage = True
             with pytest.raises(ProviderError):
-                gateway.required_price(PSN, "type_001")
+                gateway.prices.required_price(PSN, "type_001")
             simulator.outage = False
             pass_time(5)
-            assert gateway.required_price(PSN, "type_001") == Decimal(490)
+            assert gateway.prices.required_price(PSN, "type_001") == Decimal(490)
 
     def test_requiring_a_price_with_a_wrong_key_raises_access_denied(
         self, simulator: Simulator
     ) -> None:
         simulator.keys = ["another"]
         with Gateway() as gateway, pytest.raises(AccessDenied):
-            gateway.required_price(PSN, "type_001")
+            gateway.prices.required_price(PSN, "type_001")
 
 
 class TestAskedSince:
@@ -323,7 +323,7 @@ class TestAskedSince:
     ) -> None:
         gateway = Gateway()
         with gateway:
-            gateway.required_price(PSN, "type_001")
+            gateway.prices.required_price(PSN, "type_001")
             simulator.price_factor = 2
             decided_at = ago(seconds)
             with nullcontext(gateway) if is_same_process else Gateway() as asking:
@@ -333,17 +333,17 @@ class TestAskedSince:
 
     def test_without_a_slot_an_earlier_price_is_not_used(self, simulator: Simulator) -> None:
         with Gateway() as gateway:
-            gateway.required_price(PSN, "type_001")
+            gateway.prices.required_price(PSN, "type_001")
             spend_budget()
-            assert gateway.required_price(PSN, "type_001", asked_since=ago(0)) is None
+            assert gateway.prices.required_price(PSN, "type_001", asked_since=ago(0)) is None
 
     def test_a_price_asked_for_since_may_not_be_older_than_the_setting_allows(
         self, simulator: Simulator, pass_time: Callable[[float], None]
     ) -> None:
         with Gateway() as gateway:
-            gateway.required_price(PSN, "type_001")
+            gateway.prices.required_price(PSN, "type_001")
             pass_time(600)
-            gateway.required_price(PSN, "type_001", asked_since=ago(3600))
+            gateway.prices.required_price(PSN, "type_001", asked_since=ago(3600))
         assert len(simulator.requests) == 2
 
 
@@ -355,8 +355,8 @@ class TestShared:
     ) -> None:
         for _process in range(3):
             with Gateway() as gateway:
-                assert gateway.required_price(PSN, "type_001") == Decimal(490)
-                assert gateway.price(PSN, "type_001") == Decimal(490)
+                assert gateway.prices.required_price(PSN, "type_001") == Decimal(490)
+                assert gateway.prices.price(PSN, "type_001") == Decimal(490)
         assert len(simulator.requests) == 1
 
     def test_a_price_asked_for_by_either_method_serves_the_other(
@@ -373,7 +373,7 @@ class TestShared:
     ) -> None:
         for _process in range(2):
             with Gateway() as gateway:
-                gateway.required_price(PSN, "type_001")
+                gateway.prices.required_price(PSN, "type_001")
             ProductPrices.objects.update(asked_at=ago(seconds))
         assert len(simulator.requests) == 2
 
@@ -381,13 +381,13 @@ class TestShared:
         self, simulator: Simulator, pass_time: Callable[[float], None]
     ) -> None:
         with Gateway() as gateway:
-            gateway.required_price(PSN, "type_001")
+            gateway.prices.required_price(PSN, "type_001")
         ProductPrices.objects.update(asked_at=ago(590))
         with Gateway() as gateway:
-            gateway.required_price(PSN, "type_001")
+            gateway.prices.required_price(PSN, "type_001")
             assert len(simulator.requests) == 1
             pass_time(11)
-            gateway.required_price(PSN, "type_001")
+            gateway.prices.required_price(PSN, "type_001")
         assert len(simulator.requests) == 2
 
     def test_a_price_of_another_account_is_not_used(
@@ -396,7 +396,7 @@ class TestShared:
         for key in ("sandbox", "production"):
             set_conf(API_KEY=key)
             with Gateway() as gateway:
-                gateway.required_price(PSN, "type_001")
+                gateway.prices.required_price(PSN, "type_001")
         assert len(simulator.requests) == 2
         assert ProductPrices.objects.count() == 1
 
@@ -405,6 +405,6 @@ class TestShared:
             PSN, {"type_003": Decimal(1)}, key=Gateway()._fingerprint, asked_at=ago(1)
         )
         with Gateway() as gateway:
-            assert gateway.required_price(PSN, "type_001") == Decimal(490)
-            assert gateway.required_price(PSN, "type_003") == Decimal(1960)
+            assert gateway.prices.required_price(PSN, "type_001") == Decimal(490)
+            assert gateway.prices.required_price(PSN, "type_003") == Decimal(1960)
         assert len(simulator.requests) == 1

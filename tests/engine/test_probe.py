@@ -12,8 +12,7 @@ import pytest
 from django.utils import timezone
 
 from giftcards.engine.budget import Purpose, Slot
-from giftcards.engine.gateway import Gateway
-from giftcards.engine.probe import KeyProbe
+from giftcards.engine.gateway import Gateway, KeyProbe
 from giftcards.engine.sending import send_now
 from giftcards.exceptions import AccessDenied, OutcomeUnknown, ProviderError, RateLimited, Refused
 from giftcards.keys.keyring import generate_key
@@ -176,7 +175,7 @@ class TestUnprovenKey:
         spend_budget(but=2)
         with Gateway() as one, Gateway() as other:
             begin(one, Purpose.PLACING)
-            assert one.price(PSN, "type_001") is None
+            assert one.prices.price(PSN, "type_001") is None
             assert other.begin(Purpose.PLACING) is None
         assert simulator.requests == []
 

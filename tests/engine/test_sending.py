@@ -19,7 +19,7 @@ from django_q.conf import Conf
 from django_q.models import OrmQ
 
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.price_holds import approve_price, hold
+from giftcards.engine.prices import approve_price, hold
 from giftcards.engine.recovery import adopt, declare_absent
 from giftcards.engine.sending import give_up, mark_unconfirmed, send, send_due, send_now
 from giftcards.engine.sweep import sweep
