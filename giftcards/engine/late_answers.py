@@ -29,12 +29,8 @@ def find_differences(order: Order, answer: OrderAnswer) -> list[Problem]:
     """Return how an answer about a settled order differs from the record; usually nothing."""
     if difference := find_difference(answer, order.line_at_provider):
         return [difference]
-    record = Settlement(
-        Status(order.status),
-        order.fulfilled_quantity,
-        order.fulfilled_amount,
-        order.price_per_card,
-    )
+    status, quantity = Status(order.status), order.fulfilled_quantity
+    record = Settlement(status, quantity, order.fulfilled_amount, order.price_per_card)
     return [
         *find_changes(answer, record, quantity=order.quantity),
         *_more_cards(order, answer, len(answer.different_cards)),

@@ -54,14 +54,6 @@ _PULSE_EVERY = 1.0
 _GRACE = 3.0
 
 
-def _always() -> bool:
-    return True
-
-
-def _nothing() -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True)
 class Pulse:
     """Callbacks that long work makes between requests.
@@ -70,8 +62,8 @@ class Pulse:
     flight are still yielded.
     """
 
-    should_continue: Callable[[], bool] = _always
-    beat: Callable[[], None] = _nothing
+    should_continue: Callable[[], bool] = lambda: True
+    beat: Callable[[], object] = lambda: None
 
 
 class ListReading(NamedTuple):
@@ -92,10 +84,7 @@ OF_LOST = ListReading(Purpose.SEARCHING, Purpose.SEARCHING, True, True)
 
 Rows = Sequence[OrderAnswer]
 Answers = Iterable[tuple[Order, OrderAnswer]]
-
-
-def _ignore(_rows: Rows) -> Answers:
-    return ()
+Pages = Iterator[OrderPage | Exception]
 
 
 def is_list_worthwhile(orders: Sequence[Order], gateway: Gateway) -> bool:
@@ -109,7 +98,7 @@ def ask(
     due_by: datetime,
     gateway: Gateway,
     pulse: Pulse,
-    match_others: Callable[[Rows], Answers] = _ignore,
+    match_others: Callable[[Rows], Answers],
 ) -> Iterator[tuple[Order, OrderAnswer | Exception]]:
     """Check ``orders``, fresh ones first; yield each order with its answer or its error.
 
@@ -121,41 +110,23 @@ def ask(
     fresh, late = _by_age(orders)
     if is_list_worthwhile(orders, gateway):
         gateway.note_list_read()
-    ask_some = partial(
-        _ask_some, due_by=due_by, gateway=gateway, pulse=pulse, match_others=match_others
-    )
-    yield from ask_some(fresh, OF_FRESH, Purpose.CHECKING)
-    yield from ask_some(late, OF_LATE, Purpose.CHECKING_LATE)
-
-
-def _ask_some(
-    orders: Sequence[Order],
-    reading: ListReading,
-    purpose: Purpose,
-    *,
-    due_by: datetime,
-    gateway: Gateway,
-    pulse: Pulse,
-    match_others: Callable[[Rows], Answers],
-) -> Iterator[tuple[Order, OrderAnswer | Exception]]:
-    search = _Search(_listed(orders), reading)
-    if _is_worth_listing(orders, gateway):
-        yield from _read_list(search, gateway, pulse, match_others)
-    due = [order for order in orders if order.due_at and order.due_at <= due_by]
-    left = search.left_of(due)[:BATCH]
-    if reading is OF_FRESH and search.has_read:
-        others = len(set(left) - {search.to_verify})
-        gateway.note_questions(search.further_pages + others, page_size=PAGE_SIZE, room=search.room)
-    jobs = _check_jobs(left, gateway)
-    for order, result in fan_out(jobs, gateway, pulse, purpose=purpose, is_patient=False):
-        yield order, search.complete(order, result)
-
-
-def _check_jobs(
-    orders: Iterable[Order], gateway: Gateway
-) -> list[tuple[Order, Callable[[], OrderAnswer]]]:
     check = gateway.client.check
-    return [(order, partial(check, order.provider_order_id or "")) for order in orders]
+    for group, reading, purpose in (
+        (fresh, OF_FRESH, Purpose.CHECKING),
+        (late, OF_LATE, Purpose.CHECKING_LATE),
+    ):
+        search = _Search(_listed(group), reading)
+        if _is_worth_listing(group, gateway):
+            yield from _read_list(search, gateway, pulse, match_others)
+        due = [order for order in group if order.due_at and order.due_at <= due_by]
+        left = search.left_of(due)[:BATCH]
+        if reading is OF_FRESH and search.has_read:
+            others = len(set(left) - {search.to_verify})
+            questions = search.further_pages + others
+            gateway.note_questions(questions, page_size=PAGE_SIZE, room=search.room)
+        jobs = [(order, partial(check, order.provider_order_id or "")) for order in left]
+        for order, result in fan_out(jobs, gateway, pulse, purpose=purpose, is_patient=False):
+            yield order, search.complete(order, result)
 
 
 def _by_age(orders: Sequence[Order]) -> tuple[list[Order], list[Order]]:
@@ -166,8 +137,9 @@ def _by_age(orders: Sequence[Order]) -> tuple[list[Order], list[Order]]:
 
 def _is_worth_listing(group: Sequence[Order], gateway: Gateway) -> bool:
     listed = _listed(group)
-    is_only_way = any(order.is_only_listed for order in listed)
-    return is_only_way or (gateway.is_list_useful and len(listed) > _FEW)
+    return any(order.is_only_listed for order in listed) or (
+        gateway.is_list_useful and len(listed) > _FEW
+    )
 
 
 def _listed(orders: Sequence[Order]) -> list[Order]:
@@ -188,7 +160,9 @@ def _read_list(
         for page in search.read(gateway, pulse, skew):
             if isinstance(page, Exception):
                 search.has_failed = True
-                gateway.give_up_list(_pause_after(page))
+                # Longer after a 404, for example.
+                is_transient = isinstance(page, ProviderError) and page.status != 404
+                gateway.give_up_list(_LIST_FAILED if is_transient else _LIST_USELESS)
                 return
             yield from search.match(page)
             yield from match_others(search.find_others(page))
@@ -199,12 +173,6 @@ def _read_list(
     gateway.give_up_list(_LIST_USELESS if is_unexpected else _LIST_FAILED)
 
 
-def _pause_after(error: Exception) -> timedelta:
-    """The time for which the list is not used after ``error``; longer after a 404, for example."""
-    is_transient = isinstance(error, ProviderError) and error.status != 404
-    return _LIST_FAILED if is_transient else _LIST_USELESS
-
-
 class _Search:
     """A search of the list for the rows of some orders."""
 
@@ -212,7 +180,8 @@ class _Search:
         self._orders = orders
         self._reading = reading
         self._by_id = {provider_id: order for order in orders for provider_id in order.names}
-        self.old = [order for order in orders if _is_old(order)]
+        usual = timezone.now() - timedelta(seconds=_USUAL * conf.poll_timeout)
+        self.old = [order for order in orders if _accepted_at(order) < usual]
         # The list may be stale: each time, the oldest order is also checked singly, to verify it.
         self.to_verify = min(
             (order for order in self.old if not order.is_only_listed),
@@ -224,9 +193,7 @@ class _Search:
         self.has_read = self.has_match = self.has_failed = False
         self._pages = self._pages_read = self._rows_read = 0
 
-    def read(
-        self, gateway: Gateway, pulse: Pulse, skew: timedelta
-    ) -> Iterator[OrderPage | Exception]:
+    def read(self, gateway: Gateway, pulse: Pulse, skew: timedelta) -> Pages:
         """Yield the pages that cover the orders' sending times, plus or minus ``skew``."""
         sent = [order.sent_at for order in self._orders if order.sent_at]
         if not sent:
@@ -327,11 +294,6 @@ def _accepted_at(order: Order) -> datetime:
     return order.accepted_at
 
 
-def _is_old(order: Order) -> bool:
-    usual = timedelta(seconds=_USUAL * conf.poll_timeout)
-    return timezone.now() - _accepted_at(order) > usual
-
-
 def read_pages(
     gateway: Gateway,
     pulse: Pulse,
@@ -340,7 +302,7 @@ def read_pages(
     start: datetime,
     end: datetime,
     limit: Callable[[], int],
-) -> Iterator[OrderPage | Exception]:
+) -> Pages:
     """Yield the pages of the list of orders created from ``start`` to ``end``, as they arrive.
 
     If the first page gives the page count, the other pages are read, unless they are more than
@@ -350,7 +312,7 @@ def read_pages(
     """
     call = partial(gateway.client.list_orders, start=start, end=end, page_size=PAGE_SIZE)
 
-    def read(*numbers: int) -> Iterator[OrderPage | Exception]:
+    def read(*numbers: int) -> Pages:
         jobs = [(number, partial(call, page=number)) for number in numbers]
         purpose, is_patient = reading.first, reading.is_first_awaited
         if numbers != (1,):
@@ -361,18 +323,8 @@ def read_pages(
     first = next(read(1), None)
     if first is not None:
         yield first
-    if isinstance(first, OrderPage):
-        yield from _read_further(first, gateway, reading, read, limit)
-
-
-def _read_further(
-    first: OrderPage,
-    gateway: Gateway,
-    reading: ListReading,
-    read: Callable[..., Iterator[OrderPage | Exception]],
-    limit: Callable[[], int],
-) -> Iterator[OrderPage | Exception]:
-    """Yield the pages after the ``first`` one that are worth reading; see :func:`read_pages`."""
+    if not isinstance(first, OrderPage):
+        return
     count = first.page_count
     if count is None:
         yield from _read_uncounted(first, read, limit)
@@ -385,11 +337,8 @@ def _read_further(
 
 
 def _read_share(
-    count: int,
-    gateway: Gateway,
-    read: Callable[..., Iterator[OrderPage | Exception]],
-    limit: Callable[[], int],
-) -> Iterator[OrderPage | Exception]:
+    count: int, gateway: Gateway, read: Callable[..., Pages], limit: Callable[[], int]
+) -> Pages:
     """Yield this reading's share of the pages after the first one; note where the next begins."""
     begin = gateway.next_page if gateway.next_page <= count else 2
     numbers = [*range(begin, count + 1), *range(2, begin)]
@@ -400,9 +349,7 @@ def _read_share(
 
 
 def _read_counted(
-    numbers: Sequence[int],
-    read: Callable[..., Iterator[OrderPage | Exception]],
-    limit: Callable[[], int],
+    numbers: Sequence[int], read: Callable[..., Pages], limit: Callable[[], int]
 ) -> Generator[OrderPage | Exception, object, Sequence[int]]:
     """Yield these pages until ``limit()`` is 0 or the budget is short; return the others."""
     while numbers and limit():
@@ -416,10 +363,8 @@ def _read_counted(
 
 
 def _read_uncounted(
-    page: OrderPage | Exception | None,
-    read: Callable[[int], Iterator[OrderPage | Exception]],
-    limit: Callable[[], int],
-) -> Iterator[OrderPage | Exception]:
+    page: OrderPage | Exception | None, read: Callable[..., Pages], limit: Callable[[], int]
+) -> Pages:
     """Yield the pages after ``page``, the first one, until one has no new ids."""
     seen: set[str] = set()
     number = 1
@@ -460,7 +405,7 @@ def fan_out(
             ends_at = min(ends_at, time.monotonic() + _GRACE)
         pulse.beat()
         calls.start()
-        if not (is_patient or calls.are_running):
+        if not (is_patient or calls.running):
             return
         yield from calls.results(timeout=min(_PULSE_EVERY, ends_at - time.monotonic()))
 
@@ -491,17 +436,14 @@ class _Calls(Generic[K, T]):
         self._pulse = pulse
         self._purpose = purpose
         self._ended: SimpleQueue[tuple[_Call[K, T], T | Exception]] = SimpleQueue()
-        self._running = 0
+        #: Number of calls in flight.
+        self.running = 0
         #: True while calls may still be started.
         self.may_start = True
 
     @property
-    def are_running(self) -> bool:
-        return self._running > 0
-
-    @property
     def are_left(self) -> bool:
-        return self.are_running or (self.may_start and bool(self._waiting))
+        return self.running > 0 or (self.may_start and bool(self._waiting))
 
     def check_may_start(self) -> None:
         """Set :attr:`may_start` to False, for good, once the caller or the gateway stops calls."""
@@ -512,7 +454,7 @@ class _Calls(Generic[K, T]):
     def _has_room(self) -> bool:
         # Until the key is proven, calls are made one at a time.
         in_flight = MAX_IN_FLIGHT if self._gateway.is_proven else 1
-        return self.may_start and bool(self._waiting) and self._running < in_flight
+        return self.may_start and bool(self._waiting) and self.running < in_flight
 
     def start(self) -> None:
         """Start as many of the waiting calls as the gateway and ``MAX_IN_FLIGHT`` allow."""
@@ -521,7 +463,7 @@ class _Calls(Generic[K, T]):
 
     def _start(self, call: _Call[K, T], slot: Slot) -> None:
         call.slot = slot
-        self._running += 1
+        self.running += 1
         threading.Thread(target=self._run, args=(call,), daemon=True).start()
 
     def _run(self, call: _Call[K, T]) -> None:
@@ -541,7 +483,7 @@ class _Calls(Generic[K, T]):
             call, result = self._ended.get(timeout=max(timeout, 0))
         except Empty:
             return
-        self._running -= 1
+        self.running -= 1
         assert call.slot is not None  # noqa: S101 (it was started)
         error = result if isinstance(result, Exception) else None
         is_worth_repeating = isinstance(error, ProviderError) and error.is_worth_repeating

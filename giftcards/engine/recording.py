@@ -22,9 +22,9 @@ from giftcards.engine.late_answers import record_changes
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.engine.verdict import Verdict, clock_is_right, evaluate_for
 from giftcards.exceptions import NotFound, ProviderError, Refused
-from giftcards.models import ApiKey, Order, OrderQuerySet, StatusChange
+from giftcards.models import ApiKey, Order, StatusChange
 from giftcards.models.orders import OrderUpdate, Overtaken, cleared_provider_columns
-from giftcards.problems import Entry, Kind, Problem, history
+from giftcards.problems import Kind, Problem, history
 from giftcards.provider.answers import OrderAnswer
 from giftcards.statuses import FOLLOWED, Status
 
@@ -60,13 +60,8 @@ def next_check(
     return now + next((pause for limit, pause in _LATE_PAUSES if late_for < limit), _HOURLY)
 
 
-@dataclass(frozen=True, slots=True)
-class _Times:
-    """The keyword arguments of :func:`record_answers`."""
-
-    now: datetime
-    watched_since: datetime | None = None
-    was_clock_right: Callable[[datetime], bool] = clock_is_right
+# Evaluates an answer about an order.
+_Evaluate = Callable[[Order, OrderAnswer], "_Result"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +76,6 @@ class _Result:
     verdict: Verdict
     due_at: datetime | None
     identifies: bool
-    times: _Times
 
     @property
     def refutes(self) -> bool:
@@ -123,20 +117,23 @@ class _Result:
         return self.order.provider_alias
 
 
-def _evaluate(order: Order, answer: OrderAnswer, times: _Times) -> _Result:
-    due_at = None
-    if not order.is_final:
-        due_at = next_check(order, times.now, watched_since=times.watched_since)
-    verdict = evaluate_for(
-        order, answer, is_last=due_at is None, was_clock_right=times.was_clock_right
-    )
+def _evaluate(
+    order: Order,
+    answer: OrderAnswer,
+    *,
+    now: datetime,
+    watched_since: datetime | None,
+    was_clock_right: Callable[[datetime], bool],
+) -> _Result:
+    due_at = None if order.is_final else next_check(order, now, watched_since=watched_since)
+    verdict = evaluate_for(order, answer, is_last=due_at is None, was_clock_right=was_clock_right)
     if not verdict.is_ours:
         answer = replace(answer, provider_id="", cards=())
     # An answer that names only a part of the line proves nothing, unless it settles the order or
     # has cards: cards are delivered only once.
     is_shown = line_of(answer) == order.line or verdict.settlement or answer.cards
     identifies = order.identified_at is None and verdict.is_ours and bool(is_shown)
-    return _Result(order, answer, verdict, due_at, identifies, times)
+    return _Result(order, answer, verdict, due_at, identifies)
 
 
 def record_answers(
@@ -151,20 +148,20 @@ def record_answers(
     ``now`` is when the orders were checked. For ``watched_since`` see :func:`next_check`.
     ``was_clock_right`` tells whether the clock agreed with the provider's at a stored time.
     """
-    times = _Times(now, watched_since, was_clock_right)
+    evaluate = partial(
+        _evaluate, now=now, watched_since=watched_since, was_clock_right=was_clock_right
+    )
     try:
-        return _record_batch([_evaluate(*answer, times) for answer in answers], now=now)
+        return _record_batch([evaluate(*answer) for answer in answers], evaluate, now=now)
     except Exception as error:  # noqa: BLE001 (one order's error must not block the others)
         if len(answers) > 1:
-            return sum(
-                record_answers(
-                    [answer],
-                    now=now,
-                    watched_since=watched_since,
-                    was_clock_right=was_clock_right,
-                )
-                for answer in answers
+            record = partial(
+                record_answers,
+                now=now,
+                watched_since=watched_since,
+                was_clock_right=was_clock_right,
             )
+            return sum(record([answer]) for answer in answers)
         order = answers[0][0]
         logger.error(  # noqa: TRY400 (a traceback may hold a row)
             "What the provider answered about order %s could not be recorded: %s",
@@ -176,7 +173,7 @@ def record_answers(
 
 
 @sensitive_variables()
-def _record_batch(results: Sequence[_Result], *, now: datetime) -> int:
+def _record_batch(results: Sequence[_Result], evaluate: _Evaluate, *, now: datetime) -> int:
     by_due: dict[datetime | None, list[Order]] = defaultdict(list)
     changed = []
     for result in _without_misattributed(results):
@@ -186,9 +183,7 @@ def _record_batch(results: Sequence[_Result], *, now: datetime) -> int:
             changed.append(result)
     # Each transaction starts with a write: SQLite may fail one that upgrades from read to write.
     for due_at, unchanged in by_due.items():
-        _claimed_rows(unchanged).update(
-            due_at=due_at, checked_at=now, failures=0, claimed_until=None
-        )
+        _update_claimed({"due_at": due_at, "checked_at": now, "failures": 0}, unchanged)
     if not changed:
         return 0
     try:
@@ -199,7 +194,7 @@ def _record_batch(results: Sequence[_Result], *, now: datetime) -> int:
     except Overtaken:
         if len(changed) > 1:
             raise
-        return _record_after_race(changed[0], now=now)
+        return _record_after_race(changed[0], evaluate, now=now)
     for result in changed:
         _log(result)
     return sum(change.to_status != Status.UNCONFIRMED for change in changes)
@@ -217,12 +212,11 @@ def _without_misattributed(results: Sequence[_Result]) -> Iterator[_Result]:
         for order in Order.objects.known_as(new_ids):
             owners |= {order.provider_order_id or "": str(order), order.provider_alias: str(order)}
     for result in results:
-        if not result.alias or result.alias == result.order.provider_alias:
-            yield result
-            continue
-        # Two answers of this batch may have the same new id.
-        owner = owners.setdefault(result.alias, str(result.order))
-        if owner == str(result.order):
+        owner = name = str(result.order)
+        if result.alias and result.alias != result.order.provider_alias:
+            # Two answers of this batch may have the same new id.
+            owner = owners.setdefault(result.alias, name)
+        if owner == name:
             yield result
             continue
         answer = replace(result.answer, provider_id="", cards=())
@@ -231,17 +225,14 @@ def _without_misattributed(results: Sequence[_Result]) -> Iterator[_Result]:
         yield replace(result, answer=answer, verdict=verdict, identifies=False)
 
 
-def _claimed_rows(orders: Sequence[Order]) -> OrderQuerySet:
-    """The rows of ``orders`` that still carry this process's claim."""
-    return Order.objects.filter(
+def _update_claimed(values: dict[str, Any], orders: Sequence[Order]) -> int:
+    """Update the rows of ``orders`` that still carry this process's claim, and release it."""
+    claimed = Order.objects.filter(
         pk__in=[order.pk for order in orders],
         claim__in={order.claim for order in orders},
         status__in=FOLLOWED,
     )
-
-
-def _update_claimed(columns: dict[str, Any], orders: Sequence[Order]) -> int:
-    return _claimed_rows(orders).update(**columns)
+    return claimed.update(claimed_until=None, **values)
 
 
 def _update(result: _Result, now: datetime) -> OrderUpdate:
@@ -268,7 +259,9 @@ def _update(result: _Result, now: datetime) -> OrderUpdate:
         "fulfilled_amount": settlement.fulfilled_amount,
         "price_per_card": settlement.price_per_card,
     }
-    return OrderUpdate(order, values, settlement.status, _details(result))
+    # The problems that the settlement leaves, and those that ended with it.
+    details = history(order.problems, values["problems"], result.problems)
+    return OrderUpdate(order, values, settlement.status, details)
 
 
 def _release(order: Order, reasons: Sequence[Problem], now: datetime) -> OrderUpdate:
@@ -309,7 +302,7 @@ def _flag_surplus(results: Iterable[_Result], stored: Counter[int]) -> None:
             Order.objects.filter(pk=result.order.pk).update(**columns)
 
 
-def _record_after_race(result: _Result, *, now: datetime) -> int:
+def _record_after_race(result: _Result, evaluate: _Evaluate, *, now: datetime) -> int:
     """Record an answer about an order that another process moved in the meantime.
 
     A final status stays. New cards are stored nonetheless, and a contradiction is flagged.
@@ -322,12 +315,7 @@ def _record_after_race(result: _Result, *, now: datetime) -> int:
         record_changes([(fresh, result.answer)], now=now, is_thorough=True)
         return 0
     # It became DELAYED, or its claim expired and another process took it.
-    return _record_batch([_evaluate(fresh, result.answer, result.times)], now=now)
-
-
-def _details(result: _Result) -> list[Entry]:
-    """The details of a settlement: the problems it leaves, and those that ended with it."""
-    return history(result.order.problems, result.problem_columns["problems"], result.problems)
+    return _record_batch([evaluate(fresh, result.answer)], evaluate, now=now)
 
 
 def _log(result: _Result) -> None:
@@ -396,8 +384,7 @@ def record_failures(
         )
         groups.setdefault(repr(values), (values, []))[1].append(order)
     for values, orders in groups.values():
-        columns = {"failures": F("failures") + 1, "claimed_until": None, **values}
-        write_together(orders, partial(_update_claimed, columns))
+        write_together(orders, partial(_update_claimed, {"failures": F("failures") + 1, **values}))
 
 
 def _is_refuted_by(error: Exception, order: Order, proof_ago: datetime) -> bool:
@@ -436,11 +423,11 @@ def _values_after_failure(
     pause: timedelta,
     is_theirs: bool,
 ) -> dict[str, Any]:
-    is_newly_only_listed = (
-        is_theirs and not order.is_only_listed and _shows_only_listed(order, error)
-    )
-    # That is no problem: the list is used instead.
-    problem = None if is_newly_only_listed else _own_problem(error)
+    # An order adopted from the list is known by the list's id only, which a single check may not
+    # accept. At first, that is no problem: the list is used instead.
+    is_only_listed = is_theirs and order.was_adopted and isinstance(error, NotFound)
+    is_news = is_only_listed and not order.is_only_listed
+    problem = None if is_news else _own_problem(error)
     if order.status == Status.HANDLING:
         due_at: datetime | None = max(regular or now, now + pause)
     elif problem is None:
@@ -448,21 +435,12 @@ def _values_after_failure(
         due_at = min(regular or now + _HOURLY, now + pause)
     else:
         due_at = regular
-    is_only_listed = order.is_only_listed or is_newly_only_listed
+    is_only_listed = order.is_only_listed or is_only_listed
     values: dict[str, Any] = {"due_at": due_at, "is_only_listed": is_only_listed}
     if problem is None:
         return values
     new = [problem] if due_at else [_WATCH_ENDED, problem]
     return values | order.problem_columns(ends={Kind.ANSWER}, new=new)
-
-
-def _shows_only_listed(order: Order, error: Exception) -> bool:
-    """True if the error shows that the order can only be followed through the list.
-
-    An order adopted from the list is known by the list's id only, which a single check may not
-    accept.
-    """
-    return order.was_adopted and isinstance(error, NotFound)
 
 
 def _own_problem(error: Exception) -> Problem | None:

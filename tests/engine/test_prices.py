@@ -327,7 +327,7 @@ class TestAskedSince:
             simulator.price_factor = 2
             decided_at = ago(seconds)
             with nullcontext(gateway) if is_same_process else Gateway() as asking:
-                price = asking.required_price(PSN, "type_001", asked_since=decided_at)
+                price = asking.prices.required_price(PSN, "type_001", asked_since=decided_at)
         assert price == 490 * made
         assert len(simulator.requests) == made
 
@@ -362,9 +362,9 @@ class TestShared:
     def test_a_price_asked_for_by_either_method_serves_the_other(
         self, simulator: Simulator
     ) -> None:
-        for read in (Gateway.price, Gateway.required_price):
+        for read in (PriceList.price, PriceList.required_price):
             with Gateway() as gateway:
-                assert read(gateway, PSN, "type_003") == Decimal(1960)
+                assert read(gateway.prices, PSN, "type_003") == Decimal(1960)
         assert len(simulator.requests) == 1
 
     @pytest.mark.parametrize("seconds", [600, -1, -3600], ids=["too old", "ahead", "far ahead"])
