@@ -62,14 +62,10 @@ class BalanceReader:
             self._ask()
         _tell_of_fall(state)
 
-    def take_answer(self) -> None:
-        """Store the balance if the answer has come."""
-        self._take_answer(seconds=0)
-
     def close(self, *, seconds: float) -> None:
         """Wait at most ``seconds`` for an answer that is on its way, and close the gateway."""
         try:
-            if self._take_answer(seconds=seconds):
+            if self.take_answer(seconds=seconds):
                 _tell_of_fall(ProviderState.objects.current())
         finally:
             if self._gateway is not None:
@@ -90,7 +86,7 @@ class BalanceReader:
             self._call = _Call(slot, timezone.now())
             self._call.start(gateway.client)
 
-    def _take_answer(self, *, seconds: float) -> bool:
+    def take_answer(self, *, seconds: float = 0) -> bool:
         """Wait at most ``seconds`` for the balance and store it; False without a usable answer."""
         if self._call is None or self._gateway is None:
             return False

@@ -85,11 +85,6 @@ class Shares:
     late: range
     common: range
 
-    @property
-    def tenth(self) -> int:
-        """A tenth of the number of all slots, but at least one."""
-        return max((len(self.listing) + len(self.late) + len(self.common)) // 10, 1)
-
     @classmethod
     def of(cls, *, limit: int, poll_interval: float) -> Shares:
         """Divide ``limit`` requests per minute; the list gets a quarter at most."""
@@ -141,7 +136,8 @@ class Shares:
                 return [(common, len(common) // 2)]
             case Purpose.BACKGROUND:
                 # Always the same slots, so that no minute has more of these requests.
-                return [(self.common[-self.tenth :], 0)]
+                all_slots = len(self.listing) + len(self.late) + len(self.common)
+                return [(self.common[-max(all_slots // 10, 1) :], 0)]
 
 
 def _left_free(common: range) -> int:
@@ -196,22 +192,13 @@ class Budget:
 
     def _has_room(self, purpose: Purpose, now: datetime) -> bool:
         """True if ``purpose`` may take a slot now: requests that can wait give way to others."""
-        match purpose:
-            case Purpose.PRICING:
-                return not self._is_busy(now)
-            case Purpose.BACKGROUND:
-                return not self._is_busy(now) and self._is_half_free(now)
-            case _:
-                return True
-
-    def _is_half_free(self, now: datetime) -> bool:
+        if purpose not in {Purpose.PRICING, Purpose.BACKGROUND}:
+            return True
         common = self._shares.common
-        return RequestSlot.objects.among(common).free(now).count() >= len(common) // 2
-
-    def _is_busy(self, now: datetime) -> bool:
-        """True if the recent request rate would use up most of the common slots."""
         lately = RequestSlot.objects.filter(until__gt=now + MINUTE - _LATELY).count()
-        return lately * (MINUTE / _LATELY) > len(self._shares.common) * _BUSY
+        if lately * (MINUTE / _LATELY) > len(common) * _BUSY:
+            return False
+        return purpose == Purpose.PRICING or self._free(common) >= len(common) // 2
 
     def finish(self, slot: Slot) -> None:
         """Hold the slot for another 60 seconds: by now, the provider has counted the request."""

@@ -101,8 +101,8 @@ class Step:
     seconds: float
 
     @property
-    def after(self) -> datetime:
-        return self.before + timedelta(seconds=self.seconds)
+    def span(self) -> timedelta:
+        return timedelta(seconds=self.seconds)
 
 
 class Era(NamedTuple):
@@ -136,12 +136,17 @@ class _Record:
             ],
         )
 
-    def with_reading(self, offset: float, steps: Iterable[Step]) -> Self:
+    def with_reading(self, offset: float, new: Iterable[Step]) -> Self:
         others = {name: value for name, value in self.offsets.items() if name != _MACHINE}
         offsets = [*others.items(), (_MACHINE, offset)]
-        return type(self)(
-            dict(offsets[-_MOST_MACHINES:]), _merge_oldest([*self.steps, *steps], _MOST_STEPS)
-        )
+        steps = [*self.steps, *new]
+        surplus = len(steps) - _MOST_STEPS
+        if surplus > 0:
+            # One step instead of the oldest ones.
+            oldest = steps[: surplus + 1]
+            merged = Step(oldest[-1].before, sum(step.seconds for step in oldest))
+            steps = [merged, *steps[surplus + 1 :]]
+        return type(self)(dict(offsets[-_MOST_MACHINES:]), steps)
 
     def eras(self) -> Iterator[Era]:
         """Yield the eras, newest first; a time that the clock showed twice is in two of them.
@@ -152,11 +157,11 @@ class _Record:
         end = datetime.max.replace(tzinfo=zone)
         set_since = timedelta(0)
         for step in reversed(self.steps):
-            start = min(step.before, step.after) - _TOLERANCE
+            start = min(step.before, step.before + step.span) - _TOLERANCE
             yield Era(start, end, set_since)
             # The era before this step.
             end = step.before + _TOLERANCE
-            set_since += timedelta(seconds=step.seconds)
+            set_since += step.span
         yield Era(datetime.min.replace(tzinfo=zone), end, set_since)
 
     def as_dict(self) -> dict[str, Any]:
@@ -165,15 +170,6 @@ class _Record:
             "offsets": list(self.offsets.items()),
             "steps": [(_as_seconds(step.before), step.seconds) for step in self.steps],
         }
-
-
-def _merge_oldest(steps: Sequence[Step], most: int) -> list[Step]:
-    """Return at most ``most`` steps: the oldest are merged into one if there are more."""
-    surplus = len(steps) - most
-    if surplus <= 0:
-        return list(steps)
-    oldest, rest = steps[: surplus + 1], steps[surplus + 1 :]
-    return [Step(oldest[-1].before, sum(step.seconds for step in oldest)), *rest]
 
 
 class Clock:
@@ -251,7 +247,7 @@ class Clock:
 
 def _follow(step: Step, state: ProviderState, now: datetime) -> None:
     """Adapt the stored times that lie ahead to ``step``."""
-    span = timedelta(seconds=step.seconds)
+    span = step.span
     RequestSlot.objects.follow_clock(before=step.before, now=now, longest=longest_request())
     if state.paused_until and state.paused_until > step.before:
         # Guarded: another process may have started a pause in the meantime.

@@ -79,19 +79,15 @@ def isolate_failures(*orders: Order) -> Iterator[None]:
         is_written = True
     if is_written:
         return
+    now = timezone.now()
+    due = Order.objects.filter(pk__in=[order.pk for order in orders], due_at__lte=now)
     try:
         with transaction.atomic():
-            _postpone(orders)
+            due.update(due_at=now + _POSTPONED)
     except Error:
         # Raises if the database refuses every write, for example because it is read-only.
         ProviderState.objects.filter(pk=1).update(swept_at=F("swept_at"))
         time.sleep(_PAUSE / 2)
-
-
-def _postpone(orders: Sequence[Order]) -> None:
-    now = timezone.now()
-    due = Order.objects.filter(pk__in=[order.pk for order in orders], due_at__lte=now)
-    due.update(due_at=now + _POSTPONED)
 
 
 def write_together(orders: Sequence[Order], write: Callable[[Sequence[Order]], T]) -> list[T]:

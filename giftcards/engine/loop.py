@@ -43,16 +43,12 @@ _TICK = 60.0
 Chores = Callable[[Callable[[], bool]], None]
 
 
-def _no_chores(_should_continue: Callable[[], bool]) -> None:
-    pass
-
-
 def follow(
     *,
     seconds: float | None,
     stop: threading.Event | None = None,
     patience: timedelta = timedelta(0),
-    chores: Chores = _no_chores,
+    chores: Chores = lambda _may_go_on: None,
 ) -> Swept | None:
     """Run the loop: sweep whenever orders are due; return the sum of the sweeps.
 
@@ -113,11 +109,7 @@ class _Loop:
     """
 
     def __init__(
-        self,
-        seconds: float | None,
-        stop: threading.Event,
-        patience: timedelta,
-        chores: Chores,
+        self, seconds: float | None, stop: threading.Event, patience: timedelta, chores: Chores
     ) -> None:
         self.stop = stop
         self._chores = chores
@@ -148,18 +140,24 @@ class _Loop:
         assert self.done is not None  # noqa: S101 (the lease was taken)
         self.done += swept
         if self._gateway.is_open and self.should_continue():
-            self._balance.look_after()
-            if self._gateway.prices.look_at_held(self._is_at_leisure):
-                self._gateway.flush()
+            self._look_aside(self._gateway)
         is_refused = not self._gateway.reopens_by_itself()
         if not self._is_endless and (is_refused or not is_work_left()):
             return False
         if is_refused:
-            self._give_way()
+            # For one interval, a process that may have another API key can take the lease.
+            self.release()
+            self.stop.wait(max(conf.poll_interval, _LOOK_EVERY))
         else:
             self._do_chores()
             self._wait_for_work(self._gateway, is_idle=not (swept.sent or swept.checked))
         return True
+
+    def _look_aside(self, gateway: Gateway) -> None:
+        """Look at what is not about open orders: the balance, and the prices of held orders."""
+        self._balance.look_after()
+        if gateway.prices.look_at_held(self._is_at_leisure):
+            gateway.flush()
 
     def _do_chores(self) -> None:
         now = time.monotonic()
@@ -171,22 +169,19 @@ class _Loop:
         """True if the run goes on and no order is urgent."""
         return self.should_continue() and not is_work_left()
 
-    def _give_way(self) -> None:
-        """Release the lease for one interval, for a process that may have another API key."""
-        self.release()
-        self.stop.wait(max(conf.poll_interval, _LOOK_EVERY))
-
     def _take_lease(self) -> bool:
         """Take the lease; wait up to ``patience`` for the lease of a dead holder to expire."""
         give_up_at = time.monotonic() + self._patience.total_seconds()
         expiry = self._held_until()
-        while not self._token:
+        while True:
             self._beat_at = time.monotonic()
             self._token = Lease.objects.take(Lease.LOOP, LOOP_LEASE)
+            if self._token:
+                break
             # A changed expiry means that the holder is alive.
-            if not self._token and (self._held_until() != expiry or self._beat_at >= give_up_at):
+            if self._held_until() != expiry or self._beat_at >= give_up_at:
                 return False
-            if not self._token and self.stop.wait(_LOOK_EVERY):
+            if self.stop.wait(_LOOK_EVERY):
                 return False
         # From now on, this run sends new orders, so a queued run no longer counts.
         Lease.objects.revoke(Lease.QUEUED_SWEEP)

@@ -63,11 +63,7 @@ class NextTry(NamedTuple):
     at: datetime | None
 
 
-def _always() -> bool:
-    return True
-
-
-def announce(should_continue: Callable[[], bool] = _always) -> int:
+def announce(should_continue: Callable[[], bool] = lambda: True) -> int:
     """Announce the changes that are due; return how many have now reached every receiver.
 
     ``should_continue`` is called before each change. Once it returns False, the rest waits for the
@@ -121,17 +117,15 @@ class _LeaseKeeper:
     def _renew(self) -> None:
         try:
             while not self._is_over.wait(_RENEW_LEASE_EVERY):
-                if time.monotonic() - self._began < _LONGEST_CALL:
-                    self._renew_once()
+                if time.monotonic() - self._began >= _LONGEST_CALL:
+                    continue
+                try:
+                    Lease.objects.keep(Lease.OUTBOX, self._token, _LEASE)
+                except Error:
+                    # The next renewal may succeed before the lease expires.
+                    close_old_connections()
         finally:
             connections.close_all()
-
-    def _renew_once(self) -> None:
-        try:
-            Lease.objects.keep(Lease.OUTBOX, self._token, _LEASE)
-        except Error:
-            # The next renewal may succeed before the lease expires.
-            close_old_connections()
 
 
 @contextlib.contextmanager
@@ -189,8 +183,10 @@ def _announce_change(change: StatusChange, held_back: dict[str, datetime]) -> No
         elif held_until is None or held_back[receiver.name] > held_until:
             held_until = held_back[receiver.name]
     failures = change.announce_failures
-    if called and not _begin(change, held_until):
-        return
+    if called:
+        then = next_try(failures, has_failed=True, held_until=held_until, now=timezone.now())
+        if not _write(change, announce_failures=then.failures, announce_at=then.at):
+            return
     undelivered = called.copy()
     try:
         _deliver(change, undelivered)
@@ -198,10 +194,16 @@ def _announce_change(change: StatusChange, held_back: dict[str, datetime]) -> No
         # Even if the process is interrupted, for example by the timeout of a task.
         missing = {receiver.name for receiver in undelivered}
         delivered = {receiver.name for receiver in called} - missing
-        then = next_try(
-            failures, has_failed=bool(missing), held_until=held_until, now=timezone.now()
+        now = timezone.now()
+        then = next_try(failures, has_failed=bool(missing), held_until=held_until, now=now)
+        _write(
+            change,
+            delivered_to=sorted(delivered.union(change.delivered_to or ())),
+            announced_at=None if missing or held_until else now,
+            announce_failures=then.failures,
+            announce_at=then.at,
+            announce_error=change.announce_error,
         )
-        _record(change, delivered, then, is_done=not (missing or held_until))
 
 
 def _deliver(change: StatusChange, undelivered: list[_Receiver]) -> None:
@@ -253,26 +255,6 @@ def _without_words(error: BaseException, receiver: _Receiver) -> BaseException:
         return type(error)(words)
     except Exception:  # noqa: BLE001 (it takes other arguments)
         return SystemExit(words)
-
-
-def _begin(change: StatusChange, held_until: datetime | None) -> bool:
-    """Record a try as failed before it is made; False if another process has made one meanwhile."""
-    then = next_try(
-        change.announce_failures, has_failed=True, held_until=held_until, now=timezone.now()
-    )
-    return _write(change, announce_failures=then.failures, announce_at=then.at)
-
-
-def _record(change: StatusChange, delivered: set[str], then: NextTry, *, is_done: bool) -> None:
-    """Record how a try ended, unless another process has made one meanwhile."""
-    _write(
-        change,
-        delivered_to=sorted(delivered.union(change.delivered_to or ())),
-        announced_at=timezone.now() if is_done else None,
-        announce_failures=then.failures,
-        announce_at=then.at,
-        announce_error=change.announce_error,
-    )
 
 
 def _write(change: StatusChange, **values: Any) -> bool:

@@ -118,12 +118,9 @@ def ask(
         search = _Search(_listed(group), reading)
         if _is_worth_listing(group, gateway):
             yield from _read_list(search, gateway, pulse, match_others)
-        due = [order for order in group if order.due_at and order.due_at <= due_by]
-        left = search.left_of(due)[:BATCH]
-        if reading is OF_FRESH and search.has_read:
-            others = len(set(left) - {search.to_verify})
-            questions = search.further_pages + others
-            gateway.note_questions(questions, page_size=PAGE_SIZE, room=search.room)
+        left = search.left_of(group, due_by)[:BATCH]
+        if reading is OF_FRESH:
+            search.note_questions(left, gateway)
         jobs = [(order, partial(check, order.provider_order_id or "")) for order in left]
         for order, result in fan_out(jobs, gateway, pulse, purpose=purpose, is_patient=False):
             yield order, search.complete(order, result)
@@ -160,9 +157,7 @@ def _read_list(
         for page in search.read(gateway, pulse, skew):
             if isinstance(page, Exception):
                 search.has_failed = True
-                # Longer after a 404, for example.
-                is_transient = isinstance(page, ProviderError) and page.status != 404
-                gateway.give_up_list(_LIST_FAILED if is_transient else _LIST_USELESS)
+                gateway.give_up_list(_pause_after(page))
                 return
             yield from search.match(page)
             yield from match_others(search.find_others(page))
@@ -171,6 +166,12 @@ def _read_list(
     # New orders may still appear. Old ones should be there, unless the list uses ids of its own.
     is_unexpected = any(order.checked_at for order in search.old)
     gateway.give_up_list(_LIST_USELESS if is_unexpected else _LIST_FAILED)
+
+
+def _pause_after(error: Exception) -> timedelta:
+    """The time for which the list is not used after ``error``; longer after a 404, for example."""
+    is_transient = isinstance(error, ProviderError) and error.status != 404
+    return _LIST_FAILED if is_transient else _LIST_USELESS
 
 
 class _Search:
@@ -218,19 +219,23 @@ class _Search:
     def is_cut_short(self) -> bool:
         return self._pages_left > 0
 
-    @property
-    def further_pages(self) -> int:
-        """The number of pages after the first one that were read or were worth reading."""
-        return max(self._pages_read - 1, 0) + self._pages_left
+    def note_questions(self, left: Sequence[Order], gateway: Gateway) -> None:
+        """Tell the gateway how many requests the reading takes beside the list's first page.
 
-    @property
-    def room(self) -> int:
-        """Number of rows that the last page can still take; if unknown, half a page."""
-        pages = self._pages_read + self._pages_left
-        return PAGE_SIZE - self._rows_read if pages == 1 else PAGE_SIZE // 2
+        Those are further pages that were read or were worth reading, and checks of ``left``.
+        """
+        if not self.has_read:
+            return
+        further = max(self._pages_read - 1, 0) + self._pages_left
+        others = len(set(left) - {self.to_verify})
+        # If it is unknown how many rows the last page can still take, half a page.
+        is_only_page = self._pages_read + self._pages_left == 1
+        room = PAGE_SIZE - self._rows_read if is_only_page else PAGE_SIZE // 2
+        gateway.note_questions(further + others, page_size=PAGE_SIZE, room=room)
 
-    def left_of(self, due: Sequence[Order]) -> list[Order]:
-        """The ``due`` orders to check one by one, without those that a page left out may show."""
+    def left_of(self, orders: Iterable[Order], due_by: datetime) -> list[Order]:
+        """Those due by ``due_by`` to check one by one, without those a page left out may show."""
+        due = [order for order in orders if order.due_at and order.due_at <= due_by]
         left = [order for order in due if order.pk not in self.shown]
         if self.is_cut_short:
             left = [order for order in left if order.pk in self._unclear]

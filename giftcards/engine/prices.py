@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import islice
-from typing import Any, Self
+from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
@@ -62,11 +62,6 @@ class _Prices:
     def age(self) -> float:
         """Seconds since the request was made, which include the time until its answer."""
         return time.monotonic() - self.asked_at
-
-    @classmethod
-    def of(cls, row: ProductPrices) -> Self:
-        age = timezone.now() - row.asked_at
-        return cls(time.monotonic() - age.total_seconds(), row.prices)
 
 
 class PriceList:
@@ -126,7 +121,8 @@ class PriceList:
         )
         if row is None or type_id not in row.by_type:
             return None
-        prices = self._cache[product_id] = _Prices.of(row)
+        asked_at = time.monotonic() - (timezone.now() - row.asked_at).total_seconds()
+        prices = self._cache[product_id] = _Prices(asked_at, row.prices)
         return prices
 
     def _request(self, product_id: str, purpose: Purpose) -> _Prices | None:

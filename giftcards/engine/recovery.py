@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -86,17 +86,12 @@ def read_listing(gateway: Gateway, pulse: Pulse, *, start: datetime, end: dateti
         by_id = {row.provider_id: row for row in page.items if row.provider_id}
         has_new_rows = not by_id.keys() <= rows.keys()
         rows |= by_id
-    return Listing(
-        rows=rows,
-        is_whole=len(pages) == len(answers)
-        and all(_is_identifiable(page) for page in pages)
-        and _is_complete(pages, len(rows), has_new_rows=has_new_rows),
+    # A row without an id or a time could be any order.
+    is_identifiable = not any(page.problems for page in pages) and all(
+        row.provider_id and row.created_at for page in pages for row in page.items
     )
-
-
-def _is_identifiable(page: OrderPage) -> bool:
-    """True if each row has an id and a time; a row without these could be any order."""
-    return not page.problems and all(row.provider_id and row.created_at for row in page.items)
+    is_read = len(pages) == len(answers) and is_identifiable
+    return Listing(rows, is_read and _is_complete(pages, len(rows), has_new_rows=has_new_rows))
 
 
 def _is_complete(pages: Sequence[OrderPage], rows: int, *, has_new_rows: bool) -> bool:
@@ -190,30 +185,42 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     proof = timedelta(seconds=START_WITHIN) + 2 * _half_proof()
     half_proof_ago, proof_ago = map(gateway.clock.long_ago, (_half_proof(), proof))
     first, last = _sent_at(lost[0]), _sent_at(lost[-1])
-    # Before the list is read: an order accepted during the reading may be missing from it.
-    nearby = _accepted_nearby(first, last)
-    accepted = [order for order in nearby if order.was_sent_with(gateway.key)]
+    # Before the list is read: an order accepted during the reading may be missing from it. If one
+    # that was accepted before is not in the list, the list lags.
+    nearby = Order.objects.sent_between(first - _half_proof(), last + _half_proof())
+    accepted = [
+        order
+        for order in nearby.filter(accepted_at__isnull=False)
+        if order.was_sent_with(gateway.key)
+    ]
     listing = _read_around(first, last, accepted, gateway, pulse)
     # Between the list and the owners of its rows: an order that takes a row meanwhile is seen
-    # either as a rival or as an owner.
+    # either as a rival or as an owner. The rows of these may look like those of the lost ones.
+    nearby = Order.objects.sent_between(first - 2 * CLOCK_SKEW, last + 2 * CLOCK_SKEW)
     others = [
-        order for order in _others(lost, first, last) if not order.was_sent_elsewhere(gateway.key)
+        order
+        for order in nearby.exclude(pk__in=[order.pk for order in lost])
+        if not order.was_sent_elsewhere(gateway.key)
     ]
     rivals = [order for order in others if not _is_row_known(order, listing)]
     rows = find_orphans(listing)
     # Last: orders that another process resolved meanwhile count as rivals. Without them, this one
     # would pair the rows differently and take rows that the other is about to adopt.
-    lost, resolved = _still_lost(lost)
-    rivals += resolved
+    unresolved = Order.objects.filter(
+        pk__in=[order.pk for order in lost], status=Status.UNCONFIRMED
+    )
+    keys = set(unresolved.values_list("pk", flat=True))
+    rivals += [order for order in lost if order.pk not in keys]
     return Survey(
         lost=[
-            replace(sent, is_dated=_is_dated(order, gateway))
-            for order, sent in zip(lost, _as_sent(lost), strict=True)
+            replace(_as_sent(order), is_dated=_is_dated(order, gateway))
+            for order in lost
+            if order.pk in keys
         ],
         rows=rows,
-        rivals=_as_sent(rivals),
-        unseen=_as_sent(order for order in accepted if not listing.shows(order)),
-        doubts=_as_sent(order for order in others if _is_doubtful(order, listing, now)),
+        rivals=[_as_sent(order) for order in rivals],
+        unseen=[_as_sent(order) for order in accepted if not listing.shows(order)],
+        doubts=[_as_sent(order) for order in others if _is_doubtful(order, listing, now)],
         is_whole=listing.is_whole,
         half_proof_ago=with_zone(half_proof_ago),
         proof_ago=with_zone(proof_ago),
@@ -221,14 +228,6 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
         farthest_clock=FARTHEST_CLOCK,
         proof_of_absence=2 * _half_proof(),
     )
-
-
-def _still_lost(lost: Sequence[Order]) -> tuple[list[Order], list[Order]]:
-    """Split ``lost`` into orders that are still lost and orders that another process resolved."""
-    rows = Order.objects.filter(pk__in=[order.pk for order in lost], status=Status.UNCONFIRMED)
-    keys = set(rows.values_list("pk", flat=True))
-    still = [order for order in lost if order.pk in keys]
-    return still, [order for order in lost if order.pk not in keys]
 
 
 def _is_dated(order: Order, gateway: Gateway) -> bool:
@@ -244,12 +243,6 @@ def _is_dated(order: Order, gateway: Gateway) -> bool:
     return is_dated
 
 
-def _accepted_nearby(first: datetime, last: datetime) -> OrderQuerySet:
-    """Accepted orders sent near the lost ones; if one of them is not in the list, the list lags."""
-    near = (first - _half_proof(), last + _half_proof())
-    return Order.objects.sent_between(*near).filter(accepted_at__isnull=False)
-
-
 def _read_around(
     first: datetime,
     last: datetime,
@@ -263,20 +256,13 @@ def _read_around(
     right, and a busy account is spared many pages. Otherwise the margin is hours.
     """
 
-    def read(skew: timedelta) -> Listing:
-        return read_listing(gateway, pulse, start=first - skew, end=last + skew)
-
     if accepted:
-        listing = read(CLOCK_SKEW)
+        start, end = first - CLOCK_SKEW, last + CLOCK_SKEW
+        listing = read_listing(gateway, pulse, start=start, end=end)
         if listing.has_failed or any(listing.shows(order) for order in accepted):
             return listing
-    return read(FARTHEST_CLOCK)
-
-
-def _others(lost: Sequence[Order], first: datetime, last: datetime) -> OrderQuerySet:
-    """Other orders whose rows may look like those of ``lost``."""
-    near = (first - 2 * CLOCK_SKEW, last + 2 * CLOCK_SKEW)
-    return Order.objects.sent_between(*near).exclude(pk__in=[order.pk for order in lost])
+    start, end = first - FARTHEST_CLOCK, last + FARTHEST_CLOCK
+    return read_listing(gateway, pulse, start=start, end=end)
 
 
 def _is_row_known(order: Order, listing: Listing) -> bool:
@@ -306,17 +292,14 @@ def _is_doubtful(order: Order, listing: Listing, now: datetime) -> bool:
     return row is None or line_of(row) != order.line
 
 
-def _as_sent(orders: Iterable[Order]) -> list[SentOrder]:
-    return [
-        SentOrder(
-            key=order.pk,
-            line=(order.product_id, order.type_id, order.quantity),
-            sent_at=with_zone(_sent_at(order)),
-            absent_since=order.absent_since and with_zone(order.absent_since),
-            was_accepted=bool(order.answered_id),
-        )
-        for order in orders
-    ]
+def _as_sent(order: Order) -> SentOrder:
+    return SentOrder(
+        key=order.pk,
+        line=order.line,
+        sent_at=with_zone(_sent_at(order)),
+        absent_since=order.absent_since and with_zone(order.absent_since),
+        was_accepted=bool(order.answered_id),
+    )
 
 
 def _sent_at(order: Order) -> datetime:

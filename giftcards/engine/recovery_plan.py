@@ -194,7 +194,7 @@ def _plan_unmatched(
     doubtful = tuple(
         row
         for row in rows
-        if _may_be_any(row, orders, survey.clock_skew)
+        if any(_may_be(row, order, survey.clock_skew) for order in orders)
         or _matches_any(row, orders, survey.farthest_clock)
     )
     if doubtful:
@@ -204,45 +204,29 @@ def _plan_unmatched(
 
 def _weigh_absence(order: SentOrder, survey: Survey) -> Wait | Absent:
     """Decide about an order that matches none of the rows."""
-    is_evidence = (survey.is_whole and order.is_dated) and not (
-        order.was_accepted
-        or _has_unseen_neighbour(order, survey)
-        or _has_doubtful_neighbour(order, survey)
-    )
-    if not is_evidence:
+    # The list lags if it also lacks an accepted order sent at about the same time.
+    is_stale = _is_any_near(order, survey.unseen, survey.proof_of_absence / 2)
+    # An order of about the same time may have the id of this one. Lost orders that the provider has
+    # accepted count as well: until their own rows are found, the list hides at least one order, or
+    # ids are mixed up.
+    doubts = [*survey.doubts, *(other for other in survey.lost if other.was_accepted)]
+    is_doubtful = order.was_accepted or _is_any_near(order, doubts, survey.clock_skew)
+    if is_stale or is_doubtful or not (survey.is_whole and order.is_dated):
         return Wait(order, is_evidence=False)
-    return Absent(order) if _is_proven_absent(order, survey) else Wait(order, is_evidence=True)
+    # Absence is proven late enough after the first evidence and after sending.
+    since = order.absent_since
+    is_late_enough = order.sent_at <= survey.proof_ago
+    if since is not None and since <= survey.half_proof_ago and is_late_enough:
+        return Absent(order)
+    return Wait(order, is_evidence=True)
 
 
-def _has_unseen_neighbour(order: SentOrder, survey: Survey) -> bool:
-    """True if the list lags: it also lacks an accepted order sent at about the same time."""
-    nearby = survey.proof_of_absence / 2
-    return any(abs(other.sent_at - order.sent_at) <= nearby for other in survey.unseen)
-
-
-def _has_doubtful_neighbour(order: SentOrder, survey: Survey) -> bool:
-    """True if an order sent at about the same time may have the id of ``order``.
-
-    Lost orders that the provider has accepted count as well: until their own rows are found, the
-    list hides at least one order, or ids are mixed up.
-    """
-    doubts = (*survey.doubts, *(other for other in survey.lost if other.was_accepted))
-    return any(abs(other.sent_at - order.sent_at) <= survey.clock_skew for other in doubts)
-
-
-def _is_proven_absent(order: SentOrder, survey: Survey) -> bool:
-    """True if this search proves absence: late enough after the first one and after sending."""
-    if order.absent_since is None:
-        return False
-    return order.absent_since <= survey.half_proof_ago and order.sent_at <= survey.proof_ago
+def _is_any_near(order: SentOrder, others: Iterable[SentOrder], within: timedelta) -> bool:
+    return any(abs(other.sent_at - order.sent_at) <= within for other in others)
 
 
 def _matches_any(row: OrderAnswer, orders: Sequence[SentOrder], within: timedelta) -> bool:
     return any(line_of(row) == order.line and _may_be(row, order, within) for order in orders)
-
-
-def _may_be_any(row: OrderAnswer, orders: Sequence[SentOrder], within: timedelta) -> bool:
-    return any(_may_be(row, order, within) for order in orders)
 
 
 def _may_be(row: OrderAnswer, order: SentOrder, within: timedelta) -> bool:

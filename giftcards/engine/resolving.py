@@ -110,10 +110,14 @@ def compare(order: Order, row: Row) -> dict[str, Fit]:
     """
     ours = {"product": order.product_id, "type": order.type_id, "quantity": order.quantity}
     fits = {name: _fit(row.get(name), row.get(name) == value) for name, value in ours.items()}
+    created_at = None
+    is_near = False
     # After a restore of the database, it may be unknown when the order was sent.
-    created_at = row.get("created_at") if order.sent_at else None
+    if order.sent_at and row.get("created_at"):
+        created_at = datetime.fromisoformat(row["created_at"])
+        is_near = abs(created_at - with_zone(order.sent_at)) <= FARTHEST_CLOCK
     return fits | {
-        "created_at": _fit(created_at, _is_of_its_time(order, row)),
+        "created_at": _fit(created_at, is_near),
         # A row without this entry is from the list, which was read with the right key.
         "key": Fit.FITS if row.get("is_same_key", True) else Fit.DIFFERS,
     }
@@ -123,13 +127,6 @@ def _fit(told: object, is_equal: bool) -> Fit:
     if told in {None, ""}:
         return Fit.NOT_TOLD
     return Fit.FITS if is_equal else Fit.DIFFERS
-
-
-def _is_of_its_time(order: Order, row: Row) -> bool:
-    if not (order.sent_at and row.get("created_at")):
-        return False
-    created_at = datetime.fromisoformat(row["created_at"])
-    return abs(created_at - with_zone(order.sent_at)) <= FARTHEST_CLOCK
 
 
 def overall(fits: Mapping[str, Fit]) -> Fit:

@@ -104,22 +104,8 @@ def _send(order: Order, gateway: Gateway) -> bool:
     slot = gateway.begin(Purpose.PLACING)
     if slot is None:
         return False
-    _claim_and_place(order, gateway, slot, price)
+    _place(order, gateway, slot, price)
     return True
-
-
-def _claim_and_place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) -> None:
-    # Read before the claim: the commit of the claim may return minutes later, when the order has
-    # been declared lost and sent again. Then the request is not made.
-    start_by = steady_time() + START_WITHIN
-    is_claimed = False
-    try:
-        is_claimed = claim(order, key=gateway.key)
-    finally:
-        if not is_claimed:
-            gateway.give_back(slot)
-    if is_claimed:
-        _place(order, gateway, slot, price, start_by=start_by)
 
 
 def _price(order: Order, gateway: Gateway) -> Decimal | None:
@@ -142,10 +128,19 @@ def _is_test(order: Order, error: ProviderError, gateway: Gateway) -> bool:
     return is_unlisted and gateway.environment() == Environment.SANDBOX
 
 
-def _place(
-    order: Order, gateway: Gateway, slot: Slot, price: Decimal | None, *, start_by: float
-) -> None:
-    """Make the request for a claimed order, unless it is too late, and record the outcome."""
+def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) -> None:
+    """Claim an order, make the request unless it is too late, and record the outcome."""
+    # Read before the claim: the commit of the claim may return minutes later, when the order has
+    # been declared lost and sent again. Then the request is not made.
+    start_by = steady_time() + START_WITHIN
+    is_claimed = False
+    try:
+        is_claimed = claim(order, key=gateway.key)
+    finally:
+        if not is_claimed:
+            gateway.give_back(slot)
+    if not is_claimed:
+        return
     failure: ProviderError | None = None
     try:
         provider_id = gateway.client.place(
@@ -158,12 +153,12 @@ def _place(
         failure = error
     try:
         if failure is not None:
-            _persist(partial(_record_failure, order, failure, price))
+            record = partial(_record_failure, order, failure, price)
         else:
             # Log before using the database: if it is down, the log still has the id.
             logger.info("Order %s was accepted as %s.", order.reference, provider_id)
             record = partial(_record_acceptance, order, provider_id, price, gateway.list_turn())
-            _persist(record)
+        _persist(record)
     finally:
         # Even if the order cannot be written: the key's refusal must not be forgotten.
         gateway.finish(slot, failure)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain
@@ -76,9 +76,6 @@ class Swept:
             other.is_paused,
         )
 
-    def as_dict(self) -> dict[str, int | bool]:
-        return asdict(self)
-
     def __str__(self) -> str:
         counts = (
             f"{self.sent} sent, {self.checked} checked, {self.settled} settled,"
@@ -89,15 +86,11 @@ class Swept:
         return f"{counts}; paused" if self.is_paused else counts
 
 
-def _always() -> bool:
-    return True
-
-
 def sweep(
     gateway: Gateway,
     orders: OrderQuerySet | None = None,
     *,
-    should_continue: Callable[[], bool] = _always,
+    should_continue: Callable[[], bool] = lambda: True,
 ) -> Swept:
     """Send, check, recover and time out those of ``orders`` (``None``: all orders) that are due.
 
@@ -131,7 +124,12 @@ class _Sweep:
                 mark_unconfirmed(order)
         # Sending comes first: a late check only delays a code, a late purchase may lose the sale.
         self._send()
-        done = self._check_and_recover() if is_open else Swept()
+        done = Swept()
+        if is_open:
+            self._beat_at = time.monotonic()
+            done = self._check()
+            if self._should_continue():
+                recover(self._scope, self._gateway, self._pulse)
         # Even if calls are paused: it also records that a worker is alive.
         self._gateway.flush()
         if self._should_continue():
@@ -142,13 +140,6 @@ class _Sweep:
             postponed=done.postponed,
             is_paused=not self._gateway.is_open,
         )
-
-    def _check_and_recover(self) -> Swept:
-        self._beat_at = time.monotonic()
-        done = self._check()
-        if self._should_continue():
-            recover(self._scope, self._gateway, self._pulse)
-        return done
 
     def _mark_delayed(self) -> None:
         """Move orders past the poll timeout to DELAYED; they have just been checked once more."""
@@ -229,17 +220,14 @@ class _Sweep:
             return Swept()
         self._claimed = claimed
         recorder = _Recorder(self._gateway, now)
-
-        def match_others(rows: Rows) -> Answers:
-            return self._match_others(rows, due_by=soon, but=recorder.checked)
-
-        for order, result in ask(
+        results = ask(
             claimed,
             due_by=now,
             gateway=self._gateway,
             pulse=self._pulse,
-            match_others=match_others,
-        ):
+            match_others=partial(self._match_others, due_by=soon, but=recorder.checked),
+        )
+        for order, result in results:
             recorder.add(order, result)
         recorder.flush()
         self._postpone([order for order in claimed if order.pk not in recorder.checked])
@@ -345,13 +333,12 @@ def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
         left = timedelta(seconds=ends_at - time.monotonic())
         if order.status not in URGENT or order.is_held or not gateway.reopens_within(left):
             return
-        time.sleep(min(_time_to(order.due_at, gateway), conf.poll_interval))
-
-
-def _time_to(due_at: datetime | None, gateway: Gateway) -> float:
-    """Seconds until ``due_at``, or until the budget allows a check if that is later."""
-    wait = (due_at - timezone.now()).total_seconds() if due_at else conf.poll_interval
-    return max(wait, gateway.wait_for(Purpose.CHECKING), 0.05)
+        wait = conf.poll_interval
+        if order.due_at:
+            # Or until the budget allows a check if that is later.
+            until_due = (order.due_at - timezone.now()).total_seconds()
+            wait = max(until_due, gateway.wait_for(Purpose.CHECKING), 0.05)
+        time.sleep(min(wait, conf.poll_interval))
 
 
 class _Recorder:

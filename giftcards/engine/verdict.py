@@ -47,17 +47,12 @@ class Verdict:
     is_ours: bool = True
 
 
-def clock_is_right(_moment: datetime) -> bool:
-    """True: nothing is known against the clock."""
-    return True
-
-
 def evaluate_for(
     order: Order,
     answer: OrderAnswer,
     *,
     is_last: bool = False,
-    was_clock_right: Callable[[datetime], bool] = clock_is_right,
+    was_clock_right: Callable[[datetime], bool] = lambda _moment: True,
 ) -> Verdict:
     """Evaluate ``answer`` for an accepted order, given what is on record of the order.
 
@@ -117,7 +112,9 @@ def evaluate_answer(
         fulfilled_amount=settlement.fulfilled_amount,
     ).is_consistent
     is_doubtful = not all(map(_is_unread_amount, problems))
-    if _is_uncounted(answer) and (is_doubtful or not is_consistent):
+    is_partial = answer.status == Status.PARTIALLY_FILLED
+    is_uncounted = is_partial and answer.fulfilled_quantity is None
+    if is_uncounted and (is_doubtful or not is_consistent):
         # Only the cards themselves give their number: to settle would lose a card that is
         # unreadable or missing.
         return Verdict(None, (*problems, Problem("delivered_unknown", {"ordered": quantity})))
@@ -195,15 +192,9 @@ def _is_whole(answer: OrderAnswer, quantity: int) -> bool:
     return fits and len(answer.cards) == delivered
 
 
-def _is_uncounted(answer: OrderAnswer) -> bool:
-    return answer.fulfilled_quantity is None and answer.status == Status.PARTIALLY_FILLED
-
-
 def _has_negative(answer: OrderAnswer) -> bool:
-    return any(
-        amount is not None and amount < 0
-        for amount in (answer.fulfilled_amount, answer.price_per_card)
-    )
+    amounts = (answer.fulfilled_amount, answer.price_per_card)
+    return any(amount is not None and amount < 0 for amount in amounts)
 
 
 def find_changes(answer: OrderAnswer, record: Settlement, *, quantity: int) -> Iterator[Problem]:

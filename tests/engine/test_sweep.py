@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -971,7 +972,7 @@ class TestSwept:
         assert first + first == twice
         assert (first + Swept()).postponed == 0
         assert (first + Swept()).is_paused is False
-        assert json.loads(json.dumps(first.as_dict())) == {
+        assert json.loads(json.dumps(asdict(first))) == {
             "sent": 1,
             "checked": 2,
             "settled": 3,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser
+from dataclasses import asdict
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -102,7 +103,7 @@ class Command(GiftcardsCommand):
         with Gateway() as gateway:
             done = sweep(gateway)
         if options["json"]:
-            self.write_json(done.as_dict())
+            self.write_json(asdict(done))
         self.say(f"{done}.", options)
         if done.is_paused or done.failed:
             raise CommandError(_trouble(done), returncode=UNFINISHED)
