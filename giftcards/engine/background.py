@@ -31,7 +31,11 @@ def ask_when_free(
     the provider refuses the API key; ``on_wait`` may raise :exc:`Stopped` as well.
     """
     while True:
-        _wait_until_open(gateway, on_wait)
+        while not gateway.try_open():
+            if not gateway.reopens_by_itself():
+                raise Stopped("The provider refuses the API key.")
+            on_wait(True)
+            time.sleep(_LONGEST_WAIT)
         try:
             answer = call()
         except (AccessDenied, RateLimited):
@@ -41,16 +45,5 @@ def ask_when_free(
             return answer
         if gateway.is_open:
             on_wait(False)
-            _pause(gateway.wait_for(Purpose.BACKGROUND))
-
-
-def _wait_until_open(gateway: Gateway, on_wait: Callable[[bool], object]) -> None:
-    while not gateway.try_open():
-        if not gateway.reopens_by_itself():
-            raise Stopped("The provider refuses the API key.")
-        on_wait(True)
-        _pause(_LONGEST_WAIT)
-
-
-def _pause(seconds: float) -> None:
-    time.sleep(min(max(seconds, _SHORTEST_WAIT), _LONGEST_WAIT))
+            wait = max(gateway.wait_for(Purpose.BACKGROUND), _SHORTEST_WAIT)
+            time.sleep(min(wait, _LONGEST_WAIT))

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from django.db import transaction
 from django.db.models import F
@@ -105,17 +105,6 @@ class Step:
         return timedelta(seconds=self.seconds)
 
 
-class Era(NamedTuple):
-    """A period between two steps, in which the clock showed ``start`` to ``end``.
-
-    ``set_since`` is the sum of the later steps.
-    """
-
-    start: datetime
-    end: datetime
-    set_since: timedelta
-
-
 @dataclass(frozen=True, slots=True)
 class _Record:
     """The content of ``ProviderState.clock``."""
@@ -148,21 +137,22 @@ class _Record:
             steps = [merged, *steps[surplus + 1 :]]
         return type(self)(dict(offsets[-_MOST_MACHINES:]), steps)
 
-    def eras(self) -> Iterator[Era]:
-        """Yield the eras, newest first; a time that the clock showed twice is in two of them.
+    def eras(self) -> Iterator[tuple[datetime, datetime, timedelta]]:
+        """Yield the periods between steps, newest first: start, end, and the sum of later steps.
 
-        The eras overlap by the tolerance, within which steps are known.
+        A time that the clock showed twice is in two eras. They also overlap by the tolerance,
+        within which steps are known.
         """
         zone = timezone.now().tzinfo
         end = datetime.max.replace(tzinfo=zone)
         set_since = timedelta(0)
         for step in reversed(self.steps):
             start = min(step.before, step.before + step.span) - _TOLERANCE
-            yield Era(start, end, set_since)
+            yield start, end, set_since
             # The era before this step.
             end = step.before + _TOLERANCE
             set_since += step.span
-        yield Era(datetime.min.replace(tzinfo=zone), end, set_since)
+        yield datetime.min.replace(tzinfo=zone), end, set_since
 
     def as_dict(self) -> dict[str, Any]:
         # A list, because a database may sort the keys of an object.
@@ -194,9 +184,9 @@ class Clock:
         """
         moment = self._check() - length
         candidates = []
-        for era in self._record.eras():
-            shown = moment - era.set_since  # what the clock showed then, or would have shown
-            if shown < era.end:
+        for _start, end, set_since in self._record.eras():
+            shown = moment - set_since  # what the clock showed then, or would have shown
+            if shown < end:
                 candidates.append(shown)
         return min(candidates)
 
@@ -206,7 +196,7 @@ class Clock:
         Several values if the clock may have shown ``moment`` several times.
         """
         eras = self._record.eras()
-        return [era.set_since for era in eras if era.start < moment <= era.end]
+        return [set_since for start, end, set_since in eras if start < moment <= end]
 
     def _take_over(self, state: ProviderState) -> None:
         self._state = state

@@ -327,7 +327,7 @@ class Gateway:
         self.is_proven = False
         if error.code == "IP_BLOCKED":
             # The block concerns every key, and says nothing about this one.
-            self._pause_for(ProviderState.Pause.ACCESS, error, _BLOCK)
+            self._pause(ProviderState.Pause.ACCESS, error, _BLOCK)
         else:
             self._failure = self._refusal = error
             self._store_refusal()
@@ -355,22 +355,16 @@ class Gateway:
         if error.retry_after is not None:
             wait = min(timedelta(seconds=error.retry_after), LONGEST_RETRY_AFTER)
             wait = max(wait, _SHORTEST_PAUSE)
-        self._pause_for(ProviderState.Pause.RATE, error, wait)
+        self._pause(ProviderState.Pause.RATE, error, wait)
 
-    def _pause_for(
-        self, reason: ProviderState.Pause, error: ProviderError, length: timedelta
-    ) -> None:
-        if self._pause(reason, error, length):
+    def _pause(self, reason: ProviderState.Pause, error: ProviderError, length: timedelta) -> None:
+        self._failure = error
+        until = timezone.now() + length
+        is_new = ProviderState.objects.pause(reason, detail=str(error), until=until)
+        self._state = ProviderState.objects.current()
+        if is_new and reason != ProviderState.Pause.OUTAGE:
             level = logging.ERROR if reason == ProviderState.Pause.ACCESS else logging.WARNING
             logger.log(level, "%s Calls go on in %d s.", error, length.total_seconds())
-
-    def _pause(self, reason: ProviderState.Pause, error: ProviderError, length: timedelta) -> bool:
-        self._failure = error
-        is_new = ProviderState.objects.pause(
-            reason, detail=str(error), until=timezone.now() + length
-        )
-        self._state = ProviderState.objects.current()
-        return is_new
 
     def flush(self) -> None:
         """Store the outcome of the calls since the last flush in ``ProviderState``."""
@@ -411,9 +405,8 @@ class Gateway:
     def has_answered_lately(self) -> bool:
         """True if a request of any process has succeeded within the last minute."""
         at = self._state.succeeded_at
-        return self._has_succeeded or (
-            at is not None and is_recent(at, timezone.now(), within=_LATELY)
-        )
+        was_recent = at is not None and is_recent(at, timezone.now(), within=_LATELY)
+        return self._has_succeeded or was_recent
 
     def was_clock_right(self, moment: datetime) -> bool:
         """True if this server's clock agreed with the provider's when it showed ``moment``.
@@ -437,19 +430,17 @@ class Gateway:
         )
 
     @property
-    def _list_read_at(self) -> datetime | None:
-        return self._list_asked_at or self._state.list_read_at
-
-    @property
     def is_list_read(self) -> bool:
         """True if the list is in use: it was read within the last two poll intervals."""
-        read_at = self._list_read_at
-        return read_at is not None and is_recent(read_at, timezone.now(), within=2 * _interval())
+        return self.list_turn() is not None
 
     def list_turn(self) -> datetime | None:
         """The time at which the list is due to be read again; ``None`` if it is not in use."""
-        read_at = self._list_read_at
-        return read_at + _interval() if read_at and self.is_list_read else None
+        interval = timedelta(seconds=conf.poll_interval)
+        read_at = self._list_asked_at or self._state.list_read_at
+        if read_at is None or not is_recent(read_at, timezone.now(), within=2 * interval):
+            return None
+        return read_at + interval
 
     def note_list_read(self) -> None:
         self._list_asked_at = timezone.now()
@@ -488,7 +479,3 @@ class Gateway:
         ProviderState.objects.filter(pk=1).update(
             list_usable_at=self._state.list_usable_at, list_read_at=None
         )
-
-
-def _interval() -> timedelta:
-    return timedelta(seconds=conf.poll_interval)

@@ -55,14 +55,6 @@ class _Receiver(NamedTuple):
     call: Callable[..., Any]
 
 
-class NextTry(NamedTuple):
-    """The failures of a change so far, and when it is announced again."""
-
-    failures: int
-    # None if never.
-    at: datetime | None
-
-
 def announce(should_continue: Callable[[], bool] = lambda: True) -> int:
     """Announce the changes that are due; return how many have now reached every receiver.
 
@@ -184,8 +176,8 @@ def _announce_change(change: StatusChange, held_back: dict[str, datetime]) -> No
             held_until = held_back[receiver.name]
     failures = change.announce_failures
     if called:
-        then = next_try(failures, has_failed=True, held_until=held_until, now=timezone.now())
-        if not _write(change, announce_failures=then.failures, announce_at=then.at):
+        counted, at = next_try(failures, has_failed=True, held_until=held_until, now=timezone.now())
+        if not _write(change, announce_failures=counted, announce_at=at):
             return
     undelivered = called.copy()
     try:
@@ -195,13 +187,13 @@ def _announce_change(change: StatusChange, held_back: dict[str, datetime]) -> No
         missing = {receiver.name for receiver in undelivered}
         delivered = {receiver.name for receiver in called} - missing
         now = timezone.now()
-        then = next_try(failures, has_failed=bool(missing), held_until=held_until, now=now)
+        counted, at = next_try(failures, has_failed=bool(missing), held_until=held_until, now=now)
         _write(
             change,
             delivered_to=sorted(delivered.union(change.delivered_to or ())),
             announced_at=None if missing or held_until else now,
-            announce_failures=then.failures,
-            announce_at=then.at,
+            announce_failures=counted,
+            announce_at=at,
             announce_error=change.announce_error,
         )
 
@@ -210,40 +202,30 @@ def _deliver(change: StatusChange, undelivered: list[_Receiver]) -> None:
     """Call each receiver once. Those that return are removed from ``undelivered``."""
     change.announce_error = ""
     for receiver in undelivered.copy():
-        failure = _call(receiver, change)
-        if failure is None:
+        failure, interruption = _call(receiver, change)
+        if not failure:
             undelivered.remove(receiver)
             continue
-        change.announce_error = failure.text
-        logger.error(
-            "Announcing order %s (%s) failed. %s",
-            change.order.reference,
-            change,
-            change.announce_error,
-        )
+        change.announce_error = failure
+        logger.error("Announcing order %s (%s) failed. %s", change.order.reference, change, failure)
         # Errors of receivers are contained; an interrupt or exit of the process is not.
-        if failure.interruption is not None:
-            raise failure.interruption
-
-
-class _Failure(NamedTuple):
-    """The displayable part of a receiver's exception, whose message may hold a clear code."""
-
-    text: str
-    # None if the process goes on.
-    interruption: BaseException | None
+        if interruption is not None:
+            raise interruption
 
 
 @contained
-def _call(receiver: _Receiver, change: StatusChange) -> _Failure | None:
-    """Call a receiver; return its failure without the exception: later ones would refer to it."""
+def _call(receiver: _Receiver, change: StatusChange) -> tuple[str, BaseException | None]:
+    """Call a receiver; return its failure ("": none), and an interruption to raise, if any.
+
+    Not the exception, to which later ones would refer: its message may hold a clear code.
+    """
     try:
         receiver.call(order=change.order, change=change)
     except Exception as error:  # noqa: BLE001 (reported by the caller)
-        return _Failure(_describe(error, receiver), None)
+        return _describe(error, receiver), None
     except BaseException as error:  # noqa: BLE001 (raised by the caller)
-        return _Failure(_describe(error, receiver), _without_words(error, receiver))
-    return None
+        return _describe(error, receiver), _without_words(error, receiver)
+    return "", None
 
 
 def _without_words(error: BaseException, receiver: _Receiver) -> BaseException:
@@ -278,8 +260,8 @@ def _write(change: StatusChange, **values: Any) -> bool:
 
 def next_try(
     failures: int, *, has_failed: bool, held_until: datetime | None, now: datetime
-) -> NextTry:
-    """Decide when to announce a change again.
+) -> tuple[int, datetime | None]:
+    """Return the failures of a change so far, and when it is announced again (``None``: never).
 
     ``failures`` counts the earlier tries in which a receiver failed; ``has_failed`` tells whether
     one failed in this try. ``held_until`` is the time when the earlier changes that hold back some
@@ -288,12 +270,12 @@ def next_try(
     """
     if not has_failed:
         # Due with the earlier change, which is announced first; None if nothing is held back.
-        return NextTry(failures, held_until)
+        return failures, held_until
     failures += 1
     # A receiver that is held back has not been called yet, so the change cannot be given up.
     if failures >= _MOST_FAILURES and held_until is None:
-        return NextTry(failures, None)
-    return NextTry(failures, now + backoff(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE))
+        return failures, None
+    return failures, now + backoff(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
 
 
 def _holds_back(change: StatusChange) -> dict[str, datetime]:
