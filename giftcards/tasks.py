@@ -17,7 +17,7 @@ from giftcards.engine.database import surviving
 from giftcards.engine.figures import complete_figures
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import begin_tick, follow, is_work_left
-from giftcards.engine.task_queue import LOOP_LEASE, cluster_stop, queue_sweep
+from giftcards.engine.task_queue import LOOP_LEASE, SWEEP_TASK, cluster_stop, queue_task
 from giftcards.exceptions import GiftcardsError
 from giftcards.models import CustomerRefund
 from giftcards.privacy.retention import purge_if_due
@@ -57,7 +57,7 @@ def _run(*, patience: timedelta, is_tick: bool = False) -> str:
         if done is not None and is_work_left():
             with Gateway() as gateway:
                 if gateway.reopens_by_itself():
-                    queue_sweep()
+                    queue_task(SWEEP_TASK)
         if is_tick:
             # Last, because orders may wait for the loop.
             ends_at = began + conf.longest_task - conf.request_timeout

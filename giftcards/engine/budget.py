@@ -20,11 +20,10 @@ The other slots are common:
 - Optional prices leave half free, and are not requested while the budget is busy.
 - Background requests (catalogue, ledger, prices of held orders) use at most a tenth of all slots,
   and only while at least half of the common slots are free and the budget is not busy.
-- If readings of the list take requests beside the first page (further pages, single checks), as
-  many common slots as these need in a minute are reserved for them, at most a quarter. Once the
-  other slots are taken, each reading takes only its share of the reserved ones. If readings need
-  more than a quarter, single checks leave half of it to further pages, each of which covers up to
-  a hundred orders.
+- What readings of the list need in a minute beside the first page (further pages, single checks)
+  is reserved for them, at most a quarter. Once the other slots are taken, each reading takes only
+  its share. If readings need more, single checks leave half of it to further pages, each of which
+  covers up to a hundred orders.
 """
 
 from __future__ import annotations
@@ -53,13 +52,10 @@ _LEAST_FOR_LATE = 30
 
 
 class Purpose(enum.Enum):
-    """The purpose of a request, which decides the slots that the request may take.
-
-    ``LISTING`` is for the first page of the list, ``PAGES`` for further pages, and ``SEARCHING``
-    for any page that is read to find lost orders.
-    """
+    """The purpose of a request, which decides the slots that the request may take."""
 
     PLACING = enum.auto()
+    # The first page of the list, further pages, and any page that is read to find lost orders.
     LISTING = enum.auto()
     PAGES = enum.auto()
     SEARCHING = enum.auto()
@@ -95,8 +91,7 @@ class Shares:
     def split(self, questions: int) -> tuple[range, range]:
         """The common slots that are reserved for readings of the list, and the other common ones.
 
-        Reserved are as many as the readings of a minute take with ``questions`` each, at most a
-        quarter.
+        ``questions`` is the number of requests that a reading takes beside the first page.
         """
         wanted = min(questions * len(self.listing), len(self.common) // 4)
         return self.common[:wanted], self.common[wanted:]
@@ -106,9 +101,7 @@ class Shares:
     ) -> list[tuple[range, int]]:
         """The ranges of slots that a request may take, preferred first, and how many to leave free.
 
-        While the list is not usable (``has_list`` is False), single checks may take its slots: late
-        orders one half, other orders the rest. ``questions`` is the number of requests that a
-        reading of the list takes beside the first page.
+        While the list is not usable (``has_list`` is False), single checks may take its slots.
         """
         wanted, common = self.split(questions)
         is_short = questions * len(self.listing) > len(wanted)
@@ -174,10 +167,7 @@ class Budget:
         return None
 
     def pages_at_once(self, questions: int) -> int:
-        """Number of further pages that one reading may take, so that slots last for the minute.
-
-        ``questions`` is the number of requests that a reading takes beside the first page.
-        """
+        """Number of further pages that one reading may take, so that slots last for the minute."""
         wanted, common = self._shares.split(questions)
         share = max(len(wanted) // max(len(self._shares.listing), 1), 1)
         return share + max(self._free(common) - _left_free(common), 0)

@@ -50,7 +50,7 @@ def longest_request() -> timedelta:
 
 
 def _identify_machine() -> str:
-    """Return an id of the machine's current boot: each boot restarts the steady clock."""
+    # An id of the boot, because each boot restarts the steady clock.
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
@@ -169,19 +169,13 @@ class Clock:
         self.compare(ProviderState.objects.current())
 
     def compare(self, state: ProviderState) -> ProviderState:
-        """Record a step of the clock since the last comparison; return the current state.
-
-        ``state`` was just loaded. After a step, the stored times that lie ahead are adapted.
-        """
+        """Compare with ``state``, which was just loaded, as :meth:`_check`; return the latest."""
         self._take_over(state)
         self._check()
         return self._state
 
     def long_ago(self, length: timedelta) -> datetime:
-        """The latest stored time that is certainly at least ``length`` ago.
-
-        Time that the clock skipped when it was set ahead does not count.
-        """
+        """The latest stored time that is certainly ``length`` ago, without skipped time."""
         moment = self._check() - length
         candidates = []
         for _start, end, set_since in self._record.eras():
@@ -191,10 +185,7 @@ class Clock:
         return min(candidates)
 
     def set_since(self, moment: datetime) -> list[timedelta]:
-        """The total by which the clock was set since it showed ``moment``.
-
-        Several values if the clock may have shown ``moment`` several times.
-        """
+        """The sum of the steps since the clock showed ``moment``; several if it may have twice."""
         eras = self._record.eras()
         return [set_since for start, end, set_since in eras if start < moment <= end]
 
@@ -203,7 +194,10 @@ class Clock:
         self._record = _Record.of(state.clock)
 
     def _check(self) -> datetime:
-        """Record a step of the clock since the last comparison; return the current time."""
+        """Record a step of the clock since the last comparison; return the current time.
+
+        After a step, the stored times that lie ahead are adapted.
+        """
         while True:
             now, offset = _read_clocks()
             seconds = self._seconds_set(now, offset)
@@ -263,8 +257,7 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
 def recall_far_future() -> None:
     """Make orders and announcements due now if their due time is implausibly far ahead.
 
-    Such a time was written before the clock was set back, and no process has noticed the step, for
-    example because all of them were down.
+    Such a time was written before the clock was set back while no process was running.
     """
     now = timezone.now()
     others = max(_LONGEST_OTHER, timedelta(seconds=conf.proof_of_absence / 2))

@@ -91,10 +91,9 @@ def isolate_failures(*orders: Order) -> Iterator[None]:
 
 
 def write_together(orders: Sequence[Order], write: Callable[[Sequence[Order]], T]) -> list[T]:
-    """Call ``write`` with all ``orders``; return its results in a list, empty without orders.
+    """Call ``write`` with all ``orders``, or with each if the database refuses some of them.
 
-    If the database refuses that because of some orders, ``write`` is called for each order, and the
-    orders that still fail are postponed.
+    Returns the results. Orders that fail on their own are postponed.
     """
     written: list[T] = []
     if len(orders) > 1:

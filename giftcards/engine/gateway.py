@@ -84,8 +84,8 @@ class KeyProbe:
 class Gateway:
     """A client with pauses, key probe and request budget enforced; a context manager.
 
-    Not thread-safe: one thread owns it. Other threads may only call ``client``, and only between
-    the owner's :meth:`begin` and :meth:`finish` for that call.
+    One thread owns it. Others may only call ``client``, between the owner's :meth:`begin` and
+    :meth:`finish` for that call.
     """
 
     def __init__(self) -> None:
@@ -182,21 +182,23 @@ class Gateway:
         ApiKey.objects.learn(self.key, key.key_type)
 
     def environment(self) -> str:
-        """Return the environment of the key's account; "" if it is unknown.
+        """The environment of the key's account; "" if it is unknown.
 
-        If it is not stored, the provider is asked, with the low priority of an optional price. If
-        the answer does not name it, the next request is made 2 minutes later at the earliest.
+        If it is not stored, the provider is asked, at most every two minutes.
         """
-        if self.key.environment:
-            return self.key.environment
-        token = Lease.objects.take(Lease.KEY_ENVIRONMENT, LONGEST_HOLD)
-        if token is not None:
-            # Not every proxy routes this path. If the error pauses calls, the order is not sent.
-            with suppress(ProviderError):
-                self._ask_about_key(Purpose.PRICING)
-            if self.key.environment:
-                Lease.objects.release(Lease.KEY_ENVIRONMENT, token)
+        if not self.key.environment:
+            self._learn_environment()
         return self.key.environment
+
+    def _learn_environment(self) -> None:
+        token = Lease.objects.take(Lease.KEY_ENVIRONMENT, LONGEST_HOLD)
+        if token is None:
+            return
+        # Not every proxy routes this path. If the error pauses calls, the order is not sent.
+        with suppress(ProviderError):
+            self._ask_about_key(Purpose.PRICING)
+        if self.key.environment:
+            Lease.objects.release(Lease.KEY_ENVIRONMENT, token)
 
     def reopens_by_itself(self) -> bool:
         """True if calls are allowed now or after a timed pause; False if the key was refused."""
@@ -233,10 +235,9 @@ class Gateway:
                 return result
 
     def begin(self, purpose: Purpose) -> Slot | None:
-        """Take a request slot for one call; the caller then makes the call and finishes it.
+        """Take a slot for one call, which the caller makes and finishes.
 
-        ``None`` if calls are paused, if another process is probing the key, or if the budget has
-        no slot left for ``purpose``.
+        ``None`` if calls are paused, if another process is probing the key, or without a slot.
         """
         had_probe = self._probe.is_ours
         slot = None
@@ -335,8 +336,7 @@ class Gateway:
     def _store_refusal(self) -> None:
         """Store a refusal of the key, if there is one, which stops every process that has the key.
 
-        If the database fails, :attr:`is_open` is False nevertheless, and the refusal is stored
-        before the next call.
+        If that fails, it is tried again before the next call, which is not made.
         """
         if self._refusal is None:
             return

@@ -68,8 +68,7 @@ def record_changes(
 ) -> None:
     """Record how ``answers`` about settled orders, given at ``now``, differ from the record.
 
-    An order about which the answer says nothing new costs no query. With ``is_thorough``, each card
-    of every order is compared, not just the number of cards.
+    An answer that says nothing new costs no query, unless each card is compared (``is_thorough``).
     """
     for order, answer in answers:
         if is_thorough or not _is_known(order, find_differences(order, answer)):

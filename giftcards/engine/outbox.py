@@ -58,8 +58,7 @@ class _Receiver(NamedTuple):
 def announce(should_continue: Callable[[], bool] = lambda: True) -> int:
     """Announce the changes that are due; return how many have now reached every receiver.
 
-    ``should_continue`` is called before each change. Once it returns False, the rest waits for the
-    next call.
+    ``should_continue`` is called before each change; False ends it.
     """
     announced = 0
     # The changes that the database refuses to write.
@@ -164,8 +163,7 @@ def _announce_batch(
 def _announce_change(change: StatusChange, held_back: dict[str, datetime]) -> None:
     """Call the receivers that ``change`` has yet to reach, and record the outcome.
 
-    Receivers in ``held_back`` are not called: an earlier change of the order has yet to reach them.
-    ``held_back`` maps their names to the time when that change is due.
+    Those in ``held_back`` wait for an earlier change of the order, which is due at that time.
     """
     called: list[_Receiver] = []
     held_until: datetime | None = None
@@ -240,10 +238,9 @@ def _without_words(error: BaseException, receiver: _Receiver) -> BaseException:
 
 
 def _write(change: StatusChange, **values: Any) -> bool:
-    """Write ``values`` to the row, unless it is no longer as this process last saw it.
+    """Write ``values`` to the row; False if it is no longer as this process last saw it.
 
-    Returns False, and changes nothing, in that case: a process that was taken for dead must not
-    overwrite the record of its successor. The row may also have been deleted with its order.
+    A process that was taken for dead must not overwrite the record of its successor.
     """
     row = StatusChange.objects.filter(
         pk=change.pk,
@@ -279,13 +276,9 @@ def next_try(
 
 
 def _holds_back(change: StatusChange) -> dict[str, datetime]:
-    """Map the receivers that ``change`` has yet to reach, by name, to the time when it is due.
-
-    Later changes of the order wait for these receivers. A change that was given up holds nothing
-    back.
-    """
+    """The receivers for which later changes of the order wait, by name, and until when."""
     if change.announce_at is None:
-        return {}
+        return {}  # it was given up
     return {receiver.name: change.announce_at for receiver in _pending_receivers(change)}
 
 

@@ -67,10 +67,7 @@ class Pulse:
 
 
 class ListReading(NamedTuple):
-    """The purposes of requests for the list's pages: for the first page, and for further pages.
-
-    Pages that are ``awaited`` wait for the request budget; others are skipped if it is short.
-    """
+    """The purposes of requests for pages of the list; those not awaited yield to a short budget."""
 
     first: Purpose
     further: Purpose
@@ -242,11 +239,7 @@ class _Search:
         return sorted(left, key=lambda order: order is self.to_verify)
 
     def match(self, page: OrderPage) -> Iterator[tuple[Order, OrderAnswer]]:
-        """Yield our orders with their rows.
-
-        Skips rows of other clients of the account, repeated rows and inconclusive ones; orders that
-        are left without a row are checked one by one.
-        """
+        """Yield our orders with their rows, except repeated rows and inconclusive ones."""
         self.has_read = True
         self._pages = self._pages or page.page_count or 0
         self._pages_read += 1
@@ -268,10 +261,7 @@ class _Search:
         return [row for row in page.items if row.provider_id and row.provider_id not in self._by_id]
 
     def complete(self, order: Order, result: OrderAnswer | Exception) -> OrderAnswer | Exception:
-        """Fill gaps in a single answer from the order's row, while the order's id is not confirmed.
-
-        A single answer about a settled order may name neither product nor type.
-        """
+        """Fill gaps in a single answer, which may name no line, while the id is not confirmed."""
         row = self._unclear.get(order.pk)
         if order.identified_at or row is None or not isinstance(result, OrderAnswer):
             return result
@@ -424,10 +414,7 @@ class _Call(Generic[K, T]):
 
 
 class _Calls(Generic[K, T]):
-    """Calls that are waiting, and calls in flight, each in a thread of its own.
-
-    The threads are daemons: one that hangs does not keep the process alive.
-    """
+    """Calls that are waiting, and calls in flight, each in a thread of its own."""
 
     def __init__(
         self,
@@ -469,6 +456,7 @@ class _Calls(Generic[K, T]):
     def _start(self, call: _Call[K, T], slot: Slot) -> None:
         call.slot = slot
         self.running += 1
+        # A daemon: if it hangs, it does not keep the process alive.
         threading.Thread(target=self._run, args=(call,), daemon=True).start()
 
     def _run(self, call: _Call[K, T]) -> None:
@@ -478,10 +466,7 @@ class _Calls(Generic[K, T]):
             self._ended.put((call, error))
 
     def results(self, *, timeout: float) -> Iterator[tuple[K, T | Exception]]:
-        """Wait for a call to end or for a slot; yield key and result of a call that is not retried.
-
-        A call that should be retried yields nothing if calls have to stop.
-        """
+        """Wait for a call to end or for a slot; yield key and result of a call that is over."""
         if self._has_room:
             timeout = min(timeout, max(self._gateway.wait_for(self._purpose), 0.01))
         try:

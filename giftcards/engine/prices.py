@@ -233,8 +233,7 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
 
     Returns ``None``, and changes nothing, if the order is not held any more. ``price`` is 0 or
     more, with at most two decimals; otherwise ``ValidationError`` is raised. If a card costs more
-    when the order is to be sent, the order is held again. ``by``, the name of whoever decided, is
-    kept in the order's timeline.
+    when the order is to be sent, it is held again. ``by`` names who decided, in the timeline.
     """
     approved, above = order.check_price(price), _price_above(order)
     if above is None:
@@ -249,10 +248,9 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
 
 
 def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
-    """Release the held orders of a product whose price has fallen to their ceiling or below.
+    """Release the held orders of a product whose price (``prices``, by type) is low enough now.
 
-    ``prices`` are the current prices by type. At most 100 orders are released at a time; the others
-    follow with the next prices.
+    At most 100 orders are released at a time; the others follow with the next prices.
     """
     is_any_released = False
     for order, fell in islice(_fallen(product_id, prices), _AT_ONCE):

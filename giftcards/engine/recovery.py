@@ -252,8 +252,7 @@ def _read_around(
 ) -> Listing:
     """Read the list from ``first`` to ``last``, with a margin for the provider's clock.
 
-    A margin of minutes is enough if it shows one of our ``accepted`` orders: then the clock is
-    right, and a busy account is spared many pages. Otherwise the margin is hours.
+    Minutes are enough if that shows one of our ``accepted`` orders: then the clock is right.
     """
 
     if accepted:

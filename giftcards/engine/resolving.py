@@ -103,11 +103,7 @@ class Fit(enum.Enum):
 
 
 def compare(order: Order, row: Row) -> dict[str, Fit]:
-    """Compare product, type, quantity, time and key of ``order`` with ``row`` at the provider.
-
-    The times fit if they are at most two hours apart, because a time without a time zone may be off
-    by whole hours.
-    """
+    """Compare product, type, quantity, time and key of ``order`` with ``row`` at the provider."""
     ours = {"product": order.product_id, "type": order.type_id, "quantity": order.quantity}
     fits = {name: _fit(row.get(name), row.get(name) == value) for name, value in ours.items()}
     created_at = None
@@ -189,7 +185,7 @@ def release(order: Order, *, by: str) -> bool:
     return change is not None
 
 
-def waiting_orders() -> OrderQuerySet:
+def _waiting_orders() -> OrderQuerySet:
     """The orders that a worker may send, and those that are held."""
     return Order.objects.open().filter(status__in=_MAY_BE_SENT)
 
@@ -202,7 +198,7 @@ def last_sign() -> datetime | None:
     """
     at = ProviderState.objects.current().ticked_at
     if at is None:
-        at = waiting_orders().order_by().aggregate(at=Min("created_at"))["at"]
+        at = _waiting_orders().order_by().aggregate(at=Min("created_at"))["at"]
     return at and with_zone(at) - FARTHEST_CLOCK
 
 
@@ -216,7 +212,7 @@ def hold_bought(
     ``should_continue`` returns False.
     """
     held = []
-    for order in list(waiting_orders().order_by("pk")):
+    for order in list(_waiting_orders().order_by("pk")):
         if not should_continue():
             break
         found = [row for row in rows if _may_be(row, order)]

@@ -94,8 +94,7 @@ def sweep(
 ) -> Swept:
     """Send, check, recover and time out those of ``orders`` (``None``: all orders) that are due.
 
-    ``should_continue`` is called between requests. Once it returns False, answers to requests in
-    flight are recorded and the remaining orders are left for the next sweep.
+    Once ``should_continue`` returns False, only answers to requests in flight are recorded.
     """
     scope = Order.objects.all() if orders is None else orders
     done = _Sweep(gateway, scope, should_continue).run()
@@ -239,24 +238,18 @@ class _Sweep:
         )
 
     def _postpone(self, orders: Collection[Order]) -> None:
-        """Release the claims on ``orders``; fresh ones wait for the list's next reading, if any.
-
-        Otherwise a sweep would follow at once, and read the list's first page once more.
-        """
+        """Release the claims on ``orders``."""
         if not orders:
             return
         claimed = Order.objects.still_claimed(orders)
         if turn := self._gateway.list_turn():
+            # Or else a sweep would follow at once, and read the list's first page once more.
             fresh = claimed.filter(status=Status.HANDLING, due_at__lt=turn)
             fresh.update(claimed_until=None, due_at=turn)
         claimed.update(claimed_until=None)
 
     def _match_others(self, rows: Rows, *, due_by: datetime, but: Collection[int]) -> Answers:
-        """Use the rows of a list page that are about orders which this sweep has not claimed.
-
-        Open orders are claimed and returned with their rows, so that a page that was read for some
-        orders serves all. Settled orders are compared with what is on record.
-        """
+        """Claim the open orders of other rows of a page, and return them; compare settled ones."""
         # Not when the sweep began: it may have waited for the budget to allow the page.
         now = timezone.now()
         shown = list(find_owners({row.provider_id: row for row in rows}, self._scope))

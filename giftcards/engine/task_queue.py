@@ -134,12 +134,7 @@ def wake_worker() -> None:
 def _wake() -> None:
     leases = Lease.objects
     if not leases.is_taken(Lease.LOOP) and leases.take(Lease.QUEUED_SWEEP, LOOP_LEASE):
-        queue_sweep()
-
-
-def queue_sweep() -> None:
-    """Queue the loop; a failing broker is logged. Must not be called in a transaction."""
-    queue_task(SWEEP_TASK)
+        queue_task(SWEEP_TASK)
 
 
 def queue_task(path: str) -> None:
