@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from queue import Empty, SimpleQueue
@@ -25,25 +24,6 @@ from giftcards.signals import balance_low
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A request for the balance that is on its way."""
-
-    slot: Slot
-    asked_at: datetime
-    answer: SimpleQueue[Decimal | Exception] = field(default_factory=SimpleQueue)
-
-    def start(self, client: Client) -> None:
-        # A daemon: if it hangs, it does not keep the process alive.
-        threading.Thread(target=self._run, args=(client,), daemon=True).start()
-
-    def _run(self, client: Client) -> None:
-        try:
-            self.answer.put(client.balance())
-        except Exception as error:  # noqa: BLE001 (the owner looks at it)
-            self.answer.put(error)
-
-
 class BalanceReader:
     """A reader of the balance that works while its owner goes on with the orders.
 
@@ -53,7 +33,9 @@ class BalanceReader:
 
     def __init__(self) -> None:
         self._gateway: Gateway | None = None
-        self._call: _Call | None = None
+        # The slot and the time of a request that is on its way.
+        self._call: tuple[Slot, datetime] | None = None
+        self._answers: SimpleQueue[Decimal | Exception] = SimpleQueue()
 
     def look_after(self) -> None:
         """Request the balance if it is due; tell the shop if the known balance has become low."""
@@ -83,23 +65,30 @@ class BalanceReader:
             if not is_claimed:
                 gateway.give_back(slot)
         if is_claimed:
-            self._call = _Call(slot, timezone.now())
-            self._call.start(gateway.client)
+            self._call = slot, timezone.now()
+            # A daemon: if it hangs, it does not keep the process alive.
+            threading.Thread(target=self._request, args=(gateway.client,), daemon=True).start()
+
+    def _request(self, client: Client) -> None:
+        try:
+            self._answers.put(client.balance())
+        except Exception as error:  # noqa: BLE001 (the owner looks at it)
+            self._answers.put(error)
 
     def take_answer(self, *, seconds: float = 0) -> bool:
         """Wait at most ``seconds`` for the balance and store it; False without a usable answer."""
         if self._call is None or self._gateway is None:
             return False
         try:
-            answer = self._call.answer.get(block=seconds > 0, timeout=seconds)
+            answer = self._answers.get(block=seconds > 0, timeout=seconds)
         except Empty:
             return False
-        call, self._call = self._call, None
-        error = answer if isinstance(answer, Exception) else None
-        self._gateway.finish(call.slot, error)
+        (slot, asked_at), self._call = self._call, None
         if isinstance(answer, Exception):
+            self._gateway.finish(slot, answer)
             return False
-        ProviderState.objects.keep_balance(answer, asked_at=call.asked_at)
+        self._gateway.finish(slot, None)
+        ProviderState.objects.keep_balance(answer, asked_at=asked_at)
         since = timezone.now() - timedelta(hours=24)
         ProviderState.objects.note_spending(Order.objects.all().charged_since(since))
         return True

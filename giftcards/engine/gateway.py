@@ -184,7 +184,7 @@ class Gateway:
     def environment(self) -> str:
         """The environment of the key's account; "" if it is unknown.
 
-        If it is not stored, the provider is asked, at most every two minutes.
+        If it is not stored, the provider is asked with a low priority, every 2 minutes at most.
         """
         if not self.key.environment:
             self._learn_environment()

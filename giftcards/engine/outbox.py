@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -64,10 +64,12 @@ def announce(should_continue: Callable[[], bool] = lambda: True) -> int:
     # The changes that the database refuses to write.
     refused: set[int] = set()
     while should_continue() and _due(refused).exists():
-        with _holding_lease() as lease:
-            if lease is None:
-                break
-            known = len(refused)
+        token = Lease.objects.take(Lease.OUTBOX, _LEASE)
+        if token is None:
+            break
+        known = len(refused)
+        # Closed before the next query: a process that was refused the lease relies on this one.
+        with contextlib.closing(_LeaseKeeper(token)) as lease:
             reached = _announce_batch(lease, refused, should_continue)
         announced += reached
         if len(refused) > known and not reached:
@@ -98,7 +100,7 @@ class _LeaseKeeper:
         self._kept = self._began
         return Lease.objects.keep(Lease.OUTBOX, self._token, _LEASE)
 
-    def release(self) -> None:
+    def close(self) -> None:
         self._is_over.set()
         # Otherwise the thread might renew the released lease. Not for longer: the thread may be
         # waiting for a lock of the database.
@@ -117,21 +119,6 @@ class _LeaseKeeper:
                     close_old_connections()
         finally:
             connections.close_all()
-
-
-@contextlib.contextmanager
-def _holding_lease() -> Iterator[_LeaseKeeper | None]:
-    """Hold the lease inside the block; ``None`` if another process has it."""
-    token = Lease.objects.take(Lease.OUTBOX, _LEASE)
-    if token is None:
-        yield None
-        return
-    lease = _LeaseKeeper(token)
-    try:
-        yield lease
-    finally:
-        # Before the loop's next query: a process that was refused the lease relies on this one.
-        lease.release()
 
 
 def _due(refused: Collection[int]) -> StatusChangeQuerySet:

@@ -168,12 +168,10 @@ def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
     This keeps an order that stays unresolved for weeks from stretching the span read for others.
     """
     groups: list[list[Order]] = []
-    latest: datetime | None = None
     for order in lost:
-        if latest is None or _sent_at(order) - latest > 2 * CLOCK_SKEW:
+        if not groups or _sent_at(order) - _sent_at(groups[-1][-1]) > 2 * CLOCK_SKEW:
             groups.append([])
         groups[-1].append(order)
-        latest = _sent_at(order)
     return groups
 
 

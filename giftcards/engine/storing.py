@@ -55,7 +55,10 @@ def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
     for arrival in arrivals:
         _seal(arrival, stored[arrival.order.pk], keyring, changes)
     every = [*chain(*stored.values()), *changes.new]
-    _clear_positions(changes.moved, beyond=highest + len(every))
+    # Out of the way first: two cards of an order may never have the same position.
+    beyond = highest + len(every)
+    for keys in batches(card.pk for card in changes.moved):
+        Card.objects.filter(pk__in=keys).order_by().update(position=F("position") + beyond)
     Card.objects.bulk_update(changes.changed, [*Sealed._fields, "key_fingerprint", "position"])
     Card.objects.bulk_create(changes.new)
     destroyed = {card.order_id for card in every if card.is_destroyed}
@@ -73,13 +76,6 @@ def _read(orders: Iterable[Order]) -> dict[int, list[Card]]:
         card.order = by_key[card.order_id]  # for opening it, without a query
         stored[card.order_id].append(card)
     return stored
-
-
-def _clear_positions(cards: Sequence[Card], *, beyond: int) -> None:
-    """Move ``cards`` out of the way: two cards of an order may never have the same position."""
-    for keys in batches(card.pk for card in cards):
-        rows = Card.objects.filter(pk__in=keys).order_by()
-        rows.update(position=F("position") + beyond)
 
 
 class Fingerprints(NamedTuple):
