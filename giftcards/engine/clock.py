@@ -14,11 +14,10 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
 
 from django.db import transaction
 from django.db.models import F
@@ -105,63 +104,6 @@ class Step:
         return timedelta(seconds=self.seconds)
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """The content of ``ProviderState.clock``."""
-
-    # By machine, the seconds by which its wall clock is ahead of its steady clock.
-    offsets: Mapping[str, float]
-    # Oldest first.
-    steps: Sequence[Step]
-
-    @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> Self:
-        epoch = _epoch(timezone.now())
-        return cls(
-            dict(stored.get("offsets", ())),
-            [
-                Step(epoch + timedelta(seconds=before), seconds)
-                for before, seconds in stored.get("steps", ())
-            ],
-        )
-
-    def with_reading(self, offset: float, new: Iterable[Step]) -> Self:
-        others = {name: value for name, value in self.offsets.items() if name != _MACHINE}
-        offsets = [*others.items(), (_MACHINE, offset)]
-        steps = [*self.steps, *new]
-        surplus = len(steps) - _MOST_STEPS
-        if surplus > 0:
-            # One step instead of the oldest ones.
-            oldest = steps[: surplus + 1]
-            merged = Step(oldest[-1].before, sum(step.seconds for step in oldest))
-            steps = [merged, *steps[surplus + 1 :]]
-        return type(self)(dict(offsets[-_MOST_MACHINES:]), steps)
-
-    def eras(self) -> Iterator[tuple[datetime, datetime, timedelta]]:
-        """Yield the periods between steps, newest first: start, end, and the sum of later steps.
-
-        A time that the clock showed twice is in two eras. They also overlap by the tolerance,
-        within which steps are known.
-        """
-        zone = timezone.now().tzinfo
-        end = datetime.max.replace(tzinfo=zone)
-        set_since = timedelta(0)
-        for step in reversed(self.steps):
-            start = min(step.before, step.before + step.span) - _TOLERANCE
-            yield start, end, set_since
-            # The era before this step.
-            end = step.before + _TOLERANCE
-            set_since += step.span
-        yield datetime.min.replace(tzinfo=zone), end, set_since
-
-    def as_dict(self) -> dict[str, Any]:
-        # A list, because a database may sort the keys of an object.
-        return {
-            "offsets": list(self.offsets.items()),
-            "steps": [(_as_seconds(step.before), step.seconds) for step in self.steps],
-        }
-
-
 class Clock:
     """The wall clock of this process, compared with the readings that all processes share."""
 
@@ -178,7 +120,7 @@ class Clock:
         """The latest stored time that is certainly ``length`` ago, without skipped time."""
         moment = self._check() - length
         candidates = []
-        for _start, end, set_since in self._record.eras():
+        for _start, end, set_since in self._eras():
             shown = moment - set_since  # what the clock showed then, or would have shown
             if shown < end:
                 candidates.append(shown)
@@ -186,12 +128,35 @@ class Clock:
 
     def set_since(self, moment: datetime) -> list[timedelta]:
         """The sum of the steps since the clock showed ``moment``; several if it may have twice."""
-        eras = self._record.eras()
-        return [set_since for start, end, set_since in eras if start < moment <= end]
+        return [set_since for start, end, set_since in self._eras() if start < moment <= end]
+
+    def _eras(self) -> Iterator[tuple[datetime, datetime, timedelta]]:
+        """Yield the periods between steps, newest first: start, end, and the sum of later steps.
+
+        A time that the clock showed twice is in two eras. They also overlap by the tolerance,
+        within which steps are known.
+        """
+        zone = timezone.now().tzinfo
+        end = datetime.max.replace(tzinfo=zone)
+        set_since = timedelta(0)
+        for step in reversed(self._steps):
+            start = min(step.before, step.before + step.span) - _TOLERANCE
+            yield start, end, set_since
+            # The era before this step.
+            end = step.before + _TOLERANCE
+            set_since += step.span
+        yield datetime.min.replace(tzinfo=zone), end, set_since
 
     def _take_over(self, state: ProviderState) -> None:
         self._state = state
-        self._record = _Record.of(state.clock)
+        # By machine, the seconds by which its wall clock is ahead of its steady clock.
+        self._offsets: dict[str, float] = dict(state.clock.get("offsets", ()))
+        # Oldest first.
+        epoch = _epoch(timezone.now())
+        self._steps = [
+            Step(epoch + timedelta(seconds=before), seconds)
+            for before, seconds in state.clock.get("steps", ())
+        ]
 
     def _check(self) -> datetime:
         """Record a step of the clock since the last comparison; return the current time.
@@ -202,29 +167,42 @@ class Clock:
             now, offset = _read_clocks()
             seconds = self._seconds_set(now, offset)
             span = timedelta(seconds=seconds)
-            if abs(span) < _DRIFT and _MACHINE in self._record.offsets:
+            if abs(span) < _DRIFT and _MACHINE in self._offsets:
                 return now
-            steps = [Step(now - span, seconds)] if abs(span) > _TOLERANCE else []
-            self._store(offset, steps, now)
+            self._store(offset, Step(now - span, seconds), now)
             # Even if another process was faster: it may have recorded the same step.
             self._take_over(ProviderState.objects.current())
 
     def _seconds_set(self, now: datetime, offset: float) -> float:
-        if _MACHINE in self._record.offsets:
-            return offset - self._record.offsets[_MACHINE]
+        if _MACHINE in self._offsets:
+            return offset - self._offsets[_MACHINE]
         swept_at = self._state.swept_at
         # If the last sweep lies ahead, the clock was set back by at least the difference.
         return min((now - swept_at).total_seconds(), 0) if swept_at else 0
 
-    def _store(self, offset: float, steps: Sequence[Step], now: datetime) -> None:
-        """Store the reading and adapt the stored times to ``steps``, unless another process did."""
+    def _store(self, offset: float, step: Step, now: datetime) -> None:
+        """Store the reading and adapt the stored times, unless another process did.
+
+        If ``step`` is within the tolerance, only the reading is new.
+        """
+        others = [(name, value) for name, value in self._offsets.items() if name != _MACHINE]
+        is_step = abs(step.span) > _TOLERANCE
+        steps = [*self._steps, step] if is_step else self._steps
+        surplus = len(steps) - _MOST_STEPS
+        if surplus > 0:
+            # One step instead of the oldest ones.
+            oldest = steps[: surplus + 1]
+            merged = Step(oldest[-1].before, sum(each.seconds for each in oldest))
+            steps = [merged, *steps[surplus + 1 :]]
+        clock = {
+            # A list, because a database may sort the keys of an object.
+            "offsets": [*others, (_MACHINE, offset)][-_MOST_MACHINES:],
+            "steps": [(_as_seconds(each.before), each.seconds) for each in steps],
+        }
         version = self._state.clock_version
-        record = self._record.with_reading(offset, steps)
         with transaction.atomic():
             row = ProviderState.objects.filter(pk=1, clock_version=version)
-            if not row.update(clock=record.as_dict(), clock_version=version + 1):
-                return
-            for step in steps:
+            if row.update(clock=clock, clock_version=version + 1) and is_step:
                 logger.warning("The clock of this server was set by %+.0f s.", step.seconds)
                 _follow(step, self._state, now)
 
