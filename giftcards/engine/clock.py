@@ -111,13 +111,13 @@ class Clock:
         self.compare(ProviderState.objects.current())
 
     def compare(self, state: ProviderState) -> ProviderState:
-        """Compare with ``state``, which was just loaded, as :meth:`_check`; return the latest."""
+        """Record a step of the clock, if any; return ``state``, just loaded, or a newer one."""
         self._take_over(state)
         self._check()
         return self._state
 
     def long_ago(self, length: timedelta) -> datetime:
-        """The latest stored time that is certainly ``length`` ago, without skipped time."""
+        """The latest stored time that is surely ``length`` ago, even if the clock skipped time."""
         moment = self._check() - length
         candidates = []
         for _start, end, set_since in self._eras():
@@ -127,7 +127,7 @@ class Clock:
         return min(candidates)
 
     def set_since(self, moment: datetime) -> list[timedelta]:
-        """The sum of the steps since the clock showed ``moment``; several if it may have twice."""
+        """The sum of the steps since the clock showed ``moment``; one for each time it may have."""
         return [set_since for start, end, set_since in self._eras() if start < moment <= end]
 
     def _eras(self) -> Iterator[tuple[datetime, datetime, timedelta]]:

@@ -336,7 +336,7 @@ class Gateway:
     def _store_refusal(self) -> None:
         """Store a refusal of the key, if there is one, which stops every process that has the key.
 
-        If that fails, it is tried again before the next call, which is not made.
+        If the database fails, calls stop nevertheless, and it is stored before the next one.
         """
         if self._refusal is None:
             return

@@ -250,7 +250,7 @@ def _time_to_work(gateway: Gateway) -> float:
 
 
 def _time_to_slot(purpose: Purpose, gateway: Gateway) -> float:
-    """Seconds until the budget allows a request for ``purpose``, if a check, also by the list."""
+    """Seconds until the budget allows a request for ``purpose``, or for the list if that serves."""
     wait = gateway.wait_for(purpose)
     is_listed = purpose in {Purpose.CHECKING, Purpose.CHECKING_LATE} and gateway.is_list_read
     return min(wait, gateway.wait_for(Purpose.LISTING)) if is_listed else wait

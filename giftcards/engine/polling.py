@@ -67,7 +67,10 @@ class Pulse:
 
 
 class ListReading(NamedTuple):
-    """The purposes of requests for pages of the list; those not awaited yield to a short budget."""
+    """The purposes of requests for the list's pages: for the first page, and for further pages.
+
+    Pages that are ``awaited`` wait for the request budget; others are skipped if it is short.
+    """
 
     first: Purpose
     further: Purpose
@@ -261,7 +264,7 @@ class _Search:
         return [row for row in page.items if row.provider_id and row.provider_id not in self._by_id]
 
     def complete(self, order: Order, result: OrderAnswer | Exception) -> OrderAnswer | Exception:
-        """Fill gaps in a single answer, which may name no line, while the id is not confirmed."""
+        """Fill gaps in a single answer from the order's row, while its id is not confirmed."""
         row = self._unclear.get(order.pk)
         if order.identified_at or row is None or not isinstance(result, OrderAnswer):
             return result

@@ -248,9 +248,9 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
 
 
 def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
-    """Release the held orders of a product whose price (``prices``, by type) is low enough now.
+    """Release the held orders of a product whose price has fallen to their ceiling or below.
 
-    At most 100 orders are released at a time; the others follow with the next prices.
+    ``prices`` are by type. At most 100 are released; the others follow with the next prices.
     """
     is_any_released = False
     for order, fell in islice(_fallen(product_id, prices), _AT_ONCE):

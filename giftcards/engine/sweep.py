@@ -249,7 +249,7 @@ class _Sweep:
         claimed.update(claimed_until=None)
 
     def _match_others(self, rows: Rows, *, due_by: datetime, but: Collection[int]) -> Answers:
-        """Claim the open orders of other rows of a page, and return them; compare settled ones."""
+        """Claim and return the open orders that ``rows`` are about; compare the settled ones."""
         # Not when the sweep began: it may have waited for the budget to allow the page.
         now = timezone.now()
         shown = list(find_owners({row.provider_id: row for row in rows}, self._scope))
