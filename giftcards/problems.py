@@ -8,6 +8,7 @@ No parameter may contain a secret: of the provider's answers, only values that t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -32,7 +33,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """The texts of a code; ``parameters`` names the parameters that they require.
+    """The texts of a code.
 
     ``discreet`` replaces a ``text`` with amounts that the provider charges, for readers who may not
     see these.
@@ -42,8 +43,12 @@ class Wording:
     text: Any
     remedy: Any = ""
     hint: Any = ""
-    parameters: tuple[str, ...] = ()
     discreet: Any = ""
+
+    @property
+    def parameters(self) -> set[str]:
+        """The names of the parameters that the text requires."""
+        return set(re.findall(r"%\((\w+)\)s", str(self.text))) - {"reason"}
 
 
 # The parameters by name, with the same meaning for every code. The last six are optional with any
@@ -169,7 +174,6 @@ WORDINGS: Mapping[str, Wording] = {
             "Nothing is bought until you approve the price or reject the order. If the price falls"
             " to the limit, the order goes on automatically."
         ),
-        parameters=("price", "ceiling"),
         discreet=_("A card costs more at the provider than it may: the order waits for a person."),
     ),
     "answer_lost": Wording(
@@ -194,7 +198,6 @@ WORDINGS: Mapping[str, Wording] = {
             " ask the provider's support about both orders, then say on the order's page what"
             " became of this one."
         ),
-        parameters=("provider_order_id",),
     ),
     "staff_released": Wording(
         Kind.SENDING,
@@ -203,7 +206,6 @@ WORDINGS: Mapping[str, Wording] = {
             " as another one."
         ),
         _IT_IS_SOUGHT,
-        parameters=("by", "provider_order_id"),
     ),
     "id_of_other": Wording(
         Kind.SENDING,
@@ -215,7 +217,6 @@ WORDINGS: Mapping[str, Wording] = {
             "Wait a few minutes: the order is looked for at the provider by itself. If this stays,"
             " say on the order's page what became of it."
         ),
-        parameters=("provider_order_id",),
     ),
     "choose": Wording(
         Kind.SEARCH,
@@ -224,7 +225,6 @@ WORDINGS: Mapping[str, Wording] = {
             "Compare them in the provider's dashboard, then say on the order's page which of them"
             " it is."
         ),
-        parameters=("count",),
     ),
     "other_account": Wording(
         Kind.SEARCH,
@@ -257,13 +257,11 @@ WORDINGS: Mapping[str, Wording] = {
             "Compare them with the customer's messages and payment, then say on the order's page"
             " which of them it is. Until then, nothing is sent."
         ),
-        parameters=("count",),
     ),
     "quantity_differs": Wording(
         Kind.ANSWER,
         _("The provider speaks of %(told)s cards, the order is for %(ordered)s."),
         _ASKED_AGAIN,
-        parameters=("told", "ordered"),
     ),
     "line_differs": Wording(
         Kind.ANSWER,
@@ -272,19 +270,15 @@ WORDINGS: Mapping[str, Wording] = {
             "Nothing of the answer was used. While the order is open, the provider is asked again"
             " by itself. If this stays, ask its support."
         ),
-        parameters=("field",),
     ),
     "status_missing": Wording(
-        Kind.ANSWER,
-        _("The provider's answer has no status that can be read."),
-        _ASKED_AGAIN,
+        Kind.ANSWER, _("The provider's answer has no status that can be read."), _ASKED_AGAIN
     ),
     "status_unknown": Wording(
         Kind.ANSWER,
         _("The provider gave a status that is not known: %(status)s."),
         _ASKED_AGAIN,
         _("The provider's API may have changed: look for a newer version of the app."),
-        parameters=("status",),
     ),
     "not_whole": Wording(
         Kind.ANSWER,
@@ -293,13 +287,11 @@ WORDINGS: Mapping[str, Wording] = {
             " sent %(cards)s that can be read."
         ),
         _ASKED_AGAIN,
-        parameters=("status", "delivered", "ordered", "cards"),
     ),
     "delivered_unknown": Wording(
         Kind.ANSWER,
         _("The provider does not say how many of %(ordered)s cards it delivered."),
         _ASKED_AGAIN,
-        parameters=("ordered",),
     ),
     "figures_contradict": Wording(
         Kind.ANSWER,
@@ -316,31 +308,22 @@ WORDINGS: Mapping[str, Wording] = {
             "While the order is open, the provider is asked again by itself. Afterwards, ask its"
             " support for the cards that are missing, then tick this off."
         ),
-        parameters=("repeated", "total"),
     ),
     "figure_unknown": Wording(
         Kind.ANSWER,
         _("The provider does not say this figure: %(field)s."),
         _("Look it up in your account at the provider, then tick this off."),
-        parameters=("field",),
     ),
     "figure_unreadable": Wording(
-        Kind.ANSWER,
-        _("A figure in the provider's answer cannot be read: %(field)s."),
-        _COMPARE,
-        parameters=("field",),
+        Kind.ANSWER, _("A figure in the provider's answer cannot be read: %(field)s."), _COMPARE
     ),
     "figure_negative": Wording(
-        Kind.ANSWER,
-        _("A figure in the provider's answer is negative: %(field)s."),
-        _ASKED_AGAIN,
-        parameters=("field",),
+        Kind.ANSWER, _("A figure in the provider's answer is negative: %(field)s."), _ASKED_AGAIN
     ),
     "cards_unreadable": Wording(
         Kind.ANSWER,
         _("Cards in the provider's answer without a code that can be read: %(lost)s of %(total)s."),
         _ASKED_AGAIN,
-        parameters=("lost", "total"),
     ),
     "cards_not_listed": Wording(
         Kind.ANSWER,
@@ -348,16 +331,12 @@ WORDINGS: Mapping[str, Wording] = {
         _ASKED_AGAIN,
     ),
     "serials_unreadable": Wording(
-        Kind.ANSWER,
-        _("Cards with a serial that cannot be read: %(lost)s of %(total)s."),
-        _COMPARE,
-        parameters=("lost", "total"),
+        Kind.ANSWER, _("Cards with a serial that cannot be read: %(lost)s of %(total)s."), _COMPARE
     ),
     "rows_unreadable": Wording(
         Kind.ANSWER,
         _("Rows of the provider's list that are not orders: %(lost)s of %(total)s."),
         _ASKED_AGAIN,
-        parameters=("lost", "total"),
     ),
     "answer_of_other": Wording(
         Kind.ANSWER,
@@ -366,7 +345,6 @@ WORDINGS: Mapping[str, Wording] = {
             "One order at the provider was taken for both. See in its dashboard which of the two"
             " it is, and ask its support about the other."
         ),
-        parameters=("provider_order_id", "order"),
     ),
     "not_known": Wording(
         Kind.ANSWER,
@@ -375,9 +353,7 @@ WORDINGS: Mapping[str, Wording] = {
         _("Is the API key that of another account, or of the sandbox?"),
     ),
     "answer_refused": Wording(
-        Kind.ANSWER,
-        _("The provider refuses to answer about this order."),
-        _ASKED_AGAIN,
+        Kind.ANSWER, _("The provider refuses to answer about this order."), _ASKED_AGAIN
     ),
     "answer_unprocessable": Wording(
         Kind.ANSWER,
@@ -397,7 +373,6 @@ WORDINGS: Mapping[str, Wording] = {
             "There are more cards than were paid for. Ask the provider's support before you hand"
             " out the surplus, then tick this off."
         ),
-        parameters=("received", "announced"),
     ),
     "contradicted": Wording(
         Kind.LASTING,
@@ -406,7 +381,6 @@ WORDINGS: Mapping[str, Wording] = {
             " %(ordered)s cards."
         ),
         _("Compare the order with the provider's dashboard, then tick this off."),
-        parameters=("status", "delivered", "ordered"),
     ),
     "figure_changed": Wording(
         Kind.LASTING,
@@ -415,7 +389,6 @@ WORDINGS: Mapping[str, Wording] = {
             " instead of %(expected)s."
         ),
         _("Compare the order with your account at the provider, then tick this off."),
-        parameters=("field", "amount", "expected"),
         discreet=_("After the order had settled, the provider gave another figure: %(field)s."),
     ),
     "figure_late": Wording(
@@ -425,7 +398,6 @@ WORDINGS: Mapping[str, Wording] = {
             " %(amount)s."
         ),
         _("Compare the order with your account at the provider, then tick this off."),
-        parameters=("field", "amount"),
         discreet=_(
             "After the order had settled, the provider gave a figure that was not known: %(field)s."
         ),
@@ -440,13 +412,11 @@ WORDINGS: Mapping[str, Wording] = {
             "They were charged. See in your account at the provider which of them it still counts,"
             " and decide what your customer gets. Then tick this off."
         ),
-        parameters=("received", "announced"),
     ),
     "price_changed": Wording(
         Kind.LASTING,
         _("A card costs %(amount)s; when the order was placed, the price was %(expected)s."),
         _("Compare the order with your account at the provider, then tick this off."),
-        parameters=("amount", "expected"),
         discreet=_("A card does not cost what it cost when the order was placed."),
     ),
     "accepted_after_all": Wording(
@@ -456,7 +426,6 @@ WORDINGS: Mapping[str, Wording] = {
             "The answer came too late, and the cards do not arrive here. Look at that order in the"
             " provider's dashboard, ask its support, then tick this off."
         ),
-        parameters=("provider_order_id",),
     ),
     "disputed": Wording(
         Kind.LASTING,
@@ -465,7 +434,6 @@ WORDINGS: Mapping[str, Wording] = {
             "Ask the provider's support what became of the code, and tell the customer. The codes"
             " of the order are kept until you tick this off."
         ),
-        parameters=("by",),
     ),
     "credit_differs": Wording(
         Kind.LEDGER,
@@ -475,7 +443,6 @@ WORDINGS: Mapping[str, Wording] = {
             " difference. Where the ledger does not name orders, another order of the same amount"
             " may be meant. This ends automatically once the ledger has what was promised."
         ),
-        parameters=("expected", "amount"),
         discreet=_("The provider's ledger does not have the refund that was promised."),
     ),
     "refused": Wording(
@@ -487,21 +454,11 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.HISTORY,
         _("It could not be sent for %(seconds)s seconds and was given up: nothing was bought."),
         _("Order the missing cards again, or pay the customer back."),
-        parameters=("seconds",),
     ),
-    "found": Wording(
-        Kind.HISTORY,
-        _("It was found at the provider as %(provider_order_id)s."),
-        parameters=("provider_order_id",),
-    ),
-    "absent": Wording(
-        Kind.HISTORY,
-        _("The provider's list does not show it: it was not bought."),
-    ),
+    "found": Wording(Kind.HISTORY, _("It was found at the provider as %(provider_order_id)s.")),
+    "absent": Wording(Kind.HISTORY, _("The provider's list does not show it: it was not bought.")),
     "staff_adopted": Wording(
-        Kind.HISTORY,
-        _("%(by)s said that it is the provider's order %(provider_order_id)s."),
-        parameters=("by", "provider_order_id"),
+        Kind.HISTORY, _("%(by)s said that it is the provider's order %(provider_order_id)s.")
     ),
     "price_fell": Wording(
         Kind.HISTORY,
@@ -509,42 +466,29 @@ WORDINGS: Mapping[str, Wording] = {
             "The price of a card fell to %(price)s; the limit is %(ceiling)s. The order went on"
             " automatically."
         ),
-        parameters=("price", "ceiling"),
         discreet=_("The price of a card fell to its limit. The order went on automatically."),
     ),
     "staff_approved": Wording(
         Kind.HISTORY,
         _("%(by)s approved a price of %(price)s a card, instead of %(ceiling)s."),
-        parameters=("by", "price", "ceiling"),
         discreet=_("%(by)s approved the price of a card."),
     ),
-    "staff_declined": Wording(
-        Kind.HISTORY,
-        _("%(by)s rejected the order: it costs too much."),
-        parameters=("by",),
-    ),
+    "staff_declined": Wording(Kind.HISTORY, _("%(by)s rejected the order: it costs too much.")),
     "staff_insisted": Wording(
         Kind.HISTORY,
         _(
             "%(by)s said that it is the provider's order %(provider_order_id)s, although that does"
             " not match what was sent."
         ),
-        parameters=("by", "provider_order_id"),
     ),
     "staff_reordered": Wording(
-        Kind.HISTORY,
-        _("%(by)s ordered the missing cards again, as %(order)s."),
-        parameters=("by", "order"),
+        Kind.HISTORY, _("%(by)s ordered the missing cards again, as %(order)s.")
     ),
     "staff_send_again": Wording(
-        Kind.HISTORY,
-        _("%(by)s said that it was not bought, and had it sent again."),
-        parameters=("by",),
+        Kind.HISTORY, _("%(by)s said that it was not bought, and had it sent again.")
     ),
     "staff_rejected": Wording(
-        Kind.HISTORY,
-        _("%(by)s said that it was not bought, and rejected it."),
-        parameters=("by",),
+        Kind.HISTORY, _("%(by)s said that it was not bought, and rejected it.")
     ),
 }
 
@@ -625,7 +569,7 @@ class Problem:
         text tells what the provider charges.
         """
         wording = WORDINGS.get(self.code)
-        if wording is None or not self.parameters.keys() >= set(wording.parameters):
+        if wording is None or not self.parameters.keys() >= wording.parameters:
             # Written by another version of the app.
             return Explanation(own(str(_UNKNOWN)) % {"code": show(self.code)}, "", "")
         values = {name: show(value) for name, value in self.parameters.items()}
