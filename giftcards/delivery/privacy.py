@@ -12,8 +12,8 @@ from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.delivery.models.deliveries import OPEN, DeliveryStatus, key_of
 from giftcards.models import Order
 from giftcards.models.order_queries import batches
+from giftcards.privacy.export import described, heading, several
 from giftcards.privacy.person import ERASED, Person, Traces
-from giftcards.privacy.words import described, heading, several
 
 _MESSAGE = (
     "kind",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from django.db import models
 from django.utils import timezone, translation
 from django.utils.text import capfirst
 from django.utils.translation import gettext
 
+from giftcards.conf import conf
 from giftcards.display import supported_language
 from giftcards.models import (
     Card,
@@ -22,9 +26,12 @@ from giftcards.models import (
     Order,
     StatusChange,
 )
+from giftcards.models.orders import OF_CUSTOMER
 from giftcards.privacy.registry import keepers
-from giftcards.privacy.words import Described, described, heading, several
-from giftcards.problems import Problem
+from giftcards.problems import Entry, Problem
+
+# An object of JSON with headings in the active language.
+Described = dict[str, Any]
 
 _ORDER = (
     "reference",
@@ -43,22 +50,12 @@ _ORDER = (
     "created_at",
     "settled_at",
     "codes_destroyed_at",
-    "customer_email",
-    "customer_name",
-    "customer_phone",
-    "customer_language",
+    *OF_CUSTOMER,
     "group",
     "metadata",
 )
 # Has the customer's details from before the correction.
-_CHANGE = (
-    "at",
-    "customer_email",
-    "customer_name",
-    "customer_phone",
-    "customer_language",
-    "reason",
-)
+_CHANGE = ("at", *OF_CUSTOMER, "reason")
 _REFUND = (
     "amount",
     "state",
@@ -69,7 +66,7 @@ _REFUND = (
     "created_at",
     "executed_at",
 )
-_PRIVATE = 0o600
+_EMPTY: tuple[Any, ...] = ("", None, [], {})
 
 
 def describe(orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
@@ -94,7 +91,7 @@ def write_new(path: Path, value: Any) -> None:
     written; then no new file is left.
     """
     text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(file, "w", encoding="utf-8") as out:
             out.write(text)
@@ -105,6 +102,40 @@ def write_new(path: Path, value: Any) -> None:
         raise
 
 
+def described(row: models.Model, *names: str) -> Described:
+    """The columns of ``row`` that are not empty, by their names in the active language."""
+    found = {}
+    for name in names:
+        field: Any = row._meta.get_field(name)  # noqa: SLF001
+        value = _readable(row, field)
+        if value not in _EMPTY:
+            found[str(capfirst(field.verbose_name))] = value
+    return found
+
+
+def several(rows: Iterable[models.Model], *names: str) -> list[Described]:
+    """The columns of each row: see :func:`described`."""
+    return [described(row, *names) for row in rows]
+
+
+def heading(model: type[models.Model]) -> str:
+    """The plural name of ``model`` in the active language."""
+    return str(capfirst(str(model._meta.verbose_name_plural)))  # noqa: SLF001
+
+
+def _readable(row: models.Model, field: Any) -> Any:
+    """A column for JSON: a choice by its label, an amount with the currency, a local time."""
+    value = getattr(row, field.name)
+    if field.choices:
+        return str(getattr(row, f"get_{field.name}_display")())
+    match value:
+        case datetime():
+            return timezone.localtime(value).isoformat(timespec="seconds")
+        case Decimal():
+            return f"{value:.2f} {conf.currency}"
+    return value
+
+
 def _describe(order: Order) -> Described:
     reveals = CardReveal.objects.filter(card__order=order).select_related("card").order_by("pk")
     parts: dict[str, Any] = {
@@ -112,7 +143,7 @@ def _describe(order: Order) -> Described:
         heading(CustomerChange): several(order.customer_changes.order_by("pk"), *_CHANGE),
         heading(CustomerRefund): several(order.refunds.order_by("pk"), *_REFUND),
         heading(StatusChange): list(map(_change, order.changes.order_by("pk"))),
-        str(capfirst(gettext("problems"))): list(_problems(order)),
+        str(capfirst(gettext("problems"))): list(map(_text, order.problems)),
         heading(Note): several(order.notes.order_by("pk"), "at", "text"),
         heading(CardReveal): [
             {str(capfirst(gettext("card"))): reveal.card.position}
@@ -131,12 +162,8 @@ def _change(change: StatusChange) -> Described:
     return found | ({str(capfirst(gettext("details"))): texts} if texts else {})
 
 
-def _problems(order: Order) -> Iterator[str]:
-    for entry in order.problems:
-        yield _text(entry)
-
-
-def _text(entry: dict[str, Any]) -> str:
+def _text(entry: Entry) -> str:
+    """The text of a problem, without the name of a member of staff."""
     problem = Problem.of(entry)
-    names = {name: "…" for name in ("by",) if name in problem.parameters}
+    names = {"by": "…"} if "by" in problem.parameters else {}
     return Problem(problem.code, {**problem.parameters, **names}).explain(shows_costs=False).text
