@@ -15,10 +15,9 @@ import pytest
 from cryptography.fernet import Fernet
 from django.utils.encoding import force_bytes
 
-from giftcards.conf import LOOP_SECONDS, conf, problems, require
+from giftcards.conf import LOOP_SECONDS, SettingProblem, SettingsDict, conf, problems, require
 from giftcards.delivery.conf import conf as delivery_conf
 from giftcards.exceptions import ConfigurationError
-from giftcards.options import SettingProblem, SettingsDict
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "sk-CANARY-ca11ab1e"

@@ -26,6 +26,7 @@ from django.core.management import get_commands, load_command_class
 from django.core.management.base import BaseCommand
 
 from giftcards import checks, conf, exceptions, fulfilment, signals
+from giftcards.conf import Setting
 from giftcards.delivery import checks as delivery_checks
 from giftcards.delivery import conf as delivery_conf
 from giftcards.delivery import messages, news
@@ -42,7 +43,6 @@ from giftcards.models import (
     ProviderState,
     StatusChange,
 )
-from giftcards.options import Setting
 from giftcards.problems import PARAMETERS, WORDINGS, Kind
 from giftcards.refunds import RefundBreakdown
 from giftcards.settlement import record_refund

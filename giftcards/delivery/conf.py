@@ -12,10 +12,18 @@ from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.utils.module_loading import import_string
 
-from giftcards.conf import address, address_parts
+from giftcards.conf import (
+    Setting,
+    SettingsDict,
+    Unusable,
+    address,
+    address_parts,
+    number,
+    optional,
+    text,
+)
 from giftcards.delivery.kinds import Kind, Mode
 from giftcards.management.roles import ROLES
-from giftcards.options import Setting, SettingsDict, Unusable, number, optional, text
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
