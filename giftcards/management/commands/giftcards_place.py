@@ -29,8 +29,8 @@ from giftcards.management.base import (
     typed_amount,
     what_it_waits_for,
 )
+from giftcards.management.commands.giftcards_selftest import PRODUCT
 from giftcards.management.output import OutputClosed, Progress
-from giftcards.management.selftest import PRODUCT
 from giftcards.models import MAX_QUANTITY, Order, new_reference
 from giftcards.statuses import ACCEPTED, SETTLED
 
