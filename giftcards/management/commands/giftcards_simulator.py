@@ -4,12 +4,12 @@ import errno
 import signal
 import threading
 import time
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError
 from contextlib import suppress
 from dataclasses import fields
 from decimal import Decimal, InvalidOperation
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from django.core.management.base import CommandError
 
@@ -17,12 +17,9 @@ from giftcards.management.output import ConsoleCommand, OutputClosed
 from giftcards.models.fields import read_amount
 from giftcards.simulator import LEDGER_ODDITIES, SPECIAL_TYPES, Request, Simulator
 
-if TYPE_CHECKING:
-    from argparse import ArgumentParser
-
-
 _SECONDS = {"type": float, "metavar": "SECONDS"}
 _COUNT = {"type": int, "metavar": "N"}
+_DEFAULTS = {field.name: field.default for field in fields(Simulator)}
 
 
 def _names(text: str) -> list[str]:
@@ -43,89 +40,11 @@ def _amount(text: str) -> Decimal:
     return amount
 
 
-# The options of the command, by the attribute of the simulator that each one sets. An option
-# without a default has that of the attribute.
-_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "host": ("--host", {"help": "address to listen on"}),
-    "port": ("--port", {"type": int, "default": 8378, "help": "0 takes a free one"}),
-    "keys": (
-        "--key",
-        {
-            "metavar": "KEY",
-            "action": "append",
-            "default": [],
-            "help": "accept this API key, may be repeated (default: every key is accepted)",
-        },
-    ),
-    "key_type": (
-        "--key-type",
-        {"choices": ["SANDBOX", "PRODUCTION"], "help": "what /v3/validate says of the key"},
-    ),
-    "opening_balance": (
-        "--balance",
-        {"type": _amount, "metavar": "BALANCE", "help": "in dinar"},
-    ),
-    "price_factor": (
-        "--price-factor",
-        {"type": _factor, "metavar": "FACTOR", "help": "multiply every price by this"},
-    ),
-    "least_delay": ("--min-delay", {**_SECONDS, "default": 3, "help": "least time to settle"}),
-    "most_delay": ("--max-delay", {**_SECONDS, "default": 45, "help": "most time to settle"}),
-    "slow_delay": ("--slow-delay", {**_SECONDS, "help": "time to settle of SIM_SLOW"}),
-    "rate_limit": ("--rate-limit", {**_COUNT, "help": "requests a minute; 0: no limit"}),
-    "lockout": ("--lockout", {**_COUNT, "help": "wrong keys until a block; 0: none"}),
-    "lockout_time": ("--lockout-time", {**_SECONDS, "help": "length of the block"}),
-    "spelling": (
-        "--spelling",
-        {
-            "choices": ["both", "check-order", "checkOrder"],
-            "help": "which path of the order check exists",
-        },
-    ),
-    "has_list": (
-        "--no-list",
-        {
-            "action": "store_false",
-            "help": "do not know /v3/gift-cards/list (default: know it)",
-        },
-    ),
-    "lists_test_types": (
-        "--unlisted-test-types",
-        {
-            "action": "store_false",
-            "help": "leave TEST_REFUND and TEST_PARTIAL out of a product's types"
-            " (default: list them)",
-        },
-    ),
-    "repeat_codes": (
-        "--repeat-codes",
-        {
-            "action": "store_true",
-            "help": "the same codes in every order (default: codes of its own)",
-        },
-    ),
-    "shifted_ids": (
-        "--shifted-ids",
-        {
-            "action": "store_true",
-            "help": "show an _id that is not the order's id (default: the id)",
-        },
-    ),
-    "ledger_oddities": (
-        "--ledger-oddities",
-        {
-            "type": _names,
-            "default": "",
-            "metavar": "NAMES",
-            "help": f"what the ledger is like: {', '.join(LEDGER_ODDITIES)}, with commas between "
-            "(default: as documented)",
-        },
-    ),
-    "ledger_delay": (
-        "--ledger-delay",
-        {**_SECONDS, "help": "time until entries show that are late"},
-    ),
-}
+def _add(parser: ArgumentParser, flag: str, name: str, text: str, **more: Any) -> None:
+    """Add the option that sets the attribute ``name`` of the simulator, with its default."""
+    if "(default: " not in text:
+        text += " (default: %(default)s)"
+    parser.add_argument(flag, dest=name, help=text, **{"default": _DEFAULTS.get(name), **more})
 
 
 class Command(ConsoleCommand):
@@ -141,19 +60,70 @@ class Command(ConsoleCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        defaults = {field.name: field.default for field in fields(Simulator)}
-        for name, (flag, option) in _OPTIONS.items():
-            option = {"default": defaults.get(name), **option, "dest": name}
-            if "(default: " not in option["help"]:
-                option["help"] += " (default: %(default)s)"
-            parser.add_argument(flag, **option)
+        keys = "accept this API key, may be repeated (default: every key is accepted)"
+        environments = ["SANDBOX", "PRODUCTION"]
+        spellings = ["both", "check-order", "checkOrder"]
+        oddities = (
+            f"what the ledger is like: {', '.join(LEDGER_ODDITIES)}, with commas between"
+            " (default: as documented)"
+        )
+        on, off = {"action": "store_true"}, {"action": "store_false"}
+        add = partial(_add, parser)
+        add("--host", "host", "address to listen on")
+        add("--port", "port", "0 takes a free one", type=int, default=8378)
+        add("--key", "keys", keys, metavar="KEY", action="append", default=[])
+        add("--key-type", "key_type", "what /v3/validate says of the key", choices=environments)
+        add("--balance", "opening_balance", "in dinar", type=_amount, metavar="BALANCE")
+        add(
+            "--price-factor",
+            "price_factor",
+            "multiply every price by this",
+            type=_factor,
+            metavar="FACTOR",
+        )
+        add("--min-delay", "least_delay", "least time to settle", **_SECONDS, default=3)
+        add("--max-delay", "most_delay", "most time to settle", **_SECONDS, default=45)
+        add("--slow-delay", "slow_delay", "time to settle of SIM_SLOW", **_SECONDS)
+        add("--rate-limit", "rate_limit", "requests a minute; 0: no limit", **_COUNT)
+        add("--lockout", "lockout", "wrong keys until a block; 0: none", **_COUNT)
+        add("--lockout-time", "lockout_time", "length of the block", **_SECONDS)
+        add("--spelling", "spelling", "which path of the order check exists", choices=spellings)
+        add("--no-list", "has_list", "do not know /v3/gift-cards/list (default: know it)", **off)
+        add(
+            "--unlisted-test-types",
+            "lists_test_types",
+            "leave TEST_REFUND and TEST_PARTIAL out of a product's types (default: list them)",
+            **off,
+        )
+        add(
+            "--repeat-codes",
+            "repeat_codes",
+            "the same codes in every order (default: codes of its own)",
+            **on,
+        )
+        add(
+            "--shifted-ids",
+            "shifted_ids",
+            "show an _id that is not the order's id (default: the id)",
+            **on,
+        )
+        add(
+            "--ledger-oddities",
+            "ledger_oddities",
+            oddities,
+            type=_names,
+            metavar="NAMES",
+            default="",
+        )
+        add("--ledger-delay", "ledger_delay", "time until entries show that are late", **_SECONDS)
 
     def handle(self, *, verbosity: int, **options: Any) -> None:
+        self._output_closed = threading.Event()
         # SIGINT, too: a shell makes commands in the background ignore it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
-            simulator = self._start({name: options[name] for name in _OPTIONS}, verbosity)
+            simulator = self._start(options, verbosity)
             try:
                 if verbosity:
                     self._greet(simulator)
@@ -162,8 +132,9 @@ class Command(ConsoleCommand):
             finally:
                 simulator.stop()
 
-    def _start(self, values: dict[str, Any], verbosity: int) -> Simulator:
-        delay = values.pop("least_delay"), values.pop("most_delay")
+    def _start(self, options: dict[str, Any], verbosity: int) -> Simulator:
+        values = {name: value for name, value in options.items() if name in _DEFAULTS}
+        delay = options["least_delay"], options["most_delay"]
         on_request = self._log if verbosity else None
         try:
             return Simulator(**values, delay=delay, on_request=on_request).start()
@@ -173,10 +144,6 @@ class Command(ConsoleCommand):
             reason = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
             message = f"Cannot listen on {values['host']}:{values['port']}: {reason}."
             raise CommandError(message, returncode=2) from error
-
-    @cached_property
-    def _output_closed(self) -> threading.Event:
-        return threading.Event()
 
     def _greet(self, simulator: Simulator) -> None:
         key = "one of those given with --key" if simulator.keys else "any-text"
