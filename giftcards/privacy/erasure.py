@@ -20,7 +20,8 @@ from giftcards.exceptions import GiftcardsError
 from giftcards.keys.wiping import empty_log
 from giftcards.models import CardReveal, CustomerChange, CustomerRefund, Order
 from giftcards.models.order_queries import batches
-from giftcards.privacy.person import ERASED, Person, Traces, folded, with_former
+from giftcards.models.orders import OF_CUSTOMER
+from giftcards.privacy.person import ERASED, Person, Traces, contacts, folded
 from giftcards.privacy.registry import keepers
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,10 @@ def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
     Raises :exc:`SharedNumber` if the person's orders have several e-mail addresses.
     """
     named = _read(person.orders())
-    _refuse_several(named)
+    addressed = [order for order in named if order.customer_email]
+    count = len({folded(order.customer_email) for order in addressed})
+    if count > 1:
+        raise SharedNumber(count, [order.reference for order in addressed])
     others = Person.behind(named).without(person).orders() | person.former_orders()
     for keeper in keepers():
         others.update(keeper.orders(person))
@@ -69,17 +73,6 @@ def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
     unnamed = [order for order in found if _is_only_sent_to(person, order)]
     orders = sorted([*named, *unnamed], key=lambda order: order.pk)
     return orders, [order for order in found if order not in unnamed]
-
-
-def _refuse_several(orders: Iterable[Order]) -> None:
-    """Raise :exc:`SharedNumber` if the orders have several e-mail addresses.
-
-    Orders without an address do not count.
-    """
-    addressed = [order for order in orders if order.customer_email]
-    count = len({folded(order.customer_email) for order in addressed})
-    if count > 1:
-        raise SharedNumber(count, [order.reference for order in addressed])
 
 
 def _is_only_sent_to(person: Person, order: Order) -> bool:
@@ -100,8 +93,7 @@ def _read(keys: Iterable[int]) -> list[Order]:
 
 def why_kept(orders: Iterable[Order]) -> dict[str, str]:
     """The reasons why some of ``orders`` may not be erased yet, by reference."""
-    reasons = {order.reference: _why_kept(order) for order in orders}
-    return {reference: reason for reference, reason in reasons.items() if reason}
+    return {order.reference: reason for order in orders if (reason := _why_kept(order))}
 
 
 def _why_kept(order: Order) -> str:
@@ -144,26 +136,15 @@ def erase(
 
 
 def _erase_order(order: Order, traces: Traces) -> None:
-    order.customer_email = order.customer_name = order.customer_phone = ""
-    order.customer_language = ""
+    for name in OF_CUSTOMER:
+        setattr(order, name, "")
     order.metadata = {}
     order.group = "" if traces.are_in(order.group) else order.group
     order.problems = traces.erased(order.problems)
     # Nobody can ask for the codes any more.
     if order.cards.all().destroy():
         order.codes_destroyed_at = timezone.now()
-    order.save(
-        update_fields=(
-            "customer_email",
-            "customer_name",
-            "customer_phone",
-            "customer_language",
-            "metadata",
-            "group",
-            "problems",
-            "codes_destroyed_at",
-        )
-    )
+    order.save(update_fields=(*OF_CUSTOMER, "metadata", "group", "problems", "codes_destroyed_at"))
     order.notes.update(text=ERASED)
     CardReveal.objects.filter(card__order=order).exclude(reason="").update(reason=ERASED)
     _erase_json(order.changes.all(), "details", traces)
@@ -185,8 +166,8 @@ def _erase_json(rows: models.QuerySet[models.Model], column: str, traces: Traces
 
 
 def _erase_correction(change: CustomerChange, traces: Traces) -> None:
-    change.customer_email = change.customer_name = change.customer_phone = ""
-    change.customer_language = ""
+    for name in OF_CUSTOMER:
+        setattr(change, name, "")
     change.by = traces.erased(change.by)
     change.reason = ERASED if change.reason else ""
     change.save()
@@ -221,16 +202,13 @@ def _erase_log(orders: Sequence[Order], traces: Traces) -> None:
     for keys in batches([str(order.pk) for order in orders]):
         _erase_entries(ours.filter(about, object_id__in=keys), traces)
     # Not by names, because several people may have the same one.
-    former = chain.from_iterable(map(with_former, orders))
-    for text in {text for each in former for text in (each.customer_email, each.customer_phone)}:
+    for text in contacts(orders):
         named = Q(change_message__icontains=text) | Q(object_repr__icontains=text)
-        if text:
-            _erase_entries(ours.filter(named), traces)
+        _erase_entries(ours.filter(named), traces)
 
 
 def _erase_entries(entries: models.QuerySet[models.Model], traces: Traces) -> None:
     for entry in entries:
-        texts = {name: getattr(entry, name) for name in ("change_message", "object_repr")}
-        erased = {name: ERASED for name, text in texts.items() if traces.are_in(text)}
-        if erased:
+        names = ("change_message", "object_repr")
+        if erased := {name: ERASED for name in names if traces.are_in(getattr(entry, name))}:
             type(entry)._default_manager.filter(pk=entry.pk).update(**erased)  # noqa: SLF001

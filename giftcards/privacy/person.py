@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Self
@@ -83,9 +83,9 @@ class Person:
 
         Other texts are ignored; if no text is left, the result is false.
         """
-        addresses = {Masked(folded(text)) for text in texts if "@" in text}
-        others = (text for text in texts if not any(map(str.isalpha, text)) and "@" not in text)
-        return cls(frozenset(addresses), frozenset(chain.from_iterable(map(numbers, others))))
+        return cls._named_in(
+            [text for text in texts if "@" in text or not any(map(str.isalpha, text))]
+        )
 
     @classmethod
     def behind(cls, orders: Iterable[Order]) -> Self:
@@ -93,16 +93,13 @@ class Person:
 
         Unlike in :meth:`of`, there may be words around a number.
         """
-        texts = {
-            text
-            for named in chain.from_iterable(map(with_former, orders))
-            for text in (named.customer_email, named.customer_phone)
-        }
-        addresses = {text for text in texts if "@" in text}
-        return cls(
-            frozenset(Masked(folded(text)) for text in addresses),
-            frozenset(chain.from_iterable(map(numbers, texts - addresses))),
-        )
+        return cls._named_in(contacts(orders))
+
+    @classmethod
+    def _named_in(cls, texts: Collection[str]) -> Self:
+        emails = {Masked(folded(text)) for text in texts if "@" in text}
+        phones = [numbers(text) for text in texts if "@" not in text]
+        return cls(frozenset(emails), frozenset(chain.from_iterable(phones)))
 
     def __bool__(self) -> bool:
         return bool(self.emails or self.phones)
@@ -153,6 +150,12 @@ def with_former(order: Order) -> Iterator[Order | CustomerChange]:
     """``order``, and rows with the details of its customer before they were corrected."""
     yield order
     yield from order.customer_changes.all()
+
+
+def contacts(orders: Iterable[Order]) -> set[str]:
+    """The addresses and numbers, as typed, that ``orders`` have, or had until a correction."""
+    named = chain.from_iterable(map(with_former, orders))
+    return {text for one in named for text in (one.customer_email, one.customer_phone) if text}
 
 
 class Traces:

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 from django.db import router, transaction
 from django.db.models import Case, Exists, F, OuterRef, Q, Value, When
@@ -48,11 +47,6 @@ class Purge:
     place: datetime | None = field(default=None, compare=False)
 
 
-class _Row(NamedTuple):
-    settled_at: datetime
-    key: int
-
-
 #: The conditions under which an old order keeps its codes, by reason. The first that holds counts.
 REASONS: dict[str, Q] = {
     "problem": Q(needs_attention=True),
@@ -63,15 +57,22 @@ REASONS: dict[str, Q] = {
     "no_cards": Q(has_cards=False),
 }
 
-#: The command's texts for the reasons that optional apps have added.
-TEXTS: dict[str, str] = {}
+#: The command's texts for the reasons, which continue "3 orders".
+TEXTS: dict[str, str] = {
+    "problem": "with a problem that nobody has ticked off",
+    "owed": "with money still owed to the customer",
+    "planned_refund": "with a refund that is still to be paid",
+    "not_credited": "with money that the provider has not credited back",
+    "unannounced": "of which one of your receivers could not be told",
+    "no_cards": "without cards",
+}
 
 
 def leave_alone(reason: str, condition: Q, text: str) -> None:
     """Add a reason: orders that fit ``condition`` keep their codes.
 
-    ``text`` continues "3 orders". Call this from the ``ready`` method of an optional app, for
-    reasons that are not known here, such as messages to customers.
+    Call this from the ``ready`` method of an optional app, for reasons that are not known here,
+    such as messages to customers. For ``text``, see :data:`TEXTS`.
     """
     REASONS[reason] = condition
     TEXTS[reason] = text
@@ -102,8 +103,8 @@ def purge(
         if not should_continue():
             done.is_whole = False
             break
-        _purge_batch([row.key for row in rows], done, is_dry_run=is_dry_run)
-        done.place = rows[-1].settled_at
+        _purge_batch([key for _settled_at, key in rows], done, is_dry_run=is_dry_run)
+        done.place, _key = rows[-1]
         on_batch(done)
     if done.cards and not is_dry_run:
         empty_log(router.db_for_write(Card))
@@ -133,16 +134,21 @@ def purge_if_due(should_continue: Callable[[], bool]) -> None:
     ProviderState.objects.filter(pk=1).update(**noted)
 
 
-def _batches(settled_before: datetime, since: datetime | None) -> Iterator[list[_Row]]:
-    """Yield batches of the orders whose codes were kept for long enough, oldest first."""
+def _batches(
+    settled_before: datetime, since: datetime | None
+) -> Iterator[list[tuple[datetime, int]]]:
+    """Yield batches of the orders whose codes were kept for long enough, oldest first.
+
+    For each order, its ``settled_at`` and its primary key.
+    """
     rows = Order.objects.filter(settled_at__lt=settled_before, codes_destroyed_at=None)
     rows = rows.order_by("settled_at", "pk")
     later = rows if since is None else rows.filter(settled_at__gte=since)
-    while found := [_Row(*row) for row in later.values_list("settled_at", "pk")[:_BATCH]]:
+    while found := list(later.values_list("settled_at", "pk")[:_BATCH]):
         yield found
-        last = found[-1]
-        later = rows.filter(settled_at__gte=last.settled_at).filter(
-            Q(settled_at__gt=last.settled_at) | Q(pk__gt=last.key)
+        settled_at, key = found[-1]
+        later = rows.filter(settled_at__gte=settled_at).filter(
+            Q(settled_at__gt=settled_at) | Q(pk__gt=key)
         )
 
 

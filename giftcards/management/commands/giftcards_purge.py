@@ -7,16 +7,6 @@ from giftcards.management.base import GiftcardsCommand
 from giftcards.management.output import counted
 from giftcards.privacy.retention import REASONS, TEXTS, Purge, long_settled, purge
 
-# Texts of the REASONS why orders are left alone; those of optional apps are in TEXTS.
-_TEXTS = {
-    "problem": "with a problem that nobody has ticked off",
-    "owed": "with money still owed to the customer",
-    "planned_refund": "with a refund that is still to be paid",
-    "not_credited": "with money that the provider has not credited back",
-    "unannounced": "of which one of your receivers could not be told",
-    "no_cards": "without cards",
-}
-
 
 class Command(GiftcardsCommand):
     help = (
@@ -71,9 +61,8 @@ def _so_far(done: Purge) -> str:
 def _text(done: Purge, *, is_dry_run: bool) -> str:
     verb = "would be destroyed" if is_dry_run else "destroyed"
     first = f"{counted(done.cards, 'code')} of {counted(done.orders, 'order')} {verb}."
-    texts = _TEXTS | TEXTS
     left = [
-        f"Left alone: {counted(done.left_alone[reason], 'order')} {texts[reason]}."
+        f"Left alone: {counted(done.left_alone[reason], 'order')} {TEXTS[reason]}."
         for reason in REASONS
         if done.left_alone[reason]
     ]
