@@ -19,8 +19,13 @@ from django.utils import translation
 
 from giftcards.conf import conf, require
 from giftcards.exceptions import ConfigurationError, GiftcardsError
-from giftcards.management.output import COULD_NOT_START, ConsoleCommand, Progress, iso
-from giftcards.management.output import UNFINISHED as UNFINISHED
+from giftcards.management.output import (
+    COULD_NOT_START,
+    UNFINISHED,
+    ConsoleCommand,
+    Progress,
+    iso,
+)
 from giftcards.models import CustomerRefund, Order, ProviderState
 from giftcards.models.fields import read_amount
 from giftcards.problems import Entry, Problem, in_english
@@ -44,30 +49,24 @@ class GiftcardsCommand(ConsoleCommand):
 
     requires_system_checks = ()
     needs: ClassVar[Sequence[str]] = ()
-    has_json: ClassVar[bool] = True
-    has_database: ClassVar[bool] = True
     #: The labels of the apps whose tables must exist.
     needs_tables: ClassVar[Sequence[str]] = ("giftcards",)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        if self.has_json:
-            parser.add_argument(
-                "--json", action="store_true", help="Print the result as JSON (default: as text)."
-            )
+        parser.add_argument(
+            "--json", action="store_true", help="Print the result as JSON (default: as text)."
+        )
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         try:
-            if self.needs:
-                require(*self.needs)
-            if self.has_database:
-                self.find_database(options)
+            require(*self.needs)
+            self.find_database(options)
         except ConfigurationError as error:
             raise refuse(str(error)) from None
         except Error as error:
-            raise CommandError(
+            raise refuse(
                 f"The database did not work ({type(error).__name__}). Is it running, and has"
-                " `manage.py migrate` been run?",
-                returncode=COULD_NOT_START,
+                " `manage.py migrate` been run?"
             ) from error
         try:
             return super().execute(*args, **options)
@@ -81,8 +80,10 @@ class GiftcardsCommand(ConsoleCommand):
             ) from error
 
     def find_database(self, options: dict[str, Any]) -> None:  # noqa: ARG002 (for subclasses)
-        """Raise an error if the database is not there, or not migrated."""
-        _probe_database(self.needs_tables)
+        """Read a row of every table, so that a database that is not there or migrated fails."""
+        for label in self.needs_tables:
+            for model in apps.get_app_config(label).get_models():
+                model._default_manager.order_by("pk").first()  # noqa: SLF001
 
     def say(self, text: str, options: dict[str, Any]) -> None:
         """Print text for a person, unless ``-v0`` or ``--json`` was given."""
@@ -102,18 +103,14 @@ def _is_for_people(options: dict[str, Any]) -> bool:
     return options["verbosity"] > 0 and not options.get("json")
 
 
-def _probe_database(labels: Sequence[str]) -> None:
-    """Read a row of every table of these apps, to see that the database is there and migrated."""
-    for label in labels:
-        for model in apps.get_app_config(label).get_models():
-            model._default_manager.order_by("pk").first()  # noqa: SLF001
-
-
 def database_failure(error: Error, what_now: str) -> CommandError:
     """The error for a database that failed after the command had begun its work."""
-    return CommandError(
-        f"The database failed ({type(error).__name__}). {what_now}", returncode=UNFINISHED
-    )
+    return unfinished(f"The database failed ({type(error).__name__}). {what_now}")
+
+
+def unfinished(reason: str) -> CommandError:
+    """The error for work that failed, or that is not done to its end."""
+    return CommandError(reason, returncode=UNFINISHED)
 
 
 def refuse(reason: str) -> CommandError:
@@ -139,10 +136,10 @@ def provider_state() -> str:
         return ProviderState.objects.current().explain()
 
 
-def current_pause(state: ProviderState) -> str:
+def current_pause() -> str:
     """The reason why calls to the provider are paused, in English; "" if they are not."""
     with translation.override(None):
-        return state.why_paused()
+        return ProviderState.objects.current().why_paused()
 
 
 def find_order(reference: str) -> Order:
@@ -179,7 +176,7 @@ def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
 def fail_on(sentences: Iterable[str]) -> None:
     """Raise ``CommandError`` with the ``sentences`` about what is wrong, unless all are ""."""
     if wrong := " ".join(filter(None, sentences)):
-        raise CommandError(wrong, returncode=UNFINISHED)
+        raise unfinished(wrong)
 
 
 def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:
@@ -346,16 +343,6 @@ def describe(order: Order) -> str:
     if order.status == Status.REJECTED and (why := reason(order)):
         lines += [f"  refused     {why}"]
     return "\n".join(lines)
-
-
-def why_not_all(began: datetime) -> str:
-    """The reason why a run that began at ``began`` is incomplete; "" if none is known.
-
-    It is the present pause, or else the last failure since then.
-    """
-    state = ProviderState.objects.current()
-    is_new = state.failed_at is not None and state.failed_at >= began
-    return current_pause(state) or (state.failure if is_new else "")
 
 
 class WaitMessage(NamedTuple):

@@ -10,7 +10,7 @@ those that it removes come back only by a repair.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from django.apps import apps
 from django.contrib.auth.models import Group, Permission
@@ -60,8 +60,7 @@ ROLES: Mapping[str, Collection[str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Role:
+class Role(NamedTuple):
     """The outcome for one group."""
 
     name: str
@@ -76,10 +75,7 @@ _Key = tuple[str, str]
 
 
 def ensure_roles(permissions: Mapping[_Key, Permission], *, repair: bool = False) -> list[Role]:
-    """Create missing groups; with ``repair``, add missing permissions to the existing ones.
-
-    ``permissions``: see :func:`role_permissions`.
-    """
+    """Create missing groups; with ``repair``, give existing ones the ``permissions`` they lack."""
     return [_ensure(name, permissions, repair=repair) for name in ROLES]
 
 
@@ -94,9 +90,7 @@ def role_permissions() -> dict[_Key, Permission]:
         content_type__app_label__in={label for label, _codename in wanted},
         codename__in={codename for _label, codename in wanted},
     )
-    permissions = {
-        (permission.content_type.app_label, permission.codename): permission for permission in found
-    }
+    permissions = {(one.content_type.app_label, one.codename): one for one in found}
     if missing := wanted - permissions.keys():
         names = ", ".join(sorted(codename for _label, codename in missing))
         raise ConfigurationError(

@@ -2,18 +2,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import CommandError
-
 from giftcards.catalogue import CatalogueReading, counts, read_catalogue
 from giftcards.engine.gateway import Gateway
 from giftcards.management.base import (
-    UNFINISHED,
     WORKING_SETTINGS,
     GiftcardsCommand,
     current_pause,
+    unfinished,
 )
 from giftcards.management.output import counted
-from giftcards.models import ProviderState
 
 
 class Command(GiftcardsCommand):
@@ -39,14 +36,15 @@ class Command(GiftcardsCommand):
             self.write_json({**found, **done, "is_whole": reading.is_whole})
         self.say(_text(reading, found), options)
         if not reading.is_whole:
-            raise CommandError(_trouble(reading), returncode=UNFINISHED)
+            trouble = current_pause() or reading.trouble
+            raise unfinished(f"{trouble} Run the command again to read what is left.".strip())
 
 
 def _wait(reading: CatalogueReading) -> str:
     """The text about the progress of the reading, and what it waits for."""
     what = "waiting for its share of the request budget"
     if reading.is_paused:
-        what = _pause() or "waiting"
+        what = current_pause() or "waiting"
     if not reading.total:
         return f"Reading the catalogue: {what}"
     return f"Reading the catalogue, {reading.read} of {counted(reading.total, 'product')}: {what}"
@@ -59,12 +57,3 @@ def _text(reading: CatalogueReading, found: dict[str, int]) -> str:
         f"The catalogue has {counted(found['products'], 'product')}, {found['on_sale']} on sale,"
         f" and {counted(found['types'], 'type')}, {found['types_for_sale']} for sale."
     )
-
-
-def _trouble(reading: CatalogueReading) -> str:
-    rest = "Run the command again to read what is left."
-    return " ".join(filter(None, (_pause() or reading.trouble, rest)))
-
-
-def _pause() -> str:
-    return current_pause(ProviderState.objects.current())

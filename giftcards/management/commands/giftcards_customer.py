@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from argparse import ArgumentParser
@@ -9,7 +10,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from giftcards.management.base import UNFINISHED, GiftcardsCommand, refuse
+from giftcards.management.base import GiftcardsCommand, refuse, unfinished
 from giftcards.management.output import counted
 from giftcards.models import Order
 from giftcards.privacy.erasure import (
@@ -91,19 +92,36 @@ class Command(GiftcardsCommand):
         try:
             orders, others = find_orders(person)
         except SharedNumber as error:
-            raise refuse(_shared(error)) from None
+            raise refuse(
+                f"The orders found are under {error.addresses} different e-mail addresses, perhaps"
+                f" of different people: {_some(error.references)}. Nothing was written or erased."
+                " Their pages in the admin show the addresses: run the command once for each"
+                " address instead."
+            ) from None
         self.say(f"{counted(len(orders), 'order')} of this customer.", options)
-        self._say_others(others, options)
+        other_references = [order.reference for order in others]
+        if others:
+            text = (
+                f"Left alone: {counted(len(others), 'order')} with another address or number as"
+                f" well: {_some(other_references)}. If that is the same customer's, run the command"
+                " for it, too."
+            )
+            self.say(text, options)
         kept = why_kept(orders) if options["erase"] else {}
-        result: dict[str, Any] = {"orders": len(orders), "erased": 0, "kept": kept}
-        result |= {"named_by_reference": [], "others": [order.reference for order in others]}
+        result: dict[str, Any] = {
+            "orders": len(orders),
+            "erased": 0,
+            "kept": kept,
+            "named_by_reference": [],
+            "others": other_references,
+        }
         # If an order is kept, nothing is exported: the file would be in the way of the next run.
         if orders and not kept:
             result |= self._do(person, orders, options)
         if options["json"]:
             self.write_json(result)
         if trouble := _trouble(result):
-            raise CommandError(trouble, returncode=UNFINISHED)
+            raise unfinished(trouble)
 
     def _do(
         self, person: Person, orders: Sequence[Order], options: dict[str, Any]
@@ -123,30 +141,21 @@ class Command(GiftcardsCommand):
         path = options["export"]
         # A link that leads nowhere is in the way of a new file, too.
         if path and os.path.lexists(path):
-            raise refuse(_in_the_way(path))
+            raise _in_the_way(path)
         number = counted(len(orders), "order")
         self.say(f"Nothing stands in the way: {number} would be erased.", options)
         if path:
             self.say(f"{path} would be written.", options)
-
-    def _say_others(self, others: Sequence[Order], options: dict[str, Any]) -> None:
-        if others:
-            text = (
-                f"Left alone: {counted(len(others), 'order')} with another address or number as"
-                f" well: {_some([order.reference for order in others])}. If that is the same"
-                " customer's, run the command for it, too."
-            )
-            self.say(text, options)
 
     def _export(self, orders: Sequence[Order], options: dict[str, Any]) -> None:
         path = options["export"]
         try:
             write_new(path, describe(orders, language=options["language"]))
         except FileExistsError:
-            raise refuse(_in_the_way(path)) from None
+            raise _in_the_way(path) from None
         except OSError as error:
             text = f"{path} could not be written ({error.strerror}). Nothing was erased."
-            raise CommandError(text, returncode=UNFINISHED) from None
+            raise unfinished(text) from None
         self.say(f"Written to {path}, which only you may read. Hand it over safely.", options)
 
     def _ask(self, options: dict[str, Any]) -> None:
@@ -166,24 +175,18 @@ class Command(GiftcardsCommand):
     def _erase(
         self, person: Person, orders: Sequence[Order], options: dict[str, Any]
     ) -> dict[str, Any]:
-        count = 0
+        text, number = f"Erasing {counted(len(orders), 'order')}", itertools.count(1)
         with self.progress(options) as progress:
-
-            def show() -> None:
-                nonlocal count
-                count += 1
-                progress.advance(f"Erasing {counted(len(orders), 'order')}", count, len(orders))
-
-            done = erase(person, orders, on_order=show)
+            done = erase(
+                person,
+                orders,
+                on_order=lambda: progress.advance(text, next(number), len(orders)),
+            )
         lines = [f"The customer of {counted(len(done.erased), 'order')} was erased."]
         if done.telling:
             lines += [f"The reference names the customer, and stays: {_some(done.telling)}."]
         self.say("\n".join(lines), options)
-        return {
-            "erased": len(done.erased),
-            "kept": done.kept,
-            "named_by_reference": done.telling,
-        }
+        return {"erased": len(done.erased), "kept": done.kept, "named_by_reference": done.telling}
 
 
 def _person(options: Mapping[str, Any]) -> Person:
@@ -197,16 +200,8 @@ def _person(options: Mapping[str, Any]) -> Person:
     return person
 
 
-def _shared(error: SharedNumber) -> str:
-    return (
-        f"The orders found are under {error.addresses} different e-mail addresses, perhaps of"
-        f" different people: {_some(error.references)}. Nothing was written or erased. Their pages"
-        " in the admin show the addresses: run the command once for each address instead."
-    )
-
-
-def _in_the_way(path: Path) -> str:
-    return f"{path} is there already. Nothing was written or erased."
+def _in_the_way(path: Path) -> CommandError:
+    return refuse(f"{path} is there already. Nothing was written or erased.")
 
 
 def _trouble(result: Mapping[str, Any]) -> str:

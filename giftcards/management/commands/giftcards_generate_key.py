@@ -3,14 +3,13 @@ from __future__ import annotations
 from typing import Any
 
 from giftcards.keys.keyring import generate_key
-from giftcards.management.base import GiftcardsCommand
+from giftcards.management.output import ConsoleCommand
 
 
-class Command(GiftcardsCommand):
+class Command(ConsoleCommand):
     help = "Print a new encryption key for GIFTCARDS['ENCRYPTION_KEYS'], and nothing else."
     examples = (("Into a file that only you can read:", "> encryption-key"),)
-    has_json = False
-    has_database = False
+    requires_system_checks = ()
 
     def handle(self, **options: Any) -> None:  # noqa: ARG002
         self.put(generate_key())

@@ -6,7 +6,6 @@ from decimal import Decimal
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import CommandError
 from django.db import Error
 from django.utils import translation
 
@@ -16,7 +15,6 @@ from giftcards.engine.sweep import watch
 from giftcards.engine.task_queue import wake_worker
 from giftcards.exceptions import ReferenceConflict
 from giftcards.management.base import (
-    UNFINISHED,
     WORKING_SETTINGS,
     GiftcardsCommand,
     database_failure,
@@ -27,6 +25,7 @@ from giftcards.management.base import (
     refuse,
     sentences,
     typed_amount,
+    unfinished,
     what_it_waits_for,
 )
 from giftcards.management.commands.giftcards_selftest import PRODUCT
@@ -78,9 +77,9 @@ class Command(GiftcardsCommand):
             product_id=options["product"],
             type_id=options["type"],
             quantity=_whole_number(options["quantity"]),
-            reference=_reference(options["reference"]),
-            sale_price=_amount("sale_price", options["sale_price"]),
-            max_price=_amount("max_price", options["max_price"]),
+            reference=new_reference() if options["reference"] is None else options["reference"],
+            sale_price=_amount("sale_price", options),
+            max_price=_amount("max_price", options),
             customer_email=options["email"],
         )
         try:
@@ -113,14 +112,12 @@ class Command(GiftcardsCommand):
             self.write_json(order_as_dict(order))
         self.say(describe(order), options)
         if order.status not in (SETTLED if options["wait"] else ACCEPTED):
-            raise CommandError(_unfinished(order), returncode=UNFINISHED)
+            raise unfinished(_why_unfinished(order))
 
 
 def _follow(order: Order, gateway: Gateway, progress: Progress, *, wait: bool) -> Order:
     """Send ``order`` and, with ``wait``, follow it; show what it waits for; return it refreshed."""
-    order = send_now(
-        order, gateway, on_wait=lambda order: _show(order, progress, unless_short=True)
-    )
+    order = send_now(order, gateway, on_wait=lambda seen: _show(seen, progress, unless_short=True))
     if wait:
         _show(order, progress)
         for seen in watch(order, gateway):
@@ -137,10 +134,6 @@ def _show(order: Order, progress: Progress, *, unless_short: bool = False) -> No
         progress.show(f"{text}, {wait.what}", since=wait.since, unless_short=unless_short)
 
 
-def _reference(text: str | None) -> str:
-    return new_reference() if text is None else text
-
-
 def _whole_number(text: str) -> int:
     if not re.fullmatch(r"-?[0-9]{1,18}", text):
         raise refuse(
@@ -149,11 +142,11 @@ def _whole_number(text: str) -> int:
     return int(text)
 
 
-def _amount(name: str, text: str | None) -> Decimal | None:
-    return None if text is None else typed_amount(name, text)
+def _amount(name: str, options: dict[str, Any]) -> Decimal | None:
+    return None if options[name] is None else typed_amount(name, options[name])
 
 
-def _unfinished(order: Order) -> str:
+def _why_unfinished(order: Order) -> str:
     # An order that was never tried has no reason of its own: the provider's state is told instead.
     has_reason = order.open_problems or order.changes.exists()
     why = reason(order) if has_reason else provider_state()

@@ -5,7 +5,6 @@ from argparse import ArgumentParser
 from dataclasses import asdict
 from typing import Any
 
-from django.core.management.base import CommandError
 from django.db import Error
 
 from giftcards.engine.database import is_there
@@ -14,7 +13,6 @@ from giftcards.engine.loop import follow
 from giftcards.engine.sweep import Swept, check_now, check_settled, sweep, time_to_check
 from giftcards.exceptions import ProviderError
 from giftcards.management.base import (
-    UNFINISHED,
     WORKING_SETTINGS,
     GiftcardsCommand,
     current_pause,
@@ -22,6 +20,7 @@ from giftcards.management.base import (
     find_order,
     order_as_dict,
     refuse,
+    unfinished,
 )
 from giftcards.management.output import set_by_signals
 from giftcards.models import Order, ProviderState
@@ -106,7 +105,7 @@ class Command(GiftcardsCommand):
             self.write_json(asdict(done))
         self.say(f"{done}.", options)
         if done.is_paused or done.failed:
-            raise CommandError(_trouble(done), returncode=UNFINISHED)
+            raise unfinished(_trouble(done))
 
     def _check(self, order: Order, options: dict[str, Any]) -> None:
         with Gateway() as gateway:
@@ -124,16 +123,14 @@ class Command(GiftcardsCommand):
             self.write_json(order_as_dict(order))
         self.say(describe(order), options)
         if done.is_paused or done.failed:
-            raise CommandError(
-                " ".join(map(str, order.open_problems)) or _trouble(done), returncode=UNFINISHED
-            )
+            raise unfinished(" ".join(map(str, order.open_problems)) or _trouble(done))
 
     def _compare(self, order: Order, gateway: Gateway) -> bool:
         """Compare a settled order with the provider's present answer; False if it was not asked."""
         try:
             return check_settled(order, gateway)
         except ProviderError as error:
-            raise CommandError(str(error), returncode=UNFINISHED) from None
+            raise unfinished(str(error)) from None
 
     def _loop(self, options: dict[str, Any]) -> None:
         stop = self._stop
@@ -155,7 +152,6 @@ class Command(GiftcardsCommand):
 
 def _trouble(done: Swept) -> str:
     """The reason why a sweep did not do everything: the pause, or else the last failure."""
-    state = ProviderState.objects.current()
     if done.is_paused:
-        return current_pause(state)
-    return f"Not everything worked. {state.failure}".strip()
+        return current_pause()
+    return f"Not everything worked. {ProviderState.objects.current().failure}".strip()

@@ -6,7 +6,6 @@ from datetime import datetime, time, timedelta
 from functools import partial
 from typing import Any
 
-from django.core.management.base import CommandError
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
@@ -18,14 +17,14 @@ from giftcards.engine.resolving import hold_bought, last_sign
 from giftcards.engine.sweep import sweep
 from giftcards.engine.task_queue import LOOP_LEASE
 from giftcards.management.base import (
-    UNFINISHED,
     WORKING_SETTINGS,
     GiftcardsCommand,
+    current_pause,
     refuse,
-    why_not_all,
+    unfinished,
 )
 from giftcards.management.output import Progress, counted, iso
-from giftcards.models import Lease, Order, OrderQuerySet
+from giftcards.models import Lease, Order, OrderQuerySet, ProviderState
 from giftcards.statuses import Status
 
 
@@ -65,10 +64,10 @@ class Command(GiftcardsCommand):
             self.write_json(found.as_dict())
         self.say(str(found), options)
         if not found.is_whole:
-            trouble = f"The provider's list could not be read whole. {why_not_all(began)}"
-            raise CommandError(trouble.strip(), returncode=UNFINISHED)
+            trouble = f"The provider's list could not be read whole. {_why_not_all(began)}"
+            raise unfinished(trouble.strip())
         if found.has_questions:
-            raise CommandError("Not every order is explained.", returncode=UNFINISHED)
+            raise unfinished("Not every order is explained.")
 
 
 def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
@@ -217,6 +216,14 @@ class _Restored(_Found):
             *(f"  {order.reference}" for order in self._held),
             f"{waiting} still to be sent.",
         ]
+
+
+def _why_not_all(began: datetime) -> str:
+    """The present pause, or else the last failure since ``began``; "" if there is neither."""
+    if pause := current_pause():
+        return pause
+    state = ProviderState.objects.current()
+    return state.failure if state.failed_at is not None and state.failed_at >= began else ""
 
 
 def _moment(text: str | None, *, default: datetime) -> datetime:

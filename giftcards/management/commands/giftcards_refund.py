@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import CommandError
 from django.utils import translation
 
 from giftcards.conf import conf
 from giftcards.exceptions import RefundError
 from giftcards.management.base import (
-    UNFINISHED,
     GiftcardsCommand,
     customer_as_dict,
     describe_customer,
@@ -20,6 +18,7 @@ from giftcards.management.base import (
     refuse,
     sentences,
     typed_amount,
+    unfinished,
 )
 from giftcards.models import CustomerRefund, Order
 from giftcards.settlement import cancel_refund, record_refund
@@ -87,7 +86,7 @@ class Command(GiftcardsCommand):
         except ValidationError as error:
             raise refuse(sentences(error)) from None
         except RefundError as error:
-            raise CommandError(str(error), returncode=UNFINISHED) from None
+            raise unfinished(str(error)) from None
         order = refund.order
         if options["json"]:
             self.write_json(

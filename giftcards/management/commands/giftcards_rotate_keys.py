@@ -3,10 +3,8 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any
 
-from django.core.management.base import CommandError
-
 from giftcards.keys.rotation import RotationTally, count_left, rotate, verify
-from giftcards.management.base import UNFINISHED, GiftcardsCommand
+from giftcards.management.base import GiftcardsCommand, unfinished
 from giftcards.management.output import counted
 from giftcards.models import Card
 
@@ -62,7 +60,7 @@ class Command(GiftcardsCommand):
             self.write_json({name: tally.done, "failed": tally.failed, "troubles": tally.troubles})
         self.say(_text(tally, is_proof=is_proof), options)
         if tally.failed:
-            raise CommandError(_trouble(tally, is_proof=is_proof), returncode=UNFINISHED)
+            raise unfinished(_trouble(tally, is_proof=is_proof))
 
 
 def _speed(text: str) -> int:

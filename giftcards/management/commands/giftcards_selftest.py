@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import CommandError
 from django.db import transaction
 
 from giftcards.engine.gateway import Gateway
@@ -17,7 +16,6 @@ from giftcards.engine.sending import send_now
 from giftcards.engine.sweep import watch
 from giftcards.exceptions import DecryptionError
 from giftcards.management.base import (
-    UNFINISHED,
     WORKING_SETTINGS,
     GiftcardsCommand,
     ok_or_trouble,
@@ -26,6 +24,7 @@ from giftcards.management.base import (
     reason,
     refuse,
     sentences,
+    unfinished,
     what_it_waits_for,
 )
 from giftcards.management.output import Progress
@@ -118,7 +117,7 @@ class Command(GiftcardsCommand):
                 }
             )
         if complaints:
-            raise CommandError(" ".join(complaints), returncode=UNFINISHED)
+            raise unfinished(" ".join(complaints))
         self.say(f"All {len(reports)} scenarios passed.", options)
 
 

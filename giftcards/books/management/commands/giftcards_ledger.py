@@ -6,8 +6,6 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
-from django.core.management.base import CommandError
-
 from giftcards.books.conditions import gap_sentence, missing_sentence, unknown_sentence
 from giftcards.books.models import CHARGE, CREDIT, LedgerState
 from giftcards.books.reading import AGAIN, LedgerReading, read_ledger
@@ -15,7 +13,6 @@ from giftcards.books.summary import LISTED, Discrepancies, Summary, summarise
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
 from giftcards.management.base import (
-    UNFINISHED,
     WORKING_SETTINGS,
     GiftcardsCommand,
     add_fail_on,
@@ -25,9 +22,9 @@ from giftcards.management.base import (
     refuse,
     two_decimals,
     typed_day,
+    unfinished,
 )
 from giftcards.management.output import counted, iso
-from giftcards.models import ProviderState
 from giftcards.models.times import day_of, today
 
 
@@ -79,7 +76,7 @@ class Command(GiftcardsCommand):
             self.write_json({**_as_dict(summary), **_reading_as_dict(reading)})
         self.say(_text(summary, reading), options)
         if not reading.is_whole:
-            raise CommandError(_trouble(reading), returncode=UNFINISHED)
+            raise unfinished(_trouble(reading))
         fail_on(judge(summary) for judge in conditions.values())
 
     def _read(self, since: date | None, options: dict[str, Any]) -> LedgerReading:
@@ -117,18 +114,14 @@ def _last_days() -> date:
 def _wait(reading: LedgerReading) -> str:
     what = "waiting for its share of the request budget, or for another process that reads it"
     if reading.is_paused:
-        what = _pause() or "waiting"
+        what = current_pause() or "waiting"
     read = f", {counted(reading.rows, 'entry')} so far" if reading.rows else ""
     return f"Reading the provider's ledger{read}: {what}"
 
 
 def _trouble(reading: LedgerReading) -> str:
     rest = "Run the command again to read what is left."
-    return " ".join(filter(None, (_pause() or reading.trouble, rest)))
-
-
-def _pause() -> str:
-    return current_pause(ProviderState.objects.current())
+    return " ".join(filter(None, (current_pause() or reading.trouble, rest)))
 
 
 # Results.

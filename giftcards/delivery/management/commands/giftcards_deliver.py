@@ -6,7 +6,6 @@ from argparse import ArgumentParser
 from datetime import datetime
 from typing import Any
 
-from django.core.management.base import CommandError
 from django.utils import timezone
 
 from giftcards.delivery import digests
@@ -16,7 +15,7 @@ from giftcards.delivery.models import Delivery
 from giftcards.delivery.queueing import tell_of_lost_refunds
 from giftcards.delivery.sending import SendingTally, send_due
 from giftcards.engine.database import surviving
-from giftcards.management.base import UNFINISHED, GiftcardsCommand
+from giftcards.management.base import GiftcardsCommand, unfinished
 from giftcards.management.output import counted, set_by_signals
 
 # How often the loop looks for messages, and its pause after a server was away (seconds).
@@ -61,7 +60,7 @@ class Command(GiftcardsCommand):
             self.write_json({**done.as_dict(), "waiting": waiting, "digests": told})
         self.say(f"{done}; {counted(told, 'digest')} for staff.", options)
         if done.failed or waiting:
-            raise CommandError(_trouble(done, waiting), returncode=UNFINISHED)
+            raise unfinished(_trouble(done, waiting))
 
     def _loop(self, options: dict[str, Any]) -> None:
         stop = set_by_signals()
