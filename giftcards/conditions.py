@@ -97,12 +97,6 @@ class Finding:
         sentence = one if number == 1 else many % (f"{count} or more" if has_more else count)
         return cls(sentence, count, has_more, **more)
 
-    @classmethod
-    def of_orders(cls, orders: QuerySet[Order], *, one: str, many: str) -> Self | None:
-        """A finding about ``orders``; see :meth:`of_rows`."""
-        found = dict(orders.values_list("pk", "reference")[: MOST + 1])
-        return cls.of_rows(len(found), one=one, many=many, orders=found)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
@@ -229,11 +223,8 @@ def _do_not_open(standing: Standing) -> Finding | None:
 
 
 def _needs_attention(_standing: Standing) -> Finding | None:
-    return Finding.of_orders(
-        Order.objects.all().needing_attention(),
-        one="1 order needs attention.",
-        many="%s orders need attention.",
-    )
+    orders = Order.objects.all().needing_attention()
+    return _of_orders(orders, one="1 order needs attention.", many="%s orders need attention.")
 
 
 def _is_low(standing: Standing) -> Finding | None:
@@ -257,19 +248,18 @@ def _is_low(standing: Standing) -> Finding | None:
 
 
 def _is_unconfirmed(_standing: Standing) -> Finding | None:
-    return Finding.of_orders(
-        Order.objects.open().filter(status=Status.UNCONFIRMED).order_by(*_BY_DUE),
-        one="1 order is unconfirmed.",
-        many="%s orders are unconfirmed.",
-    )
+    orders = Order.objects.open().filter(status=Status.UNCONFIRMED).order_by(*_BY_DUE)
+    return _of_orders(orders, one="1 order is unconfirmed.", many="%s orders are unconfirmed.")
 
 
 def _is_delayed(_standing: Standing) -> Finding | None:
-    return Finding.of_orders(
-        Order.objects.open().filter(status=Status.DELAYED).order_by(*_BY_DUE),
-        one="1 order is delayed.",
-        many="%s orders are delayed.",
-    )
+    orders = Order.objects.open().filter(status=Status.DELAYED).order_by(*_BY_DUE)
+    return _of_orders(orders, one="1 order is delayed.", many="%s orders are delayed.")
+
+
+def _of_orders(orders: QuerySet[Order], *, one: str, many: str) -> Finding | None:
+    found = dict(orders.values_list("pk", "reference")[: MOST + 1])
+    return Finding.of_rows(len(found), one=one, many=many, orders=found)
 
 
 _PROVIDER, _ORDERS = "giftcards_providerstate_changelist", "giftcards_order_changelist"

@@ -30,17 +30,6 @@ TAIL = 4
 _FORMAT = 1
 _CONTENT = {"format": int, "order": int, "reference": str, "card": int, "value": str, "serial": str}
 
-_DOES_NOT_OPEN = (
-    "This card cannot be opened: none of GIFTCARDS['ENCRYPTION_KEYS'] fits,"
-    " or the stored text is damaged."
-)
-_OTHER_FORMAT = "This card cannot be opened: another version of this app has sealed it."
-_OTHER_ORDER = "This card cannot be opened: its stored text belongs to another order."
-_OTHER_CARD = "This card cannot be opened: its stored text belongs to another card of the order."
-_OTHER_FINGERPRINTS = (
-    "This card cannot be opened: the fingerprints in its row belong to another card."
-)
-
 
 def generate_key() -> str:
     """Return a new key for ``GIFTCARDS["ENCRYPTION_KEYS"]``."""
@@ -111,12 +100,14 @@ class Keyring:
         """
         content = self._decrypt(row.sealed)
         if trouble := _mismatch(content, place):
-            raise DecryptionError(trouble)
+            raise DecryptionError(f"This card cannot be opened: {trouble}.")
         secret = CardSecret(value=content["value"], serial=content["serial"])
         _token, *stored = row
         made = self._row_fingerprints(secret)
         if not all(mark in marks for mark, marks in zip(stored, made, strict=True)):
-            raise DecryptionError(_OTHER_FINGERPRINTS)
+            raise DecryptionError(
+                "This card cannot be opened: the fingerprints in its row belong to another card."
+            )
         return secret
 
     def _decrypt(self, token: str) -> dict[str, Any]:
@@ -181,12 +172,14 @@ class Keyring:
 def _mismatch(content: dict[str, Any], place: Place) -> str:
     """Say why ``content`` does not belong to the card at ``place``; "" if it does."""
     if content.get("format", _FORMAT) != _FORMAT:
-        return _OTHER_FORMAT
+        return "another version of this app has sealed it"
     if {name: type(content.get(name)) for name in _CONTENT} != _CONTENT:
-        return _DOES_NOT_OPEN
+        return "none of GIFTCARDS['ENCRYPTION_KEYS'] fits, or the stored text is damaged"
     if (content["order"], content["reference"]) != (place.order, place.reference):
-        return _OTHER_ORDER
-    return "" if content["card"] == place.card else _OTHER_CARD
+        return "its stored text belongs to another order"
+    if content["card"] != place.card:
+        return "its stored text belongs to another card of the order"
+    return ""
 
 
 def normalised(text: str) -> str:
@@ -197,12 +190,8 @@ def normalised(text: str) -> str:
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
     # A code of punctuation only is kept as it is: otherwise all of them would be equal.
-    return "".join(map(_ascii_digit, filter(str.isalnum, plain))) or text.strip()
-
-
-def _ascii_digit(character: str) -> str:
-    """The ASCII form of a digit of any script; any other character is unchanged."""
-    return str(unicodedata.decimal(character, character))
+    signs = (str(unicodedata.decimal(sign, sign)) for sign in plain if sign.isalnum())
+    return "".join(signs) or text.strip()
 
 
 def _encryption_key_fingerprint(key: str) -> str:

@@ -50,9 +50,7 @@ CATALOGUE: Mapping[str, Product] = {
         },
     ),
     "507f1f77bcf86cd799439012": Product(
-        "Steam",
-        "GLOBAL",
-        {"type_101": Denomination("Steam 5 USD", Decimal("1250.50"))},
+        "Steam", "GLOBAL", {"type_101": Denomination("Steam 5 USD", Decimal("1250.50"))}
     ),
 }
 
@@ -112,11 +110,11 @@ _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
 # The bookings made in turn with the oddity ``foreign``; the account can always afford them.
 _FOREIGN = (
     ("DEPOSIT", 5000),
-    ("FLEXY", 500),
-    ("ADSL", 2000),
-    ("ORDER", 490),
+    ("FLEXY", -500),
+    ("ADSL", -2000),
+    ("ORDER", -490),
     ("REFUND-ORDER", 490),
-    ("WITHDRAW", 1000),
+    ("WITHDRAW", -1000),
 )
 
 
@@ -124,12 +122,7 @@ class Refusal(Exception):
     """An error response; ``code`` is the provider's error code."""
 
     def __init__(
-        self,
-        code: str,
-        message: str,
-        *,
-        details: object = None,
-        retry_after: int | None = None,
+        self, code: str, message: str, *, details: object = None, retry_after: int | None = None
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -268,12 +261,7 @@ class Account:
             return list(self._transactions)
 
     def book(
-        self,
-        kind: str,
-        amount: Decimal | int,
-        *,
-        objid: str = "",
-        shown_after: float | None = 0,
+        self, kind: str, amount: Decimal | int, *, objid: str = "", shown_after: float | None = 0
     ) -> Transaction:
         """Book and return a transaction that is not about an order of this account.
 
@@ -349,7 +337,8 @@ class Account:
             heapq.heappush(self._due, (order.settle_at, order.id))
         self._book("ORDER", -amount, order.id, at=now)
         if "foreign" in self.ledger_oddities:
-            self._book_foreign(now)
+            foreign, change = next(self._foreign)
+            self._book(foreign, Decimal(change), _object_id(now), at=now)
         if special.answer == "lost":
             raise NoAnswer
         if special.answer == "error":
@@ -363,14 +352,6 @@ class Account:
         return {
             name: replace(kind, price=kind.price * self.price_factor)
             for name, kind in kinds.items()
-        }
-
-    def _listed_types(self, product_id: str) -> dict[str, Denomination]:
-        """The types of :meth:`_types` that the product's page shows."""
-        return {
-            name: kind
-            for name, kind in self._types(product_id).items()
-            if self.lists_test_types or not name.startswith("TEST_")
         }
 
     def _find_product(self, product_id: str) -> Product:
@@ -453,11 +434,6 @@ class Account:
         entry = Transaction(_object_id(at), kind, change, self._balance, objid, at, shown_at)
         self._transactions.append(entry)
         return entry
-
-    def _book_foreign(self, at: datetime) -> None:
-        kind, amount = next(self._foreign)
-        change = Decimal(-amount if kind in _TYPES_OUT else amount)
-        self._book(kind, change, _object_id(at), at=at)
 
 
 def _object_id(now: datetime) -> str:

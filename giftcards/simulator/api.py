@@ -312,7 +312,8 @@ class Simulator(Account):
             "productTitle": product.title,
             "types": [
                 {"id": type_id, "name": kind.name, "price": kind.price, "quantity": kind.stock}
-                for type_id, kind in self._listed_types(product_id).items()
+                for type_id, kind in self._types(product_id).items()
+                if self.lists_test_types or not type_id.startswith("TEST_")
             ],
         }
 

@@ -44,7 +44,14 @@ class Command(GiftcardsCommand):
         if options["json"]:
             left_alone = {reason: done.left_alone[reason] for reason in REASONS}
             self.write_json({"orders": done.orders, "cards": done.cards, "left_alone": left_alone})
-        self.say(_text(done, is_dry_run=is_dry_run), options)
+        verb = "would be destroyed" if is_dry_run else "destroyed"
+        lines = [f"{counted(done.cards, 'code')} of {counted(done.orders, 'order')} {verb}."]
+        lines += [
+            f"Left alone: {counted(done.left_alone[reason], 'order')} {TEXTS[reason]}."
+            for reason in REASONS
+            if done.left_alone[reason]
+        ]
+        self.say("\n".join(lines), options)
 
 
 def _days(text: str) -> int:
@@ -56,14 +63,3 @@ def _days(text: str) -> int:
 def _so_far(done: Purge) -> str:
     # In steps, because a log may get a line for each.
     return f"Looking through old orders: more than {done.orders // 10_000 * 10_000} so far"
-
-
-def _text(done: Purge, *, is_dry_run: bool) -> str:
-    verb = "would be destroyed" if is_dry_run else "destroyed"
-    first = f"{counted(done.cards, 'code')} of {counted(done.orders, 'order')} {verb}."
-    left = [
-        f"Left alone: {counted(done.left_alone[reason], 'order')} {TEXTS[reason]}."
-        for reason in REASONS
-        if done.left_alone[reason]
-    ]
-    return "\n".join([first, *left])

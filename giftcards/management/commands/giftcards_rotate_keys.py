@@ -42,7 +42,12 @@ class Command(GiftcardsCommand):
 
     def handle(self, **options: Any) -> None:
         is_proof = options["verify"]
-        what = "Opening cards with the first key" if is_proof else "Sealing cards anew"
+        if is_proof:
+            what = "Opening cards with the first key"
+            done, wrong = "opened with the first key", "would be lost without the other keys"
+        else:
+            what = "Sealing cards anew"
+            done, wrong = "sealed anew under the first key", "could not be opened"
         with self.progress(options) as progress:
             total = Card.objects.all().readable().count() if is_proof else count_left()
 
@@ -58,9 +63,11 @@ class Command(GiftcardsCommand):
         if options["json"]:
             name = "opened" if is_proof else "sealed"
             self.write_json({name: tally.done, "failed": tally.failed, "troubles": tally.troubles})
-        self.say(_text(tally, is_proof=is_proof), options)
+        self.say(f"{counted(tally.done, 'card')} {done}.", options)
         if tally.failed:
-            raise unfinished(_trouble(tally, is_proof=is_proof))
+            raise unfinished(
+                "\n".join([f"{counted(tally.failed, 'card')} {wrong}.", *tally.troubles])
+            )
 
 
 def _speed(text: str) -> int:
@@ -71,16 +78,3 @@ def _speed(text: str) -> int:
     if speed < 1:
         raise ArgumentTypeError("Give a whole number above 0.")
     return speed
-
-
-def _text(tally: RotationTally, *, is_proof: bool) -> str:
-    if is_proof:
-        return f"{counted(tally.done, 'card')} opened with the first key."
-    return f"{counted(tally.done, 'card')} sealed anew under the first key."
-
-
-def _trouble(tally: RotationTally, *, is_proof: bool) -> str:
-    wrong = f"{counted(tally.failed, 'card')} could not be opened."
-    if is_proof:
-        wrong = f"{counted(tally.failed, 'card')} would be lost without the other keys."
-    return "\n".join([wrong, *tally.troubles])

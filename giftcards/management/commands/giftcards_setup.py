@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Sequence
 from typing import Any
 
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.management.base import GiftcardsCommand
-from giftcards.management.roles import Role, ensure_roles, role_permissions
+from giftcards.management.roles import ensure_roles, role_permissions
 
 
 class Command(GiftcardsCommand):
@@ -34,22 +33,18 @@ class Command(GiftcardsCommand):
         schedule = ensure_schedule()
         roles = ensure_roles(permissions, repair=options["repair_groups"])
         if options["json"]:
-            self.write_json({"schedule": schedule.value, "groups": _as_dict(roles)})
+            groups = {
+                role.name: {"outcome": role.outcome, "missing": list(role.missing)}
+                for role in roles
+            }
+            self.write_json({"schedule": schedule.value, "groups": groups})
         self.say(
             f"The schedule is {schedule.value}."
             " Orders are followed while `manage.py qcluster` runs.",
             options,
         )
         for role in roles:
-            self.say(_in_words(role), options)
-
-
-def _as_dict(roles: Sequence[Role]) -> dict[str, Any]:
-    return {role.name: {"outcome": role.outcome, "missing": list(role.missing)} for role in roles}
-
-
-def _in_words(role: Role) -> str:
-    text = f"The group {role.name} is {role.outcome}."
-    if role.missing:
-        text += f" It lacks {', '.join(role.missing)}; --repair-groups adds that."
-    return text
+            text = f"The group {role.name} is {role.outcome}."
+            if role.missing:
+                text += f" It lacks {', '.join(role.missing)}; --repair-groups adds that."
+            self.say(text, options)
