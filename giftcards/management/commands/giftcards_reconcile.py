@@ -74,7 +74,16 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
     start = _moment(since, default=timezone.now() - timedelta(hours=24))
     before = _lost().count()
     if before:
-        _look_for(_lost(), gateway, progress)
+        text = f"Looking for {counted(before, 'lost order')} in the provider's list"
+
+        def should_continue() -> bool:
+            progress.show(text, unless_short=True)
+            return True
+
+        # Whether they are due or not. An order that is held for a person has no due time, and
+        # stays held.
+        _lost().exclude(due_at=None).update(due_at=timezone.now())
+        sweep(gateway, _lost(), should_continue=should_continue)
     listing = _read(gateway, Pulse(beat=_beat(progress)), since=start)
     return _Found(before - _lost().count(), start, listing)
 
@@ -106,19 +115,6 @@ def _lost() -> OrderQuerySet:
     return Order.objects.filter(status=Status.UNCONFIRMED)
 
 
-def _look_for(lost: OrderQuerySet, gateway: Gateway, progress: Progress) -> None:
-    """Search for the lost orders, whether they are due or not."""
-    text = f"Looking for {counted(lost.count(), 'lost order')} in the provider's list"
-
-    def should_continue() -> bool:
-        progress.show(text, unless_short=True)
-        return True
-
-    # An order that is held for a person has no due time, and stays held.
-    lost.exclude(due_at=None).update(due_at=timezone.now())
-    sweep(gateway, lost, should_continue=should_continue)
-
-
 def _beat(progress: Progress) -> Callable[[], None]:
     return partial(progress.show, "Reading the provider's list", unless_short=True)
 
@@ -142,6 +138,8 @@ class _Found:
         self._orphans = [describe_row(row) for row in find_orphans(listing)] if listing else []
         # Settled orders that differ in the provider's list.
         self._changed = [o.reference for o in compare_rows(listing.rows)] if listing else []
+        # Orders, here or at the provider, are not explained.
+        self.has_questions = bool(self._orphans or self._left or self._changed)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -154,13 +152,16 @@ class _Found:
 
     def __str__(self) -> str:
         lines = self._about_lost_orders()
+        count = len(self._orphans)
+        are, orders = "is" if count == 1 else "are", counted(count, "order")
+        nobodys = f"{orders} at the provider since {iso(self._since)} {are} nobody's here"
         if not self._is_read:
             # Not "0 orders": nobody could look.
             lines += ["The provider's list could not be read: it may have orders unknown here."]
         elif not self.is_whole:
-            lines += [f"{self._nobodys()}. There may be more: the list was not read whole."]
+            lines += [f"{nobodys}. There may be more: the list was not read whole."]
         else:
-            lines += [f"{self._nobodys()}."]
+            lines += [f"{nobodys}."]
         lines += ["  " + "  ".join(map(str, row.values())) for row in self._orphans]
         if self._is_read:
             count = len(self._changed)
@@ -172,17 +173,6 @@ class _Found:
 
     def _about_lost_orders(self) -> list[str]:
         return [f"{counted(self._explained, 'lost order')} explained, {self._left} left."]
-
-    def _nobodys(self) -> str:
-        count = len(self._orphans)
-        are = "is" if count == 1 else "are"
-        orders = counted(count, "order")
-        return f"{orders} at the provider since {iso(self._since)} {are} nobody's here"
-
-    @property
-    def has_questions(self) -> bool:
-        """True if an order, here or at the provider, is not explained."""
-        return bool(self._orphans or self._left or self._changed)
 
 
 class _Restored(_Found):
