@@ -54,18 +54,18 @@ def money(amount: Decimal | None) -> str:
     """
     if amount is None:
         return gettext("unknown")
-    return _with_currency(_grouped(amount, decimals=_decimals(amount)), amount)
+    return _with_currency(_grouped(amount), amount)
 
 
 def signed_money(amount: Decimal) -> str:
     """:func:`money` with a sign, for amounts that came in or went out: +980 DA, −2,450 DA."""
     sign = "+" if amount > 0 else "\N{MINUS SIGN}" if amount < 0 else ""
-    return _with_currency(sign + _grouped(abs(amount), decimals=_decimals(amount)), amount)
+    return _with_currency(sign + _grouped(abs(amount)), amount)
 
 
 def _with_currency(figure: str, amount: Decimal) -> str:
     # Style sheets leave room for missing decimals where digits are aligned in columns.
-    kind = "giftcards-exact" if _decimals(amount) else "giftcards-whole"
+    kind = "giftcards-whole" if _is_whole(amount) else "giftcards-exact"
     return format_html(
         '<bdi class="giftcards-money"><span class="{}" dir="ltr">{}</span>\u00a0{}</bdi>',
         kind,
@@ -76,10 +76,7 @@ def _with_currency(figure: str, amount: Decimal) -> str:
 
 def calculation(formula: str, **amounts: Decimal | int) -> SafeString:
     """A formula such as ``{quantity} × {price}`` as HTML, from left to right in every language."""
-    shown = {
-        name: _grouped(value := Decimal(amount), decimals=_decimals(value))
-        for name, amount in amounts.items()
-    }
+    shown = {name: _grouped(Decimal(amount)) for name, amount in amounts.items()}
     return format_html('<bdi class="giftcards-money" dir="ltr">{}</bdi>', formula.format(**shown))
 
 
@@ -126,7 +123,7 @@ def moment_text(at: datetime) -> str:
 
 def day_text(day: date, form: str = _DATE) -> str:
     """The date in plain text: 24 Nov 2026."""
-    return isolated(_without_stop(date_format(day, form)))
+    return isolated(_formatted(day, form))
 
 
 def period_text(first: date, last: date) -> str:
@@ -143,17 +140,13 @@ def _local(at: datetime) -> datetime:
     return timezone.localtime(with_zone(at))
 
 
-def _formatted(at: datetime, form: str) -> str:
-    return _without_stop(date_format(_local(at), form))
+def _formatted(at: date | datetime, form: str) -> str:
+    """The date, or the local time, without the full stop of abbreviated months."""
+    return date_format(_local(at) if isinstance(at, datetime) else at, form).replace(".", "")
 
 
-def _without_stop(shown: str) -> str:
-    """The date without the full stop of abbreviated months."""
-    return shown.replace(".", "")
-
-
-def _decimals(amount: Decimal) -> int:
-    return 0 if amount == amount.to_integral_value() else 2
+def _is_whole(amount: Decimal) -> bool:
+    return amount == amount.to_integral_value()
 
 
 def money_text(amount: Decimal | None) -> str:
@@ -163,23 +156,23 @@ def money_text(amount: Decimal | None) -> str:
 
 def count_text(number: int) -> str:
     """A count, formatted for the active language: 100,000."""
-    return isolated(_grouped(Decimal(number), decimals=0))
+    return isolated(_grouped(Decimal(number)))
 
 
 def share_text(share: Decimal) -> str:
     """``share``, from 0 to 1, as a percentage rounded down, so that only 1 is 100%: 98.5%."""
     percent = (share * 100).quantize(Decimal("0.1"), ROUND_DOWN)
-    shown = _grouped(percent, decimals=1 if _decimals(percent) else 0)
-    return isolated(gettext("%(share)s%%") % {"share": shown})
+    return isolated(gettext("%(share)s%%") % {"share": _grouped(percent, decimals=1)})
 
 
-def _grouped(amount: Decimal, *, decimals: int) -> str:
+def _grouped(amount: Decimal, *, decimals: int = 2) -> str:
+    """The amount for the active language, with so many decimals if there are any."""
     # Django's formats for Arabic have no grouping.
     has_grouping = get_format("NUMBER_GROUPING") != 0
     return numberformat.format(
         amount,
         get_format("DECIMAL_SEPARATOR"),
-        decimals,
+        0 if _is_whole(amount) else decimals,
         grouping=3,
         thousand_sep=get_format("THOUSAND_SEPARATOR") if has_grouping else "\u00a0",
         force_grouping=True,

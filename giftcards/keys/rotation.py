@@ -139,22 +139,17 @@ def _seal_again(keys: Sequence[int], keyring: Keyring, tally: RotationTally) -> 
                 continue
             card.key_fingerprint = first
             sealed.append(card)
-        _write(sealed)
+        # An upsert of rows that all exist: one short statement. bulk_update() has a CASE for each.
+        has_target = connection.features.supports_update_conflicts_with_target
+        Card.objects.bulk_create(
+            sealed,
+            update_conflicts=True,
+            unique_fields=["pk"] if has_target else None,
+            update_fields=[*Sealed._fields, "key_fingerprint"],
+        )
     tally.done += len(sealed)
     for trouble in troubles:
         tally.note(trouble)
-
-
-def _write(cards: Sequence[Card]) -> None:
-    """Update the sealed texts of existing cards, whose rows are locked."""
-    # An upsert of rows that all exist: one short statement. bulk_update() has a CASE for each row.
-    unique = ["pk"] if connection.features.supports_update_conflicts_with_target else None
-    Card.objects.bulk_create(
-        cards,
-        update_conflicts=True,
-        unique_fields=unique,
-        update_fields=[*Sealed._fields, "key_fingerprint"],
-    )
 
 
 @contained

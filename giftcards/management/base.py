@@ -19,13 +19,7 @@ from django.utils import translation
 
 from giftcards.conf import conf, require
 from giftcards.exceptions import ConfigurationError, GiftcardsError
-from giftcards.management.output import (
-    COULD_NOT_START,
-    UNFINISHED,
-    ConsoleCommand,
-    Progress,
-    iso,
-)
+from giftcards.management.output import COULD_NOT_START, UNFINISHED, ConsoleCommand, Progress, iso
 from giftcards.models import CustomerRefund, Order, ProviderState
 from giftcards.models.fields import read_amount
 from giftcards.problems import Entry, Problem, in_english

@@ -121,6 +121,8 @@ class Person:
 
         Reads these columns of all rows, in batches.
         """
+        if not self:
+            return
         last = 0
         while found := list(
             rows.filter(pk__gt=last).order_by("pk").values_list("pk", *columns)[:_BATCH]
@@ -130,8 +132,6 @@ class Person:
 
     def orders(self) -> set[int]:
         """The primary keys of the person's orders."""
-        if not self:
-            return set()
         return set(self.rows(Order.objects.all(), "customer_email", "customer_phone"))
 
     def former_orders(self) -> set[int]:
@@ -139,8 +139,6 @@ class Person:
 
         These may be orders of others: an address that was typed wrong may be a stranger's.
         """
-        if not self:
-            return set()
         former = set(self.rows(CustomerChange.objects.all(), "customer_email", "customer_phone"))
         rows = (CustomerChange.objects.filter(pk__in=some) for some in batches(sorted(former)))
         return {key for some in rows for key in some.values_list("order", flat=True)}

@@ -157,8 +157,7 @@ def _judge(keys: Iterable[int]) -> tuple[list[int], Counter[str]]:
     of_order = {"order": OuterRef("pk")}
     unannounced = StatusChange.objects.filter(**of_order, to_status__in=FINAL, announced_at=None)
     rows = Order.objects.filter(pk__in=keys, codes_destroyed_at=None).annotate(
-        is_unannounced=Exists(unannounced),
-        has_cards=Exists(Card.objects.filter(**of_order)),
+        is_unannounced=Exists(unannounced), has_cards=Exists(Card.objects.filter(**of_order))
     )
     # CASE yields the first reason that holds; "" if none does.
     cases = [When(condition, then=Value(reason)) for reason, condition in REASONS.items()]

@@ -4,12 +4,7 @@ from typing import Any
 
 from giftcards.catalogue import CatalogueReading, counts, read_catalogue
 from giftcards.engine.gateway import Gateway
-from giftcards.management.base import (
-    WORKING_SETTINGS,
-    GiftcardsCommand,
-    current_pause,
-    unfinished,
-)
+from giftcards.management.base import WORKING_SETTINGS, GiftcardsCommand, current_pause, unfinished
 from giftcards.management.output import counted
 
 

@@ -178,9 +178,7 @@ class Command(GiftcardsCommand):
         text, number = f"Erasing {counted(len(orders), 'order')}", itertools.count(1)
         with self.progress(options) as progress:
             done = erase(
-                person,
-                orders,
-                on_order=lambda: progress.advance(text, next(number), len(orders)),
+                person, orders, on_order=lambda: progress.advance(text, next(number), len(orders))
             )
         lines = [f"The customer of {counted(len(done.erased), 'order')} was erased."]
         if done.telling:

@@ -138,7 +138,7 @@ class _Found:
         self._orphans = [describe_row(row) for row in find_orphans(listing)] if listing else []
         # Settled orders that differ in the provider's list.
         self._changed = [o.reference for o in compare_rows(listing.rows)] if listing else []
-        # Orders, here or at the provider, are not explained.
+        # True if an order, here or at the provider, is not explained.
         self.has_questions = bool(self._orphans or self._left or self._changed)
 
     def as_dict(self) -> dict[str, Any]:

@@ -81,14 +81,10 @@ class Command(GiftcardsCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
         parser.add_argument(
-            "--product",
-            default=PRODUCT,
-            help="A product of the catalogue (default: %(default)s).",
+            "--product", default=PRODUCT, help="A product of the catalogue (default: %(default)s)."
         )
         parser.add_argument(
-            "--type",
-            default=TYPE,
-            help="Its type for the ordinary order (default: %(default)s).",
+            "--type", default=TYPE, help="Its type for the ordinary order (default: %(default)s)."
         )
 
     def handle(self, **options: Any) -> None:
