@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from decimal import Decimal
 from typing import Any, ClassVar, Generic, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -58,6 +58,7 @@ class SettingProblem:
     hint: str
 
 
+@dataclass(eq=False)
 class Setting(Generic[T]):
     """One setting, an attribute of a :class:`SettingsDict`; its key is the name in capitals.
 
@@ -66,20 +67,12 @@ class Setting(Generic[T]):
     commands do not start without it.
     """
 
-    key: str
-
-    def __init__(
-        self,
-        parse: Parser[T],
-        *,
-        default: object = None,
-        required: str = "",
-        is_working: bool = False,
-    ) -> None:
-        self.parse = parse
-        self.default = default
-        self.required = required
-        self.is_working = is_working
+    parse: Parser[T]
+    _: KW_ONLY
+    default: object = None
+    required: str = ""
+    is_working: bool = False
+    key: str = field(init=False)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.key = name.upper()

@@ -202,18 +202,16 @@ class Account:
     def __post_init__(self) -> None:
         if not 0 <= self.delay[0] <= self.delay[1] < math.inf:
             raise ValueError("The delays must not be negative, nor the least above the most.")
-        if not 0 <= self.slow_delay < math.inf:
-            raise ValueError("The slow delay must not be negative.")
-        if not 0 <= self.ledger_delay < math.inf:
-            raise ValueError("The delay of the ledger must not be negative.")
         if unknown := sorted(set(self.ledger_oddities) - LEDGER_ODDITIES.keys()):
             raise ValueError(f"The ledger has no such oddity: {', '.join(unknown)}.")
-        factor = Decimal(self.price_factor)
-        if not factor.is_finite() or factor < 0:
-            raise ValueError("The price factor must not be negative.")
-        balance = Decimal(self.opening_balance)
-        if not balance.is_finite() or balance < 0:
-            raise ValueError("The balance must not be negative.")
+        for name, value in (
+            ("slow delay", Decimal(self.slow_delay)),
+            ("delay of the ledger", Decimal(self.ledger_delay)),
+            ("price factor", Decimal(self.price_factor)),
+            ("balance", Decimal(self.opening_balance)),
+        ):
+            if not value.is_finite() or value < 0:
+                raise ValueError(f"The {name} must not be negative.")
         # One lock for everything: requests are short, and the ledger must stay consistent.
         self._lock = threading.RLock()
         # In this order: after a delay in between, the clock is behind, not ahead.

@@ -361,7 +361,7 @@ class Simulator(Account):
 
     def _show_transaction(self, entry: Transaction) -> _Data:
         odd = self.ledger_oddities
-        row = {
+        row: _Data = {
             "_id": entry.id,
             "type": entry.kind,
             "operation": "IN" if entry.change >= 0 else "OUT",
@@ -372,12 +372,13 @@ class Simulator(Account):
             "note": "",
             "time": _iso(entry.created_at),
         }
-        without = {"operation"} if "unsigned" in odd else set()
+        if "unsigned" in odd:
+            del row["operation"]
         if "no-objid" in odd:
-            without.add("objid")
+            del row["objid"]
         if "bare" in odd:
-            without |= row.keys() - {"type", "amount", "time"}
-        return {name: value for name, value in row.items() if name not in without}
+            return {name: row[name] for name in ("type", "amount", "time")}
+        return row
 
 
 def _refuse(refusal: Refusal, request_id: str) -> Reply:

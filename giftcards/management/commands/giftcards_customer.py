@@ -131,7 +131,7 @@ class Command(GiftcardsCommand):
             self._foretell(orders, options)
             return {}
         if options["erase"]:
-            self._ask(options)
+            self._ask(person, options)
         if options["export"]:
             self._export(orders, options)
         return self._erase(person, orders, options) if options["erase"] else {}
@@ -158,7 +158,7 @@ class Command(GiftcardsCommand):
             raise unfinished(text) from None
         self.say(f"Written to {path}, which only you may read. Hand it over safely.", options)
 
-    def _ask(self, options: dict[str, Any]) -> None:
+    def _ask(self, person: Person, options: dict[str, Any]) -> None:
         """Ask the person at the terminal to confirm, unless ``--yes`` was given."""
         if options["yes"]:
             return
@@ -169,7 +169,7 @@ class Command(GiftcardsCommand):
             typed = input()
         except EOFError:
             typed = ""
-        if Person.of(typed) != _person(options):
+        if Person.of(typed) != person:
             raise refuse("That is another one. Nothing was erased.")
 
     def _erase(
