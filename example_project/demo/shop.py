@@ -23,7 +23,8 @@ from giftcards.conf import conf
 from giftcards.delivery.models import Delivery, DeliveryStatus
 from giftcards.engine.gateway import Gateway
 from giftcards.fulfilment import place_order
-from giftcards.management.commands.giftcards_selftest import PRODUCT, why_not
+from giftcards.management.base import PRODUCT
+from giftcards.management.commands.giftcards_selftest import why_not
 from giftcards.models import Order
 from giftcards.refunds import refund_breakdown
 

@@ -29,6 +29,8 @@ from giftcards.statuses import Status
 
 T = TypeVar("T")
 
+# The product in the provider's examples.
+PRODUCT = "507f1f77bcf86cd799439011"
 # The settings that placing and following orders use.
 WORKING_SETTINGS = tuple(key for key, setting in conf.declared.items() if setting.is_working)
 

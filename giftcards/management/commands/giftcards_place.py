@@ -15,6 +15,7 @@ from giftcards.engine.sweep import watch
 from giftcards.engine.task_queue import wake_worker
 from giftcards.exceptions import ReferenceConflict
 from giftcards.management.base import (
+    PRODUCT,
     WORKING_SETTINGS,
     GiftcardsCommand,
     database_failure,
@@ -28,7 +29,6 @@ from giftcards.management.base import (
     unfinished,
     what_it_waits_for,
 )
-from giftcards.management.commands.giftcards_selftest import PRODUCT
 from giftcards.management.output import OutputClosed, Progress
 from giftcards.models import MAX_QUANTITY, Order, new_reference
 from giftcards.statuses import ACCEPTED, SETTLED

@@ -16,6 +16,7 @@ from giftcards.engine.sending import send_now
 from giftcards.engine.sweep import watch
 from giftcards.exceptions import DecryptionError
 from giftcards.management.base import (
+    PRODUCT,
     WORKING_SETTINGS,
     GiftcardsCommand,
     ok_or_trouble,
@@ -32,8 +33,6 @@ from giftcards.models import Card, Order, new_reference
 from giftcards.refunds import refund_breakdown
 from giftcards.statuses import Status
 
-# The product in the provider's examples.
-PRODUCT = "507f1f77bcf86cd799439011"
 TYPE = "type_001"
 # The customer's price for a card of a test type.
 _SALE_PRICE = Decimal(10_000)
