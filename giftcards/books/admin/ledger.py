@@ -1,11 +1,11 @@
-"""The read-only list of the provider's ledger, as far as it was read.
+"""The read-only list of the provider's ledger, as far as it was read, and the sums of a period.
 
 All of it tells what the provider charges, so only people who may see costs may see it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, timedelta
 from itertools import islice
 from typing import Any, ClassVar
@@ -24,14 +24,15 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin.filters import shown_filters
 from giftcards.admin.listing import has_stock_lists
 from giftcards.admin.rows import OrderRows, order_link, visible_orders
-from giftcards.books.admin.summary import books
 from giftcards.books.models import CHARGE, CREDIT, LedgerEntry
 from giftcards.books.reports import By, first_day, last_day
-from giftcards.books.summary import Discrepancy, summarise
+from giftcards.books.summary import LISTED, Discrepancies, Discrepancy, Summary, summarise
 from giftcards.display import (
     bdi,
+    count_text,
     day_text,
     exact_moment,
+    filled,
     isolated,
     labelled,
     money,
@@ -213,8 +214,19 @@ class LedgerEntryAdmin(OrderRows):
             return order_link(self.admin_site, order) if order else gettext("an order")
 
         return {
-            "books": books(summary, name_order=name_order, name_entry=self._name_entry),
-            "books_title": period_text(*period),
+            "books": {
+                "title": period_text(*period),
+                "verdict": _verdict(summary),
+                "is_warning": bool(summary.gap or summary.breaks),
+                "lines": list(_lines(summary)),
+                "counts": (
+                    (gettext("Entries"), count_text(summary.entries)),
+                    (gettext("Of known orders"), count_text(summary.matched)),
+                    (gettext("Of guessed orders"), count_text(summary.guessed)),
+                ),
+                "groups": list(_groups(summary, name_order, self._name_entry)),
+                "names_candidates": summary.names_candidates,
+            }
         }
 
     def _name_entry(self, item: Discrepancy) -> SafeString:
@@ -282,6 +294,81 @@ def _known_kinds() -> Iterator[str]:
     kind: str | None = ""
     while (kind := kinds.filter(type__gt=kind).first()) is not None:
         yield kind
+
+
+# The sums of a period, as the page shows them.
+
+
+def _verdict(summary: Summary) -> str:
+    """Whether the ledger explains the balance, as HTML."""
+    if summary.gap:
+        text = gettext("The balance has changed by %(gap)s that no entry explains.")
+        return filled(text, gap=signed_money(summary.gap))
+    if not summary.entries:
+        return gettext("The ledger has no entry of this period, or none has been read yet.")
+    if summary.gap is None:
+        return gettext(
+            "The provider has not told the balances: whether the books close is not known."
+        )
+    if summary.breaks:
+        return gettext(
+            "The entries add up to the change of the balance, but some are missing: see where it"
+            " changed without an entry."
+        )
+    return gettext("The books close: the entries explain the whole change of the balance.")
+
+
+def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
+    """Lines of label, amount (HTML), and True for a balance, False for a change of it."""
+    yield gettext("Balance before"), money(summary.opening_balance), True
+    yield gettext("Gift cards"), signed_money(summary.orders), False
+    yield gettext("Gift cards, credited back"), signed_money(summary.refunds), False
+    yield gettext("Top-ups"), signed_money(summary.top_ups), False
+    yield gettext("Other services"), signed_money(summary.other_services), False
+    if summary.gap:
+        yield gettext("Without an entry"), signed_money(summary.gap), False
+    yield gettext("Balance after"), money(summary.closing_balance), True
+
+
+# Returns the name of an order or an entry as HTML.
+_Name = Callable[[Discrepancy], str]
+
+
+def _groups(summary: Summary, name_order: _Name, name_entry: _Name) -> Iterator[dict[str, Any]]:
+    """What does not fit, by kind, as template context."""
+    kinds: tuple[tuple[str, Discrepancies, _Name], ...] = (
+        (gettext("Promised and not credited back"), summary.promised_not_credited, name_order),
+        (gettext("Credited back and not promised"), summary.credited_not_promised, name_entry),
+        (
+            gettext("Charged for an unknown order, or beyond the price"),
+            summary.charged_unknown,
+            name_entry,
+        ),
+        (gettext("Ordered and never charged"), summary.ordered_not_charged, name_order),
+    )
+    groups = [(label, each.count, each.amount, _items(each, name)) for label, each, name in kinds]
+    days = [
+        format_html("{} · {}", day_text(each.day), signed_money(each.amount))
+        for each in summary.breaks[:LISTED]
+    ]
+    label = gettext("Days on which the balance changed without an entry")
+    groups.append((label, len(summary.breaks), summary.breaks_amount, days))
+    for label, count, amount, items in groups:
+        if count:
+            yield {
+                "label": label,
+                "count": count_text(count),
+                "amount": money(amount),
+                "items": items,
+                "has_more": count > len(items),
+            }
+
+
+def _items(found: Discrepancies, name: _Name) -> list[SafeString]:
+    return [
+        format_html("{} · {} · {}", name(item), money(item.amount), exact_moment(item.time))
+        for item in found.first
+    ]
 
 
 # Days of the site.
