@@ -106,21 +106,23 @@ class ContradictoryFilter(IndexedFilter, admin.SimpleListFilter):
         return CONTRADICTORY if self.value() == "contradictory" else Q()
 
 
-class ProductFilter(IndexedFilter, admin.SimpleListFilter):
+def product_choices(asked_for: str | None) -> list[tuple[str, str]]:
     """The products of the catalogue by name, and the one that the address asks for."""
+    products = {
+        product.product_id: isolated(product)
+        for product in Product.objects.order_by("name", "product_id")
+    }
+    if asked_for and asked_for not in products:
+        products[asked_for] = isolated(asked_for)
+    return list(products.items())
 
+
+class ProductFilter(IndexedFilter, admin.SimpleListFilter):
     title = _("product")
     parameter_name = "product_id"
 
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        products = {
-            product.product_id: isolated(product)
-            for product in Product.objects.order_by("name", "product_id")
-        }
-        asked_for = self.value()
-        if asked_for and asked_for not in products:
-            products[asked_for] = isolated(asked_for)
-        return list(products.items())
+        return product_choices(self.value())
 
     def condition(self) -> Q:
         return Q(product_id=self.value())

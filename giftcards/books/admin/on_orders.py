@@ -1,19 +1,127 @@
-"""What is added to the pages of orders."""
+"""What is added to the pages of orders: the account above the list, ledger entries, and reports.
+
+All but the reports is shown only to people who may see costs.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin import AdminSite
 from django.db.models import Q
+from django.http import HttpRequest
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
+from django.utils.timesince import timesince
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.extensions import Extension, register
 from giftcards.admin.filters import IndexedFilter
-from giftcards.books.admin.balance import above_list
-from giftcards.books.admin.bookings import section
-from giftcards.books.admin.reports import PAGES
+from giftcards.admin.pages import OrderPages
+from giftcards.admin.provider_sections import distance
+from giftcards.books.admin.reports import PAGES, orders_of_unknown_price
+from giftcards.books.forecast import OpenMoney, lasts, money_in_open_orders
+from giftcards.books.models import CREDIT
+from giftcards.conditions import Standing
+from giftcards.display import filled, moment, money, signed_money
+from giftcards.models import Order, ProviderState
 from giftcards.models.order_queries import NOT_CREDITED
+from giftcards.refunds import refund_breakdown
+
+# The query parameters with which the list still shows all orders: sorting and paging.
+_OF_WHOLE_LIST = {"o", "p", "all"}
+_HOUR = timedelta(hours=1)
+_YEAR = timedelta(days=365)
+
+# The head of the list: the balance at the provider, and how long it will last.
+
+
+def above_list(pages: OrderPages, request: HttpRequest, standing: Standing) -> SafeString | str:
+    """The figures of the account, as HTML.
+
+    While the list is filtered or searched, the cost of open orders is left out to save queries.
+    """
+    if not request.user.has_perm("giftcards.view_cost"):
+        return ""
+    is_whole = not request.GET.keys() - _OF_WHOLE_LIST
+    in_orders = standing.once(money_in_open_orders) if is_whole else None
+    context = {
+        "figures": list(_figures(standing.state, in_orders)),
+        "provider": _provider_page(request, pages.admin_site),
+    }
+    return render_to_string("admin/giftcards_books/balance.html", context, request)
+
+
+def _provider_page(request: HttpRequest, site: AdminSite) -> str:
+    """The address of the provider's page; "" for a person who may not open it."""
+    if not site.is_registered(ProviderState):
+        return ""
+    if not site.get_model_admin(ProviderState).has_view_permission(request):
+        return ""
+    return reverse("admin:giftcards_providerstate_changelist", current_app=site.name)
+
+
+def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[tuple[Any, str, str]]:
+    """Figures of label, value, and what says more about it; texts or HTML."""
+    if state.balance is None or state.balance_read_at is None:
+        yield _("Balance"), gettext("not read yet"), ""
+    else:
+        age = distance(state.balance_read_at, timezone.now())
+        yield _("Balance"), money(state.balance), age
+    if in_orders is not None:
+        yield _("In open orders"), money(in_orders.total), _of_open(in_orders)
+    if (span := lasts(state)) is not None:
+        yield _("Enough for"), _in_words(span), gettext("at the pace of the last 24 hours")
+
+
+def _of_open(in_orders: OpenMoney) -> str:
+    """The part of the amount that is not sent yet, and the count of orders of unknown price."""
+    texts = []
+    if in_orders.unsent:
+        text = gettext("%(amount)s of it still to be sent")
+        texts.append(filled(text, amount=money(in_orders.unsent)))
+    if in_orders.unknown:
+        texts.append(orders_of_unknown_price(in_orders.unknown))
+    return format_html_join(" ", "{}", ((text,) for text in texts))
+
+
+def _in_words(span: timedelta) -> str:
+    if span < _HOUR:
+        return gettext("less than an hour")
+    if span > _YEAR:
+        return gettext("more than a year")
+    now = timezone.now()
+    return gettext("about %(time)s") % {"time": timesince(now - span, now, depth=1)}
+
+
+# The provider's ledger entries about one order, below its refund breakdown.
+
+
+def bookings(_pages: OrderPages, request: HttpRequest, order: Order) -> SafeString | str:
+    """The entries, oldest first; and the refund that is not in the ledger, if any, as HTML."""
+    if not request.user.has_perm("giftcards.view_cost"):
+        return ""
+    entries = list(order.ledger_entries.order_by("time", "pk"))
+    context: dict[str, Any] = {
+        "entries": [
+            (signed_money(entry.amount), moment(entry.time), entry.is_guess) for entry in entries
+        ],
+        "has_guess": any(entry.is_guess for entry in entries),
+    }
+    if order.is_credited is False:
+        breakdown = refund_breakdown(order)
+        amounts = (entry.amount for entry in entries if entry.type == CREDIT)
+        context["promised"] = money(breakdown.refunded_amount if breakdown else None)
+        context["credited"] = money(sum(amounts, Decimal(0)))
+    return render_to_string("admin/giftcards_books/bookings.html", context, request)
 
 
 class NotCreditedFilter(IndexedFilter, admin.SimpleListFilter):
@@ -28,6 +136,6 @@ class NotCreditedFilter(IndexedFilter, admin.SimpleListFilter):
 
 
 EXTENSION = Extension(
-    above_list=above_list, money=section, filters=(NotCreditedFilter,), pages=PAGES
+    above_list=above_list, money=bookings, filters=(NotCreditedFilter,), pages=PAGES
 )
 register(EXTENSION)

@@ -1,4 +1,4 @@
-"""The forms of a report: its period, kind of rows and product; and its download."""
+"""The period of a report, its kind of rows and its product; and the forms for it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from django.core.validators import ProhibitNullCharactersValidator
 from django.utils.translation import get_language, gettext
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.filters import product_choices
 from giftcards.books.exports import can_write_xlsx
-from giftcards.books.reports import By, first_day
-from giftcards.display import isolated, period_text
-from giftcards.models import Product
+from giftcards.books.reports import By, Report, Row, first_day, last_day
+from giftcards.display import day_text, isolated
 from giftcards.models.times import today
 
 # No shop sold cards before 2000, and times of far years do not fit into every time zone.
@@ -53,24 +53,6 @@ class Question:
         }
         return {name: value for name, value in fields.items() if value}
 
-    @property
-    def address(self) -> str:
-        return f"?{urlencode(self.parameters)}"
-
-    @property
-    def text(self) -> str:
-        """The period in plain text."""
-        return period_text(self.start, self.end)
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A link to a period; ``is_current`` is True for the one that is shown."""
-
-    text: str
-    address: str
-    is_current: bool
-
 
 class ReportForm(forms.Form):
     """The form of a report, read from the address so that a report can be linked to.
@@ -88,10 +70,13 @@ class ReportForm(forms.Form):
     def __init__(self, data: Mapping[str, Any]) -> None:
         day = today()
         this_month = Question(first_day(day, By.MONTH), day)
-        super().__init__({**this_month.parameters, **_plain(data)}, auto_id="giftcards-report-%s")
+        # The last value of each field, should the address have several.
+        given = {name: data[name] for name in self.field_order if name in data}
+        super().__init__({**this_month.parameters, **given}, auto_id="giftcards-report-%s")
         self.fields["from"] = _date_field(_("From"))
         self.fields["to"] = _date_field(_("To"))
-        self.fields["product"].choices = _products(str(self.data.get("product", "")))  # type: ignore[attr-defined]
+        products = product_choices(str(self.data.get("product", "")))
+        self.fields["product"].choices = [("", _("All products")), *products]  # type: ignore[attr-defined]
         self.order_fields(self.field_order)
 
     def clean(self) -> dict[str, Any]:
@@ -124,8 +109,8 @@ class CsvForm(NamedTuple):
     label: Any
 
 
-# By their names in the download form.
-_CSV_FORMS: Mapping[str, CsvForm] = {
+# By their names in the download form; it names no other for an xlsx file.
+CSV_FORMS: Mapping[str, CsvForm] = {
     "semicolon": CsvForm(
         ";", ",", _("CSV with semicolons and decimal commas, for spreadsheets in French")
     ),
@@ -139,17 +124,6 @@ _CSV_FORMS: Mapping[str, CsvForm] = {
 }
 # The dialect proposed in a language if xlsx cannot be written; in others, it is semicolons.
 _CSV_OF_LANGUAGE = {"en": "comma", "ar": "semicolon-point"}
-
-
-@dataclass(frozen=True, slots=True)
-class Download:
-    """A download of the rows of a report, or of the orders behind them; and its format."""
-
-    is_of_orders: bool
-    #: How the CSV file is written; ``None`` for an xlsx file.
-    csv: CsvForm | None
-    has_bom: bool
-    has_contacts: bool
 
 
 class DownloadForm(forms.Form):
@@ -169,7 +143,7 @@ class DownloadForm(forms.Form):
 
     def __init__(self, data: Mapping[str, Any] | None = None) -> None:
         super().__init__(data, auto_id="giftcards-download-%s", label_suffix="")
-        choices: list[Any] = [(name, form.label) for name, form in _CSV_FORMS.items()]
+        choices: list[Any] = [(name, form.label) for name, form in CSV_FORMS.items()]
         proposed = _CSV_OF_LANGUAGE.get((get_language() or "")[:2], "semicolon")
         if can_write_xlsx():
             # Its numbers and dates do not depend on the language of the spreadsheet.
@@ -178,21 +152,18 @@ class DownloadForm(forms.Form):
         self.fields["format"].choices = choices  # type: ignore[attr-defined]
         self.fields["format"].initial = proposed
 
-    @property
-    def download(self) -> Download:
-        """The download that the valid form asks for."""
-        given = self.cleaned_data
-        is_of_orders = given["what"] == "orders"
-        return Download(
-            is_of_orders=is_of_orders,
-            csv=_CSV_FORMS.get(given["format"]),
-            has_bom=given["has_bom"],
-            has_contacts=is_of_orders and given["has_contacts"],
-        )
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or {}
+        if cleaned.get("what") == "report":
+            cleaned["has_contacts"] = False
+        return cleaned
 
 
-def links(question: Question | None) -> list[Link]:
-    """Links to the usual periods, for the product of ``question``."""
+def links(question: Question | None) -> list[tuple[str, str, bool]]:
+    """Links to the usual periods, for the product of ``question``.
+
+    Each has a text, an address, and True if its period is the one that is shown.
+    """
     day = today()
     this_month = first_day(day, By.MONTH)
     last_month = this_month - timedelta(days=1)
@@ -203,12 +174,19 @@ def links(question: Question | None) -> list[Link]:
         (gettext("This year"), day.replace(month=1, day=1), day, By.MONTH),
     )
     found = ((text, Question(start, end, by, product_id)) for text, start, end, by in offers)
-    return [Link(text, offer.address, is_current=offer == question) for text, offer in found]
+    return [(text, f"?{urlencode(offer.parameters)}", offer == question) for text, offer in found]
 
 
-def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The last value of each field, from a dictionary that may have several."""
-    return {name: data[name] for name in ReportForm.field_order if name in data}
+def row_text(row: Row, report: Report) -> str:
+    """The name of the row in plain text: its product or its dates."""
+    if isinstance(row.key, tuple):
+        return isolated(row.label)
+    if report.by is By.MONTH:
+        return day_text(row.key, "F Y")
+    days = sorted({row.key, last_day(row.key, report.by)})
+    # The page's title has the year, unless there are several.
+    years = {day.year for day in (report.start, report.end, *days)}
+    return " – ".join(day_text(day, "j N" if len(years) == 1 else "j N Y") for day in days)
 
 
 def _date_field(label: Any) -> forms.DateField:
@@ -224,14 +202,3 @@ def _date_field(label: Any) -> forms.DateField:
 def _check_year(day: date) -> None:
     if not _FIRST <= day <= _LAST:
         raise ValidationError(gettext("Enter a year from 2000 to 2100."))
-
-
-def _products(asked_for: str) -> list[tuple[str, Any]]:
-    """The products of the catalogue by name, and the one that the address asks for."""
-    names = {
-        product.product_id: isolated(product)
-        for product in Product.objects.order_by("name", "product_id")
-    }
-    if asked_for and asked_for not in names:
-        names[asked_for] = isolated(asked_for)
-    return [("", _("All products")), *names.items()]

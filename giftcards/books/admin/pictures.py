@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.books.admin.figures import row_text
+from giftcards.books.admin.periods import row_text
 from giftcards.books.reports import COLUMNS, By, Figures, Report, Row, spans
 from giftcards.display import count_text, currency, day_text, money_text
 

@@ -1,9 +1,15 @@
-"""The page "Report": what was ordered, paid and owed in a period, with pictures and downloads."""
+"""The page "Report": what was ordered, paid and owed in a period, with pictures and downloads.
+
+Figures that tell the provider's prices are left out for people who may not see costs.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from functools import partial
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
@@ -16,17 +22,66 @@ from django.http import (
     HttpResponseNotAllowed,
     StreamingHttpResponse,
 )
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from django.utils.text import capfirst
-from django.utils.translation import gettext
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.actions import Page
 from giftcards.admin.pages import OrderPages
-from giftcards.books.admin import figures, pictures
-from giftcards.books.admin.periods import Download, DownloadForm, Question, ReportForm, links
+from giftcards.books.admin.periods import (
+    CSV_FORMS,
+    DownloadForm,
+    Question,
+    ReportForm,
+    links,
+    row_text,
+)
+from giftcards.books.admin.pictures import pictures
 from giftcards.books.exports import as_csv, order_rows, report_rows, write_xlsx
-from giftcards.books.forecast import money_in_open_orders
-from giftcards.books.reports import report
+from giftcards.books.forecast import OpenMoney, money_in_open_orders
+from giftcards.books.reports import (
+    COLUMNS,
+    Column,
+    Figures,
+    Report,
+    Row,
+    Side,
+    last_day,
+    report,
+)
+from giftcards.display import (
+    count_text,
+    filled,
+    isolated,
+    money,
+    period_text,
+    share_text,
+)
 from giftcards.models import Order
+from giftcards.models.times import bounds
+from giftcards.statuses import Status
+
+_MINUTE, _HOUR = 60, 3_600
+
+_LABELS = {column.name: column.label for column in COLUMNS} | {
+    # These have another name on the page than in files.
+    "orders": _("Orders"),
+    "rejected": _("Rejected orders"),
+}
+# The filters of the list that find the orders of a figure.
+_FILTERS: Mapping[str, Mapping[str, str]] = {
+    "orders": {},
+    "rejected": {"status__exact": Status.REJECTED},
+    "contradictory": {"figures": "contradictory"},
+    "customer_refunded_amount": {"refund": "paid"},
+    "customer_planned_amount": {"refund": "planned"},
+    "open_amount": {"refund": "owed"},
+}
+# The key figures that are left out while they are 0, and those that are wrong unless they are 0.
+_RARE = {"rejected", "unpaid", "unknown", "contradictory"}
+_WRONG = {"open_amount", "unknown", "contradictory"}
 
 
 def report_view(pages: OrderPages, request: HttpRequest) -> HttpResponse:
@@ -46,10 +101,10 @@ def download_view(pages: OrderPages, request: HttpRequest) -> HttpResponseBase:
     form, download_form = ReportForm(request.POST), DownloadForm(request.POST)
     if not (form.is_valid() and download_form.is_valid()):
         return _report_page(pages, request, form, download_form, status=400)
-    question, download = form.question, download_form.download
+    question, given = form.question, download_form.cleaned_data
     # Before the file: nothing leaves the shop without a trace.
-    _leave_trace(request, question, download)
-    return _file(question, download, shows_costs=pages.may_see_costs(request))
+    _leave_trace(request, question, given)
+    return _file(question, given, shows_costs=pages.may_see_costs(request))
 
 
 def _report_page(
@@ -68,7 +123,9 @@ def _report_page(
         "links": links(question),
     }
     if question:
-        title = gettext("Report: %(period)s") % {"period": question.text}
+        title = gettext("Report: %(period)s") % {
+            "period": period_text(question.start, question.end)
+        }
         context |= _shown(pages, request, question)
         context["downloads"] = (
             downloads if request.user.has_perm("giftcards.export_order") else None
@@ -91,51 +148,55 @@ def _shown(pages: OrderPages, request: HttpRequest, question: Question) -> dict[
     orders = pages.address("changelist")
     return {
         "report": found,
-        "groups": figures.groups(found, question, order_list=orders, open_orders=open_orders),
-        "charts": list(pictures.pictures(found, shows_costs=shows_costs)),
+        "groups": _groups(found, question, order_list=orders, open_orders=open_orders),
+        "charts": list(pictures(found, shows_costs=shows_costs)),
         "rows_are": capfirst(question.by.label),
-        "lines": figures.lines(found, question, order_list=orders, shows_costs=shows_costs),
-        "total": figures.cells(found.total, shows_costs=shows_costs),
+        "lines": _lines(found, question, order_list=orders, shows_costs=shows_costs),
+        "total": _cells(found.total, shows_costs=shows_costs),
         "parameters": question.parameters,
     }
 
 
-def _file(question: Question, download: Download, *, shows_costs: bool) -> HttpResponseBase:
-    if download.is_of_orders:
+def _file(question: Question, given: Mapping[str, Any], *, shows_costs: bool) -> HttpResponseBase:
+    """The file that ``given``, from the :class:`DownloadForm`, asks for."""
+    period = (question.start, question.end)
+    if given["what"] == "orders":
         rows = order_rows(
-            question.start,
-            question.end,
+            *period,
             product_id=question.product_id,
             shows_costs=shows_costs,
-            shows_contacts=download.has_contacts,
+            shows_contacts=given["has_contacts"],
         )
     else:
-        found = report(question.start, question.end, question.by, product_id=question.product_id)
+        found = report(*period, question.by, product_id=question.product_id)
         rows = report_rows(found, shows_costs=shows_costs)
-    what = "orders" if download.is_of_orders else "report"
-    name = f"giftcards-{what}-{question.start}-{question.end}"
-    if download.csv is None:
+    name = f"giftcards-{given['what']}-{question.start}-{question.end}"
+    form = CSV_FORMS.get(given["format"])
+    if form is None:
         # Closed by the response.
         file = TemporaryFile()  # noqa: SIM115
         write_xlsx(rows, file)
         file.seek(0)
         return FileResponse(file, as_attachment=True, filename=f"{name}.xlsx")
-    form = {"separator": download.csv.separator, "decimal_mark": download.csv.decimal_mark}
-    pieces = as_csv(rows, **form, has_bom=download.has_bom)
     return StreamingHttpResponse(
-        pieces,
+        as_csv(
+            rows,
+            separator=form.separator,
+            decimal_mark=form.decimal_mark,
+            has_bom=given["has_bom"],
+        ),
         content_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": f'attachment; filename="{name}.csv"'},
     )
 
 
-def _leave_trace(request: HttpRequest, question: Question, download: Download) -> None:
-    what = "the orders" if download.is_of_orders else f"the report by {question.by}"
+def _leave_trace(request: HttpRequest, question: Question, given: Mapping[str, Any]) -> None:
+    what = "the orders" if given["what"] == "orders" else f"the report by {question.by}"
     parts = [
         f"Exported {what} from {question.start} to {question.end}",
         f" of product {question.product_id}" if question.product_id else "",
-        f" as {'CSV' if download.csv else 'xlsx'}",
-        ", with addresses and phone numbers" if download.has_contacts else "",
+        " as CSV" if given["format"] in CSV_FORMS else " as xlsx",
+        ", with addresses and phone numbers" if given["has_contacts"] else "",
     ]
     person: Any = request.user.pk
     LogEntry.objects.create(
@@ -145,6 +206,175 @@ def _leave_trace(request: HttpRequest, question: Question, download: Download) -
         action_flag=CHANGE,
         change_message=f"{''.join(parts)}.",
     )
+
+
+class ReportFact(NamedTuple):
+    """A key figure. ``value`` is HTML; ``address`` leads to the orders that it counts, or is ""."""
+
+    label: Any
+    value: str
+    address: str = ""
+    is_wrong: bool = False
+
+
+def _list_address(order_list: str, question: Question, **filters: str) -> str:
+    """The address of the list of the question's orders, limited further by ``filters``.
+
+    These are the orders of its product, if it names one, that became final in its period.
+    """
+    product = {"product_id": question.product_id} if question.product_id else {}
+    start, end = bounds(question.start, question.end)
+    period = {"settled_at__gte": str(start), "settled_at__lt": str(end)}
+    return f"{order_list}?{urlencode({**filters, **product, **period})}"
+
+
+# Key figures.
+
+
+def _groups(
+    report: Report, question: Question, *, order_list: str, open_orders: OpenMoney | None
+) -> Iterator[tuple[str, list[ReportFact]]]:
+    """Yield the key figures in groups with titles.
+
+    ``open_orders`` is ``None`` for a person who may not see costs.
+    """
+    facts = partial(_facts, report.total, question, order_list)
+    yield gettext("Orders and cards"), [*facts(Side.CARDS), *_shares(report)]
+    if open_orders is not None:
+        yield gettext("The provider"), [*facts(Side.PROVIDER), *_open(open_orders)]
+    yield gettext("The customers"), [*facts(Side.CUSTOMERS)]
+    if open_orders is not None:
+        yield gettext("Margin"), [*facts(Side.MARGIN)]
+
+
+def _facts(total: Figures, question: Question, order_list: str, side: Side) -> Iterator[ReportFact]:
+    for column in COLUMNS:
+        value = getattr(total, column.name)
+        if column.side != side or (column.name in _RARE and not value):
+            continue
+        # The list of all orders is linked to even if it is empty.
+        filters = _FILTERS.get(column.name) if value or column.name == "orders" else None
+        address = "" if filters is None else _list_address(order_list, question, **filters)
+        is_wrong = column.name in _WRONG and value > 0
+        yield ReportFact(_LABELS[column.name], _figure(column, total), address, is_wrong)
+
+
+def _shares(report: Report) -> Iterator[ReportFact]:
+    rate = report.total.fill_rate
+    if rate is not None:
+        yield ReportFact(gettext("Share of the cards that came"), share_text(rate))
+    if report.settling:
+        half, most = report.settling
+        yield ReportFact(gettext("Half of the orders were settled within"), duration_text(half))
+        yield ReportFact(gettext("95 of 100 were settled within"), duration_text(most))
+
+
+def _open(found: OpenMoney) -> Iterator[ReportFact]:
+    if not (found.total or found.unknown):
+        return
+    shown = money(found.total or None)
+    if found.total and found.unknown:
+        shown = format_html("{} {}", shown, orders_of_unknown_price(found.unknown))
+    yield ReportFact(gettext("In open orders, at present"), shown)
+
+
+def orders_of_unknown_price(count: int) -> SafeString:
+    """The count of orders without a known price, as HTML to follow the amount of the others."""
+    text = ngettext(
+        "and %(count)s order of unknown price", "and %(count)s orders of unknown price", count
+    )
+    return filled(text, count=count_text(count))
+
+
+def duration_text(seconds: int) -> str:
+    """A duration in two units at most: 45 s, 3 min 5 s, 26 h 10 min."""
+    hours, rest = divmod(seconds, _HOUR)
+    minutes, rest = divmod(rest, _MINUTE)
+    parts = [
+        (hours, gettext("%(count)s h")),
+        (minutes, gettext("%(count)s min")),
+        (0 if hours else rest, gettext("%(count)s s")),
+    ]
+    shown = [text % {"count": count_text(number)} for number, text in parts if number]
+    return isolated(" ".join(shown) or gettext("%(count)s s") % {"count": count_text(0)})
+
+
+# The table.
+
+
+def _lines(
+    report: Report, question: Question, *, order_list: str, shows_costs: bool
+) -> Iterator[tuple[str, str, list[tuple[Any, str]]]]:
+    """The rows: the name, the address of its orders or "", and the cells."""
+    for row in report.rows:
+        about = _question_of(row, question)
+        address = _list_address(order_list, about) if about else ""
+        yield row_text(row, report), address, _cells(row.figures, shows_costs=shows_costs)
+
+
+def _cells(figures: Figures, *, shows_costs: bool) -> list[tuple[Any, str]]:
+    """The headings of the table, each with its cell for ``figures``."""
+    return [
+        (_LABELS[column.name], _cell(column, figures))
+        for column in COLUMNS
+        # What was ordered is the sum of the cost and what was credited back.
+        if column.short and column.name != "ordered_amount"
+        if shows_costs or not column.tells_costs
+    ]
+
+
+def _question_of(row: Row, question: Question) -> Question | None:
+    """The question that finds the row's orders; ``None`` if no filter of the list can do that."""
+    if isinstance(row.key, tuple):
+        product_id, type_id = row.key
+        if type_id:
+            return None
+        return Question(question.start, question.end, product_id=product_id)
+    start = max(row.key, question.start)
+    end = min(last_day(row.key, question.by), question.end)
+    return Question(start, end, product_id=question.product_id)
+
+
+def _cell(column: Column, figures: Figures) -> str:
+    """The figure as HTML, after a warning mark if it leaves out orders.
+
+    The mark stands before the amount, so that the digits of a column stay aligned.
+    """
+    shown, why = _figure(column, figures), _left_out(column, figures)
+    if not why:
+        return shown
+    mark = '<span class="giftcards-mark" role="img" aria-label="{}" title="{}">⚠</span> {}'
+    return format_html(mark, why, why, shown)
+
+
+def _figure(column: Column, figures: Figures) -> str:
+    """The figure as HTML; "unknown" if none of the orders has the sale amount that it needs."""
+    value = getattr(figures, column.name)
+    if isinstance(value, int):
+        return count_text(value)
+    needs_sale = Side.CUSTOMERS in column.side
+    return money(None if needs_sale and 0 < figures.orders == figures.unpaid else value)
+
+
+def _left_out(column: Column, figures: Figures) -> str:
+    """A sentence on the orders that the figure leaves out; "" if there are none."""
+    if column.tells_costs and figures.unknown:
+        number = figures.unknown
+        text = ngettext(
+            "Without %(count)s order of which an amount is not known.",
+            "Without %(count)s orders of which an amount is not known.",
+            number,
+        )
+    elif Side.CUSTOMERS in column.side and 0 < figures.unpaid < figures.orders:
+        number = figures.unpaid
+        text = ngettext(
+            "Without %(count)s order that has no sale amount.",
+            "Without %(count)s orders that have no sale amount.",
+            number,
+        )
+    else:
+        return ""
+    return text % {"count": count_text(number)}
 
 
 PAGES = (

@@ -11,7 +11,7 @@ import pytest
 from django.test import Client
 from django.utils import translation
 
-from giftcards.books.admin.balance import _in_words
+from giftcards.books.admin.on_orders import _in_words
 from giftcards.models import ProductPrices, ProviderState
 from giftcards.statuses import Status
 from tests.builders import PRODUCT, TYPE, make_guide_order, make_order
