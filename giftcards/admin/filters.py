@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 from django.contrib import admin
@@ -11,7 +12,8 @@ from django.contrib.admin.utils import build_q_object_from_lookup_parameters
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.template.loader import get_template
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.display import isolated
@@ -62,18 +64,26 @@ class IndexedFilter(AnyFilter):
         return list(found.values_list("pk", flat=True)[:limit])
 
 
-class AttentionFilter(IndexedFilter, admin.SimpleListFilter):
-    title = _("to do")
-    parameter_name = "attention"
+class ConditionFilter(IndexedFilter, admin.SimpleListFilter):
+    """A filter whose choices each have a text and a condition. Any other value finds all orders."""
+
+    conditions: ClassVar[Mapping[str, tuple[Any, Q]]]
 
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        return [("needed", _("Needs a person"))]
+        return [(name, text) for name, (text, _condition) in self.conditions.items()]
 
     def condition(self) -> Q:
-        return NEEDING_ATTENTION if self.value() == "needed" else Q()
+        chosen = self.conditions.get(self.value() or "")
+        return chosen[1] if chosen else Q()
 
 
-class RefundFilter(IndexedFilter, admin.SimpleListFilter):
+class AttentionFilter(ConditionFilter):
+    title = _("to do")
+    parameter_name = "attention"
+    conditions = {"needed": (_("Needs a person"), NEEDING_ATTENTION)}
+
+
+class RefundFilter(ConditionFilter):
     """The refund for cards that did not come; an order may be in several states at once.
 
     The figures of a report link to the choices.
@@ -82,28 +92,17 @@ class RefundFilter(IndexedFilter, admin.SimpleListFilter):
     title = _("refund to the customer")
     parameter_name = "refund"
 
-    _CONDITIONS: ClassVar = {"paid": PAID_BACK, "planned": PLANNED, "owed": OWING}
-
-    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        return [
-            ("paid", _("Paid back")),
-            ("planned", _("To be paid back")),
-            ("owed", _("Still owed")),
-        ]
-
-    def condition(self) -> Q:
-        return self._CONDITIONS.get(self.value() or "", Q())
+    conditions = {
+        "paid": (_("Paid back"), PAID_BACK),
+        "planned": (_("To be paid back"), PLANNED),
+        "owed": (_("Still owed"), OWING),
+    }
 
 
-class ContradictoryFilter(IndexedFilter, admin.SimpleListFilter):
+class ContradictoryFilter(ConditionFilter):
     title = _("figures")
     parameter_name = "figures"
-
-    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        return [("contradictory", _("Contradict each other"))]
-
-    def condition(self) -> Q:
-        return CONTRADICTORY if self.value() == "contradictory" else Q()
+    conditions = {"contradictory": (_("Contradict each other"), CONTRADICTORY)}
 
 
 def product_choices(asked_for: str | None) -> list[tuple[str, str]]:
@@ -198,9 +197,20 @@ class ShownFilter(NamedTuple):
         return address
 
 
-def shown_filters(changelist: ChangeList) -> Iterator[ShownFilter]:
-    for each in changelist.filter_specs:
-        yield ShownFilter(each, each.title, list(each.choices(changelist)))
+def show_filters(response: HttpResponse) -> HttpResponse:
+    """Add the filters to the page of a list, as ``shown_filters``.
+
+    Not to a page of a theme with a template of its own, which has its own place for them.
+    """
+    page: Any = get_template("admin/change_list.html")
+    is_stock = Path(page.origin.name).is_relative_to(Path(admin.__file__).parent)
+    shown = getattr(response, "context_data", None)
+    if is_stock and shown and "cl" in shown:
+        shown["shown_filters"] = [
+            ShownFilter(each, each.title, list(each.choices(shown["cl"])))
+            for each in shown["cl"].filter_specs
+        ]
+    return response
 
 
 class OrderChangeList(AnyChangeList):
@@ -228,12 +238,9 @@ class OrderChangeList(AnyChangeList):
             self._keys = _keys_if_few(request, ours)
         by_keys = is_search or self._keys is not None
         for each in ours:
-            each.uses_index = not by_keys and self._leads(each)
+            is_sorted_like_list = isinstance(each, SettledFilter) or not self._is_by_settled
+            each.uses_index = not by_keys and is_sorted_like_list
         return answer
-
-    def _leads(self, each: IndexedFilter) -> bool:
-        """True if the filter's index is also sorted like the list."""
-        return isinstance(each, SettledFilter) or not self._is_by_settled
 
     @property
     def _is_by_settled(self) -> bool:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.template.loader import get_template
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
@@ -27,11 +25,11 @@ from giftcards.admin.filters import (
     ProductFilter,
     RefundFilter,
     SettledFilter,
-    shown_filters,
+    show_filters,
 )
 from giftcards.admin.finding import FindCardForm
 from giftcards.admin.pages import OrderPages
-from giftcards.admin.rows import LimitedPaginator, OnlyFilters
+from giftcards.admin.rows import LongList
 from giftcards.conditions import Standing, above_list
 from giftcards.display import (
     bdi,
@@ -99,7 +97,7 @@ _LEFT_ALONE = (
 )
 
 
-class OrderList(OnlyFilters, OrderPages):
+class OrderList(LongList, OrderPages):
     """The list of orders. Each cell can be understood without its heading."""
 
     list_display = (
@@ -133,11 +131,6 @@ class OrderList(OnlyFilters, OrderPages):
         "A reference, a group, the provider's order id, a customer's e-mail, phone number or name,"
         " or the beginning of one."
     )
-    # Nothing counts all orders, or sorts them without an index: both are slow at a million orders.
-    paginator = LimitedPaginator
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
-    list_per_page = 50
     actions = ("check_now",)
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
@@ -197,10 +190,7 @@ class OrderList(OnlyFilters, OrderPages):
             else None,
         }
         response = super().changelist_view(request, context | (extra_context or {}))
-        shown = getattr(response, "context_data", None)
-        if shown and "cl" in shown and has_stock_lists():
-            shown["shown_filters"] = list(shown_filters(shown["cl"]))
-        return response
+        return show_filters(response)
 
     # The columns.
 
@@ -276,12 +266,6 @@ class OrderList(OnlyFilters, OrderPages):
             wrapped_moment(order.created_at),
             age,
         )
-
-
-def has_stock_lists() -> bool:
-    """True if change lists have Django's own template; a theme's has its own place for filters."""
-    page: Any = get_template("admin/change_list.html")
-    return Path(page.origin.name).is_relative_to(Path(admin.__file__).parent)
 
 
 def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:

@@ -130,5 +130,5 @@ def test_the_list_says_that_there_are_more_refunds_than_its_pages_show(
         refund(order, f"R{number}")
     more = "There are more than 2 of these entries. The pages show the first 2:"
     assert more not in plain(read(browser.get(LOG)))
-    monkeypatch.setattr("giftcards.admin.listing.LimitedPaginator.limit", 2)
+    monkeypatch.setattr("giftcards.admin.rows.LimitedPaginator.limit", 2)
     assert more in plain(read(browser.get(LOG)))

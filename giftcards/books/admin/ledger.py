@@ -21,8 +21,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.filters import shown_filters
-from giftcards.admin.listing import has_stock_lists
+from giftcards.admin.filters import show_filters
 from giftcards.admin.rows import OrderRows, order_link, visible_orders
 from giftcards.books.models import CHARGE, CREDIT, LedgerEntry
 from giftcards.books.reports import By, first_day, last_day
@@ -186,12 +185,10 @@ class LedgerEntryAdmin(OrderRows):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        response = super().changelist_view(request, extra_context)
+        response = show_filters(super().changelist_view(request, extra_context))
         shown = getattr(response, "context_data", None)
         if shown and "cl" in shown:
             shown |= self._summary(request, shown["cl"])
-            if has_stock_lists():
-                shown["shown_filters"] = list(shown_filters(shown["cl"]))
         return response
 
     def _summary(self, request: HttpRequest, changelist: ChangeList) -> dict[str, Any]:

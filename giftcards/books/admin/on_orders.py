@@ -10,9 +10,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-from django.contrib import admin
 from django.contrib.admin import AdminSite
-from django.db.models import Q
 from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.urls import reverse
@@ -24,7 +22,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.extensions import Extension, register
-from giftcards.admin.filters import IndexedFilter
+from giftcards.admin.filters import ConditionFilter
 from giftcards.admin.pages import OrderPages
 from giftcards.admin.provider_sections import distance
 from giftcards.books.admin.reports import PAGES, orders_of_unknown_price
@@ -124,15 +122,10 @@ def bookings(_pages: OrderPages, request: HttpRequest, order: Order) -> SafeStri
     return render_to_string("admin/giftcards_books/bookings.html", context, request)
 
 
-class NotCreditedFilter(IndexedFilter, admin.SimpleListFilter):
+class NotCreditedFilter(ConditionFilter):
     title = _("ledger")
     parameter_name = "ledger"
-
-    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        return [("missing", _("Not credited back"))]
-
-    def condition(self) -> Q:
-        return NOT_CREDITED if self.value() == "missing" else Q()
+    conditions = {"missing": (_("Not credited back"), NOT_CREDITED)}
 
 
 EXTENSION = Extension(

@@ -14,8 +14,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.actions import buttons
-from giftcards.admin.filters import ChoicesFilter, OrderChangeList, shown_filters
-from giftcards.admin.listing import has_stock_lists
+from giftcards.admin.filters import ChoicesFilter, OrderChangeList, show_filters
 from giftcards.admin.pages import OrderPages
 from giftcards.delivery.admin.labels import doubts, status_badge, what_became, who_asked
 from giftcards.delivery.admin.previews import PreviewPages
@@ -121,11 +120,7 @@ class DeliveryAdmin(PreviewPages):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        response = super().changelist_view(request, extra_context)
-        shown = getattr(response, "context_data", None)
-        if shown and "cl" in shown and has_stock_lists():
-            shown["shown_filters"] = list(shown_filters(shown["cl"]))
-        return response
+        return show_filters(super().changelist_view(request, extra_context))
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **named: Any
