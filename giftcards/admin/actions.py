@@ -79,11 +79,9 @@ class Attempt:
     def page(self, template: str = "", **context: Any) -> HttpResponse:
         """The page of the action, or another one with this ``template``."""
         action = self.action
-        name = template or action.template
         return self.pages.render_page(
             self.request,
-            name,
-            template=name if "/" in name else "admin/giftcards/order/{name}.html",
+            template or action.template,
             **{
                 "title": action.title or action.label,
                 "original": self.order,
@@ -156,22 +154,6 @@ class Page(NamedTuple):
     decorators: tuple[Callable[[Any], Any], ...] = ()
 
 
-def _nothing(_attempt: Attempt) -> None:
-    return None
-
-
-def _no_context(_attempt: Attempt) -> Mapping[str, Any]:
-    return {}
-
-
-def _always(_subject: Any) -> bool:
-    return True
-
-
-def _never(_attempt: Attempt) -> bool:
-    return False
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderAction:
     """Something that staff do about an order, or about a row of it.
@@ -191,7 +173,7 @@ class OrderAction:
     act: Callable[[Attempt], Answer] | None = None
     view: Callable[..., HttpResponse] | None = None
     #: Whether the page of this order, or this row, shows the button.
-    is_offered: Callable[[Any], bool] = _always
+    is_offered: Callable[[Any], bool] = lambda _subject: True
     is_minor: bool = False
     #: The part of the page where the button stands; "" for none.
     place: str = "order"
@@ -200,13 +182,13 @@ class OrderAction:
     #: The state that a form has to be about; ``None`` if it may be posted at any time.
     token: Callable[[Order], str] | None = state_token
     #: The answer instead of the page and of the act, if there is one.
-    before: Callable[[Attempt], Answer | None] = _nothing
+    before: Callable[[Attempt], Answer | None] = lambda _attempt: None
     #: True for a request that repeats one that was carried out, as after a double click.
-    is_repeated: Callable[[Attempt], bool] = _never
+    is_repeated: Callable[[Attempt], bool] = lambda _attempt: False
     form: Callable[[Attempt, QueryDict | None], forms.BaseForm] | None = None
     title: Any = ""
     template: str = ""
-    context: Callable[[Attempt], Mapping[str, Any]] = _no_context
+    context: Callable[[Attempt], Mapping[str, Any]] = lambda _attempt: {}
     decorators: tuple[Callable[[Any], Any], ...] = ()
 
     @property
@@ -225,16 +207,14 @@ def carry_out(
     action: OrderAction, pages: OrderPages, request: HttpRequest, key: Any
 ) -> HttpResponse:
     """The view of an action: it checks the person, asks, acts, records, and says what was done."""
-    attempt = _begin(action, pages, request, key)
+    attempt = begin(action, pages, request, key)
     if request.method != "POST" and action.form is None:
         return HttpResponseNotAllowed(["POST"])
     answer = action.before(attempt)
-    if answer is None:
-        answer = _answer(attempt)
-    return _end(attempt, answer) if isinstance(answer, Outcome) else answer
+    return end(attempt, _answer(attempt) if answer is None else answer)
 
 
-def _begin(action: OrderAction, pages: OrderPages, request: HttpRequest, key: Any) -> Attempt:
+def begin(action: OrderAction, pages: OrderPages, request: HttpRequest, key: Any) -> Attempt:
     """The attempt; ``PermissionDenied`` unless the person sees the order and may do this."""
     row = None
     if action.of is not None:
@@ -279,13 +259,16 @@ def in_words(part: Any) -> str:
     return isolated(part) if isinstance(part, str) else money_text(part)
 
 
-def _end(attempt: Attempt, outcome: Outcome) -> HttpResponse:
-    texts = outcome.says if isinstance(outcome.says, tuple) else (outcome.says,)
+def end(attempt: Attempt, answer: Answer) -> HttpResponse:
+    """The page of ``answer``; after an outcome, which the person is told, that of the order."""
+    if not isinstance(answer, Outcome):
+        return answer
+    texts = answer.says if isinstance(answer.says, tuple) else (answer.says,)
     for text in texts:
-        attempt.pages.message_user(attempt.request, text, outcome.level)
-    if outcome.wakes:
+        attempt.pages.message_user(attempt.request, text, answer.level)
+    if answer.wakes:
         wake_worker()
-    return attempt.pages.to_order(outcome.shows or attempt.order)
+    return attempt.pages.to_order(answer.shows or attempt.order)
 
 
 def buttons(

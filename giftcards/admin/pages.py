@@ -21,7 +21,7 @@ from django.utils import timezone
 from django.utils.translation import gettext
 
 from giftcards.admin import extensions
-from giftcards.admin.actions import LATE, OrderButton, Page, buttons
+from giftcards.admin.actions import OrderButton, Page, buttons
 from giftcards.admin.provider import pause_in_words
 from giftcards.conf import conf
 from giftcards.display import isolated, zoned_moment
@@ -103,11 +103,11 @@ class OrderPages(OrderModelAdmin):
         *,
         title: str,
         status: int = 200,
-        template: str = "admin/giftcards/order/{name}.html",
         **context: Any,
     ) -> HttpResponse:
-        """Render the template of this name in the frame of the admin."""
+        """Render the template of this name or path in the frame of the admin."""
         request.current_app = self.admin_site.name
+        template = name if "/" in name else f"admin/giftcards/order/{name}.html"
         frame = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
@@ -115,9 +115,7 @@ class OrderPages(OrderModelAdmin):
             "has_view_permission": self.has_view_permission(request),
             "media": self.media,
         }
-        return TemplateResponse(
-            request, template.format(name=name), {**frame, **context}, status=status
-        )
+        return TemplateResponse(request, template, {**frame, **context}, status=status)
 
     def ask_for_checks(self, request: HttpRequest, orders: OrderQuerySet) -> int:
         """Have the checkable ``orders`` checked soon, and return their number.
@@ -136,11 +134,6 @@ class OrderPages(OrderModelAdmin):
         if due:
             wake_worker()
         return due
-
-    def refuse_late(self, request: HttpRequest, order: Order) -> HttpResponse:
-        """Refuse a form about a state that holds no more: say so, and show the order as it is."""
-        self.message_user(request, LATE.says, LATE.level)
-        return self.to_order(order)
 
 
 def recorded(order: Order) -> str:

@@ -12,16 +12,18 @@ from django.core import signing
 from django.core.exceptions import ValidationError
 from django.db import router, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.utils.crypto import constant_time_compare
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.actions import (
     LATE,
+    Answer,
     Attempt,
     OrderAction,
     Outcome,
     Page,
+    begin,
+    end,
     may,
     state_token,
 )
@@ -39,13 +41,11 @@ from giftcards.engine.resolving import (
     overall,
     release,
 )
-from giftcards.engine.task_queue import wake_worker
 from giftcards.models import Order, StatusChange
 from giftcards.problems import Problem
 from giftcards.provider.answers import IDENTIFIER
 from giftcards.statuses import Status
 
-_PERMISSION = may("giftcards.resolve_order")
 _STAFF = StatusChange.Source.STAFF
 _SALT = "giftcards.admin.adopt"
 # The longest time between a comparison and its confirmation (seconds).
@@ -169,79 +169,57 @@ class AdoptForm(forms.Form):
             self.fields["is_sure"].label = self._LABELS[fit]
 
 
-def _order_to_resolve(pages: OrderPages, request: HttpRequest, key: str) -> Order:
-    return pages.order_for(request, key, allowed=_PERMISSION(pages, request))
-
-
-def _is_current(request: HttpRequest, order: Order) -> bool:
-    return constant_time_compare(request.POST.get("state_token", ""), state_token(order))
-
-
-def _conclude(
-    pages: OrderPages, request: HttpRequest, order: Order, decision: Problem
-) -> HttpResponse:
-    """End a decision that was carried out: leave a trace, wake the worker, show the order."""
+def _concluded(attempt: Attempt, decision: Problem) -> Outcome:
+    """The outcome of a decision that was carried out, with an entry in the order's history."""
     outcome = decided(decision)
-    pages.log_change(request, order, outcome.log)
-    pages.message_user(request, outcome.says, outcome.level)
-    wake_worker()
-    return pages.to_order(order)
+    attempt.pages.log_change(attempt.request, attempt.order, outcome.log)
+    return outcome
 
 
-# What became of it.
+# What became of it. No transaction is open, because the provider is asked.
 
 
 def _resolve_view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
-    order = _order_to_resolve(pages, request, key)
-    if order.status != Status.UNCONFIRMED:
-        return pages.refuse_late(request, order)
-    form = ResolveForm(order, request.POST or None)
-    if form.is_bound and not _is_current(request, order):
-        return pages.refuse_late(request, order)
-    if form.is_valid():
-        answer = _decide(pages, request, order, form)
-        if answer is not None:
-            return answer
-    return pages.render_page(
-        request,
-        "resolve",
-        title=gettext("What happened to this order?"),
-        original=order,
-        state_token=state_token(order),
-        facts=facts(order),
-        problems=[
-            explained(problem, shows_costs=pages.may_see_costs(request))
-            for problem in order.open_problems
-        ],
-        form=form,
-        errors=form.errors,
-    )
+    attempt = begin(RESOLVE, pages, request, key)
+    return end(attempt, _resolve(attempt))
 
 
-def _decide(
-    pages: OrderPages, request: HttpRequest, order: Order, form: ResolveForm
-) -> HttpResponse | None:
+def _resolve(attempt: Attempt) -> Answer:
+    if attempt.order.status != Status.UNCONFIRMED:
+        return LATE
+    form = attempt.form = ResolveForm(attempt.order, attempt.request.POST or None)
+    if form.is_bound and not attempt.is_current:
+        return LATE
+    answer = _decide(attempt) if form.is_valid() else None
+    return attempt.page() if answer is None else answer
+
+
+def _resolve_context(attempt: Attempt) -> Mapping[str, Any]:
+    order, shows_costs = attempt.order, attempt.pages.may_see_costs(attempt.request)
+    problems = [explained(problem, shows_costs=shows_costs) for problem in order.open_problems]
+    return {"facts": facts(order), "problems": problems}
+
+
+def _decide(attempt: Attempt) -> Answer | None:
     """Carry out the choice, or show the comparison; ``None`` if neither was possible."""
+    order, form = attempt.order, attempt.form
     if form.adopted:
-        return _ask_about(pages, request, order, form.adopted)
+        return _ask_about(attempt, form.adopted)
     send_again = form.cleaned_data["outcome"] == ResolveForm.SEND_AGAIN
-    decision = Problem(
-        "staff_send_again" if send_again else "staff_rejected",
-        {"by": request.user.get_username()},
-    )
+    code = "staff_send_again" if send_again else "staff_rejected"
+    decision = Problem(code, {"by": attempt.by})
     if declare_absent(order, send_again=send_again, source=_STAFF, detail=decision):
-        return _conclude(pages, request, order, decision)
-    return pages.refuse_late(request, order)
+        return _concluded(attempt, decision)
+    return LATE
 
 
 # Which order at the provider it is.
 
 
-def _ask_about(
-    pages: OrderPages, request: HttpRequest, order: Order, provider_order_id: str
-) -> HttpResponse | None:
+def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
     """Ask the provider about the id, and compare; ``None``, with a message, if that fails."""
-    if _warn_if_taken(pages, request, provider_order_id):
+    pages, request, order = attempt.pages, attempt.request, attempt.order
+    if _warn_if_taken(attempt, provider_order_id):
         return None
     # Before the request, because it may tell the person of orders that are not the shop's.
     pages.log_change(request, order, f"Asked what the provider's order {provider_order_id} is.")
@@ -251,7 +229,7 @@ def _ask_about(
         pages.message_user(request, _NO_ANSWER[row], messages.ERROR)
         return None
     # Again, because the answer may name another id.
-    if _warn_if_taken(pages, request, row["id"]):
+    if _warn_if_taken(attempt, row["id"]):
         return None
     fits = compare(order, row)
     if fits["quantity"] is Fit.DIFFERS:
@@ -266,11 +244,13 @@ def _ask_about(
         "id": provider_order_id,
         "row": dict(row),
     }
-    return _comparison(pages, request, order, seen, AdoptForm(overall(fits)))
+    attempt.form = AdoptForm(overall(fits))
+    return _comparison(attempt, seen)
 
 
-def _warn_if_taken(pages: OrderPages, request: HttpRequest, *names: str) -> bool:
+def _warn_if_taken(attempt: Attempt, *names: str) -> bool:
     """Show an error, and return True, if one of our orders has one of these ids already."""
+    pages, request = attempt.pages, attempt.request
     owner = Order.objects.known_as(names).first()
     if owner is None:
         return False
@@ -281,49 +261,49 @@ def _warn_if_taken(pages: OrderPages, request: HttpRequest, *names: str) -> bool
     return True
 
 
-def _comparison(
-    pages: OrderPages, request: HttpRequest, order: Order, seen: dict[str, Any], form: AdoptForm
-) -> HttpResponse:
+def _comparison(attempt: Attempt, seen: dict[str, Any]) -> HttpResponse:
     """The page that shows the provider's facts about the id beside what was sent.
 
     It carries these facts signed, so that the confirmation is about nothing else.
     """
-    return pages.render_page(
-        request,
+    order, row = attempt.order, seen["row"]
+    return attempt.page(
         "adopt",
         title=gettext("Is it this order?"),
-        original=order,
         seen=signing.dumps(seen, salt=_SALT),
         provider_order_id=seen["id"],
-        facts=facts_at_provider(order, seen["row"], compare(order, seen["row"])),
-        form=form,
-        errors=form.errors,
+        facts=facts_at_provider(order, row, compare(order, row)),
     )
 
 
 def _adopt_view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
-    order = _order_to_resolve(pages, request, key)
+    attempt = begin(RESOLVE, pages, request, key)
+    return end(attempt, _adopt(attempt))
+
+
+def _adopt(attempt: Attempt) -> Answer:
+    pages, request, order = attempt.pages, attempt.request, attempt.order
     seen = _comparison_seen(request)
     if seen is None:
         text = gettext("Choose again: this page was open for too long. Nothing was done.")
         pages.message_user(request, text, messages.ERROR)
         return HttpResponseRedirect(pages.address("resolve", order.pk))
     if seen["state_token"] != state_token(order):
-        return pages.refuse_late(request, order)
+        return LATE
     fits = compare(order, seen["row"])
-    form = AdoptForm(overall(fits), request.POST)
-    if not form.is_valid():
-        return _comparison(pages, request, order, seen, form)
+    attempt.form = AdoptForm(overall(fits), request.POST)
+    if not attempt.form.is_valid():
+        return _comparison(attempt, seen)
     decision = Problem(
         "staff_insisted" if Fit.DIFFERS in fits.values() else "staff_adopted",
-        {"by": request.user.get_username(), "provider_order_id": seen["id"]},
+        {"by": attempt.by, "provider_order_id": seen["id"]},
     )
     is_insisted = Fit.DIFFERS in {fits["product"], fits["type"]}
     if adopt(order, seen["id"], source=_STAFF, detail=decision, is_insisted=is_insisted):
-        return _conclude(pages, request, order, decision)
-    if _warn_if_taken(pages, request, seen["id"], seen["row"]["id"]):
+        return _concluded(attempt, decision)
+    if _warn_if_taken(attempt, seen["id"], seen["row"]["id"]):
         return pages.to_order(order)
-    return pages.refuse_late(request, order)
+    return LATE
 
 
 def _comparison_seen(request: HttpRequest) -> dict[str, Any] | None:
@@ -368,7 +348,7 @@ RELEASE = OrderAction(
     name="order_release",
     route="<key>/release/",
     label=_("Release it from its order at the provider"),
-    permission=_PERMISSION,
+    permission=may("giftcards.resolve_order"),
     is_offered=may_release,
     is_minor=True,
     before=lambda attempt: None if may_release(attempt.order) else LATE,
@@ -383,8 +363,10 @@ RESOLVE = OrderAction(
     name="order_resolve",
     route="<key>/resolve/",
     label=_("What happened to this order?"),
-    permission=_PERMISSION,
+    permission=may("giftcards.resolve_order"),
     is_offered=lambda order: order.status == Status.UNCONFIRMED,
+    template="resolve",
+    context=_resolve_context,
     view=_resolve_view,
     decorators=(transaction.non_atomic_requests(using=router.db_for_write(Order)),),
 )

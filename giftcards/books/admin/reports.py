@@ -131,12 +131,7 @@ def _report_page(
             downloads if request.user.has_perm("giftcards.export_order") else None
         )
     return pages.render_page(
-        request,
-        "report",
-        template="admin/giftcards_books/report.html",
-        title=title,
-        status=status,
-        **context,
+        request, "admin/giftcards_books/report.html", title=title, status=status, **context
     )
 
 

@@ -36,9 +36,8 @@ def render_page(
 ) -> HttpResponse:
     """Render one of our pages about ``order`` in the frame of the orders' pages."""
     media = pages.media + forms.Media(css=_CSS)
-    return pages.render_page(
-        request, name, template=TEMPLATE, media=media, original=order, **context
-    )
+    template = TEMPLATE.format(name=name)
+    return pages.render_page(request, template, media=media, original=order, **context)
 
 
 def address(site: AdminSite, page: str, *args: Any) -> str:
