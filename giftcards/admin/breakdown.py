@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 from django.utils.translation import gettext, ngettext
 
@@ -14,8 +14,7 @@ from giftcards.refunds import refund_breakdown
 from giftcards.settlement import CustomerBreakdown, customer_breakdown
 
 
-@dataclass(frozen=True, slots=True)
-class BreakdownLine:
+class BreakdownLine(NamedTuple):
     """A line of the table: its texts are HTML, ``arithmetic`` is "" if there is none."""
 
     label: str
@@ -23,8 +22,7 @@ class BreakdownLine:
     amount: str
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(NamedTuple):
     """The delivered and missing cards of a settled order: widths in percent, and texts."""
 
     delivered: str
@@ -32,34 +30,20 @@ class Bar:
     delivered_text: str
     missing_text: str
 
-    @property
-    def text(self) -> str:
-        return f"{self.delivered_text} {self.missing_text}"
-
 
 def provider_lines(order: Order) -> list[BreakdownLine]:
     """The table of the provider's charge and refund; empty unless ``order`` is settled."""
     breakdown = refund_breakdown(order)
     if breakdown is None:
         return []
-    price, delivered = order.price_per_card, order.fulfilled_quantity
-    missing = breakdown.refunded_quantity
+    parts = (
+        (gettext("Ordered"), order.quantity, breakdown.ordered_amount),
+        (gettext("Cost"), order.fulfilled_quantity, breakdown.charged_amount),
+        (gettext("Credited back"), breakdown.refunded_quantity, breakdown.refunded_amount),
+    )
     return [
-        BreakdownLine(
-            gettext("Ordered"),
-            _product(order.quantity, price, breakdown.ordered_amount),
-            money(breakdown.ordered_amount),
-        ),
-        BreakdownLine(
-            gettext("Cost"),
-            _product(delivered, price, breakdown.charged_amount),
-            money(breakdown.charged_amount),
-        ),
-        BreakdownLine(
-            gettext("Credited back"),
-            _product(missing, price, breakdown.refunded_amount),
-            money(breakdown.refunded_amount),
-        ),
+        BreakdownLine(label, _product(cards, order.price_per_card, amount), money(amount))
+        for label, cards, amount in parts
     ]
 
 
@@ -85,18 +69,14 @@ def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
             quantity=order.quantity,
         )
         owed_how = calculation("{paid} − {kept}", paid=paid, kept=kept)
-    return [
+    lines = [
         BreakdownLine(gettext("Paid"), _product(order.quantity, price, paid), money(paid)),
         BreakdownLine(gettext("Kept, for what was delivered"), kept_how, money(kept)),
-        *(
-            [
-                BreakdownLine(gettext("Owed to the customer"), owed_how, money(owed)),
-                *_paid_back(breakdown),
-            ]
-            if again is None
-            else _gone_along(order, again, owed)
-        ),
     ]
+    if again is not None:
+        return [*lines, *_gone_along(order, again, owed)]
+    lines.append(BreakdownLine(gettext("Owed to the customer"), owed_how, money(owed)))
+    return [*lines, *_paid_back(breakdown)]
 
 
 def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:

@@ -12,7 +12,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.rows import OnlyFilters, ReadOnly
+from giftcards.admin.rows import OnlyFilters, ReadOnly, column
 from giftcards.display import bdi, count_text, moment, money, named
 from giftcards.models import Product, ProductType
 
@@ -33,6 +33,8 @@ class ProductTypes(ReadOnly, TypeInline):
     readonly_fields = ("title", "cost", "cards")
     extra = 0
 
+    title = column(ProductType, "type_id", lambda kind, key: named(kind.name, key))
+
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         # Everybody who may see the product may see its types.
         return request.user.has_perm("giftcards.view_product")
@@ -40,10 +42,6 @@ class ProductTypes(ReadOnly, TypeInline):
     def get_fields(self, request: HttpRequest, obj: Product | None = None) -> Any:
         sees_costs = request.user.has_perm("giftcards.view_cost")
         return [name for name in self.readonly_fields if sees_costs or name != "cost"]
-
-    @admin.display(description=_("type"))
-    def title(self, kind: ProductType) -> str:
-        return named(kind.name, kind.type_id)
 
     @admin.display(description=_("price per card"))
     def cost(self, kind: ProductType) -> str:
@@ -73,6 +71,9 @@ class ProductAdmin(ReadOnly, OnlyFilters, ProductModelAdmin):
     inlines = (ProductTypes,)
     actions = None
 
+    listed = column(Product, "listed_at", lambda _product, at: moment(at))
+    identifier = column(Product, "product_id")
+
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Product], search_term: str
     ) -> tuple[QuerySet[Product], bool]:
@@ -86,14 +87,6 @@ class ProductAdmin(ReadOnly, OnlyFilters, ProductModelAdmin):
     def title(self, product: Product) -> str:
         return bdi(product)
 
-    @admin.display(description=_("last listed"))
-    def listed(self, product: Product) -> str:
-        return moment(product.listed_at)
-
     @admin.display(description=_("types last read"), ordering="types_read_at", empty_value="-")
     def read(self, product: Product) -> str | None:
         return moment(product.types_read_at) if product.types_read_at else None
-
-    @admin.display(description=_("product"))
-    def identifier(self, product: Product) -> str:
-        return bdi(product.product_id)

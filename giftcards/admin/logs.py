@@ -11,8 +11,8 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.filters import DateFilter
-from giftcards.admin.rows import OrderRows
-from giftcards.display import bdi, exact_moment, money, refund_badge
+from giftcards.admin.rows import OrderRows, column
+from giftcards.display import bdi, refund_badge
 from giftcards.models import CardReveal, CustomerRefund, Order
 
 # The most refunds that a search shows.
@@ -39,35 +39,21 @@ class CustomerRefundAdmin(OrderRows):
     search_fields = ("reference",)
     search_help_text = _("The reference of an order, or of a refund, or the beginning of one.")
 
+    when = column(CustomerRefund, "created_at")
+    how_much = column(CustomerRefund, "amount")
+    its_state = column(CustomerRefund, "state", lambda refund, _state: refund_badge(refund))
+    its_reference = column(CustomerRefund, "reference")
+    its_comment = column(CustomerRefund, "comment")
+
     def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
         if Order.objects.filter(reference=name).exists():
             return super().search_rows(rows, name)
         found = CustomerRefund.objects.search(name, limit=_MOST_FOUND)
         return rows.filter(pk__in=[refund.pk for refund in found])
 
-    @admin.display(description=_("recorded"))
-    def when(self, refund: CustomerRefund) -> str:
-        return exact_moment(refund.created_at)
-
-    @admin.display(description=_("amount"))
-    def how_much(self, refund: CustomerRefund) -> str:
-        return money(refund.amount)
-
-    @admin.display(description=_("state"))
-    def its_state(self, refund: CustomerRefund) -> SafeString:
-        return refund_badge(refund)
-
     @admin.display(description=_("method"), empty_value="")
     def its_method(self, refund: CustomerRefund) -> str:
         return bdi(refund.method) if refund.method else ""
-
-    @admin.display(description=_("reference"))
-    def its_reference(self, refund: CustomerRefund) -> str:
-        return bdi(refund.reference)
-
-    @admin.display(description=_("comment"))
-    def its_comment(self, refund: CustomerRefund) -> str:
-        return bdi(refund.comment) if refund.comment else "-"
 
     @admin.display(description=_("by"))
     def by(self, refund: CustomerRefund) -> SafeString:
@@ -88,15 +74,15 @@ class CardRevealAdmin(OrderRows):
     # By primary key, because no index has the reveals of all people by time.
     ordering = ("-pk",)
 
+    when = column(CardReveal, "at")
+    came_from = column(CardReveal, "address")
+    why = column(CardReveal, "reason")
+
     def order_of(self, row: CardReveal) -> Order:
         return row.card.order
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[CardReveal]:
         return super().get_queryset(request).defer("card__sealed")
-
-    @admin.display(description=_("when"))
-    def when(self, reveal: CardReveal) -> str:
-        return exact_moment(reveal.at)
 
     @admin.display(description=_("by"))
     def by(self, reveal: CardReveal) -> SafeString:
@@ -105,11 +91,3 @@ class CardRevealAdmin(OrderRows):
     @admin.display(description=_("card"))
     def which(self, reveal: CardReveal) -> str:
         return str(reveal.card)
-
-    @admin.display(description=_("address"))
-    def came_from(self, reveal: CardReveal) -> str:
-        return bdi(reveal.address) if reveal.address else "-"
-
-    @admin.display(description=_("reason"))
-    def why(self, reveal: CardReveal) -> str:
-        return bdi(reveal.reason) if reveal.reason else "-"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
-from django.contrib import admin
-from django.contrib.admin.utils import label_for_field
+from django.contrib.admin.utils import flatten
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html_join
 from django.utils.http import urlencode
@@ -18,16 +16,11 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin import extensions
 from giftcards.admin.actions import state_token
-from giftcards.admin.breakdown import (
-    bar,
-    customer_lines,
-    margin_lines,
-    provider_lines,
-)
+from giftcards.admin.breakdown import bar, customer_lines, margin_lines, provider_lines
 from giftcards.admin.deciding import NOTE, TICK_OFF, fingerprint
 from giftcards.admin.pages import OrderPages
 from giftcards.admin.refunding import COMPLETE, refund_rows
-from giftcards.admin.rows import order_link
+from giftcards.admin.rows import column, order_link
 from giftcards.admin.summary import SummaryInput, summarise
 from giftcards.admin.timeline import RelatedOrder, Timeline
 from giftcards.display import (
@@ -36,7 +29,6 @@ from giftcards.display import (
     explained,
     isolated,
     moment,
-    money,
     named,
     status_badge,
 )
@@ -44,7 +36,7 @@ from giftcards.engine.reordering import repetition
 from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionError
 from giftcards.keys.keyring import Keyring
 from giftcards.models import Card, Order
-from giftcards.problems import Entry, Problem
+from giftcards.problems import Entry, Explanation, Problem
 from giftcards.refunds import refund_breakdown
 from giftcards.statuses import ACCEPTED, FOLLOWED, Status
 
@@ -52,119 +44,63 @@ from giftcards.statuses import ACCEPTED, FOLLOWED, Status
 _MOST_OF_GROUP = 20
 
 
-def _foreign(name: str) -> Callable[[Any, Order], str]:
-    """A read-only field for the column ``name``, shown as foreign text; "-" if it is empty."""
-
-    @admin.display(description=label_for_field(name, Order, return_attr=False))
-    def show(_admin: Any, order: Order) -> str:
-        value = getattr(order, name)
-        return bdi(value) if value else "-"
-
-    return show
+def _metadata(_order: Order, metadata: dict[str, Any]) -> str:
+    pairs = (
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for name, value in metadata.items()
+    )
+    line = '<span class="giftcards-line"><bdi>{}</bdi>: <bdi>{}</bdi></span>'
+    return format_html_join("", line, pairs)
 
 
-def _amount(name: str) -> Callable[[Any, Order], str]:
-    """A read-only field for the column ``name``, which holds an amount."""
-
-    @admin.display(description=label_for_field(name, Order, return_attr=False))
-    def show(_admin: Any, order: Order) -> str:
-        amount: Decimal | None = getattr(order, name)
-        return "-" if amount is None else money(amount)
-
-    return show
-
-
-def _named(name: str, identifier: str) -> Callable[[Any, Order], str]:
-    """A read-only field for the column ``identifier``, with the catalogue's name from ``name``."""
-
-    @admin.display(description=label_for_field(identifier, Order, return_attr=False))
-    def show(_admin: Any, order: Order) -> str:
-        return named(getattr(order, name), getattr(order, identifier))
-
-    return show
+_COSTS = (("expected_price", "ceiling_given"), ("price_approved",))
+_DETAILS = (
+    # Again, because some themes show no subtitle.
+    ("its_reference", "its_status"),
+    ("product", "type"),
+    ("ordered", "its_environment"),
+    ("sale", "sale_total"),
+    *_COSTS,
+    ("provider_id", "last_checked"),
+    ("customer", "phone"),
+    ("email", "language"),
+    ("in_group", "metadata_given"),
+)
 
 
 class OrderPage(OrderPages):
     """The page of one order."""
 
-    readonly_fields = (
-        "its_reference",
-        "its_status",
-        "product",
-        "type",
-        "ordered",
-        "its_environment",
-        "sale",
-        "sale_total",
-        "expected_price",
-        "ceiling_given",
-        "price_approved",
-        "provider_id",
-        "last_checked",
-        "customer",
-        "phone",
-        "email",
-        "language",
-        "in_group",
-        "metadata_given",
+    readonly_fields = flatten(_DETAILS)
+
+    its_reference = column(Order, "reference")
+    its_status = column(Order, "status", lambda _order, status: status_badge(status))
+    product = column(Order, "product_id", lambda order, key: named(order.product_name, key))
+    type = column(Order, "type_id", lambda order, key: named(order.type_name, key))
+    ordered = column(Order, "quantity")
+    its_environment = column(
+        Order, "environment", lambda order, _key: order.get_environment_display()
     )
-    product = _named("product_name", "product_id")
-    type = _named("type_name", "type_id")
-    ordered = _foreign("quantity")
-    sale = _amount("sale_price")
-    sale_total = _amount("sale_amount")
-    expected_price = _amount("price_at_placing")
-    ceiling_given = _amount("max_price")
-    price_approved = _amount("approved_price")
-    provider_id = _foreign("provider_order_id")
-    customer = _foreign("customer_name")
-    phone = _foreign("customer_phone")
-    email = _foreign("customer_email")
-    language = _foreign("customer_language")
-    in_group = _foreign("group")
+    sale = column(Order, "sale_price")
+    sale_total = column(Order, "sale_amount")
+    expected_price = column(Order, "price_at_placing")
+    ceiling_given = column(Order, "max_price")
+    price_approved = column(Order, "approved_price")
+    provider_id = column(Order, "provider_order_id")
+    last_checked = column(Order, "checked_at", lambda _order, at: moment(at))
+    customer = column(Order, "customer_name")
+    phone = column(Order, "customer_phone")
+    email = column(Order, "customer_email")
+    language = column(Order, "customer_language")
+    in_group = column(Order, "group")
+    metadata_given = column(Order, "metadata", _metadata)
 
     def get_fieldsets(self, request: HttpRequest, obj: Order | None = None) -> Any:
         if obj is None:
             return super().get_fieldsets(request, obj)
-        costs = [("expected_price", "ceiling_given"), "price_approved"]
-        rows = [
-            # Again, because some themes show no subtitle.
-            ("its_reference", "its_status"),
-            ("product", "type"),
-            ("ordered", "its_environment"),
-            ("sale", "sale_total"),
-            *(costs if self.may_see_costs(request) else ()),
-            ("provider_id", "last_checked"),
-            ("customer", "phone"),
-            ("email", "language"),
-            ("in_group", "metadata_given"),
-        ]
+        sees_costs = self.may_see_costs(request)
+        rows = [row for row in _DETAILS if sees_costs or row not in _COSTS]
         return ((_("Details"), {"fields": rows}),)
-
-    @admin.display(description=_("reference"))
-    def its_reference(self, order: Order) -> str:
-        return bdi(order.reference)
-
-    @admin.display(description=_("status"))
-    def its_status(self, order: Order) -> str:
-        return status_badge(order.status)
-
-    @admin.display(description=_("environment"))
-    def its_environment(self, order: Order) -> str:
-        return order.get_environment_display() or "-"
-
-    @admin.display(description=_("last checked"))
-    def last_checked(self, order: Order) -> str:
-        return moment(order.checked_at) if order.checked_at else "-"
-
-    @admin.display(description=_("metadata"))
-    def metadata_given(self, order: Order) -> str:
-        pairs = (
-            (name, json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value)
-            for name, value in order.metadata.items()
-        )
-        line = '<span class="giftcards-line"><bdi>{}</bdi>: <bdi>{}</bdi></span>'
-        return format_html_join("", line, pairs) or "-"
 
     def render_change_form(
         self,
@@ -186,8 +122,10 @@ class OrderPage(OrderPages):
         repeats, repeated_by = others["repeats"], others["repeated_by"]
         past = Timeline(order, shows_costs=sees_costs, repeats=repeats, repeated_by=repeated_by)
         # Even if a subclass hides that order from this person, its money is not owed here.
-        again = repeated_by.order if repeated_by else _repetition(order)
-        link = repeated_by.link if repeated_by else ""
+        again, link = (repeated_by.order, repeated_by.link) if repeated_by else (None, "")
+        # No query if there is none.
+        if again is None and order.reordered_amount is not None:
+            again = repetition(order)
         story = SummaryInput(order, sees_costs, past.reason, again is not None, link)
         return {
             # Plain text: it is also in the title of the window.
@@ -196,14 +134,7 @@ class OrderPage(OrderPages):
             "has_history": past.has_history,
             "summary": summarise(story),
             "buttons": self.get_order_buttons(request, order),
-            "problems": [
-                (
-                    (problem := Problem.of(entry)).key,
-                    explained(problem, shows_costs=sees_costs),
-                    _ticked(entry),
-                )
-                for entry in order.problems
-            ],
+            "problems": [_problem(entry, shows_costs=sees_costs) for entry in order.problems],
             # A held order keeps its problem until the price is decided.
             "may_tick_off": TICK_OFF.permission(self, request) and not order.is_held,
             "shows_hints": request.user.has_perm("giftcards.resume_provider"),
@@ -250,11 +181,12 @@ class OrderPage(OrderPages):
         return found
 
 
-def _ticked(entry: Entry) -> tuple[str, str] | None:
-    """The person who ticked off a problem, and the time, as HTML; ``None`` if nobody did."""
-    if "ticked_at" not in entry:
-        return None
-    return bdi(entry["ticked_by"]), moment(datetime.fromisoformat(entry["ticked_at"]))
+def _problem(entry: Entry, *, shows_costs: bool) -> tuple[str, Explanation, tuple[str, str] | None]:
+    """The key of a problem, its texts, and by whom and when it was ticked off, if it was."""
+    problem, ticked = Problem.of(entry), None
+    if "ticked_at" in entry:
+        ticked = bdi(entry["ticked_by"]), moment(datetime.fromisoformat(entry["ticked_at"]))
+    return problem.key, explained(problem, shows_costs=shows_costs), ticked
 
 
 def cards_shown(order: Order, *, with_tails: bool) -> dict[str, Any]:
@@ -285,11 +217,6 @@ def _tail(card: Card, keyring: Keyring) -> tuple[str, str]:
             "This card cannot be opened. Tell the person who looks after the shop's software."
         )
         return "", text
-
-
-def _repetition(order: Order) -> Order | None:
-    """The order that orders the missing cards again; takes no query if there is none."""
-    return None if order.reordered_amount is None else repetition(order)
 
 
 def _money(order: Order, again: Order | None, *, shows_costs: bool) -> dict[str, Any]:

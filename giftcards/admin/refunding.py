@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -36,33 +35,20 @@ else:
 _State = CustomerRefund.State
 
 
-@dataclass(frozen=True, slots=True)
-class RefundRow:
-    """A refund as the page of its order shows it. The texts are HTML."""
-
-    key: int
-    amount: str
-    badge: str
-    payment: str
-    # What became of the refund, each with when and by whom.
-    steps: list[SafeString]
-    notes: list[SafeString]
-    is_planned: bool
-    is_cancelled: bool
-
-
-def refund_rows(refunds: Iterable[CustomerRefund]) -> list[RefundRow]:
+def refund_rows(refunds: Iterable[CustomerRefund]) -> list[dict[str, Any]]:
+    """The refunds as the page of their order shows them; texts are HTML."""
     return [
-        RefundRow(
-            refund.pk,
-            money(refund.amount),
-            refund_badge(refund),
-            payment(refund),
-            _steps(refund),
-            [bdi(text) for text in (refund.comment, refund.cancel_reason) if text],
-            is_planned=refund.state == _State.CREATED,
-            is_cancelled=refund.state == _State.CANCELLED,
-        )
+        {
+            "key": refund.pk,
+            "amount": money(refund.amount),
+            "badge": refund_badge(refund),
+            "payment": payment(refund),
+            # What became of the refund, each with when and by whom.
+            "steps": _steps(refund),
+            "notes": [bdi(text) for text in (refund.comment, refund.cancel_reason) if text],
+            "is_planned": refund.state == _State.CREATED,
+            "is_cancelled": refund.state == _State.CANCELLED,
+        }
         for refund in refunds
     ]
 

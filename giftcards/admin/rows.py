@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
 from django.contrib import admin
 from django.contrib.admin import AdminSite, FieldListFilter, ListFilter, SimpleListFilter
-from django.contrib.admin.utils import get_fields_from_path
+from django.contrib.admin.utils import get_fields_from_path, label_for_field
 from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
-from django.db.models import Q, QuerySet
+from django.core.validators import EMPTY_VALUES
+from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.display import bdi
+from giftcards.display import bdi, exact_moment, money
 from giftcards.models import Order
 
 if TYPE_CHECKING:
@@ -125,6 +128,29 @@ class ReadOnly:
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+def column(
+    model: type[Model], name: str, show: Callable[[Any, Any], str] | None = None
+) -> Callable[[Any, Any], str]:
+    """A column of a list, or a field of a page, labelled like the column ``name`` of ``model``.
+
+    It is "-" while that is empty. ``show`` gets the row and the value, and returns HTML. Without
+    it, amounts and moments (with seconds) are formatted, and the rest is shown as foreign text.
+    """
+
+    @admin.display(description=label_for_field(name, model, return_attr=False))
+    def cell(_admin: Any, row: Any) -> str:
+        value = getattr(row, name)
+        if value in EMPTY_VALUES:
+            return "-"
+        if show is not None:
+            return show(row, value)
+        if isinstance(value, Decimal):
+            return money(value)
+        return exact_moment(value) if isinstance(value, datetime) else bdi(value)
+
+    return cell
 
 
 def visible_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:

@@ -44,8 +44,9 @@ class Event:
     text: str
     # The badge of the order's new status; "" if the event is no move.
     badge: str = ""
-    # Further texts, each with True if it is a warning.
-    details: Sequence[tuple[str, bool]] = ()
+    # Further texts.
+    details: Sequence[str] = ()
+    warning: str = ""
 
     @property
     def moment(self) -> str:
@@ -71,10 +72,6 @@ class RelatedOrder:
     order: Order
     # As HTML.
     link: str
-
-    @property
-    def at(self) -> datetime:
-        return self.order.created_at
 
     @property
     def badge(self) -> str:
@@ -170,30 +167,26 @@ def _recorded(order: Order, *, by: str, repeats: RelatedOrder | None) -> Event:
     text: str = gettext("The order was recorded.")
     if by:
         text = filled(gettext("%(by)s placed the order."), by=bdi(by))
+    details = []
     if repeats:
         what = gettext("It orders again what is missing from %(order)s.")
-        return Event(order.created_at, text, details=[(filled(what, order=repeats.link), False)])
-    return Event(order.created_at, text)
+        details.append(filled(what, order=repeats.link))
+    return Event(order.created_at, text, details=details)
 
 
 def _repeated(other: RelatedOrder) -> Event:
     text = gettext("The missing cards were ordered again: %(order)s.")
-    return Event(other.at, filled(text, order=other.link))
+    return Event(other.order.created_at, filled(text, order=other.link))
 
 
 def _moved(order: Order, change: StatusChange, *, shows_costs: bool) -> Event:
     headline = _headline(change)
-    text = (
-        explained(headline, shows_costs=shows_costs).text
-        if headline
-        else _move_in_words(order, change)
-    )
-    return Event(
-        change.at,
-        text,
-        status_badge(change.to_status),
-        [*_details(change, headline, shows_costs=shows_costs), *_trouble(change)],
-    )
+    if headline:
+        text = explained(headline, shows_costs=shows_costs).text
+    else:
+        text = _move_in_words(order, change)
+    details = list(_details(change, headline, shows_costs=shows_costs))
+    return Event(change.at, text, status_badge(change.to_status), details, _trouble(change))
 
 
 def _reordered(tick: Acknowledgement) -> Event:
@@ -208,12 +201,12 @@ def _acknowledged(tick: Acknowledgement, shows_costs: bool) -> Event:
     if problem.kind is Kind.HISTORY:
         return Event(tick.at, text)
     what = filled(gettext("%(by)s ticked off a problem:"), by=bdi(tick.by))
-    return Event(tick.at, what, details=[(text, False)])
+    return Event(tick.at, what, details=[text])
 
 
 def _noted(note: Note) -> Event:
     what = filled(gettext("%(by)s wrote a note:"), by=bdi(note.by))
-    return Event(note.at, what, details=[(_lines(note.text), False)])
+    return Event(note.at, what, details=[_lines(note.text)])
 
 
 _CORRECTED = (
@@ -227,19 +220,16 @@ def _corrected(change: CustomerChange, after: CustomerChange | Order) -> Event:
     named, unnamed = _CORRECTED
     text = filled(str(named if change.by else unnamed), by=bdi(change.by))
     details = [
-        (
-            filled(
-                gettext("%(detail)s until then: %(value)s"),
-                detail=label_for_field(name, CustomerChange),
-                value=bdi(getattr(change, name)) if getattr(change, name) else gettext("none"),
-            ),
-            False,
+        filled(
+            gettext("%(detail)s until then: %(value)s"),
+            detail=label_for_field(name, CustomerChange),
+            value=bdi(getattr(change, name)) if getattr(change, name) else gettext("none"),
         )
         for name in OF_CUSTOMER
         if getattr(change, name) != getattr(after, name)
     ]
     if change.reason:
-        details.append((bdi(change.reason), False))
+        details.append(bdi(change.reason))
     return Event(change.at, text, details=details)
 
 
@@ -261,14 +251,14 @@ _TAKEN_BACK = (
 def _refunded(refund: CustomerRefund) -> Iterator[Event]:
     """The events of a refund: planned, paid and taken back."""
     source = "" if refund.created_by else refund.get_source_display()
-    said = [(text, False) for text in (payment(refund), bdi(refund.comment), source) if text]
+    said = [text for text in (payment(refund), bdi(refund.comment), source) if text]
     if refund.was_planned:
         yield _told(_PLANNED, refund, refund.created_at, refund.created_by, said)
     if refund.executed_at:
         what = [] if refund.was_planned else said
         yield _told(_PAID, refund, refund.executed_at, refund.executed_by, what)
     if refund.cancelled_at:
-        why = [(bdi(refund.cancel_reason), False)] if refund.cancel_reason else []
+        why = [bdi(refund.cancel_reason)] if refund.cancel_reason else []
         yield _told(_TAKEN_BACK, refund, refund.cancelled_at, refund.cancelled_by, why)
 
 
@@ -277,7 +267,7 @@ def _told(
     refund: CustomerRefund,
     at: datetime,
     by: str,
-    details: Sequence[tuple[str, bool]],
+    details: Sequence[str],
 ) -> Event:
     named, unnamed = texts
     text = str(named if by else unnamed)
@@ -289,7 +279,7 @@ def _revealed(reveal: CardReveal) -> Event:
     """The event of a reveal: which card, by whom and why, without anything of the card."""
     text = gettext("%(by)s revealed the code of card %(card)s.")
     what = filled(text, by=bdi(reveal.user.get_username()), card=reveal.card.position)
-    return Event(reveal.at, what, details=[(bdi(reveal.reason), False)] if reveal.reason else [])
+    return Event(reveal.at, what, details=[bdi(reveal.reason)] if reveal.reason else [])
 
 
 def _move_in_words(order: Order, change: StatusChange) -> str:
@@ -317,29 +307,27 @@ def _headline(change: StatusChange) -> Problem | None:
     return next((problem for problem in current if problem.kind is Kind.HISTORY), None)
 
 
-def _details(
-    change: StatusChange, headline: Problem | None, *, shows_costs: bool
-) -> Iterator[tuple[str, bool]]:
+def _details(change: StatusChange, headline: Problem | None, *, shows_costs: bool) -> Iterator[str]:
     for entry in change.details:
         problem = Problem.of(entry)
         if problem == headline:
             continue
         text = explained(problem, shows_costs=shows_costs).text
         if "ended" in entry:
-            yield filled(gettext("Until then: %(problem)s"), problem=text), False
+            yield filled(gettext("Until then: %(problem)s"), problem=text)
         else:
-            yield text, False
+            yield text
 
 
-def _trouble(change: StatusChange) -> Iterator[tuple[str, bool]]:
-    """A warning if the shop's own code could not be told of the move."""
+def _trouble(change: StatusChange) -> str:
+    """A warning if the shop's own code could not be told of the move; else ""."""
     if not change.announce_error:
-        return
+        return ""
     if change.announce_at:
         text = gettext("The shop could not be told; it will be tried again: %(error)s")
     else:
         text = gettext("The shop could not be told for a day, and is not told again: %(error)s")
-    yield filled(text, error=bdi(change.announce_error)), True
+    return filled(text, error=bdi(change.announce_error))
 
 
 def _lines(text: str) -> str:

@@ -10,7 +10,6 @@ import importlib.util
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from itertools import chain
@@ -134,62 +133,35 @@ def order_rows(
     if product_id:
         orders = orders.filter(product_id=product_id)
     labels = {str(choice): str(choice.label) for choice in (*Status, *Environment)}
-    lines = (_line(order, labels) for order in _each(settled_between(orders, start, end)))
+    lines = (_Line(order, labels) for order in _each(settled_between(orders, start, end)))
     return chain([_headings(columns)], (_cells(columns, line) for line in lines))
 
 
-@dataclass(frozen=True, slots=True)
 class _Line:
     """An order with its amounts as a report counts them; ``None`` means unknown."""
 
-    order: Order
-    status: str
-    environment: str
-    ordered: Decimal | None
-    charged: Decimal | None
-    refunded: Decimal | None
-    paid: Decimal | None
-    owed: Decimal | None
-    open: Decimal | None
-
-    @property
-    def created_at(self) -> datetime:
-        return local(self.order.created_at)
-
-    @property
-    def settled_at(self) -> datetime | None:
-        return self.order.settled_at and local(self.order.settled_at)
-
-    @property
-    def repeats(self) -> str:
-        return self.order.repeats.reference if self.order.repeats else ""
-
-    @property
-    def margin(self) -> Decimal | None:
-        if self.paid is None or self.owed is None or self.charged is None:
-            return None
-        return self.paid - self.owed - self.charged
-
-
-def _line(order: Order, labels: Mapping[str, str]) -> _Line:
-    # Only a rejected order has no breakdown: no money moves at the provider.
-    provider, customer = refund_breakdown(order), customer_breakdown(order)
-    paid = owed = still_owed = None
-    if customer:
-        still_owed = customer.open_amount
-        paid = customer.paid_amount - (order.reordered_amount or 0)
-        owed = customer.refunded_amount + customer.planned_amount + still_owed
-    return _Line(
-        order=order,
-        status=labels[order.status],
-        environment=labels.get(order.environment, ""),
-        ordered=provider.ordered_amount if provider else _ZERO,
-        charged=provider.charged_amount if provider else _ZERO,
-        refunded=provider.refunded_amount if provider else _ZERO,
-        paid=paid,
-        owed=owed,
-        open=still_owed,
-    )
+    def __init__(self, order: Order, labels: Mapping[str, str]) -> None:
+        # Only a rejected order has no breakdown: no money moves at the provider.
+        provider, customer = refund_breakdown(order), customer_breakdown(order)
+        self.order = order
+        self.status = labels[order.status]
+        self.environment = labels.get(order.environment, "")
+        self.created_at = local(order.created_at)
+        self.settled_at = order.settled_at and local(order.settled_at)
+        self.repeats = order.repeats.reference if order.repeats else ""
+        self.ordered = provider.ordered_amount if provider else _ZERO
+        self.charged = provider.charged_amount if provider else _ZERO
+        self.refunded = provider.refunded_amount if provider else _ZERO
+        self.paid: Decimal | None = None
+        self.owed: Decimal | None = None
+        self.open: Decimal | None = None
+        self.margin: Decimal | None = None
+        if customer:
+            self.paid = customer.paid_amount - (order.reordered_amount or 0)
+            self.open = customer.open_amount
+            self.owed = customer.refunded_amount + customer.planned_amount + self.open
+            if self.charged is not None:
+                self.margin = self.paid - self.owed - self.charged
 
 
 # The columns that a line reads; the other ones may be long.

@@ -22,7 +22,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.filters import show_filters
-from giftcards.admin.rows import OrderRows, order_link, visible_orders
+from giftcards.admin.rows import OrderRows, column, order_link, visible_orders
 from giftcards.books.models import CHARGE, CREDIT, LedgerEntry
 from giftcards.books.reports import By, first_day, last_day
 from giftcards.books.summary import LISTED, Discrepancies, Discrepancy, Summary, summarise
@@ -157,6 +157,12 @@ class LedgerEntryAdmin(OrderRows):
     search_help_text = _("The id of an entry, of what it is about, or the reference of an order.")
     actions = None
 
+    when = column(LedgerEntry, "time")
+    change = column(LedgerEntry, "amount", lambda _entry, amount: signed_money(amount))
+    about = column(LedgerEntry, "objid")
+    identifier = column(LedgerEntry, "provider_id")
+    read = column(LedgerEntry, "read_at")
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[LedgerEntry]:
         # Not joined: PostgreSQL expects so many entries without an order that it would read all
         # orders first.
@@ -231,10 +237,6 @@ class LedgerEntryAdmin(OrderRows):
         address = reverse(name, args=[item.key], current_app=site)
         return format_html('<a href="{}">{}</a>', address, bdi(item.reference))
 
-    @admin.display(description=_("when"))
-    def when(self, entry: LedgerEntry) -> str:
-        return exact_moment(entry.time)
-
     @admin.display(description=_("type"))
     def kind(self, entry: LedgerEntry) -> SafeString:
         words = _KINDS.get(entry.type)
@@ -243,10 +245,6 @@ class LedgerEntryAdmin(OrderRows):
         return format_html(
             '{} <span class="giftcards-second"><bdi>{}</bdi></span>', words, entry.type
         )
-
-    @admin.display(description=_("amount"))
-    def change(self, entry: LedgerEntry) -> str:
-        return signed_money(entry.amount)
 
     @admin.display(description=_("balance before"))
     def balance_was(self, entry: LedgerEntry) -> str:
@@ -265,18 +263,6 @@ class LedgerEntryAdmin(OrderRows):
             return gettext("unknown") if entry.type in {CHARGE, CREDIT} else "-"
         link = order_link(self.admin_site, entry.order)
         return format_html("{} ({})", link, gettext("guessed")) if entry.is_guess else link
-
-    @admin.display(description=_("about"))
-    def about(self, entry: LedgerEntry) -> str:
-        return bdi(entry.objid) if entry.objid else "-"
-
-    @admin.display(description=_("entry"))
-    def identifier(self, entry: LedgerEntry) -> SafeString:
-        return bdi(entry.provider_id)
-
-    @admin.display(description=_("first read"))
-    def read(self, entry: LedgerEntry) -> str:
-        return exact_moment(entry.read_at)
 
 
 def _kind_text(kind: str) -> str:
