@@ -168,7 +168,11 @@ class OrderForm(AddForm):
             given = {name: self.cleaned_data[name] for name in _GIVEN & self.cleaned_data.keys()}
             with transaction.atomic():
                 self.placed = place_order(**given)
-                self._limit_price(self.placed)
+                # The given maximum price for a card is approved, or else the one that was shown.
+                shown = self.cleaned_data.get("confirmed_price")
+                if self.placed.is_new and shown is not None:
+                    ceiling = self.placed.max_price
+                    confirm_price(self.placed, shown if ceiling is None else ceiling)
         except ValidationError as error:
             self.add_error(None, error)
         except ReferenceConflict:
@@ -176,12 +180,6 @@ class OrderForm(AddForm):
         else:
             if not self.placed.is_new and not self.is_known(self.placed):
                 self._add_taken()
-
-    def _limit_price(self, order: Order) -> None:
-        """Approve the given maximum price for a card, or else the price that the page showed."""
-        shown = self.cleaned_data.get("confirmed_price")
-        if order.is_new and shown is not None:
-            confirm_price(order, shown if order.max_price is None else order.max_price)
 
     def _look_for_repetition(self) -> None:
         """Set ``placed`` if the form repeats an order; add an error if its reference is taken."""
@@ -332,10 +330,14 @@ class PlacingPage(OrderPages):
             "confirm",
             title=gettext("Buy these cards?"),
             is_popup=IS_POPUP_VAR in request.POST,
-            facts=_bought(order, known),
+            facts=[
+                (column_label("product_id"), named(known.names.product, order.product_id)),
+                (column_label("type_id"), named(known.names.type, order.type_id)),
+                (column_label("quantity"), order.quantity),
+            ],
             costs=_costs(order, known) if sees_costs else None,
             sale=_sale(form),
-            warnings=_warnings(order, known, sees_costs=sees_costs),
+            warnings=list(_warnings(order, known, sees_costs=sees_costs)),
             pause=pause_in_words(),
             posted=posted,
             button=_button(order.quantity, price),
@@ -387,14 +389,6 @@ def _is_too_dear(order: Order, price: Decimal) -> bool:
     return order.price_ceiling is not None and price > order.price_ceiling
 
 
-def _bought(order: Order, known: Quote) -> list[tuple[str, object]]:
-    return [
-        (column_label("product_id"), named(known.names.product, order.product_id)),
-        (column_label("type_id"), named(known.names.type, order.type_id)),
-        (column_label("quantity"), order.quantity),
-    ]
-
-
 def _costs(order: Order, known: Quote) -> list[tuple[str, str, str]]:
     """The price per card, the total and the balance: label, amount and age of each."""
     price = known.price if known.is_for_sale else None
@@ -428,29 +422,24 @@ def _sale(form: OrderForm) -> list[tuple[str, object]]:
     ]
 
 
-def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> list[str]:
+def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:
     """The warnings that the person should read before buying.
 
     People who may not see costs get none about price and balance: the quantity at which such a
     warning appears would tell the amount.
     """
-    warnings = []
     if known.no_answer in _NO_ANSWER:
-        warnings.append(str(_NO_ANSWER[known.no_answer]))
+        yield str(_NO_ANSWER[known.no_answer])
     if not known.is_for_sale:
-        warnings.append(gettext("The provider does not sell this card at present."))
+        yield gettext("The provider does not sell this card at present.")
     if known.stock is not None and known.stock < order.quantity:
         text = ngettext(
             "The provider has only %(count)d of these cards in stock.",
             "The provider has only %(count)d of these cards in stock.",
             known.stock,
         )
-        warnings.append(text % {"count": known.stock})
-    return [*warnings, *_warnings_of_costs(order, known)] if sees_costs else warnings
-
-
-def _warnings_of_costs(order: Order, known: Quote) -> Iterator[str]:
-    if not known.price:
+        yield text % {"count": known.stock}
+    if not (sees_costs and known.price):
         return
     if _is_too_dear(order, known.price):
         yield gettext("A card costs more than it may: the order will wait until somebody decides.")

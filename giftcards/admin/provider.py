@@ -7,6 +7,7 @@ own.
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
@@ -127,10 +128,7 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
         keys = known_keys()
         may_resume = self.has_resume_permission(request)
         shows_costs = self.may_see_costs(request)
-
-        def name(order: Order) -> str:
-            return self._name(request, order)
-
+        name = partial(self._name, request)
         return [
             provider_sections.connection(
                 standing,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -96,24 +96,25 @@ def connection(standing: Standing, *, is_paused: bool, shows_balance: bool) -> S
 def waiting(name: OrderName, *, order_list: str) -> Section:
     """Everything that waits. ``order_list`` is the list's address; "" for no links to it."""
     found = Waiting.read()
-    return Section("waiting", _("Waiting"), list(_waiting(found, name, order_list)))
-
-
-def _waiting(found: Waiting, name: OrderName, order_list: str) -> Iterator[Fact]:
-    yield Fact(_("Tasks in the queue"), _backlog(found.tasks))
-    yield Fact(_("Changes that the shop has not been told of"), _backlog(found.changes))
+    facts = [
+        Fact(_("Tasks in the queue"), _backlog(found.tasks)),
+        Fact(_("Changes that the shop has not been told of"), _backlog(found.changes)),
+    ]
     if found.given_up:
         text = ngettext(
             "The shop could not be told of %(count)d change within a day; it is not tried again.",
             "The shop could not be told of %(count)d changes within a day; it is not tried again.",
             found.given_up,
         )
-        yield Fact(_("Given up"), text % {"count": found.given_up}, is_wrong=True)
-    for status, backlog in found.orders.items():
-        yield Fact(_orders(status, order_list), _backlog(backlog))
-    yield Fact(_("Orders that need a person"), str(found.needing_attention))
+        facts.append(Fact(_("Given up"), text % {"count": found.given_up}, is_wrong=True))
+    facts += [
+        Fact(_orders(status, order_list), _backlog(backlog))
+        for status, backlog in found.orders.items()
+    ]
+    facts.append(Fact(_("Orders that need a person"), str(found.needing_attention)))
     if found.oldest_order:
-        yield Fact(_("Oldest open order"), _oldest(found.oldest_order, name))
+        facts.append(Fact(_("Oldest open order"), _oldest(found.oldest_order, name)))
+    return Section("waiting", _("Waiting"), facts)
 
 
 def _orders(status: Status, order_list: str) -> SafeString:
@@ -139,23 +140,22 @@ def versions() -> Section:
 
 def worker(standing: Standing) -> Section:
     """The state of the worker, and its last and next run."""
-    return Section("worker", _("Background work"), list(_worker(standing)))
-
-
-def _worker(standing: Standing) -> Iterator[Fact]:
     state = standing.state
     problem = state.worker_problem(standing.now)
-    yield Fact(_("State"), problem or gettext("At work."), is_wrong=bool(problem))
+    facts = [Fact(_("State"), problem or gettext("At work."), is_wrong=bool(problem))]
     try:
         schedule, next_run = schedule_problem(), next_tick()
     except ConfigurationError as error:
         schedule, next_run = str(error), None
     if schedule:
-        yield Fact(_("Schedule"), schedule, is_wrong=True)
-    yield Fact(_("Last run"), _moment(state.ticked_at))
+        facts.append(Fact(_("Schedule"), schedule, is_wrong=True))
     is_due = next_run is not None and next_run <= timezone.now()
-    yield Fact(_("Next run"), gettext("due now") if is_due else _moment(next_run))
-    yield Fact(_("Orders last looked after"), _moment(state.swept_at))
+    facts += [
+        Fact(_("Last run"), _moment(state.ticked_at)),
+        Fact(_("Next run"), gettext("due now") if is_due else _moment(next_run)),
+        Fact(_("Orders last looked after"), _moment(state.swept_at)),
+    ]
+    return Section("worker", _("Background work"), facts)
 
 
 def failures(

@@ -13,7 +13,6 @@ Bars of products have no axis: the style sheet lets them begin where a line of t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from math import ceil
@@ -84,24 +83,6 @@ class Label(NamedTuple):
     is_minor: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A picture with its texts. It has columns over time, or else bars of products."""
-
-    name: str
-    title: str
-    summary: str
-    #: The names of its series.
-    legend: Sequence[str]
-    columns: Sequence[Drawn] = ()
-    bars: Sequence[Drawn] = ()
-    #: The lines and numbers of the axis of amounts, and the days below the columns.
-    marks: Sequence[Label] = ()
-    days: Sequence[Label] = ()
-    #: How many products are in the table only.
-    others: int = 0
-
-
 _SERIES = {column.name: Series(column.label, attrgetter(column.name)) for column in COLUMNS}
 PICTURES = (
     Picture(
@@ -135,55 +116,57 @@ PICTURES = (
 )
 
 
-def pictures(report: Report, *, shows_costs: bool) -> Iterator[Chart]:
-    """The charts of the report, without empty ones."""
+def pictures(report: Report, *, shows_costs: bool) -> Iterator[dict[str, Any]]:
+    """The charts of the report, without empty ones, as template context.
+
+    A chart has columns over time, or else bars of products.
+    """
     draw = _bars if report.by in {By.PRODUCT, By.TYPE} else _columns
     for picture in PICTURES:
         if (shows_costs or not picture.is_cost) and any(_values(picture, report.total)):
-            yield draw(picture, report)
+            yield {**_texts(picture, report), **draw(picture, report)}
 
 
-def _columns(picture: Picture, report: Report) -> Chart:
-    """A chart over time, in which days, weeks or months without orders have a place too."""
+def _columns(picture: Picture, report: Report) -> dict[str, Any]:
+    """Columns over time; days, weeks or months without orders have a place too.
+
+    With the lines and numbers of the axis of amounts, and the days below the columns.
+    """
     rows = {row.key: row for row in report.rows}
     keys = [key for key, _first, _last in spans(report.start, report.end, report.by)]
     found = [rows.get(key) or Row(key, "", Figures()) for key in keys]
     values = [_values(picture, row.figures) for row in found]
     marks = scale(max(map(_total, values)))
-    return Chart(
-        **_texts(picture, report),
-        columns=[
+    return {
+        "columns": [
             Drawn(boxes, _in_words(picture, row, report))
             for boxes, row in zip(column_boxes(values, marks[-1]), found, strict=True)
             if boxes
         ],
-        marks=[Label(_text(100 - _percent(mark, marks[-1])), count_text(mark)) for mark in marks],
-        days=[
+        "marks": [
+            Label(_text(100 - _percent(mark, marks[-1])), count_text(mark)) for mark in marks
+        ],
+        "days": [
             Label(_text(middle(place, len(keys))), _short(keys[place], report), bool(number % 2))
             for number, place in enumerate(labelled(len(keys)))
         ],
-    )
+    }
 
 
-def _bars(picture: Picture, report: Report) -> Chart:
-    """A chart of the products or types with the largest amounts, largest first."""
+def _bars(picture: Picture, report: Report) -> dict[str, Any]:
+    """Bars of the products or types with the largest amounts, largest first.
+
+    ``others`` counts those that are in the table only.
+    """
     sized = [(_total(_values(picture, row.figures)), row) for row in report.rows]
     ranked = sorted((one for one in sized if one[0]), key=lambda one: one[0], reverse=True)
     shown = ranked[:_MOST_BARS]
     values = [_values(picture, row.figures) for _size, row in shown]
-    return Chart(
-        **_texts(picture, report),
-        bars=[
-            Drawn(
-                boxes,
-                _in_words(picture, row, report),
-                row_text(row, report),
-                _shown(picture, size),
-            )
-            for boxes, (size, row) in zip(bar_boxes(values), shown, strict=True)
-        ],
-        others=len(ranked) - len(shown),
-    )
+    bars = [
+        Drawn(boxes, _in_words(picture, row, report), row_text(row, report), _shown(picture, size))
+        for boxes, (size, row) in zip(bar_boxes(values), shown, strict=True)
+    ]
+    return {"bars": bars, "others": len(ranked) - len(shown)}
 
 
 # Words.
