@@ -12,15 +12,13 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.rows import OnlyFilters, ReadOnly, column
+from giftcards.admin.rows import OnlyFilters, ReadOnly, RowModelAdmin, column
 from giftcards.display import bdi, count_text, moment, money, named
 from giftcards.models import Product, ProductType
 
 if TYPE_CHECKING:
-    ProductModelAdmin = admin.ModelAdmin[Product]
     TypeInline = admin.TabularInline[ProductType, Product]
 else:
-    ProductModelAdmin = admin.ModelAdmin
     TypeInline = admin.TabularInline
 
 _LONGEST_NAME = 200
@@ -53,7 +51,7 @@ class ProductTypes(ReadOnly, TypeInline):
 
 
 @admin.register(Product)
-class ProductAdmin(ReadOnly, OnlyFilters, ProductModelAdmin):
+class ProductAdmin(ReadOnly, OnlyFilters, RowModelAdmin):
     """The products of the catalogue, each with its types."""
 
     list_display = ("title", "category", "region", "is_enabled", "read")

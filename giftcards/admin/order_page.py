@@ -103,17 +103,12 @@ class OrderPage(OrderPages):
         return ((_("Details"), {"fields": rows}),)
 
     def render_change_form(
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Order | None = None,
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **named: Any
     ) -> HttpResponse:
-        if obj is not None:
-            context |= self._sections(request, obj)
-        return super().render_change_form(request, context, add, change, form_url, obj)
+        order: Order | None = context["original"]
+        if order is not None:
+            context |= self._sections(request, order)
+        return super().render_change_form(request, context, *args, **named)
 
     def _sections(self, request: HttpRequest, order: Order) -> dict[str, Any]:
         """The sections of the page, as template context."""

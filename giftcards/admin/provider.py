@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
@@ -23,17 +23,12 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin import provider_sections
 from giftcards.admin.provider_sections import Section
-from giftcards.admin.rows import OnlyFilters, ReadOnly, order_link, visible_orders
+from giftcards.admin.rows import OnlyFilters, ReadOnly, RowModelAdmin, order_link, visible_orders
 from giftcards.conditions import Standing
 from giftcards.engine.health import api_keys as known_keys
 from giftcards.engine.task_queue import wake_worker
 from giftcards.keys.keyring import configured_key
 from giftcards.models import ApiKey, Order, ProviderState
-
-if TYPE_CHECKING:
-    StateModelAdmin = admin.ModelAdmin[ProviderState]
-else:
-    StateModelAdmin = admin.ModelAdmin
 
 # The effect of resuming, by the kind of pause that it ends.
 _RESUMING = {
@@ -61,7 +56,7 @@ def pause_in_words() -> str:
 
 
 @admin.register(ProviderState)
-class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
+class ProviderStateAdmin(ReadOnly, OnlyFilters, RowModelAdmin):
     """One page about the single row. To use a subclass, unregister this class first."""
 
     change_list_template = "admin/giftcards/provider.html"
@@ -112,13 +107,7 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, StateModelAdmin):
         }
         return TemplateResponse(request, self.change_list_template, context)
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
+    def change_view(self, request: HttpRequest, *args: Any, **named: Any) -> HttpResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
         return self._to_page()

@@ -122,7 +122,9 @@ class RefundForm(RefundModelForm):
 def _refund_form(attempt: Attempt, data: QueryDict | None) -> RefundForm:
     if data is not None:
         return RefundForm(attempt.order, data)
-    initial = {"amount": attempt.order.open_amount, "reference": _new_reference()}
+    # Unique, for a refund without a number: it makes a double click harmless.
+    reference = f"R-{uuid.uuid4().hex[:12].upper()}"
+    initial = {"amount": attempt.order.open_amount, "reference": reference}
     return RefundForm(attempt.order, initial=initial)
 
 
@@ -279,11 +281,6 @@ CANCEL = OrderAction(
     },
     act=_cancel,
 )
-
-
-def _new_reference() -> str:
-    """A unique reference for a refund without a number; it makes a double click harmless."""
-    return f"R-{uuid.uuid4().hex[:12].upper()}"
 
 
 def _customer(order: Order) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
 
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
@@ -57,7 +56,7 @@ def _what_happened(story: SummaryInput) -> Iterator[str]:
     elif status == Status.UNCONFIRMED:
         yield from _unconfirmed(story.order)
     else:
-        yield _rejected(story)
+        yield _reason(story, otherwise=gettext("The order was rejected: nothing was bought."))
 
 
 def _what_is_next(story: SummaryInput) -> Iterator[str]:
@@ -90,10 +89,7 @@ def _pending(story: SummaryInput) -> Iterator[str]:
         yield gettext("The order could not be sent yet; nothing has been bought.")
         yield gettext("It is tried again by itself.")
         return
-    if story.reason is not None:
-        yield explained(story.reason, shows_costs=story.shows_costs).text
-    else:
-        yield gettext("The order is recorded; nothing has been bought yet.")
+    yield _reason(story, otherwise=gettext("The order is recorded; nothing has been bought yet."))
     yield gettext("It is sent by itself in a moment.")
 
 
@@ -116,9 +112,9 @@ def _unconfirmed(order: Order) -> Iterator[str]:
         )
 
 
-def _rejected(story: SummaryInput) -> str:
+def _reason(story: SummaryInput, *, otherwise: str) -> str:
     if story.reason is None:
-        return gettext("The order was rejected: nothing was bought.")
+        return otherwise
     return explained(story.reason, shows_costs=story.shows_costs).text
 
 
@@ -148,15 +144,13 @@ def _followed(order: Order) -> Iterator[str]:
             order.quantity,
         )
         yield filled(text, arrived=order.fulfilled_quantity, count=order.quantity)
-    if order.status == Status.DELAYED:
-        yield _next_check(order)
-
-
-def _next_check(order: Order) -> str:
+    if order.status != Status.DELAYED:
+        return
     if order.due_at is None:
-        return gettext("The provider is not asked by itself any more: ask its support.")
-    text = gettext("The provider is asked again by itself, next on %(at)s.")
-    return filled(text, at=moment(order.due_at))
+        yield gettext("The provider is not asked by itself any more: ask its support.")
+    else:
+        text = gettext("The provider is asked again by itself, next on %(at)s.")
+        yield filled(text, at=moment(order.due_at))
 
 
 # Settled.
@@ -167,8 +161,12 @@ def _settled(story: SummaryInput, breakdown: RefundBreakdown) -> Iterator[str]:
     yield _delivered(order)
     if breakdown.refunded_quantity:
         yield _credited_back(story, breakdown)
+    elif story.shows_costs and breakdown.charged_amount is None:
+        yield gettext("The provider does not say what it charged.")
     elif story.shows_costs:
-        yield _charged(order, breakdown.charged_amount)
+        text = gettext("The provider charged %(amount)s.")
+        amount = worked_out(order.quantity, order.price_per_card, breakdown.charged_amount)
+        yield filled(text, amount=amount)
 
 
 def _delivered(order: Order) -> str:
@@ -211,13 +209,6 @@ def _credited_back(story: SummaryInput, breakdown: RefundBreakdown) -> str:
         return filled(text, count=quantity, at=at)
     text = gettext("The provider credited back %(amount)s on %(at)s.")
     return filled(text, amount=worked_out(quantity, order.price_per_card, amount), at=at)
-
-
-def _charged(order: Order, amount: Decimal | None) -> str:
-    if amount is None:
-        return gettext("The provider does not say what it charged.")
-    text = gettext("The provider charged %(amount)s.")
-    return filled(text, amount=worked_out(order.quantity, order.price_per_card, amount))
 
 
 def _repeated(story: SummaryInput) -> Iterator[str]:

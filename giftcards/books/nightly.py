@@ -59,7 +59,9 @@ def _read_part(state: LedgerState, should_continue: Callable[[], bool]) -> None:
     if reading.is_whole:
         _put_off_to_next_night()
     elif reading.trouble:
-        _put_off(state.failures + 1)
+        failures = state.failures + 1
+        pause = backoff(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, jitter=0.25)
+        LedgerState.objects.note(due_at=timezone.now() + pause, failures=min(failures, 20))
         logger.warning("The provider's ledger could not be read. %s", reading.trouble)
     elif state.failures:
         LedgerState.objects.note(failures=0)
@@ -91,8 +93,3 @@ def _put_off_to_next_night() -> None:
     minute = int(configured_key() or "0", 16) % _MINUTES
     due_at = next_night(timezone.now(), minute)
     LedgerState.objects.note(due_at=due_at, failures=0)
-
-
-def _put_off(failures: int) -> None:
-    pause = backoff(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, jitter=0.25)
-    LedgerState.objects.note(due_at=timezone.now() + pause, failures=min(failures, 20))

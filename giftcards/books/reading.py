@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from giftcards.books.conditions import note_books
 from giftcards.books.matching import match
-from giftcards.books.models import LedgerEntry, LedgerState
+from giftcards.books.models import Kept, LedgerEntry, LedgerState
 from giftcards.engine.background import Stopped, ask_when_free
 from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
@@ -231,7 +231,7 @@ class _Reader:
             if not is_last:
                 _store(following)
         self._orders_losing_entries |= set(kept.orders_losing_entries)
-        self._count(page, kept.new, [*kept.new, *kept.changed], read_until)
+        self._count(page, kept, read_until)
         return self._finish(following, page) if is_last else following
 
     def _ask(self, place: Position) -> LedgerPage:
@@ -254,19 +254,15 @@ class _Reader:
             self._hold()
         self._on_wait(replace(self.reading, is_paused=is_paused))
 
-    def _count(
-        self,
-        page: LedgerPage,
-        new: Iterable[LedgerEntry],
-        different: Iterable[LedgerEntry],
-        read_until: datetime | None,
-    ) -> None:
+    def _count(self, page: LedgerPage, kept: Kept, read_until: datetime | None) -> None:
         late = Counter(
-            day_of(entry.time) for entry in different if read_until and entry.time < read_until
+            day_of(entry.time)
+            for entry in (*kept.new, *kept.changed)
+            if read_until and entry.time < read_until
         )
         self.note(
             rows=self.reading.rows + len(page.rows),
-            new=self.reading.new + len(list(new)),
+            new=self.reading.new + len(kept.new),
             unreadable=self.reading.unreadable + page.unreadable,
             changed_days=dict(sorted((Counter(self.reading.changed_days) + late).items())),
         )

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
@@ -120,8 +120,8 @@ def _wait(reading: LedgerReading) -> str:
 
 
 def _trouble(reading: LedgerReading) -> str:
-    rest = "Run the command again to read what is left."
-    return " ".join(filter(None, (current_pause() or reading.trouble, rest)))
+    why = current_pause() or reading.trouble
+    return f"{why} Run the command again to read what is left.".lstrip()
 
 
 # Results.
@@ -141,42 +141,31 @@ def _text(summary: Summary, reading: LedgerReading) -> str:
     }
     lines = [f"The provider's ledger from {summary.start} to {summary.end}:"]
     lines += [f"  {label:<17}{fact}" for label, fact in facts.items()]
-    lines += _listed("refund", "promised and not credited", summary.promised_not_credited)
-    lines += _listed("refund", "credited and not promised", summary.credited_not_promised)
-    lines += _listed(
-        "charge", "of no order here, once too often or too high", summary.charged_unknown
-    )
-    lines += _listed("order", "never charged", summary.ordered_not_charged)
-    lines += _listed_days(summary)
+    for noun, what, found in (
+        ("refund", "promised and not credited", summary.promised_not_credited),
+        ("refund", "credited and not promised", summary.credited_not_promised),
+        ("charge", "of no order here, once too often or too high", summary.charged_unknown),
+        ("order", "never charged", summary.ordered_not_charged),
+    ):
+        items = [
+            f"{each.reference}  {_money(each.amount)}  {iso(each.time)}" for each in found.first
+        ]
+        lines += _listed(noun, what, found.count, found.amount, items)
+    days = [f"{each.day}  {_money(each.amount)}" for each in summary.breaks[:LISTED]]
+    what = "with a change of the balance without an entry"
+    lines += _listed("day", what, len(summary.breaks), summary.breaks_amount, days)
     if summary.names_candidates:
         lines += ["Entries that name no order are matched by amount: others may be meant."]
     lines += [*_notes(reading)]
     return "\n".join(lines)
 
 
-def _listed(noun: str, what: str, found: Discrepancies) -> list[str]:
-    if not found.count:
-        return []
-    lines = [f"{counted(found.count, noun)} {what}, {_money(found.amount)}:"]
-    lines += [
-        f"  {item.reference}  {_money(item.amount)}  {iso(item.time)}" for item in found.first
-    ]
-    return [*lines, *_more(found.count)]
-
-
-def _listed_days(summary: Summary) -> list[str]:
-    if not summary.breaks:
-        return []
-    days = counted(len(summary.breaks), "day")
-    lines = [
-        f"{days} with a change of the balance without an entry, {_money(summary.breaks_amount)}:"
-    ]
-    lines += [f"  {each.day}  {_money(each.amount)}" for each in summary.breaks[:LISTED]]
-    return [*lines, *_more(len(summary.breaks))]
-
-
-def _more(count: int) -> list[str]:
-    return [f"  and {count - LISTED} more"] if count > LISTED else []
+def _listed(noun: str, what: str, count: int, amount: Decimal, first: list[str]) -> Iterator[str]:
+    if count:
+        yield f"{counted(count, noun)} {what}, {_money(amount)}:"
+        yield from (f"  {item}" for item in first)
+    if count > LISTED:
+        yield f"  and {count - LISTED} more"
 
 
 def _notes(reading: LedgerReading) -> list[str]:
