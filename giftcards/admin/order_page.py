@@ -186,23 +186,26 @@ def _problem(entry: Entry, *, shows_costs: bool) -> tuple[str, Explanation, tupl
 
 def cards_shown(order: Order, *, with_tails: bool) -> dict[str, Any]:
     """The cards as template context; ``with_tails`` adds the end of each code."""
-    rows = order.cards.with_repeats()
-    if not with_tails:
-        return {"cards": [_row(card) for card in rows.defer("sealed")]}
-    try:
-        keyring = Keyring.from_settings()
-    except ConfigurationError:
-        text = gettext("The keys in the settings are unusable, so no card can be opened.")
-        return {"cards": [_row(card) for card in rows.defer("sealed")], "no_keys": text}
-    return {"cards": [_row(card, *_tail(card, keyring)) for card in rows]}
+    rows, keyring = order.cards.with_repeats(), None
+    context: dict[str, Any] = {}
+    if with_tails:
+        try:
+            keyring = Keyring.from_settings()
+        except ConfigurationError:
+            text = gettext("The keys in the settings are unusable, so no card can be opened.")
+            context["no_keys"] = text
+    if keyring is None:
+        rows = rows.defer("sealed")
+    context["cards"] = [
+        (card, exact_moment(card.received_at), *_tail(card, keyring)) for card in rows
+    ]
+    return context
 
 
-def _row(card: Card, tail: str = "", trouble: str = "") -> tuple[Card, str, str, str]:
-    return card, exact_moment(card.received_at), tail, trouble
-
-
-def _tail(card: Card, keyring: Keyring) -> tuple[str, str]:
+def _tail(card: Card, keyring: Keyring | None) -> tuple[str, str]:
     """The end of the card's code and ""; or "" and a sentence why the card does not open."""
+    if keyring is None:
+        return "", ""
     try:
         return card.tail(keyring), ""
     except CodeDestroyed:

@@ -104,7 +104,9 @@ class PeriodFilter(admin.SimpleListFilter):
     parameter_name = "period"
 
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        months = list(islice(_months_back(today()), _MONTHS))
+        months = [first_day(today(), By.MONTH)]
+        while len(months) < _MONTHS:
+            months.append(first_day(months[-1] - timedelta(days=1), By.MONTH))
         asked_for = self.value()
         if asked_for and (month := _month(asked_for)) and month not in months:
             months.append(month)
@@ -365,11 +367,3 @@ def _month(text: str) -> date | None:
         return None
     # Times of far years do not fit into every time zone.
     return first if 2000 <= first.year <= 2100 and f"{first:%Y-%m}" == text else None
-
-
-def _months_back(day: date) -> Iterator[date]:
-    """The first day of the month of ``day``, then of each month before, without end."""
-    while True:
-        day = first_day(day, By.MONTH)
-        yield day
-        day -= timedelta(days=1)

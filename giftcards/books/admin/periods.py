@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from django import forms
-from django.core.exceptions import ValidationError
-from django.core.validators import ProhibitNullCharactersValidator
+from django.core.validators import (
+    MaxValueValidator,
+    MinValueValidator,
+    ProhibitNullCharactersValidator,
+)
 from django.utils.translation import get_language, gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -194,11 +197,6 @@ def _date_field(label: Any) -> forms.DateField:
     widget = forms.DateInput(
         format="%Y-%m-%d", attrs={"type": "date", "min": str(_FIRST), "max": str(_LAST)}
     )
-    return forms.DateField(
-        label=label, widget=widget, input_formats=["%Y-%m-%d"], validators=[_check_year]
-    )
-
-
-def _check_year(day: date) -> None:
-    if not _FIRST <= day <= _LAST:
-        raise ValidationError(gettext("Enter a year from 2000 to 2100."))
+    text = _("Enter a year from 2000 to 2100.")
+    years = [MinValueValidator(_FIRST, text), MaxValueValidator(_LAST, text)]
+    return forms.DateField(label=label, widget=widget, input_formats=["%Y-%m-%d"], validators=years)
