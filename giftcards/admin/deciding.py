@@ -1,4 +1,4 @@
-"""Small actions about an order: check now, tick off, complaint, note, price of a held one."""
+"""Small actions about an order: check, tick off, complaint, note, held price, missing cards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.contrib import messages
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
 from django.utils.crypto import salted_hmac
-from django.utils.translation import gettext
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.actions import (
@@ -25,9 +25,11 @@ from giftcards.admin.actions import (
     may,
     state_token,
 )
-from giftcards.admin.pages import OrderPages, facts
-from giftcards.display import explained, filled, money
+from giftcards.admin.pages import OrderPages, facts, recorded
+from giftcards.display import explained, filled, isolated, money
 from giftcards.engine.prices import approve_price, held_price, reject_held
+from giftcards.engine.reordering import check_reorderable, missing_part, reorder_missing, repetition
+from giftcards.exceptions import ReorderError
 from giftcards.models import Note, Order
 from giftcards.problems import Problem
 from giftcards.statuses import FOLLOWED, Status
@@ -238,4 +240,115 @@ PRICE = OrderAction(
     template="price",
     context=_price_context,
     act=_decide_price,
+)
+
+# The missing cards are ordered again.
+
+
+def _may_repeat(order: Order) -> bool:
+    is_untouched = order.reordered_amount is None and not order.is_being_paid_back
+    return is_untouched and bool(order.missing_quantity)
+
+
+def _repeated_already(attempt: Attempt) -> Outcome | None:
+    known = repetition(attempt.order)
+    if known is not None:
+        return _known_repetition(attempt, known)
+    if attempt.request.method != "POST" and not missing_part(attempt.order).quantity:
+        return Outcome(_obstacle(attempt.order), level=messages.ERROR)
+    return None
+
+
+def _known_repetition(attempt: Attempt, new: Order) -> Outcome:
+    text = gettext(
+        "The missing cards of %(order)s were ordered again already. They are not ordered twice."
+    )
+    text %= {"order": isolated(attempt.order)}
+    return Outcome(text, level=messages.INFO, shows=_first_seen(attempt, new))
+
+
+def _first_seen(attempt: Attempt, new: Order) -> Order:
+    """The new order, or the old one if the person may not see the new one."""
+    return new if attempt.pages.may_see(attempt.request, new) else attempt.order
+
+
+def _repeat(attempt: Attempt) -> Outcome:
+    order, by = attempt.order, attempt.by
+    new = reorder_missing(order, by=by)
+    if not new.is_new:
+        return _known_repetition(attempt, new)
+    attempt.pages.log_addition(attempt.request, new, f"Orders again the missing cards of {order}.")
+    return Outcome(
+        recorded(new),
+        str(Problem("staff_reordered", {"by": by, "order": new.reference})),
+        level=messages.INFO,
+        shows=_first_seen(attempt, new),
+    )
+
+
+def _repeat_context(attempt: Attempt) -> Mapping[str, Any]:
+    new = missing_part(attempt.order)
+    consequence = ngettext(
+        "%(count)s card of this order did not come. It is bought in a new order, once; the two"
+        " orders name each other.",
+        "%(count)s cards of this order did not come. They are bought in a new order, once; the two"
+        " orders name each other.",
+        new.quantity,
+    )
+    action = ngettext("Order %(count)s card", "Order %(count)s cards", new.quantity)
+    return {
+        "consequence": consequence % {"count": new.quantity},
+        "facts": _facts_of_repetition(attempt, new),
+        "has_ceiling": new.price_ceiling is not None,
+        "is_owed": bool(new.sale_amount),
+        "obstacle": _obstacle(attempt.order),
+        "action": action % {"count": new.quantity},
+    }
+
+
+def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object]]:
+    """The facts about the new order, with costs for people who may see them."""
+    order = attempt.order
+    last = order.price_per_card
+    texts = {
+        # Also for themes that show no breadcrumbs.
+        gettext("orders again what is missing from"): order.reference,
+        gettext("product"): new.product_name or new.product_id,
+        gettext("type"): new.type_name or new.type_id,
+        gettext("quantity"): new.quantity,
+        # The old order's: that of the key in use, which buys the new one, may not be known.
+        gettext("environment"): order.get_environment_display(),
+        gettext("customer"): new.customer_name or new.customer_email or new.customer_phone,
+    }
+    amounts = {gettext("paid by the customer"): new.sale_amount}
+    if attempt.pages.may_see_costs(attempt.request):
+        amounts |= {
+            gettext("price per card, last time"): last,
+            gettext("in all, at that price"): last and last * new.quantity,
+            gettext("highest price"): new.price_ceiling,
+        }
+    shown = {label: money(amount) for label, amount in amounts.items() if amount is not None}
+    return [*((label, text) for label, text in texts.items() if text), *shown.items()]
+
+
+def _obstacle(order: Order) -> str:
+    """The reason why nothing of ``order`` can be ordered again now; "" if there is none."""
+    try:
+        check_reorderable(order)
+    except ReorderError as error:
+        return str(error)
+    return ""
+
+
+REPEAT = OrderAction(
+    name="order_repeat",
+    route="<key>/repeat/",
+    label=_("Order the missing cards again"),
+    permission=lambda pages, request: pages.has_add_permission(request),
+    is_offered=_may_repeat,
+    before=_repeated_already,
+    form=lambda _attempt, data: forms.Form(data),
+    template="repeat",
+    context=_repeat_context,
+    act=_repeat,
 )

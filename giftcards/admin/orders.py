@@ -9,14 +9,13 @@ from django.contrib import admin
 from django.http import HttpRequest
 
 from giftcards.admin.correcting import CUSTOMER
-from giftcards.admin.deciding import CHECK, DISPUTE, FINGERPRINT, NOTE, PRICE, TICK_OFF
+from giftcards.admin.deciding import CHECK, DISPUTE, FINGERPRINT, NOTE, PRICE, REPEAT, TICK_OFF
 from giftcards.admin.extensions import Extension, register
 from giftcards.admin.finding import FIND_CARD
 from giftcards.admin.listing import OrderList
 from giftcards.admin.order_page import OrderPage
 from giftcards.admin.placing import PlacingPage
 from giftcards.admin.refunding import CANCEL, COMPLETE, PAY_BACK
-from giftcards.admin.repeating import REPEAT
 from giftcards.admin.resolving import ADOPT, RELEASE, RESOLVE
 from giftcards.admin.revealing import ASK, REVEAL
 from giftcards.models import Order
