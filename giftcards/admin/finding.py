@@ -87,7 +87,9 @@ def _find(pages: OrderPages, request: HttpRequest) -> HttpResponse:
         else:
             found = _newest(form.cleaned_data["secret"])
             cards = found[:_MOST_SHOWN]
-            _end_search(trace, cards)
+            names = ", ".join(dict.fromkeys(card.order.reference for card in cards))
+            trace.change_message += f" Found: {names or 'nothing'}."
+            trace.save(update_fields=["change_message"])
             context["cards"] = _with_links(pages, request, cards)
             context["has_more"] = len(found) > len(cards)
     title = gettext("Find by card code")
@@ -113,13 +115,6 @@ def _newest(code: Masked) -> list[Card]:
     # Four characters may be the end of a code or a whole serial.
     found = {*cards.newest_with_code(code, most), *cards.with_tail(code)[:most]}
     return sorted(found, key=lambda card: -card.pk)
-
-
-def _end_search(trace: LogEntry, cards: list[Card]) -> None:
-    """Complete the record of a search with what it has found."""
-    names = ", ".join(dict.fromkeys(card.order.reference for card in cards))
-    trace.change_message += f" Found: {names or 'nothing'}."
-    trace.save(update_fields=["change_message"])
 
 
 def _begin_search(request: HttpRequest) -> LogEntry | None:

@@ -52,7 +52,11 @@ def confirm(request: HttpRequest) -> HttpResponseRedirect:
     if not request.user.is_authenticated:
         raise PermissionDenied
     _remember(request, request.user)
-    return HttpResponseRedirect(_address_to_go_back_to(request))
+    address = request.POST.get("next") or request.GET.get("next", "")
+    is_safe = url_has_allowed_host_and_scheme(
+        address, allowed_hosts={request.get_host()}, require_https=request.is_secure()
+    )
+    return HttpResponseRedirect(address if is_safe else reverse("admin:index"))
 
 
 def is_confirmed(request: HttpRequest) -> bool:
@@ -96,7 +100,9 @@ def _is_right(request: HttpRequest, password: str) -> bool:
     user = authenticate(request, username=name, password=password)
     if user is None or user.pk != request.user.pk:
         return False
-    if not _has_hash_of(request, user):
+    stored = request.session.get(HASH_SESSION_KEY, "")
+    has_hash = hasattr(user, "get_session_auth_hash")
+    if has_hash and not constant_time_compare(stored, user.get_session_auth_hash()):
         # The check has hashed the password anew, as after a change of Django's hashers. Without
         # this, the person would be signed out.
         update_session_auth_hash(request, user)
@@ -144,21 +150,6 @@ def _remember(request: HttpRequest, user: Any, *, is_login: bool = False) -> Non
 def _holder(request: HttpRequest, user: Any) -> list[str]:
     """The owner of a proof. A new password ends the proof, like the person's other sessions."""
     return [str(user.pk), request.session.get(HASH_SESSION_KEY, "")]
-
-
-def _has_hash_of(request: HttpRequest, user: Any) -> bool:
-    if not hasattr(user, "get_session_auth_hash"):
-        return True
-    stored = request.session.get(HASH_SESSION_KEY, "")
-    return constant_time_compare(stored, user.get_session_auth_hash())
-
-
-def _address_to_go_back_to(request: HttpRequest) -> str:
-    address = request.POST.get("next") or request.GET.get("next", "")
-    is_safe = url_has_allowed_host_and_scheme(
-        address, allowed_hosts={request.get_host()}, require_https=request.is_secure()
-    )
-    return address if is_safe else reverse("admin:index")
 
 
 def address_of_proof(*, back_to: str) -> str:

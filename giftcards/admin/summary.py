@@ -191,14 +191,16 @@ def _delivered(order: Order) -> str:
 def _credited_back(story: SummaryInput, breakdown: RefundBreakdown) -> str:
     order, quantity, amount = story.order, breakdown.refunded_quantity, breakdown.refunded_amount
     at = moment(order.settled_at) if order.settled_at else gettext("unknown")
+    if story.shows_costs and amount is not None:
+        text = gettext("The provider credited back %(amount)s on %(at)s.")
+        return filled(text, amount=worked_out(quantity, order.price_per_card, amount), at=at)
     if not story.shows_costs:
         text = ngettext(
             "The provider credited back the price of %(count)s card on %(at)s.",
             "The provider credited back the price of %(count)s cards on %(at)s.",
             quantity,
         )
-        return filled(text, count=quantity, at=at)
-    if amount is None:
+    else:
         text = ngettext(
             "The provider credited back the price of %(count)s card on %(at)s; the amount is not"
             " known.",
@@ -206,9 +208,7 @@ def _credited_back(story: SummaryInput, breakdown: RefundBreakdown) -> str:
             " known.",
             quantity,
         )
-        return filled(text, count=quantity, at=at)
-    text = gettext("The provider credited back %(amount)s on %(at)s.")
-    return filled(text, amount=worked_out(quantity, order.price_per_card, amount), at=at)
+    return filled(text, count=quantity, at=at)
 
 
 def _repeated(story: SummaryInput) -> Iterator[str]:

@@ -7,7 +7,6 @@ the tables, so that they end as soon as they no longer hold.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -18,7 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.books.expected import GRACE, UNNOTICED
 from giftcards.books.forecast import money_in_open_orders
 from giftcards.books.models import CHARGE, CREDIT, LedgerEntry, LedgerState
-from giftcards.books.summary import find_gap
+from giftcards.books.summary import Discrepancies, find_gap
 from giftcards.conditions import MOST, Condition, Finding, Severity, Standing
 from giftcards.conf import conf
 from giftcards.display import money_text
@@ -29,14 +28,6 @@ from giftcards.models.times import day_of
 DAYS = 7
 
 _ZERO = Decimal(0)
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A number of entries, and the absolute value of their sum in dinars."""
-
-    count: int
-    amount: Decimal
 
 
 def note_books(read_until: datetime) -> None:
@@ -68,9 +59,10 @@ def _lacks(order: Order) -> Decimal:
     return sum(amounts, _ZERO)
 
 
-def unknown_entries(state: LedgerState) -> Mapping[str, Found]:
+def unknown_entries(state: LedgerState) -> Mapping[str, Discrepancies]:
     """The charges and refunds of the last seven days that belong to no order, by entry type.
 
+    They are counted and added up, and not listed.
     The newest are left out: their order may not be recorded, or known to have settled, yet. Empty
     before the first reading.
     """
@@ -84,10 +76,10 @@ def unknown_entries(state: LedgerState) -> Mapping[str, Found]:
     }
 
 
-def _add_up(entries: QuerySet[LedgerEntry]) -> Found:
+def _add_up(entries: QuerySet[LedgerEntry]) -> Discrepancies:
     # Added up here: SQLite would add binary fractions.
     amounts = list(entries.values_list("amount", flat=True)[: MOST + 1])
-    return Found(len(amounts), abs(sum(amounts, _ZERO)))
+    return Discrepancies(len(amounts), abs(sum(amounts, _ZERO)))
 
 
 # Sentences for monitors.
