@@ -288,7 +288,6 @@ def _two_lines(first: str, second: str) -> SafeString:
 
 
 def _with_refunds(still_owed: SafeString, breakdown: CustomerBreakdown) -> SafeString:
-    """The amount still owed, and the paid and planned refunds, if there are any."""
     parts = [
         (gettext("paid back: %(amount)s"), breakdown.refunded_amount),
         (gettext("to be paid: %(amount)s"), breakdown.planned_amount),

@@ -111,7 +111,6 @@ class OrderPage(OrderPages):
         return super().render_change_form(request, context, *args, **named)
 
     def _sections(self, request: HttpRequest, order: Order) -> dict[str, Any]:
-        """The sections of the page, as template context."""
         sees_costs = self.may_see_costs(request)
         others = self._others(request, order)
         repeats, repeated_by = others["repeats"], others["repeated_by"]

@@ -42,7 +42,7 @@ def log_entries(order: Order) -> QuerySet[LogEntry]:
 
 
 class OrderPages(OrderModelAdmin):
-    """The base of pages about orders that are not Django's own: helpers and permissions."""
+    """The base of the pages about orders."""
 
     def get_urls(self) -> list[URLPattern]:
         actions = [action.page for action in extensions.items("actions")]

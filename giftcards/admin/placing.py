@@ -274,8 +274,11 @@ class PlacingPage(OrderPages):
         kinds = _kinds(request)
         if not kinds:
             return self.add_fieldsets
+        read_at = min(kind.product.types_read_at or kind.product.listed_at for kind in kinds)
+        text = gettext("The catalogue was read on %(date)s; the next page asks the provider again.")
+        description = filled(text, date=moment(read_at))
         (title, options), *others = self.add_fieldsets_with_catalogue
-        return ((title, {"description": _as_read(kinds), **options}), *others)
+        return ((title, {"description": description, **options}), *others)
 
     def get_form(
         self, request: HttpRequest, obj: Order | None = None, change: bool = False, **kwargs: Any
@@ -376,12 +379,6 @@ def _kinds(request: HttpRequest) -> list[ProductType]:
         request.giftcards_kinds = list(ProductType.objects.for_sale())  # type: ignore[attr-defined]
     kinds: list[ProductType] = request.giftcards_kinds  # type: ignore[attr-defined]
     return kinds
-
-
-def _as_read(kinds: list[ProductType]) -> str:
-    read_at = min(kind.product.types_read_at or kind.product.listed_at for kind in kinds)
-    text = gettext("The catalogue was read on %(date)s; the next page asks the provider again.")
-    return filled(text, date=moment(read_at))
 
 
 def _is_too_dear(order: Order, price: Decimal) -> bool:

@@ -190,7 +190,7 @@ def _moved(order: Order, change: StatusChange, *, shows_costs: bool) -> Event:
 
 
 def _reordered(tick: Acknowledgement) -> Event:
-    """The event that the missing cards were ordered again, without the new order's name."""
+    """Without the name of the new order."""
     what = gettext("%(by)s ordered the missing cards again.")
     return Event(tick.at, filled(what, by=bdi(tick.by)))
 
@@ -249,7 +249,6 @@ _TAKEN_BACK = (
 
 
 def _refunded(refund: CustomerRefund) -> Iterator[Event]:
-    """The events of a refund: planned, paid and taken back."""
     source = "" if refund.created_by else refund.get_source_display()
     said = [text for text in (payment(refund), bdi(refund.comment), source) if text]
     if refund.was_planned:

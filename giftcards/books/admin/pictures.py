@@ -128,10 +128,7 @@ def pictures(report: Report, *, shows_costs: bool) -> Iterator[dict[str, Any]]:
 
 
 def _columns(picture: Picture, report: Report) -> dict[str, Any]:
-    """Columns over time; days, weeks or months without orders have a place too.
-
-    With the lines and numbers of the axis of amounts, and the days below the columns.
-    """
+    """Columns over time; days, weeks or months without orders have a place too."""
     rows = {row.key: row for row in report.rows}
     keys = [key for key, _first, _last in spans(report.start, report.end, report.by)]
     found = [rows.get(key) or Row(key, "", Figures()) for key in keys]
@@ -204,7 +201,6 @@ def _shown(picture: Picture, amount: Decimal) -> str:
 
 
 def _short(key: date, report: Report) -> str:
-    """The short name of a day, a week or a month."""
     if report.by is not By.MONTH:
         return day_text(key, "j N")
     return day_text(key, "N" if report.start.year == report.end.year else "m/Y")

@@ -169,7 +169,6 @@ def _listed(noun: str, what: str, count: int, amount: Decimal, first: list[str])
 
 
 def _notes(reading: LedgerReading) -> list[str]:
-    """Further lines about what the reading found."""
     notes = [
         f"{day} has changed since it was read: {count} new or different."
         for day, count in reading.changed_days.items()
