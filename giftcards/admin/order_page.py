@@ -71,7 +71,7 @@ _DETAILS = (
 class OrderPage(OrderPages):
     """The page of one order."""
 
-    readonly_fields = flatten(_DETAILS)
+    readonly_fields = tuple(flatten(_DETAILS))
 
     its_reference = column(Order, "reference")
     its_status = column(Order, "status", lambda _order, status: status_badge(status))

@@ -106,10 +106,7 @@ class LimitedPaginator(RowPaginator):
 
 
 class LongList(OnlyFilters):
-    """A mixin for lists of any length, 50 rows a page.
-
-    Nothing counts all rows, or sorts them without an index: both are slow at a million.
-    """
+    """A mixin for lists of any length, 50 rows a page: nothing counts a million rows."""
 
     paginator = LimitedPaginator
     show_full_result_count = False
