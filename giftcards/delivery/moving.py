@@ -18,8 +18,14 @@ from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import language_of
 from giftcards.delivery.failures import describe
 from giftcards.delivery.kinds import WITH_CARDS
-from giftcards.delivery.models import CardLink, CardLinkQuerySet, Delivery, DeliveryStatus
-from giftcards.delivery.models.deliveries import OPEN, key_of
+from giftcards.delivery.models import (
+    OPEN,
+    CardLink,
+    CardLinkQuerySet,
+    Delivery,
+    DeliveryStatus,
+    key_of,
+)
 from giftcards.delivery.queueing import address_of, kinds_that_fit, wake
 from giftcards.models import CustomerChange, Order
 

@@ -17,8 +17,7 @@ from giftcards.delivery import page_tokens
 from giftcards.delivery.codes import MOST_CODES, Code
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import facts_of, language_of
-from giftcards.delivery.models import CardLink
-from giftcards.delivery.models.links import MOST_WRONG_PINS
+from giftcards.delivery.models import MOST_WRONG_PINS, CardLink
 from giftcards.delivery.pins import help_text
 from giftcards.delivery.qr import can_draw, qr
 from giftcards.delivery.revealing import earlier_reveals

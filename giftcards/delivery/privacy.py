@@ -8,8 +8,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from giftcards.delivery.models import CardLink, Delivery, LinkVisit
-from giftcards.delivery.models.deliveries import OPEN, DeliveryStatus, key_of
+from giftcards.delivery.models import OPEN, CardLink, Delivery, DeliveryStatus, LinkVisit, key_of
 from giftcards.models import Order
 from giftcards.models.order_queries import batches
 from giftcards.privacy.export import described, heading, several

@@ -15,8 +15,7 @@ from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import has_cards, language_of
 from giftcards.delivery.failures import describe
 from giftcards.delivery.kinds import KIND_OF_STATUS, WITH_CARDS, Kind, Mode
-from giftcards.delivery.models import CardLink, Delivery, Installation
-from giftcards.delivery.models.deliveries import key_of
+from giftcards.delivery.models import CardLink, Delivery, Installation, key_of
 from giftcards.engine.task_queue import queue_task
 from giftcards.models import CustomerRefund, Lease, Order, StatusChange
 from giftcards.models.money import RefundState

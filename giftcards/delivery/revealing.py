@@ -13,8 +13,7 @@ from django.utils import timezone
 
 from giftcards.addresses import ip_address
 from giftcards.delivery.codes import Code, open_codes
-from giftcards.delivery.models import CardLink, LinkVisit
-from giftcards.delivery.models.links import SAME_REVEAL
+from giftcards.delivery.models import SAME_REVEAL, CardLink, LinkVisit
 from giftcards.delivery.pins import is_right
 from giftcards.exceptions import ConfigurationError
 from giftcards.keys.secrecy import apart, contained

@@ -10,8 +10,7 @@ from django.test import Client
 from django.urls import reverse
 
 from giftcards.delivery import links
-from giftcards.delivery.models import CardLink, Delivery, LinkVisit
-from giftcards.delivery.models.deliveries import key_of
+from giftcards.delivery.models import CardLink, Delivery, LinkVisit, key_of
 from giftcards.keys.secrecy import CardSecret, Masked
 from giftcards.models import Order
 from tests.admin.test_secrets import receive

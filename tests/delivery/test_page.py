@@ -19,8 +19,7 @@ from django.utils import timezone
 
 from giftcards.delivery import page_tokens, pages, revealing
 from giftcards.delivery.links import issue
-from giftcards.delivery.models import CardLink, LinkVisit
-from giftcards.delivery.models.links import MOST_REVEALS
+from giftcards.delivery.models import MOST_REVEALS, CardLink, LinkVisit
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order
 from giftcards.settlement import record_refund

@@ -16,13 +16,13 @@ from django.utils.translation import gettext, ngettext
 
 from giftcards.delivery.conf import conf
 from giftcards.delivery.models import (
+    MOST_REVEALS,
     CardLink,
     CardLinkQuerySet,
     Delivery,
     DeliveryStatus,
     LinkVisit,
 )
-from giftcards.delivery.models.links import MOST_REVEALS
 from giftcards.display import bdi, count_text, filled, moment, zoned_moment
 
 _What = LinkVisit.What

@@ -29,8 +29,7 @@ from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import language_of
 from giftcards.delivery.kinds import WITH_CARDS, Kind
 from giftcards.delivery.messages import needs_link
-from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus
-from giftcards.delivery.models.deliveries import WAITING
+from giftcards.delivery.models import WAITING, CardLink, Delivery, DeliveryStatus
 from giftcards.delivery.queueing import kinds_that_fit, send_again, wake
 from giftcards.display import isolated
 from giftcards.keys.secrecy import Masked
