@@ -28,16 +28,16 @@ class DeliveryConfig(AppConfig):
 
     def ready(self) -> None:
         from giftcards.conditions import register as register_conditions
-        from giftcards.delivery import conditions, receivers, retention
+        from giftcards.delivery import conditions, receivers
         from giftcards.delivery.checks import check_links, check_mail, check_settings
         from giftcards.delivery.conf import conf
-        from giftcards.delivery.privacy import MESSAGES
+        from giftcards.delivery.privacy import MESSAGES, UNTOLD
         from giftcards.privacy import registry
         from giftcards.privacy.retention import leave_alone
 
         # Even if no messages are sent now, earlier ones may exist.
         registry.register(MESSAGES)
-        leave_alone("untold", retention.UNTOLD, "with a customer who could not be told")
+        leave_alone("untold", UNTOLD, "with a customer who could not be told")
         receivers.connect_always()
         for check in (check_settings, check_links, check_mail):
             register(check, TAG)

@@ -3,6 +3,10 @@
 Each person has a row; the receivers of the signal ``staff_news`` share one. A process claims the
 row before it sends. If it dies before it records the digest, another process sends the digest again
 after two minutes.
+
+The templates of the mails are in ``giftcards_delivery/digest/``: ``subject.txt``, ``mail.txt`` and
+``mail.html``. Their variables are ``items``, ``news`` (the items that hold or happened), ``ended``
+(the items that do not hold any more), ``title``, ``shop_name``, ``language`` and ``is_rtl``.
 """
 
 from __future__ import annotations
@@ -15,20 +19,21 @@ from functools import cache, partial
 from typing import Any, Self
 
 from django.conf import settings
-from django.core.mail import EmailMessage
+from django.core.mail import EmailMultiAlternatives
+from django.template.loader import render_to_string
 from django.utils import timezone
-from django.utils.translation import override
+from django.utils.translation import get_language_bidi, gettext, override
 
 from giftcards.conditions import MOST, Alert, Finding
 from giftcards.delivery import news
 from giftcards.delivery.channels import NotTaken
 from giftcards.delivery.conf import StaffPerson, conf
-from giftcards.delivery.digest_mail import write
 from giftcards.delivery.failures import Failure, describe
 from giftcards.delivery.handover import Limits, Sent, hand_over
 from giftcards.delivery.models import StaffDigest
 from giftcards.delivery.news import Item, Situation, alerts
 from giftcards.delivery.signals import staff_news
+from giftcards.display import one_line
 from giftcards.keys.secrecy import contained
 from giftcards.management.roles import ROLES
 from giftcards.models.times import LONGEST_HOLD, is_ahead
@@ -261,6 +266,49 @@ def _knows(told: Told, situation: Situation, items: Iterable[Item]) -> Told:
     )
 
 
+# The mail.
+
+
+def _mail_to(person: StaffPerson, items: list[Item]) -> EmailMultiAlternatives:
+    """The digest for ``person``, in their language."""
+    with override(person.language):
+        context = {
+            "items": items,
+            "news": [item for item in items if not item.has_ended],
+            "ended": [item for item in items if item.has_ended],
+            "title": _title(items),
+            "shop_name": conf.display_name,
+            "language": person.language,
+            "is_rtl": get_language_bidi(),
+        }
+        mail = EmailMultiAlternatives(
+            # In one line: a template ends with a line break.
+            one_line(_rendered("subject.txt", context)),
+            _rendered("mail.txt", context).strip() + "\n",
+            conf.from_email,
+            [person.address],
+            # Keeps absence notes from answering.
+            headers={"Auto-Submitted": "auto-generated"},
+        )
+        mail.attach_alternative(_rendered("mail.html", context), "text/html")
+    return mail
+
+
+def _title(items: list[Item]) -> str:
+    """The first of ``items`` in one line, such as "2 orders to do, the balance is low and more"."""
+    first, *others = [item.headline.removesuffix(".") for item in items]
+    if not others:
+        return first
+    names = {"first": first, "second": others[0]}
+    if others[1:]:
+        return gettext("%(first)s, %(second)s and more") % names
+    return gettext("%(first)s, %(second)s") % names
+
+
+def _rendered(name: str, context: dict[str, Any]) -> str:
+    return render_to_string(f"giftcards_delivery/digest/{name}", context)
+
+
 # Handing it over.
 
 
@@ -275,7 +323,7 @@ def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> str:
             _call_receivers(items)
         return ""
     try:
-        mail = write(person, items)
+        mail = _mail_to(person, items)
     except Exception as error:  # noqa: BLE001 (templates of the shop raise anything)
         return describe(error)
     # A mail that goes out after the wait has ended is ignored, so it is sent once more.
@@ -287,7 +335,7 @@ def _ignore(_sent: Sent) -> None:
     pass
 
 
-def _hand_over(mail: EmailMessage) -> None:
+def _hand_over(mail: EmailMultiAlternatives) -> None:
     if not mail.send():
         raise NotTaken
 

@@ -166,6 +166,11 @@ def key_of(*occasion: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
+def stored_id(message_id: str) -> str:
+    """The form in which a channel's id of a message is stored and looked up."""
+    return message_id.replace("\0", "")[:200]
+
+
 class Delivery(models.Model):
     """A message to a customer: for one occasion, over one channel, to one address."""
 

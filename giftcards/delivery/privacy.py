@@ -1,4 +1,4 @@
-"""Personal data in this app: messages with customers' addresses, and visits of links."""
+"""Personal data in this app, and the codes that are kept as their customer could not be told."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
+from giftcards.delivery.kinds import WITH_CARDS
 from giftcards.delivery.models import OPEN, CardLink, Delivery, DeliveryStatus, LinkVisit, key_of
 from giftcards.models import Order
 from giftcards.models.order_queries import batches
@@ -86,3 +88,16 @@ class Messages:
 
 
 MESSAGES = Messages()
+
+
+def _untold() -> Q:
+    failed = Delivery.objects.untold().filter(order=OuterRef("pk"), kind__in=sorted(WITH_CARDS))
+    # Messages about the same status change that were sent, such as over another channel.
+    beside = Delivery.objects.filter(change=OuterRef("change"), status=DeliveryStatus.SENT)
+    seen = CardLink.objects.filter(order=OuterRef("pk"), reveals__gt=0)
+    return Q(Exists(failed.filter(~Exists(beside)))) & ~Q(Exists(seen))
+
+
+#: A condition on orders, for :func:`giftcards.privacy.retention.leave_alone`: the last message
+#: about the cards was given up, and nobody has had them shown over a link or in their account.
+UNTOLD = _untold()

@@ -1,10 +1,11 @@
-"""Receivers of the core's signals."""
+"""Receivers of the core's signals, and of the reports of mail providers if anymail is installed."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
-from giftcards.delivery import tracking
+from giftcards.delivery.models import Delivery, DeliveryStatus, stored_id
 from giftcards.delivery.moving import move_messages
 from giftcards.delivery.queueing import tell_of_change, tell_of_refund, wake
 from giftcards.models import CustomerChange, CustomerRefund, Order, StatusChange
@@ -17,6 +18,9 @@ from giftcards.signals import (
 
 # Name of the receivers in the outbox; it must stay the same, even if a function moves.
 _UID = "giftcards_delivery"
+_NOT_DELIVERED = {"bounced", "rejected", "failed"}
+# The reasons that anymail defines; others could be texts of the provider.
+_REASONS = {"invalid", "bounced", "timed_out", "blocked", "spam", "unsubscribed", "other"}
 
 
 def connect_always() -> None:
@@ -29,14 +33,20 @@ def connect() -> None:
     order_status_changed.connect(on_change, sender=Order, dispatch_uid=_UID)
     customer_refund_changed.connect(on_refund, sender=CustomerRefund, dispatch_uid=_UID)
     tick_began.connect(on_tick, dispatch_uid=_UID)
-    tracking.connect()
+    with contextlib.suppress(ImportError):
+        from anymail.signals import tracking
+
+        tracking.connect(on_report, dispatch_uid=_UID)
 
 
 def disconnect() -> None:
     order_status_changed.disconnect(sender=Order, dispatch_uid=_UID)
     customer_refund_changed.disconnect(sender=CustomerRefund, dispatch_uid=_UID)
     tick_began.disconnect(dispatch_uid=_UID)
-    tracking.disconnect()
+    with contextlib.suppress(ImportError):
+        from anymail.signals import tracking
+
+        tracking.disconnect(dispatch_uid=_UID)
 
 
 def on_change(*, order: Order, change: StatusChange, **_: Any) -> None:
@@ -57,3 +67,15 @@ def on_tick(**_: Any) -> None:
     Looks up no messages, because orders wait until this returns.
     """
     wake()
+
+
+def on_report(*, event: Any, **_: Any) -> None:
+    """Mark a message that did not arrive, or about which the customer complained."""
+    sent = Delivery.objects.filter(
+        message_id=stored_id(str(event.message_id or "")), status=DeliveryStatus.SENT
+    ).exclude(message_id="")
+    if event.event_type in _NOT_DELIVERED:
+        reason = event.reject_reason if event.reject_reason in _REASONS else "other"
+        sent.update(status=DeliveryStatus.FAILED, error=f"{event.event_type}: {reason}")
+    elif event.event_type == "complained":
+        sent.update(error="complained")

@@ -26,8 +26,7 @@ from giftcards.delivery.failures import Failure, Meaning, describe
 from giftcards.delivery.handover import Limits, Sent, hand_over
 from giftcards.delivery.kinds import KIND_OF_STATUS, WITH_CARDS, Kind, Mode
 from giftcards.delivery.messages import compose, needs_link
-from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus
-from giftcards.delivery.tracking import stored_id
+from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, stored_id
 from giftcards.keys.secrecy import Masked, contained
 from giftcards.models.money import RefundState
 

@@ -10,7 +10,7 @@ import pytest
 from anymail.signals import AnymailTrackingEvent
 from django.utils import timezone
 
-from giftcards.delivery import tracking
+from giftcards.delivery import receivers
 from giftcards.delivery.models import CardLink, Delivery, Installation, LinkVisit
 from giftcards.delivery.queueing import tell_of_lost_refunds
 from giftcards.delivery.sending import SendingTally
@@ -109,7 +109,7 @@ def test_a_bounce_is_found_without_reading_all_messages() -> None:
         event_type="bounced", message_id=message.message_id, reject_reason="bounced"
     )
     with explained() as statements:
-        tracking.on_event(event=event)
+        receivers.on_report(event=event)
     assert [statement for statement in statements if statement.scans] == []
     message.refresh_from_db()
     assert message.status == "failed"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +12,16 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext
+from django.utils.translation import gettext, ngettext
 
 from giftcards.admin.actions import OrderButton, buttons
 from giftcards.admin.extensions import Extension, register
 from giftcards.admin.pages import OrderPages
-from giftcards.delivery.admin.correction import codes_elsewhere, consequences
 from giftcards.delivery.admin.dispute import PROOF
 from giftcards.delivery.admin.handing_over import NEW_LINK, WITHDRAW
 from giftcards.delivery.admin.labels import (
     Use,
+    address_of,
     doubts,
     origin_of,
     state_of,
@@ -36,7 +36,8 @@ from giftcards.delivery.admin.resending import CANCEL, SEND_AGAIN, SEND_LINK, TR
 from giftcards.delivery.conf import conf
 from giftcards.delivery.kinds import KIND_OF_STATUS, Mode
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, Installation
-from giftcards.display import bdi, moment
+from giftcards.delivery.moving import addresses_of, sent_to
+from giftcards.display import bdi, count_text, filled, moment
 from giftcards.models import Order
 
 ABOUT_ORDER = (SEND_AGAIN, SEND_LINK, NEW_LINK, WITHDRAW, PROOF)
@@ -107,7 +108,7 @@ class Section:
             "original": order,
             "silence": silence,
             # An order without messages needs no query.
-            "codes_elsewhere": codes_elsewhere(order) if messages else [],
+            "codes_elsewhere": _codes_elsewhere(order) if messages else [],
             "sees_messages": self._sees_messages,
             "messages": [self._message_row(each, untold, links) for each in messages],
             "all_messages": f"{self._url('delivery_changelist')}?{name}"
@@ -171,7 +172,7 @@ def _details(message: Delivery, links: Sequence[CardLink]) -> list[SafeString | 
     return [detail for detail in details if detail]
 
 
-def section(pages: OrderPages, request: HttpRequest, order: Order) -> SafeString | str:
+def _section(pages: OrderPages, request: HttpRequest, order: Order) -> SafeString | str:
     """The HTML of the section on the page of ``order``; "" if there is nothing to show."""
     shown = Section(pages, request, order)
     context = shown.context() if shown.is_allowed else {}
@@ -180,7 +181,54 @@ def section(pages: OrderPages, request: HttpRequest, order: Order) -> SafeString
     return render_to_string("admin/giftcards_delivery/section.html", context, request)
 
 
+# What a corrected address means for messages and links, before and afterwards.
+
+
+def _consequences(_pages: OrderPages, request: HttpRequest, order: Order) -> Iterator[SafeString]:
+    """Sentences that say what a correction does to messages and links of the present address."""
+    if not request.user.has_perm("giftcards_delivery.view_delivery"):
+        return
+    old = sent_to(order, addresses_of(order))
+    unsent = old.unsent
+    again = len({(each.kind, each.channel) for each in (*unsent, *old.unused)})
+    if again:
+        text = ngettext(
+            "%(count)s message goes to the new address.",
+            "%(count)s messages go to the new address.",
+            again,
+        )
+        yield filled(text, count=count_text(again))
+    if any(message.status == DeliveryStatus.SENDING for message in unsent):
+        yield filled(gettext("A message is being sent at this moment: it may still arrive."))
+    if links := old.links.filter(revoked_at=None).count():
+        text = ngettext(
+            "%(count)s link that was sent to the old address is withdrawn.",
+            "%(count)s links that were sent to the old address are withdrawn.",
+            links,
+        )
+        yield filled(text, count=count_text(links))
+    for message in old.with_codes:
+        yield _cannot_be_taken_back(message)
+
+
+def _codes_elsewhere(order: Order) -> list[SafeString]:
+    """Sentences about codes that went to an address that is not the customer's any more."""
+    now = addresses_of(order)
+    former = {
+        address
+        for change in order.customer_changes.all()
+        for address in addresses_of(change.before(order))
+    }
+    return [_cannot_be_taken_back(message) for message in sent_to(order, former - now).with_codes]
+
+
+def _cannot_be_taken_back(message: Delivery) -> SafeString:
+    text = gettext("The codes were sent to %(address)s at %(at)s. That cannot be taken back.")
+    at = moment(message.sent_at or message.created_at)
+    return filled(text, address=address_of(message), at=at)
+
+
 EXTENSION = Extension(
-    actions=(*ABOUT_ORDER, *ABOUT_MESSAGE), section=section, consequences=consequences
+    actions=(*ABOUT_ORDER, *ABOUT_MESSAGE), section=_section, consequences=_consequences
 )
 register(EXTENSION)
