@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -37,29 +36,8 @@ _COLOURS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
-    """Counts and latest times of links being opened and their cards shown."""
-
-    opened: int = 0
-    shown: int = 0
-    opened_at: datetime | None = None
-    shown_at: datetime | None = None
-
-    @classmethod
-    def of(cls, links: Iterable[Any]) -> Use:
-        """Sum up these links, which were read by :func:`with_use`."""
-        links = list(links)
-        return cls(
-            sum(link.times_opened for link in links),
-            sum(link.times_shown for link in links),
-            max((link.opened_at for link in links if link.opened_at), default=None),
-            max((link.shown_at for link in links if link.shown_at), default=None),
-        )
-
-
 def with_use(links: CardLinkQuerySet) -> Any:
-    """The links, annotated for :class:`Use`, in one query."""
+    """The links, annotated for :func:`use_in_words`, in one query."""
     opened, shown = Q(visits__what=_What.OPENED), Q(visits__what=_What.REVEALED)
     return links.annotate(
         times_opened=Count("visits", filter=opened),
@@ -129,24 +107,23 @@ def who_asked(message: Delivery) -> SafeString | str:
     return filled(text, by=bdi(message.requested_by), reason=bdi(message.reason))
 
 
-def use_in_words(use: Use) -> SafeString | str:
-    """A sentence on how often, and when last, links were opened and cards shown."""
-    if not (use.opened or use.shown):
+def use_in_words(links: Sequence[Any]) -> SafeString | str:
+    """A sentence on how often, and when last, links of :func:`with_use` were opened and used."""
+    times_opened = sum(link.times_opened for link in links)
+    times_shown = sum(link.times_shown for link in links)
+    if not (times_opened or times_shown):
         return gettext("Not opened yet.")
-    opened = ngettext("Opened %(count)s time", "Opened %(count)s times", use.opened)
-    said = opened % {"count": count_text(use.opened)} if use.opened else ""
-    if not use.shown:
-        return _last(f"{said}; {gettext('cards not shown yet')}", use.opened_at)
-    shown = ngettext("cards shown %(count)s time", "cards shown %(count)s times", use.shown)
-    shown %= {"count": count_text(use.shown)}
-    return _last(f"{said}; {shown}" if said else shown, use.shown_at)
-
-
-def _last(said: str, at: datetime | None) -> SafeString | str:
-    if at is None:
-        return said
+    opened = ngettext("Opened %(count)s time", "Opened %(count)s times", times_opened)
+    said = [opened % {"count": count_text(times_opened)}] if times_opened else []
+    if times_shown:
+        shown = ngettext("cards shown %(count)s time", "cards shown %(count)s times", times_shown)
+        said.append(shown % {"count": count_text(times_shown)})
+        last = max(link.shown_at for link in links if link.shown_at)
+    else:
+        said.append(gettext("cards not shown yet"))
+        last = max(link.opened_at for link in links if link.opened_at)
     text = gettext("%(what)s, last at %(at)s.")
-    return filled(text, what=bdi(said), at=moment(at))
+    return filled(text, what=bdi("; ".join(said)), at=moment(last))
 
 
 def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
@@ -165,26 +142,15 @@ def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
     return gettext("Valid for who is logged in."), False
 
 
-@dataclass(frozen=True, slots=True)
-class VisitRow:
-    """A visit of a link. ``at`` is HTML."""
-
-    at: SafeString
-    what: str
-    address: str
-    agent: str
-    user: str
-
-
-def visit_rows(visits: Iterable[LinkVisit]) -> list[VisitRow]:
+def visit_rows(visits: Iterable[LinkVisit]) -> list[dict[str, Any]]:
     return [
-        VisitRow(
-            zoned_moment(visit.at),
-            visit.get_what_display(),
-            visit.address or "",
-            visit.agent,
-            visit.user,
-        )
+        {
+            "at": zoned_moment(visit.at),
+            "what": visit.get_what_display(),
+            "address": visit.address or "",
+            "agent": visit.agent,
+            "user": visit.user,
+        }
         for visit in visits
     ]
 

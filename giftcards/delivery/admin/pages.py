@@ -1,20 +1,21 @@
-"""Shared parts of our pages: their look, addresses and permission."""
+"""Shared parts of our pages: their look, their permission and their lists."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django import forms
-from django.contrib.admin import AdminSite
+from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.urls import NoReverseMatch, reverse
 from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.actions import may
 from giftcards.admin.pages import OrderPages
 from giftcards.admin.rows import OrderRows
 from giftcards.delivery.conf import languages
+from giftcards.display import exact_moment
 from giftcards.models import Order
 
 #: The permission to have messages sent again, and to make links and withdraw them.
@@ -25,10 +26,19 @@ _CSS: dict[str, Any] = {"all": ("giftcards_delivery/admin.css",)}
 
 
 class DeliveryRows(OrderRows):
-    """Base of our lists, whose rows are about orders."""
+    """Base of our lists, whose rows are about orders; the latest row comes first."""
+
+    list_display_links = ("when",)
+    list_select_related = ("order",)
+    # Shows the search box; search_rows() does the search.
+    search_fields = ("order__reference",)
 
     class Media:
         css = _CSS
+
+    @admin.display(description=_("created"))
+    def when(self, row: Any) -> str:
+        return exact_moment(row.created_at)
 
 
 def render_page(
@@ -38,14 +48,6 @@ def render_page(
     media = pages.media + forms.Media(css=_CSS)
     template = TEMPLATE.format(name=name)
     return pages.render_page(request, template, media=media, original=order, **context)
-
-
-def address(site: AdminSite, page: str, *args: Any) -> str:
-    """The address of one of our pages on this admin site; "" if the site lacks the page."""
-    try:
-        return reverse(f"admin:giftcards_delivery_{page}", args=args, current_app=site.name)
-    except NoReverseMatch:
-        return ""
 
 
 def language_choices() -> list[tuple[str, str]]:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from django.http import HttpRequest
 from django.template.loader import render_to_string
+from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
-from giftcards.admin.actions import OrderButton, buttons
+from giftcards.admin.actions import buttons
 from giftcards.admin.extensions import Extension, register
 from giftcards.admin.pages import OrderPages
 from giftcards.delivery.admin.dispute import PROOF
 from giftcards.delivery.admin.handing_over import NEW_LINK, WITHDRAW
 from giftcards.delivery.admin.labels import (
-    Use,
     address_of,
     doubts,
     origin_of,
@@ -31,7 +30,7 @@ from giftcards.delivery.admin.labels import (
     who_asked,
     with_use,
 )
-from giftcards.delivery.admin.pages import MAY_RESEND, address, newest
+from giftcards.delivery.admin.pages import MAY_RESEND, newest
 from giftcards.delivery.admin.resending import CANCEL, SEND_AGAIN, SEND_LINK, TRY_NOW
 from giftcards.delivery.conf import conf
 from giftcards.delivery.kinds import KIND_OF_STATUS, Mode
@@ -49,136 +48,112 @@ _MOST = 20
 _TROUBLED = (DeliveryStatus.RETRYING, DeliveryStatus.SENDING, DeliveryStatus.FAILED)
 
 
-@dataclass(frozen=True, slots=True)
-class MessageRow:
-    """A message as the page of its order shows it. The texts are HTML."""
-
-    kind: str
-    badge: SafeString
-    said: SafeString
-    #: Further sentences about the message.
-    details: Sequence[SafeString | str]
-    #: Class and place of the last error.
-    error: str
-    #: True if the message failed, and no later one makes up for it.
-    is_untold: bool
-    acts: Sequence[OrderButton]
+def _section(pages: OrderPages, request: HttpRequest, order: Order) -> SafeString | str:
+    """The HTML of the section on the page of ``order``; "" if there is nothing to show."""
+    sees_messages = request.user.has_perm("giftcards_delivery.view_delivery")
+    sees_links = request.user.has_perm("giftcards_delivery.view_cardlink")
+    if not (sees_messages or sees_links or MAY_RESEND(pages, request)):
+        return ""
+    context = _context(pages, request, order)
+    if not context:
+        return ""
+    context |= {"sees_messages": sees_messages, "sees_links": sees_links}
+    return render_to_string("admin/giftcards_delivery/section.html", context, request)
 
 
-@dataclass(frozen=True, slots=True)
-class LinkRow:
-    """A link as the page of its order shows it. The texts are HTML."""
+def _context(pages: OrderPages, request: HttpRequest, order: Order) -> dict[str, Any]:
+    """The context of the template; empty if there is nothing to show. The texts are HTML.
 
-    made: SafeString | str
-    use: SafeString | str
-    state: SafeString | str
-    needs_look: bool
-    url: str
+    Takes the same few queries for any order.
+    """
+    about = Delivery.objects.filter(order=order)
+    messages, has_more_messages = newest(about, _MOST)
+    links, has_more_links = newest(with_use(CardLink.objects.filter(order=order)), _MOST)
+    if conf.is_off and not (messages or links):
+        return {}
+    acts = buttons(pages, request, order, ABOUT_ORDER)
+    silence = _why_silent(order, {message.kind for message in messages})
+    if not (messages or links or acts or silence):
+        return {}
+    untold = set(about.untold().values_list("pk", flat=True))
+    name = urlencode({"q": order.reference})
+    return {
+        "original": order,
+        "silence": silence,
+        # An order without messages needs no query.
+        "codes_elsewhere": _codes_elsewhere(order) if messages else [],
+        "messages": [
+            {
+                **_message_row(message, links),
+                "is_untold": message.pk in untold,
+                "acts": buttons(pages, request, message, ABOUT_MESSAGE),
+            }
+            for message in messages
+        ],
+        "all_messages": f"{_address(pages, 'delivery_changelist')}?{name}"
+        if has_more_messages
+        else "",
+        "links": [
+            {**_link_row(link), "url": _address(pages, "cardlink_change", link.pk)}
+            for link in links
+        ],
+        "all_links": f"{_address(pages, 'cardlink_changelist')}?{name}" if has_more_links else "",
+        "buttons": acts,
+    }
 
 
-class Section:
-    """The section of one order, for one person. Takes the same few queries for any order."""
+def _address(pages: OrderPages, page: str, *args: Any) -> str:
+    """The address of one of our pages; "" if the admin site lacks it."""
+    site = pages.admin_site.name
+    try:
+        return reverse(f"admin:giftcards_delivery_{page}", args=args, current_app=site)
+    except NoReverseMatch:
+        return ""
 
-    def __init__(self, pages: OrderPages, request: HttpRequest, order: Order) -> None:
-        self._pages, self._request, self._order = pages, request, order
-        may = request.user.has_perm
-        self._sees_messages = may("giftcards_delivery.view_delivery")
-        self._sees_links = may("giftcards_delivery.view_cardlink")
-        self._may_act = MAY_RESEND(pages, request)
 
-    @property
-    def is_allowed(self) -> bool:
-        return self._sees_messages or self._sees_links or self._may_act
+def _why_silent(order: Order, told: Collection[str]) -> str:
+    """The reason why the customer is not told of the status; "" if they are, or need not be.
 
-    def context(self) -> dict[str, Any]:
-        """The context of the template; empty if there is nothing to show."""
-        order, now = self._order, timezone.now()
-        about = Delivery.objects.filter(order=order)
-        messages, has_more_messages = newest(about, _MOST)
-        links, has_more_links = newest(with_use(CardLink.objects.filter(order=order)), _MOST)
-        if conf.is_off and not (messages or links):
-            return {}
-        acts = buttons(self._pages, self._request, order, ABOUT_ORDER)
-        silence = self._why_silent({message.kind for message in messages})
-        if not (messages or links or acts or silence):
-            return {}
-        untold = set(about.untold().values_list("pk", flat=True))
-        name = urlencode({"q": order.reference})
-        return {
-            "original": order,
-            "silence": silence,
-            # An order without messages needs no query.
-            "codes_elsewhere": _codes_elsewhere(order) if messages else [],
-            "sees_messages": self._sees_messages,
-            "messages": [self._message_row(each, untold, links) for each in messages],
-            "all_messages": f"{self._url('delivery_changelist')}?{name}"
-            if has_more_messages
-            else "",
-            "sees_links": self._sees_links,
-            "links": [self._link_row(link, now) for link in links],
-            "all_links": f"{self._url('cardlink_changelist')}?{name}" if has_more_links else "",
-            "buttons": acts,
-        }
-
-    def _url(self, page: str, *args: Any) -> str:
-        return address(self._pages.admin_site, page, *args)
-
-    def _why_silent(self, told: Collection[str]) -> str:
-        """The reason why the customer is not told of the status; "" if they are, or need not be.
-
-        ``told`` holds the kinds of the existing messages: they count as told.
-        """
-        order = self._order
-        kind = KIND_OF_STATUS.get(order.status)
-        if kind is None or kind in told or conf.mode[kind] == Mode.OFF:
-            return ""
-        if not any(channel.address_of(order) for channel in conf.make_channels()):
-            return gettext(
-                "The customer was not told, because the order has no address. Ask for one, and send"
-                " a message there; or hand over a link."
-            )
-        if (order.settled_at or timezone.now()) < Installation.begin():
-            return gettext(
-                "The customer was not told: it happened before messages to customers were set up."
-            )
-        return gettext("The customer has yet to be told. This happens by itself in a moment.")
-
-    def _message_row(
-        self, message: Delivery, untold: Container[int], links: Sequence[CardLink]
-    ) -> MessageRow:
-        return MessageRow(
-            message.get_kind_display(),
-            status_badge(message),
-            what_became(message),
-            _details(message, links),
-            bdi(message.error) if message.error and message.status in _TROUBLED else "",
-            message.pk in untold,
-            buttons(self._pages, self._request, message, ABOUT_MESSAGE),
+    ``told`` holds the kinds of the existing messages: they count as told.
+    """
+    kind = KIND_OF_STATUS.get(order.status)
+    if kind is None or kind in told or conf.mode[kind] == Mode.OFF:
+        return ""
+    if not any(channel.address_of(order) for channel in conf.make_channels()):
+        return gettext(
+            "The customer was not told, because the order has no address. Ask for one, and send"
+            " a message there; or hand over a link."
         )
+    if (order.settled_at or timezone.now()) < Installation.begin():
+        return gettext(
+            "The customer was not told: it happened before messages to customers were set up."
+        )
+    return gettext("The customer has yet to be told. This happens by itself in a moment.")
 
-    def _link_row(self, link: CardLink, now: Any) -> LinkRow:
-        state, needs_look = state_of(link, now)
-        made = format_html("{} · {}", origin_of(link), moment(link.created_at))
-        url = self._url("cardlink_change", link.pk)
-        return LinkRow(made, use_in_words(Use.of([link])), state, needs_look, url)
 
-
-def _details(message: Delivery, links: Sequence[CardLink]) -> list[SafeString | str]:
-    """Sentences on who had the message sent again, unknown outcomes, and the use of its links."""
+def _message_row(message: Delivery, links: Sequence[CardLink]) -> dict[str, Any]:
+    # Who had it sent again, unknown outcomes, and the use of its links.
     details = [who_asked(message), doubts(message)]
     own = [link for link in links if link.delivery_id == message.pk]
     if own:
-        details.append(use_in_words(Use.of(own)))
-    return [detail for detail in details if detail]
+        details.append(use_in_words(own))
+    return {
+        "kind": message.get_kind_display(),
+        "badge": status_badge(message),
+        "said": what_became(message),
+        "details": [detail for detail in details if detail],
+        "error": bdi(message.error) if message.error and message.status in _TROUBLED else "",
+    }
 
 
-def _section(pages: OrderPages, request: HttpRequest, order: Order) -> SafeString | str:
-    """The HTML of the section on the page of ``order``; "" if there is nothing to show."""
-    shown = Section(pages, request, order)
-    context = shown.context() if shown.is_allowed else {}
-    if not context:
-        return ""
-    return render_to_string("admin/giftcards_delivery/section.html", context, request)
+def _link_row(link: CardLink) -> dict[str, Any]:
+    state, needs_look = state_of(link, timezone.now())
+    return {
+        "made": format_html("{} · {}", origin_of(link), moment(link.created_at)),
+        "use": use_in_words([link]),
+        "state": state,
+        "needs_look": needs_look,
+    }
 
 
 # What a corrected address means for messages and links, before and afterwards.

@@ -1,4 +1,7 @@
-"""The list of the messages to customers, and the page of a message. Fast with a million rows."""
+"""The lists of messages, links and digests, and the pages of their rows. Fast with a million rows.
+
+All are read-only. The tokens of links are stored nowhere.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
@@ -16,17 +20,37 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin.actions import buttons
 from giftcards.admin.filters import ChoicesFilter, OrderChangeList, show_filters
 from giftcards.admin.pages import OrderPages
-from giftcards.delivery.admin.labels import doubts, status_badge, what_became, who_asked
+from giftcards.admin.rows import OnlyFilters, ReadOnly, RowModelAdmin
+from giftcards.delivery.admin.labels import (
+    doubts,
+    origin_of,
+    state_of,
+    status_badge,
+    visit_rows,
+    what_became,
+    who_asked,
+)
+from giftcards.delivery.admin.pages import DeliveryRows, newest
 from giftcards.delivery.admin.previews import PreviewPages
 from giftcards.delivery.admin.resending import SEND_AGAIN
 from giftcards.delivery.admin.section import ABOUT_MESSAGE
 from giftcards.delivery.conf import conf
-from giftcards.delivery.models import Delivery, DeliveryQuerySet, DeliveryStatus
-from giftcards.display import bdi, count_text, exact_moment, filled, moment
+from giftcards.delivery.digests import RECEIVERS, last_digest
+from giftcards.delivery.models import (
+    CardLink,
+    Delivery,
+    DeliveryQuerySet,
+    DeliveryStatus,
+    LinkVisit,
+    StaffDigest,
+)
+from giftcards.display import bdi, count_text, exact_moment, filled, labelled, moment
 from giftcards.models import Order
 
 # The most messages that a search shows.
 _MOST_FOUND = 1_000
+# The most visits on the page of a link: programs may open it any number of times.
+_MOST_VISITS = 200
 
 
 class _Few(ChoicesFilter):
@@ -81,8 +105,6 @@ class DeliveryAdmin(PreviewPages):
         "tries",
         "last_error",
     )
-    list_display_links = ("when",)
-    list_select_related = ("order",)
     list_filter = (
         UntoldFilter,
         ("status", _Few),
@@ -102,8 +124,6 @@ class DeliveryAdmin(PreviewPages):
         "last_error",
         "asked_for",
     )
-    # Shows the search box; search_rows() does the search.
-    search_fields = ("order__reference",)
     search_help_text = _("The reference of an order, or the whole address of a customer.")
 
     def get_changelist(self, request: HttpRequest, **named: Any) -> type[ChangeList]:
@@ -133,10 +153,6 @@ class DeliveryAdmin(PreviewPages):
             *buttons(pages, request, message.order, [SEND_AGAIN]),
         ]
         return super().render_change_form(request, context, *args, **named)
-
-    @admin.display(description=_("created"))
-    def when(self, message: Delivery) -> str:
-        return exact_moment(message.created_at)
 
     @admin.display(description=_("message"))
     def its_kind(self, message: Delivery) -> str:
@@ -180,3 +196,107 @@ class DeliveryAdmin(PreviewPages):
     @admin.display(description=_("sent again"))
     def asked_for(self, message: Delivery) -> SafeString | str:
         return who_asked(message) or "-"
+
+
+@admin.register(CardLink)
+class CardLinkAdmin(DeliveryRows):
+    """The links, the latest first."""
+
+    list_display = ("when", "its_order", "made", "its_state", "times_shown")
+    fields = readonly_fields = (
+        "its_order",
+        "made",
+        "its_message",
+        "why",
+        "when",
+        "expires",
+        "its_state",
+        "times_shown",
+        "wrong_pins",
+    )
+    search_help_text = _("The reference of an order.")
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **named: Any
+    ) -> HttpResponse:
+        link = context["original"]
+        if request.user.has_perm("giftcards_delivery.view_linkvisit"):
+            visits, has_more = newest(LinkVisit.objects.filter(link=link), _MOST_VISITS)
+            context |= {
+                "visits": visit_rows(visits),
+                "has_more_visits": has_more,
+                "may_see_visits": True,
+            }
+        return super().render_change_form(request, context, *args, **named)
+
+    @admin.display(description=_("origin"))
+    def made(self, link: CardLink) -> SafeString | str:
+        return origin_of(link)
+
+    @admin.display(description=_("message"))
+    def its_message(self, link: CardLink) -> str:
+        return link.delivery.get_kind_display() if link.delivery else "-"
+
+    @admin.display(description=_("reason"))
+    def why(self, link: CardLink) -> str:
+        return bdi(link.reason) if link.reason else "-"
+
+    @admin.display(description=_("expires"))
+    def expires(self, link: CardLink) -> str:
+        return exact_moment(link.expires_at) if link.expires_at else "-"
+
+    @admin.display(description=_("state"))
+    def its_state(self, link: CardLink) -> SafeString | str:
+        return state_of(link, timezone.now())[0]
+
+    @admin.display(description=_("cards shown"))
+    def times_shown(self, link: CardLink) -> SafeString:
+        return labelled(gettext("cards shown"), str(link.reveals))
+
+
+@admin.register(StaffDigest)
+class StaffDigestAdmin(ReadOnly, OnlyFilters, RowModelAdmin):
+    """The digests, a row for each person who gets them."""
+
+    list_display = ("whose", "last_sent", "what_it_said", "how_it_stands", "next_try")
+    list_display_links = None
+    fields = readonly_fields = list_display
+    sortable_by = ()
+    # Instead of a dash, which would take a line of its own on a phone.
+    empty_value_display = ""
+
+    class Media:
+        css = {"all": ("giftcards/admin.css", "giftcards_delivery/admin.css")}
+
+    @admin.display(description=_("address"))
+    def whose(self, digest: StaffDigest) -> SafeString | str:
+        if digest.address == RECEIVERS:
+            return gettext("the shop's software")
+        return bdi(digest.address)
+
+    @admin.display(description=_("last digest"))
+    def last_sent(self, digest: StaffDigest) -> str:
+        return exact_moment(digest.sent_at) if digest.sent_at else gettext("none yet")
+
+    @admin.display(description=_("what it said"))
+    def what_it_said(self, digest: StaffDigest) -> str:
+        lines = ((item.headline,) for item in last_digest(digest))
+        return format_html_join(SafeString("<br>"), "{}", lines)
+
+    @admin.display(description=_("state"))
+    def how_it_stands(self, digest: StaffDigest) -> str:
+        if not digest.is_failing:
+            return gettext("in order")
+        text = ngettext(
+            "cannot be sent: %(count)s attempt failed",
+            "cannot be sent: %(count)s attempts failed",
+            digest.failures,
+        )
+        shown = filled(text, count=digest.failures)
+        warning = '<span class="giftcards-warning">{}</span><br>{}'
+        return format_html(warning, shown, bdi(digest.error))
+
+    @admin.display(description=_("next attempt"))
+    def next_try(self, digest: StaffDigest) -> str:
+        at = digest.next_attempt_at
+        return exact_moment(at) if digest.is_failing and at else ""
