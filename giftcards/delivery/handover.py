@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from math import inf
 
@@ -43,35 +43,6 @@ class Limits:
         return not self.stop.is_set() and time.monotonic() < self.begin_until
 
 
-class _End:
-    """The outcome of an attempt, for the waiting thread; a late success goes to ``late``."""
-
-    def __init__(self, late: Callable[[Sent], object]) -> None:
-        self._lock = threading.Lock()
-        self._queue: queue.SimpleQueue[Sent | Failure] = queue.SimpleQueue()
-        self._is_awaited = True
-        self._late = late
-
-    def tell(self, end: Sent | Failure) -> None:
-        with self._lock:
-            if self._is_awaited:
-                self._queue.put(end)
-                return
-        if isinstance(end, Sent):
-            self._late(end)
-
-    def wait(self, seconds: float) -> Sent | Failure | None:
-        with contextlib.suppress(queue.Empty):
-            return self._queue.get(timeout=seconds)
-        return None
-
-    def give_up(self) -> Sent | Failure | None:
-        """Stop waiting; return the outcome if there is one by now."""
-        with self._lock:
-            self._is_awaited = False
-        return None if self._queue.empty() else self._queue.get()
-
-
 @contained
 def hand_over(
     send: Callable[[], str | None], limits: Limits, *, late: Callable[[Sent], object]
@@ -81,28 +52,39 @@ def hand_over(
     The outcome is a failure with ``Meaning.UNANSWERED`` after :data:`ATTEMPT_SECONDS`, or when the
     limits are reached. The thread goes on: if the message goes out after all, it calls ``late``.
     """
-    end = _End(late)
+    end: Future[Sent | Failure] = Future()
     # A daemon thread does not keep the process from ending.
-    threading.Thread(target=_send, args=(send, end), name="giftcards: message", daemon=True).start()
+    threading.Thread(
+        target=_send, args=(send, end, late), name="giftcards: message", daemon=True
+    ).start()
     began = time.monotonic()
     give_up_at = min(began + ATTEMPT_SECONDS, limits.end_at)
     is_stopping = False
     while (now := time.monotonic()) < give_up_at:
-        if told := end.wait(min(_POLL_EVERY, give_up_at - now)):
-            return told
+        with contextlib.suppress(TimeoutError):
+            return end.result(min(_POLL_EVERY, give_up_at - now))
         if limits.stop.is_set() and not is_stopping:
             is_stopping = True
             give_up_at = min(give_up_at, time.monotonic() + _STOPPING_SECONDS)
-    waited = Failure(Meaning.UNANSWERED, f"No answer within {now - began:.0f} s")
-    return end.give_up() or waited
+    # False if the outcome came in the meantime.
+    if end.cancel():
+        return Failure(Meaning.UNANSWERED, f"No answer within {now - began:.0f} s")
+    return end.result()
 
 
 @contained
-def _send(send: Callable[[], str | None], end: _End) -> None:
+def _send(
+    send: Callable[[], str | None], end: Future[Sent | Failure], late: Callable[[Sent], object]
+) -> None:
     try:
-        end.tell(Sent(send() or ""))
+        sent = Sent(send() or "")
+        try:
+            end.set_result(sent)
+        except InvalidStateError:  # nobody waits any more
+            late(sent)
     except BaseException as error:  # noqa: BLE001 (whoever sends may raise anything)
-        end.tell(failure_of(error))
+        with contextlib.suppress(InvalidStateError):
+            end.set_result(failure_of(error))
     finally:
         # Closes the connections of this thread only.
         connections.close_all()
