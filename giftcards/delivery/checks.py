@@ -15,7 +15,7 @@ from django.urls import NoReverseMatch, reverse
 from django.utils.module_loading import import_string
 
 from giftcards.conf import conf as core
-from giftcards.delivery.conf import conf, problems
+from giftcards.delivery.conf import conf
 from giftcards.delivery.kinds import WITH_CARDS, Mode
 from giftcards.exceptions import ConfigurationError
 
@@ -43,7 +43,8 @@ _PRETENDING = {f"django.core.mail.backends.{name}.EmailBackend" for name in ("co
 def check_settings(**_: object) -> list[CheckMessage]:
     """Report what is wrong with ``GIFTCARDS_DELIVERY``."""
     found: list[CheckMessage] = [
-        Error(problem.message, hint=problem.hint, id=IDS[problem.kind]) for problem in problems()
+        Error(problem.message, hint=problem.hint, id=IDS[problem.kind])
+        for problem in conf.problems()
     ]
     return found or [message for check in (_check_paths, _check_channels) for message in check()]
 

@@ -190,5 +190,3 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
 
 
 conf = Conf()
-problems = conf.problems
-require = conf.require

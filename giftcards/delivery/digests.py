@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from functools import cache, partial
 from typing import Any, Self
@@ -29,7 +29,7 @@ from giftcards.delivery import news
 from giftcards.delivery.channels import NotTaken
 from giftcards.delivery.conf import StaffPerson, conf
 from giftcards.delivery.failures import Failure, describe
-from giftcards.delivery.handover import Limits, Sent, hand_over
+from giftcards.delivery.handover import Limits, hand_over
 from giftcards.delivery.models import StaffDigest
 from giftcards.delivery.news import Item, Situation, alerts
 from giftcards.delivery.signals import staff_news
@@ -51,8 +51,6 @@ _LAG = timedelta(seconds=30)
 # A state that still holds is told again after this time.
 _REMINDED_AFTER = timedelta(days=1)
 _PAUSES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 5 * 60, 30 * 60, 60 * 60))
-# The fields of Told, with the value of each where a row has none.
-_PARTS: Mapping[str, Callable[[], Any]] = {"states": dict, "matters": dict, "last": list}
 #: The address in the row of the receivers of the signal.
 RECEIVERS = ""
 
@@ -70,10 +68,9 @@ class Told:
 
     @classmethod
     def of(cls, digest: StaffDigest) -> Self:
-        return cls(*(digest.told.get(part) or empty() for part, empty in _PARTS.items()))
-
-    def as_dict(self) -> dict[str, Any]:
-        return {part: getattr(self, part) for part in _PARTS}
+        # A row of another version may lack some, or have others.
+        names = [part.name for part in fields(cls)]
+        return cls(**{name: digest.told[name] for name in names if digest.told.get(name)})
 
 
 def is_due() -> bool:
@@ -115,7 +112,8 @@ def _serve_all(
         digest = rows.get(person.address) or _begin(person.address, situation)
         if not limits.may_begin():
             break
-        if digest is None or not _claim(digest):
+        # Claims the row as it was read.
+        if digest is None or not _write(digest, next_attempt_at=timezone.now() + LONGEST_HOLD):
             continue
         sent += _serve(digest, person, situation, happened, limits)
         if digest.is_failing:
@@ -158,14 +156,9 @@ def _begin(address: str, situation: Situation) -> StaffDigest | None:
     """Create the row of a new person, who is not told of the past; ``None`` if it exists."""
     told = Told(matters=_open_orders(situation))
     digest, is_new = StaffDigest.objects.get_or_create(
-        address=address, defaults={"covers_until": situation.at, "told": told.as_dict()}
+        address=address, defaults={"covers_until": situation.at, "told": asdict(told)}
     )
     return digest if is_new else None
-
-
-def _claim(digest: StaffDigest) -> bool:
-    """Claim the row as it was read; return False if another process was first."""
-    return _write(digest, next_attempt_at=timezone.now() + LONGEST_HOLD)
 
 
 def _write(digest: StaffDigest, **values: Any) -> bool:
@@ -201,7 +194,7 @@ def _serve(
     now = timezone.now()
     values: dict[str, Any] = {
         "covers_until": until,
-        "told": _knows(told, situation, items).as_dict(),
+        "told": asdict(_knows(told, situation, items)),
         "next_attempt_at": now + _LOOK_EVERY,
         "failures": 0,
         "error": "",
@@ -239,8 +232,8 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
 
 def _without(finding: Finding, known: Iterable[int]) -> Finding | None:
     """``finding`` without the orders that are ``known``; ``None`` if no other is left."""
-    keys = finding.orders.keys() - set(known)
-    orders = {key: name for key, name in finding.orders.items() if key in keys}
+    told = set(known)
+    orders = {key: name for key, name in finding.orders.items() if key not in told}
     if not orders:
         return None
     count = min(len(orders), MOST)
@@ -252,9 +245,8 @@ def _open_orders(situation: Situation) -> dict[str, list[int]]:
     return {code: list(finding.orders) for code, finding in situation.matters.items()}
 
 
-def _knows(told: Told, situation: Situation, items: Iterable[Item]) -> Told:
+def _knows(told: Told, situation: Situation, items: list[Item]) -> Told:
     """The record of a person who has now been told ``items``."""
-    items = list(items)
     at = situation.at.timestamp()
     new = {item.code: at for item in items if item.code in situation.states}
     return Told(
@@ -327,12 +319,8 @@ def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> str:
     except Exception as error:  # noqa: BLE001 (templates of the shop raise anything)
         return describe(error)
     # A mail that goes out after the wait has ended is ignored, so it is sent once more.
-    end = hand_over(partial(_hand_over, mail), limits, late=_ignore)
+    end = hand_over(partial(_hand_over, mail), limits, late=lambda _sent: None)
     return end.error if isinstance(end, Failure) else ""
-
-
-def _ignore(_sent: Sent) -> None:
-    pass
 
 
 def _hand_over(mail: EmailMultiAlternatives) -> None:

@@ -82,33 +82,25 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
         The claim expires at ``until``: then another process can take the message over.
         """
-        token = uuid.uuid4().hex
         rows = self.filter(
             pk=wanted.pk, status=wanted.status, next_attempt_at=wanted.next_attempt_at
         )
+        wanted.claim = uuid.uuid4().hex
         values: dict[str, Any] = {
             "status": DeliveryStatus.SENDING,
-            "claim": token,
+            "claim": wanted.claim,
             "next_attempt_at": until,
             "attempts": wanted.attempts + 1,
         }
         # The process of the last claim has not recorded how its attempt ended.
         if wanted.status == DeliveryStatus.SENDING:
             values["unanswered"] = wanted.unanswered + 1
-        if not rows.update(**values):
-            return False
-        for name, value in values.items():
-            setattr(wanted, name, value)
-        return True
+        return bool(rows.update(**values))
 
     def conclude(self, claimed: Delivery, **values: Any) -> bool:
         """Record how an attempt ended; return False if the claim was lost in the meantime."""
         rows = self.filter(pk=claimed.pk, status=DeliveryStatus.SENDING, claim=claimed.claim)
-        if not rows.update(**values):
-            return False
-        for name, value in values.items():
-            setattr(claimed, name, value)
-        return True
+        return bool(rows.update(**values))
 
     def add(self, message: Delivery) -> bool:
         """Insert the message; return False if a row has its ``key`` already."""
@@ -173,8 +165,6 @@ def stored_id(message_id: str) -> str:
 
 class Delivery(models.Model):
     """A message to a customer: for one occasion, over one channel, to one address."""
-
-    Status = DeliveryStatus
 
     order = models.ForeignKey(
         Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="deliveries"

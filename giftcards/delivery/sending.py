@@ -8,7 +8,8 @@ There are at most :data:`MOST_UNANSWERED` such attempts, so a message goes out a
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -74,9 +75,6 @@ class SendingTally:
             other.is_cut_short,
         )
 
-    def as_dict(self) -> dict[str, int | bool]:
-        return asdict(self)
-
     def __str__(self) -> str:
         counts = (
             f"{self.sent} sent, {self.retrying} to be tried again, {self.failed} failed,"
@@ -96,6 +94,8 @@ def send_due(limits: Limits) -> SendingTally:
 
 
 class _Pass:
+    """One call of :func:`send_due`."""
+
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._counts: Counter[str] = Counter()
@@ -132,7 +132,8 @@ class _Pass:
             status = values["status"]
             if status == DeliveryStatus.RETRYING and _is_stopped(delivery):
                 status = DeliveryStatus.CANCELLED
-            self._counts[_COUNTED[status]] += 1
+            # The fields of the tally are named like the statuses.
+            self._counts[status.value] += 1
 
     def _values(self, delivery: Delivery) -> dict[str, Any]:
         """Send the message if it is still wanted; return the values to store in its row."""
@@ -147,23 +148,11 @@ class _Pass:
         if isinstance(end, Sent):
             self._failures[delivery.channel] = 0
             return _sent(end)
-        self._note(delivery.channel, end)
+        if end.meaning in {Meaning.SERVER_AWAY, Meaning.UNANSWERED}:
+            self._failures[delivery.channel] += 1
+            if self._failures[delivery.channel] >= _FAILURES_IN_A_ROW:
+                self._away.add(delivery.channel)
         return _after_failure(delivery, end)
-
-    def _note(self, channel: str, failure: Failure) -> None:
-        if failure.meaning in {Meaning.SERVER_AWAY, Meaning.UNANSWERED}:
-            self._failures[channel] += 1
-            if self._failures[channel] >= _FAILURES_IN_A_ROW:
-                self._away.add(channel)
-
-
-# Field of SendingTally by the status that a message got.
-_COUNTED = {
-    DeliveryStatus.SENT: "sent",
-    DeliveryStatus.RETRYING: "retrying",
-    DeliveryStatus.FAILED: "failed",
-    DeliveryStatus.CANCELLED: "cancelled",
-}
 
 
 def is_wanted(delivery: Delivery) -> bool:
@@ -224,11 +213,9 @@ def _link(delivery: Delivery) -> tuple[CardLink | None, Masked | None]:
 
 def _forget(link: CardLink) -> None:
     """Delete a link that nobody was told of."""
-    try:
+    # If it has visits, somebody was told of it after all.
+    with suppress(ProtectedError):
         link.delete()
-    except ProtectedError:
-        # The link has visits, so somebody was told of it after all.
-        return
 
 
 def _id(delivery: Delivery) -> str:

@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from datetime import timedelta
-from typing import NamedTuple
 
 from django.utils import timezone
 
@@ -45,11 +44,6 @@ _ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
 _LONGEST_WAIT, _POLL_EVERY = 15.0, 1.0
 
 
-class _Slot(NamedTuple):
-    name: str
-    token: str
-
-
 def deliver() -> str:
     """Send what is due, and queue another task if something is left; return counts in words."""
     stop = cluster_stop() or threading.Event()
@@ -76,7 +70,7 @@ def _send(stop: threading.Event) -> str:
         # Digests come last, because customers wait for their messages.
         told = digests.send_due(limits)
     finally:
-        Lease.objects.release(slot.name, slot.token)
+        Lease.objects.release(*slot)
     # After the release: a task that ran meanwhile found no slot and ended. A server that is away is
     # left alone until the next minute.
     if not done.is_cut_short and Delivery.objects.due(timezone.now()).exists():
@@ -90,10 +84,11 @@ def _workers() -> int:
     return int(Conf.WORKERS)
 
 
-def _take_slot(number: int) -> _Slot | None:
+def _take_slot(number: int) -> tuple[str, str] | None:
+    """The name and the token of a lease on sending; ``None`` if others hold all of them."""
     for name in (_SLOT.format(number=index) for index in range(number)):
         if token := Lease.objects.take(name, _SLOT_FOR):
-            return _Slot(name, token)
+            return name, token
     return None
 
 

@@ -6,11 +6,10 @@ One page to print. It holds no code.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Min, QuerySet
+from django.db.models import Min
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone, translation
 from django.utils.html import format_html_join
@@ -45,15 +44,6 @@ _FEW = 10
 _LANGUAGES = ("fr", "ar", "en")
 
 
-@dataclass(frozen=True, slots=True)
-class QuotedMessage:
-    """A text to send to the provider, as HTML."""
-
-    language: str
-    is_rtl: bool
-    text: SafeString
-
-
 def _view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
     has_perm = request.user.has_perm
     order = pages.order_for(request, key, allowed=has_perm("giftcards_delivery.view_delivery"))
@@ -71,14 +61,14 @@ def _view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
         "messages_sent": [_message_row(message) for message in messages],
         "has_more": has_more_messages,
         "timeline": past.events,
-        "quotes": list(_quotes(order, [tail for _card, _at, tail, _why in cards["cards"]])),
+        "quotes": _quotes(order, [tail for _card, _at, tail, _why in cards["cards"]]),
     }
     if has_perm("giftcards_delivery.view_cardlink"):
         context |= {"sees_links": True, **_links(order)}
         if has_perm("giftcards_delivery.view_linkvisit"):
             context |= {"sees_visits": True, **_visits(order)}
     if has_perm("giftcards.view_cardreveal"):
-        context |= {"sees_reveals": True, "reveals": [*map(_reveal_row, _reveals_of(order))]}
+        context |= {"sees_reveals": True, "reveals": _reveals(order)}
     title = gettext("Proof of delivery")
     return render_page(pages, request, "dispute", order, title=title, **context)
 
@@ -155,37 +145,37 @@ def _links(order: Order) -> dict[str, Any]:
 
 
 def _visits(order: Order) -> dict[str, Any]:
-    """The visits of the order's links, for the template."""
     visits, has_more = newest(LinkVisit.objects.filter(link__order=order), _MOST)
     return {"visits": visit_rows(visits), "has_more_visits": has_more}
 
 
-def _reveals_of(order: Order) -> QuerySet[CardReveal]:
+def _reveals(order: Order) -> list[dict[str, Any]]:
     reveals = CardReveal.objects.filter(card__order=order).select_related("card", "user")
-    return reveals.defer("card__sealed").order_by("pk")
+    return [
+        {
+            "card": reveal.card.position,
+            "by": bdi(reveal.user.get_username()),
+            "at": zoned_moment(reveal.at),
+            "address": reveal.address,
+            "reason": bdi(reveal.reason),
+        }
+        for reveal in reveals.defer("card__sealed").order_by("pk")
+    ]
 
 
-def _reveal_row(reveal: CardReveal) -> dict[str, Any]:
-    return {
-        "card": reveal.card.position,
-        "by": bdi(reveal.user.get_username()),
-        "at": zoned_moment(reveal.at),
-        "address": reveal.address,
-        "reason": bdi(reveal.reason),
-    }
-
-
-def _quotes(order: Order, tails: list[str]) -> Iterator[QuotedMessage]:
+def _quotes(order: Order, tails: list[str]) -> list[dict[str, Any]]:
     """The texts to send to the provider, one per language; none if it has no such order."""
     if not order.provider_order_id:
-        return
+        return []
     shown = LinkVisit.objects.filter(link__order=order, what=LinkVisit.What.REVEALED)
     first_shown: datetime | None = shown.aggregate(at=Min("at"))["at"]
+    quotes: list[dict[str, Any]] = []
     for language in _LANGUAGES:
         with translation.override(language):
             parts = _quoted(order, tails, first_shown)
             text = format_html_join(" ", "{}", ((part,) for part in parts))
-            yield QuotedMessage(language, get_language_bidi(), text)
+            quotes.append({"language": language, "is_rtl": get_language_bidi(), "text": text})
+    return quotes
 
 
 def _quoted(order: Order, tails: list[str], first_shown: datetime | None) -> Iterator[SafeString]:

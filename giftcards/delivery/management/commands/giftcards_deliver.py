@@ -3,13 +3,13 @@ from __future__ import annotations
 import threading
 import time
 from argparse import ArgumentParser
-from datetime import datetime
+from dataclasses import asdict
 from typing import Any
 
 from django.utils import timezone
 
 from giftcards.delivery import digests
-from giftcards.delivery.conf import require
+from giftcards.delivery.conf import conf
 from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.queueing import tell_of_lost_refunds
@@ -45,7 +45,7 @@ class Command(GiftcardsCommand):
         )
 
     def handle(self, **options: Any) -> None:
-        require("MODE", "BASE_URL", "FROM_EMAIL", "CHANNELS")
+        conf.require("MODE", "BASE_URL", "FROM_EMAIL", "CHANNELS")
         if options["loop"]:
             self._loop(options)
         else:
@@ -57,10 +57,11 @@ class Command(GiftcardsCommand):
         told = digests.send_due(Limits())
         waiting = Delivery.objects.filter(next_attempt_at__isnull=False).count()
         if options["json"]:
-            self.write_json({**done.as_dict(), "waiting": waiting, "digests": told})
+            self.write_json({**asdict(done), "waiting": waiting, "digests": told})
         self.say(f"{done}; {counted(told, 'digest')} for staff.", options)
         if done.failed or waiting:
-            raise unfinished(_trouble(done, waiting))
+            text = f"{done.failed} could not be sent, and {waiting} wait for another try."
+            raise unfinished(f"{text} The admin shows why.")
 
     def _loop(self, options: dict[str, Any]) -> None:
         stop = set_by_signals()
@@ -75,25 +76,13 @@ class Command(GiftcardsCommand):
                 _wait(stop, _PAUSE if done.is_cut_short else 0)
 
 
-def _trouble(done: SendingTally, waiting: int) -> str:
-    return (
-        f"{done.failed} could not be sent, and {waiting} wait for another try. The admin shows why."
-    )
-
-
 def _wait(stop: threading.Event, seconds: float) -> None:
     """Wait for ``seconds``, and then until a message is due; a minute at most in all."""
     began = time.monotonic()
     while not stop.is_set() and (waited := time.monotonic() - began) < _TICK:
         due_at = Delivery.objects.next_due_at()
-        is_due = due_at is not None and due_at <= timezone.now()
-        if is_due and waited >= seconds:
+        until_due = _POLL_EVERY if due_at is None else (due_at - timezone.now()).total_seconds()
+        pause = seconds - waited
+        if pause <= 0 and until_due <= 0:
             return
-        stop.wait(_left(due_at, seconds - waited))
-
-
-def _left(due_at: datetime | None, seconds: float) -> float:
-    """Seconds to wait before the next look."""
-    if seconds > 0 or due_at is None:
-        return min(max(seconds, 0) or _POLL_EVERY, _POLL_EVERY)
-    return min(max((due_at - timezone.now()).total_seconds(), 0), _POLL_EVERY)
+        stop.wait(min(pause if pause > 0 else until_due, _POLL_EVERY))
