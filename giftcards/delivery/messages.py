@@ -232,7 +232,10 @@ def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
         "link": form.exact(content.link),
         "link_until": content.link_until and moment_text(content.link_until),
         "link_reveals": conf.link_reveals,
-        "codes": [_code_in(form, code) for code in content.codes],
+        "codes": [
+            replace(code, value=form.exact(code.value), serial=form.exact(code.serial))
+            for code in content.codes
+        ],
         "rows": _rows(content, form),
     }
 
@@ -241,30 +244,24 @@ def _shown(amount: Decimal | None, form: _Form) -> str | None:
     return None if amount is None else form.amount(amount)
 
 
-def _code_in(form: _Form, code: Code) -> Code:
-    return replace(code, value=form.exact(code.value), serial=form.exact(code.serial))
-
-
 def _rows(content: Content, form: _Form) -> list[MessageRow]:
     facts = content.facts
-    return [
-        *_rows_of_refund(content, form),
+    rows = _rows_of_refund(content, form)
+    rows += [
         MessageRow(gettext("Product"), form.foreign(facts.product)),
         MessageRow(gettext("Denomination"), form.foreign(facts.type)),
         MessageRow(capfirst(gettext("quantity")), count_text(facts.quantity)),
-        *_rows_of_part(content),
+    ]
+    if content.kind == Kind.PARTLY_DELIVERED:
+        rows += [
+            MessageRow(gettext("Cards delivered"), count_text(facts.delivered)),
+            MessageRow(gettext("Cards missing"), count_text(facts.missing)),
+        ]
+    rows += [
         MessageRow(gettext("Ordered on"), moment_text(facts.ordered_at)),
         MessageRow(capfirst(gettext("reference")), form.foreign(facts.reference)),
     ]
-
-
-def _rows_of_part(content: Content) -> list[MessageRow]:
-    if content.kind != Kind.PARTLY_DELIVERED:
-        return []
-    return [
-        MessageRow(gettext("Cards delivered"), count_text(content.facts.delivered)),
-        MessageRow(gettext("Cards missing"), count_text(content.facts.missing)),
-    ]
+    return rows
 
 
 def _rows_of_refund(content: Content, form: _Form) -> list[MessageRow]:

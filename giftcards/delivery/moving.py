@@ -7,9 +7,7 @@ withdrawn, and there would be no other way to the cards.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from django.utils import timezone
 
@@ -95,7 +93,10 @@ def move_messages(order: Order, change: CustomerChange) -> None:
     again = [*old.unsent, *old.unused]
     Delivery.objects.stop(pk__in=[message.pk for message in old.messages])
     old.links.revoke(order, by=change.by)
-    if sum(_move(message, before, order, change) for message in _one_of_each(again)):
+    # The last message of each kind over each channel.
+    last = {(message.kind, message.channel): message for message in again}
+    moved = sorted(last.values(), key=lambda message: message.pk)
+    if sum(_move(message, before, order, change) for message in moved):
         wake()
     _change_language(before, order)
 
@@ -107,15 +108,10 @@ def addresses_of(order: Order) -> set[str]:
     return found - {""}
 
 
-def _one_of_each(messages: list[Delivery]) -> Iterator[Delivery]:
-    """The last message of each kind over each channel."""
-    last = {(message.kind, message.channel): message for message in messages}
-    yield from sorted(last.values(), key=lambda message: message.pk)
-
-
 def _move(message: Delivery, before: Order, order: Order, change: CustomerChange) -> bool:
     """Queue the message to the new address; return False if there is none, or it is outdated."""
-    channel = _channel(message.channel)
+    channels = conf.make_channels()
+    channel = next((each for each in channels if each.name == message.channel), None)
     address = _address(channel, order) if channel else ""
     if not address or message.kind not in kinds_that_fit(order):
         return False
@@ -150,12 +146,8 @@ def _address(channel: Channel, order: Order) -> str:
         return ""
 
 
-def _channel(name: str) -> Channel | None:
-    return next((channel for channel in conf.make_channels() if channel.name == name), None)
-
-
 def _change_language(before: Order, order: Order) -> None:
     old, new = language_of(before), language_of(order)
     if old != new:
-        values: dict[str, Any] = {"status__in": OPEN, "language": old}
-        Delivery.objects.filter(order=order, **values).order_by().update(language=new)
+        rows = Delivery.objects.filter(order=order, status__in=OPEN, language=old)
+        rows.order_by().update(language=new)

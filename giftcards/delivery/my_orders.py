@@ -69,13 +69,14 @@ def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
     listed = list(orders)
     showing = with_cards(listed)
     return [
-        OwnedOrder(order, facts_of(order), order.pk in showing, page_of(user, order))
+        OwnedOrder(
+            order,
+            facts_of(order),
+            order.pk in showing,
+            page=page_tokens.make(place_of(user, order))[0],
+        )
         for order in listed
     ]
-
-
-def page_of(user: Any, order: Order) -> str:
-    return page_tokens.make(place_of(user, order))[0]
 
 
 def place_of(user: Any, order: Order) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from django.apps import apps
-from django.db.models import Max
+from django.db.models import Max, QuerySet
 from django.urls import NoReverseMatch, reverse
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
@@ -247,11 +247,11 @@ class Situation:
 def current_situation() -> Situation:
     """Take a snapshot of the present situation."""
     standing = Standing()
-    told = [condition for condition in CONDITIONS.values() if condition.headline]
     states: dict[str, Finding] = {}
     matters: dict[str, Finding] = {}
-    for condition in told:
-        if finding := condition.judge(standing):
+    for condition in CONDITIONS.values():
+        finding = condition.judge(standing) if condition.headline else None
+        if finding:
             (states if condition.ended else matters)[condition.code] = finding
     return Situation(standing.now, states, matters)
 
@@ -261,10 +261,15 @@ def current_situation() -> Situation:
 
 def recent_events(since: datetime, until: datetime) -> list[Item]:
     """Items about the events after ``since``, up to and including ``until``."""
+    failed = Delivery.objects.filter(failed_at__gt=since, failed_at__lte=until)
+    visits = LinkVisit.objects.filter(at__gt=since, at__lte=until).order_by("what", "at")
+    locked = visits.filter(what=LinkVisit.What.LOCKED)
+    unreadable = visits.filter(what=LinkVisit.What.REVEALED, unreadable__gt=0)
     return [
         *_settled(since, until),
-        *_unsent(since, until),
-        *_visits(since, until),
+        *_about_orders("unsent", failed.order_by("failed_at"), "order"),
+        *_about_orders("locked", locked, "link__order"),
+        *_about_orders("unreadable", unreadable, "link__order"),
         *_reveals(since, until),
     ]
 
@@ -283,22 +288,10 @@ def _settled(since: datetime, until: datetime) -> Iterator[Item]:
         )
 
 
-def _unsent(since: datetime, until: datetime) -> Iterator[Item]:
-    failed = Delivery.objects.filter(failed_at__gt=since, failed_at__lte=until)
-    rows = failed.order_by("failed_at").values_list("order_id", "order__reference")
-    found = list(rows[: MOST + 1])
-    yield from _some("unsent", dict(found).items(), has_more=len(found) > MOST)
-
-
-def _visits(since: datetime, until: datetime) -> Iterator[Item]:
-    visits = LinkVisit.objects.filter(at__gt=since, at__lte=until).order_by("what", "at")
-    kinds = {
-        "locked": visits.filter(what=LinkVisit.What.LOCKED),
-        "unreadable": visits.filter(what=LinkVisit.What.REVEALED, unreadable__gt=0),
-    }
-    for code, rows in kinds.items():
-        found = list(rows.values_list("link__order_id", "link__order__reference")[: MOST + 1])
-        yield from _some(code, dict(found).items(), has_more=len(found) > MOST)
+def _about_orders(code: str, rows: QuerySet[Any], order: str) -> Iterator[Item]:
+    """The item about the orders of ``rows``, which have their order in the field ``order``."""
+    found = list(rows.values_list(f"{order}_id", f"{order}__reference")[: MOST + 1])
+    yield from _some(code, found, has_more=len(found) > MOST)
 
 
 def _reveals(since: datetime, until: datetime) -> Iterator[Item]:
@@ -321,12 +314,9 @@ def _reveals(since: datetime, until: datetime) -> Iterator[Item]:
         yield Item(EVENTS["reveals"], count)
 
 
-def _some(
-    code: str, orders: Iterable[tuple[int, str]], *, has_more: bool = False
-) -> Iterator[Item]:
+def _some(code: str, orders: Iterable[tuple[int, str]], *, has_more: bool) -> Iterator[Item]:
     if rows := dict(orders):
-        count = min(len(rows), MOST)
-        yield Item.about(EVENTS[code], Finding("", count, has_more or len(rows) > MOST, rows))
+        yield Item.about(EVENTS[code], Finding("", min(len(rows), MOST), has_more, rows))
 
 
 # URLs of the admin.

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.utils.crypto import constant_time_compare
-from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.delivery.conf import conf
@@ -21,18 +20,16 @@ from giftcards.models import Order
 _DIGITS = 4
 
 
-class _LastDigitsOfPhone:
-    #: The words with which the page asks for the PIN. A shop's own function may have them as well.
-    help_text: str | Promise = _("The last four digits of your phone number.")
-
-    def __call__(self, order: Order) -> str:
-        """Return the digits; "" if the phone number has too few, so that no PIN is asked for."""
-        digits = "".join(filter(str.isdecimal, normalised(order.customer_phone)))
-        return digits[-_DIGITS:] if len(digits) >= _DIGITS else ""
+def last_digits_of_phone(order: Order) -> str:
+    """The digits, for ``GIFTCARDS_DELIVERY["PIN"]``; "" if the phone number has too few."""
+    digits = "".join(filter(str.isdecimal, normalised(order.customer_phone)))
+    return digits[-_DIGITS:] if len(digits) >= _DIGITS else ""
 
 
-#: For ``GIFTCARDS_DELIVERY["PIN"]``.
-last_digits_of_phone = _LastDigitsOfPhone()
+# The words with which the page asks for the PIN. A shop's own function may have them as well.
+last_digits_of_phone.help_text = _(  # type: ignore[attr-defined]
+    "The last four digits of your phone number."
+)
 
 
 @contained

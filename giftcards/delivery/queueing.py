@@ -24,7 +24,6 @@ from giftcards.statuses import FINAL
 
 logger = logging.getLogger(__name__)
 
-TASK = "giftcards.delivery.tasks.deliver"
 #: Lease of a task that is queued and has not started. While it is held, no other task is queued.
 QUEUED = "queued delivery"
 _QUEUED_FOR = timedelta(seconds=20)
@@ -242,4 +241,4 @@ def wake() -> None:
 
 def _wake() -> None:
     if Lease.objects.take(QUEUED, _QUEUED_FOR):
-        queue_task(TASK)
+        queue_task("giftcards.delivery.tasks.deliver")

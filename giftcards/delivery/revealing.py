@@ -100,9 +100,10 @@ def shown_at(link: CardLink, key: str) -> datetime | None:
     return link.visits.filter(key=key).values_list("at", flat=True).first()
 
 
-def is_same_reveal(at: datetime) -> bool:
-    """True if showing the cards now is the same reveal as the one at ``at``."""
-    return is_recent(at, timezone.now(), within=SAME_REVEAL)
+def is_spent(link: CardLink, key: str) -> bool:
+    """True if the page has shown the cards, and may not show them again without asking."""
+    at = shown_at(link, key)
+    return at is not None and not is_recent(at, timezone.now(), within=SAME_REVEAL)
 
 
 @contained

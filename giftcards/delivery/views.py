@@ -27,7 +27,7 @@ from giftcards.delivery.pins import pin_of
 from giftcards.delivery.revealing import (
     Visitor,
     guess,
-    is_same_reveal,
+    is_spent,
     note_opening,
     reveal,
     shown_at,
@@ -118,7 +118,7 @@ def _answer_press(request: HttpRequest, token: str) -> HttpResponse:
         return pages.gone(request)
     secret = pin_of(link.order)
     asks_pin = bool(secret)
-    if key is None or _is_spent(link, key):
+    if key is None or is_spent(link, key):
         return pages.ask(link, token, asks_pin=asks_pin, complaint="again")
     visitor = Visitor.of(request)
     # A page that has shown the cards was given the PIN.
@@ -137,7 +137,7 @@ def _show_owned(request: HttpRequest, user: Any) -> HttpResponse:
     link = CardLink.objects.of_account(order)
     page = request.POST.get("token", "")
     key = page_tokens.read(page, my_orders.place_of(user, order), quickest=0)
-    if key is None or _is_spent(link, key):
+    if key is None or is_spent(link, key):
         # Django's token has proven that the form was sent on purpose, so ours may be too old.
         page, key = page_tokens.make(my_orders.place_of(user, order))
     visitor = Visitor.of(request, user.get_username())
@@ -161,12 +161,6 @@ def _shown(
     if "file" in request.POST:
         return pages.file_of(link.order, shown)
     return pages.show(link.order, shown, key, form, referrer)
-
-
-def _is_spent(link: CardLink, key: str) -> bool:
-    """True if the page has shown the cards, and may not show them again without asking."""
-    at = shown_at(link, key)
-    return at is not None and not is_same_reveal(at)
 
 
 def _posted(request: HttpRequest) -> Any:

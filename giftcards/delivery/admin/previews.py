@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -161,21 +161,14 @@ def _usual_mode(kind: str) -> str:
 # The example: the provider's own, of five cards at 490.
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """The outcome of the example order."""
-
-    delivered: int = 0
-    paid_back: Decimal | None = None
-
-
 _PRICE = Decimal(490)
 _QUANTITY = 5
-_OUTCOMES = {
-    Kind.DELIVERED: _Outcome(delivered=5),
-    Kind.PARTLY_DELIVERED: _Outcome(delivered=3),
-    Kind.REFUNDED: _Outcome(),
-    Kind.PAID_BACK: _Outcome(delivered=3, paid_back=2 * _PRICE),
+# The cards that came, where the order is final.
+_DELIVERED = {
+    Kind.DELIVERED: 5,
+    Kind.PARTLY_DELIVERED: 3,
+    Kind.REFUNDED: 0,
+    Kind.PAID_BACK: 3,
 }
 _LETTERS = "ABCDE"
 
@@ -199,23 +192,23 @@ def example(kind: str, mode: str) -> Content:
 
 
 def _facts(kind: str, now: datetime) -> Facts:
-    outcome = _OUTCOMES.get(Kind(kind))
-    is_final = outcome is not None
-    outcome = outcome or _Outcome()
-    missing = _QUANTITY - outcome.delivered if is_final else 0
-    paid_back = outcome.paid_back
+    is_final = kind in _DELIVERED
+    delivered = _DELIVERED.get(Kind(kind), 0)
+    missing = _QUANTITY - delivered if is_final else 0
+    owed = missing * _PRICE if is_final else None
+    is_paid_back = kind == Kind.PAID_BACK
     return Facts(
         reference="web-1042",
         product="PUBG Mobile",
         type="325 UC",
         quantity=_QUANTITY,
-        delivered=outcome.delivered,
+        delivered=delivered,
         missing=missing,
         kind=kind,
         ordered_at=now - timedelta(minutes=7),
         settled_at=now if is_final else None,
-        owed=missing * _PRICE if is_final else None,
-        paid_back=(PaidBack(paid_back, now, "CCP"),) if paid_back else (),
+        owed=owed,
+        paid_back=(PaidBack(missing * _PRICE, now, "CCP"),) if is_paid_back else (),
         is_reordered=False,
     )
 
