@@ -17,15 +17,7 @@ from django.urls import NoReverseMatch, reverse
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.conditions import (
-    CONDITIONS,
-    MOST,
-    Alert,
-    Condition,
-    Finding,
-    Severity,
-    Standing,
-)
+from giftcards.conditions import CONDITIONS, MOST, Alert, Condition, Finding, Severity, Standing
 from giftcards.delivery.conf import conf
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.models import Card, Order

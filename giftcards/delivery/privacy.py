@@ -16,16 +16,7 @@ from giftcards.models.order_queries import batches
 from giftcards.privacy.export import described, heading, several
 from giftcards.privacy.person import ERASED, Person, Traces
 
-_MESSAGE = (
-    "kind",
-    "channel",
-    "address",
-    "language",
-    "status",
-    "created_at",
-    "sent_at",
-    "reason",
-)
+_MESSAGE = ("kind", "channel", "address", "language", "status", "created_at", "sent_at", "reason")
 _LINK = ("origin", "reason", "created_at", "expires_at", "revoked_at", "reveals")
 _VISIT = ("at", "what", "address", "agent", "user")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -176,6 +176,7 @@ def _is_stopped(delivery: Delivery) -> bool:
 def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
     """Try to send the message; return ``None`` if it was stopped just before."""
     link: CardLink | None = None
+    token: Masked | None = None
     try:
         channel = _channel(delivery.channel)
         with transaction.atomic():
@@ -183,7 +184,10 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
             delivery.order.lock()
             if not Delivery.objects.hold(delivery):
                 return None
-            link, token = _link(delivery)
+            if needs_link(delivery.order, delivery.kind):
+                link, token = links.issue(
+                    delivery.order, origin=CardLink.Origin.MESSAGE, delivery=delivery
+                )
         message = replace(compose(delivery, token), id=_id(delivery))
     except Exception as error:  # noqa: BLE001 (templates and hooks of the shop)
         end: Sent | Failure = Failure(Meaning.NOT_SENT, describe(error))
@@ -191,7 +195,9 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
         send = partial(_send, channel, message)
         end = hand_over(send, limits, late=partial(_record_late, delivery))
     if link is not None and isinstance(end, Failure) and end.meaning is not Meaning.UNANSWERED:
-        _forget(link)
+        # Nobody was told of it, unless it has visits.
+        with suppress(ProtectedError):
+            link.delete()
     return end
 
 
@@ -202,20 +208,6 @@ def _channel(name: str) -> Channel:
 def _send(channel: Channel, message: Message) -> str | None:
     with translation.override(message.language):
         return channel.send(message)
-
-
-def _link(delivery: Delivery) -> tuple[CardLink | None, Masked | None]:
-    """A new link for this attempt, and its token; ``None`` for both if the message needs none."""
-    if not needs_link(delivery.order, delivery.kind):
-        return None, None
-    return links.issue(delivery.order, origin=CardLink.Origin.MESSAGE, delivery=delivery)
-
-
-def _forget(link: CardLink) -> None:
-    """Delete a link that nobody was told of."""
-    # If it has visits, somebody was told of it after all.
-    with suppress(ProtectedError):
-        link.delete()
 
 
 def _id(delivery: Delivery) -> str:
@@ -255,20 +247,11 @@ def _after_failure(delivery: Delivery, failure: Failure) -> dict[str, Any]:
         next_attempt_at = now + _UNANSWERED_PAUSE
     else:
         failures = delivery.attempts - delivery.unanswered
-        next_attempt_at = now + _pause(failures)
-        is_over = failure.meaning is Meaning.REFUSED or _is_too_old(
-            delivery.created_at, next_attempt_at, failures
-        )
+        has_waited = failures > len(_PAUSES)
+        next_attempt_at = now + (_LONGEST_PAUSE if has_waited else _PAUSES[failures - 1])
+        # A message that waited for a worker for a day still gets its retries.
+        is_too_old = has_waited and next_attempt_at > delivery.created_at + _GIVEN_UP_AFTER
+        is_over = failure.meaning is Meaning.REFUSED or is_too_old
     if is_over:
         return _ended(DeliveryStatus.FAILED, **values)
     return {"status": DeliveryStatus.RETRYING, "next_attempt_at": next_attempt_at, **values}
-
-
-def _pause(failures: int) -> timedelta:
-    """Back-off after the ``failures``-th attempt that certainly failed, counted from 1."""
-    return _PAUSES[failures - 1] if failures <= len(_PAUSES) else _LONGEST_PAUSE
-
-
-def _is_too_old(created_at: datetime, next_attempt_at: datetime, failures: int) -> bool:
-    # A message that waited for a worker for a day still gets its retries.
-    return failures > len(_PAUSES) and next_attempt_at > created_at + _GIVEN_UP_AFTER

@@ -96,21 +96,8 @@ class UntoldFilter(admin.SimpleListFilter):
 class DeliveryAdmin(PreviewPages):
     """The messages to customers, the latest first."""
 
-    list_display = (
-        "when",
-        "its_kind",
-        "its_status",
-        "its_order",
-        "to",
-        "tries",
-        "last_error",
-    )
-    list_filter = (
-        UntoldFilter,
-        ("status", _Few),
-        ("kind", _Few),
-        ("channel", ChannelFilter),
-    )
+    list_display = ("when", "its_kind", "its_status", "its_order", "to", "tries", "last_error")
+    list_filter = (UntoldFilter, ("status", _Few), ("kind", _Few), ("channel", ChannelFilter))
     fields = readonly_fields = (
         "its_kind",
         "its_status",

@@ -54,7 +54,8 @@ class PreviewForm(forms.Form):
         chosen: dict[str, Any] = {
             "kind": kind,
             "language": supported_language(get_language()),
-            "mode": _usual_mode(kind),
+            # The form in which the shop sends messages of this kind.
+            "mode": Mode.CODES if conf.mode.get(kind) == Mode.CODES else Mode.LINK,
         }
         chosen |= {name: data[name] for name in self.base_fields if name in data}
         super().__init__(chosen)
@@ -153,11 +154,6 @@ class PreviewPages(DeliveryRows):
             self.message_user(request, gettext("The example was sent."), messages.SUCCESS)
 
 
-def _usual_mode(kind: str) -> str:
-    """The form in which the shop sends messages of this kind."""
-    return Mode.CODES if conf.mode.get(kind) == Mode.CODES else Mode.LINK
-
-
 # The example: the provider's own, of five cards at 490.
 
 
@@ -170,7 +166,6 @@ _DELIVERED = {
     Kind.REFUNDED: 0,
     Kind.PAID_BACK: 3,
 }
-_LETTERS = "ABCDE"
 
 
 def example(kind: str, mode: str) -> Content:
@@ -214,5 +209,5 @@ def _facts(kind: str, now: datetime) -> Facts:
 
 
 def _code(position: int) -> Code:
-    letter = _LETTERS[position - 1]
+    letter = "ABCDE"[position - 1]
     return Code(position, "-".join([letter * 4] * 4), str(position) * 9)

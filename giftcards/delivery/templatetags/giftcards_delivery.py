@@ -7,34 +7,22 @@ the state of one order and the button for its cards. Both show nothing to anybod
 
 from __future__ import annotations
 
-from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 from django import template
 from django.template import RequestContext
-from django.utils.safestring import SafeString
 
-from giftcards import display
 from giftcards.delivery import my_orders
+from giftcards.display import moment, money
 from giftcards.models import Order
 
 register = template.Library()
 
+register.filter("money", money)
+register.filter("moment", moment)
+
 # The page lists the others.
 _MOST_LISTED = 20
-
-
-@register.filter
-def money(amount: Decimal) -> str:
-    """An amount with its currency, as HTML."""
-    return display.money(amount)
-
-
-@register.filter
-def moment(at: datetime) -> SafeString:
-    """The local date and time, as HTML."""
-    return display.moment(at)
 
 
 @register.inclusion_tag("giftcards_delivery/tags/my_cards.html", takes_context=True)
