@@ -94,12 +94,8 @@ class Mail(Channel):
             validate_email(message.address)
         except ValidationError:
             raise AddressRefused from None
-        mail = EmailMultiAlternatives(
-            _one_line(message.subject), message.text, conf.from_email, [message.address]
-        )
-        mail.attach_alternative(message.html, "text/html")
-        # Keeps programs from answering, such as with an absence note.
-        mail.extra_headers["Auto-Submitted"] = "auto-generated"
+        subject = _one_line(message.subject)
+        mail = html_mail(message.address, subject, message.text, message.html)
         message_id = _message_id(message, mail.from_email)
         mail.extra_headers["Message-ID"] = message_id
         if mail.send() == 0:
@@ -115,6 +111,15 @@ class Mail(Channel):
 
 class NotTaken(Exception):
     """The mail backend sent nothing, and did not say why."""
+
+
+def html_mail(address: str, subject: str, text: str, html: str) -> EmailMultiAlternatives:
+    """A mail from the shop with a text in both forms."""
+    mail = EmailMultiAlternatives(subject, text, conf.from_email, [address])
+    mail.attach_alternative(html, "text/html")
+    # Keeps programs from answering, such as with an absence note.
+    mail.extra_headers["Auto-Submitted"] = "auto-generated"
+    return mail
 
 
 def _one_line(text: str) -> str:

@@ -26,7 +26,7 @@ from django.utils.translation import get_language_bidi, gettext, override
 
 from giftcards.conditions import MOST, Alert, Finding
 from giftcards.delivery import news
-from giftcards.delivery.channels import NotTaken
+from giftcards.delivery.channels import NotTaken, html_mail
 from giftcards.delivery.conf import StaffPerson, conf
 from giftcards.delivery.failures import Failure, describe
 from giftcards.delivery.handover import Limits, hand_over
@@ -51,6 +51,7 @@ _LAG = timedelta(seconds=30)
 # A state that still holds is told again after this time.
 _REMINDED_AFTER = timedelta(days=1)
 _PAUSES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 5 * 60, 30 * 60, 60 * 60))
+_FOLDER = "giftcards_delivery/digest"
 #: The address in the row of the receivers of the signal.
 RECEIVERS = ""
 
@@ -92,7 +93,11 @@ def send_due(limits: Limits) -> int:
     if not people:
         return 0
     rows = {row.address: row for row in StaffDigest.objects.all()}
-    _forget(rows.keys() - people.keys())
+    # People who are listed again start anew. The receivers of the signal may be connected in some
+    # processes only.
+    gone = rows.keys() - people.keys() - {RECEIVERS}
+    if gone:
+        StaffDigest.objects.filter(address__in=gone).delete()
     now = timezone.now()
     wanted = [
         person
@@ -142,14 +147,6 @@ def _listed() -> dict[str, StaffPerson]:
 
 def _is_past(moment: datetime | None, now: datetime) -> bool:
     return moment is None or not is_ahead(moment, now, longest=_LONGEST)
-
-
-def _forget(addresses: Iterable[str]) -> None:
-    """Delete the rows of people who are not listed any more; listed again, they start anew."""
-    # The receivers of the signal may be connected in some processes only.
-    gone = set(addresses) - {RECEIVERS}
-    if gone:
-        StaffDigest.objects.filter(address__in=gone).delete()
 
 
 def _begin(address: str, situation: Situation) -> StaffDigest | None:
@@ -273,17 +270,13 @@ def _mail_to(person: StaffPerson, items: list[Item]) -> EmailMultiAlternatives:
             "language": person.language,
             "is_rtl": get_language_bidi(),
         }
-        mail = EmailMultiAlternatives(
+        return html_mail(
+            person.address,
             # In one line: a template ends with a line break.
-            one_line(_rendered("subject.txt", context)),
-            _rendered("mail.txt", context).strip() + "\n",
-            conf.from_email,
-            [person.address],
-            # Keeps absence notes from answering.
-            headers={"Auto-Submitted": "auto-generated"},
+            one_line(render_to_string(f"{_FOLDER}/subject.txt", context)),
+            render_to_string(f"{_FOLDER}/mail.txt", context).strip() + "\n",
+            render_to_string(f"{_FOLDER}/mail.html", context),
         )
-        mail.attach_alternative(_rendered("mail.html", context), "text/html")
-    return mail
 
 
 def _title(items: list[Item]) -> str:
@@ -295,10 +288,6 @@ def _title(items: list[Item]) -> str:
     if others[1:]:
         return gettext("%(first)s, %(second)s and more") % names
     return gettext("%(first)s, %(second)s") % names
-
-
-def _rendered(name: str, context: dict[str, Any]) -> str:
-    return render_to_string(f"giftcards_delivery/digest/{name}", context)
 
 
 # Handing it over.

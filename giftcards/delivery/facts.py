@@ -74,10 +74,7 @@ class Facts:
 
     @property
     def to_pay_back(self) -> Decimal | None:
-        """The part of ``owed`` that is still to be paid back.
-
-        A planned refund counts as not paid yet.
-        """
+        """The part of ``owed`` still to be paid back. A planned refund counts as not paid yet."""
         if self.owed is None:
             return None
         return Decimal(0) if self.is_reordered else self.owed - self.paid_back_amount
@@ -135,18 +132,14 @@ def with_cards(orders: Iterable[Order]) -> set[int]:
 
 
 def is_destroyed(order: Order) -> bool:
-    """True if the codes were destroyed, so that nothing is left to hand over.
-
-    False for an order whose cards may still come.
-    """
+    """True if the codes were destroyed and none is left; False while cards may still come."""
     return order.codes_destroyed_at is not None and not has_cards(order)
 
 
 def cards_of(order: Order) -> list[Card]:
     """The cards that the customer has paid for, by position; none before the order is final.
 
-    Cards beyond the count of the settled order (surplus or late ones) are left out: staff decide
-    about them.
+    Surplus and late cards are left out: staff decide about them.
     """
     if not order.is_final:
         return []

@@ -60,10 +60,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.filter(next_attempt_at__lte=now).order_by("next_attempt_at", "pk")
 
     def late(self, now: datetime, *, limit: int) -> list[datetime]:
-        """Creation times of open messages that have waited for 5 minutes or longer.
-
-        Only the ``limit`` open messages that are due first are looked at.
-        """
+        """Creation times of messages open for 5 minutes or longer, of the ``limit`` due first."""
         # Uses the index on next_attempt_at: a planner would expect many rows of each status.
         found = self.filter(next_attempt_at__lte=now + _LONGEST_WAIT)
         rows = found.order_by("next_attempt_at", "pk").values_list("created_at", flat=True)
@@ -130,8 +127,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def hold(self, claimed: Delivery) -> bool:
         """Lock the row, so that nobody can stop the message until the transaction ends.
 
-        Return False if it was stopped before, or the claim was lost, as when its customer was
-        erased.
+        Return False if it was stopped, or the claim lost, as when its customer was erased.
         """
         rows = self.filter(pk=claimed.pk, status=DeliveryStatus.SENDING, is_stopped=False)
         return bool(rows.filter(claim=claimed.claim).update(claim=claimed.claim))

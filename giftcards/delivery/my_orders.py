@@ -44,11 +44,6 @@ class OwnedOrder:
         return str(_STATES.get(kind, kind).label)
 
 
-def is_offered() -> bool:
-    """True if the shop says which orders a user owns."""
-    return conf.orders_of is not None
-
-
 def orders_of(user: Any) -> QuerySet[Order]:
     """The orders that ``user`` owns, newest first; none unless they are logged in."""
     hook = conf.orders_of

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, Self
 
@@ -31,13 +32,13 @@ _LATEST_ENTRIES = 10_000
 
 _ORDERS = "giftcards_order_changelist"
 
+_warning = partial(Alert, severity=Severity.WARNING)
 #: The texts for events.
 EVENTS: Mapping[str, Alert] = {
     event.code: event
     for event in (
-        Alert(
+        _warning(
             code="unsent",
-            severity=Severity.WARNING,
             permission="giftcards.check_order",
             headline=ngettext_lazy(
                 "%(count)s order whose customer could not be told",
@@ -51,9 +52,8 @@ EVENTS: Mapping[str, Alert] = {
             page="giftcards_delivery_delivery_changelist",
             query="?customers=untold",
         ),
-        Alert(
+        _warning(
             code="partly",
-            severity=Severity.WARNING,
             permission="giftcards.view_order",
             headline=ngettext_lazy(
                 "%(count)s order partly delivered", "%(count)s orders partly delivered", "count"
@@ -62,9 +62,8 @@ EVENTS: Mapping[str, Alert] = {
             page=_ORDERS,
             query=f"?status__exact={Status.PARTIALLY_FILLED}",
         ),
-        Alert(
+        _warning(
             code="refunded",
-            severity=Severity.WARNING,
             permission="giftcards.view_order",
             headline=ngettext_lazy(
                 "%(count)s order not delivered and credited back",
@@ -75,9 +74,8 @@ EVENTS: Mapping[str, Alert] = {
             page=_ORDERS,
             query=f"?status__exact={Status.REFUNDED}",
         ),
-        Alert(
+        _warning(
             code="rejected",
-            severity=Severity.WARNING,
             permission="giftcards.view_order",
             headline=ngettext_lazy(
                 "%(count)s order rejected", "%(count)s orders rejected", "count"
@@ -86,9 +84,8 @@ EVENTS: Mapping[str, Alert] = {
             page=_ORDERS,
             query=f"?status__exact={Status.REJECTED}",
         ),
-        Alert(
+        _warning(
             code="unreadable",
-            severity=Severity.WARNING,
             permission="giftcards.reveal_card",
             headline=ngettext_lazy(
                 "%(count)s order with cards that cannot be opened",
@@ -100,9 +97,8 @@ EVENTS: Mapping[str, Alert] = {
                 " reason in its log."
             ),
         ),
-        Alert(
+        _warning(
             code="locked",
-            severity=Severity.WARNING,
             permission="giftcards.reveal_card",
             headline=ngettext_lazy(
                 "%(count)s link locked after wrong PINs",
@@ -111,9 +107,8 @@ EVENTS: Mapping[str, Alert] = {
             ),
             remedy=_("Ask the customer whether it was them, and send a new link."),
         ),
-        Alert(
+        _warning(
             code="reveals",
-            severity=Severity.WARNING,
             permission="giftcards.view_cardreveal",
             headline=ngettext_lazy(
                 "%(count)s attempt to reveal more codes than allowed",

@@ -42,27 +42,29 @@ class Withdrawn(NamedTuple):
     messages: int
 
 
-def tell_of_change(order: Order, change: StatusChange) -> list[Delivery]:
-    """Queue the messages about this status change, if any, each once; return the new ones."""
+def tell_of_change(order: Order, change: StatusChange) -> None:
+    """Queue the messages about this status change, if any, each once."""
     if change.at < Installation.begin():
-        return []
+        return
     if change.to_status in FINAL:
         # The customer does not have to wait any more.
         Delivery.objects.cancel(order=order, kind=Kind.DELAYED)
     kind = KIND_OF_STATUS.get(change.to_status)
-    if kind is None:
-        return []
-    return _queue(order, kind, f"change {change.pk}", change=change)
+    if kind is not None:
+        _queue(order, kind, f"change {change.pk}", change=change)
 
 
-def tell_of_refund(refund: CustomerRefund) -> list[Delivery]:
-    """Queue messages about a paid refund, or cancel those about one that was taken back."""
+def tell_of_refund(refund: CustomerRefund) -> bool:
+    """Queue messages about a paid refund, or cancel those about one that was taken back.
+
+    Return True if one is new.
+    """
     if refund.state == RefundState.CANCELLED:
         Delivery.objects.cancel(refund=refund)
     if refund.state != RefundState.DONE or refund.executed_at is None:
-        return []
+        return False
     if refund.executed_at < Installation.begin():
-        return []
+        return False
     return _queue(refund.order, Kind.PAID_BACK, f"refund {refund.pk}", refund=refund)
 
 
@@ -88,7 +90,7 @@ def tell_of_lost_refunds() -> int:
 
 def _tell_of_lost_refund(refund: CustomerRefund) -> bool:
     try:
-        return bool(tell_of_refund(refund))
+        return tell_of_refund(refund)
     except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
         # Must not keep back the other refunds and the messages that are due.
         logger.error(  # noqa: TRY400 (its text may hold an address)
@@ -106,10 +108,10 @@ def _queue(
     *,
     change: StatusChange | None = None,
     refund: CustomerRefund | None = None,
-) -> list[Delivery]:
+) -> bool:
     if conf.mode[kind] == Mode.OFF:
-        return []
-    added: list[Delivery] = []
+        return False
+    is_any_new = False
     trouble: Exception | None = None
     with transaction.atomic():
         # Lock and read again, because the order may be stale. A correction of the customer's
@@ -132,16 +134,15 @@ def _queue(
                     # Without the address, which may have changed if the event is announced again.
                     key=key_of(occasion, channel.name),
                 )
-                if Delivery.objects.add(message):
-                    added.append(message)
+                is_any_new |= Delivery.objects.add(message)
             except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
                 # The other channels go on; this one is used if the event is announced again.
                 trouble = error
-    if added:
+    if is_any_new:
         wake()
     if trouble is not None:
         raise trouble
-    return added
+    return is_any_new
 
 
 def address_of(channel: Channel, order: Order) -> str:

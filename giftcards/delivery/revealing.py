@@ -166,10 +166,7 @@ def open_cards(order: Order) -> list[Code]:
 
 
 def earlier_reveals(order: Order, *, but: str) -> list[datetime]:
-    """Times of the order's last ten reveals over any link, newest first.
-
-    The reveal with the key ``but`` is left out.
-    """
+    """Times of the order's last ten reveals but the one with this key, newest first."""
     # A reveal without a key showed no card, because none could be opened.
     rows = LinkVisit.objects.filter(
         link__order=order, what=LinkVisit.What.REVEALED, key__isnull=False

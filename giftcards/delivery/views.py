@@ -49,7 +49,7 @@ def my_cards(request: HttpRequest) -> HttpResponse:
     """The orders of the user who is logged in; POST shows the cards of the posted ``order``."""
     if request.method not in _METHODS:
         return pages.refuse_method(*_METHODS)
-    if not my_orders.is_offered():
+    if conf.orders_of is None:
         return pages.gone(request)
     user = getattr(request, "user", None)
     if user is None or not user.is_authenticated:

@@ -830,7 +830,7 @@ class TestSecrets:
         def fail(*_: Any, **__: Any) -> None:
             raise ValueError("broken")
 
-        monkeypatch.setattr("giftcards.display.moment", fail)
+        monkeypatch.setattr("giftcards.display._formatted", fail)
         with pytest.raises(ValueError, match="broken") as raised:
             press(address, token=token)
         shown = "\n".join(variables(raised.value))

@@ -84,8 +84,6 @@ WITHDRAW = OrderAction(
     act=_withdraw,
 )
 
-# A new link is shown once, on a page of its own.
-
 
 @sensitive_variables()
 def _new_link_view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:

@@ -109,21 +109,23 @@ def who_asked(message: Delivery) -> SafeString | str:
 
 def use_in_words(links: Sequence[Any]) -> SafeString | str:
     """A sentence on how often, and when last, links of :func:`with_use` were opened and used."""
-    times_opened = sum(link.times_opened for link in links)
-    times_shown = sum(link.times_shown for link in links)
-    if not (times_opened or times_shown):
+    opened = sum(link.times_opened for link in links)
+    shown = sum(link.times_shown for link in links)
+    if not (opened or shown):
         return gettext("Not opened yet.")
-    opened = ngettext("Opened %(count)s time", "Opened %(count)s times", times_opened)
-    said = [opened % {"count": count_text(times_opened)}] if times_opened else []
-    if times_shown:
-        shown = ngettext("cards shown %(count)s time", "cards shown %(count)s times", times_shown)
-        said.append(shown % {"count": count_text(times_shown)})
-        last = max(link.shown_at for link in links if link.shown_at)
+    said: list[str] = []
+    if opened:
+        text = ngettext("Opened %(count)s time", "Opened %(count)s times", opened)
+        said.append(text % {"count": count_text(opened)})
+        times = [link.opened_at for link in links]
+    if shown:
+        text = ngettext("cards shown %(count)s time", "cards shown %(count)s times", shown)
+        said.append(text % {"count": count_text(shown)})
+        times = [link.shown_at for link in links]
     else:
         said.append(gettext("cards not shown yet"))
-        last = max(link.opened_at for link in links if link.opened_at)
     text = gettext("%(what)s, last at %(at)s.")
-    return filled(text, what=bdi("; ".join(said)), at=moment(last))
+    return filled(text, what=bdi("; ".join(said)), at=moment(max(filter(None, times))))
 
 
 def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:

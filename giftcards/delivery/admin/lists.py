@@ -1,7 +1,4 @@
-"""The lists of messages, links and digests, and the pages of their rows. Fast with a million rows.
-
-All are read-only. The tokens of links are stored nowhere.
-"""
+"""The lists of messages, links and digests, and their pages. Fast with a million rows."""
 
 from __future__ import annotations
 

@@ -154,9 +154,7 @@ class PreviewPages(DeliveryRows):
             self.message_user(request, gettext("The example was sent."), messages.SUCCESS)
 
 
-# The example: the provider's own, of five cards at 490.
-
-
+# The example is the provider's own: five cards at 490.
 _PRICE = Decimal(490)
 _QUANTITY = 5
 # The cards that came, where the order is final.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from django import forms
 from django.contrib import messages
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
-from django.http import HttpRequest, HttpResponseRedirect, QueryDict
+from django.http import HttpResponseRedirect, QueryDict
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
@@ -27,7 +27,7 @@ from giftcards.delivery.admin.pages import MAY_RESEND, TEMPLATE, language_choice
 from giftcards.delivery.channels import Channel, Mail
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import language_of
-from giftcards.delivery.kinds import WITH_CARDS, Kind
+from giftcards.delivery.kinds import WITH_CARDS
 from giftcards.delivery.messages import needs_link
 from giftcards.delivery.models import WAITING, CardLink, Delivery, DeliveryStatus
 from giftcards.delivery.queueing import kinds_that_fit, send_again, wake
@@ -36,7 +36,7 @@ from giftcards.keys.secrecy import Masked
 from giftcards.models import Order
 from giftcards.models.fields import plain_line
 
-_FIELDS = ("kind", "channel", "address", "language", "reason")
+_FIELDS = ("kind", "channel", "address", "language", "reason", "is_elsewhere", "withdraws")
 
 
 class SendAgainForm(forms.Form):
@@ -83,23 +83,18 @@ class SendAgainForm(forms.Form):
     once = forms.UUIDField(widget=forms.HiddenInput)
 
     def __init__(
-        self,
-        request: HttpRequest,
-        order: Order,
-        kinds: Sequence[Kind],
-        *,
-        withdraws: bool = False,
-        data: Any = None,
+        self, attempt: Attempt, data: QueryDict | None, *, withdraws: bool = False
     ) -> None:
-        self._request, self._order = request, order
+        self._request, self._order = attempt.request, attempt.order
+        kinds = kinds_that_fit(self._order)
         self._channels: dict[str, Channel] = {
             channel.name: channel for channel in conf.make_channels()
         }
         first = next(iter(self._channels.values()))
         initial = {
-            "address": first.address_of(order) if len(self._channels) == 1 else "",
+            "address": first.address_of(self._order) if len(self._channels) == 1 else "",
             "channel": first.name,
-            "language": language_of(order),
+            "language": language_of(self._order),
             "links": self.ALL if withdraws else self.IF_ELSEWHERE,
             "once": uuid.uuid4(),
         }
@@ -109,9 +104,10 @@ class SendAgainForm(forms.Form):
         self._offer("language", language_choices())
         if len(self._channels) == 1:
             self.fields["channel"].widget = forms.HiddenInput()
-        if not WITH_CARDS & set(kinds):
+        has_cards = bool(WITH_CARDS & set(kinds))
+        if not has_cards:
             del self.fields["links"]
-        if is_confirmed(request) or core.reauthenticate or not WITH_CARDS & set(kinds):
+        if is_confirmed(self._request) or core.reauthenticate or not has_cards:
             del self.fields["password"]
 
     def _offer(self, name: str, choices: list[tuple[str, Any]]) -> None:
@@ -126,11 +122,10 @@ class SendAgainForm(forms.Form):
         address = given["address"] = given["address"].strip() or own
         has_cards = given.get("kind") in WITH_CARDS
         links = given.get("links")
-        given["is_elsewhere"] = address != own
-        given["takes_proof"] = has_cards and address != own
-        given["withdraws"] = has_cards and (
-            links == self.ALL or (links == self.IF_ELSEWHERE and address != own)
-        )
+        is_elsewhere = given["is_elsewhere"] = address != own
+        given["takes_proof"] = has_cards and is_elsewhere
+        is_chosen = links == self.ALL or (links == self.IF_ELSEWHERE and is_elsewhere)
+        given["withdraws"] = has_cards and is_chosen
         self._check(channel, address)
         if given["takes_proof"] and "password" in self.fields and not self.errors:
             self._check_password()
@@ -152,11 +147,6 @@ class SendAgainForm(forms.Form):
                 validate_email(address)
             except ValidationError as error:
                 self.add_error("address", error)
-
-
-def _form(attempt: Attempt, data: QueryDict | None, *, withdraws: bool = False) -> SendAgainForm:
-    kinds = kinds_that_fit(attempt.order)
-    return SendAgainForm(attempt.request, attempt.order, kinds, withdraws=withdraws, data=data)
 
 
 def _nothing_to_tell(attempt: Attempt) -> Outcome | None:
@@ -190,8 +180,6 @@ def _send_again(attempt: Attempt) -> Answer:
         **{name: given[name] for name in _FIELDS},
         by=attempt.by,
         once=str(given["once"]),
-        is_elsewhere=given["is_elsewhere"],
-        withdraws=given["withdraws"],
     )
     if message is None:
         text = gettext("This was asked for already. The message is not sent twice.")
@@ -213,7 +201,7 @@ SEND_AGAIN = OrderAction(
     is_offered=lambda order: bool(kinds_that_fit(order)),
     token=None,
     before=_nothing_to_tell,
-    form=_form,
+    form=SendAgainForm,
     template=TEMPLATE.format(name="send_again"),
     context=_context,
     act=_send_again,
@@ -233,10 +221,8 @@ SEND_LINK = replace(
     route="<key>/send-link/",
     label=_("Send a new link"),
     is_offered=_is_link_sent,
-    form=partial(_form, withdraws=True),
+    form=partial(SendAgainForm, withdraws=True),
 )
-
-# A waiting message.
 
 _WAITS_NO_MORE = Outcome(
     _("The message does not wait any more: look at what became of it."),

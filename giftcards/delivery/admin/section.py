@@ -72,6 +72,7 @@ def _context(pages: OrderPages, request: HttpRequest, order: Order) -> dict[str,
     if conf.is_off and not (messages or links):
         return {}
     acts = buttons(pages, request, order, ABOUT_ORDER)
+    # The kinds of existing messages count as told.
     silence = _why_silent(order, {message.kind for message in messages})
     if not (messages or links or acts or silence):
         return {}
@@ -112,10 +113,7 @@ def _address(pages: OrderPages, page: str, *args: Any) -> str:
 
 
 def _why_silent(order: Order, told: Collection[str]) -> str:
-    """The reason why the customer is not told of the status; "" if they are, or need not be.
-
-    ``told`` holds the kinds of the existing messages: they count as told.
-    """
+    """The reason why the customer is not told of the status; "" if they are, or need not be."""
     kind = KIND_OF_STATUS.get(order.status)
     if kind is None or kind in told or conf.mode[kind] == Mode.OFF:
         return ""
