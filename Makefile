@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all bench lint docs clean
+.PHONY: help install demo test test-all mutation bench lint docs clean
 # The tests start many processes, which would compile the app each time.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -26,6 +26,9 @@ help:
 	@echo "make test    the quick tests: one case in four; three to four minutes"
 	@echo "make test-all"
 	@echo "             all tests; what they need and is not there is skipped, with the reason"
+	@echo "make mutation"
+	@echo "             which small changes of the code about money no test notices; three quarters of an"
+	@echo "             hour (ARGS=giftcards/refunds.py: one module), in an environment of its own"
 	@echo "make bench   what the app costs beside its baselines, in fifteen minutes (ARGS=--quick: four)"
 	@echo "make lint    style, types, complexity, migrations, system checks"
 	@echo "make docs    the documentation, into docs/_build/html"
@@ -58,6 +61,10 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	$(BIN)/python -m $(RUNNER) $(PARALLEL) $(ARGS)
 
+mutation:
+	@$(MAKE) --no-print-directory install VENV=.venv-mutation GROUP=mutation
+	.venv-mutation/bin/python -m tests.mutation $(ARGS)
+
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks $(ARGS)
 
@@ -75,6 +82,6 @@ docs: $(INSTALLED)
 
 clean:
 	rm -rf build dist htmlcov docs/_build .coverage .coverage.* .hypothesis
-	rm -rf .complexipy_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .mutation .complexipy_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path "./.venv*" -prune -exec rm -rf {} +
 	test ! -f $(VENV)/pyvenv.cfg || rm -rf $(VENV)

@@ -31,6 +31,14 @@ REQUIRE_ALL = bool(os.environ.get("GIFTCARDS_TESTS_REQUIRE_ALL"))
 # A machine that is busy fails no test; CI tries the same examples as long as the code is the same.
 hypothesis.settings.register_profile("default-giftcards", deadline=None, derandomize=REQUIRE_ALL)
 hypothesis.settings.load_profile("default-giftcards")
+# Mutants (tests/mutation.py) all meet the same examples; which of them fails is of no interest.
+hypothesis.settings.register_profile(
+    "mutation",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+)
 
 # Imports of an optional app, or of what tests of it share.
 _OPTIONAL = re.compile(

@@ -1,0 +1,182 @@
+"""Mutation testing of the modules that decide about money and purchases: ``make mutation``.
+
+mutmut changes the code of a module in hundreds of small ways, one at a time, and runs the module's
+tests each time. A change that no test notices is a survivor. CONTRIBUTING.md says how to read them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+# Each module has a folder of its own in there, in which mutmut works.
+FOLDER = ROOT / ".mutation"
+MUTMUT = Path(sys.executable).parent / "mutmut"
+
+# The tests of each module, as arguments of pytest: those that are quick and meant for it.
+TESTS: dict[str, tuple[str, ...]] = {
+    "giftcards/refunds.py": ("tests/test_refunds.py",),
+    "giftcards/settlement.py": (
+        "tests/test_customer_breakdown.py",
+        "tests/test_settlement.py",
+        "--deselect=tests/test_settlement.py::TestAtOnce",
+    ),
+    "giftcards/statuses.py": ("tests/test_statuses.py",),
+    "giftcards/engine/verdict.py": ("tests/engine/test_verdict.py",),
+    "giftcards/engine/identity.py": ("tests/engine/test_identity.py",),
+    "giftcards/engine/recovery_plan.py": ("tests/engine/test_recovery_plan.py",),
+    "giftcards/engine/budget.py": (
+        "tests/engine/test_budget.py",
+        # Simulations of minutes, which take as long as all the others.
+        "--deselect=tests/engine/test_budget.py::TestWindow",
+    ),
+    "giftcards/books/pairing.py": ("tests/books/test_pairing.py",),
+    "giftcards/books/matching.py": ("tests/books/test_matching.py",),
+    "giftcards/books/expected.py": ("tests/books/test_matching.py",),
+}
+
+# What survives because no test can tell it from the code: the changed line, by its function. The
+# reason is shown beside it.
+EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {}
+
+_SETTINGS = """
+[tool.mutmut]
+source_paths = ["giftcards"]
+only_mutate = ["{module}"]
+also_copy = ["example_project"]
+# Tables are made without migrations, which take longer than most tests. The code is not that of the
+# project that pytest-django would find.
+pytest_add_cli_args = [
+    "--hypothesis-profile=mutation",
+    "--nomigrations",
+    "-p", "no:cacheprovider",
+    "-o", "django_find_project=false",
+]
+pytest_add_cli_args_test_selection = {tests}
+# What is written into the log is for people.
+do_not_mutate_patterns = ['logger\\.']
+use_git_change_detection = false
+# Each mutant has a process in which no test has run: hypothesis would refuse to run one again.
+process_isolation = "forkserver"
+"""
+# What counts as noticed: a loop without end is, too.
+_KILLED = {"killed", "timeout"}
+
+
+class Survivor(NamedTuple):
+    name: str
+    function: str
+    # The changed lines, as they were and as they became.
+    before: str
+    after: str
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
+    parser.add_argument("module", nargs="*", help="the only ones, as in giftcards/refunds.py")
+    parser.add_argument(
+        "--survivors", action="store_true", help="test only what survived the last run"
+    )
+    options = parser.parse_args()
+    if unknown := set(options.module) - TESTS.keys():
+        parser.error(f"no tests are named for {', '.join(sorted(unknown))}")
+    is_clean = True
+    for module in options.module or TESTS:
+        is_clean &= mutate(module, is_repeated=options.survivors)
+    sys.exit(0 if is_clean else 1)
+
+
+def mutate(module: str, *, is_repeated: bool) -> bool:
+    """Test the mutants of ``module`` and tell what came of them; True if no survivor is new.
+
+    If ``is_repeated``, those that were killed before are left out.
+    """
+    began = time.monotonic()
+    folder = FOLDER / module.removesuffix(".py").replace("/", ".")
+    only = []
+    if is_repeated:
+        # Which test runs which function has to be found out again.
+        (folder / "mutants" / "mutmut-stats.json").unlink()
+        only = _survivors(folder)
+    else:
+        _prepare(folder, module)
+    log = folder / "mutmut.log"
+    with log.open("w") as out:
+        done = subprocess.run([MUTMUT, "run", *only], cwd=folder, env=_environment(), stdout=out)
+    if done.returncode:
+        say(f"{module}: mutmut has failed, see {log}.")
+        return False
+    known = EQUIVALENT.get(module, {})
+    survivors = [_survivor(folder, name) for name in _survivors(folder)]
+    reasons = [(each, known.get((each.function, each.after), "")) for each in survivors]
+    count, seconds = len(_results(folder)), time.monotonic() - began
+    killed = count - len(survivors)
+    explained = sum(bool(reason) for _each, reason in reasons)
+    say(
+        f"{module}: {count} mutants, {killed} killed ({killed / count:.1%}),"
+        f" {explained} explained, {seconds:.0f} s"
+    )
+    for each, reason in reasons:
+        say(f"    {each.name}: {reason or 'survived'}\n      - {each.before}\n      + {each.after}")
+    return explained == len(survivors)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _prepare(folder: Path, module: str) -> None:
+    """Make ``folder`` anew, with settings in which mutmut finds the code and the tests."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in ("giftcards", "tests", "example_project"):
+        (folder / name).symlink_to(ROOT / name, target_is_directory=True)
+    settings = _SETTINGS.format(module=module, tests=list(TESTS[module]))
+    (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text() + settings)
+
+
+def _results(folder: Path) -> dict[str, str]:
+    """What became of each mutant, by its name."""
+    lines = _mutmut(folder, "results", "--all=true").splitlines()
+    return dict(line.strip().split(": ", 1) for line in lines)
+
+
+def _survivors(folder: Path) -> list[str]:
+    return [name for name, result in _results(folder).items() if result not in _KILLED]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "DATABASE_URL": "sqlite://:memory:", "GIFTCARDS_TESTS_REQUIRE_ALL": ""}
+
+
+def _mutmut(folder: Path, *args: str) -> str:
+    return subprocess.run(
+        [MUTMUT, *args], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def _survivor(folder: Path, name: str) -> Survivor:
+    """What ``mutmut show`` tells of a mutant such as ``giftcards.refunds.x_compute__mutmut_1``."""
+    lines = _mutmut(folder, "show", name).splitlines()
+    mangled = name.rpartition(".")[2].rpartition("__mutmut_")[0]
+    function = mangled.removeprefix("x").removeprefix("_").strip("ǁ").replace("ǁ", ".")
+    before, after = (
+        " ".join(
+            line[1:].strip() for line in lines if re.match(rf"{re.escape(sign)}(?!\{sign})", line)
+        )
+        for sign in "-+"
+    )
+    return Survivor(name, function, before, after)
+
+
+if __name__ == "__main__":
+    main()
