@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,21 +17,26 @@ from tests.builders import build_guide_order
 PRICE = Decimal(490)
 
 
-def broken_down(
+def figures(
     status: Status,
     fulfilled: int,
     charged: Decimal | int | None,
     *,
     price: Decimal | int | None = PRICE,
     quantity: int = 5,
-) -> RefundBreakdown:
-    return compute(
-        status=status,
-        quantity=quantity,
-        fulfilled_quantity=fulfilled,
-        price_per_card=None if price is None else Decimal(price),
-        fulfilled_amount=None if charged is None else Decimal(charged),
-    )
+) -> dict[str, Any]:
+    """What :func:`compute` is given; nothing is computed before a test runs."""
+    return {
+        "status": status,
+        "quantity": quantity,
+        "fulfilled_quantity": fulfilled,
+        "price_per_card": None if price is None else Decimal(price),
+        "fulfilled_amount": None if charged is None else Decimal(charged),
+    }
+
+
+def broken_down(*args: Any, **options: Any) -> RefundBreakdown:
+    return compute(**figures(*args, **options))
 
 
 def test_the_breakdown_of_the_guides_example_is_that_of_the_guide() -> None:
@@ -44,71 +50,73 @@ def test_the_breakdown_of_the_guides_example_is_that_of_the_guide() -> None:
 
 
 @pytest.mark.parametrize(
-    ("breakdown", "ordered", "charged", "refunded_quantity", "refunded"),
+    ("given_figures", "ordered", "charged", "refunded_quantity", "refunded"),
     [
-        (broken_down(Status.FULFILLED, 5, 2450), 2450, 2450, 0, 0),
-        (broken_down(Status.REFUNDED, 0, 0), 2450, 0, 5, 2450),
-        (broken_down(Status.PARTIALLY_FILLED, 1, 490, quantity=2), 980, 490, 1, 490),
-        (broken_down(Status.PARTIALLY_FILLED, 2, 980, quantity=4), 1960, 980, 2, 980),
+        (figures(Status.FULFILLED, 5, 2450), 2450, 2450, 0, 0),
+        (figures(Status.REFUNDED, 0, 0), 2450, 0, 5, 2450),
+        (figures(Status.PARTIALLY_FILLED, 1, 490, quantity=2), 980, 490, 1, 490),
+        (figures(Status.PARTIALLY_FILLED, 2, 980, quantity=4), 1960, 980, 2, 980),
         # The sandbox: everything is free.
-        (broken_down(Status.FULFILLED, 5, 0, price=0), 0, 0, 0, 0),
-        (broken_down(Status.REFUNDED, 0, 0, price=0), 0, 0, 5, 0),
+        (figures(Status.FULFILLED, 5, 0, price=0), 0, 0, 0, 0),
+        (figures(Status.REFUNDED, 0, 0, price=0), 0, 0, 5, 0),
         # Centimes, where binary fractions would go wrong.
         (
-            broken_down(Status.PARTIALLY_FILLED, 1, Decimal("0.10"), price=Decimal("0.10")),
+            figures(Status.PARTIALLY_FILLED, 1, Decimal("0.10"), price=Decimal("0.10")),
             Decimal("0.50"),
             Decimal("0.10"),
             4,
             Decimal("0.40"),
         ),
         # A refunded order cost nothing, also where the provider does not say so.
-        (broken_down(Status.REFUNDED, 0, None), 2450, 0, 5, 2450),
+        (figures(Status.REFUNDED, 0, None), 2450, 0, 5, 2450),
         # What is not known is None, which is not 0.
-        (broken_down(Status.REFUNDED, 0, None, price=None), None, 0, 5, None),
-        (broken_down(Status.PARTIALLY_FILLED, 3, 1470, price=None), None, 1470, 2, None),
-        (broken_down(Status.PARTIALLY_FILLED, 3, None), 2450, None, 2, 980),
-        (broken_down(Status.FULFILLED, 5, None), 2450, None, 0, 0),
+        (figures(Status.REFUNDED, 0, None, price=None), None, 0, 5, None),
+        (figures(Status.PARTIALLY_FILLED, 3, 1470, price=None), None, 1470, 2, None),
+        (figures(Status.PARTIALLY_FILLED, 1, 490, price=None), None, 490, 4, None),
+        (figures(Status.PARTIALLY_FILLED, 3, None), 2450, None, 2, 980),
+        (figures(Status.FULFILLED, 5, None), 2450, None, 0, 0),
         # Nothing is refunded, whatever a card cost.
-        (broken_down(Status.FULFILLED, 5, 2450, price=None), None, 2450, 0, 0),
-        (broken_down(Status.FULFILLED, 5, None, price=None), None, None, 0, 0),
+        (figures(Status.FULFILLED, 5, 2450, price=None), None, 2450, 0, 0),
+        (figures(Status.FULFILLED, 5, None, price=None), None, None, 0, 0),
     ],
 )
 def test_the_breakdown_of_figures_that_fit_is_consistent(
-    breakdown: RefundBreakdown,
+    given_figures: dict[str, Any],
     ordered: Decimal | None,
     charged: Decimal | None,
     refunded_quantity: int,
     refunded: Decimal | None,
 ) -> None:
-    assert breakdown == RefundBreakdown(ordered, charged, refunded_quantity, refunded, True)
+    expected = RefundBreakdown(ordered, charged, refunded_quantity, refunded, True)
+    assert compute(**given_figures) == expected
 
 
 @pytest.mark.parametrize(
-    "breakdown",
+    "given_figures",
     [
         # Charged for more, or for fewer, than were delivered.
-        broken_down(Status.PARTIALLY_FILLED, 3, 1960),
-        broken_down(Status.PARTIALLY_FILLED, 3, 980),
-        broken_down(Status.PARTIALLY_FILLED, 3, Decimal("1470.01")),
-        broken_down(Status.FULFILLED, 5, 2449),
-        broken_down(Status.FULFILLED, 5, 0),
-        broken_down(Status.REFUNDED, 0, 490),
-        broken_down(Status.REFUNDED, 0, 490, price=None),
+        figures(Status.PARTIALLY_FILLED, 3, 1960),
+        figures(Status.PARTIALLY_FILLED, 3, 980),
+        figures(Status.PARTIALLY_FILLED, 3, Decimal("1470.01")),
+        figures(Status.FULFILLED, 5, 2449),
+        figures(Status.FULFILLED, 5, 0),
+        figures(Status.REFUNDED, 0, 490),
+        figures(Status.REFUNDED, 0, 490, price=None),
         # The status and the count contradict each other.
-        broken_down(Status.FULFILLED, 3, 2450),
-        broken_down(Status.FULFILLED, 3, 1470),
-        broken_down(Status.FULFILLED, 3, None, price=None),
-        broken_down(Status.REFUNDED, 3, 1470),
+        figures(Status.FULFILLED, 3, 2450),
+        figures(Status.FULFILLED, 3, 1470),
+        figures(Status.FULFILLED, 3, None, price=None),
+        figures(Status.REFUNDED, 3, 1470),
         # Refunds that cannot be: of more than was ordered, of less than nothing.
-        broken_down(Status.PARTIALLY_FILLED, 6, 2940),
-        broken_down(Status.PARTIALLY_FILLED, -1, -490),
-        broken_down(Status.PARTIALLY_FILLED, 3, -1470, price=-490),
-        broken_down(Status.PARTIALLY_FILLED, 3, None, price=-490),
-        broken_down(Status.PARTIALLY_FILLED, 3, -1470, price=None),
+        figures(Status.PARTIALLY_FILLED, 6, 2940),
+        figures(Status.PARTIALLY_FILLED, -1, -490),
+        figures(Status.PARTIALLY_FILLED, 3, -1470, price=-490),
+        figures(Status.PARTIALLY_FILLED, 3, None, price=-490),
+        figures(Status.PARTIALLY_FILLED, 3, -1470, price=None),
     ],
 )
-def test_figures_that_contradict_each_other_are_inconsistent(breakdown: RefundBreakdown) -> None:
-    assert not breakdown.is_consistent
+def test_figures_that_contradict_each_other_are_inconsistent(given_figures: dict[str, Any]) -> None:
+    assert not compute(**given_figures).is_consistent
 
 
 def test_contradicting_figures_are_shown_as_they_were_told() -> None:
