@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -9,7 +11,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from giftcards.engine.verdict import Settlement, Verdict, evaluate_answer, find_changes
+from giftcards.engine.verdict import (
+    Settlement,
+    Verdict,
+    evaluate_answer,
+    evaluate_for,
+    find_changes,
+)
 from giftcards.keys.secrecy import CardSecret
 from giftcards.problems import Problem
 from giftcards.provider.answers import OrderAnswer
@@ -23,6 +31,7 @@ from tests.builders import (
     REFUNDED,
     TYPE,
     answer,
+    build_guide_order,
     settled,
 )
 
@@ -63,6 +72,7 @@ def changed(name: str, amount: str, expected: str) -> Problem:
     return Problem("figure_changed", {"field": name, **amounts})
 
 
+OTHER_TIME = Problem("line_differs", {"field": "time"})
 LOST_CARD = Problem("cards_unreadable", {"lost": 1, "total": 3})
 
 
@@ -71,6 +81,10 @@ LOST_CARD = Problem("cards_unreadable", {"lost": 1, "total": 3})
     [
         (FULFILLED, Settlement(Status.FULFILLED, 5, 5 * PRICE, PRICE)),
         (PARTIAL, Settlement(Status.PARTIALLY_FILLED, 3, Decimal(1470), PRICE)),
+        (
+            settled("PARTIALLY_FILLED", CARDS[:1]),
+            Settlement(Status.PARTIALLY_FILLED, 1, PRICE, PRICE),
+        ),
         (REFUNDED, Settlement(Status.REFUNDED, 0, Decimal(0), PRICE)),
         # The sandbox.
         (
@@ -225,22 +239,82 @@ def test_an_unreadable_number_of_cards_keeps_an_order_open_until_it_is_late(
 
 
 @pytest.mark.parametrize(
-    "given_answer",
+    ("given_answer", "doubt"),
     [
-        settled("PARTIALLY_FILLED", CARDS[:3], fulfilled_amount=Decimal(1960)),
-        settled("FULFILLED", CARDS, price_per_card=Decimal(500)),
-        settled("REFUNDED", (), fulfilled_amount=Decimal(490)),
+        (settled("PARTIALLY_FILLED", CARDS[:3], fulfilled_amount=Decimal(1960)), CONTRADICTING),
+        (settled("FULFILLED", CARDS, price_per_card=Decimal(500)), CONTRADICTING),
+        (settled("REFUNDED", (), fulfilled_amount=Decimal(490)), CONTRADICTING),
+        (
+            settled("FULFILLED", [*CARDS[:3], *CARDS[:2]]),
+            Problem("cards_repeated", {"repeated": 2, "total": 5}),
+        ),
     ],
 )
-def test_contradicting_figures_settle_an_order_when_they_are_repeated(
-    given_answer: OrderAnswer,
+def test_contradicting_figures_and_repeated_cards_settle_an_order_when_they_come_again(
+    given_answer: OrderAnswer, doubt: Problem
 ) -> None:
     for is_late in (False, True):
-        assert judged(given_answer, is_late=is_late) == Verdict(None, (CONTRADICTING,))
+        assert judged(given_answer, is_late=is_late) == Verdict(None, (doubt,))
     verdict = judged(given_answer, is_repeated=True)
     assert verdict.settlement is not None
     assert verdict.settlement.status == given_answer.status
-    assert verdict.problems == (CONTRADICTING,)
+    assert verdict.problems == (doubt,)
+
+
+DOUBTFUL = settled("FULFILLED", CARDS, fulfilled_amount=Decimal(1))
+UNREADABLE = settled("FULFILLED", CARDS, quantity=None, problems=(unreadable("quantity"),))
+SENT_AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
+OF_ANOTHER_DAY = replace(FULFILLED, created_at=SENT_AT - timedelta(days=1))
+
+
+def clock_was_right(moment: datetime) -> bool:
+    return moment == SENT_AT
+
+
+def clock_was_wrong(moment: datetime) -> bool:
+    return moment != SENT_AT
+
+
+@pytest.mark.parametrize(
+    ("given_answer", "record", "options", "settles", "problem"),
+    [
+        (FULFILLED, {}, {}, True, None),
+        # What it cost when it was placed.
+        (
+            replace(FULFILLED, price_per_card=None),
+            {"price_per_card": 500},
+            {},
+            False,
+            CONTRADICTING,
+        ),
+        # An order is late as soon as it is no longer fresh.
+        (UNREADABLE, {}, {}, False, unreadable("quantity")),
+        (UNREADABLE, {"status": Status.DELAYED}, {}, True, unreadable("quantity")),
+        # What was as doubtful before, or is the last answer, is believed.
+        (DOUBTFUL, {}, {}, False, CONTRADICTING),
+        (DOUBTFUL, {"problems": [LOST_CARD]}, {}, False, CONTRADICTING),
+        (DOUBTFUL, {"problems": [LOST_CARD, CONTRADICTING]}, {}, True, CONTRADICTING),
+        (DOUBTFUL, {}, {"is_last": True}, True, CONTRADICTING),
+        # Until the id is confirmed, the time has to fit, if the clock was right.
+        (OF_ANOTHER_DAY, {}, {}, False, OTHER_TIME),
+        (OF_ANOTHER_DAY, {}, {"was_clock_right": clock_was_right}, False, OTHER_TIME),
+        (OF_ANOTHER_DAY, {}, {"was_clock_right": clock_was_wrong}, True, None),
+        (OF_ANOTHER_DAY, {"identified_at": SENT_AT}, {}, True, None),
+        (OF_ANOTHER_DAY, {"sent_at": None}, {}, True, None),
+    ],
+)
+def test_an_answer_is_judged_by_what_is_on_record_of_the_order(
+    given_answer: OrderAnswer,
+    record: dict[str, Any],
+    options: dict[str, Any],
+    settles: bool,
+    problem: Problem | None,
+) -> None:
+    order = build_guide_order(**{"sent_at": SENT_AT, **record})
+    verdict = evaluate_for(order, given_answer, **options)
+    assert (verdict.settlement is not None) is settles
+    assert verdict.problems == (() if problem is None else (problem,))
+    assert verdict.is_ours is (problem != OTHER_TIME)
 
 
 class TestPrice:
@@ -331,6 +405,14 @@ def test_a_complete_answer_about_another_line_is_not_ours(
         (
             answer("REFUNDED"),
             [Problem("contradicted", {"status": "REFUNDED", "delivered": 3, "ordered": 5})],
+        ),
+        (
+            answer("REFUNDED", fulfilled_quantity=0),
+            [Problem("contradicted", {"status": "REFUNDED", "delivered": 0, "ordered": 5})],
+        ),
+        (
+            answer("PARTIALLY_FILLED", fulfilled_amount=Decimal(0)),
+            [changed("fulfilled_amount", "0.00", "1470.00")],
         ),
         (
             settled("PARTIALLY_FILLED", CARDS[:3], price_per_card=Decimal(500)),
