@@ -104,6 +104,16 @@ class TestAdopted:
         rows = [row("R1", None), row("R2", -5)]
         assert plan(survey(lost, *rows)) == [Adopt(lost[0], rows[1]), Adopt(lost[1], rows[0])]
 
+    @pytest.mark.parametrize(
+        ("first_accepted", "minutes", "adopting"),
+        [(False, 10, 1), (False, 11, 0), (True, 10, 0)],
+    )
+    def test_a_row_is_left_to_an_accepted_order_that_it_may_be(
+        self, first_accepted: bool, minutes: float, adopting: int
+    ) -> None:
+        lost = [sent(1, was_accepted=first_accepted), sent(2, minutes, was_accepted=True)]
+        assert adoptions(plan(survey(lost, row()))) == [Adopt(lost[adopting], row())]
+
     def test_a_row_of_another_lost_orders_line_is_left_to_that_order(self) -> None:
         lost = [sent(1), sent(2, line=LINES[2])]
         found = row(line=LINES[2])
@@ -233,6 +243,12 @@ class TestConceding:
             Absent(lost[2]),
             AskPerson(lost[0], (row(),)),
         ]
+
+    def test_the_rows_of_all_failed_adoptions_of_a_line_are_offered(self) -> None:
+        lost = [sent(1), sent(2, 3)]
+        rows = row("R1", 1), row("R2", 4)
+        failed = adoptions(plan(survey(lost, *rows)))
+        assert ask_about_failed([], failed) == [AskPerson(order, rows) for order in lost]
 
     def test_the_row_of_a_failed_adoption_is_offered_beside_those_in_doubt(self) -> None:
         far = row("R2", 60)
