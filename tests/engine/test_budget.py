@@ -171,6 +171,40 @@ class TestShares:
         ]
         assert users == [Purpose.CHECKING_LATE]
 
+    @pytest.mark.parametrize(
+        ("limit", "purpose", "has_list", "questions", "pools"),
+        [
+            # Of 40 slots the list has 10, late orders one; 29 are common, 7 of them for readings.
+            (40, Purpose.PLACING, True, 0, [(11, 40, 0)]),
+            (40, Purpose.PLACING, True, 1, [(18, 40, 0)]),
+            (40, Purpose.LISTING, True, 1, [(0, 10, 0), (18, 40, 2)]),
+            (40, Purpose.PAGES, True, 1, [(18, 40, 2), (11, 18, 0)]),
+            (40, Purpose.SEARCHING, True, 1, [(18, 40, 2), (0, 10, 5)]),
+            (40, Purpose.CHECKING, True, 1, [(11, 18, 3), (18, 40, 2)]),
+            (40, Purpose.CHECKING, False, 1, [(11, 18, 3), (18, 40, 2), (5, 10, 0)]),
+            (40, Purpose.CHECKING_LATE, True, 1, [(10, 11, 0), (0, 0, 0), (18, 40, 2)]),
+            (40, Purpose.CHECKING_LATE, False, 1, [(10, 11, 0), (0, 5, 0), (18, 40, 2)]),
+            (40, Purpose.PRICING, True, 0, [(11, 40, 14)]),
+            (40, Purpose.BACKGROUND, True, 1, [(36, 40, 0)]),
+            # Single checks leave half to pages only if readings need more than is reserved: of 120
+            # slots, 26 are.
+            (120, Purpose.CHECKING, True, 1, [(13, 25, 0), (25, 120, 11)]),
+            (120, Purpose.CHECKING, True, 3, [(13, 39, 13), (39, 120, 10)]),
+            (108, Purpose.CHECKING, True, 2, [(13, 36, 11), (36, 108, 9)]),
+            (109, Purpose.CHECKING, True, 2, [(13, 37, 0), (37, 109, 9)]),
+        ],
+    )
+    def test_each_purpose_takes_its_slots_in_turn_and_leaves_some_of_them_free(
+        self,
+        limit: int,
+        purpose: Purpose,
+        has_list: bool,
+        questions: int,
+        pools: list[tuple[int, int, int]],
+    ) -> None:
+        found = shares(limit).pools(purpose, has_list=has_list, questions=questions)
+        assert found == [(range(first, end), left) for first, end, left in pools]
+
 
 class TestTaking:
     @pytest.mark.parametrize(
@@ -256,6 +290,36 @@ class TestTaking:
             assert budget.take(Purpose.PLACING, has_list=True) is not None
         assert free_for(one, Purpose.PLACING) == free_for(other, Purpose.PLACING) == 0
 
+    @pytest.mark.parametrize(
+        ("limit", "poll_interval", "questions", "fresh", "spent"),
+        [
+            # The share of one reading, and the common slots but for an eighth.
+            (120, 5, 0, 1 + 107 - 13, 1),
+            (120, 5, 1, 1 + 95 - 11, 1),
+            (120, 5, 2, 2 + 83 - 10, 2),
+            (120, 5, 3, 2 + 81 - 10, 2),
+            # One reading a minute has all that is reserved for it.
+            (12, 60, 2, 2 + 9 - 1, 2),
+            # A list without slots of its own.
+            (3, 5, 1, 1 + 3 - 1, 1),
+        ],
+    )
+    def test_a_reading_takes_its_share_of_pages_and_what_placing_does_not_need(
+        self,
+        limit: int,
+        poll_interval: float,
+        questions: int,
+        fresh: int,
+        spent: int,
+        set_conf: Callable[..., None],
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=limit, POLL_INTERVAL=poll_interval)
+        budget = Budget()
+        assert budget.pages_at_once(questions) == fresh
+        placed = budget.free_for_placing(questions)
+        assert free_for(budget, Purpose.PLACING, questions=questions) == placed
+        assert (budget.free_for_placing(questions), budget.pages_at_once(questions)) == (0, spent)
+
     @pytest.mark.django_db(transaction=True)
     def test_concurrent_processes_never_take_the_same_request_slot(
         self, shared_database: str, set_conf: Callable[..., None]
@@ -290,6 +354,48 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(timezone, "now", clock.now)
     return clock
+
+
+class TestGivingWay:
+    """Requests that can wait, while others need the slots."""
+
+    @pytest.mark.parametrize(
+        ("limit", "lately", "before", "pricing", "background"),
+        [
+            # Of 40 slots 29 are common: 14 of them have to be free.
+            (40, 0, 15, False, True),
+            (40, 0, 16, False, False),
+            (40, 0, 14, True, True),
+            # Of 41 slots 30 are common: three requests in ten seconds are 18 a minute.
+            (41, 3, 0, True, True),
+            (41, 4, 0, False, False),
+            (41, 3, 13, False, False),
+        ],
+    )
+    def test_prices_and_the_catalogue_are_asked_for_while_half_is_free_and_the_pace_is_low(
+        self,
+        limit: int,
+        lately: int,
+        before: int,
+        pricing: bool,
+        background: bool,
+        clock: Clock,
+        set_conf: Callable[..., None],
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=limit, POLL_INTERVAL=5)
+        budget = Budget()
+        common = shares(limit).common
+        for numbers, seconds in (
+            (common[:lately], 51),
+            (common[lately : lately + before], 50),
+        ):
+            until = clock.now() + timedelta(seconds=seconds)
+            RequestSlot.objects.among(numbers).update(until=until)
+        for purpose, is_made in ((Purpose.BACKGROUND, background), (Purpose.PRICING, pricing)):
+            slot = budget.take(purpose, has_list=True)
+            assert (slot is not None) is is_made
+            if slot:
+                budget.give_back(slot)
 
 
 class TestFreeing:
@@ -337,8 +443,41 @@ class TestFreeing:
             assert not self.can_take(budget)
             clock.seconds -= 79
 
+    def test_a_slot_that_is_given_back_frees_no_other_of_the_same_moment(
+        self, clock: Clock, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=3)
+        budget = Budget()
+        first, *_others = [budget.take(Purpose.PLACING, has_list=True) for _request in range(3)]
+        assert first is not None
+        budget.give_back(first)
+        assert slots_in_use() == 2
+
 
 class TestWaiting:
+    @pytest.mark.parametrize(
+        ("questions", "seconds"),
+        [
+            (0, 0),
+            # The 7 slots that are free are reserved for readings.
+            (1, 30),
+        ],
+    )
+    def test_placing_waits_for_a_slot_that_no_reading_needs(
+        self, questions: int, seconds: float, clock: Clock, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=40, POLL_INTERVAL=5)
+        budget = Budget()
+        until = clock.now() + timedelta(seconds=30)
+        RequestSlot.objects.among(range(18, 40)).update(until=until)
+        wait = budget.wait_for(Purpose.PLACING, has_list=True, questions=questions)
+        assert wait == seconds
+
+    def test_without_any_slot_a_request_waits_for_a_minute(self) -> None:
+        budget = Budget()
+        RequestSlot.objects.all().delete()
+        assert budget.wait_for(Purpose.PLACING, has_list=True) == 60
+
     @given(data=st.data(), limit=st.integers(1, 50), has_list=st.booleans())
     @settings(
         max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture]
