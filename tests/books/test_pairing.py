@@ -40,7 +40,11 @@ def expected(key: int, seconds: float, amount: Decimal = PRICE) -> Expected:
     ("booked", "ordered", "pairs"),
     [
         pytest.param([200], [0], {0: 0}, id="one of each"),
+        pytest.param([-301], [0], {}, id="too early"),
+        pytest.param([-300], [0], {0: 0}, id="as early as can be"),
+        pytest.param([300], [0], {0: 0}, id="as late as can be"),
         pytest.param([301], [0], {}, id="too late"),
+        pytest.param([300, 300], [0, 600], {0: 0, 1: 1}, id="where two windows touch"),
         pytest.param([0, 0.5], [0, 0.5], {0: 0, 1: 1}, id="as many as orders"),
         pytest.param([0], [0, 0.5], {0: 0}, id="one too few"),
         pytest.param([0, 0.5], [0], {0: 0}, id="one too many"),
@@ -173,16 +177,37 @@ def test_the_offset_of_the_provider_clock_is_learnt_from_entries_that_nothing_te
     assert ahead - 2 <= found <= ahead + 5
 
 
-def test_without_a_pair_the_clocks_are_taken_for_equal() -> None:
-    assert learnt([], [expected(1, 0)]) == timedelta(0)
-    assert learnt([booking(1, 301)], [expected(1, 0)]) == timedelta(0)
+@pytest.mark.parametrize(
+    ("differences", "offset"),
+    [
+        ([], 0),
+        ([301], 0),
+        ([90], 90),
+        ([90, 91, 92], 91),
+        ([-200, 90, 92], 90),
+        ([-200, 90, 93], 90),
+        # Equally many: the nearest to 0.
+        ([-20, 50], -20),
+        ([-50, 20], 20),
+    ],
+)
+def test_the_clocks_differ_by_what_most_pairs_differ_by_or_not_at_all_without_a_pair(
+    differences: list[float], offset: float
+) -> None:
+    amounts = [Decimal(-100 - number) for number in range(len(differences))]
+    orders = [expected(key, 0, amount) for key, amount in enumerate(amounts)]
+    bookings = [booking(key, differences[key], amount) for key, amount in enumerate(amounts)]
+    assert learnt(bookings, orders) == timedelta(seconds=offset)
 
 
-def test_pairing_takes_about_twice_as_many_steps_for_twice_as_many() -> None:
+@pytest.mark.parametrize(
+    "apart", [pytest.param(36, id="overlapping windows"), pytest.param(900, id="separate windows")]
+)
+def test_pairing_takes_about_twice_as_many_steps_for_twice_as_many(apart: int) -> None:
     def steps(count: int) -> int:
         """The lines of Python that are run."""
-        orders = [expected(number, 36 * number) for number in range(count)]
-        bookings = [booking(number, 36 * number + 90) for number in range(count)]
+        orders = [expected(number, apart * number) for number in range(count)]
+        bookings = [booking(number, apart * number + 90) for number in range(count)]
         lines = 0
 
         def trace(_frame: FrameType, event: str, _argument: object) -> Callable[..., Any]:
