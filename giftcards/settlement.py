@@ -10,7 +10,6 @@ import logging
 from copy import copy
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
-from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from django.db import transaction
@@ -201,7 +200,9 @@ def _announce(refund: CustomerRefund) -> None:
     """Log the refund and send the signal after the commit, if the refund has changed."""
     if refund.has_changed:
         # A copy: a later change in the same transaction is announced separately.
-        transaction.on_commit(partial(_tell, copy(refund)), robust=True)
+        told = copy(refund)
+        # No partial: Django logs the name of a function that fails, and a partial has none.
+        transaction.on_commit(lambda: _tell(told), robust=True)
 
 
 def _tell(refund: CustomerRefund) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -51,7 +52,7 @@ def test_kept_and_owed_add_up_to_what_was_paid_and_are_right_to_half_a_centime(
 
 @pytest.mark.parametrize(("paid", "quantity", "delivered"), [(-1, 1, 0), (1, 0, 0), (1, 2, 3)])
 def test_figures_that_are_no_orders_are_refused(paid: int, quantity: int, delivered: int) -> None:
-    with pytest.raises(ValueError, match="not those of an order"):
+    with pytest.raises(ValueError, match=r"\AThese figures are not those of an order\.\Z"):
         compute(paid=Decimal(paid), quantity=quantity, fulfilled_quantity=delivered)
 
 
@@ -64,17 +65,30 @@ class TestOrder:
         assert found.paid_amount == 2750
         assert found.owed_amount == 550 * (order.quantity - order.fulfilled_quantity)
 
-    def test_an_order_with_a_price_of_one_card_has_the_breakdown_of_all(self) -> None:
-        order = build_guide_order(Status.PARTIALLY_FILLED, sale_price=Decimal(550))
-        assert customer_breakdown(order) == CustomerBreakdown(
-            Decimal(2750), Decimal(1650), Decimal(1100), Decimal(0), Decimal(0), Decimal(1100)
-        )
-
-    def test_a_rejected_order_owes_everything(self) -> None:
-        order = build_guide_order(Status.REJECTED, sale_amount=Decimal(2750))
-        assert customer_breakdown(order) == CustomerBreakdown(
-            Decimal(2750), Decimal(0), Decimal(2750), Decimal(0), Decimal(0), Decimal(2750)
-        )
+    @pytest.mark.parametrize(
+        ("status", "values", "amounts"),
+        [
+            (Status.REJECTED, {"sale_amount": 2750}, (2750, 0, 2750, 0, 0, 2750)),
+            # The price of one card; three of five came.
+            (Status.PARTIALLY_FILLED, {"sale_price": 550}, (2750, 1650, 1100, 0, 0, 1100)),
+            (
+                Status.PARTIALLY_FILLED,
+                {"sale_price": 550, "paid_back_amount": 300, "planned_amount": 200},
+                (2750, 1650, 1100, 300, 200, 600),
+            ),
+            # The missing cards were ordered again.
+            (
+                Status.PARTIALLY_FILLED,
+                {"sale_price": 550, "reordered_amount": 1100},
+                (2750, 1650, 1100, 0, 0, 0),
+            ),
+        ],
+    )
+    def test_what_is_owed_is_paid_back_planned_or_open_until_the_cards_are_ordered_again(
+        self, status: Status, values: dict[str, Any], amounts: tuple[int, ...]
+    ) -> None:
+        order = build_guide_order(status, **values)
+        assert customer_breakdown(order) == CustomerBreakdown(*map(Decimal, amounts))
 
     @pytest.mark.parametrize("status", [status for status in Status if status not in FINAL])
     def test_an_open_order_has_no_breakdown(self, status: Status) -> None:

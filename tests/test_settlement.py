@@ -82,21 +82,35 @@ def heard() -> Iterator[list[tuple[str, str]]]:
     def hear(refund: CustomerRefund, **_named: Any) -> None:
         told.append((refund.reference, refund.state))
 
-    customer_refund_changed.connect(hear)
+    customer_refund_changed.connect(hear, sender=CustomerRefund)
     try:
         yield told
     finally:
-        customer_refund_changed.disconnect(hear)
+        customer_refund_changed.disconnect(hear, sender=CustomerRefund)
 
 
 @pytest.mark.django_db
 class TestPayingBack:
-    def test_all_that_is_owed_is_paid_back_at_once(self) -> None:
+    @pytest.mark.parametrize(
+        ("named", "by", "told"),
+        [
+            ({}, "", ("", "", "code")),
+            (
+                {"method": "cash", "comment": "At the counter.", "source": "command"},
+                "amina",
+                ("cash", "At the counter.", "command"),
+            ),
+        ],
+    )
+    def test_all_that_is_owed_is_paid_back_at_once(
+        self, named: dict[str, str], by: str, told: tuple[str, str, str]
+    ) -> None:
         order = sold()
-        refund = pay(order, by="amina", method="cash", comment="At the counter.")
+        refund = pay(order, by=by or None, **named)
         row = CustomerRefund.objects.get()
         assert (row.amount, row.state, row.reference) == (Decimal("333.33"), "done", "R1")
-        assert (row.created_by, row.executed_by, row.source) == ("amina", "amina", "code")
+        assert (row.created_by, row.executed_by) == (by, by)
+        assert (row.method, row.comment, row.source) == told
         assert row.executed_at == row.created_at
         assert (row, row.has_changed, refund.has_changed) == (refund, False, True)
         assert left(order) == 0
@@ -492,6 +506,19 @@ class TestReceivers:
         assert left(order) == 0
         assert "no mail today" in caplog.text
         assert "Refund R1 of order cart-1042 is done." in caplog.messages
+
+    @pytest.mark.django_db(transaction=True)
+    def test_a_log_that_fails_disturbs_nothing(self) -> None:
+        def fail(_record: logging.LogRecord) -> bool:
+            raise OSError("the disk is full")
+
+        order, log = sold(), logging.getLogger("giftcards.settlement")
+        log.addFilter(fail)
+        try:
+            assert pay(order).has_changed
+        finally:
+            log.removeFilter(fail)
+        assert left(order) == 0
 
 
 @pytest.mark.django_db(transaction=True)
