@@ -43,8 +43,8 @@ class LedgerAccount:
     """The account whose ledger is read; it has no entries about orders of other accounts."""
 
     def __init__(self) -> None:
-        key = ApiKey.objects.filter(pk=configured_key()).first()
-        self._environments = {"", key.environment if key else ""}
+        key = ApiKey.objects.filter(pk=configured_key())
+        self._environments = {"", *key.values_list("environment", flat=True)}
 
     def bought(self, order: Order) -> bool:
         """True if the order may be this account's."""
