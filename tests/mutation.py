@@ -56,6 +56,94 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
             "free_at += slots[reserve : reserve + 2]",
         ): "they are sorted: the second is not earlier",
     },
+    "giftcards/books/matching.py": {
+        (
+            "_refunding",
+            "settled = Order.objects.filter(settled_at__range=(start, end), )",
+        ): "of other orders no refund is expected: they are judged None, as before",
+        ("_refunding", 'return settled.order_by("pk")'): "pairing sorts them itself",
+        ("_refunding", 'return settled.order_by("settled_at", )'): "pairing sorts them itself",
+        (
+            "_Matching.by_name",
+            'naming = open_entries.exclude(objid=None).values_list("pk", "objid", "amount")',
+        ): "no order has an empty name",
+        (
+            "_Matching.by_name",
+            'naming = open_entries.exclude(objid="XXXX").values_list("pk", "objid", "amount")',
+        ): "no order has an empty name",
+        (
+            "_Matching.by_amount",
+            "offset = self._learn_offset() if (offset is None) or True else offset",
+        ): "learnt again, it is the same",
+        (
+            "_Matching._unnamed",
+            'rows = entries.order_by("pk").values_list(*_Entry._fields)',
+        ): "pairing sorts them itself",
+        (
+            "_Matching._unnamed",
+            'rows = entries.order_by("time", ).values_list(*_Entry._fields)',
+        ): "pairing sorts them itself",
+        (
+            "_Matching._unnamed",
+            "for row in rows.filter(time__range=(start, end))",
+        ): "open entries are there twice; what is left over by that is paired in the second pass",
+        (
+            "_Matching._unnamed",
+            "for row in rows.filter(is_guess__in=[True], )",
+        ): "guesses that are far away are made again as they were",
+        (
+            "_Matching._learn_offset",
+            'latest = charges.order_by("-pk")',
+        ): "which charges are the latest matters above 500 of them",
+        (
+            "_Matching._learn_offset",
+            'latest = charges.order_by("-time", )',
+        ): "which charges are the latest matters above 500 of them",
+        (
+            "_Matching._learn_offset",
+            "named = latest.filter(is_guess=False)",
+        ): "entries without an order have no moment of sending",
+        (
+            "_Matching.judge",
+            "settled = _refunding(start - GRACE, self._end + GRACE)",
+        ): "judged within the time of grace, a refund that lacks is None, as before",
+        (
+            "_Matching.judge",
+            "lately = (self._read_until - _LATE_CREDIT, self._read_until + GRACE)",
+        ): "what lacks is past its time of grace",
+        (
+            "_Matching.judge",
+            'settled.values_list(flat=True), lacking.values_list("pk", flat=True)',
+        ): "the primary key is the first column",
+        (
+            "_Matching.judge",
+            'settled.values_list("pk", flat=True), lacking.values_list(flat=True)',
+        ): "the primary key is the first column",
+        (
+            "_verdict",
+            "is_late = order.settled_at + GRACE < read_until",
+        ): "a microsecond of the time of grace",
+        (
+            "_verdict",
+            "return False if is_late or credited >= promised else None",
+        ): "equal amounts were returned above",
+        (
+            "_without_entry",
+            "entries = LedgerEntry.objects.filter(type=kind).order_by()",
+        ): "entries of other orders remove nothing, and take time",
+        (
+            "_stretches",
+            "if stretches and start < stretches[-1][1] + _NOT_WORTH_A_QUERY:",
+        ): "one query or two find the same orders",
+        (
+            "_stretches",
+            "if stretches and start <= stretches[-1][1] - _NOT_WORTH_A_QUERY:",
+        ): "one query or two find the same orders",
+        (
+            "_parts",
+            "while part := list(islice(iterator, None)):",
+        ): "one transaction instead of several",
+    },
     "giftcards/books/pairing.py": {
         (
             "_densest",
@@ -81,6 +169,8 @@ pytest_add_cli_args_test_selection = {tests}
 # What is written into the log is for people.
 do_not_mutate_patterns = ['logger\\.']
 use_git_change_detection = false
+# A mutant is a loop without end after 15 times as long as its tests take, and a minute.
+timeout_constant = 4.0
 # Each mutant has a process in which no test has run: hypothesis would refuse to run one again.
 process_isolation = "forkserver"
 """
@@ -114,7 +204,7 @@ def main() -> None:
 def mutate(module: str, *, is_repeated: bool) -> bool:
     """Test the mutants of ``module`` and tell what came of them; True if no survivor is new.
 
-    If ``is_repeated``, those that were killed before are left out.
+    If ``is_repeated``, those that a test has noticed before are left out.
     """
     began = time.monotonic()
     folder = FOLDER / module.removesuffix(".py").replace("/", ".")
@@ -122,7 +212,7 @@ def mutate(module: str, *, is_repeated: bool) -> bool:
     if is_repeated:
         # Which test runs which function has to be found out again.
         (folder / "mutants" / "mutmut-stats.json").unlink()
-        only = _survivors(folder)
+        only = [name for name, result in _results(folder).items() if result != "killed"]
     else:
         _prepare(folder, module)
     log = folder / "mutmut.log"

@@ -11,15 +11,17 @@ from django.utils import timezone
 
 from giftcards.books.models import LedgerEntry
 from giftcards.models import ApiKey, Order, StatusChange
+from giftcards.problems import Problem
 from giftcards.statuses import Status
 from tests.books.wire import NOON, Books, at, matches, ordered, read
-from tests.builders import make_order
+from tests.builders import make_order, problems
 from tests.stage import own_key, prove_key
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 DAY = NOON.date()
+TIMES = ("created_at", "sent_at", "settled_at")
 
 
 @pytest.fixture
@@ -58,16 +60,22 @@ class TestByName:
 
     def test_what_is_charged_twice_belongs_to_the_order_once(self, books: Books) -> None:
         ordered(reference="cart-1", provider_order_id="ab12")
+        ordered(reference="cart-2", provider_order_id="ab14", sent_at=at(60))
         for name in ("first", "second"):
             books.book("ORDER", 2450, at(0), name=name, objid="ab12")
+        books.book("ORDER", 2450, at(60), name="other", objid="ab14")
         read()
-        assert sorted(matches().values(), key=str) == [("cart-1", False), (None, False)]
+        found = matches()
+        assert found.pop("other") == ("cart-2", False)
+        assert sorted(found.values(), key=str) == [("cart-1", False), (None, False)]
 
     def test_a_charge_in_parts_belongs_to_the_order_up_to_its_price(self, books: Books) -> None:
         ordered(reference="cart-1", provider_order_id="ab12")
         for number in range(6):
             books.book("ORDER", 490, at(number), name=f"c{number}", objid="ab12")
+        books.book("ORDER", 2450, at(7), name="whole")
         read()
+        assert matches()["whole"] == (None, False)
         assert [order for order, _guess in matches().values()].count("cart-1") == 5
 
     def test_an_order_that_is_found_later_gets_its_entry_in_the_next_run(
@@ -85,10 +93,16 @@ class TestByAmount:
     def test_an_entry_without_a_name_is_guessed_from_amount_and_time(self, books: Books) -> None:
         order = partly_delivered("cart-1")
         ordered(reference="cart-2", quantity=1, sent_at=at(2))
+        ordered(reference="cart-3", quantity=2, sent_at=at(3600))
         books.book("ORDER", 2450, at(1), name="c")
+        books.book("ORDER", 980, at(3601), name="later")
         books.book("REFUND-ORDER", 980, at(9), name="r")
         read()
-        assert matches() == {"c": ("cart-1", True), "r": ("cart-1", True)}
+        assert matches() == {
+            "c": ("cart-1", True),
+            "later": ("cart-3", True),
+            "r": ("cart-1", True),
+        }
         assert is_credited(order) == [True]
 
     def test_a_price_at_placing_is_taken_where_none_is_known_better(self, books: Books) -> None:
@@ -133,6 +147,15 @@ class TestByAmount:
         }
         assert is_credited(order) == [True]
 
+    def test_a_guess_gives_way_to_a_better_one(self, books: Books) -> None:
+        ordered(reference="cart-1")
+        books.book("ORDER", 2450, at(200), name="far")
+        read()
+        assert matches() == {"far": ("cart-1", True)}
+        books.book("ORDER", 2450, at(1), name="near")
+        read()
+        assert matches() == {"far": (None, False), "near": ("cart-1", True)}
+
     def test_a_lost_order_gets_no_entry_until_it_is_found(self, books: Books) -> None:
         line = {"quantity": 5, "price_at_placing": 490}
         lost = make_order(Status.UNCONFIRMED, reference="lost", sent_at=at(0), **line)
@@ -150,21 +173,136 @@ class TestByAmount:
         read()
         assert set(matches().values()) == {("cart-1", True), ("lost", True)}
 
-    def test_a_refund_noticed_hours_later_is_found(self, books: Books) -> None:
-        order = partly_delivered("cart-1", settled_at=at(3 * 3600))
+    @pytest.mark.parametrize(
+        ("seconds", "is_found"), [(3 * 3600, True), (12 * 3600, True), (12 * 3600 + 1, False)]
+    )
+    def test_a_refund_noticed_up_to_twelve_hours_later_is_found(
+        self, books: Books, seconds: float, is_found: bool
+    ) -> None:
+        order = partly_delivered("cart-1", settled_at=at(9 + seconds))
         books.book("REFUND-ORDER", 980, at(9), name="r")
         read()
-        assert matches() == {"r": ("cart-1", True)}
-        assert is_credited(order) == [True]
+        assert matches() == {"r": ("cart-1", True) if is_found else (None, False)}
+        assert (is_credited(order) == [True]) is is_found
 
     def test_names_that_are_no_orders_at_all_are_no_reason_not_to_guess(self, books: Books) -> None:
-        ordered(reference="cart-1")
-        books.book("ORDER", 2450, at(1), name="c", objid="transaction-17")
+        for hour in range(4):
+            ordered(reference=f"cart-{hour}", quantity=hour + 1, sent_at=at(3600 * hour))
+            amount, booked = 490 * (hour + 1), at(3600 * hour + 1)
+            books.book("ORDER", amount, booked, name=f"c{hour}", objid=f"transaction-{hour}")
         read()
-        assert matches() == {"c": ("cart-1", True)}
+        assert matches() == {f"c{hour}": (f"cart-{hour}", True) for hour in range(4)}
+
+
+class TestClock:
+    """The provider's clock is not ours; what its entries say about it is believed."""
+
+    @pytest.mark.parametrize(
+        ("behind", "is_found"), [(2400, True), (7200, True), (7201, False), (-2400, True)]
+    )
+    def test_charges_that_name_their_order_tell_how_far_it_is_off_up_to_two_hours(
+        self, books: Books, behind: float, is_found: bool
+    ) -> None:
+        ordered(reference="cart-1", provider_order_id="ab12")
+        ordered(reference="cart-2", provider_order_id="ab14", quantity=2, sent_at=None)
+        ordered(reference="cart-3", quantity=1, sent_at=at(60))
+        books.book("ORDER", 2450, at(0 - behind), name="named", objid="ab12")
+        books.book("ORDER", 980, at(0), name="unsent", objid="ab14")
+        books.book("ORDER", 490, at(60 - behind), name="c")
+        read()
+        assert matches()["c"] == (("cart-3", True) if is_found else (None, False))
+
+    def test_a_refund_tells_nothing_about_it(self, books: Books) -> None:
+        partly_delivered("cart-1", provider_order_id="ab12", settled_at=at(1800))
+        books.book("ORDER", 2450, at(1), name="c")
+        books.book("REFUND-ORDER", 980, at(1800), name="r", objid="ab12")
+        read()
+        assert matches() == {"c": ("cart-1", True), "r": ("cart-1", False)}
+
+    def test_a_charge_of_last_week_tells_nothing_about_it(self, books: Books) -> None:
+        early = at(-8 * 86_400)
+        ordered(reference="cart-1", provider_order_id="ab12", sent_at=early, created_at=early)
+        ahead = early + timedelta(minutes=40)
+        books.book("ORDER", 2450, ahead, name="old", objid="ab12")
+        read(early.date())
+        ordered(reference="cart-2")
+        books.book("ORDER", 2450, at(1), name="c")
+        read()
+        assert matches() == {"old": ("cart-1", False), "c": ("cart-2", True)}
+
+    @pytest.mark.parametrize(
+        ("ahead", "seconds", "is_found"),
+        [
+            (0, -301, False),
+            (0, 301, False),
+            # Where most entries say that the clock is off, one of the right time is found as well.
+            (-200, 300, True),
+            (-200, 301, False),
+            (200, -300, True),
+            (200, -301, False),
+            (200, 500, True),
+            (200, 501, False),
+        ],
+    )
+    def test_an_entry_is_found_up_to_five_minutes_off_by_either_clock(
+        self, books: Books, ahead: float, seconds: float, is_found: bool
+    ) -> None:
+        # With names that are no orders, entries are not paired with what is left over.
+        for quantity in range(1, 4):
+            ordered(reference=f"cart-{quantity}", quantity=quantity)
+            objid = f"transaction-{quantity}"
+            books.book("ORDER", 490 * quantity, at(ahead), name=f"c{quantity}", objid=objid)
+        ordered(reference="cart-5")
+        books.book("ORDER", 2450, at(seconds), name="c5", objid="transaction-5")
+        read()
+        assert matches()["c5"] == (("cart-5", True) if is_found else (None, False))
 
 
 class TestCredited:
+    @pytest.mark.parametrize("objid", ["ab12", ""])
+    @pytest.mark.parametrize(
+        ("minutes", "amount", "credited"),
+        [(14.5, 980, True), (14.5, 490, None), (15.5, 490, False), (14.5, 1470, False)],
+    )
+    def test_a_part_of_a_refund_is_waited_for_and_more_than_was_promised_is_not(
+        self, books: Books, minutes: float, amount: int, credited: bool | None, objid: str
+    ) -> None:
+        settled_at = timezone.now() - timedelta(minutes=minutes)
+        order = partly_delivered("cart-1", provider_order_id="ab12", settled_at=settled_at)
+        books.book("REFUND-ORDER", amount, settled_at, name="r", objid=objid)
+        read()
+        if not objid and amount != 980:
+            # An amount that was not promised is no order's: nothing has come.
+            credited, amount = (False if minutes > 15 else None), 0
+        assert is_credited(order) == [credited]
+        differs = {"expected": "980.00", "amount": f"{amount}.00"}
+        assert problems(order) == (
+            [Problem("credit_differs", differs)] if credited is False else []
+        )
+
+    def test_refunds_are_judged_from_the_first_day_that_was_read(self, books: Books) -> None:
+        midnight = at(-12 * 3600)
+        orders = [
+            partly_delivered(f"cart-{number}", **dict.fromkeys(TIMES, settled_at))
+            for number, settled_at in enumerate(
+                (at(-9 * 86_400), midnight + timedelta(minutes=5), at(0))
+            )
+        ]
+        read(DAY)
+        assert is_credited(*orders) == [None, False, False]
+
+    def test_an_order_that_lacks_its_refund_is_judged_again_by_what_is_known_then(
+        self, books: Books
+    ) -> None:
+        early = at(-6 * 86_400)
+        order = partly_delivered("cart-1", **dict.fromkeys(TIMES, early))
+        read(early.date())
+        assert is_credited(order) == [False]
+        Order.objects.filter(pk=order.pk).update(price_per_card=None)
+        read()
+        assert is_credited(order) == [None]
+        assert problems(order) == []
+
     def test_a_refund_that_never_came_is_missed_after_a_quarter_of_an_hour(
         self, books: Books
     ) -> None:
@@ -182,9 +320,11 @@ class TestCredited:
         books.book("REFUND-ORDER", 490, at(9), name="r1", objid="ab12")
         read()
         assert is_credited(order) == [False]
+        assert [problem.code for problem in problems(order)] == ["credit_differs"]
         books.book("REFUND-ORDER", 490, at(11), name="r2", objid="ab12")
         read()
         assert is_credited(order) == [True]
+        assert problems(order) == []
 
     def test_more_than_was_promised_is_not_as_promised(self, books: Books) -> None:
         order = ordered(
@@ -194,9 +334,12 @@ class TestCredited:
             provider_order_id="ab12",
             fulfilled_amount=2450,
         )
-        books.book("REFUND-ORDER", 490, at(9), name="r1", objid="ab12")
+        booked = books.book("REFUND-ORDER", 490, at(9), name="r1", objid="ab12")
         read()
         assert is_credited(order) == [False]
+        booked["objid"] = "ff00"
+        read()
+        assert is_credited(order) == [None]
 
     def test_a_refund_of_an_unknown_amount_is_not_judged(self, books: Books) -> None:
         order = partly_delivered("cart-1", price_per_card=None)
@@ -256,13 +399,11 @@ def test_an_entry_that_changes_loses_its_order_and_finds_another(books: Books) -
 
 def test_an_order_that_loses_its_entry_long_after_it_settled_lacks_its_refund(books: Books) -> None:
     early = at(-6 * 86_400)
-    times = dict.fromkeys(("created_at", "sent_at", "settled_at"), early)
-    order = ordered(Status.REFUNDED, **times)
+    times = dict.fromkeys(TIMES, early)
+    order, other = (ordered(Status.REFUNDED, **times) for _order in range(2))
     late = books.book("REFUND-ORDER", 2450, at(0), name="late", objid=order.provider_order_id)
     read()
-    order.refresh_from_db()
-    assert order.is_credited
-    late["objid"] = "somebody-elses"
+    assert is_credited(order) == [True]
+    late["objid"] = other.provider_order_id
     read()
-    order.refresh_from_db()
-    assert order.is_credited is False
+    assert is_credited(order, other) == [False, True]
