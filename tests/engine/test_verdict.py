@@ -73,6 +73,8 @@ def changed(name: str, amount: str, expected: str) -> Problem:
 
 
 OTHER_TIME = Problem("line_differs", {"field": "time"})
+CARDS_REPEATED = Problem("cards_repeated", {"repeated": 2, "total": 5})
+REPEATED = settled("FULFILLED", [*CARDS[:3], *CARDS[:2]])
 LOST_CARD = Problem("cards_unreadable", {"lost": 1, "total": 3})
 
 
@@ -244,10 +246,7 @@ def test_an_unreadable_number_of_cards_keeps_an_order_open_until_it_is_late(
         (settled("PARTIALLY_FILLED", CARDS[:3], fulfilled_amount=Decimal(1960)), CONTRADICTING),
         (settled("FULFILLED", CARDS, price_per_card=Decimal(500)), CONTRADICTING),
         (settled("REFUNDED", (), fulfilled_amount=Decimal(490)), CONTRADICTING),
-        (
-            settled("FULFILLED", [*CARDS[:3], *CARDS[:2]]),
-            Problem("cards_repeated", {"repeated": 2, "total": 5}),
-        ),
+        (REPEATED, CARDS_REPEATED),
     ],
 )
 def test_contradicting_figures_and_repeated_cards_settle_an_order_when_they_come_again(
@@ -295,6 +294,8 @@ def clock_was_wrong(moment: datetime) -> bool:
         (DOUBTFUL, {"problems": [LOST_CARD]}, {}, False, CONTRADICTING),
         (DOUBTFUL, {"problems": [LOST_CARD, CONTRADICTING]}, {}, True, CONTRADICTING),
         (DOUBTFUL, {}, {"is_last": True}, True, CONTRADICTING),
+        (REPEATED, {}, {}, False, CARDS_REPEATED),
+        (REPEATED, {"problems": [CARDS_REPEATED]}, {}, True, CARDS_REPEATED),
         # Until the id is confirmed, the time has to fit, if the clock was right.
         (OF_ANOTHER_DAY, {}, {}, False, OTHER_TIME),
         (OF_ANOTHER_DAY, {}, {"was_clock_right": clock_was_right}, False, OTHER_TIME),
