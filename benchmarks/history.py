@@ -263,7 +263,7 @@ def questions(count: int) -> dict[str, Callable[[], Any]]:
         "a card by its code": lambda: list(Card.objects.with_code("AAAA-BBBB")),
         "whether a message is due": lambda: Delivery.objects.due(now).first(),
         "a link by its token": lambda: links.find("not-a-token"),
-        "a digest: what holds": news.look,
+        "a digest: what holds": news.current_situation,
         "a digest: what happened in two hours": lambda: news.recent_events(now - 2 * HOUR, now),
         "renewing 100 claims": lambda: orders.held(claimed).update(claimed_until=until),
     }

@@ -206,8 +206,7 @@ def _decide(attempt: Attempt) -> Answer | None:
     if form.adopted:
         return _ask_about(attempt, form.adopted)
     send_again = form.cleaned_data["outcome"] == ResolveForm.SEND_AGAIN
-    code = "staff_send_again" if send_again else "staff_rejected"
-    decision = Problem(code, {"by": attempt.by})
+    decision = Problem("staff_send_again" if send_again else "staff_rejected", {"by": attempt.by})
     if declare_absent(order, send_again=send_again, source=_STAFF, detail=decision):
         return _concluded(attempt, decision)
     return LATE
