@@ -159,6 +159,7 @@ class TestWithoutCosts:
         yield from (ADD, FIND, f"{LIST}report/", PROVIDER_PAGE, f"{PROVIDER_PAGE}1/history/")
         yield from ("/admin/", "/admin/giftcards/")
 
+    @pytest.mark.all_apps
     def test_no_page_tells_them(self, browser: Client) -> None:
         _set_balance()
         for address in self.pages():

@@ -462,6 +462,7 @@ def test_clicks_at_the_same_moment_decide_once(
         assert button.order.status == button.becomes
 
 
+@pytest.mark.all_apps
 def test_no_button_is_left_out() -> None:
     pages = {
         pattern.name

@@ -231,6 +231,7 @@ def test_the_list_shows_the_first_10000_and_says_that_there_are_more(boss: Clien
     assert more not in text(read(boss.get(LIST, {"status__exact": "REFUNDED"})))
 
 
+@pytest.mark.all_apps
 def test_a_full_page_takes_as_many_queries_as_a_short_one(boss: Client) -> None:
     for number in range(60):
         make_guide_order(list(Status)[number % len(Status)], reference=f"web-{number}")
@@ -288,6 +289,7 @@ class TestWithoutCosts:
         assert cells(html, "cost") == ["1,713.75 DA"]
         assert cells(html, "credited_back") == ["1,142.50 DA"]
 
+    @pytest.mark.all_apps
     def test_what_the_ledger_lacks_is_a_filter_for_who_may_see_them(self) -> None:
         make_guide_order(Status.REFUNDED, reference="missing", is_credited=False)
         support, accountant = sign_in("view_order"), sign_in("view_order", "view_cost")
@@ -356,6 +358,7 @@ def filters(html: str) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.all_apps
 def test_the_filters_stand_above_the_rows_and_are_closed(boss: Client) -> None:
     make_guide_order()
     html = read(boss.get(LIST))

@@ -996,6 +996,7 @@ def test_the_page_has_no_script_or_style_of_its_own_inside(boss: Client) -> None
 # The whole page.
 
 
+@pytest.mark.all_apps
 def test_the_page_of_an_order_takes_a_constant_number_of_queries(boss: Client) -> None:
     small = settle("web-1", settled("FULFILLED", CARDS[:1], quantity=1), quantity=1)
     large = make_guide_order(

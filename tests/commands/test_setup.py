@@ -105,6 +105,7 @@ class TestGroups:
             name: set(codenames) for name, codenames in ROLES.items()
         }
 
+    @pytest.mark.all_apps
     def test_a_group_of_the_time_before_the_optional_app_gets_its_part_by_a_repair(
         self, call: Call
     ) -> None:

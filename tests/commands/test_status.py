@@ -480,6 +480,7 @@ class TestFailOn:
         ("conditions", "unknown"),
         [("money", "'money'"), ("queue,,Worker", "'', 'Worker'"), ("", "''")],
     )
+    @pytest.mark.all_apps
     def test_fail_on_refuses_a_condition_that_does_not_exist(
         self, conditions: str, unknown: str, call: Call
     ) -> None:

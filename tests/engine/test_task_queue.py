@@ -116,6 +116,7 @@ def test_concurrent_threads_create_one_schedule(shared_database: str) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.all_apps
 def test_concurrent_processes_create_one_schedule(
     child: Callable[..., subprocess.Popen[str]],
 ) -> None:
