@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, timedelta, tzinfo
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import pytest
@@ -18,14 +20,20 @@ class Wall:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # In seconds: by how much the clock was set, and how much time has passed unnoticed.
         self._ahead = self._passed = 0.0
+        # When both clocks were stopped, by the real ones.
+        self._stopped: tuple[datetime, float] | None = None
+        self._monotonic = time.monotonic
         monkeypatch.setattr(timezone, "datetime", self._shifted(timezone.datetime))
         # What `giftcards.engine.clock` reads; nothing else does.
         if hasattr(time, "CLOCK_BOOTTIME"):
             read = time.clock_gettime
-            monkeypatch.setattr(time, "clock_gettime", lambda clock: read(clock) + self._passed)
+            monkeypatch.setattr(
+                time, "clock_gettime", lambda clock: read(clock) + self._ahead_steadily()
+            )
         else:
-            steady = time.monotonic
-            monkeypatch.setattr(time, "monotonic", lambda: steady() + self._passed)
+            monkeypatch.setattr(
+                time, "monotonic", lambda: self._monotonic() + self._ahead_steadily()
+            )
 
     def _shifted(self, real: type[datetime]) -> type[datetime]:
         wall = self
@@ -33,9 +41,27 @@ class Wall:
         class Shifted(datetime):
             @classmethod
             def now(cls, tz: tzinfo | None = None) -> Any:
-                return real.now(tz) + timedelta(seconds=wall._ahead + wall._passed)
+                moment = wall._stopped[0] if wall._stopped else real.now(UTC)
+                moment += wall._shift()
+                local = moment.astimezone(tz)
+                return local if tz else local.replace(tzinfo=None)
 
         return Shifted
+
+    def _shift(self) -> timedelta:
+        return timedelta(seconds=self._ahead + self._passed)
+
+    def _ahead_steadily(self) -> float:
+        standing = self._monotonic() - self._stopped[1] if self._stopped else 0
+        return self._passed - standing
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Both clocks stand still."""
+        self._stopped = datetime.now(UTC), self._monotonic()
+        yield
+        self._passed -= self._monotonic() - self._stopped[1]
+        self._stopped = None
 
     def step(self, seconds: float) -> None:
         """Somebody sets the clock ahead, or back."""
