@@ -1,4 +1,4 @@
-"""What may be wrong with the app: one list, for monitors, commands, pages and digests.
+"""Conditions that monitors, commands, pages and digests report: one list for all of them.
 
 Each condition is judged from the database alone, by an index. Optional apps add theirs with
 :func:`register`.
@@ -130,7 +130,7 @@ class Condition(Alert):
     is_above_list: bool = False
 
     def sentence(self, standing: Standing) -> str:
-        """What is wrong, for monitors; "" if nothing is."""
+        """The finding's sentence for monitors; "" if nothing is wrong."""
         finding = self.judge(standing)
         return finding.sentence if finding else ""
 

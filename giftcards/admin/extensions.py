@@ -1,4 +1,4 @@
-"""What other apps add to the pages of orders; see :class:`Extension`."""
+"""Additions of other apps to the pages of orders; see :class:`Extension`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Html = SafeString | str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """What an app adds. Its functions get the ``OrderAdmin`` and the request, and have to check
-    what the person may see.
+    """The additions of one app. Its functions get the ``OrderAdmin`` and the request, and have to
+    check what the person may see.
 
     HTML on the page of an order stands inside the form of the page, so it must not hold a form: a
     button in it names the form ``giftcards-act`` and its own ``formaction``.
@@ -60,6 +60,6 @@ def items(part: str) -> Iterator[Any]:
 
 
 def called(part: str, *args: Any) -> Iterator[Any]:
-    """What this part of each extension that has it returns for ``args``, unless it is empty."""
+    """The results of this part of the extensions that have it, called with ``args``; none empty."""
     functions = (getattr(extension, part) for extension in _extensions)
     return (found for call in functions if call and (found := call(*args)))

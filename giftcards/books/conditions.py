@@ -62,9 +62,8 @@ def _lacks(order: Order) -> Decimal:
 def unknown_entries(state: LedgerState) -> Mapping[str, Discrepancies]:
     """The charges and refunds of the last seven days that belong to no order, by entry type.
 
-    They are counted and added up, and not listed.
-    The newest are left out: their order may not be recorded, or known to have settled, yet. Empty
-    before the first reading.
+    They are counted and added up, and not listed. The newest are left out: their order may not be
+    recorded, or known to have settled, yet. Empty before the first reading.
     """
     read_until = state.read_until
     if read_until is None:

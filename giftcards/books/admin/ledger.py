@@ -285,7 +285,7 @@ def _known_kinds() -> Iterator[str]:
 
 
 def _verdict(summary: Summary) -> str:
-    """Whether the ledger explains the balance, as HTML."""
+    """The sentence on whether the ledger explains the balance, as HTML."""
     if summary.gap:
         text = gettext("The balance has changed by %(gap)s that no entry explains.")
         return filled(text, gap=signed_money(summary.gap))
@@ -320,7 +320,7 @@ _Name = Callable[[Discrepancy], str]
 
 
 def _groups(summary: Summary, name_order: _Name, name_entry: _Name) -> Iterator[dict[str, Any]]:
-    """What does not fit, by kind, as template context."""
+    """The discrepancies, by kind, as template context."""
     kinds: tuple[tuple[str, Discrepancies, _Name], ...] = (
         (gettext("Promised and not credited back"), summary.promised_not_credited, name_order),
         (gettext("Credited back and not promised"), summary.credited_not_promised, name_entry),

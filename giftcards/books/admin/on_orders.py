@@ -1,4 +1,4 @@
-"""What is added to the pages of orders: the account above the list, ledger entries, and reports.
+"""Additions to the pages of orders: the account above the list, ledger entries, and reports.
 
 All but the reports is shown only to people who may see costs.
 """
