@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from django.apps import apps
 from django.db import connection
 
 
 def examples(count: int) -> int:
-    """How many examples to try: all of them on SQLite, a fifth on the other databases.
+    """How many examples to try: all of them on SQLite, a fifth on others and with the core alone.
 
     What a law says is a matter of our code, and in CI the examples are the same in each run.
     """
-    return count if connection.vendor == "sqlite" else max(count // 5, 5)
+    if connection.vendor == "sqlite" and apps.is_installed("giftcards.books"):
+        return count
+    return max(count // 5, 5)

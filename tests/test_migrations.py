@@ -29,6 +29,7 @@ APPS = {
 STATES = [
     (label, path.stem)
     for label, folder in APPS.items()
+    if apps.is_installed(folder.replace("/", "."))
     for path in sorted(ROOT.glob(f"{folder}/migrations/[0-9]*.py"))
 ]
 MIGRATIONS = [name for label, name in STATES if label == "giftcards"]

@@ -59,8 +59,10 @@ class TestAPipeThatIsClosed:
             "giftcards_poll --json",
             "giftcards_poll --reference cart-1",
             "giftcards_reconcile",
-            "giftcards_deliver",
-            "giftcards_deliver --json",
+            *(
+                pytest.param(f"giftcards_deliver{by}", marks=pytest.mark.all_apps)
+                for by in ("", " --json")
+            ),
             "giftcards_status",
             "giftcards_status --json",
             "giftcards_status cart-1",
