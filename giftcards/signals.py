@@ -1,20 +1,15 @@
-"""The signals that a shop connects its receivers to.
+"""The signals that a shop connects its receivers to; "Telling your shop" in the docs has the rules.
 
 The first two are sent after the change is committed, at least once, in order per order, with
 ``order`` (an :class:`~giftcards.models.Order`) and ``change`` (a
-:class:`~giftcards.models.StatusChange`); ``sender`` is the ``Order`` class. A receiver
-must be idempotent: it may be called twice for the same change. One that raises is retried, up to 32
-calls over about a day; then the change is given up, and the admin shows it. Its errors affect
-neither the order nor the other receivers.
-
-One process calls all receivers, one after the other. If that takes more than two minutes for one
-change, another process may call them for the same change. So be quick, and set a timeout on
-anything that may hang.
+:class:`~giftcards.models.StatusChange`); ``sender`` is the ``Order`` class. A receiver must
+be idempotent: it may be called twice for the same change, also by two processes at once if the
+receivers of a change take more than two minutes. One that raises is called again later; its errors
+affect neither the order nor the other receivers.
 
 The app stores the names of the receivers that have taken a change. The name of a receiver is its
 ``dispatch_uid``, if that is a string; otherwise it is the module and qualified name of the function
-or class. Give each receiver a ``dispatch_uid``: its name then survives moving and renaming the
-function. A receiver with a new name is a new receiver: it is called for every change that some
+or class. A receiver with a new name is a new receiver: it is called for every change that some
 receiver has yet to take, even if it took that change under its old name. Receivers that share a
 name (lambdas of one function, methods of two objects of one class) are retried together.
 
@@ -25,12 +20,9 @@ error is logged.
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
-from types import MethodType
 from typing import Any
 
 from asgiref.sync import async_to_sync, iscoroutinefunction
@@ -39,91 +31,29 @@ from django.dispatch import Signal
 _Receiver = Callable[..., Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Connection:
-    # Unique together with the sender, as in Django.
-    key: Hashable
-    sender: object
-    name: str
-    # Returns the receiver; None once a weakly referenced one was garbage-collected.
-    receiver: Callable[[], _Receiver | None]
-
-    def is_of(self, key: Hashable, sender: object) -> bool:
-        return self.key == key and self.sender is sender
-
-
 class OutboxSignal(Signal):
     """A signal with named receivers, which the outbox calls one by one.
 
-    It connects, disconnects and sends like any Django signal. Django has no public API to call only
-    some of the receivers, so this class keeps a registry of its own.
+    Django has no public API to call only some of the receivers, so this reads Django's own list.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lock = threading.Lock()
-        # Replaced, never mutated, so that it can be read without the lock.
-        self._connections: tuple[_Connection, ...] = ()
-
-    def connect(
-        self,
-        receiver: _Receiver,
-        sender: object | None = None,
-        weak: bool = True,
-        dispatch_uid: Hashable | None = None,
-    ) -> None:
-        super().connect(receiver, sender, weak, dispatch_uid)
-        key = dispatch_uid or _identity(receiver)
-        name = dispatch_uid if isinstance(dispatch_uid, str) else ""
-        connection = _Connection(
-            key, sender, name or _definition(receiver), _reference(receiver, weak=weak)
-        )
-        with self._lock:
-            # Drop dead receivers: their id() may be reused by another object.
-            live = [other for other in self._connections if other.receiver() is not None]
-            if not any(other.is_of(key, sender) for other in live):
-                live.append(connection)
-            self._connections = tuple(live)
-
-    def disconnect(
-        self,
-        receiver: _Receiver | None = None,
-        sender: object | None = None,
-        dispatch_uid: Hashable | None = None,
-    ) -> bool:
-        key = dispatch_uid or _identity(receiver)
-        with self._lock:
-            self._connections = tuple(
-                other for other in self._connections if not other.is_of(key, sender)
-            )
-        return super().disconnect(receiver, sender, dispatch_uid)
 
     def named_receivers(self, sender: object) -> Iterator[tuple[str, _Receiver]]:
         """Yield the name of each receiver for ``sender``, and a function that calls only this one.
 
         The function takes the keyword arguments of the signal, and awaits an async receiver.
         """
-        for connection in self._connections:
-            receiver = connection.receiver()
-            if receiver is None or not (connection.sender is None or connection.sender is sender):
+        with self.lock:
+            connections: list[Any] = list(self.receivers)
+        # How many items follow the receiver depends on the version of Django.
+        for (key, sender_id), reference, *_more in connections:
+            receiver = reference() if isinstance(reference, weakref.ReferenceType) else reference
+            # A weakly referenced receiver may have been garbage-collected.
+            if receiver is None or sender_id not in {id(None), id(sender)}:
                 continue
+            # Without a ``dispatch_uid``, the key is made of ids.
+            name = key if isinstance(key, str) else _definition(receiver)
             call = async_to_sync(receiver) if iscoroutinefunction(receiver) else receiver
-            yield connection.name, partial(call, signal=self, sender=sender)
-
-
-def _identity(receiver: object) -> Hashable:
-    # A bound method is a new object on each attribute access.
-    if isinstance(receiver, MethodType):
-        return id(receiver.__self__), id(receiver.__func__)
-    return id(receiver)
-
-
-def _reference(receiver: _Receiver, *, weak: bool) -> Callable[[], _Receiver | None]:
-    if not weak:
-        return lambda: receiver
-    if isinstance(receiver, MethodType):
-        return weakref.WeakMethod(receiver)
-    return weakref.ref(receiver)
+            yield name, partial(call, signal=self, sender=sender)
 
 
 def _definition(receiver: Any) -> str:
