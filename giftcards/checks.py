@@ -14,7 +14,7 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
+from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, router, transaction
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
@@ -47,6 +47,7 @@ _DEFAULT_RETRY = 60
 _NO_TIMEOUT = -1
 
 
+@register(TAG)
 def check_settings(**_: object) -> list[CheckMessage]:
     """Report what is wrong with ``GIFTCARDS``."""
     return [
@@ -54,6 +55,7 @@ def check_settings(**_: object) -> list[CheckMessage]:
     ]
 
 
+@register(TAG)
 def check_databases(**_: object) -> list[CheckMessage]:
     """Report tables of the app that are routed to another database than ``default``."""
     models = list(apps.get_app_config("giftcards").get_models())
@@ -73,6 +75,7 @@ def check_databases(**_: object) -> list[CheckMessage]:
     ]
 
 
+@register(TAG)
 def check_urls(**_: object) -> list[CheckMessage]:
     """Report it if no URL has the name in ``REAUTHENTICATE``."""
     try:
@@ -97,6 +100,7 @@ def check_urls(**_: object) -> list[CheckMessage]:
     return []
 
 
+@register(TAG)
 def check_passwords(**_: object) -> list[CheckMessage]:
     """Warn if the web server signs staff in: they may lack the password to reveal codes."""
     try:
@@ -127,6 +131,7 @@ def _signs_in_by_web_server(backend: str) -> bool:
         return False  # Django reports this itself.
 
 
+@register(TAG, Tags.database)
 def check_stored_cards(
     *, databases: Sequence[str] | None = None, **_: object
 ) -> list[CheckMessage]:
@@ -158,6 +163,7 @@ def check_stored_cards(
     ] + _need_of_keys(lost, unneeded)
 
 
+@register(TAG, Tags.database)
 def check_api_keys(*, databases: Sequence[str] | None = None, **_: object) -> list[CheckMessage]:
     """Warn if processes that share the database have different API keys."""
     keys = apps.get_model("giftcards", "ApiKey")
@@ -220,6 +226,7 @@ def _need_of_keys(lost: int, unneeded: Sequence[int]) -> list[CheckMessage]:
     return messages
 
 
+@register(TAG)
 def check_cluster(**_: object) -> list[CheckMessage]:
     """Report it if django-q2 is missing, or if ``Q_CLUSTER`` does not suit the loop."""
     if not apps.is_installed("django_q"):

@@ -43,35 +43,30 @@ class ConditionCheck(HealthCheck):  # type: ignore[misc]  # untyped
             return str(error)
 
 
-@dataclass
 class GiftcardsWorker(ConditionCheck):
     """Checks that background work goes on."""
 
     condition = "worker"
 
 
-@dataclass
 class GiftcardsQueue(ConditionCheck):
     """Checks that no order and no announcement has waited for more than five minutes."""
 
     condition = "queue"
 
 
-@dataclass
 class GiftcardsPause(ConditionCheck):
     """Checks that requests to the provider are not paused."""
 
     condition = "paused"
 
 
-@dataclass
 class GiftcardsProvider(ConditionCheck):
     """Checks that the provider has answered within the last minutes, if it was asked."""
 
     condition = "provider"
 
 
-@dataclass
 class GiftcardsBalance(ConditionCheck):
     """Checks that the balance is not below ``LOW_BALANCE``."""
 
@@ -79,21 +74,18 @@ class GiftcardsBalance(ConditionCheck):
     failure = ServiceWarning
 
 
-@dataclass
 class GiftcardsKeys(ConditionCheck):
     """Checks that the encryption keys open the newest and the oldest card."""
 
     condition = "cards"
 
 
-@dataclass
 class GiftcardsApiKeys(ConditionCheck):
     """Checks that all processes have the same API key."""
 
     condition = "keys"
 
 
-@dataclass
 class GiftcardsAttention(ConditionCheck):
     """Checks that no order needs a person."""
 
