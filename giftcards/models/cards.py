@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.exceptions import CodeDestroyed, DecryptionError
 from giftcards.keys.keyring import Keyring, Place, Sealed
 from giftcards.keys.secrecy import Masked, contained
-from giftcards.models.fields import EMPTY
+from giftcards.models.fields import EMPTY, assign
 from giftcards.models.orders import Order
 
 if TYPE_CHECKING:
@@ -253,5 +253,4 @@ class Card(models.Model):
 
     @row.setter
     def row(self, sealed: Sealed) -> None:
-        for name, text in sealed._asdict().items():
-            setattr(self, name, text)
+        assign(self, sealed._asdict())

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import unicodedata
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -31,6 +32,12 @@ MONEY: dict[str, Any] = {"max_digits": 14, "decimal_places": 2}
 # The options of a text that may be missing. The database's default is there for processes of an
 # older version, which do not know the column.
 EMPTY: dict[str, Any] = {"blank": True, "default": "", "db_default": ""}
+
+
+def assign(row: models.Model, values: Mapping[str, Any]) -> None:
+    """Set attributes of an instance, without saving it."""
+    for name, value in values.items():
+        setattr(row, name, value)
 
 
 def plain_line(text: str) -> None:

@@ -15,7 +15,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.exceptions import RefundError
-from giftcards.models.fields import MONEY, ExactCharField, plain_line
+from giftcards.models.fields import MONEY, ExactCharField, assign, plain_line
 from giftcards.models.order_queries import LAST_CHARACTER, PLANNED, batches
 from giftcards.models.orders import Order
 from giftcards.settlement import customer_breakdown
@@ -32,9 +32,8 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
         """Record the unsaved ``refund``, or return the order's refund with the same reference.
 
         If that refund is only planned, and ``refund`` is paid, it is marked as paid. The sums of
-        ``order`` are brought up to date. Raises ``ValidationError`` for invalid values, and
-        :exc:`~giftcards.exceptions.RefundError` if more would be paid back than is owed, or if the
-        reference names another refund of the order.
+        ``order`` are brought up to date. Raises what :func:`~giftcards.settlement.record_refund`
+        raises.
         """
         refund.check_values()
         with transaction.atomic():
@@ -333,7 +332,6 @@ class CustomerRefund(models.Model):
 
     def change(self, **values: Any) -> None:
         """Save new values of these columns; the order must be locked."""
-        for name, value in values.items():
-            setattr(self, name, value)
+        assign(self, values)
         self.save(update_fields=[*values])
         self.has_changed = True

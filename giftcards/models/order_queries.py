@@ -31,18 +31,18 @@ _PATIENT = (Status.UNCONFIRMED, Status.DELAYED)
 # Orders that are not sent until a person decides about their price, or the price falls.
 HELD = Q(status=Status.PENDING, due_at=None)
 
+# Django turns "= True" into a bare column and "= False" into NOT, for which SQLite uses no index;
+# hence the lists.
+
 # Orders with customers' money that was paid back, is planned to be, or is still owed.
 PAID_BACK = Q(has_paid_back__in=[True])
 PLANNED = Q(has_planned__in=[True])
 OWING = Q(is_owing__in=[True])
-# Settled orders whose figures from the provider contradict each other. The list is there because
-# Django turns "= False" into NOT, for which SQLite uses no index.
+# Settled orders whose figures from the provider contradict each other.
 CONTRADICTORY = Q(is_consistent__in=[False])
 # Settled orders for which the ledger does not have what the provider promised to credit back.
 NOT_CREDITED = Q(is_credited__in=[False])
-
-# Orders with a problem that nobody has ticked off. Django turns "= True" into a bare column, for
-# which SQLite uses no index.
+# Orders with a problem that nobody has ticked off.
 NEEDING_ATTENTION = Q(needs_attention__in=[True])
 
 # A prefix with this character sorts above all texts that begin with the prefix.

@@ -32,6 +32,7 @@ from giftcards.models.fields import (
     MONEY,
     ExactCharField,
     ExactEmailField,
+    assign,
     complaint_about_metadata,
     is_same_json,
     plain_line,
@@ -83,10 +84,7 @@ class OrderQuerySet(OrderQueries):
     def record(self, order: Order) -> Order:
         """Insert ``order``, or return the existing order with its reference.
 
-        Raises ``ValidationError`` for invalid values,
-        :exc:`~giftcards.exceptions.ReferenceConflict` if other values were given for the existing
-        order, and :exc:`~giftcards.exceptions.ConfigurationError` if orders are routed to another
-        database than ``default``.
+        Raises what :func:`~giftcards.fulfilment.place_order` raises.
         """
         if router.db_for_write(Order) != DEFAULT_DB_ALIAS:
             raise ConfigurationError(
@@ -262,7 +260,7 @@ def _status_columns(
     if target not in FINAL:
         return {"status": target}
     final = copy(order)
-    _assign(final, {**values, "status": target})
+    assign(final, {**values, "status": target})
     return {"status": target, "settled_at": now, "due_at": None, **final_figures(final)}
 
 
@@ -274,11 +272,6 @@ def final_figures(order: Order) -> dict[str, Any]:
         "is_consistent": provider and provider.is_consistent,
         "figures_version": FIGURES_VERSION,
     }
-
-
-def _assign(order: Order, values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
-        setattr(order, name, value)
 
 
 def _as_read(row: models.Model, *names: str) -> dict[str, Any]:
@@ -607,7 +600,6 @@ class Order(models.Model):
 
     @property
     def is_being_paid_back(self) -> bool:
-        """True if a refund to the customer is paid or planned."""
         return bool(self.paid_back_amount or self.planned_amount)
 
     @property
@@ -624,7 +616,6 @@ class Order(models.Model):
 
     @property
     def line(self) -> tuple[str, str, int]:
-        """The product, the type and the quantity."""
         return self.product_id, self.type_id, self.quantity
 
     @property
@@ -767,7 +758,7 @@ class Order(models.Model):
         row = Order.objects.filter(pk=self.pk, status=Status.PENDING, **as_read)
         if not row.unclaimed(timezone.now()).update(**values):
             return False
-        _assign(self, values)
+        assign(self, values)
         return True
 
     @property
@@ -795,7 +786,7 @@ class Order(models.Model):
             self.refresh_from_db(fields=["problems"])
             columns = self.problem_columns(ends={kind}, new=problems)
             Order.objects.filter(pk=self.pk).update(**columns)
-        _assign(self, columns)
+        assign(self, columns)
 
     def acknowledge(self, problem: Problem, *, by: str) -> Acknowledgement:
         """Record in the timeline that ``by`` has dealt with ``problem``."""
@@ -819,7 +810,7 @@ class Order(models.Model):
                 [entry | tick if Problem.of(entry) == problem else entry for entry in self.problems]
             )
             row.update(**columns)
-        _assign(self, columns)
+        assign(self, columns)
         return True
 
     def dispute(self, *, by: str) -> bool:
@@ -837,7 +828,7 @@ class Order(models.Model):
             kept = [entry for entry in self.problems if entry.get("code") != complaint.code]
             columns = _problem_columns([*kept, complaint.as_dict()])
             Order.objects.filter(pk=self.pk).update(**columns)
-        _assign(self, columns)
+        assign(self, columns)
         return True
 
     @property
@@ -902,5 +893,5 @@ class Order(models.Model):
             if not row.filter(**(where or {})).update(**values):
                 return None
             change.save(force_insert=True)
-        _assign(self, values)
+        assign(self, values)
         return change

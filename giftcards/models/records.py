@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.exceptions import CustomerConflict
 from giftcards.models.cards import Card
-from giftcards.models.fields import ExactCharField, plain_line
+from giftcards.models.fields import ExactCharField, assign, plain_line
 from giftcards.models.orders import OF_CUSTOMER, Order, customer_of
 
 #: The text in the admin's log about a person who has tried to reveal too many codes.
@@ -115,9 +115,8 @@ class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
     ) -> CustomerChange | None:
         """Write the values ``given``, by column; return ``None`` if the row already has them.
 
-        The instance ``order`` is not changed. Raises ``ValidationError`` for invalid values, and
-        :exc:`~giftcards.exceptions.CustomerConflict` if the row has another customer than
-        ``order``.
+        The instance ``order`` is not changed. Raises what
+        :func:`~giftcards.fulfilment.change_customer` raises.
         """
         order.check_customer(given)
         change = CustomerChange(order=order, by=by, reason=reason, **customer_of(order))
@@ -174,6 +173,5 @@ class CustomerChange(models.Model):
     def before(self, order: Order) -> Order:
         """A copy of ``order`` with the customer before this change; do not save it."""
         earlier = copy(order)
-        for name, value in customer_of(self).items():
-            setattr(earlier, name, value)
+        assign(earlier, customer_of(self))
         return earlier

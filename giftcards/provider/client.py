@@ -97,7 +97,6 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the pooled connections."""
         self._transport.close()
 
     def place(
@@ -134,20 +133,14 @@ class Client:
     def list_orders(
         self, *, start: datetime, end: datetime, page: int = 1, page_size: int = 100
     ) -> OrderPage:
-        """Return a page, counted from 1, of the orders created from ``start`` to ``end``.
-
-        ``page_size`` is 1 to 100 rows.
-        """
+        """Return a page (from 1; of at most 100 rows) of the orders created in the period."""
         path, params = "/v3/gift-cards/list", _period(start, end, page, page_size)
         return _unwrap(self._get(path, read_page, params=params, limit=_MAX_LIST_BODY))
 
     def transactions(
         self, *, start: datetime, end: datetime, page: int = 1, page_size: int = 100
     ) -> LedgerPage:
-        """Return a page, counted from 1, of the account's bookings from ``start`` to ``end``.
-
-        ``page_size`` is 1 to 100 rows.
-        """
+        """Return a page (from 1; of at most 100 rows) of the account's bookings in the period."""
         path, params = "/v3/account/transactions", _period(start, end, page, page_size)
         return _unwrap(self._get(path, read_ledger, params=params, limit=_MAX_LIST_BODY))
 
