@@ -57,8 +57,8 @@ class Standing:
         return ProviderState.objects.current()
 
     @cached_property
-    def paused_because(self) -> str:
-        return self.state.paused_because
+    def is_refused(self) -> bool:
+        return self.state.paused_because == ProviderState.Pause.ACCESS
 
     def once(self, read: Callable[[], T]) -> T:
         """The result of ``read``, which is called the first time only."""
@@ -163,15 +163,13 @@ def _paused(standing: Standing) -> Finding | None:
 
 
 def _refused(standing: Standing) -> Finding | None:
-    is_refused = standing.paused_because == ProviderState.Pause.ACCESS
-    return _paused(standing) if is_refused else None
+    return _paused(standing) if standing.is_refused else None
 
 
 def _is_silent(standing: Standing) -> Finding | None:
     state = standing.state
     # A pause until a person acts is told as such.
-    is_refused = standing.paused_because == ProviderState.Pause.ACCESS
-    if is_refused or not state.is_failing(standing.now):
+    if standing.is_refused or not state.is_failing(standing.now):
         return None
     since = "for more than 5 minutes" if state.succeeded_at else "yet"
     sentence = f"The provider has given no usable answer {since}. {state.failure}".strip()

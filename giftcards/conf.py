@@ -29,8 +29,8 @@ _ONECLICKDZ = "https://api.oneclickdz.com"
 LOOP_SECONDS = 40
 # Time for a task to record answers and call receivers after its last request (seconds).
 _RECORDING_SECONDS = 10
-# The largest amount that a column holds.
-_LARGEST_AMOUNT = Decimal("999999999999.99")
+#: The largest amount that a column of money holds.
+LARGEST_AMOUNT = Decimal("999999999999.99")
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -177,9 +177,9 @@ def _amount(setting: str, value: Any) -> Decimal:
     if not isinstance(value, int | Decimal) or isinstance(value, bool):
         message = f"{setting} must be an amount: a whole number or a Decimal."
         raise Unusable("type", message, CORRECT)
-    if Decimal(value).is_finite() and 0 < value <= _LARGEST_AMOUNT:
+    if Decimal(value).is_finite() and 0 < value <= LARGEST_AMOUNT:
         return Decimal(value)
-    message = f"{setting} must be an amount above 0, and not above {_LARGEST_AMOUNT}."
+    message = f"{setting} must be an amount above 0, and not above {LARGEST_AMOUNT}."
     raise Unusable("range", message, CORRECT)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import date, datetime
 from decimal import ROUND_DOWN, Decimal
 from typing import Any
@@ -17,11 +16,11 @@ from django.utils.translation import get_supported_language_variant, gettext
 
 from giftcards.conf import conf
 from giftcards.models import CustomerRefund
+from giftcards.models.fields import read_amount
 from giftcards.models.times import with_zone
 from giftcards.problems import AMOUNTS, COUNTED, Explanation, Problem
 from giftcards.statuses import Status
 
-_AMOUNT = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 #: The non-breaking spaces: inside amounts, and before the currency sign.
 NO_BREAKS = frozenset("\u00a0\u202f")
 # All pages use one form of dates, and the 24-hour clock. The languages' own formats are long, or
@@ -39,11 +38,7 @@ def supported_language(language: str | None) -> str:
 
 def status_badge(status: str) -> SafeString:
     """The status as a coloured badge with its label as text."""
-    return format_html(
-        '<span class="giftcards-badge giftcards-{}">{}</span>',
-        status.lower().replace("_", "-"),
-        Status(status).label,
-    )
+    return _badge(status.lower().replace("_", "-"), Status(status).label)
 
 
 def money(amount: Decimal | None) -> str:
@@ -214,8 +209,11 @@ def payment(refund: CustomerRefund) -> SafeString:
 
 def refund_badge(refund: CustomerRefund) -> SafeString:
     """The state of a refund as a badge, like the status of an order."""
-    badge = '<span class="giftcards-badge giftcards-refund-{}">{}</span>'
-    return format_html(badge, refund.state, refund.get_state_display())
+    return _badge(f"refund-{refund.state}", refund.get_state_display())
+
+
+def _badge(kind: str, label: object) -> SafeString:
+    return format_html('<span class="giftcards-badge giftcards-{}">{}</span>', kind, label)
 
 
 def isolated(part: object) -> str:
@@ -248,5 +246,6 @@ def _amounts(problem: Problem) -> dict[str, Any]:
     """The parameters that are amounts of money, as numbers."""
     if problem.parameters.get("field") in COUNTED:
         return {}
-    texts = {name: str(problem.parameters[name]) for name in AMOUNTS & problem.parameters.keys()}
-    return {name: Decimal(text) for name, text in texts.items() if _AMOUNT.fullmatch(text)}
+    given = AMOUNTS & problem.parameters.keys()
+    amounts = {name: read_amount(str(problem.parameters[name])) for name in given}
+    return {name: amount for name, amount in amounts.items() if amount is not None}

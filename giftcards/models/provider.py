@@ -11,7 +11,7 @@ from django.utils import timezone
 from django.utils.translation import get_language_bidi, gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.conf import conf
+from giftcards.conf import LARGEST_AMOUNT, conf
 from giftcards.keys.keyring import configured_key
 from giftcards.models.fields import EMPTY, MONEY
 from giftcards.models.times import ahead, is_ahead, is_recent, past
@@ -34,10 +34,6 @@ _AT_WORK = timedelta(minutes=10)
 _DISTURBANCE, _FEW_OUTAGES = timedelta(minutes=5), 3
 # The shortest time between two readings of the balance.
 BALANCE_EVERY = timedelta(minutes=5)
-
-# The most that a column of money holds. Orders may add up to more if the provider's amounts are
-# wrong.
-_MOST_MONEY = Decimal("999999999999.99")
 
 # The values of ProviderState.Pause, worst last. A worse pause replaces a milder one.
 _SEVERITY = ("", "outage", "rate", "access")
@@ -228,7 +224,8 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
 
     def note_spending(self, amount: Decimal) -> None:
         """Store the amount that was spent in the last 24 hours."""
-        self.filter(pk=1).update(spent_lately=min(amount, _MOST_MONEY))
+        # The sum may be larger if the provider's amounts are wrong.
+        self.filter(pk=1).update(spent_lately=min(amount, LARGEST_AMOUNT))
 
     def doubt_balance(self, needed: Decimal | None) -> None:
         """Make the balance due, because the provider says that it does not cover ``needed`` dinars.
@@ -238,7 +235,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         """
         row = self.filter(pk=1)
         if needed is not None:
-            row = row.filter(Q(balance=None) | Q(balance__gte=min(needed, _MOST_MONEY)))
+            row = row.filter(Q(balance=None) | Q(balance__gte=min(needed, LARGEST_AMOUNT)))
         row.update(balance_due_at=None)
 
     def note_low_balance(self, state: ProviderState) -> bool:
@@ -377,12 +374,10 @@ class ProviderState(models.Model):
         return self.why_paused() or gettext("In service.")
 
     def is_balance_due(self, now: datetime) -> bool:
-        """True if the balance is to be read."""
         return not is_ahead(self.balance_due_at, now, longest=BALANCE_EVERY)
 
     @property
     def is_balance_low(self) -> bool:
-        """True if the known balance is below ``LOW_BALANCE``."""
         limit = conf.low_balance
         return limit is not None and self.balance is not None and self.balance < limit
 

@@ -7,7 +7,7 @@ set back.
 
 from __future__ import annotations
 
-from datetime import date, datetime, time, timedelta, tzinfo
+from datetime import date, datetime, time, timedelta
 
 from django.conf import settings
 from django.db.models import Q
@@ -22,6 +22,8 @@ _NO_TIME = timedelta(0)
 # The first and the last day of stored moments: far years do not fit into a datetime with every
 # zone, and not into every database.
 _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(9998, 12, 31)
+# Not the current one: a page may be shown in that of the person who reads it.
+_site_zone = timezone.get_default_timezone
 
 
 def with_zone(moment: datetime) -> datetime:
@@ -94,11 +96,6 @@ def within(field: str, first: date, last: date) -> Q:
     """The condition that a column lies on a day from ``first`` to ``last``."""
     start, end = bounds(first, last)
     return Q(**{f"{field}__gte": start, f"{field}__lt": end})
-
-
-def _site_zone() -> tzinfo:
-    # Not the current one: a page may be shown in that of the person who reads it.
-    return timezone.get_default_timezone()
 
 
 def is_ahead(moment: datetime | None, now: datetime, *, longest: timedelta) -> bool:

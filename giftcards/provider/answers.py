@@ -67,13 +67,12 @@ class OrderAnswer:
 
     @property
     def different_cards(self) -> tuple[CardSecret, ...]:
-        """``cards`` without repetitions. Without a serial, a card repeats any of the same code."""
         return without_repetitions(self.cards)
 
 
 @contained
 def without_repetitions(cards: Iterable[CardSecret]) -> tuple[CardSecret, ...]:
-    """``cards`` without repetitions; see :attr:`OrderAnswer.different_cards`."""
+    """``cards`` without repetitions. Without a serial, a card repeats any of the same code."""
     cards = tuple(dict.fromkeys(cards))
     with_serial = {card.value for card in cards if card.serial}
     return tuple(card for card in cards if card.serial or card.value not in with_serial)
@@ -245,16 +244,14 @@ def read_page(data: JsonObject) -> OrderPage:
     rows, fields = _rows_of(data, "orders")
     # Nobody uses its number, but an unusable one is a problem.
     fields.whole("page")
-    total_pages = fields.whole("totalPages")
-    total_results = fields.whole("totalResults")
     items = tuple(read_order(row) for row in rows if isinstance(row, dict))
     if len(items) < len(rows):
         lost = {"lost": len(rows) - len(items), "total": len(rows)}
         fields.problems.append(Problem("rows_unreadable", lost))
     return OrderPage(
         items=items,
-        total_pages=total_pages,
-        total_results=total_results,
+        total_pages=fields.whole("totalPages"),
+        total_results=fields.whole("totalResults"),
         problems=tuple(fields.problems),
     )
 
