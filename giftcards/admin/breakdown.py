@@ -22,15 +22,6 @@ class BreakdownLine(NamedTuple):
     amount: str
 
 
-class Bar(NamedTuple):
-    """The delivered and missing cards of a settled order: widths in percent, and texts."""
-
-    delivered: str
-    missing: str
-    delivered_text: str
-    missing_text: str
-
-
 def provider_lines(order: Order) -> list[BreakdownLine]:
     """The table of the provider's charge and refund; empty unless ``order`` is settled."""
     breakdown = refund_breakdown(order)
@@ -115,8 +106,8 @@ def margin_lines(order: Order) -> Iterator[BreakdownLine]:
     yield BreakdownLine(gettext("Margin"), arithmetic, money(kept - cost))
 
 
-def bar(order: Order) -> Bar | None:
-    """The bar of ``order``; ``None`` unless it is settled."""
+def bar(order: Order) -> dict[str, str] | None:
+    """The bar of ``order``: widths in percent, and texts; ``None`` unless it is settled."""
     if not order.is_settled:
         return None
     delivered, missing = order.fulfilled_quantity, order.quantity - order.fulfilled_quantity
@@ -128,7 +119,12 @@ def bar(order: Order) -> Bar | None:
     ) % {"count": missing}
     # Not localised: the number is part of a drawing.
     share = Decimal(100 * delivered) / order.quantity
-    return Bar(f"{share:.2f}", f"{100 - share:.2f}", delivered_text, missing_text)
+    return {
+        "delivered": f"{share:.2f}",
+        "missing": f"{100 - share:.2f}",
+        "delivered_text": delivered_text,
+        "missing_text": missing_text,
+    }
 
 
 def _product(quantity: int, price: Decimal | None, amount: Decimal | None) -> str:

@@ -69,8 +69,6 @@ _DETAILS = (
 
 
 class OrderPage(OrderPages):
-    """The page of one order."""
-
     readonly_fields = tuple(flatten(_DETAILS))
 
     its_reference = column(Order, "reference")

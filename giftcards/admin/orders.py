@@ -1,7 +1,4 @@
-"""Orders in the Django admin: viewing, placing and checking them. Only revealing shows a code.
-
-:class:`OrderAdmin` is public: shops subclass it for their theme or their own columns.
-"""
+"""Orders in the Django admin: viewing, placing and checking them. Only revealing shows a code."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Reauthentication: staff prove again who they are before they see anything worth money.
-
-By default, they use their password. A shop with a second factor or single sign-on names a page of
-its own in ``GIFTCARDS["REAUTHENTICATE"]``; that page calls :func:`confirm`, which is public.
-"""
+"""Reauthentication: staff prove again who they are before they see anything worth money."""
 
 from __future__ import annotations
 

@@ -77,10 +77,9 @@ def _candidate(row: dict[str, Any]) -> str:
 _FITS = {Fit.FITS: "", Fit.DIFFERS: _("different"), Fit.NOT_TOLD: _("not told")}
 
 
-def facts_at_provider(
-    order: Order, row: Row, fits: Mapping[str, Fit]
-) -> list[tuple[str, object, object, Any]]:
+def _facts_at_provider(order: Order, row: Row) -> list[tuple[str, object, object, Any]]:
     """The facts about ``order`` beside those of ``row``: name, ours, theirs, how they differ."""
+    fits = compare(order, row)
     created_at = row["created_at"] and datetime.fromisoformat(row["created_at"])
     theirs = {
         "product_id": (row["product"], fits["product"]),
@@ -265,13 +264,12 @@ def _comparison(attempt: Attempt, seen: dict[str, Any]) -> HttpResponse:
 
     It carries these facts signed, so that the confirmation is about nothing else.
     """
-    order, row = attempt.order, seen["row"]
     return attempt.page(
         "adopt",
         title=gettext("Is it this order?"),
         seen=signing.dumps(seen, salt=_SALT),
         provider_order_id=seen["id"],
-        facts=facts_at_provider(order, row, compare(order, row)),
+        facts=_facts_at_provider(attempt.order, seen["row"]),
     )
 
 

@@ -306,23 +306,19 @@ def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
         return
     logger.warning(wanted, request.user, limit)
 
-    # No partial: Django logs the name of a function that fails.
     def tell() -> None:
-        _tell_managers(request.user.get_username(), limit, order)
+        with translation.override(settings.LANGUAGE_CODE):
+            text = gettext(
+                "%(name)s has revealed gift card codes or corrected addresses %(limit)d times"
+                " within an hour, and has wanted to once more, of order %(order)s. It was refused."
+                " If this is not their usual work, ask them; somebody else may use their account."
+            )
+            name = request.user.get_username()
+            text %= {"name": name, "limit": limit, "order": order.reference}
+            mail_managers(gettext("Many gift card codes were revealed"), text)
 
     # Robust: the refusal stands even if the mail fails, which Django logs.
     transaction.on_commit(tell, robust=True)
-
-
-def _tell_managers(name: str, limit: int, order: Order) -> None:
-    with translation.override(settings.LANGUAGE_CODE):
-        text = gettext(
-            "%(name)s has revealed gift card codes or corrected addresses %(limit)d times within an"
-            " hour, and has wanted to once more, of order %(order)s. It was refused. If this is not"
-            " their usual work, ask them; somebody else may use their account."
-        )
-        text %= {"name": name, "limit": limit, "order": order.reference}
-        mail_managers(gettext("Many gift card codes were revealed"), text)
 
 
 ASK = Page("card_ask", "cards/<int:key>/", _ask_view)

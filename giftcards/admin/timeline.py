@@ -44,7 +44,6 @@ class Event:
     text: str
     # The badge of the order's new status; "" if the event is no move.
     badge: str = ""
-    # Further texts.
     details: Sequence[str] = ()
     warning: str = ""
 
@@ -67,8 +66,6 @@ _MOVES: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class RelatedOrder:
-    """Another order that the page links to."""
-
     order: Order
     # As HTML.
     link: str
@@ -120,7 +117,6 @@ class Timeline:
 
     @property
     def events(self) -> list[Event]:
-        """All events, oldest first."""
         first = _recorded(self._order, by=self._placed_by, repeats=self._repeats)
         return [first, *sorted(self._later(), key=attrgetter("at"))]
 
@@ -209,6 +205,7 @@ def _noted(note: Note) -> Event:
     return Event(note.at, what, details=[_lines(note.text)])
 
 
+# Texts with and without the name of a person.
 _CORRECTED = (
     gettext_lazy("%(by)s corrected the details of the customer."),
     gettext_lazy("The details of the customer were corrected."),
@@ -217,8 +214,7 @@ _CORRECTED = (
 
 def _corrected(change: CustomerChange, after: CustomerChange | Order) -> Event:
     """A correction, with the customer's earlier details: they show where messages have gone."""
-    named, unnamed = _CORRECTED
-    text = filled(str(named if change.by else unnamed), by=bdi(change.by))
+    text = _told(_CORRECTED, change.by)
     details = [
         filled(
             gettext("%(detail)s until then: %(value)s"),
@@ -233,7 +229,6 @@ def _corrected(change: CustomerChange, after: CustomerChange | Order) -> Event:
     return Event(change.at, text, details=details)
 
 
-# The texts about a refund, with and without the name of a person.
 _PLANNED = (
     gettext_lazy("%(by)s recorded that the customer is to be paid back %(amount)s."),
     gettext_lazy("It was recorded that the customer is to be paid back %(amount)s."),
@@ -251,27 +246,22 @@ _TAKEN_BACK = (
 def _refunded(refund: CustomerRefund) -> Iterator[Event]:
     source = "" if refund.created_by else refund.get_source_display()
     said = [text for text in (payment(refund), bdi(refund.comment), source) if text]
+    amount = money(refund.amount)
     if refund.was_planned:
-        yield _told(_PLANNED, refund, refund.created_at, refund.created_by, said)
+        text = _told(_PLANNED, refund.created_by, amount=amount)
+        yield Event(refund.created_at, text, details=said)
     if refund.executed_at:
-        what = [] if refund.was_planned else said
-        yield _told(_PAID, refund, refund.executed_at, refund.executed_by, what)
+        text = _told(_PAID, refund.executed_by, amount=amount)
+        yield Event(refund.executed_at, text, details=[] if refund.was_planned else said)
     if refund.cancelled_at:
+        text = _told(_TAKEN_BACK, refund.cancelled_by, amount=amount)
         why = [bdi(refund.cancel_reason)] if refund.cancel_reason else []
-        yield _told(_TAKEN_BACK, refund, refund.cancelled_at, refund.cancelled_by, why)
+        yield Event(refund.cancelled_at, text, details=why)
 
 
-def _told(
-    texts: tuple[Any, Any],
-    refund: CustomerRefund,
-    at: datetime,
-    by: str,
-    details: Sequence[str],
-) -> Event:
+def _told(texts: tuple[Any, Any], by: str, **parts: str) -> str:
     named, unnamed = texts
-    text = str(named if by else unnamed)
-    what = filled(text, by=bdi(by), amount=money(refund.amount))
-    return Event(at, what, details=details)
+    return filled(str(named if by else unnamed), by=bdi(by), **parts)
 
 
 def _revealed(reveal: CardReveal) -> Event:
