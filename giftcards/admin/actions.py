@@ -35,6 +35,12 @@ def may(*permissions: str) -> Permission:
     return lambda _pages, request: request.user.has_perms(permissions)
 
 
+def token(purpose: str, seen: list[Any]) -> str:
+    """A hash of what a page has shown; nobody else can make it up."""
+    text = json.dumps(seen, sort_keys=True)
+    return salted_hmac(f"giftcards.admin.{purpose}", text, algorithm="sha256").hexdigest()
+
+
 def state_token(order: Order) -> str:
     """A hash of the state of ``order`` that a form carries: it changes once the state does.
 
@@ -49,8 +55,7 @@ def state_token(order: Order) -> str:
     held_for = [order.queued_at.isoformat(), order.problems] if order.is_held else []
     seen = [order.pk, order.status, sent_at, attempt, order.provider_order_id, order.candidates]
     seen += [held_for, f"{order.paid_back_amount:.2f}", f"{order.planned_amount:.2f}"]
-    text = json.dumps(seen, sort_keys=True)
-    return salted_hmac("giftcards.admin.state_token", text, algorithm="sha256").hexdigest()
+    return token("state_token", seen)
 
 
 @dataclass(slots=True)
@@ -72,9 +77,9 @@ class Attempt:
     @property
     def is_current(self) -> bool:
         """True if the posted form is about the order as it is now."""
-        token = self.action.token
+        make_token = self.action.token
         posted = self.request.POST.get("state_token", "")
-        return token is None or constant_time_compare(posted, token(self.order))
+        return make_token is None or constant_time_compare(posted, make_token(self.order))
 
     def page(self, template: str = "", **context: Any) -> HttpResponse:
         """The page of the action, or another one with this ``template``."""
@@ -277,14 +282,13 @@ def buttons(
     subject: models.Model,
     actions: Iterable[OrderAction],
 ) -> list[OrderButton]:
-    """The buttons of ``actions`` about an order, or a row, for this person; rare ones last."""
-    shown = [
+    """The buttons of ``actions`` about an order, or a row, for this person."""
+    return [
         OrderButton(str(action.label), url, action.is_post, action.is_minor)
         for action in actions
         if action.permission(pages, request) and action.is_offered(subject)
         if (url := _url(pages, action, subject))
     ]
-    return sorted(shown, key=lambda button: button.is_minor)
 
 
 def _url(pages: OrderPages, action: OrderAction, subject: models.Model) -> str:

@@ -5,26 +5,21 @@ Nothing can be edited, because the next reading would overwrite it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.rows import OnlyFilters, ReadOnly, RowModelAdmin, column
+from giftcards.admin.rows import ReadOnly, ReadOnlyRows, column
 from giftcards.display import bdi, count_text, moment, money, named
 from giftcards.models import Product, ProductType
-
-if TYPE_CHECKING:
-    TypeInline = admin.TabularInline[ProductType, Product]
-else:
-    TypeInline = admin.TabularInline
 
 _LONGEST_NAME = 200
 
 
-class ProductTypes(ReadOnly, TypeInline):
+class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
     """The types of a product, without prices for people who may not see costs."""
 
     model = ProductType
@@ -51,9 +46,7 @@ class ProductTypes(ReadOnly, TypeInline):
 
 
 @admin.register(Product)
-class ProductAdmin(ReadOnly, OnlyFilters, RowModelAdmin):
-    """The products of the catalogue, each with its types."""
-
+class ProductAdmin(ReadOnlyRows):
     list_display = ("title", "category", "region", "is_enabled", "read")
     list_filter = ("is_enabled", "category")
     search_fields = ("name", "product_id")
@@ -77,9 +70,6 @@ class ProductAdmin(ReadOnly, OnlyFilters, RowModelAdmin):
     ) -> tuple[QuerySet[Product], bool]:
         # No name is longer, and SQLite limits the number of words in a search.
         return super().get_search_results(request, queryset, search_term[:_LONGEST_NAME])
-
-    class Media:
-        css = {"all": ("giftcards/admin.css",)}
 
     @admin.display(description=_("name"), ordering="name")
     def title(self, product: Product) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from itertools import chain
@@ -11,13 +10,12 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
-from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
 from giftcards.admin import extensions, revealing
-from giftcards.admin.actions import LATE, Answer, Attempt, OrderAction, Outcome, Refused, may
+from giftcards.admin.actions import LATE, Answer, Attempt, OrderAction, Outcome, Refused, may, token
 from giftcards.admin.reauthentication import address_of_proof
 from giftcards.admin.revealing import RevealForm, needs_other_proof
 from giftcards.exceptions import CustomerConflict
@@ -63,8 +61,7 @@ def _has_readable_cards(attempt: Attempt) -> bool:
 
 def _to_proof(attempt: Attempt) -> HttpResponse | None:
     if _has_readable_cards(attempt) and needs_other_proof(attempt.request):
-        back_to = attempt.pages.address("customer", attempt.order.pk)
-        return HttpResponseRedirect(address_of_proof(back_to=back_to))
+        return HttpResponseRedirect(address_of_proof(back_to=attempt.request.path))
     return None
 
 
@@ -131,8 +128,7 @@ def _customer(order: Order) -> dict[str, str]:
 
 def _fingerprint(order: Order) -> str:
     """A hash that the form carries; it changes once somebody has corrected the customer."""
-    text = json.dumps([order.pk, _customer(order)], sort_keys=True)
-    return salted_hmac("giftcards.admin.customer", text, algorithm="sha256").hexdigest()
+    return token("customer", [order.pk, _customer(order)])
 
 
 CUSTOMER = OrderAction(

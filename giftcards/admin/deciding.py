@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -11,7 +10,6 @@ from django import forms
 from django.contrib import messages
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
-from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
@@ -24,8 +22,9 @@ from giftcards.admin.actions import (
     Page,
     may,
     state_token,
+    token,
 )
-from giftcards.admin.pages import OrderPages, facts, recorded
+from giftcards.admin.pages import OrderPages, customer_of, facts, recorded
 from giftcards.display import explained, filled, isolated, money
 from giftcards.engine.prices import approve_price, held_price, reject_held
 from giftcards.engine.reordering import check_reorderable, missing_part, reorder_missing, repetition
@@ -72,14 +71,10 @@ def fingerprint(order: Order) -> str:
 
     A check that finds nothing new does not change it.
     """
-    shown = json.dumps(
-        [state_token(order), order.problems, order.fulfilled_quantity], sort_keys=True
-    )
-    return salted_hmac("giftcards.admin.fingerprint", shown, algorithm="sha256").hexdigest()
+    return token("fingerprint", [state_token(order), order.problems, order.fulfilled_quantity])
 
 
 def _show_fingerprint(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
-    """The fingerprint, which the script of the page asks for."""
     order = pages.order_for(request, key, allowed=True)
     return JsonResponse({"fingerprint": fingerprint(order)})
 
@@ -216,7 +211,6 @@ def decided(decision: Problem | None) -> Outcome:
 
 
 def _price_context(attempt: Attempt) -> Mapping[str, Any]:
-    """The known amounts: of the sale, the price limit, and the provider's price; and problems."""
     order = attempt.order
     amounts = {
         gettext("sale price"): order.sale_price,
@@ -307,7 +301,6 @@ def _repeat_context(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object]]:
-    """The facts about the new order, with costs for people who may see them."""
     order = attempt.order
     last = order.price_per_card
     texts = {
@@ -318,7 +311,7 @@ def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object
         gettext("quantity"): new.quantity,
         # The old order's: that of the key in use, which buys the new one, may not be known.
         gettext("environment"): order.get_environment_display(),
-        gettext("customer"): new.customer_name or new.customer_email or new.customer_phone,
+        gettext("customer"): customer_of(new),
     }
     amounts = {gettext("paid by the customer"): new.sale_amount}
     if attempt.pages.may_see_costs(attempt.request):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, cast
 
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
@@ -16,8 +16,9 @@ from django.http import HttpRequest, HttpResponse
 from django.template.loader import get_template
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.rows import SortedAsOffered
 from giftcards.display import isolated
-from giftcards.models import Order, Product
+from giftcards.models import Product
 from giftcards.models.order_queries import (
     CONTRADICTORY,
     NEEDING_ATTENTION,
@@ -27,17 +28,11 @@ from giftcards.models.order_queries import (
 )
 from giftcards.models.times import read_moment
 
-if TYPE_CHECKING:
-    AnyFilter = admin.ListFilter
-    AnyChangeList = ChangeList
-else:
-    AnyFilter = AnyChangeList = object
-
 # The most keys in one statement.
 _FEW = 1_000
 
 
-class IndexedFilter(AnyFilter):
+class IndexedFilter(admin.ListFilter):
     """A filter that can also be applied without an index: see :class:`OrderChangeList`."""
 
     uses_index = True
@@ -57,11 +52,6 @@ class IndexedFilter(AnyFilter):
             return queryset.exclude(~condition)
         except (ValueError, ValidationError) as error:
             raise IncorrectLookupParameters(error) from error
-
-    def find(self, request: HttpRequest, *, limit: int) -> list[int]:
-        """The primary keys of at most ``limit`` orders that pass the filter."""
-        found = self.queryset(request, Order.objects.order_by())
-        return list(found.values_list("pk", flat=True)[:limit])
 
 
 class ConditionFilter(IndexedFilter, admin.SimpleListFilter):
@@ -146,13 +136,11 @@ class ChoicesFilter(IndexedFilter, admin.ChoicesFieldListFilter):
 
 
 class DateFilter(IndexedFilter, admin.DateFieldListFilter):
-    """A filter for today, the past 7 days, this month and this year."""
-
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         # Without "No date" and "Has date", which the status filter covers.
-        choices = (link for link in self.links if f"{self.field_path}__isnull" not in link[1])
-        self.links = tuple(choices)
+        isnull = f"{self.field_path}__isnull"
+        self.links = tuple(link for link in self.links if isnull not in link[1])
 
     def condition(self) -> Q:
         moments = {
@@ -173,30 +161,6 @@ class SettledFilter(DateFilter):
             self.links = (*self.links, period)
 
 
-class ShownFilter(NamedTuple):
-    """A filter as the page shows it."""
-
-    filter: admin.ListFilter
-    title: Any
-    choices: list[Mapping[str, Any]]
-
-    @property
-    def has_own_look(self) -> bool:
-        """True if the filter is a shop's own, with its own template."""
-        return self.filter.template != admin.ListFilter.template
-
-    @property
-    def chosen(self) -> list[Any]:
-        """The texts of the selected choices, without the first, which means "all"."""
-        return [choice["display"] for choice in self.choices[1:] if choice.get("selected")]
-
-    @property
-    def without(self) -> str:
-        """The address of the list without this filter."""
-        address: str = self.choices[0].get("query_string", "?")
-        return address
-
-
 def show_filters(response: HttpResponse) -> HttpResponse:
     """Add the filters to the page of a list, as ``shown_filters``.
 
@@ -206,14 +170,25 @@ def show_filters(response: HttpResponse) -> HttpResponse:
     is_stock = Path(page.origin.name).is_relative_to(Path(admin.__file__).parent)
     shown = getattr(response, "context_data", None)
     if is_stock and shown and "cl" in shown:
-        shown["shown_filters"] = [
-            ShownFilter(each, each.title, list(each.choices(shown["cl"])))
-            for each in shown["cl"].filter_specs
-        ]
+        shown["shown_filters"] = [_shown(each, shown["cl"]) for each in shown["cl"].filter_specs]
     return response
 
 
-class OrderChangeList(AnyChangeList):
+def _shown(each: admin.ListFilter, changelist: ChangeList) -> dict[str, Any]:
+    choices: list[Any] = list(each.choices(changelist))
+    return {
+        "filter": each,
+        "title": each.title,
+        "choices": choices,
+        # A shop's own filter may have its own template.
+        "has_own_look": each.template != admin.ListFilter.template,
+        # Without the first, which means "all".
+        "chosen": [choice["display"] for choice in choices[1:] if choice.get("selected")],
+        "without": choices[0].get("query_string", "?") if choices else "?",
+    }
+
+
+class OrderChangeList(SortedAsOffered):
     """A mixin for the change list: an index finds the first orders, whichever filters are set.
 
     A database that has to choose one of several indexes may read a large part of the table: SQLite
@@ -235,12 +210,19 @@ class OrderChangeList(AnyChangeList):
         ]
         is_search = bool(self.query.strip())
         if not is_search:
-            self._keys = _keys_if_few(request, ours)
+            self._keys = self._keys_if_few(request, ours)
         by_keys = is_search or self._keys is not None
         for each in ours:
             is_sorted_like_list = isinstance(each, SettledFilter) or not self._is_by_settled
             each.uses_index = not by_keys and is_sorted_like_list
         return answer
+
+    def _keys_if_few(self, request: HttpRequest, filters: list[IndexedFilter]) -> set[int] | None:
+        """The keys of the rows that pass every filter that finds few; ``None`` if none does."""
+        rows = self.model._default_manager.order_by().values_list("pk", flat=True)  # noqa: SLF001
+        found = [set(each.queryset(request, rows)[: _FEW + 1]) for each in filters]
+        few = [keys for keys in found if len(keys) <= _FEW]
+        return set.intersection(*few) if few else None
 
     @property
     def _is_by_settled(self) -> bool:
@@ -264,10 +246,3 @@ class OrderChangeList(AnyChangeList):
             case "-created_at":
                 return [f"-{column}" for column in columns]
         return ordering
-
-
-def _keys_if_few(request: HttpRequest, filters: list[IndexedFilter]) -> set[int] | None:
-    """The keys of the orders that pass every filter that finds few; ``None`` if no filter does."""
-    found = [set(each.find(request, limit=_FEW + 1)) for each in filters]
-    few = [keys for keys in found if len(keys) <= _FEW]
-    return set.intersection(*few) if few else None

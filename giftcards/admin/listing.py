@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin, messages
-from django.contrib.admin.views.main import ChangeList
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html, format_html_join
@@ -28,7 +27,7 @@ from giftcards.admin.filters import (
     show_filters,
 )
 from giftcards.admin.finding import FindCardForm
-from giftcards.admin.pages import OrderPages
+from giftcards.admin.pages import OrderPages, customer_of
 from giftcards.admin.rows import LongList
 from giftcards.conditions import Standing, above_list
 from giftcards.display import (
@@ -132,23 +131,17 @@ class OrderList(LongList, OrderPages):
         " or the beginning of one."
     )
     actions = ("check_now",)
+    changelist_mixin = OrderChangeList
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
-        columns = list(super().get_list_display(request))
-        if self.may_see_costs(request):
-            return columns
-        return [column for column in columns if column not in COSTS]
+        columns, sees_costs = super().get_list_display(request), self.may_see_costs(request)
+        return [column for column in columns if sees_costs or column not in COSTS]
 
     def get_list_filter(self, request: HttpRequest) -> list[Any]:
         filters = list(super().get_list_filter(request))
         if self.may_see_costs(request):
             filters += extensions.items("filters")
         return filters
-
-    def get_changelist(self, request: HttpRequest, **named: Any) -> type[ChangeList]:
-        # A theme may have a change list of its own.
-        base = super().get_changelist(request, **named)
-        return type("ChangeList", (OrderChangeList, base), {})
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -192,8 +185,6 @@ class OrderList(LongList, OrderPages):
         response = super().changelist_view(request, context | (extra_context or {}))
         return show_filters(response)
 
-    # The columns.
-
     @admin.display(description=_("reference"))
     def name(self, order: Order) -> SafeString:
         return _two_lines(order.reference, order.group)
@@ -216,7 +207,7 @@ class OrderList(LongList, OrderPages):
 
     @admin.display(description=_("customer"), empty_value="")
     def sold_to(self, order: Order) -> SafeString | None:
-        known = order.customer_name or order.customer_email or order.customer_phone
+        known = customer_of(order)
         return bdi(known) if known else None
 
     @admin.display(description=_("delivered"))
@@ -230,17 +221,13 @@ class OrderList(LongList, OrderPages):
 
     @admin.display(description=_("cost"), empty_value="")
     def cost(self, order: Order) -> SafeString | None:
-        breakdown = refund_breakdown(order)
-        if breakdown is None:
-            return None
-        return labelled(gettext("cost"), money(breakdown.charged_amount))
+        known = refund_breakdown(order)
+        return labelled(gettext("cost"), money(known.charged_amount)) if known else None
 
     @admin.display(description=_("credited back"), empty_value="")
     def credited_back(self, order: Order) -> SafeString | None:
-        breakdown = refund_breakdown(order)
-        if breakdown is None:
-            return None
-        return labelled(gettext("credited back"), money(breakdown.refunded_amount))
+        known = refund_breakdown(order)
+        return labelled(gettext("credited back"), money(known.refunded_amount)) if known else None
 
     @admin.display(description=_("still owed"), empty_value="")
     def owed(self, order: Order) -> SafeString | str | None:

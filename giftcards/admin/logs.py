@@ -62,8 +62,6 @@ class CustomerRefundAdmin(OrderRows):
 
 @admin.register(CardReveal)
 class CardRevealAdmin(OrderRows):
-    """The revealed codes, the latest first."""
-
     order_lookup = "card__order"
     list_display = ("when", "by", "its_order", "which", "came_from", "why")
     list_select_related = ("user", "card__order")
@@ -77,9 +75,6 @@ class CardRevealAdmin(OrderRows):
     when = column(CardReveal, "at")
     came_from = column(CardReveal, "address")
     why = column(CardReveal, "reason")
-
-    def order_of(self, row: CardReveal) -> Order:
-        return row.card.order
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[CardReveal]:
         return super().get_queryset(request).defer("card__sealed")

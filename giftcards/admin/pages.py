@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.models import CHANGE, LogEntry
@@ -28,22 +28,14 @@ from giftcards.display import isolated, zoned_moment
 from giftcards.engine.task_queue import wake_worker
 from giftcards.models import Order, OrderQuerySet
 
-if TYPE_CHECKING:
-    OrderModelAdmin = admin.ModelAdmin[Order]
-else:
-    OrderModelAdmin = admin.ModelAdmin
-
 
 def log_entries(order: Order) -> QuerySet[LogEntry]:
-    """The entries of the admin's log about the order."""
     return LogEntry.objects.filter(
         content_type=get_content_type_for_model(order), object_id=str(order.pk)
     )
 
 
-class OrderPages(OrderModelAdmin):
-    """The base of the pages about orders."""
-
+class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
     def get_urls(self) -> list[URLPattern]:
         actions = [action.page for action in extensions.items("actions")]
         return [*map(self._url, (*actions, *extensions.items("pages"))), *super().get_urls()]
@@ -165,6 +157,11 @@ def line(order: Order) -> dict[str, object]:
         "quantity": order.quantity,
         "sent_at": zoned_moment(order.sent_at) if order.sent_at else gettext("unknown"),
     }
+
+
+def customer_of(order: Order) -> str:
+    """The name of the customer, or else an address; "" if none is known."""
+    return order.customer_name or order.customer_email or order.customer_phone
 
 
 def column_label(name: str) -> str:

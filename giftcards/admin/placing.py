@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import messages
@@ -32,12 +32,6 @@ from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import OrderDetails, place_order
 from giftcards.models import Order, ProductType
 from giftcards.models.fields import read_amount
-
-if TYPE_CHECKING:
-    AddForm = forms.ModelForm[Order]
-else:
-    AddForm = forms.ModelForm
-
 
 _LINE = {"product_id", "type_id"}
 _GIVEN = {*_LINE, "quantity", *OrderDetails.__annotations__}
@@ -95,7 +89,7 @@ def _card(kind: ProductType, *, with_prices: bool) -> str:
     return " · ".join(parts)
 
 
-class OrderForm(AddForm):
+class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     """A new order, posted twice: to see the confirmation page, and to confirm.
 
     A confirmed form places the order as its last validation, which tells whether the reference is
@@ -234,8 +228,6 @@ _SALE: Any = (
 
 
 class PlacingPage(OrderPages):
-    """The form for a new order, and its confirmation."""
-
     form = OrderForm
     formfield_overrides: ClassVar = {models.DecimalField: {"form_class": AmountField}}
     add_form_template = "admin/giftcards/order/add_form.html"
@@ -265,8 +257,6 @@ class PlacingPage(OrderPages):
         outside = transaction.non_atomic_requests(using=router.db_for_write(Order))
         view = outside(self.admin_site.admin_view(self.add_view))
         return [path("add/", view, name="giftcards_order_add"), *super().get_urls()]
-
-    # The form.
 
     def get_fieldsets(self, request: HttpRequest, obj: Order | None = None) -> Any:
         if obj is not None:
@@ -311,8 +301,6 @@ class PlacingPage(OrderPages):
                 return self._confirmation(request, form)
         return super().add_view(request, form_url, extra_context)
 
-    # The confirmation.
-
     def _confirmation(self, request: HttpRequest, form: OrderForm) -> HttpResponse:
         """The page that says what will be bought, for how much, and what speaks against it."""
         order: Order = form.instance
@@ -345,8 +333,6 @@ class PlacingPage(OrderPages):
             posted=posted,
             button=_button(order.quantity, price),
         )
-
-    # After it.
 
     def save_form(self, request: HttpRequest, form: Any, change: bool) -> Order:
         super().save_form(request, form, change)

@@ -1,12 +1,7 @@
-"""The provider's page: whether gift cards can be bought and delivered now, and if not, why not.
-
-:class:`ProviderStateAdmin` is public: shops subclass it for their theme or for sections of their
-own.
-"""
+"""The provider's page: whether gift cards can be bought and delivered now, and if not, why not."""
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import Any
 
@@ -17,13 +12,14 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpR
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from django.utils.crypto import constant_time_compare, salted_hmac
+from django.utils.crypto import constant_time_compare
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin import provider_sections
+from giftcards.admin.actions import token
 from giftcards.admin.provider_sections import Section
-from giftcards.admin.rows import OnlyFilters, ReadOnly, RowModelAdmin, order_link, visible_orders
+from giftcards.admin.rows import ReadOnlyRows, order_link, visible_orders
 from giftcards.conditions import Standing
 from giftcards.engine.health import api_keys as known_keys
 from giftcards.engine.task_queue import wake_worker
@@ -56,13 +52,10 @@ def pause_in_words() -> str:
 
 
 @admin.register(ProviderState)
-class ProviderStateAdmin(ReadOnly, OnlyFilters, RowModelAdmin):
+class ProviderStateAdmin(ReadOnlyRows):
     """One page about the single row. To use a subclass, unregister this class first."""
 
     change_list_template = "admin/giftcards/provider.html"
-
-    class Media:
-        css = {"all": ("giftcards/admin.css",)}
 
     def has_resume_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("giftcards.resume_provider")
@@ -113,17 +106,12 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, RowModelAdmin):
         return self._to_page()
 
     def get_sections(self, request: HttpRequest, standing: Standing) -> list[Section]:
-        """The sections of the page, from the top."""
         keys = known_keys()
         may_resume = self.has_resume_permission(request)
         shows_costs = self.may_see_costs(request)
         name = partial(self._name, request)
         return [
-            provider_sections.connection(
-                standing,
-                is_paused=bool(standing.state.why_paused()),
-                shows_balance=shows_costs,
-            ),
+            provider_sections.connection(standing, shows_balance=shows_costs),
             provider_sections.worker(standing),
             provider_sections.waiting(name, order_list=self._order_list(request)),
             provider_sections.failures(standing.state, keys, name, shows_costs=shows_costs),
@@ -143,8 +131,6 @@ class ProviderStateAdmin(ReadOnly, OnlyFilters, RowModelAdmin):
         if not visible_orders(request, self.admin_site).filter(pk=order.pk).exists():
             return gettext("an order")
         return order_link(self.admin_site, order)
-
-    # Resuming.
 
     def resume_view(self, request: HttpRequest) -> HttpResponse:
         if request.method != "POST":
@@ -184,7 +170,7 @@ def _state_token(state: ProviderState) -> str:
         seen += [state.pause, None if is_outage else str(state.paused_at)]
     refused = ApiKey.objects.filter(is_refused=True).order_by("pk")
     seen += [[key.pk, str(key.refused_at)] for key in refused]
-    return salted_hmac("giftcards.admin.provider", json.dumps(seen), algorithm="sha256").hexdigest()
+    return token("provider", seen)
 
 
 def _what_resuming_does(state: ProviderState) -> list[str]:

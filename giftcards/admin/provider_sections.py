@@ -72,9 +72,9 @@ class Section:
         return [list(zip(self.columns, row, strict=True)) for row in self.cells]
 
 
-def connection(standing: Standing, *, is_paused: bool, shows_balance: bool) -> Section:
-    """The connection to the provider."""
+def connection(standing: Standing, *, shows_balance: bool) -> Section:
     state, requests = standing.state, Requests.read()
+    is_paused = bool(state.why_paused())
     used = gettext("%(used)d of %(limit)d") % {"used": requests.used, "limit": requests.limit}
     facts = [
         # Why they are paused is said at the top of the page.
@@ -133,13 +133,11 @@ def _oldest(recorded_at: datetime, name: OrderName) -> str:
 
 
 def versions() -> Section:
-    """The versions of the software that runs here."""
     facts = [Fact(bdi(name), bdi(number)) for name, number in running_versions().items()]
     return Section("versions", _("Versions"), facts)
 
 
 def worker(standing: Standing) -> Section:
-    """The state of the worker, and its last and next run."""
     state = standing.state
     problem = state.worker_problem(standing.now)
     facts = [Fact(_("State"), problem or gettext("At work."), is_wrong=bool(problem))]
@@ -251,7 +249,6 @@ def _cards(key: KeyInUse, is_recorded: bool) -> str:
 
 
 def api_keys(keys: Sequence[KnownKey]) -> Section:
-    """The API keys, each named by the beginning of its fingerprint."""
     rows = [
         (
             bdi(known.name),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import messages
@@ -19,6 +19,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.actions import LATE, Answer, Attempt, OrderAction, Outcome, in_words, may
 from giftcards.admin.breakdown import customer_lines
+from giftcards.admin.pages import customer_of
 from giftcards.admin.placing import AmountField
 from giftcards.display import bdi, filled, moment, money, money_text, payment, refund_badge
 from giftcards.exceptions import RefundError
@@ -26,11 +27,6 @@ from giftcards.models import CustomerRefund, Order
 from giftcards.models.fields import plain_line
 from giftcards.models.money import check_amount, refundable_amount
 from giftcards.settlement import cancel_refund, complete_refund, record_refund
-
-if TYPE_CHECKING:
-    RefundModelForm = forms.ModelForm[CustomerRefund]
-else:
-    RefundModelForm = forms.ModelForm
 
 _State = CustomerRefund.State
 
@@ -43,7 +39,6 @@ def refund_rows(refunds: Iterable[CustomerRefund]) -> list[dict[str, Any]]:
             "amount": money(refund.amount),
             "badge": refund_badge(refund),
             "payment": payment(refund),
-            # What became of the refund, each with when and by whom.
             "steps": _steps(refund),
             "notes": [bdi(text) for text in (refund.comment, refund.cancel_reason) if text],
             "is_planned": refund.state == _State.CREATED,
@@ -69,7 +64,7 @@ def _steps(refund: CustomerRefund) -> list[SafeString]:
 # A new refund: the form, its confirmation, and the record.
 
 
-class RefundForm(RefundModelForm):
+class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
     """A refund to the customer, posted twice: to see the confirmation page, and to confirm."""
 
     state = forms.ChoiceField(
@@ -145,7 +140,7 @@ def _pay_back(attempt: Attempt) -> Answer:
     if not form.is_confirmed:
         return _confirmation(attempt, given)
     is_paid = given["state"] == _State.DONE
-    values = {name: given[name] for name in ("amount", "method", "reference", "comment")}
+    values = {name: given[name] for name in form.Meta.fields}
     source = CustomerRefund.Source.STAFF
     refund = record_refund(order, **values, by=attempt.by, is_paid=is_paid, source=source)
     if not refund.has_changed:
@@ -234,8 +229,6 @@ COMPLETE = OrderAction(
 
 
 class TakeBackForm(forms.Form):
-    """The reason for taking back a refund."""
-
     reason = forms.CharField(
         label=_("Reason"),
         max_length=200,
@@ -283,12 +276,8 @@ CANCEL = OrderAction(
 )
 
 
-def _customer(order: Order) -> str:
-    return order.customer_name or order.customer_email or order.customer_phone
-
-
 def _whom(order: Order) -> list[tuple[str, object]]:
-    facts = [(gettext("order"), order.reference), (gettext("customer"), _customer(order))]
+    facts = [(gettext("order"), order.reference), (gettext("customer"), customer_of(order))]
     return [(label, value) for label, value in facts if value]
 
 
@@ -306,7 +295,7 @@ def _consequence(order: Order, given: Mapping[str, Any]) -> SafeString:
     text = gettext("%(amount)s will be recorded as paid back to %(customer)s.")
     if given["state"] != _State.DONE:
         text = gettext("It will be recorded that %(amount)s is to be paid back to %(customer)s.")
-    customer = _customer(order)
+    customer = customer_of(order)
     named = bdi(customer) if customer else gettext("the customer")
     return filled(text, amount=money(given["amount"]), customer=named)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, cast
+from operator import attrgetter
+from typing import Any, cast
 
 from django.contrib import admin
 from django.contrib.admin import AdminSite, FieldListFilter, ListFilter, SimpleListFilter
@@ -23,15 +24,6 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.display import bdi, exact_moment, money
 from giftcards.models import Order
 
-if TYPE_CHECKING:
-    AnyModelAdmin = admin.ModelAdmin[Any]
-    RowModelAdmin = admin.ModelAdmin[Any]
-    AnyChangeList = ChangeList
-    RowPaginator = Paginator[Any]
-else:
-    AnyModelAdmin = AnyChangeList = object
-    RowModelAdmin, RowPaginator = admin.ModelAdmin, Paginator
-
 # The most values of one lookup: with more, the condition would be too long for SQLite. The links of
 # a filter give one.
 _MOST_VALUES = 100
@@ -39,11 +31,22 @@ _MOST_VALUES = 100
 _KNOWN = "giftcards_parameters"
 
 
-class OnlyFilters(AnyModelAdmin):
+class SortedAsOffered(ChangeList):
+    """A change list sorted only by the columns it offers; Django lets an address sort by any."""
+
+    def get_ordering_field(self, field_name: Any) -> Any:
+        is_offered = self.sortable_by is None or field_name in self.sortable_by
+        return super().get_ordering_field(field_name) if is_offered else None
+
+
+class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
     """A mixin for the admin of a model: the address of its list may ask only for ``list_filter``.
 
     The list can also be sorted only by the columns that the page offers for sorting.
     """
+
+    #: Stands before Django's change list, or that of a theme.
+    changelist_mixin: type[ChangeList] = SortedAsOffered
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         if len(request.GET.getlist(lookup)) > _MOST_VALUES:
@@ -72,20 +75,11 @@ class OnlyFilters(AnyModelAdmin):
         return made.expected_parameters()
 
     def get_changelist(self, request: HttpRequest, **named: Any) -> type[ChangeList]:
-        # A theme may have a change list of its own.
         base = super().get_changelist(request, **named)
-        return type("ChangeList", (_SortedAsOffered, base), {})
+        return type("ChangeList", (self.changelist_mixin, base), {})
 
 
-class _SortedAsOffered(AnyChangeList):
-    """A change list sorted only by the columns it offers; Django lets an address sort by any."""
-
-    def get_ordering_field(self, field_name: Any) -> Any:
-        is_offered = self.sortable_by is None or field_name in self.sortable_by
-        return super().get_ordering_field(field_name) if is_offered else None
-
-
-class LimitedPaginator(RowPaginator):
+class LimitedPaginator(Paginator):  # type: ignore[type-arg]
     """A paginator of the first ``limit`` rows; it counts no further."""
 
     limit = 10_000
@@ -115,7 +109,7 @@ class LongList(OnlyFilters):
 
 
 class ReadOnly:
-    """A mixin for rows that nobody adds, changes or deletes, to be listed before Django's class."""
+    """A mixin for rows that nobody adds, changes or deletes."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -125,6 +119,13 @@ class ReadOnly:
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+class ReadOnlyRows(ReadOnly, OnlyFilters):
+    """Rows that are only to look at."""
+
+    class Media:
+        css = {"all": ("giftcards/admin.css",)}
 
 
 def column(
@@ -169,7 +170,7 @@ def order_link(site: AdminSite, order: Order) -> str:
     return format_html('<a href="{}">{}</a>', address, bdi(order.reference))
 
 
-class OrderRows(ReadOnly, LongList, RowModelAdmin):
+class OrderRows(ReadOnlyRows, LongList):
     """The base class of lists whose rows are about orders.
 
     A person sees the rows about the orders that they may see, and those about none.
@@ -182,9 +183,6 @@ class OrderRows(ReadOnly, LongList, RowModelAdmin):
     list_display_links: tuple[Any, ...] | None = None
     sortable_by = ()
 
-    class Media:
-        css = {"all": ("giftcards/admin.css",)}
-
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows, orders = super().get_queryset(request), visible_orders(request, self.admin_site)
         if not orders.query.where:
@@ -193,11 +191,6 @@ class OrderRows(ReadOnly, LongList, RowModelAdmin):
         if not self.has_order:
             about |= Q(**{self.order_lookup: None})
         return rows.filter(about)
-
-    def order_of(self, row: Any) -> Order | None:
-        """The order that ``row`` is about."""
-        order: Order | None = row.order
-        return order
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -213,5 +206,5 @@ class OrderRows(ReadOnly, LongList, RowModelAdmin):
     # Not "order": Django would show the column of that name, where the model has one.
     @admin.display(description=_("order"))
     def its_order(self, row: Any) -> str:
-        order = self.order_of(row)
+        order = attrgetter(self.order_lookup.replace("__", "."))(row)
         return order_link(self.admin_site, order) if order else "-"

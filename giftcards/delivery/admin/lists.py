@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin.actions import buttons
 from giftcards.admin.filters import ChoicesFilter, OrderChangeList, show_filters
 from giftcards.admin.pages import OrderPages
-from giftcards.admin.rows import OnlyFilters, ReadOnly, RowModelAdmin
+from giftcards.admin.rows import ReadOnlyRows
 from giftcards.delivery.admin.labels import (
     doubts,
     origin_of,
@@ -50,15 +50,7 @@ _MOST_FOUND = 1_000
 _MOST_VISITS = 200
 
 
-class _Few(ChoicesFilter):
-    """A filter by a column that has few values, and an index of its own."""
-
-    def find(self, request: HttpRequest, *, limit: int) -> list[int]:
-        found = self.queryset(request, Delivery.objects.order_by())
-        return list(found.values_list("pk", flat=True)[:limit])
-
-
-class ChannelFilter(_Few):
+class ChannelFilter(ChoicesFilter):
     """A filter by the channels in use; hidden if there is only one."""
 
     def has_output(self) -> bool:
@@ -94,7 +86,12 @@ class DeliveryAdmin(PreviewPages):
     """The messages to customers, the latest first."""
 
     list_display = ("when", "its_kind", "its_status", "its_order", "to", "tries", "last_error")
-    list_filter = (UntoldFilter, ("status", _Few), ("kind", _Few), ("channel", ChannelFilter))
+    list_filter = (
+        UntoldFilter,
+        ("status", ChoicesFilter),
+        ("kind", ChoicesFilter),
+        ("channel", ChannelFilter),
+    )
     fields = readonly_fields = (
         "its_kind",
         "its_status",
@@ -109,10 +106,7 @@ class DeliveryAdmin(PreviewPages):
         "asked_for",
     )
     search_help_text = _("The reference of an order, or the whole address of a customer.")
-
-    def get_changelist(self, request: HttpRequest, **named: Any) -> type[ChangeList]:
-        base = super().get_changelist(request, **named)
-        return type("ChangeList", (OrderChangeList, base), {})
+    changelist_mixin = OrderChangeList
 
     def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
         if Order.objects.filter(reference=name).exists():
@@ -239,7 +233,7 @@ class CardLinkAdmin(DeliveryRows):
 
 
 @admin.register(StaffDigest)
-class StaffDigestAdmin(ReadOnly, OnlyFilters, RowModelAdmin):
+class StaffDigestAdmin(ReadOnlyRows):
     """The digests, a row for each person who gets them."""
 
     list_display = ("whose", "last_sent", "what_it_said", "how_it_stands", "next_try")
@@ -250,7 +244,7 @@ class StaffDigestAdmin(ReadOnly, OnlyFilters, RowModelAdmin):
     empty_value_display = ""
 
     class Media:
-        css = {"all": ("giftcards/admin.css", "giftcards_delivery/admin.css")}
+        css = {"all": ("giftcards_delivery/admin.css",)}
 
     @admin.display(description=_("address"))
     def whose(self, digest: StaffDigest) -> SafeString | str:
