@@ -209,6 +209,6 @@ def iso(moment: datetime | None) -> str | None:
     return (moment if timezone.is_aware(moment) else timezone.make_aware(moment)).isoformat()
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str, plural: str = "") -> str:
     """``number`` and ``noun``, as in ``1 order`` or ``2 orders``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"

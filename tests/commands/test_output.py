@@ -324,3 +324,7 @@ class TestProgress:
             "1 order",
             "2 orders",
         ]
+        assert [counted(number, "entry", "entries") for number in (1, 2)] == [
+            "1 entry",
+            "2 entries",
+        ]

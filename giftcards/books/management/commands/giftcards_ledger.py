@@ -115,7 +115,7 @@ def _wait(reading: LedgerReading) -> str:
     what = "waiting for its share of the request budget, or for another process that reads it"
     if reading.is_paused:
         what = current_pause() or "waiting"
-    read = f", {counted(reading.rows, 'entry')} so far" if reading.rows else ""
+    read = f", {counted(reading.rows, 'entry', 'entries')} so far" if reading.rows else ""
     return f"Reading the provider's ledger{read}: {what}"
 
 
