@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
@@ -23,7 +23,7 @@ from giftcards.management.output import COULD_NOT_START, UNFINISHED, ConsoleComm
 from giftcards.models import CustomerRefund, Order, ProviderState
 from giftcards.models.fields import read_amount
 from giftcards.problems import Entry, Problem, in_english
-from giftcards.refunds import RefundBreakdown, refund_breakdown
+from giftcards.refunds import refund_breakdown
 from giftcards.settlement import customer_breakdown
 from giftcards.statuses import Status
 
@@ -56,15 +56,13 @@ class GiftcardsCommand(ConsoleCommand):
     def execute(self, *args: Any, **options: Any) -> str | None:
         try:
             require(*self.needs)
-            self.find_database(options)
-        except ConfigurationError as error:
-            raise refuse(str(error)) from None
-        except Error as error:
-            raise refuse(
-                f"The database did not work ({type(error).__name__}). Is it running, and has"
-                " `manage.py migrate` been run?"
-            ) from error
-        try:
+            try:
+                self.find_database(options)
+            except Error as error:
+                raise refuse(
+                    f"The database did not work ({type(error).__name__}). Is it running, and has"
+                    " `manage.py migrate` been run?"
+                ) from error
             return super().execute(*args, **options)
         except ConfigurationError as error:
             raise refuse(str(error)) from None
@@ -89,14 +87,26 @@ class GiftcardsCommand(ConsoleCommand):
     def progress(self, options: dict[str, Any]) -> Progress:
         """The display of the command's waits; silent in the same cases as :meth:`say`."""
         is_live = self.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        return Progress(self.put if _is_for_people(options) else None, is_live=is_live)
+        put = self.put if _is_for_people(options) else lambda *_args, **_options: None
+        return Progress(put, is_live=is_live)
 
     def write_json(self, result: Any) -> None:
-        self.put(json.dumps(result, indent=2))
+        """Print ``result``: amounts as strings with two decimals, times in ISO 8601."""
+        self.put(json.dumps(result, indent=2, default=_as_json))
+
+    def show(self, result: Any, text: str, options: dict[str, Any]) -> None:
+        """Print the result: as JSON with ``--json``, else as text for a person."""
+        if options["json"]:
+            self.write_json(result)
+        self.say(text, options)
 
 
 def _is_for_people(options: dict[str, Any]) -> bool:
-    return options["verbosity"] > 0 and not options.get("json")
+    return options["verbosity"] > 0 and not options["json"]
+
+
+def _as_json(value: Decimal | datetime) -> str | None:
+    return f"{value:.2f}" if isinstance(value, Decimal) else iso(value)
 
 
 def database_failure(error: Error, what_now: str) -> CommandError:
@@ -126,16 +136,15 @@ def sentences(error: ValidationError | GiftcardsError) -> str:
         return str(error)
 
 
-def provider_state() -> str:
-    """The state of calls to the provider, in English: in service, or why they are paused."""
-    with translation.override(None):
-        return ProviderState.objects.current().explain()
-
-
 def current_pause() -> str:
     """The reason why calls to the provider are paused, in English; "" if they are not."""
     with translation.override(None):
         return ProviderState.objects.current().why_paused()
+
+
+def provider_state() -> str:
+    """The state of calls to the provider, in English: in service, or why they are paused."""
+    return current_pause() or "In service."
 
 
 def find_order(reference: str) -> Order:
@@ -180,11 +189,6 @@ def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:
     return {name: trouble or "ok" for name, trouble in found.items()}
 
 
-def two_decimals(amount: Decimal | None) -> str | None:
-    """An amount as ``--json`` prints it; ``None`` if it is not known."""
-    return None if amount is None else f"{amount:.2f}"
-
-
 def typed_day(name: str, text: str | None) -> date | None:
     """The day that was typed for the option ``name``; ``None`` if it was not given."""
     if text is None:
@@ -204,7 +208,7 @@ def typed_amount(name: str, text: str) -> Decimal:
 
 
 def order_as_dict(order: Order) -> dict[str, Any]:
-    """The order as ``--json`` prints it: amounts are strings with two decimals, times ISO 8601."""
+    """The order for ``--json``."""
     breakdown = refund_breakdown(order)
     return {
         "reference": order.reference,
@@ -215,14 +219,14 @@ def order_as_dict(order: Order) -> dict[str, Any]:
         "type_id": order.type_id,
         "quantity": order.quantity,
         "fulfilled_quantity": order.fulfilled_quantity,
-        "price_per_card": two_decimals(order.price_per_card),
-        "fulfilled_amount": two_decimals(order.fulfilled_amount),
+        "price_per_card": order.price_per_card,
+        "fulfilled_amount": order.fulfilled_amount,
         "cards": order.cards.count(),
-        "refund": None if breakdown is None else _breakdown_as_dict(breakdown),
+        "refund": None if breakdown is None else asdict(breakdown),
         "customer": customer_as_dict(order),
         "refunds": [refund_as_dict(refund) for refund in order.refunds.order_by("pk")],
-        "created_at": iso(order.created_at),
-        "settled_at": iso(order.settled_at),
+        "created_at": order.created_at,
+        "settled_at": order.settled_at,
         "problems": [_problem_as_dict(entry) for entry in order.problems],
     }
 
@@ -230,42 +234,31 @@ def order_as_dict(order: Order) -> dict[str, Any]:
 def _problem_as_dict(entry: Entry) -> dict[str, Any]:
     ticked = {}
     if "ticked_at" in entry:
-        ticked = {"ticked_at": iso(datetime.fromisoformat(entry["ticked_at"]))}
+        # Without a zone where USE_TZ is off.
+        ticked = {"ticked_at": datetime.fromisoformat(entry["ticked_at"])}
     return {**entry, **ticked, "text": str(Problem.of(entry))}
 
 
-def _breakdown_as_dict(breakdown: RefundBreakdown) -> dict[str, Any]:
-    return {
-        "ordered_amount": two_decimals(breakdown.ordered_amount),
-        "charged_amount": two_decimals(breakdown.charged_amount),
-        "refunded_quantity": breakdown.refunded_quantity,
-        "refunded_amount": two_decimals(breakdown.refunded_amount),
-        "is_consistent": breakdown.is_consistent,
-    }
-
-
-def customer_as_dict(order: Order) -> dict[str, str] | None:
+def customer_as_dict(order: Order) -> dict[str, Decimal] | None:
     """The customer's amounts of the order for ``--json``; ``None`` if they are not known."""
     breakdown = customer_breakdown(order)
-    if breakdown is None:
-        return None
-    return {name: f"{amount:.2f}" for name, amount in asdict(breakdown).items()}
+    return None if breakdown is None else asdict(breakdown)
 
 
 def refund_as_dict(refund: CustomerRefund) -> dict[str, Any]:
-    """A refund to the customer as ``--json`` prints it."""
+    """A refund to the customer for ``--json``."""
     return {
         "reference": refund.reference,
-        "amount": two_decimals(refund.amount),
+        "amount": refund.amount,
         "state": refund.state,
         "method": refund.method,
         "comment": refund.comment,
         "source": refund.source,
-        "created_at": iso(refund.created_at),
+        "created_at": refund.created_at,
         "created_by": refund.created_by,
-        "executed_at": iso(refund.executed_at),
+        "executed_at": refund.executed_at,
         "executed_by": refund.executed_by,
-        "cancelled_at": iso(refund.cancelled_at),
+        "cancelled_at": refund.cancelled_at,
         "cancelled_by": refund.cancelled_by,
         "cancel_reason": refund.cancel_reason,
     }
@@ -341,26 +334,16 @@ def describe(order: Order) -> str:
     return "\n".join(lines)
 
 
-class WaitMessage(NamedTuple):
-    """A description of what an order waits for, to end a sentence, and the start of the wait."""
-
-    what: str
-    since: datetime | None
-
-
-def what_it_waits_for(order: Order) -> WaitMessage | None:
-    """The message about what the order waits for; ``None`` if no command waits for it."""
+def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
+    """The order's wait, to end a sentence, and its start; ``None`` if no command waits for it."""
     match order.status:
-        case Status.PENDING if order.is_held:
-            return None
-        case Status.PENDING:
-            return WaitMessage("waiting until it may be sent", order.queued_at)
+        case Status.PENDING if not order.is_held:
+            return "waiting until it may be sent", order.queued_at
         case Status.PLACING:
-            return WaitMessage("another process is sending it", order.sent_at)
+            return "another process is sending it", order.sent_at
         case Status.HANDLING:
-            return WaitMessage("waiting for the provider", order.accepted_at)
-        case _:
-            return None
+            return "waiting for the provider", order.accepted_at
+    return None
 
 
 def reason(order: Order) -> str:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from django.core.management.base import BaseCommand, CommandParser, DjangoHelpFormatter
@@ -84,28 +83,23 @@ class Progress:
     """A display of what a command waits for, and since when; a context manager.
 
     On a terminal, one line is redrawn. Elsewhere a line is printed whenever the text changes, and
-    once a minute while it does not. ``put=None`` shows nothing.
+    once a minute while it does not.
     """
 
-    def __init__(self, put: Callable[..., None] | None, *, is_live: bool) -> None:
+    def __init__(self, put: Callable[..., object], *, is_live: bool) -> None:
         self._put = put
         self._is_live = is_live
         self._text = self._result = ""
         # When a log gets the next line (monotonic).
         self._next_at = 0.0
         self._since = timezone.now()
-        # Whether the cursor is on a line that will be redrawn, and that line.
-        self._is_open, self._drawn = False, ""
+        # The line that the cursor is on and that will be redrawn, if any.
+        self._drawn = ""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_details: object) -> None:
         if kind is not OutputClosed:
             self.end()
 
@@ -122,8 +116,6 @@ class Progress:
         ``since`` is the start of the wait, by default the first call with this ``text``. ``bar`` is
         shown after ``text`` on a terminal, and never cut off.
         """
-        if self._put is None:
-            return
         now = time.monotonic()
         if text != self._text:
             self.end()
@@ -134,9 +126,9 @@ class Progress:
         if self._is_live:
             # The cursor stays at the start: a line of the log, on the same terminal, replaces it.
             line = self._line(bar, shutil.get_terminal_size().columns - 1)
-            if not self._is_open or line != self._drawn:
+            if line != self._drawn:
                 self._put(f"\r{line}\x1b[K\r", ending="")
-            self._is_open, self._drawn = True, line
+            self._drawn = line
         elif now >= self._next_at:
             self._put(self._line())
             self._next_at = now + _REMIND_AFTER
@@ -151,11 +143,9 @@ class Progress:
 
     def end(self, text: str = "") -> None:
         """End the wait; ``text``, if any, says how, and is printed once."""
-        if self._put is None:
-            return
-        if self._is_open:
+        if self._drawn:
             self._put("")
-        self._is_open, self._text = False, ""
+        self._drawn = self._text = ""
         if text and text != self._result:
             self._put(text)
             self._result = text

@@ -26,10 +26,8 @@ class Command(GiftcardsCommand):
                 gateway, on_wait=lambda reading: progress.show(_wait(reading), unless_short=True)
             )
         found = counts()
-        if options["json"]:
-            done = {"read": reading.read, "skipped": reading.skipped}
-            self.write_json({**found, **done, "is_whole": reading.is_whole})
-        self.say(_text(reading, found), options)
+        done = {"read": reading.read, "skipped": reading.skipped, "is_whole": reading.is_whole}
+        self.show({**found, **done}, _text(reading, found), options)
         if not reading.is_whole:
             trouble = current_pause() or reading.trouble
             raise unfinished(f"{trouble} Run the command again to read what is left.".strip())

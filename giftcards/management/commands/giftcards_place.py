@@ -108,9 +108,7 @@ class Command(GiftcardsCommand):
             raise
         if not (order.is_final or order.is_held):
             wake_worker()
-        if options["json"]:
-            self.write_json(order_as_dict(order))
-        self.say(describe(order), options)
+        self.show(order_as_dict(order), describe(order), options)
         if order.status not in (SETTLED if options["wait"] else ACCEPTED):
             raise unfinished(_why_unfinished(order))
 
@@ -131,7 +129,8 @@ def _show(order: Order, progress: Progress, *, unless_short: bool = False) -> No
     if (wait := what_it_waits_for(order)) is None:
         progress.end(text)
     else:
-        progress.show(f"{text}, {wait.what}", since=wait.since, unless_short=unless_short)
+        what, since = wait
+        progress.show(f"{text}, {what}", since=since, unless_short=unless_short)
 
 
 def _whole_number(text: str) -> int:

@@ -101,9 +101,7 @@ class Command(GiftcardsCommand):
     def _sweep(self, options: dict[str, Any]) -> None:
         with Gateway() as gateway:
             done = sweep(gateway)
-        if options["json"]:
-            self.write_json(asdict(done))
-        self.say(f"{done}.", options)
+        self.show(asdict(done), f"{done}.", options)
         if done.is_paused or done.failed:
             raise unfinished(_trouble(done))
 
@@ -119,9 +117,7 @@ class Command(GiftcardsCommand):
             else:
                 done = check_now(order, gateway)
         order.refresh_from_db()
-        if options["json"]:
-            self.write_json(order_as_dict(order))
-        self.say(describe(order), options)
+        self.show(order_as_dict(order), describe(order), options)
         if done.is_paused or done.failed:
             raise unfinished(" ".join(map(str, order.open_problems)) or _trouble(done))
 

@@ -60,9 +60,7 @@ class Command(GiftcardsCommand):
         with Gateway() as gateway, self.progress(options) as progress:
             find = _find_after_restore if options["after_restore"] else _find
             found = find(gateway, progress, options["since"])
-        if options["json"]:
-            self.write_json(found.as_dict())
-        self.say(str(found), options)
+        self.show(found.as_dict(), str(found), options)
         if not found.is_whole:
             trouble = f"The provider's list could not be read whole. {_why_not_all(began)}"
             raise unfinished(trouble.strip())

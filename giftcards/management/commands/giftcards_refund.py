@@ -88,16 +88,13 @@ class Command(GiftcardsCommand):
         except RefundError as error:
             raise unfinished(str(error)) from None
         order = refund.order
-        if options["json"]:
-            self.write_json(
-                {
-                    "order": order.reference,
-                    "has_changed": refund.has_changed,
-                    "refund": refund_as_dict(refund),
-                    "customer": customer_as_dict(order),
-                }
-            )
-        self.say("\n".join([_told(refund), *describe_customer(order)]), options)
+        result = {
+            "order": order.reference,
+            "has_changed": refund.has_changed,
+            "refund": refund_as_dict(refund),
+            "customer": customer_as_dict(order),
+        }
+        self.show(result, "\n".join([_told(refund), *describe_customer(order)]), options)
 
 
 def _record(order: Order, options: dict[str, Any]) -> CustomerRefund:

@@ -60,10 +60,9 @@ class Command(GiftcardsCommand):
                 tally = verify(on_batch=show)
             else:
                 tally = rotate(per_second=options["per_second"], on_batch=show)
-        if options["json"]:
-            name = "opened" if is_proof else "sealed"
-            self.write_json({name: tally.done, "failed": tally.failed, "troubles": tally.troubles})
-        self.say(f"{counted(tally.done, 'card')} {done}.", options)
+        name = "opened" if is_proof else "sealed"
+        result = {name: tally.done, "failed": tally.failed, "troubles": tally.troubles}
+        self.show(result, f"{counted(tally.done, 'card')} {done}.", options)
         if tally.failed:
             raise unfinished(
                 "\n".join([f"{counted(tally.failed, 'card')} {wrong}.", *tally.troubles])

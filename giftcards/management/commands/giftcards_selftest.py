@@ -104,13 +104,9 @@ class Command(GiftcardsCommand):
                 raise refuse(sentences(error)) from None
         complaints = list(_complaints(reports, cards))
         if options["json"]:
-            self.write_json(
-                {
-                    "passed": not complaints,
-                    "cards": ok_or_trouble(cards),
-                    "scenarios": [_as_dict(report) for report in reports],
-                }
-            )
+            scenarios = [_as_dict(report) for report in reports]
+            cards = ok_or_trouble(cards)
+            self.write_json({"passed": not complaints, "cards": cards, "scenarios": scenarios})
         if complaints:
             raise unfinished(" ".join(complaints))
         self.say(f"All {len(reports)} scenarios passed.", options)
@@ -212,8 +208,8 @@ def _complaints(reports: Sequence[SelfTestReport], cards: Mapping[str, str]) -> 
 
 def _show(progress: Progress, scenario: Scenario, order: Order) -> None:
     if wait := what_it_waits_for(order):
-        text = f"{scenario.name}: {order.status}, {wait.what}"
-        progress.show(text, since=wait.since, unless_short=True)
+        what, since = wait
+        progress.show(f"{scenario.name}: {order.status}, {what}", since=since, unless_short=True)
 
 
 def _line(report: SelfTestReport) -> str:

@@ -32,19 +32,13 @@ class Command(GiftcardsCommand):
         permissions = role_permissions()
         schedule = ensure_schedule()
         roles = ensure_roles(permissions, repair=options["repair_groups"])
-        if options["json"]:
-            groups = {
-                role.name: {"outcome": role.outcome, "missing": list(role.missing)}
-                for role in roles
-            }
-            self.write_json({"schedule": schedule.value, "groups": groups})
-        self.say(
+        groups = {role.name: {"outcome": role.outcome, "missing": role.missing} for role in roles}
+        lines = [
             f"The schedule is {schedule.value}."
-            " Orders are followed while `manage.py qcluster` runs.",
-            options,
-        )
+            " Orders are followed while `manage.py qcluster` runs."
+        ]
         for role in roles:
-            text = f"The group {role.name} is {role.outcome}."
+            lines += [f"The group {role.name} is {role.outcome}."]
             if role.missing:
-                text += f" It lacks {', '.join(role.missing)}; --repair-groups adds that."
-            self.say(text, options)
+                lines[-1] += f" It lacks {', '.join(role.missing)}; --repair-groups adds that."
+        self.show({"schedule": schedule.value, "groups": groups}, "\n".join(lines), options)

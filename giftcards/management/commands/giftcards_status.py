@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from django.utils import translation
@@ -30,7 +31,6 @@ from giftcards.management.base import (
     ok_or_trouble,
     order_as_dict,
     refuse,
-    two_decimals,
 )
 from giftcards.management.output import counted, iso
 from giftcards.models import Order, ProviderState
@@ -75,15 +75,11 @@ class Command(GiftcardsCommand):
 
     def _show_order(self, options: dict[str, Any]) -> None:
         order = find_order(options["reference"])
-        if options["json"]:
-            self.write_json(order_as_dict(order))
-        self.say(describe(order), options)
+        self.show(order_as_dict(order), describe(order), options)
 
     def _show_overview(self, conditions: Mapping[str, Condition], options: dict[str, Any]) -> None:
         overview = _Overview()
-        if options["json"]:
-            self.write_json(overview.as_dict())
-        self.say(str(overview), options)
+        self.show(overview.as_dict(), str(overview), options)
         if "balance" in conditions and overview.unjudged:
             self.say(overview.unjudged, options)
         fail_on(condition.sentence(overview.standing) for condition in conditions.values())
@@ -124,19 +120,19 @@ class _Overview:
                 "pause": state.paused_because or None,
                 "explanation": state.explain(),
                 "last_failure": state.failure or None,
-                **{name: iso(getattr(state, name)) for name in _TIMES},
+                **{name: getattr(state, name) for name in _TIMES},
             },
             "schedule": self.schedule or "ok",
             "worker": self.worker or "ok",
             "queue": self.wrong["queue"] or "ok",
             "keys": self.wrong["keys"] or "ok",
-            "next_tick_at": iso(self.next_tick),
-            "requests": {"used": self.requests.used, "limit": self.requests.limit},
+            "next_tick_at": self.next_tick,
+            "requests": asdict(self.requests),
             "waiting": self._waiting_as_dict(),
-            "balance": two_decimals(state.balance),
-            "balance_read_at": iso(state.balance_read_at),
-            "low_balance": two_decimals(conf.low_balance),
-            "low_balance_since": iso(state.low_balance_since),
+            "balance": state.balance,
+            "balance_read_at": state.balance_read_at,
+            "low_balance": conf.low_balance,
+            "low_balance_since": state.low_balance_since,
             "encryption_keys": [
                 {"key": key.fingerprint, "position": key.position, "cards": key.cards}
                 for key in self.encryption_keys
@@ -149,11 +145,11 @@ class _Overview:
         tasks, changes = self.waiting.tasks, self.waiting.changes
         return {
             "tasks": tasks and tasks.number,
-            "oldest_task_at": iso(tasks and tasks.since),
+            "oldest_task_at": tasks and tasks.since,
             "changes": changes.number,
-            "oldest_change_at": iso(changes.since),
+            "oldest_change_at": changes.since,
             "changes_given_up": self.waiting.given_up,
-            "oldest_order_at": iso(self.waiting.oldest_order),
+            "oldest_order_at": self.waiting.oldest_order,
         }
 
     def __str__(self) -> str:
@@ -243,6 +239,6 @@ def _key_as_dict(known: KnownKey) -> dict[str, Any]:
         "is_own": known.is_own,
         "environment": key.environment or None,
         "is_refused": key.is_refused,
-        "refused_at": iso(key.refused_at),
-        "accepted_at": iso(key.accepted_at),
+        "refused_at": key.refused_at,
+        "accepted_at": key.accepted_at,
     }

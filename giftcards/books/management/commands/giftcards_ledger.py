@@ -20,7 +20,6 @@ from giftcards.management.base import (
     fail_on,
     named_conditions,
     refuse,
-    two_decimals,
     typed_day,
     unfinished,
 )
@@ -192,24 +191,24 @@ def _as_dict(summary: Summary) -> dict[str, Any]:
         "entries": summary.entries,
         "matched": summary.matched,
         "guessed": summary.guessed,
-        **{f"{name}_amount": two_decimals(getattr(summary, name)) for name in amounts},
+        **{f"{name}_amount": getattr(summary, name) for name in amounts},
         **_found_as_dict("promised_not_credited", summary.promised_not_credited),
         **_found_as_dict("credited_not_promised", summary.credited_not_promised),
         **_found_as_dict("charged_unknown", summary.charged_unknown),
         **_found_as_dict("ordered_not_charged", summary.ordered_not_charged),
         "breaks": len(summary.breaks),
-        "breaks_amount": two_decimals(summary.breaks_amount),
+        "breaks_amount": summary.breaks_amount,
         "breaks_references": [each.day.isoformat() for each in summary.breaks[:LISTED]],
-        "opening_balance": two_decimals(summary.opening_balance),
-        "closing_balance": two_decimals(summary.closing_balance),
-        "gap": two_decimals(summary.gap),
+        "opening_balance": summary.opening_balance,
+        "closing_balance": summary.closing_balance,
+        "gap": summary.gap,
     }
 
 
 def _found_as_dict(name: str, found: Discrepancies) -> dict[str, Any]:
     return {
         name: found.count,
-        f"{name}_amount": two_decimals(found.amount),
+        f"{name}_amount": found.amount,
         f"{name}_references": list(found.references),
     }
 
