@@ -7,7 +7,7 @@ goes on with the orders that still name the person.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -27,7 +27,12 @@ from giftcards.privacy.registry import keepers
 logger = logging.getLogger(__name__)
 
 #: The reasons why an order is not erased yet.
-OPEN, PROBLEM, OWED, PLANNED = "open", "problem", "owed", "planned_refund"
+REASONS: Mapping[str, str] = {
+    "open": "it is open",
+    "problem": "it has a problem that nobody has ticked off",
+    "owed": "money is still owed to the customer",
+    "planned_refund": "a refund is still to be paid",
+}
 
 
 @dataclass(slots=True)
@@ -35,7 +40,7 @@ class Erasure:
     """The result of an erasure, by the references of the orders."""
 
     erased: list[str] = field(default_factory=list)
-    #: Orders that may not be erased yet, with the reason.
+    #: Orders that may not be erased yet, with one of the :data:`REASONS`.
     kept: dict[str, str] = field(default_factory=dict)
     #: Orders whose reference itself names the person: references stay.
     telling: list[str] = field(default_factory=list)
@@ -54,11 +59,10 @@ class SharedNumber(GiftcardsError):
 
 
 def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
-    """Return the person's orders, and other orders that may be theirs, each oldest first.
+    """Return the person's orders, and others that may be theirs, each oldest first.
 
-    The other orders share a further address or number with the person's orders, named the person
-    until they were corrected, or had a message sent to the person. Whether their customer is the
-    same, staff have to decide.
+    The others share a further address or number with the person's orders, named the person until
+    they were corrected, or had a message sent to the person: staff have to decide.
     Raises :exc:`SharedNumber` if the person's orders have several e-mail addresses.
     """
     named = _read(person.orders())
@@ -67,7 +71,7 @@ def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
     if count > 1:
         raise SharedNumber(count, [order.reference for order in addressed])
     others = Person.behind(named).without(person).orders() | person.former_orders()
-    for keeper in keepers():
+    for keeper in keepers:
         others.update(keeper.orders(person))
     found = _read(others - {order.pk for order in named})
     unnamed = [order for order in found if _is_only_sent_to(person, order)]
@@ -82,7 +86,7 @@ def _is_only_sent_to(person: Person, order: Order) -> bool:
     """
     if order.customer_email or order.customer_phone:
         return False
-    addresses = chain.from_iterable(keeper.addresses(order) for keeper in keepers())
+    addresses = chain.from_iterable(keeper.addresses(order) for keeper in keepers)
     return all(map(person.is_named_by, addresses))
 
 
@@ -97,13 +101,14 @@ def why_kept(orders: Iterable[Order]) -> dict[str, str]:
 
 
 def _why_kept(order: Order) -> str:
+    """One of the :data:`REASONS`, or ""."""
     if not order.is_final:
-        return OPEN
+        return "open"
     if order.needs_attention:
-        return PROBLEM
+        return "problem"
     if order.open_amount:
-        return OWED
-    return PLANNED if order.planned_amount else ""
+        return "owed"
+    return "planned_refund" if order.planned_amount else ""
 
 
 def erase(
@@ -111,8 +116,7 @@ def erase(
 ) -> Erasure:
     """Erase the person from ``orders``, and from the log of the admin.
 
-    Orders that may not be erased at that moment are kept: see :func:`why_kept`. ``on_order`` is
-    called after each order.
+    Orders that may not be erased at that moment are kept. ``on_order`` is called after each order.
     """
     done, traces = Erasure(), Traces(person, orders)
     # First, because an erasure that stops is resumed by the orders that still name the person.
@@ -153,7 +157,7 @@ def _erase_order(order: Order, traces: Traces) -> None:
         _erase_correction(change, traces)
     for refund in order.refunds.all():
         _erase_refund(refund, traces)
-    for keeper in keepers():
+    for keeper in keepers:
         keeper.erase(order, traces)
 
 
@@ -174,10 +178,7 @@ def _erase_correction(change: CustomerChange, traces: Traces) -> None:
 
 
 def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
-    """Erase the person from a refund.
-
-    The reference of the payment stays, for the bank's statement, unless it names the person.
-    """
+    # The reference of the payment stays, for the bank's statement, unless it names the person.
     if traces.are_in(refund.reference):
         # Still unique for the order.
         refund.reference = f"{ERASED} {refund.pk}"
@@ -196,19 +197,18 @@ def _erase_log(orders: Sequence[Order], traces: Traces) -> None:
         return
     from django.contrib.admin.models import LogEntry
 
-    labels = {"giftcards", *(keeper.app_label for keeper in keepers())}
-    ours = LogEntry.objects.filter(content_type__app_label__in=labels).order_by("pk")
     about = Q(content_type__model="order", content_type__app_label="giftcards")
-    for keys in batches([str(order.pk) for order in orders]):
-        _erase_entries(ours.filter(about, object_id__in=keys), traces)
+    chosen = [
+        about & Q(object_id__in=keys) for keys in batches([str(order.pk) for order in orders])
+    ]
     # Not by names, because several people may have the same one.
-    for text in contacts(orders):
-        named = Q(change_message__icontains=text) | Q(object_repr__icontains=text)
-        _erase_entries(ours.filter(named), traces)
-
-
-def _erase_entries(entries: models.QuerySet[models.Model], traces: Traces) -> None:
-    for entry in entries:
+    chosen += [
+        Q(change_message__icontains=text) | Q(object_repr__icontains=text)
+        for text in contacts(orders)
+    ]
+    labels = {"giftcards", *(keeper.app_label for keeper in keepers)}
+    ours = LogEntry.objects.filter(content_type__app_label__in=labels).order_by("pk")
+    for entry in chain.from_iterable(map(ours.filter, chosen)):
         names = ("change_message", "object_repr")
         if erased := {name: ERASED for name in names if traces.are_in(getattr(entry, name))}:
-            type(entry)._default_manager.filter(pk=entry.pk).update(**erased)  # noqa: SLF001
+            LogEntry.objects.filter(pk=entry.pk).update(**erased)

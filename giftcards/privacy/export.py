@@ -66,7 +66,6 @@ _REFUND = (
     "created_at",
     "executed_at",
 )
-_EMPTY: tuple[Any, ...] = ("", None, [], {})
 
 
 def describe(orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
@@ -76,10 +75,10 @@ def describe(orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
     no codes, no amounts that the provider charges, and no names of staff.
     """
     orders = list(orders)
-    given = [order.customer_language for order in reversed(orders) if order.customer_language]
-    with translation.override(supported_language(language or next(iter(given), ""))):
+    given = (order.customer_language for order in reversed(orders) if order.customer_language)
+    with translation.override(supported_language(language or next(given, ""))):
         return {
-            str(capfirst(gettext("made on"))): timezone.localtime().isoformat(timespec="seconds"),
+            capfirst(gettext("made on")): timezone.localtime().isoformat(timespec="seconds"),
             heading(Order): [_describe(order) for order in orders],
         }
 
@@ -108,7 +107,7 @@ def described(row: models.Model, *names: str) -> Described:
     for name in names:
         field: Any = row._meta.get_field(name)  # noqa: SLF001
         value = _readable(row, field)
-        if value not in _EMPTY:
+        if value not in field.empty_values:
             found[str(capfirst(field.verbose_name))] = value
     return found
 
@@ -143,15 +142,14 @@ def _describe(order: Order) -> Described:
         heading(CustomerChange): several(order.customer_changes.order_by("pk"), *_CHANGE),
         heading(CustomerRefund): several(order.refunds.order_by("pk"), *_REFUND),
         heading(StatusChange): list(map(_change, order.changes.order_by("pk"))),
-        str(capfirst(gettext("problems"))): list(map(_text, order.problems)),
+        capfirst(gettext("problems")): list(map(_text, order.problems)),
         heading(Note): several(order.notes.order_by("pk"), "at", "text"),
         heading(CardReveal): [
-            {str(capfirst(gettext("card"))): reveal.card.position}
-            | described(reveal, "at", "reason")
+            {capfirst(gettext("card")): reveal.card.position} | described(reveal, "at", "reason")
             for reveal in reveals
         ],
     }
-    for keeper in keepers():
+    for keeper in keepers:
         parts |= keeper.describe(order)
     return described(order, *_ORDER) | {name: rows for name, rows in parts.items() if rows}
 
@@ -159,7 +157,7 @@ def _describe(order: Order) -> Described:
 def _change(change: StatusChange) -> Described:
     texts = [_text(entry) for entry in change.details]
     found = described(change, "at", "to_status")
-    return found | ({str(capfirst(gettext("details"))): texts} if texts else {})
+    return found | ({capfirst(gettext("details")): texts} if texts else {})
 
 
 def _text(entry: Entry) -> str:

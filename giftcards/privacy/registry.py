@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from giftcards.models import Order
@@ -31,18 +31,13 @@ class Keeper(Protocol):
         """
 
 
-_keepers: list[Keeper] = []
+keepers: list[Keeper] = []
 
 
-def register(keeper: Keeper) -> Keeper:
+def register(keeper: Keeper) -> None:
     """Have ``keeper`` asked when a customer's data is exported or erased.
 
     Call it once, from the ``ready`` method of an app.
     """
-    if keeper not in _keepers:
-        _keepers.append(keeper)
-    return keeper
-
-
-def keepers() -> Sequence[Keeper]:
-    return tuple(_keepers)
+    if keeper not in keepers:
+        keepers.append(keeper)

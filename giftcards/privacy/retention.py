@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from django.db import router, transaction
 from django.db.models import Case, Exists, F, OuterRef, Q, Value, When
@@ -40,42 +41,39 @@ class Purge:
 
     orders: int = 0
     cards: int = 0
-    #: The number of orders left alone, by the keys of :data:`REASONS`. An order counts once.
+    #: The number of orders left alone, by the name of the reason. An order counts once.
     left_alone: Counter[str] = field(default_factory=Counter)
     is_whole: bool = True
     #: The orders that settled before this time have been looked through.
     place: datetime | None = field(default=None, compare=False)
 
 
-#: The conditions under which an old order keeps its codes, by reason. The first that holds counts.
-REASONS: dict[str, Q] = {
-    "problem": Q(needs_attention=True),
-    "owed": Q(open_amount__gt=0),
-    "planned_refund": PLANNED,
-    "not_credited": Q(is_credited=False),
-    "unannounced": Q(is_unannounced=True),
-    "no_cards": Q(has_cards=False),
-}
+class Reason(NamedTuple):
+    """A condition under which an old order keeps its codes."""
 
-#: The command's texts for the reasons, which continue "3 orders".
-TEXTS: dict[str, str] = {
-    "problem": "with a problem that nobody has ticked off",
-    "owed": "with money still owed to the customer",
-    "planned_refund": "with a refund that is still to be paid",
-    "not_credited": "with money that the provider has not credited back",
-    "unannounced": "of which one of your receivers could not be told",
-    "no_cards": "without cards",
+    condition: Q
+    #: Continues "3 orders".
+    text: str
+
+
+#: The reasons to leave an order alone, by name. The first that holds counts.
+REASONS: dict[str, Reason] = {
+    "problem": Reason(Q(needs_attention=True), "with a problem that nobody has ticked off"),
+    "owed": Reason(Q(open_amount__gt=0), "with money still owed to the customer"),
+    "planned_refund": Reason(PLANNED, "with a refund that is still to be paid"),
+    "not_credited": Reason(
+        Q(is_credited=False), "with money that the provider has not credited back"
+    ),
+    "unannounced": Reason(
+        Q(is_unannounced=True), "of which one of your receivers could not be told"
+    ),
+    "no_cards": Reason(Q(has_cards=False), "without cards"),
 }
 
 
 def leave_alone(reason: str, condition: Q, text: str) -> None:
-    """Add a reason: orders that fit ``condition`` keep their codes.
-
-    Call this from the ``ready`` method of an optional app, for reasons that are not known here,
-    such as messages to customers. For ``text``, see :data:`TEXTS`.
-    """
-    REASONS[reason] = condition
-    TEXTS[reason] = text
+    """Add a :class:`Reason`; call this from the ``ready`` method of an optional app."""
+    REASONS[reason] = Reason(condition, text)
 
 
 def long_settled(days: float) -> datetime:
@@ -93,10 +91,9 @@ def purge(
 ) -> Purge:
     """Destroy the codes of the orders that settled before ``settled_before``, oldest first.
 
-    An order is left alone if it has a problem that nobody has ticked off, if money is still owed to
-    the customer or by the provider, if a receiver was never told that it is final, or if it has no
-    cards: see :data:`REASONS`. With ``is_dry_run``, nothing is changed. The purge stops between
-    batches once ``should_continue`` returns False; a call with ``since=place`` resumes there.
+    Those with one of the :data:`REASONS` are left alone. With ``is_dry_run``, nothing is changed.
+    The purge stops between batches once ``should_continue`` returns False; a call with
+    ``since=place`` resumes there.
     """
     done = Purge(place=since)
     for rows in _batches(settled_before, since):
@@ -117,7 +114,7 @@ def purge_if_due(should_continue: Callable[[], bool]) -> None:
     if days is None:
         return
     state = ProviderState.objects.current()
-    if state.purged_at is not None and is_recent(state.purged_at, timezone.now(), within=_PERIOD):
+    if is_recent(state.purged_at, timezone.now(), within=_PERIOD):
         return
     ends_at = time.monotonic() + _SECONDS
     done = purge(
@@ -137,10 +134,7 @@ def purge_if_due(should_continue: Callable[[], bool]) -> None:
 def _batches(
     settled_before: datetime, since: datetime | None
 ) -> Iterator[list[tuple[datetime, int]]]:
-    """Yield batches of the orders whose codes were kept for long enough, oldest first.
-
-    For each order, its ``settled_at`` and its primary key.
-    """
+    """Yield ``settled_at`` and primary key of the orders, oldest first, in batches."""
     rows = Order.objects.filter(settled_at__lt=settled_before, codes_destroyed_at=None)
     rows = rows.order_by("settled_at", "pk")
     later = rows if since is None else rows.filter(settled_at__gte=since)
@@ -160,7 +154,7 @@ def _judge(keys: Iterable[int]) -> tuple[list[int], Counter[str]]:
         is_unannounced=Exists(unannounced), has_cards=Exists(Card.objects.filter(**of_order))
     )
     # CASE yields the first reason that holds; "" if none does.
-    cases = [When(condition, then=Value(reason)) for reason, condition in REASONS.items()]
+    cases = [When(reason.condition, then=Value(name)) for name, reason in REASONS.items()]
     chosen, left_alone = [], Counter[str]()
     for key, reason in rows.values_list("pk", Case(*cases, default=Value(""))):
         if reason:
@@ -170,30 +164,21 @@ def _judge(keys: Iterable[int]) -> tuple[list[int], Counter[str]]:
     return chosen, left_alone
 
 
-def _destroy(keys: list[int]) -> tuple[list[int], int, Counter[str]]:
-    """Judge again, and destroy; return the orders, the number of cards, and what is left alone."""
-    with transaction.atomic():
-        # A write before all reads locks the orders: nobody disputes, refunds or reveals between
-        # this judgement and the destruction.
-        locked = Order.objects.filter(pk__in=keys).order_by()
-        locked.update(codes_destroyed_at=F("codes_destroyed_at"))
-        chosen, left_alone = _judge(keys)
-        number = Card.objects.filter(order__in=chosen).destroy()
-        orders = Order.objects.filter(pk__in=chosen).order_by()
-        orders.update(codes_destroyed_at=timezone.now())
-    return chosen, number, left_alone
-
-
 def _purge_batch(keys: list[int], done: Purge, *, is_dry_run: bool) -> None:
     # Judged without locks first: most of the oldest orders are left alone every time.
     chosen, left_alone = _judge(keys)
     done.left_alone += left_alone
     if is_dry_run:
-        number = Card.objects.filter(order__in=chosen).readable().count()
+        done.cards += Card.objects.filter(order__in=chosen).readable().count()
     elif chosen:
-        chosen, number, left_alone = _destroy(chosen)
-        done.left_alone += left_alone
-    else:
-        number = 0
+        with transaction.atomic():
+            # A write before all reads locks the orders: nobody disputes, refunds or reveals between
+            # this judgement and the destruction.
+            locked = Order.objects.filter(pk__in=chosen).order_by()
+            locked.update(codes_destroyed_at=F("codes_destroyed_at"))
+            chosen, left_alone = _judge(chosen)
+            done.left_alone += left_alone
+            done.cards += Card.objects.filter(order__in=chosen).destroy()
+            orders = Order.objects.filter(pk__in=chosen).order_by()
+            orders.update(codes_destroyed_at=timezone.now())
     done.orders += len(chosen)
-    done.cards += number

@@ -13,25 +13,10 @@ from django.core.management.base import CommandError
 from giftcards.management.base import GiftcardsCommand, refuse, unfinished
 from giftcards.management.output import counted
 from giftcards.models import Order
-from giftcards.privacy.erasure import (
-    OPEN,
-    OWED,
-    PLANNED,
-    PROBLEM,
-    SharedNumber,
-    erase,
-    find_orders,
-    why_kept,
-)
+from giftcards.privacy.erasure import REASONS, SharedNumber, erase, find_orders, why_kept
 from giftcards.privacy.export import describe, write_new
 from giftcards.privacy.person import Person
 
-_REASONS: Mapping[str, str] = {
-    OPEN: "it is open",
-    PROBLEM: "it has a problem that nobody has ticked off",
-    OWED: "money is still owed to the customer",
-    PLANNED: "a refund is still to be paid",
-}
 # The most references that a message lists.
 _NAMED = 20
 
@@ -206,9 +191,7 @@ def _trouble(result: Mapping[str, Any]) -> str:
     """The reason why not everything was done; "" if everything was."""
     if not result["orders"]:
         return "No order of this customer was found. Nothing was done."
-    lines = [
-        f"Order {name} is kept: {_REASONS[reason]}." for name, reason in result["kept"].items()
-    ]
+    lines = [f"Order {name} is kept: {REASONS[reason]}." for name, reason in result["kept"].items()]
     if lines and not result["erased"]:
         lines = ["Nothing can be erased yet.", *lines]
     return "\n".join(lines)

@@ -5,7 +5,7 @@ from typing import Any
 
 from giftcards.management.base import GiftcardsCommand
 from giftcards.management.output import counted
-from giftcards.privacy.retention import REASONS, TEXTS, Purge, long_settled, purge
+from giftcards.privacy.retention import REASONS, Purge, long_settled, purge
 
 
 class Command(GiftcardsCommand):
@@ -41,17 +41,16 @@ class Command(GiftcardsCommand):
                 is_dry_run=is_dry_run,
                 on_batch=lambda done: progress.show(_so_far(done), unless_short=True),
             )
-        if options["json"]:
-            left_alone = {reason: done.left_alone[reason] for reason in REASONS}
-            self.write_json({"orders": done.orders, "cards": done.cards, "left_alone": left_alone})
+        left_alone = {reason: done.left_alone[reason] for reason in REASONS}
         verb = "would be destroyed" if is_dry_run else "destroyed"
         lines = [f"{counted(done.cards, 'code')} of {counted(done.orders, 'order')} {verb}."]
         lines += [
-            f"Left alone: {counted(done.left_alone[reason], 'order')} {TEXTS[reason]}."
-            for reason in REASONS
-            if done.left_alone[reason]
+            f"Left alone: {counted(number, 'order')} {REASONS[reason].text}."
+            for reason, number in left_alone.items()
+            if number
         ]
-        self.say("\n".join(lines), options)
+        result = {"orders": done.orders, "cards": done.cards, "left_alone": left_alone}
+        self.show(result, "\n".join(lines), options)
 
 
 def _days(text: str) -> int:
