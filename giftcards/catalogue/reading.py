@@ -59,13 +59,10 @@ def read_catalogue(
     reader = _Reader(gateway, on_wait)
     try:
         reader.run()
-    except Stopped as stopped:
+    except (Stopped, ProviderError) as error:
         # Without a text, the trouble of the last product stays.
-        if str(stopped):
-            reader.note(trouble=str(stopped))
-    except ProviderError as error:
-        # The catalogue itself could not be read: the stored one stays.
-        reader.note(trouble=str(error))
+        if str(error):
+            reader.note(trouble=str(error))
     return reader.reading
 
 
@@ -133,12 +130,8 @@ class _Reader:
 
 def keep_types(product_id: str, product: ToldProduct, *, at: datetime) -> None:
     """Store the types of a product as the provider told them."""
-    kinds: dict[str, ToldType] = {}
-    for kind in product.types:
-        # A type that is listed more than once counts at its highest price.
-        known = kinds.get(kind.type_id, kind)
-        if (kind.price or 0) >= (known.price or 0):
-            kinds[kind.type_id] = kind
+    # The last one counts: a type that is listed more than once has its highest price.
+    kinds = {kind.type_id: kind for kind in sorted(product.types, key=lambda kind: kind.price or 0)}
     Product.objects.keep_types(product_id, map(_columns_of_type, kinds.values()), at=at)
 
 

@@ -113,23 +113,20 @@ def _wanted(name: str) -> list[_Key]:
 
 def _ensure(name: str, permissions: Mapping[_Key, Permission], *, repair: bool) -> Role:
     wanted = [permissions[key] for key in _wanted(name)]
-    group = Group.objects.filter(name=name).first() or _create(name, wanted)
+    group = Group.objects.filter(name=name).first()
     if group is None:
-        return Role(name, "created")
+        try:
+            # Together with its permissions: an existing group is left as it is.
+            with transaction.atomic(using=router.db_for_write(Group)):
+                Group.objects.create(name=name).permissions.add(*wanted)
+        except IntegrityError:
+            # Another process was first.
+            group = Group.objects.get(name=name)
+        else:
+            return Role(name, "created")
     held = set(group.permissions.values_list("pk", flat=True))
     missing = [permission for permission in wanted if permission.pk not in held]
     if not (missing and repair):
         return Role(name, "in place", [permission.codename for permission in missing])
     group.permissions.add(*missing)
     return Role(name, "repaired")
-
-
-def _create(name: str, wanted: Collection[Permission]) -> Group | None:
-    """Create the group and return ``None``; return the group if another process was first."""
-    try:
-        # Together with its permissions: an existing group is left as it is.
-        with transaction.atomic(using=router.db_for_write(Group)):
-            Group.objects.create(name=name).permissions.add(*wanted)
-    except IntegrityError:
-        return Group.objects.get(name=name)
-    return None
