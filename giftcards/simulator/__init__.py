@@ -6,8 +6,8 @@ It uses only the standard library and keeps everything in memory. In a test::
         ...  # point GIFTCARDS["BASE_URL"] at simulator.url
     assert [order.status for order in simulator.orders.values()] == ["FULFILLED"]
 
-On the command line, use ``manage.py giftcards_simulator``. The documentation has a page on the
-simulator, with the choices that it makes where the provider's documentation is silent.
+On the command line, use ``manage.py giftcards_simulator``. The documentation has a page on both,
+with the choices that the simulator makes where the provider's documentation is silent.
 """
 
 from __future__ import annotations
@@ -15,27 +15,22 @@ from __future__ import annotations
 from giftcards.simulator.account import (
     LEDGER_ODDITIES,
     SPECIAL_TYPES,
-    Card,
     Denomination,
     Order,
     Product,
     Special,
-    Transaction,
 )
 from giftcards.simulator.api import Request, Simulator
-from giftcards.simulator.server import Call, Reply
+from giftcards.simulator.server import Call
 
 __all__ = [
     "LEDGER_ODDITIES",
     "SPECIAL_TYPES",
     "Call",
-    "Card",
     "Denomination",
     "Order",
     "Product",
-    "Reply",
     "Request",
     "Simulator",
     "Special",
-    "Transaction",
 ]

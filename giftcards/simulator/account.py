@@ -186,7 +186,7 @@ class Transaction:
 
 @dataclass(kw_only=True, eq=False)
 class Account:
-    """The account; :class:`~giftcards.simulator.Simulator` documents its options."""
+    """The account. Its options are those of :class:`~giftcards.simulator.Simulator`."""
 
     opening_balance: Decimal = Decimal(1_000_000)
     delay: tuple[float, float] = (3, 45)
@@ -225,7 +225,7 @@ class Account:
         with self._lock:
             self._orders: dict[str, Order] = {}
             self._due: list[tuple[datetime, str]] = []  # a heap of the open orders to settle
-            self._transactions: list[Transaction] = []
+            self._transactions: dict[str, Transaction] = {}
             self._balance = Decimal(0)
             self._foreign = itertools.cycle(_FOREIGN)
             self._book("DEPOSIT", Decimal(self.opening_balance), at=self._now())
@@ -243,30 +243,25 @@ class Account:
 
     @property
     def balance(self) -> Decimal:
-        """The balance in dinars: all bookings from ``opening_balance`` on, added up."""
+        """The balance in dinars."""
         with self._lock:
             self._settle_due()
             return self._balance
 
     @property
     def transactions(self) -> list[Transaction]:
-        """Every change of the balance, oldest first, whether the API shows it or not.
-
-        Their sum is the balance.
-        """
+        """Every change of the balance, oldest first, whether the API shows it or not."""
         with self._lock:
             self._settle_due()
-            return list(self._transactions)
+            return list(self._transactions.values())
 
     def book(
         self, kind: str, amount: Decimal | int, *, objid: str = "", shown_after: float | None = 0
     ) -> Transaction:
         """Book and return a transaction that is not about an order of this account.
 
-        ``kind`` is one of the provider's types, such as ``DEPOSIT`` or ``FLEXY``. It tells whether
-        the positive ``amount`` leaves the account. The API shows the transaction after
-        ``shown_after`` seconds, or never if that is ``None``. Raises :exc:`ValueError` if the
-        amount is not positive, has more than two decimals, or exceeds the balance.
+        ``kind``, such as ``DEPOSIT`` or ``FLEXY``, tells whether ``amount`` leaves the account. The
+        API shows the transaction after ``shown_after`` seconds; with ``None``, never.
         """
         change = Decimal(amount)
         if not change.is_finite() or change <= 0 or change != round(change, 2):
@@ -281,19 +276,11 @@ class Account:
     def hide(self, transaction_id: str) -> None:
         """Never show a transaction again; :exc:`KeyError` if there is none."""
         with self._lock:
-            for number, entry in enumerate(self._transactions):
-                if entry.id == transaction_id:
-                    self._transactions[number] = replace(entry, shown_at=None)
-                    return
-            raise KeyError(transaction_id)
+            entry = self._transactions[transaction_id]
+            self._transactions[transaction_id] = replace(entry, shown_at=None)
 
     def settle(self, order_id: str, *, delivered: int | None = None) -> Order:
-        """Settle an open order now, with ``delivered`` cards or as many as its type delivers.
-
-        Leaves a settled order as it is. Raises :exc:`ValueError` if ``delivered`` is above the
-        quantity, below the cards already shown, or not what a settled order has;
-        :exc:`KeyError` if there is no such order.
-        """
+        """Settle an open order now, with ``delivered`` cards or as many as its type delivers."""
         with self._lock:
             order = self._orders[order_id]
             if not order.is_settled:
@@ -424,13 +411,13 @@ class Account:
         """Change the balance by a signed amount and record the transaction."""
         if self._transactions:
             # An order may have settled before the last entry; the ledger stays in order of time.
-            at = max(at, self._transactions[-1].created_at)
+            at = max(at, next(reversed(self._transactions.values())).created_at)
         if "late" in self.ledger_oddities and shown_after == 0 and len(self._transactions) % 2:
             shown_after = self.ledger_delay
         shown_at = None if shown_after is None else at + timedelta(seconds=shown_after)
         self._balance += change
         entry = Transaction(_object_id(at), kind, change, self._balance, objid, at, shown_at)
-        self._transactions.append(entry)
+        self._transactions[entry.id] = entry
         return entry
 
 

@@ -58,37 +58,15 @@ class Request:
 class Simulator(Account):
     """The simulated provider; a context manager. Raises :exc:`ValueError` for invalid options.
 
-    Options may be changed while it runs, except ``host``, ``port``, ``ssl_context`` and
-    ``opening_balance``.
+    The documentation's page on the simulator describes the options. They may be changed while it
+    runs, except ``host``, ``port``, ``ssl_context`` and ``opening_balance``. Pairs of seconds are
+    the least and the most.
 
-    ``port``: 0 picks a free one, and :meth:`start` then sets the actual one. A simulator that is
-    stopped and started again thus keeps its address, and its orders.
+    With ``port=0``, :meth:`start` picks a free one and stores it. A simulator that is stopped and
+    started again thus keeps its address, and its orders.
 
-    ``ssl_context``: a server-side context with a certificate; the simulator then speaks TLS only.
-
-    ``opening_balance``: in dinars. ``catalogue``: the products by id. ``price_factor``: every price
-    is multiplied by it, for orders placed from then on. ``lists_test_types``: whether a product's
-    list of types has ``TEST_REFUND`` and ``TEST_PARTIAL``, which can be ordered in any case.
-
-    ``keys``: the accepted API keys; if empty, all are. ``key_type``: as ``validate`` shows it.
-
-    ``delay``: the minimum and maximum seconds until an order settles; ``slow_delay``: the seconds
-    for ``SIM_SLOW``. ``latency``: the minimum and maximum seconds of real time until an answer; a
-    random part passes before the request is counted, the rest after.
-
-    ``rate_limit``: requests per minute and key, 0: unlimited. ``lockout``: the number of wrong keys
-    that blocks an address for ``lockout_time`` seconds, 0: never.
-
-    ``spelling``: which of ``check-order`` and ``checkOrder`` exists. ``has_list``: whether
-    ``/v3/gift-cards/list`` exists. ``repeat_codes``: every order has the same codes, as in the
-    provider's sandbox. ``shifted_ids``: answers have an ``_id`` other than the order id, as some
-    of the provider's examples do. ``outage``: every answer is a 503.
-
-    ``ledger_oddities``: the names of some of :data:`LEDGER_ODDITIES`, which describes them.
-    ``ledger_delay``: the seconds until the API shows an entry that is ``late``.
-
-    ``clock``: returns seconds, like :func:`time.monotonic`; all times but ``latency`` follow it.
-    ``on_request``: called with each :class:`Request`, in the thread that answers it.
+    All times but ``latency`` follow ``clock``. A random part of ``latency`` passes before the
+    request is counted, the rest after. ``on_request`` is called in the thread that answers.
     """
 
     host: str = "127.0.0.1"
@@ -130,10 +108,7 @@ class Simulator(Account):
     # Running.
 
     def start(self) -> Self:
-        """Listen and answer in background threads.
-
-        Raises :exc:`OSError` if the port is taken, :exc:`RuntimeError` if it is already running.
-        """
+        """Listen and answer in background threads; :exc:`OSError` if the port is taken."""
         if self._server is not None:
             raise RuntimeError("The simulator is running already.")
         self._server = Server(self.host, self.port, self.respond, self.ssl_context)
@@ -353,7 +328,7 @@ class Simulator(Account):
         now = self._now()
         shown = [
             entry
-            for entry in self._transactions
+            for entry in self._transactions.values()
             if entry.shown_at is not None and entry.shown_at <= now
         ]
         is_moving = "repeated" in self.ledger_oddities
@@ -397,7 +372,7 @@ def _invalid(details: list[str]) -> Refusal:
 
 
 def _parse_order(body: bytes) -> tuple[str, str, int]:
-    """Return the product id, type id and quantity from the body of ``placeOrder``."""
+    """Return the product id, type id and quantity."""
     try:
         order = json.loads(body)
     except (ValueError, RecursionError):
