@@ -43,7 +43,6 @@ class GiftcardsCommand(ConsoleCommand):
     so that a later failure is never taken for "nothing happened".
     """
 
-    requires_system_checks = ()
     needs: ClassVar[Sequence[str]] = ()
     #: The labels of the apps whose tables must exist.
     needs_tables: ClassVar[Sequence[str]] = ("giftcards",)

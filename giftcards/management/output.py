@@ -46,6 +46,7 @@ class _HelpFormatter(DjangoHelpFormatter):
 class ConsoleCommand(BaseCommand):
     """A command that has examples in its help, and ends quietly when its output is closed."""
 
+    requires_system_checks = ()
     # Pairs of a comment and the arguments that it explains.
     examples: ClassVar[Sequence[tuple[str, str]]] = ()
 

@@ -13,7 +13,7 @@ from django.core.management.base import CommandError
 from giftcards.management.base import GiftcardsCommand, refuse, unfinished
 from giftcards.management.output import counted
 from giftcards.models import Order
-from giftcards.privacy.erasure import REASONS, SharedNumber, erase, find_orders, why_kept
+from giftcards.privacy.erasure import REASONS, Erasure, SharedNumber, erase, find_orders, why_kept
 from giftcards.privacy.export import describe, write_new
 from giftcards.privacy.person import Person
 
@@ -92,37 +92,37 @@ class Command(GiftcardsCommand):
                 " for it, too."
             )
             self.say(text, options)
-        kept = why_kept(orders) if options["erase"] else {}
-        result: dict[str, Any] = {
-            "orders": len(orders),
-            "erased": 0,
-            "kept": kept,
-            "named_by_reference": [],
-            "others": other_references,
-        }
+        done = Erasure(kept=why_kept(orders) if options["erase"] else {})
         # If an order is kept, nothing is exported: the file would be in the way of the next run.
-        if orders and not kept:
-            result |= self._do(person, orders, options)
+        if orders and not done.kept:
+            done = self._do(person, orders, options)
         if options["json"]:
-            self.write_json(result)
-        if trouble := _trouble(result):
-            raise unfinished(trouble)
+            self.write_json(
+                {
+                    "orders": len(orders),
+                    "erased": len(done.erased),
+                    "kept": done.kept,
+                    "named_by_reference": done.telling,
+                    "others": other_references,
+                }
+            )
+        if not orders:
+            raise unfinished("No order of this customer was found. Nothing was done.")
+        if done.kept:
+            raise unfinished(_why_unfinished(done))
 
-    def _do(
-        self, person: Person, orders: Sequence[Order], options: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Export and erase as the options say; return the changes to the result."""
+    def _do(self, person: Person, orders: Sequence[Order], options: dict[str, Any]) -> Erasure:
+        """Export and erase as the options say."""
         if options["dry_run"]:
             self._foretell(orders, options)
-            return {}
+            return Erasure()
         if options["erase"]:
             self._ask(person, options)
         if options["export"]:
             self._export(orders, options)
-        return self._erase(person, orders, options) if options["erase"] else {}
+        return self._erase(person, orders, options) if options["erase"] else Erasure()
 
     def _foretell(self, orders: Sequence[Order], options: dict[str, Any]) -> None:
-        """Say what would be done."""
         path = options["export"]
         # A link that leads nowhere is in the way of a new file, too.
         if path and os.path.lexists(path):
@@ -157,9 +157,7 @@ class Command(GiftcardsCommand):
         if Person.of(typed) != person:
             raise refuse("That is another one. Nothing was erased.")
 
-    def _erase(
-        self, person: Person, orders: Sequence[Order], options: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _erase(self, person: Person, orders: Sequence[Order], options: dict[str, Any]) -> Erasure:
         text, number = f"Erasing {counted(len(orders), 'order')}", itertools.count(1)
         with self.progress(options) as progress:
             done = erase(
@@ -169,7 +167,7 @@ class Command(GiftcardsCommand):
         if done.telling:
             lines += [f"The reference names the customer, and stays: {_some(done.telling)}."]
         self.say("\n".join(lines), options)
-        return {"erased": len(done.erased), "kept": done.kept, "named_by_reference": done.telling}
+        return done
 
 
 def _person(options: Mapping[str, Any]) -> Person:
@@ -187,14 +185,9 @@ def _in_the_way(path: Path) -> CommandError:
     return refuse(f"{path} is there already. Nothing was written or erased.")
 
 
-def _trouble(result: Mapping[str, Any]) -> str:
-    """The reason why not everything was done; "" if everything was."""
-    if not result["orders"]:
-        return "No order of this customer was found. Nothing was done."
-    lines = [f"Order {name} is kept: {REASONS[reason]}." for name, reason in result["kept"].items()]
-    if lines and not result["erased"]:
-        lines = ["Nothing can be erased yet.", *lines]
-    return "\n".join(lines)
+def _why_unfinished(done: Erasure) -> str:
+    lines = [f"Order {name} is kept: {REASONS[reason]}." for name, reason in done.kept.items()]
+    return "\n".join(lines if done.erased else ["Nothing can be erased yet.", *lines])
 
 
 def _some(references: Sequence[str]) -> str:

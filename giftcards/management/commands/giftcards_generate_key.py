@@ -9,7 +9,6 @@ from giftcards.management.output import ConsoleCommand
 class Command(ConsoleCommand):
     help = "Print a new encryption key for GIFTCARDS['ENCRYPTION_KEYS'], and nothing else."
     examples = (("Into a file that only you can read:", "> encryption-key"),)
-    requires_system_checks = ()
 
     def handle(self, **options: Any) -> None:  # noqa: ARG002
         self.put(generate_key())

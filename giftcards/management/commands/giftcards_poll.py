@@ -112,21 +112,17 @@ class Command(GiftcardsCommand):
                 why = "it was asked about a moment ago, or the request budget is short"
                 self.say(f"Waiting {wait:.0f} s: {why}.", options)
             time.sleep(max(wait, 0))
-            if order.is_settled:
-                done = Swept(is_paused=not self._compare(order, gateway))
-            else:
-                done = check_now(order, gateway)
+            try:
+                if order.is_settled:
+                    done = Swept(is_paused=not check_settled(order, gateway))
+                else:
+                    done = check_now(order, gateway)
+            except ProviderError as error:
+                raise unfinished(str(error)) from None
         order.refresh_from_db()
         self.show(order_as_dict(order), describe(order), options)
         if done.is_paused or done.failed:
             raise unfinished(" ".join(map(str, order.open_problems)) or _trouble(done))
-
-    def _compare(self, order: Order, gateway: Gateway) -> bool:
-        """Compare a settled order with the provider's present answer; False if it was not asked."""
-        try:
-            return check_settled(order, gateway)
-        except ProviderError as error:
-            raise unfinished(str(error)) from None
 
     def _loop(self, options: dict[str, Any]) -> None:
         stop = self._stop

@@ -57,7 +57,6 @@ class Command(ConsoleCommand):
         ("Every order settles at once:", "--min-delay 0 --max-delay 0"),
         ("A provider that refuses the key:", "--key another-key"),
     )
-    requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         keys = "accept this API key, may be repeated (default: every key is accepted)"

@@ -111,7 +111,7 @@ class _Overview:
         return "The balance is not known yet." if self.state.balance is None else ""
 
     def as_dict(self) -> dict[str, Any]:
-        state = self.state
+        state, tasks, changes = self.state, self.waiting.tasks, self.waiting.changes
         return {
             "orders": dict(self.orders),
             "needing_attention": self.waiting.needing_attention,
@@ -128,7 +128,14 @@ class _Overview:
             "keys": self.wrong["keys"] or "ok",
             "next_tick_at": self.next_tick,
             "requests": asdict(self.requests),
-            "waiting": self._waiting_as_dict(),
+            "waiting": {
+                "tasks": tasks and tasks.number,
+                "oldest_task_at": tasks and tasks.since,
+                "changes": changes.number,
+                "oldest_change_at": changes.since,
+                "changes_given_up": self.waiting.given_up,
+                "oldest_order_at": self.waiting.oldest_order,
+            },
             "balance": state.balance,
             "balance_read_at": state.balance_read_at,
             "low_balance": conf.low_balance,
@@ -137,19 +144,18 @@ class _Overview:
                 {"key": key.fingerprint, "position": key.position, "cards": key.cards}
                 for key in self.encryption_keys
             ],
-            "api_keys": [_key_as_dict(known) for known in self.api_keys],
+            "api_keys": [
+                {
+                    "key": known.name,
+                    "is_own": known.is_own,
+                    "environment": known.key.environment or None,
+                    "is_refused": known.key.is_refused,
+                    "refused_at": known.key.refused_at,
+                    "accepted_at": known.key.accepted_at,
+                }
+                for known in self.api_keys
+            ],
             "versions": versions(),
-        }
-
-    def _waiting_as_dict(self) -> dict[str, Any]:
-        tasks, changes = self.waiting.tasks, self.waiting.changes
-        return {
-            "tasks": tasks and tasks.number,
-            "oldest_task_at": tasks and tasks.since,
-            "changes": changes.number,
-            "oldest_change_at": changes.since,
-            "changes_given_up": self.waiting.given_up,
-            "oldest_order_at": self.waiting.oldest_order,
         }
 
     def __str__(self) -> str:
@@ -230,15 +236,3 @@ def _known_in_words(known: KnownKey) -> str:
             *(["stopped"] if key.is_refused else []),
         ]
     )
-
-
-def _key_as_dict(known: KnownKey) -> dict[str, Any]:
-    key = known.key
-    return {
-        "key": known.name,
-        "is_own": known.is_own,
-        "environment": key.environment or None,
-        "is_refused": key.is_refused,
-        "refused_at": key.refused_at,
-        "accepted_at": key.accepted_at,
-    }
