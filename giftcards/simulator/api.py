@@ -219,12 +219,8 @@ class Simulator(Account):
         return bool(key) and (not self.keys or key in self.keys)
 
     def _check_address(self, address: str) -> None:
-        until = self._blocked_until.get(address)
-        if until is None:
-            return
-        if self.clock() < until:
+        if self.clock() < self._blocked_until.get(address, -math.inf):
             raise Refusal("IP_BLOCKED", "Too many failed attempts; the address is blocked.")
-        del self._blocked_until[address]
 
     def _check_key(self, key: str, address: str) -> None:
         if not key:

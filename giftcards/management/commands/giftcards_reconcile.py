@@ -83,10 +83,10 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
         _lost().exclude(due_at=None).update(due_at=timezone.now())
         sweep(gateway, _lost(), should_continue=should_continue)
     listing = _read(gateway, Pulse(beat=_beat(progress)), since=start)
-    return _Found(before - _lost().count(), start, listing)
+    return _Found(start, listing, explained=before - _lost().count())
 
 
-def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None) -> _Restored:
+def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
     """Hold the orders that may be bought already; search for no lost order, so none is resent.
 
     The lease of the loop keeps the workers out. If it is lost, the reading ends.
@@ -106,7 +106,7 @@ def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None)
         is_over = not keep()
     finally:
         Lease.objects.release(Lease.LOOP, token)
-    return _Restored(start, listing, held, is_cut_short=is_over)
+    return _Found(start, listing, held=held, is_cut_short=is_over)
 
 
 def _lost() -> OrderQuerySet:
@@ -127,12 +127,22 @@ def _read(gateway: Gateway, pulse: Pulse, *, since: datetime) -> Listing | None:
 
 
 class _Found:
-    """The result of the search."""
+    """The result; ``held`` are the orders that were held after a restore."""
 
-    def __init__(self, explained: int, since: datetime, listing: Listing | None) -> None:
+    def __init__(
+        self,
+        since: datetime,
+        listing: Listing | None,
+        *,
+        explained: int = 0,
+        held: Sequence[Order] | None = None,
+        is_cut_short: bool = False,
+    ) -> None:
         self._explained, self._left, self._since = explained, _lost().count(), since
+        self._held = held
+        self._waiting = Order.objects.open().filter(status=Status.PENDING).count()
         self._is_read = listing is not None
-        self.is_whole = listing is not None and listing.is_whole
+        self.is_whole = listing is not None and listing.is_whole and not is_cut_short
         self._orphans = [describe_row(row) for row in find_orphans(listing)] if listing else []
         # Settled orders that differ in the provider's list.
         self._changed = [o.reference for o in compare_rows(listing.rows)] if listing else []
@@ -140,13 +150,17 @@ class _Found:
         self.has_questions = bool(self._orphans or self._left or self._changed)
 
     def as_dict(self) -> dict[str, Any]:
-        return {
+        found = {
             "explained": self._explained,
             "unconfirmed": self._left,
             "is_whole": self.is_whole,
             "orphans": self._orphans,
             "changed": self._changed,
         }
+        if self._held is None:
+            return found
+        held = [order.reference for order in self._held]
+        return {"since": self._since, "held": held, "waiting": self._waiting, **found}
 
     def __str__(self) -> str:
         lines = self._about_lost_orders()
@@ -170,34 +184,8 @@ class _Found:
         return "\n".join(lines)
 
     def _about_lost_orders(self) -> list[str]:
-        return [f"{counted(self._explained, 'lost order')} explained, {self._left} left."]
-
-
-class _Restored(_Found):
-    """The result for a restored database: orders that it lacks, and orders that are held."""
-
-    def __init__(
-        self,
-        since: datetime,
-        listing: Listing | None,
-        held: Sequence[Order],
-        *,
-        is_cut_short: bool,
-    ) -> None:
-        super().__init__(0, since, listing)
-        self.is_whole = self.is_whole and not is_cut_short
-        self._held = held
-        self._waiting = Order.objects.open().filter(status=Status.PENDING).count()
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "since": iso(self._since),
-            "held": [order.reference for order in self._held],
-            "waiting": self._waiting,
-            **super().as_dict(),
-        }
-
-    def _about_lost_orders(self) -> list[str]:
+        if self._held is None:
+            return [f"{counted(self._explained, 'lost order')} explained, {self._left} left."]
         held, waiting = counted(len(self._held), "order"), counted(self._waiting, "order")
         return [
             f"{held} held for a person, because the provider may have bought them already.",

@@ -43,10 +43,10 @@ class Command(GiftcardsCommand):
     def handle(self, **options: Any) -> None:
         is_proof = options["verify"]
         if is_proof:
-            what = "Opening cards with the first key"
+            name, what = "opened", "Opening cards with the first key"
             done, wrong = "opened with the first key", "would be lost without the other keys"
         else:
-            what = "Sealing cards anew"
+            name, what = "sealed", "Sealing cards anew"
             done, wrong = "sealed anew under the first key", "could not be opened"
         with self.progress(options) as progress:
             total = Card.objects.all().readable().count() if is_proof else count_left()
@@ -60,7 +60,6 @@ class Command(GiftcardsCommand):
                 tally = verify(on_batch=show)
             else:
                 tally = rotate(per_second=options["per_second"], on_batch=show)
-        name = "opened" if is_proof else "sealed"
         result = {name: tally.done, "failed": tally.failed, "troubles": tally.troubles}
         self.show(result, f"{counted(tally.done, 'card')} {done}.", options)
         if tally.failed:
