@@ -80,11 +80,7 @@ def ensure_roles(permissions: Mapping[_Key, Permission], *, repair: bool = False
 
 
 def role_permissions() -> dict[_Key, Permission]:
-    """The permissions of all roles, by the label of their app and their codename.
-
-    Raises :exc:`~giftcards.exceptions.ConfigurationError` if some do not exist yet: Django creates
-    them at the end of ``manage.py migrate``.
-    """
+    """The permissions of all roles, by the label of their app and their codename."""
     wanted = {key for name in ROLES for key in _wanted(name)}
     found = Permission.objects.select_related("content_type").filter(
         content_type__app_label__in={label for label, _codename in wanted},

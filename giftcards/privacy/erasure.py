@@ -95,13 +95,8 @@ def _read(keys: Iterable[int]) -> list[Order]:
     return list(chain.from_iterable(found))
 
 
-def why_kept(orders: Iterable[Order]) -> dict[str, str]:
-    """The reasons why some of ``orders`` may not be erased yet, by reference."""
-    return {order.reference: reason for order in orders if (reason := _why_kept(order))}
-
-
-def _why_kept(order: Order) -> str:
-    """One of the :data:`REASONS`, or ""."""
+def why_kept(order: Order) -> str:
+    """The name of the reason why ``order`` may not be erased yet; "" if it may."""
     if not order.is_final:
         return "open"
     if order.needs_attention:
@@ -126,7 +121,7 @@ def erase(
             # So that nobody refunds, notes, corrects or disputes meanwhile.
             order.lock()
             order.refresh_from_db()
-            if reason := _why_kept(order):
+            if reason := why_kept(order):
                 done.kept[order.reference] = reason
             else:
                 _erase_order(order, traces)

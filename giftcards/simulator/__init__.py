@@ -1,13 +1,7 @@
 """A simulator of the provider (OneClickDz API v3) over real HTTP, for tests and development.
 
-It uses only the standard library and keeps everything in memory. In a test::
-
-    with Simulator(delay=(0, 0), rate_limit=0) as simulator:
-        ...  # point GIFTCARDS["BASE_URL"] at simulator.url
-    assert [order.status for order in simulator.orders.values()] == ["FULFILLED"]
-
-On the command line, use ``manage.py giftcards_simulator``. The documentation has a page on both,
-with the choices that the simulator makes where the provider's documentation is silent.
+It uses only the standard library and keeps everything in memory. The documentation has a page on
+it, with examples, and the choices that it makes where the provider's documentation is silent.
 """
 
 from __future__ import annotations

@@ -57,12 +57,7 @@ CATALOGUE: Mapping[str, Product] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Special:
-    """The behaviour of an order of one of the :data:`SPECIAL_TYPES`; the defaults are normal.
-
-    ``answer`` is the response to placing: ``lost`` creates the order and closes the connection,
-    ``error`` creates it and answers 500; ``dropped`` closes the connection and ``refused`` answers
-    400, both without creating an order. ``grows``: cards appear one by one before it settles.
-    """
+    """The behaviour of an order of one of the :data:`SPECIAL_TYPES`; the defaults are normal."""
 
     summary: str
     delivers: Literal["all", "half", "none"] = "all"

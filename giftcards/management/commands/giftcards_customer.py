@@ -92,7 +92,9 @@ class Command(GiftcardsCommand):
                 " for it, too."
             )
             self.say(text, options)
-        done = Erasure(kept=why_kept(orders) if options["erase"] else {})
+        done = Erasure()
+        if options["erase"]:
+            done.kept = {order.reference: why for order in orders if (why := why_kept(order))}
         # If an order is kept, nothing is exported: the file would be in the way of the next run.
         if orders and not done.kept:
             done = self._do(person, orders, options)
