@@ -83,7 +83,7 @@ def _photograph(directory: Path, *, everything: bool) -> None:
         }
         told = showcase.tell()
         messages = "admin/giftcards_delivery/"
-        about_told = f"{messages}delivery/orders/{told.pk}/"
+        about_told = f"{order_list}{told.pk}/"
         planned = CustomerRefund.objects.get(reference="cart-38")
         ledger = "admin/giftcards_books/ledgerentry/"
         pages |= {
@@ -132,6 +132,9 @@ def _photograph(directory: Path, *, everything: bool) -> None:
                 for name, address in pages.items():
                     resize(driver, *WINDOWS["desktop"])
                     driver.get(site + address)
+                    # Django shows the site's index instead of an object that does not exist.
+                    if driver.current_url != site + address:
+                        raise LookupError(address)
                     if not everything:
                         photograph(driver, directory / f"{name}.png")
                         if name == "order-page":
