@@ -44,8 +44,6 @@ class GiftcardsCommand(ConsoleCommand):
     """
 
     needs: ClassVar[Sequence[str]] = ()
-    #: The labels of the apps whose tables must exist.
-    needs_tables: ClassVar[Sequence[str]] = ("giftcards",)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
@@ -73,9 +71,14 @@ class GiftcardsCommand(ConsoleCommand):
             ) from error
 
     def find_database(self, options: dict[str, Any]) -> None:  # noqa: ARG002 (for subclasses)
-        """Read a row of every table, so that a database that is not there or migrated fails."""
-        for label in self.needs_tables:
-            for model in apps.get_app_config(label).get_models():
+        """Read a row of each table of the core and of the command's own app.
+
+        So a database that is not there or not migrated fails before anything begins.
+        """
+        core = apps.get_app_config("giftcards")
+        own = apps.get_containing_app_config(type(self).__module__) or core
+        for app in {core, own}:
+            for model in app.get_models():
                 model._default_manager.order_by("pk").first()  # noqa: SLF001
 
     def say(self, text: str, options: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from giftcards.models import (
     StatusChange,
 )
 from giftcards.models.orders import OF_CUSTOMER
+from giftcards.models.times import with_zone
 from giftcards.privacy.registry import keepers
 from giftcards.problems import Entry, Problem
 
@@ -78,7 +79,7 @@ def describe(orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
     given = (order.customer_language for order in reversed(orders) if order.customer_language)
     with translation.override(supported_language(language or next(given, ""))):
         return {
-            capfirst(gettext("made on")): timezone.localtime().isoformat(timespec="seconds"),
+            capfirst(gettext("made on")): _local_time(timezone.now()),
             heading(Order): [_describe(order) for order in orders],
         }
 
@@ -128,10 +129,14 @@ def _readable(row: models.Model, field: Any) -> Any:
         return str(getattr(row, f"get_{field.name}_display")())
     match value:
         case datetime():
-            return timezone.localtime(value).isoformat(timespec="seconds")
+            return _local_time(value)
         case Decimal():
             return f"{value:.2f} {conf.currency}"
     return value
+
+
+def _local_time(moment: datetime) -> str:
+    return timezone.localtime(with_zone(moment)).isoformat(timespec="seconds")
 
 
 def _describe(order: Order) -> Described:

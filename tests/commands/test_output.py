@@ -328,3 +328,24 @@ class TestProgress:
             "1 entry",
             "2 entries",
         ]
+
+
+@pytest.mark.all_apps
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("command", "app"),
+    [("giftcards_deliver", "giftcards_delivery"), ("giftcards_ledger", "giftcards_books")],
+)
+def test_missing_tables_of_an_optional_app_are_found_before_its_command_begins(
+    command: str, app: str, call: Call, simulator: Simulator
+) -> None:
+    call_command("migrate", app, "zero", verbosity=0)
+    try:
+        out, err, code = call(command)
+        # The commands of the core go on without them.
+        assert call("giftcards_poll").code == 0
+    finally:
+        call_command("migrate", app, verbosity=0)
+    assert (out, code) == ("", 2)
+    assert "has `manage.py migrate` been run?" in err
+    assert simulator.requests == []

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.core.management import call_command
 from django.utils import timezone
 
 from giftcards.delivery.models import Delivery
@@ -72,19 +71,6 @@ def test_wrong_settings_are_named_before_anything_is_sent(
     assert (out, code) == ("", 2)
     assert err.startswith("GIFTCARDS_DELIVERY['BASE_URL'] would have the card codes travel")
     assert again(message).attempts == 0
-
-
-@pytest.mark.django_db(transaction=True)
-def test_tables_that_are_missing_are_found_before_anything_is_sent(call: Call) -> None:
-    call_command("migrate", "giftcards_delivery", "zero", verbosity=0)
-    try:
-        out, err, code = call("giftcards_deliver")
-        # The commands of the core go on without them.
-        assert call("giftcards_status").code == 0
-    finally:
-        call_command("migrate", "giftcards_delivery", verbosity=0)
-    assert (out, code) == ("", 2)
-    assert "has `manage.py migrate` been run?" in err
 
 
 @pytest.mark.cluster

@@ -487,6 +487,13 @@ class TestExport:
         ):  # fmt: skip
             assert part in text
 
+    def test_its_times_have_the_zone_of_the_site_even_if_stored_ones_have_none(
+        self, exported: Any, settings: Any
+    ) -> None:
+        settings.USE_TZ = False
+        make_guide_order(Status.FULFILLED, **PERSON)
+        assert exported("--language", "en")["Made on"].endswith("+01:00")
+
     def test_it_is_in_the_language_of_the_customer_unless_another_is_given(
         self, exported: Any
     ) -> None:

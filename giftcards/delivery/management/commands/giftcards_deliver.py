@@ -33,7 +33,6 @@ class Command(GiftcardsCommand):
         ("What is due now:", ""),
         ("Instead of qcluster, until Ctrl-C:", "--loop"),
     )
-    needs_tables = ("giftcards", "giftcards_delivery")
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
