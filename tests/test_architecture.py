@@ -34,13 +34,13 @@ PARTS = {
     "keys.keyring": "exceptions keys.secrecy conf",
     "provider": "exceptions problems keys.secrecy conf",
     "models": "exceptions statuses problems keys.secrecy refunds settlement conf keys.keyring",
-    "apps": "keys.wiping checks",
     "keys.rotation": "exceptions keys.wiping keys.secrecy conf keys.keyring models",
     "display": "statuses problems conf models",
     "engine": (
         "exceptions statuses signals problems keys.secrecy refunds settlement conf keys.keyring "
         "provider models"
     ),
+    "apps": "keys.wiping checks engine",
     "migrations": "models",
     "conditions": "statuses conf models display engine",
     "fulfilment": "signals models engine",
@@ -179,7 +179,7 @@ WITHIN = {
         "database": "",
         "identity": "",
         "storing": "",
-        "clock": "task_queue",
+        "clock": "",
         "health": "task_queue",
         "reordering": "task_queue",
         "figures": "database",

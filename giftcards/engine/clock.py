@@ -1,9 +1,9 @@
 """Detecting steps of the wall clock, so that a wait counts only if the time has really passed.
 
-Stored times are those of the wall clock, which NTP or a person can set. The wall clock is compared
-with a steady clock, which nobody can set. If the two have advanced differently, the wall clock was
-set: that is a step. ``ProviderState`` keeps the difference of the two clocks of each machine, and
-the latest steps of all machines, so that a step between the runs of two processes is noticed, too.
+Stored times are those of the wall clock, which NTP or a person can set. If it has advanced
+differently from a steady clock, which nobody can set, that is a step. ``ProviderState`` keeps the
+difference of the two clocks of each machine, and the latest steps of all machines, so that a step
+between the runs of two processes is noticed, too.
 
 Without a stored difference (at first, and after a reboot), the wall clock is trusted, unless it
 shows an earlier time than that of the last sweep.
@@ -21,16 +21,20 @@ from pathlib import Path
 
 from django.db import transaction
 from django.db.models import F
+from django.dispatch import Signal
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.engine import task_queue
 from giftcards.models import Order, ProviderState, RequestSlot, StatusChange
 from giftcards.models.provider import LONGEST_PAUSE
 from giftcards.models.times import LONGEST_HOLD, SLACK
 from giftcards.statuses import Status
 
 logger = logging.getLogger(__name__)
+
+# Sent with ``span``, by which the clock was set back, and ``now``, in the transaction that records
+# the step.
+clock_set_back = Signal()
 
 # A larger difference is a step. A smaller one may be a gradual correction by NTP.
 _TOLERANCE = timedelta(seconds=2)
@@ -48,15 +52,11 @@ def longest_request() -> timedelta:
     return timedelta(seconds=conf.request_timeout + 60)
 
 
-def _identify_machine() -> str:
+try:
     # An id of the boot, because each boot restarts the steady clock.
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return uuid.uuid4().hex
-
-
-_MACHINE = _identify_machine()
+    _MACHINE = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+except OSError:
+    _MACHINE = uuid.uuid4().hex
 
 
 def steady_time() -> float:
@@ -229,7 +229,7 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
         changes.update(announce_at=F("announce_at") + span)
         without_list = ProviderState.objects.filter(list_usable_at__gt=now)
         without_list.update(list_usable_at=F("list_usable_at") + span)
-        task_queue.follow_clock(span, now=now)
+        clock_set_back.send(Clock, span=span, now=now)
 
 
 def recall_far_future() -> None:

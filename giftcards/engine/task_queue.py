@@ -114,7 +114,7 @@ def waiting_tasks() -> Backlog | None:
     return Backlog(found["count"], found["since"])
 
 
-def follow_clock(span: timedelta, *, now: datetime) -> None:
+def follow_clock(*, span: timedelta, now: datetime, **_named: object) -> None:
     """Move the next run by ``span``, as the clock was set; does nothing without django-q2."""
     if apps.is_installed("django_q"):
         ahead = _schedules().filter(func=TICK_TASK, next_run__gt=now)
