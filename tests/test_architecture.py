@@ -193,11 +193,13 @@ WITHIN = {
         "gateway": "backoff clock budget prices",
         "background": "budget gateway",
         "balance": "budget gateway",
-        "polling": "verdict budget gateway",
+        "polling": "identity verdict budget gateway",
         "sending": "backoff database clock budget prices gateway",
-        "recovery": "backoff database identity recovery_plan gateway polling sending",
+        "recovery": "backoff database identity recovery_plan budget gateway polling sending",
         "resolving": "identity budget gateway recovery",
-        "sweep": "database outbox budget late_answers recording gateway polling sending recovery",
+        "sweep": (
+            "database outbox verdict budget late_answers recording gateway polling sending recovery"
+        ),
         "loop": "task_queue database budget gateway balance sweep",
     },
     "keys": {

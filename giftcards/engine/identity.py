@@ -14,8 +14,10 @@ from giftcards.provider.answers import OrderAnswer
 # What is bought: product, type, quantity.
 Line = tuple[str, str, int]
 
-# The largest difference between the provider's clock and ours: timestamps without a time zone are
-# off by whole hours.
+# The usual largest difference between the provider's clock and ours: farther away, orders are not
+# searched for in the list.
+CLOCK_SKEW = timedelta(minutes=10)
+# The largest difference: timestamps without a time zone are off by whole hours.
 FARTHEST_CLOCK = timedelta(hours=2)
 
 

@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.budget import Purpose, Slot
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.verdict import evaluate_for
+from giftcards.engine.identity import CLOCK_SKEW
+from giftcards.engine.verdict import Verdict, evaluate_for
 from giftcards.exceptions import ProviderError
 from giftcards.models import Order
 from giftcards.provider.answers import OrderAnswer, OrderPage
@@ -36,8 +37,6 @@ MAX_IN_FLIGHT = 3
 PAGE_SIZE = 100
 # The most orders checked one by one for each group of a sweep.
 BATCH = 40
-# The largest clock difference at which orders are still searched for in the list.
-CLOCK_SKEW = timedelta(minutes=10)
 # The usual clock difference, tried first: a busy account has many orders in ten minutes.
 _USUAL_SKEW = timedelta(minutes=1)
 # How long the list is not used: after it failed, and after it showed none of our orders. Shorter
@@ -66,24 +65,14 @@ class Pulse:
     beat: Callable[[], object] = lambda: None
 
 
-class ListReading(NamedTuple):
-    """The purposes of requests for the list's pages: for the first page, and for further pages.
-
-    Pages that are ``awaited`` wait for the request budget; others are skipped if it is short.
-    """
-
-    first: Purpose
-    further: Purpose
-    is_first_awaited: bool
-    are_further_awaited: bool
-
-
-OF_FRESH = ListReading(Purpose.LISTING, Purpose.PAGES, True, False)
-OF_LATE = ListReading(Purpose.CHECKING_LATE, Purpose.CHECKING_LATE, False, False)
-OF_LOST = ListReading(Purpose.SEARCHING, Purpose.SEARCHING, True, True)
+# The purpose of further pages of the list, if it is not that of the first page.
+_OF_FURTHER = {Purpose.LISTING: Purpose.PAGES}
+# Pages that wait for the request budget; others are skipped if it is short.
+_AWAITED = {Purpose.LISTING, Purpose.SEARCHING}
 
 Rows = Sequence[OrderAnswer]
-Answers = Iterable[tuple[Order, OrderAnswer]]
+# Orders with their rows, and the verdicts on these; None if a row has yet to be judged.
+Answers = Iterator[tuple[Order, OrderAnswer, Verdict | None]]
 Pages = Iterator[OrderPage | Exception]
 
 
@@ -99,31 +88,31 @@ def ask(
     gateway: Gateway,
     pulse: Pulse,
     match_others: Callable[[Rows], Answers],
-) -> Iterator[tuple[Order, OrderAnswer | Exception]]:
+) -> Iterator[tuple[Order, OrderAnswer | Exception, Verdict | None]]:
     """Check ``orders``, fresh ones first; yield each order with its answer or its error.
 
-    Orders that are not due by ``due_by`` are only yielded if the list happens to show them. Orders
-    that are not yielded were not checked: calls were paused, the budget ran out, or the batch was
-    full. ``match_others`` gets the rows of each page that are about none of ``orders``; what it
-    returns is yielded, too.
+    A row of the list comes with the verdict on it. Orders that are not due by ``due_by`` are only
+    yielded if the list happens to show them. Orders that are not yielded were not checked: calls
+    were paused, the budget ran out, or the batch was full. ``match_others`` gets the rows of each
+    page that are about none of ``orders``; what it returns is yielded, too.
     """
     fresh, late = _by_age(orders)
     if is_list_worthwhile(orders, gateway):
         gateway.note_list_read()
     check = gateway.client.check
-    for group, reading, purpose in (
-        (fresh, OF_FRESH, Purpose.CHECKING),
-        (late, OF_LATE, Purpose.CHECKING_LATE),
+    for group, listing, checking in (
+        (fresh, Purpose.LISTING, Purpose.CHECKING),
+        (late, Purpose.CHECKING_LATE, Purpose.CHECKING_LATE),
     ):
-        search = _Search(_listed(group), reading)
+        search = _Search(_listed(group), listing)
         if _is_worth_listing(group, gateway):
             yield from _read_list(search, gateway, pulse, match_others)
         left = search.left_of(group, due_by)[:BATCH]
-        if reading is OF_FRESH:
+        if group is fresh:
             search.note_questions(left, gateway)
         jobs = [(order, partial(check, order.provider_order_id or "")) for order in left]
-        for order, result in fan_out(jobs, gateway, pulse, purpose=purpose, is_patient=False):
-            yield order, search.complete(order, result)
+        for order, result in fan_out(jobs, gateway, pulse, purpose=checking, is_patient=False):
+            yield order, search.complete(order, result), None
 
 
 def _by_age(orders: Sequence[Order]) -> tuple[list[Order], list[Order]]:
@@ -151,7 +140,7 @@ def _listed(orders: Sequence[Order]) -> list[Order]:
 
 def _read_list(
     search: _Search, gateway: Gateway, pulse: Pulse, match_others: Callable[[Rows], Answers]
-) -> Iterator[tuple[Order, OrderAnswer]]:
+) -> Answers:
     """Read as many pages of the list as are cheaper than single checks; yield orders with rows."""
     for skew in (_USUAL_SKEW, CLOCK_SKEW):
         for page in search.read(gateway, pulse, skew):
@@ -161,7 +150,7 @@ def _read_list(
                 return
             yield from search.match(page)
             yield from match_others(search.find_others(page))
-        if search.has_match or search.is_cut_short or not search.has_read:
+        if search.has_match or search.pages_left or not search.has_read:
             return
     # New orders may still appear. Old ones should be there, unless the list uses ids of its own.
     is_unexpected = any(order.checked_at for order in search.old)
@@ -177,9 +166,9 @@ def _pause_after(error: Exception) -> timedelta:
 class _Search:
     """A search of the list for the rows of some orders."""
 
-    def __init__(self, orders: Sequence[Order], reading: ListReading) -> None:
+    def __init__(self, orders: Sequence[Order], purpose: Purpose) -> None:
         self._orders = orders
-        self._reading = reading
+        self._purpose = purpose
         self._by_id = {provider_id: order for order in orders for provider_id in order.names}
         usual = timezone.now() - timedelta(seconds=_USUAL * conf.poll_timeout)
         self.old = [order for order in orders if _accepted_at(order) < usual]
@@ -202,7 +191,7 @@ class _Search:
         self._pages = self._pages_read = self._rows_read = 0
         start, end = min(sent) - skew, max(sent) + skew
         return read_pages(
-            gateway, pulse, self._reading, start=start, end=end, limit=self._count_missing
+            gateway, pulse, self._purpose, start=start, end=end, limit=self._count_missing
         )
 
     def _count_missing(self) -> int:
@@ -210,14 +199,10 @@ class _Search:
         return len(self._orders) - len(self.shown | self._unclear.keys())
 
     @property
-    def _pages_left(self) -> int:
+    def pages_left(self) -> int:
         """The number of pages worth reading that were left out because the budget was short."""
         left = max(self._pages - self._pages_read, 0)
         return left if left <= self._count_missing() and not self.has_failed else 0
-
-    @property
-    def is_cut_short(self) -> bool:
-        return self._pages_left > 0
 
     def note_questions(self, left: Sequence[Order], gateway: Gateway) -> None:
         """Tell the gateway how many requests the reading takes beside the list's first page.
@@ -226,10 +211,10 @@ class _Search:
         """
         if not self.has_read:
             return
-        further = max(self._pages_read - 1, 0) + self._pages_left
+        further = max(self._pages_read - 1, 0) + self.pages_left
         others = len(set(left) - {self.to_verify})
         # If it is unknown how many rows the last page can still take, half a page.
-        is_only_page = self._pages_read + self._pages_left == 1
+        is_only_page = self._pages_read + self.pages_left == 1
         room = PAGE_SIZE - self._rows_read if is_only_page else PAGE_SIZE // 2
         gateway.note_questions(further + others, page_size=PAGE_SIZE, room=room)
 
@@ -237,11 +222,11 @@ class _Search:
         """Those due by ``due_by`` to check one by one, without those a page left out may show."""
         due = [order for order in orders if order.due_at and order.due_at <= due_by]
         left = [order for order in due if order.pk not in self.shown]
-        if self.is_cut_short:
+        if self.pages_left:
             left = [order for order in left if order.pk in self._unclear]
         return sorted(left, key=lambda order: order is self.to_verify)
 
-    def match(self, page: OrderPage) -> Iterator[tuple[Order, OrderAnswer]]:
+    def match(self, page: OrderPage) -> Answers:
         """Yield our orders with their rows, except repeated rows and inconclusive ones."""
         self.has_read = True
         self._pages = self._pages or page.page_count or 0
@@ -254,9 +239,9 @@ class _Search:
             self.has_match = True
             if order.pk in self.shown:
                 continue
-            if is_conclusive(row, order, is_to_verify=order is self.to_verify):
+            if verdict := conclude(row, order, is_to_verify=order is self.to_verify):
                 self.shown.add(order.pk)
-                yield order, row
+                yield order, row, verdict
             else:
                 self._unclear[order.pk] = row
 
@@ -276,15 +261,18 @@ class _Search:
         )
 
 
-def is_conclusive(row: OrderAnswer, order: Order, *, is_to_verify: bool = False) -> bool:
-    """True if no single check is needed: the row settles the order or credibly shows it as open."""
+def conclude(row: OrderAnswer, order: Order, *, is_to_verify: bool = False) -> Verdict | None:
+    """The verdict on ``row``; ``None`` if a single check is needed.
+
+    None is needed if the row settles the order, or credibly shows it as open. Such a verdict does
+    not depend on the options of :func:`evaluate_for`, which only make it more lenient.
+    """
     verdict = evaluate_for(order, row)
-    if verdict.settlement:
-        return True
     # A row that shows a late order as open is not trusted: a stale list would keep it late.
     is_fresh = order.status == Status.HANDLING and not is_to_verify
     is_row_trusted = order.is_only_listed or is_fresh
-    return row.status == Status.HANDLING and is_row_trusted and not verdict.problems
+    shows_open = row.status == Status.HANDLING and is_row_trusted and not verdict.problems
+    return verdict if verdict.settlement or shows_open else None
 
 
 def _accepted_at(order: Order) -> datetime:
@@ -295,7 +283,7 @@ def _accepted_at(order: Order) -> datetime:
 def read_pages(
     gateway: Gateway,
     pulse: Pulse,
-    reading: ListReading,
+    purpose: Purpose,
     *,
     start: datetime,
     end: datetime,
@@ -309,13 +297,13 @@ def read_pages(
     until one has no new ids. A page that fails is yielded as its error.
     """
     call = partial(gateway.client.list_orders, start=start, end=end, page_size=PAGE_SIZE)
+    further = _OF_FURTHER.get(purpose, purpose)
 
     def read(*numbers: int) -> Pages:
         jobs = [(number, partial(call, page=number)) for number in numbers]
-        purpose, is_patient = reading.first, reading.is_first_awaited
-        if numbers != (1,):
-            purpose, is_patient = reading.further, reading.are_further_awaited
-        for _number, page in fan_out(jobs, gateway, pulse, purpose=purpose, is_patient=is_patient):
+        of_these = purpose if numbers == (1,) else further
+        is_patient = of_these in _AWAITED
+        for _number, page in fan_out(jobs, gateway, pulse, purpose=of_these, is_patient=is_patient):
             yield page
 
     first = next(read(1), None)
@@ -328,7 +316,7 @@ def read_pages(
         yield from _read_uncounted(first, read, limit)
     elif not 1 < count <= limit() + 1:
         return
-    elif reading.are_further_awaited:
+    elif further in _AWAITED:
         yield from _read_counted(range(2, count + 1), read, limit)
     else:
         yield from _read_share(count, gateway, read, limit)
@@ -412,7 +400,6 @@ def fan_out(
 class _Call(Generic[K, T]):
     key: K
     job: Callable[[], T]
-    slot: Slot | None = None
     may_repeat: bool = True
 
 
@@ -430,10 +417,8 @@ class _Calls(Generic[K, T]):
         self._gateway = gateway
         self._pulse = pulse
         self._purpose = purpose
-        self._ended: SimpleQueue[tuple[_Call[K, T], T | Exception]] = SimpleQueue()
-        #: Number of calls in flight.
-        self.running = 0
-        #: True while calls may still be started.
+        self._ended: SimpleQueue[tuple[_Call[K, T], Slot, T | Exception]] = SimpleQueue()
+        self.running = 0  # the number of calls in flight
         self.may_start = True
 
     @property
@@ -457,37 +442,35 @@ class _Calls(Generic[K, T]):
             self._start(self._waiting.popleft(), slot)
 
     def _start(self, call: _Call[K, T], slot: Slot) -> None:
-        call.slot = slot
         self.running += 1
         # A daemon: if it hangs, it does not keep the process alive.
-        threading.Thread(target=self._run, args=(call,), daemon=True).start()
+        threading.Thread(target=self._run, args=(call, slot), daemon=True).start()
 
-    def _run(self, call: _Call[K, T]) -> None:
+    def _run(self, call: _Call[K, T], slot: Slot) -> None:
         try:
-            self._ended.put((call, call.job()))
+            self._ended.put((call, slot, call.job()))
         except Exception as error:  # noqa: BLE001 (one order's failure is never another's)
-            self._ended.put((call, error))
+            self._ended.put((call, slot, error))
 
     def results(self, *, timeout: float) -> Iterator[tuple[K, T | Exception]]:
         """Wait for a call to end or for a slot; yield key and result of a call that is over."""
         if self._has_room:
             timeout = min(timeout, max(self._gateway.wait_for(self._purpose), 0.01))
         try:
-            call, result = self._ended.get(timeout=max(timeout, 0))
+            call, slot, result = self._ended.get(timeout=max(timeout, 0))
         except Empty:
             return
         self.running -= 1
-        assert call.slot is not None  # noqa: S101 (it was started)
         error = result if isinstance(result, Exception) else None
         is_worth_repeating = isinstance(error, ProviderError) and error.is_worth_repeating
         if call.may_repeat and is_worth_repeating:
             call.may_repeat = False
             self.check_may_start()
             if not self.may_start:
-                self._gateway.release(call.slot)
+                self._gateway.release(slot)
                 return
-            if (again := self._gateway.repeat(call.slot, self._purpose)) is not None:
+            if (again := self._gateway.repeat(slot, self._purpose)) is not None:
                 self._start(call, again)
                 return
-        self._gateway.finish(call.slot, error)
+        self._gateway.finish(slot, error)
         yield call.key, result

@@ -60,8 +60,10 @@ def next_check(
     return now + next((pause for limit, pause in _LATE_PAUSES if late_for < limit), _HOURLY)
 
 
+# An order and the answer about it; with the verdict, if the answer is judged already.
+Answered = tuple[Order, OrderAnswer] | tuple[Order, OrderAnswer, Verdict | None]
 # Evaluates an answer about an order.
-_Evaluate = Callable[[Order, OrderAnswer], "_Result"]
+_Evaluate = Callable[..., "_Result"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,6 @@ class _Result:
 
     @property
     def problem_columns(self) -> dict[str, Any]:
-        """The problem columns of the order after this answer."""
         return self.order.problem_columns(ends={Kind.ANSWER}, new=self.problems)
 
     @property
@@ -120,13 +121,16 @@ class _Result:
 def _evaluate(
     order: Order,
     answer: OrderAnswer,
+    verdict: Verdict | None = None,
     *,
     now: datetime,
     watched_since: datetime | None,
     was_clock_right: Callable[[datetime], bool],
 ) -> _Result:
     due_at = None if order.is_final else next_check(order, now, watched_since=watched_since)
-    verdict = evaluate_for(order, answer, is_last=due_at is None, was_clock_right=was_clock_right)
+    if verdict is None:
+        is_last = due_at is None
+        verdict = evaluate_for(order, answer, is_last=is_last, was_clock_right=was_clock_right)
     if not verdict.is_ours:
         answer = replace(answer, provider_id="", cards=())
     # An answer that names only a part of the line proves nothing, unless it settles the order or
@@ -137,7 +141,7 @@ def _evaluate(
 
 
 def record_answers(
-    answers: Sequence[tuple[Order, OrderAnswer]],
+    answers: Sequence[Answered],
     *,
     now: datetime,
     watched_since: datetime | None = None,
@@ -145,23 +149,21 @@ def record_answers(
 ) -> int:
     """Record the answers about claimed orders and release the claims; return how many settled.
 
-    ``now`` is when the orders were checked. For ``watched_since`` see :func:`next_check`.
+    A verdict has to be on the very instance; if its row has changed since, the answer is judged
+    again. ``now`` is when the orders were checked. For ``watched_since`` see :func:`next_check`.
     ``was_clock_right`` tells whether the clock agreed with the provider's at a stored time.
     """
-    evaluate = partial(
-        _evaluate, now=now, watched_since=watched_since, was_clock_right=was_clock_right
-    )
+    options: dict[str, Any] = {
+        "now": now,
+        "watched_since": watched_since,
+        "was_clock_right": was_clock_right,
+    }
+    evaluate = partial(_evaluate, **options)
     try:
         return _record_batch([evaluate(*answer) for answer in answers], evaluate, now=now)
     except Exception as error:  # noqa: BLE001 (one order's error must not block the others)
         if len(answers) > 1:
-            record = partial(
-                record_answers,
-                now=now,
-                watched_since=watched_since,
-                was_clock_right=was_clock_right,
-            )
-            return sum(record([answer]) for answer in answers)
+            return sum(record_answers([answer], **options) for answer in answers)
         order = answers[0][0]
         logger.error(  # noqa: TRY400 (a traceback may hold a row)
             "What the provider answered about order %s could not be recorded: %s",
@@ -227,11 +229,7 @@ def _without_misattributed(results: Sequence[_Result]) -> Iterator[_Result]:
 
 def _update_claimed(values: dict[str, Any], orders: Sequence[Order]) -> int:
     """Update the rows of ``orders`` that still carry this process's claim, and release it."""
-    claimed = Order.objects.filter(
-        pk__in=[order.pk for order in orders],
-        claim__in={order.claim for order in orders},
-        status__in=FOLLOWED,
-    )
+    claimed = Order.objects.still_claimed(orders).filter(status__in=FOLLOWED)
     return claimed.update(claimed_until=None, **values)
 
 
@@ -290,16 +288,13 @@ def _arrivals(results: Iterable[_Result]) -> Iterator[Arrival]:
 def _flag_surplus(results: Iterable[_Result], stored: Counter[int]) -> None:
     """Flag orders that settle with more stored cards than the provider says it delivered."""
     for result in results:
-        settlement = result.verdict.settlement
-        if settlement and stored[result.order.pk] > settlement.fulfilled_quantity:
-            counts = {"received": stored[result.order.pk]}
-            counts["announced"] = settlement.fulfilled_quantity
+        order, settlement = result.order, result.verdict.settlement
+        if settlement and stored[order.pk] > settlement.fulfilled_quantity:
+            counts = {"received": stored[order.pk], "announced": settlement.fulfilled_quantity}
             surplus = Problem("surplus_cards", counts)
-            logger.error("Order %s: %s", result.order.reference, surplus)
-            columns = result.order.problem_columns(
-                ends={Kind.ANSWER}, new=[*result.problems, surplus]
-            )
-            Order.objects.filter(pk=result.order.pk).update(**columns)
+            logger.error("Order %s: %s", order.reference, surplus)
+            columns = order.problem_columns(ends={Kind.ANSWER}, new=[*result.problems, surplus])
+            Order.objects.filter(pk=order.pk).update(**columns)
 
 
 def _record_after_race(result: _Result, evaluate: _Evaluate, *, now: datetime) -> int:

@@ -17,10 +17,11 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.backoff import backoff
+from giftcards.engine.budget import Purpose
 from giftcards.engine.database import isolate_failures
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.identity import FARTHEST_CLOCK, find_difference, line_of
-from giftcards.engine.polling import CLOCK_SKEW, OF_LOST, Pulse, read_pages
+from giftcards.engine.identity import CLOCK_SKEW, FARTHEST_CLOCK, find_difference, line_of
+from giftcards.engine.polling import Pulse, read_pages
 from giftcards.engine.recovery_plan import (
     Absent,
     Adopt,
@@ -70,14 +71,12 @@ class Listing:
         line = order.line_at_provider
         return next((row for row in named if row and not find_difference(row, line)), None)
 
-    def shows(self, order: Order) -> bool:
-        return self.row_of(order) is not None
-
 
 def read_listing(gateway: Gateway, pulse: Pulse, *, start: datetime, end: datetime) -> Listing:
     """Read every page of the list of orders created from ``start`` to ``end``."""
+    purpose = Purpose.SEARCHING
     answers = list(
-        read_pages(gateway, pulse, OF_LOST, start=start, end=end, limit=lambda: _MOST_PAGES)
+        read_pages(gateway, pulse, purpose, start=start, end=end, limit=lambda: _MOST_PAGES)
     )
     pages = [answer for answer in answers if isinstance(answer, OrderPage)]
     rows: dict[str, OrderAnswer] = {}
@@ -217,13 +216,11 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
         ],
         rows=rows,
         rivals=[_as_sent(order) for order in rivals],
-        unseen=[_as_sent(order) for order in accepted if not listing.shows(order)],
+        unseen=[_as_sent(order) for order in accepted if not listing.row_of(order)],
         doubts=[_as_sent(order) for order in others if _is_doubtful(order, listing, now)],
         is_whole=listing.is_whole,
         half_proof_ago=with_zone(half_proof_ago),
         proof_ago=with_zone(proof_ago),
-        clock_skew=CLOCK_SKEW,
-        farthest_clock=FARTHEST_CLOCK,
         proof_of_absence=2 * _half_proof(),
     )
 
@@ -256,7 +253,7 @@ def _read_around(
     if accepted:
         start, end = first - CLOCK_SKEW, last + CLOCK_SKEW
         listing = read_listing(gateway, pulse, start=start, end=end)
-        if listing.has_failed or any(listing.shows(order) for order in accepted):
+        if listing.has_failed or any(listing.row_of(order) for order in accepted):
             return listing
     start, end = first - FARTHEST_CLOCK, last + FARTHEST_CLOCK
     return read_listing(gateway, pulse, start=start, end=end)
@@ -267,7 +264,7 @@ def _is_row_known(order: Order, listing: Listing) -> bool:
     # An id typed by staff may be the row's id or the order id.
     has_alias = bool(order.provider_alias) and not order.was_adopted
     was_answered = bool(order.checked_at) and not _is_unconfirmed(order)
-    return was_answered or has_alias or listing.shows(order)
+    return was_answered or has_alias or listing.row_of(order) is not None
 
 
 def _is_unconfirmed(order: Order) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from giftcards.engine.identity import Line, line_of
+from giftcards.engine.identity import CLOCK_SKEW, FARTHEST_CLOCK, Line, line_of
 from giftcards.provider.answers import OrderAnswer
 
 _LAST = datetime.max.replace(tzinfo=UTC)
@@ -52,10 +52,6 @@ class Survey:
     # The start of the search, less half of the time that proves absence, and less all of it.
     half_proof_ago: datetime
     proof_ago: datetime
-    # The longest expected distance in time between the sending of an order and its row.
-    clock_skew: timedelta
-    # Within this distance, a row of the same line prevents an order from being declared absent.
-    farthest_clock: timedelta
     # The longest time after sending until the list shows an order.
     proof_of_absence: timedelta
 
@@ -140,10 +136,9 @@ def _plan_line(
     orders: Sequence[SentOrder], rows: Sequence[OrderAnswer], survey: Survey
 ) -> list[Decision]:
     """Decide about lost orders of one line; orders and rows are sorted by time."""
-    skew = survey.clock_skew
-    exact = tuple(row for row in rows if _matches_any(row, orders, skew))
-    is_contested = any(_matches_any(row, survey.rivals, skew) for row in exact)
-    pairs = _pair_off(orders, exact, skew)
+    exact = tuple(row for row in rows if _matches_any(row, orders, CLOCK_SKEW))
+    is_contested = any(_matches_any(row, survey.rivals, CLOCK_SKEW) for row in exact)
+    pairs = _pair_off(orders, exact)
     if is_contested or len(pairs) < len(exact):
         # Some row belongs to another order. If that order is ours, its row is known soon.
         return [AskPerson(order, exact, is_soon=is_contested) for order in orders]
@@ -153,7 +148,7 @@ def _plan_line(
 
 
 def _pair_off(
-    orders: Sequence[SentOrder], rows: Sequence[OrderAnswer], clock_skew: timedelta
+    orders: Sequence[SentOrder], rows: Sequence[OrderAnswer]
 ) -> dict[SentOrder, OrderAnswer]:
     """Pair each row with the first order that it may be and that has no row yet.
 
@@ -161,14 +156,14 @@ def _pair_off(
     """
     pairs: dict[SentOrder, OrderAnswer] = {}
     for row in rows:
-        free = (order for order in orders if order not in pairs and _may_be(row, order, clock_skew))
+        free = (order for order in orders if order not in pairs and _may_be(row, order, CLOCK_SKEW))
         if order := next(free, None):
             pairs[order] = row
-    return _prefer_accepted(pairs, orders, clock_skew)
+    return _prefer_accepted(pairs, orders)
 
 
 def _prefer_accepted(
-    pairs: dict[SentOrder, OrderAnswer], orders: Sequence[SentOrder], clock_skew: timedelta
+    pairs: dict[SentOrder, OrderAnswer], orders: Sequence[SentOrder]
 ) -> dict[SentOrder, OrderAnswer]:
     """Move rows from orders that may not have been placed to orders that certainly were."""
     for order in orders:
@@ -176,7 +171,7 @@ def _prefer_accepted(
             others = (
                 other
                 for other, row in pairs.items()
-                if not other.was_accepted and _may_be(row, order, clock_skew)
+                if not other.was_accepted and _may_be(row, order, CLOCK_SKEW)
             )
             if other := next(others, None):
                 pairs[order] = pairs.pop(other)
@@ -194,8 +189,8 @@ def _plan_unmatched(
     doubtful = tuple(
         row
         for row in rows
-        if any(_may_be(row, order, survey.clock_skew) for order in orders)
-        or _matches_any(row, orders, survey.farthest_clock)
+        if any(_may_be(row, order, CLOCK_SKEW) for order in orders)
+        or _matches_any(row, orders, FARTHEST_CLOCK)
     )
     if doubtful:
         return [AskPerson(order, doubtful) for order in orders]
@@ -210,7 +205,7 @@ def _weigh_absence(order: SentOrder, survey: Survey) -> Wait | Absent:
     # accepted count as well: until their own rows are found, the list hides at least one order, or
     # ids are mixed up.
     doubts = [*survey.doubts, *(other for other in survey.lost if other.was_accepted)]
-    is_doubtful = order.was_accepted or _is_any_near(order, doubts, survey.clock_skew)
+    is_doubtful = order.was_accepted or _is_any_near(order, doubts, CLOCK_SKEW)
     if is_stale or is_doubtful or not (survey.is_whole and order.is_dated):
         return Wait(order, is_evidence=False)
     # Absence is proven late enough after the first evidence and after sending.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain
@@ -26,12 +26,13 @@ from giftcards.engine.polling import (
     Pulse,
     Rows,
     ask,
-    is_conclusive,
+    conclude,
     is_list_worthwhile,
 )
 from giftcards.engine.recording import record_answers, record_failures
 from giftcards.engine.recovery import recover
 from giftcards.engine.sending import give_up, mark_unconfirmed, send_due
+from giftcards.engine.verdict import Verdict
 from giftcards.models import Order, OrderQuerySet, StatusChange
 from giftcards.provider.answers import OrderAnswer
 from giftcards.statuses import FOLLOWED, URGENT, Status
@@ -67,13 +68,12 @@ class Swept:
     is_paused: bool = False
 
     def __add__(self, other: Swept) -> Swept:
-        return Swept(
-            self.sent + other.sent,
-            self.checked + other.checked,
-            self.settled + other.settled,
-            self.failed + other.failed,
-            other.postponed,
-            other.is_paused,
+        return replace(
+            other,
+            sent=self.sent + other.sent,
+            checked=self.checked + other.checked,
+            settled=self.settled + other.settled,
+            failed=self.failed + other.failed,
         )
 
     def __str__(self) -> str:
@@ -133,19 +133,14 @@ class _Sweep:
         self._gateway.flush()
         if self._should_continue():
             self._mark_delayed()
-        return done + Swept(
-            sent=self._sent,
-            failed=self._unsent,
-            postponed=done.postponed,
-            is_paused=not self._gateway.is_open,
-        )
+        failed, is_paused = done.failed + self._unsent, not self._gateway.is_open
+        return replace(done, sent=self._sent, failed=failed, is_paused=is_paused)
 
     def _mark_delayed(self) -> None:
         """Move orders past the poll timeout to DELAYED; they have just been checked once more."""
         now = timezone.now()
         poll_timeout = timedelta(seconds=conf.poll_timeout)
         overdue = self._scope.overdue(now, accepted_by=self._gateway.clock.long_ago(poll_timeout))
-
         move = partial(
             OrderQuerySet.move_all,
             origin=Status.HANDLING,
@@ -226,8 +221,8 @@ class _Sweep:
             pulse=self._pulse,
             match_others=partial(self._match_others, due_by=soon, but=recorder.checked),
         )
-        for order, result in results:
-            recorder.add(order, result)
+        for result in results:
+            recorder.add(*result)
         recorder.flush()
         self._postpone([order for order in claimed if order.pk not in recorder.checked])
         return Swept(
@@ -254,13 +249,18 @@ class _Sweep:
         now = timezone.now()
         shown = list(find_owners({row.provider_id: row for row in rows}, self._scope))
         record_changes([(order, row) for order, row in shown if order.is_settled], now=now)
-        free = {
-            order.pk: (order, row)
+        judged = {
+            order.pk: (order, row, verdict)
             for order, row in shown
-            if order.may_be_claimed(now, due_by=due_by) and order.pk not in but
+            if order.may_be_claimed(now, due_by=due_by)
+            and order.pk not in but
+            and (verdict := conclude(row, order))
         }
-        wanted = [order for order, row in free.values() if is_conclusive(row, order)]
-        return [(order, free[order.pk][1]) for order in _claim(wanted, now, due_by=due_by)]
+        wanted = [order for order, _row, _verdict in judged.values()]
+        for order in _claim(wanted, now, due_by=due_by):
+            judged_as, row, verdict = judged[order.pk]
+            # An order that the claim has read anew may have changed: its row is judged again.
+            yield order, row, verdict if order is judged_as else None
 
 
 def _claim(orders: Sequence[Order], now: datetime, *, due_by: datetime) -> list[Order]:
@@ -355,14 +355,14 @@ class _Recorder:
             proof_ago=long_ago(timedelta(seconds=conf.proof_of_absence)),
             key=gateway.key,
         )
-        self._answers: list[tuple[Order, OrderAnswer]] = []
+        self._answers: list[tuple[Order, OrderAnswer, Verdict | None]] = []
         self._failures: list[tuple[Order, Exception]] = []
         self._flushed_at = time.monotonic()
 
-    def add(self, order: Order, result: OrderAnswer | Exception) -> None:
+    def add(self, order: Order, result: OrderAnswer | Exception, verdict: Verdict | None) -> None:
         self.checked.add(order.pk)
         if isinstance(result, OrderAnswer):
-            self._answers.append((order, result))
+            self._answers.append((order, result, verdict))
         else:
             self.failed += 1
             self._failures.append((order, result))

@@ -67,8 +67,6 @@ def survey(lost: Sequence[SentOrder], *rows: OrderAnswer, **values: Any) -> Surv
         rows=rows,
         half_proof_ago=now - PROOF / 2,
         proof_ago=now - PROOF,
-        clock_skew=SKEW,
-        farthest_clock=FARTHEST,
         proof_of_absence=PROOF,
         **values,
     )

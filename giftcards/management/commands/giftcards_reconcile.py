@@ -10,8 +10,9 @@ from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.identity import CLOCK_SKEW
 from giftcards.engine.late_answers import compare_rows
-from giftcards.engine.polling import CLOCK_SKEW, Pulse
+from giftcards.engine.polling import Pulse
 from giftcards.engine.recovery import Listing, describe_row, find_orphans, read_listing
 from giftcards.engine.resolving import hold_bought, last_sign
 from giftcards.engine.sweep import sweep
