@@ -5,25 +5,17 @@ moment between sending and answer, so its slot is free again 60 seconds after th
 process dies, that is 60 seconds after the request would have timed out. So no window of 60 seconds
 at the provider contains more requests than there are slots, whatever the latency.
 
-Reserved slots:
-
-- The first page of the list of orders has one slot per ``POLL_INTERVAL`` (at most a quarter of all
-  slots), so that a rush of purchases does not delay codes.
-- Late orders have one slot, so that fresh orders cannot starve them. While the list is not usable,
-  they also have half of its slots, and fresh orders the other half.
-
-The other slots are common:
-
-- Placing may use all of them but those that readings need (last item). The price of an order with
-  a price ceiling counts as placing.
-- Further pages of the list and single checks leave an eighth free.
-- Optional prices leave half free, and are not requested while the budget is busy.
-- Background requests (catalogue, ledger, prices of held orders) use at most a tenth of all slots,
-  and only while at least half of the common slots are free and the budget is not busy.
-- What readings of the list need in a minute beside the first page (further pages, single checks)
-  is reserved for them, at most a quarter. Once the other slots are taken, each reading takes only
-  its share. If readings need more, single checks leave half of it to further pages, each of which
-  covers up to a hundred orders.
+- The first page of the list of orders has one slot per ``POLL_INTERVAL`` (at most a quarter of
+  all), so that a rush of purchases does not delay codes. Late orders have one slot, so that fresh
+  ones cannot starve them. While the list is not usable, the two share its slots.
+- Of the others, the common slots, what readings of the list need in a minute beside the first page
+  (further pages, single checks) is reserved for them, at most a quarter. Once the rest is taken,
+  each reading takes only its share. If readings need more, single checks leave half of it to
+  further pages, each of which covers up to a hundred orders.
+- Placing may use all the rest, also for the price of an order with a price ceiling. Further pages
+  and single checks leave an eighth free, optional prices half. Background requests (catalogue,
+  ledger, prices of held orders) use at most a tenth of all slots, and only while half of the common
+  ones are free. These and optional prices are not requested while the budget is busy.
 """
 
 from __future__ import annotations

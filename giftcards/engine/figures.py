@@ -23,21 +23,6 @@ logger = logging.getLogger(__name__)
 _BATCH = 500
 # A call begins no further batch after this time (seconds).
 _SECONDS = 5.0
-# The columns that the computation, the log and the guard need.
-_READ = (
-    "reference",
-    "status",
-    "quantity",
-    "fulfilled_quantity",
-    "price_per_card",
-    "fulfilled_amount",
-    "sale_price",
-    "sale_amount",
-    "paid_back_amount",
-    "planned_amount",
-    "reordered_amount",
-    "figures_version",
-)
 # Columns that the figures depend on and that may still change once an order is final.
 _GUARD = ("figures_version", "paid_back_amount", "planned_amount", "reordered_amount")
 
@@ -47,7 +32,7 @@ def complete_figures(should_continue: Callable[[], bool]) -> int:
     ends_at = time.monotonic() + _SECONDS
     done, is_left = 0, True
     while is_left and time.monotonic() < ends_at and should_continue():
-        orders = list(Order.objects.without_figures().only(*_READ)[:_BATCH])
+        orders = list(Order.objects.without_figures()[:_BATCH])
         written = sum(write_together(orders, _write))
         done += written
         # Orders that have changed meanwhile, or cannot be written, are left for the next tick.

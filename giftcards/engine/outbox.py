@@ -1,9 +1,8 @@
 """The outbox: announces status changes to the shop's receivers, at least once, in order per order.
 
-One process announces at a time: it holds a lease, which a thread renews while receivers run. A
-receiver that raises is retried with back-off for about a day; until it succeeds, it is not called
-for later changes of the order. The other receivers are not affected. A change stores the names of
-the receivers that have taken it, so a receiver that a deploy has renamed is called once more.
+:mod:`giftcards.signals` says what receivers can rely on. One process announces at a time: it holds
+a lease, which a thread renews while receivers run. Until a receiver has taken a change, it is not
+called for later changes of the order.
 
 A try is recorded as failed before the receivers are called, and corrected afterwards. So receivers
 that kill the process, or whose success cannot be recorded, are retried with back-off as well.
@@ -247,10 +246,8 @@ def next_try(
 ) -> tuple[int, datetime | None]:
     """Return the failures of a change so far, and when it is announced again (``None``: never).
 
-    ``failures`` counts the earlier tries in which a receiver failed; ``has_failed`` tells whether
-    one failed in this try. ``held_until`` is the time when the earlier changes that hold back some
-    receivers are due; ``None`` if there are none. With neither a failure nor a receiver that is
-    held back, the change is done.
+    ``held_until`` is the time when the earlier changes that hold back some receivers are due;
+    ``None`` if there are none. With neither a failure nor such receivers, the change is done.
     """
     if not has_failed:
         # Due with the earlier change, which is announced first; None if nothing is held back.

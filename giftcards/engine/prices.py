@@ -1,8 +1,7 @@
 """Prices of cards: those known at present, and the orders that are held because of them.
 
-Prices are cached, because each query costs a request. An order without a price ceiling is sent
-without its price if need be. An order with a ceiling is not sent before its price is known. If the
-price is above the ceiling, the order is held until the price falls, or a person decides.
+Prices are cached, because each query costs a request. An order whose price is above its ceiling is
+held until the price falls, or a person decides.
 """
 
 from __future__ import annotations

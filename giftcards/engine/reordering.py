@@ -6,13 +6,13 @@ import logging
 from decimal import Decimal
 
 from django.db import transaction
-from django.db.models import F
 from django.utils.translation import gettext
 
 from giftcards.engine.task_queue import wake_worker
 from giftcards.exceptions import ReorderError
 from giftcards.keys.keyring import configured_key
 from giftcards.models import ApiKey, Order
+from giftcards.models.orders import OF_CUSTOMER
 from giftcards.problems import Problem
 from giftcards.settlement import amount_of_missing
 
@@ -26,10 +26,7 @@ _COPIED = (
     "sale_price",
     "group",
     "metadata",
-    "customer_email",
-    "customer_name",
-    "customer_phone",
-    "customer_language",
+    *OF_CUSTOMER,
 )
 
 
@@ -37,13 +34,9 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
     """Order the missing cards of a final ``order`` again; return the new order.
 
     This is idempotent, also with concurrent calls: all return the same new order, whose ``repeats``
-    is ``order``. The new order can be repeated in its turn, for the cards that it misses itself.
-    ``by``, the name of whoever decided, is kept in the timeline of ``order``.
-
-    The new order has a reference of its own, a UUID, because only the shop knows which of its
-    references are free. Product, group, metadata and customer are those of ``order``. A card may
-    cost at most ``max_price``, by default the ``max_price`` of ``order``. A price that staff have
-    approved for ``order`` applies only if the new order would have no ceiling otherwise.
+    is ``order``. It has a reference of its own, a UUID, because only the shop knows which of its
+    references are free. A card may cost at most ``max_price``, by default the ``max_price`` of
+    ``order``. ``by``, the name of whoever decided, is kept in the timeline of ``order``.
 
     The customer has paid: what ``order`` owes for the missing cards becomes the ``sale_amount`` of
     the new order, and is not owed by ``order`` any more. Cards that came after ``order`` had
@@ -55,12 +48,10 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
     after all). Raises :exc:`~django.core.exceptions.ValidationError` for an invalid ``max_price``.
     """
     with transaction.atomic():
-        row = Order.objects.filter(pk=order.pk)
-        # A write before all reads: it locks the row, and so serialises concurrent calls.
-        row.update(needs_attention=F("needs_attention"))
-        known = repetition(order)
-        if known is not None:
+        order.lock()
+        if known := repetition(order):
             return known
+        row = Order.objects.filter(pk=order.pk)
         old = row.get()
         check_reorderable(old)
         new = Order.objects.record(missing_part(old, max_price=max_price))
@@ -84,7 +75,14 @@ def check_reorderable(order: Order) -> None:
         raise ReorderError(
             gettext("There is nothing to order again: no card is missing, or the order is open.")
         )
-    _check_environment(order)
+    key = ApiKey.objects.filter(pk=configured_key()).first()
+    if key is not None and order.was_sent_elsewhere(key):
+        text = gettext(
+            "This order was bought in the environment %(theirs)s, and the API key in use is for"
+            " %(ours)s: its cards cannot be ordered again there. Place a new order instead."
+        )
+        theirs, ours = order.get_environment_display(), key.get_environment_display()
+        raise ReorderError(text % {"theirs": theirs, "ours": ours})
     if order.is_being_paid_back:
         raise ReorderError(
             gettext(
@@ -98,21 +96,6 @@ def check_reorderable(order: Order) -> None:
                 " them off. Then order the missing cards again."
             )
         )
-
-
-def _check_environment(order: Order) -> None:
-    """Raise :exc:`ReorderError` if the API key in use is known to buy in another environment."""
-    if not order.environment:
-        return
-    key = ApiKey.objects.filter(pk=configured_key()).first()
-    if key is None or key.environment in {"", order.environment}:
-        return
-    text = gettext(
-        "This order was bought in the environment %(theirs)s, and the API key in use is for"
-        " %(ours)s: its cards cannot be ordered again there. Place a new order instead."
-    )
-    theirs, ours = order.get_environment_display(), key.get_environment_display()
-    raise ReorderError(text % {"theirs": theirs, "ours": ours})
 
 
 def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Order:

@@ -1,13 +1,10 @@
 """Orders about which a person decides: lost ones, and those that wait after a restore from a dump.
 
-:func:`look_up` asks the provider about an id, :func:`compare` compares the answer with the order,
-and :func:`release` takes back an adoption that proved wrong. The decisions themselves are
-:func:`~giftcards.engine.recovery.adopt` and :func:`~giftcards.engine.recovery.declare_absent`.
+The decisions themselves are in :mod:`giftcards.engine.recovery`.
 
 After a restore, orders that wait here may have been bought since the dump. The list does not tell
 whether an order at the provider is one of ours, or was placed after the dump and is unknown here.
-So :func:`hold_bought` holds our orders that it may be: they are neither searched for nor sent
-automatically.
+So ours that it may be are held.
 """
 
 from __future__ import annotations
@@ -106,8 +103,7 @@ def compare(order: Order, row: Row) -> dict[str, Fit]:
     """Compare product, type, quantity, time and key of ``order`` with ``row`` at the provider."""
     ours = {"product": order.product_id, "type": order.type_id, "quantity": order.quantity}
     fits = {name: _fit(row.get(name), row.get(name) == value) for name, value in ours.items()}
-    created_at = None
-    is_near = False
+    created_at, is_near = None, False
     # After a restore of the database, it may be unknown when the order was sent.
     if order.sent_at and row.get("created_at"):
         created_at = datetime.fromisoformat(row["created_at"])

@@ -30,8 +30,8 @@ _CONSOLATION = "The schedule does the work within about a minute."
 # How long a caller waits for a broker outside the database (seconds).
 _BROKER_PATIENCE = 0.5
 _NAME = "giftcards: follow orders"
-# In django-q2's format, the text of a dict. A success once a minute is not worth a row.
-_OPTIONS = "{'q_options': {'save': False, 'ack_failure': True}}"
+# Task rows are readable in the database and in the admin: there is none after a success.
+_OPTIONS = {"save": False, "ack_failure": True}
 
 
 class Outcome(enum.Enum):
@@ -62,7 +62,7 @@ def ensure_schedule() -> Outcome:
             "name": _NAME,
             "schedule_type": schedules.model.MINUTES,
             "minutes": 1,
-            "kwargs": _OPTIONS,
+            "kwargs": repr({"q_options": _OPTIONS}),  # django-q2 stores the text of a dict
         }
         first, *others = schedules.filter(func=TICK_TASK).order_by("pk") or [None]
         if first is None:
@@ -152,9 +152,7 @@ def queue_task(path: str) -> None:
     if Conf.SYNC:
         # In django-q2's test mode the task would run inside the web request.
         return
-    # Task rows are readable in the database and in the admin: no arguments, no row on success.
-    options = {"save": False, "ack_failure": True}
-    queue = partial(async_task, path, q_options=options)
+    queue = partial(async_task, path, q_options=_OPTIONS)
     if _is_broker_in_database():
         # In this thread, because the broker uses its database connection.
         _enqueue(queue)

@@ -68,15 +68,14 @@ class Keyring:
     @contained
     def __init__(self, keys: Sequence[str]) -> None:
         self._fernet = MultiFernet([Fernet(key) for key in keys])
-        #: A card's row names its encryption key by one of these. They are derived like the keys of
-        #: the other fingerprints, for another purpose, so they reveal nothing about the keys.
-        self.key_fingerprints = tuple(_encryption_key_fingerprint(key) for key in keys)
-        # Fingerprints use derived keys, so that they reveal nothing about the encryption keys.
-        self._fingerprint_keys = tuple(
-            HKDF(SHA256(), length=32, salt=None, info=b"giftcards fingerprints v1").derive(
-                base64.urlsafe_b64decode(key)
-            )
+        #: A card's row names its encryption key by one of these.
+        self.key_fingerprints = tuple(
+            _derived(key, b"giftcards fingerprint of the encryption key v1", length=8).hex()
             for key in keys
+        )
+        # Of the cards' other fingerprints.
+        self._fingerprint_keys = tuple(
+            _derived(key, b"giftcards fingerprints v1", length=32) for key in keys
         )
 
     @classmethod
@@ -194,10 +193,10 @@ def normalised(text: str) -> str:
     return "".join(signs) or text.strip()
 
 
-def _encryption_key_fingerprint(key: str) -> str:
-    purpose = b"giftcards fingerprint of the encryption key v1"
-    derived = HKDF(SHA256(), length=8, salt=None, info=purpose)
-    return derived.derive(base64.urlsafe_b64decode(key)).hex()
+def _derived(key: str, purpose: bytes, *, length: int) -> bytes:
+    """A key for another ``purpose``, which reveals nothing about the encryption key."""
+    derive = HKDF(SHA256(), length=length, salt=None, info=purpose).derive
+    return derive(base64.urlsafe_b64decode(key))
 
 
 @contained
