@@ -1,15 +1,15 @@
 """Hourly limits: what a person may hand out, and what may go out about one order.
 
-Whoever gets a link, or a message with cards, sees codes; other messages tell what the customer
-bought. So the links that a person hands over, and the messages that they send to another address
-than the customer's, are limited by ``REVEALS_PER_HOUR``, like revealing codes. The messages and
-links about one order are limited too, so that nobody is written to without end.
+Whoever gets a link, or a message with cards, sees codes, and other messages tell what the customer
+bought: so ``REVEALS_PER_HOUR`` is the limit. That of one order is there so that nobody is written
+to without end.
 """
 
 from __future__ import annotations
 
 import logging
 from datetime import datetime, timedelta
+from functools import partial
 
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
@@ -17,6 +17,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import ngettext
 
+from giftcards.admin.actions import Refused
 from giftcards.admin.revealing import take_turn
 from giftcards.conf import conf as core
 from giftcards.delivery.models import CardLink, Delivery
@@ -25,21 +26,12 @@ from giftcards.models.records import REFUSED_REVEAL
 
 logger = logging.getLogger(__name__)
 
-
 #: Most messages and links that staff may ask for about one order within an hour.
 MOST_OF_AN_ORDER = 10
 
 
-class TooManyMessages(Exception):
-    """The person has handed out as many links and messages as they may."""
-
-
-class TooManyOfOrder(TooManyMessages):
-    """The limit of messages and links about the order is reached, whoever asked for them."""
-
-
 def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
-    """Raise :exc:`TooManyMessages` if the message or link just created exceeds a limit.
+    """Raise :exc:`~giftcards.admin.actions.Refused` if what was just created exceeds a limit.
 
     Call it in the transaction that created it and holds the lock of ``order``. ``is_handed_out`` is
     True for a link, and for a message to another address than the customer's.
@@ -49,30 +41,32 @@ def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
     sent = Delivery.objects.filter(created_at__gt=since).order_by()
     asked = sent.filter(order=order).exclude(requested_by="")
     if links.filter(order=order).count() + asked.count() > MOST_OF_AN_ORDER:
-        raise TooManyOfOrder
+        raise Refused(_too_many_of_order)
     if not is_handed_out:
         return
     take_turn(request)
     name = request.user.get_username()
     elsewhere = sent.filter(requested_by=name, is_elsewhere=True)
     if links.filter(created_by=name).count() + elsewhere.count() > core.reveals_per_hour:
-        raise TooManyMessages
+        raise Refused(partial(_too_many, request))
 
 
-def refuse(request: HttpRequest, reached: TooManyMessages) -> str:
-    """The text that tells the person which limit is reached.
+def _too_many_of_order() -> str:
+    text = ngettext(
+        "About this order, %(count)d message or link was asked for within an hour. Try again"
+        " later.",
+        "About this order, %(count)d messages and links were asked for within an hour. Try"
+        " again later.",
+        MOST_OF_AN_ORDER,
+    )
+    return text % {"count": MOST_OF_AN_ORDER}
 
-    Reaching their own limit leaves a trace in the admin's log, once an hour, for the digests.
+
+def _too_many(request: HttpRequest) -> str:
+    """The text that tells the person of their own limit.
+
+    Leaves a trace in the admin's log, once an hour, for the digests.
     """
-    if isinstance(reached, TooManyOfOrder):
-        text = ngettext(
-            "About this order, %(count)d message or link was asked for within an hour. Try again"
-            " later.",
-            "About this order, %(count)d messages and links were asked for within an hour. Try"
-            " again later.",
-            MOST_OF_AN_ORDER,
-        )
-        return text % {"count": MOST_OF_AN_ORDER}
     limit = core.reveals_per_hour
     kind = ContentType.objects.get_for_model(CardLink)
     trace = {"user_id": request.user.pk, "content_type": kind, "object_repr": REFUSED_REVEAL}

@@ -1,7 +1,4 @@
-"""The proof of delivery: all facts about an order whose code is said to be used already.
-
-One page to print. It holds no code.
-"""
+"""The proof of delivery: all facts about an order whose code is said to be used, without a code."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+from django import forms
 from django.db.models import Min
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone, translation
@@ -26,11 +24,10 @@ from giftcards.delivery.admin.labels import (
     doubts,
     origin_of,
     state_of,
-    visit_rows,
     who_asked,
 )
 from giftcards.delivery.admin.labels import status_badge as message_badge
-from giftcards.delivery.admin.pages import newest, render_page
+from giftcards.delivery.admin.pages import CSS, newest
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.display import bdi, filled, money, named, status_badge, zoned_moment
 from giftcards.models import CardReveal, Order
@@ -52,6 +49,9 @@ def _view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
     past = Timeline(order, shows_costs=pages.may_see_costs(request), repeats=None, repeated_by=None)
     messages, has_more_messages = newest(Delivery.objects.filter(order=order), _MOST)
     context: dict[str, Any] = {
+        "title": gettext("Proof of delivery"),
+        "media": pages.media + forms.Media(css=CSS),
+        "original": order,
         "made_at": zoned_moment(timezone.now()),
         "zone": timezone.get_current_timezone_name(),
         "made_by": request.user.get_username(),
@@ -66,11 +66,12 @@ def _view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
     if has_perm("giftcards_delivery.view_cardlink"):
         context |= {"sees_links": True, **_links(order)}
         if has_perm("giftcards_delivery.view_linkvisit"):
-            context |= {"sees_visits": True, **_visits(order)}
+            visits, has_more = newest(LinkVisit.objects.filter(link__order=order), _MOST)
+            context |= {"sees_visits": True, "visits": visits, "has_more_visits": has_more}
     if has_perm("giftcards.view_cardreveal"):
-        context |= {"sees_reveals": True, "reveals": _reveals(order)}
-    title = gettext("Proof of delivery")
-    return render_page(pages, request, "dispute", order, title=title, **context)
+        reveals = CardReveal.objects.filter(card__order=order).select_related("card", "user")
+        context |= {"sees_reveals": True, "reveals": reveals.defer("card__sealed").order_by("pk")}
+    return pages.render_page(request, "admin/giftcards_delivery/dispute.html", **context)
 
 
 def _known(facts: list[tuple[str, object]]) -> list[tuple[str, object]]:
@@ -142,25 +143,6 @@ def _links(order: Order) -> dict[str, Any]:
         for link in links
     ]
     return {"links": rows, "has_more_links": has_more}
-
-
-def _visits(order: Order) -> dict[str, Any]:
-    visits, has_more = newest(LinkVisit.objects.filter(link__order=order), _MOST)
-    return {"visits": visit_rows(visits), "has_more_visits": has_more}
-
-
-def _reveals(order: Order) -> list[dict[str, Any]]:
-    reveals = CardReveal.objects.filter(card__order=order).select_related("card", "user")
-    return [
-        {
-            "card": reveal.card.position,
-            "by": bdi(reveal.user.get_username()),
-            "at": zoned_moment(reveal.at),
-            "address": reveal.address,
-            "reason": bdi(reveal.reason),
-        }
-        for reveal in reveals.defer("card__sealed").order_by("pk")
-    ]
 
 
 def _quotes(order: Order, tails: list[str]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -22,7 +22,7 @@ from giftcards.delivery.models import (
     DeliveryStatus,
     LinkVisit,
 )
-from giftcards.display import bdi, count_text, filled, moment, zoned_moment
+from giftcards.display import bdi, count_text, filled, moment
 
 _What = LinkVisit.What
 # The order status whose badge a message gets, by the status of the message.
@@ -142,19 +142,6 @@ def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
     if link.expires_at:
         return filled(gettext("Valid until %(at)s."), at=moment(link.expires_at)), False
     return gettext("Valid for who is logged in."), False
-
-
-def visit_rows(visits: Iterable[LinkVisit]) -> list[dict[str, Any]]:
-    return [
-        {
-            "at": zoned_moment(visit.at),
-            "what": visit.get_what_display(),
-            "address": visit.address or "",
-            "agent": visit.agent,
-            "user": visit.user,
-        }
-        for visit in visits
-    ]
 
 
 def origin_of(link: CardLink) -> SafeString | str:

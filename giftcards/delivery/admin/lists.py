@@ -17,13 +17,12 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin.actions import buttons
 from giftcards.admin.filters import ChoicesFilter, OrderChangeList, show_filters
 from giftcards.admin.pages import OrderPages
-from giftcards.admin.rows import ReadOnlyRows
+from giftcards.admin.rows import ReadOnlyRows, column
 from giftcards.delivery.admin.labels import (
     doubts,
     origin_of,
     state_of,
     status_badge,
-    visit_rows,
     what_became,
     who_asked,
 )
@@ -132,17 +131,10 @@ class DeliveryAdmin(PreviewPages):
         ]
         return super().render_change_form(request, context, *args, **named)
 
-    @admin.display(description=_("message"))
-    def its_kind(self, message: Delivery) -> str:
-        return message.get_kind_display()
-
-    @admin.display(description=_("status"))
-    def its_status(self, message: Delivery) -> SafeString:
-        return status_badge(message)
-
-    @admin.display(description=_("channel"))
-    def its_channel(self, message: Delivery) -> SafeString:
-        return bdi(message.channel)
+    its_kind = column(Delivery, "kind", lambda message, _kind: message.get_kind_display())
+    its_status = column(Delivery, "status", lambda message, _status: status_badge(message))
+    its_channel = column(Delivery, "channel")
+    was_sent = column(Delivery, "sent_at")
 
     @admin.display(description=_("attempts"))
     def tries(self, message: Delivery) -> SafeString | str:
@@ -152,10 +144,6 @@ class DeliveryAdmin(PreviewPages):
             return made
         following = filled(gettext("the next at %(at)s"), at=moment(message.next_attempt_at))
         return format_html('{} <span class="giftcards-second">{}</span>', made, following)
-
-    @admin.display(description=_("sent"))
-    def was_sent(self, message: Delivery) -> str:
-        return exact_moment(message.sent_at) if message.sent_at else "-"
 
     @admin.display(description=_("error"))
     def last_error(self, message: Delivery) -> str:
@@ -201,27 +189,19 @@ class CardLinkAdmin(DeliveryRows):
         if request.user.has_perm("giftcards_delivery.view_linkvisit"):
             visits, has_more = newest(LinkVisit.objects.filter(link=link), _MOST_VISITS)
             context |= {
-                "visits": visit_rows(visits),
+                "visits": visits,
                 "has_more_visits": has_more,
                 "may_see_visits": True,
             }
         return super().render_change_form(request, context, *args, **named)
 
-    @admin.display(description=_("origin"))
-    def made(self, link: CardLink) -> SafeString | str:
-        return origin_of(link)
+    made = column(CardLink, "origin", lambda link, _origin: origin_of(link))
+    why = column(CardLink, "reason")
+    expires = column(CardLink, "expires_at")
 
     @admin.display(description=_("message"))
     def its_message(self, link: CardLink) -> str:
         return link.delivery.get_kind_display() if link.delivery else "-"
-
-    @admin.display(description=_("reason"))
-    def why(self, link: CardLink) -> str:
-        return bdi(link.reason) if link.reason else "-"
-
-    @admin.display(description=_("expires"))
-    def expires(self, link: CardLink) -> str:
-        return exact_moment(link.expires_at) if link.expires_at else "-"
 
     @admin.display(description=_("state"))
     def its_state(self, link: CardLink) -> SafeString | str:

@@ -1,28 +1,21 @@
-"""Shared parts of our pages: their look, their permission and their lists."""
+"""Shared parts of our pages: their permission, their lists and their style sheet."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from django import forms
-from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext
-from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.actions import may
-from giftcards.admin.pages import OrderPages
-from giftcards.admin.rows import OrderRows
+from giftcards.admin.rows import OrderRows, column
 from giftcards.delivery.conf import languages
-from giftcards.display import exact_moment
-from giftcards.models import Order
+from giftcards.delivery.models import Delivery
 
 #: The permission to have messages sent again, and to make links and withdraw them.
 MAY_RESEND = may("giftcards_delivery.resend_delivery")
-#: The templates of our pages about an order, by name.
-TEMPLATE = "admin/giftcards_delivery/{name}.html"
-_CSS: dict[str, Any] = {"all": ("giftcards_delivery/admin.css",)}
+#: The style sheet of our pages.
+CSS: dict[str, Any] = {"all": ("giftcards_delivery/admin.css",)}
 
 
 class DeliveryRows(OrderRows):
@@ -34,20 +27,9 @@ class DeliveryRows(OrderRows):
     search_fields = ("order__reference",)
 
     class Media:
-        css = _CSS
+        css = CSS
 
-    @admin.display(description=_("created"))
-    def when(self, row: Any) -> str:
-        return exact_moment(row.created_at)
-
-
-def render_page(
-    pages: OrderPages, request: HttpRequest, name: str, order: Order, **context: Any
-) -> HttpResponse:
-    """Render one of our pages about ``order`` in the frame of the orders' pages."""
-    media = pages.media + forms.Media(css=_CSS)
-    template = TEMPLATE.format(name=name)
-    return pages.render_page(request, template, media=media, original=order, **context)
+    when = column(Delivery, "created_at")
 
 
 def language_choices() -> list[tuple[str, str]]:

@@ -32,20 +32,17 @@ from giftcards.display import supported_language
 
 # The document with the mail may only be shown in a page of ours, with its own styles.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox"
-_MODES = {
-    Mode.LINK: _("With a link to the cards"),
-    Mode.CODES: _("With the codes"),
-}
 
 
 class PreviewForm(forms.Form):
-    """The choice of a message to show."""
-
     kind = forms.ChoiceField(label=_("Message"), choices=Kind.choices)
-    language = forms.ChoiceField(label=_("Language"))
+    language = forms.ChoiceField(label=_("Language"), choices=language_choices)
     mode = forms.ChoiceField(
         label=_("Cards"),
-        choices=list(_MODES.items()),
+        choices=[
+            (Mode.LINK, _("With a link to the cards")),
+            (Mode.CODES, _("With the codes")),
+        ],
         help_text=_("It makes a difference to messages that hand over cards."),
     )
 
@@ -59,8 +56,6 @@ class PreviewForm(forms.Form):
         }
         chosen |= {name: data[name] for name in self.base_fields if name in data}
         super().__init__(chosen)
-        languages: Any = self.fields["language"]
-        languages.choices = language_choices()
 
     @property
     def message(self) -> Message:
@@ -199,7 +194,6 @@ def _facts(kind: str, now: datetime) -> Facts:
         missing=missing,
         kind=kind,
         ordered_at=now - timedelta(minutes=7),
-        settled_at=now if is_final else None,
         owed=owed,
         paid_back=(PaidBack(missing * _PRICE, now, "CCP"),) if is_paid_back else (),
         is_reordered=False,

@@ -13,17 +13,18 @@ from django.contrib import messages
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.http import HttpResponseRedirect, QueryDict
+from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
-from giftcards.admin.actions import Answer, Attempt, OrderAction, Outcome, Refused, buttons
+from giftcards.admin.actions import Answer, Attempt, OrderAction, Outcome, buttons
 from giftcards.admin.correcting import CUSTOMER
 from giftcards.admin.reauthentication import address_of_proof, is_confirmed, prove
 from giftcards.admin.revealing import needs_other_proof
 from giftcards.conf import conf as core
 from giftcards.delivery.admin import allowance
-from giftcards.delivery.admin.pages import MAY_RESEND, TEMPLATE, language_choices
+from giftcards.delivery.admin.pages import MAY_RESEND, language_choices
 from giftcards.delivery.channels import Channel, Mail
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import language_of
@@ -55,7 +56,7 @@ class SendAgainForm(forms.Form):
         help_text=_("If it is empty, the message goes to the address of the order."),
         widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
     )
-    language = forms.ChoiceField(label=_("Language"))
+    language = forms.ChoiceField(label=_("Language"), choices=language_choices)
     reason = forms.CharField(
         label=_("Reason"),
         max_length=200,
@@ -101,7 +102,6 @@ class SendAgainForm(forms.Form):
         super().__init__(data, initial=initial)
         self._offer("kind", [(kind.value, kind.label) for kind in kinds])
         self._offer("channel", [(name, isolated(name)) for name in self._channels])
-        self._offer("language", language_choices())
         if len(self._channels) == 1:
             self.fields["channel"].widget = forms.HiddenInput()
         has_cards = bool(WITH_CARDS & set(kinds))
@@ -184,10 +184,7 @@ def _send_again(attempt: Attempt) -> Answer:
     if message is None:
         text = gettext("This was asked for already. The message is not sent twice.")
         return Outcome(text, level=messages.INFO)
-    try:
-        allowance.count(request, order, is_handed_out=given["is_elsewhere"])
-    except allowance.TooManyMessages as reached:
-        raise Refused(partial(allowance.refuse, request, reached)) from None
+    allowance.count(request, order, is_handed_out=given["is_elsewhere"])
     text = gettext("The message to %(address)s is sent in a moment.")
     return Outcome(text % {"address": isolated(message.address)}, done)
 
@@ -202,7 +199,7 @@ SEND_AGAIN = OrderAction(
     token=None,
     before=_nothing_to_tell,
     form=SendAgainForm,
-    template=TEMPLATE.format(name="send_again"),
+    template="admin/giftcards_delivery/send_again.html",
     context=_context,
     act=_send_again,
     decorators=(sensitive_post_parameters("password"),),
@@ -237,7 +234,9 @@ def _cancel(attempt: Attempt) -> Outcome:
 
 
 def _hurry(attempt: Attempt) -> Outcome:
-    if not Delivery.objects.hurry(attempt.row):
+    now = timezone.now()
+    rows = Delivery.objects.filter(pk=attempt.row.pk, status=DeliveryStatus.RETRYING)
+    if not rows.filter(next_attempt_at__gt=now).update(next_attempt_at=now):
         return _WAITS_NO_MORE
     wake()
     log = f"Had a message tried now: {attempt.row.kind}."

@@ -7,10 +7,8 @@ from typing import Any
 
 from django.http import HttpRequest
 from django.template.loader import render_to_string
-from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.html import format_html
-from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
@@ -77,7 +75,6 @@ def _context(pages: OrderPages, request: HttpRequest, order: Order) -> dict[str,
     if not (messages or links or acts or silence):
         return {}
     untold = set(about.untold().values_list("pk", flat=True))
-    name = urlencode({"q": order.reference})
     return {
         "original": order,
         "silence": silence,
@@ -91,25 +88,11 @@ def _context(pages: OrderPages, request: HttpRequest, order: Order) -> dict[str,
             }
             for message in messages
         ],
-        "all_messages": f"{_address(pages, 'delivery_changelist')}?{name}"
-        if has_more_messages
-        else "",
-        "links": [
-            {**_link_row(link), "url": _address(pages, "cardlink_change", link.pk)}
-            for link in links
-        ],
-        "all_links": f"{_address(pages, 'cardlink_changelist')}?{name}" if has_more_links else "",
+        "has_more_messages": has_more_messages,
+        "links": list(map(_link_row, links)),
+        "has_more_links": has_more_links,
         "buttons": acts,
     }
-
-
-def _address(pages: OrderPages, page: str, *args: Any) -> str:
-    """The address of one of our pages; "" if the admin site lacks it."""
-    site = pages.admin_site.name
-    try:
-        return reverse(f"admin:giftcards_delivery_{page}", args=args, current_app=site)
-    except NoReverseMatch:
-        return ""
 
 
 def _why_silent(order: Order, told: Collection[str]) -> str:
@@ -147,6 +130,7 @@ def _message_row(message: Delivery, links: Sequence[CardLink]) -> dict[str, Any]
 def _link_row(link: CardLink) -> dict[str, Any]:
     state, needs_look = state_of(link, timezone.now())
     return {
+        "key": link.pk,
         "made": format_html("{} · {}", origin_of(link), moment(link.created_at)),
         "use": use_in_words([link]),
         "state": state,

@@ -1,22 +1,22 @@
-"""Tags for admin pages that Django's own views render."""
+"""Tags and filters for pages of the admin."""
 
 from __future__ import annotations
 
 from django import template
 from django.utils.translation import ngettext
 
+from giftcards.conditions import MOST
 from giftcards.delivery.models import Delivery
-from giftcards.display import count_text
+from giftcards.display import count_text, zoned_moment
 
 register = template.Library()
-# Upper bound of the count.
-_MOST = 1_000
+register.filter("zoned_moment", zoned_moment)
 
 
 @register.simple_tag
 def customers_not_told() -> str:
     """A sentence with the number of messages that were not sent; "" if there is none."""
-    count = Delivery.objects.untold().order_by()[:_MOST].count()
+    count = Delivery.objects.untold().order_by()[:MOST].count()
     if not count:
         return ""
     text = ngettext(
