@@ -15,6 +15,7 @@ from giftcards.delivery.models import Installation
 from giftcards.delivery.tasks import deliver
 from giftcards.engine.gateway import Gateway
 from giftcards.models import ProductType
+from tests.delivery.connecting import disconnect
 from tests.fakes.mail import file_settings
 
 
@@ -36,7 +37,7 @@ def opened(settings: Any, folder: Path, url: str = "http://127.0.0.1:8000") -> I
     try:
         yield
     finally:
-        receivers.disconnect()
+        disconnect()
 
 
 def fill_shelf() -> None:

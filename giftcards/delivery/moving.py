@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from django.utils import timezone
 
@@ -81,12 +82,12 @@ def sent_to(order: Order, addresses: set[str]) -> OldAddress:
     return OldAddress(order, list(about) if addresses else [])
 
 
-def move_messages(order: Order, change: CustomerChange) -> None:
+def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
     """Redirect messages about ``order`` from the addresses before ``change`` to the new ones.
 
-    Also withdraws the links that went to the old addresses. Must be called in the transaction that
-    makes the change and holds the lock of the order: a process that sends or queues a message then
-    finishes before it, or begins after its commit.
+    Also withdraws the links that went to the old addresses. A receiver of a signal that is sent in
+    the transaction that makes the change and holds the lock of the order: a process that sends or
+    queues a message then finishes before it, or begins after its commit.
     """
     before = change.before(order)
     old = sent_to(order, addresses_of(before) - addresses_of(order))
@@ -98,7 +99,10 @@ def move_messages(order: Order, change: CustomerChange) -> None:
     moved = sorted(last.values(), key=lambda message: message.pk)
     if sum(_move(message, before, order, change) for message in moved):
         wake()
-    _change_language(before, order)
+    theirs, new = language_of(before), language_of(order)
+    if theirs != new:
+        waiting = Delivery.objects.filter(order=order, status__in=OPEN, language=theirs)
+        waiting.order_by().update(language=new)
 
 
 def addresses_of(order: Order) -> set[str]:
@@ -144,10 +148,3 @@ def _address(channel: Channel, order: Order) -> str:
             describe(error),
         )
         return ""
-
-
-def _change_language(before: Order, order: Order) -> None:
-    old, new = language_of(before), language_of(order)
-    if old != new:
-        rows = Delivery.objects.filter(order=order, status__in=OPEN, language=old)
-        rows.order_by().update(language=new)

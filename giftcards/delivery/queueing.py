@@ -42,8 +42,8 @@ class Withdrawn(NamedTuple):
     messages: int
 
 
-def tell_of_change(order: Order, change: StatusChange) -> None:
-    """Queue the messages about this status change, if any, each once."""
+def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
+    """Queue the messages about this status change, if any, each once. A receiver of a signal."""
     if change.at < Installation.begin():
         return
     if change.to_status in FINAL:
@@ -54,10 +54,10 @@ def tell_of_change(order: Order, change: StatusChange) -> None:
         _queue(order, kind, f"change {change.pk}", change=change)
 
 
-def tell_of_refund(refund: CustomerRefund) -> bool:
+def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
     """Queue messages about a paid refund, or cancel those about one that was taken back.
 
-    Return True if one is new.
+    Return True if one is new. A receiver of a signal.
     """
     if refund.state == RefundState.CANCELLED:
         Delivery.objects.cancel(refund=refund)
@@ -71,9 +71,7 @@ def tell_of_refund(refund: CustomerRefund) -> bool:
 def tell_of_lost_refunds() -> int:
     """Queue messages about paid refunds that have none yet; return the number of these refunds.
 
-    Their process died between the commit and the signal. Only refunds that were paid within the
-    last two days, and recorded within the last thirty, are looked at. Does nothing if it has run
-    within the last two minutes.
+    Their process died between the commit and the signal. Does nothing if it has run a moment ago.
     """
     is_off = conf.mode[Kind.PAID_BACK] == Mode.OFF
     if is_off or not Lease.objects.take(LOST_REFUNDS, _LOOKED_FOR):
@@ -85,20 +83,18 @@ def tell_of_lost_refunds() -> int:
         created_at__gte=now - _RECORDED_WITHIN,
         executed_at__gte=max(now - _PAID_WITHIN, Installation.begin()),
     )
-    return sum(map(_tell_of_lost_refund, lost.select_related("order")))
-
-
-def _tell_of_lost_refund(refund: CustomerRefund) -> bool:
-    try:
-        return tell_of_refund(refund)
-    except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
-        # Must not keep back the other refunds and the messages that are due.
-        logger.error(  # noqa: TRY400 (its text may hold an address)
-            "The customer of order %s is not told of a refund: %s",
-            refund.order.reference,
-            describe(error),
-        )
-        return False
+    told = 0
+    for refund in lost.select_related("order"):
+        try:
+            told += tell_of_refund(refund)
+        except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
+            # Must not keep back the other refunds and the messages that are due.
+            logger.error(  # noqa: TRY400 (its text may hold an address)
+                "The customer of order %s is not told of a refund: %s",
+                refund.order.reference,
+                describe(error),
+            )
+    return told
 
 
 def _queue(

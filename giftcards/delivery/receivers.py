@@ -8,7 +8,7 @@ from typing import Any
 from giftcards.delivery.models import Delivery, DeliveryStatus, stored_id
 from giftcards.delivery.moving import move_messages
 from giftcards.delivery.queueing import tell_of_change, tell_of_refund, wake
-from giftcards.models import CustomerChange, CustomerRefund, Order, StatusChange
+from giftcards.models import CustomerRefund, Order
 from giftcards.signals import (
     customer_changed,
     customer_refund_changed,
@@ -25,40 +25,18 @@ _REASONS = {"invalid", "bounced", "timed_out", "blocked", "spam", "unsubscribed"
 
 def connect_always() -> None:
     """Connect the receiver for existing messages and links, also if none are sent now."""
-    customer_changed.connect(on_correction, sender=Order, dispatch_uid=_UID)
+    customer_changed.connect(move_messages, sender=Order, dispatch_uid=_UID)
 
 
 def connect() -> None:
     """Connect the other receivers; called once, when the app is ready."""
-    order_status_changed.connect(on_change, sender=Order, dispatch_uid=_UID)
-    customer_refund_changed.connect(on_refund, sender=CustomerRefund, dispatch_uid=_UID)
+    order_status_changed.connect(tell_of_change, sender=Order, dispatch_uid=_UID)
+    customer_refund_changed.connect(tell_of_refund, sender=CustomerRefund, dispatch_uid=_UID)
     tick_began.connect(on_tick, dispatch_uid=_UID)
     with contextlib.suppress(ImportError):
         from anymail.signals import tracking
 
         tracking.connect(on_report, dispatch_uid=_UID)
-
-
-def disconnect() -> None:
-    order_status_changed.disconnect(sender=Order, dispatch_uid=_UID)
-    customer_refund_changed.disconnect(sender=CustomerRefund, dispatch_uid=_UID)
-    tick_began.disconnect(dispatch_uid=_UID)
-    with contextlib.suppress(ImportError):
-        from anymail.signals import tracking
-
-        tracking.disconnect(dispatch_uid=_UID)
-
-
-def on_change(*, order: Order, change: StatusChange, **_: Any) -> None:
-    tell_of_change(order, change)
-
-
-def on_refund(*, refund: CustomerRefund, **_: Any) -> None:
-    tell_of_refund(refund)
-
-
-def on_correction(*, order: Order, change: CustomerChange, **_: Any) -> None:
-    move_messages(order, change)
 
 
 def on_tick(**_: Any) -> None:

@@ -19,6 +19,7 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.browser.browser import Browser
 from tests.builders import TYPE
+from tests.delivery.connecting import disconnect
 from tests.delivery.story import (
     ADDRESS,
     Mailbox,
@@ -132,7 +133,7 @@ def _shop(
     receivers.connect()
     with deciding(simulator):
         yield
-    receivers.disconnect()
+    disconnect()
 
 
 @pytest.fixture(params=["ar", "en"])

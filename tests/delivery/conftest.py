@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from giftcards.delivery import receivers
+from tests.delivery.connecting import disconnect
 from tests.fakes.mail import MailServer, backend_settings, smtp_settings
 
 SHOP: dict[str, Any] = {
@@ -23,7 +24,7 @@ def _delivery(settings: Any) -> Iterator[None]:
     settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, "shop.example"]
     receivers.connect()
     yield
-    receivers.disconnect()
+    disconnect()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from giftcards.delivery import receivers
 from giftcards.delivery.channels import Channel
 from giftcards.delivery.models import Delivery, Installation
 from giftcards.delivery.queueing import tell_of_lost_refunds
@@ -16,6 +15,7 @@ from giftcards.models import Order, StatusChange
 from giftcards.settlement import cancel_refund, complete_refund, record_refund
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
+from tests.delivery.connecting import disconnect
 
 pytestmark = pytest.mark.django_db
 
@@ -131,7 +131,7 @@ def test_a_lost_refund_that_cannot_be_told_of_stops_no_message(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = make_guide_order(Status.REFUNDED, **CUSTOMER, sale_price=100)
-    receivers.disconnect()
+    disconnect()
     record_refund(order, amount=10, reference="ccp-1")
     monkeypatch.setattr(Broken, "address", RuntimeError())
     settings.GIFTCARDS_DELIVERY = {
