@@ -29,17 +29,17 @@ class DeliveryConfig(AppConfig):
     def ready(self) -> None:
         from giftcards.conditions import register as register_conditions
         from giftcards.delivery import conditions, receivers
-        from giftcards.delivery.checks import check_links, check_mail, check_settings
+        from giftcards.delivery.checks import check_sending, check_settings
         from giftcards.delivery.conf import conf
-        from giftcards.delivery.privacy import MESSAGES, UNTOLD
+        from giftcards.delivery.privacy import Messages, untold
         from giftcards.privacy import registry
         from giftcards.privacy.retention import leave_alone
 
         # Even if no messages are sent now, earlier ones may exist.
-        registry.register(MESSAGES)
-        leave_alone("untold", UNTOLD, "with a customer who could not be told")
+        registry.register(Messages())
+        leave_alone("untold", untold(), "with a customer who could not be told")
         receivers.connect_always()
-        for check in (check_settings, check_links, check_mail):
+        for check in (check_settings, check_sending):
             register(check, TAG)
         register_conditions(conditions.CONDITIONS)
         with contextlib.suppress(ConfigurationError):  # reported by check_settings

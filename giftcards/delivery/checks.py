@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -49,23 +50,13 @@ def check_settings(**_: object) -> list[CheckMessage]:
     return found or [message for check in (_check_paths, _check_channels) for message in check()]
 
 
-def check_links(**_: object) -> list[CheckMessage]:
-    """Check that messages can link to a page that shows cards."""
-    checks = (_check_links, _check_host, _check_days)
-    return [message for check in checks for message in _unless_wrong(check)]
-
-
-def check_mail(**_: object) -> list[CheckMessage]:
-    """Check that mail is delivered, and that there is a timeout if a mail server hangs."""
-    return _unless_wrong(_check_mail)
-
-
-def _unless_wrong(check: Callable[[], Iterator[CheckMessage]]) -> list[CheckMessage]:
-    """The findings of ``check``; none if no messages are sent or the settings are unusable."""
-    try:
-        return [] if conf.is_off else list(check())
-    except ConfigurationError:
-        return []  # reported by check_settings
+def check_sending(**_: object) -> list[CheckMessage]:
+    """Check that messages, if any are sent, are delivered, and can link to a page of cards."""
+    found: list[CheckMessage] = []
+    for check in (_check_links, _check_host, _check_days, _check_mail):
+        with suppress(ConfigurationError):  # reported by check_settings
+            found += [] if conf.is_off else list(check())
+    return found
 
 
 def _check_paths() -> Iterator[CheckMessage]:
@@ -165,6 +156,7 @@ def _check_days() -> Iterator[CheckMessage]:
 
 
 def _check_mail() -> Iterator[CheckMessage]:
+    """Check that mail is delivered, and that there is a timeout if a mail server hangs."""
     names = (getattr(_found(path), "name", None) for path in conf.channels)
     if "mail" not in names:
         return

@@ -39,7 +39,7 @@ def open_codes(order: Order) -> list[Code]:
     unusable.
     """
     keyring = Keyring.from_settings()
-    cards = {card.position: card for card in cards_of(order)}
+    cards = {card.position: card for card in cards_of(order).order_by()}
     codes: list[Code] = []
     troubles: list[str] = []
     for position in range(1, order.fulfilled_quantity + 1):

@@ -3,10 +3,6 @@
 Each person has a row; the receivers of the signal ``staff_news`` share one. A process claims the
 row before it sends. If it dies before it records the digest, another process sends the digest again
 after two minutes.
-
-The templates of the mails are in ``giftcards_delivery/digest/``: ``subject.txt``, ``mail.txt`` and
-``mail.html``. Their variables are ``items``, ``news`` (the items that hold or happened), ``ended``
-(the items that do not hold any more), ``title``, ``shop_name``, ``language`` and ``is_rtl``.
 """
 
 from __future__ import annotations
@@ -139,7 +135,7 @@ def _listed() -> dict[str, StaffPerson]:
     people: dict[str, StaffPerson] = {}
     # The signal comes first: a chat may work while mail does not.
     if any(staff_news.named_receivers(None)):
-        people[RECEIVERS] = StaffPerson(RECEIVERS, settings.LANGUAGE_CODE, None)
+        people[RECEIVERS] = StaffPerson(RECEIVERS, settings.LANGUAGE_CODE)
     for person in conf.staff_emails:
         people.setdefault(person.address, person)
     return people
@@ -238,7 +234,6 @@ def _without(finding: Finding, known: Iterable[int]) -> Finding | None:
 
 
 def _open_orders(situation: Situation) -> dict[str, list[int]]:
-    """The primary keys of the open orders that are news, by code."""
     return {code: list(finding.orders) for code, finding in situation.matters.items()}
 
 
@@ -259,7 +254,6 @@ def _knows(told: Told, situation: Situation, items: list[Item]) -> Told:
 
 
 def _mail_to(person: StaffPerson, items: list[Item]) -> EmailMultiAlternatives:
-    """The digest for ``person``, in their language."""
     with override(person.language):
         context = {
             "items": items,

@@ -9,11 +9,12 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Self
 
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef
 
 from giftcards.delivery.kinds import KIND_OF_STATUS
 from giftcards.display import supported_language
 from giftcards.models import Card, CustomerRefund, Order
+from giftcards.models.cards import CardQuerySet
 from giftcards.models.money import RefundState
 from giftcards.settlement import customer_breakdown
 
@@ -58,9 +59,7 @@ class Facts:
     missing: int
     #: A :class:`~giftcards.delivery.kinds.Kind`; "" while the order is open and not delayed.
     kind: str
-    #: When it was placed, and when it settled.
     ordered_at: datetime
-    settled_at: datetime | None
     #: Total for the cards that did not come.
     owed: Decimal | None
     #: The paid refunds, the earliest first.
@@ -109,7 +108,6 @@ def facts_of(order: Order) -> Facts:
         missing=order.quantity - order.fulfilled_quantity if order.is_final else 0,
         kind=KIND_OF_STATUS.get(order.status, ""),
         ordered_at=order.created_at,
-        settled_at=order.settled_at,
         owed=None if breakdown is None else breakdown.owed_amount,
         paid_back=paid_back,
         is_reordered=order.reordered_amount is not None,
@@ -118,7 +116,7 @@ def facts_of(order: Order) -> Facts:
 
 def has_cards(order: Order) -> bool:
     """True if ``order`` has cards for its customer: see :func:`cards_of`."""
-    return order.is_final and _paid_for(order).exists()
+    return cards_of(order).exists()
 
 
 def with_cards(orders: Iterable[Order]) -> set[int]:
@@ -136,24 +134,16 @@ def is_destroyed(order: Order) -> bool:
     return order.codes_destroyed_at is not None and not has_cards(order)
 
 
-def cards_of(order: Order) -> list[Card]:
-    """The cards that the customer has paid for, by position; none before the order is final.
+def cards_of(order: Order) -> CardQuerySet:
+    """The cards that the customer has paid for; none before the order is final.
 
     Surplus and late cards are left out: staff decide about them.
     """
-    if not order.is_final:
-        return []
-    cards = list(_paid_for(order).order_by("position"))
-    for card in cards:
-        card.order = order  # so that opening it takes no query
-    return cards
+    # By its manager, so that the cards know the order, and opening one takes no query.
+    cards = order.cards.filter(position__lte=order.fulfilled_quantity)
+    return cards.readable() if order.is_final else cards.none()
 
 
 def language_of(order: Order) -> str:
     """The language of messages to the customer of ``order``: theirs, or else the site's."""
     return supported_language(order.customer_language)
-
-
-def _paid_for(order: Order) -> QuerySet[Card]:
-    paid_for = Card.objects.filter(order=order, position__lte=order.fulfilled_quantity)
-    return paid_for.readable()

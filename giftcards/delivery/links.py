@@ -46,7 +46,6 @@ def issue(
 
 
 def expiry() -> datetime:
-    """Expiry of a new link."""
     return timezone.now() + timedelta(days=conf.link_days)
 
 

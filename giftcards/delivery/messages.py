@@ -1,10 +1,7 @@
 """Writing messages: from an order and a kind to the texts that are sent.
 
-The texts come from templates in ``giftcards_delivery/messages/``, which a shop can override. Each
-kind of message has three: ``<kind>/subject.txt``, ``<kind>/body.txt`` and ``<kind>/short.txt``. The
-body is rendered twice, for plain text and for HTML. Its paragraphs go into ``message.txt`` and
-``message.html``, which lay out the messages of all kinds; a template of that name in the folder of
-a kind takes precedence.
+The documentation lists the templates, which a shop can override, and their variables. The body is
+rendered twice, for plain text and for HTML.
 """
 
 from __future__ import annotations
@@ -89,13 +86,21 @@ class MessageRow:
 def compose(delivery: Delivery, token: Masked | None) -> Message:
     """Write the message of ``delivery`` as it is to be sent now, in its language.
 
-    ``token`` is the token of its link; it is used only if :func:`needs_link`. Raises
-    :exc:`~giftcards.exceptions.ConfigurationError` if the message needs a link and the token or
-    ``BASE_URL`` is missing, or if the encryption keys are unusable; :exc:`ValueError` if it is
-    about a refund and nothing was paid back; and whatever a template raises, without a secret in
-    its frames.
+    ``token`` is that of its link, if it :func:`needs_link`. Raises
+    :exc:`~giftcards.exceptions.ConfigurationError` if it or ``BASE_URL`` is missing, or if the
+    encryption keys are unusable, and whatever a template raises, without a secret in its frames.
     """
-    content = _content(delivery, token)
+    order, kind = delivery.order, delivery.kind
+    facts = facts_of(order)
+    content = Content(kind, facts, order.customer_name, refund=_refund(delivery, facts))
+    if needs_link(order, kind):
+        if token is None or not conf.base_url:
+            raise ConfigurationError(
+                "GIFTCARDS_DELIVERY['BASE_URL'] is not set: messages link to the cards there."
+            )
+        content = replace(content, link=address(token), link_until=expiry())
+    elif kind in WITH_CARDS:
+        content = replace(content, codes=tuple(open_codes(order)))
     return render(content, language=delivery.language, address=delivery.address)
 
 
@@ -129,24 +134,6 @@ def render(content: Content, *, language: str, address: str) -> Message:
             short=Masked(_directed(_compact(_rendered(kind, "short.txt", short)))),
             link=content.link,
         )
-
-
-# From a delivery to the content of its message.
-
-
-def _content(delivery: Delivery, token: Masked | None) -> Content:
-    order, kind = delivery.order, delivery.kind
-    facts = facts_of(order)
-    content = Content(kind, facts, order.customer_name, refund=_refund(delivery, facts))
-    if needs_link(order, kind):
-        if token is None or not conf.base_url:
-            raise ConfigurationError(
-                "GIFTCARDS_DELIVERY['BASE_URL'] is not set: messages link to the cards there."
-            )
-        return replace(content, link=address(token), link_until=expiry())
-    if kind in WITH_CARDS:
-        return replace(content, codes=tuple(open_codes(order)))
-    return content
 
 
 def _refund(delivery: Delivery, facts: Facts) -> PaidBack | None:
@@ -206,7 +193,6 @@ _FORMS = (_SUBJECT, _SHORT, _PLAIN, _RICH)
 
 
 def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
-    """The variables of the templates; see the delivery page of the documentation."""
     facts, refund = content.facts, content.refund
     is_rtl = translation.get_language_bidi()
     last = facts.paid_back[-1] if facts.paid_back else None

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 
 from django.db import IntegrityError, models, transaction
-from django.db.models import Exists, F, OuterRef, Q
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -131,14 +131,6 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         """
         rows = self.filter(pk=claimed.pk, status=DeliveryStatus.SENDING, is_stopped=False)
         return bool(rows.filter(claim=claimed.claim).update(claim=claimed.claim))
-
-    def hurry(self, waiting: Delivery) -> bool:
-        """Make a message that waits for a retry due now; return False if it does not wait."""
-        now = timezone.now()
-        rows = self.filter(
-            pk=waiting.pk, status=DeliveryStatus.RETRYING, next_attempt_at__gt=now
-        ).order_by()
-        return bool(rows.update(next_attempt_at=now))
 
     def untold(self) -> Self:
         """Failed messages without a later open or sent one of the same order and kind."""
@@ -298,25 +290,6 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
         now = timezone.now()
         rows = self.filter(order=order, revoked_at=None).exclude(origin=CardLink.Origin.ACCOUNT)
         return rows.update(revoked_at=now, revoked_by=by)
-
-    def take_reveal(self, link: CardLink, now: datetime, *, most: int | None) -> bool:
-        """Count one reveal; return False if the link has ended or has no reveal left."""
-        return bool(
-            self.filter(pk=link.pk).usable(now, reveals=most).update(reveals=F("reveals") + 1)
-        )
-
-    def give_reveal_back(self, link: CardLink) -> None:
-        """Take back the count of a reveal that could show no card."""
-        self.filter(pk=link.pk, reveals__gt=0).update(reveals=F("reveals") - 1)
-
-    def take_guess(self, link: CardLink) -> bool:
-        """Count a PIN guess as wrong before it is checked; return False if no guess is left."""
-        rows = self.filter(pk=link.pk, wrong_pins__lt=MOST_WRONG_PINS)
-        return bool(rows.update(wrong_pins=F("wrong_pins") + 1))
-
-    def give_guess_back(self, link: CardLink) -> None:
-        """Take back the count of a guess that was right."""
-        self.filter(pk=link.pk, wrong_pins__gt=0).update(wrong_pins=F("wrong_pins") - 1)
 
 
 class CardLink(models.Model):

@@ -12,15 +12,10 @@ from django.utils.translation import gettext
 from giftcards.delivery import page_tokens
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import Facts, facts_of, has_cards, with_cards
-from giftcards.delivery.kinds import Kind
+from giftcards.delivery.kinds import WITH_CARDS, Kind
 from giftcards.models import Order
 from giftcards.statuses import Status
 
-# The status whose label is shown for the order, where that of the kind suits only the message.
-_STATES = {
-    Kind.DELIVERED: Status.FULFILLED,
-    Kind.PARTLY_DELIVERED: Status.PARTIALLY_FILLED,
-}
 # Digits of the longest primary key.
 _LONGEST_KEY = 18
 
@@ -40,8 +35,9 @@ class OwnedOrder:
     def state(self) -> str:
         if not self.facts.kind:
             return gettext("In progress")
-        kind = Kind(self.facts.kind)
-        return str(_STATES.get(kind, kind).label)
+        # The label of these kinds suits only the message.
+        has_come = self.facts.kind in WITH_CARDS
+        return str(Status(self.order.status).label if has_come else Kind(self.facts.kind).label)
 
 
 def orders_of(user: Any) -> QuerySet[Order]:

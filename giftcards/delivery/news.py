@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self
 from django.apps import apps
 from django.db.models import Max, QuerySet
 from django.urls import NoReverseMatch, reverse
+from django.utils.text import capfirst
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
@@ -162,7 +163,6 @@ class Item:
 
     @classmethod
     def about(cls, alert: Alert, finding: Finding) -> Self:
-        """The item that tells of ``finding``."""
         named = islice(finding.orders.items(), _NAMED)
         return cls(
             alert,
@@ -232,7 +232,6 @@ class Situation:
 
 
 def current_situation() -> Situation:
-    """Take a snapshot of the present situation."""
     standing = Standing()
     states: dict[str, Finding] = {}
     matters: dict[str, Finding] = {}
@@ -321,5 +320,4 @@ def _address(page: str, *args: object) -> str:
 
 def _as_sentence(text: str) -> str:
     """The text with a capital, and a full stop if it has none."""
-    text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", "!", "?")) else f"{text}."
+    return capfirst(text if text.endswith((".", "!", "?")) else f"{text}.")

@@ -24,6 +24,8 @@ from giftcards.delivery.revealing import earlier_reveals
 from giftcards.keys.secrecy import Masked, contained
 from giftcards.models import Order
 
+#: The methods that these pages allow.
+METHODS = ("GET", "HEAD", "POST")
 _HEADERS = {
     "Cache-Control": "no-store, private",
     "X-Robots-Tag": "noindex, nofollow",
@@ -62,7 +64,6 @@ def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> H
             "complaint": complaint,
         },
         language=language_of(link.order),
-        referrer=SECRET_ADDRESS,
     )
 
 
@@ -132,7 +133,7 @@ def file_of(order: Order, shown: list[Code]) -> HttpResponse:
     response = HttpResponse(text, content_type="text/plain; charset=utf-8")
     kept = "".join(sign if sign.isalnum() else "-" for sign in order.reference)
     response["Content-Disposition"] = content_disposition_header(True, f"cards-{kept}.txt")
-    return _protected(response, SECRET_ADDRESS)
+    return _protected(response)
 
 
 def _line(card: Code) -> str:
@@ -149,24 +150,24 @@ def gone(request: HttpRequest) -> HttpResponse:
     """
     language = translation.get_language_from_request(request)
     nonce = salted_hmac("giftcards.delivery.pages", "gone", algorithm="sha256").hexdigest()[:32]
-    return _page("gone", {}, language=language, referrer=SECRET_ADDRESS, status=404, nonce=nonce)
+    return _page("gone", {}, language=language, status=404, nonce=nonce)
 
 
-def refuse_method(*allowed: str) -> HttpResponse:
+def refuse_method() -> HttpResponse:
     """The response to a method that these pages do not allow, whatever the link."""
-    return _protected(HttpResponseNotAllowed(allowed), SECRET_ADDRESS)
+    return _protected(HttpResponseNotAllowed(METHODS))
 
 
 def trouble(request: HttpRequest) -> HttpResponse:
     """The page shown when an error prevents the right one."""
     language = translation.get_language_from_request(request)
     with suppress(Exception):
-        return _page("trouble", {}, language=language, referrer=SECRET_ADDRESS, status=503)
+        return _page("trouble", {}, language=language, status=503)
     # A template of the shop may be the cause.
     with translation.override(language):
         text = translation.gettext("The cards cannot be shown at the moment. Try again later.")
     response = HttpResponse(text, content_type="text/plain; charset=utf-8", status=503)
-    return _protected(response, SECRET_ADDRESS)
+    return _protected(response)
 
 
 def owned(request: HttpRequest, context: Mapping[str, Any]) -> HttpResponse:
@@ -181,7 +182,7 @@ def _page(
     context: Mapping[str, Any],
     *,
     language: str,
-    referrer: str,
+    referrer: str = SECRET_ADDRESS,
     status: int = 200,
     nonce: str = "",
     request: HttpRequest | None = None,
@@ -195,10 +196,12 @@ def _page(
         content = render_to_string(template, {**shared, **context}, request)
     response = HttpResponse(content, status=status)
     response["Content-Language"] = language
-    return _protected(response, referrer, nonce=nonce)
+    return _protected(response, referrer=referrer, nonce=nonce)
 
 
-def _protected(response: HttpResponse, referrer: str, *, nonce: str = "") -> HttpResponse:
+def _protected(
+    response: HttpResponse, *, referrer: str = SECRET_ADDRESS, nonce: str = ""
+) -> HttpResponse:
     for name, value in _HEADERS.items():
         response[name] = value
     response["Referrer-Policy"] = referrer

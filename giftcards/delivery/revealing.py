@@ -8,12 +8,13 @@ from datetime import datetime, timedelta
 from typing import Self
 
 from django.db import IntegrityError, transaction
+from django.db.models import F
 from django.http import HttpRequest
 from django.utils import timezone
 
 from giftcards.addresses import ip_address
 from giftcards.delivery.codes import Code, open_codes
-from giftcards.delivery.models import SAME_REVEAL, CardLink, LinkVisit
+from giftcards.delivery.models import MOST_WRONG_PINS, SAME_REVEAL, CardLink, LinkVisit
 from giftcards.delivery.pins import is_right
 from giftcards.exceptions import ConfigurationError
 from giftcards.keys.secrecy import apart, contained
@@ -72,9 +73,11 @@ def guess(link: CardLink, password: str, secret: str, visitor: Visitor) -> bool:
     The last wrong guess locks the link. A guess counts as wrong until it proves right, so
     simultaneous guesses gain nothing.
     """
-    is_taken = CardLink.objects.take_guess(link)
+    row = CardLink.objects.filter(pk=link.pk)
+    left = row.filter(wrong_pins__lt=MOST_WRONG_PINS)
+    is_taken = left.update(wrong_pins=F("wrong_pins") + 1)
     if is_taken and is_right(password, secret):
-        CardLink.objects.give_guess_back(link)
+        row.filter(wrong_pins__gt=0).update(wrong_pins=F("wrong_pins") - 1)
         return True
     link.refresh_from_db(fields=["wrong_pins"])
     if is_taken and link.is_locked:
@@ -127,15 +130,17 @@ def reveal(link: CardLink, key: str, visitor: Visitor, *, most: int | None) -> l
 def _reveal_first(
     link: CardLink, key: str, visitor: Visitor, *, most: int | None
 ) -> list[Code] | None:
+    row = CardLink.objects.filter(pk=link.pk)
     with transaction.atomic(durable=True):
         # Write first: SQLite may fail a transaction that reads before it writes.
-        if not CardLink.objects.take_reveal(link, timezone.now(), most=most):
+        usable = row.usable(timezone.now(), reveals=most)
+        if not usable.update(reveals=F("reveals") + 1):
             return None
         shown = open_cards(link.order)
         unreadable = sum(not card.is_readable for card in shown)
         is_any_shown = unreadable < len(shown)
         if not is_any_shown:
-            CardLink.objects.give_reveal_back(link)
+            row.filter(reveals__gt=0).update(reveals=F("reveals") - 1)
         if is_any_shown or not _was_in_vain(link):
             visitor.visit(
                 link,

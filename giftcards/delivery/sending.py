@@ -130,8 +130,10 @@ class _Pass:
         values = self._values(delivery)
         if Delivery.objects.conclude(delivery, **values):
             status = values["status"]
-            if status == DeliveryStatus.RETRYING and _is_stopped(delivery):
-                status = DeliveryStatus.CANCELLED
+            if status == DeliveryStatus.RETRYING:
+                # In case it was stopped during the attempt.
+                stopped = Delivery.objects.filter(pk=delivery.pk, is_stopped=True)
+                status = DeliveryStatus.CANCELLED if stopped.cancel() else status
             # The fields of the tally are named like the statuses.
             self._counts[status.value] += 1
 
@@ -167,18 +169,13 @@ def is_wanted(delivery: Delivery) -> bool:
     return is_true and not (delivery.kind in WITH_CARDS and is_destroyed(delivery.order))
 
 
-def _is_stopped(delivery: Delivery) -> bool:
-    """Cancel the message if it was stopped during the attempt; return True in that case."""
-    return bool(Delivery.objects.filter(is_stopped=True).cancel(pk=delivery.pk))
-
-
 @contained
 def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
     """Try to send the message; return ``None`` if it was stopped just before."""
     link: CardLink | None = None
     token: Masked | None = None
     try:
-        channel = _channel(delivery.channel)
+        channel = {each.name: each for each in conf.make_channels()}[delivery.channel]
         with transaction.atomic():
             # Lock the order first, as a correction of the address does, to avoid a deadlock.
             delivery.order.lock()
@@ -199,10 +196,6 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
         with suppress(ProtectedError):
             link.delete()
     return end
-
-
-def _channel(name: str) -> Channel:
-    return {channel.name: channel for channel in conf.make_channels()}[name]
 
 
 def _send(channel: Channel, message: Message) -> str | None:

@@ -29,7 +29,6 @@ from giftcards.keys.secrecy import Masked, apart, contained
 
 logger = logging.getLogger(__name__)
 
-_METHODS = ("GET", "HEAD", "POST")
 _PER_PAGE = 20
 
 
@@ -47,8 +46,8 @@ def cards(request: HttpRequest, token: str) -> HttpResponse:
 @csrf_protect
 def my_cards(request: HttpRequest) -> HttpResponse:
     """The orders of the user who is logged in; POST shows the cards of the posted ``order``."""
-    if request.method not in _METHODS:
-        return pages.refuse_method(*_METHODS)
+    if request.method not in pages.METHODS:
+        return pages.refuse_method()
     if conf.orders_of is None:
         return pages.gone(request)
     user = getattr(request, "user", None)
@@ -80,25 +79,21 @@ def _kept_in(request: HttpRequest, answer: Callable[[], HttpResponse]) -> HttpRe
 
 @contained
 def _answer_link(request: HttpRequest, token: str) -> HttpResponse:
-    if request.method not in _METHODS:
-        return pages.refuse_method(*_METHODS)
+    if request.method not in pages.METHODS:
+        return pages.refuse_method()
     if request.method == "POST":
         return _answer_press(request, token)
     link = find(token)
     if link is None:
         return pages.gone(request)
     if request.method == "GET":
-        _note_opening(request, link)
+        try:
+            note_opening(link, Visitor.of(request))
+        except DatabaseFailure as error:
+            # The customer can go on without this record.
+            kind = type(error).__qualname__
+            apart(logger.warning, "That link %s was opened is not written down: %s.", link.pk, kind)
     return pages.ask(link, token, asks_pin=bool(pin_of(link.order)))
-
-
-def _note_opening(request: HttpRequest, link: CardLink) -> None:
-    try:
-        note_opening(link, Visitor.of(request))
-    except DatabaseFailure as error:
-        # The customer can go on without this record.
-        kind = type(error).__qualname__
-        apart(logger.warning, "That link %s was opened is not written down: %s.", link.pk, kind)
 
 
 @contained

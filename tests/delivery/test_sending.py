@@ -19,7 +19,7 @@ from giftcards.delivery.channels import AddressRefused, Channel, Message, Outcom
 from giftcards.delivery.handover import Limits
 from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
-from giftcards.delivery.privacy import MESSAGES
+from giftcards.delivery.privacy import Messages
 from giftcards.delivery.queueing import send_again, withdraw
 from giftcards.delivery.sending import CLAIM, MOST_UNANSWERED, SendingTally, send_due
 from giftcards.models import Order
@@ -264,7 +264,7 @@ class TestStopped:
         def stop_first(channel: Channel) -> None:
             # Made for an attempt before its link is.
             if is_erased:
-                MESSAGES.erase(message.order, Traces(Person.of(ADDRESS), []))
+                Messages().erase(message.order, Traces(Person.of(ADDRESS), []))
             else:
                 withdraw(message.order, by="amina")
             begin(channel)

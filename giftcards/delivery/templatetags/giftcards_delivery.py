@@ -1,8 +1,6 @@
 """Tags and filters for the templates of a shop: ``{% load giftcards_delivery %}``.
 
-``{% my_cards %}`` lists the orders of the user who is logged in; ``{% order_cards order %}`` shows
-the state of one order and the button for its cards. Both show nothing to anybody else, and need
-``GIFTCARDS_DELIVERY["OWNED_ORDERS"]`` and the request in the context.
+The tags need ``GIFTCARDS_DELIVERY["OWNED_ORDERS"]`` and the request in the context.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ _MOST_LISTED = 20
 @register.inclusion_tag("giftcards_delivery/tags/my_cards.html", takes_context=True)
 def my_cards(context: RequestContext) -> dict[str, Any]:
     """The newest orders of the user who is logged in."""
-    user = _user(context)
+    user = getattr(context.get("request"), "user", None)
     found = list(my_orders.orders_of(user).prefetch_related("refunds")[: _MOST_LISTED + 1])
     return {
         "orders": my_orders.shown_orders(user, found[:_MOST_LISTED]),
@@ -39,11 +37,7 @@ def my_cards(context: RequestContext) -> dict[str, Any]:
 @register.inclusion_tag("giftcards_delivery/tags/order_cards.html", takes_context=True)
 def order_cards(context: RequestContext, order: Order) -> dict[str, Any]:
     """The state of ``order`` and the button for its cards, if the logged-in user owns it."""
-    user = _user(context)
+    user = getattr(context.get("request"), "user", None)
     # Read again: the given instance may be stale.
     found = my_orders.orders_of(user).filter(pk=order.pk)[:1]
     return {"orders": my_orders.shown_orders(user, found)}
-
-
-def _user(context: RequestContext) -> Any:
-    return getattr(context.get("request"), "user", None)

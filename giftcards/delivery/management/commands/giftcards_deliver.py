@@ -77,11 +77,11 @@ class Command(GiftcardsCommand):
 
 def _wait(stop: threading.Event, seconds: float) -> None:
     """Wait for ``seconds``, and then until a message is due; a minute at most in all."""
-    began = time.monotonic()
-    while not stop.is_set() and (waited := time.monotonic() - began) < _TICK:
+    end = time.monotonic() + _TICK
+    stop.wait(seconds)
+    while not stop.is_set() and time.monotonic() < end:
         due_at = Delivery.objects.next_due_at()
         until_due = _POLL_EVERY if due_at is None else (due_at - timezone.now()).total_seconds()
-        pause = seconds - waited
-        if pause <= 0 and until_due <= 0:
+        if until_due <= 0:
             return
-        stop.wait(min(pause if pause > 0 else until_due, _POLL_EVERY))
+        stop.wait(min(until_due, _POLL_EVERY))
