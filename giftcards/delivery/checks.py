@@ -42,7 +42,6 @@ _PRETENDING = {f"django.core.mail.backends.{name}.EmailBackend" for name in ("co
 
 
 def check_settings(**_: object) -> list[CheckMessage]:
-    """Report what is wrong with ``GIFTCARDS_DELIVERY``."""
     found: list[CheckMessage] = [
         Error(problem.message, hint=problem.hint, id=IDS[problem.kind])
         for problem in conf.problems()

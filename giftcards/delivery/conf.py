@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -17,7 +18,6 @@ from giftcards.conf import (
     SettingsDict,
     Unusable,
     address,
-    address_parts,
     number,
     optional,
     text,
@@ -158,8 +158,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
     @property
     def display_name(self) -> str:
         """The name of the shop, or else the host of its address; "" without either."""
-        parts = address_parts(self.base_url)
-        return self.shop_name or (parts and parts.hostname) or ""
+        return self.shop_name or urlsplit(self.base_url).hostname or ""
 
     @property
     def contact_address(self) -> str:

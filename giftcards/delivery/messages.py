@@ -76,8 +76,6 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class MessageRow:
-    """A line of the table in a message."""
-
     label: str
     value: str
 
@@ -115,7 +113,6 @@ def needs_link(order: Order, kind: str) -> bool:
 
 
 def render(content: Content, *, language: str, address: str) -> Message:
-    """Render ``content`` in ``language`` as a message to ``address``."""
     kind = content.kind
     with translation.override(language), timezone.override(timezone.get_default_timezone()):
         seen = _without_hidden_characters(content)
@@ -270,8 +267,7 @@ def _rows_of_refund(content: Content, form: _Form) -> list[MessageRow]:
 
 def _rendered(kind: str, name: str, words: dict[str, Any]) -> str:
     template = select_template([f"{_FOLDER}/{kind}/{name}", f"{_FOLDER}/{name}"])
-    rendered: str = template.render(words)
-    return rendered
+    return str(template.render(words))
 
 
 def _paragraphs(kind: str, words: dict[str, Any]) -> list[str]:
@@ -317,7 +313,6 @@ def _tidied(text: str) -> str:
 
 
 def _compact(text: str) -> str:
-    """The text without blank lines."""
     return "\n".join(filter(None, _lines(text)))
 
 

@@ -419,5 +419,4 @@ class StaffDigest(models.Model):
 
     @property
     def is_failing(self) -> bool:
-        """True if the last attempt to send a digest failed."""
         return self.failures > 0

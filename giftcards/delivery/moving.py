@@ -43,9 +43,7 @@ class OldAddress:
         """Open messages (one may be arriving), and failed ones that no later message replaces."""
         lost = {message.pk for message in self.messages if message.status == DeliveryStatus.FAILED}
         untold = set(Delivery.objects.filter(pk__in=lost).untold().values_list("pk", flat=True))
-        return [
-            message for message in self.messages if message.status in OPEN or message.pk in untold
-        ]
+        return [message for message in self.messages if message.is_open or message.pk in untold]
 
     @property
     def with_codes(self) -> list[Delivery]:
@@ -60,7 +58,6 @@ class OldAddress:
 
     @property
     def links(self) -> CardLinkQuerySet:
-        """All links in these messages."""
         messages = [message.pk for message in self.messages]
         return CardLink.objects.filter(order=self.order, delivery__in=messages)
 
@@ -77,9 +74,8 @@ class OldAddress:
 
 
 def sent_to(order: Order, addresses: set[str]) -> OldAddress:
-    """The messages about ``order`` to these addresses."""
     about = Delivery.objects.filter(order=order, address__in=addresses).order_by("pk")
-    return OldAddress(order, list(about) if addresses else [])
+    return OldAddress(order, list(about))
 
 
 def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:

@@ -28,8 +28,7 @@ from giftcards.models import Lease
 
 logger = logging.getLogger(__name__)
 
-# Names of the leases on sending; each task takes one.
-_SLOT = "messages {number}"
+# Number of the leases on sending; each task takes one.
 _MOST_SLOTS = 4
 # Longer than the task, so that the lease need not be renewed.
 _SLOT_FOR = timedelta(minutes=2)
@@ -86,7 +85,7 @@ def _workers() -> int:
 
 def _take_slot(number: int) -> tuple[str, str] | None:
     """The name and the token of a lease on sending; ``None`` if others hold all of them."""
-    for name in (_SLOT.format(number=index) for index in range(number)):
+    for name in (f"messages {index}" for index in range(number)):
         if token := Lease.objects.take(name, _SLOT_FOR):
             return name, token
     return None

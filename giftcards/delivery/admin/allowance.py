@@ -17,7 +17,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import ngettext
 
-from giftcards.admin.actions import Refused
+from giftcards.admin.actions import Refused, may
 from giftcards.admin.revealing import take_turn
 from giftcards.conf import conf as core
 from giftcards.delivery.models import CardLink, Delivery
@@ -26,6 +26,8 @@ from giftcards.models.records import REFUSED_REVEAL
 
 logger = logging.getLogger(__name__)
 
+#: The permission to have messages sent again, and to make links and withdraw them.
+MAY_RESEND = may("giftcards_delivery.resend_delivery")
 #: Most messages and links that staff may ask for about one order within an hour.
 MOST_OF_AN_ORDER = 10
 

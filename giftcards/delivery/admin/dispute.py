@@ -22,12 +22,12 @@ from giftcards.admin.timeline import Timeline
 from giftcards.delivery.admin.labels import (
     address_of,
     doubts,
+    newest,
     origin_of,
     state_of,
     who_asked,
 )
 from giftcards.delivery.admin.labels import status_badge as message_badge
-from giftcards.delivery.admin.pages import CSS, newest
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.display import bdi, filled, money, named, status_badge, zoned_moment
 from giftcards.models import CardReveal, Order
@@ -50,7 +50,7 @@ def _view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
     messages, has_more_messages = newest(Delivery.objects.filter(order=order), _MOST)
     context: dict[str, Any] = {
         "title": gettext("Proof of delivery"),
-        "media": pages.media + forms.Media(css=CSS),
+        "media": pages.media + forms.Media(css={"all": ("giftcards_delivery/admin.css",)}),
         "original": order,
         "made_at": zoned_moment(timezone.now()),
         "zone": timezone.get_current_timezone_name(),
@@ -117,15 +117,11 @@ def _at_provider(order: Order) -> list[tuple[str, object]]:
 
 
 def _message_row(message: Delivery) -> dict[str, Any]:
-    """A message with its attempts. The texts are HTML."""
     details = (who_asked(message), doubts(message), bdi(message.error) if message.error else "")
     return {
-        "kind": message.get_kind_display(),
+        "message": message,
         "badge": message_badge(message),
         "address": address_of(message),
-        "queued": zoned_moment(message.created_at),
-        "sent": _when(message.sent_at),
-        "attempts": message.attempts,
         "details": [detail for detail in details if detail],
     }
 
@@ -133,15 +129,7 @@ def _message_row(message: Delivery) -> dict[str, Any]:
 def _links(order: Order) -> dict[str, Any]:
     links, has_more = newest(CardLink.objects.filter(order=order), _MOST)
     now = timezone.now()
-    rows = [
-        {
-            "made": origin_of(link),
-            "at": zoned_moment(link.created_at),
-            "reason": bdi(link.reason) if link.reason else "",
-            "state": state_of(link, now)[0],
-        }
-        for link in links
-    ]
+    rows = [(link, origin_of(link), state_of(link, now)[0]) for link in links]
     return {"links": rows, "has_more_links": has_more}
 
 

@@ -16,7 +16,7 @@ from giftcards.admin.reauthentication import address_of_proof
 from giftcards.admin.revealing import SHOWN_FOR, RevealForm, needs_other_proof, rendered
 from giftcards.delivery import links
 from giftcards.delivery.admin import allowance
-from giftcards.delivery.admin.pages import MAY_RESEND
+from giftcards.delivery.admin.allowance import MAY_RESEND
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import has_cards
 from giftcards.delivery.models import CardLink

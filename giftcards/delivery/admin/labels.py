@@ -1,4 +1,4 @@
-"""Labels for the state of messages and links, in plain words. The texts are HTML."""
+"""Messages and links for the pages: their state in plain words, as HTML, and the newest ones."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Count, Max, Q
+from django.db.models import Count, Max, Q, QuerySet
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext
 
-from giftcards.delivery.conf import conf
+from giftcards.delivery.conf import conf, languages
 from giftcards.delivery.models import (
     MOST_REVEALS,
     CardLink,
@@ -34,6 +34,17 @@ _COLOURS = {
     DeliveryStatus.FAILED: "unconfirmed",
     DeliveryStatus.CANCELLED: "pending",
 }
+
+
+def language_choices() -> list[tuple[str, str]]:
+    # Names that Django does not know are shown as they are.
+    return [(code, gettext(str(name))) for code, name in languages().items()]
+
+
+def newest(rows: QuerySet[Any], most: int) -> tuple[list[Any], bool]:
+    """The newest ``most`` of the rows, newest first, and whether there are more."""
+    found = list(rows.order_by("-pk")[: most + 1])
+    return found[:most], len(found) > most
 
 
 def with_use(links: CardLinkQuerySet) -> Any:

@@ -17,16 +17,16 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin.actions import buttons
 from giftcards.admin.filters import ChoicesFilter, OrderChangeList, show_filters
 from giftcards.admin.pages import OrderPages
-from giftcards.admin.rows import ReadOnlyRows, column
+from giftcards.admin.rows import OrderRows, ReadOnlyRows, column
 from giftcards.delivery.admin.labels import (
     doubts,
+    newest,
     origin_of,
     state_of,
     status_badge,
     what_became,
     who_asked,
 )
-from giftcards.delivery.admin.pages import DeliveryRows, newest
 from giftcards.delivery.admin.previews import PreviewPages
 from giftcards.delivery.admin.resending import SEND_AGAIN
 from giftcards.delivery.admin.section import ABOUT_MESSAGE
@@ -47,6 +47,20 @@ from giftcards.models import Order
 _MOST_FOUND = 1_000
 # The most visits on the page of a link: programs may open it any number of times.
 _MOST_VISITS = 200
+
+
+class DeliveryRows(OrderRows):
+    """Base of our lists, whose rows are about orders; the latest row comes first."""
+
+    list_display_links = ("when",)
+    list_select_related = ("order",)
+    # Shows the search box; search_rows() does the search.
+    search_fields = ("order__reference",)
+
+    class Media:
+        css = {"all": ("giftcards_delivery/admin.css",)}
+
+    when = column(Delivery, "created_at")
 
 
 class ChannelFilter(ChoicesFilter):
@@ -81,9 +95,7 @@ class UntoldFilter(admin.SimpleListFilter):
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(PreviewPages):
-    """The messages to customers, the latest first."""
-
+class DeliveryAdmin(PreviewPages, DeliveryRows):
     list_display = ("when", "its_kind", "its_status", "its_order", "to", "tries", "last_error")
     list_filter = (
         UntoldFilter,
@@ -166,8 +178,6 @@ class DeliveryAdmin(PreviewPages):
 
 @admin.register(CardLink)
 class CardLinkAdmin(DeliveryRows):
-    """The links, the latest first."""
-
     list_display = ("when", "its_order", "made", "its_state", "times_shown")
     fields = readonly_fields = (
         "its_order",

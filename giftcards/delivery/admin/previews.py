@@ -20,7 +20,8 @@ from django.utils.translation import get_language, gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.clickjacking import xframe_options_sameorigin
 
-from giftcards.delivery.admin.pages import DeliveryRows, language_choices
+from giftcards.admin.rows import AnyModelAdmin
+from giftcards.delivery.admin.labels import language_choices
 from giftcards.delivery.channels import Mail, Message
 from giftcards.delivery.codes import Code
 from giftcards.delivery.conf import conf
@@ -65,7 +66,7 @@ class PreviewForm(forms.Form):
         return render(content, language=chosen["language"], address="")
 
 
-class PreviewPages(DeliveryRows):
+class PreviewPages(AnyModelAdmin):
     """The page with the previews; mixed into the admin of :class:`Delivery`."""
 
     def get_urls(self) -> list[URLPattern]:

@@ -24,7 +24,8 @@ from giftcards.admin.reauthentication import address_of_proof, is_confirmed, pro
 from giftcards.admin.revealing import needs_other_proof
 from giftcards.conf import conf as core
 from giftcards.delivery.admin import allowance
-from giftcards.delivery.admin.pages import MAY_RESEND, language_choices
+from giftcards.delivery.admin.allowance import MAY_RESEND
+from giftcards.delivery.admin.labels import language_choices
 from giftcards.delivery.channels import Channel, Mail
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import language_of

@@ -15,11 +15,13 @@ from django.utils.translation import gettext, ngettext
 from giftcards.admin.actions import buttons
 from giftcards.admin.extensions import Extension, register
 from giftcards.admin.pages import OrderPages
+from giftcards.delivery.admin.allowance import MAY_RESEND
 from giftcards.delivery.admin.dispute import PROOF
 from giftcards.delivery.admin.handing_over import NEW_LINK, WITHDRAW
 from giftcards.delivery.admin.labels import (
     address_of,
     doubts,
+    newest,
     origin_of,
     state_of,
     status_badge,
@@ -28,7 +30,6 @@ from giftcards.delivery.admin.labels import (
     who_asked,
     with_use,
 )
-from giftcards.delivery.admin.pages import MAY_RESEND, newest
 from giftcards.delivery.admin.resending import CANCEL, SEND_AGAIN, SEND_LINK, TRY_NOW
 from giftcards.delivery.conf import conf
 from giftcards.delivery.kinds import KIND_OF_STATUS, Mode
