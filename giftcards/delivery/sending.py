@@ -104,7 +104,7 @@ class _Pass:
         self._away: set[str] = set()
 
     def run(self) -> SendingTally:
-        while batch := self._next():
+        while self._limits.may_begin() and (batch := self._next()):
             for wanted in batch:
                 if self._limits.may_begin() and wanted.channel not in self._away:
                     self._send(wanted)
@@ -114,8 +114,6 @@ class _Pass:
         return SendingTally(**self._counts, is_cut_short=is_cut_short)
 
     def _next(self) -> list[Delivery]:
-        if not self._limits.may_begin():
-            return []
         due = Delivery.objects.due(timezone.now()).exclude(channel__in=self._away)
         return list(due[:_BATCH])
 
@@ -204,7 +202,6 @@ def _send(channel: Channel, message: Message) -> str | None:
 
 
 def _id(delivery: Delivery) -> str:
-    """The message's id: the same for each attempt, so that others can recognise a repetition."""
     digest = salted_hmac("giftcards.delivery.message", delivery.key, algorithm="sha256")
     return digest.hexdigest()[:32]
 

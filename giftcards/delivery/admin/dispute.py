@@ -42,6 +42,7 @@ _LANGUAGES = ("fr", "ar", "en")
 
 
 def _view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
+    now = timezone.now()
     has_perm = request.user.has_perm
     order = pages.order_for(request, key, allowed=has_perm("giftcards_delivery.view_delivery"))
     # The ends of codes are for the same people as on the page of the order.
@@ -52,7 +53,7 @@ def _view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
         "title": gettext("Proof of delivery"),
         "media": pages.media + forms.Media(css={"all": ("giftcards_delivery/admin.css",)}),
         "original": order,
-        "made_at": zoned_moment(timezone.now()),
+        "made_at": zoned_moment(now),
         "zone": timezone.get_current_timezone_name(),
         "made_by": request.user.get_username(),
         "bought": _bought(order),
@@ -64,7 +65,12 @@ def _view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
         "quotes": _quotes(order, [tail for _card, _at, tail, _why in cards["cards"]]),
     }
     if has_perm("giftcards_delivery.view_cardlink"):
-        context |= {"sees_links": True, **_links(order)}
+        links, has_more = newest(CardLink.objects.filter(order=order), _MOST)
+        context |= {
+            "sees_links": True,
+            "links": [(link, origin_of(link), state_of(link, now)[0]) for link in links],
+            "has_more_links": has_more,
+        }
         if has_perm("giftcards_delivery.view_linkvisit"):
             visits, has_more = newest(LinkVisit.objects.filter(link__order=order), _MOST)
             context |= {"sees_visits": True, "visits": visits, "has_more_visits": has_more}
@@ -124,13 +130,6 @@ def _message_row(message: Delivery) -> dict[str, Any]:
         "address": address_of(message),
         "details": [detail for detail in details if detail],
     }
-
-
-def _links(order: Order) -> dict[str, Any]:
-    links, has_more = newest(CardLink.objects.filter(order=order), _MOST)
-    now = timezone.now()
-    rows = [(link, origin_of(link), state_of(link, now)[0]) for link in links]
-    return {"links": rows, "has_more_links": has_more}
 
 
 def _quotes(order: Order, tails: list[str]) -> list[dict[str, Any]]:

@@ -16,7 +16,6 @@ from giftcards.admin.reauthentication import address_of_proof
 from giftcards.admin.revealing import SHOWN_FOR, RevealForm, needs_other_proof, rendered
 from giftcards.delivery import links
 from giftcards.delivery.admin import allowance
-from giftcards.delivery.admin.allowance import MAY_RESEND
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import has_cards
 from giftcards.delivery.models import CardLink
@@ -79,7 +78,7 @@ WITHDRAW = OrderAction(
     name="delivery_withdraw",
     route="<key>/withdraw/",
     label=_("Withdraw all links"),
-    permission=MAY_RESEND,
+    permission=allowance.MAY_RESEND,
     place="messages",
     is_offered=_has_link,
     token=None,
@@ -131,7 +130,7 @@ NEW_LINK = OrderAction(
     name="delivery_new_link",
     route="<key>/new-link/",
     label=_("New link to hand over"),
-    permission=MAY_RESEND,
+    permission=allowance.MAY_RESEND,
     place="messages",
     is_offered=may_have_link,
     token=None,

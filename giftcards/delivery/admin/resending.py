@@ -24,7 +24,6 @@ from giftcards.admin.reauthentication import address_of_proof, is_confirmed, pro
 from giftcards.admin.revealing import needs_other_proof
 from giftcards.conf import conf as core
 from giftcards.delivery.admin import allowance
-from giftcards.delivery.admin.allowance import MAY_RESEND
 from giftcards.delivery.admin.labels import language_choices
 from giftcards.delivery.channels import Channel, Mail
 from giftcards.delivery.conf import conf
@@ -194,7 +193,7 @@ SEND_AGAIN = OrderAction(
     name="delivery_send_again",
     route="<key>/send-again/",
     label=_("Send a message again"),
-    permission=MAY_RESEND,
+    permission=allowance.MAY_RESEND,
     place="messages",
     is_offered=lambda order: bool(kinds_that_fit(order)),
     token=None,
@@ -248,7 +247,7 @@ TRY_NOW = OrderAction(
     name="delivery_try_now",
     route="messages/<key>/try-now/",
     label=_("Try now"),
-    permission=MAY_RESEND,
+    permission=allowance.MAY_RESEND,
     of=Delivery,
     place="message",
     is_offered=lambda message: message.status == DeliveryStatus.RETRYING,
@@ -259,7 +258,7 @@ CANCEL = OrderAction(
     name="delivery_cancel",
     route="messages/<key>/cancel/",
     label=_("Do not send it"),
-    permission=MAY_RESEND,
+    permission=allowance.MAY_RESEND,
     of=Delivery,
     place="message",
     is_offered=lambda message: message.status in WAITING,
