@@ -1,4 +1,4 @@
-"""What a report and a download cost, beside going through the orders one by one.
+"""The costs of a report and a download, beside going through the orders one by one.
 
 ``python -m benchmarks books 1000000`` compares both to the centime as well, by everything.
 """
@@ -111,7 +111,7 @@ def _measure_reports(start: Any, end: Any) -> None:
 
 
 def _one_by_one(start: Any, end: Any) -> Figures:
-    """What one writes first."""
+    """The obvious way: every order is read, and added up."""
     return expected(settled_between(Order.objects.all(), start, end))
 
 
@@ -125,7 +125,7 @@ def _measure_downloads(start: Any, end: Any) -> None:
 
 
 def _as_one_text(start: Any, end: Any) -> str:
-    """What one writes first: all orders, all columns, one text."""
+    """The obvious way: all orders, all columns, one text."""
     text = io.StringIO()
     writer = csv.writer(text)
     for order in list(settled_between(Order.objects.all(), start, end)):

@@ -1,4 +1,4 @@
-"""How many requests following takes, and how long after settling the cards are in the database."""
+"""The requests that following takes, and the time from settling to cards in the database."""
 
 from __future__ import annotations
 

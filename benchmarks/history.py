@@ -1,4 +1,4 @@
-"""What a long history costs: the questions of engine and messages, the list, a sweep's memory."""
+"""The costs of a long history: the questions of engine and messages, the list, a sweep's memory."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class PlainChanges(
 
 
 class PlainAdmin(OrderModelAdmin):
-    """What one writes first, for the same columns, filters and searches; and a page of an order."""
+    """The obvious admin, with the same columns, filters and searches; and a page of an order."""
 
     inlines = (PlainCards, PlainChanges)
 

@@ -1,4 +1,4 @@
-"""What rotating the keys, proving it and a purge cost, beside going through the cards one by one.
+"""The costs of rotating the keys, proving it and a purge, beside doing it card by card.
 
 ``python -m benchmarks keys 100000`` says for how many cards; a tenth of them is gone through
 one by one.

@@ -1,4 +1,4 @@
-"""Whether the time of an answer tells a right link from a dead one, and one dead one from another.
+"""Times of answers, which must not tell a right link from a dead one, nor dead ones apart.
 
 Then what it takes to show 2,000 cards. ``python -m benchmarks links``
 """

@@ -1,4 +1,4 @@
-"""Whether a process that goes on settling orders grows."""
+"""The memory of a process that goes on settling orders: it must not grow."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def start_engine(url: str, limit: int, *, log: IO[str]) -> subprocess.Popen[str]
 
 @dataclass
 class Shop:
-    """What the shop knows of its orders by reference; times are Unix times, of commits.
+    """The shop's knowledge of its orders by reference; times are Unix times, of commits.
 
     ``run`` begins the references: the database may hold those of another run.
     """
@@ -282,7 +282,7 @@ def _compare(ledger: Ledger, in_time: Test, minutes: float, options: argparse.Na
 def seed_loop(
     orders: Iterable[Bought], *, latency: float
 ) -> tuple[list[float], list[tuple[Bought, float]]]:
-    """When the seed's loop asks, and when it has each order's codes.
+    """The times at which the seed's loop asks, and at which it has each order's codes.
 
     Every ``INTERVAL`` seconds it asks about each open order, one after the other; an answer takes
     ``latency`` seconds, half of them on its way to the provider. Storing takes no time.

@@ -18,7 +18,7 @@ Seconds = tuple[float, float]  # the least and the most
 
 @dataclass(frozen=True)
 class Bought:
-    """When the provider accepted an order and when it settles, in Unix time."""
+    """The times at which the provider accepts and settles an order, in Unix time."""
 
     accepted_at: float
     settles_at: float

@@ -1,4 +1,4 @@
-"""How many queries a sweep makes when nothing has changed."""
+"""The number of queries that a sweep makes if nothing has changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many orders a second are recorded as settled, with their cards encrypted."""
+"""The number of orders a second recorded as settled, with their cards encrypted."""
 
 from __future__ import annotations
 

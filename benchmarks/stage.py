@@ -1,4 +1,4 @@
-"""What the benchmarks share: printing, settings, orders that are on their way."""
+"""Helpers of the benchmarks: printing, settings, orders that are on their way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What customers notice of a rotation of the keys and a purge, and whether kills harm either.
+"""The effects on customers of a rotation and a purge, and of kills on these.
 
 ``python -m benchmarks upkeep 100000`` says for how many cards. The shop trades three times:
 alone; beside a rotation and a purge that are killed at random and started again; and the same while

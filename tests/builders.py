@@ -97,14 +97,14 @@ def make_order(
 
 
 def problems(order: Order) -> list[Problem]:
-    """What is wrong with the order, as it is stored; whether staff are shown it has to agree."""
+    """The problems of the order, as they are stored; ``needs_attention`` has to agree."""
     order.refresh_from_db(fields=["problems", "needs_attention"])
     assert order.needs_attention == bool(order.open_problems)
     return [Problem.of(entry) for entry in order.problems]
 
 
 def details(change: StatusChange | None) -> list[Problem]:
-    """What a change was about; without the problems that ended with it."""
+    """The problems that began with a change."""
     assert change is not None
     return [Problem.of(entry) for entry in change.details if "ended" not in entry]
 
@@ -126,7 +126,7 @@ def claim(*orders: Order) -> list[Order]:
 
 
 def answer(status: str | None = "HANDLING", **values: Any) -> OrderAnswer:
-    """What the provider says of an order; what is not given is missing from the answer."""
+    """The provider's answer about an order; values that are not given are missing from it."""
     nothing: dict[str, Any] = {
         "provider_id": "",
         "quantity": None,

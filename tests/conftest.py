@@ -1,4 +1,4 @@
-"""What all test modules share: a provider to talk to, and a way to run a command."""
+"""Fixtures of all test modules: a provider to talk to, and a way to run a command."""
 
 from __future__ import annotations
 

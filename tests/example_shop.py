@@ -46,7 +46,7 @@ def fill_shelf() -> None:
 
 
 def kind(type_id: str) -> ProductType:
-    """What the shop sells under this id."""
+    """The product type that the shop sells under this id."""
     found = ProductType.objects.for_sale().filter(type_id=type_id).first()
     assert found
     return found

@@ -18,7 +18,7 @@ from tests.builders import build_guide_order
 # The tables that grow with a shop.
 CORE = (Order, StatusChange, Card, CardReveal, CustomerRefund, Note, LedgerEntry)
 OF_MESSAGES = (Delivery, CardLink, LinkVisit)
-# What each final status is of a hundred orders.
+# The share of each final status, in percent.
 _SHARES = {
     Status.REJECTED: 1,
     Status.REFUNDED: 4,

@@ -7,7 +7,7 @@ from django.db import connection
 
 
 def examples(count: int) -> int:
-    """How many examples to try: all of them on SQLite, a fifth on others and with the core alone.
+    """The number of examples to try: all on SQLite, a fifth on others and with the core alone.
 
     What a law says is a matter of our code, and in CI the examples are the same in each run.
     """

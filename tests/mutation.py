@@ -252,7 +252,7 @@ def _prepare(folder: Path, module: str) -> None:
 
 
 def _results(folder: Path) -> dict[str, str]:
-    """What became of each mutant, by its name."""
+    """The result of each mutant, by its name."""
     lines = _mutmut(folder, "results", "--all=true").splitlines()
     return dict(line.strip().split(": ", 1) for line in lines)
 
@@ -272,7 +272,7 @@ def _mutmut(folder: Path, *args: str) -> str:
 
 
 def _survivor(folder: Path, name: str) -> Survivor:
-    """What ``mutmut show`` tells of a mutant such as ``giftcards.refunds.x_compute__mutmut_1``."""
+    """The change of a mutant such as ``giftcards.refunds.x_compute__mutmut_1``."""
     lines = _mutmut(folder, "show", name).splitlines()
     mangled = name.rpartition(".")[2].rpartition("__mutmut_")[0]
     function = mangled.removeprefix("x").removeprefix("_").strip("ǁ").replace("ǁ", ".")

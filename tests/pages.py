@@ -60,7 +60,7 @@ def read(response: Any, status: int = 200) -> str:
 
 
 def count_queries(browser: Client, address: str) -> int:
-    """How many queries the page takes once the process has cached what it caches."""
+    """The number of queries that the page takes once the caches of the process are filled."""
     read(browser.get(address))
     with CaptureQueriesContext(connection) as queries:
         read(browser.get(address))
@@ -104,7 +104,7 @@ def references(html: str) -> list[str]:
 
 
 def messages(html: str) -> list[str]:
-    """What the page tells its reader about what was just done."""
+    """The page's messages about the action that led to it."""
     if '<ul class="messagelist">' not in html:
         return []
     return [
@@ -114,7 +114,7 @@ def messages(html: str) -> list[str]:
 
 
 def errors(html: str) -> list[str]:
-    """What the page says is wrong with the fields of its form."""
+    """The errors of the fields of the page's form."""
     found = re.findall(r'<ul class="errorlist"[^>]*>.*?</ul>', html, re.DOTALL)
     return [text(item) for item in found]
 

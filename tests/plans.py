@@ -1,4 +1,4 @@
-"""How the database goes about the statements that a piece of code sends to it."""
+"""The database's plans of the statements that a piece of code sends to it."""
 
 from __future__ import annotations
 

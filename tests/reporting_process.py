@@ -305,7 +305,7 @@ def told(receiver: Callable[..., None]) -> Iterator[None]:
 
 
 def a_task_ends_while_a_receiver_handles_an_error() -> str:
-    """As django-q2's worker runs it; returns what would be in the row of the failure."""
+    """Run it as django-q2's worker does; return the text for the row of the failure."""
     tasks: queue.Queue[Any] = queue.Queue()
     results: queue.Queue[Any] = queue.Queue()
     tasks.put({"name": "tick", "func": "giftcards.tasks.tick", "args": (), "kwargs": {}})
@@ -351,7 +351,7 @@ SCENARIOS = [
 
 
 def report(scenario: Callable[[], str | None]) -> dict[str, Any]:
-    """What comes of ``scenario``: its last words, Sentry's events, mails and tracebacks."""
+    """Run ``scenario``; return its last words, Sentry's events, mails and tracebacks."""
     EVENTS.clear()
     mail.outbox = []
     printed = []

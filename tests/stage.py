@@ -1,4 +1,4 @@
-"""What the tests of placing and following share; the fixtures are in stage_fixtures."""
+"""Helpers of the tests of placing and following; the fixtures are in stage_fixtures."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def hold_lease(name: str, *, until: datetime, token: str = "other") -> None:
 
 
 def changes_lease(name: str, sql: str, params: Any) -> bool:
-    """Whether a statement takes, renews or releases the lease."""
+    """True if the statement takes, renews or releases the lease."""
     is_update = sql.startswith("UPDATE") and "giftcards_lease" in sql
     return is_update and name in (params or ())
 
@@ -113,7 +113,7 @@ def refill_budget() -> None:
 
 
 def slots_in_use() -> int:
-    """How many requests of the minute are spent."""
+    """The number of requests that are spent of the minute's."""
     return RequestSlot.objects.filter(until__gt=timezone.now()).count()
 
 
@@ -129,17 +129,17 @@ def refuse_key(detail: str = "Refused.", *, api_key: str | None = None) -> None:
 
 
 def own_key() -> ApiKey:
-    """What is on record about the API key of the settings."""
+    """The record of the API key of the settings."""
     return ApiKey.objects.get(pk=key_fingerprint(conf.api_key))
 
 
 def wrong_calls(simulator: Simulator) -> int:
-    """How many requests carried a key that the provider does not know."""
+    """The number of requests with a key that the provider does not know."""
     return [request.key_ok for request in simulator.requests].count(False)
 
 
 def provider_state() -> ProviderState:
-    """What is on record about the provider."""
+    """The record of the provider's state."""
     return ProviderState.objects.get()
 
 
@@ -149,7 +149,7 @@ def end_pause() -> None:
 
 
 def lists(simulator: Simulator) -> int:
-    """How many pages of the list have been asked for."""
+    """The number of pages of the list that were asked for."""
     return [request.path for request in simulator.requests].count("/v3/gift-cards/list")
 
 
@@ -168,7 +168,7 @@ def history(order: Order) -> list[str]:
 
 
 def messages(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
-    """What our modules have logged."""
+    """The messages that our modules have logged."""
     return [
         record.getMessage()
         for record in caplog.records
@@ -232,7 +232,7 @@ def sharing_database(path: Path) -> Iterator[str]:
 
 
 def in_threads(count: int, work: Callable[[], Any]) -> list[Any]:
-    """What ``work`` returns in each of ``count`` threads that start at once."""
+    """The results of ``work`` in ``count`` threads that start at once."""
     barrier = threading.Barrier(count)
     results: list[Any] = []
 

@@ -787,7 +787,7 @@ CLUSTER_OK = f"Q_CLUSTER = {CLUSTER}\n"
 
 
 def manage(tmp_path: Path, more: str, command: str) -> tuple[int, str]:
-    """What a command says in a process of its own, of a shop with other settings."""
+    """The exit code and the output of a command in a process of a shop with other settings."""
     (tmp_path / "shop_settings.py").write_text(SHOP + more)
     done = subprocess.run(
         [sys.executable, "-m", "django", command, "--settings=shop_settings"],

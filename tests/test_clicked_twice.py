@@ -46,7 +46,7 @@ from tests.stage import ago, in_threads, refuse_key
 pytest_plugins = ["tests.stage_fixtures"]
 
 CLICKS = 4
-# What decisions leave behind.
+# The models of the rows that decisions leave behind.
 TRACES: tuple[type[Model], ...] = (
     Acknowledgement,
     CardReveal,
@@ -66,15 +66,15 @@ RECORDED = "Recorded."
 
 @dataclass
 class Button:
-    """What a button sends, and what pressing it once leaves behind."""
+    """A button's form, and everything that pressing it once leaves behind."""
 
     address: str
     form: dict[str, Any]
     #: The lines of the admin's log.
     logged: list[str]
-    #: How many rows there are more of the other models.
+    #: The number of new rows of the other models.
     rows: dict[type[Model], int]
-    #: What is told, and by how many of the answers.
+    #: The text that is told, and the number of answers that tell it.
     told: str
     tellings: int = CLICKS
     order: Order | None = None
@@ -425,7 +425,7 @@ def without_made_up_names(text: str) -> str:
 
 
 def tells(answer: Any, text: str) -> bool:
-    """Whether the answer says so itself, or has the next page say so."""
+    """True if the answer holds the text, or has a message with it for the next page."""
     told = [without_made_up_names(str(message)) for message in get_messages(answer.wsgi_request)]
     return text in told or text in answer.content.decode()
 

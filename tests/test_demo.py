@@ -71,7 +71,7 @@ class Demo:
         return Path(self._output.name).read_text("ascii")
 
     def processes(self) -> dict[int, str]:
-        """What runs on behalf of the demo: command lines by process id."""
+        """The command lines of the demo's processes, by process id."""
         found = {}
         for folder in Path("/proc").iterdir():
             try:
@@ -131,7 +131,7 @@ def test_the_demo_with_once_ends_when_the_orders_have_settled(
     table = demo.output[demo.output.index("reference") :]
     assert max(map(len, table.splitlines())) < 80
     assert demo.processes() == {}
-    # What it has made is its owner's alone, and the shop's database was never opened.
+    # Its files are its owner's alone, and the database of the shop was never opened.
     folder = tmp_path / "files"
     files = [path for path in folder.iterdir() if path.name != "mails"]
     assert {path.name for path in files} >= {"demo.sqlite3", "encryption-keys", "lock"}

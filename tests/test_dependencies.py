@@ -1,4 +1,4 @@
-"""What the package requires: the same floors wherever they are named."""
+"""The package's requirements: the same lowest versions wherever they are named."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def page(name: str) -> str:
 
 
 def section(text: str, heading: str) -> str:
-    """What stands under a heading, with what stands under its subheadings."""
+    """The text under a heading, with the texts under its subheadings."""
     # In code, such a line is a comment.
     prose = FENCED.sub(lambda block: re.sub(r"\S", " ", block[0]), text)
     found = re.search(rf"^(#+) {re.escape(heading)}\n", prose, re.MULTILINE)
@@ -102,7 +102,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def code(text: str) -> list[str]:
-    """What stands between backticks in running text."""
+    """The texts between backticks in running text."""
     return re.findall(r"`([^`\n]+)`", FENCED.sub("", text))
 
 
@@ -602,7 +602,7 @@ def test_every_code_is_documented_with_its_text_and_its_parameters() -> None:
         assert {*wording.parameters} <= {*code(parameters)} <= {*PARAMETERS}
 
 
-# How the column "ends" begins. What the final answer has said stays until it is ticked off.
+# The beginning of the column "ends". Problems of the final answer stay until they are ticked off.
 ENDS = {
     Kind.SENDING: "when",
     Kind.SEARCH: "with the next look",

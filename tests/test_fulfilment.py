@@ -1,4 +1,4 @@
-"""What a shop gives with an order: kept as it was given, refused before it is too late."""
+"""Values that a shop gives with an order: kept as given, refused before it is too late."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def steps(heading: str) -> list[tuple[list[str], str]]:
 
 
 def follow(call: Call, step: tuple[list[str], str]) -> str:
-    """What the command prints; it ends well, and prints what is shown."""
+    """Run the command; it has to end well and to print what the page shows. Return the output."""
     (name, *arguments), shown = step
     out, err, code = call(name, *arguments)
     assert (err, code) == ("", 0)

@@ -156,7 +156,7 @@ def test_a_process_of_an_older_version_goes_on_inserting_rows(label: str, name: 
         newest = apps.get_model(label, older.__name__)
         row = newest._default_manager.get(pk=insert(older, rows).pk)
         known = {field.name for field in older._meta.concrete_fields}
-        # What it does not know is as if this version had inserted the row.
+        # Columns that the older model does not know get their defaults.
         for field in newest._meta.concrete_fields:
             if field.name not in known and not field.generated:
                 assert getattr(row, field.attname) == field.get_default()

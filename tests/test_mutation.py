@@ -1,4 +1,4 @@
-"""Whether ``make mutation`` finds the modules and the tests that it names."""
+"""The tables of ``make mutation``: the modules and the tests that they name exist."""
 
 from __future__ import annotations
 

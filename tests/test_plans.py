@@ -1,4 +1,4 @@
-"""How every question is answered on a table with a past: by an index, and never by reading it all.
+"""Query plans of every question on tables with a past: by an index, no table as a whole.
 
 Counting statements would not show it, and a small table would not either.
 """
@@ -95,7 +95,7 @@ def _history(
 
 
 def add_traces() -> AbstractBaseUser:
-    """What staff have left behind: many notes, refunds and revealed codes, by one of the past."""
+    """Add many notes, refunds and revealed codes by one person of the past, who is returned."""
     user = get_user_model().objects.create(username="past")
     Note.objects.bulk_create(
         Note(order_id=key, text="Called.", by="past")
@@ -126,7 +126,7 @@ def _label(chosen: dict[str, str]) -> str:
 
 
 def add_ledger() -> None:
-    """What the provider has booked, an entry an hour until a month ago; some is somebody else's."""
+    """Add a ledger with an entry an hour until a month ago; some are somebody else's."""
     latest = timezone.now() - timedelta(days=30)
     orders = Order.objects.exclude(provider_order_id=None).order_by("pk")
     rows = list(enumerate(orders.only("provider_order_id")))
@@ -454,7 +454,7 @@ def test_erasing_a_customer_reads_through_the_orders_by_key_and_nothing_else_as_
 
 
 def _is_by_key(scan: str) -> bool:
-    """Whether a table is read in the order of its primary key."""
+    """True if a table is read in the order of its primary key."""
     return scan == "SCAN giftcards_card" or "giftcards_card_pkey" in scan or "PRIMARY" in scan
 
 
@@ -621,7 +621,7 @@ ORDERS: list[dict[str, str]] = [{}, {"o": WHEN}, {"o": f"-{WHEN}"}]
 
 
 def listing(boss: Client, chosen: dict[str, str]) -> list[Statement]:
-    """What the list sends to the database, in each of its orders."""
+    """The statements of the list, in each of its orders."""
     with explained() as statements:
         for order in ORDERS:
             read(boss.get(LIST, {**chosen, **order}))

@@ -26,7 +26,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def namespace() -> Iterator[dict[str, Any]]:
-    """What the example defines; its receiver is disconnected afterwards."""
+    """The names that the example defines; its receiver is disconnected afterwards."""
     names: dict[str, Any] = {}
     yield names
     order_settled.disconnect(names["deliver"])

@@ -25,7 +25,7 @@ def figures(
     price: Decimal | int | None = PRICE,
     quantity: int = 5,
 ) -> dict[str, Any]:
-    """What :func:`compute` is given; nothing is computed before a test runs."""
+    """The arguments of :func:`compute`; nothing is computed before a test runs."""
     return {
         "status": status,
         "quantity": quantity,

@@ -233,7 +233,7 @@ class TestMoney:
         assert new.sale_price == sold.get("sale_price")
 
     def test_nothing_is_owed_twice_along_a_chain(self) -> None:
-        """What was paid once is kept or owed once, whatever became of each order."""
+        """An amount that was paid once is kept or owed once, whatever became of each order."""
         first = make_guide_order(PARTIAL, sale_amount=Decimal(1000))
         second = settle(reorder_missing(first, by="amina"), REFUNDED)
         third = settle(reorder_missing(second, by="amina"), PARTIAL, delivered=1)

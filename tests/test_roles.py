@@ -1,4 +1,4 @@
-"""What each group of staff is shown, and what nobody is allowed to do.
+"""The pages that each group of staff is shown, and actions that nobody is allowed.
 
 The amounts are unlike any other number, so that a page which holds one of them tells a cost.
 """
@@ -71,7 +71,7 @@ PROBLEMS = (
 
 
 def costs_in(html: str) -> list[str]:
-    """Which of the amounts the page holds, however its language writes them."""
+    """The names of the amounts that the page holds, however its language writes them."""
     return [name for name, amount in COSTS.items() if _pattern(amount).search(html)]
 
 

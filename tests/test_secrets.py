@@ -59,7 +59,7 @@ pytestmark = pytest.mark.django_db
 
 CODES = [CardSecret(f"CANARY-CODE-5d81-{n}", f"CANARY-SERIAL-5d81-{n}") for n in range(3)]
 API_KEY = "CANARY-KEY-7f3a9c"
-# As they are, and as they are normalised for searching.
+# The secrets, as they are and as they are normalised for searching.
 CANARIES = re.compile(rb"canary-?(code|serial|key)", re.IGNORECASE)
 
 PARTIAL = settled("PARTIALLY_FILLED", CODES)
@@ -206,7 +206,7 @@ def every_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What any handler could make of the records: text, arguments, traceback."""
+    """All that a handler could make of the records: text, arguments, traceback."""
     return [caplog.text, *(repr(vars(entry)) for entry in caplog.records)]
 
 
@@ -408,7 +408,7 @@ def test_errors_about_wrong_keys_do_not_quote_them(keys: Any, settings: Any) -> 
 
 @pytest.fixture(scope="module")
 def reports() -> dict[str, dict[str, list[str]]]:
-    """What is reported in each scenario, and where."""
+    """The reports of each scenario, by the place where they are made."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.reporting_process"],
         cwd=ROOT,
@@ -422,7 +422,7 @@ def reports() -> dict[str, dict[str, list[str]]]:
 
 
 class TestReports:
-    """What Sentry, with its default settings, and Django's error mail make of bad days."""
+    """Reports of bad days by Sentry, with its default settings, and by Django's error mail."""
 
     def test_reports_show_a_code_that_is_not_masked(self, reports: Any) -> None:
         report = reports["a_code_in_the_open"]
@@ -487,7 +487,7 @@ class Strike(BaseException):
     """Comes from outside, as KeyboardInterrupt does."""
 
 
-# Where a secret may come along. Not in threading, for example: a lock might never be released.
+# Packages that may hold a secret. Not threading, for example: a lock might never be released.
 STRUCK = {"giftcards", "requests", "urllib3", "http", "json", "cryptography", "hmac", "django"}
 
 
@@ -526,7 +526,7 @@ def struck(work: Callable[[], object], at: int = -1) -> tuple[Strike | None, int
 
 
 def variables(error: BaseException | None) -> Iterator[str]:
-    """What a report could show of ``error``: its chain, and all variables of others' frames."""
+    """The texts that a report of ``error`` could show: its chain, and others' variables."""
     while error is not None:
         yield from traceback.format_exception_only(error)
         for frame, _line in traceback.walk_tb(error.__traceback__):
@@ -536,7 +536,7 @@ def variables(error: BaseException | None) -> Iterator[str]:
 
 
 def leaks(work: Callable[[], object], moments: int = 200) -> dict[int, list[bytes]]:
-    """What is found of the canaries when ``work`` is interrupted, by the moment."""
+    """The canaries that are found if ``work`` is interrupted, by the moment."""
     work()  # what is imported and cached once is no part of it
     _, length = struck(work)
     found = {}

@@ -55,7 +55,7 @@ def pay(order: Order, amount: Any = Decimal("333.33"), reference: str = "R1", **
 
 
 def left(order: Order) -> Decimal:
-    """What is still owed by the row; its columns and its refunds say the same."""
+    """The amount still owed by the row; its columns and its refunds say the same."""
     row = Order.objects.get(pk=order.pk)
     breakdown = customer_breakdown(row)
     assert breakdown is not None
@@ -313,7 +313,7 @@ def _as_an_older_process(order: Order) -> None:
 
 @pytest.mark.django_db
 def test_a_tick_tells_apart_what_an_older_process_has_not(simulator: Simulator) -> None:
-    """While an upgrade is under way, web processes of the old version go on recording refunds."""
+    """Web processes of the old version go on recording refunds while an upgrade is under way."""
     planned, paid, taken_back, both = (sold(reference=name) for name in "abcd")
     for order in (paid, taken_back, both):
         pay(order, 200, is_paid=False)

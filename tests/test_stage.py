@@ -1,4 +1,4 @@
-"""What tests share leaves the next test what it needs."""
+"""Shared fixtures: each test leaves the next one what it needs."""
 
 from __future__ import annotations
 

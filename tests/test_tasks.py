@@ -1,4 +1,4 @@
-"""What django-q2 runs, what its rows show, and a real cluster of it."""
+"""Tasks of django-q2: the functions that it runs, its rows, and a real cluster."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class Reader:
 
 
 def is_shown(expected: str, printed: str) -> bool:
-    """Whether it was printed as shown; a line that is "…" stands for any lines."""
+    """True if it was printed as shown; a line that is "…" stands for any lines."""
     parts = []
     for line in expected.splitlines():
         text = re.escape(line).replace("…", ".*")
@@ -132,7 +132,7 @@ def test_the_tutorial_leads_from_an_empty_folder_to_a_customer_with_codes(
 
 
 def codes_for_the_customer_of(mail: str) -> list[str]:
-    """What the page says that the mail links to, once the button is pressed."""
+    """The codes on the page that the mail links to, once its button is pressed."""
     found = re.search(r"http://127\.0\.0\.1:\d+/cards/[^ <\"\n]+", mail)
     assert found
     asking = requests.get(found[0], timeout=30).text

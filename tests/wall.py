@@ -20,11 +20,11 @@ class Wall:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # In seconds: by how much the clock was set, and how much time has passed unnoticed.
         self._ahead = self._passed = 0.0
-        # When both clocks were stopped, by the real ones.
+        # The real time at which both clocks were stopped.
         self._stopped: tuple[datetime, float] | None = None
         self._monotonic = time.monotonic
         monkeypatch.setattr(timezone, "datetime", self._shifted(timezone.datetime))
-        # What `giftcards.engine.clock` reads; nothing else does.
+        # Only `giftcards.engine.clock` reads this clock.
         if hasattr(time, "CLOCK_BOOTTIME"):
             read = time.clock_gettime
             monkeypatch.setattr(

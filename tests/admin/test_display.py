@@ -1,4 +1,4 @@
-"""How amounts and dates read in each language, isolated from what stands around them."""
+"""Amounts and dates in each language, isolated from the text around them."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def test_of_more_cards_with_one_end_the_newest_are_listed_and_the_page_says_so(
 def test_of_more_cards_with_one_serial_the_newest_are_read_and_listed_and_the_page_says_so(
     boss: Client,
 ) -> None:
-    # As providers fill in what they do not have.
+    # Providers may write "N/A" for a value that they do not have.
     receive("web-1", CardSecret("N/A", ""))
     receive("web-2", *(CardSecret(f"CANARY-{number:04}", "N/A") for number in range(30)))
 

@@ -51,7 +51,7 @@ def listed(browser: Client, **query: str) -> list[str]:
 
 
 def cells(html: str, column: str) -> list[str]:
-    """What a column shows on a desktop, from the first row to the last."""
+    """The texts of a column on a desktop, from the first row to the last."""
     hidden = r'<span class="giftcards-(label|unseen)">.*?</span>'
     found = re.findall(rf'<t[hd] class="field-{column}[^>]*>(.*?)</t[hd]>', html)
     return [text(re.sub(hidden, "", cell)).replace("\xa0", " ") for cell in found]
@@ -200,7 +200,7 @@ def test_every_status_has_a_colour_of_its_own(boss: Client, status: Status) -> N
 
     assert badge in read(boss.get(LIST))
     css = Path(str(finders.find("giftcards/admin.css"))).read_text()
-    # What waits to be sent is grey, like every badge that no other colour is given to.
+    # Orders that wait to be sent are grey, the colour of badges without one of their own.
     assert (f".giftcards-{name}" in css) == (status != Status.PENDING)
 
 
@@ -435,7 +435,7 @@ def test_orders_filtered_by_their_settled_date_come_as_they_settled(boss: Client
 
 
 def test_an_order_that_was_ordered_again_owes_nothing_more(boss: Client) -> None:
-    """What was owed is what the new order was paid."""
+    """The new order was paid with the amount that was owed."""
     order = make_guide_order(Status.PARTIALLY_FILLED, reference="web-1", sale_amount=2750)
     reorder_missing(order, by="amina")
 

@@ -1,4 +1,4 @@
-"""What the address of a list may ask: what its filters ask, and nothing else."""
+"""Addresses of lists: they may ask for what the filters offer, and nothing else."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ LETTERS = "acmoxz179.@"
 
 
 def recovered(browser: Client, page: Any, column: str) -> str:
-    """What somebody reads of a column who asks how it begins, with one letter more each time."""
+    """The text that is found by asking how a column begins, with one letter more each time."""
     known = ""
     for lookup in ("startswith", "gte"):
         while len(known) < 5:

@@ -87,7 +87,7 @@ def money(html: str) -> list[list[str]]:
 
 
 def cards(html: str) -> list[str]:
-    """What the page shows of each code."""
+    """The texts that the page shows of the codes."""
     return [row[1] for row in rows(html, "giftcards-cards-table")[1:]]
 
 

@@ -487,7 +487,7 @@ def test_names_are_shown_even_if_the_catalogue_was_not_read(
         ({"max_price": "600"}, Decimal(600), False),
         ({"max_price": "400"}, Decimal(400), True),
         ({"sale_price": "550"}, Decimal(490), False),
-        # As for every order that is sold below its cost.
+        # Like every order that is sold below its cost, it would be held.
         ({"sale_price": "450"}, Decimal(450), True),
         ({"sale_amount": "900"}, Decimal(450), True),
     ],

@@ -71,7 +71,7 @@ def section(html: str, name: str) -> str:
 
 
 def facts(html: str, name: str) -> dict[str, str]:
-    """What a section of the page says, by its labels."""
+    """The texts of a section of the page, by their labels."""
     pairs = re.findall(r"<dt>(.*?)</dt>\s*<dd.*?>(.*?)</dd>", section(html, name), re.DOTALL)
     return {text(label): plain(text(value)) for label, value in pairs}
 

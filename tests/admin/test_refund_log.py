@@ -32,7 +32,7 @@ def refund(order: Order, reference: str, **values: Any) -> CustomerRefund:
 
 
 def listed(browser: Client, **query: str) -> list[list[str]]:
-    """What the list shows, without the time."""
+    """The texts of the list's rows, without the times."""
     html = read(browser.get(LOG, query))
     if 'id="result_list"' not in html:
         return []

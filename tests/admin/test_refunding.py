@@ -59,7 +59,7 @@ def refund_page(refund: CustomerRefund, name: str) -> str:
 
 
 def confirmed(browser: Client, order: Order, **typed: str) -> dict[str, str]:
-    """What the button of the confirmation sends."""
+    """The form that the button of the confirmation sends."""
     shown = hidden(read(browser.get(page(order))))
     form = hidden(read(browser.post(page(order), {**shown, **TYPED, **typed})))
     assert form["_confirmed"]

@@ -117,7 +117,7 @@ def confirm(browser: Client, order: Order, comparison: str, **more: str) -> Any:
 
 
 def decisions() -> QuerySet[LogEntry]:
-    """What the admin has recorded, other than that somebody has asked the provider."""
+    """The entries of the admin's log, without those about questions to the provider."""
     return LogEntry.objects.exclude(change_message__startswith="Asked what ")
 
 
@@ -211,7 +211,7 @@ class TestResolving:
         [
             ("view_order",),
             ("view_order", "change_order", "check_order", "find_card", "resume_provider"),
-            # Who may decide, but may not see what about.
+            # This person may decide, but not see the orders.
             ("resolve_order",),
         ],
     )

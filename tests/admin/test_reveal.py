@@ -306,7 +306,7 @@ def test_a_wrong_password_reveals_nothing_and_is_told_to_the_site(
 
 
 class LockingBackend(ModelBackend):
-    """As axes and its like: after five wrong passwords, the right one does not help."""
+    """Locks people out like django-axes: after five wrong passwords, the right one fails too."""
 
     failures = 0
 

@@ -45,7 +45,7 @@ def receive(reference: str, *cards: CardSecret) -> Order:
 
 
 def secrets_of(html: str) -> list[str]:
-    """What a page shows that no page may show: the key and all codes begin with CANARY."""
+    """The secrets that a page shows, though none may: the key and all codes begin with CANARY."""
     card = Card.objects.order_by("pk").first()
     hidden = ["canary", "gaaaa"]  # the latter begins every sealed text
     if card is not None:
@@ -251,7 +251,7 @@ def test_searches_for_cards_are_limited_to_30_per_person_and_hour(order: Order) 
     assert refused.get().change_message == "Searched more than 30 times within an hour."
     assert LogEntry.objects.count() == 31
     assert found(read(other.post(FIND, {"secret": CODE}))) == "Found web-1042, card 1"
-    # What cannot be a code is no search.
+    # An empty text cannot be a code, and counts as no search.
     assert errors(read(browser.post(FIND, {"secret": ""}))) == ["This field is required."]
     earliest = LogEntry.objects.order_by("pk").first()
     assert earliest

@@ -114,7 +114,7 @@ def _cards(count: int) -> tuple[CardSecret, ...]:
 
 
 def _see_to(order: Order, random: Random) -> None:
-    """What the shop does about an order of which something may be missing."""
+    """Order the missing cards again, pay them back, or do nothing."""
     match random.randrange(5):
         case 0:
             _order_again(order, random)
@@ -173,7 +173,7 @@ def _spread(random: Random) -> None:
 
 
 def figures_of(order: Order) -> Figures:
-    """What one final order adds to a report, by the two breakdowns."""
+    """The figures of one final order in a report, by the two breakdowns."""
     provider, customer = refund_breakdown(order), customer_breakdown(order)
     values: dict[str, Any] = {
         "orders": 1,

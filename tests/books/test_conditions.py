@@ -1,4 +1,4 @@
-"""What a night's reading finds is told to monitors, and ends by itself when the entry comes."""
+"""The findings of a night's reading: told to monitors, and gone once the entry comes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ledger should show of an order, and whose orders it can show."""
+"""The entries that the ledger should have of an order, and the orders that it can show."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ pytest_plugins = ["tests.stage_fixtures"]
 
 DAY = date(2026, 11, 24)
 NOON = datetime(2026, 11, 24, 11, tzinfo=UTC)
-# What tells the provider's prices, in the headings.
+# The headings of columns that tell the provider's prices.
 COSTS = {"Ordered", "Cost", "Credited back", "Price per card", "Margin", "Margin lost"}
 
 

@@ -1,4 +1,4 @@
-"""What open orders take of the balance, and how long it will last."""
+"""The forecast: the amount that open orders take of the balance, and the days it will last."""
 
 from __future__ import annotations
 

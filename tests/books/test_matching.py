@@ -1,4 +1,4 @@
-"""Which order an entry belongs to, and whether what was promised was credited."""
+"""Matching of entries and orders; and whether promised refunds were credited."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def never() -> bool:
 
 
 def is_put_off_to_the_night() -> bool:
-    """Whether the next reading is between two and five in the morning, within a day."""
+    """True if the next reading is between two and five in the morning, within a day."""
     due_at = timezone.localtime(ledger_state().due_at, timezone.get_default_timezone())
     return 2 <= due_at.hour < 5 and timedelta(0) < due_at - timezone.now() <= timedelta(days=1)
 

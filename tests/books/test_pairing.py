@@ -73,7 +73,7 @@ def test_nothing_is_booked_before_the_order_was_sent() -> None:
 
 
 def most_pairs(bookings: list[Booking], orders: list[Expected], span: Span) -> int:
-    """How many can be paired, by trying all ways to make room (Kuhn's algorithm)."""
+    """The largest number of pairs, by trying all ways to make room (Kuhn's algorithm)."""
 
     def fits(one: Booking, order: Expected) -> bool:
         first = max(order.at - span.before, order.earliest)

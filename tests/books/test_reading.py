@@ -240,7 +240,7 @@ class TestDays:
 
 
 class Killed(BaseException):
-    """What ends a process in the middle."""
+    """The end of a process in the middle of its work."""
 
 
 class TestInterrupted:

@@ -1,4 +1,4 @@
-"""What the ledger adds up to, what does not fit, and whether the books close."""
+"""The summary of the ledger: its sums, its discrepancies, and whether the books close."""
 
 from __future__ import annotations
 
@@ -426,7 +426,7 @@ def test_a_day_is_the_time_between_two_midnights() -> None:
 
 
 class TestRepeatedHour:
-    """Where ``USE_TZ`` is off, an hour of autumn is stored twice: 2 to 3 o'clock here."""
+    """The hour of autumn that is stored twice without ``USE_TZ``: 2 to 3 o'clock here."""
 
     BEGIN = datetime(2026, 10, 25, 0, 0, tzinfo=UTC)
     NIGHT = date(2026, 10, 25)

@@ -78,7 +78,7 @@ def test_equal_honest_orders_leave_nothing_unknown_whatever_the_provider_clock_s
 
 
 def found_after(call: Call) -> dict[str, tuple[int, str]]:
-    """What the command names, as counts and amounts, without what it does not name."""
+    """The count and the amount of each finding of the command, without the empty ones."""
     found = json.loads(call("giftcards_ledger", "--json").out)
     for name in FINDINGS:
         assert len(found[f"{name}_references"]) == min(found[name], 20)

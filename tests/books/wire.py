@@ -47,7 +47,7 @@ def row(
 
 
 def ledger_state() -> LedgerState:
-    """What is on record about the reading of the ledger."""
+    """The record of the reading of the ledger."""
     return LedgerState.objects.get()
 
 
@@ -61,7 +61,7 @@ class Books:
     """The rows, newest first on the pages, and what is wrong with the pages."""
 
     rows: list[Row] = field(default_factory=list)
-    # What becomes of the rows of a page, by its number, and of what the provider counts.
+    # Change the rows of a page, which is given by its number, and the provider's count of all rows.
     change_page: Callable[[int, list[Row]], list[Row]] = lambda _page, rows: rows
     change_count: Callable[[int], int | None] = lambda count: count
     # Called with the number of each page before it is shown.

@@ -63,7 +63,7 @@ class Violation(NamedTuple):
 
 
 def missing() -> str:
-    """Why axe-core cannot be used, as a reason to skip; "" if it is there."""
+    """The reason to skip if axe-core is not installed; "" if it is."""
     is_there = _OTHER or importlib.util.find_spec("axe_core_python")
     return "" if is_there else "Needs axe-core-python."
 
@@ -90,6 +90,6 @@ def look(browser: Browser, theme: str, window: tuple[int, int]) -> None:
 
 
 def violations(browser: Browser) -> list[Violation]:
-    """What axe-core finds in the current page as it looks now, except what is Django's."""
+    """The violations that axe-core finds in the current page as it looks now, except Django's."""
     known = [(rule, selector) for rule, selector, _why in OF_DJANGO]
     return [Violation(*found) for found in browser.driver.execute_async_script(_RUN, known)]

@@ -1,4 +1,4 @@
-"""What the tests ask of a page, in the words of who looks at it."""
+"""The browser of the tests, whose methods are named after what a person sees and does."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Browser:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def texts(self, selector: str) -> list[str]:
-        """What can be read of each of these elements, after the first has appeared."""
+        """The visible texts of these elements, after the first has appeared."""
         self.find(selector)
         return [" ".join(element.text.split()) for element in self.find_all(selector)]
 
@@ -76,7 +76,7 @@ class Browser:
 
     @contextmanager
     def leaving(self) -> Iterator[None]:
-        """What is done in here leads to another page: wait for it."""
+        """Wait at the end of the block for the page to which its actions lead."""
         page = self.driver.find_element(By.TAG_NAME, "html")
         yield
         # While the page is replaced, the driver may know neither the old one nor the new one.
@@ -109,7 +109,7 @@ class Browser:
         )
 
     def left_of(self, selector: str) -> float:
-        """Where the element begins, in pixels from the left edge of the window."""
+        """The element's distance from the left edge of the window, in pixels."""
         return float(self.find(selector).rect["x"])
 
     def complaints(self) -> list[str]:

@@ -26,7 +26,7 @@ _FLAGS = (
 
 
 def missing() -> str:
-    """What of the browser is not installed, as a reason to skip; "" if all is there."""
+    """The reason to skip if the browser or its driver is not installed; "" if both are."""
     absent = [str(path) for path in (BROWSER, DRIVER) if not path.exists()]
     return f"Needs {' and '.join(absent)} (Debian: chromium, chromium-driver)." if absent else ""
 

@@ -1,4 +1,4 @@
-"""Who uses the pages: the staff's roles, and a browser that runs no script."""
+"""People who use the pages: the staff's roles, and those whose browser runs no script."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def _read_catalogue() -> None:
 
 
 def _read_ledger() -> None:
-    """What the provider has booked. It has yet to credit back the order of which no card came."""
+    """Add the provider's ledger. It has yet to credit back the order of which no card came."""
     now, start = timezone.now(), timezone.now() - timedelta(days=4)
     booked: list[tuple[Any, ...]] = [
         (start, "DEPOSIT", 50_000, None, False),

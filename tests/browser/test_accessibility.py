@@ -69,7 +69,7 @@ def about_refund(name: str) -> Visit:
 
 
 def sent(visit: Visit, button: str = SUBMIT, **values: str) -> Visit:
-    """What answers the form of a page, filled in with these values."""
+    """The page that answers the form of another one, filled in with these values."""
 
     def press(browser: Browser) -> None:
         visit(browser)
@@ -106,7 +106,7 @@ def adopted(name: str) -> Visit:
 
 
 def asking(browser: Browser) -> None:
-    """Why a code is to be revealed."""
+    """The page that asks for a reason before it reveals a code."""
     about("web-1042")(browser)
     browser.press("a[href*='/cards/']")
 
@@ -123,7 +123,7 @@ def with_catalogue(visit: Visit) -> Visit:
 
 
 def chosen(browser: Browser) -> None:
-    """What is bought, before it is bought."""
+    """The page that confirms a new order."""
     browser.open(f"{LIST}add/")
     browser.run(f"document.querySelector('[name=card]').value = '{PRODUCT} {TYPE}'")
     browser.fill(quantity="2")
@@ -242,7 +242,7 @@ WIDE = {"history"}
 
 
 class Findings:
-    """What is wrong, and in which pages; empty if all is well."""
+    """The mistakes that were found, with the pages that have them; empty if all is well."""
 
     def __init__(self) -> None:
         self._places: dict[str, list[str]] = defaultdict(list)

@@ -104,7 +104,7 @@ def test_the_page_works_without_script(browser: Browser) -> None:
         assert shown(browser) == CODES
         browser.find("details summary").click()
         assert browser.find(".gc-qr svg").size["width"] > 100
-        # What a script has to do is not offered: nothing would keep a tick.
+        # Elements that need a script are not offered: nothing would keep a tick.
         needing = browser.find_all("[data-copies], [data-prints], .gc-used, [data-card]")
         assert len(needing) > len(CODES)
         assert not [element for element in needing if element.is_displayed()]
@@ -128,7 +128,7 @@ def test_a_crawler_that_runs_scripts_and_follows_links_uses_nothing_up(
         request = urllib.request.Request(browser.site + address, method=method)
         with urllib.request.urlopen(request, timeout=10) as response:
             assert not any(code in response.read().decode() for code in CODES)
-    # As previews in chat programs do: every event that a page could listen to.
+    # Previews in chat programs may fire every event that a page could listen to.
     browser.open(address)
     browser.run(
         "for (const name of ['focus', 'load', 'pageshow', 'mouseover', 'scroll'])"
@@ -136,7 +136,7 @@ def test_a_crawler_that_runs_scripts_and_follows_links_uses_nothing_up(
         " each.dispatchEvent(new Event(name, {bubbles: true}));"
     )
     browser.find(BUTTON)
-    # As scanners do that fill in and send every form: at once, and without what they do not know.
+    # Scanners fill in and send every form: at once, and without values that they do not know.
     for prepare in ("", "form.token.remove();", "form.token.value = 'x';"):
         with browser.leaving():
             browser.run(f"const form = document.forms[0]; {prepare} form.requestSubmit();")

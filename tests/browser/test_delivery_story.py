@@ -80,7 +80,7 @@ class Customer:
         return self.window.texts(".gc-secret:not(.gc-serial)")
 
     def read(self) -> str:
-        """What can be read in the window."""
+        """The visible text of the page in the window."""
         return plain(self.window.find("body").text)
 
     def amount(self, dinars: int) -> str:

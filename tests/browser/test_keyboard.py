@@ -34,7 +34,7 @@ SEEN = (
 # No page needs more presses of a key than this to get from one control to another.
 FAR = 60
 
-# How each control looks without the focus; then, which ones get it, and which look no different.
+# Notes each control's looks without the focus; then, which get it, and which look no different.
 _WATCH = """
 // Only what can be seen: an outline that is not drawn has a colour, too.
 const look = element => {
@@ -89,7 +89,7 @@ class Keyboard:
         chain.send_keys(Keys.TAB * times).key_up(Keys.SHIFT).perform()
 
     def is_trapped(self, turn: Callable[[int], None]) -> bool:
-        """Whether the focus stays where it is."""
+        """True if the focus stays on its element."""
         here = self.window.driver.switch_to.active_element
         turn(1)
         return here == self.window.driver.switch_to.active_element
@@ -148,7 +148,7 @@ def nameless(window: Browser) -> list[str]:
         if {"name": "focusable", "value": {"type": "booleanOrUndefined", "value": True}}
         in node.get("properties", [])
         and not node["name"]["value"]
-        # Where Django's link to the content leads.
+        # The target of Django's link to the content.
         and node["role"]["value"] != "main"
     ]
 

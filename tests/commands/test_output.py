@@ -1,4 +1,4 @@
-"""What the commands have in common: closed pipes, help, languages, times and progress."""
+"""Things that all commands do alike: closed pipes, help, languages, times and progress."""
 
 from __future__ import annotations
 

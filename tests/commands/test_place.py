@@ -462,7 +462,7 @@ def test_commands_explain_a_database_without_tables(
 
 @pytest.mark.django_db(transaction=True)
 class TestADatabaseThatGoesAway:
-    """Once something has begun, nobody may take the failure for "nothing happened"."""
+    """A failing database: nobody may take that for "nothing happened" if something has begun."""
 
     @pytest.fixture(autouse=True)
     def impatiently(self, shorten: Callable[..., None]) -> None:
@@ -488,7 +488,7 @@ class TestADatabaseThatGoesAway:
             if sql.startswith("INSERT") and "giftcards_order" in sql:
                 inserted.append(sql)
             elif inserted and "giftcards_product" in sql:
-                # What the catalogue calls it is the last question of the transaction.
+                # The product's name in the catalogue is the last question of the transaction.
                 recorded.append(sql)
             return result
 

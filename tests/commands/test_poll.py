@@ -427,7 +427,7 @@ class TestLoop:
         simulator: Simulator,
         child: Callable[..., subprocess.Popen[str]],
     ) -> None:
-        """As in a rolling restart with a wrong new key: the wrong one comes first."""
+        """A rolling restart brings a wrong new key, and its process begins first."""
         simulator.keys = ["good"]
         record_order(**LINE, reference=None)
         child("giftcards_poll", "--loop", GIFTCARDS_API_KEY="wrong")

@@ -41,7 +41,7 @@ def quickly(set_conf: Callable[..., None]) -> None:
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """What happens within is forgotten here, as by a dump from before, but not at the provider."""
+    """Undo everything done within, as restoring a dump does; the provider still knows it."""
     # By its new name, where Django has that.
     create = getattr(transaction, "savepoint_create", None) or transaction.savepoint
     dump = create()
@@ -50,7 +50,7 @@ def restored() -> Iterator[None]:
 
 
 def work() -> None:
-    """What a worker does."""
+    """Tick and follow once, as a worker does."""
     begin_tick()
     follow(seconds=20)
 

@@ -255,7 +255,7 @@ class TestFailOn:
         ProviderState.objects.note_tick()
 
     def asked(self, call: Call, conditions: str) -> tuple[str, int]:
-        """What is wrong, and the exit code; the same for people and for machines."""
+        """The errors and the exit code, which are the same for people and for machines."""
         out, err, code = call("giftcards_status", "--fail-on", conditions)
         assert out.startswith("PENDING  ")
         shown, *ended = call("giftcards_status", "--fail-on", conditions, "--json")

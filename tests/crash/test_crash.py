@@ -46,7 +46,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def told(tmp_path: Path) -> Iterator[Path]:
-    """Where receivers of all processes write down what they are told."""
+    """The file in which the receivers of all processes note the changes they are told of."""
     path = tmp_path / "told"
     path.touch()
     receiver = write_down(path)
@@ -80,7 +80,7 @@ def ends_killed(process: subprocess.Popen[str]) -> None:
 
 
 def let_leases_end() -> None:
-    """What has been killed left claims, leases and pauses behind; they end by themselves."""
+    """Let the claims, leases and pauses end that killed processes have left behind."""
     Order.objects.exclude(claimed_until=None).update(claimed_until=timezone.now())
     # By then, no request of theirs can be on its way.
     Order.objects.exclude(sent_at=None).update(sent_at=F("sent_at") - timedelta(seconds=10))
@@ -260,7 +260,7 @@ class TestStop:
     def test_a_worker_stopped_while_the_provider_hangs_records_what_was_answered(
         self, start: Start, simulator: Simulator, told: Path
     ) -> None:
-        """What has been answered is recorded before the worker ends."""
+        """The worker ends only after it has recorded the answers it has got."""
         hung, ended = [], []
 
         def hang(request: Request) -> None:

@@ -74,7 +74,7 @@ def press(address: str, *, ago: float = 5.0, browser: Client | None = None, **po
 
 
 def words(response: Any) -> str:
-    """What can be read of the page."""
+    """The visible text of the page."""
     markup = re.sub(r"<(head|script).*?</\1>", "", response.content.decode(), flags=re.DOTALL)
     return " ".join(unescape(strip_tags(markup)).split())
 

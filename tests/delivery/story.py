@@ -1,4 +1,4 @@
-"""What customers live through: they order, the provider decides, a worker works, mails arrive."""
+"""The story of a customer's order: bought, decided by the provider, and told by mail."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Mailbox:
         return mail
 
     def is_read(self) -> bool:
-        """Whether there is no mail that was not looked at."""
+        """True if :meth:`new` has returned every mail."""
         return {mail["Message-ID"] for mail in self.mails()} == self._known
 
 
@@ -75,7 +75,7 @@ def subject(mail: EmailMessage) -> str:
 
 
 def links(mail: EmailMessage) -> list[str]:
-    """Where the HTML of the mail leads."""
+    """The addresses of the links in the HTML of the mail."""
     found: list[str] = []
 
     class Reader(HTMLParser):

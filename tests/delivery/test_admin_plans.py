@@ -1,4 +1,4 @@
-"""How the staff's pages about messages are answered on tables with a past: by an index."""
+"""Query plans of the staff's pages about messages, on tables with a past: by an index."""
 
 from __future__ import annotations
 

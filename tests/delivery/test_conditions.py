@@ -1,4 +1,4 @@
-"""What a monitor can ask about messages: ``giftcards_status --fail-on mail,untold``."""
+"""Conditions about messages for monitors: ``giftcards_status --fail-on mail,untold``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.django_db
 
 
 def asked(call: Call, condition: str) -> tuple[str, int]:
-    """What is wrong, and the exit code."""
+    """The errors of the command, and its exit code."""
     out, err, code = call("giftcards_status", "--fail-on", condition, "-v0")
     assert ADDRESS not in out + err
     return err, code

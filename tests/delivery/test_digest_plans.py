@@ -1,4 +1,4 @@
-"""What a digest asks the database, in a shop with a past: answered from indexes.
+"""Query plans of a digest in a shop with a past: answered from indexes.
 
 The digests are looked at once a minute.
 """

@@ -1,4 +1,4 @@
-"""What staff are told by digest: who, when, what, and what becomes of a digest that fails."""
+"""Digests for staff: who gets them, when, with which contents, and after a failure."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_the_chat_of_the_shop_is_told_what_is_to_do(settings: Any) -> None:
     try:
         with responses.RequestsMock() as chat:
             chat.post(settings.CHAT_WEBHOOK)
-            # What holds now, such as that no worker runs here; nothing of the past.
+            # Conditions that hold now, such as that no worker runs here; nothing of the past.
             digests.send_due(Limits())
             StaffDigest.objects.update(next_attempt_at=None)
             make_guide_order(

@@ -1,4 +1,4 @@
-"""What errors mean: real ones, of real clients that talk to servers that fail."""
+"""The meanings of errors: real ones, of real clients that talk to servers that fail."""
 
 from __future__ import annotations
 

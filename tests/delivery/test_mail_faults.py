@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.django_db(transaction=True)]
 logger = logging.getLogger(__name__)
 
 CUSTOMERS = 16
-# How often all workers are killed, and how many connections each time is apart.
+# The number of times all workers are killed, and of connections between two of them.
 DEATHS, CONNECTIONS = 2, 14
 # Seconds after which a client gives up on a server that hangs.
 PATIENCE = 0.3
@@ -76,7 +76,7 @@ def workers(database: str, port: int) -> Iterator[None]:
 
 
 def time_passes() -> None:
-    """What waits for another try is due; the claims of the living hold."""
+    """Make messages due that wait for another try; claims of living processes stay."""
     Delivery.objects.filter(status="retrying").update(
         next_attempt_at=timezone.now() - timedelta(seconds=1)
     )

@@ -1,4 +1,4 @@
-"""What messages say, and what they never say, in three languages."""
+"""The texts of messages in three languages, and the secrets that they never hold."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def read(html: str) -> _Reader:
 
 
 def seen(html: str) -> str:
-    """What a person reads in the HTML."""
+    """The visible text of the HTML."""
     return " ".join("".join(read(html).texts).split())
 
 
@@ -130,7 +130,7 @@ def money(amount: int) -> str:
 
 
 def segments(text: str) -> int:
-    """How many parts of an SMS the text takes."""
+    """The number of SMS parts that the text takes."""
     gsm = (
         "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?"
         "¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà"
@@ -424,7 +424,7 @@ class TestMoney:
         for text in texts_of(write(order)):
             assert "will be paid back what you paid" in text
             assert "DA" not in text
-            # What the shop pays the provider is nothing for customers.
+            # Customers must not learn the price that the shop pays the provider.
             assert "490" not in text
 
     def test_of_a_gift_no_money_is_said(self) -> None:
@@ -536,7 +536,7 @@ def test_the_contact_can_be_clicked_if_it_is_an_address(
 
 
 def shape(message: Message) -> Any:
-    """What a message looks like apart from its words."""
+    """The structure of a message, without its words."""
     elements = [tag for tag, _ in read(message.html).elements]
     return elements, len(message.text.split("\n")), len(message.short.split("\n"))
 

@@ -540,7 +540,7 @@ class TestDeadLinks:
     ENDS = (expired, revoked, used_up, not_final, without_cards, with_surplus_only)
 
     def answers(self, address: str, **headers: Any) -> list[tuple[Any, ...]]:
-        """What a stranger gets from the address, with what the database was asked."""
+        """The answers that a stranger gets from the address, and the kinds of queries they took."""
         found = []
         for method, data in (("get", {}), ("head", {}), ("post", {}), ("post", {"token": "x"})):
             with CaptureQueriesContext(connection) as queries:
@@ -823,7 +823,7 @@ class TestSecrets:
     def test_an_error_while_the_cards_are_rendered_shows_none_of_them(
         self, order: Order, address: str, settings: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As a crash reporter would see it, where the site is debugged and the error gets out."""
+        """The error gets out as the site is debugged, and is read as a crash reporter reads it."""
         settings.DEBUG = True
         token = page_token(fetch(address))
 

@@ -1,4 +1,4 @@
-"""How the customer's pages find their rows in a shop with a past: by an index, never by all."""
+"""Query plans of the customer's pages in a shop with a past: by an index, no table as a whole."""
 
 from __future__ import annotations
 

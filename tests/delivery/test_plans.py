@@ -1,4 +1,4 @@
-"""How the questions about messages are answered on tables with a past: never by reading it all."""
+"""Query plans of the engine of messages on tables with a past: no table is read as a whole."""
 
 from __future__ import annotations
 

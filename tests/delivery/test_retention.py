@@ -32,7 +32,7 @@ def tell(order: Order, status: str, **values: Any) -> Delivery:
 
 
 def reasons() -> dict[str, int]:
-    """Why orders were left alone, in numbers."""
+    """The number of orders that were left alone, by the reason."""
     return dict(purge_old().left_alone)
 
 

@@ -69,7 +69,7 @@ def mailbox(settings: Any, site: str, tmp_path: Path) -> Mailbox:
 def access_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[io.StringIO]:
-    """What the site writes about each request, as ``runserver`` does; it is in no other log."""
+    """The site's own log of requests, as ``runserver`` writes it; other logs do not have it."""
     monkeypatch.setattr(QuietWSGIRequestHandler, "log_message", WSGIRequestHandler.log_message)
     written = io.StringIO()
     handler = logging.StreamHandler(written)
@@ -163,7 +163,7 @@ def pages_in(mailbox: Mailbox) -> list[str]:
 
 
 def use(address: str) -> str:
-    """What the customer is shown behind a link, after programs have tried it; "" if nothing is."""
+    """The page that a link reveals to the customer after programs have tried it; "" if none."""
     for method, data in (("HEAD", None), ("POST", b"token=x"), ("OPTIONS", None)):
         fetch(address, method, data)
     token = re.search(r'name="token" value="([^"]+)"', fetch(address))
@@ -184,7 +184,7 @@ def fetch(address: str, method: str = "GET", data: bytes | None = None) -> str:
 
 
 def open_account(order: Order) -> str:
-    """What a customer who is logged in is shown of the order."""
+    """The page that reveals the order to a customer who is logged in."""
     browser = Client()
     browser.force_login(get_user_model().objects.create_user("lina"))
     listed = read(browser.get("/cards/"))

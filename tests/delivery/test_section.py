@@ -1,4 +1,4 @@
-"""What the page of an order says of its messages and links."""
+"""The section about messages and links on the page of an order."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def shares(limit: int = 120, poll_interval: float = 5) -> Shares:
 
 
 def free_for(budget: Budget, purpose: Purpose, *, has_list: bool = True, questions: int = 0) -> int:
-    """How many requests can be made for ``purpose`` now; they are made."""
+    """Make requests for ``purpose`` until no slot is left for them; return their number."""
     take = partial(budget.take, purpose, has_list=has_list, questions=questions)
     return len(list(iter(take, None)))
 
@@ -333,12 +333,12 @@ class TestTaking:
 
         taken = [slot.number for slots in in_threads(4, take) for slot in slots if slot]
         assert len(taken) == len(set(taken)) == slots_in_use() <= 19
-        # Who was beaten to all the slots that it looked at comes back for the rest.
+        # A thread that lost all the slots that it looked at to others comes back for the rest.
         assert len(taken) + free_for(Budget(), Purpose.PLACING) == 19
 
 
 class Clock:
-    """What ``timezone.now`` tells, in seconds since the beginning."""
+    """A stand-in for ``timezone.now``, set in seconds since the beginning."""
 
     _BEGAN = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -497,7 +497,7 @@ class TestWaiting:
         for slot in RequestSlot.objects.all():
             slot.until = clock.now() + timedelta(seconds=data.draw(st.integers(-5, 60)))
             slot.save()
-        # Whether these may be asked for depends on the pace as well.
+        # The two left out depend on the pace as well.
         for purpose in set(Purpose) - {Purpose.PRICING, Purpose.BACKGROUND}:
             clock.seconds = 0
             wait = budget.wait_for(purpose, has_list=has_list)

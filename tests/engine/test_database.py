@@ -52,7 +52,7 @@ BROKEN = 987_654
 
 
 def concerns(pk: int, params: Any) -> bool:
-    """Whether an order's key is among the parameters; PostgreSQL may get lists of them."""
+    """True if the order's key is among the parameters; PostgreSQL may get lists of them."""
     return any(pk in param if isinstance(param, list) else pk == param for param in params or ())
 
 
@@ -90,7 +90,7 @@ class TestLoop:
     def test_the_loop_goes_on_after_any_failure_of_the_database(
         self, error: type[Error], simulator: Simulator, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """As when a column that may not be NULL was added meanwhile."""
+        """Such a failure comes, for example, of a new column that may not be NULL."""
         buy_many(simulator, 1)
         caplog.clear()
         left = 2

@@ -35,7 +35,7 @@ VALIDATE = "/v3/validate"
 
 
 def questions(simulator: Simulator) -> int:
-    """How often the provider was asked what the key is for."""
+    """The number of requests that asked the provider for the key's environment."""
     return [request.path for request in simulator.requests].count(VALIDATE)
 
 

@@ -484,7 +484,7 @@ class TestListInUse:
             assert gateway.try_open()
             assert gateway.is_list_read
             gateway.flush()
-            # What another one saw before that does not undo it.
+            # An earlier state that another process read does not undo it.
             other.flush()
         with Gateway() as third:
             assert third.is_list_read

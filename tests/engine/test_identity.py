@@ -1,4 +1,4 @@
-"""Whether an answer is about our order: everything that it names of the line has to fit."""
+"""The check that an answer is about our order: everything that it names of the line must fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the provider says of an order after it has settled: seen, shown once, and its cards kept."""
+"""Answers about orders that have settled: noticed, shown once, and their cards kept."""
 
 from __future__ import annotations
 

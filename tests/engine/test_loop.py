@@ -53,7 +53,7 @@ NEVER = timedelta(days=365)
 
 
 def intervals(began: float) -> float:
-    """How many poll intervals have passed since; that can only be more on a busy machine."""
+    """The number of poll intervals that have passed since; a busy machine only makes it more."""
     return (time.monotonic() - began) / conf.poll_interval
 
 
@@ -503,7 +503,7 @@ class TestLoop:
 
 
 def _follow_until(stop: threading.Event) -> None:
-    """As `giftcards_poll --loop` does in a process of its own."""
+    """Run the loop until ``stop`` is set, as the process of ``giftcards_poll --loop`` does."""
     try:
         follow(seconds=None, stop=stop)
     finally:

@@ -58,7 +58,7 @@ def listen() -> Iterator[Listen]:
 
 @pytest.fixture
 def heard(listen: Listen) -> Heard:
-    """Which signal was sent of which order, and of which change, in the order of sending."""
+    """The signals that were sent, each with its order and its change, in the order of sending."""
     calls: Heard = []
     listen(
         order_status_changed,
@@ -114,7 +114,7 @@ class Trouble:
             raise ConnectionError("AAAA-AAAA-AAAA-AAAA")
 
     def hears(self) -> list[str]:
-        """What is told now."""
+        """Announce; return the changes of which the receivers are told by that."""
         self.told.clear()
         announce()
         return self.told
@@ -678,7 +678,7 @@ class TestLease:
     def test_a_receiver_that_announces_starts_no_announcing_within_the_first(
         self, heard: Heard, listen: Listen
     ) -> None:
-        """As a receiver that places an order in a worker would."""
+        """Receivers that place an order in a worker do that."""
         moved("order-1", Status.DELAYED)
         found: list[int] = []
         listen(order_status_changed, lambda order, change: found.append(announce()))

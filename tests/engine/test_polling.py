@@ -68,7 +68,7 @@ def leave_questions(count: int) -> None:
 
 
 def take_questions() -> int:
-    """How many checks the budget has left; it has none any more."""
+    """Use up the checks that the budget has left; return their number."""
     with Gateway() as gateway:
         return sum(1 for _slot in iter(partial(gateway.begin, Purpose.CHECKING), None))
 
@@ -326,7 +326,7 @@ class TestPages:
 
 
 class TestLateOrders:
-    """After an outage there may be as many of them as of fresh ones."""
+    """Late orders, of which there may be as many as of fresh ones after an outage."""
 
     def make_late(self) -> None:
         Order.objects.update(status=Status.DELAYED, due_at=ago(1))
@@ -539,7 +539,7 @@ class TestRepetition:
     def test_the_other_spelling_is_tried_in_the_next_sweep_if_the_budget_is_short(
         self, simulator: Simulator
     ) -> None:
-        """Where the budget never affords two requests at once."""
+        """The budget never affords two requests at once here."""
         buy_many(simulator, 1)
         simulator.spelling = "checkOrder"
         settled = []
@@ -551,7 +551,7 @@ class TestRepetition:
 
 
 class TestWaitingForAnotherProcess:
-    """Which has begun the first call with the key."""
+    """Waiting for a process that has begun the first call with the key."""
 
     @pytest.fixture
     def hear(self, simulator: Simulator) -> Iterator[Callable[[ProviderError | None], None]]:

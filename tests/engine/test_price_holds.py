@@ -1,4 +1,4 @@
-"""What a card may cost: above it, nothing is bought before a person has decided."""
+"""Ceilings of prices: above them, nothing is bought before a person has decided."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def prices_of(*prices: object) -> dict[str, Any]:
 
 
 class TestCeiling:
-    """Which of the amounts that were given counts."""
+    """The choice of the ceiling from the amounts that were given."""
 
     @pytest.mark.parametrize(
         ("values", "ceiling"),
@@ -297,7 +297,7 @@ class TestSending:
 
 
 def questions(simulator: Simulator) -> int:
-    """How often the provider was asked what the cards of a product cost."""
+    """The number of requests for the price of a product."""
     return sum("checkProduct" in request.path for request in simulator.requests)
 
 
@@ -606,7 +606,7 @@ class TestUnknownPrice:
 
 
 class TestAway:
-    """If the provider as a whole does not answer, that is one condition, and no order's problem."""
+    """Outages: a provider that does not answer at all is one condition, and no order's problem."""
 
     def place_many(self, simulator: Simulator) -> list[Order]:
         for number in range(3):

@@ -1,4 +1,4 @@
-"""What cards cost at present: asked for rarely, and required only where there is a ceiling."""
+"""Current prices: asked for rarely, and required only where there is a ceiling."""
 
 from __future__ import annotations
 
@@ -348,7 +348,7 @@ class TestAskedSince:
 
 
 class TestShared:
-    """What one process was told, the others need not ask for."""
+    """A price that one process was told is known to the others."""
 
     def test_a_price_that_one_process_asked_for_is_used_by_the_next(
         self, simulator: Simulator

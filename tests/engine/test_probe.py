@@ -80,7 +80,7 @@ class TestHolding:
 
 
 class TestAfterARefusal:
-    """When the pause has run out, one careful call finds out whether the key is good now."""
+    """The end of a pause: one careful call finds out whether the key is good now."""
 
     @pytest.fixture(autouse=True)
     def _blocked(self, simulator: Simulator) -> None:
@@ -194,7 +194,7 @@ class TestUnprovenKey:
             Lease.objects.update(until=ago(0))
             assert heir.wait_for(Purpose.CHECKING) == 0
             begin(heir)
-            # If it only took its time, it does not begin another call beside it.
+            # If the first process was only slow, it does not begin another call beside the heir's.
             assert dead.begin(Purpose.CHECKING) is None
             dead.finish(slot, OutcomeUnknown("Late."))
             assert lease(Lease.KEY_PROBE).until is not None
@@ -295,7 +295,7 @@ GOOD, BAD = "good-key", "bad-key"
 
 
 class TestSeveralKeys:
-    """As in a rolling restart, when processes with the old key and the new one run side by side."""
+    """Rolling restarts: processes with the old key and the new one run side by side."""
 
     @pytest.fixture(autouse=True)
     def _one_of_them_is_good(self, simulator: Simulator) -> None:

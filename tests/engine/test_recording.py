@@ -77,7 +77,7 @@ def cards_of(order: Order) -> list[CardSecret]:
 
 
 def troubles(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the log has for a person to look at."""
+    """The log's messages without those at the level INFO."""
     return [entry.getMessage() for entry in caplog.records if entry.levelname != "INFO"]
 
 
@@ -737,14 +737,14 @@ class TestSurplus:
 
 
 class TestNumbering:
-    """What a settling answer names comes first: so it is what the customer is handed."""
+    """The cards of a settling answer come first: so the customer is handed those."""
 
     @settings(max_examples=examples(100))
     @given(st.integers(1, 3), st.data())
     def test_exactly_the_cards_of_the_settling_answer_are_handed_over(
         self, count: int, data: st.DataObject
     ) -> None:
-        """Whatever came before it: repetitions, other cards, any order, serials or none."""
+        """Earlier answers may repeat cards, have others, any order, and serials or none."""
         own = [*CARDS[: count - 1], CardSecret(CARDS[count].value, "")]
         shown = st.lists(st.sampled_from([*CARDS, *own, CardSecret(A.value, "")]), max_size=7)
         earlier = data.draw(st.lists(shown, max_size=4))

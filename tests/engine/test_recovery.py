@@ -474,7 +474,7 @@ class TestRivals:
         lost = lose()
         values = {"sent_at": ago(400), "accepted_at": ago(399), "due_at": None} | known
         make_order(Status.FULFILLED, **values)
-        # Where it is the other order's, it is of its line.
+        # A row that is the other order's names the line of that order.
         shown = row(_id="R3", type="type_001" if "provider_order_id" in known else "type_003")
         wire.get(LIST, json=listed(row(lost, _id="R1"), shown))
         look()
@@ -510,7 +510,7 @@ class TestRivals:
     def test_a_row_is_adopted_if_the_row_of_another_order_would_be_newer(
         self, wire: responses.RequestsMock
     ) -> None:
-        """Where a line is sold all the time, one of it is always being sent."""
+        """A line that is sold all the time always has an order that is being sent."""
         lost = lose(sent_at=ago(700))
         make_order(Status.PLACING, claimed_until=ago(-60))
         wire.get(LIST, json=listed(row(lost, _id="R1")))

@@ -1,4 +1,4 @@
-"""What staff decide about a lost order from: what an id is, whether it fits, and the way back."""
+"""Looking up an id that staff give a lost order, comparing it, and taking it back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which stored card a card of an answer is: the matching by itself, on plain values.
+"""Matching of an answer's cards with the stored ones: by itself, on plain values.
 
 ``"a1"`` is a card with the code a and the serial 1, ``"a"`` one with the code a and no serial.
 """
@@ -29,7 +29,7 @@ def match(told: Sequence[str], stored: Sequence[str]) -> list[int | None]:
 
 
 def store(told: Sequence[str], stored: Sequence[str]) -> list[str]:
-    """What is stored afterwards: as before, with the serials that came and the new cards."""
+    """The cards stored afterwards: those of before, with new serials, and the new cards."""
     result = list(stored)
     for card, index in zip(told, match(told, stored), strict=True):
         if index is None:

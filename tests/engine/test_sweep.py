@@ -598,7 +598,7 @@ class TestRefusedKey:
     def test_a_sweep_makes_no_request_after_placing_with_a_refused_key(
         self, simulator: Simulator
     ) -> None:
-        """Where the price has cost no request."""
+        """The price has cost no request here."""
         buy_many(simulator, 5)
         for _order in range(3):
             make_order()
@@ -967,7 +967,7 @@ class TestWatch:
 class TestSwept:
     def test_results_of_sweeps_add_up(self) -> None:
         first = Swept(sent=1, checked=2, settled=3, failed=4, postponed=5, is_paused=True)
-        # What was postponed is postponed still, or was done later.
+        # Orders that were postponed are postponed still, or were done later.
         twice = Swept(sent=2, checked=4, settled=6, failed=8, postponed=5, is_paused=True)
         assert first + first == twice
         assert (first + Swept()).postponed == 0

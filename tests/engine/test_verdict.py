@@ -1,4 +1,4 @@
-"""What an answer means for an order of five cards: only a whole one settles it."""
+"""The verdict on an answer about an order of five cards: only a whole one settles it."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def test_an_order_settles_by_its_cards_if_no_amount_can_be_read(status: str) -> 
     "unread",
     [
         "quantity",
-        # How many cards there are is told by the status alone.
+        # The status alone tells the number of cards.
         "fulfilled_quantity",
     ],
 )
@@ -278,7 +278,7 @@ def clock_was_wrong(moment: datetime) -> bool:
     ("given_answer", "record", "options", "settles", "problem"),
     [
         (FULFILLED, {}, {}, True, None),
-        # What it cost when it was placed.
+        # The price when the order was placed counts.
         (
             replace(FULFILLED, price_per_card=None),
             {"price_per_card": 500},
@@ -289,7 +289,7 @@ def clock_was_wrong(moment: datetime) -> bool:
         # An order is late as soon as it is no longer fresh.
         (UNREADABLE, {}, {}, False, unreadable("quantity")),
         (UNREADABLE, {"status": Status.DELAYED}, {}, True, unreadable("quantity")),
-        # What was as doubtful before, or is the last answer, is believed.
+        # A doubt is believed the second time, or if the answer is the last one.
         (DOUBTFUL, {}, {}, False, CONTRADICTING),
         (DOUBTFUL, {"problems": [LOST_CARD]}, {}, False, CONTRADICTING),
         (DOUBTFUL, {"problems": [LOST_CARD, CONTRADICTING]}, {}, True, CONTRADICTING),
@@ -360,7 +360,7 @@ def unknown_figures(*names: str) -> tuple[Problem, ...]:
             Settlement(Status.PARTIALLY_FILLED, 3, 3 * PRICE, None),
             ("price_per_card",),
         ),
-        # What a refunded order is charged is known.
+        # A refunded order is known to be charged nothing.
         (answer("REFUNDED"), Settlement(Status.REFUNDED, 0, None, None), ("price_per_card",)),
     ],
 )
@@ -392,7 +392,7 @@ def test_a_complete_answer_about_another_line_is_not_ours(
     ("told", "changes"),
     [
         (PARTIAL, []),
-        # What is not named is no difference; and a list may leave out the cards.
+        # A figure that is not named is no difference; and a list may leave out the cards.
         (answer("PARTIALLY_FILLED"), []),
         # A list may lag.
         (answer("HANDLING", fulfilled_quantity=0), []),

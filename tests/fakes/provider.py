@@ -68,7 +68,7 @@ class Exchange:
         self._body = body
 
     def good(self) -> tuple[int, Any]:
-        """What a provider in good health answers; it carries the request out."""
+        """Carry the request out, and return the answer of a provider in good health."""
         return self.provider.carry_out(self._step, self._handler.path, self._body)
 
     def reply(self, status: int, body: Any, *headers: tuple[str, str]) -> None:

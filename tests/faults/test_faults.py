@@ -368,7 +368,7 @@ def _part(data: Data, status: str, count: int) -> Data:
 
 
 def a_check_never_succeeds() -> Iterator[Row]:
-    """After the timeout it is late, a person is told, and nobody else is any the worse."""
+    """The order is late after the timeout, a person is told, and no other order suffers."""
     faults = {
         "500": (refuse(500, "INTERNAL_ERROR"), ""),
         "unreadable": (reply(200, b"null"), ""),
@@ -390,7 +390,7 @@ def a_check_never_succeeds() -> Iterator[Row]:
 
 
 def the_list_fails() -> Iterator[Row]:
-    """While orders are followed: they are asked about one by one."""
+    """The list fails while orders are followed: they are asked about one by one."""
 
     def rows(edit: Callable[[list[Data]], list[Any]]) -> Fault:
         return change(lambda data: data | {"items": edit(data["items"])})
@@ -481,7 +481,7 @@ def _repeat(provider: Provider) -> None:
 
 
 def odd_deliveries() -> Iterator[Row]:
-    """As the provider's ledger has them."""
+    """The provider's ledger has the same cards: it really delivers them like this."""
 
     def stock(edit: Callable[[list[Data]], list[Data]]) -> Callable[[Provider], object]:
         return lambda provider: provider.stock.update(struck=edit)

@@ -79,7 +79,7 @@ def lose(*, carried_out: bool) -> Fault:
 
 
 def draw_fault(chance: random.Random) -> Fault | None:
-    """What happens to a placing answer: mostly nothing."""
+    """The fault of a placing answer; mostly none."""
     stranger = chance.choice([(STRANGER, 2), (STRANGER, 7)])
     faults: list[Fault | None] = [
         name_next(),
@@ -170,6 +170,6 @@ def test_no_order_is_lost_or_bought_twice_whatever_placing_answers(
     live(provider, random.Random(seed))
     audit(provider, strangers={STRANGER})
     left = Order.objects.exclude(status__in=FINAL)
-    # What is left is with a person, who sees why.
+    # Orders that are left wait for a person, who sees why.
     assert set(left.values_list("status", flat=True)) <= {Status.UNCONFIRMED}
     assert set(left.values_list("needs_attention", flat=True)) <= {True}

@@ -1,4 +1,4 @@
-"""What people type: one line, in any script, that shows what it holds."""
+"""Texts that people type: one line, in any script, without hidden characters."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def delivered(order: Order | None = None, answered: OrderAnswer = PARTIAL) -> Or
 
 
 class TestConstraints:
-    """What must always be true, also for raw SQL, a shell or a bug of ours."""
+    """Constraints of the database, which hold for raw SQL, a shell or a bug of ours as well."""
 
     @pytest.mark.parametrize("status", Status)
     def test_a_row_of_every_status_can_be_stored(self, status: Status) -> None:
@@ -689,7 +689,7 @@ class TestQuestions:
 
 
 def _columns(order: Order) -> dict[str, Any]:
-    """What the row of an order's first card holds besides the order."""
+    """The columns of the row of an order's first card, without the order."""
     card = order.cards.get(position=1)
     return {"position": card.position, **card.row._asdict()}
 

@@ -118,7 +118,7 @@ class TestNumbers:
             ("0", "0.00", ()),
             ("-0.0", "0.00", ()),
             ("9999999999.99", "9999999999.99", ()),
-            # What binary fractions leave: a backend in JavaScript sends 3 × 490.10 like this.
+            # Remainders of binary fractions: a backend in JavaScript sends 3 × 490.10 like this.
             ("1470.3000000000002", "1470.30", ()),
             ("0.30000000000000004", "0.30", ()),
             ("489.99999999999994", "490.00", ()),

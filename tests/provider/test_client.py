@@ -1,4 +1,4 @@
-"""What the client makes of the provider's answers; the transport itself is in test_transport."""
+"""The client's reading of the provider's answers; the transport itself is in test_transport."""
 
 from __future__ import annotations
 
@@ -748,7 +748,7 @@ ROUTER = {"message": "Route not found", "error": "Not Found", "statusCode": 404}
 
 
 class TestClock:
-    """How far the provider's clock is ahead, by the date of its last answer to a question."""
+    """The lead of the provider's clock, by the date of its last answer to a question."""
 
     def ask(self, client: Client, wire: responses.RequestsMock, **answer: Any) -> float:
         body = {"success": True, "data": {"balance": 1}}

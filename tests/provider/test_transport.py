@@ -283,7 +283,7 @@ class TestBrokenConnections:
     def test_a_question_over_a_broken_connection_is_worth_repeating(
         self, fault: Script, context: ssl.SSLContext | None
     ) -> None:
-        """Which is for the caller to do: each request has to be afforded."""
+        """The caller repeats it, not the client: each request has to be afforded."""
         script = first(fault, answer(response(ORDER)))
         with Server(script, context) as server, client_of(server.url) as client:
             with pytest.raises(OutcomeUnknown, match="the connection broke") as caught:
@@ -345,7 +345,7 @@ class TestDebugOutput:
         monkeypatch: pytest.MonkeyPatch,
         capfd: pytest.CaptureFixture[str],
     ) -> None:
-        """As the documentation of requests advises, to see what is sent."""
+        """The documentation of requests advises to switch it on to see what is sent."""
         monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
         script = answer(response(ORDER.replace(b'"_id"', b'"orderId": "A1", "_id"')))
         with Server(script, context) as server, client_of(server.url) as client:

@@ -1,4 +1,4 @@
-"""What the recipes promise beside their own tests; becomes the shop's ``test_more.py``."""
+"""Tests of the recipes' promises beside their own; becomes the shop's ``test_more.py``."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def main(theme: str, how: str = "") -> None:
 
 
 def _register_subclass() -> None:
-    """What the documentation tells a shop with this theme to do."""
+    """Register the subclass that the documentation tells a shop with this theme to write."""
     import unfold.admin
     from django.contrib import admin
 

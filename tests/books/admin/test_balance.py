@@ -41,7 +41,7 @@ def hold(balance: str, *, read_at: float = 200) -> None:
 
 
 def head(html: str) -> dict[str, str]:
-    """What stands above the list, by its labels."""
+    """The texts above the list, by their labels."""
     section = element(html, 'class="giftcards-funds"', "section")
     pairs = re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", section, re.DOTALL)
     return {text(label): plain(text(value)).replace("\xa0", " ") for label, value in pairs}

@@ -301,7 +301,7 @@ def test_amounts_and_foreign_words_are_isolated_in_arabic(accountant: Client) ->
 
 
 def books(browser: Client, **query: str) -> dict[str, Any]:
-    """What the section about a period says."""
+    """The texts of the section about a period."""
     html = read(browser.get(LEDGER, query)).replace("\xa0", " ")
     if "giftcards-books" not in html:
         return {}
@@ -484,7 +484,7 @@ def test_without_balances_it_is_not_known_whether_the_books_close(accountant: Cl
 
 
 def booked(browser: Client, order: Order) -> list[str]:
-    """What the money's section says of the ledger."""
+    """The sentences about the ledger in the section on money."""
     html = element(read(browser.get(order_page(order))), "giftcards-money", "section")
     html = re.sub(r"<time.*?</time>", "TIME", html, flags=re.DOTALL).replace("\xa0", " ")
     paragraphs = [text(part) for part in re.findall(r"<p\b.*?</p>", html, re.DOTALL)]
