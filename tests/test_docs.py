@@ -205,9 +205,14 @@ def test_the_documented_json_of_the_overview_has_the_keys_that_are_printed(call:
 
 
 @pytest.mark.django_db
-def test_the_documented_json_of_a_sweep_has_the_keys_that_are_printed(call: Call) -> None:
-    [shown] = re.findall(r'`(\{"sent".*?\})`', page("commands"))
-    assert list(json.loads(shown)) == list(json.loads(call("giftcards_poll", "--json").out))
+@pytest.mark.parametrize(
+    ("name", "command"), [("commands", "giftcards_poll"), ("delivery", "giftcards_deliver")]
+)
+def test_the_documented_json_of_a_pass_has_the_keys_that_are_printed(
+    name: str, command: str, call: Call
+) -> None:
+    [shown] = re.findall(r'`(\{"sent".*?\})`', page(name))
+    assert list(json.loads(shown)) == list(json.loads(call(command, "--json").out))
 
 
 # Settings and checks
@@ -532,12 +537,6 @@ def test_every_name_in_a_message_is_documented() -> None:
         *re.findall(r'^        "(\w+)": ', inspect.getsource(messages._words), re.MULTILINE),
         *re.findall(r'"(subject|paragraphs)": ', source),
     }
-
-
-@pytest.mark.django_db
-def test_the_documented_json_of_sending_has_the_keys_that_are_printed(call: Call) -> None:
-    [shown] = re.findall(r'`(\{"sent".*?\})`', page("delivery"))
-    assert list(json.loads(shown)) == list(json.loads(call("giftcards_deliver", "--json").out))
 
 
 @pytest.mark.parametrize("where", ["delivery", "admin", "security"])

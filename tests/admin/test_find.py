@@ -93,30 +93,19 @@ def test_four_characters_find_whole_serials_and_ends_of_codes(boss: Client) -> N
     assert found(read(boss.post(FIND, {"secret": "7788"}))) == "Found web-2, card 1 web-1, card 1"
 
 
-def cards_with_one_end(count: int) -> None:
+MORE = " These are the newest; there are more. Enter the whole code."
+
+
+@pytest.mark.parametrize(("count", "said"), [(20, ""), (21, MORE)])
+def test_the_twenty_newest_cards_with_one_end_are_listed_and_if_there_are_more_the_page_says_so(
+    boss: Client, count: int, said: str
+) -> None:
     receive("web-1", *(CardSecret(f"CANARY-{number:04}-7788", "") for number in range(count)))
 
-
-def test_twenty_cards_with_one_end_are_listed_newest_first(boss: Client) -> None:
-    cards_with_one_end(20)
-
     html = read(boss.post(FIND, {"secret": "7788"}))
 
-    listed = " ".join(f"web-1, card {number}" for number in range(20, 0, -1))
-    assert found(html) == f"Found {listed}"
-
-
-def test_of_more_cards_with_one_end_the_newest_are_listed_and_the_page_says_so(
-    boss: Client,
-) -> None:
-    cards_with_one_end(21)
-
-    html = read(boss.post(FIND, {"secret": "7788"}))
-
-    listed = " ".join(f"web-1, card {number}" for number in range(21, 1, -1))
-    assert found(html) == (
-        f"Found {listed} These are the newest; there are more. Enter the whole code."
-    )
+    listed = " ".join(f"web-1, card {number}" for number in range(count, count - 20, -1))
+    assert found(html) == f"Found {listed}{said}"
 
 
 def test_of_more_cards_with_one_serial_the_newest_are_read_and_listed_and_the_page_says_so(
@@ -130,9 +119,7 @@ def test_of_more_cards_with_one_serial_the_newest_are_read_and_listed_and_the_pa
         html = read(boss.post(FIND, {"secret": "n/a"}))
 
     listed = " ".join(f"web-2, card {number}" for number in range(30, 10, -1))
-    assert found(html) == (
-        f"Found {listed} These are the newest; there are more. Enter the whole code."
-    )
+    assert found(html) == f"Found {listed}{MORE}"
     searches = [query["sql"] for query in sent if "_fingerprint" in query["sql"]]
     assert searches
     assert [sql for sql in searches if "LIMIT 21" not in sql] == []

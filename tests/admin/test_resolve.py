@@ -661,10 +661,14 @@ class TestTypingAnId:
         assert (look in shown) == (not offered)
         assert ("may be this one are offered below" in shown) == offered
 
-    @pytest.mark.parametrize("typed", ["", " \u00a0"])
-    def test_adopting_without_an_id_asks_for_it(self, staff: Client, typed: str) -> None:
+    @pytest.mark.parametrize(
+        ("outcome", "typed"), [("adopt-other", ""), ("adopt-other", " \u00a0"), ("", TYPED)]
+    )
+    def test_a_choice_that_lacks_its_id_and_an_id_without_a_choice_are_refused(
+        self, staff: Client, outcome: str, typed: str
+    ) -> None:
         order = lost_order()
-        html = read(choose(staff, order, "adopt-other", typed))
+        html = read(choose(staff, order, outcome, typed))
         assert errors(html) == ["This field is required."]
         assert "Please correct the error below." in text(html)
         assert_nothing_happened(order)
@@ -711,12 +715,6 @@ class TestTypingAnId:
         assert messages(html) == ["This is your order \u2068web-<7>\u2069 already."]
         assert "web-&lt;7&gt;" in html
         assert asked(wire) == 0
-        assert_nothing_happened(order)
-
-    def test_an_id_without_a_choice_is_refused(self, staff: Client) -> None:
-        order = lost_order()
-        html = read(choose(staff, order, "", TYPED))
-        assert errors(html) == ["This field is required."]
         assert_nothing_happened(order)
 
     def test_a_typed_id_without_a_confirmation_is_refused(self, staff: Client) -> None:

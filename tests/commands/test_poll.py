@@ -280,24 +280,11 @@ class TestLoop:
         order.refresh_from_db()
         assert order.open_amount == 1100
 
-    def test_the_poll_loop_stands_by_while_another_process_runs_it(
-        self, handlers: None, call: Call, simulator: Simulator
-    ) -> None:
-        record_order(**LINE, reference=None)
-        hold_lease(Lease.LOOP, token="other", until=ago(-1.2))
-
-        def stop_at_once(request: Request) -> None:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        simulator.on_request = stop_at_once
-        out, err, code = call("giftcards_poll", "--loop")
-        assert out.splitlines()[0] == "Following the orders. Stop with Ctrl-C."
-        assert (err, code) == ("", 0)
-        assert len(simulator.requests) >= 1
-
     @pytest.mark.django_db(transaction=True)
-    def test_the_poll_loop_stands_by_through_failures_of_the_database(
+    @pytest.mark.parametrize("most", [0, 3])
+    def test_the_poll_loop_stands_by_also_through_failures_of_the_database(
         self,
+        most: int,
         handlers: None,
         call: Call,
         simulator: Simulator,
@@ -310,7 +297,7 @@ class TestLoop:
         failures = []
 
         def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-            if changes_lease(Lease.LOOP, sql, params) and len(failures) < 3:
+            if changes_lease(Lease.LOOP, sql, params) and len(failures) < most:
                 failures.append(sql)
                 raise OperationalError("server closed the connection unexpectedly")
             return execute(sql, params, many, context)
@@ -323,10 +310,10 @@ class TestLoop:
             out, err, code = call("giftcards_poll", "--loop")
         assert out.splitlines()[0] == "Following the orders. Stop with Ctrl-C."
         assert (err, code) == ("", 0)
-        assert len(failures) == 3
+        assert len(failures) == most
         assert len(simulator.requests) >= 1
         lost = "The database failed the loop, which pauses for 0.1 s: OperationalError"
-        assert messages(caplog).count(lost) == 3
+        assert messages(caplog).count(lost) == most
 
     @pytest.mark.django_db(transaction=True)
     def test_the_poll_loop_waits_for_a_database_that_is_away_when_it_starts(

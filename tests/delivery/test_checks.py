@@ -113,10 +113,18 @@ class TestLinks:
         assert "E013" in errors
 
     @pytest.mark.parametrize(
-        "mode", ["codes", "off", {"delivered": "codes", "partly_delivered": "off"}]
+        ("mode", "urls"),
+        [
+            ("codes", "tests.recipes.urls"),
+            ("off", "tests.recipes.urls"),
+            ({"delivered": "codes", "partly_delivered": "off"}, "tests.recipes.urls"),
+            ("off", "tests.delivery.no_urls"),
+        ],
     )
-    def test_a_shop_without_links_needs_no_address(self, mode: Any, settings: Any) -> None:
-        settings.ROOT_URLCONF = "tests.recipes.urls"
+    def test_a_shop_without_links_needs_no_address_and_one_without_messages_no_pages(
+        self, mode: Any, urls: str, settings: Any
+    ) -> None:
+        settings.ROOT_URLCONF = urls
         settings.GIFTCARDS_DELIVERY = {"MODE": mode}
         errors = [str(message.id) for message in run_checks(tags=["giftcards"])]
         assert not any(error.startswith("giftcards_delivery") for error in errors)
@@ -124,12 +132,6 @@ class TestLinks:
     def test_links_need_the_pages_of_the_app(self, settings: Any) -> None:
         settings.ROOT_URLCONF = "tests.delivery.no_urls"
         assert ids(settings) == ["E014"]
-
-    def test_a_shop_without_messages_is_not_checked(self, settings: Any) -> None:
-        settings.ROOT_URLCONF = "tests.delivery.no_urls"
-        settings.GIFTCARDS_DELIVERY = {"MODE": "off"}
-        errors = [str(message.id) for message in run_checks(tags=["giftcards"])]
-        assert not any(error.startswith("giftcards_delivery") for error in errors)
 
     @pytest.mark.parametrize(
         ("kept_days", "values", "expected"),

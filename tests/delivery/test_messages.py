@@ -398,17 +398,20 @@ class TestMoney:
             assert str(timezone.localtime().year) in text
             assert "will" not in text.split("Product")[0].split("https")[0]
 
-    def test_a_refund_in_part_names_both_amounts(self) -> None:
+    @pytest.mark.parametrize(
+        ("amount", "is_paid", "said"),
+        [
+            (400, True, "paid you back {}. Another {} will follow"),
+            (1100, False, "will be paid back {}"),
+        ],
+    )
+    def test_a_refund_in_part_or_one_that_is_planned_is_not_taken_for_the_whole_one(
+        self, amount: int, is_paid: bool, said: str
+    ) -> None:
         order = settle("web-1042", PARTIAL, **LINE)
-        record_refund(order, amount=400, reference="R1")
+        record_refund(order, amount=amount, reference="R1", is_paid=is_paid)
         for text in texts_of(write(order)):
-            assert f"paid you back {money(400)}. Another {money(700)} will follow" in text
-
-    def test_a_planned_refund_is_not_taken_for_one_that_was_paid(self) -> None:
-        order = settle("web-1042", PARTIAL, **LINE)
-        record_refund(order, amount=1100, reference="R1", is_paid=False)
-        for text in texts_of(write(order)):
-            assert f"will be paid back {money(1100)}" in text
+            assert said.format(money(amount), money(1100 - amount)) in text
 
     def test_cards_that_are_ordered_again_are_announced_and_no_money_is(self) -> None:
         order = settle("web-1042", PARTIAL, **LINE)

@@ -149,23 +149,17 @@ class TestOneOrder:
         Order.objects.filter(pk=BROKEN).update(due_at=ago(1))
         assert run_sweep().sent == 1
 
-    def test_a_sweep_skips_an_abandoned_order_that_cannot_be_written(
-        self, simulator: Simulator
+    @pytest.mark.parametrize(
+        ("origin", "end"), [(Status.PLACING, Status.UNCONFIRMED), (Status.PENDING, Status.REJECTED)]
+    )
+    def test_a_sweep_skips_an_abandoned_order_or_one_to_give_up_that_cannot_be_written(
+        self, origin: Status, end: Status, simulator: Simulator
     ) -> None:
-        make_order(Status.PLACING, pk=BROKEN)
-        other = make_order(Status.PLACING)
+        make_order(origin, pk=BROKEN, queued_at=ago(4000))
+        other = make_order(origin, queued_at=ago(4000))
         with connection.execute_wrapper(refusing()):
             run_sweep()
-        assert (status(), status(other.pk)) == ("PLACING", "UNCONFIRMED")
-
-    def test_a_sweep_skips_an_order_to_give_up_that_cannot_be_written(
-        self, simulator: Simulator
-    ) -> None:
-        make_order(pk=BROKEN, queued_at=ago(4000))
-        other = make_order(queued_at=ago(4000))
-        with connection.execute_wrapper(refusing()):
-            run_sweep()
-        assert (status(), status(other.pk)) == ("PENDING", "REJECTED")
+        assert (status(), status(other.pk)) == (origin, end)
 
     @pytest.mark.parametrize("has_list", [True, False])
     def test_a_sweep_skips_an_order_to_check_that_cannot_be_claimed(

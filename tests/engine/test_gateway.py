@@ -238,30 +238,23 @@ class TestBlockedAddress:
             end_pause()
             assert not gateway.try_open()
 
-    def test_a_block_replaces_a_rate_limit_pause_set_at_the_same_moment(self) -> None:
-        def slow_down(execute: Any, sql: str, *arguments: Any) -> Any:
-            """Another process is told to wait while this one writes down that it is blocked."""
+    @pytest.mark.parametrize(
+        ("of_another", "seconds", "error"),
+        [("rate", 60, BLOCKED), ("access", 900, RateLimited("Slower."))],
+    )
+    def test_of_a_block_and_a_rate_limit_pause_of_the_same_moment_the_block_stays(
+        self, of_another: str, seconds: float, error: ProviderError
+    ) -> None:
+        def pause(execute: Any, sql: str, *arguments: Any) -> Any:
+            """Another process writes down its pause while this one is about to."""
             if sql.startswith("UPDATE") and provider_state().pause == "":
-                until = ago(-60)
-                values = {"pause": "rate", "paused_at": ago(0), "paused_until": until}
+                until = ago(-seconds)
+                values = {"pause": of_another, "paused_at": ago(0), "paused_until": until}
                 ProviderState.objects.filter(pk=1).update(**values)
             return execute(sql, *arguments)
 
-        with Gateway() as gateway, connection.execute_wrapper(once(slow_down)):
-            gateway.record_outcome(self.BLOCKED)
-        assert provider_state().pause == "access"
-
-    def test_a_block_is_not_replaced_by_a_rate_limit_pause_of_the_same_moment(self) -> None:
-        def block(execute: Any, sql: str, *arguments: Any) -> Any:
-            """Another process is blocked while this one writes down that it is to wait."""
-            if sql.startswith("UPDATE") and provider_state().pause == "":
-                until = ago(-900)
-                values = {"pause": "access", "paused_at": ago(0), "paused_until": until}
-                ProviderState.objects.filter(pk=1).update(**values)
-            return execute(sql, *arguments)
-
-        with Gateway() as gateway, connection.execute_wrapper(once(block)):
-            gateway.record_outcome(RateLimited("Slower."))
+        with Gateway() as gateway, connection.execute_wrapper(once(pause)):
+            gateway.record_outcome(error)
         assert provider_state().pause == "access"
 
 

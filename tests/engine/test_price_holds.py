@@ -803,24 +803,14 @@ class TestApproving:
             assert not OrmQ.objects.exists()
         assert OrmQ.objects.count() == 1
 
+    @pytest.mark.parametrize("is_price_known_from_before", [True, False])
     def test_an_order_that_costs_more_than_approved_is_held_again(
-        self, simulator: Simulator
+        self, is_price_known_from_before: bool, simulator: Simulator
     ) -> None:
         order = held(simulator)
         simulator.price_factor = 200
-        ProductPrices.objects.all().delete()
-        assert approve_price(order, 49_000, by="amina")
-        run_sweep()
-        assert posts(simulator) == 0
-        assert problems(order) == [
-            Problem("price_above", {"price": "98000.00", "ceiling": "49000.00"})
-        ]
-
-    def test_an_order_that_got_dearer_since_it_was_held_is_not_bought_at_the_price_known_before(
-        self, simulator: Simulator
-    ) -> None:
-        order = held(simulator)
-        simulator.price_factor = 200
+        if not is_price_known_from_before:
+            ProductPrices.objects.all().delete()
         assert approve_price(order, 49_000, by="amina")
         run_sweep()
         assert posts(simulator) == 0

@@ -178,13 +178,14 @@ class TestCallsHaveToStop:
 
         assert PriceList(read, key="k").price(PSN, "type_001") is None
 
+    @pytest.mark.parametrize("read", [PriceList.price, PriceList.required_price])
     def test_a_price_request_with_a_wrong_key_closes_the_gateway(
-        self, simulator: Simulator
+        self, read: Callable[..., object], simulator: Simulator
     ) -> None:
         simulator.keys = ["another"]
         with Gateway() as gateway:
             with pytest.raises(AccessDenied):
-                gateway.prices.price(PSN, "type_001")
+                read(gateway.prices, PSN, "type_001")
             assert not gateway.is_open
 
     def test_a_price_request_after_too_many_requests_closes_the_gateway(
@@ -300,13 +301,6 @@ class TestRequired:
             simulator.outage = False
             pass_time(5)
             assert gateway.prices.required_price(PSN, "type_001") == Decimal(490)
-
-    def test_requiring_a_price_with_a_wrong_key_raises_access_denied(
-        self, simulator: Simulator
-    ) -> None:
-        simulator.keys = ["another"]
-        with Gateway() as gateway, pytest.raises(AccessDenied):
-            gateway.prices.required_price(PSN, "type_001")
 
 
 class TestAskedSince:

@@ -1081,16 +1081,19 @@ class TestFailures:
     @pytest.mark.parametrize(
         "error", [OutcomeUnknown("no answer"), TryLater("busy"), AccessDenied("wrong key")]
     )
+    @pytest.mark.parametrize("hours", [2, 73], ids=["while it is watched", "at the end of that"])
     def test_a_late_order_is_checked_again_soon_after_an_outage(
-        self, error: Exception, failures: int, seconds: int
+        self, hours: int, error: Exception, failures: int, seconds: int
     ) -> None:
-        late = make_guide_order(Status.DELAYED, accepted_at=NOW - 2 * HOUR, failures=failures)
+        accepted_at = NOW - hours * HOUR
+        late = make_guide_order(Status.DELAYED, accepted_at=accepted_at, failures=failures)
         [held] = claim(late)
         record_failures([(held, error)], now=NOW)
         order = Order.objects.get(pk=held.pk)
         assert order.due_at is not None
         pause = order.due_at - NOW
         assert seconds * SECOND <= pause <= min(1.25 * seconds * SECOND, HOUR)
+        assert problems(order) == []
 
     def test_first_checks_of_a_late_order_are_not_delayed_by_earlier_failures(self) -> None:
         [held] = claim(make_guide_order(Status.DELAYED, accepted_at=NOW - 5 * MINUTE, failures=9))
@@ -1104,19 +1107,6 @@ class TestFailures:
         [held] = claim(make_guide_order(Status.DELAYED, accepted_at=NOW - 2 * HOUR))
         record_failures([(held, error)], now=NOW)
         assert Order.objects.get(pk=held.pk).due_at == NOW + HOUR
-
-    @pytest.mark.parametrize(("failures", "seconds"), [(0, 5), (1000, 3600)])
-    def test_an_outage_does_not_end_the_watch_of_a_late_order(
-        self, failures: int, seconds: int
-    ) -> None:
-        late = make_guide_order(Status.DELAYED, accepted_at=NOW - 73 * HOUR, failures=failures)
-        [held] = claim(late)
-        record_failures([(held, OutcomeUnknown("no answer"))], now=NOW)
-        order = Order.objects.get(pk=held.pk)
-        assert order.due_at is not None
-        pause = order.due_at - NOW
-        assert seconds * SECOND <= pause <= min(1.25 * seconds * SECOND, HOUR)
-        assert problems(order) == []
 
     def test_an_unknown_order_at_the_end_of_the_late_watch_is_not_checked_again(self) -> None:
         [held] = claim(make_guide_order(Status.DELAYED, accepted_at=NOW - 73 * HOUR))

@@ -81,10 +81,7 @@ def adoptions(decisions: Sequence[Decision]) -> list[Adopt]:
 
 
 class TestAdopted:
-    def test_one_row_is_adopted_by_the_one_order_that_it_fits(self) -> None:
-        assert plan(survey([sent()], row())) == [Adopt(sent(), row())]
-
-    @pytest.mark.parametrize("minutes", [-10, 10, None])
+    @pytest.mark.parametrize("minutes", [0, -10, 10, None])
     def test_a_row_without_a_time_or_up_to_ten_minutes_off_is_adopted(
         self, minutes: float | None
     ) -> None:
@@ -140,11 +137,18 @@ class TestLeftToAPerson:
         assert plan(survey([sent()], row(), rivals=[rival])) == [Adopt(sent(), row())]
 
     @pytest.mark.parametrize(
-        "line",
-        [("", "type", 2), ("product", "", 2), ("product", "type", None), ("string", "string", 2)],
+        "doubtful",
+        [
+            *(row(minutes=minutes) for minutes in (-120, -11, 11, 120)),
+            row(line=("", "type", 2)),
+            row(line=("product", "", 2)),
+            row(line=("product", "type", None)),
+            row(line=("string", "string", 2)),
+        ],
     )
-    def test_a_row_that_does_not_name_the_whole_line_is_left_to_a_person(self, line: Any) -> None:
-        doubtful = row(line=line)
+    def test_a_row_up_to_two_hours_off_or_without_the_whole_line_is_left_to_a_person(
+        self, doubtful: OrderAnswer
+    ) -> None:
         assert plan(survey([sent()], doubtful)) == [AskPerson(sent(), (doubtful,))]
 
     def test_beside_an_exact_row_only_the_vague_row_is_left_to_a_person(self) -> None:
@@ -152,13 +156,6 @@ class TestLeftToAPerson:
         vague = row("R2", line=("", "type", 2))
         expected = [Adopt(lost[0], row()), AskPerson(lost[1], (vague,))]
         assert plan(survey(lost, row(), vague)) == expected
-
-    @pytest.mark.parametrize("minutes", [-120, -11, 11, 120])
-    def test_a_row_of_the_line_up_to_two_hours_off_is_left_to_a_person(
-        self, minutes: float
-    ) -> None:
-        far = row(minutes=minutes)
-        assert plan(survey([sent()], far)) == [AskPerson(sent(), (far,))]
 
 
 class TestAbsent:

@@ -34,7 +34,7 @@ from tests.builders import (
     problems,
     settled,
 )
-from tests.stage import refuse_key
+from tests.stage import ago, refuse_key
 
 FOUND = Problem("found", {"provider_order_id": "A1"})
 LOST = Problem("status_unknown", {"status": "LOST"})
@@ -506,15 +506,18 @@ class TestClaim:
         assert taken.pk == dead.pk == order.pk
         assert taken.claim != dead.claim
 
-    @pytest.mark.parametrize("status", sorted(set(Status) - {"HANDLING", "DELAYED"}))
-    def test_only_orders_at_the_provider_are_claimed(self, status: Status) -> None:
-        order = make_guide_order(status, due_at=NOW)
-        assert self.wanted(NOW) == []
-        assert self.claimed([order]) == []
-
-    @pytest.mark.parametrize("due_at", [NOW + MINUTE, None])
-    def test_only_orders_that_are_due_are_claimed(self, due_at: datetime | None) -> None:
-        order = make_guide_order(due_at=due_at)
+    @pytest.mark.parametrize(
+        ("status", "due_at"),
+        [
+            *((status, NOW) for status in sorted(set(Status) - {"HANDLING", "DELAYED"})),
+            (Status.HANDLING, NOW + MINUTE),
+            (Status.HANDLING, None),
+        ],
+    )
+    def test_only_orders_at_the_provider_that_are_due_are_claimed(
+        self, status: Status, due_at: datetime | None
+    ) -> None:
+        order = make_guide_order(status, due_at=due_at)
         assert self.wanted(NOW) == []
         assert self.claimed([order]) == []
 
@@ -926,38 +929,36 @@ class TestProviderState:
         until = timezone.now() + MINUTE
         assert [self.pause(Pause.ACCESS, until) for _ in range(4)] == [True, False, False, False]
 
-    def test_a_block_of_the_address_replaces_a_rate_limit_pause(self) -> None:
-        self.pause(Pause.RATE, timezone.now() + MINUTE)
-        assert self.pause(Pause.ACCESS, timezone.now() + 3 * MINUTE)
-        assert self.is_paused(after=2 * MINUTE)
+    @pytest.mark.parametrize(
+        ("first", "second", "is_replaced", "still_paused_after"),
+        [
+            ((Pause.RATE, 60), (Pause.ACCESS, 180), True, 120),
+            ((Pause.OUTAGE, 1), (Pause.RATE, 60), True, 30),
+            ((Pause.RATE, 60), (Pause.OUTAGE, 1), False, 30),
+            # A worse pause does not shorten the one that it replaces.
+            ((Pause.OUTAGE, 60), (Pause.RATE, 5), True, 30),
+            ((Pause.ACCESS, 180), (Pause.RATE, 60), False, 120),
+            # The first one is over.
+            ((Pause.RATE, -60), (Pause.RATE, 60), True, 30),
+        ],
+    )
+    def test_a_pause_is_replaced_by_a_worse_one_and_never_shortened(
+        self,
+        first: tuple[Pause, int],
+        second: tuple[Pause, int],
+        is_replaced: bool,
+        still_paused_after: int,
+    ) -> None:
+        self.pause(first[0], ago(-first[1]))
+        assert self.pause(second[0], ago(-second[1])) == is_replaced
+        assert self.is_paused(after=timedelta(seconds=still_paused_after))
         state = ProviderState.objects.current()
-        assert (state.pause, state.pause_detail) == ("access", "(access)")
-
-    def test_a_rate_limit_replaces_the_short_pause_of_an_outage(self) -> None:
-        self.pause(Pause.OUTAGE, timezone.now() + timedelta(seconds=1))
-        assert self.pause(Pause.RATE, timezone.now() + MINUTE)
-        assert self.is_paused(after=timedelta(seconds=30))
-        assert not self.pause(Pause.OUTAGE, timezone.now() + timedelta(seconds=1))
-        assert ProviderState.objects.current().pause == "rate"
-
-    def test_a_worse_pause_does_not_shorten_the_one_that_it_replaces(self) -> None:
-        self.pause(Pause.OUTAGE, timezone.now() + MINUTE)
-        assert self.pause(Pause.RATE, timezone.now() + timedelta(seconds=5))
-        assert self.is_paused(after=timedelta(seconds=30))
+        reason = second[0] if is_replaced else first[0]
+        assert (state.pause, state.pause_detail) == (reason, f"({reason})")
 
     def test_a_machine_whose_clock_is_behind_honours_the_longest_pause(self) -> None:
         self.pause(Pause.ACCESS, timezone.now() + 15 * MINUTE)
         assert self.is_paused(after=-MINUTE)
-
-    def test_a_rate_limit_pause_does_not_shorten_a_block(self) -> None:
-        self.pause(Pause.ACCESS, timezone.now() + 3 * MINUTE)
-        assert not self.pause(Pause.RATE, timezone.now() + MINUTE)
-        assert self.is_paused(after=2 * MINUTE)
-
-    def test_a_pause_that_is_over_can_be_followed_by_another(self) -> None:
-        self.pause(Pause.RATE, timezone.now() - MINUTE)
-        assert self.pause(Pause.RATE, timezone.now() + MINUTE)
-        assert self.is_paused()
 
     def test_each_pause_is_explained_in_words(self) -> None:
         state = ProviderState.objects.current()
