@@ -103,6 +103,15 @@ def problems(order: Order) -> list[Problem]:
     return [Problem.of(entry) for entry in order.problems]
 
 
+def surplus(received: int, announced: int) -> Problem:
+    return Problem("surplus_cards", {"received": received, "announced": announced})
+
+
+def not_whole(status: str, delivered: int, cards: int) -> Problem:
+    counts = {"delivered": delivered, "ordered": 5, "cards": cards}
+    return Problem("not_whole", {"status": status, **counts})
+
+
 def details(change: StatusChange | None) -> list[Problem]:
     """The problems that began with a change."""
     assert change is not None
@@ -165,6 +174,12 @@ def settle(reference: str, answer: OrderAnswer, **values: Any) -> Order:
             record_answers([(claim(order)[0], answer)], now=timezone.now())
             order.refresh_from_db()
     return order
+
+
+def receive(reference: str, *cards: CardSecret) -> Order:
+    """An order whose cards are these, and have all come."""
+    count = len(cards)
+    return settle(reference, settled("FULFILLED", cards, quantity=count), quantity=count)
 
 
 PARTIAL = settled("PARTIALLY_FILLED", CARDS[:3])

@@ -20,6 +20,9 @@ from tests.builders import PRODUCT, TYPE
 LIST = "/admin/giftcards/order/"
 ADD = f"{LIST}add/"
 FIND = f"{LIST}find-card/"
+LEDGER = "/admin/giftcards_books/ledgerentry/"
+PROVIDER_PAGE = "/admin/giftcards/providerstate/"
+LATE = "The order has changed meanwhile. Nothing was done: look at it again."
 # What is typed into the form for a new order.
 FORM = {
     "product_id": PRODUCT,
@@ -32,16 +35,26 @@ FORM = {
 }
 
 
-def order_page(order: Order) -> str:
-    return reverse("admin:giftcards_order_change", args=[order.pk])
+def order_page(order: Order, name: str = "change") -> str:
+    return reverse(f"admin:giftcards_order_{name}", args=[order.pk])
+
+
+def page_of(reference: str, name: str = "change") -> str:
+    return order_page(Order.objects.get(reference=reference), name)
 
 
 def sign_in(
-    *permissions: str, staff: bool = True, superuser: bool = False, **options: Any
+    *permissions: str,
+    name: str = "",
+    password: str = "",
+    staff: bool = True,
+    superuser: bool = False,
+    **options: Any,
 ) -> Client:
-    """A browser of a person with these permissions of this app."""
+    """A browser of a person with these permissions of this app, who types the password if any."""
     users = get_user_model().objects
-    user = users.create_user(f"user{users.count()}", is_staff=staff, is_superuser=superuser)
+    name = name or f"user{users.count()}"
+    user = users.create_user(name, password=password, is_staff=staff, is_superuser=superuser)
     for codename in permissions:
         user.user_permissions.add(
             Permission.objects.get(
@@ -49,7 +62,10 @@ def sign_in(
             )
         )
     browser = Client(**options)
-    browser.force_login(user)
+    if password:
+        assert browser.login(username=name, password=password)
+    else:
+        browser.force_login(user)
     return browser
 
 
@@ -111,6 +127,11 @@ def messages(html: str) -> list[str]:
         text(item)
         for item in re.findall(r"<li\b.*?</li>", element(html, "messagelist", "ul"), re.DOTALL)
     ]
+
+
+def told(response: Any) -> list[str]:
+    """The messages on the page that answers, as plain text."""
+    return [plain(message) for message in messages(read(response))]
 
 
 def errors(html: str) -> list[str]:

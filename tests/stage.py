@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import OperationalError, connection, connections
 from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.budget import Budget
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sending import claim, send
+from giftcards.engine.sweep import Swept, sweep
 from giftcards.keys.keyring import key_fingerprint
-from giftcards.models import ApiKey, Card, Lease, Order, ProviderState, RequestSlot
+from giftcards.models import ApiKey, Card, Lease, Order, OrderQuerySet, ProviderState, RequestSlot
 from giftcards.simulator import Simulator
 from tests.builders import LINE, PRODUCT
 
@@ -66,6 +67,11 @@ def buy_many(simulator: Simulator, count: int, **line: Any) -> list[Order]:
         orders = [buy(gateway, **line) for _order in range(count)]
     simulator.forget_requests()
     return orders
+
+
+def run_sweep(orders: OrderQuerySet | None = None, **options: Any) -> Swept:
+    with Gateway() as gateway:
+        return sweep(gateway, orders, **options)
 
 
 def statuses() -> list[str]:
@@ -163,6 +169,11 @@ def checks(simulator: Simulator) -> list[str]:
     return [path.rpartition("/")[2] for path in paths if "checkProduct" not in path]
 
 
+def use_keys(settings: Any, *keys: str) -> None:
+    """From now on, these are the encryption keys."""
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": list(keys)}
+
+
 def history(order: Order) -> list[str]:
     return [str(change.to_status) for change in order.changes.all()]
 
@@ -231,6 +242,20 @@ def sharing_database(path: Path) -> Iterator[str]:
         connections.settings["default"] = values
 
 
+@contextlib.contextmanager
+def failing(verb: str, *texts: str, error: Exception | None = None) -> Iterator[None]:
+    """The database fails at statements that begin with ``verb`` and hold these texts."""
+    error = error or OperationalError("server closed the connection unexpectedly")
+
+    def fail(execute: Any, sql: str, *args: Any) -> Any:
+        if sql.startswith(verb) and all(text in sql for text in texts):
+            raise error
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(fail):
+        yield
+
+
 def in_threads(count: int, work: Callable[[], Any]) -> list[Any]:
     """The results of ``work`` in ``count`` threads that start at once."""
     barrier = threading.Barrier(count)
@@ -254,6 +279,7 @@ def in_threads(count: int, work: Callable[[], Any]) -> list[Any]:
     return results
 
 
+LIST = f"{PROVIDER}/v3/gift-cards/list"
 PRICES = {"success": True, "data": {"types": [{"id": "type_001", "price": 490}]}}
 PLACE = f"{PROVIDER}/v3/gift-cards/placeOrder"
 
@@ -275,6 +301,20 @@ def settled_answer(order: Order, **changes: Any) -> dict[str, Any]:
         "cards": cards,
     }
     return {"success": True, "data": data | changes}
+
+
+def list_row(order: Order, **changes: Any) -> dict[str, Any]:
+    """The row of a fulfilled order in the provider's list."""
+    shown: dict[str, Any] = settled_answer(order)["data"]
+    time = order.sent_at or timezone.now()
+    about = {"product": order.product_id, "type": order.type_id, "time": time.isoformat()}
+    return shown | about | changes
+
+
+def list_page(*rows: Any, **changes: Any) -> dict[str, Any]:
+    """A page of the provider's list."""
+    pagination = {"page": 1, "pageSize": 100, "totalPages": 1, "totalResults": len(rows)} | changes
+    return {"success": True, "data": {"items": list(rows), "pagination": pagination}}
 
 
 def stop(process: subprocess.Popen[str]) -> str:

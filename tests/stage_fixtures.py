@@ -88,6 +88,12 @@ def set_conf(settings: Any) -> Callable[..., None]:
 
 
 @pytest.fixture
+def quickly(set_conf: Callable[..., None]) -> None:
+    """Orders are asked about ten times a second."""
+    set_conf(POLL_INTERVAL=0.1)
+
+
+@pytest.fixture
 def shared_database(transactional_db: None, tmp_path: Path) -> Iterator[str]:
     """A database that threads and processes can open side by side; its address."""
     with sharing_database(tmp_path / "shared.sqlite3") as address:

@@ -19,10 +19,9 @@ from django.utils import timezone
 
 from giftcards import checks
 from giftcards.conf import conf
-from giftcards.engine.recording import record_answers
 from giftcards.keys.rotation import rotate
 from giftcards.models import ApiKey
-from tests.builders import PARTIAL, claim, make_guide_order
+from tests.builders import PARTIAL, settle
 from tests.conftest import Call
 
 # Newer versions of Django also run the checks of the database, unless told otherwise.
@@ -635,11 +634,6 @@ SEVERAL_KEYS = Warning(
 )
 
 
-def receive(reference: str) -> None:
-    order = make_guide_order(reference=reference)
-    record_answers([(claim(order)[0], PARTIAL)], now=timezone.now())
-
-
 def check_database(alias: str = "default") -> list[CheckMessage]:
     return run_checks(tags=[checks.TAG], databases=[alias])
 
@@ -659,13 +653,13 @@ class TestStoredCards:
         assert check_database() == []
 
     def test_stored_cards_that_open_give_no_message(self) -> None:
-        receive("web-1042")
+        settle("web-1042", PARTIAL)
         assert check_database() == []
 
     def test_stored_cards_that_do_not_open_are_an_error_of_the_database_check(
         self, settings: Any, call: Call
     ) -> None:
-        receive("web-1042")
+        settle("web-1042", PARTIAL)
         settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [OTHER]}
         newest, oldest, _counted = check_database()
         assert newest == LOST_KEY
@@ -679,7 +673,7 @@ class TestStoredCards:
     def test_stored_cards_that_do_not_open_stop_no_migration(
         self, settings: Any, call: Call, app: list[str]
     ) -> None:
-        receive("web-1042")
+        settle("web-1042", PARTIAL)
         settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [OTHER]}
         assert call("migrate", *app, skip_checks=False).code == 0
         assert call("check", databases=["default"]).code == 1
@@ -687,16 +681,16 @@ class TestStoredCards:
     def test_stored_cards_that_are_lost_for_good_are_silenced_as_the_errors_say(
         self, settings: Any, call: Call
     ) -> None:
-        receive("web-1042")
+        settle("web-1042", PARTIAL)
         settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [OTHER]}
         hints = " ".join(str(message.hint) for message in check_database())
         settings.SILENCED_SYSTEM_CHECKS = re.findall(r"'(giftcards\.E\d+)'", hints)
         assert call("check", databases=["default"]).code == 0
 
     def test_an_older_stored_card_whose_key_was_removed_is_an_error(self, settings: Any) -> None:
-        receive("web-1041")
+        settle("web-1041", PARTIAL)
         settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [OTHER]}
-        receive("web-1042")
+        settle("web-1042", PARTIAL)
         oldest, counted = check_database()
         assert counted == LOST_CARDS
         assert oldest.msg.startswith("Card 1 of order web-1041: This card cannot be opened:")
@@ -704,7 +698,7 @@ class TestStoredCards:
         assert check_database() == []
 
     def test_an_old_key_that_seals_no_card_any_more_is_a_warning(self, settings: Any) -> None:
-        receive("web-1041")
+        settle("web-1041", PARTIAL)
         settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [SEALING, OTHER]}
         assert check_database() == [UNNEEDED]
         settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [OTHER, SEALING]}
@@ -717,12 +711,12 @@ class TestStoredCards:
         assert check_database() == []
 
     def test_cards_in_another_database_are_not_checked(self, settings: Any) -> None:
-        receive("web-1042")
+        settle("web-1042", PARTIAL)
         settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": [OTHER]}
         assert check_database("queue") == []
 
     def test_stored_cards_without_usable_keys_give_one_message(self, settings: Any) -> None:
-        receive("web-1042")
+        settle("web-1042", PARTIAL)
         settings.GIFTCARDS = GIFTCARDS | {"ENCRYPTION_KEYS": []}
         assert [message.id for message in check_database()] == ["giftcards.E003"]
 

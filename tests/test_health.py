@@ -19,17 +19,16 @@ from django.utils.module_loading import import_string
 from giftcards.books.models import LedgerEntry
 from giftcards.conditions import CONDITIONS
 from giftcards.conf import conf
-from giftcards.delivery.models import Delivery, StaffDigest
-from giftcards.engine.recording import record_answers
+from giftcards.delivery.models import StaffDigest
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.keys.keyring import generate_key
 from giftcards.models import ApiKey, ProviderState, StatusChange
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 from tests.books.wire import note_ledger
-from tests.builders import PARTIAL, claim, make_guide_order, make_order
+from tests.builders import PARTIAL, make_guide_order, make_order, settle
 from tests.conftest import Call
-from tests.delivery.mails import ADDRESS, make_message
+from tests.delivery.mails import ADDRESS, give_up, make_message
 from tests.stage import ago
 from tests.test_docs import blocks, page, rows, section
 
@@ -93,8 +92,7 @@ def spend() -> None:
 
 
 def lose_key() -> None:
-    order = make_guide_order(reference="web-1042", due_at=ago(-60))
-    record_answers([(claim(order)[0], PARTIAL)], now=timezone.now())
+    order = settle("web-1042", PARTIAL)
     StatusChange.objects.update(announced_at=timezone.now())
     order.cards.update(sealed="damaged")
 
@@ -112,11 +110,8 @@ def leave_mail() -> None:
     make_message(created_at=ago(310))
 
 
-def give_up_mail(seconds: float = 60) -> None:
-    message = make_message()
-    Delivery.objects.filter(pk=message.pk).update(
-        status="failed", next_attempt_at=None, failed_at=ago(seconds)
-    )
+def give_up_mail() -> None:
+    give_up(make_message())
 
 
 def lack_refund() -> None:
@@ -257,7 +252,7 @@ def test_a_message_that_waits_for_a_short_time_is_no_trouble(
     monitor: Monitor,
 ) -> None:
     make_message(created_at=ago(290))
-    give_up_mail(24 * 3600 + 60)
+    give_up(make_message(), 24 * 3600 + 60)
     assert monitor(*DOCUMENTED)[0] == 200
 
 

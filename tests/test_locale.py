@@ -15,17 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.urls import reverse
-from django.utils import timezone, translation
+from django.utils import translation
 
 import giftcards
-from giftcards.engine.recording import record_answers
 from giftcards.engine.recovery import adopt
 from giftcards.fulfilment import place_order
 from giftcards.models import Order, ProviderState, StatusChange
 from giftcards.problems import WORDINGS, Problem
 from giftcards.statuses import Status
-from tests.builders import PARTIAL, PRODUCT, TYPE, claim, make_guide_order
+from tests.builders import PARTIAL, PRODUCT, TYPE, make_guide_order, settle
 from tests.pages import (
     ADD,
     FIND,
@@ -198,10 +196,7 @@ def test_the_catalogues_contain_every_text_of_the_code_and_no_other(tmp_path: Pa
 @pytest.fixture
 def order(db: None) -> Order:
     """The provider's example: 3 of 5 were delivered, and the rest was refunded."""
-    order = make_guide_order(reference="web-1042", sale_price=Decimal(550))
-    record_answers([(claim(order)[0], PARTIAL)], now=timezone.now())
-    order.refresh_from_db()
-    return order
+    return settle("web-1042", PARTIAL, sale_price=Decimal(550))
 
 
 FRENCH = (
@@ -271,7 +266,7 @@ def test_no_page_shows_an_english_text_in_another_language(order: Order, languag
     lost = make_guide_order(Status.UNCONFIRMED)
     adopted = make_guide_order(Status.UNCONFIRMED)
     assert adopt(adopted, "B1", source=StatusChange.Source.STAFF)
-    resolve_page = reverse("admin:giftcards_order_resolve", args=[lost.pk])
+    resolve_page = order_page(lost, "resolve")
     ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-60))
     pages = [
         browser.get(LIST),
@@ -287,7 +282,7 @@ def test_no_page_shows_an_english_text_in_another_language(order: Order, languag
                 "provider_order_id": "no id",
             },
         ),
-        browser.get(reverse("admin:giftcards_order_release", args=[adopted.pk])),
+        browser.get(order_page(adopted, "release")),
         browser.get(ADD),
         browser.get(FIND),
         browser.post(FIND, {"secret": "x"}),

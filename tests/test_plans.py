@@ -62,9 +62,9 @@ from tests.books.wire import ledger_state, note_ledger
 from tests.books.wire import read as read_books
 from tests.builders import answer, claim, make_order
 from tests.history import add_history, analyze, forget_statistics, remove_history
-from tests.pages import FIND, LIST, order_page, read, sign_in
+from tests.pages import FIND, LEDGER, LIST, order_page, read, sign_in
 from tests.plans import Statement, explained
-from tests.stage import LINE, ago, buy_many, provider_state, record_order
+from tests.stage import LINE, ago, buy_many, provider_state, record_order, run_sweep
 from tests.wall import Wall
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -178,11 +178,6 @@ def scans(statements: list[Statement], *, but: str | None = None) -> list[Statem
     accepted = ("giftcards_delivery_",) if but is None else ("giftcards_delivery_", but)
     found = [statement for statement in statements if statement.scans]
     return [one for one in found if not any(text in one.sql for text in accepted)]
-
-
-def run_sweep() -> None:
-    with Gateway() as gateway:
-        sweep(gateway)
 
 
 def test_a_query_that_reads_a_whole_table_is_detected() -> None:
@@ -560,11 +555,6 @@ def test_an_export_reads_the_orders_of_its_period_only(
 # The admin.
 
 
-@pytest.fixture
-def boss() -> Client:
-    return sign_in(superuser=True)
-
-
 def _since(column: str, **age: int) -> dict[str, str]:
     now = timezone.now()
     return {f"{column}__gte": str(now - timedelta(**age)), f"{column}__lt": str(now)}
@@ -652,7 +642,7 @@ def test_the_page_of_an_order_reads_no_whole_table(boss: Client, status: Status)
     with explained() as statements:
         read(boss.get(order_page(order)))
         read(boss.get(order_page(other)))
-        read(boss.get(reverse("admin:giftcards_order_fingerprint", args=[order.pk])))
+        read(boss.get(order_page(order, "fingerprint")))
     assert scans(statements) == []
 
 
@@ -678,7 +668,7 @@ def test_ordering_missing_cards_again_reads_no_whole_table() -> None:
     order = make_order(Status.PARTIALLY_FILLED)
     browser = sign_in(superuser=True)
     with explained() as statements:
-        read(browser.get(reverse("admin:giftcards_order_repeat", args=[order.pk])))
+        read(browser.get(order_page(order, "repeat")))
         assert reorder_missing(order, by="amina") == reorder_missing(order, by="amina")
     assert scans(statements) == []
 
@@ -697,9 +687,6 @@ def test_the_reveals_of_an_order_are_found_without_reading_a_whole_table(boss: C
     with explained() as statements:
         read(boss.get("/admin/giftcards/cardreveal/", {"q": card.order.reference}))
     assert scans(statements) == []
-
-
-LEDGER = "/admin/giftcards_books/ledgerentry/"
 
 
 def _reads_first_rows(statement: Statement) -> bool:
@@ -747,7 +734,7 @@ def test_the_ledger_reads_a_limited_number_of_its_entries(
 def test_paying_a_customer_back_reads_no_whole_table(boss: Client) -> None:
     order = make_order(Status.REJECTED, sale_price=550, open_amount=1_100)
     with explained() as statements:
-        read(boss.get(reverse("admin:giftcards_order_pay_back", args=[order.pk])))
+        read(boss.get(order_page(order, "pay_back")))
         refund = record_refund(order, amount=550, reference="R1", is_paid=False)
         read(boss.get(reverse("admin:giftcards_refund_cancel", args=[refund.pk])))
         cancel_refund(complete_refund(refund, by="amina"), by="amina")

@@ -28,7 +28,6 @@ from giftcards.engine.gateway import Gateway
 from giftcards.engine.outbox import announce
 from giftcards.engine.recording import record_answers
 from giftcards.engine.recovery import adopt, declare_absent
-from giftcards.engine.sweep import sweep
 from giftcards.exceptions import ProviderError
 from giftcards.models import Card, Lease, Order, ProviderState, StatusChange
 from giftcards.provider.answers import OrderAnswer
@@ -36,7 +35,7 @@ from giftcards.refunds import refund_breakdown
 from giftcards.simulator import Simulator
 from giftcards.statuses import FINAL, FOLLOWED, SETTLED, Status
 from tests.laws import examples
-from tests.stage import PSN, claim_to_send, record_order, refill_budget
+from tests.stage import PSN, claim_to_send, record_order, refill_budget, run_sweep
 
 pytest_plugins = ["tests.stage_fixtures"]
 
@@ -95,8 +94,7 @@ class Shop(RuleBasedStateMachine):
     def sweep(self, is_late: bool) -> None:
         if is_late:
             self.time_passes()
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
 
     def time_passes(self) -> None:
         """Everything is due, and every claim and pause has ended."""

@@ -36,13 +36,12 @@ from giftcards.models import (
 from giftcards.problems import Problem
 from giftcards.statuses import ACCEPTED, SETTLED, Status
 from tests.builders import CARDS, make_guide_order
-from tests.pages import ADD, FIND, LIST, hidden, order_page, read, sign_in
+from tests.pages import ADD, FIND, LIST, PROVIDER_PAGE, hidden, order_page, read, sign_in
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 SUPPORT, MANAGER, ACCOUNTANT = ROLES
-PROVIDER_PAGE = "/admin/giftcards/providerstate/"
 # A card costs 491.37. Five of them are ordered for 550.50 each, and three are delivered.
 PRICE, SALE = Decimal("491.37"), Decimal("550.50")
 COSTS = {
@@ -84,6 +83,14 @@ def _pattern(amount: Decimal) -> re.Pattern[str]:
 def person(*without: str) -> Client:
     """A browser of somebody who may do everything but some things."""
     return sign_in(*(set(ROLES[MANAGER]) - set(without)))
+
+
+@pytest.fixture(params=["en", "fr", "ar"])
+def browser(request: pytest.FixtureRequest) -> Client:
+    """A browser of somebody who may do everything but see costs, in each language."""
+    browser = person("view_cost")
+    browser.cookies["django_language"] = request.param
+    return browser
 
 
 def bought(status: Status, **values: Any) -> Order:
@@ -128,10 +135,6 @@ def held(reference: str = "web-held") -> Order:
     return order
 
 
-def page(order: Order, name: str) -> str:
-    return reverse(f"admin:giftcards_order_{name}", args=[order.pk])
-
-
 def test_the_amounts_are_found_in_every_way_of_writing_them() -> None:
     assert costs_in("491.37 DA") == costs_in("491,37&nbsp;DA") == ["price per card"]
     for charged in ("1,474.11", "1 474,11", "1\u202f474,11", "1\xa0474,11", "1474.11", "1.474,11"):
@@ -142,20 +145,14 @@ def test_the_amounts_are_found_in_every_way_of_writing_them() -> None:
 class TestWithoutCosts:
     """A person who may do everything but see costs: no page tells what the provider charges."""
 
-    @pytest.fixture(params=["en", "fr", "ar"])
-    def browser(self, request: pytest.FixtureRequest) -> Client:
-        browser = person("view_cost")
-        browser.cookies["django_language"] = request.param
-        return browser
-
     def pages(self) -> Iterator[str]:
         lost, settled = bought(Status.UNCONFIRMED), bought(Status.PARTIALLY_FILLED)
         adopted = bought(Status.UNCONFIRMED, reference="web-adopted", claim="other")
         assert adopt(adopted, "B9", source=StatusChange.Source.STAFF)
-        yield page(settled, "pay_back")
-        yield page(lost, "resolve")
-        yield page(adopted, "release")
-        yield from (page(order, "history") for order in (lost, settled, adopted))
+        yield order_page(settled, "pay_back")
+        yield order_page(lost, "resolve")
+        yield order_page(adopted, "release")
+        yield from (order_page(order, "history") for order in (lost, settled, adopted))
         yield from (ADD, FIND, f"{LIST}report/", PROVIDER_PAGE, f"{PROVIDER_PAGE}1/history/")
         yield from ("/admin/", "/admin/giftcards/")
 
@@ -174,25 +171,25 @@ class TestWithoutCosts:
 
     def test_the_page_of_the_price_is_shut(self, browser: Client) -> None:
         order = held()
-        assert browser.get(page(order, "price")).status_code == 403
-        answer = browser.post(page(order, "price"), {"outcome": "approve"})
+        assert browser.get(order_page(order, "price")).status_code == 403
+        answer = browser.post(order_page(order, "price"), {"outcome": "approve"})
         assert answer.status_code == 403
         order.refresh_from_db()
         assert order.is_held
 
     def test_the_history_of_a_decision_about_a_price_tells_none(self, browser: Client) -> None:
         order, manager = held(), person()
-        token = hidden(read(manager.get(page(order, "price"))))["state_token"]
-        manager.post(page(order, "price"), {"state_token": token, "outcome": "approve"})
+        token = hidden(read(manager.get(order_page(order, "price"))))["state_token"]
+        manager.post(order_page(order, "price"), {"state_token": token, "outcome": "approve"})
         assert LogEntry.objects.filter(object_id=str(order.pk)).exists()
-        html = read(browser.get(page(order, "history")))
+        html = read(browser.get(order_page(order, "history")))
         assert "approved the price of a card." in html
         assert costs_in(html) == []
 
     def test_the_wrong_choices_of_a_page_tell_none(self, browser: Client) -> None:
         order = bought(Status.UNCONFIRMED)
-        form = hidden(read(browser.get(page(order, "resolve"))))
-        assert costs_in(read(browser.post(page(order, "resolve"), form))) == []
+        form = hidden(read(browser.get(order_page(order, "resolve"))))
+        assert costs_in(read(browser.post(order_page(order, "resolve"), form))) == []
         assert costs_in(read(browser.post(ADD, {"quantity": "0"}))) == []
 
 
@@ -216,12 +213,6 @@ def test_the_list_cannot_be_filtered_by_a_cost_without_seeing_costs(lookup: str)
 class TestListAndOrderWithoutCosts:
     """The same for the list and for an order's page, in each status that an order can have."""
 
-    @pytest.fixture(params=["en", "fr", "ar"])
-    def browser(self, request: pytest.FixtureRequest) -> Client:
-        browser = person("view_cost")
-        browser.cookies["django_language"] = request.param
-        return browser
-
     @pytest.mark.parametrize("status", Status)
     def test_an_orders_page_tells_none(self, status: Status, browser: Client) -> None:
         order = bought(status)
@@ -232,7 +223,7 @@ class TestListAndOrderWithoutCosts:
     def test_the_page_of_a_held_order_tells_none(self, browser: Client) -> None:
         order = held()
         html = read(browser.get(order_page(order)))
-        assert page(order, "price") not in html
+        assert order_page(order, "price") not in html
         assert costs_in(html) == []
 
     def test_the_page_of_an_order_with_all_its_cards_tells_none(self, browser: Client) -> None:
@@ -254,9 +245,9 @@ class TestListAndOrderWithoutCosts:
         token = hidden(read(manager.get(order_page(order))))["state_token"]
         for problem in PROBLEMS:
             form = {"problem": problem.key, "state_token": token}
-            manager.post(page(order, "tick_off"), form)
+            manager.post(order_page(order, "tick_off"), form)
         assert LogEntry.objects.count() == len(PROBLEMS)
-        assert costs_in(read(browser.get(page(order, "history")))) == []
+        assert costs_in(read(browser.get(order_page(order, "history")))) == []
         assert costs_in(read(browser.get(order_page(order)))) == []
 
 
@@ -272,13 +263,13 @@ class TestWithCosts:
     def test_the_price_and_the_balance_are_shown(self) -> None:
         _set_balance()
         browser = person()
-        assert costs_in(read(browser.get(page(held(), "price")))) == [
+        assert costs_in(read(browser.get(order_page(held(), "price")))) == [
             "highest price",
             "price above",
             "price above, all",
         ]
         assert costs_in(read(browser.get(PROVIDER_PAGE))) == ["balance"]
-        resolve = read(browser.get(page(bought(Status.UNCONFIRMED), "resolve")))
+        resolve = read(browser.get(order_page(bought(Status.UNCONFIRMED), "resolve")))
         assert costs_in(resolve) == ["price per card", "another figure", "provider's words"]
 
 
@@ -312,9 +303,9 @@ class TestRoles:
             order_page(lost): {"view_order"},
             ADD: {"add_order"},
             FIND: {"find_card"},
-            page(lost, "resolve"): {"view_order", "resolve_order"},
-            page(waits, "price"): {"view_order", "resolve_order", "view_cost"},
-            page(owing, "pay_back"): {"view_order", "settle_refund"},
+            order_page(lost, "resolve"): {"view_order", "resolve_order"},
+            order_page(waits, "price"): {"view_order", "resolve_order", "view_cost"},
+            order_page(owing, "pay_back"): {"view_order", "settle_refund"},
             "/admin/giftcards/customerrefund/": {"view_customerrefund"},
             PROVIDER_PAGE: {"view_providerstate"},
         }
@@ -327,13 +318,9 @@ class TestRoles:
 class TestDeleting:
     """Orders, cards and their traces are history: nobody deletes them, not even a superuser."""
 
-    @pytest.fixture
-    def boss(self) -> Client:
-        return sign_in(superuser=True)
-
     def test_no_page_deletes_an_order(self, boss: Client) -> None:
         order = make_guide_order(Status.REJECTED)
-        address = page(order, "delete")
+        address = order_page(order, "delete")
         assert boss.get(address).status_code == 403
         assert boss.post(address, {"post": "yes"}).status_code == 403
         assert address not in read(boss.get(order_page(order)))

@@ -36,12 +36,14 @@ from tests.stage import (
     buy,
     changes_lease,
     checks,
+    failing,
     history,
     hold_lease,
     lease,
     lists,
     messages,
     posts,
+    provider_state,
     releases_lease,
     secrets_of,
     stop,
@@ -65,10 +67,6 @@ def in_a_second(quickly: None, shorten: Callable[..., None]) -> None:
     shorten(task_seconds=1)
 
 
-def state() -> ProviderState:
-    return ProviderState.objects.get()
-
-
 @pytest.mark.django_db
 @pytest.mark.parametrize("task", [tasks.sweep, tasks.tick])
 class TestBoth:
@@ -86,7 +84,7 @@ class TestBoth:
     ) -> None:
         assert task() == "0 sent, 0 checked, 0 settled, 0 failed"
         assert lease(Lease.LOOP).until is None
-        assert state().swept_at is not None
+        assert provider_state().swept_at is not None
         assert [request.path for request in simulator.requests] == ["/v3/account/balance"]
         assert not OrmQ.objects.exists()
 
@@ -191,14 +189,14 @@ class TestTick:
     def test_a_tick_records_that_the_schedule_ran(self, simulator: Simulator) -> None:
         began = timezone.now()
         tasks.tick()
-        assert began <= state().ticked_at <= timezone.now()  # type: ignore[operator]
+        assert began <= provider_state().ticked_at <= timezone.now()  # type: ignore[operator]
 
     def test_a_tick_is_recorded_even_if_it_fails_afterwards(
         self, simulator: Simulator, set_conf: Callable[..., None]
     ) -> None:
         set_conf(API_KEY="")
         assert tasks.tick() == "failed"
-        assert state().ticked_at is not None
+        assert provider_state().ticked_at is not None
 
     @pytest.mark.django_db(transaction=True)
     def test_a_tick_settles_orders_even_if_announcing_is_refused(
@@ -206,20 +204,15 @@ class TestTick:
     ) -> None:
         shorten(database_pause=0, task_seconds=3)
         order = make_order()
-
-        def fail(execute: Any, sql: str, *args: Any) -> Any:
-            if sql.startswith("SELECT") and "giftcards_statuschange" in sql:
-                raise ProgrammingError("no such column")
-            return execute(sql, *args)
-
-        with connection.execute_wrapper(fail):
+        error = ProgrammingError("no such column")
+        with failing("SELECT", "giftcards_statuschange", error=error):
             tasks.tick()
         order.refresh_from_db()
         assert order.status == "FULFILLED"
 
     def test_a_sweep_task_does_not_record_that_the_schedule_ran(self, simulator: Simulator) -> None:
         tasks.sweep()
-        assert state().ticked_at is None
+        assert provider_state().ticked_at is None
 
     def test_a_tick_checks_late_orders_and_gives_dead_ones_up(self, simulator: Simulator) -> None:
         late = buy()

@@ -20,8 +20,7 @@ from giftcards.models import CardReveal, CustomerChange, Order
 from giftcards.models.records import REFUSED_REVEAL
 from giftcards.statuses import Status
 from tests.admin.test_reveal import PASSWORD, let_pass, person, reveal
-from tests.admin.test_secrets import receive
-from tests.builders import CARDS, make_guide_order
+from tests.builders import CARDS, make_guide_order, receive
 from tests.pages import errors, messages, order_page, plain, read, timeline
 from tests.stage import in_threads
 
@@ -46,7 +45,7 @@ def order() -> Order:
 
 
 def page_of(order: Order) -> str:
-    return f"{order_page(order).removesuffix('change/')}customer/"
+    return order_page(order, "customer")
 
 
 def filled_in(browser: Client, order: Order, **values: str) -> dict[str, str]:
@@ -103,7 +102,7 @@ def test_a_shop_with_a_page_of_its_own_for_that_is_asked(
 def test_it_is_on_record_who_has_corrected_what_and_why(amina: Client, order: Order) -> None:
     read(correct(amina, order, customer_phone="0550 12 34 56"))
     change = CustomerChange.objects.get()
-    assert (change.by, change.reason, change.customer_email) == ("person0", REASON, WRONG)
+    assert (change.by, change.reason, change.customer_email) == ("user0", REASON, WRONG)
     # Neither the address nor the reason: the history has other readers.
     assert [entry.get_change_message() for entry in LogEntry.objects.all()] == [
         "Corrected the customer."
@@ -113,9 +112,9 @@ def test_it_is_on_record_who_has_corrected_what_and_why(amina: Client, order: Or
 @pytest.mark.parametrize(
     ("language", "said"),
     [
-        ("en", "person0 corrected the details of the customer."),
-        ("fr", "person0 a corrigé les coordonnées du client."),
-        ("ar", "صحّح person0 بيانات الزبون."),
+        ("en", "user0 corrected the details of the customer."),
+        ("fr", "user0 a corrigé les coordonnées du client."),
+        ("ar", "صحّح user0 بيانات الزبون."),
     ],
 )
 def test_the_timeline_tells_it_in_each_language(

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
-from django.urls import reverse
 from django.utils import timezone
 
 from giftcards.admin.actions import state_token
@@ -39,14 +38,14 @@ def support() -> Client:
 
 
 def complain(browser: Client, order: Order, **form: str) -> Any:
-    address = reverse("admin:giftcards_order_dispute", args=[order.pk])
+    address = order_page(order, "dispute")
     return browser.post(address, {"state_token": state_token(order), **form})
 
 
 def tick_off(browser: Client, order: Order) -> None:
     order.refresh_from_db()
     form = {"state_token": state_token(order), "problem": order.open_problems[0].key}
-    browser.post(reverse("admin:giftcards_order_tick_off", args=[order.pk]), form)
+    browser.post(order_page(order, "tick_off"), form)
     order.refresh_from_db()
 
 
@@ -117,7 +116,7 @@ def test_a_complaint_needs_its_permission_a_post_and_a_page_that_still_holds(
     viewer = sign_in("view_order", "reveal_card", "find_card")
     assert LABEL not in read(viewer.get(order_page(order)))
     assert complain(viewer, order).status_code == 403
-    address = reverse("admin:giftcards_order_dispute", args=[order.pk])
+    address = order_page(order, "dispute")
     assert support.get(address).status_code == 405
     complain(support, order, state_token="late")
     order.refresh_from_db()

@@ -64,12 +64,7 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 LOST = Problem("status_unknown", {"status": "LOST"})
-LATE = "The order has changed meanwhile. Nothing was done: look at it again."
 SOLD = {"sale_price": Decimal(550)}
-
-
-def address(name: str, order: Order) -> str:
-    return reverse(f"admin:giftcards_order_{name}", args=[order.pk])
 
 
 def show(browser: Client, order: Order) -> str:
@@ -313,7 +308,7 @@ class TestWithoutCosts:
         assert "491.25" in show(boss, order)
         assert "491.25" not in show(support, order)
         form = {"problem": problem.key, "state_token": state_token(order)}
-        support.post(address("tick_off", order), form)
+        support.post(order_page(order, "tick_off"), form)
         assert order.acknowledgements.exists()
         for page in (order_page(order), f"{LIST}{order.pk}/history/"):
             assert not re.search(r"49[01]\.[27]5", read(support.get(page)))
@@ -323,7 +318,7 @@ class TestWithoutCosts:
     ) -> None:
         order = make_guide_order(Status.PENDING, reference="web-1", **SOLD)
         hold(order, price=Decimal("571.25"), ceiling=Decimal("569.75"))
-        pricing = address("price", order)
+        pricing = order_page(order, "price")
         for html in (show(support, order), read(support.get(LIST))):
             assert not re.search(r"5(71\.25|69\.75)", html)
         assert "What may a card cost?" not in show(support, order)
@@ -353,7 +348,7 @@ class TestTickingOff:
     def post(browser: Client, order: Order, problem: Problem) -> list[str]:
         token = hidden(read(browser.get(order_page(order)))).get("state_token", state_token(order))
         answer = browser.post(
-            reverse("admin:giftcards_order_tick_off", args=[order.pk]),
+            order_page(order, "tick_off"),
             {"problem": problem.key, "state_token": token},
             follow=True,
         )
@@ -386,7 +381,7 @@ class TestTickingOff:
     @pytest.mark.parametrize("problem", ["", "x", Problem("not_known").key])
     def test_ticking_off_a_problem_that_is_over_says_so(self, order: Order, problem: str) -> None:
         browser = sign_in("view_order", "check_order")
-        address = reverse("admin:giftcards_order_tick_off", args=[order.pk])
+        address = order_page(order, "tick_off")
         form = {"problem": problem, "state_token": state_token(order)}
         answer = browser.post(address, form, follow=True)
         assert messages(read(answer)) == [
@@ -401,7 +396,7 @@ class TestTickingOff:
         browser = sign_in("view_order", "check_order")
         form = {**hidden(read(browser.get(order_page(order)))), "problem": lost.key}
         Order.objects.update(claim="second")
-        address = reverse("admin:giftcards_order_tick_off", args=[order.pk])
+        address = order_page(order, "tick_off")
         assert messages(read(browser.post(address, form, follow=True))) == [
             "The order has changed meanwhile. Nothing was done: look at it again."
         ]
@@ -409,7 +404,7 @@ class TestTickingOff:
         assert order.open_problems == [lost]
 
     def test_ticking_off_needs_its_permission(self, order: Order) -> None:
-        address = reverse("admin:giftcards_order_tick_off", args=[order.pk])
+        address = order_page(order, "tick_off")
         viewer = sign_in("view_order", "change_order", "resolve_order", "resume_provider")
         assert "Tick off" not in read(viewer.get(order_page(order)))
         assert viewer.post(address, {"problem": LOST.key}).status_code == 403
@@ -417,7 +412,7 @@ class TestTickingOff:
         assert not order.acknowledgements.exists()
 
     def test_ticking_off_by_a_get_is_not_allowed(self, order: Order) -> None:
-        address = reverse("admin:giftcards_order_tick_off", args=[order.pk])
+        address = order_page(order, "tick_off")
         assert sign_in(superuser=True).get(address).status_code == 405
 
     def test_ticking_off_at_an_order_that_does_not_exist_is_forbidden(self) -> None:
@@ -673,7 +668,7 @@ def test_texts_that_others_have_written_are_isolated_from_their_line(boss: Clien
     for value in (PRODUCT, TYPE, "amina@example.com", "ar"):
         assert f"<bdi>{value}</bdi>" in page
     assert "\u2068web-1042!\u2069 |" in element(page, "", "title")
-    resolve = read(boss.get(reverse("admin:giftcards_order_resolve", args=[order.pk])))
+    resolve = read(boss.get(order_page(order, "resolve")))
     for value in ("web-1042!", PRODUCT, TYPE):
         assert f"<bdi>{value}</bdi>" in resolve
     added = read(place(boss, FORM, follow=True))
@@ -690,7 +685,7 @@ class TestNotes:
 
     @staticmethod
     def post(browser: Client, order: Order, note: str) -> list[str]:
-        answer = browser.post(address("note", order), {"note": note}, follow=True)
+        answer = browser.post(order_page(order, "note"), {"note": note}, follow=True)
         return messages(read(answer))
 
     @pytest.mark.parametrize("permission", ["check_order", "resolve_order", "add_order"])
@@ -711,7 +706,7 @@ class TestNotes:
     )
     def test_a_note_by_others_is_forbidden(self, order: Order, permissions: list[str]) -> None:
         browser = sign_in(*permissions)
-        assert browser.post(address("note", order), {"note": "x"}).status_code == 403
+        assert browser.post(order_page(order, "note"), {"note": "x"}).status_code == 403
         assert not Note.objects.exists()
         if permissions == ["view_order"]:
             assert 'name="note"' not in show(browser, order)
@@ -731,7 +726,7 @@ class TestNotes:
     def test_a_note_that_cannot_be_kept_is_refused(
         self, boss: Client, order: Order, note: str, error: str
     ) -> None:
-        html = read(boss.post(address("note", order), {"note": note}))
+        html = read(boss.post(order_page(order, "note"), {"note": note}))
         assert errors(html) == [error]
         typed = element(html, "giftcards-note-text", "textarea")
         assert unescape(typed).endswith(f">\n{note}</textarea>")
@@ -749,7 +744,7 @@ class TestNotes:
         assert Note.objects.count() == 4
 
     def test_by_a_get_a_page_asks_for_the_note(self, boss: Client, order: Order) -> None:
-        assert 'name="note"' in read(boss.get(address("note", order)))
+        assert 'name="note"' in read(boss.get(order_page(order, "note")))
         assert not Note.objects.exists()
 
 
@@ -876,7 +871,7 @@ def test_the_buttons_of_each_status(boss: Client, status: Status, expected: list
 class TestCheckingNow:
     @staticmethod
     def press(browser: Client, order: Order) -> list[str]:
-        return messages(read(browser.post(address("check", order), follow=True)))
+        return messages(read(browser.post(order_page(order, "check"), follow=True)))
 
     @pytest.mark.django_db(transaction=True)
     def test_check_now_makes_the_order_due_once_with_a_trace(self) -> None:
@@ -932,19 +927,19 @@ class TestCheckingNow:
     def test_check_now_needs_its_permission(self) -> None:
         order = make_guide_order(Status.DELAYED, due_at=None)
         browser = sign_in("view_order", "resolve_order", "add_order")
-        assert browser.post(address("check", order)).status_code == 403
+        assert browser.post(order_page(order, "check")).status_code == 403
         order.refresh_from_db()
         assert order.due_at is None
 
     def test_check_now_by_a_get_is_not_allowed(self, boss: Client) -> None:
-        assert boss.get(address("check", make_guide_order())).status_code == 405
+        assert boss.get(order_page(make_guide_order(), "check")).status_code == 405
 
 
 # Following an open order.
 
 
 def ask(browser: Client, order: Order) -> Any:
-    return browser.get(address("fingerprint", order)).json()
+    return browser.get(order_page(order, "fingerprint")).json()
 
 
 def test_the_fingerprint_differs_once_the_order_has_changed(boss: Client) -> None:
@@ -971,10 +966,10 @@ def test_the_page_of_a_final_order_asks_nothing(boss: Client) -> None:
 
 def test_the_fingerprint_is_for_who_may_see_the_order_and_is_not_stored() -> None:
     order = make_guide_order()
-    answer = sign_in("view_order").get(address("fingerprint", order))
+    answer = sign_in("view_order").get(order_page(order, "fingerprint"))
     assert "no-store" in answer["Cache-Control"]
-    assert sign_in("add_order").get(address("fingerprint", order)).status_code == 403
-    assert Client().get(address("fingerprint", order)).status_code == 302
+    assert sign_in("add_order").get(order_page(order, "fingerprint")).status_code == 403
+    assert Client().get(order_page(order, "fingerprint")).status_code == 302
 
 
 def test_asking_for_the_fingerprint_takes_one_query_about_the_order(boss: Client) -> None:

@@ -37,7 +37,7 @@ from tests.pages import (
     sign_in,
     text,
 )
-from tests.stage import ago, refuse_key
+from tests.stage import ago, refuse_key, run_sweep
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -103,8 +103,7 @@ def test_order_list_says_that_a_running_worker_has_another_key_that_is_refused(
 ) -> None:
     set_conf(API_KEY="of-the-worker")
     refuse_key(REFUSED)
-    with Gateway() as gateway:
-        sweep(gateway)
+    run_sweep()
     set_conf(API_KEY="of-the-site")
 
     assert banner(read(boss.get(LIST))) == (

@@ -20,7 +20,6 @@ from django_q.models import OrmQ
 
 from giftcards.catalogue import read_catalogue
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.sweep import sweep
 from giftcards.models import Order, Product, ProductPrices, ProductType, ProviderState
 from giftcards.simulator import Denomination, Simulator
 from giftcards.simulator import Product as SoldProduct
@@ -49,6 +48,7 @@ from tests.stage import (
     ago,
     provider_state,
     refuse_key,
+    run_sweep,
     spend_budget,
 )
 
@@ -507,8 +507,7 @@ def test_an_order_whose_price_rises_after_the_button_is_held(
     confirmed = hidden(read(boss.post(ADD, CHOSEN)))
     read_in.price_factor = 2
     boss.post(ADD, confirmed)
-    with Gateway() as gateway:
-        sweep(gateway)
+    run_sweep()
     order = Order.objects.get()
     assert order.is_held
     assert read_in.orders == {}
@@ -522,8 +521,7 @@ def test_an_order_whose_price_rises_above_the_highest_price_given_is_held(
     confirmed = hidden(read(boss.post(ADD, {**CHOSEN, "max_price": "600"})))
     read_in.price_factor = 2
     boss.post(ADD, confirmed)
-    with Gateway() as gateway:
-        sweep(gateway)
+    run_sweep()
     assert Order.objects.get().is_held
     assert read_in.orders == {}
 
@@ -542,8 +540,7 @@ def test_a_form_that_is_confirmed_again_at_another_price_finds_the_same_order(
 
 def test_the_button_buys_what_it_said(boss: Client, read_in: Simulator) -> None:
     place(boss, CHOSEN)
-    with Gateway() as gateway:
-        sweep(gateway)
+    run_sweep()
     assert Order.objects.get().status in {Status.HANDLING, Status.FULFILLED}
     [bought] = read_in.orders.values()
     assert bought.price == Decimal(490)

@@ -9,19 +9,16 @@ from typing import Any
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
-from django.urls import reverse
 
 from giftcards.engine.prices import approve_price, hold, release_fallen
 from giftcards.models import Order
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import details, make_order, problems
-from tests.pages import errors, hidden, messages, order_page, plain, read, sign_in, text
+from tests.pages import LATE, errors, hidden, messages, order_page, plain, read, sign_in, text
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
-
-LATE = "The order has changed meanwhile. Nothing was done: look at it again."
 
 
 def held_order(price: int = 49_000) -> Order:
@@ -33,7 +30,7 @@ def held_order(price: int = 49_000) -> Order:
 
 
 def page(order: Order) -> str:
-    return reverse("admin:giftcards_order_price", args=[order.pk])
+    return order_page(order, "price")
 
 
 def decide(browser: Client, order: Order, outcome: str) -> Any:

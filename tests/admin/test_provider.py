@@ -25,8 +25,6 @@ from giftcards.admin.provider_sections import Fact, Section
 from giftcards.conf import conf
 from giftcards.engine import health
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.recording import record_answers
-from giftcards.engine.sweep import sweep
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.exceptions import AccessDenied
 from giftcards.fulfilment import place_order
@@ -34,13 +32,14 @@ from giftcards.keys.keyring import Keyring, generate_key, key_fingerprint
 from giftcards.models import ApiKey, Card, Order, ProviderState, StatusChange
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
-from tests.builders import PARTIAL, claim, make_guide_order, make_order
+from tests.builders import PARTIAL, make_guide_order, make_order, settle
 from tests.pages import element, hidden, messages, order_page, plain, read, sign_in, text
 from tests.stage import (
     PLACE,
     PSN,
     ago,
     refuse_key,
+    run_sweep,
     secrets_of,
     spend_budget,
     without_list,
@@ -88,12 +87,6 @@ def press(browser: Client, **form: str) -> list[str]:
     """Press the button, as it is shown or with another ``form``; return what is said then."""
     form = form or {"state_token": hidden(read(browser.get(PAGE)))["state_token"]}
     return messages(read(browser.post(RESUME, form, follow=True)))
-
-
-def deliver() -> None:
-    """An order for five cards, of which three have come."""
-    order = make_guide_order(reference="web-1042")
-    record_answers([(claim(order)[0], PARTIAL)], now=timezone.now())
 
 
 class TestPage:
@@ -230,8 +223,7 @@ class TestPage:
         answer = {"success": False, "error": {"message": message}}
         wire.post(PLACE, json=answer, status=403)
         place_order(product_id=PSN, type_id="type_001", quantity=2)
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
 
         html = read(viewer.get(PAGE))
 
@@ -291,7 +283,7 @@ class TestPage:
         assert ProviderState.objects.count() == 1
 
     def test_the_page_holds_no_secret(self, settings: Any, simulator: Simulator) -> None:
-        deliver()
+        settle("web-1042", PARTIAL)
         refuse_key()
         html = read(sign_in(superuser=True).get(PAGE))
         for secret in secrets_of(settings, simulator):
@@ -316,7 +308,7 @@ class TestPage:
                 read(viewer.get(PAGE))
             return len(queries)
 
-        deliver()
+        settle("web-1042", PARTIAL)
         count()
         few = count()
         for _order in range(5):
@@ -335,7 +327,7 @@ class TestKeys:
     def test_cards_are_counted_by_the_key_that_seals_them(
         self, viewer: Client, set_conf: Callable[..., None]
     ) -> None:
-        deliver()
+        settle("web-1042", PARTIAL)
         old = conf.encryption_keys[0]
         new, spare = generate_key(), generate_key()
         set_conf(ENCRYPTION_KEYS=[new, old, spare])
@@ -354,7 +346,7 @@ class TestKeys:
     def test_cards_of_a_key_that_is_gone_are_counted_and_said_to_be_shut(
         self, viewer: Client, set_conf: Callable[..., None]
     ) -> None:
-        deliver()
+        settle("web-1042", PARTIAL)
         [old] = Keyring.from_settings().key_fingerprints
         set_conf(ENCRYPTION_KEYS=[generate_key()])
         html = read(viewer.get(PAGE))
@@ -371,7 +363,7 @@ class TestKeys:
     def test_a_key_is_not_called_removable_while_cards_do_not_tell_theirs(
         self, viewer: Client, set_conf: Callable[..., None]
     ) -> None:
-        deliver()
+        settle("web-1042", PARTIAL)
         Card.objects.filter(position=1).update(key_fingerprint="")
         set_conf(ENCRYPTION_KEYS=[*conf.encryption_keys, generate_key()])
         found = table(read(viewer.get(PAGE)), "encryption")
@@ -381,7 +373,7 @@ class TestKeys:
     def test_many_cards_are_counted_only_if_asked_for(
         self, viewer: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        deliver()
+        settle("web-1042", PARTIAL)
         monkeypatch.setattr("giftcards.engine.health.MANY_CARDS", 2)
         html = read(viewer.get(PAGE))
         assert table(html, "encryption")[0][2] == "more than 2"

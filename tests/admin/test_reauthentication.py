@@ -24,7 +24,7 @@ from tests.admin.test_reveal import (
     reveal,
     shown,
 )
-from tests.admin.test_secrets import receive
+from tests.builders import receive
 from tests.pages import read
 
 pytest_plugins = ["tests.stage_fixtures"]

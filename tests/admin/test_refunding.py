@@ -20,10 +20,10 @@ from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import FINAL, Status
 from tests.builders import ODD_AMOUNTS, make_guide_order
 from tests.pages import (
+    LATE,
     LIST,
     errors,
     hidden,
-    messages,
     order_page,
     orders,
     plain,
@@ -32,6 +32,7 @@ from tests.pages import (
     sign_in,
     text,
     timeline,
+    told,
 )
 from tests.stage import in_threads
 
@@ -39,7 +40,6 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 LABEL = "Pay back the customer"
-LATE = "The order has changed meanwhile. Nothing was done: look at it again."
 TWICE = "This refund was recorded already. It is not paid twice."
 WRITE_IT = "Write the amount like 550 or 549.90: digits from 0 to 9, and a point."
 NOTHING_LEFT = "Nothing is left to be paid back for this order."
@@ -53,7 +53,7 @@ def sold(**values: Any) -> Order:
 
 
 def page(order: Order) -> str:
-    return reverse("admin:giftcards_order_pay_back", args=[order.pk])
+    return order_page(order, "pay_back")
 
 
 def refund_page(refund: CustomerRefund, name: str) -> str:
@@ -66,10 +66,6 @@ def confirmed(browser: Client, order: Order, **typed: str) -> dict[str, str]:
     form = hidden(read(browser.post(page(order), {**shown, **TYPED, **typed})))
     assert form["_confirmed"]
     return form
-
-
-def told(response: Any) -> list[str]:
-    return [plain(message) for message in messages(read(response))]
 
 
 def shown_lines(html: str, table: str = "giftcards-breakdown") -> dict[str, list[str]]:

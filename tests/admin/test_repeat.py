@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
 from django.test import Client
-from django.urls import reverse
 
 from giftcards.admin import actions
 from giftcards.conf import conf
@@ -20,13 +19,12 @@ from giftcards.problems import Problem
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order
-from tests.pages import hidden, messages, order_page, plain, read, sign_in, text
+from tests.pages import LATE, hidden, order_page, plain, read, sign_in, text, told
 from tests.stage import in_threads
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-LATE = "The order has changed meanwhile. Nothing was done: look at it again."
 NOTHING = "There is nothing to order again: no card is missing, or the order is open."
 TWICE = "The missing cards of web-1042 were ordered again already. They are not ordered twice."
 OTHER_ENVIRONMENT = (
@@ -43,15 +41,11 @@ def partial(**values: Any) -> Order:
 
 
 def page(order: Order) -> str:
-    return reverse("admin:giftcards_order_repeat", args=[order.pk])
+    return order_page(order, "repeat")
 
 
 def about(browser: Client, order: Order) -> dict[str, str]:
     return {"state_token": hidden(read(browser.get(page(order))))["state_token"]}
-
-
-def told(response: Any) -> list[str]:
-    return [plain(message) for message in messages(read(response))]
 
 
 @pytest.fixture

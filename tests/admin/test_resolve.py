@@ -33,6 +33,7 @@ from tests.builders import (
     problems,
 )
 from tests.pages import (
+    LATE,
     element,
     errors,
     hidden,
@@ -52,7 +53,6 @@ pytestmark = pytest.mark.django_db
 # An id that is not among the candidates, as the provider's dashboard shows it.
 TYPED = "6901616fe9e88196b4eb64b9"
 STAFF = StatusChange.Source.STAFF
-LATE = "The order has changed meanwhile. Nothing was done: look at it again."
 
 
 def candidates(**changes: Any) -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ def lost_order(**values: Any) -> Order:
 
 
 def page(order: Order, name: str = "resolve") -> str:
-    return reverse(f"admin:giftcards_order_{name}", args=[order.pk])
+    return order_page(order, name)
 
 
 def choose(browser: Client, order: Order, outcome: str, typed: str = "", **more: str) -> Any:

@@ -17,12 +17,11 @@ from django.contrib import admin
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth import authenticate, get_user_model, login
 from django.contrib.auth.backends import ModelBackend
-from django.contrib.auth.models import Permission
 from django.contrib.auth.signals import user_login_failed
 from django.core import mail
 from django.core.exceptions import PermissionDenied
 from django.core.mail.backends.locmem import EmailBackend
-from django.db import OperationalError, connection
+from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -33,10 +32,11 @@ from giftcards.admin import OrderAdmin
 from giftcards.keys.keyring import Keyring, generate_key
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, CardReveal, Order
-from tests.admin.test_secrets import Mailbox, receive, secrets_of
+from tests.admin.test_secrets import Mailbox, secrets_of
+from tests.builders import receive
 from tests.fakes.storage import WITHOUT_SCRIPT
 from tests.pages import LIST, element, errors, order_page, read, rows, sign_in, text
-from tests.stage import in_threads
+from tests.stage import failing, in_threads, use_keys
 from tests.stage import messages as logged
 from tests.test_secrets import raw_database, traces
 
@@ -66,15 +66,8 @@ def card(order: Order) -> Card:
 
 def person(*permissions: str, **options: Any) -> Client:
     """A browser of a member of staff with a password, who has just signed in."""
-    users = get_user_model().objects
-    user = users.create_user(f"person{users.count()}", password=PASSWORD, is_staff=True)
-    for codename in permissions or ("view_order", "reveal_card"):
-        user.user_permissions.add(
-            Permission.objects.get(content_type__app_label="giftcards", codename=codename)
-        )
-    browser = Client(**options)
-    assert browser.login(username=user.get_username(), password=PASSWORD)
-    return browser
+    permissions = permissions or ("view_order", "reveal_card")
+    return sign_in(*permissions, password=PASSWORD, **options)
 
 
 def name_of(browser: Client) -> str:
@@ -624,26 +617,13 @@ def test_no_log_holds_the_code_or_the_password(
 # What must not go wrong.
 
 
-@contextmanager
-def failing(start: str) -> Iterator[None]:
-    """The database is gone for statements that begin like this."""
-
-    def fail(execute: Any, sql: str, *args: Any) -> Any:
-        if sql.replace('"', "").replace("`", "").startswith(start):
-            raise OperationalError("server closed the connection unexpectedly")
-        return execute(sql, *args)
-
-    with connection.execute_wrapper(fail):
-        yield
-
-
 @pytest.mark.parametrize("table", ["giftcards_cardreveal", "django_admin_log"])
 def test_nothing_is_shown_if_the_trace_cannot_be_written(
     card: Card, table: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     browser = person()
 
-    with failing(f"INSERT INTO {table}"):
+    with failing("INSERT", table):
         html = read(reveal(browser, card), 503)
 
     assert "This could not be recorded, so the code is not shown. Try again later." in text(html)
@@ -656,15 +636,11 @@ def test_nothing_is_shown_if_the_trace_cannot_be_written(
     assert traces(caplog.text) == []
 
 
-def lose_keys(settings: Any, *keys: str) -> None:
-    settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": list(keys)}
-
-
 @pytest.mark.parametrize("keys", [[], [generate_key()]], ids=["none", "another"])
 def test_a_card_that_cannot_be_opened_gives_a_sentence_and_staff_are_told(
     card: Card, settings: Any, keys: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    lose_keys(settings, *keys)
+    use_keys(settings, *keys)
 
     response = reveal(person(), card)
 

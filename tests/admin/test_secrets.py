@@ -13,13 +13,12 @@ from django.test import Client
 from django.utils import timezone
 from django.utils.log import AdminEmailHandler
 
-from giftcards.engine.recording import record_answers
 from giftcards.keys.keyring import generate_key
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order, StatusChange
 from giftcards.problems import Problem
 from giftcards.statuses import Status
-from tests.builders import PRICE, PRODUCT, TYPE, claim, make_guide_order, settled
+from tests.builders import PRICE, PRODUCT, TYPE, make_guide_order, receive
 from tests.pages import ADD, FIND, LIST, element, errors, order_page, place, read, sign_in, text
 
 pytestmark = pytest.mark.django_db
@@ -34,14 +33,6 @@ EVIL = "<script>alert(1)</script>"
 def order() -> Order:
     """An order with two cards, of which one is looked for."""
     return receive("web-1042", CardSecret(CODE, SERIAL), OTHER)
-
-
-def receive(reference: str, *cards: CardSecret) -> Order:
-    order = make_guide_order(reference=reference, quantity=len(cards))
-    answer = settled("FULFILLED", cards, quantity=len(cards))
-    record_answers([(claim(order)[0], answer)], now=timezone.now())
-    order.refresh_from_db()
-    return order
 
 
 def secrets_of(html: str) -> list[str]:

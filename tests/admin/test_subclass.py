@@ -8,16 +8,14 @@ import pytest
 from django.contrib.admin import AdminSite
 from django.test import Client
 from django.urls import path, reverse
-from django.utils import timezone
 
 from giftcards.admin import OrderAdmin
 from giftcards.admin.pages import OrderButton
-from giftcards.engine.recording import record_answers
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import CardReveal, Order
 from giftcards.problems import Problem
 from giftcards.statuses import Status
-from tests.builders import claim, make_guide_order, settled
+from tests.builders import make_guide_order, receive
 from tests.pages import (
     ADD,
     FIND,
@@ -82,7 +80,7 @@ def test_an_order_that_a_subclass_hides_cannot_be_decided_about(
     for name in ("resolve", "adopt", "release", "price", "tick_off", "check", "note", "dispute"):
         address = reverse(f"admin:giftcards_order_{name}", args=[order.pk])
         assert boss.post(address, {"outcome": "reject", "note": "x"}).status_code == 403
-    fingerprint = reverse("admin:giftcards_order_fingerprint", args=[order.pk])
+    fingerprint = order_page(order, "fingerprint")
     assert boss.get(fingerprint).status_code == 403
     assert not order.notes.exists()
     order.refresh_from_db()
@@ -93,9 +91,7 @@ def test_an_order_that_a_subclass_hides_cannot_be_decided_about(
 def test_an_order_that_a_subclass_hides_is_found_without_a_link(
     boss: Client, reference: str
 ) -> None:
-    order = make_guide_order(reference=reference, quantity=1)
-    answer = settled("FULFILLED", [CardSecret("CANARY-1", "")], quantity=1)
-    record_answers([(claim(order)[0], answer)], now=timezone.now())
+    order = receive(reference, CardSecret("CANARY-1", ""))
     html = read(boss.post(FIND, {"secret": "CANARY-1"}))
     assert f"Found {reference}, card 1" in text(html)
     assert order_page(order) not in html
@@ -128,7 +124,7 @@ def test_the_owner_of_an_id_is_not_named_if_a_subclass_hides_it(
 ) -> None:
     make_guide_order(reference=reference, provider_order_id="B1")
     lost = make_guide_order(Status.UNCONFIRMED, reference="web-1")
-    page = reverse("admin:giftcards_order_resolve", args=[lost.pk])
+    page = order_page(lost, "resolve")
     choice = {"outcome": "adopt-other", "provider_order_id": "B1", "is_sure": "on"}
     html = read(boss.post(page, {**hidden(read(boss.get(page))), **choice}))
     assert messages(html) == ["This is another of your orders already."]
@@ -137,9 +133,7 @@ def test_the_owner_of_an_id_is_not_named_if_a_subclass_hides_it(
 
 @pytest.mark.parametrize("reference", HIDDEN)
 def test_cards_of_orders_that_a_shop_hides_are_not_revealed(boss: Client, reference: str) -> None:
-    order = make_guide_order(reference=reference, quantity=1)
-    answer = settled("FULFILLED", [CardSecret("CANARY-1", "")], quantity=1)
-    record_answers([(claim(order)[0], answer)], now=timezone.now())
+    order = receive(reference, CardSecret("CANARY-1", ""))
     card = order.cards.get()
 
     assert boss.get(reverse("admin:giftcards_card_ask", args=[card.pk])).status_code == 403

@@ -7,7 +7,6 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-import responses
 
 from giftcards.books.models import LedgerEntry
 from giftcards.books.nightly import read_if_due
@@ -27,10 +26,8 @@ LACKING = Problem("credit_differs", {"expected": "980.00", "amount": "0.00"})
 
 
 @pytest.fixture
-def books(wire: responses.RequestsMock) -> Books:
+def books(books: Books) -> Books:
     """The balance of 10,000 DA is known, and an order of 2,450 DA is in order."""
-    books = Books()
-    books.open(wire)
     ordered(Status.HANDLING, reference="web-1", provider_order_id="ab12")
     book(books, "DEPOSIT", 10_000, -60)
     book(books, "ORDER", 2450, 1, objid="ab12")

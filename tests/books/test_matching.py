@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-import responses
 from django.utils import timezone
 
 from giftcards.books.models import LedgerEntry
@@ -22,13 +21,6 @@ pytestmark = pytest.mark.django_db
 
 DAY = NOON.date()
 TIMES = ("created_at", "sent_at", "settled_at")
-
-
-@pytest.fixture
-def books(wire: responses.RequestsMock) -> Books:
-    books = Books()
-    books.open(wire)
-    return books
 
 
 def partly_delivered(reference: str, **values: Any) -> Order:

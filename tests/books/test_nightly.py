@@ -27,13 +27,6 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def books(wire: responses.RequestsMock) -> Books:
-    books = Books()
-    books.open(wire)
-    return books
-
-
-@pytest.fixture
 def due(books: Books) -> Books:
     """Entries on several pages and days, and a reading that is due."""
     ordered(Status.REJECTED, created_at=at(-2 * 86_400), accepted_at=None)

@@ -16,7 +16,6 @@ from giftcards.books.models import LedgerEntry
 from giftcards.books.reading import LedgerReading, read_ledger
 from giftcards.engine.background import Stopped
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.sweep import sweep
 from giftcards.models import Order, ProviderState
 from giftcards.models.times import begin_of, day_of
 from giftcards.simulator import Simulator
@@ -27,6 +26,7 @@ from tests.stage import (
     hold_lease,
     in_threads,
     lease,
+    run_sweep,
     spend_budget,
 )
 
@@ -34,13 +34,6 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 DAY = day_of(NOON)
-
-
-@pytest.fixture
-def books(wire: responses.RequestsMock) -> Books:
-    books = Books()
-    books.open(wire)
-    return books
 
 
 def fill(books: Books, count: int, *, start: float = 0) -> None:
@@ -333,8 +326,7 @@ class TestTogether:
     ) -> None:
         shorten(ledger_lease_poll=0.05)
         buy_many(simulator, 3, type_id="TEST_PARTIAL")
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
 
         def read_patiently() -> LedgerReading:
             with Gateway() as gateway:

@@ -46,6 +46,10 @@ class Browser:
     def open(self, path: str) -> None:
         self.driver.get(f"{self.site}{path}")
 
+    def path(self) -> str:
+        """The path of the page, without its query."""
+        return self.driver.current_url.removeprefix(self.site).partition("?")[0]
+
     def find(self, selector: str) -> WebElement:
         """The first visible element for the CSS selector; waits until it is there."""
         return self._wait.until(ec.visibility_of_element_located((By.CSS_SELECTOR, selector)))

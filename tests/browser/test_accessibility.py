@@ -19,13 +19,14 @@ from django.utils import timezone
 from giftcards.catalogue import read_catalogue
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
-from giftcards.models import CustomerRefund, Order, Product, ProviderState
+from giftcards.models import CustomerRefund, Product, ProviderState
 from giftcards.provider.client import Client
 from giftcards.simulator import Simulator
 from tests.browser.axe import THEMES, WINDOWS, load, look, missing, violations
 from tests.browser.browser import Browser
 from tests.browser.people import log_in_as
 from tests.builders import CARDS, PRODUCT, TYPE
+from tests.pages import LEDGER, LIST, PROVIDER_PAGE, page_of
 
 pytestmark = [
     pytest.mark.browser,
@@ -33,10 +34,7 @@ pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 
-LIST = "/admin/giftcards/order/"
-PROVIDER = "/admin/giftcards/providerstate/"
 PRODUCTS = "/admin/giftcards/product/"
-LEDGER = "/admin/giftcards_books/ledgerentry/"
 SUBMIT = ".submit-row [type=submit]"
 # The narrowest window in which no page may have to be moved sideways.
 NARROWEST = (360, 740)
@@ -53,7 +51,7 @@ def about(reference: str, name: str = "change") -> Visit:
     """A page about an order."""
 
     def visit(browser: Browser) -> None:
-        browser.open(f"{LIST}{Order.objects.get(reference=reference).pk}/{name}/")
+        browser.open(page_of(reference, name))
 
     return visit
 
@@ -141,7 +139,7 @@ def first_entry(browser: Browser) -> None:
 
 def paused_at_the_provider(browser: Browser) -> None:
     paused(browser)
-    browser.open(PROVIDER)
+    browser.open(PROVIDER_PAGE)
 
 
 def paused(browser: Browser) -> None:
@@ -205,7 +203,7 @@ PAGES: dict[str, Visit] = {
     "compare": comparison,
     "release": adopted("release"),
     "history": about("web-1040", "history"),
-    "provider": at(PROVIDER),
+    "provider": at(PROVIDER_PAGE),
     "list, paused": paused,
     "provider, paused": paused_at_the_provider,
 }

@@ -11,10 +11,10 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.browser.browser import Browser
 from tests.builders import CARDS, PRODUCT, TYPE
+from tests.pages import LIST, page_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
-LIST = "/admin/giftcards/order/"
 HEADINGS = [
     "name",
     "badge",
@@ -27,10 +27,6 @@ HEADINGS = [
     "when",
 ]
 PHONE = (390, 844)
-
-
-def page_of(reference: str) -> str:
-    return f"{LIST}{Order.objects.get(reference=reference).pk}/change/"
 
 
 def test_logging_in_leads_to_the_list_of_orders(browser: Browser) -> None:
@@ -192,9 +188,9 @@ def test_an_order_can_be_found_by_the_code_of_a_card(boss: Browser) -> None:
 
     assert boss.texts("[aria-live] li") == ["web-1042, card 2"]
     assert boss.find("[name=secret]").get_attribute("value") == ""
-    assert boss.driver.current_url == f"{boss.site}{LIST}find-card/"
+    assert boss.path() == f"{LIST}find-card/"
     boss.follow("web-1042")
-    assert boss.driver.current_url.endswith(page_of("web-1042"))
+    assert boss.path() == page_of("web-1042")
     assert boss.complaints() == []
 
 

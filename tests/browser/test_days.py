@@ -18,11 +18,10 @@ from giftcards.statuses import Status
 from tests.browser.browser import Browser
 from tests.browser.people import log_in_as, without_script
 from tests.builders import CARDS, PRODUCT, TYPE
+from tests.pages import LIST, PROVIDER_PAGE, page_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
-LIST = "/admin/giftcards/order/"
-PROVIDER = "/admin/giftcards/providerstate/"
 PHONE, LAPTOP = (390, 844), (1280, 900)
 SUBMIT = ".submit-row [type=submit]"
 CODE = CARDS[1].value
@@ -39,14 +38,6 @@ def window(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Browser
 
 def order(reference: str) -> Order:
     return Order.objects.get(reference=reference)
-
-
-def page_of(reference: str) -> str:
-    return f"{LIST}{order(reference).pk}/change/"
-
-
-def path(browser: Browser) -> str:
-    return browser.driver.current_url.removeprefix(browser.site).partition("?")[0]
 
 
 def links_to(browser: Browser, page: str) -> list[str]:
@@ -93,7 +84,7 @@ def test_support_answers_a_customer_in_arabic_on_a_phone(window: Browser) -> Non
     assert CODE not in window.driver.page_source
     window.press("[aria-live] a")
 
-    assert path(window) == page_of("web-1042")
+    assert window.path() == page_of("web-1042")
     assert window.overflow() == 0
     assert len(window.find_all(".giftcards-mask")) == 3
     assert not any(card.value in window.driver.page_source for card in CARDS)
@@ -128,7 +119,7 @@ def test_a_manager_gets_the_shop_going_in_french(window: Browser) -> None:
     window.find("[name=outcome][value=approve]").click()
     window.press(SUBMIT)
     assert order("web-1035").price_ceiling == Decimal(570)
-    assert path(window) == page_of("web-1035")
+    assert window.path() == page_of("web-1035")
 
     # Two cards that did not come.
     window.open(page_of("web-1042"))
@@ -136,7 +127,7 @@ def test_a_manager_gets_the_shop_going_in_french(window: Browser) -> None:
     assert "980" in window.find(".giftcards-facts").text
     window.press(SUBMIT)
     again = Order.objects.get(repeats=order("web-1042"))
-    assert (again.quantity, path(window)) == (2, page_of(again.reference))
+    assert (again.quantity, window.path()) == (2, page_of(again.reference))
 
     # A customer at the counter.
     window.open(f"{LIST}add/")
@@ -145,10 +136,10 @@ def test_a_manager_gets_the_shop_going_in_french(window: Browser) -> None:
     window.press("[name=_save]")
     assert not Order.objects.filter(reference="counter-1").exists()
     window.press("button.giftcards-button")
-    assert (order("counter-1").status, path(window)) == (Status.PENDING, page_of("counter-1"))
+    assert (order("counter-1").status, window.path()) == (Status.PENDING, page_of("counter-1"))
 
     # The provider is back.
-    window.open(PROVIDER)
+    window.open(PROVIDER_PAGE)
     window.press(".giftcards-paused button")
     assert not ProviderState.objects.current().why_paused()
 
@@ -170,6 +161,6 @@ def test_a_reader_looks_at_orders_in_english_and_changes_nothing(window: Browser
             assert links_to(window, page) == [], (reference, page)
             assert is_refused(window, page_of(reference).replace("/change/", f"/{page}/"))
             window.open(page_of(reference))
-    for address in (f"{LIST}add/", f"{LIST}find-card/", PROVIDER):
+    for address in (f"{LIST}add/", f"{LIST}find-card/", PROVIDER_PAGE):
         assert is_refused(window, address), address
     assert list(Order.objects.order_by("pk").values()) == before

@@ -14,10 +14,10 @@ from giftcards.models import CardReveal, Note, Order
 from tests.browser.browser import PATIENCE, Browser
 from tests.browser.test_accessibility import PAGES
 from tests.builders import CARDS, PRODUCT, TYPE
+from tests.pages import LIST, page_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
-LIST = "/admin/giftcards/order/"
 # Pages with controls that the others do not have, each as it comes after those before it.
 SEEN = (
     "list",
@@ -131,14 +131,6 @@ def keyboard(shop: Browser) -> Keyboard:
     return Keyboard(shop)
 
 
-def page_of(reference: str, name: str = "change") -> str:
-    return f"{LIST}{Order.objects.get(reference=reference).pk}/{name}/"
-
-
-def path(window: Browser) -> str:
-    return window.driver.current_url.removeprefix(window.site)
-
-
 def nameless(window: Browser) -> list[str]:
     """The roles of what can have the focus and has no accessible name."""
     tree = window.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})
@@ -160,14 +152,14 @@ def go_round(keyboard: Keyboard, turn: Callable[[int], None]) -> list[Any]:
     # The navigation stands before the content, and the browser itself behind it.
     turn(window.run(_COUNT) + 2)
     reached: list[Any] = window.run("return [...new Set(window.reached)]")
-    assert not keyboard.is_trapped(turn), f"{path(window)}: a trap"
+    assert not keyboard.is_trapped(turn), f"{window.path()}: a trap"
     return reached
 
 
 def walk(keyboard: Keyboard) -> list[Any]:
     """Tab through the page and back; return its controls, in the order of the page."""
     window = keyboard.window
-    where = path(window)
+    where = window.path()
     controls: list[Any] = window.run(_WATCH)
     assert go_round(keyboard, keyboard.forth) == controls, f"{where}: not in order"
     assert set(go_round(keyboard, keyboard.back)) == set(controls), f"{where}: the way back"
@@ -199,7 +191,7 @@ def test_a_shops_work_is_done_by_keyboard(shop: Browser, keyboard: Keyboard) -> 
     # The address still leads to the content.
     keyboard.tab_to("#result_list .field-name a")
     keyboard.go()
-    assert path(shop).startswith(page_of("web-1042"))
+    assert shop.path() == page_of("web-1042")
 
     # Write a note.
     keyboard.skip_to("[name=note]")
@@ -222,7 +214,7 @@ def test_a_shops_work_is_done_by_keyboard(shop: Browser, keyboard: Keyboard) -> 
     keyboard.press(Keys.TAB)
     assert keyboard.is_on(".giftcards-decide a")
     keyboard.go()
-    assert path(shop).startswith(page_of("web-1042"))
+    assert shop.path() == page_of("web-1042")
 
     # Decide about a lost order, up to the button.
     shop.open(page_of("web-1040"))

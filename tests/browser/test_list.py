@@ -9,10 +9,10 @@ from selenium.webdriver.common.keys import Keys
 
 from giftcards.models import Order
 from tests.browser.browser import Browser
+from tests.pages import LIST
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
-LIST = "/admin/giftcards/order/"
 PHONES = [(360, 780), (390, 844)]
 AMOUNTS = ("cost", "credited_back", "owed")
 

@@ -12,10 +12,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 from giftcards.models import Note, Order
 from giftcards.statuses import Status
 from tests.browser.browser import PATIENCE, Browser
+from tests.pages import LIST
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
-
-LIST = "/admin/giftcards/order/"
 
 
 def open_page(browser: Browser, reference: str) -> Order:

@@ -12,11 +12,11 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.browser.browser import Browser
 from tests.builders import PRODUCT, TYPE
+from tests.pages import LIST, order_page
 from tests.stage import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
-LIST = "/admin/giftcards/order/"
 PHONE = (390, 844)
 BUY = "button.giftcards-button"
 
@@ -74,7 +74,7 @@ def test_a_card_can_be_chosen_looked_at_and_bought(
 
     order = Order.objects.get(reference="web-1046")
     assert (order.line, order.price_ceiling) == ((PRODUCT, TYPE, 2), Decimal(490))
-    assert shop.driver.current_url.endswith(f"{LIST}{order.pk}/change/")
+    assert shop.path() == order_page(order)
     assert shop.complaints() == []
 
 

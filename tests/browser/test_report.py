@@ -11,10 +11,10 @@ import pytest
 from giftcards.statuses import Status
 from tests.browser.browser import Browser
 from tests.builders import make_guide_order
+from tests.pages import LIST
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
-LIST = "/admin/giftcards/order/"
 ADDRESS = f"{LIST}report/?from=2025-11-01&to=2025-11-30&by="
 PHONE = (360, 740)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.sessions.models import Session
-from django.utils import timezone
 
-from giftcards.engine.recording import record_answers
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import CardReveal, Order
 from tests.browser.browser import Browser
-from tests.builders import CARDS, claim, make_guide_order, settled
+from tests.builders import CARDS, receive
+from tests.pages import page_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -20,24 +19,16 @@ CODE = CARDS[1].value
 SECRET = ".giftcards-secret"
 
 
-def order_page(reference: str = "web-1042") -> str:
-    return f"/admin/giftcards/order/{Order.objects.get(reference=reference).pk}/change/"
-
-
 def link_to(position: int, reference: str = "web-1042") -> str:
     card = Order.objects.get(reference=reference).cards.get(position=position)
     return f'a[href$="/cards/{card.pk}/"]'
 
 
 def reveal(window: Browser, position: int = 2, reference: str = "web-1042") -> None:
-    window.open(order_page(reference))
+    window.open(page_of(reference))
     window.press(link_to(position, reference))
     window.fill(reason="Lost the e-mail")
     window.press(".submit-row [type=submit]")
-
-
-def path(window: Browser) -> str:
-    return window.driver.current_url.removeprefix(window.site)
 
 
 def test_a_code_is_revealed_with_two_clicks_and_a_reason(boss: Browser) -> None:
@@ -54,7 +45,7 @@ def test_who_has_not_proven_who_they_are_lately_types_the_password(boss: Browser
     store = Session.get_session_store_class()(session.pk)
     store["giftcards_proof"] = {**store["giftcards_proof"], "at": 0}
     store.save()
-    boss.open(order_page())
+    boss.open(page_of("web-1042"))
     boss.press(link_to(2))
     boss.fill(reason="Lost the e-mail", password="wrong")
     boss.press(".submit-row [type=submit]")
@@ -97,7 +88,7 @@ def test_the_code_goes_away_after_a_minute_and_does_not_come_back(boss: Browser)
     boss.run("dispatchEvent(new Event('focus'))")
 
     boss.find("#giftcards-cards")
-    assert path(boss) == order_page()
+    assert boss.path() == page_of("web-1042")
     boss.driver.back()
     assert CODE not in boss.driver.page_source
 
@@ -105,7 +96,7 @@ def test_the_code_goes_away_after_a_minute_and_does_not_come_back(boss: Browser)
 def test_a_page_of_a_code_that_was_left_shows_nothing_when_one_comes_back(boss: Browser) -> None:
     reveal(boss)
     boss.press(".giftcards-decide a")
-    assert path(boss) == order_page()
+    assert boss.path() == page_of("web-1042")
 
     boss.driver.back()
 
@@ -119,16 +110,14 @@ def test_one_can_log_out_from_the_page_of_a_code(boss: Browser) -> None:
 
     boss.press("#logout-form button")
 
-    assert path(boss) == "/admin/logout/"
+    assert boss.path() == "/admin/logout/"
     assert boss.complaints() == []
 
 
 @pytest.mark.parametrize("language", ["en", "ar"])
 def test_long_codes_are_shown_whole_on_a_phone(boss: Browser, language: str) -> None:
     code = "ABCDEFGHIJ" * 6
-    order = make_guide_order(reference="web-9", quantity=1)
-    answer = settled("FULFILLED", [CardSecret(code, "1" * 40)], quantity=1)
-    record_answers([(claim(order)[0], answer)], now=timezone.now())
+    order = receive("web-9", CardSecret(code, "1" * 40))
     boss.speak(language)
     boss.resize(*PHONE)
     boss.open(f"/admin/giftcards/order/cards/{order.cards.get().pk}/")

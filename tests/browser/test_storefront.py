@@ -129,7 +129,7 @@ def test_the_whole_story_in_one_window(
 
     # Some of the cards come: the customer is told what is missing.
     order = buy(window, "TEST_PARTIAL")
-    page = window.driver.current_url.removeprefix(window.site)
+    page = window.path()
     work()
     window.open(page)
     window.find(".gc-partly_delivered")
@@ -163,7 +163,7 @@ def test_axe_finds_nothing_and_every_page_fits(window: Browser) -> None:
     window.open("/")
     window.speak("ar")
     buy(window, "TEST_PARTIAL")
-    page = window.driver.current_url.removeprefix(window.site)
+    page = window.path()
     found = Findings()
     looks = (("light", (1280, 900)), ("dark", (360, 740)))
     found.look_at(window, "waiting", looks)

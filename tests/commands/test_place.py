@@ -23,7 +23,7 @@ from tests.conftest import Call
 from tests.stage import LINE, PLACE, PSN, ago, buy, posts
 
 pytest_plugins = ["tests.stage_fixtures"]
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quickly")]
 
 PLACE_TWO = ("giftcards_place", PSN, "type_001", "2", "--reference", "cart-1")
 KEYS = [
@@ -46,11 +46,6 @@ KEYS = [
     "problems",
 ]
 PAUSED = "The provider asked for fewer requests. Slower. Requests go on by themselves."
-
-
-@pytest.fixture(autouse=True)
-def quickly(set_conf: Callable[..., None]) -> None:
-    set_conf(POLL_INTERVAL=0.1)
 
 
 def test_place_sends_the_order_before_it_returns(call: Call, simulator: Simulator) -> None:

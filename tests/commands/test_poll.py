@@ -35,7 +35,7 @@ from tests.stage import (
 )
 
 pytest_plugins = ["tests.stage_fixtures"]
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quickly")]
 
 PAUSED = (
     "The provider refuses the API key or this server's address. The provider refused the API key"
@@ -44,11 +44,6 @@ PAUSED = (
     " `manage.py giftcards_poll --resume` once it works again.\n"
 )
 NOTHING = "0 sent, 0 checked, 0 settled, 0 failed"
-
-
-@pytest.fixture(autouse=True)
-def quickly(set_conf: Callable[..., None]) -> None:
-    set_conf(POLL_INTERVAL=0.1)
 
 
 class TestSweep:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from django.db import connection, transaction
-from django.urls import reverse
 from django.utils import timezone
 
 from giftcards.engine.gateway import Gateway
@@ -25,7 +24,7 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import problems
 from tests.conftest import Call
-from tests.pages import hidden, read, sign_in
+from tests.pages import hidden, order_page, read, sign_in
 from tests.stage import LINE, ago, history, hold_lease, lease, posts, provider_state, record_order
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -63,13 +62,13 @@ def after_restore(call: Call, *more: str) -> tuple[dict[str, Any], int]:
 def decide(order: Order, outcome: str) -> None:
     """Say on the order's page what became of it."""
     boss = sign_in(superuser=True)
-    url = reverse("admin:giftcards_order_resolve", args=[order.pk])
+    url = order_page(order, "resolve")
     token = hidden(read(boss.get(url)))["state_token"]
     form = {"outcome": outcome, "provider_order_id": "", "is_sure": "on", "state_token": token}
     answer = boss.post(url, form)
     if outcome.startswith("adopt:"):
         seen = hidden(read(answer))["seen"]
-        answer = boss.post(reverse("admin:giftcards_order_adopt", args=[order.pk]), {"seen": seen})
+        answer = boss.post(order_page(order, "adopt"), {"seen": seen})
     assert answer.status_code == 302
 
 

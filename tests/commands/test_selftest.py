@@ -21,12 +21,7 @@ from tests.conftest import Call
 from tests.stage import PLACE, PROVIDER, ago, posts
 
 pytest_plugins = ["tests.stage_fixtures"]
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def quickly(set_conf: Callable[..., None]) -> None:
-    set_conf(POLL_INTERVAL=0.1)
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quickly")]
 
 
 def test_selftest_passes_all_scenarios_against_the_simulator(

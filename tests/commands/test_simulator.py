@@ -22,9 +22,7 @@ from urllib3.util import Retry
 from giftcards.simulator import SPECIAL_TYPES
 from tests.builders import ODD_AMOUNTS
 from tests.simulator.shop import LOST, PSN, raw
-from tests.stage import unused_port
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.stage import ROOT, unused_port
 
 
 class Terminal(io.StringIO):

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.test import Client
 
 from giftcards.delivery import receivers
 from tests.delivery.connecting import disconnect
+from tests.delivery.staff import SUPPORT, person
 from tests.fakes.mail import MailServer, backend_settings, smtp_settings
 
 SHOP: dict[str, Any] = {
@@ -25,6 +27,12 @@ def _delivery(settings: Any) -> Iterator[None]:
     receivers.connect()
     yield
     disconnect()
+
+
+@pytest.fixture
+def amina() -> Client:
+    """A browser of somebody from support."""
+    return person(*SUPPORT)
 
 
 @pytest.fixture

@@ -42,6 +42,14 @@ def is_due() -> None:
     )
 
 
+def give_up(message: Delivery, seconds: float = 60) -> None:
+    """The message was given up so many seconds ago."""
+    failed_at = timezone.now() - timedelta(seconds=seconds)
+    Delivery.objects.filter(pk=message.pk).update(
+        status="failed", next_attempt_at=None, failed_at=failed_at
+    )
+
+
 def again(message: Delivery) -> Delivery:
     """The message as its row says now."""
     return Delivery.objects.get(pk=message.pk)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib.auth import get_user_model
-from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
 
@@ -13,8 +11,11 @@ from giftcards.delivery import links
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit, key_of
 from giftcards.keys.secrecy import CardSecret, Masked
 from giftcards.models import Order
-from tests.admin.test_secrets import receive
+from tests.builders import receive
+from tests.pages import sign_in
 
+MESSAGES = "/admin/giftcards_delivery/delivery/"
+LINKS = "/admin/giftcards_delivery/cardlink/"
 CODES = ("CANARY-CODE-4711", "CANARY-CODE-8822")
 SERIALS = ("CANARY-SERIAL-1", "CANARY-SERIAL-2")
 EMAIL = "lina@example.com"
@@ -56,16 +57,7 @@ def visit(visited: CardLink, *what: str, **values: Any) -> None:
 
 def person(*permissions: str, name: str = "amina", **options: Any) -> Client:
     """A browser of a member of staff, who has just signed in; ``view_order`` is theirs as well."""
-    user = get_user_model().objects.create_user(name, password=PASSWORD, is_staff=True)
-    for codename in ("view_order", *permissions):
-        user.user_permissions.add(
-            Permission.objects.get(
-                content_type__app_label__startswith="giftcards", codename=codename
-            )
-        )
-    browser = Client(**options)
-    assert browser.login(username=name, password=PASSWORD)
-    return browser
+    return sign_in("view_order", *permissions, name=name, password=PASSWORD, **options)
 
 
 def to(page: str, key: int) -> str:

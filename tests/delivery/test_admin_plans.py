@@ -16,15 +16,13 @@ from giftcards.fulfilment import change_customer
 from giftcards.models import Order
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
-from tests.delivery.staff import SUPPORT, person, to
+from tests.delivery.staff import LINKS, MESSAGES, SUPPORT, person, to
 from tests.history import OF_MESSAGES, analyze, compact
 from tests.pages import order_page, read
 from tests.plans import Statement, explained
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_history")]
 
-MESSAGES = "/admin/giftcards_delivery/delivery/"
-LINKS = "/admin/giftcards_delivery/cardlink/"
 INDEX = "/admin/giftcards_delivery/"
 _OURS = [model._meta.db_table for model in OF_MESSAGES]
 # More than MariaDB may expect to read.

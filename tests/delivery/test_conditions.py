@@ -6,7 +6,7 @@ import pytest
 
 from giftcards.delivery.models import Delivery
 from tests.conftest import Call
-from tests.delivery.mails import ADDRESS, make_message
+from tests.delivery.mails import ADDRESS, give_up, make_message
 from tests.stage import ago
 
 pytestmark = pytest.mark.django_db
@@ -17,12 +17,6 @@ def asked(call: Call, condition: str) -> tuple[str, int]:
     out, err, code = call("giftcards_status", "--fail-on", condition, "-v0")
     assert ADDRESS not in out + err
     return err, code
-
-
-def give_up(message: Delivery, seconds: float) -> None:
-    Delivery.objects.filter(pk=message.pk).update(
-        status="failed", next_attempt_at=None, failed_at=ago(seconds)
-    )
 
 
 @pytest.mark.parametrize(

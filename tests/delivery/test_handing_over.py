@@ -48,11 +48,6 @@ REASON = "On the phone"
 
 
 @pytest.fixture
-def amina() -> Client:
-    return person(*SUPPORT)
-
-
-@pytest.fixture
 def order() -> Order:
     return delivered()
 

@@ -12,19 +12,12 @@ from django.utils import timezone
 from giftcards.admin import OrderAdmin
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.models import Order
-from tests.delivery.staff import EMAIL, SUPPORT, delivered, link, message, person, to, visit
+from tests.delivery.staff import EMAIL, LINKS, MESSAGES, delivered, link, message, person, to, visit
 from tests.pages import count_queries, element, plain, read, rows, text
 
 pytestmark = pytest.mark.django_db
 
-MESSAGES = "/admin/giftcards_delivery/delivery/"
-LINKS = "/admin/giftcards_delivery/cardlink/"
 INDEX = "/admin/giftcards_delivery/"
-
-
-@pytest.fixture
-def amina() -> Client:
-    return person(*SUPPORT)
 
 
 def listed(browser: Client, address: str, **chosen: str) -> list[list[str]]:

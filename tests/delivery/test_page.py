@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import time
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -35,6 +35,7 @@ from tests.delivery.pages import (
     press,
     words,
 )
+from tests.stage import failing
 from tests.test_secrets import every_log, logged, raw_database, struck, variables
 
 pytestmark = pytest.mark.django_db
@@ -166,24 +167,17 @@ class TestOpenings:
         assert len(visits("opened")) == revealing.MOST_OPENED
 
     def test_the_page_is_there_though_its_opening_cannot_be_written_down(
-        self, address: str, refuse_visits: Callable[[], Any], caplog: pytest.LogCaptureFixture
+        self, address: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with refuse_visits():
+        with refusing_visits():
             assert fetch(address).status_code == 200
         assert visits("opened") == []
         assert "is not written down" in caplog.text
 
 
-@pytest.fixture
-def refuse_visits() -> Callable[[], Any]:
-    """The database refuses to insert visits."""
-
-    def refuse(execute: Any, sql: str, *args: Any) -> Any:
-        if sql.startswith("INSERT") and "linkvisit" in sql:
-            raise DatabaseError(f"Failing row contains ({CODES[0]})")
-        return execute(sql, *args)
-
-    return lambda: connection.execute_wrapper(refuse)
+def refusing_visits() -> AbstractContextManager[None]:
+    error = DatabaseError(f"Failing row contains ({CODES[0]})")
+    return failing("INSERT", "linkvisit", error=error)
 
 
 class TestReveal:
@@ -255,10 +249,10 @@ class TestReveal:
         assert fetch(address).status_code == 404
 
     def test_cards_that_cannot_be_recorded_are_not_shown(
-        self, address: str, refuse_visits: Callable[[], Any], caplog: pytest.LogCaptureFixture
+        self, address: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         token = page_token(fetch(address))
-        with refuse_visits():
+        with refusing_visits():
             response = press(address, token=token)
         assert response.status_code == 503
         assert codes_in(response) == []

@@ -50,11 +50,6 @@ def logged() -> list[str]:
     return [entry.get_change_message() for entry in LogEntry.objects.order_by("pk")]
 
 
-@pytest.fixture
-def amina() -> Client:
-    return person(*SUPPORT)
-
-
 def test_the_form_offers_what_fits_and_the_customers_own_address_and_language(
     amina: Client,
 ) -> None:

@@ -40,15 +40,10 @@ from tests.stage import (
 from tests.wall import Wall
 
 pytest_plugins = ["tests.stage_fixtures"]
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quickly")]
 
 BALANCE = f"{PROVIDER}/v3/account/balance"
 MINUTE = 60
-
-
-@pytest.fixture(autouse=True)
-def quickly(set_conf: Callable[..., None]) -> None:
-    set_conf(POLL_INTERVAL=0.1)
 
 
 @pytest.fixture

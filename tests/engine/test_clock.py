@@ -42,6 +42,7 @@ from tests.stage import (
     prove_key,
     provider_state,
     record_order,
+    run_sweep,
     slots_in_use,
     statuses,
     wait_until,
@@ -305,8 +306,7 @@ class TestRealTime:
         order = record_order(**LINE)
         wall.step(-600)
         monkeypatch.setattr("giftcards.engine.clock._MACHINE", "after the reboot")
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
         order.refresh_from_db()
         assert order.status == "FULFILLED"
 
@@ -478,8 +478,7 @@ class TestSetBackUnnoticed:
     ) -> None:
         record_order(**LINE)
         wall.step(seconds)
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
         assert posts(simulator) == 1
 
     def test_a_change_is_announced_after_a_step_back_that_went_unnoticed(
@@ -488,8 +487,7 @@ class TestSetBackUnnoticed:
         make_order().move(Status.REJECTED, source=StatusChange.Source.STAFF)
         StatusChange.objects.update(announce_at=timezone.now() + timedelta(minutes=1))
         wall.step(seconds)
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
         assert not StatusChange.objects.filter(announced_at=None).exists()
 
     def test_requests_go_on_after_one_window_if_a_step_back_went_unnoticed(
@@ -596,8 +594,7 @@ class TestNoticing:
     ) -> None:
         buy_many(simulator, 1, type_id="SIM_NEVER")
         simulator.on_request = lambda _request: wall.step(HOUR)
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
         assert statuses() == ["HANDLING"]
         assert self.steps() == [pytest.approx(HOUR, abs=0.1)]
 

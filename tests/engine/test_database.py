@@ -25,12 +25,22 @@ from django.db import (
 from giftcards.engine.database import isolate_failures, surviving, tolerating, write_together
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import follow
-from giftcards.engine.sweep import Swept, sweep
 from giftcards.models import Order, ProviderState
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import make_order
-from tests.stage import ago, buy, buy_many, messages, posts, refill_budget, statuses, without_list
+from tests.stage import (
+    ago,
+    buy,
+    buy_many,
+    failing,
+    messages,
+    posts,
+    refill_budget,
+    run_sweep,
+    statuses,
+    without_list,
+)
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -68,11 +78,6 @@ def refusing(
         return execute(sql, params, *args)
 
     return wrapper
-
-
-def run_sweep() -> Swept:
-    with Gateway() as gateway:
-        return sweep(gateway)
 
 
 def status(pk: int = BROKEN) -> str:
@@ -267,15 +272,10 @@ class TestContained:
         shorten(database_pause=120)
         ProviderState.objects.current()
         order = make_order()
-
-        def refuse(execute: Any, sql: str, *args: Any) -> Any:
-            if sql.startswith("UPDATE"):
-                raise OperationalError("cannot execute UPDATE in a read-only transaction")
-            return execute(sql, *args)
-
+        error = OperationalError("cannot execute UPDATE in a read-only transaction")
         began = time.monotonic()
         with (
-            connection.execute_wrapper(refuse),
+            failing("UPDATE", error=error),
             pytest.raises(OperationalError),
             isolate_failures(order),
         ):

@@ -35,6 +35,7 @@ from tests.stage import (
     PROVIDER,
     ago,
     end_pause,
+    failing,
     messages,
     own_key,
     provider_state,
@@ -172,13 +173,9 @@ class TestRefusedKey:
     def test_the_refusal_of_a_key_counts_even_if_it_cannot_be_stored_at_first(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        def fail(execute: Any, sql: str, *arguments: Any) -> Any:
-            if sql.startswith("UPDATE") and "giftcards_apikey" in sql:
-                raise DatabaseError("no such column: refusal")
-            return execute(sql, *arguments)
-
+        error = DatabaseError("no such column: refusal")
         with Gateway() as gateway:
-            with connection.execute_wrapper(fail):
+            with failing("UPDATE", "giftcards_apikey", error=error):
                 with pytest.raises(DatabaseError):
                     gateway.record_outcome(AccessDenied("No."))
                 assert not gateway.is_open

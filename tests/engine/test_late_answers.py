@@ -35,13 +35,22 @@ from tests.builders import (
     make_order,
     problems,
 )
-from tests.stage import CODE, PROVIDER, ago, messages, settled_answer
+from tests.stage import (
+    CODE,
+    LIST,
+    PROVIDER,
+    ago,
+    list_page,
+    list_row,
+    messages,
+    run_sweep,
+    settled_answer,
+)
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 NOW = datetime.fromisoformat("2025-10-29T01:00:00+00:00")
-LIST = f"{PROVIDER}/v3/gift-cards/list"
 MORE = [
     Problem("contradicted", {"status": "FULFILLED", "delivered": 5, "ordered": 5}),
     Problem(
@@ -169,19 +178,6 @@ class TestDifferences:
         )
 
 
-def shown(order: Order, **changes: Any) -> dict[str, Any]:
-    """The row of an order in the list."""
-    assert order.sent_at is not None
-    row: dict[str, Any] = settled_answer(order)["data"]
-    about = {"product": order.product_id, "type": order.type_id, "time": order.sent_at.isoformat()}
-    return row | about | changes
-
-
-def listed(*rows: dict[str, Any]) -> dict[str, Any]:
-    pages = {"page": 1, "pageSize": 100, "totalPages": 1, "totalResults": len(rows)}
-    return {"success": True, "data": {"items": list(rows), "pagination": pages}}
-
-
 def follow_three() -> list[Order]:
     """Orders for which the list is worth reading."""
     return [make_order(Status.HANDLING, sent_at=ago(9), due_at=ago(1)) for _ in range(3)]
@@ -201,12 +197,11 @@ class TestInPassing:
         )
         open_orders = follow_three()
         gone = {"status": "REFUNDED", "cards": [], "fulfilled_quantity": 0, "fulfilled_amount": 0}
-        rows = [shown(order, **OPEN) for order in open_orders]
-        wire.get(LIST, json=listed(shown(done, **gone), *rows))
+        rows = [list_row(order, **OPEN) for order in open_orders]
+        wire.get(LIST, json=list_page(list_row(done, **gone), *rows))
         for _ in range(2):
             Order.objects.filter(settled_at=None).update(due_at=ago(1))
-            with Gateway() as gateway:
-                assert sweep(gateway).checked == 3
+            assert run_sweep().checked == 3
         assert [
             call for call in wire.calls if f"/{done.provider_order_id}" in call.request.url
         ] == []
@@ -224,9 +219,9 @@ class TestInPassing:
             known = {"fulfilled_amount": 980, "price_per_card": PRICE, "sent_at": ago(10)}
             done = [make_order(Status.FULFILLED, **known) for _ in range(settled)]
             told = {"price_per_card": 500} if is_changed else {}
-            rows = [shown(order, **told) for order in done]
-            rows += [shown(order, **OPEN) for order in follow_three()]
-            wire.replace("GET", LIST, json=listed(*rows))
+            rows = [list_row(order, **told) for order in done]
+            rows += [list_row(order, **OPEN) for order in follow_three()]
+            wire.replace("GET", LIST, json=list_page(*rows))
             for _ in range(2):
                 Order.objects.filter(settled_at=None).update(due_at=ago(1))
                 # At the second time, what is different is on record.
@@ -234,17 +229,16 @@ class TestInPassing:
                     sweep(gateway)
             return len(queries)
 
-        wire.get(LIST, json=listed())
+        wire.get(LIST, json=list_page())
         assert count(40) == count(1)
 
     def test_a_sweep_of_some_orders_leaves_other_settled_orders_alone(
         self, wire: responses.RequestsMock
     ) -> None:
         done = make_order(Status.FULFILLED, sent_at=ago(10), fulfilled_amount=980)
-        rows = [shown(order, **OPEN) for order in follow_three()]
-        wire.get(LIST, json=listed(shown(done, fulfilled_amount=1), *rows))
-        with Gateway() as gateway:
-            sweep(gateway, Order.objects.exclude(pk=done.pk))
+        rows = [list_row(order, **OPEN) for order in follow_three()]
+        wire.get(LIST, json=list_page(list_row(done, fulfilled_amount=1), *rows))
+        run_sweep(Order.objects.exclude(pk=done.pk))
         assert problems(done) == []
 
 
@@ -301,7 +295,7 @@ def test_poll_and_reconcile_compare_settled_orders(
     )
     url = f"{PROVIDER}/v3/gift-cards/check-order/{done.provider_order_id}"
     wire.get(url, json=settled_answer(done))
-    wire.get(LIST, json=listed(shown(done)))
+    wire.get(LIST, json=list_page(list_row(done)))
     out, _err, code = call("giftcards_reconcile")
     assert "1 settled order is different there and needs a look.\n  cart-1\n" in out
     assert code == 1

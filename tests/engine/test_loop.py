@@ -18,7 +18,6 @@ from giftcards.conf import conf
 from giftcards.engine import loop
 from giftcards.engine.budget import Shares
 from giftcards.engine.loop import follow
-from giftcards.engine.recording import record_answers
 from giftcards.engine.sweep import Swept, sweep
 from giftcards.engine.task_queue import LOOP_LEASE
 from giftcards.keys.keyring import generate_key
@@ -26,12 +25,13 @@ from giftcards.models import ApiKey, Lease, Order, ProviderState, RequestSlot
 from giftcards.signals import tick_began
 from giftcards.simulator import Request, Simulator
 from giftcards.statuses import Status
-from tests.builders import PARTIAL, claim, make_guide_order, make_order
+from tests.builders import PARTIAL, make_order, settle
 from tests.stage import (
     ago,
     buy_many,
     changes_lease,
     checks,
+    failing,
     hold_lease,
     in_threads,
     lease,
@@ -62,9 +62,7 @@ class TestStart:
 
     @pytest.fixture
     def order(self) -> Order:
-        order = make_guide_order(reference="web-1042")
-        record_answers([(claim(order)[0], PARTIAL)], now=timezone.now())
-        return order
+        return settle("web-1042", PARTIAL)
 
     @pytest.mark.usefixtures("order")
     def test_a_worker_with_the_right_encryption_key_logs_nothing(
@@ -103,23 +101,15 @@ class TestStart:
         shorten(database_pause=0)
         set_conf(ENCRYPTION_KEYS=[generate_key()])
 
-        def fail(execute: Any, sql: str, *args: Any) -> Any:
-            if "giftcards_card" in sql:
-                raise OperationalError
-            return execute(sql, *args)
-
-        with connection.execute_wrapper(fail):
+        with failing("", "giftcards_card"):
             follow(seconds=0)
         assert "This card cannot be opened" not in caplog.text
         follow(seconds=0)
         assert "This card cannot be opened" in caplog.text
 
 
+@pytest.mark.usefixtures("quickly")
 class TestLoop:
-    @pytest.fixture(autouse=True)
-    def quickly(self, set_conf: Callable[..., None]) -> None:
-        set_conf(POLL_INTERVAL=0.1)
-
     def test_the_loop_runs_until_all_orders_have_settled(self, simulator: Simulator) -> None:
         simulator.delay = (0.2, 0.5)
         for _order in range(3):
@@ -466,13 +456,8 @@ class TestLoop:
         self, simulator: Simulator
     ) -> None:
         make_order()
-
-        def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-            if "INSERT" in sql and "statuschange" in sql:
-                raise ZeroDivisionError
-            return execute(sql, params, many, context)
-
-        with connection.execute_wrapper(fail), pytest.raises(ZeroDivisionError):
+        trouble = failing("INSERT", "statuschange", error=ZeroDivisionError())
+        with trouble, pytest.raises(ZeroDivisionError):
             follow(seconds=20)
         assert lease(Lease.LOOP).until is None
 

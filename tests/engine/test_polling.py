@@ -29,16 +29,18 @@ from giftcards.simulator import Request, Simulator
 from giftcards.statuses import Status
 from tests.builders import make_order, problems
 from tests.stage import (
-    LINE,
-    PROVIDER,
+    LIST,
     ago,
     buy_many,
     check_url,
     checks,
+    list_page,
+    list_row,
     lists,
     prove_key,
     provider_state,
     refill_budget,
+    run_sweep,
     settled_answer,
     spend_budget,
     statuses,
@@ -47,13 +49,6 @@ from tests.stage import (
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
-
-LIST = f"{PROVIDER}/v3/gift-cards/list"
-
-
-def run_sweep(**options: Any) -> Swept:
-    with Gateway() as gateway:
-        return sweep(gateway, **options)
 
 
 def run_sweeps(count: int) -> None:
@@ -71,18 +66,6 @@ def take_questions() -> int:
     """Use up the checks that the budget has left; return their number."""
     with Gateway() as gateway:
         return sum(1 for _slot in iter(partial(gateway.begin, Purpose.CHECKING), None))
-
-
-def page(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    pagination = {"page": 1, "pageSize": 100, "totalPages": 1, "totalResults": len(rows)} | changes
-    return {"success": True, "data": {"items": list(rows), "pagination": pagination}}
-
-
-def row(order: Order, **changes: Any) -> dict[str, Any]:
-    shown: dict[str, Any] = settled_answer(order)["data"]
-    about = {"product": LINE["product_id"], "type": LINE["type_id"]}
-    created_at = order.sent_at or timezone.now()
-    return shown | about | {"time": created_at.isoformat()} | changes
 
 
 HANDLING = {
@@ -129,12 +112,12 @@ class TestList:
         self, told: dict[str, Any], wire: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(5)]
-        rows = list(map(row, orders))
+        rows = list(map(list_row, orders))
         total = {"totalResults": 5} | told
         # The size that was asked for is ignored.
         for number, shown in enumerate([rows[:2], rows[2:4], rows[4:], []], 1):
             query = matchers.query_param_matcher({"page": number}, strict_match=False)
-            wire.get(LIST, json=page(*shown, **total), match=[query])
+            wire.get(LIST, json=list_page(*shown, **total), match=[query])
         # For one order a page saves nothing.
         wire.get(check_url(orders[4]), json=settled_answer(orders[4]))
         assert run_sweep() == Swept(checked=5, settled=5)
@@ -193,7 +176,7 @@ class TestPages:
             read.append(number)
             shown = self.rows[20 * number - 20 : 20 * number]
             total = {"totalPages": -(-len(self.rows) // 20), "totalResults": len(self.rows)}
-            body = page(*shown, page=number, **total)
+            body = list_page(*shown, page=number, **total)
             return 200, {}, json.dumps(body)
 
         wire.add_callback(responses.GET, LIST, callback=show)
@@ -203,7 +186,7 @@ class TestPages:
         for number in range(count):
             sent_at = ago(5 + number / 100)
             order = make_order(Status.HANDLING, sent_at=sent_at, identified_at=ago(1))
-            self.rows.append(row(order, **HANDLING))
+            self.rows.append(list_row(order, **HANDLING))
 
     def spend(self, *, but: int = 0) -> None:
         """The budget has what the list has of its own, and so many further pages.
@@ -247,7 +230,7 @@ class TestPages:
         oldest = Order.objects.earliest("sent_at")
         Order.objects.filter(pk=oldest.pk).update(accepted_at=ago(100), checked_at=ago(10))
         # Of others, so that there is a second page.
-        self.rows += [row(oldest, _id=f"other-{number}") for number in range(9)]
+        self.rows += [list_row(oldest, _id=f"other-{number}") for number in range(9)]
         wire.get(check_url(oldest), json=settled_answer(oldest))
         assert run_sweep() == Swept(checked=18, settled=1)
         assert read == [1]
@@ -365,7 +348,7 @@ class TestLateOrders:
         made = {"accepted_at": ago(400_000), "sent_at": ago(200_000)}
         old = [make_order(Status.DELAYED, **made) for _ in range(3)]
         fresh = [make_order(Status.HANDLING, sent_at=ago(5)) for _ in range(3)]
-        of = {1: page(*map(row, fresh)), 2: page(*map(row, old))}
+        of = {1: list_page(*map(list_row, fresh)), 2: list_page(*map(list_row, old))}
         for number, (start, end) in enumerate([(65, -55), (200_060, 199_940)], 1):
             spans = {"from": start, "to": end}
             wire.get(LIST, json=of[number], match=[near(spans)])
@@ -484,7 +467,7 @@ class TestRepetition:
         ProviderState.objects.update(list_usable_at=None)
         orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
         wire.get(LIST, body=requests.ConnectionError("stale"))
-        wire.get(LIST, json=page(*map(row, orders)))
+        wire.get(LIST, json=list_page(*map(list_row, orders)))
         assert run_sweep() == Swept(checked=4, settled=4)
         assert (len(wire.calls), provider_state().list_usable_at) == (2, None)
 
@@ -605,7 +588,7 @@ def test_the_list_is_read_for_a_longer_time_if_the_providers_clock_is_off(
     orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _ in range(3)]
     for shown, skew in (([], 60), (orders, 600)):
         spans = {"from": 5 + skew, "to": 5 - skew}
-        wire.get(LIST, json=page(*map(row, shown)), match=[near(spans)])
+        wire.get(LIST, json=list_page(*map(list_row, shown)), match=[near(spans)])
     assert run_sweep() == Swept(checked=3, settled=3)
     assert ProviderState.objects.get().list_usable_at is None
 
@@ -660,7 +643,7 @@ class TestListThatIsNoHelp:
         self, wire: responses.RequestsMock
     ) -> None:
         orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(6)]
-        wire.get(LIST, json=page(*[row(order) for order in orders[:2]]))
+        wire.get(LIST, json=list_page(*[list_row(order) for order in orders[:2]]))
         for order in orders[2:]:
             wire.get(check_url(order), json=settled_answer(order))
         assert run_sweep() == Swept(checked=6, settled=6)
@@ -672,7 +655,7 @@ class TestListThatIsNoHelp:
         """New ones may only be late; with older ones it is no use for a while."""
         times = {"sent_at": ago(age), "accepted_at": ago(age), "checked_at": ago(1)}
         orders = [make_order(Status.HANDLING, **times) for _order in range(4)]
-        wire.get(LIST, json=page())
+        wire.get(LIST, json=list_page())
         for order in orders:
             wire.get(check_url(order), json=settled_answer(order))
         began = timezone.now()
@@ -689,7 +672,7 @@ class TestListThatIsNoHelp:
             make_order(Status.HANDLING, sent_at=ago(age), accepted_at=ago(age))
             for age in (70, 90, 80, 30, 30, 30)
         ]
-        wire.get(LIST, json=page(*[row(order, **HANDLING) for order in orders]))
+        wire.get(LIST, json=list_page(*[list_row(order, **HANDLING) for order in orders]))
         for order in orders[:3]:
             wire.get(check_url(order), json=settled_answer(order))
         for settled in range(1, 4):
@@ -734,8 +717,8 @@ class TestListThatIsNoHelp:
     ) -> None:
         """It is not believed: the order is asked about itself, in the same sweep."""
         orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
-        rows = [row(orders[0], **torn), *[row(order) for order in orders[1:]]]
-        wire.get(LIST, json=page(*rows))
+        rows = [list_row(orders[0], **torn), *[list_row(order) for order in orders[1:]]]
+        wire.get(LIST, json=list_page(*rows))
         asked = wire.get(check_url(orders[0]), json=settled_answer(orders[0]))
         assert run_sweep() == Swept(checked=4, settled=4)
         assert asked.call_count == 1

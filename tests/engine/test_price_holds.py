@@ -26,7 +26,7 @@ from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import is_work_left
 from giftcards.engine.prices import approve_price, reject_held, release_fallen
 from giftcards.engine.sending import send
-from giftcards.engine.sweep import check_now, sweep
+from giftcards.engine.sweep import check_now
 from giftcards.fulfilment import place_order
 from giftcards.models import Lease, Order, ProductPrices, ProviderState, StatusChange
 from giftcards.problems import Problem
@@ -48,6 +48,7 @@ from tests.stage import (
     messages,
     posts,
     refill_budget,
+    run_sweep,
     spend_budget,
     statuses,
 )
@@ -58,11 +59,6 @@ pytestmark = pytest.mark.django_db
 URL = f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}"
 ACCEPTED = {"success": True, "data": {"orderId": "A1"}}
 ABOVE = Problem("price_above", {"price": "49000.00", "ceiling": "550.00"})
-
-
-def run_sweep() -> None:
-    with Gateway() as gateway:
-        sweep(gateway)
 
 
 def held(simulator: Simulator, **values: Any) -> Order:

@@ -44,10 +44,13 @@ from tests.builders import (
     details,
     ended,
     make_guide_order,
+    not_whole,
     problems,
     settled,
+    surplus,
 )
 from tests.laws import examples
+from tests.stage import failing
 
 pytestmark = pytest.mark.django_db
 
@@ -79,15 +82,6 @@ def cards_of(order: Order) -> list[CardSecret]:
 def troubles(caplog: pytest.LogCaptureFixture) -> list[str]:
     """The log's messages without those at the level INFO."""
     return [entry.getMessage() for entry in caplog.records if entry.levelname != "INFO"]
-
-
-def surplus(received: int, announced: int) -> Problem:
-    return Problem("surplus_cards", {"received": received, "announced": announced})
-
-
-def not_whole(status: str, delivered: int, cards: int) -> Problem:
-    counts = {"delivered": delivered, "ordered": 5, "cards": cards}
-    return Problem("not_whole", {"status": status, **counts})
 
 
 def contradicted(status: str, delivered: int) -> Problem:
@@ -1008,13 +1002,7 @@ class TestFailingAlone:
 
     def test_status_cards_and_history_are_stored_together_or_not_at_all(self) -> None:
         [held] = claim(make_guide_order())
-
-        def no_history(execute: Any, sql: str, *args: Any) -> Any:
-            if sql.startswith("INSERT") and "giftcards_statuschange" in sql:
-                raise DatabaseError("disk full")
-            return execute(sql, *args)
-
-        with connection.execute_wrapper(no_history):
+        with failing("INSERT", "giftcards_statuschange", error=DatabaseError("disk full")):
             assert record_answers([(held, PARTIAL)], now=NOW) == 0
         order = Order.objects.get(pk=held.pk)
         assert (order.status, order.settled_at, order.fulfilled_quantity) == ("HANDLING", None, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,7 +18,6 @@ from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.polling import Pulse
 from giftcards.engine.recovery import adopt, declare_absent, find_orphans, read_listing, recover
-from giftcards.engine.sweep import sweep
 from giftcards.exceptions import OutcomeUnknown
 from giftcards.models import Card, Order, ProviderState, StatusChange
 from giftcards.problems import Problem
@@ -25,12 +25,26 @@ from giftcards.provider.client import Client
 from giftcards.simulator import SPECIAL_TYPES, Simulator, Special
 from giftcards.statuses import Status
 from tests.builders import details, make_order, problems
-from tests.stage import PLACE, PROVIDER, PSN, ago, buy, claim_to_send, history, in_threads, posts
+from tests.stage import (
+    LIST,
+    PLACE,
+    PROVIDER,
+    PSN,
+    ago,
+    buy,
+    claim_to_send,
+    failing,
+    history,
+    in_threads,
+    list_page,
+    posts,
+    run_sweep,
+    statuses,
+)
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_settings")]
 
-LIST = f"{PROVIDER}/v3/gift-cards/list"
 ADOPTED = ["PLACING", "UNCONFIRMED", "HANDLING", "FULFILLED"]
 SOURCE = StatusChange.Source.RECOVERY
 
@@ -44,8 +58,7 @@ def look(times: int = 1) -> None:
     """Sweep, with everything due."""
     for _ in range(times):
         Order.objects.filter(due_at__isnull=False).update(due_at=timezone.now())
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
 
 
 def pass_time(seconds: float) -> None:
@@ -68,10 +81,6 @@ def behave(monkeypatch: pytest.MonkeyPatch, *type_ids: str) -> None:
         monkeypatch.setitem(SPECIAL_TYPES, type_id, Special(summary=""))
 
 
-def statuses() -> list[str]:
-    return list(Order.objects.order_by("pk").values_list("status", flat=True))
-
-
 def codes(order: Order) -> list[str]:
     return sorted(card.value for card in order.cards.all())
 
@@ -83,11 +92,6 @@ def row(order: Order | None = None, **changes: Any) -> dict[str, Any]:
     return made | {"time": at.isoformat()} | changes
 
 
-def listed(*rows: Any, **pagination: Any) -> dict[str, Any]:
-    pages = {"page": 1, "pageSize": 100, "totalPages": 1, "totalResults": len(rows)} | pagination
-    return {"success": True, "data": {"items": list(rows), "pagination": pages}}
-
-
 BY_HAND = Problem("staff_rejected", {"by": "amina"})
 
 
@@ -96,11 +100,9 @@ def lose(**values: Any) -> Order:
     return make_order(Status.UNCONFIRMED, **values)
 
 
-def refuse_adoption(execute: Any, sql: str, *arguments: Any) -> Any:
-    """Another order has taken the row: for ``connection.execute_wrapper``."""
-    if sql.startswith("UPDATE") and "provider_alias" in sql:
-        raise IntegrityError("taken")
-    return execute(sql, *arguments)
+def refusing_adoption() -> AbstractContextManager[None]:
+    """Another order has taken the row."""
+    return failing("UPDATE", "provider_alias", error=IntegrityError("taken"))
 
 
 class TestFound:
@@ -188,7 +190,7 @@ class TestFound:
         self, wire: responses.RequestsMock
     ) -> None:
         old, new = lose(sent_at=ago(86_400 * 20), due_at=ago(1)), lose()
-        wire.get(LIST, json=listed(row(new)))
+        wire.get(LIST, json=list_page(row(new)))
         with Gateway() as gateway:
             assert recover(Order.objects.filter(pk=new.pk), gateway, Pulse()) == 1
         assert len([call for call in wire.calls if "/list" in call.request.url]) == 1
@@ -219,7 +221,7 @@ class TestOnlyListed:
         lost = lose()
         unknown = {"success": False, "error": {"code": "NOT_FOUND"}}
         asked = wire.get(self.CHECK, json=unknown, status=404)
-        shown = wire.get(LIST, json=listed(row(lost)))
+        shown = wire.get(LIST, json=list_page(row(lost)))
         look(3)
         if is_late:
             Order.objects.update(status=Status.DELAYED, accepted_at=ago(400))
@@ -232,7 +234,7 @@ class TestOnlyListed:
         assert shown.call_count >= 2
         cards = [{"value": f"CANARY-{number}"} for number in range(2)]
         done = {"status": "FULFILLED", "fulfilled_quantity": 2, "cards": cards}
-        wire.replace("GET", LIST, json=listed(row(lost, **done)))
+        wire.replace("GET", LIST, json=list_page(row(lost, **done)))
         look()
         lost.refresh_from_db()
         assert (lost.status, lost.cards.count()) == ("FULFILLED", 2)
@@ -242,9 +244,9 @@ class TestOnlyListed:
     ) -> None:
         lost = lose()
         wire.get(self.CHECK, json={"success": False, "error": {"code": "NOT_FOUND"}}, status=404)
-        wire.get(LIST, json=listed(row(lost)))
+        wire.get(LIST, json=list_page(row(lost)))
         look(2)
-        wire.replace("GET", LIST, json=listed())
+        wire.replace("GET", LIST, json=list_page())
         look()
         lost.refresh_from_db()
         assert problems(lost) == [Problem("not_known")]
@@ -268,7 +270,7 @@ class TestMisnamed:
     ) -> None:
         order = self.accept("S1")
         stranger = row(order, _id="S1", type="type_009", quantity=7)
-        wire.get(LIST, json=listed(stranger, row(order, _id="B1")))
+        wire.get(LIST, json=list_page(stranger, row(order, _id="B1")))
         first_answer_is_about(wire, "S1", type="type_009", quantity=7)
         look()
         order.refresh_from_db()
@@ -286,7 +288,7 @@ class TestMisnamed:
         wire.get(f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}", status=404)
         wire.post(PLACE, json={"success": True, "data": {"orderId": "B2"}})
         rows = [row(first, _id="B1"), row(_id="B2", type="type_002")]
-        wire.get(LIST, json=listed(*rows))
+        wire.get(LIST, json=list_page(*rows))
         first_answer_is_about(wire, "B1")
         first_answer_is_about(wire, "B2", type="type_002")
         look(4)
@@ -305,7 +307,7 @@ class TestMisnamed:
         """The provider said that it had placed it; so the list lacks a row."""
         lose(sent_at=ago(301), **values)
         near, far = lose(type_id="type_002"), lose(type_id="type_002", sent_at=ago(300 + 700))
-        wire.get(LIST, json=listed())
+        wire.get(LIST, json=list_page())
         look(3)
         assert statuses()[:2] == ["UNCONFIRMED", "UNCONFIRMED"]
         near.refresh_from_db()
@@ -330,7 +332,7 @@ class TestMisnamed:
         lost = lose()
         about = {"_id": "B1", "type": "type_002", "quantity": 2}
         rows = [] if shown is None else [row(other, **about | shown)]
-        wire.get(LIST, json=listed(*rows))
+        wire.get(LIST, json=list_page(*rows))
         wire.post(PLACE, status=502)
         look()
         assert ("PENDING" in history(lost)) is is_sent_again
@@ -338,7 +340,7 @@ class TestMisnamed:
         if not is_sent_again:
             Order.objects.filter(pk=other.pk).update(identified_at=ago(1))
             Order.objects.filter(pk=lost.pk).update(absent_since=ago(100))
-            wire.replace("GET", LIST, json=listed(row(other, **about)))
+            wire.replace("GET", LIST, json=list_page(row(other, **about)))
             look(2)
             assert "PENDING" in history(lost)
 
@@ -348,7 +350,7 @@ class TestMisnamed:
         """In a busy shop there is one at any time."""
         self.accept("B1", type_id="type_002", sent_at=ago(3), accepted_at=ago(2), due_at=None)
         lost = lose()
-        wire.get(LIST, json=listed())
+        wire.get(LIST, json=list_page())
         wire.post(PLACE, status=502)
         look()
         assert "PENDING" in history(lost)
@@ -359,7 +361,7 @@ class TestMisnamed:
         """It stays with the order that has its id until a person has looked, and is not lost."""
         self.accept("B1", type_id="type_002", due_at=None)
         lost = lose()
-        wire.get(LIST, json=listed(row(lost, _id="B1")))
+        wire.get(LIST, json=list_page(row(lost, _id="B1")))
         look()
         lost.refresh_from_db()
         assert lost.status == "UNCONFIRMED"
@@ -372,7 +374,7 @@ class TestMisnamed:
         self.accept("S1", due_at=None)
         lost = lose()
         rows = [row(lost, _id="S1", type="type_009", quantity=7), row(lost, _id="B1")]
-        wire.get(LIST, json=listed(*rows))
+        wire.get(LIST, json=list_page(*rows))
         look()
         lost.refresh_from_db()
         assert lost.status == "UNCONFIRMED"
@@ -382,7 +384,7 @@ class TestMisnamed:
     ) -> None:
         order = lose()
         assert adopt(order, "S1", source=StatusChange.Source.STAFF)
-        wire.get(LIST, json=listed())
+        wire.get(LIST, json=list_page())
         first_answer_is_about(wire, "S1", type="type_009")
         look()
         order.refresh_from_db()
@@ -394,7 +396,7 @@ class TestMisnamed:
     ) -> None:
         order = lose()
         assert adopt(order, "S1", source=StatusChange.Source.STAFF, is_insisted=True)
-        wire.get(LIST, json=listed())
+        wire.get(LIST, json=list_page())
         first_answer_is_about(wire, "S1", type="type_009", product="another")
         look()
         order.refresh_from_db()
@@ -405,7 +407,7 @@ class TestMisnamed:
     ) -> None:
         order = lose()
         assert adopt(order, "S1", source=StatusChange.Source.STAFF, is_insisted=True)
-        wire.get(LIST, json=listed())
+        wire.get(LIST, json=list_page())
         first_answer_is_about(wire, "S1", quantity=7)
         look()
         assert problems(order) == [
@@ -421,7 +423,7 @@ class TestRivals:
     ) -> None:
         lost = lose()
         other = make_order(Status.HANDLING, sent_at=ago(400), accepted_at=ago(399), due_at=None)
-        wire.get(LIST, json=listed(row(lost, _id="R1")))
+        wire.get(LIST, json=list_page(row(lost, _id="R1")))
         look()
         lost.refresh_from_db()
         assert lost.status == "UNCONFIRMED"
@@ -440,7 +442,7 @@ class TestRivals:
         lost, other = lose(), lose()
         assert adopt(other, "A7", source=StatusChange.Source.STAFF)
         Order.objects.filter(pk=other.pk).update(due_at=None)
-        wire.get(LIST, json=listed(row(lost, _id="R1")))
+        wire.get(LIST, json=list_page(row(lost, _id="R1")))
         look()
         lost.refresh_from_db()
         assert (lost.status, len(lost.candidates)) == ("UNCONFIRMED", 1)
@@ -450,8 +452,7 @@ class TestRivals:
     ) -> None:
         lost, other = lose(), lose(due_at=ago(-500), failures=3)
         wire.get(LIST, status=502)
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
         lost.refresh_from_db()
         assert lost.failures == 1
         due_at = other.due_at
@@ -476,7 +477,7 @@ class TestRivals:
         make_order(Status.FULFILLED, **values)
         # A row that is the other order's names the line of that order.
         shown = row(_id="R3", type="type_001" if "provider_order_id" in known else "type_003")
-        wire.get(LIST, json=listed(row(lost, _id="R1"), shown))
+        wire.get(LIST, json=list_page(row(lost, _id="R1"), shown))
         look()
         lost.refresh_from_db()
         assert (lost.status, lost.provider_order_id) == ("HANDLING", "R1")
@@ -493,7 +494,7 @@ class TestRivals:
     ) -> None:
         lost = lose()
         other = make_order(Status.PLACING, claimed_until=ago(-60))
-        wire.get(LIST, json=listed(row(lost, _id="R1")))
+        wire.get(LIST, json=list_page(row(lost, _id="R1")))
 
         def move(execute: Any, sql: str, *arguments: Any) -> Any:
             """The list has been read: whose are its rows?"""
@@ -513,7 +514,7 @@ class TestRivals:
         """A line that is sold all the time always has an order that is being sent."""
         lost = lose(sent_at=ago(700))
         make_order(Status.PLACING, claimed_until=ago(-60))
-        wire.get(LIST, json=listed(row(lost, _id="R1")))
+        wire.get(LIST, json=list_page(row(lost, _id="R1")))
         look()
         lost.refresh_from_db()
         assert (lost.status, lost.provider_order_id) == ("HANDLING", "R1")
@@ -523,7 +524,7 @@ class TestRivals:
     ) -> None:
         lost = lose()
         make_order(Status.HANDLING, sent_at=ago(400), accepted_at=ago(399), due_at=None)
-        wire.get(LIST, json=listed(row(lost, _id="R1"), row(_id=None)))
+        wire.get(LIST, json=list_page(row(lost, _id="R1"), row(_id=None)))
         look()
         lost.refresh_from_db()
         assert lost.status == "UNCONFIRMED"
@@ -561,7 +562,7 @@ class TestAbsent:
     ) -> None:
         first_look = since_first_look and ago(since_first_look)
         lose(sent_at=ago(since_sending), absent_since=first_look)
-        wire.get(LIST, json=listed())
+        wire.get(LIST, json=list_page())
         look()
         assert statuses() == ["UNCONFIRMED"]
 
@@ -590,7 +591,7 @@ class TestAbsent:
         self, answer: dict[str, Any], expected: list[int], wire: responses.RequestsMock
     ) -> None:
         order = lose(sent_at=ago(1), absent_since=None)
-        wire.get(LIST, **(answer if "status" in answer else {"json": listed()}))
+        wire.get(LIST, **(answer if "status" in answer else {"json": list_page()}))
         waits = []
         for _ in range(5):
             look()
@@ -611,17 +612,17 @@ class TestAbsent:
             {"json": {"success": True, "data": []}},
             {"json": {"success": True, "data": {"items": None}}},
             {"json": {"success": True, "data": {"items": []}}},
-            {"json": listed(totalPages=None, totalResults=None)},
-            {"json": listed(row(quantity=7), totalPages=None, totalResults=2)},
-            {"json": listed(totalPages="many")},
-            {"json": listed(totalPages=60)},
-            {"json": listed(totalResults=1)},
-            {"json": listed(None)},
-            {"json": listed("row")},
-            {"json": listed(row(_id=None, quantity=7))},
-            {"json": listed(row(_id=7, quantity=7))},
-            {"json": listed(row(time="yesterday", quantity=7))},
-            {"json": listed(row(quantity=7, time=None))},
+            {"json": list_page(totalPages=None, totalResults=None)},
+            {"json": list_page(row(quantity=7), totalPages=None, totalResults=2)},
+            {"json": list_page(totalPages="many")},
+            {"json": list_page(totalPages=60)},
+            {"json": list_page(totalResults=1)},
+            {"json": list_page(None)},
+            {"json": list_page("row")},
+            {"json": list_page(row(_id=None, quantity=7))},
+            {"json": list_page(row(_id=7, quantity=7))},
+            {"json": list_page(row(time="yesterday", quantity=7))},
+            {"json": list_page(row(quantity=7, time=None))},
             {"body": ConnectionResetError()},
         ],
     )
@@ -638,7 +639,7 @@ class TestAbsent:
         self, wire: responses.RequestsMock
     ) -> None:
         lose()
-        wire.get(LIST, json=listed(row(quantity=7), totalPages=2, totalResults=2))
+        wire.get(LIST, json=list_page(row(quantity=7), totalPages=2, totalResults=2))
         wire.get(LIST, status=500)
         look()
         assert statuses() == ["UNCONFIRMED"]
@@ -647,7 +648,7 @@ class TestAbsent:
         self, wire: responses.RequestsMock
     ) -> None:
         lose()
-        wire.get(LIST, json=listed(row(quantity=7), totalPages=2, totalResults=2))
+        wire.get(LIST, json=list_page(row(quantity=7), totalPages=2, totalResults=2))
         look()
         assert statuses() == ["UNCONFIRMED"]
 
@@ -657,7 +658,7 @@ class TestAbsent:
         """An order that was accepted at about the same time is not shown either."""
         lose()
         make_order(Status.FULFILLED, sent_at=ago(299), accepted_at=ago(298))
-        wire.get(LIST, json=listed())
+        wire.get(LIST, json=list_page())
         look()
         assert statuses() == ["UNCONFIRMED", "FULFILLED"]
 
@@ -668,7 +669,7 @@ class TestAbsent:
         lose()
         values = {"provider_order_id": "A1", "provider_alias": "", name: "B1"}
         make_order(Status.FULFILLED, sent_at=ago(299), accepted_at=ago(298), **values)
-        wire.get(LIST, json=listed(row(status="FULFILLED")))
+        wire.get(LIST, json=list_page(row(status="FULFILLED")))
         look()
         assert statuses() == ["PENDING", "FULFILLED"]
 
@@ -678,7 +679,7 @@ class TestAbsent:
     ) -> None:
         lost = lose()
         make_order(Status.FULFILLED, sent_at=ago(299), accepted_at=ago(298), provider_order_id="B1")
-        wire.get(LIST, json=listed(*[row()] * is_shown))
+        wire.get(LIST, json=list_page(*[row()] * is_shown))
         look()
         read = [call.request.params["from"] for call in wire.calls]  # type: ignore[union-attr]
         assert lost.sent_at is not None
@@ -690,8 +691,8 @@ class TestAbsent:
     ) -> None:
         """It is there, so the order is not sent again, whatever the reason."""
         lost = lose()
-        wire.get(LIST, json=listed(row(lost)))
-        with connection.execute_wrapper(refuse_adoption):
+        wire.get(LIST, json=list_page(row(lost)))
+        with refusing_adoption():
             look()
         lost.refresh_from_db()
         assert lost.status == "UNCONFIRMED"
@@ -701,8 +702,8 @@ class TestAbsent:
         self, wire: responses.RequestsMock
     ) -> None:
         lost, other, _unlike = lose(), lose(), lose(type_id="type_003")
-        wire.get(LIST, json=listed(row(lost)))
-        with connection.execute_wrapper(refuse_adoption), Gateway() as gateway:
+        wire.get(LIST, json=list_page(row(lost)))
+        with refusing_adoption(), Gateway() as gateway:
             assert recover(Order.objects.all(), gateway, Pulse()) == 1
         assert statuses() == ["UNCONFIRMED", "UNCONFIRMED", "PENDING"]
         for order in (lost, other):
@@ -715,7 +716,7 @@ class TestAbsent:
         found, near, far = (lose(type_id=f"type_00{number}") for number in (2, 3, 4))
         Order.objects.filter(pk=far.pk).update(sent_at=ago(400))
         make_order(Status.FULFILLED, sent_at=ago(299), accepted_at=ago(298), type_id="type_009")
-        wire.get(LIST, json=listed(row(found, type="type_002")))
+        wire.get(LIST, json=list_page(row(found, type="type_002")))
         look()
         status = dict(Order.objects.values_list("pk", "status"))
         assert [status[order.pk] for order in (found, near, far)] == [
@@ -800,7 +801,7 @@ class TestAmbiguous:
         self, changes: dict[str, Any], wire: responses.RequestsMock
     ) -> None:
         order = lose()
-        wire.get(LIST, json=listed(row(order, **changes)))
+        wire.get(LIST, json=list_page(row(order, **changes)))
         look()
         order.refresh_from_db()
         assert order.status == "UNCONFIRMED"
@@ -810,7 +811,7 @@ class TestAmbiguous:
         self, wire: responses.RequestsMock
     ) -> None:
         order, other = lose(), lose()
-        wire.get(LIST, json=listed(row(order), row(order, _id="B2", product=None)))
+        wire.get(LIST, json=list_page(row(order), row(order, _id="B2", product=None)))
         with Gateway() as gateway:
             recover(Order.objects.all(), gateway, Pulse())
         other.refresh_from_db()
@@ -833,7 +834,7 @@ class TestAmbiguous:
         order = lose()
         assert order.sent_at is not None
         at = order.sent_at + timedelta(seconds=seconds)
-        wire.get(LIST, json=listed(row(time=at.isoformat())))
+        wire.get(LIST, json=list_page(row(time=at.isoformat())))
         look()
         assert statuses() == [status]
         order.refresh_from_db()
@@ -841,7 +842,7 @@ class TestAmbiguous:
 
     def test_a_row_of_another_quantity_is_ignored(self, wire: responses.RequestsMock) -> None:
         order = lose()
-        wire.get(LIST, json=listed(row(order, quantity=3)))
+        wire.get(LIST, json=list_page(row(order, quantity=3)))
         look()
         assert statuses() == ["PENDING"]
 
@@ -849,7 +850,7 @@ class TestAmbiguous:
         self, wire: responses.RequestsMock
     ) -> None:
         first, other = lose(), lose(type_id="type_003")
-        wire.get(LIST, json=listed(row(other, type="type_003")))
+        wire.get(LIST, json=list_page(row(other, type="type_003")))
         with Gateway() as gateway:
             recover(Order.objects.all(), gateway, Pulse())
         first.refresh_from_db()
@@ -865,7 +866,7 @@ class TestOrphans:
         far = {"sent_at": ago(3600), "accepted_at": ago(3600)}
         make_order(Status.FULFILLED, provider_order_id="B1", **far)
         make_order(Status.FULFILLED, provider_order_id="A9", provider_alias="B2", **far)
-        wire.get(LIST, json=listed(row(order), row(order, _id="B2")))
+        wire.get(LIST, json=list_page(row(order), row(order, _id="B2")))
         look()
         order.refresh_from_db()
         assert (order.status, order.provider_order_id) == ("PENDING", None)

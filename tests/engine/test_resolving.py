@@ -10,7 +10,6 @@ import pytest
 import responses
 from django.utils import timezone
 
-from giftcards.engine.gateway import Gateway
 from giftcards.engine.recording import record_answers
 from giftcards.engine.recovery import adopt, declare_absent
 from giftcards.engine.resolving import (
@@ -22,7 +21,6 @@ from giftcards.engine.resolving import (
     overall,
     release,
 )
-from giftcards.engine.sweep import sweep
 from giftcards.models import Order, StatusChange
 from giftcards.problems import Problem
 from giftcards.simulator import Simulator
@@ -35,6 +33,7 @@ from tests.stage import (
     in_threads,
     provider_state,
     refuse_key,
+    run_sweep,
     slots_in_use,
     spend_budget,
 )
@@ -290,8 +289,7 @@ class TestReleasing:
         assert adopt(order, bought, source=STAFF)
         assert release(order, by="amina")
         Order.objects.update(due_at=ago(1))
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
         order.refresh_from_db()
         assert order.status == Status.UNCONFIRMED
         assert [row["id"] for row in order.candidates] == [bought]

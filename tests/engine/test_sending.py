@@ -40,6 +40,7 @@ from tests.stage import (
     ago,
     buy,
     claim_to_send,
+    failing,
     history,
     hold_lease,
     in_threads,
@@ -50,6 +51,7 @@ from tests.stage import (
     prove_key,
     provider_state,
     record_order,
+    run_sweep,
     spend_budget,
     statuses,
 )
@@ -117,13 +119,8 @@ class TestRecording:
         assert Order.objects.count() == 2
 
     def test_another_integrity_error_is_not_taken_for_a_known_reference(self) -> None:
-        def fail(execute: Any, sql: str, *args: Any) -> Any:
-            if sql.startswith("INSERT"):
-                raise IntegrityError("another constraint")
-            return execute(sql, *args)
-
-        expected = pytest.raises(IntegrityError, match="another constraint")
-        with connection.execute_wrapper(fail), expected:
+        error = IntegrityError("another constraint")
+        with failing("INSERT", error=error), pytest.raises(IntegrityError, match=str(error)):
             place_order(**LINE)
 
     def test_references_and_ids_that_differ_in_letter_case_are_different(self) -> None:
@@ -234,8 +231,7 @@ class TestWaking:
             transaction.set_rollback(True)
         assert not Order.objects.exists()
         assert not OrmQ.objects.exists()
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
         assert simulator.requests == []
 
     def test_many_placed_orders_queue_one_sweep(self) -> None:
@@ -969,8 +965,7 @@ class TestSendDue:
     def test_orders_that_are_due_are_sent_oldest_first(self, simulator: Simulator) -> None:
         late, later = make_order(due_at=ago(5)), make_order(due_at=ago(9))
         unripe = make_order(due_at=ago(-60))
-        with Gateway() as gateway:
-            assert sweep(gateway).sent == 2
+        assert run_sweep().sent == 2
         late.refresh_from_db()
         later.refresh_from_db()
         assert list(simulator.orders) == [later.provider_order_id, late.provider_order_id]
@@ -1038,8 +1033,7 @@ class TestGivingUp:
         self, simulator: Simulator, caplog: pytest.LogCaptureFixture
     ) -> None:
         order = make_order(Status.PLACING, claim="x", claimed_until=ago(0.1))
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
         order.refresh_from_db()
         assert (order.status, problems(order)) == ("UNCONFIRMED", [DIED])
         # It was looked for at once, and is never sent by itself.
@@ -1047,16 +1041,14 @@ class TestGivingUp:
         change = order.changes.get()
         assert (change.source, details(change)) == ("recovery", [DIED])
         assert messages(caplog) == [f"Order {order.reference} is UNCONFIRMED. {DIED}"]
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
         assert [request.path for request in simulator.requests] == ["/v3/gift-cards/list"]
 
     def test_an_order_that_a_living_process_is_sending_is_left_alone(
         self, simulator: Simulator
     ) -> None:
         order = make_order(Status.PLACING, claim="x", claimed_until=ago(-5))
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
         order.refresh_from_db()
         assert order.status == "PLACING"
 
@@ -1096,8 +1088,7 @@ class TestSendTimeout:
         unsent = Problem("not_sent", {"reason": "not_started"})
         late = make_order(queued_at=ago(3601), problems=[unsent])
         intime = make_order(queued_at=ago(3590), due_at=ago(-60))
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
         for order in (late, intime):
             order.refresh_from_db()
         assert [late.status, intime.status] == ["REJECTED", "PENDING"]
@@ -1112,16 +1103,14 @@ class TestSendTimeout:
     ) -> None:
         set_conf(SEND_TIMEOUT=5)
         order = make_order(queued_at=ago(6))
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
         assert history(order) == ["REJECTED"]
         assert posts(simulator) == 0
 
     def test_an_order_is_given_up_though_calls_are_paused(self, simulator: Simulator) -> None:
         order = make_order(queued_at=ago(3601))
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-60))
-        with Gateway() as gateway:
-            assert sweep(gateway).is_paused
+        assert run_sweep().is_paused
         assert history(order) == ["REJECTED"]
 
     def test_an_order_that_was_claimed_meanwhile_is_not_given_up(self) -> None:

@@ -24,7 +24,7 @@ from giftcards.engine.loop import is_work_left
 from giftcards.engine.polling import BATCH, MAX_IN_FLIGHT
 from giftcards.engine.sweep import Swept, check_now, sweep, time_to_check, watch
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited
-from giftcards.models import ApiKey, Order, OrderQuerySet, ProviderState, RequestSlot
+from giftcards.models import ApiKey, Order, ProviderState, RequestSlot
 from giftcards.problems import Problem
 from giftcards.refunds import refund_breakdown
 from giftcards.signals import order_settled
@@ -51,6 +51,7 @@ from tests.stage import (
     posts,
     record_order,
     refill_budget,
+    run_sweep,
     settled_answer,
     spend_budget,
     statuses,
@@ -60,11 +61,6 @@ from tests.stage import (
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
-
-
-def run_sweep(orders: OrderQuerySet | None = None, **options: Any) -> Swept:
-    with Gateway() as gateway:
-        return sweep(gateway, orders, **options)
 
 
 class TestSweep:

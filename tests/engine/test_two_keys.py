@@ -14,11 +14,10 @@ from django.utils import timezone
 from giftcards.conditions import CONDITIONS, Standing
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.recovery import declare_absent
-from giftcards.engine.sweep import sweep
 from giftcards.models import ApiKey, Order, StatusChange
 from giftcards.simulator import Simulator
 from tests.conftest import Call
-from tests.stage import ago, buy, own_key, posts
+from tests.stage import ago, buy, own_key, posts, run_sweep
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -56,8 +55,7 @@ def look() -> None:
             sent_at=F("sent_at") - passed, absent_since=F("absent_since") - passed
         )
         Order.objects.exclude(due_at=None).update(due_at=timezone.now())
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
 
 
 def problems() -> list[str]:

@@ -32,6 +32,7 @@ from tests.builders import (
     TYPE,
     answer,
     build_guide_order,
+    not_whole,
     settled,
 )
 
@@ -44,11 +45,6 @@ LINE = (PRODUCT, TYPE, 5)
 
 def judged(answer: OrderAnswer, known_price: Decimal | None = None, **values: Any) -> Verdict:
     return evaluate_answer(answer, line=LINE, known_price=known_price, **values)
-
-
-def not_whole(status: str, fulfilled: int, cards: int) -> Problem:
-    counts = {"delivered": fulfilled, "ordered": 5, "cards": cards}
-    return Problem("not_whole", {"status": status, **counts})
 
 
 def differs(told: int) -> Problem:

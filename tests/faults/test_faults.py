@@ -19,8 +19,6 @@ import pytest
 from django.db.models import F
 from django.utils import timezone
 
-from giftcards.engine.gateway import Gateway
-from giftcards.engine.sweep import sweep
 from giftcards.models import Order, ProviderState
 from giftcards.problems import Problem
 from giftcards.statuses import FINAL, Status
@@ -42,7 +40,7 @@ from tests.fakes.provider import (
     silence,
 )
 from tests.faults.ledger import audit
-from tests.stage import PSN, ago, record_order
+from tests.stage import PSN, ago, record_order, run_sweep
 from tests.test_secrets import logged, traces
 
 pytest_plugins = ["tests.fakes.tls", "tests.stage_fixtures"]
@@ -617,8 +615,7 @@ def _run(rounds: int = 12) -> None:
     """Sweep until nothing is open, with the waits in between cut short."""
     for _ in range(rounds):
         _pass_time()
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
         pause = ProviderState.objects.current().paused_until
         assert pause is None or pause <= timezone.now() + PAUSED_FOR
         for order in Order.objects.exclude(due_at=None):
@@ -732,8 +729,7 @@ def test_an_outage_delays_orders_and_is_probed_ever_more_rarely(
     for _ in range(8):
         _pass_time()
         before = len(running.requests)
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
         assert len(running.requests) - before <= 2
         until = ProviderState.objects.current().paused_until
         assert until is not None

@@ -18,14 +18,13 @@ from django.utils import timezone
 
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.recording import record_answers
-from giftcards.engine.sweep import sweep
 from giftcards.exceptions import ProviderError
 from giftcards.models import Order, ProviderState
 from giftcards.provider.answers import OrderAnswer
 from giftcards.statuses import FINAL, Status
 from tests.fakes.provider import Exchange, Fault, Provider, change, give, say
 from tests.faults.ledger import audit
-from tests.stage import PSN, claim_to_send, record_order, refill_budget
+from tests.stage import PSN, claim_to_send, record_order, refill_budget, run_sweep
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -115,11 +114,6 @@ def pass_time(seconds: float = 2) -> None:
     ProviderState.objects.exclude(paused_until=None).update(paused_until=timezone.now())
     ProviderState.objects.update(list_usable_at=None)
     refill_budget()
-
-
-def run_sweep() -> None:
-    with Gateway() as gateway:
-        sweep(gateway)
 
 
 Answers = list[tuple[Order, OrderAnswer]]

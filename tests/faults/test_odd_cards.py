@@ -9,22 +9,16 @@ import pytest
 import responses
 
 from giftcards.delivery.codes import open_codes
-from giftcards.engine.gateway import Gateway
-from giftcards.engine.sweep import sweep
 from giftcards.models import Order
 from giftcards.problems import Problem
 from giftcards.statuses import Status
-from tests.builders import make_order, problems
-from tests.stage import ago, check_url, settled_answer
+from tests.builders import make_order, problems, surplus
+from tests.stage import ago, check_url, run_sweep, settled_answer
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 REPEATED = Problem("cards_repeated", {"repeated": 1, "total": 3})
-
-
-def surplus(received: int, announced: int) -> Problem:
-    return Problem("surplus_cards", {"received": received, "announced": announced})
 
 
 def told(order: Order, text: str) -> dict[str, Any]:
@@ -45,8 +39,7 @@ def follow(wire: responses.RequestsMock, answers: Sequence[str]) -> Order:
     for text in answers:
         wire.upsert(responses.GET, check_url(order), json=told(order, text))
         Order.objects.filter(settled_at=None).update(due_at=ago(1))
-        with Gateway() as gateway:
-            sweep(gateway)
+        run_sweep()
     return Order.objects.get(pk=order.pk)
 
 

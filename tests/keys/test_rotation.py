@@ -19,6 +19,7 @@ from giftcards.models import Card
 from giftcards.statuses import Status
 from tests.builders import CARDS, claim, make_guide_order, settled
 from tests.conftest import Call
+from tests.stage import use_keys
 
 pytestmark = pytest.mark.django_db
 
@@ -30,12 +31,8 @@ def old(settings: Any) -> str:
     """The key of the settings, by which three cards are sealed; then a new one is put in front."""
     key: str = settings.GIFTCARDS["ENCRYPTION_KEYS"][0]
     store_cards([Arrival(make_guide_order(Status.PARTIALLY_FILLED), CARDS[:3])])
-    use(settings, NEW, key)
+    use_keys(settings, NEW, key)
     return key
-
-
-def use(settings: Any, *keys: str) -> None:
-    settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": list(keys)}
 
 
 def ignore(_tally: RotationTally) -> None:
@@ -51,7 +48,7 @@ def test_after_a_rotation_every_card_opens_and_is_found_with_the_new_key_alone(
 ) -> None:
     assert count_left() == 3
     assert rotate(per_second=1e6, on_batch=ignore) == RotationTally(done=3)
-    use(settings, NEW)
+    use_keys(settings, NEW)
     assert codes() == [card.value for card in CARDS[:3]]
     assert verify(on_batch=ignore) == RotationTally(done=3)
     found = [Card.objects.with_code(card.value).count() for card in CARDS[:3]]
@@ -63,7 +60,7 @@ def test_after_a_rotation_every_card_opens_and_is_found_with_the_new_key_alone(
 
 def test_a_repeated_answer_adds_no_card_after_a_rotation(settings: Any, old: str) -> None:
     rotate(per_second=1e6, on_batch=ignore)
-    use(settings, NEW)
+    use_keys(settings, NEW)
     order = Card.objects.first().order  # type: ignore[union-attr]
     assert store_cards([Arrival(order, CARDS[:3])])[order.pk] == 3
 
@@ -99,12 +96,12 @@ def test_a_card_that_a_worker_with_old_settings_seals_meanwhile_is_sealed_anew_a
 
     def deliver_once(tally: RotationTally) -> None:
         if order.cards.count() == 3:
-            use(settings, old, NEW)
+            use_keys(settings, old, NEW)
             store_cards([Arrival(order, CARDS[:4])])
-            use(settings, NEW, old)
+            use_keys(settings, NEW, old)
 
     assert rotate(per_second=1e6, on_batch=deliver_once) == RotationTally(done=4)
-    use(settings, NEW)
+    use_keys(settings, NEW)
     assert codes() == [card.value for card in CARDS[:4]]
 
 
@@ -114,13 +111,13 @@ def test_a_worker_that_lacks_the_new_key_records_no_card_twice(settings: Any, ol
     rotate(per_second=1e6, on_batch=ignore)
     answer = settled("FULFILLED", CARDS)
 
-    use(settings, old)
+    use_keys(settings, old)
     [held] = claim(order)
     record_answers([(held, answer)], now=timezone.now())
     order.refresh_from_db()
     assert (order.status, order.cards.count()) == (Status.HANDLING, 2)
 
-    use(settings, NEW, old)
+    use_keys(settings, NEW, old)
     [held] = claim(order)
     record_answers([(held, answer)], now=timezone.now())
     order.refresh_from_db()
@@ -180,7 +177,7 @@ def test_a_serial_that_arrives_later_is_sealed_under_the_new_key(settings: Any) 
     order = make_guide_order(Status.PARTIALLY_FILLED)
     bare = CardSecret(CARDS[0].value, "")
     store_cards([Arrival(order, [bare])])
-    use(settings, NEW, key)
+    use_keys(settings, NEW, key)
     rotate(per_second=1e6, on_batch=ignore)
     store_cards([Arrival(order, CARDS[:1])])
     card = Card.objects.select_related("order").get()

@@ -34,7 +34,7 @@ from tests.builders import (
     problems,
     settled,
 )
-from tests.stage import ago, refuse_key
+from tests.stage import ago, refuse_key, use_keys
 
 FOUND = Problem("found", {"provider_order_id": "A1"})
 LOST = Problem("status_unknown", {"status": "LOST"})
@@ -54,10 +54,6 @@ def english() -> Iterator[None]:
     """A test of the admin may have left another language behind."""
     with translation.override("en"):
         yield
-
-
-def use_keys(settings: Any, *keys: str) -> None:
-    settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": list(keys)}
 
 
 def delivered(order: Order | None = None, answered: OrderAnswer = PARTIAL) -> Order:

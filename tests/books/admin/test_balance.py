@@ -15,13 +15,12 @@ from giftcards.books.admin.on_orders import _in_words
 from giftcards.models import ProductPrices, ProviderState
 from giftcards.statuses import Status
 from tests.builders import PRODUCT, TYPE, make_guide_order, make_order
-from tests.pages import LIST, element, plain, read, sign_in, text
+from tests.pages import LIST, PROVIDER_PAGE, element, plain, read, sign_in, text
 from tests.stage import ago
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-PROVIDER_PAGE = "/admin/giftcards/providerstate/"
 LOW = "The balance is {} DA, which is below 5,000 DA: top up the account at the provider."
 SHORT = (
     "The orders that are still to be sent cost 980 DA, more than the balance: the provider will"

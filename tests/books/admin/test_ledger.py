@@ -18,13 +18,12 @@ from giftcards.models import Order, ProviderState
 from giftcards.statuses import Status
 from tests.books.wire import note_ledger
 from tests.builders import make_guide_order
-from tests.pages import count_queries, element, order_page, plain, read, rows, sign_in, text
+from tests.pages import LEDGER, count_queries, element, order_page, plain, read, rows, sign_in, text
 from tests.wall import Wall
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-LEDGER = "/admin/giftcards_books/ledgerentry/"
 _numbers = count(1)
 
 
