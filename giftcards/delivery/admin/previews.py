@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from django import forms
-from django.contrib import messages
+from django.contrib import admin, messages
 from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
@@ -20,7 +20,6 @@ from django.utils.translation import get_language, gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.clickjacking import xframe_options_sameorigin
 
-from giftcards.admin.rows import AnyModelAdmin
 from giftcards.delivery.admin.labels import language_choices
 from giftcards.delivery.channels import Mail, Message
 from giftcards.delivery.codes import Code
@@ -66,7 +65,7 @@ class PreviewForm(forms.Form):
         return render(content, language=chosen["language"], address="")
 
 
-class PreviewPages(AnyModelAdmin):
+class PreviewPages(admin.ModelAdmin):  # type: ignore[type-arg]
     """The page with the previews; mixed into the admin of :class:`Delivery`."""
 
     def get_urls(self) -> list[URLPattern]:
