@@ -9,14 +9,13 @@ from typing import Any
 
 from django.core.management import CommandError, call_command
 
-from giftcards.catalogue import read_catalogue
 from giftcards.delivery import receivers
 from giftcards.delivery.models import Installation
 from giftcards.delivery.tasks import deliver
-from giftcards.engine.gateway import Gateway
 from giftcards.models import ProductType
 from tests.delivery.connecting import disconnect
 from tests.fakes.mail import file_settings
+from tests.stage import fill_catalogue
 
 
 @contextmanager
@@ -41,8 +40,7 @@ def opened(settings: Any, folder: Path, url: str = "http://127.0.0.1:8000") -> I
 
 
 def fill_shelf() -> None:
-    with Gateway() as gateway:
-        assert read_catalogue(gateway, on_wait=lambda _reading: None).is_whole
+    fill_catalogue()
 
 
 def kind(type_id: str) -> ProductType:

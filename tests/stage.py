@@ -21,6 +21,7 @@ import pytest
 from django.db import OperationalError, connection, connections
 from django.utils import timezone
 
+from giftcards.catalogue import read_catalogue
 from giftcards.conf import conf
 from giftcards.engine.budget import Budget
 from giftcards.engine.gateway import Gateway
@@ -72,6 +73,12 @@ def buy_many(simulator: Simulator, count: int, **line: Any) -> list[Order]:
 def run_sweep(orders: OrderQuerySet | None = None, **options: Any) -> Swept:
     with Gateway() as gateway:
         return sweep(gateway, orders, **options)
+
+
+def fill_catalogue() -> None:
+    """Read the provider's catalogue to its end."""
+    with Gateway() as gateway:
+        assert read_catalogue(gateway, on_wait=lambda _reading: None).is_whole
 
 
 def statuses() -> list[str]:

@@ -22,8 +22,6 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from giftcards.admin.actions import state_token
-from giftcards.catalogue import read_catalogue
-from giftcards.engine.gateway import Gateway
 from giftcards.engine.prices import hold
 from giftcards.engine.recovery import adopt
 from giftcards.models import (
@@ -41,7 +39,7 @@ from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, PRODUCT, TYPE, make_guide_order, make_order, settle, settled
 from tests.pages import ADD, LIST, hidden, plain, read, sign_in
-from tests.stage import ago, in_threads, refuse_key
+from tests.stage import ago, fill_catalogue, in_threads, refuse_key
 
 pytest_plugins = ["tests.stage_fixtures"]
 
@@ -178,18 +176,31 @@ def dispute(_boss: Client) -> Button:
     )
 
 
-def resolve_as(outcome: str, decision: str, status: Status) -> Button:
-    order = lost()
+def decision(
+    name: str,
+    order: Order,
+    form: dict[str, str],
+    logged: object,
+    becomes: Status,
+    trace: type[Model] = StatusChange,
+) -> Button:
+    """A decision about an order, of which the page ``name`` tells once."""
     return Button(
-        to("order_resolve", order.pk),
-        {"outcome": outcome, "is_sure": "on", "state_token": state_token(order)},
-        logged=[str(Problem(decision, {"by": "user0"}))],
-        rows={StatusChange: 1, OrmQ: 1},
+        to(name, order.pk),
+        form,
+        logged=[str(logged)],
+        rows={trace: 1, OrmQ: 1},
         told=RECORDED,
         tellings=1,
         order=order,
-        becomes=status,
+        becomes=becomes,
     )
+
+
+def resolve_as(outcome: str, code: str, status: Status) -> Button:
+    order = lost()
+    form = {"outcome": outcome, "is_sure": "on", "state_token": state_token(order)}
+    return decision("order_resolve", order, form, Problem(code, {"by": "user0"}), status)
 
 
 def send_again(_boss: Client) -> Button:
@@ -205,60 +216,31 @@ def adopt_candidate(boss: Client) -> Button:
     form = {"outcome": f"adopt:{AT_PROVIDER}", "is_sure": "on", "state_token": state_token(order)}
     comparison = read(boss.post(to("order_resolve", order.pk), form))
     names = {"by": "user0", "provider_order_id": AT_PROVIDER}
-    return Button(
-        to("order_adopt", order.pk),
-        {"seen": hidden(comparison)["seen"], "is_sure": "on"},
-        logged=[str(Problem("staff_adopted", names))],
-        rows={StatusChange: 1, OrmQ: 1},
-        told=RECORDED,
-        tellings=1,
-        order=order,
-        becomes=Status.HANDLING,
-    )
+    form = {"seen": hidden(comparison)["seen"], "is_sure": "on"}
+    return decision("order_adopt", order, form, Problem("staff_adopted", names), Status.HANDLING)
 
 
 def release(_boss: Client) -> Button:
     order = lost()
     assert adopt(order, AT_PROVIDER, source=StatusChange.Source.STAFF)
     names = {"by": "user0", "provider_order_id": AT_PROVIDER}
-    return Button(
-        to("order_release", order.pk),
-        {"is_sure": "on", "state_token": state_token(order)},
-        logged=[str(Problem("staff_released", names))],
-        rows={StatusChange: 1, OrmQ: 1},
-        told=RECORDED,
-        tellings=1,
-        order=order,
-        becomes=Status.UNCONFIRMED,
-    )
+    form = {"is_sure": "on", "state_token": state_token(order)}
+    released = Problem("staff_released", names)
+    return decision("order_release", order, form, released, Status.UNCONFIRMED)
 
 
 def approve_price(_boss: Client) -> Button:
     order = held()
-    return Button(
-        to("order_price", order.pk),
-        {"outcome": "approve", "state_token": state_token(order)},
-        logged=["user0 approved the price of a card."],
-        rows={Acknowledgement: 1, OrmQ: 1},
-        told=RECORDED,
-        tellings=1,
-        order=order,
-        becomes=Status.PENDING,
-    )
+    form = {"outcome": "approve", "state_token": state_token(order)}
+    approved = "user0 approved the price of a card."
+    return decision("order_price", order, form, approved, Status.PENDING, Acknowledgement)
 
 
 def decline_price(_boss: Client) -> Button:
     order = held()
-    return Button(
-        to("order_price", order.pk),
-        {"outcome": "reject", "state_token": state_token(order)},
-        logged=[str(Problem("staff_declined", {"by": "user0"}))],
-        rows={StatusChange: 1, OrmQ: 1},
-        told=RECORDED,
-        tellings=1,
-        order=order,
-        becomes=Status.REJECTED,
-    )
+    form = {"outcome": "reject", "state_token": state_token(order)}
+    declined = Problem("staff_declined", {"by": "user0"})
+    return decision("order_price", order, form, declined, Status.REJECTED)
 
 
 def order_again(_boss: Client) -> Button:
@@ -321,8 +303,7 @@ def cancel_refund(_boss: Client) -> Button:
 
 
 def place(boss: Client) -> Button:
-    with Gateway() as gateway:
-        read_catalogue(gateway, on_wait=lambda _reading: None)
+    fill_catalogue()
     # A new name: the tests delete orders, which nobody else does, and where MariaDB still has to
     # clear a deleted name away, inserts of the same name may end in a deadlock.
     typed = {"card": f"{PRODUCT} {TYPE}", "quantity": "2", "reference": str(uuid.uuid4())}

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.base_user import AbstractBaseUser
-from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -61,7 +60,7 @@ from giftcards.statuses import Status
 from tests.books.wire import ledger_state, note_ledger
 from tests.books.wire import read as read_books
 from tests.builders import answer, claim, make_order
-from tests.history import add_history, analyze, forget_statistics, remove_history
+from tests.history import STATISTICS, add_history, analyze, forget_statistics, remove_history
 from tests.pages import FIND, LEDGER, LIST, order_page, read, sign_in
 from tests.plans import Statement, explained
 from tests.stage import LINE, ago, buy_many, provider_state, record_order, run_sweep
@@ -71,7 +70,6 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_history")]
 
 SOURCE = StatusChange.Source.STAFF
-STATISTICS = ["fresh", "none"] if connection.vendor == "sqlite" else ["fresh"]
 
 
 @pytest.fixture(scope="module", params=STATISTICS, ids="{} statistics".format)

@@ -18,8 +18,6 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from giftcards.catalogue import read_catalogue
-from giftcards.engine.gateway import Gateway
 from giftcards.models import Order, Product, ProductPrices, ProductType, ProviderState
 from giftcards.simulator import Denomination, Simulator
 from giftcards.simulator import Product as SoldProduct
@@ -46,6 +44,7 @@ from tests.stage import (
     PROVIDER,
     PSN,
     ago,
+    fill_catalogue,
     provider_state,
     refuse_key,
     run_sweep,
@@ -264,8 +263,7 @@ def test_the_add_form_is_protected_against_forgery() -> None:
 @pytest.fixture
 def read_in(simulator: Simulator) -> Simulator:
     """The catalogue has been read; the provider goes on answering."""
-    with Gateway() as gateway:
-        assert read_catalogue(gateway, on_wait=lambda _reading: None).is_whole
+    fill_catalogue()
     simulator.forget_requests()
     return simulator
 

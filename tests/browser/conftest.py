@@ -11,12 +11,11 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 from selenium.webdriver import Chrome
 
-from giftcards.catalogue import read_catalogue
-from giftcards.engine.gateway import Gateway
 from giftcards.simulator import Simulator
 from tests.browser import showcase
 from tests.browser.browser import Browser
 from tests.browser.chromium import chromium, missing
+from tests.stage import fill_catalogue
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +59,5 @@ def boss(browser: Browser) -> Browser:
 @pytest.fixture
 def shop(boss: Browser, simulator: Simulator) -> Browser:
     """The catalogue has been read."""
-    with Gateway() as gateway:
-        assert read_catalogue(gateway, on_wait=lambda _reading: None).is_whole
+    fill_catalogue()
     return boss

@@ -16,9 +16,7 @@ from django.contrib import admin
 from django.urls import resolve
 from django.utils import timezone
 
-from giftcards.catalogue import read_catalogue
 from giftcards.conf import conf
-from giftcards.engine.gateway import Gateway
 from giftcards.models import CustomerRefund, Product, ProviderState
 from giftcards.provider.client import Client
 from giftcards.simulator import Simulator
@@ -27,6 +25,7 @@ from tests.browser.browser import Browser
 from tests.browser.people import log_in_as
 from tests.builders import CARDS, PRODUCT, TYPE
 from tests.pages import LEDGER, LIST, PROVIDER_PAGE, page_of
+from tests.stage import fill_catalogue
 
 pytestmark = [
     pytest.mark.browser,
@@ -113,8 +112,7 @@ def with_catalogue(visit: Visit) -> Visit:
     """A page once the provider's catalogue has been read."""
 
     def read(browser: Browser) -> None:
-        with Gateway() as gateway:
-            assert read_catalogue(gateway, on_wait=lambda _reading: None).is_whole
+        fill_catalogue()
         visit(browser)
 
     return read
@@ -190,9 +188,9 @@ PAGES: dict[str, Visit] = {
     "correct the customer": about("web-1042", "customer"),
     "correct the customer, wrong": sent(about("web-1042", "customer")),
     "order again": about("web-1042", "repeat"),
-    "pay back": about("web-1042", "pay-back"),
-    "pay back, wrong": sent(about("web-1042", "pay-back"), amount="", reference=""),
-    "pay back, before it is recorded": sent(about("web-1042", "pay-back")),
+    "pay back": about("web-1042", "pay_back"),
+    "pay back, wrong": sent(about("web-1042", "pay_back"), amount="", reference=""),
+    "pay back, before it is recorded": sent(about("web-1042", "pay_back")),
     "paid, of a refund": about_refund("paid"),
     "take back": about_refund("take-back"),
     "take back, wrong": sent(about_refund("take-back")),

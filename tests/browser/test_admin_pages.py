@@ -171,8 +171,8 @@ def test_no_page_is_wider_than_a_phone(boss: Browser, language: str) -> None:
         f"{LIST}report/",
         f"{LIST}report/?by=type",
         *(page_of(f"web-{number}") for number in (1037, 1040, 1042)),
-        page_of("web-1040").replace("/change/", "/resolve/"),
-        page_of("web-1035").replace("/change/", "/price/"),
+        page_of("web-1040", "resolve"),
+        page_of("web-1035", "price"),
     ]
     for address in addresses:
         boss.open(address)

@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from giftcards.catalogue import read_catalogue
 from giftcards.delivery import page_tokens, receivers
 from giftcards.delivery.models import CardLink, Delivery, Installation, LinkVisit
-from giftcards.engine.gateway import Gateway
 from giftcards.models import Order
 from giftcards.settlement import record_refund
 from giftcards.simulator import Simulator
@@ -35,6 +33,7 @@ from tests.delivery.story import (
 )
 from tests.delivery.test_messages import WORDS_FOR_CODES, plain
 from tests.fakes.mail import file_settings
+from tests.stage import fill_catalogue
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -138,8 +137,7 @@ def _shop(
 
 @pytest.fixture(params=["ar", "en"])
 def customer(request: pytest.FixtureRequest, tab: Browser, tmp_path: Path) -> Customer:
-    with Gateway() as gateway:
-        read_catalogue(gateway, on_wait=lambda _reading: None)
+    fill_catalogue()
     tab.resize(*PHONE)
     return Customer(request.param, tab, Mailbox(tmp_path / "mails"), tmp_path / "mail.html")
 

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -210,14 +210,6 @@ class TestOneOrder:
 
 
 class TestLoop:
-    @pytest.fixture
-    def handlers(self) -> Iterator[None]:
-        """The command sets its own, as the only one in its process."""
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        yield
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_the_poll_loop_goes_on_until_it_is_stopped(
         self, number: int, handlers: None, call: Call, simulator: Simulator

@@ -58,16 +58,7 @@ class Terminal(io.StringIO):
         )
 
 
-@pytest.fixture
-def _signals() -> Iterator[None]:
-    """Undo what the command does to the handlers of signals."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("_signals")
+@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("stop_with", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     ("keys", "shown"), [([], "any-text"), (["--key=SECRET-KEY"], "one of those given with --key")]
@@ -93,7 +84,7 @@ def test_simulator_command_prints_its_settings_and_requests_until_stopped(
         requests.get(terminal.url, timeout=30)
 
 
-@pytest.mark.usefixtures("_signals")
+@pytest.mark.usefixtures("handlers")
 def test_simulator_command_explains_what_keeps_it_from_starting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

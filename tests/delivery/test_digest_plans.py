@@ -13,7 +13,6 @@ import pytest
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth import get_user_model
 from django.contrib.contenttypes.models import ContentType
-from django.db import connection
 from django.utils import timezone
 
 from giftcards.delivery import digests, news
@@ -26,6 +25,7 @@ from giftcards.statuses import Status
 from tests.builders import make_guide_order, make_order
 from tests.history import (
     OF_MESSAGES,
+    STATISTICS,
     add_history,
     add_messages,
     analyze,
@@ -37,7 +37,6 @@ from tests.plans import explained
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_statistics")]
 
-STATISTICS = ["fresh", "none"] if connection.vendor == "sqlite" else ["fresh"]
 BOSS = "boss@shop.example"
 
 

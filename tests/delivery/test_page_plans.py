@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
@@ -16,12 +15,17 @@ from giftcards.delivery.models import CardLink, LinkVisit
 from giftcards.models import CustomerRefund, Order
 from tests.delivery.pages import CODES, address_of_new_link, codes_in, fetch, make_settled, press
 from tests.delivery.pages import page_token as token_of
-from tests.history import OF_MESSAGES, add_history, analyze, forget_statistics, remove_history
+from tests.history import (
+    OF_MESSAGES,
+    STATISTICS,
+    add_history,
+    analyze,
+    forget_statistics,
+    remove_history,
+)
 from tests.plans import explained
 
 pytestmark = pytest.mark.django_db
-
-STATISTICS = ["fresh", "none"] if connection.vendor == "sqlite" else ["fresh"]
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import http.client
-import ipaddress
 import socket
 import ssl
 from pathlib import Path
@@ -13,6 +11,8 @@ import pytest
 import requests
 
 from tests.simulator.shop import LOST, PSN, Shop, raw
+
+pytest_plugins = ["tests.fakes.tls"]
 
 
 def test_stop_closes_kept_connections_and_start_keeps_orders(shop: Shop) -> None:
@@ -75,8 +75,7 @@ def test_a_bug_in_the_simulator_is_printed(shop: Shop, capfd: pytest.CaptureFixt
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
-def test_the_simulator_speaks_tls(tmp_path: Path) -> None:
-    certificate = make_certificate(tmp_path)
+def test_the_simulator_speaks_tls(certificate: Path) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     with Shop(ssl_context=context) as shop:
@@ -92,38 +91,3 @@ def test_the_simulator_speaks_tls(tmp_path: Path) -> None:
             shop.simulator.stop()
         with pytest.raises(requests.ConnectionError):
             shop.ask("/")
-
-
-def make_certificate(directory: Path) -> Path:
-    """Write a certificate for 127.0.0.1, signed by itself, and its key into one file."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "simulator")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
-            critical=False,
-        )
-        .sign(key, hashes.SHA256())
-    )
-    path = directory / "simulator.pem"
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
