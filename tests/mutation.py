@@ -139,10 +139,6 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
             "_stretches",
             "if stretches and start <= stretches[-1][1] - _NOT_WORTH_A_QUERY:",
         ): "one query or two find the same orders",
-        (
-            "_parts",
-            "while part := list(islice(iterator, None)):",
-        ): "one transaction instead of several",
     },
     "giftcards/books/pairing.py": {
         (

@@ -136,7 +136,7 @@ def _are_unknown(standing: Standing) -> Finding | None:
 
 def _has_gap(standing: Standing) -> Finding | None:
     state = standing.once(LedgerState.objects.current)
-    if not state.has_gap:
+    if not (state.gap or state.breaks):
         return None
 
     def explain() -> str:

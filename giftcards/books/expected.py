@@ -20,23 +20,6 @@ UNNOTICED = timedelta(hours=12)
 SKEW = timedelta(minutes=5)
 # How long before its sending an order may seem booked: the learnt offset may be off by SKEW.
 _EARLIER = 2 * SKEW
-# The columns of an order that are read here.
-NEEDED = (
-    "reference",
-    "status",
-    "environment",
-    "quantity",
-    "price_at_placing",
-    "price_per_card",
-    "fulfilled_quantity",
-    "fulfilled_amount",
-    "is_credited",
-    "problems",
-    "needs_attention",
-    "created_at",
-    "sent_at",
-    "settled_at",
-)
 
 
 class LedgerAccount:

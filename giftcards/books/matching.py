@@ -12,15 +12,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from itertools import islice
 from statistics import median_low
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from django.db import transaction
 
 from giftcards.books.expected import (
     GRACE,
-    NEEDED,
     SKEW,
     UNNOTICED,
     LedgerAccount,
@@ -48,29 +46,22 @@ _REFUNDING = (Status.PARTIALLY_FILLED, Status.REFUNDED)
 _LEARNT_FROM = 500
 # Stretches with a gap of at most this between them are read in one query.
 _NOT_WORTH_A_QUERY = timedelta(hours=6)
-# Number of entries that change their order in one transaction.
-_AT_ONCE = 1_000
 
 _ZERO = Decimal(0)
 
 # Called first in each transaction here: a write by which the caller keeps its lease.
 Hold = Callable[[], None]
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """The rule by which entries of a type are paired with orders.
-
-    ``expect`` returns the booking that is expected for an order, if any, and ``among`` finds the
-    orders whose booking is expected in a stretch of time. ``spans`` are the tolerances, tried in
-    turn; ``late`` is the tolerance for entries that are left over.
-    """
+    """The rule by which entries of a type are paired with orders."""
 
     kind: str
     expect: Callable[[Order], Expected | None]
+    # Finds the orders whose booking is expected in a stretch of time.
     among: Callable[[datetime, datetime], OrderQuerySet]
+    # The tolerances, tried in turn, and that for entries that are left over.
     spans: Sequence[Span]
     late: Span
     # Guesses this near to an entry without an order are made anew together with it.
@@ -83,10 +74,6 @@ class _Rule:
         return [*narrow, Span(widest.before + ahead, widest.after + behind)]
 
 
-def _sent(start: datetime, end: datetime) -> OrderQuerySet:
-    return Order.objects.sent_between(start, end)
-
-
 def _refunding(start: datetime, end: datetime) -> OrderQuerySet:
     """Orders settled from ``start`` to ``end`` for which the provider promised a refund."""
     settled = Order.objects.filter(settled_at__range=(start, end), status__in=_REFUNDING)
@@ -96,7 +83,7 @@ def _refunding(start: datetime, end: datetime) -> OrderQuerySet:
 _CHARGES = _Rule(
     CHARGE,
     charge,
-    _sent,
+    Order.objects.sent_between,
     spans=tuple(Span(near, near) for near in (timedelta(seconds=5), timedelta(seconds=30), SKEW)),
     late=Span(SKEW, _LATE_CHARGE),
     nearby=timedelta(hours=1),
@@ -170,9 +157,9 @@ class _Matching:
         orders = {order.pk for _key, order, _amount in named}
         with transaction.atomic():
             self._hold()
-            LedgerEntry.objects.drop_guesses(orders, kind)
+            LedgerEntry.objects.filter(order__in=orders, type=kind).drop_guesses()
             if kind == CHARGE:
-                named = _within_price(named, LedgerEntry.objects.charged(orders))
+                named = _within_price(named, LedgerEntry.objects.sums(orders, CHARGE))
             pairs = {key: order.pk for key, order, _amount in named}
             LedgerEntry.objects.assign(pairs, is_guess=False)
         if kind == CREDIT:
@@ -246,24 +233,21 @@ class _Matching:
         expected = (
             rule.expect(order)
             for start, end in _stretches(bookings, before=span.after, after=span.before)
-            for order in rule.among(start, end).only(*NEEDED)
+            for order in rule.among(start, end)
             if self._account.bought(order)
         )
         return [one for one in expected if one and one.amount in amounts]
 
     def _guess(self, kind: str, before: Mapping[int, int | None], pairs: Mapping[int, int]) -> None:
-        """Store ``pairs`` as guesses; ``before`` has the former order, or ``None``, of each entry.
-
-        An entry of ``before`` without a pair loses its order.
-        """
+        """Store ``pairs`` as guesses; ``before`` maps all entries to their former orders."""
         dropped = {key: order for key, order in before.items() if order and pairs.get(key) != order}
         new = {key: order for key, order in pairs.items() if before[key] != order}
         # All old guesses go first, so that no order has two entries at any moment.
-        for keys in _parts(dropped):
+        for keys in batches(dropped):
             with transaction.atomic():
                 self._hold()
-                LedgerEntry.objects.unassign(keys)
-        for part in _parts(new.items()):
+                LedgerEntry.objects.filter(pk__in=keys).drop_guesses()
+        for part in batches(new.items()):
             with transaction.atomic():
                 self._hold()
                 LedgerEntry.objects.assign(dict(part), is_guess=True)
@@ -280,11 +264,11 @@ class _Matching:
             settled.values_list("pk", flat=True), lacking.values_list("pk", flat=True)
         )
         for batch in batches(sorted(keys)):
-            orders = Order.objects.only(*NEEDED).in_bulk(batch).values()
+            orders = Order.objects.in_bulk(batch).values()
             self._judge([order for order in orders if self._account.bought(order)])
 
     def _judge(self, orders: Sequence[Order]) -> None:
-        credited = LedgerEntry.objects.credited([order.pk for order in orders])
+        credited = LedgerEntry.objects.sums([order.pk for order in orders], CREDIT)
         changed: defaultdict[bool | None, list[int]] = defaultdict(list)
         troubles: list[tuple[Order, list[Problem]]] = []
         for order in orders:
@@ -367,9 +351,3 @@ def _stretches(
             start = stretches.pop()[0]
         stretches.append((start, end))
     return stretches
-
-
-def _parts(items: Iterable[T]) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while part := list(islice(iterator, _AT_ONCE)):
-        yield part

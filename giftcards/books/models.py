@@ -14,7 +14,6 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.models.fields import ExactCharField
-from giftcards.models.order_queries import batches
 from giftcards.models.orders import Order
 
 # The types of the entries that are about orders of gift cards.
@@ -28,13 +27,11 @@ _TOLD = (*_IDENTIFYING, "balance_before", "balance_after", "time")
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The entries that were new, and the known ones that have changed, with their new values.
-
-    ``orders_losing_entries`` are the primary keys of orders that have lost an entry.
-    """
+    """The entries that were new, and the known ones that have changed, with their new values."""
 
     new: Sequence[LedgerEntry]
     changed: Sequence[LedgerEntry]
+    # Primary keys.
     orders_losing_entries: Collection[int]
 
 
@@ -50,16 +47,17 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         new = [entry for entry in entries if entry.provider_id not in known]
         # Somebody without the lease may have inserted them meanwhile.
         self.bulk_create(new, ignore_conflicts=True)
-        owners = _owners(known.values())
-        changed = [
-            known[entry.provider_id]
-            for entry in entries
-            if entry.provider_id in known and known[entry.provider_id].take_over(entry)
-        ]
-        for entry in changed:
-            entry.save(update_fields=[*_TOLD, "order", "is_guess"])
-        lost = owners.items() - _owners(known.values()).items()
-        orders_losing_entries = {order for _entry, order in lost}
+        changed: list[LedgerEntry] = []
+        orders_losing_entries: set[int] = set()
+        for entry in entries:
+            if (stored := known.get(entry.provider_id)) is None:
+                continue
+            owner = stored.order_id
+            if stored.take_over(entry):
+                stored.save(update_fields=[*_TOLD, "order", "is_guess"])
+                changed.append(stored)
+                if owner is not None and stored.order_id is None:
+                    orders_losing_entries.add(owner)
         Order.objects.filter(pk__in=orders_losing_entries).update(is_credited=None)
         return Kept(new, changed, orders_losing_entries)
 
@@ -78,15 +76,8 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
             named.filter(type=type_).order_by("-time", "-pk").first() for type_ in (CHARGE, CREDIT)
         )
 
-    def credited(self, orders: Iterable[int]) -> dict[int, Decimal]:
-        """The sum credited for each of these orders; at most 100 primary keys."""
-        return self._sums(orders, CREDIT)
-
-    def charged(self, orders: Iterable[int]) -> dict[int, Decimal]:
-        """The sum charged for each of these orders, negative; at most 100 primary keys."""
-        return self._sums(orders, CHARGE)
-
-    def _sums(self, orders: Iterable[int], type_: str) -> dict[int, Decimal]:
+    def sums(self, orders: Iterable[int], type_: str) -> dict[int, Decimal]:
+        """The sum of the entries of a type for each of these orders; at most 100 primary keys."""
         # Added up here: SQLite would add binary fractions.
         sums: defaultdict[int, Decimal] = defaultdict(Decimal)
         found = self.filter(order__in=orders, type=type_).order_by()
@@ -95,27 +86,18 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         return sums
 
     def assign(self, orders: dict[int, int], *, is_guess: bool) -> None:
-        """Assign entries to ``orders``, both by primary key, unless they have an order already."""
+        """Assign entries to ``orders``, both by primary key, unless they have an order already.
+
+        At most 100 of them.
+        """
         entries = [
             LedgerEntry(pk=key, order_id=order, is_guess=is_guess) for key, order in orders.items()
         ]
-        unmatched = self.filter(order=None)
-        unmatched.bulk_update(entries, ["order", "is_guess"], batch_size=100)
+        self.filter(order=None).bulk_update(entries, ["order", "is_guess"])
 
-    def unassign(self, keys: Collection[int]) -> None:
-        """Detach these entries, by primary key, from their guessed orders."""
-        for batch in batches(keys):
-            self.filter(pk__in=batch, is_guess=True).update(order=None, is_guess=False)
-
-    def drop_guesses(self, orders: Collection[int], type_: str) -> int:
-        """Detach the guessed entries of a type from these orders; return how many there were."""
-        guessed = self.filter(order__in=orders, type=type_, is_guess=True)
-        return guessed.update(order=None, is_guess=False)
-
-
-def _owners(entries: Iterable[LedgerEntry]) -> dict[int, int]:
-    """Map the entries that have an order to it, both by primary key."""
-    return {entry.pk: entry.order_id for entry in entries if entry.order_id is not None}
+    def drop_guesses(self) -> None:
+        """Detach these entries from their orders where these are guessed."""
+        self.filter(is_guess=True).update(order=None, is_guess=False)
 
 
 class LedgerEntry(models.Model):
@@ -227,8 +209,3 @@ class LedgerState(models.Model):
 
     def __str__(self) -> str:
         return str(self.read_until)
-
-    @property
-    def has_gap(self) -> bool:
-        """True if the ledger does not explain a change of the balance in the last days."""
-        return bool(self.gap or self.breaks)

@@ -13,14 +13,10 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
+from django.db.models import Exists, OuterRef
+
 from giftcards.books.balances import Break, compare_balances
-from giftcards.books.expected import (
-    GRACE,
-    NEEDED,
-    LedgerAccount,
-    charge,
-    refund_amount,
-)
+from giftcards.books.expected import GRACE, LedgerAccount, charge, refund_amount
 from giftcards.books.models import CHARGE, CREDIT, LedgerEntry, LedgerState
 from giftcards.models import Order
 from giftcards.models.order_queries import batches
@@ -29,10 +25,12 @@ from giftcards.statuses import SETTLED
 
 # The most discrepancies of a kind that are listed; all are counted.
 LISTED = 20
-# Number of charges that are kept before their prices are looked up together.
-_MOST_WAITING = 1_000
-# Types of payments into the account, by the shop itself or from another account.
-_TOP_UPS = {"DEPOSIT", "RECEIVE", "POINT-EXCHANGE"}
+# The totals by type of entry; that of all other types is "other_services".
+_TOTALS = {
+    CHARGE: "orders",
+    CREDIT: "refunds",
+    **dict.fromkeys(("DEPOSIT", "RECEIVE", "POINT-EXCHANGE"), "top_ups"),
+}
 
 _ZERO = Decimal(0)
 
@@ -41,11 +39,12 @@ _ZERO = Decimal(0)
 class Discrepancy:
     """An order or an entry of the ledger that does not fit.
 
-    ``key`` is its primary key, and ``reference`` the reference of the order or the provider's id of
-    the entry. ``amount`` is the part that does not fit, in dinars and never negative.
+    ``amount`` is the part that does not fit, in dinars and never negative.
     """
 
+    # The primary key.
     key: int
+    # The reference of the order, or the provider's id of the entry.
     reference: str
     amount: Decimal
     time: datetime
@@ -69,41 +68,30 @@ class Summary:
     """The ledger from ``start`` to ``end``, both days included, in the site's time zone.
 
     Amounts are in dinars, exact, and negative for what left the account.
-
-    ``entries`` counts all entries, ``matched`` those that belong to an order, and ``guessed`` those
-    among them whose order was found by amount and time. ``orders`` and ``refunds`` are the sums of
-    charges and refunds for gift card orders, also for orders that are not known here; ``top_ups``
-    is the sum of payments into the account, ``other_services`` that of all other entries.
-
-    ``promised_not_credited`` are orders settled in the period whose refund the ledger does not have
-    in full. ``credited_not_promised`` are refunds that belong to no order here, or exceed the
-    refund of their order. ``charged_unknown`` are charges that belong to no order here, are further
-    charges of an order, or exceed the price of their order. ``ordered_not_charged`` are orders sent
-    in the period that the provider has accepted and the ledger has no charge for.
-
-    Where entries name no order, the number of discrepancies of each amount is right, but others of
-    the same amount may be meant than those that are listed.
-
-    ``gap`` is the change of the balance minus the sum of the entries: 0 if the books close,
-    ``None`` if a balance is not known. ``breaks`` are the days on which the balance has changed
-    without an entry; they add up to the gap, and there are none if it is not known.
     """
 
     start: date
     end: date
     entries: int
+    # The entries that belong to an order, and those of them whose order is guessed.
     matched: int
     guessed: int
+    # Charges and refunds for gift cards, also for orders that are not known here.
     orders: Decimal
     refunds: Decimal
     top_ups: Decimal
     other_services: Decimal
+    # Orders settled in the period whose refund the ledger does not have in full.
     promised_not_credited: Discrepancies
+    # Refunds of no order here, and what exceeds the refund of an order.
     credited_not_promised: Discrepancies
+    # Charges of no order here, further charges of an order, and what exceeds the price of one.
     charged_unknown: Discrepancies
+    # Orders sent in the period, and accepted, that the ledger has no charge for.
     ordered_not_charged: Discrepancies
     opening_balance: Decimal | None
     closing_balance: Decimal | None
+    # See Balances.
     gap: Decimal | None
     breaks: tuple[Break, ...]
 
@@ -137,28 +125,26 @@ def summarise(start: date, end: date) -> Summary:
     if end < start:
         raise ValueError("The period ends before it starts.")
     tally = _Tally()
-    overcharges = _Overcharges(tally.unknown_charges)
     sums: dict[date, Decimal] = {}
     for day, rows in _by_day(start, end):
         tally.add(rows)
-        overcharges.add(rows)
+        _add_overcharges(tally.unknown[CHARGE], rows)
         sums[day] = _sum(rows)
     told = compare_balances(start, end, sums)
-    overcharges.look_up()
-    _add_surplus(tally.unknown_credits, tally, start, end)
+    _add_surplus(tally.unknown[CREDIT], start, end)
     return Summary(
         start=start,
         end=end,
         entries=tally.entries,
         matched=tally.matched,
         guessed=tally.guessed,
-        orders=tally.totals[CHARGE],
-        refunds=tally.totals[CREDIT],
-        top_ups=tally.totals["top-ups"],
-        other_services=tally.totals["others"],
+        orders=tally.totals["orders"],
+        refunds=tally.totals["refunds"],
+        top_ups=tally.totals["top_ups"],
+        other_services=tally.totals["other_services"],
         promised_not_credited=_promised_not_credited(start, end),
-        credited_not_promised=tally.unknown_credits.result(),
-        charged_unknown=tally.unknown_charges.result(),
+        credited_not_promised=tally.unknown[CREDIT].result(),
+        charged_unknown=tally.unknown[CHARGE].result(),
         ordered_not_charged=_ordered_not_charged(start, end, tally.charged),
         opening_balance=told.opening,
         closing_balance=told.closing,
@@ -233,37 +219,22 @@ class _Tally:
     entries: int = 0
     matched: int = 0
     guessed: int = 0
-    # By kind: CHARGE, CREDIT, "top-ups" and "others".
     totals: defaultdict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
-    unknown_charges: _Found = field(default_factory=_Found)
-    unknown_credits: _Found = field(default_factory=_Found)
-    # Primary keys of the orders with charges, and with credits, in the period.
+    # The primary keys of the orders with charges in the period.
     charged: set[int] = field(default_factory=set)
-    credited: set[int] = field(default_factory=set)
+    # Entries of no order, and what is added to them.
+    unknown: dict[str, _Found] = field(default_factory=lambda: {CHARGE: _Found(), CREDIT: _Found()})
 
     def add(self, rows: Iterable[_Row]) -> None:
         for row in rows:
-            self._add(row)
-
-    def _add(self, row: _Row) -> None:
-        self.entries += 1
-        self.matched += row.order_id is not None
-        self.guessed += row.is_guess
-        self.totals[_kind(row.type)] += row.amount
-        if row.type == CHARGE and row.order_id is None:
-            self.unknown_charges.add(row.as_discrepancy(row.amount))
-        elif row.type == CREDIT and row.order_id is None:
-            self.unknown_credits.add(row.as_discrepancy(row.amount))
-        elif row.type == CREDIT and row.order_id is not None:
-            self.credited.add(row.order_id)
-        elif row.type == CHARGE and row.order_id is not None:
-            self.charged.add(row.order_id)
-
-
-def _kind(type_: str) -> str:
-    if type_ in {CHARGE, CREDIT}:
-        return type_
-    return "top-ups" if type_ in _TOP_UPS else "others"
+            self.entries += 1
+            self.matched += row.order_id is not None
+            self.guessed += row.is_guess
+            self.totals[_TOTALS.get(row.type, "other_services")] += row.amount
+            if row.order_id is None and row.type in self.unknown:
+                self.unknown[row.type].add(row.as_discrepancy(row.amount))
+            elif row.order_id is not None and row.type == CHARGE:
+                self.charged.add(row.order_id)
 
 
 # Refunds that are missing, and refunds that nobody promised.
@@ -274,7 +245,7 @@ def _promised_not_credited(start: date, end: date) -> Discrepancies:
     found = _Found()
     for keys in batches(orders.order_by("settled_at", "pk").values_list("pk", flat=True)):
         by_key = Order.objects.in_bulk(keys)
-        credited = LedgerEntry.objects.credited(keys)
+        credited = LedgerEntry.objects.sums(keys, CREDIT)
         for order in (by_key[key] for key in keys if key in by_key):
             lacks = (refund_amount(order) or _ZERO) - credited.get(order.pk, _ZERO)
             if lacks > 0 and order.settled_at is not None:
@@ -282,45 +253,33 @@ def _promised_not_credited(start: date, end: date) -> Discrepancies:
     return found.result()
 
 
-def _add_surplus(found: _Found, tally: _Tally, start: date, end: date) -> None:
+def _add_surplus(found: _Found, start: date, end: date) -> None:
     """Add the entries of the period that exceed the refund of their order."""
     first_moment, next_moment = bounds(start, end)
-    for keys in batches(sorted(tally.credited)):
-        for order in Order.objects.not_credited().filter(pk__in=keys).order_by():
-            entries = LedgerEntry.objects.filter(order=order, type=CREDIT).order_by("time", "pk")
-            left = refund_amount(order) or _ZERO
-            for row in map(_Row._make, entries.values_list(*_Row._fields)):
-                surplus = min(row.amount - max(left, _ZERO), row.amount)
-                left -= row.amount
-                if surplus > 0 and first_moment <= row.time < next_moment:
-                    found.add(row.as_discrepancy(surplus))
+    refunds = LedgerEntry.objects.filter(type=CREDIT).order_by("time", "pk")
+    of_period = refunds.filter(within("time", start, end), order=OuterRef("pk"))
+    differing = Order.objects.not_credited().order_by("created_at", "pk")
+    for order in differing.filter(Exists(of_period)):
+        left = refund_amount(order) or _ZERO
+        for row in map(_Row._make, refunds.filter(order=order).values_list(*_Row._fields)):
+            surplus = min(row.amount - max(left, _ZERO), row.amount)
+            left -= row.amount
+            if surplus > 0 and first_moment <= row.time < next_moment:
+                found.add(row.as_discrepancy(surplus))
 
 
-class _Overcharges:
-    """A search for charges that exceed the price of their order, in batches.
+def _add_overcharges(found: _Found, rows: Iterable[_Row]) -> None:
+    """Add the charges that exceed the price of their order.
 
     Guessed charges are skipped: their amount is the price.
     """
-
-    def __init__(self, found: _Found) -> None:
-        self._found = found
-        self._charges: list[_Row] = []
-
-    def add(self, rows: Iterable[_Row]) -> None:
-        self._charges += [
-            row for row in rows if row.type == CHARGE and row.order_id and not row.is_guess
-        ]
-        if len(self._charges) >= _MOST_WAITING:
-            self.look_up()
-
-    def look_up(self) -> None:
-        charges, self._charges = self._charges, []
-        for part in batches(charges):
-            prices = _prices([row.order_id for row in part if row.order_id])
-            for row in part:
-                beyond = -row.amount - prices.get(row.order_id, -row.amount)
-                if beyond > 0:
-                    self._found.add(row.as_discrepancy(beyond))
+    charges = (row for row in rows if row.type == CHARGE and row.order_id and not row.is_guess)
+    for part in batches(charges):
+        prices = _prices([row.order_id for row in part if row.order_id])
+        for row in part:
+            beyond = -row.amount - prices.get(row.order_id, -row.amount)
+            if beyond > 0:
+                found.add(row.as_discrepancy(beyond))
 
 
 def _prices(keys: Collection[int]) -> dict[int | None, Decimal]:
@@ -369,5 +328,5 @@ def _never_charged(keys: Iterable[int]) -> Iterator[Order]:
         charges = LedgerEntry.objects.filter(order__in=batch, type=CHARGE).order_by()
         charged = set(charges.values_list("order_id", flat=True))
         left = [key for key in batch if key not in charged]
-        orders = Order.objects.only(*NEEDED).in_bulk(left)
+        orders = Order.objects.in_bulk(left)
         yield from (orders[key] for key in left if key in orders)
