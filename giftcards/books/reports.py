@@ -7,11 +7,13 @@ command and the downloads all get their numbers from :func:`report`.
 from __future__ import annotations
 
 import enum
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import date, timedelta
 from decimal import ROUND_DOWN, Decimal
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from django.db import models
@@ -159,14 +161,12 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The figures of a day, a week, a month, a product or a type.
+    """The figures of a day, a week, a month, a product or a type."""
 
-    For days, weeks and months, ``key`` is the first day, even if that is before the report's start,
-    and ``label`` is the date, ``2026-W48`` or ``2026-11``. Otherwise, ``key`` has the ids of the
-    product and of the type, which is "" in a report by product, and ``label`` their names.
-    """
-
+    # The first day, even if that is before the report's start; or the ids of the product and of the
+    # type, which is "" in a report by product.
     key: date | tuple[str, str]
+    # The date, ``2026-W48``, ``2026-11`` or the names.
     label: str
     figures: Figures
 
@@ -201,10 +201,8 @@ def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> 
     """Return the figures of the orders that became final from ``start`` to ``end``.
 
     Both days are included, in ``settings.TIME_ZONE``. A week or month that extends beyond the
-    period has only the orders of the days inside it. ``product_id`` limits the report to one
-    product. Orders bought in the provider's sandbox count like all others.
-
-    Raises :exc:`ValueError` if ``end`` is before ``start``.
+    period has only the orders of the days inside it. Orders bought in the provider's sandbox count
+    like all others. Raises :exc:`ValueError` if ``end`` is before ``start``.
     """
     if end < start:
         raise ValueError("A report ends on the day it starts, or later.")
@@ -253,30 +251,32 @@ def spans(start: date, end: date, by: By) -> Iterator[tuple[date, date, date]]:
 
 # Rows.
 
+_KEY_FORMATS = {By.DAY: "%Y-%m-%d", By.WEEK: "%G-W%V", By.MONTH: "%Y-%m"}
+
 
 def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> list[Row]:
-    sums: dict[date, Figures] = {}
+    sums: defaultdict[date, Figures] = defaultdict(Figures)
     for key, part in _parts(orders, start, end, by):
         figures = _figures(part.aggregate(**_sums()))
         if figures.orders:
-            sums[key] = sums.get(key, Figures()) + figures
-    return [Row(key, _label(key, by), figures) for key, figures in sums.items()]
+            sums[key] += figures
+    return [Row(key, f"{key:{_KEY_FORMATS[by]}}", figures) for key, figures in sums.items()]
 
 
 def _rows_of_products(orders: QuerySet[Order], start: date, end: date, by: By) -> list[Row]:
-    cells = [cell for _week, part in _parts(orders, start, end, By.WEEK) for cell in _cells(part)]
-    groups: dict[tuple[str, str], list[_Cell]] = defaultdict(list)
-    for cell in cells:
-        groups[cell.product_id, cell.type_id if by is By.TYPE else ""].append(cell)
-    newest = {key: max(cell.newest for cell in found) for key, found in groups.items()}
+    sums: defaultdict[tuple[str, str], Figures] = defaultdict(Figures)
+    # The primary keys of the newest orders.
+    newest: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for _week, part in _parts(orders, start, end, By.WEEK):
+        groups = part.values("product_id", "type_id").annotate(newest=Max("pk"), **_sums())
+        for group in groups:
+            key = group["product_id"], group["type_id"] if by is By.TYPE else ""
+            sums[key] += _figures(group)
+            newest[key] = max(newest[key], group["newest"])
     names = _names(newest.values())
     rows = [
-        Row(
-            key,
-            _name(key, names.get(newest[key], ("", ""))),
-            sum((cell.figures for cell in found), Figures()),
-        )
-        for key, found in groups.items()
+        Row(key, _name(key, names.get(newest[key], ("", ""))), figures)
+        for key, figures in sums.items()
     ]
     return sorted(rows, key=lambda row: (row.label.casefold(), row.key))
 
@@ -312,16 +312,6 @@ def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
     return day_of(first), day_of(last)
 
 
-def _label(key: date, by: By) -> str:
-    match by:
-        case By.WEEK:
-            year, week, _day = key.isocalendar()
-            return f"{year}-W{week:02}"
-        case By.MONTH:
-            return f"{key:%Y-%m}"
-    return key.isoformat()
-
-
 def _name(key: tuple[str, str], names: tuple[str, str]) -> str:
     """The names of the product and of the type, if ``key`` has one; ids where names are missing."""
     return " · ".join(name or id_ for id_, name in zip(key, names, strict=True) if id_)
@@ -340,15 +330,6 @@ def _names(keys: Iterable[int]) -> dict[int, tuple[str, str]]:
 # Sums.
 
 
-class _Cell(NamedTuple):
-    """The figures of a product and type; ``newest`` is the primary key of its newest order."""
-
-    product_id: str
-    type_id: str
-    newest: int
-    figures: Figures
-
-
 class _Centimes(Func):
     """An amount as whole centimes, exactly. SQLite computes with binary fractions."""
 
@@ -360,11 +341,6 @@ class _Centimes(Func):
     ) -> Any:
         template = "CAST(ROUND(%(expressions)s * 100) AS INTEGER)"
         return self.as_sql(compiler, connection, template=template, **context)
-
-
-def _cells(orders: QuerySet[Order]) -> list[_Cell]:
-    found = orders.values("product_id", "type_id").annotate(newest=Max("pk"), **_sums())
-    return [_Cell(row["product_id"], row["type_id"], row["newest"], _figures(row)) for row in found]
 
 
 def _sums() -> dict[str, Any]:
@@ -410,15 +386,13 @@ def _sums() -> dict[str, Any]:
 
 
 def _figures(row: Mapping[str, Any]) -> Figures:
+    # NULL is an empty sum. Amounts are in centimes.
+    sums = {name: int(row[name] or 0) for name in _NAMES}
     values: dict[str, Any] = {
-        name: _amount(row[name]) if name.endswith("_amount") else row[name] or 0 for name in _NAMES
+        name: Decimal(value).scaleb(-2) if name.endswith("_amount") else value
+        for name, value in sums.items()
     }
     return Figures(**values)
-
-
-def _amount(centimes: Decimal | int | None) -> Decimal:
-    """Convert a sum in centimes to an amount with two decimals; NULL, an empty sum, becomes 0."""
-    return Decimal(int(centimes or 0)).scaleb(-2)
 
 
 # Time to settle.
@@ -463,18 +437,11 @@ def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | Non
             times[max(int(taken), 0)] += count
     if not times:
         return None
-    histogram = sorted(times.items())
-    return Settling(_percentile(histogram, 50), _percentile(histogram, 95))
+    return Settling(_percentile(times, 50), _percentile(times, 95))
 
 
-def _percentile(histogram: list[tuple[int, int]], percent: int) -> int:
-    """The least value with at least ``percent`` percent of the values at or below it.
-
-    ``histogram`` has the values in rising order, each with how often it occurs.
-    """
-    left = sum(count for _value, count in histogram) * percent
-    for value, count in histogram:
-        left -= count * 100
-        if left <= 0:
-            return value
-    raise ValueError("There are no values.")
+def _percentile(times: Counter[int], percent: int) -> int:
+    """The least value with at least ``percent`` percent of the values at or below it."""
+    values = sorted(times)
+    up_to = list(accumulate(times[value] for value in values))
+    return values[bisect_left(up_to, up_to[-1] * percent / 100)]
