@@ -70,6 +70,11 @@ def _figure(name: str, path: str) -> _Column:
     return _Column(_LABELS[name], attrgetter(path))
 
 
+def _rows(columns: Sequence[_Column], sources: Iterable[Any]) -> Iterator[Cells]:
+    headings = [capfirst(str(column.heading)) for column in columns]
+    return chain([headings], ([column.value(source) for column in columns] for source in sources))
+
+
 # Reports.
 
 
@@ -87,7 +92,7 @@ def report_rows(report: Report, *, shows_costs: bool = True) -> Iterator[Cells]:
             if column.is_in_files and (shows_costs or not column.tells_costs)
         ),
     ]
-    return chain([_headings(columns)], (_cells(columns, row) for row in report.rows))
+    return _rows(columns, report.rows)
 
 
 _FIRST_DAY = _Column(_("First day"), attrgetter("key"))
@@ -134,7 +139,7 @@ def order_rows(
         orders = orders.filter(product_id=product_id)
     labels = {str(choice): str(choice.label) for choice in (*Status, *Environment)}
     lines = (_Line(order, labels) for order in _each(settled_between(orders, start, end)))
-    return chain([_headings(columns)], (_cells(columns, line) for line in lines))
+    return _rows(columns, lines)
 
 
 class _Line:
@@ -246,14 +251,6 @@ _CONTACTS = (
 )
 
 
-def _headings(columns: Iterable[_Column]) -> Cells:
-    return [capfirst(str(column.heading)) for column in columns]
-
-
-def _cells(columns: Iterable[_Column], source: Any) -> Cells:
-    return [column.value(source) for column in columns]
-
-
 # Files.
 
 
@@ -262,14 +259,9 @@ def as_csv(
 ) -> Iterator[bytes]:
     """Yield ``rows`` as a CSV file (RFC 4180) in UTF-8, a piece at a time.
 
-    ``separator`` is a comma, a semicolon or a tab. Amounts have two decimals after
-    ``decimal_mark``, a point or a comma: a spreadsheet in French takes ``2750.00`` for a text.
-    ``has_bom`` adds a byte order mark: spreadsheets recognise UTF-8 by it, but other programs may
-    stumble over it. Days and moments follow ISO 8601.
-
-    A text that a spreadsheet would take for a formula gets a leading apostrophe. NUL characters are
-    dropped. Raises :exc:`ValueError` for another separator or decimal mark, and for a comma as
-    both.
+    ``separator`` is a comma, a semicolon or a tab, ``decimal_mark`` a point or a comma. A text that
+    a spreadsheet would take for a formula gets a leading apostrophe. Raises :exc:`ValueError` for
+    another separator or decimal mark, and for a comma as both.
     """
     if separator not in SEPARATORS.values():
         raise ValueError("The separator is a comma, a semicolon or a tab.")
@@ -321,8 +313,7 @@ def can_write_xlsx() -> bool:
 def write_xlsx(rows: Iterable[Cells], file: IO[bytes]) -> None:
     """Write ``rows``, the first of which has the headings, to ``file`` as an xlsx file.
 
-    Amounts become numbers, days and moments become dates, and no text becomes a formula. After each
-    million rows, a new sheet begins. Memory does not grow with the number of rows. Raises
+    No text becomes a formula. Memory does not grow with the number of rows. Raises
     :exc:`ImportError` unless :func:`can_write_xlsx`.
     """
     from openpyxl import Workbook
