@@ -23,10 +23,7 @@ _ZERO = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """A day, and the part of its change of the balance that is without an entry.
-
-    ``amount`` is in dinars, and negative for what left the account.
-    """
+    """A day, and the part of its change of the balance that is without an entry."""
 
     day: date
     amount: Decimal
@@ -78,19 +75,16 @@ def _breaks(opening: Decimal, sums: Mapping[date, Decimal]) -> Iterator[Break]:
 def _balance_at(moment: datetime) -> Decimal | None:
     """The balance after the last entry before ``moment`` or, if unknown, before the next entry."""
     balance = _balance_before(moment)
-    return _balance_from(moment) if balance is None else balance
+    if balance is not None:
+        return balance
+    entries = LedgerEntry.objects.filter(time__gte=moment)
+    return _first_ends(entries.order_by("time", "pk")).before
 
 
 def _balance_before(moment: datetime) -> Decimal | None:
     """The balance after the last entry before ``moment``; ``None`` if it is not known."""
     entries = LedgerEntry.objects.filter(time__lt=moment)
     return _first_ends(entries.order_by("-time", "-pk")).after
-
-
-def _balance_from(moment: datetime) -> Decimal | None:
-    """The balance before the first entry from ``moment`` on; ``None`` if it is not known."""
-    entries = LedgerEntry.objects.filter(time__gte=moment)
-    return _first_ends(entries.order_by("time", "pk")).before
 
 
 class _Ends(NamedTuple):

@@ -35,8 +35,7 @@ _LONGEST_PAUSE = timedelta(hours=1)
 def read_if_due(should_continue: Callable[[], bool]) -> None:
     """Read a part of the ledger if its nightly reading is due; the very first call plans it.
 
-    Makes one request, and more for five seconds while ``should_continue`` and the request budget
-    allow it. The next call goes on where this one has ended.
+    Makes one request, and more for five seconds while ``should_continue`` and the budget allow it.
     """
     state = LedgerState.objects.current()
     now = timezone.now()
@@ -68,13 +67,11 @@ def _read_part(state: LedgerState, should_continue: Callable[[], bool]) -> None:
 
 
 def read_while_idle(has_time: Callable[[], bool]) -> None:
-    """:func:`read_if_due`, for the tick: go on only while no order waits for this worker."""
-    read_if_due(lambda: has_time() and _is_nobody_waiting())
+    """:func:`read_if_due`, for the tick: go on only while no order waits for this worker.
 
-
-def _is_nobody_waiting() -> bool:
-    """True if no order waits for this worker: a process runs the loop, or no order is urgent."""
-    return Lease.objects.is_taken(Lease.LOOP) or not is_work_left()
+    None does while another process runs the loop, or while no order is urgent.
+    """
+    read_if_due(lambda: has_time() and (Lease.objects.is_taken(Lease.LOOP) or not is_work_left()))
 
 
 def _do_not_wait(_reading: LedgerReading) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from heapq import heappop, heappush
-from typing import TypeVar
+from operator import attrgetter
+from typing import NamedTuple, TypeVar
 
 # The usual spread of the time that the provider takes to book an order.
 _JITTER = timedelta(seconds=2)
@@ -46,8 +47,7 @@ class Span:
     after: timedelta
 
 
-@dataclass(frozen=True, slots=True)
-class _Window:
+class _Window(NamedTuple):
     """The period in which an order may have been booked."""
 
     first: datetime
@@ -76,20 +76,20 @@ def _sets(
     bookings: Iterable[Booking], expected: Iterable[Expected], span: Span
 ) -> Iterator[tuple[list[Booking], list[Expected]]]:
     """Yield sets of bookings and orders; pairs are possible within a set only."""
-    booked = _by_amount(sorted(bookings, key=lambda booking: (booking.time, booking.key)))
+    booked = _by_amount(sorted(bookings, key=attrgetter("time", "key")))
     for amount, ones in _by_amount(expected).items():
         for part in _overlapping(ones, span):
             windows = [_window(one, span) for one in part]
             first = min(window.first for window in windows)
             last = max(window.last for window in windows)
-            yield _between(booked[amount], first, last), part
+            yield _between(booked[amount], first, last, time=attrgetter("time")), part
 
 
-def _between(bookings: Sequence[Booking], first: datetime, last: datetime) -> list[Booking]:
-    """The bookings from ``first`` to ``last``, of ``bookings`` that are sorted by time."""
-    begin = bisect_left(bookings, first, key=lambda booking: booking.time)
-    end = bisect_right(bookings, last, key=lambda booking: booking.time)
-    return list(bookings[begin:end])
+def _between(
+    items: list[T], first: datetime, last: datetime, *, time: Callable[[T], datetime]
+) -> list[T]:
+    """The items from ``first`` to ``last``, of ``items`` that are sorted by ``time``."""
+    return items[bisect_left(items, first, key=time) : bisect_right(items, last, key=time)]
 
 
 def _by_amount(items: Iterable[T]) -> defaultdict[Decimal, list[T]]:
@@ -135,8 +135,7 @@ def _most_pairs(
 
     Each booking gets the order whose window contains its time and ends first.
     """
-    windows = [_window(one, span) for one in expected]
-    coming = sorted(windows, key=lambda window: window.first, reverse=True)
+    coming = sorted((_window(one, span) for one in expected), reverse=True)
     begun: list[tuple[datetime, int]] = []
     pairs: dict[int, int] = {}
     for booking in bookings:
@@ -166,20 +165,16 @@ def learn_offset(
     result is the difference around which most pairs of equal amount lie, among those that differ
     by ``within`` at most; 0 if there are none.
     """
-    wanted = _by_amount(sorted(expected, key=lambda one: one.at))
-    moments = defaultdict(
-        list, {amount: [one.at for one in ones] for amount, ones in wanted.items()}
-    )
+    at = attrgetter("at")
+    wanted = _by_amount(sorted(expected, key=at))
     differences = sorted(
-        booking.time - at
+        booking.time - one.at
         for booking in bookings
-        for at in _near(moments[booking.amount], booking.time, within)
+        for one in _between(
+            wanted[booking.amount], booking.time - within, booking.time + within, time=at
+        )
     )
     return _densest(differences)
-
-
-def _near(times: Sequence[datetime], moment: datetime, within: timedelta) -> Sequence[datetime]:
-    return times[bisect_left(times, moment - within) : bisect_right(times, moment + within)]
 
 
 def _densest(differences: Sequence[timedelta]) -> timedelta:

@@ -222,12 +222,11 @@ class _Reader:
         is_repeated = place.page > 1 and bool(shown) and shown <= self._shown
         self._shown |= shown
         read_until = LedgerState.objects.current().read_until
-        following = replace(place, page=place.page + 1)
         is_last = is_repeated or _is_last(page, place.page)
         with transaction.atomic():
             self._hold()
             kept = LedgerEntry.objects.keep(entries)
-            following = replace(following, new=place.new + len(kept.new))
+            following = replace(place, page=place.page + 1, new=place.new + len(kept.new))
             if not is_last:
                 _store(following)
         self._orders_losing_entries |= set(kept.orders_losing_entries)
