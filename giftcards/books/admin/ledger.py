@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date, timedelta
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html
@@ -21,7 +21,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.filters import show_filters
+from giftcards.admin.filters import ConditionFilter, show_filters
 from giftcards.admin.rows import OrderRows, column, order_link, visible_orders
 from giftcards.books.models import CHARGE, CREDIT, LedgerEntry
 from giftcards.books.reports import By, first_day, last_day
@@ -75,26 +75,17 @@ class KindFilter(admin.SimpleListFilter):
         return queryset.filter(type=self.value()) if self.value() else queryset
 
 
-class MatchFilter(admin.SimpleListFilter):
+class MatchFilter(ConditionFilter):
     """A filter for entries whose order is guessed or unknown."""
 
     title = _("order")
     parameter_name = "order"
-
-    #: For each choice, its text and the condition for its entries. ``[True]`` is a list because
-    #: Django turns "= True" into a bare column, for which SQLite uses no index.
-    CHOICES: ClassVar[Mapping[str, tuple[Any, dict[str, Any]]]] = {
-        "guessed": (_("Guessed"), {"is_guess__in": [True]}),
-        "charged": (_("Unknown, charged"), {"order": None, "type": CHARGE}),
-        "credited": (_("Unknown, credited back"), {"order": None, "type": CREDIT}),
+    conditions = {
+        # A list, because Django turns "= True" into a bare column, for which SQLite uses no index.
+        "guessed": (_("Guessed"), Q(is_guess__in=[True])),
+        "charged": (_("Unknown, charged"), Q(order=None, type=CHARGE)),
+        "credited": (_("Unknown, credited back"), Q(order=None, type=CREDIT)),
     }
-
-    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        return [(name, text) for name, (text, _condition) in self.CHOICES.items()]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        chosen = self.CHOICES.get(self.value() or "")
-        return queryset.filter(**chosen[1]) if chosen else queryset
 
 
 class PeriodFilter(admin.SimpleListFilter):
@@ -200,10 +191,9 @@ class LedgerEntryAdmin(OrderRows):
         return response
 
     def _summary(self, request: HttpRequest, changelist: ChangeList) -> dict[str, Any]:
-        """The summary of a period, as template context, for the first page of its entries.
+        """The summary of a period as template context, if the address asks for nothing else.
 
-        Empty unless the address asks for a period and nothing else. It reads every entry of the
-        period.
+        It reads every entry of the period.
         """
         chosen = [each for each in changelist.filter_specs if isinstance(each, PeriodFilter)]
         period = chosen[0].period if chosen else None

@@ -30,20 +30,15 @@ _LAST = date(2100, 12, 31)
 _MOST_DAYS = 366
 _MOST_YEARS = 10
 
-_XLSX = "xlsx"
-
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The parameters of a report: first and last day, both included, kind of rows, and product.
-
-    ``product_id`` is "" for all products.
-    """
+    """The parameters of a report: first and last day, both included, kind of rows, and product."""
 
     start: date
     end: date
     by: By = By.DAY
-    product_id: str = ""
+    product_id: str = ""  # all of them
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -58,10 +53,7 @@ class Question:
 
 
 class ReportForm(forms.Form):
-    """The form of a report, read from the address so that a report can be linked to.
-
-    Missing fields have defaults.
-    """
+    """The form of a report, read from the address so that a report can be linked to."""
 
     by = forms.ChoiceField(label=_("By"), choices=By.choices)
     product = forms.ChoiceField(
@@ -150,8 +142,8 @@ class DownloadForm(forms.Form):
         proposed = _CSV_OF_LANGUAGE.get((get_language() or "")[:2], "semicolon")
         if can_write_xlsx():
             # Its numbers and dates do not depend on the language of the spreadsheet.
-            choices.insert(0, (_XLSX, _("Excel (xlsx), for spreadsheets in every language")))
-            proposed = _XLSX
+            choices.insert(0, ("xlsx", _("Excel (xlsx), for spreadsheets in every language")))
+            proposed = "xlsx"
         self.fields["format"].choices = choices  # type: ignore[attr-defined]
         self.fields["format"].initial = proposed
 
@@ -163,10 +155,7 @@ class DownloadForm(forms.Form):
 
 
 def links(question: Question | None) -> list[tuple[str, str, bool]]:
-    """Links to the usual periods, for the product of ``question``.
-
-    Each has a text, an address, and True if its period is the one that is shown.
-    """
+    """Links to the usual periods: text, address, and True if it is the one of ``question``."""
     day = today()
     this_month = first_day(day, By.MONTH)
     last_month = this_month - timedelta(days=1)

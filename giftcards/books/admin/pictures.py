@@ -1,13 +1,8 @@
 """The pictures of a report: bar charts, with words that say the same.
 
-Pictures that tell the provider's prices are left out for people who may not see costs.
-
-Positions are percentages because a picture has no size of its own: the same drawing is as wide as a
-phone, a desktop or a sheet of paper, and its letters stay as large as those of the page.
-
-Time and amounts run from left to right in every language. Algeria writes numbers, formulas and the
-axes of diagrams that way in Arabic too, and so do the statements that people compare with a chart.
-Bars of products have no axis: the style sheet lets them begin where a line of text begins.
+Positions are percentages because a picture has no size of its own: its letters stay as large as
+those of the page. Time and amounts run from left to right in every language, as Algeria writes
+them in Arabic too. Bars of products have no axis: they begin where a line of text begins.
 """
 
 from __future__ import annotations
@@ -117,10 +112,7 @@ PICTURES = (
 
 
 def pictures(report: Report, *, shows_costs: bool) -> Iterator[dict[str, Any]]:
-    """The charts of the report, without empty ones, as template context.
-
-    A chart has columns over time, or else bars of products.
-    """
+    """The charts of the report, without empty ones, as template context."""
     draw = _bars if report.by in {By.PRODUCT, By.TYPE} else _columns
     for picture in PICTURES:
         if (shows_costs or not picture.is_cost) and any(_values(picture, report.total)):
@@ -151,10 +143,7 @@ def _columns(picture: Picture, report: Report) -> dict[str, Any]:
 
 
 def _bars(picture: Picture, report: Report) -> dict[str, Any]:
-    """Bars of the products or types with the largest amounts, largest first.
-
-    ``others`` counts those that are in the table only.
-    """
+    """Bars of the products or types with the largest amounts; ``others`` counts the rest."""
     sized = [(_total(_values(picture, row.figures)), row) for row in report.rows]
     ranked = sorted((one for one in sized if one[0]), key=lambda one: one[0], reverse=True)
     shown = ranked[:_MOST_BARS]

@@ -213,10 +213,7 @@ class ReportFact(NamedTuple):
 
 
 def _list_address(order_list: str, question: Question, **filters: str) -> str:
-    """The address of the list of the question's orders, limited further by ``filters``.
-
-    These are the orders of its product, if it names one, that became final in its period.
-    """
+    """The address of the list of the question's orders, limited further by ``filters``."""
     product = {"product_id": question.product_id} if question.product_id else {}
     start, end = bounds(question.start, question.end)
     period = {"settled_at__gte": str(start), "settled_at__lt": str(end)}
@@ -229,10 +226,7 @@ def _list_address(order_list: str, question: Question, **filters: str) -> str:
 def _groups(
     report: Report, question: Question, *, order_list: str, open_orders: OpenMoney | None
 ) -> Iterator[tuple[str, list[ReportFact]]]:
-    """Yield the key figures in groups with titles.
-
-    ``open_orders`` is ``None`` for a person who may not see costs.
-    """
+    """The key figures by title; ``open_orders`` is ``None`` for who may not see costs."""
     facts = partial(_facts, report.total, question, order_list)
     yield gettext("Orders and cards"), [*facts(Side.CARDS), *_shares(report)]
     if open_orders is not None:
@@ -331,13 +325,11 @@ def _question_of(row: Row, question: Question) -> Question | None:
 
 
 def _cell(column: Column, figures: Figures) -> str:
-    """The figure as HTML, after a warning mark if it leaves out orders.
-
-    The mark stands before the amount, so that the digits of a column stay aligned.
-    """
+    """The figure as HTML, after a warning mark if it leaves out orders."""
     shown, why = _figure(column, figures), _left_out(column, figures)
     if not why:
         return shown
+    # Before the amount, so that the digits of a column stay aligned.
     mark = '<span class="giftcards-mark" role="img" aria-label="{}" title="{}">⚠</span> {}'
     return format_html(mark, why, why, shown)
 
