@@ -93,9 +93,14 @@ def missing_sentence(count: int, amount: Decimal) -> str:
     return _sentence("refund", "promised and not credited", count, amount)
 
 
-def unknown_sentence(kind: str, count: int, amount: Decimal) -> str:
-    noun = "charge" if kind == CHARGE else "refund"
-    return _sentence(noun, "of no order here", count, amount)
+def unknown_sentence(found: Mapping[str, Discrepancies]) -> str:
+    """The sentences about entries of no order, which ``found`` has by type."""
+    nouns = {CHARGE: "charge", CREDIT: "refund"}
+    sentences = (
+        _sentence(nouns[kind], "of no order here", one.count, one.amount)
+        for kind, one in found.items()
+    )
+    return " ".join(filter(None, sentences))
 
 
 def _sentence(noun: str, what: str, count: int, amount: Decimal) -> str:
@@ -125,9 +130,8 @@ def _are_unknown(standing: Standing) -> Finding | None:
     number = sum(one.count for one in found.values())
     if not number:
         return None
-    sentences = (unknown_sentence(kind, one.count, one.amount) for kind, one in found.items())
     return Finding(
-        " ".join(filter(None, sentences)),
+        unknown_sentence(found),
         min(number, MOST),
         has_more=number > MOST,
         explain=lambda: _adding_up(one.amount for one in found.values()),

@@ -62,6 +62,16 @@ class Discrepancies:
     def references(self) -> tuple[str, ...]:
         return tuple(item.reference for item in self.first)
 
+    def plus(self, items: Iterable[Discrepancy]) -> Discrepancies:
+        """Return these and ``items``, which may be any number."""
+        count, amount, first = self.count, self.amount, list(self.first)
+        for item in items:
+            count += 1
+            amount += item.amount
+            if len(first) < LISTED:
+                first.append(item)
+        return Discrepancies(count, amount, tuple(first))
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -128,10 +138,8 @@ def summarise(start: date, end: date) -> Summary:
     sums: dict[date, Decimal] = {}
     for day, rows in _by_day(start, end):
         tally.add(rows)
-        _add_overcharges(tally.unknown[CHARGE], rows)
         sums[day] = _sum(rows)
     told = compare_balances(start, end, sums)
-    _add_surplus(tally.unknown[CREDIT], start, end)
     return Summary(
         start=start,
         end=end,
@@ -142,10 +150,10 @@ def summarise(start: date, end: date) -> Summary:
         refunds=tally.totals["refunds"],
         top_ups=tally.totals["top_ups"],
         other_services=tally.totals["other_services"],
-        promised_not_credited=_promised_not_credited(start, end),
-        credited_not_promised=tally.unknown[CREDIT].result(),
-        charged_unknown=tally.unknown[CHARGE].result(),
-        ordered_not_charged=_ordered_not_charged(start, end, tally.charged),
+        promised_not_credited=Discrepancies().plus(_promised_not_credited(start, end)),
+        credited_not_promised=tally.unknown_credits.plus(_surpluses(start, end)),
+        charged_unknown=tally.unknown_charges,
+        ordered_not_charged=Discrepancies().plus(_ordered_not_charged(start, end, tally.charged)),
         opening_balance=told.opening,
         closing_balance=told.closing,
         gap=told.gap,
@@ -197,24 +205,6 @@ def _days(start: date, end: date) -> Iterator[date]:
 
 
 @dataclass(slots=True)
-class _Found:
-    """Discrepancies while they are being collected."""
-
-    count: int = 0
-    amount: Decimal = _ZERO
-    first: list[Discrepancy] = field(default_factory=list)
-
-    def add(self, item: Discrepancy) -> None:
-        self.count += 1
-        self.amount += item.amount
-        if len(self.first) < LISTED:
-            self.first.append(item)
-
-    def result(self) -> Discrepancies:
-        return Discrepancies(self.count, self.amount, tuple(self.first))
-
-
-@dataclass(slots=True)
 class _Tally:
     entries: int = 0
     matched: int = 0
@@ -222,39 +212,43 @@ class _Tally:
     totals: defaultdict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
     # The primary keys of the orders with charges in the period.
     charged: set[int] = field(default_factory=set)
-    # Entries of no order, and what is added to them.
-    unknown: dict[str, _Found] = field(default_factory=lambda: {CHARGE: _Found(), CREDIT: _Found()})
+    unknown_charges: Discrepancies = Discrepancies()
+    unknown_credits: Discrepancies = Discrepancies()
 
-    def add(self, rows: Iterable[_Row]) -> None:
+    def add(self, rows: Collection[_Row]) -> None:
         for row in rows:
             self.entries += 1
             self.matched += row.order_id is not None
             self.guessed += row.is_guess
             self.totals[_TOTALS.get(row.type, "other_services")] += row.amount
-            if row.order_id is None and row.type in self.unknown:
-                self.unknown[row.type].add(row.as_discrepancy(row.amount))
-            elif row.order_id is not None and row.type == CHARGE:
+            if row.type == CHARGE and row.order_id is not None:
                 self.charged.add(row.order_id)
+        unknown = self.unknown_charges.plus(_of_no_order(rows, CHARGE))
+        self.unknown_charges = unknown.plus(_overcharges(rows))
+        self.unknown_credits = self.unknown_credits.plus(_of_no_order(rows, CREDIT))
+
+
+def _of_no_order(rows: Iterable[_Row], type_: str) -> Iterator[Discrepancy]:
+    unknown = (row for row in rows if row.type == type_ and row.order_id is None)
+    return (row.as_discrepancy(row.amount) for row in unknown)
 
 
 # Refunds that are missing, and refunds that nobody promised.
 
 
-def _promised_not_credited(start: date, end: date) -> Discrepancies:
+def _promised_not_credited(start: date, end: date) -> Iterator[Discrepancy]:
     orders = Order.objects.not_credited().filter(within("settled_at", start, end))
-    found = _Found()
     for keys in batches(orders.order_by("settled_at", "pk").values_list("pk", flat=True)):
         by_key = Order.objects.in_bulk(keys)
         credited = LedgerEntry.objects.sums(keys, CREDIT)
         for order in (by_key[key] for key in keys if key in by_key):
             lacks = (refund_amount(order) or _ZERO) - credited.get(order.pk, _ZERO)
             if lacks > 0 and order.settled_at is not None:
-                found.add(Discrepancy(order.pk, order.reference, lacks, order.settled_at))
-    return found.result()
+                yield Discrepancy(order.pk, order.reference, lacks, order.settled_at)
 
 
-def _add_surplus(found: _Found, start: date, end: date) -> None:
-    """Add the entries of the period that exceed the refund of their order."""
+def _surpluses(start: date, end: date) -> Iterator[Discrepancy]:
+    """The entries of the period that exceed the refund of their order."""
     first_moment, next_moment = bounds(start, end)
     refunds = LedgerEntry.objects.filter(type=CREDIT).order_by("time", "pk")
     of_period = refunds.filter(within("time", start, end), order=OuterRef("pk"))
@@ -265,11 +259,11 @@ def _add_surplus(found: _Found, start: date, end: date) -> None:
             surplus = min(row.amount - max(left, _ZERO), row.amount)
             left -= row.amount
             if surplus > 0 and first_moment <= row.time < next_moment:
-                found.add(row.as_discrepancy(surplus))
+                yield row.as_discrepancy(surplus)
 
 
-def _add_overcharges(found: _Found, rows: Iterable[_Row]) -> None:
-    """Add the charges that exceed the price of their order.
+def _overcharges(rows: Iterable[_Row]) -> Iterator[Discrepancy]:
+    """The charges that exceed the price of their order.
 
     Guessed charges are skipped: their amount is the price.
     """
@@ -279,7 +273,7 @@ def _add_overcharges(found: _Found, rows: Iterable[_Row]) -> None:
         for row in part:
             beyond = -row.amount - prices.get(row.order_id, -row.amount)
             if beyond > 0:
-                found.add(row.as_discrepancy(beyond))
+                yield row.as_discrepancy(beyond)
 
 
 def _prices(keys: Collection[int]) -> dict[int | None, Decimal]:
@@ -300,16 +294,15 @@ def _prices(keys: Collection[int]) -> dict[int | None, Decimal]:
 # Orders that were never charged.
 
 
-def _ordered_not_charged(start: date, end: date, charged: Collection[int]) -> Discrepancies:
+def _ordered_not_charged(start: date, end: date, charged: Collection[int]) -> Iterator[Discrepancy]:
     """The orders sent in the period that were never charged, as far as the ledger was read.
 
     ``charged`` are primary keys of orders that are known to be charged.
     """
-    found = _Found()
     read_until = LedgerState.objects.known_until()
     first = LedgerEntry.objects.order_by("time", "pk").first()
     if read_until is None or first is None:
-        return found.result()
+        return
     account = LedgerAccount()
     for day in _days(max(start, day_of(first.time)), min(end, day_of(read_until))):
         begin, following = bounds(day, day)
@@ -318,8 +311,7 @@ def _ordered_not_charged(start: date, end: date, charged: Collection[int]) -> Di
         for order in _never_charged(keys):
             lacks = charge(order)
             if lacks and account.bought(order):
-                found.add(Discrepancy(order.pk, order.reference, -lacks.amount, lacks.at))
-    return found.result()
+                yield Discrepancy(order.pk, order.reference, -lacks.amount, lacks.at)
 
 
 def _never_charged(keys: Iterable[int]) -> Iterator[Order]:

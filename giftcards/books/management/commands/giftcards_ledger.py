@@ -225,8 +225,6 @@ def _reading_as_dict(reading: LedgerReading) -> dict[str, Any]:
 
 # Conditions for monitors.
 
-Condition = Callable[[Summary], str]
-
 
 def _has_gap(summary: Summary) -> str:
     return gap_sentence(summary.gap) if summary.gap or summary.breaks else ""
@@ -238,12 +236,12 @@ def _is_missing(summary: Summary) -> str:
 
 
 def _is_unknown(summary: Summary) -> str:
-    found = {CHARGE: summary.charged_unknown, CREDIT: summary.credited_not_promised}
-    sentences = (unknown_sentence(kind, one.count, one.amount) for kind, one in found.items())
-    return " ".join(filter(None, sentences))
+    return unknown_sentence(
+        {CHARGE: summary.charged_unknown, CREDIT: summary.credited_not_promised}
+    )
 
 
-CONDITIONS: Mapping[str, Condition] = {
+CONDITIONS: Mapping[str, Callable[[Summary], str]] = {
     "gap": _has_gap,
     "missing": _is_missing,
     "unknown": _is_unknown,
