@@ -108,7 +108,7 @@ WITHIN = {
         "expected": "pairing",
         "matching": "models pairing expected",
         "summary": "models balances expected",
-        "admin": "forecast models reports exports summary",
+        "admin": "forecast models reports exports expected summary",
         "conditions": "forecast models expected summary",
         "reading": "models matching conditions",
         "management": "forecast models reports exports summary conditions reading",

@@ -26,13 +26,13 @@ from giftcards.admin.filters import ConditionFilter
 from giftcards.admin.pages import OrderPages
 from giftcards.admin.provider_sections import distance
 from giftcards.books.admin.reports import PAGES, orders_of_unknown_price
+from giftcards.books.expected import refund_amount
 from giftcards.books.forecast import OpenMoney, lasts, money_in_open_orders
 from giftcards.books.models import CREDIT
 from giftcards.conditions import Standing
 from giftcards.display import filled, moment, money, signed_money
 from giftcards.models import Order, ProviderState
 from giftcards.models.order_queries import NOT_CREDITED
-from giftcards.refunds import refund_breakdown
 
 # The query parameters with which the list still shows all orders: sorting and paging.
 _OF_WHOLE_LIST = {"o", "p", "all"}
@@ -60,11 +60,10 @@ def above_list(pages: OrderPages, request: HttpRequest, standing: Standing) -> S
 
 def _provider_page(request: HttpRequest, site: AdminSite) -> str:
     """The address of the provider's page; "" for a person who may not open it."""
-    if not site.is_registered(ProviderState):
-        return ""
-    if not site.get_model_admin(ProviderState).has_view_permission(request):
-        return ""
-    return reverse("admin:giftcards_providerstate_changelist", current_app=site.name)
+    is_there = site.is_registered(ProviderState)
+    if is_there and site.get_model_admin(ProviderState).has_view_permission(request):
+        return reverse("admin:giftcards_providerstate_changelist", current_app=site.name)
+    return ""
 
 
 def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[tuple[Any, str, str]]:
@@ -115,9 +114,8 @@ def bookings(_pages: OrderPages, request: HttpRequest, order: Order) -> SafeStri
         "has_guess": any(entry.is_guess for entry in entries),
     }
     if order.is_credited is False:
-        breakdown = refund_breakdown(order)
         amounts = (entry.amount for entry in entries if entry.type == CREDIT)
-        context["promised"] = money(breakdown.refunded_amount if breakdown else None)
+        context["promised"] = money(refund_amount(order))
         context["credited"] = money(sum(amounts, Decimal(0)))
     return render_to_string("admin/giftcards_books/bookings.html", context, request)
 
