@@ -187,11 +187,9 @@ class _Reader:
         known_until = state.read_until
         if since is None:
             return place or self._window(self._start(known_until))
-        start = begin_of(since)
-        for moment in (known_until, place and place.start):
-            # Nothing that was not read yet is skipped.
-            start = min(start, moment or start)
-        return self._window(start)
+        # Nothing that was not read yet is skipped.
+        unread = (known_until, place.start if place else None)
+        return self._window(min([begin_of(since), *filter(None, unread)]))
 
     def _start(self, known_until: datetime | None) -> datetime:
         if known_until is not None:
@@ -273,24 +271,21 @@ class _Reader:
         lacking = _lacking(place, page, shown=len(self._shown))
         if lacking and place.new and place.passes < _MOST_PASSES:
             # Its pages may have shifted while they were read.
-            again = replace(place, page=1, passes=place.passes + 1, new=0)
-            with transaction.atomic():
-                self._hold()
-                _store(again)
-            self._shown = set()
-            return again
-        self.note(not_shown=self.reading.not_shown + lacking)
-        match(
-            place.start,
-            place.until,
-            hold=self._hold,
-            orders_losing_entries=self._orders_losing_entries,
-        )
-        self._orders_losing_entries = set()
-        following = self._window_after(place)
+            following: Position | None = replace(place, page=1, passes=place.passes + 1, new=0)
+            read_until = None
+        else:
+            self.note(not_shown=self.reading.not_shown + lacking)
+            match(
+                place.start,
+                place.until,
+                hold=self._hold,
+                orders_losing_entries=self._orders_losing_entries,
+            )
+            self._orders_losing_entries = set()
+            following, read_until = self._window_after(place), place.until
         with transaction.atomic():
             self._hold()
-            _store(following, read_until=place.until)
+            _store(following, read_until=read_until)
         self._shown = set()
         return following
 

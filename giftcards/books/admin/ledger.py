@@ -63,8 +63,6 @@ _MONTHS = 12
 
 
 class KindFilter(admin.SimpleListFilter):
-    """A filter by the types of entries that the ledger has."""
-
     title = _("type")
     parameter_name = "type"
 
@@ -76,8 +74,6 @@ class KindFilter(admin.SimpleListFilter):
 
 
 class MatchFilter(ConditionFilter):
-    """A filter for entries whose order is guessed or unknown."""
-
     title = _("order")
     parameter_name = "order"
     conditions = {
