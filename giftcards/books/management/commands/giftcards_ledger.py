@@ -102,9 +102,8 @@ def _period(options: dict[str, Any]) -> tuple[date | None, date | None, date | N
 
 def _last_days() -> date:
     """The first day that the next reading would read again."""
-    read_until = LedgerState.objects.current().read_until
-    last = day_of(read_until) if read_until else today()
-    return min(last, today()) - timedelta(days=AGAIN)
+    known_until = LedgerState.objects.known_until()
+    return (day_of(known_until) if known_until else today()) - timedelta(days=AGAIN)
 
 
 # While reading.
