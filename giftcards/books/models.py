@@ -42,18 +42,16 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         If the type, the amount or the ``objid`` of an entry changes, it loses its order. It is then
         unknown whether that order was credited.
         """
-        names = [entry.provider_id for entry in entries]
-        known = {entry.provider_id: entry for entry in self.filter(provider_id__in=names)}
-        new = [entry for entry in entries if entry.provider_id not in known]
+        told = {entry.provider_id: entry for entry in entries}
+        known = {entry.provider_id: entry for entry in self.filter(provider_id__in=told)}
+        new = [entry for name, entry in told.items() if name not in known]
         # Somebody without the lease may have inserted them meanwhile.
         self.bulk_create(new, ignore_conflicts=True)
         changed: list[LedgerEntry] = []
         orders_losing_entries: set[int] = set()
-        for entry in entries:
-            if (stored := known.get(entry.provider_id)) is None:
-                continue
+        for name, stored in known.items():
             owner = stored.order_id
-            if stored.take_over(entry):
+            if stored.take_over(told[name]):
                 stored.save(update_fields=[*_TOLD, "order", "is_guess"])
                 changed.append(stored)
                 if owner is not None and stored.order_id is None:
