@@ -58,13 +58,23 @@ def place_order(
     It does not call the provider, so it is safe in a web request and in a transaction that may roll
     back. It is idempotent: the same ``reference`` with the same values returns the same order. If
     :func:`change_customer` has corrected the customer, the current details and all earlier ones
-    count as the same. Do not take a reference from a customer; ``None`` generates one.
+    count as the same.
+
+    ``product_id`` and ``type_id`` are the provider's ids (1 to 100 printable ASCII characters
+    without spaces), ``quantity`` is 1 to 2,000 cards. ``reference`` is the shop's own unique name
+    for the order, in the same format; ``None`` generates a UUID. Do not take it from a customer.
 
     Amounts are in dinars, 0 or more with at most two decimals. The customer pays ``sale_price`` for
     one card, or ``sale_amount`` for all of them; if both are given, they have to agree. One card
     may cost the shop at most ``max_price``. Without it, the ceiling is what the customer pays for a
     card, unless ``HOLD_ABOVE_SALE_PRICE`` is off. An order above its ceiling waits for a person;
     one without a ceiling is bought at any price.
+
+    ``group`` is what the order belongs to in the shop, such as an invoice (at most 100 characters).
+    ``metadata`` is a dict for the shop's own use: JSON values under text keys, at most 4,096 bytes
+    and 8 levels. The customer's details (name: at most 200 characters, phone: 50, language: 20) are
+    for staff, for the shop's receivers and for messages to customers; sending and following orders
+    does not depend on them. Texts must not have control characters.
 
     Raises :exc:`~django.core.exceptions.ValidationError` for invalid values,
     :exc:`~giftcards.exceptions.ReferenceConflict` for a reference that was used with other values,
@@ -85,8 +95,10 @@ async def aplace_order(
 ) -> Order:
     """:func:`place_order` for async code.
 
-    Django has no transactions in async code, so the order is committed when this returns. If this
-    call is cancelled, the order may have been recorded: repeat it with the same ``reference``.
+    Django has no transactions in async code, so the order is committed when this returns. To record
+    it together with rows of your own, write a normal function with ``transaction.atomic()`` that
+    calls :func:`place_order`, and call that with ``sync_to_async``. If this call is cancelled, the
+    order may have been recorded: repeat it with the same ``reference`` to find out.
     """
     place = sync_to_async(place_order, thread_sensitive=True)
     return await place(product_id=product_id, type_id=type_id, quantity=quantity, **details)
@@ -100,8 +112,9 @@ def check_line(
 ) -> None:
     """Check the values of an order, as :func:`place_order` does, before the customer pays.
 
-    Raises :exc:`~django.core.exceptions.ValidationError`. It makes no request and no query, so it
-    checks neither the stock nor the cost, nor whether the reference is free.
+    It raises the :exc:`~django.core.exceptions.ValidationError` that :func:`place_order` would
+    raise. It neither calls the provider nor uses the database, so it does not check the stock, the
+    cost, or whether the reference is free.
     """
     _order(product_id, type_id, quantity, details).check_values()
 
@@ -118,9 +131,13 @@ def change_customer(
 ) -> bool:
     """Correct the customer of ``order``, open or final; False if that changed nothing.
 
-    ``None`` leaves a detail as it is, and ``""`` removes it. ``by`` names who decided, and
-    ``reason`` says why: both are kept in the order's timeline, with the old values. ``order`` is
-    updated in place.
+    ``None`` leaves a detail as it is, and ``""`` removes it; other values are validated as in
+    :func:`place_order`. ``by`` names who decided, and ``reason`` says why
+    (one line, at most 200 characters): both are kept in the order's timeline, with the old values.
+    ``order`` is updated in place.
+
+    With ``giftcards.delivery``, messages that are not sent yet go to the new address, and links
+    that were sent to the old one are withdrawn; what was sent is not taken back.
 
     It can be called in a transaction. If a receiver of
     :data:`~giftcards.signals.customer_changed` raises, the correction is rolled back. Raises

@@ -140,15 +140,19 @@ def record_refund(
     """Record that the customer of ``order`` was paid back ``amount``; return the refund.
 
     ``reference`` names the payment, uniquely for the order. Recording it again with the same amount
-    and method is idempotent, even at the same moment: it returns the existing refund. With
-    ``is_paid=False`` the refund is only planned, until :func:`complete_refund`, or until it is
-    recorded again as paid; meanwhile, its amount is reserved. The sums of ``order`` are brought up
-    to date.
+    and method is idempotent, even at the same moment: it returns the existing refund. ``by`` names
+    who paid it back, for the order's page. With ``is_paid=False`` the refund is only planned, until
+    :func:`complete_refund`, or until it is recorded again as paid; meanwhile, its amount is
+    reserved. ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of ``order`` are
+    brought up to date.
 
-    Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above the order's
-    ``open_amount``, if nothing can be owed, or if the reference names another refund of the order.
-    Raises :exc:`~django.core.exceptions.ValidationError` for an amount that is not above 0 or has
-    more than two decimals, and for invalid texts.
+    Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above what is still owed beside
+    the planned refunds (``customer_breakdown(order).open_amount``), if nothing can be owed, or if
+    the reference names another refund of the order. Raises
+    :exc:`~django.core.exceptions.ValidationError` for an amount that is not above 0 or has more
+    than two decimals, and for texts that are too long or have control or direction characters.
+
+    :data:`~giftcards.signals.customer_refund_changed` is sent after the commit.
     """
     now = timezone.now()
     model = order.refunds.model

@@ -4,12 +4,14 @@ The first two are sent after the change is committed, at least once, in order pe
 ``order`` (an :class:`~giftcards.models.Order`) and ``change`` (a
 :class:`~giftcards.models.StatusChange`); ``sender`` is the ``Order`` class. A receiver must
 be idempotent: it may be called twice for the same change, also by two processes at once if the
-receivers of a change take more than two minutes. One that raises is called again later; its errors
-affect neither the order nor the other receivers.
+receivers of a change take more than two minutes. One that raises is retried, up to 32 calls over
+about a day; then the change is given up, and the admin shows it. Its errors affect neither the
+order nor the other receivers.
 
 The app stores the names of the receivers that have taken a change. The name of a receiver is its
 ``dispatch_uid``, if that is a string; otherwise it is the module and qualified name of the function
-or class. A receiver with a new name is a new receiver: it is called for every change that some
+or class. Give each receiver a ``dispatch_uid``: its name then survives moving and renaming. A
+receiver with a new name is a new receiver: it is called for every change that some
 receiver has yet to take, even if it took that change under its old name. Receivers that share a
 name (lambdas of one function, methods of two objects of one class) are retried together.
 

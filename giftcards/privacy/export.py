@@ -87,7 +87,8 @@ def describe(orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
 def write_new(path: Path, value: Any) -> None:
     """Write ``value`` as JSON into a new file that only its owner may read.
 
-    If that fails, no new file is left.
+    Raises ``FileExistsError`` if ``path`` exists, and any other ``OSError`` if it cannot be
+    written; then no new file is left.
     """
     text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
