@@ -32,7 +32,7 @@ from giftcards.problems import Problem
 from giftcards.statuses import Status
 from tests.books.wire import note_ledger
 from tests.builders import make_guide_order, make_order
-from tests.fakes.mail import REFUSING, SILENT
+from tests.fakes.mail import REFUSING, SILENT, UNCOUNTING
 
 pytestmark = pytest.mark.django_db
 
@@ -545,6 +545,13 @@ class TestFailures:
         digest.refresh_from_db()
         assert (digest.failures, digest.error) == (0, "")
         assert digest.sent_at is not None
+
+    def test_a_digest_is_sent_if_the_backend_does_not_count(
+        self, send_through: Callable[..., None]
+    ) -> None:
+        send_through(UNCOUNTING)
+        assert digests.send_due(Limits()) == 2
+        assert not StaffDigest.objects.filter(failures__gt=0).exists()
 
     def test_while_mail_is_down_each_look_tries_one_digest_and_the_chat_is_told(
         self, send_through: Callable[..., None]

@@ -152,6 +152,13 @@ class Silent(BaseEmailBackend):
         return 0
 
 
+class Uncounting(BaseEmailBackend):
+    """Does not say how many messages it has sent."""
+
+    def send_messages(self, email_messages: Any) -> None:
+        pass
+
+
 class Refusing(BaseEmailBackend):
     """Its server is away; the error has what was to be sent."""
 
@@ -159,7 +166,9 @@ class Refusing(BaseEmailBackend):
         raise ConnectionRefusedError(f"CANARY-WORDS {email_messages[0].body}")
 
 
-SILENT, REFUSING = f"{__name__}.Silent", f"{__name__}.Refusing"
+SILENT, UNCOUNTING, REFUSING = (
+    f"{__name__}.{name}" for name in ("Silent", "Uncounting", "Refusing")
+)
 
 
 def smtp_settings(port: int, *, timeout: float = 5) -> dict[str, Any]:
