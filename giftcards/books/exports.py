@@ -259,9 +259,14 @@ def as_csv(
 ) -> Iterator[bytes]:
     """Yield ``rows`` as a CSV file (RFC 4180) in UTF-8, a piece at a time.
 
-    ``separator`` is a comma, a semicolon or a tab, ``decimal_mark`` a point or a comma. A text that
-    a spreadsheet would take for a formula gets a leading apostrophe. Raises :exc:`ValueError` for
-    another separator or decimal mark, and for a comma as both.
+    ``separator`` is a comma, a semicolon or a tab. Amounts have two decimals after
+    ``decimal_mark``, a point or a comma: a spreadsheet in French takes ``2750.00`` for a text.
+    ``has_bom`` adds a byte order mark: spreadsheets recognise UTF-8 by it, but other programs may
+    stumble over it. Days and moments follow ISO 8601.
+
+    A text that a spreadsheet would take for a formula gets a leading apostrophe. NUL characters are
+    dropped. Raises :exc:`ValueError` for another separator or decimal mark, and for a comma as
+    both.
     """
     if separator not in SEPARATORS.values():
         raise ValueError("The separator is a comma, a semicolon or a tab.")
@@ -313,7 +318,8 @@ def can_write_xlsx() -> bool:
 def write_xlsx(rows: Iterable[Cells], file: IO[bytes]) -> None:
     """Write ``rows``, the first of which has the headings, to ``file`` as an xlsx file.
 
-    No text becomes a formula. Memory does not grow with the number of rows. Raises
+    Amounts become numbers, days and moments become dates, and no text becomes a formula. After each
+    million rows, a new sheet begins. Memory does not grow with the number of rows. Raises
     :exc:`ImportError` unless :func:`can_write_xlsx`.
     """
     from openpyxl import Workbook

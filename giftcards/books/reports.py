@@ -201,8 +201,10 @@ def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> 
     """Return the figures of the orders that became final from ``start`` to ``end``.
 
     Both days are included, in ``settings.TIME_ZONE``. A week or month that extends beyond the
-    period has only the orders of the days inside it. Orders bought in the provider's sandbox count
-    like all others. Raises :exc:`ValueError` if ``end`` is before ``start``.
+    period has only the orders of the days inside it. ``product_id`` limits the report to one
+    product. Orders bought in the provider's sandbox count like all others.
+
+    Raises :exc:`ValueError` if ``end`` is before ``start``.
     """
     if end < start:
         raise ValueError("A report ends on the day it starts, or later.")

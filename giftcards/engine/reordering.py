@@ -34,9 +34,13 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
     """Order the missing cards of a final ``order`` again; return the new order.
 
     This is idempotent, also with concurrent calls: all return the same new order, whose ``repeats``
-    is ``order``. It has a reference of its own, a UUID, because only the shop knows which of its
-    references are free. A card may cost at most ``max_price``, by default the ``max_price`` of
-    ``order``. ``by``, the name of whoever decided, is kept in the timeline of ``order``.
+    is ``order``. The new order can be repeated in its turn, for the cards that it misses itself.
+    ``by``, the name of whoever decided, is kept in the timeline of ``order``.
+
+    The new order has a reference of its own, a UUID, because only the shop knows which of its
+    references are free. Product, group, metadata and customer are those of ``order``. A card may
+    cost at most ``max_price``, by default the ``max_price`` of ``order``. A price that staff have
+    approved for ``order`` applies only if the new order would have no ceiling otherwise.
 
     The customer has paid: what ``order`` owes for the missing cards becomes the ``sale_amount`` of
     the new order, and is not owed by ``order`` any more. Cards that came after ``order`` had
