@@ -265,7 +265,7 @@ def questions(count: int) -> dict[str, Callable[[], Any]]:
         "a link by its token": lambda: links.find("not-a-token"),
         "a digest: what holds": news.current_situation,
         "a digest: what happened in two hours": lambda: news.recent_events(now - 2 * HOUR, now),
-        "renewing 100 claims": lambda: orders.held(claimed).update(claimed_until=until),
+        "renewing 100 claims": lambda: orders.still_claimed(claimed).update(claimed_until=until),
     }
 
 
@@ -398,7 +398,7 @@ def pages(count: int) -> dict[str, tuple[Query, Query | None]]:
         **{name: (query, query) for name, query in same.items()},
         "to do: none": ({"attention": "needed"}, {"needs_attention__exact": "1"}),
         "owed to the customer": (owed, None),
-        "owed to the customer, page 50": ({**owed, "p": "50"}, None),
+        "owed to the customer, page 20": ({**owed, "p": "20"}, None),
         "owed to the customer, of this week": ({**owed, **week}, None),
         "owed to the customer, product": ({**owed, "product_id": "product-001"}, None),
     }
