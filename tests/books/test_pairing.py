@@ -65,6 +65,13 @@ def test_another_amount_is_not_paired() -> None:
     assert pair([booking(1, 0, OTHER)], [expected(7, 0)], SPANS) == {}
 
 
+@pytest.mark.parametrize("keys", [(1, 2), (2, 1)])
+def test_of_two_bookings_at_once_the_first_key_is_paired_in_whatever_order_they_come(
+    keys: tuple[int, int],
+) -> None:
+    assert pair([booking(key, 0) for key in keys], [expected(7, 0)], SPANS) == {1: 7}
+
+
 def test_nothing_is_booked_before_the_order_was_sent() -> None:
     order = Expected(7, PRICE, after(3600), after(3590))
     span = Span(timedelta(hours=12), timedelta(minutes=5))
