@@ -264,7 +264,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector from the tests themselves, which saves a fifth of their time."""
+    """Have the garbage collector run seldom, and skip what was collected: a fifth less time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)

@@ -259,10 +259,8 @@ class _Sweep:
         wanted = [order for order, _row, _verdict in judged.values()]
         for order in _claim(wanted, now, due_by=due_by):
             judged_as, row, verdict = judged[order.pk]
-            # An order that the claim has read anew may have changed: its row is judged again, or is
-            # no longer about it.
-            if row.provider_id in order.names:
-                yield order, row, verdict if order is judged_as else None
+            # An order that the claim has read anew may have changed: its row is judged again.
+            yield order, row, verdict if order is judged_as else None
 
 
 def _claim(orders: Sequence[Order], now: datetime, *, due_by: datetime) -> list[Order]:

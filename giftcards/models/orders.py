@@ -135,11 +135,14 @@ class OrderQuerySet(OrderQueries):
     ) -> list[Order]:
         """Claim these orders, just read by :meth:`to_check`; return those that were won.
 
-        One guarded UPDATE decides the race between processes.
+        One guarded UPDATE decides the race between processes. An order that has got another of the
+        provider's ids since it was read is not won: what is known of the old id is not about it.
         """
         token = uuid.uuid4().hex
         rows = self.filter(pk__in=[order.pk for order in wanted]).order_by()
-        free = rows.filter(status__in=FOLLOWED, due_at__lte=due_by).unclaimed(now)
+        ids = [order.provider_order_id for order in wanted]
+        free = rows.filter(status__in=FOLLOWED, due_at__lte=due_by, provider_order_id__in=ids)
+        free = free.unclaimed(now)
         if free.update(claim=token, claimed_until=until) < len(wanted):
             return list(rows.filter(claim=token))
         for order in wanted:

@@ -493,6 +493,13 @@ class TestClaim:
         early[0].move(Status.REFUNDED, source=Source.CHECK)
         assert self.claimed(early) == []
 
+    def test_an_order_that_got_another_id_meanwhile_is_not_claimed(self) -> None:
+        changed, other = make_guide_order(due_at=NOW), make_guide_order(due_at=NOW)
+        early = self.wanted(NOW)
+        Order.objects.filter(pk=changed.pk).update(provider_order_id="entered-by-staff")
+        assert self.claimed(early) == [other]
+        assert [order.pk for order in self.claimed(self.wanted(NOW))] == [changed.pk]
+
     def test_an_order_can_be_claimed_again_when_its_claim_has_expired(self) -> None:
         order = make_guide_order(due_at=NOW)
         [dead] = self.claimed(self.wanted(NOW))
