@@ -57,6 +57,8 @@ def add_history(count: int) -> None:
     compact()
     with _patterns(timezone.now() - timedelta(hours=1, minutes=count)) as statuses:
         _copy_orders(count, statuses)
+        # PostgreSQL plans the check of a foreign key once, and reads a small table whole.
+        analyze()
         _copy_changes(statuses)
         _copy_cards(statuses)
     analyze()
