@@ -4,7 +4,7 @@ VENV ?= .venv
 GROUP ?= dev
 # Passed on, as in: make test-all ARGS="-k refund".
 ARGS ?=
-# What runs all tests: `coverage run -m pytest` measures them, in one process (PARALLEL=).
+# What runs the tests: `coverage run -m pytest` measures them, in one process (PARALLEL=).
 RUNNER ?= pytest
 # A process for each core; a module's tests stay together, because they share what takes long to make.
 PARALLEL ?= --numprocesses=auto --dist=loadfile
@@ -56,7 +56,7 @@ demo: $(INSTALLED)
 	@$(BIN)/python -m example_project.demo $(ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(PARALLEL) $(QUICK) $(ARGS)
+	$(BIN)/python -m $(RUNNER) $(PARALLEL) $(QUICK) $(ARGS)
 
 test-all: $(INSTALLED)
 	$(BIN)/python -m $(RUNNER) $(PARALLEL) $(ARGS)

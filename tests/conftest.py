@@ -231,6 +231,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="of the rows of parameters that a test has, run one in N",
     )
     parser.addoption(
+        "--part",
+        default="1/1",
+        metavar="K/N",
+        help="of the tests that need no transactions of their own, run the K-th N-th",
+    )
+    parser.addoption(
         "--rest",
         action="store_true",
         help="run the rows that --sample leaves out, and nothing else",
@@ -252,6 +258,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = set(_sample(items, one_in=config.getoption("sample")))
     if not apps.is_installed("giftcards.books"):
         chosen = {item for item in chosen if not item.get_closest_marker("all_apps")}
+    part, parts = map(int, config.getoption("part").split("/"))
+    chosen = {item for item in chosen if _commits(item) or _number(item) % parts == part - 1}
     if config.getoption("rest"):
         chosen = set(items) - chosen
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
@@ -275,8 +283,20 @@ def _sample(items: list[pytest.Item], *, one_in: int) -> Iterator[pytest.Item]:
     tests: dict[str, list[pytest.Item]] = {}
     for item in sorted(items, key=lambda item: item.nodeid):  # their own order may be random
         tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    for name, rows in tests.items():
-        yield from rows[crc32(name.encode()) % min(one_in, len(rows)) :: one_in]
+    for rows in tests.values():
+        yield from rows[_number(rows[0]) % min(one_in, len(rows)) :: one_in]
+
+
+def _number(item: pytest.Item) -> int:
+    """A number of the test, the same for all its rows and in each run."""
+    return crc32(item.nodeid.partition("[")[0].encode())
+
+
+def _commits(item: pytest.Item) -> bool:
+    """True if the test needs transactions of its own, as for threads and processes."""
+    marker = item.get_closest_marker("django_db")
+    is_marked = marker is not None and marker.kwargs.get("transaction")
+    return bool(is_marked or "transactional_db" in getattr(item, "fixturenames", ()))
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
