@@ -30,7 +30,13 @@ from tests.site import Site
 REQUIRE_ALL = bool(os.environ.get("GIFTCARDS_TESTS_REQUIRE_ALL"))
 
 # A machine that is busy fails no test; CI tries the same examples as long as the code is the same.
-hypothesis.settings.register_profile("default-giftcards", deadline=None, derandomize=REQUIRE_ALL)
+# To explain failures, hypothesis would trace every example, which takes as long as the test.
+hypothesis.settings.register_profile(
+    "default-giftcards",
+    deadline=None,
+    derandomize=REQUIRE_ALL,
+    phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],
+)
 hypothesis.settings.load_profile("default-giftcards")
 # Mutants (tests/mutation.py) all meet the same examples; which of them fails is of no interest.
 hypothesis.settings.register_profile(
