@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all mutation bench lint docs clean
+.PHONY: help install demo test test-all explore mutation bench lint docs clean
 # The tests start many processes, which would compile the app each time.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -26,6 +26,7 @@ help:
 	@echo "make test    the quick tests: one case in four; three to four minutes"
 	@echo "make test-all"
 	@echo "             all tests; what they need and is not there is skipped, with the reason"
+	@echo "make explore random histories of a shop, for a minute (ARGS=\"--seconds 600 --seed 7\")"
 	@echo "make mutation"
 	@echo "             which small changes of the code about money no test notices; three quarters of an"
 	@echo "             hour (ARGS=giftcards/refunds.py: one module), in an environment of its own"
@@ -60,6 +61,9 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	$(BIN)/python -m $(RUNNER) $(PARALLEL) $(ARGS)
+
+explore: $(INSTALLED)
+	@$(BIN)/python -m tests.explore $(ARGS)
 
 mutation:
 	@$(MAKE) --no-print-directory install VENV=.venv-mutation GROUP=mutation

@@ -1,0 +1,170 @@
+"""Death at each statement: a scenario is told again and again, and dies one step later each time.
+
+A step is the time before a statement, around a COMMIT, and around a request. What a scenario needs
+is prepared first, without deaths; afterwards a new worker has to bring everything to its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+from django.db import connection
+from django.utils import timezone
+from django.utils.module_loading import import_string
+
+from giftcards.fulfilment import approve_price, place_order, reorder_missing
+from giftcards.models import Order
+from giftcards.privacy.retention import purge
+from giftcards.settlement import record_refund
+from tests.builders import PRODUCT
+from tests.explore import shop as people
+from tests.explore.histories import Database, Report, in_child, open_shop, settle
+from tests.explore.invariants import violations
+from tests.explore.provider import Lie, Spell, about_orders, close, go_back, name_another
+from tests.explore.shop import Shop
+from tests.explore.simulation import Trouble
+
+# No scenario takes longer to prepare, and none to be carried out (seconds of its clock).
+_PREPARED, _DONE = 60.0, 200.0
+_MOST_STEPS = 1_000
+
+Step = Callable[[Shop], object]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """``act`` dies; ``needs`` come first, each with a worker that does what follows."""
+
+    act: Step
+    needs: tuple[Step, ...] = ()
+
+
+def buying(kind: str = "type_001", quantity: int = 2, **details: Any) -> Step:
+    def buy(shop: Shop) -> None:
+        details.setdefault("sale_amount", Decimal(people.SALE_PRICE * quantity))
+        details.setdefault("customer_email", "c1@example.com")
+        place_order(product_id=PRODUCT, type_id=kind, quantity=quantity, **details)
+
+    return buy
+
+
+def task(name: str) -> Step:
+    """A task of django-q2."""
+    return lambda _shop: import_string(name)()
+
+
+def lying(step: str, lie: Lie, *, times: int = 1, is_early: bool = False) -> Step:
+    """The provider lies the next time."""
+
+    def begin(shop: Shop) -> None:
+        now = shop.simulation.now
+        shop.provider.spells.append(Spell(step, lie, now, times, Random(1), is_early))
+
+    return begin
+
+
+def the_order() -> Order:
+    return Order.objects.earliest("pk")
+
+
+def unsent(step: Step) -> Step:
+    """Record orders that no worker has sent yet."""
+
+    def record(shop: Shop) -> None:
+        shop.is_closed = True
+        step(shop)
+
+    return record
+
+
+def pay_back(_shop: Shop) -> None:
+    order = the_order()
+    record_refund(order, amount=order.open_amount or 0, reference="r-1", by="amina")
+
+
+def approve(_shop: Shop) -> None:
+    approve_price(the_order(), 600, by="amina")
+
+
+def wait(seconds: float) -> Step:
+    return lambda shop: shop.simulation.sleep(seconds)
+
+
+SWEEP, TICK, DELIVER = map(
+    task, ("giftcards.tasks.sweep", "giftcards.tasks.tick", "giftcards.delivery.tasks.deliver")
+)
+LOST = lying("place", close)
+
+SCENARIOS: dict[str, Scenario] = {
+    "placing": Scenario(buying()),
+    "sending": Scenario(SWEEP, (unsent(buying()),)),
+    "lost": Scenario(SWEEP, (LOST, unsent(buying()))),
+    "not bought": Scenario(SWEEP, (lying("place", close, is_early=True), unsent(buying()))),
+    "settling three": Scenario(
+        SWEEP, (unsent(buying()), unsent(buying("TEST_PARTIAL", 5)), unsent(buying("TEST_REFUND")))
+    ),
+    "the id of another": Scenario(
+        SWEEP, (buying(), lying("place", name_another), unsent(buying(quantity=1)))
+    ),
+    "at work again": Scenario(TICK, (buying(), lying("check", about_orders(go_back)))),
+    "refund": Scenario(pay_back, (buying("TEST_REFUND"),)),
+    "reordering": Scenario(
+        lambda _shop: reorder_missing(the_order(), by="amina"), (buying("TEST_PARTIAL", 5),)
+    ),
+    "announcing": Scenario(TICK, (unsent(buying()),)),
+    "message": Scenario(DELIVER, (buying(),)),
+    "rotation": Scenario(lambda shop: people.rotate(shop, Random(1)), (buying(quantity=5),)),
+    "purge": Scenario(lambda _shop: purge(settled_before=timezone.now()), (buying(quantity=5),)),
+    "erasure": Scenario(lambda shop: people.erase(shop, Random(1)), (buying(),)),
+    "ledger reading": Scenario(
+        lambda shop: people.read_ledger(shop, Random(1)), (buying("TEST_PARTIAL", 5),)
+    ),
+    "approving a price": Scenario(approve, (buying(max_price=480),)),
+}
+
+
+def try_all(name: str, lane: int, say: Callable[[str], object]) -> bool:
+    """Die at each step of the scenario; False if an invariant was violated."""
+    database = Database(lane)
+    database.prepare()
+    bad = step = 0
+    for step in range(1, _MOST_STEPS):
+        report = in_child(lambda step=step: die(name, step), database)
+        if report.violations:
+            bad += 1
+            say(f"{name}, step {step}:")
+            say("\n".join(f"  ! {each}" for each in report.violations))
+        if not report.figures.get("deaths"):
+            break
+    say(f"{name}: {step - 1} steps, {bad} bad")
+    database.remove()
+    return not bad
+
+
+def die(name: str, step: int) -> Report:
+    """Live through the scenario with a death at its ``step``, in this process."""
+    scenario, report = SCENARIOS[name], Report(step, None)
+    with open_shop(name, connection.vendor) as shop:
+        history = shop.simulation
+        for need in scenario.needs:
+            worker = shop.start_worker()
+            made = history.start("need", lambda need=need: need(shop))
+            if shop.is_closed:
+                history.kill(worker)
+            history.run(until=history.now + _PREPARED)
+            history.kill(worker)
+            assert made.error is None, made.error
+        victim = history.start("victim", lambda: scenario.act(shop))
+        victim.trouble = Trouble("kill", step)
+        history.run(until=history.now + _DONE)
+        report.figures = {"deaths": int(victim.is_dead)}
+        settle(shop)
+        report.violations = violations(shop)
+        if victim.error is not None:
+            report.violations.append(f"it failed: {victim.error!r}")
+    report.trace = history.trace
+    return report

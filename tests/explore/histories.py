@@ -1,0 +1,313 @@
+"""Histories: drawn from a seed, lived in a process of their own, and reduced if they end badly."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import multiprocessing
+import os
+import random
+import shutil
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.db import connection, connections
+from django_q.models import OrmQ
+
+from giftcards.delivery.models import Delivery, Installation
+from giftcards.models import Order, StatusChange
+from giftcards.statuses import FINAL
+from tests.explore import simulation
+from tests.explore.invariants import violations
+from tests.explore.provider import Provider
+from tests.explore.shop import ACTIONS, EVENTS, Shop
+
+# How long people act and things go wrong, and how long it then takes to settle (seconds).
+_LENGTH, _QUIET = 240.0, 5_400.0
+# The most a history may take (real seconds).
+_PATIENCE = 300.0
+# How often, at most, a history is made shorter.
+_MOST_TRIES = 12
+
+
+class Event(NamedTuple):
+    """Something that happens at a moment, in a way that its own seed decides."""
+
+    number: int
+    moment: float
+    name: str
+    seed: int
+
+
+@dataclass
+class Report:
+    """How a history ended."""
+
+    seed: int
+    only: tuple[int, ...] | None
+    violations: list[str] = field(default_factory=list)
+    trace: list[str] = field(default_factory=list)
+    figures: dict[str, int] = field(default_factory=dict)
+    digest: str = ""
+
+    def __str__(self) -> str:
+        figures = ", ".join(f"{count} {name}" for name, count in self.figures.items())
+        return f"{self.digest}  {figures}{'  BAD' if self.violations else ''}"
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What is violated, without the particulars."""
+        return frozenset(each.partition(":")[0] for each in self.violations)
+
+
+def draw(seed: int) -> list[Event]:
+    """The events of a history."""
+    chance = Random(f"history {seed}")
+    kinds = {**ACTIONS, **EVENTS}
+    weights = [weight for weight, _do in kinds.values()]
+    moments = sorted(chance.uniform(0, _LENGTH) for _event in range(chance.randint(15, 60)))
+    names = chance.choices(list(kinds), weights, k=len(moments))
+    return [
+        Event(number, moment, name, chance.getrandbits(32))
+        for number, (moment, name) in enumerate(zip(moments, names, strict=True))
+    ]
+
+
+@contextmanager
+def open_shop(seed: object, vendor: str) -> Iterator[Shop]:
+    """A new shop beside a new provider; its processes end with the context."""
+    random.seed(str(seed))
+    history = simulation.begin(seed, vendor=vendor)
+    shop = Shop(history, Provider(history, settings.GIFTCARDS["API_KEY"]))
+    shop.open()
+    root = logging.getLogger()
+    root.handlers = [_Lines(shop)]
+    root.setLevel(logging.INFO)
+    logging.getLogger("django-q").handlers = []
+    with shop.provider.running() as address:
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "BASE_URL": address}
+        try:
+            yield shop
+        finally:
+            history.end()
+
+
+def live(seed: int, only: Sequence[int] | None, workers: int) -> Report:
+    """Live through a history, in this process, to its end."""
+    report = Report(seed, None if only is None else tuple(only))
+    with open_shop(seed, connection.vendor) as shop:
+        history = shop.simulation
+        for _worker in range(workers):
+            shop.start_worker()
+        for event in draw(seed):
+            if only is None or event.number in only:
+                history.at(event.moment, partial(_happen, shop, event))
+        try:
+            history.run(until=_LENGTH)
+            settle(shop)
+            report.violations = violations(shop)
+        except Exception as error:  # noqa: BLE001 (it is reported)
+            report.violations = ["".join(traceback.format_exception(error)[-3:])]
+        report.violations += [
+            f"{each.name} failed: {type(each.error).__name__}: {each.error}"
+            for each in history.processes
+            if each.error is not None
+        ]
+        report.trace = history.trace
+        report.digest = hashlib.sha256("\n".join(history.trace).encode()).hexdigest()[:12]
+        report.figures = {
+            "orders": len(shop.provider.account.orders),
+            "requests": len(shop.provider.account.requests),
+            "steps": history.steps,
+            "notes": len(history.trace),
+        }
+    return report
+
+
+def _happen(shop: Shop, event: Event) -> None:
+    chance = Random(event.seed)
+    shop.simulation.note(f"{event.number}: {event.name}")
+    if event.name in ACTIONS:
+        shop.act(f"{event.name} {event.number}", ACTIONS[event.name][1], chance)
+    else:
+        EVENTS[event.name][1](shop, chance)
+
+
+def settle(shop: Shop) -> None:
+    """Nothing goes wrong any more, and a new worker brings everything to its end."""
+    history = shop.simulation
+    history.note("nothing goes wrong any more")
+    shop.provider.be_well()
+    shop.mails_fail = shop.receivers_fail = 0
+    for process in history.processes:
+        process.trouble = None
+    shop.start_worker()
+    end = history.now + _QUIET
+    while history.now < end and not _is_settled():
+        history.run(until=history.now + 60)
+    for process in history.processes:
+        history.kill(process)
+
+
+def _is_settled() -> bool:
+    is_open = Order.objects.exclude(status__in=FINAL).filter(needs_attention=False).exists()
+    is_waiting = Delivery.objects.filter(status__in=["queued", "sending", "retrying"]).exists()
+    is_untold = StatusChange.objects.filter(announced_at=None).exists()
+    return not (is_open or is_waiting or is_untold or OrmQ.objects.exists())
+
+
+class _Lines(logging.Handler):
+    def __init__(self, shop: Shop) -> None:
+        super().__init__()
+        self._shop = shop
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._shop.texts.append(self.format(record))
+
+
+# Databases.
+
+
+class Database:
+    """A database with the tables and the staff of a new shop, as often as one is needed."""
+
+    def __init__(self, number: int) -> None:
+        """Use a database of its own for each ``number``."""
+        name = f"{settings.DATABASES['default']['NAME']}_{number}"
+        self._template = f"{name}.template"
+        _use(name)
+
+    def prepare(self) -> None:
+        """Make the tables."""
+        name = connection.settings_dict["NAME"]
+        if connection.vendor == "sqlite":
+            _remove(name)
+        else:
+            _on_server(f"DROP DATABASE IF EXISTS {name}", f"CREATE DATABASE {name}")
+        call_command("migrate", verbosity=0)
+        _fill()
+        connections.close_all()
+        if connection.vendor == "sqlite":
+            shutil.move(name, self._template)
+
+    def renew(self) -> None:
+        """Give this process a new database."""
+        connections.close_all()
+        if connection.vendor == "sqlite":
+            _use(self._template.replace("template", str(os.getpid())))
+            shutil.copy(self._template, connection.settings_dict["NAME"])
+        else:
+            call_command("flush", verbosity=0, interactive=False)
+            _fill()
+
+    def forget(self, process: int | None) -> None:
+        """Remove the database of a process that has ended."""
+        if connection.vendor == "sqlite":
+            _remove(self._template.replace("template", str(process)))
+
+    def remove(self) -> None:
+        if connection.vendor == "sqlite":
+            _remove(self._template)
+        else:
+            _on_server(f"DROP DATABASE IF EXISTS {connection.settings_dict['NAME']}")
+
+
+def _use(name: str) -> None:
+    settings.DATABASES["default"]["NAME"] = name
+    connection.settings_dict["NAME"] = name
+
+
+def _remove(path: str) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def _on_server(*statements: str) -> None:
+    """Carry out statements from a database that is always there."""
+    name = connection.settings_dict["NAME"]
+    connections.close_all()
+    _use({"postgresql": "postgres", "mysql": "mysql"}[connection.vendor])
+    try:
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+    finally:
+        connections.close_all()
+        _use(name)
+
+
+def _fill() -> None:
+    get_user_model().objects.create_superuser("amina")
+    Installation.begin()
+    call_command("giftcards_setup", verbosity=0, stdout=io.StringIO())
+
+
+# Processes.
+
+
+def run(
+    seed: int, only: Sequence[int] | None = None, *, workers: int = 2, database: Database
+) -> Report:
+    """Live through a history in a child process."""
+    report = in_child(lambda: live(seed, only, workers), database)
+    report.seed, report.only = seed, None if only is None else tuple(only)
+    return report
+
+
+def in_child(tell: Callable[[], Report], database: Database) -> Report:
+    """The report of ``tell``, which a child process calls on a new database."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+
+    def work() -> None:
+        database.renew()
+        theirs.send(tell())
+        theirs.close()
+        os._exit(0)
+
+    child = context.Process(target=work)
+    child.start()
+    theirs.close()
+    report = Report(0, None)
+    try:
+        if ours.poll(_PATIENCE):
+            report = ours.recv()
+        else:
+            report.violations = ["it does not end"]
+    except EOFError:
+        report.violations = ["its process died"]
+    child.kill()
+    child.join()
+    database.forget(child.pid)
+    return report
+
+
+def reduce(report: Report, again: Callable[[Sequence[int]], Report]) -> Report:
+    """The shortest history with the same violation that leaving out events has led to."""
+    left = [event.number for event in draw(report.seed)]
+    size = len(left) // 2
+    for _try in range(_MOST_TRIES):
+        shorter = next(
+            (
+                tried
+                for start in range(0, len(left), size)
+                if (tried := again(left[:start] + left[start + size :])).kinds & report.kinds
+            ),
+            None,
+        )
+        if shorter is not None:
+            report, left = shorter, list(shorter.only or ())
+        elif size == 1:
+            break
+        size = max(min(size if shorter else size // 2, len(left) // 2), 1)
+    return report

@@ -1,0 +1,224 @@
+"""What holds whatever happened, once everything has settled: a sentence and a function each.
+
+Each function compares the shop's rows and what people have seen with the provider's own records,
+and yields a sentence for each violation.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+
+from django.db import connection
+
+from giftcards.conditions import CONDITIONS, Standing
+from giftcards.delivery.models import Delivery
+from giftcards.exceptions import DecryptionError
+from giftcards.models import Card, Order, StatusChange
+from giftcards.refunds import refund_breakdown
+from giftcards.settlement import customer_breakdown
+from giftcards.simulator.account import Order as Bought
+from giftcards.statuses import FINAL, SETTLED, Status
+from tests.explore.shop import Shop
+
+Invariant = Callable[[Shop], Iterator[str]]
+
+
+def bought_once_or_never(shop: Shop) -> Iterator[str]:
+    """Each order of the shop is one at the provider or none, and each of the provider's is ours."""
+    theirs = shop.provider.account.orders
+    owners: dict[str, list[str]] = defaultdict(list)
+    for order in Order.objects.exclude(provider_order_id=None):
+        owners[str(order.provider_order_id)].append(order.reference)
+    for name, references in owners.items():
+        if name not in theirs:
+            yield f"{references} have an id that the provider does not know: {name}"
+        elif len(references) > 1:
+            yield f"{references} share the provider's order {name}"
+    offered = {row["id"] for order in Order.objects.all() for row in order.candidates}
+    for name in theirs.keys() - owners.keys() - offered:
+        yield f"the provider's order {name} ({theirs[name].type}) is nobody's"
+    lines = Counter(Order.objects.values_list("type_id", "quantity"))
+    bought = Counter((each.type, each.quantity) for each in theirs.values())
+    for line, count in (bought - lines).items():
+        yield f"{count} more of {line} were bought than ordered"
+
+
+def every_paid_card_is_stored_and_opens(shop: Shop) -> Iterator[str]:
+    """The cards that the provider delivered are stored once each, and open, unless destroyed."""
+    for order, theirs in _pairs(shop):
+        cards = list(Card.objects.filter(order=order).select_related("order"))
+        if order.codes_destroyed_at is not None:
+            if any(not card.is_destroyed for card in cards):
+                yield f"{order} is half destroyed"
+            continue
+        try:
+            stored = Counter((card.value, card.serial) for card in cards)
+        except DecryptionError:
+            yield f"a card of {order} does not open"
+            continue
+        delivered = Counter((card.value, card.serial) for card in theirs.cards)
+        if order.status in SETTLED and stored != delivered:
+            yield f"{order} has {stored.total()} cards; the provider delivered {len(theirs.cards)}"
+        elif stored - delivered:
+            yield f"{order} has cards that the provider did not deliver"
+
+
+def sums_are_equal_on_both_sides(shop: Shop) -> Iterator[str]:
+    """Status, cards and amounts of a settled order are those of the provider."""
+    for order, theirs in _pairs(shop):
+        if order.status not in SETTLED:
+            continue
+        if (order.status, order.fulfilled_quantity) != (theirs.status, len(theirs.cards)):
+            yield (
+                f"{order} is {order.status} with {order.fulfilled_quantity} cards, at the provider"
+                f" {theirs.status} with {len(theirs.cards)}"
+            )
+            continue
+        breakdown = refund_breakdown(order)
+        amounts = breakdown and (breakdown.charged_amount, breakdown.refunded_amount)
+        if amounts != (theirs.charged, theirs.refunded) and not order.needs_attention:
+            yield f"{order}: charged and refunded {amounts}, not {theirs.charged, theirs.refunded}"
+
+
+def never_paid_back_above_what_is_owed(shop: Shop) -> Iterator[str]:
+    """Paid and planned refunds of an order are at most what was paid for its missing cards."""
+    for order in Order.objects.all():
+        breakdown = customer_breakdown(order)
+        if breakdown is None:
+            continue
+        given = breakdown.refunded_amount + breakdown.planned_amount
+        if given > breakdown.owed_amount:
+            yield f"{given} were paid back of {order}, which owes {breakdown.owed_amount}"
+        made = order.refunds.exclude(state="cancelled").values_list("amount", flat=True)
+        if sum(made, Decimal(0)) != given:
+            yield f"{order} counts {given} as paid back, and its refunds are {list(made)}"
+
+
+def never_paid_back_and_ordered_again(shop: Shop) -> Iterator[str]:
+    """An order whose missing cards were ordered again was not paid back, and only once repeated."""
+    for order in Order.objects.filter(repeats__isnull=False).select_related("repeats"):
+        if order.repeats and order.repeats.refunds.exclude(state="cancelled").exists():
+            yield f"{order.repeats} was paid back, and ordered again as {order}"
+    repeated = Counter(Order.objects.exclude(repeats=None).values_list("repeats", flat=True))
+    for key, count in repeated.items():
+        if count > 1:
+            yield f"{Order.objects.get(pk=key)} was ordered again {count} times"
+
+
+def the_limit_of_requests_is_kept(shop: Shop) -> Iterator[str]:
+    """In no minute did the provider count more requests than its limit, and no key was wrong."""
+    requests = shop.provider.account.requests
+    refused = [each for each in requests if each.status == 429]
+    if refused:
+        yield f"{len(refused)} requests were above the limit, the first at {refused[0].at:.1f} s"
+    if wrong := [each for each in requests if not each.key_ok]:
+        yield f"{len(wrong)} requests had a wrong key"
+
+
+def each_change_is_announced_in_order(shop: Shop) -> Iterator[str]:
+    """The shop was told of every change of an order, the first time in the order they happened."""
+    if count := StatusChange.objects.filter(announced_at=None).count():
+        yield f"{count} changes were not announced"
+    heard: dict[str, list[int]] = defaultdict(list)
+    for each in shop.heard:
+        heard[each.reference].append(each.change)
+    for order in Order.objects.all():
+        changes = list(order.changes.order_by("pk").values_list("pk", flat=True))
+        told = list(dict.fromkeys(heard[order.reference]))
+        if told != changes:
+            yield f"{order} made the changes {changes}, and the shop heard {told}"
+
+
+def statuses_follow_one_way(shop: Shop) -> Iterator[str]:
+    """The changes of an order are a chain from PENDING to its status, and what is final stays."""
+    for order in Order.objects.all():
+        status: str = Status.PENDING
+        for change in order.changes.order_by("pk"):
+            if change.from_status != status or status in FINAL:
+                yield f"{order} went from {change.from_status} to {change.to_status}, from {status}"
+            status = change.to_status
+        if status != order.status:
+            yield f"{order} is {order.status}; its last change says {status}"
+
+
+def nothing_is_open_that_nobody_looks_at(shop: Shop) -> Iterator[str]:
+    """An order that is still open waits for a person, who is told so by a condition."""
+    standing = Standing()
+    codes = {code for code, each in CONDITIONS.items() if each.judge(standing)}
+    for order in Order.objects.exclude(status__in=FINAL):
+        if not order.needs_attention:
+            yield f"{order} is {order.status}, and needs nobody"
+        elif "attention" not in codes:
+            yield f"{order} needs somebody, and no condition says so"
+
+
+def each_customer_is_told(shop: Shop) -> Iterator[str]:
+    """Each message has gone out, was given up in sight of staff, or was cancelled with a reason."""
+    if waiting := Delivery.objects.filter(status__in=["queued", "sending", "retrying"]):
+        yield f"{waiting.count()} messages wait"
+    told = set(Delivery.objects.values_list("order", flat=True))
+    for order in Order.objects.filter(status__in=SETTLED).exclude(pk__in=told):
+        if order.customer_email:
+            yield f"the customer of {order} got no message"
+
+
+def no_secret_is_outside_its_place(shop: Shop) -> Iterator[str]:
+    """No code, serial or key is in a row, a log, a page before the reveal, or a mail."""
+    codes = [
+        text
+        for order in shop.provider.account.orders.values()
+        for card in order.cards
+        for text in (card.value, card.serial)
+    ]
+    secrets = {*codes, *shop.keys}
+    for name, texts in {
+        "the database": _raw_rows(),
+        "a log, a page or an output": shop.texts,
+        "a mail": [str(mail.message()) for mail in shop.mails],
+    }.items():
+        everything = "\n".join(texts)
+        if found := sum(secret in everything for secret in secrets):
+            yield f"{found} secrets are in {name}"
+
+
+INVARIANTS: tuple[Invariant, ...] = (
+    bought_once_or_never,
+    every_paid_card_is_stored_and_opens,
+    sums_are_equal_on_both_sides,
+    never_paid_back_above_what_is_owed,
+    never_paid_back_and_ordered_again,
+    the_limit_of_requests_is_kept,
+    each_change_is_announced_in_order,
+    statuses_follow_one_way,
+    nothing_is_open_that_nobody_looks_at,
+    each_customer_is_told,
+    no_secret_is_outside_its_place,
+)
+
+
+def violations(shop: Shop) -> list[str]:
+    """A line for each violation of each of the :data:`INVARIANTS`."""
+    return [
+        f"{invariant.__name__}: {violation}"
+        for invariant in INVARIANTS
+        for violation in invariant(shop)
+    ]
+
+
+def _pairs(shop: Shop) -> Iterator[tuple[Order, Bought]]:
+    """Orders with their counterparts at the provider."""
+    theirs = shop.provider.account.orders
+    for order in Order.objects.exclude(provider_order_id=None):
+        if order.provider_order_id in theirs:
+            yield order, theirs[order.provider_order_id]
+
+
+def _raw_rows() -> Iterator[str]:
+    """Every value of every column of every table, as it comes from the driver."""
+    with connection.cursor() as cursor:
+        for table in connection.introspection.table_names(cursor):
+            cursor.execute(f"SELECT * FROM {connection.ops.quote_name(table)}")
+            for row in cursor.fetchall():
+                yield from (value if isinstance(value, str) else repr(value) for value in row)

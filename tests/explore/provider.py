@@ -1,0 +1,312 @@
+"""A provider that misbehaves by a script: the simulator's account behind a server that lies.
+
+The account is the truth: what was bought, charged and delivered. Everything that reaches the shop
+may be wrong for as long as a :class:`Spell` lasts.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
+from typing import Any
+from urllib.parse import urlsplit
+
+from giftcards.simulator import Simulator
+from giftcards.simulator.server import Call
+from tests.explore.simulation import EPOCH, Simulation
+
+Data = dict[str, Any]
+HTML = b"<html><body>Bad Gateway</body></html>"
+
+
+@dataclass
+class Answer:
+    """An answer on its way; without a ``body``, the connection is closed instead."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes | None
+
+    @property
+    def data(self) -> Any:
+        """What it says; ``None`` if it says nothing."""
+        if self.status != 200 or self.body is None:
+            return None
+        return json.loads(self.body, parse_float=Decimal)["data"]
+
+    def say(self, data: Any) -> None:
+        """Say something else."""
+        assert self.body is not None
+        envelope = json.loads(self.body) | {"data": data}
+        self.body = json.dumps(envelope, default=float).encode()
+
+
+#: Changes an answer; the provider has done by then what it was asked for.
+Lie = Callable[["Provider", Random, Answer], None]
+
+
+@dataclass
+class Spell:
+    """From ``begins`` on, the next ``times`` requests of ``step`` are answered with ``lie``.
+
+    With ``is_early``, the provider does not do what it is asked for.
+    """
+
+    step: str
+    lie: Lie
+    begins: float
+    times: int
+    random: Random
+    is_early: bool = False
+    ends: float = float("inf")
+
+
+def close(_provider: Provider, _random: Random, answer: Answer) -> None:
+    answer.body = None
+
+
+def fail(status: int, body: bytes = HTML, **headers: str) -> Lie:
+    def lie(_provider: Provider, _random: Random, answer: Answer) -> None:
+        answer.status, answer.body = status, body
+        answer.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    return lie
+
+
+def refuse(status: int, code: str) -> Lie:
+    body = {"success": False, "error": {"code": code, "message": "No."}}
+    return fail(status, json.dumps(body).encode())
+
+
+def halve(_provider: Provider, _random: Random, answer: Answer) -> None:
+    """Send the first half of the text."""
+    answer.body = answer.body and answer.body[: len(answer.body) // 2]
+
+
+def name_another(provider: Provider, random: Random, answer: Answer) -> None:
+    """Name an order that was placed before, or nobody's."""
+    if answer.data is not None:
+        others = [*provider.account.orders, f"{random.getrandbits(96):024x}"]
+        answer.say({"orderId": random.choice(others)})
+
+
+def about_orders(edit: Callable[[Random, Data], None]) -> Lie:
+    """Say something else about an order, or about each of a list."""
+
+    def lie(_provider: Provider, random: Random, answer: Answer) -> None:
+        data = deepcopy(answer.data)
+        if data is None:
+            return
+        for order in data.get("items", [data]):
+            edit(random, order)
+        answer.say(data)
+
+    return lie
+
+
+def go_back(_random: Random, order: Data) -> None:
+    """Say that it is still at work."""
+    order["status"] = "HANDLING"
+
+
+def lose_card(_random: Random, order: Data) -> None:
+    order["cards"] = order.get("cards", [])[:-1]
+
+
+def double_card(_random: Random, order: Data) -> None:
+    order["cards"] = [*order.get("cards", []), *order.get("cards", [])[:1]]
+
+
+def contradict(random: Random, order: Data) -> None:
+    """Say another amount than the cards cost."""
+    if "fulfilled_amount" in order:
+        order["fulfilled_amount"] = float(order["fulfilled_amount"]) + random.choice([-490, 1, 490])
+
+
+def about_list(edit: Callable[[Random, list[Data]], list[Data]]) -> Lie:
+    """Show other rows of the list."""
+
+    def lie(_provider: Provider, random: Random, answer: Answer) -> None:
+        data = deepcopy(answer.data)
+        if data is not None and "items" in data:
+            data["items"] = edit(random, data["items"])
+            answer.say(data)
+
+    return lie
+
+
+def omit(random: Random, rows: list[Data]) -> list[Data]:
+    return [row for row in rows if random.random() < 0.7]
+
+
+def lag(random: Random, rows: list[Data]) -> list[Data]:
+    """Leave out the newest."""
+    return rows[random.randint(1, 3) :]
+
+
+def repeat(random: Random, rows: list[Data]) -> list[Data]:
+    return rows + rows[: random.randint(1, 3)]
+
+
+def empty(_random: Random, _rows: list[Data]) -> list[Data]:
+    return []
+
+
+#: What may happen to a request of each step, by name.
+LIES: dict[str, tuple[str, Lie, bool]] = {
+    "placing: no answer, bought": ("place", close, False),
+    "placing: no answer, not bought": ("place", close, True),
+    "placing: 502, bought": ("place", fail(502), False),
+    "placing: 500, not bought": ("place", refuse(500, "INTERNAL_ERROR"), True),
+    "placing: half an answer": ("place", halve, False),
+    "placing: empty answer": ("place", fail(200, b""), False),
+    "placing: 429": ("place", refuse(429, "RATE_LIMIT_EXCEEDED"), True),
+    "placing: 429, later": ("place", fail(429, b"", Retry_After="20"), True),
+    "placing: the id of another": ("place", name_another, False),
+    "placing: no stock": ("place", refuse(400, "OUT_OF_STOCK"), True),
+    "check: no answer": ("check", close, True),
+    "check: 502": ("check", fail(502), True),
+    "check: 429": ("check", fail(429, b"", Retry_After="20"), True),
+    "check: unknown": ("check", refuse(404, "NOT_FOUND"), True),
+    "check: at work again": ("check", about_orders(go_back), False),
+    "check: a card short": ("check", about_orders(lose_card), False),
+    "check: a card twice": ("check", about_orders(double_card), False),
+    "check: another amount": ("check", about_orders(contradict), False),
+    "check: half an answer": ("check", halve, False),
+    "list: no answer": ("list", close, True),
+    "list: HTML": ("list", fail(200), True),
+    "list: 500": ("list", refuse(500, "INTERNAL_ERROR"), True),
+    "list: rows left out": ("list", about_list(omit), False),
+    "list: the newest left out": ("list", about_list(lag), False),
+    "list: rows twice": ("list", about_list(repeat), False),
+    "list: empty": ("list", about_list(empty), False),
+    "list: at work again": ("list", about_orders(go_back), False),
+    "list: a card short": ("list", about_orders(lose_card), False),
+    "price: 500": ("price", refuse(500, "INTERNAL_ERROR"), True),
+    "price: no answer": ("price", close, True),
+    "ledger: 502": ("ledger", fail(502), True),
+    "ledger: rows left out": ("ledger", about_list(omit), False),
+}
+
+_STEPS = {
+    "placeOrder": "place",
+    "checkProduct": "price",
+    "check-order": "check",
+    "checkOrder": "check",
+    "list": "list",
+    "transactions": "ledger",
+}
+
+
+@dataclass
+class Provider:
+    """The provider, on a port of this machine while it runs.
+
+    ``account`` is the truth; ``posts`` are the lines of all requests to place an order.
+    """
+
+    simulation: Simulation
+    key: str
+    account: Simulator = field(init=False)
+    spells: list[Spell] = field(default_factory=list)
+    posts: list[Data] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.account = Simulator(
+            keys=[self.key], delay=(2, 40), rate_limit=20, clock=lambda: self.simulation.now
+        )
+        self.account._time_zero = datetime.fromtimestamp(EPOCH, UTC)
+        self.account._clock_zero = self.simulation.now
+        self.account.reset()
+
+    @contextmanager
+    def running(self) -> Iterator[str]:
+        """Answer requests; yield the address."""
+        server = _Server(self)
+        thread = threading.Thread(target=server.serve_forever, args=[0.01], daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            server.server_close()
+
+    def be_well(self) -> None:
+        """Lie no more."""
+        self.spells.clear()
+
+    def answer(self, call: Call) -> Answer:
+        parts = urlsplit(call.path).path.split("/")[3:]
+        step = _STEPS.get(parts[0], "other") if parts else "other"
+        if step == "place":
+            self.posts.append(json.loads(call.body))
+        spell = self._next_spell(step)
+        if spell is not None and spell.is_early:
+            answer = Answer(200, {}, b'{"success": true, "data": null}')
+        else:
+            answer = Answer(0, {}, None)
+            if reply := self.account.respond(call):
+                body = json.dumps(reply.payload, default=float).encode()
+                answer = Answer(reply.status, dict(reply.headers), body)
+        if spell is not None:
+            spell.lie(self, spell.random, answer)
+        return answer
+
+    def _next_spell(self, step: str) -> Spell | None:
+        now = self.simulation.now
+        for spell in self.spells:
+            if spell.step == step and spell.begins <= now < spell.ends and spell.times:
+                spell.times -= 1
+                self.simulation.note(f"lie: {spell.step} ({spell.lie.__qualname__})")
+                return spell
+        return None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, provider: Provider) -> None:
+        self.provider = provider
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        with suppress(Exception):
+            self.provider.simulation.note("the provider failed")
+        super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def _handle(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path, _, query = self.path.partition("?")
+        key = self.headers.get("X-Access-Token", "")
+        answer = self.server.provider.answer(
+            Call(self.command, path, query, key, body, self.client_address[0])
+        )
+        if answer.body is None:
+            self.close_connection = True
+            return
+        self.send_response_only(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    do_GET = do_POST = _handle
+
+    def log_message(self, *args: object) -> None:
+        pass

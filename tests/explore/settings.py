@@ -1,0 +1,42 @@
+"""The settings of a shop that is explored: the example's, in a hurry, with mails kept in memory."""
+
+from __future__ import annotations
+
+import os
+
+import django
+
+os.environ.setdefault("DATABASE_URL", "sqlite:////dev/shm/giftcards_explore")
+os.environ["DJANGO_SECRET_KEY"] = "explored"
+os.environ["GIFTCARDS_API_KEY"] = "explore-key-1f0c77d2"
+os.environ["GIFTCARDS_BASE_URL"] = "http://127.0.0.1:9"
+os.environ["GIFTCARDS_ENCRYPTION_KEYS"] = "bfUQrCyjMRx0Y1lWPZqBlIfCtqFXVC_E5a2gzCTh9vM="
+
+from example_project.settings import *  # noqa: F403
+from example_project.settings import DATABASES, GIFTCARDS, GIFTCARDS_DELIVERY
+
+DEBUG = False
+ALLOWED_HOSTS = ["*"]
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+if "sqlite" in DATABASES["default"]["ENGINE"]:
+    # The simulation lets others go on while a process waits for a lock.
+    DATABASES["default"]["OPTIONS"] = {
+        "timeout": 0,
+        "transaction_mode": "IMMEDIATE",
+        "init_command": "PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;",
+    }
+_MAILBOX = "tests.explore.shop.Mailbox"
+if django.VERSION < (6, 1):
+    EMAIL_BACKEND = _MAILBOX
+else:
+    MAILERS = {"default": {"BACKEND": _MAILBOX}}
+GIFTCARDS = {
+    **GIFTCARDS,
+    "POLL_TIMEOUT": 60,
+    "PROOF_OF_ABSENCE": 40,
+    # Exactly what the provider allows, so that one request too many is noticed.
+    "REQUESTS_PER_MINUTE": 20,
+    "LATE_WATCH_HOURS": 1,
+}
+GIFTCARDS_DELIVERY = {**GIFTCARDS_DELIVERY, "STAFF_EMAILS": ["boss@example.com"]}
+LOGGING = {"version": 1, "disable_existing_loggers": False}

@@ -1,0 +1,415 @@
+"""A shop that is explored: its workers, what staff and customers do, and what they are told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+from cryptography.fernet import Fernet
+from django.conf import settings
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
+from django.core.management import CommandError, call_command
+from django.db import Error, connection, transaction
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.module_loading import import_string
+
+from giftcards.exceptions import CustomerConflict, RefundError, ReorderError
+from giftcards.fulfilment import (
+    approve_price,
+    change_customer,
+    place_order,
+    reject_held,
+    reorder_missing,
+)
+from giftcards.models import Card, CustomerRefund, Order
+from giftcards.privacy.retention import purge
+from giftcards.settlement import cancel_refund, complete_refund, record_refund
+from giftcards.signals import order_status_changed
+from giftcards.statuses import FINAL, Status
+from tests.builders import PRODUCT
+from tests.explore.provider import LIES, Provider, Spell
+from tests.explore.simulation import Process, Simulation, Trouble
+from tests.pages import hidden, order_page
+
+#: What customers buy: a type and a quantity. Few, so that many orders are alike.
+LINES = [("type_001", 1), ("type_001", 2), ("TEST_PARTIAL", 3), ("TEST_REFUND", 1), ("SIM_SLOW", 1)]
+PRICE, SALE_PRICE = 490, 550
+TOKEN = re.compile(r"/cards/([A-Za-z0-9_-]{20,})/")
+
+
+class Busy(Exception):
+    """A receiver of the shop that fails."""
+
+
+class Mailbox(BaseEmailBackend):
+    """A mail server that keeps what it gets, unless it is told to fail."""
+
+    def send_messages(self, messages: Any) -> int:
+        shop = the_shop()
+        if shop.mails_fail > 0:
+            shop.mails_fail -= 1
+            raise ConnectionError("the mail server is away")
+        shop.mails += messages
+        return len(messages)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A change that a receiver was told of."""
+
+    reference: str
+    change: int
+    status: str
+
+
+@dataclass(eq=False)
+class Shop:
+    """A shop beside its provider, and everything that people outside of it have seen."""
+
+    simulation: Simulation
+    provider: Provider
+    mails: list[EmailMessage] = field(default_factory=list)
+    mails_fail: int = 0
+    receivers_fail: int = 0
+    heard: list[Heard] = field(default_factory=list)
+    #: Texts that may hold no secret: what was logged, printed, and shown before a reveal.
+    texts: list[str] = field(default_factory=list)
+    #: Codes that somebody was shown, by the order's reference.
+    revealed: list[tuple[str, str]] = field(default_factory=list)
+    #: Encryption keys and API keys that were ever in use.
+    keys: set[str] = field(default_factory=set)
+    workers: int = 0
+    #: True if no worker is at work for now.
+    is_closed: bool = False
+
+    def open(self) -> None:
+        """Begin to listen to the app."""
+        _shops[:] = [self]
+        order_status_changed.connect(self._hear, weak=False, dispatch_uid="explore")
+        self.keys = {settings.GIFTCARDS["API_KEY"], *settings.GIFTCARDS["ENCRYPTION_KEYS"]}
+
+    def _hear(self, order: Order, change: Any, **_named: object) -> None:
+        if self.receivers_fail > 0:
+            self.receivers_fail -= 1
+            raise Busy
+        self.heard.append(Heard(order.reference, change.pk, change.to_status))
+
+    # Workers.
+
+    def start_worker(self) -> Process:
+        """A worker of django-q2: it runs what is queued, and the schedule once a minute."""
+        self.workers += 1
+        return self.simulation.start(f"worker {self.workers}", self._work, after=0.1)
+
+    def _work(self) -> None:
+        from django_q.brokers.orm import ORM
+        from django_q.signing import SignedPackage
+
+        broker = ORM(list_key="example")
+        tick_at = self.simulation.now
+        while True:
+            with surviving_cuts():
+                if self.simulation.now >= tick_at:
+                    tick_at += 60
+                    import_string("giftcards.tasks.tick")()
+                for ack_id, package in broker.dequeue() or ():
+                    task = SignedPackage.loads(package)
+                    import_string(task["func"])(*task["args"], **task["kwargs"])
+                    broker.acknowledge(ack_id)
+            self.simulation.sleep(1)
+
+    # What staff and customers do.
+
+    def act(self, name: str, action: Callable[[Shop, Random], object], random: Random) -> Process:
+        def work() -> None:
+            refusals = (RefundError, ReorderError, CustomerConflict, CommandError)
+            with suppress(*refusals), surviving_cuts():
+                action(self, random)
+
+        return self.simulation.start(name, work)
+
+    def staff(self) -> Client:
+        """The browser of somebody who may do everything."""
+        from django.contrib.auth import get_user_model
+
+        client = Client()
+        client.force_login(get_user_model().objects.get(username="amina"))
+        return client
+
+
+@contextmanager
+def surviving_cuts() -> Iterator[None]:
+    """Connect anew if the connection was cut, as django-q2 and web servers do."""
+    try:
+        yield
+    except Error:
+        with suppress(Error):
+            connection.close()
+
+
+_shops: list[Shop] = []
+
+
+def the_shop() -> Shop:
+    return _shops[-1]
+
+
+def pick(random: Random, **where: Any) -> Order | None:
+    """One of the orders; ``None`` if there is none."""
+    keys = list(Order.objects.filter(**where).order_by("pk").values_list("pk", flat=True))
+    return Order.objects.get(pk=random.choice(keys)) if keys else None
+
+
+def buy(shop: Shop, random: Random) -> None:
+    """A customer has paid; one in eight web requests is repeated."""
+    kind, quantity = random.choice(LINES)
+    number = random.randrange(10**6)
+    details: dict[str, Any] = {
+        "reference": f"web-{number}",
+        "sale_amount": Decimal(SALE_PRICE * quantity),
+        "customer_email": f"c{number % 40}@example.com",
+        "customer_language": random.choice(["en", "fr", "ar"]),
+    }
+    if random.random() < 0.2:
+        details["max_price"] = Decimal(random.choice([480, 495]))
+    for _request in range(random.choice([1] * 7 + [2])):
+        with transaction.atomic():
+            place_order(product_id=PRODUCT, type_id=kind, quantity=quantity, **details)
+
+
+def pay_back(shop: Shop, random: Random) -> None:
+    order = pick(random, open_amount__gt=0)
+    if order is not None and order.open_amount:
+        amount = random.choice([order.open_amount, Decimal(random.randint(1, 490))])
+        name, is_paid = f"r-{random.randrange(6)}", random.random() < 0.6
+        record_refund(order, amount=amount, reference=name, by="amina", is_paid=is_paid)
+
+
+def finish_refund(shop: Shop, random: Random) -> None:
+    """A planned refund is paid, or taken back."""
+    refunds = list(CustomerRefund.objects.filter(state="created").order_by("pk"))
+    if refunds:
+        random.choice([complete_refund, cancel_refund])(random.choice(refunds), by="amina")
+
+
+def order_again(shop: Shop, random: Random) -> None:
+    order = pick(random, status__in=["PARTIALLY_FILLED", "REFUNDED"])
+    if order is not None:
+        reorder_missing(order, by="amina")
+
+
+def tick_off(shop: Shop, random: Random) -> None:
+    order = pick(random, needs_attention=True, status__in=FINAL)
+    if order is not None:
+        for problem in order.open_problems:
+            order.tick_off(problem, by="amina")
+
+
+def decide_price(shop: Shop, random: Random) -> None:
+    order = pick(random, status=Status.PENDING, due_at=None)
+    if order is not None and order.is_held:
+        if random.random() < 0.7:
+            approve_price(order, 600, by="amina")
+        else:
+            reject_held(order, by="amina")
+
+
+def resolve(shop: Shop, random: Random) -> None:
+    """Staff look into the provider's dashboard, and say what became of a lost order."""
+    order = pick(random, status=Status.UNCONFIRMED, needs_attention=True)
+    if order is None:
+        return
+    page, client = order_page(order, "resolve"), shop.staff()
+    shown = client.get(page)
+    if shown.status_code != 200:
+        return
+    token = hidden(shown.content.decode())["state_token"]
+    known = set(Order.objects.values_list("provider_order_id", flat=True))
+    alike = [
+        theirs.id
+        for theirs in shop.provider.account.orders.values()
+        if theirs.id not in known
+        and (theirs.product, theirs.type, theirs.quantity)
+        == (order.product_id, order.type_id, order.quantity)
+    ]
+    shop.simulation.pause("thinks", random.choice([1, 20]))
+    choice = {"is_sure": "on", "state_token": token, "provider_order_id": ""}
+    if alike:
+        choice |= {"outcome": "adopt-other", "provider_order_id": random.choice(alike)}
+    else:
+        choice["outcome"] = random.choice(["send-again", "reject"])
+    answer = client.post(page, choice).content.decode()
+    if "seen" in hidden(answer):
+        seen = {"seen": hidden(answer)["seen"], "is_sure": "on"}
+        client.post(order_page(order, "adopt"), seen)
+
+
+def reveal(shop: Shop, random: Random) -> None:
+    """Staff read a code to a customer on the phone."""
+    cards = list(Card.objects.filter(order__status__in=FINAL).order_by("pk").values_list("pk"))
+    if not cards:
+        return
+    (key,) = random.choice(cards)
+    shop.staff().post(reverse("admin:giftcards_card_reveal", args=[key]), {"reason": "It fails"})
+
+
+def open_link(shop: Shop, random: Random) -> None:
+    """A customer opens a mail and has the cards shown."""
+    links = [found[1] for mail in shop.mails if (found := TOKEN.search(str(mail.body)))]
+    if not links:
+        return
+    client, address = Client(), f"/cards/{random.choice(links)}/"
+    html = client.get(address).content.decode()
+    shop.texts.append(html)
+    shop.simulation.sleep(random.choice([2, 30]))
+    client.post(address, hidden(html))
+
+
+def correct(shop: Shop, random: Random) -> None:
+    order = pick(random)
+    if order is not None and order.customer_email:
+        number = random.randrange(10**6)
+        change_customer(order, email=f"new{number}@example.com", by="amina", reason="typo")
+
+
+def rotate(shop: Shop, random: Random) -> None:
+    """A new encryption key comes first, and the cards are sealed anew."""
+    key = Fernet.generate_key().decode()
+    shop.keys.add(key)
+    known = settings.GIFTCARDS["ENCRYPTION_KEYS"]
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": [key, *known]}
+    run(shop, "giftcards_rotate_keys")
+
+
+def destroy(shop: Shop, random: Random) -> None:
+    """Old codes are destroyed; old is a matter of minutes here."""
+    purge(settled_before=timezone.now() - timedelta(minutes=random.choice([2, 5])))
+
+
+def erase(shop: Shop, random: Random) -> None:
+    order = pick(random, status__in=FINAL)
+    if order is not None and order.customer_email:
+        address = order.customer_email
+        run(shop, "giftcards_customer", address, "--erase", "--yes")
+
+
+def read_ledger(shop: Shop, random: Random) -> None:
+    run(shop, "giftcards_ledger")
+
+
+def run(shop: Shop, command: str, *args: str) -> None:
+    """Run a command; what it prints may hold no secret."""
+    output = _Output(shop)
+    call_command(command, *args, stdout=output, stderr=output)
+
+
+class _Output:
+    """What a command prints."""
+
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
+
+    def write(self, text: str) -> None:
+        self._shop.texts.append(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return False
+
+
+ACTIONS: dict[str, tuple[int, Callable[[Shop, Random], object]]] = {
+    "buy": (12, buy),
+    "pay back": (2, pay_back),
+    "finish a refund": (2, finish_refund),
+    "order again": (2, order_again),
+    "tick off": (2, tick_off),
+    "decide about a price": (2, decide_price),
+    "resolve": (3, resolve),
+    "reveal": (1, reveal),
+    "open a link": (2, open_link),
+    "correct an address": (1, correct),
+    "rotate the keys": (1, rotate),
+    "destroy codes": (1, destroy),
+    "erase a customer": (1, erase),
+    "read the ledger": (1, read_ledger),
+}
+
+
+# What goes wrong, and what the provider does.
+
+
+def lie(shop: Shop, random: Random) -> None:
+    step, falsehood, is_early = LIES[random.choice(list(LIES))]
+    now = shop.simulation.now
+    times, lasts = random.choice([1, 1, 2, 5]), random.choice([5, 30, 90])
+    shop.provider.spells.append(
+        Spell(step, falsehood, now, times, Random(random.random()), is_early, now + lasts)
+    )
+
+
+def trouble(kind: Any, seconds: tuple[float, ...] = (0,)) -> Callable[[Shop, Random], None]:
+    """A process is in trouble, soon."""
+
+    def happen(shop: Shop, random: Random) -> None:
+        alive = [each for each in shop.simulation.processes if not (each.is_dead or each.is_over)]
+        if not alive:
+            return
+        process = random.choice(alive)
+        process.trouble = Trouble(kind, random.randint(1, 60), random.choice(seconds))
+        if kind == "kill" and process.name.startswith("worker"):
+            again = shop.simulation.now + random.choice([5, 30])
+            shop.simulation.at(again, shop.start_worker)
+
+    return happen
+
+
+def set_clock(shop: Shop, random: Random) -> None:
+    shop.simulation.set_by += random.choice([-3600, -90, -5, 5, 90, 3600])
+    shop.simulation.note(f"the clock is set: {shop.simulation.set_by:+.0f} s")
+
+
+def move_price(shop: Shop, random: Random) -> None:
+    factor = Decimal(random.choice(["0.98", "1", "1.02", "1.1"]))
+    shop.provider.account.price_factor = factor
+
+
+def settle_oddly(shop: Shop, random: Random) -> None:
+    """The provider delivers another part of an order than its type says."""
+    waiting = [each for each in shop.provider.account.orders.values() if not each.is_settled]
+    if waiting:
+        order = random.choice(waiting)
+        shop.provider.account.settle(order.id, delivered=random.randint(0, order.quantity))
+
+
+def fail_mails(shop: Shop, random: Random) -> None:
+    shop.mails_fail += random.choice([1, 3])
+
+
+def fail_receivers(shop: Shop, random: Random) -> None:
+    shop.receivers_fail += random.choice([1, 3])
+
+
+EVENTS: dict[str, tuple[int, Callable[[Shop, Random], object]]] = {
+    "lie": (10, lie),
+    "kill": (3, trouble("kill")),
+    "halt": (2, trouble("halt", (3, 15, 70, 200))),
+    "cut": (2, trouble("cut")),
+    "late commit": (2, trouble("late commit", (3, 30, 120))),
+    "lost commit": (2, trouble("lost commit")),
+    "set the clock": (1, set_clock),
+    "move a price": (1, move_price),
+    "settle oddly": (2, settle_oddly),
+    "mails fail": (1, fail_mails),
+    "receivers fail": (1, fail_receivers),
+}

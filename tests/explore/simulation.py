@@ -1,0 +1,422 @@
+"""Processes of a shop on a clock of their own: which goes on, and when, a seed decides.
+
+Each process is a thread, and only one of them runs. It hands over before each statement, around
+each COMMIT and request, and when it waits; then another may go on, or the same one, or nobody for
+a while, because time is a number that moves on when nobody has anything to do. There a process can
+be killed or halted, lose its connection, or get the answer to its COMMIT late or never. So a seed
+is a history: it can be told again.
+
+:func:`install` replaces the clocks and the waits of Python and the sources of randomness. Call it
+before Django is imported, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import queue
+import random
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from random import Random
+from typing import Any, Literal
+
+#: The wall clock at the beginning of each history: 2027-06-01 08:00 UTC, in seconds since 1970.
+EPOCH = 1_811_836_800.0
+# What a statement takes at most (seconds).
+_STATEMENT = 0.004
+# How long a process waits for a lock of SQLite, as in the example's settings (seconds).
+_LOCK_PATIENCE = 20.0
+# The real seconds after which a process counts as waiting for another's lock, and as lost.
+_BLOCKED, _LOST = 0.5, 60.0
+
+# The clock and the waits of the real world.
+monotonic = time.monotonic
+_sleep, _wait = time.sleep, threading.Event.wait
+
+
+class Killed(BaseException):
+    """Raised in a process that is dead: nothing that it still does is seen by anybody."""
+
+
+class Lost(Exception):
+    """A process does not come back: it waits for something that the simulation does not know."""
+
+
+Kind = Literal["kill", "halt", "cut", "late commit", "lost commit"]
+
+
+@dataclass
+class Trouble:
+    """What happens to a process once it has handed over ``steps`` more times; ``seconds`` long."""
+
+    kind: Kind
+    steps: int
+    seconds: float = 0.0
+
+
+@dataclass(eq=False)
+class Process:
+    """A process; ``place`` is where it last handed over."""
+
+    name: str
+    work: Callable[[], object]
+    wakes_at: float
+    place: str = "start"
+    trouble: Trouble | None = None
+    error: BaseException | None = None
+    is_dead: bool = False
+    is_over: bool = False
+    is_blocked: bool = False
+    #: Threads that it has started and that run in real time.
+    helpers: set[threading.Thread] = field(default_factory=set)
+    idle_helpers: int = 0
+    gate: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    connection: Any = None
+
+    @property
+    def has_busy_helpers(self) -> bool:
+        return len(self.helpers) > self.idle_helpers
+
+
+class Simulation:
+    """A clock, and processes in the order that a seed gives them.
+
+    ``now`` is a steady clock (seconds); the wall clock is ``set_by`` seconds ahead of it.
+    """
+
+    def __init__(self, seed: object, *, vendor: str = "sqlite") -> None:
+        self.random = Random(f"order {seed}")
+        self.now = 0.0
+        self.set_by = 0.0
+        self.processes: list[Process] = []
+        self.steps = 0
+        self.trace: list[str] = []
+        self._patience = _LOST if vendor == "sqlite" else _BLOCKED
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
+        self._number = itertools.count()
+        self._turn = threading.Semaphore(0)
+        self._lock = threading.Lock()
+
+    # What a history is made of.
+
+    def start(self, name: str, work: Callable[[], object], *, after: float = 0) -> Process:
+        """Start a process."""
+        process = Process(name, work, self.now + after)
+        thread = threading.Thread(target=self._live, args=(process,), name=name, daemon=True)
+        self.processes.append(process)
+        _start(thread)
+        return process
+
+    def at(self, moment: float, happen: Callable[[], object]) -> None:
+        """Have something happen at a moment, such as the start of a process."""
+        heapq.heappush(self._events, (moment, next(self._number), happen))
+
+    def kill(self, process: Process) -> None:
+        """End a process as a machine without power does; the database undoes what is open."""
+        process.is_dead = True
+        process.wakes_at = float("inf")
+        _disconnect(process.connection)
+
+    def run(self, *, until: float) -> None:
+        """Let the processes go on until that moment of the steady clock."""
+        while True:
+            while self._events and self._events[0][0] <= self.now:
+                heapq.heappop(self._events)[2]()
+            ready = [each for each in self.processes if each.wakes_at <= self.now]
+            if ready:
+                process = self.random.choice(ready)
+                self.now += self.random.random() * _STATEMENT
+                self._let_go(process)
+                continue
+            if any(each.is_blocked for each in self.processes):
+                _sleep(0.001)
+                continue
+            moments = [each.wakes_at for each in self.processes]
+            moments += [self._events[0][0]] if self._events else []
+            following = min(moments, default=float("inf"))
+            if following > until:
+                self.now = max(self.now, until)
+                return
+            self.now = following
+
+    def end(self) -> None:
+        """End all processes."""
+        for process in self.processes:
+            if not process.is_over:
+                self.kill(process)
+                process.gate.release()
+
+    # What runs in the thread of a process.
+
+    def pause(self, place: str, seconds: float = 0.0, *, is_database: bool = False) -> None:
+        """Hand over, in a process; do nothing elsewhere. The connection may break at a database."""
+        process: Process | None = getattr(_local, "process", None)
+        if process is None:
+            return
+        if process.is_dead:
+            raise Killed
+        # What a helper does at the same time is done at once, so that no two runs differ.
+        while process.has_busy_helpers:
+            _sleep(0.0002)
+        trouble = self._due_trouble(process, place, is_database=is_database)
+        process.place = place
+        wakes_at = self.now + seconds
+        match trouble:
+            case Trouble("kill"):
+                self.kill(process)
+                wakes_at = process.wakes_at
+            case Trouble("halt") | Trouble("late commit"):
+                wakes_at += trouble.seconds
+        self._hand_over(process, wakes_at)
+        if trouble and trouble.kind in ("cut", "lost commit"):
+            from django.db import OperationalError
+
+            if process.connection.vendor != "sqlite":
+                _disconnect(process.connection)
+            raise OperationalError("server closed the connection unexpectedly")
+
+    def _due_trouble(self, process: Process, place: str, *, is_database: bool) -> Trouble | None:
+        self.steps += 1
+        trouble = process.trouble
+        if trouble is None:
+            return None
+        trouble.steps -= 1
+        is_place = {
+            "cut": is_database,
+            "late commit": place == "committed",
+            "lost commit": place == "committed",
+        }
+        if trouble.steps > 0 or not is_place.get(trouble.kind, True):
+            return None
+        process.trouble = None
+        self.note(f"{trouble.kind}: {process.name} at {place}")
+        return trouble
+
+    def note(self, what: str) -> None:
+        self.trace.append(f"{self.now:9.3f}  {what}")
+
+    def _hand_over(self, process: Process, wakes_at: float) -> None:
+        with self._lock:
+            process.wakes_at = wakes_at
+            if process.is_blocked:
+                process.is_blocked = False
+            else:
+                self._turn.release()
+        process.gate.acquire()
+        if process.is_dead:
+            raise Killed
+
+    def _let_go(self, process: Process) -> None:
+        process.wakes_at = float("inf")
+        process.gate.release()
+        if self._turn.acquire(timeout=self._patience):
+            return
+        with self._lock:
+            if self._turn.acquire(blocking=False):
+                return
+            if self._patience == _LOST:
+                raise Lost(f"{process.name} at {process.place}")
+            process.is_blocked = True
+
+    def _live(self, process: Process) -> None:
+        from django.db import DEFAULT_DB_ALIAS, connections
+
+        _local.process = process
+        process.gate.acquire()
+        try:
+            if not process.is_dead:
+                process.connection = connection = connections[DEFAULT_DB_ALIAS]
+                connection.execute_wrappers.append(self._execute)
+                self._watch_commits(connection)
+                process.work()
+        except Killed:
+            pass
+        except BaseException as error:  # noqa: BLE001 (the history tells of it)
+            process.error = error
+            self.note(f"{process.name} failed: {type(error).__name__}")
+        finally:
+            _local.process = None
+            with suppress(Exception):
+                connections.close_all()
+            process.is_over = True
+            process.wakes_at = float("inf")
+            if not process.is_dead:
+                with self._lock:
+                    if not process.is_blocked:
+                        self._turn.release()
+                    process.is_blocked = False
+
+    def _execute(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        from django.db import OperationalError
+
+        self.pause(sql, is_database=True)
+        gives_up_at = self.now + _LOCK_PATIENCE
+        while True:
+            try:
+                return execute(sql, params, many, context)
+            except OperationalError as error:
+                # Of SQLite, which lets nobody wait here.
+                if "locked" not in str(error) or self.now > gives_up_at:
+                    raise
+            self.pause("lock", 0.01)
+
+    def _watch_commits(self, connection: Any) -> None:
+        commit = connection._commit
+
+        def watched() -> None:
+            self.pause("COMMIT", is_database=True)
+            commit()
+            self.pause("committed")
+
+        connection._commit = watched
+
+    # The replaced functions of Python.
+
+    def sleep(self, seconds: float) -> None:
+        if getattr(_local, "process", None) is None:
+            _sleep(seconds)
+        else:
+            self.pause("sleep", max(seconds, 0))
+
+    def wait(self, event: threading.Event, timeout: float | None = None) -> bool:
+        process: Process | None = getattr(_local, "process", None)
+        owner: Process | None = getattr(_local, "owner", None)
+        if timeout is None or (process is None and owner is None):
+            return _wait(event, timeout)
+        if process is None:
+            return _wait_idly(event, owner)
+        while not event.is_set() and process.has_busy_helpers:
+            _wait(event, 0.001)
+        if not event.is_set():
+            self.pause("wait", max(timeout, 0))
+        return event.is_set()
+
+
+def _wait_idly(event: threading.Event, owner: Any) -> bool:
+    """Wait in a helper, for which time stands still."""
+    owner.idle_helpers += 1
+    try:
+        while not (_wait(event, 0.2) or owner.is_over or owner.is_dead):
+            pass
+    finally:
+        owner.idle_helpers -= 1
+    return True
+
+
+class _Queue(queue.SimpleQueue):  # type: ignore[type-arg]
+    """A queue that a process fills from its helpers."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        process: Process | None = getattr(_local, "process", None)
+        if process is None or timeout is None:
+            return super().get(block, timeout)
+        while process.has_busy_helpers:
+            with suppress(queue.Empty):
+                return super().get(timeout=0.001)
+        with suppress(queue.Empty):
+            return super().get_nowait()
+        current().pause("wait", max(timeout, 0))
+        return super().get_nowait()
+
+
+def _disconnect(connection: Any) -> None:
+    """Break a connection from outside: the database undoes what is open."""
+    if connection is None or connection.connection is None:
+        return
+    with suppress(Exception):
+        if connection.vendor == "sqlite":
+            connection.connection.close()
+        else:
+            raw = getattr(connection.connection, "_sock", connection.connection)
+            with socket.socket(fileno=os.dup(raw.fileno())) as shared:
+                shared.shutdown(socket.SHUT_RDWR)
+
+
+_local = threading.local()
+_start = threading.Thread.start
+_current: list[Simulation] = []
+
+
+def current() -> Simulation:
+    """The history that is going on."""
+    return _current[-1]
+
+
+def begin(seed: object, *, vendor: str = "sqlite") -> Simulation:
+    """Begin a history."""
+    simulation = Simulation(seed, vendor=vendor)
+    _current[:] = [simulation]
+    return simulation
+
+
+def install() -> None:
+    """Replace the clocks, waits and sources of randomness of this process."""
+    import django.utils.timezone
+    import requests
+
+    real_time = time.time
+
+    def steady(*_clock: object) -> float:
+        return 1_000.0 + current().now if _current else monotonic()
+
+    def wall() -> float:
+        return EPOCH + current().now + current().set_by if _current else real_time()
+
+    time.monotonic, time.time = steady, wall
+    django.utils.timezone.now = lambda: datetime.fromtimestamp(time.time(), UTC)
+    time.clock_gettime = steady
+    time.sleep = lambda seconds: current().sleep(seconds) if _current else _sleep(seconds)
+    threading.Event.wait = lambda event, timeout=None: (  # type: ignore[method-assign]
+        current().wait(event, timeout) if _current else _wait(event, timeout)
+    )
+    threading.Thread.start = _start_helper  # type: ignore[method-assign]
+    queue.SimpleQueue = _Queue  # type: ignore[misc]
+    send = requests.Session.send
+
+    def send_between(session: Any, request: Any, **options: Any) -> Any:
+        if _current:
+            current().pause("request")
+        answer = send(session, request, **options)
+        if _current:
+            current().pause("answered")
+        return answer
+
+    requests.Session.send = send_between  # type: ignore[method-assign]
+    chance = Random()
+
+    def urandom(count: int) -> bytes:
+        return _chance(chance).randbytes(count)
+
+    os.urandom = urandom
+    random._urandom = urandom  # type: ignore[attr-defined]
+    uuid.uuid4 = lambda: uuid.UUID(bytes=urandom(16), version=4)
+
+
+def _chance(otherwise: Random) -> Random:
+    return current().random if _current else otherwise
+
+
+def _start_helper(thread: threading.Thread) -> None:
+    """Start a thread; note it if a process starts it."""
+    owner = getattr(_local, "process", None) or getattr(_local, "owner", None)
+    if owner is not None:
+        run = thread.run
+
+        def tracked() -> None:
+            _local.owner = owner
+            try:
+                run()
+            finally:
+                owner.helpers.discard(thread)
+
+        owner.helpers.add(thread)
+        thread.run = tracked  # type: ignore[method-assign]
+    _start(thread)
