@@ -230,8 +230,8 @@ UNSEEN = {
 }
 
 
-# Light in a wide window and dark in a narrow one, and the other way round in Arabic: whatever else
-# differs between the languages is in both.
+# Light in a wide window and dark in a narrow one; the other way round in Arabic. French differs
+# from English in its words only.
 ALL_LOOKS = tuple(product(THEMES, WINDOWS))
 LOOKS = {"en": ALL_LOOKS[::3], "fr": ALL_LOOKS[:1], "ar": ALL_LOOKS[1:3]}
 # Django's table of who did what.

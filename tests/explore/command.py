@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -35,8 +36,12 @@ def main() -> int:
     options = _parse()
     if options.planted is not None:
         return planting.run(options.planted, seconds=options.seconds, seed=options.seed)
-    if options.database:
-        os.environ["DATABASE_URL"] = options.database
+    with tempfile.TemporaryDirectory(prefix="giftcards-explore-") as folder:
+        os.environ["DATABASE_URL"] = options.database or f"sqlite:///{folder}/explored"
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.explore.settings"
     import django
 
@@ -57,7 +62,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--trace", action="store_true", help="what happened in the history")
     parser.add_argument("--workers", type=int, default=2, help="of each shop (default: 2)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="shops side by side")
-    parser.add_argument("--database", metavar="URL", help="default: SQLite, in memory")
+    parser.add_argument("--database", metavar="URL", help="default: SQLite, a file for a time")
     parser.add_argument("--first", action="store_true", help="end with the first bad one")
     parser.add_argument("--deaths", nargs="*", metavar="SCENARIO", help="all, or these")
     parser.add_argument("--planted", nargs="*", metavar="NAME", help="all, or these")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -37,17 +38,18 @@ Step = Callable[[Shop], object]
 
 @dataclass(frozen=True)
 class Scenario:
-    """``act`` dies; ``needs`` come first, each with a worker that does what follows."""
+    """``act`` dies; ``needs`` come before, with a worker, and then ``waiting``, without one."""
 
     act: Step
     needs: tuple[Step, ...] = ()
+    waiting: tuple[Step, ...] = ()
 
 
 def buying(kind: str = "type_001", quantity: int = 2, **details: Any) -> Step:
     def buy(shop: Shop) -> None:
-        details.setdefault("sale_amount", Decimal(people.SALE_PRICE * quantity))
-        details.setdefault("customer_email", "c1@example.com")
-        place_order(product_id=PRODUCT, type_id=kind, quantity=quantity, **details)
+        paid = Decimal(people.SALE_PRICE * quantity)
+        line = {"product_id": PRODUCT, "type_id": kind, "quantity": quantity}
+        place_order(**line, sale_amount=paid, customer_email="c1@example.com", **details)
 
     return buy
 
@@ -71,16 +73,6 @@ def the_order() -> Order:
     return Order.objects.earliest("pk")
 
 
-def unsent(step: Step) -> Step:
-    """Record orders that no worker has sent yet."""
-
-    def record(shop: Shop) -> None:
-        shop.is_closed = True
-        step(shop)
-
-    return record
-
-
 def pay_back(_shop: Shop) -> None:
     order = the_order()
     record_refund(order, amount=order.open_amount or 0, reference="r-1", by="amina")
@@ -90,33 +82,28 @@ def approve(_shop: Shop) -> None:
     approve_price(the_order(), 600, by="amina")
 
 
-def wait(seconds: float) -> Step:
-    return lambda shop: shop.simulation.sleep(seconds)
-
-
 SWEEP, TICK, DELIVER = map(
     task, ("giftcards.tasks.sweep", "giftcards.tasks.tick", "giftcards.delivery.tasks.deliver")
 )
-LOST = lying("place", close)
 
 SCENARIOS: dict[str, Scenario] = {
     "placing": Scenario(buying()),
-    "sending": Scenario(SWEEP, (unsent(buying()),)),
-    "lost": Scenario(SWEEP, (LOST, unsent(buying()))),
-    "not bought": Scenario(SWEEP, (lying("place", close, is_early=True), unsent(buying()))),
+    "sending": Scenario(SWEEP, waiting=(buying(),)),
+    "lost": Scenario(SWEEP, waiting=(lying("place", close), buying())),
+    "not bought": Scenario(SWEEP, waiting=(lying("place", close, is_early=True), buying())),
     "settling three": Scenario(
-        SWEEP, (unsent(buying()), unsent(buying("TEST_PARTIAL", 5)), unsent(buying("TEST_REFUND")))
+        SWEEP, waiting=(buying(), buying("TEST_PARTIAL", 5), buying("TEST_REFUND"))
     ),
     "the id of another": Scenario(
-        SWEEP, (buying(), lying("place", name_another), unsent(buying(quantity=1)))
+        SWEEP, (buying(),), (lying("place", name_another), buying(quantity=1))
     ),
     "at work again": Scenario(TICK, (buying(), lying("check", about_orders(go_back)))),
     "refund": Scenario(pay_back, (buying("TEST_REFUND"),)),
     "reordering": Scenario(
         lambda _shop: reorder_missing(the_order(), by="amina"), (buying("TEST_PARTIAL", 5),)
     ),
-    "announcing": Scenario(TICK, (unsent(buying()),)),
-    "message": Scenario(DELIVER, (buying(),)),
+    "announcing": Scenario(TICK, waiting=(buying(),)),
+    "message": Scenario(DELIVER, waiting=(buying(), SWEEP)),
     "rotation": Scenario(lambda shop: people.rotate(shop, Random(1)), (buying(quantity=5),)),
     "purge": Scenario(lambda _shop: purge(settled_before=timezone.now()), (buying(quantity=5),)),
     "erasure": Scenario(lambda shop: people.erase(shop, Random(1)), (buying(),)),
@@ -133,7 +120,7 @@ def try_all(name: str, lane: int, say: Callable[[str], object]) -> bool:
     database.prepare()
     bad = step = 0
     for step in range(1, _MOST_STEPS):
-        report = in_child(lambda step=step: die(name, step), database)
+        report = in_child(partial(die, name, step), database)
         if report.violations:
             bad += 1
             say(f"{name}, step {step}:")
@@ -150,15 +137,12 @@ def die(name: str, step: int) -> Report:
     scenario, report = SCENARIOS[name], Report(step, None)
     with open_shop(name, connection.vendor) as shop:
         history = shop.simulation
-        for need in scenario.needs:
+        if scenario.needs:
             worker = shop.start_worker()
-            made = history.start("need", lambda need=need: need(shop))
-            if shop.is_closed:
-                history.kill(worker)
-            history.run(until=history.now + _PREPARED)
+            _prepare(shop, scenario.needs)
             history.kill(worker)
-            assert made.error is None, made.error
-        victim = history.start("victim", lambda: scenario.act(shop))
+        _prepare(shop, scenario.waiting)
+        victim = history.start("victim", partial(scenario.act, shop))
         victim.trouble = Trouble("kill", step)
         history.run(until=history.now + _DONE)
         report.figures = {"deaths": int(victim.is_dead)}
@@ -168,3 +152,11 @@ def die(name: str, step: int) -> Report:
             report.violations.append(f"it failed: {victim.error!r}")
     report.trace = history.trace
     return report
+
+
+def _prepare(shop: Shop, steps: tuple[Step, ...]) -> None:
+    """Take the steps, one after the other."""
+    for step in steps:
+        made = shop.simulation.start("preparation", partial(step, shop))
+        shop.simulation.run(until=shop.simulation.now + _PREPARED)
+        assert made.error is None, made.error

@@ -24,7 +24,7 @@ from django.core.management import call_command
 from django.db import connection, connections
 from django_q.models import OrmQ
 
-from giftcards.delivery.models import Delivery, Installation
+from giftcards.delivery.models import OPEN, Delivery, Installation
 from giftcards.models import Order, StatusChange
 from giftcards.statuses import FINAL
 from tests.explore import simulation
@@ -161,7 +161,7 @@ def settle(shop: Shop) -> None:
 
 def _is_settled() -> bool:
     is_open = Order.objects.exclude(status__in=FINAL).filter(needs_attention=False).exists()
-    is_waiting = Delivery.objects.filter(status__in=["queued", "sending", "retrying"]).exists()
+    is_waiting = Delivery.objects.filter(status__in=OPEN).exists()
     is_untold = StatusChange.objects.filter(announced_at=None).exists()
     return not (is_open or is_waiting or is_untold or OrmQ.objects.exists())
 

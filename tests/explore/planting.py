@@ -41,14 +41,13 @@ def _find(patch: Path, seconds: float, seed: int | None) -> str:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, Path(folder, name), ignore=ignored)
         subprocess.run(["patch", "-p1", "-s", "-i", patch], cwd=folder, check=True)
-        address = f"sqlite:///{folder}/explored"
         command = [sys.executable, "-m", "tests.explore", "--first", "--seconds", str(seconds)]
         if seed is not None:
             command += ["--seed", str(seed)]
         with subprocess.Popen(
             command,
             cwd=folder,
-            env={**os.environ, "DATABASE_URL": address, "PYTHONPATH": folder},
+            env={**os.environ, "PYTHONPATH": folder},
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,

@@ -7,21 +7,22 @@ may be wrong for as long as a :class:`Spell` lasts.
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from random import Random
 from typing import Any
-from urllib.parse import urlsplit
 
 from giftcards.simulator import Simulator
 from giftcards.simulator.server import Call
 from tests.explore.simulation import EPOCH, Simulation
+from tests.fakes.provider import Handler
 
 Data = dict[str, Any]
 HTML = b"<html><body>Bad Gateway</body></html>"
@@ -210,14 +211,13 @@ _STEPS = {
 class Provider:
     """The provider, on a port of this machine while it runs.
 
-    ``account`` is the truth; ``posts`` are the lines of all requests to place an order.
+    ``account`` is the truth.
     """
 
     simulation: Simulation
     key: str
     account: Simulator = field(init=False)
     spells: list[Spell] = field(default_factory=list)
-    posts: list[Data] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.account = Simulator(
@@ -243,11 +243,26 @@ class Provider:
         """Lie no more."""
         self.spells.clear()
 
-    def answer(self, call: Call) -> Answer:
-        parts = urlsplit(call.path).path.split("/")[3:]
-        step = _STEPS.get(parts[0], "other") if parts else "other"
-        if step == "place":
-            self.posts.append(json.loads(call.body))
+    def answer(self, handler: Handler, body: bytes) -> None:
+        """Answer a request over the connection of ``handler``."""
+        path, _, query = handler.path.partition("?")
+        key = handler.headers.get("X-Access-Token", "")
+        call = Call(handler.command, path, query, key, body, handler.client_address[0])
+        answer = self._answer(call)
+        if answer.body is None:
+            handler.close_connection = True
+            return
+        # Without the date of this machine: the answer has its own.
+        handler.send_response_only(answer.status)
+        for name, value in answer.headers.items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(answer.body)))
+        handler.end_headers()
+        handler.wfile.write(answer.body)
+
+    def _answer(self, call: Call) -> Answer:
+        steps = [_STEPS[part] for part in call.path.split("/") if part in _STEPS]
+        step = steps[0] if steps else "other"
         spell = self._next_spell(step)
         if spell is not None and spell.is_early:
             answer = Answer(200, {}, b'{"success": true, "data": null}')
@@ -276,37 +291,9 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, provider: Provider) -> None:
         self.provider = provider
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        with suppress(Exception):
-            self.provider.simulation.note("the provider failed")
-        super().handle_error(request, client_address)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def _handle(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        path, _, query = self.path.partition("?")
-        key = self.headers.get("X-Access-Token", "")
-        answer = self.server.provider.answer(
-            Call(self.command, path, query, key, body, self.client_address[0])
-        )
-        if answer.body is None:
-            self.close_connection = True
-            return
-        self.send_response_only(answer.status)
-        for name, value in answer.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(answer.body)))
-        self.end_headers()
-        self.wfile.write(answer.body)
-
-    do_GET = do_POST = _handle
-
-    def log_message(self, *args: object) -> None:
-        pass
+        # Processes die while they are answered.
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)

@@ -6,7 +6,6 @@ import os
 
 import django
 
-os.environ.setdefault("DATABASE_URL", "sqlite:////dev/shm/giftcards_explore")
 os.environ["DJANGO_SECRET_KEY"] = "explored"
 os.environ["GIFTCARDS_API_KEY"] = "explore-key-1f0c77d2"
 os.environ["GIFTCARDS_BASE_URL"] = "http://127.0.0.1:9"

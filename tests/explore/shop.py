@@ -42,7 +42,7 @@ from tests.pages import hidden, order_page
 
 #: What customers buy: a type and a quantity. Few, so that many orders are alike.
 LINES = [("type_001", 1), ("type_001", 2), ("TEST_PARTIAL", 3), ("TEST_REFUND", 1), ("SIM_SLOW", 1)]
-PRICE, SALE_PRICE = 490, 550
+SALE_PRICE = 550
 TOKEN = re.compile(r"/cards/([A-Za-z0-9_-]{20,})/")
 
 
@@ -68,7 +68,6 @@ class Heard:
 
     reference: str
     change: int
-    status: str
 
 
 @dataclass(eq=False)
@@ -83,13 +82,9 @@ class Shop:
     heard: list[Heard] = field(default_factory=list)
     #: Texts that may hold no secret: what was logged, printed, and shown before a reveal.
     texts: list[str] = field(default_factory=list)
-    #: Codes that somebody was shown, by the order's reference.
-    revealed: list[tuple[str, str]] = field(default_factory=list)
     #: Encryption keys and API keys that were ever in use.
     keys: set[str] = field(default_factory=set)
     workers: int = 0
-    #: True if no worker is at work for now.
-    is_closed: bool = False
 
     def open(self) -> None:
         """Begin to listen to the app."""
@@ -101,7 +96,7 @@ class Shop:
         if self.receivers_fail > 0:
             self.receivers_fail -= 1
             raise Busy
-        self.heard.append(Heard(order.reference, change.pk, change.to_status))
+        self.heard.append(Heard(order.reference, change.pk))
 
     # Workers.
 
@@ -129,13 +124,15 @@ class Shop:
 
     # What staff and customers do.
 
-    def act(self, name: str, action: Callable[[Shop, Random], object], random: Random) -> Process:
+    def act(self, name: str, action: Callable[[Shop, Random], object], random: Random) -> None:
+        """Have somebody do something, in a process of its own."""
+
         def work() -> None:
             refusals = (RefundError, ReorderError, CustomerConflict, CommandError)
             with suppress(*refusals), surviving_cuts():
                 action(self, random)
 
-        return self.simulation.start(name, work)
+        self.simulation.start(name, work)
 
     def staff(self) -> Client:
         """The browser of somebody who may do everything."""

@@ -393,15 +393,11 @@ def install() -> None:
     chance = Random()
 
     def urandom(count: int) -> bytes:
-        return _chance(chance).randbytes(count)
+        return (current().random if _current else chance).randbytes(count)
 
     os.urandom = urandom
     random._urandom = urandom  # type: ignore[attr-defined]
     uuid.uuid4 = lambda: uuid.UUID(bytes=urandom(16), version=4)
-
-
-def _chance(otherwise: Random) -> Random:
-    return current().random if _current else otherwise
 
 
 def _start_helper(thread: threading.Thread) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,29 +13,29 @@ from tests.stage import ROOT
 pytestmark = pytest.mark.cluster
 
 
-def explore(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.explore", "--database", f"sqlite:///{folder}/explored"]
+def explore(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.explore", *args]
     return subprocess.run(
-        [*command, *args], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False
     )
 
 
-def test_a_seed_tells_the_same_history_again_and_it_ends_well(tmp_path: Path) -> None:
-    ended = [explore(tmp_path, "--seed", "102", "--trace") for _time in range(2)]
+def test_a_seed_tells_the_same_history_again_and_it_ends_well() -> None:
+    ended = [explore("--seed", "102", "--trace") for _time in range(2)]
     assert [each.returncode for each in ended] == [0, 0], ended[0].stdout + ended[0].stderr
     first, second = (each.stdout for each in ended)
     assert first == second
     assert "nothing goes wrong any more" in first
 
 
-def test_no_death_at_a_statement_breaks_an_invariant(tmp_path: Path) -> None:
+def test_no_death_at_a_statement_breaks_an_invariant() -> None:
     names = ["placing", "refund"]
-    ended = explore(tmp_path, "--deaths", *names, "--jobs", "2")
+    ended = explore("--deaths", *names, "--jobs", "2")
     for name in names:
         assert re.search(rf"{name}: \d\d+ steps, 0 bad", ended.stdout), ended.stdout + ended.stderr
 
 
-def test_a_planted_bug_is_found_and_told(tmp_path: Path) -> None:
-    ended = explore(tmp_path, "--planted", "cards_by_arrival", "--seconds", "400", "--seed", "1")
+def test_a_planted_bug_is_found_and_told() -> None:
+    ended = explore("--planted", "cards_by_arrival", "--seconds", "400", "--seed", "1")
     assert "1 of 1 found" in ended.stdout, ended.stdout + ended.stderr
     assert "every_paid_card_is_stored_and_opens" in ended.stdout

@@ -61,7 +61,7 @@ class Bought:
 class Exchange:
     """One request, and the ways to answer it."""
 
-    def __init__(self, provider: Provider, handler: _Handler, step: str, body: bytes) -> None:
+    def __init__(self, provider: Provider, handler: Handler, step: str, body: bytes) -> None:
         self.provider = provider
         self._handler = handler
         self._step = step
@@ -156,7 +156,7 @@ class Provider:
         """Fail no more."""
         self._scripts.clear()
 
-    def answer(self, handler: _Handler, body: bytes) -> None:
+    def answer(self, handler: Handler, body: bytes) -> None:
         step = self._step(handler)
         if step == "place":
             self.posts[json.loads(body)["typeId"]] += 1
@@ -174,7 +174,7 @@ class Provider:
                 return None
             return waiting.popleft()[1]
 
-    def _step(self, handler: _Handler) -> str:
+    def _step(self, handler: Handler) -> str:
         parts = urlsplit(handler.path).path.split("/")[2:]
         assert handler.headers["X-Access-Token"] == KEY
         names = {
@@ -264,7 +264,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, provider: Provider, context: ssl.SSLContext | None) -> None:
         self.provider = provider
         self._context = context
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), Handler)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
@@ -284,7 +284,7 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
