@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -326,7 +327,10 @@ def own_imports(path: Path) -> set[tuple[str, ...]]:
     return found - {name_of(path)}
 
 
-GRAPH = {name: own_imports(path) for name, path in NAMES.items()}
+@cache
+def graph() -> dict[tuple[str, ...], set[tuple[str, ...]]]:
+    """The modules of this package that each of its modules imports."""
+    return {name: own_imports(path) for name, path in NAMES.items()}
 
 
 def unit(name: tuple[str, ...]) -> str:
@@ -336,7 +340,7 @@ def unit(name: tuple[str, ...]) -> str:
 
 def parts_that_exist() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
-    for name, imported in GRAPH.items():
+    for name, imported in graph().items():
         part = unit(name)
         if part != SIMULATOR:
             found.setdefault(part, set()).update(map(unit, imported))
@@ -349,7 +353,7 @@ def inner_imports(package: str) -> dict[str, set[str]]:
     """For each module or package inside ``package``: the others inside it that it imports."""
     outer = tuple(package.split("."))
     found: dict[str, set[str]] = {}
-    for name, imported in GRAPH.items():
+    for name, imported in graph().items():
         if name[: len(outer)] == outer and len(name) > len(outer):
             inner = {one[len(outer)] for one in imported if one[: len(outer)] == outer != one}
             found.setdefault(name[len(outer)], set()).update(inner)
@@ -384,11 +388,11 @@ def test_every_part_of_the_table_imports_only_parts_above_it() -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    list(TopologicalSorter(GRAPH).static_order())  # raises CycleError
+    list(TopologicalSorter(graph()).static_order())  # raises CycleError
 
 
 def test_nothing_imports_an_optional_app_but_itself() -> None:
-    for name, imported in GRAPH.items():
+    for name, imported in graph().items():
         assert {one[0] for one in imported} & OPTIONAL <= {name[0]}, name
 
 
@@ -402,7 +406,7 @@ def test_modules_import_only_the_libraries_of_the_table(path: Path) -> None:
 
 
 def test_the_simulator_imports_nothing_of_the_rest() -> None:
-    for name, imported in GRAPH.items():
+    for name, imported in graph().items():
         if name[0] == SIMULATOR:
             assert {one[0] for one in imported} <= {SIMULATOR}
 
