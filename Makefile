@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all explore mutation bench lint docs clean
+.PHONY: help install demo test test-all explore contract mutation bench lint docs clean
 # The tests start many processes, which would compile the app each time.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -27,6 +27,9 @@ help:
 	@echo "make test-all"
 	@echo "             all tests; what they need and is not there is skipped, with the reason"
 	@echo "make explore random histories of a shop, for a minute (ARGS=\"--seconds 600 --seed 7\")"
+	@echo "make contract"
+	@echo "             what the app takes for granted about the provider, tried in its sandbox with the"
+	@echo "             key in GIFTCARDS_API_KEY; without one, with the simulator"
 	@echo "make mutation"
 	@echo "             which small changes of the code about money no test notices; three quarters of an"
 	@echo "             hour (ARGS=giftcards/refunds.py: one module), in an environment of its own"
@@ -64,6 +67,9 @@ test-all: $(INSTALLED)
 
 explore: $(INSTALLED)
 	@$(BIN)/python -m tests.explore $(ARGS)
+
+contract: $(INSTALLED)
+	@$(BIN)/python -m tests.contract $(ARGS)
 
 mutation:
 	@$(MAKE) --no-print-directory install VENV=.venv-mutation GROUP=mutation
