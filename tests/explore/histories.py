@@ -30,10 +30,12 @@ from giftcards.statuses import FINAL
 from tests.explore import simulation
 from tests.explore.invariants import violations
 from tests.explore.provider import Provider
-from tests.explore.shop import ACTIONS, EVENTS, Shop
+from tests.explore.shop import ACTIONS, EVENTS, OTHER_KEY, Shop, use_key
 
 # How long people act and things go wrong, and how long it then takes to settle (seconds).
 _LENGTH, _QUIET = 240.0, 5_400.0
+# How long the key of another account is put back, for orders that were sent with it (seconds).
+_OTHER_KEY = 900.0
 # The most a history may take (real seconds).
 _PATIENCE = 300.0
 # How often, at most, a history is made shorter.
@@ -74,7 +76,9 @@ def draw(seed: int) -> list[Event]:
     """The events of a history."""
     chance = Random(f"history {seed}")
     kinds = {**ACTIONS, **EVENTS}
-    weights = [weight for weight, _do in kinds.values()]
+    # Other ones often or never in each history: what goes wrong may take three of a kind.
+    weights = [weight * chance.choice([0, 1, 1, 6]) for weight, _do in kinds.values()]
+    weights[list(kinds).index("buy")] = max(weights)
     moments = sorted(chance.uniform(0, _LENGTH) for _event in range(chance.randint(15, 60)))
     names = chance.choices(list(kinds), weights, k=len(moments))
     return [
@@ -88,7 +92,7 @@ def open_shop(seed: object, vendor: str) -> Iterator[Shop]:
     """A new shop beside a new provider; its processes end with the context."""
     random.seed(str(seed))
     history = simulation.begin(seed, vendor=vendor)
-    shop = Shop(history, Provider(history, settings.GIFTCARDS["API_KEY"]))
+    shop = Shop(history, Provider(history, (settings.GIFTCARDS["API_KEY"], OTHER_KEY)))
     shop.open()
     root = logging.getLogger()
     root.handlers = [_Lines(shop)]
@@ -126,8 +130,8 @@ def live(seed: int, only: Sequence[int] | None, workers: int) -> Report:
         report.trace = history.trace
         report.digest = hashlib.sha256("\n".join(history.trace).encode()).hexdigest()[:12]
         report.figures = {
-            "orders": len(shop.provider.account.orders),
-            "requests": len(shop.provider.account.requests),
+            "orders": len(shop.provider.orders),
+            "requests": len(shop.provider.requests),
             "steps": history.steps,
             "notes": len(history.trace),
         }
@@ -138,7 +142,10 @@ def _happen(shop: Shop, event: Event) -> None:
     chance = Random(event.seed)
     shop.simulation.note(f"{event.number}: {event.name}")
     if event.name in ACTIONS:
-        shop.act(f"{event.name} {event.number}", ACTIONS[event.name][1], chance)
+        # Some click twice, and some do what a colleague does at the same moment.
+        for clerk in "ab" if chance.random() < 0.25 else "a":
+            name = f"{event.name} {event.number}{clerk}"
+            shop.act(name, ACTIONS[event.name][1], Random(event.seed))
     else:
         EVENTS[event.name][1](shop, chance)
 
@@ -152,11 +159,23 @@ def settle(shop: Shop) -> None:
     for process in history.processes:
         process.trouble = None
     shop.start_worker()
-    end = history.now + _QUIET
-    while history.now < end and not _is_settled():
-        history.run(until=history.now + 60)
+    first, *others = shop.provider.keys
+    for key in others:
+        if shop.provider.accounts[key].orders:
+            use_key(shop, key)
+            _run_until_settled(shop, _OTHER_KEY)
+    use_key(shop, first)
+    _run_until_settled(shop, _QUIET)
     for process in history.processes:
         history.kill(process)
+
+
+def _run_until_settled(shop: Shop, seconds: float) -> None:
+    history = shop.simulation
+    end = history.now + seconds
+    history.run(until=history.now + 1)
+    while history.now < end and not _is_settled():
+        history.run(until=history.now + 60)
 
 
 def _is_settled() -> bool:

@@ -29,7 +29,7 @@ _SHORT = 8
 
 def bought_once_or_never(shop: Shop) -> Iterator[str]:
     """Each order of the shop is one at the provider or none, and each of the provider's is ours."""
-    theirs = shop.provider.account.orders
+    theirs = shop.provider.orders
     owners: dict[str, list[str]] = defaultdict(list)
     for order in Order.objects.exclude(provider_order_id=None):
         owners[str(order.provider_order_id)].append(order.reference)
@@ -111,7 +111,7 @@ def never_paid_back_and_ordered_again(shop: Shop) -> Iterator[str]:
 
 def the_limit_of_requests_is_kept(shop: Shop) -> Iterator[str]:
     """In no minute did the provider count more requests than its limit, and no key was wrong."""
-    requests = shop.provider.account.requests
+    requests = shop.provider.requests
     refused = [each for each in requests if each.status == 429]
     if refused:
         yield f"{len(refused)} requests were above the limit, the first at {refused[0].at:.1f} s"
@@ -170,7 +170,7 @@ def no_secret_is_outside_its_place(shop: Shop) -> Iterator[str]:
     """No code, serial or key is in a row, a log, a page before the reveal, or a mail."""
     codes = [
         text
-        for order in shop.provider.account.orders.values()
+        for order in shop.provider.orders.values()
         for card in order.cards
         for text in (card.value, card.serial)
     ]
@@ -211,7 +211,7 @@ def violations(shop: Shop) -> list[str]:
 
 def _pairs(shop: Shop) -> Iterator[tuple[Order, Bought]]:
     """Orders with their counterparts at the provider."""
-    theirs = shop.provider.account.orders
+    theirs = shop.provider.orders
     for order in Order.objects.exclude(provider_order_id=None):
         if order.provider_order_id in theirs:
             yield order, theirs[order.provider_order_id]

@@ -1,27 +1,32 @@
-"""A provider that misbehaves by a script: the simulator's account behind a server that lies.
+"""A provider that misbehaves by a script: two accounts of the simulator behind a server that lies.
 
-The account is the truth: what was bought, charged and delivered. Everything that reaches the shop
+The accounts are the truth: what was bought, charged and delivered. Everything that reaches the shop
 may be wrong for as long as a :class:`Spell` lasts.
 """
 
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from http.server import ThreadingHTTPServer
 from random import Random
 from typing import Any
+from urllib.parse import parse_qs, urlencode
 
 from giftcards.simulator import Simulator
+from giftcards.simulator.account import LEDGER_ODDITIES, Order
+from giftcards.simulator.api import Request
 from giftcards.simulator.server import Call
-from tests.explore.simulation import EPOCH, Simulation
+from tests.explore.simulation import EPOCH, SILENT, Simulation
 from tests.fakes.provider import Handler
 
 Data = dict[str, Any]
@@ -35,6 +40,9 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes | None
+    #: The id of the order that was asked about.
+    order_id: str = ""
+    is_reset: bool = False
 
     @property
     def data(self) -> Any:
@@ -74,6 +82,15 @@ def close(_provider: Provider, _random: Random, answer: Answer) -> None:
     answer.body = None
 
 
+def reset(_provider: Provider, _random: Random, answer: Answer) -> None:
+    answer.body, answer.is_reset = None, True
+
+
+def be_silent(_provider: Provider, _random: Random, answer: Answer) -> None:
+    """Send nothing until whoever has asked gives up."""
+    answer.status, answer.headers, answer.body = 200, {SILENT: "yes"}, b""
+
+
 def fail(status: int, body: bytes = HTML, **headers: str) -> Lie:
     def lie(_provider: Provider, _random: Random, answer: Answer) -> None:
         answer.status, answer.body = status, body
@@ -95,8 +112,30 @@ def halve(_provider: Provider, _random: Random, answer: Answer) -> None:
 def name_another(provider: Provider, random: Random, answer: Answer) -> None:
     """Name an order that was placed before, or nobody's."""
     if answer.data is not None:
-        others = [*provider.account.orders, f"{random.getrandbits(96):024x}"]
+        others = [*provider.orders, f"{random.getrandbits(96):024x}"]
         answer.say({"orderId": random.choice(others)})
+
+
+def show_another(provider: Provider, random: Random, answer: Answer) -> None:
+    """Show an order of another quantity."""
+    asked = provider.orders.get(answer.order_id)
+    others = [
+        each for each in provider.orders.values() if asked and each.quantity != asked.quantity
+    ]
+    if answer.data is not None and others:
+        answer.say(provider.show(random.choice(others)))
+
+
+def end_otherwise(provider: Provider, _random: Random, answer: Answer) -> None:
+    """Say that an order was refunded, of which the shop knows another end."""
+    data = deepcopy(answer.data)
+    if data is None:
+        return
+    for order in data.get("items", [data]):
+        if order.get("_id") in provider.ends_known:
+            order |= {"status": "REFUNDED", "fulfilled_quantity": 0, "fulfilled_amount": 0}
+            order["cards"] = []
+    answer.say(data)
 
 
 def about_orders(edit: Callable[[Random, Data], None]) -> Lie:
@@ -157,8 +196,20 @@ def repeat(random: Random, rows: list[Data]) -> list[Data]:
     return rows + rows[: random.randint(1, 3)]
 
 
+def shift(random: Random, rows: list[Data]) -> list[Data]:
+    """Show rows as if others had come before them since: the last ones are on the next page."""
+    return rows[: -random.randint(1, 2)]
+
+
 def empty(_random: Random, _rows: list[Data]) -> list[Data]:
     return []
+
+
+def first_page(provider: Provider, _random: Random, answer: Answer) -> None:
+    """Show the first page again, whichever was asked for."""
+    data = deepcopy(answer.data)
+    if data is not None and provider.first_rows:
+        answer.say(data | {"items": provider.first_rows})
 
 
 #: What may happen to a request of each step, by name.
@@ -167,6 +218,9 @@ LIES: dict[str, tuple[str, Lie, bool]] = {
     "placing: no answer, not bought": ("place", close, True),
     "placing: 502, bought": ("place", fail(502), False),
     "placing: 500, not bought": ("place", refuse(500, "INTERNAL_ERROR"), True),
+    "placing: reset, bought": ("place", reset, False),
+    "placing: silence, bought": ("place", be_silent, False),
+    "placing: silence, not bought": ("place", be_silent, True),
     "placing: half an answer": ("place", halve, False),
     "placing: empty answer": ("place", fail(200, b""), False),
     "placing: 429": ("place", refuse(429, "RATE_LIMIT_EXCEEDED"), True),
@@ -174,20 +228,28 @@ LIES: dict[str, tuple[str, Lie, bool]] = {
     "placing: the id of another": ("place", name_another, False),
     "placing: no stock": ("place", refuse(400, "OUT_OF_STOCK"), True),
     "check: no answer": ("check", close, True),
+    "check: silence": ("check", be_silent, True),
+    "check: reset": ("check", reset, True),
     "check: 502": ("check", fail(502), True),
     "check: 429": ("check", fail(429, b"", Retry_After="20"), True),
     "check: unknown": ("check", refuse(404, "NOT_FOUND"), True),
     "check: at work again": ("check", about_orders(go_back), False),
     "check: a card short": ("check", about_orders(lose_card), False),
     "check: a card twice": ("check", about_orders(double_card), False),
+    "check: the answer about another": ("check", show_another, False),
+    "check: another end": ("check", end_otherwise, False),
     "check: another amount": ("check", about_orders(contradict), False),
     "check: half an answer": ("check", halve, False),
     "list: no answer": ("list", close, True),
+    "list: silence": ("list", be_silent, True),
     "list: HTML": ("list", fail(200), True),
     "list: 500": ("list", refuse(500, "INTERNAL_ERROR"), True),
     "list: rows left out": ("list", about_list(omit), False),
     "list: the newest left out": ("list", about_list(lag), False),
     "list: rows twice": ("list", about_list(repeat), False),
+    "list: pages shift": ("list", about_list(shift), False),
+    "list: the first page again": ("list", first_page, False),
+    "list: another end": ("list", end_otherwise, False),
     "list: empty": ("list", about_list(empty), False),
     "list: at work again": ("list", about_orders(go_back), False),
     "list: a card short": ("list", about_orders(lose_card), False),
@@ -211,21 +273,49 @@ _STEPS = {
 class Provider:
     """The provider, on a port of this machine while it runs.
 
-    ``account`` is the truth.
+    ``accounts`` are the truth, by their API keys; the first is the shop's. A page has at most
+    ``page_size`` rows. ``ends_known`` has the ids of the orders whose end the shop has announced.
     """
 
     simulation: Simulation
-    key: str
-    account: Simulator = field(init=False)
+    keys: tuple[str, ...]
+    accounts: dict[str, Simulator] = field(init=False)
     spells: list[Spell] = field(default_factory=list)
+    page_size: int = 100
+    ends_known: set[str] = field(default_factory=set)
+    first_rows: list[Data] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.account = Simulator(
-            keys=[self.key], delay=(2, 40), rate_limit=20, clock=lambda: self.simulation.now
+        self.accounts = {key: self._open(key) for key in self.keys}
+
+    def _open(self, key: str) -> Simulator:
+        account = Simulator(
+            keys=[key], delay=(2, 40), rate_limit=20, clock=lambda: self.simulation.now
         )
-        self.account._time_zero = datetime.fromtimestamp(EPOCH, UTC)
-        self.account._clock_zero = self.simulation.now
-        self.account.reset()
+        account._time_zero = datetime.fromtimestamp(EPOCH, UTC)
+        account._clock_zero = self.simulation.now
+        account.reset()
+        return account
+
+    @property
+    def account(self) -> Simulator:
+        """The shop's account."""
+        return self.accounts[self.keys[0]]
+
+    @property
+    def orders(self) -> dict[str, Order]:
+        """The orders of all accounts."""
+        return {
+            name: order for each in self.accounts.values() for name, order in each.orders.items()
+        }
+
+    @property
+    def requests(self) -> list[Request]:
+        return [request for each in self.accounts.values() for request in each.requests]
+
+    def show(self, order: Order) -> Data:
+        """The order as an answer shows it."""
+        return self.account._show_order(order)
 
     @contextmanager
     def running(self) -> Iterator[str]:
@@ -242,6 +332,13 @@ class Provider:
     def be_well(self) -> None:
         """Lie no more."""
         self.spells.clear()
+        self.page_size = 100
+        for account in self.accounts.values():
+            account.ledger_oddities, account.delay = (), (2, 40)
+
+    def be_odd(self, random: Random) -> None:
+        """Keep the ledger in another way from now on."""
+        self.account.ledger_oddities = random.sample(sorted(LEDGER_ODDITIES), 2)
 
     def answer(self, handler: Handler, body: bytes) -> None:
         """Answer a request over the connection of ``handler``."""
@@ -251,6 +348,9 @@ class Provider:
         answer = self._answer(call)
         if answer.body is None:
             handler.close_connection = True
+            if answer.is_reset:
+                at_once = struct.pack("ii", 1, 0)
+                handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
             return
         # Without the date of this machine: the answer has its own.
         handler.send_response_only(answer.status)
@@ -267,13 +367,27 @@ class Provider:
         if spell is not None and spell.is_early:
             answer = Answer(200, {}, b'{"success": true, "data": null}')
         else:
-            answer = Answer(0, {}, None)
-            if reply := self.account.respond(call):
-                body = json.dumps(reply.payload, default=float).encode()
-                answer = Answer(reply.status, dict(reply.headers), body)
+            answer = self._tell(step, call)
         if spell is not None:
             spell.lie(self, spell.random, answer)
         return answer
+
+    def _tell(self, step: str, call: Call) -> Answer:
+        """The truth."""
+        if step in ("list", "ledger"):
+            call = self._with_small_pages(call)
+        answer = Answer(0, {}, None, order_id=call.path.rpartition("/")[2])
+        if reply := self.accounts.get(call.key, self.account).respond(call):
+            answer.status, answer.headers = reply.status, dict(reply.headers)
+            answer.body = json.dumps(reply.payload, default=float).encode()
+        if step == "list" and answer.data is not None and "page=1&" in call.query:
+            self.first_rows = answer.data["items"]
+        return answer
+
+    def _with_small_pages(self, call: Call) -> Call:
+        query = {name: values[-1] for name, values in parse_qs(call.query).items()}
+        size = min(int(query["pageSize"]), self.page_size)
+        return replace(call, query=urlencode(query | {"pageSize": str(size)}))
 
     def _next_spell(self, step: str) -> Spell | None:
         now = self.simulation.now

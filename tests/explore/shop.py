@@ -43,6 +43,8 @@ from tests.pages import hidden, order_page
 #: What customers buy: a type and a quantity. Few, so that many orders are alike.
 LINES = [("type_001", 1), ("type_001", 2), ("TEST_PARTIAL", 3), ("TEST_REFUND", 1), ("SIM_SLOW", 1)]
 SALE_PRICE = 550
+#: The key of another account.
+OTHER_KEY = "explore-key-5b9e20aa"
 TOKEN = re.compile(r"/cards/([A-Za-z0-9_-]{20,})/")
 
 
@@ -90,13 +92,15 @@ class Shop:
         """Begin to listen to the app."""
         _shops[:] = [self]
         order_status_changed.connect(self._hear, weak=False, dispatch_uid="explore")
-        self.keys = {settings.GIFTCARDS["API_KEY"], *settings.GIFTCARDS["ENCRYPTION_KEYS"]}
+        self.keys = {*self.provider.keys, *settings.GIFTCARDS["ENCRYPTION_KEYS"]}
 
     def _hear(self, order: Order, change: Any, **_named: object) -> None:
         if self.receivers_fail > 0:
             self.receivers_fail -= 1
             raise Busy
         self.heard.append(Heard(order.reference, change.pk))
+        if change.to_status in FINAL and order.provider_order_id:
+            self.provider.ends_known.add(order.provider_order_id)
 
     # Workers.
 
@@ -167,7 +171,7 @@ def pick(random: Random, **where: Any) -> Order | None:
 
 
 def buy(shop: Shop, random: Random) -> None:
-    """A customer has paid; one in eight web requests is repeated."""
+    """A customer has paid."""
     kind, quantity = random.choice(LINES)
     number = random.randrange(10**6)
     details: dict[str, Any] = {
@@ -178,16 +182,16 @@ def buy(shop: Shop, random: Random) -> None:
     }
     if random.random() < 0.2:
         details["max_price"] = Decimal(random.choice([480, 495]))
-    for _request in range(random.choice([1] * 7 + [2])):
-        with transaction.atomic():
-            place_order(product_id=PRODUCT, type_id=kind, quantity=quantity, **details)
+    with transaction.atomic():
+        place_order(product_id=PRODUCT, type_id=kind, quantity=quantity, **details)
 
 
 def pay_back(shop: Shop, random: Random) -> None:
     order = pick(random, open_amount__gt=0)
     if order is not None and order.open_amount:
         amount = random.choice([order.open_amount, Decimal(random.randint(1, 490))])
-        name, is_paid = f"r-{random.randrange(6)}", random.random() < 0.6
+        # A colleague who does the same has another receipt.
+        name, is_paid = f"r-{shop.simulation.random.randrange(6)}", random.random() < 0.6
         record_refund(order, amount=amount, reference=name, by="amina", is_paid=is_paid)
 
 
@@ -233,7 +237,7 @@ def resolve(shop: Shop, random: Random) -> None:
     known = set(Order.objects.values_list("provider_order_id", flat=True))
     alike = [
         theirs.id
-        for theirs in shop.provider.account.orders.values()
+        for theirs in shop.provider.orders.values()
         if theirs.id not in known
         and (theirs.product, theirs.type, theirs.quantity)
         == (order.product_id, order.type_id, order.quantity)
@@ -325,7 +329,7 @@ class _Output:
         return False
 
 
-ACTIONS: dict[str, tuple[int, Callable[[Shop, Random], object]]] = {
+ACTIONS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "buy": (12, buy),
     "pay back": (2, pay_back),
     "finish a refund": (2, finish_refund),
@@ -376,6 +380,32 @@ def set_clock(shop: Shop, random: Random) -> None:
     shop.simulation.note(f"the clock is set: {shop.simulation.set_by:+.0f} s")
 
 
+def use_another_key(shop: Shop, random: Random) -> None:
+    """For a while, the shop has the key of another account."""
+    first, *others = shop.provider.keys
+    shop.provider.accounts[others[0]].key_type = random.choice(["SANDBOX", "PRODUCTION"])
+    use_key(shop, others[0])
+    shop.simulation.at(shop.simulation.now + random.choice([10, 60]), lambda: use_key(shop, first))
+
+
+def use_key(shop: Shop, key: str) -> None:
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "API_KEY": key}
+    shop.simulation.note(f"the key is that of account {shop.provider.keys.index(key) + 1}")
+
+
+def cut_pages(shop: Shop, random: Random) -> None:
+    shop.provider.page_size = random.choice([2, 3, 5])
+
+
+def keep_books_oddly(shop: Shop, random: Random) -> None:
+    shop.provider.be_odd(random)
+
+
+def slow_down(shop: Shop, random: Random) -> None:
+    """Orders from now on settle later, some after the shop has given up following them."""
+    shop.provider.account.delay = random.choice([(2, 40), (50, 200), (300, 4500)])
+
+
 def move_price(shop: Shop, random: Random) -> None:
     factor = Decimal(random.choice(["0.98", "1", "1.02", "1.1"]))
     shop.provider.account.price_factor = factor
@@ -397,14 +427,18 @@ def fail_receivers(shop: Shop, random: Random) -> None:
     shop.receivers_fail += random.choice([1, 3])
 
 
-EVENTS: dict[str, tuple[int, Callable[[Shop, Random], object]]] = {
+EVENTS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "lie": (10, lie),
     "kill": (3, trouble("kill")),
-    "halt": (2, trouble("halt", (3, 15, 70, 200))),
+    "halt": (2, trouble("halt", (3, 15, 70, 200, 900))),
     "cut": (2, trouble("cut")),
     "late commit": (2, trouble("late commit", (3, 30, 120))),
     "lost commit": (2, trouble("lost commit")),
     "set the clock": (1, set_clock),
+    "another key": (0.3, use_another_key),
+    "small pages": (1, cut_pages),
+    "odd books": (1, keep_books_oddly),
+    "slow down": (1, slow_down),
     "move a price": (1, move_price),
     "settle oddly": (2, settle_oddly),
     "mails fail": (1, fail_mails),

@@ -30,6 +30,8 @@ from typing import Any, Literal
 
 #: The wall clock at the beginning of each history: 2027-06-01 08:00 UTC, in seconds since 1970.
 EPOCH = 1_811_836_800.0
+#: An answer with this header never comes: whoever waits for it waits on the clock of the history.
+SILENT = "X-Silent"
 # What a statement takes at most (seconds).
 _STATEMENT = 0.004
 # How long a process waits for a lock of SQLite, as in the example's settings (seconds).
@@ -78,6 +80,8 @@ class Process:
     #: Threads that it has started and that run in real time.
     helpers: set[threading.Thread] = field(default_factory=set)
     idle_helpers: int = 0
+    #: What its helpers have waited for an answer (seconds); it has waited for them.
+    waited: float = 0.0
     gate: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     connection: Any = None
 
@@ -168,7 +172,8 @@ class Simulation:
             _sleep(0.0002)
         trouble = self._due_trouble(process, place, is_database=is_database)
         process.place = place
-        wakes_at = self.now + seconds
+        wakes_at = self.now + seconds + process.waited
+        process.waited = 0.0
         match trouble:
             case Trouble("kill"):
                 self.kill(process)
@@ -278,6 +283,14 @@ class Simulation:
 
         connection._commit = watched
 
+    def await_answer(self, seconds: float) -> None:
+        """Wait so long for an answer that does not come, in a process or in one of its helpers."""
+        owner: Process | None = getattr(_local, "owner", None)
+        if owner is None:
+            self.pause("silence", seconds)
+        else:
+            owner.waited = max(owner.waited, seconds)
+
     # The replaced functions of Python.
 
     def sleep(self, seconds: float) -> None:
@@ -385,6 +398,10 @@ def install() -> None:
         if _current:
             current().pause("request")
         answer = send(session, request, **options)
+        if _current and answer.headers.get(SILENT):
+            _connecting, reading = options["timeout"]
+            current().await_answer(reading)
+            raise requests.ReadTimeout(request=request)
         if _current:
             current().pause("answered")
         return answer
