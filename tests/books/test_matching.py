@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -31,6 +31,18 @@ def partly_delivered(reference: str, **values: Any) -> Order:
 
 def is_credited(*orders: Order) -> list[bool | None]:
     return [Order.objects.get(pk=order.pk).is_credited for order in orders]
+
+
+def guess(order: Order, kind: str, amount: int, time: datetime) -> None:
+    """An entry that was taken for one of the order's."""
+    LedgerEntry.objects.create(
+        provider_id=f"{kind} of {order.reference}",
+        type=kind,
+        amount=amount,
+        time=time,
+        order=order,
+        is_guess=True,
+    )
 
 
 class TestByName:
@@ -79,6 +91,38 @@ class TestByName:
         ordered(reference="cart-1", provider_order_id="ab12")
         read()
         assert matches() == {"c": ("cart-1", False)}
+
+    def test_a_name_takes_no_guess_from_another_order_nor_of_another_type(
+        self, books: Books
+    ) -> None:
+        """Those of a month ago, which would not be guessed again."""
+        long_ago = at(-30 * 86_400)
+        named = ordered(reference="cart-1", provider_order_id="ab12", sent_at=long_ago)
+        other = ordered(reference="cart-2", sent_at=long_ago)
+        for order in (named, other):
+            guess(order, "ORDER", -2450, long_ago)
+        guess(other, "REFUND-ORDER", 980, long_ago)
+        books.book("REFUND-ORDER", 980, at(0), name="r", objid="ab12")
+        read()
+        assert matches() == {
+            "ORDER of cart-1": ("cart-1", True),
+            "ORDER of cart-2": ("cart-2", True),
+            "REFUND-ORDER of cart-2": ("cart-2", True),
+            "r": ("cart-1", False),
+        }
+
+    def test_a_refund_with_a_name_is_judged_beside_one_that_is_guessed(self, books: Books) -> None:
+        """Both settled before the days that are read."""
+        before: dict[str, Any] = {"sent_at": at(-86_400), "settled_at": at(-86_400)}
+        orders = [
+            partly_delivered("cart-1", provider_order_id="ab12", **before),
+            partly_delivered("cart-2", **before),
+        ]
+        books.book("REFUND-ORDER", 980, at(0), name="named", objid="ab12")
+        books.book("REFUND-ORDER", 980, at(0), name="guessed")
+        read(DAY)
+        assert matches() == {"named": ("cart-1", False), "guessed": ("cart-2", True)}
+        assert is_credited(*orders) == [True, True]
 
 
 class TestByAmount:
