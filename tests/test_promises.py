@@ -292,7 +292,7 @@ def test_the_promises_hold_over_random_interleavings(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=examples(25),
+            max_examples=examples(10),
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

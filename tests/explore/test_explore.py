@@ -36,6 +36,6 @@ def test_no_death_at_a_statement_breaks_an_invariant() -> None:
 
 
 def test_a_planted_bug_is_found_and_told() -> None:
-    ended = explore("--planted", "cards_by_arrival", "--seconds", "400", "--seed", "1")
+    ended = explore("--planted", "code_in_the_log", "--seconds", "400", "--seed", "1")
     assert "1 of 1 found" in ended.stdout, ended.stdout + ended.stderr
-    assert "every_paid_card_is_stored_and_opens" in ended.stdout
+    assert "no_secret_is_outside_its_place" in ended.stdout
