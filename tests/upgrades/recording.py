@@ -1,0 +1,171 @@
+"""Recordings: the rows of a shop under a version, and the provider's account beside them.
+
+A recording is data: the names of the migrations that its version had, and rows as the columns of
+that version hold them. So one serves every database.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, fields
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.core.management.color import no_style
+from django.db import connection, models, transaction
+from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.recorder import MigrationRecorder
+from django.utils import timezone
+
+from giftcards.simulator import Simulator
+from giftcards.simulator.account import SPECIAL_TYPES, Card, Order, Transaction
+
+FOLDER = Path(__file__).parent / "recorded"
+ROOT = Path(__file__).parents[2]
+LABELS = ("giftcards", "giftcards_books", "giftcards_delivery")
+# Made anew by any worker.
+_LEFT_OUT = {"giftcards.RequestSlot"}
+Recording = dict[str, Any]
+# What an older version is unpacked of.
+_OLD = ("giftcards", "example_project", "manage.py")
+
+
+def take(simulator: Simulator) -> Recording:
+    """Record the rows of the current database, and the provider's account."""
+    states = sorted(MigrationRecorder(connection).applied_migrations())
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "recorded_at": timezone.now().isoformat(),
+        "api_key": settings.GIFTCARDS["API_KEY"],
+        "encryption_keys": settings.GIFTCARDS["ENCRYPTION_KEYS"],
+        "migrations": [[label, name] for label, name in states if label in LABELS],
+        "rows": {
+            model._meta.label: [_as_data(row) for row in model._base_manager.order_by("pk")]
+            for model in _models(apps)
+        },
+        "orders": [_order_as_data(order) for order in simulator.orders.values()],
+        "transactions": [asdict(entry) for entry in simulator.transactions],
+    }
+
+
+def save(recording: Recording, name: str) -> None:
+    text = json.dumps(recording, default=str, ensure_ascii=False, indent=1)
+    (FOLDER / f"{name}.json").write_text(f"{text}\n", "utf-8")
+
+
+def load(name: str) -> Recording:
+    recording: Recording = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+    return recording
+
+
+def restore(recording: Recording, simulator: Simulator) -> None:
+    """Bring the database and the account back to what was recorded, as if it was a moment ago.
+
+    Then the database is migrated to the newest version, with these rows in it.
+    """
+    since = timezone.now() - datetime.fromisoformat(recording["recorded_at"])
+    states = [tuple(state) for state in recording["migrations"]]
+    then = MigrationExecutor(connection)
+    then.migrate(states)
+    old = then.loader.project_state(states).apps
+    with transaction.atomic(), connection.constraint_checks_disabled():
+        for model in reversed(_models(old)):
+            model._base_manager.all().delete()
+        for model in _models(old):
+            rows = [_from_data(model, row, since) for row in recording["rows"][model._meta.label]]
+            model._base_manager.bulk_create(rows)
+    with connection.cursor() as cursor:
+        for statement in connection.ops.sequence_reset_sql(no_style(), _models(old)):
+            cursor.execute(statement)
+    now = MigrationExecutor(connection)
+    now.migrate([leaf for leaf in now.loader.graph.leaf_nodes() if leaf[0] in LABELS])
+    _restore_account(recording, simulator, since)
+
+
+def _models(registry: Any) -> list[Any]:
+    return [
+        model
+        for label in LABELS
+        for model in registry.get_app_config(label).get_models()
+        if model._meta.label not in _LEFT_OUT
+    ]
+
+
+def _columns(model: Any) -> Iterator[models.Field[Any, Any]]:
+    return (field for field in model._meta.concrete_fields if not field.generated)
+
+
+def _as_data(row: models.Model) -> dict[str, Any]:
+    values = {field.attname: getattr(row, field.attname) for field in _columns(row)}
+    return {
+        name: value if isinstance(value, bool | int | list | dict | None) else str(value)
+        for name, value in values.items()
+    }
+
+
+def _from_data(model: Any, row: dict[str, Any], since: timedelta) -> Any:
+    values = {field.attname: field.to_python(row[field.attname]) for field in _columns(model)}
+    return model(**{name: _later(value, since) for name, value in values.items()})
+
+
+def _later(value: Any, since: timedelta) -> Any:
+    return value + since if isinstance(value, datetime) else value
+
+
+def _order_as_data(order: Order) -> dict[str, Any]:
+    """The order, without what its type says anyway."""
+    return {name: value for name, value in asdict(order).items() if name != "special"}
+
+
+def _restore_account(recording: Recording, simulator: Simulator, since: timedelta) -> None:
+    with simulator._lock:
+        simulator._orders = {row["id"]: _order(row, since) for row in recording["orders"]}
+        entries = [_of(Transaction, row, since) for row in recording["transactions"]]
+        simulator._transactions = {entry.id: entry for entry in entries}
+        simulator._balance = entries[-1].balance
+
+
+def _order(row: dict[str, Any], since: timedelta) -> Order:
+    order: Order = _of(Order, row, since)
+    order.cards = tuple(Card(**card) for card in row["cards"])
+    order.special = SPECIAL_TYPES.get(order.type, order.special)
+    return order
+
+
+def _of(kind: Any, row: dict[str, Any], since: timedelta) -> Any:
+    """An object of the simulator's from its data."""
+    values: dict[str, Any] = {}
+    for field in fields(kind):
+        if field.name not in row:
+            continue
+        value = row[field.name]
+        if value is not None and "datetime" in str(field.type):
+            value = datetime.fromisoformat(value) + since
+        elif "Decimal" in str(field.type):
+            value = Decimal(value)
+        values[field.name] = value
+    return kind(**values)
+
+
+def unpack(commit: str, folder: Path) -> bool:
+    """Put the project as it was at ``commit`` into ``folder``; False if that is not known here."""
+    archive = folder / "project.tar"
+    with suppress(subprocess.CalledProcessError, FileNotFoundError):
+        _git(
+            "archive", "--output", str(archive), commit, "giftcards", "example_project", "manage.py"
+        )
+        subprocess.run(["tar", "-xf", archive.name], cwd=folder, check=True)
+        return True
+    return False
+
+
+def _git(*args: str) -> str:
+    done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

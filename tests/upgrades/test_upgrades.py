@@ -1,0 +1,173 @@
+"""From each recorded version to this one: nothing is lost, and what was open goes on.
+
+A recording is restored under the migrations of its version, and migrated. Then this version's
+engine goes on with it, alone or beside a worker of that version.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.core import mail
+from django.utils import timezone
+
+from giftcards.delivery import receivers
+from giftcards.delivery.models import Delivery
+from giftcards.delivery.tasks import deliver
+from giftcards.engine.outbox import announce
+from giftcards.models import Card, CustomerRefund, Order, StatusChange
+from giftcards.simulator import Simulator
+from giftcards.statuses import FINAL
+from tests.delivery.conftest import SHOP
+from tests.delivery.connecting import disconnect
+from tests.explore import invariants
+from tests.stage import ROOT, posts, run_sweep, stop, wait_until
+from tests.upgrades.recording import FOLDER, Recording, load, restore, unpack
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+# Those that need neither the requests before the recording nor what its receivers were told.
+HOLD = (
+    invariants.bought_once_or_never,
+    invariants.every_paid_card_is_stored_and_opens,
+    invariants.sums_are_equal_on_both_sides,
+    invariants.never_paid_back_above_what_is_owed,
+    invariants.never_paid_back_and_ordered_again,
+    invariants.statuses_follow_one_way,
+    invariants.nothing_is_open_that_nobody_looks_at,
+    invariants.each_customer_is_told,
+    invariants.no_secret_is_outside_its_place,
+)
+
+
+@pytest.fixture(params=NAMES)
+def recording(request: pytest.FixtureRequest) -> Recording:
+    return load(request.param)
+
+
+@pytest.fixture
+def provider(recording: Recording, settings: Any, simulator: Simulator) -> Iterator[Simulator]:
+    """The provider, who settles what is open at once; the database is that of the recording."""
+    settings.GIFTCARDS = {
+        **settings.GIFTCARDS,
+        "API_KEY": recording["api_key"],
+        "ENCRYPTION_KEYS": recording["encryption_keys"],
+        "POLL_INTERVAL": 0.2,
+        "PROOF_OF_ABSENCE": 1,
+    }
+    settings.GIFTCARDS_DELIVERY = SHOP
+    settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, "shop.example"]
+    restore(recording, simulator)
+    for order in simulator.orders.values():
+        simulator.settle(order.id)
+    make_due()
+    receivers.connect()
+    yield simulator
+    disconnect()
+
+
+def recorded(recording: Recording, model: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = recording["rows"][model]
+    return rows
+
+
+def make_due() -> None:
+    """Nobody waits for the hour at which a delayed order is asked about."""
+    Order.objects.exclude(due_at=None).update(due_at=timezone.now())
+
+
+def is_all_done() -> bool:
+    is_open = Order.objects.exclude(status__in=FINAL).filter(needs_attention=False).exists()
+    return not is_open and not StatusChange.objects.filter(announced_at=None).exists()
+
+
+def check(recording: Recording, provider: Simulator) -> None:
+    """What was there is there, what was open is settled, and the two sides agree."""
+    shop: Any = SimpleNamespace(
+        provider=SimpleNamespace(orders=provider.orders),
+        keys={recording["api_key"], *recording["encryption_keys"]},
+        texts=[],
+        mails=[sent.message() and sent for sent in mail.outbox],
+    )
+    assert [violation for holds in HOLD for violation in holds(shop)] == []
+    before = recorded(recording, "giftcards.Order")
+    for row in before:
+        if row["status"] in FINAL:
+            assert Order.objects.get(pk=row["id"]).status == row["status"]
+    assert Order.objects.count() == len(before)
+    for model, label in (
+        (Card, "giftcards.Card"),
+        (CustomerRefund, "giftcards.CustomerRefund"),
+        (Delivery, "giftcards_delivery.Delivery"),
+    ):
+        keys = {row["id"] for row in recorded(recording, label)}
+        assert keys <= set(model.objects.values_list("pk", flat=True))
+    # Sent were the two that nobody had sent; one of them waits for a person.
+    assert posts(provider) == 1
+
+
+def test_every_released_version_and_this_one_are_recorded() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    released = re.findall(r"^## (\S+) \(\d", changelog, re.MULTILINE)
+    assert sorted([*released, "unreleased"]) == NAMES
+
+
+def test_a_recorded_shop_goes_on_under_this_version(
+    recording: Recording, provider: Simulator
+) -> None:
+    for _round in range(10):
+        make_due()
+        run_sweep()
+    announce()
+    deliver()
+    assert is_all_done()
+    check(recording, provider)
+
+
+@pytest.mark.cluster
+def test_a_worker_of_the_recorded_version_goes_on_beside_one_of_this(
+    recording: Recording, provider: Simulator, child: Any, shared_database: str, tmp_path: Path
+) -> None:
+    if not unpack(recording["commit"], tmp_path):
+        pytest.skip(f"Needs the project's history, with {recording['commit'][:10]} in it.")
+    loop = ("giftcards_poll", "--loop")
+    new = child(*loop)
+    older = subprocess.Popen(
+        [sys.executable, "manage.py", *loop],
+        cwd=tmp_path,
+        env={**os.environ, **environment(recording, provider, shared_database)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        wait_until(is_all_done)
+    finally:
+        said = [stop(older), stop(new)]
+    assert all("Traceback" not in each for each in said), said
+    deliver()
+    check(recording, provider)
+
+
+def environment(recording: Recording, provider: Simulator, database: str) -> dict[str, str]:
+    return {
+        "DATABASE_URL": database,
+        "DJANGO_SETTINGS_MODULE": "example_project.settings",
+        "DJANGO_SECRET_KEY": "older",
+        "GIFTCARDS_API_KEY": recording["api_key"],
+        "GIFTCARDS_BASE_URL": provider.url,
+        "GIFTCARDS_ENCRYPTION_KEYS": ",".join(recording["encryption_keys"]),
+        "GIFTCARDS_POLL_INTERVAL": "0.2",
+        "PYTHONUNBUFFERED": "1",
+    }
