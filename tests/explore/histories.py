@@ -29,8 +29,8 @@ from giftcards.models import Order, StatusChange
 from giftcards.statuses import FINAL
 from tests.explore import simulation
 from tests.explore.invariants import violations
-from tests.explore.provider import Provider
-from tests.explore.shop import ACTIONS, EVENTS, OTHER_KEY, Shop, use_key
+from tests.explore.provider import LIES, Provider
+from tests.explore.shop import ACTIONS, EVENTS, LINES, OTHER_KEY, Shop, use_key
 
 # How long people act and things go wrong, and how long it then takes to settle (seconds).
 _LENGTH, _QUIET = 240.0, 5_400.0
@@ -76,10 +76,10 @@ def draw(seed: int) -> list[Event]:
     """The events of a history."""
     chance = Random(f"history {seed}")
     kinds = {**ACTIONS, **EVENTS}
-    # Other ones often or never in each history: what goes wrong may take three of a kind.
+    # Other ones often, or never, in each history.
     weights = [weight * chance.choice([0, 1, 1, 6]) for weight, _do in kinds.values()]
     weights[list(kinds).index("buy")] = max(weights)
-    moments = sorted(chance.uniform(0, _LENGTH) for _event in range(chance.randint(15, 60)))
+    moments = sorted(chance.uniform(0, _LENGTH) for _event in range(chance.randint(30, 90)))
     names = chance.choices(list(kinds), weights, k=len(moments))
     return [
         Event(number, moment, name, chance.getrandbits(32))
@@ -111,6 +111,10 @@ def live(seed: int, only: Sequence[int] | None, workers: int) -> Report:
     report = Report(seed, None if only is None else tuple(only))
     with open_shop(seed, connection.vendor) as shop:
         history = shop.simulation
+        # Few of them in each history: what goes wrong may take several of a kind.
+        chance = Random(f"shop {seed}")
+        shop.lines = chance.sample(LINES, chance.randint(1, 3))
+        shop.lies = chance.sample(list(LIES), 6)
         for _worker in range(workers):
             shop.start_worker()
         for event in draw(seed):
@@ -156,6 +160,7 @@ def settle(shop: Shop) -> None:
     history.note("nothing goes wrong any more")
     shop.provider.be_well()
     shop.mails_fail = shop.receivers_fail = 0
+    shop.rest = 10
     for process in history.processes:
         process.trouble = None
     shop.start_worker()

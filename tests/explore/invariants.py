@@ -68,7 +68,7 @@ def every_paid_card_is_stored_and_opens(shop: Shop) -> Iterator[str]:
 
 
 def sums_are_equal_on_both_sides(shop: Shop) -> Iterator[str]:
-    """Status, cards and amounts of a settled order are those of the provider."""
+    """Status, cards and amounts of a settled order are the provider's, or staff were told."""
     for order, theirs in _pairs(shop):
         if order.status not in SETTLED:
             continue
@@ -80,7 +80,8 @@ def sums_are_equal_on_both_sides(shop: Shop) -> Iterator[str]:
             continue
         breakdown = refund_breakdown(order)
         amounts = breakdown and (breakdown.charged_amount, breakdown.refunded_amount)
-        if amounts != (theirs.charged, theirs.refunded) and not order.needs_attention:
+        is_told = order.needs_attention or order.acknowledgements.exists()
+        if amounts != (theirs.charged, theirs.refunded) and not is_told:
             yield f"{order}: charged and refunded {amounts}, not {theirs.charged, theirs.refunded}"
 
 
@@ -146,14 +147,20 @@ def statuses_follow_one_way(shop: Shop) -> Iterator[str]:
 
 
 def nothing_is_open_that_nobody_looks_at(shop: Shop) -> Iterator[str]:
-    """An order that is still open waits for a person, who is told so by a condition."""
+    """An order that is still open waits for a person."""
+    for order in Order.objects.exclude(status__in=FINAL).filter(needs_attention=False):
+        yield f"{order} is {order.status}, and needs nobody"
+
+
+def whatever_needs_a_person_is_told(shop: Shop) -> Iterator[str]:
+    """Conditions, which digests and monitors tell, name each order and message that needs one."""
     standing = Standing()
-    codes = {code for code, each in CONDITIONS.items() if each.judge(standing)}
-    for order in Order.objects.exclude(status__in=FINAL):
-        if not order.needs_attention:
-            yield f"{order} is {order.status}, and needs nobody"
-        elif "attention" not in codes:
-            yield f"{order} needs somebody, and no condition says so"
+    found = {code: each.judge(standing) for code, each in CONDITIONS.items()}
+    told = found["attention"].orders if found["attention"] else {}
+    for order in Order.objects.filter(needs_attention=True).exclude(pk__in=told):
+        yield f"{order} needs somebody, and no condition says so"
+    if Delivery.objects.all().untold().exists() and not found["untold"]:
+        yield "a message was given up, and no condition says so"
 
 
 def each_customer_is_told(shop: Shop) -> Iterator[str]:
@@ -195,6 +202,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     each_change_is_announced_in_order,
     statuses_follow_one_way,
     nothing_is_open_that_nobody_looks_at,
+    whatever_needs_a_person_is_told,
     each_customer_is_told,
     no_secret_is_outside_its_place,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -41,7 +41,10 @@ from tests.explore.simulation import Process, Simulation, Trouble
 from tests.pages import hidden, order_page
 
 #: What customers buy: a type and a quantity. Few, so that many orders are alike.
-LINES = [("type_001", 1), ("type_001", 2), ("TEST_PARTIAL", 3), ("TEST_REFUND", 1), ("SIM_SLOW", 1)]
+LINES = (
+    *(("type_001", 1), ("type_001", 2), ("TEST_PARTIAL", 3)),
+    *(("TEST_REFUND", 1), ("SIM_SLOW", 1)),
+)
 SALE_PRICE = 550
 #: The key of another account.
 OTHER_KEY = "explore-key-5b9e20aa"
@@ -87,6 +90,11 @@ class Shop:
     #: Encryption keys and API keys that were ever in use.
     keys: set[str] = field(default_factory=set)
     workers: int = 0
+    #: What its customers buy, and how the provider lies to it.
+    lines: Sequence[tuple[str, int]] = LINES
+    lies: Sequence[str] = tuple(LIES)
+    #: How often a worker looks for tasks (seconds).
+    rest: float = 1
 
     def open(self) -> None:
         """Begin to listen to the app."""
@@ -124,7 +132,7 @@ class Shop:
                     task = SignedPackage.loads(package)
                     import_string(task["func"])(*task["args"], **task["kwargs"])
                     broker.acknowledge(ack_id)
-            self.simulation.sleep(1)
+            self.simulation.sleep(self.rest)
 
     # What staff and customers do.
 
@@ -172,7 +180,7 @@ def pick(random: Random, **where: Any) -> Order | None:
 
 def buy(shop: Shop, random: Random) -> None:
     """A customer has paid."""
-    kind, quantity = random.choice(LINES)
+    kind, quantity = random.choice(shop.lines)
     number = random.randrange(10**6)
     details: dict[str, Any] = {
         "reference": f"web-{number}",
@@ -351,23 +359,27 @@ ACTIONS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
 
 
 def lie(shop: Shop, random: Random) -> None:
-    step, falsehood, is_early = LIES[random.choice(list(LIES))]
+    step, falsehood, is_early = LIES[random.choice(shop.lies)]
     now = shop.simulation.now
-    times, lasts = random.choice([1, 1, 2, 5]), random.choice([5, 30, 90])
+    times, lasts = random.choice([1, 1, 2, 5, 20]), random.choice([5, 30, 90, 240])
     shop.provider.spells.append(
         Spell(step, falsehood, now, times, Random(random.random()), is_early, now + lasts)
     )
 
 
-def trouble(kind: Any, seconds: tuple[float, ...] = (0,)) -> Callable[[Shop, Random], None]:
-    """A process is in trouble, soon."""
+def trouble(
+    kind: Any, seconds: Sequence[float] = (0,), *, places: Sequence[str] = ("",)
+) -> Callable[[Shop, Random], None]:
+    """A process is in trouble, soon, at one of these places."""
 
     def happen(shop: Shop, random: Random) -> None:
         alive = [each for each in shop.simulation.processes if not (each.is_dead or each.is_over)]
         if not alive:
             return
         process = random.choice(alive)
-        process.trouble = Trouble(kind, random.randint(1, 60), random.choice(seconds))
+        place = random.choice(places)
+        steps = random.randint(1, 4 if place else 60)
+        process.trouble = Trouble(kind, steps, random.choice(seconds), place)
         if kind == "kill" and process.name.startswith("worker"):
             again = shop.simulation.now + random.choice([5, 30])
             shop.simulation.at(again, shop.start_worker)
@@ -403,7 +415,7 @@ def keep_books_oddly(shop: Shop, random: Random) -> None:
 
 def slow_down(shop: Shop, random: Random) -> None:
     """Orders from now on settle later, some after the shop has given up following them."""
-    shop.provider.account.delay = random.choice([(2, 40), (50, 200), (300, 4500)])
+    shop.provider.account.delay = random.choice([(2, 40), (50, 200), (200, 900)])
 
 
 def move_price(shop: Shop, random: Random) -> None:
@@ -427,13 +439,16 @@ def fail_receivers(shop: Shop, random: Random) -> None:
     shop.receivers_fail += random.choice([1, 3])
 
 
+#: Where processes die and stop: anywhere, and where it matters most.
+PLACES = ("", "", "COMMIT", "committed", "request", "answered")
+
 EVENTS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "lie": (10, lie),
-    "kill": (3, trouble("kill")),
-    "halt": (2, trouble("halt", (3, 15, 70, 200, 900))),
+    "kill": (3, trouble("kill", places=PLACES)),
+    "halt": (2, trouble("halt", (3, 15, 70, 200, 900), places=PLACES)),
     "cut": (2, trouble("cut")),
-    "late commit": (2, trouble("late commit", (3, 30, 120))),
-    "lost commit": (2, trouble("lost commit")),
+    "late commit": (2, trouble("late commit", (3, 30, 120), places=["committed"])),
+    "lost commit": (2, trouble("lost commit", places=["committed"])),
     "set the clock": (1, set_clock),
     "another key": (0.3, use_another_key),
     "small pages": (1, cut_pages),

@@ -57,11 +57,15 @@ Kind = Literal["kill", "halt", "cut", "late commit", "lost commit"]
 
 @dataclass
 class Trouble:
-    """What happens to a process once it has handed over ``steps`` more times; ``seconds`` long."""
+    """What happens to a process once it has handed over ``steps`` more times; ``seconds`` long.
+
+    With a ``place``, such as "request" or "committed", only those at this place count.
+    """
 
     kind: Kind
     steps: int
     seconds: float = 0.0
+    place: str = ""
 
 
 @dataclass(eq=False)
@@ -191,15 +195,10 @@ class Simulation:
     def _due_trouble(self, process: Process, place: str, *, is_database: bool) -> Trouble | None:
         self.steps += 1
         trouble = process.trouble
-        if trouble is None:
+        if trouble is None or trouble.place not in ("", place):
             return None
         trouble.steps -= 1
-        is_place = {
-            "cut": is_database,
-            "late commit": place == "committed",
-            "lost commit": place == "committed",
-        }
-        if trouble.steps > 0 or not is_place.get(trouble.kind, True):
+        if trouble.steps > 0 or (trouble.kind == "cut" and not is_database):
             return None
         process.trouble = None
         self.note(f"{trouble.kind}: {process.name} at {place}")

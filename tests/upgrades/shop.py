@@ -43,7 +43,7 @@ def fill(simulator: Simulator) -> None:
     partly = Order.objects.get(reference="partly")
     _pay_back(partly)
     Note.objects.add(partly, "She called.", by="amina")
-    message(partly, status="failed", error="TimeoutError")
+    message(partly, status="failed", error="TimeoutError", failed_at=timezone.now())
     StaffDigest.objects.create(address="boss@shop.example", sent_at=timezone.now())
     reorder_missing(Order.objects.get(reference="again"), by="amina")
     _work()

@@ -45,6 +45,7 @@ HOLD = (
     invariants.never_paid_back_and_ordered_again,
     invariants.statuses_follow_one_way,
     invariants.nothing_is_open_that_nobody_looks_at,
+    invariants.whatever_needs_a_person_is_told,
     invariants.each_customer_is_told,
     invariants.no_secret_is_outside_its_place,
 )
