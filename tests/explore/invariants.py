@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from decimal import Decimal
 
 from giftcards.conditions import CONDITIONS, Standing
+from giftcards.conf import conf
 from giftcards.delivery.models import OPEN, Delivery
 from giftcards.exceptions import DecryptionError
 from giftcards.models import Card, Order, StatusChange
@@ -25,6 +27,8 @@ from tests.test_secrets import raw_database, traces
 Invariant = Callable[[Shop], Iterator[str]]
 # No secret is as short.
 _SHORT = 8
+# What a new worker needs to look at everything.
+_LEEWAY = timedelta(minutes=3)
 
 
 def bought_once_or_never(shop: Shop) -> Iterator[str]:
@@ -65,6 +69,13 @@ def every_paid_card_is_stored_and_opens(shop: Shop) -> Iterator[str]:
             yield f"{order} has {stored.total()} cards; the provider delivered {len(theirs.cards)}"
         elif stored - delivered:
             yield f"{order} has cards that the provider did not deliver"
+
+
+def disputed_codes_are_kept(shop: Shop) -> Iterator[str]:
+    """A code about which a customer complains is not destroyed before somebody ticks that off."""
+    for order in Order.objects.filter(pk__in=shop.complaints, codes_destroyed_at__isnull=False):
+        if any(problem.code == "disputed" for problem in order.open_problems):
+            yield f"the codes of {order} were destroyed, and the customer waits for an answer"
 
 
 def sums_are_equal_on_both_sides(shop: Shop) -> Iterator[str]:
@@ -152,6 +163,20 @@ def nothing_is_open_that_nobody_looks_at(shop: Shop) -> Iterator[str]:
         yield f"{order} is {order.status}, and needs nobody"
 
 
+def what_settles_while_it_is_watched_is_settled(shop: Shop) -> Iterator[str]:
+    """An order that the provider settles when nothing goes wrong any more is settled here, too."""
+    if shop.well_since is None or shop.is_clock_set:
+        return
+    watched_for = timedelta(hours=conf.late_watch_hours) - _LEEWAY
+    for order, theirs in _pairs(shop):
+        if order.status in FINAL or theirs.id not in shop.provider.account.orders:
+            continue
+        watched_until = theirs.created_at + watched_for
+        is_in_time = theirs.settle_at is not None and theirs.settle_at < watched_until
+        if is_in_time and shop.well_since + _LEEWAY < watched_until:
+            yield f"{order} is {order.status}, and was {theirs.status} while it was watched"
+
+
 def whatever_needs_a_person_is_told(shop: Shop) -> Iterator[str]:
     """Conditions, which digests and monitors tell, name each order and message that needs one."""
     standing = Standing()
@@ -195,6 +220,7 @@ def no_secret_is_outside_its_place(shop: Shop) -> Iterator[str]:
 INVARIANTS: tuple[Invariant, ...] = (
     bought_once_or_never,
     every_paid_card_is_stored_and_opens,
+    disputed_codes_are_kept,
     sums_are_equal_on_both_sides,
     never_paid_back_above_what_is_owed,
     never_paid_back_and_ordered_again,
@@ -202,6 +228,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     each_change_is_announced_in_order,
     statuses_follow_one_way,
     nothing_is_open_that_nobody_looks_at,
+    what_settles_while_it_is_watched_is_settled,
     whatever_needs_a_person_is_told,
     each_customer_is_told,
     no_secret_is_outside_its_place,

@@ -35,7 +35,7 @@ GIFTCARDS = {
     "PROOF_OF_ABSENCE": 40,
     # Exactly what the provider allows, so that one request too many is noticed.
     "REQUESTS_PER_MINUTE": 20,
-    "LATE_WATCH_HOURS": 1,
+    "LATE_WATCH_HOURS": 0.25,
 }
 GIFTCARDS_DELIVERY = {**GIFTCARDS_DELIVERY, "STAFF_EMAILS": ["boss@example.com"]}
 LOGGING = {"version": 1, "disable_existing_loggers": False}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -90,6 +90,11 @@ class Shop:
     #: Encryption keys and API keys that were ever in use.
     keys: set[str] = field(default_factory=set)
     workers: int = 0
+    #: The orders about whose codes customers complained before these were destroyed.
+    complaints: set[int] = field(default_factory=set)
+    #: Since when nothing goes wrong any more; ``None`` if it still does.
+    well_since: datetime | None = None
+    is_clock_set: bool = False
     #: What its customers buy, and how the provider lies to it.
     lines: Sequence[tuple[str, int]] = LINES
     lies: Sequence[str] = tuple(LIES)
@@ -223,6 +228,15 @@ def tick_off(shop: Shop, random: Random) -> None:
             order.tick_off(problem, by="amina")
 
 
+def complain(shop: Shop, random: Random) -> None:
+    """A customer says that a code does not work."""
+    order = pick(random, status__in=FINAL, codes_destroyed_at=None)
+    if order is not None and order.dispute(by="amina"):
+        order.refresh_from_db()
+        if order.codes_destroyed_at is None:
+            shop.complaints.add(order.pk)
+
+
 def decide_price(shop: Shop, random: Random) -> None:
     order = pick(random, status=Status.PENDING, due_at=None)
     if order is not None and order.is_held:
@@ -339,9 +353,10 @@ class _Output:
 
 ACTIONS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "buy": (12, buy),
-    "pay back": (2, pay_back),
+    "pay back": (4, pay_back),
     "finish a refund": (2, finish_refund),
-    "order again": (2, order_again),
+    "order again": (3, order_again),
+    "complain": (1, complain),
     "tick off": (2, tick_off),
     "decide about a price": (2, decide_price),
     "resolve": (3, resolve),
@@ -389,6 +404,7 @@ def trouble(
 
 def set_clock(shop: Shop, random: Random) -> None:
     shop.simulation.set_by += random.choice([-3600, -90, -5, 5, 90, 3600])
+    shop.is_clock_set = True
     shop.simulation.note(f"the clock is set: {shop.simulation.set_by:+.0f} s")
 
 
@@ -443,7 +459,7 @@ def fail_receivers(shop: Shop, random: Random) -> None:
 PLACES = ("", "", "COMMIT", "committed", "request", "answered")
 
 EVENTS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
-    "lie": (10, lie),
+    "lie": (16, lie),
     "kill": (3, trouble("kill", places=PLACES)),
     "halt": (2, trouble("halt", (3, 15, 70, 200, 900), places=PLACES)),
     "cut": (2, trouble("cut")),

@@ -270,7 +270,7 @@ class Simulation:
                 # Of SQLite, which lets nobody wait here.
                 if "locked" not in str(error) or self.now > gives_up_at:
                     raise
-            self.pause("lock", 0.01)
+            self.pause("lock", 0.1)
 
     def _watch_commits(self, connection: Any) -> None:
         commit = connection._commit
