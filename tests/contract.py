@@ -136,12 +136,14 @@ class Provider:
         return Reply(answer.status_code, answer.headers, body)
 
     def page(self, number: int = 1, size: int = 100, *, until: datetime | None = None) -> Reply:
-        """A page of the orders since these tests began, by the provider's clock or ours."""
-        span = self.began - CLOCK_SKEW, until or datetime.now(UTC) + CLOCK_SKEW
-        first, last = (each.isoformat(timespec="milliseconds")[:23] + "Z" for each in span)
-        return self.get(
-            "gift-cards/list", page=number, pageSize=size, **{"from": first, "to": last}
-        )
+        """A page of the orders since these tests began."""
+        return self.get("gift-cards/list", page=number, pageSize=size, **self.period(until))
+
+    def period(self, until: datetime | None = None) -> dict[str, str]:
+        """The time since these tests began, by the provider's clock or ours."""
+        ends = (self.began - CLOCK_SKEW, until or datetime.now(UTC) + CLOCK_SKEW)
+        first, last = (each.isoformat(timespec="milliseconds")[:23] + "Z" for each in ends)
+        return {"from": first, "to": last}
 
     def place(self, quantity: int, type_id: str = "") -> Placed:
         at = datetime.now(UTC)
@@ -404,12 +406,8 @@ def _(provider: Provider) -> str:
 
 @assume("A booking names its order, and tells the balance before and after")
 def _(provider: Provider) -> str:
-    first, last = (
-        each.isoformat(timespec="milliseconds")[:23] + "Z"
-        for each in (provider.began - CLOCK_SKEW, datetime.now(UTC) + CLOCK_SKEW)
-    )
-    span = {"from": first, "to": last}
-    ledger = read_ledger(provider.get("account/transactions", page=1, pageSize=100, **span).data)
+    reply = provider.get("account/transactions", page=1, pageSize=100, **provider.period())
+    ledger = read_ledger(reply.data)
     known = {each.id for each in provider.placed}
     rows = [row for row in ledger.rows if row.type == "ORDER"]
     if not rows:
