@@ -34,7 +34,7 @@ from tests.explore.shop import ACTIONS, EVENTS, LINES, OTHER_KEY, Shop, use_key
 
 # How long people act and things go wrong, and how long it then takes to settle at most (seconds).
 # What an order that waits for a person may still become by itself shows sooner.
-_LENGTH, _QUIET, _HOPE = 240.0, 5_400.0, 1_200.0
+_LENGTH, _QUIET, _HOPE = 150.0, 5_400.0, 1_200.0
 # How long the key of another account is put back, for orders that were sent with it (seconds).
 _OTHER_KEY = 900.0
 # The most a history may take (real seconds).
@@ -170,6 +170,7 @@ def settle(shop: Shop) -> None:
     history = shop.simulation
     history.note("nothing goes wrong any more")
     shop.provider.be_well()
+    shop.well_since = shop.provider.account._now()
     shop.mails_fail = shop.receivers_fail = 0
     shop.rest = 10
     for process in history.processes:

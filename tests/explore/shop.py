@@ -99,7 +99,7 @@ class Shop:
     lines: Sequence[tuple[str, int]] = LINES
     lies: Sequence[str] = tuple(LIES)
     #: How often a worker looks for tasks (seconds).
-    rest: float = 1
+    rest: float = 2
 
     def open(self) -> None:
         """Begin to listen to the app."""
@@ -413,7 +413,12 @@ def use_another_key(shop: Shop, random: Random) -> None:
     first, *others = shop.provider.keys
     shop.provider.accounts[others[0]].key_type = random.choice(["SANDBOX", "PRODUCTION"])
     use_key(shop, others[0])
-    shop.simulation.at(shop.simulation.now + random.choice([10, 60]), lambda: use_key(shop, first))
+
+    def put_back() -> None:
+        if shop.well_since is None:
+            use_key(shop, first)
+
+    shop.simulation.at(shop.simulation.now + random.choice([10, 60]), put_back)
 
 
 def use_key(shop: Shop, key: str) -> None:
