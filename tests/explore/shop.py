@@ -16,7 +16,7 @@ from django.conf import settings
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.management import CommandError, call_command
-from django.db import Error, connection, transaction
+from django.db import Error, InterfaceError, OperationalError, connection, transaction
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -165,7 +165,7 @@ def surviving_cuts() -> Iterator[None]:
     """Connect anew if the connection was cut, as django-q2 and web servers do."""
     try:
         yield
-    except Error:
+    except (OperationalError, InterfaceError):
         with suppress(Error):
             connection.close()
 

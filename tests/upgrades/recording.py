@@ -32,9 +32,10 @@ ROOT = Path(__file__).parents[2]
 LABELS = ("giftcards", "giftcards_books", "giftcards_delivery")
 # Made anew by any worker.
 _LEFT_OUT = {"giftcards.RequestSlot"}
-Recording = dict[str, Any]
-# What an older version is unpacked of.
+# What a worker of an older version needs.
 _OLD = ("giftcards", "example_project", "manage.py")
+
+Recording = dict[str, Any]
 
 
 def take(simulator: Simulator) -> Recording:
@@ -158,9 +159,7 @@ def unpack(commit: str, folder: Path) -> bool:
     """Put the project as it was at ``commit`` into ``folder``; False if that is not known here."""
     archive = folder / "project.tar"
     with suppress(subprocess.CalledProcessError, FileNotFoundError):
-        _git(
-            "archive", "--output", str(archive), commit, "giftcards", "example_project", "manage.py"
-        )
+        _git("archive", "--output", str(archive), commit, *_OLD)
         subprocess.run(["tar", "-xf", archive.name], cwd=folder, check=True)
         return True
     return False
