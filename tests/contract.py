@@ -256,7 +256,7 @@ def _(provider: Provider) -> str:
     return "both"
 
 
-@assume("An order of no cards is refused with a code, and not placed")
+@assume("An order of no cards is refused with a code")
 def _(provider: Provider) -> str:
     reply = provider.post(0)
     if not 400 <= reply.status < 500 or not reply.code:
@@ -419,7 +419,7 @@ def _(provider: Provider) -> str:
     return f"{len(rows)} bookings"
 
 
-@assume("Above the limit, the answer is 429, and nothing is placed")
+@assume("Above the limit, the answer is 429")
 def _(provider: Provider) -> str:
     if not (provider.is_simulator or provider.meets_limit):
         raise NotTried("needs --limit")
@@ -437,9 +437,10 @@ def _(provider: Provider) -> str:
     if not provider.is_simulator:
         raise NotTried("wrong keys block the address")
     reply = provider.get("validate", key="wrong")
-    if reply.status != 401 or not reply.code:
+    details = reply.body["error"].get("details") if reply.code else None
+    if reply.status != 401 or not isinstance(details, dict) or "attemptsLeft" not in details:
         raise Differs(str(reply))
-    return str(reply)
+    return f"{reply}, {details['attemptsLeft']} left"
 
 
 def _types(provider: Provider) -> dict[str, tuple[Any, Any]]:

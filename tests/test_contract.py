@@ -30,6 +30,7 @@ DIFFERENT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "hidden test types": ({"lists_test_types": False}, ("The types for tests",)),
     "a bare ledger": ({"ledger_oddities": ["bare"]}, ("A booking names",)),
     "no limit": ({"rate_limit": 0}, (LIMIT,)),
+    "no lock-out": ({"lockout": 0}, ("A wrong key",)),
 }
 
 

@@ -118,11 +118,11 @@ def name_another(provider: Provider, random: Random, answer: Answer) -> None:
 
 def show_another(provider: Provider, random: Random, answer: Answer) -> None:
     """Show an order of another quantity."""
-    asked = provider.orders.get(answer.order_id)
-    others = [
-        each for each in provider.orders.values() if asked and each.quantity != asked.quantity
-    ]
-    if answer.data is not None and others:
+    orders = provider.orders
+    if answer.data is None or answer.order_id not in orders:
+        return
+    quantity = orders[answer.order_id].quantity
+    if others := [each for each in orders.values() if each.quantity != quantity]:
         answer.say(provider.show(random.choice(others)))
 
 

@@ -113,7 +113,7 @@ def check(recording: Recording, provider: Simulator) -> None:
     ):
         keys = {row["id"] for row in recorded(recording, label)}
         assert keys <= set(model.objects.values_list("pk", flat=True))
-    # Sent were the two that nobody had sent; one of them waits for a person.
+    # Of the two that had not been sent, one waits for a person.
     assert posts(provider) == 1
 
 
@@ -154,6 +154,7 @@ def test_a_worker_of_the_recorded_version_goes_on_beside_one_of_this(
     )
     try:
         wait_until(is_all_done)
+        assert [older.poll(), new.poll()] == [None, None]
     finally:
         said = [stop(older), stop(new)]
     assert all("Traceback" not in each for each in said), said
