@@ -307,6 +307,9 @@ class TestRealTime:
         wall.step(-600)
         monkeypatch.setattr("giftcards.engine.clock._MACHINE", "after the reboot")
         run_sweep()
+        # By how much the clock was set is known but for the time since the last sweep.
+        wall.let_pass(MINUTE)
+        run_sweep()
         order.refresh_from_db()
         assert order.status == "FULFILLED"
 
