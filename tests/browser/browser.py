@@ -15,14 +15,15 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from tests.browser.chromium import resize
 
-PATIENCE = 60
+# How long a page is waited for, and how often it is looked at meanwhile (seconds).
+PATIENCE, INTERVAL = 60, 0.05
 
 
 class Browser:
     def __init__(self, driver: Chrome, site: str) -> None:
         self.driver = driver
         self.site = site
-        self._wait = WebDriverWait(driver, PATIENCE)
+        self._wait = WebDriverWait(driver, PATIENCE, INTERVAL)
 
     def reset(self) -> None:
         """Forget the previous test: its window, its cookies, its complaints."""
@@ -84,7 +85,7 @@ class Browser:
         page = self.driver.find_element(By.TAG_NAME, "html")
         yield
         # While the page is replaced, the driver may know neither the old one nor the new one.
-        leaving = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=[WebDriverException])
+        leaving = WebDriverWait(self.driver, PATIENCE, INTERVAL, [WebDriverException])
         leaving.until(ec.staleness_of(page))
         self._wait.until(
             lambda driver: driver.execute_script("return document.readyState") == "complete"
