@@ -61,7 +61,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--only", metavar="N,N", help="only these events, of one history")
     parser.add_argument("--trace", action="store_true", help="what happened in the history")
     parser.add_argument("--workers", type=int, default=2, help="of each shop (default: 2)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="shops side by side")
+    # One more than there are processors: a shop waits half of the time.
+    jobs = (os.cpu_count() or 1) + 1
+    parser.add_argument("--jobs", type=int, default=jobs, help="shops side by side")
     parser.add_argument("--database", metavar="URL", help="default: SQLite, a file for a time")
     parser.add_argument("--first", action="store_true", help="end with the first bad one")
     parser.add_argument("--deaths", nargs="*", metavar="SCENARIO", help="all, or these")

@@ -80,7 +80,9 @@ def draw(seed: int) -> list[Event]:
     # Other ones often, or never, in each history.
     weights = [weight * chance.choice([0, 1, 1, 6]) for weight, _do in kinds.values()]
     weights[list(kinds).index("buy")] = max(weights)
-    moments = sorted(chance.uniform(0, _LENGTH) for _event in range(chance.randint(30, 90)))
+    moments = [chance.uniform(0, _LENGTH) for _event in range(chance.randint(30, 90))]
+    # Some things happen at the same moment.
+    moments = sorted(chance.choice([moment, moment, chance.choice(moments)]) for moment in moments)
     names = chance.choices(list(kinds), weights, k=len(moments))
     return [
         Event(number, moment, name, chance.getrandbits(32))
@@ -116,6 +118,8 @@ def live(seed: int, only: Sequence[int] | None, workers: int) -> Report:
         chance = Random(f"shop {seed}")
         shop.lines = chance.sample(LINES, chance.randint(1, 3))
         shop.lies = _choose_lies(chance)
+        shop.is_lied_to_for_long = chance.random() < 0.4
+        shop.provider.account.shifted_ids = chance.random() < 0.2
         for _worker in range(workers):
             shop.start_worker()
         for event in draw(seed):
@@ -183,6 +187,9 @@ def settle(shop: Shop) -> None:
             _run_until_settled(shop, _OTHER_KEY)
     use_key(shop, first)
     shop.well_since = shop.provider.account._now()
+    _run_until_settled(shop, _QUIET)
+    # What was stopped for minutes comes back to a shop in which all is done.
+    history.wake()
     _run_until_settled(shop, _QUIET)
     for process in history.processes:
         history.kill(process)

@@ -36,13 +36,15 @@ def bought_once_or_never(shop: Shop) -> Iterator[str]:
     theirs = shop.provider.orders
     owners: dict[str, list[str]] = defaultdict(list)
     for order in Order.objects.exclude(provider_order_id=None):
-        owners[str(order.provider_order_id)].append(order.reference)
+        known = shop.provider.find(order.provider_order_id)
+        owners[known.id if known else str(order.provider_order_id)].append(order.reference)
     for name, references in owners.items():
         if name not in theirs:
             yield f"{references} have an id that the provider does not know: {name}"
         elif len(references) > 1:
             yield f"{references} share the provider's order {name}"
-    offered = {row["id"] for order in Order.objects.all() for row in order.candidates}
+    shown = [row["id"] for order in Order.objects.all() for row in order.candidates]
+    offered = {known.id for name in shown if (known := shop.provider.find(name))}
     for name in theirs.keys() - owners.keys() - offered:
         yield f"the provider's order {name} ({theirs[name].type}) is nobody's"
     lines = Counter(Order.objects.values_list("type_id", "quantity"))
@@ -246,7 +248,6 @@ def violations(shop: Shop) -> list[str]:
 
 def _pairs(shop: Shop) -> Iterator[tuple[Order, Bought]]:
     """Orders with their counterparts at the provider."""
-    theirs = shop.provider.orders
     for order in Order.objects.exclude(provider_order_id=None):
-        if order.provider_order_id in theirs:
-            yield order, theirs[order.provider_order_id]
+        if theirs := shop.provider.find(order.provider_order_id):
+            yield order, theirs

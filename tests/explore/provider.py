@@ -64,7 +64,7 @@ Lie = Callable[["Provider", Random, Answer], None]
 
 @dataclass
 class Spell:
-    """From ``begins`` on, the next ``times`` requests of ``step`` are answered with ``lie``.
+    """From ``begins`` on, the next ``times`` answers to ``step`` that ``lie`` changes are changed.
 
     With ``is_early``, the provider does not do what it is asked for.
     """
@@ -110,19 +110,22 @@ def halve(_provider: Provider, _random: Random, answer: Answer) -> None:
 
 
 def name_another(provider: Provider, random: Random, answer: Answer) -> None:
-    """Name an order that was placed before, or nobody's."""
+    """Name an order that was placed before, by either of its ids, or nobody's."""
     if answer.data is not None:
-        others = [*provider.orders, f"{random.getrandbits(96):024x}"]
-        answer.say({"orderId": random.choice(others)})
+        others = [
+            name for order in provider.orders.values() for name in sorted(provider.names(order))
+        ]
+        answer.say({"orderId": random.choice([*others, f"{random.getrandbits(96):024x}"])})
 
 
 def show_another(provider: Provider, random: Random, answer: Answer) -> None:
-    """Show an order of another quantity."""
-    orders = provider.orders
-    if answer.data is None or answer.order_id not in orders:
+    """Show an order of another type or quantity."""
+    asked = provider.find(answer.order_id)
+    if answer.data is None or asked is None:
         return
-    quantity = orders[answer.order_id].quantity
-    if others := [each for each in orders.values() if each.quantity != quantity]:
+    orders = provider.orders.values()
+    line = (asked.type, asked.quantity)
+    if others := [each for each in orders if (each.type, each.quantity) != line]:
         answer.say(provider.show(random.choice(others)))
 
 
@@ -132,7 +135,8 @@ def end_otherwise(provider: Provider, _random: Random, answer: Answer) -> None:
     if data is None:
         return
     for order in data.get("items", [data]):
-        if order.get("_id") in provider.ends_known:
+        known = provider.find(order.get("_id", ""))
+        if known is not None and known.id in provider.ends_known:
             order |= {"status": "REFUNDED", "fulfilled_quantity": 0, "fulfilled_amount": 0}
             order["cards"] = []
     answer.say(data)
@@ -317,6 +321,14 @@ class Provider:
         """The order as an answer shows it."""
         return self.account._show_order(order)
 
+    def names(self, order: Order) -> set[str]:
+        """The id that placing has told, and the one that other answers tell."""
+        return {order.id, self.show(order)["_id"]}
+
+    def find(self, name: str | None) -> Order | None:
+        """The order with either of these ids."""
+        return next((each for each in self.orders.values() if name in self.names(each)), None)
+
     @contextmanager
     def running(self) -> Iterator[str]:
         """Answer requests; yield the address."""
@@ -363,20 +375,29 @@ class Provider:
     def _answer(self, call: Call) -> Answer:
         steps = [_STEPS[part] for part in call.path.split("/") if part in _STEPS]
         step = steps[0] if steps else "other"
-        spell = self._next_spell(step)
-        if spell is not None and spell.is_early:
+        spells = [each for each in self.spells if each.step == step and self._is_cast(each)]
+        if any(each.is_early for each in spells):
+            spells = [each for each in spells if each.is_early]
             answer = Answer(200, {}, b'{"success": true, "data": null}')
         else:
             answer = self._tell(step, call)
-        if spell is not None:
+        truth = replace(answer)
+        for spell in spells:
             spell.lie(self, spell.random, answer)
+            if answer != truth:
+                spell.times -= 1
+                self.simulation.note(f"lie: {spell.step} ({spell.lie.__qualname__})")
+                break
         return answer
 
     def _tell(self, step: str, call: Call) -> Answer:
         """The truth."""
         if step in ("list", "ledger"):
             call = self._with_small_pages(call)
-        answer = Answer(0, {}, None, order_id=call.path.rpartition("/")[2])
+        path, _, order_id = call.path.rpartition("/")
+        if step == "check" and (known := self.find(order_id)):
+            call = replace(call, path=f"{path}/{known.id}")
+        answer = Answer(0, {}, None, order_id=order_id)
         if reply := self.accounts.get(call.key, self.account).respond(call):
             answer.status, answer.headers = reply.status, dict(reply.headers)
             answer.body = json.dumps(reply.payload, default=float).encode()
@@ -389,14 +410,8 @@ class Provider:
         size = min(int(query["pageSize"]), self.page_size)
         return replace(call, query=urlencode(query | {"pageSize": str(size)}))
 
-    def _next_spell(self, step: str) -> Spell | None:
-        now = self.simulation.now
-        for spell in self.spells:
-            if spell.step == step and spell.begins <= now < spell.ends and spell.times:
-                spell.times -= 1
-                self.simulation.note(f"lie: {spell.step} ({spell.lie.__qualname__})")
-                return spell
-        return None
+    def _is_cast(self, spell: Spell) -> bool:
+        return spell.begins <= self.simulation.now < spell.ends and spell.times > 0
 
 
 class _Server(ThreadingHTTPServer):

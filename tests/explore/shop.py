@@ -98,6 +98,8 @@ class Shop:
     #: What its customers buy, and how the provider lies to it.
     lines: Sequence[tuple[str, int]] = LINES
     lies: Sequence[str] = tuple(LIES)
+    #: Whether each lie is told again and again.
+    is_lied_to_for_long: bool = False
     #: How often a worker looks for tasks (seconds).
     rest: float = 2
 
@@ -112,8 +114,9 @@ class Shop:
             self.receivers_fail -= 1
             raise Busy
         self.heard.append(Heard(order.reference, change.pk))
-        if change.to_status in FINAL and order.provider_order_id:
-            self.provider.ends_known.add(order.provider_order_id)
+        known = self.provider.find(order.provider_order_id)
+        if change.to_status in FINAL and known is not None:
+            self.provider.ends_known.add(known.id)
 
     # Workers.
 
@@ -178,9 +181,10 @@ def the_shop() -> Shop:
 
 
 def pick(random: Random, **where: Any) -> Order | None:
-    """One of the orders; ``None`` if there is none."""
+    """One of the orders, often one of the last; ``None`` if there is none."""
     keys = list(Order.objects.filter(**where).order_by("pk").values_list("pk", flat=True))
-    return Order.objects.get(pk=random.choice(keys)) if keys else None
+    some = random.choice([keys, keys[-2:]])
+    return Order.objects.get(pk=random.choice(some)) if some else None
 
 
 def buy(shop: Shop, random: Random) -> None:
@@ -202,7 +206,8 @@ def buy(shop: Shop, random: Random) -> None:
 def pay_back(shop: Shop, random: Random) -> None:
     order = pick(random, open_amount__gt=0)
     if order is not None and order.open_amount:
-        amount = random.choice([order.open_amount, Decimal(random.randint(1, 490))])
+        # People mistype, too.
+        amount = random.choice([order.open_amount, Decimal(random.randint(1, 1200))])
         # A colleague who does the same has another receipt.
         name, is_paid = f"r-{shop.simulation.random.randrange(6)}", random.random() < 0.6
         record_refund(order, amount=amount, reference=name, by="amina", is_paid=is_paid)
@@ -256,11 +261,12 @@ def resolve(shop: Shop, random: Random) -> None:
     if shown.status_code != 200:
         return
     token = hidden(shown.content.decode())["state_token"]
-    known = set(Order.objects.values_list("provider_order_id", flat=True))
+    names = Order.objects.values_list("provider_order_id", flat=True)
+    known = [shop.provider.find(name) for name in names]
     alike = [
         theirs.id
         for theirs in shop.provider.orders.values()
-        if theirs.id not in known
+        if theirs not in known
         and (theirs.product, theirs.type, theirs.quantity)
         == (order.product_id, order.type_id, order.quantity)
     ]
@@ -314,8 +320,8 @@ def rotate(shop: Shop, random: Random) -> None:
 
 
 def destroy(shop: Shop, random: Random) -> None:
-    """Old codes are destroyed; old is a matter of minutes here."""
-    purge(settled_before=timezone.now() - timedelta(minutes=random.choice([2, 5])))
+    """Old codes are destroyed; old is a matter of seconds here."""
+    purge(settled_before=timezone.now() - timedelta(seconds=random.choice([0, 30])))
 
 
 def erase(shop: Shop, random: Random) -> None:
@@ -377,6 +383,8 @@ def lie(shop: Shop, random: Random) -> None:
     step, falsehood, is_early = LIES[random.choice(shop.lies)]
     now = shop.simulation.now
     times, lasts = random.choice([1, 1, 2, 5, 20]), random.choice([5, 30, 90, 240])
+    if shop.is_lied_to_for_long:
+        times, lasts = 100, 240
     shop.provider.spells.append(
         Spell(step, falsehood, now, times, Random(random.random()), is_early, now + lasts)
     )
@@ -461,7 +469,7 @@ def fail_receivers(shop: Shop, random: Random) -> None:
 
 
 #: Where processes die and stop: anywhere, and where it matters most.
-PLACES = ("", "", "COMMIT", "committed", "request", "answered")
+PLACES = ("", "", "COMMIT", "committed", "purchase", "purchase", "request", "answered")
 
 EVENTS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "lie": (16, lie),

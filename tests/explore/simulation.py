@@ -59,7 +59,7 @@ Kind = Literal["kill", "halt", "cut", "late commit", "lost commit"]
 class Trouble:
     """What happens to a process once it has handed over ``steps`` more times; ``seconds`` long.
 
-    With a ``place``, such as "request" or "committed", only those at this place count.
+    With a ``place``, such as "purchase" or "committed", only those at this place count.
     """
 
     kind: Kind
@@ -81,6 +81,7 @@ class Process:
     is_dead: bool = False
     is_over: bool = False
     is_blocked: bool = False
+    is_halted: bool = False
     #: Threads that it has started and that run in real time.
     helpers: set[threading.Thread] = field(default_factory=set)
     idle_helpers: int = 0
@@ -133,6 +134,12 @@ class Simulation:
         process.wakes_at = float("inf")
         _disconnect(process.connection)
 
+    def wake(self) -> None:
+        """Let halted processes go on at once."""
+        for process in self.processes:
+            if process.is_halted and not process.is_dead:
+                process.wakes_at = self.now
+
     def run(self, *, until: float) -> None:
         """Let the processes go on until that moment of the steady clock."""
         while True:
@@ -184,7 +191,9 @@ class Simulation:
                 wakes_at = process.wakes_at
             case Trouble("halt") | Trouble("late commit"):
                 wakes_at += trouble.seconds
+                process.is_halted = True
         self._hand_over(process, wakes_at)
+        process.is_halted = False
         if trouble and trouble.kind in ("cut", "lost commit"):
             from django.db import OperationalError
 
@@ -395,7 +404,7 @@ def install() -> None:
 
     def send_between(session: Any, request: Any, **options: Any) -> Any:
         if _current:
-            current().pause("request")
+            current().pause("purchase" if request.method == "POST" else "request")
         answer = send(session, request, **options)
         if _current and answer.headers.get(SILENT):
             _connecting, reading = options["timeout"]

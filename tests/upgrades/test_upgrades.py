@@ -95,7 +95,7 @@ def is_all_done() -> bool:
 def check(recording: Recording, provider: Simulator) -> None:
     """What was there is there, what was open is settled, and the two sides agree."""
     shop: Any = SimpleNamespace(
-        provider=SimpleNamespace(orders=provider.orders),
+        provider=SimpleNamespace(orders=provider.orders, find=provider.orders.get),
         keys={recording["api_key"], *recording["encryption_keys"]},
         texts=[],
         mails=[sent.message() and sent for sent in mail.outbox],
