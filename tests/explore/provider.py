@@ -7,6 +7,7 @@ may be wrong for as long as a :class:`Spell` lasts.
 from __future__ import annotations
 
 import json
+import math
 import socket
 import struct
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from http.server import ThreadingHTTPServer
 from random import Random
@@ -191,11 +192,6 @@ def omit(random: Random, rows: list[Data]) -> list[Data]:
     return [row for row in rows if random.random() < 0.7]
 
 
-def lag(random: Random, rows: list[Data]) -> list[Data]:
-    """Leave out the newest."""
-    return rows[random.randint(1, 3) :]
-
-
 def repeat(random: Random, rows: list[Data]) -> list[Data]:
     return rows + rows[: random.randint(1, 3)]
 
@@ -207,6 +203,23 @@ def shift(random: Random, rows: list[Data]) -> list[Data]:
 
 def empty(_random: Random, _rows: list[Data]) -> list[Data]:
     return []
+
+
+def lag(provider: Provider, random: Random, answer: Answer) -> None:
+    """Show the list as it was a while ago, though not as long as an absence has to be proven."""
+    data = deepcopy(answer.data)
+    if data is None:
+        return
+    until = provider.account._now() - timedelta(seconds=random.choice([10, 30]))
+    shown = [row for row in data["items"] if _is_older(provider.find(row["_id"]), until)]
+    pages = data["pagination"]
+    pages["totalResults"] -= len(data["items"]) - len(shown)
+    pages["totalPages"] = math.ceil(pages["totalResults"] / pages["pageSize"])
+    answer.say(data | {"items": shown})
+
+
+def _is_older(order: Order | None, moment: datetime) -> bool:
+    return order is not None and order.created_at < moment
 
 
 def first_page(provider: Provider, _random: Random, answer: Answer) -> None:
@@ -249,7 +262,7 @@ LIES: dict[str, tuple[str, Lie, bool]] = {
     "list: HTML": ("list", fail(200), True),
     "list: 500": ("list", refuse(500, "INTERNAL_ERROR"), True),
     "list: rows left out": ("list", about_list(omit), False),
-    "list: the newest left out": ("list", about_list(lag), False),
+    "list: that of a while ago": ("list", lag, False),
     "list: rows twice": ("list", about_list(repeat), False),
     "list: pages shift": ("list", about_list(shift), False),
     "list: the first page again": ("list", first_page, False),

@@ -474,7 +474,7 @@ PLACES = ("", "", "COMMIT", "committed", "purchase", "purchase", "request", "ans
 EVENTS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "lie": (16, lie),
     "kill": (3, trouble("kill", places=PLACES)),
-    "halt": (2, trouble("halt", (3, 15, 70, 200, 900), places=PLACES)),
+    "halt": (3, trouble("halt", (3, 70, 200, 900), places=PLACES)),
     "cut": (2, trouble("cut")),
     "late commit": (2, trouble("late commit", (3, 30, 120), places=["committed"])),
     "lost commit": (2, trouble("lost commit", places=["committed"])),
