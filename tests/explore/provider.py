@@ -67,7 +67,8 @@ Lie = Callable[["Provider", Random, Answer], None]
 class Spell:
     """From ``begins`` on, the next ``times`` answers to ``step`` that ``lie`` changes are changed.
 
-    With ``is_early``, the provider does not do what it is asked for.
+    With ``is_early``, the provider does not do what it is asked for. ``odds`` are how often it
+    comes to that (0 to 1).
     """
 
     step: str
@@ -77,6 +78,7 @@ class Spell:
     random: Random
     is_early: bool = False
     ends: float = float("inf")
+    odds: float = 1.0
 
 
 def close(_provider: Provider, _random: Random, answer: Answer) -> None:
@@ -210,7 +212,7 @@ def lag(provider: Provider, random: Random, answer: Answer) -> None:
     data = deepcopy(answer.data)
     if data is None:
         return
-    until = provider.account._now() - timedelta(seconds=random.choice([10, 30]))
+    until = provider.account._now() - timedelta(seconds=random.choice([45, 100]))
     shown = [row for row in data["items"] if _is_older(provider.find(row["_id"]), until)]
     pages = data["pagination"]
     pages["totalResults"] -= len(data["items"]) - len(shown)
@@ -307,7 +309,7 @@ class Provider:
 
     def _open(self, key: str) -> Simulator:
         account = Simulator(
-            keys=[key], delay=(2, 40), rate_limit=20, clock=lambda: self.simulation.now
+            keys=[key], delay=(2, 40), rate_limit=40, clock=lambda: self.simulation.now
         )
         account._time_zero = datetime.fromtimestamp(EPOCH, UTC)
         account._clock_zero = self.simulation.now
@@ -424,7 +426,9 @@ class Provider:
         return replace(call, query=urlencode(query | {"pageSize": str(size)}))
 
     def _is_cast(self, spell: Spell) -> bool:
-        return spell.begins <= self.simulation.now < spell.ends and spell.times > 0
+        if not (spell.begins <= self.simulation.now < spell.ends and spell.times > 0):
+            return False
+        return spell.random.random() < spell.odds
 
 
 class _Server(ThreadingHTTPServer):

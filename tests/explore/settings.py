@@ -32,9 +32,8 @@ else:
 GIFTCARDS = {
     **GIFTCARDS,
     "POLL_TIMEOUT": 60,
-    "PROOF_OF_ABSENCE": 40,
     # Exactly what the provider allows, so that one request too many is noticed.
-    "REQUESTS_PER_MINUTE": 20,
+    "REQUESTS_PER_MINUTE": 40,
     "LATE_WATCH_HOURS": 0.25,
 }
 GIFTCARDS_DELIVERY = {**GIFTCARDS_DELIVERY, "STAFF_EMAILS": ["boss@example.com"]}

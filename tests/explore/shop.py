@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from typing import Any
 
 from cryptography.fernet import Fernet
 from django.conf import settings
+from django.contrib.sessions.backends.base import UpdateError
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.management import CommandError, call_command
@@ -98,8 +101,6 @@ class Shop:
     #: What its customers buy, and how the provider lies to it.
     lines: Sequence[tuple[str, int]] = LINES
     lies: Sequence[str] = tuple(LIES)
-    #: Whether each lie is told again and again.
-    is_lied_to_for_long: bool = False
     #: How often a worker looks for tasks (seconds).
     rest: float = 2
 
@@ -168,7 +169,8 @@ def surviving_cuts() -> Iterator[None]:
     """Connect anew if the connection was cut, as django-q2 and web servers do."""
     try:
         yield
-    except (OperationalError, InterfaceError):
+    except (OperationalError, InterfaceError, UpdateError):
+        # Without its COMMIT, a session is not there either.
         with suppress(Error):
             connection.close()
 
@@ -235,7 +237,7 @@ def tick_off(shop: Shop, random: Random) -> None:
 
 def complain(shop: Shop, random: Random) -> None:
     """A customer says that a code does not work."""
-    order = pick(random, status__in=FINAL, codes_destroyed_at=None)
+    order = pick(random, fulfilled_quantity__gt=0, codes_destroyed_at=None)
     if order is not None and order.dispute(by="amina"):
         order.refresh_from_db()
         if order.codes_destroyed_at is None:
@@ -362,7 +364,7 @@ ACTIONS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "pay back": (4, pay_back),
     "finish a refund": (2, finish_refund),
     "order again": (3, order_again),
-    "complain": (1, complain),
+    "complain": (2, complain),
     "tick off": (2, tick_off),
     "decide about a price": (2, decide_price),
     "resolve": (3, resolve),
@@ -370,7 +372,7 @@ ACTIONS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "open a link": (2, open_link),
     "correct an address": (1, correct),
     "rotate the keys": (1, rotate),
-    "destroy codes": (1, destroy),
+    "destroy codes": (2, destroy),
     "erase a customer": (1, erase),
     "read the ledger": (1, read_ledger),
 }
@@ -380,13 +382,23 @@ ACTIONS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
 
 
 def lie(shop: Shop, random: Random) -> None:
-    step, falsehood, is_early = LIES[random.choice(shop.lies)]
-    now = shop.simulation.now
     times, lasts = random.choice([1, 1, 2, 5, 20]), random.choice([5, 30, 90, 240])
-    if shop.is_lied_to_for_long:
-        times, lasts = 100, 240
+    cast(shop, random.choice(shop.lies), random, times, lasts)
+
+
+def lie_now_and_then(shop: Shop, random: Random) -> None:
+    """Each of the lies may be told at any time."""
+    for name in shop.lies:
+        cast(shop, name, random, sys.maxsize, math.inf, odds=random.choice([0.1, 0.3, 1]))
+
+
+def cast(
+    shop: Shop, name: str, random: Random, times: int, lasts: float, *, odds: float = 1
+) -> None:
+    step, falsehood, is_early = LIES[name]
+    now, chance = shop.simulation.now, Random(random.random())
     shop.provider.spells.append(
-        Spell(step, falsehood, now, times, Random(random.random()), is_early, now + lasts)
+        Spell(step, falsehood, now, times, chance, is_early, now + lasts, odds)
     )
 
 
