@@ -88,9 +88,9 @@ def draw(seed: int) -> list[Event]:
     kinds = {**ACTIONS, **EVENTS}
     # Other ones often, or never, in each history; customers buy and the provider lies in each.
     weights = {name: of * chance.choice([0, 1, 1, 6]) for name, (of, _do) in kinds.items()}
-    weights |= {"buy": max(weights.values()), "lie": weights["lie"] or 6}
+    weights |= {"buy": max(weights.values()), "lie": weights["lie"] or 3}
     # In a quiet shop, nothing else gives a mistake away.
-    count = chance.choice([10, 40, 100])
+    count = chance.choice([6, 15, 60])
     moments = [chance.uniform(0, _LENGTH) for _event in range(count)]
     # Some things happen at the same moment.
     moments = sorted(chance.choice([moment, moment, chance.choice(moments)]) for moment in moments)
@@ -129,7 +129,7 @@ def live(seed: int, only: Sequence[int] | None, workers: int) -> Report:
         chance = Random(f"shop {seed}")
         shop.lines = chance.sample(LINES, chance.randint(1, 3))
         shop.lies = _choose_lies(chance)
-        if chance.random() < 0.6:
+        if chance.random() < 0.8:
             lie_now_and_then(shop, chance)
         shop.provider.account.shifted_ids = chance.random() < 0.3
         for _worker in range(workers):

@@ -36,8 +36,8 @@ def bought_once_or_never(shop: Shop) -> Iterator[str]:
     theirs = shop.provider.orders
     owners: dict[str, list[str]] = defaultdict(list)
     for order in Order.objects.exclude(provider_order_id=None):
-        if any(problem.code == "answer_of_other" for problem in order.open_problems):
-            continue  # staff are told that the id is wrong
+        if _has_wrong_id(order):
+            continue
         known = shop.provider.find(order.provider_order_id)
         owners[known.id if known else str(order.provider_order_id)].append(order.reference)
     for name, references in owners.items():
@@ -251,5 +251,11 @@ def violations(shop: Shop) -> list[str]:
 def _pairs(shop: Shop) -> Iterator[tuple[Order, Bought]]:
     """Orders with their counterparts at the provider."""
     for order in Order.objects.exclude(provider_order_id=None):
-        if theirs := shop.provider.find(order.provider_order_id):
+        theirs = shop.provider.find(order.provider_order_id)
+        if theirs is not None and not _has_wrong_id(order):
             yield order, theirs
+
+
+def _has_wrong_id(order: Order) -> bool:
+    """Whether staff are told that its id is another order's."""
+    return any(problem.code == "answer_of_other" for problem in order.open_problems)

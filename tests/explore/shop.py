@@ -389,7 +389,7 @@ def lie(shop: Shop, random: Random) -> None:
 def lie_now_and_then(shop: Shop, random: Random) -> None:
     """Each of the lies may be told at any time."""
     for name in shop.lies:
-        cast(shop, name, random, sys.maxsize, math.inf, odds=random.choice([0.1, 0.3, 1]))
+        cast(shop, name, random, sys.maxsize, math.inf, odds=random.choice([0.2, 0.5]))
 
 
 def cast(
@@ -484,11 +484,11 @@ def fail_receivers(shop: Shop, random: Random) -> None:
 PLACES = ("", "", "COMMIT", "committed", "purchase", "purchase", "request", "answered")
 
 EVENTS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
-    "lie": (16, lie),
+    "lie": (6, lie),
     "kill": (3, trouble("kill", places=PLACES)),
-    "halt": (3, trouble("halt", (3, 70, 200, 900), places=PLACES)),
+    "halt": (4, trouble("halt", (3, 70, 200, 900), places=PLACES)),
     "cut": (2, trouble("cut")),
-    "late commit": (2, trouble("late commit", (3, 30, 120), places=["committed"])),
+    "late commit": (4, trouble("late commit", (3, 30, 120), places=["committed"])),
     "lost commit": (2, trouble("lost commit", places=["committed"])),
     "set the clock": (1, set_clock),
     "another key": (0.3, use_another_key),
