@@ -40,9 +40,9 @@ from tests.explore.shop import (
     use_key,
 )
 
-# How long people act and things go wrong, and how long it then takes to settle at most (seconds).
+# How long people act, and things go wrong, and how long it then takes to settle at most (seconds).
 # What an order that waits for a person may still become by itself shows sooner.
-_LENGTH, _QUIET, _HOPE = 150.0, 5_400.0, 1_200.0
+_BUSY, _LENGTH, _QUIET, _HOPE = 150.0, 330.0, 5_400.0, 1_200.0
 # How long the key of another account is put back, for orders that were sent with it (seconds).
 _OTHER_KEY = 300.0
 _SWAP = ("placing: the id of another", "check: the answer about another")
@@ -91,7 +91,7 @@ def draw(seed: int) -> list[Event]:
     weights |= {"buy": max(weights.values()), "lie": weights["lie"] or 3}
     # In a quiet shop, nothing else gives a mistake away.
     count = chance.choice([6, 15, 60])
-    moments = [chance.uniform(0, _LENGTH) for _event in range(count)]
+    moments = [chance.uniform(0, _BUSY) for _event in range(count)]
     # Some things happen at the same moment.
     moments = sorted(chance.choice([moment, moment, chance.choice(moments)]) for moment in moments)
     names = chance.choices(list(weights), list(weights.values()), k=len(moments))

@@ -114,22 +114,29 @@ def halve(_provider: Provider, _random: Random, answer: Answer) -> None:
 
 def name_another(provider: Provider, random: Random, answer: Answer) -> None:
     """Name an order that was placed before, by either of its ids, or nobody's."""
-    if answer.data is not None:
-        others = [
-            name for order in provider.orders.values() for name in sorted(provider.names(order))
-        ]
-        answer.say({"orderId": random.choice([*others, f"{random.getrandbits(96):024x}"])})
+    if answer.data is None:
+        return
+    placed = provider.find(answer.data["orderId"])
+    others = [each for each in provider.orders.values() if each is not placed]
+    names = [name for each in others for name in sorted(provider.names(each))]
+    answer.say({"orderId": random.choice([*names, _any_id(random)])})
 
 
 def show_another(provider: Provider, random: Random, answer: Answer) -> None:
-    """Show an order of another type or quantity."""
+    """Show an order of another type or quantity, of this shop or of nobody."""
     asked = provider.find(answer.order_id)
     if answer.data is None or asked is None:
         return
-    orders = provider.orders.values()
     line = (asked.type, asked.quantity)
-    if others := [each for each in orders if (each.type, each.quantity) != line]:
-        answer.say(provider.show(random.choice(others)))
+    orders = provider.orders.values()
+    others = [provider.show(each) for each in orders if (each.type, each.quantity) != line]
+    refunded = {"status": "REFUNDED", "fulfilled_quantity": 0, "fulfilled_amount": 0, "cards": []}
+    others.append(provider.show(asked) | {"_id": _any_id(random), "type": "other"} | refunded)
+    answer.say(random.choice(others))
+
+
+def _any_id(random: Random) -> str:
+    return f"{random.getrandbits(96):024x}"
 
 
 def end_otherwise(provider: Provider, _random: Random, answer: Answer) -> None:

@@ -488,7 +488,7 @@ EVENTS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "kill": (3, trouble("kill", places=PLACES)),
     "halt": (4, trouble("halt", (3, 70, 200, 900), places=PLACES)),
     "cut": (2, trouble("cut")),
-    "late commit": (4, trouble("late commit", (3, 30, 120), places=["committed"])),
+    "late commit": (4, trouble("late commit", (3, 30, 900), places=["committed"])),
     "lost commit": (2, trouble("lost commit", places=["committed"])),
     "set the clock": (1, set_clock),
     "another key": (0.3, use_another_key),
