@@ -45,6 +45,7 @@ from tests.explore.shop import (
 _BUSY, _LENGTH, _QUIET, _HOPE = 150.0, 330.0, 5_400.0, 1_200.0
 # How long the key of another account is put back, for orders that were sent with it (seconds).
 _OTHER_KEY = 300.0
+# Both together show one order in the place of another, and nobody could tell.
 _SWAP = ("placing: the id of another", "check: the answer about another")
 # The most a history may take (real seconds).
 _PATIENCE = 300.0
@@ -164,9 +165,10 @@ def _choose_lies(chance: Random) -> list[str]:
     chosen = []
     for step in ("place", "check", "list", "price", "ledger"):
         for is_early, count in ((True, 1), (False, 2)):
-            names = [name for name, lie in LIES.items() if lie[::2] == (step, is_early)]
+            names = [
+                name for name, (of, _lie, early) in LIES.items() if (of, early) == (step, is_early)
+            ]
             chosen += chance.sample(names, min(count, len(names)))
-    # Both together show one order in the place of another, and nobody could tell.
     if set(_SWAP) <= set(chosen):
         chosen.remove(_SWAP[0])
     return chosen

@@ -31,6 +31,7 @@ from tests.explore.simulation import EPOCH, SILENT, Simulation
 from tests.fakes.provider import Handler
 
 Data = dict[str, Any]
+REFUNDED = {"status": "REFUNDED", "fulfilled_quantity": 0, "fulfilled_amount": 0, "cards": []}
 HTML = b"<html><body>Bad Gateway</body></html>"
 
 
@@ -65,10 +66,10 @@ Lie = Callable[["Provider", Random, Answer], None]
 
 @dataclass
 class Spell:
-    """From ``begins`` on, the next ``times`` answers to ``step`` that ``lie`` changes are changed.
+    """From ``begins`` to ``ends``, ``lie`` is told ``times`` times, in answers to ``step``.
 
-    With ``is_early``, the provider does not do what it is asked for. ``odds`` are how often it
-    comes to that (0 to 1).
+    Each time with the probability ``odds``, and only where it changes the answer. With
+    ``is_early``, the provider does not do what it is asked for.
     """
 
     step: str
@@ -130,8 +131,7 @@ def show_another(provider: Provider, random: Random, answer: Answer) -> None:
     line = (asked.type, asked.quantity)
     orders = provider.orders.values()
     others = [provider.show(each) for each in orders if (each.type, each.quantity) != line]
-    refunded = {"status": "REFUNDED", "fulfilled_quantity": 0, "fulfilled_amount": 0, "cards": []}
-    others.append(provider.show(asked) | {"_id": _any_id(random), "type": "other"} | refunded)
+    others.append(provider.show(asked) | {"_id": _any_id(random), "type": "other"} | REFUNDED)
     answer.say(random.choice(others))
 
 
@@ -147,8 +147,7 @@ def end_otherwise(provider: Provider, _random: Random, answer: Answer) -> None:
     for order in data.get("items", [data]):
         known = provider.find(order.get("_id", ""))
         if known is not None and known.id in provider.ends_known:
-            order |= {"status": "REFUNDED", "fulfilled_quantity": 0, "fulfilled_amount": 0}
-            order["cards"] = []
+            order |= REFUNDED
     answer.say(data)
 
 

@@ -395,6 +395,7 @@ def lie_now_and_then(shop: Shop, random: Random) -> None:
 def cast(
     shop: Shop, name: str, random: Random, times: int, lasts: float, *, odds: float = 1
 ) -> None:
+    """Begin to tell the lie, for ``lasts`` seconds at most."""
     step, falsehood, is_early = LIES[name]
     now, chance = shop.simulation.now, Random(random.random())
     shop.provider.spells.append(
