@@ -257,6 +257,6 @@ def _pairs(shop: Shop) -> Iterator[tuple[Order, Bought]]:
 
 
 def _has_wrong_id(order: Order) -> bool:
-    """Whether it is still open, and staff are told that its id is another order's."""
-    is_told = any(problem.code == "answer_of_other" for problem in order.open_problems)
-    return is_told and order.status not in FINAL
+    """Whether it is still open, and staff are told that its id is another order's, or nobody's."""
+    codes = {problem.code for problem in order.open_problems}
+    return not codes.isdisjoint({"answer_of_other", "not_known"}) and order.status not in FINAL

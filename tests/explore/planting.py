@@ -35,7 +35,7 @@ def run(names: Collection[str], *, seconds: float, seed: int | None) -> int:
 
 
 def _find(patch: Path, seconds: float, seed: int | None) -> str:
-    """The first violation in a copy with the bug; "" if there is none."""
+    """The first violation in a copy with the bug, and its seed; "" if there is none."""
     with tempfile.TemporaryDirectory(prefix="giftcards-planted-") as folder:
         for name in _COPIED:
             ignored = shutil.ignore_patterns("__pycache__")
@@ -53,6 +53,11 @@ def _find(patch: Path, seconds: float, seed: int | None) -> str:
             start_new_session=True,
         ) as process:
             assert process.stdout is not None
-            found = next((line for line in process.stdout if line.startswith("  ! ")), "")
+            found_by = found = ""
+            for line in process.stdout:
+                if line.startswith("  ! "):
+                    found = line.removeprefix("  ! ").strip()
+                    break
+                found_by = line.partition(" ")[0]
             os.killpg(process.pid, signal.SIGKILL)
-        return found.removeprefix("  ! ").strip()
+        return found and f"{found} (seed {found_by})"

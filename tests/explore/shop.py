@@ -383,13 +383,17 @@ ACTIONS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
 
 def lie(shop: Shop, random: Random) -> None:
     times, lasts = random.choice([1, 1, 2, 5, 20]), random.choice([5, 30, 90, 240])
-    cast(shop, random.choice(shop.lies), random, times, lasts)
+    if shop.lies:
+        cast(shop, random.choice(shop.lies), random, times, lasts)
 
 
 def lie_now_and_then(shop: Shop, random: Random) -> None:
     """Each of the lies may be told at any time."""
     for name in shop.lies:
-        cast(shop, name, random, sys.maxsize, math.inf, odds=random.choice([0.2, 0.5]))
+        _step, _lie, is_early = LIES[name]
+        # Who fails each time sells nothing.
+        odds = 0.2 if is_early else random.choice([0.2, 0.5, 1])
+        cast(shop, name, random, sys.maxsize, math.inf, odds=odds)
 
 
 def cast(
@@ -414,7 +418,7 @@ def trouble(
             return
         process = random.choice(alive)
         place = random.choice(places)
-        steps = random.randint(1, 4 if place else 60)
+        steps = random.choice([1, 1, 2, 4]) if place else random.randint(1, 60)
         process.trouble = Trouble(kind, steps, random.choice(seconds), place)
         if kind == "kill" and process.name.startswith("worker"):
             again = shop.simulation.now + random.choice([5, 30])
@@ -489,7 +493,7 @@ EVENTS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "kill": (3, trouble("kill", places=PLACES)),
     "halt": (4, trouble("halt", (3, 70, 200, 900), places=PLACES)),
     "cut": (2, trouble("cut")),
-    "late commit": (4, trouble("late commit", (3, 30, 900), places=["committed"])),
+    "late commit": (4, trouble("late commit", (3, 30, 900, 900), places=["committed"])),
     "lost commit": (2, trouble("lost commit", places=["committed"])),
     "set the clock": (1, set_clock),
     "another key": (0.3, use_another_key),
@@ -501,3 +505,24 @@ EVENTS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "mails fail": (1, fail_mails),
     "receivers fail": (1, fail_receivers),
 }
+
+#: How lies and events begin that belong together.
+THEMES: tuple[tuple[str, ...], ...] = (
+    # Orders that are lost, and looked for in a list that is old or odd.
+    ("placing: no answer, bought", "placing: silence, bought", "list: that of"),
+    ("placing: no answer, bought", "placing: half", "list: rows", "list: pages", "list: empty"),
+    # Ids that are mixed up.
+    ("placing: the id", "placing: no answer, bought", "check: unknown"),
+    # Processes that stop, and that come back.
+    ("halt", "late commit", "lost commit", "cut"),
+    # Statuses that contradict each other.
+    ("check:", "list: another end", "settle oddly", "slow down"),
+    # What customers get back.
+    ("pay back", "finish a refund", "order again", "tick off", "check: another amount"),
+    # What is complained about, and what is destroyed.
+    ("complain", "destroy", "erase", "rotate", "reveal", "pay back", "tick off"),
+    # What people are told.
+    ("mails fail", "receivers fail", "correct", "open a link", "erase", "kill"),
+    # What things cost.
+    ("move a price", "decide", "price:", "ledger:", "odd books", "read the ledger"),
+)
