@@ -259,7 +259,7 @@ class _Lines(logging.Handler):
         self._shop = shop
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._shop.texts.append(self.format(record))
+        self._shop.logged.append(self.format(record))
 
 
 # Databases.

@@ -14,14 +14,14 @@ from decimal import Decimal
 
 from giftcards.conditions import CONDITIONS, Standing
 from giftcards.conf import conf
-from giftcards.delivery.models import OPEN, Delivery
+from giftcards.delivery.models import OPEN, Delivery, DeliveryStatus
 from giftcards.exceptions import DecryptionError
 from giftcards.models import Card, Order, StatusChange
 from giftcards.refunds import refund_breakdown
 from giftcards.settlement import customer_breakdown
 from giftcards.simulator.account import Order as Bought
 from giftcards.statuses import FINAL, SETTLED, Status
-from tests.explore.shop import Shop
+from tests.explore.shop import TOKEN, Shop
 from tests.test_secrets import raw_database, traces
 
 Invariant = Callable[[Shop], Iterator[str]]
@@ -125,6 +125,21 @@ def never_paid_back_and_ordered_again(shop: Shop) -> Iterator[str]:
             yield f"{Order.objects.get(pk=key)} was ordered again {count} times"
 
 
+def no_card_is_bought_above_its_ceiling(shop: Shop) -> Iterator[str]:
+    """Orders were sent only if, as far as the shop could know, a card cost no more than allowed."""
+    for order, theirs in _pairs(shop):
+        ceiling = order.price_ceiling
+        # What somebody else chose, or found, may be the order of another customer.
+        was_lost = order.changes.filter(to_status=Status.UNCONFIRMED).exists()
+        if ceiling is None or was_lost or shop.is_clock_set:
+            continue
+        known_since = theirs.created_at - timedelta(seconds=conf.price_max_age) - _LEEWAY
+        paid = shop.lowest_factor(theirs.created_at, theirs.created_at)
+        lowest = theirs.price / paid * shop.lowest_factor(known_since, theirs.created_at)
+        if lowest > ceiling:
+            yield f"{order} was sent at {lowest} a card, above {ceiling}"
+
+
 def the_limit_of_requests_is_kept(shop: Shop) -> Iterator[str]:
     """In no minute did the provider count more requests than its limit, and no key was wrong."""
     requests = shop.provider.requests
@@ -193,9 +208,15 @@ def whatever_needs_a_person_is_told(shop: Shop) -> Iterator[str]:
 
 
 def each_customer_is_told(shop: Shop) -> Iterator[str]:
-    """No message waits any more, and there was one about each settled order."""
+    """No message waits, what is marked as sent was sent, and each settled order had one."""
     if waiting := Delivery.objects.filter(status__in=OPEN):
         yield f"{waiting.count()} messages wait"
+    got = Counter(address for mail in shop.mails for address in mail.to)
+    # Without an address: the customer was erased.
+    sent = Delivery.objects.filter(status=DeliveryStatus.SENT).exclude(address="")
+    missing = Counter(sent.values_list("address", flat=True)) - got
+    if missing:
+        yield f"{missing.total()} messages are marked as sent, and nobody got them"
     told = set(Delivery.objects.values_list("order", flat=True))
     for order in Order.objects.filter(status__in=SETTLED).exclude(pk__in=told):
         if order.customer_email:
@@ -203,21 +224,26 @@ def each_customer_is_told(shop: Shop) -> Iterator[str]:
 
 
 def no_secret_is_outside_its_place(shop: Shop) -> Iterator[str]:
-    """No code, serial or key is in a row, a log, a page before the reveal, or a mail."""
+    """No code, serial or key is in a row, a log, a page before the reveal, or a mail.
+
+    The token of a link is in no row and no log.
+    """
     codes = [
         text
         for order in shop.provider.orders.values()
         for card in order.cards
         for text in (card.value, card.serial)
     ]
-    secrets = re.compile("|".join(map(re.escape, {*codes, *shop.keys})).encode())
-    for name, texts in {
-        "the database": {value for value in raw_database() if len(value) > _SHORT},
-        "a log, a page or an output": shop.texts,
-        "a mail": [str(mail.message()) for mail in shop.mails],
-    }.items():
+    tokens = {token for mail in shop.mails for token in TOKEN.findall(str(mail.body))}
+    for name, texts, secrets in (
+        ("the database", {value for value in raw_database() if len(value) > _SHORT}, tokens),
+        ("a log or an output", shop.logged, tokens),
+        ("a page", shop.pages, set()),
+        ("a mail", [str(mail.message()) for mail in shop.mails], set()),
+    ):
+        searched = re.compile("|".join(map(re.escape, {*codes, *shop.keys, *secrets})).encode())
         # Packed ones too.
-        if found := {secret for text in texts for secret in traces(text, secrets)}:
+        if found := {secret for text in texts for secret in traces(text, searched)}:
             yield f"{len(found)} secrets are in {name}"
 
 
@@ -228,6 +254,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     sums_are_equal_on_both_sides,
     never_paid_back_above_what_is_owed,
     never_paid_back_and_ordered_again,
+    no_card_is_bought_above_its_ceiling,
     the_limit_of_requests_is_kept,
     each_change_is_announced_in_order,
     statuses_follow_one_way,

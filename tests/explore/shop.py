@@ -20,6 +20,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.management import CommandError, call_command
 from django.db import Error, InterfaceError, OperationalError, connection, transaction
+from django.db.transaction import TransactionManagementError
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -88,8 +89,9 @@ class Shop:
     mails_fail: int = 0
     receivers_fail: int = 0
     heard: list[Heard] = field(default_factory=list)
-    #: Texts that may hold no secret: what was logged, printed, and shown before a reveal.
-    texts: list[str] = field(default_factory=list)
+    #: What was logged and printed, and what pages have shown before a reveal: without secrets.
+    logged: list[str] = field(default_factory=list)
+    pages: list[str] = field(default_factory=list)
     #: Encryption keys and API keys that were ever in use.
     keys: set[str] = field(default_factory=set)
     workers: int = 0
@@ -101,6 +103,8 @@ class Shop:
     #: What its customers buy, and how the provider lies to it.
     lines: Sequence[tuple[str, int]] = LINES
     lies: Sequence[str] = tuple(LIES)
+    #: The factors of the provider's prices, and since when.
+    factors: list[tuple[datetime, Decimal]] = field(default_factory=list)
     #: How often a worker looks for tasks (seconds).
     rest: float = 2
 
@@ -109,6 +113,12 @@ class Shop:
         _shops[:] = [self]
         order_status_changed.connect(self._hear, weak=False, dispatch_uid="explore")
         self.keys = {*self.provider.keys, *settings.GIFTCARDS["ENCRYPTION_KEYS"]}
+
+    def lowest_factor(self, since: datetime, until: datetime) -> Decimal:
+        """The lowest factor of prices at any time of a period."""
+        before = [factor for at, factor in self.factors if at <= since]
+        during = [factor for at, factor in self.factors if since < at <= until]
+        return min([before[-1] if before else Decimal(1), *during])
 
     def _hear(self, order: Order, change: Any, **_named: object) -> None:
         if self.receivers_fail > 0:
@@ -169,8 +179,9 @@ def surviving_cuts() -> Iterator[None]:
     """Connect anew if the connection was cut, as django-q2 and web servers do."""
     try:
         yield
-    except (OperationalError, InterfaceError, UpdateError):
-        # Without its COMMIT, a session is not there either.
+    except (OperationalError, InterfaceError, TransactionManagementError, UpdateError):
+        # Without its COMMIT, a session is not there either. A savepoint that cannot be undone
+        # spoils its transaction.
         with suppress(Error):
             connection.close()
 
@@ -279,7 +290,8 @@ def resolve(shop: Shop, random: Random) -> None:
     else:
         choice["outcome"] = random.choice(["send-again", "reject"])
     answer = client.post(page, choice).content.decode()
-    if "seen" in hidden(answer):
+    # Nobody insists on an order that does not match.
+    if "seen" in hidden(answer) and "giftcards-warning" not in answer:
         seen = {"seen": hidden(answer)["seen"], "is_sure": "on"}
         client.post(order_page(order, "adopt"), seen)
 
@@ -300,7 +312,7 @@ def open_link(shop: Shop, random: Random) -> None:
         return
     client, address = Client(), f"/cards/{random.choice(links)}/"
     html = client.get(address).content.decode()
-    shop.texts.append(html)
+    shop.pages.append(html)
     shop.simulation.sleep(random.choice([2, 30]))
     client.post(address, hidden(html))
 
@@ -350,7 +362,7 @@ class _Output:
         self._shop = shop
 
     def write(self, text: str) -> None:
-        self._shop.texts.append(text)
+        self._shop.logged.append(text)
 
     def flush(self) -> None:
         pass
@@ -466,7 +478,9 @@ def slow_down(shop: Shop, random: Random) -> None:
 
 def move_price(shop: Shop, random: Random) -> None:
     factor = Decimal(random.choice(["0.98", "1", "1.02", "1.1"]))
-    shop.provider.account.price_factor = factor
+    account = shop.provider.account
+    account.price_factor = factor
+    shop.factors.append((account._now(), factor))
 
 
 def settle_oddly(shop: Shop, random: Random) -> None:
