@@ -179,6 +179,12 @@ def double_card(_random: Random, order: Data) -> None:
     order["cards"] = [*order.get("cards", []), *order.get("cards", [])[:1]]
 
 
+def add_card(random: Random, order: Data) -> None:
+    """Show one card more than there are."""
+    if cards := order.get("cards", []):
+        order["cards"] = [*cards, {name: f"MORE-{random.getrandbits(48)}" for name in cards[0]}]
+
+
 def contradict(random: Random, order: Data) -> None:
     """Say another amount than the cards cost."""
     if "fulfilled_amount" in order:
@@ -267,6 +273,7 @@ LIES: dict[str, tuple[str, Lie, bool]] = {
     "check: at work again": ("check", about_orders(go_back), False),
     "check: a card short": ("check", about_orders(lose_card), False),
     "check: a card twice": ("check", about_orders(double_card), False),
+    "check: a card too many": ("check", about_orders(add_card), False),
     "check: the answer about another": ("check", show_another, False),
     "check: another end": ("check", end_otherwise, False),
     "check: another amount": ("check", about_orders(contradict), False),
@@ -317,6 +324,8 @@ class Provider:
     page_size: int = 100
     ends_known: set[str] = field(default_factory=set)
     first_rows: list[Data] = field(default_factory=list)
+    #: When the shop was told to wait, and until when.
+    pauses: list[tuple[float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.accounts = {key: self._open(key) for key in self.keys}
@@ -417,6 +426,9 @@ class Provider:
                 spell.times -= 1
                 self.simulation.note(f"lie: {spell.step} ({spell.lie.__qualname__})")
                 break
+        if call.key == self.keys[0] and (wait := answer.headers.get("Retry-After")):
+            now = self.simulation.now
+            self.pauses.append((now, now + float(wait)))
         return answer
 
     def _tell(self, step: str, call: Call) -> Answer:
