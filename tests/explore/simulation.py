@@ -38,6 +38,8 @@ _STATEMENT = 0.004
 _LOCK_PATIENCE = 20.0
 # The real seconds after which a process counts as waiting for another's lock, and as lost.
 _BLOCKED, _LOST = 0.5, 60.0
+# The real seconds within which a process goes on once the lock that it waits for is free.
+_UNBLOCKED = 0.02
 
 # The clock and the waits of the real world.
 monotonic = time.monotonic
@@ -142,6 +144,7 @@ class Simulation:
 
     def run(self, *, until: float) -> None:
         """Let the processes go on until that moment of the steady clock."""
+        is_awaited = False
         while True:
             while self._events and self._events[0][0] <= self.now:
                 heapq.heappop(self._events)[2]()
@@ -150,9 +153,12 @@ class Simulation:
                 process = self.random.choice(ready)
                 self.now += self.random.random() * _STATEMENT
                 self._let_go(process)
+                is_awaited = False
                 continue
-            if any(each.is_blocked for each in self.processes):
-                _sleep(0.001)
+            if not is_awaited and any(each.is_blocked for each in self.processes):
+                # Unless the holder of the lock is halted, somebody goes on soon.
+                _sleep(_UNBLOCKED)
+                is_awaited = True
                 continue
             moments = [each.wakes_at for each in self.processes]
             moments += [self._events[0][0]] if self._events else []
