@@ -97,7 +97,8 @@ def check(recording: Recording, provider: Simulator) -> None:
     shop: Any = SimpleNamespace(
         provider=SimpleNamespace(orders=provider.orders, find=provider.orders.get),
         keys={recording["api_key"], *recording["encryption_keys"]},
-        texts=[],
+        logged=[],
+        pages=[],
         mails=[sent.message() and sent for sent in mail.outbox],
     )
     assert [violation for holds in HOLD for violation in holds(shop)] == []
