@@ -342,6 +342,8 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     hold_above_sale_price = Setting(_switch, default=True, is_working=True)
     #: Seconds for which a price from the provider counts as current.
     price_max_age = Setting(number(float, 1, 86_400), default=600, is_working=True)
+    #: Minutes after which the worker reads the catalogue anew; 0: it never does.
+    catalogue_every = Setting(number(float, 0, 10_080), default=60)
     #: The balance, in dinars, below which people are warned; ``None``: no warnings.
     low_balance = Setting(optional(_amount, None))
     #: The URL name of the page on which staff prove their identity again; ``None``: they are asked

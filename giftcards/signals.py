@@ -1,7 +1,7 @@
 """The signals that a shop connects its receivers to; "Telling your shop" in the docs has the rules.
 
-The first two are sent after the change is committed, at least once, in order per order, with
-``order`` (an :class:`~giftcards.models.Order`) and ``change`` (a
+The first three are sent after the change is committed, at least once, in order. The two about an
+order have the arguments ``order`` (an :class:`~giftcards.models.Order`) and ``change`` (a
 :class:`~giftcards.models.StatusChange`); ``sender`` is the ``Order`` class. A receiver must
 be idempotent: it may be called twice for the same change, also by two processes at once if the
 receivers of a change take more than two minutes. One that raises is retried, up to 32 calls over
@@ -71,6 +71,11 @@ def _definition(receiver: Any) -> str:
 order_status_changed = OutboxSignal()
 # Sent for a move to a final status, after order_status_changed.
 order_settled = OutboxSignal()
+# Sent for a change of what the provider offers of a type, in order per type, with the texts
+# ``product_id``, ``type_id`` and ``what``, the values ``old`` and ``new`` (all of these as in
+# :class:`~giftcards.models.OfferChange`), and ``at``, when it was noticed. ``sender`` is the class
+# ``ProductType``.
+offer_changed = OutboxSignal()
 # Sent with ``refund``, a CustomerRefund that was recorded, paid or cancelled: see its ``state``.
 customer_refund_changed = Signal()
 # Sent inside the transaction, with ``order`` and ``change``, a CustomerChange that has the old

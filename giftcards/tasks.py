@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
+from giftcards.catalogue import keep_current
 from giftcards.conf import LOOP_SECONDS, conf
 from giftcards.engine import outbox
 from giftcards.engine.database import surviving
@@ -104,6 +105,7 @@ def do_chores(
                 chore(should_continue)
 
 
+add_chore("the reading of the catalogue", keep_current)
 # What older workers have left out.
 add_chore("the figures of final orders", complete_figures)
 add_chore("the destruction of old codes", purge_if_due)

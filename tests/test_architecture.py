@@ -45,10 +45,10 @@ PARTS = {
     "migrations": "models",
     "conditions": "statuses conf models display engine",
     "fulfilment": "signals models engine",
-    "catalogue": "exceptions provider models engine",
+    "catalogue": "exceptions conf provider models engine",
     "privacy": "exceptions keys.wiping statuses problems keys.secrecy conf models display engine",
     "health": "exceptions conditions",
-    "tasks": "exceptions conf models engine privacy",
+    "tasks": "exceptions conf models engine catalogue privacy",
     "admin": (
         "exceptions addresses statuses problems keys.secrecy refunds settlement conf keys.keyring "
         "provider models display engine conditions fulfilment catalogue"
@@ -122,10 +122,6 @@ WITHIN = {
         "pictures": "periods",
         "reports": "periods pictures",
         "on_orders": "reports",
-    },
-    "catalogue": {
-        "reading": "",
-        "quotes": "reading",
     },
     "delivery": {
         "kinds": "",
@@ -218,7 +214,7 @@ WITHIN = {
         "fields": "",
         "changes": "",
         "times": "",
-        "catalogue": "fields",
+        "catalogue": "fields changes times",
         "leases": "times",
         "order_queries": "times",
         "provider": "fields times",

@@ -33,6 +33,7 @@ NUMBERS = {
     "REQUEST_TIMEOUT": (0.1, 30, "a number from 0.1 to 30"),
     "SEND_TIMEOUT": (1, 604_800, "a number from 1 to 604800"),
     "PROOF_OF_ABSENCE": (1, 86_400, "a number from 1 to 86400"),
+    "CATALOGUE_EVERY": (0, 10_080, "a number from 0 to 10080"),
     "PRICE_MAX_AGE": (1, 86_400, "a number from 1 to 86400"),
     "REVEALS_PER_HOUR": (1, 10_000, "a whole number from 1 to 10000"),
     "CODES_KEPT_DAYS": (1, 36_500, "a number from 1 to 36500"),
@@ -90,6 +91,7 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
         "currency": "DZD",
         "hold_above_sale_price": True,
         "price_max_age": 600.0,
+        "catalogue_every": 60.0,
         "low_balance": None,
         "reauthenticate": None,
         "reveals_per_hour": 30,
@@ -250,7 +252,7 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
             "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
             " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
             " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY, HOLD_ABOVE_SALE_PRICE, PRICE_MAX_AGE,"
-            " LOW_BALANCE, REAUTHENTICATE, REVEALS_PER_HOUR,"
+            " CATALOGUE_EVERY, LOW_BALANCE, REAUTHENTICATE, REVEALS_PER_HOUR,"
             " CODES_KEPT_DAYS.",
         )
     ]

@@ -23,7 +23,7 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
     """The types of a product, without prices for people who may not see costs."""
 
     model = ProductType
-    readonly_fields = ("title", "cost", "cards")
+    readonly_fields = ("title", "cost", "cards", "read")
     extra = 0
 
     title = column(ProductType, "type_id", lambda kind, key: named(kind.name, key))
@@ -39,6 +39,10 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
     @admin.display(description=_("price per card"))
     def cost(self, kind: ProductType) -> str:
         return money(kind.price)
+
+    @admin.display(description=_("last read"), empty_value="-")
+    def read(self, kind: ProductType) -> str | None:
+        return moment(kind.read_at) if kind.read_at else None
 
     @admin.display(description=_("in stock"))
     def cards(self, kind: ProductType) -> str:

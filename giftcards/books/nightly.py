@@ -14,9 +14,8 @@ from giftcards.books.reading import LedgerReading, read_ledger
 from giftcards.engine.background import Stopped
 from giftcards.engine.backoff import backoff
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.loop import is_work_left
+from giftcards.engine.loop import while_idle
 from giftcards.keys.keyring import configured_key
-from giftcards.models import Lease
 from giftcards.models.times import begin_of, day_of, is_ahead
 
 logger = logging.getLogger(__name__)
@@ -67,11 +66,8 @@ def _read_part(state: LedgerState, should_continue: Callable[[], bool]) -> None:
 
 
 def read_while_idle(has_time: Callable[[], bool]) -> None:
-    """:func:`read_if_due`, for the tick: go on only while no order waits for this worker.
-
-    None does while another process runs the loop, or while no order is urgent.
-    """
-    read_if_due(lambda: has_time() and (Lease.objects.is_taken(Lease.LOOP) or not is_work_left()))
+    """:func:`read_if_due`, for the tick."""
+    read_if_due(while_idle(has_time))
 
 
 def _do_not_wait(_reading: LedgerReading) -> None:

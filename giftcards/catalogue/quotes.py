@@ -8,7 +8,6 @@ from decimal import Decimal
 
 from django.utils import timezone
 
-from giftcards.catalogue.reading import keep_types
 from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.prices import by_type
@@ -83,7 +82,6 @@ def _ask_price(gateway: Gateway, known: Quote, product_id: str, type_id: str) ->
         return replace(known, no_answer=why)
     if product is None:
         return replace(known, no_answer=NoAnswer.BUSY if gateway.is_open else NoAnswer.PAUSED)
-    keep_types(product_id, product, at=at)
     kind = next((kind for kind in product.types if kind.type_id == type_id), None)
     if kind is None:
         return replace(known, price=None, price_read_at=None, is_listed=False)

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
+from itertools import chain, zip_longest
 from typing import Any, TypeVar
 
 from django.db.models import Max
 from django.utils import timezone
 
+from giftcards.conf import conf
+from giftcards.engine import outbox
 from giftcards.engine.background import Stopped, ask_when_free
 from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.loop import while_idle
 from giftcards.exceptions import ProviderError, Refused
-from giftcards.models import Product, ProductType
-from giftcards.models.times import is_recent
+from giftcards.models import Lease, OfferChange, Order, Product, ProductType
+from giftcards.models.times import LONGEST_HOLD, is_recent
 from giftcards.provider.answers import ListedProduct
-from giftcards.provider.answers import Product as ToldProduct
-from giftcards.provider.answers import ProductType as ToldType
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 # An interrupted reading is resumed within this time; after it, a new one begins.
 _RESUMABLE = timedelta(hours=6)
+# Products of which cards were ordered within this time are read more often: so many times a period.
+_LATELY = timedelta(days=1)
+_TIMES = 4
+# Time limit for one part of the worker's reading, beyond its first request (seconds).
+_SECONDS = 5.0
+# How often a reading looks whether another one has ended (seconds).
+_LOOK = 0.2
+# The pause of the worker's readings after one that failed.
+_PAUSE = timedelta(minutes=2)
 # After this many products in a row without an answer, the provider counts as unreachable.
 _MOST_SILENT = 3
 
@@ -57,35 +72,106 @@ def read_catalogue(
     reading waits for a call. A reading interrupted less than six hours ago is resumed.
     """
     reader = _Reader(gateway, on_wait)
-    try:
-        reader.run()
-    except (Stopped, ProviderError) as error:
-        # Without a text, the trouble of the last product stays.
-        if str(error):
-            reader.note(trouble=str(error))
-    return reader.reading
+    return reader.run(reader.read_whole)
+
+
+def keep_current(has_time: Callable[[], bool]) -> None:
+    """Read what is due of the catalogue, for some seconds, and announce what has changed.
+
+    Every ``CATALOGUE_EVERY`` minutes the list is due, and then the types of each product; those of
+    products that were ordered within a day are due four times as often. For the tick.
+    """
+    every = timedelta(minutes=conf.catalogue_every)
+    if every and not Lease.objects.is_taken(Lease.CATALOGUE_PAUSE):
+        _read_part(every, while_idle(has_time))
+    outbox.announce(has_time, outbox=outbox.OFFERS)
+    OfferChange.objects.all().forget()
+
+
+def _read_part(every: timedelta, may_go_on: Callable[[], bool]) -> None:
+    ends_at = time.monotonic() + _SECONDS
+    with Gateway() as gateway:
+        if not gateway.try_open():
+            return
+        reader = _Reader(gateway, _do_not_wait, lambda: time.monotonic() < ends_at and may_go_on())
+        reading = reader.run(lambda: reader.read_due(every))
+    if reading.trouble:
+        logger.warning("The catalogue could not be read. %s", reading.trouble)
+    if reader.is_away:
+        Lease.objects.take(Lease.CATALOGUE_PAUSE, _PAUSE)
+
+
+def _do_not_wait(_reading: CatalogueReading) -> None:
+    # Requests about orders come first. The next tick tries again.
+    raise Stopped
 
 
 class _Reader:
-    def __init__(self, gateway: Gateway, on_wait: Callable[[CatalogueReading], None]) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        on_wait: Callable[[CatalogueReading], None],
+        should_continue: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.reading = CatalogueReading()
+        #: True if the list could not be read, or the provider does not answer.
+        self.is_away = False
         self._gateway = gateway
         self._on_wait = on_wait
+        self._should_continue = should_continue
         self._silent = 0
+
+    def run(self, read: Callable[[], None]) -> CatalogueReading:
+        """The reading that ``read`` makes, whatever ends it; one process reads at a time."""
+        try:
+            token = self._take_lease()
+            try:
+                read()
+            finally:
+                Lease.objects.release(Lease.CATALOGUE, token)
+        except (Stopped, ProviderError) as error:
+            # Without a text, the trouble of the last product stays.
+            if str(error):
+                self.note(trouble=str(error))
+                self.is_away = True
+        return self.reading
 
     def note(self, **changes: Any) -> None:
         self.reading = replace(self.reading, **changes)
 
-    def run(self) -> None:
-        listed_at = Product.objects.aggregate(last=Max("listed_at"))["last"]
-        is_resumable = is_recent(listed_at, timezone.now(), within=_RESUMABLE)
-        if not (is_resumable and Product.objects.to_read().exists()):
+    def _take_lease(self) -> str:
+        while (token := Lease.objects.take(Lease.CATALOGUE, LONGEST_HOLD)) is None:
+            self._on_wait(self.reading)
+            time.sleep(_LOOK)
+        return token
+
+    def read_whole(self) -> None:
+        """Read the list, and the types of each product, or what an interrupted reading has left."""
+        if not (_is_listed(_RESUMABLE) and Product.objects.to_read().exists()):
             self._read_list()
-        products = list(Product.objects.to_read())
+        self._read_products(Product.objects.to_read())
+
+    def read_due(self, every: timedelta) -> None:
+        """Read the list if it is that old, and types; of products that sell, more often."""
+        if not _is_listed(every):
+            self._read_list()
+        now = timezone.now()
+        sold = Order.objects.filter(created_at__gte=now - _LATELY).order_by().values("product_id")
+        on_sale = Product.objects.on_sale()
+        selling = on_sale.filter(product_id__in=sold, asked_at__lt=now - every / _TIMES)
+        # In turn, so that neither waits for all of the other.
+        both = zip_longest(selling.order_by("asked_at", "pk"), Product.objects.to_ask(now))
+        self._read_products(dict.fromkeys(filter(None, chain.from_iterable(both))))
+
+    def _read_products(self, products: Iterable[Product]) -> None:
+        products = list(products)
         self.note(total=len(products))
         for product in products:
+            if not self._should_continue():
+                break
             # Another process may be reading as well.
-            if Product.objects.to_read().filter(pk=product.pk).exists():
+            unread = Product.objects.filter(pk=product.pk, types_read_at=product.types_read_at)
+            if unread.exists():
                 self._read_types(product.product_id)
             else:
                 self.note(total=self.reading.total - 1)
@@ -100,25 +186,23 @@ class _Reader:
         Product.objects.keep(map(_columns_of_product, catalogue.products), at=at)
 
     def _read_types(self, product_id: str) -> None:
-        at = timezone.now()
         try:
-            product = self._ask(
-                lambda: self._gateway.prices.product(product_id, Purpose.BACKGROUND)
-            )
+            self._ask(lambda: self._gateway.prices.product(product_id, Purpose.BACKGROUND))
         except ProviderError as error:
             self._skip(product_id, error)
         else:
-            keep_types(product_id, product, at=at)
             self._silent = 0
             self.note(read=self.reading.read + 1)
 
     def _skip(self, product_id: str, error: ProviderError) -> None:
+        Product.objects.filter(product_id=product_id).update(asked_at=timezone.now())
         trouble = f"The product {product_id} could not be read. {error}"
         self.note(skipped=self.reading.skipped + 1, trouble=trouble)
         # An answer, even an unusable one, shows that the provider is there.
         is_answer = isinstance(error, Refused) or error.status == 200
         self._silent = 0 if is_answer else self._silent + 1
         if self._silent == _MOST_SILENT:
+            self.is_away = True
             raise Stopped
 
     def _ask(self, call: Callable[[], T | None]) -> T:
@@ -128,11 +212,10 @@ class _Reader:
         self._on_wait(replace(self.reading, is_paused=is_paused))
 
 
-def keep_types(product_id: str, product: ToldProduct, *, at: datetime) -> None:
-    """Store the types of a product as the provider told them."""
-    # The last one counts: a type that is listed more than once has its highest price.
-    kinds = {kind.type_id: kind for kind in sorted(product.types, key=lambda kind: kind.price or 0)}
-    Product.objects.keep_types(product_id, map(_columns_of_type, kinds.values()), at=at)
+def _is_listed(within: timedelta) -> bool:
+    """True if the list was read within this time."""
+    listed_at = Product.objects.aggregate(last=Max("listed_at"))["last"]
+    return is_recent(listed_at, timezone.now(), within=within)
 
 
 def _columns_of_product(product: ListedProduct) -> dict[str, Any]:
@@ -143,20 +226,6 @@ def _columns_of_product(product: ListedProduct) -> dict[str, Any]:
         "region": product.region,
         "is_enabled": product.is_enabled,
     }
-
-
-def _columns_of_type(kind: ToldType) -> dict[str, Any]:
-    return {
-        "type_id": kind.type_id,
-        "name": kind.name,
-        "price": _unless_negative(kind.price),
-        "stock": _unless_negative(kind.stock),
-    }
-
-
-def _unless_negative(number: Any) -> Any:
-    """Return ``number``; ``None``, for "unknown", if it is negative."""
-    return None if number is not None and number < 0 else number
 
 
 def counts() -> dict[str, int]:

@@ -102,6 +102,14 @@ def is_work_left() -> bool:
     return Order.objects.urgent().exists()
 
 
+def while_idle(has_time: Callable[[], bool]) -> Callable[[], bool]:
+    """``has_time``, but False once an order waits for this worker.
+
+    None does while another process runs the loop, or while no order is urgent.
+    """
+    return lambda: has_time() and (Lease.objects.is_taken(Lease.LOOP) or not is_work_left())
+
+
 class _Loop:
     """One run of the loop: its time limit, its lease and its gateway.
 

@@ -1,8 +1,8 @@
-"""The outbox: announces status changes to the shop's receivers, at least once, in order per order.
+"""The outbox: announces changes to the shop's receivers, at least once, in order per subject.
 
 :mod:`giftcards.signals` says what receivers can rely on. One process announces at a time: it holds
 a lease, which a thread renews while receivers run. Until a receiver has taken a change, it is not
-called for later changes of the order.
+called for later changes of the same subject, which is an order or a type of the catalogue.
 
 A try is recorded as failed before the receivers are called, and corrected afterwards. So receivers
 that kill the process, or whose success cannot be recorded, are retried with back-off as well.
@@ -15,9 +15,10 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from django.db import Error, close_old_connections, connections
 from django.utils import timezone
@@ -26,11 +27,14 @@ from giftcards.engine.backoff import backoff
 from giftcards.engine.database import tolerating
 from giftcards.engine.task_queue import LOOP_LEASE
 from giftcards.keys.secrecy import contained, place_of
-from giftcards.models import Lease, Order, StatusChange, StatusChangeQuerySet
-from giftcards.signals import order_settled, order_status_changed
+from giftcards.models import Lease, OfferChange, Order, ProductType, StatusChange
+from giftcards.models.changes import OutboxEntry, OutboxQuerySet
+from giftcards.signals import OutboxSignal, offer_changed, order_settled, order_status_changed
 from giftcards.statuses import FINAL
 
 logger = logging.getLogger(__name__)
+
+E = TypeVar("E", bound=OutboxEntry)
 
 # The lease of the process that announces; after a crash, another one takes over within this time.
 _LEASE = LOOP_LEASE
@@ -48,13 +52,74 @@ _LONGEST_PAUSE = timedelta(hours=1)
 _MOST_FAILURES = 32
 
 
+@dataclass(frozen=True)
+class Outbox(Generic[E]):
+    """A table of changes, and how each of them is announced.
+
+    ``subject`` is the foreign key to what has changed, ``related`` are the foreign keys to read
+    with a change. ``signals`` are sent by ``sender``, in this order, with ``arguments``.
+    """
+
+    table: type[E]
+    subject: str
+    related: Collection[str]
+    sender: type
+    signals: Callable[[E], Mapping[str, OutboxSignal]]
+    arguments: Callable[[E], Mapping[str, Any]]
+    describe: Callable[[E], str]
+
+    @property
+    def entries(self) -> OutboxQuerySet[E]:
+        return OutboxQuerySet(self.table)
+
+    def subject_of(self, change: E) -> int:
+        key: int = getattr(change, f"{self.subject}_id")
+        return key
+
+
+def _signals_of_move(change: StatusChange) -> Mapping[str, OutboxSignal]:
+    signals = {"order_status_changed": order_status_changed}
+    if change.to_status in FINAL:
+        signals["order_settled"] = order_settled
+    return signals
+
+
+ORDERS = Outbox(
+    table=StatusChange,
+    subject="order",
+    related=("order",),
+    sender=Order,
+    signals=_signals_of_move,
+    arguments=lambda change: {"order": change.order, "change": change},
+    describe=lambda change: f"order {change.order.reference} ({change})",
+)
+OFFERS = Outbox(
+    table=OfferChange,
+    subject="type",
+    related=("type", "type__product"),
+    sender=ProductType,
+    signals=lambda _change: {"offer_changed": offer_changed},
+    arguments=lambda change: {
+        "product_id": change.type.product.product_id,
+        "type_id": change.type.type_id,
+        "what": change.what,
+        "old": change.old_value,
+        "new": change.new_value,
+        "at": change.at,
+    },
+    describe=lambda change: f"the offer of {change.type.type_id} ({change})",
+)
+
+
 class _Receiver(NamedTuple):
     # The names of the signal and the receiver: the same in every process.
     name: str
     call: Callable[..., Any]
 
 
-def announce(should_continue: Callable[[], bool] = lambda: True) -> int:
+def announce(
+    should_continue: Callable[[], bool] = lambda: True, *, outbox: Outbox[Any] = ORDERS
+) -> int:
     """Announce the changes that are due; return how many have now reached every receiver.
 
     ``should_continue`` is called before each change; False ends it.
@@ -62,14 +127,14 @@ def announce(should_continue: Callable[[], bool] = lambda: True) -> int:
     announced = 0
     # The changes that the database refuses to write.
     refused: set[int] = set()
-    while should_continue() and _due(refused).exists():
+    while should_continue() and _due(outbox, refused).exists():
         token = Lease.objects.take(Lease.OUTBOX, _LEASE)
         if token is None:
             break
         known = len(refused)
         # Closed before the next query: a process that was refused the lease relies on this one.
         with contextlib.closing(_LeaseKeeper(token)) as lease:
-            reached = _announce_batch(lease, refused, should_continue)
+            reached = _announce_batch(outbox, lease, refused, should_continue)
         announced += reached
         if len(refused) > known and not reached:
             # Probably no change can be written. The next sweep tries again.
@@ -120,40 +185,45 @@ class _LeaseKeeper:
             connections.close_all()
 
 
-def _due(refused: Collection[int]) -> StatusChangeQuerySet:
-    return StatusChange.objects.to_announce(timezone.now()).exclude(pk__in=refused)
+def _due(outbox: Outbox[E], refused: Collection[int]) -> OutboxQuerySet[E]:
+    return outbox.entries.to_announce(timezone.now()).exclude(pk__in=refused)
 
 
 def _announce_batch(
-    lease: _LeaseKeeper, refused: set[int], should_continue: Callable[[], bool]
+    outbox: Outbox[E],
+    lease: _LeaseKeeper,
+    refused: set[int],
+    should_continue: Callable[[], bool],
 ) -> int:
     """Announce the first changes that are due; add those that cannot be written to ``refused``."""
-    due = dict(_due(refused).values_list("pk", "order_id")[:_BATCH])
-    # Includes changes that are not due yet: they hold back later changes of their orders.
-    waiting = StatusChange.objects.filter(order__in=set(due.values())).exclude(announce_at=None)
+    due = dict(_due(outbox, refused).values_list("pk", outbox.subject)[:_BATCH])
+    # Includes changes that are not due yet: they hold back later changes of their subjects.
+    of_these = {f"{outbox.subject}__in": set(due.values())}
+    waiting = outbox.entries.filter(**of_these).exclude(announce_at=None)
     held_back: dict[int, dict[str, datetime]] = defaultdict(dict)
     announced = 0
-    for change in waiting.select_related("order").order_by("pk"):
+    for change in waiting.select_related(*outbox.related).order_by("pk"):
+        held_back_here = held_back[outbox.subject_of(change)]
         if change.pk in due:
             if not (should_continue() and lease.keep()):
                 break
             refused.add(change.pk)
-            with tolerating(f"Announcing order {change.order.reference} ({change})"):
-                _announce_change(change, held_back[change.order_id])
+            with tolerating(f"Announcing {outbox.describe(change)}"):
+                _announce_change(outbox, change, held_back_here)
                 refused.remove(change.pk)
             announced += change.announced_at is not None
-        held_back[change.order_id].update(_holds_back(change))
+        held_back_here.update(_holds_back(outbox, change))
     return announced
 
 
-def _announce_change(change: StatusChange, held_back: dict[str, datetime]) -> None:
+def _announce_change(outbox: Outbox[E], change: E, held_back: dict[str, datetime]) -> None:
     """Call the receivers that ``change`` has yet to reach, and record the outcome.
 
-    Those in ``held_back`` wait for an earlier change of the order, which is due at that time.
+    Those in ``held_back`` wait for an earlier change of the subject, which is due at that time.
     """
     called: list[_Receiver] = []
     held_until: datetime | None = None
-    for receiver in _pending_receivers(change):
+    for receiver in _pending_receivers(outbox, change):
         if receiver.name not in held_back:
             called.append(receiver)
         elif held_until is None or held_back[receiver.name] > held_until:
@@ -161,11 +231,11 @@ def _announce_change(change: StatusChange, held_back: dict[str, datetime]) -> No
     failures = change.announce_failures
     if called:
         counted, at = next_try(failures, has_failed=True, held_until=held_until, now=timezone.now())
-        if not _write(change, announce_failures=counted, announce_at=at):
+        if not _write(outbox, change, announce_failures=counted, announce_at=at):
             return
     undelivered = called.copy()
     try:
-        _deliver(change, undelivered)
+        _deliver(outbox, change, undelivered)
     finally:
         # Even if the process is interrupted, for example by the timeout of a task.
         missing = {receiver.name for receiver in undelivered}
@@ -173,6 +243,7 @@ def _announce_change(change: StatusChange, held_back: dict[str, datetime]) -> No
         now = timezone.now()
         counted, at = next_try(failures, has_failed=bool(missing), held_until=held_until, now=now)
         _write(
+            outbox,
             change,
             delivered_to=sorted(delivered.union(change.delivered_to or ())),
             announced_at=None if missing or held_until else now,
@@ -182,29 +253,29 @@ def _announce_change(change: StatusChange, held_back: dict[str, datetime]) -> No
         )
 
 
-def _deliver(change: StatusChange, undelivered: list[_Receiver]) -> None:
+def _deliver(outbox: Outbox[E], change: E, undelivered: list[_Receiver]) -> None:
     """Call each receiver once. Those that return are removed from ``undelivered``."""
     change.announce_error = ""
     for receiver in undelivered.copy():
-        failure, interruption = _call(receiver, change)
+        failure, interruption = _call(receiver, outbox.arguments(change))
         if not failure:
             undelivered.remove(receiver)
             continue
         change.announce_error = failure
-        logger.error("Announcing order %s (%s) failed. %s", change.order.reference, change, failure)
+        logger.error("Announcing %s failed. %s", outbox.describe(change), failure)
         # Errors of receivers are contained; an interrupt or exit of the process is not.
         if interruption is not None:
             raise interruption
 
 
 @contained
-def _call(receiver: _Receiver, change: StatusChange) -> tuple[str, BaseException | None]:
+def _call(receiver: _Receiver, arguments: Mapping[str, Any]) -> tuple[str, BaseException | None]:
     """Call a receiver; return its failure ("": none), and an interruption to raise, if any.
 
     Not the exception, to which later ones would refer: its message may hold a clear code.
     """
     try:
-        receiver.call(order=change.order, change=change)
+        receiver.call(**arguments)
     except Exception as error:  # noqa: BLE001 (reported by the caller)
         return _describe(error, receiver), None
     except BaseException as error:  # noqa: BLE001 (raised by the caller)
@@ -223,12 +294,12 @@ def _without_words(error: BaseException, receiver: _Receiver) -> BaseException:
         return SystemExit(words)
 
 
-def _write(change: StatusChange, **values: Any) -> bool:
+def _write(outbox: Outbox[E], change: E, **values: Any) -> bool:
     """Write ``values`` to the row; False if it is no longer as this process last saw it.
 
     A process that was taken for dead must not overwrite the record of its successor.
     """
-    row = StatusChange.objects.filter(
+    row = outbox.entries.filter(
         pk=change.pk,
         announced_at=None,
         announce_at=change.announce_at,
@@ -259,22 +330,19 @@ def next_try(
     return failures, now + backoff(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
 
 
-def _holds_back(change: StatusChange) -> dict[str, datetime]:
-    """The receivers for which later changes of the order wait, by name, and until when."""
+def _holds_back(outbox: Outbox[E], change: E) -> dict[str, datetime]:
+    """The receivers for which later changes of the subject wait, by name, and until when."""
     if change.announce_at is None:
         return {}  # it was given up
-    return {receiver.name: change.announce_at for receiver in _pending_receivers(change)}
+    return {receiver.name: change.announce_at for receiver in _pending_receivers(outbox, change)}
 
 
-def _pending_receivers(change: StatusChange) -> list[_Receiver]:
+def _pending_receivers(outbox: Outbox[E], change: E) -> list[_Receiver]:
     """The receivers that ``change`` has yet to reach."""
-    signals = {"order_status_changed": order_status_changed}
-    if change.to_status in FINAL:
-        signals["order_settled"] = order_settled
     receivers = [
         _Receiver(f"{signal_name} {name}", call)
-        for signal_name, signal in signals.items()
-        for name, call in signal.named_receivers(Order)
+        for signal_name, signal in outbox.signals(change).items()
+        for name, call in signal.named_receivers(outbox.sender)
     ]
     delivered = change.delivered_to or ()
     return [receiver for receiver in receivers if receiver.name not in delivered]

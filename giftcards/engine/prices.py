@@ -22,13 +22,13 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.budget import Purpose
-from giftcards.engine.database import isolate_failures
+from giftcards.engine.database import isolate_failures, tolerating
 from giftcards.engine.task_queue import wake_worker
 from giftcards.exceptions import AccessDenied, NotFound, NotListed, ProviderError, RateLimited
-from giftcards.models import Lease, Order, ProductPrices, StatusChange
+from giftcards.models import Lease, Order, Product, ProductPrices, StatusChange
 from giftcards.models.times import SLACK
 from giftcards.problems import Problem
-from giftcards.provider.answers import Product
+from giftcards.provider.answers import Product as ToldProduct
 from giftcards.statuses import Status
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,9 @@ class PriceList:
     budget does not allow that now, and raises :exc:`~giftcards.exceptions.ProviderError`.
     """
 
-    def __init__(self, read: Callable[[str, Purpose, bool], Product | None], *, key: str) -> None:
+    def __init__(
+        self, read: Callable[[str, Purpose, bool], ToldProduct | None], *, key: str
+    ) -> None:
         self._read = read
         self._key = key
         self._cache: dict[str, _Prices] = {}
@@ -143,14 +145,17 @@ class PriceList:
 
     def product(
         self, product_id: str, purpose: Purpose, *, may_repeat: bool = True
-    ) -> Product | None:
-        """Request a product, and store its prices for orders with a ceiling in any process."""
+    ) -> ToldProduct | None:
+        """Request a product; store its prices for all processes, and its types in the catalogue."""
         now = timezone.now()
-        product = self._read(product_id, purpose, may_repeat)
-        if product is not None:
-            prices = by_type(product)
+        told = self._read(product_id, purpose, may_repeat)
+        if told is not None:
+            prices = by_type(told)
             ProductPrices.objects.keep(product_id, prices, key=self._key, asked_at=now)
-        return product
+            # An order that waits for the price does not need the catalogue.
+            with tolerating(f"Keeping the types of the product {product_id}"):
+                Product.objects.keep_types(product_id, _columns_of_types(told), at=now)
+        return told
 
     def look_at_held(self, has_time: Callable[[], bool]) -> bool:
         """If it is time to look, release held orders whose price has fallen; False if it is not.
@@ -199,7 +204,7 @@ def _max_age(asked_since: datetime | None) -> float:
     return min(conf.price_max_age, since.total_seconds())
 
 
-def by_type(product: Product) -> dict[str, Decimal]:
+def by_type(product: ToldProduct) -> dict[str, Decimal]:
     """The readable prices by type; the highest if a type is listed more than once."""
     prices: dict[str, Decimal] = {}
     for kind in product.types:
@@ -207,6 +212,25 @@ def by_type(product: Product) -> dict[str, Decimal]:
         if kind.price is not None and kind.price >= 0:
             prices[kind.type_id] = max(kind.price, prices.get(kind.type_id, kind.price))
     return prices
+
+
+def _columns_of_types(product: ToldProduct) -> list[dict[str, Any]]:
+    """The columns of each type by name; of a type that is listed more than once, the dearest."""
+    kinds = {kind.type_id: kind for kind in sorted(product.types, key=lambda kind: kind.price or 0)}
+    return [
+        {
+            "type_id": kind.type_id,
+            "name": kind.name,
+            "price": _unless_negative(kind.price),
+            "stock": _unless_negative(kind.stock),
+        }
+        for kind in kinds.values()
+    ]
+
+
+def _unless_negative(number: Any) -> Any:
+    """Return ``number``; ``None``, for "unknown", if it is negative."""
+    return None if number is not None and number < 0 else number
 
 
 def hold(order: Order, *, price: Decimal, ceiling: Decimal) -> None:

@@ -1,7 +1,7 @@
 """The models, under the names by which Django and shops import them."""
 
 from giftcards.models.cards import Card
-from giftcards.models.catalogue import Product, ProductPrices, ProductType
+from giftcards.models.catalogue import OfferChange, Product, ProductPrices, ProductType
 from giftcards.models.changes import Acknowledgement, StatusChange, StatusChangeQuerySet
 from giftcards.models.leases import Lease, RequestSlot
 from giftcards.models.money import CustomerRefund
@@ -19,6 +19,7 @@ __all__ = [
     "CustomerRefund",
     "Lease",
     "Note",
+    "OfferChange",
     "Order",
     "OrderQuerySet",
     "Product",

@@ -1,8 +1,9 @@
-"""The provider's catalogue and its prices, as last read."""
+"""The provider's catalogue and its prices, as last read, and the changes of its offers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple, Self
@@ -12,7 +13,17 @@ from django.db.models import F, OuterRef, Q, Subquery
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.models.changes import OutboxEntry, OutboxQuerySet
 from giftcards.models.fields import MONEY, ExactCharField
+from giftcards.models.times import SLACK, is_ahead, past
+
+# What the provider leaves out of one answer is not gone: it has to be missing for this long.
+_GONE_AFTER = timedelta(hours=1)
+# An answer that is older than the stored one is late by no more than this.
+_LATE = timedelta(minutes=5)
+# Changes of offers are kept for this long, and deleted in batches of this size.
+_CHANGES_KEPT = timedelta(days=30)
+_BATCH = 500
 
 
 class Names(NamedTuple):
@@ -24,40 +35,60 @@ class Names(NamedTuple):
 
 class ProductQuerySet(models.QuerySet["Product"]):
     def keep(self, listed: Iterable[Mapping[str, Any]], *, at: datetime) -> None:
-        """Store a catalogue, given as the columns of each product by name.
+        """Store a catalogue asked for at ``at``: the columns of each product, by name.
 
-        Products that it does not list are no longer on sale. An empty text does not replace an
-        older one.
+        Products that two answers an hour apart do not list are no longer on sale. An empty text
+        does not replace an older one, and an older answer nothing.
         """
+        told = {columns["product_id"]: columns for columns in listed}
         with transaction.atomic():
-            # Also the first statement: SQLite may fail a transaction that reads before it writes.
-            self.update(is_enabled=False)
-            new = []
-            for columns in listed:
-                product_id = columns["product_id"]
-                told = {name: value for name, value in columns.items() if value != ""}
-                if not self.filter(product_id=product_id).update(**told, listed_at=at):
-                    new.append(Product(**columns, listed_at=at))
+            # A write first, so that two readings do not mix; and because SQLite may fail a
+            # transaction that reads before it writes.
+            self.update(listed_at=F("listed_at"))
+            known = {product.product_id: product for product in self.all()}
+            new = [
+                Product(**columns, listed_at=at)
+                for product_id, columns in told.items()
+                if product_id not in known
+            ]
             self.bulk_create(new, ignore_conflicts=True)
+            changed = []
+            for product in known.values():
+                if is_ahead(product.listed_at, at, longest=_LATE):
+                    continue
+                before = copy(product)
+                product.hear(told.get(product.product_id), at=at)
+                if product.offered_as != before.offered_as:
+                    changed.append((before, product))
+            self.bulk_update(known.values(), _LISTED, batch_size=_BATCH)
+            _record_changes_of_products(changed, at=at)
 
     def keep_types(
         self, product_id: str, types: Iterable[Mapping[str, Any]], *, at: datetime
     ) -> None:
-        """Store the types of a product as read, unless the catalogue has never listed the product.
+        """Store the types of a product as asked for at ``at``: the columns of each, by name.
 
-        Types that are no longer sold keep their names.
+        Does nothing if the catalogue has never listed the product, or if a later answer is stored.
+        Types that two answers an hour apart do not list are no longer sold, and keep their names.
         """
+        told = {columns["type_id"]: columns for columns in types}
+        older = past("types_read_at", at, longest=_LATE)
         with transaction.atomic():
-            if not self.filter(product_id=product_id).update(types_read_at=at):
+            if not self.filter(older, product_id=product_id).update(types_read_at=at, asked_at=at):
                 return
             product = self.get(product_id=product_id)
-            product.types.update(price=None, stock=0)
-            new = []
-            for columns in types:
-                told = {name: value for name, value in columns.items() if value != ""}
-                if not product.types.filter(type_id=columns["type_id"]).update(**told):
-                    new.append(ProductType(product=product, **columns))
-            ProductType.objects.bulk_create(new, ignore_conflicts=True)
+            kinds = list(product.types.all())
+            changes: list[OfferChange] = []
+            for kind in kinds:
+                kind.product = product
+                before = kind.offer
+                kind.hear(told.pop(kind.type_id, None), at=at)
+                changes += changes_between(kind, before, at=at)
+            ProductType.objects.bulk_update(kinds, _TOLD, batch_size=_BATCH)
+            for columns in told.values():
+                kind = ProductType.objects.create(product=product, **columns, read_at=at)
+                changes += changes_between(kind, None, at=at)
+            OfferChange.objects.bulk_create(changes)
 
     def on_sale(self) -> Self:
         return self.filter(is_enabled=True)
@@ -68,6 +99,11 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return (
             self.on_sale().filter(unread).order_by(F("types_read_at").asc(nulls_first=True), "pk")
         )
+
+    def to_ask(self, now: datetime) -> Self:
+        """Products on sale whose types were not asked for since they were last listed."""
+        unasked = Q(asked_at=None) | Q(asked_at__lt=F("listed_at")) | Q(asked_at__gt=now + SLACK)
+        return self.on_sale().filter(unasked).order_by(F("asked_at").asc(nulls_first=True), "pk")
 
     def names(self, product_id: str, type_id: str) -> Names:
         kinds = ProductType.objects.filter(product=OuterRef("pk"), type_id=type_id)
@@ -96,8 +132,11 @@ class Product(models.Model):
     region = models.CharField(_("region"), max_length=100, blank=True, editable=False)
     # True if the provider sells it. Also False once the catalogue no longer lists it.
     is_enabled = models.BooleanField(_("on sale"), default=True, editable=False)
-    # When the catalogue last listed it, and when its types were last read; NULL: never.
+    # When the catalogue last listed it, and since when it has not; NULL: it does.
     listed_at = models.DateTimeField(_("last listed"), editable=False)
+    missing_since = models.DateTimeField(null=True, editable=False)
+    # When its types were last asked for, and last read; NULL: never.
+    asked_at = models.DateTimeField(null=True, editable=False)
     types_read_at = models.DateTimeField(_("types last read"), null=True, editable=False)
 
     objects = ProductQuerySet.as_manager()
@@ -110,6 +149,29 @@ class Product(models.Model):
 
     def __str__(self) -> str:
         return self.name or self.product_id
+
+    @property
+    def offered_as(self) -> tuple[str, bool]:
+        """What the offers of its types depend on: its name, and whether it is on sale."""
+        return self.name, self.is_enabled
+
+    def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
+        """Take what a catalogue asked for at ``at`` says; ``None``: it does not list this."""
+        if columns is not None:
+            _take(self, columns)
+            self.listed_at, self.missing_since = at, None
+        elif self.missing_since is None:
+            self.missing_since = at
+        elif at - self.missing_since >= _GONE_AFTER:
+            self.is_enabled = False
+
+
+class Offer(NamedTuple):
+    """A type as it is offered; ``price`` is ``None`` if it is not for sale."""
+
+    name: str
+    price: Decimal | None
+    stock: int | None
 
 
 class ProductType(models.Model):
@@ -129,6 +191,10 @@ class ProductType(models.Model):
     # NULL: unknown.
     price = models.DecimalField(_("price per card"), null=True, editable=False, **MONEY)
     stock = models.PositiveIntegerField(_("in stock"), null=True, editable=False)
+    # When the provider last told of it, and since when it has not; NULL: before this was recorded,
+    # and: it does.
+    read_at = models.DateTimeField(_("last read"), null=True, editable=False)
+    missing_since = models.DateTimeField(null=True, editable=False)
 
     objects = ProductTypeQuerySet.as_manager()
 
@@ -145,6 +211,139 @@ class ProductType(models.Model):
 
     def __str__(self) -> str:
         return self.name or self.type_id
+
+    @property
+    def offer(self) -> Offer:
+        """What can be bought of it, as last read."""
+        is_for_sale = self.product.is_enabled and self.price
+        return Offer(f"{self.product} – {self}", self.price if is_for_sale else None, self.stock)
+
+    def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
+        """Take what an answer asked for at ``at`` says; ``None``: it does not list the type."""
+        if columns is not None:
+            _take(self, columns)
+            self.read_at, self.missing_since = at, None
+        elif self.missing_since is None:
+            self.missing_since = at
+        elif at - self.missing_since >= _GONE_AFTER:
+            self.price, self.stock = None, 0
+
+
+# The columns that a reading of the list, and of the types, may change.
+_LISTED = ("name", "category", "region", "is_enabled", "listed_at", "missing_since")
+_TOLD = ("name", "price", "stock", "read_at", "missing_since")
+
+
+def _take(row: models.Model, columns: Mapping[str, Any]) -> None:
+    """Take the columns; an empty text does not replace an older one."""
+    for name, value in columns.items():
+        if value != "":
+            setattr(row, name, value)
+
+
+class OfferChangeQuerySet(OutboxQuerySet["OfferChange"]):
+    def forget(self) -> int:
+        """Delete some of the changes that were announced more than 30 days ago; return how many."""
+        old = self.filter(at__lt=timezone.now() - _CHANGES_KEPT, announced_at__isnull=False)
+        keys = list(old.order_by("at", "pk").values_list("pk", flat=True)[:_BATCH])
+        return self.filter(pk__in=keys).delete()[0] if keys else 0
+
+
+class OfferChange(OutboxEntry):
+    """A change of what the provider offers, as noticed by a reading at ``at``.
+
+    ``old_value`` and ``new_value`` are prices per card, in dinars, of what is new, gone, back, or
+    has another price (``None``: not for sale); numbers of cards in stock (``None``: unknown); or
+    the names of product and type. What is not for sale changes unnoticed.
+    """
+
+    class What(models.TextChoices):
+        NEW = "new", _("new")
+        GONE = "gone", _("not for sale any more")
+        BACK = "back", _("for sale again")
+        PRICE = "price", _("price")
+        STOCK = "stock", _("stock")
+        NAME = "name", _("name")
+
+    type = models.ForeignKey(
+        ProductType, verbose_name=_("type"), on_delete=models.CASCADE, related_name="changes"
+    )
+    what = models.CharField(_("what"), max_length=10, choices=What)
+    # A price is a text, with its decimals.
+    old = models.JSONField(null=True)
+    new = models.JSONField(null=True)
+
+    objects = OfferChangeQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("change of an offer")
+        verbose_name_plural = _("changes of offers")
+        ordering = ("pk",)
+        default_permissions = ()
+        indexes = (
+            models.Index(
+                fields=("announced_at", "announce_at", "id"), name="giftcards_offer_outbox"
+            ),
+            models.Index(fields=("at",), name="giftcards_offer_change_at"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.old} → {self.new}"
+
+    @property
+    def old_value(self) -> Decimal | int | str | None:
+        return self._value(self.old)
+
+    @property
+    def new_value(self) -> Decimal | int | str | None:
+        return self._value(self.new)
+
+    def _value(self, stored: Any) -> Decimal | int | str | None:
+        is_price = self.what not in {self.What.STOCK, self.What.NAME}
+        value: Decimal | int | str | None = stored
+        return Decimal(stored) if is_price and stored is not None else value
+
+
+def changes_between(
+    kind: ProductType, before: Offer | None, *, at: datetime
+) -> Iterator[OfferChange]:
+    """Yield the changes from the offer ``before``, if it was known, to the present one."""
+    what, old = OfferChange.What, before or Offer("", None, None)
+    new = kind.offer
+    found: dict[OfferChange.What, tuple[object, object]] = {}
+    if old.price is None or new.price is None:
+        if new.price is not None:
+            found[what.NEW if before is None else what.BACK] = (None, new.price)
+        elif old.price is not None:
+            found[what.GONE] = (old.price, None)
+    else:
+        compared = {what.PRICE: 1, what.STOCK: 2, what.NAME: 0}
+        found = {
+            each: (old[column], new[column])
+            for each, column in compared.items()
+            if old[column] != new[column]
+        }
+    for each, values in found.items():
+        before_it, after_it = map(_stored, values)
+        yield OfferChange(type=kind, what=each, at=at, old=before_it, new=after_it)
+
+
+def _stored(value: object) -> object:
+    return f"{value:.2f}" if isinstance(value, Decimal) else value
+
+
+def _record_changes_of_products(
+    changed: Sequence[tuple[Product, Product]], *, at: datetime
+) -> None:
+    """Record what it means for their types that products, before and after, have changed."""
+    pairs = {after.pk: (before, after) for before, after in changed}
+    found: list[OfferChange] = []
+    for kind in ProductType.objects.filter(product__in=pairs).iterator():
+        kind.product, after = pairs[kind.product_id]
+        offer = kind.offer
+        kind.product = after
+        found += changes_between(kind, offer, at=at)
+    OfferChange.objects.bulk_create(found, batch_size=_BATCH)
 
 
 class ProductPricesQuerySet(models.QuerySet["ProductPrices"]):

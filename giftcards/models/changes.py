@@ -1,9 +1,9 @@
-"""The history of an order: its status changes, which are also the outbox, and acknowledgements."""
+"""The history of an order: status changes, which the outbox announces, and acknowledgements."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Self
+from typing import Self, TypeVar
 
 from django.db import models
 from django.utils import timezone
@@ -11,8 +11,10 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.statuses import Status
 
+E = TypeVar("E", bound="OutboxEntry")
 
-class StatusChangeQuerySet(models.QuerySet["StatusChange"]):
+
+class OutboxQuerySet(models.QuerySet[E]):
     def to_announce(self, now: datetime) -> Self:
         """Changes that are due to be announced, longest due first."""
         # Sorted by the whole index. Sorted by age, a database may scan all announced changes.
@@ -34,11 +36,31 @@ class StatusChangeQuerySet(models.QuerySet["StatusChange"]):
         return self.filter(announced_at=None, announce_at=None)
 
 
-class StatusChange(models.Model):
-    """One move of an order, and its entry in the outbox.
+class StatusChangeQuerySet(OutboxQuerySet["StatusChange"]):
+    pass
 
-    ``announced_at`` is NULL until all receivers of :mod:`giftcards.signals` have taken it.
+
+class OutboxEntry(models.Model):
+    """A change that is announced to the receivers of a signal of :mod:`giftcards.signals`.
+
+    ``announced_at`` is NULL until all of them have taken it.
     """
+
+    at = models.DateTimeField(_("when"), default=timezone.now)
+    announced_at = models.DateTimeField(_("announced"), null=True, editable=False)
+    # When to announce it next; NULL: done or given up.
+    announce_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
+    # The names of the receivers that have taken it; NULL: none was called yet.
+    delivered_to = models.JSONField(null=True, editable=False)
+    announce_failures = models.PositiveIntegerField(default=0, editable=False)
+    announce_error = models.TextField(_("announcement failed"), blank=True, editable=False)
+
+    class Meta:
+        abstract = True
+
+
+class StatusChange(OutboxEntry):
+    """One move of an order, and its entry in the outbox."""
 
     class Source(models.TextChoices):
         PLACING = "placing", _("Sending")
@@ -52,18 +74,10 @@ class StatusChange(models.Model):
     )
     from_status = models.CharField(_("from"), max_length=20, choices=Status)
     to_status = models.CharField(_("to"), max_length=20, choices=Status)
-    at = models.DateTimeField(_("when"), default=timezone.now)
     source = models.CharField(_("because of"), max_length=20, choices=Source)
     # See giftcards.problems: {"code", "parameters"}, without secrets; plus "ended": true for a
     # problem that ended with the move.
     details = models.JSONField(_("details"), default=list, blank=True)
-    announced_at = models.DateTimeField(_("announced"), null=True, editable=False)
-    # When to announce it next; NULL: done or given up.
-    announce_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
-    # The names of the receivers that have taken it; NULL: none was called yet.
-    delivered_to = models.JSONField(null=True, editable=False)
-    announce_failures = models.PositiveIntegerField(default=0, editable=False)
-    announce_error = models.TextField(_("announcement failed"), blank=True, editable=False)
 
     objects = StatusChangeQuerySet.as_manager()
 

@@ -61,6 +61,8 @@ class Lease(models.Model):
     #: Asking for the environment of an API key; kept if that stays unknown, to delay the next try.
     KEY_ENVIRONMENT = "key environment"
     #: Asking for the prices of held orders; kept for a while, so as not to ask too often.
+    CATALOGUE = "catalogue"
+    CATALOGUE_PAUSE = "catalogue pause"
     HELD_PRICES = "held prices"
     #: Creating or repairing the schedule.
     SCHEDULE = "schedule"
