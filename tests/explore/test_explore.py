@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.explore import planting
 from tests.stage import ROOT
 
 pytestmark = pytest.mark.cluster
@@ -33,6 +34,20 @@ def test_no_death_at_a_statement_breaks_an_invariant() -> None:
     ended = explore("--deaths", *names, "--jobs", "2")
     for name in names:
         assert re.search(rf"{name}: \d\d+ steps, 0 bad", ended.stdout), ended.stdout + ended.stderr
+
+
+def test_each_planted_bug_still_fits_the_package() -> None:
+    outdated = [
+        patch.stem
+        for patch in planting.FOLDER.glob("*.patch")
+        if subprocess.run(
+            ["patch", "-p1", "--dry-run", "--silent", "-i", patch],
+            cwd=ROOT,
+            capture_output=True,
+            check=False,
+        ).returncode
+    ]
+    assert outdated == []
 
 
 def test_a_planted_bug_is_found_and_told() -> None:
