@@ -58,9 +58,12 @@ class ProductQuerySet(models.QuerySet["Product"]):
                     continue
                 before = copy(product)
                 product.hear(told.get(product.product_id), at=at)
-                if product.offered_as != before.offered_as:
+                if any(getattr(before, name) != getattr(product, name) for name in _LISTED):
                     changed.append((before, product))
-            self.bulk_update(known.values(), _LISTED, batch_size=_BATCH)
+            self.bulk_update([after for _before, after in changed], _LISTED, batch_size=_BATCH)
+            # The others are missing.
+            listed_before = past("listed_at", at, longest=_LATE)
+            self.filter(listed_before, missing_since=None).update(listed_at=at)
             _record_changes_of_products(changed, at=at)
 
     def keep_types(
@@ -150,16 +153,11 @@ class Product(models.Model):
     def __str__(self) -> str:
         return self.name or self.product_id
 
-    @property
-    def offered_as(self) -> tuple[str, bool]:
-        """What the offers of its types depend on: its name, and whether it is on sale."""
-        return self.name, self.is_enabled
-
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
         """Take what a catalogue asked for at ``at`` says; ``None``: it does not list this."""
         if columns is not None:
             _take(self, columns)
-            self.listed_at, self.missing_since = at, None
+            self.missing_since = None
         elif self.missing_since is None:
             self.missing_since = at
         elif at - self.missing_since >= _GONE_AFTER:
@@ -230,7 +228,7 @@ class ProductType(models.Model):
 
 
 # The columns that a reading of the list, and of the types, may change.
-_LISTED = ("name", "category", "region", "is_enabled", "listed_at", "missing_since")
+_LISTED = ("name", "category", "region", "is_enabled", "missing_since")
 _TOLD = ("name", "price", "stock", "read_at", "missing_since")
 
 
