@@ -99,13 +99,13 @@ def do_chores(
 
     Each chore is begun if ``may_begin()``, and goes on while ``should_continue()``.
     """
-    for name, chore in _chores.items():
+    # The catalogue last: something of it is always due, which would leave the others no request.
+    for name, chore in (*_chores.items(), ("the reading of the catalogue", keep_current)):
         with surviving(stop, name):
             if may_begin():
                 chore(should_continue)
 
 
-add_chore("the reading of the catalogue", keep_current)
 # What older workers have left out.
 add_chore("the figures of final orders", complete_figures)
 add_chore("the destruction of old codes", purge_if_due)

@@ -212,7 +212,7 @@ class ProductType(models.Model):
 
     @property
     def offer(self) -> Offer:
-        """What can be bought of it, as last read."""
+        """The offer as last read."""
         is_for_sale = self.product.is_enabled and self.price
         return Offer(f"{self.product} – {self}", self.price if is_for_sale else None, self.stock)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from giftcards.books.nightly import next_night, read_if_due
 from giftcards.engine.loop import follow
 from giftcards.models import Lease, ProviderState
 from giftcards.models.times import day_of
+from giftcards.simulator import Denomination, Product, Simulator
 from giftcards.statuses import Status
 from tests.books.wire import NOON, URL, Books, at, ledger_state, note_ledger, ordered, read
 from tests.builders import make_order
@@ -50,6 +52,19 @@ def is_put_off_to_the_night() -> bool:
     """True if the next reading is between two and five in the morning, within a day."""
     due_at = timezone.localtime(ledger_state().due_at, timezone.get_default_timezone())
     return 2 <= due_at.hour < 5 and timedelta(0) < due_at - timezone.now() <= timedelta(days=1)
+
+
+def test_the_ledger_comes_before_the_catalogue_of_which_something_is_always_due(
+    simulator: Simulator, set_conf: Callable[..., None]
+) -> None:
+    set_conf(CATALOGUE_EVERY=60, REQUESTS_PER_MINUTE=40)
+    kinds = {"t": Denomination("T", Decimal(490))}
+    simulator.catalogue = {f"p{number}": Product("P", "", kinds) for number in range(9)}
+    note_ledger(due_at=ago(1))
+    tasks.do_chores(threading.Event(), may_begin=always, should_continue=always)
+    asked = [request.path for request in simulator.requests]
+    (ledger,) = (place for place, path in enumerate(asked) if "transactions" in path)
+    assert ledger < asked.index("/v3/gift-cards/catalog")
 
 
 @pytest.mark.parametrize(
