@@ -13,7 +13,7 @@ import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from decimal import Decimal
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from django.conf import settings
@@ -183,6 +183,59 @@ def _amount(setting: str, value: Any) -> Decimal:
     raise Unusable("range", message, CORRECT)
 
 
+class Margin(NamedTuple):
+    """The margin on the cost of a card: in per cent, or fixed; amounts are in dinars.
+
+    Prices are rounded up to a multiple of ``round_to`` (0: to whole centimes). A card that earns
+    less than ``least_margin`` is not for sale.
+    """
+
+    margin_percent: Decimal = Decimal(0)
+    margin_fixed: Decimal = Decimal(0)
+    round_to: int = 0
+    least_margin: Decimal = Decimal(0)
+
+
+def _hundredths(most: int) -> Parser[Decimal]:
+    """A parser of amounts or percentages from 0 to ``most``, with at most two decimals."""
+
+    def parse(setting: str, value: Any) -> Decimal:
+        if not isinstance(value, int | Decimal) or isinstance(value, bool):
+            message = f"{setting} must be a whole number or a Decimal."
+            raise Unusable("type", message, CORRECT)
+        amount = Decimal(value)
+        if amount.is_finite() and 0 <= amount <= most and amount == round(amount, 2):
+            return amount
+        message = f"{setting} must be from 0 to {most}, with at most two decimals."
+        raise Unusable("range", message, CORRECT)
+
+    return parse
+
+
+_OF_MARGIN: Mapping[str, Parser[Any]] = {
+    "margin_percent": _hundredths(1_000),
+    "margin_fixed": _hundredths(1_000_000),
+    "round_to": number(int, 0, 10_000),
+    "least_margin": _hundredths(1_000_000),
+}
+
+
+def _pricing(setting: str, value: Any) -> Margin | str:
+    """A margin, or the dotted path of a function."""
+    hint = "See PRICING on the settings page of the documentation."
+    if isinstance(value, str) and "." in value:
+        return value
+    if not isinstance(value, Mapping):
+        message = f"{setting} must be a dict, or the dotted path of a function."
+        raise Unusable("type", message, hint)
+    if unknown := [str(key) for key in value if key not in _OF_MARGIN]:
+        raise Unusable("type", f"{setting} has an unknown key {unknown[0]!r}.", hint)
+    if ("margin_percent" in value) == ("margin_fixed" in value):
+        message = f"{setting} needs one of 'margin_percent' and 'margin_fixed'."
+        raise Unusable("type", message, hint)
+    return Margin(**{key: _OF_MARGIN[key](f"{setting}[{key!r}]", it) for key, it in value.items()})
+
+
 def _switch(setting: str, value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -344,6 +397,9 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     price_max_age = Setting(number(float, 1, 86_400), default=600, is_working=True)
     #: Minutes after which the worker reads the catalogue anew; 0: it never does.
     catalogue_every = Setting(number(float, 0, 10_080), default=60)
+    #: The rule for the prices of the shop: a margin, or the dotted path of a function that takes a
+    #: :class:`~giftcards.models.ProductType` and returns its price; ``None``: there is no rule.
+    pricing = Setting(optional(_pricing, None))
     #: The balance, in dinars, below which people are warned; ``None``: no warnings.
     low_balance = Setting(optional(_amount, None))
     #: The URL name of the page on which staff prove their identity again; ``None``: they are asked

@@ -60,6 +60,20 @@ def _plainly(part: Decimal | str) -> str:
     return part if isinstance(part, str) else f"{part:.2f}"
 
 
+class NotForSale(GiftcardsError):
+    """A card cannot be sold now, or not at this price; the text, for staff, says why.
+
+    ``code`` is one of ``delisted``, ``out_of_stock``, ``above_ceiling``, ``below_cost``,
+    ``balance``, ``paused`` and ``stale``. ``for_customer`` is a sentence that shows neither costs
+    nor what is wrong at the shop. Both texts are in the language that was active.
+    """
+
+    def __init__(self, code: str, *, for_customer: str, for_staff: str) -> None:
+        super().__init__(for_staff)
+        self.code = code
+        self.for_customer = for_customer
+
+
 class DecryptionError(GiftcardsError):
     """A sealed card could not be opened: wrong key, damaged token, or another order's token."""
 

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from giftcards.engine.recording import record_answers
 from giftcards.keys.secrecy import CardSecret
-from giftcards.models import Order, StatusChange
+from giftcards.models import Order, Product, ProductType, StatusChange
 from giftcards.models.orders import final_figures
 from giftcards.problems import Problem
 from giftcards.provider.answers import OrderAnswer
@@ -94,6 +94,17 @@ def make_order(
     return Order.objects.create(
         **{"status": status, **LINE, **values, **Order().problem_columns(new=problems)}
     )
+
+
+def make_offer(type_id: str = TYPE, *, product_id: str = PRODUCT, **values: Any) -> ProductType:
+    """A type of the catalogue as read just now: 490 DA, ten in stock."""
+    now = timezone.now()
+    product, _is_new = Product.objects.get_or_create(
+        product_id=product_id,
+        defaults={"name": "PlayStation", "listed_at": now, "types_read_at": now, "asked_at": now},
+    )
+    values = {"name": "PSN 500 DA", "price": PRICE, "stock": 10, "read_at": now, **values}
+    return ProductType.objects.create(product=product, type_id=type_id, **values)
 
 
 def problems(order: Order) -> list[Problem]:

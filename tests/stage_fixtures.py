@@ -48,6 +48,7 @@ CONSTANTS = {
     "loop_tick": "giftcards.engine.loop._TICK",
     "page_size": "giftcards.engine.polling.PAGE_SIZE",
     "polling_pulse": "giftcards.engine.polling._PULSE_EVERY",
+    "quote_patience": "giftcards.catalogue.quotes._PATIENCE",
     "restoring_candidates": "giftcards.engine.resolving._MOST_CANDIDATES",
     "short_wait": "giftcards.management.output._SHORT",
     "shortest_sending": "giftcards.engine.sweep._SHORTEST_SENDING",

@@ -45,7 +45,7 @@ PARTS = {
     "migrations": "models",
     "conditions": "statuses conf models display engine",
     "fulfilment": "signals models engine",
-    "catalogue": "exceptions conf provider models engine",
+    "catalogue": "exceptions statuses conf provider models display engine",
     "privacy": "exceptions keys.wiping statuses problems keys.secrecy conf models display engine",
     "health": "exceptions conditions",
     "tasks": "exceptions conf models engine catalogue privacy",
@@ -96,6 +96,14 @@ WITHIN = {
             "extensions deciding placing revealing resolving refunding correcting finding "
             "order_page listing"
         ),
+    },
+    "catalogue": {
+        "pricing": "",
+        "stock": "",
+        "reading": "",
+        "quotes": "pricing stock",
+        "offers": "pricing stock quotes",
+        "holds": "quotes offers",
     },
     "books": {
         "forecast": "",
@@ -177,6 +185,7 @@ WITHIN = {
         "storing": "",
         "clock": "",
         "health": "task_queue",
+        "open_money": "",
         "reordering": "task_queue",
         "figures": "database",
         "outbox": "backoff task_queue database",
@@ -216,9 +225,10 @@ WITHIN = {
         "times": "",
         "catalogue": "fields changes times",
         "leases": "times",
+        "holds": "fields times",
         "order_queries": "times",
         "provider": "fields times",
-        "orders": "fields changes times catalogue order_queries provider",
+        "orders": "fields changes times catalogue holds order_queries provider",
         "cards": "fields orders",
         "money": "fields order_queries orders",
         "records": "fields orders cards",

@@ -15,7 +15,15 @@ import pytest
 from cryptography.fernet import Fernet
 from django.utils.encoding import force_bytes
 
-from giftcards.conf import LOOP_SECONDS, SettingProblem, SettingsDict, conf, problems, require
+from giftcards.conf import (
+    LOOP_SECONDS,
+    Margin,
+    SettingProblem,
+    SettingsDict,
+    conf,
+    problems,
+    require,
+)
 from giftcards.delivery.conf import conf as delivery_conf
 from giftcards.exceptions import ConfigurationError
 
@@ -92,6 +100,7 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
         "hold_above_sale_price": True,
         "price_max_age": 600.0,
         "catalogue_every": 60.0,
+        "pricing": None,
         "low_balance": None,
         "reauthenticate": None,
         "reveals_per_hour": 30,
@@ -188,7 +197,73 @@ def test_a_low_balance_is_a_decimal(settings: Any, amount: Any) -> None:
     assert type(conf.low_balance) is Decimal
 
 
+@pytest.mark.parametrize(
+    "value", [{"margin_percent": 10}, {"margin_fixed": 60, "round_to": 5}, "shop.prices.price"]
+)
+def test_a_rule_for_prices_is_a_margin_or_a_function(settings: Any, value: Any) -> None:
+    change(settings, PRICING=value)
+    assert list(problems()) == []
+    assert conf.pricing == (value if isinstance(value, str) else Margin(**value))
+
+
 # What is wrong
+
+PRICING = "GIFTCARDS['PRICING']"
+RULE = "See PRICING on the settings page of the documentation."
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "message", "hint"),
+    [
+        (10, "type", f"{PRICING} must be a dict, or the dotted path of a function.", RULE),
+        ("price", "type", f"{PRICING} must be a dict, or the dotted path of a function.", RULE),
+        ({"margin": 10}, "type", f"{PRICING} has an unknown key 'margin'.", RULE),
+        *(
+            (
+                value,
+                "type",
+                f"{PRICING} needs one of 'margin_percent' and 'margin_fixed'.",
+                RULE,
+            )
+            for value in ({}, {"round_to": 5}, {"margin_percent": 10, "margin_fixed": 60})
+        ),
+        *(
+            (
+                {"margin_percent": value},
+                "type",
+                f"{PRICING}['margin_percent'] must be a whole number or a Decimal.",
+                CORRECT,
+            )
+            for value in ("10", 7.5, True, None)
+        ),
+        *(
+            (
+                {"margin_percent": value},
+                "range",
+                f"{PRICING}['margin_percent'] must be from 0 to 1000, with at most two decimals.",
+                CORRECT,
+            )
+            for value in (-1, 1_001, Decimal("0.001"), Decimal("sNaN"))
+        ),
+        (
+            {"margin_fixed": 60, "least_margin": -1},
+            "range",
+            f"{PRICING}['least_margin'] must be from 0 to 1000000, with at most two decimals.",
+            CORRECT,
+        ),
+        (
+            {"margin_fixed": 60, "round_to": 10_001},
+            "range",
+            f"{PRICING}['round_to'] must be a whole number from 0 to 10000.",
+            CORRECT,
+        ),
+    ],
+)
+def test_a_wrong_rule_for_prices_is_refused(
+    settings: Any, value: Any, kind: str, message: str, hint: str
+) -> None:
+    change(settings, PRICING=value)
+    assert_refused("PRICING", kind, message, hint)
 
 
 @pytest.mark.parametrize("value", ["5000", 5000.0, True, float("nan")])
@@ -252,7 +327,7 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
             "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
             " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
             " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY, HOLD_ABOVE_SALE_PRICE, PRICE_MAX_AGE,"
-            " CATALOGUE_EVERY, LOW_BALANCE, REAUTHENTICATE, REVEALS_PER_HOUR,"
+            " CATALOGUE_EVERY, PRICING, LOW_BALANCE, REAUTHENTICATE, REVEALS_PER_HOUR,"
             " CODES_KEPT_DAYS.",
         )
     ]

@@ -442,7 +442,7 @@ def test_every_error_that_a_docstring_names_is_on_the_api_page(name: str) -> Non
     docstring = inspect.getdoc(getattr(importlib.import_module(module), name)) or ""
     _, _, table = section(page("api"), name).partition("| raises | when |\n")
     documented = {row[0].strip("`") for row in rows(table)}
-    assert documented == set(re.findall(r"\w+(?:Error|Conflict)", docstring))
+    assert documented == set(re.findall(r"\w+(?:Error|Conflict|ForSale)", docstring))
 
 
 @every_page

@@ -304,7 +304,7 @@ class PlacingPage(OrderPages):
     def _confirmation(self, request: HttpRequest, form: OrderForm) -> HttpResponse:
         """The page that says what will be bought, for how much, and what speaks against it."""
         order: Order = form.instance
-        known = quote(order.product_id, order.type_id)
+        known = quote(order.product_id, order.type_id, order.quantity, max_age=0)
         sees_costs = self.may_see_costs(request)
         price = known.price if sees_costs and known.is_for_sale else None
         posted = [
@@ -376,7 +376,7 @@ def _costs(order: Order, known: Quote) -> list[tuple[str, str, str]]:
     """The price per card, the total and the balance: label, amount and age of each."""
     price = known.price if known.is_for_sale else None
     total = None if price is None else price * order.quantity
-    age = _age(price, known.price_read_at)
+    age = _age(price, known.read_at)
     return [
         (gettext("price per card"), money(price), age),
         (gettext("total"), money(total), age),

@@ -1,6 +1,21 @@
-"""The catalogue of the provider: reading it, and quoting a card before it is bought."""
+"""The shelf: the provider's catalogue, what of it can be sold, and holding cards for customers."""
 
+from giftcards.catalogue.holds import hold, release
+from giftcards.catalogue.offers import check_offer, offers
+from giftcards.catalogue.pricing import shop_price
 from giftcards.catalogue.quotes import Quote, quote
 from giftcards.catalogue.reading import CatalogueReading, counts, keep_current, read_catalogue
 
-__all__ = ["CatalogueReading", "Quote", "counts", "keep_current", "quote", "read_catalogue"]
+__all__ = [
+    "CatalogueReading",
+    "Quote",
+    "check_offer",
+    "counts",
+    "hold",
+    "keep_current",
+    "offers",
+    "quote",
+    "read_catalogue",
+    "release",
+    "shop_price",
+]

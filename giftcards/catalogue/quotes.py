@@ -2,101 +2,163 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
+from django.db import transaction
 from django.utils import timezone
 
+from giftcards.catalogue.pricing import shop_price
+from giftcards.catalogue.stock import with_available
+from giftcards.conf import conf
 from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.prices import by_type
 from giftcards.engine.resolving import NoAnswer
 from giftcards.exceptions import ConfigurationError, NotFound, ProviderError
-from giftcards.models import Product, ProductPrices, ProviderState
+from giftcards.models import Product, ProductPrices, ProductType, ProviderState
 from giftcards.models.catalogue import Names
+from giftcards.models.times import is_recent
+
+# How long a caller waits for the answer to another one's question (seconds), and how often it
+# looks.
+_PATIENCE = 3.0
+_LOOK = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
     """The known facts about a card before it is bought; ``None`` means unknown.
 
-    ``price`` is for one card, as the provider told it at ``price_read_at``; ``balance`` is the
-    account's. ``stock`` is set only if the provider told it just now. ``no_answer`` says why the
-    question about the price failed, if it did.
+    ``price`` is the cost of one card and ``stock`` the provider's, as told at ``read_at``;
+    ``available`` is what is left of it for others, and ``shop_price`` what one card costs in the
+    shop by ``PRICING``. ``balance`` is the account's. ``no_answer`` says why the provider has not
+    answered, if it was asked.
     """
 
     names: Names
     price: Decimal | None = None
-    price_read_at: datetime | None = None
     stock: int | None = None
+    available: int | None = None
+    shop_price: Decimal | None = None
+    read_at: datetime | None = None
     is_listed: bool = True
     balance: Decimal | None = None
     balance_read_at: datetime | None = None
     no_answer: NoAnswer | None = None
+    quantity: int = 1
 
     @property
     def is_for_sale(self) -> bool:
         """True if the provider sells the card, as far as is known; at a price of 0 it does not."""
         return self.is_listed and self.price != 0
 
+    @property
+    def cost(self) -> Decimal | None:
+        """What ``quantity`` cards cost."""
+        return None if self.price is None else self.price * self.quantity
 
-def quote(product_id: str, type_id: str) -> Quote:
-    """Ask the provider for a card's price and the account's balance; fall back on stored values.
+    def is_read_within(self, seconds: float) -> bool:
+        return is_recent(self.read_at, timezone.now(), within=timedelta(seconds=seconds))
 
-    If the request budget allows, it makes up to two requests, each within ``REQUEST_TIMEOUT``. Do
-    not call it in a transaction.
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Cards that may be bought, and the reference of a hold that is the customer's own, or ""."""
+
+    product_id: str
+    type_id: str
+    quantity: int = 1
+    reference: str = ""
+
+    def known(self) -> Quote:
+        """The quote from the database alone."""
+        state = ProviderState.objects.current()
+        known = Quote(
+            names=Product.objects.names(self.product_id, self.type_id),
+            balance=state.balance,
+            balance_read_at=state.balance_read_at,
+            quantity=self.quantity,
+        )
+        kinds = ProductType.objects.select_related("product").filter(
+            product__product_id=self.product_id, type_id=self.type_id
+        )
+        kind = with_available(kinds, now=timezone.now(), reference=self.reference).first()
+        if kind is not None:
+            return replace(
+                known,
+                price=kind.price,
+                stock=kind.stock,
+                available=kind.available,
+                shop_price=shop_price(kind),
+                read_at=kind.read_at,
+                is_listed=kind.product.is_enabled,
+            )
+        # The price of a product that the catalogue does not list may have been asked for.
+        told = ProductPrices.objects.filter(pk=self.product_id).first()
+        price = told.prices.get(self.type_id) if told else None
+        return replace(known, price=price, read_at=told.asked_at if told and price else None)
+
+    def quote(self, *, max_age: float) -> Quote:
+        """See :func:`quote`."""
+        with transaction.atomic(durable=True):
+            known = self.known()
+        if known.is_read_within(max_age):
+            return known
+        try:
+            with Gateway() as gateway:
+                return self._ask(gateway, known)
+        except ConfigurationError:
+            return replace(known, no_answer=NoAnswer.NOT_CONFIGURED)
+
+    def _ask(self, gateway: Gateway, known: Quote) -> Quote:
+        products = Product.objects.filter(product_id=self.product_id)
+        claim = products.claim_reading(longest=conf.request_timeout)
+        if claim is None:
+            return self._answer_to_other(known)
+        latest = self.known()
+        if latest.read_at != known.read_at:
+            # Another process has asked between the first look and the claim.
+            products.unclaim_reading(claim)
+            return latest
+        try:
+            told = gateway.prices.product(self.product_id, Purpose.PRICING, may_repeat=False)
+        except NotFound:
+            return replace(known, is_listed=False, no_answer=NoAnswer.NOT_FOUND)
+        except ProviderError:
+            why = NoAnswer.UNREACHABLE if gateway.is_open else NoAnswer.PAUSED
+            return replace(known, no_answer=why)
+        if told is None:
+            products.unclaim_reading(claim)
+            return replace(known, no_answer=NoAnswer.BUSY if gateway.is_open else NoAnswer.PAUSED)
+        kind = next((kind for kind in told.types if kind.type_id == self.type_id), None)
+        if kind is None:
+            return replace(known, price=None, read_at=None, is_listed=False)
+        # The prices are stored, and the type, too, if the catalogue has ever listed the product.
+        new = self.known()
+        names = Names(told.title or new.names.product, kind.name or new.names.type)
+        return replace(new, names=names, stock=kind.stock if new.stock is None else new.stock)
+
+    def _answer_to_other(self, known: Quote) -> Quote:
+        """The quote after the question of another process, which is on its way, was answered."""
+        ends_at = time.monotonic() + _PATIENCE
+        products = Product.objects.filter(product_id=self.product_id)
+        while products.being_read(longest=conf.request_timeout).exists():
+            if time.monotonic() >= ends_at:
+                break
+            time.sleep(_LOOK)
+        new = self.known()
+        return new if new.read_at != known.read_at else replace(new, no_answer=NoAnswer.BUSY)
+
+
+def quote(product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 60) -> Quote:
+    """Quote ``quantity`` cards; ask the provider if the facts are older than ``max_age`` seconds.
+
+    It makes one request at most, within ``REQUEST_TIMEOUT``, and only if the request budget allows.
+    Of several callers who want to know the same at once, one asks, and the others wait up to three
+    seconds for the answer. Without an answer, the quote is what is known: see ``read_at`` and
+    ``no_answer``. Raises :exc:`RuntimeError` in a transaction, which would last as long as the
+    request.
     """
-    known = _known(product_id, type_id)
-    try:
-        with Gateway() as gateway:
-            told = _ask_price(gateway, known, product_id, type_id)
-            if told.no_answer in {None, NoAnswer.NOT_FOUND}:
-                told = _ask_balance(gateway, told)
-            return told
-    except ConfigurationError:
-        return replace(known, no_answer=NoAnswer.NOT_CONFIGURED)
-
-
-def _known(product_id: str, type_id: str) -> Quote:
-    state = ProviderState.objects.current()
-    told = ProductPrices.objects.filter(pk=product_id).first()
-    price = told.prices.get(type_id) if told else None
-    return Quote(
-        names=Product.objects.names(product_id, type_id),
-        price=price,
-        price_read_at=told.asked_at if told and price is not None else None,
-        balance=state.balance,
-        balance_read_at=state.balance_read_at,
-    )
-
-
-def _ask_price(gateway: Gateway, known: Quote, product_id: str, type_id: str) -> Quote:
-    at = timezone.now()
-    try:
-        product = gateway.prices.product(product_id, Purpose.PRICING, may_repeat=False)
-    except NotFound:
-        return replace(known, is_listed=False, no_answer=NoAnswer.NOT_FOUND)
-    except ProviderError:
-        why = NoAnswer.UNREACHABLE if gateway.is_open else NoAnswer.PAUSED
-        return replace(known, no_answer=why)
-    if product is None:
-        return replace(known, no_answer=NoAnswer.BUSY if gateway.is_open else NoAnswer.PAUSED)
-    kind = next((kind for kind in product.types if kind.type_id == type_id), None)
-    if kind is None:
-        return replace(known, price=None, price_read_at=None, is_listed=False)
-    names = Names(product.title or known.names.product, kind.name or known.names.type)
-    price = by_type(product).get(type_id)
-    return replace(known, names=names, price=price, price_read_at=at, stock=kind.stock)
-
-
-def _ask_balance(gateway: Gateway, known: Quote) -> Quote:
-    at = timezone.now()
-    try:
-        balance = gateway.ask(gateway.client.balance, Purpose.PRICING, may_repeat=False)
-    except ProviderError:
-        return known
-    if balance is None:
-        return known
-    ProviderState.objects.keep_balance(balance, asked_at=at)
-    return replace(known, balance=balance, balance_read_at=at)
+    return Line(product_id, type_id, quantity).quote(max_age=max_age)

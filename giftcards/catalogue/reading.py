@@ -10,7 +10,7 @@ from datetime import timedelta
 from itertools import chain, zip_longest
 from typing import Any, TypeVar
 
-from django.db.models import Max
+from django.db.models import Max, Q
 from django.utils import timezone
 
 from giftcards.conf import conf
@@ -20,7 +20,7 @@ from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import while_idle
 from giftcards.exceptions import ProviderError, Refused
-from giftcards.models import Lease, OfferChange, Order, Product, ProductType
+from giftcards.models import Hold, Lease, OfferChange, Order, Product, ProductType
 from giftcards.models.times import LONGEST_HOLD, is_recent
 from giftcards.provider.answers import ListedProduct
 
@@ -30,7 +30,8 @@ T = TypeVar("T")
 
 # An interrupted reading is resumed within this time; after it, a new one begins.
 _RESUMABLE = timedelta(hours=6)
-# Products of which cards were ordered within this time are read more often: so many times a period.
+# Products of which cards are on hold, or were ordered within this time, are read more often: so
+# many times a period.
 _LATELY = timedelta(days=1)
 _TIMES = 4
 # Time limit for one part of the worker's reading, beyond its first request (seconds).
@@ -79,13 +80,15 @@ def keep_current(has_time: Callable[[], bool]) -> None:
     """Read what is due of the catalogue, for some seconds, and announce what has changed.
 
     Every ``CATALOGUE_EVERY`` minutes the list is due, and then the types of each product; those of
-    products that were ordered within a day are due four times as often. For the tick.
+    products that were ordered within a day, or are on hold, are due four times as often. For the
+    tick. It also deletes what is not needed any more: changes that were announced, and holds.
     """
     every = timedelta(minutes=conf.catalogue_every)
     if every and not Lease.objects.is_taken(Lease.CATALOGUE_PAUSE):
         _read_part(every, while_idle(has_time))
     outbox.announce(has_time, outbox=outbox.OFFERS)
     OfferChange.objects.all().forget()
+    Hold.objects.all().forget()
 
 
 def _read_part(every: timedelta, may_go_on: Callable[[], bool]) -> None:
@@ -157,8 +160,9 @@ class _Reader:
             self._read_list()
         now = timezone.now()
         sold = Order.objects.filter(created_at__gte=now - _LATELY).order_by().values("product_id")
-        on_sale = Product.objects.on_sale()
-        selling = on_sale.filter(product_id__in=sold, asked_at__lt=now - every / _TIMES)
+        held = Hold.objects.current(now).values("product_id")
+        wanted = Product.objects.on_sale().filter(Q(product_id__in=sold) | Q(product_id__in=held))
+        selling = wanted.filter(asked_at__lt=now - every / _TIMES)
         # In turn, so that neither waits for all of the other.
         both = zip_longest(selling.order_by("asked_at", "pk"), Product.objects.to_ask(now))
         self._read_products(dict.fromkeys(filter(None, chain.from_iterable(both))))

@@ -31,7 +31,7 @@ from giftcards.exceptions import (
 )
 from giftcards.models import ApiKey, Order, ProviderState, StatusChange
 from giftcards.models.orders import cleared_provider_columns
-from giftcards.models.provider import Environment
+from giftcards.models.provider import Environment, is_test_type
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 
@@ -124,7 +124,7 @@ def _price(order: Order, gateway: Gateway) -> Decimal | None:
 
 def _is_test(order: Order, error: ProviderError, gateway: Gateway) -> bool:
     """True if the order is of a test type, which the sandbox sells even if it does not list it."""
-    is_unlisted = isinstance(error, NotListed) and order.type_id.startswith("TEST_")
+    is_unlisted = isinstance(error, NotListed) and is_test_type(order.type_id)
     return is_unlisted and gateway.environment() == Environment.SANDBOX
 
 

@@ -3,6 +3,7 @@
 from giftcards.models.cards import Card
 from giftcards.models.catalogue import OfferChange, Product, ProductPrices, ProductType
 from giftcards.models.changes import Acknowledgement, StatusChange, StatusChangeQuerySet
+from giftcards.models.holds import Hold
 from giftcards.models.leases import Lease, RequestSlot
 from giftcards.models.money import CustomerRefund
 from giftcards.models.orders import MAX_QUANTITY, Order, OrderQuerySet, new_reference
@@ -17,6 +18,7 @@ __all__ = [
     "CardReveal",
     "CustomerChange",
     "CustomerRefund",
+    "Hold",
     "Lease",
     "Note",
     "OfferChange",

@@ -108,6 +108,30 @@ class ProductQuerySet(models.QuerySet["Product"]):
         unasked = Q(asked_at=None) | Q(asked_at__lt=F("listed_at")) | Q(asked_at__gt=now + SLACK)
         return self.on_sale().filter(unasked).order_by(F("asked_at").asc(nulls_first=True), "pk")
 
+    def claim_reading(self, *, longest: float) -> datetime | None:
+        """Claim the question for the types of this product; ``None`` if another process asks.
+
+        The claim lasts until the types are read, or ``longest`` seconds. A product that the
+        catalogue has never listed cannot be claimed: everybody may ask.
+        """
+        now = timezone.now()
+        free = self.exclude(self._is_being_read(longest))
+        return now if free.update(asked_at=now) or not self.exists() else None
+
+    def unclaim_reading(self, claim: datetime) -> None:
+        """End a claim, because the request was not made."""
+        self.filter(asked_at=claim).update(asked_at=F("types_read_at"))
+
+    def being_read(self, *, longest: float) -> Self:
+        """Products whose types are being asked for; see :meth:`claim_reading`."""
+        return self.filter(self._is_being_read(longest))
+
+    @staticmethod
+    def _is_being_read(longest: float) -> Q:
+        since = timezone.now() - timedelta(seconds=longest)
+        is_unanswered = Q(types_read_at=None) | Q(types_read_at__lt=F("asked_at"))
+        return is_unanswered & Q(asked_at__gt=since, asked_at__lte=timezone.now() + SLACK)
+
     def names(self, product_id: str, type_id: str) -> Names:
         kinds = ProductType.objects.filter(product=OuterRef("pk"), type_id=type_id)
         named = self.filter(product_id=product_id).annotate(
@@ -193,6 +217,10 @@ class ProductType(models.Model):
     # and: it does.
     read_at = models.DateTimeField(_("last read"), null=True, editable=False)
     missing_since = models.DateTimeField(null=True, editable=False)
+
+    #: Set by :func:`giftcards.catalogue.offers`.
+    available: int | None
+    shop_price: Decimal | None
 
     objects = ProductTypeQuerySet.as_manager()
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Self
 
 from django.db import models
+from django.db.models import F
 from django.utils import timezone
 
 from giftcards.models.times import LONGEST_HOLD, ahead, past
@@ -27,6 +28,19 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         now, token = timezone.now(), uuid.uuid4().hex
         free = self.filter(past("until", now, longest=LONGEST_HOLD), name=name)
         return token if free.update(token=token, until=now + length) else None
+
+    def make(self, name: str) -> None:
+        """Create the row of this name, if there is none.
+
+        Before a transaction that locks it: two that create it would wait for each other.
+        """
+        if not self.lock(name):
+            self.bulk_create([Lease(name=name)], ignore_conflicts=True)
+
+    def lock(self, name: str) -> bool:
+        """Lock the row of this name until the transaction ends; False if there is none."""
+        # An update, because SQLite may fail a transaction that reads before it writes.
+        return bool(self.filter(name=name).update(token=F("token")))
 
     def keep(self, name: str, token: str, length: timedelta) -> bool:
         """Renew the lease; False if another process has taken it."""
@@ -61,9 +75,11 @@ class Lease(models.Model):
     #: Asking for the environment of an API key; kept if that stays unknown, to delay the next try.
     KEY_ENVIRONMENT = "key environment"
     #: Asking for the prices of held orders; kept for a while, so as not to ask too often.
+    HELD_PRICES = "held prices"
     CATALOGUE = "catalogue"
     CATALOGUE_PAUSE = "catalogue pause"
-    HELD_PRICES = "held prices"
+    #: Holding cards: a row to lock, not a lease.
+    HOLDS = "holds"
     #: Creating or repairing the schedule.
     SCHEDULE = "schedule"
 

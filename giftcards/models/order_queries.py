@@ -216,19 +216,23 @@ class OrderQueries(models.QuerySet["Order"]):
 
     def open_lines(self) -> list[OpenLine]:
         """The open orders that are not held, grouped into lines; reads the open orders only."""
-        found = (
-            self.open()
-            .exclude(HELD)
-            .order_by()
-            .annotate(price=Coalesce("price_per_card", "price_at_placing"))
-            .values_list("status", "product_id", "type_id", "price")
-            .annotate(models.Count("pk"), models.Sum("quantity"))
-        )
-        return [OpenLine(*row) for row in found]
+        return _lines(self.open().exclude(HELD))
 
-    def charged_since(self, since: datetime) -> Decimal:
-        """The sum of the known charges of the orders that have settled after ``since``."""
+    def lines_charged_after(self, moment: datetime) -> list[OpenLine]:
+        """The open orders, held ones too, whose cost a balance of ``moment`` does not show.
+
+        These are the orders that the provider had not accepted by then.
+        """
+        return _lines(self.open().filter(Q(accepted_at=None) | Q(accepted_at__gt=moment)))
+
+    def charged_since(self, since: datetime, *, accepted_since: datetime | None = None) -> Decimal:
+        """The sum of the known charges of the orders that have settled after ``since``.
+
+        With ``accepted_since``, only those that the provider has accepted after that moment.
+        """
         settled = self.filter(settled_at__gt=since).order_by()
+        if accepted_since is not None:
+            settled = settled.filter(accepted_at__gt=accepted_since)
         found = settled.values_list("fulfilled_amount").annotate(models.Count("pk"))
         # Added up here, because SQLite would compute with binary fractions.
         known = (amount * count for amount, count in found if amount is not None)
@@ -245,6 +249,16 @@ class OrderQueries(models.QuerySet["Order"]):
         """The number of orders in each status, including zeros."""
         counts = self.order_by().values_list("status").annotate(models.Count("pk"))
         return dict.fromkeys(Status.values, 0) | dict(counts)
+
+
+def _lines(orders: OrderQueries) -> list[OpenLine]:
+    found = (
+        orders.order_by()
+        .annotate(price=Coalesce("price_per_card", "price_at_placing"))
+        .values_list("status", "product_id", "type_id", "price")
+        .annotate(models.Count("pk"), models.Sum("quantity"))
+    )
+    return [OpenLine(*row) for row in found]
 
 
 def _spellings(text: str) -> dict[str, Collection[str]]:

@@ -37,6 +37,7 @@ from giftcards.models.fields import (
     is_same_json,
     plain_line,
 )
+from giftcards.models.holds import Hold
 from giftcards.models.order_queries import OrderQueries
 from giftcards.models.provider import ApiKey, Environment
 from giftcards.models.times import LONGEST_HOLD, SLACK, is_ahead
@@ -95,6 +96,8 @@ class OrderQuerySet(OrderQueries):
         try:
             with transaction.atomic():
                 order.save(force_insert=True)
+                # From now on, the order itself counts.
+                Hold.objects.filter(reference=order.reference).delete()
                 # After the INSERT: SQLite may fail a transaction that reads before it writes.
                 names = Product.objects.names(order.product_id, order.type_id)
                 if any(names):
@@ -516,6 +519,10 @@ class Order(models.Model):
             # Recovery: the orders that a row of the provider's list may be.
             models.Index(fields=("sent_at",), name="giftcards_order_sent"),
             models.Index(fields=("provider_alias",), name="giftcards_order_alias"),
+            # What the open and the latest orders take of the stock of a type.
+            models.Index(
+                fields=("product_id", "type_id", "settled_at"), name="giftcards_order_stock"
+            ),
             # The admin's list (all and by status) and search; counting by status.
             _newest("newest"),
             _newest("attention", "needs_attention"),

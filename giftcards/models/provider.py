@@ -47,6 +47,11 @@ class Environment(models.TextChoices):
     PRODUCTION = "PRODUCTION", _("Production")
 
 
+def is_test_type(type_id: str) -> bool:
+    """True for a type that the sandbox sells even if it does not list it."""
+    return type_id.startswith("TEST_")
+
+
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def current(self, fingerprint: str) -> ApiKey:
         """The row of the key with this fingerprint; created on first use."""
@@ -335,6 +340,11 @@ class ProviderState(models.Model):
     def pause_end(self, now: datetime) -> datetime:
         """The end of the pause, or ``now`` without one."""
         return self.paused_until if self.paused_until and self.is_paused(now) else now
+
+    def is_out_of_service(self, now: datetime) -> bool:
+        """True if orders cannot be sent now, nor probably in the next minutes."""
+        is_refused = ApiKey.objects.holding_up(configured_key(), now) is not None
+        return is_refused or self.is_paused(now) or self.is_failing(now)
 
     @property
     def paused_because(self) -> str:

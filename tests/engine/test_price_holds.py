@@ -407,7 +407,7 @@ class TestFallenPrice:
     ) -> None:
         order = held(simulator)
         simulator.price_factor = 1
-        quote(PSN, "type_001")
+        quote(PSN, "type_001", max_age=0)
         simulator.forget_requests()
         tick()
         order.refresh_from_db()

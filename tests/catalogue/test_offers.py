@@ -1,0 +1,337 @@
+"""What can be sold now, and what is refused before the customer pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import responses
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone, translation
+
+from giftcards.catalogue import check_offer, hold, offers
+from giftcards.exceptions import NotForSale
+from giftcards.models import ApiKey, Hold, Order, Product, ProviderState
+from giftcards.simulator import Denomination, Simulator
+from giftcards.simulator import Product as SoldProduct
+from giftcards.statuses import Status
+from tests.builders import PRODUCT, TYPE, make_offer, make_order
+from tests.stage import PROVIDER, ago, fill_catalogue, prove_key, refuse_key
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+Conf = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def hourly(set_conf: Conf) -> None:
+    set_conf(CATALOGUE_EVERY=60)
+
+
+def plain(text: str) -> str:
+    """The text without isolating characters and non-breaking spaces."""
+    return text.translate({0x2068: None, 0x2069: None, 0xA0: " "})
+
+
+def order(status: Status, **values: Any) -> Order:
+    """An order of two of ten cards; moments are in seconds from now."""
+    moments = {name: ago(-it) for name, it in values.items() if name.endswith("_at") and it}
+    return make_order(status, **{**values, **moments})
+
+
+def refusal(quantity: int = 2, **sale: Any) -> str:
+    """The code with which the sale is refused; "" if it is not."""
+    try:
+        check_offer(PRODUCT, TYPE, quantity, **sale)
+    except NotForSale as error:
+        return error.code
+    return ""
+
+
+class TestOffers:
+    def test_an_offer_says_what_the_card_costs_and_how_old_that_is(
+        self, simulator: Simulator
+    ) -> None:
+        before = timezone.now()
+        fill_catalogue()
+        offer = offers().get(type_id=TYPE)
+        assert (str(offer.product), str(offer), offer.price) == (
+            "PlayStation Network",
+            "PSN 500 DA",
+            Decimal(490),
+        )
+        assert (offer.stock, offer.available, offer.shop_price) == (100_000, 100_000, None)
+        assert offer.read_at is not None
+        assert before <= offer.read_at <= timezone.now()
+
+    @pytest.mark.parametrize(
+        ("values", "is_offered"),
+        [
+            ({}, True),
+            ({"stock": 0}, False),
+            ({"stock": None}, True),
+            ({"price": None}, False),
+            ({"price": 0}, False),
+            ({"missing_since": timezone.now()}, True),
+        ],
+    )
+    def test_what_has_a_price_and_is_in_stock_is_offered(
+        self, values: dict[str, Any], is_offered: bool
+    ) -> None:
+        make_offer(**values)
+        assert offers().exists() == is_offered
+
+    def test_a_product_that_is_disabled_is_not_offered(self) -> None:
+        make_offer()
+        Product.objects.update(is_enabled=False)
+        assert not offers().exists()
+
+    @pytest.mark.parametrize(
+        ("status", "values", "available"),
+        [
+            (Status.PENDING, {}, 8),
+            (Status.PENDING, {"due_at": None}, 8),
+            (Status.PLACING, {}, 8),
+            (Status.UNCONFIRMED, {}, 8),
+            (Status.HANDLING, {}, 8),
+            (Status.DELAYED, {"accepted_at": 9}, 8),
+            # The stock was told after the provider had accepted it, days ago.
+            (Status.DELAYED, {}, 10),
+            (Status.FULFILLED, {"settled_at": 9}, 8),
+            (Status.PARTIALLY_FILLED, {"settled_at": 9}, 9),
+            (Status.REFUNDED, {"settled_at": 9}, 10),
+            (Status.REJECTED, {"settled_at": 9}, 10),
+            (Status.FULFILLED, {"settled_at": -9}, 10),
+            (Status.HANDLING, {"type_id": "other"}, 10),
+            (Status.HANDLING, {"product_id": "other"}, 10),
+        ],
+    )
+    def test_what_was_ordered_since_the_stock_was_told_is_not_available(
+        self, status: Status, values: dict[str, Any], available: int
+    ) -> None:
+        make_offer(read_at=timezone.now())
+        order(status, **values)
+        assert [offer.available for offer in offers()] == [available]
+
+    def test_more_was_ordered_than_there_is(self) -> None:
+        make_offer(stock=3)
+        order(Status.PENDING)
+        order(Status.HANDLING)
+        assert not offers().exists()
+
+    def test_unknown_stock_stays_unknown(self) -> None:
+        make_offer(stock=None)
+        order(Status.PENDING)
+        assert offers().get().available is None
+
+    def test_one_query(self) -> None:
+        for number in range(5):
+            make_offer(f"type_{number}", product_id=f"product_{number}")
+        with CaptureQueriesContext(
+            connection,
+        ) as queries:
+            assert len([str(offer.product) for offer in offers()]) == 5
+        assert len(queries) == 1
+
+
+class TestCheck:
+    @pytest.mark.parametrize(
+        ("values", "sale", "code"),
+        [
+            ({}, {}, ""),
+            ({}, {"quantity": 10, "sale_price": 490, "sale_amount": 4_900}, ""),
+            ({"price": None}, {}, "delisted"),
+            ({"price": 0}, {}, "delisted"),
+            ({}, {"quantity": 11}, "out_of_stock"),
+            ({"stock": None}, {"quantity": 2_000}, ""),
+            ({}, {"max_price": 490}, ""),
+            ({}, {"max_price": Decimal("489.99")}, "above_ceiling"),
+            ({}, {"sale_price": Decimal("489.99")}, "below_cost"),
+            # A voucher of 20 %, and one of all.
+            ({}, {"sale_price": 550, "sale_amount": 880}, "below_cost"),
+            ({}, {"sale_amount": 0}, "below_cost"),
+            ({}, {"sale_amount": 980}, ""),
+            # The price rose by 10 % since the card came into the basket.
+            ({"price": 539}, {"sale_price": 530}, "below_cost"),
+            ({"read_at": ago(25 * 3600)}, {}, "stale"),
+            ({"read_at": ago(23 * 3600)}, {}, ""),
+        ],
+    )
+    def test_sale(self, values: dict[str, Any], sale: dict[str, Any], code: str) -> None:
+        make_offer(**values)
+        assert refusal(**sale) == code
+
+    def test_unknown_card_is_not_sold(self) -> None:
+        assert refusal() == "delisted"
+
+    @pytest.mark.parametrize("environment", ["SANDBOX", "PRODUCTION"])
+    def test_only_the_sandbox_sells_test_types_that_it_does_not_list(
+        self, simulator: Simulator, environment: str
+    ) -> None:
+        prove_key()
+        ApiKey.objects.update(environment=environment)
+        make_offer()
+        if environment == "SANDBOX":
+            check_offer(PRODUCT, "TEST_PARTIAL", 5)
+            return
+        with pytest.raises(NotForSale, match="does not sell"):
+            check_offer(PRODUCT, "TEST_PARTIAL", 5)
+
+    @pytest.mark.parametrize(
+        ("pricing", "sale", "code"),
+        [
+            ({"margin_percent": 1, "least_margin": 5}, {}, "below_cost"),
+            # The shop's own price counts.
+            ({"margin_percent": 1, "least_margin": 5}, {"sale_price": 500}, ""),
+            ({"margin_percent": 10}, {}, ""),
+        ],
+    )
+    def test_what_the_rule_takes_off_the_shelf_has_no_price(
+        self, set_conf: Conf, pricing: dict[str, Any], sale: dict[str, Any], code: str
+    ) -> None:
+        make_offer()
+        set_conf(PRICING=pricing)
+        assert refusal(**sale) == code
+
+    @pytest.mark.parametrize(
+        ("every", "days", "code"),
+        [(0, 6.9, ""), (0, 7.1, "stale"), (720, 1.9, ""), (720, 2.1, "stale")],
+    )
+    def test_facts_are_too_old_after_a_day_or_four_readings_or_a_week_by_hand(
+        self, set_conf: Conf, every: int, days: float, code: str
+    ) -> None:
+        set_conf(CATALOGUE_EVERY=every)
+        make_offer(read_at=timezone.now() - timedelta(days=days))
+        assert refusal() == code
+
+    @pytest.mark.parametrize(
+        ("orders", "balance", "code"),
+        [
+            ([], 980, ""),
+            ([], Decimal("979.99"), "balance"),
+            ([], None, ""),
+            ([(Status.PENDING, {})], 1_960, ""),
+            ([(Status.PENDING, {})], 1_959, "balance"),
+            ([(Status.PENDING, {"due_at": None})], 1_959, "balance"),
+            ([(Status.UNCONFIRMED, {"price_per_card": 490})], 1_959, "balance"),
+            ([(Status.HANDLING, {"price_per_card": 490})], 1_959, ""),
+            (
+                [(Status.HANDLING, {"price_per_card": 490, "accepted_at": 9})],
+                1_959,
+                "balance",
+            ),
+            (
+                [(Status.FULFILLED, {"fulfilled_amount": 980, "accepted_at": 9})],
+                1_959,
+                "balance",
+            ),
+            ([(Status.FULFILLED, {"fulfilled_amount": 980})], 1_959, ""),
+        ],
+    )
+    def test_the_balance_has_to_cover_what_is_ordered_too(
+        self,
+        simulator: Simulator,
+        orders: list[tuple[Status, dict[str, Any]]],
+        balance: Any,
+        code: str,
+    ) -> None:
+        fill_catalogue()
+        ProviderState.objects.update(balance=balance, balance_read_at=timezone.now())
+        for status, values in orders:
+            settled = {"settled_at": 10} if status == Status.FULFILLED else {}
+            order(status, **{**settled, **values})
+        assert refusal() == code
+
+    @pytest.mark.parametrize("reason", [ProviderState.Pause.RATE, ProviderState.Pause.OUTAGE])
+    def test_nothing_is_sold_while_requests_are_paused(self, reason: ProviderState.Pause) -> None:
+        make_offer()
+        until = timezone.now() + timedelta(minutes=1)
+        ProviderState.objects.pause(reason, detail="Away.", until=until)
+        assert refusal() == "paused"
+
+    def test_nothing_is_sold_while_the_key_is_refused(self) -> None:
+        make_offer()
+        refuse_key()
+        assert refusal() == "paused"
+
+    @pytest.mark.parametrize("language", ["en", "fr", "ar"])
+    @pytest.mark.parametrize(
+        ("values", "sale", "customer"),
+        [
+            ({"price": None}, {}, "This card is not for sale any more."),
+            ({"stock": 0}, {}, "This card is sold out at the moment."),
+            ({}, {"quantity": 11}, "Only 10 of these cards are left."),
+            (
+                {},
+                {"sale_price": 1},
+                "This card cannot be sold at this price: its price has changed, or the discount is"
+                " too large.",
+            ),
+            (
+                {"read_at": ago(99 * 3600)},
+                {},
+                "This card cannot be bought at the moment. Please try again later.",
+            ),
+        ],
+    )
+    def test_the_customer_reads_a_sentence_in_their_language_without_costs(
+        self, values: dict[str, Any], sale: dict[str, Any], customer: str, language: str
+    ) -> None:
+        make_offer(**values)
+        with translation.override(language), pytest.raises(NotForSale) as refused:
+            check_offer(**{"product_id": PRODUCT, "type_id": TYPE, "quantity": 2, **sale})
+        told = plain(refused.value.for_customer)
+        assert (told == customer) == (language == "en")
+        assert "490" not in told
+        assert "PlayStation – PSN 500 DA" in str(refused.value)
+
+    def test_staff_read_what_it_costs(self) -> None:
+        make_offer()
+        with pytest.raises(NotForSale) as refused:
+            check_offer(PRODUCT, TYPE, 2, sale_price=550, sale_amount=880)
+        assert "980 DA" in plain(str(refused.value))
+        assert "880 DA" in plain(str(refused.value))
+
+    def test_asks_nothing_unless_told_to(self, simulator: Simulator) -> None:
+        make_offer()
+        check_offer(PRODUCT, TYPE, 2)
+        assert simulator.requests == []
+
+    @pytest.mark.parametrize(
+        ("denomination", "code"),
+        [
+            (Denomination("PSN 500 DA", Decimal(490), 1), "out_of_stock"),
+            (Denomination("PSN 500 DA", Decimal(551), 10), "below_cost"),
+            (Denomination("PSN 500 DA", Decimal(0), 10), "delisted"),
+            (None, "delisted"),
+        ],
+    )
+    def test_fresh_facts_are_what_the_provider_says_now(
+        self, simulator: Simulator, denomination: Denomination | None, code: str
+    ) -> None:
+        make_offer(read_at=ago(120))
+        types = {TYPE: denomination} if denomination else {}
+        simulator.catalogue = {PRODUCT: SoldProduct("PlayStation", "DZ", types)}
+        assert refusal(sale_price=550) == ""
+        assert refusal(sale_price=550, fresh=True) == code
+
+    def test_a_provider_that_does_not_answer_sells_nothing(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        make_offer(read_at=ago(120))
+        wire.replace("GET", f"{PROVIDER}/v3/gift-cards/checkProduct/{PRODUCT}", status=503)
+        assert refusal() == ""
+        assert refusal(fresh=True) == "paused"
+
+    def test_a_hold_of_the_customer_does_not_count_against_them(self) -> None:
+        make_offer()
+        hold(reference="cart-1", product_id=PRODUCT, type_id=TYPE, quantity=10)
+        assert refusal() == "out_of_stock"
+        assert refusal(quantity=10, reference="cart-1") == ""
+        Hold.objects.update(until=ago(1))
+        assert refusal() == ""

@@ -1,0 +1,117 @@
+"""The shop's prices by the rule in PRICING, computed here and by the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from giftcards.catalogue import offers, shop_price
+from giftcards.models import ProductType
+from tests.builders import make_offer
+from tests.laws import examples
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+Conf = Callable[..., None]
+TWENTY = {"margin_percent": 20}
+
+
+def by_category(kind: ProductType) -> Decimal | None:
+    """A rule of a shop: no Steam, and 60 DA for the rest."""
+    return None if kind.product.name == "Steam" else kind.price + 60
+
+
+def at_a_loss(kind: ProductType) -> int:
+    return 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "cost", "price"),
+    [
+        (None, "490", None),
+        ({"margin_percent": 10}, "490", "539.00"),
+        ({"margin_percent": 10, "round_to": 5}, "490", "540.00"),
+        ({"margin_percent": 10, "round_to": 50}, "490", "550.00"),
+        ({"margin_percent": 10, "round_to": 10}, "500", "550.00"),
+        ({"margin_percent": Decimal("7.5"), "round_to": 10}, "1250.50", "1350.00"),
+        ({"margin_percent": Decimal("7.5")}, "1250.50", "1344.29"),
+        ({"margin_fixed": 60}, "490", "550.00"),
+        ({"margin_fixed": Decimal("0.10")}, "490.05", "490.15"),
+        ({"margin_percent": 1, "least_margin": 5}, "490", None),
+        ({"margin_percent": 1, "least_margin": 5, "round_to": 10}, "490", "500.00"),
+        ({"margin_fixed": 5, "least_margin": 5}, "490", "495.00"),
+        ({"margin_percent": 0}, "490", "490.00"),
+        (f"{__name__}.by_category", "490", "550.00"),
+        (f"{__name__}.at_a_loss", "490", None),
+        ({"margin_percent": 10}, None, None),
+        ({"margin_percent": 10}, "0", None),
+        ({"margin_percent": 10}, "999999999999.99", None),
+    ],
+)
+def test_price_by_rule(set_conf: Conf, rule: Any, cost: str | None, price: str | None) -> None:
+    set_conf(PRICING=rule)
+    kind = make_offer(price=None if cost is None else Decimal(cost))
+    wanted = None if price is None else Decimal(price)
+    kind.refresh_from_db()
+    assert shop_price(kind) == wanted
+    is_on_shelf = bool(kind.price) and (rule is None or wanted is not None)
+    assert [offer.shop_price for offer in offers()] == [wanted] * is_on_shelf
+
+
+def test_rule_of_the_shop_takes_a_product_off_the_shelf(set_conf: Conf) -> None:
+    set_conf(PRICING=f"{__name__}.by_category")
+    make_offer()
+    steam = make_offer("type_101", product_id="steam")
+    steam.product.name = "Steam"
+    steam.product.save()
+    assert [offer.type_id for offer in offers()] == ["type_001"]
+
+
+def test_offers_can_be_sorted_and_chosen_by_price(set_conf: Conf) -> None:
+    set_conf(PRICING={"margin_percent": 10, "round_to": 10})
+    make_offer("a", price=Decimal(100))
+    make_offer("b", price=Decimal(900))
+    make_offer("c", price=Decimal(400))
+    dearest_first = offers().order_by("-shop_price").values_list("type_id", "shop_price")
+    assert list(dearest_first) == [("b", 990), ("c", 440), ("a", 110)]
+    assert offers().filter(shop_price__lte=440).count() == 2
+
+
+amounts = st.decimals(0, 1_000, places=2)
+
+
+@settings(
+    max_examples=examples(100),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    cost=st.decimals("0.01", 10**8, places=2),
+    margin=st.one_of(
+        st.fixed_dictionaries({"margin_percent": amounts}),
+        st.fixed_dictionaries({"margin_fixed": amounts}),
+    ),
+    round_to=st.sampled_from([0, 1, 5, 10, 50, 10_000]),
+    least=amounts,
+)
+def test_the_database_computes_the_same_price(
+    set_conf: Conf, cost: Decimal, margin: dict[str, Decimal], round_to: int, least: Decimal
+) -> None:
+    set_conf(PRICING={**margin, "round_to": round_to, "least_margin": least})
+    ProductType.objects.all().delete()
+    price = shop_price(make_offer(price=cost))
+    assert [offer.shop_price for offer in offers()] == ([] if price is None else [price])
+    if price is not None:
+        assert price - cost >= max(least, margin.get("margin_fixed", Decimal(0)))
+        assert price % (round_to or Decimal("0.01")) == 0
+        assert price - cost <= (
+            margin.get("margin_fixed", Decimal(0))
+            + cost * margin.get("margin_percent", Decimal(0)) / 100
+            + (round_to or Decimal("0.01"))
+        )

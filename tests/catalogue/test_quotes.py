@@ -1,0 +1,163 @@
+"""Quotes: what a card costs now, with one question to the provider however many want to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+
+from giftcards.catalogue import hold, quote
+from giftcards.engine.resolving import NoAnswer
+from giftcards.models import Product, ProviderState
+from giftcards.simulator import Denomination, Simulator
+from giftcards.simulator import Product as SoldProduct
+from giftcards.statuses import Status
+from tests.builders import PRODUCT, TYPE, make_offer, make_order
+from tests.stage import ago, in_threads, refill_budget, refuse_key, spend_budget
+
+pytest_plugins = ["tests.stage_fixtures"]
+
+DEARER = Denomination("PSN 500 DA", Decimal(530), 7)
+QUESTION = f"/v3/gift-cards/checkProduct/{PRODUCT}"
+
+
+@pytest.fixture(autouse=True)
+def dearer(simulator: Simulator) -> None:
+    """The provider has raised the price from 490 to 530 DA, and has seven cards."""
+    simulator.catalogue = {PRODUCT: SoldProduct("PlayStation", "DZ", {TYPE: DEARER})}
+
+
+def asked(simulator: Simulator) -> list[str]:
+    return [request.path for request in simulator.requests]
+
+
+@pytest.mark.django_db
+class TestQuote:
+    @pytest.mark.parametrize(
+        ("age", "max_age", "price"),
+        [(59, 60, 490), (61, 60, 530), (61, 90, 490), (0, 0, 530), (-60, 60, 530), (None, 60, 530)],
+    )
+    def test_asks_if_the_facts_are_older_than_they_may_be(
+        self, simulator: Simulator, age: float | None, max_age: float, price: int
+    ) -> None:
+        make_offer(read_at=None if age is None else ago(age))
+        told = quote(PRODUCT, TYPE, max_age=max_age)
+        assert told.price == price
+        assert asked(simulator) == [QUESTION] * (price == 530)
+        assert told.no_answer is None
+
+    def test_says_all_there_is_to_know(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(PRICING={"margin_percent": 10, "round_to": 10})
+        make_offer(read_at=ago(120))
+        make_order(Status.PENDING)
+        hold(reference="cart-1", product_id=PRODUCT, type_id=TYPE, quantity=1)
+        ProviderState.objects.update(balance=9_000, balance_read_at=ago(100))
+        before = timezone.now()
+        told = quote(PRODUCT, TYPE, 3)
+        assert (told.stock, told.available, told.shop_price) == (7, 4, 590)
+        assert (told.price, told.cost, told.balance) == (530, 1_590, 9_000)
+        assert told.read_at is not None
+        assert before <= told.read_at <= timezone.now()
+        assert tuple(told.names) == ("PlayStation", "PSN 500 DA")
+        # Whoever looks next gets the same without a question.
+        simulator.forget_requests()
+        assert quote(PRODUCT, TYPE, 3) == told
+        assert asked(simulator) == []
+
+    def test_a_product_that_the_catalogue_never_listed_is_asked_for(
+        self, simulator: Simulator
+    ) -> None:
+        told = quote(PRODUCT, TYPE)
+        assert (told.price, told.stock, told.is_for_sale) == (530, 7, True)
+        assert tuple(told.names) == ("PlayStation", "PSN 500 DA")
+        assert quote(PRODUCT, TYPE).price == 530
+        assert asked(simulator) == [QUESTION]
+
+    @pytest.mark.parametrize("type_id", [TYPE, "other"])
+    def test_what_the_provider_does_not_list_is_not_for_sale(
+        self, simulator: Simulator, type_id: str
+    ) -> None:
+        make_offer(read_at=ago(120))
+        simulator.catalogue = {PRODUCT: SoldProduct("PlayStation", "DZ", {})}
+        told = quote(PRODUCT, type_id)
+        assert (told.is_for_sale, told.price, told.no_answer) == (False, None, None)
+
+    @pytest.mark.parametrize(
+        ("trouble", "why"),
+        [
+            ("silent", NoAnswer.UNREACHABLE),
+            ("unknown product", NoAnswer.NOT_FOUND),
+            ("no slot", NoAnswer.BUSY),
+            ("refused key", NoAnswer.PAUSED),
+            ("no key", NoAnswer.NOT_CONFIGURED),
+            ("asked by another", NoAnswer.BUSY),
+        ],
+    )
+    def test_without_an_answer_it_is_what_is_known_and_how_old_that_is(
+        self,
+        simulator: Simulator,
+        set_conf: Callable[..., None],
+        shorten: Callable[..., None],
+        trouble: str,
+        why: NoAnswer,
+    ) -> None:
+        read_at = ago(120)
+        make_offer(read_at=read_at)
+        Product.objects.update(types_read_at=read_at, asked_at=read_at)
+        match trouble:
+            case "silent":
+                simulator.outage = True
+            case "unknown product":
+                simulator.catalogue = {}
+            case "no slot":
+                spend_budget()
+            case "refused key":
+                refuse_key()
+            case "no key":
+                set_conf(API_KEY="")
+            case _:
+                shorten(quote_patience=0)
+                Product.objects.update(asked_at=timezone.now())
+        told = quote(PRODUCT, TYPE)
+        assert (told.price, told.stock, told.read_at, told.no_answer) == (490, 10, read_at, why)
+        # At most one, although the client would repeat most questions.
+        assert len(asked(simulator)) == (trouble in {"silent", "unknown product"})
+
+    def test_a_question_that_was_not_asked_can_be_asked_at_once(self, simulator: Simulator) -> None:
+        make_offer(read_at=ago(120))
+        Product.objects.update(types_read_at=ago(120), asked_at=ago(120))
+        spend_budget()
+        assert quote(PRODUCT, TYPE).no_answer == NoAnswer.BUSY
+        refill_budget()
+        assert quote(PRODUCT, TYPE).price == 530
+
+    def test_a_question_whose_asker_died_is_asked_by_another(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUEST_TIMEOUT=5)
+        make_offer(read_at=ago(120))
+        Product.objects.update(types_read_at=ago(120), asked_at=ago(6))
+        assert quote(PRODUCT, TYPE).price == 530
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_quote_in_a_transaction_is_a_mistake(simulator: Simulator) -> None:
+    make_offer()
+    with transaction.atomic(), pytest.raises(RuntimeError):
+        quote(PRODUCT, TYPE)
+    assert asked(simulator) == []
+
+
+@pytest.mark.usefixtures("shared_database")
+def test_many_callers_at_once_ask_once(simulator: Simulator) -> None:
+    make_offer(read_at=ago(120))
+    Product.objects.update(types_read_at=ago(120), asked_at=ago(120))
+    simulator.latency = (0.3, 0.3)
+    told = in_threads(20, lambda: quote(PRODUCT, TYPE, max_age=10))
+    assert {(each.price, each.no_answer) for each in told} == {(530, None)}
+    assert asked(simulator) == [QUESTION]
