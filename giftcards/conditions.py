@@ -18,11 +18,12 @@ from django.utils import timezone
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.catalogue import price_moves, since_yesterday
 from giftcards.conf import conf
 from giftcards.display import money_text
 from giftcards.engine.health import try_keys
 from giftcards.engine.task_queue import schedule_problem
-from giftcards.models import ApiKey, Order, ProviderState, StatusChange
+from giftcards.models import ApiKey, OfferChange, Order, ProviderState, StatusChange
 from giftcards.statuses import Status
 
 T = TypeVar("T")
@@ -191,11 +192,13 @@ def _is_held_up(standing: Standing) -> Finding | None:
     due_by = standing.now - PATIENCE
     orders = Order.objects.count_held_up(due_by)
     changes = StatusChange.objects.waiting_since(due_by).count()
+    offers = OfferChange.objects.waiting_since(due_by).count()
     held_up = [
         f"1 {noun} has waited {what}" if number == 1 else f"{number} {noun}s have waited {what}"
         for number, noun, what in (
             (orders, "order", "to be sent or checked"),
             (changes, "status change", "to be announced to your receivers"),
+            (offers, "offer change", "to be announced to your receivers"),
         )
         if number
     ]
@@ -245,6 +248,30 @@ def _is_low(standing: Standing) -> Finding | None:
     return Finding(sentence, explain=explain)
 
 
+def _have_moved(_standing: Standing) -> Finding | None:
+    changes = OfferChange.objects.filter(since_yesterday())
+    kinds = changes.order_by().values("type").distinct()
+    number = len(kinds[: MOST + 1])
+
+    def explain() -> str:
+        latest = changes.filter(type__in=list(kinds.values_list("type", flat=True)[:MOST]))
+        moves = list(price_moves(latest))
+        counts = {
+            "up": sum(move.cost > move.old_cost for move in moves),
+            "down": sum(move.cost < move.old_cost for move in moves),
+            "off": sum(move.is_off_shelf for move in moves),
+        }
+        text = gettext("Dearer: %(up)d. Cheaper: %(down)d. Taken off the shelf: %(off)d.")
+        return text % counts
+
+    return Finding.of_rows(
+        number,
+        one="1 price has changed since yesterday.",
+        many="%s prices have changed since yesterday.",
+        explain=explain,
+    )
+
+
 def _is_unconfirmed(_standing: Standing) -> Finding | None:
     orders = Order.objects.open().filter(status=Status.UNCONFIRMED).order_by(*_BY_DUE)
     return _of_orders(orders, one="1 order is unconfirmed.", many="%s orders are unconfirmed.")
@@ -261,6 +288,7 @@ def _of_orders(orders: QuerySet[Order], *, one: str, many: str) -> Finding | Non
 
 
 _PROVIDER, _ORDERS = "giftcards_providerstate_changelist", "giftcards_order_changelist"
+_PRODUCTS = "giftcards_product_changelist"
 
 register(
     [
@@ -333,6 +361,20 @@ register(
             ended=_("The balance is not low any more."),
             page=_PROVIDER,
             is_above_list=True,
+        ),
+        Condition(
+            code="prices",
+            severity=Severity.NOTE,
+            permission="giftcards.view_cost",
+            judge=_have_moved,
+            headline=ngettext_lazy(
+                "%(count)s price changed since yesterday",
+                "%(count)s prices changed since yesterday",
+                "count",
+            ),
+            ended=_("No price has changed since yesterday."),
+            page=_PRODUCTS,
+            query="?price=changed",
         ),
         Condition(
             code="cards",

@@ -488,8 +488,8 @@ class TestFailOn:
         assert call("giftcards_status", "--fail-on", conditions) == (
             "",
             f"--fail-on: {unknown} is not known. Use one or more of attention, paused, refused,"
-            " worker, provider, queue, keys, balance, cards, unconfirmed, delayed, funds, missing,"
-            " unknown, gap, mail, untold, digests, separated by commas.\n",
+            " worker, provider, queue, keys, balance, prices, cards, unconfirmed, delayed, funds,"
+            " missing, unknown, gap, mail, untold, digests, separated by commas.\n",
             2,
         )
 

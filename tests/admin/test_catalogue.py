@@ -1,0 +1,128 @@
+"""The pages of the catalogue: what staff see of costs, prices, margins, and of what has moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from giftcards.conditions import CONDITIONS, Standing
+from giftcards.models import OfferChange, Product, ProductType
+from giftcards.statuses import Status
+from tests.builders import make_offer, make_order
+from tests.pages import plain, read, sign_in, text
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+Conf = Callable[..., None]
+LIST = "/admin/giftcards/product/"
+RULE = {"margin_percent": 10, "round_to": 10, "least_margin": 40}
+
+
+def look(client: Client, address: str) -> str:
+    return plain(text(read(client.get(address))))
+
+
+def page(kind: ProductType) -> str:
+    return f"{LIST}{kind.product_id}/change/"
+
+
+def move(kind: ProductType, old: Any, new: Any, *, days: int = 0) -> None:
+    """The provider has changed the price of the type so many days ago."""
+    at = timezone.now() - timedelta(days=days)
+    old, new = (None if price is None else f"{price:.2f}" for price in (old, new))
+    OfferChange.objects.create(type=kind, what="price", old=old, new=new, at=at)
+
+
+@pytest.mark.parametrize(
+    ("permissions", "pricing", "seen", "unseen"),
+    [
+        (["view_cost"], RULE, ["490 DA", "540 DA", "50 DA"], []),
+        (["view_cost"], None, ["490 DA"], ["540 DA", "Margin", "Price in the shop"]),
+        ([], RULE, ["540 DA"], ["490 DA", "50 DA", "Margin"]),
+        ([], None, [], ["490 DA", "540 DA", "Price in the shop"]),
+        (["view_cost"], {"margin_percent": 1, "least_margin": 5}, ["490 DA", "off the shelf"], []),
+    ],
+)
+def test_who_may_see_costs_sees_the_margin(
+    set_conf: Conf, permissions: list[str], pricing: Any, seen: list[str], unseen: list[str]
+) -> None:
+    set_conf(PRICING=pricing)
+    html = look(sign_in("view_product", *permissions), page(make_offer()))
+    assert [each for each in seen if each not in html] == []
+    assert [each for each in unseen if each in html.replace("540 DA", "", not seen)] == []
+
+
+def test_the_cards_that_are_left_are_shown_beside_the_stock() -> None:
+    kind = make_offer(stock=1_234)
+    make_order(Status.PENDING)
+    html = look(sign_in("view_product"), page(kind))
+    assert "1,234" in html
+    assert "1,232" in html
+
+
+def test_the_page_of_a_product_tells_what_a_move_did_to_the_margin(set_conf: Conf) -> None:
+    set_conf(PRICING=RULE)
+    kind = make_offer(price=Decimal(530))
+    move(kind, 480, 490)
+    move(kind, 490, 530)
+    dear = make_offer("type_002", name="PSN 100 DA", price=Decimal(110))
+    move(dear, 400, 110)
+    same = make_offer("type_003", name="PSN 900 DA", price=Decimal(900))
+    move(same, 900, 910)
+    move(same, 910, 900)
+    boss = sign_in("view_product", "view_cost")
+    html = look(boss, page(kind))
+    assert "PSN 500 DA: 480 DA → 530 DA, noticed on" in html
+    assert "Margin: 50 DA → 60 DA." in html
+    assert "PSN 100 DA: 400 DA → 110 DA" in html
+    assert "Margin: 40 DA → off the shelf." in html
+    assert "PSN 900 DA: " not in html
+    set_conf(PRICING=None)
+    assert "Margin" not in look(boss, page(kind))
+    assert "noticed on" not in look(sign_in("view_product"), page(kind))
+
+
+def test_the_list_can_be_filtered_for_prices_that_changed_since_yesterday() -> None:
+    for name, days in (("new", 0), ("old", 3)):
+        move(make_offer(product_id=name), 480, 490, days=days)
+        Product.objects.filter(product_id=name).update(name=f"Product {name}")
+    viewer = sign_in("view_product")
+    assert "Product old" in look(viewer, LIST)
+    html = look(viewer, f"{LIST}?price=changed")
+    assert "Product new" in html
+    assert "Product old" not in html
+
+
+@pytest.mark.parametrize(
+    ("moves", "sentence", "detail"),
+    [
+        ([], "", ""),
+        ([(480, 490, 3)], "", ""),
+        (
+            [(480, 490, 0)],
+            "1 price has changed since yesterday.",
+            "Dearer: 1. Cheaper: 0. Taken off the shelf: 0.",
+        ),
+        (
+            [(480, 490, 0), (900, 490, 0)],
+            "2 prices have changed since yesterday.",
+            "Dearer: 1. Cheaper: 1. Taken off the shelf: 0.",
+        ),
+    ],
+)
+def test_staff_are_told_of_prices_that_changed(
+    set_conf: Conf, moves: list[tuple[int, int, int]], sentence: str, detail: str
+) -> None:
+    set_conf(PRICING=RULE)
+    for number, (old, new, days) in enumerate(moves):
+        move(make_offer(f"type-{number}", price=Decimal(new)), old, new, days=days)
+    finding = CONDITIONS["prices"].judge(Standing())
+    assert (finding.sentence if finding else "") == sentence
+    assert (finding.explain() if finding else "") == detail
