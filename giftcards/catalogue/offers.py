@@ -41,7 +41,7 @@ def offers() -> QuerySet[ProductType]:
     left out. How old the facts are is not judged here: see :func:`check_offer`.
     """
     kinds = with_available(ProductType.objects.for_sale(), now=timezone.now())
-    return priced(kinds.filter(Q(available=None) | Q(available__gt=0)))
+    return priced(kinds.filter(Q(stock=None) | Q(available__gt=0)))
 
 
 def check_offer(
