@@ -38,6 +38,7 @@ IDS: Mapping[str, str] = {
     "repeated_key": "giftcards.E016",
     "derived_key": "giftcards.E017",
     "currency": "giftcards.E018",
+    "path": "giftcards.E023",
 }
 # The options that choose a broker. Without one, django-q2 uses Redis on the same machine.
 _BROKERS_THAT_REPEAT = ("broker_class", "iron_mq", "sqs", "orm", "mongo")
@@ -98,6 +99,41 @@ def check_urls(**_: object) -> list[CheckMessage]:
             )
         ]
     return []
+
+
+@register(TAG)
+def check_functions(**_: object) -> list[CheckMessage]:
+    """Report it if a function that a setting names is not there."""
+    found: list[CheckMessage] = []
+    for key in ("REVIEW_ORDER", "PRICING"):
+        try:
+            path = conf.get(conf.declared[key])
+        except ConfigurationError:
+            continue  # reported by check_settings
+        if isinstance(path, str):
+            found += check_path(f"GIFTCARDS[{key!r}]", path, id="giftcards.E024")
+    return found
+
+
+def check_path(setting: str, path: str, *, id: str) -> list[CheckMessage]:  # noqa: A002
+    """Report it if what ``path`` names cannot be imported or called."""
+    if callable(find(path)):
+        return []
+    return [
+        Error(
+            f"{setting} names {path!r}, which cannot be imported or called.",
+            hint="Correct the path. What it names must be there when the site starts.",
+            id=id,
+        )
+    ]
+
+
+def find(path: str) -> Any:
+    """What ``path`` names; ``None`` if it cannot be imported."""
+    try:
+        return import_string(path)
+    except Exception:  # noqa: BLE001 (a module of the shop may raise anything)
+        return None
 
 
 @register(TAG)

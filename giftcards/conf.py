@@ -183,6 +183,19 @@ def _amount(setting: str, value: Any) -> Decimal:
     raise Unusable("range", message, CORRECT)
 
 
+def dotted_path(example: str) -> Parser[str]:
+    """A parser of dotted paths, which the system checks then try to import."""
+    hint = f"Give a dotted path, such as {example!r}."
+
+    def parse(setting: str, value: Any) -> str:
+        path = text(setting, value, hint)
+        if "." in path and all(part.isidentifier() for part in path.split(".")):
+            return path
+        raise Unusable("path", f"{setting} is not a dotted path.", hint)
+
+    return parse
+
+
 class Margin(NamedTuple):
     """The margin on the cost of a card: in per cent, or fixed; amounts are in dinars.
 
@@ -223,8 +236,8 @@ _OF_MARGIN: Mapping[str, Parser[Any]] = {
 def _pricing(setting: str, value: Any) -> Margin | str:
     """A margin, or the dotted path of a function."""
     hint = "See PRICING on the settings page of the documentation."
-    if isinstance(value, str) and "." in value:
-        return value
+    if isinstance(value, str):
+        return dotted_path("shop.prices.price")(setting, value)
     if not isinstance(value, Mapping):
         message = f"{setting} must be a dict, or the dotted path of a function."
         raise Unusable("type", message, hint)
@@ -395,6 +408,9 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     hold_above_sale_price = Setting(_switch, default=True, is_working=True)
     #: Seconds for which a price from the provider counts as current.
     price_max_age = Setting(number(float, 1, 86_400), default=600, is_working=True)
+    #: The dotted path of the function that says why a person has to look at an order before it is
+    #: sent; ``None``: nobody has to.
+    review_order = Setting(optional(dotted_path("shop.rules.review"), None), is_working=True)
     #: Minutes after which the worker reads the catalogue anew; 0: it never does.
     catalogue_every = Setting(number(float, 0, 10_080), default=60)
     #: The rule for the prices of the shop: a margin, or the dotted path of a function that takes a

@@ -1,4 +1,4 @@
-"""The functions with which a shop buys cards, corrects customers and decides about prices."""
+"""The functions with which a shop buys cards, corrects customers and decides about held orders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypedDict, Unpack
 from asgiref.sync import sync_to_async
 from django.db import transaction
 
-from giftcards.engine.prices import approve_price, reject_held
+from giftcards.engine.holding import approve_price, approve_review, reject_held
 from giftcards.engine.reordering import reorder_missing
 from giftcards.engine.task_queue import wake_worker
 from giftcards.models import CustomerChange, Order, new_reference
@@ -23,6 +23,7 @@ __all__ = [
     "OrderDetails",
     "aplace_order",
     "approve_price",
+    "approve_review",
     "change_customer",
     "check_line",
     "place_order",

@@ -64,6 +64,7 @@ PARAMETERS = {
     "expected": "the amount of money that was known before",
     "field": "the field's name in the provider's API; staff see its name in FIELDS",
     "lost": "how many of `total` are unreadable",
+    "objection": "why a person has to look at the order, in the words of the shop's own rule",
     "order": "the reference of another order",
     "ordered": "how many cards were ordered",
     "price": "what a card costs, or may cost, in dinars, with two decimals",
@@ -175,6 +176,23 @@ WORDINGS: Mapping[str, Wording] = {
             " to the limit, the order goes on automatically."
         ),
         discreet=_("A card costs more at the provider than it may: the order waits for a person."),
+    ),
+    "review_wanted": Wording(
+        Kind.SENDING,
+        _("A person has to look at the order before it is bought: “%(objection)s”."),
+        _("Nothing is bought until you approve the order or reject it."),
+    ),
+    "review_failed": Wording(
+        Kind.SENDING,
+        _(
+            "The order has not been sent: whether a person has to look at it first is not known,"
+            " because the shop's own rule fails."
+        ),
+        _(
+            "Tell the person who looks after the shop's software. The rule is asked again"
+            " automatically; after too long a wait the order is given up, and nothing is bought."
+        ),
+        _("The rule is the function in the setting REVIEW_ORDER. The log says where it failed."),
     ),
     "answer_lost": Wording(
         Kind.SENDING,
@@ -474,6 +492,13 @@ WORDINGS: Mapping[str, Wording] = {
         discreet=_("%(by)s approved the price of a card."),
     ),
     "staff_declined": Wording(Kind.HISTORY, _("%(by)s rejected the order: it costs too much.")),
+    "staff_review_approved": Wording(
+        Kind.HISTORY,
+        _("%(by)s looked at the order and approved it. It was held because “%(objection)s”."),
+    ),
+    "staff_review_declined": Wording(
+        Kind.HISTORY, _("%(by)s looked at the order and rejected it.")
+    ),
     "staff_insisted": Wording(
         Kind.HISTORY,
         _(

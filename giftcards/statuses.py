@@ -27,6 +27,15 @@ class Status(models.TextChoices):
     REFUNDED = "REFUNDED", _("Not delivered, credited back")
 
 
+class Review(models.TextChoices):
+    """The review of an order by a person; "" if nobody has asked for one."""
+
+    # Asked for by REVIEW_ORDER. It stays so if staff reject the order.
+    WANTED = "wanted"
+    # By staff; or the order repeats one that was not rejected, so that nobody is asked again.
+    APPROVED = "approved"
+
+
 # Tuples, not sets: queries and the constraints in migrations need a stable order.
 
 # The provider's final statuses: cards and money are settled.

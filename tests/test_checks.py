@@ -157,7 +157,8 @@ CASES = [
                 "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
                 " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
                 " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY, HOLD_ABOVE_SALE_PRICE, PRICE_MAX_AGE,"
-                " CATALOGUE_EVERY, PRICING, LOW_BALANCE, REAUTHENTICATE, REVEALS_PER_HOUR,"
+                " REVIEW_ORDER, CATALOGUE_EVERY, PRICING, LOW_BALANCE, REAUTHENTICATE,"
+                " REVEALS_PER_HOUR,"
                 " CODES_KEPT_DAYS."
             ),
             id="giftcards.E005",
@@ -301,6 +302,23 @@ CASES = [
         ),
         giftcards={"REAUTHENTICATE": "staff:prove"},
     ),
+    Case(
+        Error(
+            "GIFTCARDS['REVIEW_ORDER'] is not a dotted path.",
+            hint="Give a dotted path, such as 'shop.rules.review'.",
+            id="giftcards.E023",
+        ),
+        giftcards={"REVIEW_ORDER": "review"},
+    ),
+    Case(
+        Error(
+            "GIFTCARDS['REVIEW_ORDER'] names 'shop.rules.review', which cannot be imported or"
+            " called.",
+            hint="Correct the path. What it names must be there when the site starts.",
+            id="giftcards.E024",
+        ),
+        giftcards={"REVIEW_ORDER": "shop.rules.review"},
+    ),
 ]
 NOT_INSTALLED = Error(
     "django-q2, which follows the orders, is not installed.",
@@ -358,6 +376,22 @@ def test_a_page_for_proving_that_needs_arguments_or_does_not_exist_is_an_error(
 ) -> None:
     settings.GIFTCARDS = GIFTCARDS | {"REAUTHENTICATE": name}
     assert [message.id for message in found()] == ["giftcards.E021"]
+
+
+@pytest.mark.parametrize("setting", ["REVIEW_ORDER", "PRICING"])
+@pytest.mark.parametrize(
+    ("path", "errors"),
+    [
+        ("giftcards.fulfilment.place_order", []),
+        ("giftcards.fulfilment.logger", ["giftcards.E024"]),
+        ("giftcards.fulfilment.review", ["giftcards.E024"]),
+    ],
+)
+def test_a_rule_has_to_be_a_function_that_can_be_imported(
+    settings: Any, setting: str, path: str, errors: list[str]
+) -> None:
+    settings.GIFTCARDS = GIFTCARDS | {setting: path}
+    assert [message.id for message in found()] == errors
 
 
 NO_PASSWORDS = Warning(

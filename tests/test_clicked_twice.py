@@ -22,7 +22,7 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from giftcards.admin.actions import state_token
-from giftcards.engine.prices import hold
+from giftcards.engine.holding import hold_for_price, hold_for_review
 from giftcards.engine.recovery import adopt
 from giftcards.models import (
     Acknowledgement,
@@ -105,7 +105,7 @@ def lost() -> Order:
 
 def held() -> Order:
     order = make_order(reference=NAME)
-    hold(order, price=Decimal(570), ceiling=Decimal(550))
+    hold_for_price(order, price=Decimal(570), ceiling=Decimal(550))
     order.refresh_from_db()
     return order
 
@@ -243,6 +243,23 @@ def decline_price(_boss: Client) -> Button:
     return decision("order_price", order, form, declined, Status.REJECTED)
 
 
+def decide_review(outcome: str, status: Status, *more: type[Model]) -> Button:
+    order = make_order(reference=NAME)
+    hold_for_review(order, objection="Third order today")
+    order.refresh_from_db()
+    form = {"outcome": outcome, "state_token": state_token(order)}
+    logged = f"Decided about the review: {outcome}."
+    return decision("order_review", order, form, logged, status, *more)
+
+
+def approve_review(_boss: Client) -> Button:
+    return decide_review("approve", Status.PENDING, Acknowledgement)
+
+
+def reject_review(_boss: Client) -> Button:
+    return decide_review("reject", Status.REJECTED)
+
+
 def order_again(_boss: Client) -> Button:
     order = make_guide_order(Status.PARTIALLY_FILLED, reference=NAME)
     return Button(
@@ -356,6 +373,7 @@ BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
     "giftcards_order_adopt": [adopt_candidate],
     "giftcards_order_release": [release],
     "giftcards_order_price": [approve_price, decline_price],
+    "giftcards_order_review": [approve_review, reject_review],
     "giftcards_order_repeat": [order_again],
     "giftcards_order_pay_back": [pay_back],
     "giftcards_refund_complete": [complete_refund],

@@ -52,6 +52,7 @@ HOST_ONLY = "Give scheme and host only, such as https://api.oneclickdz.com."
 GENERATE = "Run `manage.py giftcards_generate_key` and put what it prints into the list."
 CORRECT = "Correct it, or remove it to get the default."
 URL_NAME = "Give the name of a URL, such as 'staff:prove'."
+RULE = "Give a dotted path, such as 'shop.rules.review'."
 DINAR = "DZD is the one the provider charges in."
 
 
@@ -99,6 +100,7 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
         "currency": "DZD",
         "hold_above_sale_price": True,
         "price_max_age": 600.0,
+        "review_order": None,
         "catalogue_every": 60.0,
         "pricing": None,
         "low_balance": None,
@@ -209,21 +211,22 @@ def test_a_rule_for_prices_is_a_margin_or_a_function(settings: Any, value: Any) 
 # What is wrong
 
 PRICING = "GIFTCARDS['PRICING']"
-RULE = "See PRICING on the settings page of the documentation."
+PATH = "Give a dotted path, such as 'shop.prices.price'."
+MARGIN = "See PRICING on the settings page of the documentation."
 
 
 @pytest.mark.parametrize(
     ("value", "kind", "message", "hint"),
     [
-        (10, "type", f"{PRICING} must be a dict, or the dotted path of a function.", RULE),
-        ("price", "type", f"{PRICING} must be a dict, or the dotted path of a function.", RULE),
-        ({"margin": 10}, "type", f"{PRICING} has an unknown key 'margin'.", RULE),
+        (10, "type", f"{PRICING} must be a dict, or the dotted path of a function.", MARGIN),
+        ("price", "path", f"{PRICING} is not a dotted path.", PATH),
+        ({"margin": 10}, "type", f"{PRICING} has an unknown key 'margin'.", MARGIN),
         *(
             (
                 value,
                 "type",
                 f"{PRICING} needs one of 'margin_percent' and 'margin_fixed'.",
-                RULE,
+                MARGIN,
             )
             for value in ({}, {"round_to": 5}, {"margin_percent": 10, "margin_fixed": 60})
         ),
@@ -327,7 +330,8 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
             "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
             " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
             " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY, HOLD_ABOVE_SALE_PRICE, PRICE_MAX_AGE,"
-            " CATALOGUE_EVERY, PRICING, LOW_BALANCE, REAUTHENTICATE, REVEALS_PER_HOUR,"
+            " REVIEW_ORDER, CATALOGUE_EVERY, PRICING, LOW_BALANCE, REAUTHENTICATE,"
+            " REVEALS_PER_HOUR,"
             " CODES_KEPT_DAYS.",
         )
     ]
@@ -342,6 +346,7 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
         *product(["BASE_URL"], [HOST_ONLY], [None, 5, b"https://a.example", ["https://a.example"]]),
         *product(["CURRENCY"], [DINAR], [None, 5, b"DZD", ["DZD"]]),
         *product(["REAUTHENTICATE"], [URL_NAME], [True, 5, b"prove", ["prove"]]),
+        *product(["REVIEW_ORDER"], [RULE], [True, 5, b"shop.rules.review", ["shop.rules.review"]]),
     ],
 )
 def test_a_setting_that_is_no_text_is_refused(
@@ -349,6 +354,12 @@ def test_a_setting_that_is_no_text_is_refused(
 ) -> None:
     change(settings, **{name: value})
     assert_refused(name, "type", f"GIFTCARDS[{name!r}] must be a text.", hint)
+
+
+@pytest.mark.parametrize("value", ["", "review", "shop.", ".review", "shop rules.review", "a.1b"])
+def test_a_rule_that_is_no_dotted_path_is_refused(settings: Any, value: str) -> None:
+    change(settings, REVIEW_ORDER=value)
+    assert_refused("REVIEW_ORDER", "path", "GIFTCARDS['REVIEW_ORDER'] is not a dotted path.", RULE)
 
 
 @pytest.mark.parametrize(
@@ -610,6 +621,6 @@ def test_secret_settings_have_a_masked_repr(settings: Any) -> None:
     assert {repr(secret) for secret in (conf.api_key, *conf.encryption_keys)} == {"<masked>"}
 
 
-def test_a_page_for_proving_is_named(settings: Any) -> None:
-    change(settings, REAUTHENTICATE="staff:prove")
-    assert conf.reauthenticate == "staff:prove"
+def test_a_page_for_proving_and_a_rule_are_named(settings: Any) -> None:
+    change(settings, REAUTHENTICATE="staff:prove", REVIEW_ORDER="shop.rules.review")
+    assert (conf.reauthenticate, conf.review_order) == ("staff:prove", "shop.rules.review")

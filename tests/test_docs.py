@@ -269,6 +269,8 @@ CHECKS = {
     "giftcards.E020": "card",
     "giftcards.E021": "REAUTHENTICATE",
     "giftcards.E022": "cards",
+    "giftcards.E023": "REVIEW_ORDER",
+    "giftcards.E024": "path",
     "giftcards.W001": "worker",
     "giftcards.W002": "sync",
     "giftcards.W003": "broker",

@@ -30,8 +30,14 @@ from giftcards.engine import outbox
 from giftcards.engine.balance import BalanceReader
 from giftcards.engine.figures import complete_figures
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.holding import (
+    approve_price,
+    approve_review,
+    hold_for_price,
+    hold_for_review,
+    reject_held,
+)
 from giftcards.engine.loop import follow, is_work_left
-from giftcards.engine.prices import approve_price, hold, reject_held
 from giftcards.engine.recording import record_answers
 from giftcards.engine.recovery import adopt, declare_absent
 from giftcards.engine.resolving import release
@@ -329,14 +335,15 @@ def test_checking_an_order_by_hand_reads_no_whole_table(open_orders: dict[Status
 
 def test_looking_at_the_prices_of_held_orders_reads_no_whole_table(simulator: Simulator) -> None:
     for _order in range(20):
-        hold(make_order(sale_price=400), price=Decimal(490), ceiling=Decimal(400))
-        hold(make_order(sale_price=550), price=Decimal(600), ceiling=Decimal(550))
+        hold_for_price(make_order(sale_price=400), price=Decimal(490), ceiling=Decimal(400))
+        hold_for_price(make_order(sale_price=550), price=Decimal(600), ceiling=Decimal(550))
+        hold_for_review(make_order(sale_price=550), objection="Third order today")
     with explained() as statements, Gateway() as gateway:
         # Asked for another order, and then by the tick.
         gateway.prices.required_price(LINE["product_id"], LINE["type_id"])
         gateway.prices.look_at_held(lambda: True)
     assert scans(statements) == []
-    assert Order.objects.on_hold().count() == 20
+    assert Order.objects.on_hold().count() == 40
 
 
 def test_reading_the_balance_and_a_refusal_for_want_of_money_read_no_whole_table(
@@ -383,9 +390,13 @@ def test_passing_over_held_orders_reads_no_whole_table(simulator: Simulator) -> 
     with explained() as statements:
         run_sweep()
         assert not is_work_left()
-        one, other, *_ = Order.objects.filter(pk__in=[order.pk for order in orders])
+        one, other, third, *_ = Order.objects.filter(pk__in=[order.pk for order in orders])
         assert approve_price(one, 980, by="amina")
         assert reject_held(other, by="amina")
+        Order.objects.filter(pk=third.pk).update(due_at=timezone.now())
+        third.refresh_from_db()
+        hold_for_review(third, objection="Third order today")
+        assert approve_review(third, by="amina")
         run_sweep()
     assert scans(statements) == []
     assert Order.objects.get(pk=one.pk).status == Status.FULFILLED

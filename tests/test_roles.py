@@ -20,7 +20,7 @@ from django.test import Client, RequestFactory
 from django.urls import reverse
 from django.utils import timezone
 
-from giftcards.engine.prices import hold
+from giftcards.engine.holding import hold_for_price
 from giftcards.engine.recovery import adopt
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.management.roles import ROLES
@@ -130,7 +130,7 @@ def held(reference: str = "web-held") -> Order:
     """An order that waits for a person, because a card costs more than it may."""
     values = {"reference": reference, "sale_price": SALE, "max_price": COSTS["highest price"]}
     order = make_guide_order(Status.PENDING, **values)
-    hold(order, price=COSTS["price above"], ceiling=COSTS["highest price"])
+    hold_for_price(order, price=COSTS["price above"], ceiling=COSTS["highest price"])
     order.refresh_from_db()
     return order
 

@@ -1,9 +1,10 @@
-"""Small actions about an order: check, tick off, complaint, note, held price, missing cards."""
+"""Small actions about an order: check, tick off, complaint, note, held order, missing cards."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from django import forms
@@ -24,9 +25,15 @@ from giftcards.admin.actions import (
     state_token,
     token,
 )
-from giftcards.admin.pages import OrderPages, customer_of, facts, recorded
+from giftcards.admin.pages import OrderPages, column_label, customer_of, facts, recorded
 from giftcards.display import explained, filled, isolated, money
-from giftcards.engine.prices import approve_price, held_price, reject_held
+from giftcards.engine.holding import (
+    approve_price,
+    approve_review,
+    held_objection,
+    held_price,
+    reject_held,
+)
 from giftcards.engine.reordering import check_reorderable, missing_part, reorder_missing, repetition
 from giftcards.exceptions import ReorderError
 from giftcards.models import Note, Order
@@ -103,7 +110,7 @@ TICK_OFF = OrderAction(
     label=_("Tick off"),
     permission=may("giftcards.check_order"),
     place="",
-    # A held order keeps its problem until the price is decided.
+    # A held order keeps its problem until somebody decides about it.
     before=lambda attempt: LATE if attempt.order.is_held else None,
     act=_tick_off,
 )
@@ -167,60 +174,83 @@ NOTE = OrderAction(
     act=_note,
 )
 
-# A held order is bought at its price, or rejected.
+# A held order is bought, or rejected.
 
 
-class PriceForm(forms.Form):
-    """The decision whether to buy a held order at ``price`` a card, which is above its limit."""
+class HeldForm(forms.Form):
+    """The decision whether to buy a held order; ``buying`` says what that means."""
 
     APPROVE = "approve"
     REJECT = "reject"
 
     outcome = forms.ChoiceField(label=_("Your decision"), widget=forms.RadioSelect)
 
-    def __init__(self, order: Order, price: Decimal, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, buying: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.price = price
-        text = gettext("Buy it: at most %(price)s a card, %(total)s in all.")
-        buying = filled(text, price=money(price), total=money(price * order.quantity))
         self.fields["outcome"].choices = [  # type: ignore[attr-defined]
             (self.APPROVE, buying),
             (self.REJECT, _("Do not buy it: reject the order.")),
         ]
 
 
-def _price_form(attempt: Attempt, data: QueryDict | None) -> PriceForm:
-    return PriceForm(attempt.order, held_price(attempt.order) or Decimal(0), data)
+def _price_form(attempt: Attempt, data: QueryDict | None) -> HeldForm:
+    price = _price_of(attempt.order)
+    text = gettext("Buy it: at most %(price)s a card, %(total)s in all.")
+    total = price * attempt.order.quantity
+    return HeldForm(filled(text, price=money(price), total=money(total)), data)
+
+
+def _price_of(order: Order) -> Decimal:
+    return held_price(order) or Decimal(0)
 
 
 def _decide_price(attempt: Attempt) -> Outcome:
-    order, form = attempt.order, attempt.form
-    if form.cleaned_data["outcome"] == PriceForm.APPROVE:
-        decision = approve_price(order, form.price, by=attempt.by)
-    else:
-        decision = reject_held(order, by=attempt.by)
-    return decided(decision)
+    return decided(_decide(attempt, partial(approve_price, price=_price_of(attempt.order))))
 
 
-def decided(decision: Problem | None) -> Outcome:
-    """The outcome of a decision that the timeline shows; ``None``: it came too late."""
+def _decide(attempt: Attempt, approve: Callable[..., Problem | None]) -> Problem | None:
+    is_approved = attempt.form.cleaned_data["outcome"] == HeldForm.APPROVE
+    return (approve if is_approved else reject_held)(attempt.order, by=attempt.by)
+
+
+def decided(decision: Problem | None, log: str = "") -> Outcome:
+    """The outcome of a decision that the timeline shows; ``None``: it came too late.
+
+    ``log`` replaces the decision's own text in the order's history.
+    """
     if decision is None:
         return LATE
     # Discreet, because everybody who may see the order can read the log.
-    return Outcome(gettext("Recorded."), decision.discreet, wakes=True)
+    return Outcome(gettext("Recorded."), log or decision.discreet, wakes=True)
 
 
 def _price_context(attempt: Attempt) -> Mapping[str, Any]:
     order = attempt.order
-    amounts = {
-        gettext("sale price"): order.sale_price,
-        gettext("sale amount"): order.sale_amount,
+    consequence = gettext(
+        "A card of this order costs more than it may. Nothing has been bought; the order waits"
+        " until you decide."
+    )
+    costs = {
         gettext("highest price"): order.price_ceiling,
-        gettext("price at the provider"): attempt.form.price,
+        gettext("price at the provider"): _price_of(order),
     }
-    known = [(label, money(amount)) for label, amount in amounts.items() if amount is not None]
+    return _held_context(order, consequence, _known(costs))
+
+
+def _held_context(
+    order: Order, consequence: str, more: Iterable[tuple[str, object]]
+) -> Mapping[str, Any]:
+    sale = {gettext("sale price"): order.sale_price, gettext("sale amount"): order.sale_amount}
     problems = [explained(problem, shows_costs=True) for problem in order.open_problems]
-    return {"facts": [*facts(order), *known], "problems": problems}
+    return {
+        "consequence": consequence,
+        "facts": [*facts(order), *_known(sale), *more],
+        "problems": problems,
+    }
+
+
+def _known(amounts: Mapping[str, Decimal | None]) -> list[tuple[str, object]]:
+    return [(label, money(amount)) for label, amount in amounts.items() if amount is not None]
 
 
 PRICE = OrderAction(
@@ -228,12 +258,46 @@ PRICE = OrderAction(
     route="<key>/price/",
     label=_("What may a card cost?"),
     permission=may("giftcards.resolve_order", "giftcards.view_cost"),
-    is_offered=lambda order: order.is_held,
+    is_offered=lambda order: held_price(order) is not None,
     before=lambda attempt: LATE if held_price(attempt.order) is None else None,
     form=_price_form,
-    template="price",
+    template="held",
     context=_price_context,
     act=_decide_price,
+)
+
+
+def _review_context(attempt: Attempt) -> Mapping[str, Any]:
+    order = attempt.order
+    consequence = gettext(
+        "Your shop's own rule wants a person to look at this order. Nothing has been bought; the"
+        " order waits until you decide."
+    )
+    customer = {
+        column_label(name): getattr(order, name)
+        for name in ("customer_name", "customer_email", "customer_phone")
+    }
+    known = [(label, value) for label, value in customer.items() if value]
+    return _held_context(order, consequence, known)
+
+
+def _decide_review(attempt: Attempt) -> Outcome:
+    # Without the reason for the review, which may name the customer.
+    log = f"Decided about the review: {attempt.form.cleaned_data['outcome']}."
+    return decided(_decide(attempt, approve_review), log=log)
+
+
+REVIEW = OrderAction(
+    name="order_review",
+    route="<key>/review/",
+    label=_("Approve or reject this order"),
+    permission=may("giftcards.resolve_order"),
+    is_offered=lambda order: held_objection(order) is not None,
+    before=lambda attempt: LATE if held_objection(attempt.order) is None else None,
+    form=lambda _attempt, data: HeldForm(gettext("Buy it."), data),
+    template="held",
+    context=_review_context,
+    act=_decide_review,
 )
 
 # The missing cards are ordered again.

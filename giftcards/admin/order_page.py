@@ -127,7 +127,7 @@ class OrderPage(OrderPages):
             "summary": summarise(story),
             "buttons": self.get_order_buttons(request, order),
             "problems": [_problem(entry, shows_costs=sees_costs) for entry in order.problems],
-            # A held order keeps its problem until the price is decided.
+            # A held order keeps its problem until somebody decides about it.
             "may_tick_off": TICK_OFF.permission(self, request) and not order.is_held,
             "shows_hints": request.user.has_perm("giftcards.resume_provider"),
             **_money(order, again, shows_costs=sees_costs),

@@ -6,7 +6,16 @@ from django.contrib import admin
 from django.http import HttpRequest
 
 from giftcards.admin.correcting import CUSTOMER
-from giftcards.admin.deciding import CHECK, DISPUTE, FINGERPRINT, NOTE, PRICE, REPEAT, TICK_OFF
+from giftcards.admin.deciding import (
+    CHECK,
+    DISPUTE,
+    FINGERPRINT,
+    NOTE,
+    PRICE,
+    REPEAT,
+    REVIEW,
+    TICK_OFF,
+)
 from giftcards.admin.extensions import Extension, register
 from giftcards.admin.finding import FIND_CARD
 from giftcards.admin.listing import OrderList
@@ -23,6 +32,7 @@ register(
         actions=(
             RESOLVE,
             PRICE,
+            REVIEW,
             CHECK,
             REPEAT,
             PAY_BACK,

@@ -26,7 +26,7 @@ from giftcards.admin.pages import OrderPages, column_label, log_entries, recorde
 from giftcards.admin.provider import pause_in_words
 from giftcards.catalogue import Quote, quote
 from giftcards.display import bdi, count_text, filled, isolated, moment, money, money_text, named
-from giftcards.engine.prices import confirm_price
+from giftcards.engine.holding import confirm_price
 from giftcards.engine.resolving import NoAnswer
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import OrderDetails, place_order

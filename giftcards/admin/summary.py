@@ -12,8 +12,8 @@ from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
-from giftcards.display import explained, filled, moment, money, worked_out
-from giftcards.engine.prices import held_price
+from giftcards.display import bdi, explained, filled, moment, money, worked_out
+from giftcards.engine.holding import held_objection, held_price
 from giftcards.models import Order
 from giftcards.problems import Problem
 from giftcards.refunds import RefundBreakdown, refund_breakdown
@@ -82,8 +82,7 @@ def _what_is_next(story: SummaryInput) -> Iterator[str]:
 def _pending(story: SummaryInput) -> Iterator[str]:
     order = story.order
     if order.is_held:
-        yield _held(order, shows_costs=story.shows_costs)
-        yield gettext("Nothing is bought until a person approves the price or rejects the order.")
+        yield from _held(order, shows_costs=story.shows_costs)
         return
     if order.open_problems:
         yield gettext("The order could not be sent yet; nothing has been bought.")
@@ -93,12 +92,19 @@ def _pending(story: SummaryInput) -> Iterator[str]:
     yield gettext("It is sent by itself in a moment.")
 
 
-def _held(order: Order, *, shows_costs: bool) -> str:
-    price, ceiling = held_price(order), order.price_ceiling
+def _held(order: Order, *, shows_costs: bool) -> Iterator[str]:
+    objection, price, ceiling = held_objection(order), held_price(order), order.price_ceiling
+    if objection is not None:
+        text = gettext("The order is held: a person has to look at it, because “%(objection)s”.")
+        yield filled(text, objection=bdi(objection))
+        yield gettext("Nothing is bought until a person approves or rejects the order.")
+        return
     if not shows_costs or price is None or ceiling is None:
-        return gettext("The order is held: a card costs more at the provider than it may.")
-    text = gettext("The order is held: a card costs %(price)s, and may cost %(ceiling)s.")
-    return filled(text, price=money(price), ceiling=money(ceiling))
+        yield gettext("The order is held: a card costs more at the provider than it may.")
+    else:
+        text = gettext("The order is held: a card costs %(price)s, and may cost %(ceiling)s.")
+        yield filled(text, price=money(price), ceiling=money(ceiling))
+    yield gettext("Nothing is bought until a person approves the price or rejects the order.")
 
 
 def _unconfirmed(order: Order) -> Iterator[str]:

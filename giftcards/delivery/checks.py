@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any
 from urllib.parse import urlsplit
 
 import django
@@ -15,6 +14,7 @@ from django.http.request import split_domain_port, validate_host
 from django.urls import NoReverseMatch, reverse
 from django.utils.module_loading import import_string
 
+from giftcards.checks import check_path, find
 from giftcards.conf import conf as core
 from giftcards.delivery.conf import conf
 from giftcards.delivery.kinds import WITH_CARDS, Mode
@@ -64,24 +64,12 @@ def _check_paths() -> Iterator[CheckMessage]:
     paths = [(f"GIFTCARDS_DELIVERY[{name!r}]", path) for name, path in single.items() if path]
     paths += [("GIFTCARDS_DELIVERY['CHANNELS']", path) for path in conf.channels]
     for setting, path in paths:
-        if not callable(_found(path)):
-            yield Error(
-                f"{setting} names {path!r}, which cannot be imported or called.",
-                hint="Correct the path. What it names must be there when the site starts.",
-                id="giftcards_delivery.E010",
-            )
-
-
-def _found(path: str) -> Any:
-    try:
-        return import_string(path)
-    except Exception:  # noqa: BLE001 (a module of the shop may raise anything)
-        return None
+        yield from check_path(setting, path, id="giftcards_delivery.E010")
 
 
 def _check_channels() -> Iterator[CheckMessage]:
     """Check that each channel has a name that rows can store, and no other channel has."""
-    classes = [(path, _found(path)) for path in conf.channels]
+    classes = [(path, find(path)) for path in conf.channels]
     names = [(path, getattr(found, "name", None)) for path, found in classes if callable(found)]
     for path, name in names:
         if not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME):
@@ -156,7 +144,7 @@ def _check_days() -> Iterator[CheckMessage]:
 
 def _check_mail() -> Iterator[CheckMessage]:
     """Check that mail is delivered, and that there is a timeout if a mail server hangs."""
-    names = (getattr(_found(path), "name", None) for path in conf.channels)
+    names = (getattr(find(path), "name", None) for path in conf.channels)
     if "mail" not in names:
         return
     backend, timeout, where = _mailer()
@@ -186,5 +174,5 @@ def _mailer() -> tuple[str, object, str]:
 
 
 def _is_smtp(backend: str) -> bool:
-    found = _found(backend)
+    found = find(backend)
     return isinstance(found, type) and issubclass(found, import_string(_SMTP))

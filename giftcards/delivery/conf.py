@@ -18,6 +18,7 @@ from giftcards.conf import (
     SettingsDict,
     Unusable,
     address,
+    dotted_path,
     number,
     optional,
     text,
@@ -61,22 +62,15 @@ def _line(setting: str, value: Any) -> str:
     raise Unusable("text", f"{setting} is not one line of text.", hint)
 
 
-def _path(setting: str, value: Any) -> str:
-    hint = "Give a dotted path, such as 'shop.gifts.owned_orders'."
-    return _dotted(setting, text(setting, value, hint), hint)
+_path = dotted_path("shop.gifts.owned_orders")
+_channel = dotted_path("giftcards.delivery.channels.Mail")
 
 
 def _channels(setting: str, value: Any) -> tuple[str, ...]:
-    hint = "List the dotted paths of classes, such as 'giftcards.delivery.channels.Mail'."
     if not isinstance(value, list | tuple) or not all(isinstance(path, str) for path in value):
+        hint = "List the dotted paths of classes, such as 'giftcards.delivery.channels.Mail'."
         raise Unusable("type", f"{setting} must be a list of texts.", hint)
-    return tuple(_dotted(setting, path, hint) for path in value)
-
-
-def _dotted(setting: str, path: str, hint: str) -> str:
-    if all(part.isidentifier() for part in path.split(".")) and "." in path:
-        return path
-    raise Unusable("path", f"{setting} is not a dotted path.", hint)
+    return tuple(_channel(setting, path) for path in value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,35 +1,27 @@
-"""Prices of cards: those known at present, and the orders that are held because of them.
-
-Prices are cached, because each query costs a request. An order whose price is above its ceiling is
-held until the price falls, or a person decides.
-"""
+"""Prices of cards, as known at present. They are cached, because each query costs a request."""
 
 from __future__ import annotations
 
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from itertools import islice
 from typing import Any
 
-from django.db import transaction
 from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.budget import Purpose
-from giftcards.engine.database import isolate_failures, tolerating
-from giftcards.engine.task_queue import wake_worker
+from giftcards.engine.database import tolerating
+from giftcards.engine.holding import release_fallen
 from giftcards.exceptions import AccessDenied, NotFound, NotListed, ProviderError, RateLimited
-from giftcards.models import Lease, Order, Product, ProductPrices, StatusChange
+from giftcards.models import Lease, Order, Product, ProductPrices
 from giftcards.models.times import SLACK
-from giftcards.problems import Problem
 from giftcards.provider.answers import Product as ToldProduct
-from giftcards.statuses import Status
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +29,6 @@ logger = logging.getLogger(__name__)
 # (seconds).
 _RETRY = 60.0
 _RETRY_REQUIRED = 5.0
-# The most held orders that are released at a time: about as many as can be sent in a minute.
-_AT_ONCE = 100
 # How often all processes together look at held orders, and at how many products each time.
 _TURN = timedelta(seconds=15)
 _PRODUCTS = 5
@@ -139,14 +129,16 @@ class PriceList:
                 return None
             listed = {kind.type_id for kind in product.types}
             prices = _Prices(asked_at, by_type(product), listed)
-            release_fallen(product_id, prices.by_type)
         self._cache[product_id] = prices
         return prices
 
     def product(
         self, product_id: str, purpose: Purpose, *, may_repeat: bool = True
     ) -> ToldProduct | None:
-        """Request a product; store its prices for all processes, and its types in the catalogue."""
+        """Request a product; store its prices for all processes, and its types in the catalogue.
+
+        Held orders whose price has fallen go on.
+        """
         now = timezone.now()
         told = self._read(product_id, purpose, may_repeat)
         if told is not None:
@@ -155,6 +147,7 @@ class PriceList:
             # An order that waits for the price does not need the catalogue.
             with tolerating(f"Keeping the types of the product {product_id}"):
                 Product.objects.keep_types(product_id, _columns_of_types(told), at=now)
+            release_fallen(product_id, prices)
         return told
 
     def look_at_held(self, has_time: Callable[[], bool]) -> bool:
@@ -166,7 +159,7 @@ class PriceList:
         if time.monotonic() < self._held_due_at:
             return False
         self._held_due_at = time.monotonic() + _TURN.total_seconds()
-        held = Order.objects.on_hold().order_by()
+        held = Order.objects.on_hold_for_price().order_by()
         products = list(held.values_list("product_id", flat=True).distinct())
         if not (products and Lease.objects.take(Lease.HELD_PRICES, _TURN)):
             return False
@@ -175,18 +168,17 @@ class PriceList:
         for number, product_id in enumerate(products[:_PRODUCTS]):
             if number and not has_time():
                 break
-            # The gateway keeps the error, and pauses if it has to.
-            with suppress(ProviderError):
-                release_fallen(product_id, self._recent(product_id))
+            self._look_at_held_of(product_id)
         return True
 
-    def _recent(self, product_id: str) -> Mapping[str, Decimal]:
-        """The prices by type that some process has just been told; requested if there are none."""
+    def _look_at_held_of(self, product_id: str) -> None:
         told = ProductPrices.objects.told(product_id, key=self._key, max_age=_RECENT)
         if told is not None:
-            return told.prices
-        product = self.product(product_id, Purpose.BACKGROUND, may_repeat=False)
-        return {} if product is None else by_type(product)
+            release_fallen(product_id, told.prices)
+            return
+        # The gateway keeps the error, and pauses if it has to.
+        with suppress(ProviderError):
+            self.product(product_id, Purpose.BACKGROUND, may_repeat=False)
 
 
 def _no_price(prices: _Prices, type_id: str) -> ProviderError:
@@ -231,103 +223,3 @@ def _columns_of_types(product: ToldProduct) -> list[dict[str, Any]]:
 def _unless_negative(number: Any) -> Any:
     """Return ``number``; ``None``, for "unknown", if it is negative."""
     return None if number is not None and number < 0 else number
-
-
-def hold(order: Order, *, price: Decimal, ceiling: Decimal) -> None:
-    """Hold a PENDING order, so that it is never due, unless another process was first."""
-    problem = Problem("price_above", {"price": f"{price:.2f}", "ceiling": f"{ceiling:.2f}"})
-    if order.stay_pending(problem, due_at=None, failures=0):
-        logger.warning("Order %s is held. %s", order.reference, problem)
-
-
-def held_price(order: Order) -> Decimal | None:
-    """The price of a card when ``order`` was held; ``None`` if it is not held for its price."""
-    above = _price_above(order)
-    return Decimal(above.parameters["price"]) if above else None
-
-
-def _price_above(order: Order) -> Problem | None:
-    problems = map(Problem.of, order.problems if order.is_held else ())
-    return next((problem for problem in problems if problem.code == "price_above"), None)
-
-
-def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | None:
-    """Have a held order sent at ``price`` a card at most; return the decision as recorded.
-
-    Returns ``None``, and changes nothing, if the order is not held any more. ``price`` is 0 or
-    more, with at most two decimals; otherwise ``ValidationError`` is raised. If a card costs more
-    when the order is to be sent, it is held again. ``by`` names who decided, in the timeline.
-    """
-    approved, above = order.check_price(price), _price_above(order)
-    if above is None:
-        return None
-    amounts = {"price": f"{price:.2f}", "ceiling": above.parameters["ceiling"]}
-    decision = Problem("staff_approved", {"by": by, **amounts})
-    if not _release(order, decision, by=by, approved_price=approved):
-        return None
-    logger.info("Order %s may cost %.2f a card.", order.reference, price)
-    wake_worker()
-    return decision
-
-
-def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
-    """Release the held orders of a product whose price has fallen to their ceiling or below.
-
-    ``prices`` are by type. At most 100 are released; the others follow with the next prices.
-    """
-    is_any_released = False
-    for order, fell in islice(_fallen(product_id, prices), _AT_ONCE):
-        with isolate_failures(order):
-            if _release(order, fell):
-                is_any_released = True
-                logger.info("Order %s goes on. %s", order.reference, fell)
-    if is_any_released:
-        wake_worker()
-
-
-def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Order, Problem]]:
-    """Yield the held orders whose price has fallen, each with the entry for its timeline."""
-    for order in Order.objects.on_hold().filter(product_id=product_id):
-        price, ceiling = prices.get(order.type_id), order.price_ceiling
-        if price is None or ceiling is None or price > ceiling:
-            continue
-        # The order may wait for another reason.
-        if _price_above(order):
-            amounts = {"price": f"{price:.2f}", "ceiling": f"{ceiling:.2f}"}
-            yield order, Problem("price_fell", amounts)
-
-
-def _release(order: Order, reason: Problem, *, by: str = "", **values: Any) -> bool:
-    """Have a held order sent, and keep ``reason`` in its timeline; False if it is not held."""
-    # SEND_TIMEOUT starts again, however long the order has waited.
-    now = timezone.now()
-    with transaction.atomic():
-        is_done = order.stay_pending(None, due_at=now, queued_at=now, failures=0, **values)
-        if is_done:
-            order.acknowledge(reason, by=by)
-    return is_done
-
-
-def confirm_price(order: Order, price: Decimal) -> None:
-    """Store the ceiling that the person who has just placed ``order`` has confirmed.
-
-    Call it in the transaction that records the order, so that no worker has seen the order yet.
-    """
-    order.approved_price = order.check_price(price)
-    order.save(update_fields=["approved_price"])
-
-
-def reject_held(order: Order, *, by: str) -> Problem | None:
-    """Reject a held order, for which nothing was bought; return the decision as recorded.
-
-    Returns ``None``, and changes nothing, if the order is not held any more.
-    """
-    if not order.is_held:
-        return None
-    decision = Problem("staff_declined", {"by": by})
-    source = StatusChange.Source.STAFF
-    if not order.move(Status.REJECTED, source=source, details=[decision], where={"due_at": None}):
-        return None
-    logger.warning("Order %s was held, and is REJECTED now.", order.reference)
-    wake_worker()
-    return decision

@@ -15,6 +15,7 @@ from giftcards.models import ApiKey, Order
 from giftcards.models.orders import OF_CUSTOMER
 from giftcards.problems import Problem
 from giftcards.settlement import amount_of_missing
+from giftcards.statuses import Review
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
     references are free. Product, group, metadata and customer are those of ``order``. A card may
     cost at most ``max_price``, by default the ``max_price`` of ``order``. A price that staff have
     approved for ``order`` applies only if the new order would have no ceiling otherwise.
+    ``REVIEW_ORDER`` is not asked about it, unless ``order`` was rejected after a review.
 
     The customer has paid: what ``order`` owes for the missing cards becomes the ``sale_amount`` of
     the new order, and is not owed by ``order`` any more. Cards that came after ``order`` had
@@ -115,4 +117,7 @@ def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Ord
     if new.price_ceiling is None:
         # The person who bought the old order saw its price: the rest is not bought at any price.
         new.max_price = order.approved_price
+    # Nobody is asked again, unless staff rejected the old order after a review.
+    if order.review != Review.WANTED:
+        new.review = Review.APPROVED
     return new

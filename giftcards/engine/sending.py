@@ -20,7 +20,8 @@ from giftcards.engine.budget import Purpose, Slot
 from giftcards.engine.clock import steady_time
 from giftcards.engine.database import isolate_failures
 from giftcards.engine.gateway import LONGEST_RETRY_AFTER, Gateway
-from giftcards.engine.prices import hold
+from giftcards.engine.holding import hold_for_price, hold_for_review
+from giftcards.engine.reviewing import ReviewFailed, objection
 from giftcards.exceptions import (
     AccessDenied,
     NotListed,
@@ -45,7 +46,7 @@ _LONGEST_RETRY = timedelta(minutes=5)
 # in this time: the claim lasts for it, REQUEST_TIMEOUT and _DATABASE_PATIENCE together, and
 # PROOF_OF_ABSENCE counts from its end.
 START_WITHIN = 10.0
-# After this many failed queries for the price of an order, which take more than a minute, the order
+# After this many failed reviews, or queries for the price, which take more than a minute, the order
 # may be the reason.
 _PATIENT_FAILURES = 4
 # Only a price that was requested within this time can hold an order. A part of this time is
@@ -67,8 +68,9 @@ _LEVELS = {
 def send(order: Order, gateway: Gateway) -> bool:
     """Claim a recorded order and send it; False if no order can be sent at present.
 
-    An order whose price is above its ceiling is held instead, and one with a ceiling whose price is
-    unknown is postponed. Updates ``order`` in place, unless another process was first.
+    An order that a person has to look at, or whose price is above its ceiling, is held instead. One
+    that cannot be reviewed, or with a ceiling whose price is unknown, is postponed. Updates
+    ``order`` in place, unless another process was first.
     """
     is_possible = True  # also if the order cannot be written, and is left out
     with isolate_failures(order):
@@ -77,6 +79,9 @@ def send(order: Order, gateway: Gateway) -> bool:
 
 
 def _send(order: Order, gateway: Gateway) -> bool:
+    # The review comes first: it may take days, and the price has to be that of the moment.
+    if not _passes_review(order):
+        return True
     ceiling = order.price_ceiling
     # Read the price before the claim, because nothing may delay the request after it: a process
     # that stalls there could send an order that was declared lost and sent again meanwhile.
@@ -93,7 +98,7 @@ def _send(order: Order, gateway: Gateway) -> bool:
         if price is None:
             return False
         if price > ceiling:
-            hold(order, price=price, ceiling=ceiling)
+            hold_for_price(order, price=price, ceiling=ceiling)
             return True
     # Before the claim, for the same reason.
     gateway.environment()
@@ -164,6 +169,28 @@ def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) ->
         gateway.finish(slot, failure)
 
 
+def _passes_review(order: Order) -> bool:
+    """True if ``REVIEW_ORDER`` lets the order be sent; otherwise it is held or postponed.
+
+    If the rule keeps failing, that is a problem of the order.
+    """
+    failure, reason = "interrupted", ""
+    try:
+        reason = objection(order)
+        failure = ""
+    except ReviewFailed as error:
+        failure = str(error)
+    finally:
+        # Even if the task has timed out: the order must not hold up the others again at once.
+        if failure:
+            is_patient = order.failures < _PATIENT_FAILURES
+            problem = None if is_patient else Problem("review_failed", {"detail": failure})
+            _postpone(order, problem, because=f"REVIEW_ORDER: {failure}.")
+    if reason:
+        hold_for_review(order, objection=reason)
+    return not (failure or reason)
+
+
 def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> None:
     """Postpone an order that has a ceiling and whose price is unknown.
 
@@ -177,7 +204,7 @@ def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> 
 
 
 def _postpone(order: Order, problem: Problem | None, *, because: object) -> None:
-    """Postpone an order that cannot be sent with this price or with this key."""
+    """Postpone an order that cannot be sent as things are."""
     due_at = timezone.now() + _retry_pause(order)
     if order.stay_pending(problem, due_at=due_at, failures=order.failures + 1):
         logger.info("Order %s is not sent yet. %s", order.reference, because)

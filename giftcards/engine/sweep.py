@@ -282,8 +282,8 @@ def time_to_check(order: Order, gateway: Gateway) -> float:
 def check_now(order: Order, gateway: Gateway) -> Swept:
     """Send or check ``order`` even if it is not due, unless another process has claimed it.
 
-    Does nothing if the order is held because of its price, if it was checked within the interval,
-    or if the budget is exhausted; see :func:`time_to_check`.
+    Does nothing if the order is held, if it was checked within the interval, or if the budget is
+    exhausted; see :func:`time_to_check`.
     """
     scope = Order.objects.filter(pk=order.pk)
     now = timezone.now()

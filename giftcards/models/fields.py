@@ -46,10 +46,20 @@ def plain_line(text: str) -> None:
     Refuses control characters, line separators, bidirectional marks, embeddings, overrides and
     isolates, and other invisible characters except the zero-width joiners.
     """
-    if any(unicodedata.category(char) in _UNSEEN and char not in _JOINERS for char in text):
+    if any(map(_is_unseen, text)):
         raise ValidationError(
             _("Use one line of text, without control or direction characters."), code="plain_line"
         )
+
+
+def as_plain_line(text: str) -> str:
+    """``text`` in one line, without the characters that :func:`plain_line` refuses."""
+    spaced = (" " if char.isspace() else char for char in text)
+    return " ".join("".join(char for char in spaced if not _is_unseen(char)).split())
+
+
+def _is_unseen(char: str) -> bool:
+    return unicodedata.category(char) in _UNSEEN and char not in _JOINERS
 
 
 def read_amount(text: str) -> Decimal | None:

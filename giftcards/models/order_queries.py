@@ -16,7 +16,7 @@ from django.db.models import Q
 from django.db.models.functions import Coalesce
 
 from giftcards.models.times import LONGEST_HOLD, SLACK, past
-from giftcards.statuses import URGENT, Status
+from giftcards.statuses import URGENT, Review, Status
 
 if TYPE_CHECKING:
     from giftcards.models.orders import Order
@@ -28,7 +28,7 @@ _AT_ONCE = 100
 # The open statuses that are not urgent.
 _PATIENT = (Status.UNCONFIRMED, Status.DELAYED)
 
-# Orders that are not sent until a person decides about their price, or the price falls.
+# Orders that are not sent until a person decides, or their price falls.
 HELD = Q(status=Status.PENDING, due_at=None)
 
 # Django turns "= True" into a bare column and "= False" into NOT, for which SQLite uses no index;
@@ -118,6 +118,10 @@ class OrderQueries(models.QuerySet["Order"]):
     def on_hold(self) -> Self:
         """Orders that are not sent until a person decides, or their price falls; oldest first."""
         return self._waiting(Status.PENDING).filter(due_at=None)
+
+    def on_hold_for_price(self) -> Self:
+        """Those of :meth:`on_hold` that a fallen price releases."""
+        return self.on_hold().exclude(review=Review.WANTED)
 
     def to_recover(self, now: datetime) -> Self:
         """Lost orders that are due to be searched for at the provider, longest due first."""

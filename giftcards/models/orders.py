@@ -44,7 +44,15 @@ from giftcards.models.times import LONGEST_HOLD, SLACK, is_ahead
 from giftcards.problems import Entry, Kind, Problem, history, revise
 from giftcards.refunds import refund_breakdown
 from giftcards.settlement import customer_breakdown
-from giftcards.statuses import ACCEPTED, FINAL, FOLLOWED, SETTLED, Status, check_move
+from giftcards.statuses import (
+    ACCEPTED,
+    FINAL,
+    FOLLOWED,
+    SETTLED,
+    Review,
+    Status,
+    check_move,
+)
 
 # The provider's answer about a larger order would exceed the size limit of the client.
 MAX_QUANTITY = 2_000
@@ -417,6 +425,8 @@ class Order(models.Model):
     approved_price = models.DecimalField(
         _("approved price"), null=True, editable=False, validators=[_not_negative], **MONEY
     )
+    # Whether a person has to look at it, or has, before it is sent.
+    review = models.CharField(max_length=10, choices=Review, editable=False, **EMPTY)
     # The fingerprint of the API key that it was sent with; "" until it is sent. The key decides the
     # account, and only that account's list can show what became of the order.
     sent_with = models.CharField(max_length=32, editable=False, **EMPTY)
@@ -473,7 +483,7 @@ class Order(models.Model):
     # Since when it has been waiting to be sent: SEND_TIMEOUT begins here.
     queued_at = models.DateTimeField(default=timezone.now, editable=False)
     # When to send (PENDING), check (HANDLING, DELAYED) or search for it (UNCONFIRMED) next; NULL:
-    # not automatically. PENDING with NULL: held until a person decides about its price.
+    # not automatically. PENDING with NULL: held, see `is_held`.
     due_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
     # Consecutive failed attempts to send, check or find it.
     failures = models.PositiveIntegerField(default=0, editable=False)
@@ -648,7 +658,7 @@ class Order(models.Model):
 
     @property
     def is_held(self) -> bool:
-        """True if it costs too much, and waits until a person decides or the price falls."""
+        """True if it is not sent until a person decides, or until its price falls."""
         return self.status == Status.PENDING and self.due_at is None
 
     @property

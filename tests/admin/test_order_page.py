@@ -21,7 +21,7 @@ from django_q.models import OrmQ
 
 from giftcards.admin import OrderAdmin, extensions
 from giftcards.admin.actions import OrderButton, state_token
-from giftcards.engine.prices import approve_price, hold
+from giftcards.engine.holding import approve_price, hold_for_price
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import DecryptionError
 from giftcards.fulfilment import reorder_missing
@@ -317,7 +317,7 @@ class TestWithoutCosts:
         self, support: Client, boss: Client
     ) -> None:
         order = make_guide_order(Status.PENDING, reference="web-1", **SOLD)
-        hold(order, price=Decimal("571.25"), ceiling=Decimal("569.75"))
+        hold_for_price(order, price=Decimal("571.25"), ceiling=Decimal("569.75"))
         pricing = order_page(order, "price")
         for html in (show(support, order), read(support.get(LIST))):
             assert not re.search(r"5(71\.25|69\.75)", html)
@@ -578,7 +578,7 @@ def test_the_timeline_tells_in_plain_words_who_did_what_and_when(boss: Client) -
 
 def test_the_timeline_tells_the_decisions_of_staff(boss: Client) -> None:
     order = make_guide_order(Status.PENDING, **SOLD)
-    hold(order, price=Decimal(570), ceiling=Decimal(550))
+    hold_for_price(order, price=Decimal(570), ceiling=Decimal(550))
     approve_price(order, 570, by="amina")
     assert timeline(show(boss, order))[1:] == [
         "amina approved a price of 570 DA a card, instead of 550 DA."

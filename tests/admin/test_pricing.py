@@ -10,7 +10,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 
-from giftcards.engine.prices import approve_price, hold, release_fallen
+from giftcards.engine.holding import approve_price, hold_for_price, release_fallen
 from giftcards.models import Order
 from giftcards.problems import Problem
 from giftcards.statuses import Status
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db
 
 def held_order(price: int = 49_000) -> Order:
     order = make_order(reference="web-1042", sale_price=Decimal(550))
-    hold(order, price=Decimal(price), ceiling=Decimal(550))
+    hold_for_price(order, price=Decimal(price), ceiling=Decimal(550))
     order.refresh_from_db()
     assert order.is_held
     return order
@@ -117,7 +117,7 @@ def test_a_page_opened_before_another_decision_decides_nothing(staff: Client) ->
     token = hidden(read(staff.get(page(order))))["state_token"]
     assert approve_price(order, 600, by="karim")
     order.refresh_from_db()
-    hold(order, price=Decimal(700), ceiling=Decimal(600))
+    hold_for_price(order, price=Decimal(700), ceiling=Decimal(600))
 
     stale = {"state_token": token, "outcome": "approve"}
     response = staff.post(page(order), stale, follow=True)
@@ -132,7 +132,7 @@ def test_a_page_opened_before_the_price_fell_and_rose_again_decides_nothing(staf
     token = hidden(read(staff.get(page(order))))["state_token"]
     release_fallen(order.product_id, {order.type_id: Decimal(490)})
     order.refresh_from_db()
-    hold(order, price=Decimal(49_000), ceiling=Decimal(550))
+    hold_for_price(order, price=Decimal(49_000), ceiling=Decimal(550))
 
     stale = {"state_token": token, "outcome": "approve"}
     response = staff.post(page(order), stale, follow=True)

@@ -172,6 +172,16 @@ def test_a_held_order_waits_for_a_decision_about_its_price() -> None:
     )
 
 
+def test_an_order_that_is_held_for_review_tells_why_to_everybody() -> None:
+    wanted = Problem("review_wanted", {"objection": "Third order today"})
+    order = build_guide_order(Status.PENDING, problems=[wanted], due_at=None, **SOLD)
+    for shows_costs in (True, False):
+        assert tell(order, shows_costs=shows_costs) == (
+            "The order is held: a person has to look at it, because “Third order today”. Nothing is"
+            " bought until a person approves or rejects the order."
+        )
+
+
 def test_an_order_that_is_proven_absent_is_sent_again() -> None:
     order = build_guide_order(Status.PENDING)
     assert tell(order, reason=Problem("absent")) == (

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from giftcards.books.models import LedgerEntry
 from giftcards.delivery.models import CardLink, Delivery, StaffDigest
-from giftcards.engine.prices import hold
+from giftcards.engine.holding import hold_for_price
 from giftcards.engine.recording import record_answers
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import CustomerRefund, Order, Product, ProviderState, StatusChange
@@ -37,7 +37,7 @@ _SILENCE = Problem("answer_lost", {"detail": "no complete answer within 10 s"})
 def fill() -> None:
     _read_catalogue()
     held = _recorded("web-1035", 3)
-    hold(held, price=Decimal(570), ceiling=Decimal(550))
+    hold_for_price(held, price=Decimal(570), ceiling=Decimal(550))
     _happened(held, timedelta(days=3))
     for reference, age, quantity, answer in _SETTLED:
         order = _accepted(reference, quantity)

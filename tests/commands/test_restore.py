@@ -13,8 +13,8 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.holding import approve_price
 from giftcards.engine.loop import begin_tick, follow
-from giftcards.engine.prices import approve_price
 from giftcards.engine.recovery import declare_absent
 from giftcards.engine.resolving import Fit, compare, overall, release
 from giftcards.engine.sweep import check_now

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from giftcards.catalogue import quote
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.holding import approve_price, reject_held, release_fallen
 from giftcards.engine.loop import is_work_left
-from giftcards.engine.prices import approve_price, reject_held, release_fallen
 from giftcards.engine.sending import send
 from giftcards.engine.sweep import check_now
 from giftcards.fulfilment import place_order

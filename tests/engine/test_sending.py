@@ -19,7 +19,7 @@ from django_q.conf import Conf
 from django_q.models import OrmQ
 
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.prices import approve_price, hold
+from giftcards.engine.holding import approve_price, hold_for_price
 from giftcards.engine.recovery import adopt, declare_absent
 from giftcards.engine.sending import give_up, mark_unconfirmed, send, send_due, send_now
 from giftcards.engine.sweep import sweep
@@ -819,7 +819,7 @@ class TestLateAnswers:
 
         def queue_and_hold(lost: Order) -> bool:
             assert declare_absent(lost, send_again=True, source=StatusChange.Source.RECOVERY)
-            hold(lost, price=Decimal(600), ceiling=Decimal(550))
+            hold_for_price(lost, price=Decimal(600), ceiling=Decimal(550))
             lost.refresh_from_db()
             assert lost.is_held
             return decision == "held" or bool(approve_price(lost, 600, by="amina"))

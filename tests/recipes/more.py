@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from asgiref.sync import async_to_sync
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core import mail
 from django.test import TestCase
@@ -20,6 +21,8 @@ from shop.receivers import deliver
 
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import Card, Order
+
+DAY = timedelta(days=1)
 
 
 class ShopTestCase(TestCase):
@@ -151,6 +154,43 @@ class Values(ShopTestCase):
         cart.save()
         checkout.mark_as_paid(cart)
         assert Order.objects.get().customer_language == "ar"
+
+
+class Rules(ShopTestCase):
+    def buy(self, *quantities: int) -> list[str]:
+        """Buy so many cards in each of several orders; return the reasons why any are held."""
+        configured = {**settings.GIFTCARDS, "REVIEW_ORDER": "shop.rules.review"}
+        carts = [self.make_cart(quantity=quantity) for quantity in quantities]
+        for cart in carts:
+            checkout.mark_as_paid(cart)
+        with self.settings(GIFTCARDS=configured):
+            self.work()
+        held = Order.objects.filter(status="PENDING", due_at=None).order_by("pk")
+        return [
+            problem.parameters["objection"] for order in held for problem in order.open_problems
+        ]
+
+    def test_a_first_order_above_the_sum_is_held_until_another_one_was_delivered(self) -> None:
+        reason = "A first order above 10000 DA"
+        assert self.buy(19) == [reason]
+        assert self.buy(18) == [reason]
+        assert self.buy(19) == [reason]
+        assert [order.quantity for order in Order.objects.filter(status="FULFILLED")] == [19, 18]
+
+    def test_orders_that_are_too_much_within_a_day_are_held(self) -> None:
+        reason = "More than 50000 DA within 24 hours"
+        assert self.buy(1) == []
+        # The first of these would be too much with the others, which are not too much without it.
+        assert self.buy(45, 44, 2) == [reason]
+        assert self.buy(43) == [reason]
+        assert self.buy(1) == [reason, reason]
+        Order.objects.filter(status="FULFILLED").update(created_at=timezone.now() - DAY)
+        assert self.buy(1) == [reason, reason]
+
+    def test_orders_of_others_do_not_count(self) -> None:
+        self.buy(1)
+        Order.objects.update(customer_email="other@example.com")
+        assert self.buy(19) == ["A first order above 10000 DA"]
 
 
 class MissingCards(ShopTestCase):

@@ -1,0 +1,164 @@
+"""Holding orders back until a person decides, or until the price falls.
+
+An order is held because a card costs more than its ceiling, or because ``REVIEW_ORDER`` wants a
+person to look at it. It is PENDING, is never due, and does not time out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from itertools import islice
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from giftcards.engine.database import isolate_failures
+from giftcards.engine.task_queue import wake_worker
+from giftcards.models import Order, StatusChange
+from giftcards.problems import Problem
+from giftcards.statuses import Review, Status
+
+logger = logging.getLogger(__name__)
+
+# The most held orders that are released at a time: about as many as can be sent in a minute.
+_AT_ONCE = 100
+
+
+def hold_for_price(order: Order, *, price: Decimal, ceiling: Decimal) -> None:
+    """Hold a PENDING order that costs too much, unless another process was first."""
+    problem = Problem("price_above", {"price": f"{price:.2f}", "ceiling": f"{ceiling:.2f}"})
+    if _hold(order, problem):
+        logger.warning("Order %s is held. %s", order.reference, problem)
+
+
+def hold_for_review(order: Order, *, objection: str) -> None:
+    """Hold a PENDING order that a person has to look at, unless another process was first."""
+    if _hold(order, Problem("review_wanted", {"objection": objection}), review=Review.WANTED):
+        # Without the objection, which may be about the customer.
+        logger.warning("Order %s is held for review.", order.reference)
+
+
+def _hold(order: Order, problem: Problem, **values: Any) -> bool:
+    return order.stay_pending(problem, due_at=None, failures=0, **values)
+
+
+def held_price(order: Order) -> Decimal | None:
+    """The price of a card when ``order`` was held; ``None`` if it is not held for its price."""
+    above = _held_for(order, "price_above")
+    return Decimal(above.parameters["price"]) if above else None
+
+
+def held_objection(order: Order) -> str | None:
+    """Why a person has to look at ``order``; ``None`` if it is not held for review."""
+    wanted = _held_for(order, "review_wanted")
+    return str(wanted.parameters["objection"]) if wanted else None
+
+
+def _held_for(order: Order, code: str) -> Problem | None:
+    """The problem with this code for which ``order`` is held; ``None`` if it is not."""
+    problems = map(Problem.of, order.problems if order.is_held else ())
+    return next((problem for problem in problems if problem.code == code), None)
+
+
+def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | None:
+    """Have an order sent that is held for its price, at ``price`` a card at most.
+
+    Returns the decision as recorded, or ``None``, and changes nothing, if the order is not held for
+    its price any more. ``price`` is 0 or more, with at most two decimals; otherwise
+    ``ValidationError`` is raised. If a card costs more when the order is to be sent, it is held
+    again. ``by`` names who decided, in the timeline.
+    """
+    approved, above = order.check_price(price), _held_for(order, "price_above")
+    if above is None:
+        return None
+    amounts = {"price": f"{price:.2f}", "ceiling": above.parameters["ceiling"]}
+    decision = Problem("staff_approved", {"by": by, **amounts})
+    if not _release(order, decision, by=by, approved_price=approved):
+        return None
+    logger.info("Order %s may cost %.2f a card.", order.reference, price)
+    wake_worker()
+    return decision
+
+
+def approve_review(order: Order, *, by: str) -> Problem | None:
+    """Have an order sent that is held for review; it is not reviewed again.
+
+    Returns the decision as recorded, or ``None``, and changes nothing, if the order is not held for
+    review any more. It can still be held for its price. ``by`` names who decided, in the timeline.
+    """
+    wanted = _held_for(order, "review_wanted")
+    if wanted is None:
+        return None
+    decision = Problem("staff_review_approved", {"by": by, **wanted.parameters})
+    if not _release(order, decision, by=by, review=Review.APPROVED):
+        return None
+    logger.info("Order %s was reviewed, and may be sent.", order.reference)
+    wake_worker()
+    return decision
+
+
+def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
+    """Release the held orders of a product whose price has fallen to their ceiling or below.
+
+    ``prices`` are by type. At most 100 are released; the others follow with the next prices.
+    """
+    is_any_released = False
+    for order, fell in islice(_fallen(product_id, prices), _AT_ONCE):
+        with isolate_failures(order):
+            if _release(order, fell):
+                is_any_released = True
+                logger.info("Order %s goes on. %s", order.reference, fell)
+    if is_any_released:
+        wake_worker()
+
+
+def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Order, Problem]]:
+    """Yield the held orders whose price has fallen, each with the entry for its timeline."""
+    for order in Order.objects.on_hold_for_price().filter(product_id=product_id):
+        price, ceiling = prices.get(order.type_id), order.price_ceiling
+        if price is None or ceiling is None or price > ceiling:
+            continue
+        # The order may wait for another reason.
+        if _held_for(order, "price_above"):
+            amounts = {"price": f"{price:.2f}", "ceiling": f"{ceiling:.2f}"}
+            yield order, Problem("price_fell", amounts)
+
+
+def _release(order: Order, reason: Problem, *, by: str = "", **values: Any) -> bool:
+    """Have a held order sent, and keep ``reason`` in its timeline; False if it is not held."""
+    # SEND_TIMEOUT starts again, however long the order has waited.
+    now = timezone.now()
+    with transaction.atomic():
+        is_done = order.stay_pending(None, due_at=now, queued_at=now, failures=0, **values)
+        if is_done:
+            order.acknowledge(reason, by=by)
+    return is_done
+
+
+def confirm_price(order: Order, price: Decimal) -> None:
+    """Store the ceiling that the person who has just placed ``order`` has confirmed.
+
+    Call it in the transaction that records the order, so that no worker has seen the order yet.
+    """
+    order.approved_price = order.check_price(price)
+    order.save(update_fields=["approved_price"])
+
+
+def reject_held(order: Order, *, by: str) -> Problem | None:
+    """Reject a held order, for which nothing was bought; return the decision as recorded.
+
+    Returns ``None``, and changes nothing, if the order is not held any more.
+    """
+    if not order.is_held:
+        return None
+    is_reviewed = held_objection(order) is not None
+    decision = Problem("staff_review_declined" if is_reviewed else "staff_declined", {"by": by})
+    source = StatusChange.Source.STAFF
+    if not order.move(Status.REJECTED, source=source, details=[decision], where={"due_at": None}):
+        return None
+    logger.warning("Order %s was held, and is REJECTED now.", order.reference)
+    wake_worker()
+    return decision
