@@ -26,6 +26,7 @@ from giftcards.books.models import LedgerEntry
 from giftcards.books.reading import Position
 from giftcards.books.reports import By, report
 from giftcards.books.summary import summarise
+from giftcards.catalogue import check_offer, hold, keep_current, offers
 from giftcards.engine import outbox
 from giftcards.engine.balance import BalanceReader
 from giftcards.engine.figures import complete_figures
@@ -69,7 +70,7 @@ from tests.builders import answer, claim, make_order
 from tests.history import STATISTICS, add_history, analyze, forget_statistics, remove_history
 from tests.pages import FIND, LEDGER, LIST, order_page, read, sign_in
 from tests.plans import Statement, explained
-from tests.stage import LINE, ago, buy_many, provider_state, record_order, run_sweep
+from tests.stage import LINE, ago, buy_many, fill_catalogue, provider_state, record_order, run_sweep
 from tests.wall import Wall
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -372,6 +373,20 @@ def test_what_is_open_and_what_was_spent_is_summed_up_without_reading_a_whole_ta
     assert scans(statements) == []
     assert in_orders.total > 0
     assert spent == 0  # The orders of this past do not say what they were charged.
+
+
+def test_offers_and_holds_read_no_whole_table_of_orders(
+    open_orders: dict[Status, Order], simulator: Simulator
+) -> None:
+    fill_catalogue()
+    line = {"product_id": LINE["product_id"], "type_id": LINE["type_id"], "quantity": 1}
+    with explained() as statements:
+        assert offers().filter(product__product_id=line["product_id"]).exists()
+        check_offer(**line)
+        hold(reference="cart-1", **line)
+        place_order(reference="cart-1", **line)
+        keep_current(lambda: True)
+    assert scans(statements) == []
 
 
 def test_resolving_a_lost_order_reads_no_whole_table(open_orders: dict[Status, Order]) -> None:
