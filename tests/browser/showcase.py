@@ -13,7 +13,14 @@ from giftcards.delivery.models import CardLink, Delivery, StaffDigest
 from giftcards.engine.holding import hold_for_price
 from giftcards.engine.recording import record_answers
 from giftcards.keys.secrecy import CardSecret
-from giftcards.models import CustomerRefund, Order, Product, ProviderState, StatusChange
+from giftcards.models import (
+    CustomerRefund,
+    OfferChange,
+    Order,
+    Product,
+    ProviderState,
+    StatusChange,
+)
 from giftcards.problems import Problem
 from giftcards.provider.answers import OrderAnswer
 from giftcards.settlement import cancel_refund, record_refund
@@ -98,7 +105,12 @@ def _read_catalogue() -> None:
         (TYPE, "PSN 500 DA", PRICE, 150),
         ("type_003", "PSN 2000 DA", 1960, 0),
     ):
-        product.types.create(type_id=type_id, name=name, price=price, stock=stock)
+        kind = product.types.create(
+            type_id=type_id, name=name, price=price, stock=stock, read_at=now
+        )
+        # Both have become dearer.
+        old, new = f"{price - 20:.2f}", f"{price:.2f}"
+        kind.changes.create(what=OfferChange.What.PRICE, old=old, new=new, at=now)
 
 
 def _read_ledger() -> None:
