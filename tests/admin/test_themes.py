@@ -24,7 +24,7 @@ SHOWN = {
     "search": "web-1040",
     "add by id": "The provider's catalogue has not been read yet",
     "add": "Your own unique name for the order.",
-    "confirm": "What it costs Price per card unknown Total unknown",
+    "confirm": "What it costs Price per card 490 DA Total 980 DA",
     "change": "The catalogue was read on",
     "product": "PSN 500 DA",
     "products": "PlayStation Network",
