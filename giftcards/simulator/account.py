@@ -55,6 +55,24 @@ CATALOGUE: Mapping[str, Product] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class OfferChange:
+    """A change of what is for sale: from ``after`` on, a type has another price or stock.
+
+    ``after`` is in seconds since the simulator was made; what is ``None`` stays as it was.
+    """
+
+    after: float
+    type_id: str
+    price: Decimal | None = None
+    stock: int | None = None
+
+    def apply(self, kind: Denomination) -> Denomination:
+        """The type as it is after the change."""
+        price = kind.price if self.price is None else self.price
+        return replace(kind, price=price, stock=kind.stock if self.stock is None else self.stock)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Special:
     """The behaviour of an order of one of the :data:`SPECIAL_TYPES`; the defaults are normal."""
@@ -188,6 +206,7 @@ class Account:
     slow_delay: float = 360
     catalogue: Mapping[str, Product] = field(default_factory=lambda: CATALOGUE, repr=False)
     price_factor: Decimal | int = 1
+    offer_changes: Collection[OfferChange] = ()
     lists_test_types: bool = True
     repeat_codes: bool = False
     ledger_oddities: Collection[str] = ()
@@ -204,9 +223,15 @@ class Account:
             ("delay of the ledger", Decimal(self.ledger_delay)),
             ("price factor", Decimal(self.price_factor)),
             ("balance", Decimal(self.opening_balance)),
+            *(("time of a change", Decimal(change.after)) for change in self.offer_changes),
+            *(("price", Decimal(change.price or 0)) for change in self.offer_changes),
+            *(("stock", Decimal(change.stock or 0)) for change in self.offer_changes),
         ):
             if not value.is_finite() or value < 0:
                 raise ValueError(f"The {name} must not be negative.")
+        types = set(SPECIAL_TYPES).union(*(product.types for product in self.catalogue.values()))
+        if unknown := sorted({change.type_id for change in self.offer_changes} - types):
+            raise ValueError(f"There is no such type to change: {', '.join(unknown)}.")
         # One lock for everything: requests are short, and the ledger must stay consistent.
         self._lock = threading.RLock()
         # In this order: after a delay in between, the clock is behind, not ahead.
@@ -326,9 +351,13 @@ class Account:
         return order
 
     def _types(self, product_id: str) -> dict[str, Denomination]:
-        """The types of the product that are for sale, at the current prices."""
+        """The types of the product that are for sale, with the current prices and stocks."""
         special = {name: Denomination(name, _SPECIAL_PRICE) for name in SPECIAL_TYPES}
         kinds = {**self._find_product(product_id).types, **special}
+        age = self.clock() - self._clock_zero
+        for change in sorted(self.offer_changes, key=lambda change: change.after):
+            if change.type_id in kinds and change.after <= age:
+                kinds[change.type_id] = change.apply(kinds[change.type_id])
         return {
             name: replace(kind, price=kind.price * self.price_factor)
             for name, kind in kinds.items()

@@ -96,6 +96,15 @@ def test_simulator_command_explains_what_keeps_it_from_starting() -> None:
             ("--port=70000",): "The port must be from 0 to 65535.",
             ("--min-delay=50",): "The delays must not be negative, nor the least above the most.",
             ("--ledger-oddities=late,odd",): "The ledger has no such oddity: odd.",
+            ("--offer-change", "60", "type_001", "name", "PSN"): (
+                "--offer-change is not understood: 60 type_001 name PSN"
+            ),
+            ("--offer-change", "60", "type_001", "price", "x"): (
+                "--offer-change is not understood: 60 type_001 price x"
+            ),
+            ("--offer-change", "60", "type_002", "stock", "0"): (
+                "There is no such type to change: type_002."
+            ),
             ("--price-factor=x",): "Error: argument --price-factor: 'x' is not a number",
             **{
                 (f"--balance={text}",): (

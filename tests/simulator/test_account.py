@@ -15,7 +15,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giftcards.simulator import LEDGER_ODDITIES, Call, Simulator
+from giftcards.simulator import LEDGER_ODDITIES, Call, OfferChange, Simulator
 from tests.simulator.shop import LOST, PSN, STEAM, Clock, Shop, error, is_id
 
 
@@ -69,6 +69,56 @@ def test_every_price_can_be_multiplied_while_the_simulator_runs(shop: Shop) -> N
 def test_a_price_factor_that_is_negative_or_no_number_is_refused(factor: Decimal) -> None:
     with pytest.raises(ValueError, match="The price factor must not be negative"):
         Shop(price_factor=factor)
+
+
+def test_prices_and_stocks_change_at_their_times() -> None:
+    changes = [
+        OfferChange(60, "type_001", stock=0),
+        OfferChange(30, "type_001", price=Decimal(520)),
+        OfferChange(90, "type_001", price=Decimal(510), stock=7),
+        OfferChange(30, "SIM_SLOW", price=Decimal(500)),
+    ]
+    with Shop(offer_changes=changes) as shop:
+
+        def shown(type_id: str) -> tuple[int, int]:
+            types = shop.get(f"/v3/gift-cards/checkProduct/{PSN}")["types"]
+            [found] = [kind for kind in types if kind["id"] == type_id]
+            return found["price"], found["quantity"]
+
+        told = {}
+        for second in (0, 29.9, 30, 60, 90):
+            shop.clock.now = 1000 + second
+            told[second] = shown("type_001")
+        assert told == {
+            0: (490, 100_000),
+            29.9: (490, 100_000),
+            30: (520, 100_000),
+            60: (520, 0),
+            90: (510, 7),
+        }
+        assert shown("SIM_SLOW") == (500, 100_000)
+        assert shown("type_003") == (1960, 0)
+        # Orders see the same prices and stocks.
+        assert error(shop.place("type_001", 8))[1]["code"] == "OUT_OF_STOCK"
+        assert shop.check(shop.order("type_001", 7))["price_per_card"] == 510
+        # Another product has the types for tests, too, and not the others.
+        shop.get(f"/v3/gift-cards/checkProduct/{STEAM}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (OfferChange(-1, "type_001", stock=0), "The time of a change must not be negative"),
+        (OfferChange(float("nan"), "type_001"), "The time of a change must not be negative"),
+        (OfferChange(1, "type_001", price=Decimal(-1)), "The price must not be negative"),
+        (OfferChange(1, "type_001", price=Decimal("NaN")), "The price must not be negative"),
+        (OfferChange(1, "type_001", stock=-1), "The stock must not be negative"),
+        (OfferChange(1, "type_002", stock=0), "There is no such type to change: type_002"),
+    ],
+)
+def test_a_change_that_cannot_come_is_refused(change: OfferChange, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Shop(offer_changes=[change])
 
 
 def test_a_partial_order_delivers_half(shop: Shop) -> None:

@@ -15,7 +15,7 @@ from django.core.management.base import CommandError
 
 from giftcards.management.output import ConsoleCommand, OutputClosed
 from giftcards.models.fields import read_amount
-from giftcards.simulator import LEDGER_ODDITIES, SPECIAL_TYPES, Request, Simulator
+from giftcards.simulator import LEDGER_ODDITIES, SPECIAL_TYPES, OfferChange, Request, Simulator
 
 _SECONDS = {"type": float, "metavar": "SECONDS"}
 _COUNT = {"type": int, "metavar": "N"}
@@ -40,6 +40,18 @@ def _amount(text: str) -> Decimal:
     return amount
 
 
+def _offer_change(after: str, type_id: str, what: str, value: str) -> OfferChange:
+    """The change from the words of ``--offer-change``; :exc:`ValueError` if they are no change."""
+    with suppress(ValueError, InvalidOperation):
+        match what:
+            case "price":
+                return OfferChange(float(after), type_id, price=Decimal(value))
+            case "stock":
+                return OfferChange(float(after), type_id, stock=int(value))
+    given = " ".join((after, type_id, what, value))
+    raise ValueError(f"--offer-change is not understood: {given}")
+
+
 def _add(parser: ArgumentParser, flag: str, name: str, text: str, **more: Any) -> None:
     """Add the option that sets the attribute ``name`` of the simulator, with its default."""
     if "(default: " not in text:
@@ -56,6 +68,7 @@ class Command(ConsoleCommand):
         ("On the usual port:", ""),
         ("Every order settles at once:", "--min-delay 0 --max-delay 0"),
         ("A provider that refuses the key:", "--key another-key"),
+        ("A card is sold out after a minute:", "--offer-change 60 type_001 stock 0"),
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -79,6 +92,16 @@ class Command(ConsoleCommand):
             "multiply every price by this",
             type=_factor,
             metavar="FACTOR",
+        )
+        add(
+            "--offer-change",
+            "offer_changes",
+            "after SECONDS, the TYPE has another price or stock (WHAT), may be repeated"
+            " (default: nothing changes)",
+            nargs=4,
+            metavar=("SECONDS", "TYPE", "WHAT", "VALUE"),
+            action="append",
+            default=[],
         )
         add("--min-delay", "least_delay", "least time to settle", **_SECONDS, default=3)
         add("--max-delay", "most_delay", "most time to settle", **_SECONDS, default=45)
@@ -136,6 +159,7 @@ class Command(ConsoleCommand):
         delay = options["least_delay"], options["most_delay"]
         on_request = self._log if verbosity else None
         try:
+            values["offer_changes"] = [_offer_change(*words) for words in options["offer_changes"]]
             return Simulator(**values, delay=delay, on_request=on_request).start()
         except ValueError as error:
             raise CommandError(str(error), returncode=2) from error
