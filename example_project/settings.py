@@ -169,6 +169,9 @@ GIFTCARDS = {
     "POLL_INTERVAL": float(os.environ.get("GIFTCARDS_POLL_INTERVAL", "5")),
     "POLL_TIMEOUT": float(os.environ.get("GIFTCARDS_POLL_TIMEOUT", "300")),
     "REQUESTS_PER_MINUTE": int(os.environ.get("GIFTCARDS_REQUESTS_PER_MINUTE", "60")),
+    "CATALOGUE_EVERY": float(os.environ.get("GIFTCARDS_CATALOGUE_EVERY", "60")),
+    # The shop adds 12 % to what a card costs it, and rounds up to 10 DA.
+    "PRICING": {"margin_percent": 12, "round_to": 10},
 }
 
 # The mails to customers are files in a folder that only its owner may enter: they lead to cards.

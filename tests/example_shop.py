@@ -9,6 +9,7 @@ from typing import Any
 
 from django.core.management import CommandError, call_command
 
+from example_project import settings as example
 from giftcards.delivery import receivers
 from giftcards.delivery.models import Installation
 from giftcards.delivery.tasks import deliver
@@ -20,7 +21,8 @@ from tests.stage import fill_catalogue
 
 @contextmanager
 def opened(settings: Any, folder: Path, url: str = "http://127.0.0.1:8000") -> Iterator[None]:
-    """The shop at ``url`` tells its customers, by mails that are files in ``folder``."""
+    """The shop at ``url`` sells by its own rule, and tells its customers by files in ``folder``."""
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "PRICING": example.GIFTCARDS["PRICING"]}
     settings.MAIL_DIR = folder
     for name, value in file_settings(folder).items():
         setattr(settings, name, value)

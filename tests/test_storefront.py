@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,17 @@ from django.contrib.auth.models import Permission
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.test import Client
-from django.utils import translation
+from django.utils import timezone, translation
 
 from example_project import storefront
-from example_project.storefront import mailbox
-from example_project.storefront.checkout import buy, sale_price
+from example_project.storefront import catalogue as shelf
+from example_project.storefront import checkout, mailbox
 from example_project.storefront.models import Purchase
-from giftcards.models import ApiKey, Order, ProductType
+from giftcards.models import ApiKey, Hold, Order, ProductType, ProviderState
 from giftcards.settlement import record_refund
 from giftcards.simulator import Simulator
 from tests.example_shop import fill_shelf, kind, opened, work
+from tests.stage import ago, in_threads, sharing_database
 from tests.test_locale import LANGUAGES, catalogue, entries, needs, placeholders, run
 
 PACKAGE = Path(storefront.__file__).parent
@@ -54,29 +56,107 @@ def form_of(browser: Client, wanted: ProductType, **changed: Any) -> tuple[str, 
     return page, {**hidden, "quantity": 5, "email": "you@example.com", "language": "en", **changed}
 
 
-def bought(browser: Client, type_id: str = "TEST_PARTIAL", **changed: Any) -> str:
-    """Buy cards; the address of the order's page."""
+def begun(browser: Client, type_id: str = "TEST_PARTIAL", **changed: Any) -> str:
+    """Press "Buy"; the address of the page on which it is paid."""
     page, form = form_of(browser, kind(type_id), **changed)
     answer = browser.post(page, form)
     assert answer.status_code == 302, answer.content.decode()
     return str(answer.url)
 
 
+def bought(browser: Client, type_id: str = "TEST_PARTIAL", **changed: Any) -> str:
+    """Buy cards; the address of the order's page."""
+    answer = browser.post(begun(browser, type_id, **changed))
+    assert answer.status_code == 302, answer.content.decode()
+    return str(answer.url)
+
+
+def told(browser: Client, page: str, form: dict[str, Any] | None = None) -> list[str]:
+    """What the page says in the way of errors after it was sent."""
+    shown = browser.post(page, form or {}).content.decode()
+    return re.findall(r'role="alert">([^<]+)<', shown)
+
+
+def stock_is(cards: int | None, type_id: str = "type_001") -> None:
+    """From now on, the provider has so many cards, and the shop has just read it."""
+    ProductType.objects.filter(type_id=type_id).update(stock=cards, read_at=timezone.now())
+
+
+def end_holds() -> None:
+    """Let the time of all customers be over."""
+    for held in (Hold.objects.update(until=ago(1)), Purchase.objects.update(held_until=ago(1))):
+        assert held
+
+
 def links_to_mails(browser: Client) -> list[str]:
     return re.findall(r'href="(/mailbox/[^"]+/)"', browser.get("/mailbox/").content.decode())
+
+
+# The shelf
+
+
+def test_the_shelf_has_the_shops_prices_and_what_is_sold_out_in_two_queries(
+    shop: Simulator, django_assert_num_queries: Any
+) -> None:
+    with django_assert_num_queries(2):
+        cards = shelf.read().cards
+    assert [(item.name, item.price, item.is_sold_out) for item in cards] == [
+        ("PSN 500 DA", 550, False),
+        ("PSN 2000 DA", 2200, True),
+        ("Steam 5 USD", 1410, False),
+    ]
+    assert Client().get("/").content.decode().count("Sold out") == 1
+
+
+@pytest.mark.parametrize(
+    ("stock", "held", "is_sold_out"), [(3, 2, False), (3, 3, True), (0, 0, True), (None, 3, False)]
+)
+def test_a_card_is_sold_out_when_all_that_the_provider_has_are_taken(
+    stock: int | None, held: int, is_sold_out: bool, shop: Simulator
+) -> None:
+    stock_is(stock)
+    if held:
+        begun(Client(), "type_001", quantity=held)
+    page = f"/buy/{kind('type_001').pk}/"
+    assert [item.is_sold_out for item in shelf.read().cards] == [is_sold_out, True, False]
+    assert ("Sold out" in Client().get(page).content.decode()) is is_sold_out
+
+
+@pytest.mark.parametrize("least_margin", [60, 61])
+def test_a_card_that_earns_too_little_is_not_on_the_shelf(
+    least_margin: int, shop: Simulator, settings: Any
+) -> None:
+    rule = {**settings.GIFTCARDS["PRICING"], "least_margin": least_margin}
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "PRICING": rule}
+    is_sold = least_margin == 60
+    shown = Client().get("/").content.decode()
+    assert ("PSN 500 DA" in shown, "Steam 5 USD" in shown) == (is_sold, True)
+    page = f"/buy/{kind('type_001').pk}/"
+    assert Client().get(page).status_code == (200 if is_sold else 404)
+
+
+def test_an_empty_shelf_says_how_it_is_filled(db: None) -> None:
+    assert "giftcards_catalogue" in Client().get("/").content.decode()
 
 
 # Buying
 
 
-def test_a_form_that_is_sent_twice_buys_once(shop: Simulator) -> None:
+def test_forms_that_are_sent_twice_buy_once(shop: Simulator) -> None:
     browser = Client()
     page, form = form_of(browser, kind("type_001"))
-    assert browser.post(page, form).url == browser.post(page, form).url
+    payment = browser.post(page, form).url
+    assert browser.post(page, form).url == payment
+    assert not Order.objects.exists()
+    order = browser.post(payment).url
+    # Neither form, nor the page, begins anew.
+    assert [browser.post(payment).url, browser.get(payment).url] == [order, order]
+    assert browser.get(browser.post(page, form).url).url == order
     work()
     [purchase] = Purchase.objects.all()
-    [order] = shop.orders.values()
-    assert (purchase.amount, order.quantity) == (5 * 550, 5)
+    [placed] = shop.orders.values()
+    assert (purchase.amount, placed.quantity) == (5 * 550, 5)
+    assert not Hold.objects.exists()
 
 
 def test_two_clicks_of_a_new_customer_are_one_customer(shop: Simulator) -> None:
@@ -85,14 +165,32 @@ def test_two_clicks_of_a_new_customer_are_one_customer(shop: Simulator) -> None:
     page, form = form_of(browser, kind("type_001"))
     other.cookies["visitor"] = browser.cookies["visitor"].value
     assert browser.post(page, form).url == other.post(page, form).url
-    assert Order.objects.count() == 1
+    assert Purchase.objects.count() == Hold.objects.count() == 1
 
 
-def test_a_purchase_that_cannot_be_ordered_is_not_recorded(shop: Simulator) -> None:
-    customer = get_user_model().objects.create_user("lina")
+def test_a_purchase_that_cannot_be_ordered_is_not_paid(shop: Simulator) -> None:
+    begun(Client(), "type_001")
+    Purchase.objects.update(language="en\n")
+    purchase = Purchase.objects.get()
     with pytest.raises(ValidationError):
-        buy(customer, KEY, kind("type_001"), quantity=2, email="a@example.com", language="en\n")  # type: ignore[arg-type]
-    assert not Purchase.objects.exists()
+        checkout.pay(purchase)
+    purchase.refresh_from_db()
+    assert purchase.paid_at is None
+
+
+def test_what_is_not_paid_does_not_look_as_if_it_were(shop: Simulator) -> None:
+    browser = Client()
+    payment = begun(browser, "type_001")
+    page = payment.removesuffix("pay/")
+    assert browser.get(page).status_code == 404
+    assert Purchase.objects.get().reference not in browser.get("/orders/").content.decode()
+    assert f'href="{payment}"' in browser.get("/orders/").content.decode()
+    end_holds()
+    assert f'href="{payment}"' not in browser.get("/orders/").content.decode()
+    assert browser.post(payment).url == page
+    orders = browser.get("/orders/").content.decode()
+    assert f'href="{page}"' in orders
+    assert f'href="{payment}"' not in orders
 
 
 def test_nothing_is_bought_at_a_price_that_the_customer_has_not_seen(shop: Simulator) -> None:
@@ -102,7 +200,7 @@ def test_nothing_is_bought_at_a_price_that_the_customer_has_not_seen(shop: Simul
     answer = browser.post(page, form)
     assert "The price has changed" in answer.content.decode()
     # The page shows the new one, and accepts it.
-    assert 'name="price" value="680"' in answer.content.decode()
+    assert 'name="price" value="680.00"' in answer.content.decode()
     assert browser.post(page, {**form, "price": "680"}).status_code == 302
     assert Purchase.objects.get().amount == 5 * 680
 
@@ -124,15 +222,63 @@ def test_nothing_is_bought_with_a_wrong_value(wrong: dict[str, Any], shop: Simul
     browser = Client()
     page, form = form_of(browser, kind("type_001"), **wrong)
     assert browser.post(page, form).status_code == 200
+    assert not Purchase.objects.exists()
+
+
+# What the customer is told of what cannot be sold, and in their language.
+REFUSALS = {
+    "out_of_stock": "Cette carte est épuisée pour le moment.",
+    "fewer": "Il ne reste que \u20684\u2069 de ces cartes.",
+    "below_cost": "Cette carte ne peut pas être vendue à ce prix : son prix a changé, ou la remise",
+    "balance": "Cette carte ne peut pas être achetée pour le moment. Veuillez réessayer plus tard.",
+    "paused": "Cette carte ne peut pas être achetée pour le moment. Veuillez réessayer plus tard.",
+}
+
+
+@pytest.mark.parametrize("when", ["buying", "paying late"])
+@pytest.mark.parametrize("why", REFUSALS)
+def test_what_cannot_be_sold_is_neither_held_nor_paid_and_the_customer_reads_why(
+    why: str, when: str, shop: Simulator
+) -> None:
+    browser = Client(headers={"accept-language": "fr"})
+    page, form = form_of(browser, kind("type_001"))
+    if when == "paying late":
+        page = browser.post(page, form).url
+        end_holds()
+    match why:
+        case "out_of_stock" | "fewer":
+            stock_is(4 if why == "fewer" else 0)
+        case "below_cost":
+            # The shop notices on its last look at the provider.
+            shop.price_factor = 2
+            ProductType.objects.update(read_at=ago(61))
+        case "balance":
+            ProviderState.objects.keep_balance(Decimal(2000), asked_at=timezone.now())
+        case "paused":
+            ProviderState.objects.pause(
+                ProviderState.Pause.OUTAGE, detail="", until=timezone.now() + timedelta(minutes=5)
+            )
+    [sentence] = told(browser, page, form)
+    assert sentence.startswith(REFUSALS[why])
+    assert not Hold.objects.current(timezone.now()).exists()
     assert not Order.objects.exists()
+    assert not Purchase.objects.paid().exists()
 
 
-def test_what_is_sold_out_or_not_for_sale_cannot_be_bought(shop: Simulator) -> None:
+def test_a_customer_who_is_refused_can_buy_fewer_with_the_same_page(shop: Simulator) -> None:
+    stock_is(4)
     browser = Client()
-    sold_out = ProductType.objects.get(type_id="type_003")
-    page, form = form_of(browser, sold_out)
-    assert "There are not so many." in browser.post(page, form).content.decode()
-    ProductType.objects.filter(pk=sold_out.pk).update(price=None)
+    page, form = form_of(browser, kind("type_001"))
+    refused = browser.post(page, form).content.decode()
+    [key] = re.findall(r'name="key" value="([^"]+)"', refused)
+    payment = browser.post(page, {**form, "key": key, "quantity": 4}).url
+    assert "4 × <bdi>PSN 500 DA</bdi>" in browser.get(payment).content.decode()
+
+
+def test_what_is_not_for_sale_cannot_be_bought(shop: Simulator) -> None:
+    browser = Client()
+    page, form = form_of(browser, kind("type_001"))
+    ProductType.objects.filter(type_id="type_001").update(price=None)
     assert browser.post(page, form).status_code == 404
 
 
@@ -140,11 +286,6 @@ def test_a_browser_without_cookies_is_told_so(shop: Simulator) -> None:
     page, form = form_of(Client(), kind("type_001"))
     assert "cookies" in Client().post(page, form).content.decode()
     assert not Order.objects.exists()
-
-
-def test_cards_cost_an_eighth_more_rounded_up_to_ten_dinars(shop: Simulator) -> None:
-    prices = {name: sale_price(kind(name)) for name in ("type_001", "type_101")}
-    assert prices == {"type_001": 550, "type_101": 1410}
 
 
 @pytest.mark.parametrize(
@@ -161,19 +302,111 @@ def test_cards_cost_an_eighth_more_rounded_up_to_ten_dinars(shop: Simulator) -> 
 def test_the_checkout_sells_nothing_for_real_money_that_nobody_has_paid(
     shop: Simulator, environment: str, url: str, is_open: bool, settings: Any
 ) -> None:
-    page, form = form_of(Client(), kind("type_001"))
+    browser, other = Client(), Client()
+    begun_before = begun(other, "type_001")
+    page, form = form_of(browser, kind("type_001"))
     ApiKey.objects.update(environment=environment)
     settings.GIFTCARDS = {**settings.GIFTCARDS, "BASE_URL": url}
-    browser = Client()
-    browser.get(page)
-    answer = browser.post(page, form)
+    for customer, sent_to in ((browser, page), (other, begun_before)):
+        answer = customer.post(sent_to, form)
+        assert (answer.status_code == 302) is is_open
+        assert ("This demo takes no money" in answer.content.decode()) is not is_open
+    assert Purchase.objects.count() == (2 if is_open else 1)
     assert Order.objects.exists() is is_open
-    assert Purchase.objects.exists() is is_open
-    assert ("This demo takes no money" in answer.content.decode()) is not is_open
 
 
-def test_an_empty_shelf_says_how_it_is_filled(db: None) -> None:
-    assert "giftcards_catalogue" in Client().get("/").content.decode()
+# Holding
+
+
+def test_of_two_customers_one_gets_the_last_card(shop: Simulator) -> None:
+    """Whoever is first has it, until they cancel, or their time is over and another buys it."""
+    stock_is(1)
+    amina, karim = Client(), Client()
+    page, form = form_of(amina, kind("type_001"), quantity=1)
+    _, other_form = form_of(karim, kind("type_001"), quantity=1)
+    payment = amina.post(page, form).url
+    sold_out = ["This card is sold out at the moment."]
+    assert told(karim, page, other_form) == sold_out
+    # The first one gives it up, and then comes back for it.
+    assert amina.post(payment, {"cancel": "1"}).url == "/"
+    other_payment = karim.post(page, other_form).url
+    assert told(amina, payment) == sold_out
+    # The second one takes too long.
+    end_holds()
+    assert "not held for you any more" in karim.get(other_payment).content.decode()
+    assert amina.post(payment).url == payment.removesuffix("pay/")
+    assert told(karim, other_payment) == sold_out
+    assert Order.objects.count() == Purchase.objects.paid().count() == 1
+
+
+def test_a_payment_after_the_time_is_over_buys_what_is_still_there(shop: Simulator) -> None:
+    stock_is(5)
+    browser = Client()
+    payment = begun(browser, "type_001")
+    end_holds()
+    assert browser.post(payment).status_code == 302
+    assert Order.objects.get().quantity == 5
+
+
+def test_a_customer_who_goes_back_is_not_kept_from_buying_by_their_own_cards(
+    shop: Simulator,
+) -> None:
+    stock_is(5)
+    browser = Client()
+    first = begun(browser, "type_001", quantity=2)
+    assert f'href="{first}"' in browser.get(f"/buy/{kind('type_001').pk}/").content.decode()
+    second = begun(browser, "type_001", quantity=5)
+    assert first != second
+    assert Hold.objects.get().quantity == 5
+    # Paying for the first one, in another window, is still possible: but not for both.
+    assert told(browser, first) == ["This card is sold out at the moment."]
+
+
+def test_the_page_of_a_payment_says_until_when_cards_are_held_with_or_without_scripts(
+    shop: Simulator, settings: Any
+) -> None:
+    browser = Client()
+    payment = begun(browser, "type_001")
+    until = timezone.now() + timedelta(seconds=90)
+    Purchase.objects.update(held_until=until)
+    shown = browser.get(payment).content.decode()
+    assert f"held for you until <b>{timezone.localtime(until):%H:%M}</b>" in shown
+    [left] = re.findall(r'data-left="(\d+)"', shown)
+    assert 30 < int(left) <= 90
+    # Without scripts, the page comes anew when the time is over.
+    assert f'http-equiv="refresh" content="{left}; url={payment}"' in shown
+    end_holds()
+    shown = browser.get(payment).content.decode()
+    assert "not held for you any more" in shown
+    assert "data-left" not in shown
+    assert "http-equiv" not in shown
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("what", ["the last card", "one payment", "a payment that is late"])
+def test_clicks_at_the_same_moment_buy_once(
+    what: str, settings: Any, simulator: Simulator, tmp_path: Path
+) -> None:
+    """Of two customers who want the last card, and of one who clicks on "Pay" four times."""
+    fill_shelf()
+    stock_is(1)
+    with opened(settings, tmp_path), sharing_database(tmp_path / "shared.sqlite3"):
+        browsers = [Client() for _customer in range(4)]
+        if what == "the last card":
+            sent = [(b, *form_of(b, kind("type_001"), quantity=1)) for b in browsers]
+        else:
+            payment = begun(browsers[0], "type_001", quantity=1)
+            sent = [(browsers[0], payment, {})] * 4
+            if what == "a payment that is late":
+                end_holds()
+        answers = in_threads(4, lambda: (lambda b, *form: b.post(*form))(*sent.pop()))
+        codes = [answer.status_code for answer in answers]
+        if what == "the last card":
+            assert sorted(codes) == [200, 200, 200, 302]
+            assert Hold.objects.get().quantity == 1
+        else:
+            assert codes == [302] * 4
+            assert Order.objects.count() == 1
 
 
 # Whose is what
@@ -327,6 +560,7 @@ def test_the_page_of_an_order_shows_what_is_to_be_paid_back_and_that_it_was(
 def test_an_erased_customer_leaves_no_address_in_the_shop(shop: Simulator, tmp_path: Path) -> None:
     bought(Client(), type_id="type_001", email="amina@example.com")
     bought(Client(), type_id="type_001", email="karim@example.com")
+    begun(Client(), type_id="type_001", email="Amina@example.com")
     work()
     file = tmp_path / "amina.json"
     options = {"export": str(file), "erase": True, "yes": True, "verbosity": 0}

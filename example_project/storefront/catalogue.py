@@ -1,15 +1,16 @@
-"""The shop's catalogue: that of the provider, as ``giftcards_catalogue`` has read it."""
+"""What the shop sells: the provider's catalogue, at the shop's prices."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from example_project.storefront.checkout import sale_price
+from giftcards.catalogue import offers, shop_price
 from giftcards.models import ProductType
 
 #: The types of the sandbox and the simulator that show special outcomes, by name and note.
@@ -35,10 +36,11 @@ NEEDS_COOKIES = _("Your browser has to accept the cookies of this shop. Press th
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A card that is for sale, and what the customer pays for it."""
+    """A card on the shelf, and what the customer pays for it."""
 
     kind: ProductType
     price: Decimal
+    is_sold_out: bool
 
     @property
     def is_trial(self) -> bool:
@@ -53,10 +55,6 @@ class Item:
         """The outcome of buying a trial, in words; "" for an ordinary card."""
         return TRIALS[self.kind.type_id][1] if self.kind.type_id in TRIALS else ""
 
-    @property
-    def is_sold_out(self) -> bool:
-        return self.kind.stock == 0
-
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
@@ -65,10 +63,24 @@ class Shelf:
 
 
 def read() -> Shelf:
-    items = [Item(kind, sale_price(kind)) for kind in ProductType.objects.for_sale()]
+    items = list(_items())
     # Every product has the same trials: keep one of each.
     trials = {item.kind.type_id: item for item in reversed(items) if item.is_trial}
     return Shelf(
         cards=[item for item in items if not item.is_trial],
         trials=[trials[type_id] for type_id in TRIALS if type_id in trials],
     )
+
+
+def find(**wanted: Any) -> Item | None:
+    """The card on the shelf whose type has these values; ``None`` if there is none."""
+    return next(_items(**wanted), None)
+
+
+def _items(**wanted: Any) -> Iterator[Item]:
+    """The cards on the shelf, in two queries; those that are sold out stay there."""
+    on_sale = {kind.pk for kind in offers().filter(**wanted)}
+    for kind in ProductType.objects.for_sale().filter(**wanted):
+        price = shop_price(kind)
+        if price is not None:
+            yield Item(kind, price, is_sold_out=kind.pk not in on_sale)

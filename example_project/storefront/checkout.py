@@ -1,8 +1,8 @@
-"""From the provider's catalogue to a paid order."""
+"""From a card on the shelf to a paid order: the cards are held while the customer pays."""
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -10,17 +10,16 @@ from uuid import UUID
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from example_project.storefront.models import Purchase
+from giftcards.catalogue import check_offer, hold, release
 from giftcards.fulfilment import place_order
 from giftcards.models import ProductType, ProviderState
 
-# The shop adds 12 % to what a card costs it, and rounds up to 10 DA.
-_MARGIN = Decimal("1.12")
-_STEP = Decimal(10)
-
-
+#: The time in which a customer has to pay. It is short, so that its end can be watched.
+MINUTES = 5
 #: The message to a customer if buying would cost the shop real money.
 CLOSED = _("This demo takes no money, and its key buys for real: only a sandbox key can be used.")
 
@@ -34,44 +33,77 @@ def is_open() -> bool:
     return environment == "SANDBOX" or (is_here and not environment)
 
 
-def sale_price(kind: ProductType) -> Decimal:
-    """The customer's price for one card of this type, which must be for sale."""
-    assert kind.price is not None  # noqa: S101 (for_sale() leaves out those without a price)
-    steps = (kind.price * _MARGIN / _STEP).to_integral_value(ROUND_CEILING)
-    return steps * _STEP
-
-
-def buy(
-    user: Any, key: UUID, kind: ProductType, *, quantity: int, email: str, language: str
+def begin(
+    user: Any,
+    *,
+    key: UUID,
+    kind: ProductType,
+    quantity: int,
+    price: Decimal,
+    **details: str,
 ) -> Purchase:
-    """Record that ``user`` has paid, and order the cards, in one transaction.
+    """Hold cards for ``user``, who is about to pay ``price`` for each; return the purchase.
 
-    A repetition with the same ``key`` buys nothing. A worker sends the order after the commit.
-    Raises ``ValidationError`` if the order would be bought for real money.
+    ``details`` are further columns of the purchase. A repetition with the same ``key`` is the same
+    purchase. Other cards that are held for the user are released: they would stand in the way of
+    somebody who goes back to buy more of the same.
+
+    Raises :exc:`~giftcards.exceptions.NotForSale` if the cards cannot be sold now, and
+    ``ValidationError`` if they would be bought for real money.
     """
     if not is_open():
         raise ValidationError(CLOSED)
+    purchase, _is_new = Purchase.objects.get_or_create(
+        user=user,
+        key=key,
+        defaults={
+            "product_id": kind.product.product_id,
+            "type_id": kind.type_id,
+            "quantity": quantity,
+            "amount": quantity * price,
+            **details,
+        },
+    )
+    if purchase.paid_at is None:
+        for other in Purchase.objects.held().filter(user=user).exclude(pk=purchase.pk):
+            cancel(other)
+        _hold(purchase)
+    return purchase
+
+
+def cancel(purchase: Purchase) -> None:
+    """Let others have the cards; whoever pays all the same has them held anew."""
+    release(purchase.reference)
+    Purchase.objects.filter(pk=purchase.pk).update(held_until=None)
+
+
+def pay(purchase: Purchase) -> None:
+    """Record that the customer has paid, and order the cards, in one transaction; only once.
+
+    A worker sends the order after the commit. Cards that are not held any more are held anew
+    before; the errors are those of :func:`begin`. Raises
+    :exc:`~giftcards.exceptions.ReferenceConflict` if the customer has paid at the same moment.
+    """
+    if not is_open():
+        raise ValidationError(CLOSED)
+    if not purchase.seconds_left:
+        _hold(purchase)
     with transaction.atomic():
-        purchase, is_new = Purchase.objects.get_or_create(
-            user=user,
-            key=key,
-            defaults={
-                "product_id": kind.product.product_id,
-                "type_id": kind.type_id,
-                "quantity": quantity,
-                "amount": quantity * sale_price(kind),
-                "email": email,
-                "language": language,
-            },
-        )
-        if is_new:
+        unpaid = Purchase.objects.filter(pk=purchase.pk, paid_at=None)
+        if unpaid.update(paid_at=timezone.now(), held_until=None):
             place_order(
-                product_id=purchase.product_id,
-                type_id=purchase.type_id,
-                quantity=purchase.quantity,
+                **purchase.line,
                 reference=purchase.reference,
                 sale_amount=purchase.amount,
                 customer_email=purchase.email,
                 customer_language=purchase.language,
             )
-    return purchase
+
+
+def _hold(purchase: Purchase) -> None:
+    """Hold the cards, if the sale can be served; the provider is asked, so in no transaction."""
+    check_offer(
+        **purchase.line, sale_amount=purchase.amount, reference=purchase.reference, fresh=True
+    )
+    held = hold(**purchase.line, reference=purchase.reference, minutes=MINUTES)
+    Purchase.objects.filter(pk=purchase.pk, paid_at=None).update(held_until=held.until)

@@ -10,9 +10,8 @@ from django.core.exceptions import ValidationError
 from django.utils.translation import get_language, gettext
 from django.utils.translation import gettext_lazy as _
 
-from example_project.storefront.checkout import sale_price
+from example_project.storefront.catalogue import Item
 from giftcards.fulfilment import check_line
-from giftcards.models import ProductType
 
 # Above 100, because the customer's page offers a file for more than 100 cards.
 _MOST = 120
@@ -33,23 +32,18 @@ class BuyForm(forms.Form):
     price = forms.DecimalField(widget=forms.HiddenInput)
     key = forms.UUIDField(widget=forms.HiddenInput)
 
-    def __init__(self, data: Any = None, *, kind: ProductType) -> None:
-        super().__init__(data, initial={"language": get_language(), "key": uuid.uuid4()})
-        self._kind = kind
-
-    def clean_quantity(self) -> int:
-        quantity: int = self.cleaned_data["quantity"]
-        if self._kind.stock is not None and quantity > self._kind.stock:
-            raise ValidationError(gettext("There are not so many."))
-        return quantity
+    def __init__(self, data: Any = None, *, item: Item) -> None:
+        super().__init__(data, initial={"language": get_language()})
+        self.item = item
+        #: The ``key`` of what is sent from this page, also after an error.
+        self.next_key = uuid.uuid4()
 
     def clean_price(self) -> Decimal:
-        price = sale_price(self._kind)
-        if self.cleaned_data["price"] != price:
+        if self.cleaned_data["price"] != self.item.price:
             raise ValidationError(
                 gettext("The price has changed. Look at it, and press the button again.")
             )
-        return price
+        return self.item.price
 
     def clean(self) -> None:
         """Refuse what could not be ordered, before the customer pays for it."""
@@ -58,8 +52,8 @@ class BuyForm(forms.Form):
             return
         try:
             check_line(
-                self._kind.product.product_id,
-                self._kind.type_id,
+                self.item.kind.product.product_id,
+                self.item.kind.type_id,
                 self.cleaned_data["quantity"],
                 customer_email=self.cleaned_data["email"],
                 customer_language=self.cleaned_data["language"],

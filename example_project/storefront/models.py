@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Self
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q, QuerySet
+from django.utils import timezone
 
 from giftcards.models import Order
 
 _PREFIX = "shop-"
 
 
+class PurchaseQuerySet(models.QuerySet["Purchase"]):
+    def held(self) -> Self:
+        """Purchases whose cards are held until the customer pays."""
+        return self.filter(held_until__gt=timezone.now())
+
+    def paid(self) -> Self:
+        """Purchases that are paid, each of which has an order."""
+        return self.filter(paid_at__isnull=False)
+
+
 class Purchase(models.Model):
-    """A purchase that a customer has paid for: one line, which becomes one order."""
+    """One line that a customer buys: it becomes one order once the customer has paid.
+
+    Those that are neither paid nor held were cancelled, or left alone: nobody sees them.
+    """
 
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="purchases"
@@ -29,6 +44,12 @@ class Purchase(models.Model):
     amount = models.DecimalField(max_digits=12, decimal_places=2)
     email = models.EmailField()
     language = models.CharField(max_length=20)
+    # NULL: the cards are not held.
+    held_until = models.DateTimeField(null=True)
+    # NULL: not paid.
+    paid_at = models.DateTimeField(null=True)
+
+    objects = PurchaseQuerySet.as_manager()
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("user", "key"), name="bought_once"),)
@@ -39,6 +60,19 @@ class Purchase(models.Model):
     @property
     def reference(self) -> str:
         return f"{_PREFIX}{self.pk}"
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """The cards, as ``check_offer``, ``hold`` and ``place_order`` take them."""
+        names = ("product_id", "type_id", "quantity")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def seconds_left(self) -> int:
+        """For how long the cards are still held; 0 if they are not."""
+        if self.held_until is None:
+            return 0
+        return max(0, math.ceil((self.held_until - timezone.now()).total_seconds()))
 
     @classmethod
     def of(cls, order: Order) -> Purchase | None:

@@ -30,6 +30,8 @@ class Purchases:
 
     def erase(self, order: Order, _traces: Traces) -> None:
         if purchase := Purchase.of(order):
+            # What was never paid has no order, and nobody needs it.
+            Purchase.objects.filter(paid_at=None, email__iexact=purchase.email).delete()
             purchase.email = ""
             purchase.save(update_fields=["email"])
 

@@ -10,6 +10,7 @@ urlpatterns = [
     path("buy/<int:pk>/", views.product, name="product"),
     path("orders/", views.orders, name="orders"),
     path("orders/<int:pk>/", views.order, name="order"),
+    path("orders/<int:pk>/pay/", views.payment, name="payment"),
     path("mailbox/", views.mails, name="mails"),
     path("mailbox/<str:key>/", views.mail, name="mail"),
     path("mailbox/<str:key>/html/", views.mail_html, name="mail_html"),

@@ -14,13 +14,13 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.clickjacking import xframe_options_sameorigin
 from django.views.decorators.http import require_safe
 
-from example_project.storefront import catalogue, mailbox, visitors
-from example_project.storefront.checkout import buy, sale_price
+from example_project.storefront import catalogue, checkout, mailbox, visitors
 from example_project.storefront.forms import BuyForm
 from example_project.storefront.mailbox import Mail
-from example_project.storefront.models import Purchase, owned_orders
+from example_project.storefront.models import Purchase, PurchaseQuerySet, owned_orders
 from giftcards.delivery.models import Delivery
-from giftcards.models import Order, ProductType
+from giftcards.exceptions import NotForSale, ReferenceConflict
+from giftcards.models import Order
 from giftcards.settlement import customer_breakdown
 
 # A mail is somebody else's HTML: it runs nothing, loads nothing, and is kept from our cookies.
@@ -51,50 +51,77 @@ def shelf(request: HttpRequest) -> HttpResponse:
 
 @never_cache
 def product(request: HttpRequest, pk: int) -> HttpResponse:
-    """The page of a card; POST buys it."""
-    kind = get_object_or_404(ProductType.objects.for_sale(), pk=pk)
-    form = BuyForm(request.POST if request.method == "POST" else None, kind=kind)
-    if form.is_valid() and (purchase := _buy(request, kind, form)):
-        return redirect("storefront:order", purchase.pk)
-    item = catalogue.Item(kind, sale_price(kind))
-    response = render(request, "storefront/product.html", {"form": form, "item": item})
+    """The page of a card; POST holds cards, and leads to the page on which they are paid."""
+    item = catalogue.find(pk=pk)
+    if item is None:
+        raise Http404
+    form = BuyForm(request.POST if request.method == "POST" else None, item=item)
+    if form.is_valid() and (purchase := _begin(request, form)):
+        return redirect("storefront:payment", purchase.pk)
+    context = {"form": form, "item": item, "held": _purchases_of(request).held()}
+    response = render(request, "storefront/product.html", context)
     visitors.remember(request, response)
     return response
 
 
-def _buy(request: HttpRequest, kind: ProductType, form: BuyForm) -> Purchase | None:
+def _begin(request: HttpRequest, form: BuyForm) -> Purchase | None:
     """The customer's purchase; ``None`` if they cannot buy, and ``form`` says why."""
     user = visitors.log_in(request)
     if user is None:
         form.add_error(None, catalogue.NEEDS_COOKIES)
         return None
-    bought = form.cleaned_data
     try:
-        return buy(
-            user,
-            bought["key"],
-            kind,
-            quantity=bought["quantity"],
-            email=bought["email"],
-            language=bought["language"],
-        )
-    except ValidationError as error:
-        form.add_error(None, error.messages)
+        return checkout.begin(user, kind=form.item.kind, **form.cleaned_data)
+    except (NotForSale, ValidationError) as error:
+        form.add_error(None, _texts(error))
         return None
+
+
+def _texts(error: NotForSale | ValidationError) -> list[str]:
+    """What the customer is told of an error."""
+    return [error.for_customer] if isinstance(error, NotForSale) else error.messages
+
+
+@_of_customer
+def payment(request: HttpRequest, pk: int) -> HttpResponse:
+    """The page on which a customer pays for what is held for them; POST pays, or cancels."""
+    purchase = get_object_or_404(_purchases_of(request), pk=pk)
+    errors: list[str] = []
+    if request.method == "POST" and "cancel" in request.POST:
+        checkout.cancel(purchase)
+        return redirect("storefront:shelf")
+    if request.method == "POST":
+        try:
+            checkout.pay(purchase)
+        except (NotForSale, ValidationError) as error:
+            errors = _texts(error)
+        except ReferenceConflict:
+            pass  # another click has paid meanwhile
+        purchase.refresh_from_db()
+    if purchase.paid_at is not None:
+        return redirect("storefront:order", purchase.pk)
+    context = {
+        "purchase": purchase,
+        "item": catalogue.find(product__product_id=purchase.product_id, type_id=purchase.type_id),
+        "errors": errors,
+    }
+    return render(request, "storefront/payment.html", context)
 
 
 @require_safe
 @_of_customer
 def orders(request: HttpRequest) -> HttpResponse:
-    purchases = Purchase.objects.filter(user=request.user.pk).order_by("-pk")
-    return render(request, "storefront/orders.html", {"purchases": purchases})
+    """What the customer has bought, and what is held for them until they pay."""
+    purchases = _purchases_of(request)
+    context = {"purchases": purchases.paid(), "held": purchases.held()}
+    return render(request, "storefront/orders.html", context)
 
 
 @require_safe
 @_of_customer
 def order(request: HttpRequest, pk: int) -> HttpResponse:
     """The page of an order, which updates itself until the order is final."""
-    purchase = get_object_or_404(Purchase, pk=pk, user=request.user)
+    purchase = get_object_or_404(_purchases_of(request).paid(), pk=pk)
     found = Order.objects.get(reference=purchase.reference)
     breakdown = customer_breakdown(found)
     context = {
@@ -129,6 +156,11 @@ def mail_html(request: HttpRequest, key: str) -> HttpResponse:
     response["Content-Security-Policy"] = _MAIL_POLICY
     response["Referrer-Policy"] = "no-referrer"
     return response
+
+
+def _purchases_of(request: HttpRequest) -> PurchaseQuerySet:
+    """The customer's purchases, the newest first."""
+    return Purchase.objects.filter(user=request.user.pk).order_by("-pk")
 
 
 def _one_mail(request: HttpRequest, key: str) -> Mail:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,16 @@ from typing import Any
 import pytest
 from django.contrib.auth import get_user_model
 
+from example_project.storefront.models import Purchase
 from giftcards.delivery import page_tokens
-from giftcards.models import Order
+from giftcards.models import Hold, Order, ProductType
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.browser import axe
 from tests.browser.browser import Browser
 from tests.browser.test_accessibility import Findings
 from tests.example_shop import fill_shelf, kind, opened, work
-from tests.stage import wait_until
+from tests.stage import ago, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -43,10 +45,16 @@ def window(
         yield tab
 
 
-def buy(window: Browser, type_id: str) -> Order:
-    """Buy five cards; the window shows the page of the order then."""
+def begin(window: Browser, type_id: str) -> None:
+    """Ask for five cards; the window shows the page on which they are paid then."""
     window.open(f"/buy/{kind(type_id).pk}/")
     window.fill(quantity="5")
+    window.press(BUTTON)
+
+
+def buy(window: Browser, type_id: str) -> Order:
+    """Buy five cards; the window shows the page of the order then."""
+    begin(window, type_id)
     window.press(BUTTON)
     return Order.objects.latest("pk")
 
@@ -158,6 +166,38 @@ def test_the_whole_story_in_one_window(
     assert window.complaints() == []
 
 
+def test_the_time_for_the_payment_runs_out_and_the_shelf_changes_before_the_customers_eyes(
+    window: Browser,
+) -> None:
+    ProductType.objects.filter(type_id="type_001").update(stock=5)
+    begin(window, "type_001")
+    assert re.fullmatch(r"Time left: [0-5]:[0-5]\d", window.texts("[data-left]")[0])
+    payment = window.path()
+    # The shelf notices by itself that the cards are held, and that they are not any more.
+    window.open("/")
+    assert "Sold out" in window.texts(".shop-item")[0]
+    Hold.objects.update(until=ago(1))
+    window.wait_for_text(".shop-item", "Buy")
+    # So does the page of the payment, when its clock has run out.
+    window.open(payment)
+    window.find("[data-left]")
+    Purchase.objects.update(held_until=ago(1))
+    window.run("const now = Date.now; Date.now = () => now() + 600_000;")
+    window.wait_for_text("main form", "not held for you any more")
+    # The cards are still there.
+    window.press(BUTTON)
+    assert Order.objects.get().quantity == 5
+    assert window.complaints() == []
+
+
+def test_a_customer_who_cancels_is_back_at_the_shelf_and_others_can_buy(window: Browser) -> None:
+    begin(window, "type_001")
+    window.press("[name=cancel]")
+    assert window.path() == "/"
+    assert not Hold.objects.exists()
+    assert not Order.objects.exists()
+
+
 @pytest.mark.skipif(bool(axe.missing()), reason=axe.missing())
 def test_axe_finds_nothing_and_every_page_fits(window: Browser) -> None:
     window.open("/")
@@ -167,10 +207,13 @@ def test_axe_finds_nothing_and_every_page_fits(window: Browser) -> None:
     found = Findings()
     looks = (("light", (1280, 900)), ("dark", (360, 740)))
     found.look_at(window, "waiting", looks)
+    begin(window, "type_001")
+    payment = window.path()
     work()
     window.open(page)
     mail = window.find(MAILS).get_attribute("href").removeprefix(window.site)
-    pages = ["/", f"/buy/{kind('type_001').pk}/", page, "/orders/", "/mailbox/", mail]
+    buying = f"/buy/{kind('type_001').pk}/"
+    pages = ["/", buying, payment, page, "/orders/", "/mailbox/", mail]
     for address in pages:
         window.open(address)
         found.look_at(window, address, looks)

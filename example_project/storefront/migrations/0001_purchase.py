@@ -25,6 +25,8 @@ class Migration(migrations.Migration):
                 ('amount', models.DecimalField(decimal_places=2, max_digits=12)),
                 ('email', models.EmailField(max_length=254)),
                 ('language', models.CharField(max_length=20)),
+                ('held_until', models.DateTimeField(null=True)),
+                ('paid_at', models.DateTimeField(null=True)),
                 ('user', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='purchases', to=settings.AUTH_USER_MODEL)),
             ],
             options={
