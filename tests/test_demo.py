@@ -11,12 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
-from giftcards.simulator import Simulator
+from example_project.demo import shop
+from example_project.demo.__main__ import OFFER_CHANGES
+from giftcards.simulator import OfferChange, Simulator
+from tests.stage import fill_catalogue
 
 pytestmark = pytest.mark.cluster
 
@@ -83,7 +88,7 @@ class Demo:
         return found
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        give_up_at = time.monotonic() + 180
+        give_up_at = time.monotonic() + 300
         while not condition():
             assert self.process.poll() is None, self.output
             assert time.monotonic() < give_up_at, self.output
@@ -205,6 +210,48 @@ def test_the_site_of_the_demo_shows_its_pages_without_debug(start: Callable[...,
     assert style.status_code == 200
     missing = requests.get(f"{found[0]}missing", timeout=10)
     assert (missing.status_code, "DEBUG" in missing.text) == (404, False)
+
+
+def test_the_demo_changes_a_price_and_empties_a_stock_and_the_shelf_shows_it(
+    start: Callable[..., Demo],
+) -> None:
+    demo = start()
+    demo.wait_until(lambda: "on the shelf, sold out" in demo.output)
+    told = demo.output.partition("Meanwhile")[2]
+    assert "PSN 500 DA: price 520.00 instead of 490.00; on the shelf, at 590.00\n" in told
+    found = re.search(r"so does the shelf: (http://127.0.0.1:\d+/)\n", told)
+    assert found
+    cards = requests.get(found[1], timeout=10).text.partition("shop-section")[0]
+    assert re.findall(r"shop-price\">\D*([\d,]+)", cards) == ["590", "2,200", "1,410"]
+    # The first can still be bought; the second was sold out before.
+    assert (cards.count('href="/buy/'), cards.count("Sold out")) == (1, 2)
+
+
+@pytest.mark.django_db
+def test_the_demo_tells_only_of_changes_that_are_to_come_and_of_each_that_is_noticed_once(
+    simulator: Simulator, settings: Any
+) -> None:
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "PRICING": {"margin_percent": 12, "round_to": 10}}
+    fill_catalogue()
+    price = "PSN 500 DA: price 520.00 instead of 490.00"
+    stock = "Steam 5 USD: stock 0 instead of 100000"
+    assert list(shop.forecast(OFFER_CHANGES, age=14.2)) == [
+        f"  in  46 s  {price}",
+        f"  in  76 s  {stock}",
+    ]
+    assert list(shop.forecast(OFFER_CHANGES, age=60)) == [f"  in  30 s  {stock}"]
+    noticed = shop.noticed()
+    assert next(noticed) == []
+    simulator.offer_changes = [
+        OfferChange(0, "type_001", price=Decimal(520)),
+        OfferChange(0, "type_101", stock=0),
+    ]
+    fill_catalogue()
+    assert [line.partition("  ")[2].partition("  ")[2] for line in next(noticed)] == [
+        f"{price}; on the shelf, at 590.00",
+        f"{stock}; on the shelf, sold out",
+    ]
+    assert next(noticed) == []
 
 
 def test_the_demo_ends_if_one_of_its_processes_ends_by_itself(

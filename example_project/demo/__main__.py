@@ -1,8 +1,9 @@
 """A demo of the whole app in one terminal: ``python -m example_project.demo``.
 
 Prepares a database of its own, starts the provider's simulator, a worker and the site, places an
-order for each outcome and shows their progress. If ``GIFTCARDS_API_KEY`` is set, it uses the
-provider's sandbox instead of the simulator. All processes that it starts end with it.
+order for each outcome and shows their progress. Then the simulator changes a price and a stock, and
+the demo says when the worker has noticed. If ``GIFTCARDS_API_KEY`` is set, it uses the provider's
+sandbox instead of the simulator. All processes that it starts end with it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import quote
 
 import django
@@ -37,6 +39,10 @@ SIMULATOR_PORT = 8378
 # At the simulator: seconds until a customer is asked to wait (instead of 300), and until an order
 # of the type SIM_SLOW settles.
 LATE_AFTER, SLOW_DELAY = 90, 120
+# At the simulator: seconds from its start until a card has another price, and another is sold out;
+# and how often the worker reads the catalogue (minutes, instead of 60).
+OFFER_CHANGES = ((60, "type_001", "price", 520), (90, "type_101", "stock", 0))
+CATALOGUE_EVERY = 0.5
 # With --once: the time limit for the orders to settle, from the start (seconds).
 PATIENCE = 110
 # The time limit for the mails, from then on (seconds).
@@ -105,16 +111,12 @@ def _demo(folder: Path, *, is_once: bool, give_up_at: float | None) -> int:
         _configure(folder, has_simulator=has_simulator)
         if has_simulator:
             os.environ.setdefault("GIFTCARDS_POLL_TIMEOUT", str(LATE_AFTER))
-            delays = ("--min-delay", "3", "--max-delay", "10", "--slow-delay", str(SLOW_DELAY))
-            processes.start(
-                "simulator", "giftcards_simulator", "--port", str(simulator_port), *delays
-            )
-            processes.wait_until(
-                lambda: answers(simulator_port, "giftcards-simulator"), "simulator"
-            )
+            os.environ.setdefault("GIFTCARDS_CATALOGUE_EVERY", str(CATALOGUE_EVERY))
+            _start_simulator(processes, simulator_port)
+        simulated_since = time.monotonic() if has_simulator else None
         _run(processes, site_port, give_up_at, has_simulator=has_simulator)
-        while not is_once:
-            processes.wait(0.5)
+        if not is_once:
+            _go_on(processes, site_port, simulated_since)
     except Stopped:
         print("\nStopping ...")
     except DemoError as error:
@@ -123,6 +125,13 @@ def _demo(folder: Path, *, is_once: bool, give_up_at: float | None) -> int:
     finally:
         processes.stop()
     return 0
+
+
+def _start_simulator(processes: Processes, port: int) -> None:
+    delays = ("--min-delay", "3", "--max-delay", "10", "--slow-delay", str(SLOW_DELAY))
+    changes = [word for change in OFFER_CHANGES for word in ("--offer-change", *map(str, change))]
+    processes.start("simulator", "giftcards_simulator", "--port", str(port), *delays, *changes)
+    processes.wait_until(lambda: answers(port, "giftcards-simulator"), "simulator")
 
 
 def _short(path: Path) -> Path:
@@ -182,8 +191,29 @@ def _run(
         table.show(orders := shop.find(keys))
     print("", *shop.breakdowns(orders), "", sep="\n", flush=True)
     _show_mails(processes, keys)
-    if give_up_at is None:
-        print("All have settled. The site and the worker go on: stop them with Ctrl-C.", flush=True)
+
+
+def _go_on(processes: Processes, site_port: int, simulated_since: float | None) -> NoReturn:
+    """Run until a signal comes; with the simulator, tell of what it changes, and when."""
+    from example_project.demo import shop
+
+    print("All have settled. The site and the worker go on: stop them with Ctrl-C.", flush=True)
+    if simulated_since is None:
+        while True:
+            processes.wait(0.5)
+    age = time.monotonic() - simulated_since
+    print("\nMeanwhile, the provider changes what it offers:")
+    print(*shop.forecast(OFFER_CHANGES, age=age), sep="\n")
+    print(
+        "The worker notices within a minute or two, and so does the shelf:"
+        f" http://{HOST}:{site_port}/\n",
+        flush=True,
+    )
+    noticed = shop.noticed()
+    while True:
+        for line in next(noticed):
+            print(line, flush=True)
+        processes.wait(0.5)
 
 
 def _show_mails(processes: Processes, keys: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
@@ -25,7 +26,7 @@ from giftcards.engine.gateway import Gateway
 from giftcards.fulfilment import place_order
 from giftcards.management.base import PRODUCT
 from giftcards.management.commands.giftcards_selftest import why_not
-from giftcards.models import Order
+from giftcards.models import OfferChange, Order, ProductType
 from giftcards.refunds import refund_breakdown
 
 # The outcomes of the provider's sandbox, each for a customer: (name, type, quantity, customer,
@@ -173,6 +174,39 @@ def breakdowns(orders: Iterable[Order]) -> Iterator[str]:
         )
         if not breakdown.is_consistent:
             yield "    The provider's figures contradict each other."
+
+
+def forecast(changes: Iterable[tuple[int, str, str, int]], *, age: float) -> Iterator[str]:
+    """Yield a line for each of the simulator's ``changes`` that is still to come."""
+    for after, type_id, what, value in changes:
+        if after > age:
+            kind = ProductType.objects.filter(type_id=type_id)[0]
+            change = _difference(kind, what, getattr(kind, what), value)
+            yield f"  in {after - age:3.0f} s  {change}"
+
+
+def noticed() -> Iterator[list[str]]:
+    """Yield, whenever asked, a line for each change of an offer that the worker has noticed."""
+    last = 0
+    while True:
+        # What is new was there when the demo began.
+        new = OfferChange.objects.filter(pk__gt=last).exclude(what=OfferChange.What.NEW)
+        lines = []
+        for change in new.select_related("type").order_by("pk"):
+            last = change.pk
+            difference = _difference(change.type, change.what, change.old_value, change.new_value)
+            price = catalogue.shop_price(change.type)
+            shown = "sold out" if change.type.stock == 0 else f"at {_money(price)}"
+            lines.append(
+                f"  {timezone.localtime(change.at):%H:%M:%S}  {difference}; on the shelf, {shown}"
+            )
+        yield lines
+
+
+def _difference(kind: ProductType, what: str, old: Any, new: Any) -> str:
+    if what == OfferChange.What.PRICE:
+        old, new = _money(old), _money(new)
+    return f"{kind}: {what} {new} instead of {old}"
 
 
 def _money(amount: Decimal | None) -> str:
