@@ -26,14 +26,16 @@ from tests.test_docs import ROOT, blocks, page, section
 def write_project(folder: Path) -> None:
     """Write the files of the recipes' shop, except those that need other libraries."""
     for block in blocks(page("recipes"), "python") + blocks(page("recipes"), "html"):
-        named = re.match(r"(?:# |\{# )(shop/[\w/]+\.\w+)", block)
+        named = re.match(r"(?:# |\{# )(shop/[\w/]+\.\w+)(, at its end)?", block)
         others = r"^from (?:celery|rest_framework|shop import api)\b"
         if named and not re.search(others, block, re.MULTILINE):
             path = folder / named[1]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block)
+            with path.open("a" if named[2] else "w") as file:
+                file.write(f"\n{block}")
     (folder / "shop" / "__init__.py").touch()
-    shutil.copy(ROOT / "tests" / "recipes" / "more.py", folder / "shop" / "test_more.py")
+    for name in ("more", "paying"):
+        shutil.copy(ROOT / "tests" / "recipes" / f"{name}.py", folder / "shop" / f"test_{name}.py")
 
 
 def test_the_shop_of_the_recipes_passes_its_tests(tmp_path: Path) -> None:
@@ -48,7 +50,7 @@ def test_the_shop_of_the_recipes_passes_its_tests(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert re.search(r"^Ran 21 tests in .*\n\nOK$", done.stderr, re.MULTILINE), done.stderr
+    assert re.search(r"^Ran 46 tests in .*\n\nOK$", done.stderr, re.MULTILINE), done.stderr
 
 
 @pytest.mark.django_db

@@ -15,6 +15,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
 ]
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
@@ -26,6 +27,8 @@ DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memor
 # The name of Django 6.1 and later, as in the settings of the other tests.
 MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
 SHOP_URL = "https://shop.example"
+CHARGILY_URL = "https://pay.chargily.net/test/api/v2/"
+CHARGILY_SECRET = "test_sk_CANARY"
 
 Q_CLUSTER = {"orm": "default", "workers": 2, "timeout": 90, "retry": 240}
 GIFTCARDS = {

@@ -1,0 +1,331 @@
+"""Tests of paying with Chargily, as the recipes say it; becomes the shop's ``test_paying.py``."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import responses
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.test import Client
+from django.utils import timezone
+from shop import payments
+from shop.models import Cart, Payment, Product
+from shop.test_more import ShopTestCase
+
+from giftcards.models import Hold, Order, ProductType
+from tests.fakes.chargily import Chargily
+
+# What Chargily tells of a checkout, one after the other ("late": the cards are not held any more
+# by then); and what comes of it: the payment's status, the number of orders, and of cards on hold.
+EVENTS: dict[tuple[str, ...], tuple[str, int, int]] = {
+    (): ("open", 0, 2),
+    ("pending", "processing"): ("open", 0, 2),
+    ("paid",): ("paid", 1, 0),
+    ("paid", "paid"): ("paid", 1, 0),
+    ("paid", "failed", "expired"): ("paid", 1, 0),
+    ("failed",): ("ended", 0, 0),
+    ("canceled",): ("ended", 0, 0),
+    ("expired", "expired"): ("ended", 0, 0),
+    ("failed", "paid"): ("paid", 1, 0),
+    ("expired", "paid", "canceled", "paid"): ("paid", 1, 0),
+    ("late", "paid"): ("paid", 1, 0),
+    ("late", "expired"): ("ended", 0, 0),
+}
+
+
+class PayingTestCase(ShopTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        mock = self.enterContext(responses.RequestsMock(assert_all_requests_are_fired=False))
+        mock.add_passthru(self.provider.url)
+        secret = settings.CHARGILY_SECRET
+        self.chargily = Chargily(mock, url=settings.CHARGILY_URL, secret=secret)
+        call_command("giftcards_catalogue", verbosity=0)
+
+    def begin(self, cart: Cart, client: Client | None = None) -> Any:
+        return (client or self.client).post(f"/pay/{cart.pk}/")
+
+    def begun(self, quantity: int = 2) -> Payment:
+        """A payment of which Chargily has said nothing yet, and whose cards are held."""
+        cart = self.make_cart(quantity=quantity)
+        answer = self.begin(cart)
+        payment = Payment.objects.latest("pk")
+        self.assertRedirects(answer, payment.url, fetch_redirect_response=False)
+        return payment
+
+    def tell(self, payment: Payment, status: str, **changes: Any) -> int:
+        """Send the shop an event, as Chargily does; the status of the answer."""
+        body, signature = self.chargily.event(payment.checkout_id, status, **changes)
+        return self.send(body, signature)
+
+    def send(self, body: bytes, signature: str | None) -> int:
+        # Chargily has no cookies and no token of the site.
+        stranger = Client(enforce_csrf_checks=True, raise_request_exception=False)
+        headers = {} if signature is None else {"signature": signature}
+        sent = stranger.post("/chargily/", body, content_type="application/json", headers=headers)
+        return int(sent.status_code)
+
+    def outcome(self, payment: Payment) -> tuple[str, int, int]:
+        references = [line.reference for line in payment.cart.lines.all()]
+        payment.refresh_from_db()
+        current = Hold.objects.current(timezone.now()).filter(reference__in=references)
+        orders = Order.objects.filter(reference__in=references).count()
+        return payment.status, orders, sum(held.quantity for held in current)
+
+    def end_holds(self) -> None:
+        Hold.objects.update(until=timezone.now() - timedelta(seconds=1))
+
+
+class Beginning(PayingTestCase):
+    def test_chargily_is_asked_for_a_page_on_which_the_whole_cart_is_paid_in_dinars(self) -> None:
+        cart = self.make_cart(quantity=2)
+        cart.lines.create(product=Product.objects.get(), quantity=1, amount=Decimal("550.00"))
+        Cart.objects.update(language="ar")
+        self.begin(cart)
+        back = f"https://shop.example/pay/{cart.pk}/"
+        assert self.chargily.asked == [
+            {
+                "amount": 1650,
+                "currency": "dzd",
+                "locale": "ar",
+                "success_url": back,
+                "failure_url": back,
+                "webhook_endpoint": "https://shop.example/chargily/",
+            }
+        ]
+        assert not Order.objects.exists()
+
+    def test_cards_are_held_for_longer_than_a_checkout_lives(self) -> None:
+        self.begun()
+        assert Hold.objects.get().until > timezone.now() + timedelta(minutes=34)
+
+    def test_two_presses_lead_to_one_checkout(self) -> None:
+        payment = self.begun()
+        assert self.begin(payment.cart).url == payment.url
+        assert len(self.chargily.asked) == 1
+
+    def test_a_payment_begun_anew_after_a_while_or_a_failure_has_its_own_checkout(self) -> None:
+        for old in ("failed", "a while"):
+            with self.subTest(old):
+                payment = self.begun()
+                if old == "failed":
+                    self.tell(payment, old)
+                else:
+                    long_ago = timezone.now() - timedelta(minutes=21)
+                    Payment.objects.filter(pk=payment.pk).update(created_at=long_ago)
+                assert self.begin(payment.cart).url != payment.url
+
+    def test_cards_that_cannot_be_had_are_not_paid_for_and_none_of_the_cart_is_held(self) -> None:
+        ProductType.objects.filter(type_id="type_001").update(stock=3)
+        cart = self.make_cart(quantity=2)
+        cart.lines.create(product=Product.objects.get(), quantity=2, amount=Decimal(1100))
+        answer = self.begin(cart)
+        self.assertContains(answer, "Only \u20681\u2069 of these cards is left.")
+        assert self.chargily.asked == []
+        assert not Hold.objects.exists()
+
+    def test_a_cart_that_cannot_be_ordered_or_paid_in_whole_dinars_is_refused(self) -> None:
+        for change, error in (
+            ({"quantity": 2001}, "2000"),
+            ({"amount": Decimal("1100.50")}, "whole dinars"),
+        ):
+            with self.subTest(error):
+                cart = self.make_cart(quantity=2)
+                cart.lines.update(**change)
+                self.assertContains(self.begin(cart), error)
+        assert self.chargily.asked == []
+
+    def test_cards_are_released_if_chargily_does_not_answer(self) -> None:
+        self.chargily.is_silent_about.add("")
+        with self.assertLogs("shop", "ERROR"):
+            answer = self.begin(self.make_cart(quantity=2))
+        self.assertContains(answer, "You cannot pay at the moment.")
+        assert not Hold.objects.exists()
+        assert not Payment.objects.exists()
+
+    def test_cards_stay_held_for_another_attempt_if_chargily_does_not_answer(self) -> None:
+        payment = self.begun()
+        payment.cart.payments.update(created_at=timezone.now() - timedelta(minutes=21))
+        self.chargily.is_silent_about.add("")
+        with self.assertLogs("shop", "ERROR"):
+            self.begin(payment.cart)
+        assert self.outcome(payment) == ("open", 0, 2)
+
+    def test_a_refused_key_is_not_shown_and_not_logged(self) -> None:
+        with self.settings(CHARGILY_SECRET="test_sk_WRONG"), self.assertLogs("shop") as logs:
+            answer = self.begin(self.make_cart(quantity=2))
+        self.assertContains(answer, "You cannot pay at the moment.")
+        [line] = logs.output
+        assert line.endswith("Chargily does not answer: HTTPError")
+        assert "test_sk" not in answer.content.decode()
+
+    def test_nobody_pays_or_sees_the_cart_of_somebody_else(self) -> None:
+        cart = self.make_cart(quantity=2)
+        other = Client()
+        other.force_login(get_user_model().objects.create_user("other"))
+        for stranger, status in ((Client(), 302), (other, 404)):
+            assert stranger.get(f"/pay/{cart.pk}/").status_code == status
+            assert self.begin(cart, stranger).status_code == status
+        assert not Payment.objects.exists()
+
+
+class Events(PayingTestCase):
+    def test_events_are_taken_in_however_often_and_in_whatever_order_they_come(self) -> None:
+        for told, outcome in EVENTS.items():
+            with self.subTest(told):
+                payment = self.begun()
+                for status in told:
+                    if status == "late":
+                        self.end_holds()
+                    else:
+                        assert self.tell(payment, status) == 200
+                assert self.outcome(payment) == outcome
+
+    def test_a_paid_order_is_sent_and_has_what_the_customer_has_paid(self) -> None:
+        payment = self.begun(quantity=3)
+        self.tell(payment, "paid")
+        self.work()
+        order = Order.objects.get()
+        assert (order.status, order.sale_amount) == ("FULFILLED", 1650)
+        page = self.client.get(f"/pay/{payment.cart.pk}/")
+        self.assertContains(page, "You have paid.")
+        assert self.begin(payment.cart).status_code == 200
+        assert len(self.chargily.asked) == 1
+
+    def test_a_customer_who_is_back_before_the_event_has_not_paid(self) -> None:
+        payment = self.begun()
+        page = self.client.get(f"/pay/{payment.cart.pk}/")
+        self.assertContains(page, "has not been confirmed")
+        assert self.outcome(payment) == ("open", 0, 2)
+
+    def test_cards_that_others_have_bought_meanwhile_are_ordered_all_the_same(self) -> None:
+        payment = self.begun()
+        self.end_holds()
+        ProductType.objects.filter(type_id="type_001").update(stock=0)
+        assert self.tell(payment, "paid") == 200
+        assert self.outcome(payment) == ("paid", 1, 0)
+
+    def test_money_that_buys_nothing_is_left_to_a_person(self) -> None:
+        for amount in (1099, 1101, "1100", None):
+            with self.subTest(amount):
+                payment = self.begun()
+                with self.assertLogs("shop", "ERROR") as logs:
+                    assert self.tell(payment, "paid", amount=amount) == 200
+                assert self.outcome(payment)[:2] == ("unclear", 0)
+                assert f"{amount} of 1100 DA were paid" in logs.output[0]
+                # It stays a person's, whatever is told then.
+                for status in ("paid", "expired"):
+                    self.tell(payment, status)
+                assert self.outcome(payment)[:2] == ("unclear", 0)
+
+    def test_a_cart_that_has_grown_is_not_had_for_the_price_of_before(self) -> None:
+        payment = self.begun()
+        payment.cart.lines.create(product=Product.objects.latest("pk"), quantity=9, amount=4950)
+        assert self.begin(payment.cart).url != payment.url
+        with self.assertLogs("shop", "ERROR"):
+            assert self.tell(payment, "paid") == 200
+        assert self.outcome(payment)[:2] == ("unclear", 0)
+
+    def test_a_second_payment_for_the_same_cart_buys_nothing(self) -> None:
+        first = self.begun()
+        self.tell(first, "failed")
+        self.begin(first.cart)
+        second = Payment.objects.latest("pk")
+        assert self.tell(second, "paid") == 200
+        with self.assertLogs("shop", "ERROR"):
+            assert self.tell(first, "paid") == 200
+        assert self.outcome(second) == ("paid", 1, 0)
+        assert self.outcome(first) == ("unclear", 1, 0)
+
+    def test_the_end_of_an_earlier_attempt_leaves_the_cards_to_the_later_one(self) -> None:
+        first = self.begun()
+        Payment.objects.update(created_at=timezone.now() - timedelta(minutes=29))
+        self.begin(first.cart)
+        assert self.tell(first, "expired") == 200
+        assert self.outcome(first) == ("ended", 0, 2)
+        assert self.tell(Payment.objects.latest("pk"), "expired") == 200
+        assert self.outcome(first) == ("ended", 0, 0)
+
+    def test_a_payment_of_which_the_shop_knows_nothing_is_told_to_a_person(self) -> None:
+        with self.assertLogs("shop") as logs:
+            for status in ("paid", "failed"):
+                assert self.send(*self.chargily.event("01hjjjunknown", status)) == 200
+        [line] = logs.output
+        assert line.endswith("somebody has paid the unknown checkout 01hjjjunknown.")
+
+    def test_an_event_whose_order_cannot_be_placed_is_refused_and_works_when_it_can(self) -> None:
+        payment = self.begun()
+        payment.cart.lines.update(quantity=0)
+        assert self.tell(payment, "paid") == 500
+        assert self.outcome(payment) == ("open", 0, 2)
+        payment.cart.lines.update(quantity=2)
+        assert self.tell(payment, "paid") == 200
+        assert self.outcome(payment) == ("paid", 1, 0)
+
+    def test_what_chargily_has_not_signed_is_refused_and_not_logged(self) -> None:
+        payment = self.begun()
+        body, signature = self.chargily.event(payment.checkout_id, "paid")
+        other_body, other = self.chargily.event(payment.checkout_id, "failed")
+        for sent, signed in (
+            (body, None),
+            (body, ""),
+            (body, "0" * 64),
+            (body, signature.upper()),
+            (body, f"sha256={signature}"),
+            (body, "é"),
+            (body, other),
+            (body + b" ", signature),
+            (other_body, signature),
+        ):
+            with self.subTest(signed), self.assertNoLogs("shop"):
+                assert self.send(sent, signed) == 403
+        assert self.outcome(payment) == ("open", 0, 2)
+
+    def test_only_post_is_answered(self) -> None:
+        for method in ("get", "put", "delete", "head"):
+            assert getattr(Client(), method)("/chargily/").status_code == 405
+
+
+class CatchingUp(PayingTestCase):
+    def catch_up(self) -> None:
+        """Ask about payments of which nothing was heard, some minutes later."""
+        Payment.objects.update(created_at=timezone.now() - timedelta(minutes=6))
+        payments.catch_up()
+
+    def test_events_that_were_lost_are_asked_for(self) -> None:
+        for status, outcome in (
+            ("paid", ("paid", 1, 0)),
+            ("expired", ("ended", 0, 0)),
+            ("pending", ("open", 0, 2)),
+        ):
+            with self.subTest(status):
+                payment = self.begun()
+                self.chargily.checkouts[payment.checkout_id]["status"] = status
+                self.catch_up()
+                self.catch_up()
+                assert self.outcome(payment) == outcome
+
+    def test_one_that_is_not_answered_holds_up_no_other(self) -> None:
+        silent, paid = self.begun(), self.begun()
+        self.chargily.is_silent_about.add(silent.checkout_id)
+        self.chargily.checkouts[paid.checkout_id]["status"] = "paid"
+        with self.assertLogs("shop") as logs:
+            self.catch_up()
+        assert self.outcome(paid) == ("paid", 1, 0)
+        assert self.outcome(silent) == ("open", 0, 2)
+        [line] = logs.output
+        assert line.endswith("Chargily does not answer: ConnectTimeout")
+
+    def test_nothing_is_asked_about_what_is_paid_too_new_or_too_old(self) -> None:
+        paid, _new, old = self.begun(), self.begun(), self.begun()
+        self.tell(paid, "paid")
+        for payment, minutes in ((paid, 6), (old, 24 * 60 + 1)):
+            begun_at = timezone.now() - timedelta(minutes=minutes)
+            Payment.objects.filter(pk=payment.pk).update(created_at=begun_at)
+        self.chargily.is_silent_about.update(self.chargily.checkouts)
+        with self.assertNoLogs("shop"):
+            payments.catch_up()
