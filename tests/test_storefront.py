@@ -31,7 +31,6 @@ from tests.stage import ago, in_threads, sharing_database
 from tests.test_locale import LANGUAGES, catalogue, entries, needs, placeholders, run
 
 PACKAGE = Path(storefront.__file__).parent
-KEY = "5d3b7a52-9a0f-4c60-8d0f-3a8f2f0c9b11"
 
 
 @pytest.fixture
@@ -363,7 +362,7 @@ def test_a_customer_who_goes_back_is_not_kept_from_buying_by_their_own_cards(
 
 
 def test_the_page_of_a_payment_says_until_when_cards_are_held_with_or_without_scripts(
-    shop: Simulator, settings: Any
+    shop: Simulator,
 ) -> None:
     browser = Client()
     payment = begun(browser, "type_001")
