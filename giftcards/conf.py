@@ -29,6 +29,8 @@ _ONECLICKDZ = "https://api.oneclickdz.com"
 LOOP_SECONDS = 40
 # Time for a task to record answers and call receivers after its last request (seconds).
 _RECORDING_SECONDS = 10
+#: The longest time for which missing cards are ordered again by rule (hours).
+LONGEST_SEARCH = 72
 #: The largest amount that a column of money holds.
 LARGEST_AMOUNT = Decimal("999999999999.99")
 
@@ -372,6 +374,23 @@ def _url_name(setting: str, value: Any) -> str:
     return text(setting, value, "Give the name of a URL, such as 'staff:prove'.")
 
 
+@dataclass(frozen=True, slots=True)
+class ReorderRule:
+    """How often missing cards are ordered again in a row, and for how many hours."""
+
+    times: int
+    hours: float
+
+
+def _reorder_rule(setting: str, value: Any) -> ReorderRule:
+    if not isinstance(value, Mapping) or value.keys() != {"times", "hours"}:
+        hint = "Write it like {'times': 2, 'hours': 6}."
+        raise Unusable("type", f"{setting} must be a dict with 'times' and 'hours'.", hint)
+    times = number(int, 1, 10)(f"{setting}['times']", value["times"])
+    hours = number(float, 0.1, LONGEST_SEARCH)(f"{setting}['hours']", value["hours"])
+    return ReorderRule(times, hours)
+
+
 def _currency(setting: str, value: Any) -> str:
     hint = "DZD is the one the provider charges in."
     code = text(setting, value, hint)
@@ -411,6 +430,8 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     #: The dotted path of the function that says why a person has to look at an order before it is
     #: sent; ``None``: nobody has to.
     review_order = Setting(optional(dotted_path("shop.rules.review"), None), is_working=True)
+    #: How missing cards are ordered again without a person; ``None``: they are not.
+    reorder_missing = Setting(optional(_reorder_rule, None), is_working=True)
     #: Minutes after which the worker reads the catalogue anew; 0: it never does.
     catalogue_every = Setting(number(float, 0, 10_080), default=60)
     #: The rule for the prices of the shop: a margin, or the dotted path of a function that takes a

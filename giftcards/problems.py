@@ -473,6 +473,14 @@ WORDINGS: Mapping[str, Wording] = {
         _("It could not be sent for %(seconds)s seconds and was given up: nothing was bought."),
         _("Order the missing cards again, or pay the customer back."),
     ),
+    "sought_in_vain": Wording(
+        Kind.HISTORY,
+        _(
+            "It orders missing cards again automatically, and could not be sent in the hours that"
+            " the shop allows for that: nothing was bought."
+        ),
+        _("Order the missing cards again, or pay the customer back."),
+    ),
     "found": Wording(Kind.HISTORY, _("It was found at the provider as %(provider_order_id)s.")),
     "absent": Wording(Kind.HISTORY, _("The provider's list does not show it: it was not bought.")),
     "staff_adopted": Wording(
@@ -492,6 +500,8 @@ WORDINGS: Mapping[str, Wording] = {
         discreet=_("%(by)s approved the price of a card."),
     ),
     "staff_declined": Wording(Kind.HISTORY, _("%(by)s rejected the order: it costs too much.")),
+    "staff_stopped": Wording(Kind.HISTORY, _("%(by)s rejected the order before it was sent.")),
+    "staff_hurried": Wording(Kind.HISTORY, _("%(by)s had the order sent without further waiting.")),
     "staff_review_approved": Wording(
         Kind.HISTORY,
         _("%(by)s looked at the order and approved it. It was held because “%(objection)s”."),
@@ -508,6 +518,9 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "staff_reordered": Wording(
         Kind.HISTORY, _("%(by)s ordered the missing cards again, as %(order)s.")
+    ),
+    "reordered_by_rule": Wording(
+        Kind.HISTORY, _("The missing cards are ordered again automatically, as %(order)s.")
     ),
     "staff_send_again": Wording(
         Kind.HISTORY, _("%(by)s said that it was not bought, and had it sent again.")

@@ -197,16 +197,17 @@ WITHIN = {
         "late_answers": "identity storing verdict",
         "holding": "task_queue database",
         "prices": "database budget holding",
-        "recording": "backoff database identity storing verdict late_answers",
+        "recording": "backoff database identity storing reordering verdict late_answers",
         "gateway": "backoff clock budget prices",
         "background": "budget gateway",
         "balance": "budget gateway",
         "polling": "identity verdict budget gateway",
-        "sending": "backoff database clock budget holding reviewing gateway",
+        "sending": "backoff database clock budget reordering holding reviewing gateway",
         "recovery": "backoff database identity recovery_plan budget gateway polling sending",
         "resolving": "identity budget gateway recovery",
         "sweep": (
-            "database outbox verdict budget late_answers recording gateway polling sending recovery"
+            "database outbox holding verdict budget late_answers recording gateway polling sending "
+            "recovery"
         ),
         "loop": "task_queue database budget gateway balance sweep",
     },

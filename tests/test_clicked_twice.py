@@ -260,6 +260,22 @@ def reject_review(_boss: Client) -> Button:
     return decide_review("reject", Status.REJECTED)
 
 
+def end_wait(outcome: str, code: str, status: Status, *more: type[Model]) -> Button:
+    later = timezone.now() + timedelta(hours=1)
+    waits = {"due_at": None, "send_after": later, "send_before": later}
+    order = make_order(reference=NAME, **waits)
+    form = {"outcome": outcome, "state_token": state_token(order)}
+    return decision("order_wait", order, form, Problem(code, {"by": "user0"}), status, *more)
+
+
+def hurry(_boss: Client) -> Button:
+    return end_wait("approve", "staff_hurried", Status.PENDING, Acknowledgement)
+
+
+def stop_waiting(_boss: Client) -> Button:
+    return end_wait("reject", "staff_stopped", Status.REJECTED)
+
+
 def order_again(_boss: Client) -> Button:
     order = make_guide_order(Status.PARTIALLY_FILLED, reference=NAME)
     return Button(
@@ -374,6 +390,7 @@ BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
     "giftcards_order_release": [release],
     "giftcards_order_price": [approve_price, decline_price],
     "giftcards_order_review": [approve_review, reject_review],
+    "giftcards_order_wait": [hurry, stop_waiting],
     "giftcards_order_repeat": [order_again],
     "giftcards_order_pay_back": [pay_back],
     "giftcards_refund_complete": [complete_refund],

@@ -18,6 +18,7 @@ from django.utils.encoding import force_bytes
 from giftcards.conf import (
     LOOP_SECONDS,
     Margin,
+    ReorderRule,
     SettingProblem,
     SettingsDict,
     conf,
@@ -101,6 +102,7 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
         "hold_above_sale_price": True,
         "price_max_age": 600.0,
         "review_order": None,
+        "reorder_missing": None,
         "catalogue_every": 60.0,
         "pricing": None,
         "low_balance": None,
@@ -330,9 +332,8 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
             "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
             " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
             " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY, HOLD_ABOVE_SALE_PRICE, PRICE_MAX_AGE,"
-            " REVIEW_ORDER, CATALOGUE_EVERY, PRICING, LOW_BALANCE, REAUTHENTICATE,"
-            " REVEALS_PER_HOUR,"
-            " CODES_KEPT_DAYS.",
+            " REVIEW_ORDER, REORDER_MISSING, CATALOGUE_EVERY, PRICING, LOW_BALANCE,"
+            " REAUTHENTICATE, REVEALS_PER_HOUR, CODES_KEPT_DAYS.",
         )
     ]
     require(*conf.declared)
@@ -619,6 +620,38 @@ def test_secret_settings_have_a_masked_repr(settings: Any) -> None:
     assert conf.api_key == settings.GIFTCARDS["API_KEY"]
     assert list(conf.encryption_keys) == list(settings.GIFTCARDS["ENCRYPTION_KEYS"])
     assert {repr(secret) for secret in (conf.api_key, *conf.encryption_keys)} == {"<masked>"}
+
+
+@pytest.mark.parametrize(
+    "value", [{}, {"times": 2}, {"times": 2, "hours": 6, "minutes": 1}, [2, 6], (2, 6), True, 2]
+)
+def test_a_rule_for_missing_cards_needs_two_numbers(settings: Any, value: Any) -> None:
+    change(settings, REORDER_MISSING=value)
+    message = "GIFTCARDS['REORDER_MISSING'] must be a dict with 'times' and 'hours'."
+    assert_refused("REORDER_MISSING", "type", message, "Write it like {'times': 2, 'hours': 6}.")
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind", "wanted"),
+    [
+        *product([{"times": 0}, {"times": 11}], ["range"], ["a whole number from 1 to 10"]),
+        *product([{"times": 1.5}, {"times": True}], ["type"], ["a whole number from 1 to 10"]),
+        *product([{"hours": 0}, {"hours": 73}], ["range"], ["a number from 0.1 to 72"]),
+        *product([{"hours": "6"}, {"hours": None}], ["type"], ["a number from 0.1 to 72"]),
+    ],
+)
+def test_a_rule_for_missing_cards_has_limits(
+    settings: Any, changed: dict[str, Any], kind: str, wanted: str
+) -> None:
+    change(settings, REORDER_MISSING={"times": 2, "hours": 6, **changed})
+    [name] = changed
+    message = f"GIFTCARDS['REORDER_MISSING']['{name}'] must be {wanted}."
+    assert_refused("REORDER_MISSING", kind, message, CORRECT)
+
+
+def test_a_rule_for_missing_cards_is_read(settings: Any) -> None:
+    change(settings, REORDER_MISSING={"times": 2, "hours": 6})
+    assert conf.reorder_missing == ReorderRule(2, 6.0)
 
 
 def test_a_page_for_proving_and_a_rule_are_named(settings: Any) -> None:

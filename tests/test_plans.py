@@ -417,6 +417,29 @@ def test_passing_over_held_orders_reads_no_whole_table(simulator: Simulator) -> 
     assert Order.objects.get(pk=one.pk).status == Status.FULFILLED
 
 
+def test_ordering_missing_cards_again_by_rule_reads_no_whole_table(
+    simulator: Simulator, wall: Wall, set_conf: Callable[..., None]
+) -> None:
+    set_conf(REORDER_MISSING={"times": 2, "hours": 6})
+    for kind in ("TEST_PARTIAL", "TEST_REFUND", "SIM_REJECT"):
+        record_order(**{**LINE, "type_id": kind}, max_price=490)
+    with explained() as statements:
+        for _sweep in range(2):
+            run_sweep()
+        on, turn, end = Order.objects.on_hold()
+        # One waits on, one has its turn, and one is given up.
+        Order.objects.filter(pk=turn.pk).update(send_after=ago(1))
+        Order.objects.filter(pk=end.pk).update(send_before=ago(1))
+        for _sweep in range(2):
+            run_sweep()
+        wall.step(-600)
+        run_sweep()
+    assert scans(statements) == []
+    assert on in Order.objects.on_hold()
+    assert Order.objects.filter(repeats=turn.pk).exists()
+    assert StatusChange.objects.filter(source="clock", to_status="REJECTED").exists()
+
+
 def test_counting_what_is_held_up_reads_no_whole_table(open_orders: dict[Status, Order]) -> None:
     with explained() as statements:
         assert Order.objects.count_held_up(timezone.now()) == 8

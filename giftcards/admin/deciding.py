@@ -26,13 +26,14 @@ from giftcards.admin.actions import (
     token,
 )
 from giftcards.admin.pages import OrderPages, column_label, customer_of, facts, recorded
-from giftcards.display import explained, filled, isolated, money
+from giftcards.display import explained, filled, isolated, moment, money
 from giftcards.engine.holding import (
     approve_price,
     approve_review,
     held_objection,
     held_price,
     reject_held,
+    send_at_once,
 )
 from giftcards.engine.reordering import check_reorderable, missing_part, reorder_missing, repetition
 from giftcards.exceptions import ReorderError
@@ -298,6 +299,30 @@ REVIEW = OrderAction(
     template="held",
     context=_review_context,
     act=_decide_review,
+)
+
+
+def _wait_context(attempt: Attempt) -> Mapping[str, Any]:
+    order = attempt.order
+    text = gettext(
+        "The order waits until %(at)s, and is sent automatically then. Nothing has been bought yet."
+    )
+    at = moment(order.send_after) if order.send_after else gettext("unknown")
+    return _held_context(order, filled(text, at=at), ())
+
+
+WAIT = OrderAction(
+    name="order_wait",
+    route="<key>/wait/",
+    label=_("Do not wait any longer"),
+    permission=may("giftcards.resolve_order"),
+    is_offered=lambda order: order.is_waiting,
+    is_minor=True,
+    before=lambda attempt: None if attempt.order.is_waiting else LATE,
+    form=lambda _attempt, data: HeldForm(gettext("Buy it now."), data),
+    template="held",
+    context=_wait_context,
+    act=lambda attempt: decided(_decide(attempt, send_at_once)),
 )
 
 # The missing cards are ordered again.

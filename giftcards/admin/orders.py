@@ -15,6 +15,7 @@ from giftcards.admin.deciding import (
     REPEAT,
     REVIEW,
     TICK_OFF,
+    WAIT,
 )
 from giftcards.admin.extensions import Extension, register
 from giftcards.admin.finding import FIND_CARD
@@ -33,6 +34,7 @@ register(
             RESOLVE,
             PRICE,
             REVIEW,
+            WAIT,
             CHECK,
             REPEAT,
             PAY_BACK,

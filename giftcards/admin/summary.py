@@ -93,6 +93,10 @@ def _pending(story: SummaryInput) -> Iterator[str]:
 
 
 def _held(order: Order, *, shows_costs: bool) -> Iterator[str]:
+    if order.is_waiting and order.send_after:
+        text = gettext("The order waits until %(at)s, and is sent automatically then.")
+        yield filled(text, at=moment(order.send_after))
+        return
     objection, price, ceiling = held_objection(order), held_price(order), order.price_ceiling
     if objection is not None:
         text = gettext("The order is held: a person has to look at it, because “%(objection)s”.")

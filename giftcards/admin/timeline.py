@@ -149,7 +149,7 @@ class Timeline:
 
     def _hides(self, tick: Acknowledgement) -> bool:
         """True if the decision names an order that the person may not see."""
-        if tick.code != "staff_reordered":
+        if tick.code not in {"staff_reordered", "reordered_by_rule"}:
             return False
         seen = self._repeated_by and self._repeated_by.order.reference
         return bool(tick.parameters.get("order") != seen)
@@ -185,10 +185,15 @@ def _moved(order: Order, change: StatusChange, *, shows_costs: bool) -> Event:
     return Event(change.at, text, status_badge(change.to_status), details, _trouble(change))
 
 
+# Without the name of the new order.
+_REORDERED = (
+    gettext_lazy("%(by)s ordered the missing cards again."),
+    gettext_lazy("The missing cards were ordered again."),
+)
+
+
 def _reordered(tick: Acknowledgement) -> Event:
-    """Without the name of the new order."""
-    what = gettext("%(by)s ordered the missing cards again.")
-    return Event(tick.at, filled(what, by=bdi(tick.by)))
+    return Event(tick.at, _told(_REORDERED, tick.by))
 
 
 def _acknowledged(tick: Acknowledgement, shows_costs: bool) -> Event:

@@ -261,11 +261,12 @@ def recent_events(since: datetime, until: datetime) -> list[Item]:
 
 
 def _settled(since: datetime, until: datetime) -> Iterator[Item]:
-    """Items about orders that became final without all of their cards."""
+    """Items about orders that became final without all of their cards, and leave it to staff."""
     settled = Order.objects.filter(settled_at__gt=since, settled_at__lte=until)
     # Excluded, rather than filtered for the other statuses, so that the index by time is used.
-    unfilled = settled.exclude(status=Status.FULFILLED).order_by("settled_at")
-    rows = list(unfilled.values_list("status", "pk", "reference")[: MOST + 1])
+    unfilled = settled.exclude(status=Status.FULFILLED).filter(reordered_amount=None)
+    found = unfilled.order_by("settled_at").values_list("status", "pk", "reference")
+    rows = list(found[: MOST + 1])
     for status, code in _CODE_OF_STATUS.items():
         yield from _some(
             code,

@@ -50,8 +50,18 @@ def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
         # The customer does not have to wait any more.
         Delivery.objects.cancel(order=order, kind=Kind.DELAYED)
     kind = KIND_OF_STATUS.get(change.to_status)
+    if kind == Kind.REFUNDED and _is_sought(order):
+        return
     if kind is not None:
         _queue(order, kind, f"change {change.pk}", change=change)
+
+
+def _is_sought(order: Order) -> bool:
+    """True if the cards of ``order`` were sought by rule, and still are, by another order.
+
+    The customer knows that, and gets a message about that order.
+    """
+    return order.send_before is not None and order.reordered_amount is not None
 
 
 def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:

@@ -225,6 +225,8 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
     if step.seconds < 0:
         # Not after a step ahead: then they are due too early, which does no harm.
         Order.objects.open().filter(due_at__gt=now).update(due_at=F("due_at") + span)
+        by_rule = Order.objects.open().filter(send_before__gt=now)
+        by_rule.update(send_after=F("send_after") + span, send_before=F("send_before") + span)
         changes = StatusChange.objects.filter(announced_at=None, announce_at__gt=now)
         changes.update(announce_at=F("announce_at") + span)
         without_list = ProviderState.objects.filter(list_usable_at__gt=now)

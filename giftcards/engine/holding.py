@@ -1,13 +1,15 @@
-"""Holding orders back until a person decides, or until the price falls.
+"""Holding orders back until a person decides, until the price falls, or until their time has come.
 
-An order is held because a card costs more than its ceiling, or because ``REVIEW_ORDER`` wants a
-person to look at it. It is PENDING, is never due, and does not time out.
+An order is held because a card costs more than its ceiling, because ``REVIEW_ORDER`` wants a person
+to look at it, or because it repeats missing cards by rule and waits. It is PENDING and never due.
+It does not time out, unless it repeats missing cards by rule.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from decimal import Decimal
 from itertools import islice
 from typing import Any
@@ -17,7 +19,8 @@ from django.utils import timezone
 
 from giftcards.engine.database import isolate_failures
 from giftcards.engine.task_queue import wake_worker
-from giftcards.models import Order, StatusChange
+from giftcards.models import Order, OrderQuerySet, StatusChange
+from giftcards.models.times import LONGEST_WAIT, is_ahead
 from giftcards.problems import Problem
 from giftcards.statuses import Review, Status
 
@@ -41,8 +44,16 @@ def hold_for_review(order: Order, *, objection: str) -> None:
         logger.warning("Order %s is held for review.", order.reference)
 
 
-def _hold(order: Order, problem: Problem, **values: Any) -> bool:
-    return order.stay_pending(problem, due_at=None, failures=0, **values)
+def hold_until(order: Order, moment: datetime) -> None:
+    """Hold a PENDING order until ``moment``, unless another process was first."""
+    if _hold(order, None, send_after=moment):
+        logger.info("Order %s waits until %s.", order.reference, moment.isoformat())
+
+
+def _hold(
+    order: Order, problem: Problem | None, *, send_after: datetime | None = None, **values: Any
+) -> bool:
+    return order.stay_pending(problem, due_at=None, failures=0, send_after=send_after, **values)
 
 
 def held_price(order: Order) -> Decimal | None:
@@ -127,13 +138,52 @@ def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Or
             yield order, Problem("price_fell", amounts)
 
 
-def _release(order: Order, reason: Problem, *, by: str = "", **values: Any) -> bool:
+def send_at_once(order: Order, *, by: str) -> Problem | None:
+    """Have an order sent that waits for its time; return the decision as recorded.
+
+    Returns ``None``, and changes nothing, if the order does not wait any more. ``by`` names who
+    decided, in the timeline.
+    """
+    if not order.is_waiting:
+        return None
+    decision = Problem("staff_hurried", {"by": by})
+    if not _release(order, decision, by=by):
+        return None
+    wake_worker()
+    return decision
+
+
+def end_waits(orders: OrderQuerySet) -> None:
+    """Release those of ``orders`` that have waited for their time, and give up overdue ones.
+
+    At most 100 at a time; the others follow with the next call.
+    """
+    now = timezone.now()
+    for order in orders.on_hold_for_too_long(now)[:_AT_ONCE]:
+        with isolate_failures(order):
+            if is_ahead(order.send_before, now, longest=LONGEST_WAIT):
+                _release(order)
+            else:
+                _give_up(order)
+
+
+def _give_up(order: Order) -> None:
+    reason = Problem("sought_in_vain")
+    # Fails if somebody has released the order since it was read.
+    where = {"due_at": None, "send_before": order.send_before}
+    source = StatusChange.Source.CLOCK
+    if order.move(Status.REJECTED, source=source, details=[reason], where=where):
+        logger.warning("Order %s is REJECTED. %s", order.reference, reason)
+
+
+def _release(order: Order, reason: Problem | None = None, *, by: str = "", **values: Any) -> bool:
     """Have a held order sent, and keep ``reason`` in its timeline; False if it is not held."""
     # SEND_TIMEOUT starts again, however long the order has waited.
     now = timezone.now()
+    due = {"due_at": now, "queued_at": now, "send_after": None, "failures": 0}
     with transaction.atomic():
-        is_done = order.stay_pending(None, due_at=now, queued_at=now, failures=0, **values)
-        if is_done:
+        is_done = order.stay_pending(None, **due, **values)
+        if is_done and reason is not None:
             order.acknowledge(reason, by=by)
     return is_done
 
@@ -154,8 +204,11 @@ def reject_held(order: Order, *, by: str) -> Problem | None:
     """
     if not order.is_held:
         return None
-    is_reviewed = held_objection(order) is not None
-    decision = Problem("staff_review_declined" if is_reviewed else "staff_declined", {"by": by})
+    decision = Problem("staff_declined", {"by": by})
+    if held_objection(order) is not None:
+        decision = Problem("staff_review_declined", {"by": by})
+    elif order.is_waiting:
+        decision = Problem("staff_stopped", {"by": by})
     source = StatusChange.Source.STAFF
     if not order.move(Status.REJECTED, source=source, details=[decision], where={"due_at": None}):
         return None

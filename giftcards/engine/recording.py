@@ -19,6 +19,7 @@ from giftcards.engine.backoff import backoff
 from giftcards.engine.database import isolate_failures, write_together
 from giftcards.engine.identity import line_of
 from giftcards.engine.late_answers import record_changes
+from giftcards.engine.reordering import reorder_by_rule
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.engine.verdict import Verdict, evaluate_for
 from giftcards.exceptions import NotFound, ProviderError, Refused
@@ -193,6 +194,7 @@ def _record_batch(results: Sequence[_Result], evaluate: _Evaluate, *, now: datet
             updates = [_update(result, now) for result in changed]
             changes = Order.objects.write_batch(updates, source=StatusChange.Source.CHECK)
             _flag_surplus(changed, store_cards(_arrivals(changed)))
+            _reorder_missing(changed)
     except Overtaken:
         if len(changed) > 1:
             raise
@@ -295,6 +297,14 @@ def _flag_surplus(results: Iterable[_Result], stored: Counter[int]) -> None:
             logger.error("Order %s: %s", order.reference, surplus)
             columns = order.problem_columns(ends={Kind.ANSWER}, new=[*result.problems, surplus])
             Order.objects.filter(pk=order.pk).update(**columns)
+
+
+def _reorder_missing(results: Iterable[_Result]) -> None:
+    """Order again by rule what orders that settle have not got."""
+    for result in results:
+        order, settlement = result.order, result.verdict.settlement
+        if settlement and settlement.fulfilled_quantity < order.quantity:
+            reorder_by_rule(order)
 
 
 def _record_after_race(result: _Result, evaluate: _Evaluate, *, now: datetime) -> int:

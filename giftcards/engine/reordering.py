@@ -1,13 +1,19 @@
-"""Reordering missing cards, in one new order that is linked to the old one."""
+"""Reordering missing cards, in one new order that is linked to the old one.
+
+Staff do so, the shop's code does, or ``REORDER_MISSING`` has it done by rule.
+"""
 
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from decimal import Decimal
 
 from django.db import transaction
-from django.utils.translation import gettext
+from django.utils import timezone
+from django.utils.translation import gettext, override
 
+from giftcards.conf import ReorderRule, conf
 from giftcards.engine.task_queue import wake_worker
 from giftcards.exceptions import ReorderError
 from giftcards.keys.keyring import configured_key
@@ -19,11 +25,16 @@ from giftcards.statuses import Review
 
 logger = logging.getLogger(__name__)
 
+# The longest pause before the first order by rule: what is out of stock may be back soon.
+_FIRST_PAUSE = timedelta(minutes=10)
+
 _COPIED = (
     "product_id",
     "type_id",
     "product_name",
     "type_name",
+    # So that no order of the sandbox is repeated with a real key.
+    "environment",
     "sale_price",
     "group",
     "metadata",
@@ -57,17 +68,25 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
         order.lock()
         if known := repetition(order):
             return known
-        row = Order.objects.filter(pk=order.pk)
-        old = row.get()
+        old = Order.objects.get(pk=order.pk)
         check_reorderable(old)
-        new = Order.objects.record(missing_part(old, max_price=max_price))
-        # NULL if nobody has said what the customer paid.
-        still_owed = None if old.open_amount is None else 0
-        row.update(reordered_amount=new.sale_amount or 0, open_amount=still_owed)
-        old.acknowledge(Problem("staff_reordered", {"by": by, "order": new.reference}), by=by)
-    logger.info("Order %s orders again what is missing from %s.", new.reference, old.reference)
+        new = missing_part(old, max_price=max_price)
+        decision = Problem("staff_reordered", {"by": by, "order": new.reference})
+        _replace(old, new, decision, by=by)
     wake_worker()
     return new
+
+
+def _replace(old: Order, new: Order, decision: Problem, *, by: str) -> None:
+    """Record the order ``new``, to which the customer's payment for the missing cards moves."""
+    Order.objects.record(new)
+    Order.objects.filter(pk=old.pk).update(
+        reordered_amount=new.sale_amount or 0,
+        # NULL if nobody has said what the customer paid.
+        open_amount=None if old.open_amount is None else 0,
+    )
+    old.acknowledge(decision, by=by)
+    logger.info("Order %s orders again what is missing from %s.", new.reference, old.reference)
 
 
 def repetition(order: Order) -> Order | None:
@@ -121,3 +140,79 @@ def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Ord
     if order.review != Review.WANTED:
         new.review = Review.APPROVED
     return new
+
+
+# By rule.
+
+
+def reorder_by_rule(order: Order) -> None:
+    """Order the missing cards again as ``REORDER_MISSING`` says.
+
+    Call it in the transaction that makes ``order`` final: so whoever is told of that finds the new
+    order, to which the customer's payment has moved, or no new order at all. It is held until its
+    time has come.
+
+    Nothing is ordered if the rule is off or used up, if it is not known what a card may cost, or if
+    :func:`reorder_missing` would refuse it.
+    """
+    rule = conf.reorder_missing
+    if rule is None:
+        return
+    try:
+        with transaction.atomic(), override(None):  # for the text of a refusal
+            _reorder(Order.objects.get(pk=order.pk), rule)
+    except ReorderError as error:
+        logger.info("Nothing of order %s is ordered again. %s", order.reference, error)
+    except Exception as error:
+        if transaction.get_rollback():
+            # The database has failed the caller's transaction as well.
+            raise
+        # The order becomes final all the same.
+        logger.error(  # noqa: TRY400 (a traceback may hold a row)
+            "What is missing from order %s is not ordered again: %s",
+            order.reference,
+            type(error).__name__,
+        )
+
+
+def _reorder(old: Order, rule: ReorderRule) -> None:
+    check_reorderable(old)
+    now, times = timezone.now(), _times(old)
+    end = old.send_before or now + timedelta(hours=rule.hours)
+    if times >= rule.times or end <= now:
+        return
+    new = missing_part(old)
+    if new.price_ceiling is None:
+        # Nobody looks at it, so it is not bought at any price.
+        new.max_price = old.price_at_placing if old.price_per_card is None else old.price_per_card
+    if new.price_ceiling is None:
+        return
+    new.due_at, new.send_before = None, end
+    new.send_after = now + _pause(end - now, turns=rule.times - times, is_first=not times)
+    _replace(old, new, Problem("reordered_by_rule", {"order": new.reference}), by="")
+
+
+def _times(order: Order) -> int:
+    """The number of orders by rule, each repeating the one before, that have led to ``order``."""
+    times = 0
+    earlier: Order | None = order
+    while earlier is not None and earlier.send_before is not None:
+        times, earlier = times + 1, earlier.repeats
+    return times
+
+
+def _pause(left: timedelta, *, turns: int, is_first: bool) -> timedelta:
+    """The pause before the next of the orders, so many ``turns``, that share the time ``left``."""
+    pause = left / (turns + 1)
+    return min(pause, _FIRST_PAUSE) if is_first else pause
+
+
+def is_still_missing(order: Order) -> bool:
+    """False if a card that ``order`` orders again by rule may have come after all.
+
+    True for any other order.
+    """
+    if order.send_before is None or order.repeats is None:
+        return True
+    old = order.repeats
+    return not old.needs_attention and old.missing_quantity >= order.quantity

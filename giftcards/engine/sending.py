@@ -20,7 +20,8 @@ from giftcards.engine.budget import Purpose, Slot
 from giftcards.engine.clock import steady_time
 from giftcards.engine.database import isolate_failures
 from giftcards.engine.gateway import LONGEST_RETRY_AFTER, Gateway
-from giftcards.engine.holding import hold_for_price, hold_for_review
+from giftcards.engine.holding import hold_for_price, hold_for_review, hold_until
+from giftcards.engine.reordering import is_still_missing, reorder_by_rule
 from giftcards.engine.reviewing import ReviewFailed, objection
 from giftcards.exceptions import (
     AccessDenied,
@@ -52,6 +53,8 @@ _PATIENT_FAILURES = 4
 # Only a price that was requested within this time can hold an order. A part of this time is
 # subtracted, because the clocks of two machines may differ.
 _THIS_MOMENT = timedelta(seconds=10)
+# The pause before an order by rule whose cards may have come after all is looked at again.
+_NEXT_LOOK = timedelta(minutes=10)
 # How long recording the outcome is retried while the database fails (seconds).
 _DATABASE_PATIENCE = 30.0
 _FIRST_SEARCH = timedelta(seconds=10)
@@ -68,20 +71,19 @@ _LEVELS = {
 def send(order: Order, gateway: Gateway) -> bool:
     """Claim a recorded order and send it; False if no order can be sent at present.
 
-    An order that a person has to look at, or whose price is above its ceiling, is held instead. One
-    that cannot be reviewed, or with a ceiling whose price is unknown, is postponed. Updates
-    ``order`` in place, unless another process was first.
+    An order that a person has to look at, whose price is above its ceiling, or whose cards may have
+    come after all, is held instead. One that cannot be reviewed, or with a ceiling whose price is
+    unknown, is postponed. Updates ``order`` in place, unless another process was first.
     """
     is_possible = True  # also if the order cannot be written, and is left out
     with isolate_failures(order):
-        is_possible = _send(order, gateway)
-    return is_possible  # noqa: RET504 (the context may have swallowed an error)
+        # The review comes first: it may take days, and the price has to be that of the moment.
+        if _is_wanted(order) and _passes_review(order):
+            is_possible = _send(order, gateway)
+    return is_possible
 
 
 def _send(order: Order, gateway: Gateway) -> bool:
-    # The review comes first: it may take days, and the price has to be that of the moment.
-    if not _passes_review(order):
-        return True
     ceiling = order.price_ceiling
     # Read the price before the claim, because nothing may delay the request after it: a process
     # that stalls there could send an order that was declared lost and sent again meanwhile.
@@ -167,6 +169,14 @@ def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) ->
     finally:
         # Even if the order cannot be written: the key's refusal must not be forgotten.
         gateway.finish(slot, failure)
+
+
+def _is_wanted(order: Order) -> bool:
+    """True unless a card of the order may have come after all; then it is held for some minutes."""
+    if is_still_missing(order):
+        return True
+    hold_until(order, timezone.now() + _NEXT_LOOK)
+    return False
 
 
 def _passes_review(order: Order) -> bool:
@@ -314,7 +324,8 @@ def _record_failure(order: Order, error: ProviderError, price: Decimal | None) -
             due_at = now + _retry_pause(order, error.retry_after)
             _record_not_accepted(order, Status.PENDING, problem, due_at=due_at, failures=failures)
         case Refused():
-            _record_not_accepted(order, Status.REJECTED, Problem("refused", parameters))
+            problem, along = Problem("refused", parameters), partial(reorder_by_rule, order)
+            _record_not_accepted(order, Status.REJECTED, problem, along=along)
             if error.reason == "no_balance":
                 needed = None if price is None else order.quantity * price
                 ProviderState.objects.doubt_balance(needed)

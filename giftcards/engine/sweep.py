@@ -20,6 +20,7 @@ from giftcards.engine import outbox
 from giftcards.engine.budget import Purpose
 from giftcards.engine.database import isolate_failures, tolerating, write_together
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.holding import end_waits
 from giftcards.engine.late_answers import find_owners, record_changes
 from giftcards.engine.polling import (
     Answers,
@@ -121,6 +122,7 @@ class _Sweep:
         for order in self._scope.abandoned(timezone.now())[:_SLICE]:
             with isolate_failures(order):
                 mark_unconfirmed(order)
+        end_waits(self._scope)
         # Sending comes first: a late check only delays a code, a late purchase may lose the sale.
         self._send()
         done = Swept()

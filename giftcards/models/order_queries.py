@@ -15,7 +15,7 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Coalesce
 
-from giftcards.models.times import LONGEST_HOLD, SLACK, past
+from giftcards.models.times import LONGEST_HOLD, LONGEST_WAIT, SLACK, past
 from giftcards.statuses import URGENT, Review, Status
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _AT_ONCE = 100
 # The open statuses that are not urgent.
 _PATIENT = (Status.UNCONFIRMED, Status.DELAYED)
 
-# Orders that are not sent until a person decides, or their price falls.
+# Orders that are not sent until a person decides, their price falls, or their time has come.
 HELD = Q(status=Status.PENDING, due_at=None)
 
 # Django turns "= True" into a bare column and "= False" into NOT, for which SQLite uses no index;
@@ -116,12 +116,20 @@ class OrderQueries(models.QuerySet["Order"]):
         return self._waiting(Status.PENDING).filter(due_at__lte=now).unclaimed(now)
 
     def on_hold(self) -> Self:
-        """Orders that are not sent until a person decides, or their price falls; oldest first."""
+        """Orders that are held, whatever for, oldest first."""
         return self._waiting(Status.PENDING).filter(due_at=None)
 
     def on_hold_for_price(self) -> Self:
-        """Those of :meth:`on_hold` that a fallen price releases."""
-        return self.on_hold().exclude(review=Review.WANTED)
+        """Held orders that a fallen price releases."""
+        return self.on_hold().filter(send_after=None).exclude(review=Review.WANTED)
+
+    def on_hold_for_too_long(self, now: datetime) -> Self:
+        """Held orders whose ``send_after`` or ``send_before`` is past."""
+        over = [
+            Q(past(name, now, longest=LONGEST_WAIT), **{f"{name}__isnull": False})
+            for name in ("send_after", "send_before")
+        ]
+        return self.on_hold().filter(over[0] | over[1])
 
     def to_recover(self, now: datetime) -> Self:
         """Lost orders that are due to be searched for at the provider, longest due first."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -430,7 +430,8 @@ class Order(models.Model):
     # The fingerprint of the API key that it was sent with; "" until it is sent. The key decides the
     # account, and only that account's list can show what became of the order.
     sent_with = models.CharField(max_length=32, editable=False, **EMPTY)
-    # The environment of the account that bought it; "" until it is sent, or if that is unknown.
+    # The environment of the account that bought it, or the order that it repeats; "" until then, or
+    # if it is unknown.
     environment = models.CharField(
         _("environment"), max_length=10, choices=Environment, editable=False, **EMPTY
     )
@@ -443,6 +444,10 @@ class Order(models.Model):
         editable=False,
         related_name="repeated_by",
     )
+    # Only for an order that repeats another one by rule. It is held until the first of these, and
+    # given up if it is still held at the second; NULL in the first: it is not held for that.
+    send_after = models.DateTimeField(null=True, editable=False)
+    send_before = models.DateTimeField(null=True, editable=False)
     # What is owed for missing cards has three parts. The first: the sum of the paid refunds, see
     # CustomerRefund.
     paid_back_amount = models.DecimalField(
@@ -658,8 +663,13 @@ class Order(models.Model):
 
     @property
     def is_held(self) -> bool:
-        """True if it is not sent until a person decides, or until its price falls."""
+        """True if it is not sent until a person decides, its price falls or its time has come."""
         return self.status == Status.PENDING and self.due_at is None
+
+    @property
+    def is_waiting(self) -> bool:
+        """True if it is held until the time in ``send_after``."""
+        return self.is_held and self.send_after is not None
 
     @property
     def price_ceiling(self) -> Decimal | None:
@@ -878,9 +888,12 @@ class Order(models.Model):
         source: StatusChange.Source,
         details: Iterable[Problem] = (),
         where: Mapping[str, Any] | None = None,
+        along: Callable[[], object] = lambda: None,
         **values: Any,
     ) -> StatusChange | None:
         """Move to ``target``, set the columns ``values``, and record the change with ``details``.
+
+        ``along`` is called in the same transaction.
 
         Problems in ``details`` are added to the order. Any move but one to ``PLACING`` ends the
         problems of sending and searching. A move to ``UNCONFIRMED`` also ends those of answers,
@@ -913,5 +926,6 @@ class Order(models.Model):
             if not row.filter(**(where or {})).update(**values):
                 return None
             change.save(force_insert=True)
+            along()
         assign(self, values)
         return change

@@ -14,10 +14,14 @@ from django.db.models import Q
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
+from giftcards.conf import LONGEST_SEARCH
+
 # How far the clocks of the machines that share a database may differ.
 SLACK = timedelta(seconds=5)
 # The longest time for which a lease, or a claim on an order, is taken.
 LONGEST_HOLD = timedelta(minutes=2)
+# The longest time for which an order that repeats another one by rule is held.
+LONGEST_WAIT = timedelta(hours=LONGEST_SEARCH)
 _NO_TIME = timedelta(0)
 # The first and the last day of stored moments: far years do not fit into a datetime with every
 # zone, and not into every database.

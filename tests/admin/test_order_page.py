@@ -592,13 +592,33 @@ def test_the_timeline_tells_the_decisions_of_staff(boss: Client) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("rule", "named", "unnamed"),
+    [
+        (
+            None,
+            "amina ordered the missing cards again, as",
+            "amina ordered the missing cards again.",
+        ),
+        (
+            {"times": 1, "hours": 6},
+            "The missing cards are ordered again automatically, as",
+            "The missing cards were ordered again.",
+        ),
+    ],
+)
 def test_the_page_does_not_name_a_repeating_order_that_is_hidden_from_the_person(
-    boss: Client, monkeypatch: pytest.MonkeyPatch
+    rule: Any,
+    named: str,
+    unnamed: str,
+    boss: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    set_conf: Callable[..., None],
 ) -> None:
+    set_conf(REORDER_MISSING=rule)
     order = settle("web-1", PARTIAL, **SOLD)
     again = reorder_missing(order, by="amina")
-    told = f"amina ordered the missing cards again, as {again.reference}."
-    assert told in timeline(show(boss, order))
+    assert f"{named} {again.reference}." in timeline(show(boss, order))
     shown = OrderAdmin.get_queryset
     monkeypatch.setattr(
         OrderAdmin,
@@ -609,7 +629,7 @@ def test_the_page_does_not_name_a_repeating_order_that_is_hidden_from_the_person
     html = show(boss, order)
 
     assert again.reference not in html
-    assert "amina ordered the missing cards again." in timeline(html)
+    assert unnamed in timeline(html)
 
 
 def test_a_later_decision_is_not_why_an_order_was_rejected(boss: Client) -> None:

@@ -182,6 +182,13 @@ def test_an_order_that_is_held_for_review_tells_why_to_everybody() -> None:
         )
 
 
+def test_an_order_that_waits_for_its_turn_says_until_when() -> None:
+    at = datetime(timezone.now().year, 11, 24, 12, 30, tzinfo=UTC)
+    order = build_guide_order(Status.PENDING, due_at=None, send_after=at, **SOLD)
+    said = "The order waits until 24 Nov 13:30, and is sent automatically then."
+    assert tell(order) == said
+
+
 def test_an_order_that_is_proven_absent_is_sent_again() -> None:
     order = build_guide_order(Status.PENDING)
     assert tell(order, reason=Problem("absent")) == (

@@ -139,6 +139,15 @@ def test_a_digest_names_each_kind_of_order_with_a_count_and_a_link(
         assert f"{ADMIN}/order/?status__exact=PARTIALLY_FILLED" in text
 
 
+def test_an_order_whose_missing_cards_are_ordered_again_needs_nobody(
+    listed: Callable[..., None],
+) -> None:
+    listed(BOSS)
+    for status in (Status.PARTIALLY_FILLED, Status.REFUNDED, Status.REJECTED):
+        settled(status, f"web-{status}", reordered_amount=0)
+    assert sent() == []
+
+
 def test_no_code_address_or_name_of_a_customer_is_in_a_digest(
     listed: Callable[..., None],
 ) -> None:

@@ -413,12 +413,25 @@ class TestMoney:
         for text in texts_of(write(order)):
             assert said.format(money(amount), money(1100 - amount)) in text
 
-    def test_cards_that_are_ordered_again_are_announced_and_no_money_is(self) -> None:
-        order = settle("web-1042", PARTIAL, **LINE)
+    @pytest.mark.parametrize(
+        ("answered", "subject", "begins"),
+        [
+            (PARTIAL, "3 of your 5 gift cards are here", "could not be delivered"),
+            (REFUNDED, "Your order has not come yet: PUBG Mobile", "come yet"),
+        ],
+    )
+    def test_cards_that_are_ordered_again_are_still_sought_and_no_money_is_promised(
+        self, answered: Any, subject: str, begins: str
+    ) -> None:
+        order = settle("web-1042", answered, **LINE)
         Order.objects.filter(pk=order.pk).update(reordered_amount=1100)
         order.refresh_from_db()
-        for text in texts_of(write(order)):
-            assert "ordered them for you again" in text
+        message = write(order)
+        assert message.subject.startswith(subject)
+        assert begins in message.text
+        assert "you get the cards, or your money back." in plain(message.text)
+        for text in texts_of(message):
+            assert "We are trying once more to get the" in text
             assert money(1100) not in text
             assert "paid back" not in text
 

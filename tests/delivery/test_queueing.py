@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 import pytest
+from django.utils import timezone
 
 from giftcards.delivery.channels import Channel
 from giftcards.delivery.models import Delivery, Installation
@@ -50,6 +51,32 @@ def test_a_move_that_concerns_the_customer_queues_one_message(status: Status, ki
         "ar",
     )
     assert (message.status, message.attempts) == ("queued", 0)
+
+
+SOUGHT = {"send_before": timezone.now()}
+AGAIN = {"reordered_amount": 1100}
+
+
+@pytest.mark.parametrize(
+    ("status", "values", "messages"),
+    [
+        (Status.REFUNDED, SOUGHT | AGAIN, 0),
+        (Status.REJECTED, SOUGHT | AGAIN, 0),
+        # Cards have come.
+        (Status.PARTIALLY_FILLED, SOUGHT | AGAIN, 1),
+        # No other order follows: the customer is owed.
+        (Status.REFUNDED, SOUGHT, 1),
+        (Status.REJECTED, SOUGHT, 1),
+        # The first order of a chain.
+        (Status.REFUNDED, AGAIN, 1),
+    ],
+)
+def test_customers_who_know_that_cards_are_sought_are_told_once_there_is_news(
+    status: Status, values: dict[str, Any], messages: int
+) -> None:
+    moved(status, **values)
+    outbox.announce()
+    assert Delivery.objects.count() == messages
 
 
 @pytest.mark.parametrize(

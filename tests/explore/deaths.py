@@ -13,6 +13,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
+from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 from django.utils.module_loading import import_string
@@ -82,6 +83,12 @@ def approve(_shop: Shop) -> None:
     approve_price(the_order(), 600, by="amina")
 
 
+def order_by_rule(_shop: Shop) -> None:
+    """From now on, missing cards are ordered again by rule."""
+    rule = {"REORDER_MISSING": {"times": 1, "hours": 0.1}}
+    settings.GIFTCARDS = {**settings.GIFTCARDS, **rule}
+
+
 SWEEP, TICK, DELIVER = map(
     task, ("giftcards.tasks.sweep", "giftcards.tasks.tick", "giftcards.delivery.tasks.deliver")
 )
@@ -102,6 +109,7 @@ SCENARIOS: dict[str, Scenario] = {
     "reordering": Scenario(
         lambda _shop: reorder_missing(the_order(), by="amina"), (buying("TEST_PARTIAL", 5),)
     ),
+    "reordering by rule": Scenario(SWEEP, waiting=(order_by_rule, buying("TEST_PARTIAL", 5))),
     "announcing": Scenario(TICK, waiting=(buying(),)),
     "message": Scenario(DELIVER, waiting=(buying(), SWEEP)),
     "rotation": Scenario(lambda shop: people.rotate(shop, Random(1)), (buying(quantity=5),)),

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -140,6 +140,7 @@ def live(seed: int, only: Sequence[int] | None, workers: int) -> Report:
         shop.lies = _choose_lies(chance, _choose_theme(seed))
         if chance.random() < 0.8:
             lie_now_and_then(shop, chance)
+        settings.GIFTCARDS = {**settings.GIFTCARDS, **_choose_rules(seed)}
         has_mixed_ids = _SWAP[0] in shop.lies
         shop.provider.account.shifted_ids = chance.random() < (0.8 if has_mixed_ids else 0.2)
         for _worker in range(workers):
@@ -170,6 +171,16 @@ def live(seed: int, only: Sequence[int] | None, workers: int) -> Report:
             "notes": len(history.trace),
         }
     return report
+
+
+def _choose_rules(seed: int) -> dict[str, Any]:
+    """The shop's rules about what staff have to look at, and about missing cards."""
+    chance = Random(f"rules {seed}")
+    again = {"times": chance.choice([1, 2, 3]), "hours": chance.choice([0.1, 0.2])}
+    return {
+        "REVIEW_ORDER": chance.choice([None, None, "tests.explore.shop.review"]),
+        "REORDER_MISSING": chance.choice([None, again]),
+    }
 
 
 def _choose_theme(seed: int) -> tuple[str, ...]:
@@ -247,7 +258,8 @@ def _is_settled(*, is_hopeless: bool) -> bool:
     still_open = Order.objects.exclude(status__in=FINAL)
     if is_hopeless:
         still_open = still_open.filter(needs_attention=False)
-    is_open = still_open.exclude(due_at=None).exists()
+    # An order by rule waits for its turn, or until its time is over.
+    is_open = still_open.exclude(due_at=None, send_before=None).exists()
     is_waiting = Delivery.objects.filter(status__in=OPEN).exists()
     is_untold = StatusChange.objects.filter(announced_at=None).exists()
     return not (is_open or is_waiting or is_untold or OrmQ.objects.exists())

@@ -20,8 +20,8 @@ from giftcards.models import Card, Order, StatusChange
 from giftcards.refunds import refund_breakdown
 from giftcards.settlement import customer_breakdown
 from giftcards.simulator.account import Order as Bought
-from giftcards.statuses import FINAL, SETTLED, Status
-from tests.explore.shop import TOKEN, Shop
+from giftcards.statuses import FINAL, SETTLED, Review, Status
+from tests.explore.shop import TOKEN, Shop, objects_to
 from tests.test_secrets import raw_database, traces
 
 Invariant = Callable[[Shop], Iterator[str]]
@@ -132,6 +132,50 @@ def never_paid_back_and_ordered_again(shop: Shop) -> Iterator[str]:
             yield f"{Order.objects.get(pk=key)} was ordered again {count} times"
 
 
+def missing_cards_are_ordered_again_for_what_was_paid(shop: Shop) -> Iterator[str]:
+    """An order that repeats another one is for its missing cards, and is paid with their money."""
+    for order in Order.objects.exclude(repeats=None).select_related("repeats"):
+        old = order.repeats
+        assert old is not None
+        if order.quantity > old.quantity - old.fulfilled_quantity:
+            yield f"{order} orders {order.quantity} cards, and {old} does not miss so many"
+        if old.open_amount or (order.sale_amount or 0) != old.reordered_amount:
+            yield f"{order} was paid {order.sale_amount}, and {old} {old.reordered_amount} less"
+
+
+def no_chain_brings_more_cards_than_were_ordered(shop: Shop) -> Iterator[str]:
+    """An order and those by rule that repeat it have no more cards than it is for.
+
+    Unless a card came after its order had settled, of which staff were told.
+    """
+    for order in Order.objects.filter(repeats=None):
+        chain = list(_chain(order))
+        bought = [shop.provider.find(each.provider_order_id) for each in chain]
+        cards = sum(len(each.cards) for each in bought if each is not None)
+        if cards > order.quantity and not any(map(_is_told_of_cards, chain)):
+            yield f"{order} is for {order.quantity} cards, and with those after it has {cards}"
+
+
+def no_rule_orders_more_often_than_it_may(shop: Shop) -> Iterator[str]:
+    """Missing cards are ordered again by rule only so often in a row."""
+    rule = conf.reorder_missing
+    for order in Order.objects.filter(repeats=None):
+        times = 0
+        for each in _chain(order):
+            times = 0 if each.send_before is None else times + 1
+            if times > (rule.times if rule else 0):
+                yield f"{each} is number {times} in a row"
+
+
+def what_the_rule_objects_to_is_approved_before_it_is_bought(shop: Shop) -> Iterator[str]:
+    """No order to which the shop's own rule objects is bought unless a person has approved it."""
+    if conf.review_order is None:
+        return
+    for order, _theirs in _pairs(shop):
+        if order.repeats_id is None and objects_to(order) and order.review != Review.APPROVED:
+            yield f"{order} was bought, and nobody had looked at it"
+
+
 def no_card_is_bought_above_its_ceiling(shop: Shop) -> Iterator[str]:
     """Orders were sent only if, as far as the shop could know, a card cost no more than allowed."""
     for order, theirs in _pairs(shop):
@@ -222,12 +266,16 @@ def whatever_needs_a_person_is_told(shop: Shop) -> Iterator[str]:
 
 
 def each_customer_is_told(shop: Shop) -> Iterator[str]:
-    """No message waits any more, and there was one about each settled order."""
+    """No message waits any more, and there was one about each settled order.
+
+    One by rule that brought no card, and that another one follows, is no news.
+    """
     if waiting := Delivery.objects.filter(status__in=OPEN):
         yield f"{waiting.count()} messages wait"
     told = set(Delivery.objects.values_list("order", flat=True))
     for order in Order.objects.filter(status__in=SETTLED).exclude(pk__in=told):
-        if order.customer_email:
+        is_news = order.send_before is None or order.reordered_amount is None
+        if order.customer_email and (is_news or order.fulfilled_quantity):
             yield f"the customer of {order} got no message"
 
 
@@ -272,6 +320,10 @@ INVARIANTS: tuple[Invariant, ...] = (
     sums_are_equal_on_both_sides,
     never_paid_back_above_what_is_owed,
     never_paid_back_and_ordered_again,
+    missing_cards_are_ordered_again_for_what_was_paid,
+    no_chain_brings_more_cards_than_were_ordered,
+    no_rule_orders_more_often_than_it_may,
+    what_the_rule_objects_to_is_approved_before_it_is_bought,
     no_card_is_bought_above_its_ceiling,
     the_limit_of_requests_is_kept,
     each_change_is_announced_in_order,
@@ -302,9 +354,26 @@ def _pairs(shop: Shop) -> Iterator[tuple[Order, Bought]]:
             yield order, theirs
 
 
+def _chain(order: Order) -> Iterator[Order]:
+    """The order, and those that repeat it, each the one before."""
+    following: Order | None = order
+    while following is not None:
+        yield following
+        following = Order.objects.filter(repeats=following.pk).first()
+
+
 def _is_told(order: Order) -> bool:
     """Whether staff are told that something about it is odd, or have ticked that off."""
     return order.needs_attention or order.acknowledgements.exists()
+
+
+def _is_told_of_cards(order: Order) -> bool:
+    """Whether staff are told, or were, that there may be other cards than was said at first."""
+    codes = {problem.code for problem in order.open_problems}
+    codes |= set(order.acknowledgements.values_list("code", flat=True))
+    return not codes.isdisjoint(
+        {"late_cards", "surplus_cards", "accepted_after_all", "contradicted"}
+    )
 
 
 def _has_wrong_id(order: Order) -> bool:

@@ -26,9 +26,11 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
+from giftcards.engine.holding import send_at_once
 from giftcards.exceptions import CustomerConflict, RefundError, ReorderError
 from giftcards.fulfilment import (
     approve_price,
+    approve_review,
     change_customer,
     place_order,
     reject_held,
@@ -255,13 +257,28 @@ def complain(shop: Shop, random: Random) -> None:
             shop.complaints.add(order.pk)
 
 
-def decide_price(shop: Shop, random: Random) -> None:
+def decide(shop: Shop, random: Random) -> None:
+    """Staff decide about an order that is held, whatever for."""
     order = pick(random, status=Status.PENDING, due_at=None)
-    if order is not None and order.is_held:
-        if random.random() < 0.7:
-            approve_price(order, 600, by="amina")
-        else:
-            reject_held(order, by="amina")
+    if order is None:
+        return
+    if random.random() < 0.7:
+        approve_price(order, 600, by="amina")
+        approve_review(order, by="amina")
+        send_at_once(order, by="amina")
+    else:
+        reject_held(order, by="amina")
+
+
+def review(order: Order) -> str | None:
+    """The shop's own rule, if it has one: it objects to some orders, and fails now and then."""
+    if the_shop().well_since is None and int(order.reference[-6:], 36) % 4 == 0:
+        raise Busy
+    return "It looks odd" if objects_to(order) else None
+
+
+def objects_to(order: Order) -> bool:
+    return int(order.reference[-6:], 36) % 3 == 0
 
 
 def resolve(shop: Shop, random: Random) -> None:
@@ -378,7 +395,7 @@ ACTIONS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "order again": (3, order_again),
     "complain": (2, complain),
     "tick off": (2, tick_off),
-    "decide about a price": (2, decide_price),
+    "decide about a held one": (2, decide),
     "resolve": (3, resolve),
     "reveal": (1, reveal),
     "open a link": (2, open_link),

@@ -1,0 +1,91 @@
+"""Orders that repeat missing cards by rule: the wait for their turn, and staff who end it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from giftcards.models import Order
+from giftcards.problems import Problem
+from giftcards.statuses import Status
+from tests.builders import PARTIAL, details, settle
+from tests.pages import LATE, hidden, messages, order_page, plain, read, sign_in, text
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def order(set_conf: Any) -> Order:
+    set_conf(REORDER_MISSING={"times": 2, "hours": 6})
+    old = settle("web-1042", PARTIAL, sale_price=550)
+    return Order.objects.get(repeats=old)
+
+
+@pytest.fixture
+def staff() -> Client:
+    return sign_in("view_order", "resolve_order")
+
+
+def page(order: Order) -> str:
+    return order_page(order, "wait")
+
+
+def decide(browser: Client, order: Order, outcome: str) -> Any:
+    token = hidden(read(browser.get(page(order))))["state_token"]
+    return browser.post(page(order), {"state_token": token, "outcome": outcome}, follow=True)
+
+
+def test_both_orders_name_each_other_and_nothing_is_owed_by_the_first(
+    order: Order, staff: Client
+) -> None:
+    assert order.repeats is not None
+    old = plain(text(read(staff.get(order_page(order.repeats)))))
+    assert f"The missing cards were ordered again: {order.reference}." in old
+    assert "What the customer paid for them went to the new order." in old
+    assert f"The missing cards are ordered again automatically, as {order.reference}." in old
+    assert "The customer is owed" not in old
+    new = plain(text(read(staff.get(order_page(order)))))
+    assert "It orders again what is missing from web-1042." in new
+    assert "and is sent automatically then." in new
+
+
+def test_an_order_is_sent_before_its_turn(order: Order, staff: Client) -> None:
+    assert f'href="{page(order)}">Do not wait any longer</a>' in read(staff.get(order_page(order)))
+    shown = plain(text(read(staff.get(page(order)))))
+    assert "Nothing has been bought yet." in shown
+    assert "Sale amount: 1,100 DA" in shown
+    assert messages(read(decide(staff, order, "approve"))) == ["Recorded."]
+    order.refresh_from_db()
+    assert (order.status, order.is_held, order.send_after) == (Status.PENDING, False, None)
+    shown = plain(text(read(staff.get(order_page(order)))))
+    assert "user0 had the order sent without further waiting." in shown
+
+
+def test_an_order_is_rejected_before_its_turn_and_the_customer_is_owed(
+    order: Order, staff: Client
+) -> None:
+    decide(staff, order, "reject")
+    order.refresh_from_db()
+    assert (order.status, order.open_amount) == (Status.REJECTED, 1100)
+    assert details(order.changes.get()) == [Problem("staff_stopped", {"by": "user0"})]
+
+
+def test_a_decision_about_an_order_that_was_sent_meanwhile_comes_too_late(
+    order: Order, staff: Client
+) -> None:
+    token = hidden(read(staff.get(page(order))))["state_token"]
+    Order.objects.update(due_at=timezone.now(), send_after=None)
+    form = {"state_token": token, "outcome": "reject"}
+    assert messages(read(staff.post(page(order), form, follow=True))) == [LATE]
+    order.refresh_from_db()
+    assert order.status == Status.PENDING
+
+
+@pytest.mark.parametrize("permission", ["check_order", "add_order", "settle_refund", "view_cost"])
+def test_other_permissions_do_not_allow_ending_the_wait(order: Order, permission: str) -> None:
+    browser = sign_in("view_order", permission)
+    assert page(order) not in read(browser.get(order_page(order)))
+    assert browser.post(page(order), {"outcome": "approve"}).status_code == 403
