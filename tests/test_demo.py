@@ -212,21 +212,6 @@ def test_the_site_of_the_demo_shows_its_pages_without_debug(start: Callable[...,
     assert (missing.status_code, "DEBUG" in missing.text) == (404, False)
 
 
-def test_the_demo_changes_a_price_and_empties_a_stock_and_the_shelf_shows_it(
-    start: Callable[..., Demo],
-) -> None:
-    demo = start()
-    demo.wait_until(lambda: "on the shelf, sold out" in demo.output)
-    told = demo.output.partition("Meanwhile")[2]
-    assert "PSN 500 DA: price 520.00 instead of 490.00; on the shelf, at 590.00\n" in told
-    found = re.search(r"so does the shelf: (http://127.0.0.1:\d+/)\n", told)
-    assert found
-    cards = requests.get(found[1], timeout=10).text.partition("shop-section")[0]
-    assert re.findall(r"shop-price\">\D*([\d,]+)", cards) == ["590", "2,200", "1,410"]
-    # The first can still be bought; the second was sold out before.
-    assert (cards.count('href="/buy/'), cards.count("Sold out")) == (1, 2)
-
-
 @pytest.mark.django_db
 def test_the_demo_tells_only_of_changes_that_are_to_come_and_of_each_that_is_noticed_once(
     simulator: Simulator, settings: Any
