@@ -184,6 +184,12 @@ def bdi(part: object) -> SafeString:
     return format_html("<bdi>{}</bdi>", part)
 
 
+def lines(text: str) -> SafeString:
+    """Foreign text of several lines as HTML, each line in its own direction."""
+    line = '<div class="giftcards-line" dir="auto">{}</div>'
+    return format_html_join("", line, ((part or "\u00a0",) for part in text.split("\n")))
+
+
 def labelled(label: str, figure: str) -> SafeString:
     """``figure`` after the name of its column, which is shown only where there is no heading."""
     return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), figure)

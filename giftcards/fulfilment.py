@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from copy import copy
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypedDict, Unpack
 
@@ -45,6 +45,11 @@ class OrderDetails(TypedDict, total=False):
     customer_name: str
     customer_phone: str
     customer_language: str
+    recipient_email: str
+    recipient_name: str
+    recipient_language: str
+    gift_message: str
+    deliver_at: datetime | None
 
 
 def place_order(
@@ -76,6 +81,11 @@ def place_order(
     and 8 levels. The customer's details (name: at most 200 characters, phone: 50, language: 20) are
     for staff, for the shop's receivers and for messages to customers; sending and following orders
     does not depend on them. Texts must not have control characters.
+
+    With a ``recipient_email``, the order is a gift: the cards, bought at once, go to that address,
+    not before ``deliver_at`` (within a year; a time that has passed means at once), in
+    ``recipient_language`` (by default the customer's), with ``gift_message`` (lines of at most
+    1,000 characters in all). The customer is told what became of the order, without codes.
 
     Raises :exc:`~django.core.exceptions.ValidationError` for invalid values,
     :exc:`~giftcards.exceptions.ReferenceConflict` for a reference that was used with other values,
@@ -127,36 +137,47 @@ def change_customer(
     name: str | None = None,
     phone: str | None = None,
     language: str | None = None,
+    recipient_email: str | None = None,
+    recipient_name: str | None = None,
+    recipient_language: str | None = None,
+    gift_message: str | None = None,
+    deliver_at: datetime | None = None,
     by: str = "",
     reason: str = "",
 ) -> bool:
-    """Correct the customer of ``order``, open or final; False if that changed nothing.
+    """Correct the customer of ``order``, or its gift, open or final; False if nothing changed.
 
     ``None`` leaves a detail as it is, and ``""`` removes it; other values are validated as in
-    :func:`place_order`. ``by`` names who decided, and ``reason`` says why
-    (one line, at most 200 characters): both are kept in the order's timeline, with the old values.
-    ``order`` is updated in place.
+    :func:`place_order`. A gift stays one, and no other order becomes one. ``by`` names who decided,
+    and ``reason`` says why (one line, at most 200 characters): both are kept in the order's
+    timeline, with the old values. ``order`` is updated in place.
 
     With ``giftcards.delivery``, messages that are not sent yet go to the new address, and links
-    that were sent to the old one are withdrawn; what was sent is not taken back.
+    that were sent to the old one are withdrawn; what was sent is not taken back. A gift that waits
+    for its time waits for the new one.
 
     It can be called in a transaction. If a receiver of
     :data:`~giftcards.signals.customer_changed` raises, the correction is rolled back. Raises
     :exc:`~django.core.exceptions.ValidationError` for invalid values, and
-    :exc:`~giftcards.exceptions.CustomerConflict` if the customer was corrected, or erased, since
-    ``order`` was read.
+    :exc:`~giftcards.exceptions.CustomerConflict` if the order was corrected, or its customer or
+    recipient erased, since ``order`` was read.
     """
     details = {
         "customer_email": email,
         "customer_name": name,
         "customer_phone": phone,
         "customer_language": language,
+        "recipient_email": recipient_email,
+        "recipient_name": recipient_name,
+        "recipient_language": recipient_language,
+        "gift_message": gift_message,
+        "deliver_at": deliver_at,
     }
-    given = {name: value for name, value in details.items() if value is not None}
+    names = [name for name, value in details.items() if value is not None]
+    corrected = order.corrected({name: details[name] for name in names})
+    given = {name: getattr(corrected, name) for name in names}
     with transaction.atomic():
         change = CustomerChange.objects.make(order, given, by=by, reason=reason)
-        corrected = copy(order)
-        assign(corrected, given)
         if change is not None:
             customer_changed.send(Order, order=corrected, change=change)
     assign(order, given)

@@ -176,6 +176,8 @@ def _copy_orders(count: int, patterns: dict[Status, Order]) -> None:
     values["customer_email"] = _text("customer-", "i", 10, "@example.com")
     values["customer_name"] = _text("Amina ", "i", 10)
     values["customer_phone"] = _text("+213", "i", 10)
+    recipient = _text("recipient-", "i", 10, "@example.com")
+    values["recipient_email"] = f"CASE WHEN i %% 50 = 3 THEN {recipient} ELSE '' END"
     values["product_id"] = "CASE WHEN i %% 7 < 3 THEN 'product-001' ELSE 'product-002' END"
     values["sale_price"] = "CASE WHEN i %% 4 = 0 THEN 550 END"
     owed = "550 * (p.quantity - p.fulfilled_quantity)"

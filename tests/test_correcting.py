@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.core.exceptions import ValidationError
 from django.db import connection
+from django.utils import timezone
 
 from giftcards.exceptions import CustomerConflict, ReferenceConflict
 from giftcards.fulfilment import change_customer, place_order
@@ -88,6 +90,75 @@ def test_values_are_validated_as_in_placing(values: dict[str, Any], wrong: str) 
         assert refused.value.message_dict == caught.value.message_dict
     order.refresh_from_db()
     assert (order.customer_email, order.customer_phone, kept()) == (RIGHT, "", [])
+
+
+class TestGift:
+    """The recipient of a gift, the message and the time are corrected in the same way."""
+
+    GIFT: ClassVar[dict[str, Any]] = {
+        "recipient_email": WRONG,
+        "recipient_name": "Lina",
+        "gift_message": "Happy birthday!",
+        "deliver_at": timezone.now() + timedelta(days=3),
+    }
+
+    @pytest.mark.parametrize("status", Status.values)
+    def test_a_recipient_is_corrected_whatever_became_of_the_order(self, status: Status) -> None:
+        order = make_guide_order(status, customer_email="amina@example.com", **self.GIFT)
+        earlier = self.GIFT["deliver_at"] - timedelta(days=1)
+        changed = change_customer(
+            order,
+            recipient_email=RIGHT,
+            recipient_language="fr",
+            gift_message="Joyeux\r\nanniversaire ! ",
+            deliver_at=earlier.astimezone(ZoneInfo("Asia/Tokyo")),
+            by="amina",
+        )
+        assert changed is True
+        for seen in (order, Order.objects.get()):
+            assert (seen.recipient_email, seen.recipient_name) == (RIGHT, "Lina")
+            assert (seen.recipient_language, seen.deliver_at) == ("fr", earlier)
+            assert seen.gift_message == "Joyeux\nanniversaire !"
+            assert seen.customer_email == "amina@example.com"
+        change = CustomerChange.objects.get()
+        assert {name: getattr(change, name) for name in self.GIFT} == self.GIFT
+
+    @pytest.mark.parametrize(
+        ("values", "wrong"),
+        [
+            ({"recipient_email": "lina"}, "recipient_email"),
+            ({"recipient_email": ""}, "recipient_email"),
+            ({"gift_message": "\u202e"}, "gift_message"),
+            ({"deliver_at": "tomorrow"}, "deliver_at"),
+            ({"deliver_at": timezone.now() + timedelta(days=400)}, "deliver_at"),
+        ],
+        ids=["no address", "no more a gift", "a mark", "a text", "too late"],
+    )
+    def test_values_are_validated_and_a_gift_stays_one(
+        self, values: dict[str, Any], wrong: str
+    ) -> None:
+        order = make_guide_order(**self.GIFT)
+        with pytest.raises(ValidationError) as caught:
+            change_customer(order, **values)
+        assert list(caught.value.message_dict) == [wrong]
+        assert not CustomerChange.objects.exists()
+
+    @pytest.mark.parametrize("values", [{"recipient_email": RIGHT}, {"recipient_name": "Lina"}])
+    def test_an_order_that_is_no_gift_does_not_become_one(self, values: dict[str, Any]) -> None:
+        order = make_guide_order(customer_email=RIGHT)
+        with pytest.raises(ValidationError) as caught:
+            change_customer(order, **values)
+        assert list(caught.value.message_dict) == ["recipient_email"]
+        assert not Order.objects.get().is_gift
+
+    def test_placing_it_again_may_give_the_recipient_of_before(self) -> None:
+        given = {**LINE, **self.GIFT}
+        order = place_order(**given)
+        change_customer(order, recipient_email=RIGHT)
+        for address in (WRONG, RIGHT):
+            assert place_order(**{**given, "recipient_email": address}) == order
+        with pytest.raises(ReferenceConflict):
+            place_order(**{**given, "recipient_email": "sami@example.com"})
 
 
 class TestRaces:

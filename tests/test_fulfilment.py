@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import uuid
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from inspect import signature
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.utils import timezone
 from django_q.models import OrmQ
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,10 +23,12 @@ from giftcards.exceptions import ConfigurationError, ReferenceConflict
 from giftcards.fulfilment import aplace_order, check_line, place_order
 from giftcards.models import Order
 from giftcards.models.fields import complaint_about_metadata, is_same_json
+from giftcards.models.times import with_zone
 from tests.stage import LINE, PSN, in_threads
 
 pytest_plugins = ["tests.stage_fixtures"]
 
+SOON = timezone.now() + timedelta(days=3)
 EVERYTHING: dict[str, Any] = {
     **LINE,
     "reference": "cart-1",
@@ -36,6 +41,11 @@ EVERYTHING: dict[str, Any] = {
     "customer_name": "آمنة بن علي",
     "customer_phone": "+213 555 01 02 03",
     "customer_language": "ar",
+    "recipient_email": "lina@example.com",
+    "recipient_name": "Lina",
+    "recipient_language": "fr",
+    "gift_message": "Joyeux anniversaire,\n\nعيد ميلاد سعيد 🎁",
+    "deliver_at": SOON,
 }
 # Each differs from the above in one respect.
 DIFFERENCES: list[dict[str, Any]] = [
@@ -57,12 +67,22 @@ DIFFERENCES: list[dict[str, Any]] = [
     {"customer_name": ""},
     {"customer_phone": "+213 555 01 02 04"},
     {"customer_language": "fr"},
+    {"recipient_email": "Lina@example.com"},
+    {"recipient_name": ""},
+    {"recipient_language": ""},
+    {"gift_message": "Joyeux anniversaire,\nعيد ميلاد سعيد 🎁"},
+    {"deliver_at": SOON + timedelta(microseconds=1)},
+    {"deliver_at": None},
 ]
 CONFLICT = (
     "The reference cart-1 already names another order, or the same one with other details. Use a"
     " new reference for a new order; to repeat an order, give every detail as you did the first"
     " time."
 )
+GIFT = {"recipient_email": "lina@example.com"}
+NEEDS_RECIPIENT = "A gift needs the e-mail address of its recipient."
+ZONE = "Give a time with its time zone, from 1970 to 9998."
+
 MARKS = "Use one line of text, without control or direction characters."
 WITHOUT_LINES = {"allow_nan": False, "allow_infinity": False}
 JSON = st.recursive(
@@ -78,6 +98,13 @@ JSON = st.recursive(
 )
 
 
+def label(value: Any) -> str:
+    """An id that is the same in each process: without times."""
+    if not isinstance(value, dict):
+        return str(value)
+    return str({name: "" if name == "deliver_at" else item for name, item in value.items()})
+
+
 @pytest.mark.django_db
 class TestPlaceOrder:
     def test_everything_given_with_an_order_is_stored(self) -> None:
@@ -91,7 +118,9 @@ class TestPlaceOrder:
         names = ("sale_price", "sale_amount", "max_price", "group", "metadata")
         assert [getattr(stored, name) for name in names] == [None, None, None, "", {}]
         names = ("customer_email", "customer_name", "customer_phone", "customer_language")
-        assert [getattr(stored, name) for name in names] == [""] * 4
+        names += ("recipient_email", "recipient_name", "recipient_language", "gift_message")
+        assert [getattr(stored, name) for name in names] == [""] * 8
+        assert (stored.deliver_at, stored.is_gift) == (None, False)
 
     def test_repeating_an_order_returns_the_same_order(self) -> None:
         first = place_order(**EVERYTHING)
@@ -99,11 +128,51 @@ class TestPlaceOrder:
         reordered = dict(reversed(EVERYTHING["metadata"].items()))
         assert place_order(**EVERYTHING | again | {"metadata": reordered}) == first
 
+    @pytest.mark.parametrize(
+        ("given", "again"),
+        [
+            ({"gift_message": "a\r\nb "}, {"gift_message": " a\nb"}),
+            (
+                {"deliver_at": SOON.astimezone(ZoneInfo("Asia/Tokyo"))},
+                {"deliver_at": SOON.astimezone(ZoneInfo("America/New_York"))},
+            ),
+            # In the hour that the zone repeats, no other zone's time equals it for Python.
+            (
+                {"deliver_at": datetime(2027, 10, 31, 2, 30, tzinfo=ZoneInfo("Europe/Paris"))},
+                {"deliver_at": datetime(2027, 10, 31, 0, 30, tzinfo=UTC)},
+            ),
+        ],
+        ids=["line ends", "zones", "the repeated hour"],
+    )
+    def test_a_gift_that_is_told_in_another_way_is_the_same(
+        self, given: dict[str, Any], again: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("giftcards.models.orders._LONGEST_AHEAD", timedelta(days=900))
+        first = place_order(**LINE, **GIFT, reference="cart-1", **given)
+        assert place_order(**LINE, **GIFT, reference="cart-1", **again) == first
+
+    def test_a_gift_may_be_placed_again_after_its_time(self) -> None:
+        """The shop repeats a call of which it has no answer."""
+        at = timezone.now() - timedelta(days=30)
+        first = place_order(**LINE, **GIFT, reference="cart-1", deliver_at=at)
+        assert place_order(**LINE, **GIFT, reference="cart-1", deliver_at=at) == first
+
+    @pytest.mark.parametrize("uses_tz", [True, False])
+    def test_the_time_of_a_gift_is_stored_as_the_site_stores_times(
+        self, uses_tz: bool, settings: Any
+    ) -> None:
+        settings.USE_TZ = uses_tz
+        at = timezone.now() + timedelta(hours=1)
+        order = place_order(**LINE, **GIFT, deliver_at=at)
+        assert order.deliver_at == Order.objects.get().deliver_at == at
+        again = {"reference": order.reference, "deliver_at": with_zone(at).astimezone(UTC)}
+        assert place_order(**LINE, **GIFT, **again) == order
+
     def test_empty_metadata_counts_as_none(self) -> None:
         first = place_order(**LINE, reference="cart-1", metadata={})
         assert place_order(**LINE, reference="cart-1", metadata=None) == first
 
-    @pytest.mark.parametrize("difference", DIFFERENCES, ids=str)
+    @pytest.mark.parametrize("difference", DIFFERENCES, ids=label)
     def test_a_repetition_with_any_difference_is_a_conflict_without_details(
         self, difference: dict[str, Any]
     ) -> None:
@@ -187,17 +256,61 @@ class TestPlaceOrder:
             ({"metadata": ""}, "This must be a dict."),
             ({"metadata": "{}"}, "This must be a dict."),
             ({"metadata": [("a", 1)]}, "This must be a dict."),
+            ({"recipient_email": "lina"}, "Enter a valid email address."),
+            ({"recipient_email": "a@ex\u202eample.com"}, MARKS),
+            ({"recipient_email": None}, "This must be a text."),
+            ({**GIFT, "recipient_name": "Lina\n"}, MARKS),
+            ({**GIFT, "recipient_language": "f r"}, "Use letters, digits and punctuation only,"),
+            ({**GIFT, "gift_message": None}, "This must be a text."),
+            (
+                {**GIFT, "gift_message": "x" * 1001},
+                "Ensure this value has at most 1000 characters (it has 1001).",
+            ),
+            *(
+                (
+                    {**GIFT, "gift_message": f"Happy\nbirth{char}day"},
+                    "Use text without control or direction characters.",
+                )
+                for char in "\0\r\x1b\u202e\u2067\u2028\ufeff"
+            ),
+            ({**GIFT, "deliver_at": "2026-12-24"}, "This must be a date and a time."),
+            ({**GIFT, "deliver_at": SOON.date()}, "This must be a date and a time."),
+            ({**GIFT, "deliver_at": SOON.replace(tzinfo=None)}, ZONE),
+            ({**GIFT, "deliver_at": datetime.max.replace(tzinfo=UTC)}, ZONE),
+            ({**GIFT, "deliver_at": datetime.min.replace(tzinfo=UTC)}, ZONE),
+            (
+                {**GIFT, "deliver_at": SOON + timedelta(days=365)},
+                "A gift is delivered within a year.",
+            ),
         ],
+        ids=label,
     )
     def test_details_that_cannot_be_stored_are_refused(
         self, change: dict[str, Any], message: str
     ) -> None:
-        [name] = change
+        name = list(change)[-1]
         for attempt in (lambda line: place_order(**line), lambda line: check_line(**line)):
             with pytest.raises(ValidationError) as caught:
                 attempt(LINE | change)
             assert list(caught.value.message_dict) == [name]
-            assert message in caught.value.message_dict[name]
+            assert any(text.startswith(message) for text in caught.value.message_dict[name])
+        assert not Order.objects.exists()
+
+    @pytest.mark.parametrize(
+        "detail",
+        [
+            {"recipient_name": "Lina"},
+            {"recipient_language": "fr"},
+            {"gift_message": "Happy birthday!"},
+            {"deliver_at": SOON},
+        ],
+        ids=label,
+    )
+    def test_a_gift_for_nobody_is_refused(self, detail: dict[str, Any]) -> None:
+        for attempt in (lambda line: place_order(**line), lambda line: check_line(**line)):
+            with pytest.raises(ValidationError) as caught:
+                attempt(LINE | detail)
+            assert caught.value.message_dict == {"recipient_email": [NEEDS_RECIPIENT]}
         assert not Order.objects.exists()
 
     @pytest.mark.parametrize("name", ["status", "provider_order_id", "customer"])
@@ -232,6 +345,12 @@ class TestPlaceOrder:
         place_order(**LINE, group="other")
         assert Order.objects.search("invoice-", limit=10) == [order.pk]
         assert Order.objects.search("invoice-12", limit=10) == [order.pk]
+
+    @pytest.mark.parametrize("typed", ["lina@example.com", "Lina@example.com", "lina@"])
+    def test_an_order_is_found_by_the_address_of_its_recipient(self, typed: str) -> None:
+        order = place_order(**LINE, **GIFT, customer_email="amina@example.com")
+        place_order(**LINE)
+        assert Order.objects.search(typed, limit=10) == [order.pk]
 
 
 @pytest.mark.django_db(transaction=True)

@@ -192,6 +192,45 @@ def test_what_is_not_paid_does_not_look_as_if_it_were(shop: Simulator) -> None:
     assert f'href="{payment}"' not in orders
 
 
+GIFT = {
+    "recipient_email": "lina@example.com",
+    "recipient_name": "Lina",
+    "gift_message": "Happy birthday!",
+}
+
+
+def test_a_gift_goes_to_its_recipient_and_its_customer_sees_no_way_to_the_cards(
+    shop: Simulator, mails: Path
+) -> None:
+    browser = Client()
+    page = bought(browser, "type_001", **GIFT)
+    work()
+    sent = {mail.to: mail for mail in mailbox.read(mails)}
+    assert sent.keys() == {"lina@example.com", "you@example.com"}
+    assert "Happy birthday!" in sent["lina@example.com"].text
+    html = browser.get(page).content.decode()
+    assert "A gift for <bdi>Lina</bdi>" in html
+    assert "/cards/" not in html.replace('action="/cards/"', "")
+    shown = [browser.get(link).content.decode() for link in links_to_mails(browser)]
+    assert [("you@example.com" in one, "/cards/" in one) for one in shown] == [(True, False)]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {**GIFT, "recipient_email": ""},
+        {**GIFT, "recipient_email": "lina"},
+        {**GIFT, "deliver_at": "2036-01-01T09:00"},
+    ],
+    ids=["nobody", "no address", "too late"],
+)
+def test_a_gift_that_cannot_be_ordered_is_not_paid(shop: Simulator, wrong: dict[str, str]) -> None:
+    browser = Client()
+    page, form = form_of(browser, kind("type_001"), **wrong)
+    assert 'role="alert"' in browser.post(page, form).content.decode()
+    assert not Purchase.objects.exists()
+
+
 def test_nothing_is_bought_at_a_price_that_the_customer_has_not_seen(shop: Simulator) -> None:
     browser = Client()
     page, form = form_of(browser, kind("type_001"))

@@ -40,7 +40,7 @@ def begin(
     kind: ProductType,
     quantity: int,
     price: Decimal,
-    **details: str,
+    **details: Any,
 ) -> Purchase:
     """Hold cards for ``user``, who is about to pay ``price`` for each; return the purchase.
 
@@ -90,13 +90,15 @@ def pay(purchase: Purchase) -> None:
         _hold(purchase)
     with transaction.atomic():
         unpaid = Purchase.objects.filter(pk=purchase.pk, paid_at=None)
-        if unpaid.update(paid_at=timezone.now(), held_until=None):
+        forgotten = {"recipient_email": "", "recipient_name": "", "gift_message": ""}
+        if unpaid.update(paid_at=timezone.now(), held_until=None, deliver_at=None, **forgotten):
             place_order(
                 **purchase.line,
                 reference=purchase.reference,
                 sale_amount=purchase.amount,
                 customer_email=purchase.email,
                 customer_language=purchase.language,
+                **purchase.gift,
             )
 
 

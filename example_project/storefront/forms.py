@@ -11,6 +11,7 @@ from django.utils.translation import get_language, gettext
 from django.utils.translation import gettext_lazy as _
 
 from example_project.storefront.catalogue import Item
+from example_project.storefront.models import OF_GIFT
 from giftcards.fulfilment import check_line
 
 # Above 100, because the customer's page offers a file for more than 100 cards.
@@ -29,6 +30,30 @@ class BuyForm(forms.Form):
         help_text=_("Nothing leaves this computer: what is sent is in the mailbox of this demo."),
     )
     language = forms.ChoiceField(label=_("Language of the mails"), choices=settings.LANGUAGES)
+    # Of a gift, by their names in an order.
+    recipient_email = forms.EmailField(
+        label=_("E-mail address of who gets it"),
+        required=False,
+        max_length=254,
+        widget=forms.EmailInput(attrs={"dir": "ltr"}),
+    )
+    recipient_name = forms.CharField(
+        label=_("Their name"),
+        required=False,
+        max_length=200,
+        widget=forms.TextInput(attrs={"dir": "auto"}),
+    )
+    gift_message = forms.CharField(
+        label=_("Your message"),
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 3, "dir": "auto"}),
+    )
+    deliver_at = forms.DateTimeField(
+        label=_("When they get it"),
+        required=False,
+        widget=forms.DateTimeInput(attrs={"type": "datetime-local"}),
+        help_text=_("Empty: as soon as the cards are there."),
+    )
     price = forms.DecimalField(widget=forms.HiddenInput)
     key = forms.UUIDField(widget=forms.HiddenInput)
 
@@ -37,6 +62,15 @@ class BuyForm(forms.Form):
         self.item = item
         #: The ``key`` of what is sent from this page, also after an error.
         self.next_key = uuid.uuid4()
+
+    @property
+    def own_fields(self) -> list[forms.BoundField]:
+        """The fields to fill in for every purchase."""
+        return [field for field in self.visible_fields() if field.name not in OF_GIFT]
+
+    @property
+    def gift_fields(self) -> list[forms.BoundField]:
+        return [self[name] for name in OF_GIFT]
 
     def clean_price(self) -> Decimal:
         if self.cleaned_data["price"] != self.item.price:
@@ -57,6 +91,7 @@ class BuyForm(forms.Form):
                 self.cleaned_data["quantity"],
                 customer_email=self.cleaned_data["email"],
                 customer_language=self.cleaned_data["language"],
+                **{name: value for name in OF_GIFT if (value := self.cleaned_data[name])},
             )
         except ValidationError as error:
             # Not by field: the fields of an order have other names than those of the form.

@@ -12,6 +12,8 @@ from django.utils import timezone
 
 from giftcards.models import Order
 
+#: What a purchase has of a gift, by the names of an order.
+OF_GIFT = ("recipient_email", "recipient_name", "gift_message", "deliver_at")
 _PREFIX = "shop-"
 
 
@@ -44,6 +46,11 @@ class Purchase(models.Model):
     amount = models.DecimalField(max_digits=12, decimal_places=2)
     email = models.EmailField()
     language = models.CharField(max_length=20)
+    # Of a gift, until it is paid: from then on, the order has it.
+    recipient_email = models.EmailField(blank=True)
+    recipient_name = models.CharField(max_length=200, blank=True)
+    gift_message = models.TextField(blank=True)
+    deliver_at = models.DateTimeField(null=True)
     # NULL: the cards are not held.
     held_until = models.DateTimeField(null=True)
     # NULL: not paid.
@@ -66,6 +73,11 @@ class Purchase(models.Model):
         """The cards, as ``check_offer``, ``hold`` and ``place_order`` take them."""
         names = ("product_id", "type_id", "quantity")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def gift(self) -> dict[str, Any]:
+        """What the customer has filled in of a gift."""
+        return {name: value for name in OF_GIFT if (value := getattr(self, name))}
 
     @property
     def seconds_left(self) -> int:

@@ -182,6 +182,7 @@ def _mails_of(request: HttpRequest) -> list[Mail]:
 
 
 def _mails(about: Any) -> list[Mail]:
-    """The mails about these orders, the newest first."""
-    ids = set(Delivery.objects.filter(order__in=about).values_list("message_id", flat=True))
+    """The mails to the customer of these orders, the newest first; a gift's is the recipient's."""
+    sent = Delivery.objects.filter(order__in=about).to(recipient=False)
+    ids = set(sent.values_list("message_id", flat=True))
     return mailbox.read(settings.MAIL_DIR, ids=ids)

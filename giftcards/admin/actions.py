@@ -88,7 +88,7 @@ class Attempt:
             self.request,
             template or action.template,
             **{
-                "title": action.title or action.label,
+                "title": action.title or action.label_for(self.row or self.order),
                 "original": self.order,
                 "state_token": action.token(self.order) if action.token else "",
                 "form": self.form,
@@ -173,6 +173,7 @@ class OrderAction:
     name: str
     #: Below the list of orders; ``<key>`` stands for the order or the row.
     route: str
+    #: A text, or a function that makes it of the order or the row.
     label: Any
     permission: Permission
     act: Callable[[Attempt], Answer] | None = None
@@ -201,6 +202,9 @@ class OrderAction:
         kind = "path" if self.of is None else "int"
         route = self.route.replace("<key>", f"<{kind}:key>")
         return Page(self.name, route, self.view or partial(carry_out, self), self.decorators)
+
+    def label_for(self, subject: models.Model) -> str:
+        return str(self.label(subject) if callable(self.label) else self.label)
 
     @property
     def is_post(self) -> bool:
@@ -284,7 +288,7 @@ def buttons(
 ) -> list[OrderButton]:
     """The buttons of ``actions`` about an order, or a row, for this person."""
     return [
-        OrderButton(str(action.label), url, action.is_post, action.is_minor)
+        OrderButton(action.label_for(subject), url, action.is_post, action.is_minor)
         for action in actions
         if action.permission(pages, request) and action.is_offered(subject)
         if (url := _url(pages, action, subject))

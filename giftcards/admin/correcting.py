@@ -1,4 +1,4 @@
-"""Correcting the customer of an order, so that cards do not go to a mistyped address."""
+"""Correcting the people of an order, so that cards do not go to a mistyped address."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ from typing import Any
 
 from django import forms
 from django.core.exceptions import ValidationError
+from django.forms.models import fields_for_model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
+from django.utils.text import capfirst
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
 from giftcards.admin import extensions, revealing
 from giftcards.admin.actions import LATE, Answer, Attempt, OrderAction, Outcome, Refused, may, token
+from giftcards.admin.pages import column_label
+from giftcards.admin.placing import WORDS, MomentField
 from giftcards.admin.reauthentication import address_of_proof
 from giftcards.admin.revealing import RevealForm, needs_other_proof
 from giftcards.exceptions import CustomerConflict
 from giftcards.fulfilment import change_customer
 from giftcards.models import Order
-from giftcards.models.orders import OF_CUSTOMER
+from giftcards.models.fields import tidied_lines
+from giftcards.models.orders import CORRECTABLE, OF_CUSTOMER, OF_GIFT
 
 
 class CorrectionForm(RevealForm):
-    """The corrected customer and a reason; with ``takes_proof``, also a password if one is due."""
+    """The corrected details and a reason; with ``takes_proof``, also a password if one is due."""
 
     customer_email = forms.CharField(label=_("E-mail"), required=False, max_length=254)
     customer_phone = forms.CharField(label=_("Phone"), required=False, max_length=50)
@@ -42,17 +47,43 @@ class CorrectionForm(RevealForm):
         self, request: HttpRequest, order: Order, *, takes_proof: bool, data: Any = None
     ) -> None:
         super().__init__(request, data)
-        self.initial = _customer(order)
+        self.initial = _details(order)
+        if order.is_gift:
+            self.fields |= _gift_fields(order)
+            self.order_fields((*CORRECTABLE, *self.field_order))
+            # There are two of each.
+            for name in OF_CUSTOMER:
+                self.fields[name].label = capfirst(column_label(name))
         reason = self.fields["reason"]
         reason.help_text = _("For your colleagues, such as: the address was typed wrong.")
-        for name in OF_CUSTOMER:
+        for name in self.initial:
             self.fields[name].widget.attrs |= {"autocomplete": "off", "dir": "auto"}
         if not takes_proof:
             self.fields.pop("password", None)
 
     @property
-    def customer(self) -> dict[str, str]:
-        return {name: self.cleaned_data.get(name, "") for name in OF_CUSTOMER}
+    def details(self) -> dict[str, Any]:
+        """The details as they are after the correction, by column."""
+        return {
+            name: self.cleaned_data.get(name, "") if name in self.changed_data else value
+            for name, value in self.initial.items()
+        }
+
+    def clean_gift_message(self) -> str:
+        return tidied_lines(self.cleaned_data["gift_message"])
+
+
+def _gift_fields(order: Order) -> dict[str, forms.Field]:
+    fields = fields_for_model(
+        Order,
+        fields=OF_GIFT,
+        field_classes={"deliver_at": MomentField},
+        widgets={"deliver_at": MomentField.widget, "gift_message": WORDS},
+    )
+    # Neither is taken away.
+    fields["recipient_email"].required = True
+    fields["deliver_at"].required = order.deliver_at is not None
+    return fields
 
 
 def _has_readable_cards(attempt: Attempt) -> bool:
@@ -72,7 +103,7 @@ def _form(attempt: Attempt, data: QueryDict | None) -> CorrectionForm:
 
 def _correct(attempt: Attempt) -> Answer:
     request, order, form = attempt.request, attempt.order, attempt.form
-    given = {name.removeprefix("customer_"): text for name, text in form.customer.items()}
+    given = {name.removeprefix("customer_"): value for name, value in form.details.items()}
     reason = form.cleaned_data["reason"]
     try:
         is_new = change_customer(order, **given, by=attempt.by, reason=reason)
@@ -109,38 +140,46 @@ def _others_with_same_address(attempt: Attempt) -> list[Order]:
         found += about.filter(pk=order.repeats_id)
     if order.group:
         found += about.filter(group=order.group).order_by("-pk")[:_MOST_OTHERS]
-    mine = (order.customer_email, order.customer_phone)
-    same = {
-        other.pk: other
-        for other in found
-        if (other.customer_email, other.customer_phone) == mine and any(mine)
-    }
+    same = {other.pk: other for other in found if _has_same_address(order, other)}
     return list(same.values())
+
+
+def _has_same_address(order: Order, other: Order) -> bool:
+    mine, theirs = ((one.customer_email, one.customer_phone) for one in (order, other))
+    is_for_same = order.is_gift and other.recipient_email == order.recipient_email
+    return is_for_same or (any(mine) and mine == theirs)
 
 
 # The most orders of a group that are looked at.
 _MOST_OTHERS = 20
 
 
-def _customer(order: Order) -> dict[str, str]:
-    return {name: getattr(order, name) for name in OF_CUSTOMER}
+def _details(order: Order) -> dict[str, Any]:
+    """The details that may be corrected, by column."""
+    return {name: getattr(order, name) for name in (CORRECTABLE if order.is_gift else OF_CUSTOMER)}
 
 
 def _fingerprint(order: Order) -> str:
-    """A hash that the form carries; it changes once somebody has corrected the customer."""
-    return token("customer", [order.pk, _customer(order)])
+    """A hash that the form carries; it changes once somebody has corrected the order."""
+    return token("customer", [order.pk, *map(str, _details(order).values())])
+
+
+def _label(order: Order) -> str:
+    if order.is_gift:
+        return gettext("Correct the customer or the recipient")
+    return gettext("Correct the customer's address")
 
 
 CUSTOMER = OrderAction(
     name="order_customer",
     route="<key>/customer/",
-    label=_("Correct the customer's address"),
+    label=_label,
     permission=may("giftcards.correct_customer"),
     is_minor=True,
     token=_fingerprint,
     before=_to_proof,
     # On the second press of the button, the correction is already made.
-    is_repeated=lambda attempt: attempt.form.customer == _customer(attempt.order),
+    is_repeated=lambda attempt: attempt.form.details == _details(attempt.order),
     form=_form,
     template="customer",
     context=_context,

@@ -401,6 +401,7 @@ def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object
         # The old order's: that of the key in use, which buys the new one, may not be known.
         gettext("environment"): order.get_environment_display(),
         gettext("customer"): customer_of(new),
+        gettext("recipient"): new.recipient_name or new.recipient_email,
     }
     amounts = {gettext("paid by the customer"): new.sale_amount}
     if attempt.pages.may_see_costs(attempt.request):

@@ -128,7 +128,7 @@ class OrderList(LongList, OrderPages):
     search_fields = ("reference",)
     search_help_text = _(
         "A reference, a group, the provider's order id, a customer's e-mail, phone number or name,"
-        " or the beginning of one."
+        " a recipient's e-mail, or the beginning of one."
     )
     actions = ("check_now",)
     changelist_mixin = OrderChangeList

@@ -28,6 +28,7 @@ from giftcards.display import (
     exact_moment,
     explained,
     isolated,
+    lines,
     moment,
     named,
     status_badge,
@@ -66,10 +67,11 @@ _DETAILS = (
     ("email", "language"),
     ("in_group", "metadata_given"),
 )
+_GIFT = (("recipient", "recipient_mail"), ("recipient_speaks", "delivery"), "words")
 
 
 class OrderPage(OrderPages):
-    readonly_fields = tuple(flatten(_DETAILS))
+    readonly_fields = (*flatten(_DETAILS), *flatten(_GIFT))
 
     its_reference = column(Order, "reference")
     its_status = column(Order, "status", lambda _order, status: status_badge(status))
@@ -92,13 +94,19 @@ class OrderPage(OrderPages):
     language = column(Order, "customer_language")
     in_group = column(Order, "group")
     metadata_given = column(Order, "metadata", _metadata)
+    recipient = column(Order, "recipient_name")
+    recipient_mail = column(Order, "recipient_email")
+    recipient_speaks = column(Order, "recipient_language")
+    delivery = column(Order, "deliver_at", lambda _order, at: moment(at))
+    words = column(Order, "gift_message", lambda _order, text: lines(text))
 
     def get_fieldsets(self, request: HttpRequest, obj: Order | None = None) -> Any:
         if obj is None:
             return super().get_fieldsets(request, obj)
         sees_costs = self.may_see_costs(request)
         rows = [row for row in _DETAILS if sees_costs or row not in _COSTS]
-        return ((_("Details"), {"fields": rows}),)
+        details = (_("Details"), {"fields": rows})
+        return (details, (_("Gift"), {"fields": _GIFT})) if obj.is_gift else (details,)
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **named: Any

@@ -16,6 +16,7 @@ from django.contrib.admin.utils import flatten_fieldsets
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import models, router, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.defaultfilters import linebreaksbr
 from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.timesince import timesince
@@ -32,6 +33,7 @@ from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import OrderDetails, place_order
 from giftcards.models import Order, ProductType
 from giftcards.models.fields import read_amount
+from giftcards.models.orders import OF_GIFT
 
 _LINE = {"product_id", "type_id"}
 _GIVEN = {*_LINE, "quantity", *OrderDetails.__annotations__}
@@ -51,6 +53,19 @@ class AmountField(forms.DecimalField):
         if amount is None:
             raise ValidationError(self.error_messages["invalid"], code="invalid")
         return amount
+
+
+class MomentField(forms.DateTimeField):
+    """A date and a time, for which browsers have a control of their own."""
+
+    # With seconds, so that a moment that nobody has changed stays the same.
+    widget = forms.DateTimeInput(
+        attrs={"type": "datetime-local", "step": 1}, format="%Y-%m-%dT%H:%M:%S"
+    )
+
+
+#: A few lines of text.
+WORDS = forms.Textarea({"rows": 4, "dir": "auto"})
 
 
 class CardField(forms.ChoiceField):
@@ -151,6 +166,11 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         super().full_clean()
         if not self.is_bound or self.errors or self.is_reopened:
             return
+        try:
+            self.instance.check_gift()
+        except ValidationError as error:
+            self.add_error(None, error)
+            return
         if self.is_confirmed:
             self._place()
         else:
@@ -227,9 +247,26 @@ _SALE: Any = (
 )
 
 
+_GIFT: Any = (
+    _("Gift"),
+    {
+        "classes": ("collapse",),
+        "fields": OF_GIFT,
+        "description": _(
+            "With an address here, the cards go to somebody else. The customer gets a receipt"
+            " without codes."
+        ),
+    },
+)
+
+
 class PlacingPage(OrderPages):
     form = OrderForm
-    formfield_overrides: ClassVar = {models.DecimalField: {"form_class": AmountField}}
+    formfield_overrides: ClassVar = {
+        models.DecimalField: {"form_class": AmountField},
+        models.DateTimeField: {"form_class": MomentField, "widget": MomentField.widget},
+        models.TextField: {"widget": WORDS},
+    }
     add_form_template = "admin/giftcards/order/add_form.html"
     #: The form's fields while the catalogue has not been read.
     add_fieldsets: Any = (
@@ -243,11 +280,13 @@ class PlacingPage(OrderPages):
             },
         ),
         _SALE,
+        _GIFT,
     )
     #: The same once it has been read.
     add_fieldsets_with_catalogue: Any = (
         (None, {"fields": ("card", "quantity", "reference")}),
         _SALE,
+        _GIFT,
         # In rows of their own: Django opens a collapsed part for errors in such fields only.
         (_("By id"), {"classes": ("collapse",), "fields": ("product_id", "type_id")}),
     )
@@ -397,12 +436,18 @@ def _age(amount: Decimal | None, read_at: datetime | None) -> str:
 
 def _sale(form: OrderForm) -> list[tuple[str, object]]:
     """The reference and the sale fields that were given, as they were understood."""
-    names = [name for name in flatten_fieldsets((_SALE,)) if form.cleaned_data.get(name)]
+    names = [name for name in flatten_fieldsets((_SALE, _GIFT)) if form.cleaned_data.get(name)]
     values = {name: form.cleaned_data[name] for name in ("reference", *names)}
-    return [
-        (column_label(name), money(value) if isinstance(value, Decimal) else bdi(value))
-        for name, value in values.items()
-    ]
+    return [(column_label(name), _shown(value)) for name, value in values.items()]
+
+
+def _shown(value: object) -> str:
+    match value:
+        case Decimal():
+            return money(value)
+        case datetime():
+            return moment(value)
+    return bdi(linebreaksbr(str(value)))
 
 
 def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:

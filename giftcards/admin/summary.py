@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from django.utils import timezone
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
@@ -61,6 +62,10 @@ def _what_happened(story: SummaryInput) -> Iterator[str]:
 
 def _what_is_next(story: SummaryInput) -> Iterator[str]:
     order = story.order
+    if order.is_gift and order.deliver_at and order.deliver_at > timezone.now():
+        yield filled(
+            gettext("It is a gift, to be delivered on %(at)s."), at=moment(order.deliver_at)
+        )
     if story.was_repeated:
         yield from _repeated(story)
     else:

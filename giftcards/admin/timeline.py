@@ -9,7 +9,7 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 from django.contrib.admin.utils import label_for_field
-from django.utils.html import format_html_join
+from django.template.defaultfilters import linebreaksbr
 from django.utils.translation import gettext, gettext_lazy, ngettext
 
 from giftcards.admin.pages import log_entries
@@ -18,6 +18,8 @@ from giftcards.display import (
     exact_moment,
     explained,
     filled,
+    lines,
+    moment,
     money,
     payment,
     status_badge,
@@ -31,7 +33,7 @@ from giftcards.models import (
     Order,
     StatusChange,
 )
-from giftcards.models.orders import OF_CUSTOMER
+from giftcards.models.orders import CORRECTABLE
 from giftcards.problems import Kind, Problem
 from giftcards.statuses import Status
 
@@ -207,7 +209,7 @@ def _acknowledged(tick: Acknowledgement, shows_costs: bool) -> Event:
 
 def _noted(note: Note) -> Event:
     what = filled(gettext("%(by)s wrote a note:"), by=bdi(note.by))
-    return Event(note.at, what, details=[_lines(note.text)])
+    return Event(note.at, what, details=[lines(note.text)])
 
 
 # Texts with and without the name of a person.
@@ -224,14 +226,22 @@ def _corrected(change: CustomerChange, after: CustomerChange | Order) -> Event:
         filled(
             gettext("%(detail)s until then: %(value)s"),
             detail=label_for_field(name, CustomerChange),
-            value=bdi(getattr(change, name)) if getattr(change, name) else gettext("none"),
+            value=_earlier(getattr(change, name)),
         )
-        for name in OF_CUSTOMER
+        for name in CORRECTABLE
         if getattr(change, name) != getattr(after, name)
     ]
     if change.reason:
         details.append(bdi(change.reason))
     return Event(change.at, text, details=details)
+
+
+def _earlier(value: str | datetime | None) -> str:
+    if not value:
+        return gettext("none")
+    if isinstance(value, datetime):
+        return moment(value)
+    return bdi(linebreaksbr(value))
 
 
 _PLANNED = (
@@ -322,9 +332,3 @@ def _trouble(change: StatusChange) -> str:
     else:
         text = gettext("The shop could not be told for a day, and is not told again: %(error)s")
     return filled(text, error=bdi(change.announce_error))
-
-
-def _lines(text: str) -> str:
-    """Text of several lines as HTML, each line in its own direction."""
-    line = '<div class="giftcards-line" dir="auto">{}</div>'
-    return format_html_join("", line, ((part or "\u00a0",) for part in text.split("\n")))

@@ -33,10 +33,12 @@ class DeliveryConfig(AppConfig):
         from giftcards.delivery.conf import conf
         from giftcards.delivery.privacy import Messages, untold
         from giftcards.privacy import registry
+        from giftcards.privacy.person import ROLES
         from giftcards.privacy.retention import leave_alone
 
         # Even if no messages are sent now, earlier ones may exist.
-        registry.register(Messages())
+        for role in ROLES:
+            registry.register(Messages(role), role)
         leave_alone("untold", untold(), "with a customer who could not be told")
         receivers.connect_always()
         for check in (check_settings, check_sending):

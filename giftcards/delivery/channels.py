@@ -66,6 +66,10 @@ class Channel:
         """The customer's address on this channel; "" if it does not reach them."""
         raise NotImplementedError
 
+    def recipient_address_of(self, order: Order) -> str:  # noqa: ARG002 (for other channels)
+        """The address of a gift's recipient on this channel; "" if it does not reach them."""
+        return ""
+
     def send(self, message: Message) -> str | None:
         """Hand ``message`` over; return its id at the service, if it has one.
 
@@ -88,6 +92,9 @@ class Mail(Channel):
 
     def address_of(self, order: Order) -> str:
         return order.customer_email
+
+    def recipient_address_of(self, order: Order) -> str:
+        return order.recipient_email
 
     def send(self, message: Message) -> str | None:
         try:

@@ -60,7 +60,11 @@ def check_sending(**_: object) -> list[CheckMessage]:
 
 def _check_paths() -> Iterator[CheckMessage]:
     """Check that the paths in the settings can be imported and called."""
-    single = {"PIN": conf.pin, "OWNED_ORDERS": conf.owned_orders}
+    single = {
+        "PIN": conf.pin,
+        "OWNED_ORDERS": conf.owned_orders,
+        "RECEIVED_GIFTS": conf.received_gifts,
+    }
     paths = [(f"GIFTCARDS_DELIVERY[{name!r}]", path) for name, path in single.items() if path]
     paths += [("GIFTCARDS_DELIVERY['CHANNELS']", path) for path in conf.channels]
     for setting, path in paths:

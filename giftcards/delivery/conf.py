@@ -46,7 +46,9 @@ def _mode(setting: str, value: Any) -> dict[str, Mode]:
             " kind of message.",
             f"The kinds are {', '.join(Kind.values)}.",
         )
-    return {kind: Mode(modes.get(kind, Mode.LINK)) for kind in Kind.values}
+    # Whoever gets the cards, they go out in the same form.
+    defaults = {Kind.GIFT: modes.get(Kind.DELIVERED, Mode.LINK)}
+    return {kind: Mode(modes.get(kind, defaults.get(kind, Mode.LINK))) for kind in Kind}
 
 
 _site_address = address(
@@ -139,6 +141,8 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
     pin = Setting(optional(_path, None))
     #: The dotted path of the function that returns a user's orders; ``None`` if it is not set.
     owned_orders = Setting(optional(_path, None))
+    #: The dotted path of the function that returns the gifts a user got; ``None`` if it is not set.
+    received_gifts = Setting(optional(_path, None))
     #: The people who get digests.
     staff_emails = Setting(_staff_emails, default=())
     #: Least number of minutes between two digests to the same person.
@@ -180,6 +184,11 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
     def orders_of(self) -> Callable[[Any], QuerySet[Order]] | None:
         """The function that returns the orders of a user; ``None`` if nobody is shown any."""
         return None if self.owned_orders is None else import_string(self.owned_orders)
+
+    @property
+    def gifts_of(self) -> Callable[[Any], QuerySet[Order]] | None:
+        """The function that returns the gifts that a user got; ``None`` if nobody is shown any."""
+        return None if self.received_gifts is None else import_string(self.received_gifts)
 
 
 conf = Conf()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Self
 
 from django.db.models import Exists, OuterRef
+from django.utils import timezone
 
 from giftcards.delivery.kinds import KIND_OF_STATUS
 from giftcards.display import supported_language
@@ -60,6 +61,8 @@ class Facts:
     #: A :class:`~giftcards.delivery.kinds.Kind`; "" while the order is open and not delayed.
     kind: str
     ordered_at: datetime
+    #: Total for all the cards.
+    paid: Decimal | None
     #: Total for the cards that did not come.
     owed: Decimal | None
     #: The paid refunds, the earliest first.
@@ -91,6 +94,57 @@ class Facts:
         return Payback.DONE if self.paid_back else Payback.NOTHING
 
 
+@dataclass(frozen=True, slots=True)
+class Gift:
+    """What makes an order a gift."""
+
+    #: The recipient's.
+    address: str = field(repr=False)
+    name: str = field(default="", repr=False)
+    message: str = field(default="", repr=False)
+    #: When the recipient is told, if that is yet to come.
+    deliver_at: datetime | None = None
+
+    @classmethod
+    def of(cls, order: Order) -> Self | None:
+        if not order.is_gift:
+            return None
+        return cls(
+            order.recipient_email,
+            order.recipient_name,
+            order.gift_message,
+            order.deliver_at if is_put_off(order) else None,
+        )
+
+    @property
+    def recipient(self) -> str:
+        """The name of the recipient, or else the address."""
+        return self.name or self.address
+
+    @property
+    def lines(self) -> list[str]:
+        return self.message.splitlines()
+
+
+def is_put_off(order: Order) -> bool:
+    """True for a gift that its recipient is not to be told of yet."""
+    return order.deliver_at is not None and order.deliver_at > timezone.now()
+
+
+def facts_for_recipient(order: Order) -> Facts:
+    """The facts of a gift for its recipient: the cards that came, and nothing of money."""
+    facts = facts_of(order)
+    return replace(
+        facts,
+        quantity=facts.delivered,
+        missing=0,
+        paid=None,
+        owed=None,
+        paid_back=(),
+        is_reordered=False,
+    )
+
+
 def facts_of(order: Order) -> Facts:
     """The present facts of ``order`` for its customer. One query for a final order."""
     breakdown = customer_breakdown(order)
@@ -108,6 +162,7 @@ def facts_of(order: Order) -> Facts:
         missing=order.quantity - order.fulfilled_quantity if order.is_final else 0,
         kind=KIND_OF_STATUS.get(order.status, ""),
         ordered_at=order.created_at,
+        paid=None if breakdown is None else breakdown.paid_amount,
         owed=None if breakdown is None else breakdown.owed_amount,
         paid_back=paid_back,
         is_reordered=order.reordered_amount is not None,
@@ -115,12 +170,12 @@ def facts_of(order: Order) -> Facts:
 
 
 def has_cards(order: Order) -> bool:
-    """True if ``order`` has cards for its customer: see :func:`cards_of`."""
+    """True if ``order`` has cards to hand over: see :func:`cards_of`."""
     return cards_of(order).exists()
 
 
 def with_cards(orders: Iterable[Order]) -> set[int]:
-    """The primary keys of the ``orders`` with cards for their customers. One query."""
+    """The primary keys of the ``orders`` with cards to hand over. One query."""
     final = [order.pk for order in orders if order.is_final]
     paid_for = Card.objects.filter(
         order=OuterRef("pk"), position__lte=OuterRef("fulfilled_quantity")
@@ -144,6 +199,10 @@ def cards_of(order: Order) -> CardQuerySet:
     return cards.readable() if order.is_final else cards.none()
 
 
-def language_of(order: Order) -> str:
-    """The language of messages to the customer of ``order``: theirs, or else the site's."""
-    return supported_language(order.customer_language)
+def language_of(order: Order, *, for_recipient: bool = False) -> str:
+    """The language of messages to the customer of ``order``: theirs, or else the site's.
+
+    With ``for_recipient``, that of messages to the recipient, by default the customer's.
+    """
+    own = order.recipient_language if for_recipient else ""
+    return supported_language(own or order.customer_language)

@@ -16,6 +16,10 @@ class Kind(models.TextChoices):
     REFUNDED = "refunded", _("Not delivered")
     DELAYED = "delayed", _("Please wait")
     PAID_BACK = "paid_back", _("Paid back")
+    #: Of a gift, instead of the first two: the cards, for its recipient.
+    GIFT = "gift", _("Gift")
+    #: And what became of them, for the customer.
+    RECEIPT = "receipt", _("Receipt for a gift")
 
 
 class Mode(models.TextChoices):
@@ -36,4 +40,15 @@ KIND_OF_STATUS: Mapping[str, Kind] = {
     Status.REJECTED: Kind.REFUNDED,
 }
 #: The messages that hand over cards.
-WITH_CARDS = frozenset({Kind.DELIVERED, Kind.PARTLY_DELIVERED})
+WITH_CARDS = frozenset({Kind.DELIVERED, Kind.PARTLY_DELIVERED, Kind.GIFT})
+#: The messages that are not for the customer, but for the recipient of a gift.
+TO_RECIPIENT = frozenset({Kind.GIFT})
+
+
+def kinds_of(status: str, *, is_gift: bool) -> tuple[Kind, ...]:
+    """The kinds of messages about an order that has moved to ``status``."""
+    kind = KIND_OF_STATUS.get(status)
+    if is_gift and kind in WITH_CARDS:
+        # Nobody but its recipient is told where the cards of a gift are.
+        return Kind.GIFT, Kind.RECEIPT
+    return () if kind is None else (kind,)

@@ -23,8 +23,15 @@ from django.utils.translation import gettext
 from giftcards.delivery.channels import Message
 from giftcards.delivery.codes import MOST_CODES, Code, open_codes
 from giftcards.delivery.conf import conf
-from giftcards.delivery.facts import Facts, PaidBack, Payback, facts_of
-from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
+from giftcards.delivery.facts import (
+    Facts,
+    Gift,
+    PaidBack,
+    Payback,
+    facts_for_recipient,
+    facts_of,
+)
+from giftcards.delivery.kinds import TO_RECIPIENT, WITH_CARDS, Kind, Mode
 from giftcards.delivery.links import address, expiry
 from giftcards.delivery.models import Delivery
 from giftcards.display import (
@@ -65,6 +72,8 @@ class Content:
     kind: str
     facts: Facts
     customer_name: str = ""
+    #: Of an order that is one.
+    gift: Gift | None = None
     #: The refund, for a message about one.
     refund: PaidBack | None = None
     #: Address of the customer's page; "" if the message does not link there.
@@ -72,6 +81,13 @@ class Content:
     link_until: datetime | None = None
     #: The cards that are in the message itself.
     codes: tuple[Code, ...] = ()
+
+    @property
+    def greeted(self) -> str:
+        """The name of whoever gets the message; "" if it is not known."""
+        if self.kind not in TO_RECIPIENT:
+            return self.customer_name
+        return self.gift.name if self.gift else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +105,10 @@ def compose(delivery: Delivery, token: Masked | None) -> Message:
     encryption keys are unusable, and whatever a template raises, without a secret in its frames.
     """
     order, kind = delivery.order, delivery.kind
-    facts = facts_of(order)
-    content = Content(kind, facts, order.customer_name, refund=_refund(delivery, facts))
+    facts = facts_for_recipient(order) if kind in TO_RECIPIENT else facts_of(order)
+    content = Content(
+        kind, facts, order.customer_name, gift=Gift.of(order), refund=_refund(delivery, facts)
+    )
     if needs_link(order, kind):
         if token is None or not conf.base_url:
             raise ConfigurationError(
@@ -161,6 +179,8 @@ class _Form:
     amount: Callable[[Decimal], str]
     #: For texts that people copy or click: adds nothing, not even an invisible mark.
     exact: Callable[[str], str]
+    #: For foreign text in a line of its own.
+    line: Callable[[str], str]
 
 
 def _isolated(text: str) -> str:
@@ -182,15 +202,17 @@ def _short_amount(amount: Decimal) -> str:
 
 # Old programs display marks of direction in subjects and short messages. In short messages, these
 # marks and no-break spaces would also double the length: they are not in the alphabet of phones.
-_SUBJECT = _Form(_Verbatim, _unmarked_amount, _Verbatim)
-_SHORT = _Form(_Verbatim, _short_amount, _Verbatim)
-_PLAIN = _Form(_isolated, _amount, _Verbatim)
-_RICH = _Form(bdi, money, Masked)
+_SUBJECT = _Form(_Verbatim, _unmarked_amount, _Verbatim, _Verbatim)
+_SHORT = _Form(_Verbatim, _short_amount, _Verbatim, _Verbatim)
+_PLAIN = _Form(_isolated, _amount, _Verbatim, _isolated)
+# Lines are elements with a direction of their own.
+_RICH = _Form(bdi, money, Masked, str)
 _FORMS = (_SUBJECT, _SHORT, _PLAIN, _RICH)
 
 
 def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
     facts, refund = content.facts, content.refund
+    gift = content.gift or Gift(address="")
     is_rtl = translation.get_language_bidi()
     last = facts.paid_back[-1] if facts.paid_back else None
     return {
@@ -199,10 +221,15 @@ def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
         "direction": "rtl" if is_rtl else "ltr",
         "start": "right" if is_rtl else "left",
         "facts": facts,
-        "shop_name": conf.display_name and form.foreign(conf.display_name),
+        "shop_name": _known(form.foreign, conf.display_name),
         "contact": form.exact(conf.contact),
         "contact_address": conf.contact_address,
-        "customer_name": content.customer_name and form.foreign(content.customer_name),
+        "greeted": _known(form.foreign, content.greeted),
+        "customer_name": _known(form.foreign, content.customer_name),
+        "is_gift": content.gift is not None,
+        "recipient": _known(form.foreign, gift.recipient),
+        "gift_lines": [_known(form.line, line) for line in gift.lines],
+        "deliver_at": gift.deliver_at and moment_text(gift.deliver_at),
         "reference": form.foreign(facts.reference),
         "product": form.foreign(facts.product),
         "type": form.foreign(facts.type),
@@ -223,27 +250,48 @@ def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
     }
 
 
+def _known(show: Callable[[str], str], text: str) -> str:
+    """The text as it is shown; "" if there is none."""
+    return show(text) if text else ""
+
+
 def _shown(amount: Decimal | None, form: _Form) -> str | None:
     return None if amount is None else form.amount(amount)
 
 
 def _rows(content: Content, form: _Form) -> list[MessageRow]:
     facts = content.facts
-    rows = _rows_of_refund(content, form)
+    rows = [*_rows_of_refund(content, form), *_rows_of_receipt(content, form)]
     rows += [
         MessageRow(gettext("Product"), form.foreign(facts.product)),
         MessageRow(gettext("Denomination"), form.foreign(facts.type)),
         MessageRow(capfirst(gettext("quantity")), count_text(facts.quantity)),
     ]
-    if content.kind == Kind.PARTLY_DELIVERED:
+    if content.kind == Kind.PARTLY_DELIVERED or (content.kind == Kind.RECEIPT and facts.missing):
         rows += [
             MessageRow(gettext("Cards delivered"), count_text(facts.delivered)),
             MessageRow(gettext("Cards missing"), count_text(facts.missing)),
         ]
-    rows += [
-        MessageRow(gettext("Ordered on"), moment_text(facts.ordered_at)),
-        MessageRow(capfirst(gettext("reference")), form.foreign(facts.reference)),
-    ]
+    if content.kind not in TO_RECIPIENT:
+        rows.append(MessageRow(gettext("Ordered on"), moment_text(facts.ordered_at)))
+    rows.append(MessageRow(capfirst(gettext("reference")), form.foreign(facts.reference)))
+    return rows
+
+
+def _rows_of_receipt(content: Content, form: _Form) -> list[MessageRow]:
+    facts, gift = content.facts, content.gift
+    if content.kind != Kind.RECEIPT or gift is None:
+        return []
+    rows = [MessageRow(gettext("Gift for"), form.foreign(gift.recipient))]
+    if gift.name:
+        # So that the customer sees a slip of the pen.
+        rows.append(MessageRow(capfirst(gettext("e-mail")), form.foreign(gift.address)))
+    if gift.deliver_at:
+        rows.append(
+            MessageRow(capfirst(gettext("to be delivered on")), moment_text(gift.deliver_at))
+        )
+    if facts.paid is not None:
+        rows.append(MessageRow(gettext("Paid"), form.amount(facts.paid)))
     return rows
 
 
@@ -278,8 +326,8 @@ def _paragraphs(kind: str, words: dict[str, Any]) -> list[str]:
 
 
 def _without_hidden_characters(content: Content) -> Content:
-    """The content with each text by others reduced to one line of visible characters."""
-    facts, refund = content.facts, content.refund
+    """The content with each text by others reduced to lines of visible characters."""
+    facts, gift, refund = content.facts, content.gift, content.refund
     return replace(
         content,
         facts=replace(
@@ -289,6 +337,13 @@ def _without_hidden_characters(content: Content) -> Content:
             reference=_line(facts.reference),
         ),
         customer_name=_name(content.customer_name),
+        gift=gift
+        and replace(
+            gift,
+            address=_line(gift.address),
+            name=_name(gift.name),
+            message="\n".join(map(_line, gift.lines)),
+        ),
         refund=refund and replace(refund, method=_name(refund.method)),
     )
 

@@ -12,7 +12,7 @@ from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.delivery.kinds import Kind
+from giftcards.delivery.kinds import TO_RECIPIENT, Kind
 from giftcards.models import Card, CustomerRefund, Order, StatusChange
 from giftcards.models.fields import ExactCharField, plain_line
 from giftcards.statuses import FINAL
@@ -60,11 +60,20 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.filter(next_attempt_at__lte=now).order_by("next_attempt_at", "pk")
 
     def late(self, now: datetime, *, limit: int) -> list[datetime]:
-        """Creation times of messages open for 5 minutes or longer, of the ``limit`` due first."""
+        """Since when messages have waited that do for 5 minutes or longer, due first.
+
+        At most ``limit`` messages are looked at.
+        """
+        found = self.waiting(now).order_by("next_attempt_at", "pk")
+        rows = found.values_list("created_at", "not_before")
+        times = [not_before or created_at for created_at, not_before in rows[:limit]]
+        return [at for at in times if at <= now - _PATIENCE]
+
+    def waiting(self, now: datetime) -> Self:
+        """Messages that are still to be sent, without those whose time is yet to come."""
+        is_time = Q(not_before=None) | Q(not_before__lte=now)
         # Uses the index on next_attempt_at: a planner would expect many rows of each status.
-        found = self.filter(next_attempt_at__lte=now + _LONGEST_WAIT)
-        rows = found.order_by("next_attempt_at", "pk").values_list("created_at", flat=True)
-        return [at for at in rows[:limit] if at <= now - _PATIENCE]
+        return self.filter(is_time, next_attempt_at__lte=now + _LONGEST_WAIT)
 
     def next_due_at(self) -> datetime | None:
         """Time at which the next open message is due; ``None`` if no message is open."""
@@ -132,6 +141,11 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         rows = self.filter(pk=claimed.pk, status=DeliveryStatus.SENDING, is_stopped=False)
         return bool(rows.filter(claim=claimed.claim).update(claim=claimed.claim))
 
+    def to(self, *, recipient: bool) -> Self:
+        """Messages for the recipients of gifts, or those for customers."""
+        is_theirs = Q(kind__in=sorted(TO_RECIPIENT))
+        return self.filter(is_theirs if recipient else ~is_theirs)
+
     def untold(self) -> Self:
         """Failed messages without a later open or sent one of the same order and kind."""
         later = Delivery.objects.filter(
@@ -144,6 +158,14 @@ def key_of(*occasion: str) -> str:
     """The unique key of a message about ``occasion``, so that nobody is told of it twice."""
     text = "\0".join(occasion)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def put_off(until: datetime | None) -> dict[str, datetime]:
+    """The columns of a message that is sent at ``until``, or at once if that has passed."""
+    if until is None:
+        return {}
+    at = max(until, timezone.now())
+    return {"not_before": at, "next_attempt_at": at}
 
 
 def stored_id(message_id: str) -> str:
@@ -185,6 +207,8 @@ class Delivery(models.Model):
     unanswered = models.PositiveIntegerField(default=0)
     # The end of the claim while the message is being sent. NULL once it is done.
     next_attempt_at = models.DateTimeField(_("next attempt"), null=True, default=timezone.now)
+    # When the first attempt is due, if that was not at once: at the time of a gift.
+    not_before = models.DateTimeField(_("not before"), null=True)
     claim = models.CharField(max_length=32, blank=True)
     # The message must hand over no further link, so it is not retried.
     is_stopped = models.BooleanField(default=False)
@@ -232,6 +256,16 @@ class Delivery(models.Model):
     @property
     def is_open(self) -> bool:
         return self.status in OPEN
+
+    @property
+    def is_put_off(self) -> bool:
+        """True if it waits for its time."""
+        is_ahead = self.not_before is not None and self.not_before > timezone.now()
+        return is_ahead and self.status == DeliveryStatus.QUEUED
+
+    @property
+    def waits_since(self) -> datetime:
+        return self.not_before or self.created_at
 
     @property
     def needs_look(self) -> bool:

@@ -1,4 +1,4 @@
-"""Redirecting messages after a correction of the customer's address.
+"""Redirecting messages after a correction of the customer's, or the recipient's, address.
 
 A message that went out is sent again only if its link works and has shown no cards: the link is
 withdrawn, and there would be no other way to the cards.
@@ -24,6 +24,7 @@ from giftcards.delivery.models import (
     Delivery,
     DeliveryStatus,
     key_of,
+    put_off,
 )
 from giftcards.delivery.queueing import address_of, kinds_that_fit, wake
 from giftcards.models import CustomerChange, Order
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class OldAddress:
-    """The messages about an order that went, or are to go, to its customer's old addresses."""
+    """The messages about an order that went, or are to go, to old addresses of one person."""
 
     order: Order
     messages: list[Delivery]
@@ -73,49 +74,76 @@ class OldAddress:
         ]
 
 
-def sent_to(order: Order, addresses: set[str]) -> OldAddress:
-    about = Delivery.objects.filter(order=order, address__in=addresses).order_by("pk")
-    return OldAddress(order, list(about))
+def sent_to(order: Order, addresses: set[str], *, for_recipient: bool) -> OldAddress:
+    about = Delivery.objects.filter(order=order, address__in=addresses)
+    return OldAddress(order, list(about.to(recipient=for_recipient).order_by("pk")))
 
 
 def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
     """Redirect messages about ``order`` from the addresses before ``change`` to the new ones.
 
-    Also withdraws the links that went to the old addresses. A receiver of a signal that is sent in
-    the transaction that makes the change and holds the lock of the order: a process that sends or
-    queues a message then finishes before it, or begins after its commit.
+    Also withdraws the links that went to the old addresses, and has a gift wait for its new time. A
+    receiver of a signal that is sent in the transaction that makes the change and holds the lock of
+    the order: a process that sends or queues a message then finishes before it, or begins after its
+    commit.
     """
     before = change.before(order)
-    old = sent_to(order, addresses_of(before) - addresses_of(order))
+    is_new_time = order.deliver_at != before.deliver_at and _put_off_anew(order)
+    moved = [
+        _move_messages(order, before, change, for_recipient=for_recipient)
+        for for_recipient in (False, True)
+    ]
+    if is_new_time or any(moved):
+        wake()
+
+
+def _put_off_anew(order: Order) -> bool:
+    """Have the gift, unless it was tried already, wait for its time; True if it was not."""
+    waiting = Delivery.objects.filter(order=order, status=DeliveryStatus.QUEUED).order_by()
+    return bool(waiting.to(recipient=True).update(**put_off(order.deliver_at)))
+
+
+def _move_messages(
+    order: Order, before: Order, change: CustomerChange, *, for_recipient: bool
+) -> int:
+    """Redirect the messages to one of the two people; return how many were queued anew."""
+    former, present = (addresses_of(one, for_recipient=for_recipient) for one in (before, order))
+    old = sent_to(order, former - present, for_recipient=for_recipient)
     again = [*old.unsent, *old.unused]
     Delivery.objects.stop(pk__in=[message.pk for message in old.messages])
     old.links.revoke(order, by=change.by)
     # The last message of each kind over each channel.
     last = {(message.kind, message.channel): message for message in again}
-    moved = sorted(last.values(), key=lambda message: message.pk)
-    if sum(_move(message, before, order, change) for message in moved):
-        wake()
-    theirs, new = language_of(before), language_of(order)
+    theirs, new = (language_of(one, for_recipient=for_recipient) for one in (before, order))
+    moved = 0
+    for message in sorted(last.values(), key=lambda message: message.pk):
+        language = new if message.language == theirs else message.language
+        moved += _move(message, order, change, language=language, for_recipient=for_recipient)
     if theirs != new:
         waiting = Delivery.objects.filter(order=order, status__in=OPEN, language=theirs)
-        waiting.order_by().update(language=new)
+        waiting.to(recipient=for_recipient).order_by().update(language=new)
+    return moved
 
 
-def addresses_of(order: Order) -> set[str]:
-    """The customer's addresses: those in the order, and those that the channels use."""
-    found = {order.customer_email, order.customer_phone}
-    found.update(_address(channel, order) for channel in conf.make_channels())
-    return found - {""}
+def addresses_of(order: Order, *, for_recipient: bool) -> set[str]:
+    """The addresses of the customer, or of the recipient: in the order, and of the channels."""
+    columns = ("recipient_email",) if for_recipient else ("customer_email", "customer_phone")
+    named = {getattr(order, name) for name in columns}
+    used = {
+        _address(channel, order, for_recipient=for_recipient) for channel in conf.make_channels()
+    }
+    return (named | used) - {""}
 
 
-def _move(message: Delivery, before: Order, order: Order, change: CustomerChange) -> bool:
+def _move(
+    message: Delivery, order: Order, change: CustomerChange, *, language: str, for_recipient: bool
+) -> bool:
     """Queue the message to the new address; return False if there is none, or it is outdated."""
     channels = conf.make_channels()
     channel = next((each for each in channels if each.name == message.channel), None)
-    address = _address(channel, order) if channel else ""
+    address = _address(channel, order, for_recipient=for_recipient) if channel else ""
     if not address or message.kind not in kinds_that_fit(order):
         return False
-    was_theirs = message.language == language_of(before)
     return Delivery.objects.add(
         Delivery(
             order=order,
@@ -124,21 +152,23 @@ def _move(message: Delivery, before: Order, order: Order, change: CustomerChange
             kind=message.kind,
             channel=message.channel,
             address=address,
-            language=language_of(order) if was_theirs else message.language,
+            language=language,
             key=key_of(f"correction {change.pk} {message.pk}"),
             requested_by=message.requested_by,
             reason=message.reason,
+            **put_off(message.not_before if message.is_put_off else None),
         )
     )
 
 
-def _address(channel: Channel, order: Order) -> str:
+def _address(channel: Channel, order: Order, *, for_recipient: bool) -> str:
     try:
-        return address_of(channel, order)
+        return address_of(channel, order, for_recipient=for_recipient)
     except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
         # The correction goes on without this channel.
         logger.error(  # noqa: TRY400 (its text may hold an address)
-            "Where the customer of order %s is reached by %s is not known: %s",
+            "Where the %s of order %s is reached by %s is not known: %s",
+            "recipient" if for_recipient else "customer",
             order.reference,
             channel.name,
             describe(error),

@@ -17,7 +17,7 @@ from django.utils.http import content_disposition_header
 from giftcards.delivery import page_tokens
 from giftcards.delivery.codes import MOST_CODES, Code
 from giftcards.delivery.conf import conf
-from giftcards.delivery.facts import facts_of, language_of
+from giftcards.delivery.facts import Gift, facts_for_recipient, facts_of, language_of
 from giftcards.delivery.models import MOST_WRONG_PINS, CardLink
 from giftcards.delivery.pins import help_text
 from giftcards.delivery.revealing import earlier_reveals
@@ -56,6 +56,7 @@ def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> H
         "ask",
         {
             "reference": link.order.reference,
+            "is_gift": link.order.is_gift,
             "page": Masked(page_tokens.make(place)[0]),
             "asks_pin": asks_pin,
             "pin_help": help_text() if asks_pin else "",
@@ -63,7 +64,7 @@ def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> H
             "tries_left": MOST_WRONG_PINS - link.wrong_pins,
             "complaint": complaint,
         },
-        language=language_of(link.order),
+        language=_language(link.order),
     )
 
 
@@ -73,19 +74,27 @@ def show(
 ) -> HttpResponse:
     """The page with the cards. ``form`` holds the fields to post again to get them as a file."""
     is_on_page = len(shown) <= MOST_CODES
+    gift = Gift.of(order)
     return _page(
         "cards",
         {
-            "facts": facts_of(order),
+            "facts": facts_for_recipient(order) if gift else facts_of(order),
+            "gift": gift,
+            "giver": order.customer_name,
             "cards": [_Row(card) for card in shown] if is_on_page else [],
             "count": len(shown),
             "unreadable": sum(not card.is_readable for card in shown),
             "earlier": earlier_reveals(order, but=key),
             "form": form,
         },
-        language=language_of(order),
+        language=_language(order),
         referrer=referrer,
     )
+
+
+def _language(order: Order) -> str:
+    """The language of whoever may see the cards: of a gift, only its recipient."""
+    return language_of(order, for_recipient=order.is_gift)
 
 
 class _Row:
@@ -126,7 +135,7 @@ class _Drawing(Masked):
 def file_of(order: Order, shown: list[Code]) -> HttpResponse:
     """The cards as a text file with one line for each: its number, code and serial."""
     lines = [Masked(_line(card)) for card in shown]
-    with translation.override(language_of(order)):
+    with translation.override(_language(order)):
         context = {**_shop(), "facts": facts_of(order)}
         head = render_to_string("giftcards_delivery/page/file.txt", context)
     text = Masked("\r\n".join([*head.strip().splitlines(), "", *lines, ""]))

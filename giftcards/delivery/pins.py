@@ -21,7 +21,12 @@ _DIGITS = 4
 
 
 def last_digits_of_phone(order: Order) -> str:
-    """The digits, for ``GIFTCARDS_DELIVERY["PIN"]``; "" if the phone number has too few."""
+    """The digits, for ``GIFTCARDS_DELIVERY["PIN"]``; "" if the phone number has too few.
+
+    "" for a gift as well: its recipient need not know the customer's number.
+    """
+    if order.is_gift:
+        return ""
     digits = "".join(filter(str.isdecimal, normalised(order.customer_phone)))
     return digits[-_DIGITS:] if len(digits) >= _DIGITS else ""
 

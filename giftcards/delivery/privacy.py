@@ -10,11 +10,20 @@ from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from giftcards.delivery.kinds import WITH_CARDS
-from giftcards.delivery.models import OPEN, CardLink, Delivery, DeliveryStatus, LinkVisit, key_of
+from giftcards.delivery.models import (
+    OPEN,
+    CardLink,
+    CardLinkQuerySet,
+    Delivery,
+    DeliveryQuerySet,
+    DeliveryStatus,
+    LinkVisit,
+    key_of,
+)
 from giftcards.models import Order
 from giftcards.models.order_queries import batches
 from giftcards.privacy.export import described, heading, several
-from giftcards.privacy.person import ERASED, Person, Traces
+from giftcards.privacy.person import CUSTOMER, ERASED, RECIPIENT, Person, Role, Traces
 
 _MESSAGE = ("kind", "channel", "address", "language", "status", "created_at", "sent_at", "reason")
 _LINK = ("origin", "reason", "created_at", "expires_at", "revoked_at", "reveals")
@@ -22,22 +31,26 @@ _VISIT = ("at", "what", "address", "agent", "user")
 
 
 class Messages:
-    """The messages and links of customers, for :mod:`giftcards.privacy`."""
+    """The messages to people in a role, and links of theirs, for :mod:`giftcards.privacy`."""
 
     app_label = "giftcards_delivery"
 
+    def __init__(self, role: Role = CUSTOMER) -> None:
+        self._is_of_recipients = role == RECIPIENT
+
     def orders(self, person: Person) -> Iterator[int]:
-        for keys in batches(person.rows(Delivery.objects.all(), "address")):
+        for keys in batches(person.rows(self._of(Delivery.objects.all()), "address")):
             rows = Delivery.objects.filter(pk__in=keys).order_by()
             yield from rows.values_list("order_id", flat=True)
 
     def addresses(self, order: Order) -> Iterator[str]:
         # Empty in a message that was erased.
-        rows = order.deliveries.exclude(address="").order_by()
+        rows = self._of(order.deliveries.all()).exclude(address="").order_by()
         return rows.values_list("address", flat=True).iterator()
 
     def describe(self, order: Order) -> dict[str, Any]:
-        messages, links = order.deliveries.order_by("pk"), order.card_links.order_by("pk")
+        messages = self._of(order.deliveries.all()).order_by("pk")
+        links = self._links(order).order_by("pk")
         return {
             heading(Delivery): several(messages, *_MESSAGE),
             heading(CardLink): [
@@ -48,7 +61,7 @@ class Messages:
         }
 
     def erase(self, order: Order, traces: Traces) -> None:
-        messages = Delivery.objects.filter(order=order).order_by()
+        messages = self._of(Delivery.objects.filter(order=order)).order_by()
         # A process that is sending one loses its claim, and records nothing.
         messages.filter(status__in=OPEN).update(
             status=DeliveryStatus.CANCELLED, next_attempt_at=None
@@ -57,25 +70,33 @@ class Messages:
             # The old key would let somebody verify a guessed address.
             key = key_of(uuid.uuid4().hex, message.channel, "")
             by = traces.erased(message.requested_by)
-            reason = ERASED if message.reason else ""
             Delivery.objects.filter(pk=message.pk).update(
                 address="",
                 language="",
                 message_id="",
                 key=key,
                 requested_by=by,
-                reason=reason,
             )
-        links = CardLink.objects.filter(order=order).order_by()
+        # Staff may have named either person in any of them.
+        order.deliveries.exclude(reason="").update(reason=ERASED)
+        order.card_links.exclude(reason="").update(reason=ERASED)
+        links = self._links(order).order_by()
         links.filter(revoked_at=None).update(revoked_at=timezone.now())
         for link in links:
             names = {
                 name: traces.erased(getattr(link, name)) for name in ("created_by", "revoked_by")
             }
-            reason = ERASED if link.reason else ""
-            CardLink.objects.filter(pk=link.pk).update(**names, reason=reason)
-        visits = LinkVisit.objects.filter(link__order=order)
+            CardLink.objects.filter(pk=link.pk).update(**names)
+        visits = LinkVisit.objects.filter(link__in=[link.pk for link in links])
         visits.update(address=None, agent="", user="")
+
+    def _of(self, messages: DeliveryQuerySet) -> DeliveryQuerySet:
+        return messages.to(recipient=self._is_of_recipients)
+
+    def _links(self, order: Order) -> CardLinkQuerySet:
+        """The links to the cards, if these are those of people in this role."""
+        links = CardLink.objects.filter(order=order)
+        return links if self._is_of_recipients or not order.is_gift else links.none()
 
 
 def untold() -> Q:
@@ -84,7 +105,8 @@ def untold() -> Q:
     That is: nobody has had them shown over a link or in their account.
     """
     failed = Delivery.objects.untold().filter(order=OuterRef("pk"), kind__in=sorted(WITH_CARDS))
-    # Messages about the same status change that were sent, such as over another channel.
-    beside = Delivery.objects.filter(change=OuterRef("change"), status=DeliveryStatus.SENT)
+    # Messages with the same cards that were sent, such as over another channel.
+    sent = Delivery.objects.filter(status=DeliveryStatus.SENT, kind__in=sorted(WITH_CARDS))
+    beside = sent.filter(change=OuterRef("change"))
     seen = CardLink.objects.filter(order=OuterRef("pk"), reveals__gt=0)
     return Q(Exists(failed.filter(~Exists(beside)))) & ~Q(Exists(seen))

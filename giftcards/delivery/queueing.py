@@ -14,12 +14,12 @@ from giftcards.delivery.channels import Channel
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import has_cards, language_of
 from giftcards.delivery.failures import describe
-from giftcards.delivery.kinds import KIND_OF_STATUS, WITH_CARDS, Kind, Mode
-from giftcards.delivery.models import CardLink, Delivery, Installation, key_of
+from giftcards.delivery.kinds import TO_RECIPIENT, WITH_CARDS, Kind, Mode, kinds_of
+from giftcards.delivery.models import CardLink, Delivery, Installation, key_of, put_off
 from giftcards.engine.task_queue import queue_task
 from giftcards.models import CustomerRefund, Lease, Order, StatusChange
 from giftcards.models.money import RefundState
-from giftcards.models.orders import OF_CUSTOMER
+from giftcards.models.orders import CORRECTABLE
 from giftcards.statuses import FINAL
 
 logger = logging.getLogger(__name__)
@@ -49,11 +49,11 @@ def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
     if change.to_status in FINAL:
         # The customer does not have to wait any more.
         Delivery.objects.cancel(order=order, kind=Kind.DELAYED)
-    kind = KIND_OF_STATUS.get(change.to_status)
-    if kind == Kind.REFUNDED and _is_sought(order):
-        return
-    if kind is not None:
-        _queue(order, kind, f"change {change.pk}", change=change)
+    for kind in kinds_of(change.to_status, is_gift=order.is_gift):
+        if kind == Kind.REFUNDED and _is_sought(order):
+            continue
+        what = "gift" if kind in TO_RECIPIENT else "change"
+        _queue(order, kind, f"{what} {change.pk}", change=change)
 
 
 def _is_sought(order: Order) -> bool:
@@ -117,16 +117,17 @@ def _queue(
 ) -> bool:
     if conf.mode[kind] == Mode.OFF:
         return False
+    for_recipient = kind in TO_RECIPIENT
     is_any_new = False
     trouble: Exception | None = None
     with transaction.atomic():
         # Lock and read again, because the order may be stale. A correction of the customer's
         # address thus either comes first, or finds the messages that are queued here.
         order.lock()
-        order.refresh_from_db(fields=OF_CUSTOMER)
+        order.refresh_from_db(fields=CORRECTABLE)
         for channel in conf.make_channels():
             try:
-                address = address_of(channel, order)
+                address = address_of(channel, order, for_recipient=for_recipient)
                 if not address:
                     continue
                 message = Delivery(
@@ -136,9 +137,10 @@ def _queue(
                     kind=kind,
                     channel=channel.name,
                     address=address,
-                    language=language_of(order),
+                    language=language_of(order, for_recipient=for_recipient),
                     # Without the address, which may have changed if the event is announced again.
                     key=key_of(occasion, channel.name),
+                    **put_off(order.deliver_at if for_recipient else None),
                 )
                 is_any_new |= Delivery.objects.add(message)
             except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
@@ -151,13 +153,15 @@ def _queue(
     return is_any_new
 
 
-def address_of(channel: Channel, order: Order) -> str:
-    """The customer's address on ``channel``, or "". Raises whatever the channel raises.
+def address_of(channel: Channel, order: Order, *, for_recipient: bool = False) -> str:
+    """The customer's, or the recipient's, address on ``channel``, or "".
 
-    A failing query of the channel does not break the caller's transaction.
+    Raises whatever the channel raises; a failing query of the channel does not break the caller's
+    transaction.
     """
+    find = channel.recipient_address_of if for_recipient else channel.address_of
     with transaction.atomic():
-        address: Any = channel.address_of(order)
+        address: Any = find(order)
     if not isinstance(address, str):
         raise TypeError(f"The address over {channel.name} is no text.")
     return address
@@ -168,9 +172,9 @@ def kinds_that_fit(order: Order) -> list[Kind]:
 
     A kind that hands over cards fits only while there are cards to hand over.
     """
-    kinds = [KIND_OF_STATUS[order.status]] if order.status in KIND_OF_STATUS else []
-    if kinds and kinds[0] in WITH_CARDS and not has_cards(order):
-        kinds = []
+    kinds = [*kinds_of(order.status, is_gift=order.is_gift)]
+    if WITH_CARDS.intersection(kinds) and not has_cards(order):
+        kinds = [kind for kind in kinds if kind not in WITH_CARDS]
     if _last_paid(order):
         kinds.append(Kind.PAID_BACK)
     return [kind for kind in kinds if conf.mode[kind] != Mode.OFF]
@@ -213,6 +217,10 @@ def send_again(
             return None
         if withdraws:
             withdraw(order, by=by, but=message)
+        elif kind in TO_RECIPIENT and not is_elsewhere:
+            # The gift is handed over now, not once more at its time.
+            put_off_ones = Delivery.objects.filter(not_before__gt=timezone.now())
+            put_off_ones.cancel(order=order, kind=kind, channel=channel)
         wake()
     return message
 

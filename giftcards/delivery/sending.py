@@ -25,7 +25,7 @@ from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import is_destroyed
 from giftcards.delivery.failures import Failure, Meaning, describe
 from giftcards.delivery.handover import Limits, Sent, hand_over
-from giftcards.delivery.kinds import KIND_OF_STATUS, WITH_CARDS, Kind, Mode
+from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode, kinds_of
 from giftcards.delivery.messages import compose, needs_link
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, stored_id
 from giftcards.keys.secrecy import Masked, contained
@@ -163,8 +163,9 @@ def is_wanted(delivery: Delivery) -> bool:
         return False
     if delivery.kind == Kind.PAID_BACK:
         return delivery.refund is None or delivery.refund.state == RefundState.DONE
-    is_true = KIND_OF_STATUS.get(delivery.order.status) == delivery.kind
-    return is_true and not (delivery.kind in WITH_CARDS and is_destroyed(delivery.order))
+    order = delivery.order
+    is_true = delivery.kind in kinds_of(order.status, is_gift=order.is_gift)
+    return is_true and not (delivery.kind in WITH_CARDS and is_destroyed(order))
 
 
 @contained
@@ -240,7 +241,7 @@ def _after_failure(delivery: Delivery, failure: Failure) -> dict[str, Any]:
         has_waited = failures > len(_PAUSES)
         next_attempt_at = now + (_LONGEST_PAUSE if has_waited else _PAUSES[failures - 1])
         # A message that waited for a worker for a day still gets its retries.
-        is_too_old = has_waited and next_attempt_at > delivery.created_at + _GIVEN_UP_AFTER
+        is_too_old = has_waited and next_attempt_at > delivery.waits_since + _GIVEN_UP_AFTER
         is_over = failure.meaning is Meaning.REFUSED or is_too_old
     if is_over:
         return _ended(DeliveryStatus.FAILED, **values)

@@ -9,9 +9,10 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import SuspiciousOperation
-from django.core.paginator import Paginator
+from django.core.paginator import Page, Paginator
 from django.db import Error as DatabaseFailure
 from django.db import transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.http.multipartparser import MultiPartParserError
 from django.middleware.csrf import get_token
@@ -26,6 +27,7 @@ from giftcards.delivery.models import CardLink
 from giftcards.delivery.pins import pin_of
 from giftcards.delivery.revealing import Visitor, guess, is_spent, note_opening, reveal, shown_at
 from giftcards.keys.secrecy import Masked, apart, contained
+from giftcards.models import Order
 
 logger = logging.getLogger(__name__)
 
@@ -45,20 +47,29 @@ def cards(request: HttpRequest, token: str) -> HttpResponse:
 @sensitive_post_parameters("token")
 @csrf_protect
 def my_cards(request: HttpRequest) -> HttpResponse:
-    """The orders of the user who is logged in; POST shows the cards of the posted ``order``."""
+    """The orders and gifts of the user who is logged in; POST shows the cards of ``order``."""
     if request.method not in pages.METHODS:
         return pages.refuse_method()
-    if conf.orders_of is None:
+    if conf.orders_of is None and conf.gifts_of is None:
         return pages.gone(request)
     user = getattr(request, "user", None)
     if user is None or not user.is_authenticated:
         return redirect_to_login(request.path)
     if request.method == "POST":
         return _kept_in(request, lambda: _show_owned(request, user))
-    listed = Paginator(my_orders.orders_of(user).prefetch_related("refunds"), _PER_PAGE)
-    page = listed.get_page(request.GET.get("page"))
-    orders = my_orders.shown_orders(user, page)
-    return pages.owned(request, {"orders": orders, "paginated": page})
+    orders = _page_of(my_orders.orders_of(user).prefetch_related("refunds"), request, "page")
+    gifts = _page_of(my_orders.gifts_of(user).prefetch_related("refunds"), request, "gifts")
+    context = {
+        "orders": my_orders.shown_orders(user, orders),
+        "paginated": orders,
+        "gifts": my_orders.shown_gifts(user, gifts),
+        "paginated_gifts": gifts,
+    }
+    return pages.owned(request, context)
+
+
+def _page_of(listed: QuerySet[Order], request: HttpRequest, parameter: str) -> Page[Order]:
+    return Paginator(listed, _PER_PAGE).get_page(request.GET.get(parameter))
 
 
 def _kept_in(request: HttpRequest, answer: Callable[[], HttpResponse]) -> HttpResponse:

@@ -18,7 +18,7 @@ from giftcards.engine.task_queue import wake_worker
 from giftcards.exceptions import ReorderError
 from giftcards.keys.keyring import configured_key
 from giftcards.models import ApiKey, Order
-from giftcards.models.orders import OF_CUSTOMER
+from giftcards.models.orders import CORRECTABLE
 from giftcards.problems import Problem
 from giftcards.settlement import amount_of_missing
 from giftcards.statuses import Review
@@ -38,7 +38,7 @@ _COPIED = (
     "sale_price",
     "group",
     "metadata",
-    *OF_CUSTOMER,
+    *CORRECTABLE,
 )
 
 
@@ -50,9 +50,9 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
     ``by``, the name of whoever decided, is kept in the timeline of ``order``.
 
     The new order has a reference of its own, a UUID, because only the shop knows which of its
-    references are free. Product, group, metadata and customer are those of ``order``. A card may
-    cost at most ``max_price``, by default the ``max_price`` of ``order``. A price that staff have
-    approved for ``order`` applies only if the new order would have no ceiling otherwise.
+    references are free. Product, group, metadata, customer and gift are those of ``order``. A card
+    may cost at most ``max_price``, by default the ``max_price`` of ``order``. A price that staff
+    have approved for ``order`` applies only if the new order would have no ceiling otherwise.
     ``REVIEW_ORDER`` is not asked about it, unless ``order`` was rejected after a review.
 
     The customer has paid: what ``order`` owes for the missing cards becomes the ``sale_amount`` of

@@ -11,8 +11,10 @@ from decimal import Decimal
 from typing import Any
 
 from django.core.exceptions import ValidationError
+from django.core.validators import MaxLengthValidator
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils.functional import cached_property
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -69,6 +71,34 @@ def read_amount(text: str) -> Decimal | None:
     accepts. Beside such digits, a reader may mistake the decimal mark.
     """
     return Decimal(text) if _AMOUNT.fullmatch(text) else None
+
+
+def tidied_lines(text: str) -> str:
+    """``text`` as it is typed in one browser or another, with the same line ends and no tabs."""
+    return text.replace("\r\n", "\n").expandtabs(4).strip()
+
+
+def plain_lines(text: str) -> None:
+    """Validate text of several lines, each of which is a :func:`plain_line`."""
+    try:
+        for line in text.split("\n"):
+            plain_line(line)
+    except ValidationError:
+        complaint = _("Use text without control or direction characters.")
+        raise ValidationError(complaint, code="plain_line") from None
+
+
+class PlainTextField(models.TextField):  # type: ignore[type-arg]
+    """Text of several :func:`plain_lines`, of at most ``max_length`` characters."""
+
+    @cached_property
+    def validators(self) -> Any:
+        # Django leaves the length of such a field to forms.
+        return [*super().validators, MaxLengthValidator(self.max_length), plain_lines]
+
+    def to_python(self, value: Any) -> Any:
+        text = super().to_python(value)
+        return text if text is None else tidied_lines(text)
 
 
 class ExactCharField(models.CharField):  # type: ignore[type-arg]

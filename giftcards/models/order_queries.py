@@ -201,8 +201,9 @@ class OrderQueries(models.QuerySet["Order"]):
     def search(self, text: str, *, limit: int) -> list[int]:
         """The primary keys of the orders that match ``text`` exactly, or else as a prefix.
 
-        Compares the reference, the group, the provider's order id, and the customer's e-mail
-        address, phone number and name. At most ``limit`` keys, unsorted.
+        Compares the reference, the group, the provider's order id, the customer's e-mail address,
+        phone number and name, and the e-mail address of a recipient. At most ``limit`` keys,
+        unsorted.
         """
         # A range, because databases differ in when LIKE uses an index; and a UNION, because an OR
         # leads to a full table scan.
@@ -284,6 +285,7 @@ def _spellings(text: str) -> dict[str, Collection[str]]:
         "provider_order_id": [text],
         # Without repetitions, in a stable order.
         "customer_email": dict.fromkeys((text, text.lower())),
+        "recipient_email": dict.fromkeys((text, text.lower())),
         "customer_phone": [text],
         "customer_name": dict.fromkeys((text, text.lower(), text.upper(), text.title())),
     }

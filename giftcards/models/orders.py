@@ -32,6 +32,7 @@ from giftcards.models.fields import (
     MONEY,
     ExactCharField,
     ExactEmailField,
+    PlainTextField,
     assign,
     complaint_about_metadata,
     is_same_json,
@@ -40,7 +41,7 @@ from giftcards.models.fields import (
 from giftcards.models.holds import Hold
 from giftcards.models.order_queries import OrderQueries
 from giftcards.models.provider import ApiKey, Environment
-from giftcards.models.times import LONGEST_HOLD, SLACK, is_ahead
+from giftcards.models.times import LONGEST_HOLD, SLACK, MomentField, is_ahead
 from giftcards.problems import Entry, Kind, Problem, history, revise
 from giftcards.refunds import refund_breakdown
 from giftcards.settlement import customer_breakdown
@@ -72,12 +73,20 @@ plain_text = RegexValidator(
     r"\A[!-~]+\Z", _("Use letters, digits and punctuation only, without spaces.")
 )
 
-#: The customer's columns. A caller's other values are never corrected.
+#: The customer's columns.
 OF_CUSTOMER = ("customer_email", "customer_name", "customer_phone", "customer_language")
+#: The columns of the person who gets a gift.
+OF_RECIPIENT = ("recipient_email", "recipient_name", "recipient_language")
+#: The columns of a gift; all of them are empty in an order that is none.
+OF_GIFT = (*OF_RECIPIENT, "gift_message", "deliver_at")
+#: The columns that may be corrected. A caller's other values never are.
+CORRECTABLE = (*OF_CUSTOMER, *OF_GIFT)
 # The other values that the caller gives, beside the reference, by kind.
 _TEXTS = ("product_id", "type_id", "group")
 _AMOUNTS = ("sale_price", "sale_amount", "max_price")
 _GIVEN = (*_TEXTS, "quantity", *_AMOUNTS)
+# A gift that is to be delivered later than this is a slip of the pen.
+_LONGEST_AHEAD = timedelta(days=366)
 # The version of final_figures. Raise it if that function computes more, or differently: then the
 # workers recompute the figures of all final orders.
 FIGURES_VERSION = 1
@@ -292,9 +301,9 @@ def _as_read(row: models.Model, *names: str) -> dict[str, Any]:
     return {name: getattr(row, name) for name in names}
 
 
-def customer_of(row: models.Model) -> dict[str, Any]:
-    """The customer's columns of an order, or of a correction, which has the earlier values."""
-    return _as_read(row, *OF_CUSTOMER)
+def correctable(row: models.Model) -> dict[str, Any]:
+    """The columns that may be corrected of an order, or of a correction with the earlier values."""
+    return _as_read(row, *CORRECTABLE)
 
 
 def _problem_columns(problems: list[Entry]) -> dict[str, Any]:
@@ -390,6 +399,31 @@ class Order(models.Model):
     )
     customer_language = models.CharField(
         _("customer language"), max_length=20, blank=True, validators=[plain_text]
+    )
+    # With an address here, the order is a gift: the cards go there.
+    recipient_email: models.CharField[str, str] = ExactEmailField(
+        _("recipient's e-mail"),
+        validators=[plain_line],
+        help_text=_("Makes the order a gift: the cards go there."),
+        **EMPTY,
+    )
+    recipient_name = models.CharField(
+        _("recipient's name"), max_length=200, validators=[plain_line], **EMPTY
+    )
+    recipient_language = models.CharField(
+        _("recipient's language"),
+        max_length=20,
+        validators=[plain_text],
+        help_text=_("A code such as en, fr or ar. Empty: that of the customer."),
+        **EMPTY,
+    )
+    gift_message = PlainTextField(_("message to the recipient"), max_length=1_000, **EMPTY)
+    # The cards are bought at once; the recipient is not told of them before this time.
+    deliver_at = MomentField(
+        _("to be delivered on"),
+        null=True,
+        blank=True,
+        help_text=_("The cards are bought at once. Empty: they are sent as soon as they come."),
     )
 
     status = models.CharField(
@@ -552,6 +586,7 @@ class Order(models.Model):
             models.Index(fields=("customer_email",), name="giftcards_order_email"),
             models.Index(fields=("customer_name",), name="giftcards_order_name"),
             models.Index(fields=("customer_phone",), name="giftcards_order_phone"),
+            models.Index(fields=("recipient_email",), name="giftcards_order_recipient"),
             models.Index(fields=("group",), name="giftcards_order_group"),
         )
         constraints = (
@@ -622,6 +657,11 @@ class Order(models.Model):
     def is_settled(self) -> bool:
         """True if it is final and was accepted by the provider: its figures no longer change."""
         return self.status in SETTLED
+
+    @property
+    def is_gift(self) -> bool:
+        """True if the cards are somebody else's than the customer's."""
+        return bool(self.recipient_email)
 
     @property
     def is_being_paid_back(self) -> bool:
@@ -707,7 +747,7 @@ class Order(models.Model):
     def was_given_as(self, other: Order) -> bool:
         """True if ``other``, just made of a caller's values, has the values given for this order.
 
-        The customer may be the current one, or the one before a correction.
+        What may be corrected has the current values, or those before a correction.
         """
         return (
             # A collation may have taken one reference for the other.
@@ -718,15 +758,14 @@ class Order(models.Model):
         )
 
     def _is_or_was_for(self, other: Order) -> bool:
-        wanted = customer_of(other)
-        if customer_of(self) == wanted:
+        wanted = correctable(other)
+        if correctable(self) == wanted:
             return True
-        return any(customer_of(change) == wanted for change in self.customer_changes.all())
+        return any(correctable(change) == wanted for change in self.customer_changes.all())
 
     def check_values(self) -> None:
         """Raise ``ValidationError`` if an order cannot have these values."""
-        self._check_types()
-        self.clean_fields()
+        self.check_columns()
         if self.sale_price is None or self.sale_amount is None:
             return
         if self.sale_amount != self.sale_price * self.quantity:
@@ -736,13 +775,37 @@ class Order(models.Model):
             )
             raise ValidationError({"sale_amount": text})
 
-    @classmethod
-    def check_customer(cls, values: Mapping[str, Any]) -> None:
-        """Raise ``ValidationError`` if no customer can have these values, by column."""
-        if wrong := [name for name, value in values.items() if not isinstance(value, str)]:
-            raise ValidationError(dict.fromkeys(wrong, gettext("This must be a text.")))
-        others = {field.name for field in cls._meta.fields} - values.keys()
-        cls(**values).clean_fields(exclude=others)
+    def check_columns(self, *, but: Collection[str] = ()) -> None:
+        """Raise ``ValidationError`` if a column cannot have its value; ``but`` are left out.
+
+        Messages and moments that are left in get their stored form.
+        """
+        self._check_types()
+        self.clean_fields(exclude=set(but))
+        self.check_gift()
+
+    def check_gift(self) -> None:
+        """Raise ``ValidationError`` if the columns of a gift contradict each other."""
+        if not self.is_gift and any(getattr(self, name) for name in OF_GIFT):
+            text = gettext("A gift needs the e-mail address of its recipient.")
+            raise ValidationError({"recipient_email": text})
+        if self.deliver_at and self.deliver_at > timezone.now() + _LONGEST_AHEAD:
+            text = gettext("A gift is delivered within a year.")
+            raise ValidationError({"deliver_at": text})
+
+    def corrected(self, values: Mapping[str, Any]) -> Self:
+        """A copy with some of the :data:`CORRECTABLE` columns, checked; do not save it.
+
+        Raises ``ValidationError`` if the order cannot be corrected like this.
+        """
+        copied = copy(self)
+        assign(copied, values)
+        copied.check_columns(but={field.name for field in self._meta.fields} - values.keys())
+        if copied.is_gift != self.is_gift:
+            # Who has seen the cards, or who may, cannot be changed afterwards.
+            text = gettext("A gift stays a gift, and no other order becomes one.")
+            raise ValidationError({"recipient_email": text})
+        return copied
 
     def check_price(self, price: Decimal | int) -> Decimal:
         """Return ``price``; raise ``ValidationError`` if it cannot be approved as a ceiling."""
@@ -755,9 +818,11 @@ class Order(models.Model):
     def _check_types(self) -> None:
         """Reject types that Django's own validation would convert: ``"2"``, ``True``, ``1.5``."""
         wrong: dict[str, Any] = {}
-        for name in ("reference", *_TEXTS, *OF_CUSTOMER):
+        for name in ("reference", *_TEXTS, *OF_CUSTOMER, *OF_RECIPIENT, "gift_message"):
             if not isinstance(getattr(self, name), str):
                 wrong[name] = gettext("This must be a text.")
+        if not (self.deliver_at is None or isinstance(self.deliver_at, datetime)):
+            wrong["deliver_at"] = gettext("This must be a date and a time.")
         if type(self.quantity) is not int:
             wrong["quantity"] = gettext("This must be a whole number.")
         for name in _AMOUNTS:

@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from datetime import timedelta
+from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import ValidationError
 from django.core.validators import MaxLengthValidator
 from django.db import models, transaction
 from django.utils import timezone
-from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.exceptions import CustomerConflict
 from giftcards.models.cards import Card
-from giftcards.models.fields import ExactCharField, assign, plain_line
-from giftcards.models.orders import OF_CUSTOMER, Order, customer_of
+from giftcards.models.fields import (
+    EMPTY,
+    ExactCharField,
+    assign,
+    plain_line,
+    plain_lines,
+    tidied_lines,
+)
+from giftcards.models.orders import CORRECTABLE, Order, correctable
 
 #: The text in the admin's log about a person who has tried to reveal too many codes.
 REFUSED_REVEAL = "Reveal, refused"
@@ -63,8 +69,7 @@ class NoteQuerySet(models.QuerySet["Note"]):
 
         Raises ``ValidationError`` for a text that is empty, too long, or more than plain lines.
         """
-        lines = text.replace("\r\n", "\n").expandtabs(4).strip()
-        note = Note(order=order, text=lines, by=by)
+        note = Note(order=order, text=tidied_lines(text), by=by)
         note.full_clean(exclude={"order"})
         with transaction.atomic(using=self.db):
             # Of two concurrent requests, the second one sees the note of the first.
@@ -101,33 +106,27 @@ class Note(models.Model):
 
     def clean(self) -> None:
         MaxLengthValidator(_LONGEST_NOTE)(self.text)
-        try:
-            for line in self.text.split("\n"):
-                plain_line(line)
-        except ValidationError:
-            text = gettext("Use text without control or direction characters.")
-            raise ValidationError(text, code="plain_line") from None
+        plain_lines(self.text)
 
 
 class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
     def make(
-        self, order: Order, given: Mapping[str, str], *, by: str, reason: str
+        self, order: Order, given: Mapping[str, Any], *, by: str, reason: str
     ) -> CustomerChange | None:
         """Write the values ``given``, by column; return ``None`` if the row already has them.
 
-        The instance ``order`` is not changed. Raises what
-        :func:`~giftcards.fulfilment.change_customer` raises.
+        The values are those of :meth:`Order.corrected`; the instance ``order`` is not changed.
+        Raises what :func:`~giftcards.fulfilment.change_customer` raises.
         """
-        order.check_customer(given)
-        change = CustomerChange(order=order, by=by, reason=reason, **customer_of(order))
+        change = CustomerChange(order=order, by=by, reason=reason, **correctable(order))
         change.clean_fields(exclude={"order"})
         with transaction.atomic(using=self.db):
             order.lock()
             row = Order.objects.filter(pk=order.pk)
-            stored = row.values(*OF_CUSTOMER).get()
+            stored = row.values(*CORRECTABLE).get()
             if stored == {**stored, **given}:
                 return None
-            if stored != customer_of(order):
+            if stored != correctable(order):
                 raise CustomerConflict
             row.update(**given)
             change.save(force_insert=True)
@@ -135,9 +134,10 @@ class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
 
 
 class CustomerChange(models.Model):
-    """A correction of an order's customer. Columns named like the order's have the old values.
+    """A correction of an order's customer, or of its gift.
 
-    Once added, it changes only when the customer is erased.
+    Columns named like the order's have the old values. Once added, it changes only when one of the
+    two people is erased.
     """
 
     order = models.ForeignKey(
@@ -151,6 +151,13 @@ class CustomerChange(models.Model):
         _("customer phone"), max_length=50, blank=True
     )
     customer_language = models.CharField(_("customer language"), max_length=20, blank=True)
+    recipient_email: models.CharField[str, str] = ExactCharField(
+        _("recipient's e-mail"), max_length=254, **EMPTY
+    )
+    recipient_name = models.CharField(_("recipient's name"), max_length=200, **EMPTY)
+    recipient_language = models.CharField(_("recipient's language"), max_length=20, **EMPTY)
+    gift_message = models.TextField(_("message to the recipient"), **EMPTY)
+    deliver_at = models.DateTimeField(_("to be delivered on"), null=True, blank=True)
     at = models.DateTimeField(_("when"), default=timezone.now)
     # A name, as in Acknowledgement; "" if the shop's code did not say.
     by = models.CharField(_("by"), max_length=254, blank=True, validators=[plain_line])
@@ -171,7 +178,7 @@ class CustomerChange(models.Model):
         return str(self.pk)
 
     def before(self, order: Order) -> Order:
-        """A copy of ``order`` with the customer before this change; do not save it."""
+        """A copy of ``order`` with the values before this change; do not save it."""
         earlier = copy(order)
-        assign(earlier, customer_of(self))
+        assign(earlier, correctable(self))
         return earlier

@@ -7,12 +7,16 @@ set back.
 
 from __future__ import annotations
 
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
+from django.utils.translation import gettext
 
 from giftcards.conf import LONGEST_SEARCH
 
@@ -45,13 +49,43 @@ def local(moment: datetime) -> datetime:
     return moment if timezone.is_naive(moment) else timezone.make_naive(moment, _site_zone())
 
 
+def as_given(moment: datetime) -> datetime:
+    """Convert a time from a caller, in any time zone, to its stored form.
+
+    Raises ``ValueError`` if the year is too far away, or if ``USE_TZ`` is on and there is no zone.
+    """
+    if not _is_storable(moment):
+        raise ValueError("This is not a moment of any year that is stored.")
+    if timezone.is_aware(moment):
+        # In UTC: in the hour that a zone repeats, Python takes no other zone's time for the same.
+        return as_stored(moment.astimezone(UTC))
+    if settings.USE_TZ:
+        raise ValueError("This moment has no time zone.")
+    return moment
+
+
+class MomentField(models.DateTimeField):  # type: ignore[type-arg]
+    """A moment that a caller gives, in any time zone: see :func:`as_given`."""
+
+    def clean(self, value: Any, model_instance: models.Model | None) -> Any:
+        try:
+            return super().clean(as_given(value), model_instance)
+        except ValueError:
+            complaint = gettext("Give a time with its time zone, from 1970 to 9998.")
+            raise ValidationError(complaint, code="moment") from None
+
+
+def _is_storable(moment: datetime) -> bool:
+    return _FIRST_DAY <= moment.date() <= _LAST_DAY
+
+
 def read_moment(text: str) -> datetime:
     """Parse ``text`` as a moment in its stored form; the default zone is the site's.
 
     Raises ``ValueError`` if ``text`` is not a moment, or if the year is too far away.
     """
     moment = parse_datetime(text)
-    if moment is None or not _FIRST_DAY <= moment.date() <= _LAST_DAY:
+    if moment is None or not _is_storable(moment):
         raise ValueError("This is not a moment of any year that is stored.")
     if not settings.USE_TZ:
         return local(moment)

@@ -1,4 +1,4 @@
-"""Erasing a customer: the orders and the books stay, without the person.
+"""Erasing a customer, or the recipient of gifts: the orders and the books stay, without them.
 
 Each order is erased in a transaction of its own. So an erasure that was stopped can be repeated: it
 goes on with the orders that still name the person.
@@ -7,9 +7,11 @@ goes on with the orders that still name the person.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 from django.apps import apps
 from django.db import models, router, transaction
@@ -20,9 +22,19 @@ from giftcards.exceptions import GiftcardsError
 from giftcards.keys.wiping import empty_log
 from giftcards.models import CardReveal, CustomerChange, CustomerRefund, Order
 from giftcards.models.order_queries import batches
-from giftcards.models.orders import OF_CUSTOMER
-from giftcards.privacy.person import ERASED, Person, Traces, contacts, folded
-from giftcards.privacy.registry import keepers
+from giftcards.models.orders import CORRECTABLE
+from giftcards.privacy.person import (
+    CUSTOMER,
+    ERASED,
+    RECIPIENT,
+    ROLES,
+    Person,
+    Role,
+    Traces,
+    contacts,
+    folded,
+)
+from giftcards.privacy.registry import all_keepers, keepers
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +44,7 @@ REASONS: Mapping[str, str] = {
     "problem": "it has a problem that nobody has ticked off",
     "owed": "money is still owed to the customer",
     "planned_refund": "a refund is still to be paid",
+    "undelivered": "its gift is still to be delivered",
 }
 
 
@@ -40,6 +53,8 @@ class Erasure:
     """The result of an erasure, by the references of the orders."""
 
     erased: list[str] = field(default_factory=list)
+    #: How many of them in which role.
+    roles: Counter[Role] = field(default_factory=Counter)
     #: Orders that may not be erased yet, with one of the :data:`REASONS`.
     kept: dict[str, str] = field(default_factory=dict)
     #: Orders whose reference itself names the person: references stay.
@@ -61,17 +76,16 @@ class SharedNumber(GiftcardsError):
 def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
     """Return the person's orders, and others that may be theirs, each oldest first.
 
-    The others share a further address or number with the person's orders, named the person until
-    they were corrected, or had a message sent to the person: staff have to decide.
-    Raises :exc:`SharedNumber` if the person's orders have several e-mail addresses.
+    The person is the customer of an order, or the recipient of a gift. The others share a further
+    address or number with the person's orders, named the person until they were corrected, or had a
+    message sent to the person: staff have to decide. Raises :exc:`SharedNumber` if the person's
+    orders have several e-mail addresses.
     """
     named = _read(person.orders())
-    addressed = [order for order in named if order.customer_email]
-    count = len({folded(order.customer_email) for order in addressed})
-    if count > 1:
-        raise SharedNumber(count, [order.reference for order in addressed])
-    others = Person.behind(named).without(person).orders() | person.former_orders()
-    for keeper in keepers:
+    _check_not_shared(person, named)
+    behind = Person.behind(person.parts_of(named))
+    others = behind.without(person).orders() | person.former_orders()
+    for keeper in all_keepers():
         others.update(keeper.orders(person))
     found = _read(others - {order.pk for order in named})
     unnamed = [order for order in found if _is_only_sent_to(person, order)]
@@ -79,14 +93,22 @@ def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
     return orders, [order for order in found if order not in unnamed]
 
 
+def _check_not_shared(person: Person, named: Iterable[Order]) -> None:
+    parts = person.parts_of(named)
+    bought = [order for order, role in parts if role == CUSTOMER and order.customer_email]
+    count = len({folded(order.customer_email) for order in bought})
+    if count > 1:
+        raise SharedNumber(count, [order.reference for order in bought])
+
+
 def _is_only_sent_to(person: Person, order: Order) -> bool:
     """True if the order names no customer, and all its messages went to the person.
 
     If a message went to somebody else, the codes may be theirs.
     """
-    if order.customer_email or order.customer_phone:
+    if any(role.contacts_in(order) for role in ROLES):
         return False
-    addresses = chain.from_iterable(keeper.addresses(order) for keeper in keepers)
+    addresses = chain.from_iterable(keeper.addresses(order) for keeper in all_keepers())
     return all(map(person.is_named_by, addresses))
 
 
@@ -95,15 +117,23 @@ def _read(keys: Iterable[int]) -> list[Order]:
     return list(chain.from_iterable(found))
 
 
-def why_kept(order: Order) -> str:
-    """The name of the reason why ``order`` may not be erased yet; "" if it may."""
+def why_kept(order: Order, roles: Collection[Role]) -> str:
+    """The name of the reason why these people may not be erased yet from ``order``; "" if none."""
     if not order.is_final:
         return "open"
     if order.needs_attention:
         return "problem"
-    if order.open_amount:
+    if CUSTOMER in roles and order.open_amount:
         return "owed"
-    return "planned_refund" if order.planned_amount else ""
+    if CUSTOMER in roles and order.planned_amount:
+        return "planned_refund"
+    return "undelivered" if _is_undelivered(order) else ""
+
+
+def _is_undelivered(order: Order) -> bool:
+    """True for a gift that nobody would get any more: neither person could be told."""
+    is_ahead = order.deliver_at is not None and order.deliver_at > timezone.now()
+    return is_ahead and order.cards.all().readable().exists()
 
 
 def erase(
@@ -115,18 +145,22 @@ def erase(
     """
     done, traces = Erasure(), Traces(person, orders)
     # First, because an erasure that stops is resumed by the orders that still name the person.
-    _erase_log(orders, traces)
+    _erase_log(person, orders, traces)
     for order in orders:
         with transaction.atomic(using=router.db_for_write(Order)):
             # So that nobody refunds, notes, corrects or disputes meanwhile.
             order.lock()
             order.refresh_from_db()
-            if reason := why_kept(order):
+            # None if the order was corrected meanwhile, and is somebody else's now.
+            roles = person.roles_in(order)
+            if reason := why_kept(order, roles):
                 done.kept[order.reference] = reason
-            else:
-                _erase_order(order, traces)
+            elif roles:
+                _erase_order(order, roles, traces)
                 done.erased.append(order.reference)
-                logger.info("The customer of order %s was erased.", order.reference)
+                done.roles.update(roles)
+                for role in roles:
+                    logger.info("The %s of order %s was erased.", role.label, order.reference)
         if traces.are_in(order.reference):
             done.telling.append(order.reference)
         on_order()
@@ -134,26 +168,34 @@ def erase(
     return done
 
 
-def _erase_order(order: Order, traces: Traces) -> None:
-    for name in OF_CUSTOMER:
-        setattr(order, name, "")
-    order.metadata = {}
+def _erase_order(order: Order, roles: Collection[Role], traces: Traces) -> None:
+    # Nobody can ask for the codes any more, unless they are those of the other person.
+    is_for_other = order.is_gift and RECIPIENT not in roles
+    if is_for_other:
+        order.recipient_language = order.recipient_language or order.customer_language
+    elif order.cards.all().destroy():
+        order.codes_destroyed_at = timezone.now()
+    _empty(order, roles)
+    order.metadata = {} if CUSTOMER in roles else traces.erased(order.metadata)
     order.group = "" if traces.are_in(order.group) else order.group
     order.problems = traces.erased(order.problems)
-    # Nobody can ask for the codes any more.
-    if order.cards.all().destroy():
-        order.codes_destroyed_at = timezone.now()
-    order.save(update_fields=(*OF_CUSTOMER, "metadata", "group", "problems", "codes_destroyed_at"))
+    order.save(update_fields=(*CORRECTABLE, "metadata", "group", "problems", "codes_destroyed_at"))
     order.notes.update(text=ERASED)
     CardReveal.objects.filter(card__order=order).exclude(reason="").update(reason=ERASED)
     _erase_json(order.changes.all(), "details", traces)
     _erase_json(order.acknowledgements.all(), "parameters", traces)
     for change in order.customer_changes.all():
-        _erase_correction(change, traces)
+        _erase_correction(change, roles, traces)
     for refund in order.refunds.all():
         _erase_refund(refund, traces)
-    for keeper in keepers:
+    for keeper in chain.from_iterable(keepers[role] for role in roles):
         keeper.erase(order, traces)
+
+
+def _empty(row: Order | CustomerChange, roles: Collection[Role]) -> None:
+    for name in chain.from_iterable(role.columns for role in roles):
+        field: Any = row._meta.get_field(name)  # noqa: SLF001
+        setattr(row, name, field.get_default())
 
 
 def _erase_json(rows: models.QuerySet[models.Model], column: str, traces: Traces) -> None:
@@ -164,9 +206,8 @@ def _erase_json(rows: models.QuerySet[models.Model], column: str, traces: Traces
             row.save(update_fields=[column])
 
 
-def _erase_correction(change: CustomerChange, traces: Traces) -> None:
-    for name in OF_CUSTOMER:
-        setattr(change, name, "")
+def _erase_correction(change: CustomerChange, roles: Collection[Role], traces: Traces) -> None:
+    _empty(change, roles)
     change.by = traces.erased(change.by)
     change.reason = ERASED if change.reason else ""
     change.save()
@@ -186,7 +227,7 @@ def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
     refund.save()
 
 
-def _erase_log(orders: Sequence[Order], traces: Traces) -> None:
+def _erase_log(person: Person, orders: Sequence[Order], traces: Traces) -> None:
     """Erase the person from what the admin logged about the orders, and about other rows."""
     if not apps.is_installed("django.contrib.admin"):
         return
@@ -199,9 +240,9 @@ def _erase_log(orders: Sequence[Order], traces: Traces) -> None:
     # Not by names, because several people may have the same one.
     chosen += [
         Q(change_message__icontains=text) | Q(object_repr__icontains=text)
-        for text in contacts(orders)
+        for text in contacts(person.parts_of(orders))
     ]
-    labels = {"giftcards", *(keeper.app_label for keeper in keepers)}
+    labels = {"giftcards", *(keeper.app_label for keeper in all_keepers())}
     ours = LogEntry.objects.filter(content_type__app_label__in=labels).order_by("pk")
     for entry in chain.from_iterable(map(ours.filter, chosen)):
         names = ("change_message", "object_repr")

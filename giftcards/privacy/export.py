@@ -1,4 +1,4 @@
-"""Export of everything that is kept about a customer, in one file that they can read."""
+"""Export of everything that is kept about a person, in one file that they can read."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from giftcards.models import (
 )
 from giftcards.models.orders import OF_CUSTOMER
 from giftcards.models.times import with_zone
+from giftcards.privacy.person import CUSTOMER, RECIPIENT, Person, Role
 from giftcards.privacy.registry import keepers
 from giftcards.problems import Entry, Problem
 
@@ -52,11 +53,23 @@ _ORDER = (
     "settled_at",
     "codes_destroyed_at",
     *OF_CUSTOMER,
+    "gift_message",
+    "deliver_at",
     "group",
     "metadata",
 )
-# Has the customer's details from before the correction.
-_CHANGE = ("at", *OF_CUSTOMER, "reason")
+# What a recipient is told of a gift: nothing of its customer, and nothing of money.
+_GIFT = (
+    "reference",
+    "product_id",
+    "product_name",
+    "type_id",
+    "type_name",
+    "fulfilled_quantity",
+    "created_at",
+    "codes_destroyed_at",
+    *RECIPIENT.columns,
+)
 _REFUND = (
     "amount",
     "state",
@@ -69,18 +82,24 @@ _REFUND = (
 )
 
 
-def describe(orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
-    """Everything kept about the customer of ``orders``, as JSON with headings in ``language``.
+def describe(person: Person, orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
+    """Everything kept about ``person`` in ``orders``, as JSON with headings in ``language``.
 
-    The default is the language of the last order that has one, or else the site's. The result has
-    no codes, no amounts that the provider charges, and no names of staff.
+    The default is their language in the last order that has one, or else the site's. The result has
+    no codes, no amounts that the provider charges, no names of staff, and nothing of the other
+    person of a gift.
     """
-    orders = list(orders)
-    given = (order.customer_language for order in reversed(orders) if order.customer_language)
-    with translation.override(supported_language(language or next(given, ""))):
+    parts = person.parts_of(orders)
+    given = (getattr(order, role.language) for order, role in reversed(parts))
+    known = next(filter(None, given), "")
+    with translation.override(supported_language(language or known)):
+        bought = [_describe_order(order) for order, role in parts if role == CUSTOMER]
+        received = [_describe_gift(order) for order, role in parts if role == RECIPIENT]
+        gifts = {capfirst(gettext("gifts")): received} if received else {}
         return {
             capfirst(gettext("made on")): _local_time(timezone.now()),
-            heading(Order): [_describe(order) for order in orders],
+            heading(Order): bought,
+            **gifts,
         }
 
 
@@ -140,11 +159,11 @@ def _local_time(moment: datetime) -> str:
     return timezone.localtime(with_zone(moment)).isoformat(timespec="seconds")
 
 
-def _describe(order: Order) -> Described:
+def _describe_order(order: Order) -> Described:
     reveals = CardReveal.objects.filter(card__order=order).select_related("card").order_by("pk")
     parts: dict[str, Any] = {
         heading(Card): several(order.cards.order_by("position"), "position", "received_at"),
-        heading(CustomerChange): several(order.customer_changes.order_by("pk"), *_CHANGE),
+        heading(CustomerChange): _corrections(order, CUSTOMER),
         heading(CustomerRefund): several(order.refunds.order_by("pk"), *_REFUND),
         heading(StatusChange): list(map(_change, order.changes.order_by("pk"))),
         capfirst(gettext("problems")): list(map(_text, order.problems)),
@@ -154,9 +173,27 @@ def _describe(order: Order) -> Described:
             for reveal in reveals
         ],
     }
-    for keeper in keepers:
+    return _whole(order, _ORDER, parts, CUSTOMER)
+
+
+def _describe_gift(order: Order) -> Described:
+    parts: dict[str, Any] = {
+        heading(Card): several(order.cards.order_by("position"), "position", "received_at"),
+        heading(CustomerChange): _corrections(order, RECIPIENT),
+    }
+    return _whole(order, _GIFT, parts, RECIPIENT)
+
+
+def _corrections(order: Order, role: Role) -> list[Described]:
+    """The corrections, with what was known of the person in this role before."""
+    return several(order.customer_changes.order_by("pk"), "at", *role.columns, "reason")
+
+
+def _whole(order: Order, names: Iterable[str], parts: dict[str, Any], role: Role) -> Described:
+    """The columns ``names``, and the ``parts`` and those of other apps that are not empty."""
+    for keeper in keepers[role]:
         parts |= keeper.describe(order)
-    return described(order, *_ORDER) | {name: rows for name, rows in parts.items() if rows}
+    return described(order, *names) | {name: rows for name, rows in parts.items() if rows}
 
 
 def _change(change: StatusChange) -> Described:

@@ -1,4 +1,7 @@
-"""Recognising a customer by an e-mail address or a phone number, however they are typed."""
+"""Recognising a person by an e-mail address or a phone number, however they are typed.
+
+An order has a customer, and a gift has a recipient as well: each is a person of their own.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from django.db.models import QuerySet
 from giftcards.keys.secrecy import Masked
 from giftcards.models import CustomerChange, Order
 from giftcards.models.order_queries import batches
+from giftcards.models.orders import OF_CUSTOMER, OF_GIFT
 
 # How many rows are compared at a time. The comparison is made here, because databases differ in
 # how they fold case and none knows phone numbers.
@@ -71,6 +75,37 @@ def _digits(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Role:
+    """What somebody is in an order; the columns are those of an order, or of a correction."""
+
+    label: str
+    #: The columns with addresses and numbers.
+    contacts: tuple[str, ...]
+    #: The columns with the name, and with the language.
+    name: str
+    language: str
+    #: All columns that are theirs.
+    columns: tuple[str, ...]
+
+    def contacts_in(self, row: Order | CustomerChange) -> list[str]:
+        return [text for name in self.contacts if (text := getattr(row, name))]
+
+
+# The message is written by the one person, and to the other.
+CUSTOMER = Role(
+    "customer",
+    ("customer_email", "customer_phone"),
+    "customer_name",
+    "customer_language",
+    (*OF_CUSTOMER, "gift_message"),
+)
+RECIPIENT = Role("recipient", ("recipient_email",), "recipient_name", "recipient_language", OF_GIFT)
+ROLES = (CUSTOMER, RECIPIENT)
+#: The columns with addresses and numbers of anybody.
+_CONTACTS = tuple(chain.from_iterable(role.contacts for role in ROLES))
+
+
+@dataclass(frozen=True, slots=True)
 class Person:
     """A person, by e-mail addresses as :func:`folded` and phone numbers as :func:`dialled`."""
 
@@ -88,12 +123,12 @@ class Person:
         )
 
     @classmethod
-    def behind(cls, orders: Iterable[Order]) -> Self:
-        """The person with all addresses and numbers that ``orders`` have or had.
+    def behind(cls, parts: Iterable[Part]) -> Self:
+        """The person with all addresses and numbers that these roles in orders have or had.
 
         Unlike in :meth:`of`, there may be words around a number.
         """
-        return cls._named_in(contacts(orders))
+        return cls._named_in(contacts(parts))
 
     @classmethod
     def _named_in(cls, texts: Collection[str]) -> Self:
@@ -130,40 +165,59 @@ class Person:
             yield from (key for key, *texts in found if self.is_named_by(*texts))
             last = found[-1][0]
 
+    def roles_in(self, order: Order) -> list[Role]:
+        """What the person is in ``order``; the customer, if it names nobody at all."""
+        named = [role for role in ROLES if self.is_named_by(*role.contacts_in(order))]
+        is_anonymous = not any(role.contacts_in(order) for role in ROLES)
+        return [CUSTOMER] if is_anonymous else named
+
+    def parts_of(self, orders: Iterable[Order]) -> list[Part]:
+        return [(order, role) for order in orders for role in self.roles_in(order)]
+
     def orders(self) -> set[int]:
-        """The primary keys of the person's orders."""
-        return set(self.rows(Order.objects.all(), "customer_email", "customer_phone"))
+        """The primary keys of the orders whose customer or recipient is the person."""
+        return set(self.rows(Order.objects.all(), *_CONTACTS))
 
     def former_orders(self) -> set[int]:
         """The primary keys of orders that named the person until they were corrected.
 
         These may be orders of others: an address that was typed wrong may be a stranger's.
         """
-        former = set(self.rows(CustomerChange.objects.all(), "customer_email", "customer_phone"))
+        former = set(self.rows(CustomerChange.objects.all(), *_CONTACTS))
         rows = (CustomerChange.objects.filter(pk__in=some) for some in batches(sorted(former)))
         return {key for some in rows for key in some.values_list("order", flat=True)}
 
 
-def with_former(order: Order) -> Iterator[Order | CustomerChange]:
-    """``order``, and rows with the details of its customer before they were corrected."""
+#: An order, and a role that a person has in it.
+Part = tuple[Order, Role]
+
+
+def _with_former(order: Order) -> Iterator[Order | CustomerChange]:
+    """``order``, and rows with what it had before it was corrected."""
     yield order
     yield from order.customer_changes.all()
 
 
-def contacts(orders: Iterable[Order]) -> set[str]:
-    """The addresses and numbers, as typed, that ``orders`` have, or had until a correction."""
-    named = chain.from_iterable(map(with_former, orders))
-    return {text for one in named for text in (one.customer_email, one.customer_phone) if text}
+def contacts(parts: Iterable[Part]) -> set[str]:
+    """The addresses and numbers, as typed, of the roles, also until a correction."""
+    return {
+        text
+        for order, role in parts
+        for row in _with_former(order)
+        for text in role.contacts_in(row)
+    }
 
 
 class Traces:
-    """The texts that name a customer in their orders: addresses, numbers and names."""
+    """The texts that name a person in their orders: addresses, numbers and names."""
 
     def __init__(self, person: Person, orders: Iterable[Order]) -> None:
+        parts = person.parts_of(orders)
         texts, dialled_ones = set(person.emails), set(person.phones)
-        for named in chain.from_iterable(map(with_former, orders)):
-            texts |= {named.customer_email, named.customer_name, named.customer_phone}
-            dialled_ones |= numbers(named.customer_phone)
+        typed = contacts(parts)
+        names = {getattr(row, role.name) for order, role in parts for row in _with_former(order)}
+        texts |= typed | names
+        dialled_ones.update(chain.from_iterable(numbers(text) for text in typed if "@" not in text))
         whole = [re.escape(folded(text)) for text in texts if len(text.strip()) >= _SHORTEST]
         # As whole words only, because a short name is part of many other words.
         self._pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(sorted(whole)) or '(?!)'})(?![^\W_])")
@@ -172,7 +226,7 @@ class Traces:
         self._numbers = {Masked(number) for number in national if len(number) >= _TELLING_DIGITS}
 
     def __repr__(self) -> str:
-        return "<traces of a customer>"
+        return "<traces of a person>"
 
     def are_in(self, text: str) -> bool:
         """True if ``text`` contains one of these traces."""
@@ -198,6 +252,6 @@ class Traces:
         return value
 
 
-#: Stands for a text that named an erased customer.
+#: Stands for a text that named an erased person.
 ERASED = "(erased)"
 _OF_STAFF = {"by", "ticked_by"}

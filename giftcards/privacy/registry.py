@@ -1,4 +1,4 @@
-"""Registry of the optional apps that keep data about customers; see :func:`register`."""
+"""Registry of the optional apps that keep data about people in orders; see :func:`register`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from giftcards.models import Order
-from giftcards.privacy.person import Person, Traces
+from giftcards.privacy.person import CUSTOMER, ROLES, Person, Role, Traces
 
 
 class Keeper(Protocol):
-    """An app that keeps something about the customers of orders."""
+    """An app that keeps something about the customers of orders, or the recipients of gifts."""
 
     #: The label of the app, by which its rows are found in the log of the admin.
     app_label: str
@@ -25,19 +25,24 @@ class Keeper(Protocol):
         """The app's data about ``order``, as JSON with headings in the active language."""
 
     def erase(self, order: Order, traces: Traces) -> None:
-        """Erase the customer from the app's rows about ``order``.
+        """Erase the person from the app's rows about ``order``.
 
         Called in a transaction that holds the lock of ``order``.
         """
 
 
-keepers: list[Keeper] = []
+#: The keepers for each role.
+keepers: dict[Role, list[Keeper]] = {role: [] for role in ROLES}
 
 
-def register(keeper: Keeper) -> None:
-    """Have ``keeper`` asked when a customer's data is exported or erased.
+def register(keeper: Keeper, role: Role = CUSTOMER) -> None:
+    """Have ``keeper`` asked when the data of a person in this role is exported or erased.
 
-    Call it once, from the ``ready`` method of an app.
+    Call it once for a role, from the ``ready`` method of an app.
     """
-    if keeper not in keepers:
-        keepers.append(keeper)
+    if keeper not in keepers[role]:
+        keepers[role].append(keeper)
+
+
+def all_keepers() -> list[Keeper]:
+    return [keeper for each in keepers.values() for keeper in each]

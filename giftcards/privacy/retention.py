@@ -100,7 +100,9 @@ def purge(
         if not should_continue():
             done.is_whole = False
             break
-        _purge_batch([key for _settled_at, key in rows], done, is_dry_run=is_dry_run)
+        _purge_batch(
+            [key for _settled_at, key in rows], settled_before, done, is_dry_run=is_dry_run
+        )
         done.place, _key = rows[-1]
         on_batch(done)
     if done.cards and not is_dry_run:
@@ -136,7 +138,7 @@ def _batches(
 ) -> Iterator[list[tuple[datetime, int]]]:
     """Yield ``settled_at`` and primary key of the orders, oldest first, in batches."""
     rows = Order.objects.filter(settled_at__lt=settled_before, codes_destroyed_at=None)
-    rows = rows.order_by("settled_at", "pk")
+    rows = rows.filter(_was_delivered(settled_before)).order_by("settled_at", "pk")
     later = rows if since is None else rows.filter(settled_at__gte=since)
     while found := list(later.values_list("settled_at", "pk")[:_BATCH]):
         yield found
@@ -146,11 +148,17 @@ def _batches(
         )
 
 
-def _judge(keys: Iterable[int]) -> tuple[list[int], Counter[str]]:
+def _was_delivered(before: datetime) -> Q:
+    """A condition on orders: the codes of a gift are kept from its delivery on."""
+    return Q(deliver_at=None) | Q(deliver_at__lt=before)
+
+
+def _judge(keys: Iterable[int], settled_before: datetime) -> tuple[list[int], Counter[str]]:
     """Return the keys of the orders to purge, and how many are left alone, by reason."""
     of_order = {"order": OuterRef("pk")}
     unannounced = StatusChange.objects.filter(**of_order, to_status__in=FINAL, announced_at=None)
-    rows = Order.objects.filter(pk__in=keys, codes_destroyed_at=None).annotate(
+    rows = Order.objects.filter(_was_delivered(settled_before), pk__in=keys)
+    rows = rows.filter(codes_destroyed_at=None).annotate(
         is_unannounced=Exists(unannounced), has_cards=Exists(Card.objects.filter(**of_order))
     )
     # CASE yields the first reason that holds; "" if none does.
@@ -164,9 +172,11 @@ def _judge(keys: Iterable[int]) -> tuple[list[int], Counter[str]]:
     return chosen, left_alone
 
 
-def _purge_batch(keys: list[int], done: Purge, *, is_dry_run: bool) -> None:
+def _purge_batch(
+    keys: list[int], settled_before: datetime, done: Purge, *, is_dry_run: bool
+) -> None:
     # Judged without locks first: most of the oldest orders are left alone every time.
-    chosen, left_alone = _judge(keys)
+    chosen, left_alone = _judge(keys, settled_before)
     done.left_alone += left_alone
     if is_dry_run:
         done.cards += Card.objects.filter(order__in=chosen).readable().count()
@@ -176,7 +186,7 @@ def _purge_batch(keys: list[int], done: Purge, *, is_dry_run: bool) -> None:
             # this judgement and the destruction.
             locked = Order.objects.filter(pk__in=chosen).order_by()
             locked.update(codes_destroyed_at=F("codes_destroyed_at"))
-            chosen, left_alone = _judge(chosen)
+            chosen, left_alone = _judge(chosen, settled_before)
             done.left_alone += left_alone
             done.cards += Card.objects.filter(order__in=chosen).destroy()
             orders = Order.objects.filter(pk__in=chosen).order_by()

@@ -150,12 +150,46 @@ def assert_nothing_is_shown(browser: Browser) -> None:
     assert not any(code in browser.driver.page_source for code in CODES)
 
 
+GIFT = {
+    "customer_name": "Amina",
+    "recipient_email": "lina@example.com",
+    "gift_message": "Happy birthday!\n\nعيد ميلاد سعيد",
+}
+
+
+@pytest.mark.parametrize("theme", axe.THEMES)
+def test_on_paper_a_gift_is_its_words_and_its_cards(browser: Browser, theme: str) -> None:
+    browser.open(new_address(customer_language="en", **GIFT))
+    browser.press(BUTTON)
+    emulate = "Emulation.setEmulatedMedia"
+    features = [{"name": "prefers-color-scheme", "value": theme}]
+    browser.driver.execute_cdp_cmd(emulate, {"media": "print", "features": features})
+    try:
+        seen = browser.run(
+            "return ['h1', '.gc-words', '.gc-secret', '.gc-tools', '.gc-copy', '.gc-used',"
+            " '.gc-qr'].filter("
+            " selector => document.querySelector(selector)?.getClientRects().length);"
+        )
+        ink = browser.run("return getComputedStyle(document.querySelector('.gc-words')).color")
+        sides = browser.run(
+            "return [...document.querySelectorAll('.gc-words p')].map(line =>"
+            " getComputedStyle(line).direction)"
+        )
+    finally:
+        browser.driver.execute_cdp_cmd(emulate, {"media": "", "features": []})
+    assert seen == ["h1", ".gc-words", ".gc-secret"]
+    assert (ink, sides) == ("rgb(0, 0, 0)", ["ltr", "ltr", "rtl"])
+
+
+@pytest.mark.parametrize("gift", [{}, GIFT], ids=["bought", "given"])
 @pytest.mark.parametrize("language", ["en", "ar"])
-def test_pages_are_within_everybodys_reach(browser: Browser, language: str) -> None:
+def test_pages_are_within_everybodys_reach(
+    browser: Browser, language: str, gift: dict[str, str]
+) -> None:
     if reason := axe.missing():
         pytest.skip(reason)
     browser.speak(language)
-    address = new_address(customer_language=language)
+    address = new_address(customer_language=language, **gift)
     problems = []
 
     def judge(theme: str, window: tuple[int, int]) -> None:

@@ -59,6 +59,7 @@ def test_a_shop_that_is_set_up_passes(settings: Any) -> None:
         ({"CHANNELS": [f"{HERE}.HERE"]}, ["E010"]),
         ({"PIN": "shop.missing.pin"}, ["E010"]),
         ({"OWNED_ORDERS": "shop.missing.orders"}, ["E010"]),
+        ({"RECEIVED_GIFTS": "shop.missing.gifts"}, ["E010"]),
         ({"CHANNELS": [MAIL, f"{HERE}.Second"]}, ["E011"]),
         ({"CHANNELS": [MAIL, MAIL]}, ["E011"]),
         ({"CHANNELS": [f"{HERE}.Nameless"]}, ["E012"]),

@@ -577,14 +577,16 @@ HOSTILE = st.one_of(
 
 @trying(max_examples=50)
 @given(product=HOSTILE, kind_of_card=HOSTILE, reference=HOSTILE, name=HOSTILE, method=HOSTILE)
-@pytest.mark.parametrize("kind", [Kind.PARTLY_DELIVERED, Kind.PAID_BACK])
+@pytest.mark.parametrize("kind", [Kind.PARTLY_DELIVERED, Kind.PAID_BACK, Kind.GIFT, Kind.RECEIPT])
 def test_texts_of_others_change_neither_headers_nor_shape_nor_direction(
     kind: str, product: str, kind_of_card: str, reference: str, name: str, method: str
 ) -> None:
     usual = example(kind, Mode.LINK)
     facts = replace(usual.facts, product=product, type=kind_of_card, reference=reference)
     refund = usual.refund and replace(usual.refund, method=f"CCP{method}")
-    content = replace(usual, facts=facts, customer_name=f"L{name}", refund=refund)
+    words = "\n".join("".join(f"L{text}".splitlines()) for text in (name, method))
+    gift = usual.gift and replace(usual.gift, name=f"L{name}", message=words)
+    content = replace(usual, facts=facts, customer_name=f"L{name}", gift=gift, refund=refund)
     message = render(content, language="ar", address="lina@example.com")
     assert shape(message) == shape(render(usual, language="ar", address=""))
     assert len(message.subject.split("\n")) == 1

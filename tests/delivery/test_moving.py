@@ -377,9 +377,16 @@ def test_a_message_that_is_being_handed_over_arrives_with_a_dead_link(server: Ma
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("shared_database")
-def test_sending_and_correcting_at_the_same_moment_leave_one_way_to_the_cards() -> None:
+@pytest.mark.parametrize(
+    ("given", "detail"),
+    [({}, "email"), ({"customer_email": "", "recipient_email": WRONG}, "recipient_email")],
+    ids=["customer", "recipient"],
+)
+def test_sending_and_correcting_at_the_same_moment_leave_one_way_to_the_cards(
+    given: dict[str, str], detail: str
+) -> None:
     Installation.begin()
-    orders = [bought(reference=f"web-{number}") for number in range(12)]
+    orders = [bought(reference=f"web-{number}", **given) for number in range(12)]
     outbox.announce()
     assert len(addresses("queued")) == len(orders)
     waiting, roles = list(Order.objects.order_by("-pk")), ["send", "correct"] * 2
@@ -391,7 +398,7 @@ def test_sending_and_correcting_at_the_same_moment_leave_one_way_to_the_cards() 
         else:
             with suppress(IndexError):
                 while True:
-                    change_customer(waiting.pop(), email=RIGHT)
+                    change_customer(waiting.pop(), **{detail: RIGHT})
         return role
 
     assert sorted(map(str, in_threads(4, work))) == ["correct", "correct", "send", "send"]

@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from giftcards.delivery.models import CardLink, LinkVisit
 from giftcards.models import CustomerRefund, Order
+from tests.delivery.gifts import make_gift
 from tests.delivery.pages import CODES, address_of_new_link, codes_in, fetch, make_settled, press
 from tests.delivery.pages import page_token as token_of
 from tests.history import (
@@ -68,6 +69,10 @@ def owned_orders(_user: Any) -> Any:
     return Order.objects.filter(reference="web-1042")
 
 
+def received_gifts(_user: Any) -> Any:
+    return Order.objects.filter(recipient_email="lina@example.com")
+
+
 @pytest.mark.parametrize("most", [None, 5])
 def test_a_link_is_opened_and_revealed_without_reading_others(
     settings: Any, most: int | None
@@ -86,13 +91,19 @@ def test_a_link_is_opened_and_revealed_without_reading_others(
 
 
 def test_the_cards_of_an_account_are_shown_without_reading_others(settings: Any) -> None:
-    hook = {"OWNED_ORDERS": "tests.delivery.test_page_plans.owned_orders"}
-    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, **hook}
-    order = make_settled(created_at=timezone.now() - timedelta(days=1))
+    hooks = {
+        "OWNED_ORDERS": "tests.delivery.test_page_plans.owned_orders",
+        "RECEIVED_GIFTS": "tests.delivery.test_page_plans.received_gifts",
+    }
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, **hooks}
+    day = timezone.now() - timedelta(days=1)
+    bought = make_settled(created_at=day)
+    given = make_gift(reference="web-7", created_at=day)
     lina = Client()
     lina.force_login(get_user_model().objects.create_user("lina"))
     with explained() as statements:
-        assert lina.get("/cards/").status_code == 200
-        assert codes_in(lina.post("/cards/", {"order": str(order.pk)})) == CODES[:3]
-    assert len(statements) > 8
+        assert "web-7" in lina.get("/cards/").content.decode()
+        for order in (bought, given):
+            assert codes_in(lina.post("/cards/", {"order": str(order.pk)})) == CODES[:3]
+    assert len(statements) > 16
     assert [statement for statement in statements if statement.scans] == []

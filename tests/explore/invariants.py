@@ -279,6 +279,17 @@ def each_customer_is_told(shop: Shop) -> Iterator[str]:
             yield f"the customer of {order} got no message"
 
 
+def cards_of_gifts_go_to_their_recipients(shop: Shop) -> Iterator[str]:
+    """No link to the cards of a gift is in a mail to somebody else than a recipient."""
+    gifts = {*shop.gifts, *(order.reference for order in Order.objects.all() if order.is_gift)}
+    for mail in shop.mails:
+        text, (address, *_others) = str(mail.body), mail.to
+        if TOKEN.search(text) and not address.startswith("r"):
+            for name in gifts:
+                if f"\u2068{name}\u2069" in text:
+                    yield f"{address} was sent the cards of the gift {name}"
+
+
 def what_is_marked_as_sent_was_sent(shop: Shop) -> Iterator[str]:
     """The mail server has got each message that counts as sent, to the same address."""
     got = Counter(address for mail in shop.mails for address in mail.to)
@@ -332,6 +343,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     what_settles_while_it_is_watched_is_settled,
     whatever_needs_a_person_is_told,
     each_customer_is_told,
+    cards_of_gifts_go_to_their_recipients,
     what_is_marked_as_sent_was_sent,
     no_secret_is_outside_its_place,
 )

@@ -105,6 +105,8 @@ class Shop:
     #: What its customers buy, and how the provider lies to it.
     lines: Sequence[tuple[str, int]] = LINES
     lies: Sequence[str] = tuple(LIES)
+    #: When the gifts that were bought are to be delivered, by reference.
+    gifts: dict[str, datetime] = field(default_factory=dict)
     #: The factors of the provider's prices, and since when.
     factors: list[tuple[datetime, Decimal]] = field(default_factory=list)
     #: How often a worker looks for tasks (seconds).
@@ -214,6 +216,11 @@ def buy(shop: Shop, random: Random) -> None:
     }
     if random.random() < 0.2:
         details["max_price"] = Decimal(random.choice([480, 495]))
+    if random.random() < 0.2:
+        details |= {"recipient_email": f"r{number % 40}@example.com", "gift_message": "Bravo"}
+        at = timezone.now() + timedelta(seconds=random.choice([-30, 60, 400]))
+        # Who repeats a call has kept what was promised.
+        details["deliver_at"] = shop.gifts.setdefault(details["reference"], at)
     with transaction.atomic():
         place_order(product_id=PRODUCT, type_id=kind, quantity=quantity, **details)
 
@@ -338,7 +345,10 @@ def correct(shop: Shop, random: Random) -> None:
     order = pick(random)
     if order is not None and order.customer_email:
         number = random.randrange(10**6)
-        change_customer(order, email=f"new{number}@example.com", by="amina", reason="typo")
+        right: dict[str, Any] = {"email": f"new{number}@example.com"}
+        if order.is_gift and random.random() < 0.7:
+            right = {"recipient_email": f"r-new{number}@example.com"}
+        change_customer(order, **right, by="amina", reason="typo")
 
 
 def rotate(shop: Shop, random: Random) -> None:
@@ -358,7 +368,9 @@ def destroy(shop: Shop, random: Random) -> None:
 def erase(shop: Shop, random: Random) -> None:
     order = pick(random, status__in=FINAL)
     if order is not None and order.customer_email:
-        address = order.customer_email
+        address = random.choice(
+            [order.customer_email, order.recipient_email or order.customer_email]
+        )
         run(shop, "giftcards_customer", address, "--erase", "--yes")
 
 

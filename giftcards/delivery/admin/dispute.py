@@ -106,6 +106,9 @@ def _bought(order: Order) -> list[tuple[str, object]]:
             (gettext("customer"), order.customer_name),
             (gettext("e-mail"), order.customer_email),
             (gettext("phone"), order.customer_phone),
+            (gettext("recipient"), order.recipient_name),
+            (gettext("recipient's e-mail"), order.recipient_email),
+            (gettext("to be delivered on"), _when(order.deliver_at)),
         ]
     )
 

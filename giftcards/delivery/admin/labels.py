@@ -77,6 +77,9 @@ def what_became(message: Delivery) -> SafeString:
         case DeliveryStatus.SENT:
             text = gettext("Sent to %(address)s, %(age)s ago.")
             parts["age"] = timesince(message.sent_at or message.created_at, depth=1)
+        case DeliveryStatus.QUEUED if message.is_put_off:
+            text = gettext("It is to be sent to %(address)s on %(at)s.")
+            parts["at"] = moment(message.not_before or timezone.now())
         case DeliveryStatus.QUEUED:
             text = gettext("It waits to be sent to %(address)s.")
         case DeliveryStatus.SENDING:

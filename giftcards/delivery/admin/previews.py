@@ -24,7 +24,7 @@ from giftcards.delivery.admin.labels import language_choices
 from giftcards.delivery.channels import Mail, Message
 from giftcards.delivery.codes import Code
 from giftcards.delivery.conf import conf
-from giftcards.delivery.facts import Facts, PaidBack
+from giftcards.delivery.facts import Facts, Gift, PaidBack
 from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
 from giftcards.delivery.links import expiry
 from giftcards.delivery.messages import Content, render
@@ -158,17 +158,22 @@ _DELIVERED = {
     Kind.PARTLY_DELIVERED: 3,
     Kind.REFUNDED: 0,
     Kind.PAID_BACK: 3,
+    Kind.GIFT: 5,
+    Kind.RECEIPT: 5,
 }
+_GIFT = Gift("lina@example.com", "Lina", "Happy birthday!\nYours, Amina")
 
 
 def example(kind: str, mode: str) -> Content:
     """The content of a message of this kind about an invented order; nothing is stored."""
     now = timezone.now()
     facts = _facts(kind, now)
+    is_gift = kind in {Kind.GIFT, Kind.RECEIPT}
     content = Content(
         kind=kind,
         facts=facts,
-        customer_name="Lina",
+        customer_name="Amina" if is_gift else "Lina",
+        gift=replace(_GIFT, deliver_at=now + timedelta(days=2)) if is_gift else None,
         refund=facts.paid_back[0] if facts.paid_back else None,
     )
     if kind not in WITH_CARDS:
@@ -194,6 +199,7 @@ def _facts(kind: str, now: datetime) -> Facts:
         missing=missing,
         kind=kind,
         ordered_at=now - timedelta(minutes=7),
+        paid=_QUANTITY * _PRICE if is_final else None,
         owed=owed,
         paid_back=(PaidBack(missing * _PRICE, now, "CCP"),) if is_paid_back else (),
         is_reordered=False,

@@ -28,10 +28,10 @@ from giftcards.delivery.admin.labels import language_choices
 from giftcards.delivery.channels import Channel, Mail
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import language_of
-from giftcards.delivery.kinds import WITH_CARDS
+from giftcards.delivery.kinds import TO_RECIPIENT, WITH_CARDS
 from giftcards.delivery.messages import needs_link
-from giftcards.delivery.models import WAITING, CardLink, Delivery, DeliveryStatus
-from giftcards.delivery.queueing import kinds_that_fit, send_again, wake
+from giftcards.delivery.models import WAITING, CardLink, Delivery, DeliveryStatus, put_off
+from giftcards.delivery.queueing import address_of, kinds_that_fit, send_again, wake
 from giftcards.display import isolated
 from giftcards.keys.secrecy import Masked
 from giftcards.models import Order
@@ -92,16 +92,22 @@ class SendAgainForm(forms.Form):
             channel.name: channel for channel in conf.make_channels()
         }
         first = next(iter(self._channels.values()))
+        # The messages about a gift have several addresses and languages: that of the chosen one.
+        is_for_one = not self._order.is_gift
+        is_known = is_for_one and len(self._channels) == 1
         initial = {
-            "address": first.address_of(self._order) if len(self._channels) == 1 else "",
+            "address": first.address_of(self._order) if is_known else "",
             "channel": first.name,
-            "language": language_of(self._order),
+            "language": language_of(self._order) if is_for_one else "",
             "links": self.ALL if withdraws else self.IF_ELSEWHERE,
             "once": uuid.uuid4(),
         }
         super().__init__(data, initial=initial)
         self._offer("kind", [(kind.value, kind.label) for kind in kinds])
         self._offer("channel", [(name, isolated(name)) for name in self._channels])
+        if not is_for_one:
+            self._offer("language", [("", _("That of whoever gets it")), *language_choices()])
+            self.fields["language"].required = False
         if len(self._channels) == 1:
             self.fields["channel"].widget = forms.HiddenInput()
         has_cards = bool(WITH_CARDS & set(kinds))
@@ -118,7 +124,11 @@ class SendAgainForm(forms.Form):
         channel = self._channels.get(given.get("channel", ""))
         if channel is None or "address" not in given:
             return given
-        own = channel.address_of(self._order)
+        for_recipient = given.get("kind") in TO_RECIPIENT
+        own = address_of(channel, self._order, for_recipient=for_recipient)
+        given["language"] = given.get("language") or language_of(
+            self._order, for_recipient=for_recipient
+        )
         address = given["address"] = given["address"].strip() or own
         has_cards = given.get("kind") in WITH_CARDS
         links = given.get("links")
@@ -243,6 +253,16 @@ def _hurry(attempt: Attempt) -> Outcome:
     return Outcome(gettext("It is tried again in a moment."), log)
 
 
+def _hand_over_now(attempt: Attempt) -> Outcome:
+    now = timezone.now()
+    rows = Delivery.objects.filter(pk=attempt.row.pk, status=DeliveryStatus.QUEUED)
+    if not rows.filter(not_before__gt=now).update(**put_off(now)):
+        return _WAITS_NO_MORE
+    wake()
+    log = f"Had a message sent before its time: {attempt.row.kind}."
+    return Outcome(gettext("It is sent in a moment."), log)
+
+
 TRY_NOW = OrderAction(
     name="delivery_try_now",
     route="messages/<key>/try-now/",
@@ -253,6 +273,14 @@ TRY_NOW = OrderAction(
     is_offered=lambda message: message.status == DeliveryStatus.RETRYING,
     token=None,
     act=_hurry,
+)
+SEND_NOW = replace(
+    TRY_NOW,
+    name="delivery_send_now",
+    route="messages/<key>/send-now/",
+    label=_("Send it now"),
+    is_offered=lambda message: message.is_put_off,
+    act=_hand_over_now,
 )
 CANCEL = OrderAction(
     name="delivery_cancel",

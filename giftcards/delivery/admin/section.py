@@ -30,16 +30,17 @@ from giftcards.delivery.admin.labels import (
     who_asked,
     with_use,
 )
-from giftcards.delivery.admin.resending import CANCEL, SEND_AGAIN, SEND_LINK, TRY_NOW
+from giftcards.delivery.admin.resending import CANCEL, SEND_AGAIN, SEND_LINK, SEND_NOW, TRY_NOW
 from giftcards.delivery.conf import conf
-from giftcards.delivery.kinds import KIND_OF_STATUS, Mode
+from giftcards.delivery.kinds import TO_RECIPIENT, Kind, Mode, kinds_of
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, Installation
 from giftcards.delivery.moving import addresses_of, sent_to
+from giftcards.delivery.queueing import address_of as find_address
 from giftcards.display import bdi, count_text, filled, moment
 from giftcards.models import Order
 
 ABOUT_ORDER = (SEND_AGAIN, SEND_LINK, NEW_LINK, WITHDRAW, PROOF)
-ABOUT_MESSAGE = (TRY_NOW, CANCEL)
+ABOUT_MESSAGE = (TRY_NOW, SEND_NOW, CANCEL)
 
 # The most messages, and the most links, that the page of an order shows.
 _MOST = 20
@@ -98,10 +99,14 @@ def _context(pages: OrderPages, request: HttpRequest, order: Order) -> dict[str,
 
 def _why_silent(order: Order, told: Collection[str]) -> str:
     """The reason why the customer is not told of the status; "" if they are, or need not be."""
-    kind = KIND_OF_STATUS.get(order.status)
-    if kind is None or kind in told or conf.mode[kind] == Mode.OFF:
+    untold = [
+        kind
+        for kind in kinds_of(order.status, is_gift=order.is_gift)
+        if kind not in told and conf.mode[kind] != Mode.OFF
+    ]
+    if not untold:
         return ""
-    if not any(channel.address_of(order) for channel in conf.make_channels()):
+    if not any(_is_reached(order, kind) for kind in untold):
         return gettext(
             "The customer was not told, because the order has no address. Ask for one, and send"
             " a message there; or hand over a link."
@@ -111,6 +116,14 @@ def _why_silent(order: Order, told: Collection[str]) -> str:
             "The customer was not told: it happened before messages to customers were set up."
         )
     return gettext("The customer has yet to be told. This happens by itself in a moment.")
+
+
+def _is_reached(order: Order, kind: Kind) -> bool:
+    """True if a channel has an address for whoever gets messages of this kind."""
+    return any(
+        find_address(channel, order, for_recipient=kind in TO_RECIPIENT)
+        for channel in conf.make_channels()
+    )
 
 
 def _message_row(message: Delivery, links: Sequence[CardLink]) -> dict[str, Any]:
@@ -146,7 +159,20 @@ def _consequences(_pages: OrderPages, request: HttpRequest, order: Order) -> Ite
     """Sentences that say what a correction does to messages and links of the present address."""
     if not request.user.has_perm("giftcards_delivery.view_delivery"):
         return
-    old = sent_to(order, addresses_of(order))
+    if not order.is_gift:
+        yield from _if_moved(order, for_recipient=False)
+        return
+    for for_recipient, text in (
+        (False, gettext("To the customer: %(what)s")),
+        (True, gettext("To the recipient: %(what)s")),
+    ):
+        for what in _if_moved(order, for_recipient=for_recipient):
+            yield filled(text, what=what)
+
+
+def _if_moved(order: Order, *, for_recipient: bool) -> Iterator[SafeString]:
+    addresses = addresses_of(order, for_recipient=for_recipient)
+    old = sent_to(order, addresses, for_recipient=for_recipient)
     unsent = old.unsent
     again = len({(each.kind, each.channel) for each in (*unsent, *old.unused)})
     if again:
@@ -170,14 +196,18 @@ def _consequences(_pages: OrderPages, request: HttpRequest, order: Order) -> Ite
 
 
 def _codes_elsewhere(order: Order) -> list[SafeString]:
-    """Sentences about codes that went to an address that is not the customer's any more."""
-    now = addresses_of(order)
-    former = {
-        address
-        for change in order.customer_changes.all()
-        for address in addresses_of(change.before(order))
-    }
-    return [_cannot_be_taken_back(message) for message in sent_to(order, former - now).with_codes]
+    """Sentences about codes that went to an address that is of neither person any more."""
+    found: list[SafeString] = []
+    for for_recipient in (False, True):
+        now = addresses_of(order, for_recipient=for_recipient)
+        former = {
+            address
+            for change in order.customer_changes.all()
+            for address in addresses_of(change.before(order), for_recipient=for_recipient)
+        }
+        old = sent_to(order, former - now, for_recipient=for_recipient)
+        found += map(_cannot_be_taken_back, old.with_codes)
+    return found
 
 
 def _cannot_be_taken_back(message: Delivery) -> SafeString:

@@ -25,12 +25,16 @@ _MOST_LISTED = 20
 
 @register.inclusion_tag("giftcards_delivery/tags/my_cards.html", takes_context=True)
 def my_cards(context: RequestContext) -> dict[str, Any]:
-    """The newest orders of the user who is logged in."""
+    """The newest orders of the user who is logged in, and the newest gifts that they got."""
     user = getattr(context.get("request"), "user", None)
-    found = list(my_orders.orders_of(user).prefetch_related("refunds")[: _MOST_LISTED + 1])
+    found, gifts = (
+        list(orders.prefetch_related("refunds")[: _MOST_LISTED + 1])
+        for orders in (my_orders.orders_of(user), my_orders.gifts_of(user))
+    )
     return {
         "orders": my_orders.shown_orders(user, found[:_MOST_LISTED]),
-        "has_more": len(found) > _MOST_LISTED,
+        "gifts": my_orders.shown_gifts(user, gifts[:_MOST_LISTED]),
+        "has_more": max(len(found), len(gifts)) > _MOST_LISTED,
     }
 
 

@@ -15,7 +15,7 @@ from giftcards.management.output import counted
 from giftcards.models import Order
 from giftcards.privacy.erasure import REASONS, Erasure, SharedNumber, erase, find_orders, why_kept
 from giftcards.privacy.export import describe, write_new
-from giftcards.privacy.person import Person
+from giftcards.privacy.person import CUSTOMER, RECIPIENT, Person
 
 # The most references that a message lists.
 _NAMED = 20
@@ -83,7 +83,7 @@ class Command(GiftcardsCommand):
                 " Their pages in the admin show the addresses: run the command once for each"
                 " address instead."
             ) from None
-        self.say(f"{counted(len(orders), 'order')} of this customer.", options)
+        self.say(_found(person, orders), options)
         other_references = [order.reference for order in others]
         if others:
             text = (
@@ -94,7 +94,7 @@ class Command(GiftcardsCommand):
             self.say(text, options)
         done = Erasure()
         if options["erase"]:
-            done.kept = {order.reference: why for order in orders if (why := why_kept(order))}
+            done.kept = _kept(person, orders)
         # If an order is kept, nothing is exported: the file would be in the way of the next run.
         if orders and not done.kept:
             done = self._do(person, orders, options)
@@ -121,7 +121,7 @@ class Command(GiftcardsCommand):
         if options["erase"]:
             self._ask(person, options)
         if options["export"]:
-            self._export(orders, options)
+            self._export(person, orders, options)
         return self._erase(person, orders, options) if options["erase"] else Erasure()
 
     def _foretell(self, orders: Sequence[Order], options: dict[str, Any]) -> None:
@@ -134,10 +134,10 @@ class Command(GiftcardsCommand):
         if path:
             self.say(f"{path} would be written.", options)
 
-    def _export(self, orders: Sequence[Order], options: dict[str, Any]) -> None:
+    def _export(self, person: Person, orders: Sequence[Order], options: dict[str, Any]) -> None:
         path = options["export"]
         try:
-            write_new(path, describe(orders, language=options["language"]))
+            write_new(path, describe(person, orders, language=options["language"]))
         except FileExistsError:
             raise _in_the_way(path) from None
         except OSError as error:
@@ -165,7 +165,11 @@ class Command(GiftcardsCommand):
             done = erase(
                 person, orders, on_order=lambda: progress.advance(text, next(number), len(orders))
             )
-        lines = [f"The customer of {counted(len(done.erased), 'order')} was erased."]
+        lines = [
+            f"The {role.label} of {counted(done.roles[role], noun)} was erased."
+            for role, noun in ((CUSTOMER, "order"), (RECIPIENT, "gift"))
+            if done.roles[role] or role == CUSTOMER
+        ]
         if done.telling:
             lines += [f"The reference names the customer, and stays: {_some(done.telling)}."]
         self.say("\n".join(lines), options)
@@ -181,6 +185,17 @@ def _person(options: Mapping[str, Any]) -> Person:
     if (options["dry_run"] or options["yes"]) and not options["erase"]:
         raise refuse("--dry-run and --yes belong to --erase.")
     return person
+
+
+def _found(person: Person, orders: Sequence[Order]) -> str:
+    gifts = sum(role == RECIPIENT for _order, role in person.parts_of(orders))
+    more = f" {counted(gifts, 'gift')} to this person among them." if gifts else ""
+    return f"{counted(len(orders), 'order')} of this customer.{more}"
+
+
+def _kept(person: Person, orders: Sequence[Order]) -> dict[str, str]:
+    reasons = {order.reference: why_kept(order, person.roles_in(order)) for order in orders}
+    return {reference: reason for reference, reason in reasons.items() if reason}
 
 
 def _in_the_way(path: Path) -> CommandError:

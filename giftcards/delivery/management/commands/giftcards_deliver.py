@@ -54,7 +54,7 @@ class Command(GiftcardsCommand):
         tell_of_lost_refunds()
         done = send_due(Limits())
         told = digests.send_due(Limits())
-        waiting = Delivery.objects.filter(next_attempt_at__isnull=False).count()
+        waiting = Delivery.objects.waiting(timezone.now()).count()
         if options["json"]:
             self.write_json({**asdict(done), "waiting": waiting, "digests": told})
         self.say(f"{done}; {counted(told, 'digest')} for staff.", options)

@@ -1,0 +1,199 @@
+"""Gifts in the admin: placed, looked at, found, and corrected."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from giftcards.models import CustomerChange, Order
+from giftcards.statuses import Status
+from tests.admin.test_correcting import REASON, page_of
+from tests.admin.test_reveal import person
+from tests.builders import make_guide_order
+from tests.pages import (
+    ADD,
+    FORM,
+    LIST,
+    element,
+    errors,
+    hidden,
+    messages,
+    order_page,
+    place,
+    plain,
+    read,
+    text,
+    timeline,
+)
+
+pytestmark = pytest.mark.django_db
+
+WRONG, RIGHT = "lina@exmaple.com", "lina@example.com"
+WORDS = "Happy birthday!\n\n<b>Amina</b>"
+
+
+def typed(at: datetime) -> str:
+    """The time as a browser sends what was typed, in the zone of the site."""
+    return timezone.localtime(at).strftime("%Y-%m-%dT%H:%M")
+
+
+def make_gift(status: Status = Status.FULFILLED, **values: Any) -> Order:
+    gift = {"recipient_email": WRONG, "recipient_name": "Lina", "gift_message": WORDS}
+    return make_guide_order(status, **{"customer_email": "amina@example.com", **gift, **values})
+
+
+class TestPlacing:
+    TIME = timezone.now().replace(second=0, microsecond=0) + timedelta(days=3)
+
+    def form(self, **values: str) -> dict[str, str]:
+        gift = {"recipient_email": RIGHT, "recipient_name": "Lina", "recipient_language": "fr"}
+        return {**FORM, **gift, "gift_message": WORDS.replace("\n", "\r\n"), **values}
+
+    def test_a_gift_is_shown_before_it_is_bought_and_recorded_as_it_was_shown(
+        self, boss: Client
+    ) -> None:
+        form = self.form(deliver_at=typed(self.TIME))
+        asked = read(boss.post(ADD, form))
+        assert "Happy birthday!<br><br>&lt;b&gt;Amina" in asked
+        for part in (RIGHT, "Lina", str(timezone.localtime(self.TIME).day)):
+            assert part in text(asked)
+        place(boss, form)
+        order = Order.objects.get()
+        assert (order.recipient_email, order.recipient_language) == (RIGHT, "fr")
+        assert (order.gift_message, order.deliver_at) == (WORDS, self.TIME)
+
+    @pytest.mark.parametrize(
+        ("values", "complaint"),
+        [
+            ({"recipient_email": ""}, "A gift needs the e-mail address of its recipient."),
+            ({"recipient_email": "lina"}, "Enter a valid email address."),
+            ({"gift_message": "a\u202eb"}, "Use text without control or direction characters."),
+            ({"deliver_at": "tomorrow"}, "Enter a valid date/time."),
+            ({"deliver_at": "2036-01-01T09:00"}, "A gift is delivered within a year."),
+        ],
+    )
+    def test_what_is_wrong_with_a_gift_is_said_before_the_confirmation(
+        self, boss: Client, values: dict[str, str], complaint: str
+    ) -> None:
+        assert errors(read(boss.post(ADD, self.form(**values)))) == [complaint]
+        assert not Order.objects.exists()
+
+    def test_the_fields_are_out_of_the_way_and_of_the_kind_that_browsers_help_with(
+        self, boss: Client
+    ) -> None:
+        html = read(boss.get(ADD))
+        folded = element(html, "", "details")
+        assert 'name="recipient_email"' in folded
+        assert re.search(r'<input type="datetime-local" name="deliver_at"', folded)
+
+
+class TestOrderPage:
+    def test_the_page_says_for_whom_when_and_with_which_words(self, boss: Client) -> None:
+        order = make_gift(deliver_at=timezone.now() + timedelta(days=1), recipient_language="fr")
+        html = read(boss.get(order_page(order)))
+        shown = text(html)
+        for part in ("Gift", "Recipient's e-mail:", WRONG, "Lina", "Happy birthday! <b>Amina</b>"):
+            assert part in re.sub("\xa0", "", shown).replace("!  <b>", "! <b>")
+        assert "It is a gift, to be delivered on" in shown
+
+    def test_an_order_that_is_none_has_nothing_of_a_gift(self, boss: Client) -> None:
+        shown = text(read(boss.get(order_page(make_guide_order()))))
+        assert "ecipient" not in shown
+
+    def test_it_is_found_by_its_recipient(self, boss: Client) -> None:
+        order = make_gift(reference="web-7")
+        make_guide_order(reference="web-8")
+        html = read(boss.get(LIST, {"q": WRONG}))
+        assert order.reference in html
+        assert "web-8" not in html
+
+
+class TestCorrecting:
+    @pytest.fixture
+    def amina(self) -> Client:
+        return person("view_order", "correct_customer")
+
+    def filled_in(self, browser: Client, order: Order, **values: str) -> dict[str, str]:
+        """The form as a browser sends it: what is not typed anew is as it was shown."""
+        html = read(browser.get(page_of(order)))
+        shown = dict(re.findall(r'<input type="[\w-]+" name="(\w+)" value="([^"]*)"', html))
+        shown |= {"gift_message": WORDS.replace("\n", "\r\n"), "reason": REASON}
+        return {**hidden(html), **shown, **values}
+
+    def correct(self, browser: Client, order: Order, **values: str) -> str:
+        form = self.filled_in(browser, order, **values)
+        return read(browser.post(page_of(order), form, follow=True))
+
+    def test_the_recipient_is_corrected_and_nothing_else(self, amina: Client) -> None:
+        # A shop gives its times to the microsecond; the page has seconds.
+        at = timezone.now() + timedelta(days=2)
+        order = make_gift(deliver_at=at)
+        html = self.correct(amina, order, recipient_email=RIGHT)
+        assert messages(html) == ["The order has these details now."]
+        stored = Order.objects.get()
+        assert (stored.recipient_email, stored.recipient_name) == (RIGHT, "Lina")
+        assert (stored.gift_message, stored.deliver_at) == (WORDS, at)
+        assert stored.customer_email == "amina@example.com"
+        [entry] = [entry for entry in map(plain, timeline(html)) if "corrected" in entry]
+        assert f"recipient's e-mail until then: {WRONG}" in entry
+        assert entry.count("until then") == 1
+
+    def test_the_second_press_of_the_button_finds_it_done(self, amina: Client) -> None:
+        order = make_gift(deliver_at=timezone.now() + timedelta(days=2))
+        later = typed(timezone.now() + timedelta(days=5))
+        form = self.filled_in(amina, order, deliver_at=later, gift_message="Bonne\r\nfête ")
+        for _press in range(2):
+            html = read(amina.post(page_of(order), form, follow=True))
+            assert messages(html) == ["The order has these details now."]
+        assert CustomerChange.objects.count() == 1
+        order.refresh_from_db()
+        assert (order.gift_message, typed(order.deliver_at)) == ("Bonne\nfête", later)
+
+    @pytest.mark.parametrize(
+        ("values", "complaint"),
+        [
+            ({"recipient_email": ""}, "This field is required."),
+            ({"recipient_email": "lina"}, "Enter a valid email address."),
+            ({"deliver_at": ""}, "This field is required."),
+            ({"gift_message": "a\u202eb"}, "Use text without control or direction characters."),
+        ],
+    )
+    def test_an_unusable_form_changes_nothing(
+        self, amina: Client, values: dict[str, str], complaint: str
+    ) -> None:
+        order = make_gift(deliver_at=timezone.now() + timedelta(days=2))
+        assert complaint in self.correct(amina, order, **values)
+        assert not CustomerChange.objects.exists()
+
+    def test_a_form_about_another_recipient_decides_nothing(self, amina: Client) -> None:
+        order = make_gift()
+        form = self.filled_in(amina, order, recipient_email=RIGHT)
+        Order.objects.update(recipient_email="sami@example.com")
+        html = read(amina.post(page_of(order), form, follow=True))
+        assert "The order has changed meanwhile" in messages(html)[0]
+        assert Order.objects.get().recipient_email == "sami@example.com"
+
+    def test_the_timeline_tells_what_was_known_before(self, amina: Client) -> None:
+        order = make_gift(deliver_at=timezone.now() + timedelta(days=2))
+        html = self.correct(
+            amina, order, gift_message="Bravo", deliver_at=typed(timezone.now()), recipient_name=""
+        )
+        assert "Happy birthday!<br><br>&lt;b&gt;Amina&lt;/b&gt;" in html
+        [entry] = [entry for entry in map(plain, timeline(html)) if "corrected" in entry]
+        for part in ("message to the recipient until then:", "to be delivered on until then:",
+                     "recipient's name until then: Lina"):  # fmt: skip
+            assert part in entry
+
+    def test_the_other_gifts_for_the_same_person_in_a_group_are_named(self, amina: Client) -> None:
+        first, second, other = (
+            make_gift(recipient_email=address, group="cart 7", customer_email=f"{number}@x.example")
+            for number, address in enumerate((WRONG, WRONG, RIGHT))
+        )
+        html = read(amina.get(page_of(first)))
+        assert page_of(second) in html
+        assert page_of(other) not in html

@@ -1,0 +1,141 @@
+"""What staff see of a gift's messages, and what they do about them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from giftcards.delivery.models import Delivery
+from giftcards.fulfilment import change_customer
+from giftcards.models import Order
+from tests.admin.test_reveal import let_pass
+from tests.delivery.gifts import BUYER, RECIPIENT, in_days, link_in, mails_to, pass_days, told
+from tests.delivery.mails import send
+from tests.delivery.pages import CODES, codes_in, press
+from tests.delivery.staff import PASSWORD, SUPPORT, person, to
+from tests.delivery.test_sending_again import filled_in
+from tests.pages import element, errors, order_page, plain, read, text
+
+pytestmark = pytest.mark.django_db
+
+
+def section(browser: Client, order: Order) -> str:
+    html = read(browser.get(order_page(order)))
+    return plain(text(element(html, 'aria-labelledby="giftcards-messages"', "section")))
+
+
+class TestPutOff:
+    def test_the_page_says_when_the_gift_is_sent_and_it_can_be_sent_now(
+        self, amina: Client
+    ) -> None:
+        order = told(deliver_at=in_days(3))
+        send()
+        shown = section(amina, order)
+        assert f"It is to be sent to {RECIPIENT} on" in shown
+        assert "Send it now" in shown
+        assert "Try now" not in shown
+        message = Delivery.objects.get(kind="gift")
+        answer = read(amina.post(to("send_now", message.pk), follow=True))
+        assert "It is sent in a moment." in answer
+        assert "Send it now" not in section(amina, order)
+        assert send().sent == 1
+        assert codes_in(press(link_in(mails_to(RECIPIENT)[0]))) == CODES[:3]
+        pass_days(3)
+        assert send().sent == 0
+        answer = read(amina.post(to("send_now", message.pk), follow=True))
+        assert "The message does not wait any more" in answer
+
+    def test_a_gift_that_is_called_off_is_not_sent(self, amina: Client) -> None:
+        told(deliver_at=in_days(3))
+        amina.post(to("cancel", Delivery.objects.get(kind="gift").pk))
+        pass_days(3)
+        send()
+        assert mails_to(RECIPIENT) == []
+
+    def test_who_sends_the_gift_again_to_its_recipient_sends_it_instead(
+        self, amina: Client
+    ) -> None:
+        order = told(deliver_at=in_days(3))
+        again(amina, order, kind="gift")
+        send()
+        pass_days(3)
+        send()
+        assert len(mails_to(RECIPIENT)) == 1
+
+
+def again(browser: Client, order: Order, **values: Any) -> Any:
+    form = filled_in(browser, order, **{"address": "", "language": "", "links": "none", **values})
+    return browser.post(to("send_again", order.pk), form, follow=True)
+
+
+class TestSendingAgain:
+    def test_each_message_goes_to_whom_it_concerns_in_their_language(self, amina: Client) -> None:
+        order = told()
+        Delivery.objects.all().delete()
+        for kind in ("gift", "receipt"):
+            read(again(amina, order, kind=kind))
+        rows = set(Delivery.objects.values_list("kind", "address", "language", "is_elsewhere"))
+        assert rows == {("gift", RECIPIENT, "en", False), ("receipt", BUYER, "fr", False)}
+
+    def test_the_form_suggests_no_address_to_which_the_other_message_would_go(
+        self, amina: Client
+    ) -> None:
+        html = read(amina.get(to("send_again", told().pk)))
+        assert BUYER not in html
+        assert "That of whoever gets it" in html
+
+    def test_cards_for_the_customer_go_elsewhere_and_take_the_proof(self) -> None:
+        order = told()
+        browser = person(*SUPPORT)
+        let_pass(browser, 601)
+        assert errors(read(again(browser, order, kind="gift", address=BUYER)))
+        again(browser, order, kind="gift", address=BUYER, password=PASSWORD)
+        message = Delivery.objects.latest("pk")
+        assert (message.address, message.is_elsewhere) == (BUYER, True)
+
+    def test_a_gift_without_an_address_of_the_customer_has_no_receipt_to_send(
+        self, amina: Client
+    ) -> None:
+        order = told(customer_email="")
+        html = read(again(amina, order, kind="receipt"))
+        assert "The order has no address for this: give one." in text(html)
+        assert "The customer was not told, because the order has no address." in section(
+            amina, order
+        )
+
+
+class TestCorrecting:
+    def test_what_becomes_of_messages_is_told_for_each_of_the_two(self) -> None:
+        browser = person(*SUPPORT, "correct_customer")
+        order = told(deliver_at=in_days(1))
+        shown = plain(text(read(browser.get(order_page(order, "customer")))))
+        assert "To the customer: 1 message goes to the new address." in shown
+        assert "To the recipient: 1 message goes to the new address." in shown
+
+    def test_codes_that_went_to_a_former_address_are_told_afterwards(
+        self, amina: Client, settings: Any
+    ) -> None:
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": "codes"}
+        order = told(recipient_email="lina@exmaple.com")
+        send()
+        change_customer(order, recipient_email=RECIPIENT)
+        assert "The codes were sent to lina@exmaple.com at" in section(amina, order)
+
+
+def test_the_proof_of_delivery_names_the_recipient(amina: Client) -> None:
+    order = told(deliver_at=timezone.now())
+    shown = plain(text(read(amina.get(to("dispute", order.pk)))))
+    for part in ("Recipient's e-mail", RECIPIENT, "Lina"):
+        assert part in shown
+
+
+def test_a_link_to_hand_over_shows_the_gift_at_any_time(amina: Client) -> None:
+    order = told(deliver_at=in_days(3))
+    form = {"reason": "She is here", "newest": ""}
+    shown = read(amina.post(to("new_link", order.pk), form))
+    [address] = re.findall(r"https://shop\.example(/cards/[\w-]+/)", shown)
+    assert codes_in(press(address)) == CODES[:3]

@@ -1,0 +1,360 @@
+"""A gift: the cards reach its recipient at their time, and the customer gets a receipt."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core import mail
+from django.utils import timezone
+
+from giftcards.delivery.models import CardLink, Delivery
+from giftcards.delivery.sending import SendingTally
+from giftcards.engine import outbox
+from giftcards.engine.reordering import reorder_missing
+from giftcards.fulfilment import change_customer, place_order
+from giftcards.models import Order, StatusChange
+from giftcards.privacy.retention import purge
+from giftcards.settlement import record_refund
+from giftcards.simulator import Simulator
+from giftcards.statuses import Status
+from tests.builders import FULFILLED, PARTIAL, PRODUCT, TYPE, make_guide_order
+from tests.conftest import Call
+from tests.delivery.gifts import (
+    BUYER,
+    PHONE,
+    RECIPIENT,
+    WORDS,
+    in_days,
+    link_in,
+    mails_to,
+    make_gift,
+    pass_days,
+    told,
+    visible_in,
+)
+from tests.delivery.mails import again, is_due, send
+from tests.delivery.pages import CODES, codes_in, fetch, press, words
+from tests.stage import run_sweep
+
+pytestmark = pytest.mark.django_db
+
+LANGUAGES = ("en", "fr", "ar")
+# Of five at 600, three come; a card costs 490.
+AMOUNTS = ("3000", "1800", "1200", "600", "490", "2450")
+
+
+def queued() -> set[tuple[str, str, str]]:
+    return set(Delivery.objects.values_list("kind", "address", "language"))
+
+
+def joined(text: str) -> str:
+    """The text with its amounts in figures alone, and without links, which have digits, too."""
+    text = re.sub(r"https://\S+", "", text)
+    return re.sub(r"(?<=\d)[,\u00a0\u202f](?=\d)", "", text)
+
+
+class TestWhoIsTold:
+    @pytest.mark.parametrize(
+        ("status", "expected"),
+        [
+            (Status.FULFILLED, {("gift", RECIPIENT, "en"), ("receipt", BUYER, "fr")}),
+            (Status.PARTIALLY_FILLED, {("gift", RECIPIENT, "en"), ("receipt", BUYER, "fr")}),
+            (Status.REFUNDED, {("refunded", BUYER, "fr")}),
+            (Status.REJECTED, {("refunded", BUYER, "fr")}),
+            (Status.DELAYED, {("delayed", BUYER, "fr")}),
+        ],
+    )
+    def test_each_move_is_told_to_whom_it_concerns_once(
+        self, status: Status, expected: set[tuple[str, str, str]]
+    ) -> None:
+        people = {"customer_email": BUYER, "customer_language": "fr"}
+        people |= {"recipient_email": RECIPIENT, "recipient_language": "en"}
+        order = make_guide_order(status, **people)
+        change = StatusChange.objects.create(
+            order=order, from_status=Status.HANDLING, to_status=status, source="check"
+        )
+        for _time in range(2):
+            outbox.announce()
+            StatusChange.objects.filter(pk=change.pk).update(
+                announced_at=None, announce_at=change.at, delivered_to=None
+            )
+        assert queued() == expected
+        assert Delivery.objects.count() == len(expected)
+
+    def test_a_refund_is_told_to_the_customer(self) -> None:
+        order = told()
+        send()
+        mail.outbox.clear()
+        record_refund(order, amount=1200, reference="R1")
+        Delivery.objects.create(order=order, kind="paid_back", address=BUYER, key="refund")
+        assert send().sent == 1
+        assert [sent.to for sent in mail.outbox] == [[BUYER]]
+
+    def test_a_recipient_whose_language_is_not_known_has_the_customers(self) -> None:
+        told(recipient_language="", customer_language="ar")
+        assert {language for *_, language in queued()} == {"ar"}
+
+    def test_without_an_address_of_the_customer_the_recipient_is_told(self) -> None:
+        told(customer_email="")
+        assert queued() == {("gift", RECIPIENT, "en")}
+
+    def test_a_shop_that_hands_cards_over_itself_does_so_with_gifts(self, settings: Any) -> None:
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": {"delivered": "off"}}
+        told()
+        assert queued() == {("receipt", BUYER, "fr")}
+
+    def test_the_order_for_missing_cards_is_a_gift_for_the_same_person(self) -> None:
+        order = told(deliver_at=in_days(2))
+        again = reorder_missing(order, by="amina")
+        assert again.is_gift
+        names = ("recipient_email", "recipient_name", "recipient_language", "gift_message")
+        for name in (*names, "deliver_at"):
+            assert getattr(again, name) == getattr(order, name)
+
+
+class TestWhatTheyRead:
+    @pytest.mark.parametrize("mode", ["link", "codes"])
+    @pytest.mark.parametrize("language", LANGUAGES)
+    @pytest.mark.parametrize("answer", [PARTIAL, FULFILLED], ids=["partial", "whole"])
+    def test_the_recipient_reads_the_message_and_nothing_of_money_or_of_addresses(
+        self, answer: Any, language: str, mode: str, settings: Any
+    ) -> None:
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": mode}
+        order = told(answer, recipient_language=language, type_name="Wallet")
+        if answer is PARTIAL:
+            record_refund(order, amount=1200, reference="R1")
+        send()
+        [sent] = mails_to(RECIPIENT)
+        text = visible_in(sent)
+        for part in ("Amina", "Lina", "PlayStation", *WORDS.split("\n\n")):
+            assert part in text
+        assert not re.search(rf"{BUYER}|{PHONE}|\bDA\b|دج|{'|'.join(AMOUNTS)}", joined(text))
+        assert [code in text for code in CODES[:3]] == [mode == "codes"] * 3
+
+    @pytest.mark.parametrize("mode", ["link", "codes"])
+    @pytest.mark.parametrize("language", LANGUAGES)
+    def test_the_customer_reads_what_came_and_no_way_to_the_cards(
+        self, language: str, mode: str, settings: Any
+    ) -> None:
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": mode}
+        told(customer_language=language)
+        send()
+        [sent] = mails_to(BUYER)
+        text = visible_in(sent)
+        for part in ("Lina", RECIPIENT, *WORDS.split("\n\n"), "3000", "1200"):
+            assert part in joined(text)
+        assert "/cards/" not in str(sent.message())
+        assert not [code for code in CODES if code in text]
+
+    def test_without_a_name_and_words_a_gift_is_complete(self) -> None:
+        told(customer_name="", recipient_name="", gift_message="")
+        send()
+        [gift], [receipt] = mails_to(RECIPIENT), mails_to(BUYER)
+        assert gift.subject == "A gift for you: PlayStation"
+        assert gift.body.startswith("Hello,\n\nSomebody has sent you 3 gift cards.")
+        assert "writes:" not in gift.body
+        assert RECIPIENT in receipt.subject
+
+
+class TestTime:
+    def test_the_cards_are_bought_at_once_and_the_recipient_is_told_at_the_time(
+        self, simulator: Simulator
+    ) -> None:
+        """The whole way, at the wire."""
+        place_order(
+            product_id=PRODUCT,
+            type_id=TYPE,
+            quantity=2,
+            customer_email=BUYER,
+            recipient_email=RECIPIENT,
+            deliver_at=in_days(40),
+        )
+        for _time in range(3):
+            run_sweep()
+        order = Order.objects.get()
+        assert (order.status, order.cards.count()) == (Status.FULFILLED, 2)
+        outbox.announce()
+        send()
+        assert [sent.to for sent in mail.outbox] == [[BUYER]]
+        pass_days(40)
+        assert send().sent == 1
+        [sent] = mails_to(RECIPIENT)
+        bought = [card.value for card in simulator.orders[str(order.provider_order_id)].cards]
+        shown = words(press(link_in(sent)))
+        assert all(code in shown for code in bought)
+        assert send() == SendingTally()
+
+    def test_what_is_put_off_is_neither_late_nor_unfinished(self, call: Call) -> None:
+        told(deliver_at=in_days(0.5))
+        Delivery.objects.update(created_at=in_days(-3))
+        send()
+        assert Delivery.objects.late(timezone.now(), limit=10) == []
+        done = call("giftcards_deliver", "--json")
+        assert (done.code, json.loads(done.out)["waiting"]) == (0, 0)
+
+    def test_a_worker_that_was_off_at_the_time_sends_late_and_once(self) -> None:
+        told(deliver_at=in_days(3))
+        pass_days(5)
+        assert len(Delivery.objects.late(timezone.now(), limit=10)) == 2
+        assert send().sent == 2
+        assert send() == SendingTally()
+        assert len(mails_to(RECIPIENT)) == 1
+
+    @pytest.mark.parametrize("uses_tz", [True, False])
+    def test_the_time_is_kept_with_zones_and_without(self, uses_tz: bool, settings: Any) -> None:
+        settings.USE_TZ = uses_tz
+        told(deliver_at=in_days(1))
+        assert send().sent == 1
+        pass_days(1)
+        assert send().sent == 1
+        assert [sent.to for sent in mail.outbox] == [[BUYER], [RECIPIENT]]
+
+    def test_a_time_that_has_passed_means_at_once(self) -> None:
+        told(deliver_at=in_days(-3))
+        assert Delivery.objects.late(timezone.now(), limit=10) == []
+        assert send().sent == 2
+
+    def test_a_server_that_is_away_at_the_time_is_tried_for_a_day(self, send_through: Any) -> None:
+        """The day begins at the time, not when the cards came."""
+        told(deliver_at=in_days(30), customer_email="")
+        pass_days(30)
+        send_through("tests.fakes.mail.Away")
+        for _attempt in range(9):
+            send()
+            is_due()
+        assert set(Delivery.objects.values_list("status", flat=True)) == {"retrying"}
+
+    def test_the_link_works_for_its_days_from_the_delivery_on(self) -> None:
+        told(deliver_at=in_days(90))
+        pass_days(90)
+        send()
+        [link] = CardLink.objects.all()
+        assert link.expires_at is not None
+        assert link.expires_at - timezone.now() > timedelta(days=29)
+
+    def test_codes_are_kept_from_the_delivery_on(self) -> None:
+        order = told(deliver_at=in_days(2))
+        send()
+        StatusChange.objects.update(announced_at=timezone.now())
+        record_refund(order, amount=1200, reference="R1")
+        Order.objects.update(settled_at=in_days(-400))
+        Order.objects.update(open_amount=0)
+        assert (purge_of_days(30), purge_of_days(1)) == (0, 0)
+        pass_days(20)
+        assert (purge_of_days(30), purge_of_days(19)) == (0, 0)
+        send()
+        assert purge_of_days(17) == 1
+        assert again(Delivery.objects.get(kind="gift")).status == "sent"
+
+
+def purge_of_days(days: float) -> int:
+    return purge(settled_before=in_days(-days)).orders
+
+
+class TestCorrecting:
+    WRONG = "lina@exmaple.com"
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {},
+            {"status": "retrying", "attempts": 3, "unanswered": 1},
+            {"status": "failed", "next_attempt_at": None, "error": "AddressRefused"},
+        ],
+        ids=["queued", "retrying", "given up"],
+    )
+    def test_what_was_not_sent_goes_to_the_right_recipient(self, values: dict[str, Any]) -> None:
+        order = told(recipient_email=self.WRONG)
+        Delivery.objects.filter(kind="gift").update(**values)
+        change_customer(order, recipient_email=RECIPIENT, by="amina")
+        is_due()
+        assert send().sent == 2
+        assert [sent.to for sent in mail.outbox] == [[BUYER], [RECIPIENT]]
+        assert not Delivery.objects.untold().exists()
+
+    def test_what_is_put_off_is_put_off_for_the_right_recipient(self) -> None:
+        order = told(recipient_email=self.WRONG, deliver_at=in_days(2))
+        change_customer(order, recipient_email=RECIPIENT)
+        [gift] = Delivery.objects.filter(kind="gift", status="queued")
+        assert (gift.address, gift.not_before) == (RECIPIENT, order.deliver_at)
+        send()
+        assert [sent.to for sent in mail.outbox] == [[BUYER]]
+        pass_days(2)
+        send()
+        assert [sent.to for sent in mail.outbox] == [[BUYER], [RECIPIENT]]
+
+    def test_the_link_that_was_sent_is_withdrawn_and_a_new_one_goes_to_the_right_recipient(
+        self,
+    ) -> None:
+        order = told(recipient_email=self.WRONG)
+        send()
+        [sent] = mails_to(self.WRONG)
+        change_customer(order, recipient_email=RECIPIENT)
+        assert fetch(link_in(sent)).status_code == 404
+        assert send().sent == 1
+        [sent] = mails_to(RECIPIENT)
+        assert codes_in(press(link_in(sent))) == CODES[:3]
+        assert len(mails_to(BUYER)) == 1
+
+    def test_cards_that_were_shown_are_not_sent_once_more_unasked(self) -> None:
+        order = told(recipient_email=self.WRONG)
+        send()
+        [sent] = mails_to(self.WRONG)
+        press(link_in(sent))
+        change_customer(order, recipient_email=RECIPIENT)
+        assert fetch(link_in(sent)).status_code == 404
+        assert send() == SendingTally()
+
+    @pytest.mark.parametrize("address", [BUYER, RECIPIENT], ids=["two people", "one person"])
+    def test_the_address_of_the_customer_is_corrected_apart_from_that_of_the_recipient(
+        self, address: str
+    ) -> None:
+        order = told(recipient_email=address, customer_email=address)
+        change_customer(order, email="right@example.com")
+        send()
+        [gift], [receipt] = mails_to(address), mails_to("right@example.com")
+        assert codes_in(press(link_in(gift))) == CODES[:3]
+        assert link_in(receipt) == ""
+
+    @pytest.mark.parametrize("given", [in_days(2), None], ids=["at a time", "at once"])
+    @pytest.mark.parametrize(("days", "is_sent"), [(5, False), (0.5, False), (-1, True)])
+    def test_a_gift_that_waits_waits_for_its_new_time(
+        self, days: float, is_sent: bool, given: Any
+    ) -> None:
+        order = told(deliver_at=given)
+        change_customer(order, deliver_at=in_days(days))
+        send()
+        assert bool(mails_to(RECIPIENT)) is is_sent
+        pass_days(5)
+        send()
+        assert len(mails_to(RECIPIENT)) == 1
+
+    def test_the_language_of_the_recipient_is_corrected_apart_from_the_customers(self) -> None:
+        order = told(recipient_language="en", customer_language="en")
+        change_customer(order, recipient_language="ar")
+        assert queued() == {("gift", RECIPIENT, "ar"), ("receipt", BUYER, "en")}
+        change_customer(order, language="fr")
+        assert queued() == {("gift", RECIPIENT, "ar"), ("receipt", BUYER, "fr")}
+
+    def test_the_words_are_those_of_the_moment_of_sending(self) -> None:
+        order = told(deliver_at=in_days(1))
+        change_customer(order, gift_message="Joyeux anniversaire", recipient_name="Line")
+        pass_days(1)
+        send()
+        [sent] = mails_to(RECIPIENT)
+        text = visible_in(sent)
+        assert "Hello Line," in text
+        assert "Joyeux anniversaire" in text
+        assert "sister" not in text
+
+
+def test_an_older_receiver_that_tells_the_customer_of_cards_sends_nothing() -> None:
+    """A message of a version that knows no gifts is not sent by this one."""
+    order = make_gift()
+    Delivery.objects.create(order=order, kind="partly_delivered", address=BUYER, key="old")
+    assert send().cancelled == 1
+    assert mail.outbox == []
