@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all explore contract mutation bench lint docs clean
+.PHONY: help install demo test test-all test-oscar explore contract mutation bench lint docs clean
 # The tests start many processes, which would compile the app each time.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -26,6 +26,9 @@ help:
 	@echo "make test    the quick tests: one case in four; three to four minutes"
 	@echo "make test-all"
 	@echo "             all tests; what they need and is not there is skipped, with the reason"
+	@echo "make test-oscar"
+	@echo "             the tests of giftcards.oscar, with the newest django-oscar, in an environment of"
+	@echo "             its own; a minute"
 	@echo "make explore random histories of a shop, for a minute (ARGS=\"--seconds 600 --seed 7\")"
 	@echo "make contract"
 	@echo "             what the app takes for granted about the provider, tried in its sandbox with the"
@@ -64,6 +67,11 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	$(BIN)/python -m $(RUNNER) $(PARALLEL) $(ARGS)
+
+test-oscar:
+	@$(MAKE) --no-print-directory install VENV=.venv-oscar GROUP=oscar
+	DJANGO_SETTINGS_MODULE=tests.oscar.settings \
+		.venv-oscar/bin/python -m $(RUNNER) $(PARALLEL) tests/oscar $(ARGS)
 
 explore: $(INSTALLED)
 	@$(BIN)/python -m tests.explore $(ARGS)

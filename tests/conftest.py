@@ -49,12 +49,13 @@ hypothesis.settings.register_profile(
 
 # Imports of an optional app, or of what tests of it share.
 _OPTIONAL = re.compile(
-    r"^\s*from (giftcards\.(books|delivery)"
+    r"^\s*from (giftcards\.(books|delivery|oscar)"
     r"|tests\.(books|delivery|history|example_shop|test_docs))\b",
     re.MULTILINE,
 )
 # Where such tests have a conftest.py.
 _OPTIONAL_FOLDERS = {"books", "browser", "delivery"}
+_OSCAR = Path(__file__).parent / "oscar"
 # The markers of tests that drive other programs.
 _EXTERNAL = {"browser", "cluster", "office", "packaging"}
 # What keeps tests from the database that do not say that they use it.
@@ -220,7 +221,12 @@ def _no_dead_rows(request: pytest.FixtureRequest) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out the tests of optional apps that are not installed, as in ``core_settings``."""
+    """Leave out the tests of optional apps that are not installed, as in ``core_settings``.
+
+    Those of django-oscar have settings and an environment of their own: ``make test-oscar``.
+    """
+    if collection_path == _OSCAR:
+        return None if apps.is_installed("giftcards.oscar") else True
     if apps.is_installed("giftcards.books"):
         return None
     if collection_path.is_dir():

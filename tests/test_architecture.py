@@ -65,6 +65,10 @@ PARTS = {
         "exceptions addresses statuses signals keys.secrecy settlement conf checks keys.keyring "
         "models display engine conditions privacy health admin management"
     ),
+    "oscar": (
+        "exceptions statuses signals conf checks models display fulfilment catalogue tasks "
+        "management"
+    ),
 }
 
 # What the modules, and the packages, inside a package import of each other.
@@ -237,6 +241,20 @@ WITHIN = {
         "money": "fields order_queries orders",
         "records": "fields orders cards",
     },
+    "oscar": {
+        "conf": "",
+        "lines": "conf",
+        "progress": "conf lines",
+        "stock": "conf lines",
+        "views": "lines",
+        "checkout": "lines stock",
+        "management": "lines stock",
+        "urls": "views",
+        "buying": "conf lines progress checkout",
+        "checks": "conf checkout",
+        "receivers": "lines progress stock buying",
+        "apps": "checks receivers",
+    },
     "privacy": {
         "person": "",
         "retention": "",
@@ -271,10 +289,17 @@ LIBRARIES = {
     "delivery.receivers": "anymail",
     "delivery.tasks": "django_q",
     "delivery.pages": "segno",
+    "oscar.lines": "oscar",
+    "oscar.stock": "oscar",
+    "oscar.progress": "oscar",
+    "oscar.checkout": "oscar",
+    "oscar.checks": "oscar",
+    "oscar.receivers": "oscar",
+    "oscar.views": "oscar",
 }
 
 # Optional apps. Nothing outside imports them, and they do not import each other.
-OPTIONAL = {"books", "delivery"}
+OPTIONAL = {"books", "delivery", "oscar"}
 # Runs without the rest, on the standard library alone; one command starts it.
 SIMULATOR = "simulator"
 

@@ -843,6 +843,13 @@ def test_a_shop_that_forgot_q_cluster_is_told_so(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
+def test_a_shop_that_has_no_django_oscar_is_told_so(tmp_path: Path) -> None:
+    apps = "INSTALLED_APPS += ['django_q', 'giftcards.oscar']\n"
+    code, said = manage(tmp_path, apps, "check")
+    assert code == 1
+    assert "giftcards.oscar needs django-oscar (No module named 'oscar'). Run `pip install" in said
+
+
 # The page of the documentation that the hints name
 
 

@@ -149,6 +149,9 @@ def test_the_wheel_has_all_files_of_the_app_and_no_others(wheel: Path) -> None:
         r"giftcards/delivery/templates/giftcards_delivery/page/cards\.html",
         r"giftcards/delivery/static/giftcards_delivery/.+\.css",
         r"giftcards/delivery/static/giftcards_delivery/.+\.js",
+        r"giftcards/oscar/management/commands/giftcards_oscar_sync\.py",
+        r"giftcards/oscar/templates/oscar/customer/baseaccountpage\.html",
+        r"giftcards/oscar/static/giftcards_oscar/.+\.css",
         r"giftcards/locale/ar/LC_MESSAGES/django\.mo",
         r"giftcards/locale/fr/LC_MESSAGES/django\.mo",
     ):
@@ -170,7 +173,7 @@ def test_the_wheel_names_its_licence_and_requirements(wheel: Path) -> None:
         "requests",
         "urllib3",
     ]
-    assert sorted(optional) == ["django-health-check", "openpyxl", "segno"]
+    assert sorted(optional) == ["django-health-check", "django-oscar", "openpyxl", "segno"]
 
 
 def test_a_new_site_with_the_wheel_places_and_settles_an_order(

@@ -1,0 +1,87 @@
+"""The system checks: what would leave cards unsold, unchecked or unseen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from django.apps import apps
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
+
+from giftcards.conf import conf as core
+from giftcards.exceptions import ConfigurationError
+from giftcards.oscar.conf import conf
+
+# By SettingProblem.kind.
+IDS: Mapping[str, str] = {
+    "unknown": "giftcards_oscar.E001",
+    "type": "giftcards_oscar.E002",
+    "range": "giftcards_oscar.E003",
+}
+
+
+def check_settings(**_: object) -> list[CheckMessage]:
+    """Report what is wrong with ``GIFTCARDS_OSCAR``."""
+    return [
+        Error(problem.message, hint=problem.hint, id=IDS[problem.kind])
+        for problem in conf.problems()
+    ]
+
+
+def check_shop(**_: object) -> list[CheckMessage]:
+    """Report settings and views of the shop that do not fit."""
+    try:
+        return [*_check_statuses(), *_check_currency(), *_check_view(), *_check_owners()]
+    except ConfigurationError:
+        return []  # reported by check_settings
+
+
+def _check_statuses() -> Iterator[CheckMessage]:
+    known = getattr(settings, "OSCAR_ORDER_STATUS_PIPELINE", {})
+    for status in conf.paid_statuses:
+        if status not in known:
+            yield Error(
+                f"GIFTCARDS_OSCAR['PAID_STATUSES'] has {status!r}, and no order can get this"
+                " status: its cards would not be bought.",
+                hint="Name the statuses of OSCAR_ORDER_STATUS_PIPELINE that say that an order is"
+                " paid, or add this one to it.",
+                id="giftcards_oscar.E004",
+            )
+
+
+def _check_currency() -> Iterator[CheckMessage]:
+    default = getattr(settings, "OSCAR_DEFAULT_CURRENCY", "")
+    if default != core.currency:
+        yield Warning(
+            f"OSCAR_DEFAULT_CURRENCY is {default!r}, and cards are sold in {core.currency}: stock"
+            " records in another currency get no price, and a basket with them is refused.",
+            hint=f"Set it to {core.currency!r}, or the currency of each stock record of a card.",
+            id="giftcards_oscar.W001",
+        )
+
+
+def _check_view() -> Iterator[CheckMessage]:
+    # Only now: the views of oscar import its forms and models.
+    from oscar.core.loading import get_class
+
+    from giftcards.oscar.checkout import GiftCardsCheckout
+
+    if not issubclass(get_class("checkout.views", "PaymentDetailsView"), GiftCardsCheckout):
+        yield Warning(
+            "PaymentDetailsView has no GiftCardsCheckout: customers may pay for cards that are sold"
+            " out, or for less than they cost.",
+            hint="Make it the first base class of the view, or call hold_cards() where your shop"
+            " takes the payment, and silence this warning.",
+            id="giftcards_oscar.W002",
+        )
+
+
+def _check_owners() -> Iterator[CheckMessage]:
+    has_messages = apps.is_installed("giftcards.delivery")
+    if has_messages and not getattr(settings, "GIFTCARDS_DELIVERY", {}).get("OWNED_ORDERS"):
+        yield Warning(
+            "GIFTCARDS_DELIVERY['OWNED_ORDERS'] is not set: customers see no cards in their"
+            " account.",
+            hint="Set it to 'giftcards.oscar.lines.owned_orders'.",
+            id="giftcards_oscar.W003",
+        )

@@ -1,0 +1,70 @@
+"""The one place that reads ``settings.GIFTCARDS_OSCAR``: lazily, typed, with defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from giftcards.conf import Setting, SettingsDict, Unusable, text
+
+# The columns of oscar.
+_LONGEST_STATUS = 100
+_LONGEST_CODE = 128
+
+
+class LineState(StrEnum):
+    """What has become of the cards of a line; by default, its status has the same words."""
+
+    ORDERED = "Ordered"
+    DELAYED = "Delayed"
+    DELIVERED = "Delivered"
+    PARTLY_DELIVERED = "Partly delivered"
+    NOT_DELIVERED = "Not delivered"
+
+
+def _word(setting: str, value: Any, hint: str, *, longest: int) -> str:
+    word = text(setting, value, hint)
+    if 0 < len(word) <= longest:
+        return word
+    raise Unusable("range", f"{setting} must have from 1 to {longest} characters.", hint)
+
+
+def _code(setting: str, value: Any) -> str:
+    hint = "Give the code of the partner, which oscar has made of its name."
+    return _word(setting, value, hint, longest=_LONGEST_CODE)
+
+
+def _statuses(setting: str, value: Any) -> tuple[str, ...]:
+    hint = "List statuses of OSCAR_ORDER_STATUS_PIPELINE, such as ('Paid',)."
+    if not isinstance(value, list | tuple) or not value:
+        raise Unusable("type", f"{setting} must be a list of at least one text.", hint)
+    named = f"A status in {setting}"
+    return tuple(_word(named, status, hint, longest=_LONGEST_STATUS) for status in value)
+
+
+def _line_statuses(setting: str, value: Any) -> dict[LineState, str]:
+    hint = f"The keys are {', '.join(LineState.__members__)}."
+    if not isinstance(value, Mapping):
+        raise Unusable("type", f"{setting} must be a dict.", hint)
+    if unknown := [str(key) for key in value if key not in LineState.__members__]:
+        raise Unusable("unknown", f"{setting} has an unknown key {unknown[0]!r}.", hint)
+    words = {
+        LineState[key]: _word(f"{setting}[{key!r}]", word, hint, longest=_LONGEST_STATUS)
+        for key, word in value.items()
+    }
+    return {state: words.get(state, state.value) for state in LineState}
+
+
+class Conf(SettingsDict, dict_name="GIFTCARDS_OSCAR"):
+    """The settings, one typed attribute each; see the page about django-oscar in the docs."""
+
+    #: The code of the partner whose stock records are gift cards.
+    partner = Setting(_code, default="oneclickdz")
+    #: The statuses of an order that say that it is paid.
+    paid_statuses = Setting(_statuses, default=("Paid",))
+    #: The status of a line by the state of its cards.
+    line_statuses = Setting(_line_statuses, default={})
+
+
+conf = Conf()

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from giftcards.management.base import GiftcardsCommand
+from giftcards.management.output import counted
+from giftcards.oscar.lines import stock_records
+from giftcards.oscar.stock import create_products, follow_offers
+
+
+class Command(GiftcardsCommand):
+    help = (
+        "Write prices and stock of the provider's catalogue, as last read, to the stock records of"
+        " django-oscar. The worker does this, too, every minute."
+    )
+    examples = (
+        ("The stock records that there are:", ""),
+        ("A product for each card on the shelf that has none:", "--create"),
+        ("The same for the cards of one product:", "--create 507f1f77bcf86cd799439011"),
+    )
+    needs = ("PRICING",)
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--create",
+            metavar="PRODUCT",
+            nargs="*",
+            help="Also create products of oscar, with stock records, for cards on the shelf that"
+            " have none: of these products of the provider, or of all (default: create none).",
+        )
+
+    def handle(self, **options: Any) -> None:
+        wanted = options["create"]
+        created = 0 if wanted is None else create_products(wanted)
+        changed = follow_offers()
+        records = stock_records()
+        done = {
+            "created": created,
+            "changed": changed,
+            "records": records.count(),
+            "without_price": records.filter(price=None).count(),
+            "untracked": records.filter(product__product_class__track_stock=False).count(),
+        }
+        self.show(done, _text(done), options)
+
+
+def _text(done: dict[str, int]) -> str:
+    lines = [
+        f"{counted(done['created'], 'product')} created, {done['changed']} of"
+        f" {counted(done['records'], 'stock record')} changed."
+    ]
+    if done["without_price"]:
+        lines += [f"Without a price, and so not for sale: {done['without_price']}."]
+    if done["untracked"]:
+        lines += [
+            "Of a product class that does not track stock, and so never sold out for oscar:"
+            f" {done['untracked']}."
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,24 @@
+"""The customer's page with their cards, among the other pages of their account."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.mixins import LoginRequiredMixin
+from django.utils.translation import gettext_lazy as _
+from django.views.generic import TemplateView
+from oscar.apps.customer.mixins import PageTitleMixin
+
+from giftcards.oscar.lines import owned_orders
+
+
+class MyCardsView(LoginRequiredMixin, PageTitleMixin, TemplateView):  # type: ignore[misc]  # untyped
+    """The list of ``giftcards.delivery``, whose buttons lead to the cards."""
+
+    template_name = "giftcards_oscar/my_cards.html"
+    page_title = _("Gift cards")
+    active_tab = "giftcards"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        has_orders = owned_orders(self.request.user).exists()
+        return super().get_context_data(has_orders=has_orders, **kwargs)

@@ -1,0 +1,204 @@
+"""What customers, staff and the worker do in the shop of the tests, and what they read there."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+from oscar.core.loading import get_class, get_model
+
+from giftcards.models import Order, ProductType
+from giftcards.models import Product as ProviderProduct
+from giftcards.oscar.lines import sku_of, stock_records
+from giftcards.tasks import do_chores
+from tests.builders import PRODUCT, TYPE, make_offer
+from tests.stage import ago, run_sweep
+
+Basket = get_model("basket", "Basket")
+Line = get_model("order", "Line")
+OscarOrder = get_model("order", "Order")
+Partner = get_model("partner", "Partner")
+Product = get_model("catalogue", "Product")
+ProductClass = get_model("catalogue", "ProductClass")
+StockRecord = get_model("partner", "StockRecord")
+
+# A card costs 490 DA, and is sold for 530 DA: 8 % more, rounded up to 10 DA.
+COST, PRICE = Decimal(490), Decimal(530)
+_numbers = itertools.count(1)
+
+
+def open_shop() -> None:
+    """The provider's cards as read just now, 100 of each, and products of oscar for them."""
+    for type_id in (TYPE, "TEST_PARTIAL", "TEST_REFUND", "SIM_REJECT"):
+        make_offer(type_id, name=type_id, stock=100)
+    call_command("giftcards_oscar_sync", "--create", verbosity=0)
+
+
+def age(seconds: float) -> None:
+    """Time passes since the catalogue was read."""
+    then = ago(seconds)
+    ProductType.objects.update(read_at=then)
+    ProviderProduct.objects.update(types_read_at=then, asked_at=then)
+
+
+def record_of(type_id: str = TYPE, *, product_id: str = PRODUCT) -> Any:
+    """The stock record of a card, as it is now."""
+    return stock_records().get(partner_sku=sku_of(product_id, type_id))
+
+
+def card(type_id: str = TYPE, *, product_id: str = PRODUCT) -> Any:
+    """The product of oscar that is a card."""
+    return record_of(type_id, product_id=product_id).product
+
+
+def book(price: int = 900) -> Any:
+    """Something that another partner sells."""
+    product_class, _ = ProductClass.objects.get_or_create(
+        name="Book", defaults={"requires_shipping": False, "track_stock": True}
+    )
+    partner, _ = Partner.objects.get_or_create(name="A publisher")
+    product = Product.objects.create(product_class=product_class, title="A book")
+    number = next(_numbers)
+    StockRecord.objects.create(
+        product=product, partner=partner, partner_sku=f"book-{number}", price=price, num_in_stock=99
+    )
+    return product
+
+
+def give_voucher(percent: int) -> str:
+    """The code of a voucher for so much off everything."""
+    number = next(_numbers)
+    everything = get_model("offer", "Range").objects.create(
+        name=f"All {number}", includes_all_products=True
+    )
+    offer = get_model("offer", "ConditionalOffer").objects.create(
+        name=f"{percent} % off {number}",
+        offer_type="Voucher",
+        condition=get_model("offer", "Condition").objects.create(
+            range=everything, type="Count", value=1
+        ),
+        benefit=get_model("offer", "Benefit").objects.create(
+            range=everything, type="Percentage", value=percent
+        ),
+    )
+    now = timezone.now()
+    voucher = get_model("voucher", "Voucher").objects.create(
+        name=f"Voucher {number}",
+        code=f"OFF{number}",
+        start_datetime=now - timezone.timedelta(days=1),
+        end_datetime=now + timezone.timedelta(days=1),
+    )
+    voucher.offers.add(offer)
+    return str(voucher.code)
+
+
+class Customer:
+    """Somebody with a browser, who is logged in unless they are a guest."""
+
+    def __init__(self, *, language: str = "en", is_guest: bool = False) -> None:
+        self.browser = Client(headers={"accept-language": language})
+        self.email = f"customer-{next(_numbers)}@example.com"
+        self.is_guest = is_guest
+        #: What the last page told them.
+        self.told: list[str] = []
+        if not is_guest:
+            self.user = get_user_model().objects.create_user(self.email, self.email, "secret")
+            self.browser.force_login(
+                self.user, backend="oscar.apps.customer.auth_backends.EmailBackend"
+            )
+
+    def put(self, product: Any, quantity: int = 1) -> bool:
+        """Put something into the basket; False if the shop refuses it."""
+        lines = self.lines_in_basket()
+        address = reverse("basket:add", args=[product.pk])
+        self._go("post", address, {"quantity": quantity})
+        return self.lines_in_basket() > lines
+
+    def lines_in_basket(self) -> int:
+        return int(self.browser.get(reverse("basket:summary")).context["basket"].num_lines)
+
+    def use_voucher(self, code: str) -> None:
+        self._go("post", reverse("basket:vouchers-add"), {"code": code})
+
+    def go_to_pay(self) -> str:
+        """Go through the steps of the checkout; the address where they end."""
+        if self.is_guest:
+            self._go(
+                "post", reverse("checkout:index"), {"username": self.email, "options": "anonymous"}
+            )
+        return self._go("get", reverse("checkout:index"))
+
+    def pay(self) -> Any | None:
+        """Go to pay, and press the button; the order of oscar, or ``None``."""
+        self.go_to_pay()
+        return self.press()
+
+    def press(self) -> Any | None:
+        """Press the button that pays; the order of oscar, or ``None`` if there is none."""
+        end = self._go("post", reverse("checkout:preview"), {"action": "place_order"})
+        if end != reverse("checkout:thank-you"):
+            return None
+        return OscarOrder.objects.get(pk=self.browser.session["checkout_order_id"])
+
+    def buy(self, product: Any, quantity: int = 1, *, voucher: str = "") -> Any | None:
+        """Buy something; the order of oscar, or ``None``."""
+        assert self.put(product, quantity)
+        if voucher:
+            self.use_voucher(voucher)
+        return self.pay()
+
+    def _go(self, method: str, address: str, data: Any = None) -> str:
+        page = getattr(self.browser, method)(address, data, follow=True)
+        assert page.status_code == 200
+        self.told = [plain(str(message)) for message in page.context["messages"]]
+        return page.redirect_chain[-1][0] if page.redirect_chain else address
+
+
+def bought(product: Any, quantity: int = 1) -> Any:
+    """The line of an order that a customer has paid."""
+    order = Customer().buy(product, quantity)
+    assert order is not None
+    return order.lines.get()
+
+
+def work() -> None:
+    """Do what the worker does in a minute or two."""
+    run_sweep()
+    stop = threading.Event()
+    do_chores(stop, may_begin=lambda: True, should_continue=lambda: True)
+
+
+def order_for(line: Any) -> Order:
+    return Order.objects.get(reference=f"oscar-line-{line.pk}")
+
+
+def status_of(line: Any) -> str:
+    return str(Line.objects.get(pk=line.pk).status)
+
+
+def notes(line: Any) -> list[str]:
+    """The notes in the order of the line, the oldest first."""
+    found = line.order.notes.order_by("pk").values_list("message", flat=True)
+    return list(map(plain, found))
+
+
+def plain(text: str) -> str:
+    """The text without marks of direction, and with ordinary spaces."""
+    return text.translate({0x2068: None, 0x2069: None, 0xA0: " "})
+
+
+def paths(simulator: Any) -> Sequence[str]:
+    """The last parts of the paths that the provider was asked for, in order."""
+    return [request.path.removeprefix("/v3/gift-cards/") for request in simulator.requests]
+
+
+def payment_view() -> Any:
+    return get_class("checkout.views", "PaymentDetailsView")

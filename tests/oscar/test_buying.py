@@ -1,0 +1,183 @@
+"""Lines become orders when they are paid: once, and even if something fails in between."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.utils import timezone, translation
+from oscar.apps.checkout.views import PaymentDetailsView
+
+from giftcards.models import Hold, Order
+from giftcards.simulator import Simulator
+from tests.builders import PRODUCT, TYPE
+from tests.oscar.shop import (
+    Customer,
+    Line,
+    OscarOrder,
+    book,
+    bought,
+    card,
+    notes,
+    order_for,
+    paths,
+    payment_view,
+    status_of,
+    work,
+)
+from tests.stage import failing
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shop is told later that the customer has paid."""
+    handle = PaymentDetailsView.handle_successful_order
+    monkeypatch.setattr(payment_view(), "handle_successful_order", handle)
+
+
+def orders() -> list[str]:
+    return list(Order.objects.order_by("pk").values_list("reference", flat=True))
+
+
+def test_a_line_that_is_paid_becomes_an_order(shop: Simulator) -> None:
+    customer = Customer(language="ar")
+    oscar_order = customer.buy(card(), 3)
+    assert oscar_order is not None
+    line = oscar_order.lines.get()
+    order = Order.objects.get()
+    assert order.reference == line.partner_line_reference == f"oscar-line-{line.pk}"
+    assert order.group == oscar_order.number
+    assert (order.product_id, order.type_id, order.quantity) == (PRODUCT, TYPE, 3)
+    assert order.sale_amount == Decimal(1_590)
+    assert (order.customer_email, order.customer_language) == (customer.email, "ar")
+    work()
+    assert [path for path in paths(shop) if path == "placeOrder"] == ["placeOrder"]
+
+
+def test_an_order_that_is_paid_later_keeps_the_language_of_the_customer(
+    shop: Simulator, later: None
+) -> None:
+    line = Customer(language="fr").buy(card()).lines.get()  # type: ignore[union-attr]
+    work()
+    assert orders() == []
+    assert Hold.objects.exists()
+    with translation.override("en-gb"):
+        line.order.set_status("Paid")
+    assert order_for(line).customer_language == "fr"
+    assert not Hold.objects.exists()
+
+
+def test_an_order_that_is_paid_from_the_start_is_bought(
+    shop: Simulator, settings: Any, later: None
+) -> None:
+    settings.OSCAR_INITIAL_ORDER_STATUS = "Paid"
+    line = bought(card())
+    assert orders() == [f"oscar-line-{line.pk}"]
+
+
+def test_every_status_that_means_paid_buys_once(
+    shop: Simulator, settings: Any, later: None
+) -> None:
+    settings.GIFTCARDS_OSCAR = {"PAID_STATUSES": ["Paid", "Complete"]}
+    line = bought(card())
+    for status in ("Paid", "Complete"):
+        line.order.set_status(status)
+        # Somebody corrects the account in between.
+        line.order.user.email = "other@example.com"
+        line.order.user.save()
+    work()
+    assert orders() == [f"oscar-line-{line.pk}"]
+    assert notes(line) == []
+
+
+def test_the_customer_sees_no_failure_and_the_worker_buys(
+    shop: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    with failing("INSERT", "giftcards_order"):
+        line = bought(card(), 2)
+    assert line.order.status == "Paid"
+    assert orders() == []
+    [error] = [record for record in caplog.records if record.name.startswith("giftcards.oscar")]
+    assert (
+        error.getMessage()
+        == f"The cards of oscar-line-{line.pk} could not be ordered: OperationalError"
+    )
+    work()
+    assert orders() == [f"oscar-line-{line.pk}"]
+    work()
+    assert status_of(line) == "Delivered"
+
+
+NOT_BOUGHT = {
+    "unpaid": {},
+    "cancelled": {"order__status": "Cancelled"},
+    "from before the app was installed": {"order__status": "Paid", "partner_line_reference": ""},
+    "long ago": {
+        "order__status": "Paid",
+        "order__date_placed": timezone.now() - timedelta(days=31),
+    },
+}
+
+
+@pytest.mark.parametrize("case", NOT_BOUGHT)
+def test_the_worker_leaves_other_lines_alone(shop: Simulator, later: None, case: str) -> None:
+    customer = Customer()
+    customer.put(card())
+    customer.put(book())
+    order = customer.pay()
+    for name, value in NOT_BOUGHT[case].items():
+        rows = OscarOrder if name.startswith("order__") else Line
+        rows.objects.update(**{name.removeprefix("order__"): value})
+    work()
+    assert orders() == []
+    assert order is not None
+
+
+MISTAKES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "the SKU": (
+        "line",
+        {"partner_sku": "nonsense"},
+        "type_id: This field cannot be blank.",
+    ),
+    "the currency": (
+        "order",
+        {"currency": "EUR"},
+        "Cards are sold in DZD, and the order is in EUR.",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_line_that_cannot_be_ordered_is_noted_once_and_bought_when_it_can(
+    shop: Simulator, later: None, mistake: str
+) -> None:
+    where, values, why = MISTAKES[mistake]
+    line = bought(card())
+    row = line if where == "line" else line.order
+    right = {name: getattr(row, name) for name in values}
+    rows = type(row).objects.filter(pk=row.pk)
+    rows.update(**values)
+    OscarOrder.objects.get().set_status("Paid")
+    work()
+    work()
+    assert orders() == []
+    assert notes(line) == [f"“PlayStation – {TYPE}” could not be ordered. {why}"]
+    rows.update(**right)
+    work()
+    assert orders() == [f"oscar-line-{line.pk}"]
+
+
+def test_another_order_of_that_name_is_noted_and_not_taken_for_ours(
+    shop: Simulator, later: None
+) -> None:
+    line = bought(card())
+    Order.objects.create(
+        reference=f"oscar-line-{line.pk}", product_id=PRODUCT, type_id=TYPE, quantity=1
+    )
+    line.order.set_status("Paid")
+    [note] = notes(line)
+    assert "already names another order" in note
+    work()
+    assert status_of(line) == "Pending"
