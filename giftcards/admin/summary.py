@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from django.utils import timezone
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
@@ -62,7 +61,7 @@ def _what_happened(story: SummaryInput) -> Iterator[str]:
 
 def _what_is_next(story: SummaryInput) -> Iterator[str]:
     order = story.order
-    if order.is_gift and order.deliver_at and order.deliver_at > timezone.now():
+    if order.deliver_at and order.is_put_off:
         yield filled(
             gettext("It is a gift, to be delivered on %(at)s."), at=moment(order.deliver_at)
         )

@@ -10,7 +10,6 @@ from enum import StrEnum
 from typing import Self
 
 from django.db.models import Exists, OuterRef
-from django.utils import timezone
 
 from giftcards.delivery.kinds import KIND_OF_STATUS
 from giftcards.display import supported_language
@@ -113,7 +112,7 @@ class Gift:
             order.recipient_email,
             order.recipient_name,
             order.gift_message,
-            order.deliver_at if is_put_off(order) else None,
+            order.deliver_at if order.is_put_off else None,
         )
 
     @property
@@ -124,11 +123,6 @@ class Gift:
     @property
     def lines(self) -> list[str]:
         return self.message.splitlines()
-
-
-def is_put_off(order: Order) -> bool:
-    """True for a gift that its recipient is not to be told of yet."""
-    return order.deliver_at is not None and order.deliver_at > timezone.now()
 
 
 def facts_for_recipient(order: Order) -> Facts:

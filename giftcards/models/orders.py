@@ -664,6 +664,11 @@ class Order(models.Model):
         return bool(self.recipient_email)
 
     @property
+    def is_put_off(self) -> bool:
+        """True for a gift that its recipient is not to be told of yet."""
+        return self.deliver_at is not None and self.deliver_at > timezone.now()
+
+    @property
     def is_being_paid_back(self) -> bool:
         return bool(self.paid_back_amount or self.planned_amount)
 

@@ -127,13 +127,9 @@ def why_kept(order: Order, roles: Collection[Role]) -> str:
         return "owed"
     if CUSTOMER in roles and order.planned_amount:
         return "planned_refund"
-    return "undelivered" if _is_undelivered(order) else ""
-
-
-def _is_undelivered(order: Order) -> bool:
-    """True for a gift that nobody would get any more: neither person could be told."""
-    is_ahead = order.deliver_at is not None and order.deliver_at > timezone.now()
-    return is_ahead and order.cards.all().readable().exists()
+    # The one person could not be told any more, or the other would not get what was paid for.
+    is_undelivered = order.is_put_off and order.cards.all().readable().exists()
+    return "undelivered" if is_undelivered else ""
 
 
 def erase(

@@ -131,7 +131,7 @@ class TestExport:
         shown = text.replace("benkhelifa asked", "")
         for part in (*OF_BUYER, "1200.00", "600.00", "credited", "r1", "called"):
             assert part not in shown
-        assert said.startswith("1 order of this customer. 1 gift to this person among them.\n")
+        assert said.startswith("1 order of this person, 1 gift among them.\n")
 
     def test_neither_file_has_a_code(self, export: Any) -> None:
         make_gift()

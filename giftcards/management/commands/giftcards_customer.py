@@ -189,8 +189,9 @@ def _person(options: Mapping[str, Any]) -> Person:
 
 def _found(person: Person, orders: Sequence[Order]) -> str:
     gifts = sum(role == RECIPIENT for _order, role in person.parts_of(orders))
-    more = f" {counted(gifts, 'gift')} to this person among them." if gifts else ""
-    return f"{counted(len(orders), 'order')} of this customer.{more}"
+    if not gifts:
+        return f"{counted(len(orders), 'order')} of this customer."
+    return f"{counted(len(orders), 'order')} of this person, {counted(gifts, 'gift')} among them."
 
 
 def _kept(person: Person, orders: Sequence[Order]) -> dict[str, str]:
