@@ -17,7 +17,7 @@ from django.utils.http import content_disposition_header
 from giftcards.delivery import page_tokens
 from giftcards.delivery.codes import MOST_CODES, Code
 from giftcards.delivery.conf import conf
-from giftcards.delivery.facts import Gift, facts_for_recipient, facts_of, language_of
+from giftcards.delivery.facts import Facts, Gift, facts_for_recipient, facts_of, language_of
 from giftcards.delivery.models import MOST_WRONG_PINS, CardLink
 from giftcards.delivery.pins import help_text
 from giftcards.delivery.revealing import earlier_reveals
@@ -74,12 +74,11 @@ def show(
 ) -> HttpResponse:
     """The page with the cards. ``form`` holds the fields to post again to get them as a file."""
     is_on_page = len(shown) <= MOST_CODES
-    gift = Gift.of(order)
     return _page(
         "cards",
         {
-            "facts": facts_for_recipient(order) if gift else facts_of(order),
-            "gift": gift,
+            "facts": _facts(order),
+            "gift": Gift.of(order),
             "giver": order.customer_name,
             "cards": [_Row(card) for card in shown] if is_on_page else [],
             "count": len(shown),
@@ -92,8 +91,13 @@ def show(
     )
 
 
+def _facts(order: Order) -> Facts:
+    """The facts for whoever may see the cards: of a gift, only its recipient."""
+    return facts_for_recipient(order) if order.is_gift else facts_of(order)
+
+
 def _language(order: Order) -> str:
-    """The language of whoever may see the cards: of a gift, only its recipient."""
+    """The language of whoever may see the cards."""
     return language_of(order, for_recipient=order.is_gift)
 
 
@@ -136,7 +140,7 @@ def file_of(order: Order, shown: list[Code]) -> HttpResponse:
     """The cards as a text file with one line for each: its number, code and serial."""
     lines = [Masked(_line(card)) for card in shown]
     with translation.override(_language(order)):
-        context = {**_shop(), "facts": facts_of(order)}
+        context = {**_shop(), "facts": _facts(order)}
         head = render_to_string("giftcards_delivery/page/file.txt", context)
     text = Masked("\r\n".join([*head.strip().splitlines(), "", *lines, ""]))
     response = HttpResponse(text, content_type="text/plain; charset=utf-8")

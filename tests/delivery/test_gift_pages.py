@@ -14,6 +14,7 @@ from django.test import Client, RequestFactory
 from django.utils import timezone, translation
 
 from giftcards.delivery.models import Delivery
+from giftcards.delivery.pages import file_of
 from giftcards.models import Order
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
@@ -56,6 +57,17 @@ def test_the_recipient_sees_the_cards_and_the_words_and_nothing_of_money(
         assert f'<p dir="auto">{line}</p>' in response.content.decode()
     assert codes_in(response) == CODES[:3]
     assert not re.search(rf"{BUYER}|{PHONE}|CCP|\bDA\b|دج|R1", shown)
+
+
+def test_a_template_of_the_shop_finds_no_amounts_in_the_file_for_a_recipient(settings: Any) -> None:
+    order = make_gift()
+    [engine] = settings.TEMPLATES
+    file = "{{ facts.product }}: {{ facts.paid }}, {{ facts.owed }}, {{ facts.paid_back }}"
+    own = {"giftcards_delivery/page/file.txt": file}
+    loaders = [("django.template.loaders.locmem.Loader", own)]
+    options = {**engine["OPTIONS"], "loaders": loaders}
+    settings.TEMPLATES = [{**engine, "APP_DIRS": False, "OPTIONS": options}]
+    assert words(file_of(order, [])).endswith(": None, None, ()")
 
 
 def test_before_the_reveal_nothing_is_told_of_the_people_or_the_cards() -> None:
