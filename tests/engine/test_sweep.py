@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -467,14 +468,17 @@ class TestManyOpenOrders:
         # A minute in which each request was used, one a second.
         for slot in RequestSlot.objects.all():
             RequestSlot.objects.filter(pk=slot.pk).update(until=ago(-slot.number))
+        began = time.monotonic()
         for _five_seconds in range(24):
             RequestSlot.objects.update(until=F("until") - timedelta(seconds=5))
             Order.objects.update(due_at=ago(1))
             run_sweep()
         ids = {order.provider_order_id for order in late}
         asked = [order_id in ids for order_id in checks(simulator)]
-        # In each minute half of the 12 requests for the list, and one that is always theirs.
-        assert 2 * 6 <= asked.count(True) <= 2 * 8
+        # In each minute half of the 12 requests for the list, and one that is always theirs. The
+        # sweeps themselves take time as well.
+        longest = math.ceil(2 + (time.monotonic() - began) / 60)
+        assert 2 * 6 <= asked.count(True) <= longest * 8
         assert asked.count(False) > 70
 
     def test_many_fresh_orders_do_not_keep_late_ones_from_being_checked(
