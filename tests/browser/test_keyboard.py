@@ -67,8 +67,10 @@ return controls.filter(control =>
     && first(control) === control && control.checkVisibility({visibilityProperty: true}));
 """
 _TRAP = "addEventListener('keydown', event => {} && event.preventDefault())"
+# A moment has a stop for each of its seven parts, and for its calendar.
 _COUNT = """
-return document.querySelectorAll('a[href], button, input, select, textarea, summary').length;
+return document.querySelectorAll('a[href], button, input, select, textarea, summary').length
+    + 7 * document.querySelectorAll('input[type="datetime-local"]').length;
 """
 
 
@@ -179,7 +181,8 @@ def test_a_shops_work_is_done_by_keyboard(shop: Browser, keyboard: Keyboard) -> 
     keyboard.press(Keys.SPACE)
     keyboard.tab_to(".giftcards-filter-groups [href='?attention=needed']")
     keyboard.go()
-    assert len(shop.texts("#result_list .field-name")) == 2
+    # The one that was held goes on, since the catalogue was read: its price has fallen.
+    assert shop.texts("#result_list .field-name") == ["web-1040 invoice-40"]
     keyboard.skip_to(".giftcards-chosen li:last-child a")
     keyboard.go()
 
