@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 # What was missed is bought within this time after oscar's order was placed; so many lines at once.
 _MISSED_WITHIN = timedelta(days=30)
-_AT_ONCE = 100
+_AT_ONCE = 1_000
 # Begins a line's notes for its partner.
 _LANGUAGE = "Language: "
 
@@ -41,7 +41,7 @@ def take_order(order: Any, **_: Any) -> None:
     customer's language is kept with the mark.
     """
     for line in list(card_lines(order=order)):
-        with _surviving(line):
+        with _surviving(f"Marking {reference_of(line)}"):
             line.partner_line_reference = reference_of(line)
             line.partner_line_notes = f"{_LANGUAGE}{get_language() or ''}"
             line.save(update_fields=["partner_line_reference", "partner_line_notes"])
@@ -59,31 +59,32 @@ def buy_if_paid(order: Any, new_status: str, **_: Any) -> None:
 
 def buy_missed(should_continue: Callable[[], bool]) -> None:
     """Buy the cards of paid lines that have no order, because a process died or failed."""
-    missed = card_lines(
-        ~Exists(Order.objects.filter(reference=OuterRef("partner_line_reference"))),
+    paid = card_lines(
         partner_line_reference__startswith=PREFIX,
         order__status__in=conf.paid_statuses,
         order__date_placed__gte=timezone.now() - _MISSED_WITHIN,
     )
-    for line in missed[:_AT_ONCE]:
+    known = Order.objects.filter(reference=OuterRef("partner_line_reference"))
+    for line in paid.exclude(Exists(known)).order_by("order__date_placed")[:_AT_ONCE]:
         if not should_continue():
             break
         _buy([line])
 
 
 def _buy(lines: Sequence[Any]) -> None:
-    """Place an order for each line that has none."""
+    """Place an order for each line that has none, and end the holds of the baskets."""
     orders = Order.objects.filter(reference__in=list(map(reference_of, lines)))
     known = set(orders.values_list("reference", "group"))
     for line in lines:
         # Not left to place_order, because the customer's address may have changed.
         if (reference_of(line), line.order.number) not in known:
-            with _surviving(line), translation.override(settings.LANGUAGE_CODE):
+            what = f"Ordering {reference_of(line)}"
+            with _surviving(what), translation.override(settings.LANGUAGE_CODE):
                 _place(line)
-    # From now on, the orders count.
     for basket in {line.order.basket for line in lines if line.order.basket}:
-        for reference in holds_of(basket):
-            release(reference)
+        with _surviving(f"Ending the holds of basket {basket.pk}"):
+            for reference in holds_of(basket):
+                release(reference)
 
 
 def _place(line: Any) -> None:
@@ -113,12 +114,11 @@ def _place(line: Any) -> None:
 
 
 @contextlib.contextmanager
-def _surviving(line: Any) -> Iterator[None]:
-    """Log an error about the line, whatever its kind, and go on."""
+def _surviving(what: str) -> Iterator[None]:
+    """Log any error as a failure of ``what``, and go on."""
     try:
         with transaction.atomic():
             yield
     except Exception as error:  # noqa: BLE001 (the customer must not see that it failed)
-        logger.error(  # noqa: TRY400 (a traceback may hold a row)
-            "The cards of %s could not be ordered: %s", reference_of(line), type(error).__name__
-        )
+        # Without a traceback, which may hold a row.
+        logger.error("%s failed: %s", what, type(error).__name__)  # noqa: TRY400

@@ -40,10 +40,10 @@ def stock_records() -> Any:
     return StockRecord.objects.filter(partner__code=conf.partner)
 
 
-def card_lines(*conditions: Any, **lookups: Any) -> Any:
-    """The lines of oscar's orders that are gift cards."""
-    lines = OscarLine.objects.filter(*conditions, partner__code=conf.partner, **lookups)
-    return lines.select_related("order__user", "order__basket").order_by("pk")
+def card_lines(**lookups: Any) -> Any:
+    """The lines of oscar's orders that are gift cards, with their orders; in no order."""
+    lines = OscarLine.objects.filter(partner__code=conf.partner, **lookups)
+    return lines.select_related("order__user", "order__basket").order_by()
 
 
 def reference_of(line: Any) -> str:
@@ -71,7 +71,7 @@ def owned_orders(user: Any) -> QuerySet[Order]:
     """The orders for the lines that this customer has bought: for ``OWNED_ORDERS``."""
     bought = card_lines(order__user=user).values_list("pk", "order__number")
     groups = {f"{PREFIX}{pk}": number for pk, number in bought}
-    orders = Order.objects.filter(reference__in=groups)
+    orders = Order.objects.filter(reference__in=groups).order_by()
     owned = {
         key
         for key, reference, group in orders.values_list("pk", "reference", "group")
@@ -79,6 +79,7 @@ def owned_orders(user: Any) -> QuerySet[Order]:
     }
     newest: Collection[int] = owned
     while newest:
-        newest = set(Order.objects.filter(repeats__in=newest).values_list("pk", flat=True))
+        repetitions = Order.objects.filter(repeats__in=newest).order_by()
+        newest = set(repetitions.values_list("pk", flat=True))
         owned |= newest
     return Order.objects.filter(pk__in=owned)

@@ -40,9 +40,9 @@ def _follow_offer(product_id: str, type_id: str, **_: Any) -> None:
     follow_offers([sku_of(product_id, type_id)])
 
 
-def _follow_shelf(_should_continue: Callable[[], bool]) -> None:
-    """What changes an offer without the provider: holds, orders, and the rule for prices."""
+def _follow_shelf(should_continue: Callable[[], bool]) -> None:
+    """Follow what changes without the provider: holds, orders, and the rule for prices."""
     try:
-        follow_offers()
+        follow_offers(should_continue=should_continue)
     except Exception as error:  # noqa: BLE001 (the rule of the shop may raise anything)
         logger.error("The stock records were not followed: %s", type(error).__name__)  # noqa: TRY400

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from django.db import connection, transaction
@@ -30,7 +30,9 @@ _PARTNER = "OneClickDz"
 _CLASS = _CATEGORY = "Gift cards"
 
 
-def follow_offers(skus: Collection[str] | None = None) -> int:
+def follow_offers(
+    skus: Collection[str] | None = None, *, should_continue: Callable[[], bool] = lambda: True
+) -> int:
     """Write to the stock records what the shelf says; return how many have changed.
 
     ``skus`` are those of the records, all by default. What is not on the shelf cannot be bought. A
@@ -45,6 +47,8 @@ def follow_offers(skus: Collection[str] | None = None) -> int:
     is_sandbox = ProviderState.objects.current().environment == Environment.SANDBOX
     changed = 0
     for record in records:
+        if not should_continue():
+            break
         sku = record.partner_sku
         kind = shelf.get(sku)
         if kind is None and is_sandbox and is_test_type(ids_of(sku)[1]):
@@ -84,8 +88,8 @@ def _left(kind: ProductType | None) -> int:
 def lock_stock(instance: Any, **_: Any) -> None:
     """Lock the stock records of an order of oscar that is being placed. A receiver of a signal.
 
-    In MariaDB, its lines lock them for reading before oscar allocates the cards, which it does by
-    writing: customers who buy the same card at once would wait for each other.
+    In MariaDB, inserting its lines locks them for reading, and allocating the cards, later, for
+    writing: of customers who buy the same card at once, some would fail in a deadlock.
     """
     if instance._state.adding and instance.basket_id and connection.vendor == "mysql":  # noqa: SLF001
         of_basket = stock_records().filter(basket_lines__basket=instance.basket_id)

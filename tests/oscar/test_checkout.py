@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.urls import reverse
 from oscar.apps.payment.exceptions import RedirectRequired, UnableToTakePayment
 from oscar.core.loading import get_class, get_model
 
@@ -22,7 +22,6 @@ from tests.oscar.shop import (
     StockRecord,
     age,
     book,
-    bought,
     card,
     give_voucher,
     paths,
@@ -32,18 +31,19 @@ from tests.oscar.shop import (
     work,
 )
 
-BASKET, THANKS = "/basket/", "/checkout/thank-you/"
+BASKET = "/basket/"
 NAME = f"PlayStation – {TYPE}"
 NOT_AT_THIS_PRICE = (
     f"{NAME}: This card cannot be sold at this price: its price has changed, or the discount is too"
     " large."
 )
+NOT_FOR_SALE = f"{NAME}: This card is not for sale any more."
 SOLD_OUT = f"{NAME}: This card is sold out at the moment."
 NOT_NOW = f"{NAME}: This card cannot be bought at the moment. Please try again later."
 QUESTION = f"checkProduct/{PRODUCT}"
 
 
-def sell(simulator: Simulator, price: int = 490, *, stock: int = 100, **types: int) -> None:
+def sell(simulator: Simulator, price: int = 490, *, stock: int = 100) -> None:
     """From now on, the provider sells the card at this price, and so many of them."""
     kinds = {TYPE: Denomination(TYPE, Decimal(price), stock)}
     simulator.catalogue = {PRODUCT: Product("PlayStation", "DZ", kinds)}
@@ -71,6 +71,7 @@ def test_a_voucher_may_cost_the_margin_and_no_more(
         assert order is not None
         assert till == [order.total_incl_tax] == [Decimal(amount)]
         assert Order.objects.get().sale_amount == Decimal(amount)
+        assert not Hold.objects.exists()
         return
     assert order is None
     assert NOT_AT_THIS_PRICE in customer.told
@@ -228,8 +229,36 @@ def test_a_basket_in_another_currency_is_refused(shop: Simulator, till: list[Dec
     customer = Customer()
     customer.put(card())
     assert customer.pay() is None
-    assert f"{NAME}: This card is not for sale any more." in customer.told
+    assert NOT_FOR_SALE in customer.told
     assert_nothing_is_sold(till)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "price", "told"),
+    [
+        ("Default", 490, ""),
+        ("Default", None, NOT_FOR_SALE),
+        # Adds a fifth for taxes.
+        ("UK", 409, ""),
+        ("UK", 408, NOT_AT_THIS_PRICE),
+        # Does not know the taxes yet.
+        ("US", 490, ""),
+        ("US", 489, NOT_AT_THIS_PRICE),
+    ],
+)
+def test_what_counts_is_what_the_customer_pays_by_the_strategy_of_the_shop(
+    shop: Simulator, strategy: str, price: int | None, told: str
+) -> None:
+    customer = Customer()
+    customer.put(card())
+    StockRecord.objects.update(price=price)
+    basket = Basket.open.get(owner=customer.user)
+    basket.strategy = get_class("partner.strategy", strategy)()
+    if not told:
+        check_cards(basket)
+        return
+    with pytest.raises(BasketRefused, match=re.escape(told)):
+        check_cards(basket)
 
 
 def test_values_that_no_order_can_have_are_refused_with_their_reasons(
@@ -253,10 +282,3 @@ def test_the_sentences_are_in_the_language_of_the_customer(
     assert customer.buy(card(), voucher=give_voucher(20)) is None
     [told] = [sentence for sentence in customer.told if sentence.startswith(NAME)]
     assert "Cette carte ne peut pas être vendue à ce prix" in told
-
-
-def test_the_holds_of_a_basket_end_with_the_payment(shop: Simulator, till: list[Decimal]) -> None:
-    line = bought(card(), 2)
-    assert not Hold.objects.exists()
-    assert reverse("checkout:thank-you") == THANKS
-    assert line.order.status == "Paid"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import AnonymousUser
 from django.test import Client, override_settings
 from django.urls import clear_url_caches
 
@@ -13,7 +12,6 @@ from giftcards.fulfilment import reorder_missing
 from giftcards.models import Card, Order
 from giftcards.oscar.lines import owned_orders
 from giftcards.simulator import Simulator
-from tests.builders import TYPE
 from tests.oscar.shop import Customer, bought, card, order_for, work
 
 PAGE, TAB = "/accounts/gift-cards/", 'href="/accounts/gift-cards/"'
@@ -39,6 +37,11 @@ def test_customers_find_their_cards_in_their_account(shop: Simulator) -> None:
         one.order.customer_email == customer.email for one in Card.objects.select_related("order")
     ]
     assert other.browser.post("/cards/", form).status_code == 404
+
+
+def test_a_customer_without_cards_is_told_so(shop: Simulator) -> None:
+    html = Customer(language="fr").browser.get(PAGE).content.decode()
+    assert "pas encore commandé de cartes cadeaux." in html
 
 
 def test_who_is_not_logged_in_is_sent_to_the_login(shop: Simulator) -> None:
@@ -79,11 +82,3 @@ def test_orders_of_others_are_not_shown(shop: Simulator, whose: str) -> None:
             line.order.user = None
             line.order.save()
     assert not owned_orders(user).exists()
-    assert line.partner_sku.partition("/")[2] == TYPE
-
-
-def test_nobody_who_is_not_logged_in_owns_anything(shop: Simulator) -> None:
-    Customer(is_guest=True).buy(card())
-    from giftcards.delivery.my_orders import orders_of
-
-    assert not orders_of(AnonymousUser()).exists()
