@@ -129,16 +129,14 @@ class PriceList:
                 return None
             listed = {kind.type_id for kind in product.types}
             prices = _Prices(asked_at, by_type(product), listed)
+            release_fallen(product_id, prices.by_type)
         self._cache[product_id] = prices
         return prices
 
     def product(
         self, product_id: str, purpose: Purpose, *, may_repeat: bool = True
     ) -> ToldProduct | None:
-        """Request a product; store its prices for all processes, and its types in the catalogue.
-
-        Held orders whose price has fallen go on.
-        """
+        """Request a product; store its prices for all processes, and its types in the catalogue."""
         now = timezone.now()
         told = self._read(product_id, purpose, may_repeat)
         if told is not None:
@@ -147,7 +145,6 @@ class PriceList:
             # An order that waits for the price does not need the catalogue.
             with tolerating(f"Keeping the types of the product {product_id}"):
                 Product.objects.keep_types(product_id, _columns_of_types(told), at=now)
-            release_fallen(product_id, prices)
         return told
 
     def look_at_held(self, has_time: Callable[[], bool]) -> bool:
@@ -168,17 +165,18 @@ class PriceList:
         for number, product_id in enumerate(products[:_PRODUCTS]):
             if number and not has_time():
                 break
-            self._look_at_held_of(product_id)
+            # The gateway keeps the error, and pauses if it has to.
+            with suppress(ProviderError):
+                release_fallen(product_id, self._recent(product_id))
         return True
 
-    def _look_at_held_of(self, product_id: str) -> None:
+    def _recent(self, product_id: str) -> Mapping[str, Decimal]:
+        """The prices by type that some process has just been told; requested if there are none."""
         told = ProductPrices.objects.told(product_id, key=self._key, max_age=_RECENT)
         if told is not None:
-            release_fallen(product_id, told.prices)
-            return
-        # The gateway keeps the error, and pauses if it has to.
-        with suppress(ProviderError):
-            self.product(product_id, Purpose.BACKGROUND, may_repeat=False)
+            return told.prices
+        product = self.product(product_id, Purpose.BACKGROUND, may_repeat=False)
+        return {} if product is None else by_type(product)
 
 
 def _no_price(prices: _Prices, type_id: str) -> ProviderError:
