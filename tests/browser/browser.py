@@ -64,8 +64,9 @@ class Browser:
         return [" ".join(element.text.split()) for element in self.find_all(selector)]
 
     def wait_for_text(self, selector: str, text: str) -> None:
-        """Wait until the element says ``text``."""
-        self._wait.until(ec.text_to_be_present_in_element((By.CSS_SELECTOR, selector), text))
+        """Wait until the first element says ``text``, on a page that may replace it meanwhile."""
+        said = "return document.querySelector(arguments[0])?.innerText ?? ''"
+        self._wait.until(lambda driver: text in driver.execute_script(said, selector))
 
     def follow(self, link: str) -> None:
         """Click the link with this text, and wait for the page behind it."""

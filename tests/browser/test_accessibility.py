@@ -214,6 +214,8 @@ UNSEEN = {
     "giftcards_order_check": "a POST that leads to the order",
     "giftcards_order_fingerprint": "read by a script",
     "giftcards_providerstate_resume": "a POST that leads to the provider",
+    "giftcards_order_review": "the page of a price, with other words",
+    "giftcards_order_wait": "the page of a price, with other words",
     "giftcards_order_delete": "nobody deletes orders",
     "giftcards_providerstate_add": "there is one",
     "giftcards_providerstate_change": "nobody edits it",

@@ -175,7 +175,7 @@ def test_the_time_for_the_payment_runs_out_and_the_shelf_changes_before_the_cust
     payment = window.path()
     # The shelf notices by itself that the cards are held, and that they are not any more.
     window.open("/")
-    assert "Sold out" in window.texts(".shop-item")[0]
+    window.wait_for_text(".shop-item", "Sold out")
     Hold.objects.update(until=ago(1))
     window.wait_for_text(".shop-item", "Buy")
     # So does the page of the payment, when its clock has run out.
