@@ -14,7 +14,6 @@ import responses
 from django.db import OperationalError, connection, connections
 from django.utils import timezone
 
-from giftcards import catalogue
 from giftcards.engine.balance import BalanceReader
 from giftcards.engine.loop import follow
 from giftcards.models import Lease, Order, ProviderState
@@ -26,7 +25,6 @@ from tests.builders import make_guide_order, make_order
 from tests.stage import (
     PLACE,
     PROVIDER,
-    PSN,
     ago,
     buy_many,
     in_threads,
@@ -359,16 +357,6 @@ class TestFall:
         run_loop()
         assert falls == []
         assert provider_state().low_balance_since is None
-
-    def test_a_fall_that_a_page_has_read_is_told_by_the_loop(
-        self, simulator: Simulator, falls: list[Any]
-    ) -> None:
-        run_loop()
-        buy_many(simulator, 1)
-        assert catalogue.quote(PSN, "type_001").balance == Decimal(999_020)
-        assert falls == []
-        run_loop()
-        assert falls == [(Decimal(999_020), Decimal("999100.50"))]
 
     def test_a_receiver_that_fails_disturbs_nothing(
         self, simulator: Simulator, falls: list[Any], caplog: pytest.LogCaptureFixture
