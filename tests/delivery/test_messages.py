@@ -600,7 +600,9 @@ def test_texts_of_others_change_neither_headers_nor_shape_nor_direction(
     mail.attach_alternative(message.html, "text/html")
     sent = mail.message()
     assert sent["Bcc"] is None
-    assert b"\nBcc:" not in sent.as_bytes()
+    # In the body, a line may be broken anywhere.
+    headers, _, _body = sent.as_bytes().partition(b"\n\n")
+    assert b"\nBcc:" not in headers
 
 
 class TestTemplatesOfTheShop:
