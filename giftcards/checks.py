@@ -129,7 +129,7 @@ def check_path(setting: str, path: str, *, id: str) -> list[CheckMessage]:  # no
 
 
 def find(path: str) -> Any:
-    """What ``path`` names; ``None`` if it cannot be imported."""
+    """The object that ``path`` names; ``None`` if it cannot be imported."""
     try:
         return import_string(path)
     except Exception:  # noqa: BLE001 (a module of the shop may raise anything)

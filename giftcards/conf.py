@@ -376,7 +376,7 @@ def _url_name(setting: str, value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReorderRule:
-    """How often missing cards are ordered again in a row, and for how many hours."""
+    """The limits for ordering missing cards again: so often in a row, and for so many hours."""
 
     times: int
     hours: float

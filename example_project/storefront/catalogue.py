@@ -1,4 +1,4 @@
-"""What the shop sells: the provider's catalogue, at the shop's prices."""
+"""The shop's shelf: the provider's catalogue, at the shop's prices."""
 
 from __future__ import annotations
 

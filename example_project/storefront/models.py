@@ -76,7 +76,7 @@ class Purchase(models.Model):
 
     @property
     def gift(self) -> dict[str, Any]:
-        """What the customer has filled in of a gift."""
+        """The details of a gift that the customer has filled in, by the names of an order."""
         return {name: value for name in OF_GIFT if (value := getattr(self, name))}
 
     @property

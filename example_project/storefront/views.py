@@ -78,7 +78,7 @@ def _begin(request: HttpRequest, form: BuyForm) -> Purchase | None:
 
 
 def _texts(error: NotForSale | ValidationError) -> list[str]:
-    """What the customer is told of an error."""
+    """The sentences with which the customer is told of an error."""
     return [error.for_customer] if isinstance(error, NotForSale) else error.messages
 
 
@@ -111,7 +111,7 @@ def payment(request: HttpRequest, pk: int) -> HttpResponse:
 @require_safe
 @_of_customer
 def orders(request: HttpRequest) -> HttpResponse:
-    """What the customer has bought, and what is held for them until they pay."""
+    """The page of the customer's orders, and of the cards that are held until they pay."""
     purchases = _purchases_of(request)
     context = {"purchases": purchases.paid(), "held": purchases.held()}
     return render(request, "storefront/orders.html", context)

@@ -153,7 +153,7 @@ def _cards(count: int | None) -> str:
 
 
 def _told(move: PriceMove) -> str:
-    """What a type costs now, and did before; and the margins, if there is a rule."""
+    """The cost of a type before and now; and the margins, if there is a rule."""
     text = gettext("%(type)s: %(old)s → %(new)s, noticed on %(date)s.")
     names = {"type": bdi(move.kind), "date": moment(move.at)}
     told = filled(text, old=money(move.old_cost), new=money(move.cost), **names)

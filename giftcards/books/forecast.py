@@ -1,4 +1,4 @@
-"""What the open orders cost, and how long the balance at the provider will last."""
+"""The cost of the open orders, and how long the balance at the provider will last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the shop asks for a card, by the rule in ``PRICING``."""
+"""The shop's price of a card, by the rule in ``PRICING``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _DEAREST = 10**8
 
 
 def shop_price(kind: ProductType) -> Decimal | None:
-    """What the shop asks for one card of the type, in dinars, at its present cost.
+    """The shop's price of one card of the type, in dinars, at its present cost.
 
     ``None`` if there is no rule, if the cost is unknown, or if the card is off the shelf: it would
     be sold below its cost, or earn less than the least margin.

@@ -56,7 +56,7 @@ class Quote:
 
     @property
     def cost(self) -> Decimal | None:
-        """What ``quantity`` cards cost."""
+        """The cost of ``quantity`` cards, in dinars."""
         return None if self.price is None else self.price * self.quantity
 
     def is_read_within(self, seconds: float) -> bool:
@@ -76,7 +76,7 @@ class Line:
         """The quote from the database alone."""
         state = ProviderState.objects.current()
         known = Quote(
-            names=Product.objects.names(self.product_id, self.type_id),
+            names=Names(),
             balance=state.balance,
             balance_read_at=state.balance_read_at,
             quantity=self.quantity,
@@ -88,6 +88,7 @@ class Line:
         if kind is not None:
             return replace(
                 known,
+                names=Names(kind.product.name, kind.name),
                 price=kind.price,
                 stock=kind.stock,
                 available=kind.available,
@@ -98,7 +99,9 @@ class Line:
         # The price of a product that the catalogue does not list may have been asked for.
         told = ProductPrices.objects.filter(pk=self.product_id).first()
         price = told.prices.get(self.type_id) if told else None
-        return replace(known, price=price, read_at=told.asked_at if told and price else None)
+        names = Product.objects.names(self.product_id, self.type_id)
+        read_at = told.asked_at if told and price else None
+        return replace(known, names=names, price=price, read_at=read_at)
 
     def quote(self, *, max_age: float) -> Quote:
         """See :func:`quote`."""

@@ -95,7 +95,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Gift:
-    """What makes an order a gift."""
+    """The details that make an order a gift."""
 
     #: The recipient's.
     address: str = field(repr=False)

@@ -131,7 +131,7 @@ def shown_gifts(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
 
 
 def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
-    """When the recipients of those of ``orders`` that are gifts were told. One query, or none."""
+    """The times at which recipients were told, by order; of the gifts only. One query, or none."""
     gifts = [order.pk for order in orders if order.is_gift and order.is_final]
     if not gifts:
         return {}

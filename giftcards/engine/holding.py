@@ -63,7 +63,7 @@ def held_price(order: Order) -> Decimal | None:
 
 
 def held_objection(order: Order) -> str | None:
-    """Why a person has to look at ``order``; ``None`` if it is not held for review."""
+    """The reason for the review that ``order`` is held for; ``None`` if it is held for none."""
     wanted = _held_for(order, "review_wanted")
     return str(wanted.parameters["objection"]) if wanted else None
 

@@ -1,4 +1,4 @@
-"""What the open orders cost, and what of the balance at the provider is free for others.
+"""The cost of the open orders, and the part of the balance that is free for others.
 
 Every figure comes from an index of the database.
 """

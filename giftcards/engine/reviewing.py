@@ -26,7 +26,7 @@ class ReviewFailed(Exception):
 
 
 def objection(order: Order) -> str:
-    """Why a person has to look at ``order`` before it is sent; "" if nobody has to.
+    """The reason why a person has to look at ``order`` before it is sent; "" if nobody has to.
 
     The rule is not asked about an order whose review is approved. Raises :exc:`ReviewFailed`.
     """

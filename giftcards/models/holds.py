@@ -24,7 +24,7 @@ class HoldQuerySet(models.QuerySet["Hold"]):
         return self.filter(ahead("until", now, longest=LONGEST))
 
     def amount(self, now: datetime) -> Decimal:
-        """What the cards of the current holds cost, as far as their prices are known."""
+        """The cost of the cards of the current holds, as far as their prices are known."""
         held = self.current(now).values_list("price", "quantity")
         # Added up here, because SQLite would compute with binary fractions.
         known = (price * quantity for price, quantity in held if price is not None)

@@ -122,7 +122,7 @@ def _check(line: Any, *, email: str, fresh: bool) -> None:
 
 
 def _paid_amount(line: Any) -> Decimal:
-    """What the customer pays for the line, as oscar's order will have it."""
+    """The amount that the customer pays for the line, as oscar's order will have it."""
     price = line.purchase_info.price
     if not price.exists or price.currency != core.currency:
         raise NotForSale(

@@ -14,7 +14,7 @@ _LONGEST_CODE = 128
 
 
 class LineState(StrEnum):
-    """What has become of the cards of a line; by default, its status has the same words."""
+    """The state of the cards of a line; by default, its status has the same words."""
 
     ORDERED = "Ordered"
     DELAYED = "Delayed"

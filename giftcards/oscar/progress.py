@@ -1,4 +1,4 @@
-"""What oscar's orders tell of their cards: the status of each line, and notes for staff."""
+"""The progress of cards in oscar's orders: the status of each line, and notes for staff."""
 
 from __future__ import annotations
 

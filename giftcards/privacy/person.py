@@ -76,7 +76,7 @@ def _digits(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What somebody is in an order; the columns are those of an order, or of a correction."""
+    """A part that somebody has in an order; the columns are also those of a correction."""
 
     label: str
     #: The columns with addresses and numbers.
@@ -166,7 +166,7 @@ class Person:
             last = found[-1][0]
 
     def roles_in(self, order: Order) -> list[Role]:
-        """What the person is in ``order``; the customer, if it names nobody at all."""
+        """The person's roles in ``order``; the customer, if it names nobody at all."""
         named = [role for role in ROLES if self.is_named_by(*role.contacts_in(order))]
         is_anonymous = not any(role.contacts_in(order) for role in ROLES)
         return [CUSTOMER] if is_anonymous else named

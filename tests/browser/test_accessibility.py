@@ -16,7 +16,8 @@ from django.urls import resolve
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.models import CustomerRefund, Product, ProviderState
+from giftcards.engine.holding import hold_for_review
+from giftcards.models import CustomerRefund, Order, Product, ProviderState
 from giftcards.provider.client import Client
 from giftcards.simulator import Simulator
 from tests.browser.axe import THEMES, WINDOWS, load, look, missing, violations
@@ -145,6 +146,20 @@ def paused(browser: Browser) -> None:
     browser.open(LIST)
 
 
+def held_for_review(browser: Browser) -> None:
+    """The page on which a person approves an order or rejects it."""
+    hold_for_review(Order.objects.get(reference="web-1044"), objection="Third order today")
+    about("web-1044", "review")(browser)
+
+
+def waiting(browser: Browser) -> None:
+    """The page on which a person ends the wait of an order."""
+    soon = timezone.now() + timedelta(minutes=5)
+    order = Order.objects.filter(reference="web-1044")
+    order.update(due_at=None, send_after=soon, review="", **Order().problem_columns())
+    about("web-1044", "wait")(browser)
+
+
 # Pages that change what the others show come last.
 PAGES: dict[str, Visit] = {
     "list": at(LIST),
@@ -199,6 +214,8 @@ PAGES: dict[str, Visit] = {
     "what happened, wrong": sent(about("web-1040", "resolve")),
     "compare": comparison,
     "release": adopted("release"),
+    "review": held_for_review,
+    "wait": waiting,
     "history": about("web-1040", "history"),
     "provider": at(PROVIDER_PAGE),
     "list, paused": paused,
@@ -214,8 +231,6 @@ UNSEEN = {
     "giftcards_order_check": "a POST that leads to the order",
     "giftcards_order_fingerprint": "read by a script",
     "giftcards_providerstate_resume": "a POST that leads to the provider",
-    "giftcards_order_review": "the page of a price, with other words",
-    "giftcards_order_wait": "the page of a price, with other words",
     "giftcards_order_delete": "nobody deletes orders",
     "giftcards_providerstate_add": "there is one",
     "giftcards_providerstate_change": "nobody edits it",
