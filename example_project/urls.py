@@ -1,6 +1,9 @@
 from django.contrib import admin
 from django.urls import include, path
 
+# What waits for staff, on top of the first page of the admin.
+admin.site.index_template = "admin/giftcards/index.html"
+
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("cards/", include("giftcards.delivery.urls")),

@@ -8,22 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
-from django.utils.translation import gettext, ngettext_lazy
+from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.catalogue import price_moves, since_yesterday
 from giftcards.conf import conf
-from giftcards.display import money_text
+from giftcards.display import count_text, money_text
 from giftcards.engine.health import try_keys
 from giftcards.engine.task_queue import schedule_problem
 from giftcards.models import ApiKey, OfferChange, Order, ProviderState, StatusChange
+from giftcards.models.order_queries import (
+    HELD_FOR_PRICE,
+    HELD_FOR_REVIEW,
+    NEEDING_ATTENTION,
+    OWING,
+    PLANNED,
+)
 from giftcards.statuses import Status
 
 T = TypeVar("T")
@@ -75,13 +83,14 @@ class Finding:
 
     ``sentence`` is for monitors: English, without secrets. ``count`` is the number of orders, or of
     other rows, that it is about, at most :data:`MOST`; ``has_more`` says that there are more.
-    ``orders`` maps the primary keys of its orders to their references. ``explain`` returns the
-    details for staff in their language, or "".
+    ``since`` is when it began, if that is known. ``orders`` maps the primary keys of its orders to
+    their references. ``explain`` returns the details for staff in their language, or "".
     """
 
     sentence: str
     count: int = 1
     has_more: bool = False
+    since: datetime | None = None
     orders: Mapping[int, str] = field(default_factory=dict)
     explain: Callable[[], str] = field(default=str, repr=False, compare=False)
 
@@ -116,6 +125,11 @@ class Alert:
     page: str = ""
     query: str = ""
 
+    def in_words(self, count: int, *, has_more: bool = False) -> str:
+        """The headline with its count, such as "2 orders to do"."""
+        text = str(self.headline % {"count": count})
+        return gettext("%(what)s or more") % {"what": text} if has_more else text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition(Alert):
@@ -127,6 +141,10 @@ class Condition(Alert):
 
     judge: Callable[[Standing], Finding | None]
     ended: Any = ""
+    #: True if digests tell it. The start page of staff shows the others as well.
+    is_told: bool = True
+    #: True if no card can be bought, or handed over, while it holds.
+    stops_sales: bool = False
     #: True if staff see it above the list of orders, in the words of ``Finding.explain``.
     is_above_list: bool = False
 
@@ -159,8 +177,9 @@ def above_list(
 
 
 def _paused(standing: Standing) -> Finding | None:
-    why = standing.state.why_paused()
-    return Finding(why, explain=standing.state.why_paused) if why else None
+    state = standing.state
+    why = state.why_paused()
+    return Finding(why, since=state.paused_since, explain=state.why_paused) if why else None
 
 
 def _refused(standing: Standing) -> Finding | None:
@@ -174,7 +193,7 @@ def _is_silent(standing: Standing) -> Finding | None:
         return None
     since = "for more than 5 minutes" if state.succeeded_at else "yet"
     sentence = f"The provider has given no usable answer {since}. {state.failure}".strip()
-    return Finding(sentence, explain=state.why_paused)
+    return Finding(sentence, since=state.succeeded_at, explain=state.why_paused)
 
 
 def _has_no_worker(standing: Standing) -> Finding | None:
@@ -184,8 +203,9 @@ def _has_no_worker(standing: Standing) -> Finding | None:
         # `giftcards_poll --loop` ticks without a schedule.
         return "" if standing.state.is_ticking(standing.now) else schedule_problem()
 
-    sentence = problem()
-    return Finding(sentence, explain=problem) if sentence else None
+    sentence, state = problem(), standing.state
+    last_sign = max(filter(None, (state.ticked_at, state.swept_at)), default=None)
+    return Finding(sentence, since=last_sign, explain=problem) if sentence else None
 
 
 def _is_held_up(standing: Standing) -> Finding | None:
@@ -223,9 +243,33 @@ def _do_not_open(standing: Standing) -> Finding | None:
     return Finding(" ".join(troubles)) if troubles else None
 
 
-def _needs_attention(_standing: Standing) -> Finding | None:
-    orders = Order.objects.all().needing_attention()
-    return _of_orders(orders, one="1 order needs attention.", many="%s orders need attention.")
+def _orders_that(condition: Q, *, one: str, many: str) -> Callable[[Standing], Finding | None]:
+    """A judge of the orders that fulfil ``condition``; see :meth:`Finding.of_rows`."""
+    return lambda _standing: _of_orders(Order.objects.filter(condition), one=one, many=many)
+
+
+def _amounts(
+    condition: Q, amount: str, *, one: str, many: str
+) -> Callable[[Standing], Finding | None]:
+    """A judge of the orders that fulfil ``condition``, which adds up their column ``amount``."""
+
+    def judge(_standing: Standing) -> Finding | None:
+        rows = list(
+            Order.objects.filter(condition).values_list("pk", "reference", amount)[: MOST + 1]
+        )
+        # Added up here: SQLite would add binary fractions.
+        total = sum((row[2] for row in rows[:MOST]), Decimal(0))
+
+        def explain() -> str:
+            text = gettext("Together %(amount)s.")
+            if len(rows) > MOST:
+                text = gettext("Together more than %(amount)s.")
+            return text % {"amount": money_text(total)}
+
+        found = {key: reference for key, reference, _amount in rows}
+        return Finding.of_rows(len(found), one=one, many=many, orders=found, explain=explain)
+
+    return judge
 
 
 def _is_low(standing: Standing) -> Finding | None:
@@ -274,7 +318,23 @@ def _have_moved(_standing: Standing) -> Finding | None:
 
 def _is_unconfirmed(_standing: Standing) -> Finding | None:
     orders = Order.objects.open().filter(status=Status.UNCONFIRMED).order_by(*_BY_DUE)
-    return _of_orders(orders, one="1 order is unconfirmed.", many="%s orders are unconfirmed.")
+    undecided = [
+        bool(candidates) or due_at is None
+        for candidates, due_at in orders.values_list("candidates", "due_at")[:MOST]
+    ].count(True)
+
+    def explain() -> str:
+        if not undecided:
+            return ""
+        text = ngettext(
+            "%(count)s of them waits for a person to say what happened to it.",
+            "%(count)s of them wait for a person to say what happened to them.",
+            undecided,
+        )
+        return text % {"count": count_text(undecided)}
+
+    one, many = "1 order is unconfirmed.", "%s orders are unconfirmed."
+    return _of_orders(orders, one=one, many=many, explain=explain)
 
 
 def _is_delayed(_standing: Standing) -> Finding | None:
@@ -282,9 +342,9 @@ def _is_delayed(_standing: Standing) -> Finding | None:
     return _of_orders(orders, one="1 order is delayed.", many="%s orders are delayed.")
 
 
-def _of_orders(orders: QuerySet[Order], *, one: str, many: str) -> Finding | None:
+def _of_orders(orders: QuerySet[Order], *, one: str, many: str, **more: Any) -> Finding | None:
     found = dict(orders.values_list("pk", "reference")[: MOST + 1])
-    return Finding.of_rows(len(found), one=one, many=many, orders=found)
+    return Finding.of_rows(len(found), one=one, many=many, orders=found, **more)
 
 
 _PROVIDER, _ORDERS = "giftcards_providerstate_changelist", "giftcards_order_changelist"
@@ -296,7 +356,11 @@ register(
             code="attention",
             severity=Severity.WARNING,
             permission="giftcards.check_order",
-            judge=_needs_attention,
+            judge=_orders_that(
+                NEEDING_ATTENTION,
+                one="1 order needs attention.",
+                many="%s orders need attention.",
+            ),
             headline=ngettext_lazy("%(count)s order to do", "%(count)s orders to do", "count"),
             remedy=_("The page of the order says what is wrong and what you can do."),
             page=_ORDERS,
@@ -308,6 +372,7 @@ register(
             permission="giftcards.view_order",
             judge=_paused,
             page=_PROVIDER,
+            stops_sales=True,
         ),
         Condition(
             code="refused",
@@ -327,6 +392,7 @@ register(
             remedy=_("Orders are not followed. Those who run the site have to start it again."),
             ended=_("Background work goes on."),
             page=_PROVIDER,
+            stops_sales=True,
         ),
         Condition(
             code="provider",
@@ -337,20 +403,27 @@ register(
             remedy=_("They are repeated by themselves. If it lasts, ask the provider's support."),
             ended=_("The provider answers again."),
             page=_PROVIDER,
+            stops_sales=True,
         ),
         Condition(
             code="queue",
             severity=Severity.URGENT,
             permission="giftcards.view_providerstate",
             judge=_is_held_up,
+            headline=_("orders or notices wait for too long"),
+            remedy=_("The provider's page says what waits. If it lasts, ask your developer."),
             page=_PROVIDER,
+            is_told=False,
         ),
         Condition(
             code="keys",
             severity=Severity.URGENT,
             permission="giftcards.view_providerstate",
             judge=_has_several_keys,
+            headline=_("the shop's programs use different keys of the provider"),
+            remedy=_("Cards may be bought in the wrong account. Ask your developer at once."),
             page=_PROVIDER,
+            is_told=False,
         ),
         Condition(
             code="balance",
@@ -381,7 +454,11 @@ register(
             severity=Severity.URGENT,
             permission="giftcards.view_providerstate",
             judge=_do_not_open,
+            headline=_("stored cards cannot be opened"),
+            remedy=_("Customers cannot be shown their codes. Ask your developer at once."),
             page=_PROVIDER,
+            is_told=False,
+            stops_sales=True,
         ),
         Condition(
             code="unconfirmed",
@@ -396,6 +473,84 @@ register(
             ),
             page=_ORDERS,
             query=f"?status__exact={Status.UNCONFIRMED}",
+        ),
+        Condition(
+            code="price",
+            severity=Severity.WARNING,
+            permission="giftcards.resolve_order",
+            judge=_orders_that(
+                HELD_FOR_PRICE,
+                one="1 order is held: a card costs more than it may.",
+                many="%s orders are held: their cards cost more than they may.",
+            ),
+            headline=ngettext_lazy(
+                "%(count)s order held because of its price",
+                "%(count)s orders held because of their price",
+                "count",
+            ),
+            remedy=_("Approve the price or reject the order. Nothing is bought until then."),
+            page=_ORDERS,
+            query="?attention=price",
+            is_told=False,
+        ),
+        Condition(
+            code="review",
+            severity=Severity.WARNING,
+            permission="giftcards.resolve_order",
+            judge=_orders_that(
+                HELD_FOR_REVIEW,
+                one="1 order is held until a person has looked at it.",
+                many="%s orders are held until a person has looked at them.",
+            ),
+            headline=ngettext_lazy(
+                "%(count)s order to be approved before it is bought",
+                "%(count)s orders to be approved before they are bought",
+                "count",
+            ),
+            remedy=_("Approve or reject it. Nothing is bought until then."),
+            page=_ORDERS,
+            query="?attention=review",
+            is_told=False,
+        ),
+        Condition(
+            code="owed",
+            severity=Severity.WARNING,
+            permission="giftcards.settle_refund",
+            judge=_amounts(
+                OWING,
+                "open_amount",
+                one="The customer of 1 order is owed money.",
+                many="The customers of %s orders are owed money.",
+            ),
+            headline=ngettext_lazy(
+                "%(count)s order whose customer is owed money",
+                "%(count)s orders whose customers are owed money",
+                "count",
+            ),
+            remedy=_("Order the missing cards again, or pay the customer back."),
+            page=_ORDERS,
+            query="?refund=owed",
+            is_told=False,
+        ),
+        Condition(
+            code="planned",
+            severity=Severity.WARNING,
+            permission="giftcards.settle_refund",
+            judge=_amounts(
+                PLANNED,
+                "planned_amount",
+                one="1 order has a refund that is still to be paid.",
+                many="%s orders have refunds that are still to be paid.",
+            ),
+            headline=ngettext_lazy(
+                "%(count)s order with a refund to be paid",
+                "%(count)s orders with refunds to be paid",
+                "count",
+            ),
+            remedy=_("Pay it, then say on the order's page that it is paid."),
+            page=_ORDERS,
+            query="?refund=planned",
+            is_told=False,
         ),
         Condition(
             code="delayed",

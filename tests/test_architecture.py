@@ -53,6 +53,7 @@ PARTS = {
         "exceptions addresses statuses problems keys.secrecy refunds settlement conf keys.keyring "
         "provider models display engine conditions fulfilment catalogue"
     ),
+    "templatetags": "admin",
     "management": (
         "exceptions statuses problems refunds settlement conf keys.keyring models keys.rotation "
         "engine conditions catalogue privacy tasks"
@@ -83,6 +84,7 @@ WITHIN = {
         "extensions": "actions",
         "filters": "rows",
         "catalogue": "rows",
+        "desk": "rows",
         "logs": "rows filters",
         "provider": "actions rows provider_sections",
         "pages": "actions extensions provider",

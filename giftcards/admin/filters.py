@@ -21,6 +21,8 @@ from giftcards.display import isolated
 from giftcards.models import Product
 from giftcards.models.order_queries import (
     CONTRADICTORY,
+    HELD_FOR_PRICE,
+    HELD_FOR_REVIEW,
     NEEDING_ATTENTION,
     OWING,
     PAID_BACK,
@@ -70,7 +72,11 @@ class ConditionFilter(IndexedFilter, admin.SimpleListFilter):
 class AttentionFilter(ConditionFilter):
     title = _("to do")
     parameter_name = "attention"
-    conditions = {"needed": (_("Needs a person"), NEEDING_ATTENTION)}
+    conditions = {
+        "needed": (_("Needs a person"), NEEDING_ATTENTION),
+        "price": (_("Held because of its price"), HELD_FOR_PRICE),
+        "review": (_("To be approved before it is bought"), HELD_FOR_REVIEW),
+    }
 
 
 class RefundFilter(ConditionFilter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
+from django.utils.html import conditional_escape
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -20,7 +22,8 @@ from giftcards.admin import provider_sections
 from giftcards.admin.actions import token
 from giftcards.admin.provider_sections import Section
 from giftcards.admin.rows import ReadOnlyRows, order_link, visible_orders
-from giftcards.conditions import Standing
+from giftcards.conditions import CONDITIONS, Condition, Finding, Standing
+from giftcards.display import bdi, filled
 from giftcards.engine.health import api_keys as known_keys
 from giftcards.engine.task_queue import wake_worker
 from giftcards.keys.keyring import configured_key
@@ -91,11 +94,13 @@ class ProviderStateAdmin(ReadOnlyRows):
             "title": gettext("The provider"),
             "media": self.media,
             "has_view_permission": True,
+            "verdict": _verdict(standing, shows_costs=self.may_see_costs(request)),
             "pause": pause,
             "state_token": _state_token(state),
             "resuming": _what_resuming_does(state) if pause else [],
             "may_resume": self.has_resume_permission(request),
             "sections": self.get_sections(request, standing),
+            "counts_all": "cards" in request.GET,
             **(extra_context or {}),
         }
         return TemplateResponse(request, self.change_list_template, context)
@@ -112,10 +117,10 @@ class ProviderStateAdmin(ReadOnlyRows):
         name = partial(self._name, request)
         return [
             provider_sections.connection(standing, shows_balance=shows_costs),
-            provider_sections.worker(standing),
             provider_sections.waiting(name, order_list=self._order_list(request)),
+            provider_sections.worker(standing),
             provider_sections.failures(standing.state, keys, name, shows_costs=shows_costs),
-            # Hints for developers are for those who may resume requests, as on an order's page.
+            # Hints are for those who may resume requests, as on an order's page.
             provider_sections.encryption(counts_all="cards" in request.GET, shows_hints=may_resume),
             provider_sections.api_keys(keys),
             provider_sections.versions(),
@@ -159,6 +164,48 @@ class ProviderStateAdmin(ReadOnlyRows):
             if is_resumed:
                 self.log_change(request, state, "Resumed requests to the provider.")
         return is_resumed
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer to the question whether cards can be sold now, as HTML."""
+
+    is_yes: bool
+    #: In a sentence: the answer and, for a no, why and since when.
+    answer: str
+    #: Sentences on the details and on what to do.
+    advice: tuple[str, ...]
+
+
+def _verdict(standing: Standing, *, shows_costs: bool) -> Verdict:
+    for condition in CONDITIONS.values():
+        finding = condition.judge(standing) if condition.stops_sales else None
+        if finding:
+            return _no(condition, finding)
+    # The balance lasts for less than the shop wants, or than the orders to be sent cost.
+    low = (CONDITIONS[code] for code in ("balance", "funds") if code in CONDITIONS and shows_costs)
+    findings = (condition.judge(standing) for condition in low)
+    advice = tuple(finding.explain() for finding in findings if finding)
+    return Verdict(is_yes=True, answer=gettext("Gift cards can be sold now."), advice=advice)
+
+
+def _no(condition: Condition, finding: Finding) -> Verdict:
+    # A pause is told by two conditions with other causes.
+    why = condition.headline or CONDITIONS["refused"].headline
+    text, moment = gettext("Gift cards cannot be sold now: %(why)s."), ""
+    if finding.since:
+        text = gettext("Gift cards cannot be sold now: %(why)s, since %(moment)s.")
+        moment = provider_sections.since(finding.since)
+    advice = (
+        bdi(finding.explain()),
+        condition.remedy,
+        gettext("Orders that are placed meanwhile are kept, and sent automatically afterwards."),
+    )
+    return Verdict(
+        is_yes=False,
+        answer=filled(text, why=conditional_escape(why), moment=moment),
+        advice=tuple(filter(None, advice)),
+    )
 
 
 def _state_token(state: ProviderState) -> str:

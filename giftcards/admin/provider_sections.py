@@ -65,6 +65,8 @@ class Section:
     cells: Sequence[Sequence[Any]] = ()
     #: Said below the table or the facts.
     note: Any = ""
+    #: True if shop staff need it only to show it to a developer.
+    is_for_developer: bool = False
 
     @property
     def rows(self) -> list[list[tuple[Any, Any]]]:
@@ -81,8 +83,8 @@ def connection(standing: Standing, *, shows_balance: bool) -> Section:
         Fact(
             _("Requests to the provider"), gettext("paused") if is_paused else gettext("in service")
         ),
-        Fact(_("Last answer"), _moment(state.succeeded_at)),
-        Fact(_("Last failure"), _moment(state.failed_at)),
+        Fact(_("Last answer"), since(state.succeeded_at)),
+        Fact(_("Last failure"), since(state.failed_at)),
         Fact(_("Requests in the last minute"), used),
     ]
     if shows_balance:
@@ -129,12 +131,12 @@ def _oldest(recorded_at: datetime, name: OrderName) -> str:
     if order is None:
         return gettext("none")  # it has just settled
     text = gettext("%(order)s, since %(moment)s")
-    return filled(text, order=name(order), moment=_moment(recorded_at))
+    return filled(text, order=name(order), moment=since(recorded_at))
 
 
 def versions() -> Section:
     facts = [Fact(bdi(name), bdi(number)) for name, number in running_versions().items()]
-    return Section("versions", _("Versions"), facts)
+    return Section("versions", _("Versions"), facts, is_for_developer=True)
 
 
 def worker(standing: Standing) -> Section:
@@ -149,9 +151,9 @@ def worker(standing: Standing) -> Section:
         facts.append(Fact(_("Schedule"), schedule, is_wrong=True))
     is_due = next_run is not None and next_run <= timezone.now()
     facts += [
-        Fact(_("Last run"), _moment(state.ticked_at)),
-        Fact(_("Next run"), gettext("due now") if is_due else _moment(next_run)),
-        Fact(_("Orders last looked after"), _moment(state.swept_at)),
+        Fact(_("Last run"), since(state.ticked_at)),
+        Fact(_("Next run"), gettext("due now") if is_due else since(next_run)),
+        Fact(_("Orders last looked after"), since(state.swept_at)),
     ]
     return Section("worker", _("Background work"), facts)
 
@@ -182,7 +184,7 @@ def failures(
         "failures",
         _("Last failures"),
         columns=(_("When"), _("What"), _("Text")),
-        cells=[(_moment(at), what, text) for at, what, text in rows],
+        cells=[(since(at), what, text) for at, what, text in rows],
         note="" if rows else _("None."),
     )
 
@@ -203,7 +205,7 @@ def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
         keys = encryption_keys(counts_all=counts_all)
     except ConfigurationError as error:
         problem = Fact(_("Encryption keys"), str(error), is_wrong=True)
-        return Section("encryption", _("Encryption keys"), [problem])
+        return Section("encryption", _("Encryption keys"), [problem], is_for_developer=True)
     labels = {"newest": _("Newest card"), "oldest": _("Oldest card")}
     facts = [
         Fact(labels[name], _opens(trouble, shows_hints), is_wrong=bool(trouble))
@@ -221,6 +223,7 @@ def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
             (bdi(key.fingerprint[:8] or "—"), _place(key), _cards(key, is_recorded)) for key in keys
         ],
         note=link if any(key.has_more for key in keys) else "",
+        is_for_developer=True,
     )
 
 
@@ -254,8 +257,8 @@ def api_keys(keys: Sequence[KnownKey]) -> Section:
             bdi(known.name),
             gettext("yes") if known.is_own else gettext("no"),
             known.key.get_environment_display() or gettext("unknown"),
-            _moment(known.key.accepted_at),
-            _moment(known.key.refused_at),
+            since(known.key.accepted_at),
+            since(known.key.refused_at),
             gettext("refused: no requests are made")
             if known.key.is_refused
             else gettext("in order"),
@@ -277,6 +280,7 @@ def api_keys(keys: Sequence[KnownKey]) -> Section:
         note=_(
             "Keys are known by the beginning of a fingerprint, from which nobody can tell the key."
         ),
+        is_for_developer=True,
     )
 
 
@@ -288,7 +292,7 @@ def _balance(state: ProviderState) -> str:
     if state.balance is None:
         return gettext("not read yet")
     text = gettext("%(balance)s, read on %(moment)s")
-    return filled(text, balance=money(state.balance), moment=_moment(state.balance_read_at))
+    return filled(text, balance=money(state.balance), moment=since(state.balance_read_at))
 
 
 def _backlog(backlog: Backlog | None) -> str:
@@ -297,10 +301,10 @@ def _backlog(backlog: Backlog | None) -> str:
     if backlog.since is None:
         return count_text(backlog.number)
     text = gettext("%(count)s, the first since %(moment)s")
-    return filled(text, count=count_text(backlog.number), moment=_moment(backlog.since))
+    return filled(text, count=count_text(backlog.number), moment=since(backlog.since))
 
 
-def _moment(moment: datetime | None) -> str:
+def since(moment: datetime | None) -> str:
     """The local time and its distance from now, as HTML; "never" for ``None``."""
     if moment is None:
         return gettext("never")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
@@ -12,20 +10,21 @@ from giftcards.delivery.conf import conf
 from giftcards.delivery.models import Delivery, StaffDigest
 from giftcards.display import moment_text
 
-# How long a message that was given up raises the alarm: nobody can tick it off.
-_ALARM = timedelta(days=1)
-
 
 def _waits(standing: Standing) -> Finding | None:
-    late = Delivery.objects.late(standing.now, limit=MOST + 1)
+    late = Delivery.objects.late(standing.now)
+    times = [
+        not_before or created_at
+        for created_at, not_before in late.values_list("created_at", "not_before")[: MOST + 1]
+    ]
 
     def explain() -> str:
         text = gettext("The first has been waiting since %(moment)s.")
-        return text % {"moment": moment_text(min(late))}
+        return text % {"moment": moment_text(min(times))}
 
     what = "waited to be sent for more than 5 minutes"
     return Finding.of_rows(
-        len(late),
+        len(times),
         one=f"1 message to customers has {what}.",
         many=f"%s messages to customers have {what}.",
         explain=explain,
@@ -33,10 +32,10 @@ def _waits(standing: Standing) -> Finding | None:
 
 
 def _is_untold(standing: Standing) -> Finding | None:
-    lately = Delivery.objects.filter(failed_at__gt=standing.now - _ALARM)
+    lately = Delivery.objects.untold_lately(standing.now)
     what = "given up within the last day"
     return Finding.of_rows(
-        lately.untold().order_by()[: MOST + 1].count(),
+        lately.order_by()[: MOST + 1].count(),
         one=f"1 message to customers was {what}.",
         many=f"%s messages to customers were {what}.",
     )
@@ -80,20 +79,35 @@ CONDITIONS = (
         remedy=_("It is tried again by itself. If it lasts, the mail server needs a look."),
         ended=_("Messages to customers are sent again."),
         page=_MESSAGES,
+        query="?customers=late",
     ),
     Condition(
         code="untold",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
         judge=_is_untold,
+        headline=ngettext_lazy(
+            "%(count)s message that a customer did not get",
+            "%(count)s messages that customers did not get",
+            "count",
+        ),
+        remedy=_("Send it again, to another address if need be, or call the customer."),
         page=_MESSAGES,
-        query="?customers=untold",
+        query="?customers=untold-lately",
+        # Digests have an item about each order.
+        is_told=False,
     ),
     Condition(
         code="digests",
         severity=Severity.URGENT,
         permission="giftcards_delivery.view_staffdigest",
         judge=_digests_fail,
+        headline=ngettext_lazy(
+            "%(count)s person cannot be sent a digest",
+            "%(count)s persons cannot be sent digests",
+            "count",
+        ),
+        is_told=False,
         page="giftcards_delivery_staffdigest_changelist",
         is_above_list=True,
     ),

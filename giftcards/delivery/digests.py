@@ -27,7 +27,7 @@ from giftcards.delivery.conf import StaffPerson, conf
 from giftcards.delivery.failures import Failure, describe
 from giftcards.delivery.handover import Limits, hand_over
 from giftcards.delivery.models import StaffDigest
-from giftcards.delivery.news import Item, Situation, alerts
+from giftcards.delivery.news import Item, Situation, admin_url, alerts
 from giftcards.delivery.signals import staff_news
 from giftcards.display import one_line
 from giftcards.keys.secrecy import contained
@@ -260,6 +260,7 @@ def _mail_to(person: StaffPerson, items: list[Item]) -> EmailMultiAlternatives:
             "news": [item for item in items if not item.has_ended],
             "ended": [item for item in items if item.has_ended],
             "title": _title(items),
+            "start_url": admin_url("app_list", "giftcards"),
             "shop_name": conf.display_name,
             "language": person.language,
             "is_rtl": get_language_bidi(),

@@ -21,6 +21,8 @@ from giftcards.statuses import FINAL
 _LONGEST_WAIT = timedelta(days=1)
 # A message that has been open for longer is late. Shorter disturbances end by themselves.
 _PATIENCE = timedelta(minutes=5)
+# How long a message that was given up raises the alarm: nobody can tick it off.
+_ALARM = timedelta(days=1)
 #: Number of wrong PINs that locks a link.
 MOST_WRONG_PINS = 5
 #: Limit of reveals for each link where the settings have none: nobody needs as many, and each
@@ -59,15 +61,17 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         # The column is NULL in rows that are done, so the index has the open ones side by side.
         return self.filter(next_attempt_at__lte=now).order_by("next_attempt_at", "pk")
 
-    def late(self, now: datetime, *, limit: int) -> list[datetime]:
-        """Since when messages have waited that do for 5 minutes or longer, due first.
+    def late(self, now: datetime) -> Self:
+        """Messages that have waited to be sent for 5 minutes or longer, due first."""
+        by = now - _PATIENCE
+        rows = self.waiting(now).filter(
+            Q(not_before__lte=by) | Q(not_before=None, created_at__lte=by)
+        )
+        return rows.order_by("next_attempt_at", "pk")
 
-        At most ``limit`` messages are looked at.
-        """
-        found = self.waiting(now).order_by("next_attempt_at", "pk")
-        rows = found.values_list("created_at", "not_before")
-        times = [not_before or created_at for created_at, not_before in rows[:limit]]
-        return [at for at in times if at <= now - _PATIENCE]
+    def untold_lately(self, now: datetime) -> Self:
+        """The :meth:`untold` messages that were given up within a day."""
+        return self.untold().filter(failed_at__gt=now - _ALARM)
 
     def waiting(self, now: datetime) -> Self:
         """Messages that are still to be sent, without those whose time is yet to come."""

@@ -16,8 +16,8 @@ from django.apps import apps
 from django.db.models import Max, QuerySet
 from django.urls import NoReverseMatch, reverse
 from django.utils.text import capfirst
-from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext_lazy
 
 from giftcards.conditions import CONDITIONS, MOST, Alert, Condition, Finding, Severity, Standing
 from giftcards.delivery.conf import conf
@@ -133,10 +133,14 @@ _CODE_OF_STATUS = {
 
 def alerts() -> dict[str, Alert]:
     """The texts of everything that is news, by code, the most important first."""
-    told = [condition for condition in CONDITIONS.values() if condition.headline]
+    told = filter(_is_told, CONDITIONS.values())
     rank = list(Severity)
     ordered = sorted((*told, *EVENTS.values()), key=lambda alert: rank.index(alert.severity))
     return {alert.code: alert for alert in ordered}
+
+
+def _is_told(condition: Condition) -> bool:
+    return condition.is_told and bool(condition.headline)
 
 
 class Mention(NamedTuple):
@@ -169,7 +173,7 @@ class Item:
             finding.count,
             finding.has_more,
             orders=tuple(
-                Mention(name, _address("giftcards_order_change", key)) for key, name in named
+                Mention(name, admin_url("giftcards_order_change", key)) for key, name in named
             ),
             explain=finding.explain,
         )
@@ -187,8 +191,7 @@ class Item:
         """The news in a few words, such as "2 orders to do"; a sentence if ``has_ended``."""
         if self.has_ended and isinstance(self.alert, Condition):
             return str(self.alert.ended)
-        text = str(self.alert.headline % {"count": self.count})
-        return gettext("%(what)s or more") % {"what": text} if self.has_more else text
+        return self.alert.in_words(self.count, has_more=self.has_more)
 
     @property
     def detail(self) -> str:
@@ -204,7 +207,7 @@ class Item:
         """The URL of the admin's page about this; "" if there is none."""
         if self.has_ended or not self.alert.page:
             return ""
-        address = _address(self.alert.page)
+        address = admin_url(self.alert.page)
         return address and address + self.alert.query
 
     @property
@@ -236,7 +239,7 @@ def current_situation() -> Situation:
     states: dict[str, Finding] = {}
     matters: dict[str, Finding] = {}
     for condition in CONDITIONS.values():
-        finding = condition.judge(standing) if condition.headline else None
+        finding = condition.judge(standing) if _is_told(condition) else None
         if finding:
             (states if condition.ended else matters)[condition.code] = finding
     return Situation(standing.now, states, matters)
@@ -303,13 +306,13 @@ def _reveals(since: datetime, until: datetime) -> Iterator[Item]:
 
 def _some(code: str, orders: Iterable[tuple[int, str]], *, has_more: bool) -> Iterator[Item]:
     if rows := dict(orders):
-        yield Item.about(EVENTS[code], Finding("", min(len(rows), MOST), has_more, rows))
+        yield Item.about(EVENTS[code], Finding("", min(len(rows), MOST), has_more, orders=rows))
 
 
 # URLs of the admin.
 
 
-def _address(page: str, *args: object) -> str:
+def admin_url(page: str, *args: object) -> str:
     """The URL of a page of the admin; "" if ``BASE_URL`` or the page is missing."""
     if not conf.base_url:
         return ""

@@ -7,7 +7,7 @@ from giftcards.models.holds import Hold
 from giftcards.models.leases import Lease, RequestSlot
 from giftcards.models.money import CustomerRefund
 from giftcards.models.orders import MAX_QUANTITY, Order, OrderQuerySet, new_reference
-from giftcards.models.provider import ApiKey, ProviderState
+from giftcards.models.provider import ApiKey, Desk, ProviderState
 from giftcards.models.records import CardReveal, CustomerChange, Note
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "CardReveal",
     "CustomerChange",
     "CustomerRefund",
+    "Desk",
     "Hold",
     "Lease",
     "Note",

@@ -30,6 +30,9 @@ _PATIENT = (Status.UNCONFIRMED, Status.DELAYED)
 
 # Orders that are not sent until a person decides, their price falls, or their time has come.
 HELD = Q(status=Status.PENDING, due_at=None)
+# Of these, the ones that a fallen price releases, and those that a person has to look at.
+HELD_FOR_PRICE = HELD & Q(settled_at=None, send_after=None) & ~Q(review=Review.WANTED)
+HELD_FOR_REVIEW = HELD & Q(settled_at=None, review=Review.WANTED)
 
 # Django turns "= True" into a bare column and "= False" into NOT, for which SQLite uses no index;
 # hence the lists.
@@ -121,7 +124,7 @@ class OrderQueries(models.QuerySet["Order"]):
 
     def on_hold_for_price(self) -> Self:
         """Held orders that a fallen price releases."""
-        return self.on_hold().filter(send_after=None).exclude(review=Review.WANTED)
+        return self.on_hold().filter(HELD_FOR_PRICE)
 
     def on_hold_for_too_long(self, now: datetime) -> Self:
         """Held orders whose ``send_after`` or ``send_before`` is past."""

@@ -358,6 +358,15 @@ class ProviderState(models.Model):
             return self.Pause.ACCESS
         return self.pause if self.is_pause_told(now) else ""
 
+    @property
+    def paused_since(self) -> datetime | None:
+        """The time since which calls are paused, for the reason that :meth:`why_paused` tells."""
+        now = timezone.now()
+        refused = ApiKey.objects.holding_up(configured_key(), now)
+        if refused:
+            return refused.refused_at
+        return self.paused_at if self.is_pause_told(now) else None
+
     def why_paused(self) -> str:
         """A text for staff: why calls are paused, and what to do about it; "" if they are not."""
         now, own = timezone.now(), configured_key()
@@ -417,6 +426,17 @@ class ProviderState(models.Model):
         return gettext(
             "Background work has stopped: there has been no sign of it for more than 3 minutes."
         )
+
+
+class Desk(ProviderState):
+    """The start page of staff, which the menus of the admin list like a model; it has no rows."""
+
+    class Meta:
+        proxy = True
+        default_permissions = ()
+        verbose_name = _("At a glance")
+        # Begins with a letter that sorts it above the other entries of the menu, in each language.
+        verbose_name_plural = _("At a glance")
 
 
 def _english(text: str) -> str:

@@ -379,7 +379,9 @@ class TestFailOn:
                 page = text(read(viewer.get(reverse("admin:giftcards_providerstate_changelist"))))
             assert (code == 1) == (status["pause"] == "outage")
             assert (code == 1) == (status["explanation"] != "In service.")
-            assert (code == 1) == ("Requests to the provider are paused." in page)
+            assert (code == 1) == (
+                "Gift cards cannot be sold now: requests to the provider are paused" in page
+            )
             told.append(code)
             wall.let_pass(5)
         changes = [step for step, code in enumerate(told) if code != told[step - 1]]
@@ -488,7 +490,8 @@ class TestFailOn:
         assert call("giftcards_status", "--fail-on", conditions) == (
             "",
             f"--fail-on: {unknown} is not known. Use one or more of attention, paused, refused,"
-            " worker, provider, queue, keys, balance, prices, cards, unconfirmed, delayed, funds,"
+            " worker, provider, queue, keys, balance, prices, cards, unconfirmed,"
+            " price, review, owed, planned, delayed, funds,"
             " missing, unknown, gap, mail, untold, digests, separated by commas.\n",
             2,
         )

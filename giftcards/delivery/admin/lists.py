@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, cast
 
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
@@ -81,24 +82,36 @@ class ChannelFilter(ChoicesFilter):
             }
 
 
-class UntoldFilter(admin.SimpleListFilter):
+class CustomersFilter(admin.SimpleListFilter):
     title = _("customers")
     parameter_name = "customers"
 
+    # The start page links to the last two.
+    _rows: ClassVar[Mapping[str, tuple[Any, Callable[[DeliveryQuerySet], DeliveryQuerySet]]]] = {
+        "untold": (_("Not told"), lambda rows: rows.untold()),
+        "untold-lately": (
+            _("Not told, within a day"),
+            lambda rows: rows.untold_lately(timezone.now()),
+        ),
+        "late": (
+            _("Waiting for more than 5 minutes"),
+            lambda rows: rows.late(timezone.now()).order_by(),
+        ),
+    }
+
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        return [("untold", _("Not told"))]
+        return [(name, label) for name, (label, _choose) in self._rows.items()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        if self.value() != "untold":
-            return queryset
-        return cast("DeliveryQuerySet", queryset).untold()
+        chosen = self._rows.get(self.value() or "")
+        return chosen[1](cast("DeliveryQuerySet", queryset)) if chosen else queryset
 
 
 @admin.register(Delivery)
 class DeliveryAdmin(PreviewPages, DeliveryRows):
     list_display = ("when", "its_kind", "its_status", "its_order", "to", "tries", "last_error")
     list_filter = (
-        UntoldFilter,
+        CustomersFilter,
         ("status", ChoicesFilter),
         ("kind", ChoicesFilter),
         ("channel", ChannelFilter),

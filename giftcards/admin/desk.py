@@ -1,0 +1,205 @@
+"""The start page of staff: what needs a person now, and today in one line.
+
+Its cards are the conditions that digests and monitors tell, in the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from itertools import islice
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin import AdminSite
+from django.contrib.admin.sites import all_sites
+from django.core.exceptions import PermissionDenied
+from django.db.models import Count
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import NoReverseMatch, URLPattern, path, reverse
+from django.utils.text import capfirst
+from django.utils.translation import gettext, ngettext
+
+from giftcards.admin.rows import ReadOnly, order_link, visible_orders
+from giftcards.conditions import CONDITIONS, Condition, Finding, Severity, Standing
+from giftcards.display import count_text, filled, money
+from giftcards.models import Desk, Order
+from giftcards.models.times import begin_of, today
+from giftcards.refunds import refund_breakdown
+from giftcards.settlement import customer_breakdown
+
+# The most orders that a card names.
+_NAMED = 5
+# What the sums of a day are made of.
+_FIGURES = (
+    "status",
+    "quantity",
+    "fulfilled_quantity",
+    "sale_price",
+    "sale_amount",
+    "price_per_card",
+    "fulfilled_amount",
+    "reordered_amount",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Something that needs a person: a title, sentences, and links to its rows."""
+
+    severity: Severity
+    title: str
+    sentences: tuple[str, ...]
+    #: The address of the page that lists exactly its rows; "" for none that the person may open.
+    url: str
+    #: Links to the first of its orders, as HTML, and the number of the others.
+    orders: tuple[str, ...] = ()
+    unnamed: int = 0
+
+    @property
+    def is_urgent(self) -> bool:
+        return self.severity is Severity.URGENT
+
+
+def show_desk(request: HttpRequest) -> dict[str, Any]:
+    """The cards and the line of the day for the person of ``request``, as template context.
+
+    Empty for a person who may see nothing of it.
+    """
+    site = _site_of(request)
+    known = [each for each in CONDITIONS.values() if each.headline]
+    told = [each for each in known if request.user.has_perm(each.permission)]
+    if not (told or sees_orders(request, site)):
+        return {}
+    rank = list(Severity)
+    told.sort(key=lambda condition: rank.index(condition.severity))
+    return {
+        "is_shown": True,
+        "cards": list(_cards(request, site, told)),
+        "today": _today(request, site),
+    }
+
+
+def sees_orders(request: HttpRequest, site: AdminSite) -> bool:
+    return not visible_orders(request, site).query.is_empty()
+
+
+def _site_of(request: HttpRequest) -> AdminSite:
+    """The site whose page ``request`` asks for; Django's default one if it says none."""
+    name = getattr(request, "current_app", admin.site.name)
+    return next((site for site in all_sites if site.name == name), admin.site)
+
+
+# Cards.
+
+
+def _cards(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iterator[Card]:
+    standing, visible = Standing(), visible_orders(request, site)
+    sees_all = not visible.query.where
+    for condition in told:
+        finding = condition.judge(standing)
+        if finding and not sees_all and _is_about_orders(condition):
+            # Neither the number nor the sum of orders that are hidden from this person.
+            shown = visible.filter(pk__in=finding.orders).order_by()
+            keys = dict(shown.values_list("pk", "reference"))
+            finding = Finding("", len(keys), orders=keys) if keys else None
+        if finding:
+            named = _links(request, site, islice(finding.orders, _NAMED))
+            yield Card(
+                condition.severity,
+                capfirst(condition.in_words(finding.count, has_more=finding.has_more)),
+                tuple(filter(None, (finding.explain(), str(condition.remedy)))),
+                _address(site, condition),
+                named,
+                finding.count - len(named) if named else 0,
+            )
+
+
+def _links(request: HttpRequest, site: AdminSite, keys: Iterable[int]) -> tuple[str, ...]:
+    """Links to those of the orders that the person may see, as HTML."""
+    orders = visible_orders(request, site).in_bulk(list(keys))
+    if not orders:
+        return ()
+    may_see = site.get_model_admin(Order).has_view_permission
+    return tuple(order_link(site, order) for order in orders.values() if may_see(request, order))
+
+
+def _is_about_orders(condition: Condition) -> bool:
+    return condition.page.endswith(("_order_changelist", "_delivery_changelist"))
+
+
+def _address(site: AdminSite, condition: Condition) -> str:
+    try:
+        page = reverse(f"admin:{condition.page}", current_app=site.name)
+    except NoReverseMatch:
+        return ""
+    return page + condition.query
+
+
+# Today.
+
+
+def _today(request: HttpRequest, site: AdminSite) -> str:
+    """The day so far in one line of HTML; "" for a person from whom orders are hidden."""
+    orders = visible_orders(request, site)
+    if orders.query.is_empty() or orders.query.where:
+        return ""
+    since = begin_of(today())
+    placed = Order.objects.filter(created_at__gte=since).order_by().count()
+    cards, sold, margin = _sums_since(since)
+    if not (placed or cards):
+        return gettext("Today: no orders yet.")
+    parts = [
+        ngettext("%(count)s order", "%(count)s orders", placed) % {"count": count_text(placed)},
+        ngettext("%(count)s card delivered", "%(count)s cards delivered", cards)
+        % {"count": count_text(cards)},
+        filled(gettext("sold for %(amount)s"), amount=money(sold)),
+    ]
+    if request.user.has_perm("giftcards.view_cost"):
+        parts.append(filled(gettext("margin %(amount)s"), amount=money(margin)))
+    return filled(gettext("Today: %(figures)s"), figures=" · ".join(parts))
+
+
+def _sums_since(since: datetime) -> tuple[int, Decimal, Decimal]:
+    """Of the orders that became final since: cards delivered, what they sold for, and the margin.
+
+    Each amount is the sum over the orders for which it is known. Orders with equal figures are
+    counted by the database, and added up here: SQLite would add binary fractions.
+    """
+    final = Order.objects.filter(settled_at__gte=since).order_by()
+    cards, sold, margin = 0, Decimal(0), Decimal(0)
+    for *values, number in final.values_list(*_FIGURES).annotate(Count("pk")):
+        order = Order(**dict(zip(_FIGURES, values, strict=True)))
+        customer, provider = customer_breakdown(order), refund_breakdown(order)
+        cards += number * order.fulfilled_quantity
+        if customer is None:
+            continue
+        sold += number * customer.kept_amount
+        if provider is not None and provider.charged_amount is not None:
+            margin += number * (customer.kept_amount - provider.charged_amount)
+    return cards, sold, margin
+
+
+@admin.register(Desk)
+class DeskAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    """The entry of the start page in the menus of the admin and of its themes."""
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return sees_orders(request, self.admin_site)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+    def changelist_view(self, request: HttpRequest, *_args: Any, **_named: Any) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        label = self.opts.app_label
+        page = reverse("admin:app_list", args=[label], current_app=self.admin_site.name)
+        return HttpResponseRedirect(page)
+
+    def get_urls(self) -> list[URLPattern]:
+        # Its only page: there are no rows.
+        view = self.admin_site.admin_view(self.changelist_view)
+        return [path("", view, name="giftcards_desk_changelist")]

@@ -1,0 +1,18 @@
+"""The tag that puts the start page's cards on any page of the admin: ``{% giftcards_desk %}``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import template
+from django.template import RequestContext
+
+from giftcards.admin.desk import show_desk
+
+register = template.Library()
+
+
+@register.inclusion_tag("admin/giftcards/desk.html", takes_context=True)
+def giftcards_desk(context: RequestContext) -> dict[str, Any]:
+    """What needs the person of the request now; nothing for a person who may see none of it."""
+    return show_desk(context["request"])

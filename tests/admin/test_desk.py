@@ -1,0 +1,305 @@
+"""The start page: one card for each condition that holds, with a link to exactly its rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.contrib.admin import AdminSite
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import path, reverse
+from django.utils import timezone, translation
+
+from giftcards.admin import OrderAdmin
+from giftcards.conditions import CONDITIONS
+from giftcards.delivery.models import Delivery
+from giftcards.engine.holding import hold_for_price, hold_for_review
+from giftcards.engine.task_queue import ensure_schedule
+from giftcards.models import Order, ProviderState
+from giftcards.problems import Kind, Problem
+from giftcards.settlement import record_refund
+from giftcards.statuses import Status
+from tests.builders import PARTIAL, PRODUCT, REFUNDED, TYPE, make_guide_order, make_order, settle
+from tests.delivery.staff import message
+from tests.pages import plain, read, sign_in, text
+from tests.stage import ago, record_order, refuse_key
+
+pytestmark = pytest.mark.django_db
+
+START = "/admin/giftcards/"
+Card = tuple[str, str]
+
+
+@pytest.fixture(autouse=True)
+def at_work(db: None) -> None:
+    """Background work goes on, so that only what a test makes is wrong."""
+    ensure_schedule()
+    ProviderState.objects.note_tick()
+
+
+def cards(html: str) -> dict[str, Card]:
+    """The cards of a page by their titles: their sentences, and the address of their rows."""
+    found = {}
+    for card in re.findall(r'<li class="giftcards-card .*?</li>', html, re.DOTALL):
+        title = re.search(r"<h3>(.*?)</h3>", card, re.DOTALL)
+        assert title
+        link = re.search(r'href="([^"]*)"', title.group(1))
+        sentences = " ".join(map(text, re.findall(r"<p>(.*?)</p>", card, re.DOTALL)))
+        found[text(title.group(1))] = sentences, link.group(1) if link else ""
+    return found
+
+
+def listed(client: Client, address: str) -> int:
+    """The number of rows on the list at ``address``."""
+    return int(client.get(address.replace("&amp;", "&")).context["cl"].result_count)
+
+
+def _with_problem() -> None:
+    order = settle("w-2", PARTIAL)
+    order.replace_problems(Kind.ANSWER, [Problem("figure_unknown", {"field": "price_per_card"})])
+
+
+def _unconfirmed() -> None:
+    make_order(reference="w-1", status=Status.UNCONFIRMED, due_at=None)
+    make_order(reference="w-2", status=Status.UNCONFIRMED, due_at=timezone.now())
+
+
+def _recorded(reference: str) -> Order:
+    return record_order(reference=reference, product_id=PRODUCT, type_id=TYPE, quantity=5)
+
+
+def _held_for_price() -> None:
+    hold_for_price(_recorded("w-1"), price=Decimal(570), ceiling=Decimal(550))
+    _recorded("w-2")
+
+
+def _held_for_review() -> None:
+    hold_for_review(_recorded("w-1"), objection="A large order.")
+    _recorded("w-2")
+
+
+def _owed() -> None:
+    settle("w-1", PARTIAL, sale_price=Decimal(550))
+    settle("w-2", REFUNDED, sale_price=Decimal(550))
+    settle("w-3", PARTIAL)
+
+
+def _planned() -> None:
+    order = settle("w-1", PARTIAL, sale_price=Decimal(550))
+    record_refund(order, amount=1100, reference="r-1", is_paid=False)
+
+
+def _untold() -> None:
+    now = timezone.now()
+    message(settle("w-1", PARTIAL), status="failed", failed_at=now)
+    message(settle("w-2", PARTIAL), status="failed", failed_at=now - timedelta(days=3))
+
+
+def _unsent() -> None:
+    order = settle("w-1", PARTIAL)
+    message(order, next_attempt_at=timezone.now())
+    late = message(order, next_attempt_at=timezone.now())
+    Delivery.objects.filter(pk=late.pk).update(created_at=ago(600))
+
+
+def _delayed() -> None:
+    make_guide_order(Status.DELAYED, reference="w-1")
+
+
+def _silent() -> None:
+    ProviderState.objects.update(outages=5, failed_at=timezone.now(), succeeded_at=ago(3600))
+
+
+def _no_worker() -> None:
+    ProviderState.objects.update(ticked_at=ago(3600))
+
+
+# The condition; what makes it hold; the card's title, and how its sentences begin; its rows, if it
+# is about rows.
+HELD = [
+    ("attention", _with_problem, "1 order to do", "The page of the order says", 1),
+    ("unconfirmed", _unconfirmed, "2 unconfirmed orders", "1 of them waits for a person", 2),
+    ("price", _held_for_price, "1 order held because of its price", "Approve the price", 1),
+    ("review", _held_for_review, "1 order to be approved before it is bought", "Approve or", 1),
+    ("owed", _owed, "2 orders whose customers are owed money", "Together 3,850 DA. Order the", 2),
+    ("planned", _planned, "1 order with a refund to be paid", "Together 1,100 DA. Pay it,", 1),
+    ("untold", _untold, "1 message that a customer did not get", "Send it again", 1),
+    ("mail", _unsent, "Urgent 1 message to a customer could not be sent yet", "The first has", 1),
+    ("delayed", _delayed, "1 order delayed", "The provider is asked again", 1),
+    ("refused", refuse_key, "Urgent Requests to the provider are paused", "The provider ref", None),
+    ("provider", _silent, "Urgent Requests to the provider fail", "", None),
+    ("worker", _no_worker, "Urgent Background work has stopped", "Background work has", None),
+]
+
+
+@pytest.mark.parametrize(
+    ("code", "make", "title", "sentence", "rows"), HELD, ids=[row[0] for row in HELD]
+)
+def test_what_is_wrong_has_a_card_that_leads_to_exactly_its_rows(
+    code: str, make: Callable[[], Any], title: str, sentence: str, rows: int | None, boss: Client
+) -> None:
+    make()
+    found = cards(read(boss.get(START)))
+    assert title in found
+    shown, address = found[title]
+    assert plain(shown).startswith(sentence)
+    assert address == reverse(f"admin:{CONDITIONS[code].page}") + CONDITIONS[code].query
+    if rows is None:
+        assert boss.get(address).status_code == 200
+    else:
+        assert listed(boss, address) == rows
+
+
+def test_every_condition_that_staff_are_told_of_is_tried_or_tested_with_its_app() -> None:
+    elsewhere = {"queue", "keys", "cards", "balance", "prices", "digests"}
+    of_books = {"funds", "missing", "unknown", "gap"}
+    told = {code for code, condition in CONDITIONS.items() if condition.headline}
+    assert told == {row[0] for row in HELD} | elsewhere | of_books
+
+
+def test_when_nothing_is_wrong_the_page_says_so_and_shows_no_card(boss: Client) -> None:
+    html = read(boss.get(START))
+    assert "Nothing waits for you" in text(html)
+    assert cards(html) == {}
+    assert "Today: no orders yet." in text(html)
+
+
+def test_the_day_is_told_in_one_line_and_the_margin_to_those_who_may_see_costs(
+    boss: Client,
+) -> None:
+    settle("w-1", PARTIAL, sale_price=Decimal(550))
+    settle("w-2", PARTIAL, sale_price=Decimal(550))
+    settle("w-3", PARTIAL)
+    yesterday = settle("w-0", PARTIAL, sale_price=Decimal(550))
+    day = timedelta(days=1)
+    Order.objects.filter(pk=yesterday.pk).update(
+        created_at=timezone.now() - day, settled_at=timezone.now() - day
+    )
+    line = "Today: 3 orders · 9 cards delivered · sold for 3,300 DA"
+    assert f"{line} · margin 360 DA" in plain(text(read(boss.get(START))))
+    seen = plain(text(read(sign_in("view_order").get(START))))
+    assert line in seen
+    assert "margin" not in seen
+
+
+@pytest.mark.parametrize(
+    ("permissions", "titles"),
+    [
+        (("view_order",), set()),
+        (("view_order", "check_order"), {"1 order to do"}),
+        (
+            ("view_order", "settle_refund"),
+            {"1 order whose customer is owed money"},
+        ),
+        (("view_product",), None),
+    ],
+)
+def test_each_role_sees_its_own_cards(
+    permissions: tuple[str, ...], titles: set[str] | None
+) -> None:
+    order = settle("w-1", PARTIAL, sale_price=Decimal(550))
+    order.replace_problems(Kind.ANSWER, [Problem("figure_unknown", {"field": "price_per_card"})])
+    html = read(sign_in(*permissions).get(START))
+    assert ("giftcards-desk" in html) == (titles is not None)
+    assert set(cards(html)) == (titles or set())
+
+
+def test_a_card_names_its_first_orders_and_counts_the_others(boss: Client) -> None:
+    for number in range(7):
+        make_guide_order(Status.DELAYED, reference=f"w-{number}")
+    html = read(boss.get(START))
+    assert "and 2 more" in text(html)
+    named = re.findall(r'<a href="([^"]*/change/)"><bdi>w-\d', html)
+    assert len(named) == 5
+    assert boss.get(named[0]).status_code == 200
+
+
+def test_a_number_that_is_cut_off_says_so(boss: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("giftcards.conditions.MOST", 2)
+    for number in range(4):
+        settle(f"w-{number}", PARTIAL, sale_price=Decimal(550))
+    shown, _address = cards(read(boss.get(START)))[
+        "2 orders whose customers are owed money or more"
+    ]
+    assert plain(shown).startswith("Together more than 2,200 DA.")
+
+
+def test_the_number_of_queries_does_not_grow(boss: Client) -> None:
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as found:
+            boss.get(START)
+        return len(found)
+
+    boss.get(START)
+    settle("w-1", PARTIAL, sale_price=Decimal(550))
+    few = queries()
+    for number in range(2, 8):
+        settle(f"w-{number}", PARTIAL, sale_price=Decimal(550))
+    assert queries() == few
+
+
+def test_the_menu_begins_with_the_page_in_each_language(boss: Client) -> None:
+    for language in ("en", "fr", "ar"):
+        with translation.override(language):
+            apps = admin.site.get_app_list(boss.get(START).wsgi_request, "giftcards")
+            first = apps[0]["models"][0]
+        assert first["object_name"] == "Desk"
+        assert boss.get(first["admin_url"]).headers["Location"] == START
+
+
+def test_the_menu_has_no_entry_for_a_person_who_may_see_no_order() -> None:
+    client = sign_in("view_product")
+    assert "giftcards/desk/" not in read(client.get(START))
+    assert client.get("/admin/giftcards/desk/").status_code == 403
+
+
+# A site of the shop's own, with a subclass that hides orders.
+
+
+class BranchOrderAdmin(OrderAdmin):
+    def get_queryset(self, request: Any) -> Any:
+        return super().get_queryset(request).exclude(reference="other")
+
+
+branch = AdminSite(name="branch")
+branch.register(Order, BranchOrderAdmin)
+branch.index_template = "admin/giftcards/index.html"
+urlpatterns = [path("branch/", branch.urls), path("admin/", admin.site.urls)]
+
+
+@pytest.mark.urls(__name__)
+@pytest.mark.parametrize("page", ["/branch/", "/branch/giftcards/"])
+def test_a_site_that_hides_orders_neither_counts_nor_adds_them_up(page: str, boss: Client) -> None:
+    settle("mine", PARTIAL, sale_price=Decimal(550))
+    settle("other", REFUNDED, sale_price=Decimal(550))
+    html = read(boss.get(page))
+    shown, address = cards(html)["1 order whose customer is owed money"]
+    assert address == "/branch/giftcards/order/?refund=owed"
+    assert "Together" not in shown
+    assert "other" not in text(html).split("Waiting for you")[1].split("Gift cards")[0]
+    assert "Today" not in text(html)
+
+
+@pytest.mark.urls(__name__)
+def test_a_card_whose_page_is_not_on_the_site_has_no_link(boss: Client) -> None:
+    refuse_key()
+    _shown, address = cards(read(boss.get("/branch/")))[
+        "Urgent Requests to the provider are paused"
+    ]
+    assert address == ""
+
+
+def test_the_index_of_a_site_is_left_alone_unless_it_names_the_template(
+    boss: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin.site, "index_template", None)
+    assert "giftcards-desk" not in read(boss.get("/admin/"))
+    monkeypatch.setattr(admin.site, "index_template", "admin/giftcards/index.html")
+    assert "Nothing waits for you" in text(read(boss.get("/admin/")))
