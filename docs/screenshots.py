@@ -87,6 +87,7 @@ def _photograph(directory: Path, *, everything: bool) -> None:
         planned = CustomerRefund.objects.get(reference="cart-38")
         ledger = "admin/giftcards_books/ledgerentry/"
         pages |= {
+            "start": "admin/giftcards/",
             "order-add": f"{order_list}add/",
             "report-products": f"{order_list}report/?by=product",
             "find-card": f"{order_list}find-card/",

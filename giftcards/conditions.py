@@ -31,6 +31,7 @@ from giftcards.models.order_queries import (
     NEEDING_ATTENTION,
     OWING,
     PLANNED,
+    WITH_OTHER_PROBLEMS,
 )
 from giftcards.statuses import Status
 
@@ -141,8 +142,10 @@ class Condition(Alert):
 
     judge: Callable[[Standing], Finding | None]
     ended: Any = ""
-    #: True if digests tell it. The start page of staff shows the others as well.
-    is_told: bool = True
+    #: True if digests tell it, and True if the start page shows it: not both of two conditions
+    #: that are about the same rows.
+    is_in_digests: bool = True
+    is_on_start_page: bool = True
     #: True if no card can be bought, or handed over, while it holds.
     stops_sales: bool = False
     #: True if staff see it above the list of orders, in the words of ``Finding.explain``.
@@ -318,23 +321,33 @@ def _have_moved(_standing: Standing) -> Finding | None:
 
 def _is_unconfirmed(_standing: Standing) -> Finding | None:
     orders = Order.objects.open().filter(status=Status.UNCONFIRMED).order_by(*_BY_DUE)
-    undecided = [
-        bool(candidates) or due_at is None
-        for candidates, due_at in orders.values_list("candidates", "due_at")[:MOST]
-    ].count(True)
+    rows = list(orders.values_list("pk", "reference", "candidates", "due_at")[: MOST + 1])
+    undecided = [bool(candidates) or due_at is None for _, _, candidates, due_at in rows[:MOST]]
+    number = undecided.count(True)
 
     def explain() -> str:
-        if not undecided:
+        if not number:
             return ""
+        if all(undecided):
+            return ngettext(
+                "A person has to say what happened to it.",
+                "A person has to say what happened to each of them.",
+                number,
+            )
         text = ngettext(
             "%(count)s of them waits for a person to say what happened to it.",
             "%(count)s of them wait for a person to say what happened to them.",
-            undecided,
+            number,
         )
-        return text % {"count": count_text(undecided)}
+        return text % {"count": count_text(number)}
 
-    one, many = "1 order is unconfirmed.", "%s orders are unconfirmed."
-    return _of_orders(orders, one=one, many=many, explain=explain)
+    return Finding.of_rows(
+        len(rows),
+        one="1 order is unconfirmed.",
+        many="%s orders are unconfirmed.",
+        orders={key: reference for key, reference, _, _ in rows},
+        explain=explain,
+    )
 
 
 def _is_delayed(_standing: Standing) -> Finding | None:
@@ -342,13 +355,14 @@ def _is_delayed(_standing: Standing) -> Finding | None:
     return _of_orders(orders, one="1 order is delayed.", many="%s orders are delayed.")
 
 
-def _of_orders(orders: QuerySet[Order], *, one: str, many: str, **more: Any) -> Finding | None:
+def _of_orders(orders: QuerySet[Order], *, one: str, many: str) -> Finding | None:
     found = dict(orders.values_list("pk", "reference")[: MOST + 1])
-    return Finding.of_rows(len(found), one=one, many=many, orders=found, **more)
+    return Finding.of_rows(len(found), one=one, many=many, orders=found)
 
 
 _PROVIDER, _ORDERS = "giftcards_providerstate_changelist", "giftcards_order_changelist"
 _PRODUCTS = "giftcards_product_changelist"
+_SEE_ITS_PAGE = _("The page of the order says what is wrong and what you can do.")
 
 register(
     [
@@ -362,9 +376,25 @@ register(
                 many="%s orders need attention.",
             ),
             headline=ngettext_lazy("%(count)s order to do", "%(count)s orders to do", "count"),
-            remedy=_("The page of the order says what is wrong and what you can do."),
+            remedy=_SEE_ITS_PAGE,
             page=_ORDERS,
             query="?attention=needed",
+            is_on_start_page=False,
+        ),
+        Condition(
+            code="problems",
+            severity=Severity.WARNING,
+            permission="giftcards.check_order",
+            judge=_orders_that(
+                WITH_OTHER_PROBLEMS, one="1 order has a problem.", many="%s orders have problems."
+            ),
+            headline=ngettext_lazy(
+                "%(count)s order with a problem", "%(count)s orders with problems", "count"
+            ),
+            remedy=_SEE_ITS_PAGE,
+            page=_ORDERS,
+            query="?attention=other",
+            is_in_digests=False,
         ),
         Condition(
             code="paused",
@@ -413,7 +443,7 @@ register(
             headline=_("orders or notices wait for too long"),
             remedy=_("The provider's page says what waits. If it lasts, ask your developer."),
             page=_PROVIDER,
-            is_told=False,
+            is_in_digests=False,
         ),
         Condition(
             code="keys",
@@ -423,7 +453,7 @@ register(
             headline=_("the shop's programs use different keys of the provider"),
             remedy=_("Cards may be bought in the wrong account. Ask your developer at once."),
             page=_PROVIDER,
-            is_told=False,
+            is_in_digests=False,
         ),
         Condition(
             code="balance",
@@ -457,7 +487,7 @@ register(
             headline=_("stored cards cannot be opened"),
             remedy=_("Customers cannot be shown their codes. Ask your developer at once."),
             page=_PROVIDER,
-            is_told=False,
+            is_in_digests=False,
             stops_sales=True,
         ),
         Condition(
@@ -491,7 +521,7 @@ register(
             remedy=_("Approve the price or reject the order. Nothing is bought until then."),
             page=_ORDERS,
             query="?attention=price",
-            is_told=False,
+            is_in_digests=False,
         ),
         Condition(
             code="review",
@@ -510,7 +540,7 @@ register(
             remedy=_("Approve or reject it. Nothing is bought until then."),
             page=_ORDERS,
             query="?attention=review",
-            is_told=False,
+            is_in_digests=False,
         ),
         Condition(
             code="owed",
@@ -530,7 +560,7 @@ register(
             remedy=_("Order the missing cards again, or pay the customer back."),
             page=_ORDERS,
             query="?refund=owed",
-            is_told=False,
+            is_in_digests=False,
         ),
         Condition(
             code="planned",
@@ -550,7 +580,7 @@ register(
             remedy=_("Pay it, then say on the order's page that it is paid."),
             page=_ORDERS,
             query="?refund=planned",
-            is_told=False,
+            is_in_digests=False,
         ),
         Condition(
             code="delayed",

@@ -69,8 +69,12 @@ def show_desk(request: HttpRequest) -> dict[str, Any]:
     Empty for a person who may see nothing of it.
     """
     site = _site_of(request)
-    known = [each for each in CONDITIONS.values() if each.headline]
-    told = [each for each in known if request.user.has_perm(each.permission)]
+    told = [
+        condition
+        for condition in CONDITIONS.values()
+        if condition.headline and condition.is_on_start_page
+        if request.user.has_perm(condition.permission)
+    ]
     if not (told or sees_orders(request, site)):
         return {}
     rank = list(Severity)

@@ -27,6 +27,7 @@ from giftcards.models.order_queries import (
     OWING,
     PAID_BACK,
     PLANNED,
+    WITH_OTHER_PROBLEMS,
 )
 from giftcards.models.times import read_moment
 
@@ -74,6 +75,8 @@ class AttentionFilter(ConditionFilter):
     parameter_name = "attention"
     conditions = {
         "needed": (_("Needs a person"), NEEDING_ATTENTION),
+        # The start page links to these.
+        "other": (_("Has a problem"), WITH_OTHER_PROBLEMS),
         "price": (_("Held because of its price"), HELD_FOR_PRICE),
         "review": (_("To be approved before it is bought"), HELD_FOR_REVIEW),
     }

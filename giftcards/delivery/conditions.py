@@ -95,7 +95,7 @@ CONDITIONS = (
         page=_MESSAGES,
         query="?customers=untold-lately",
         # Digests have an item about each order.
-        is_told=False,
+        is_in_digests=False,
     ),
     Condition(
         code="digests",
@@ -107,7 +107,7 @@ CONDITIONS = (
             "%(count)s persons cannot be sent digests",
             "count",
         ),
-        is_told=False,
+        is_in_digests=False,
         page="giftcards_delivery_staffdigest_changelist",
         is_above_list=True,
     ),

@@ -140,7 +140,7 @@ def alerts() -> dict[str, Alert]:
 
 
 def _is_told(condition: Condition) -> bool:
-    return condition.is_told and bool(condition.headline)
+    return condition.is_in_digests and bool(condition.headline)
 
 
 class Mention(NamedTuple):

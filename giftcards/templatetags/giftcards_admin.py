@@ -7,12 +7,13 @@ from typing import Any
 from django import template
 from django.template import RequestContext
 
-from giftcards.admin.desk import show_desk
-
 register = template.Library()
 
 
 @register.inclusion_tag("admin/giftcards/desk.html", takes_context=True)
 def giftcards_desk(context: RequestContext) -> dict[str, Any]:
     """What needs the person of the request now; nothing for a person who may see none of it."""
+    # Here, because Django imports this module in sites without an admin, too.
+    from giftcards.admin.desk import show_desk
+
     return show_desk(context["request"])

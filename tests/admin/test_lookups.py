@@ -50,7 +50,12 @@ ASKED = {
     "cardlink": set(),
     "staffdigest": set(),
 }
-PAGES = [page for model, page in admin.site._registry.items() if model._meta.app_label in LABELS]
+# Without the entry of the start page, which is no list.
+PAGES = [
+    page
+    for model, page in admin.site._registry.items()
+    if model._meta.app_label in LABELS and not model._meta.proxy
+]
 NAMES = [page.opts.model_name for page in PAGES]
 # The provider's page shows one row, whatever the address asks.
 LISTS = [page for page in PAGES if page.opts.model_name != "providerstate"]

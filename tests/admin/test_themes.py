@@ -43,6 +43,7 @@ SHOWN = {
     "report": "What customers paid, in DA Kept Paid back To be paid back Still owed",
     "report by product": "PlayStation Network",
     "report, wrong": "Enter a valid date.",
+    "start": "1 order held because of its price",
     "app index": "Report",
     "pay back": "Owed to the customer 2 × 550 1,100 DA",
     "pay back, confirm": "550 DA will be recorded as paid back to أمينة بن علي.",

@@ -162,6 +162,7 @@ def waiting(browser: Browser) -> None:
 
 # Pages that change what the others show come last.
 PAGES: dict[str, Visit] = {
+    "start": at("/admin/giftcards/"),
     "list": at(LIST),
     "list, filtered": at(f"{LIST}?status__exact=DELAYED"),
     "search without a result": at(f"{LIST}?q=nobody"),
@@ -224,6 +225,7 @@ PAGES: dict[str, Visit] = {
 
 # Why nobody sees these pages.
 UNSEEN = {
+    "giftcards_desk_changelist": "leads to the start page",
     "giftcards_order_tick_off": "a POST that leads to the order",
     "giftcards_order_adopt": "a POST of the comparison, which leads to the order",
     "giftcards_order_report_download": "a file",

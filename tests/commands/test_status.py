@@ -489,8 +489,8 @@ class TestFailOn:
     ) -> None:
         assert call("giftcards_status", "--fail-on", conditions) == (
             "",
-            f"--fail-on: {unknown} is not known. Use one or more of attention, paused, refused,"
-            " worker, provider, queue, keys, balance, prices, cards, unconfirmed,"
+            f"--fail-on: {unknown} is not known. Use one or more of attention, problems, paused,"
+            " refused, worker, provider, queue, keys, balance, prices, cards, unconfirmed,"
             " price, review, owed, planned, delayed, funds,"
             " missing, unknown, gap, mail, untold, digests, separated by commas.\n",
             2,

@@ -110,6 +110,7 @@ def _visit() -> Iterator[tuple[str, str]]:
     yield "report", seen(browser.get(report, week))
     yield "report by product", seen(browser.get(report, {**week, "by": "product"}))
     yield "report, wrong", seen(browser.get(report, {"from": "2026-11-31"}))
+    yield "start", seen(browser.get("/admin/giftcards/desk/", follow=True))
     yield "app index", seen(browser.get("/admin/giftcards/"))
     pay_back = page("web-1042", "pay-back")
     yield "pay back", (shown := seen(browser.get(pay_back)))
