@@ -17,6 +17,7 @@ from django.utils.html import strip_tags
 from giftcards.models import Order
 from tests.builders import PRODUCT, TYPE
 
+START = "/admin/giftcards/"
 LIST = "/admin/giftcards/order/"
 ADD = f"{LIST}add/"
 FIND = f"{LIST}find-card/"
@@ -154,3 +155,20 @@ def hidden(html: str) -> dict[str, str]:
 def plain(shown: str) -> str:
     """The text without the marks that isolate foreign text."""
     return shown.replace("\u2068", "").replace("\u2069", "")
+
+
+def cards(html: str) -> dict[str, tuple[str, str]]:
+    """The cards of the start page by title: the sentences, and the address of the rows."""
+    found = {}
+    for card in re.findall(r'<li class="giftcards-card .*?</li>', html, re.DOTALL):
+        title = re.search(r"<h3>(.*?)</h3>", card, re.DOTALL)
+        assert title
+        link = re.search(r'href="([^"]*)"', title.group(1))
+        sentences = " ".join(map(text, re.findall(r"<p>(.*?)</p>", card, re.DOTALL)))
+        found[text(title.group(1))] = sentences, link.group(1) if link else ""
+    return found
+
+
+def listed(client: Client, address: str) -> int:
+    """The number of rows on the list at ``address``, which is HTML."""
+    return int(client.get(address.replace("&amp;", "&")).context["cl"].result_count)

@@ -19,7 +19,6 @@ from django.utils import timezone, translation
 
 from giftcards.admin import OrderAdmin
 from giftcards.conditions import CONDITIONS
-from giftcards.delivery.models import Delivery
 from giftcards.engine.holding import hold_for_price, hold_for_review
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.models import Order, ProviderState
@@ -27,14 +26,10 @@ from giftcards.problems import Kind, Problem
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import PARTIAL, PRODUCT, REFUNDED, TYPE, make_guide_order, make_order, settle
-from tests.delivery.staff import message
-from tests.pages import plain, read, sign_in, text
+from tests.pages import START, cards, listed, plain, read, sign_in, text
 from tests.stage import ago, record_order, refuse_key
 
 pytestmark = pytest.mark.django_db
-
-START = "/admin/giftcards/"
-Card = tuple[str, str]
 
 
 @pytest.fixture(autouse=True)
@@ -42,23 +37,6 @@ def at_work(db: None) -> None:
     """Background work goes on, so that only what a test makes is wrong."""
     ensure_schedule()
     ProviderState.objects.note_tick()
-
-
-def cards(html: str) -> dict[str, Card]:
-    """The cards of a page by their titles: their sentences, and the address of their rows."""
-    found = {}
-    for card in re.findall(r'<li class="giftcards-card .*?</li>', html, re.DOTALL):
-        title = re.search(r"<h3>(.*?)</h3>", card, re.DOTALL)
-        assert title
-        link = re.search(r'href="([^"]*)"', title.group(1))
-        sentences = " ".join(map(text, re.findall(r"<p>(.*?)</p>", card, re.DOTALL)))
-        found[text(title.group(1))] = sentences, link.group(1) if link else ""
-    return found
-
-
-def listed(client: Client, address: str) -> int:
-    """The number of rows on the list at ``address``."""
-    return int(client.get(address.replace("&amp;", "&")).context["cl"].result_count)
 
 
 def _with_problem() -> None:
@@ -97,19 +75,6 @@ def _planned() -> None:
     record_refund(order, amount=1100, reference="r-1", is_paid=False)
 
 
-def _untold() -> None:
-    now = timezone.now()
-    message(settle("w-1", PARTIAL), status="failed", failed_at=now)
-    message(settle("w-2", PARTIAL), status="failed", failed_at=now - timedelta(days=3))
-
-
-def _unsent() -> None:
-    order = settle("w-1", PARTIAL)
-    message(order, next_attempt_at=timezone.now())
-    late = message(order, next_attempt_at=timezone.now())
-    Delivery.objects.filter(pk=late.pk).update(created_at=ago(600))
-
-
 def _delayed() -> None:
     make_guide_order(Status.DELAYED, reference="w-1")
 
@@ -131,8 +96,6 @@ HELD = [
     ("review", _held_for_review, "1 order to be approved before it is bought", "Approve or", 1),
     ("owed", _owed, "2 orders whose customers are owed money", "Together 3,850 DA. Order the", 2),
     ("planned", _planned, "1 order with a refund to be paid", "Together 1,100 DA. Pay it,", 1),
-    ("untold", _untold, "1 message that a customer did not get", "Send it again", 1),
-    ("mail", _unsent, "Urgent 1 message to a customer could not be sent yet", "The first has", 1),
     ("delayed", _delayed, "1 order delayed", "The provider is asked again", 1),
     ("refused", refuse_key, "Urgent Requests to the provider are paused", "The provider ref", None),
     ("provider", _silent, "Urgent Requests to the provider fail", "", None),
@@ -156,13 +119,6 @@ def test_what_is_wrong_has_a_card_that_leads_to_exactly_its_rows(
         assert boss.get(address).status_code == 200
     else:
         assert listed(boss, address) == rows
-
-
-def test_every_condition_that_staff_are_told_of_is_tried_or_tested_with_its_app() -> None:
-    elsewhere = {"queue", "keys", "cards", "balance", "prices", "digests"}
-    of_books = {"funds", "missing", "unknown", "gap"}
-    told = {code for code, each in CONDITIONS.items() if each.headline and each.is_on_start_page}
-    assert told == {row[0] for row in HELD} | elsewhere | of_books
 
 
 def test_when_nothing_is_wrong_the_page_says_so_and_shows_no_card(boss: Client) -> None:
@@ -301,7 +257,6 @@ def test_a_card_whose_page_is_not_on_the_site_has_no_link(boss: Client) -> None:
 def test_the_index_of_a_site_is_left_alone_unless_it_names_the_template(
     boss: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The example's site names it, in its urls.py.
-    assert "Nothing waits for you" in text(read(boss.get("/admin/")))
+    assert "Nothing waits for you" in text(read(boss.get("/branch/")))
     monkeypatch.setattr(branch, "index_template", None)
     assert 'class="giftcards-desk"' not in read(boss.get("/branch/"))
