@@ -31,8 +31,8 @@ from giftcards.models.order_queries import (
     NEEDING_ATTENTION,
     OWING,
     PLANNED,
-    WITH_OTHER_PROBLEMS,
 )
+from giftcards.models.orders import WITH_OTHER_PROBLEMS
 from giftcards.statuses import Status
 
 T = TypeVar("T")

@@ -68,7 +68,7 @@ from tests.books.wire import ledger_state, note_ledger
 from tests.books.wire import read as read_books
 from tests.builders import answer, claim, make_order
 from tests.history import STATISTICS, add_history, analyze, forget_statistics, remove_history
-from tests.pages import FIND, LEDGER, LIST, order_page, read, sign_in
+from tests.pages import FIND, LEDGER, LIST, START, order_page, read, sign_in
 from tests.plans import Statement, explained
 from tests.stage import LINE, ago, buy_many, fill_catalogue, provider_state, record_order, run_sweep
 from tests.wall import Wall
@@ -625,6 +625,8 @@ FEW: list[dict[str, str]] = [
     _since("settled_at", minutes=70),
     _since("created_at", minutes=70),
 ]
+# The parts of the first one, to which the start page leads.
+PARTS: list[dict[str, str]] = [{"attention": name} for name in ("other", "price", "review")]
 # Each finds a large part of the orders here.
 MANY: list[dict[str, str]] = [
     {"refund": "owed"},
@@ -667,7 +669,7 @@ def listing(boss: Client, chosen: dict[str, str]) -> list[Statement]:
 
 
 @pytest.mark.parametrize(
-    "chosen", [*FEW, *SEARCHES, *_pairs(FEW, FEW), *_pairs(FEW, SEARCHES[1:2])], ids=_label
+    "chosen", [*FEW, *PARTS, *SEARCHES, *_pairs(FEW, FEW), *_pairs(FEW, SEARCHES[1:2])], ids=_label
 )
 def test_filters_and_searches_that_find_few_orders_read_no_whole_table(
     boss: Client, chosen: dict[str, str]
@@ -699,6 +701,16 @@ def test_finding_a_card_reads_no_whole_table(boss: Client) -> None:
         read(boss.post(FIND, {"secret": "AAAA-BBBB"}))
         read(boss.post(FIND, {"secret": "BBBB"}))
     assert scans(statements) == []
+
+
+def test_the_start_page_reads_no_whole_table(
+    boss: Client, open_orders: dict[Status, Order]
+) -> None:
+    with explained() as statements:
+        html = read(boss.get(START))
+    assert "1 order delayed" in html
+    # Of what is wrong, at most so many rows.
+    assert scans(statements, but="LIMIT") == []
 
 
 def test_the_page_of_the_provider_reads_no_whole_table(

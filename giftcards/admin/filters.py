@@ -27,8 +27,8 @@ from giftcards.models.order_queries import (
     OWING,
     PAID_BACK,
     PLANNED,
-    WITH_OTHER_PROBLEMS,
 )
+from giftcards.models.orders import WITH_OTHER_PROBLEMS
 from giftcards.models.times import read_moment
 
 # The most keys in one statement.

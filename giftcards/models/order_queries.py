@@ -47,8 +47,6 @@ CONTRADICTORY = Q(is_consistent__in=[False])
 NOT_CREDITED = Q(is_credited__in=[False])
 # Orders with a problem that nobody has ticked off.
 NEEDING_ATTENTION = Q(needs_attention__in=[True])
-# Of these, the orders that neither are lost nor wait for a decision.
-WITH_OTHER_PROBLEMS = NEEDING_ATTENTION & ~HELD & ~Q(status=Status.UNCONFIRMED)
 
 # A prefix with this character sorts above all texts that begin with the prefix.
 LAST_CHARACTER = "\U0010ffff"

@@ -39,7 +39,7 @@ from giftcards.models.fields import (
     plain_line,
 )
 from giftcards.models.holds import Hold
-from giftcards.models.order_queries import OrderQueries
+from giftcards.models.order_queries import HELD, NEEDING_ATTENTION, OrderQueries
 from giftcards.models.provider import ApiKey, Environment
 from giftcards.models.times import LONGEST_HOLD, SLACK, MomentField, is_ahead
 from giftcards.problems import Entry, Kind, Problem, history, revise
@@ -999,3 +999,9 @@ class Order(models.Model):
             along()
         assign(self, values)
         return change
+
+
+# Orders that need a person, and neither are lost nor wait for a decision. The subquery reads the
+# open orders; with columns of its own beside "needs_attention", SQLite would read the whole table.
+_LOST_OR_HELD = Order.objects.open().filter(HELD | Q(status=Status.UNCONFIRMED)).order_by()
+WITH_OTHER_PROBLEMS = NEEDING_ATTENTION & ~Q(pk__in=_LOST_OR_HELD.values("pk"))
