@@ -419,7 +419,7 @@ register(
             permission="giftcards.check_order",
             judge=_has_no_worker,
             headline=_("background work has stopped"),
-            remedy=_("Orders are not followed. Those who run the site have to start it again."),
+            remedy=_("Orders are not followed. Ask your developer to start it again."),
             ended=_("Background work goes on."),
             page=_PROVIDER,
             stops_sales=True,
@@ -430,7 +430,7 @@ register(
             permission="giftcards.check_order",
             judge=_is_silent,
             headline=_("requests to the provider fail"),
-            remedy=_("They are repeated by themselves. If it lasts, ask the provider's support."),
+            remedy=_("They are repeated automatically. If it lasts, ask the provider's support."),
             ended=_("The provider answers again."),
             page=_PROVIDER,
             stops_sales=True,
@@ -499,7 +499,8 @@ register(
                 "%(count)s unconfirmed order", "%(count)s unconfirmed orders", "count"
             ),
             remedy=_(
-                "It is looked for at the provider by itself. Do not buy the cards a second time."
+                "It is looked for at the provider automatically. Do not buy the cards a second"
+                " time."
             ),
             page=_ORDERS,
             query=f"?status__exact={Status.UNCONFIRMED}",
@@ -588,7 +589,7 @@ register(
             permission="giftcards.check_order",
             judge=_is_delayed,
             headline=ngettext_lazy("%(count)s order delayed", "%(count)s orders delayed", "count"),
-            remedy=_("The provider is asked again by itself. The customer has to wait."),
+            remedy=_("The provider is asked again automatically. The customer has to wait."),
             page=_ORDERS,
             query=f"?status__exact={Status.DELAYED}",
         ),

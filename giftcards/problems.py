@@ -112,29 +112,27 @@ FIELDS = {
 
 _UNKNOWN = _("This order needs a look. This version of the software cannot say why (%(code)s).")
 _IT_IS_SOUGHT = _(
-    "Wait a few minutes: the order is looked for at the provider by itself, and is sent again only"
-    " once it is proven that it was not bought. If this stays, say on the order's page what became"
-    " of it."
+    "Wait a few minutes: the order is looked for at the provider automatically, and is sent again"
+    " only once it is proven that it was not bought. If this stays, say on the order's page what"
+    " happened to it."
 )
 _ASKED_AGAIN = _(
-    "Nothing for now: the provider is asked again by itself. If this stays, ask its support."
+    "Nothing for now: the provider is asked again automatically. If this stays, ask its support."
 )
 _COMPARE = _(
-    "While the order is open, the provider is asked again by itself. Afterwards, compare the order"
-    " with your account at the provider, then tick this off."
+    "While the order is open, the provider is asked again automatically. Afterwards, compare the"
+    " order with your account at the provider, then tick this off."
 )
-_TELL_DEVELOPER = _(
-    "Tell the person who looks after the shop's software. The provider is asked again by itself."
-)
+_TELL_DEVELOPER = _("Tell your developer. The provider is asked again automatically.")
 
 WORDINGS: Mapping[str, Wording] = {
     "not_sent": Wording(
         Kind.SENDING,
         _("The order has not been sent to the provider yet. %(reason)s"),
         _(
-            "It is sent by itself as soon as that is possible; after too long a wait it is given"
-            " up, and nothing is bought. If the provider refuses the shop's key, address or"
-            " access, tell the person who looks after the shop's software."
+            "It is sent automatically as soon as that is possible; after too long a wait it is"
+            " given up, and nothing is bought. If the provider refuses the shop's key, address or"
+            " access, tell your developer."
         ),
         _(
             "A refused key or address is put right in the settings or in the provider's dashboard;"
@@ -144,12 +142,12 @@ WORDINGS: Mapping[str, Wording] = {
     "price_unknown": Wording(
         Kind.SENDING,
         _(
-            "The order has not been sent: it may cost only so much, and its price is not known at"
+            "The order has not been sent: it has a price limit, and its price is not known at"
             " present. %(reason)s"
         ),
         _(
-            "The price is asked for again by itself; after too long a wait the order is given up,"
-            " and nothing is bought. If this stays, look whether the provider still sells this"
+            "The price is asked for again automatically; after too long a wait the order is given"
+            " up, and nothing is bought. If this stays, look whether the provider still sells this"
             " card."
         ),
     ),
@@ -160,22 +158,22 @@ WORDINGS: Mapping[str, Wording] = {
             " production, than that of the shop's key now: it is not sent in this one."
         ),
         _(
-            "It is sent by itself if the earlier key comes back; after too long a wait it is given"
-            " up, and nothing is bought. To buy it with the new key, place a new order."
+            "It is sent automatically if the earlier key comes back; after too long a wait it is"
+            " given up, and nothing is bought. To buy it with the new key, place a new order."
         ),
         _("Give every process the same key."),
     ),
     "price_above": Wording(
         Kind.SENDING,
         _(
-            "A card costs %(price)s at the provider, and may cost %(ceiling)s: the order waits for"
-            " a person."
+            "A card costs %(price)s at the provider; your limit is %(ceiling)s. The order waits"
+            " for a person."
         ),
         _(
             "Nothing is bought until you approve the price or reject the order. If the price falls"
             " to the limit, the order goes on automatically."
         ),
-        discreet=_("A card costs more at the provider than it may: the order waits for a person."),
+        discreet=_("A card costs more than your limit: the order waits for a person."),
     ),
     "review_wanted": Wording(
         Kind.SENDING,
@@ -189,8 +187,8 @@ WORDINGS: Mapping[str, Wording] = {
             " because the shop's own rule fails."
         ),
         _(
-            "Tell the person who looks after the shop's software. The rule is asked again"
-            " automatically; after too long a wait the order is given up, and nothing is bought."
+            "Tell your developer. The rule is asked again automatically; after too long a wait the"
+            " order is given up, and nothing is bought."
         ),
         _("The rule is the function in the setting REVIEW_ORDER. The log says where it failed."),
     ),
@@ -212,9 +210,9 @@ WORDINGS: Mapping[str, Wording] = {
             " may have been bought."
         ),
         _(
-            "Wait a few minutes: the order is looked for at the provider by itself. If this stays,"
-            " ask the provider's support about both orders, then say on the order's page what"
-            " became of this one."
+            "Wait a few minutes: the order is looked for at the provider automatically. If this"
+            " stays, ask the provider's support about both orders, then say on the order's page"
+            " what happened to this one."
         ),
     ),
     "staff_released": Wording(
@@ -232,8 +230,8 @@ WORDINGS: Mapping[str, Wording] = {
             " was bought under an id that is not known yet."
         ),
         _(
-            "Wait a few minutes: the order is looked for at the provider by itself. If this stays,"
-            " say on the order's page what became of it."
+            "Wait a few minutes: the order is looked for at the provider automatically. If this"
+            " stays, say on the order's page what happened to it."
         ),
     ),
     "choose": Wording(
@@ -251,9 +249,8 @@ WORDINGS: Mapping[str, Wording] = {
             " cannot be seen with this one."
         ),
         _(
-            "Nothing is bought for it until somebody decides. Tell the person who looks after the"
-            " shop's software, or look in the account that it was sent to, and say on the order's"
-            " page what became of it."
+            "Nothing is bought for it until somebody decides. Tell your developer, or look in the"
+            " account that it was sent to, and say on the order's page what happened to it."
         ),
         _(
             "Give every process the same key. If the key was replaced, put the earlier one back for"
@@ -286,7 +283,7 @@ WORDINGS: Mapping[str, Wording] = {
         _("The provider's answer is about another order: this differs: %(field)s."),
         _(
             "Nothing of the answer was used. While the order is open, the provider is asked again"
-            " by itself. If this stays, ask its support."
+            " automatically. If this stays, ask its support."
         ),
     ),
     "status_missing": Wording(
@@ -323,8 +320,8 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.ANSWER,
         _("The provider's answer names cards more than once: %(repeated)s of %(total)s."),
         _(
-            "While the order is open, the provider is asked again by itself. Afterwards, ask its"
-            " support for the cards that are missing, then tick this off."
+            "While the order is open, the provider is asked again automatically. Afterwards, ask"
+            " its support for the cards that are missing, then tick this off."
         ),
     ),
     "figure_unknown": Wording(
@@ -367,7 +364,7 @@ WORDINGS: Mapping[str, Wording] = {
     "not_known": Wording(
         Kind.ANSWER,
         _("The provider says that it does not know this order."),
-        _("Ask the provider's support, and tell the person who looks after the shop's software."),
+        _("Ask the provider's support, and tell your developer."),
         _("Is the API key that of another account, or of the sandbox?"),
     ),
     "answer_refused": Wording(
@@ -381,7 +378,7 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "watch_ended": Wording(
         Kind.ANSWER,
-        _("The order has still not settled, and is not asked about by itself any more."),
+        _("The order has still not settled, and is no longer checked automatically."),
         _("Ask the provider's support, then have the order checked again."),
     ),
     "surplus_cards": Wording(
@@ -449,8 +446,8 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.LASTING,
         _("%(by)s noted that the customer complains about a code."),
         _(
-            "Ask the provider's support what became of the code, and tell the customer. The codes"
-            " of the order are kept until you tick this off."
+            "Ask the provider's support what happened to the code, and tell the customer. The"
+            " codes of the order are kept until you tick this off."
         ),
     ),
     "credit_differs": Wording(

@@ -57,10 +57,10 @@ def _why_not(order: Order) -> str:
     if order.is_final:
         return gettext("The order is final: there is nothing left to ask the provider.")
     if order.status == Status.UNCONFIRMED:
-        return gettext("The order is unconfirmed, and is looked for by itself.")
+        return gettext("The order is unconfirmed, and is looked for automatically.")
     if order.status not in FOLLOWED:
         return gettext("The order has not been sent yet: there is nothing to ask about.")
-    return gettext("The order was checked a moment ago. It is checked again by itself.")
+    return gettext("The order was checked a moment ago. It is checked again automatically.")
 
 
 CHECK = OrderAction(
@@ -228,7 +228,7 @@ def decided(decision: Problem | None, log: str = "") -> Outcome:
 def _price_context(attempt: Attempt) -> Mapping[str, Any]:
     order = attempt.order
     consequence = gettext(
-        "A card of this order costs more than it may. Nothing has been bought; the order waits"
+        "A card of this order costs more than your limit. Nothing has been bought; the order waits"
         " until you decide."
     )
     costs = {
@@ -360,7 +360,9 @@ def _repeat(attempt: Attempt) -> Outcome:
     new = reorder_missing(order, by=by)
     if not new.is_new:
         return _known_repetition(attempt, new)
-    attempt.pages.log_addition(attempt.request, new, f"Orders again the missing cards of {order}.")
+    attempt.pages.log_addition(
+        attempt.request, new, f"Replaces missing cards of the missing cards of {order}."
+    )
     return Outcome(
         recorded(new),
         str(Problem("staff_reordered", {"by": by, "order": new.reference})),
@@ -373,9 +375,9 @@ def _repeat_context(attempt: Attempt) -> Mapping[str, Any]:
     new = missing_part(attempt.order)
     consequence = ngettext(
         "%(count)s card of this order did not come. It is bought in a new order, once; the two"
-        " orders name each other.",
+        " orders are linked.",
         "%(count)s cards of this order did not come. They are bought in a new order, once; the two"
-        " orders name each other.",
+        " orders are linked.",
         new.quantity,
     )
     action = ngettext("Order %(count)s card", "Order %(count)s cards", new.quantity)
@@ -394,7 +396,7 @@ def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object
     last = order.price_per_card
     texts = {
         # Also for themes that show no breadcrumbs.
-        gettext("orders again what is missing from"): order.reference,
+        gettext("replaces missing cards of"): order.reference,
         gettext("product"): new.product_name or new.product_id,
         gettext("type"): new.type_name or new.type_id,
         gettext("quantity"): new.quantity,

@@ -79,9 +79,9 @@ _LEFT_ALONE = (
     (
         (Status.UNCONFIRMED,),
         ngettext_lazy(
-            "%(count)d order is left alone: it is unconfirmed, and is looked for by itself.",
-            "%(count)d orders are left alone: they are unconfirmed, and are looked for by"
-            " themselves.",
+            "%(count)d order is left alone: it is unconfirmed, and is looked for automatically.",
+            "%(count)d orders are left alone: they are unconfirmed, and are looked for"
+            " automatically.",
             "count",
         ),
     ),

@@ -216,9 +216,7 @@ def _tail(card: Card, keyring: Keyring | None) -> tuple[str, str]:
     except CodeDestroyed:
         return "", gettext("This code was destroyed, and cannot be shown any more.")
     except DecryptionError:
-        text = gettext(
-            "This card cannot be opened. Tell the person who looks after the shop's software."
-        )
+        text = gettext("This card cannot be opened. Ask your developer.")
         return "", text
 
 

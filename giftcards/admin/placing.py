@@ -470,7 +470,9 @@ def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:
     if not (sees_costs and known.price):
         return
     if _is_too_dear(order, known.price):
-        yield gettext("A card costs more than it may: the order will wait until somebody decides.")
+        yield gettext(
+            "A card costs more than your limit: the order will wait until somebody decides."
+        )
     if known.balance is not None and known.balance < known.price * order.quantity:
         yield gettext("The balance of the account does not suffice: the provider will refuse this.")
 

@@ -44,7 +44,7 @@ _RESUMING = {
         "Requests go on at once, sooner than the provider has asked for: it may refuse them."
     ),
     ProviderState.Pause.OUTAGE: _(
-        "The provider is asked again at once. That also happens by itself within seconds."
+        "The provider is asked again at once. That also happens automatically within seconds."
     ),
 }
 

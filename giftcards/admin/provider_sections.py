@@ -153,7 +153,7 @@ def worker(standing: Standing) -> Section:
     facts += [
         Fact(_("Last run"), since(state.ticked_at)),
         Fact(_("Next run"), gettext("due now") if is_due else since(next_run)),
-        Fact(_("Orders last looked after"), since(state.swept_at)),
+        Fact(_("Orders last checked"), since(state.swept_at)),
     ]
     return Section("worker", _("Background work"), facts)
 
@@ -173,7 +173,7 @@ def failures(
     found += [
         (
             change.at,
-            gettext("Telling the shop"),
+            gettext("Notifying the shop"),
             _titled(name(change.order), change.announce_error),
         )
         for change in changes[:_FAILURES_SHOWN]
@@ -235,11 +235,11 @@ def _opens(trouble: str, shows_hints: bool) -> str:
 
 def _place(key: KeyInUse) -> str:
     if not key.fingerprint:
-        return gettext("not recorded: sealed by an earlier version")
+        return gettext("not recorded: encrypted by an earlier version")
     if key.position is None:
         return gettext("missing: its cards cannot be opened")
     if key.position == 1:
-        return gettext("first: new cards are sealed with it")
+        return gettext("first: it encrypts new cards")
     return gettext("number %(position)d: only opens cards") % {"position": key.position}
 
 
@@ -277,9 +277,7 @@ def api_keys(keys: Sequence[KnownKey]) -> Section:
             _("State"),
         ),
         cells=rows,
-        note=_(
-            "Keys are known by the beginning of a fingerprint, from which nobody can tell the key."
-        ),
+        note=_("Fingerprints, not keys."),
         is_for_developer=True,
     )
 

@@ -107,7 +107,7 @@ class ResolveForm(forms.Form):
     SEND_AGAIN = "send-again"
     REJECT = "reject"
 
-    outcome = forms.ChoiceField(label=_("What became of it"), widget=forms.RadioSelect)
+    outcome = forms.ChoiceField(label=_("Your decision"), widget=forms.RadioSelect)
     # Not a CharField, which would validate the value even if it is ignored.
     provider_order_id = forms.Field(
         label=_("provider's order id"),

@@ -206,9 +206,7 @@ def _opened(card: Card) -> Shown:
     except (ConfigurationError, DecryptionError):
         name, order = card.position, card.order.reference
         logger.exception("Card %s of order %s cannot be revealed.", name, order)
-        text = gettext(
-            "This card cannot be opened. Those who run the site find the reason in its log."
-        )
+        text = gettext("This card cannot be opened. Ask your developer.")
         return Shown(trouble=text)
 
 

@@ -90,10 +90,10 @@ def _pending(story: SummaryInput) -> Iterator[str]:
         return
     if order.open_problems:
         yield gettext("The order could not be sent yet; nothing has been bought.")
-        yield gettext("It is tried again by itself.")
+        yield gettext("It is tried again automatically.")
         return
     yield _reason(story, otherwise=gettext("The order is recorded; nothing has been bought yet."))
-    yield gettext("It is sent by itself in a moment.")
+    yield gettext("It is sent automatically in a moment.")
 
 
 def _held(order: Order, *, shows_costs: bool) -> Iterator[str]:
@@ -108,9 +108,9 @@ def _held(order: Order, *, shows_costs: bool) -> Iterator[str]:
         yield gettext("Nothing is bought until a person approves or rejects the order.")
         return
     if not shows_costs or price is None or ceiling is None:
-        yield gettext("The order is held: a card costs more at the provider than it may.")
+        yield gettext("The order is held: a card costs more than your limit.")
     else:
-        text = gettext("The order is held: a card costs %(price)s, and may cost %(ceiling)s.")
+        text = gettext("The order is held: a card costs %(price)s; your limit is %(ceiling)s.")
         yield filled(text, price=money(price), ceiling=money(ceiling))
     yield gettext("Nothing is bought until a person approves the price or rejects the order.")
 
@@ -118,11 +118,11 @@ def _held(order: Order, *, shows_costs: bool) -> Iterator[str]:
 def _unconfirmed(order: Order) -> Iterator[str]:
     yield gettext("The order was sent, and it is not known whether it was bought.")
     if order.candidates or order.due_at is None:
-        yield gettext("A person has to say what became of it.")
+        yield gettext("A person has to say what happened to it.")
     else:
         yield gettext(
-            "It is looked for at the provider by itself, and never sent again before it is proven"
-            " that it was not bought."
+            "It is looked for at the provider automatically, and never sent again before it is"
+            " proven that it was not bought."
         )
 
 
@@ -139,10 +139,10 @@ def _followed(order: Order) -> Iterator[str]:
     accepted_at = moment(order.accepted_at) if order.accepted_at else gettext("unknown")
     if order.status == Status.HANDLING:
         text = ngettext(
-            "The provider accepted the order on %(at)s. Its card comes by itself, mostly within a"
-            " minute.",
-            "The provider accepted the order on %(at)s. Its cards come by themselves, mostly within"
-            " a minute.",
+            "The provider accepted the order on %(at)s. Its card comes automatically, mostly"
+            " within a minute.",
+            "The provider accepted the order on %(at)s. Its cards come automatically, mostly"
+            " within a minute.",
             order.quantity,
         )
     else:
@@ -161,9 +161,9 @@ def _followed(order: Order) -> Iterator[str]:
     if order.status != Status.DELAYED:
         return
     if order.due_at is None:
-        yield gettext("The provider is not asked by itself any more: ask its support.")
+        yield gettext("The order is no longer checked automatically: ask the provider's support.")
     else:
-        text = gettext("The provider is asked again by itself, next on %(at)s.")
+        text = gettext("The provider is asked again automatically, next on %(at)s.")
         yield filled(text, at=moment(order.due_at))
 
 

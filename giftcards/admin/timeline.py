@@ -56,7 +56,7 @@ class Event:
 
 # The texts for moves without a recorded reason.
 _MOVES: Mapping[str, Any] = {
-    Status.PENDING: gettext_lazy("The order was not bought. It is sent by itself."),
+    Status.PENDING: gettext_lazy("The order was not bought. It is sent automatically."),
     Status.PLACING: gettext_lazy("The order was sent."),
     Status.UNCONFIRMED: gettext_lazy("It is not known whether the order was bought."),
     Status.REJECTED: gettext_lazy("The order was rejected."),
@@ -167,7 +167,7 @@ def _recorded(order: Order, *, by: str, repeats: RelatedOrder | None) -> Event:
         text = filled(gettext("%(by)s placed the order."), by=bdi(by))
     details = []
     if repeats:
-        what = gettext("It orders again what is missing from %(order)s.")
+        what = gettext("It replaces missing cards of %(order)s.")
         details.append(filled(what, order=repeats.link))
     return Event(order.created_at, text, details=details)
 

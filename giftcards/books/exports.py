@@ -224,7 +224,7 @@ _ORDER = (
     _Column(_("created"), attrgetter("created_at")),
     _Column(_("settled"), attrgetter("settled_at")),
     _Column(_("status"), attrgetter("status")),
-    _Column(_("Orders again"), attrgetter("repeats")),
+    _Column(_("Replaces missing cards of"), attrgetter("repeats")),
     _Column(_("product"), attrgetter("order.product_id")),
     _Column(_("product's name"), attrgetter("order.product_name")),
     _Column(_("type"), attrgetter("order.type_id")),

@@ -132,7 +132,7 @@ class LedgerEntry(models.Model):
         editable=False,
     )
     # Whether the order was found by amount and time, because the entry does not name one.
-    is_guess = models.BooleanField(_("guessed"), default=False, editable=False)
+    is_guess = models.BooleanField(_("matched by amount and time"), default=False, editable=False)
     # When it was first read: long after `time` if the provider booked it late.
     read_at = models.DateTimeField(_("first read"), default=timezone.now, editable=False)
 

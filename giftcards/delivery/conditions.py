@@ -76,7 +76,7 @@ CONDITIONS = (
             "%(count)s messages to customers could not be sent yet",
             "count",
         ),
-        remedy=_("It is tried again by itself. If it lasts, the mail server needs a look."),
+        remedy=_("It is tried again automatically. If it lasts, the mail server needs a look."),
         ended=_("Messages to customers are sent again."),
         page=_MESSAGES,
         query="?customers=late",

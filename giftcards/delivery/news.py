@@ -93,10 +93,7 @@ EVENTS: Mapping[str, Alert] = {
                 "%(count)s orders with cards that cannot be opened",
                 "count",
             ),
-            remedy=_(
-                "The customer has seen that, and not the code. Those who run the site find the"
-                " reason in its log."
-            ),
+            remedy=_("The customer has seen that, and not the code. Ask your developer."),
         ),
         _warning(
             code="locked",

@@ -86,7 +86,7 @@ def _replace(old: Order, new: Order, decision: Problem, *, by: str) -> None:
         open_amount=None if old.open_amount is None else 0,
     )
     old.acknowledge(decision, by=by)
-    logger.info("Order %s orders again what is missing from %s.", new.reference, old.reference)
+    logger.info("Order %s replaces missing cards of %s.", new.reference, old.reference)
 
 
 def repetition(order: Order) -> Order | None:

@@ -139,7 +139,7 @@ class Migration(migrations.Migration):
                 ('candidates', models.JSONField(blank=True, default=list, editable=False)),
                 ('claim', models.CharField(blank=True, editable=False, max_length=32)),
                 ('claimed_until', models.DateTimeField(editable=False, null=True)),
-                ('repeats', models.OneToOneField(editable=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='repeated_by', to='giftcards.order', verbose_name='orders again what is missing from')),
+                ('repeats', models.OneToOneField(editable=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='repeated_by', to='giftcards.order', verbose_name='replaces missing cards of')),
             ],
             options={
                 'verbose_name': 'order',
@@ -171,7 +171,7 @@ class Migration(migrations.Migration):
                 ('amount', models.DecimalField(decimal_places=2, max_digits=14, validators=[django.core.validators.MinValueValidator(Decimal('0.01'))], verbose_name='amount')),
                 ('state', models.CharField(choices=[('created', 'To be paid'), ('done', 'Paid back'), ('cancelled', 'Taken back')], default='done', editable=False, max_length=10, verbose_name='state')),
                 ('method', models.CharField(blank=True, help_text='How it was paid, such as cash or a postal account.', max_length=50, validators=[giftcards.models.fields.plain_line], verbose_name='method')),
-                ('reference', giftcards.models.fields.ExactCharField(help_text='The number of the payment. Using it again for the order pays nothing twice.', max_length=100, validators=[giftcards.models.fields.plain_line], verbose_name='reference')),
+                ('reference', giftcards.models.fields.ExactCharField(help_text='The number of the payment. The same number is recorded once.', max_length=100, validators=[giftcards.models.fields.plain_line], verbose_name='reference')),
                 ('comment', models.CharField(blank=True, max_length=500, validators=[giftcards.models.fields.plain_line], verbose_name='comment')),
                 ('source', models.CharField(choices=[('staff', 'Staff'), ('code', "The shop's software"), ('command', 'Command line')], default='code', max_length=10, verbose_name='source')),
                 ('created_by', models.CharField(blank=True, max_length=254, validators=[giftcards.models.fields.plain_line], verbose_name='by')),

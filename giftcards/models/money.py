@@ -225,7 +225,7 @@ class CustomerRefund(models.Model):
         _("reference"),
         max_length=100,
         validators=[plain_line],
-        help_text=_("The number of the payment. Using it again for the order pays nothing twice."),
+        help_text=_("The number of the payment. The same number is recorded once."),
     )
     comment = models.CharField(_("comment"), max_length=500, blank=True, validators=[plain_line])
     source = models.CharField(_("source"), max_length=10, choices=Source, default=Source.CODE)

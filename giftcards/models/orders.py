@@ -472,7 +472,7 @@ class Order(models.Model):
     # The order whose missing cards this one orders again. Unique: that is done once.
     repeats = models.OneToOneField(
         "self",
-        verbose_name=_("orders again what is missing from"),
+        verbose_name=_("replaces missing cards of"),
         on_delete=models.PROTECT,
         null=True,
         editable=False,

@@ -378,7 +378,7 @@ class ProviderState(models.Model):
             )
             return f"{self.Pause.ACCESS.label} {_english(refused.refusal)} {remedy}"
         if self.is_pause_told(now):
-            remedy = _("Requests go on by themselves.")
+            remedy = _("Requests go on automatically.")
             return f"{self.get_pause_display()} {_english(self.pause_detail)} {remedy}"
         if refused:
             first = _(

@@ -308,7 +308,7 @@ _TEXTS: dict[type[ProviderError], str] = {
 _WRONG_KEY = (
     "key_refused",
     "The provider refused the API key",
-    "Correct GIFTCARDS['API_KEY'] first: asking on gets this server's address blocked.",
+    "Correct GIFTCARDS['API_KEY'] first: further tries will block this server.",
 )
 _ACCESS_CODES = {
     "MISSING_ACCESS_TOKEN": _WRONG_KEY,

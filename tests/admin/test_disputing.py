@@ -60,7 +60,7 @@ def test_a_complaint_is_shown_with_what_to_do_and_keeps_the_codes_until_it_is_ti
     assert complain(support, order).status_code == 302
     html = read(support.get(order_page(order)))
     assert "noted that the customer complains about a code." in html
-    assert "what became of the code, and tell the customer" in html
+    assert "what happened to the code, and tell the customer" in html
     assert LABEL not in html
     assert [entry.get_change_message() for entry in LogEntry.objects.all()] == [
         "Noted that the customer complains about a code."

@@ -497,7 +497,7 @@ def test_a_card_that_cannot_be_opened_is_a_sentence_and_no_error(
     shown = cards(show(boss, order))
     assert shown == [
         "••••AAAA",
-        "This card cannot be opened. Tell the person who looks after the shop's software.",
+        "This card cannot be opened. Ask your developer.",
         "••••CCCC",
     ]
     set_conf(ENCRYPTION_KEYS=[generate_key()])
@@ -572,7 +572,7 @@ def test_the_timeline_tells_in_plain_words_who_did_what_and_when(boss: Client) -
     assert all(re.fullmatch(r"\d+ \w+ \d{4} \d\d:\d\d:\d\d", text(time)) for time in times)
     assert "The missing cards were ordered again: web-2." in summary(html)
     assert timeline(show(boss, again))[0] == (
-        "The order was recorded. It orders again what is missing from web-1042."
+        "The order was recorded. It replaces missing cards of web-1042."
     )
 
 
@@ -802,9 +802,7 @@ def test_the_page_links_to_the_order_that_it_repeats_and_is_repeated_by(boss: Cl
         "Related orders The missing cards were ordered again: web-2. In progress"
     )
     html = show(boss, again)
-    assert related(html) == (
-        "Related orders It orders again what is missing from web-1. Partly delivered"
-    )
+    assert related(html) == ("Related orders It replaces missing cards of web-1. Partly delivered")
     assert f'<a href="{order_page(order)}"><bdi>web-1</bdi></a>' in html
 
 
@@ -926,12 +924,12 @@ class TestCheckingNow:
             (
                 Status.UNCONFIRMED,
                 {},
-                "The order is unconfirmed, and is looked for by itself.",
+                "The order is unconfirmed, and is looked for automatically.",
             ),
             (
                 Status.HANDLING,
                 {"checked_at": timezone.now},
-                "The order was checked a moment ago. It is checked again by itself.",
+                "The order was checked a moment ago. It is checked again automatically.",
             ),
         ],
     )

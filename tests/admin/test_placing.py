@@ -510,7 +510,7 @@ def test_an_order_whose_price_rises_after_the_button_is_held(
     order = Order.objects.get()
     assert order.is_held
     assert read_in.orders == {}
-    said = "The order is held: a card costs 980 DA, and may cost 490 DA."
+    said = "The order is held: a card costs 980 DA; your limit is 490 DA."
     assert said in plain(text(read(boss.get(order_page(order)))))
 
 

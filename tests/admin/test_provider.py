@@ -103,7 +103,7 @@ class TestPage:
             "Schedule": "There is no schedule: run `manage.py giftcards_setup`.",
             "Last run": "never",
             "Next run": "never",
-            "Orders last looked after": "never",
+            "Orders last checked": "never",
         }
         assert "None." in text(section(html, "failures"))
 
@@ -198,7 +198,7 @@ class TestPage:
         assert found == [
             ("API key", f"{own}: It is revoked."),
             ("Provider", "It is <away>."),
-            ("Telling the shop", "an order: shop.tell: ValueError"),
+            ("Notifying the shop", "an order: shop.tell: ValueError"),
         ]
         html = read(sign_in("view_providerstate", "view_order").get(PAGE))
         assert table(html, "failures")[2][2] == "web-7: shop.tell: ValueError"
@@ -334,7 +334,7 @@ class TestKeys:
         names = [Keyring([key]).key_fingerprints[0][:8] for key in (new, old, spare)]
         html = read(viewer.get(PAGE))
         assert table(html, "encryption") == [
-            [names[0], "first: new cards are sealed with it", "0"],
+            [names[0], "first: it encrypts new cards", "0"],
             [names[1], "number 2: only opens cards", "3"],
             [names[2], "number 3: only opens cards", "none: it can be removed"],
         ]
@@ -368,7 +368,7 @@ class TestKeys:
         set_conf(ENCRYPTION_KEYS=[*conf.encryption_keys, generate_key()])
         found = table(read(viewer.get(PAGE)), "encryption")
         assert [row[2] for row in found] == ["2", "0", "1"]
-        assert found[2][1] == "not recorded: sealed by an earlier version"
+        assert found[2][1] == "not recorded: encrypted by an earlier version"
 
     def test_many_cards_are_counted_only_if_asked_for(
         self, viewer: Client, monkeypatch: pytest.MonkeyPatch

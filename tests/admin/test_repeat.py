@@ -61,8 +61,8 @@ def test_the_page_of_a_partly_delivered_order_leads_to_ordering_again(staff: Cli
     for fact in (
         "2 cards of this order did not come. They are bought in a new order, once;",
         "The customer has paid for them: do not pay that back as well.",
-        "If a card costs more than it may by then, the new order waits for a person.",
-        "Orders again what is missing from: web-1042",
+        "If a card costs more than your limit by then, the new order waits for a person.",
+        "Replaces missing cards of what is missing from: web-1042",
         "Product: PSN",
         "Type: 500 DA",
         "Quantity: 2",
@@ -112,7 +112,7 @@ def test_ordering_again_records_one_order_and_leaves_a_trace_on_both(staff: Clie
     addition = LogEntry.objects.get(object_id=new.pk)
     assert (change.action_flag, addition.action_flag) == (CHANGE, ADDITION)
     assert change.change_message == (f"user0 ordered the missing cards again, as {new.reference}.")
-    assert addition.change_message == "Orders again the missing cards of web-1042."
+    assert addition.change_message == "Replaces missing cards of the missing cards of web-1042."
 
 
 def test_a_double_click_orders_once_and_leads_to_the_new_order(staff: Client) -> None:

@@ -147,14 +147,14 @@ def test_open_problems_are_counted(count: int, expected: str) -> None:
 
 def test_a_new_order_is_sent_by_itself() -> None:
     assert tell(build_guide_order(Status.PENDING)) == (
-        "The order is recorded; nothing has been bought yet. It is sent by itself in a moment."
+        "The order is recorded; nothing has been bought yet. It is sent automatically in a moment."
     )
 
 
 def test_an_order_that_could_not_be_sent_says_that_nothing_was_bought() -> None:
     order = build_guide_order(Status.PENDING, problems=[Problem("not_sent")])
     assert tell(order) == (
-        "The order could not be sent yet; nothing has been bought. It is tried again by itself."
+        "The order could not be sent yet; nothing has been bought. It is tried again automatically."
         " 1 problem needs a person: see below."
     )
 
@@ -164,12 +164,10 @@ def test_a_held_order_waits_for_a_decision_about_its_price() -> None:
     order = build_guide_order(Status.PENDING, problems=[above], due_at=None, **SOLD)
     decision = "Nothing is bought until a person approves the price or rejects the order."
     assert tell(order) == (
-        f"The order is held: a card costs 570 DA, and may cost 550 DA. {decision}"
+        f"The order is held: a card costs 570 DA; your limit is 550 DA. {decision}"
     )
     discreet = tell(order, shows_costs=False)
-    assert discreet == (
-        f"The order is held: a card costs more at the provider than it may. {decision}"
-    )
+    assert discreet == (f"The order is held: a card costs more than your limit. {decision}")
 
 
 def test_an_order_that_is_held_for_review_tells_why_to_everybody() -> None:
@@ -192,7 +190,8 @@ def test_an_order_that_waits_for_its_turn_says_until_when() -> None:
 def test_an_order_that_is_proven_absent_is_sent_again() -> None:
     order = build_guide_order(Status.PENDING)
     assert tell(order, reason=Problem("absent")) == (
-        "The provider's list does not show it: it was not bought. It is sent by itself in a moment."
+        "The provider's list does not show it: it was not bought. It is sent automatically in a"
+        " moment."
     )
 
 
@@ -201,7 +200,7 @@ def test_an_order_whose_price_was_approved_names_who_approved_it() -> None:
     approved = Problem("staff_approved", amounts)
     order = build_guide_order(Status.PENDING)
     assert tell(order, reason=approved) == (
-        "amina approved a price of 570 DA a card, instead of 550 DA. It is sent by itself in a"
+        "amina approved a price of 570 DA a card, instead of 550 DA. It is sent automatically in a"
         " moment."
     )
     assert "570" not in tell(order, reason=approved, shows_costs=False)
@@ -216,18 +215,18 @@ def test_an_order_that_is_being_sent_says_so() -> None:
 def test_an_unconfirmed_order_is_looked_for_or_waits_for_a_person() -> None:
     sent = "The order was sent, and it is not known whether it was bought."
     order = build_guide_order(Status.UNCONFIRMED)
-    assert tell(order).startswith(f"{sent} It is looked for at the provider by itself, and never")
+    assert tell(order).startswith(f"{sent} It is looked for at the provider automatically, and")
     order.candidates = [{"id": "B1"}]
-    assert tell(order) == f"{sent} A person has to say what became of it."
+    assert tell(order) == f"{sent} A person has to say what happened to it."
     assert tell(build_guide_order(Status.UNCONFIRMED, due_at=None)).endswith(
-        "A person has to say what became of it."
+        "A person has to say what happened to it."
     )
 
 
 def test_an_accepted_order_says_since_when_and_that_its_cards_come_by_themselves() -> None:
     order = build_guide_order(accepted_at=AT)
     assert tell(order) == (
-        "The provider accepted the order on 24 Nov 23:59. Its cards come by themselves, mostly"
+        "The provider accepted the order on 24 Nov 23:59. Its cards come automatically, mostly"
         " within a minute."
     )
     order.fulfilled_quantity = 2
@@ -238,10 +237,12 @@ def test_a_delayed_order_says_when_the_provider_is_asked_next() -> None:
     order = build_guide_order(Status.DELAYED, accepted_at=AT, due_at=AT + timedelta(minutes=15))
     assert tell(order) == (
         "The provider accepted the order on 24 Nov 23:59, and takes longer than usual. The customer"
-        " has to wait. The provider is asked again by itself, next on 25 Nov 00:14."
+        " has to wait. The provider is asked again automatically, next on 25 Nov 00:14."
     )
     order.due_at = None
-    assert tell(order).endswith("The provider is not asked by itself any more: ask its support.")
+    assert tell(order).endswith(
+        "The order is no longer checked automatically: ask the provider's support."
+    )
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_both_orders_name_each_other_and_nothing_is_owed_by_the_first(
     assert f"The missing cards are ordered again automatically, as {order.reference}." in old
     assert "The customer is owed" not in old
     new = plain(text(read(staff.get(order_page(order)))))
-    assert "It orders again what is missing from web-1042." in new
+    assert "It replaces missing cards of web-1042." in new
     assert "and is sent automatically then." in new
 
 

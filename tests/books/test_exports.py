@@ -159,7 +159,7 @@ class TestOrders:
                 "Created": "2026-11-24 11:59:55",
                 "Settled": "2026-11-24 12:00:00",
                 "Status": "Partly delivered",
-                "Orders again": "",
+                "Replaces missing cards of": "",
                 "Product": PRODUCT,
                 "Product's name": "PlayStation Network",
                 "Type": TYPE,
@@ -221,7 +221,10 @@ class TestOrders:
     def test_an_order_names_the_one_whose_missing_cards_it_orders(self) -> None:
         old = settled(reference="first")
         new = make_guide_order(Status.FULFILLED, repeats=old, settled_at=NOON)
-        rows = {row["Reference"]: row["Orders again"] for row in lines(order_rows(DAY, DAY))}
+        rows = {
+            row["Reference"]: row["Replaces missing cards of"]
+            for row in lines(order_rows(DAY, DAY))
+        }
         assert rows == {"first": "", new.reference: "first"}
 
     def test_without_costs_nothing_tells_what_the_provider_charges(self) -> None:

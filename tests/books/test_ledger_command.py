@@ -47,7 +47,7 @@ def test_the_command_reads_matches_and_sums_up(
     trade()
     assert call("giftcards_ledger") == (
         f"The provider's ledger from {today} to {today}:\n"
-        "  entries          3, 2 of them of orders (0 guessed)\n"
+        "  entries          3, 2 of them of orders (0 matched by amount and time)\n"
         "  orders           -2450.00 DZD\n"
         "  refunds          1470.00 DZD\n"
         "  top-ups          1000000.00 DZD\n"

@@ -44,7 +44,7 @@ def settle(order: Order) -> None:
 
 def test_an_open_order_shows_itself_again_once_it_has_changed(boss: Browser) -> None:
     order = open_page(boss, "web-1043")
-    assert "Its cards come by themselves" in boss.texts(".giftcards-summary")[0]
+    assert "Its cards come automatically" in boss.texts(".giftcards-summary")[0]
 
     settle(order)
 

@@ -143,7 +143,7 @@ class TestLanguage:
     def test_the_overview_is_in_english_whatever_the_site_speaks(self, call: Call) -> None:
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=ago(-60))
         ProviderState.objects.update(ticked_at=ago(600))
-        paused = "The provider asked for fewer requests. Slower. Requests go on by themselves."
+        paused = "The provider asked for fewer requests. Slower. Requests go on automatically."
         down = "Background work has stopped: there has been no sign of it for more than 3 minutes."
         for options in ([], ["--json"]):
             out, err, code = call("giftcards_status", *options, "--fail-on", "paused,worker")
@@ -157,8 +157,8 @@ class TestLanguage:
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=ago(-60))
         _, err, _ = call("giftcards_place", PSN, "t", "1", "--reference", "cart-1")
         assert err.endswith(
-            "is PENDING. The provider asked for fewer requests. Slower. Requests go"
-            " on by themselves.\n"
+            "is PENDING. The provider asked for fewer requests. Slower. Requests go on"
+            " automatically.\n"
         )
 
     def test_errors_about_arguments_are_in_english(self, call: Call) -> None:

@@ -45,7 +45,7 @@ KEYS = [
     "settled_at",
     "problems",
 ]
-PAUSED = "The provider asked for fewer requests. Slower. Requests go on by themselves."
+PAUSED = "The provider asked for fewer requests. Slower. Requests go on automatically."
 
 
 def test_place_sends_the_order_before_it_returns(call: Call, simulator: Simulator) -> None:
@@ -261,7 +261,7 @@ def test_place_explains_that_the_key_is_refused_after_one_request(
     refused = (
         "The order cart-1 is PENDING. The provider refuses the API key or this server's address."
         " The provider refused the API key (INVALID_ACCESS_TOKEN, 4 attempts left). Correct"
-        " GIFTCARDS['API_KEY'] first: asking on gets this server's address blocked. Put a working"
+        " GIFTCARDS['API_KEY'] first: further tries will block this server. Put a working"
         " key into the settings, or run `manage.py giftcards_poll --resume` once it works again.\n"
     )
     for wait in ([], ["--wait"]):
@@ -548,8 +548,8 @@ class TestCeiling:
         simulator.price_factor = 100
         out, err, code = call(*PLACE_TWO, option, "550", *wait)
         assert (err, code) == (
-            "The order cart-1 is PENDING. A card costs 49000.00 at the provider, and may cost"
-            " 550.00: the order waits for a person.\n",
+            "The order cart-1 is PENDING. A card costs 49000.00 at the provider; your limit"
+            " is 550.00. The order waits for a person.\n",
             1,
         )
         assert "  attention   price_above: A card costs 49000.00" in out

@@ -39,8 +39,8 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quickly")]
 
 PAUSED = (
     "The provider refuses the API key or this server's address. The provider refused the API key"
-    " (INVALID_ACCESS_TOKEN, 4 attempts left). Correct GIFTCARDS['API_KEY'] first: asking on gets"
-    " this server's address blocked. Put a working key into the settings, or run"
+    " (INVALID_ACCESS_TOKEN, 4 attempts left). Correct GIFTCARDS['API_KEY'] first: further"
+    " tries will block this server. Put a working key into the settings, or run"
     " `manage.py giftcards_poll --resume` once it works again.\n"
 )
 NOTHING = "0 sent, 0 checked, 0 settled, 0 failed"
@@ -80,7 +80,7 @@ class TestSweep:
         assert call("giftcards_poll") == (
             "0 sent, 1 checked, 0 settled, 1 failed; paused.\n",
             "The provider does not answer. The provider gave no usable answer"
-            " (SERVICE_UNAVAILABLE). Requests go on by themselves.\n",
+            " (SERVICE_UNAVAILABLE). Requests go on automatically.\n",
             1,
         )
 

@@ -296,7 +296,7 @@ class TestIsNotRun:
         simulator.keys = ["another"]
         refused = (
             "The provider refused the API key (INVALID_ACCESS_TOKEN, 4 attempts left). Correct"
-            " GIFTCARDS['API_KEY'] first: asking on gets this server's address blocked."
+            " GIFTCARDS['API_KEY'] first: further tries will block this server."
         )
         self.refused(call, f"The provider could not be asked what the key is for: {refused}")
         for _time in range(3):
@@ -311,7 +311,7 @@ class TestIsNotRun:
     def test_selftest_is_not_run_during_a_pause(self, call: Call, simulator: Simulator) -> None:
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=ago(-60))
         self.refused(
-            call, "The provider asked for fewer requests. Slower. Requests go on by themselves."
+            call, "The provider asked for fewer requests. Slower. Requests go on automatically."
         )
         assert simulator.requests == []
 

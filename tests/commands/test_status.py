@@ -210,7 +210,7 @@ class TestOverview:
     def test_status_explains_a_pause(self, call: Call, simulator: Simulator) -> None:
         until = ago(-60)
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=until)
-        text = "The provider asked for fewer requests. Slower. Requests go on by themselves."
+        text = "The provider asked for fewer requests. Slower. Requests go on automatically."
         assert f"Provider: {text}\n" in call("giftcards_status").out
         provider = json.loads(call("giftcards_status", "--json").out)["provider"]
         assert (provider["pause"], provider["explanation"]) == ("rate", text)
@@ -346,7 +346,7 @@ class TestFailOn:
 
     def test_fail_on_paused_fails_until_a_minute_after_the_pause(self, call: Call) -> None:
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=ago(-60))
-        sentence = "The provider asked for fewer requests. Slower. Requests go on by themselves.\n"
+        sentence = "The provider asked for fewer requests. Slower. Requests go on automatically.\n"
         assert self.asked(call, "paused") == (sentence, 1)
         assert self.asked(call, "attention,worker,queue") == ("", 0)
         ProviderState.objects.update(paused_until=ago(50))
@@ -666,6 +666,6 @@ def test_status_says_that_a_held_order_needs_attention(call: Call, simulator: Si
     assert "need attention    1" in call("giftcards_status").out.splitlines()
     shown = call("giftcards_status", "cart-1").out
     assert (
-        "  attention   price_above: A card costs 980.00 at the provider, and may cost 550.00: the"
+        "  attention   price_above: A card costs 980.00 at the provider; your limit is 550.00. The"
         " order waits for a person.\n"
     ) in shown

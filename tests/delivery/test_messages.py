@@ -478,7 +478,7 @@ class TestMoney:
         for message in (write(order, Kind.PAID_BACK, refund=refund), write(order, Kind.PAID_BACK)):
             for text in texts_of(message):
                 assert money(700) in text
-                assert "all that we owed you" in text
+                assert "You are fully refunded." in text
 
     def test_nothing_is_said_to_be_paid_back_that_was_not(self) -> None:
         with pytest.raises(ValueError, match="Nothing was paid back"):

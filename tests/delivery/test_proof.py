@@ -103,7 +103,7 @@ def test_times_are_told_with_their_zone() -> None:
     )
     html = proof(order)
     quote = element(html, 'lang="en"', "p")
-    assert "We ordered it at 1 March 2026 11:00:05 (CET)." in text(quote)
+    assert "We ordered it on 1 March 2026 11:00:05 (CET)." in text(quote)
     assert "You delivered it at 1 March 2026 11:01:07 (CET)." in text(quote)
     assert 'dir="rtl"' in element(html, 'lang="ar"', "p")
     assert "1 mars 2026 11:00:05 (CET)" in text(element(html, 'lang="fr"', "p"))
@@ -118,7 +118,7 @@ def test_the_provider_is_told_when_the_customer_first_saw_the_codes() -> None:
     visit(one, "revealed", at=first)
     visit(one, "revealed")
     html = read(person(*ALL, name="samir").get(to("dispute", order.pk)))
-    assert "The customer first saw the codes at 2 March 2026 09:30:01 (CET)." in text(html)
+    assert "The customer first saw the codes on 2 March 2026 09:30:01 (CET)." in text(html)
 
 
 @pytest.mark.parametrize(

@@ -63,4 +63,4 @@ def test_the_page_of_the_order_tells_that_it_was_sent_and_used() -> None:
     html = read(browser.get(order_page(sent.order)))
     shown = plain(text(element(html, 'aria-labelledby="giftcards-messages"', "section")))
     assert "Sent to lina@other.example, 0 minutes ago." in shown
-    assert "Opened 1 time; cards shown 1 time, last at" in shown
+    assert "Opened 1 time; cards shown 1 time, last on" in shown

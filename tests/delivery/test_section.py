@@ -51,7 +51,7 @@ def test_a_message_that_was_sent_says_to_whom_and_how_its_link_was_used() -> Non
     visit(one, "opened", "opened", "revealed")
     shown = said(order)
     assert f"Sent to {EMAIL}, 3 minutes ago." in shown
-    assert "Opened 2 times; cards shown 1 time, last at" in shown
+    assert "Opened 2 times; cards shown 1 time, last on" in shown
 
 
 def test_a_message_to_a_customer_who_was_erased_names_no_address() -> None:
@@ -65,7 +65,7 @@ def test_a_link_that_was_only_opened_says_that_no_card_was_shown() -> None:
     order = delivered()
     one, _token = link(order)
     visit(one, "opened")
-    assert "Opened 1 time; cards not shown yet, last at" in said(order)
+    assert "Opened 1 time; cards not shown yet, last on" in said(order)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_what_happened_before_the_installation_is_named_as_the_reason() -> None:
         ({}, "Valid until"),
         ({"revoked_at": timezone.now(), "revoked_by": "karim"}, "by karim."),
         ({"wrong_pins": 5}, "Locked, because the PIN was wrong too often. Send a new link."),
-        ({"expires_at": timezone.now() - timedelta(days=1)}, "Expired at"),
+        ({"expires_at": timezone.now() - timedelta(days=1)}, "Expired on"),
         ({"reveals": 3}, "Used up"),
         ({"origin": "account", "expires_at": None}, "Valid for who is logged in."),
         ({"origin": "staff", "created_by": "karim"}, "Made by karim, to be handed over"),

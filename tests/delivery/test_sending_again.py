@@ -308,7 +308,7 @@ class TestWaiting:
         ]
         assert told == [
             "The message is not sent.",
-            "The message does not wait any more: look at what became of it.",
+            "The message does not wait any more: look at its result.",
         ]
         waiting.refresh_from_db()
         assert (waiting.status, waiting.next_attempt_at) == ("cancelled", None)

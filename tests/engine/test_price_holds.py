@@ -157,7 +157,7 @@ class TestSending:
         assert order.needs_attention
         assert posts(simulator) == 0
         assert messages(caplog) == [
-            "Order cart-1 is held. A card costs 49000.00 at the provider, and may cost 550.00: the"
+            "Order cart-1 is held. A card costs 49000.00 at the provider; your limit is 550.00. The"
             " order waits for a person."
         ]
 

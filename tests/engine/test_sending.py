@@ -657,7 +657,7 @@ class TestEndings:
         order = buy()
         detail = (
             f"The provider refused the API key (INVALID_ACCESS_TOKEN, {left} attempt{plural} left)."
-            " Correct GIFTCARDS['API_KEY'] first: asking on gets this server's address blocked."
+            " Correct GIFTCARDS['API_KEY'] first: further tries will block this server."
         )
         order.refresh_from_db()
         # It is as it was: the pause keeps it back.

@@ -532,14 +532,14 @@ class TestErrors:
                 401,
                 error("INVALID_ACCESS_TOKEN", details={"attemptsLeft": 2}),
                 "The provider refused the API key (INVALID_ACCESS_TOKEN, 2 attempts left). Correct"
-                " GIFTCARDS['API_KEY'] first: asking on gets this server's address blocked.",
+                " GIFTCARDS['API_KEY'] first: further tries will block this server.",
             ),
             (
                 check,
                 401,
                 "",
                 "The provider refused the API key (HTTP 401). Correct"
-                " GIFTCARDS['API_KEY'] first: asking on gets this server's address blocked.",
+                " GIFTCARDS['API_KEY'] first: further tries will block this server.",
             ),
             (
                 check,

@@ -78,7 +78,7 @@ class MatchFilter(ConditionFilter):
     parameter_name = "order"
     conditions = {
         # A list, because Django turns "= True" into a bare column, for which SQLite uses no index.
-        "guessed": (_("Guessed"), Q(is_guess__in=[True])),
+        "guessed": (_("Matched by amount and time"), Q(is_guess__in=[True])),
         "charged": (_("Unknown, charged"), Q(order=None, type=CHARGE)),
         "credited": (_("Unknown, credited back"), Q(order=None, type=CREDIT)),
     }
@@ -213,7 +213,7 @@ class LedgerEntryAdmin(OrderRows):
                 "counts": (
                     (gettext("Entries"), count_text(summary.entries)),
                     (gettext("Of known orders"), count_text(summary.matched)),
-                    (gettext("Of guessed orders"), count_text(summary.guessed)),
+                    (gettext("Matched by amount and time"), count_text(summary.guessed)),
                 ),
                 "groups": list(_groups(summary, name_order, self._name_entry)),
                 "names_candidates": summary.names_candidates,
@@ -250,7 +250,9 @@ class LedgerEntryAdmin(OrderRows):
         if entry.order is None:
             return gettext("unknown") if entry.type in {CHARGE, CREDIT} else "-"
         link = order_link(self.admin_site, entry.order)
-        return format_html("{} ({})", link, gettext("guessed")) if entry.is_guess else link
+        if not entry.is_guess:
+            return link
+        return format_html("{} ({})", link, gettext("matched by amount and time"))
 
 
 def _kind_text(kind: str) -> str:
@@ -322,7 +324,7 @@ def _groups(summary: Summary, name_order: _Name, name_entry: _Name) -> Iterator[
         format_html("{} · {}", day_text(each.day), signed_money(each.amount))
         for each in summary.breaks[:LISTED]
     ]
-    label = gettext("Days on which the balance changed without an entry")
+    label = gettext("Balance changed, no entry")
     groups.append((label, len(summary.breaks), summary.breaks_amount, days))
     for label, count, amount, items in groups:
         if count:

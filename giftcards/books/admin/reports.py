@@ -348,15 +348,15 @@ def _left_out(column: Column, figures: Figures) -> str:
     if column.tells_costs and figures.unknown:
         number = figures.unknown
         text = ngettext(
-            "Without %(count)s order of which an amount is not known.",
-            "Without %(count)s orders of which an amount is not known.",
+            "%(count)s order with an unknown amount is left out.",
+            "%(count)s orders with an unknown amount are left out.",
             number,
         )
     elif Side.CUSTOMERS in column.side and 0 < figures.unpaid < figures.orders:
         number = figures.unpaid
         text = ngettext(
-            "Without %(count)s order that has no sale amount.",
-            "Without %(count)s orders that have no sale amount.",
+            "%(count)s order without a sale amount is left out.",
+            "%(count)s orders without a sale amount are left out.",
             number,
         )
     else:

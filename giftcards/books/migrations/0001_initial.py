@@ -41,7 +41,7 @@ class Migration(migrations.Migration):
                 ('balance_after', models.DecimalField(decimal_places=2, editable=False, max_digits=14, null=True, verbose_name='balance after')),
                 ('time', models.DateTimeField(editable=False, verbose_name='when')),
                 ('objid', giftcards.models.fields.ExactCharField(blank=True, editable=False, max_length=100, verbose_name='about')),
-                ('is_guess', models.BooleanField(default=False, editable=False, verbose_name='guessed')),
+                ('is_guess', models.BooleanField(default=False, editable=False, verbose_name='matched by amount and time')),
                 ('read_at', models.DateTimeField(default=django.utils.timezone.now, editable=False, verbose_name='first read')),
                 ('order', models.ForeignKey(db_index=False, editable=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='ledger_entries', to='giftcards.order', verbose_name='order')),
             ],

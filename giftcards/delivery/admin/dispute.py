@@ -156,16 +156,16 @@ def _quoted(order: Order, tails: list[str], first_shown: datetime | None) -> Ite
         order=bdi(order.provider_order_id),
     )
     yield filled(
-        gettext("We ordered it at %(at)s."), at=zoned_moment(order.sent_at or order.created_at)
+        gettext("We ordered it on %(at)s."), at=zoned_moment(order.sent_at or order.created_at)
     )
     if order.settled_at:
-        yield filled(gettext("You delivered it at %(at)s."), at=zoned_moment(order.settled_at))
+        yield filled(gettext("You delivered it on %(at)s."), at=zoned_moment(order.settled_at))
     known = [tail for tail in tails if tail]
     if known and len(known) <= _FEW:
         ends = format_html_join(", ", "{}", ((bdi(tail),) for tail in known))
         yield filled(gettext("The codes end in %(ends)s."), ends=ends)
     if first_shown:
-        text = gettext("The customer first saw the codes at %(at)s.")
+        text = gettext("The customer first saw the codes on %(at)s.")
         yield filled(text, at=zoned_moment(first_shown))
     yield filled(gettext("Please tell us when and where each of these codes was used."))
 

@@ -87,7 +87,7 @@ def what_became(message: Delivery) -> SafeString:
         case DeliveryStatus.RETRYING:
             text = gettext(
                 "It could not be sent to %(address)s yet; it was first tried %(age)s ago. The next"
-                " try is at %(at)s."
+                " try is on %(at)s."
             )
             parts["age"] = timesince(message.created_at, depth=1)
             parts["at"] = moment(message.next_attempt_at or timezone.now())
@@ -138,19 +138,25 @@ def use_in_words(links: Sequence[Any]) -> SafeString | str:
         times = [link.shown_at for link in links]
     else:
         said.append(gettext("cards not shown yet"))
-    text = gettext("%(what)s, last at %(at)s.")
-    return filled(text, what=bdi("; ".join(said)), at=moment(max(filter(None, times))))
+    text = gettext("%(what)s, last on %(at)s.")
+    return filled(text, what=bdi(_together(said)), at=moment(max(filter(None, times))))
+
+
+def _together(said: Sequence[str]) -> str:
+    if len(said) == 1:
+        return said[0]
+    return gettext("%(first)s; %(second)s") % {"first": said[0], "second": said[1]}
 
 
 def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
     """The present state of the link in words, and whether staff have to do something about it."""
     if link.revoked_at:
-        text = gettext("Withdrawn at %(at)s by %(by)s.")
+        text = gettext("Withdrawn on %(at)s by %(by)s.")
         return filled(text, at=moment(link.revoked_at), by=bdi(link.revoked_by or "-")), False
     if link.is_locked:
         return gettext("Locked, because the PIN was wrong too often. Send a new link."), True
     if link.expires_at and link.expires_at <= now:
-        return filled(gettext("Expired at %(at)s."), at=moment(link.expires_at)), False
+        return filled(gettext("Expired on %(at)s."), at=moment(link.expires_at)), False
     if link.reveals >= (conf.link_reveals or MOST_REVEALS):
         return gettext("Used up: it has shown the cards as often as it may."), False
     if link.expires_at:

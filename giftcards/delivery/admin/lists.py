@@ -167,7 +167,7 @@ class DeliveryAdmin(PreviewPages, DeliveryRows):
         made = text % {"count": count_text(message.attempts)}
         if message.status != DeliveryStatus.RETRYING or not message.next_attempt_at:
             return made
-        following = filled(gettext("the next at %(at)s"), at=moment(message.next_attempt_at))
+        following = filled(gettext("the next on %(at)s"), at=moment(message.next_attempt_at))
         return format_html('{} <span class="giftcards-second">{}</span>', made, following)
 
     @admin.display(description=_("error"))
@@ -179,7 +179,7 @@ class DeliveryAdmin(PreviewPages, DeliveryRows):
         second = '{} <span class="giftcards-second">{}</span>'
         return format_html(second, bdi(message.address), bdi(message.language))
 
-    @admin.display(description=_("what became of it"))
+    @admin.display(description=_("Result"))
     def became(self, message: Delivery) -> SafeString | str:
         parts = (what_became(message), doubts(message))
         return format_html_join(" ", "{}", ((part,) for part in parts if part))

@@ -232,7 +232,7 @@ SEND_LINK = replace(
 )
 
 _WAITS_NO_MORE = Outcome(
-    _("The message does not wait any more: look at what became of it."),
+    _("The message does not wait any more: look at its result."),
     level=messages.WARNING,
 )
 

@@ -115,7 +115,7 @@ def _why_silent(order: Order, told: Collection[str]) -> str:
         return gettext(
             "The customer was not told: it happened before messages to customers were set up."
         )
-    return gettext("The customer has yet to be told. This happens by itself in a moment.")
+    return gettext("The customer has yet to be told. This happens automatically in a moment.")
 
 
 def _is_reached(order: Order, kind: Kind) -> bool:
@@ -211,7 +211,7 @@ def _codes_elsewhere(order: Order) -> list[SafeString]:
 
 
 def _cannot_be_taken_back(message: Delivery) -> SafeString:
-    text = gettext("The codes were sent to %(address)s at %(at)s. That cannot be taken back.")
+    text = gettext("The codes were sent to %(address)s on %(at)s. That cannot be taken back.")
     at = moment(message.sent_at or message.created_at)
     return filled(text, address=address_of(message), at=at)
 

@@ -86,7 +86,12 @@ def test_each_entry_shows_what_it_is_its_amount_and_its_order(
     assert shown(accountant) == [
         ["BONUS <1>", "0 DA", "-5 DA", "-"],
         ["Gift cards ORDER", "−1,250.50 DA", "unknown", "unknown"],
-        ["Gift cards, credited back REFUND-ORDER", "+980 DA", "unknown", "web-1042 (guessed)"],
+        [
+            "Gift cards, credited back REFUND-ORDER",
+            "+980 DA",
+            "unknown",
+            "web-1042 (matched by amount and time)",
+        ],
         ["Gift cards ORDER", "−2,450 DA", "97,550 DA", "web-1042"],
         ["Top-up of the account DEPOSIT", "+100,000 DA", "100,000 DA", "-"],
     ]
@@ -351,7 +356,7 @@ def test_above_a_period_stands_whether_its_books_close(accountant: Client, order
             "Balance after 98,030 DA",
             "Entries 4",
             "Of known orders 2",
-            "Of guessed orders 1",
+            "Matched by amount and time 1",
         ],
         "unfit": [],
     }
@@ -367,7 +372,7 @@ def test_above_a_period_stands_whether_its_books_close(accountant: Client, order
             "Balance after 98,030 DA",
             "Entries 0",
             "Of known orders 0",
-            "Of guessed orders 0",
+            "Matched by amount and time 0",
         ],
         "unfit": [],
     }
@@ -430,7 +435,7 @@ def test_what_does_not_fit_is_named_with_a_way_to_it(accountant: Client, order: 
         f"{credited.provider_id} · 99.50 DA · TIME",
         "Charged for an unknown order, or beyond the price 490 DA (1)",
         f"{charged.provider_id} · 490 DA · TIME",
-        "Days on which the balance changed without an entry 60 DA (1)",
+        "Balance changed, no entry 60 DA (1)",
         "15 Nov 2026 · −60 DA",
     ]
     html = read(accountant.get(LEDGER, {"period": "2026-11"}))
@@ -454,7 +459,7 @@ def test_missing_entries_that_add_up_to_nothing_are_told_of(accountant: Client) 
         " changed without an entry."
     )
     assert found["unfit"] == [
-        "Days on which the balance changed without an entry 200 DA (2)",
+        "Balance changed, no entry 200 DA (2)",
         "16 Nov 2026 · +100 DA",
         "17 Nov 2026 · −100 DA",
     ]
@@ -466,7 +471,7 @@ def test_of_many_days_that_do_not_fit_the_first_are_listed(accountant: Client) -
         time = noon + timedelta(days=day)
         book("DEPOSIT", 1, balance_before=9 * day, balance_after=9 * day + 1, time=time)
     unfit = books(accountant, period="2026-11")["unfit"]
-    assert unfit[0] == "Days on which the balance changed without an entry 200 DA (25)"
+    assert unfit[0] == "Balance changed, no entry 200 DA (25)"
     assert unfit[1:] == [f"{day} Nov 2026 · +8 DA" for day in range(2, 22)]
     html = read(accountant.get(LEDGER, {"period": "2026-11"}))
     assert "These are the first of them." in html
@@ -500,9 +505,8 @@ def test_the_page_of_an_order_shows_what_the_provider_has_booked(
     book("ORDER", -490, time=start)
 
     assert booked(accountant, order) == [
-        "Booked by the provider: −2,450 DA on TIME · +980 DA on TIME (guessed)",
-        "Guessed: found by amount and time, because the provider does not say which order it"
-        " booked.",
+        "Booked by the provider: −2,450 DA on TIME · +980 DA on TIME (matched by amount and time)",
+        "Matched by amount and time, because the provider does not say which order it booked.",
     ]
 
 

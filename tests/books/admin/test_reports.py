@@ -239,8 +239,8 @@ def test_what_is_not_known_is_not_0_and_what_is_left_out_is_marked(boss: Client)
     assert unsold[6:] == ["unknown"] * 6
     assert mixed[6] == "⚠ 2,750 DA"
     html = read(boss.get(REPORT, NOVEMBER))
-    assert 'title="Without \u20681\u2069 order of which an amount is not known."' in html
-    assert 'title="Without \u20681\u2069 order that has no sale amount."' in html
+    assert 'title="\u20681\u2069 order with an unknown amount is left out."' in html
+    assert 'title="\u20681\u2069 order without a sale amount is left out."' in html
     assert key_figures(html)["Orders with unknown amounts"] == "1"
     assert key_figures(html)["Orders without a sale amount"] == "2"
 

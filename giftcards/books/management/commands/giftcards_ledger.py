@@ -128,7 +128,7 @@ def _trouble(reading: LedgerReading) -> str:
 def _text(summary: Summary, reading: LedgerReading) -> str:
     facts = {
         "entries": f"{summary.entries}, {summary.matched} of them of orders"
-        f" ({summary.guessed} guessed)",
+        f" ({summary.guessed} matched by amount and time)",
         "orders": _money(summary.orders),
         "refunds": _money(summary.refunds),
         "top-ups": _money(summary.top_ups),
