@@ -36,6 +36,7 @@ PARTS = {
     "provider": "exceptions problems keys.secrecy conf",
     "models": "exceptions statuses problems keys.secrecy refunds settlement conf keys.keyring",
     "keys.rotation": "exceptions keys.wiping keys.secrecy conf keys.keyring models",
+    "durations": "",
     "display": "statuses problems conf models",
     "engine": (
         "exceptions statuses signals problems keys.secrecy refunds settlement conf keys.keyring "
@@ -43,7 +44,7 @@ PARTS = {
     ),
     "apps": "keys.wiping checks engine",
     "migrations": "models",
-    "catalogue": "exceptions statuses conf provider models display engine",
+    "catalogue": "exceptions statuses conf provider models durations display engine",
     "conditions": "statuses conf models display engine catalogue",
     "fulfilment": "signals models engine",
     "privacy": "exceptions keys.wiping statuses problems keys.secrecy conf models display engine",
@@ -51,7 +52,7 @@ PARTS = {
     "tasks": "exceptions conf models engine catalogue privacy",
     "admin": (
         "exceptions addresses statuses problems keys.secrecy refunds settlement conf keys.keyring "
-        "provider models display engine conditions fulfilment catalogue"
+        "provider models durations display engine conditions fulfilment catalogue"
     ),
     "templatetags": "admin",
     "management": (
@@ -60,11 +61,11 @@ PARTS = {
     ),
     "books": (
         "exceptions statuses problems refunds settlement conf keys.keyring provider models "
-        "display engine conditions health tasks admin management"
+        "durations display engine conditions health tasks admin management"
     ),
     "delivery": (
         "exceptions addresses statuses signals keys.secrecy settlement conf checks keys.keyring "
-        "models display engine conditions privacy health admin management"
+        "models durations display engine conditions privacy health admin management"
     ),
     "oscar": (
         "exceptions statuses signals conf checks models display fulfilment catalogue tasks "

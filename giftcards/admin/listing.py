@@ -7,9 +7,9 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
@@ -39,6 +39,7 @@ from giftcards.display import (
     status_badge,
     wrapped_moment,
 )
+from giftcards.durations import distance_text
 from giftcards.models import Order, OrderQuerySet
 from giftcards.refunds import refund_breakdown
 from giftcards.settlement import CustomerBreakdown, customer_breakdown
@@ -132,6 +133,7 @@ class OrderList(LongList, OrderPages):
     )
     actions = ("check_now",)
     changelist_mixin = OrderChangeList
+    counted = ngettext_lazy("%(count)s order", "%(count)s orders", "count")
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         columns, sees_costs = super().get_list_display(request), self.may_see_costs(request)
@@ -245,7 +247,7 @@ class OrderList(LongList, OrderPages):
 
     @admin.display(description=_("when"), ordering="-created_at")
     def when(self, order: Order) -> SafeString:
-        age = gettext("%(age)s ago") % {"age": timesince(order.created_at, depth=1)}
+        age = distance_text(order.created_at, timezone.now())
         return format_html(
             '<span class="giftcards-when" title="{}">{}'
             ' <span class="giftcards-unseen">{}</span></span>',

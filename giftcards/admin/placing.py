@@ -19,7 +19,6 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.defaultfilters import linebreaksbr
 from django.urls import URLPattern, path
 from django.utils import timezone
-from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
@@ -27,6 +26,7 @@ from giftcards.admin.pages import OrderPages, column_label, log_entries, recorde
 from giftcards.admin.provider import pause_in_words
 from giftcards.catalogue import Quote, quote
 from giftcards.display import bdi, count_text, filled, isolated, moment, money, money_text, named
+from giftcards.durations import duration_text
 from giftcards.engine.holding import confirm_price
 from giftcards.engine.resolving import NoAnswer
 from giftcards.exceptions import ReferenceConflict
@@ -431,7 +431,7 @@ def _age(amount: Decimal | None, read_at: datetime | None) -> str:
     """The age of ``amount`` in words; "" if it is unknown, or under a minute."""
     if amount is None or read_at is None or timezone.now() - read_at < _FRESH:
         return ""
-    return gettext("as known %(age)s ago") % {"age": timesince(read_at, depth=1)}
+    return gettext("as known %(age)s ago") % {"age": duration_text(timezone.now() - read_at)}
 
 
 def _sale(form: OrderForm) -> list[tuple[str, object]]:

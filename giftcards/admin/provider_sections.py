@@ -11,12 +11,12 @@ from typing import Any
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.timesince import timesince, timeuntil
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.conditions import CONDITIONS, Standing
 from giftcards.display import bdi, count_text, exact_moment, filled, money, status_badge
+from giftcards.durations import distance_text
 from giftcards.engine.health import (
     KeyInUse,
     KnownKey,
@@ -306,15 +306,4 @@ def since(moment: datetime | None) -> str:
     """The local time and its distance from now, as HTML; "never" for ``None``."""
     if moment is None:
         return gettext("never")
-    return format_html("{} ({})", exact_moment(moment), distance(moment, timezone.now()))
-
-
-def distance(moment: datetime, now: datetime) -> str:
-    """The distance of ``moment`` from ``now`` in words, such as "in 2 hours" or "2 hours ago"."""
-    if now <= moment:
-        if moment - now < _MINUTE:
-            return gettext("in less than a minute")
-        return gettext("in %(time)s") % {"time": timeuntil(moment, now, depth=1)}
-    if now - moment < _MINUTE:
-        return gettext("less than a minute ago")
-    return gettext("%(time)s ago") % {"time": timesince(moment, now, depth=1)}
+    return format_html("{} ({})", exact_moment(moment), distance_text(moment, timezone.now()))

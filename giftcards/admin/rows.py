@@ -15,11 +15,12 @@ from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
 from django.core.validators import EMPTY_VALUES
 from django.db.models import Model, Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext_lazy
 
 from giftcards.display import bdi, exact_moment, money
 from giftcards.models import Order
@@ -38,6 +39,42 @@ class SortedAsOffered(ChangeList):
         is_offered = self.sortable_by is None or field_name in self.sortable_by
         return super().get_ordering_field(field_name) if is_offered else None
 
+    @property
+    def counted(self) -> Counted:
+        """This list for the template below it, which tells the number of rows."""
+        return Counted(self)
+
+
+class Counted:
+    """A change list whose number of rows is a text of ours: "12 orders".
+
+    Django and the themes put the number before the plural, which is wrong in Arabic.
+    """
+
+    result_count = ""
+
+    def __init__(self, rows: ChangeList) -> None:
+        self._rows = rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rows, name)
+
+    @property
+    def opts(self) -> dict[str, str]:
+        """The names that the templates show, of one row and of any other number of rows."""
+        return dict.fromkeys(("verbose_name", "verbose_name_plural"), self.text)
+
+    @property
+    def text(self) -> str:
+        """The number of rows, with what they are."""
+        rows: Any = self._rows
+        return str(rows.model_admin.counted % {"count": rows.result_count})
+
+    @property
+    def noun(self) -> str:
+        """The text without the number."""
+        return self.text.removeprefix(str(self._rows.result_count)).strip()
+
 
 class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
     """A mixin for the admin of a model: the address of its list may ask only for ``list_filter``.
@@ -47,6 +84,8 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
 
     #: Stands before Django's change list, or that of a theme.
     changelist_mixin: type[ChangeList] = SortedAsOffered
+    #: A number of rows in words: ``ngettext_lazy`` of texts with ``count``.
+    counted: Any = ngettext_lazy("%(count)s result", "%(count)s results", "count")
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         if len(request.GET.getlist(lookup)) > _MOST_VALUES:
@@ -73,6 +112,16 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
             field = get_fields_from_path(self.model, path)[-1]
             made = kind(field, request, {}, self.model, self, field_path=path)
         return made.expected_parameters()
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        response = super().changelist_view(request, extra_context)
+        context = getattr(response, "context_data", None) or {}
+        if rows := context.get("cl"):
+            # Django writes this after the number, in "Select all 120 orders".
+            context["module_name"] = rows.counted.noun
+        return response
 
     def get_changelist(self, request: HttpRequest, **named: Any) -> type[ChangeList]:
         base = super().get_changelist(request, **named)

@@ -7,7 +7,6 @@ from decimal import Decimal
 
 from django.db.models import Q, QuerySet
 from django.utils import timezone
-from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext
 
 from giftcards.catalogue.pricing import priced
@@ -15,6 +14,7 @@ from giftcards.catalogue.quotes import Line, Quote
 from giftcards.catalogue.stock import with_available
 from giftcards.conf import conf
 from giftcards.display import count_text, money_text
+from giftcards.durations import duration_text
 from giftcards.engine.open_money import free_balance
 from giftcards.engine.resolving import NoAnswer
 from giftcards.exceptions import NotForSale
@@ -127,7 +127,8 @@ def _check_provider(known: Quote) -> None:
     if state.is_out_of_service(now) or known.no_answer in _AWAY:
         raise _refusal("paused", known, gettext("Requests to the provider fail, or are paused."))
     if known.read_at is not None and now - known.read_at > _oldest():
-        text = gettext("The price was read %(age)s ago.") % {"age": timesince(known.read_at)}
+        age = duration_text(now - known.read_at)
+        text = gettext("The price was read %(age)s ago.") % {"age": age}
         raise _refusal("stale", known, text)
 
 

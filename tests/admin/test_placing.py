@@ -495,7 +495,7 @@ def test_nobody_pays_more_than_the_button_said_without_being_asked(
     boss: Client, read_in: Simulator, given: dict[str, str], ceiling: Decimal, held: bool
 ) -> None:
     html = read(boss.post(ADD, {**CHOSEN, **given}))
-    assert ("A card costs more than it may" in text(html)) == held
+    assert ("A card costs more than your limit" in text(html)) == held
     boss.post(ADD, hidden(html))
     assert Order.objects.get().price_ceiling == ceiling
 

@@ -62,7 +62,7 @@ def test_the_page_of_a_partly_delivered_order_leads_to_ordering_again(staff: Cli
         "2 cards of this order did not come. They are bought in a new order, once;",
         "The customer has paid for them: do not pay that back as well.",
         "If a card costs more than your limit by then, the new order waits for a person.",
-        "Replaces missing cards of what is missing from: web-1042",
+        "Replaces missing cards of: web-1042",
         "Product: PSN",
         "Type: 500 DA",
         "Quantity: 2",

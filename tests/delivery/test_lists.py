@@ -36,7 +36,7 @@ def test_a_row_tells_what_became_of_a_message(amina: Client) -> None:
     [row] = listed(amina, MESSAGES)
     assert row[1:4] == ["Cards delivered", "Waiting for another try", "web-1042"]
     assert row[4] == f"{EMAIL} en"
-    assert plain(row[5]).startswith("3 attempts the next at ")
+    assert plain(row[5]).startswith("3 attempts the next on ")
     assert row[6] == "TimeoutError"
 
 

@@ -104,7 +104,7 @@ def test_times_are_told_with_their_zone() -> None:
     html = proof(order)
     quote = element(html, 'lang="en"', "p")
     assert "We ordered it on 1 March 2026 11:00:05 (CET)." in text(quote)
-    assert "You delivered it at 1 March 2026 11:01:07 (CET)." in text(quote)
+    assert "You delivered it on 1 March 2026 11:01:07 (CET)." in text(quote)
     assert 'dir="rtl"' in element(html, 'lang="ar"', "p")
     assert "1 mars 2026 11:00:05 (CET)" in text(element(html, 'lang="fr"', "p"))
 

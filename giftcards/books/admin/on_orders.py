@@ -17,20 +17,19 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
-from django.utils.timesince import timesince
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.extensions import Extension, register
 from giftcards.admin.filters import ConditionFilter
 from giftcards.admin.pages import OrderPages
-from giftcards.admin.provider_sections import distance
 from giftcards.books.admin.reports import PAGES, orders_of_unknown_price
 from giftcards.books.expected import refund_amount
 from giftcards.books.forecast import OpenMoney, lasts, money_in_open_orders
 from giftcards.books.models import CREDIT
 from giftcards.conditions import Standing
 from giftcards.display import filled, moment, money, signed_money
+from giftcards.durations import distance_text, duration_text
 from giftcards.models import Order, ProviderState
 from giftcards.models.order_queries import NOT_CREDITED
 
@@ -71,7 +70,7 @@ def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[tupl
     if state.balance is None or state.balance_read_at is None:
         yield _("Balance"), gettext("not read yet"), ""
     else:
-        age = distance(state.balance_read_at, timezone.now())
+        age = distance_text(state.balance_read_at, timezone.now())
         yield _("Balance"), money(state.balance), age
     if in_orders is not None:
         yield _("In open orders"), money(in_orders.total), _of_open(in_orders)
@@ -95,8 +94,7 @@ def _in_words(span: timedelta) -> str:
         return gettext("less than an hour")
     if span > _YEAR:
         return gettext("more than a year")
-    now = timezone.now()
-    return gettext("about %(time)s") % {"time": timesince(now - span, now, depth=1)}
+    return gettext("about %(time)s") % {"time": duration_text(span)}
 
 
 # The provider's ledger entries about one order, below its refund breakdown.

@@ -10,7 +10,6 @@ from django.db.models import Count, Max, Q, QuerySet
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.timesince import timesince
 from django.utils.translation import gettext, ngettext
 
 from giftcards.delivery.conf import conf, languages
@@ -23,6 +22,7 @@ from giftcards.delivery.models import (
     LinkVisit,
 )
 from giftcards.display import bdi, count_text, filled, moment
+from giftcards.durations import duration_text
 
 _What = LinkVisit.What
 # The order status whose badge a message gets, by the status of the message.
@@ -76,7 +76,7 @@ def what_became(message: Delivery) -> SafeString:
     match message.status:
         case DeliveryStatus.SENT:
             text = gettext("Sent to %(address)s, %(age)s ago.")
-            parts["age"] = timesince(message.sent_at or message.created_at, depth=1)
+            parts["age"] = _age(message.sent_at or message.created_at)
         case DeliveryStatus.QUEUED if message.is_put_off:
             text = gettext("It is to be sent to %(address)s on %(at)s.")
             parts["at"] = moment(message.not_before or timezone.now())
@@ -89,7 +89,7 @@ def what_became(message: Delivery) -> SafeString:
                 "It could not be sent to %(address)s yet; it was first tried %(age)s ago. The next"
                 " try is on %(at)s."
             )
-            parts["age"] = timesince(message.created_at, depth=1)
+            parts["age"] = _age(message.created_at)
             parts["at"] = moment(message.next_attempt_at or timezone.now())
         case DeliveryStatus.FAILED:
             text = gettext(
@@ -99,6 +99,10 @@ def what_became(message: Delivery) -> SafeString:
         case _:
             text = gettext("It was not sent to %(address)s: it is not needed any more.")
     return filled(text, **parts)
+
+
+def _age(at: datetime) -> str:
+    return duration_text(timezone.now() - at)
 
 
 def doubts(message: Delivery) -> str:

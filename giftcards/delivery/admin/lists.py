@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.actions import buttons
@@ -131,6 +131,7 @@ class DeliveryAdmin(PreviewPages, DeliveryRows):
     )
     search_help_text = _("The reference of an order, or the whole address of a customer.")
     changelist_mixin = OrderChangeList
+    counted = ngettext_lazy("%(count)s message", "%(count)s messages", "count")
 
     def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
         if Order.objects.filter(reference=name).exists():

@@ -492,7 +492,7 @@ def booked(browser: Client, order: Order) -> list[str]:
     html = element(read(browser.get(order_page(order))), "giftcards-money", "section")
     html = re.sub(r"<time.*?</time>", "TIME", html, flags=re.DOTALL).replace("\xa0", " ")
     paragraphs = [text(part) for part in re.findall(r"<p\b.*?</p>", html, re.DOTALL)]
-    return [each for each in paragraphs if re.search("Booked|Guessed|ledger", each)]
+    return [each for each in paragraphs if re.search("Booked|Matched|ledger", each)]
 
 
 def test_the_page_of_an_order_shows_what_the_provider_has_booked(
