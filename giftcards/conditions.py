@@ -330,8 +330,8 @@ def _is_unconfirmed(_standing: Standing) -> Finding | None:
             return ""
         if all(undecided):
             return ngettext(
-                "A person has to say what happened to it.",
-                "A person has to say what happened to each of them.",
+                "It waits for a person to say what happened.",
+                "They wait for a person to say what happened.",
                 number,
             )
         text = ngettext(
