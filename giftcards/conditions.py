@@ -23,7 +23,7 @@ from giftcards.catalogue import price_moves, since_yesterday
 from giftcards.conf import conf
 from giftcards.display import count_text, money_text
 from giftcards.engine.health import try_keys
-from giftcards.engine.task_queue import schedule_problem
+from giftcards.engine.task_queue import explain_schedule
 from giftcards.models import ApiKey, OfferChange, Order, ProviderState, StatusChange
 from giftcards.models.order_queries import (
     HELD_FOR_PRICE,
@@ -33,6 +33,7 @@ from giftcards.models.order_queries import (
     PLANNED,
 )
 from giftcards.models.orders import WITH_OTHER_PROBLEMS
+from giftcards.problems import Explanation
 from giftcards.statuses import Status
 
 T = TypeVar("T")
@@ -182,7 +183,12 @@ def above_list(
 def _paused(standing: Standing) -> Finding | None:
     state = standing.state
     why = state.why_paused()
-    return Finding(why, since=state.paused_since, explain=state.why_paused) if why else None
+    return Finding(why, since=state.paused_since, explain=_why_paused(standing)) if why else None
+
+
+def _why_paused(standing: Standing) -> Callable[[], str]:
+    """The function that tells staff why requests are paused, in their language."""
+    return lambda: standing.state.explain_pause().for_staff
 
 
 def _refused(standing: Standing) -> Finding | None:
@@ -196,19 +202,24 @@ def _is_silent(standing: Standing) -> Finding | None:
         return None
     since = "for more than 5 minutes" if state.succeeded_at else "yet"
     sentence = f"The provider has given no usable answer {since}. {state.failure}".strip()
-    return Finding(sentence, since=state.succeeded_at, explain=state.why_paused)
+    return Finding(sentence, since=state.succeeded_at, explain=_why_paused(standing))
 
 
 def _has_no_worker(standing: Standing) -> Finding | None:
-    def problem() -> str:
-        if found := standing.state.worker_problem(standing.now):
-            return found
+    def problem() -> Explanation:
+        found = standing.state.explain_worker(standing.now)
         # `giftcards_poll --loop` ticks without a schedule.
-        return "" if standing.state.is_ticking(standing.now) else schedule_problem()
+        if found.text or standing.state.is_ticking(standing.now):
+            return found
+        return explain_schedule()
 
-    sentence, state = problem(), standing.state
+    sentence, state = problem().for_developers, standing.state
     last_sign = max(filter(None, (state.ticked_at, state.swept_at)), default=None)
-    return Finding(sentence, since=last_sign, explain=problem) if sentence else None
+    return (
+        Finding(sentence, since=last_sign, explain=lambda: problem().for_staff)
+        if sentence
+        else None
+    )
 
 
 def _is_held_up(standing: Standing) -> Finding | None:
@@ -419,7 +430,7 @@ register(
             permission="giftcards.check_order",
             judge=_has_no_worker,
             headline=_("background work has stopped"),
-            remedy=_("Orders are not followed. Ask your developer to start it again."),
+            remedy=_("Orders are not followed until it runs again."),
             ended=_("Background work goes on."),
             page=_PROVIDER,
             stops_sales=True,

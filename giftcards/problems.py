@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 from django.utils.translation import gettext, override
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.statuses import Status
+
 Entry = dict[str, Any]
 
 
@@ -72,7 +74,7 @@ PARAMETERS = {
     "repeated": "how many cards of the answer repeat another one of it",
     "received": "how many different cards have arrived",
     "seconds": "for how many seconds sending was tried",
-    "status": "a status, as the provider wrote it",
+    "status": "a status, as the provider wrote it; staff see its name",
     "told": "how many cards the provider says were ordered",
     "total": "the number of cards or rows in the answer",
     "reason": "why a request failed: one of REASONS",
@@ -82,7 +84,10 @@ PARAMETERS = {
     "fault": "what is wrong with a figure, for developers",
     "value": "the figure's text, if it is too short to be a card's code",
 }
-_TECHNICAL = ("provider_code", "detail", "fault", "value")
+_TECHNICAL = ("provider_code", "detail", "fault", "value", "status")
+
+#: The remedy that staff get where a developer has the hint.
+ASK_DEVELOPER = _("Ask your developer.")
 # Amounts of money, unless the parameter "field" says that they are numbers of cards.
 AMOUNTS = frozenset({"amount", "ceiling", "expected", "price"})
 COUNTED = frozenset({"quantity", "fulfilled_quantity"})
@@ -291,7 +296,7 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "status_unknown": Wording(
         Kind.ANSWER,
-        _("The provider gave a status that is not known: %(status)s."),
+        _("The provider gave a status that is not known."),
         _ASKED_AGAIN,
         _("The provider's API may have changed: look for a newer version of the app."),
     ),
@@ -532,8 +537,19 @@ class Explanation(NamedTuple):
     """The problem, the remedy for staff, and a hint for developers; the last two may be ""."""
 
     text: str
-    remedy: str
-    hint: str
+    remedy: str = ""
+    hint: str = ""
+
+    @property
+    def for_staff(self) -> str:
+        """What everybody may read: the text and the remedy."""
+        return f"{self.text} {self.remedy}".strip()
+
+    @property
+    def for_developers(self) -> str:
+        """All of it, without the advice to ask a developer."""
+        remedy = "" if self.remedy == str(ASK_DEVELOPER) else self.remedy
+        return " ".join(filter(None, (self.text, self.hint, remedy)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -581,8 +597,9 @@ class Problem:
 
     def __str__(self) -> str:
         with override(None):
-            technical = self._technical()
-            return f"{self.text} ({technical})" if technical else self.text
+            told, technical = self._said(str), self._technical()
+            text = " ".join(filter(None, (self.text, told)))
+            return f"{text} ({technical})" if technical else text
 
     @property
     def discreet(self) -> str:
@@ -611,15 +628,24 @@ class Problem:
         values["reason"] = own(str(REASONS.get(str(self.parameters.get("reason")), "")))
         if (name := str(self.parameters.get("field"))) in FIELDS:
             values["field"] = own(str(FIELDS[name]))
+        if (status := str(self.parameters.get("status"))) in Status:
+            values["status"] = own(str(Status(status).label))
         is_discreet = wording.discreet and not shows_costs
         text = (own(str(wording.discreet if is_discreet else wording.text)) % values).strip()
-        if "message" in values and (shows_costs or not self._may_tell_amount("message")):
-            text += " " + own(gettext("The provider's own words: “%(message)s”")) % values
-        hint = own(str(wording.hint))
+        hints = [own(str(wording.hint))]
+        if shows_costs or not self._may_tell_amount("message"):
+            hints.append(self._said(show, own))
         if technical := self._technical(shows_costs=shows_costs):
             detail = own(gettext("Technical detail: %(detail)s.")) % {"detail": show(technical)}
-            hint = f"{hint} {detail}".strip()
-        return Explanation(text, own(str(wording.remedy)), hint)
+            hints.append(detail)
+        return Explanation(text, own(str(wording.remedy)), " ".join(filter(None, hints)))
+
+    def _said(self, show: Callable[[object], str], own: Callable[[str], str] = str) -> str:
+        """The provider's message in its own words; "" without one."""
+        if "message" not in self.parameters:
+            return ""
+        text = own(gettext("The provider's own words: “%(message)s”"))
+        return text % {"message": show(self.parameters["message"])}
 
     def _technical(self, *, shows_costs: bool = True) -> str:
         return ", ".join(
@@ -630,7 +656,7 @@ class Problem:
 
     def _may_tell_amount(self, name: str) -> bool:
         """True if the parameter has digits, so that it may name a price."""
-        return any(map(str.isdigit, str(self.parameters[name])))
+        return any(map(str.isdigit, str(self.parameters.get(name, ""))))
 
 
 def revise(

@@ -25,7 +25,7 @@ PARTS = {
     "addresses": "",
     "statuses": "",
     "signals": "",
-    "problems": "",
+    "problems": "statuses",
     "keys": "",
     "keys.secrecy": "exceptions",
     "refunds": "statuses",
@@ -45,7 +45,7 @@ PARTS = {
     "apps": "keys.wiping checks engine",
     "migrations": "models",
     "catalogue": "exceptions statuses conf provider models durations display engine",
-    "conditions": "statuses conf models display engine catalogue",
+    "conditions": "statuses problems conf models display engine catalogue",
     "fulfilment": "signals models engine",
     "privacy": "exceptions keys.wiping statuses problems keys.secrecy conf models display engine",
     "health": "exceptions conditions",
@@ -77,11 +77,12 @@ PARTS = {
 WITHIN = {
     "admin": {
         "actions": "",
+        "hints": "",
         "breakdown": "",
         "rows": "",
         "reauthentication": "",
         "summary": "",
-        "provider_sections": "",
+        "provider_sections": "hints",
         "extensions": "actions",
         "filters": "rows",
         "catalogue": "rows",
@@ -92,12 +93,14 @@ WITHIN = {
         "deciding": "actions pages",
         "placing": "provider pages",
         "revealing": "actions reauthentication pages",
-        "timeline": "pages",
+        "timeline": "hints pages",
         "resolving": "actions pages deciding",
         "refunding": "actions breakdown pages placing",
         "correcting": "actions reauthentication extensions pages placing revealing",
         "finding": "actions pages revealing",
-        "order_page": "actions breakdown rows summary extensions pages deciding timeline refunding",
+        "order_page": (
+            "actions hints breakdown rows summary extensions pages deciding timeline refunding"
+        ),
         "listing": "rows filters extensions pages finding",
         "orders": (
             "extensions deciding placing revealing resolving refunding correcting finding "

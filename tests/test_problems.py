@@ -80,7 +80,9 @@ class TestEachCode:
             found = explained(example(code, message="<b>no</b>"), shows_costs=True)
         for name in WORDINGS[code].parameters:
             assert f"<bdi>&lt;{name}&gt;</bdi>" in found.text
-        assert "<bdi>&lt;b&gt;no&lt;/b&gt;</bdi>" in found.text
+        # The provider's own English is for developers.
+        assert "&lt;b&gt;no" not in found.text + found.remedy
+        assert "<bdi>&lt;b&gt;no&lt;/b&gt;</bdi>" in found.hint
 
     def test_each_problem_code_has_texts_of_its_own_in_each_language(
         self, code: str, language: str
@@ -142,8 +144,8 @@ class TestProblem:
         "entry",
         [
             {"code": "of_another_release", "parameters": {"a": 1}},
-            {"code": "status_unknown", "parameters": {}},
-            {"code": "status_unknown"},
+            {"code": "choose", "parameters": {}},
+            {"code": "choose"},
             {},
         ],
     )
@@ -162,12 +164,23 @@ class TestProblem:
 
     def test_a_problem_quotes_the_providers_own_message(self) -> None:
         problem = Problem("refused", {"message": "50% off: %(x)s", "provider_code": "NEW"})
-        assert problem.text == (
-            "The provider refused the order: nothing was bought."
-            " The provider's own words: “50% off: %(x)s”"
-        )
-        assert problem.hint == "Technical detail: NEW."
-        assert str(problem) == f"{problem.text} (NEW)"
+        words = "The provider's own words: “50% off: %(x)s”"
+        assert problem.text == "The provider refused the order: nothing was bought."
+        assert problem.hint == f"{words} Technical detail: NEW."
+        assert str(problem) == f"{problem.text} {words} (NEW)"
+
+    @pytest.mark.parametrize(
+        ("language", "name"), [("en", "Delivered"), ("fr", "Livrée"), ("ar", "مُسلَّم")]
+    )
+    def test_a_problem_tells_a_status_in_words_and_developers_as_it_was(
+        self, language: str, name: str
+    ) -> None:
+        parameters = {"status": "FULFILLED", "delivered": 2, "ordered": 5, "cards": 2}
+        with translation.override(language):
+            found = Problem("not_whole", parameters).explain()
+        assert f" {name} " in found.text
+        assert "FULFILLED" not in found.text + found.remedy
+        assert "FULFILLED" in found.hint
 
     def test_a_problem_gives_its_reason_in_the_readers_language(self) -> None:
         problem = Problem("not_sent", {"reason": "key_refused", "detail": "HTTP 401"})

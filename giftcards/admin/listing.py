@@ -176,7 +176,7 @@ class OrderList(LongList, OrderPages):
     ) -> HttpResponse:
         standing = Standing()
         context = {
-            "pause": standing.state.why_paused(),
+            "pause": standing.state.explain_pause().for_staff,
             "warnings": list(above_list(request.user.has_perm, standing)),
             "notices": list(extensions.called("above_list", self, request, standing)),
             "has_report_permission": self.has_report_permission(request),

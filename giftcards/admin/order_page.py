@@ -18,6 +18,7 @@ from giftcards.admin import extensions
 from giftcards.admin.actions import state_token
 from giftcards.admin.breakdown import bar, customer_lines, margin_lines, provider_lines
 from giftcards.admin.deciding import NOTE, TICK_OFF, fingerprint
+from giftcards.admin.hints import SEES_HINTS
 from giftcards.admin.pages import OrderPages
 from giftcards.admin.refunding import COMPLETE, refund_rows
 from giftcards.admin.rows import column, order_link
@@ -120,7 +121,14 @@ class OrderPage(OrderPages):
         sees_costs = self.may_see_costs(request)
         others = self._others(request, order)
         repeats, repeated_by = others["repeats"], others["repeated_by"]
-        past = Timeline(order, shows_costs=sees_costs, repeats=repeats, repeated_by=repeated_by)
+        sees_hints = request.user.has_perm(SEES_HINTS)
+        past = Timeline(
+            order,
+            shows_costs=sees_costs,
+            shows_hints=sees_hints,
+            repeats=repeats,
+            repeated_by=repeated_by,
+        )
         # Even if a subclass hides that order from this person, its money is not owed here.
         again, link = (repeated_by.order, repeated_by.link) if repeated_by else (None, "")
         # No query if there is none.
@@ -137,7 +145,7 @@ class OrderPage(OrderPages):
             "problems": [_problem(entry, shows_costs=sees_costs) for entry in order.problems],
             # A held order keeps its problem until somebody decides about it.
             "may_tick_off": TICK_OFF.permission(self, request) and not order.is_held,
-            "shows_hints": request.user.has_perm("giftcards.resume_provider"),
+            "shows_hints": sees_hints,
             **_money(order, again, shows_costs=sees_costs),
             "refunds": refund_rows(past.refunds),
             "may_settle": COMPLETE.permission(self, request),
@@ -237,8 +245,8 @@ def _money(order: Order, again: Order | None, *, shows_costs: bool) -> dict[str,
     return context
 
 
-def _provider_status(order: Order) -> str:
-    """The provider's own word for the order's status; "" unless it accepted the order."""
+def _provider_status(order: Order) -> Status | None:
+    """The status at the provider; ``None`` unless it accepted the order."""
     if order.status not in ACCEPTED:
-        return ""
-    return str(Status.HANDLING if order.status in FOLLOWED else order.status)
+        return None
+    return Status.HANDLING if order.status in FOLLOWED else Status(order.status)

@@ -51,7 +51,7 @@ _RESUMING = {
 
 def pause_in_words() -> str:
     """The reason, for staff, why requests to the provider are paused; "" if they are not."""
-    return ProviderState.objects.current().why_paused()
+    return ProviderState.objects.current().explain_pause().for_staff
 
 
 @admin.register(ProviderState)
@@ -87,7 +87,7 @@ class ProviderStateAdmin(ReadOnlyRows):
         request.current_app = self.admin_site.name
         standing = Standing()
         state = standing.state
-        pause = state.why_paused()
+        pause = state.explain_pause()
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
@@ -95,9 +95,10 @@ class ProviderStateAdmin(ReadOnlyRows):
             "media": self.media,
             "has_view_permission": True,
             "verdict": _verdict(standing, shows_costs=self.may_see_costs(request)),
-            "pause": pause,
+            "is_paused": bool(pause.text),
+            "hint": pause.hint,
             "state_token": _state_token(state),
-            "resuming": _what_resuming_does(state) if pause else [],
+            "resuming": _what_resuming_does(state) if pause.text else [],
             "may_resume": self.has_resume_permission(request),
             "sections": self.get_sections(request, standing),
             "counts_all": "cards" in request.GET,
@@ -112,15 +113,17 @@ class ProviderStateAdmin(ReadOnlyRows):
 
     def get_sections(self, request: HttpRequest, standing: Standing) -> list[Section]:
         keys = known_keys()
+        # Hints for developers are for those who may resume requests, as on an order's page.
         may_resume = self.has_resume_permission(request)
         shows_costs = self.may_see_costs(request)
         name = partial(self._name, request)
         return [
             provider_sections.connection(standing, shows_balance=shows_costs),
             provider_sections.waiting(name, order_list=self._order_list(request)),
-            provider_sections.worker(standing),
-            provider_sections.failures(standing.state, keys, name, shows_costs=shows_costs),
-            # Hints are for those who may resume requests, as on an order's page.
+            provider_sections.worker(standing, shows_hints=may_resume),
+            provider_sections.failures(
+                standing.state, keys, name, shows_costs=shows_costs, shows_hints=may_resume
+            ),
             provider_sections.encryption(counts_all="cards" in request.GET, shows_hints=may_resume),
             provider_sections.api_keys(keys),
             provider_sections.versions(),

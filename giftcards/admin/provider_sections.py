@@ -14,6 +14,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.hints import with_hint
 from giftcards.conditions import CONDITIONS, Standing
 from giftcards.display import bdi, count_text, exact_moment, filled, money, status_badge
 from giftcards.durations import distance_text
@@ -26,9 +27,10 @@ from giftcards.engine.health import (
     try_keys,
 )
 from giftcards.engine.health import versions as running_versions
-from giftcards.engine.task_queue import Backlog, next_tick, schedule_problem
+from giftcards.engine.task_queue import Backlog, explain_schedule, next_tick
 from giftcards.exceptions import ConfigurationError
 from giftcards.models import Order, ProviderState, StatusChange
+from giftcards.problems import ASK_DEVELOPER, Explanation
 from giftcards.statuses import Status
 
 # Returns the name of an order as HTML: a link with its reference for people who may see it.
@@ -139,16 +141,18 @@ def versions() -> Section:
     return Section("versions", _("Versions"), facts, is_for_developer=True)
 
 
-def worker(standing: Standing) -> Section:
+def worker(standing: Standing, *, shows_hints: bool) -> Section:
     state = standing.state
-    problem = state.worker_problem(standing.now)
-    facts = [Fact(_("State"), problem or gettext("At work."), is_wrong=bool(problem))]
+    problem = state.explain_worker(standing.now)
+    state_of_work = _told(problem, shows_hints) if problem.text else gettext("At work.")
+    facts = [Fact(_("State"), state_of_work, is_wrong=bool(problem.text))]
     try:
-        schedule, next_run = schedule_problem(), next_tick()
+        schedule, next_run = explain_schedule(), next_tick()
     except ConfigurationError as error:
-        schedule, next_run = str(error), None
-    if schedule:
-        facts.append(Fact(_("Schedule"), schedule, is_wrong=True))
+        text = gettext("The settings are wrong.")
+        schedule, next_run = Explanation(text, str(ASK_DEVELOPER), str(error)), None
+    if schedule.text:
+        facts.append(Fact(_("Schedule"), _told(schedule, shows_hints), is_wrong=True))
     is_due = next_run is not None and next_run <= timezone.now()
     facts += [
         Fact(_("Last run"), since(state.ticked_at)),
@@ -158,41 +162,52 @@ def worker(standing: Standing) -> Section:
     return Section("worker", _("Background work"), facts)
 
 
+def _told(problem: Explanation, shows_hints: bool) -> str:
+    return with_hint(problem.for_staff, problem.hint, is_shown=shows_hints)
+
+
 def failures(
-    state: ProviderState, keys: Sequence[KnownKey], name: OrderName, *, shows_costs: bool
+    state: ProviderState,
+    keys: Sequence[KnownKey],
+    name: OrderName,
+    *,
+    shows_costs: bool,
+    shows_hints: bool,
 ) -> Section:
-    """The last failures: of requests, of API keys, and of telling the shop."""
+    """The last failures: of requests, of API keys, and of telling the shop.
+
+    Without ``shows_hints``, what the provider or a program wrote is left out.
+    """
     text = _failure(state.failure, shows_costs=shows_costs)
-    found = [(state.failed_at, gettext("Provider"), text)]
+    found = [(state.failed_at, gettext("Provider"), "", text)]
     found += [
-        (known.key.refused_at, gettext("API key"), _titled(bdi(known.name), known.key.refusal))
+        (known.key.refused_at, gettext("API key"), bdi(known.name), known.key.refusal)
         for known in keys
     ]
     told = StatusChange.objects.filter(announced_at=None).exclude(announce_error="")
     changes = told.order_by("announced_at", "announce_at", "pk").select_related("order")
     found += [
-        (
-            change.at,
-            gettext("Notifying the shop"),
-            _titled(name(change.order), change.announce_error),
-        )
+        (change.at, gettext("Notifying the shop"), name(change.order), change.announce_error)
         for change in changes[:_FAILURES_SHOWN]
     ]
-    rows = [(at, what, text) for at, what, text in found if at is not None]
+    rows = [(at, what, whose, text) for at, what, whose, text in found if at is not None]
     rows.sort(key=lambda row: row[0], reverse=True)
     return Section(
         "failures",
         _("Last failures"),
         columns=(_("When"), _("What"), _("Text")),
-        cells=[(since(at), what, text) for at, what, text in rows],
+        cells=[
+            (since(at), what, with_hint(whose or ASK_DEVELOPER, text, is_shown=shows_hints))
+            for at, what, whose, text in rows
+        ],
         note="" if rows else _("None."),
     )
 
 
 def _failure(text: str, *, shows_costs: bool) -> str:
-    """A failure's text as HTML; without ``shows_costs``, hidden if it may name an amount."""
+    """A failure's text; without ``shows_costs``, hidden if it may name an amount."""
     if shows_costs or not any(map(str.isdigit, _HTTP_STATUS.sub("", text))):
-        return bdi(text)
+        return text
     return gettext("The text is not shown, because it may name an amount.")
 
 
@@ -204,7 +219,9 @@ def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
     try:
         keys = encryption_keys(counts_all=counts_all)
     except ConfigurationError as error:
-        problem = Fact(_("Encryption keys"), str(error), is_wrong=True)
+        text = gettext("The keys in the settings are unusable, so no card can be opened.")
+        shown = with_hint(text, error, is_shown=shows_hints)
+        problem = Fact(_("Encryption keys"), shown, is_wrong=True)
         return Section("encryption", _("Encryption keys"), [problem], is_for_developer=True)
     labels = {"newest": _("Newest card"), "oldest": _("Oldest card")}
     facts = [
@@ -230,7 +247,7 @@ def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
 def _opens(trouble: str, shows_hints: bool) -> str:
     if not trouble:
         return gettext("can be opened")
-    return bdi(trouble) if shows_hints else gettext("cannot be opened")
+    return with_hint(gettext("cannot be opened"), trouble, is_shown=shows_hints)
 
 
 def _place(key: KeyInUse) -> str:
@@ -280,10 +297,6 @@ def api_keys(keys: Sequence[KnownKey]) -> Section:
         note=_("Fingerprints, not keys."),
         is_for_developer=True,
     )
-
-
-def _titled(name: str, text: str) -> SafeString:
-    return format_html("{}: {}", name, bdi(text))
 
 
 def _balance(state: ProviderState) -> str:

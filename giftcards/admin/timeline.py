@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -12,6 +12,7 @@ from django.contrib.admin.utils import label_for_field
 from django.template.defaultfilters import linebreaksbr
 from django.utils.translation import gettext, gettext_lazy, ngettext
 
+from giftcards.admin.hints import for_developer
 from giftcards.admin.pages import log_entries
 from giftcards.display import (
     bdi,
@@ -90,11 +91,12 @@ class Timeline:
         order: Order,
         *,
         shows_costs: bool,
+        shows_hints: bool = False,
         repeats: RelatedOrder | None,
         repeated_by: RelatedOrder | None,
     ) -> None:
         self._order = order
-        self._shows_costs = shows_costs
+        self._shows_costs, self._shows_hints = shows_costs, shows_hints
         self._repeats, self._repeated_by = repeats, repeated_by
         self._changes = list(order.changes.all())
         self._ticks = list(order.acknowledgements.all())
@@ -131,7 +133,9 @@ class Timeline:
     def _later(self) -> Iterator[Event]:
         order, shows_costs = self._order, self._shows_costs
         for change in self._changes:
-            yield _moved(order, change, shows_costs=shows_costs)
+            event = _moved(order, change, shows_costs=shows_costs)
+            hints = _hints(change, shows_costs=shows_costs) if self._shows_hints else ()
+            yield replace(event, details=[*event.details, *map(for_developer, hints)])
         for tick in self._ticks:
             yield _reordered(tick) if self._hides(tick) else _acknowledged(tick, shows_costs)
         if self._repeated_by and not self._is_told(self._repeated_by.order):
@@ -328,7 +332,14 @@ def _trouble(change: StatusChange) -> str:
     if not change.announce_error:
         return ""
     if change.announce_at:
-        text = gettext("The shop could not be told; it will be tried again: %(error)s")
-    else:
-        text = gettext("The shop could not be told for a day, and is not told again: %(error)s")
-    return filled(text, error=bdi(change.announce_error))
+        return gettext("The shop could not be told; it will be tried again.")
+    return gettext("The shop could not be told for a day, and is not told again.")
+
+
+def _hints(change: StatusChange, *, shows_costs: bool) -> Iterator[str]:
+    """What the provider said about the move, and why the shop could not be told, in English."""
+    for entry in change.details:
+        if hint := explained(Problem.of(entry), shows_costs=shows_costs).hint:
+            yield hint
+    if change.announce_error:
+        yield change.announce_error

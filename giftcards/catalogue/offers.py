@@ -107,7 +107,7 @@ def _check_sale(
             raise _refusal("below_cost", known, _amounts(text, cost=costs, paid=paid))
     is_unpriced = sale_price is None and sale_amount is None and conf.pricing is not None
     if is_unpriced and known.shop_price is None:
-        text = gettext("PRICING takes this card off the shelf: it would not earn enough.")
+        text = gettext("Your price rule takes this card off the shelf: it would not earn enough.")
         raise _refusal("below_cost", known, text)
 
 

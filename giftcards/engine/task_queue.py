@@ -19,6 +19,7 @@ from django.utils.translation import gettext
 
 from giftcards.exceptions import ConfigurationError
 from giftcards.models import Lease
+from giftcards.problems import ASK_DEVELOPER, Explanation
 
 logger = logging.getLogger(__name__)
 
@@ -74,14 +75,22 @@ def ensure_schedule() -> Outcome:
     return Outcome.REPAIRED if others or outdated else Outcome.IN_PLACE
 
 
-def schedule_problem() -> str:
-    """Return why the schedule does not run and how to fix that, as a sentence; "" if it runs."""
+def explain_schedule() -> Explanation:
+    """Return why the schedule does not run, and how to fix that; without a text if it runs."""
     schedule = _schedules().filter(func=TICK_TASK).order_by("pk").first()
     if schedule is None:
-        return gettext("There is no schedule: run `manage.py giftcards_setup`.")
+        text, hint = gettext("There is no schedule."), gettext("Run `manage.py giftcards_setup`.")
+        return Explanation(text, str(ASK_DEVELOPER), hint)
     if schedule.repeats == 0:
-        return gettext("The schedule is paused: set its repeats to -1 in the admin of django-q2.")
-    return ""
+        text = gettext("The schedule is paused.")
+        hint = gettext("Set its repeats to -1 in the admin of django-q2.")
+        return Explanation(text, str(ASK_DEVELOPER), hint)
+    return Explanation("")
+
+
+def schedule_problem() -> str:
+    """Return :func:`explain_schedule` as a text for developers; "" if the schedule runs."""
+    return explain_schedule().for_developers
 
 
 def next_tick() -> datetime | None:

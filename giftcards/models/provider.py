@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from django.db import models
 from django.db.models import Q
@@ -15,6 +16,7 @@ from giftcards.conf import LARGEST_AMOUNT, conf
 from giftcards.keys.keyring import configured_key
 from giftcards.models.fields import EMPTY, MONEY
 from giftcards.models.times import ahead, is_ahead, is_recent, past
+from giftcards.problems import ASK_DEVELOPER, Explanation
 
 # How long a key counts as proven after the provider accepted it. Short, because a key revoked
 # meanwhile makes several concurrent requests fail; longer than the minute between two ticks.
@@ -360,36 +362,41 @@ class ProviderState(models.Model):
 
     @property
     def paused_since(self) -> datetime | None:
-        """The time since which calls are paused, for the reason that :meth:`why_paused` tells."""
+        """The time since which calls are paused; ``None`` if they are not."""
         now = timezone.now()
         refused = ApiKey.objects.holding_up(configured_key(), now)
         if refused:
             return refused.refused_at
         return self.paused_at if self.is_pause_told(now) else None
 
-    def why_paused(self) -> str:
-        """A text for staff: why calls are paused, and what to do about it; "" if they are not."""
+    def explain_pause(self) -> Explanation:
+        """The reason why calls are paused, and what to do about it; without a text if not."""
         now, own = timezone.now(), configured_key()
         refused = ApiKey.objects.holding_up(own, now)
         if refused and own in {None, refused.pk}:
+            text = str(self.Pause.ACCESS.label)
             remedy = _(
                 "Put a working key into the settings, or run"
                 " `manage.py giftcards_poll --resume` once it works again."
             )
-            return f"{self.Pause.ACCESS.label} {_english(refused.refusal)} {remedy}"
+            return _for_developer(text, refused.refusal, remedy)
         if self.is_pause_told(now):
-            remedy = _("Requests go on automatically.")
-            return f"{self.get_pause_display()} {_english(self.pause_detail)} {remedy}"
+            text, go_on = str(self.get_pause_display()), gettext("Requests go on automatically.")
+            return Explanation(text, go_on, _english(self.pause_detail))
         if refused:
-            first = _(
+            text = gettext(
                 "A running process has another API key than this one, and the provider refuses it."
             )
             remedy = _("Put a working key into the settings of that process and restart it.")
-            return f"{first} {_english(refused.refusal)} {remedy}"
-        return ""
+            return _for_developer(text, refused.refusal, remedy)
+        return Explanation("")
+
+    def why_paused(self) -> str:
+        """A text for developers: :meth:`explain_pause` in one line; "" if calls are not paused."""
+        return self.explain_pause().for_developers
 
     def explain(self) -> str:
-        """A text for staff: whether and why calls are paused, and what to do about it."""
+        """A text for developers: whether and why calls are paused, and what to do about it."""
         return self.why_paused() or gettext("In service.")
 
     def is_balance_due(self, now: datetime) -> bool:
@@ -416,16 +423,28 @@ class ProviderState(models.Model):
         key = ApiKey.objects.filter(pk=configured_key()).first()
         return key.environment if key else ""
 
-    def worker_problem(self, now: datetime) -> str:
-        """A text for staff: why no worker seems to be running; "" if one is."""
+    def explain_worker(self, now: datetime) -> Explanation:
+        """The reason why no worker seems to be running; without a text if one is."""
         heartbeats = (self.ticked_at, self.swept_at)
         if not any(heartbeats):
-            return gettext("Background work has not begun yet: start `manage.py qcluster`.")
+            text = gettext("Background work has not begun yet.")
+            hint = gettext("Start `manage.py qcluster`.")
+            return Explanation(text, str(ASK_DEVELOPER), hint)
         if any(is_recent(at, now, within=_SIGN_HOLDS) for at in heartbeats):
-            return ""
-        return gettext(
+            return Explanation("")
+        text = gettext(
             "Background work has stopped: there has been no sign of it for more than 3 minutes."
         )
+        return Explanation(text, str(ASK_DEVELOPER))
+
+    def worker_problem(self, now: datetime) -> str:
+        """A text for developers: :meth:`explain_worker` in one line; "" if a worker is running."""
+        return self.explain_worker(now).for_developers
+
+
+def _for_developer(text: str, refusal: str, remedy: Any) -> Explanation:
+    hint = " ".join(filter(None, (_english(refusal), str(remedy))))
+    return Explanation(text, str(ASK_DEVELOPER), hint)
 
 
 class Desk(ProviderState):

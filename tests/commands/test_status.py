@@ -38,8 +38,8 @@ def viewer() -> Client:
     return sign_in("view_providerstate")
 
 
-NO_SCHEDULE = "There is no schedule: run `manage.py giftcards_setup`."
-NO_WORKER = "Background work has not begun yet: start `manage.py qcluster`."
+NO_SCHEDULE = "There is no schedule. Run `manage.py giftcards_setup`."
+NO_WORKER = "Background work has not begun yet. Start `manage.py qcluster`."
 DOWN = "Background work has stopped: there has been no sign of it for more than 3 minutes."
 
 
@@ -220,7 +220,7 @@ class TestOverview:
         assert json.loads(call("giftcards_status", "--json").out)["schedule"] == NO_SCHEDULE
         ensure_schedule()
         Schedule.objects.update(repeats=0)
-        paused = "The schedule is paused: set its repeats to -1 in the admin of django-q2."
+        paused = "The schedule is paused. Set its repeats to -1 in the admin of django-q2."
         assert call("giftcards_status").out.splitlines()[-2:] == [paused, NO_WORKER]
         assert json.loads(call("giftcards_status", "--json").out)["schedule"] == paused
 

@@ -61,6 +61,9 @@ def test_a_digest_that_cannot_be_sent_is_shown_with_class_and_place(browser: Cli
     failing()
     html = read(browser.get(DIGESTS))
     assert "cannot be sent: 3 attempts failed" in text(html)
+    assert "ConnectionRefusedError" not in html
+    developer = person("view_staffdigest", "resume_provider", name="karim")
+    html = read(developer.get(DIGESTS))
     assert "ConnectionRefusedError at /srv/&lt;b&gt;smtp.py:12" in html
 
 

@@ -168,5 +168,5 @@ class TestSending:
         send_through(REFUSING)
         browser = staff("view_delivery", "resend_delivery")
         page = read(browser.post(SEND, CHOICE, follow=True))
-        assert "The example was not sent: ConnectionRefusedError" in page
+        assert "The example was not sent." in page
         assert "CANARY-WORDS" not in page

@@ -128,12 +128,12 @@ def test_concurrent_processes_create_one_schedule(
 
 
 def test_a_missing_or_paused_schedule_is_explained() -> None:
-    assert schedule_problem() == "There is no schedule: run `manage.py giftcards_setup`."
+    assert schedule_problem() == "There is no schedule. Run `manage.py giftcards_setup`."
     ensure_schedule()
     assert schedule_problem() == ""
     Schedule.objects.update(repeats=0)
     assert schedule_problem() == (
-        "The schedule is paused: set its repeats to -1 in the admin of django-q2."
+        "The schedule is paused. Set its repeats to -1 in the admin of django-q2."
     )
 
 

@@ -126,7 +126,7 @@ def _at_provider(order: Order) -> list[tuple[str, object]]:
 
 
 def _message_row(message: Delivery) -> dict[str, Any]:
-    details = (who_asked(message), doubts(message), bdi(message.error) if message.error else "")
+    details = (who_asked(message), doubts(message))
     return {
         "message": message,
         "badge": message_badge(message),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, cast
 
 from django.contrib import admin
@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.actions import buttons
 from giftcards.admin.filters import ChoicesFilter, OrderChangeList, show_filters
+from giftcards.admin.hints import SEES_HINTS, for_developer
 from giftcards.admin.pages import OrderPages
 from giftcards.admin.rows import OrderRows, ReadOnlyRows, column
 from giftcards.delivery.admin.labels import (
@@ -107,8 +108,22 @@ class CustomersFilter(admin.SimpleListFilter):
         return chosen[1](cast("DeliveryQuerySet", queryset)) if chosen else queryset
 
 
+class ErrorsForDevelopers(admin.ModelAdmin):  # type: ignore[type-arg]
+    """A mixin: ``last_error``, the program's English, is only shown to those who see hints."""
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        return self._seen(request, super().get_list_display(request))
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return self._seen(request, super().get_fields(request, obj))
+
+    def _seen(self, request: HttpRequest, names: Iterable[Any]) -> list[Any]:
+        sees_hints = request.user.has_perm(SEES_HINTS)
+        return [name for name in names if sees_hints or name != "last_error"]
+
+
 @admin.register(Delivery)
-class DeliveryAdmin(PreviewPages, DeliveryRows):
+class DeliveryAdmin(ErrorsForDevelopers, PreviewPages, DeliveryRows):
     list_display = ("when", "its_kind", "its_status", "its_order", "to", "tries", "last_error")
     list_filter = (
         CustomersFilter,
@@ -173,7 +188,7 @@ class DeliveryAdmin(PreviewPages, DeliveryRows):
 
     @admin.display(description=_("error"))
     def last_error(self, message: Delivery) -> str:
-        return bdi(message.error) if message.error else ""
+        return for_developer(message.error)
 
     @admin.display(description=_("address"))
     def to(self, message: Delivery) -> str:
@@ -237,10 +252,10 @@ class CardLinkAdmin(DeliveryRows):
 
 
 @admin.register(StaffDigest)
-class StaffDigestAdmin(ReadOnlyRows):
+class StaffDigestAdmin(ErrorsForDevelopers, ReadOnlyRows):
     """The digests, a row for each person who gets them."""
 
-    list_display = ("whose", "last_sent", "what_it_said", "how_it_stands", "next_try")
+    list_display = ("whose", "last_sent", "what_it_said", "how_it_stands", "last_error", "next_try")
     list_display_links = None
     fields = readonly_fields = list_display
     sortable_by = ()
@@ -275,8 +290,11 @@ class StaffDigestAdmin(ReadOnlyRows):
             digest.failures,
         )
         shown = filled(text, count=digest.failures)
-        warning = '<span class="giftcards-warning">{}</span><br>{}'
-        return format_html(warning, shown, bdi(digest.error))
+        return format_html('<span class="giftcards-warning">{}</span>', shown)
+
+    @admin.display(description=_("error"))
+    def last_error(self, digest: StaffDigest) -> str:
+        return for_developer(digest.error)
 
     @admin.display(description=_("next attempt"))
     def next_try(self, digest: StaffDigest) -> str:

@@ -20,6 +20,7 @@ from django.utils.translation import get_language, gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.clickjacking import xframe_options_sameorigin
 
+from giftcards.admin.hints import SEES_HINTS, with_hint
 from giftcards.delivery.admin.labels import language_choices
 from giftcards.delivery.channels import Mail, Message
 from giftcards.delivery.codes import Code
@@ -142,9 +143,10 @@ class PreviewPages(admin.ModelAdmin):  # type: ignore[type-arg]
         try:
             Mail().send(message)
         except Exception as error:  # noqa: BLE001 (whatever a mail backend raises)
-            text = gettext("The example was not sent: %(error)s")
-            text %= {"error": type(error).__name__}
-            self.message_user(request, text, messages.ERROR)
+            text = gettext("The example was not sent.")
+            sees_hints = request.user.has_perm(SEES_HINTS)
+            shown = with_hint(text, type(error).__name__, is_shown=sees_hints)
+            self.message_user(request, shown, messages.ERROR)
         else:
             self.message_user(request, gettext("The example was sent."), messages.SUCCESS)
 

@@ -14,6 +14,7 @@ from django.utils.translation import gettext, ngettext
 
 from giftcards.admin.actions import buttons
 from giftcards.admin.extensions import Extension, register
+from giftcards.admin.hints import SEES_HINTS
 from giftcards.admin.pages import OrderPages
 from giftcards.delivery.admin.allowance import MAY_RESEND
 from giftcards.delivery.admin.dispute import PROOF
@@ -36,7 +37,7 @@ from giftcards.delivery.kinds import TO_RECIPIENT, Kind, Mode, kinds_of
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, Installation
 from giftcards.delivery.moving import addresses_of, sent_to
 from giftcards.delivery.queueing import address_of as find_address
-from giftcards.display import bdi, count_text, filled, moment
+from giftcards.display import count_text, filled, moment
 from giftcards.models import Order
 
 ABOUT_ORDER = (SEND_AGAIN, SEND_LINK, NEW_LINK, WITHDRAW, PROOF)
@@ -58,6 +59,7 @@ def _section(pages: OrderPages, request: HttpRequest, order: Order) -> SafeStrin
     if not context:
         return ""
     context |= {"sees_messages": sees_messages, "sees_links": sees_links}
+    context["shows_hints"] = request.user.has_perm(SEES_HINTS)
     return render_to_string("admin/giftcards_delivery/section.html", context, request)
 
 
@@ -137,7 +139,7 @@ def _message_row(message: Delivery, links: Sequence[CardLink]) -> dict[str, Any]
         "badge": status_badge(message),
         "said": what_became(message),
         "details": [detail for detail in details if detail],
-        "error": bdi(message.error) if message.error and message.status in _TROUBLED else "",
+        "error": message.error if message.status in _TROUBLED else "",
     }
 
 
