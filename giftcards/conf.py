@@ -442,6 +442,9 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     #: The URL name of the page on which staff prove their identity again; ``None``: they are asked
     #: for their password instead.
     reauthenticate = Setting(optional(_url_name, None))
+    #: Days after which customers have their money back at the latest, by the shop's own promise;
+    #: ``None``: it promises nothing.
+    refund_days = Setting(optional(number(int, 1, 365), None))
     #: The largest number of codes that one person may reveal within an hour.
     reveals_per_hour = Setting(number(int, 1, 10_000), default=30)
     #: Days after which the codes of a settled order are destroyed; ``None``: never.

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 from copy import copy
 from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Protocol
 
 from django.db import transaction
 from django.utils import timezone
 
+from giftcards.conf import conf
 from giftcards.signals import customer_refund_changed
 from giftcards.statuses import FINAL
 
@@ -50,6 +52,7 @@ class Sold(Protocol):
     status: str
     quantity: int
     fulfilled_quantity: int
+    settled_at: datetime | None
     sale_price: Decimal | None
     sale_amount: Decimal | None
     paid_back_amount: Decimal
@@ -79,6 +82,23 @@ def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
     is_open = order.reordered_amount is None
     left = split.owed_amount - refunded - planned if is_open else Decimal(0)
     return replace(split, refunded_amount=refunded, planned_amount=planned, open_amount=left)
+
+
+def promised_day(order: Sold) -> date | None:
+    """Return the last day on which the customer has the money back, by the shop's own promise.
+
+    That is so many days after the day on which the order became final, in the time zone of the
+    site. ``None`` while the order is open, and without ``REFUND_DAYS``.
+    """
+    if conf.refund_days is None or order.settled_at is None:
+        return None
+    day = timezone.localdate(order.settled_at, timezone.get_default_timezone())
+    return day + timedelta(days=conf.refund_days)
+
+
+def is_past(day: date) -> bool:
+    """True if ``day`` is over in the time zone of the site."""
+    return day < timezone.localdate(timezone=timezone.get_default_timezone())
 
 
 def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:

@@ -44,6 +44,7 @@ NUMBERS = {
     "PROOF_OF_ABSENCE": (1, 86_400, "a number from 1 to 86400"),
     "CATALOGUE_EVERY": (0, 10_080, "a number from 0 to 10080"),
     "PRICE_MAX_AGE": (1, 86_400, "a number from 1 to 86400"),
+    "REFUND_DAYS": (1, 365, "a whole number from 1 to 365"),
     "REVEALS_PER_HOUR": (1, 10_000, "a whole number from 1 to 10000"),
     "CODES_KEPT_DAYS": (1, 36_500, "a number from 1 to 36500"),
 }
@@ -108,6 +109,7 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
         "low_balance": None,
         "reauthenticate": None,
         "reveals_per_hour": 30,
+        "refund_days": None,
         "codes_kept_days": None,
     }
     require(*conf.declared)
@@ -333,7 +335,7 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
             " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
             " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY, HOLD_ABOVE_SALE_PRICE, PRICE_MAX_AGE,"
             " REVIEW_ORDER, REORDER_MISSING, CATALOGUE_EVERY, PRICING, LOW_BALANCE,"
-            " REAUTHENTICATE, REVEALS_PER_HOUR, CODES_KEPT_DAYS.",
+            " REAUTHENTICATE, REFUND_DAYS, REVEALS_PER_HOUR, CODES_KEPT_DAYS.",
         )
     ]
     require(*conf.declared)
@@ -515,7 +517,7 @@ def test_settings_can_be_checked_before_there_is_a_secret_key(settings: Any) -> 
     ("name", "value"),
     [
         *product(NUMBERS, ["", "5", b"5", True, False, [], {}, 5j, Decimal(5), object()]),
-        *((name, None) for name in NUMBERS if name != "CODES_KEPT_DAYS"),
+        *((name, None) for name in NUMBERS if name not in {"CODES_KEPT_DAYS", "REFUND_DAYS"}),
     ],
 )
 def test_numbers_of_a_wrong_type_are_refused(settings: Any, name: str, value: Any) -> None:

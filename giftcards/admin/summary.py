@@ -12,12 +12,12 @@ from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
-from giftcards.display import bdi, explained, filled, moment, money, worked_out
+from giftcards.display import bdi, day_text, explained, filled, moment, money, worked_out
 from giftcards.engine.holding import held_objection, held_price
 from giftcards.models import Order
 from giftcards.problems import Problem
 from giftcards.refunds import RefundBreakdown, refund_breakdown
-from giftcards.settlement import CustomerBreakdown, customer_breakdown
+from giftcards.settlement import CustomerBreakdown, customer_breakdown, is_past, promised_day
 from giftcards.statuses import FOLLOWED, Status
 
 
@@ -249,6 +249,18 @@ def _owed(order: Order) -> Iterator[str]:
         text = gettext("The customer is owed %(amount)s.")
         amount = worked_out(missing, order.sale_price, breakdown.owed_amount)
         yield filled(text, amount=amount)
+    if breakdown is None or breakdown.planned_amount or breakdown.open_amount:
+        yield from _promised(order)
+
+
+def _promised(order: Order) -> Iterator[str]:
+    """The day by which the customer was promised the money."""
+    if (day := promised_day(order)) is None:
+        return
+    if is_past(day):
+        yield filled(gettext("It was promised by %(day)s, and is late."), day=bdi(day_text(day)))
+    else:
+        yield filled(gettext("It is promised by %(day)s."), day=bdi(day_text(day)))
 
 
 def _paid_back(breakdown: CustomerBreakdown) -> Iterator[str]:

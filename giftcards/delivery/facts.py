@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Self
@@ -16,7 +16,7 @@ from giftcards.display import supported_language
 from giftcards.models import Card, CustomerRefund, Order
 from giftcards.models.cards import CardQuerySet
 from giftcards.models.money import RefundState
-from giftcards.settlement import customer_breakdown
+from giftcards.settlement import customer_breakdown, is_past, promised_day
 
 
 class Payback(StrEnum):
@@ -31,6 +31,10 @@ class Payback(StrEnum):
     DONE = "done"
     #: The shop gave no sale amount.
     UNKNOWN = "unknown"
+
+
+# Where the customer still gets money.
+TO_COME = frozenset({Payback.OWED, Payback.OWED_IN_PART, Payback.UNKNOWN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,21 @@ class Facts:
     paid_back: tuple[PaidBack, ...]
     #: True if the missing cards were ordered again, so that they are still to come.
     is_reordered: bool
+    #: The last day on which the customer has the money back, if the shop has promised one.
+    promised_day: date | None = None
+
+    @property
+    def pay_back_by(self) -> date | None:
+        """The day of the promise; ``None`` if it is over, or nothing is to be paid back."""
+        is_due = self.payback in TO_COME and not self.is_payback_late
+        return self.promised_day if is_due else None
+
+    @property
+    def is_payback_late(self) -> bool:
+        """True if the customer should have the money by now."""
+        if self.promised_day is None or self.payback not in TO_COME:
+            return False
+        return is_past(self.promised_day)
 
     @property
     def paid_back_amount(self) -> Decimal:
@@ -136,6 +155,7 @@ def facts_for_recipient(order: Order) -> Facts:
         owed=None,
         paid_back=(),
         is_reordered=False,
+        promised_day=None,
     )
 
 
@@ -160,6 +180,7 @@ def facts_of(order: Order) -> Facts:
         owed=None if breakdown is None else breakdown.owed_amount,
         paid_back=paid_back,
         is_reordered=order.reordered_amount is not None,
+        promised_day=promised_day(order),
     )
 
 

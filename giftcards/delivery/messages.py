@@ -24,10 +24,10 @@ from giftcards.delivery.channels import Message
 from giftcards.delivery.codes import MOST_CODES, Code, open_codes
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import (
+    TO_COME,
     Facts,
     Gift,
     PaidBack,
-    Payback,
     facts_for_recipient,
     facts_of,
 )
@@ -38,6 +38,7 @@ from giftcards.display import (
     NO_BREAKS,
     bdi,
     count_text,
+    day_text,
     isolated,
     moment_text,
     money,
@@ -58,8 +59,6 @@ _SPACES = re.compile(r"[ \t\r\n]+")
 # and composed emoji need them.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = {"\u200c", "\u200d"}
-# The customer has, or may have, money to get back.
-_TO_COME = {Payback.OWED, Payback.OWED_IN_PART, Payback.UNKNOWN}
 _BREAKING = str.maketrans(dict.fromkeys(NO_BREAKS, " "))
 _DIRECTIONS = {"L": "ltr", "R": "rtl", "AL": "rtl"}
 _MARKS = {"ltr": "\u200e", "rtl": "\u200f"}
@@ -237,8 +236,9 @@ def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
         "to_pay_back": _shown(facts.to_pay_back, form),
         "paid_back": form.amount(facts.paid_back_amount),
         "paid_back_on": last and moment_text(last.at),
+        "pay_back_by": facts.pay_back_by and day_text(facts.pay_back_by),
         "refund": refund and form.amount(refund.amount),
-        "is_told_of_money": facts.payback in _TO_COME and conf.mode[Kind.PAID_BACK] != Mode.OFF,
+        "is_told_of_money": facts.payback in TO_COME and conf.mode[Kind.PAID_BACK] != Mode.OFF,
         "link": form.exact(content.link),
         "link_until": content.link_until and moment_text(content.link_until),
         "link_reveals": conf.link_reveals,

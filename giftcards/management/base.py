@@ -302,12 +302,23 @@ def _cards(order: Order) -> str:
     return f"{stored} stored, the codes of {stored - readable} destroyed"
 
 
+def status_label(status: str) -> str:
+    """The status in English words, as staff see it: "Partly delivered"."""
+    with translation.override(None):
+        return str(Status(status).label)
+
+
+def standing(order: Order) -> str:
+    """A sentence with the status of the order."""
+    return f"The order {order.reference} is {status_label(order.status).lower()}."
+
+
 def describe(order: Order) -> str:
     """The order as text for a terminal, with its refund breakdown on both sides."""
     currency = conf.currency
     lines = [
         f"Order {order.reference}",
-        f"  status      {order.status}",
+        f"  status      {status_label(order.status)}",
         f"  provider    {order.provider_order_id or 'has not named it'}",
         f"  line        {order.quantity} × {order.type_id} ({order.product_id})",
         *([f"  group       {order.group}"] if order.group else []),

@@ -10,11 +10,12 @@ import pytest
 from django.utils import timezone, translation
 
 from giftcards.admin.summary import SummaryInput, summarise
+from giftcards.display import day_text
 from giftcards.models import Order
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import PRICE, build_guide_order
-from tests.pages import text
+from tests.pages import plain, text
 
 AT = datetime(2026, 11, 24, 22, 59, tzinfo=UTC)
 SOLD = {"sale_price": Decimal(550)}
@@ -290,6 +291,27 @@ def test_every_status_has_sentences_in_every_language(
         assert "%(" not in found
 
 
+@pytest.mark.parametrize(
+    ("settled", "language", "said"),
+    [
+        (timedelta(0), "en", "The customer is owed 2 × 550 = 1,100 DA. It is promised by {day}."),
+        (timedelta(days=9), "en", "It was promised by {day}, and is late."),
+        (timedelta(0), "fr", "Promis au plus tard le {day}."),
+        (timedelta(0), "ar", "الموعد المُعلَن للزبون: {day}."),
+    ],
+)
+def test_staff_read_by_when_the_customer_was_promised_the_money(
+    settled: timedelta, language: str, said: str, settings: Any
+) -> None:
+    order = settled_order(Status.PARTIALLY_FILLED)
+    order.settled_at = timezone.now() - settled
+    assert "promised" not in tell(order)
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "REFUND_DAYS": 3}
+    with translation.override(language):
+        day = plain(day_text(timezone.localdate(order.settled_at) + timedelta(days=3)))
+        assert said.format(day=day) in plain(tell(order))
+
+
 def test_arithmetic_is_isolated_and_runs_from_left_to_right_in_arabic() -> None:
     with translation.override("ar"):
         found = summarise(SummaryInput(settled_order(Status.PARTIALLY_FILLED), shows_costs=True))
@@ -302,6 +324,12 @@ def test_arithmetic_is_isolated_and_runs_from_left_to_right_in_arabic() -> None:
 
 def test_what_others_have_written_is_escaped() -> None:
     order = build_guide_order(Status.REJECTED)
-    refused = Problem("refused", {"message": "<b>no</b>"})
-    found = summarise(SummaryInput(order, shows_costs=True, reason=refused))
+    declined = Problem("staff_declined", {"by": "<b>no</b>"})
+    found = summarise(SummaryInput(order, shows_costs=True, reason=declined))
     assert "<bdi>&lt;b&gt;no&lt;/b&gt;</bdi>" in found
+
+
+def test_the_providers_own_english_is_left_to_developers() -> None:
+    refused = Problem("refused", {"message": "Not today."})
+    found = tell(build_guide_order(Status.REJECTED, **SOLD), reason=refused)
+    assert found.startswith("The provider refused the order: nothing was bought. The customer is")

@@ -157,7 +157,7 @@ class TestLanguage:
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=ago(-60))
         _, err, _ = call("giftcards_place", PSN, "t", "1", "--reference", "cart-1")
         assert err.endswith(
-            "is PENDING. The provider asked for fewer requests. Slower. Requests go on"
+            "is waiting to be sent. The provider asked for fewer requests. Slower. Requests go on"
             " automatically.\n"
         )
 

@@ -53,7 +53,7 @@ def test_place_sends_the_order_before_it_returns(call: Call, simulator: Simulato
     order = Order.objects.get()
     assert out == (
         "Order cart-1\n"
-        "  status      HANDLING\n"
+        "  status      In progress\n"
         f"  provider    {order.provider_order_id}\n"
         f"  line        2 × type_001 ({PSN})\n"
         "  delivered   0 of 2\n"
@@ -74,7 +74,7 @@ def test_place_says_that_another_process_is_sending_the_order(
     out, _err, code = call(*PLACE_TWO)
     assert order.sent_at is not None
     assert re.match(
-        r"PLACING: 0 of 2 cards delivered, another process is sending it"
+        r"Being sent: 0 of 2 cards delivered, another process is sending it"
         rf" \(since {clock_time(order.sent_at)}, 3\d s\)\n",
         out,
     )
@@ -98,14 +98,14 @@ def test_place_with_wait_shows_progress_until_the_order_settles(
     waiting = f"waiting for the provider (since {clock_time(order.accepted_at)}, "
     lines = out.splitlines()
     # A line per change, not one per look.
-    assert lines[0].startswith(f"HANDLING: 0 of 2 cards delivered, {waiting}")
-    assert lines[1].startswith(f"HANDLING: 1 of 2 cards delivered, {waiting}")
-    assert lines[2] == "FULFILLED: 2 of 2 cards delivered"
+    assert lines[0].startswith(f"In progress: 0 of 2 cards delivered, {waiting}")
+    assert lines[1].startswith(f"In progress: 1 of 2 cards delivered, {waiting}")
+    assert lines[2] == "Delivered: 2 of 2 cards delivered"
     assert lines[lines.index(f"Order {order.reference}") - 1] == (
-        "FULFILLED: 2 of 2 cards delivered"
+        "Delivered: 2 of 2 cards delivered"
     )
     assert out.endswith(
-        "  status      FULFILLED\n"
+        "  status      Delivered\n"
         f"  provider    {order.provider_order_id}\n"
         f"  line        2 × SIM_GROW ({PSN})\n"
         "  delivered   2 of 2\n"
@@ -213,12 +213,12 @@ def test_place_says_why_an_order_was_lost_or_rejected_and_exits_with_1(
     type_id: str, status: str, why: str, wait: list[str], call: Call, simulator: Simulator
 ) -> None:
     _, err, code = call("giftcards_place", PSN, type_id, "2", "--reference", "cart-1", *wait)
-    assert (err, code) == (f"The order cart-1 is {status}. {why}\n", 1)
+    assert (err, code) == (f"The order cart-1 is {status.lower()}. {why}\n", 1)
     out, err, code = call(
         "giftcards_place", PSN, type_id, "2", "--reference", "cart-1", *wait, "--json"
     )
     assert json.loads(out)["status"] == status
-    assert (err, code) == (f"The order cart-1 is {status}. {why}\n", 1)
+    assert (err, code) == (f"The order cart-1 is {status.lower()}. {why}\n", 1)
     assert posts(simulator) == 1
 
 
@@ -229,8 +229,8 @@ def test_place_waits_no_longer_than_the_timeout(
     out, err, code = call(
         "giftcards_place", PSN, "SIM_NEVER", "2", "--reference", "cart-1", "--wait"
     )
-    assert out.count("DELAYED") == 2  # progress and result
-    assert (err, code) == ("The order cart-1 is DELAYED.\n", 1)
+    assert out.count("Delayed") == 2  # progress and result
+    assert (err, code) == ("The order cart-1 is delayed.\n", 1)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -240,7 +240,8 @@ def test_place_says_that_the_provider_is_away_and_queues_a_sweep(
     set_conf(BASE_URL=f"http://127.0.0.1:{closed_port}")
     _, err, code = call(*PLACE_TWO)
     assert (err, code) == (
-        "The order cart-1 is PENDING. The order has not been sent to the provider yet. The provider"
+        "The order cart-1 is waiting to be sent. The order has not been sent to the provider yet."
+        " The provider"
         " could not be reached, or could not take the order. (it could not be reached)\n",
         1,
     )
@@ -250,7 +251,7 @@ def test_place_says_that_the_provider_is_away_and_queues_a_sweep(
 def test_place_explains_a_pause_and_makes_no_request(call: Call, simulator: Simulator) -> None:
     ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=ago(-60))
     _, err, code = call(*PLACE_TWO)
-    assert (err, code) == (f"The order cart-1 is PENDING. {PAUSED}\n", 1)
+    assert (err, code) == (f"The order cart-1 is waiting to be sent. {PAUSED}\n", 1)
     assert simulator.requests == []
 
 
@@ -259,7 +260,8 @@ def test_place_explains_that_the_key_is_refused_after_one_request(
 ) -> None:
     simulator.keys = ["another"]
     refused = (
-        "The order cart-1 is PENDING. The provider refuses the API key or this server's address."
+        "The order cart-1 is waiting to be sent. The provider refuses the API key or this"
+        " server's address."
         " The provider refused the API key (INVALID_ACCESS_TOKEN, 4 attempts left). Correct"
         " GIFTCARDS['API_KEY'] first: further tries will block this server. Put a working"
         " key into the settings, or run `manage.py giftcards_poll --resume` once it works again.\n"
@@ -548,8 +550,8 @@ class TestCeiling:
         simulator.price_factor = 100
         out, err, code = call(*PLACE_TWO, option, "550", *wait)
         assert (err, code) == (
-            "The order cart-1 is PENDING. A card costs 49000.00 at the provider; your limit"
-            " is 550.00. The order waits for a person.\n",
+            "The order cart-1 is waiting to be sent. A card costs 49000.00 at the provider; your"
+            " limit is 550.00. The order waits for a person.\n",
             1,
         )
         assert "  attention   price_above: A card costs 49000.00" in out
@@ -569,9 +571,9 @@ class TestCeiling:
         _, err, code = call("giftcards_place", PSN, "not-listed", "1", "--max-price", "490")
         order = Order.objects.get()
         assert (err, code) == (
-            f"The order {order.reference} is PENDING. The order has not been sent: it may cost only"
-            " so much, and its price is not known at present. The provider shows no price for"
-            " it.\n",
+            f"The order {order.reference} is waiting to be sent. The order has not been sent: it"
+            " has a price limit, and its price is not known at present. The provider shows no price"
+            " for it.\n",
             1,
         )
 

@@ -143,7 +143,7 @@ class TestRefusedKey:
         simulator.keys = ["another"]
         for _time in range(2):
             out, err, code = call("giftcards_poll", "--reference", order.reference)
-            assert out.startswith(f"Order {order.reference}\n  status      HANDLING\n")
+            assert out.startswith(f"Order {order.reference}\n  status      In progress\n")
             assert (err, code) == (PAUSED, 1)
 
 
@@ -154,7 +154,7 @@ class TestOneOrder:
         order, other = buy(reference="cart-1"), buy()
         Order.objects.update(due_at=ago(-99))
         out, err, code = call("giftcards_poll", "--reference", "cart-1")
-        assert out.startswith("Order cart-1\n  status      FULFILLED\n")
+        assert out.startswith("Order cart-1\n  status      Delivered\n")
         assert (err, code) == ("", 0)
         assert checks(simulator) == [order.provider_order_id]
         other.refresh_from_db()
@@ -185,7 +185,7 @@ class TestOneOrder:
     ) -> None:
         make_order(reference="cart-1", type_id="SIM_LOST")
         out, err, code = call("giftcards_poll", "--reference", "cart-1")
-        assert "  status      UNCONFIRMED\n" in out
+        assert "  status      Unconfirmed\n" in out
         assert (err, code) == (
             "The order was sent, and no usable answer came back: it may have been bought."
             " (the connection broke before the answer was complete)\n",

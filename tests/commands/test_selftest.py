@@ -30,9 +30,9 @@ def test_selftest_passes_all_scenarios_against_the_simulator(
     shorten(short_wait=60)
     simulator.delay = (0.1, 0.3)
     assert call("giftcards_selftest") == (
-        "ok      refund: 2 × TEST_REFUND is REFUNDED, 0 delivered\n"
-        "ok      partial delivery: 4 × TEST_PARTIAL is PARTIALLY_FILLED, 2 delivered\n"
-        "ok      ordinary order: 2 × type_001 is FULFILLED, 2 delivered\n"
+        "ok      refund: 2 × TEST_REFUND is not delivered, credited back, 0 delivered\n"
+        "ok      partial delivery: 4 × TEST_PARTIAL is partly delivered, 2 delivered\n"
+        "ok      ordinary order: 2 × type_001 is delivered, 2 delivered\n"
         "All 3 scenarios passed.\n",
         "",
         0,
@@ -46,10 +46,10 @@ def test_selftest_shows_a_wait_for_the_provider(
     shorten(short_wait=0.2)
     simulator.delay = (3, 3)
     out, _, code = call("giftcards_selftest")
-    waiting = r"refund: HANDLING, waiting for the provider \(since \d\d:\d\d:\d\d, \d s\)\n"
+    waiting = r"refund: In progress, waiting for the provider \(since \d\d:\d\d:\d\d, \d s\)\n"
     # One line an order, not one a look.
     assert re.match(f"{waiting}ok      refund", out)
-    assert out.count("HANDLING") <= 3
+    assert out.count("In progress") <= 3
     assert code == 0
 
 
@@ -108,7 +108,7 @@ def test_selftest_fails_if_the_keys_do_not_open_the_cards_stored_before(
 def test_selftest_can_order_another_product(call: Call, simulator: Simulator) -> None:
     steam = ("--product", "507f1f77bcf86cd799439012", "--type", "type_101")
     out, _, code = call("giftcards_selftest", *steam)
-    assert "ok      ordinary order: 2 × type_101 is FULFILLED, 2 delivered\n" in out
+    assert "ok      ordinary order: 2 × type_101 is delivered, 2 delivered\n" in out
     assert code == 0
 
 
@@ -132,10 +132,10 @@ def test_selftest_names_the_scenario_that_failed(
     set_conf(POLL_TIMEOUT=1)
     out, err, code = call("giftcards_selftest", "--type", "SIM_NEVER")
     assert out == (
-        "ok      refund: 2 × TEST_REFUND is REFUNDED, 0 delivered\n"
-        "ok      partial delivery: 4 × TEST_PARTIAL is PARTIALLY_FILLED, 2 delivered\n"
-        "FAILED  ordinary order: 2 × SIM_NEVER is DELAYED, 0 delivered\n"
-        "        The order should be FULFILLED, but is DELAYED.\n"
+        "ok      refund: 2 × TEST_REFUND is not delivered, credited back, 0 delivered\n"
+        "ok      partial delivery: 4 × TEST_PARTIAL is partly delivered, 2 delivered\n"
+        "FAILED  ordinary order: 2 × SIM_NEVER is delayed, 0 delivered\n"
+        "        The order should be delivered, but is delayed.\n"
     )
     assert (err, code) == ("1 of 3 scenarios failed: ordinary order.\n", 1)
 
@@ -147,14 +147,14 @@ def test_selftest_with_json_names_the_complaints_of_failed_scenarios(
     result = json.loads(out)
     assert result["passed"] is False
     unpriced = (
-        "but is PENDING. The order has not been sent: it may cost only so much, and its price is"
-        " not known at present. (NOT_FOUND)"
+        "but is waiting to be sent. The order has not been sent: it has a price limit, and its"
+        " price is not known at present. (NOT_FOUND)"
     )
     assert [scenario["complaints"] for scenario in result["scenarios"]] == [
-        [f"The order should be REFUNDED, {unpriced}"],
-        [f"The order should be PARTIALLY_FILLED, {unpriced}"],
+        [f"The order should be not delivered, credited back, {unpriced}"],
+        [f"The order should be partly delivered, {unpriced}"],
         [
-            "The order should be FULFILLED, but is REJECTED. The provider refused the order:"
+            "The order should be delivered, but is rejected. The provider refused the order:"
             " nothing was bought. The provider's own words: “There is no such product.” (NOT_FOUND)"
         ],
     ]
@@ -187,13 +187,13 @@ def test_selftest_fails_against_a_provider_that_differs_from_its_guide(
         url = f"{PROVIDER}/v3/gift-cards/check-order/{type_id}"
         wire.get(url, json={"success": True, "data": data})
     assert call("giftcards_selftest") == (
-        "FAILED  refund: 2 × TEST_REFUND is REFUNDED, 0 delivered\n"
+        "FAILED  refund: 2 × TEST_REFUND is not delivered, credited back, 0 delivered\n"
         "        The provider's figures contradict each other.\n"
-        "FAILED  partial delivery: 4 × TEST_PARTIAL is PARTIALLY_FILLED, 1 delivered\n"
+        "FAILED  partial delivery: 4 × TEST_PARTIAL is partly delivered, 1 delivered\n"
         "        2 of 4 cards should have been delivered, but the provider says 1 and 1 are"
         " stored.\n"
         "        3 cards were refunded.\n"
-        "ok      ordinary order: 2 × type_001 is FULFILLED, 2 delivered\n",
+        "ok      ordinary order: 2 × type_001 is delivered, 2 delivered\n",
         "2 of 3 scenarios failed: refund, partial delivery.\n",
         1,
     )

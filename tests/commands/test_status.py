@@ -48,16 +48,16 @@ class TestOverview:
         [fingerprint] = Keyring.from_settings().key_fingerprints
         running = ", ".join(f"{name} {number}" for name, number in versions().items())
         assert call("giftcards_status") == (
-            "PENDING           0\n"
-            "PLACING           0\n"
-            "UNCONFIRMED       0\n"
-            "REJECTED          0\n"
-            "HANDLING          0\n"
-            "DELAYED           0\n"
-            "FULFILLED         0\n"
-            "PARTIALLY_FILLED  0\n"
-            "REFUNDED          0\n"
-            "need attention    0\n"
+            "Waiting to be sent            0\n"
+            "Being sent                    0\n"
+            "Unconfirmed                   0\n"
+            "Rejected                      0\n"
+            "In progress                   0\n"
+            "Delayed                       0\n"
+            "Delivered                     0\n"
+            "Partly delivered              0\n"
+            "Not delivered, credited back  0\n"
+            "need attention                0\n"
             "Provider: In service.\n"
             "  last answer     never\n"
             "  last failure    never\n"
@@ -123,10 +123,10 @@ class TestOverview:
         state = ProviderState.objects.get()
         assert state.swept_at is not None
         lines = call("giftcards_status").out.splitlines()
-        assert "FULFILLED         1" in lines
-        assert "PARTIALLY_FILLED  2" in lines
-        assert "UNCONFIRMED       1" in lines
-        assert "need attention    1" in lines
+        assert "Delivered                     1" in lines
+        assert "Partly delivered              2" in lines
+        assert "Unconfirmed                   1" in lines
+        assert "need attention                1" in lines
         assert f"  last sweep      {state.swept_at.isoformat()}" in lines
         # Nothing is wrong with the schedule and the worker.
         assert lines[-2].startswith("  versions  ")
@@ -257,7 +257,7 @@ class TestFailOn:
     def asked(self, call: Call, conditions: str) -> tuple[str, int]:
         """The errors and the exit code, which are the same for people and for machines."""
         out, err, code = call("giftcards_status", "--fail-on", conditions)
-        assert out.startswith("PENDING  ")
+        assert out.startswith("Waiting to be sent  ")
         shown, *ended = call("giftcards_status", "--fail-on", conditions, "--json")
         assert ended == [err, code]
         assert list(json.loads(shown))[:7] == [
@@ -517,7 +517,7 @@ class TestOneOrder:
         call("giftcards_poll")
         assert call("giftcards_status", "cart-1") == (
             "Order cart-1\n"
-            "  status      PARTIALLY_FILLED\n"
+            "  status      Partly delivered\n"
             f"  provider    {order.provider_order_id}\n"
             f"  line        5 × TEST_PARTIAL ({PSN})\n"
             "  delivered   2 of 5\n"
@@ -536,7 +536,7 @@ class TestOneOrder:
         make_order(reference="cart-1")
         assert call("giftcards_status", "cart-1").out == (
             "Order cart-1\n"
-            "  status      PENDING\n"
+            "  status      Waiting to be sent\n"
             "  provider    has not named it\n"
             f"  line        2 × type_001 ({PSN})\n"
             "  delivered   0 of 2\n"
@@ -663,7 +663,7 @@ def test_status_says_that_a_held_order_needs_attention(call: Call, simulator: Si
     simulator.price_factor = 2
     make_order(reference="cart-1", sale_price=Decimal(550))
     call("giftcards_poll")
-    assert "need attention    1" in call("giftcards_status").out.splitlines()
+    assert "need attention                1" in call("giftcards_status").out.splitlines()
     shown = call("giftcards_status", "cart-1").out
     assert (
         "  attention   price_above: A card costs 980.00 at the provider; your limit is 550.00. The"

@@ -480,6 +480,37 @@ class TestMoney:
                 assert money(700) in text
                 assert "You are fully refunded." in text
 
+    @pytest.mark.parametrize(
+        ("language", "days", "said"),
+        [
+            ("en", 3, "You get the money by 3 Dec 2026 at the latest."),
+            ("fr", 3, "Vous recevrez l’argent au plus tard le 3 déc 2026."),
+            ("ar", 3, "يصلك المال في 3 ديسمبر 2026 على أبعد تقدير."),
+            # A day that has passed is promised to nobody.
+            ("en", 1, "The money is late. We are sorry, and are on it."),
+        ],
+    )
+    def test_the_day_of_the_money_is_told_as_the_shop_has_promised_it(
+        self,
+        language: str,
+        days: int,
+        said: str,
+        settings: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        settings.TIME_ZONE = "Africa/Algiers"  # where it is the 30th already
+        order = settle("web-1042", PARTIAL, **LINE)
+        order.settled_at = datetime(2026, 11, 29, 23, 30, tzinfo=UTC)
+        monkeypatch.setattr(timezone, "now", lambda: datetime(2026, 12, 2, 12, tzinfo=UTC))
+        for text in texts_of(write(order, Kind.PARTLY_DELIVERED, language=language)):
+            assert said not in plain(text)
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "REFUND_DAYS": days}
+        for text in texts_of(write(order, Kind.PARTLY_DELIVERED, language=language)):
+            assert said in plain(text)
+        record_refund(order, amount=1100, reference="R1")
+        for text in texts_of(write(order, Kind.PARTLY_DELIVERED, language=language)):
+            assert said not in plain(text)
+
     def test_nothing_is_said_to_be_paid_back_that_was_not(self) -> None:
         with pytest.raises(ValueError, match="Nothing was paid back"):
             write(settle("web-1042", PARTIAL, **LINE), Kind.PAID_BACK)

@@ -20,9 +20,10 @@ from django.utils import timezone
 from giftcards.delivery import page_tokens, pages, revealing
 from giftcards.delivery.links import issue
 from giftcards.delivery.models import MOST_REVEALS, CardLink, LinkVisit
+from giftcards.display import day_text
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order
-from giftcards.settlement import record_refund
+from giftcards.settlement import promised_day, record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, FULFILLED, settled
 from tests.delivery.pages import (
@@ -390,6 +391,19 @@ class TestWhatIsMissing:
         for sentence in told:
             assert sentence in text
         assert ("will be paid back" in text) == any("will be" in sentence for sentence in told)
+
+    def test_a_day_that_the_shop_has_promised_is_told_until_it_has_passed(
+        self, settings: Any
+    ) -> None:
+        order = make_settled(sale_price=550)
+        address = address_of_new_link(order)
+        assert "You get the money" not in words(press(address))
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "REFUND_DAYS": 3}
+        assert f"You get the money by {day_text(promised_day(order))} at" in words(press(address))
+        Order.objects.filter(pk=order.pk).update(settled_at=timezone.now() - timedelta(days=9))
+        text = words(press(address))
+        assert "The money is late. We are sorry, and are on it." in text
+        assert "You get the money" not in text
 
     def test_without_a_sale_amount_the_page_promises_no_figure(self, address: str) -> None:
         text = words(press(address))

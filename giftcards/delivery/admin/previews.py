@@ -30,6 +30,8 @@ from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
 from giftcards.delivery.links import expiry
 from giftcards.delivery.messages import Content, render
 from giftcards.display import supported_language
+from giftcards.models import Order
+from giftcards.settlement import promised_day
 
 # The document with the mail may only be shown in a page of ours, with its own styles.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox"
@@ -205,6 +207,7 @@ def _facts(kind: str, now: datetime) -> Facts:
         owed=owed,
         paid_back=(PaidBack(missing * _PRICE, now, "CCP"),) if is_paid_back else (),
         is_reordered=False,
+        promised_day=promised_day(Order(settled_at=now)) if is_final else None,
     )
 
 

@@ -11,13 +11,14 @@ from django import template
 from django.template import RequestContext
 
 from giftcards.delivery import my_orders
-from giftcards.display import moment, money
+from giftcards.display import day_text, moment, money
 from giftcards.models import Order
 
 register = template.Library()
 
 register.filter("money", money)
 register.filter("moment", moment)
+register.filter("day", day_text)
 
 # The page lists the others.
 _MOST_LISTED = 20

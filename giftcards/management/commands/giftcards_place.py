@@ -25,6 +25,8 @@ from giftcards.management.base import (
     reason,
     refuse,
     sentences,
+    standing,
+    status_label,
     typed_amount,
     unfinished,
     what_it_waits_for,
@@ -125,7 +127,8 @@ def _follow(order: Order, gateway: Gateway, progress: Progress, *, wait: bool) -
 
 
 def _show(order: Order, progress: Progress, *, unless_short: bool = False) -> None:
-    text = f"{order.status}: {order.fulfilled_quantity} of {order.quantity} cards delivered"
+    delivered = f"{order.fulfilled_quantity} of {order.quantity} cards delivered"
+    text = f"{status_label(order.status)}: {delivered}"
     if (wait := what_it_waits_for(order)) is None:
         progress.end(text)
     else:
@@ -149,4 +152,4 @@ def _why_unfinished(order: Order) -> str:
     # An order that was never tried has no reason of its own: the provider's state is told instead.
     has_reason = order.open_problems or order.changes.exists()
     why = reason(order) if has_reason else provider_state()
-    return f"The order {order.reference} is {order.status}. {why}".strip()
+    return f"{standing(order)} {why}".strip()

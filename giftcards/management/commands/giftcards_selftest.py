@@ -25,6 +25,7 @@ from giftcards.management.base import (
     reason,
     refuse,
     sentences,
+    status_label,
     unfinished,
     what_it_waits_for,
 )
@@ -176,7 +177,8 @@ def run(
 def _differences(scenario: Scenario, order: Order) -> Iterator[str]:
     if order.status != scenario.status:
         why = reason(order)
-        yield f"The order should be {scenario.status}, but is {order.status}. {why}".strip()
+        expected, found = (status_label(each).lower() for each in (scenario.status, order.status))
+        yield f"The order should be {expected}, but is {found}. {why}".strip()
         return
     cards = list(order.cards.select_related("order"))
     if len(cards) != scenario.delivered or order.fulfilled_quantity != scenario.delivered:
@@ -209,14 +211,16 @@ def _complaints(reports: Sequence[SelfTestReport], cards: Mapping[str, str]) -> 
 def _show(progress: Progress, scenario: Scenario, order: Order) -> None:
     if wait := what_it_waits_for(order):
         what, since = wait
-        progress.show(f"{scenario.name}: {order.status}, {what}", since=since, unless_short=True)
+        text = f"{scenario.name}: {status_label(order.status)}, {what}"
+        progress.show(text, since=since, unless_short=True)
 
 
 def _line(report: SelfTestReport) -> str:
     order = report.order
     result = "FAILED" if report.complaints else "ok"
+    status = status_label(order.status).lower()
     line = (
-        f"{result:<8}{report.scenario.name}: {order.quantity} × {order.type_id} is {order.status},"
+        f"{result:<8}{report.scenario.name}: {order.quantity} × {order.type_id} is {status},"
         f" {order.fulfilled_quantity} delivered"
     )
     return "\n".join([line, *(f"        {complaint}" for complaint in report.complaints)])

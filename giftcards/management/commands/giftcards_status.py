@@ -31,6 +31,7 @@ from giftcards.management.base import (
     ok_or_trouble,
     order_as_dict,
     refuse,
+    status_label,
 )
 from giftcards.management.output import counted, iso
 from giftcards.models import Order, ProviderState
@@ -160,7 +161,8 @@ class _Overview:
 
     def __str__(self) -> str:
         state = self.state
-        counts = {**self.orders, "need attention": self.waiting.needing_attention}
+        counts = {status_label(status): count for status, count in self.orders.items()}
+        counts["need attention"] = self.waiting.needing_attention
         times = {
             "last answer": state.succeeded_at,
             "last failure": state.failed_at,
@@ -169,7 +171,7 @@ class _Overview:
             "next tick": self.next_tick,
         }
         failure = f"The last failure: {state.failure}" if state.failure else ""
-        lines = [f"{name:<18}{count}" for name, count in counts.items()]
+        lines = [f"{name:<30}{count}" for name, count in counts.items()]
         lines += [f"Provider: {state.explain()}"]
         lines += [f"  {label:<16}{iso(at) or 'never'}" for label, at in times.items()]
         lines += self._facts()
