@@ -38,6 +38,10 @@ class ReorderError(GiftcardsError):
     """The missing cards of an order cannot be ordered again; the text says why."""
 
 
+class SaleError(GiftcardsError):
+    """What the customer paid cannot be recorded; the text, in the active language, says why."""
+
+
 class RefundError(GiftcardsError):
     """A refund to a customer cannot be recorded, paid or taken back; the text says why.
 

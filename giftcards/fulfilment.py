@@ -13,7 +13,7 @@ from django.db import transaction
 from giftcards.engine.holding import approve_price, approve_review, reject_held
 from giftcards.engine.reordering import reorder_missing
 from giftcards.engine.task_queue import wake_worker
-from giftcards.models import CustomerChange, Order, new_reference
+from giftcards.models import CustomerChange, Order, money, new_reference
 from giftcards.models.fields import assign
 from giftcards.signals import customer_changed
 
@@ -27,6 +27,7 @@ __all__ = [
     "change_customer",
     "check_line",
     "place_order",
+    "record_sale",
     "reject_held",
     "reorder_missing",
 ]
@@ -185,6 +186,25 @@ def change_customer(
         return False
     logger.info("The customer of order %s was corrected.", order.reference)
     return True
+
+
+def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
+    """Record that the customer paid ``amount`` for all cards of ``order``; False if that is known.
+
+    For a final order that was placed without ``sale_price`` and ``sale_amount``: from then on, it
+    is known what its customer is owed. ``by`` names who said so, for the note in the order's
+    timeline. ``order`` is updated in place. Placing the order again as it was placed, without a
+    sale amount, still returns it.
+
+    Raises :exc:`~giftcards.exceptions.SaleError` if the order is open, has another sale amount, or
+    its missing cards were ordered again. Raises
+    :exc:`~django.core.exceptions.ValidationError` for an amount below 0 or with more than two
+    decimals, and for an empty name.
+    """
+    is_new = money.record_sale(order, amount, by=by)
+    if is_new:
+        logger.info("What the customer of order %s paid was recorded.", order.reference)
+    return is_new
 
 
 def _order(product_id: str, type_id: str, quantity: int, details: OrderDetails) -> Order:

@@ -19,7 +19,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.display import isolated, money_text
 from giftcards.engine.task_queue import wake_worker
-from giftcards.exceptions import RefundError, ReorderError
+from giftcards.exceptions import RefundError, ReorderError, SaleError
 from giftcards.models import Order
 from giftcards.statuses import Status
 
@@ -257,7 +257,7 @@ def _act(attempt: Attempt) -> Answer:
         return Outcome(refusal.explain(), level=messages.ERROR)
     except RefundError as error:
         return Outcome(error.shown(in_words), level=messages.ERROR)
-    except (ReorderError, ValidationError) as error:
+    except (ReorderError, SaleError, ValidationError) as error:
         texts = getattr(error, "messages", [str(error)])
         return Outcome(tuple(texts), level=messages.ERROR)
     return answer

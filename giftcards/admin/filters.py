@@ -27,6 +27,7 @@ from giftcards.models.order_queries import (
     OWING,
     PAID_BACK,
     PLANNED,
+    SALE_UNKNOWN,
 )
 from giftcards.models.orders import WITH_OTHER_PROBLEMS
 from giftcards.models.times import read_moment
@@ -96,6 +97,14 @@ class RefundFilter(ConditionFilter):
         "planned": (_("To be paid back"), PLANNED),
         "owed": (_("Still owed"), OWING),
     }
+
+
+class SaleFilter(ConditionFilter):
+    """The final orders without a sale amount, which a report and the closing of a month link to."""
+
+    title = _("sale amount")
+    parameter_name = "sale"
+    conditions = {"unknown": (_("Not known"), SALE_UNKNOWN)}
 
 
 class ContradictoryFilter(ConditionFilter):

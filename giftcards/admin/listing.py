@@ -23,6 +23,7 @@ from giftcards.admin.filters import (
     OrderChangeList,
     ProductFilter,
     RefundFilter,
+    SaleFilter,
     SettledFilter,
     show_filters,
 )
@@ -117,6 +118,7 @@ class OrderList(LongList, OrderPages):
         AttentionFilter,
         ("status", ChoicesFilter),
         RefundFilter,
+        SaleFilter,
         ProductFilter,
         GroupFilter,
         ("environment", ChoicesFilter),

@@ -22,7 +22,7 @@ from giftcards.admin.finding import FIND_CARD
 from giftcards.admin.listing import OrderList
 from giftcards.admin.order_page import OrderPage
 from giftcards.admin.placing import PlacingPage
-from giftcards.admin.refunding import CANCEL, COMPLETE, PAY_BACK
+from giftcards.admin.refunding import CANCEL, COMPLETE, PAY_BACK, SALE
 from giftcards.admin.resolving import ADOPT, RELEASE, RESOLVE
 from giftcards.admin.revealing import ASK, REVEAL
 from giftcards.models import Order
@@ -38,6 +38,7 @@ register(
             CHECK,
             REPEAT,
             PAY_BACK,
+            SALE,
             DISPUTE,
             RELEASE,
             CUSTOMER,

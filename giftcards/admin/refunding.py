@@ -19,13 +19,14 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.actions import LATE, Answer, Attempt, OrderAction, Outcome, in_words, may
 from giftcards.admin.breakdown import customer_lines
-from giftcards.admin.pages import customer_of
+from giftcards.admin.pages import customer_of, facts
 from giftcards.admin.placing import AmountField
 from giftcards.display import bdi, filled, moment, money, money_text, payment, refund_badge
 from giftcards.exceptions import RefundError
+from giftcards.fulfilment import record_sale
 from giftcards.models import CustomerRefund, Order
 from giftcards.models.fields import plain_line
-from giftcards.models.money import check_amount, refundable_amount
+from giftcards.models.money import check_amount, refundable_amount, sale_obstacle
 from giftcards.settlement import cancel_refund, complete_refund, record_refund
 
 _State = CustomerRefund.State
@@ -60,6 +61,48 @@ def _steps(refund: CustomerRefund) -> list[SafeString]:
         format_html("{} {} {}", label, moment(at), bdi(name)) for label, at, name in steps if at
     ]
 
+
+# What the customer paid, if the shop has not said.
+
+
+class SaleForm(forms.Form):
+    amount = AmountField(
+        label=_("Paid by the customer, for all cards"),
+        help_text=_("It is recorded once, and not changed any more."),
+        widget=forms.TextInput(attrs={"autocomplete": "off", "inputmode": "decimal"}),
+    )
+
+
+def _say_sale(attempt: Attempt) -> Outcome:
+    if not record_sale(attempt.order, attempt.form.cleaned_data["amount"], by=attempt.by):
+        return Outcome(gettext("This amount was recorded already."), level=messages.INFO)
+    return Outcome(
+        gettext("Recorded: the customer paid %(amount)s.")
+        % {"amount": money_text(attempt.order.sale_amount)},
+        "Recorded what the customer paid.",
+    )
+
+
+def _why_no_sale(attempt: Attempt) -> Outcome | None:
+    obstacle = sale_obstacle(attempt.order)
+    if attempt.request.method == "POST" or not obstacle:
+        return None
+    return Outcome(obstacle, level=messages.ERROR)
+
+
+SALE = OrderAction(
+    name="order_sale",
+    route="<key>/sale/",
+    label=_("Say what the customer paid"),
+    permission=may("giftcards.settle_refund"),
+    is_offered=lambda order: not sale_obstacle(order),
+    before=_why_no_sale,
+    token=None,
+    form=lambda _attempt, data: SaleForm(data),
+    template="sale",
+    context=lambda attempt: {"facts": facts(attempt.order)},
+    act=_say_sale,
+)
 
 # A new refund: the form, its confirmation, and the record.
 

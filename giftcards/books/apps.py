@@ -14,11 +14,12 @@ class BooksConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
     #: The permissions that giftcards_setup gives to groups of staff: see management/roles.py.
     giftcards_roles: ClassVar[Mapping[str, Collection[str]]] = {
-        "Gift card manager": ("view_ledgerentry",),
-        "Gift card accountant": ("view_ledgerentry",),
+        "Gift card manager": ("view_ledgerentry", "close_month"),
+        "Gift card accountant": ("view_ledgerentry", "close_month"),
     }
 
     def ready(self) -> None:
+        from giftcards.books.closing import check_closed_month
         from giftcards.books.conditions import CONDITIONS
         from giftcards.books.nightly import read_while_idle
         from giftcards.conditions import register
@@ -26,3 +27,4 @@ class BooksConfig(AppConfig):
 
         register(CONDITIONS)
         add_chore("the reading of the provider's ledger", read_while_idle)
+        add_chore("the comparison of closed months", check_closed_month)

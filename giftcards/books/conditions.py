@@ -14,13 +14,14 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.books.closing import changed_months
 from giftcards.books.expected import GRACE, UNNOTICED
 from giftcards.books.forecast import money_in_open_orders
 from giftcards.books.models import CHARGE, CREDIT, LedgerEntry, LedgerState
 from giftcards.books.summary import Discrepancies, find_gap
 from giftcards.conditions import MOST, Condition, Finding, Severity, Standing
 from giftcards.conf import conf
-from giftcards.display import money_text
+from giftcards.display import day_text, money_text
 from giftcards.models import Order
 from giftcards.models.times import day_of
 
@@ -173,6 +174,20 @@ def _does_not_suffice(standing: Standing) -> Finding | None:
     return Finding(sentence, explain=explain)
 
 
+def _have_closed_months_changed(standing: Standing) -> Finding | None:
+    months = standing.once(changed_months)
+
+    def explain() -> str:
+        return ", ".join(day_text(month, "F Y") for month in months)
+
+    return Finding.of_rows(
+        len(months),
+        one="1 closed month has changed.",
+        many="%s closed months have changed.",
+        explain=explain,
+    )
+
+
 _LEDGER, _LAST_DAYS = "giftcards_books_ledgerentry_changelist", "?period=week"
 
 CONDITIONS = (
@@ -232,5 +247,18 @@ CONDITIONS = (
         ended=_("The provider's ledger of the last days explains the balance again."),
         page=_LEDGER,
         query=_LAST_DAYS,
+    ),
+    Condition(
+        code="closed_month",
+        severity=Severity.WARNING,
+        permission="giftcards.view_cost",
+        judge=_have_closed_months_changed,
+        headline=ngettext_lazy(
+            "%(count)s closed month has changed", "%(count)s closed months have changed", "count"
+        ),
+        remedy=_("Look at what differs, tell who has the old figures, and close the month again."),
+        ended=_("No closed month differs from its record any more."),
+        page="giftcards_order_close_month",
+        query="?month=changed",
     ),
 )

@@ -34,6 +34,14 @@ class GiftcardsBooks(ConditionCheck):
 
 
 @dataclass
+class GiftcardsClosedMonths(ConditionCheck):
+    """Checks that closed months have the figures with which they were closed."""
+
+    condition = "closed_month"
+    failure = ServiceWarning
+
+
+@dataclass
 class GiftcardsFunds(ConditionCheck):
     """Checks that the balance covers the orders that are still to be sent."""
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Self
 
 from django.db import models
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.models.fields import ExactCharField
+from giftcards.models.fields import ExactCharField, PlainTextField
 from giftcards.models.orders import Order
 
 # The types of the entries that are about orders of gift cards.
 CHARGE = "ORDER"
 CREDIT = "REFUND-ORDER"
+
+# Entries for gift cards of which no order is known here.
+CHARGED_UNKNOWN = Q(order=None, type=CHARGE)
+CREDITED_UNKNOWN = Q(order=None, type=CREDIT)
 
 # The columns that the provider tells. If one of the first three changes, the order may be another.
 _IDENTIFYING = ("type", "amount", "objid")
@@ -207,3 +212,58 @@ class LedgerState(models.Model):
 
     def __str__(self) -> str:
         return str(self.read_until)
+
+
+class MonthClosingQuerySet(models.QuerySet["MonthClosing"]):
+    def of(self, month: date) -> Self:
+        """The closings of ``month``, given by its first day; the valid one first."""
+        return self.filter(month=month).order_by("-number")
+
+    def valid(self) -> list[MonthClosing]:
+        """The last closing of each month, the latest month first; there are twelve a year."""
+        latest: dict[date, MonthClosing] = {}
+        for closing in self.order_by("-month", "-number"):
+            latest.setdefault(closing.month, closing)
+        return list(latest.values())
+
+
+class MonthClosing(models.Model):
+    """The record that a person has closed a month, with its figures at that moment.
+
+    Nobody changes or deletes it. If a month is closed again, that is a new record.
+    """
+
+    # The first day.
+    month = models.DateField(editable=False)
+    # 1, or one more than that of the closing before it.
+    number = models.PositiveIntegerField(editable=False)
+    # By the names in giftcards.books.closing: whole numbers, amounts as texts with two decimals,
+    # and null for what is not known.
+    figures: models.JSONField[Mapping[str, Any], Mapping[str, Any]] = models.JSONField(
+        editable=False
+    )
+    # The names of the steps that were still to do.
+    open_steps = models.JSONField(default=list, editable=False)
+    note = PlainTextField(_("reason"), max_length=2000, blank=True)
+    # A name, as in Acknowledgement: users may be deleted.
+    closed_by = models.CharField(max_length=254, editable=False)
+    closed_at = models.DateTimeField(default=timezone.now, editable=False)
+    # When its figures were last compared with those of the month, and whether they differed.
+    checked_at = models.DateTimeField(default=timezone.now, editable=False)
+    has_changed = models.BooleanField(default=False, editable=False)
+
+    objects = MonthClosingQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("closed month")
+        verbose_name_plural = _("closed months")
+        default_permissions = ()
+        permissions = (("close_month", "Can close months"),)
+        constraints = (
+            models.UniqueConstraint(
+                fields=("month", "number"), name="giftcards_books_closing_number"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.month:%Y-%m}"

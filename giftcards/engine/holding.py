@@ -82,7 +82,7 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
     ``ValidationError`` is raised. If a card costs more when the order is to be sent, it is held
     again. ``by`` names who decided, in the timeline.
     """
-    approved, above = order.check_price(price), _held_for(order, "price_above")
+    approved, above = order.check_amount("approved_price", price), _held_for(order, "price_above")
     if above is None:
         return None
     amounts = {"price": f"{price:.2f}", "ceiling": above.parameters["ceiling"]}
@@ -193,7 +193,7 @@ def confirm_price(order: Order, price: Decimal) -> None:
 
     Call it in the transaction that records the order, so that no worker has seen the order yet.
     """
-    order.approved_price = order.check_price(price)
+    order.approved_price = order.check_amount("approved_price", price)
     order.save(update_fields=["approved_price"])
 
 

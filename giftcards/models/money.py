@@ -14,11 +14,12 @@ from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.exceptions import RefundError
+from giftcards.exceptions import RefundError, SaleError
 from giftcards.models.fields import MONEY, ExactCharField, assign, plain_line
 from giftcards.models.order_queries import LAST_CHARACTER, PLANNED, batches
 from giftcards.models.orders import Order
-from giftcards.settlement import customer_breakdown
+from giftcards.models.records import Note
+from giftcards.settlement import customer_breakdown, paid_amount
 
 _CENTIME = Decimal("0.01")
 # The columns of an order that are computed from its refunds.
@@ -179,6 +180,44 @@ def check_amount(order: Order, amount: Decimal) -> None:
     if amount > left:
         text = gettext("Only %(open)s can still be paid back, not %(amount)s.")
         raise RefundError(text, open=left, amount=amount)
+
+
+def sale_obstacle(order: Order) -> str:
+    """The reason why nobody can say any more, or yet, what the customer paid; "" if there is none.
+
+    In the active language.
+    """
+    if not order.is_final:
+        return gettext("The order is open.")
+    if paid_amount(order) is not None:
+        return gettext("It is known already what the customer paid for this order.")
+    if order.reordered_amount is not None:
+        return gettext(
+            "The missing cards were ordered again: what was paid for them is not known any more."
+        )
+    return ""
+
+
+def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
+    """Record what the customer paid, with a note; False if the order has this amount already.
+
+    The instance ``order`` is brought up to date. Raises what
+    :func:`~giftcards.fulfilment.record_sale` raises.
+    """
+    paid = order.check_amount("sale_amount", amount)
+    with transaction.atomic():
+        locked = _lock(order.pk)
+        is_new = paid_amount(locked) != paid
+        if is_new and (obstacle := sale_obstacle(locked)):
+            raise SaleError(obstacle)
+        if is_new:
+            locked.sale_amount = paid
+            _count(locked)
+            locked.save(update_fields=["sale_amount", *_SUMS])
+            text = gettext("What the customer paid was recorded.")
+            Note.objects.add(locked, text, by=by)
+    assign(order, {name: getattr(locked, name) for name in ("sale_amount", *_SUMS)})
+    return is_new
 
 
 class RefundState(models.TextChoices):

@@ -41,6 +41,8 @@ HELD_FOR_REVIEW = HELD & Q(settled_at=None, review=Review.WANTED)
 PAID_BACK = Q(has_paid_back__in=[True])
 PLANNED = Q(has_planned__in=[True])
 OWING = Q(is_owing__in=[True])
+# Final orders of which nobody has said what the customer paid.
+SALE_UNKNOWN = Q(is_owing__isnull=True, settled_at__isnull=False)
 # Settled orders whose figures from the provider contradict each other.
 CONTRADICTORY = Q(is_consistent__in=[False])
 # Settled orders for which the ledger does not have what the provider promised to credit back.

@@ -83,8 +83,8 @@ OF_GIFT = (*OF_RECIPIENT, "gift_message", "deliver_at")
 CORRECTABLE = (*OF_CUSTOMER, *OF_GIFT)
 # The other values that the caller gives, beside the reference, by kind.
 _TEXTS = ("product_id", "type_id", "group")
+_LINE = (*_TEXTS, "quantity")
 _AMOUNTS = ("sale_price", "sale_amount", "max_price")
-_GIVEN = (*_TEXTS, "quantity", *_AMOUNTS)
 # A gift that is to be delivered later than this is a slip of the pen.
 _LONGEST_AHEAD = timedelta(days=366)
 # The version of final_figures. Raise it if that function computes more, or differently: then the
@@ -757,10 +757,18 @@ class Order(models.Model):
         return (
             # A collation may have taken one reference for the other.
             self.reference == other.reference
-            and all(getattr(self, name) == getattr(other, name) for name in _GIVEN)
+            and _as_read(self, *_LINE) == _as_read(other, *_LINE)
+            and self._is_sold_as(other)
             and is_same_json(other.metadata, self.metadata)
             and self._is_or_was_for(other)
         )
+
+    def _is_sold_as(self, other: Order) -> bool:
+        given, now = (_as_read(order, *_AMOUNTS) for order in (other, self))
+        if self.is_final and self.sale_price is None and other.sale_amount is None:
+            # What the customer paid may have been recorded since.
+            now["sale_amount"] = None
+        return given == now
 
     def _is_or_was_for(self, other: Order) -> bool:
         wanted = correctable(other)
@@ -812,12 +820,12 @@ class Order(models.Model):
             raise ValidationError({"recipient_email": text})
         return copied
 
-    def check_price(self, price: Decimal | int) -> Decimal:
-        """Return ``price``; raise ``ValidationError`` if it cannot be approved as a ceiling."""
-        if type(price) not in {int, Decimal}:
+    def check_amount(self, column: str, amount: Decimal | int) -> Decimal:
+        """Return ``amount``; raise ``ValidationError`` if ``column`` cannot have it."""
+        if type(amount) not in {int, Decimal}:
             raise ValidationError(gettext("This must be a decimal number."))
-        field = cast("models.Field[Any, Any]", self._meta.get_field("approved_price"))
-        checked: Decimal = field.clean(price, self)
+        field = cast("models.Field[Any, Any]", self._meta.get_field(column))
+        checked: Decimal = field.clean(amount, self)
         return checked
 
     def _check_types(self) -> None:

@@ -22,8 +22,16 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.filters import ConditionFilter, show_filters
+from giftcards.admin.pages import OrderPages
 from giftcards.admin.rows import OrderRows, column, order_link, visible_orders
-from giftcards.books.models import CHARGE, CREDIT, LedgerEntry
+from giftcards.books.admin.periods import month_of
+from giftcards.books.models import (
+    CHARGE,
+    CHARGED_UNKNOWN,
+    CREDIT,
+    CREDITED_UNKNOWN,
+    LedgerEntry,
+)
 from giftcards.books.reports import By, first_day, last_day
 from giftcards.books.summary import LISTED, Discrepancies, Discrepancy, Summary, summarise
 from giftcards.display import (
@@ -79,8 +87,8 @@ class MatchFilter(ConditionFilter):
     conditions = {
         # A list, because Django turns "= True" into a bare column, for which SQLite uses no index.
         "guessed": (_("Matched by amount and time"), Q(is_guess__in=[True])),
-        "charged": (_("Unknown, charged"), Q(order=None, type=CHARGE)),
-        "credited": (_("Unknown, credited back"), Q(order=None, type=CREDIT)),
+        "charged": (_("Unknown, charged"), CHARGED_UNKNOWN),
+        "credited": (_("Unknown, credited back"), CREDITED_UNKNOWN),
     }
 
 
@@ -95,7 +103,7 @@ class PeriodFilter(admin.SimpleListFilter):
         while len(months) < _MONTHS:
             months.append(first_day(months[-1] - timedelta(days=1), By.MONTH))
         asked_for = self.value()
-        if asked_for and (month := _month(asked_for)) and month not in months:
+        if asked_for and (month := month_of(asked_for)) and month not in months:
             months.append(month)
         return [
             ("today", _("Today")),
@@ -112,7 +120,7 @@ class PeriodFilter(admin.SimpleListFilter):
         day = today()
         if chosen in {"today", "week"}:
             return (day if chosen == "today" else day - timedelta(days=6)), day
-        first = _month(chosen)
+        first = month_of(chosen)
         if first is None:
             raise IncorrectLookupParameters
         return first, last_day(first, By.MONTH)
@@ -183,8 +191,17 @@ class LedgerEntryAdmin(OrderRows):
         response = show_filters(super().changelist_view(request, extra_context))
         shown = getattr(response, "context_data", None)
         if shown and "cl" in shown:
-            shown |= self._summary(request, shown["cl"])
+            shown |= {"close_month": self._closing(request), **self._summary(request, shown["cl"])}
         return response
+
+    def _closing(self, request: HttpRequest) -> str:
+        """The page that closes the chosen month, or the last one; "" for who may not see it."""
+        pages = self.admin_site._registry.get(Order)  # noqa: SLF001
+        if not (isinstance(pages, OrderPages) and pages.has_report_permission(request)):
+            return ""
+        chosen = request.GET.get(PeriodFilter.parameter_name, "")
+        query = f"?month={chosen}" if month_of(chosen) else ""
+        return pages.address("close_month") + query
 
     def _summary(self, request: HttpRequest, changelist: ChangeList) -> dict[str, Any]:
         """The summary of a period as template context, if the address asks for nothing else.
@@ -342,16 +359,3 @@ def _items(found: Discrepancies, name: _Name) -> list[SafeString]:
         format_html("{} · {} · {}", name(item), money(item.amount), exact_moment(item.time))
         for item in found.first
     ]
-
-
-# Days of the site.
-
-
-def _month(text: str) -> date | None:
-    """The first day of a month such as ``2026-11``; ``None`` for any other text."""
-    try:
-        first = date.fromisoformat(f"{text}-01")
-    except ValueError:
-        return None
-    # Times of far years do not fit into every time zone.
-    return first if 2000 <= first.year <= 2100 and f"{first:%Y-%m}" == text else None

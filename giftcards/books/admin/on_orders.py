@@ -23,7 +23,8 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin.extensions import Extension, register
 from giftcards.admin.filters import ConditionFilter
 from giftcards.admin.pages import OrderPages
-from giftcards.books.admin.reports import PAGES, orders_of_unknown_price
+from giftcards.books.admin import closing, reports
+from giftcards.books.admin.reports import orders_of_unknown_price
 from giftcards.books.expected import refund_amount
 from giftcards.books.forecast import OpenMoney, lasts, money_in_open_orders
 from giftcards.books.models import CREDIT
@@ -125,6 +126,9 @@ class NotCreditedFilter(ConditionFilter):
 
 
 EXTENSION = Extension(
-    above_list=above_list, money=bookings, filters=(NotCreditedFilter,), pages=PAGES
+    above_list=above_list,
+    money=bookings,
+    filters=(NotCreditedFilter,),
+    pages=(*reports.PAGES, *closing.PAGES),
 )
 register(EXTENSION)

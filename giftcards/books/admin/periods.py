@@ -181,6 +181,15 @@ def row_text(row: Row, report: Report) -> str:
     return " – ".join(day_text(day, "j N" if len(years) == 1 else "j N Y") for day in days)
 
 
+def month_of(text: str) -> date | None:
+    """The first day of a month such as ``2026-11``; ``None`` for any other text."""
+    try:
+        first = date.fromisoformat(f"{text}-01")
+    except ValueError:
+        return None
+    return first if _FIRST <= first <= _LAST and f"{first:%Y-%m}" == text else None
+
+
 def _date_field(label: Any) -> forms.DateField:
     # Browsers show a calendar of their own, in their language, and always send this format.
     widget = forms.DateInput(

@@ -75,6 +75,7 @@ _FILTERS: Mapping[str, Mapping[str, str]] = {
     "orders": {},
     "rejected": {"status__exact": Status.REJECTED},
     "contradictory": {"figures": "contradictory"},
+    "unpaid": {"sale": "unknown"},
     "customer_refunded_amount": {"refund": "paid"},
     "customer_planned_amount": {"refund": "planned"},
     "open_amount": {"refund": "owed"},
@@ -121,6 +122,7 @@ def _report_page(
         "form": form,
         "errors": form.errors or downloads.errors,
         "links": links(question),
+        "close_month": pages.address("close_month") if pages.may_see_costs(request) else "",
     }
     if question:
         title = gettext("Report: %(period)s") % {
@@ -212,7 +214,7 @@ class ReportFact(NamedTuple):
     is_wrong: bool = False
 
 
-def _list_address(order_list: str, question: Question, **filters: str) -> str:
+def list_address(order_list: str, question: Question, **filters: str) -> str:
     """The address of the list of the question's orders, limited further by ``filters``."""
     product = {"product_id": question.product_id} if question.product_id else {}
     start, end = bounds(question.start, question.end)
@@ -243,7 +245,7 @@ def _facts(total: Figures, question: Question, order_list: str, side: Side) -> I
             continue
         # The list of all orders is linked to even if it is empty.
         filters = _FILTERS.get(column.name) if value or column.name == "orders" else None
-        address = "" if filters is None else _list_address(order_list, question, **filters)
+        address = "" if filters is None else list_address(order_list, question, **filters)
         is_wrong = column.name in _WRONG and value > 0
         yield ReportFact(_LABELS[column.name], _figure(column, total), address, is_wrong)
 
@@ -297,7 +299,7 @@ def _lines(
     """The rows: the name, the address of its orders or "", and the cells."""
     for row in report.rows:
         about = _question_of(row, question)
-        address = _list_address(order_list, about) if about else ""
+        address = list_address(order_list, about) if about else ""
         yield row_text(row, report), address, _cells(row.figures, shows_costs=shows_costs)
 
 

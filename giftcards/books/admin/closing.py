@@ -1,0 +1,391 @@
+"""The page "Closing a month": the steps before it, the figures that are recorded, and the records.
+
+It tells sums over all orders and what the provider charges, so only people who may see the report
+and costs may see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from django import forms
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.db import router, transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils.crypto import constant_time_compare
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.actions import Page, token
+from giftcards.admin.pages import OrderPages
+from giftcards.books.admin.periods import Question, month_of
+from giftcards.books.admin.reports import list_address
+from giftcards.books.closing import (
+    Month,
+    Step,
+    StepState,
+    changed_months,
+    close_month,
+    last_finished_month,
+)
+from giftcards.books.models import LedgerEntry, MonthClosing
+from giftcards.books.months import FIGURES, MonthFigure, Part, Value, as_read, as_stored
+from giftcards.books.reports import By, first_day
+from giftcards.display import (
+    bdi,
+    count_text,
+    day_text,
+    filled,
+    isolated,
+    moment,
+    money,
+    signed_money,
+)
+
+# The finished months that are offered.
+_MONTHS = 24
+# Asks for the month that has changed since it was closed, as the condition does.
+_CHANGED = "changed"
+_BY_NAME = {figure.name: figure for figure in FIGURES}
+_SIGNS = {StepState.DONE: "✓", StepState.TO_DO: "!", StepState.NOTHING: "–"}
+
+
+class _Text(NamedTuple):
+    """The words about a step; ``counts`` are the figures whose rows it leads to."""
+
+    title: Any
+    done: Any
+    nothing: Any
+    advice: Any
+    counts: tuple[str, ...]
+
+
+_TEXTS: Mapping[str, _Text] = {
+    "read": _Text(
+        _("The provider's ledger, to the end of the month"),
+        _("It has been read."),
+        "",
+        _("It is read automatically every night."),
+        ("entries",),
+    ),
+    "explained": _Text(
+        _("The ledger, beside the balance and the orders"),
+        _("The entries explain the whole change of the balance, and fit the orders."),
+        _("There are no entries and no orders."),
+        _("Find out what each is about. The provider's support knows what it has booked."),
+        (
+            "breaks",
+            "not_credited",
+            "charged_unknown",
+            "credited_unknown",
+            "beyond_price",
+            "beyond_refund",
+            "never_charged",
+        ),
+    ),
+    "sales": _Text(
+        _("Sale amounts"),
+        _("Of each order, it is known what the customer paid."),
+        _("There are no orders."),
+        _("Say on the page of each order what the customer paid."),
+        ("unpaid",),
+    ),
+    "planned": _Text(
+        _("Refunds to be paid"),
+        _("No refund is left to be paid."),
+        _("Nothing was owed to customers."),
+        _("Pay them, and mark them as paid on the pages of the orders."),
+        ("planned",),
+    ),
+    "owed": _Text(
+        _("Money still owed to customers"),
+        _("Nothing is still owed."),
+        _("Nothing was owed to customers."),
+        _("Pay it back, or order the missing cards again, on the pages of the orders."),
+        ("owing",),
+    ),
+}
+# The amounts that are told with a count.
+_AMOUNTS = {"breaks": "gap", "planned": "customer_planned_amount", "owing": "open_amount"}
+# The filters of the list of orders that find what a figure counts.
+_OF_ORDERS: Mapping[str, Mapping[str, str]] = {
+    "not_credited": {"ledger": "missing"},
+    "unpaid": {"sale": "unknown"},
+    "planned": {"refund": "planned"},
+    "owing": {"refund": "owed"},
+}
+# Those of the ledger. Without a filter, what is counted is listed above the entries of the month.
+_OF_ENTRIES: Mapping[str, Mapping[str, str]] = {
+    "charged_unknown": {"order": "charged"},
+    "credited_unknown": {"order": "credited"},
+}
+
+
+class ClosingForm(forms.ModelForm):  # type: ignore[type-arg]
+    """The form that closes a month; a step that is to do takes a reason."""
+
+    is_sure = forms.BooleanField(label=_("I have looked at the steps and the figures."))
+
+    class Meta:
+        model = MonthClosing
+        fields = ("note",)
+        widgets = {"note": forms.Textarea(attrs={"rows": 3, "dir": "auto"})}
+
+    def __init__(self, month: Month, data: Any = None) -> None:
+        super().__init__(data, auto_id="giftcards-closing-%s", label_suffix="")
+        note = self.fields["note"]
+        note.required = bool(month.open_steps)
+        note.label = (
+            gettext("Why it is closed although something is to do")
+            if note.required
+            else gettext("A note (not required)")
+        )
+
+
+def closing_view(pages: OrderPages, request: HttpRequest) -> HttpResponse:
+    if not (pages.has_report_permission(request) and pages.may_see_costs(request)):
+        raise PermissionDenied
+    may_close = request.user.has_perm("giftcards_books.close_month")
+    if request.method == "POST" and not may_close:
+        raise PermissionDenied
+    first = _asked_for(request)
+    if first is None:
+        pages.message_user(request, gettext("There is no such month."), messages.ERROR)
+        return HttpResponseRedirect(pages.address("close_month"))
+    month = Month.now(first)
+    form = ClosingForm(month, request.POST if request.method == "POST" else None)
+    if request.method == "POST":
+        refusal = _refusal(request, month)
+        if not refusal and form.is_valid():
+            refusal = _close(pages, request, month, form.cleaned_data["note"])
+        if refusal:
+            pages.message_user(request, refusal, messages.ERROR)
+        if refusal or form.is_valid():
+            return HttpResponseRedirect(f"{pages.address('close_month')}?month={_value(first)}")
+    return pages.render_page(
+        request,
+        "admin/giftcards_books/close_month.html",
+        title=gettext("Closing a month: %(month)s") % {"month": month_text(first)},
+        errors=form.errors,
+        **_shown(pages, request, month),
+        form=form if may_close and _may_be_closed(month) else None,
+        state_token=_token(month),
+    )
+
+
+def month_text(first: date) -> str:
+    return day_text(first, "F Y")
+
+
+def _value(first: date) -> str:
+    """The month in the addresses of pages."""
+    return f"{first:%Y-%m}"
+
+
+def _asked_for(request: HttpRequest) -> date | None:
+    """The first day of the month that the address asks for; ``None`` if it is none."""
+    asked = request.GET.get("month", "")
+    if asked in {"", _CHANGED}:
+        changed = changed_months() if asked else []
+        return changed[0] if changed else last_finished_month()
+    return month_of(asked)
+
+
+# Closing.
+
+
+def _token(month: Month) -> str:
+    """A hash of what the page has shown of the month."""
+    number = month.closing.number if month.closing else 0
+    seen = [month.first.isoformat(), number, as_stored(month.figures), month.open_steps]
+    return token("close_month", seen)
+
+
+def _may_be_closed(month: Month) -> bool:
+    """True if the month is over, and there is something to record."""
+    was = month.closing
+    return month.is_over and (was is None or was.figures != as_stored(month.figures))
+
+
+def _refusal(request: HttpRequest, month: Month) -> str:
+    """The reason why nothing is closed; "" if the month is as the person saw it."""
+    if not month.is_over:
+        return gettext("The month is not over yet. Nothing was closed.")
+    if not constant_time_compare(request.POST.get("state_token", ""), _token(month)):
+        return gettext(
+            "The figures have changed since the page was shown, or somebody has closed the month."
+            " Nothing was closed: look at it again."
+        )
+    return ""
+
+
+def _close(pages: OrderPages, request: HttpRequest, month: Month, note: str) -> str:
+    """Close the month, and say so; return the reason if nothing was closed."""
+    with transaction.atomic(using=router.db_for_write(MonthClosing)):
+        closing = close_month(month, by=request.user.get_username(), note=note)
+        if closing is None:
+            return gettext("Somebody else has just closed the month. Nothing was recorded twice.")
+        pages.log_addition(request, closing, "Closed the month.")
+    text = gettext("%(month)s is closed.") % {"month": month_text(month.first)}
+    pages.message_user(request, text, messages.SUCCESS)
+    return ""
+
+
+# What is shown.
+
+
+def _shown(pages: OrderPages, request: HttpRequest, month: Month) -> dict[str, Any]:
+    steps = list(_steps(pages, request, month))
+    return {
+        "months": list(_offered(month.first)),
+        "month": month,
+        "value": _value(month.first),
+        "month_text": month_text(month.first),
+        "is_first": month.closing is None,
+        "steps": steps,
+        "groups": list(_groups(month.figures)),
+        "differences": [
+            {
+                "label": each.figure.label,
+                "then": value_text(each.figure, each.then),
+                "now": value_text(each.figure, each.now),
+                "by": _change(each.then, each.now),
+            }
+            for each in month.differences
+        ],
+        "closings": list(_records(month.closings)),
+        "report": f"{pages.address('report')}?{_report_query(month)}",
+    }
+
+
+def _report_query(month: Month) -> str:
+    return urlencode(Question(month.first, month.last).parameters)
+
+
+def _offered(chosen: date) -> Iterator[tuple[str, str, bool]]:
+    """The months to choose from: value, text, and True for the chosen one."""
+    valid = {closing.month: closing for closing in MonthClosing.objects.valid()}
+    months = [last_finished_month()]
+    while len(months) < _MONTHS:
+        months.append(first_day(months[-1] - timedelta(days=1), By.MONTH))
+    for month in sorted({*months, chosen}, reverse=True):
+        text, closing = month_text(month), valid.get(month)
+        if closing:
+            state = gettext("has changed") if closing.has_changed else gettext("closed")
+            text = f"{text} · {state}"
+        yield _value(month), text, month == chosen
+
+
+def _steps(pages: OrderPages, request: HttpRequest, month: Month) -> Iterator[dict[str, Any]]:
+    for step in month.steps:
+        text = _TEXTS[step.name]
+        yield {
+            "title": text.title,
+            "state": step.state,
+            "sign": _SIGNS[step.state],
+            "sentence": _sentence(step, month),
+            "advice": text.advice if step.state is StepState.TO_DO else "",
+            "rows": list(_rows(pages, request, month, text.counts)),
+        }
+
+
+def _sentence(step: Step, month: Month) -> str:
+    """The state of a step in words, as HTML; "" where its rows say it."""
+    text = _TEXTS[step.name]
+    if step.name == "read":
+        if month.read_until is None:
+            return gettext("It has not been read yet.")
+        return filled(gettext("It was read until %(at)s."), at=moment(month.read_until))
+    if step.state is StepState.DONE:
+        return str(text.done)
+    if step.state is StepState.NOTHING:
+        return str(text.nothing)
+    if step.name == "explained" and month.figures["gap"] is None and month.figures["entries"]:
+        return gettext(
+            "The provider has not told the balances: whether the books close is not known."
+        )
+    return ""
+
+
+def _rows(
+    pages: OrderPages, request: HttpRequest, month: Month, names: Iterable[str]
+) -> Iterator[dict[str, Any]]:
+    """The rows that a step counts: their label, number, amount, and the page that lists them."""
+    for name in names:
+        if not (number := month.figures[name]):
+            continue
+        amount = _AMOUNTS.get(name)
+        figure = _BY_NAME[amount] if amount else None
+        yield {
+            "label": _BY_NAME[name].label,
+            "number": value_text(_BY_NAME[name], number),
+            "amount": value_text(figure, month.figures[figure.name]) if figure else "",
+            "address": _address(pages, request, month, name),
+        }
+
+
+def _address(pages: OrderPages, request: HttpRequest, month: Month, name: str) -> str:
+    """The page that lists exactly what a figure counts; "" for who may not open it."""
+    if name in _OF_ORDERS:
+        period = Question(month.first, month.last)
+        return list_address(pages.address("changelist"), period, **_OF_ORDERS[name])
+    site = pages.admin_site
+    if not site.is_registered(LedgerEntry):
+        return ""
+    if not site.get_model_admin(LedgerEntry).has_view_permission(request):
+        return ""
+    ledger = reverse("admin:giftcards_books_ledgerentry_changelist", current_app=site.name)
+    filters = {"period": _value(month.first), **_OF_ENTRIES.get(name, {})}
+    return f"{ledger}?{urlencode(filters)}"
+
+
+def _groups(figures: Mapping[str, Value]) -> Iterator[tuple[Any, list[tuple[Any, str]]]]:
+    """The figures by part, but what the steps count: label, and value as HTML."""
+    for part in Part:
+        lines = [
+            (figure.label, value_text(figure, figures[figure.name]))
+            for figure in FIGURES
+            if figure.part is part and figure.name in figures
+        ]
+        if part is not Part.STEPS:
+            yield part.label, lines
+
+
+def _records(closings: Iterable[MonthClosing]) -> Iterator[dict[str, Any]]:
+    for closing in closings:
+        titles = [str(_TEXTS[name].title) for name in closing.open_steps if name in _TEXTS]
+        text = gettext("Closed on %(at)s by %(person)s")
+        yield {
+            "title": filled(text, at=moment(closing.closed_at), person=bdi(closing.closed_by)),
+            "open_steps": titles,
+            "note": closing.note,
+            "groups": list(_groups(as_read(closing.figures))),
+        }
+
+
+def value_text(figure: MonthFigure, value: Value) -> str:
+    """The value of a figure as HTML."""
+    if isinstance(value, int):
+        return count_text(value)
+    if value is not None and figure.is_signed:
+        return signed_money(value)
+    return money(value)
+
+
+def _change(then: Value, now: Value) -> str:
+    """The change of a figure as HTML; "" if one of the values is not known."""
+    if then is None or now is None:
+        return ""
+    if isinstance(then, Decimal):
+        return signed_money(Decimal(now) - then)
+    change = int(now) - then
+    return isolated(("+" if change > 0 else "\N{MINUS SIGN}") + str(abs(change)))
+
+
+PAGES = (Page("order_close_month", "report/close/", closing_view),)
