@@ -25,7 +25,7 @@ from giftcards.display import bdi, filled, moment, money, money_text, payment, r
 from giftcards.exceptions import RefundError
 from giftcards.fulfilment import record_sale
 from giftcards.models import CustomerRefund, Order
-from giftcards.models.fields import plain_line
+from giftcards.models.fields import MONEY, plain_line
 from giftcards.models.money import check_amount, refundable_amount, sale_obstacle
 from giftcards.settlement import cancel_refund, complete_refund, record_refund
 
@@ -69,6 +69,8 @@ class SaleForm(forms.Form):
     amount = AmountField(
         label=_("Paid by the customer, for all cards"),
         help_text=_("It is recorded once, and not changed any more."),
+        min_value=Decimal(0),
+        **MONEY,
         widget=forms.TextInput(attrs={"autocomplete": "off", "inputmode": "decimal"}),
     )
 

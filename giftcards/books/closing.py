@@ -27,6 +27,7 @@ from giftcards.books.months import (
     month_figures,
 )
 from giftcards.books.reports import By, last_day
+from giftcards.models.fields import tidied_lines
 from giftcards.models.times import bounds, today
 
 # The closed months that are compared after each reading of the ledger, the latest ones.
@@ -163,8 +164,10 @@ def close_month(month: Month, *, by: str, note: str = "") -> MonthClosing | None
     """Record that ``by`` has closed ``month`` with these figures.
 
     Returns ``None``, and records nothing, if somebody has closed it since it was read. Raises
-    :exc:`ValueError` if the month is not over, or if a step is to do and no ``note`` says why.
+    :exc:`ValueError` if the month is not over, or if a step is to do and no ``note`` says why; and
+    :exc:`~django.core.exceptions.ValidationError` for texts that cannot be recorded.
     """
+    note = tidied_lines(note)
     if not month.is_over:
         raise ValueError("The month is not over.")
     if month.open_steps and not note:
@@ -179,6 +182,7 @@ def close_month(month: Month, *, by: str, note: str = "") -> MonthClosing | None
         closed_by=by,
         checked_at=month.read_at,
     )
+    closing.clean_fields(exclude={"open_steps"})
     try:
         with transaction.atomic():
             closing.save(force_insert=True)

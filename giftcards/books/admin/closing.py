@@ -151,32 +151,40 @@ class ClosingForm(forms.ModelForm):  # type: ignore[type-arg]
 def closing_view(pages: OrderPages, request: HttpRequest) -> HttpResponse:
     if not (pages.has_report_permission(request) and pages.may_see_costs(request)):
         raise PermissionDenied
-    may_close = request.user.has_perm("giftcards_books.close_month")
-    if request.method == "POST" and not may_close:
-        raise PermissionDenied
     first = _asked_for(request)
     if first is None:
         pages.message_user(request, gettext("There is no such month."), messages.ERROR)
         return HttpResponseRedirect(pages.address("close_month"))
     month = Month.now(first)
-    form = ClosingForm(month, request.POST if request.method == "POST" else None)
-    if request.method == "POST":
-        refusal = _refusal(request, month)
-        if not refusal and form.is_valid():
-            refusal = _close(pages, request, month, form.cleaned_data["note"])
-        if refusal:
-            pages.message_user(request, refusal, messages.ERROR)
-        if refusal or form.is_valid():
-            return HttpResponseRedirect(f"{pages.address('close_month')}?month={_value(first)}")
+    if request.method != "POST":
+        return _page(pages, request, month, ClosingForm(month))
+    if not _may_close(request):
+        raise PermissionDenied
+    form = ClosingForm(month, request.POST)
+    refusal = _refusal(request, month)
+    if not refusal:
+        if not form.is_valid():
+            return _page(pages, request, month, form)
+        refusal = _close(pages, request, month, form.cleaned_data["note"])
+    if refusal:
+        pages.message_user(request, refusal, messages.ERROR)
+    return HttpResponseRedirect(f"{pages.address('close_month')}?month={_value(first)}")
+
+
+def _page(pages: OrderPages, request: HttpRequest, month: Month, form: ClosingForm) -> HttpResponse:
     return pages.render_page(
         request,
         "admin/giftcards_books/close_month.html",
-        title=gettext("Closing a month: %(month)s") % {"month": month_text(first)},
+        title=gettext("Closing a month: %(month)s") % {"month": month_text(month.first)},
         errors=form.errors,
-        **_shown(pages, request, month),
-        form=form if may_close and _may_be_closed(month) else None,
+        form=form if _may_close(request) and _may_be_closed(month) else None,
         state_token=_token(month),
+        **_shown(pages, request, month),
     )
+
+
+def _may_close(request: HttpRequest) -> bool:
+    return request.user.has_perm("giftcards_books.close_month")
 
 
 def month_text(first: date) -> str:
