@@ -73,10 +73,8 @@ class Step(NamedTuple):
 UNFIT = (
     "breaks",
     "not_credited",
-    "charged_unknown",
-    "credited_unknown",
-    "beyond_price",
-    "beyond_refund",
+    "charged_unfit",
+    "credited_unfit",
     "never_charged",
 )
 

@@ -47,14 +47,6 @@ class _Facts:
     def owed_at_first(self) -> Decimal:
         return self.orders.owed_amount + self.reordered_amount
 
-    @property
-    def beyond_price(self) -> int:
-        return self.ledger.charged_unknown.count - self.unknown["charged_unknown"]
-
-    @property
-    def beyond_refund(self) -> int:
-        return self.ledger.credited_not_promised.count - self.unknown["credited_unknown"]
-
 
 class Part(models.TextChoices):
     """The parts of the figures of a month."""
@@ -155,11 +147,17 @@ FIGURES = (
     _counted("charged_unknown", _("Charges of no order here")),
     _counted("credited_unknown", _("Refunds of no order here")),
     _counted("not_credited", _("Refunds that were not credited back as promised")),
-    _counted("beyond_price", _("Charges beyond the price of their order"), "beyond_price"),
-    _counted("beyond_refund", _("Refunds beyond what was promised"), "beyond_refund"),
     _counted(
-        "never_charged", _("Orders that were never charged"), "ledger.ordered_not_charged.count"
+        "charged_unfit",
+        _("Charged for an unknown order, or beyond the price"),
+        "ledger.charged_unknown.count",
     ),
+    _counted(
+        "credited_unfit",
+        _("Credited back and not promised"),
+        "ledger.credited_not_promised.count",
+    ),
+    _counted("never_charged", _("Ordered and never charged"), "ledger.ordered_not_charged.count"),
     _counted("planned", _("Orders with refunds to be paid")),
     _counted("owing", _("Orders with money still owed")),
 )

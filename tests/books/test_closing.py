@@ -180,13 +180,13 @@ def add_compensated_breaks() -> None:
         (
             lambda: enter("ORDER", -2451, order=partly_delivered()),
             "explained",
-            "beyond_price",
+            "charged_unfit",
             1,
         ),
         (
             lambda: enter("REFUND-ORDER", 981, order=partly_delivered(is_credited=False)),
             "explained",
-            "beyond_refund",
+            "credited_unfit",
             1,
         ),
         (

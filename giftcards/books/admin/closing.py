@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import messages
+from django.contrib.admin.models import ADDITION, LogEntry
 from django.core.exceptions import PermissionDenied
 from django.db import router, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -84,8 +85,8 @@ _TEXTS: Mapping[str, _Text] = {
             "not_credited",
             "charged_unknown",
             "credited_unknown",
-            "beyond_price",
-            "beyond_refund",
+            "charged_unfit",
+            "credited_unfit",
             "never_charged",
         ),
     ),
@@ -120,6 +121,8 @@ _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
     "planned": {"refund": "planned"},
     "owing": {"refund": "owed"},
 }
+# Figures that say no more than another one if both are equal.
+_BEYOND = {"charged_unfit": "charged_unknown", "credited_unfit": "credited_unknown"}
 # Those of the ledger. Without a filter, what is counted is listed above the entries of the month.
 _OF_ENTRIES: Mapping[str, Mapping[str, str]] = {
     "charged_unknown": {"order": "charged"},
@@ -239,7 +242,8 @@ def _close(pages: OrderPages, request: HttpRequest, month: Month, note: str) -> 
         closing = close_month(month, by=request.user.get_username(), note=note)
         if closing is None:
             return gettext("Somebody else has just closed the month. Nothing was recorded twice.")
-        pages.log_addition(request, closing, "Closed the month.")
+        person: Any = request.user.pk
+        LogEntry.objects.log_actions(person, [closing], ADDITION, "Closed the month.")
     text = gettext("%(month)s is closed.") % {"month": month_text(month.first)}
     pages.message_user(request, text, messages.SUCCESS)
     return ""
@@ -326,7 +330,8 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """The rows that a step counts: their label, number, amount, and the page that lists them."""
     for name in names:
-        if not (number := month.figures[name]):
+        number, lesser = month.figures[name], _BEYOND.get(name)
+        if not number or (lesser and number == month.figures[lesser]):
             continue
         amount = _AMOUNTS.get(name)
         figure = _BY_NAME[amount] if amount else None
@@ -349,8 +354,10 @@ def _address(pages: OrderPages, request: HttpRequest, month: Month, name: str) -
     if not site.get_model_admin(LedgerEntry).has_view_permission(request):
         return ""
     ledger = reverse("admin:giftcards_books_ledgerentry_changelist", current_app=site.name)
-    filters = {"period": _value(month.first), **_OF_ENTRIES.get(name, {})}
-    return f"{ledger}?{urlencode(filters)}"
+    chosen = _OF_ENTRIES.get(name)
+    filters = {"period": _value(month.first), **(chosen or {})}
+    place = "" if chosen or name == "entries" else f"#giftcards-unfit-{name}"
+    return f"{ledger}?{urlencode(filters)}{place}"
 
 
 def _groups(figures: Mapping[str, Value]) -> Iterator[tuple[Any, list[tuple[Any, str]]]]:

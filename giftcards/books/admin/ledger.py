@@ -326,26 +326,46 @@ _Name = Callable[[Discrepancy], str]
 
 def _groups(summary: Summary, name_order: _Name, name_entry: _Name) -> Iterator[dict[str, Any]]:
     """The discrepancies, by kind, as template context."""
-    kinds: tuple[tuple[str, Discrepancies, _Name], ...] = (
-        (gettext("Promised and not credited back"), summary.promised_not_credited, name_order),
-        (gettext("Credited back and not promised"), summary.credited_not_promised, name_entry),
+    kinds: tuple[tuple[str, str, Discrepancies, _Name], ...] = (
         (
+            "not_credited",
+            gettext("Promised and not credited back"),
+            summary.promised_not_credited,
+            name_order,
+        ),
+        (
+            "credited_unfit",
+            gettext("Credited back and not promised"),
+            summary.credited_not_promised,
+            name_entry,
+        ),
+        (
+            "charged_unfit",
             gettext("Charged for an unknown order, or beyond the price"),
             summary.charged_unknown,
             name_entry,
         ),
-        (gettext("Ordered and never charged"), summary.ordered_not_charged, name_order),
+        (
+            "never_charged",
+            gettext("Ordered and never charged"),
+            summary.ordered_not_charged,
+            name_order,
+        ),
     )
-    groups = [(label, each.count, each.amount, _items(each, name)) for label, each, name in kinds]
+    groups = [
+        (place, label, each.count, each.amount, _items(each, name))
+        for place, label, each, name in kinds
+    ]
     days = [
         format_html("{} · {}", day_text(each.day), signed_money(each.amount))
         for each in summary.breaks[:LISTED]
     ]
     label = gettext("Balance changed, no entry")
-    groups.append((label, len(summary.breaks), summary.breaks_amount, days))
-    for label, count, amount, items in groups:
+    groups.append(("breaks", label, len(summary.breaks), summary.breaks_amount, days))
+    for place, label, count, amount, items in groups:
         if count:
             yield {
+                "place": place,
                 "label": label,
                 "count": count_text(count),
                 "amount": money(amount),
