@@ -58,9 +58,24 @@ def signed_money(amount: Decimal) -> str:
     return _with_currency(sign + _grouped(abs(amount)), amount)
 
 
+def bare_money(amount: Decimal | None, *, has_decimals: bool) -> str:
+    """:func:`money` without the currency, for a column of amounts whose heading names it.
+
+    With decimals or without, like the others of its column: so digits stand below digits.
+    """
+    if amount is None:
+        # A long word would widen each column that has one.
+        return format_html(
+            '<span aria-hidden="true">?</span><span class="giftcards-unseen">{}</span>',
+            gettext("unknown"),
+        )
+    figure = _grouped(amount, has_decimals=has_decimals)
+    return format_html('<bdi class="giftcards-money" dir="ltr">{}</bdi>', figure)
+
+
 def _with_currency(figure: str, amount: Decimal) -> str:
     # Style sheets leave room for missing decimals where digits are aligned in columns.
-    kind = "giftcards-whole" if _is_whole(amount) else "giftcards-exact"
+    kind = "giftcards-whole" if is_whole(amount) else "giftcards-exact"
     return format_html(
         '<bdi class="giftcards-money"><span class="{}" dir="ltr">{}</span>\u00a0{}</bdi>',
         kind,
@@ -140,7 +155,8 @@ def _formatted(at: date | datetime, form: str) -> str:
     return date_format(_local(at) if isinstance(at, datetime) else at, form).replace(".", "")
 
 
-def _is_whole(amount: Decimal) -> bool:
+def is_whole(amount: Decimal) -> bool:
+    """True if the amount has no decimals but zeros."""
     return amount == amount.to_integral_value()
 
 
@@ -160,14 +176,14 @@ def share_text(share: Decimal) -> str:
     return isolated(gettext("%(share)s%%") % {"share": _grouped(percent, decimals=1)})
 
 
-def _grouped(amount: Decimal, *, decimals: int = 2) -> str:
-    """The amount for the active language, with so many decimals if there are any."""
+def _grouped(amount: Decimal, *, decimals: int = 2, has_decimals: bool = False) -> str:
+    """The amount for the active language, with so many decimals if there are any, or always."""
     # Django's formats for Arabic have no grouping.
     has_grouping = get_format("NUMBER_GROUPING") != 0
     return numberformat.format(
         amount,
         get_format("DECIMAL_SEPARATOR"),
-        0 if _is_whole(amount) else decimals,
+        decimals if has_decimals or not is_whole(amount) else 0,
         grouping=3,
         thousand_sep=get_format("THOUSAND_SEPARATOR") if has_grouping else "\u00a0",
         force_grouping=True,

@@ -16,13 +16,14 @@ from django.urls import path
 from django.utils import timezone, translation
 from django.utils.module_loading import import_string
 
-from giftcards.books.models import LedgerEntry
+from giftcards.books.models import LedgerEntry, MonthClosing
 from giftcards.conditions import CONDITIONS
 from giftcards.conf import conf
 from giftcards.delivery.models import StaffDigest
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.keys.keyring import generate_key
 from giftcards.models import ApiKey, ProviderState, StatusChange
+from giftcards.models.times import today
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 from tests.books.wire import note_ledger
@@ -137,6 +138,12 @@ def lose_entry() -> None:
     note_ledger(gap=Decimal(-100), breaks=1)
 
 
+def change_closed_month() -> None:
+    MonthClosing.objects.create(
+        month=today().replace(day=1), number=1, figures={}, has_changed=True
+    )
+
+
 TROUBLES = {
     "giftcards.health.GiftcardsWorker": (stop_worker, "Background work has stopped: "),
     "giftcards.health.GiftcardsQueue": (hold_up, "1 order has waited to be sent or checked"),
@@ -163,6 +170,10 @@ TROUBLES = {
     "giftcards.books.health.GiftcardsBooks": (
         lose_entry,
         "The books do not close: the gap is -100.00 DZD.",
+    ),
+    "giftcards.books.health.GiftcardsClosedMonths": (
+        change_closed_month,
+        "1 closed month has changed.",
     ),
     "giftcards.books.health.GiftcardsFunds": (
         order_too_much,

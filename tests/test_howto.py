@@ -70,9 +70,8 @@ def test_a_month_is_closed_with_books_that_fit_and_a_file_of_its_orders(
     call("giftcards_poll")
     november = datetime(2026, 11, 12, 9, tzinfo=UTC)
     Order.objects.filter(pk=order.pk).update(settled_at=november)
-    reading, reporting, exporting = steps("Close a month")
+    reading, exporting = steps("Close a month")
     follow(call, reading)
-    assert re.search(r"^total +1 ", follow(call, reporting), re.MULTILINE)
     rows = list(
         csv.DictReader(follow(call, exporting).lstrip("\ufeff").splitlines(), delimiter=";")
     )

@@ -119,6 +119,8 @@ OF_A_TYPE = {
     models.CharField: "x",
     models.TextField: "x",
     models.DateTimeField: timezone.now(),
+    models.DateField: timezone.now().date(),
+    models.JSONField: {},
     models.DecimalField: Decimal(1),
     models.IntegerField: 1,
 }

@@ -589,6 +589,18 @@ def test_a_report_reads_the_orders_of_its_period_only(last_year: date, product_i
     assert scans(statements) == []
 
 
+def test_closing_a_month_reads_its_orders_and_its_entries_only(
+    boss: Client, last_year: date
+) -> None:
+    with explained() as statements:
+        html = read(boss.get(f"{LIST}report/close/", {"month": f"{last_year:%Y-%m}"}))
+    assert "sale=unknown" in html
+    # The first and the last entry of all, and those next to the ends of a month, are found in
+    # order. There are twelve closings a year.
+    left = scans(statements, but="LIMIT 1")
+    assert [one for one in left if "monthclosing" not in one.sql] == []
+
+
 def test_an_export_reads_the_orders_of_its_period_only(
     last_year: date, shorten: Callable[..., None]
 ) -> None:
@@ -631,6 +643,7 @@ PARTS: list[dict[str, str]] = [{"attention": name} for name in ("other", "price"
 MANY: list[dict[str, str]] = [
     {"refund": "owed"},
     {"refund": "paid"},
+    {"sale": "unknown"},
     {"status__exact": "FULFILLED"},
     {"product_id": "product-001"},
     {"environment__exact": "PRODUCTION"},
@@ -683,6 +696,14 @@ def test_filters_that_find_many_orders_read_a_limited_number_of_them(
 ) -> None:
     # Where they find a large part of the table, it may be read until there are enough.
     assert scans(listing(boss, chosen), but="LIMIT") == []
+
+
+def test_few_orders_without_a_sale_amount_are_found_by_an_index(boss: Client) -> None:
+    Order.objects.filter(settled_at__lt=ago(7_200)).update(open_amount=0)
+    with explained() as statements:
+        for period in ({}, _since("settled_at", days=40)):
+            read(boss.get(LIST, {"sale": "unknown", **period}))
+    assert scans(statements) == []
 
 
 @pytest.mark.parametrize("status", [Status.FULFILLED, Status.PARTIALLY_FILLED, Status.REJECTED])

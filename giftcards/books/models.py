@@ -240,7 +240,7 @@ class MonthClosing(models.Model):
     # By the names in giftcards.books.closing: whole numbers, amounts as texts with two decimals,
     # and null for what is not known.
     figures: models.JSONField[Mapping[str, Any], Mapping[str, Any]] = models.JSONField(
-        editable=False
+        default=dict, editable=False
     )
     # The names of the steps that were still to do.
     open_steps = models.JSONField(default=list, editable=False)

@@ -111,7 +111,6 @@ FIGURES = (
         attrgetter("owed_at_first"),
         True,
     ),
-    _of_report("unpaid", Part.CUSTOMERS, is_fixed=True),
     MonthFigure(
         "reordered_amount",
         _("Of this, cards ordered again"),
@@ -129,6 +128,7 @@ FIGURES = (
             "open_amount",
         )
     ),
+    _of_report("unpaid", Part.CUSTOMERS, is_fixed=True),
     _of_ledger("entries", _("Entries"), "entries"),
     _of_ledger("opening_balance", _("Balance before"), "opening_balance"),
     _of_ledger("ledger_orders", _("Gift cards"), "orders", is_signed=True),

@@ -396,6 +396,7 @@ def test_the_filters_stand_above_the_rows_and_are_closed(boss: Client) -> None:
         "To do",
         "Status",
         "Refund to the customer",
+        "Sale amount",
         "Environment",
         "Settled",
         "Created",

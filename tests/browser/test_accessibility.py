@@ -176,6 +176,12 @@ PAGES: dict[str, Visit] = {
     "report by product": at(f"{LIST}report/?by=product"),
     "report, wrong": at(f"{LIST}report/?from=2026-11-31"),
     "report, empty": at(f"{LIST}report/?from=2020-01-01&to=2020-01-31"),
+    "close a month": at(f"{LIST}report/close/"),
+    "close a month, wrong": sent(
+        at(f"{LIST}report/close/"), ".giftcards-closing form[method=post] button"
+    ),
+    "this month": at(f"{LIST}report/close/?month={today():%Y-%m}"),
+    "what the customer paid": about("web-1038", "sale"),
     "find a card": at(f"{LIST}find-card/"),
     "find a card, found": sent(at(f"{LIST}find-card/"), secret=CARDS[0].value),
     "find a card, several": sent(at(f"{LIST}find-card/"), secret=CARDS[0].value[-4:]),

@@ -1,4 +1,4 @@
-"""The report in a real browser: where its pictures are drawn, on a phone and on paper."""
+"""The report in a real browser: where its picture is drawn, on a phone and on paper."""
 
 from __future__ import annotations
 
@@ -34,14 +34,13 @@ def report(boss: Browser) -> Browser:
     return boss
 
 
-def boxes(browser: Browser, picture: str, part: str) -> Any:
-    """The edges of the elements ``part`` of a picture, in the order in which they are written."""
+def boxes(browser: Browser, part: str) -> Any:
+    """The edges of the elements ``part`` of the picture, in the order in which they are written."""
     return browser.run(
-        "const chart = document.getElementById(arguments[0]).closest('figure');"
-        "return [...chart.querySelectorAll(arguments[1])].map(element => {"
+        "const chart = document.querySelector('.giftcards-chart');"
+        "return [...chart.querySelectorAll(arguments[0])].map(element => {"
         " const {left, right, top, bottom} = element.getBoundingClientRect();"
         " return {left, right, top, bottom}; });",
-        f"giftcards-chart-{picture}",
         part,
     )
 
@@ -51,40 +50,65 @@ def test_columns_stand_in_their_box_from_left_to_right(report: Browser, language
     report.speak(language)
     report.open(f"{ADDRESS}day")
 
-    for picture in ("cards", "customers", "provider"):
-        [plot] = boxes(report, picture, ".giftcards-plot")
-        drawn = boxes(report, picture, ".giftcards-plot rect")
-        assert len(drawn) == 3
-        assert [each["left"] for each in drawn] == sorted(each["left"] for each in drawn)
-        for each in drawn:
-            assert plot["left"] - 1 <= each["left"] < each["right"] <= plot["right"] + 1
-            assert plot["top"] - 1 <= each["top"] <= each["bottom"] <= plot["bottom"] + 1
+    [plot] = boxes(report, ".giftcards-plot")
+    drawn = boxes(report, ".giftcards-plot rect")
+    assert len(drawn) == 3
+    assert [each["left"] for each in drawn] == sorted(each["left"] for each in drawn)
+    for each in drawn:
+        assert plot["left"] - 1 <= each["left"] < each["right"] <= plot["right"] + 1
+        assert plot["top"] - 1 <= each["top"] <= each["bottom"] <= plot["bottom"] + 1
     assert report.complaints() == []
 
 
 @pytest.mark.parametrize("language", ["en", "fr", "ar"])
 @pytest.mark.parametrize("by", ["day", "type"])
-def test_no_amount_is_cut_on_a_phone(report: Browser, language: str, by: str) -> None:
+def test_in_a_window_of_1280_pixels_the_table_fits(report: Browser, language: str, by: str) -> None:
+    report.speak(language)
+    report.resize(1280, 800)
+    report.open(f"{ADDRESS}{by}")
+    assert report.overflow() == 0
+    assert hidden_part(report) == 0
+    assert report.complaints() == []
+
+
+def hidden_part(browser: Browser) -> Any:
+    """The width of the part of the table that is out of sight (pixels)."""
+    return browser.run(
+        "const region = document.querySelector('.giftcards-scroll');"
+        "return region.scrollWidth - region.clientWidth;"
+    )
+
+
+@pytest.mark.parametrize("language", ["en", "fr", "ar"])
+@pytest.mark.parametrize("by", ["day", "type"])
+def test_on_a_phone_only_the_table_scrolls_and_keys_move_it(
+    report: Browser, language: str, by: str
+) -> None:
     report.speak(language)
     report.resize(*PHONE)
     report.open(f"{ADDRESS}{by}")
 
     assert report.overflow() == 0
+    assert hidden_part(report) > 100
     cut = report.run(
         "return [...document.querySelectorAll("
-        " '.giftcards-report-table td, .giftcards-key-figures dd, .giftcards-amounts,"
-        " .giftcards-bar-amount, figcaption')].filter(element => {"
+        " '.giftcards-key-figures dd, .giftcards-amounts, .giftcards-bar-amount')].filter("
+        " element => {"
         " const {left, right} = element.getBoundingClientRect();"
         " return left < 0 || right > innerWidth || element.scrollWidth > element.clientWidth + 1"
         "  && getComputedStyle(element).display !== 'inline'; }).map(each => each.textContent);"
     )
     assert cut == []
-    # Each cell names its column, because no heading stands above it.
-    named = report.run(
-        "const cell = document.querySelector('.giftcards-report-table td');"
-        "return getComputedStyle(cell, '::before').content;"
+    # The name of a row stays in sight beside its last figure.
+    moved = report.run(
+        "const region = document.querySelector('.giftcards-scroll');"
+        "region.focus();"
+        "region.scrollLeft = getComputedStyle(region).direction === 'rtl' ? -9999 : 9999;"
+        "const name = region.querySelector('tbody th').getBoundingClientRect();"
+        "return [document.activeElement === region, region.scrollLeft !== 0,"
+        " 0 <= name.left && name.right <= innerWidth];"
     )
-    assert len(named) > 2
+    assert moved == [True, True, True]
     assert report.complaints() == []
 
 

@@ -121,6 +121,7 @@ _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
     "planned": {"refund": "planned"},
     "owing": {"refund": "owed"},
 }
+_AFTER_ORDERING_AGAIN = {"reordered_amount", "paid_amount", "owed_amount"}
 # Figures that say no more than another one if both are equal.
 _BEYOND = {"charged_unfit": "charged_unknown", "credited_unfit": "credited_unknown"}
 # Those of the ledger. Without a filter, what is counted is listed above the entries of the month.
@@ -362,11 +363,13 @@ def _address(pages: OrderPages, request: HttpRequest, month: Month, name: str) -
 
 def _groups(figures: Mapping[str, Value]) -> Iterator[tuple[Any, list[tuple[Any, str]]]]:
     """The figures by part, but what the steps count: label, and value as HTML."""
+    # Without cards that were ordered again, these say nothing more.
+    silent = set() if figures.get("reordered_amount") else _AFTER_ORDERING_AGAIN
     for part in Part:
         lines = [
             (figure.label, value_text(figure, figures[figure.name]))
             for figure in FIGURES
-            if figure.part is part and figure.name in figures
+            if figure.part is part and figure.name in figures and figure.name not in silent
         ]
         if part is not Part.STEPS:
             yield part.label, lines

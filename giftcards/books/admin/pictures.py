@@ -1,6 +1,6 @@
-"""The pictures of a report: bar charts, with words that say the same.
+"""The picture of a report: what customers paid, as a bar chart, with words that say the same.
 
-Positions are percentages because a picture has no size of its own: its letters stay as large as
+Positions are percentages because the picture has no size of its own: its letters stay as large as
 those of the page. Time and amounts run from left to right in every language, as Algeria writes
 them in Arabic too. Bars of products have no axis: they begin where a line of text begins.
 """
@@ -21,7 +21,7 @@ from giftcards.books.admin.periods import row_text
 from giftcards.books.reports import COLUMNS, By, Figures, Report, Row, spans
 from giftcards.display import count_text, currency, day_text, money_text
 
-# The most bars of a picture of products; the table has the others.
+# The most bars of products; the table has the others.
 _MOST_BARS = 8
 # The approximate number of intervals on an axis.
 _MARKED = 4
@@ -38,17 +38,7 @@ class Series(NamedTuple):
     """The parts of one colour in a picture. No value is below 0."""
 
     label: Any
-    value: Callable[[Figures], Decimal | int]
-
-
-class Picture(NamedTuple):
-    """The kind of a chart: the series that are stacked for each row."""
-
-    name: str
-    title: Any
-    series: Sequence[Series]
-    is_money: bool = True
-    is_cost: bool = False
+    value: Callable[[Figures], Decimal]
 
 
 class Box(NamedTuple):
@@ -78,57 +68,35 @@ class Label(NamedTuple):
     is_minor: bool = False
 
 
-_SERIES = {column.name: Series(column.label, attrgetter(column.name)) for column in COLUMNS}
-PICTURES = (
-    Picture(
-        "cards",
-        _("Cards"),
-        (
-            _SERIES["cards_delivered"],
-            Series(
-                _("Cards that did not come"),
-                lambda figures: figures.cards_ordered - figures.cards_delivered,
-            ),
-        ),
-        is_money=False,
-    ),
-    Picture(
-        "customers",
-        _("What customers paid"),
-        (
-            Series(_("Kept"), attrgetter("kept_amount")),
-            _SERIES["customer_refunded_amount"],
-            _SERIES["customer_planned_amount"],
-            _SERIES["open_amount"],
-        ),
-    ),
-    Picture(
-        "provider",
-        _("What was ordered from the provider"),
-        (_SERIES["charged_amount"], _SERIES["refunded_amount"]),
-        is_cost=True,
+_LABELS = {column.name: column.label for column in COLUMNS}
+# What customers paid has four parts, which are stacked.
+SERIES = (
+    Series(_("Kept"), attrgetter("kept_amount")),
+    *(
+        Series(_LABELS[name], attrgetter(name))
+        for name in ("customer_refunded_amount", "customer_planned_amount", "open_amount")
     ),
 )
 
 
-def pictures(report: Report, *, shows_costs: bool) -> Iterator[dict[str, Any]]:
-    """The charts of the report, without empty ones, as template context."""
+def picture(report: Report) -> dict[str, Any] | None:
+    """The chart of the report as template context; ``None`` if there is nothing to draw."""
+    if not any(_values(report.total)):
+        return None
     draw = _bars if report.by in {By.PRODUCT, By.TYPE} else _columns
-    for picture in PICTURES:
-        if (shows_costs or not picture.is_cost) and any(_values(picture, report.total)):
-            yield {**_texts(picture, report), **draw(picture, report)}
+    return {**_texts(report), **draw(report)}
 
 
-def _columns(picture: Picture, report: Report) -> dict[str, Any]:
+def _columns(report: Report) -> dict[str, Any]:
     """Columns over time; days, weeks or months without orders have a place too."""
     rows = {row.key: row for row in report.rows}
     keys = [key for key, _first, _last in spans(report.start, report.end, report.by)]
     found = [rows.get(key) or Row(key, "", Figures()) for key in keys]
-    values = [_values(picture, row.figures) for row in found]
+    values = [_values(row.figures) for row in found]
     marks = scale(max(map(_total, values)))
     return {
         "columns": [
-            Drawn(boxes, _in_words(picture, row, report))
+            Drawn(boxes, _in_words(row, report))
             for boxes, row in zip(column_boxes(values, marks[-1]), found, strict=True)
             if boxes
         ],
@@ -142,14 +110,14 @@ def _columns(picture: Picture, report: Report) -> dict[str, Any]:
     }
 
 
-def _bars(picture: Picture, report: Report) -> dict[str, Any]:
+def _bars(report: Report) -> dict[str, Any]:
     """Bars of the products or types with the largest amounts; ``others`` counts the rest."""
-    sized = [(_total(_values(picture, row.figures)), row) for row in report.rows]
+    sized = [(_total(_values(row.figures)), row) for row in report.rows]
     ranked = sorted((one for one in sized if one[0]), key=lambda one: one[0], reverse=True)
     shown = ranked[:_MOST_BARS]
-    values = [_values(picture, row.figures) for _size, row in shown]
+    values = [_values(row.figures) for _size, row in shown]
     bars = [
-        Drawn(boxes, _in_words(picture, row, report), row_text(row, report), _shown(picture, size))
+        Drawn(boxes, _in_words(row, report), row_text(row, report), money_text(size))
         for boxes, (size, row) in zip(bar_boxes(values), shown, strict=True)
     ]
     return {"bars": bars, "others": len(ranked) - len(shown)}
@@ -158,35 +126,28 @@ def _bars(picture: Picture, report: Report) -> dict[str, Any]:
 # Words.
 
 
-def _values(picture: Picture, figures: Figures) -> list[Decimal]:
-    return [Decimal(series.value(figures)) for series in picture.series]
+def _values(figures: Figures) -> list[Decimal]:
+    return [series.value(figures) for series in SERIES]
 
 
-def _texts(picture: Picture, report: Report) -> dict[str, Any]:
-    title = str(picture.title)
-    if picture.is_money:
-        title = gettext("%(title)s, in %(currency)s") % {"title": title, "currency": currency()}
+def _texts(report: Report) -> dict[str, Any]:
+    title = gettext("%(title)s, in %(currency)s")
     summary = gettext("All together: %(amounts)s. The table below has every figure.")
     return {
-        "name": picture.name,
-        "title": title,
-        "summary": summary % {"amounts": " · ".join(_amounts(picture, report.total))},
-        "legend": [str(series.label) for series in picture.series],
+        "title": title % {"title": gettext("What customers paid"), "currency": currency()},
+        "summary": summary % {"amounts": " · ".join(_amounts(report.total))},
+        "legend": [str(series.label) for series in SERIES],
     }
 
 
-def _in_words(picture: Picture, row: Row, report: Report) -> str:
+def _in_words(row: Row, report: Report) -> str:
     """The name and the amounts of a row in plain text, one a line."""
-    return "\n".join([row_text(row, report), *_amounts(picture, row.figures)])
+    return "\n".join([row_text(row, report), *_amounts(row.figures)])
 
 
-def _amounts(picture: Picture, figures: Figures) -> Iterator[str]:
-    for series, value in zip(picture.series, _values(picture, figures), strict=True):
-        yield f"{series.label}: {_shown(picture, value)}"
-
-
-def _shown(picture: Picture, amount: Decimal) -> str:
-    return money_text(amount) if picture.is_money else count_text(int(amount))
+def _amounts(figures: Figures) -> Iterator[str]:
+    for series, value in zip(SERIES, _values(figures), strict=True):
+        yield f"{series.label}: {money_text(value)}"
 
 
 def _short(key: date, report: Report) -> str:

@@ -1,4 +1,4 @@
-"""The page "Report": what was ordered, paid and owed in a period, with pictures and downloads.
+"""The page "Report": what was ordered, paid and owed in a period, with a picture and downloads.
 
 Figures that tell the provider's prices are left out for people who may not see costs.
 """
@@ -6,6 +6,7 @@ Figures that tell the provider's prices are left out for people who may not see 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from functools import partial
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ from giftcards.books.admin.periods import (
     links,
     row_text,
 )
-from giftcards.books.admin.pictures import pictures
+from giftcards.books.admin.pictures import picture
 from giftcards.books.exports import as_csv, order_rows, report_rows, write_xlsx
 from giftcards.books.forecast import OpenMoney, money_in_open_orders
 from giftcards.books.reports import (
@@ -52,8 +53,11 @@ from giftcards.books.reports import (
     report,
 )
 from giftcards.display import (
+    bare_money,
     count_text,
+    currency,
     filled,
+    is_whole,
     isolated,
     money,
     period_text,
@@ -143,13 +147,19 @@ def _shown(pages: OrderPages, request: HttpRequest, question: Question) -> dict[
     found = report(question.start, question.end, question.by, product_id=question.product_id)
     open_orders = money_in_open_orders() if shows_costs else None
     orders = pages.address("changelist")
+    columns = _table_columns(found, shows_costs=shows_costs)
     return {
         "report": found,
         "groups": _groups(found, question, order_list=orders, open_orders=open_orders),
-        "charts": list(pictures(found, shows_costs=shows_costs)),
+        "chart": picture(found),
         "rows_are": capfirst(question.by.label),
-        "lines": _lines(found, question, order_list=orders, shows_costs=shows_costs),
-        "total": _cells(found.total, shows_costs=shows_costs),
+        "table_is": gettext("%(title)s, in %(currency)s")
+        % {"title": gettext("All figures"), "currency": currency()},
+        "lines": _lines(found, question, columns, order_list=orders),
+        "total": _cells(found.total, columns),
+        "has_unknown": any(
+            _is_unknown(column, row.figures) for row in found.rows for column in columns
+        ),
         "parameters": question.parameters,
     }
 
@@ -293,24 +303,33 @@ def duration_text(seconds: int) -> str:
 # The table.
 
 
+def _table_columns(report: Report, *, shows_costs: bool) -> dict[Column, bool]:
+    """The columns of the table, and whether one of its amounts in the column has decimals."""
+    sums = [report.total, *(row.figures for row in report.rows)]
+    return {
+        column: not all(is_whole(Decimal(getattr(figures, column.name))) for figures in sums)
+        for column in COLUMNS
+        # What was ordered is the sum of the cost and what was credited back.
+        if column.short and column.name != "ordered_amount"
+        if shows_costs or not column.tells_costs
+    }
+
+
 def _lines(
-    report: Report, question: Question, *, order_list: str, shows_costs: bool
+    report: Report, question: Question, columns: Mapping[Column, bool], *, order_list: str
 ) -> Iterator[tuple[str, str, list[tuple[Any, str]]]]:
     """The rows: the name, the address of its orders or "", and the cells."""
     for row in report.rows:
         about = _question_of(row, question)
         address = list_address(order_list, about) if about else ""
-        yield row_text(row, report), address, _cells(row.figures, shows_costs=shows_costs)
+        yield row_text(row, report), address, _cells(row.figures, columns)
 
 
-def _cells(figures: Figures, *, shows_costs: bool) -> list[tuple[Any, str]]:
+def _cells(figures: Figures, columns: Mapping[Column, bool]) -> list[tuple[Any, str]]:
     """The headings of the table, each with its cell for ``figures``."""
     return [
-        (_LABELS[column.name], _cell(column, figures))
-        for column in COLUMNS
-        # What was ordered is the sum of the cost and what was credited back.
-        if column.short and column.name != "ordered_amount"
-        if shows_costs or not column.tells_costs
+        (_LABELS[column.name], _cell(column, figures, has_decimals=has_decimals))
+        for column, has_decimals in columns.items()
     ]
 
 
@@ -326,9 +345,15 @@ def _question_of(row: Row, question: Question) -> Question | None:
     return Question(start, end, product_id=question.product_id)
 
 
-def _cell(column: Column, figures: Figures) -> str:
-    """The figure as HTML, after a warning mark if it leaves out orders."""
-    shown, why = _figure(column, figures), _left_out(column, figures)
+def _cell(column: Column, figures: Figures, *, has_decimals: bool) -> str:
+    """The figure as HTML without its currency, after a warning mark if it leaves out orders."""
+    value = getattr(figures, column.name)
+    if isinstance(value, Decimal):
+        known = None if _is_unknown(column, figures) else value
+        shown = bare_money(known, has_decimals=has_decimals)
+    else:
+        shown = count_text(value)
+    why = _left_out(column, figures)
     if not why:
         return shown
     # Before the amount, so that the digits of a column stay aligned.
@@ -341,8 +366,13 @@ def _figure(column: Column, figures: Figures) -> str:
     value = getattr(figures, column.name)
     if isinstance(value, int):
         return count_text(value)
-    needs_sale = Side.CUSTOMERS in column.side
-    return money(None if needs_sale and 0 < figures.orders == figures.unpaid else value)
+    return money(None if _is_unknown(column, figures) else value)
+
+
+def _is_unknown(column: Column, figures: Figures) -> bool:
+    """True if none of the orders has the sale amount that the amount needs."""
+    is_amount = isinstance(getattr(figures, column.name), Decimal)
+    return is_amount and Side.CUSTOMERS in column.side and 0 < figures.orders == figures.unpaid
 
 
 def _left_out(column: Column, figures: Figures) -> str:

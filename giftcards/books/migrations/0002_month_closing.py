@@ -18,7 +18,7 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('month', models.DateField(editable=False)),
                 ('number', models.PositiveIntegerField(editable=False)),
-                ('figures', models.JSONField(editable=False)),
+                ('figures', models.JSONField(default=dict, editable=False)),
                 ('open_steps', models.JSONField(default=list, editable=False)),
                 ('note', giftcards.models.fields.PlainTextField(blank=True, max_length=2000, verbose_name='reason')),
                 ('closed_by', models.CharField(editable=False, max_length=254)),
