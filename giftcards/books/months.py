@@ -55,7 +55,8 @@ class Part(models.TextChoices):
     PROVIDER = "provider", _("The provider")
     CUSTOMERS = "customers", _("The customers")
     LEDGER = "ledger", _("The provider's ledger")
-    STEPS = "steps", _("Counted by the steps")
+    # What the steps count; they say it themselves.
+    STEPS = "steps", ""
 
 
 class MonthFigure(NamedTuple):

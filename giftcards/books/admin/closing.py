@@ -70,7 +70,7 @@ class _Text(NamedTuple):
 _TEXTS: Mapping[str, _Text] = {
     "read": _Text(
         _("The provider's ledger, to the end of the month"),
-        _("It has been read."),
+        "",
         "",
         _("It is read automatically every night."),
         ("entries",),
