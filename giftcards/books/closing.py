@@ -24,6 +24,7 @@ from giftcards.books.months import (
     Value,
     as_read,
     as_stored,
+    fixed_figures,
     month_figures,
 )
 from giftcards.books.reports import By, last_day
@@ -203,7 +204,7 @@ def check_closed_month(_should_continue: Callable[[], bool]) -> None:
     for closing in MonthClosing.objects.valid()[:CHECKED]:
         # One that was compared later than now was so before the clock was set back.
         if not read_until <= closing.checked_at <= now:
-            has_changed = bool(differences(closing, month_figures(closing.month)))
+            has_changed = bool(differences(closing, fixed_figures(closing.month)))
             row = MonthClosing.objects.filter(pk=closing.pk)
             row.update(checked_at=now, has_changed=has_changed)
             return

@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.books.models import CHARGED_UNKNOWN, CREDITED_UNKNOWN, LedgerEntry
 from giftcards.books.reports import COLUMNS, By, Centimes, Figures, last_day, sum_up
-from giftcards.books.summary import Summary, summarise
+from giftcards.books.summary import Summary, summarise, sums_and_balances
 from giftcards.models.order_queries import NOT_CREDITED, OWING, PLANNED
 from giftcards.models.times import within
 
@@ -174,22 +174,32 @@ _OF_ENTRIES: Mapping[str, Q] = {
     "charged_unknown": CHARGED_UNKNOWN,
     "credited_unknown": CREDITED_UNKNOWN,
 }
+_REORDERED = {"reordered": Sum(Centimes("reordered_amount"))}
 
 
 def month_figures(month: date) -> dict[str, Value]:
     """The figures of the month that begins on the day ``month``, by name.
 
-    Reads every entry of the month, and sums up its orders in the database.
+    Reads every entry of the month and the orders of these, and sums up the orders of the month in
+    the database.
     """
     last = last_day(month, By.MONTH)
     counts = {name: Count("pk", filter=wanted) for name, wanted in _OF_ORDERS.items()}
-    orders, further = sum_up(month, last, reordered=Sum(Centimes("reordered_amount")), **counts)
+    orders, further = sum_up(month, last, **_REORDERED, **counts)
     unknown = {
         name: LedgerEntry.objects.filter(wanted, within("time", month, last)).count()
         for name, wanted in _OF_ENTRIES.items()
     }
     facts = _Facts(orders, further, unknown, summarise(month, last))
     return {figure.name: figure.read(facts) for figure in FIGURES}
+
+
+def fixed_figures(month: date) -> dict[str, Value]:
+    """Those of :func:`month_figures` that must not change; they are found several times faster."""
+    last = last_day(month, By.MONTH)
+    orders, further = sum_up(month, last, **_REORDERED)
+    facts = _Facts(orders, further, {}, sums_and_balances(month, last))
+    return {figure.name: figure.read(facts) for figure in FIGURES if figure.is_fixed}
 
 
 def as_stored(figures: Mapping[str, Value]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from giftcards.books.closing import (
     last_finished_month,
 )
 from giftcards.books.models import LedgerEntry, MonthClosing
-from giftcards.books.months import FIGURES, as_read, as_stored, month_figures
+from giftcards.books.months import FIGURES, as_read, as_stored, fixed_figures, month_figures
 from giftcards.books.reports import By, report, settled_between
 from giftcards.books.summary import summarise
 from giftcards.fulfilment import record_sale, reorder_missing
@@ -128,6 +128,7 @@ def test_the_figures_are_those_of_the_report_and_of_the_ledger(seed: int) -> Non
         assert figures["sale_amount"] == total.paid_amount + sum(moved)
         assert figures["owed_at_first"] == total.owed_amount + sum(moved)
         assert as_read(as_stored(figures)) == figures
+        assert fixed_figures(month) == {name: figures[name] for name in FIXED}
         assert list(figures) == [figure.name for figure in FIGURES]
 
 
