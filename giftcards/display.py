@@ -66,7 +66,8 @@ def bare_money(amount: Decimal | None, *, has_decimals: bool) -> str:
     if amount is None:
         # A long word would widen each column that has one.
         return format_html(
-            '<span aria-hidden="true">?</span><span class="giftcards-unseen">{}</span>',
+            '<span aria-hidden="true">{}</span><span class="giftcards-unseen">{}</span>',
+            gettext("?"),
             gettext("unknown"),
         )
     figure = _grouped(amount, has_decimals=has_decimals)

@@ -23,7 +23,7 @@ from giftcards.conditions import MOST, Condition, Finding, Severity, Standing
 from giftcards.conf import conf
 from giftcards.display import day_text, money_text
 from giftcards.models import Order
-from giftcards.models.times import day_of
+from giftcards.models.times import begin_of, day_of
 
 # Number of days for which conditions that nobody can tick off are shown.
 DAYS = 7
@@ -69,7 +69,8 @@ def unknown_entries(state: LedgerState) -> Mapping[str, Discrepancies]:
     read_until = state.read_until
     if read_until is None:
         return {}
-    start = read_until - timedelta(days=DAYS)
+    # The days that the list of the last week shows.
+    start = begin_of(day_of(read_until) - timedelta(days=DAYS - 1))
     return {
         kind: _add_up(LedgerEntry.objects.without_order(kind, start, read_until - grace))
         for kind, grace in ((CHARGE, GRACE), (CREDIT, UNNOTICED))
@@ -215,7 +216,7 @@ CONDITIONS = (
         remedy=_("Look for it in the account at the provider, and ask its support."),
         ended=_("The provider has credited back what it promised."),
         page="giftcards_order_changelist",
-        query="?ledger=missing",
+        query="?ledger=missing&attention=needed",
     ),
     Condition(
         code="unknown",
@@ -233,7 +234,7 @@ CONDITIONS = (
         ),
         ended=_("The ledger of the last days has no entry of an unknown order any more."),
         page=_LEDGER,
-        query=_LAST_DAYS,
+        query=f"{_LAST_DAYS}&order=unknown",
     ),
     Condition(
         code="gap",

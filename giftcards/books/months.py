@@ -140,7 +140,7 @@ FIGURES = (
     _of_ledger("gap", _("Without an entry"), "gap", is_signed=True),
     MonthFigure(
         "breaks",
-        _("Days on which the balance changed without an entry"),
+        _("Balance changed, no entry"),
         Part.LEDGER,
         lambda facts: len(facts.ledger.breaks),
         True,

@@ -157,7 +157,7 @@ def test_a_refund_of_no_order_is_told_once_its_order_cannot_settle_any_more(
 def test_what_nobody_can_tick_off_is_told_for_a_week(books: Books, told: Callable[[], str]) -> None:
     book(books, "ORDER", 490, 60)
     let_a_night_pass()
-    LedgerEntry.objects.filter(order=None, type="ORDER").update(time=ago(6.9 * 86_400))
+    LedgerEntry.objects.filter(order=None, type="ORDER").update(time=ago(5.9 * 86_400))
     assert told() != ""
     LedgerEntry.objects.filter(order=None, type="ORDER").update(time=ago(7.1 * 86_400))
     assert told() == ""

@@ -356,10 +356,10 @@ class TestStates:
         for text in (
             "1 refund that the provider has not credited back",
             f"{ADMIN}/order/{lacking.pk}/change/",
-            f"{ADMIN}/order/?ledger=missing",
+            f"{ADMIN}/order/?ledger=missing&attention=needed",
             "Together 980\u00a0DA.",
             "1 entry of the provider's ledger of no order here",
-            f"{ADMIN}_books/ledgerentry/?period=week",
+            f"{ADMIN}_books/ledgerentry/?period=week&order=unknown",
             "Together 490.50\u00a0DA.",
             "he provider's ledger does not explain the balance",
             "It has changed by -100\u00a0DA without an entry.",

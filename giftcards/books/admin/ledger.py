@@ -87,6 +87,8 @@ class MatchFilter(ConditionFilter):
     conditions = {
         # A list, because Django turns "= True" into a bare column, for which SQLite uses no index.
         "guessed": (_("Matched by amount and time"), Q(is_guess__in=[True])),
+        # The start page of staff leads here.
+        "unknown": (_("Of no order here"), CHARGED_UNKNOWN | CREDITED_UNKNOWN),
         "charged": (_("Unknown, charged"), CHARGED_UNKNOWN),
         "credited": (_("Unknown, credited back"), CREDITED_UNKNOWN),
     }
