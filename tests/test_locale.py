@@ -45,6 +45,7 @@ LANGUAGES = ("fr", "ar")
 # The plural forms that stand for one number each.
 SINGLE_FORMS: dict[str, set[int]] = {"fr": set(), "ar": {0, 1, 2}}
 PLURAL_FORMS = {"fr": 2, "ar": 6}
+PROVIDER = "/admin/giftcards/providerstate/"
 
 
 @pytest.fixture(autouse=True)
@@ -278,21 +279,13 @@ def test_the_page_of_an_order_is_translated(
     assert ('dir="rtl"' in html) == (language == "ar")
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_no_page_shows_an_english_text_in_another_language(order: Order, language: str) -> None:
-    """On every page: none of the longer English originals can be read."""
-    catalogued = entries(catalogue(language, "po"))
-    translated = " ".join(form for forms in catalogued.values() for form in forms)
-    originals = [
-        ids[0]
-        for ids in catalogued
-        # Not what is a word of the other language as well, or short enough to be a part of one.
-        if len(ids[0]) > 8 and "%" not in ids[0] and ids[0] not in translated
-    ]
-    assert len(originals) > 60
+def pages_of_a_shop_in_trouble(language: str) -> list[str]:
+    """The pages of orders in all statuses, with every problem, as HTML."""
     every_problem = [
         Problem(code, dict.fromkeys(wording.parameters, 1)) for code, wording in WORDINGS.items()
     ]
+    contradicted = {"status": Status.PARTIALLY_FILLED, "delivered": 3, "ordered": 5, "cards": 2}
+    every_problem += [Problem("contradicted", contradicted), Problem("not_whole", contradicted)]
     make_guide_order(Status.REFUNDED, price_per_card=None, problems=every_problem)
     troubled = make_guide_order(Status.PLACING, problems=every_problem[1:])
     assert troubled.tick_off(every_problem[1], by="amina")
@@ -303,9 +296,10 @@ def test_no_page_shows_an_english_text_in_another_language(order: Order, languag
     assert adopt(adopted, "B1", source=StatusChange.Source.STAFF)
     resolve_page = order_page(lost, "resolve")
     ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-60))
+    refuse_key()
     pages = [
         browser.get(LIST),
-        browser.get(order_page(order)),
+        browser.get(PROVIDER),
         browser.get(order_page(troubled)),
         *(browser.get(order_page(make_guide_order(status))) for status in Status),
         browser.get(resolve_page),
@@ -322,9 +316,44 @@ def test_no_page_shows_an_english_text_in_another_language(order: Order, languag
         browser.get(FIND),
         browser.post(FIND, {"secret": "x"}),
     ]
-    for page in pages:
-        shown = text(read(page))
+    return [read(page) for page in pages]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_page_shows_an_english_text_in_another_language(order: Order, language: str) -> None:
+    """On every page: none of the longer English originals can be read."""
+    catalogued = entries(catalogue(language, "po"))
+    translated = " ".join(form for forms in catalogued.values() for form in forms)
+    originals = [
+        ids[0]
+        for ids in catalogued
+        # Not what is a word of the other language as well, or short enough to be a part of one.
+        if len(ids[0]) > 8 and "%" not in ids[0] and ids[0] not in translated
+    ]
+    assert len(originals) > 60
+    for page in pages_of_a_shop_in_trouble(language):
+        shown = text(page)
         assert [original for original in originals if original in shown] == []
+
+
+# The programs' names of the statuses, of settings, and of commands.
+PROGRAMS_WORDS = re.compile(rf"\b({'|'.join(Status)})\b|GIFTCARDS|manage\.py|[A-Z]+_[A-Z]+|HTTP")
+
+
+@pytest.mark.parametrize("language", ["en", *LANGUAGES])
+def test_words_of_programs_stand_only_behind_for_your_developer(
+    order: Order, language: str
+) -> None:
+    pages = pages_of_a_shop_in_trouble(language)
+    hints = re.compile(r'<details class="giftcards-developer">.*?</details>', re.DOTALL)
+
+    for page in pages:
+        page_without = hints.sub("", page)
+        told = re.findall(r'(?:title|aria-label|placeholder)="([^"]*)"', page_without)
+        assert PROGRAMS_WORDS.findall(" ".join([text(page_without), *told])) == []
+    seen = " ".join(text(hint) for page in pages for hint in hints.findall(page))
+    for word in ("PARTIALLY_FILLED", "HANDLING", "giftcards_poll --resume", "qcluster"):
+        assert word in seen
 
 
 @pytest.mark.parametrize(

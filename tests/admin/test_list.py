@@ -213,7 +213,7 @@ def test_orders_that_need_a_person_are_marked_with_what_is_wrong(boss: Client) -
     assert html.count("giftcards-mark") == 1
     assert (
         '<span class="giftcards-mark" role="img" aria-label="To do"'
-        ' title="The provider gave a status that is not known: \u2068LOST\u2069.'
+        ' title="The provider gave a status that is not known.'
         ' The provider says that it does not know this order.">⚠</span>'
     ) in html
 

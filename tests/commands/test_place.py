@@ -496,7 +496,7 @@ class TestADatabaseThatGoesAway:
         assert err == (
             f"The database failed (OperationalError). The order {order.reference} is recorded, and"
             " may have been sent: do not place it again under another reference."
-            f" `manage.py giftcards_status {order.reference}` shows what became of it.\n"
+            f" `manage.py giftcards_status {order.reference}` shows what happened to it.\n"
         )
         assert posts(simulator) == is_sent
         assert call("giftcards_status", order.reference).code == 0

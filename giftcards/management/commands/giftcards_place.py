@@ -97,7 +97,7 @@ class Command(GiftcardsCommand):
                 error,
                 f"The order {order.reference} is recorded, and may have been sent: do not place"
                 f" it again under another reference. `manage.py giftcards_status"
-                f" {order.reference}` shows what became of it.",
+                f" {order.reference}` shows what happened to it.",
             ) from error
 
     def _send(self, order: Order, options: dict[str, Any]) -> None:
