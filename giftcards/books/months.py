@@ -195,7 +195,7 @@ def month_figures(month: date) -> dict[str, Value]:
 
 
 def fixed_figures(month: date) -> dict[str, Value]:
-    """Those of :func:`month_figures` that must not change; they are found several times faster."""
+    """Those of :func:`month_figures` that must not change; they are found in half the time."""
     last = last_day(month, By.MONTH)
     orders, further = sum_up(month, last, **_REORDERED)
     facts = _Facts(orders, further, {}, sums_and_balances(month, last))

@@ -146,7 +146,7 @@ def summarise(start: date, end: date) -> Summary:
 
 
 def sums_and_balances(start: date, end: date) -> Summary:
-    """:func:`summarise` without looking for discrepancies, which takes most of the time."""
+    """:func:`summarise` without looking for discrepancies, which takes half of the time."""
     return _summed_up(start, end, _Tally(), look=lambda _rows: None)
 
 
