@@ -109,6 +109,7 @@ def _visit() -> Iterator[tuple[str, str]]:
     week = {"from": today - timedelta(days=7), "to": today}
     yield "report", seen(browser.get(report, week))
     yield "report by product", seen(browser.get(report, {**week, "by": "product"}))
+    yield "close a month", seen(browser.get(f"{report}close/"))
     yield "report, wrong", seen(browser.get(report, {"from": "2026-11-31"}))
     yield "start", seen(browser.get("/admin/giftcards/desk/", follow=True))
     yield "app index", seen(browser.get("/admin/giftcards/"))

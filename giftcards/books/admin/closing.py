@@ -20,6 +20,7 @@ from django.db import router, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.crypto import constant_time_compare
+from django.utils.html import format_html
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -43,7 +44,6 @@ from giftcards.display import (
     count_text,
     day_text,
     filled,
-    isolated,
     moment,
     money,
     signed_money,
@@ -256,7 +256,7 @@ def _close(pages: OrderPages, request: HttpRequest, month: Month, note: str) -> 
 def _shown(pages: OrderPages, request: HttpRequest, month: Month) -> dict[str, Any]:
     steps = list(_steps(pages, request, month))
     return {
-        "months": list(_offered(month.first)),
+        "months": list(_offered(month)),
         "month": month,
         "value": _value(month.first),
         "month_text": month_text(month.first),
@@ -281,18 +281,21 @@ def _report_query(month: Month) -> str:
     return urlencode(Question(month.first, month.last).parameters)
 
 
-def _offered(chosen: date) -> Iterator[tuple[str, str, bool]]:
+def _offered(chosen: Month) -> Iterator[tuple[str, str, bool]]:
     """The months to choose from: value, text, and True for the chosen one."""
     valid = {closing.month: closing for closing in MonthClosing.objects.valid()}
     months = [last_finished_month()]
     while len(months) < _MONTHS:
         months.append(first_day(months[-1] - timedelta(days=1), By.MONTH))
-    for month in sorted({*months, chosen}, reverse=True):
-        text, closing = month_text(month), valid.get(month)
+    for first in sorted({*months, chosen.first}, reverse=True):
+        text, closing = month_text(first), valid.get(first)
         if closing:
-            state = gettext("has changed") if closing.has_changed else gettext("closed")
+            # Of the chosen one, it is known at this moment.
+            is_chosen = first == chosen.first
+            has_changed = bool(chosen.differences) if is_chosen else closing.has_changed
+            state = gettext("has changed") if has_changed else gettext("closed")
             text = f"{text} · {state}"
-        yield _value(month), text, month == chosen
+        yield _value(first), text, first == chosen.first
 
 
 def _steps(pages: OrderPages, request: HttpRequest, month: Month) -> Iterator[dict[str, Any]]:
@@ -403,7 +406,8 @@ def _change(then: Value, now: Value) -> str:
     if isinstance(then, Decimal):
         return signed_money(Decimal(now) - then)
     change = int(now) - then
-    return isolated(("+" if change > 0 else "\N{MINUS SIGN}") + str(abs(change)))
+    sign = "+" if change > 0 else "\N{MINUS SIGN}"
+    return format_html('<bdi dir="ltr">{}{}</bdi>', sign, count_text(abs(change)))
 
 
 PAGES = (Page("order_close_month", "report/close/", closing_view),)
