@@ -111,7 +111,7 @@ class LedgerEntry(models.Model):
         _("entry"), max_length=100, unique=True, editable=False
     )
     # As the provider calls it, such as ORDER, REFUND-ORDER and DEPOSIT.
-    type: models.CharField[str, str] = ExactCharField(_("type"), max_length=40, editable=False)
+    type: models.CharField[str, str] = ExactCharField(_("kind"), max_length=40, editable=False)
     # Negative for what left the account: the sign follows from the type, not from the answer.
     amount = models.DecimalField(_("amount"), max_digits=14, decimal_places=2, editable=False)
     # NULL: the provider did not say.

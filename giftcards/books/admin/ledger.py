@@ -71,7 +71,7 @@ _MONTHS = 12
 
 
 class KindFilter(admin.SimpleListFilter):
-    title = _("type")
+    title = _("kind")
     parameter_name = "type"
 
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
@@ -244,7 +244,7 @@ class LedgerEntryAdmin(OrderRows):
         address = reverse(name, args=[item.key], current_app=site)
         return format_html('<a href="{}">{}</a>', address, bdi(item.reference))
 
-    @admin.display(description=_("type"))
+    @admin.display(description=_("kind"))
     def kind(self, entry: LedgerEntry) -> SafeString:
         words = _KINDS.get(entry.type)
         if words is None:

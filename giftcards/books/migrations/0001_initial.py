@@ -35,7 +35,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('provider_id', giftcards.models.fields.ExactCharField(editable=False, max_length=100, unique=True, verbose_name='entry')),
-                ('type', giftcards.models.fields.ExactCharField(editable=False, max_length=40, verbose_name='type')),
+                ('type', giftcards.models.fields.ExactCharField(editable=False, max_length=40, verbose_name='kind')),
                 ('amount', models.DecimalField(decimal_places=2, editable=False, max_digits=14, verbose_name='amount')),
                 ('balance_before', models.DecimalField(decimal_places=2, editable=False, max_digits=14, null=True, verbose_name='balance before')),
                 ('balance_after', models.DecimalField(decimal_places=2, editable=False, max_digits=14, null=True, verbose_name='balance after')),
