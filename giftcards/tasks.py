@@ -19,6 +19,7 @@ from giftcards.engine.figures import complete_figures
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import begin_tick, follow, is_work_left
 from giftcards.engine.task_queue import LOOP_LEASE, SWEEP_TASK, cluster_stop, queue_task
+from giftcards.engine.terms import complete_terms
 from giftcards.exceptions import GiftcardsError
 from giftcards.models import CustomerRefund
 from giftcards.privacy.retention import purge_if_due
@@ -108,5 +109,6 @@ def do_chores(
 
 # What older workers have left out.
 add_chore("the figures of final orders", complete_figures)
+add_chore("the search terms of orders", complete_terms)
 add_chore("the destruction of old codes", purge_if_due)
 add_chore("the counting of refunds", lambda _should_continue: CustomerRefund.objects.recount())

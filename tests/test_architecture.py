@@ -24,6 +24,8 @@ PARTS = {
     "keys.wiping": "",
     "addresses": "",
     "statuses": "",
+    "spelling": "",
+    "search_terms": "spelling",
     "signals": "",
     "problems": "statuses",
     "keys": "",
@@ -34,7 +36,10 @@ PARTS = {
     "checks": "exceptions conf",
     "keys.keyring": "exceptions keys.secrecy conf",
     "provider": "exceptions problems keys.secrecy conf",
-    "models": "exceptions statuses problems keys.secrecy refunds settlement conf keys.keyring",
+    "models": (
+        "exceptions statuses problems keys.secrecy refunds settlement conf keys.keyring "
+        "search_terms"
+    ),
     "keys.rotation": "exceptions keys.wiping keys.secrecy conf keys.keyring models",
     "durations": "",
     "display": "statuses problems conf models",
@@ -43,11 +48,13 @@ PARTS = {
         "provider models"
     ),
     "apps": "keys.wiping checks engine",
-    "migrations": "models",
+    "migrations": "models search_terms",
     "catalogue": "exceptions statuses conf provider models durations display engine",
     "conditions": "statuses problems conf models display engine catalogue",
     "fulfilment": "signals models engine",
-    "privacy": "exceptions keys.wiping statuses problems keys.secrecy conf models display engine",
+    "privacy": (
+        "exceptions keys.wiping statuses spelling problems keys.secrecy conf models display engine"
+    ),
     "health": "exceptions conditions",
     "tasks": "exceptions conf models engine catalogue privacy",
     "admin": (
@@ -203,6 +210,7 @@ WITHIN = {
         "reordering": "task_queue",
         "reviewing": "",
         "figures": "database",
+        "terms": "",
         "outbox": "backoff task_queue database",
         "recovery_plan": "identity",
         "verdict": "identity",
@@ -243,12 +251,13 @@ WITHIN = {
         "catalogue": "fields changes times",
         "leases": "times",
         "holds": "fields times",
-        "order_queries": "times",
+        "terms": "fields",
+        "order_queries": "terms times",
         "provider": "fields times",
-        "orders": "fields changes times catalogue holds order_queries provider",
+        "orders": "fields changes times catalogue holds terms order_queries provider",
         "cards": "fields orders",
         "records": "fields orders cards",
-        "money": "fields order_queries orders records",
+        "money": "fields terms order_queries orders records",
     },
     "oscar": {
         "conf": "",

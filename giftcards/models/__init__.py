@@ -9,6 +9,7 @@ from giftcards.models.money import CustomerRefund
 from giftcards.models.orders import MAX_QUANTITY, Order, OrderQuerySet, new_reference
 from giftcards.models.provider import ApiKey, Desk, ProviderState
 from giftcards.models.records import CardReveal, CustomerChange, Note
+from giftcards.models.terms import OrderTerm
 
 __all__ = [
     "MAX_QUANTITY",
@@ -25,6 +26,7 @@ __all__ = [
     "OfferChange",
     "Order",
     "OrderQuerySet",
+    "OrderTerm",
     "Product",
     "ProductPrices",
     "ProductType",

@@ -16,9 +16,10 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.exceptions import RefundError, SaleError
 from giftcards.models.fields import MONEY, ExactCharField, assign, plain_line
-from giftcards.models.order_queries import LAST_CHARACTER, PLANNED, batches
+from giftcards.models.order_queries import PLANNED, batches
 from giftcards.models.orders import Order
 from giftcards.models.records import Note
+from giftcards.models.terms import LAST_CHARACTER
 from giftcards.settlement import customer_breakdown, paid_amount
 
 _CENTIME = Decimal("0.01")

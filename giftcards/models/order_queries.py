@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
-from itertools import islice
+from functools import reduce
+from itertools import islice, product
+from operator import or_
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Coalesce
 
+from giftcards.models.terms import OrderTerm, starting_with
 from giftcards.models.times import LONGEST_HOLD, LONGEST_WAIT, SLACK, past
+from giftcards.search_terms import OF_SAME_CUSTOMER, SEARCHED, readings, terms_of
 from giftcards.statuses import URGENT, Review, Status
 
 if TYPE_CHECKING:
@@ -50,8 +54,7 @@ NOT_CREDITED = Q(is_credited__in=[False])
 # Orders with a problem that nobody has ticked off.
 NEEDING_ATTENTION = Q(needs_attention__in=[True])
 
-# A prefix with this character sorts above all texts that begin with the prefix.
-LAST_CHARACTER = "\U0010ffff"
+_NEWEST = ("-created_at", "-pk")
 
 
 def batches(items: Iterable[T]) -> Iterator[list[T]]:
@@ -204,25 +207,55 @@ class OrderQueries(models.QuerySet["Order"]):
             yield from self.known_as(batch)
 
     def search(self, text: str, *, limit: int) -> list[int]:
-        """The primary keys of the orders that match ``text`` exactly, or else as a prefix.
+        """The primary keys of at most ``limit`` orders that a person may mean, newest first.
 
-        Compares the reference, the group, the provider's order id, the customer's e-mail address,
-        phone number and name, and the e-mail address of a recipient. At most ``limit`` keys,
-        unsorted.
+        Those that have all words of ``text``, or else words that begin like these: in the
+        reference, the group, the names, e-mail addresses and phone numbers, however they are
+        spelled; or that have the text as the provider's order id.
         """
-        # A range, because databases differ in when LIKE uses an index; and a UNION, because an OR
-        # leads to a full table scan.
-        parts = [
-            self.filter(**{f"{name}__range": (start, end)}).order_by().values_list("pk", name)
-            for name, starts in _spellings(text).items()
-            for start in starts
-            for end in (start, start + LAST_CHARACTER)
+        named = self._named_by_provider(text, limit)
+        for ways, is_whole in product(readings(text), (True, False)):
+            found = {key for key, has_whole in named if has_whole or not is_whole}
+            for way in ways:
+                found.update(OrderTerm.objects.orders_with(way, is_whole=is_whole)[:limit])
+            if found:
+                return sorted(found, reverse=True)[:limit]
+        return []
+
+    def _named_by_provider(self, text: str, limit: int) -> list[tuple[int, bool]]:
+        """The keys of orders whose provider's id begins with ``text``; True if it is that."""
+        # Its ids may differ only in case.
+        names = sorted({text, text.lower(), text.upper()}) if text.isascii() else []
+        if not names:
+            return []
+        found = self.filter(starting_with("provider_order_id", names)).order_by()
+        return [
+            (key, name in names)
+            for key, name in found.values_list("pk", "provider_order_id")[:limit]
         ]
-        # Django 6.1 applies the model's default ordering to the union.
-        found = list(parts[0].union(*parts[1:], all=True).order_by()[:limit])
-        wanted = set().union(*_spellings(text).values())
-        whole = {key for key, name in found if name in wanted}
-        return list(whole or {key for key, _name in found})
+
+    def of_customer(self, order: Order) -> Self:
+        """The other orders of the customer of ``order``, newest first.
+
+        Those with the same e-mail address in any case, or one of the same phone numbers in any
+        spelling. A recipient of gifts is no customer.
+        """
+        found = terms_of({name: getattr(order, name) for name in SEARCHED})
+        same = [Q(kind=kind, term=term) for kind, term in found if kind in OF_SAME_CUSTOMER]
+        if not same:
+            return self.none()
+        terms = OrderTerm.objects.filter(reduce(or_, same))
+        return self.filter(pk__in=terms.values("order")).exclude(pk=order.pk).order_by(*_NEWEST)
+
+    def newest_before(self, moment: datetime) -> int:
+        """The primary key of the newest order recorded before ``moment``; 0 if there is none."""
+        older = self.filter(created_at__lt=moment).order_by(*_NEWEST)
+        return older.values_list("pk", flat=True).first() or 0
+
+    def without_terms(self, since: int) -> Self:
+        """Orders after the primary key ``since`` that have no search terms, oldest first."""
+        terms = OrderTerm.objects.filter(order=OuterRef("pk"))
+        return self.filter(~Exists(terms), pk__gt=since).order_by("pk")
 
     def not_credited(self) -> Self:
         """Settled orders whose refund in the ledger differs from what the provider promised."""
@@ -277,20 +310,3 @@ def _lines(orders: OrderQueries) -> list[OpenLine]:
         .annotate(models.Count("pk"), models.Sum("quantity"))
     )
     return [OpenLine(*row) for row in found]
-
-
-def _spellings(text: str) -> dict[str, Collection[str]]:
-    """The columns that are searched, and the spellings of ``text`` to search each for.
-
-    People type names and addresses in any case, or with the capital that a phone begins with.
-    """
-    return {
-        "reference": [text],
-        "group": [text],
-        "provider_order_id": [text],
-        # Without repetitions, in a stable order.
-        "customer_email": dict.fromkeys((text, text.lower())),
-        "recipient_email": dict.fromkeys((text, text.lower())),
-        "customer_phone": [text],
-        "customer_name": dict.fromkeys((text, text.lower(), text.upper(), text.title())),
-    }

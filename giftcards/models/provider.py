@@ -305,6 +305,9 @@ class ProviderState(models.Model):
     # An unfinished purge goes on with the orders that settled at this time; NULL: there is none.
     purge_place = models.DateTimeField(null=True)
 
+    # The orders up to this key have search terms; those after it may be an older process's.
+    terms_place = models.PositiveBigIntegerField(default=0, db_default=0)
+
     # How the wall clocks of the machines were set; see giftcards.engine.clock. The version guards
     # each write, which increments it.
     clock = models.JSONField(default=dict, db_default={})

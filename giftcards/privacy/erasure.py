@@ -32,9 +32,9 @@ from giftcards.privacy.person import (
     Role,
     Traces,
     contacts,
-    folded,
 )
 from giftcards.privacy.registry import all_keepers, keepers
+from giftcards.spelling import folded
 
 logger = logging.getLogger(__name__)
 

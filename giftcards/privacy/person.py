@@ -6,7 +6,6 @@ An order has a customer, and a gift has a recipient as well: each is a person of
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -18,60 +17,17 @@ from giftcards.keys.secrecy import Masked
 from giftcards.models import CustomerChange, Order
 from giftcards.models.order_queries import batches
 from giftcards.models.orders import OF_CUSTOMER, OF_GIFT
+from giftcards.spelling import COUNTRY, TELLING_DIGITS, digits, folded, numbers
 
 # How many rows are compared at a time. The comparison is made here, because databases differ in
 # how they fold case and none knows phone numbers.
 _BATCH = 10_000
-# Shorter texts are no phone number, or are part of too many other texts.
-_FEWEST_DIGITS = 6
-_TELLING_DIGITS = 8
+# Shorter texts are part of too many others.
 _SHORTEST = 3
-_COUNTRY = "213"
-# The length of the shortest whole numbers: a landline with its zero, a mobile without.
-_WHOLE_DIGITS = 9
-# The separators that people write between two numbers.
-_BETWEEN = re.compile(r"[/,;،؛\r\n]")
-# A mobile number without its zero. No area begins with these digits.
-_MOBILE = re.compile(r"[567]\d{8}")
 
 
-def folded(text: str) -> str:
-    """``text`` without differences of case and spelling that do not matter in an address."""
-    return unicodedata.normalize("NFKC", text).strip().casefold()
-
-
-def dialled(text: str) -> str:
-    """The digits of a phone number, beginning with the country code; "" if it has too few.
-
-    Ignores spaces, dashes and the script of the digits. 0555 12 34 56 and 555 12 34 56 become
-    213555123456; a number of another country keeps its own code.
-    """
-    number = _digits(text)
-    if len(number) < _FEWEST_DIGITS:
-        return ""
-    # With a country code, nine digits may be the number of a small country.
-    if "+" not in text and _MOBILE.fullmatch(number):
-        return _COUNTRY + number
-    number = number.removeprefix("00")
-    if number.startswith(_COUNTRY):
-        # Also +213 (0) 555, as it is often written.
-        return _COUNTRY + number.removeprefix(_COUNTRY).removeprefix("0")
-    if number.startswith("0"):
-        return _COUNTRY + number.removeprefix("0")
-    return number
-
-
-def numbers(text: str) -> frozenset[str]:
-    """The phone numbers in ``text``, as :func:`dialled`: people write several into one field."""
-    parts = [part for part in _BETWEEN.split(text) if _digits(part)]
-    wholes = [part for part in parts if len(_digits(part)) >= _WHOLE_DIGITS]
-    # If the first part is short, the separator stands inside one number: 0555/12.34.56.
-    several = wholes if wholes[:1] == parts[:1] else [text]
-    return frozenset(Masked(dialled(part)) for part in several) - {""}
-
-
-def _digits(text: str) -> str:
-    return "".join(str(unicodedata.decimal(sign)) for sign in text if sign.isdecimal())
+def _numbers(text: str) -> frozenset[str]:
+    return frozenset(map(Masked, numbers(text)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +89,7 @@ class Person:
     @classmethod
     def _named_in(cls, texts: Collection[str]) -> Self:
         emails = {Masked(folded(text)) for text in texts if "@" in text}
-        phones = [numbers(text) for text in texts if "@" not in text]
+        phones = [_numbers(text) for text in texts if "@" not in text]
         return cls(frozenset(emails), frozenset(chain.from_iterable(phones)))
 
     def __bool__(self) -> bool:
@@ -147,7 +103,7 @@ class Person:
         return any(
             bool(self.emails) and folded(text) in self.emails
             if "@" in text
-            else bool(self.phones) and not self.phones.isdisjoint(numbers(text))
+            else bool(self.phones) and not self.phones.isdisjoint(_numbers(text))
             for text in texts
         )
 
@@ -217,20 +173,22 @@ class Traces:
         typed = contacts(parts)
         names = {getattr(row, role.name) for order, role in parts for row in _with_former(order)}
         texts |= typed | names
-        dialled_ones.update(chain.from_iterable(numbers(text) for text in typed if "@" not in text))
+        dialled_ones.update(
+            chain.from_iterable(_numbers(text) for text in typed if "@" not in text)
+        )
         whole = [re.escape(folded(text)) for text in texts if len(text.strip()) >= _SHORTEST]
         # As whole words only, because a short name is part of many other words.
         self._pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(sorted(whole)) or '(?!)'})(?![^\W_])")
         # Without the country code, which is not always written.
-        national = (number.removeprefix(_COUNTRY) for number in dialled_ones)
-        self._numbers = {Masked(number) for number in national if len(number) >= _TELLING_DIGITS}
+        national = (number.removeprefix(COUNTRY) for number in dialled_ones)
+        self._numbers = {Masked(number) for number in national if len(number) >= TELLING_DIGITS}
 
     def __repr__(self) -> str:
         return "<traces of a person>"
 
     def are_in(self, text: str) -> bool:
         """True if ``text`` contains one of these traces."""
-        number = _digits(text)
+        number = digits(text)
         is_called = any(known in number for known in self._numbers)
         return is_called or bool(self._pattern.search(folded(text)))
 

@@ -33,12 +33,14 @@ from giftcards.models import (
     CustomerRefund,
     Note,
     Order,
+    OrderTerm,
     StatusChange,
 )
 from giftcards.privacy.erasure import SharedNumber, erase, find_orders
-from giftcards.privacy.person import ERASED, Person, Traces, dialled
+from giftcards.privacy.person import ERASED, Person, Traces
 from giftcards.problems import Problem
 from giftcards.settlement import record_refund
+from giftcards.spelling import dialled
 from giftcards.statuses import Status
 from tests.builders import CARDS, LINE, make_guide_order
 from tests.conftest import Call
@@ -171,7 +173,7 @@ class TestErasing:
             model.__name__
             for model in (
                 Order, StatusChange, Acknowledgement, Note, CustomerRefund, CardReveal, Delivery,
-                CardLink, LinkVisit, LogEntry, CustomerChange,
+                CardLink, LinkVisit, LogEntry, CustomerChange, OrderTerm,
             )
         }  # fmt: skip
         assert run_erasure() == [order.reference]

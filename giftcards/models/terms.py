@@ -1,0 +1,88 @@
+"""Search terms of orders, in a table of their own: any number for each, and one index for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING
+
+from django.db import models
+from django.db.models import Exists, OuterRef, Q
+
+from giftcards.models.fields import ExactCharField
+from giftcards.search_terms import LONGEST, SEARCHED, Reading, Word, terms_of
+
+if TYPE_CHECKING:
+    from giftcards.models.orders import Order
+
+_BATCH = 2_000
+# A prefix with this character sorts above all texts that begin with the prefix.
+LAST_CHARACTER = "\U0010ffff"
+
+
+def starting_with(column: str, starts: Iterable[str]) -> Q:
+    """The condition that a column begins with one of ``starts``.
+
+    Ranges, because databases differ in when LIKE uses an index.
+    """
+    parts = (Q((f"{column}__range", (start, start + LAST_CHARACTER))) for start in starts)
+    return reduce(or_, parts)
+
+
+def _condition(word: Word, *, is_whole: bool) -> Q:
+    if not is_whole:
+        return starting_with("term", sorted(word.starts))
+    return Q(term__in=sorted(word.whole)) if len(word.whole) > 1 else Q(term=min(word.whole))
+
+
+class OrderTermQuerySet(models.QuerySet["OrderTerm"]):
+    def add_for(self, orders: Iterable[Order]) -> None:
+        """Insert the terms that the rows of ``orders`` do not have yet."""
+        self.bulk_create(
+            (
+                OrderTerm(order_id=order.pk, kind=kind, term=term)
+                for order in orders
+                for kind, term in sorted(
+                    terms_of({each: getattr(order, each) for each in SEARCHED})
+                )
+            ),
+            batch_size=_BATCH,
+            ignore_conflicts=True,
+        )
+
+    def orders_with(self, reading: Reading, *, is_whole: bool) -> models.QuerySet[OrderTerm, int]:
+        """The primary keys of the orders with all words of ``reading``, newest first.
+
+        With ``is_whole``, a term has to be the word; otherwise, to begin with it.
+        """
+        first, *others = (_condition(word, is_whole=is_whole) for word in reading)
+        rows = self.filter(first)
+        for other in others:
+            rows = rows.filter(Exists(OrderTerm.objects.filter(other, order=OuterRef("order"))))
+        return rows.order_by("-order_id").values_list("order_id", flat=True).distinct()
+
+
+class OrderTerm(models.Model):
+    """A word by which an order is found: see :mod:`giftcards.search_terms`.
+
+    :class:`Order` writes its own terms, in the same transaction as the columns that they are of.
+    """
+
+    order = models.ForeignKey("giftcards.Order", on_delete=models.CASCADE, related_name="terms")
+    # A TermKind.
+    kind = models.PositiveSmallIntegerField()
+    # Exact, because ranges of it are searched; see search_terms.plain for what counts as the same.
+    term: models.CharField[str, str] = ExactCharField(max_length=LONGEST)
+
+    objects = OrderTermQuerySet.as_manager()
+
+    class Meta:
+        default_permissions = ()
+        # The index of the search: of a term, the newest orders first.
+        constraints = (
+            models.UniqueConstraint(fields=("term", "order", "kind"), name="giftcards_term"),
+        )
+
+    def __str__(self) -> str:
+        return self.term

@@ -1,0 +1,206 @@
+"""Search terms: the words by which an order is found, and the readings of what a person types.
+
+Both are made by the same rules, so that all spellings of a thing have the same terms.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import IntEnum
+from itertools import groupby
+from typing import NamedTuple
+
+from giftcards.spelling import (
+    COUNTRY,
+    TELLING_DIGITS,
+    digits,
+    folded,
+    is_abroad,
+    joined,
+    numbers,
+    phone_digits,
+    plain,
+    tokens,
+    without_article,
+    words,
+)
+
+#: The longest term; of a longer one, only the beginning is kept.
+LONGEST = 254
+# A text with more numbers is a random one, such as a UUID: nobody knows it by one of them.
+_MOST_NUMBERS = 5
+# The words of what a person types that are read; more would make too large a query.
+_MOST_WORDS = 8
+_NUMBER = re.compile(r"\d+")
+# A part of a phone number.
+_DIALLED = re.compile(r"[+(]*\d[\d().\-/+]*")
+# The longest phone number, with some room for codes in front of it.
+_LONGEST_NUMBER = 18
+
+
+class TermKind(IntEnum):
+    """The origin of a term. The values are in the database."""
+
+    REFERENCE = 1
+    #: A number in a reference or a group.
+    NUMBER = 2
+    GROUP = 3
+    EMAIL = 4
+    #: Without the country's code.
+    PHONE = 5
+    #: With the code of another country: it may look like a number of this one.
+    FOREIGN_PHONE = 6
+    NAME = 7
+    RECIPIENT_EMAIL = 8
+    RECIPIENT_NAME = 9
+
+
+#: The kinds of terms that two orders of the same customer have in common.
+OF_SAME_CUSTOMER = (TermKind.EMAIL, TermKind.PHONE, TermKind.FOREIGN_PHONE)
+
+#: A term, with its kind before it.
+Term = tuple[TermKind, str]
+
+
+def _number(text: str) -> str:
+    """A number without leading zeros."""
+    return text.lstrip("0") or "0"
+
+
+def _numbered(text: str) -> Iterator[Term]:
+    found = _NUMBER.findall(plain(text))
+    if len(found) <= _MOST_NUMBERS:
+        yield from ((TermKind.NUMBER, _number(each)) for each in found)
+
+
+def _reference(text: str) -> Iterator[Term]:
+    yield from ((TermKind.REFERENCE, token) for token in tokens(text))
+    yield from _numbered(text)
+
+
+def _group(text: str) -> Iterator[Term]:
+    yield from ((TermKind.GROUP, token) for token in tokens(text))
+    yield from _numbered(text)
+
+
+def _phone(text: str) -> Iterator[Term]:
+    if "@" in text:
+        yield from _email(TermKind.EMAIL)(text)
+        return
+    found = numbers(text)
+    for number in found:
+        kind = TermKind.PHONE if number.startswith(COUNTRY) else TermKind.FOREIGN_PHONE
+        yield kind, _number(number.removeprefix(COUNTRY))
+    if not found and digits(text):
+        yield TermKind.NUMBER, _number(digits(text))
+
+
+def _email(kind: TermKind) -> Callable[[str], Iterator[Term]]:
+    def terms(text: str) -> Iterator[Term]:
+        if address := folded(text):
+            yield kind, address
+
+    return terms
+
+
+def _name(kind: TermKind) -> Callable[[str], Iterator[Term]]:
+    def terms(text: str) -> Iterator[Term]:
+        name = words(text)
+        for word in (*name, *(word for _count, word in joined(name))):
+            yield kind, word
+            yield kind, without_article(word)
+
+    return terms
+
+
+_TERMS: Mapping[str, Callable[[str], Iterator[Term]]] = {
+    "reference": _reference,
+    "group": _group,
+    "customer_email": _email(TermKind.EMAIL),
+    "customer_phone": _phone,
+    "customer_name": _name(TermKind.NAME),
+    "recipient_email": _email(TermKind.RECIPIENT_EMAIL),
+    "recipient_name": _name(TermKind.RECIPIENT_NAME),
+}
+#: The columns of an order that its terms are made of.
+SEARCHED = tuple(_TERMS)
+
+
+def terms_of(order: Mapping[str, str]) -> set[Term]:
+    """The terms of an order with these values, by column; a column that is missing has none."""
+    return {
+        (kind, term[:LONGEST])
+        for column, terms in _TERMS.items()
+        for kind, term in terms(order.get(column, ""))
+    }
+
+
+class Word(NamedTuple):
+    """A word that a person has typed: the terms that it may be, or be the beginning of."""
+
+    whole: frozenset[str]
+    starts: frozenset[str]
+
+
+#: The words of a text, all of which an order must have.
+Reading = tuple[Word, ...]
+
+
+def readings(text: str) -> list[list[Reading]]:
+    """The ways to read a search for ``text``, the most literal ones first.
+
+    As it is typed, with the groups of digits beside each other as one phone number, and with the
+    parts of a name written together; then the same taken apart at every punctuation mark. None for
+    a text without letters and digits.
+    """
+    parts = folded(text).split()[:_MOST_WORDS]
+    apart = [piece for part in parts for piece in ([part] if "@" in part else words(part))]
+    typed = (_with_whole_numbers(parts), _together(parts))
+    return list(filter(None, (_read(typed), _read((apart, _together(apart))))))
+
+
+def _read(ways: Iterable[Iterable[str]]) -> list[Reading]:
+    found = (tuple(filter(None, map(_typed, way)))[:_MOST_WORDS] for way in ways)
+    return [reading for reading in dict.fromkeys(found) if reading]
+
+
+def _with_whole_numbers(parts: Iterable[str]) -> Iterator[str]:
+    """``parts``, with those that may be of one phone number as one text."""
+    for is_number, group in groupby(parts, lambda part: _is_dialled(plain(part))):
+        pieces = list(group)
+        whole = " ".join(pieces)
+        is_one = is_number and len(digits(whole)) <= _LONGEST_NUMBER
+        yield from [whole] if is_one else pieces
+
+
+def _is_dialled(text: str) -> bool:
+    return bool(_DIALLED.fullmatch(text))
+
+
+def _together(name: Sequence[str]) -> Iterator[str]:
+    place = 0
+    for start, (count, word) in enumerate(joined(name)):
+        if start == place:
+            yield word
+            place += count
+
+
+def _typed(part: str) -> Word | None:
+    """The word for a part of a search; ``None`` if it has neither letters nor digits."""
+    shown = plain(part).replace(" ", "")
+    if not words(shown):
+        return None
+    whole = {shown, folded(part).replace(" ", "")}
+    starts = set[str]()
+    if _is_dialled(shown):
+        number = _number(phone_digits(part))
+        whole = {number} if shown.isdecimal() else {shown, number}
+        rest = _number(number.removeprefix(COUNTRY))
+        if number.startswith(COUNTRY) and (is_abroad(part) or len(rest) >= TELLING_DIGITS):
+            # The beginning of a phone number is no whole term.
+            (whole if len(rest) >= TELLING_DIGITS else starts).add(rest)
+    else:
+        whole.add(without_article(shown))
+    whole = {term[:LONGEST] for term in whole}
+    return Word(frozenset(whole), frozenset(whole | starts))

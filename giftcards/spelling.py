@@ -1,0 +1,155 @@
+"""Spellings of one thing that count as the same: addresses, phone numbers, names, references.
+
+Databases differ in how they fold case, and none knows phone numbers or Arabic names.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+#: The code of the country whose numbers are written without it.
+COUNTRY = "213"
+#: Fewer digits, without the country code, may be part of many other texts.
+TELLING_DIGITS = 8
+# Fewer digits are no phone number.
+_FEWEST_DIGITS = 6
+# The length of the shortest whole numbers: a landline with its zero, a mobile without.
+_WHOLE_DIGITS = 9
+# The separators that people write between two numbers.
+_BETWEEN = re.compile(r"[/,;،؛\r\n]")
+# A mobile number without its zero. No area begins with these digits.
+_MOBILE = re.compile(r"[567]\d{8}")
+_IS_ABROAD = re.compile(r"\s*(\+|00)")
+
+# Letters that are written in place of each other, and have no common decomposition.
+_SAME_LETTER = str.maketrans(
+    {
+        # Alef wasla, alef maksura, Persian yeh and kaf, teh marbuta.
+        "ٱ": "ا",
+        "ى": "ي",
+        "ی": "ي",
+        "ک": "ك",
+        "ة": "ه",
+        # Tatweel only makes a word longer.
+        "ـ": "",
+        "ø": "o",
+        "ł": "l",
+        "đ": "d",
+        "ð": "d",
+        "ı": "i",
+        "æ": "ae",
+        "œ": "oe",
+    }
+)
+_WORD = re.compile(r"[^\W_]+")
+# Words of names that some write apart, and others together with the next word.
+_JOINED = re.compile(
+    "abd|abdel|abou|abu|ait|al|bel|ben|bent|bin|bou|el|oum|ould|sid|sidi"
+    "|عبد|ابو|ابن|ام|ايت|ال|بن|بنت|بو|سي|سيدي|ولد"
+)
+_ARTICLE = "ال"
+# What is left of a word without its article has at least so many letters.
+_FEWEST_LETTERS = 3
+
+
+def folded(text: str) -> str:
+    """``text`` without differences of case and spelling that do not matter in an address."""
+    return unicodedata.normalize("NFKC", text).strip().casefold()
+
+
+def plain(text: str) -> str:
+    """``text`` without differences that people do not mind when they look for something.
+
+    In lower case, without accents, Arabic vowels, tatweel and what cannot be seen; with one letter
+    for all forms of alef, yeh and heh at the end of a word; digits of all scripts are 0 to 9.
+    """
+    for _time in range(2):
+        # Twice: the one brings forth what the other changes.
+        text = unicodedata.normalize("NFKD", text).casefold()
+    shown = (_plain_sign(sign) for sign in unicodedata.normalize("NFKD", text))
+    return "".join(shown).translate(_SAME_LETTER)
+
+
+def _plain_sign(sign: str) -> str:
+    if sign.isdecimal():
+        return str(unicodedata.decimal(sign))
+    if sign.isspace():
+        return " "
+    return "" if unicodedata.category(sign) in {"Mn", "Cc", "Cf", "Cs"} else sign
+
+
+def tokens(text: str) -> list[str]:
+    """The parts of ``text`` between spaces, each :func:`plain`."""
+    return [token for part in folded(text).split() if (token := plain(part).replace(" ", ""))]
+
+
+def words(text: str) -> list[str]:
+    """The words and numbers in ``text``, each :func:`plain`."""
+    return _WORD.findall(plain(text))
+
+
+def joined(name: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """The words of a ``name`` that may be written as one, and how many of them each replaces.
+
+    Of ``("karim", "ben", "ali")``: ``(1, "karim"), (2, "benali"), (1, "ali")``.
+    """
+    for start in range(len(name)):
+        end = start
+        while end < len(name) - 1 and _JOINED.fullmatch(name[end]):
+            end += 1
+        yield end + 1 - start, "".join(name[start : end + 1])
+
+
+def without_article(word: str) -> str:
+    """An Arabic ``word`` without its article."""
+    rest = word.removeprefix(_ARTICLE)
+    return rest if len(rest) >= _FEWEST_LETTERS else word
+
+
+def digits(text: str) -> str:
+    """The digits in ``text``, whatever their script, as 0 to 9."""
+    return "".join(str(unicodedata.decimal(sign)) for sign in text if sign.isdecimal())
+
+
+def phone_digits(text: str) -> str:
+    """The digits in a phone number, without the zero of +33 (0) 6."""
+    return digits(plain(text).replace("(0)", ""))
+
+
+def is_abroad(text: str) -> bool:
+    """True if a phone number is written with the code of its country: after ``+`` or ``00``."""
+    return bool(_IS_ABROAD.match(plain(text).replace("(", "")))
+
+
+def dialled(text: str) -> str:
+    """The digits of a phone number, beginning with the country code; "" if it has too few.
+
+    Ignores spaces, dashes and the script of the digits. 0555 12 34 56 and 555 12 34 56 become
+    213555123456; a number of another country keeps its own code.
+    """
+    number = phone_digits(text)
+    if len(number) < _FEWEST_DIGITS:
+        return ""
+    # With a country code, nine digits may be the number of a small country.
+    if "+" not in text and _MOBILE.fullmatch(number):
+        return COUNTRY + number
+    number = number.removeprefix("00")
+    # Also +213 (0) 555, as it is often written.
+    rest = number.removeprefix(COUNTRY).removeprefix("0")
+    # A landline of Algiers without its zero may begin with the same digits.
+    if number.startswith(COUNTRY) and (len(rest) >= TELLING_DIGITS or is_abroad(text)):
+        return COUNTRY + rest
+    if number.startswith("0"):
+        return COUNTRY + number.removeprefix("0")
+    return number
+
+
+def numbers(text: str) -> frozenset[str]:
+    """The phone numbers in ``text``, as :func:`dialled`: people write several into one field."""
+    parts = [part for part in _BETWEEN.split(text) if digits(part)]
+    wholes = [part for part in parts if len(digits(part)) >= _WHOLE_DIGITS]
+    # If the first part is short, the separator stands inside one number: 0555/12.34.56.
+    several = wholes if wholes[:1] == parts[:1] else [text]
+    return frozenset(map(dialled, several)) - {""}

@@ -1,0 +1,136 @@
+"""Search terms are written with their orders, follow them, and find the orders of one customer."""
+
+from __future__ import annotations
+
+import pytest
+from django.utils import timezone
+
+from giftcards.engine.terms import complete_terms
+from giftcards.fulfilment import change_customer, place_order
+from giftcards.models import Order, OrderTerm, ProviderState
+from giftcards.search_terms import SEARCHED, TermKind, terms_of
+from tests.builders import LINE, build_guide_order, make_order
+from tests.stage import ago
+
+pytestmark = pytest.mark.django_db
+
+CUSTOMER = {"customer_email": "Amina@Example.com", "customer_phone": "0550 12 34 56"}
+
+
+def stored(order: Order) -> set[tuple[int, str]]:
+    return set(OrderTerm.objects.filter(order=order).values_list("kind", "term"))
+
+
+def expected(order: Order) -> set[tuple[int, str]]:
+    order.refresh_from_db()
+    found = terms_of({name: getattr(order, name) for name in SEARCHED})
+    return {(int(kind), term) for kind, term in found}
+
+
+def test_an_order_that_is_placed_has_its_terms() -> None:
+    order = place_order(**LINE, reference="WEB-2002", **CUSTOMER)
+    assert place_order(**LINE, reference="WEB-2002", **CUSTOMER) == order
+    assert stored(order) == {
+        (TermKind.REFERENCE, "web-2002"),
+        (TermKind.NUMBER, "2002"),
+        (TermKind.EMAIL, "amina@example.com"),
+        (TermKind.PHONE, "550123456"),
+    }
+
+
+def test_an_order_that_is_corrected_has_the_terms_of_its_new_values_only() -> None:
+    order = place_order(**LINE, **CUSTOMER, customer_name="Amina")
+    change_customer(order, name="Lina", phone="0660 00 00 00")
+    terms = stored(order)
+    assert terms == expected(order)
+    assert {(TermKind.NAME, "lina"), (TermKind.PHONE, "660000000")} <= terms
+    assert not terms & {(TermKind.NAME, "amina"), (TermKind.PHONE, "550123456")}
+
+
+def test_an_order_that_is_saved_or_deleted_takes_its_terms_along() -> None:
+    order = make_order(reference="one", group="cart 7")
+    order.group = "cart 8"
+    order.save(update_fields=["group"])
+    assert stored(order) == expected(order)
+    order.status = "PLACING"
+    order.save(update_fields=["status"])
+    assert stored(order) == expected(order)
+    order.delete()
+    assert not OrderTerm.objects.exists()
+
+
+class TestOfAnOlderProcess:
+    """It knows no terms, and inserts the row alone."""
+
+    @pytest.fixture
+    def orders(self) -> list[Order]:
+        ages = (3 * 3600, 2 * 3600, 60)
+        return Order.objects.bulk_create(
+            build_guide_order(reference=f"old-{age}", created_at=ago(age)) for age in ages
+        )
+
+    def test_the_tick_writes_what_is_missing_once(self, orders: list[Order]) -> None:
+        ours = make_order(reference="new")
+        before = set(OrderTerm.objects.filter(order=ours).values_list("pk"))
+        assert [complete_terms(lambda: True) for _time in range(2)] == [3, 0]
+        assert [stored(order) for order in orders] == list(map(expected, orders))
+        assert set(OrderTerm.objects.filter(order=ours).values_list("pk")) == before
+
+    def test_the_place_stays_where_a_transaction_may_still_be_open(
+        self, orders: list[Order]
+    ) -> None:
+        complete_terms(lambda: True)
+        assert ProviderState.objects.current().terms_place == orders[1].pk
+        # Another one appears before an order that is there.
+        OrderTerm.objects.filter(order=orders[2]).delete()
+        assert complete_terms(lambda: True) == 1
+
+    def test_a_worker_that_has_to_stop_goes_on_the_next_time(self, orders: list[Order]) -> None:
+        assert complete_terms(lambda: False) == 0
+        assert ProviderState.objects.current().terms_place == 0
+        assert complete_terms(lambda: True) == 3
+
+
+class TestOrdersOfOneCustomer:
+    @pytest.mark.parametrize(
+        "same",
+        [
+            {"customer_email": "amina@example.COM"},
+            {"customer_phone": "+213 (0) 550-12-34-56"},
+            {"customer_phone": "٠٥٥٠١٢٣٤٥٦"},
+            {"customer_phone": "00213550123456", "customer_email": "other@example.com"},
+            {"customer_phone": "0661 00 00 00 / 0550 123 456"},
+        ],
+        ids=str,
+    )
+    def test_the_same_address_or_number_in_any_spelling_is_the_same_customer(
+        self, same: dict[str, str]
+    ) -> None:
+        order, other = make_order(**CUSTOMER), make_order(**same)
+        assert list(Order.objects.of_customer(order)) == [other]
+        assert list(Order.objects.of_customer(other)) == [order]
+
+    @pytest.mark.parametrize(
+        "different",
+        [
+            {},
+            {"customer_name": "Amina"},
+            {"customer_email": "amina@example.com.dz"},
+            {"customer_phone": "0550 12 34 57"},
+            # Of another country, with the same digits.
+            {"customer_phone": "+550123456"},
+            {"customer_phone": "12"},
+            {"reference": "550123456"},
+            {"recipient_email": "amina@example.com", "recipient_name": "Amina"},
+        ],
+        ids=str,
+    )
+    def test_what_is_only_alike_is_another_customer(self, different: dict[str, str]) -> None:
+        order, other = make_order(**CUSTOMER, customer_name="Amina"), make_order(**different)
+        assert list(Order.objects.of_customer(order)) == []
+        assert list(Order.objects.of_customer(other)) == []
+
+    def test_the_newest_come_first_without_the_order_itself(self) -> None:
+        now = timezone.now()
+        old, order, new = (make_order(**CUSTOMER, created_at=at) for at in (ago(99), now, now))
+        assert list(Order.objects.of_customer(order)) == [new, old]
