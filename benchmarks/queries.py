@@ -43,7 +43,7 @@ def run(*, is_quick: bool) -> None:
                         order = Order.objects.get(pk=pk)
                         client.check(order.provider_order_id or "")
                         order.checked_at = timezone.now()
-                        order.save()
+                        order.save(update_fields=["checked_at"])
                 ratio = len(one_by_one) / len(swept)
                 say(
                     f"{count:>3} orders: {len(swept)} queries; read and saved one by one:"

@@ -11,12 +11,21 @@ from django.utils import timezone
 
 from giftcards.books.models import LedgerEntry
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
-from giftcards.models import Card, CardReveal, CustomerRefund, Note, Order, StatusChange
+from giftcards.models import (
+    Card,
+    CardReveal,
+    CustomerRefund,
+    Note,
+    Order,
+    OrderTerm,
+    StatusChange,
+)
+from giftcards.search_terms import TermKind
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
 
 # The tables that grow with a shop.
-CORE = (Order, StatusChange, Card, CardReveal, CustomerRefund, Note, LedgerEntry)
+CORE = (Order, OrderTerm, StatusChange, Card, CardReveal, CustomerRefund, Note, LedgerEntry)
 OF_MESSAGES = (Delivery, CardLink, LinkVisit)
 # The statistics of the planner with which tests of plans are run; SQLite need not have any.
 STATISTICS = ["fresh", "none"] if connection.vendor == "sqlite" else ["fresh"]
@@ -31,6 +40,9 @@ _PATHS = {status: (Status.PLACING, Status.HANDLING, status) for status in _SHARE
     Status.REJECTED: (Status.PLACING, Status.REJECTED)
 }
 _CARDS = 2
+# Of the number in a reference, a name or an address.
+_DIGITS = 10
+_INTEGER = {"mysql": "UNSIGNED"}
 # The numbers from 1 to `count`, as a table "numbers" with the column "i".
 _NUMBERS = {
     "sqlite": (
@@ -61,6 +73,7 @@ def add_history(count: int) -> None:
         analyze()
         _copy_changes(statuses)
         _copy_cards(statuses)
+    _add_terms()
     analyze()
 
 
@@ -172,11 +185,13 @@ def _copy_orders(count: int, patterns: dict[Status, Order]) -> None:
         for name in ("created_at", "sent_at", "settled_at")
     }
     values["accepted_at"] = f"CASE WHEN p.accepted_at IS NOT NULL THEN {values['sent_at']} END"
-    values["reference"] = _text("shop-", "i", 10)
-    values["customer_email"] = _text("customer-", "i", 10, "@example.com")
-    values["customer_name"] = _text("Amina ", "i", 10)
-    values["customer_phone"] = _text("+213", "i", 10)
-    recipient = _text("recipient-", "i", 10, "@example.com")
+    values["reference"] = _text("shop-", "i", _DIGITS)
+    values["customer_email"] = _text("customer-", "i", _DIGITS, "@example.com")
+    # One in twenty has a common name.
+    names = (_text(f"{name} ", "i", _DIGITS) for name in ("Mohamed", "Amina"))
+    values["customer_name"] = "CASE WHEN i %% 20 = 0 THEN {} ELSE {} END".format(*names)
+    values["customer_phone"] = _text("+2135", "i", 8)
+    recipient = _text("recipient-", "i", _DIGITS, "@example.com")
     values["recipient_email"] = f"CASE WHEN i %% 50 = 3 THEN {recipient} ELSE '' END"
     values["product_id"] = "CASE WHEN i %% 7 < 3 THEN 'product-001' ELSE 'product-002' END"
     values["sale_price"] = "CASE WHEN i %% 4 = 0 THEN 550 END"
@@ -186,7 +201,7 @@ def _copy_orders(count: int, patterns: dict[Status, Order]) -> None:
     values["paid_back_amount"] = f"CASE WHEN i %% 8 = 0 THEN {owed} ELSE 0 END"
     values["planned_amount"] = "CASE WHEN i %% 996 = 4 THEN 1 ELSE 0 END"
     values["environment"] = "CASE WHEN i %% 2999 = 0 THEN 'SANDBOX' ELSE 'PRODUCTION' END"
-    invoice = _text("invoice-", "i", 10)
+    invoice = _text("invoice-", "i", _DIGITS)
     values["group"] = f"CASE WHEN i %% 2 = 0 THEN {invoice} ELSE '' END"
     values["provider_order_id"] = (
         f"CASE WHEN p.provider_order_id IS NOT NULL THEN {_text('id-', 'i', 20)} END"
@@ -198,6 +213,30 @@ def _copy_orders(count: int, patterns: dict[Status, Order]) -> None:
         choice += f" WHEN (i * 37) %% 100 < {ends} THEN {patterns[status].pk}"
     numbers = _NUMBERS[connection.vendor].format(count=count)
     _copy(Order, values, f"{numbers} JOIN {{table}} p ON p.id = {choice} END")
+
+
+def _add_terms() -> None:
+    """The search terms of the orders that :func:`_copy_orders` has made."""
+    number = f"CAST(SUBSTR(reference, 6) AS {_INTEGER.get(connection.vendor, 'INTEGER')})"
+    name = f"SUBSTR(customer_name, 1, LENGTH(customer_name) - {_DIGITS + 1})"
+    terms = {
+        TermKind.REFERENCE: ("reference",),
+        TermKind.NUMBER: (_as_text(number),),
+        TermKind.GROUP: (connection.ops.quote_name("group"),),
+        TermKind.EMAIL: ("customer_email",),
+        TermKind.PHONE: ("SUBSTR(customer_phone, 5)",),
+        TermKind.NAME: (f"LOWER({name})", _text("", number, _DIGITS)),
+        TermKind.RECIPIENT_EMAIL: ("recipient_email",),
+    }
+    into = f"INSERT INTO {OrderTerm._meta.db_table} (order_id, kind, term)"
+    with transaction.atomic(), connection.cursor() as cursor:
+        for kind, texts in terms.items():
+            for text in texts:
+                cursor.execute(
+                    f"{into} SELECT id, {int(kind)}, {text} FROM {Order._meta.db_table}"
+                    f" WHERE reference LIKE 'shop-%%' AND {text} <> ''",
+                    [],
+                )
 
 
 def _copy_changes(patterns: dict[Status, Order]) -> None:
@@ -252,16 +291,19 @@ def _copy(model: type[models.Model], values: dict[str, str], source: str) -> Non
 
 def _text(before: str, number: str, digits: int, after: str = "") -> str:
     """SQL for the number with leading zeros between two texts."""
-    text = "CHAR" if connection.vendor == "mysql" else "TEXT"
-    padded = f"LPAD(CAST({number} AS {text}), {digits}, '0')"
+    padded = f"LPAD({_as_text(number)}, {digits}, '0')"
     if connection.vendor == "mysql":
         return f"CONCAT('{before}', {padded}, '{after}')"
     return f"'{before}' || {padded} || '{after}'"
 
 
+def _as_text(number: str) -> str:
+    return f"CAST({number} AS {'CHAR' if connection.vendor == 'mysql' else 'TEXT'})"
+
+
 def remove_history() -> None:
     """Remove all orders with what belongs to them, and what the planner knows of them."""
-    for model in (Card, StatusChange, Order):
+    for model in (Card, StatusChange, OrderTerm, Order):
         model._base_manager.all()._raw_delete(connection.alias)  # type: ignore[attr-defined]
     analyze()
 

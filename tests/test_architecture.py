@@ -44,8 +44,8 @@ PARTS = {
     "durations": "",
     "display": "statuses problems conf models",
     "engine": (
-        "exceptions statuses signals problems keys.secrecy refunds settlement conf keys.keyring "
-        "provider models"
+        "exceptions statuses search_terms signals problems keys.secrecy refunds settlement conf "
+        "keys.keyring provider models"
     ),
     "apps": "keys.wiping checks engine",
     "migrations": "models search_terms",
@@ -252,7 +252,8 @@ WITHIN = {
         "leases": "times",
         "holds": "fields times",
         "terms": "fields",
-        "order_queries": "terms times",
+        "searching": "terms",
+        "order_queries": "times searching",
         "provider": "fields times",
         "orders": "fields changes times catalogue holds terms order_queries provider",
         "cards": "fields orders",

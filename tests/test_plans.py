@@ -44,6 +44,7 @@ from giftcards.engine.recording import record_answers
 from giftcards.engine.recovery import adopt, declare_absent
 from giftcards.engine.resolving import release
 from giftcards.engine.sweep import check_now, check_settled, sweep
+from giftcards.engine.terms import complete_terms
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import place_order, reorder_missing
 from giftcards.models import (
@@ -53,6 +54,7 @@ from giftcards.models import (
     CustomerRefund,
     Note,
     Order,
+    OrderTerm,
     ProviderState,
     StatusChange,
 )
@@ -61,13 +63,14 @@ from giftcards.privacy.erasure import erase, find_orders
 from giftcards.privacy.person import Person
 from giftcards.privacy.retention import purge
 from giftcards.problems import Problem
+from giftcards.search_terms import SEARCHED, terms_of
 from giftcards.settlement import cancel_refund, complete_refund, record_refund
 from giftcards.signals import order_settled
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.books.wire import ledger_state, note_ledger
 from tests.books.wire import read as read_books
-from tests.builders import answer, claim, make_order
+from tests.builders import answer, build_guide_order, claim, make_order
 from tests.history import STATISTICS, add_history, analyze, forget_statistics, remove_history
 from tests.pages import FIND, LEDGER, LIST, START, order_page, read, sign_in
 from tests.plans import Statement, explained
@@ -192,6 +195,33 @@ def test_a_query_that_reads_a_whole_table_is_detected() -> None:
         list(Order.objects.filter(failures=9).order_by("-created_at", "-pk"))
         Order.objects.filter(claim="nobody").update(failures=0)
     assert len(scans(statements)) == 3
+
+
+def test_the_past_has_the_search_terms_that_its_orders_would_have() -> None:
+    rows = Order.objects.filter(reference__startswith="shop-").order_by("pk")[:200]
+    for values in rows.values("pk", *SEARCHED):
+        terms = OrderTerm.objects.filter(order=values["pk"]).values_list("kind", "term")
+        assert set(terms) == terms_of(values)
+
+
+def test_the_orders_of_one_customer_are_found_without_reading_a_whole_table() -> None:
+    order = Order.objects.filter(reference__startswith="shop-")[42]
+    others = [make_order(customer_email=order.customer_email.upper()) for _time in range(2)]
+    with explained() as statements:
+        assert list(Order.objects.of_customer(order)) == others[::-1]
+        assert Order.objects.of_customer(order).count() == 2
+    assert scans(statements) == []
+
+
+def test_writing_the_search_terms_that_an_older_process_has_left_out_reads_no_whole_table() -> None:
+    place = Order.objects.order_by("-pk")[0].pk
+    ProviderState.objects.current()
+    ProviderState.objects.update(terms_place=place)
+    Order.objects.bulk_create(build_guide_order() for _time in range(3))
+    with explained() as statements:
+        assert complete_terms(lambda: True) == 3
+    # In the order of the index, the newest order of an hour ago is the first.
+    assert scans(statements, but="LIMIT 1") == []
 
 
 def test_a_search_for_old_codes_reads_no_whole_table() -> None:
@@ -659,8 +689,18 @@ SEARCHES: list[dict[str, str]] = [
     {"q": "recipient-000000005"},
     {"q": "invoice-0000000042"},
     {"q": "invoice-000000004"},
-    {"q": "+213000000004"},
+    {"q": "0500-00-00-04"},
+    {"q": "42"},
+]
+# Words, or beginnings of words, of a large part of the orders here.
+COMMON_SEARCHES: list[dict[str, str]] = [
+    {"q": "+213 500 000 04"},
     {"q": "amina 000000004"},
+    {"q": "000000004 amina"},
+    {"q": "amina"},
+    {"q": "amina mohamed"},
+    {"q": "a"},
+    {"q": "shop 5"},
 ]
 
 
@@ -691,8 +731,10 @@ def test_filters_and_searches_that_find_few_orders_read_no_whole_table(
     assert scans(listing(boss, chosen)) == []
 
 
-@pytest.mark.parametrize("chosen", [*MANY, *_pairs(MANY, MANY), *_pairs(FEW, MANY)], ids=_label)
-def test_filters_that_find_many_orders_read_a_limited_number_of_them(
+@pytest.mark.parametrize(
+    "chosen", [*MANY, *COMMON_SEARCHES, *_pairs(MANY, MANY), *_pairs(FEW, MANY)], ids=_label
+)
+def test_filters_and_searches_that_find_many_orders_read_a_limited_number_of_them(
     boss: Client, chosen: dict[str, str]
 ) -> None:
     # Where they find a large part of the table, it may be read until there are enough.

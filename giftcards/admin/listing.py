@@ -153,11 +153,11 @@ class OrderList(LongList, OrderPages):
         name = search_term.strip()
         if not name:
             return queryset, False
-        found = Order.objects.search(name, limit=_MOST_FOUND + 1)
-        if len(found) > _MOST_FOUND:
-            text = gettext("Too many orders begin like this to show them all. Type more of it.")
+        found = Order.objects.search(name, limit=_MOST_FOUND)
+        if found.has_more:
+            text = gettext("These are the newest orders; there are more. Type more of it.")
             self.message_user(request, text, messages.WARNING)
-        return queryset.filter(pk__in=found[:_MOST_FOUND]), False
+        return queryset.filter(pk__in=found.keys), False
 
     @admin.action(description=_("Check selected orders now"), permissions=["check"])
     def check_now(self, request: HttpRequest, queryset: OrderQuerySet) -> None:

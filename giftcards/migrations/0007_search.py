@@ -39,7 +39,11 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='orderterm',
             name='order',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='terms', to='giftcards.order'),
+            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='terms', to='giftcards.order'),
+        ),
+        migrations.AddIndex(
+            model_name='orderterm',
+            index=models.Index(fields=['order', 'term'], name='giftcards_term_of_order'),
         ),
         migrations.AddConstraint(
             model_name='orderterm',

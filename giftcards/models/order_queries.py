@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import reduce
-from itertools import islice, product
-from operator import or_
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from django.db import models
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Q
 from django.db.models.functions import Coalesce
 
-from giftcards.models.terms import OrderTerm, starting_with
+from giftcards.models.searching import OrderSearch
 from giftcards.models.times import LONGEST_HOLD, LONGEST_WAIT, SLACK, past
-from giftcards.search_terms import OF_SAME_CUSTOMER, SEARCHED, readings, terms_of
 from giftcards.statuses import URGENT, Review, Status
 
 if TYPE_CHECKING:
@@ -54,8 +51,6 @@ NOT_CREDITED = Q(is_credited__in=[False])
 # Orders with a problem that nobody has ticked off.
 NEEDING_ATTENTION = Q(needs_attention__in=[True])
 
-_NEWEST = ("-created_at", "-pk")
-
 
 def batches(items: Iterable[T]) -> Iterator[list[T]]:
     """Yield ``items`` in lists of 100, each for one query; the last list may be shorter."""
@@ -75,7 +70,7 @@ class OpenLine(NamedTuple):
     cards: int
 
 
-class OrderQueries(models.QuerySet["Order"]):
+class OrderQueries(OrderSearch):
     def open(self) -> Self:
         """Orders that are not final.
 
@@ -206,56 +201,10 @@ class OrderQueries(models.QuerySet["Order"]):
         for batch in batches(sorted(set(names) - {""})):
             yield from self.known_as(batch)
 
-    def search(self, text: str, *, limit: int) -> list[int]:
-        """The primary keys of at most ``limit`` orders that a person may mean, newest first.
-
-        Those that have all words of ``text``, or else words that begin like these: in the
-        reference, the group, the names, e-mail addresses and phone numbers, however they are
-        spelled; or that have the text as the provider's order id.
-        """
-        named = self._named_by_provider(text, limit)
-        for ways, is_whole in product(readings(text), (True, False)):
-            found = {key for key, has_whole in named if has_whole or not is_whole}
-            for way in ways:
-                found.update(OrderTerm.objects.orders_with(way, is_whole=is_whole)[:limit])
-            if found:
-                return sorted(found, reverse=True)[:limit]
-        return []
-
-    def _named_by_provider(self, text: str, limit: int) -> list[tuple[int, bool]]:
-        """The keys of orders whose provider's id begins with ``text``; True if it is that."""
-        # Its ids may differ only in case.
-        names = sorted({text, text.lower(), text.upper()}) if text.isascii() else []
-        if not names:
-            return []
-        found = self.filter(starting_with("provider_order_id", names)).order_by()
-        return [
-            (key, name in names)
-            for key, name in found.values_list("pk", "provider_order_id")[:limit]
-        ]
-
-    def of_customer(self, order: Order) -> Self:
-        """The other orders of the customer of ``order``, newest first.
-
-        Those with the same e-mail address in any case, or one of the same phone numbers in any
-        spelling. A recipient of gifts is no customer.
-        """
-        found = terms_of({name: getattr(order, name) for name in SEARCHED})
-        same = [Q(kind=kind, term=term) for kind, term in found if kind in OF_SAME_CUSTOMER]
-        if not same:
-            return self.none()
-        terms = OrderTerm.objects.filter(reduce(or_, same))
-        return self.filter(pk__in=terms.values("order")).exclude(pk=order.pk).order_by(*_NEWEST)
-
     def newest_before(self, moment: datetime) -> int:
         """The primary key of the newest order recorded before ``moment``; 0 if there is none."""
-        older = self.filter(created_at__lt=moment).order_by(*_NEWEST)
+        older = self.filter(created_at__lt=moment).order_by("-created_at", "-pk")
         return older.values_list("pk", flat=True).first() or 0
-
-    def without_terms(self, since: int) -> Self:
-        """Orders after the primary key ``since`` that have no search terms, oldest first."""
-        terms = OrderTerm.objects.filter(order=OuterRef("pk"))
-        return self.filter(~Exists(terms), pk__gt=since).order_by("pk")
 
     def not_credited(self) -> Self:
         """Settled orders whose refund in the ledger differs from what the provider promised."""

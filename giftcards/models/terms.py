@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from django.db import models
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Q
 
 from giftcards.models.fields import ExactCharField
-from giftcards.search_terms import LONGEST, SEARCHED, Reading, Word, terms_of
+from giftcards.search_terms import LONGEST, SEARCHED, TermKind, terms_of
 
 if TYPE_CHECKING:
     from giftcards.models.orders import Order
@@ -30,13 +30,10 @@ def starting_with(column: str, starts: Iterable[str]) -> Q:
     return reduce(or_, parts)
 
 
-def _condition(word: Word, *, is_whole: bool) -> Q:
-    if not is_whole:
-        return starting_with("term", sorted(word.starts))
-    return Q(term__in=sorted(word.whole)) if len(word.whole) > 1 else Q(term=min(word.whole))
-
-
 class OrderTermQuerySet(models.QuerySet["OrderTerm"]):
+    def of_kinds(self, kinds: Collection[TermKind]) -> Self:
+        return self.all() if len(kinds) == len(TermKind) else self.filter(kind__in=sorted(kinds))
+
     def add_for(self, orders: Iterable[Order]) -> None:
         """Insert the terms that the rows of ``orders`` do not have yet."""
         self.bulk_create(
@@ -51,17 +48,6 @@ class OrderTermQuerySet(models.QuerySet["OrderTerm"]):
             ignore_conflicts=True,
         )
 
-    def orders_with(self, reading: Reading, *, is_whole: bool) -> models.QuerySet[OrderTerm, int]:
-        """The primary keys of the orders with all words of ``reading``, newest first.
-
-        With ``is_whole``, a term has to be the word; otherwise, to begin with it.
-        """
-        first, *others = (_condition(word, is_whole=is_whole) for word in reading)
-        rows = self.filter(first)
-        for other in others:
-            rows = rows.filter(Exists(OrderTerm.objects.filter(other, order=OuterRef("order"))))
-        return rows.order_by("-order_id").values_list("order_id", flat=True).distinct()
-
 
 class OrderTerm(models.Model):
     """A word by which an order is found: see :mod:`giftcards.search_terms`.
@@ -69,7 +55,10 @@ class OrderTerm(models.Model):
     :class:`Order` writes its own terms, in the same transaction as the columns that they are of.
     """
 
-    order = models.ForeignKey("giftcards.Order", on_delete=models.CASCADE, related_name="terms")
+    # The index below begins with it.
+    order = models.ForeignKey(
+        "giftcards.Order", on_delete=models.CASCADE, related_name="terms", db_index=False
+    )
     # A TermKind.
     kind = models.PositiveSmallIntegerField()
     # Exact, because ranges of it are searched; see search_terms.plain for what counts as the same.
@@ -79,7 +68,9 @@ class OrderTerm(models.Model):
 
     class Meta:
         default_permissions = ()
-        # The index of the search: of a term, the newest orders first.
+        # Whether an order has further words.
+        indexes = (models.Index(fields=("order", "term"), name="giftcards_term_of_order"),)
+        # Finds orders by a word, the newest ones first.
         constraints = (
             models.UniqueConstraint(fields=("term", "order", "kind"), name="giftcards_term"),
         )

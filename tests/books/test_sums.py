@@ -18,7 +18,15 @@ from hypothesis import strategies as st
 
 from giftcards.books.exports import order_rows, report_rows
 from giftcards.books.reports import By, Figures, report
-from giftcards.models import Acknowledgement, Card, CustomerRefund, Lease, Order, StatusChange
+from giftcards.models import (
+    Acknowledgement,
+    Card,
+    CustomerRefund,
+    Lease,
+    Order,
+    OrderTerm,
+    StatusChange,
+)
 from giftcards.settlement import customer_breakdown
 from tests.books.random_shop import DAYS, PRODUCTS, add_books, figures_of
 from tests.laws import examples
@@ -52,7 +60,7 @@ def books(
             add_books(400, Random(seed))
         yield [read_line(order) for order in Order.objects.filter(settled_at__isnull=False)]
         Order.objects.update(repeats=None)
-        for model in (CustomerRefund, Acknowledgement, StatusChange, Card, Order):
+        for model in (CustomerRefund, Acknowledgement, StatusChange, Card, OrderTerm, Order):
             model._base_manager.all()._raw_delete("default")  # type: ignore[attr-defined]
         OrmQ.objects.all().delete()
         Lease.objects.all().delete()

@@ -12,7 +12,7 @@ from django.db import connection
 from django.utils import timezone
 from oscar.core.loading import get_model
 
-from giftcards.models import Order
+from giftcards.models import Order, OrderTerm
 from giftcards.oscar.buying import buy_if_paid, buy_missed
 from giftcards.oscar.lines import owned_orders, reference_of
 from giftcards.oscar.progress import follow_order
@@ -91,7 +91,7 @@ def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
     with django_db_blocker.unblock():
         repetitions = Order.objects.exclude(repeats=None)
         repetitions._raw_delete(connection.alias)
-        for model in (Note, Line, OscarOrder, Order, Partner, get_user_model()):
+        for model in (Note, Line, OscarOrder, OrderTerm, Order, Partner, get_user_model()):
             model._base_manager.all()._raw_delete(connection.alias)
 
 

@@ -1,0 +1,129 @@
+"""The search for orders by their terms: fast at a million orders, however common the words are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import reduce
+from itertools import product
+from operator import or_
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from django.db import models
+from django.db.models import Exists, Max, OuterRef, Q
+
+from giftcards.models.terms import OrderTerm, OrderTermQuerySet, starting_with
+from giftcards.search_terms import (
+    OF_SAME_CUSTOMER,
+    SEARCHED,
+    Reading,
+    TermKind,
+    Word,
+    readings,
+    terms_of,
+)
+
+if TYPE_CHECKING:
+    from giftcards.models.orders import Order
+
+# The most orders with a word that are looked at for the other words, the newest ones first.
+_MOST_READ = 20_000
+
+
+class Found(NamedTuple):
+    """The result of a search."""
+
+    #: The primary keys of the orders, newest first.
+    keys: list[int]
+    #: True if the orders have the words that were typed; otherwise, they have longer ones.
+    is_whole: bool
+    #: True if there may be more orders.
+    has_more: bool
+
+
+class OrderSearch(models.QuerySet["Order"]):
+    def search(
+        self, text: str, *, limit: int, kinds: Collection[TermKind] = frozenset(TermKind)
+    ) -> Found:
+        """At most ``limit`` orders that a person may mean, the newest ones.
+
+        Those that have all words of ``text``, or else words that begin like these, in terms of
+        these ``kinds``. With all kinds, also those with the text as the provider's order id, or as
+        the beginning of it.
+        """
+        named = [] if len(kinds) < len(TermKind) else self._named_by_provider(text, limit)
+        terms = OrderTerm.objects.of_kinds(kinds)
+        has_more = False
+        for ways, is_whole in product(readings(text), (True, False)):
+            found = {key for key, has_whole in named if has_whole or not is_whole}
+            for way in ways:
+                keys, is_common = self._with_all(terms, way, is_whole=is_whole, most=limit + 1)
+                found.update(keys)
+                has_more |= is_common
+            if found:
+                newest = sorted(found, reverse=True)
+                return Found(newest[:limit], is_whole, has_more or len(newest) > limit)
+        return Found([], False, has_more)
+
+    def _named_by_provider(self, text: str, limit: int) -> list[tuple[int, bool]]:
+        """The keys of orders whose provider's id begins with ``text``; True if it is that."""
+        if not text.isascii():
+            return []
+        # Its ids may differ only in case.
+        names = sorted({text, text.lower(), text.upper()})
+        found = self.filter(starting_with("provider_order_id", names)).order_by()
+        rows = found.values_list("pk", "provider_order_id")[:limit]
+        return [(key, name in names) for key, name in rows]
+
+    def _with_all(
+        self, terms: OrderTermQuerySet, reading: Reading, *, is_whole: bool, most: int
+    ) -> tuple[list[int], bool]:
+        """The keys of at most ``most`` orders with all words of ``reading``, newest first.
+
+        The second value is True if the words are so common that only the newest orders were read.
+        """
+        words = [_condition(word, is_whole=is_whole) for word in reading]
+        # The rarest word leads to the orders; the others are looked up for each of them.
+        counts = [terms.filter(word).order_by()[: _MOST_READ + 1].count() for word in words]
+        (fewest, first), *rest = sorted((count, place) for place, count in enumerate(counts))
+        if not fewest:
+            return [], False
+        is_common = fewest > _MOST_READ
+        if is_common and not is_whole:
+            return self._newest_with(terms, words, most), True
+        found = terms.filter(words[first])
+        if is_common:
+            # The index has the newest first; that of a beginning has not.
+            newest = found.order_by("-order_id").values_list("order_id", flat=True)
+            found = found.filter(order_id__gte=newest[_MOST_READ])
+        for _count, place in rest:
+            found = found.filter(Exists(terms.filter(words[place], order=OuterRef("order"))))
+        keys = found.order_by("-order_id").values_list("order_id", flat=True).distinct()
+        return list(keys[:most]), is_common
+
+    def _newest_with(self, terms: OrderTermQuerySet, words: list[Q], most: int) -> list[int]:
+        """The keys of the newest orders with all ``words``, found by looking at each order."""
+        newest = self.aggregate(newest=Max("pk"))["newest"] or 0
+        orders = self.filter(pk__gt=newest - _MOST_READ)
+        for word in words:
+            orders = orders.filter(Exists(terms.filter(word, order=OuterRef("pk"))))
+        return list(orders.order_by("-pk").values_list("pk", flat=True)[:most])
+
+    def of_customer(self, order: Order) -> Self:
+        """The other orders of the customer of ``order``, newest first.
+
+        Those with the same e-mail address in any case, or one of the same phone numbers in any
+        spelling. A recipient of gifts is no customer.
+        """
+        found = terms_of({name: getattr(order, name) for name in SEARCHED})
+        same = [Q(kind=kind, term=term) for kind, term in found if kind in OF_SAME_CUSTOMER]
+        if not same:
+            return self.none()
+        keys = OrderTerm.objects.filter(reduce(or_, same)).values("order")
+        return self.filter(pk__in=keys).exclude(pk=order.pk).order_by("-created_at", "-pk")
+
+
+def _condition(word: Word, *, is_whole: bool) -> Q:
+    if not is_whole:
+        return starting_with("term", sorted(word.starts))
+    # One term alone, so that the index has its orders sorted.
+    return Q(term__in=sorted(word.whole)) if len(word.whole) > 1 else Q(term=min(word.whole))
