@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 from giftcards.spelling import (
     COUNTRY,
+    LONGEST_NUMBER,
     TELLING_DIGITS,
     digits,
     folded,
     is_abroad,
+    is_dialled,
     joined,
     numbers,
     phone_digits,
@@ -33,17 +35,13 @@ _MOST_NUMBERS = 5
 # The words of what a person types that are read; more would make too large a query.
 _MOST_WORDS = 8
 _NUMBER = re.compile(r"\d+")
-# A part of a phone number.
-_DIALLED = re.compile(r"[+(]*\d[\d().\-/+]*")
-# The longest phone number, with some room for codes in front of it.
-_LONGEST_NUMBER = 18
 
 
 class TermKind(IntEnum):
     """The origin of a term. The values are in the database."""
 
     REFERENCE = 1
-    #: A number in a reference or a group.
+    #: A number in a reference.
     NUMBER = 2
     GROUP = 3
     EMAIL = 4
@@ -59,6 +57,9 @@ class TermKind(IntEnum):
 #: The kinds of terms that two orders of the same customer have in common.
 OF_SAME_CUSTOMER = (TermKind.EMAIL, TermKind.PHONE, TermKind.FOREIGN_PHONE)
 
+#: The kinds of terms that name one order.
+NAMING = (TermKind.REFERENCE, TermKind.NUMBER)
+
 #: A term, with its kind before it.
 Term = tuple[TermKind, str]
 
@@ -68,32 +69,23 @@ def _number(text: str) -> str:
     return text.lstrip("0") or "0"
 
 
-def _numbered(text: str) -> Iterator[Term]:
-    found = _NUMBER.findall(plain(text))
-    if len(found) <= _MOST_NUMBERS:
-        yield from ((TermKind.NUMBER, _number(each)) for each in found)
+def _named(kind: TermKind, kind_of_number: TermKind) -> Callable[[str], Iterator[Term]]:
+    def terms(text: str) -> Iterator[Term]:
+        yield from ((kind, token) for token in tokens(text))
+        found = _NUMBER.findall(plain(text))
+        if len(found) <= _MOST_NUMBERS:
+            yield from ((kind_of_number, _number(each)) for each in found)
 
-
-def _reference(text: str) -> Iterator[Term]:
-    yield from ((TermKind.REFERENCE, token) for token in tokens(text))
-    yield from _numbered(text)
-
-
-def _group(text: str) -> Iterator[Term]:
-    yield from ((TermKind.GROUP, token) for token in tokens(text))
-    yield from _numbered(text)
+    return terms
 
 
 def _phone(text: str) -> Iterator[Term]:
-    if "@" in text:
-        yield from _email(TermKind.EMAIL)(text)
-        return
     found = numbers(text)
     for number in found:
         kind = TermKind.PHONE if number.startswith(COUNTRY) else TermKind.FOREIGN_PHONE
         yield kind, _number(number.removeprefix(COUNTRY))
-    if not found and digits(text):
-        yield TermKind.NUMBER, _number(digits(text))
+    if not found:
+        yield from ((TermKind.NAME, token) for token in tokens(text))
 
 
 def _email(kind: TermKind) -> Callable[[str], Iterator[Term]]:
@@ -115,8 +107,8 @@ def _name(kind: TermKind) -> Callable[[str], Iterator[Term]]:
 
 
 _TERMS: Mapping[str, Callable[[str], Iterator[Term]]] = {
-    "reference": _reference,
-    "group": _group,
+    "reference": _named(TermKind.REFERENCE, TermKind.NUMBER),
+    "group": _named(TermKind.GROUP, TermKind.GROUP),
     "customer_email": _email(TermKind.EMAIL),
     "customer_phone": _phone,
     "customer_name": _name(TermKind.NAME),
@@ -167,15 +159,11 @@ def _read(ways: Iterable[Iterable[str]]) -> list[Reading]:
 
 def _with_whole_numbers(parts: Iterable[str]) -> Iterator[str]:
     """``parts``, with those that may be of one phone number as one text."""
-    for is_number, group in groupby(parts, lambda part: _is_dialled(plain(part))):
+    for is_number, group in groupby(parts, is_dialled):
         pieces = list(group)
         whole = " ".join(pieces)
-        is_one = is_number and len(digits(whole)) <= _LONGEST_NUMBER
+        is_one = is_number and len(digits(whole)) <= LONGEST_NUMBER
         yield from [whole] if is_one else pieces
-
-
-def _is_dialled(text: str) -> bool:
-    return bool(_DIALLED.fullmatch(text))
 
 
 def _together(name: Sequence[str]) -> Iterator[str]:
@@ -193,7 +181,7 @@ def _typed(part: str) -> Word | None:
         return None
     whole = {shown, folded(part).replace(" ", "")}
     starts = set[str]()
-    if _is_dialled(shown):
+    if is_dialled(shown):
         number = _number(phone_digits(part))
         whole = {number} if shown.isdecimal() else {shown, number}
         rest = _number(number.removeprefix(COUNTRY))

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 
 #: The code of the country whose numbers are written without it.
 COUNTRY = "213"
+#: The most digits of a phone number, with some room for codes in front of it.
+LONGEST_NUMBER = 18
 #: Fewer digits, without the country code, may be part of many other texts.
 TELLING_DIGITS = 8
 # Fewer digits are no phone number.
@@ -21,6 +23,8 @@ _WHOLE_DIGITS = 9
 _BETWEEN = re.compile(r"[/,;،؛\r\n]")
 # A mobile number without its zero. No area begins with these digits.
 _MOBILE = re.compile(r"[567]\d{8}")
+_DIALLED = re.compile(r"[+(]*\d[\d\s().\-/]*")
+_NATIONAL = re.compile(r"0?([567]\d{8}|[234]\d{7})")
 _IS_ABROAD = re.compile(r"\s*(\+|00)")
 
 # Letters that are written in place of each other, and have no common decomposition.
@@ -144,6 +148,19 @@ def dialled(text: str) -> str:
     if number.startswith("0"):
         return COUNTRY + number.removeprefix("0")
     return number
+
+
+def is_dialled(text: str) -> bool:
+    """True if ``text`` has nothing but digits, and what people write between those of a number."""
+    return bool(_DIALLED.fullmatch(plain(text)))
+
+
+def is_phone(text: str) -> bool:
+    """True if ``text`` is written like a phone number, of this country or with a country's code."""
+    number = phone_digits(text)
+    if not is_dialled(text) or len(number) > LONGEST_NUMBER:
+        return False
+    return is_abroad(text) or bool(_NATIONAL.fullmatch(number.removeprefix(COUNTRY)))
 
 
 def numbers(text: str) -> frozenset[str]:

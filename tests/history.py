@@ -219,10 +219,11 @@ def _add_terms() -> None:
     """The search terms of the orders that :func:`_copy_orders` has made."""
     number = f"CAST(SUBSTR(reference, 6) AS {_INTEGER.get(connection.vendor, 'INTEGER')})"
     name = f"SUBSTR(customer_name, 1, LENGTH(customer_name) - {_DIGITS + 1})"
+    group = connection.ops.quote_name("group")
     terms = {
         TermKind.REFERENCE: ("reference",),
         TermKind.NUMBER: (_as_text(number),),
-        TermKind.GROUP: (connection.ops.quote_name("group"),),
+        TermKind.GROUP: (group, f"CASE WHEN {group} <> '' THEN {_as_text(number)} END"),
         TermKind.EMAIL: ("customer_email",),
         TermKind.PHONE: ("SUBSTR(customer_phone, 5)",),
         TermKind.NAME: (f"LOWER({name})", _text("", number, _DIGITS)),

@@ -58,8 +58,9 @@ PARTS = {
     "health": "exceptions conditions",
     "tasks": "exceptions conf models engine catalogue privacy",
     "admin": (
-        "exceptions addresses statuses problems keys.secrecy refunds settlement conf keys.keyring "
-        "provider models durations display engine conditions fulfilment catalogue"
+        "exceptions addresses statuses spelling search_terms problems keys.secrecy refunds "
+        "settlement conf keys.keyring provider models durations display engine conditions fulfilment "
+        "catalogue"
     ),
     "templatetags": "admin",
     "management": (
@@ -105,13 +106,14 @@ WITHIN = {
         "refunding": "actions breakdown pages placing",
         "correcting": "actions reauthentication extensions pages placing revealing",
         "finding": "actions pages revealing",
+        "searching": "actions pages finding",
         "order_page": (
             "actions hints breakdown rows summary extensions pages deciding timeline refunding"
         ),
-        "listing": "rows filters extensions pages finding",
+        "listing": "rows filters extensions pages searching",
         "orders": (
             "extensions deciding placing revealing resolving refunding correcting finding "
-            "order_page listing"
+            "searching order_page listing"
         ),
     },
     "catalogue": {

@@ -51,8 +51,9 @@ class FindCardForm(forms.Form):
         widget=UnrepeatedInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "ltr"}),
     )
 
-    #: The path that the form is posted to, below the list of orders.
+    #: The paths that it is posted to, below the list of orders: for a code, and for anything.
     path = "find-card/"
+    path_of_search = "find-order/"
 
     def clean_secret(self) -> Masked:
         return Masked(self.cleaned_data["secret"])
@@ -64,7 +65,8 @@ def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
 
     ``sensitive_post_parameters`` does the same, but only once the view runs.
     """
-    if getattr(request, "path_info", "").endswith((f"/{FindCardForm.path}", "/reveal/")):
+    paths = (f"/{FindCardForm.path}", f"/{FindCardForm.path_of_search}", "/reveal/")
+    if getattr(request, "path_info", "").endswith(paths):
         request.sensitive_post_parameters = "__ALL__"  # type: ignore[attr-defined]
 
 
@@ -75,25 +77,34 @@ def _find(pages: OrderPages, request: HttpRequest) -> HttpResponse:
     form = FindCardForm(request.POST or None)
     context: dict[str, Any] = {"form": form}
     if form.is_valid():
-        trace = _begin_search(request)
-        if trace is None:
-            text = ngettext(
-                "You have searched %(count)d time within an hour. Try again later.",
-                "You have searched %(count)d times within an hour. Try again later.",
-                SEARCHES_PER_HOUR,
-            )
-            form.add_error("secret", text % {"count": SEARCHES_PER_HOUR})
-            context["status"] = 429
-        else:
-            found = _newest(form.cleaned_data["secret"])
-            cards = found[:_MOST_SHOWN]
-            names = ", ".join(dict.fromkeys(card.order.reference for card in cards))
-            trace.change_message += f" Found: {names or 'nothing'}."
-            trace.save(update_fields=["change_message"])
-            context["cards"] = _with_links(pages, request, cards)
-            context["has_more"] = len(found) > len(cards)
+        context |= cards_with(pages, request, form)
     title = gettext("Find by card code")
     return pages.render_page(request, "find_card", title=title, **context)
+
+
+def cards_with(pages: OrderPages, request: HttpRequest, form: forms.Form) -> dict[str, Any]:
+    """Search for the code in the field "secret" of ``form``; return the context of a page.
+
+    If the person has searched too often, ``form`` has an error, and the page a status for it.
+    """
+    trace = _begin_search(request)
+    if trace is None:
+        text = ngettext(
+            "You have searched %(count)d time within an hour. Try again later.",
+            "You have searched %(count)d times within an hour. Try again later.",
+            SEARCHES_PER_HOUR,
+        )
+        form.add_error("secret", text % {"count": SEARCHES_PER_HOUR})
+        return {"status": 429}
+    found = _newest(form.cleaned_data["secret"])
+    cards = found[:_MOST_SHOWN]
+    names = ", ".join(dict.fromkeys(card.order.reference for card in cards))
+    trace.change_message += f" Found: {names or 'nothing'}."
+    trace.save(update_fields=["change_message"])
+    return {
+        "cards": _with_links(pages, request, cards),
+        "has_more": len(found) > len(cards),
+    }
 
 
 def _with_links(
@@ -152,15 +163,11 @@ def _record(person: Any, kind: ContentType) -> LogEntry | None:
     return None
 
 
-FIND_CARD = Page(
-    "order_find_card",
-    FindCardForm.path,
-    _find,
-    # Outermost: the permission check makes a query, whose failure report must hide the code. The
-    # trace is committed before the search, whatever ATOMIC_REQUESTS says: a search counts even if
-    # it fails or has not ended yet.
-    (
-        sensitive_post_parameters(),
-        transaction.non_atomic_requests(using=router.db_for_write(LogEntry)),
-    ),
+# Outermost: the permission check makes a query, whose failure report must hide the code. The trace
+# is committed before the search, whatever ATOMIC_REQUESTS says: a search counts even if it fails or
+# has not ended yet.
+HIDING = (
+    sensitive_post_parameters(),
+    transaction.non_atomic_requests(using=router.db_for_write(LogEntry)),
 )
+FIND_CARD = Page("order_find_card", FindCardForm.path, _find, HIDING)

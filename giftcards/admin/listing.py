@@ -27,9 +27,9 @@ from giftcards.admin.filters import (
     SettledFilter,
     show_filters,
 )
-from giftcards.admin.finding import FindCardForm
 from giftcards.admin.pages import OrderPages, customer_of
 from giftcards.admin.rows import LongList
+from giftcards.admin.searching import MOST_FOUND, SearchForm
 from giftcards.conditions import Standing, above_list
 from giftcards.display import (
     bdi,
@@ -58,8 +58,6 @@ COSTS = frozenset(
         "max_price",
     }
 )
-# The most orders that a search shows.
-_MOST_FOUND = 1_000
 # The reasons why "Check now" leaves orders alone, by status.
 _LEFT_ALONE = (
     (
@@ -126,12 +124,13 @@ class OrderList(LongList, OrderPages):
         ("created_at", DateFilter),
         ContradictoryFilter,
     )
-    # Shows the search box; get_search_results does the search. One field only: a theme writes the
-    # names of all fields into a script without escaping, and an apostrophe would break it.
+    # For pages of others that look orders up; get_search_results does the search. One field only: a
+    # theme writes the names of all fields into a script without escaping, and an apostrophe would
+    # break it.
     search_fields = ("reference",)
     search_help_text = _(
-        "A reference, a group, the provider's order id, a customer's e-mail, phone number or name,"
-        " a recipient's e-mail, or the beginning of one."
+        "A reference or its number, a group, the provider's order id, or the name, phone number or"
+        " e-mail address of a customer or recipient. The beginning of a word is enough."
     )
     actions = ("check_now",)
     changelist_mixin = OrderChangeList
@@ -153,7 +152,7 @@ class OrderList(LongList, OrderPages):
         name = search_term.strip()
         if not name:
             return queryset, False
-        found = Order.objects.search(name, limit=_MOST_FOUND)
+        found = Order.objects.search(name, limit=MOST_FOUND)
         if found.has_more:
             text = gettext("These are the newest orders; there are more. Type more of it.")
             self.message_user(request, text, messages.WARNING)
@@ -182,9 +181,10 @@ class OrderList(LongList, OrderPages):
             "warnings": list(above_list(request.user.has_perm, standing)),
             "notices": list(extensions.called("above_list", self, request, standing)),
             "has_report_permission": self.has_report_permission(request),
-            "find_form": FindCardForm(auto_id="giftcards-find-%s")
-            if request.user.has_perm("giftcards.find_card")
-            else None,
+            "search_form": SearchForm(
+                initial={"filters": request.GET.urlencode()}, auto_id="giftcards-search-%s"
+            ),
+            "may_find": request.user.has_perm("giftcards.find_card"),
         }
         response = super().changelist_view(request, context | (extra_context or {}))
         return show_filters(response)

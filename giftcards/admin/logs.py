@@ -11,9 +11,9 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.filters import DateFilter
-from giftcards.admin.rows import OrderRows, column
+from giftcards.admin.rows import OrderRows, column, orders_named
 from giftcards.display import bdi, refund_badge
-from giftcards.models import CardReveal, CustomerRefund, Order
+from giftcards.models import CardReveal, CustomerRefund
 
 # The most refunds that a search shows.
 _MOST_FOUND = 1_000
@@ -46,10 +46,11 @@ class CustomerRefundAdmin(OrderRows):
     its_comment = column(CustomerRefund, "comment")
 
     def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
-        if Order.objects.filter(reference=name).exists():
-            return super().search_rows(rows, name)
-        found = CustomerRefund.objects.search(name, limit=_MOST_FOUND)
-        return rows.filter(pk__in=[refund.pk for refund in found])
+        orders = orders_named(name)
+        refunds = [] if orders.is_whole else CustomerRefund.objects.search(name, limit=_MOST_FOUND)
+        if refunds:
+            return rows.filter(pk__in=[refund.pk for refund in refunds])
+        return self.rows_of(rows, orders)
 
     @admin.display(description=_("method"), empty_value="")
     def its_method(self, refund: CustomerRefund) -> str:

@@ -25,6 +25,7 @@ from giftcards.admin.placing import PlacingPage
 from giftcards.admin.refunding import CANCEL, COMPLETE, PAY_BACK, SALE
 from giftcards.admin.resolving import ADOPT, RELEASE, RESOLVE
 from giftcards.admin.revealing import ASK, REVEAL
+from giftcards.admin.searching import SEARCH
 from giftcards.models import Order
 
 register(
@@ -47,7 +48,7 @@ register(
             COMPLETE,
             CANCEL,
         ),
-        pages=(FINGERPRINT, ADOPT, FIND_CARD, ASK, REVEAL),
+        pages=(FINGERPRINT, ADOPT, SEARCH, FIND_CARD, ASK, REVEAL),
     )
 )
 

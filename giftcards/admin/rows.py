@@ -24,10 +24,14 @@ from django.utils.translation import ngettext_lazy
 
 from giftcards.display import bdi, exact_moment, money
 from giftcards.models import Order
+from giftcards.models.searching import Found
+from giftcards.search_terms import NAMING
 
 # The most values of one lookup: with more, the condition would be too long for SQLite. The links of
 # a filter give one.
 _MOST_VALUES = 100
+# The most orders whose rows a search shows. For many more, MariaDB reads the whole table.
+_MOST_NAMED = 100
 # The attribute in which a request caches the allowed lookups: it may ask for a thousand.
 _KNOWN = "giftcards_parameters"
 
@@ -219,6 +223,11 @@ def order_link(site: AdminSite, order: Order) -> str:
     return format_html('<a href="{}">{}</a>', address, bdi(order.reference))
 
 
+def orders_named(text: str) -> Found:
+    """The newest orders whose reference, or a number in it, is ``text``, or else begins like it."""
+    return Order.objects.search(text, limit=_MOST_NAMED, kinds=NAMING)
+
+
 class OrderRows(ReadOnlyRows, LongList):
     """The base class of lists whose rows are about orders.
 
@@ -248,9 +257,12 @@ class OrderRows(ReadOnlyRows, LongList):
         return (self.search_rows(queryset, name) if name else queryset), False
 
     def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
-        """The ``rows`` that a search for ``name`` finds: by default, those of this order."""
-        wanted = Order.objects.filter(reference=name).first()
-        return rows.filter(**{self.order_lookup: wanted}) if wanted else rows.none()
+        """The ``rows`` that a search for ``name`` finds: by default, those of these orders."""
+        return self.rows_of(rows, orders_named(name))
+
+    def rows_of(self, rows: QuerySet[Any], found: Found) -> QuerySet[Any]:
+        """The ``rows`` about the orders that were found."""
+        return rows.filter(**{f"{self.order_lookup}__in": found.keys})
 
     # Not "order": Django would show the column of that name, where the model has one.
     @admin.display(description=_("order"))

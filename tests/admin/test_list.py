@@ -23,7 +23,6 @@ from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import PRICE, PRODUCT, TYPE, build_guide_order, make_guide_order
 from tests.pages import (
-    FIND,
     LIST,
     count_queries,
     element,
@@ -714,21 +713,3 @@ def test_search_that_finds_too_many_says_so(boss: Client) -> None:
 
     Order.objects.filter(reference="web-7").delete()
     assert "Too many orders" not in text(read(boss.get(LIST, {"q": "web-"})))
-
-
-# The box for codes.
-
-
-def test_who_may_find_cards_can_type_a_code_above_the_list(boss: Client) -> None:
-    for browser in (boss, sign_in("view_order", "find_card")):
-        form = element(read(browser.get(LIST)), "giftcards-find", "form")
-        assert f'method="post" action="{FIND}"' in form
-        assert 'name="secret"' in form
-        assert "csrfmiddlewaretoken" in form
-        label = re.search(r'<label for="([^"]+)">Code or serial:</label>', form)
-        assert label
-        assert f'id="{label[1]}"' in form
-
-
-def test_who_may_not_find_cards_has_no_box_for_codes(seller: Client) -> None:
-    assert "giftcards-find" not in read(seller.get(LIST))

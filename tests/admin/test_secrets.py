@@ -213,7 +213,6 @@ def test_finding_a_card_needs_its_own_permission(order: Order) -> None:
     assert found(read(allowed.post(FIND, {"secret": CODE}))) == "Found web-1042, card 1"
     assert others.post(FIND, {"secret": CODE}).status_code == others.get(FIND).status_code == 403
     assert FIND not in read(others.get(LIST))
-    assert f'action="{FIND}"' in read(sign_in(superuser=True).get(LIST))
 
 
 def test_a_found_order_that_may_not_be_seen_is_named_and_not_linked(order: Order) -> None:

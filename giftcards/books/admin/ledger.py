@@ -23,7 +23,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.filters import ConditionFilter, show_filters
 from giftcards.admin.pages import OrderPages
-from giftcards.admin.rows import OrderRows, column, order_link, visible_orders
+from giftcards.admin.rows import OrderRows, column, order_link, orders_named, visible_orders
 from giftcards.books.admin.periods import month_of
 from giftcards.books.models import (
     CHARGE,
@@ -46,7 +46,6 @@ from giftcards.display import (
     period_text,
     signed_money,
 )
-from giftcards.models import Order
 from giftcards.models.times import today, within
 
 # The provider's types of entries, and the shop's words for them.
@@ -181,9 +180,11 @@ class LedgerEntryAdmin(OrderRows):
     def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
         # One query for each index.
         entries = LedgerEntry.objects.order_by()
-        found = [entries.filter(provider_id=name), entries.filter(objid=name)]
-        if wanted := Order.objects.filter(reference=name).first():
-            found.append(entries.filter(order=wanted))
+        found = (
+            entries.filter(provider_id=name),
+            entries.filter(objid=name),
+            self.rows_of(entries, orders_named(name)),
+        )
         keys = {key for part in found for key in part.values_list("pk", flat=True)[:_MOST_FOUND]}
         return rows.filter(pk__in=sorted(keys)[-_MOST_FOUND:])
 

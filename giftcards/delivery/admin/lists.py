@@ -19,7 +19,7 @@ from giftcards.admin.actions import buttons
 from giftcards.admin.filters import ChoicesFilter, OrderChangeList, show_filters
 from giftcards.admin.hints import SEES_HINTS, for_developer
 from giftcards.admin.pages import OrderPages
-from giftcards.admin.rows import OrderRows, ReadOnlyRows, column
+from giftcards.admin.rows import OrderRows, ReadOnlyRows, column, orders_named
 from giftcards.delivery.admin.labels import (
     doubts,
     newest,
@@ -149,11 +149,13 @@ class DeliveryAdmin(ErrorsForDevelopers, PreviewPages, DeliveryRows):
     counted = ngettext_lazy("%(count)s message", "%(count)s messages", "count")
 
     def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
-        if Order.objects.filter(reference=name).exists():
-            return super().search_rows(rows, name)
+        orders = orders_named(name)
         # As typed, or in lower case, as most customers write their addresses.
-        found = Delivery.objects.filter(address__in={name, name.lower()}).order_by("-pk")
-        return rows.filter(pk__in=list(found.values_list("pk", flat=True)[:_MOST_FOUND]))
+        sent = Delivery.objects.filter(address__in={name, name.lower()}).order_by("-pk")
+        messages = [] if orders.is_whole else sent.values_list("pk", flat=True)[:_MOST_FOUND]
+        if messages:
+            return rows.filter(pk__in=list(messages))
+        return self.rows_of(rows, orders)
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None

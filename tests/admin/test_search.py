@@ -1,0 +1,326 @@
+"""The one search box: it forgives spellings, and keeps codes out of addresses and logs."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+
+from giftcards.admin.finding import SEARCHES_PER_HOUR
+from giftcards.admin.searching import is_code_like
+from giftcards.keys.secrecy import CardSecret
+from giftcards.models import Order
+from tests.admin.test_secrets import receive
+from tests.builders import make_order
+from tests.pages import FIND, LIST, SEARCH, element, errors, order_page, orders, read, sign_in, text
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+CODE, SERIAL = "CANARY-5566-7788", "CANARY-0099"
+
+CUSTOMERS: dict[str, dict[str, str]] = {
+    "WEB-2002": {
+        "customer_name": "Amina Ben Ali",
+        "customer_phone": "0550 12 34 56",
+        "customer_email": "Amina@Example.com",
+        "group": "Cart 17",
+    },
+    "WEB-2003": {"customer_name": "أحمد بن العربي", "customer_phone": "+213661-00-11-22"},
+    "R-00077": {"customer_name": "Zoé D'Almeida-Khelil", "customer_phone": "00213770998877"},
+    "order/9": {"customer_name": "عبد القادر مُصطفى", "customer_phone": "٠٥٥٥٦٦٧٧٨٨"},
+    "shop_31": {"customer_name": "Karim BOUDIAF", "customer_phone": "021 23 45 67"},
+    "WEB-41": {
+        "customer_name": "Nadia",
+        "customer_phone": "+33 (0)6 12 34 56 78",
+        "recipient_email": "lina@example.com",
+        "recipient_name": "Lina Sœur",
+    },
+}
+
+
+def references(html: str) -> list[str]:
+    """The orders in the list, without their groups."""
+    return [name.split()[0] for name, *_ in orders(html)] if "result_list" in html else []
+
+
+@pytest.fixture
+def customers() -> None:
+    for reference, values in CUSTOMERS.items():
+        make_order(reference=reference, **values)
+
+
+@pytest.mark.usefixtures("customers")
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        # A phone number, in any spelling.
+        ("0550123456", ["WEB-2002"]),
+        ("+213 550-123-456", ["WEB-2002"]),
+        ("00213550123456", ["WEB-2002"]),
+        ("213550123456", ["WEB-2002"]),
+        ("550 12 34 56", ["WEB-2002"]),
+        ("٠٥٥٠ ١٢ ٣٤ ٥٦", ["WEB-2002"]),
+        ("+213 (0) 550", ["WEB-2002"]),
+        ("0661 001 122", ["WEB-2003"]),
+        ("0770.99.88.77", ["R-00077"]),
+        ("+213555667788", ["order/9"]),
+        ("۰۵۵۵۶", ["order/9"]),
+        ("21 23 45 67", ["shop_31"]),
+        ("+213 21 23 45 67", ["shop_31"]),
+        ("0033612345678", ["WEB-41"]),
+        # Any word of a name, in either script.
+        ("ben ali", ["WEB-2002"]),
+        ("BENALI amina", ["WEB-2002"]),
+        ("احمد", ["WEB-2003"]),
+        ("عربي", ["WEB-2003"]),
+        ("العربى أحـمد", ["WEB-2003"]),
+        ("zoe khelil", ["R-00077"]),
+        ("Khelil, Zoë", ["R-00077"]),
+        ("dalmeida", []),
+        ("عبدالقادر", ["order/9"]),
+        ("مصطفي", ["order/9"]),
+        ("boudiaf k", ["shop_31"]),
+        ("LINA SOEUR", ["WEB-41"]),
+        ("lina@", ["WEB-41"]),
+        ("amina@example.COM", ["WEB-2002"]),
+        # A reference in any case, or its number alone.
+        ("web-2002", ["WEB-2002"]),
+        ("2002", ["WEB-2002"]),
+        ("#02002", ["WEB-2002"]),
+        ("web 2003", ["WEB-2003"]),
+        ("77", ["R-00077"]),
+        ("Order 9", ["order/9"]),
+        ("SHOP-31", ["shop_31"]),
+        ("cart 17", ["WEB-2002"]),
+        ("web", ["WEB-41", "WEB-2003", "WEB-2002"]),
+        # Both words have to fit.
+        ("amina 2003", []),
+        ("karim ben ali", []),
+    ],
+)
+def test_spellings_of_a_thing_find_each_other(boss: Client, typed: str, found: list[str]) -> None:
+    answer = boss.post(SEARCH, {"secret": typed}, follow=True)
+    assert references(read(answer)) == found
+
+
+def address_of(answer: Any) -> dict[str, list[str]] | None:
+    """The query of the list to which an answer leads; ``None`` if it leads nowhere."""
+    if answer.status_code != 302:
+        return None
+    assert urlsplit(answer.url).path == LIST
+    return parse_qs(urlsplit(answer.url).query)
+
+
+@pytest.fixture
+def order() -> Order:
+    return receive("web-1042", CardSecret("CANARY-1", ""), CardSecret(CODE, SERIAL))
+
+
+class TestCodes:
+    @pytest.mark.parametrize(
+        "typed", [CODE, CODE.lower(), "canary 5566 7788", SERIAL, "canary0099", "7788", "٧٧٨٨"]
+    )
+    def test_a_code_is_found_and_is_in_no_address_page_or_log(
+        self, boss: Client, order: Order, typed: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        make_order(reference="77881")
+        with caplog.at_level(logging.DEBUG):
+            answer = boss.post(SEARCH, {"secret": typed})
+        html = read(answer)
+        assert text(element(html, "aria-live", "section")) == "Found web-1042, card 2"
+        logged = str(list(LogEntry.objects.values()))
+        for place in (html, caplog.text, logged):
+            for secret in (typed, "CANARY", "canary"):
+                assert secret not in place.replace("77881", "")
+        assert LogEntry.objects.get().change_message.endswith("Found: web-1042.")
+
+    def test_the_orders_whose_words_begin_like_a_code_stand_beside_its_card(
+        self, boss: Client, order: Order
+    ) -> None:
+        other = make_order(reference="77881")
+        html = read(boss.post(SEARCH, {"secret": "7788"}))
+        assert f'<a href="{order_page(other)}"><bdi>77881</bdi></a>, Waiting to be sent' in html
+
+    @pytest.mark.parametrize(
+        "typed", ["CANARY-9999-9999", "XXXX-YYYY-ZZZZ", "1234567890123", "9988", "ABCD 1234 5678"]
+    )
+    def test_what_may_be_a_code_of_nobody_is_in_no_address_and_not_repeated(
+        self, boss: Client, order: Order, typed: str
+    ) -> None:
+        for browser in (boss, sign_in("view_order")):
+            html = read(browser.post(SEARCH, {"secret": typed}))
+            assert "Nothing found." in text(html)
+            assert typed not in html
+
+    def test_without_permission_no_code_is_searched_and_the_page_says_so(
+        self, order: Order
+    ) -> None:
+        html = read(sign_in("view_order").post(SEARCH, {"secret": CODE}))
+        assert "Codes of cards were not searched: you may not search by code." in text(html)
+        assert not LogEntry.objects.exists()
+        assert CODE not in html
+
+    def test_who_may_only_find_cards_is_told_of_no_orders(self, order: Order) -> None:
+        browser = sign_in("find_card")
+        html = read(browser.post(SEARCH, {"secret": "web-1042"}))
+        assert "Nothing found for “web-1042”. Codes of cards were not searched" in text(html)
+        html = read(browser.post(SEARCH, {"secret": CODE}))
+        assert "<bdi>web-1042</bdi>, card 2" in html
+        assert order_page(order) not in html
+
+    def test_who_may_neither_is_refused(self) -> None:
+        assert sign_in("add_order").post(SEARCH, {"secret": "x"}).status_code == 403
+
+    def test_the_box_is_protected_against_forgery(self) -> None:
+        browser = sign_in(superuser=True, enforce_csrf_checks=True)
+        assert browser.post(SEARCH, {"secret": CODE}).status_code == 403
+
+    def test_ordinary_searches_leave_no_trace_and_no_limit_counts_them(
+        self, boss: Client, order: Order
+    ) -> None:
+        for typed in ("web-1042", "1042", "nobody", "0550123456", "a@b.c", "amina 99"):
+            for _time in range(SEARCHES_PER_HOUR // 5):
+                boss.post(SEARCH, {"secret": typed})
+        assert not LogEntry.objects.exists()
+
+    def test_beyond_the_limit_orders_are_found_and_codes_are_not(
+        self, boss: Client, order: Order
+    ) -> None:
+        other = make_order(reference="77881")
+        for _time in range(SEARCHES_PER_HOUR):
+            read(boss.post(SEARCH, {"secret": "CANARY-GUESS-1"}))
+        html = read(boss.post(SEARCH, {"secret": "7788"}), status=429)
+        assert errors(html) == ["You have searched 30 times within an hour. Try again later."]
+        assert order_page(other) in html
+        assert "web-1042" not in html
+        assert address_of(boss.post(SEARCH, {"secret": "web-1042"})) == {"q": ["web-1042"]}
+
+    def test_an_order_of_that_number_comes_before_the_end_of_a_code(
+        self, boss: Client, order: Order
+    ) -> None:
+        make_order(reference="WEB-7788")
+        answer = boss.post(SEARCH, {"secret": "7788"}, follow=True)
+        html = read(answer)
+        assert references(html) == ["WEB-7788"]
+        assert f'<a href="{FIND}">Is it the end of a code? Find by card code</a>' in html
+
+
+@pytest.mark.parametrize(
+    ("typed", "is_found", "is_known", "expected"),
+    [
+        ("WEB-20021042", True, True, False),
+        ("WEB-20021042", True, False, True),
+        ("amina", False, False, False),
+        ("amina 2003", False, False, False),
+        ("canary 5566 7788", False, False, True),
+        ("canary 5566 7788", True, False, False),
+        ("Amina Ben Ali", False, False, False),
+        ("Ben-Ali", False, False, False),
+        ("lina2003@example.com", False, False, False),
+        ("0550123456", False, False, False),
+        ("+33 6 12 34 56 78", False, False, False),
+        ("021234567", False, False, False),
+        ("12345", False, False, False),
+        ("12345678", False, False, True),
+        ("12345678", True, False, False),
+        ("1234567890", True, False, True),
+        ("lina", True, False, False),
+        ("lina", False, False, True),
+        ("2002", True, False, True),
+        ("2002", True, True, False),
+        ("AB12", True, False, True),
+        ("XXXX-YYYY", False, False, True),
+        ("XXXX-YYYY", True, False, False),
+    ],
+)
+def test_what_looks_like_a_code(typed: str, is_found: bool, is_known: bool, expected: bool) -> None:
+    assert is_code_like(typed, is_found=is_found, is_known=is_known) == expected
+
+
+class TestNothingFound:
+    HOW = (
+        "Searched: references and the numbers in them, groups, the provider's order ids, and the"
+        " names, phone numbers and e-mail addresses of customers and recipients. Every word must"
+        " fit; its beginning is enough."
+    )
+
+    @pytest.mark.parametrize(
+        ("typed", "permissions", "said"),
+        [
+            (
+                "nobody",
+                ("view_order", "find_card"),
+                f"Nothing found for “nobody”. {HOW} Codes of cards were not searched: this does not"
+                " look like one. Find by card code",
+            ),
+            (
+                "nobody",
+                ("view_order",),
+                f"Nothing found for “nobody”. {HOW} Codes of cards were not searched: you may not"
+                " search by code.",
+            ),
+            (
+                "CANARY-9999",
+                ("view_order", "find_card"),
+                f"Nothing found. {HOW} Codes and serials of cards were searched, too.",
+            ),
+            (
+                "CANARY-9999",
+                ("find_card",),
+                "Nothing found. Codes and serials of cards were searched, too.",
+            ),
+        ],
+    )
+    def test_the_page_says_what_was_searched(
+        self, typed: str, permissions: tuple[str, ...], said: str
+    ) -> None:
+        html = read(sign_in(*permissions).post(SEARCH, {"secret": typed}))
+        assert text(element(html, "aria-live", "section")) == said
+
+    def test_the_list_says_it_as_well_and_offers_to_search_without_filters(
+        self, boss: Client
+    ) -> None:
+        make_order(reference="web-1")
+        html = read(boss.get(LIST, {"q": "web-1", "status__exact": "FULFILLED"}))
+        said = text(element(html, "giftcards-nothing", "div"))
+        assert said.startswith(f"Nothing found for “web-1”. {self.HOW}")
+        assert said.endswith("Only orders with the chosen filters were searched. Search all orders")
+        assert 'href="?q=web-1"' in html
+
+    def test_what_is_typed_is_text(self, boss: Client) -> None:
+        html = read(boss.post(SEARCH, {"secret": "<b>nobody"}))
+        assert "“<bdi>&lt;b&gt;nobody</bdi>”" in html
+
+
+class TestTheBox:
+    def test_it_is_the_only_one_and_posts(self, boss: Client) -> None:
+        for browser, knows_codes in ((boss, True), (sign_in("view_order"), False)):
+            html = read(browser.get(LIST, {"q": "web"}))
+            form = element(html, "giftcards-search", "form")
+            assert f'method="post" action="{SEARCH}"' in form
+            assert "csrfmiddlewaretoken" in form
+            assert 'value="web"' in form
+            assert ("the last four characters of a code" in form) == knows_codes
+            assert 'id="searchbar"' not in html
+            assert html.count('role="search"') == 1
+
+    def test_a_search_keeps_the_filters_of_the_list_and_no_place_in_it(self, boss: Client) -> None:
+        make_order(reference="web-1")
+        filters = "status__exact=PENDING&_popup=1&q=before&p=3&e=1"
+        answer = boss.post(SEARCH, {"secret": "web-1", "filters": filters})
+        expected = {"status__exact": ["PENDING"], "_popup": ["1"], "q": ["web-1"]}
+        assert address_of(answer) == expected
+
+    @pytest.mark.parametrize("typed", ["", "  ", "x\0y", "x" * 201])
+    def test_what_cannot_be_searched_leads_back_to_the_list(self, boss: Client, typed: str) -> None:
+        assert address_of(boss.post(SEARCH, {"secret": typed, "filters": "o=9"})) == {"o": ["9"]}
+        assert address_of(boss.get(SEARCH, {"q": typed})) == {}
+
+    def test_the_box_of_a_filtered_list_knows_its_filters(self, boss: Client) -> None:
+        html = read(boss.get(LIST, {"status__exact": "PENDING"}))
+        assert 'name="filters" value="status__exact=PENDING"' in html
